@@ -1,0 +1,121 @@
+"""Settings → wired objects: the only place that knows the concrete engines."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from storage_ledger import logs
+from storage_ledger.archive.filesystem import FilesystemArchive
+from storage_ledger.archive.uploads import Uploads
+from storage_ledger.core.entries import Entry
+from storage_ledger.core.layout import UploadPaths
+from storage_ledger.index.sqlite import Index
+from storage_ledger.intake import Intake
+from storage_ledger.ledger import lock
+from storage_ledger.ledger.migrate import migrate
+from storage_ledger.ledger.sqlite import SqliteLedger, utc_now
+from storage_ledger.metrics import Metrics
+from storage_ledger.notifier import Notifier
+from storage_ledger.outages import Outages
+from storage_ledger.projector import Projector
+from storage_ledger.service import Parts, Service
+from storage_ledger.settings import Settings
+from storage_ledger.sources.pubsub import PubSub
+from storage_ledger.status import StatusClient
+from storage_ledger.web import WebServer, make_app
+
+UMASK = 0o027  # nothing that this process makes is for everybody: patients' data
+
+
+def serve(settings: Settings) -> int:
+    """Run the service until it is stopped. Returns the exit code.
+
+    Raises `Locked` when another one runs, `LedgerUnusable`, `BadSettings`.
+    """
+    os.umask(UMASK)
+    logs.configure(settings.log_level, environment=settings.environment)
+    settings.ledger_path.mkdir(mode=0o750, parents=True, exist_ok=True)
+    with lock.held(settings.lock_file, "serve"):
+        done = migrate(settings.ledger_file)
+        if done.changed:
+            logs.get().info("ledger.migrated", from_revision=done.before, to_revision=done.after)
+        client = StatusClient(settings.status_service_url)
+        try:
+            service = Service(_parts(settings, client))
+            web = WebServer(make_app(service.reasons, service.render_metrics), settings.http_host, settings.http_port)
+            return service.run(web)
+        finally:
+            client.close()
+
+
+@contextmanager
+def reading(settings: Settings) -> Iterator[SqliteLedger]:
+    """The ledger, for a command that looks at it."""
+    ledger = SqliteLedger(settings.ledger_file)
+    try:
+        yield ledger
+    finally:
+        ledger.close()
+
+
+def _parts(settings: Settings, client: StatusClient) -> Parts:
+    metrics = Metrics()
+    index_bell = threading.Event()
+
+    def appended(entries: list[Entry]) -> None:
+        for entry in entries:
+            metrics.entries.labels(entry.kind).inc()
+        index_bell.set()
+
+    ledger = SqliteLedger(settings.ledger_file, on_append=appended)
+    archive = FilesystemArchive(settings.archive_path)
+    outages = Outages(ledger, metrics)
+    source = PubSub(settings.redis_url, settings.described_channel, metrics)
+    notifier = Notifier(
+        ledger,
+        client,
+        archive_root=str(settings.archive_path),
+        outages=outages,
+        metrics=metrics,
+        clock=utc_now,
+        confirm_s=settings.status_confirm_seconds,
+    )
+    projector = Projector(
+        ledger,
+        Uploads(settings.uploads_path),
+        archive,
+        outages=outages,
+        metrics=metrics,
+        clock=utc_now,
+        grace_s=settings.missing_file_grace_seconds,
+        on_archived=notifier.lane.wake,
+    )
+    intake = Intake(
+        ledger,
+        source,
+        UploadPaths(str(settings.uploads_path), settings.neighbour_uploads_paths),
+        metrics=metrics,
+        clock=utc_now,
+        rejected_per_hour=settings.rejected_per_hour,
+        on_described=projector.place_lane.wake,
+        on_rejected=notifier.lane.wake,
+    )
+    return Parts(
+        ledger=ledger,
+        archive=archive,
+        uploads_root=settings.uploads_path,
+        archive_root=settings.archive_path,
+        ledger_root=settings.ledger_path,
+        source=source,
+        intake=intake,
+        projector=projector,
+        notifier=notifier,
+        index=Index(settings.index_file, ledger),
+        index_bell=index_bell,
+        outages=outages,
+        metrics=metrics,
+        clock=utc_now,
+    )

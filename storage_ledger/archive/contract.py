@@ -1,0 +1,65 @@
+"""What an archive does. One suite of tests, tests/contract/test_archive.py, holds every archive to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import BinaryIO, Protocol
+
+from storage_ledger.archive.uploads import Upload
+
+
+class Fixity(StrEnum):
+    """Does the file still have the bytes that the ledger says?"""
+
+    INTACT = "intact"
+    MISSING = "missing"
+    CHANGED = "changed"
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A file that is durably in the archive. `set_aside`: where a damaged one went that stood in its place."""
+
+    name: str
+    bytes: int
+    sha256: str
+    placement: str
+    set_aside: str | None = None
+
+
+class Archive(Protocol):
+    """Every call may be made twice. `OSError`s come as `Retryable` or `Permanent`; nothing intact is ever overwritten."""
+
+    def place(self, upload: Upload, study_id: str, *, original_name: str, owned: Mapping[str, str], position: int) -> Placed:
+        """Put the upload's bytes under their final name. `owned`: name → sha256 of the study's files in the ledger.
+
+        On return the bytes and the name survive a power cut, but for a study folder that is new: see `settle`.
+        """
+        ...
+
+    def write_metadata(self, study_id: str, data: bytes) -> None:
+        """Make `data` the study's metadata.json, whole or not at all, durable on return as with `place`."""
+        ...
+
+    def settle(self) -> None:
+        """Make study folders durable that were made since the last call."""
+        ...
+
+    def check(self, study_id: str, name: str, sha256: str, size: int) -> Fixity:
+        """Read the file and compare; an intact one is durable on return."""
+        ...
+
+    def open(self, study_id: str, name: str) -> AbstractContextManager[BinaryIO]:
+        """The archived bytes, for reading."""
+        ...
+
+    def forget(self, study_id: str, position: int) -> None:
+        """Remove what an interrupted attempt at `position` left."""
+        ...
+
+    def trouble(self) -> tuple[str, str] | None:
+        """Code and text of what keeps the archive from being written just now; None when nothing does."""
+        ...

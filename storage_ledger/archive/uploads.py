@@ -1,0 +1,173 @@
+"""The uploads folder: read what was described, never anything else, and remove it when its time has come."""
+
+from __future__ import annotations
+
+import errno as errnos
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from storage_ledger.errors import Permanent, Retryable
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Tells one state of one file from any other: a write or a replacement changes it."""
+
+    device: int
+    inode: int
+    size: int
+    modified_ns: int
+    changed_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Identity:
+        """From fstat or lstat."""
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """An open regular file below UPLOADS_PATH. `size` in bytes, as it was opened."""
+
+    descriptor: int
+    identity: Identity
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.identity.size
+
+    def check_unchanged(self) -> None:
+        """Raise `Retryable` if somebody wrote to it since it was opened: what was read is no file that ever was."""
+        if Identity.of(os.fstat(self.descriptor)) != self.identity:
+            raise Retryable("upload-changing", "the file changed while it was read")
+
+
+class Uploads:
+    """UPLOADS_PATH. Links are followed in that path itself and nowhere below it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @contextmanager
+    def open(self, path: str) -> Iterator[Upload]:
+        """The file at `path` (relative, as `core.layout` judged it).
+
+        Raises `Permanent` for a link, FIFO, device, socket or directory, without opening it; `Retryable` for what may
+        yet come: `upload-missing`, `upload-unreadable`, `uploads-missing` (the whole folder; shared), `upload-io`.
+        """
+        with self._parent(path) as (folder, name), _translated():
+            _refuse_special(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+            descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+            try:
+                status = os.fstat(descriptor)
+                _refuse_special(status.st_mode)  # it may have been replaced since the look before
+                yield Upload(descriptor, Identity.of(status))
+            finally:
+                os.close(descriptor)
+
+    def look(self, path: str) -> Identity | None:
+        """What lies there now; None when nothing does, or nothing that could be an upload."""
+        try:
+            with self._parent(path) as (folder, name), _translated():
+                status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        except (Permanent, Retryable) as error:
+            if error.code == "upload-missing" or isinstance(error, Permanent):
+                return None
+            raise
+        return Identity.of(status) if stat.S_ISREG(status.st_mode) else None
+
+    def remove(self, path: str) -> None:
+        """Unlink; not durable before `settle` of its folder. Nothing happens if it is gone.
+
+        Raises `Retryable` (shared) where we may not: foreign owner, read-only file system.
+        """
+        with self._parent(path) as (folder, name):
+            try:
+                os.unlink(name, dir_fd=folder)
+            except FileNotFoundError:
+                return
+            except OSError as error:
+                code = "uploads-read-only" if error.errno == errnos.EROFS else "upload-not-removable"
+                raise Retryable(code, os.strerror(error.errno or 0), errno=error.errno, shared=True) from error
+
+    def settle(self, paths: list[str]) -> None:
+        """Fsync the folders of these paths, each once: an unlink that was not comes back after a power cut."""
+        for folder_path in sorted({path.rpartition("/")[0] for path in paths}):
+            try:
+                with self._parent(f"{folder_path}/_" if folder_path else "_") as (folder, _), _translated():
+                    os.fsync(folder)
+            except Retryable as error:
+                if error.code != "upload-missing":  # the folder itself is gone, and the file with it
+                    raise
+
+    @contextmanager
+    def _parent(self, path: str) -> Iterator[tuple[int, str]]:
+        *folders, name = path.split("/")
+        try:
+            current = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise Retryable(
+                "uploads-missing",
+                f"UPLOADS_PATH cannot be opened: {os.strerror(error.errno or 0)}",
+                errno=error.errno,
+                shared=True,
+            ) from error
+        try:
+            for part in folders:
+                with _translated():
+                    _refuse_link(os.stat(part, dir_fd=current, follow_symlinks=False).st_mode)
+                    below = os.open(part, _FOLDER, dir_fd=current)
+                os.close(current)
+                current = below
+            yield current, name
+        finally:
+            os.close(current)
+
+
+def _refuse_link(mode: int) -> None:
+    if stat.S_ISLNK(mode):
+        raise Permanent("upload-is-link", "a symbolic link: only files below UPLOADS_PATH itself are archived")
+
+
+def _refuse_special(mode: int) -> None:
+    match stat.S_IFMT(mode):
+        case stat.S_IFREG:
+            return
+        case stat.S_IFLNK:
+            _refuse_link(mode)
+        case stat.S_IFDIR:
+            raise Permanent("upload-is-folder", "a folder, not a file")
+        case stat.S_IFIFO:
+            raise Permanent("upload-is-fifo", "a FIFO, not a file")
+        case stat.S_IFSOCK:
+            raise Permanent("upload-is-socket", "a socket, not a file")
+        case _:
+            raise Permanent("upload-is-device", "a device, not a file")
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        text = os.strerror(error.errno or 0)
+        match error.errno:
+            case errnos.ENOENT:
+                raise Retryable("upload-missing", "no such file", errno=error.errno) from error
+            case errnos.ENOTDIR:
+                raise Retryable("upload-missing", "a part of its path is not a folder", errno=error.errno) from error
+            case errnos.ELOOP:
+                raise Permanent("upload-is-link", text, errno=error.errno) from error
+            case errnos.ENAMETOOLONG:
+                raise Permanent("upload-name-too-long", text, errno=error.errno) from error
+            case errnos.EACCES | errnos.EPERM:
+                raise Retryable("upload-unreadable", text, errno=error.errno) from error
+            case _:
+                raise Retryable("upload-io", text, errno=error.errno) from error

@@ -1,0 +1,77 @@
+"""`storage-ledger …`: the commands, and how each way of failing ends.
+
+Each command imports what it needs when it is called: `serve` does not pay for the others, nor `--help` for anything.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import click
+import typer
+
+from storage_ledger import __version__
+from storage_ledger.cli import migrate, quarantine, serve, show, status, status_service
+from storage_ledger.errors import Locked, StorageLedgerError
+
+app = typer.Typer(
+    name="storage-ledger",
+    help="An event-sourced archive for described DICOM studies. Settings come from the environment: see docs/reference/settings.md.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"storage-ledger {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and end.", callback=_version, is_eager=True)] = False,
+) -> None:
+    del version
+
+
+app.command("serve")(serve.serve)
+app.command("migrate")(migrate.migrate)
+app.command("status")(status.status)
+app.command("show")(show.show)
+app.add_typer(quarantine.app, name="quarantine")
+app.command("status-service")(status_service.status_service)
+
+
+def main() -> None:
+    """Run the command line. Ends the process: 0 well, 1 findings, 2 could not do it, 11 locked, 130 interrupted."""
+    try:
+        code = app(standalone_mode=False)
+    except Locked as error:
+        _say(error)
+        sys.exit(11)
+    except StorageLedgerError as error:
+        _say(error)
+        sys.exit(2)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of a pipe has gone: nothing is wrong here
+        sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _say(error: StorageLedgerError) -> None:
+    print(
+        f"storage-ledger: {error.code}: {error.detail}" if error.detail else f"storage-ledger: {error.code}",
+        file=sys.stderr,
+    )

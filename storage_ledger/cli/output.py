@@ -1,0 +1,55 @@
+"""How commands print: tables on a terminal, JSON for machines, hostile text made harmless."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from storage_ledger.core.ids import instant
+
+
+def console() -> Console:
+    """Standard output; plain and 120 wide where it is no terminal."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+
+
+def print_json(document: object) -> None:
+    """One document, indented."""
+    print(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def safe(value: object) -> Text:
+    """Text as text: no markup of rich, no control characters that would command the terminal."""
+    text = "" if value is None else str(value)
+    return Text("".join(char if char.isprintable() else "�" for char in text))
+
+
+def table(*columns: str) -> Table:
+    """An empty table in the house style."""
+    made = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    return made
+
+
+def age(recorded_at: str, now: datetime | None = None) -> str:
+    """`3 min`, `2 d`: how long ago."""
+    seconds = max(0.0, ((now or datetime.now(UTC)) - instant(recorded_at)).total_seconds())
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def size(count: float) -> str:
+    """`512 B`, `1.5 MB`."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 1000 or unit == "TB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError

@@ -1,0 +1,61 @@
+"""`storage-ledger show STUDY_ID`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+
+def show(
+    study_id: Annotated[str, typer.Argument(help="The pipeline's study_id.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Tell the story of one study: its state, what happened and when, why it waits, what comes next.
+
+    Ends with 1 when the ledger knows nothing of it.
+    """
+    from storage_ledger import app, report
+    from storage_ledger.settings import Settings
+
+    settings = Settings.load()
+    with app.reading(settings) as ledger:
+        story = report.study(ledger, study_id)
+    if as_json:
+        from storage_ledger.cli.output import print_json
+
+        print_json(story)
+    else:
+        _print(story)
+    raise typer.Exit(0 if story["entries"] else 1)
+
+
+def _print(story: dict[str, Any]) -> None:
+    from storage_ledger.cli.output import age, console, safe, size, table
+
+    out = console()
+    if not story["entries"]:
+        out.print("The ledger knows nothing of ", safe(story["study_id"]), ".", sep="")
+        return
+    out.print("[bold]Study[/bold]  ", safe(story["study_id"]), sep="")
+    out.print(f"[bold]State[/bold]  {story['state']}; the Status Service was last told: {story['status_sent'] or 'nothing yet'}")
+    for file in story["files"]:
+        out.print(
+            "[bold]File[/bold]   ",
+            safe(file["archive_path"]),
+            f"  {size(file['bytes'])}  sha256 {file['sha256']}",
+            sep="",
+        )
+    out.print()
+    line = table("Position", "Recorded at (UTC)", "After", "What happened", "Because of")
+    for entry in story["entries"]:
+        after = "" if entry["after_s"] is None else f"+{entry['after_s']:.3f} s"
+        line.add_row(str(entry["position"]), entry["recorded_at"], after, safe(entry["summary"]), str(entry["cause"] or ""))
+    out.print(line)
+    if story["next"]:
+        out.print()
+        for step in story["next"]:
+            when = f" (due {step['not_before']})" if step["attempts"] else f" (since {age(step['recorded_at'])})"
+            out.print("[bold]Next[/bold]   ", safe(step["summary"]), when, sep="")
+    if story["advice"]:
+        out.print("\n", safe(story["advice"]), sep="")

@@ -1,0 +1,55 @@
+"""`storage-ledger status`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """One look: what waits, what needs a person, what is wrong, how much room there is.
+
+    Ends with 0 when all is well, with 1 when something needs attention. Works whether `serve` runs or not.
+    """
+    from storage_ledger import app, report
+    from storage_ledger.settings import Settings
+
+    settings = Settings.load()
+    with app.reading(settings) as ledger:
+        look = report.status(ledger, settings)
+    if as_json:
+        from storage_ledger.cli.output import print_json
+
+        print_json(look)
+    else:
+        _print(look)
+    raise typer.Exit(1 if look["attention"] else 0)
+
+
+def _print(look: dict[str, Any]) -> None:
+    from storage_ledger.cli.output import age, console, safe, size, table
+
+    out = console()
+    runs = "runs" if look["serving"] else "does not run"
+    out.print(f"[bold]Ledger[/bold]     position {look['position']}, {look['studies']} studies; serve {runs}")
+    out.print(f"[bold]Index[/bold]      position {look['index_position'] if look['index_position'] is not None else 'none'}")
+    for volume in look["volumes"]:
+        free = "cannot be looked at" if volume["free_bytes"] is None else f"{size(volume['free_bytes'])} free"
+        out.print(f"[bold]{volume['name'].capitalize():10}[/bold] {free}, ", safe(volume["path"]), sep="")
+    if look["queue"]:
+        out.print()
+        waiting = table("Waiting for", "How many", "Oldest")
+        for stage in look["queue"]:
+            waiting.add_row(stage["stage"], str(stage["rows"]), age(stage["oldest"]))
+        out.print(waiting)
+    if look["attention"]:
+        out.print()
+        wrong = table("Needs attention", "", "What to do")
+        for item in look["attention"]:
+            wrong.add_row(safe(item["code"]), safe(item["detail"]), safe(item["action"]))
+        out.print(wrong)
+    else:
+        out.print("\nAll is well.")

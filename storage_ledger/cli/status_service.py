@@ -1,0 +1,26 @@
+"""`storage-ledger status-service`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def status_service(
+    host: Annotated[str, typer.Option(help="Address to listen on.", envvar="STATUS_SERVICE_HOST")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(help="Port to listen on; 0 takes a free one.", envvar="STATUS_SERVICE_PORT", min=0, max=65535)
+    ] = 8003,
+) -> None:
+    """Run the reference Status Service: it keeps each study's last status in the Redis of REDIS_URL.
+
+    For demos, tests and pipelines that have none of their own. It has no authentication: keep it on a private network.
+    """
+    from storage_ledger import logs
+    from storage_ledger import status_service as service
+    from storage_ledger.settings import Settings
+
+    settings = Settings.load()
+    logs.configure(settings.log_level, environment=settings.environment)
+    service.run(settings.redis_url, host, port)

@@ -1,0 +1,85 @@
+"""What an entry is: its kinds, its fields, its proof.
+
+A new kind is a new member of `Kind`; `match` statements over kinds end in `assert_never`, so that mypy names every
+place that has to know it. A changed payload is a new `schema` number with an upcaster in `upcast`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from storage_ledger.core import canonical
+from storage_ledger.errors import LedgerUnusable
+
+
+class Kind(StrEnum):
+    """The stored names: stable, independent of any class or module."""
+
+    DESCRIBED = "described"
+    REJECTED = "rejected"
+    ARCHIVED = "archived"
+    FAILED = "failed"
+    RECOVERED = "recovered"
+    QUARANTINED = "quarantined"
+    STATUS_SENT = "status-sent"
+
+
+CURRENT_SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class NewEntry:
+    """A fact that is to be appended: the ledger gives it position, version, id, time and hashes."""
+
+    kind: Kind
+    payload: dict[str, Any]
+    study_id: str | None = None
+    cause: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One row of `entries`, as stored. `payload` is canonical JSON text; `data` is it parsed and upcast."""
+
+    position: int
+    entry_id: str
+    study_id: str | None
+    version: int | None
+    kind: str
+    schema: int
+    recorded_at: str
+    cause: int | None
+    payload: str
+    payload_sha256: str
+    salt: bytes
+    leaf_hash: bytes
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The payload in its current shape; parsed at each call, so keep it."""
+        return upcast(self.kind, self.schema, canonical.loads(self.payload))
+
+
+def upcast(kind: str, schema: int, payload: dict[str, Any]) -> dict[str, Any]:
+    """Bring a payload of an older schema into the current shape. Pure; every kind is at schema 1 so far."""
+    if schema != CURRENT_SCHEMA:
+        raise LedgerUnusable("ledger-newer", f"an entry of kind {kind!r} has schema {schema}; this program knows up to {CURRENT_SCHEMA}")
+    return payload
+
+
+def faults(entry: Entry) -> list[str]:
+    """What does not hold of an entry by itself: codes, empty when it is whole.
+
+    Any flipped bit of any column is seen: the payload and salt by `payload_sha256`, everything else by `leaf_hash`.
+    """
+    found = []
+    try:
+        if canonical.payload_sha256(entry.salt, entry.payload) != entry.payload_sha256:
+            found.append("payload-changed")
+        if canonical.leaf_hash({name: getattr(entry, name) for name in canonical.HEADER}) != entry.leaf_hash:
+            found.append("header-changed")
+    except (TypeError, ValueError, AttributeError):
+        found.append("entry-unreadable")
+    return found

@@ -1,0 +1,28 @@
+"""Identifiers and instants: made from numbers that are passed in."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+
+def uuid7(unix_ms: int, random_bytes: bytes) -> str:
+    """A UUID version 7 (RFC 9562 §5.7) from milliseconds since 1970 and 10 random bytes."""
+    rand = int.from_bytes(random_bytes[:10], "big")
+    value = (unix_ms & (1 << 48) - 1) << 80 | 0x7 << 76 | (rand >> 64 & 0xFFF) << 64 | 0b10 << 62 | rand & (1 << 62) - 1
+    return str(UUID(int=value))
+
+
+def rfc3339(moment: datetime) -> str:
+    """RFC 3339 in UTC with microseconds and `Z`; such texts sort as the moments do."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def instant(text: str) -> datetime:
+    """The moment that `rfc3339` wrote."""
+    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
+
+
+def later(text: str, seconds: float) -> str:
+    """The text of the moment `seconds` after that of `text`."""
+    return rfc3339(instant(text) + timedelta(seconds=seconds))

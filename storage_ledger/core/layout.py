@@ -1,0 +1,91 @@
+"""Which names are safe, where a message's path points, and what a file is called in the archive.
+
+Paths are judged as text here. What a file *is* (a link, a FIFO, missing) is seen by who opens it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+STUDY_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
+METADATA = "metadata.json"
+MAX_NAME_BYTES = 200
+MAX_SUFFIX_BYTES = 16
+LEDGER_FOLDER = ".ledger"
+DAMAGED_FOLDER = "damaged"
+
+
+def valid_study_id(text: object) -> bool:
+    """1 to 128 characters of `A-Z a-z 0-9 . _ -`, beginning with a letter or digit, no `..`."""
+    return isinstance(text, str) and STUDY_ID.fullmatch(text) is not None and ".." not in text
+
+
+@dataclass(frozen=True, slots=True)
+class UploadPaths:
+    """The uploads folder as we name it, and as neighbours name it. All absolute."""
+
+    own: str
+    neighbours: tuple[str, ...] = ()
+
+    def resolve(self, file_path: str) -> str:
+        """The path relative to UPLOADS_PATH that a message's `file_path` means. Raises `ValueError` saying why not."""
+        if not file_path:
+            raise ValueError("is empty")
+        if "\0" in file_path:
+            raise ValueError("holds a NUL")
+        try:
+            file_path.encode("utf-8")
+        except UnicodeEncodeError:
+            raise ValueError("is not text that can be written as UTF-8") from None
+        if ".." in file_path.split("/"):
+            raise ValueError("has a '..' component")
+        parts = _parts(file_path)
+        if file_path.startswith("/"):
+            roots = [_parts(root) for root in (self.own, *self.neighbours)]
+            below = [parts[len(root) :] for root in roots if parts[: len(root)] == root]
+            if not below:
+                raise ValueError("leads outside of UPLOADS_PATH")
+            parts = below[0]
+        if not parts:
+            raise ValueError("is UPLOADS_PATH itself")
+        return "/".join(parts)
+
+
+def _parts(path: str) -> list[str]:
+    return [part for part in path.split("/") if part not in {"", "."}]
+
+
+def archive_name(original: str, sha256: str) -> str:
+    """The name under which a file with these bytes is kept: its own, unless that would hide it or clash."""
+    if not original.startswith(".") and original != METADATA and len(original.encode("utf-8")) <= MAX_NAME_BYTES:
+        return original
+    suffix = PurePosixPath(original).suffix
+    return sha256[:12] + (suffix if len(suffix.encode("utf-8")) <= MAX_SUFFIX_BYTES else "")
+
+
+def beside_name(name: str, sha256: str) -> str:
+    """The name of a file whose plain name is taken by other bytes: `<stem>~<first 12 of sha256><suffix>`."""
+    path = PurePosixPath(name)
+    return f"{path.stem}~{sha256[:12]}{path.suffix}"
+
+
+def temporary_name(position: int) -> str:
+    """The hidden name under which the file of this `described` entry is copied; at most one exists at a time."""
+    return f".place-{position}.tmp"
+
+
+def archive_path(study_id: str, name: str) -> str:
+    """Relative to ARCHIVE_PATH."""
+    return f"{study_id}/{name}"
+
+
+def damaged_name(position: int, name: str) -> str:
+    """The name in `.ledger/damaged/<study_id>/` of a file that was set aside while placing `position`."""
+    return f"{position}-{name}"
+
+
+def study_folder(archive_root: str, study_id: str) -> str:
+    """Absolute, as it is told to the Status Service."""
+    return f"{archive_root.rstrip('/')}/{study_id}"

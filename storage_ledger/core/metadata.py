@@ -1,0 +1,39 @@
+"""metadata.json: the bytes that a study's entries amount to."""
+
+from __future__ import annotations
+
+import json
+
+from storage_ledger.core.study import GROUPS, Study
+
+
+def metadata_json(study: Study) -> bytes:
+    """The file's bytes, a pure function of the study's entries: replay writes the same.
+
+    Readers of the old service's file find what they know: `study_id`, `processing_time` (the `recorded_at` of the
+    `described` entry that speaks for the study), `validation_details` and all five groups; then the message's other
+    keys, then `files`. The study must have at least one archived file.
+    """
+    by = study.speaker
+    if by is None:
+        raise ValueError("a study without an archived file has no metadata.json")
+    metadata = by.metadata
+    document = {
+        "study_id": study.study_id,
+        "processing_time": by.recorded_at,
+        "validation_details": by.validation_details,
+        **{group: metadata.get(group) or {} for group in GROUPS},
+    }
+    own = {*document, "files"}
+    document.update({key: metadata[key] for key in sorted(metadata) if key not in own})
+    document["files"] = [
+        {
+            "name": file.name,
+            "bytes": file.bytes,
+            "sha256": file.sha256,
+            "sop_instance_uid": file.sop_instance_uid,
+            "position": file.position,
+        }
+        for file in sorted(study.files.values(), key=lambda file: (file.position, file.name))
+    ]
+    return (json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")

@@ -1,0 +1,57 @@
+"""Entry → effects: which duties an entry makes, and which it discharges.
+
+    described ──place──► archived ──remove──► (upload gone)
+                            └─────tell──────► status-sent ──confirm──► (stays)
+              ──place──► quarantined ──tell──► status-sent ──confirm──►
+    rejected  ──tell──► status-sent ──confirm──►
+
+The ledger applies `changes` in the transaction of the entry itself, so that after a crash somebody is always still
+responsible. A duty whose end is no entry (`remove`, `confirm`) is dropped by who performed it, once that is durable.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import assert_never
+
+from storage_ledger.core.entries import Kind, NewEntry
+
+
+class Stage(StrEnum):
+    """What is still to be done because of an entry; the stored names."""
+
+    PLACE = "place"
+    REMOVE = "remove"
+    TELL = "tell"
+    CONFIRM = "confirm"
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """To the work queue. `drop_confirms`: read-backs of the same study's earlier statuses are superseded."""
+
+    add: tuple[Stage, ...] = ()
+    drop: tuple[tuple[int, Stage], ...] = ()
+    drop_confirms: bool = False
+
+
+def changes(entry: NewEntry) -> Changes:
+    """The duties that `entry` makes (at its own position) and discharges."""
+    cause = () if entry.cause is None else (entry.cause,)
+    match entry.kind:
+        case Kind.DESCRIBED:
+            return Changes(add=(Stage.PLACE,))
+        case Kind.ARCHIVED:
+            return Changes(add=(Stage.REMOVE, Stage.TELL), drop=tuple((p, Stage.PLACE) for p in cause))
+        case Kind.QUARANTINED:
+            return Changes(add=(Stage.TELL,), drop=tuple((p, Stage.PLACE) for p in cause))
+        case Kind.REJECTED:
+            return Changes(add=(Stage.TELL,) if entry.payload.get("study_id") else ())
+        case Kind.STATUS_SENT:
+            told = tuple((p, Stage.TELL) for p in entry.payload["tells"])
+            return Changes(add=(Stage.CONFIRM,), drop=told + tuple((p, Stage.CONFIRM) for p in cause), drop_confirms=True)
+        case Kind.FAILED | Kind.RECOVERED:
+            return Changes()
+        case _:
+            assert_never(entry.kind)

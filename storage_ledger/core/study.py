@@ -1,0 +1,163 @@
+"""A study folded from its entries: its files, what became of each upload, and the event that metadata.json speaks of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from storage_ledger.core.entries import Entry, Kind
+
+GROUPS = ("patient_info", "study_info", "modality_info", "exposure_info", "location_info")
+
+
+class State(StrEnum):
+    """Of one upload, and of a study; the names in the index."""
+
+    PENDING = "pending"
+    ARCHIVED = "archived"
+    FAILED = "failed"
+    QUARANTINED = "quarantined"
+    DISCARDED = "discarded"
+
+
+def upload_state(kind: str, payload: dict[str, Any]) -> State | None:
+    """The state that an entry puts its upload into; None where it changes nothing.
+
+    described → pending ─┬→ archived
+                         ├→ failed (will be tried again) → archived | quarantined
+                         └→ quarantined → (a redelivery) pending → …
+    """
+    match kind:
+        case Kind.DESCRIBED:
+            return State.PENDING
+        case Kind.ARCHIVED:
+            return State.ARCHIVED
+        case Kind.QUARANTINED:
+            return State.QUARANTINED
+        case Kind.FAILED if payload.get("step") == "place":
+            return State.FAILED
+        case _:
+            return None
+
+
+def study_state(uploads: Iterable[str]) -> State:
+    """Of a whole study: the state that most needs somebody's attention wins."""
+    states = set(uploads)
+    for state in (State.QUARANTINED, State.FAILED, State.PENDING, State.ARCHIVED):
+        if state in states:
+            return state
+    return State.DISCARDED
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What a `described` entry says."""
+
+    position: int
+    recorded_at: str
+    upload_path: str
+    message: dict[str, Any]
+
+    @classmethod
+    def of(cls, entry: Entry) -> Described:
+        """From an entry of that kind."""
+        data = entry.data
+        return cls(entry.position, entry.recorded_at, data["upload_path"], data["message"])
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The message's `metadata`, `{}` where it has none."""
+        return self.message.get("metadata") or {}
+
+    @property
+    def validation_details(self) -> dict[str, Any]:
+        """The message's `validation_details`, `{}` where it has none."""
+        return self.message.get("validation_details") or {}
+
+
+@dataclass(frozen=True, slots=True)
+class ArchivedFile:
+    """One file of a study in the archive. `position`: of the `described` entry that first brought it."""
+
+    name: str
+    original_name: str
+    bytes: int
+    sha256: str
+    sop_instance_uid: str | None
+    position: int
+
+
+@dataclass(slots=True)
+class Upload:
+    """What became of one upload. `code`: why it failed or is quarantined."""
+
+    state: State
+    code: str | None
+    position: int
+
+
+@dataclass(slots=True)
+class Study:
+    """The fold. Feed it the study's entries in order; `archive` may also be fed outcomes that are about to be appended."""
+
+    study_id: str
+    described: dict[int, Described] = field(default_factory=dict)
+    uploads: dict[str, Upload] = field(default_factory=dict)
+    files: dict[str, ArchivedFile] = field(default_factory=dict)
+    sources: dict[str, set[str]] = field(default_factory=dict)
+    speaker: Described | None = None
+    _said: dict[str, Described] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, study_id: str, entries: Iterable[Entry]) -> Study:
+        """The study as all its entries tell it."""
+        study = cls(study_id)
+        for entry in entries:
+            study.apply(entry)
+        return study
+
+    def apply(self, entry: Entry) -> None:
+        """Take one more entry of this study."""
+        if entry.kind == Kind.DESCRIBED:
+            described = Described.of(entry)
+            self.described[entry.position] = described
+            self.uploads[described.upload_path] = Upload(State.PENDING, None, entry.position)
+            return
+        if entry.kind not in {Kind.ARCHIVED, Kind.QUARANTINED, Kind.FAILED} or entry.cause is None:
+            return
+        data = entry.data
+        state = upload_state(entry.kind, data)
+        if state is not None:
+            self.uploads[data["upload_path"]] = Upload(state, data.get("code"), entry.position)
+        if entry.kind == Kind.ARCHIVED:
+            file = data["file"]
+            sop = (data.get("dicom") or {}).get("SOPInstanceUID")
+            self.archive(
+                self.described[entry.cause],
+                ArchivedFile(file["name"], file["original_name"], file["bytes"], file["sha256"], sop, entry.cause),
+            )
+
+    def archive(self, by: Described, file: ArchivedFile) -> None:
+        """A file is archived because of `by`. The event that last brought a new file or other metadata speaks for the study.
+
+        "Other" is judged against what was last said with the same file: a redelivery of one of several files that came
+        with metadata of their own changes nothing.
+        """
+        before = self._said.get(file.name)
+        self.files.setdefault(file.name, file)
+        self.sources.setdefault(by.upload_path, set()).add(file.name)
+        if before is None or (before.metadata, before.validation_details) != (by.metadata, by.validation_details):
+            self.speaker = by
+            self._said[file.name] = by
+
+    @property
+    def state(self) -> State:
+        """Of the study as a whole."""
+        return study_state(upload.state for upload in self.uploads.values())
+
+    @property
+    def quarantine_code(self) -> str | None:
+        """The code of the first upload that is quarantined; None when none is."""
+        return next((u.code for u in self.uploads.values() if u.state is State.QUARANTINED), None)

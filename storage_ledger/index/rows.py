@@ -1,0 +1,169 @@
+"""Entry → rows: what one study's entries amount to in `studies`, `uploads` and `files`. Pure."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from storage_ledger.core.entries import Entry, Kind
+from storage_ledger.core.layout import archive_path
+from storage_ledger.core.study import State, study_state, upload_state
+
+# index column ← (group of the message, key in it, keyword of the header)
+DESCRIPTIVE = {
+    "patient_id": ("patient_info", "patient_id", "PatientID"),
+    "patient_name": ("patient_info", "patient_name", "PatientName"),
+    "patient_birth_date": ("patient_info", "patient_birth_date", "PatientBirthDate"),
+    "patient_sex": ("patient_info", "patient_sex", "PatientSex"),
+    "study_instance_uid": ("study_info", "study_instance_uid", "StudyInstanceUID"),
+    "study_date": ("study_info", "study_date", "StudyDate"),
+    "study_time": ("study_info", "study_time", "StudyTime"),
+    "study_description": ("study_info", "study_description", "StudyDescription"),
+    "accession_number": ("study_info", "accession_number", "AccessionNumber"),
+    "modality": ("modality_info", "modality", "Modality"),
+    "manufacturer": ("modality_info", "manufacturer", "Manufacturer"),
+    "institution_name": ("location_info", "institution_name", "InstitutionName"),
+}
+
+FROM_HEADER = {
+    "study_instance_uid": "StudyInstanceUID",
+    "series_instance_uid": "SeriesInstanceUID",
+    "sop_instance_uid": "SOPInstanceUID",
+    "sop_class_uid": "SOPClassUID",
+    "transfer_syntax_uid": "TransferSyntaxUID",
+    "modality": "Modality",
+    "instance_number": "InstanceNumber",
+    "rows": "Rows",
+    "columns": "Columns",
+    "frames": "NumberOfFrames",
+    "patient_id": "PatientID",
+    "patient_name": "PatientName",
+    "patient_birth_date": "PatientBirthDate",
+    "patient_sex": "PatientSex",
+    "study_date": "StudyDate",
+    "study_time": "StudyTime",
+    "study_description": "StudyDescription",
+    "accession_number": "AccessionNumber",
+    "institution_name": "InstitutionName",
+    "manufacturer": "Manufacturer",
+    "series_number": "SeriesNumber",
+    "series_description": "SeriesDescription",
+    "body_part": "BodyPartExamined",
+}
+WHOLE_NUMBERS = frozenset({"instance_number", "rows", "columns", "frames", "series_number"})
+
+Row = dict[str, Any]
+
+
+@dataclass(slots=True)
+class StudyRows:
+    """The rows of one study; `apply` its entries in order. `changed_files`: names whose row is new or different."""
+
+    study: Row
+    uploads: dict[str, Row] = field(default_factory=dict)
+    files: dict[str, Row] = field(default_factory=dict)
+    changed_files: set[str] = field(default_factory=set)
+
+    @classmethod
+    def new(cls, study_id: str) -> StudyRows:
+        """A study of which nothing is known yet."""
+        row: Row = dict.fromkeys(DESCRIPTIVE)
+        row |= {
+            "study_id": study_id,
+            "state": State.PENDING.value,
+            "status_sent": None,
+            "files": 0,
+            "bytes": 0,
+            "described_at": None,
+        }
+        row |= {"archived_at": None, "last_error": None, "last_position": 0}
+        return cls(row)
+
+    def apply(self, entry: Entry) -> None:
+        """Take one more entry of this study."""
+        data = entry.data
+        match entry.kind:
+            case Kind.DESCRIBED:
+                self._described(entry, data)
+            case Kind.ARCHIVED:
+                self._archived(entry, data)
+            case Kind.STATUS_SENT:
+                self.study["status_sent"] = data["status"]
+            case Kind.FAILED | Kind.QUARANTINED:
+                self.study["last_error"] = data["code"]
+            case _:
+                pass
+        state = upload_state(entry.kind, data)
+        if state is not None and "upload_path" in data:
+            self.uploads[data["upload_path"]] = {
+                "study_id": self.study["study_id"],
+                "upload_path": data["upload_path"],
+                "state": state.value,
+                "code": data.get("code"),
+                "position": entry.position,
+            }
+            self.study["state"] = study_state(row["state"] for row in self.uploads.values()).value
+        self.study["last_position"] = entry.position
+
+    def _described(self, entry: Entry, data: dict[str, Any]) -> None:
+        self.study["described_at"] = self.study["described_at"] or entry.recorded_at
+        metadata = data["message"].get("metadata") or {}
+        for column, (group, key, _) in DESCRIPTIVE.items():
+            value = _text((metadata.get(group) or {}).get(key))
+            if value is not None:
+                self.study[column] = value
+
+    def _archived(self, entry: Entry, data: dict[str, Any]) -> None:
+        header = data.get("dicom") or {}
+        self.study["archived_at"] = entry.recorded_at
+        self.study["last_error"] = None
+        for column, (_, _, keyword) in DESCRIPTIVE.items():
+            if self.study[column] is None:
+                self.study[column] = _text(header.get(keyword))
+        file = data["file"]
+        if file["name"] in self.files:
+            return
+        row: Row = {
+            "study_id": self.study["study_id"],
+            "name": file["name"],
+            "original_name": file["original_name"],
+            "sha256": file["sha256"],
+            "bytes": file["bytes"],
+            "archive_path": archive_path(self.study["study_id"], file["name"]),
+            "archived_at": entry.recorded_at,
+            "position": entry.position,
+            "fixity": "unverified",
+            "verified_at": None,
+            "dicom_error": data.get("dicom_error"),
+            "sop_conflict": 0,
+        }
+        for column, keyword in FROM_HEADER.items():
+            value = header.get(keyword)
+            row[column] = _number(value) if column in WHOLE_NUMBERS else _text(value)
+        said, found = self.study["study_instance_uid"], row["study_instance_uid"]
+        row["study_uid_differs"] = int(said is not None and found is not None and said != found)
+        self.files[file["name"]] = row
+        self.changed_files.add(file["name"])
+        self.study["files"] += 1
+        self.study["bytes"] += file["bytes"]
+
+
+def _text(value: Any) -> str | None:
+    """A cell: text without NUL; lists joined by the backslash of DICOM PS3.5 §6.4; None for nothing."""
+    if value is None or value in ("", [], {}):
+        return None
+    if isinstance(value, list) and all(isinstance(item, (str, int, float)) for item in value):
+        value = "\\".join(str(item) for item in value)
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text.replace("\0", "").strip()[:1024] or None
+
+
+def _number(value: Any) -> int | None:
+    if isinstance(value, list):
+        value = value[0] if value else None
+    try:
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if abs(number) < 1 << 53 else None

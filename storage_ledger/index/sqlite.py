@@ -1,0 +1,242 @@
+"""index.db: follows the ledger by position, in its own transactions, and makes itself anew when it does not fit."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DatabaseError, NoResultFound
+
+from storage_ledger import logs
+from storage_ledger.core.entries import Entry
+from storage_ledger.errors import LedgerBusy, LedgerUnusable
+from storage_ledger.index.rows import StudyRows
+from storage_ledger.index.tables import INDEXES, SCHEMA, TABLES, refresh
+from storage_ledger.ledger.contract import Ledger
+from storage_ledger.ledger.engine import open_engine
+from storage_ledger.ledger.sqlite import translated
+
+BATCH = 500
+REBUILD_BATCH = 5000
+SHADOW = "rebuild_"
+
+
+class Index:
+    """The one writer of index.db. Losing it loses nothing: `follow` makes it again from position 1."""
+
+    def __init__(self, path: Path, ledger: Ledger) -> None:
+        self.path = path
+        self._ledger = ledger
+        self.position = 0
+        self._open()
+
+    def follow(self) -> int:
+        """Apply what the ledger has beyond the index, one batch in one transaction. Returns how many entries."""
+        entries = self._ledger.read(self.position, BATCH)
+        if entries:
+            with self._transaction() as connection:
+                _Batch(connection, "").apply(entries, self._ledger.ledger_id)
+            self.position = entries[-1].position
+        return len(entries)
+
+    def ensure(self) -> bool:
+        """Rebuild it if it is missing, of another schema, of another ledger, or disagrees with this one. True if so."""
+        try:
+            fits = self._fits()
+        except _Unreadable:
+            logs.get().warning("index.unreadable")
+            self._discard()
+            fits = False
+        if not fits:
+            self.rebuild()
+        return not fits
+
+    def rebuild(self, on_progress: Callable[[int], None] = lambda _: None) -> int:
+        """Make every table again from the ledger, into shadow tables that take the place of the old in one transaction.
+
+        Readers see the old index until then. Returns the position that it now stands at.
+        """
+        last = self._ledger.last()
+        logs.get().info("index.rebuild", position=last.position if last else 0)
+        with self._transaction() as connection:
+            for name, columns in TABLES.items():
+                connection.exec_driver_sql(f"DROP TABLE IF EXISTS {SHADOW}{name}")
+                connection.exec_driver_sql(f"CREATE TABLE {SHADOW}{name} {columns}")
+            _set_progress(connection, SHADOW, 0, self._ledger.ledger_id, b"")
+        position = 0
+        while entries := self._ledger.read(position, REBUILD_BATCH):
+            with self._transaction() as connection:
+                _Batch(connection, SHADOW, shadow=True).apply(entries, self._ledger.ledger_id)
+            position = entries[-1].position
+            on_progress(position)
+        with self._transaction() as connection:
+            self._take_over(connection)
+        self.position = position
+        return position
+
+    def run(self, stop: threading.Event, bell: threading.Event) -> None:
+        """Follow until `stop` is set and all is applied; `bell` rings when there is more. A broken index is made anew."""
+        behind = True
+        while behind or not stop.is_set():
+            try:
+                if self.position == 0:
+                    self.ensure()
+                bell.clear()
+                behind = self.follow() > 0
+                if not behind:
+                    bell.wait(1.0)
+            except LedgerBusy as error:
+                logs.get().warning("index.busy", code=error.code)
+                stop.wait(5.0)
+                behind = False
+            except _Unreadable as error:
+                logs.get().error("index.unreadable", error_type=type(error.__cause__).__name__)
+                self._discard()
+                self.position = 0
+                stop.wait(1.0)
+
+    def close(self) -> None:
+        """Release the file."""
+        self._engine.dispose()
+
+    def _take_over(self, connection: Connection) -> None:
+        sql = connection.exec_driver_sql
+        old = [row[0] for row in sql("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")]
+        for name in old:
+            if not name.startswith(SHADOW):
+                sql(f'DROP TABLE IF EXISTS "{name}"')
+        for name in TABLES:
+            sql(f"ALTER TABLE {SHADOW}{name} RENAME TO {name}")
+        for index in INDEXES:
+            sql(index)
+        _mark_conflicts(connection, "", "IS NOT NULL", ())
+        for statement in refresh("", "IS NOT NULL"):
+            sql(statement)
+        sql(f"PRAGMA user_version = {SCHEMA}")
+
+    def _fits(self) -> bool:
+        with self._transaction() as connection:
+            sql = connection.exec_driver_sql
+            if sql("PRAGMA user_version").scalar() != SCHEMA:
+                return False
+            position, ledger_id, leaf_hash = sql("SELECT position, ledger_id, leaf_hash FROM progress").one()
+        if ledger_id != self._ledger.ledger_id:
+            return False
+        entry = self._ledger.get(position)
+        if position and (entry is None or entry.leaf_hash != leaf_hash):
+            return False
+        self.position = position
+        return True
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        try:
+            with translated(), self._engine.begin() as connection:
+                yield connection
+        except (LedgerUnusable, DatabaseError, NoResultFound) as error:
+            raise _Unreadable from error
+
+    def _open(self) -> None:
+        try:
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640))
+            self.path.chmod(0o640)
+        except FileExistsError:
+            pass
+        self._engine = open_engine(self.path, writable=True, durable=False, pool_size=1)
+
+    def _discard(self) -> None:
+        """A file that SQLite cannot read: whoever has it open keeps the old one, the new one is made beside it."""
+        self._engine.dispose()
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            Path(f"{self.path}{suffix}").unlink(missing_ok=True)
+        self._open()
+
+
+class _Unreadable(Exception):
+    """The index cannot be used as it is; the cause says why."""
+
+
+class _Batch:
+    """Entries → one transaction's worth of rows."""
+
+    def __init__(self, connection: Connection, prefix: str, *, shadow: bool = False) -> None:
+        self._connection = connection
+        self._sql = connection.exec_driver_sql
+        self._prefix = prefix
+        self._shadow = shadow
+        self._studies: dict[str, StudyRows] = {}
+
+    def apply(self, entries: Sequence[Entry], ledger_id: str) -> None:
+        for entry in entries:
+            if entry.study_id is not None:
+                rows = self._studies.get(entry.study_id) or self._load(entry.study_id)
+                rows.apply(entry)
+        self._save()
+        _set_progress(self._connection, self._prefix, entries[-1].position, ledger_id, entries[-1].leaf_hash)
+
+    def _load(self, study_id: str) -> StudyRows:
+        found = self._select("studies", study_id)
+        if found:
+            uploads = {row["upload_path"]: row for row in self._select("uploads", study_id)}
+            files = {row["name"]: row for row in self._select("files", study_id)}
+            rows = StudyRows(found[0], uploads, files)
+        else:
+            rows = StudyRows.new(study_id)
+        self._studies[study_id] = rows
+        return rows
+
+    def _select(self, table: str, study_id: str) -> list[dict[str, Any]]:
+        result = self._sql(f"SELECT * FROM {self._prefix}{table} WHERE study_id = ?", (study_id,))  # noqa: S608 - names of ours
+        return [dict(row) for row in result.mappings()]
+
+    def _save(self) -> None:
+        self._put("studies", [rows.study for rows in self._studies.values()])
+        self._put("uploads", [row for rows in self._studies.values() for row in rows.uploads.values()])
+        changed = [rows.files[name] for rows in self._studies.values() for name in sorted(rows.changed_files)]
+        self._put("files", changed)
+        if self._shadow:
+            return  # all at once, at the end
+        sops = sorted({row["sop_instance_uid"] for row in changed if row["sop_instance_uid"]})
+        uids = {row["study_instance_uid"] for row in changed if row["study_instance_uid"]}
+        for some in _chunks(sops):
+            uids |= _mark_conflicts(self._connection, self._prefix, _any_of(some), some)
+        for some in _chunks(sorted(uids)):
+            for statement in refresh(self._prefix, _any_of(some)):
+                self._sql(statement, tuple(some))
+
+    def _put(self, table: str, rows: list[dict[str, Any]]) -> None:
+        if rows:
+            columns = list(rows[0])
+            names = ", ".join(f'"{name}"' for name in columns)
+            marks = ", ".join("?" * len(columns))
+            statement = f"INSERT OR REPLACE INTO {self._prefix}{table} ({names}) VALUES ({marks})"  # noqa: S608 - names of ours
+            self._sql(statement, [tuple(row[name] for name in columns) for row in rows])
+
+
+def _mark_conflicts(connection: Connection, prefix: str, chosen: str, values: Sequence[str]) -> set[str]:
+    """Flag files that share a SOP Instance UID but not their bytes. Returns the study UIDs that this touches."""
+    conflicting = f"SELECT sop_instance_uid FROM {prefix}files WHERE sop_instance_uid {chosen} GROUP BY 1 HAVING count(DISTINCT sha256) > 1"  # noqa: S608
+    found = connection.exec_driver_sql(
+        f"UPDATE {prefix}files SET sop_conflict = 1 WHERE sop_conflict = 0 AND sop_instance_uid IN ({conflicting}) "  # noqa: S608
+        "RETURNING study_instance_uid",
+        tuple(values),
+    )
+    return {row[0] for row in found if row[0]}
+
+
+def _set_progress(connection: Connection, prefix: str, position: int, ledger_id: str, leaf_hash: bytes) -> None:
+    connection.exec_driver_sql(f"DELETE FROM {prefix}progress")  # noqa: S608 - a name of ours
+    connection.exec_driver_sql(f"INSERT INTO {prefix}progress VALUES (?, ?, ?)", (position, ledger_id, leaf_hash))  # noqa: S608
+
+
+def _any_of(values: Sequence[str]) -> str:
+    return f"IN ({', '.join('?' * len(values))})"
+
+
+def _chunks(values: Sequence[str]) -> Iterable[Sequence[str]]:
+    return (values[i : i + 500] for i in range(0, len(values), 500))

@@ -1,0 +1,181 @@
+"""What the source delivers → entries. Nothing that arrived is dropped: what is not an event becomes `rejected`."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import random
+import threading
+from collections import deque
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from storage_ledger import logs
+from storage_ledger.core.entries import Entry, Kind, NewEntry
+from storage_ledger.core.layout import UploadPaths
+from storage_ledger.core.message import parse
+from storage_ledger.core.plan import Stage
+from storage_ledger.core.retry import backoff_s
+from storage_ledger.errors import LedgerBusy, Rejected
+from storage_ledger.ledger.contract import Ledger, Transaction
+from storage_ledger.metrics import Metrics
+from storage_ledger.sources.contract import Delivery, Source
+
+MAX_WAITING = 10_000
+MAX_WAITING_BYTES = 16 << 20
+MAX_GROUP = 500
+REJECTED_RAW_BYTES = 4096
+
+
+class Intake:
+    """A bounded queue between the source and the ledger, and the group commit that empties it."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        source: Source,
+        paths: UploadPaths,
+        *,
+        metrics: Metrics,
+        clock: Callable[[], datetime],
+        rejected_per_hour: int,
+        on_described: Callable[[], None],
+        on_rejected: Callable[[], None],
+    ) -> None:
+        self._ledger = ledger
+        self._source = source
+        self._paths = paths
+        self._metrics = metrics
+        self._clock = clock
+        self._rejected_per_hour = rejected_per_hour
+        self._on_described = on_described
+        self._on_rejected = on_rejected
+        self._waiting: deque[Delivery] = deque()
+        self._bytes = 0
+        self._changed = threading.Condition()
+        self._hour: tuple[int, int] = (0, 0)
+        self._full: str | None = None
+        self._closed = False
+
+    @property
+    def trouble(self) -> str | None:
+        """The code of what keeps the ledger from being written; None while it is written."""
+        return self._full
+
+    def deliver(self, delivery: Delivery) -> None:
+        """Take one message. Blocks while the queue is full: then the source is not read, and says so to its server."""
+        with self._changed:
+            while (
+                self._waiting
+                and not self._closed
+                and (len(self._waiting) >= MAX_WAITING or self._bytes + len(delivery.raw) > MAX_WAITING_BYTES)
+            ):
+                self._changed.wait()
+            self._waiting.append(delivery)
+            self._bytes += len(delivery.raw)
+            self._changed.notify_all()
+
+    def run(self, stop: threading.Event, reading_ended: threading.Event) -> None:
+        """Append until `stop` is set, the source has ended, and the queue is empty."""
+        attempt = 0
+        group: list[Delivery] = []
+        while True:
+            group = group or self._take()
+            if not group:
+                if stop.is_set() and reading_ended.is_set():
+                    return
+                continue
+            try:
+                self.append(group)
+            except LedgerBusy as error:
+                # Nothing was recorded: keep the messages, stop reading, try again. What Redis drops meanwhile is still in uploads.
+                attempt += 1
+                self._full = error.code
+                wait_s = backoff_s(attempt, base_s=0.2, cap_s=15, chance=random.random())  # noqa: S311 - spreads retries
+                logs.get().error("intake.ledger-busy", code=error.code, count=len(group), due_in_s=round(wait_s, 1))
+                if stop.wait(wait_s) and attempt > 3:
+                    logs.get().error("intake.gave-up", code=error.code, count=len(group) + len(self._waiting))
+                    self._close()
+                    return
+                continue
+            attempt, self._full, group = 0, None, []
+
+    def append(self, deliveries: list[Delivery]) -> list[Entry]:
+        """Append what these messages amount to, in one commit, then acknowledge them. Raises `LedgerBusy`: nothing is done."""
+        judged = [self._judge(delivery) for delivery in deliveries]
+        with self._ledger.write() as tx:
+            entries = [entry for new in judged if (entry := self._append(tx, new)) is not None]
+        self._source.acknowledge(deliveries)
+        self._metrics.received.inc(len(deliveries))
+        for new in judged:
+            if new.kind is Kind.REJECTED:
+                self._metrics.rejected.labels(new.payload["reason"]).inc()
+        kinds = {new.kind for new in judged}
+        if Kind.DESCRIBED in kinds:
+            self._on_described()
+        if Kind.REJECTED in kinds:
+            self._on_rejected()
+        return entries
+
+    def _close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _take(self) -> list[Delivery]:
+        with self._changed:
+            if not self._waiting:
+                self._changed.wait(0.2)
+            group = [self._waiting.popleft() for _ in range(min(MAX_GROUP, len(self._waiting)))]
+            self._bytes -= sum(len(delivery.raw) for delivery in group)
+            self._changed.notify_all()
+            return group
+
+    def _judge(self, delivery: Delivery) -> NewEntry:
+        raw_sha256 = hashlib.sha256(delivery.raw).hexdigest()
+        try:
+            parsed = parse(delivery.raw, self._paths)
+        except Rejected as error:
+            payload: dict[str, Any] = {
+                "reason": error.code,
+                "detail": error.detail,
+                "source": delivery.source,
+                "bytes": len(delivery.raw),
+                "raw_sha256": raw_sha256,
+                "raw": base64.b64encode(delivery.raw[:REJECTED_RAW_BYTES]).decode("ascii"),
+            }
+            if error.study_id is not None:
+                payload["study_id"] = error.study_id
+            return NewEntry(Kind.REJECTED, payload)
+        payload = {
+            "message": parsed.message,
+            "source": delivery.source,
+            "raw_sha256": raw_sha256,
+            "upload_path": parsed.upload_path,
+        }
+        if not parsed.plain:
+            payload["raw"] = base64.b64encode(delivery.raw).decode("ascii")
+        return NewEntry(Kind.DESCRIBED, payload, parsed.study_id)
+
+    def _append(self, tx: Transaction, new: NewEntry) -> Entry | None:
+        if new.kind is Kind.REJECTED:
+            return self._append_rejected(tx, new)
+        twin = tx.twin(new)
+        entry = tx.append(new, duty=twin is None)
+        if twin is not None:
+            tx.postpone(twin, Stage.PLACE, due_in_s=0, attempts=0)  # it may be just what the first one waits for
+        return entry
+
+    def _append_rejected(self, tx: Transaction, new: NewEntry) -> Entry | None:
+        hour = int(self._clock().timestamp() // 3600)
+        count = self._hour[1] if self._hour[0] == hour else 0
+        self._hour = (hour, count + 1)
+        if count >= self._rejected_per_hour:
+            self._metrics.rejected_unlogged.inc()
+            return None
+        # `failed` is told only where the study has no better word: see the notifier, which looks again.
+        study_id = new.payload.get("study_id")
+        entry = tx.append(new, duty=study_id is not None and not tx.knows_study(study_id))
+        logs.get().warning("rejected", position=entry.position, code=new.payload["reason"], bytes=new.payload["bytes"])
+        return entry

@@ -1,0 +1,132 @@
+"""What a ledger engine does. One suite of tests, tests/contract/test_ledger.py, holds every engine to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from storage_ledger.core.entries import Entry, NewEntry
+from storage_ledger.core.plan import Stage
+
+
+@dataclass(frozen=True, slots=True)
+class Duty:
+    """One row of the work queue with the entry that it belongs to. `attempts`: how many failed."""
+
+    entry: Entry
+    stage: Stage
+    not_before: str
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLength:
+    """Of one stage: how many rows, when the oldest of their entries was recorded, when the next is due (RFC 3339)."""
+
+    stage: Stage
+    rows: int
+    oldest: str
+    next_due: str
+
+
+class Transaction(Protocol):
+    """Appends and their effect on the work queue; all of it or nothing."""
+
+    def append(self, new: NewEntry, *, due_in_s: float = 0.0, duty: bool = True) -> Entry:
+        """Append one entry and apply `plan.changes`; new duties are due after `due_in_s`. Without `duty` none is made."""
+        ...
+
+    def twin(self, new: NewEntry) -> int | None:
+        """The position of a pending(place) that says the same as this `described` entry, for the same upload."""
+        ...
+
+    def knows_study(self, study_id: str) -> bool:
+        """Whether there is a `described` entry of it."""
+        ...
+
+    def is_pending(self, position: int, stage: Stage) -> bool:
+        """Whether that duty still exists: another process may have ended it."""
+        ...
+
+    def drop(self, position: int, stage: Stage) -> None:
+        """Its effect is durable: nobody has to care any more. Nothing happens if it is gone."""
+        ...
+
+    def postpone(self, position: int, stage: Stage, *, due_in_s: float, attempts: int) -> None:
+        """Try again later. Nothing happens if it is gone."""
+        ...
+
+    def on_commit(self, then: Callable[[], None]) -> None:
+        """Call `then` once this transaction is durable, and not at all if it is not."""
+        ...
+
+    def place_again(self, position: int) -> None:
+        """Make pending(place) of a `described` entry anew, due now."""
+        ...
+
+
+class Ledger(Protocol):
+    """The log. Safe to use from several threads; several processes may append to the same one."""
+
+    ledger_id: str
+
+    def write(self) -> AbstractContextManager[Transaction]:
+        """A transaction; durable when the `with` ends, nothing of it is there when it raises.
+
+        Raises `LedgerBusy` (nothing committed, try again) or `LedgerUnusable` (stop the service).
+        """
+        ...
+
+    def last(self) -> Entry | None:
+        """The entry at the end."""
+        ...
+
+    def get(self, position: int) -> Entry | None:
+        """One entry."""
+        ...
+
+    def read(self, after: int, limit: int) -> list[Entry]:
+        """Up to `limit` entries beyond position `after`, in order."""
+        ...
+
+    def study(self, study_id: str) -> list[Entry]:
+        """All entries of a study, in order."""
+        ...
+
+    def has_kind(self, study_id: str, kind: str) -> bool:
+        """Whether the study has an entry of that kind; reads no payload."""
+        ...
+
+    def count_studies(self) -> int:
+        """How many studies were ever described."""
+        ...
+
+    def studies_with_kind(self, kind: str) -> list[str]:
+        """The studies that have an entry of that kind, in the order of their first one."""
+        ...
+
+    def of_no_study(self, kinds: Sequence[str], limit: int) -> Iterator[Entry]:
+        """The newest entries without study_id of these kinds, newest first."""
+        ...
+
+    def due(self, stages: Sequence[Stage], *, limit: int, busy: Collection[int] = (), busy_studies: Collection[str] = ()) -> list[Duty]:
+        """Duties that are due now, longest due first, without those positions and studies."""
+        ...
+
+    def queue(self) -> list[QueueLength]:
+        """The work queue, stage by stage; stages without rows are left out."""
+        ...
+
+    def next_due(self, stages: Sequence[Stage]) -> str | None:
+        """When the next duty becomes due that is not due yet (RFC 3339)."""
+        ...
+
+    def pending_of(self, study_id: str) -> list[Duty]:
+        """The duties of one study."""
+        ...
+
+    def close(self) -> None:
+        """Release the files."""
+        ...

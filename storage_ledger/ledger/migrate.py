@@ -1,0 +1,147 @@
+"""Brings a ledger file to the schema of this program; makes it when there is none."""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import Engine
+
+from storage_ledger.errors import LedgerUnusable
+from storage_ledger.ledger.engine import check_place, open_engine, sqlite
+from storage_ledger.ledger.schema import HEAD
+from storage_ledger.ledger.sqlite import translated
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """What `migrate` did. `before` is None for a ledger that it made; `backup` the copy it took first."""
+
+    before: str | None
+    after: str
+    backup: Path | None
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything was done."""
+        return self.before != self.after
+
+
+def migrate(ledger_file: Path) -> Migration:
+    """Bring `ledger_file` to `HEAD`, in one transaction, after a backup beside it when it holds a ledger already.
+
+    The folder is made if it is missing. Doing it twice, or from two processes at once, changes nothing more. Raises
+    `LedgerUnusable` for a ledger newer than this program, a foreign database, a network file system.
+    """
+    folder = ledger_file.parent
+    try:
+        folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+    except OSError as error:
+        raise LedgerUnusable("ledger-folder", f"{folder} cannot be made: {os.strerror(error.errno or 0)}", errno=error.errno) from error
+    check_place(folder)
+    _make_private(ledger_file)
+    engine = open_engine_for(ledger_file)
+    try:
+        before = _revision(engine)
+        if before == HEAD:
+            return Migration(before, HEAD, None)
+        backup = _backup(ledger_file, before) if before is not None else None
+        _upgrade(engine)
+        return Migration(before, HEAD, backup)
+    finally:
+        engine.dispose()
+
+
+def open_engine_for(ledger_file: Path) -> Engine:
+    """A writing engine; a file that cannot be opened is told as such."""
+    engine = open_engine(ledger_file, writable=True, pool_size=1)
+    try:
+        with translated():
+            engine.connect().close()
+    except BaseException:
+        engine.dispose()
+        raise
+    return engine
+
+
+def script_folder() -> Path:
+    """Where the migrations lie: inside the installed package, or at the top of the checkout."""
+    package = Path(__file__).resolve().parent.parent
+    installed = package / "_migrations" / "alembic"
+    return installed if installed.is_dir() else package.parent / "alembic"
+
+
+def _make_private(ledger_file: Path) -> None:
+    """Patients' data: 0640 whatever the umask; SQLite gives its -wal and -shm the mode of the database."""
+    try:
+        descriptor = os.open(ledger_file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+    except FileExistsError:
+        return
+    except OSError as error:
+        text = os.strerror(error.errno or 0)
+        who = f"Who owns the folder, and as which user does this run? (user {os.geteuid()})"
+        raise LedgerUnusable("ledger-folder", f"{ledger_file} cannot be made: {text}. {who}", errno=error.errno) from error
+    try:
+        os.fchmod(descriptor, 0o640)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    folder = os.open(ledger_file.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _revision(engine: Engine) -> str | None:
+    with translated(), engine.connect() as connection:
+        names = {row[0] for row in connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if not names:
+            return None
+        if "alembic_version" not in names:
+            raise LedgerUnusable("ledger-foreign", "the file is an SQLite database, but not a ledger")
+        row = connection.exec_driver_sql("SELECT version_num FROM alembic_version").fetchone()
+    revision = row[0] if row else None
+    if revision is not None and not any((script_folder() / "versions").glob(f"{revision}_*.py")):
+        raise LedgerUnusable(
+            "ledger-newer",
+            f"the ledger is at revision {revision}, which this program does not know: run the version that wrote it, or a newer one",
+        )
+    return revision
+
+
+def _upgrade(engine: Engine) -> None:
+    # Imported here: a service whose ledger is up to date does not pay for it.
+    from alembic import command  # noqa: PLC0415
+    from alembic.config import Config  # noqa: PLC0415
+
+    config = Config()
+    config.set_main_option("script_location", str(script_folder()).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    with translated(), engine.connect() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+def _backup(ledger_file: Path, revision: str) -> Path:
+    """A consistent copy beside the ledger, fsynced; made once a revision."""
+    target = ledger_file.with_name(f"{ledger_file.name}.before-{revision}-to-{HEAD}")
+    part = target.with_name(target.name + ".part")
+    part.unlink(missing_ok=True)
+    with translated(), closing(sqlite.connect(ledger_file)) as source, closing(sqlite.connect(part)) as copy:
+        source.backup(copy)
+    part.chmod(0o640)
+    descriptor = os.open(part, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    part.replace(target)
+    folder = os.open(ledger_file.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+    return target

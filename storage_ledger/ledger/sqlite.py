@@ -1,0 +1,282 @@
+"""The ledger in one SQLite file."""
+
+from __future__ import annotations
+
+import errno as errnos
+import os
+import threading
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from storage_ledger.core import canonical, plan
+from storage_ledger.core.entries import CURRENT_SCHEMA, Entry, Kind, NewEntry
+from storage_ledger.core.ids import later, rfc3339, uuid7
+from storage_ledger.core.plan import Stage
+from storage_ledger.errors import LedgerBusy, LedgerUnusable
+from storage_ledger.ledger.contract import Duty, QueueLength
+from storage_ledger.ledger.engine import open_engine, sqlite
+
+COLUMNS = "position, entry_id, study_id, version, kind, schema, recorded_at, cause, payload, payload_sha256, salt, leaf_hash"
+_E_COLUMNS = ", ".join(f"e.{name}" for name in COLUMNS.split(", "))
+_INSERT = f"INSERT INTO entries ({COLUMNS}) VALUES ({', '.join('?' * 12)})"  # noqa: S608 - constants
+
+Clock = Callable[[], datetime]
+Randomness = Callable[[int], bytes]
+
+
+def utc_now() -> datetime:
+    """The clock of the real thing."""
+    return datetime.now(UTC)
+
+
+class SqliteLedger:
+    """See `contract.Ledger`. `clock` gives UTC moments, `randomness(n)` n bytes; both are passed in for the tests.
+
+    Opening needs a migrated file (`ledger.migrate`). `on_append` is told each entry after its commit.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        clock: Clock = utc_now,
+        randomness: Randomness = os.urandom,
+        on_append: Callable[[list[Entry]], None] | None = None,
+    ) -> None:
+        self.path = path
+        self._clock = clock
+        self._randomness = randomness
+        self._on_append = on_append
+        self._writing = threading.Lock()
+        if not path.exists():
+            raise LedgerUnusable("ledger-missing", f"{path} does not exist: run `storage-ledger migrate`")
+        self._writer = open_engine(path, writable=True, pool_size=1)
+        self._reader = open_engine(path, writable=False, pool_size=6)
+        with translated(), self._reader.connect() as connection:
+            row = connection.exec_driver_sql("SELECT value FROM meta WHERE name = 'ledger_id'").fetchone()
+        if row is None:
+            raise LedgerUnusable("ledger-without-id", f"{path} holds no ledger_id: it was not made by `storage-ledger migrate`")
+        self.ledger_id: str = row[0]
+
+    @contextmanager
+    def write(self) -> Iterator[SqliteTransaction]:
+        """See `contract.Ledger.write`."""
+        with self._writing:
+            with translated(), self._writer.begin() as connection:
+                transaction = SqliteTransaction(connection, self._clock, self._randomness)
+                yield transaction
+            if self._on_append is not None and transaction.appended:
+                self._on_append(transaction.appended)
+            for then in transaction.then:
+                then()
+
+    def last(self) -> Entry | None:
+        """See `contract.Ledger.last`."""
+        return self._one("ORDER BY position DESC LIMIT 1")
+
+    def get(self, position: int) -> Entry | None:
+        """See `contract.Ledger.get`."""
+        return self._one("WHERE position = ?", position)
+
+    def read(self, after: int, limit: int) -> list[Entry]:
+        """See `contract.Ledger.read`."""
+        return self._entries("WHERE position > ? ORDER BY position LIMIT ?", after, limit)
+
+    def study(self, study_id: str) -> list[Entry]:
+        """See `contract.Ledger.study`."""
+        return self._entries("WHERE study_id = ? ORDER BY version", study_id)
+
+    def has_kind(self, study_id: str, kind: str) -> bool:
+        """See `contract.Ledger.has_kind`."""
+        return bool(self._rows("SELECT 1 FROM entries WHERE study_id = ? AND kind = ? LIMIT 1", study_id, kind))
+
+    def count_studies(self) -> int:
+        """See `contract.Ledger.count_studies`."""
+        return int(self._rows("SELECT count(*) FROM entries WHERE version = 1")[0][0])
+
+    def studies_with_kind(self, kind: str) -> list[str]:
+        """See `contract.Ledger.studies_with_kind`."""
+        sql = "SELECT study_id FROM entries WHERE kind = ? AND study_id IS NOT NULL GROUP BY study_id ORDER BY min(position)"
+        return [row[0] for row in self._rows(sql, kind)]
+
+    def of_no_study(self, kinds: Sequence[str], limit: int) -> Iterator[Entry]:
+        """See `contract.Ledger.of_no_study`."""
+        marks = ", ".join("?" * len(kinds))
+        yield from self._entries(f"WHERE study_id IS NULL AND kind IN ({marks}) ORDER BY position DESC LIMIT ?", *kinds, limit)
+
+    def due(self, stages: Sequence[Stage], *, limit: int, busy: Collection[int] = (), busy_studies: Collection[str] = ()) -> list[Duty]:
+        """See `contract.Ledger.due`."""
+        sql = f"""SELECT p.stage, p.not_before, p.attempts, {_E_COLUMNS} FROM pending p JOIN entries e ON e.position = p.position
+            WHERE p.stage IN ({", ".join("?" * len(stages))}) AND p.not_before <= ?
+              AND p.position NOT IN ({", ".join("?" * len(busy))})
+              AND (e.study_id IS NULL OR e.study_id NOT IN ({", ".join("?" * len(busy_studies))}))
+            ORDER BY p.not_before, p.position LIMIT ?"""  # noqa: S608 - only marks are put in
+        rows = self._rows(sql, *stages, rfc3339(self._clock()), *busy, *busy_studies, limit)
+        return [Duty(Entry(*row[3:]), Stage(row[0]), row[1], row[2]) for row in rows]
+
+    def queue(self) -> list[QueueLength]:
+        """See `contract.Ledger.queue`."""
+        rows = self._rows(
+            "SELECT q.stage, q.rows, e.recorded_at, q.next FROM (SELECT stage, count(*) AS rows, min(position) AS oldest, "
+            "min(not_before) AS next FROM pending GROUP BY stage) q JOIN entries e ON e.position = q.oldest ORDER BY q.stage"
+        )
+        return [QueueLength(Stage(row[0]), *row[1:]) for row in rows]
+
+    def next_due(self, stages: Sequence[Stage]) -> str | None:
+        """See `contract.Ledger.next_due`."""
+        now = rfc3339(self._clock())
+        sql = "SELECT min(not_before) FROM pending WHERE stage = ? AND not_before > ?"
+        return min((row[0] for stage in stages for row in self._rows(sql, stage.value, now) if row[0]), default=None)
+
+    def pending_of(self, study_id: str) -> list[Duty]:
+        """See `contract.Ledger.pending_of`."""
+        rows = self._rows(
+            f"SELECT p.stage, p.not_before, p.attempts, {_E_COLUMNS} FROM entries e JOIN pending p ON e.position = p.position "  # noqa: S608 - constants
+            "WHERE e.study_id = ? ORDER BY p.position",
+            study_id,
+        )
+        return [Duty(Entry(*row[3:]), Stage(row[0]), row[1], row[2]) for row in rows]
+
+    def close(self) -> None:
+        """See `contract.Ledger.close`."""
+        self._reader.dispose()
+        self._writer.dispose()
+
+    def _one(self, where: str, *values: object) -> Entry | None:
+        found = self._entries(where, *values)
+        return found[0] if found else None
+
+    def _entries(self, where: str, *values: object) -> list[Entry]:
+        return [Entry(*row) for row in self._rows(f"SELECT {COLUMNS} FROM entries {where}", *values)]  # noqa: S608 - constants
+
+    def _rows(self, sql: str, *values: object) -> Sequence[Any]:
+        with translated(), self._reader.connect() as connection:
+            return connection.exec_driver_sql(sql, tuple(values)).fetchall()
+
+
+class SqliteTransaction:
+    """See `contract.Transaction`. Position, version and time are read inside it, never cached: others append too."""
+
+    def __init__(self, connection: Connection, clock: Clock, randomness: Randomness) -> None:
+        self._sql = connection.exec_driver_sql
+        self._now = clock()
+        self._randomness = randomness
+        row = self._sql("SELECT position, recorded_at FROM entries ORDER BY position DESC LIMIT 1").fetchone()
+        self._position: int = row[0] if row else 0
+        # A clock that was set back must not make the log run backwards.
+        self._time: str = max(rfc3339(self._now), row[1] if row else "")
+        self.appended: list[Entry] = []
+        self.then: list[Callable[[], None]] = []
+
+    def append(self, new: NewEntry, *, due_in_s: float = 0.0, duty: bool = True) -> Entry:
+        """See `contract.Transaction.append`."""
+        entry = self._seal(new)
+        self._sql(_INSERT, tuple(getattr(entry, name) for name in COLUMNS.split(", ")))
+        self._position = entry.position
+        self.appended.append(entry)
+        changes = plan.changes(new)
+        for position, stage in changes.drop:
+            self.drop(position, stage)
+        if changes.drop_confirms and new.study_id is not None:
+            self._sql(
+                "DELETE FROM pending WHERE stage = 'confirm' "
+                "AND position IN (SELECT position FROM entries WHERE study_id = ? AND kind = ?)",
+                (new.study_id, Kind.STATUS_SENT.value),
+            )
+        if duty:
+            for stage in changes.add:
+                self._sql(
+                    "INSERT INTO pending (position, stage, not_before, attempts) VALUES (?, ?, ?, 0)",
+                    (entry.position, stage.value, later(self._time, due_in_s)),
+                )
+        return entry
+
+    def twin(self, new: NewEntry) -> int | None:
+        """See `contract.Transaction.twin`."""
+        rows = self._sql(
+            "SELECT e.position, e.payload FROM entries e "
+            "JOIN pending p ON p.position = e.position AND p.stage = 'place' WHERE e.study_id = ?",
+            (new.study_id,),
+        )
+        for position, payload in rows:
+            said = canonical.loads(payload)
+            if said["upload_path"] == new.payload["upload_path"] and said["message"] == new.payload["message"]:
+                return int(position)
+        return None
+
+    def knows_study(self, study_id: str) -> bool:
+        """See `contract.Transaction.knows_study`."""
+        return (
+            self._sql("SELECT 1 FROM entries WHERE study_id = ? AND kind = ? LIMIT 1", (study_id, Kind.DESCRIBED.value)).fetchone()
+            is not None
+        )
+
+    def is_pending(self, position: int, stage: Stage) -> bool:
+        """See `contract.Transaction.is_pending`."""
+        return self._sql("SELECT 1 FROM pending WHERE position = ? AND stage = ?", (position, stage.value)).fetchone() is not None
+
+    def drop(self, position: int, stage: Stage) -> None:
+        """See `contract.Transaction.drop`."""
+        self._sql("DELETE FROM pending WHERE position = ? AND stage = ?", (position, stage.value))
+
+    def postpone(self, position: int, stage: Stage, *, due_in_s: float, attempts: int) -> None:
+        """See `contract.Transaction.postpone`."""
+        self._sql(
+            "UPDATE pending SET not_before = ?, attempts = ? WHERE position = ? AND stage = ?",
+            (later(rfc3339(self._now), due_in_s), attempts, position, stage.value),
+        )
+
+    def on_commit(self, then: Callable[[], None]) -> None:
+        """See `contract.Transaction.on_commit`."""
+        self.then.append(then)
+
+    def place_again(self, position: int) -> None:
+        """See `contract.Transaction.place_again`."""
+        self._sql(
+            "INSERT INTO pending (position, stage, not_before, attempts) VALUES (?, 'place', ?, 0) ON CONFLICT DO NOTHING",
+            (position, rfc3339(self._now)),
+        )
+
+    def _seal(self, new: NewEntry) -> Entry:
+        version = None
+        if new.study_id is not None:
+            version = self._sql("SELECT coalesce(max(version), 0) + 1 FROM entries WHERE study_id = ?", (new.study_id,)).scalar()
+        payload = canonical.dumps(new.payload)
+        salt = self._randomness(16)
+        fields: dict[str, Any] = {
+            "position": self._position + 1,
+            "entry_id": uuid7(int(self._now.timestamp() * 1000), self._randomness(10)),
+            "study_id": new.study_id,
+            "version": version,
+            "kind": new.kind.value,
+            "schema": CURRENT_SCHEMA,
+            "recorded_at": self._time,
+            "cause": new.cause,
+            "payload_sha256": canonical.payload_sha256(salt, payload),
+        }
+        return Entry(**fields, payload=payload, salt=salt, leaf_hash=canonical.leaf_hash(fields))
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """SQLite's errors as ours: full, busy and I/O are worth another try; damage and foreign files are not."""
+    try:
+        yield
+    except (DBAPIError, sqlite.Error) as error:
+        original = getattr(error, "orig", None) or error
+        name = getattr(original, "sqlite_errorname", "") or ""
+        if name.startswith(("SQLITE_FULL",)):
+            raise LedgerBusy("ledger-full", "the ledger's volume is full: nothing was recorded", errno=errnos.ENOSPC) from error
+        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            raise LedgerBusy("ledger-busy", f"another process has been writing for a long time ({name})") from error
+        if name.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM")):
+            raise LedgerBusy("ledger-io", f"the ledger cannot be written ({name})", errno=errnos.EIO) from error
+        if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+            raise LedgerUnusable("ledger-damaged", f"SQLite says {name}: stop here and restore") from error
+        raise  # a bug, or a trigger that did its duty

@@ -1,0 +1,103 @@
+"""Structured logs that cannot carry a patient: only the fields of an allow-list pass, foreign texts never do.
+
+A line is an event name with fields: `projection.failed position=41 code=no-space attempt=2`. Adding a field here is a
+decision: it must not be able to hold a value from a message, a DICOM file, a file name or somebody else's error text.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+import warnings
+from collections.abc import MutableMapping
+from typing import Any, TextIO
+
+import structlog
+
+ALLOWED = frozenset({
+    "action", "address", "after_s", "attempt", "attempts", "bytes", "channel", "code", "count", "dropped", "due_in_s", "entries",
+    "environment", "errno", "error_type", "event", "exit_code", "files", "frames_at", "from_revision", "holder_pid", "host",
+    "http_status", "journal_mode", "kind", "ledger_id", "level", "library", "logger", "pending", "pid", "port", "position",
+    "positions", "reason", "rows", "schema", "seconds", "signal", "source", "sqlite", "stage", "status", "step", "study_id",
+    "thread", "timestamp", "to_revision", "version",
+})  # fmt: skip
+
+
+def configure(level: str, *, environment: str = "", stream: TextIO | None = None) -> None:
+    """Send all logs of this process to `stream` (standard error), one line an event.
+
+    Foreign loggers (redis, httpx, pydicom, uvicorn) come through as logger name and level alone: their texts quote what
+    they choke on. Python warnings likewise.
+    """
+    out = stream or sys.stderr
+    numeric = logging.getLevelNamesMapping()[level]
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _environment(environment),
+            _allow_list,
+            structlog.processors.KeyValueRenderer(key_order=["timestamp", "level", "event"], drop_missing=True, repr_native_str=False),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(numeric),
+        logger_factory=structlog.PrintLoggerFactory(file=out),
+        cache_logger_on_first_use=False,
+    )
+    handler = _Foreign()
+    handler.setLevel(max(numeric, logging.WARNING))
+    logging.root.handlers[:] = [handler]
+    logging.root.setLevel(logging.WARNING)
+    for name in ("pydicom", "httpx", "httpcore", "uvicorn", "uvicorn.error", "uvicorn.access", "alembic", "sqlalchemy"):
+        foreign = logging.getLogger(name)
+        foreign.handlers[:] = []
+        foreign.propagate = True
+    logging.getLogger("pydicom").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"pydicom\.")  # they quote the offending value
+    warnings.showwarning = _silent_warning
+
+
+def get() -> Any:
+    """The logger of this process; call it where you log, so that `configure` always counts."""
+    return structlog.get_logger()
+
+
+def where(error: BaseException) -> str:
+    """File, line and function of each frame of an error, innermost last, without its text (which may quote a value)."""
+    frames = traceback.extract_tb(error.__traceback__)[-6:]
+    return " > ".join(f"{f.filename.rsplit('/', 1)[-1]}:{f.lineno}:{f.name}" for f in frames)
+
+
+def _environment(name: str) -> structlog.typing.Processor:
+    def add(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        if name:
+            event["environment"] = name
+        return event
+
+    return add
+
+
+def _allow_list(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Drop what is not allowed, and say how much was dropped: a lost field must be seen, not guessed at."""
+    dropped = [key for key in event if key not in ALLOWED]
+    for key in dropped:
+        del event[key]
+    for key, value in event.items():
+        if not isinstance(value, (str, int, float, bool, type(None))):
+            event[key] = type(value).__name__
+    if dropped:
+        event["dropped"] = len(dropped)
+    return event
+
+
+class _Foreign(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        error_type = record.exc_info[0].__name__ if record.exc_info and record.exc_info[0] else None
+        fields = {"error_type": error_type} if error_type else {}
+        get().log(record.levelno, "foreign.message", logger=record.name, **fields)
+
+
+def _silent_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    del message  # pydicom quotes the offending value in it
+    get().debug("foreign.warning", error_type=category.__name__)

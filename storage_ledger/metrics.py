@@ -1,0 +1,45 @@
+"""The metrics of one service: names and labels are documented in docs/reference/metrics.md and stay as they are."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+
+class Metrics:
+    """One registry and its instruments; made in the composition root, passed to who counts."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        r = self.registry
+        p = "storage_ledger_"
+        self.entries = Counter(p + "entries", "Entries appended by this process.", ["kind"], registry=r)
+        self.received = Counter(p + "messages_received", "Messages taken from the source.", registry=r)
+        self.rejected = Counter(p + "messages_rejected", "Messages that were rejected, logged or not.", ["reason"], registry=r)
+        self.rejected_unlogged = Counter(
+            p + "messages_rejected_unlogged",
+            "Rejected messages beyond REJECTED_PER_HOUR: counted, not in the ledger.",
+            registry=r,
+        )
+        self.subscribed = Gauge(p + "source_subscribed", "1 while subscribed to the channel.", registry=r)
+        self.reconnects = Counter(p + "source_reconnects", "Lost connections to Redis.", registry=r)
+        self.files = Counter(p + "files_archived", "Files archived, by how they came to lie there.", ["placement"], registry=r)
+        self.bytes = Counter(p + "bytes_archived", "Bytes copied into the archive.", registry=r)
+        self.quarantined = Counter(p + "files_quarantined", "Files that now wait for a person.", ["code"], registry=r)
+        self.retries = Counter(p + "retries", "Attempts that failed and will be made again.", ["stage", "code"], registry=r)
+        self.told = Counter(p + "statuses_told", "Statuses that the Status Service accepted.", ["status"], registry=r)
+        self.overwritten = Counter(p + "statuses_overwritten", "Statuses that had to be told again.", registry=r)
+        self.outage = Gauge(p + "outage", "1 while a shared cause keeps a step from going on.", ["step", "code"], registry=r)
+        self.pending = Gauge(p + "pending", "Rows of the work queue.", ["stage"], registry=r)
+        self.oldest_pending = Gauge(p + "oldest_pending_seconds", "Age of the oldest row of the work queue.", ["stage"], registry=r)
+        self.position = Gauge(p + "ledger_position", "Last position of the ledger.", registry=r)
+        self.index_position = Gauge(p + "index_position", "Position up to which the index follows.", registry=r)
+        self.free_bytes = Gauge(p + "free_bytes", "Free bytes on a volume.", ["volume"], registry=r)
+        self.archive_seconds = Histogram(
+            p + "archive_seconds", "From `described` in the ledger to `archived` in the ledger.", registry=r,
+            buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600),
+        )  # fmt: skip
+        self.info = Gauge(p + "info", "Always 1; the labels say what runs.", ["version", "sqlite"], registry=r)
+
+    def render(self) -> bytes:
+        """The Prometheus text exposition format, version 0.0.4."""
+        return generate_latest(self.registry)

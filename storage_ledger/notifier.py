@@ -1,0 +1,251 @@
+"""Outcomes → the Status Service: at least once, and so that it stays.
+
+The descriptor publishes first and posts its own `described` afterwards, which may land on top of our `archived`. So each
+status is read back after 1, 6 and 60 times STATUS_CONFIRM_SECONDS, and told again where it was overwritten or lost.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from storage_ledger import logs
+from storage_ledger.core.entries import Entry, Kind, NewEntry
+from storage_ledger.core.ids import instant, later, rfc3339
+from storage_ledger.core.layout import METADATA, archive_path, study_folder
+from storage_ledger.core.plan import Stage
+from storage_ledger.core.retry import backoff_s, worth_an_entry
+from storage_ledger.core.study import Study
+from storage_ledger.errors import LedgerError, Retryable
+from storage_ledger.lane import Lane
+from storage_ledger.ledger.contract import Duty, Ledger, Transaction
+from storage_ledger.metrics import Metrics
+from storage_ledger.outages import Outages
+from storage_ledger.status import StatusClient
+
+CONFIRM_AFTER = (1, 6, 60)
+LOST_WORDS = frozenset({None, "described"})
+PAUSE_AFTER = 3  # failures in a row, of whatever studies: until then each is retried by itself
+OUTAGE_AFTER = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """The Status Service accepted it. `tells`: the duties that this discharges; `overwritten`: the read-back that found it lost."""
+
+    study_id: str
+    tells: list[Duty]
+    status: str
+    http_status: int
+    overwritten: Duty | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stays:
+    """A read-back that found nothing to mend."""
+
+    duty: Duty
+
+
+@dataclass(frozen=True, slots=True)
+class Moot:
+    """`failed` for a rejected message need not be told: the ledger knows its study by a good one."""
+
+    tells: list[Duty]
+
+
+@dataclass(frozen=True, slots=True)
+class NotTold:
+    """Later again."""
+
+    duties: list[Duty]
+    error: Retryable
+
+
+Outcome = Told | Stays | Moot | NotTold
+
+
+class Notifier:
+    """One lane: a study's statuses are told in order, studies in parallel, several duties of one study with one call."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        client: StatusClient,
+        *,
+        archive_root: str,
+        outages: Outages,
+        metrics: Metrics,
+        clock: Callable[[], datetime],
+        confirm_s: float,
+        workers: int = 4,
+    ) -> None:
+        self._ledger = ledger
+        self._client = client
+        self._archive_root = archive_root
+        self._outages = outages
+        self._metrics = metrics
+        self._clock = clock
+        self._confirm_s = confirm_s
+        self._random = random.Random()  # noqa: S311 - spreads retries, guards nothing
+        self._failures = 0
+        self.lane: Lane[Outcome] = Lane("notify", ledger, [Stage.TELL, Stage.CONFIRM], work=self.tell, record=self.record, workers=workers)
+
+    def tell(self, duties: list[Duty]) -> Outcome:
+        """Tell, or read back, what is due of one study. Raises only `LedgerError`."""
+        try:
+            tells = [duty for duty in duties if duty.stage is Stage.TELL]
+            return self._tell(tells) if tells else self._read_back(duties[-1])
+        except LedgerError:
+            raise
+        except Retryable as error:
+            return NotTold(duties, error)
+        except Exception as error:  # noqa: BLE001 - one study must not stop the others; recorded as `failed`, seen in logs and metrics
+            logs.get().error(
+                "tell.internal-error",
+                position=duties[0].entry.position,
+                error_type=type(error).__name__,
+                frames_at=logs.where(error),
+            )
+            return NotTold(duties, Retryable("internal-error", type(error).__name__))
+
+    def _tell(self, tells: list[Duty]) -> Outcome:
+        entry = tells[-1].entry
+        rejected = entry.data if entry.kind == Kind.REJECTED else None
+        study_id = entry.study_id or str((rejected or {})["study_id"])
+        if rejected is not None and self._ledger.has_kind(study_id, Kind.DESCRIBED.value):
+            return Moot(tells)
+        status, details = self._status(study_id, rejected)
+        return Told(study_id, tells, status, self._client.tell(study_id, status, details))
+
+    def _read_back(self, duty: Duty) -> Outcome:
+        data = duty.entry.data
+        study_id: str = duty.entry.study_id or data["study_id"]
+        try:
+            word = self._client.read(study_id)
+        except Retryable as error:
+            if error.shared:
+                raise
+            return Stays(duty)  # it answers, but not this: there is nothing to be learnt
+        if word not in LOST_WORDS or any(d.stage in {Stage.PLACE, Stage.TELL} for d in self._ledger.pending_of(study_id)):
+            return Stays(duty)
+        rejected = None
+        if duty.entry.study_id is None:
+            if self._ledger.has_kind(study_id, Kind.DESCRIBED.value):
+                return Stays(duty)
+            rejected = {"reason": data["error"]}
+        status, details = self._status(study_id, rejected)
+        return Told(study_id, [], status, self._client.tell(study_id, status, details), overwritten=duty)
+
+    def _status(self, study_id: str, rejected: dict[str, Any] | None) -> tuple[str, dict[str, Any]]:
+        """What to say of a study now: `failed` as long as one of its files is quarantined."""
+        if rejected is not None:
+            return "failed", {"error": rejected["reason"]}
+        if self._ledger.has_kind(study_id, Kind.QUARANTINED.value):
+            code = Study.of(study_id, self._ledger.study(study_id)).quarantine_code
+            if code is not None:
+                return "failed", {"error": code}
+        folder = study_folder(self._archive_root, study_id)
+        return "archived", {"archive_path": folder, "metadata_file": archive_path(folder, METADATA)}
+
+    def record(self, outcomes: list[Outcome]) -> None:
+        """Append `status-sent` for what was accepted; put off what was not; one commit for all."""
+        shared = [o.error for o in outcomes if isinstance(o, NotTold) and o.error.shared]
+        reached = any(isinstance(o, (Told, Stays)) for o in outcomes)
+        self._failures = 0 if reached else self._failures + len(shared)
+        pause_s = self.lane.pause(base_s=1, cap_s=60) if self._failures >= PAUSE_AFTER else 0.0
+        with self._ledger.write() as tx:
+            for outcome in outcomes:
+                match outcome:
+                    case Told():
+                        self._append_told(tx, outcome)
+                    case Stays():
+                        self._next_read_back(tx, outcome.duty)
+                    case Moot():
+                        for duty in outcome.tells:
+                            tx.drop(duty.entry.position, duty.stage)
+                    case NotTold():
+                        self._postpone(tx, outcome)
+            if self._failures >= OUTAGE_AFTER and shared:
+                self._begin_outage(tx, shared[0], pause_s)
+            elif reached:
+                for code in self._outages.end(tx, "tell"):
+                    logs.get().info("outage.ends", step="tell", code=code)
+        if reached:
+            self.lane.resume()
+        self._count(outcomes)
+
+    def _append_told(self, tx: Transaction, told: Told) -> None:
+        cause = told.overwritten or told.tells[-1]
+        payload: dict[str, Any] = {
+            "status": told.status,
+            "http_status": told.http_status,
+            "attempts": 1 + max((duty.attempts for duty in told.tells), default=0),
+            "tells": [duty.entry.position for duty in told.tells],
+        }
+        if told.overwritten:
+            payload["reason"] = "overwritten"
+        study_id = cause.entry.study_id
+        if study_id is None:
+            payload["study_id"] = told.study_id
+            payload["error"] = cause.entry.data.get("reason" if cause.entry.kind == Kind.REJECTED else "error")
+        entry = tx.append(NewEntry(Kind.STATUS_SENT, payload, study_id, cause.entry.position))
+        if self._confirm_s == 0:
+            tx.drop(entry.position, Stage.CONFIRM)
+            return
+        # After an overwriting, go on with the next longer wait: a neighbour that overwrites for ever must not fill the ledger.
+        step = 0 if told.overwritten is None else min(told.overwritten.attempts + 1, len(CONFIRM_AFTER) - 1)
+        tx.postpone(entry.position, Stage.CONFIRM, due_in_s=CONFIRM_AFTER[step] * self._confirm_s, attempts=step)
+
+    def _next_read_back(self, tx: Transaction, duty: Duty) -> None:
+        step = duty.attempts + 1
+        if step >= len(CONFIRM_AFTER) or self._confirm_s == 0:
+            tx.drop(duty.entry.position, Stage.CONFIRM)
+            return
+        since_s = (self._clock() - instant(duty.entry.recorded_at)).total_seconds()
+        tx.postpone(
+            duty.entry.position,
+            Stage.CONFIRM,
+            due_in_s=max(0.0, CONFIRM_AFTER[step] * self._confirm_s - since_s),
+            attempts=step,
+        )
+
+    def _postpone(self, tx: Transaction, outcome: NotTold) -> None:
+        error = outcome.error
+        for duty in outcome.duties:
+            if duty.stage is Stage.CONFIRM:  # its attempts count read-backs, not failures
+                tx.postpone(duty.entry.position, duty.stage, due_in_s=max(1.0, self._confirm_s / 2), attempts=duty.attempts)
+                continue
+            attempt = duty.attempts + 1
+            wait_s = backoff_s(attempt, base_s=0.25, cap_s=30 if error.shared else 900, chance=self._random.random())
+            tx.postpone(duty.entry.position, duty.stage, due_in_s=wait_s, attempts=attempt)
+            if worth_an_entry(attempt) and not error.shared and duty is outcome.duties[-1]:
+                self._append_failed(tx, duty.entry, error, attempt, wait_s)
+
+    def _append_failed(self, tx: Transaction, entry: Entry, error: Retryable, attempt: int, wait_s: float) -> None:
+        payload = {
+            "step": "tell",
+            "code": error.code,
+            "detail": error.detail,
+            "errno": error.errno,
+            "attempt": attempt,
+            "retry_at": later(rfc3339(self._clock()), wait_s),
+        }
+        tx.append(NewEntry(Kind.FAILED, payload, entry.study_id, entry.position))
+
+    def _begin_outage(self, tx: Transaction, error: Retryable, pause_s: float) -> None:
+        retry_at = later(rfc3339(self._clock()), pause_s)
+        if self._outages.begin(tx, "tell", error.code, detail=error.detail, errno=error.errno, attempt=self._failures, retry_at=retry_at):
+            logs.get().error("outage.begins", step="tell", code=error.code)
+
+    def _count(self, outcomes: list[Outcome]) -> None:
+        for outcome in outcomes:
+            if isinstance(outcome, Told):
+                self._metrics.told.labels(outcome.status).inc()
+                if outcome.overwritten:
+                    self._metrics.overwritten.inc()
+            elif isinstance(outcome, NotTold):
+                self._metrics.retries.labels("tell", outcome.error.code).inc()

@@ -1,0 +1,414 @@
+"""Entries → effects on the archive: place the file, write metadata.json, record the outcome, remove the upload.
+
+The order is what the promise rests on; docs/explanation/how-a-move-survives-a-power-cut.md tells why.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from storage_ledger import __version__, logs
+from storage_ledger.archive.contract import Archive, Fixity, Placed
+from storage_ledger.archive.filesystem import digest_of
+from storage_ledger.archive.header import read_header
+from storage_ledger.archive.uploads import Identity, Uploads
+from storage_ledger.core.entries import Entry, Kind, NewEntry
+from storage_ledger.core.ids import instant, later, rfc3339
+from storage_ledger.core.metadata import metadata_json
+from storage_ledger.core.plan import Stage
+from storage_ledger.core.retry import backoff_s, worth_an_entry
+from storage_ledger.core.study import ArchivedFile, Described, Study
+from storage_ledger.errors import LedgerError, Permanent, Retryable
+from storage_ledger.lane import Lane
+from storage_ledger.ledger.contract import Duty, Ledger, Transaction
+from storage_ledger.metrics import Metrics
+from storage_ledger.outages import Outages
+
+# What may mend itself within the grace, and says nothing in the ledger before the grace is over.
+WAITS_FOR_THE_FILE = frozenset({"upload-missing", "upload-unreadable"})
+QUIET = WAITS_FOR_THE_FILE | {"upload-changing"}
+
+
+@dataclass(frozen=True, slots=True)
+class Archived:
+    """The file lies durably in the archive, and so does metadata.json. `identity`: of the upload it was copied from."""
+
+    duty: Duty
+    placed: Placed
+    original_name: str
+    dicom: dict[str, Any] | None
+    dicom_error: str | None
+    identity: Identity | None
+    metadata_sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """Only a person or a redelivery can help."""
+
+    duty: Duty
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Later again. `due_in_s`: None for the usual backoff."""
+
+    duty: Duty
+    error: Retryable
+    due_in_s: float | None = None
+
+
+Outcome = Archived | Quarantined | Retry
+
+
+class Projector:
+    """Two lanes: place (studies in parallel) and remove (in batches, so that one fsync serves a whole folder)."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        uploads: Uploads,
+        archive: Archive,
+        *,
+        outages: Outages,
+        metrics: Metrics,
+        clock: Callable[[], datetime],
+        grace_s: float,
+        workers: int = 6,
+        on_archived: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._ledger = ledger
+        self._uploads = uploads
+        self._archive = archive
+        self._outages = outages
+        self._metrics = metrics
+        self._clock = clock
+        self._grace_s = grace_s
+        self._started = clock()
+        self._on_archived = on_archived
+        self._random = random.Random()  # noqa: S311 - spreads retries, guards nothing
+        self._host = socket.gethostname()
+        self._seen: dict[int, Identity] = {}
+        self.place_lane: Lane[list[Outcome]] = Lane(
+            "place", ledger, [Stage.PLACE], work=self.place_batch, record=self.record, workers=workers
+        )
+        self.remove_lane: Lane[list[Removal]] = Lane(
+            "remove",
+            ledger,
+            [Stage.REMOVE],
+            work=self.remove_batch,
+            record=self.record_removed,
+            workers=1,
+            by_study=False,
+            most=256,
+        )
+
+    # -- place
+
+    def place_batch(self, duties: list[Duty]) -> list[Outcome]:
+        """Place the files of these duties, all of one study, in order; then its metadata.json, once. Raises only `LedgerError`.
+
+        What is `Archived` on return is durable but for a new study folder's own name, which `record` settles.
+        """
+        study_id = duties[0].entry.study_id
+        if study_id is None:
+            raise ValueError("only entries of a study are placed")
+        try:
+            study = Study.of(study_id, self._ledger.study(study_id))
+            outcomes = [self._place(study, duty) for duty in duties]
+            return self._with_metadata(study, outcomes)
+        except LedgerError:
+            raise
+        except Retryable as error:
+            return [Retry(duty, error) for duty in duties]
+        except Exception as error:  # noqa: BLE001 - one study must not stop the others; recorded as `failed`, seen in logs and metrics
+            logs.get().error("place.internal-error", study_id=study_id, error_type=type(error).__name__, frames_at=logs.where(error))
+            return [Retry(duty, Retryable("internal-error", type(error).__name__)) for duty in duties]
+
+    def _place(self, study: Study, duty: Duty) -> Outcome:
+        described = study.described[duty.entry.position]
+        original_name = described.upload_path.rpartition("/")[2]
+        owned = {file.name: file.sha256 for file in study.files.values()}
+        try:
+            with self._uploads.open(described.upload_path) as upload:
+                placed = self._archive.place(upload, study.study_id, original_name=original_name, owned=owned, position=described.position)
+                identity = upload.identity
+        except (Retryable, Permanent) as error:
+            return self._not_placed(study, described, duty, error)
+        return self._archived(study, described, duty, placed, original_name, identity)
+
+    def _not_placed(self, study: Study, described: Described, duty: Duty, error: Retryable | Permanent) -> Outcome:
+        if isinstance(error, Permanent):
+            self._archive.forget(study.study_id, described.position)
+            return Quarantined(duty, error.code, error.detail)
+        if error.code not in WAITS_FOR_THE_FILE:
+            return Retry(duty, error)
+        self._archive.forget(study.study_id, described.position)
+        # Nothing in uploads: a redelivery of what is archived already looks like that.
+        state, placed = self._in_archive(study, described)
+        if placed is not None:
+            return self._archived(study, described, duty, placed, study.files[placed.name].original_name, None)
+        waited_s = (self._clock() - max(instant(described.recorded_at), self._started)).total_seconds()
+        if waited_s >= self._grace_s:
+            if state is None:
+                return Quarantined(duty, error.code, error.detail)
+            return Quarantined(
+                duty,
+                f"archive-copy-{state.value}",
+                "the archive's file is not what the ledger says, and uploads has none",
+            )
+        wait_s = backoff_s(duty.attempts + 1, base_s=0.25, cap_s=15, chance=self._random.random())
+        return Retry(duty, error, due_in_s=min(wait_s, self._grace_s - waited_s))
+
+    def _in_archive(self, study: Study, described: Described) -> tuple[Fixity | None, Placed | None]:
+        """Whether what this upload once brought is intact. (None, None) when it never brought anything."""
+        worst: Fixity | None = None
+        placed: Placed | None = None
+        for name in sorted(study.sources.get(described.upload_path, ())):
+            file = study.files[name]
+            fixity = self._archive.check(study.study_id, name, file.sha256, file.bytes)
+            if fixity is not Fixity.INTACT:
+                return fixity, None
+            worst, placed = fixity, Placed(name, file.bytes, file.sha256, "already-there")
+        return worst, placed
+
+    def _archived(
+        self,
+        study: Study,
+        described: Described,
+        duty: Duty,
+        placed: Placed,
+        original_name: str,
+        identity: Identity | None,
+    ) -> Archived:
+        with self._archive.open(study.study_id, placed.name) as file:
+            dicom, dicom_error = read_header(file)
+        sop = (dicom or {}).get("SOPInstanceUID")
+        study.archive(described, ArchivedFile(placed.name, original_name, placed.bytes, placed.sha256, sop, described.position))
+        return Archived(duty, placed, original_name, dicom, dicom_error, identity)
+
+    def _with_metadata(self, study: Study, outcomes: list[Outcome]) -> list[Outcome]:
+        if not any(isinstance(outcome, Archived) for outcome in outcomes):
+            return outcomes
+        data = metadata_json(study)
+        try:
+            self._archive.write_metadata(study.study_id, data)
+        except Retryable as error:
+            return [Retry(o.duty, error) if isinstance(o, Archived) else o for o in outcomes]
+        sha256 = hashlib.sha256(data).hexdigest()
+        return [replace(o, metadata_sha256=sha256) if isinstance(o, Archived) else o for o in outcomes]
+
+    def record(self, batches: list[list[Outcome]]) -> None:
+        """Append what came of it, one commit for all. Only now is it true that they are archived."""
+        outcomes = [outcome for batch in batches for outcome in batch]
+        try:
+            self._archive.settle()
+        except Retryable as error:
+            outcomes = [Retry(o.duty, error) if isinstance(o, Archived) else o for o in outcomes]
+        shared = next((o.error for o in outcomes if isinstance(o, Retry) and o.error.shared), None)
+        pause_s = self.place_lane.pause() if shared is not None else 0.0
+        recorded: list[tuple[Entry, Outcome]] = []
+        with self._ledger.write() as tx:
+            for outcome in sorted(outcomes, key=lambda o: o.duty.entry.position):
+                if tx.is_pending(outcome.duty.entry.position, Stage.PLACE):
+                    entry = self._append(tx, outcome)
+                    if entry is not None:
+                        recorded.append((entry, outcome))
+            if shared is not None:
+                self._begin(tx, "place", shared, pause_s)
+            elif any(isinstance(o, Archived) for o in outcomes):
+                self._outages.end(tx, "place")
+        if shared is None and outcomes:
+            self.place_lane.resume()
+        self._count(recorded, outcomes)
+        self.remove_lane.wake()
+        self._on_archived()
+
+    def _append(self, tx: Transaction, outcome: Outcome) -> Entry | None:
+        described = outcome.duty.entry
+        path = described.data["upload_path"]
+        match outcome:
+            case Archived():
+                return tx.append(NewEntry(Kind.ARCHIVED, self._archived_payload(outcome, path), described.study_id, described.position))
+            case Quarantined():
+                payload = {"code": outcome.code, "detail": outcome.detail, "upload_path": path, "by": "projector"}
+                return tx.append(NewEntry(Kind.QUARANTINED, payload, described.study_id, described.position))
+            case Retry():
+                if outcome.error.shared:
+                    return None  # the lane waits, not each of its duties
+                attempt = outcome.duty.attempts + 1
+                wait_s = outcome.due_in_s
+                if wait_s is None:
+                    wait_s = backoff_s(attempt, base_s=0.5, cap_s=300, chance=self._random.random())
+                tx.postpone(described.position, Stage.PLACE, due_in_s=wait_s, attempts=attempt)
+                if outcome.error.code in QUIET or not worth_an_entry(attempt):
+                    return None
+                payload = {
+                    "step": "place",
+                    "code": outcome.error.code,
+                    "detail": outcome.error.detail,
+                    "errno": outcome.error.errno,
+                    "attempt": attempt,
+                    "retry_at": later(rfc3339(self._clock()), wait_s),
+                    "upload_path": path,
+                }
+                return tx.append(NewEntry(Kind.FAILED, payload, described.study_id, described.position))
+
+    def _archived_payload(self, outcome: Archived, upload_path: str) -> dict[str, Any]:
+        placed = outcome.placed
+        payload: dict[str, Any] = {
+            "file": {
+                "name": placed.name,
+                "original_name": outcome.original_name,
+                "bytes": placed.bytes,
+                "sha256": placed.sha256,
+            },
+            "placement": placed.placement,
+            "metadata_sha256": outcome.metadata_sha256,
+            "dicom": outcome.dicom,
+            "upload_path": upload_path,
+            "software": __version__,
+            "host": self._host,
+        }
+        if outcome.dicom_error:
+            payload["dicom_error"] = outcome.dicom_error
+        if placed.set_aside:
+            payload["set_aside"] = placed.set_aside
+        return payload
+
+    def _begin(self, tx: Transaction, step: str, error: Retryable, pause_s: float) -> None:
+        retry_at = later(rfc3339(self._clock()), pause_s)
+        if self._outages.begin(tx, step, error.code, detail=error.detail, errno=error.errno, attempt=1, retry_at=retry_at):
+            logs.get().error("outage.begins", step=step, code=error.code, errno=error.errno)
+
+    def _count(self, recorded: list[tuple[Entry, Outcome]], outcomes: list[Outcome]) -> None:
+        log = logs.get()
+        for outcome in outcomes:
+            if isinstance(outcome, Retry):
+                self._metrics.retries.labels("place", outcome.error.code).inc()
+        for entry, outcome in recorded:
+            match outcome:
+                case Archived():
+                    self._metrics.files.labels(outcome.placed.placement).inc()
+                    if outcome.placed.placement != "already-there":
+                        self._metrics.bytes.inc(outcome.placed.bytes)
+                    took_s = (instant(entry.recorded_at) - instant(outcome.duty.entry.recorded_at)).total_seconds()
+                    self._metrics.archive_seconds.observe(took_s)
+                    if outcome.identity is not None:
+                        self._seen[entry.position] = outcome.identity
+                    log.info("archived", study_id=entry.study_id, position=entry.position, bytes=outcome.placed.bytes)
+                case Quarantined():
+                    self._metrics.quarantined.labels(outcome.code).inc()
+                    log.warning("quarantined", study_id=entry.study_id, position=entry.position, code=outcome.code)
+                case Retry():
+                    log.warning("place.failed", position=entry.cause, code=outcome.error.code, attempt=outcome.duty.attempts + 1)
+
+    # -- remove
+
+    def remove_batch(self, duties: list[Duty]) -> list[Removal]:
+        """Remove the uploads of archived files, then fsync their folders. Never raises.
+
+        An upload goes only if it is, byte for byte, what the archive holds: the very file that was copied and nobody
+        touched since, or (after a restart) one whose digest is the ledger's while the archive's file is read and intact.
+        """
+        removals = [self._remove(duty) for duty in duties]
+        try:
+            self._uploads.settle([r.path for r in removals if r.error is None and not r.place_again])
+        except Retryable as error:
+            return [Removal(r.duty, r.path, error=error) for r in removals]
+        return removals
+
+    def _remove(self, duty: Duty) -> Removal:
+        data = duty.entry.data
+        path = data["upload_path"]
+        try:
+            now = self._uploads.look(path)
+            if now is None:
+                return Removal(duty, path)
+            if now != self._seen.get(duty.entry.position) and not self._is_archived(duty.entry, data["file"], path):
+                return Removal(duty, path, place_again=True)
+            self._uploads.remove(path)
+            return Removal(duty, path)
+        except (Retryable, Permanent) as error:
+            if isinstance(error, Permanent):  # no longer a regular file: not what we archived, not ours to remove
+                return Removal(duty, path)
+            return Removal(duty, path, error=error)
+        except Exception as error:  # noqa: BLE001 - one upload must not stop the others; recorded as `failed`, seen in logs and metrics
+            logs.get().error(
+                "remove.internal-error",
+                position=duty.entry.position,
+                error_type=type(error).__name__,
+                frames_at=logs.where(error),
+            )
+            return Removal(duty, path, error=Retryable("internal-error", type(error).__name__))
+
+    def _is_archived(self, archived: Entry, file: dict[str, Any], path: str) -> bool:
+        with self._uploads.open(path) as upload:
+            same = upload.size == file["bytes"] and digest_of(upload.descriptor) == file["sha256"]
+            upload.check_unchanged()
+        if archived.study_id is None:
+            return False
+        return same and self._archive.check(archived.study_id, file["name"], file["sha256"], file["bytes"]) is Fixity.INTACT
+
+    def record_removed(self, batches: list[list[Removal]]) -> None:
+        """Drop the duties whose upload is durably gone; nobody has to care any more."""
+        removals = [removal for batch in batches for removal in batch]
+        shared = next((r.error for r in removals if r.error is not None and r.error.shared), None)
+        pause_s = self.remove_lane.pause(cap_s=60) if shared is not None else 0.0
+        with self._ledger.write() as tx:
+            for removal in removals:
+                position = removal.duty.entry.position
+                if removal.error is not None:
+                    self._postpone(tx, removal, removal.error)
+                    continue
+                tx.drop(position, Stage.REMOVE)
+                if removal.place_again and removal.duty.entry.cause is not None:
+                    tx.place_again(removal.duty.entry.cause)
+            if shared is not None:
+                self._begin(tx, "remove", shared, pause_s)
+            elif any(r.error is None for r in removals):
+                self._outages.end(tx, "remove")
+        for removal in removals:
+            if removal.error is None:
+                self._seen.pop(removal.duty.entry.position, None)
+            else:
+                self._metrics.retries.labels("remove", removal.error.code).inc()
+        if shared is None:
+            self.remove_lane.resume()
+        if any(r.place_again for r in removals):
+            self.place_lane.wake()
+
+    def _postpone(self, tx: Transaction, removal: Removal, error: Retryable) -> None:
+        duty = removal.duty
+        attempt = duty.attempts + 1
+        wait_s = backoff_s(attempt, base_s=1, cap_s=600, chance=self._random.random())
+        tx.postpone(duty.entry.position, Stage.REMOVE, due_in_s=wait_s, attempts=attempt)
+        if not error.shared and error.code not in QUIET and worth_an_entry(attempt):
+            payload = {
+                "step": "remove",
+                "code": error.code,
+                "detail": error.detail,
+                "errno": error.errno,
+                "attempt": attempt,
+                "retry_at": later(rfc3339(self._clock()), wait_s),
+                "upload_path": removal.path,
+            }
+            tx.append(NewEntry(Kind.FAILED, payload, duty.entry.study_id, duty.entry.position))
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """Of one upload. `place_again`: something else lies there now, or the archive's file is not intact."""
+
+    duty: Duty
+    path: str
+    error: Retryable | None = None
+    place_again: bool = False

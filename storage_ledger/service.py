@@ -1,0 +1,185 @@
+"""The running service: a few named threads, one way to stop, and never half-alive."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+
+from storage_ledger import __version__, logs
+from storage_ledger.archive.contract import Archive
+from storage_ledger.core.ids import instant
+from storage_ledger.core.plan import Stage
+from storage_ledger.errors import LedgerError, StorageLedgerError
+from storage_ledger.index.sqlite import Index
+from storage_ledger.intake import Intake
+from storage_ledger.ledger.contract import Ledger
+from storage_ledger.ledger.engine import sqlite
+from storage_ledger.metrics import Metrics
+from storage_ledger.notifier import Notifier
+from storage_ledger.outages import Outages
+from storage_ledger.projector import Projector
+from storage_ledger.sources.contract import Source
+from storage_ledger.web import WebServer
+
+STOP_WITHIN_S = 25.0
+
+
+@dataclass(slots=True)
+class Parts:
+    """What the service runs; wired in `app`."""
+
+    ledger: Ledger
+    archive: Archive
+    uploads_root: Path
+    archive_root: Path
+    ledger_root: Path
+    source: Source
+    intake: Intake
+    projector: Projector
+    notifier: Notifier
+    index: Index
+    index_bell: threading.Event
+    outages: Outages
+    metrics: Metrics
+    clock: Callable[[], datetime]
+
+
+class Service:
+    """Runs the parts until a signal, or until one of them fails: then the whole process ends, and says why."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._stop = threading.Event()
+        self._reading_ended = threading.Event()
+        self._failed: tuple[str, BaseException] | None = None
+
+    def stop(self) -> None:
+        """Finish what was begun, begin nothing more."""
+        self._stop.set()
+        parts = self._parts
+        for lane in (parts.projector.place_lane, parts.projector.remove_lane, parts.notifier.lane):
+            lane.wake()
+        parts.index_bell.set()
+
+    def run(self, web: WebServer) -> int:
+        """Until stopped; 0, or 2 when a thread failed. Installs handlers for SIGTERM and SIGINT: call it in the main thread."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        parts = self._parts
+        parts.metrics.info.labels(__version__, sqlite.sqlite_version).set(1)
+        web.start()
+        jobs: dict[str, Callable[[], None]] = {
+            "intake": lambda: parts.intake.run(self._stop, self._reading_ended),
+            "place": lambda: parts.projector.place_lane.run(self._stop),
+            "remove": lambda: parts.projector.remove_lane.run(self._stop),
+            "notify": lambda: parts.notifier.lane.run(self._stop),
+            "index": lambda: parts.index.run(self._stop, parts.index_bell),
+            "source": self._read_source,
+        }
+        threads = [threading.Thread(target=self._guarded, args=(name, job), name=name, daemon=True) for name, job in jobs.items()]
+        for thread in threads:
+            thread.start()
+        last = parts.ledger.last()
+        logs.get().info(
+            "service.started",
+            port=web.port,
+            position=last.position if last else 0,
+            sqlite=sqlite.sqlite_version,
+            version=__version__,
+        )
+        while not self._stop.wait(3600):
+            pass
+        self.stop()
+        return self._wind_down(threads, web)
+
+    def reasons(self) -> list[dict[str, str]]:
+        """Why the service is not ready; empty when it is. May block for as long as a file system does."""
+        parts = self._parts
+        found: list[tuple[str, str]] = []
+        if not parts.source.subscribed:
+            found.append(("redis-not-subscribed", "not subscribed to the channel: Redis cannot be reached, or is refusing us"))
+        if parts.intake.trouble is not None:
+            found.append((parts.intake.trouble, "what arrives cannot be recorded"))
+        try:
+            with parts.ledger.write():
+                pass
+        except LedgerError as error:
+            found.append((error.code, error.detail))
+        trouble = parts.archive.trouble()
+        if trouble is not None:
+            found.append(trouble)
+        if not parts.uploads_root.is_dir():
+            found.append(("uploads-missing", "UPLOADS_PATH is not there: is the volume mounted?"))
+        found += [(code, f"going on at step {step}") for step, code in parts.outages.current()]
+        return [{"code": code, "detail": detail} for code, detail in dict(found).items()]
+
+    def render_metrics(self) -> bytes:
+        """The metrics, with those that are looked up now."""
+        parts, metrics = self._parts, self._parts.metrics
+        queue = {length.stage: length for length in parts.ledger.queue()}
+        for stage in Stage:
+            length = queue.get(stage)
+            metrics.pending.labels(stage.value).set(length.rows if length else 0)
+            age_s = (parts.clock() - instant(length.oldest)).total_seconds() if length else 0.0
+            metrics.oldest_pending.labels(stage.value).set(max(0.0, age_s))
+        last = parts.ledger.last()
+        metrics.position.set(last.position if last else 0)
+        metrics.index_position.set(parts.index.position)
+        for volume, path in (
+            ("uploads", parts.uploads_root),
+            ("archive", parts.archive_root),
+            ("ledger", parts.ledger_root),
+        ):
+            try:
+                metrics.free_bytes.labels(volume).set(shutil.disk_usage(path).free)
+            except OSError:
+                metrics.free_bytes.labels(volume).set(float("nan"))
+        return metrics.render()
+
+    def _read_source(self) -> None:
+        try:
+            self._parts.source.run(self._parts.intake.deliver, self._stop)
+        finally:
+            self._reading_ended.set()
+
+    def _guarded(self, name: str, job: Callable[[], None]) -> None:
+        try:
+            job()
+        except BaseException as error:  # noqa: BLE001 - recorded, and the process ends with 2
+            self._failed = self._failed or (name, error)
+            code = error.code if isinstance(error, StorageLedgerError) else "internal-error"
+            logs.get().critical("thread.died", thread=name, code=code, error_type=type(error).__name__, frames_at=logs.where(error))
+            self.stop()
+        else:
+            if not self._stop.is_set():  # none of them ends before it is told to
+                self._failed = self._failed or (name, RuntimeError("ended by itself"))
+                logs.get().critical("thread.ended", thread=name)
+                self.stop()
+
+    def _wind_down(self, threads: list[threading.Thread], web: WebServer) -> int:
+        deadline = time.monotonic() + STOP_WITHIN_S
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        stuck = [thread.name for thread in threads if thread.is_alive()]
+        code = 2 if self._failed else 0
+        if stuck:
+            # A file that hangs holds its thread for ever; all that was recorded is durable, the rest is still pending.
+            logs.get().error("service.stuck", thread=",".join(stuck), exit_code=code)
+            os._exit(code)
+        web.stop()
+        self._parts.index.close()
+        self._parts.ledger.close()
+        logs.get().info("service.stopped", exit_code=code)
+        return code
+
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        logs.get().info("service.stopping", signal=signal.Signals(number).name)
+        self.stop()

@@ -1,0 +1,1 @@
+"""Where `described` messages come from: the contract and one module a source."""

@@ -1,0 +1,225 @@
+"""The client of the Status Service: tell a study's status, read it back."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import ssl
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Any
+from urllib.parse import quote
+
+import httpcore
+import httpx
+
+from storage_ledger.errors import BadSettings, Retryable
+
+MAX_ANSWER_BYTES = 4 << 20
+"""A status carries the whole metadata of its study in `details`; more than this is not a status."""
+
+MAX_IGNORED_BYTES = 64 << 10
+"""What is read of an answer whose body does not matter, so that its connection can be kept."""
+
+KEEP_IDLE_S = 3.0
+"""Shorter than uvicorn's five seconds: who closes an idle connection first must be us, or a POST gets lost in it."""
+
+_AWAY_CODES = frozenset({408, 429})
+
+
+class StatusClient:
+    """One pool of kept connections, shared by any number of threads.
+
+    `timeout_s` is for a whole call, from connecting to the last byte of the answer (not for looking up the host's
+    name). Raises `BadSettings` when `base_url` is no URL. What both calls raise is `Retryable`; the detail holds a
+    number or the name of an error class, never a text of the service:
+
+    - `status-service-away`, shared: not reached, too slow, 5xx, 408 or 429;
+    - `status-refused`: any other answer but 2xx, redirects too;
+    - `status-unreadable` (`read` only): not a JSON object with a string `status`, over 4 MiB, or without end.
+    """
+
+    def __init__(self, base_url: str, *, timeout_s: float = 10.0, connections: int = 8) -> None:
+        self._deadline = _Deadline()
+        self._timeout_s = timeout_s
+        try:
+            self._base_url = str(httpx.URL(base_url)).rstrip("/")
+        except httpx.InvalidURL:
+            raise BadSettings("bad-settings", "STATUS_SERVICE_URL: is not a URL") from None
+        self._client = httpx.Client(
+            transport=_Transport(connections, self._deadline),
+            timeout=timeout_s,
+            trust_env=False,  # a proxy for the outside world is not the way to a neighbour
+            follow_redirects=False,
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # nothing of an answer goes into the next request
+            headers={"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "storage-ledger"},
+        )
+
+    def tell(self, study_id: str, status: str, details: Mapping[str, object]) -> int:
+        """POST a status; return the HTTP status that accepted it (2xx). May be called twice: the last one wins.
+
+        When it raises, the service may have stored the status all the same.
+        """
+        body = json.dumps({"status": status, "details": dict(details)}, allow_nan=False).encode("ascii")
+        with self._call("POST", study_id, body) as answer:
+            _ignore_body(answer)
+            _check_code(answer.status_code)
+            return answer.status_code
+
+    def read(self, study_id: str) -> str | None:
+        """GET the status word, None when the service knows no such study (404)."""
+        with self._call("GET", study_id) as answer:
+            if answer.status_code == 404:
+                _ignore_body(answer)
+                return None
+            if not answer.is_success:
+                _ignore_body(answer)
+                _check_code(answer.status_code)
+            return _status_word(_body(answer))
+
+    def close(self) -> None:
+        """Close the kept connections. No call may come after it."""
+        self._client.close()
+
+    @contextlib.contextmanager
+    def _call(self, method: str, study_id: str, body: bytes | None = None) -> Iterator[httpx.Response]:
+        url = f"{self._base_url}/status/{quote(study_id, safe='')}"
+        headers = {"Content-Type": "application/json"} if body is not None else {}
+        try:
+            with (
+                self._deadline.within(self._timeout_s),
+                self._client.stream(method, url, content=body, headers=headers) as answer,
+            ):
+                yield answer
+        except httpx.HTTPError as error:
+            raise Retryable("status-service-away", type(error).__name__, shared=True) from error
+
+
+def _check_code(code: int) -> None:
+    if code >= 500 or code in _AWAY_CODES:
+        raise Retryable("status-service-away", f"HTTP {code}", shared=True)
+    if not 200 <= code < 300:
+        raise Retryable("status-refused", f"HTTP {code}")
+
+
+def _ignore_body(answer: httpx.Response) -> None:
+    """Read a small body to its end, so that the connection is kept; leave a large or broken one, which closes it.
+
+    The code has been given: what happens to the body can't take it back.
+    """
+    taken = 0
+    with contextlib.suppress(httpx.HTTPError):
+        for chunk in answer.iter_raw():
+            taken += len(chunk)
+            if taken > MAX_IGNORED_BYTES:
+                return
+
+
+def _body(answer: httpx.Response) -> bytes:
+    parts: list[bytes] = []
+    taken = 0
+    try:
+        for chunk in answer.iter_raw():
+            taken += len(chunk)
+            if taken > MAX_ANSWER_BYTES:
+                raise Retryable("status-unreadable", f"more than {MAX_ANSWER_BYTES} bytes")
+            parts.append(chunk)
+    except httpx.TimeoutException as error:
+        # The service is there, this answer has no end: that is no reason to let all the others wait.
+        raise Retryable("status-unreadable", type(error).__name__) from error
+    return b"".join(parts)
+
+
+def _status_word(body: bytes) -> str:
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        raise Retryable("status-unreadable", "not JSON") from None
+    status = value.get("status") if isinstance(value, dict) else None
+    if not isinstance(status, str):
+        raise Retryable("status-unreadable", "no string `status`")
+    return status
+
+
+class _Deadline(threading.local):
+    """When the call of this thread must be over: httpx's time-outs are for single reads, a slow drip outlasts them."""
+
+    at: float | None = None
+
+    @contextlib.contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
+        self.at = time.monotonic() + seconds
+        try:
+            yield
+        finally:
+            self.at = None
+
+    def left(self, timeout: float | None, error: type[Exception]) -> float | None:
+        """Return the time-out of one step; raise `error` when there is no time left."""
+        if self.at is None:
+            return timeout
+        left = self.at - time.monotonic()
+        if left <= 0:
+            raise error
+        return left if timeout is None else min(left, timeout)
+
+
+class _Transport(httpx.HTTPTransport):
+    """httpx's own transport with a pool whose every step respects the deadline of its thread.
+
+    The pool is replaced because httpx takes no network backend (0.28); a test drips an answer and would notice.
+    """
+
+    def __init__(self, connections: int, deadline: _Deadline) -> None:
+        context = httpx.create_ssl_context()
+        super().__init__(verify=context)
+        self._pool = httpcore.ConnectionPool(
+            ssl_context=context,
+            max_connections=connections,
+            max_keepalive_connections=connections,
+            keepalive_expiry=KEEP_IDLE_S,
+            network_backend=_Backend(deadline),
+        )
+
+
+class _Backend(httpcore.NetworkBackend):
+    def __init__(self, deadline: _Deadline) -> None:
+        self._inner = httpcore.SyncBackend()
+        self._deadline = deadline
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.NetworkStream:
+        left = self._deadline.left(timeout, httpcore.ConnectTimeout)
+        return _Stream(self._inner.connect_tcp(host, port, left, local_address, socket_options), self._deadline)
+
+
+class _Stream(httpcore.NetworkStream):
+    def __init__(self, inner: httpcore.NetworkStream, deadline: _Deadline) -> None:
+        self._inner = inner
+        self._deadline = deadline
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._inner.read(max_bytes, self._deadline.left(timeout, httpcore.ReadTimeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._inner.write(buffer, self._deadline.left(timeout, httpcore.WriteTimeout))
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        left = self._deadline.left(timeout, httpcore.ConnectTimeout)
+        return _Stream(self._inner.start_tls(ssl_context, server_hostname, left), self._deadline)
+
+    def get_extra_info(self, info: str) -> object:
+        return self._inner.get_extra_info(info)

