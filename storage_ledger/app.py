@@ -18,7 +18,7 @@ from storage_ledger.ledger import lock
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.sqlite import SqliteLedger, utc_now
 from storage_ledger.metrics import Metrics
-from storage_ledger.notifier import Notifier
+from storage_ledger.notifier import CONFIRM_AFTER, Notifier
 from storage_ledger.outages import Outages
 from storage_ledger.projector import Projector
 from storage_ledger.service import Parts, Service
@@ -42,6 +42,7 @@ def serve(settings: Settings) -> int:
         done = migrate(settings.ledger_file)
         if done.changed:
             logs.get().info("ledger.migrated", from_revision=done.before, to_revision=done.after)
+        _make_archive(settings)
         client = StatusClient(settings.status_service_url)
         try:
             service = Service(_parts(settings, client))
@@ -49,6 +50,16 @@ def serve(settings: Settings) -> int:
             return service.run(web)
         finally:
             client.close()
+
+
+def _make_archive(settings: Settings) -> None:
+    """A first start makes the archive's folder. Once there are entries a missing one is not mounted, and is not made up."""
+    if settings.archive_path.exists():
+        return
+    with reading(settings) as ledger:
+        if ledger.last() is None:
+            settings.archive_path.mkdir(mode=0o750, parents=True, exist_ok=True)
+            logs.get().info("archive.made")
 
 
 @contextmanager
@@ -71,6 +82,8 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
         index_bell.set()
 
     ledger = SqliteLedger(settings.ledger_file, on_append=appended)
+    with ledger.write() as tx:  # recovery: whatever was put off is looked at now
+        tx.make_due(beyond_s=CONFIRM_AFTER[-1] * settings.status_confirm_seconds)
     archive = FilesystemArchive(settings.archive_path)
     outages = Outages(ledger, metrics)
     source = PubSub(settings.redis_url, settings.described_channel, metrics)

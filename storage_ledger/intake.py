@@ -15,7 +15,6 @@ from storage_ledger import logs
 from storage_ledger.core.entries import Entry, Kind, NewEntry
 from storage_ledger.core.layout import UploadPaths
 from storage_ledger.core.message import parse
-from storage_ledger.core.plan import Stage
 from storage_ledger.core.retry import backoff_s
 from storage_ledger.errors import LedgerBusy, Rejected
 from storage_ledger.ledger.contract import Ledger, Transaction
@@ -25,6 +24,7 @@ from storage_ledger.sources.contract import Delivery, Source
 MAX_WAITING = 10_000
 MAX_WAITING_BYTES = 16 << 20
 MAX_GROUP = 500
+MAX_GROUP_BYTES = 2 << 20  # a megabyte of brackets is fifty as objects
 REJECTED_RAW_BYTES = 4096
 
 
@@ -127,7 +127,12 @@ class Intake:
         with self._changed:
             if not self._waiting:
                 self._changed.wait(0.2)
-            group = [self._waiting.popleft() for _ in range(min(MAX_GROUP, len(self._waiting)))]
+            group: list[Delivery] = []
+            left = MAX_GROUP_BYTES
+            while self._waiting and len(group) < MAX_GROUP and (not group or len(self._waiting[0].raw) <= left):
+                delivery = self._waiting.popleft()
+                left -= len(delivery.raw)
+                group.append(delivery)
             self._bytes -= sum(len(delivery.raw) for delivery in group)
             self._changed.notify_all()
             return group
@@ -161,11 +166,7 @@ class Intake:
     def _append(self, tx: Transaction, new: NewEntry) -> Entry | None:
         if new.kind is Kind.REJECTED:
             return self._append_rejected(tx, new)
-        twin = tx.twin(new)
-        entry = tx.append(new, duty=twin is None)
-        if twin is not None:
-            tx.postpone(twin, Stage.PLACE, due_in_s=0, attempts=0)  # it may be just what the first one waits for
-        return entry
+        return tx.append(new)
 
     def _append_rejected(self, tx: Transaction, new: NewEntry) -> Entry | None:
         hour = int(self._clock().timestamp() // 3600)

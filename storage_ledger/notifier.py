@@ -26,7 +26,7 @@ from storage_ledger.metrics import Metrics
 from storage_ledger.outages import Outages
 from storage_ledger.status import StatusClient
 
-CONFIRM_AFTER = (1, 6, 60)
+CONFIRM_AFTER = (1, 6, 60)  # times STATUS_CONFIRM_SECONDS, after the telling
 LOST_WORDS = frozenset({None, "described"})
 PAUSE_AFTER = 3  # failures in a row, of whatever studies: until then each is retried by itself
 OUTAGE_AFTER = 5
@@ -205,7 +205,7 @@ class Notifier:
         if step >= len(CONFIRM_AFTER) or self._confirm_s == 0:
             tx.drop(duty.entry.position, Stage.CONFIRM)
             return
-        since_s = (self._clock() - instant(duty.entry.recorded_at)).total_seconds()
+        since_s = max(0.0, (self._clock() - instant(duty.entry.recorded_at)).total_seconds())
         tx.postpone(
             duty.entry.position,
             Stage.CONFIRM,

@@ -123,7 +123,7 @@ class Projector:
             raise ValueError("only entries of a study are placed")
         try:
             study = Study.of(study_id, self._ledger.study(study_id))
-            outcomes = [self._place(study, duty) for duty in duties]
+            outcomes = [self._place(study, duty) for duty in _without_twins(duties)]
             return self._with_metadata(study, outcomes)
         except LedgerError:
             raise
@@ -156,7 +156,7 @@ class Projector:
         state, placed = self._in_archive(study, described)
         if placed is not None:
             return self._archived(study, described, duty, placed, study.files[placed.name].original_name, None)
-        waited_s = (self._clock() - max(instant(described.recorded_at), self._started)).total_seconds()
+        waited_s = self._waited_s(described)
         if waited_s >= self._grace_s:
             if state is None:
                 return Quarantined(duty, error.code, error.detail)
@@ -167,6 +167,12 @@ class Projector:
             )
         wait_s = backoff_s(duty.attempts + 1, base_s=0.25, cap_s=15, chance=self._random.random())
         return Retry(duty, error, due_in_s=min(wait_s, self._grace_s - waited_s))
+
+    def _waited_s(self, described: Described) -> float:
+        """Since it was recorded, or since we started: a volume may be mounted after us. A clock may have been set back."""
+        now, recorded = self._clock(), instant(described.recorded_at)
+        since = max(recorded, self._started) if recorded <= now else self._started
+        return (now - since).total_seconds()
 
     def _in_archive(self, study: Study, described: Described) -> tuple[Fixity | None, Placed | None]:
         """Whether what this upload once brought is intact. (None, None) when it never brought anything."""
@@ -198,7 +204,10 @@ class Projector:
     def _with_metadata(self, study: Study, outcomes: list[Outcome]) -> list[Outcome]:
         if not any(isinstance(outcome, Archived) for outcome in outcomes):
             return outcomes
-        data = metadata_json(study)
+        speaker = self._ledger.get(study.speaker.position) if study.speaker else None
+        if speaker is None:
+            raise ValueError("a study with an archived file has an event that speaks for it")
+        data = metadata_json(study, speaker.data["message"])
         try:
             self._archive.write_metadata(study.study_id, data)
         except Retryable as error:
@@ -237,8 +246,10 @@ class Projector:
         path = described.data["upload_path"]
         match outcome:
             case Archived():
+                _drop_twins(tx, described)
                 return tx.append(NewEntry(Kind.ARCHIVED, self._archived_payload(outcome, path), described.study_id, described.position))
             case Quarantined():
+                _drop_twins(tx, described)
                 payload = {"code": outcome.code, "detail": outcome.detail, "upload_path": path, "by": "projector"}
                 return tx.append(NewEntry(Kind.QUARANTINED, payload, described.study_id, described.position))
             case Retry():
@@ -412,3 +423,21 @@ class Removal:
     path: str
     error: Retryable | None = None
     place_again: bool = False
+
+
+def _without_twins(duties: list[Duty]) -> list[Duty]:
+    """A redelivery of what is pending adds nothing but its `described`: the first one's outcome answers for it."""
+    seen: set[tuple[str, str]] = set()
+    first: list[Duty] = []
+    for duty in duties:
+        data = duty.entry.data
+        key = (data["upload_path"], data["raw_sha256"])
+        if key not in seen:
+            seen.add(key)
+            first.append(duty)
+    return first
+
+
+def _drop_twins(tx: Transaction, described: Entry) -> None:
+    for position in tx.pending_twins(described):
+        tx.drop(position, Stage.PLACE)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import queue
 import ssl
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -30,11 +30,11 @@ _AWAY_CODES = frozenset({408, 429})
 
 
 class StatusClient:
-    """One pool of kept connections, shared by any number of threads.
+    """Kept connections, at most `connections` of them, shared by any number of threads; more calls wait for their turn.
 
-    `timeout_s` is for a whole call, from connecting to the last byte of the answer (not for looking up the host's
-    name). Raises `BadSettings` when `base_url` is no URL. What both calls raise is `Retryable`; the detail holds a
-    number or the name of an error class, never a text of the service:
+    `timeout_s` is for a whole call, from its turn to the last byte of the answer (not for looking up the host's name).
+    Raises `BadSettings` when `base_url` is no URL. What both calls raise is `Retryable`; the detail holds a number or
+    the name of an error class, never a text of the service:
 
     - `status-service-away`, shared: not reached, too slow, 5xx, 408 or 429;
     - `status-refused`: any other answer but 2xx, redirects too;
@@ -42,20 +42,16 @@ class StatusClient:
     """
 
     def __init__(self, base_url: str, *, timeout_s: float = 10.0, connections: int = 8) -> None:
-        self._deadline = _Deadline()
         self._timeout_s = timeout_s
         try:
             self._base_url = str(httpx.URL(base_url)).rstrip("/")
         except httpx.InvalidURL:
             raise BadSettings("bad-settings", "STATUS_SERVICE_URL: is not a URL") from None
-        self._client = httpx.Client(
-            transport=_Transport(connections, self._deadline),
-            timeout=timeout_s,
-            trust_env=False,  # a proxy for the outside world is not the way to a neighbour
-            follow_redirects=False,
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # nothing of an answer goes into the next request
-            headers={"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "storage-ledger"},
-        )
+        context = httpx.create_ssl_context()
+        self._lanes = [_Lane(context, timeout_s) for _ in range(connections)]
+        self._free: queue.LifoQueue[_Lane] = queue.LifoQueue()  # the last used first: its connection is still open
+        for lane in self._lanes:
+            self._free.put(lane)
 
     def tell(self, study_id: str, status: str, details: Mapping[str, object]) -> int:
         """POST a status; return the HTTP status that accepted it (2xx). May be called twice: the last one wins.
@@ -80,21 +76,23 @@ class StatusClient:
             return _status_word(_body(answer))
 
     def close(self) -> None:
-        """Close the kept connections. No call may come after it."""
-        self._client.close()
+        """Close the kept connections. No call may run or come after it."""
+        for lane in self._lanes:
+            lane.client.close()
 
     @contextlib.contextmanager
     def _call(self, method: str, study_id: str, body: bytes | None = None) -> Iterator[httpx.Response]:
         url = f"{self._base_url}/status/{quote(study_id, safe='')}"
         headers = {"Content-Type": "application/json"} if body is not None else {}
+        lane = self._free.get()
         try:
-            with (
-                self._deadline.within(self._timeout_s),
-                self._client.stream(method, url, content=body, headers=headers) as answer,
-            ):
+            lane.deadline.at = time.monotonic() + self._timeout_s
+            with lane.client.stream(method, url, content=body, headers=headers) as answer:
                 yield answer
         except httpx.HTTPError as error:
             raise Retryable("status-service-away", type(error).__name__, shared=True) from error
+        finally:
+            self._free.put(lane)
 
 
 def _check_code(code: int) -> None:
@@ -143,45 +141,54 @@ def _status_word(body: bytes) -> str:
     return status
 
 
-class _Deadline(threading.local):
-    """When the call of this thread must be over: httpx's time-outs are for single reads, a slow drip outlasts them."""
+class _Lane:
+    """One connection with its client, used by one call at a time.
 
-    at: float | None = None
+    One httpx client for all threads would do, were it not that its pool closes connections which it has just given to
+    another thread (httpcore 1.0.9, encode/httpcore#1110: with 8 threads on 4 connections 37 of 4,000 POSTs failed with
+    EBADF or hung, and each would count as an outage).
+    """
 
-    @contextlib.contextmanager
-    def within(self, seconds: float) -> Iterator[None]:
-        self.at = time.monotonic() + seconds
-        try:
-            yield
-        finally:
-            self.at = None
-
-    def left(self, timeout: float | None, error: type[Exception]) -> float | None:
-        """Return the time-out of one step; raise `error` when there is no time left."""
-        if self.at is None:
-            return timeout
-        left = self.at - time.monotonic()
-        if left <= 0:
-            raise error
-        return left if timeout is None else min(left, timeout)
+    def __init__(self, context: ssl.SSLContext, timeout_s: float) -> None:
+        self.deadline = _Deadline()
+        self.client = httpx.Client(
+            transport=_Transport(context, self.deadline),
+            timeout=timeout_s,
+            trust_env=False,  # a proxy for the outside world is not the way to a neighbour
+            follow_redirects=False,
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # nothing of an answer goes into the next request
+            headers={"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "storage-ledger"},
+        )
 
 
 class _Transport(httpx.HTTPTransport):
-    """httpx's own transport with a pool whose every step respects the deadline of its thread.
+    """httpx's own transport, with a pool of one connection whose every step respects a deadline.
 
     The pool is replaced because httpx takes no network backend (0.28); a test drips an answer and would notice.
     """
 
-    def __init__(self, connections: int, deadline: _Deadline) -> None:
-        context = httpx.create_ssl_context()
+    def __init__(self, context: ssl.SSLContext, deadline: _Deadline) -> None:
         super().__init__(verify=context)
         self._pool = httpcore.ConnectionPool(
             ssl_context=context,
-            max_connections=connections,
-            max_keepalive_connections=connections,
+            max_connections=1,
+            max_keepalive_connections=1,
             keepalive_expiry=KEEP_IDLE_S,
             network_backend=_Backend(deadline),
         )
+
+
+class _Deadline:
+    """When the call must be over. httpx's time-outs are for single reads: a slow drip outlasts them."""
+
+    at: float = 0.0
+
+    def left(self, timeout: float | None, error: type[Exception]) -> float | None:
+        """Return the time-out of one step; raise `error` when there is no time left."""
+        left = self.at - time.monotonic()
+        if left <= 0:
+            raise error
+        return left if timeout is None else min(left, timeout)
 
 
 class _Backend(httpcore.NetworkBackend):

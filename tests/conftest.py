@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import logging
+import warnings
 from collections.abc import Iterator
 
 import pytest
+import structlog
 
+from storage_ledger import logs
 from tests.support.status_server import StatusServer
 from tests.support.valkey import Valkey
 
@@ -33,3 +38,16 @@ def status_server() -> Iterator[StatusServer]:
     server = StatusServer()
     yield server
     server.close()
+
+
+@pytest.fixture
+def log() -> Iterator[io.StringIO]:
+    """What this process logs from here on, at every level, ours and foreign."""
+    root = logging.root
+    handlers, level, show = root.handlers[:], root.level, warnings.showwarning
+    stream = io.StringIO()
+    logs.configure("DEBUG", stream=stream)
+    yield stream
+    structlog.reset_defaults()
+    root.handlers[:], warnings.showwarning = handlers, show
+    root.setLevel(level)

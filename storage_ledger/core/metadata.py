@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
-from storage_ledger.core.study import GROUPS, Study
+from storage_ledger.core.study import GROUPS, Study, metadata_of, validation_details_of
 
 
-def metadata_json(study: Study) -> bytes:
+def metadata_json(study: Study, message: dict[str, Any]) -> bytes:
     """The file's bytes, a pure function of the study's entries: replay writes the same.
+
+    `message` is that of the `described` entry at `study.speaker`.
 
     Readers of the old service's file find what they know: `study_id`, `processing_time` (the `recorded_at` of the
     `described` entry that speaks for the study), `validation_details` and all five groups; then the message's other
@@ -17,11 +20,11 @@ def metadata_json(study: Study) -> bytes:
     by = study.speaker
     if by is None:
         raise ValueError("a study without an archived file has no metadata.json")
-    metadata = by.metadata
+    metadata = metadata_of(message)
     document = {
         "study_id": study.study_id,
         "processing_time": by.recorded_at,
-        "validation_details": by.validation_details,
+        "validation_details": validation_details_of(message),
         **{group: metadata.get(group) or {} for group in GROUPS},
     }
     own = {*document, "files"}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from storage_ledger.core import canonical
 from storage_ledger.core.entries import Entry, Kind
 
 GROUPS = ("patient_info", "study_info", "modality_info", "exposure_info", "location_info")
@@ -53,28 +55,32 @@ def study_state(uploads: Iterable[str]) -> State:
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """What a `described` entry says."""
+    """What a `described` entry says, but for the message itself: of that only the digest of its metadata.
+
+    A study may have been described a thousand times with a megabyte each; its fold stays small.
+    """
 
     position: int
     recorded_at: str
     upload_path: str
-    message: dict[str, Any]
+    said: bytes
 
     @classmethod
     def of(cls, entry: Entry) -> Described:
         """From an entry of that kind."""
         data = entry.data
-        return cls(entry.position, entry.recorded_at, data["upload_path"], data["message"])
+        said = canonical.dumps([metadata_of(data["message"]), validation_details_of(data["message"])])
+        return cls(entry.position, entry.recorded_at, data["upload_path"], hashlib.sha256(said.encode("utf-8")).digest())
 
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """The message's `metadata`, `{}` where it has none."""
-        return self.message.get("metadata") or {}
 
-    @property
-    def validation_details(self) -> dict[str, Any]:
-        """The message's `validation_details`, `{}` where it has none."""
-        return self.message.get("validation_details") or {}
+def metadata_of(message: dict[str, Any]) -> dict[str, Any]:
+    """The message's `metadata`, `{}` where it has none."""
+    return message.get("metadata") or {}
+
+
+def validation_details_of(message: dict[str, Any]) -> dict[str, Any]:
+    """The message's `validation_details`, `{}` where it has none."""
+    return message.get("validation_details") or {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +114,7 @@ class Study:
     files: dict[str, ArchivedFile] = field(default_factory=dict)
     sources: dict[str, set[str]] = field(default_factory=dict)
     speaker: Described | None = None
-    _said: dict[str, Described] = field(default_factory=dict)
+    _said: dict[str, bytes] = field(default_factory=dict)
 
     @classmethod
     def of(cls, study_id: str, entries: Iterable[Entry]) -> Study:
@@ -145,12 +151,11 @@ class Study:
         "Other" is judged against what was last said with the same file: a redelivery of one of several files that came
         with metadata of their own changes nothing.
         """
-        before = self._said.get(file.name)
         self.files.setdefault(file.name, file)
         self.sources.setdefault(by.upload_path, set()).add(file.name)
-        if before is None or (before.metadata, before.validation_details) != (by.metadata, by.validation_details):
+        if self._said.get(file.name) != by.said:
             self.speaker = by
-            self._said[file.name] = by
+            self._said[file.name] = by.said
 
     @property
     def state(self) -> State:

@@ -58,12 +58,13 @@ Row = dict[str, Any]
 
 @dataclass(slots=True)
 class StudyRows:
-    """The rows of one study; `apply` its entries in order. `changed_files`: names whose row is new or different."""
+    """The rows of one study; `apply` its entries in order. `changed_*`: keys of rows that are new or different."""
 
     study: Row
     uploads: dict[str, Row] = field(default_factory=dict)
     files: dict[str, Row] = field(default_factory=dict)
     changed_files: set[str] = field(default_factory=set)
+    changed_uploads: set[str] = field(default_factory=set)
 
     @classmethod
     def new(cls, study_id: str) -> StudyRows:
@@ -103,6 +104,7 @@ class StudyRows:
                 "code": data.get("code"),
                 "position": entry.position,
             }
+            self.changed_uploads.add(data["upload_path"])
             self.study["state"] = study_state(row["state"] for row in self.uploads.values()).value
         self.study["last_position"] = entry.position
 

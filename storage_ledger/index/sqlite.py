@@ -196,7 +196,7 @@ class _Batch:
 
     def _save(self) -> None:
         self._put("studies", [rows.study for rows in self._studies.values()])
-        self._put("uploads", [row for rows in self._studies.values() for row in rows.uploads.values()])
+        self._put("uploads", [rows.uploads[path] for rows in self._studies.values() for path in sorted(rows.changed_uploads)])
         changed = [rows.files[name] for rows in self._studies.values() for name in sorted(rows.changed_files)]
         self._put("files", changed)
         if self._shadow:

@@ -38,8 +38,12 @@ class Transaction(Protocol):
         """Append one entry and apply `plan.changes`; new duties are due after `due_in_s`. Without `duty` none is made."""
         ...
 
-    def twin(self, new: NewEntry) -> int | None:
-        """The position of a pending(place) that says the same as this `described` entry, for the same upload."""
+    def pending_twins(self, described: Entry) -> list[int]:
+        """Positions of later pending(place) entries of the same study that came of the same bytes as this one."""
+        ...
+
+    def make_due(self, *, beyond_s: float) -> None:
+        """What was put off is due now; read-backs only if they lie more than `beyond_s` ahead (a clock was set back)."""
         ...
 
     def knows_study(self, study_id: str) -> bool:

@@ -193,22 +193,25 @@ class SqliteTransaction:
             for stage in changes.add:
                 self._sql(
                     "INSERT INTO pending (position, stage, not_before, attempts) VALUES (?, ?, ?, 0)",
-                    (entry.position, stage.value, later(self._time, due_in_s)),
+                    (entry.position, stage.value, later(rfc3339(self._now), due_in_s)),
                 )
         return entry
 
-    def twin(self, new: NewEntry) -> int | None:
-        """See `contract.Transaction.twin`."""
+    def pending_twins(self, described: Entry) -> list[int]:
+        """See `contract.Transaction.pending_twins`."""
+        raw_sha256 = described.data["raw_sha256"]
         rows = self._sql(
-            "SELECT e.position, e.payload FROM entries e "
-            "JOIN pending p ON p.position = e.position AND p.stage = 'place' WHERE e.study_id = ?",
-            (new.study_id,),
+            "SELECT e.position, e.payload FROM entries e JOIN pending p ON p.position = e.position AND p.stage = 'place' "
+            "WHERE e.study_id = ? AND e.position > ? AND instr(e.payload, ?)",
+            (described.study_id, described.position, raw_sha256),
         )
-        for position, payload in rows:
-            said = canonical.loads(payload)
-            if said["upload_path"] == new.payload["upload_path"] and said["message"] == new.payload["message"]:
-                return int(position)
-        return None
+        return [position for position, payload in rows if canonical.loads(payload)["raw_sha256"] == raw_sha256]
+
+    def make_due(self, *, beyond_s: float) -> None:
+        """See `contract.Transaction.make_due`."""
+        now = rfc3339(self._now)
+        self._sql("UPDATE pending SET not_before = ? WHERE stage <> 'confirm' AND not_before > ?", (now, now))
+        self._sql("UPDATE pending SET not_before = ? WHERE stage = 'confirm' AND not_before > ?", (now, later(now, beyond_s)))
 
     def knows_study(self, study_id: str) -> bool:
         """See `contract.Transaction.knows_study`."""

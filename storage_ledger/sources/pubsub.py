@@ -6,7 +6,7 @@ import contextlib
 import random
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Protocol
 
 import redis
@@ -103,7 +103,8 @@ class PubSub(Source):
 
     def _session(self, stop: threading.Event) -> Generator[bytes | None, None, None]:
         """One connection's messages, until `stop` or the error that ends it."""
-        self._connection.connect()
+        with _parsing():
+            self._connection.connect()
         self._connection.send_command("SUBSCRIBE", self._channel, check_health=False)
         heard = asked = time.monotonic()
         while not stop.is_set():
@@ -133,17 +134,24 @@ class PubSub(Source):
     def _read(self) -> object:
         """One answer, or None when none is complete within POLL_S; the part that has come is kept for the next read."""
         try:
-            return self._connection.read_response(disable_decoding=True, timeout=POLL_S, disconnect_on_error=False)
+            with _parsing():
+                return self._connection.read_response(disable_decoding=True, disconnect_on_error=False, timeout=POLL_S)
         except redis.TimeoutError:
             return None
-        except (ValueError, RecursionError) as error:
-            # redis-py's parser on bytes that are not RESP: something else listens on that port.
-            raise redis.InvalidResponse from error
 
     def _close(self) -> None:
         self._subscribed.clear()
         self._metrics.subscribed.set(0)
         self._connection.disconnect()
+
+
+@contextlib.contextmanager
+def _parsing() -> Iterator[None]:
+    """Translate what redis-py's parser raises on bytes that are not RESP: something else listens on that port."""
+    try:
+        yield
+    except (ValueError, RecursionError) as error:
+        raise redis.InvalidResponse from error
 
 
 class _Connection(Protocol):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import itertools
 import queue
 import random
@@ -14,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from storage_ledger import logs
 from storage_ledger.errors import BadSettings
 from storage_ledger.metrics import Metrics
 from storage_ledger.sources.contract import Delivery, Source
@@ -91,13 +89,6 @@ def own_valkey(tmp_path: Path) -> Iterator[Valkey]:
     server.stop()
 
 
-@pytest.fixture
-def log() -> io.StringIO:
-    stream = io.StringIO()
-    logs.configure("DEBUG", stream=stream)
-    return stream
-
-
 def test_messages_arrive_in_order_with_exactly_their_bytes(valkey, listen):
     channel = valkey.channel()
     listener = listen(valkey.url, channel).subscribed()
@@ -171,8 +162,7 @@ def test_a_connection_that_the_server_cuts_is_a_loss_and_a_new_subscription(valk
 
 
 def test_a_peer_that_is_gone_without_a_word_is_noticed(valkey, listen):
-    proxy = Proxy(valkey.port)
-    try:
+    with contextlib.closing(Proxy(valkey.port)) as proxy:
         channel = valkey.channel()
         listener = listen(f"redis://127.0.0.1:{proxy.port}", channel, silence_s=0.6).subscribed()
         proxy.swallow.set()
@@ -181,9 +171,7 @@ def test_a_peer_that_is_gone_without_a_word_is_noticed(valkey, listen):
         listener.subscribed(2)
         valkey.publish(channel, b"1")
         assert listener.next() == b"1"
-    finally:
         listener.close()
-        proxy.close()
 
 
 def test_a_quiet_channel_is_no_loss(valkey, listen):
@@ -200,7 +188,7 @@ def test_a_quiet_channel_is_no_loss(valkey, listen):
 
 
 def test_a_refused_password_is_tried_again_until_it_is_right(tmp_path, listen, log):
-    server = Valkey(tmp_path, password="hemlig")
+    server = Valkey(tmp_path, password="hemlig")  # noqa: S106 - of a server that lives for a second
     server.start()
     try:
         listener = listen(server.url.replace("hemlig", "canary-password"), "described")
@@ -227,30 +215,30 @@ def test_a_channel_that_the_user_may_not_read_is_tried_again(own_valkey, listen,
         listener.subscribed()
 
 
-@pytest.mark.parametrize(
-    "greeting", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"*x\r\n", b"$-7\r\nabc\r\n", b"*1\r\n" * 5000, b"+OK\r\n", b""]
-)
+@pytest.mark.parametrize("greeting", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"*x\r\n", b"$-7\r\nabc\r\n", b"*1\r\n" * 5000, b"+OK\r\n", b""])
 def test_something_else_on_that_port_is_tried_again(greeting, listen, log):
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        stop = threading.Event()
+    other = socket.create_server(("127.0.0.1", 0))
+    stop = threading.Event()
 
-        def serve() -> None:
-            with contextlib.suppress(OSError):
-                while not stop.is_set():
-                    with other.accept()[0] as connection:
-                        connection.recv(100)
-                        connection.sendall(greeting)
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while not stop.is_set():
+                with contextlib.suppress(ConnectionError), other.accept()[0] as connection:
+                    connection.recv(100)
+                    connection.sendall(greeting)
 
-        thread = threading.Thread(target=serve)
-        thread.start()
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
         listener = listen(f"redis://127.0.0.1:{other.getsockname()[1]}", "described")
         until(lambda: log.getvalue().count("source.lost") >= 2, what="two attempts")
         assert listener.running
         assert not listener.source.subscribed
-        listener.close()
+    finally:
         stop.set()
         other.shutdown(socket.SHUT_RDWR)
         thread.join()
+        other.close()
 
 
 @pytest.mark.parametrize("away", [True, False])
@@ -268,7 +256,7 @@ def test_it_ends_when_it_is_told_to_stop(away, valkey, listen):
 def test_waiting_for_the_next_attempt_ends_with_a_stop(valkey):
     class Longest(random.Random):
         def uniform(self, a: float, b: float) -> float:
-            return 3600.0
+            return 3600.0 + a + b
 
     metrics, stop = Metrics(), threading.Event()
     source = PubSub(f"redis://127.0.0.1:{free_port()}", "described", metrics, rng=Longest())
@@ -316,9 +304,7 @@ def test_an_error_of_the_receiver_comes_out_and_leaves_nothing_open(valkey, list
 
 def test_the_options_of_the_url_cannot_change_what_a_message_is(valkey, listen):
     channel = valkey.channel()
-    url = (
-        valkey.url + "?decode_responses=true&protocol=3&health_check_interval=1&max_connections=3&retry_on_timeout=true"
-    )
+    url = valkey.url + "?decode_responses=true&protocol=3&health_check_interval=1&max_connections=3&retry_on_timeout=true"
     listener = listen(url, channel).subscribed()
     for raw in (b"\xff\x00", b"plain"):
         valkey.publish(channel, raw)

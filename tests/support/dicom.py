@@ -108,8 +108,7 @@ def described(
     else:
         fields = dict(ds_or_fields or {})
     metadata = {
-        group: {name: str(fields[keyword]) for name, keyword in names.items() if keyword in fields}
-        for group, names in GROUPS.items()
+        group: {name: str(fields[keyword]) for name, keyword in names.items() if keyword in fields} for group, names in GROUPS.items()
     }
     message = {
         "study_id": study_id,

@@ -32,7 +32,7 @@ class Fault:
     close: Literal["before-storing", "after-storing"] | None = None
     """Close the connection without an answer."""
     code: int | None = None
-    """Answer with this code; anything but 2xx stores nothing."""
+    """Answer with this code (200 where a body is given without one); anything but 2xx stores nothing."""
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes | None = None
     """Answer with these bytes."""
@@ -46,7 +46,8 @@ class StatusServer:
     """Keeps the last status of each study as the real one does, and every POST in the order in which it came.
 
     `next(...)` queues faults for the requests to come, one each; `always` (a fault, or a function from the call to a
-    fault or None) applies when the queue is empty. `posts` holds what arrived, whether it was stored or not.
+    fault or None) applies when the queue is empty. `posts` holds what arrived, whether it was stored or not; `headers` those
+    of every request.
     """
 
     def __init__(self, port: int = 0) -> None:
@@ -56,6 +57,7 @@ class StatusServer:
         self.posts: list[Call] = []
         self.reads: list[Call] = []
         self.statuses: dict[str, dict[str, Any]] = {}
+        self.headers: list[dict[str, str]] = []
         self.connections = 0
         self.ending = threading.Event()
         self._server = _Server(("127.0.0.1", port), self)
@@ -96,7 +98,9 @@ class StatusServer:
                 self.statuses.pop(study_id, None)
 
     def close(self) -> None:
-        """End it and every connection; a fault that hangs is released."""
+        """End it and every connection; a fault that hangs is released. May be called twice."""
+        if self.ending.is_set():
+            return
         self.ending.set()
         self._server.shutdown()
         self._thread.join()
@@ -176,6 +180,7 @@ class _Handler(BaseHTTPRequestHandler):
         owner = self.server.owner
         raw = self.rfile.read(int(self.headers.get("Content-Length", "0")))
         call = Call(method, unquote(self.path.removeprefix("/status/")), json.loads(raw) if raw else None)
+        owner.headers.append(dict(self.headers))
         fault = owner.met(call)
         if fault is None:
             code, value = owner.answer(call)
@@ -188,7 +193,7 @@ class _Handler(BaseHTTPRequestHandler):
             code, value = owner.answer(call)
         else:
             code, value = fault.code or 500, {"detail": "a fault"}
-        code = fault.code or code
+        code = fault.code or (200 if fault.body is not None or fault.chunks is not None else code)
         if fault.close is not None:
             self.close_connection = True
         elif fault.raw is not None:

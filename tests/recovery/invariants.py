@@ -1,0 +1,240 @@
+"""The independent checker: reads files and databases, knows the fixed formats only, shares no code with the package.
+
+    python invariants.py --uploads DIR --archive DIR --ledger DIR [--settled]
+
+Prints {"violations": [...], "counts": {...}}; exit 1 when something is violated. `--settled`: the service has had the
+time to finish, so that what may be under way in the middle must be done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+import sqlite3
+import stat
+import sys
+from collections import Counter, defaultdict
+from pathlib import Path
+
+HEADER = ["cause", "entry_id", "kind", "payload_sha256", "position", "recorded_at", "schema", "study_id", "version"]
+GROUPS = ["patient_info", "study_info", "modality_info", "exposure_info", "location_info"]
+RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
+UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+
+
+def canonical(value):
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+class Checker:
+    def __init__(self, uploads, archive, ledger, settled):
+        self.uploads, self.archive, self.ledger, self.settled = Path(uploads), Path(archive), Path(ledger), settled
+        self.violations = []
+        self.entries = []
+        self.pending = []
+
+    def bad(self, code, **where):
+        self.violations.append({"code": code, **where})
+
+    def run(self):
+        self.read_ledger()
+        self.check_entries()
+        self.check_archive()
+        self.check_uploads()
+        self.check_duties()
+        self.check_index()
+        return {"violations": self.violations, "counts": dict(Counter(e["kind"] for e in self.entries))}
+
+    def open(self, name):
+        connection = sqlite3.connect(f"file:{self.ledger / name}?mode=ro", uri=True, timeout=30)
+        connection.row_factory = sqlite3.Row
+        return connection
+
+    def read_ledger(self):
+        connection = self.open("ledger.db")
+        if connection.execute("PRAGMA integrity_check").fetchone()[0] != "ok":
+            self.bad("ledger-integrity")
+        self.entries = [dict(row) for row in connection.execute("SELECT * FROM entries ORDER BY position")]
+        self.pending = [dict(row) for row in connection.execute("SELECT * FROM pending")]
+        self.ledger_id = connection.execute("SELECT value FROM meta WHERE name = 'ledger_id'").fetchone()[0]
+        connection.close()
+        for entry in self.entries:
+            entry["data"] = json.loads(entry["payload"])
+        self.by_position = {e["position"]: e for e in self.entries}
+
+    def check_entries(self):
+        versions = Counter()
+        ids = set()
+        before = ""
+        for expected, e in enumerate(self.entries, 1):
+            at = {"position": e["position"]}
+            if e["position"] != expected:
+                self.bad("position-gap", **at)
+            if e["study_id"] is not None:
+                versions[e["study_id"]] += 1
+                if e["version"] != versions[e["study_id"]]:
+                    self.bad("version-gap", **at)
+            elif e["version"] is not None:
+                self.bad("version-without-study", **at)
+            if e["entry_id"] in ids or not UUID7.fullmatch(e["entry_id"]):
+                self.bad("entry-id", **at)
+            ids.add(e["entry_id"])
+            if not RFC3339.fullmatch(e["recorded_at"]) or e["recorded_at"] < before:
+                self.bad("recorded-at", **at)
+            before = e["recorded_at"]
+            if e["cause"] is not None and not 0 < e["cause"] < e["position"]:
+                self.bad("cause", **at)
+            if canonical(e["data"]) != e["payload"].encode():
+                self.bad("payload-not-canonical", **at)
+            if len(e["salt"]) != 16 or hashlib.sha256(e["salt"] + e["payload"].encode()).hexdigest() != e["payload_sha256"]:
+                self.bad("payload-hash", **at)
+            if hashlib.sha256(b"\0" + canonical({name: e[name] for name in HEADER})).digest() != e["leaf_hash"]:
+                self.bad("leaf-hash", **at)
+            if e["kind"] == "rejected" and (e["study_id"] is not None or not e["data"].get("reason")):
+                self.bad("rejected-shape", **at)
+
+    def check_archive(self):
+        """Invariants 3, 4, 5: what is `archived` is there, once, whole, with its metadata.json; and nothing else is."""
+        files = defaultdict(dict)  # study → name → (sha256, bytes)
+        origins = Counter()
+        last_metadata = {}
+        for e in self.entries:
+            if e["kind"] != "archived":
+                continue
+            f = e["data"]["file"]
+            known = files[e["study_id"]].get(f["name"])
+            if known is not None and known != (f["sha256"], f["bytes"]):
+                self.bad("name-with-two-digests", position=e["position"])
+            if known is None:
+                origins[e["study_id"], f["original_name"], f["sha256"]] += 1
+            files[e["study_id"]][f["name"]] = (f["sha256"], f["bytes"])
+            last_metadata[e["study_id"]] = e["data"]["metadata_sha256"]
+        for key, count in origins.items():
+            if count > 1:
+                self.bad("doubled-in-ledger", study_id=key[0], name=key[1])
+        for study, names in files.items():
+            folder = self.archive / study
+            for name, (sha256, size) in names.items():
+                data = self.read(folder / name)
+                if data is None:
+                    self.bad("archived-file-missing", study_id=study, name=name)
+                elif len(data) != size or hashlib.sha256(data).hexdigest() != sha256:
+                    self.bad("archived-file-changed", study_id=study, name=name)
+                elif stat.S_IMODE((folder / name).stat().st_mode) != 0o440:
+                    self.bad("archived-file-mode", study_id=study, name=name)
+            self.check_metadata(study, folder, names, last_metadata[study])
+        for folder in self.archive.iterdir():
+            if folder.name == ".ledger":
+                continue
+            if not folder.is_dir() or (self.settled and folder.name not in files):
+                self.bad("untracked-in-archive", path=folder.name)
+                continue
+            for path in folder.iterdir():
+                tracked = path.name in files.get(folder.name, {}) or path.name == "metadata.json"
+                if not tracked and self.settled:
+                    self.bad("leftover-in-archive", path=f"{folder.name}/{path.name}")
+
+    def check_metadata(self, study, folder, names, expected):
+        data = self.read(folder / "metadata.json")
+        if data is None:
+            self.bad("metadata-missing", study_id=study)
+            return
+        try:
+            document = json.loads(data)
+        except ValueError:
+            self.bad("metadata-torn", study_id=study)
+            return
+        if document.get("study_id") != study or any(not isinstance(document.get(group), dict) for group in GROUPS):
+            self.bad("metadata-content", study_id=study)
+        if not isinstance(document.get("validation_details"), dict) or not RFC3339.fullmatch(document.get("processing_time", "")):
+            self.bad("metadata-content", study_id=study)
+        if not self.settled:
+            return
+        if hashlib.sha256(data).hexdigest() != expected:
+            self.bad("metadata-digest", study_id=study)
+        if {(f["name"], f["sha256"], f["bytes"]) for f in document["files"]} != {(n, *d) for n, d in names.items()}:
+            self.bad("metadata-files", study_id=study)
+
+    def read(self, path):
+        try:
+            if not stat.S_ISREG(path.lstat().st_mode):
+                return None
+            return path.read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def check_uploads(self):
+        """Invariant 2: of every file there is a complete copy; what was archived and removed stays removed."""
+        outcome = {}
+        for e in self.entries:
+            path = e["data"].get("upload_path")
+            if path is not None and e["kind"] in {"described", "archived", "quarantined"}:
+                outcome[path] = e["kind"]
+        for path, kind in outcome.items():
+            if kind == "archived" and self.settled and (self.uploads / path).exists():
+                self.bad("upload-left", path=path)
+
+    def check_duties(self):
+        """Invariant 1: somebody is responsible for whatever was logged and is not finished."""
+        duties = {(row["position"], row["stage"]) for row in self.pending}
+        answered = {e["cause"] for e in self.entries if e["kind"] in {"archived", "quarantined"}}
+        told = {p for e in self.entries if e["kind"] == "status-sent" for p in e["data"]["tells"]}
+        waiting = defaultdict(list)
+        for e in self.entries:
+            key = (e["study_id"], e["data"].get("upload_path"))
+            if e["kind"] == "described":
+                if e["position"] in answered:
+                    continue
+                if (e["position"], "place") in duties:
+                    waiting[key].append(e)
+                # a redelivery of what was pending at that time: the first one answers for it
+                elif not any(
+                    o["data"]["message"] == e["data"]["message"]
+                    for o in self.entries
+                    if o["kind"] == "described" and (o["study_id"], o["data"].get("upload_path")) == key and o["position"] < e["position"]
+                ):
+                    self.bad("nobody-responsible", position=e["position"], stage="place")
+            elif e["kind"] in {"archived", "quarantined"} and e["position"] not in told and (e["position"], "tell") not in duties:
+                self.bad("nobody-responsible", position=e["position"], stage="tell")
+        for position, stage in duties:
+            if position not in self.by_position:
+                self.bad("duty-without-entry", position=position, stage=stage)
+            if self.settled and stage != "confirm":
+                self.bad("duty-left", position=position, stage=stage)
+
+    def check_index(self):
+        if not self.settled:
+            return
+        connection = self.open("index.db")
+        position, ledger_id, leaf_hash = tuple(connection.execute("SELECT position, ledger_id, leaf_hash FROM progress").fetchone())
+        if (position, ledger_id) != (len(self.entries), self.ledger_id) or (self.entries and leaf_hash != self.entries[-1]["leaf_hash"]):
+            self.bad("index-progress", position=position)
+        studies = {row["study_id"]: dict(row) for row in connection.execute("SELECT * FROM studies")}
+        files = {(row["study_id"], row["name"]): dict(row) for row in connection.execute("SELECT * FROM files")}
+        connection.close()
+        expected = {e["study_id"] for e in self.entries if e["study_id"] is not None}
+        if set(studies) != expected:
+            self.bad("index-studies", missing=len(expected - set(studies)), extra=len(set(studies) - expected))
+        archived = {(e["study_id"], e["data"]["file"]["name"]): e["data"]["file"] for e in self.entries if e["kind"] == "archived"}
+        if {k: (v["sha256"], v["bytes"]) for k, v in files.items()} != {k: (v["sha256"], v["bytes"]) for k, v in archived.items()}:
+            self.bad("index-files")
+        told = {e["study_id"]: e["data"]["status"] for e in self.entries if e["kind"] == "status-sent"}
+        for study, row in studies.items():
+            if row["status_sent"] != told.get(study):
+                self.bad("index-status", study_id=study)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("uploads", "archive", "ledger"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--settled", action="store_true")
+    found = Checker(**vars(parser.parse_args())).run()
+    json.dump(found, sys.stdout)
+    sys.exit(1 if found["violations"] else 0)
+
+
+if __name__ == "__main__":
+    main()

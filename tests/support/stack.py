@@ -1,0 +1,134 @@
+"""The real service as a process of its own, on folders of its own, beside a real Valkey and a real HTTP Status Service."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.support.valkey import Valkey, free_port
+from tests.support.waiting import until
+
+CHECKER = Path(__file__).resolve().parent.parent / "recovery" / "invariants.py"
+
+
+class Stack:
+    """`start`, `stop` (SIGTERM) and `kill` (SIGKILL) as often as you like; `command` runs any other command beside it."""
+
+    def __init__(self, root: Path, valkey: Valkey, status_url: str, *, uploads: Path | None = None, **settings: object) -> None:
+        self.root = root
+        self.uploads = uploads or root / "uploads"
+        self.archive = root / "archive"
+        self.ledger = root / "ledger"
+        for folder in (self.uploads, self.archive, self.ledger):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.valkey = valkey
+        self.channel = valkey.channel()
+        self.port = free_port()
+        self.log = root / "serve.log"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("REDIS", "STATUS_", "HTTP_"))},
+            "REDIS_URL": valkey.url,
+            "DESCRIBED_CHANNEL": self.channel,
+            "STATUS_SERVICE_URL": status_url,
+            "UPLOADS_PATH": str(self.uploads),
+            "ARCHIVE_PATH": str(self.archive),
+            "LEDGER_PATH": str(self.ledger),
+            "HTTP_HOST": "127.0.0.1",
+            "HTTP_PORT": str(self.port),
+            "STATUS_CONFIRM_SECONDS": "0.3",
+            "MISSING_FILE_GRACE_SECONDS": "1",
+            **{name: str(value) for name, value in settings.items()},
+        }
+
+    def start(self, *, ready: bool = True, under: Sequence[str] = ()) -> None:
+        """Start `serve` (`under` another program, such as strace); wait until it is ready, unless told not to."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*under, sys.executable, "-m", "storage_ledger", "serve"], env=self.environment, stdout=log, stderr=log, cwd=self.root
+            )
+        if ready:
+            until(self._ready_or_dead, 30, what=f"the service to be ready; its log: {self.log}")
+
+    def stop(self) -> int:
+        """SIGTERM; returns the exit code."""
+        assert self.process is not None
+        os.kill(json.loads((self.ledger / "serve.lock").read_text())["pid"], signal.SIGTERM)  # itself, whatever it runs under
+        return self.process.wait(40)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(20)
+
+    def close(self) -> None:
+        """End whatever still runs."""
+        if self.process is not None and self.process.poll() is None:
+            self.kill()
+
+    def publish(self, message: Mapping[str, Any] | bytes) -> int:
+        """Publish on the service's channel; returns how many heard it."""
+        data = message if isinstance(message, bytes) else json.dumps(message).encode()
+        return self.valkey.publish(self.channel, data)
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Ask the service's HTTP face."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=10) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+        except OSError:
+            return 0, ""
+
+    def metric(self, line: str) -> float:
+        """The value of one line of /metrics; 0 where it is missing."""
+        found = [row for row in self.get("/metrics")[1].splitlines() if row.startswith(line + " ")]
+        return float(found[0].rsplit(" ", 1)[1]) if found else 0.0
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run another command of the package on the same settings."""
+        return subprocess.run(
+            [sys.executable, "-m", "storage_ledger", *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def check(self, *, settled: bool = True) -> dict[str, Any]:
+        """What the independent checker finds; it runs in a process of its own."""
+        arguments = ["--uploads", str(self.uploads), "--archive", str(self.archive), "--ledger", str(self.ledger)]
+        done = subprocess.run(
+            [sys.executable, "-I", str(CHECKER), *arguments, *(["--settled"] if settled else [])],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode in (0, 1), done.stderr
+        return json.loads(done.stdout)
+
+    def idle(self) -> bool:
+        """Whether nothing waits but read-backs, and the index has caught up."""
+        _, text = self.get("/metrics")
+        rows = dict(row.rsplit(" ", 1) for row in text.splitlines() if row and not row.startswith("#"))
+        stages = [rows.get(f'storage_ledger_pending{{stage="{stage}"}}') for stage in ("place", "remove", "tell")]
+        return stages == ["0.0"] * 3 and rows.get("storage_ledger_ledger_position") == rows.get("storage_ledger_index_position")
+
+    def _ready_or_dead(self) -> bool:
+        assert self.process is not None
+        if self.process.poll() is not None:
+            raise AssertionError(f"serve ended with {self.process.returncode}: {self.log.read_text()[-2000:]}")
+        return self.get("/readyz")[0] == 200
