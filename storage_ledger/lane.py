@@ -17,6 +17,7 @@ from storage_ledger.errors import LedgerBusy
 from storage_ledger.ledger.contract import Duty, Ledger
 
 Outcome = TypeVar("Outcome")
+AHEAD = 4  # studies that are claimed for each worker
 LOOK_EVERY_S = 1.0  # another process may append; nobody tells us
 
 
@@ -92,13 +93,15 @@ class Lane(Generic[Outcome]):
         paused_s = self._paused_until - time.monotonic()
         if paused_s > 0:
             return min(paused_s, LOOK_EVERY_S)
-        free = (1 if self._probing else self._workers) - len(self._running)
-        if free <= 0:
+        # Some wait in the pool already, so that a worker that is done need not wait for the ledger.
+        room = 1 if self._probing else self._workers * AHEAD
+        free = room - len(self._running)
+        if free <= 0 or (free < room / 2 and len(self._running) > self._workers):
             return LOOK_EVERY_S
         busy = [duty.entry.position for duties in self._running.values() for duty in duties]
         studies = {duty.entry.study_id for duties in self._running.values() for duty in duties if duty.entry.study_id}
         try:
-            due = self._ledger.due(self._stages, limit=self._most * free, busy=busy, busy_studies=studies if self._by_study else ())
+            due = self._ledger.due(self._stages, limit=max(self._most, free), busy=busy, busy_studies=studies if self._by_study else ())
             groups = self._groups(due)[:free]
             for group in groups:
                 future = pool.submit(self._work, group)

@@ -124,7 +124,7 @@ class Projector:
         try:
             study = Study.of(study_id, self._ledger.study(study_id))
             outcomes = [self._place(study, duty) for duty in _without_twins(duties)]
-            return self._with_metadata(study, outcomes)
+            return self._with_metadata(study, outcomes, {duty.entry.position: duty.entry for duty in duties})
         except LedgerError:
             raise
         except Retryable as error:
@@ -201,10 +201,11 @@ class Projector:
         study.archive(described, ArchivedFile(placed.name, original_name, placed.bytes, placed.sha256, sop, described.position))
         return Archived(duty, placed, original_name, dicom, dicom_error, identity)
 
-    def _with_metadata(self, study: Study, outcomes: list[Outcome]) -> list[Outcome]:
+    def _with_metadata(self, study: Study, outcomes: list[Outcome], at_hand: dict[int, Entry]) -> list[Outcome]:
         if not any(isinstance(outcome, Archived) for outcome in outcomes):
             return outcomes
-        speaker = self._ledger.get(study.speaker.position) if study.speaker else None
+        position = study.speaker.position if study.speaker else 0
+        speaker = at_hand.get(position) or self._ledger.get(position)
         if speaker is None:
             raise ValueError("a study with an archived file has an event that speaks for it")
         data = metadata_json(study, speaker.data["message"])
