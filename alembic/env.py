@@ -3,6 +3,7 @@
 from alembic import context
 
 from storage_ledger.ledger.engine import open_engine
+from storage_ledger.ledger.migrate import make_private
 from storage_ledger.settings import Settings
 
 
@@ -19,6 +20,7 @@ if given is not None:
 else:
     settings = Settings.load()
     settings.ledger_path.mkdir(mode=0o750, parents=True, exist_ok=True)
+    make_private(settings.ledger_file)
     engine = open_engine(settings.ledger_file, writable=True, pool_size=1)
     with engine.connect() as own:
         run(own)

@@ -95,7 +95,8 @@ class _Foreign(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         error_type = record.exc_info[0].__name__ if record.exc_info and record.exc_info[0] else None
         fields = {"error_type": error_type} if error_type else {}
-        get().log(record.levelno, "foreign.message", logger=record.name, **fields)
+        level = max((known for known in (10, 20, 30, 40, 50) if known <= record.levelno), default=10)  # libraries invent others
+        get().log(level, "foreign.message", logger=record.name, **fields)
 
 
 def _silent_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

@@ -156,7 +156,7 @@ class Notifier:
         shared = [o.error for o in outcomes if isinstance(o, NotTold) and o.error.shared]
         reached = any(isinstance(o, (Told, Stays)) for o in outcomes)
         self._failures = 0 if reached else self._failures + len(shared)
-        pause_s = self.lane.pause(base_s=1, cap_s=60) if self._failures >= PAUSE_AFTER else 0.0
+        pause_s = self.lane.pause(base_s=0.5, cap_s=15) if self._failures >= PAUSE_AFTER else 0.0
         with self._ledger.write() as tx:
             for outcome in outcomes:
                 match outcome:
@@ -220,7 +220,7 @@ class Notifier:
                 tx.postpone(duty.entry.position, duty.stage, due_in_s=max(1.0, self._confirm_s / 2), attempts=duty.attempts)
                 continue
             attempt = duty.attempts + 1
-            wait_s = backoff_s(attempt, base_s=0.25, cap_s=30 if error.shared else 900, chance=self._random.random())
+            wait_s = backoff_s(attempt, base_s=0.25, cap_s=15 if error.shared else 900, chance=self._random.random())
             tx.postpone(duty.entry.position, duty.stage, due_in_s=wait_s, attempts=attempt)
             if worth_an_entry(attempt) and not error.shared and duty is outcome.duties[-1]:
                 self._append_failed(tx, duty.entry, error, attempt, wait_s)

@@ -50,11 +50,12 @@ class Archived:
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:
-    """Only a person or a redelivery can help."""
+    """Only a person or a redelivery can help. `twins`: repetitions that were at hand when it was judged; a later one may."""
 
     duty: Duty
     code: str
     detail: str
+    twins: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,7 @@ class Projector:
             raise ValueError("only entries of a study are placed")
         try:
             study = Study.of(study_id, self._ledger.study(study_id))
-            outcomes = [self._place(study, duty) for duty in _without_twins(duties)]
+            outcomes = [self._place(study, first, twins) for first, twins in _without_twins(duties)]
             return self._with_metadata(study, outcomes, {duty.entry.position: duty.entry for duty in duties})
         except LedgerError:
             raise
@@ -133,7 +134,7 @@ class Projector:
             logs.get().error("place.internal-error", study_id=study_id, error_type=type(error).__name__, frames_at=logs.where(error))
             return [Retry(duty, Retryable("internal-error", type(error).__name__)) for duty in duties]
 
-    def _place(self, study: Study, duty: Duty) -> Outcome:
+    def _place(self, study: Study, duty: Duty, twins: list[Duty]) -> Outcome:
         described = study.described[duty.entry.position]
         original_name = described.upload_path.rpartition("/")[2]
         owned = {file.name: file.sha256 for file in study.files.values()}
@@ -142,7 +143,8 @@ class Projector:
                 placed = self._archive.place(upload, study.study_id, original_name=original_name, owned=owned, position=described.position)
                 identity = upload.identity
         except (Retryable, Permanent) as error:
-            return self._not_placed(study, described, duty, error)
+            outcome = self._not_placed(study, described, duty, error)
+            return replace(outcome, twins=tuple(twin.entry.position for twin in twins)) if isinstance(outcome, Quarantined) else outcome
         return self._archived(study, described, duty, placed, original_name, identity)
 
     def _not_placed(self, study: Study, described: Described, duty: Duty, error: Retryable | Permanent) -> Outcome:
@@ -247,10 +249,12 @@ class Projector:
         path = described.data["upload_path"]
         match outcome:
             case Archived():
-                _drop_twins(tx, described)
+                for position in tx.pending_twins(described):
+                    tx.drop(position, Stage.PLACE)
                 return tx.append(NewEntry(Kind.ARCHIVED, self._archived_payload(outcome, path), described.study_id, described.position))
             case Quarantined():
-                _drop_twins(tx, described)
+                for position in outcome.twins:
+                    tx.drop(position, Stage.PLACE)
                 payload = {"code": outcome.code, "detail": outcome.detail, "upload_path": path, "by": "projector"}
                 return tx.append(NewEntry(Kind.QUARANTINED, payload, described.study_id, described.position))
             case Retry():
@@ -426,19 +430,16 @@ class Removal:
     place_again: bool = False
 
 
-def _without_twins(duties: list[Duty]) -> list[Duty]:
+def _without_twins(duties: list[Duty]) -> list[tuple[Duty, list[Duty]]]:
     """A redelivery of what is pending adds nothing but its `described`: the first one's outcome answers for it."""
-    seen: set[tuple[str, str]] = set()
-    first: list[Duty] = []
+    firsts: list[tuple[Duty, list[Duty]]] = []
+    last: dict[str, tuple[str, list[Duty]]] = {}
     for duty in duties:
         data = duty.entry.data
-        key = (data["upload_path"], data["raw_sha256"])
-        if key not in seen:
-            seen.add(key)
-            first.append(duty)
-    return first
-
-
-def _drop_twins(tx: Transaction, described: Entry) -> None:
-    for position in tx.pending_twins(described):
-        tx.drop(position, Stage.PLACE)
+        raw_sha256, twins = last.get(data["upload_path"], ("", []))
+        if raw_sha256 == data["raw_sha256"]:
+            twins.append(duty)
+        else:
+            last[data["upload_path"]] = (data["raw_sha256"], twins := [])
+            firsts.append((duty, twins))
+    return firsts

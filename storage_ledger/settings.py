@@ -94,15 +94,19 @@ class Settings(BaseSettings):
     @classmethod
     def load(cls) -> Self:
         """Read the environment. Raises `BadSettings` naming every wrong variable at once, never its value."""
+        wrong: list[str] = []
+        settings = None
         try:
             settings = cls()
         except ValidationError as error:
-            lines = [f"{str(e['loc'][0]).upper()}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()]
-            raise BadSettings("bad-settings", "\n".join(lines)) from None
-        nested = _overlap({name: getattr(settings, name) for name in ("uploads_path", "archive_path", "ledger_path")})
-        if nested:
-            raise BadSettings("bad-settings", "\n".join(nested))
+            wrong = [f"{str(e['loc'][0]).upper()}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()]
+        wrong += _overlap({name: Path(os.environ.get(name.upper()) or cls.model_fields[name].default) for name in _FOLDERS})
+        if wrong or settings is None:
+            raise BadSettings("bad-settings", "\n".join(wrong)) from None
         return settings
+
+
+_FOLDERS = ("uploads_path", "archive_path", "ledger_path")
 
 
 def _checked_url(value: str, schemes: tuple[str, ...]) -> str:
@@ -120,9 +124,10 @@ def _checked_url(value: str, schemes: tuple[str, ...]) -> str:
 
 def _overlap(paths: dict[str, Path]) -> list[str]:
     """Uploads are removed and the archive is kept: neither may be the other, nor inside it."""
+    real = {name: Path(os.path.realpath(path)) for name, path in paths.items() if "\0" not in str(path)}
     return [
         f"{a.upper()} and {b.upper()}: must be separate folders, neither inside the other"
-        for i, (a, first) in enumerate(paths.items())
-        for b, second in list(paths.items())[i + 1 :]
+        for i, (a, first) in enumerate(real.items())
+        for b, second in list(real.items())[i + 1 :]
         if first == second or first in second.parents or second in first.parents
     ]

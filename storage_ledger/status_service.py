@@ -40,10 +40,10 @@ def make_app(redis_url: str) -> Starlette:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        # One retry: the connections that are kept over a restart of Redis are dead, and the next one is not.
+        # No retries: who asks gets an answer now and comes again. The pool itself replaces connections that were closed.
         pool = BlockingConnectionPool.from_url(
             redis_url, max_connections=32, timeout=5, protocol=2,
-            socket_connect_timeout=2, socket_timeout=5, retry=Retry(NoBackoff(), 1),
+            socket_connect_timeout=2, socket_timeout=5, retry=Retry(NoBackoff(), 0),
         )  # fmt: skip
         async with Redis.from_pool(pool) as client:
             app.state.redis = client
@@ -162,6 +162,8 @@ async def _redis_away(_: Request, error: Exception) -> Response:
 
 @contextlib.contextmanager
 def _ended_by_signals(server: Server) -> Iterator[None]:
+    """Let SIGTERM and SIGINT end the server and nothing else: uvicorn raises them again, which would kill the process."""
+
     def end(_: int, __: FrameType | None) -> None:
         server.should_exit = True
 

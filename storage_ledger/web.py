@@ -113,7 +113,6 @@ def listen(host: str, port: int, name: str) -> socket.socket:
         # Inherited by what it accepts. asyncio sets it only where it knows the protocol's number, and without it an
         # answer of two writes waits 40 ms for the other side's delayed ACK.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return listener
     except UnicodeError as error:
         raise BadSettings("bad-settings", f"{name}_HOST: is no host name") from error
     except OSError as error:
@@ -124,6 +123,7 @@ def listen(host: str, port: int, name: str) -> socket.socket:
         else:
             text = f"{name}_HOST: {host} is no address of this machine"
         raise BadSettings("bad-settings", text, errno=error.errno) from error
+    return listener
 
 
 def port_of(listener: socket.socket) -> int:

@@ -56,7 +56,10 @@ STATEMENTS = (
       SELECT RAISE(ABORT, 'entries: recorded_at must not be earlier than that of the entry before')
         WHERE NEW.recorded_at < (SELECT recorded_at FROM entries WHERE position = NEW.position - 1);
       SELECT RAISE(ABORT, 'entries: a column is missing or of the wrong type')
-        WHERE typeof(NEW.entry_id) <> 'text' OR typeof(NEW.kind) <> 'text' OR typeof(NEW.schema) <> 'integer'
+        WHERE (NEW.study_id IS NOT NULL AND typeof(NEW.study_id) <> 'text')
+          OR (NEW.version IS NOT NULL AND typeof(NEW.version) <> 'integer')
+          OR (NEW.cause IS NOT NULL AND typeof(NEW.cause) <> 'integer')
+          OR typeof(NEW.entry_id) <> 'text' OR typeof(NEW.kind) <> 'text' OR typeof(NEW.schema) <> 'integer'
           OR typeof(NEW.recorded_at) <> 'text' OR typeof(NEW.payload) <> 'text' OR typeof(NEW.payload_sha256) <> 'text'
           OR typeof(NEW.salt) <> 'blob' OR length(NEW.salt) <> 16
           OR typeof(NEW.leaf_hash) <> 'blob' OR length(NEW.leaf_hash) <> 32;

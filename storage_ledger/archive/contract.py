@@ -45,7 +45,7 @@ class Archive(Protocol):
         ...
 
     def settle(self) -> None:
-        """Make study folders durable that were made since the last call."""
+        """Make the names of study folders durable, whoever made them: a process that was killed may have, and not said so."""
         ...
 
     def check(self, study_id: str, name: str, sha256: str, size: int) -> Fixity:

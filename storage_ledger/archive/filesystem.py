@@ -6,7 +6,6 @@ import errno as errnos
 import hashlib
 import os
 import stat
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -41,8 +40,6 @@ class FilesystemArchive:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._unsettled = False
-        self._settling = threading.Lock()
 
     def place(self, upload: Upload, study_id: str, *, original_name: str, owned: Mapping[str, str], position: int) -> Placed:
         """Copy under a hidden name, fsync, link to the final name (never over one), unlink the hidden one, fsync the folder.
@@ -80,17 +77,8 @@ class FilesystemArchive:
 
     def settle(self) -> None:
         """See `contract.Archive.settle`."""
-        with self._settling, _translated():
-            if not self._unsettled:
-                return
-            # Cleared first: a folder made meanwhile sets it again. On an error it is set back.
-            self._unsettled = False
-            try:
-                with self._folder() as root:
-                    os.fsync(root)
-            except BaseException:
-                self._unsettled = True
-                raise
+        with _translated(), self._folder() as root:
+            os.fsync(root)
 
     def check(self, study_id: str, name: str, sha256: str, size: int) -> Fixity:
         """See `contract.Archive.check`."""
@@ -115,7 +103,7 @@ class FilesystemArchive:
 
     def forget(self, study_id: str, position: int) -> None:
         """See `contract.Archive.forget`."""
-        with _translated(), suppress(FileNotFoundError), self._study_folder(study_id, make=False) as folder:
+        with _translated(), suppress(FileNotFoundError, Permanent), self._study_folder(study_id, make=False) as folder:
             _unlink(temporary_name(position), folder)
             if not os.listdir(folder):  # an attempt that came to nothing leaves nothing
                 os.rmdir(self.root / study_id)
@@ -125,11 +113,8 @@ class FilesystemArchive:
         try:
             with self._folder() as root:
                 status = os.fstatvfs(root)
-        except OSError as error:
-            return (
-                "archive-missing",
-                f"ARCHIVE_PATH cannot be opened: {os.strerror(error.errno or 0)}. Is the volume mounted?",
-            )
+        except Retryable as error:
+            return error.code, f"{error.detail}. Is the volume mounted?"
         if status.f_flag & os.ST_RDONLY:
             return "archive-read-only", "the archive's file system is mounted read-only"
         if not os.access(self.root, os.W_OK | os.X_OK):
@@ -205,10 +190,11 @@ class FilesystemArchive:
                 os.mkdir(path, FOLDER_MODE)
             except FileExistsError:
                 continue
+            except PermissionError as error:
+                shared = depth == 0  # nobody's study can be made; further down it is one folder's trouble alone
+                raise Retryable("archive-not-writable", os.strerror(error.errno or 0), errno=error.errno, shared=shared) from error
             os.chmod(path, FOLDER_MODE, follow_symlinks=False) if os.chmod in os.supports_follow_symlinks else os.chmod(path, FOLDER_MODE)
-            if depth == 0:
-                self._unsettled = True
-            else:
+            if depth > 0:
                 with self._folder(*parts[:depth]) as parent:
                     os.fsync(parent)
 
@@ -248,6 +234,8 @@ def _copy(upload: Upload, name: str, folder: int) -> str:
             digest.update(buffer[:count])
             _write_all(descriptor, buffer[:count])
             done += count
+            if done > upload.size:
+                raise Retryable("upload-changing", "the file grew while it was read")
         upload.check_unchanged()
         if done != upload.size:
             raise Retryable("upload-changing", "the file's length changed while it was read")
@@ -320,7 +308,7 @@ def _translated() -> Iterator[None]:
             case errnos.EROFS:
                 raise Retryable("archive-read-only", text, errno=error.errno, shared=True) from error
             case errnos.EACCES | errnos.EPERM:
-                raise Retryable("archive-not-writable", text, errno=error.errno, shared=True) from error
+                raise Retryable("archive-not-writable", text, errno=error.errno) from error
             case errnos.EIO:
                 raise Retryable("archive-io", text, errno=error.errno) from error
             case _:

@@ -16,7 +16,7 @@ from storage_ledger import logs
 from storage_ledger.core.entries import Entry
 from storage_ledger.errors import LedgerBusy, LedgerUnusable
 from storage_ledger.index.rows import StudyRows
-from storage_ledger.index.tables import INDEXES, SCHEMA, TABLES, refresh
+from storage_ledger.index.tables import INDEXES, SCHEMA, SEARCH, SEARCHED, TABLES, forget, learn, refresh
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.engine import open_engine
 from storage_ledger.ledger.sqlite import translated
@@ -106,6 +106,8 @@ class Index:
 
     def _take_over(self, connection: Connection) -> None:
         sql = connection.exec_driver_sql
+        for table in SEARCH:
+            sql(f"DROP TABLE IF EXISTS {table}_fts")  # takes the tables behind it along, which cannot be dropped by themselves
         old = [row[0] for row in sql("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")]
         for name in old:
             if not name.startswith(SHADOW):
@@ -117,6 +119,9 @@ class Index:
         _mark_conflicts(connection, "", "IS NOT NULL", ())
         for statement in refresh("", "IS NOT NULL"):
             sql(statement)
+        for table, search in SEARCH.items():
+            sql(search)
+            sql(f"INSERT INTO {table}_fts ({table}_fts) VALUES ('rebuild')")  # noqa: S608 - a name of ours
         sql(f"PRAGMA user_version = {SCHEMA}")
 
     def _fits(self) -> bool:
@@ -170,23 +175,27 @@ class _Batch:
         self._prefix = prefix
         self._shadow = shadow
         self._studies: dict[str, StudyRows] = {}
+        self._words: dict[str, tuple[Any, ...] | None] = {}
 
     def apply(self, entries: Sequence[Entry], ledger_id: str) -> None:
         for entry in entries:
             if entry.study_id is not None:
-                rows = self._studies.get(entry.study_id) or self._load(entry.study_id)
+                rows = self._studies.get(entry.study_id) or self._load(entry.study_id, entry.position)
                 rows.apply(entry)
         self._save()
         _set_progress(self._connection, self._prefix, entries[-1].position, ledger_id, entries[-1].leaf_hash)
 
-    def _load(self, study_id: str) -> StudyRows:
+    def _load(self, study_id: str, position: int) -> StudyRows:
         found = self._select("studies", study_id)
+        self._words[study_id] = _words(found[0]) if found else None
         if found:
+            del found[0]["year"]  # made by SQLite
             uploads = {row["upload_path"]: row for row in self._select("uploads", study_id)}
             files = {row["name"]: row for row in self._select("files", study_id)}
             rows = StudyRows(found[0], uploads, files)
         else:
             rows = StudyRows.new(study_id)
+            rows.study["first_position"] = position
         self._studies[study_id] = rows
         return rows
 
@@ -195,7 +204,12 @@ class _Batch:
         return [dict(row) for row in result.mappings()]
 
     def _save(self) -> None:
+        other_words = [] if self._shadow else [key for key, rows in self._studies.items() if _words(rows.study) != self._words[key]]
+        for some in _chunks(other_words):
+            self._sql(forget("studies", _any_of(some)), tuple(some))
         self._put("studies", [rows.study for rows in self._studies.values()])
+        for some in _chunks(other_words):
+            self._sql(learn("studies", _any_of(some)), tuple(some))
         self._put("uploads", [rows.uploads[path] for rows in self._studies.values() for path in sorted(rows.changed_uploads)])
         changed = [rows.files[name] for rows in self._studies.values() for name in sorted(rows.changed_files)]
         self._put("files", changed)
@@ -206,7 +220,8 @@ class _Batch:
         for some in _chunks(sops):
             uids |= _mark_conflicts(self._connection, self._prefix, _any_of(some), some)
         for some in _chunks(sorted(uids)):
-            for statement in refresh(self._prefix, _any_of(some)):
+            chosen = _any_of(some)
+            for statement in (forget("dicom_studies", chosen), *refresh(self._prefix, chosen), learn("dicom_studies", chosen)):
                 self._sql(statement, tuple(some))
 
     def _put(self, table: str, rows: list[dict[str, Any]]) -> None:
@@ -216,6 +231,10 @@ class _Batch:
             marks = ", ".join("?" * len(columns))
             statement = f"INSERT OR REPLACE INTO {self._prefix}{table} ({names}) VALUES ({marks})"  # noqa: S608 - names of ours
             self._sql(statement, [tuple(row[name] for name in columns) for row in rows])
+
+
+def _words(study: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(study[name] for name in SEARCHED)
 
 
 def _mark_conflicts(connection: Connection, prefix: str, chosen: str, values: Sequence[str]) -> set[str]:

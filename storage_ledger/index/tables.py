@@ -4,40 +4,41 @@ from __future__ import annotations
 
 import zlib
 
-_DESCRIBED = """
-  patient_id TEXT, patient_name TEXT, patient_birth_date TEXT, patient_sex TEXT,
-  study_instance_uid TEXT, study_date TEXT, study_time TEXT, study_description TEXT, accession_number TEXT,
-  modality TEXT, manufacturer TEXT, institution_name TEXT"""
+# Only what begins like a year: before 1993 dates came as 1990.12.31, and anything at all is found in the field.
+_YEAR = """year INTEGER GENERATED ALWAYS AS (
+    CASE WHEN study_date GLOB '[12][0-9][0-9][0-9]*' THEN CAST(substr(study_date, 1, 4) AS INTEGER) END)"""
 
+# Columns stand in the order in which people read them: pages, CSV and `select *` all follow it.
 TABLES = {
     "studies": f"""(
-  study_id TEXT PRIMARY KEY, state TEXT NOT NULL, status_sent TEXT,{_DESCRIBED},
-  files INTEGER NOT NULL, bytes INTEGER NOT NULL, described_at TEXT, archived_at TEXT, last_error TEXT, last_position INTEGER NOT NULL
+  study_id TEXT PRIMARY KEY, patient_name TEXT, patient_id TEXT, study_date TEXT, modality TEXT, study_description TEXT,
+  state TEXT NOT NULL, status_sent TEXT, files INTEGER NOT NULL, bytes INTEGER NOT NULL, archived_at TEXT, last_error TEXT,
+  institution_name TEXT, accession_number TEXT, patient_birth_date TEXT, patient_sex TEXT, study_time TEXT, manufacturer TEXT,
+  described_at TEXT, study_instance_uid TEXT, first_position INTEGER NOT NULL, last_position INTEGER NOT NULL, {_YEAR}
 ) WITHOUT ROWID""",
     "uploads": """(
   study_id TEXT NOT NULL, upload_path TEXT NOT NULL, state TEXT NOT NULL, code TEXT, position INTEGER NOT NULL,
   PRIMARY KEY (study_id, upload_path)
 ) WITHOUT ROWID""",
     "files": """(
-  study_id TEXT NOT NULL, name TEXT NOT NULL, original_name TEXT NOT NULL, sha256 TEXT NOT NULL, bytes INTEGER NOT NULL,
-  archive_path TEXT NOT NULL, study_instance_uid TEXT, series_instance_uid TEXT, sop_instance_uid TEXT, sop_class_uid TEXT,
-  transfer_syntax_uid TEXT, modality TEXT, instance_number INTEGER, "rows" INTEGER, "columns" INTEGER, frames INTEGER,
-  archived_at TEXT NOT NULL, position INTEGER NOT NULL, fixity TEXT NOT NULL, verified_at TEXT,
-  dicom_error TEXT, sop_conflict INTEGER NOT NULL, study_uid_differs INTEGER NOT NULL,
-  patient_id TEXT, patient_name TEXT, patient_birth_date TEXT, patient_sex TEXT, study_date TEXT, study_time TEXT,
-  study_description TEXT, accession_number TEXT, institution_name TEXT, manufacturer TEXT,
-  series_number INTEGER, series_description TEXT, body_part TEXT,
+  study_id TEXT NOT NULL, name TEXT NOT NULL, patient_name TEXT, patient_id TEXT, study_date TEXT, modality TEXT,
+  study_description TEXT, series_number INTEGER, series_description TEXT, instance_number INTEGER, bytes INTEGER NOT NULL,
+  "rows" INTEGER, "columns" INTEGER, frames INTEGER, body_part TEXT, archived_at TEXT NOT NULL, position INTEGER NOT NULL,
+  fixity TEXT NOT NULL, verified_at TEXT, dicom_error TEXT, sop_conflict INTEGER NOT NULL, study_uid_differs INTEGER NOT NULL,
+  institution_name TEXT, accession_number TEXT, patient_birth_date TEXT, patient_sex TEXT, study_time TEXT, manufacturer TEXT,
+  original_name TEXT NOT NULL, archive_path TEXT NOT NULL, sha256 TEXT NOT NULL, study_instance_uid TEXT, series_instance_uid TEXT,
+  sop_instance_uid TEXT, sop_class_uid TEXT, transfer_syntax_uid TEXT,
   PRIMARY KEY (study_id, name)
 ) WITHOUT ROWID""",
-    "dicom_studies": """(
-  study_instance_uid TEXT PRIMARY KEY, patient_id TEXT, patient_name TEXT, patient_birth_date TEXT, patient_sex TEXT,
-  study_date TEXT, study_time TEXT, study_description TEXT, accession_number TEXT, modalities TEXT,
-  institution_name TEXT, manufacturer TEXT, series INTEGER NOT NULL, files INTEGER NOT NULL, bytes INTEGER NOT NULL,
-  studies INTEGER NOT NULL, flagged INTEGER NOT NULL, first_archived_at TEXT NOT NULL, last_archived_at TEXT NOT NULL
+    "dicom_studies": f"""(
+  study_instance_uid TEXT PRIMARY KEY, patient_name TEXT, patient_id TEXT, study_date TEXT, modalities TEXT, study_description TEXT,
+  series INTEGER NOT NULL, files INTEGER NOT NULL, bytes INTEGER NOT NULL, institution_name TEXT, accession_number TEXT,
+  patient_birth_date TEXT, patient_sex TEXT, study_time TEXT, manufacturer TEXT, studies INTEGER NOT NULL, flagged INTEGER NOT NULL,
+  first_archived_at TEXT NOT NULL, last_archived_at TEXT NOT NULL, first_position INTEGER NOT NULL, {_YEAR}
 ) WITHOUT ROWID""",
     "series": """(
-  study_instance_uid TEXT NOT NULL, series_instance_uid TEXT NOT NULL, modality TEXT, series_number INTEGER,
-  series_description TEXT, body_part TEXT, files INTEGER NOT NULL, bytes INTEGER NOT NULL,
+  series_number INTEGER, modality TEXT, series_description TEXT, body_part TEXT, files INTEGER NOT NULL, bytes INTEGER NOT NULL,
+  study_instance_uid TEXT NOT NULL, series_instance_uid TEXT NOT NULL,
   PRIMARY KEY (study_instance_uid, series_instance_uid)
 ) WITHOUT ROWID""",
     "progress": "(position INTEGER NOT NULL, ledger_id TEXT NOT NULL, leaf_hash BLOB NOT NULL)",
@@ -45,17 +46,35 @@ TABLES = {
 
 INDEXES = (
     "CREATE INDEX studies_by_state ON studies (state, last_position)",
+    "CREATE INDEX studies_by_first ON studies (first_position)",
+    "CREATE INDEX studies_by_last ON studies (last_position)",
     "CREATE INDEX studies_by_uid ON studies (study_instance_uid)",
     "CREATE INDEX studies_by_patient ON studies (patient_id)",
     "CREATE INDEX files_by_position ON files (position)",
+    "CREATE INDEX files_by_day ON files (archived_at, bytes)",
     "CREATE INDEX files_by_uid ON files (study_instance_uid, series_instance_uid, instance_number)",
     "CREATE INDEX files_by_sop ON files (sop_instance_uid)",
     "CREATE INDEX uploads_by_state ON uploads (state) WHERE state <> 'archived'",
     "CREATE INDEX dicom_studies_by_patient ON dicom_studies (patient_id)",
     "CREATE INDEX dicom_studies_by_date ON dicom_studies (study_date)",
+    "CREATE INDEX dicom_studies_by_arrival ON dicom_studies (last_archived_at)",
+    "CREATE INDEX dicom_studies_by_first ON dicom_studies (first_position)",
 )
 
-SCHEMA = zlib.crc32(repr((TABLES, INDEXES, "rows 1")).encode()) & 0x7FFFFFFF
+KEYS = {"studies": "study_id", "dicom_studies": "study_instance_uid"}
+SEARCHED = ("patient_name", "patient_id", "accession_number", "study_description")
+_TEXT = ", ".join(SEARCHED)
+
+# Full-text search (sqlite.org/fts5.html). The words lie in `studies` and `dicom_studies` themselves (§4.4.3, external content).
+# A row's number there is `first_position`: unlike a rowid it is the same in an index that followed and in one that was rebuilt.
+# Datasette finds these tables by `content` in double quotes only.
+SEARCH = {
+    table: f"""CREATE VIRTUAL TABLE {table}_fts USING fts5 ({_TEXT}, content="{table}", content_rowid="first_position",
+  tokenize="unicode61 remove_diacritics 2", prefix="2 3")"""
+    for table in KEYS
+}
+
+SCHEMA = zlib.crc32(repr((TABLES, INDEXES, SEARCH, "rows 1")).encode()) & 0x7FFFFFFF
 """PRAGMA user_version of an index of this shape; "rows 1" changes when the same columns get to mean something else."""
 
 
@@ -64,20 +83,30 @@ def refresh(prefix: str, chosen: str) -> tuple[str, str]:
     files = f"{prefix}files"
     series = f"""
 INSERT OR REPLACE INTO {prefix}series
-SELECT a.study_instance_uid, a.series_instance_uid, f.modality, f.series_number, f.series_description, f.body_part, a.files, a.bytes
+SELECT f.series_number, f.modality, f.series_description, f.body_part, a.files, a.bytes, a.study_instance_uid, a.series_instance_uid
 FROM (SELECT study_instance_uid, series_instance_uid, min(position) AS first, count(*) AS files, sum(bytes) AS bytes
       FROM {files} WHERE series_instance_uid IS NOT NULL AND study_instance_uid {chosen} GROUP BY 1, 2) a
 JOIN {files} f ON f.position = a.first"""  # noqa: S608 - a prefix and marks, both ours
     studies = f"""
 INSERT OR REPLACE INTO {prefix}dicom_studies
-SELECT a.study_instance_uid, f.patient_id, f.patient_name, f.patient_birth_date, f.patient_sex, f.study_date, f.study_time,
-       f.study_description, f.accession_number,
+SELECT a.study_instance_uid, f.patient_name, f.patient_id, f.study_date,
        (SELECT group_concat(modality, ', ') FROM (SELECT DISTINCT modality FROM {files} m
           WHERE m.study_instance_uid = a.study_instance_uid AND modality IS NOT NULL ORDER BY modality)),
-       f.institution_name, f.manufacturer, a.series, a.files, a.bytes, a.studies, a.flagged, a.first_at, a.last_at
+       f.study_description, a.series, a.files, a.bytes, f.institution_name, f.accession_number,
+       f.patient_birth_date, f.patient_sex, f.study_time, f.manufacturer, a.studies, a.flagged, a.first_at, a.last_at, a.first
 FROM (SELECT study_instance_uid, min(position) AS first, count(DISTINCT series_instance_uid) AS series, count(*) AS files,
              sum(bytes) AS bytes, count(DISTINCT study_id) AS studies, sum(sop_conflict OR study_uid_differs) AS flagged,
              min(archived_at) AS first_at, max(archived_at) AS last_at
       FROM {files} WHERE study_instance_uid {chosen} GROUP BY 1) a
 JOIN {files} f ON f.position = a.first"""  # noqa: S608 - a prefix and marks, both ours
     return series, studies
+
+
+def forget(table: str, chosen: str) -> str:
+    """SQL that takes the rows that `chosen` (a condition on the key) admits out of the search; before they change."""
+    return f"INSERT INTO {table}_fts ({table}_fts, rowid, {_TEXT}) SELECT 'delete', first_position, {_TEXT} FROM {table} WHERE {KEYS[table]} {chosen}"  # noqa: E501, S608 - names and marks, all ours
+
+
+def learn(table: str, chosen: str) -> str:
+    """SQL that puts them in, once they have changed. Neither reads any other row."""
+    return f"INSERT INTO {table}_fts (rowid, {_TEXT}) SELECT first_position, {_TEXT} FROM {table} WHERE {KEYS[table]} {chosen}"  # noqa: S608 - the same

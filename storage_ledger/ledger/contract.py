@@ -39,7 +39,7 @@ class Transaction(Protocol):
         ...
 
     def pending_twins(self, described: Entry) -> list[int]:
-        """Positions of later pending(place) entries of the same study that came of the same bytes as this one."""
+        """Positions of the pending(place) entries that only repeat this one: of the same upload and the same bytes, until one says otherwise."""
         ...
 
     def make_due(self, *, beyond_s: float) -> None:

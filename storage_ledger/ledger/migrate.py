@@ -41,10 +41,10 @@ def migrate(ledger_file: Path) -> Migration:
     except OSError as error:
         raise LedgerUnusable("ledger-folder", f"{folder} cannot be made: {os.strerror(error.errno or 0)}", errno=error.errno) from error
     check_place(folder)
-    _make_private(ledger_file)
+    make_private(ledger_file)
+    before = _revision(ledger_file)
     engine = open_engine_for(ledger_file)
     try:
-        before = _revision(engine)
         if before == HEAD:
             return Migration(before, HEAD, None)
         backup = _backup(ledger_file, before) if before is not None else None
@@ -73,8 +73,8 @@ def script_folder() -> Path:
     return installed if installed.is_dir() else package.parent / "alembic"
 
 
-def _make_private(ledger_file: Path) -> None:
-    """Patients' data: 0640 whatever the umask; SQLite gives its -wal and -shm the mode of the database."""
+def make_private(ledger_file: Path) -> None:
+    """Make the file if there is none. Patients' data: 0640 whatever the umask; SQLite gives its -wal and -shm the mode of the database."""
     try:
         descriptor = os.open(ledger_file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
     except FileExistsError:
@@ -95,21 +95,25 @@ def _make_private(ledger_file: Path) -> None:
         os.close(folder)
 
 
-def _revision(engine: Engine) -> str | None:
-    with translated(), engine.connect() as connection:
-        names = {row[0] for row in connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'table'")}
+def _revision(ledger_file: Path) -> str | None:
+    """The schema that the file has, None for an empty one. Looks only: a file that is not ours stays as it is."""
+    with translated(), closing(sqlite.connect(ledger_file)) as connection:
+        names = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if not names:
             return None
-        if "alembic_version" not in names:
-            raise LedgerUnusable("ledger-foreign", "the file is an SQLite database, but not a ledger")
-        row = connection.exec_driver_sql("SELECT version_num FROM alembic_version").fetchone()
+        if not {"alembic_version", "entries", "meta"} <= names:
+            raise LedgerUnusable(
+                "ledger-foreign", f"{ledger_file} is an SQLite database, but not a ledger: set LEDGER_PATH to the ledger's folder"
+            )
+        row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
     revision = row[0] if row else None
-    if revision is not None and not any((script_folder() / "versions").glob(f"{revision}_*.py")):
+    known = {path.name.partition("_")[0] for path in (script_folder() / "versions").glob("*.py")}
+    if revision not in known:
         raise LedgerUnusable(
             "ledger-newer",
-            f"the ledger is at revision {revision}, which this program does not know: run the version that wrote it, or a newer one",
+            f"the ledger is at revision {revision!r}, which this program does not know: run the version that wrote it, or a newer one",
         )
-    return revision
+    return str(revision)
 
 
 def _upgrade(engine: Engine) -> None:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -200,12 +201,14 @@ class SqliteTransaction:
     def pending_twins(self, described: Entry) -> list[int]:
         """See `contract.Transaction.pending_twins`."""
         raw_sha256 = described.data["raw_sha256"]
-        rows = self._sql(
-            "SELECT e.position, e.payload FROM entries e JOIN pending p ON p.position = e.position AND p.stage = 'place' "
-            "WHERE e.study_id = ? AND e.position > ? AND instr(e.payload, ?)",
-            (described.study_id, described.position, raw_sha256),
+        later_ones = self._sql(
+            "SELECT e.position, json_extract(e.payload, '$.raw_sha256') FROM entries e "
+            "JOIN pending p ON p.position = e.position AND p.stage = 'place' "
+            "WHERE e.study_id = ? AND e.version > ? AND json_extract(e.payload, '$.upload_path') = ? ORDER BY e.version",
+            (described.study_id, described.version, described.data["upload_path"]),
         )
-        return [position for position, payload in rows if canonical.loads(payload)["raw_sha256"] == raw_sha256]
+        # Up to the first that says something else: what comes after that one is the last word again.
+        return [position for position, _ in takewhile(lambda row: row[1] == raw_sha256, later_ones.fetchall())]
 
     def make_due(self, *, beyond_s: float) -> None:
         """See `contract.Transaction.make_due`."""

@@ -312,7 +312,7 @@ def test_a_redelivery_replaces_a_damaged_file_and_keeps_the_evidence(stack, stat
     archived.write_bytes(b"damaged")
     (stack.uploads / "hurt.dcm").write_bytes(data)
     stack.publish(message)
-    until(lambda: archived.read_bytes() == data, 30)
+    until(lambda: archived.exists() and archived.read_bytes() == data, 30)  # for a moment it is set aside
     until(stack.idle, 30)
     assert [p.read_bytes() for p in (stack.archive / ".ledger" / "damaged").rglob("*") if p.is_file()] == [b"damaged"]
     assert stack.check()["violations"] == []

@@ -1,0 +1,161 @@
+"""The HTTP face of the service over a real port."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from storage_ledger import __version__
+from storage_ledger.errors import BadSettings
+from storage_ledger.metrics import Metrics
+from storage_ledger.web import WebServer, make_app
+
+
+class Face:
+    """A running web server with what it asks of the service."""
+
+    def __init__(self) -> None:
+        self.reasons: list[dict[str, str]] = []
+        self.metrics = Metrics()
+        self.gate = threading.Event()
+        self.gate.set()
+        self.asked = threading.Event()
+        self.threads: set[str] = set()
+        self.server = WebServer(make_app(self._reasons, self.metrics.render), "127.0.0.1", 0)
+        self.server.start()
+        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.server.port}", trust_env=False, timeout=20)
+
+    def _reasons(self) -> list[dict[str, str]]:
+        self.threads.add(threading.current_thread().name)
+        self.asked.set()
+        self.gate.wait(20)
+        return self.reasons
+
+    def close(self) -> None:
+        self.http.close()
+        self.server.stop()
+
+
+@pytest.fixture
+def face() -> Iterator[Face]:
+    with contextlib.closing(Face()) as face:
+        yield face
+
+
+def test_healthz_says_that_it_lives_and_which_version(face):
+    answer = face.http.get("/healthz")
+    assert answer.status_code == 200
+    assert answer.json() == {"status": "ok", "version": __version__}
+
+
+def test_readyz_is_200_without_reasons_and_503_with_them(face):
+    assert face.http.get("/readyz").json() == {"status": "ready"}
+    face.reasons = [{"code": "not-subscribed", "detail": "channel described"}, {"code": "archive-full", "detail": ""}]
+    answer = face.http.get("/readyz")
+    assert answer.status_code == 503
+    assert answer.json() == {"status": "not-ready", "reasons": face.reasons}
+    face.reasons = []
+    assert face.http.get("/readyz").status_code == 200
+
+
+def test_metrics_are_prometheus_text_with_the_type_of_its_format(face):
+    face.metrics.received.inc(3)
+    answer = face.http.get("/metrics")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    families = {family.name: family for family in text_string_to_metric_families(answer.text)}
+    assert families["storage_ledger_messages_received"].samples[0].value == 3
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
+def test_head_is_answered_and_other_methods_are_405(path, face):
+    head = face.http.head(path)
+    assert (head.status_code, head.content) == (200, b"")
+    for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
+        assert face.http.request(method, path).status_code == 405
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz/", "/docs", "/status/s1", "/%00"])
+def test_other_paths_are_404(path, face):
+    assert face.http.get(path).status_code == 404
+
+
+def test_a_stuck_check_does_not_keep_healthz_from_answering(face):
+    face.gate.clear()
+    answers: list[int] = []
+    waiting = threading.Thread(target=lambda: answers.append(face.http.get("/readyz").status_code))
+    waiting.start()
+    assert face.asked.wait(10)
+    assert face.http.get("/healthz").status_code == 200
+    assert face.http.get("/metrics").status_code == 200
+    assert not answers
+    face.gate.set()
+    waiting.join()
+    assert answers == [200]
+    assert "web" not in face.threads
+
+
+def test_a_check_that_fails_is_500_and_the_next_one_is_asked_again(log):
+    def reasons() -> list[dict[str, str]]:
+        raise RuntimeError("canary-DOE^JANE")
+
+    server = WebServer(make_app(reasons, lambda: b""), "127.0.0.1", 0)
+    server.start()
+    for _ in range(2):
+        answer = httpx.get(f"http://127.0.0.1:{server.port}/readyz", trust_env=False)
+        assert answer.status_code == 500
+        assert "canary" not in answer.text
+    server.stop()
+    assert "error_type='RuntimeError'" in log.getvalue() or "error_type=RuntimeError" in log.getvalue()
+    assert "canary" not in log.getvalue()
+
+
+def test_a_request_leaves_no_line_in_the_log(log, capfd, face):
+    face.http.get("/healthz")
+    face.http.get("/nothing-here")
+    assert log.getvalue() == ""
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_port_in_use_is_a_bad_setting_that_names_it(face):
+    again = WebServer(make_app(list, lambda: b""), "127.0.0.1", face.server.port)
+    with pytest.raises(BadSettings, match=f"HTTP_PORT: {face.server.port} is in use") as caught:
+        again.start()
+    assert caught.value.code == "bad-settings"
+    again.stop()
+    assert face.http.get("/healthz").status_code == 200
+
+
+@pytest.mark.parametrize("host", ["203.0.113.7", "no-such-host.invalid", "a..b"])
+def test_a_host_that_is_not_ours_is_a_bad_setting_that_names_it(host):
+    with pytest.raises(BadSettings, match="HTTP_HOST"):
+        WebServer(make_app(list, lambda: b""), host, 0).start()
+
+
+def test_stop_closes_the_port_and_ends_the_thread_though_a_client_keeps_its_connection():
+    face = Face()
+    port = face.server.port
+    assert face.http.get("/healthz").status_code == 200
+    assert "web" in {thread.name for thread in threading.enumerate()}
+    face.server.stop()
+    assert "web" not in {thread.name for thread in threading.enumerate()}
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port))
+    again = WebServer(make_app(list, lambda: b""), "127.0.0.1", port)
+    again.start()
+    assert again.port == port
+    again.stop()
+    face.close()
+
+
+def test_a_server_that_is_stopped_at_once_ends():
+    server = WebServer(make_app(list, lambda: b""), "127.0.0.1", 0)
+    server.start()
+    server.stop()
+    server.stop()
