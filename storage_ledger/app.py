@@ -15,7 +15,7 @@ from storage_ledger.core.layout import UploadPaths
 from storage_ledger.index.sqlite import Index
 from storage_ledger.intake import Intake
 from storage_ledger.ledger import lock
-from storage_ledger.ledger.migrate import migrate
+from storage_ledger.ledger.migrate import make_folder, migrate
 from storage_ledger.ledger.sqlite import SqliteLedger, utc_now
 from storage_ledger.metrics import Metrics
 from storage_ledger.notifier import CONFIRM_AFTER, Notifier
@@ -37,7 +37,7 @@ def serve(settings: Settings) -> int:
     """
     os.umask(UMASK)
     logs.configure(settings.log_level, environment=settings.environment)
-    settings.ledger_path.mkdir(mode=0o750, parents=True, exist_ok=True)
+    make_folder(settings.ledger_path)
     with lock.held(settings.lock_file, "serve"):
         done = migrate(settings.ledger_file)
         if done.changed:

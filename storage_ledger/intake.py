@@ -104,19 +104,24 @@ class Intake:
     def append(self, deliveries: list[Delivery]) -> list[Entry]:
         """Append what these messages amount to, in one commit, then acknowledge them. Raises `LedgerBusy`: nothing is done."""
         judged = [self._judge(delivery) for delivery in deliveries]
-        with self._ledger.write() as tx:
-            entries = [entry for new in judged if (entry := self._append(tx, new)) is not None]
+        hour = self._hour
+        try:
+            with self._ledger.write() as tx:
+                entries = [self._append(tx, new) for new in judged]
+        except BaseException:
+            self._hour = hour  # what was not recorded does not count
+            raise
         self._source.acknowledge(deliveries)
         self._metrics.received.inc(len(deliveries))
-        for new in judged:
+        for new, entry in zip(judged, entries, strict=True):
             if new.kind is Kind.REJECTED:
-                self._metrics.rejected.labels(new.payload["reason"]).inc()
+                self._count_rejected(new, entry)
         kinds = {new.kind for new in judged}
         if Kind.DESCRIBED in kinds:
             self._on_described()
         if Kind.REJECTED in kinds:
             self._on_rejected()
-        return entries
+        return [entry for entry in entries if entry is not None]
 
     def _close(self) -> None:
         with self._changed:
@@ -173,10 +178,14 @@ class Intake:
         count = self._hour[1] if self._hour[0] == hour else 0
         self._hour = (hour, count + 1)
         if count >= self._rejected_per_hour:
-            self._metrics.rejected_unlogged.inc()
             return None
         # `failed` is told only where the study has no better word: see the notifier, which looks again.
         study_id = new.payload.get("study_id")
-        entry = tx.append(new, duty=study_id is not None and not tx.knows_study(study_id))
-        logs.get().warning("rejected", position=entry.position, code=new.payload["reason"], bytes=new.payload["bytes"])
-        return entry
+        return tx.append(new, duty=study_id is not None and not tx.knows_study(study_id))
+
+    def _count_rejected(self, new: NewEntry, entry: Entry | None) -> None:
+        self._metrics.rejected.labels(new.payload["reason"]).inc()
+        if entry is None:
+            self._metrics.rejected_unlogged.inc()
+        else:
+            logs.get().warning("rejected", position=entry.position, code=new.payload["reason"], bytes=new.payload["bytes"])

@@ -18,6 +18,7 @@ from storage_ledger.ledger.contract import Duty, Ledger
 
 Outcome = TypeVar("Outcome")
 AHEAD = 4  # studies that are claimed for each worker
+CALM_S = 60.0  # so long without a shared cause, and the pauses begin small again
 LOOK_EVERY_S = 1.0  # another process may append; nobody tells us
 
 
@@ -25,7 +26,8 @@ class Lane(Generic[Outcome]):
     """Duties of some stages. One study is in at most one pair of hands, and its duties go in order.
 
     `work` gets the due duties of one study (with `by_study=False`: of all) and returns an outcome; `record` gets the
-    outcomes that are there, and commits them together: the slower the disk, the larger the groups. What `record` could
+    outcomes that are there, and commits them together: the slower the disk, the larger the groups. It is also told
+    whether they were all begun after the last pause: only then does a success say that a shared cause has gone. What `record` could
     not commit (`LedgerBusy`) is simply done again: every effect may be done twice.
     """
 
@@ -36,7 +38,7 @@ class Lane(Generic[Outcome]):
         stages: Sequence[Stage],
         *,
         work: Callable[[list[Duty]], Outcome],
-        record: Callable[[list[Outcome]], None],
+        record: Callable[[list[Outcome], bool], None],
         workers: int,
         by_study: bool = True,
         most: int = 64,
@@ -51,9 +53,12 @@ class Lane(Generic[Outcome]):
         self._most = most
         self._bell = threading.Event()
         self._running: dict[Future[Outcome], list[Duty]] = {}
+        self._begun: dict[Future[Outcome], int] = {}
         self._paused_until = 0.0
         self._probing = False
         self._pauses = 0
+        self._round = 0
+        self._resumed_at = 0.0
         self._random = random.Random()  # noqa: S311 - spreads retries, guards nothing
 
     def wake(self) -> None:
@@ -62,17 +67,21 @@ class Lane(Generic[Outcome]):
 
     def pause(self, *, base_s: float = 0.5, cap_s: float = 30.0) -> float:
         """A shared cause: claim nothing for a while, longer each time, then try one at a time. Returns the seconds."""
+        if not self._probing and time.monotonic() - self._resumed_at > CALM_S:
+            self._pauses = 0
         self._pauses += 1
+        self._round += 1
         seconds = backoff_s(self._pauses, base_s=base_s, cap_s=cap_s, chance=self._random.random())
         self._paused_until = time.monotonic() + seconds
         self._probing = True
         return seconds
 
     def resume(self) -> None:
-        """The shared cause has gone."""
+        """The shared cause has gone. If it comes back soon, the next pause is longer than the last one all the same."""
+        if self._probing:
+            self._resumed_at = time.monotonic()
         self._paused_until = 0.0
         self._probing = False
-        self._pauses = 0
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop` is set and what was begun is recorded."""
@@ -106,6 +115,7 @@ class Lane(Generic[Outcome]):
             for group in groups:
                 future = pool.submit(self._work, group)
                 self._running[future] = group
+                self._begun[future] = self._round
                 future.add_done_callback(lambda _: self._bell.set())
             return self._next_due_s() if len(groups) < free else LOOK_EVERY_S
         except LedgerBusy as error:
@@ -124,12 +134,12 @@ class Lane(Generic[Outcome]):
         if not done:
             return
         try:
-            self._record([future.result() for future in done])
+            self._record([future.result() for future in done], all(self._begun[future] == self._round for future in done))
         except LedgerBusy as error:
             self._stumbled(error)
         finally:
             for future in done:
-                del self._running[future]
+                del self._running[future], self._begun[future]
 
     def _stumbled(self, error: LedgerBusy) -> float:
         seconds = self.pause()

@@ -151,10 +151,10 @@ class Notifier:
         folder = study_folder(self._archive_root, study_id)
         return "archived", {"archive_path": folder, "metadata_file": archive_path(folder, METADATA)}
 
-    def record(self, outcomes: list[Outcome]) -> None:
-        """Append `status-sent` for what was accepted; put off what was not; one commit for all."""
+    def record(self, outcomes: list[Outcome], fresh: bool = True) -> None:
+        """Append `status-sent` for what was accepted; put off what was not; one commit for all. `fresh`: see `Lane`."""
         shared = [o.error for o in outcomes if isinstance(o, NotTold) and o.error.shared]
-        reached = any(isinstance(o, (Told, Stays)) for o in outcomes)
+        reached = fresh and any(isinstance(o, (Told, Stays)) for o in outcomes)
         self._failures = 0 if reached else self._failures + len(shared)
         pause_s = self.lane.pause(base_s=0.5, cap_s=15) if self._failures >= PAUSE_AFTER else 0.0
         with self._ledger.write() as tx:

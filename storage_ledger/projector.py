@@ -218,8 +218,8 @@ class Projector:
         sha256 = hashlib.sha256(data).hexdigest()
         return [replace(o, metadata_sha256=sha256) if isinstance(o, Archived) else o for o in outcomes]
 
-    def record(self, batches: list[list[Outcome]]) -> None:
-        """Append what came of it, one commit for all. Only now is it true that they are archived."""
+    def record(self, batches: list[list[Outcome]], fresh: bool = True) -> None:
+        """Append what came of it, one commit for all. Only now is it true that they are archived. `fresh`: see `Lane`."""
         outcomes = [outcome for batch in batches for outcome in batch]
         try:
             self._archive.settle()
@@ -236,9 +236,9 @@ class Projector:
                         recorded.append((entry, outcome))
             if shared is not None:
                 self._begin(tx, "place", shared, pause_s)
-            elif any(isinstance(o, Archived) for o in outcomes):
+            elif fresh and any(isinstance(o, Archived) for o in outcomes):
                 self._outages.end(tx, "place")
-        if shared is None and outcomes:
+        if shared is None and fresh:
             self.place_lane.resume()
         self._count(recorded, outcomes)
         self.remove_lane.wake()
@@ -374,7 +374,7 @@ class Projector:
             return False
         return same and self._archive.check(archived.study_id, file["name"], file["sha256"], file["bytes"]) is Fixity.INTACT
 
-    def record_removed(self, batches: list[list[Removal]]) -> None:
+    def record_removed(self, batches: list[list[Removal]], fresh: bool = True) -> None:
         """Drop the duties whose upload is durably gone; nobody has to care any more."""
         removals = [removal for batch in batches for removal in batch]
         shared = next((r.error for r in removals if r.error is not None and r.error.shared), None)
@@ -390,14 +390,14 @@ class Projector:
                     tx.place_again(removal.duty.entry.cause)
             if shared is not None:
                 self._begin(tx, "remove", shared, pause_s)
-            elif any(r.error is None for r in removals):
+            elif any(r.error is None for r in removals) and not tx.is_retrying(Stage.REMOVE):
                 self._outages.end(tx, "remove")
         for removal in removals:
             if removal.error is None:
                 self._seen.pop(removal.duty.entry.position, None)
             else:
                 self._metrics.retries.labels("remove", removal.error.code).inc()
-        if shared is None:
+        if shared is None and fresh:
             self.remove_lane.resume()
         if any(r.place_again for r in removals):
             self.place_lane.wake()

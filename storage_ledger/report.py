@@ -18,7 +18,7 @@ from storage_ledger.core.study import State, Study
 from storage_ledger.errors import LedgerError
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.engine import open_engine
-from storage_ledger.ledger.sqlite import translated
+from storage_ledger.ledger.sqlite import translated, utc_now
 from storage_ledger.settings import Settings
 
 ACTIONS = {
@@ -29,6 +29,7 @@ ACTIONS = {
     "archive-copy-changed": "restore the archive's file from a backup, or put it back into uploads and publish its message again",
     "archive-name-taken": "look at what lies in the study's archive folder: something that is not ours has both names",
 }
+WAITING_LONG_S = 900
 USUAL_ACTION = "mend the upload, then publish its message again"
 
 OUTAGE_ACTIONS = {
@@ -67,9 +68,8 @@ def status(ledger: Ledger, settings: Settings) -> dict[str, Any]:
         for step, code, since in outages
     ]
     if quarantine:
-        attention.append({
-            "code": "quarantined", "detail": f"{len(quarantine)} files", "action": "see `storage-ledger quarantine list`"
-        })  # fmt: skip
+        count = "1 file" if len(quarantine) == 1 else f"{len(quarantine)} files"
+        attention.append({"code": "quarantined", "detail": count, "action": "see `storage-ledger quarantine list`"})
     attention += [
         {
             "code": f"{v['name']}-missing",
@@ -78,6 +78,15 @@ def status(ledger: Ledger, settings: Settings) -> dict[str, Any]:
         }
         for v in volumes
         if v["free_bytes"] is None
+    ]
+    attention += [
+        {
+            "code": "waiting-long",
+            "detail": f"{q.rows} to {q.stage.value}, the oldest since {q.oldest}",
+            "action": "see the log, and `storage-ledger show` of a study",
+        }
+        for q in ledger.queue()
+        if q.stage is not Stage.CONFIRM and (utc_now() - instant(q.oldest)).total_seconds() > WAITING_LONG_S
     ]
     if not serving:
         attention.append({"code": "not-serving", "detail": "no `storage-ledger serve` holds serve.lock", "action": "start it"})
@@ -102,7 +111,7 @@ def study(ledger: Ledger, study_id: str) -> dict[str, Any]:
     about = sorted([*entries, *(e for e in ledger.of_no_study(("rejected", "status-sent"), 20_000) if e.data.get("study_id") == study_id)],
                    key=lambda e: e.position)  # fmt: skip
     told = [entry for entry in about if entry.kind == Kind.STATUS_SENT]
-    before = [None, *about[:-1]]
+    before = [None, *about][: len(about)]
     pending = ledger.pending_of(study_id)
     code = folded.quarantine_code
     return {

@@ -30,6 +30,7 @@ from storage_ledger.sources.contract import Source
 from storage_ledger.web import WebServer
 
 STOP_WITHIN_S = 25.0
+SIGNALS_EVERY_S = 0.25
 
 
 @dataclass(slots=True)
@@ -60,6 +61,7 @@ class Service:
         self._stop = threading.Event()
         self._reading_ended = threading.Event()
         self._failed: tuple[str, BaseException] | None = None
+        self._signal: signal.Signals | None = None
 
     def stop(self) -> None:
         """Finish what was begun, begin nothing more."""
@@ -95,8 +97,10 @@ class Service:
             sqlite=sqlite.sqlite_version,
             version=__version__,
         )
-        while not self._stop.wait(3600):
+        while self._signal is None and not self._stop.wait(SIGNALS_EVERY_S):
             pass
+        if self._signal is not None:
+            logs.get().info("service.stopping", signal=self._signal.name)
         self.stop()
         return self._wind_down(threads, web)
 
@@ -181,5 +185,5 @@ class Service:
         return code
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
-        logs.get().info("service.stopping", signal=signal.Signals(number).name)
-        self.stop()
+        # Nothing else: it runs in the middle of whatever the main thread does, which may hold the lock that a call would want.
+        self._signal = signal.Signals(number)

@@ -27,7 +27,7 @@ from storage_ledger.errors import Permanent, Retryable
 FILE_MODE = 0o440
 METADATA_MODE = 0o640
 FOLDER_MODE = 0o750
-LOW_BYTES = 64 << 20
+LOW_BYTES = 1 << 20
 _CHUNK = 1 << 20
 _METADATA_TEMPORARY = ".metadata.json.tmp"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -161,6 +161,7 @@ class FilesystemArchive:
     def _set_aside(self, folder: int, name: str, study_id: str, position: int) -> str:
         """Move what lies under `name` to .ledger/damaged/<study_id>/, durably; it is evidence. Returns its new path."""
         self._make_folder(LEDGER_FOLDER, DAMAGED_FOLDER, study_id)
+        self.settle()
         parts = (LEDGER_FOLDER, DAMAGED_FOLDER, study_id)
         with self._folder(*parts) as damaged:
             taken = set(os.listdir(damaged))

@@ -94,8 +94,12 @@ class Uploads:
             except FileNotFoundError:
                 return
             except OSError as error:
-                code = "uploads-read-only" if error.errno == errnos.EROFS else "upload-not-removable"
-                raise Retryable(code, os.strerror(error.errno or 0), errno=error.errno, shared=True) from error
+                text = os.strerror(error.errno or 0)
+                if error.errno == errnos.EROFS:
+                    raise Retryable("uploads-read-only", text, errno=error.errno, shared=True) from error
+                if error.errno in {errnos.EACCES, errnos.EPERM}:
+                    raise Retryable("upload-not-removable", text, errno=error.errno, shared=True) from error
+                raise Retryable("upload-io", text, errno=error.errno) from error
 
     def settle(self, paths: list[str]) -> None:
         """Fsync the folders of these paths, each once: an unlink that was not comes back after a power cut."""

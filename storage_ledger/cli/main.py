@@ -5,14 +5,14 @@ Each command imports what it needs when it is called: `serve` does not pay for t
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 
 from storage_ledger import __version__
-from storage_ledger.cli import migrate, quarantine, serve, show, status, status_service
+from storage_ledger.cli import browse, demo, migrate, quarantine, serve, show, status, status_service
 from storage_ledger.errors import Locked, StorageLedgerError
 
 app = typer.Typer(
@@ -24,6 +24,10 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+# typer carries a click of its own and exports only some of its errors; this is what they have in common.
+_UsageError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
 
 def _version(wanted: bool) -> None:
@@ -44,6 +48,8 @@ app.command("migrate")(migrate.migrate)
 app.command("status")(status.status)
 app.command("show")(show.show)
 app.add_typer(quarantine.app, name="quarantine")
+app.command("browse")(browse.browse)
+app.command("demo")(demo.demo)
 app.command("status-service")(status_service.status_service)
 
 
@@ -57,9 +63,9 @@ def main() -> None:
     except StorageLedgerError as error:
         _say(error)
         sys.exit(2)
-    except click.exceptions.Abort:
+    except typer.Abort:
         sys.exit(130)
-    except click.ClickException as error:
+    except _UsageError as error:
         error.show()
         sys.exit(2)
     except KeyboardInterrupt:
@@ -67,6 +73,14 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of a pipe has gone: nothing is wrong here
         sys.exit(0)
+    except OSError as error:
+        _say(StorageLedgerError("os-error", f"{os.strerror(error.errno or 0)}: {error.filename or 'no file'}"))
+        sys.exit(2)
+    except Exception as error:  # noqa: BLE001 - a bug: said without its text, which may quote a value, and never with 1, which means findings
+        from storage_ledger.logs import where
+
+        _say(StorageLedgerError("internal-error", f"{type(error).__name__} at {where(error)}. Please report this line."))
+        sys.exit(2)
     sys.exit(code if isinstance(code, int) else 0)
 
 

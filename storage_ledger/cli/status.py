@@ -34,7 +34,7 @@ def _print(look: dict[str, Any]) -> None:
 
     out = console()
     runs = "runs" if look["serving"] else "does not run"
-    out.print(f"[bold]Ledger[/bold]     position {look['position']}, {look['studies']} studies; serve {runs}")
+    out.print(f"[bold]Entries[/bold]    position {look['position']}, {look['studies']} studies; serve {runs}")
     out.print(f"[bold]Index[/bold]      position {look['index_position'] if look['index_position'] is not None else 'none'}")
     for volume in look["volumes"]:
         free = "cannot be looked at" if volume["free_bytes"] is None else f"{size(volume['free_bytes'])} free"

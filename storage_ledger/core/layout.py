@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 STUDY_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 METADATA = "metadata.json"
@@ -61,14 +60,20 @@ def archive_name(original: str, sha256: str) -> str:
     """The name under which a file with these bytes is kept: its own, unless that would hide it or clash."""
     if not original.startswith(".") and original != METADATA and len(original.encode("utf-8")) <= MAX_NAME_BYTES:
         return original
-    suffix = PurePosixPath(original).suffix
+    _, suffix = _split(original)
     return sha256[:12] + (suffix if len(suffix.encode("utf-8")) <= MAX_SUFFIX_BYTES else "")
 
 
 def beside_name(name: str, sha256: str) -> str:
     """The name of a file whose plain name is taken by other bytes: `<stem>~<first 12 of sha256><suffix>`."""
-    path = PurePosixPath(name)
-    return f"{path.stem}~{sha256[:12]}{path.suffix}"
+    stem, suffix = _split(name)
+    return f"{stem}~{sha256[:12]}{suffix}"
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Stem and suffix; a dot at the beginning or the end makes none. Our own: these names are fixed, pathlib's rule is not."""
+    dot = name.rfind(".")
+    return (name[:dot], name[dot:]) if 0 < dot < len(name) - 1 else (name, "")
 
 
 def temporary_name(position: int) -> str:

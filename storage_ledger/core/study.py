@@ -114,7 +114,7 @@ class Study:
     files: dict[str, ArchivedFile] = field(default_factory=dict)
     sources: dict[str, set[str]] = field(default_factory=dict)
     speaker: Described | None = None
-    _said: dict[str, bytes] = field(default_factory=dict)
+    _said: dict[str, Described] = field(default_factory=dict)
 
     @classmethod
     def of(cls, study_id: str, entries: Iterable[Entry]) -> Study:
@@ -153,9 +153,13 @@ class Study:
         """
         self.files.setdefault(file.name, file)
         self.sources.setdefault(by.upload_path, set()).add(file.name)
-        if self._said.get(file.name) != by.said:
+        last = self._said.get(file.name)
+        if last is not None and by.position < last.position:
+            return  # it had to wait, and something newer was said meanwhile
+        self._said[file.name] = by
+        brings_something = last is None or last.said != by.said
+        if brings_something and (self.speaker is None or self.speaker.position < by.position):
             self.speaker = by
-            self._said[file.name] = by.said
 
     @property
     def state(self) -> State:

@@ -91,6 +91,8 @@ class StudyRows:
                 self._archived(entry, data)
             case Kind.STATUS_SENT:
                 self.study["status_sent"] = data["status"]
+                if self.study["state"] == State.ARCHIVED:
+                    self.study["last_error"] = None
             case Kind.FAILED | Kind.QUARANTINED:
                 self.study["last_error"] = data["code"]
             case _:

@@ -16,7 +16,7 @@ from storage_ledger import logs
 from storage_ledger.core.entries import Entry
 from storage_ledger.errors import LedgerBusy, LedgerUnusable
 from storage_ledger.index.rows import StudyRows
-from storage_ledger.index.tables import INDEXES, SCHEMA, SEARCH, SEARCHED, TABLES, forget, learn, refresh
+from storage_ledger.index.tables import INDEXES, SCHEMA, SEARCH, SEARCHED, TABLES, forget, learn, refresh, year
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.engine import open_engine
 from storage_ledger.ledger.sqlite import translated
@@ -189,7 +189,6 @@ class _Batch:
         found = self._select("studies", study_id)
         self._words[study_id] = _words(found[0]) if found else None
         if found:
-            del found[0]["year"]  # made by SQLite
             uploads = {row["upload_path"]: row for row in self._select("uploads", study_id)}
             files = {row["name"]: row for row in self._select("files", study_id)}
             rows = StudyRows(found[0], uploads, files)
@@ -207,7 +206,7 @@ class _Batch:
         other_words = [] if self._shadow else [key for key, rows in self._studies.items() if _words(rows.study) != self._words[key]]
         for some in _chunks(other_words):
             self._sql(forget("studies", _any_of(some)), tuple(some))
-        self._put("studies", [rows.study for rows in self._studies.values()])
+        self._put("studies", [{**rows.study, "year": year(rows.study["study_date"])} for rows in self._studies.values()])
         for some in _chunks(other_words):
             self._sql(learn("studies", _any_of(some)), tuple(some))
         self._put("uploads", [rows.uploads[path] for rows in self._studies.values() for path in sorted(rows.changed_uploads)])

@@ -39,7 +39,7 @@ class Transaction(Protocol):
         ...
 
     def pending_twins(self, described: Entry) -> list[int]:
-        """Positions of the pending(place) entries that only repeat this one: of the same upload and the same bytes, until one says otherwise."""
+        """Positions of the pending(place) entries that say the same of the same upload, up to the first later one that does not."""
         ...
 
     def make_due(self, *, beyond_s: float) -> None:
@@ -60,6 +60,10 @@ class Transaction(Protocol):
 
     def postpone(self, position: int, stage: Stage, *, due_in_s: float, attempts: int) -> None:
         """Try again later. Nothing happens if it is gone."""
+        ...
+
+    def is_retrying(self, stage: Stage) -> bool:
+        """Whether any duty of that stage has failed before."""
         ...
 
     def on_commit(self, then: Callable[[], None]) -> None:

@@ -35,12 +35,8 @@ def migrate(ledger_file: Path) -> Migration:
     The folder is made if it is missing. Doing it twice, or from two processes at once, changes nothing more. Raises
     `LedgerUnusable` for a ledger newer than this program, a foreign database, a network file system.
     """
-    folder = ledger_file.parent
-    try:
-        folder.mkdir(mode=0o750, parents=True, exist_ok=True)
-    except OSError as error:
-        raise LedgerUnusable("ledger-folder", f"{folder} cannot be made: {os.strerror(error.errno or 0)}", errno=error.errno) from error
-    check_place(folder)
+    make_folder(ledger_file.parent)
+    check_place(ledger_file.parent)
     make_private(ledger_file)
     before = _revision(ledger_file)
     engine = open_engine_for(ledger_file)
@@ -52,6 +48,16 @@ def migrate(ledger_file: Path) -> Migration:
         return Migration(before, HEAD, backup)
     finally:
         engine.dispose()
+
+
+def make_folder(folder: Path) -> None:
+    """Make LEDGER_PATH if it is missing, and see that this user may write there. Raises `LedgerUnusable`."""
+    try:
+        folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+    except OSError as error:
+        raise LedgerUnusable("ledger-folder", f"{folder} cannot be made: {os.strerror(error.errno or 0)}", errno=error.errno) from error
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        raise LedgerUnusable("ledger-folder", f"user {os.geteuid()} may not write into {folder}: who owns it?")
 
 
 def open_engine_for(ledger_file: Path) -> Engine:

@@ -201,14 +201,16 @@ class SqliteTransaction:
     def pending_twins(self, described: Entry) -> list[int]:
         """See `contract.Transaction.pending_twins`."""
         raw_sha256 = described.data["raw_sha256"]
-        later_ones = self._sql(
+        rows = self._sql(
             "SELECT e.position, json_extract(e.payload, '$.raw_sha256') FROM entries e "
             "JOIN pending p ON p.position = e.position AND p.stage = 'place' "
-            "WHERE e.study_id = ? AND e.version > ? AND json_extract(e.payload, '$.upload_path') = ? ORDER BY e.version",
-            (described.study_id, described.version, described.data["upload_path"]),
-        )
-        # Up to the first that says something else: what comes after that one is the last word again.
-        return [position for position, _ in takewhile(lambda row: row[1] == raw_sha256, later_ones.fetchall())]
+            "WHERE e.study_id = ? AND e.position <> ? AND json_extract(e.payload, '$.upload_path') = ? ORDER BY e.version",
+            (described.study_id, described.position, described.data["upload_path"]),
+        ).fetchall()
+        earlier = [row for row in rows if row[0] < described.position and row[1] == raw_sha256]
+        # Later ones only up to the first that says something else: what comes after that one is the last word again.
+        later_ones = takewhile(lambda row: row[1] == raw_sha256, (row for row in rows if row[0] > described.position))
+        return [position for position, _ in (*earlier, *later_ones)]
 
     def make_due(self, *, beyond_s: float) -> None:
         """See `contract.Transaction.make_due`."""
@@ -237,6 +239,10 @@ class SqliteTransaction:
             "UPDATE pending SET not_before = ?, attempts = ? WHERE position = ? AND stage = ?",
             (later(rfc3339(self._now), due_in_s), attempts, position, stage.value),
         )
+
+    def is_retrying(self, stage: Stage) -> bool:
+        """See `contract.Transaction.is_retrying`."""
+        return self._sql("SELECT 1 FROM pending WHERE stage = ? AND attempts > 0 LIMIT 1", (stage.value,)).fetchone() is not None
 
     def on_commit(self, then: Callable[[], None]) -> None:
         """See `contract.Transaction.on_commit`."""

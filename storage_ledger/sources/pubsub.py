@@ -30,7 +30,7 @@ SILENCE_S = 25.0
 """A server that says nothing for so long, not even to our PINGs, is gone, whatever TCP believes."""
 
 BACKOFF_FIRST_S = 0.2
-BACKOFF_MOST_S = 30.0
+BACKOFF_MOST_S = 5.0
 
 
 class PubSub(Source):
@@ -38,7 +38,7 @@ class PubSub(Source):
 
     `on_subscribed` is called in the thread of `run` after every subscription that the server confirmed, the first one
     too: from then on nothing is missed, until the next loss. Raises `BadSettings` for options in the URL that cannot be
-    read; whether the server can be reached shows in `run` only, which then waits 0.2 to 30 s (doubling, full jitter)
+    read; whether the server can be reached shows in `run` only, which then waits 0.2 to 5 s (doubling, full jitter)
     between attempts. A stop takes at most about 0.3 s, and 5 s while a server neither accepts nor refuses a connection.
     """
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.contract.making import small_volume
 from tests.support.dicom import described, make_file, testdata_files
 from tests.support.stack import Stack
 from tests.support.status_server import Fault
@@ -396,6 +397,33 @@ def test_failed_is_told_for_a_rejected_message_only_where_the_ledger_knows_no_be
     assert stack.check()["violations"] == []
 
 
+def test_a_full_archive_pauses_the_projector_and_quarantines_nothing(tmp_path, valkey, status_server):
+    archive = tmp_path / "archive"
+    with small_volume(archive, "6m"):
+        stack = Stack(tmp_path, valkey, status_server.url, MISSING_FILE_GRACE_SECONDS=0)
+        try:
+            ballast = archive / "ballast"
+            ballast.write_bytes(b"x" * (5 << 20))
+            stack.start(ready=False)
+            until(lambda: stack.metric("storage_ledger_source_subscribed") == 1, 30)
+            files = {}
+            for i in range(8):
+                message, files[f"s{i}"] = upload(stack, f"s{i}", bytes([i]) * 400_000)
+                stack.publish(message)
+            until(lambda: stack.metric('storage_ledger_outage{code="archive-full",step="place"}') == 1, 30)
+            assert "archive-full" in stack.get("/readyz")[1]
+            ballast.unlink()
+            until(lambda: all(status_server.status(s) == "archived" for s in files), 60)
+            until(stack.idle, 30)
+            assert_archived(stack, files)
+            found = stack.check()
+            assert found["violations"] == []
+            assert "quarantined" not in found["counts"]
+            assert found["counts"]["failed"] == found["counts"]["recovered"] == 1
+        finally:
+            stack.close()
+
+
 def test_messages_beyond_the_hourly_limit_are_counted_not_recorded(tmp_path, valkey, status_server):
     stack = Stack(tmp_path, valkey, status_server.url, REJECTED_PER_HOUR=5)
     try:
@@ -487,7 +515,9 @@ def test_show_and_status_and_quarantine_tell_the_story(stack, status_server):
     assert story["state"] == "archived"
     assert [entry["kind"] for entry in story["entries"]][:3] == ["described", "archived", "status-sent"]
     assert "told.dcm" in stack.command("show", "told").stdout
-    assert stack.command("show", "nobody").returncode == 1
+    nobody = stack.command("show", "nobody")
+    assert (nobody.returncode, nobody.stderr) == (1, "")
+    assert "knows nothing of nobody" in nobody.stdout
     assert stack.command("quarantine", "list").returncode == 0
     well = stack.command("status")
     assert well.returncode == 0, well.stdout

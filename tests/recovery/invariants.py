@@ -189,11 +189,11 @@ class Checker:
                     continue
                 if (e["position"], "place") in duties:
                     waiting[key].append(e)
-                # a redelivery of what was pending at that time: the first one answers for it
+                # a redelivery of what was pending at that time: another one with the same message answers for it
                 elif not any(
-                    o["data"]["message"] == e["data"]["message"]
+                    o["data"]["message"] == e["data"]["message"] and (o["position"] in answered or (o["position"], "place") in duties)
                     for o in self.entries
-                    if o["kind"] == "described" and (o["study_id"], o["data"].get("upload_path")) == key and o["position"] < e["position"]
+                    if o["kind"] == "described" and (o["study_id"], o["data"].get("upload_path")) == key and o is not e
                 ):
                     self.bad("nobody-responsible", position=e["position"], stage="place")
             elif e["kind"] in {"archived", "quarantined"} and e["position"] not in told and (e["position"], "tell") not in duties:

@@ -53,7 +53,12 @@ class Stack:
         """Start `serve` (`under` another program, such as strace); wait until it is ready, unless told not to."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*under, sys.executable, "-m", "storage_ledger", "serve"], env=self.environment, stdout=log, stderr=log, cwd=self.root
+                [*under, sys.executable, "-m", "storage_ledger", "serve"],
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+                cwd=self.root,
+                start_new_session=True,
             )
         if ready:
             until(self._ready_or_dead, 30, what=f"the service to be ready; its log: {self.log}")
@@ -67,7 +72,7 @@ class Stack:
     def kill(self) -> None:
         """SIGKILL."""
         assert self.process is not None
-        self.process.kill()
+        os.killpg(self.process.pid, signal.SIGKILL)  # with whatever it runs under
         self.process.wait(20)
 
     def close(self) -> None:

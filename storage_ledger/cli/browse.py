@@ -1,0 +1,68 @@
+"""`storage-ledger browse`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+
+def browse(
+    host: Annotated[str, typer.Option(help="Address to listen on.", envvar="BROWSE_HOST")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.", envvar="BROWSE_PORT", min=0, max=65535)] = 8001,
+    no_login: Annotated[bool, typer.Option("--no-login", help="Let everybody in who reaches the address.")] = False,
+    hash_password: Annotated[
+        bool, typer.Option("--hash-password", help="Ask for a password, print its hash for BROWSE_PASSWORD_HASH, and end.")
+    ] = False,
+) -> None:
+    """Look at studies, files and ledger entries in a web browser; nothing can be changed there.
+
+    Who may log in is set by BROWSE_PASSWORD_HASH (or BROWSE_PASSWORD_HASH_FILE) and BROWSE_USER; as long as that is not set,
+    it starts and lets nobody in. Run it as the same user as `serve`. SIGTERM or Ctrl-C ends it with 0.
+    """
+    if hash_password:
+        print(_hash(_new_password()))
+        return
+    import os
+
+    from storage_ledger import logs
+    from storage_ledger.browse.access import ADVICE, BrowseSettings, read_access
+    from storage_ledger.settings import Settings
+
+    settings, ours = Settings.load(), BrowseSettings.load()
+    os.umask(0o027)  # what SQLite puts beside the databases is not for everybody
+    logs.configure(settings.log_level, environment=settings.environment)
+    access = read_access(ours, settings.ledger_path, is_open=no_login)
+    if not access.users and not no_login:
+        _say(ADVICE)
+    from storage_ledger.browse.run import run  # Datasette takes a second: wrong settings are told before
+
+    run(settings.index_file, settings.ledger_file, access, host=host, port=port, wait_s=ours.browse_wait_seconds, say=_say)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _new_password() -> str:
+    """Typed twice without echo; or all of standard input but for the end of its line, when that is no terminal."""
+    import getpass
+
+    if not sys.stdin.isatty():
+        password = sys.stdin.read().removesuffix("\n").removesuffix("\r")
+    else:
+        password = getpass.getpass("Password: ")
+        if password != getpass.getpass("Once more: "):
+            _say("These were two different passwords.")
+            raise typer.Exit(2)
+    if not password.strip() or "\n" in password:
+        _say("A password is one line, and not empty.")
+        raise typer.Exit(2)
+    return password
+
+
+def _hash(password: str) -> str:
+    from datasette_auth_passwords.utils import hash_password  # type: ignore[import-untyped] # it ships no types
+
+    return str(hash_password(password))

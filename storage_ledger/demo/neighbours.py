@@ -1,0 +1,146 @@
+"""The neighbours of the pipeline, played: the gateway puts a file into uploads, the descriptor publishes and speaks late.
+
+What they send, and in which order, is the pipeline's wire contract: the descriptor publishes first and sets its status
+afterwards, and now and then so late that it overwrites the archiver's word.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import redis
+from pydicom.dataset import Dataset
+
+from storage_ledger.demo.studies import Case, Upload
+from storage_ledger.status import StatusClient
+
+CHANNEL = "described"
+MALFORMED = b'{"study_id": "5d1f0c52-77a4-4f0e-9c39-0b6f5a2b7c11", "file_path": "/app/upl'
+"""A message that breaks off: nothing in it can be trusted, its study_id neither."""
+
+LATE_S = 0.5
+EVERY_LATE = 6
+
+_GROUPS: Mapping[str, Mapping[str, str]] = {
+    "patient_info": {
+        "patient_id": "PatientID", "patient_name": "PatientName", "patient_birth_date": "PatientBirthDate",
+        "patient_sex": "PatientSex", "patient_age": "PatientAge",
+    },
+    "study_info": {
+        "study_instance_uid": "StudyInstanceUID", "study_date": "StudyDate", "study_time": "StudyTime",
+        "study_description": "StudyDescription", "accession_number": "AccessionNumber", "study_id": "StudyID",
+    },
+    "modality_info": {
+        "modality": "Modality", "manufacturer": "Manufacturer", "model_name": "ManufacturerModelName",
+        "station_name": "StationName",
+    },
+    "exposure_info": {
+        "exposure_time": "ExposureTime", "exposure_mas": "Exposure", "kvp": "KVP",
+        "repetition_time": "RepetitionTime", "echo_time": "EchoTime",
+    },
+    "location_info": {
+        "institution_name": "InstitutionName", "institution_address": "InstitutionAddress",
+        "department_name": "InstitutionalDepartmentName", "performing_physician": "PerformingPhysicianName",
+        "reading_physician": "NameOfPhysiciansReadingStudy",
+    },
+}  # fmt: skip
+
+
+class Neighbours:
+    """Sends all uploads from a thread of its own.
+
+    `spoken`: the studies about which the descriptor says nothing more. `failure`: what ended it early, if anything did.
+    """
+
+    def __init__(self, uploads: Sequence[Upload], folder: Path, redis_url: str, client: StatusClient) -> None:
+        self._uploads = uploads
+        self._folder = folder
+        self._client = client
+        self._redis = redis.Redis.from_url(redis_url, socket_timeout=10, protocol=2, retry=None)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="neighbours", daemon=True)
+        self._last_words: deque[tuple[float, str, dict[str, Any]]] = deque()
+        self._messages: dict[str, bytes] = {}
+        self._words_left = Counter(upload.study_id for upload in uploads)
+        self.spoken: set[str] = set()
+        self.failure: Exception | None = None
+
+    def start(self) -> None:
+        """Begin; returns at once."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End, wherever it is. May be called twice, and without `start`."""
+        self._stop.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._redis.close()
+
+    def deliver_again(self, study_id: str) -> None:
+        """Publish the same message once more, byte for byte."""
+        self._publish(self._messages[study_id])
+
+    def _run(self) -> None:
+        try:
+            for number, upload in enumerate(self._uploads):
+                if self._stop.is_set():
+                    return
+                if number == 8:
+                    self._publish(MALFORMED)
+                self._send(upload, late_s=LATE_S if number % EVERY_LATE == 3 else 0.0)
+                self._speak(time.monotonic())
+            while self._last_words and not self._stop.wait(0.02):
+                self._speak(time.monotonic())
+        except Exception as error:  # noqa: BLE001 - shown by who waits for us, and the demo ends
+            self.failure = error
+
+    def _send(self, upload: Upload, *, late_s: float) -> None:
+        if upload.case is not Case.MISSING:
+            (self._folder / upload.name).write_bytes(upload.data)
+        metadata = _describe(upload.data)
+        message = {
+            "study_id": upload.study_id,
+            "file_path": f"/app/uploads/{upload.name}",  # as the neighbours see the volume, in their containers
+            "metadata": metadata,
+            "validation_details": {"is_valid": True},
+        }
+        data = json.dumps(message, ensure_ascii=False).encode()
+        self._messages[upload.study_id] = data
+        self._publish(data)
+        self._last_words.append((time.monotonic() + late_s, upload.study_id, metadata))
+
+    def _publish(self, data: bytes) -> None:
+        if not self._redis.publish(CHANNEL, data):
+            raise ConnectionError("nobody was subscribed to the channel")
+
+    def _speak(self, now: float) -> None:
+        for _ in range(len(self._last_words)):
+            due, study_id, metadata = word = self._last_words.popleft()
+            if due > now:
+                self._last_words.append(word)
+            else:
+                self._client.tell(study_id, "described", metadata)
+                self._words_left[study_id] -= 1
+                if not self._words_left[study_id]:
+                    self.spoken.add(study_id)
+
+
+def _describe(data: bytes) -> dict[str, Any]:
+    """The five groups; empty ones and an `error` when the file cannot be read."""
+    try:
+        dataset = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True)
+        return {group: _texts(dataset, names) for group, names in _GROUPS.items()}
+    except Exception as error:  # noqa: BLE001 - pydicom raises whatever a broken file makes it stumble over
+        return {**{group: {} for group in _GROUPS}, "error": f"Failed to extract metadata: {error}"}
+
+
+def _texts(dataset: Dataset, names: Mapping[str, str]) -> dict[str, str]:
+    return {name: str(dataset[keyword].value) for name, keyword in names.items() if keyword in dataset and dataset[keyword].value}

@@ -1,0 +1,286 @@
+"""The whole demo: start everything, send everything, see what became of it, end everything."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+
+from storage_ledger import app, report
+from storage_ledger.demo import show, studies
+from storage_ledger.demo.neighbours import CHANNEL, Neighbours
+from storage_ledger.demo.servers import LOOPBACK, CannotRun, Server, Servers, answers, find_valkey, free_ports, this_or_free
+from storage_ledger.demo.studies import Case, Upload
+from storage_ledger.demo.watch import Watch
+from storage_ledger.errors import Retryable
+from storage_ledger.ledger.contract import Ledger
+from storage_ledger.settings import Settings
+from storage_ledger.status import StatusClient
+
+GRACE_S = 1.0
+CONFIRM_S = 1.0
+STALLED_S = 30.0
+"""So long may nothing happen before it is taken as it is."""
+
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """See the command's help. `folder`: None for a temporary one."""
+
+    exit_when_done: bool = False
+    port: int = 8001
+    folder: Path | None = None
+    keep: bool = False
+
+
+def run(options: Options, out: Console, tell: Callable[[dict[str, Any]], None] = lambda _: None) -> int:
+    """Returns 0 as it should be, 1 not, 130 interrupted before that was known. Raises `CannotRun`.
+
+    `out` is for people; `tell` is given what happened, once, as soon as that is known. Whatever comes of it, all that
+    was started has ended on return, and a temporary folder is gone unless it is to be kept.
+    Call it in the main thread: it handles SIGINT, SIGTERM and SIGHUP, and a second one ends faster.
+    """
+    find_valkey()
+    with _signals() as signals, ExitStack() as stack:
+        try:
+            folder = stack.enter_context(_folder(options))
+            demo = _Demo(options, out, tell, folder, signals)
+            stack.callback(demo.close)
+            return demo.run()
+        except Interrupted:
+            return INTERRUPTED
+
+
+class Interrupted(Exception):
+    """A signal came."""
+
+
+class _Signals:
+    """Only counts: everything that waits looks here often, so that a signal never cuts a step in two."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def check(self) -> None:
+        if self.count:
+            raise Interrupted
+
+    def again(self) -> bool:
+        """Whether somebody is impatient."""
+        return self.count > 1
+
+    def __call__(self, _: int, __: FrameType | None) -> None:
+        self.count += 1
+
+
+class _Demo:
+    def __init__(self, options: Options, out: Console, tell: Callable[[dict[str, Any]], None], folder: Path, signals: _Signals) -> None:
+        self._options = options
+        self._out = out
+        self._tell = tell
+        self._folder = folder
+        self._signals = signals
+        self._settings = _settings(folder)
+        self._environment = folder / "env"
+        self._servers = Servers(folder, self._settings, signals.check)
+        self._client = StatusClient(self._settings["STATUS_SERVICE_URL"])
+        self._neighbours: Neighbours | None = None
+
+    def run(self) -> int:
+        out, options = self._out, self._options
+        show.header(out)
+        with show.starting(out):
+            page_port, uploads = self._start()
+        page = f"http://{LOOPBACK}:{page_port}/"
+        show.places(out, self._places(page))
+        if page_port != options.port:
+            out.print(f"Port {options.port} is taken: the web page is on {page_port}.\n", style="yellow")
+        uploads_path, archive_path, ledger_path = (Path(self._settings[name]) for name in _PATHS)
+        settings = Settings.model_construct(uploads_path=uploads_path, archive_path=archive_path, ledger_path=ledger_path)
+        with app.reading(settings) as ledger:
+            watch = self._archive(ledger, uploads, settings)
+            differences = watch.differences(settings.archive_path)
+        figures = watch.figures()
+        show.happened(out, figures, GRACE_S)
+        show.verdict(out, differences)
+        document = {"as_expected": not differences, "differences": differences, **dataclasses.asdict(figures)}
+        self._tell({**document, "folder": str(self._folder), "page": None if options.exit_when_done else page})
+        told_again = next(iter(watch.told_again), None)
+        study_id = told_again or next(upload.study_id for upload in uploads if upload.case is Case.TWICE)
+        if not options.exit_when_done:
+            show.next_steps(out, page=page, environment=self._environment, study_id=study_id)
+            self._wait()
+        elif _is_kept(options):
+            show.next_steps(out, page=None, environment=self._environment, study_id=study_id)
+        return 1 if differences else 0
+
+    def close(self) -> None:
+        """End everything; the neighbours first, as they would complain."""
+        if self._neighbours is not None:
+            self._neighbours.close()
+        self._servers.close(self._signals.again)
+        self._client.close()
+
+    def _start(self) -> tuple[int, list[Upload]]:
+        settings, servers = self._settings, self._servers
+        self._environment.write_text(_environment_file(settings), encoding="utf-8")
+        for name in _PATHS:
+            Path(settings[name]).mkdir(mode=0o750)
+        servers.start_valkey(_port(settings["REDIS_URL"]))
+        status_port, http_port, page_port = (
+            _port(settings["STATUS_SERVICE_URL"]),
+            int(settings["HTTP_PORT"]),
+            this_or_free(self._options.port),
+        )
+        status_service = servers.start("Status Service", "status-service", "--port", str(status_port), port=status_port)
+        serve = servers.start("Storage service", "serve", port=http_port)
+        browse = servers.start("Web page", "browse", "--port", str(page_port), "--no-login", port=page_port)
+        today = datetime.now().astimezone().date()
+        uploads = studies.make(today, between=servers.check)
+        ready: tuple[tuple[Server, str], ...] = ((status_service, "/health"), (serve, "/readyz"), (browse, "/-/health"))
+        for server, path in ready:
+            servers.until(partial(answers, server.port, path), server)
+        return page_port, uploads
+
+    def _places(self, page: str) -> dict[str, str]:
+        gone = "kept" if _is_kept(self._options) else "goes when the demo ends"
+        return {
+            "Valkey": self._settings["REDIS_URL"],
+            "Status Service": self._settings["STATUS_SERVICE_URL"],
+            "Storage service": f"http://{LOOPBACK}:{self._settings['HTTP_PORT']}/readyz",
+            "Web page": f"{page}  (open: no login)",
+            "Folder": f"{self._folder}  ({gone})",
+        }
+
+    def _archive(self, ledger: Ledger, uploads: list[Upload], settings: Settings) -> Watch:
+        """Send everything, and watch until all of it has come to its end, or nothing happens any more."""
+        self._neighbours = neighbours = Neighbours(uploads, settings.uploads_path, self._settings["REDIS_URL"], self._client)
+        watch = Watch(ledger, uploads)
+        progress = show.Archiving(self._out, watch)
+        to_redeliver = [upload.study_id for upload in uploads if upload.case is Case.TWICE]
+        neighbours.start()
+        changed_at, before = time.monotonic(), (0, 0)
+        with progress.shown():
+            while not (watch.is_done and report.status(ledger, settings)["index_position"] == watch.position):
+                self._servers.check()
+                if neighbours.failure is not None:
+                    raise self._why(neighbours.failure) from neighbours.failure
+                progress.update(watch.look())
+                for study_id in [study_id for study_id in to_redeliver if watch.is_archived(study_id)]:
+                    neighbours.deliver_again(study_id)
+                    to_redeliver.remove(study_id)
+                try:
+                    watch.settle(neighbours.spoken, self._client.read)
+                except Retryable as error:
+                    raise self._why(error) from error
+                if before != (before := (watch.position, watch.settled)):
+                    changed_at = time.monotonic()
+                elif time.monotonic() - changed_at > STALLED_S:
+                    break
+                time.sleep(0.05)
+            progress.update(watch.look())
+        return watch
+
+    def _why(self, error: Exception) -> CannotRun:
+        """Who cannot be reached has mostly ended a moment ago: then `check` raises, and says who and why."""
+        deadline = time.monotonic() + 1.0
+        while time.monotonic() < deadline:
+            self._servers.check()
+            time.sleep(0.05)
+        return CannotRun(f"what plays the neighbours could not go on: {error}.")
+
+    def _wait(self) -> None:
+        """Until somebody has seen enough."""
+        goes = "" if _is_kept(self._options) else " and removes the folder"
+        self._out.print(f"[bold]Ctrl-C[/bold] ends everything{goes}.")
+        try:
+            while True:
+                self._servers.check()
+                time.sleep(0.1)
+        except Interrupted:
+            self._out.print("\nEnding.")
+
+
+_PATHS = ("UPLOADS_PATH", "ARCHIVE_PATH", "LEDGER_PATH")
+
+
+def _settings(folder: Path) -> dict[str, str]:
+    redis_port, status_port, http_port = free_ports(3)
+    return {
+        "REDIS_URL": f"redis://{LOOPBACK}:{redis_port}",
+        "DESCRIBED_CHANNEL": CHANNEL,
+        "STATUS_SERVICE_URL": f"http://{LOOPBACK}:{status_port}",
+        **{name: str(folder / name.removesuffix("_PATH").lower()) for name in _PATHS},
+        "NEIGHBOUR_UPLOADS_PATHS": "/app/uploads",
+        "HTTP_HOST": LOOPBACK,
+        "HTTP_PORT": str(http_port),
+        "ENVIRONMENT": "demo",
+        "MISSING_FILE_GRACE_SECONDS": f"{GRACE_S:g}",
+        "STATUS_CONFIRM_SECONDS": f"{CONFIRM_S:g}",
+    }
+
+
+def _port(url: str) -> int:
+    return int(url.rpartition(":")[2])
+
+
+def _environment_file(settings: Mapping[str, str]) -> str:
+    """For a person's shell: where the demo's ledger is, and this `storage-ledger` before any other."""
+    lines = ["# Read by a shell: . this-file"]
+    lines += [f"export {name}={shlex.quote(value)}" for name, value in settings.items()]
+    lines.append(f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"')
+    return "\n".join(lines) + "\n"
+
+
+def _is_kept(options: Options) -> bool:
+    return options.keep or options.folder is not None
+
+
+@contextmanager
+def _folder(options: Options) -> Iterator[Path]:
+    """A new folder for everything, removed at the end unless it is to be kept. Raises `CannotRun`."""
+    try:
+        if options.folder is None:
+            folder = Path(tempfile.mkdtemp(prefix="storage-ledger-demo-")).resolve()
+        else:
+            folder = options.folder.resolve()
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if any(folder.iterdir()):
+                raise CannotRun(f"{folder} is not empty: name a folder that is, or a new one.")
+    except OSError as error:
+        raise CannotRun(f"cannot make a folder ({error.filename}): {error.strerror}.") from error
+    try:
+        yield folder
+    finally:
+        if not _is_kept(options):
+            shutil.rmtree(folder)
+
+
+@contextmanager
+def _signals() -> Iterator[_Signals]:
+    signals = _Signals()
+    before = {}
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup means it
+            before[number] = signal.signal(number, signals)
+    try:
+        yield signals
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,214 @@
+"""What became of each upload, read from the ledger as anybody could; and whether that is what should have become of it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from storage_ledger.core.entries import Entry, Kind
+from storage_ledger.core.ids import instant
+from storage_ledger.core.layout import archive_path
+from storage_ledger.demo.studies import Case, Upload
+from storage_ledger.ledger.contract import Ledger
+
+REJECTED_AS = "not-json"
+QUARANTINED_AS = "upload-missing"
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What was counted and measured. `seconds`: from the first `described` to the last new file."""
+
+    studies: int
+    files: int
+    bytes: int
+    dicom_studies: int
+    patients: int
+    modalities: int
+    seconds: float
+    archived: int
+    several: int
+    broken: int
+    twice: int
+    told_again: int
+    quarantined: int
+    rejected: int
+
+    @property
+    def files_per_s(self) -> float:
+        """Archived files per second."""
+        return self.files / self.seconds if self.seconds else 0.0
+
+
+class Watch:
+    """Follows the ledger by position; `look` again and again."""
+
+    def __init__(self, ledger: Ledger, uploads: Sequence[Upload]) -> None:
+        self._ledger = ledger
+        self._uploads = uploads
+        self._expected = {upload.study_id: "failed" if upload.case is Case.MISSING else "archived" for upload in uploads}
+        self._first_at: datetime | None = None
+        self._last_archived_at: datetime | None = None
+        self._copies: dict[tuple[str, str], str] = {}
+        self._already_there: Counter[str] = Counter()
+        self._quarantined: dict[str, str] = {}
+        self._rejected: list[str] = []
+        self._told: dict[str, Entry] = {}
+        self._asked: dict[str, Entry] = {}
+        self._settled: set[str] = set()
+        self.told_again: dict[str, None] = {}  # a set that keeps the order
+        self.retries = 0
+        self.position = 0
+
+    @property
+    def outcomes(self) -> int:
+        """How many messages have come to their end: archived, quarantined or rejected. A redelivery is not counted."""
+        return len(self._copies) + len(self._quarantined) + len(self._rejected)
+
+    @property
+    def messages(self) -> int:
+        """How many there will be."""
+        return len(self._uploads) + 1
+
+    @property
+    def settled(self) -> int:
+        """Of how many studies the Status Service says what it should, and nobody will overwrite it any more."""
+        return len(self._settled)
+
+    @property
+    def studies(self) -> int:
+        """How many pipeline studies there will be."""
+        return len(self._expected)
+
+    @property
+    def troubles(self) -> str:
+        """What fails, in a few words."""
+        found = [("rejected", len(self._rejected)), ("quarantined", len(self._quarantined)), ("retries", self.retries)]
+        return ", ".join(f"{count} {name}" for name, count in found if count)
+
+    def is_archived(self, study_id: str) -> bool:
+        """Whether a file of it is."""
+        return any(copy == study_id for copy, _ in self._copies)
+
+    def look(self) -> list[str]:
+        """Read what is new; returns sentences about what a person would want to know at once."""
+        news: list[str] = []
+        while entries := self._ledger.read(self.position, 500):
+            for entry in entries:
+                news += self._apply(entry)
+            self.position = entries[-1].position
+        return news
+
+    def settle(self, spoken: Collection[str], status_of: Callable[[str], str | None]) -> None:
+        """Ask the Status Service about the studies of which nobody will say anything more; once after each `status-sent`."""
+        for study_id, told in self._told.items():
+            expected = self._expected.get(study_id)
+            if study_id in spoken and study_id not in self._settled and self._asked.get(study_id) is not told:
+                self._asked[study_id] = told
+                if told.data["status"] == expected == status_of(study_id):
+                    self._settled.add(study_id)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether everything has come to its end, the redelivery too."""
+        twice = [upload.study_id for upload in self._uploads if upload.case is Case.TWICE]
+        return (
+            self.outcomes >= self.messages
+            and len(self._settled) == len(self._expected)
+            and all(self._already_there[study_id] for study_id in twice)
+        )
+
+    def differences(self, archive: Path) -> list[str]:
+        """What is not as it should be, a sentence each; looks at the archive's files, byte for byte."""
+        found = []
+        for upload in self._uploads:
+            if upload.case is not Case.MISSING:
+                found += self._differs(upload, archive)
+            elif self._quarantined.get(upload.study_id) != QUARANTINED_AS:
+                found.append(f"{upload.study_id}: its file never came, and it is not quarantined")
+            if upload.case is Case.TWICE and not self._already_there[upload.study_id]:
+                found.append(f"{upload.study_id}: its second message left no entry `already-there`")
+        missing = {upload.study_id for upload in self._uploads if upload.case is Case.MISSING}
+        found += [f"{study_id}: quarantined ({code})" for study_id, code in self._quarantined.items() if study_id not in missing]
+        found += [
+            f"{study_id}: the Status Service does not say `{expected}`"
+            for study_id, expected in self._expected.items()
+            if study_id not in self._settled
+        ]
+        if self._rejected != [REJECTED_AS]:
+            found.append(f"rejected messages: {', '.join(self._rejected) or 'none'}; there should be one, {REJECTED_AS}")
+        return found
+
+    def figures(self) -> Figures:
+        """To be asked when it is done."""
+        there = [upload for upload in self._uploads if (upload.study_id, upload.name) in self._copies]
+        took_s = (self._last_archived_at - self._first_at).total_seconds() if self._first_at and self._last_archived_at else 0.0
+
+        def studies_of(case: Case) -> int:
+            return len({upload.study_id for upload in there if upload.case is case})
+
+        return Figures(
+            studies=len({upload.study_id for upload in self._uploads}),
+            files=len(there),
+            bytes=sum(len(upload.data) for upload in there),
+            dicom_studies=len({upload.dicom_study for upload in there} - {None}),
+            patients=len({upload.patient_id for upload in there} - {None}),
+            modalities=len({upload.modality for upload in there} - {None}),
+            seconds=took_s,
+            archived=len({upload.study_id for upload in there}),
+            several=studies_of(Case.SEVERAL),
+            broken=studies_of(Case.BROKEN),
+            twice=sum(1 for count in self._already_there.values() if count),
+            told_again=len(self.told_again),
+            quarantined=len(self._quarantined),
+            rejected=len(self._rejected),
+        )
+
+    def _differs(self, upload: Upload, archive: Path) -> list[str]:
+        there = self._copies.get((upload.study_id, upload.name))
+        if there is None:
+            return [f"{upload.study_id}: {upload.name} is not archived"]
+        try:
+            data = (archive / archive_path(upload.study_id, upload.name)).read_bytes()
+        except OSError as error:
+            return [f"{upload.study_id}: {upload.name} cannot be read in the archive: {error.strerror}"]
+        if not there == upload.sha256 == hashlib.sha256(data).hexdigest():
+            return [f"{upload.study_id}: {upload.name} is archived with other bytes"]
+        return []
+
+    def _apply(self, entry: Entry) -> list[str]:
+        study_id, data = entry.study_id or "", entry.data
+        match entry.kind:
+            case Kind.DESCRIBED:
+                self._first_at = self._first_at or instant(entry.recorded_at)
+            case Kind.ARCHIVED:
+                return self._apply_archived(entry, study_id, data)
+            case Kind.QUARANTINED:
+                self._quarantined[study_id] = data["code"]
+                return [f"quarantined  {study_id[:8]}: {data['code']}"]
+            case Kind.REJECTED:
+                self._rejected.append(data["reason"])
+                return [f"rejected     a message: {data['detail']}"]
+            case Kind.STATUS_SENT:
+                self._told[study_id] = entry
+                if data.get("reason") == "overwritten":
+                    self.told_again[study_id] = None
+            case Kind.FAILED:
+                self.retries += 1
+                return [f"to retry     step {data['step']}: {data['code']}"]
+        return []
+
+    def _apply_archived(self, entry: Entry, study_id: str, data: dict[str, Any]) -> list[str]:
+        if data["placement"] == "already-there":
+            self._already_there[study_id] += 1
+            return [f"redelivered  {study_id[:8]}: archived already, no second file"]
+        self._copies[study_id, data["file"]["name"]] = data["file"]["sha256"]
+        self._last_archived_at = instant(entry.recorded_at)
+        if data["dicom"] is None:
+            return [f"broken file  {study_id[:8]}: {data.get('dicom_error')}, archived as it came"]
+        return []

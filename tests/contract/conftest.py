@@ -1,0 +1,19 @@
+"""Fixtures of the contract suites."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.contract.making import Clock, Ledgers
+
+
+@pytest.fixture(scope="session")
+def ledgers(tmp_path_factory: pytest.TempPathFactory) -> Ledgers:
+    """Makes ledgers from one migrated file."""
+    return Ledgers(tmp_path_factory.mktemp("template"))
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """Stands still at noon."""
+    return Clock()

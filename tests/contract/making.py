@@ -1,0 +1,131 @@
+"""Clocks that stand still, entries and ledgers made by hand, and small volumes that can be filled."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage_ledger.core import canonical
+from storage_ledger.core.entries import Entry
+from storage_ledger.core.ids import rfc3339, uuid7
+from storage_ledger.ledger.migrate import migrate
+from storage_ledger.ledger.sqlite import SqliteLedger
+
+
+class Clock:
+    """Gives the moment that it was set to; moves only when told."""
+
+    def __init__(self, now: datetime = datetime(2026, 1, 1, 12, tzinfo=UTC)) -> None:
+        self.now = now
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def move(self, seconds: float) -> None:
+        """Forward, or back."""
+        self.now += timedelta(seconds=seconds)
+
+
+def seeded(seed: int = 0) -> Callable[[int], bytes]:
+    """A source of bytes that gives the same ones each time."""
+    return random.Random(seed).randbytes
+
+
+class Ledgers:
+    """Makes ledgers quickly: the first is migrated, the others begin as a copy of that file."""
+
+    def __init__(self, folder: Path) -> None:
+        self._template = folder / "ledger.db"
+        migrate(self._template)
+        self._numbers = itertools.count()
+
+    def file(self, folder: Path) -> Path:
+        """A migrated, empty ledger file in `folder`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        return Path(shutil.copy(self._template, folder / "ledger.db"))
+
+    def open(self, folder: Path, clock: Callable[[], datetime] | None = None, **more: Any) -> SqliteLedger:
+        """A new, empty ledger in `folder`."""
+        return SqliteLedger(self.file(folder), clock=clock or Clock(), **{"randomness": seeded(next(self._numbers)), **more})
+
+
+def described(path: str = "a.dcm", metadata: Mapping[str, Any] | None = None, **over: Any) -> dict[str, Any]:
+    """The payload of a `described` entry."""
+    message: dict[str, Any] = {"study_id": "S1", "file_path": path}
+    if metadata is not None:
+        message["metadata"] = dict(metadata)
+    message.update(over)
+    return {"message": message, "source": "pubsub", "raw_sha256": _digest(canonical.dumps(message)), "upload_path": path}
+
+
+def archived(path: str = "a.dcm", name: str | None = None, content: str = "bytes", dicom: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The payload of an `archived` entry."""
+    name = name or path.rpartition("/")[2]
+    file = {"name": name, "original_name": name, "bytes": len(content), "sha256": _digest(content)}
+    return {"file": file, "placement": "copied", "metadata_sha256": _digest(""), "dicom": dicom, "upload_path": path}
+
+
+def made_entry(
+    position: int,
+    kind: str,
+    payload: dict[str, Any],
+    *,
+    study_id: str | None = "S1",
+    version: int | None = None,
+    cause: int | None = None,
+) -> Entry:
+    """A whole entry, recorded `position` seconds after midnight; its version is its position unless given."""
+    text = canonical.dumps(payload)
+    salt = bytes([position % 256]) * 16
+    fields = {
+        "position": position,
+        "entry_id": uuid7(position, bytes([position % 256]) * 10),
+        "study_id": study_id,
+        "version": (version or position) if study_id is not None else None,
+        "kind": kind,
+        "schema": 1,
+        "recorded_at": rfc3339(datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=position)),
+        "cause": cause,
+        "payload_sha256": canonical.payload_sha256(salt, text),
+    }
+    return Entry(**fields, payload=text, salt=salt, leaf_hash=canonical.leaf_hash(fields))
+
+
+@contextmanager
+def small_volume(folder: Path, size: str) -> Iterator[Path]:
+    """A file system of its own that is full soon. Skips, saying so, where none can be mounted."""
+    folder.mkdir()
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("a small volume takes root and mount(8)")
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no tmpfs can be mounted here: {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def fill(path: Path) -> None:
+    """Write into this file until its volume has no page left."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
+    try:
+        with suppress(OSError):
+            while os.write(descriptor, bytes(4096)):
+                pass
+    finally:
+        os.close(descriptor)
+
+
+def _digest(text: str) -> str:
+    return canonical.payload_sha256(b"", text)

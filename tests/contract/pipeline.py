@@ -1,0 +1,153 @@
+"""Intake and projector in one thread, on a real ledger, archive and uploads: step by step, in any order."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from storage_ledger.archive.filesystem import FilesystemArchive
+from storage_ledger.archive.uploads import Uploads
+from storage_ledger.core.entries import Kind
+from storage_ledger.core.ids import instant
+from storage_ledger.core.layout import UploadPaths
+from storage_ledger.core.metadata import metadata_json
+from storage_ledger.core.plan import Stage
+from storage_ledger.core.study import Study
+from storage_ledger.intake import Intake
+from storage_ledger.ledger.contract import Duty
+from storage_ledger.metrics import Metrics
+from storage_ledger.outages import Outages
+from storage_ledger.projector import Projector
+from storage_ledger.sources.contract import Delivery
+from tests.contract.making import Clock, Ledgers
+
+
+class Acknowledging:
+    """A source that brings nothing and takes note of what was acknowledged."""
+
+    name = "pubsub"
+    subscribed = True
+
+    def __init__(self) -> None:
+        self.acknowledged: list[Delivery] = []
+
+    def run(self, *_: object) -> None:
+        """Nothing comes."""
+
+    def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
+        """Keep them."""
+        self.acknowledged += deliveries
+
+
+class Pipeline:
+    """One service's worth of parts below `folder`. `restart` is what a crash leaves: everything but the memory."""
+
+    def __init__(self, folder: Path, ledgers: Ledgers, *, grace_s: float = 300) -> None:
+        self.uploads = folder / "uploads"
+        self.archive = folder / "archive"
+        self.uploads.mkdir(parents=True)
+        self.archive.mkdir()
+        self.clock = Clock()
+        self.grace_s = grace_s
+        self.ledger = ledgers.open(folder / "ledger", self.clock)
+        self.source = Acknowledging()
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget all that is only in memory."""
+        self.metrics = Metrics()
+        self.projector = Projector(
+            self.ledger,
+            Uploads(self.uploads),
+            FilesystemArchive(self.archive),
+            outages=Outages(self.ledger, self.metrics),
+            metrics=self.metrics,
+            clock=self.clock,
+            grace_s=self.grace_s,
+        )
+        self.intake = Intake(
+            self.ledger,
+            self.source,
+            UploadPaths(str(self.uploads), ("/app/uploads",)),
+            metrics=self.metrics,
+            clock=self.clock,
+            rejected_per_hour=5,
+            on_described=lambda: None,
+            on_rejected=lambda: None,
+        )
+
+    def upload(self, path: str, content: bytes) -> None:
+        """Let a file appear in uploads."""
+        target = self.uploads / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+
+    def say(self, study_id: str, path: str, metadata: dict[str, Any] | None = None) -> None:
+        """Deliver the message of a file."""
+        self.deliver(json.dumps({"study_id": study_id, "file_path": path, "metadata": metadata}).encode())
+
+    def deliver(self, *raws: bytes) -> None:
+        """Deliver these messages in one group."""
+        self.intake.append([Delivery(raw, "pubsub") for raw in raws])
+
+    def due(self, stage: Stage) -> list[list[Duty]]:
+        """What is due now, study by study."""
+        groups: dict[str | None, list[Duty]] = {}
+        for duty in self.ledger.due([stage], limit=1000):
+            groups.setdefault(duty.entry.study_id, []).append(duty)
+        return [sorted(group, key=lambda duty: duty.entry.position) for group in groups.values()]
+
+    def place(self, studies: int = 1000, most: int = 64) -> int:
+        """Place and record what is due of so many studies, so many duties of each; returns of how many."""
+        groups = [group[:most] for group in self.due(Stage.PLACE)[:studies]]
+        if groups:
+            self.projector.record([self.projector.place_batch(group) for group in groups])
+        return len(groups)
+
+    def remove(self, most: int = 1000) -> int:
+        """Remove and record that many due uploads; returns how many."""
+        duties = [duty for group in self.due(Stage.REMOVE) for duty in group][:most]
+        if duties:
+            self.projector.record_removed([self.projector.remove_batch(duties)])
+        return len(duties)
+
+    def finish(self) -> None:
+        """Until nothing is left to place or to remove, moving the clock to whatever is due next."""
+        for _ in range(1000):
+            if self.place() + self.remove():
+                continue
+            due = self.ledger.next_due([Stage.PLACE, Stage.REMOVE])
+            if due is None:
+                return
+            self.clock.now = instant(due)
+        raise AssertionError("it never comes to rest")
+
+    def kinds(self) -> list[str]:
+        """Of all entries."""
+        return [entry.kind for entry in self.ledger.read(0, 10_000)]
+
+    def files(self) -> dict[str, str]:
+        """What lies in the archive but metadata.json: path → SHA-256."""
+        return {path: digest for path, digest in tree(self.archive).items() if not path.endswith("/metadata.json")}
+
+    def check_metadata(self) -> None:
+        """Each study's metadata.json is what its entries in the ledger amount to."""
+        for study_id in self.ledger.studies_with_kind(Kind.ARCHIVED):
+            entries = self.ledger.study(study_id)
+            study = Study.of(study_id, entries)
+            [message] = [entry.data["message"] for entry in entries if entry.position == study.speaker.position]
+            assert (self.archive / study_id / "metadata.json").read_bytes() == metadata_json(study, message)
+
+    def metadata(self, study_id: str) -> dict[str, Any]:
+        """The parsed metadata.json."""
+        return json.loads((self.archive / study_id / "metadata.json").read_text(encoding="utf-8"))
+
+
+def tree(root: Path) -> dict[str, str]:
+    """Every file below a folder: path → SHA-256."""
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(root.rglob("*")) if path.is_file()
+    }

@@ -1,0 +1,145 @@
+"""What the index says of studies and files, on entries appended by hand, followed one at a time."""
+
+from contextlib import closing
+
+import pytest
+
+from storage_ledger.core.entries import Kind, NewEntry
+from storage_ledger.index.sqlite import Index
+from storage_ledger.ledger.engine import sqlite
+from tests.contract.making import Clock, archived, described
+
+
+class Following:
+    """A ledger and an index that follows after each entry."""
+
+    def __init__(self, ledger, path):
+        self.ledger = ledger
+        self.index = Index(path, ledger)
+        self.index.ensure()
+
+    def append(self, kind, payload, study_id="S1"):
+        with self.ledger.write() as tx:
+            entry = tx.append(NewEntry(kind, payload, study_id), duty=False)
+        self.index.follow()
+        return entry
+
+    def rows(self, sql):
+        with closing(sqlite.connect(self.index.path)) as connection:
+            return connection.execute(sql).fetchall()
+
+
+@pytest.fixture
+def following(tmp_path, ledgers, clock: Clock):
+    made = Following(ledgers.open(tmp_path, clock), tmp_path / "index.db")
+    yield made
+    made.index.close()
+    made.ledger.close()
+
+
+def header(sop, study="1.2", **more):
+    return {"SOPInstanceUID": sop, "StudyInstanceUID": study, "SeriesInstanceUID": f"{study}.1", "Modality": "CT", **more}
+
+
+def test_one_instance_uid_with_different_bytes_is_flagged_on_both_sides_however_late_it_comes(following):
+    following.append(Kind.ARCHIVED, archived("a.dcm", content="x", dicom=header("9.1", "1.2")), "A")
+    following.append(Kind.ARCHIVED, archived("b.dcm", content="x", dicom=header("9.1", "1.3")), "B")
+    assert following.rows("SELECT sum(sop_conflict) FROM files") == [(0,)]
+    following.append(Kind.ARCHIVED, archived("c.dcm", content="y", dicom=header("9.1", "1.4")), "C")
+    expected = [("1.2", 1), ("1.3", 1), ("1.4", 1)]
+    for _ in range(2):
+        assert following.rows("SELECT study_instance_uid, sop_conflict FROM files ORDER BY 1") == expected
+        assert following.rows("SELECT study_instance_uid, flagged FROM dicom_studies ORDER BY 1") == expected
+        following.index.rebuild()
+
+
+def test_a_message_whose_study_uid_is_not_its_files_is_flagged(following):
+    following.append(Kind.DESCRIBED, described("a.dcm", {"study_info": {"study_instance_uid": "1.7"}}))
+    following.append(Kind.ARCHIVED, archived("a.dcm", dicom=header("9.1", "1.2")))
+    assert following.rows("SELECT study_uid_differs FROM files") == [(1,)]
+    assert following.rows("SELECT study_instance_uid, flagged FROM dicom_studies") == [("1.2", 1)]
+    assert following.rows("SELECT study_instance_uid FROM studies") == [("1.7",)]
+
+
+def test_a_dicom_study_is_made_of_many_pipeline_studies(following):
+    for number, series in enumerate(["1.2.1", "1.2.1", "1.2.2"]):
+        name = f"{number}.dcm"
+        following.append(Kind.ARCHIVED, archived(name, content=name, dicom=header(f"9.{number}", SeriesInstanceUID=series)), f"S{number}")
+    assert following.rows("SELECT studies, series, files, bytes, modalities, flagged FROM dicom_studies") == [(3, 2, 3, 15, "CT", 0)]
+    assert following.rows("SELECT series_instance_uid, files, bytes FROM series ORDER BY 1") == [("1.2.1", 2, 10), ("1.2.2", 1, 5)]
+
+
+def test_a_study_is_described_when_it_first_was_and_archived_when_it_last_was(following, clock):
+    times = []
+    for kind, payload in [(Kind.DESCRIBED, described()), (Kind.ARCHIVED, archived())] * 2:
+        clock.move(1)
+        times.append(following.append(kind, payload).recorded_at)
+    assert following.rows("SELECT described_at, archived_at, files, bytes, last_position FROM studies") == [(times[0], times[3], 1, 5, 4)]
+
+
+def test_the_state_follows_what_becomes_of_the_uploads(following):
+    states = []
+    for kind, payload in [
+        (Kind.DESCRIBED, described()),
+        (Kind.FAILED, {"step": "place", "code": "archive-io", "upload_path": "a.dcm"}),
+        (Kind.QUARANTINED, {"code": "upload-missing", "upload_path": "a.dcm"}),
+        (Kind.STATUS_SENT, {"status": "failed", "tells": []}),
+        (Kind.DESCRIBED, described()),
+        (Kind.ARCHIVED, archived()),
+        (Kind.FAILED, {"step": "remove", "code": "upload-io", "upload_path": "a.dcm"}),
+        (Kind.STATUS_SENT, {"status": "archived", "tells": []}),
+    ]:
+        following.append(kind, payload)
+        states += following.rows("SELECT state, status_sent, last_error FROM studies")
+    assert states == [
+        ("pending", None, None),
+        ("failed", None, "archive-io"),
+        ("quarantined", None, "upload-missing"),
+        ("quarantined", "failed", "upload-missing"),
+        ("pending", "failed", "upload-missing"),
+        ("archived", "failed", None),
+        ("archived", "failed", "upload-io"),
+        ("archived", "archived", None),
+    ]
+
+
+def test_what_the_message_says_goes_before_what_the_header_says(following):
+    following.append(Kind.DESCRIBED, described("a.dcm", {"patient_info": {"patient_id": "SAID"}}))
+    following.append(Kind.ARCHIVED, archived("a.dcm", dicom=header("9.1", PatientID="FOUND", PatientName="DOE^JANE")))
+    assert following.rows("SELECT patient_id, patient_name FROM studies") == [("SAID", "DOE^JANE")]
+    assert following.rows("SELECT patient_id, patient_name FROM files") == [("FOUND", "DOE^JANE")]
+
+
+@pytest.mark.parametrize("damage", ["garbage", "missing", "other ledger", "other schema", "other leaf"])
+def test_an_index_that_does_not_fit_is_made_anew(following, ledgers, tmp_path, damage):
+    following.append(Kind.ARCHIVED, archived(dicom=header("9.1")))
+    before = following.rows("SELECT * FROM files")
+    following.index.close()
+    path = following.index.path
+    if damage == "garbage":
+        path.write_bytes(b"garbage " * 4096)
+    elif damage == "missing":
+        for file in tmp_path.glob("index.db*"):
+            file.unlink()
+    else:
+        statement = {
+            "other ledger": "UPDATE progress SET ledger_id = 'another'",
+            "other schema": "PRAGMA user_version = 7",
+            "other leaf": "UPDATE progress SET leaf_hash = x'00'",
+        }[damage]
+        with closing(sqlite.connect(path)) as connection:
+            connection.executescript(statement + "; DELETE FROM files")
+    following.index = Index(path, following.ledger)
+    assert following.index.ensure()
+    assert following.rows("SELECT * FROM files") == before
+    assert not following.index.ensure()
+
+
+def test_an_index_that_fits_goes_on_where_it_was(following):
+    following.append(Kind.DESCRIBED, described())
+    following.index.close()
+    following.index = Index(following.index.path, following.ledger)
+    assert not following.index.ensure()
+    assert following.index.position == 1
+    following.append(Kind.ARCHIVED, archived())
+    assert following.rows("SELECT position FROM progress") == [(2,)]

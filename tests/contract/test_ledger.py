@@ -1,0 +1,465 @@
+"""What every ledger engine does. An engine is added to `ENGINES` and has to pass all of it."""
+
+import errno
+import hashlib
+import subprocess
+import sys
+import threading
+from datetime import timedelta
+
+import pytest
+
+from storage_ledger.core import canonical
+from storage_ledger.core.entries import Kind, NewEntry, faults
+from storage_ledger.core.ids import instant, rfc3339
+from storage_ledger.core.plan import Stage
+from storage_ledger.errors import LedgerBusy
+from storage_ledger.ledger.sqlite import SqliteLedger
+from tests.contract.making import Clock, archived, described, fill, small_volume
+
+ENGINES = ["sqlite"]
+
+APPEND_MANY = """
+import sys
+from pathlib import Path
+from storage_ledger.core.entries import Kind, NewEntry
+from storage_ledger.ledger.sqlite import SqliteLedger
+
+path, name, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+ledger = SqliteLedger(path)
+for start in range(0, count, 10):
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for number in range(start, start + 10):
+        with ledger.write() as tx:
+            for study_id in ("both", f"only-{name}"):
+                tx.append(NewEntry(Kind.DESCRIBED, {"by": name, "number": number}, study_id))
+ledger.close()
+"""
+
+
+@pytest.fixture(params=ENGINES)
+def ledger(request, tmp_path, ledgers, clock):
+    opened = {"sqlite": ledgers.open}[request.param](tmp_path, clock)
+    yield opened
+    opened.close()
+
+
+def said(study_id="S1", **over) -> NewEntry:
+    return NewEntry(Kind.DESCRIBED, described(**over), study_id)
+
+
+def append(ledger, *entries, **how):
+    with ledger.write() as tx:
+        return [tx.append(entry, **how) for entry in entries]
+
+
+def duties(ledger, study_id="S1"):
+    return [(duty.entry.position, duty.stage) for duty in ledger.pending_of(study_id)]
+
+
+# -- entries
+
+
+def test_a_new_ledger_is_empty_and_has_an_id(ledger):
+    assert ledger.last() is None
+    assert ledger.get(1) is None
+    assert ledger.read(0, 10) == []
+    assert ledger.count_studies() == 0
+    assert ledger.queue() == []
+    assert len(ledger.ledger_id) == 36
+
+
+def test_positions_and_versions_have_no_gaps(ledger):
+    append(ledger, said("A"), said("B"))
+    append(ledger, said("A"), NewEntry(Kind.REJECTED, {"reason": "not-json"}), said("C"))
+    append(ledger, said("A"))
+    found = [(entry.position, entry.study_id, entry.version) for entry in ledger.read(0, 100)]
+    assert found == [(1, "A", 1), (2, "B", 1), (3, "A", 2), (4, None, None), (5, "C", 1), (6, "A", 3)]
+
+
+def test_an_entry_reads_back_as_it_was_appended_and_holds_its_own_proof(ledger):
+    new = NewEntry(Kind.DESCRIBED, {"text": 'Å😀\0"', "n": [1, 2.5, None]}, "S1")
+    [entry] = append(ledger, new)
+    assert entry == ledger.get(1) == ledger.last()
+    assert entry.data == new.payload
+    assert faults(entry) == []
+    assert entry.payload_sha256 == hashlib.sha256(entry.salt + canonical.dumps(new.payload).encode()).hexdigest()
+    assert (entry.kind, entry.schema, entry.cause) == ("described", 1, None)
+
+
+def test_each_entry_has_a_salt_and_an_id_of_its_own(ledger):
+    entries = append(ledger, *[said() for _ in range(20)])
+    assert len({entry.salt for entry in entries}) == len({entry.entry_id for entry in entries}) == 20
+
+
+def test_read_gives_what_lies_beyond_a_position_in_order_and_no_more_than_asked(ledger):
+    append(ledger, *[said() for _ in range(7)])
+    assert [entry.position for entry in ledger.read(2, 3)] == [3, 4, 5]
+    assert [entry.position for entry in ledger.read(5, 100)] == [6, 7]
+    assert ledger.read(7, 100) == []
+
+
+def test_a_study_is_read_in_order_and_alone(ledger):
+    append(ledger, said("A"), said("B"), said("A"))
+    assert [entry.position for entry in ledger.study("A")] == [1, 3]
+    assert ledger.study("a") == []
+
+
+def test_kinds_of_studies(ledger):
+    append(ledger, said("A"), said("B"), NewEntry(Kind.QUARANTINED, {}, "B", 2), said("A"), NewEntry(Kind.REJECTED, {}))
+    assert (ledger.has_kind("B", "quarantined"), ledger.has_kind("A", "quarantined")) == (True, False)
+    assert ledger.studies_with_kind("described") == ["A", "B"]
+    assert ledger.studies_with_kind("rejected") == []
+    assert ledger.count_studies() == 2
+
+
+def test_entries_of_no_study_come_newest_first(ledger):
+    append(
+        ledger, NewEntry(Kind.REJECTED, {}), said(), NewEntry(Kind.FAILED, {}), NewEntry(Kind.FAILED, {}, "S1"), NewEntry(Kind.REJECTED, {})
+    )
+    assert [entry.position for entry in ledger.of_no_study(["rejected", "failed"], 10)] == [5, 3, 1]
+    assert [entry.position for entry in ledger.of_no_study(["rejected"], 1)] == [5]
+
+
+# -- time
+
+
+def test_recorded_at_is_the_clocks_and_never_goes_back_with_it(ledger, clock):
+    append(ledger, said())
+    clock.move(-3600)
+    append(ledger, said())
+    clock.move(3601)
+    append(ledger, said())
+    times = [entry.recorded_at for entry in ledger.read(0, 10)]
+    assert times == ["2026-01-01T12:00:00.000000Z", "2026-01-01T12:00:00.000000Z", "2026-01-01T12:00:01.000000Z"]
+
+
+def test_what_is_appended_after_the_clock_was_set_back_is_due_at_once(ledger, clock):
+    append(ledger, said("A"))
+    clock.move(-86_400)
+    append(ledger, said("B"))
+    assert [duty.entry.study_id for duty in ledger.due([Stage.PLACE], limit=10)] == ["B"]
+
+
+def test_after_a_start_everything_put_off_is_due_even_if_the_clock_was_set_back(ledger, clock):
+    append(ledger, said("A"), said("B"))
+    with ledger.write() as tx:
+        tx.postpone(2, Stage.PLACE, due_in_s=300, attempts=4)
+    clock.move(-86_400)
+    with ledger.write() as tx:
+        tx.make_due(beyond_s=600)
+    assert [(duty.entry.position, duty.attempts) for duty in ledger.due([Stage.PLACE], limit=10)] == [(1, 0), (2, 4)]
+
+
+def test_a_start_leaves_read_backs_that_lie_within_reach_as_they_are(ledger, clock):
+    sent = NewEntry(Kind.STATUS_SENT, {"status": "archived", "tells": []}, "S1")
+    append(ledger, sent)
+    append(ledger, NewEntry(Kind.STATUS_SENT, {"status": "archived", "tells": []}, "S2"))
+    with ledger.write() as tx:
+        tx.postpone(1, Stage.CONFIRM, due_in_s=600, attempts=0)
+        tx.postpone(2, Stage.CONFIRM, due_in_s=601, attempts=0)
+        tx.make_due(beyond_s=600)
+    soon = {duty.entry.position: duty.not_before for study in ("S1", "S2") for duty in ledger.pending_of(study)}
+    assert soon[1] == rfc3339(clock.now + timedelta(seconds=600))
+    assert soon[2] <= rfc3339(clock.now + timedelta(seconds=600))
+
+
+# -- duties
+
+
+def test_an_entrys_duties_are_made_and_discharged_in_its_own_transaction(ledger):
+    append(ledger, said())
+    assert duties(ledger) == [(1, Stage.PLACE)]
+    append(ledger, NewEntry(Kind.ARCHIVED, archived(), "S1", 1))
+    assert duties(ledger) == [(2, Stage.REMOVE), (2, Stage.TELL)]
+    append(ledger, NewEntry(Kind.STATUS_SENT, {"status": "archived", "tells": [2]}, "S1", 2))
+    assert duties(ledger) == [(2, Stage.REMOVE), (3, Stage.CONFIRM)]
+    append(ledger, NewEntry(Kind.STATUS_SENT, {"status": "archived", "tells": []}, "S1", 3))
+    assert duties(ledger) == [(2, Stage.REMOVE), (4, Stage.CONFIRM)]
+
+
+def test_a_new_status_ends_the_read_backs_of_earlier_ones_of_its_own_study_only(ledger):
+    sent = {"status": "archived", "tells": []}
+    append(ledger, NewEntry(Kind.STATUS_SENT, sent, "S1"), NewEntry(Kind.STATUS_SENT, sent, "S2"), NewEntry(Kind.STATUS_SENT, sent, "S1"))
+    assert (duties(ledger, "S1"), duties(ledger, "S2")) == ([(3, Stage.CONFIRM)], [(2, Stage.CONFIRM)])
+
+
+def test_a_status_discharges_what_it_tells_even_of_another_study(ledger):
+    append(ledger, said("A"), NewEntry(Kind.ARCHIVED, archived(), "A", 1))
+    append(ledger, NewEntry(Kind.STATUS_SENT, {"status": "archived", "tells": [2]}, "A", 2))
+    assert duties(ledger, "A") == [(2, Stage.REMOVE), (3, Stage.CONFIRM)]
+
+
+def test_an_entry_appended_without_duty_makes_none_and_still_discharges(ledger):
+    append(ledger, said())
+    append(ledger, NewEntry(Kind.ARCHIVED, archived(), "S1", 1), duty=False)
+    assert duties(ledger) == []
+
+
+def test_a_duty_made_for_later_is_due_then(ledger, clock):
+    append(ledger, said(), due_in_s=5)
+    assert ledger.due([Stage.PLACE], limit=10) == []
+    clock.move(5)
+    assert [duty.entry.position for duty in ledger.due([Stage.PLACE], limit=10)] == [1]
+
+
+def test_the_longest_due_comes_first_and_the_lower_position_among_equals(ledger, clock):
+    append(ledger, said("A"), said("B"), said("C"))
+    with ledger.write() as tx:
+        tx.postpone(1, Stage.PLACE, due_in_s=2, attempts=1)
+        tx.postpone(2, Stage.PLACE, due_in_s=1, attempts=1)
+        tx.postpone(3, Stage.PLACE, due_in_s=1, attempts=1)
+    clock.move(10)
+    assert [duty.entry.position for duty in ledger.due([Stage.PLACE], limit=10)] == [2, 3, 1]
+    assert [duty.entry.position for duty in ledger.due([Stage.PLACE], limit=1)] == [2]
+
+
+def test_what_is_in_somebodys_hands_is_not_due(ledger):
+    append(ledger, said("A"), said("A"), said("B"), NewEntry(Kind.REJECTED, {"study_id": "A"}))
+    stages = [Stage.PLACE, Stage.TELL]
+    due = lambda **busy: sorted(duty.entry.position for duty in ledger.due(stages, limit=10, **busy))  # noqa: E731
+    assert due() == [1, 2, 3, 4]
+    assert due(busy=[2, 4]) == [1, 3]
+    assert due(busy_studies=["A"]) == [3, 4]
+    assert due(busy=[3], busy_studies=["A"]) == [4]
+
+
+def test_only_the_stages_asked_for_are_due(ledger):
+    append(ledger, said("A"), NewEntry(Kind.ARCHIVED, archived(), "A", 1), said("B"))
+    found = [(duty.entry.position, duty.stage) for duty in ledger.due([Stage.REMOVE, Stage.PLACE], limit=10)]
+    assert sorted(found) == [(2, Stage.REMOVE), (3, Stage.PLACE)]
+    assert ledger.due([Stage.CONFIRM], limit=10) == []
+
+
+def test_next_due_is_the_first_moment_that_is_still_to_come(ledger, clock):
+    assert ledger.next_due([Stage.PLACE]) is None
+    append(ledger, said("A"), said("B"), said("C"))
+    assert ledger.next_due([Stage.PLACE]) is None
+    with ledger.write() as tx:
+        tx.postpone(1, Stage.PLACE, due_in_s=9, attempts=1)
+        tx.postpone(2, Stage.PLACE, due_in_s=4, attempts=1)
+    assert ledger.next_due([Stage.TELL]) is None
+    assert ledger.next_due([Stage.PLACE, Stage.TELL]) == rfc3339(clock.now + timedelta(seconds=4))
+    clock.move(4)
+    assert ledger.next_due([Stage.PLACE]) == rfc3339(clock.now + timedelta(seconds=5))
+
+
+def test_dropping_and_postponing_what_is_gone_does_nothing(ledger):
+    append(ledger, said())
+    for _ in range(2):
+        with ledger.write() as tx:
+            tx.drop(1, Stage.PLACE)
+            tx.drop(99, Stage.TELL)
+            tx.postpone(1, Stage.PLACE, due_in_s=1, attempts=1)
+            assert not tx.is_pending(1, Stage.PLACE)
+    assert duties(ledger) == []
+
+
+def test_a_duty_to_place_can_be_made_anew_once(ledger):
+    append(ledger, said(), NewEntry(Kind.ARCHIVED, archived(), "S1", 1))
+    for _ in range(2):
+        with ledger.write() as tx:
+            tx.place_again(1)
+            assert tx.is_pending(1, Stage.PLACE)
+    assert [duty.entry.position for duty in ledger.due([Stage.PLACE], limit=10)] == [1]
+
+
+def test_the_queue_is_told_stage_by_stage(ledger, clock):
+    append(ledger, said("A"))
+    clock.move(5)
+    append(ledger, said("B"))
+    with ledger.write() as tx:
+        tx.postpone(1, Stage.PLACE, due_in_s=60, attempts=1)
+    [length] = ledger.queue()
+    assert (length.stage, length.rows) == (Stage.PLACE, 2)
+    assert length.oldest == rfc3339(clock.now - timedelta(seconds=5))
+    assert length.next_due == rfc3339(clock.now)
+
+
+def test_only_a_described_entry_makes_a_study_known(ledger):
+    append(ledger, NewEntry(Kind.REJECTED, {"study_id": "A"}), said("B"))
+    with ledger.write() as tx:
+        assert (tx.knows_study("A"), tx.knows_study("B"), tx.knows_study("C")) == (False, True, False)
+
+
+# -- twins: the same bytes once more, while the first are pending
+
+
+def test_a_twin_is_a_pending_entry_of_the_same_upload_and_the_same_bytes(ledger):
+    first, *_ = append(ledger, said(), said(), said(path="b.dcm"), said("S2"), said())
+    with ledger.write() as tx:
+        assert tx.pending_twins(first) == [2, 5]
+        tx.drop(2, Stage.PLACE)
+        assert tx.pending_twins(first) == [5]
+
+
+def test_an_earlier_one_that_was_put_off_is_a_twin_too(ledger):
+    *_, last = append(ledger, said(), said(path="b.dcm"), said(metadata={"n": 1}), said())
+    with ledger.write() as tx:
+        assert tx.pending_twins(last) == [1]
+
+
+def test_a_message_that_only_mentions_the_digest_is_no_twin(ledger):
+    [first] = append(ledger, said())
+    append(ledger, said(metadata={"error": first.data["raw_sha256"]}))
+    with ledger.write() as tx:
+        assert tx.pending_twins(first) == []
+
+
+def test_what_was_contradicted_meanwhile_is_no_twin(ledger):
+    """One, other, one: the last word is `one`, and it must not be lost."""
+    first, *_ = append(ledger, said(metadata={"n": 1}), said(metadata={"n": 2}), said(metadata={"n": 1}))
+    with ledger.write() as tx:
+        assert tx.pending_twins(first) == []
+
+
+# -- transactions
+
+
+class Boom(Exception):
+    pass
+
+
+def append_and_fail(ledger, *entries, called=None):
+    with ledger.write() as tx:
+        for entry in entries:
+            tx.append(entry)
+        tx.postpone(2, Stage.TELL, due_in_s=5, attempts=3)
+        if called is not None:
+            tx.on_commit(lambda: called.append(1))
+        raise Boom
+
+
+def test_an_exception_leaves_nothing_behind(ledger):
+    append(ledger, said())
+    called = []
+    with pytest.raises(Boom):
+        append_and_fail(ledger, NewEntry(Kind.ARCHIVED, archived(), "S1", 1), called=called)
+    assert ledger.last().position == 1
+    assert duties(ledger) == [(1, Stage.PLACE)]
+    assert called == []
+    assert [entry.position for entry in append(ledger, said("S2"))] == [2]
+
+
+def test_an_entry_that_cannot_be_stored_leaves_nothing_behind(ledger):
+    with pytest.raises(ValueError, match="JSON"):
+        append(ledger, said(), NewEntry(Kind.DESCRIBED, {"n": float("nan")}, "S1"))
+    assert ledger.last() is None
+    assert duties(ledger) == []
+
+
+def test_what_waits_for_the_commit_sees_the_entry_durable(ledger):
+    seen = []
+    with ledger.write() as tx:
+        tx.append(said())
+        tx.on_commit(lambda: seen.append(ledger.last()))
+        assert ledger.last() is None
+    assert [entry.position for entry in seen] == [1]
+
+
+def test_a_transaction_sees_its_own_entries(ledger):
+    with ledger.write() as tx:
+        assert [tx.append(said()).version, tx.append(said()).version] == [1, 2]
+        assert tx.is_pending(2, Stage.PLACE)
+        assert tx.knows_study("S1")
+
+
+def test_threads_append_without_gaps(ledger):
+    def work(name):
+        for _ in range(25):
+            append(ledger, said(name), said("all"))
+
+    threads = [threading.Thread(target=work, args=(f"T{n}",)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    entries = ledger.read(0, 1000)
+    assert [entry.position for entry in entries] == list(range(1, 201))
+    assert [entry.version for entry in ledger.study("all")] == list(range(1, 101))
+
+
+def test_listeners_are_told_each_entry_after_its_commit(tmp_path, ledgers):
+    told = []
+    ledger = ledgers.open(tmp_path, on_append=lambda entries: told.append([entry.position for entry in entries]))
+    append(ledger, said(), said())
+    with pytest.raises(Boom):
+        append_and_fail(ledger, said())
+    with ledger.write():
+        pass
+    append(ledger, said())
+    ledger.close()
+    assert told == [[1, 2], [3]]
+
+
+def test_two_processes_append_without_gaps(tmp_path, ledgers):
+    path = ledgers.file(tmp_path)
+    writers = [
+        subprocess.Popen([sys.executable, "-c", APPEND_MANY, path, name, "300"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for name in ("a", "b")
+    ]
+    for _ in range(30):  # ten at a time: SQLite is not fair, and one of them might be done before the other begins
+        for writer in writers:
+            assert writer.stdout.readline() == "ready\n"
+        for writer in writers:
+            writer.stdin.write("go\n")
+            writer.stdin.flush()
+    for writer in writers:
+        writer.communicate()
+        assert writer.returncode == 0
+    ledger = SqliteLedger(path)
+    entries = ledger.read(0, 2000)
+    both = ledger.study("both")
+    ledger.close()
+    assert [entry.position for entry in entries] == list(range(1, 1201))
+    assert [entry.version for entry in both] == list(range(1, 601))
+    assert sorted(entry.recorded_at for entry in entries) == [entry.recorded_at for entry in entries]
+    assert all(faults(entry) == [] for entry in entries)
+    for name in ("a", "b"):
+        assert [entry.data["number"] for entry in both if entry.data["by"] == name] == list(range(300))
+
+
+def append_until_busy(ledger, new) -> LedgerBusy:
+    """A few may fit into what SQLite holds already."""
+    for _ in range(1000):
+        try:
+            append(ledger, new)
+        except LedgerBusy as error:
+            return error
+    raise AssertionError("it never got full")
+
+
+def test_a_full_volume_refuses_records_nothing_and_is_forgiven(tmp_path, ledgers):
+    large = said("S2", metadata={"large": "x" * 20_000})
+    with small_volume(tmp_path / "small", "3m") as folder:
+        ledger = ledgers.open(folder)
+        append(ledger, said())
+        fill(folder / "ballast")
+        error = append_until_busy(ledger, large)
+        assert (error.code, error.errno) == ("ledger-full", errno.ENOSPC)
+        last = ledger.last().position
+        assert [entry.position for entry in ledger.read(0, 10_000)] == list(range(1, last + 1))
+        assert len(duties(ledger, "S2")) == last - 1
+        with pytest.raises(LedgerBusy):
+            append(ledger, large)
+        assert ledger.last().position == last
+        (folder / "ballast").unlink()
+        assert append(ledger, said("S3"))[0].position == last + 1
+        ledger.close()
+
+
+def test_entry_ids_are_of_version_seven_and_hold_the_time(ledger, clock):
+    [entry] = append(ledger, said())
+    assert entry.entry_id[14] == "7"
+    assert int(entry.entry_id.replace("-", "")[:12], 16) == int(instant(entry.recorded_at).timestamp() * 1000)
+
+
+def test_the_clock_and_the_randomness_are_the_ones_passed_in(tmp_path, ledgers):
+    moment = Clock()
+    made = [ledgers.open(tmp_path / name, moment, randomness=bytes) for name in ("a", "b")]
+    first, second = (append(ledger, said())[0] for ledger in made)
+    for ledger in made:
+        ledger.close()
+    assert first == second
+    assert first.salt == bytes(16)

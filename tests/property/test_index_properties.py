@@ -1,0 +1,111 @@
+"""The index that followed and the index that was made anew are the same, row for row."""
+
+import tempfile
+from contextlib import closing
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from storage_ledger.core.entries import Kind, NewEntry
+from storage_ledger.index.sqlite import Index
+from storage_ledger.ledger.engine import sqlite
+from tests.contract.making import archived, described
+
+STUDIES = ["S1", "S2", "S3"]
+PATHS = ["a.dcm", "sub/a.dcm", "b.dcm"]
+UIDS = ["1.2.1", "1.2.2", "", None]
+
+cells = st.sampled_from([None, "", "CT", "Å^B", 7, 1.5, ["CT", "MR"], [], {"Alphabetic": "X"}, "x\0y", True, "  ", "9" * 30])
+headers = st.none() | st.fixed_dictionaries(
+    {},
+    optional={
+        "StudyInstanceUID": st.sampled_from(UIDS),
+        "SeriesInstanceUID": st.sampled_from(UIDS),
+        "SOPInstanceUID": st.sampled_from(["9.1", "9.2", "", None, ["9.1", "9.3"]]),
+        "Modality": cells,
+        "PatientID": cells,
+        "PatientName": cells,
+        "SeriesNumber": cells,
+        "InstanceNumber": cells,
+        "NumberOfFrames": cells,
+        "StudyDate": cells,
+    },
+)
+metadata = st.none() | st.fixed_dictionaries(
+    {},
+    optional={
+        "patient_info": st.none() | st.dictionaries(st.sampled_from(["patient_id", "patient_name"]), cells),
+        "study_info": st.none() | st.dictionaries(st.sampled_from(["study_instance_uid", "study_date"]), st.sampled_from(UIDS) | cells),
+        "modality_info": st.none() | st.dictionaries(st.just("modality"), cells),
+        "error": cells,
+    },
+)
+studies = st.sampled_from(STUDIES)
+paths = st.sampled_from(PATHS)
+steps = st.one_of(
+    st.builds(lambda study, path, said: NewEntry(Kind.DESCRIBED, described(path, said), study), studies, paths, metadata),
+    st.builds(
+        lambda study, path, content, header, error: NewEntry(
+            Kind.ARCHIVED, archived(path, content=content, dicom=header) | ({"dicom_error": error} if error else {}), study
+        ),
+        studies,
+        paths,
+        st.sampled_from(["x", "y", ""]),
+        headers,
+        st.sampled_from([None, "not-dicom"]),
+    ),
+    st.builds(lambda study, path: NewEntry(Kind.QUARANTINED, {"code": "upload-missing", "upload_path": path}, study), studies, paths),
+    st.builds(
+        lambda study, step, path: NewEntry(
+            Kind.FAILED, {"step": step, "code": "archive-io"} | ({"upload_path": path} if path else {}), study
+        ),
+        studies | st.none(),
+        st.sampled_from(["place", "remove", "tell"]),
+        st.none() | paths,
+    ),
+    st.builds(
+        lambda study, status: NewEntry(Kind.STATUS_SENT, {"status": status, "tells": []}, study),
+        studies | st.none(),
+        st.sampled_from(["archived", "failed"]),
+    ),
+    st.builds(lambda: NewEntry(Kind.REJECTED, {"reason": "not-json", "study_id": "S1"})),
+    st.builds(lambda: NewEntry(Kind.RECOVERED, {"step": "tell", "code": "status-service-away"})),
+)
+
+
+def rows(path: Path) -> dict[str, list[tuple]]:
+    """All that the index holds, table by table; how a table lies in the file does not matter."""
+    with closing(sqlite.connect(path)) as connection:
+        names = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY 1")]
+        assert {"studies", "uploads", "files", "dicom_studies", "series", "progress"} <= set(names)
+        shadows = ("_data", "_idx", "_docsize", "_config")  # of full-text search: how it happened to be written
+        return {
+            name: sorted(connection.execute(f'SELECT * FROM "{name}"').fetchall(), key=repr) for name in names if not name.endswith(shadows)
+        }
+
+
+@settings(max_examples=40)
+@given(st.lists(st.lists(steps, min_size=1, max_size=6), min_size=1, max_size=8))
+def test_following_in_any_batches_comes_to_the_same_as_making_it_anew(ledgers, batches):
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        ledger = ledgers.open(folder)
+        index = Index(folder / "index.db", ledger)
+        index.ensure()
+        for batch in batches:
+            with ledger.write() as tx:
+                for new in batch:
+                    tx.append(new, duty=False)
+            while index.follow():
+                pass
+        followed = rows(index.path)
+        anew = Index(folder / "anew.db", ledger)
+        anew.rebuild()
+        made_anew = rows(anew.path)
+        index.rebuild()
+        again = rows(index.path)
+        for one in (index, anew, ledger):
+            one.close()
+    assert followed == made_anew
+    assert again == made_anew

@@ -1,0 +1,475 @@
+"""What the docs name exists, and what exists is named: settings, commands, kinds, codes, metrics, tables, files."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+import yaml
+from pydantic_core import PydanticUndefined
+
+from storage_ledger import errors
+from storage_ledger.archive.contract import Fixity
+from storage_ledger.browse.access import BrowseSettings
+from storage_ledger.cli.main import app
+from storage_ledger.core.entries import Kind
+from storage_ledger.index.sqlite import Index
+from storage_ledger.ledger.engine import sqlite
+from storage_ledger.ledger.migrate import migrate
+from storage_ledger.ledger.sqlite import SqliteLedger
+from storage_ledger.metrics import Metrics
+from storage_ledger.report import ACTIONS, OUTAGE_ACTIONS
+from storage_ledger.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+REFERENCE = DOCS / "reference"
+PACKAGE = ROOT / "storage_ledger"
+PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md")])
+CODE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+
+
+def sections(page: str) -> dict[str, str]:
+    """The text under each heading of a reference page, by the heading's text."""
+    parts = re.split(r"^#+ (.+)$", (REFERENCE / page).read_text(), flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of each row of each table but headings."""
+    found = []
+    for table in re.findall(r"(?:^\|.*\n?)+", text, flags=re.MULTILINE):
+        lines = [[cell.strip() for cell in line.strip().strip("|").split(" | ")] for line in table.splitlines()]
+        found += lines[2:]
+    return found
+
+
+def names(text: str) -> list[str]:
+    """What stands in backticks in the first column."""
+    return [name for row in rows(text) for name in re.findall(r"`([^`]+)`", row[0])]
+
+
+# -- settings
+
+
+def settings() -> dict[str, str]:
+    """Variable → default as the page writes it."""
+    fields = {**Settings.model_fields, **BrowseSettings.model_fields}
+    return {name.upper(): written(field.default) for name, field in fields.items()} | {
+        option.envvar: written(option.default) for _, option in options() if isinstance(getattr(option, "envvar", None), str)
+    }
+
+
+def written(default: object) -> str:
+    if default is None or default is PydanticUndefined:
+        return "not set"
+    return f"`{':'.join(default) if isinstance(default, tuple) else default}`"
+
+
+def test_every_setting_stands_in_its_page_with_its_default_and_no_other():
+    page = {re.findall(r"`([^`]+)`", row[0])[0]: row[1] for row in rows((REFERENCE / "settings.md").read_text())}
+    assert page == settings()
+
+
+def test_the_readme_names_no_setting_that_does_not_exist():
+    text = (ROOT / "README.md").read_text()
+    assert {name for name in names(text) if re.fullmatch(r"[A-Z][A-Z_]+", name)} <= settings().keys()
+
+
+# -- commands
+
+
+def commands() -> dict[str, Any]:
+    """`storage-ledger quarantine list` → its click command; groups too, when they have options of their own."""
+    found = {}
+
+    def walk(name: str, command: Any) -> None:
+        if hasattr(command, "commands"):
+            for sub, each in command.commands.items():
+                walk(f"{name} {sub}", each)
+        if not hasattr(command, "commands") or arguments(command):
+            found[name] = command
+
+    walk("storage-ledger", typer.main.get_command(app))
+    return found
+
+
+def arguments(command: Any) -> list[Any]:
+    return [each for each in command.params if "--help" not in each.opts]
+
+
+def options() -> Iterator[tuple[str, Any]]:
+    for name, command in commands().items():
+        for option in arguments(command):
+            yield name, option
+
+
+def test_every_command_has_its_section_and_every_section_its_command():
+    assert {heading for heading in sections("commands.md") if heading.startswith("storage-ledger")} == commands().keys()
+
+
+def test_every_option_and_argument_stands_in_its_commands_table_and_no_other():
+    page = {heading: set(names(text)) for heading, text in sections("commands.md").items() if heading.startswith("storage-ledger")}
+    real: dict[str, set[str]] = {name: set() for name in commands()}
+    for name, option in options():
+        real[name] |= set(option.opts) if option.opts[0].startswith("-") else {option.name.upper()}
+    assert page == real
+
+
+def test_every_command_that_a_page_shows_exists():
+    known = {tuple(name.split()[1:]) for name in commands()} | {tuple(name.split()[1:-1]) for name in commands()}
+    wrong = []
+    for path in PAGES:
+        if path.name == "CHANGELOG.md" or path.parent.name == "adr":
+            continue  # these speak of another time
+        text = path.read_text()
+        shown = re.findall(r"(?:`|^\s*|\s)storage-ledger ([a-z][a-z -]*[a-z])", "\n".join(literal(text)), flags=re.MULTILINE)
+        unknown = [each for each in shown if not any(tuple(each.split())[: len(words)] == words for words in known if words)]
+        wrong += [f"{path.relative_to(ROOT)}: storage-ledger {each}" for each in unknown]
+    assert wrong == []
+
+
+def literal(text: str) -> list[str]:
+    """Code blocks of a shell, and code between backticks."""
+    blocks = re.findall(r"^```(?:sh|console)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    return blocks + re.findall(r"`(storage-ledger [^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
+
+
+def test_every_exit_code_of_the_command_line_is_documented():
+    source = ast.parse((PACKAGE / "cli" / "main.py").read_text())
+    exits = {
+        node.args[0].value
+        for node in ast.walk(source)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "exit"
+        and node.args
+        and isinstance(node.args[0], ast.Constant)
+    }
+    assert {11, 2, 130} <= exits
+    assert {str(code) for code in exits | {0, 1}} == set(names(sections("commands.md")["Exit codes"]))
+
+
+# -- entry kinds
+
+
+def test_every_kind_has_its_section_and_every_section_its_kind():
+    headings = set(sections("entry-kinds.md")) - {"Entry kinds", "Not appended yet"}
+    assert headings == {kind.value for kind in Kind}
+
+
+@pytest.mark.parametrize("kind", [kind.value for kind in Kind])
+def test_the_example_of_a_kind_is_canonical_and_has_the_fields_of_its_table(kind):
+    text = sections("entry-kinds.md")[kind]
+    fields = {re.findall(r"`([^`]+)`", row[0])[0]: row[1] for row in rows(text)}
+    top = {name for name in fields if "." not in name}
+    example = re.findall(r"^```json\n(.*?)\n```", text, flags=re.MULTILINE | re.DOTALL)[0]
+    value = json.loads(example)
+    assert json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False) == example
+    assert set(value) <= top
+    assert {name for name in top if "optional" not in fields[name]} <= set(value)
+    assert {f"file.{name}" for name in value.get("file", {})} == {name for name in fields if name.startswith("file.")}
+
+
+def test_every_field_that_a_payload_can_have_is_documented_and_no_other():
+    """By what stands in the source: literals given to NewEntry, or called `payload`, and what is put into them later."""
+    page = {name.rpartition(".")[2] for kind in Kind for name in names(sections("entry-kinds.md")[kind.value])}
+    real: set[str] = set()
+    for module in ("intake", "projector", "notifier", "outages"):
+        for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
+            match node:
+                case ast.Assign(targets=[ast.Name(id="payload")], value=ast.Dict() as value):
+                    real |= keys(value)
+                case ast.AnnAssign(target=ast.Name(id="payload"), value=ast.Dict() as value):
+                    real |= keys(value)
+                case ast.Assign(targets=[ast.Subscript(value=ast.Name(id="payload"), slice=ast.Constant(value=str(key)))]):
+                    real.add(key)
+                case ast.Call(func=ast.Name(id="NewEntry"), args=[_, ast.Dict() as value, *_]):
+                    real |= keys(value)
+    assert real == page
+
+
+def keys(value: ast.Dict) -> set[str]:
+    found = {key.value for key in value.keys if isinstance(key, ast.Constant)}
+    return found.union(*(keys(inner) for inner in value.values if isinstance(inner, ast.Dict)))
+
+
+# -- error codes
+
+
+ERRORS = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, errors.StorageLedgerError)}
+TELLERS = {"trouble", "reasons", "read_header", "faults"}
+"""Functions whose texts in kebab case are codes, whichever way they hand them on."""
+
+FILLED_IN = {
+    "archive-copy-{}": [fixity.value for fixity in Fixity if fixity is not Fixity.INTACT],
+    "{}-missing": ["uploads", "archive", "ledger"],
+}
+"""Codes that are put together: what can stand in the gap."""
+
+
+class Codes(ast.NodeVisitor):
+    """Collects every code that a module can come up with; what it cannot work out is `unknown`, with its place."""
+
+    def __init__(self, module: str) -> None:
+        self.module = module
+        self.functions: list[ast.AST] = []
+        self.found: set[str] = set()
+        self.unknown: list[str] = []
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+        self.functions.append(node)
+        if node.name in TELLERS:
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            texts = [
+                each.value for part in body for each in ast.walk(part) if isinstance(each, ast.Constant) and isinstance(each.value, str)
+            ]
+            self.found |= {text for text in texts if "-" in text and CODE.fullmatch(text)}
+        self.generic_visit(node)
+        self.functions.pop()
+
+    def visit_Call(self, node: ast.Call) -> None:
+        name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+        if name in ERRORS and node.args:
+            self.take(node.args[0])
+        elif name == "Quarantined":
+            self.take(node.args[1])
+        for keyword in node.keywords:
+            if keyword.arg == "code":
+                self.take(keyword.value)
+        self.generic_visit(node)
+
+    def visit_Dict(self, node: ast.Dict) -> None:
+        for key, value in zip(node.keys, node.values, strict=True):
+            sentence = isinstance(value, ast.Constant) and " " in str(value.value)  # the description of a column called `code`
+            if isinstance(key, ast.Constant) and key.value == "code" and not sentence:
+                self.take(value)
+        self.generic_visit(node)
+
+    def take(self, node: ast.expr) -> None:
+        match node:
+            case ast.Constant(value=str(text)):
+                self.found.add(text)
+            case ast.IfExp():
+                self.take(node.body)
+                self.take(node.orelse)
+            case ast.JoinedStr():
+                pattern = "".join(part.value if isinstance(part, ast.Constant) else "{}" for part in node.values)
+                if pattern in FILLED_IN:
+                    self.found |= {pattern.format(text) for text in FILLED_IN[pattern]}
+                else:
+                    self.unknown.append(f"{self.module}:{node.lineno}: {pattern}")
+            case ast.Name():
+                self.take_name(node)
+            case ast.Attribute() | ast.Subscript() | ast.Call(func=ast.Attribute(attr="get")):
+                pass  # handed on: the code of an error, the field of a payload
+            case _:
+                self.unknown.append(f"{self.module}:{node.lineno}: {ast.unparse(node)}")
+
+    def take_name(self, node: ast.Name) -> None:
+        """What the enclosing function assigns to it; a parameter or loop variable is handed on."""
+        for function in self.functions[-1:]:
+            for each in ast.walk(function):
+                if isinstance(each, ast.Assign) and any(isinstance(target, ast.Name) and target.id == node.id for target in each.targets):
+                    self.take(each.value)
+
+
+def codes() -> tuple[set[str], list[str]]:
+    found: set[str] = set()
+    unknown: list[str] = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        if "demo" in path.relative_to(PACKAGE).parts or path.name == "status_service.py":
+            continue  # neighbours of the service: they have no codes
+        collector = Codes(str(path.relative_to(PACKAGE)))
+        collector.visit(ast.parse(path.read_text()))
+        found |= collector.found
+        unknown += collector.unknown
+    return found, unknown
+
+
+def documented_codes() -> set[str]:
+    found = set()
+    for row in rows((REFERENCE / "error-codes.md").read_text()):
+        found |= set(re.findall(r"`([^`]+)`", row[0]))
+    return found
+
+
+def test_every_code_of_the_source_is_one_that_can_be_worked_out():
+    assert codes()[1] == []
+
+
+def test_every_code_is_documented_and_every_documented_code_exists():
+    found, _ = codes()
+    assert len(found) > 50  # it does find them
+    assert {"found, but not documented": found - documented_codes(), "documented, but not found": documented_codes() - found} == {
+        "found, but not documented": set(),
+        "documented, but not found": set(),
+    }
+
+
+def test_every_code_row_says_what_to_do():
+    assert [row[0] for row in rows((REFERENCE / "error-codes.md").read_text()) if len(row[-1]) < 8] == []
+
+
+def test_what_the_commands_advise_is_advised_for_codes_that_exist():
+    assert (ACTIONS.keys() | OUTAGE_ACTIONS.keys()) - codes()[0] == set()
+
+
+def test_the_errors_that_status_calls_attention_to_have_an_action_each():
+    outages = set(names(sections("error-codes.md")["Outages"]))
+    assert outages == OUTAGE_ACTIONS.keys()
+
+
+# -- metrics
+
+
+def metrics() -> dict[str, set[str]]:
+    """Name as Prometheus shows it → its labels."""
+    found = {}
+    for name, instrument in vars(Metrics()).items():
+        if name == "registry":
+            continue
+        shown = instrument._name + ("_total" if instrument._type == "counter" else "")
+        found[shown] = set(instrument._labelnames)
+    return found
+
+
+def series() -> set[str]:
+    """Every name that a query may use."""
+    return metrics().keys() | {f"storage_ledger_archive_seconds_{part}" for part in ("bucket", "sum", "count")}
+
+
+def test_every_metric_stands_in_its_page_with_its_labels_and_no_other():
+    table = rows((REFERENCE / "metrics.md").read_text().partition("## What to alert on")[0])
+    page = {re.findall(r"`([^`]+)`", row[0])[0]: set(re.findall(r"`([^`]+)`", row[2])) for row in table}
+    assert page == metrics()
+
+
+def test_the_metrics_page_names_what_the_service_renders():
+    rendered = {line.split()[2] for line in Metrics().render().decode().splitlines() if line.startswith("# TYPE")}
+    assert {name for name in rendered if not name.endswith("_created")} == metrics().keys()
+
+
+def test_no_page_names_a_metric_that_does_not_exist():
+    wrong = []
+    for path in [*PAGES, DOCS / "how-to" / "alerts.yaml"]:
+        wrong += [
+            f"{path.relative_to(ROOT)}: {name}" for name in re.findall(r"\bstorage_ledger_\w+", path.read_text()) if name not in series()
+        ]
+    assert wrong == []
+
+
+def alerts() -> list[dict[str, Any]]:
+    document = yaml.safe_load((DOCS / "how-to" / "alerts.yaml").read_text())
+    return [rule for group in document["groups"] for rule in group["rules"]]
+
+
+def test_the_example_alerts_are_rules_with_all_that_a_rule_needs():
+    assert len({rule["alert"] for rule in alerts()}) == len(alerts()) > 5
+    for rule in alerts():
+        assert set(rule) <= {"alert", "expr", "for", "labels", "annotations"}
+        assert rule["annotations"]["summary"]
+        assert re.fullmatch(r"\d+[smhd]", rule.get("for", "0s"))
+        assert rule["expr"].count("(") == rule["expr"].count(")")
+
+
+def test_the_example_alerts_match_labels_that_exist():
+    known = {"code": codes()[0], "stage": {"place", "remove", "tell", "confirm"}, "volume": {"uploads", "archive", "ledger"}}
+    seen = 0
+    for rule in alerts():
+        for name, matchers in re.findall(r"(storage_ledger_\w+)\{([^}]*)\}", rule["expr"]):
+            for label, operator, value in re.findall(r'(\w+)(=~|!~|!=|=)"([^"]*)"', matchers):
+                assert label in metrics()[name]
+                assert label not in known or set(value.split("|") if "~" in operator else [value]) <= known[label]
+                seen += 1
+    assert seen
+
+
+# -- tables
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A new ledger and the index of it."""
+    migrate(tmp_path / "ledger.db")
+    ledger = SqliteLedger(tmp_path / "ledger.db")
+    index = Index(tmp_path / "index.db", ledger)
+    index.ensure()
+    index.close()
+    ledger.close()
+    return tmp_path
+
+
+def tables(file: Path) -> dict[str, set[str]]:
+    connection = sqlite.connect(f"file:{file}?mode=ro", uri=True)
+    made = {
+        name: sql for name, sql in connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'") if name[:7] != "sqlite_"
+    }
+    searches = [name for name, sql in made.items() if "VIRTUAL" in sql]
+    ours = [name for name in made if not any(name.startswith(f"{search}_") for search in searches)]  # without SQLite's own
+    found = {
+        name: {row[0] for row in connection.execute("SELECT name FROM pragma_table_xinfo(?) WHERE hidden <> 1", (name,))} for name in ours
+    }
+    connection.close()
+    return found
+
+
+def test_every_table_and_column_stands_in_its_page_and_no_other(files):
+    real = {**tables(files / "ledger.db"), **tables(files / "index.db")}
+    assert set(real) >= {"entries", "pending", "meta", "studies", "files"}
+    others = {"Tables", "ledger.db", "index.db", "Triggers"}
+    page = {heading: set(names(text)) for heading, text in sections("tables.md").items() if heading not in others}
+    assert page == real
+
+
+def test_every_trigger_stands_in_its_page_and_no_other(files):
+    connection = sqlite.connect(f"file:{files / 'ledger.db'}?mode=ro", uri=True)
+    real = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'")}
+    connection.close()
+    assert set(names(sections("tables.md")["Triggers"])) == real
+
+
+# -- links
+
+
+def anchors(path: Path) -> set[str]:
+    """As GitHub makes them from headings."""
+    found: dict[str, int] = defaultdict(int)
+    text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for heading in re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE):
+        found[re.sub(r"[^\w\- ]", "", heading.replace("`", "").lower()).replace(" ", "-")] += 1
+    return set(found)
+
+
+def links(path: Path) -> list[str]:
+    text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return [target for target in re.findall(r"\]\(([^)\s]+)\)", text) if not re.match(r"[a-z]+:", target)]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_link_leads_to_a_file_and_a_heading_that_exist(path):
+    wrong = []
+    for target in links(path):
+        name, _, anchor = target.partition("#")
+        file = (path.parent / name).resolve() if name else path
+        if not file.exists() or (anchor and file.suffix == ".md" and anchor not in anchors(file)):
+            wrong.append(target)
+    assert wrong == []
+
+
+def test_every_page_can_be_reached_from_the_map():
+    reached: set[Path] = set()
+    waiting = [DOCS / "index.md"]
+    while waiting:
+        path = waiting.pop()
+        reached.add(path)
+        found = {(path.parent / target.partition("#")[0]).resolve() for target in links(path) if target.partition("#")[0]}
+        waiting += [each for each in found if each.suffix == ".md" and each.is_file() and each not in reached and each not in waiting]
+    assert set(PAGES) - reached == set()

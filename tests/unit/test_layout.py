@@ -1,0 +1,140 @@
+"""Names and paths: what DESIGN §2 fixes."""
+
+import pytest
+
+from storage_ledger.core.layout import (
+    UploadPaths,
+    archive_name,
+    beside_name,
+    damaged_name,
+    study_folder,
+    temporary_name,
+    valid_study_id,
+)
+
+SHA = "0123456789abcdef" * 4
+PATHS = UploadPaths("/data/uploads", ("/app/uploads", "/mnt/in"))
+
+
+@pytest.mark.parametrize("text", ["a", "0", "S-1_2.3", "A" * 128, "metadata.json", "123e4567-e89b-12d3-a456-426614174000", "a.", "CON"])
+def test_valid_study_ids(text):
+    assert valid_study_id(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", ".a", "-a", "_a", "a..b", "..", "a/b", "a b", "a\n", "a\0", "é", "٣", "ａ", "A" * 129, ".ledger", None, 7, ["a"], b"a"],  # noqa: RUF001
+)
+def test_invalid_study_ids(text):
+    assert not valid_study_id(text)
+
+
+@pytest.mark.parametrize(
+    ("stated", "meant"),
+    [
+        ("a.dcm", "a.dcm"),
+        ("sub/a.dcm", "sub/a.dcm"),
+        ("./sub//a.dcm", "sub/a.dcm"),
+        ("/data/uploads/a.dcm", "a.dcm"),
+        ("//data///uploads/./sub/a.dcm", "sub/a.dcm"),
+        ("/app/uploads/a.dcm", "a.dcm"),
+        ("/mnt/in/a/b", "a/b"),
+        ("app/uploads/a.dcm", "app/uploads/a.dcm"),
+        ("..a", "..a"),
+        ("a..", "a.."),
+        ("...", "..."),
+        ("a\\..\\b", "a\\..\\b"),
+        ("~/a", "~/a"),
+        ("a\nb", "a\nb"),
+    ],
+)
+def test_a_file_path_means_a_place_below_uploads(stated, meant):
+    assert PATHS.resolve(stated) == meant
+
+
+@pytest.mark.parametrize(
+    ("stated", "reason"),
+    [
+        ("", "empty"),
+        (".", "UPLOADS_PATH itself"),
+        ("./", "UPLOADS_PATH itself"),
+        ("/data/uploads", "UPLOADS_PATH itself"),
+        ("/app/uploads/", "UPLOADS_PATH itself"),
+        ("/mnt/in/.", "UPLOADS_PATH itself"),
+        ("/", "outside"),
+        ("/etc/passwd", "outside"),
+        ("/data/uploads2/a", "outside"),
+        ("/data", "outside"),
+        ("/app/uploadsa", "outside"),
+        ("..", "'..'"),
+        ("a/../b", "'..'"),
+        ("a/..", "'..'"),
+        ("/data/uploads/../uploads/a", "'..'"),
+        ("a\0", "NUL"),
+        ("a\udc80", "UTF-8"),
+    ],
+)
+def test_a_path_that_leads_elsewhere_is_refused_with_the_reason(stated, reason):
+    with pytest.raises(ValueError, match=reason):
+        PATHS.resolve(stated)
+
+
+def test_without_neighbours_only_our_own_prefix_counts():
+    with pytest.raises(ValueError, match="outside"):
+        UploadPaths("/data/uploads").resolve("/app/uploads/a.dcm")
+
+
+@pytest.mark.parametrize(
+    "name", ["a.dcm", "a", "Å.dcm", "a b.dcm", "metadata.json.dcm", "METADATA.JSON", "a~b.dcm", "x" * 196 + ".dcm", "a.", "-rf"]
+)
+def test_a_file_keeps_its_name(name):
+    assert archive_name(name, SHA) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        (".hidden", SHA[:12]),
+        (".hidden.dcm", SHA[:12] + ".dcm"),
+        ("..", SHA[:12]),
+        ("metadata.json", SHA[:12] + ".json"),
+        ("x" * 197 + ".dcm", SHA[:12] + ".dcm"),
+        ("é" * 100 + ".dcm", SHA[:12] + ".dcm"),
+        ("x" * 201, SHA[:12]),
+        ("x" * 200 + "." + "y" * 16, SHA[:12]),
+        ("x" * 200 + "." + "y" * 15, SHA[:12] + "." + "y" * 15),
+        (".place-7.tmp", SHA[:12] + ".tmp"),
+    ],
+)
+def test_a_name_that_hides_clashes_or_is_too_long_becomes_the_digest_with_the_suffix(name, kept):
+    assert archive_name(name, SHA) == kept
+
+
+@pytest.mark.parametrize(
+    ("name", "beside"),
+    [
+        ("a.dcm", f"a~{SHA[:12]}.dcm"),
+        ("a", f"a~{SHA[:12]}"),
+        ("a.tar.gz", f"a.tar~{SHA[:12]}.gz"),
+        ("a.", f"a.~{SHA[:12]}"),
+        ("a..dcm", f"a.~{SHA[:12]}.dcm"),
+        (" .dcm", f" ~{SHA[:12]}.dcm"),
+    ],
+)
+def test_other_bytes_of_the_same_name_lie_beside_with_the_digest_before_the_suffix(name, beside):
+    assert beside_name(name, SHA) == beside
+
+
+@pytest.mark.parametrize("name", ["x" * 196 + ".dcm", "x" * 200, "a." + "y" * 198])
+def test_every_name_that_is_made_fits_into_a_file_system(name):
+    beside = beside_name(archive_name(name, SHA), SHA)
+    assert len(damaged_name(10**15, beside).encode()) + len(".999") <= 255
+
+
+def test_a_temporary_name_is_hidden_and_told_by_its_position():
+    assert temporary_name(7) == ".place-7.tmp"
+    assert archive_name(temporary_name(7), SHA) != temporary_name(7)
+
+
+def test_the_study_folder_is_told_without_a_doubled_slash():
+    assert study_folder("/app/archive/", "S1") == study_folder("/app/archive", "S1") == "/app/archive/S1"

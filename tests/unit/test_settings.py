@@ -1,0 +1,132 @@
+"""The environment: all that is wrong named at once, and no value shown."""
+
+import pytest
+
+from storage_ledger.errors import BadSettings
+from storage_ledger.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch):
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+def load(monkeypatch, **variables: str) -> Settings:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    return Settings.load()
+
+
+def wrong(monkeypatch, **variables: str) -> str:
+    with pytest.raises(BadSettings) as caught:
+        load(monkeypatch, **variables)
+    return caught.value.detail
+
+
+def test_without_an_environment_the_fixed_defaults_hold(monkeypatch):
+    settings = load(monkeypatch)
+    found = {
+        name: str(getattr(settings, name)) for name in ("redis_url", "status_service_url", "uploads_path", "archive_path", "ledger_path")
+    }
+    assert found == {
+        "redis_url": "redis://localhost:6379",
+        "status_service_url": "http://status-service:8003",
+        "uploads_path": "/app/uploads",
+        "archive_path": "/app/archive",
+        "ledger_path": "/app/ledger",
+    }
+    assert (settings.environment, settings.log_level, settings.http_host, settings.http_port) == ("production", "INFO", "0.0.0.0", 8004)  # noqa: S104
+    assert (settings.neighbour_uploads_paths, settings.described_channel) == (("/app/uploads",), "described")
+    assert (settings.status_confirm_seconds, settings.missing_file_grace_seconds) == (10, 300)
+    assert settings.rejected_per_hour == 20_000
+
+
+def test_an_empty_variable_is_an_unset_one(monkeypatch):
+    assert load(monkeypatch, LOG_LEVEL="", HTTP_PORT="", NEIGHBOUR_UPLOADS_PATHS="").http_port == 8004
+
+
+def test_all_wrong_variables_are_named_at_once_each_on_a_line(monkeypatch):
+    text = wrong(
+        monkeypatch,
+        HTTP_PORT="eighty",
+        LOG_LEVEL="loud",
+        REDIS_URL="http://x",
+        STATUS_SERVICE_URL="status",
+        NEIGHBOUR_UPLOADS_PATHS="relative",
+        MISSING_FILE_GRACE_SECONDS="-1",
+        STATUS_CONFIRM_SECONDS="nan",
+        REJECTED_PER_HOUR="1.5",
+    )
+    assert {line.split(":")[0] for line in text.splitlines()} == {
+        "HTTP_PORT", "LOG_LEVEL", "REDIS_URL", "STATUS_SERVICE_URL", "NEIGHBOUR_UPLOADS_PATHS",
+        "MISSING_FILE_GRACE_SECONDS", "STATUS_CONFIRM_SECONDS", "REJECTED_PER_HOUR",
+    }  # fmt: skip
+
+
+def test_folders_that_overlap_are_named_together_with_other_wrong_variables(monkeypatch):
+    text = wrong(monkeypatch, HTTP_PORT="eighty", UPLOADS_PATH="/data", ARCHIVE_PATH="/data/archive")
+    assert "HTTP_PORT" in text
+    assert "UPLOADS_PATH" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("REDIS_URL", "redis://:hunter2@host:notaport"),
+        ("REDIS_URL", "hunter2://host"),
+        ("REDIS_URL", "redis://"),
+        ("STATUS_SERVICE_URL", "ftp://hunter2@host"),
+        ("STATUS_SERVICE_URL", "http://[hunter2"),
+        ("STATUS_SERVICE_URL", "http://"),
+        ("HTTP_PORT", "hunter2"),
+        ("HTTP_PORT", "65536"),
+        ("LOG_LEVEL", "hunter2"),
+        ("NEIGHBOUR_UPLOADS_PATHS", "/ok:hunter2"),
+        ("NEIGHBOUR_UPLOADS_PATHS", "/"),
+        ("NEIGHBOUR_UPLOADS_PATHS", "/ok/../hunter2"),
+        ("MISSING_FILE_GRACE_SECONDS", "hunter2"),
+        ("MISSING_FILE_GRACE_SECONDS", "inf"),
+    ],
+)
+def test_a_wrong_value_is_never_shown(monkeypatch, name, value):
+    with pytest.raises(BadSettings) as caught:
+        load(monkeypatch, **{name: value})
+    assert caught.value.detail.startswith(f"{name}: ")
+    assert "hunter2" not in f"{caught.value}{caught.value.__cause__}"
+    assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        {"UPLOADS_PATH": "/data", "ARCHIVE_PATH": "/data"},
+        {"UPLOADS_PATH": "/data/uploads", "ARCHIVE_PATH": "/data"},
+        {"UPLOADS_PATH": "/data", "ARCHIVE_PATH": "/data/archive"},
+        {"LEDGER_PATH": "/app/archive/ledger"},
+        {"LEDGER_PATH": "/app/uploads"},
+        {"UPLOADS_PATH": "/data/x/../archive", "ARCHIVE_PATH": "/data/archive/"},
+    ],
+)
+def test_folders_that_overlap_are_refused(monkeypatch, folders):
+    text = wrong(monkeypatch, **folders)
+    assert all(name in text for name in folders)
+
+
+def test_folders_that_are_one_through_a_link_are_refused(monkeypatch, tmp_path):
+    (tmp_path / "uploads").mkdir()
+    (tmp_path / "archive").symlink_to("uploads")
+    assert "separate" in wrong(monkeypatch, UPLOADS_PATH=str(tmp_path / "uploads"), ARCHIVE_PATH=str(tmp_path / "archive"))
+
+
+def test_folders_whose_names_only_begin_alike_are_accepted(monkeypatch):
+    assert load(monkeypatch, UPLOADS_PATH="/data/a", ARCHIVE_PATH="/data/ab", LEDGER_PATH="/data/abc")
+
+
+def test_neighbours_paths_are_a_list_with_colons(monkeypatch):
+    assert load(monkeypatch, NEIGHBOUR_UPLOADS_PATHS="/app/uploads:/mnt/in::").neighbour_uploads_paths == ("/app/uploads", "/mnt/in")
+
+
+def test_a_level_may_be_written_small_and_a_url_with_a_slash_at_its_end(monkeypatch):
+    settings = load(monkeypatch, LOG_LEVEL="debug", STATUS_SERVICE_URL="http://host:1/")
+    assert (settings.log_level, settings.status_service_url) == ("DEBUG", "http://host:1")
