@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,17 +39,29 @@ def migrate(ledger_file: Path) -> Migration:
     """
     make_folder(ledger_file.parent)
     check_place(ledger_file.parent)
-    make_private(ledger_file)
-    before = _revision(ledger_file)
-    engine = open_engine_for(ledger_file)
+    with _alone(ledger_file.parent):
+        make_private(ledger_file)
+        before = _revision(ledger_file)
+        engine = open_engine_for(ledger_file)
+        try:
+            if before == HEAD:
+                return Migration(before, HEAD, None)
+            backup = _backup(ledger_file, before) if before is not None else None
+            _upgrade(engine)
+            return Migration(before, HEAD, backup)
+        finally:
+            engine.dispose()
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One at a time: SQLite does not wait its turn when two processes switch a new file to WAL, but says that it is busy."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        if before == HEAD:
-            return Migration(before, HEAD, None)
-        backup = _backup(ledger_file, before) if before is not None else None
-        _upgrade(engine)
-        return Migration(before, HEAD, backup)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
     finally:
-        engine.dispose()
+        os.close(descriptor)
 
 
 def make_folder(folder: Path) -> None:

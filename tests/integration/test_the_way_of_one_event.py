@@ -358,6 +358,7 @@ def test_a_status_service_that_is_away_leaves_one_entry_and_one_when_it_is_back(
     code, body = stack.get("/readyz")
     assert code == 503
     assert "status-service-away" in body
+    until(lambda: not list(stack.uploads.iterdir()), 30)
     assert_archived(stack, files)
     status = stack.command("status", "--json")
     assert status.returncode == 1
