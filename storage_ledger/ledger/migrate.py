@@ -108,11 +108,7 @@ def make_private(ledger_file: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    folder = os.open(ledger_file.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    _fsync(ledger_file.parent)
 
 
 def _revision(ledger_file: Path) -> str | None:
@@ -157,15 +153,15 @@ def _backup(ledger_file: Path, revision: str) -> Path:
     with translated(), closing(sqlite.connect(ledger_file)) as source, closing(sqlite.connect(part)) as copy:
         source.backup(copy)
     part.chmod(0o640)
-    descriptor = os.open(part, os.O_RDONLY)
+    _fsync(part)
+    part.replace(target)
+    _fsync(ledger_file.parent)
+    return target
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    part.replace(target)
-    folder = os.open(ledger_file.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-    return target

@@ -14,7 +14,7 @@ from storage_ledger.core.entries import Kind, NewEntry
 from storage_ledger.errors import LedgerUnusable, Locked
 from storage_ledger.ledger import lock
 from storage_ledger.ledger.engine import sqlite, wal_is_safe
-from storage_ledger.ledger.migrate import migrate, script_folder
+from storage_ledger.ledger.migrate import _backup, migrate, script_folder
 from storage_ledger.ledger.schema import HEAD
 from storage_ledger.ledger.sqlite import COLUMNS, SqliteLedger
 from tests.contract.making import described
@@ -412,3 +412,20 @@ def test_a_holder_that_left_no_name_is_another_process(tmp_path):
         path.write_text("not json")
         with pytest.raises(Locked, match="another process"), lock.held(path, "serve"):
             pass
+
+
+def test_the_copy_that_is_made_before_a_migration_is_whole_and_private(tmp_path, ledgers):
+    path = ledgers.file(tmp_path)
+    ledger = SqliteLedger(path)
+    with ledger.write() as tx:
+        written = [tx.append(NewEntry(Kind.DESCRIBED, described(), f"S{n}")) for n in range(50)]
+    copy = _backup(path, "0000")  # while a writer has it open: what is in the WAL belongs to it
+    ledger.close()
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o640
+    assert copy.parent == path.parent
+    restored = tmp_path / "restored" / "ledger.db"
+    restored.parent.mkdir()
+    copy.rename(restored)
+    again = SqliteLedger(restored)
+    assert (again.ledger_id, again.read(0, 100)) == (ledger.ledger_id, written)
+    again.close()

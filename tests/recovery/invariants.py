@@ -2,8 +2,8 @@
 
     python invariants.py --uploads DIR --archive DIR --ledger DIR [--settled]
 
-Prints {"violations": [...], "counts": {...}}; exit 1 when something is violated. `--settled`: the service has had the
-time to finish, so that what may be under way in the middle must be done.
+Prints {"violations": [...], "counts": {...}, "archived": [study_id, ...]}; exit 1 when something is violated.
+`--settled`: the service has had the time to finish, so that what may be under way in the middle must be done.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class Checker:
         self.check_uploads()
         self.check_duties()
         self.check_index()
-        return {"violations": self.violations, "counts": dict(Counter(e["kind"] for e in self.entries))}
+        archived = sorted({e["study_id"] for e in self.entries if e["kind"] == "archived"})
+        return {"violations": self.violations, "counts": dict(Counter(e["kind"] for e in self.entries)), "archived": archived}
 
     def open(self, name):
         connection = sqlite3.connect(f"file:{self.ledger / name}?mode=ro", uri=True, timeout=30)
@@ -126,7 +127,7 @@ class Checker:
                     self.bad("archived-file-mode", study_id=study, name=name)
             self.check_metadata(study, folder, names, last_metadata[study])
         for folder in self.archive.iterdir():
-            if folder.name == ".ledger":
+            if folder.name in {".ledger", "lost+found"}:
                 continue
             if not folder.is_dir() or (self.settled and folder.name not in files):
                 self.bad("untracked-in-archive", path=folder.name)
