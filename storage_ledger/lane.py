@@ -18,6 +18,7 @@ from storage_ledger.ledger.contract import Duty, Ledger
 
 Outcome = TypeVar("Outcome")
 AHEAD = 4  # studies that are claimed for each worker
+GATHER_S = 0.01
 CALM_S = 60.0  # so long without a shared cause, and the pauses begin small again
 LOOK_EVERY_S = 1.0  # another process may append; nobody tells us
 
@@ -42,6 +43,7 @@ class Lane(Generic[Outcome]):
         workers: int,
         by_study: bool = True,
         most: int = 64,
+        gather_s: float = 0.0,
     ) -> None:
         self.name = name
         self._ledger = ledger
@@ -51,6 +53,7 @@ class Lane(Generic[Outcome]):
         self._workers = workers
         self._by_study = by_study
         self._most = most
+        self._gather_s = gather_s
         self._bell = threading.Event()
         self._running: dict[Future[Outcome], list[Duty]] = {}
         self._begun: dict[Future[Outcome], int] = {}
@@ -87,6 +90,10 @@ class Lane(Generic[Outcome]):
         """Until `stop` is set and what was begun is recorded."""
         with ThreadPoolExecutor(self._workers, thread_name_prefix=self.name) as pool:
             while True:
+                if self._gather_s and not stop.is_set():
+                    stop.wait(self._gather_s)  # nobody waits for this lane: fewer and larger groups cost less
+                elif len(self._running) > 1:
+                    stop.wait(GATHER_S)  # others are about to end: one commit for all of them
                 self._bell.clear()
                 self._collect()
                 if stop.is_set():

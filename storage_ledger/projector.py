@@ -110,6 +110,7 @@ class Projector:
             workers=1,
             by_study=False,
             most=256,
+            gather_s=0.05,
         )
 
     # -- place

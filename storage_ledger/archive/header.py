@@ -31,6 +31,7 @@ ATTRIBUTES = (
 
 MAX_READ_BYTES = 8 << 20
 MAX_READS = 100_000
+WINDOW_BYTES = 64 << 10
 MAX_INFLATED_BYTES = 16 << 20
 MAX_VALUE_CHARACTERS = 1024
 
@@ -45,7 +46,9 @@ class _Limited(io.RawIOBase):
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._size = file.seek(0, os.SEEK_END)
-        file.seek(0)
+        self._position = 0
+        self._window = b""
+        self._window_at = 0
         self._bytes = MAX_READ_BYTES
         self._reads = MAX_READS
 
@@ -56,23 +59,35 @@ class _Limited(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return self._file.seek(offset, whence)
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        if base + offset < 0:
+            raise ValueError("before the beginning of the file")
+        self._position = base + offset
+        return self._position
 
     def tell(self) -> int:
-        return self._file.tell()
+        return self._position  # asking the file is a system call, and pydicom asks for each element
 
     def read(self, count: int | None = -1) -> bytes:
         self._reads -= 1
-        left = max(0, self._size - self._file.tell())
+        left = max(0, self._size - self._position)
         everything = count is None or count < 0
         wanted = left if everything or count is None else min(count, left)
         if wanted > self._bytes or self._reads < 0:
             raise _TooMuch
         self._bytes -= wanted
-        data = self._file.read(wanted)
+        data = self._read(wanted)
+        self._position += len(data)
         if everything:
             _refuse_bomb(data)
         return data
+
+    def _read(self, wanted: int) -> bytes:
+        begin = self._position - self._window_at
+        if not 0 <= begin <= len(self._window) - wanted:
+            self._file.seek(self._position)
+            self._window, self._window_at, begin = self._file.read(max(wanted, WINDOW_BYTES)), self._position, 0
+        return self._window[begin : begin + wanted]
 
 
 def read_header(file: BinaryIO) -> tuple[dict[str, Any] | None, str | None]:

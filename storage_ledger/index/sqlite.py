@@ -18,10 +18,11 @@ from storage_ledger.errors import LedgerBusy, LedgerUnusable
 from storage_ledger.index.rows import StudyRows
 from storage_ledger.index.tables import INDEXES, SCHEMA, SEARCH, SEARCHED, TABLES, forget, learn, refresh, year
 from storage_ledger.ledger.contract import Ledger
-from storage_ledger.ledger.engine import open_engine
+from storage_ledger.ledger.engine import driver, open_engine
 from storage_ledger.ledger.sqlite import translated
 
 BATCH = 500
+GATHER_S = 0.1  # one batch for what belongs together: a study's entries follow each other closely
 REBUILD_BATCH = 5000
 SHADOW = "rebuild_"
 
@@ -87,9 +88,12 @@ class Index:
                 if self.position == 0:
                     self.ensure()
                 bell.clear()
-                behind = self.follow() > 0
+                applied = self.follow()
+                behind = applied > 0
                 if not behind:
                     bell.wait(1.0)
+                elif applied < BATCH:
+                    stop.wait(GATHER_S)
             except LedgerBusy as error:
                 logs.get().warning("index.busy", code=error.code)
                 stop.wait(5.0)
@@ -171,7 +175,8 @@ class _Batch:
 
     def __init__(self, connection: Connection, prefix: str, *, shadow: bool = False) -> None:
         self._connection = connection
-        self._sql = connection.exec_driver_sql
+        self._driver = driver(connection)
+        self._sql = self._driver.execute
         self._prefix = prefix
         self._shadow = shadow
         self._studies: dict[str, StudyRows] = {}
@@ -199,8 +204,9 @@ class _Batch:
         return rows
 
     def _select(self, table: str, study_id: str) -> list[dict[str, Any]]:
-        result = self._sql(f"SELECT * FROM {self._prefix}{table} WHERE study_id = ?", (study_id,))  # noqa: S608 - names of ours
-        return [dict(row) for row in result.mappings()]
+        found = self._sql(f"SELECT * FROM {self._prefix}{table} WHERE study_id = ?", (study_id,))  # noqa: S608 - names of ours
+        columns = [column[0] for column in found.description]
+        return [dict(zip(columns, row, strict=True)) for row in found]
 
     def _save(self) -> None:
         other_words = [] if self._shadow else [key for key, rows in self._studies.items() if _words(rows.study) != self._words[key]]
@@ -229,7 +235,7 @@ class _Batch:
             names = ", ".join(f'"{name}"' for name in columns)
             marks = ", ".join("?" * len(columns))
             statement = f"INSERT OR REPLACE INTO {self._prefix}{table} ({names}) VALUES ({marks})"  # noqa: S608 - names of ours
-            self._sql(statement, [tuple(row[name] for name in columns) for row in rows])
+            self._driver.executemany(statement, [tuple(row[name] for name in columns) for row in rows])
 
 
 def _words(study: dict[str, Any]) -> tuple[Any, ...]:

@@ -89,6 +89,15 @@ def open_engine(path: Path, *, writable: bool, durable: bool = True, pool_size: 
     return engine
 
 
+def driver(connection: Connection) -> Any:
+    """The driver's own connection, inside the transaction of SQLAlchemy's: for the statements that run for every event.
+
+    SQLAlchemy makes the connections, the transactions and the schema; a statement through it costs ten times its work in
+    SQLite (benchmarks/RESULTS.md).
+    """
+    return connection.connection.driver_connection
+
+
 def _prepare(connection: Any, *, writable: bool, durable: bool, wal: bool) -> None:
 
     def one(sql: str) -> object:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import takewhile
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,11 @@ from storage_ledger.core.ids import later, rfc3339, uuid7
 from storage_ledger.core.plan import Stage
 from storage_ledger.errors import LedgerBusy, LedgerUnusable
 from storage_ledger.ledger.contract import Duty, QueueLength
-from storage_ledger.ledger.engine import open_engine, sqlite
+from storage_ledger.ledger.engine import driver, open_engine, sqlite
 
 COLUMNS = "position, entry_id, study_id, version, kind, schema, recorded_at, cause, payload, payload_sha256, salt, leaf_hash"
 _E_COLUMNS = ", ".join(f"e.{name}" for name in COLUMNS.split(", "))
+_row = attrgetter(*COLUMNS.split(", "))
 _INSERT = f"INSERT INTO entries ({COLUMNS}) VALUES ({', '.join('?' * 12)})"  # noqa: S608 - constants
 
 Clock = Callable[[], datetime]
@@ -157,15 +159,20 @@ class SqliteLedger:
         return [Entry(*row) for row in self._rows(f"SELECT {COLUMNS} FROM entries {where}", *values)]  # noqa: S608 - constants
 
     def _rows(self, sql: str, *values: object) -> Sequence[Any]:
-        with translated(), self._reader.connect() as connection:
-            return connection.exec_driver_sql(sql, tuple(values)).fetchall()
+        with translated():
+            pooled: Any = self._reader.raw_connection()  # one statement is one snapshot: it needs no transaction around it
+            try:
+                rows: Sequence[Any] = pooled.driver_connection.execute(sql, values).fetchall()
+                return rows
+            finally:
+                pooled.close()
 
 
 class SqliteTransaction:
     """See `contract.Transaction`. Position, version and time are read inside it, never cached: others append too."""
 
     def __init__(self, connection: Connection, clock: Clock, randomness: Randomness) -> None:
-        self._sql = connection.exec_driver_sql
+        self._sql = driver(connection).execute
         self._now = clock()
         self._randomness = randomness
         row = self._sql("SELECT position, recorded_at FROM entries ORDER BY position DESC LIMIT 1").fetchone()
@@ -178,7 +185,7 @@ class SqliteTransaction:
     def append(self, new: NewEntry, *, due_in_s: float = 0.0, duty: bool = True) -> Entry:
         """See `contract.Transaction.append`."""
         entry = self._seal(new)
-        self._sql(_INSERT, tuple(getattr(entry, name) for name in COLUMNS.split(", ")))
+        self._sql(_INSERT, _row(entry))
         self._position = entry.position
         self.appended.append(entry)
         changes = plan.changes(new)
@@ -258,7 +265,7 @@ class SqliteTransaction:
     def _seal(self, new: NewEntry) -> Entry:
         version = None
         if new.study_id is not None:
-            version = self._sql("SELECT coalesce(max(version), 0) + 1 FROM entries WHERE study_id = ?", (new.study_id,)).scalar()
+            version = self._sql("SELECT coalesce(max(version), 0) + 1 FROM entries WHERE study_id = ?", (new.study_id,)).fetchone()[0]
         payload = canonical.dumps(new.payload)
         salt = self._randomness(16)
         fields: dict[str, Any] = {
