@@ -156,7 +156,7 @@ class Notifier:
         shared = [o.error for o in outcomes if isinstance(o, NotTold) and o.error.shared]
         reached = fresh and any(isinstance(o, (Told, Stays)) for o in outcomes)
         self._failures = 0 if reached else self._failures + len(shared)
-        pause_s = self.lane.pause(base_s=0.5, cap_s=15) if self._failures >= PAUSE_AFTER else 0.0
+        pause_s = self.lane.pause(base_s=0.5, cap_s=15) if shared and self._failures >= PAUSE_AFTER else 0.0
         with self._ledger.write() as tx:
             for outcome in outcomes:
                 match outcome:
