@@ -206,7 +206,7 @@ class Checker:
                 self.bad("duty-left", position=position, stage=stage)
 
     def check_index(self):
-        if not self.settled:
+        if not self.settled or not self.entries:  # of an empty ledger there may be no index yet
             return
         connection = self.open("index.db")
         position, ledger_id, leaf_hash = tuple(connection.execute("SELECT position, ledger_id, leaf_hash FROM progress").fetchone())

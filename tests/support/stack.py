@@ -122,7 +122,7 @@ class Stack:
             timeout=120,
             check=False,
         )
-        assert done.returncode in (0, 1), done.stderr
+        assert done.stdout, done.stderr  # it ends with 1 for violations, and for a bug of its own
         return json.loads(done.stdout)
 
     def idle(self) -> bool:
