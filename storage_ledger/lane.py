@@ -28,8 +28,9 @@ class Lane(Generic[Outcome]):
 
     `work` gets the due duties of one study (with `by_study=False`: of all) and returns an outcome; `record` gets the
     outcomes that are there, and commits them together: the slower the disk, the larger the groups. It is also told
-    whether they were all begun after the last pause: only then does a success say that a shared cause has gone. What `record` could
-    not commit (`LedgerBusy`) is simply done again: every effect may be done twice.
+    whether they were all begun after the last pause: only then does a success say that a shared cause has gone. What
+    `record` could not commit (`LedgerBusy`) is simply done again: every effect may be done twice. `gather_s`: how long to
+    wait for company; `drain`: on a stop, do what is due before ending.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Lane(Generic[Outcome]):
         by_study: bool = True,
         most: int = 64,
         gather_s: float = 0.0,
+        drain: bool = False,
     ) -> None:
         self.name = name
         self._ledger = ledger
@@ -54,6 +56,7 @@ class Lane(Generic[Outcome]):
         self._by_study = by_study
         self._most = most
         self._gather_s = gather_s
+        self._drain = drain
         self._bell = threading.Event()
         self._running: dict[Future[Outcome], list[Duty]] = {}
         self._begun: dict[Future[Outcome], int] = {}
@@ -97,6 +100,8 @@ class Lane(Generic[Outcome]):
                 self._bell.clear()
                 self._collect()
                 if stop.is_set():
+                    if not self._running and self._drain:
+                        self._claim(pool)
                     if not self._running:
                         return
                     self._bell.wait(LOOK_EVERY_S)

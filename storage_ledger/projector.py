@@ -111,6 +111,7 @@ class Projector:
             by_study=False,
             most=256,
             gather_s=0.05,
+            drain=True,
         )
 
     # -- place

@@ -60,6 +60,7 @@ class Service:
         self._parts = parts
         self._stop = threading.Event()
         self._reading_ended = threading.Event()
+        self._placed = threading.Event()
         self._failed: tuple[str, BaseException] | None = None
         self._signal: signal.Signals | None = None
 
@@ -80,8 +81,8 @@ class Service:
         web.start()
         jobs: dict[str, Callable[[], None]] = {
             "intake": lambda: parts.intake.run(self._stop, self._reading_ended),
-            "place": lambda: parts.projector.place_lane.run(self._stop),
-            "remove": lambda: parts.projector.remove_lane.run(self._stop),
+            "place": self._place,
+            "remove": lambda: parts.projector.remove_lane.run(self._placed),
             "notify": lambda: parts.notifier.lane.run(self._stop),
             "index": lambda: parts.index.run(self._stop, parts.index_bell),
             "source": self._read_source,
@@ -153,6 +154,13 @@ class Service:
             self._parts.source.run(self._parts.intake.deliver, self._stop)
         finally:
             self._reading_ended.set()
+
+    def _place(self) -> None:
+        try:
+            self._parts.projector.place_lane.run(self._stop)
+        finally:
+            self._placed.set()  # now the uploads of what it placed last are removed as well
+            self._parts.projector.remove_lane.wake()
 
     def _guarded(self, name: str, job: Callable[[], None]) -> None:
         try:

@@ -440,6 +440,20 @@ def test_messages_beyond_the_hourly_limit_are_counted_not_recorded(tmp_path, val
         stack.close()
 
 
+def test_a_stop_removes_the_uploads_of_what_was_archived(stack, status_server):
+    stack.start()
+    files = {}
+    for i in range(40):
+        message, files[f"s{i}"] = upload(stack, f"s{i}", seed=i)
+        stack.publish(message)
+    until(lambda: stack.metric('storage_ledger_files_archived_total{placement="copied"}') >= 5, 30)
+    assert stack.stop() == 0
+    found = stack.check(settled=False)
+    assert found["violations"] == []
+    assert found["archived"]
+    assert not [study_id for study_id in found["archived"] if (stack.uploads / f"{study_id}.dcm").exists()]
+
+
 def test_a_second_serve_ends_with_11_and_names_the_first(stack):
     stack.start()
     second = stack.command("serve")
