@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from storage_ledger import logs
@@ -12,12 +12,15 @@ from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.archive.uploads import Uploads
 from storage_ledger.core.entries import Entry
 from storage_ledger.core.layout import UploadPaths
+from storage_ledger.errors import LedgerUnusable, Retryable
 from storage_ledger.index.sqlite import Index
 from storage_ledger.intake import Intake
 from storage_ledger.ledger import lock
 from storage_ledger.ledger.migrate import make_folder, migrate
+from storage_ledger.ledger.mirror import Mirror
 from storage_ledger.ledger.sqlite import SqliteLedger, utc_now
 from storage_ledger.metrics import Metrics
+from storage_ledger.mirroring import Mirroring
 from storage_ledger.notifier import CONFIRM_AFTER, Notifier
 from storage_ledger.outages import Outages
 from storage_ledger.projector import Projector
@@ -35,10 +38,8 @@ def serve(settings: Settings) -> int:
 
     Raises `Locked` when another one runs, `LedgerUnusable`, `BadSettings`.
     """
-    os.umask(UMASK)
     logs.configure(settings.log_level, environment=settings.environment)
-    make_folder(settings.ledger_path)
-    with lock.held(settings.lock_file, "serve"):
+    with alone(settings, "serve"):
         done = migrate(settings.ledger_file)
         if done.changed:
             logs.get().info("ledger.migrated", from_revision=done.before, to_revision=done.after)
@@ -72,6 +73,38 @@ def reading(settings: Settings) -> Iterator[SqliteLedger]:
         ledger.close()
 
 
+@contextmanager
+def alone(settings: Settings, command: str) -> Iterator[None]:
+    """Hold `serve.lock`, for a command that writes what `serve` writes. Raises `Locked`."""
+    os.umask(UMASK)
+    make_folder(settings.ledger_path)
+    with lock.held(settings.lock_file, command):
+        yield
+
+
+def mirror_of(settings: Settings, ledger: SqliteLedger) -> Mirror:
+    """The mirror, for a command; nothing is looked at yet."""
+    return Mirror(settings.archive_path, settings.mirror_lock_file, ledger)
+
+
+def _mirror(settings: Settings, ledger: SqliteLedger, archive: FilesystemArchive) -> Mirror:
+    """The mirror, seen to be this ledger's. Raises `LedgerUnusable` where it is another's, ahead, at odds, or missing."""
+    mirror = Mirror(
+        settings.archive_path,
+        settings.mirror_lock_file,
+        ledger,
+        on_recognised=lambda root: archive.recognise(root.device, root.inode),
+    )
+    try:
+        mirror.begin()
+        mirror.check()
+    except Retryable as error:
+        if error.code == "archive-missing":  # not mounted, and we know it before anything is done
+            raise LedgerUnusable("mirror-missing", f"{error.detail}. Is the archive's volume mounted?", errno=error.errno) from error
+        logs.get().error("mirror.failed", code=error.code, errno=error.errno)  # an outage: it goes on when the volume does
+    return mirror
+
+
 def _parts(settings: Settings, client: StatusClient) -> Parts:
     metrics = Metrics()
     index_bell = threading.Event()
@@ -85,7 +118,17 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
     with ledger.write() as tx:  # recovery: whatever was put off is looked at now
         tx.make_due(beyond_s=CONFIRM_AFTER[-1] * settings.status_confirm_seconds)
     archive = FilesystemArchive(settings.archive_path)
+    mirror = _mirror(settings, ledger, archive)
     outages = Outages(ledger, metrics)
+    waiting_for_mirror: list[Callable[[], None]] = []
+    mirroring = Mirroring(
+        ledger,
+        mirror,
+        outages=outages,
+        metrics=metrics,
+        clock=utc_now,
+        on_advanced=waiting_for_mirror,
+    )
     source = PubSub(settings.redis_url, settings.described_channel, metrics)
     notifier = Notifier(
         ledger,
@@ -95,6 +138,7 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
         metrics=metrics,
         clock=utc_now,
         confirm_s=settings.status_confirm_seconds,
+        mirrored=lambda: mirror.position,
     )
     projector = Projector(
         ledger,
@@ -104,8 +148,10 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
         metrics=metrics,
         clock=utc_now,
         grace_s=settings.missing_file_grace_seconds,
-        on_archived=notifier.lane.wake,
+        mirrored=lambda: mirror.position,
+        on_recorded=mirroring.wake,
     )
+    waiting_for_mirror += [projector.remove_lane.wake, notifier.lane.wake]
     intake = Intake(
         ledger,
         source,
@@ -114,7 +160,7 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
         clock=utc_now,
         rejected_per_hour=settings.rejected_per_hour,
         on_described=projector.place_lane.wake,
-        on_rejected=notifier.lane.wake,
+        on_rejected=mirroring.wake,
     )
     return Parts(
         ledger=ledger,
@@ -126,6 +172,7 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
         intake=intake,
         projector=projector,
         notifier=notifier,
+        mirroring=mirroring,
         index=Index(settings.index_file, ledger),
         index_bell=index_bell,
         outages=outages,

@@ -30,7 +30,7 @@ class Lane(Generic[Outcome]):
     outcomes that are there, and commits them together: the slower the disk, the larger the groups. It is also told
     whether they were all begun after the last pause: only then does a success say that a shared cause has gone. What
     `record` could not commit (`LedgerBusy`) is simply done again: every effect may be done twice. `gather_s`: how long to
-    wait for company; `drain`: on a stop, do what is due before ending.
+    wait for company; `drain`: on a stop, do what is due before ending; `up_to`: only entries up to that position count.
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class Lane(Generic[Outcome]):
         most: int = 64,
         gather_s: float = 0.0,
         drain: bool = False,
+        up_to: Callable[[], int] | None = None,
     ) -> None:
         self.name = name
         self._ledger = ledger
@@ -57,6 +58,7 @@ class Lane(Generic[Outcome]):
         self._most = most
         self._gather_s = gather_s
         self._drain = drain
+        self._up_to = up_to
         self._bell = threading.Event()
         self._running: dict[Future[Outcome], list[Duty]] = {}
         self._begun: dict[Future[Outcome], int] = {}
@@ -122,7 +124,13 @@ class Lane(Generic[Outcome]):
         busy = [duty.entry.position for duties in self._running.values() for duty in duties]
         studies = {duty.entry.study_id for duties in self._running.values() for duty in duties if duty.entry.study_id}
         try:
-            due = self._ledger.due(self._stages, limit=max(self._most, free), busy=busy, busy_studies=studies if self._by_study else ())
+            due = self._ledger.due(
+                self._stages,
+                limit=max(self._most, free),
+                busy=busy,
+                busy_studies=studies if self._by_study else (),
+                up_to=self._up_to() if self._up_to else None,
+            )
             groups = self._groups(due)[:free]
             for group in groups:
                 future = pool.submit(self._work, group)

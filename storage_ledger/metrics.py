@@ -32,6 +32,7 @@ class Metrics:
         self.pending = Gauge(p + "pending", "Rows of the work queue.", ["stage"], registry=r)
         self.oldest_pending = Gauge(p + "oldest_pending_seconds", "Age of the oldest row of the work queue.", ["stage"], registry=r)
         self.position = Gauge(p + "ledger_position", "Last position of the ledger.", registry=r)
+        self.mirror_position = Gauge(p + "mirror_position", "Position up to which the mirror on the archive volume goes.", registry=r)
         self.index_position = Gauge(p + "index_position", "Position up to which the index follows.", registry=r)
         self.free_bytes = Gauge(p + "free_bytes", "Free bytes on a volume.", ["volume"], registry=r)
         self.archive_seconds = Histogram(

@@ -81,6 +81,7 @@ class Notifier:
         metrics: Metrics,
         clock: Callable[[], datetime],
         confirm_s: float,
+        mirrored: Callable[[], int] | None = None,
         workers: int = 4,
     ) -> None:
         self._ledger = ledger
@@ -92,7 +93,9 @@ class Notifier:
         self._confirm_s = confirm_s
         self._random = random.Random()  # noqa: S311 - spreads retries, guards nothing
         self._failures = 0
-        self.lane: Lane[Outcome] = Lane("notify", ledger, [Stage.TELL, Stage.CONFIRM], work=self.tell, record=self.record, workers=workers)
+        self.lane: Lane[Outcome] = Lane(
+            "notify", ledger, [Stage.TELL, Stage.CONFIRM], work=self.tell, record=self.record, workers=workers, up_to=mirrored
+        )
 
     def tell(self, duties: list[Duty]) -> Outcome:
         """Tell, or read back, what is due of one study. Raises only `LedgerError`."""

@@ -84,7 +84,8 @@ class Projector:
         clock: Callable[[], datetime],
         grace_s: float,
         workers: int = 6,
-        on_archived: Callable[[], None] = lambda: None,
+        mirrored: Callable[[], int] | None = None,
+        on_recorded: Callable[[], None] = lambda: None,
     ) -> None:
         self._ledger = ledger
         self._uploads = uploads
@@ -94,7 +95,7 @@ class Projector:
         self._clock = clock
         self._grace_s = grace_s
         self._started = clock()
-        self._on_archived = on_archived
+        self._on_recorded = on_recorded
         self._random = random.Random()  # noqa: S311 - spreads retries, guards nothing
         self._host = socket.gethostname()
         self._seen: dict[int, Identity] = {}
@@ -112,6 +113,7 @@ class Projector:
             most=256,
             gather_s=0.05,
             drain=True,
+            up_to=mirrored,
         )
 
     # -- place
@@ -243,8 +245,7 @@ class Projector:
         if shared is None and fresh:
             self.place_lane.resume()
         self._count(recorded, outcomes)
-        self.remove_lane.wake()
-        self._on_archived()
+        self._on_recorded()
 
     def _append(self, tx: Transaction, outcome: Outcome) -> Entry | None:
         described = outcome.duty.entry

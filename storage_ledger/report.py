@@ -18,6 +18,7 @@ from storage_ledger.core.study import State, Study
 from storage_ledger.errors import LedgerError
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.engine import open_engine
+from storage_ledger.ledger.mirror import mirrored_position
 from storage_ledger.ledger.sqlite import translated, utc_now
 from storage_ledger.settings import Settings
 
@@ -30,9 +31,12 @@ ACTIONS = {
     "archive-name-taken": "look at what lies in the study's archive folder: something that is not ours has both names",
 }
 WAITING_LONG_S = 900
+MIRROR_LAGS_S = 60
 USUAL_ACTION = "mend the upload, then publish its message again"
 
 OUTAGE_ACTIONS = {
+    "mirror-io": "look at the archive's disk and the kernel's log; it goes on by itself",
+    "mirror-moved": "see that nobody writes into ARCHIVE_PATH/.ledger, and which volume is mounted; it goes on by itself",
     "archive-full": "make room on the archive's volume; it goes on by itself",
     "archive-missing": "mount the archive's volume; it goes on by itself",
     "archive-read-only": "remount the archive writable; it goes on by itself",
@@ -59,6 +63,7 @@ def status(ledger: Ledger, settings: Settings) -> dict[str, Any]:
         )
     ]
     serving = _held(settings.lock_file)
+    mirrored = mirrored_position(settings.archive_path)
     attention = [
         {
             "code": code,
@@ -88,6 +93,7 @@ def status(ledger: Ledger, settings: Settings) -> dict[str, Any]:
         for q in ledger.queue()
         if q.stage is not Stage.CONFIRM and (utc_now() - instant(q.oldest)).total_seconds() > WAITING_LONG_S
     ]
+    attention += _mirror_lag(ledger, mirrored)
     if not serving:
         attention.append({"code": "not-serving", "detail": "no `storage-ledger serve` holds serve.lock", "action": "start it"})
     return {
@@ -96,6 +102,7 @@ def status(ledger: Ledger, settings: Settings) -> dict[str, Any]:
         "ledger_id": ledger.ledger_id,
         "studies": ledger.count_studies(),
         "index_position": _index_position(settings.index_file),
+        "mirror_position": mirrored,
         "serving": serving,
         "queue": waiting,
         "quarantined": len(quarantine),
@@ -219,6 +226,17 @@ def _volume(name: str, path: Path) -> dict[str, Any]:
     except OSError:
         return {"name": name, "path": str(path), "free_bytes": None, "total_bytes": None}
     return {"name": name, "path": str(path), "free_bytes": usage.free, "total_bytes": usage.total}
+
+
+def _mirror_lag(ledger: Ledger, mirrored: int | None) -> list[dict[str, str]]:
+    first = next(iter(ledger.read(mirrored or 0, 1)), None)
+    if first is None or (mirrored is not None and (utc_now() - instant(first.recorded_at)).total_seconds() < MIRROR_LAGS_S):
+        return []
+    if mirrored is None:
+        text, action = "ARCHIVE_PATH holds no mirror of the ledger", "is the right volume mounted?"
+    else:
+        text, action = f"nothing after position {mirrored} is mirrored", "see the log; what is not mirrored is not told"
+    return [{"code": "mirror-lags" if mirrored is not None else "mirror-missing", "detail": text, "action": action}]
 
 
 def _held(lock_file: Path) -> bool:

@@ -23,6 +23,7 @@ from storage_ledger.intake import Intake
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.engine import sqlite
 from storage_ledger.metrics import Metrics
+from storage_ledger.mirroring import Mirroring
 from storage_ledger.notifier import Notifier
 from storage_ledger.outages import Outages
 from storage_ledger.projector import Projector
@@ -46,6 +47,7 @@ class Parts:
     intake: Intake
     projector: Projector
     notifier: Notifier
+    mirroring: Mirroring
     index: Index
     index_bell: threading.Event
     outages: Outages
@@ -61,6 +63,7 @@ class Service:
         self._stop = threading.Event()
         self._reading_ended = threading.Event()
         self._placed = threading.Event()
+        self._appended = threading.Event()
         self._failed: tuple[str, BaseException] | None = None
         self._signal: signal.Signals | None = None
 
@@ -83,6 +86,7 @@ class Service:
             "intake": lambda: parts.intake.run(self._stop, self._reading_ended),
             "place": self._place,
             "remove": lambda: parts.projector.remove_lane.run(self._placed),
+            "mirror": lambda: parts.mirroring.run(self._appended),
             "notify": lambda: parts.notifier.lane.run(self._stop),
             "index": lambda: parts.index.run(self._stop, parts.index_bell),
             "source": self._read_source,
@@ -158,6 +162,7 @@ class Service:
     def _place(self) -> None:
         try:
             self._parts.projector.place_lane.run(self._stop)
+            self._parts.mirroring.follow()
         finally:
             self._placed.set()  # now the uploads of what it placed last are removed as well
             self._parts.projector.remove_lane.wake()
@@ -178,7 +183,10 @@ class Service:
 
     def _wind_down(self, threads: list[threading.Thread], web: WebServer) -> int:
         deadline = time.monotonic() + STOP_WITHIN_S
-        for thread in threads:
+        for thread in sorted(threads, key=lambda thread: thread.name == "mirror"):
+            if thread.name == "mirror":  # the last one: it follows what the others append
+                self._appended.set()
+                self._parts.mirroring.wake()
             thread.join(max(0.0, deadline - time.monotonic()))
         stuck = [thread.name for thread in threads if thread.is_alive()]
         code = 2 if self._failed else 0

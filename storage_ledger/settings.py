@@ -91,6 +91,11 @@ class Settings(BaseSettings):
         """`LEDGER_PATH/serve.lock`."""
         return self.ledger_path / "serve.lock"
 
+    @property
+    def mirror_lock_file(self) -> Path:
+        """`LEDGER_PATH/mirror.lock`."""
+        return self.ledger_path / "mirror.lock"
+
     @classmethod
     def load(cls) -> Self:
         """Read the environment. Raises `BadSettings` naming every wrong variable at once, never its value."""

@@ -40,6 +40,11 @@ class FilesystemArchive:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._recognised: tuple[int, int] | None = None
+
+    def recognise(self, device: int, inode: int) -> None:
+        """From now on only this root folder is the archive: a volume that comes off leaves an empty folder of the same name."""
+        self._recognised = (device, inode)
 
     def place(self, upload: Upload, study_id: str, *, original_name: str, owned: Mapping[str, str], position: int) -> Placed:
         """Copy under a hidden name, fsync, link to the final name (never over one), unlink the hidden one, fsync the folder.
@@ -215,6 +220,9 @@ class FilesystemArchive:
                 shared=True,
             ) from error
         try:
+            status = os.fstat(current)
+            if self._recognised not in {None, (status.st_dev, status.st_ino)}:
+                raise Retryable("archive-missing", "another volume, or none, is mounted at ARCHIVE_PATH", shared=True)
             for part in parts:
                 below = os.open(part, _FOLDER, dir_fd=current)
                 os.close(current)

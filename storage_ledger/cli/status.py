@@ -36,6 +36,7 @@ def _print(look: dict[str, Any]) -> None:
     runs = "runs" if look["serving"] else "does not run"
     out.print(f"[bold]Entries[/bold]    position {look['position']}, {look['studies']} studies; serve {runs}")
     out.print(f"[bold]Index[/bold]      position {look['index_position'] if look['index_position'] is not None else 'none'}")
+    out.print(f"[bold]Mirror[/bold]     position {look['mirror_position'] if look['mirror_position'] is not None else 'none'}")
     for volume in look["volumes"]:
         free = "cannot be looked at" if volume["free_bytes"] is None else f"{size(volume['free_bytes'])} free"
         out.print(f"[bold]{volume['name'].capitalize():10}[/bold] {free}, ", safe(volume["path"]), sep="")

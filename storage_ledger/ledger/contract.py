@@ -38,6 +38,14 @@ class Transaction(Protocol):
         """Append one entry and apply `plan.changes`; new duties are due after `due_in_s`. Without `duty` none is made."""
         ...
 
+    def take_over(self, entry: Entry) -> None:
+        """Append an entry as it was once written, with all its hashes, and apply `plan.changes`. It must be the next one.
+
+        Duties whose end is no entry (`remove`, `confirm`) come back with it: their effects may be done twice. Read-backs
+        only for statuses of the last day.
+        """
+        ...
+
     def pending_twins(self, described: Entry) -> list[int]:
         """Positions of the pending(place) entries that say the same of the same upload, up to the first later one that does not."""
         ...
@@ -119,8 +127,16 @@ class Ledger(Protocol):
         """The newest entries without study_id of these kinds, newest first."""
         ...
 
-    def due(self, stages: Sequence[Stage], *, limit: int, busy: Collection[int] = (), busy_studies: Collection[str] = ()) -> list[Duty]:
-        """Duties that are due now, longest due first, without those positions and studies."""
+    def due(
+        self,
+        stages: Sequence[Stage],
+        *,
+        limit: int,
+        busy: Collection[int] = (),
+        busy_studies: Collection[str] = (),
+        up_to: int | None = None,
+    ) -> list[Duty]:
+        """Duties that are due now, longest due first, without those positions and studies, of positions up to `up_to`."""
         ...
 
     def queue(self) -> list[QueueLength]:

@@ -53,6 +53,17 @@ def migrate(ledger_file: Path) -> Migration:
             engine.dispose()
 
 
+def make_again(ledger_file: Path, ledger_id: str) -> None:
+    """A new, empty ledger that has the id of one that was lost. `ledger_file` must not exist yet."""
+    migrate(ledger_file)
+    engine = open_engine_for(ledger_file)
+    try:
+        with translated(), engine.begin() as connection:
+            connection.exec_driver_sql("UPDATE meta SET value = ? WHERE name = 'ledger_id'", (ledger_id,))
+    finally:
+        engine.dispose()
+
+
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """One at a time: SQLite does not wait its turn when two processes switch a new file to WAL, but says that it is busy."""

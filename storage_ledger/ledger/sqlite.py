@@ -29,6 +29,9 @@ _E_COLUMNS = ", ".join(f"e.{name}" for name in COLUMNS.split(", "))
 _row = attrgetter(*COLUMNS.split(", "))
 _INSERT = f"INSERT INTO entries ({COLUMNS}) VALUES ({', '.join('?' * 12)})"  # noqa: S608 - constants
 
+READ_BACK_WITHIN_S = 86_400.0
+_MAX_POSITION = 2**63 - 1
+
 Clock = Callable[[], datetime]
 Randomness = Callable[[int], bytes]
 
@@ -113,14 +116,23 @@ class SqliteLedger:
         marks = ", ".join("?" * len(kinds))
         yield from self._entries(f"WHERE study_id IS NULL AND kind IN ({marks}) ORDER BY position DESC LIMIT ?", *kinds, limit)
 
-    def due(self, stages: Sequence[Stage], *, limit: int, busy: Collection[int] = (), busy_studies: Collection[str] = ()) -> list[Duty]:
+    def due(
+        self,
+        stages: Sequence[Stage],
+        *,
+        limit: int,
+        busy: Collection[int] = (),
+        busy_studies: Collection[str] = (),
+        up_to: int | None = None,
+    ) -> list[Duty]:
         """See `contract.Ledger.due`."""
         sql = f"""SELECT p.stage, p.not_before, p.attempts, {_E_COLUMNS} FROM pending p JOIN entries e ON e.position = p.position
-            WHERE p.stage IN ({", ".join("?" * len(stages))}) AND p.not_before <= ?
+            WHERE p.stage IN ({", ".join("?" * len(stages))}) AND p.not_before <= ? AND p.position <= ?
               AND p.position NOT IN ({", ".join("?" * len(busy))})
               AND (e.study_id IS NULL OR e.study_id NOT IN ({", ".join("?" * len(busy_studies))}))
             ORDER BY p.not_before, p.position LIMIT ?"""  # noqa: S608 - only marks are put in
-        rows = self._rows(sql, *stages, rfc3339(self._clock()), *busy, *busy_studies, limit)
+        most = _MAX_POSITION if up_to is None else up_to
+        rows = self._rows(sql, *stages, rfc3339(self._clock()), most, *busy, *busy_studies, limit)
         return [Duty(Entry(*row[3:]), Stage(row[0]), row[1], row[2]) for row in rows]
 
     def queue(self) -> list[QueueLength]:
@@ -185,9 +197,36 @@ class SqliteTransaction:
     def append(self, new: NewEntry, *, due_in_s: float = 0.0, duty: bool = True) -> Entry:
         """See `contract.Transaction.append`."""
         entry = self._seal(new)
+        self._insert(entry)
+        self._apply(new, entry.position, due_in_s=due_in_s, duty=duty)
+        return entry
+
+    def take_over(self, entry: Entry) -> None:
+        """See `contract.Transaction.take_over`."""
+        if entry.kind not in {kind.value for kind in Kind}:
+            raise LedgerUnusable(
+                "ledger-newer", f"the entry at position {entry.position} is of kind {entry.kind!r}, unknown to this program"
+            )
+        new = NewEntry(Kind(entry.kind), entry.data, entry.study_id, entry.cause)
+        if new.kind is Kind.ARCHIVED and entry.cause is not None and (described := self._get(entry.cause)) is not None:
+            for position in self.pending_twins(described):  # as the projector does in the commit of the first `archived`
+                self.drop(position, Stage.PLACE)
+        self._insert(entry)
+        study_id = new.payload.get("study_id") if new.kind is Kind.REJECTED else None
+        self._apply(new, entry.position, due_in_s=0.0, duty=study_id is None or not self.knows_study(study_id))
+        if new.kind is Kind.STATUS_SENT and entry.recorded_at < later(rfc3339(self._now), -READ_BACK_WITHIN_S):
+            self.drop(entry.position, Stage.CONFIRM)  # a million of them were read back long ago
+
+    def _get(self, position: int) -> Entry | None:
+        row = self._sql(f"SELECT {COLUMNS} FROM entries WHERE position = ?", (position,)).fetchone()  # noqa: S608 - constants
+        return Entry(*row) if row else None
+
+    def _insert(self, entry: Entry) -> None:
         self._sql(_INSERT, _row(entry))
-        self._position = entry.position
+        self._position, self._time = entry.position, entry.recorded_at
         self.appended.append(entry)
+
+    def _apply(self, new: NewEntry, at: int, *, due_in_s: float, duty: bool) -> None:
         changes = plan.changes(new)
         for position, stage in changes.drop:
             self.drop(position, stage)
@@ -201,9 +240,8 @@ class SqliteTransaction:
             for stage in changes.add:
                 self._sql(
                     "INSERT INTO pending (position, stage, not_before, attempts) VALUES (?, ?, ?, 0)",
-                    (entry.position, stage.value, later(rfc3339(self._now), due_in_s)),
+                    (at, stage.value, later(rfc3339(self._now), due_in_s)),
                 )
-        return entry
 
     def pending_twins(self, described: Entry) -> list[int]:
         """See `contract.Transaction.pending_twins`."""

@@ -463,3 +463,23 @@ def test_the_clock_and_the_randomness_are_the_ones_passed_in(tmp_path, ledgers):
         ledger.close()
     assert first == second
     assert first.salt == bytes(16)
+
+
+def test_entries_that_are_taken_over_are_the_same_and_their_duties_come_back(tmp_path, ledgers, clock):
+    old = ledgers.open(tmp_path / "old", clock)
+    with old.write() as tx:
+        first = tx.append(NewEntry(Kind.DESCRIBED, described("a.dcm"), "S1"))
+        twin = tx.append(NewEntry(Kind.DESCRIBED, described("a.dcm"), "S1"))
+        other = tx.append(NewEntry(Kind.DESCRIBED, described("b.dcm"), "S2"))
+        tx.drop(twin.position, Stage.PLACE)
+        done = tx.append(NewEntry(Kind.ARCHIVED, archived("a.dcm"), "S1", first.position))
+        told = tx.append(NewEntry(Kind.STATUS_SENT, {"status": "archived", "tells": [done.position]}, "S1", done.position))
+    for seconds, read_back in ((0, {(told.position, Stage.CONFIRM)}), (2 * 86_400, set())):
+        clock.move(seconds)
+        new = ledgers.open(tmp_path / f"new-{seconds}", clock)
+        with new.write() as tx:
+            for entry in old.read(0, 100):
+                tx.take_over(entry)
+        assert new.read(0, 100) == old.read(0, 100)
+        duties = {(duty.entry.position, duty.stage) for duty in new.due(list(Stage), limit=100)}
+        assert duties == {(other.position, Stage.PLACE), (done.position, Stage.REMOVE)} | read_back

@@ -28,6 +28,27 @@ def canonical(value):
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
+class Merkle:
+    """RFC 6962 section 2.1, growing."""
+
+    def __init__(self):
+        self.subtrees = []  # (leaves, hash), the largest first
+
+    def add(self, leaf):
+        self.subtrees.append((1, leaf))
+        while len(self.subtrees) > 1 and self.subtrees[-1][0] == self.subtrees[-2][0]:
+            (count, right), (_, left) = self.subtrees.pop(), self.subtrees.pop()
+            self.subtrees.append((2 * count, hashlib.sha256(b"\1" + left + right).digest()))
+
+    def root(self):
+        if not self.subtrees:
+            return hashlib.sha256(b"").hexdigest()
+        found = self.subtrees[-1][1]
+        for _, left in self.subtrees[-2::-1]:
+            found = hashlib.sha256(b"\1" + left + found).digest()
+        return found.hex()
+
+
 class Checker:
     def __init__(self, uploads, archive, ledger, settled):
         self.uploads, self.archive, self.ledger, self.settled = Path(uploads), Path(archive), Path(ledger), settled
@@ -42,6 +63,7 @@ class Checker:
         self.read_ledger()
         self.check_entries()
         self.check_archive()
+        self.check_mirror()
         self.check_uploads()
         self.check_duties()
         self.check_index()
@@ -157,6 +179,53 @@ class Checker:
             self.bad("metadata-digest", study_id=study)
         if {(f["name"], f["sha256"], f["bytes"]) for f in document["files"]} != {(n, *d) for n, d in names.items()}:
             self.bad("metadata-files", study_id=study)
+
+    def check_mirror(self):
+        """What was told or removed is in the mirror; what is in the mirror is in the ledger, byte for byte; its roots are right."""
+        tree, seen, open_batch, mirrored = Merkle(), 0, [], 0
+        names = sorted(path.name for path in (self.archive / ".ledger").glob("*.entries")) if (self.archive / ".ledger").is_dir() else []
+        for name in names:
+            at = {"path": f".ledger/{name}"}
+            if int(name.partition(".")[0]) != seen + 1 or open_batch:
+                self.bad("mirror-segment", **at)
+            *lines, torn = (self.archive / ".ledger" / name).read_bytes().split(b"\n")
+            if torn and (self.settled or name != names[-1]):
+                self.bad("mirror-torn", **at)
+            for number, line in enumerate(lines, 1):
+                kind, *fields = line.split(b"\t")
+                body, _, digest = line.rpartition(b"\t")
+                if kind != b"entry" and (hashlib.sha256(body).hexdigest().encode() != digest or fields[-4] != self.ledger_id.encode()):
+                    self.bad("mirror-line", line=number, **at)
+                if kind == b"entry":
+                    e = self.by_position.get(seen + 1)
+                    header = canonical({n: e[n] for n in HEADER}) if e else None
+                    if e is None or fields != [e["leaf_hash"].hex().encode(), e["salt"].hex().encode(), header, e["payload"].encode()]:
+                        self.bad("mirror-entry", line=number, **at)
+                        return
+                    tree.add(e["leaf_hash"])
+                    seen += 1
+                    open_batch.append(e["position"])
+                elif kind == b"batch":
+                    if fields[1:3] != [str(seen).encode(), tree.root().encode()]:
+                        self.bad("mirror-root", line=number, **at)
+                    mirrored, open_batch = seen, []
+                elif kind != b"storage-ledger-mirror" or number != 1:
+                    self.bad("mirror-line", line=number, **at)
+            if open_batch and self.settled:
+                self.bad("mirror-torn", **at)
+        if self.settled and mirrored != len(self.entries):
+            self.bad("mirror-lags", position=mirrored)
+        duties = {(row["position"], row["stage"]) for row in self.pending}
+        for e in self.entries:
+            told = e["data"]["tells"] if e["kind"] == "status-sent" else []
+            removed = e["kind"] == "archived" and (
+                (e["position"], "remove") not in duties or not (self.uploads / e["data"]["upload_path"]).exists()
+            )
+            redelivered = e["kind"] == "archived" and e["data"]["placement"] == "already-there"  # its upload was gone before
+            if any(position > mirrored for position in told):
+                self.bad("told-before-mirrored", position=e["position"])
+            if removed and not redelivered and e["position"] > mirrored:
+                self.bad("removed-before-mirrored", position=e["position"])
 
     def read(self, path):
         try:

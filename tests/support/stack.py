@@ -126,11 +126,12 @@ class Stack:
         return json.loads(done.stdout)
 
     def idle(self) -> bool:
-        """Whether nothing waits but read-backs, and the index has caught up."""
+        """Whether nothing waits but read-backs, and index and mirror have caught up."""
         _, text = self.get("/metrics")
         rows = dict(row.rsplit(" ", 1) for row in text.splitlines() if row and not row.startswith("#"))
         stages = [rows.get(f'storage_ledger_pending{{stage="{stage}"}}') for stage in ("place", "remove", "tell")]
-        return stages == ["0.0"] * 3 and rows.get("storage_ledger_ledger_position") == rows.get("storage_ledger_index_position")
+        followers = [rows.get(f"storage_ledger_{name}_position") for name in ("index", "mirror")]
+        return stages == ["0.0"] * 3 and followers == [rows.get("storage_ledger_ledger_position")] * 2
 
     def _ready_or_dead(self) -> bool:
         assert self.process is not None

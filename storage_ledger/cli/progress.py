@@ -1,0 +1,44 @@
+"""How long commands show that they go on: a bar on a terminal, a line every ten seconds elsewhere; on standard error."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+LINE_EVERY_S = 10.0
+
+
+@contextmanager
+def progress(title: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
+    """Give a function that is told how many are done by now. `total` None: nobody knows how many there will be."""
+    if sys.stderr.isatty():
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit + "{task.fields[rate]}"))
+        with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(title, total=total, rate="")
+            began = time.monotonic()
+
+            def show(done: int) -> None:
+                bar.update(task, completed=done, rate=_rate(done, began))
+
+            yield show
+        return
+    began = last = time.monotonic()
+
+    def tell(done: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= LINE_EVERY_S:
+            last = time.monotonic()
+            of = f" of {total:,}" if total is not None else ""
+            print(f"{title}: {done:,}{of} {unit}{_rate(done, began)}", file=sys.stderr, flush=True)
+
+    yield tell
+
+
+def _rate(done: int, began: float) -> str:
+    seconds = time.monotonic() - began
+    return f", {done / seconds:,.0f}/s" if seconds > 1 else ""

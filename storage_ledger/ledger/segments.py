@@ -1,0 +1,125 @@
+"""The lines of the mirror: a fixed, plain format, meant to be read without this program. docs/reference/mirror.md tells it.
+
+    storage-ledger-mirror ⇥ 1 ⇥ ledger_id ⇥ entries before this segment ⇥ their tree's peaks ⇥ SHA-256 of the line so far
+    entry ⇥ leaf_hash ⇥ salt ⇥ header ⇥ payload
+    batch ⇥ ledger_id ⇥ entries so far ⇥ root of their tree ⇥ SHA-256 of the line so far
+
+Bytes in lower-case hex, header and payload as canonical JSON, which holds neither a tab nor a line feed. So each line
+shows by itself whether it is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from storage_ledger.core import canonical
+from storage_ledger.core.entries import Entry, faults
+from storage_ledger.core.tree import Tree
+
+FORMAT = "storage-ledger-mirror\t1"
+NAME = re.compile(r"([0-9]{12})\.entries", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """The first line of a segment: what lies before it."""
+
+    ledger_id: str
+    before: Tree
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The last line of what was made durable together. `size`: entries from position 1 on; `root`: of their tree."""
+
+    ledger_id: str
+    size: int
+    root: bytes
+
+
+Line = Begin | Entry | Batch
+
+
+def segment_name(first: int) -> str:
+    """The file whose first entry is at position `first`."""
+    return f"{first:012d}.entries"
+
+
+def first_position(name: str) -> int | None:
+    """The other way round; None for what is no segment's name."""
+    found = NAME.fullmatch(name)
+    return int(found[1]) if found and int(found[1]) > 0 else None
+
+
+def begin_line(ledger_id: str, before: Tree) -> bytes:
+    """The first line of a segment."""
+    return _with_digest(f"{FORMAT}\t{ledger_id}\t{before.size}\t{','.join(peak.hex() for peak in before.peaks)}")
+
+
+def entry_line(entry: Entry) -> bytes:
+    """One entry, whole."""
+    header = canonical.header({name: getattr(entry, name) for name in canonical.HEADER}).decode()
+    return f"entry\t{entry.leaf_hash.hex()}\t{entry.salt.hex()}\t{header}\t{entry.payload}\n".encode()
+
+
+def batch_line(ledger_id: str, size: int, root: bytes) -> bytes:
+    """The seal of all entries so far."""
+    return _with_digest(f"batch\t{ledger_id}\t{size}\t{root.hex()}")
+
+
+def batch_bytes(ledger_id: str, tree: Tree, entries: Iterable[Entry]) -> bytes:
+    """Entries and their seal; `tree` grows by them."""
+    lines = []
+    for entry in entries:
+        tree.append(entry.leaf_hash)
+        lines.append(entry_line(entry))
+    return b"".join((*lines, batch_line(ledger_id, tree.size, tree.root())))
+
+
+def parse(line: bytes) -> Line | None:
+    """One line without its line feed; None unless it is, byte for byte, a line that this module writes.
+
+    An entry comes back only if payload and header fit their hashes. Whether it is the *right* one, and whether a batch's
+    root is, only who reads all of them can tell.
+    """
+    try:
+        kind, *fields = line.decode("utf-8").split("\t")
+        match kind, fields:
+            case "entry", [leaf_hash, salt, header, payload]:
+                found: Line = Entry(
+                    **canonical.loads(header), payload=payload, salt=bytes.fromhex(salt), leaf_hash=bytes.fromhex(leaf_hash)
+                )
+            case "batch", [ledger_id, size, root, _]:
+                found = Batch(ledger_id, int(size), bytes.fromhex(root))
+            case "storage-ledger-mirror", [_, ledger_id, size, peaks, _]:
+                found = Begin(ledger_id, Tree(int(size), [bytes.fromhex(peak) for peak in peaks.split(",") if peak]))
+            case _:
+                return None
+        return found if _render(found) == line + b"\n" and not (isinstance(found, Entry) and faults(found)) else None
+    except (ValueError, TypeError, RecursionError):
+        return None
+
+
+def lines(data: bytes) -> Iterator[tuple[int, Line | None]]:
+    """Every line that ends in a line feed: the offset of its first byte, and what it says. A torn last one is left out."""
+    offset = 0
+    while (end := data.find(b"\n", offset)) >= 0:
+        yield offset, parse(data[offset:end])
+        offset = end + 1
+
+
+def _render(line: Line) -> bytes:
+    match line:
+        case Entry():
+            return entry_line(line)
+        case Batch(ledger_id, size, root):
+            return batch_line(ledger_id, size, root)
+        case Begin(ledger_id, before):
+            return begin_line(ledger_id, before)
+
+
+def _with_digest(text: str) -> bytes:
+    return f"{text}\t{hashlib.sha256(text.encode()).hexdigest()}\n".encode()

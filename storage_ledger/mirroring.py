@@ -1,0 +1,103 @@
+"""Keeps the mirror up with the ledger while the service runs: what waits for it, waits for one fsync of a whole batch."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+from storage_ledger import logs
+from storage_ledger.core.ids import later, rfc3339
+from storage_ledger.core.retry import backoff_s
+from storage_ledger.errors import LedgerBusy, Retryable
+from storage_ledger.ledger.contract import Ledger
+from storage_ledger.ledger.mirror import Mirror
+from storage_ledger.metrics import Metrics
+from storage_ledger.outages import Outages
+
+LOOK_EVERY_S = 1.0  # nobody waits for what is described or told, and another process may append
+
+
+class Mirroring:
+    """One follower of the ledger. `wake` it when something was recorded that others wait to hear of."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        mirror: Mirror,
+        *,
+        outages: Outages,
+        metrics: Metrics,
+        clock: Callable[[], datetime],
+        on_advanced: Sequence[Callable[[], None]],
+    ) -> None:
+        self._ledger = ledger
+        self._mirror = mirror
+        self._outages = outages
+        self._metrics = metrics
+        self._clock = clock
+        self._on_advanced = on_advanced
+        self._bell = threading.Event()
+        self._failures = 0
+
+    def wake(self) -> None:
+        """There is something that must be mirrored before it is told or removed."""
+        self._bell.set()
+
+    def run(self, stop: threading.Event) -> None:
+        """Until `stop` is set, and once more after it. Raises `LedgerUnusable` when the mirror is not this ledger's any more."""
+        while True:
+            self._bell.clear()
+            last_time = stop.is_set()
+            wait_s = self.follow()
+            if last_time:
+                return
+            if wait_s > LOOK_EVERY_S:
+                stop.wait(wait_s)  # whatever is appended meanwhile: the volume needs its time
+            else:
+                self._bell.wait(wait_s)
+
+    def follow(self) -> float:
+        """Bring the mirror up to the ledger. Returns after how many seconds to look again, longer when it could not be."""
+        before = self._mirror.position
+        error = self._try()
+        if self._mirror.position > before:
+            self._metrics.mirror_position.set(self._mirror.position)
+            for tell in self._on_advanced:
+                tell()
+        if error is None:
+            if self._failures:
+                self._failures = 0
+                self._record(None, 0.0)
+            return LOOK_EVERY_S
+        self._failures += 1
+        wait_s = LOOK_EVERY_S + backoff_s(self._failures, base_s=0.5, cap_s=15, chance=0.5)
+        if isinstance(error, Retryable):
+            self._record(error, wait_s)
+        return wait_s
+
+    def _try(self) -> Retryable | LedgerBusy | None:
+        try:
+            self._mirror.catch_up()
+        except (Retryable, LedgerBusy) as error:
+            logs.get().error("mirror.failed", code=error.code, errno=error.errno, attempt=self._failures + 1)
+            return error
+        return None
+
+    def _record(self, error: Retryable | None, wait_s: float) -> None:
+        try:
+            with self._ledger.write() as tx:
+                if error is None:
+                    self._outages.end(tx, "mirror")
+                else:
+                    self._outages.begin(
+                        tx,
+                        "mirror",
+                        error.code,
+                        detail=error.detail,
+                        errno=error.errno,
+                        attempt=self._failures,
+                        retry_at=later(rfc3339(self._clock()), wait_s),
+                    )
+        except LedgerBusy as busy:  # then it is told with the next failure; an end that is not told stands until the next one
+            logs.get().warning("ledger.busy", thread="mirror", code=busy.code)

@@ -1,0 +1,203 @@
+"""What the mirror is for: a lost, emptied or old ledger is noticed before anything is done, and is made again from it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+
+from tests.integration.test_the_way_of_one_event import assert_archived, upload
+from tests.support.stack import Stack
+from tests.support.volumes import Volume
+from tests.support.waiting import until
+
+
+@pytest.fixture
+def stack(tmp_path, valkey, status_server):
+    stack = Stack(tmp_path, valkey, status_server.url)
+    yield stack
+    stack.close()
+
+
+def archive(stack: Stack, status_server, prefix: str, count: int) -> dict[str, bytes]:
+    files = {}
+    for i in range(count):
+        study_id = f"{prefix}-{i:02d}"
+        message, files[study_id] = upload(stack, study_id, seed=i)
+        stack.publish(message)
+    until(lambda: all(status_server.status(s) == "archived" for s in files), 60, what="all to be archived")
+    until(stack.idle, 30, what="nothing to be pending")
+    return files
+
+
+def entries(stack: Stack) -> list[tuple]:
+    connection = sqlite3.connect(f"file:{stack.ledger}/ledger.db?mode=ro", uri=True)
+    found = connection.execute("SELECT * FROM entries ORDER BY position").fetchall()
+    connection.close()
+    return found
+
+
+def refused(stack: Stack, code: str) -> str:
+    """`serve` ends with 2 at once; returns what it says."""
+    done = stack.command("serve")
+    assert done.returncode == 2
+    assert f"storage-ledger: {code}: " in done.stderr
+    return done.stderr
+
+
+def test_a_lost_ledger_volume_is_refused_and_restored_from_the_mirror(stack, status_server):
+    stack.start()
+    files = archive(stack, status_server, "a", 25)
+    stack.publish(b"not json")
+    until(stack.idle, 30)
+    assert stack.stop() == 0
+    before = entries(stack)
+    shutil.rmtree(stack.ledger)
+    stack.ledger.mkdir()
+    assert "restore --from-mirror" in refused(stack, "mirror-foreign")
+    assert "restore --from-mirror" in refused(stack, "mirror-foreign")  # the empty ledger that the first one made is no ledger
+    done = stack.command("restore", "--from-mirror")
+    assert done.returncode == 0, done.stderr
+    assert f"{len(before)} entries" in done.stdout
+    assert entries(stack) == before
+    assert stack.command("restore", "--from-mirror", "--json").returncode == 0  # once more changes nothing
+    stack.start()
+    until(stack.idle, 30)
+    assert entries(stack) == before
+    files |= archive(stack, status_server, "b", 3)
+    assert_archived(stack, files)
+    assert stack.check()["violations"] == []
+    assert stack.stop() == 0
+
+
+def test_an_old_backup_of_the_ledger_is_refused_and_gets_what_it_lacks(stack, status_server, tmp_path):
+    stack.start()
+    files = archive(stack, status_server, "a", 5)
+    assert stack.stop() == 0
+    shutil.copytree(stack.ledger, tmp_path / "backup")
+    stack.start()
+    files |= archive(stack, status_server, "b", 5)
+    assert stack.stop() == 0
+    before = entries(stack)
+    shutil.rmtree(stack.ledger)
+    shutil.copytree(tmp_path / "backup", stack.ledger)
+    assert "restore --from-mirror" in refused(stack, "mirror-ahead")
+    assert stack.command("status").returncode == 1
+    assert stack.command("restore", "--from-mirror").returncode == 0
+    assert entries(stack) == before
+    stack.start()
+    until(stack.idle, 30)
+    assert_archived(stack, files)
+    assert stack.check()["violations"] == []
+    assert stack.stop() == 0
+
+
+def test_a_new_archive_volume_is_refused_until_it_is_said_that_it_is_new(stack, status_server):
+    stack.start()
+    archive(stack, status_server, "a", 5)
+    assert stack.stop() == 0
+    stack.archive.rename(stack.root / "old-archive")
+    assert "mounted" in refused(stack, "mirror-missing")
+    stack.archive.mkdir()
+    assert "replay --mirror" in refused(stack, "mirror-missing")
+    assert list(stack.archive.iterdir()) == []
+    done = stack.command("replay", "--mirror")
+    assert (done.returncode, done.stdout) == (0, f"The mirror is made anew: {len(entries(stack))} entries.\n")
+    stack.start()
+    until(stack.idle, 30)
+    archive(stack, status_server, "b", 2)
+    assert stack.stop() == 0
+
+
+def test_another_ledgers_archive_is_refused(stack, status_server, tmp_path, valkey):
+    stack.start()
+    archive(stack, status_server, "a", 2)
+    assert stack.stop() == 0
+    other = Stack(tmp_path / "other", valkey, status_server.url)
+    other.start()
+    archive(other, status_server, "b", 2)
+    assert other.stop() == 0
+    other.environment["ARCHIVE_PATH"] = str(stack.archive)
+    assert "wrong volume" in refused(other, "mirror-foreign")
+    assert other.command("restore", "--from-mirror").returncode == 2
+    assert len(entries(other)) == 6
+
+
+def test_a_damaged_mirror_is_not_restored_from_and_nothing_is_touched(stack, status_server):
+    stack.start()
+    archive(stack, status_server, "a", 5)
+    assert stack.stop() == 0
+    shutil.rmtree(stack.ledger)
+    file = stack.archive / ".ledger" / "000000000001.entries"
+    data = file.read_bytes()
+    file.write_bytes(data.replace(b"archived", b"archivee", 1))
+    done = stack.command("restore", "--from-mirror")
+    assert done.returncode == 2
+    assert "mirror-damaged: .ledger/000000000001.entries, line " in done.stderr
+    assert not (stack.ledger / "ledger.db").exists()
+
+
+def test_restore_and_replay_wait_for_no_running_service(stack, status_server):
+    stack.start()
+    archive(stack, status_server, "a", 1)
+    for command in (("restore", "--from-mirror"), ("replay", "--mirror")):
+        done = stack.command(*command)
+        assert done.returncode == 11
+        assert "storage-ledger serve" in done.stderr
+    assert stack.stop() == 0
+
+
+def test_a_restore_that_was_killed_is_run_again(stack, status_server):
+    stack.start()
+    archive(stack, status_server, "a", 40)
+    assert stack.stop() == 0
+    before = entries(stack)
+    shutil.rmtree(stack.ledger)
+    for nth in (1, 2, 4, 6, 8, 9, 10):  # fsyncs of migration, appends, the finished file, its folder
+        under = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"inject=fsync,fdatasync,rename:signal=SIGKILL:when={nth}"]
+        if shutil.which("strace") is None:
+            pytest.skip("strace is not here")
+        arguments = [*under, sys.executable, "-m", "storage_ledger", "restore", "--from-mirror"]
+        done = subprocess.run(arguments, env=stack.environment, capture_output=True, check=False, timeout=60)
+        assert done.returncode in {-signal.SIGKILL, 128 + signal.SIGKILL, 0}
+    assert stack.command("restore", "--from-mirror").returncode == 0
+    assert entries(stack) == before
+    stack.start()
+    until(stack.idle, 30)
+    assert stack.check()["violations"] == []
+    assert stack.stop() == 0
+
+
+def test_an_archive_that_comes_off_is_waited_for_and_nothing_is_written_where_it_was(stack, status_server, tmp_path):
+    volume = Volume(tmp_path / "archive.img", tmp_path / "mounted")
+    stack.archive = volume.mount_point / "archive"
+    stack.archive.mkdir()
+    stack.environment["ARCHIVE_PATH"] = str(stack.archive)
+    try:
+        stack.start()
+        files = archive(stack, status_server, "a", 3)
+        subprocess.run(["umount", "--lazy", volume.mount_point], check=True)
+        stack.archive.mkdir()  # somebody has made the folder on the disk below
+        for i in range(3):
+            message, files[f"b-{i}"] = upload(stack, f"b-{i}", seed=i)
+            stack.publish(message)
+        until(lambda: stack.get("/readyz")[0] == 503 and "archive-missing" in stack.get("/readyz")[1], 30, what="readyz to say so")
+        assert os.listdir(stack.archive) == []
+        assert len(list(stack.uploads.iterdir())) == 3
+        stack.archive.rmdir()
+        volume.plug_in()
+        until(lambda: all(status_server.status(s) == "archived" for s in files), 60, what="all to be archived")
+        until(stack.idle, 30)
+        until(lambda: stack.get("/readyz")[0] == 200, 30, what="it to be ready again")
+        assert_archived(stack, files)
+        assert stack.check()["violations"] == []
+        assert stack.stop() == 0
+    finally:
+        stack.close()
+        if os.path.ismount(volume.mount_point):
+            volume.unplug()
