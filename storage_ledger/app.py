@@ -23,7 +23,9 @@ from storage_ledger.outages import Outages
 from storage_ledger.projector import Projector
 from storage_ledger.service import Parts, Service
 from storage_ledger.settings import Settings
+from storage_ledger.sources.contract import Source
 from storage_ledger.sources.pubsub import PubSub
+from storage_ledger.sources.stream import Stream
 from storage_ledger.status import StatusClient
 from storage_ledger.web import WebServer, make_app
 
@@ -72,6 +74,13 @@ def reading(settings: Settings) -> Iterator[SqliteLedger]:
         ledger.close()
 
 
+def _source(settings: Settings, ledger_id: str, metrics: Metrics) -> Source:
+    if settings.described_stream is None:
+        return PubSub(settings.redis_url, settings.described_channel, metrics)
+    # The ledger's id stays whatever becomes of the container and the machine, and one process at a time holds a ledger.
+    return Stream(settings.redis_url, settings.described_stream, metrics, consumer=ledger_id)
+
+
 def _parts(settings: Settings, client: StatusClient) -> Parts:
     metrics = Metrics()
     index_bell = threading.Event()
@@ -86,7 +95,7 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
         tx.make_due(beyond_s=CONFIRM_AFTER[-1] * settings.status_confirm_seconds)
     archive = FilesystemArchive(settings.archive_path)
     outages = Outages(ledger, metrics)
-    source = PubSub(settings.redis_url, settings.described_channel, metrics)
+    source = _source(settings, ledger.ledger_id, metrics)
     notifier = Notifier(
         ledger,
         client,

@@ -85,6 +85,11 @@ class Stack:
         data = message if isinstance(message, bytes) else json.dumps(message).encode()
         return self.valkey.publish(self.channel, data)
 
+    def add(self, message: Mapping[str, Any] | bytes) -> None:
+        """Add an entry to the stream that the service reads (`DESCRIBED_STREAM`)."""
+        data = message if isinstance(message, bytes) else json.dumps(message).encode()
+        self.valkey.add(self.environment["DESCRIBED_STREAM"], data)
+
     def get(self, path: str) -> tuple[int, str]:
         """Ask the service's HTTP face."""
         try:
