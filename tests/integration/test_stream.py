@@ -7,8 +7,10 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import redis
 from redis._parsers.base import BaseParser
 
 from storage_ledger.core.layout import UploadPaths
@@ -161,6 +163,25 @@ def test_acknowledging_and_delivering_do_not_wait_for_each_other(own_valkey, lis
     gate.release()
     until(lambda: len(seen) == 300)
     until(lambda: own_valkey.unacknowledged(S) == 298)
+
+
+def test_an_entry_whose_receiver_failed_is_in_nobodys_hands(own_valkey):
+    def fail(_: Delivery) -> None:
+        raise ValueError
+
+    stop = threading.Event()
+    seen: list[bytes] = []
+
+    def deliver(delivery: Delivery) -> None:
+        seen.append(delivery.raw)
+        stop.set()
+
+    own_valkey.add(S, b"1")
+    source = Stream(own_valkey.url, S, Metrics(), consumer="we")
+    with pytest.raises(ValueError):  # noqa: PT011 - it has no text
+        source.run(fail, stop)
+    source.run(deliver, stop)
+    assert seen == [b"1"]
 
 
 # -- connections cut, servers killed
@@ -435,6 +456,46 @@ def test_large_entries_are_read_one_by_one_and_small_ones_in_batches(own_valkey,
         own_valkey.add(S, b"x" * 5_000_000)
     take(listener, 8)
     until(lambda: listener.source._batch == 1)
+
+
+def trim_script() -> str:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "how-to" / "publish-through-a-stream.md").read_text()
+    return page.partition("```lua\n")[2].partition("```")[0]
+
+
+def test_the_script_of_the_how_to_trims_only_what_every_group_has_acknowledged(own_valkey, client, listen):
+    trim = client.register_script(trim_script())
+    ids = [own_valkey.add(S, raw) for raw in numbered(0, 20)]
+    beyond = b"99999999999999-0"
+    with pytest.raises(redis.ResponseError, match="not there yet"):
+        trim(keys=[S], args=[beyond])
+    assert client.xlen(S) == 20
+    listener = listen(own_valkey.url, S)
+    got = take(listener, 20)
+    assert trim(keys=[S], args=[beyond]) == 0  # nothing is acknowledged
+    client.xgroup_create(S, "another", ids[7])
+    listener.source.acknowledge([*got[:5], *got[9:]])
+    until(lambda: own_valkey.unacknowledged(S) == 4)
+    assert trim(keys=[S], args=[ids[2]]) == 2  # the rest is too young
+    assert trim(keys=[S], args=[beyond]) == 3
+    assert client.xrange(S)[0][0] == ids[5]
+    listener.source.acknowledge(got[5:9])
+    until(lambda: own_valkey.unacknowledged(S) == 0)
+    trim(keys=[S], args=[beyond])
+    assert client.xrange(S)[0][0] == ids[7]  # the last that the other group was given
+    client.xgroup_destroy(S, "another")
+    trim(keys=[S], args=[beyond])
+    assert client.xrange(S)[0][0] == ids[19]
+
+
+def test_a_group_that_is_put_back_gives_out_again_what_was_acknowledged(own_valkey, client, listen):
+    listener = listen(own_valkey.url, S).subscribed()
+    ids = [own_valkey.add(S, raw) for raw in numbered(0, 10)]
+    listener.source.acknowledge(take(listener, 10))
+    until(lambda: own_valkey.unacknowledged(S) == 0)
+    listener.close()
+    client.xgroup_setid(S, GROUP, ids[6])
+    assert raws(take(listen(own_valkey.url, S), 3)) == numbered(7, 3)
 
 
 # -- a server that has lost its data

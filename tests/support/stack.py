@@ -35,7 +35,7 @@ class Stack:
         self.log = root / "serve.log"
         self.process: subprocess.Popen[bytes] | None = None
         self.environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("REDIS", "STATUS_", "HTTP_"))},
+            **{name: value for name, value in os.environ.items() if not name.startswith(("REDIS", "STATUS_", "HTTP_", "DESCRIBED_"))},
             "REDIS_URL": valkey.url,
             "DESCRIBED_CHANNEL": self.channel,
             "STATUS_SERVICE_URL": status_url,
