@@ -22,7 +22,7 @@ from storage_ledger.sources.contract import Delivery
 from storage_ledger.sources.stream import BATCH_MOST, GROUP, TAKE_OVER_AFTER_S, Stream
 from tests.support.listening import STREAM, Listener, listening
 from tests.support.proxy import Proxy
-from tests.support.valkey import Valkey
+from tests.support.valkey import Valkey, free_port
 from tests.support.waiting import until
 
 S = "described"
@@ -570,7 +570,7 @@ def test_the_rights_that_the_how_to_names_are_enough(own_valkey, client, listen)
 
 
 def test_a_cluster_is_named(tmp_path, listen):
-    server = Valkey(tmp_path, "--cluster-enabled", "yes", "--cluster-port", "0")
+    server = Valkey(tmp_path, "--cluster-enabled", "yes", "--cluster-port", str(free_port()))
     server.start()
     try:
         listener = listen(server.url, S)
