@@ -26,7 +26,9 @@ from storage_ledger.outages import Outages
 from storage_ledger.projector import Projector
 from storage_ledger.service import Parts, Service
 from storage_ledger.settings import Settings
+from storage_ledger.sources.contract import Source
 from storage_ledger.sources.pubsub import PubSub
+from storage_ledger.sources.stream import Stream
 from storage_ledger.status import StatusClient
 from storage_ledger.web import WebServer, make_app
 
@@ -105,6 +107,13 @@ def _mirror(settings: Settings, ledger: SqliteLedger, archive: FilesystemArchive
     return mirror
 
 
+def _source(settings: Settings, ledger_id: str, metrics: Metrics) -> Source:
+    if settings.described_stream is None:
+        return PubSub(settings.redis_url, settings.described_channel, metrics)
+    # The ledger's id stays whatever becomes of the container and the machine, and one process at a time holds a ledger.
+    return Stream(settings.redis_url, settings.described_stream, metrics, consumer=ledger_id)
+
+
 def _parts(settings: Settings, client: StatusClient) -> Parts:
     metrics = Metrics()
     index_bell = threading.Event()
@@ -129,7 +138,7 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
         clock=utc_now,
         on_advanced=waiting_for_mirror,
     )
-    source = PubSub(settings.redis_url, settings.described_channel, metrics)
+    source = _source(settings, ledger.ledger_id, metrics)
     notifier = Notifier(
         ledger,
         client,

@@ -20,8 +20,11 @@ class Metrics:
             "Rejected messages beyond REJECTED_PER_HOUR: counted, not in the ledger.",
             registry=r,
         )
-        self.subscribed = Gauge(p + "source_subscribed", "1 while subscribed to the channel.", registry=r)
+        self.subscribed = Gauge(p + "source_subscribed", "1 while subscribed to the channel, or reading the stream.", registry=r)
         self.reconnects = Counter(p + "source_reconnects", "Lost connections to Redis.", registry=r)
+        self.stream_pending = Gauge(p + "stream_pending", "Entries of the stream that we took and have not acknowledged.", registry=r)
+        self.stream_taken_over = Counter(p + "stream_taken_over", "Entries taken over from other consumers of the stream.", registry=r)
+        self.stream_missed = Counter(p + "stream_missed", "Entries that had gone from the stream before they came to us.", registry=r)
         self.files = Counter(p + "files_archived", "Files archived, by how they came to lie there.", ["placement"], registry=r)
         self.bytes = Counter(p + "bytes_archived", "Bytes copied into the archive.", registry=r)
         self.quarantined = Counter(p + "files_quarantined", "Files that now wait for a person.", ["code"], registry=r)

@@ -114,7 +114,8 @@ class Service:
         parts = self._parts
         found: list[tuple[str, str]] = []
         if not parts.source.subscribed:
-            found.append(("redis-not-subscribed", "not subscribed to the channel: Redis cannot be reached, or is refusing us"))
+            why = parts.source.trouble or "not asked yet"
+            found.append(("redis-not-subscribed", f"nothing is heard from Redis: {why}"))
         if parts.intake.trouble is not None:
             found.append((parts.intake.trouble, "what arrives cannot be recorded"))
         try:

@@ -20,7 +20,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True)
 
-    redis_url: str = Field("redis://localhost:6379", description="Redis or Valkey server that carries the channel.")
+    redis_url: str = Field("redis://localhost:6379", description="Redis or Valkey server that carries the channel or stream.")
     status_service_url: str = Field("http://status-service:8003", description="Base URL of the Status Service.")
     uploads_path: Path = Field(Path("/app/uploads"), description="Folder in which the described files lie.")
     archive_path: Path = Field(Path("/app/archive"), description="Folder of the archive: one folder a study_id.")
@@ -33,6 +33,9 @@ class Settings(BaseSettings):
         ("/app/uploads",), description="The uploads volume as neighbours name it in file_path; several with a colon."
     )
     described_channel: str = Field("described", min_length=1, description="Redis pub/sub channel of the events.")
+    described_stream: str | None = Field(
+        None, min_length=1, description="Redis stream of the events, read through a consumer group instead of the channel."
+    )
     rejected_per_hour: int = Field(
         20_000, ge=0, description="So many rejected messages an hour become entries; beyond it they are only counted."
     )

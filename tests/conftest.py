@@ -6,6 +6,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
@@ -30,6 +31,15 @@ def valkey(valkey_server: Valkey) -> Valkey:
     valkey_server.start()
     valkey_server.flush()
     return valkey_server
+
+
+@pytest.fixture
+def own_valkey(tmp_path: Path) -> Iterator[Valkey]:
+    """A server that may be killed."""
+    server = Valkey(tmp_path)
+    server.start()
+    yield server
+    server.stop()
 
 
 @pytest.fixture

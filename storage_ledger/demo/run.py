@@ -225,6 +225,7 @@ def _settings(folder: Path) -> dict[str, str]:
     return {
         "REDIS_URL": f"redis://{LOOPBACK}:{redis_port}",
         "DESCRIBED_CHANNEL": CHANNEL,
+        "DESCRIBED_STREAM": "",
         "STATUS_SERVICE_URL": f"http://{LOOPBACK}:{status_port}",
         **{name: str(folder / name.removesuffix("_PATH").lower()) for name in _PATHS},
         "NEIGHBOUR_UPLOADS_PATHS": "/app/uploads",

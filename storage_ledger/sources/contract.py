@@ -26,6 +26,10 @@ class Source(Protocol):
     def subscribed(self) -> bool:
         """Whether what is published now will reach us. May be asked from any thread."""
 
+    @property
+    def trouble(self) -> str | None:
+        """The stable code of why we are not subscribed; None while we are, and before the first attempt. From any thread."""
+
     def run(self, deliver: Callable[[Delivery], None], stop: threading.Event) -> None:
         """Deliver one message after another, in the order of the server, until `stop` is set; call it from one thread.
 

@@ -35,7 +35,7 @@ class Stack:
         self.log = root / "serve.log"
         self.process: subprocess.Popen[bytes] | None = None
         self.environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("REDIS", "STATUS_", "HTTP_"))},
+            **{name: value for name, value in os.environ.items() if not name.startswith(("REDIS", "STATUS_", "HTTP_", "DESCRIBED_"))},
             "REDIS_URL": valkey.url,
             "DESCRIBED_CHANNEL": self.channel,
             "STATUS_SERVICE_URL": status_url,
@@ -84,6 +84,11 @@ class Stack:
         """Publish on the service's channel; returns how many heard it."""
         data = message if isinstance(message, bytes) else json.dumps(message).encode()
         return self.valkey.publish(self.channel, data)
+
+    def add(self, message: Mapping[str, Any] | bytes) -> None:
+        """Add an entry to the stream that the service reads (`DESCRIBED_STREAM`)."""
+        data = message if isinstance(message, bytes) else json.dumps(message).encode()
+        self.valkey.add(self.environment["DESCRIBED_STREAM"], data)
 
     def get(self, path: str) -> tuple[int, str]:
         """Ask the service's HTTP face."""

@@ -45,6 +45,16 @@ class Valkey:
         with contextlib.closing(self.client()) as client:
             return int(client.publish(channel, data))
 
+    def add(self, stream: str, data: bytes) -> bytes:
+        """Add an entry to a stream; return its id once the server has it."""
+        with contextlib.closing(self.client()) as client:
+            return bytes(client.xadd(stream, {"data": data}))
+
+    def unacknowledged(self, stream: str) -> int:
+        """How many entries the group has given out and not been told of."""
+        with contextlib.closing(self.client()) as client:
+            return int(client.xpending(stream, "storage-ledger")["pending"])
+
     def flush(self) -> None:
         with contextlib.closing(self.client()) as client:
             client.flushall()

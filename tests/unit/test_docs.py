@@ -270,6 +270,8 @@ class Codes(ast.NodeVisitor):
                 self.take_name(node)
             case ast.Attribute() | ast.Subscript() | ast.Call(func=ast.Attribute(attr="get")):
                 pass  # handed on: the code of an error, the field of a payload
+            case ast.Call(func=ast.Name(id=name)) if name in TELLERS:
+                pass  # collected where that function is defined
             case _:
                 self.unknown.append(f"{self.module}:{node.lineno}: {ast.unparse(node)}")
 

@@ -38,11 +38,13 @@ def test_without_an_environment_the_fixed_defaults_hold(monkeypatch):
     }
     assert (settings.environment, settings.log_level, settings.http_host, settings.http_port) == ("production", "INFO", "0.0.0.0", 8004)  # noqa: S104
     assert (settings.neighbour_uploads_paths, settings.described_channel) == (("/app/uploads",), "described")
+    assert settings.described_stream is None
     assert (settings.status_confirm_seconds, settings.missing_file_grace_seconds) == (10, 300)
     assert settings.rejected_per_hour == 20_000
 
 
 def test_an_empty_variable_is_an_unset_one(monkeypatch):
+    assert load(monkeypatch, DESCRIBED_STREAM="").described_stream is None
     assert load(monkeypatch, LOG_LEVEL="", HTTP_PORT="", NEIGHBOUR_UPLOADS_PATHS="").http_port == 8004
 
 

@@ -1,0 +1,227 @@
+"""What every source on a Redis server has in common: one bare connection, and one session after another on it, for ever."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Generator, Iterator
+from typing import Protocol
+
+import redis
+from redis.backoff import NoBackoff
+from redis.connection import ConnectionPool
+from redis.maint_notifications import MaintNotificationsConfig
+from redis.retry import Retry
+
+from storage_ledger import logs
+from storage_ledger.errors import BadSettings
+from storage_ledger.metrics import Metrics
+from storage_ledger.sources.contract import Delivery, Source
+
+POLL_S = 0.25
+"""How long one read waits: what a stop has to wait for at most."""
+
+CONNECT_S = 5.0
+"""How long connecting, each step of the handshake and each write may take; a stop waits for it."""
+
+SILENCE_S = 25.0
+"""A server that says nothing for so long, though it was asked, is gone, whatever TCP believes."""
+
+BACKOFF_FIRST_S = 0.2
+BACKOFF_MOST_S = 5.0
+
+
+class RedisSource(Source):
+    """Begins a session again whenever one is lost. What a session does, each kind says in `_session`.
+
+    `on_subscribed` is called in the thread of `run` whenever a session has begun, the first one too. Raises `BadSettings`
+    for options in the URL that cannot be read; whether the server can be reached, and takes us, shows in `run` only, which
+    then waits 0.2 to 5 s (doubling, full jitter) between attempts. A stop takes at most about half a second, and 5 s while
+    a server neither accepts nor refuses a connection.
+    """
+
+    def __init__(
+        self,
+        redis_url: str,
+        channel: str,
+        metrics: Metrics,
+        *,
+        on_subscribed: Callable[[], None] | None = None,
+        rng: random.Random | None = None,
+        silence_s: float = SILENCE_S,
+    ) -> None:
+        self._connection = bare_connection(redis_url)
+        self._channel = channel
+        self._metrics = metrics
+        self._on_subscribed = on_subscribed
+        self._rng = rng or random.Random()  # noqa: S311 - jitter, not a secret
+        self._silence_s = silence_s
+        self._subscribed = threading.Event()
+        self._trouble: str | None = None
+
+    @property
+    def subscribed(self) -> bool:
+        """True from the server's confirmation until the loss of that connection is noticed (25 s at most)."""
+        return self._subscribed.is_set()
+
+    @property
+    def trouble(self) -> str | None:
+        """See `Source.trouble`."""
+        return self._trouble
+
+    def run(self, deliver: Callable[[Delivery], None], stop: threading.Event) -> None:
+        """See `Source.run`."""
+        with contextlib.closing(self._deliveries(stop)) as deliveries:
+            for delivery in deliveries:
+                if delivery is not None:
+                    deliver(delivery)
+                elif self._on_subscribed is not None:
+                    self._on_subscribed()
+
+    @abstractmethod
+    def _session(self, stop: threading.Event) -> Iterator[Delivery | None]:
+        """What comes over the connection, which is fresh, until `stop` or the error that ends it; `self._begin()` once."""
+
+    def _begin(self) -> None:
+        """The server has confirmed it: what is published from now on reaches us, until the next loss."""
+        self._trouble = None
+        self._subscribed.set()
+        self._metrics.subscribed.set(1)
+        logs.get().info("source.subscribed", source=self.name, channel=self._channel)
+
+    def _deliveries(self, stop: threading.Event) -> Generator[Delivery | None, None, None]:
+        """All sessions' deliveries, one after the other; None where a session has begun."""
+        failures = 0
+        try:
+            while not stop.is_set():
+                try:
+                    with parsing():
+                        self._connection.connect()
+                    yield from self._session(stop)
+                except (redis.RedisError, OSError) as error:
+                    if stop.is_set():
+                        return
+                    failures = 1 if self.subscribed else failures + 1
+                    self._lost(error, failures, stop)
+        finally:
+            self._close()
+
+    def _lost(self, error: Exception, failures: int, stop: threading.Event) -> None:
+        if self.subscribed:
+            self._metrics.reconnects.inc()
+        self._trouble = trouble(error)
+        self._close()
+        wait_s = self._rng.uniform(0, min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2 ** min(failures - 1, 16)))
+        # Never the error's text: it may quote the URL, and with it a password.
+        logs.get().warning("source.lost", code=self._trouble, error_type=type(error).__name__, attempt=failures, after_s=round(wait_s, 3))
+        stop.wait(wait_s)
+
+    def _close(self) -> None:
+        self._subscribed.clear()
+        self._metrics.subscribed.set(0)
+        self._connection.disconnect()
+
+
+def trouble(error: Exception) -> str:
+    """The stable code of what the server refuses, or of what is in the way to it."""
+    by_word = {
+        "LOADING": "redis-loading",
+        "NOAUTH": "redis-login-refused",
+        "WRONGPASS": "redis-login-refused",
+        "NOPERM": "redis-no-permission",
+        "WRONGTYPE": "redis-wrong-type",
+        "NOGROUP": "redis-group-gone",
+        "UNBLOCKED": "redis-group-gone",
+        "READONLY": "redis-read-only",
+        "MOVED": "redis-cluster",
+        "ASK": "redis-cluster",
+        "TRYAGAIN": "redis-cluster",
+        "CLUSTERDOWN": "redis-cluster",
+        "MISCONF": "redis-not-writable",
+        "NOREPLICAS": "redis-not-writable",
+        "OOM": "redis-not-writable",
+    }
+    by_type = (
+        (redis.AuthenticationError, "redis-login-refused"),
+        (redis.TimeoutError, "redis-silent"),
+        (redis.InvalidResponse, "redis-not-understood"),
+        ((redis.ConnectionError, OSError), "redis-unreachable"),
+    )
+    if "unknown command" in str(error):
+        return "redis-too-old"
+    # Redis begins an error with a word; redis-py keeps that apart where it has a class for it.
+    word = getattr(error, "status_code", None) or str(error).partition(" ")[0]
+    if word in by_word:
+        return by_word[word]
+    return next((code for kind, code in by_type if isinstance(error, kind)), "redis-refuses")
+
+
+def read(connection: _Connection) -> object:
+    """One answer. Raises `redis.TimeoutError` when none is complete within POLL_S; the part that came stays for the next read."""
+    with parsing():
+        return connection.read_response(disable_decoding=True, disconnect_on_error=False, timeout=POLL_S)
+
+
+def ask(connection: _Connection, *command: str, within_s: float, stop: threading.Event | None = None) -> object:
+    """One command's answer. Raises what the server refuses, and `redis.TimeoutError` after `within_s`, or soon after `stop`."""
+    connection.send_command(*command, check_health=False)
+    asked = time.monotonic()
+    while True:
+        try:
+            return read(connection)
+        except redis.TimeoutError:
+            if time.monotonic() - asked > within_s or (stop is not None and stop.is_set()):
+                raise
+
+
+class _Connection(Protocol):
+    """What we use of a redis-py connection, which has hardly any types of its own."""
+
+    def connect(self) -> None: ...
+    def disconnect(self) -> None: ...
+    def send_command(self, *args: str, check_health: bool) -> None: ...
+    def read_response(self, disable_decoding: bool = False, *, timeout: float, disconnect_on_error: bool) -> object: ...
+
+
+@contextlib.contextmanager
+def parsing() -> Iterator[None]:
+    """Translate what redis-py's parser raises on bytes that are not RESP: something else listens on that port."""
+    try:
+        yield
+    except (ValueError, RecursionError) as error:
+        raise redis.InvalidResponse from error
+
+
+def bare_connection(redis_url: str) -> _Connection:
+    """Make a connection that is not connected yet.
+
+    redis-py's own clients are not for us: they connect again by themselves (PubSub even with no retries allowed: its
+    failure callback reconnects before the retries are counted), so that nobody learns of the gap; and a health check of
+    its PubSub sends PINGs but never looks for the answers, so that a peer that is gone without a FIN goes unnoticed
+    (redis/client.py 8.1.0, PubSub._execute and check_health; redis/redis-py#2417).
+    """
+    try:
+        pool = ConnectionPool.from_url(redis_url, maint_notifications_config=MaintNotificationsConfig(enabled=False))
+        options = {name: value for name, value in pool.connection_kwargs.items() if name not in _POOL_ONLY}
+        connection: _Connection = pool.connection_class(**{**options, **_OURS})
+    except (ValueError, TypeError, redis.RedisError):
+        # Not the error's text: it quotes the URL.
+        raise BadSettings("bad-settings", "REDIS_URL: has an option that is unknown or cannot be read") from None
+    return connection
+
+
+_POOL_ONLY = frozenset({"timeout", "max_connections"})
+
+_OURS = {
+    "protocol": 2,  # one shape for every answer, and it needs no HELLO, which restricted users may lack
+    "decode_responses": False,
+    "socket_connect_timeout": CONNECT_S,
+    "socket_timeout": CONNECT_S,
+    "health_check_interval": 0,
+    "retry": Retry(NoBackoff(), 0),
+    "retry_on_timeout": False,
+    "retry_on_error": [],
+}

@@ -1,0 +1,280 @@
+"""A Redis stream as a source, read through a consumer group: at least once. What is not acknowledged comes again.
+
+The server remembers for each consumer of the group what it was given and has not acknowledged. So nothing is remembered
+here that a crash could lose, and whatever a crash, a stop or a lost answer leaves unacknowledged is read again: by the same
+consumer at its next session, by another one when it has lain idle for long. What had been recorded already, and only its
+acknowledgement was lost, becomes a redelivery (see docs/adr/0013-a-stream-is-acknowledged-after-the-commit.md).
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import redis
+
+from storage_ledger import logs
+from storage_ledger.metrics import Metrics
+from storage_ledger.sources.contract import Delivery
+from storage_ledger.sources.redis_source import CONNECT_S, SILENCE_S, RedisSource, ask, bare_connection, parsing, trouble
+
+GROUP = "storage-ledger"
+"""The consumer group; several services that read one stream share its entries among them."""
+
+FIELD = b"data"
+
+TAKE_OVER_AFTER_S = 3600.0
+"""An entry that another consumer was given so long ago, and has not acknowledged, becomes ours. Long, because a living one
+whose ledger is full does not acknowledge either, and would record it as well."""
+
+TAKE_OVER_EVERY_S = 60.0
+"""How often we look for such entries; also when a session begins."""
+
+BLOCK_MS = 250
+"""How long the server keeps an empty read waiting."""
+
+BLOCK_HOLDING_MS = 20
+"""The same while the ledger works on what we delivered: acknowledgements go out between two reads."""
+
+BATCH_MOST = 128
+BATCH_BYTES = 1 << 20
+"""One read brings about so much, once it is known how large the entries are."""
+
+ACKNOWLEDGED_AT_ONCE = 1000
+
+_FIRST = "0-0"
+_BEYOND_ALL = f"{2**64 - 1}-{2**64 - 2}"
+
+_Entry = tuple[str, list[bytes] | None]
+"""An entry's id and its fields and values in turn; None where the entry was deleted before it was acknowledged."""
+
+
+class Stream(RedisSource):
+    """Reads one stream as `consumer` of the group `storage-ledger`, which it makes, from the stream's beginning.
+
+    `consumer` is a name that stays when the process or the machine changes, and that no two living processes share: it
+    finds its own unacknowledged entries again. For the other arguments see `RedisSource`. Takes Redis 6.2 or newer.
+
+    All of it, acknowledgements too, goes over one connection in the thread of `run`: `acknowledge` only says what is owed,
+    as long as that runs.
+    """
+
+    name = "stream"
+
+    def __init__(
+        self,
+        redis_url: str,
+        stream: str,
+        metrics: Metrics,
+        *,
+        consumer: str,
+        take_over_after_s: float = TAKE_OVER_AFTER_S,
+        on_subscribed: Callable[[], None] | None = None,
+        rng: random.Random | None = None,
+        silence_s: float = SILENCE_S,
+    ) -> None:
+        super().__init__(redis_url, stream, metrics, on_subscribed=on_subscribed, rng=rng, silence_s=silence_s)
+        self._redis_url = redis_url
+        self._consumer = consumer
+        self._take_over_after_ms = int(take_over_after_s * 1000)
+        self._batch = 1
+        self._lock = threading.Lock()  # over all that follows
+        self._reading = False
+        self._times_made = 0
+        self._held: set[str] = set()  # delivered, and not acknowledged yet
+        self._owed: dict[str, None] = {}  # to be acknowledged, in order
+        self._gave_up = False
+
+    def run(self, deliver: Callable[[Delivery], None], stop: threading.Event) -> None:
+        """See `Source.run`."""
+        with self._lock:
+            self._reading, self._gave_up = True, False
+        try:
+            super().run(deliver, stop)
+        finally:
+            with self._lock:
+                self._reading = False
+            self._settle_afterwards()
+
+    def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
+        """See `Source.acknowledge`. Returns at once while `run` runs, which then tells the server, and tries until it has."""
+        with self._lock:
+            for delivery in deliveries:
+                made, _, entry_id = (delivery.token or "").partition(" ")
+                if made == str(self._times_made):  # else of a group that is gone: a new one may use the id for another entry
+                    self._owed[entry_id] = None
+            if self._reading:
+                return
+        self._settle_afterwards()
+
+    def _session(self, stop: threading.Event) -> Iterator[Delivery | None]:
+        def call(*command: str) -> object:
+            return ask(self._connection, *command, within_s=self._silence_s, stop=stop)
+
+        self._open(call)
+        self._begin()
+        yield None
+        self._batch = 1  # nobody knows yet how large they are
+        yield from self._own(call, stop)
+        looked_at = None
+        while not stop.is_set():
+            self._settle(call)
+            if looked_at is None or time.monotonic() - looked_at > TAKE_OVER_EVERY_S:
+                yield from self._stale(call, stop)
+                looked_at = time.monotonic()
+            block_ms = BLOCK_HOLDING_MS if self._held else BLOCK_MS
+            answer = call(*self._read_group("BLOCK", str(block_ms)), ">")
+            # Delivered even if we hold one of that id: the server gave it out anew, so it has lost what it knew of it.
+            yield from self._hand_over(_entries_of(answer), stop)
+
+    def _open(self, call: Callable[..., object]) -> None:
+        """Make sure of the group, and of all commands that a session takes: what we lack shows now, not in its midst."""
+        try:
+            call("XGROUP", "CREATE", self._channel, GROUP, _FIRST, "MKSTREAM")
+        except redis.ResponseError as error:
+            if not str(error).startswith("BUSYGROUP"):
+                raise
+        else:
+            with self._lock:  # the one before, if there was one, took with it whatever was not acknowledged
+                self._times_made += 1
+                self._held.clear()
+                self._owed.clear()
+            logs.get().info("source.group-made", channel=self._channel)
+        call(*self._read_group(), _BEYOND_ALL)
+        call(*self._claim(_BEYOND_ALL), "JUSTID")
+        call("XACK", self._channel, GROUP, _FIRST)
+
+    def _own(self, call: Callable[..., object], stop: threading.Event) -> Iterator[Delivery]:
+        """What was given to us before and is not acknowledged: of an earlier run, or in an answer that was lost."""
+        after = _FIRST
+        while not stop.is_set():
+            self._settle(call)
+            entries = _entries_of(call(*self._read_group(), after))
+            if not entries:
+                return
+            after = entries[-1][0]
+            yield from self._hand_over(self._not_held(entries), stop)
+
+    def _stale(self, call: Callable[..., object], stop: threading.Event) -> Iterator[Delivery]:
+        """What other consumers were given long ago and have not acknowledged; from now on it is ours."""
+        after = _FIRST
+        while not stop.is_set():
+            self._settle(call)
+            match call(*self._claim(after)):
+                case [bytes(cursor), list(found), list(deleted)]:
+                    pass
+                case [bytes(cursor), list(found)]:  # Redis 6.2: a deleted entry is None, and shows up among our own later
+                    deleted = []
+                case _:
+                    raise redis.InvalidResponse
+            entries = self._not_held(_checked([each for each in found if each is not None]))
+            self._miss(sum(_id(each) not in self._held for each in deleted))
+            if entries:
+                self._metrics.stream_taken_over.inc(len(entries))
+                logs.get().warning("source.taken-over", channel=self._channel, count=len(entries))
+            yield from self._hand_over(entries, stop)
+            after = _id(cursor)
+            if after == _FIRST:
+                return
+
+    def _not_held(self, entries: list[_Entry]) -> list[_Entry]:
+        return [entry for entry in entries if entry[0] not in self._held]
+
+    def _hand_over(self, entries: list[_Entry], stop: threading.Event) -> Iterator[Delivery]:
+        """Deliver; what a stop leaves stays ours, unacknowledged, and comes again."""
+        missed = [entry_id for entry_id, fields in entries if fields is None]
+        self._miss(len(missed))
+        with self._lock:
+            self._owed.update(dict.fromkeys(missed))  # there is nothing that could come again
+        for entry_id, fields in entries:
+            if stop.is_set():
+                return
+            if fields is not None:
+                yield Delivery(_raw(fields), self.name, f"{self._times_made} {entry_id}")
+                with self._lock:
+                    self._held.add(entry_id)
+                self._metrics.stream_pending.set(len(self._held))
+        if entries:
+            size = sum(len(part) for _, fields in entries for part in fields or ())
+            self._batch = max(1, min(BATCH_MOST, 2 * self._batch, len(entries) * BATCH_BYTES // max(1, size)))
+
+    def _miss(self, count: int) -> None:
+        if count:
+            self._metrics.stream_missed.inc(count)
+            logs.get().error("source.entries-missed", channel=self._channel, count=count)
+
+    def _settle(self, call: Callable[..., object]) -> None:
+        """Acknowledge what is owed; what an error interrupts is still owed."""
+        while True:
+            with self._lock:
+                ids = [*self._owed][:ACKNOWLEDGED_AT_ONCE]
+            if not ids:
+                return
+            call("XACK", self._channel, GROUP, *ids)
+            with self._lock:
+                for entry_id in ids:
+                    self._owed.pop(entry_id, None)
+                self._held.difference_update(ids)
+            self._metrics.stream_pending.set(len(self._held))
+
+    def _settle_afterwards(self) -> None:
+        """The same once nobody reads any more. If it cannot be, the next start has these as redeliveries."""
+        if not self._owed or self._gave_up:
+            return
+        connection = bare_connection(self._redis_url)
+        try:
+            with parsing():
+                connection.connect()
+            self._settle(lambda *command: ask(connection, *command, within_s=CONNECT_S))
+        except (redis.RedisError, OSError) as error:
+            self._gave_up = True
+            logs.get().warning("source.not-acknowledged", code=trouble(error), count=len(self._owed))
+        finally:
+            connection.disconnect()
+
+    def _read_group(self, *options: str) -> tuple[str, ...]:
+        return (
+            "XREADGROUP", "GROUP", GROUP, self._consumer, "COUNT", str(self._batch), *options, "STREAMS", self._channel,
+        )  # fmt: skip
+
+    def _claim(self, after: str) -> tuple[str, ...]:
+        return (
+            "XAUTOCLAIM", self._channel, GROUP, self._consumer, str(self._take_over_after_ms), after, "COUNT", str(self._batch),
+        )  # fmt: skip
+
+
+def _entries_of(answer: object) -> list[_Entry]:
+    match answer:
+        case None:
+            return []
+        case [[_, list(entries)]]:
+            return _checked(entries)
+        case _:
+            raise redis.InvalidResponse
+
+
+def _checked(entries: list[object]) -> list[_Entry]:
+    checked: list[_Entry] = []
+    for entry in entries:
+        match entry:
+            case [bytes(entry_id), None]:
+                checked.append((_id(entry_id), None))
+            case [bytes(entry_id), list(fields)] if all(isinstance(part, bytes) for part in fields):
+                checked.append((_id(entry_id), fields))
+            case _:
+                raise redis.InvalidResponse
+    return checked
+
+
+def _id(raw: bytes) -> str:
+    return raw.decode("ascii", "replace")
+
+
+def _raw(fields: list[bytes]) -> bytes:
+    """What the intake judges: the value of `data`. An entry of any other shape becomes a JSON list, which no event is."""
+    if len(fields) == 2 and fields[0] == FIELD:
+        return fields[1]
+    return json.dumps([part.decode("utf-8", "backslashreplace") for part in fields], ensure_ascii=False).encode()
