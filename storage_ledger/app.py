@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from storage_ledger import logs
@@ -21,6 +22,7 @@ from storage_ledger.metrics import Metrics
 from storage_ledger.notifier import CONFIRM_AFTER, Notifier
 from storage_ledger.outages import Outages
 from storage_ledger.projector import Projector
+from storage_ledger.reconcile import Reconciler, Sweep
 from storage_ledger.service import Parts, Service
 from storage_ledger.settings import Settings
 from storage_ledger.sources.pubsub import PubSub
@@ -64,12 +66,32 @@ def _make_archive(settings: Settings) -> None:
 
 @contextmanager
 def reading(settings: Settings) -> Iterator[SqliteLedger]:
-    """The ledger, for a command that looks at it."""
+    """The ledger, for a command that looks at it or appends beside the service."""
     ledger = SqliteLedger(settings.ledger_file)
     try:
         yield ledger
     finally:
         ledger.close()
+
+
+def reconcile(settings: Settings, on_progress: Callable[[Sweep], None]) -> Sweep:
+    """One sweep over all of uploads, whether `serve` runs or not: what it hands over is the service's to do."""
+    os.umask(UMASK)
+    logs.configure(settings.log_level, environment=settings.environment)
+    client = StatusClient(settings.status_service_url)
+    try:
+        with reading(settings) as ledger:
+            reconciler = Reconciler(
+                ledger,
+                Uploads(settings.uploads_path),
+                client,
+                metrics=Metrics(),
+                clock=utc_now,
+                grace_s=settings.reconcile_grace_seconds,
+            )
+            return reconciler.sweep(threading.Event(), in_vain=math.inf, on_progress=on_progress)
+    finally:
+        client.close()
 
 
 def _parts(settings: Settings, client: StatusClient) -> Parts:
@@ -85,8 +107,8 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
     with ledger.write() as tx:  # recovery: whatever was put off is looked at now
         tx.make_due(beyond_s=CONFIRM_AFTER[-1] * settings.status_confirm_seconds)
     archive = FilesystemArchive(settings.archive_path)
+    uploads = Uploads(settings.uploads_path)
     outages = Outages(ledger, metrics)
-    source = PubSub(settings.redis_url, settings.described_channel, metrics)
     notifier = Notifier(
         ledger,
         client,
@@ -98,7 +120,7 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
     )
     projector = Projector(
         ledger,
-        Uploads(settings.uploads_path),
+        uploads,
         archive,
         outages=outages,
         metrics=metrics,
@@ -106,6 +128,22 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
         grace_s=settings.missing_file_grace_seconds,
         on_archived=notifier.lane.wake,
     )
+
+    def handed_over() -> None:
+        projector.place_lane.wake()
+        projector.remove_lane.wake()
+
+    reconciler = Reconciler(
+        ledger,
+        uploads,
+        client,
+        metrics=metrics,
+        clock=utc_now,
+        grace_s=settings.reconcile_grace_seconds,
+        every_s=settings.reconcile_seconds,
+        on_handed_over=handed_over,
+    )
+    source = PubSub(settings.redis_url, settings.described_channel, metrics, on_subscribed=reconciler.ring)
     intake = Intake(
         ledger,
         source,
@@ -115,6 +153,7 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
         rejected_per_hour=settings.rejected_per_hour,
         on_described=projector.place_lane.wake,
         on_rejected=notifier.lane.wake,
+        on_recovered=reconciler.ring,
     )
     return Parts(
         ledger=ledger,
@@ -126,6 +165,7 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
         intake=intake,
         projector=projector,
         notifier=notifier,
+        reconciler=reconciler,
         index=Index(settings.index_file, ledger),
         index_bell=index_bell,
         outages=outages,

@@ -26,6 +26,7 @@ from storage_ledger.metrics import Metrics
 from storage_ledger.notifier import Notifier
 from storage_ledger.outages import Outages
 from storage_ledger.projector import Projector
+from storage_ledger.reconcile import Reconciler
 from storage_ledger.sources.contract import Source
 from storage_ledger.web import WebServer
 
@@ -46,6 +47,7 @@ class Parts:
     intake: Intake
     projector: Projector
     notifier: Notifier
+    reconciler: Reconciler
     index: Index
     index_bell: threading.Event
     outages: Outages
@@ -70,6 +72,7 @@ class Service:
         parts = self._parts
         for lane in (parts.projector.place_lane, parts.projector.remove_lane, parts.notifier.lane):
             lane.wake()
+        parts.reconciler.ring()
         parts.index_bell.set()
 
     def run(self, web: WebServer) -> int:
@@ -84,6 +87,7 @@ class Service:
             "place": self._place,
             "remove": lambda: parts.projector.remove_lane.run(self._placed),
             "notify": lambda: parts.notifier.lane.run(self._stop),
+            "reconcile": lambda: parts.reconciler.run(self._stop),
             "index": lambda: parts.index.run(self._stop, parts.index_bell),
             "source": self._read_source,
         }

@@ -39,6 +39,7 @@ def test_without_an_environment_the_fixed_defaults_hold(monkeypatch):
     assert (settings.environment, settings.log_level, settings.http_host, settings.http_port) == ("production", "INFO", "0.0.0.0", 8004)  # noqa: S104
     assert (settings.neighbour_uploads_paths, settings.described_channel) == (("/app/uploads",), "described")
     assert (settings.status_confirm_seconds, settings.missing_file_grace_seconds) == (10, 300)
+    assert (settings.reconcile_seconds, settings.reconcile_grace_seconds) == (300, 60)
     assert settings.rejected_per_hour == 20_000
 
 
