@@ -322,14 +322,19 @@ class Reconciler:
         told = Told.of(self._ledger.of_upload(found.path))
         if told.held or self._has_duty(told, found.path):
             return Other.HELD
-        if found.code is not None or found.identity is None:
-            return self._unexplained(found, found.code or "upload-io")
+        if found.code is not None:
+            return self._unexplained(found, found.code)
+        if found.identity is None:
+            raise ValueError("what the walk could look at has an identity")
         position = self._same_bytes(told, found.path, found.identity)
         if position is not None:
             return Leftover(found.path, told.last, position)
         if State.DISCARDED in told.states:
             return Other.HELD  # a person's word
-        return self._ask(found, told)
+        verdict = self._ask(found, told)
+        if isinstance(verdict, Unexplained) and Told.of(self._ledger.of_upload(found.path)).last != told.last:
+            return Other.HELD  # explained meanwhile
+        return verdict
 
     def _has_duty(self, told: Told, path: str) -> bool:
         """Archived, and to be removed; or described again meanwhile."""

@@ -653,6 +653,14 @@ def test_a_walk_holds_folders_open_only_while_it_goes_on(pipeline):
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+def test_a_file_that_is_explained_while_it_is_judged_is_not_reported(pipeline):
+    pipeline.upload("S1.dcm", b"x")
+    pipeline.says("S1", "archived")  # told already, and its upload not yet removed
+    pipeline.status.always = lambda _: pipeline.say("S1", "S1.dcm")
+    done = pipeline.sweep()
+    assert (done.held, done.unexplained) == (1, 0)
+
+
 # -- when
 
 
