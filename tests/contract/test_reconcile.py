@@ -601,7 +601,9 @@ def test_two_sweeps_at_once_make_up_for_each_message_once(tmp_path, ledgers, sta
         pipeline.lost(f"R{number}-a.dcm")
         pipeline.lost(f"R{number}-b.dcm", b"other")
         archived(pipeline, f"R{number}-c.dcm", f"R{number}-c")
+        archived(pipeline, f"R{number}-d.dcm", f"R{number}-d")
         pipeline.upload(f"R{number}-c.dcm", b"content")
+        pipeline.lost(f"R{number}-d.dcm", b"another one with this name")
         start = threading.Barrier(2)
         done: list[Sweep] = []
 
@@ -614,13 +616,13 @@ def test_two_sweeps_at_once_make_up_for_each_message_once(tmp_path, ledgers, sta
             thread.start()
         for thread in threads:
             thread.join()
-        described += 2
-        assert sum(each.described for each in done) == 2
+        described += 3
+        assert sum(each.described for each in done) == 3
         assert len([entry for entry in pipeline.described() if entry.data["source"] == "reconcile"]) == described
         assert len([duty for group in pipeline.due(Stage.REMOVE) for duty in group]) == 1
         pipeline.finish()
         assert tree(pipeline.uploads) == {}
-    assert len(pipeline.files()) == 180
+    assert len(pipeline.files()) == 300
     other.close()
     pipeline.close()
 
@@ -651,6 +653,14 @@ def test_a_walk_holds_folders_open_only_while_it_goes_on(pipeline):
     assert before < len(os.listdir("/proc/self/fd")) < before + 6
     walk.close()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_message_about_other_bytes_that_arrives_while_they_are_judged_is_the_only_one(pipeline):
+    archived(pipeline)
+    pipeline.lost(content=b"other bytes")
+    pipeline.status.always = lambda _: pipeline.say("S1", "S1.dcm", METADATA)
+    done = pipeline.sweep()
+    assert (done.held, done.described, len(pipeline.described())) == (1, 0, 2)
 
 
 def test_a_file_that_is_explained_while_it_is_judged_is_not_reported(pipeline):
