@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from storage_ledger.mirroring import Mirroring
 from storage_ledger.notifier import CONFIRM_AFTER, Notifier
 from storage_ledger.outages import Outages
 from storage_ledger.projector import Projector
+from storage_ledger.reconcile import Reconciler, Sweep
 from storage_ledger.service import Parts, Service
 from storage_ledger.settings import Settings
 from storage_ledger.sources.contract import Source
@@ -67,12 +69,32 @@ def _make_archive(settings: Settings) -> None:
 
 @contextmanager
 def reading(settings: Settings) -> Iterator[SqliteLedger]:
-    """The ledger, for a command that looks at it."""
+    """The ledger, for a command that looks at it or appends beside the service."""
     ledger = SqliteLedger(settings.ledger_file)
     try:
         yield ledger
     finally:
         ledger.close()
+
+
+def reconcile(settings: Settings, on_progress: Callable[[Sweep], None]) -> Sweep:
+    """One sweep over all of uploads, whether `serve` runs or not: what it hands over is the service's to do."""
+    os.umask(UMASK)
+    logs.configure(settings.log_level, environment=settings.environment)
+    client = StatusClient(settings.status_service_url)
+    try:
+        with reading(settings) as ledger:
+            reconciler = Reconciler(
+                ledger,
+                Uploads(settings.uploads_path),
+                client,
+                metrics=Metrics(),
+                clock=utc_now,
+                grace_s=settings.reconcile_grace_seconds,
+            )
+            return reconciler.sweep(threading.Event(), in_vain=math.inf, on_progress=on_progress)
+    finally:
+        client.close()
 
 
 @contextmanager
@@ -107,9 +129,9 @@ def _mirror(settings: Settings, ledger: SqliteLedger, archive: FilesystemArchive
     return mirror
 
 
-def _source(settings: Settings, ledger_id: str, metrics: Metrics) -> Source:
+def _source(settings: Settings, ledger_id: str, metrics: Metrics, on_subscribed: Callable[[], None]) -> Source:
     if settings.described_stream is None:
-        return PubSub(settings.redis_url, settings.described_channel, metrics)
+        return PubSub(settings.redis_url, settings.described_channel, metrics, on_subscribed=on_subscribed)
     # The ledger's id stays whatever becomes of the container and the machine, and one process at a time holds a ledger.
     return Stream(settings.redis_url, settings.described_stream, metrics, consumer=ledger_id)
 
@@ -128,6 +150,7 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
         tx.make_due(beyond_s=CONFIRM_AFTER[-1] * settings.status_confirm_seconds)
     archive = FilesystemArchive(settings.archive_path)
     mirror = _mirror(settings, ledger, archive)
+    uploads = Uploads(settings.uploads_path)
     outages = Outages(ledger, metrics)
     waiting_for_mirror: list[Callable[[], None]] = []
     mirroring = Mirroring(
@@ -138,7 +161,6 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
         clock=utc_now,
         on_advanced=waiting_for_mirror,
     )
-    source = _source(settings, ledger.ledger_id, metrics)
     notifier = Notifier(
         ledger,
         client,
@@ -151,7 +173,7 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
     )
     projector = Projector(
         ledger,
-        Uploads(settings.uploads_path),
+        uploads,
         archive,
         outages=outages,
         metrics=metrics,
@@ -161,6 +183,22 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
         on_recorded=mirroring.wake,
     )
     waiting_for_mirror += [projector.remove_lane.wake, notifier.lane.wake]
+
+    def handed_over() -> None:
+        projector.place_lane.wake()
+        projector.remove_lane.wake()
+
+    reconciler = Reconciler(
+        ledger,
+        uploads,
+        client,
+        metrics=metrics,
+        clock=utc_now,
+        grace_s=settings.reconcile_grace_seconds,
+        every_s=settings.reconcile_seconds,
+        on_handed_over=handed_over,
+    )
+    source = _source(settings, ledger.ledger_id, metrics, reconciler.ring)
     intake = Intake(
         ledger,
         source,
@@ -170,6 +208,7 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
         rejected_per_hour=settings.rejected_per_hour,
         on_described=projector.place_lane.wake,
         on_rejected=mirroring.wake,
+        on_recovered=reconciler.ring,
     )
     return Parts(
         ledger=ledger,
@@ -182,6 +221,7 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
         projector=projector,
         notifier=notifier,
         mirroring=mirroring,
+        reconciler=reconciler,
         index=Index(settings.index_file, ledger),
         index_bell=index_bell,
         outages=outages,

@@ -42,6 +42,7 @@ class Intake:
         rejected_per_hour: int,
         on_described: Callable[[], None],
         on_rejected: Callable[[], None],
+        on_recovered: Callable[[], None] = lambda: None,
     ) -> None:
         self._ledger = ledger
         self._source = source
@@ -51,6 +52,7 @@ class Intake:
         self._rejected_per_hour = rejected_per_hour
         self._on_described = on_described
         self._on_rejected = on_rejected
+        self._on_recovered = on_recovered
         self._waiting: deque[Delivery] = deque()
         self._bytes = 0
         self._changed = threading.Condition()
@@ -79,18 +81,23 @@ class Intake:
     def run(self, stop: threading.Event, reading_ended: threading.Event) -> None:
         """Append until `stop` is set, the source has ended, and the queue is empty."""
         attempt = 0
+        behind = False
         group: list[Delivery] = []
         while True:
             group = group or self._take()
             if not group:
                 if stop.is_set() and reading_ended.is_set():
                     return
+                if behind:  # all that was kept is recorded; what Redis dropped meanwhile is not
+                    behind = False
+                    self._on_recovered()
                 continue
             try:
                 self.append(group)
             except LedgerBusy as error:
                 # Nothing was recorded: keep the messages, stop reading, try again. What Redis drops meanwhile is still in uploads.
                 attempt += 1
+                behind = True
                 self._full = error.code
                 wait_s = backoff_s(attempt, base_s=0.2, cap_s=15, chance=random.random())  # noqa: S311 - spreads retries
                 logs.get().error("intake.ledger-busy", code=error.code, count=len(group), due_in_s=round(wait_s, 1))

@@ -32,6 +32,12 @@ class Metrics:
         self.told = Counter(p + "statuses_told", "Statuses that the Status Service accepted.", ["status"], registry=r)
         self.overwritten = Counter(p + "statuses_overwritten", "Statuses that had to be told again.", registry=r)
         self.outage = Gauge(p + "outage", "1 while a shared cause keeps a step from going on.", ["step", "code"], registry=r)
+        self.reconciled = Counter(p + "files_reconciled", "Files found in uploads for which something was done.", ["outcome"], registry=r)
+        self.unexplained = Gauge(
+            p + "unexplained_files", "Files in uploads that nothing explains, when all were last looked at.", registry=r
+        )
+        self.sweeps = Counter(p + "sweeps", "Searches of uploads, by how they ended.", ["outcome"], registry=r)
+        self.swept = Gauge(p + "last_sweep_timestamp_seconds", "When all of uploads had last been looked at.", registry=r)
         self.pending = Gauge(p + "pending", "Rows of the work queue.", ["stage"], registry=r)
         self.oldest_pending = Gauge(p + "oldest_pending_seconds", "Age of the oldest row of the work queue.", ["stage"], registry=r)
         self.position = Gauge(p + "ledger_position", "Last position of the ledger.", registry=r)

@@ -27,6 +27,7 @@ from storage_ledger.mirroring import Mirroring
 from storage_ledger.notifier import Notifier
 from storage_ledger.outages import Outages
 from storage_ledger.projector import Projector
+from storage_ledger.reconcile import Reconciler
 from storage_ledger.sources.contract import Source
 from storage_ledger.web import WebServer
 
@@ -48,6 +49,7 @@ class Parts:
     projector: Projector
     notifier: Notifier
     mirroring: Mirroring
+    reconciler: Reconciler
     index: Index
     index_bell: threading.Event
     outages: Outages
@@ -73,6 +75,7 @@ class Service:
         parts = self._parts
         for lane in (parts.projector.place_lane, parts.projector.remove_lane, parts.notifier.lane):
             lane.wake()
+        parts.reconciler.ring()
         parts.index_bell.set()
 
     def run(self, web: WebServer) -> int:
@@ -88,6 +91,7 @@ class Service:
             "remove": lambda: parts.projector.remove_lane.run(self._placed),
             "mirror": lambda: parts.mirroring.run(self._appended),
             "notify": lambda: parts.notifier.lane.run(self._stop),
+            "reconcile": lambda: parts.reconciler.run(self._stop),
             "index": lambda: parts.index.run(self._stop, parts.index_bell),
             "source": self._read_source,
         }

@@ -44,6 +44,11 @@ class Settings(BaseSettings):
     )
     status_confirm_seconds: Seconds = Field(10, description="A status is read back after 1, 6 and 60 times this; 0 switches that off.")
 
+    reconcile_seconds: Seconds = Field(
+        300, description="How often uploads are searched for files whose message never came, besides each start and reconnection; 0: never."
+    )
+    reconcile_grace_seconds: Seconds = Field(60, description="A file that was written less than this ago is left alone by such a search.")
+
     @field_validator("log_level", mode="before")
     @classmethod
     def _upper(cls, value: object) -> object:

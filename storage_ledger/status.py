@@ -8,6 +8,7 @@ import queue
 import ssl
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 from urllib.parse import quote
@@ -29,16 +30,24 @@ KEEP_IDLE_S = 3.0
 _AWAY_CODES = frozenset({408, 429})
 
 
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What the Status Service says of a study. `details` is whatever JSON somebody posted; a patient's data, mostly."""
+
+    word: str
+    details: Any
+
+
 class StatusClient:
     """Kept connections, at most `connections` of them, shared by any number of threads; more calls wait for their turn.
 
     `timeout_s` is for a whole call, from its turn to the last byte of the answer (not for looking up the host's name).
-    Raises `BadSettings` when `base_url` is no URL. What both calls raise is `Retryable`; the detail holds a number or
+    Raises `BadSettings` when `base_url` is no URL. What the calls raise is `Retryable`; the detail holds a number or
     the name of an error class, never a text of the service:
 
     - `status-service-away`, shared: not reached, too slow, 5xx, 408 or 429;
     - `status-refused`: any other answer but 2xx, redirects too;
-    - `status-unreadable` (`read` only): not a JSON object with a string `status`, over 4 MiB, or without end.
+    - `status-unreadable` (reading only): not a JSON object with a string `status`, over 4 MiB, or without end.
     """
 
     def __init__(self, base_url: str, *, timeout_s: float = 10.0, connections: int = 8) -> None:
@@ -66,6 +75,11 @@ class StatusClient:
 
     def read(self, study_id: str) -> str | None:
         """GET the status word, None when the service knows no such study (404)."""
+        found = self.look_up(study_id)
+        return None if found is None else found.word
+
+    def look_up(self, study_id: str) -> Status | None:
+        """GET the status with its details, None when the service knows no such study (404)."""
         with self._call("GET", study_id) as answer:
             if answer.status_code == 404:
                 _ignore_body(answer)
@@ -73,7 +87,7 @@ class StatusClient:
             if not answer.is_success:
                 _ignore_body(answer)
                 _check_code(answer.status_code)
-            return _status_word(_body(answer))
+            return _status(_body(answer))
 
     def close(self) -> None:
         """Close the kept connections. No call may run or come after it."""
@@ -130,15 +144,15 @@ def _body(answer: httpx.Response) -> bytes:
     return b"".join(parts)
 
 
-def _status_word(body: bytes) -> str:
+def _status(body: bytes) -> Status:
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):
         raise Retryable("status-unreadable", "not JSON") from None
-    status = value.get("status") if isinstance(value, dict) else None
-    if not isinstance(status, str):
+    word = value.get("status") if isinstance(value, dict) else None
+    if not isinstance(word, str):
         raise Retryable("status-unreadable", "no string `status`")
-    return status
+    return Status(word, value.get("details"))
 
 
 class _Lane:

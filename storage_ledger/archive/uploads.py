@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno as errnos
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from storage_ledger.errors import Permanent, Retryable
+
+MAX_DEPTH = 32
+"""Folders in each other that a walk goes into; each is open meanwhile."""
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -49,6 +52,18 @@ class Upload:
             raise Retryable("upload-changing", "the file changed while it was read")
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What lies in uploads under `path`. `code`: why it is no upload (a link, say), or cannot be looked at; then `identity` may be missing.
+
+    `path` is as `os.fsdecode` gives it: bytes that are not UTF-8 are lone surrogates in it.
+    """
+
+    path: str
+    identity: Identity | None
+    code: str | None = None
+
+
 class Uploads:
     """UPLOADS_PATH. Links are followed in that path itself and nowhere below it."""
 
@@ -82,6 +97,15 @@ class Uploads:
                 return None
             raise
         return Identity.of(status) if stat.S_ISREG(status.st_mode) else None
+
+    def walk(self) -> Generator[Found]:
+        """All that lies below UPLOADS_PATH but folders that can be looked into; opens folders only, and follows no link.
+
+        One by one, in no order, so that memory does not grow with their number; a folder is open while it is walked. What
+        comes or goes meanwhile is there or not. Raises `Retryable` (`uploads-missing`) when it begins.
+        """
+        with self._parent("_") as (root, _):
+            yield from _walk(root, "", 1)
 
     def remove(self, path: str) -> None:
         """Unlink; not durable before `settle` of its folder. Nothing happens if it is gone.
@@ -133,6 +157,58 @@ class Uploads:
             yield current, name
         finally:
             os.close(current)
+
+
+def _walk(folder: int, prefix: str, depth: int) -> Generator[Found]:
+    try:
+        entries = os.scandir(folder)
+    except OSError:
+        yield Found(prefix.rstrip("/") or ".", None, "folder-unreadable")
+        return
+    with entries:
+        while True:
+            try:
+                entry = next(entries, None)
+            except OSError:
+                yield Found(prefix.rstrip("/") or ".", None, "folder-unreadable")
+                return
+            if entry is None:
+                return
+            yield from _look_at(entry, folder, prefix, depth)
+
+
+def _look_at(entry: os.DirEntry[str], folder: int, prefix: str, depth: int) -> Generator[Found]:
+    path = prefix + entry.name
+    try:
+        status = os.stat(entry.name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return
+    except OSError:
+        yield Found(path, None, "upload-io")
+        return
+    identity = Identity.of(status)
+    if not stat.S_ISDIR(status.st_mode):
+        try:
+            _refuse_special(status.st_mode)
+        except Permanent as error:
+            yield Found(path, identity, error.code)
+        else:
+            yield Found(path, identity)
+        return
+    if depth == MAX_DEPTH:
+        yield Found(path, identity, "folder-too-deep")
+        return
+    try:
+        below = os.open(entry.name, _FOLDER, dir_fd=folder)
+    except OSError as error:
+        gone = error.errno in {errnos.ENOENT, errnos.ENOTDIR, errnos.ELOOP}  # or no folder any more: the next walk sees what it is
+        if not gone and path != "lost+found":  # fsck's own, of root: on an ext4 volume it is always there
+            yield Found(path, identity, "folder-unreadable")
+        return
+    try:
+        yield from _walk(below, path + "/", depth + 1)
+    finally:
+        os.close(below)
 
 
 def _refuse_link(mode: int) -> None:

@@ -82,6 +82,14 @@ class Transaction(Protocol):
         """Make pending(place) of a `described` entry anew, due now."""
         ...
 
+    def remove_again(self, position: int) -> None:
+        """Make pending(remove) of an `archived` entry anew, due now."""
+        ...
+
+    def is_settled(self, upload_path: str, position: int) -> bool:
+        """Whether `position` (0: none) is still the last entry that names this upload, and none of them has to be placed or removed."""
+        ...
+
 
 class Ledger(Protocol):
     """The log. Safe to use from several threads; several processes may append to the same one."""
@@ -109,6 +117,10 @@ class Ledger(Protocol):
 
     def study(self, study_id: str) -> list[Entry]:
         """All entries of a study, in order."""
+        ...
+
+    def of_upload(self, upload_path: str) -> list[Entry]:
+        """All entries that name this upload, of whatever study, in order."""
         ...
 
     def has_kind(self, study_id: str, kind: str) -> bool:

@@ -27,6 +27,7 @@ from storage_ledger.ledger.engine import driver, open_engine, sqlite
 COLUMNS = "position, entry_id, study_id, version, kind, schema, recorded_at, cause, payload, payload_sha256, salt, leaf_hash"
 _E_COLUMNS = ", ".join(f"e.{name}" for name in COLUMNS.split(", "))
 _row = attrgetter(*COLUMNS.split(", "))
+_UPLOAD_PATH = "CASE WHEN json_valid(payload) THEN json_extract(payload, '$.upload_path') END"  # the very words of the index
 _INSERT = f"INSERT INTO entries ({COLUMNS}) VALUES ({', '.join('?' * 12)})"  # noqa: S608 - constants
 
 READ_BACK_WITHIN_S = 86_400.0
@@ -97,6 +98,10 @@ class SqliteLedger:
     def study(self, study_id: str) -> list[Entry]:
         """See `contract.Ledger.study`."""
         return self._entries("WHERE study_id = ? ORDER BY version", study_id)
+
+    def of_upload(self, upload_path: str) -> list[Entry]:
+        """See `contract.Ledger.of_upload`."""
+        return self._entries(f"WHERE {_UPLOAD_PATH} = ? ORDER BY position", upload_path)
 
     def has_kind(self, study_id: str, kind: str) -> bool:
         """See `contract.Ledger.has_kind`."""
@@ -295,9 +300,25 @@ class SqliteTransaction:
 
     def place_again(self, position: int) -> None:
         """See `contract.Transaction.place_again`."""
+        self._again(position, Stage.PLACE)
+
+    def remove_again(self, position: int) -> None:
+        """See `contract.Transaction.remove_again`."""
+        self._again(position, Stage.REMOVE)
+
+    def is_settled(self, upload_path: str, position: int) -> bool:
+        """See `contract.Transaction.is_settled`."""
+        last, duties = self._sql(
+            f"SELECT max(e.position), count(p.position) FROM entries e "  # noqa: S608 - a constant
+            f"LEFT JOIN pending p ON p.position = e.position AND p.stage IN ('place', 'remove') WHERE {_UPLOAD_PATH} = ?",
+            (upload_path,),
+        ).fetchone()
+        return (last or 0) == position and duties == 0
+
+    def _again(self, position: int, stage: Stage) -> None:
         self._sql(
-            "INSERT INTO pending (position, stage, not_before, attempts) VALUES (?, 'place', ?, 0) ON CONFLICT DO NOTHING",
-            (position, rfc3339(self._now)),
+            "INSERT INTO pending (position, stage, not_before, attempts) VALUES (?, ?, ?, 0) ON CONFLICT DO NOTHING",
+            (position, stage.value, rfc3339(self._now)),
         )
 
     def _seal(self, new: NewEntry) -> Entry:

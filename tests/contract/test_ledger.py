@@ -265,6 +265,44 @@ def test_a_duty_to_place_can_be_made_anew_once(ledger):
     assert [duty.entry.position for duty in ledger.due([Stage.PLACE], limit=10)] == [1]
 
 
+def test_a_duty_to_remove_can_be_made_anew_once(ledger):
+    append(ledger, said(), NewEntry(Kind.ARCHIVED, archived(), "S1", cause=1))
+    with ledger.write() as tx:
+        tx.drop(2, Stage.REMOVE)
+        tx.remove_again(2)
+        tx.remove_again(2)
+    assert [duty.entry.position for duty in ledger.due([Stage.REMOVE], limit=9)] == [2]
+
+
+def test_an_uploads_entries_are_found_in_order_whichever_study_they_are_of(ledger):
+    append(ledger, said(), said(path="b.dcm"), said("S2"), NewEntry(Kind.ARCHIVED, archived(), "S1", cause=1))
+    append(ledger, NewEntry(Kind.STATUS_SENT, {"status": "archived", "tells": [4]}, "S1", cause=4))
+    assert [(entry.position, entry.study_id) for entry in ledger.of_upload("a.dcm")] == [(1, "S1"), (3, "S2"), (4, "S1")]
+    assert ledger.of_upload("a") == ledger.of_upload("A.DCM") == ledger.of_upload("") == []
+
+
+def test_an_upload_is_settled_when_its_last_entry_is_the_one_named_and_nothing_is_to_be_placed_or_removed(ledger):
+    def settled(path, position):
+        with ledger.write() as tx:
+            return tx.is_settled(path, position)
+
+    assert settled("a.dcm", 0)
+    append(ledger, said())
+    assert not settled("a.dcm", 0)
+    assert not settled("a.dcm", 1)  # to be placed
+    append(ledger, NewEntry(Kind.ARCHIVED, archived(), "S1", cause=1))
+    assert not settled("a.dcm", 2)  # to be removed
+    with ledger.write() as tx:
+        tx.drop(2, Stage.REMOVE)
+    assert settled("a.dcm", 2)  # that it is still to be told is nothing of the upload's
+    assert not settled("a.dcm", 1)
+    append(ledger, said("S2"))
+    with ledger.write() as tx:
+        tx.drop(3, Stage.PLACE)
+    assert (settled("a.dcm", 2), settled("a.dcm", 3)) == (False, True)
+    assert settled("b.dcm", 0)
+
+
 def test_the_queue_is_told_stage_by_stage(ledger, clock):
     append(ledger, said("A"))
     clock.move(5)

@@ -16,7 +16,7 @@ from storage_ledger.ledger import lock
 from storage_ledger.ledger.engine import sqlite, wal_is_safe
 from storage_ledger.ledger.migrate import _backup, migrate, script_folder
 from storage_ledger.ledger.schema import HEAD
-from storage_ledger.ledger.sqlite import COLUMNS, SqliteLedger
+from storage_ledger.ledger.sqlite import _UPLOAD_PATH, COLUMNS, SqliteLedger
 from tests.contract.making import described
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,6 +33,9 @@ SCHEMA = {
     "CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num) )",
     "pending_due": "CREATE INDEX pending_due ON pending (stage, not_before, position)",
     "entries_of_no_study": "CREATE INDEX entries_of_no_study ON entries (kind, position) WHERE study_id IS NULL",
+    "entries_of_upload": "CREATE INDEX entries_of_upload ON entries "
+    "(CASE WHEN json_valid(payload) THEN json_extract(payload, '$.upload_path') END) "
+    "WHERE CASE WHEN json_valid(payload) THEN json_extract(payload, '$.upload_path') END IS NOT NULL",
     "entries_insert": "CREATE TRIGGER entries_insert BEFORE INSERT ON entries BEGIN "
     "SELECT RAISE(ABORT, 'entries: position must be the last one + 1') "
     "WHERE NEW.position IS NOT (SELECT coalesce(max(position), 0) + 1 FROM entries); "
@@ -248,6 +251,46 @@ def test_a_migrated_ledger_has_exactly_this_schema(tmp_path):
     done = migrate(tmp_path / "ledger.db")
     assert (done.before, done.after, done.changed, done.backup) == (None, HEAD, True, None)
     assert schema_of(tmp_path / "ledger.db") == SCHEMA
+
+
+def downgraded(path: Path) -> None:
+    """What revision 0001 was: without the index of uploads."""
+    with closing(sqlite.connect(path)) as connection:
+        connection.executescript("DROP INDEX entries_of_upload; UPDATE alembic_version SET version_num = '0001'")
+
+
+def test_a_ledger_of_the_first_revision_gets_the_index_of_uploads_and_keeps_its_entries(filled):
+    downgraded(filled)
+    before = rows_of(filled)
+    done = migrate(filled)
+    assert (done.before, done.after) == ("0001", HEAD)
+    assert schema_of(filled) == SCHEMA
+    assert rows_of(filled) == before
+    assert rows_of(done.backup) == before
+    ledger = SqliteLedger(filled)
+    assert [entry.position for entry in ledger.of_upload("a.dcm")] == [1, 2, 3]
+    ledger.close()
+
+
+def test_the_entries_of_an_upload_are_found_through_the_index(filled):
+    with closing(sqlite.connect(filled)) as connection:
+        plans = [
+            connection.execute(f"EXPLAIN QUERY PLAN SELECT {COLUMNS} FROM entries WHERE {_UPLOAD_PATH} = 'a.dcm'").fetchall(),
+            connection.execute(
+                "EXPLAIN QUERY PLAN SELECT max(e.position), count(p.position) FROM entries e "
+                f"LEFT JOIN pending p ON p.position = e.position AND p.stage IN ('place', 'remove') WHERE {_UPLOAD_PATH} = 'a.dcm'"
+            ).fetchall(),
+        ]
+    assert all("USING INDEX entries_of_upload" in plan[0][3] or "USING COVERING INDEX entries_of_upload" in plan[0][3] for plan in plans)
+
+
+def test_a_payload_that_is_no_json_any_more_stops_neither_the_index_nor_a_check(filled):
+    with closing(sqlite.connect(filled)) as connection:
+        connection.executescript("DROP TRIGGER entries_update; UPDATE entries SET payload = 'erased' WHERE position = 1; REINDEX")
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    ledger = SqliteLedger(filled)
+    assert [entry.position for entry in ledger.of_upload("a.dcm")] == [2, 3]
+    ledger.close()
 
 
 def test_migrating_again_changes_nothing(tmp_path):

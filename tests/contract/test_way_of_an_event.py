@@ -3,14 +3,20 @@
 import base64
 import hashlib
 import json
+import threading
 from contextlib import suppress
 
 import pytest
 
+from storage_ledger.core.layout import UploadPaths
 from storage_ledger.core.plan import Stage
 from storage_ledger.errors import LedgerBusy
+from storage_ledger.intake import Intake
+from storage_ledger.ledger.sqlite import SqliteLedger
+from storage_ledger.sources.contract import Delivery
 from tests.contract.making import Ledgers, fill, small_volume
 from tests.contract.pipeline import Pipeline, tree
+from tests.support.waiting import until
 
 
 @pytest.fixture
@@ -99,6 +105,34 @@ def test_what_could_not_be_recorded_does_not_use_up_the_hours_share(tmp_path, le
         pipeline.ledger.close()
     assert (refused, before) == (20, 0)
     assert after == 1
+
+
+def test_that_the_ledger_could_be_written_again_is_told_when_all_that_waited_is_recorded(pipeline):
+    recovered = threading.Event()
+    stop, ended = threading.Event(), threading.Event()
+    seen = []
+    intake = Intake(
+        pipeline.ledger, pipeline.source, UploadPaths("/app/uploads"), metrics=pipeline.metrics, clock=pipeline.clock,
+        rejected_per_hour=5, on_described=lambda: None, on_rejected=lambda: None,
+        on_recovered=lambda: (seen.append(len(pipeline.ledger.read(0, 9999))), recovered.set()),
+    )  # fmt: skip
+    thread = threading.Thread(target=intake.run, args=(stop, ended))
+    with pipeline.ledger._writer.connect() as connection:  # the connection that is used again: it does not wait for the other one
+        connection.exec_driver_sql("PRAGMA busy_timeout = 1")
+        connection.rollback()
+    other = SqliteLedger(pipeline.ledger.path)
+    with other.write():
+        thread.start()
+        for number in range(1200):  # more than one group
+            intake.deliver(Delivery(json.dumps({"study_id": "S1", "file_path": f"{number}.dcm"}).encode(), "pubsub"))
+        until(lambda: intake.trouble == "ledger-busy")
+        assert not recovered.is_set()
+    assert recovered.wait(20)
+    stop.set()
+    ended.set()
+    thread.join(10)
+    assert seen == [1200]
+    other.close()
 
 
 def test_a_message_that_is_not_plain_keeps_its_bytes_and_is_archived(pipeline):

@@ -40,6 +40,7 @@ def test_without_an_environment_the_fixed_defaults_hold(monkeypatch):
     assert (settings.neighbour_uploads_paths, settings.described_channel) == (("/app/uploads",), "described")
     assert settings.described_stream is None
     assert (settings.status_confirm_seconds, settings.missing_file_grace_seconds) == (10, 300)
+    assert (settings.reconcile_seconds, settings.reconcile_grace_seconds) == (300, 60)
     assert settings.rejected_per_hour == 20_000
 
 

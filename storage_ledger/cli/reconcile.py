@@ -1,0 +1,64 @@
+"""`storage-ledger reconcile`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from storage_ledger.reconcile import Sweep
+
+
+def reconcile(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Look once through uploads for files that nobody will come for: a message that was lost, or what was left over.
+
+    What can be explained is handed to the service, now or when it runs again; what cannot is listed, and stays as it is.
+    Ends with 0 when all is explained, with 1 when files are listed, with 2 when it could not judge all of them. Works
+    whether `serve` runs or not.
+    """
+    from rich.console import Console
+
+    from storage_ledger import app
+    from storage_ledger.cli.output import print_json
+    from storage_ledger.settings import Settings
+
+    settings = Settings.load()
+    with Console(stderr=True).status("") as shown:  # only on a terminal
+        done = app.reconcile(settings, lambda sweep: shown.update(f"{sweep.looked_at} files, {sweep.unexplained} unexplained"))
+    if as_json:
+        print_json(asdict(done))
+    else:
+        _print(done)
+    if done.trouble is not None:
+        print(f"storage-ledger: {done.trouble}: {done.detail}", file=sys.stderr)
+        raise typer.Exit(2)
+    raise typer.Exit(1 if done.unexplained else 0)
+
+
+def _print(done: Sweep) -> None:
+    from storage_ledger.cli.output import console, safe, size, table
+
+    out = console()
+    out.print(f"[bold]Looked at[/bold]     {_files(done.looked_at)}, of these {done.young} too young, {done.changing} changing just now")
+    out.print(f"[bold]Known[/bold]         {_files(done.held)}: waiting, or quarantined")
+    out.print(f"[bold]Made up for[/bold]   {_files(done.described)} whose message was lost")
+    out.print(f"[bold]Left over[/bold]     {_files(done.leftovers)}, archived already: to be removed")
+    out.print(f"[bold]Unexplained[/bold]   {_files(done.unexplained)}")
+    if done.files:
+        out.print()
+        rows = table("Upload", "Size", "Age", "Why", "Status")
+        for file in done.files:
+            age = "" if file.age_s is None else f"{file.age_s} s"
+            rows.add_row(safe(file.path), "" if file.bytes is None else size(file.bytes), age, safe(file.code), safe(file.status))
+        out.print(rows)
+    if done.unexplained > len(done.files):
+        out.print(f"\n… and {done.unexplained - len(done.files)} more.")
+
+
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count} files"
