@@ -181,7 +181,7 @@ def _print(word: Word, answers: list[Answer], *, as_json: bool) -> None:
     rows = table("Study", "Upload", "Was", "Now")
     for answer in answers:
         was = answer.code or answer.found or "unknown to the ledger"
-        now = f"{word.kind.value}, position {answer.position}" if answer.position else "as it was: not quarantined"
+        now = f"{word.kind.value}, position {answer.position}" if answer.position else "left as it is"
         rows.add_row(safe(answer.study_id), safe(answer.upload_path), safe(was), now)
     out = console()
     out.print(rows)
