@@ -17,7 +17,7 @@ from storage_ledger.errors import LedgerUnusable, Retryable
 from storage_ledger.index.sqlite import Index
 from storage_ledger.intake import Intake
 from storage_ledger.ledger import lock
-from storage_ledger.ledger.migrate import make_folder, migrate
+from storage_ledger.ledger.migrate import make_folder, migrate, require_writable
 from storage_ledger.ledger.mirror import Mirror
 from storage_ledger.ledger.sqlite import SqliteLedger, utc_now
 from storage_ledger.metrics import Metrics
@@ -75,6 +75,18 @@ def reading(settings: Settings) -> Iterator[SqliteLedger]:
         yield ledger
     finally:
         ledger.close()
+
+
+@contextmanager
+def appending(settings: Settings) -> Iterator[SqliteLedger]:
+    """The ledger, for a command that adds a person's word to it; `serve` may run meanwhile.
+
+    Raises `LedgerUnusable`, before anything is opened, for a user who could not write: what SQLite puts beside the file
+    would be that user's, and would lock the service out.
+    """
+    require_writable(settings.ledger_file)
+    with reading(settings) as ledger:
+        yield ledger
 
 
 def reconcile(settings: Settings, on_progress: Callable[[Sweep], None]) -> Sweep:

@@ -144,11 +144,11 @@ class Notifier:
         return Told(study_id, [], status, self._client.tell(study_id, status, details), overwritten=duty)
 
     def _status(self, study_id: str, rejected: dict[str, Any] | None) -> tuple[str, dict[str, Any]]:
-        """What to say of a study now: `failed` as long as one of its files is quarantined."""
+        """What to say of a study now: see `Study.failure`."""
         if rejected is not None:
             return "failed", {"error": rejected["reason"]}
         if self._ledger.has_kind(study_id, Kind.QUARANTINED.value):
-            code = Study.of(study_id, self._ledger.study(study_id)).quarantine_code
+            code = Study.of(study_id, self._ledger.study(study_id)).failure
             if code is not None:
                 return "failed", {"error": code}
         folder = study_folder(self._archive_root, study_id)

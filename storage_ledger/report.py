@@ -5,8 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +13,28 @@ from storage_ledger.core.ids import instant
 from storage_ledger.core.layout import archive_path
 from storage_ledger.core.plan import Stage
 from storage_ledger.core.study import State, Study
-from storage_ledger.errors import LedgerError
+from storage_ledger.index.sqlite import archived_from, standing, studies_with_upload
 from storage_ledger.ledger.contract import Ledger
-from storage_ledger.ledger.engine import open_engine
 from storage_ledger.ledger.mirror import mirrored_position
-from storage_ledger.ledger.sqlite import translated, utc_now
+from storage_ledger.ledger.sqlite import utc_now
+from storage_ledger.quarantine import Waiting, in_quarantine
 from storage_ledger.settings import Settings
 
+_RETRY = "then `storage-ledger quarantine retry`"
+_DISCARD = "then `storage-ledger quarantine discard` this one"
 ACTIONS = {
-    "upload-missing": "put the file back into uploads and publish its message again",
-    "upload-unreadable": "let the service's user read it, then publish its message again",
-    "upload-is-link": "replace the link by the file itself, then publish its message again",
-    "archive-copy-missing": "restore the archive's file from a backup, or put it back into uploads and publish its message again",
-    "archive-copy-changed": "restore the archive's file from a backup, or put it back into uploads and publish its message again",
-    "archive-name-taken": "look at what lies in the study's archive folder: something that is not ours has both names",
+    "upload-missing": f"put the file back into uploads, {_RETRY}",
+    "upload-unreadable": f"let the service's user read it, {_RETRY}",
+    "upload-is-link": f"replace the link by the file itself, {_RETRY}",
+    "upload-is-folder": f"publish a message for each file in it, {_DISCARD}",
+    "upload-name-too-long": f"correct the sender and have the message published again, {_DISCARD}",
+    "archive-copy-missing": f"restore the archive's file from a backup, or put it back into uploads, {_RETRY}",
+    "archive-copy-changed": f"restore the archive's file from a backup, or put it back into uploads, {_RETRY}",
+    "archive-name-taken": f"move what is not ours out of the study's archive folder: it has both names of this file, {_RETRY}",
 }
 WAITING_LONG_S = 900
 MIRROR_LAGS_S = 60
-USUAL_ACTION = "mend the upload, then publish its message again"
+USUAL_ACTION = f"mend the upload, {_RETRY}"
 
 OUTAGE_ACTIONS = {
     "mirror-io": "look at the archive's disk and the kernel's log; it goes on by itself",
@@ -53,7 +55,7 @@ def status(ledger: Ledger, settings: Settings) -> dict[str, Any]:
     last = ledger.last()
     outages = _outages(ledger)
     waiting = [{"stage": q.stage.value, "rows": q.rows, "oldest": q.oldest, "next_due": q.next_due} for q in ledger.queue()]
-    quarantine = list(quarantined(ledger))
+    quarantine = quarantined(ledger, settings)
     volumes = [
         _volume(name, path)
         for name, path in (
@@ -101,7 +103,7 @@ def status(ledger: Ledger, settings: Settings) -> dict[str, Any]:
         "recorded_at": last.recorded_at if last else None,
         "ledger_id": ledger.ledger_id,
         "studies": ledger.count_studies(),
-        "index_position": _index_position(settings.index_file),
+        "index_position": standing(settings.index_file, ledger),
         "mirror_position": mirrored,
         "serving": serving,
         "queue": waiting,
@@ -161,24 +163,35 @@ def study(ledger: Ledger, study_id: str) -> dict[str, Any]:
     }
 
 
-def quarantined(ledger: Ledger, study_id: str | None = None) -> Iterator[dict[str, Any]]:
-    """Uploads that wait for a person, oldest first."""
-    for each in [study_id] if study_id is not None else ledger.studies_with_kind(Kind.QUARANTINED.value):
-        entries = ledger.study(each)
-        folded = Study.of(each, entries)
-        by_position = {entry.position: entry for entry in entries}
-        for path, upload in folded.uploads.items():
-            if upload.state is State.QUARANTINED:
-                entry = by_position[upload.position]
-                yield {
-                    "position": upload.position,
-                    "recorded_at": entry.recorded_at,
-                    "study_id": each,
-                    "upload_path": path,
-                    "code": upload.code,
-                    "detail": entry.data.get("detail", ""),
-                    "action": ACTIONS.get(upload.code or "", USUAL_ACTION),
-                }
+def quarantined(ledger: Ledger, settings: Settings, study_id: str | None = None) -> list[dict[str, Any]]:
+    """Uploads that wait for a person, oldest first. Of one study it also says under which others such a path was archived."""
+    studies = [study_id] if study_id is not None else _maybe_quarantined(ledger, settings.index_file)
+    return [
+        {
+            "position": each.position,
+            "recorded_at": each.recorded_at,
+            "study_id": each.study_id,
+            "upload_path": each.upload_path,
+            "code": each.code,
+            "detail": each.detail,
+            "action": ACTIONS.get(each.code, USUAL_ACTION),
+        }
+        | ({} if study_id is None else {"archived_as": _archived_as(ledger, settings.index_file, each)})
+        for each in sorted(in_quarantine(ledger, studies), key=lambda each: each.position)
+    ]
+
+
+def _maybe_quarantined(ledger: Ledger, index_file: Path) -> list[str]:
+    """Every study of which something is quarantined, and perhaps others. Without an index this reads the whole ledger."""
+    position, found = studies_with_upload(index_file, ledger, State.QUARANTINED.value) or (0, [])
+    return list(dict.fromkeys([*found, *ledger.studies_with_kind(Kind.QUARANTINED.value, after=position)]))
+
+
+def _archived_as(ledger: Ledger, index_file: Path, upload: Waiting) -> list[str]:
+    """Two study_ids may have named one upload: then the second finds nothing there any more."""
+    if upload.code != "upload-missing":
+        return []
+    return [each for each in archived_from(index_file, ledger, upload.upload_path) if each != upload.study_id]
 
 
 _NEXT = {
@@ -200,6 +213,10 @@ def _summary(entry: Entry) -> str:
             return f"archived: {data['file']['name']}, {data['file']['bytes']} bytes, {data['placement']}"
         case Kind.QUARANTINED:
             return f"quarantined: {data['code']}, {data['detail']}"
+        case Kind.RELEASED:
+            return f"released, to be tried again, by {data['by']}: {data['reason']}"
+        case Kind.DISCARDED:
+            return f"discarded by {data['by']}: {data['reason']}"
         case Kind.STATUS_SENT:
             return f"status told: {data['status']}" + (" again, it had been overwritten" if data.get("reason") == "overwritten" else "")
         case Kind.FAILED:
@@ -251,16 +268,3 @@ def _held(lock_file: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
-
-
-def _index_position(index_file: Path) -> int | None:
-    if not index_file.exists():
-        return None
-    engine = open_engine(index_file, writable=False, pool_size=1)
-    try:
-        with closing(engine.connect()) as connection, translated():
-            return int(connection.exec_driver_sql("SELECT position FROM progress").scalar() or 0)
-    except (LedgerError, Exception):  # noqa: BLE001 - an index that cannot be read is one that is not there
-        return None
-    finally:
-        engine.dispose()

@@ -1,30 +1,37 @@
-"""`storage-ledger quarantine list | show`."""
+"""`storage-ledger quarantine list | show | retry | discard`."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from storage_ledger.quarantine import Answer, Word
+
 app = typer.Typer(
-    help="See what waits for a person: files that could not be archived.",
+    help="What waits for a person: files that could not be archived. Look at it, have it tried again, or give it up.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+_Upload = Annotated[str | None, typer.Option("--upload", help="Only this upload: its path below UPLOADS_PATH, as `list` shows it.")]
+_By = Annotated[str, typer.Option("--by", help="Who decides this; it stands in the ledger.", metavar="NAME")]
+_Reason = Annotated[str, typer.Option("--reason", help="Why; it stands in the ledger.", metavar="TEXT")]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
 
 @app.command("list")
-def list_(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
+def list_(as_json: _Json = False) -> None:
     """List what is quarantined, oldest first. Ends with 1 when there is something."""
     from storage_ledger import app as wiring
     from storage_ledger import report
     from storage_ledger.cli.output import age, console, print_json, safe, table
     from storage_ledger.settings import Settings
 
-    with wiring.reading(Settings.load()) as ledger:
-        items = list(report.quarantined(ledger))
+    settings = Settings.load()
+    with wiring.reading(settings) as ledger:
+        items = report.quarantined(ledger, settings)
     if as_json:
         print_json(items)
     elif not items:
@@ -46,7 +53,7 @@ def list_(
 @app.command("show")
 def show(
     study_id: Annotated[str, typer.Argument(help="The pipeline's study_id.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: _Json = False,
 ) -> None:
     """Show what is quarantined of one study, why, and what to do. Ends with 1 when nothing is."""
     from storage_ledger import app as wiring
@@ -54,8 +61,9 @@ def show(
     from storage_ledger.cli.output import age, console, print_json, safe
     from storage_ledger.settings import Settings
 
-    with wiring.reading(Settings.load()) as ledger:
-        items = [item for item in report.quarantined(ledger, study_id) if item["study_id"] == study_id]
+    settings = Settings.load()
+    with wiring.reading(settings) as ledger:
+        items = report.quarantined(ledger, settings, study_id)
     if as_json:
         print_json(items)
     elif not items:
@@ -66,5 +74,124 @@ def show(
             out.print("[bold]Upload[/bold]   ", safe(item["upload_path"]), sep="")
             out.print(f"[bold]Since[/bold]    {item['recorded_at']} ({age(item['recorded_at'])}), position {item['position']}")
             out.print("[bold]Why[/bold]      ", safe(f"{item['code']}: {item['detail']}"), sep="")
+            for other in item["archived_as"]:
+                out.print("[bold]But[/bold]      ", safe(f"a file of this path was archived for study {other}"), sep="")
             out.print("[bold]To do[/bold]    ", safe(item["action"]), sep="")
     raise typer.Exit(0 if items else 1)
+
+
+@app.command("retry")
+def retry(
+    by: _By,
+    reason: _Reason,
+    study_id: Annotated[str | None, typer.Argument(help="The pipeline's study_id; left out with --all.")] = None,
+    upload: _Upload = None,
+    every: Annotated[bool, typer.Option("--all", help="Everything that is quarantined.")] = False,
+    code: Annotated[str | None, typer.Option("--code", help="With --all: only what is quarantined with this code.")] = None,
+    as_json: _Json = False,
+) -> None:
+    """Have quarantined files tried again, once what kept them has been mended.
+
+    `serve` does it within seconds, or when it next starts. Ends with 0 when all were quarantined and will be tried, with 1
+    when something was not (a redelivery or somebody else came first), or when there was nothing.
+    """
+    from storage_ledger.core.entries import Kind
+    from storage_ledger.quarantine import Word
+
+    if every == (study_id is not None) or (every and upload is not None) or (code is not None and not every):
+        raise typer.BadParameter("name one study, perhaps with --upload, or say --all, perhaps with --code")
+    try:
+        word = Word(Kind.RELEASED, by, reason)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    _say(word, study_id, upload, code, as_json=as_json)
+
+
+@app.command("discard")
+def discard(
+    study_id: Annotated[str, typer.Argument(help="The pipeline's study_id.")],
+    by: _By,
+    reason: _Reason,
+    upload: _Upload = None,
+    as_json: _Json = False,
+) -> None:
+    """Give quarantined files up: nobody waits for them any more. What lies in uploads stays there.
+
+    A redelivery of the message still brings the file back. Ends with 0 when all were quarantined and are discarded, with 1
+    when something was not, or when there was nothing.
+    """
+    from storage_ledger.core.entries import Kind
+    from storage_ledger.quarantine import Word
+
+    try:
+        word = Word(Kind.DISCARDED, by, reason)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    _say(word, study_id, upload, None, as_json=as_json)
+
+
+def _say(word: Word, study_id: str | None, upload: str | None, code: str | None, *, as_json: bool) -> None:
+    from storage_ledger import app as wiring
+    from storage_ledger import quarantine
+    from storage_ledger.core.entries import Kind
+    from storage_ledger.core.layout import valid_study_id
+    from storage_ledger.settings import Settings
+
+    if study_id is not None and not valid_study_id(study_id):
+        raise typer.BadParameter("no study_id is like this one")
+    if upload is not None and not _is_text(upload):
+        raise typer.BadParameter("--upload is not UTF-8, as all paths in the ledger are")
+    settings = Settings.load()
+    answers: list[Answer] = []
+    with wiring.appending(settings) as ledger:
+        if study_id is not None:
+            about = [quarantine.About(study_id, upload)]
+        else:
+            found = quarantine.in_quarantine(ledger, ledger.studies_with_kind(Kind.QUARANTINED.value))
+            about = [quarantine.About(each.study_id, each.upload_path, each.position) for each in found if code in {None, each.code}]
+        try:
+            for answer in quarantine.say(ledger, word, about):
+                answers.append(answer)  # noqa: PERF402 - those that came before an error are told, too: they are done
+        finally:
+            _print(word, answers, as_json=as_json)
+    raise typer.Exit(0 if answers and all(answer.position for answer in answers) else 1)
+
+
+def _print(word: Word, answers: list[Answer], *, as_json: bool) -> None:
+    from storage_ledger.cli.output import console, print_json, safe, table
+    from storage_ledger.core.entries import Kind
+
+    if as_json:
+        print_json(
+            [
+                {
+                    "study_id": answer.study_id,
+                    "upload_path": answer.upload_path,
+                    "found": answer.found,
+                    "code": answer.code,
+                    "position": answer.position,
+                }
+                for answer in answers
+            ]
+        )
+        return
+    if not answers:
+        print("Nothing is quarantined like that.")
+        return
+    rows = table("Study", "Upload", "Was", "Now")
+    for answer in answers:
+        was = answer.code or answer.found or "unknown to the ledger"
+        now = f"{word.kind.value}, position {answer.position}" if answer.position else "left as it is"
+        rows.add_row(safe(answer.study_id), safe(answer.upload_path), safe(was), now)
+    out = console()
+    out.print(rows)
+    if word.kind is Kind.RELEASED and any(answer.position for answer in answers):
+        out.print("\n`serve` tries them within seconds, or when it next starts.", markup=False)
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

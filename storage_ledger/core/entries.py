@@ -23,6 +23,8 @@ class Kind(StrEnum):
     FAILED = "failed"
     RECOVERED = "recovered"
     QUARANTINED = "quarantined"
+    RELEASED = "released"
+    DISCARDED = "discarded"
     STATUS_SENT = "status-sent"
 
 

@@ -3,10 +3,13 @@
     described ──place──► archived ──remove──► (upload gone)
                             └─────tell──────► status-sent ──confirm──► (stays)
               ──place──► quarantined ──tell──► status-sent ──confirm──►
+                            ├──► released ···► (place again)
+                            └──► discarded ──tell──► status-sent ──confirm──►
     rejected  ──tell──► status-sent ──confirm──►
 
 The ledger applies `changes` in the transaction of the entry itself, so that after a crash somebody is always still
 responsible. A duty whose end is no entry (`remove`, `confirm`) is dropped by who performed it, once that is durable.
+`released` and `discarded` are a person's: the first makes the `place` of an earlier `described` anew.
 """
 
 from __future__ import annotations
@@ -29,11 +32,15 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """To the work queue. `drop_confirms`: read-backs of the same study's earlier statuses are superseded."""
+    """To the work queue. `drop_confirms`: read-backs of the same study's earlier statuses are superseded.
+
+    `place_again`: positions of `described` entries whose `place` is made anew.
+    """
 
     add: tuple[Stage, ...] = ()
     drop: tuple[tuple[int, Stage], ...] = ()
     drop_confirms: bool = False
+    place_again: tuple[int, ...] = ()
 
 
 def changes(entry: NewEntry) -> Changes:
@@ -46,6 +53,10 @@ def changes(entry: NewEntry) -> Changes:
             return Changes(add=(Stage.REMOVE, Stage.TELL), drop=tuple((p, Stage.PLACE) for p in cause))
         case Kind.QUARANTINED:
             return Changes(add=(Stage.TELL,), drop=tuple((p, Stage.PLACE) for p in cause))
+        case Kind.RELEASED:
+            return Changes(place_again=(entry.payload["described"],))
+        case Kind.DISCARDED:
+            return Changes(add=(Stage.TELL,))
         case Kind.REJECTED:
             return Changes(add=(Stage.TELL,) if entry.payload.get("study_id") else ())
         case Kind.STATUS_SENT:

@@ -24,20 +24,28 @@ class State(StrEnum):
     DISCARDED = "discarded"
 
 
+OF_AN_UPLOAD = frozenset({Kind.ARCHIVED, Kind.QUARANTINED, Kind.RELEASED, Kind.DISCARDED, Kind.FAILED})
+OUTCOMES = frozenset({State.ARCHIVED, State.QUARANTINED, State.DISCARDED})
+LOST_COPY = frozenset({"archive-copy-missing", "archive-copy-changed"})
+
+
 def upload_state(kind: str, payload: dict[str, Any]) -> State | None:
     """The state that an entry puts its upload into; None where it changes nothing.
 
     described → pending ─┬→ archived
                          ├→ failed (will be tried again) → archived | quarantined
-                         └→ quarantined → (a redelivery) pending → …
+                         └→ quarantined ─┬→ (a redelivery, or `released`) pending → …
+                                         └→ discarded → (a redelivery) pending → …
     """
     match kind:
-        case Kind.DESCRIBED:
+        case Kind.DESCRIBED | Kind.RELEASED:
             return State.PENDING
         case Kind.ARCHIVED:
             return State.ARCHIVED
         case Kind.QUARANTINED:
             return State.QUARANTINED
+        case Kind.DISCARDED:
+            return State.DISCARDED
         case Kind.FAILED if payload.get("step") == "place":
             return State.FAILED
         case _:
@@ -97,7 +105,7 @@ class ArchivedFile:
 
 @dataclass(slots=True)
 class Upload:
-    """What became of one upload. `code`: why it failed or is quarantined."""
+    """What became of one upload. `code`: why it failed, is quarantined, or was when it was discarded."""
 
     state: State
     code: str | None
@@ -106,13 +114,19 @@ class Upload:
 
 @dataclass(slots=True)
 class Study:
-    """The fold. Feed it the study's entries in order; `archive` may also be fed outcomes that are about to be appended."""
+    """The fold. Feed it the study's entries in order; `archive` may also be fed outcomes that are about to be appended.
+
+    By upload path: `uploads`, how it stands; `outcomes`, what last came of it, whatever is being tried now; `sources`, the
+    names of the files that it brought; `lost`, those of whose files one was found to be missing or changed in the archive.
+    """
 
     study_id: str
     described: dict[int, Described] = field(default_factory=dict)
     uploads: dict[str, Upload] = field(default_factory=dict)
     files: dict[str, ArchivedFile] = field(default_factory=dict)
     sources: dict[str, set[str]] = field(default_factory=dict)
+    outcomes: dict[str, Upload] = field(default_factory=dict)
+    lost: set[str] = field(default_factory=set)
     speaker: Described | None = None
     _said: dict[str, Described] = field(default_factory=dict)
 
@@ -131,12 +145,19 @@ class Study:
             self.described[entry.position] = described
             self.uploads[described.upload_path] = Upload(State.PENDING, None, entry.position)
             return
-        if entry.kind not in {Kind.ARCHIVED, Kind.QUARANTINED, Kind.FAILED} or entry.cause is None:
+        if entry.kind not in OF_AN_UPLOAD or entry.cause is None:
             return
         data = entry.data
         state = upload_state(entry.kind, data)
         if state is not None:
-            self.uploads[data["upload_path"]] = Upload(state, data.get("code"), entry.position)
+            upload = Upload(state, None if state is State.PENDING else data.get("code"), entry.position)
+            self.uploads[data["upload_path"]] = upload
+            if state in OUTCOMES:
+                self.outcomes[data["upload_path"]] = upload
+            if state is State.ARCHIVED:
+                self.lost.discard(data["upload_path"])
+            elif upload.code in LOST_COPY:
+                self.lost.add(data["upload_path"])
         if entry.kind == Kind.ARCHIVED:
             file = data["file"]
             sop = (data.get("dicom") or {}).get("SOPInstanceUID")
@@ -165,6 +186,20 @@ class Study:
     def state(self) -> State:
         """Of the study as a whole."""
         return study_state(upload.state for upload in self.uploads.values())
+
+    @property
+    def failure(self) -> str | None:
+        """The code with which `failed` is what to say of the study; None where `archived` is.
+
+        It follows the outcomes: a new try changes nothing before something has come of it. `failed` as long as one upload
+        is quarantined, and where no file is there or all that were there are lost.
+        """
+        for upload in self.outcomes.values():
+            if upload.state is State.QUARANTINED:
+                return upload.code
+        if self.sources.keys() - self.lost:
+            return None
+        return next((upload.code for upload in self.outcomes.values() if upload.state is State.DISCARDED), None)
 
     @property
     def quarantine_code(self) -> str | None:

@@ -96,14 +96,15 @@ class StudyRows:
             case Kind.FAILED | Kind.QUARANTINED:
                 self.study["last_error"] = data["code"]
             case _:
-                pass
+                pass  # `released` and `discarded` say nothing of the study but the state of an upload
         state = upload_state(entry.kind, data)
         if state is not None and "upload_path" in data:
+            why = {} if state is State.PENDING else data
             self.uploads[data["upload_path"]] = {
                 "study_id": self.study["study_id"],
                 "upload_path": data["upload_path"],
                 "state": state.value,
-                "code": data.get("code"),
+                "code": why.get("code"),
                 "position": entry.position,
             }
             self.changed_uploads.add(data["upload_path"])

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DatabaseError, NoResultFound
 
 from storage_ledger import logs
 from storage_ledger.core.entries import Entry
-from storage_ledger.errors import LedgerBusy, LedgerUnusable
+from storage_ledger.errors import LedgerBusy, LedgerError, LedgerUnusable
 from storage_ledger.index.rows import StudyRows
 from storage_ledger.index.tables import INDEXES, SCHEMA, SEARCH, SEARCHED, TABLES, forget, learn, refresh, year
 from storage_ledger.ledger.contract import Ledger
@@ -130,16 +130,10 @@ class Index:
 
     def _fits(self) -> bool:
         with self._transaction() as connection:
-            sql = connection.exec_driver_sql
-            if sql("PRAGMA user_version").scalar() != SCHEMA:
-                return False
-            position, ledger_id, leaf_hash = sql("SELECT position, ledger_id, leaf_hash FROM progress").one()
-        if ledger_id != self._ledger.ledger_id:
+            progress = _progress(connection)
+        if progress is None or not _is_of(progress, self._ledger):
             return False
-        entry = self._ledger.get(position)
-        if position and (entry is None or entry.leaf_hash != leaf_hash):
-            return False
-        self.position = position
+        self.position = progress[0]
         return True
 
     @contextmanager
@@ -164,6 +158,58 @@ class Index:
         for suffix in ("", "-wal", "-shm", "-journal"):
             Path(f"{self.path}{suffix}").unlink(missing_ok=True)
         self._open()
+
+
+def standing(path: Path, ledger: Ledger) -> int | None:
+    """The position at which the index stands; None where there is none that can be read and fits this ledger."""
+    found = _ask(path, ledger, "SELECT 1", ())
+    return None if found is None else found[0]
+
+
+def studies_with_upload(path: Path, ledger: Ledger, state: str) -> tuple[int, list[str]] | None:
+    """The studies with an upload in `state` (any but `archived`), at the position that comes with them. None: see `standing`."""
+    sql = "SELECT DISTINCT study_id FROM uploads WHERE state = ? AND state <> 'archived'"  # as the index over it is written
+    found = _ask(path, ledger, sql, (state,))
+    return None if found is None else (found[0], [row[0] for row in found[1]])
+
+
+def archived_from(path: Path, ledger: Ledger, upload_path: str) -> list[str]:
+    """The studies for which an upload of this path is archived, as far as the index knows; it reads every upload."""
+    found = _ask(path, ledger, "SELECT study_id FROM uploads WHERE upload_path = ? AND state = 'archived' LIMIT 10", (upload_path,))
+    return [] if found is None else [row[0] for row in found[1]]
+
+
+def _ask(path: Path, ledger: Ledger, sql: str, values: tuple[str, ...]) -> tuple[int, Sequence[Any]] | None:
+    if not path.exists():
+        return None
+    engine = open_engine(path, writable=False, pool_size=1)
+    try:
+        with translated(), engine.begin() as connection:
+            progress = _progress(connection)
+            if progress is None or not _is_of(progress, ledger):
+                return None
+            return progress[0], connection.exec_driver_sql(sql, values).fetchall()
+    except (LedgerError, DatabaseError, NoResultFound):
+        return None  # whoever writes it will make it anew
+    finally:
+        engine.dispose()
+
+
+def _progress(connection: Connection) -> tuple[int, str, bytes] | None:
+    """How far an index of this schema has come: position, ledger_id, leaf_hash. None: of another schema."""
+    sql = connection.exec_driver_sql
+    if sql("PRAGMA user_version").scalar() != SCHEMA:
+        return None
+    row = sql("SELECT position, ledger_id, leaf_hash FROM progress").one()
+    return row[0], row[1], row[2]
+
+
+def _is_of(progress: tuple[int, str, bytes], ledger: Ledger) -> bool:
+    position, ledger_id, leaf_hash = progress
+    if ledger_id != ledger.ledger_id:
+        return False
+    entry = ledger.get(position)
+    return not position or (entry is not None and entry.leaf_hash == leaf_hash)
 
 
 class _Unreadable(Exception):

@@ -54,6 +54,10 @@ class Transaction(Protocol):
         """What was put off is due now; read-backs only if they lie more than `beyond_s` ahead (a clock was set back)."""
         ...
 
+    def study(self, study_id: str) -> list[Entry]:
+        """All entries of a study, in order, with those of this transaction; nobody else appends before it ends."""
+        ...
+
     def knows_study(self, study_id: str) -> bool:
         """Whether there is a `described` entry of it."""
         ...
@@ -131,8 +135,11 @@ class Ledger(Protocol):
         """How many studies were ever described."""
         ...
 
-    def studies_with_kind(self, kind: str) -> list[str]:
-        """The studies that have an entry of that kind, in the order of their first one."""
+    def studies_with_kind(self, kind: str, *, after: int = 0) -> list[str]:
+        """The studies that have an entry of that kind beyond position `after`, in the order of their first one.
+
+        Reads every row beyond `after`.
+        """
         ...
 
     def of_no_study(self, kinds: Sequence[str], limit: int) -> Iterator[Entry]:

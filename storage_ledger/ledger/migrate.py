@@ -85,6 +85,23 @@ def make_folder(folder: Path) -> None:
         raise LedgerUnusable("ledger-folder", f"user {os.geteuid()} may not write into {folder}: who owns it?")
 
 
+def require_writable(ledger_file: Path) -> None:
+    """See that this program and this user may append to a ledger that is there. Opens nothing that this user may not write.
+
+    Raises `LedgerUnusable`: missing, not ours to write, foreign, or newer than this program.
+    """
+    for path, needed in ((ledger_file.parent, os.R_OK | os.W_OK | os.X_OK), (ledger_file, os.R_OK | os.W_OK)):
+        if os.access(path.parent, os.X_OK) and not path.exists():
+            raise LedgerUnusable("ledger-missing", f"{path} does not exist: is LEDGER_PATH the service's?")
+        if not os.access(path, needed):
+            raise LedgerUnusable(
+                "ledger-not-writable",
+                f"user {os.geteuid()} may not write {path}, which belongs to user {path.stat().st_uid}: run this as that user "
+                "(in compose: docker compose exec storage-service storage-ledger …)",
+            )
+    _revision(ledger_file)
+
+
 def open_engine_for(ledger_file: Path) -> Engine:
     """A writing engine; a file that cannot be opened is told as such."""
     engine = open_engine(ledger_file, writable=True, pool_size=1)

@@ -111,10 +111,12 @@ class SqliteLedger:
         """See `contract.Ledger.count_studies`."""
         return int(self._rows("SELECT count(*) FROM entries WHERE version = 1")[0][0])
 
-    def studies_with_kind(self, kind: str) -> list[str]:
+    def studies_with_kind(self, kind: str, *, after: int = 0) -> list[str]:
         """See `contract.Ledger.studies_with_kind`."""
-        sql = "SELECT study_id FROM entries WHERE kind = ? AND study_id IS NOT NULL GROUP BY study_id ORDER BY min(position)"
-        return [row[0] for row in self._rows(sql, kind)]
+        sql = (
+            "SELECT study_id FROM entries WHERE position > ? AND kind = ? AND study_id IS NOT NULL GROUP BY study_id ORDER BY min(position)"
+        )
+        return [row[0] for row in self._rows(sql, after, kind)]
 
     def of_no_study(self, kinds: Sequence[str], limit: int) -> Iterator[Entry]:
         """See `contract.Ledger.of_no_study`."""
@@ -247,6 +249,8 @@ class SqliteTransaction:
                     "INSERT INTO pending (position, stage, not_before, attempts) VALUES (?, ?, ?, 0)",
                     (at, stage.value, later(rfc3339(self._now), due_in_s)),
                 )
+            for position in changes.place_again:
+                self.place_again(position)
 
     def pending_twins(self, described: Entry) -> list[int]:
         """See `contract.Transaction.pending_twins`."""
@@ -267,6 +271,10 @@ class SqliteTransaction:
         now = rfc3339(self._now)
         self._sql("UPDATE pending SET not_before = ? WHERE stage <> 'confirm' AND not_before > ?", (now, now))
         self._sql("UPDATE pending SET not_before = ? WHERE stage = 'confirm' AND not_before > ?", (now, later(now, beyond_s)))
+
+    def study(self, study_id: str) -> list[Entry]:
+        """See `contract.Transaction.study`."""
+        return [Entry(*row) for row in self._sql(f"SELECT {COLUMNS} FROM entries WHERE study_id = ? ORDER BY version", (study_id,))]  # noqa: S608 - constants
 
     def knows_study(self, study_id: str) -> bool:
         """See `contract.Transaction.knows_study`."""

@@ -1,4 +1,4 @@
-"""Intake and projector in one thread, on a real ledger, archive and uploads: step by step, in any order."""
+"""Intake, projector and (given a client) notifier in one thread, on a real ledger, archive and uploads, step by step in any order."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ from storage_ledger.core.study import Study
 from storage_ledger.intake import Intake
 from storage_ledger.ledger.contract import Duty
 from storage_ledger.metrics import Metrics
+from storage_ledger.notifier import Notifier
 from storage_ledger.outages import Outages
 from storage_ledger.projector import Projector
 from storage_ledger.sources.contract import Delivery
+from storage_ledger.status import StatusClient
 from tests.contract.making import Clock, Ledgers
 
 
@@ -45,13 +47,14 @@ class Acknowledging:
 class Pipeline:
     """One service's worth of parts below `folder`. `restart` is what a crash leaves: everything but the memory."""
 
-    def __init__(self, folder: Path, ledgers: Ledgers, *, grace_s: float = 300) -> None:
+    def __init__(self, folder: Path, ledgers: Ledgers, *, grace_s: float = 300, client: StatusClient | None = None) -> None:
         self.uploads = folder / "uploads"
         self.archive = folder / "archive"
         self.uploads.mkdir(parents=True)
         self.archive.mkdir()
         self.clock = Clock()
         self.grace_s = grace_s
+        self.client = client
         self.ledger = ledgers.open(folder / "ledger", self.clock)
         self.source = Acknowledging()
         self.restart()
@@ -67,6 +70,15 @@ class Pipeline:
             metrics=self.metrics,
             clock=self.clock,
             grace_s=self.grace_s,
+        )
+        self.notifier = self.client and Notifier(
+            self.ledger,
+            self.client,
+            archive_root=str(self.archive),
+            outages=Outages(self.ledger, self.metrics),
+            metrics=self.metrics,
+            clock=self.clock,
+            confirm_s=10,
         )
         self.intake = Intake(
             self.ledger,
@@ -93,10 +105,10 @@ class Pipeline:
         """Deliver these messages in one group."""
         self.intake.append([Delivery(raw, "pubsub") for raw in raws])
 
-    def due(self, stage: Stage) -> list[list[Duty]]:
+    def due(self, *stages: Stage) -> list[list[Duty]]:
         """What is due now, study by study."""
         groups: dict[str | None, list[Duty]] = {}
-        for duty in self.ledger.due([stage], limit=1000):
+        for duty in self.ledger.due(stages, limit=1000):
             groups.setdefault(duty.entry.study_id, []).append(duty)
         return [sorted(group, key=lambda duty: duty.entry.position) for group in groups.values()]
 
@@ -114,12 +126,22 @@ class Pipeline:
             self.projector.record_removed([self.projector.remove_batch(duties)])
         return len(duties)
 
+    def tell(self) -> int:
+        """Tell, or read back, and record what is due; returns of how many studies."""
+        if self.notifier is None:
+            return 0
+        groups = self.due(Stage.TELL, Stage.CONFIRM)
+        if groups:
+            self.notifier.record([self.notifier.tell(group) for group in groups])
+        return len(groups)
+
     def finish(self) -> None:
-        """Until nothing is left to place or to remove, moving the clock to whatever is due next."""
+        """Until nothing is left to place, to remove or to tell, moving the clock to whatever is due next."""
+        stages = [Stage.PLACE, Stage.REMOVE, *([Stage.TELL, Stage.CONFIRM] if self.notifier else [])]
         for _ in range(1000):
-            if self.place() + self.remove():
+            if self.place() + self.remove() + self.tell():
                 continue
-            due = self.ledger.next_due([Stage.PLACE, Stage.REMOVE])
+            due = self.ledger.next_due(stages)
             if due is None:
                 return
             self.clock.now = instant(due)

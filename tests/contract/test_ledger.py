@@ -111,6 +111,7 @@ def test_kinds_of_studies(ledger):
     assert (ledger.has_kind("B", "quarantined"), ledger.has_kind("A", "quarantined")) == (True, False)
     assert ledger.studies_with_kind("described") == ["A", "B"]
     assert ledger.studies_with_kind("rejected") == []
+    assert (ledger.studies_with_kind("described", after=1), ledger.studies_with_kind("quarantined", after=3)) == (["B", "A"], [])
     assert ledger.count_studies() == 2
 
 
@@ -177,6 +178,21 @@ def test_an_entrys_duties_are_made_and_discharged_in_its_own_transaction(ledger)
     assert duties(ledger) == [(2, Stage.REMOVE), (3, Stage.CONFIRM)]
     append(ledger, NewEntry(Kind.STATUS_SENT, {"status": "archived", "tells": []}, "S1", 3))
     assert duties(ledger) == [(2, Stage.REMOVE), (4, Stage.CONFIRM)]
+
+
+def test_a_word_of_release_makes_the_duty_to_place_anew_in_its_own_transaction(ledger, clock):
+    append(ledger, said(), NewEntry(Kind.QUARANTINED, {}, "S1", 1), NewEntry(Kind.STATUS_SENT, {"tells": [2]}, "S1", 2))
+    clock.move(5)
+    with pytest.raises(Boom):
+        append_and_fail(ledger, NewEntry(Kind.RELEASED, {"described": 1}, "S1", 2))
+    assert duties(ledger) == [(3, Stage.CONFIRM)]
+    append(ledger, NewEntry(Kind.RELEASED, {"described": 1}, "S1", 2))
+    assert duties(ledger) == [(1, Stage.PLACE), (3, Stage.CONFIRM)]
+    assert [(duty.entry.position, duty.attempts, duty.not_before) for duty in ledger.due([Stage.PLACE], limit=9)] == [
+        (1, 0, rfc3339(clock.now))
+    ]
+    append(ledger, NewEntry(Kind.QUARANTINED, {}, "S1", 1), NewEntry(Kind.DISCARDED, {}, "S1", 5))
+    assert duties(ledger) == [(3, Stage.CONFIRM), (5, Stage.TELL), (6, Stage.TELL)]
 
 
 def test_a_new_status_ends_the_read_backs_of_earlier_ones_of_its_own_study_only(ledger):
@@ -394,6 +410,15 @@ def test_what_waits_for_the_commit_sees_the_entry_durable(ledger):
         tx.on_commit(lambda: seen.append(ledger.last()))
         assert ledger.last() is None
     assert [entry.position for entry in seen] == [1]
+
+
+def test_a_transaction_reads_a_study_with_what_it_has_appended_itself(ledger):
+    append(ledger, said("A"), said("B"))
+    with ledger.write() as tx:
+        entry = tx.append(said("A"))
+        assert [each.position for each in tx.study("A")] == [1, entry.position]
+        assert tx.study("A")[-1] == entry
+        assert tx.study("C") == []
 
 
 def test_a_transaction_sees_its_own_entries(ledger):

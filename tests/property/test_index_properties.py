@@ -57,6 +57,14 @@ steps = st.one_of(
     ),
     st.builds(lambda study, path: NewEntry(Kind.QUARANTINED, {"code": "upload-missing", "upload_path": path}, study), studies, paths),
     st.builds(
+        lambda kind, study, path: NewEntry(
+            kind, {"code": "upload-missing", "upload_path": path, "described": 1, "by": "x", "reason": "y"}, study
+        ),
+        st.sampled_from([Kind.RELEASED, Kind.DISCARDED]),
+        studies,
+        paths,
+    ),
+    st.builds(
         lambda study, step, path: NewEntry(
             Kind.FAILED, {"step": step, "code": "archive-io"} | ({"upload_path": path} if path else {}), study
         ),

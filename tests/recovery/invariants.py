@@ -21,6 +21,7 @@ from pathlib import Path
 HEADER = ["cause", "entry_id", "kind", "payload_sha256", "position", "recorded_at", "schema", "study_id", "version"]
 GROUPS = ["patient_info", "study_info", "modality_info", "exposure_info", "location_info"]
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
+OUTCOMES = {"archived", "quarantined", "discarded"}
 UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
@@ -66,6 +67,8 @@ class Checker:
         self.check_mirror()
         self.check_uploads()
         self.check_duties()
+        self.check_words_of_persons()
+        self.check_told()
         self.check_index()
         archived = sorted({e["study_id"] for e in self.entries if e["kind"] == "archived"})
         return {"violations": self.violations, "counts": dict(Counter(e["kind"] for e in self.entries)), "archived": archived}
@@ -266,13 +269,69 @@ class Checker:
                     if o["kind"] == "described" and (o["study_id"], o["data"].get("upload_path")) == key and o is not e
                 ):
                     self.bad("nobody-responsible", position=e["position"], stage="place")
-            elif e["kind"] in {"archived", "quarantined"} and e["position"] not in told and (e["position"], "tell") not in duties:
+            elif e["kind"] in OUTCOMES and e["position"] not in told and (e["position"], "tell") not in duties:
                 self.bad("nobody-responsible", position=e["position"], stage="tell")
+            elif e["kind"] == "released":  # tried again since, or somebody still has to
+                position = e["data"]["described"]
+                message = self.by_position[position]["data"]["message"]
+                if (position, "place") not in duties and not any(
+                    o["kind"] in {"archived", "quarantined"}
+                    and (o["study_id"], o["data"]["upload_path"]) == key
+                    and self.by_position[o["cause"]]["data"]["message"] == message
+                    for o in self.entries[e["position"] :]
+                ):
+                    self.bad("nobody-responsible", position=e["position"], stage="place again")
         for position, stage in duties:
             if position not in self.by_position:
                 self.bad("duty-without-entry", position=position, stage=stage)
             if self.settled and stage != "confirm":
                 self.bad("duty-left", position=position, stage=stage)
+
+    def check_words_of_persons(self):
+        """`released` and `discarded` answer the last word on their upload, which is `quarantined`, and each of these once."""
+        last = {}
+        for e in self.entries:
+            key = (e["study_id"], e["data"].get("upload_path"))
+            if e["kind"] in {"released", "discarded"}:
+                cause = last.get(key)
+                if cause is None or cause["kind"] != "quarantined" or cause["position"] != e["cause"]:
+                    self.bad("word-on-what-is-not-quarantined", position=e["position"])
+                elif e["data"].get("code") != cause["data"]["code"]:
+                    self.bad("word-with-another-code", position=e["position"])
+                if not e["data"].get("by") or not e["data"].get("reason"):
+                    self.bad("word-of-nobody", position=e["position"])
+                if e["kind"] == "released":
+                    described = self.by_position.get(e["data"].get("described"))
+                    if described is None or (described["study_id"], described["data"].get("upload_path"), described["kind"]) != (
+                        *key,
+                        "described",
+                    ):
+                        self.bad("released-without-described", position=e["position"])
+            if e["kind"] in {"described", "archived", "quarantined", "released", "discarded"}:
+                last[key] = e
+
+    def check_told(self):
+        """Invariant 6: `failed` as long as a file is quarantined; `archived` when one is there; else `failed`."""
+        if not self.settled:
+            return
+        words = defaultdict(dict)  # study → upload → its last outcome
+        lost = defaultdict(dict)  # study → upload → whether what it had brought was found to be lost
+        told = {}
+        for e in self.entries:
+            if e["kind"] in OUTCOMES:
+                path = e["data"]["upload_path"]
+                words[e["study_id"]][path] = e["kind"]
+                if e["kind"] == "archived":
+                    lost[e["study_id"]][path] = False
+                elif e["data"]["code"] in {"archive-copy-missing", "archive-copy-changed"}:
+                    lost[e["study_id"]][path] = True
+            elif e["kind"] == "status-sent":
+                told[e["study_id"]] = e["data"]["status"]
+        for study, outcomes in words.items():
+            there = any(not gone for gone in lost[study].values())
+            expected = "archived" if there and "quarantined" not in outcomes.values() else "failed"
+            if told.get(study) != expected:
+                self.bad("told-otherwise", study_id=study, expected=expected, told=told.get(study))
 
     def check_index(self):
         if not self.settled or not self.entries:  # of an empty ledger there may be no index yet

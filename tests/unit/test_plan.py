@@ -15,6 +15,8 @@ CHANGES = {
         Changes(add=(Stage.REMOVE, Stage.TELL), drop=((7, Stage.PLACE),)),
     ),
     Kind.QUARANTINED: (NewEntry(Kind.QUARANTINED, {}, "S1", cause=7), Changes(add=(Stage.TELL,), drop=((7, Stage.PLACE),))),
+    Kind.RELEASED: (NewEntry(Kind.RELEASED, {"described": 7}, "S1", cause=9), Changes(place_again=(7,))),
+    Kind.DISCARDED: (NewEntry(Kind.DISCARDED, {}, "S1", cause=9), Changes(add=(Stage.TELL,))),
     Kind.REJECTED: (NewEntry(Kind.REJECTED, {"study_id": "S1"}), Changes(add=(Stage.TELL,))),
     Kind.STATUS_SENT: (
         NewEntry(Kind.STATUS_SENT, {"tells": [8, 9]}, "S1", cause=9),

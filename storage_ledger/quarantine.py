@@ -1,0 +1,125 @@
+"""What waits for a person, and the person's word: `released`, it is tried again, or `discarded`, nobody waits for it any more.
+
+It does not matter whether `serve` runs: a word is an entry, and what it asks for is in the work queue, where `serve` looks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from storage_ledger.core.entries import Kind, NewEntry
+from storage_ledger.core.plan import Stage
+from storage_ledger.core.study import State, Study
+from storage_ledger.ledger.contract import Ledger, Transaction
+
+MAX_BY = 100
+MAX_REASON = 1000
+STUDIES_A_COMMIT = 100  # `serve` waits for its turn meanwhile
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """An upload that is quarantined. `position`: of the entry that says so."""
+
+    study_id: str
+    upload_path: str
+    position: int
+    recorded_at: str
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """Of a person. `ValueError` says what is wrong with a text: it goes into the ledger, and onto terminals, as it is."""
+
+    kind: Literal[Kind.RELEASED, Kind.DISCARDED]
+    by: str
+    reason: str
+
+    def __post_init__(self) -> None:
+        _check("--by", self.by, MAX_BY)
+        _check("--reason", self.reason, MAX_REASON)
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a word is about: all of the study that is quarantined, or one upload, or that only while `position` is its last word."""
+
+    study_id: str
+    upload_path: str | None = None
+    position: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of a word on one upload. `position`: of the new entry, None where there was nothing to be said.
+
+    `found`: how the upload stood; None where the ledger knows nothing of it. `code`: why it was quarantined.
+    """
+
+    study_id: str
+    upload_path: str | None
+    found: State | None
+    code: str | None = None
+    position: int | None = None
+
+
+def in_quarantine(ledger: Ledger, studies: Iterable[str]) -> Iterator[Waiting]:
+    """What is quarantined of these studies, study by study."""
+    for study_id in studies:
+        entries = ledger.study(study_id)
+        by_position = {entry.position: entry for entry in entries}
+        for path, upload in Study.of(study_id, entries).uploads.items():
+            if upload.state is State.QUARANTINED:
+                entry = by_position[upload.position]
+                yield Waiting(study_id, path, entry.position, entry.recorded_at, upload.code or "", entry.data.get("detail", ""))
+
+
+def say(ledger: Ledger, word: Word, about: Sequence[About]) -> Iterator[Answer]:
+    """Append the word for each upload that is quarantined; it is durable when its answer comes.
+
+    Looked at and appended in one transaction: of two persons the second is told that it is no longer quarantined. Raises
+    `LedgerBusy`: what was not answered was not appended, and all of it may be said again.
+    """
+    for start in range(0, len(about), STUDIES_A_COMMIT):
+        with ledger.write() as tx:
+            answers = [answer for each in about[start : start + STUDIES_A_COMMIT] for answer in _say(tx, word, each)]
+        yield from answers
+
+
+def _say(tx: Transaction, word: Word, about: About) -> list[Answer]:
+    study = Study.of(about.study_id, tx.study(about.study_id))
+    paths = [path for path, upload in study.uploads.items() if upload.state is State.QUARANTINED]
+    if about.upload_path is not None:
+        paths = [about.upload_path]
+    if not paths:
+        return [Answer(about.study_id, None, study.state if study.uploads else None)]
+    return [_say_of(tx, word, study, path, about.position) for path in paths]
+
+
+def _say_of(tx: Transaction, word: Word, study: Study, path: str, position: int | None) -> Answer:
+    upload = study.uploads.get(path)
+    if upload is None:
+        return Answer(study.study_id, path, None)
+    described = [each.position for each in study.described.values() if each.upload_path == path]
+    if any(tx.is_pending(each, Stage.PLACE) for each in described):  # a redelivery that came while the first was being judged
+        return Answer(study.study_id, path, State.PENDING)
+    if upload.state is not State.QUARANTINED or position not in {None, upload.position}:
+        return Answer(study.study_id, path, upload.state)
+    payload: dict[str, Any] = {"upload_path": path, "code": upload.code, "by": word.by, "reason": word.reason}
+    if word.kind is Kind.RELEASED:
+        payload["described"] = max(described)  # the last word about it counts, whichever was judged last
+    entry = tx.append(NewEntry(word.kind, payload, study.study_id, upload.position))
+    return Answer(study.study_id, path, upload.state, upload.code, entry.position)
+
+
+def _check(name: str, text: str, most: int) -> None:
+    if not text.strip():
+        raise ValueError(f"{name} is empty: whoever asks later wants to know")
+    if len(text) > most:
+        raise ValueError(f"{name} has {len(text)} characters; {most} are allowed")
+    if not text.isprintable():
+        raise ValueError(f"{name} has line breaks or characters that cannot be seen; one plain line is allowed")
