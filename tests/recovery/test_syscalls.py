@@ -1,0 +1,196 @@
+"""Each system call of the file and ledger paths fails once, or is the last that the process ever makes.
+
+A run of the driver is traced once to see its calls; each one that touches uploads, archive or ledger is a place for a
+fault: SIGKILL instead of it, or EIO or ENOSPC from it. Then the service's parts go on, or start again, and everything is checked.
+
+STORAGE_LEDGER_POINTS: how many faults (60; 0: every one), STORAGE_LEDGER_SEED: which.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import threading
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.recovery import tracing
+from tests.recovery.trial import Driver, Trial, Violations, copy_of, empty, template
+from tests.support.figures import note
+
+POINTS = int(os.environ.get("STORAGE_LEDGER_POINTS", "60"))
+SEED = int(os.environ.get("STORAGE_LEDGER_SEED", "5"))
+HANDS = 2
+AREAS = ("uploads", "archive", "ledger")
+CUT_SHORT = 12  # killed runs whose recoveries meet faults as well
+NEVER_FSYNCED_AGAIN = frozenset({"file-fsynced-again", "folder-fsynced-again", "ledger-fsynced-again"})
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A fault: what happens to the call `name` number `number` of the run that begins at `start`."""
+
+    start: str
+    name: str
+    number: int
+    fault: str
+    area: str = ""
+
+    @property
+    def inject(self) -> str:
+        """For strace."""
+        what = "signal=SIGKILL" if self.fault == "SIGKILL" else f"error={self.fault}"
+        return f"{self.name}:{what}:when={self.number}"
+
+
+class Bench:
+    """The beginnings of runs, the calls of each, and as many hands as may work on trials at once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.drivers: list[Driver] = []
+        self._mine = threading.local()
+        self._count = 0
+        self._lock = threading.Lock()
+        driver = self.driver()
+        self.starts: dict[str, Trial] = {"first": empty(driver, folder / "first"), "work": template(driver, folder / "work")}
+        self.calls: dict[str, list[tracing.Call]] = {}
+
+    def driver(self) -> Driver:
+        """This thread's own."""
+        if not hasattr(self._mine, "driver"):
+            with self._lock:
+                folder = self.folder / f"hand-{len(self.drivers)}"
+                folder.mkdir()
+                self._mine.driver = Driver(folder)
+                self.drivers.append(self._mine.driver)
+        found: Driver = self._mine.driver
+        return found
+
+    def close(self) -> None:
+        """End what runs."""
+        for driver in self.drivers:
+            driver.close()
+
+    def trial(self, start: str) -> Trial:
+        """A copy of that beginning."""
+        with self._lock:
+            self._count += 1
+            root = self.folder / f"trial-{self._count}"
+        driver = self.driver()
+        driver.status.forget()
+        return copy_of(self.starts[start], driver, root)
+
+    def points(self, start: str) -> list[Point]:
+        """Every fault that a run from there can meet."""
+        trial = self.trial(start)
+        ended = trial.run(traced=tracing.ALL)
+        assert ended.code == 0, ended.why
+        trial.check(settled=True)
+        assert trial.violations == []
+        roots = {f"{trial.root / area}": area for area in AREAS}
+        found = []
+        for call in ended.trace:
+            area = next((area for root, area in roots.items() if root in call.arguments), None)
+            if area is not None:
+                faults = ["SIGKILL", "EIO", *(["ENOSPC"] if call.name in tracing.TAKES_SPACE else [])]
+                found += [Point(start, call.name, call.number, fault, area) for fault in faults]
+        shutil.rmtree(trial.root)
+        return found
+
+    def cut_short(self, point: Point) -> str:
+        """A run that was killed at `point` is a beginning of its own. Returns its name."""
+        trial = self.trial(point.start)
+        trial.run(inject=point.inject, traced=[point.name])
+        assert trial.violations == [], point
+        name = f"after {point.start} {point.name}:{point.number}"
+        self.starts[name] = trial
+        return name
+
+    def meet(self, point: Point, again: Point | None = None) -> Violations:
+        """One trial: the fault, in a share of the trials another one in the recovery, and what is left then."""
+        trial = self.trial(point.start)
+        of_error = point.fault != "SIGKILL"
+        ended = trial.run(inject=point.inject, traced=tracing.ALL if of_error and "sync" in point.name else [point.name])
+        hit = any(call.injected for call in ended.trace) if of_error else ended.code is None
+        if not hit:
+            trial.bad("never-met")  # a run that is not the same each time: the fault fell elsewhere, or nowhere
+        trial.violations += tracing.fsynced_again(ended.trace, archive=trial.archive, ledger=trial.ledger)
+        if ended.code:
+            trial.ended_by_error(ended)
+        if again is not None:
+            trial.run(inject=again.inject, traced=[again.name])
+        if ended.code != 0 or again is not None:
+            trial.settle()
+        trial.check(settled=True)
+        for violation in trial.violations:
+            violation["point"] = f"{point.start}: {point.inject}" + (f", then {again.inject}" if again else "")
+            violation["area"] = point.area
+        shutil.rmtree(trial.root)
+        return trial.violations
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    tracing.needs_strace()
+    made = Bench(tmp_path_factory.mktemp("syscalls"))
+    yield made
+    made.close()
+
+
+def spread(points: list[Point], count: int, rng: random.Random) -> list[Point]:
+    """So many of them (0: all): one of each kind of call, area and fault, as often as it takes; archive and uploads first."""
+    kinds: dict[tuple[str, ...], list[Point]] = defaultdict(list)
+    for point in points:
+        kinds[point.start.partition(" ")[0], point.area, point.name, point.fault].append(point)
+    for group in kinds.values():
+        rng.shuffle(group)
+    rounds = []
+    groups = list(kinds.values())
+    while groups:
+        rng.shuffle(groups)
+        groups.sort(key=lambda group: group[0].area == "ledger")
+        rounds += [group.pop() for group in groups]
+        groups = [group for group in groups if group]
+    return rounds[:count] if count else rounds
+
+
+@pytest.mark.timeout(4 * 3600)
+def test_every_system_call_may_fail_or_be_the_last(bench: Bench) -> None:
+    rng = random.Random(SEED)
+    points = bench.points("work") + bench.points("first")
+    killed = [point for point in points if point.fault == "SIGKILL" and point.name in tracing.CHANGES]
+    recoveries: list[Point] = []
+    for point in rng.sample(killed, CUT_SHORT if POINTS == 0 or POINTS > 1000 else 1):
+        recoveries += bench.points(bench.cut_short(point))
+    share = POINTS // 4
+    chosen = spread(points, POINTS - share if POINTS else 0, rng) + spread(recoveries, share, rng)
+    trials = [(point, rng.choice(recoveries) if n % 8 == 0 else None) for n, point in enumerate(chosen)]
+    violations: Violations = []
+    done = studies = 0
+    with ThreadPoolExecutor(HANDS) as pool:
+        futures = {pool.submit(bench.meet, *trial): trial[0] for trial in trials}
+        for future in as_completed(futures):
+            violations += [found for found in future.result() if found["code"] not in NEVER_FSYNCED_AGAIN]
+            done += 1
+            studies += bench.starts[futures[future].start].scenario.studies
+            note("syscalls", points=done, of=len(trials), studies=studies, seed=SEED, violations=len(violations))
+    assert violations == []
+
+
+@pytest.fixture(scope="module")
+def after_failed_fsyncs(bench: Bench) -> Violations:
+    points = [point for point in bench.points("work") if point.name in {"fsync", "fdatasync"} and point.fault == "EIO"]
+    with ThreadPoolExecutor(HANDS) as pool:
+        return [found for violations in pool.map(bench.meet, points) for found in violations]
+
+
+@pytest.mark.parametrize("code", sorted(NEVER_FSYNCED_AGAIN))
+def test_what_an_fsync_failed_of_is_never_trusted_after_another_one(after_failed_fsyncs: Violations, code: str) -> None:
+    assert [found for found in after_failed_fsyncs if found["code"] == code] == []
