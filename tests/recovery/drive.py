@@ -3,10 +3,10 @@
     python drive.py SOCKET STATUS_URL
 
 imports once, listens on a Unix socket, and forks for each connection: a run costs its work, not its imports. What goes
-over the connection is one JSON object a line. It begins with the job, `{"root": …, "groups": [[message in hex, …], …]}`;
-the child answers `{"pid": …}` and waits for a line, so that a tracer can attach. Then it tells `{"acknowledged": n}`, the
-number of a group, when that is recorded; `{"stuck": [step, …]}` when it comes no further, and waits for a line; and in the
-end `{"done": exit code, …}`. A connection that ends without that is a process that was killed.
+over the connection is one JSON object a line. It begins with the job, `{"root": …, "folders": {"uploads": …, …}, "groups":
+[[message in hex, …], …]}`; the child answers `{"pid": …}` and waits for a line, so that a tracer can attach. Then it tells
+`{"acknowledged": n}`, the number of a group, when that is recorded; `{"stuck": [step, …]}` when it comes no further, and
+waits for a line; and in the end `{"done": exit code, …}`. A connection that ends without that is a process that was killed.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def serve(path: str, status_url: str) -> None:
         listener.listen()
         selector.register(listener, selectors.EVENT_READ)
         selector.register(sys.stdin, selectors.EVENT_READ)
-        print("listening", flush=True)
+        os.write(1, b"listening\n")
         while True:
             ready = [key.fileobj for key, _ in selector.select()]
             if sys.stdin in ready:
@@ -174,15 +174,12 @@ def child(connection: socket.socket, client: StatusClient, status_url: str) -> N
     code, ended = 2, {}
     try:
         job = json.loads(lines.readline())
-        root = Path(job["root"])
-        output = os.open(root / "drive.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
+        output = os.open(f"{job['root']}/drive.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
         os.dup2(output, 1)
         os.dup2(output, 2)
         os.chdir("/")
         settings = Settings(
-            uploads_path=root / "uploads",
-            archive_path=root / "archive",
-            ledger_path=root / "ledger",
+            **{f"{name}_path": Path(path) for name, path in job["folders"].items()},
             status_service_url=status_url,
             missing_file_grace_seconds=0,
             status_confirm_seconds=0,
