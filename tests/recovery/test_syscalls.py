@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +24,14 @@ import pytest
 from tests.recovery import tracing
 from tests.recovery.trial import Driver, Trial, Violations, copy_of, empty, summary, template
 from tests.support.figures import note
+from tests.support.stack import Stack
+from tests.support.status_server import StatusServer
+from tests.support.valkey import Valkey
+from tests.support.waiting import until
 
 POINTS = int(os.environ.get("STORAGE_LEDGER_POINTS", "60"))
 SEED = int(os.environ.get("STORAGE_LEDGER_SEED", "5"))
+SERVED = 200 if POINTS == 0 else POINTS // 10 if POINTS >= 600 else 2  # of them on the whole service
 HANDS = 2
 AREAS = ("uploads", "archive", "ledger")
 CUT_SHORT = 12  # killed runs whose recoveries meet faults as well
@@ -212,3 +217,105 @@ def after_failed_fsyncs(bench: Bench) -> Violations:
 @pytest.mark.parametrize("code", sorted(NEVER_FSYNCED_AGAIN))
 def test_what_an_fsync_failed_of_is_never_trusted_after_another_one(after_failed_fsyncs: Violations, code: str) -> None:
     assert [found for found in after_failed_fsyncs if found["code"] == code] == []
+
+
+MESSAGES = 6
+
+
+def served(
+    root: Path, valkey: Valkey, status_server: StatusServer, name: str, inject: str | None, names: Sequence[str]
+) -> tuple[Stack, bool, Violations]:
+    """The whole service under strace, with all its threads. Whether the fault was met, and what was wrong."""
+    stack = Stack(root, valkey, status_server.url)
+    trace = root / "trace"
+    violations: Violations = []
+    files = {f"{name}-{n}": random.Random(f"{name}-{n}").randbytes(20_000) for n in range(MESSAGES)}
+    for study_id, data in files.items():
+        (stack.uploads / f"{study_id}.dcm").write_bytes(data)
+
+    def publish() -> None:
+        for study_id in files:
+            if (stack.uploads / f"{study_id}.dcm").exists():
+                stack.publish({"study_id": study_id, "file_path": f"{study_id}.dcm"})
+
+    def ended() -> bool:
+        assert stack.process is not None
+        return stack.process.poll() is not None
+
+    def done() -> bool:
+        return all(status_server.status(study_id) == "archived" for study_id in files) and stack.idle()
+
+    try:
+        stack.start(ready=False, under=["strace", "-f", "--seccomp-bpf", "-qq", *tracing.options(trace, names, inject)])
+        until(lambda: ended() or stack.metric("storage_ledger_source_subscribed") == 1, 60)
+        publish()
+        stack.publish(b"{")
+        try:
+            until(lambda: ended() or done(), 40, every_s=0.05)
+        except AssertionError:
+            violations.append({"code": "comes-no-further"})
+            stack.kill()
+        assert stack.process is not None
+        code = stack.process.poll() if ended() else stack.stop()
+        hit = any(call.injected for call in tracing.calls(trace)) or code == -9
+        if code == 2:
+            died = [line for line in stack.log.read_text().splitlines() if "thread.died" in line and "code=ledger-damaged" not in line]
+            violations += [{"code": "ended-by-an-error", "why": line} for line in died]
+        if code:
+            stack.start()
+            publish()
+            until(done, 60, what="recovery to finish", every_s=0.05)
+            assert stack.stop() == 0
+        violations += stack.check()["violations"]
+        for study_id, data in files.items():
+            archived = [path.read_bytes() for path in (stack.archive / study_id).iterdir() if path.name != "metadata.json"]
+            if archived != [data]:
+                violations.append({"code": "archive-differs", "study_id": study_id})
+        return stack, hit, [{**violation, "point": f"serve: {inject}"} for violation in violations]
+    finally:
+        stack.close()
+
+
+@pytest.mark.timeout(4 * 3600)
+def test_the_whole_service_outlives_a_system_call_that_fails(tmp_path: Path, valkey: Valkey, status_server: StatusServer) -> None:
+    """With all threads: which of them is hit, and when, is left to chance; a number counts for each thread by itself."""
+    tracing.needs_strace()
+    rng = random.Random(SEED)
+    (tmp_path / "whole").mkdir()
+    stack, _, violations = served(tmp_path / "whole", valkey, status_server, "whole", None, tracing.ALL)
+    assert violations == []
+    roots = [str(stack.uploads), str(stack.archive), str(stack.ledger)]
+    calls = [call for call in tracing.calls(tmp_path / "whole" / "trace") if any(root in call.arguments for root in roots)]
+    kinds: dict[str, list[tracing.Call]] = defaultdict(list)
+    for call in calls:
+        if call.may_fail:
+            kinds[call.name].append(call)
+    done = met = 0
+
+    def one(n: int) -> tuple[bool, Violations]:
+        with lock:
+            call = rng.choice(kinds[rng.choice(sorted(kinds))])
+            fault = rng.choice(["signal=SIGKILL", "error=EIO", *(["error=ENOSPC"] if call.name in tracing.TAKES_SPACE else [])])
+        root = tmp_path / f"point-{n}"
+        root.mkdir()
+        _, hit, found = served(root, valkey, status_server, f"p{n}", f"{call.name}:{fault}:when={call.number}", [call.name])
+        shutil.rmtree(root)
+        return hit, found
+
+    lock = threading.Lock()
+    with ThreadPoolExecutor(HANDS) as pool:
+        for hit, found in pool.map(one, range(SERVED)):
+            violations += found
+            done += 1
+            met += hit
+            note(
+                "syscalls of serve",
+                points=met,
+                of=SERVED,
+                studies=done * MESSAGES,
+                seed=SEED,
+                violations=len(violations),
+                found=violations[:20],
+            )
+    assert not violations, summary(violations)
+    assert met, "no fault was met"

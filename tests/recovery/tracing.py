@@ -28,6 +28,9 @@ TAKES_SPACE = frozenset({
 """What may say ENOSPC; an fsync does where space is taken late."""
 
 _LINE = re.compile(r"(?:(\d+) +)?(\w+)\((.*)\)\s+= (-?\w+|\?)(.*)$")
+_UNFINISHED = " <unfinished ...>"
+_BEGUN = re.compile(r"(\d+) +((\w+)\(.*)$")
+_RESUMED = re.compile(r"(\d+) +<\.\.\. \w+ resumed>(.*)$")
 _PATH = re.compile(r'(?:AT_FDCWD|\d+)<([^>]*)>(?:, "([^"]*)")?|"([^"]*)"')
 _NAMED = frozenset({"openat", "newfstatat", "fchmodat", "unlinkat", "mkdirat", "linkat", "renameat", "renameat2", "utimensat", "statx"})
 
@@ -93,14 +96,28 @@ def attach(pid: int, arguments: list[str]) -> subprocess.Popen[str]:
 
 
 def calls(trace: Path) -> Iterator[Call]:
-    """Those of a trace, in order."""
+    """Those of a trace, in the order in which they returned."""
     counts: Counter[tuple[str, str]] = Counter()
+    begun: dict[str, tuple[str, int]] = {}  # of several threads one may be interrupted by the line of another
     for line in trace.read_text(encoding="utf-8", errors="replace").splitlines():
-        match = _LINE.match(line)
-        if match is not None:
-            process, name, arguments, result, rest = match.groups()
-            counts[process or "", name] += 1
-            yield Call(name, counts[process or "", name], arguments, result, "(INJECTED)" in rest)
+        if line.endswith(_UNFINISHED):
+            match = _BEGUN.match(line)
+            assert match is not None, line
+            thread, start, name = match.groups()
+            counts[thread, name] += 1
+            begun[thread] = start.removesuffix(_UNFINISHED), counts[thread, name]
+            continue
+        number = 0
+        if (match := _RESUMED.match(line)) is not None:
+            thread, rest = match.groups()
+            start, number = begun.pop(thread)
+            line = f"{thread} {start}{rest}"  # noqa: PLW2901 - whole again
+        if (match := _LINE.match(line)) is not None:
+            thread, name, arguments, result, rest = match.groups()
+            if not number:
+                counts[thread or "", name] += 1
+                number = counts[thread or "", name]
+            yield Call(name, number, arguments, result, "(INJECTED)" in rest)
 
 
 def fsynced_again(made: Iterable[Call], *, archive: Path, ledger: Path) -> list[dict[str, str]]:
