@@ -6,7 +6,7 @@ import errno as errnos
 import os
 import stat
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,7 +85,7 @@ class Uploads:
                 _refuse_special(status.st_mode)  # it may have been replaced since the look before
                 yield Upload(descriptor, Identity.of(status))
             finally:
-                os.close(descriptor)
+                _close(descriptor)
 
     def look(self, path: str) -> Identity | None:
         """What lies there now; None when nothing does, or nothing that could be an upload."""
@@ -152,11 +152,16 @@ class Uploads:
                 with _translated():
                     _refuse_link(os.stat(part, dir_fd=current, follow_symlinks=False).st_mode)
                     below = os.open(part, _FOLDER, dir_fd=current)
-                os.close(current)
+                _close(current)
                 current = below
             yield current, name
         finally:
-            os.close(current)
+            _close(current)
+
+
+def _close(descriptor: int) -> None:
+    with suppress(OSError):  # what was only read has nothing to lose
+        os.close(descriptor)
 
 
 def _walk(folder: int, prefix: str, depth: int) -> Generator[Found]:

@@ -119,6 +119,11 @@ def _prepare(connection: Any, *, writable: bool, durable: bool, wal: bool) -> No
     connection.execute("PRAGMA fullfsync = ON")  # macOS: a plain fsync does not reach the disk
     connection.execute("PRAGMA checkpoint_fullfsync = ON")
     connection.execute("PRAGMA journal_size_limit = 67108864")
+    # A file that could not be opened for writing, if only this once, SQLite opens for reading and says nothing: such a
+    # connection in the pool would refuse every write from now on.
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("PRAGMA user_version = 0")  # the beginning alone succeeds; this is refused, or taken back
+    connection.execute("ROLLBACK")
 
 
 def _quoted(path: Path) -> str:

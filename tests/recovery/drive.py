@@ -1,0 +1,206 @@
+"""The service's own parts, driven in one thread from the messages to the end: each run makes the same system calls.
+
+    python drive.py SOCKET STATUS_URL
+
+imports once, listens on a Unix socket, and forks for each connection: a run costs its work, not its imports. What goes
+over the connection is one JSON object a line. It begins with the job, `{"root": …, "folders": {"uploads": …, …}, "groups":
+[[message in hex, …], …]}`; the child answers `{"pid": …}` and waits for a line, so that a tracer can attach. Then it tells
+`{"acknowledged": n}`, the number of a group, when that is recorded; `{"stuck": [step, …]}` when it comes no further, and
+waits for a line; and in the end `{"done": exit code, …}`. A connection that ends without that is a process that was killed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+import traceback
+from collections import deque
+from collections.abc import Callable
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from storage_ledger import app, logs
+from storage_ledger.core.plan import Stage
+from storage_ledger.errors import LedgerBusy, StorageLedgerError
+from storage_ledger.ledger import lock
+from storage_ledger.ledger import migrate as migrations
+from storage_ledger.ledger.contract import Duty
+from storage_ledger.service import Parts
+from storage_ledger.settings import Settings
+from storage_ledger.sources.contract import Delivery
+from storage_ledger.status import StatusClient
+
+Tell = Callable[[dict[str, Any]], None]
+STUCK_AFTER = 4  # rounds in which nothing moved
+ROUNDS = 400
+WORK = (Stage.PLACE, Stage.REMOVE, Stage.TELL)
+PR_SET_PTRACER = 0x59616D61
+
+
+class Always(Event):
+    """Set, and stays so: for `Index.run`, which then follows to the end and returns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.set()
+
+    def clear(self) -> None:
+        """Not this one."""
+
+
+def run(settings: Settings, client: StatusClient, groups: list[list[bytes]], tell: Tell, wait: Callable[[], None]) -> None:
+    """As `app.serve`, but in one thread, and only until nothing is left to do."""
+    os.umask(app.UMASK)
+    migrations.make_folder(settings.ledger_path)
+    with lock.held(settings.lock_file, "drive"):
+        migrations.migrate(settings.ledger_file)
+        app._make_archive(settings)
+        parts = app._parts(settings, client)
+        tell({"started": True})
+        Drive(parts, groups, tell, wait).to_the_end()
+        parts.index.close()
+        parts.ledger.close()
+
+
+class Drive:
+    """Each round does what the lanes would do, one after the other; what a lane outlives this outlives, and nothing else."""
+
+    def __init__(self, parts: Parts, groups: list[list[bytes]], tell: Tell, wait: Callable[[], None]) -> None:
+        self.parts = parts
+        self.waiting = deque(enumerate(groups))
+        self.tell = tell
+        self.wait = wait
+        self.trouble: list[str] = []
+
+    def to_the_end(self) -> None:
+        """Until all is recorded, placed, removed, told and in the index."""
+        before: object = None
+        still = 0
+        for _ in range(ROUNDS):
+            self.trouble = []
+            self.deliver()
+            projector, notifier = self.parts.projector, self.parts.notifier
+            self.work("place", [Stage.PLACE], projector.place_batch, projector.record)
+            self.work("remove", [Stage.REMOVE], projector.remove_batch, projector.record_removed, by_study=False)
+            self.work("tell", [Stage.TELL, Stage.CONFIRM], notifier.tell, notifier.record)
+            self.parts.index.run(Always(), Always())
+            now = self.state()
+            if now == (0, {}, 0):
+                return
+            still = still + 1 if now == before else 0
+            before = now
+            if still >= STUCK_AFTER:
+                self.tell({"stuck": self.trouble})
+                self.wait()
+                still = 0
+            with self.outlived("due"), self.parts.ledger.write() as tx:
+                tx.make_due(beyond_s=0)
+        raise AssertionError(f"it never comes to rest: {before}")
+
+    def deliver(self) -> None:
+        """The next group of messages."""
+        if self.waiting:
+            number, group = self.waiting[0]
+            with self.outlived("intake"):
+                self.parts.intake.append([Delivery(raw, "pubsub") for raw in group])
+                self.waiting.popleft()
+                self.tell({"acknowledged": number})
+
+    def work(self, step: str, stages: list[Stage], work: Callable[..., Any], record: Callable[..., None], *, by_study: bool = True) -> None:
+        """What a lane does, for all that is due."""
+        with self.outlived(step):
+            groups: dict[object, list[Duty]] = {}
+            for duty in self.parts.ledger.due(stages, limit=1000):
+                groups.setdefault((duty.entry.study_id or duty.entry.position) if by_study else None, []).append(duty)
+            if groups:
+                outcomes = [work(sorted(group, key=lambda duty: duty.entry.position)) for group in groups.values()]
+                record(outcomes, True)
+
+    @contextmanager
+    def outlived(self, step: str) -> Any:
+        """What a thread of the service outlives."""
+        try:
+            yield
+        except LedgerBusy as error:
+            self.trouble.append(f"{step}: {error.code}")
+
+    def state(self) -> object:
+        """Whatever must change from round to round; (0, {}, 0) when nothing is left."""
+        with self.outlived("state"):
+            queue = {length.stage.value: length.rows for length in self.parts.ledger.queue() if length.stage in WORK}
+            last = self.parts.ledger.last()
+            return len(self.waiting), queue, (last.position if last else 0) - self.parts.index.position
+        return None
+
+
+def serve(path: str, status_url: str) -> None:
+    """Fork for each connection; ends when stdin does."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    client = StatusClient(status_url)
+    with socket.socket(socket.AF_UNIX) as listener, selectors.DefaultSelector() as selector:
+        listener.bind(path)
+        listener.listen()
+        selector.register(listener, selectors.EVENT_READ)
+        selector.register(sys.stdin, selectors.EVENT_READ)
+        os.write(1, b"listening\n")
+        while True:
+            ready = [key.fileobj for key, _ in selector.select()]
+            if sys.stdin in ready:
+                return
+            connection, _ = listener.accept()
+            if os.fork() == 0:
+                child(connection, client, status_url)
+            connection.close()
+
+
+def child(connection: socket.socket, client: StatusClient, status_url: str) -> None:
+    """One run. Never returns."""
+    lines = connection.makefile("r")
+
+    def tell(event: dict[str, Any]) -> None:
+        connection.sendall(json.dumps(event).encode() + b"\n")
+
+    def wait() -> None:
+        if not lines.readline():
+            os._exit(1)  # who started it has gone
+
+    code, ended = 2, {}
+    try:
+        job = json.loads(lines.readline())
+        output = os.open(f"{job['root']}/drive.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        os.chdir("/")
+        settings = Settings(
+            **{f"{name}_path": Path(path) for name, path in job["folders"].items()},
+            status_service_url=status_url,
+            missing_file_grace_seconds=0,
+            status_confirm_seconds=0,
+        )
+        logs.configure(settings.log_level, environment="drive")
+        # Where only a parent may trace (yama), the tracer, which is no parent, may trace this one.
+        ctypes.CDLL(None).prctl(PR_SET_PTRACER, ctypes.c_ulong(-1), 0, 0, 0)
+        tell({"pid": os.getpid()})
+        wait()
+        run(settings, client, [[bytes.fromhex(raw) for raw in group] for group in job["groups"]], tell, wait)
+        code = 0
+    except StorageLedgerError as error:  # the service ends, and says why
+        ended = {"code": error.code, "at": logs.where(error)}
+        traceback.print_exc()
+    except BaseException as error:  # noqa: BLE001 - told, and this process ends
+        ended = {"code": type(error).__name__, "at": logs.where(error)}
+        traceback.print_exc()
+    with suppress(OSError):
+        tell({"done": code, **ended})
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    serve(*sys.argv[1:])

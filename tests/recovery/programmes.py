@@ -1,0 +1,196 @@
+"""The long form of the fault tests: named programmes, one after the other, with a table at the end.
+
+A programme is a file of tests in this folder and an environment variable that says how much of it; the tests note their
+counts as they go (tests/support/figures.py). A new one is a line in PROGRAMMES.
+"""
+
+# ruff: noqa: T201 - this one talks to a person
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+EVERY_S = 10.0
+TAIL = 60  # lines of the tests' own output that are shown of a failure
+
+
+@dataclass(frozen=True, slots=True)
+class Programme:
+    """`--<name> N` is handed to the tests of `file` as `variable`; `count` without it."""
+
+    name: str
+    option: str
+    file: str
+    variable: str
+    count: int
+    help: str
+
+
+PROGRAMMES = (
+    Programme(
+        "syscalls", "points", "test_syscalls.py", "STORAGE_LEDGER_POINTS", 3000, "system calls that fail or are the last; 0: every one"
+    ),
+    Programme("full", "full", "test_full.py", "STORAGE_LEDGER_FULL", 1, "volumes that are full: every level (1), every second (2), …"),
+    Programme("cuts", "cuts", "test_power_cut.py", "STORAGE_LEDGER_CUTS", 200, "power cuts"),
+    Programme("kills", "kills", "test_kill.py", "STORAGE_LEDGER_KILLS", 1000, "kill -9 under traffic"),
+    Programme("redis", "redis", "test_redis.py", "STORAGE_LEDGER_REDIS", 100, "faults of Redis"),
+    Programme("status", "status", "test_status.py", "STORAGE_LEDGER_STATUS", 100, "faults of the Status Service"),
+    Programme(
+        "mutants", "mutants", "test_mutants.py", "STORAGE_LEDGER_MUTANTS", 1, "broken versions of the code, each of which must be caught"
+    ),
+    Programme("hostile", "messages", "test_hostile.py", "STORAGE_LEDGER_MESSAGES", 10_000, "hostile messages"),
+)
+
+
+@dataclass(slots=True)
+class Result:
+    """One row of the table. `outcome`: clean, violated, skipped, failed (the tests could not be run)."""
+
+    programme: str
+    outcome: str = "clean"
+    points: int = 0
+    studies: int = 0
+    seconds: float = 0.0
+    seed: int = 0
+    violations: int = 0
+    skipped: list[str] = field(default_factory=list)
+
+
+def main() -> int:
+    """0 clean, 1 violations, 2 could not, 130 interrupted."""
+    given = _arguments()
+    names = given.only or [programme.name for programme in PROGRAMMES]
+    results: list[Result] = []
+    code = 0
+    try:
+        for programme in PROGRAMMES:
+            if programme.name in names:
+                result = _run(programme, getattr(given, programme.option), given.seed)
+                results.append(result)
+                code = {"violated": 1, "failed": code or 2}.get(result.outcome, code)
+    except KeyboardInterrupt:
+        code = 130
+    _show(results)
+    if given.json is not None:
+        found = {"seed": given.seed, "exit_code": code, "programmes": [asdict(result) for result in results]}
+        given.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    return code
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="scripts/faults",
+        description="Runs the fault programmes in their long form. Ends with 0 clean, 1 violations, 2 could not, 130 interrupted.",
+    )
+    parser.add_argument("--only", action="append", metavar="NAME", choices=[p.name for p in PROGRAMMES], help="this one; may be repeated")
+    parser.add_argument("--seed", type=int, default=5, help="of whatever is left to chance (default 5)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the table as JSON, too")
+    for programme in PROGRAMMES:
+        text = f"{programme.name}: {programme.help} (default {programme.count})"
+        parser.add_argument(f"--{programme.option}", type=int, default=programme.count, metavar="N", help=text)
+    return parser.parse_args()
+
+
+def _run(programme: Programme, count: int, seed: int) -> Result:
+    result = Result(programme.name, seed=seed)
+    if not (HERE / programme.file).exists():
+        result.outcome = "skipped"
+        result.skipped = [f"tests/recovery/{programme.file} is not there"]
+        _say(f"SKIPPED {programme.name}: {result.skipped[0]}")
+        return result
+    _say(f"{programme.name}: begins, {programme.variable}={count}, seed {seed}")
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="faults-") as folder:
+        figures, output = Path(folder) / "figures.json", Path(folder) / "output"
+        environment = {
+            **os.environ,
+            programme.variable: str(count),
+            "STORAGE_LEDGER_SEED": str(seed),
+            "STORAGE_LEDGER_FIGURES": str(figures),
+        }
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={folder}/tests", HERE / programme.file]
+        with output.open("wb") as out:
+            tests = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=out, start_new_session=True)
+        try:
+            exit_code = _wait(tests, lambda: _tell(programme, figures, began))
+        except KeyboardInterrupt:
+            os.killpg(tests.pid, signal.SIGINT)  # they unmount, and end what they started
+            tests.wait(60)
+            raise
+        finally:
+            if tests.poll() is None:
+                os.killpg(tests.pid, signal.SIGKILL)
+        _judge(result, exit_code, _sum(figures), output.read_text(encoding="utf-8", errors="replace"))
+    result.seconds = round(time.monotonic() - began, 1)
+    for reason in result.skipped:
+        _say(f"SKIPPED {programme.name}: {reason}")
+    _say(f"{programme.name}: {result.outcome} after {result.seconds:.0f} s")
+    return result
+
+
+def _wait(tests: subprocess.Popen[bytes], tell: Callable[[], None]) -> int:
+    while True:
+        try:
+            return tests.wait(EVERY_S)
+        except subprocess.TimeoutExpired:
+            tell()
+
+
+def _tell(programme: Programme, figures: Path, began: float) -> None:
+    counts = _sum(figures)
+    of = f" of {counts['of']}" if counts.get("of") else ""
+    found = f"{counts.get('points', 0)}{of} points, {counts.get('studies', 0)} studies, {counts.get('violations', 0)} violations"
+    _say(f"{programme.name}: {time.monotonic() - began:.0f} s, {found}")
+
+
+def _sum(figures: Path) -> dict[str, int]:
+    """Of what the tests of one programme noted, under whatever names."""
+    total: dict[str, int] = {}
+    noted: dict[str, dict[str, Any]] = json.loads(figures.read_text(encoding="utf-8")) if figures.exists() else {}
+    for counts in noted.values():
+        for name in ("points", "of", "studies", "violations"):
+            total[name] = total.get(name, 0) + int(counts.get(name, 0))
+    return total
+
+
+def _judge(result: Result, exit_code: int, counts: dict[str, int], output: str) -> None:
+    result.points, result.studies = counts.get("points", 0), counts.get("studies", 0)
+    result.violations = counts.get("violations", 0)
+    result.skipped = sorted(set(re.findall(r"^SKIPPED \[\d+\] (.*)$", output, re.MULTILINE)))
+    if exit_code == 1:
+        result.outcome, result.violations = "violated", max(1, result.violations)
+    elif exit_code:
+        result.outcome = "failed"
+    elif result.violations:
+        result.outcome = "violated"  # noted, and no test failed: believe the worse
+    elif result.skipped and not re.search(r"\b\d+ passed\b", output):
+        result.outcome = "skipped"
+    if result.outcome in {"violated", "failed"}:
+        print("\n".join(output.splitlines()[-TAIL:]), flush=True)
+
+
+def _show(results: list[Result]) -> None:
+    print(f"\n{'programme':<10}{'outcome':<10}{'points':>9}{'studies':>9}{'seconds':>9}{'seed':>7}{'violations':>12}")
+    for r in results:
+        print(f"{r.programme:<10}{r.outcome:<10}{r.points:>9}{r.studies:>9}{r.seconds:>9.0f}{r.seed:>7}{r.violations:>12}")
+
+
+def _say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

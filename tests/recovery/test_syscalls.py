@@ -1,0 +1,321 @@
+"""Each system call of the file and ledger paths fails once, or is the last that the process ever makes.
+
+A run of the driver is traced once to see its calls; each one that touches uploads, archive or ledger is a place for a
+fault: SIGKILL instead of it, or EIO or ENOSPC from it. Then the service's parts go on, or start again, and everything is checked.
+
+STORAGE_LEDGER_POINTS: how many faults (60; 0: every one, and a third as many again in recoveries), STORAGE_LEDGER_SEED: which.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import tempfile
+import threading
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.recovery import tracing
+from tests.recovery.trial import Driver, Trial, Violations, copy_of, empty, summary, template
+from tests.support.figures import note
+from tests.support.stack import Stack
+from tests.support.status_server import StatusServer
+from tests.support.valkey import Valkey
+from tests.support.waiting import until
+
+POINTS = int(os.environ.get("STORAGE_LEDGER_POINTS", "60"))
+SEED = int(os.environ.get("STORAGE_LEDGER_SEED", "5"))
+SERVED = 200 if POINTS == 0 else POINTS // 10 if POINTS >= 600 else 2  # of them on the whole service
+HANDS = 2
+AREAS = ("uploads", "archive", "ledger")
+CUT_SHORT = 12  # killed runs whose recoveries meet faults as well
+NEVER_FSYNCED_AGAIN = frozenset({"file-fsynced-again", "folder-fsynced-again", "ledger-fsynced-again"})
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A fault: what happens to the call `name` number `number` of the run that begins at `start`."""
+
+    start: str
+    name: str
+    number: int
+    fault: str
+    area: str = ""
+
+    @property
+    def inject(self) -> str:
+        """For strace."""
+        what = "signal=SIGKILL" if self.fault == "SIGKILL" else f"error={self.fault}"
+        return f"{self.name}:{what}:when={self.number}"
+
+
+class Bench:
+    """The beginnings of runs, the calls of each, and as many hands as may work on trials at once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.drivers: list[Driver] = []
+        self._mine = threading.local()
+        self._count = 0
+        self._lock = threading.Lock()
+        driver = self.driver()
+        self.starts: dict[str, Trial] = {"first": empty(driver, folder / "first"), "work": template(driver, folder / "work")}
+        self.calls: dict[str, list[tracing.Call]] = {}
+
+    def driver(self) -> Driver:
+        """This thread's own."""
+        if not hasattr(self._mine, "driver"):
+            with self._lock:
+                folder = self.folder / f"hand-{len(self.drivers)}"
+                folder.mkdir()
+                self._mine.driver = Driver(folder)
+                self.drivers.append(self._mine.driver)
+        found: Driver = self._mine.driver
+        return found
+
+    def close(self) -> None:
+        """End what runs."""
+        for driver in self.drivers:
+            driver.close()
+
+    def trial(self, start: str) -> Trial:
+        """A copy of that beginning."""
+        with self._lock:
+            self._count += 1
+            root = self.folder / f"trial-{self._count}"
+        return copy_of(self.starts[start], self.driver(), root)
+
+    def points(self, start: str) -> list[Point]:
+        """Every fault that a run from there can meet."""
+        trial = self.trial(start)
+        ended = trial.run(traced=tracing.ALL)
+        assert ended.code == 0, ended.why
+        trial.check(settled=True)
+        assert trial.violations == []
+        roots = {f"{trial.root / area}": area for area in AREAS}
+        found = []
+        for call in ended.trace:
+            area = next((area for root, area in roots.items() if root in call.arguments), None)
+            if area is not None:
+                errors = ["EIO", "ENOSPC"] if call.name in tracing.TAKES_SPACE else ["EIO"]
+                faults = ["SIGKILL", *(errors if call.may_fail else [])]
+                found += [Point(start, call.name, call.number, fault, area) for fault in faults]
+        shutil.rmtree(trial.root)
+        return found
+
+    def cut_short(self, point: Point) -> str:
+        """A run that was killed at `point` is a beginning of its own. Returns its name."""
+        trial = self.trial(point.start)
+        trial.run(inject=point.inject, traced=[point.name])
+        assert trial.violations == [], point
+        name = f"after {point.start} {point.name}:{point.number}"
+        self.starts[name] = trial
+        return name
+
+    def meet(self, point: Point, again: Point | None = None) -> Violations:
+        """One trial: the fault, in a share of the trials another one in the recovery, and what is left then."""
+        trial = self.trial(point.start)
+        of_error = point.fault != "SIGKILL"
+        ended = trial.run(inject=point.inject, traced=tracing.ALL if of_error and "sync" in point.name else [point.name])
+        hit = any(call.injected for call in ended.trace) if of_error else ended.code is None
+        if not hit:
+            trial.bad("never-met")  # a run that is not the same each time: the fault fell elsewhere, or nowhere
+        elif of_error:
+            trial.outlived(ended)
+        trial.violations += tracing.fsynced_again(ended.trace, archive=trial.archive, ledger=trial.ledger)
+        if again is not None:
+            trial.run(inject=again.inject, traced=[again.name])
+        if ended.code != 0 or again is not None:
+            trial.settle()
+        trial.check(settled=True)
+        for violation in trial.violations:
+            violation["point"] = f"{point.start}: {point.inject}" + (f", then {again.inject}" if again else "")
+            violation["area"] = point.area
+        shutil.rmtree(trial.root)
+        return trial.violations
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    tracing.needs_strace()
+    # Whether a disk is there makes no difference to what a call that failed, or a death, leaves; it makes one to the time.
+    with tempfile.TemporaryDirectory(
+        prefix="faults-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else tmp_path_factory.mktemp("syscalls")
+    ) as folder:
+        made = Bench(Path(folder))
+        yield made
+        made.close()
+
+
+def spread(points: list[Point], count: int, rng: random.Random) -> list[Point]:
+    """So many of them (0: all): one of each kind of call, area and fault, then another one of each, …"""
+    kinds: dict[tuple[str, ...], list[Point]] = defaultdict(list)
+    for point in points:
+        kinds[point.start.partition(" ")[0], point.area, point.name, point.fault].append(point)
+    for group in kinds.values():
+        rng.shuffle(group)
+    rounds = []
+    groups = list(kinds.values())
+    while groups:
+        rng.shuffle(groups)
+        rounds += [group.pop() for group in groups]
+        groups = [group for group in groups if group]
+    return rounds[:count] if count else rounds
+
+
+@pytest.mark.timeout(4 * 3600)
+def test_every_system_call_may_fail_or_be_the_last(bench: Bench) -> None:
+    rng = random.Random(SEED)
+    points = bench.points("work") + bench.points("first")
+    killed = [point for point in points if point.fault == "SIGKILL" and point.name in tracing.CHANGES]
+    recoveries: list[Point] = []
+    for point in rng.sample(killed, CUT_SHORT):
+        recoveries += bench.points(bench.cut_short(point))
+    chosen = spread(points, POINTS * 3 // 4, rng)
+    chosen += spread(recoveries, max(1, len(chosen) // 3), rng)
+    trials = [(point, rng.choice(recoveries) if n % 8 == 0 else None) for n, point in enumerate(chosen)]
+    violations: Violations = []
+    done = studies = 0
+    with ThreadPoolExecutor(HANDS) as pool:
+        futures = {pool.submit(bench.meet, *trial): trial[0] for trial in trials}
+        for future in as_completed(futures):
+            violations += [found for found in future.result() if found["code"] not in NEVER_FSYNCED_AGAIN]
+            done += 1
+            studies += bench.starts[futures[future].start].scenario.studies
+            note("syscalls", points=done, of=len(trials), studies=studies, seed=SEED, violations=len(violations), found=violations[:20])
+    assert not violations, summary(violations)
+
+
+def test_an_upload_folder_that_cannot_be_closed_stops_nobody(bench: Bench) -> None:
+    closed = [point for point in bench.points("first") if (point.name, point.area, point.fault) == ("close", "uploads", "EIO")]
+    assert closed
+    violations = [found for point in closed for found in bench.meet(point)]
+    assert not violations, summary(violations)
+
+
+def test_an_index_that_could_not_be_opened_for_writing_once_is_opened_again(bench: Bench) -> None:
+    """SQLite opens for reading what it cannot open for writing, and does not say so."""
+    opened = [call for call in bench.trial("work").run(traced=tracing.ALL).trace if call.name == "openat" and "/index.db" in call.arguments]
+    assert opened
+    violations = [found for call in opened for found in bench.meet(Point("work", call.name, call.number, "EIO"))]
+    assert not violations, summary(violations)
+
+
+@pytest.fixture(scope="module")
+def after_failed_fsyncs(bench: Bench) -> Violations:
+    points = [point for point in bench.points("work") if point.name in {"fsync", "fdatasync"} and point.fault == "EIO"]
+    with ThreadPoolExecutor(HANDS) as pool:
+        return [found for violations in pool.map(bench.meet, points) for found in violations]
+
+
+@pytest.mark.parametrize("code", sorted(NEVER_FSYNCED_AGAIN))
+def test_what_an_fsync_failed_of_is_never_trusted_after_another_one(after_failed_fsyncs: Violations, code: str) -> None:
+    assert [found for found in after_failed_fsyncs if found["code"] == code] == []
+
+
+MESSAGES = 6
+
+
+def served(
+    root: Path, valkey: Valkey, status_server: StatusServer, name: str, inject: str | None, names: Sequence[str]
+) -> tuple[Stack, bool, Violations]:
+    """The whole service under strace, with all its threads. Whether the fault was met, and what was wrong."""
+    stack = Stack(root, valkey, status_server.url)
+    trace = root / "trace"
+    violations: Violations = []
+    files = {f"{name}-{n}": random.Random(f"{name}-{n}").randbytes(20_000) for n in range(MESSAGES)}
+    for study_id, data in files.items():
+        (stack.uploads / f"{study_id}.dcm").write_bytes(data)
+
+    def publish() -> None:
+        for study_id in files:
+            if (stack.uploads / f"{study_id}.dcm").exists():
+                stack.publish({"study_id": study_id, "file_path": f"{study_id}.dcm"})
+
+    def ended() -> bool:
+        assert stack.process is not None
+        return stack.process.poll() is not None
+
+    def done() -> bool:
+        return all(status_server.status(study_id) == "archived" for study_id in files) and stack.idle()
+
+    try:
+        stack.start(ready=False, under=["strace", "-f", "--seccomp-bpf", "-qq", *tracing.options(trace, names, inject)])
+        until(lambda: ended() or stack.metric("storage_ledger_source_subscribed") == 1, 60)
+        publish()
+        stack.publish(b"{")
+        try:
+            until(lambda: ended() or done(), 40, every_s=0.05)
+        except AssertionError:
+            violations.append({"code": "comes-no-further"})
+            stack.kill()
+        assert stack.process is not None
+        code = stack.process.poll() if ended() else stack.stop()
+        hit = any(call.injected for call in tracing.calls(trace)) or code == -9
+        if code == 2:
+            died = [line for line in stack.log.read_text().splitlines() if "thread.died" in line and "code=ledger-damaged" not in line]
+            violations += [{"code": "ended-by-an-error", "why": line} for line in died]
+        if code:
+            stack.start()
+            publish()
+            until(done, 60, what="recovery to finish", every_s=0.05)
+            assert stack.stop() == 0
+        violations += stack.check()["violations"]
+        for study_id, data in files.items():
+            archived = [path.read_bytes() for path in (stack.archive / study_id).iterdir() if path.name != "metadata.json"]
+            if archived != [data]:
+                violations.append({"code": "archive-differs", "study_id": study_id})
+        return stack, hit, [{**violation, "point": f"serve: {inject}"} for violation in violations]
+    finally:
+        stack.close()
+
+
+@pytest.mark.timeout(4 * 3600)
+def test_the_whole_service_outlives_a_system_call_that_fails(tmp_path: Path, valkey: Valkey, status_server: StatusServer) -> None:
+    """With all threads: which of them is hit, and when, is left to chance; a number counts for each thread by itself."""
+    tracing.needs_strace()
+    rng = random.Random(SEED)
+    (tmp_path / "whole").mkdir()
+    stack, _, violations = served(tmp_path / "whole", valkey, status_server, "whole", None, tracing.ALL)
+    assert violations == []
+    roots = [str(stack.uploads), str(stack.archive), str(stack.ledger)]
+    calls = [call for call in tracing.calls(tmp_path / "whole" / "trace") if any(root in call.arguments for root in roots)]
+    kinds: dict[str, list[tracing.Call]] = defaultdict(list)
+    for call in calls:
+        if call.may_fail:
+            kinds[call.name].append(call)
+    done = met = 0
+
+    def one(n: int) -> tuple[bool, Violations]:
+        with lock:
+            call = rng.choice(kinds[rng.choice(sorted(kinds))])
+            fault = rng.choice(["signal=SIGKILL", "error=EIO", *(["error=ENOSPC"] if call.name in tracing.TAKES_SPACE else [])])
+        root = tmp_path / f"point-{n}"
+        root.mkdir()
+        _, hit, found = served(root, valkey, status_server, f"p{n}", f"{call.name}:{fault}:when={call.number}", [call.name])
+        shutil.rmtree(root)
+        return hit, found
+
+    lock = threading.Lock()
+    with ThreadPoolExecutor(HANDS) as pool:
+        for hit, found in pool.map(one, range(SERVED)):
+            violations += found
+            done += 1
+            met += hit
+            note(
+                "syscalls of serve",
+                points=met,
+                of=SERVED,
+                studies=done * MESSAGES,
+                seed=SEED,
+                violations=len(violations),
+                found=violations[:20],
+            )
+    assert not violations, summary(violations)
+    assert met, "no fault was met"
