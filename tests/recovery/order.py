@@ -72,7 +72,7 @@ def calls(log: Path) -> Iterator[Call]:
     begun: dict[str, str] = {}
     for line in log.read_text("latin-1").splitlines():
         found = _LINE.match(line)
-        if found is None or found[2].startswith(("+++", "---", "???")):
+        if found is None or found[2].startswith(("+++", "---", "???", "<... ???")):
             continue
         thread, text = found.groups()
         if resumed := _RESUMED.match(text):

@@ -59,7 +59,7 @@ def test_every_effect_waits_for_the_fsync_that_it_relies_on(tmp_path, valkey, st
         archived.write_bytes(archived.read_bytes())
         disk.outside(archived)
         again.append(put("s3.dcm", (damaged := stack.archive / "s3" / "s3.dcm").read_bytes()))
-        damaged.write_bytes(b"damaged")
+        damaged.write_bytes(bytes(damaged.stat().st_size))  # of the same length
         disk.outside(damaged)
         before = stack.check()["counts"]["archived"]
         later = [put(f"t{i}.dcm", rng.randbytes(5_000)) for i in range(20)]
