@@ -67,7 +67,7 @@ class Stack:
     def start(self, *, ready: bool = True, under: Sequence[str] = ()) -> None:
         """Start `serve` (`under` another program, such as strace); wait until it is ready, unless told not to."""
         if self.warm is not None and not under:
-            self.process = self.warm.start(self.environment, self.log, self.root)
+            self.process = self.warm.start(self.environment, self.log, self.root, "storage-ledger", "serve")
         else:
             with self.log.open("ab") as log:
                 self.process = subprocess.Popen(

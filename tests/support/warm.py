@@ -1,4 +1,4 @@
-"""`serve` without the second that Python takes to import it: a process that has imported everything forks one on demand.
+"""Commands without the second that Python takes to import them: a process that has imported everything forks one on demand.
 
 What is forked has no thread, no open file and no state of the service; what runs is the same `storage-ledger serve`.
 """
@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 SERVER = """
-import json, os, signal, sys
+import json, os, runpy, signal, sys
 import alembic.command, redis.connection, uvicorn
 import storage_ledger.app
 from storage_ledger.cli import main
@@ -48,9 +48,9 @@ for line in sys.stdin:
         os.environ.clear()
         os.environ.update(order["environment"])
         os.chdir(order["folder"])
-        sys.argv = ["storage-ledger", "serve"]
+        sys.argv = order["command"]
         try:
-            main()
+            main() if sys.argv[0] == "storage-ledger" else runpy.run_path(sys.argv[0], run_name="__main__")
         except SystemExit as end:
             sys.stdout.flush()
             os._exit(end.code or 0)
@@ -69,9 +69,10 @@ class Warm:
         self._rest = b""
         self._codes: dict[int, int] = {}
 
-    def start(self, environment: Mapping[str, str], log: Path, folder: Path) -> WarmProcess:
+    def start(self, environment: Mapping[str, str], log: Path, folder: Path, *command: str) -> WarmProcess:
+        """Run `storage-ledger …`, or a Python file, in a process group of its own."""
         assert self._process.stdin is not None
-        order = {"environment": dict(environment), "log": str(log), "folder": str(folder)}
+        order = {"environment": dict(environment), "log": str(log), "folder": str(folder), "command": command}
         self._process.stdin.write(json.dumps(order).encode() + b"\n")
         self._process.stdin.flush()
         pid = None
