@@ -14,6 +14,7 @@ import structlog
 from storage_ledger import logs
 from tests.support.status_server import StatusServer
 from tests.support.valkey import Valkey
+from tests.support.warm import Warm
 
 
 @pytest.fixture(scope="session")
@@ -48,6 +49,14 @@ def status_server() -> Iterator[StatusServer]:
     server = StatusServer()
     yield server
     server.close()
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[Warm]:
+    """Forks the service for tests that start it many times."""
+    made = Warm()
+    yield made
+    made.close()
 
 
 @pytest.fixture

@@ -80,6 +80,7 @@ class Checker:
 
     def read_ledger(self):
         connection = self.open("ledger.db")
+        connection.execute("BEGIN")  # one snapshot, also of a service that goes on
         if connection.execute("PRAGMA integrity_check").fetchone()[0] != "ok":
             self.bad("ledger-integrity")
         self.entries = [dict(row) for row in connection.execute("SELECT * FROM entries ORDER BY position")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -15,15 +16,29 @@ from typing import Any
 
 from tests.support.valkey import Valkey, free_port
 from tests.support.waiting import until
+from tests.support.warm import Warm, WarmProcess
 
 CHECKER = Path(__file__).resolve().parent.parent / "recovery" / "invariants.py"
 
 
 class Stack:
-    """`start`, `stop` (SIGTERM) and `kill` (SIGKILL) as often as you like; `command` runs any other command beside it."""
+    """`start`, `stop` (SIGTERM) and `kill` (SIGKILL) as often as you like; `command` runs any other command beside it.
 
-    def __init__(self, root: Path, valkey: Valkey, status_url: str, *, uploads: Path | None = None, **settings: object) -> None:
+    With `warm`, whose owner closes it, a start is a fork: for programmes that start it hundreds of times.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        valkey: Valkey,
+        status_url: str,
+        *,
+        uploads: Path | None = None,
+        warm: Warm | None = None,
+        **settings: object,
+    ) -> None:
         self.root = root
+        self.warm = warm
         self.uploads = uploads or root / "uploads"
         self.archive = root / "archive"
         self.ledger = root / "ledger"
@@ -33,7 +48,7 @@ class Stack:
         self.channel = valkey.channel()
         self.port = free_port()
         self.log = root / "serve.log"
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | WarmProcess | None = None
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("REDIS", "STATUS_", "HTTP_", "DESCRIBED_"))},
             "REDIS_URL": valkey.url,
@@ -51,15 +66,18 @@ class Stack:
 
     def start(self, *, ready: bool = True, under: Sequence[str] = ()) -> None:
         """Start `serve` (`under` another program, such as strace); wait until it is ready, unless told not to."""
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*under, sys.executable, "-m", "storage_ledger", "serve"],
-                env=self.environment,
-                stdout=log,
-                stderr=log,
-                cwd=self.root,
-                start_new_session=True,
-            )
+        if self.warm is not None and not under:
+            self.process = self.warm.start(self.environment, self.log, self.root, "storage-ledger", "serve")
+        else:
+            with self.log.open("ab") as log:
+                self.process = subprocess.Popen(
+                    [*under, sys.executable, "-m", "storage_ledger", "serve"],
+                    env=self.environment,
+                    stdout=log,
+                    stderr=log,
+                    cwd=self.root,
+                    start_new_session=True,
+                )
         if ready:
             until(self._ready_or_dead, 30, what=f"the service to be ready; its log: {self.log}")
 
@@ -70,9 +88,10 @@ class Stack:
         return self.process.wait(40)
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """SIGKILL; it may have ended by itself."""
         assert self.process is not None
-        os.killpg(self.process.pid, signal.SIGKILL)  # with whatever it runs under
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)  # with whatever it runs under
         self.process.wait(20)
 
     def close(self) -> None:

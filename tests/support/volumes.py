@@ -8,6 +8,7 @@ import shutil
 import struct
 import subprocess
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,13 +21,14 @@ class Volume:
     """`cut`: from now on nothing reaches the disk, what was not synced is gone; `plug_in` mounts it as it was left."""
 
     def __init__(self, image: Path, mount_point: Path, kind: str = "ext4", megabytes: int = 64) -> None:
+        megabytes = max(megabytes, 320 if kind == "xfs" else 0)  # it is not made smaller; the image is sparse
         if os.geteuid() != 0 or shutil.which(f"mkfs.{kind}") is None or shutil.which("losetup") is None:
             pytest.skip(f"a volume to cut takes root, losetup and mkfs.{kind}")
         self.image, self.mount_point, self.kind = image, mount_point, kind
-        image.touch()
-        os.truncate(image, megabytes << 20)
-        subprocess.run([f"mkfs.{kind}", "-q", image], check=True, capture_output=True)
-        mount_point.mkdir()
+        with image.open("wb") as out:
+            out.truncate(megabytes << 20)
+        subprocess.run([f"mkfs.{kind}", "-q", *(["-f"] if kind == "xfs" else []), image], check=True, capture_output=True)
+        mount_point.mkdir(exist_ok=True)
         self.plug_in()
 
     def plug_in(self) -> None:
@@ -46,6 +48,13 @@ class Volume:
     def unplug(self) -> None:
         """Unmount."""
         subprocess.run(["umount", self.mount_point], check=True, capture_output=True)
+
+
+def replug(volumes: Iterable[Volume]) -> None:
+    """Unmount and mount all of them, at the same time."""
+    with ThreadPoolExecutor(3) as pool:
+        for _ in pool.map(lambda volume: (volume.unplug(), volume.plug_in()), volumes):
+            pass
 
 
 def cut_all(volumes: Iterable[Volume]) -> None:

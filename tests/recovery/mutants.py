@@ -1,0 +1,281 @@
+"""Breaks the code on purpose, one way at a time, in a copy of the tree, and tells which test sees it.
+
+    python -m tests.recovery.mutants [--list] [NAME …]
+
+Ends with 0 when every mutant is caught, 1 when one lives, 2 when one no longer fits the code: then mend the table. The first
+run is the unbroken code, which all the tests must pass. docs/reliability.md has the table that came out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = "storage_ledger/archive/filesystem.py"
+UPLOADS = "storage_ledger/archive/uploads.py"
+PROJECTOR = "storage_ledger/projector.py"
+NOTIFIER = "storage_ledger/notifier.py"
+ENGINE = "storage_ledger/ledger/engine.py"
+STATUS = "storage_ledger/status.py"
+
+
+@dataclass(frozen=True)
+class Edit:
+    """`old` must be in `file` exactly once."""
+
+    file: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """`programmes`: where it is looked for, in this order, until one catches it. `missing`: why it cannot be made yet."""
+
+    what: str
+    edits: tuple[Edit, ...] = ()
+    programmes: tuple[str, ...] = ("order",)
+    equivalent: str = ""
+    missing: str = ""
+
+
+PLACE_FOLDER = Edit(FILES, "                _unlink(temporary, folder)\n            os.fsync(folder)\n", "                _unlink(temporary, folder)\n")
+METADATA_FOLDER = Edit(
+    FILES,
+    "                    _unlink(_METADATA_TEMPORARY, folder)\n            os.fsync(folder)\n",
+    "                    _unlink(_METADATA_TEMPORARY, folder)\n",
+)
+ARCHIVE_ROOT = Edit(FILES, "            os.fsync(root)\n", "            pass\n")
+UPLOADS_FOLDER = Edit(UPLOADS, "                    os.fsync(folder)\n", "                    pass\n")
+COPY = Edit(FILES, "        os.fchmod(descriptor, FILE_MODE)\n        os.fsync(descriptor)\n", "        os.fchmod(descriptor, FILE_MODE)\n")
+METADATA = Edit(
+    FILES,
+    "                        os.fchmod(descriptor, METADATA_MODE)\n                        os.fsync(descriptor)\n",
+    "                        os.fchmod(descriptor, METADATA_MODE)\n",
+)
+CHECKED_FILE = Edit(FILES, "        os.fsync(descriptor)\n        return Fixity.INTACT\n", "        return Fixity.INTACT\n")
+CHECKED_FOLDER = Edit(FILES, "                        os.fsync(folder)\n                    return found\n", "                        pass\n                    return found\n")
+DAMAGED = Edit(FILES, "            os.fsync(damaged)\n", "            pass\n")
+SET_ASIDE_FROM = Edit(FILES, '        os.fsync(folder)\n        return "/".join((*parts, new))\n', '        return "/".join((*parts, new))\n')
+DAMAGED_PARENTS = Edit(FILES, "                    os.fsync(parent)\n", "                    pass\n")
+
+MUTANTS = {
+    "no-fsync-of-the-copied-file": Mutant("the copied file is not fsynced before it is linked", (COPY,), ("cuts", "order")),
+    "no-fsync-of-metadata": Mutant("metadata.json is not fsynced before it is renamed", (METADATA,), ("cuts", "order")),
+    "no-fsync-of-the-study-folder": Mutant(
+        "the study's folder is not fsynced, neither after the link nor after metadata.json", (PLACE_FOLDER, METADATA_FOLDER)
+    ),
+    "no-fsync-after-the-link": Mutant("the study's folder is not fsynced after the link", (PLACE_FOLDER,), ("archive-contract",)),
+    "no-fsync-after-metadata": Mutant("the study's folder is not fsynced after metadata.json was renamed", (METADATA_FOLDER,)),
+    "no-fsync-of-the-archive": Mutant("ARCHIVE_PATH is not fsynced after a study's folder was made", (ARCHIVE_ROOT,)),
+    "no-fsync-of-uploads": Mutant("the uploads folder is not fsynced after the upload was unlinked", (UPLOADS_FOLDER,)),
+    "no-fsync-of-a-checked-file": Mutant("a file that is found in the archive is not fsynced", (CHECKED_FILE,)),
+    "no-fsync-of-a-checked-folder": Mutant("its folder is not fsynced", (CHECKED_FOLDER,)),
+    "no-fsync-of-damaged": Mutant("the folder that a damaged file is moved to is not fsynced", (DAMAGED,)),
+    "no-fsync-of-damaged-parents": Mutant("nor are the folders above it", (DAMAGED_PARENTS,)),
+    "no-fsync-where-it-was-damaged": Mutant("the folder that a damaged file is moved from is not fsynced", (SET_ASIDE_FROM,)),
+    "no-fsync-of-any-folder": Mutant(
+        "no folder is fsynced",
+        (PLACE_FOLDER, METADATA_FOLDER, ARCHIVE_ROOT, UPLOADS_FOLDER, CHECKED_FOLDER, DAMAGED, SET_ASIDE_FROM, DAMAGED_PARENTS),
+        ("cuts", "order"),
+    ),
+    "fsync-of-the-archive-after-the-commit": Mutant(
+        "ARCHIVE_PATH is fsynced, but after `archived` is committed",
+        (
+            Edit(
+                PROJECTOR,
+                "            self._archive.settle()\n        except Retryable",
+                "            pass\n        except Retryable",
+            ),
+            Edit(PROJECTOR, "        self._count(recorded, outcomes)\n        self.remove", "        self._archive.settle()\n        self._count(recorded, outcomes)\n        self.remove"),
+        ),
+    ),
+    "synchronous-normal": Mutant(
+        "the ledger's commits are not synced",
+        (
+            Edit(ENGINE, "    level = (2 if wal else 3) if durable else 1\n", "    level = 1\n"),
+        ),
+        ("cuts", "order"),
+    ),
+    "removed-before-archived": Mutant(
+        "the upload is removed before `archived` is committed",
+        (
+            Edit(
+                PROJECTOR,
+                "                identity = upload.identity\n",
+                "                identity = upload.identity\n            self._uploads.remove(described.upload_path)\n",
+            ),
+        ),
+        ("kills", "cuts", "order"),
+    ),
+    "duty-dropped-before-removal": Mutant(
+        "pending(remove) is dropped before the upload is removed",
+        (
+            Edit(
+                PROJECTOR,
+                "        removals = [self._remove(duty) for duty in duties]\n",
+                "        with self._ledger.write() as tx:\n            for duty in duties:\n                tx.drop(duty.entry.position, Stage.REMOVE)\n"
+                "        removals = [self._remove(duty) for duty in duties]\n",
+            ),
+        ),
+        ("order", "kills"),
+    ),
+    "duty-dropped-before-telling": Mutant(
+        "pending(tell) is dropped before the Status Service has answered",
+        (
+            Edit(
+                NOTIFIER,
+                "        status, details = self._status(study_id, rejected)\n        return Told(study_id, tells,",
+                "        status, details = self._status(study_id, rejected)\n        with self._ledger.write() as tx:\n            for duty in tells:\n"
+                "                tx.drop(duty.entry.position, duty.stage)\n        return Told(study_id, tells,",
+            ),
+        ),
+        ("order", "status", "kills"),
+    ),
+    "rename-over-a-name": Mutant(
+        "the copy is renamed to its final name, over whatever has it",
+        (
+            Edit(
+                FILES,
+                "            try:\n                os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)\n",
+                "            try:\n                os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)\n",
+            ),
+        ),
+        ("order", "archive-contract"),
+    ),
+    "hash-not-compared": Mutant(
+        "a file in the archive is taken for the right one by its length",
+        (
+            Edit(FILES, "os.fstat(descriptor).st_size != size or digest_of(descriptor) != sha256", "os.fstat(descriptor).st_size != size"),
+        ),
+        ("order", "archive-contract"),
+    ),
+    "acknowledged-before-commit": Mutant(
+        "a message of the stream is acknowledged before its entry is committed", missing="streams are not a source yet"
+    ),
+    "removed-before-the-mirror": Mutant("the upload is removed before `archived` is in the mirror", missing="there is no mirror yet"),
+    "refusal-taken-for-an-answer": Mutant(
+        "whatever the Status Service answers counts as told",
+        (Edit(STATUS, "            _check_code(answer.status_code)\n            return answer.status_code", "            return answer.status_code"),),
+        ("status",),
+    ),
+    "never-read-back": Mutant("a status is told once and never read back", (Edit(NOTIFIER, "if self._confirm_s == 0:\n            tx.drop(entry", "if True:\n            tx.drop(entry"),), ("status",)),
+    "position-read-outside-the-transaction": Mutant(
+        "writers do not wait for each other before they read the last position",
+        (Edit(ENGINE, 'begin = "BEGIN IMMEDIATE" if writable else "BEGIN"', 'begin = "BEGIN"'),),
+        ("kills",),
+    ),
+}
+
+PROGRAMMES = {
+    "order": ("tests/recovery/test_order.py",),
+    "cuts": ("tests/recovery/test_power_cut.py",),
+    "kills": ("tests/recovery/test_kill.py",),
+    "status": ("tests/recovery/test_status_faults.py",),
+    "redis": ("tests/recovery/test_redis_faults.py",),
+    "archive-contract": ("tests/contract/test_archive.py",),
+}
+COPIED = ("storage_ledger", "tests", "alembic", "migrations.ini", "pyproject.toml")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--list", action="store_true", help="the names, and what each breaks")
+    parser.add_argument("--programme", choices=PROGRAMMES, action="append", help="look here and nowhere else")
+    parser.add_argument("--attempts", type=int, default=3, help="of a programme that works by chance (3)")
+    arguments = parser.parse_args()
+    chosen = {name: MUTANTS[name] for name in arguments.names or MUTANTS}
+    if arguments.list:
+        for name, mutant in chosen.items():
+            print(f"{name}: {mutant.what}" + (f" ({mutant.missing})" if mutant.missing else ""))
+        return 0
+    for name, mutant in chosen.items():
+        for edit in mutant.edits:
+            if (ROOT / edit.file).read_text().count(edit.old) != 1:
+                print(f"{name} no longer fits {edit.file}: mend its `old` in {Path(__file__).name}", file=sys.stderr)
+                return 2
+    alive = []
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "copy"
+        if not arguments.names:
+            for programme in PROGRAMMES:
+                if why := run(copy, (), programme):
+                    print(f"the unbroken code does not pass {programme}: {why}", file=sys.stderr)
+                    return 2
+        for name, mutant in chosen.items():
+            if mutant.missing:
+                print(f"| {name} | {mutant.what} | not yet: {mutant.missing} |", flush=True)
+                continue
+            began = time.monotonic()
+            caught = [
+                (programme, why, attempt)
+                for programme in arguments.programme or mutant.programmes
+                for attempt, why in attempts(copy, mutant, programme, arguments.attempts)
+                if why
+            ]
+            seconds = time.monotonic() - began
+            for programme, why, attempt in caught:
+                print(f"| {name} | {mutant.what} | {programme}, attempt {attempt}: {why} | {seconds:.0f} s", flush=True)
+            if not caught:
+                print(f"| {name} | {mutant.what} | LIVES in {', '.join(arguments.programme or mutant.programmes)} | {seconds:.0f} s", flush=True)
+                alive.append(name)
+    return 1 if alive else 0
+
+
+def attempts(copy: Path, mutant: Mutant, programme: str, count: int):
+    """(attempt, what the test said) of the last attempt: the first that caught it, or `count`."""
+    why = ""
+    attempt = 0
+    for attempt in range(1, (count if programme in {"cuts", "kills", "order"} else 1) + 1):
+        if why := run(copy, mutant.edits, programme, seed=attempt):
+            break
+    yield attempt, why
+
+
+def run(copy: Path, edits: tuple[Edit, ...], programme: str, seed: int = 0) -> str:
+    """What the programme says of a copy with these edits; empty when it sees nothing."""
+    shutil.rmtree(copy, ignore_errors=True)
+    copy.mkdir()
+    for name in COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, copy / name)
+    for edit in edits:
+        path = copy / edit.file
+        path.write_text(path.read_text().replace(edit.old, edit.new))
+    environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    if seed:
+        environment["STORAGE_LEDGER_SEED"] = str(seed)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-vv", "-p", "no:cacheprovider", *PROGRAMMES[programme]],
+        cwd=copy,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode == 0 and " skipped" in done.stdout.splitlines()[-1] and " passed" not in done.stdout.splitlines()[-1]:
+        raise SystemExit(f"{programme} is skipped here: it can say nothing")
+    if done.returncode == 0:
+        return ""
+    if done.returncode != 1:
+        raise SystemExit(f"{programme} could not run: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+    said = [line[1:].strip() for line in done.stdout.splitlines() if line.startswith("E ")]
+    codes = re.findall(r"'code': '([a-z-]+)'", "\n".join(said))
+    return ", ".join(dict.fromkeys(codes)) or (said or ["failed"])[0][:160]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,513 @@
+"""The order of effects, from outside: a model of the worst disk, fed with an strace log of the real service.
+
+This disk keeps nothing that was not fsynced: a file's bytes when the file was, a name when its folder was. What was written
+without an fsync *may* be there after a power cut, and may not. So each rule is asked of the worse of the two: what an entry
+relies on must be durable before the first instant at which the entry may be, and what relies on an entry must not begin before
+the entry certainly is. That is what POSIX promises; file systems promise more, each its own, so that a missing fsync of a
+directory may never show in real power cuts.
+
+The ledger is not parsed: its files' writes are applied, and SQLite opens what would be there. Shares no code with the package.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+import sqlite3
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+CALLS = (
+    "openat,write,pwrite64,ftruncate,fchmod,fsync,fdatasync,link,linkat,unlink,unlinkat,rename,renameat,renameat2,"
+    "mkdir,mkdirat,rmdir,sendto,recvfrom"
+)
+STRACE = ["strace", "-f", "-y", "-qq", "-x", "-s", "8300", "--seccomp-bpf", "-e", f"trace={CALLS}", "-o"]
+"""And the log's path, and the command. The strings must hold a whole page of the ledger."""
+
+_LINE = re.compile(r"(\d+) +(.*)", re.DOTALL)
+_CALL = re.compile(r"(\w+)\((.*)", re.DOTALL)
+_RESUMED = re.compile(r"<\.\.\. (\w+) resumed>(.*)", re.DOTALL)
+_RETURNED = re.compile(r"(.*)\)\s+= (-?\d+)(?:<.*>(?:\(deleted\))?)?(?: E\w+ \(.*\))?$", re.DOTALL)
+_FD = re.compile(r"(?:(\d+)|AT_FDCWD)<([^>]*)>")
+_STRING = re.compile(r'"((?:[^"\\]|\\.)*)"(\.\.\.)?')
+
+
+@dataclass(eq=False)
+class File:
+    """`version` grows with each change; `durable` is the version that certainly survives. Bytes are kept of the ledger only."""
+
+    version: int = 1
+    durable: int = 0
+    names: int = 0
+    content: bytearray = field(default_factory=bytearray)
+    kept: bytes = b""
+
+
+@dataclass(eq=False)
+class Folder:
+    """Names as processes see them, and as they certainly survive."""
+
+    names: dict[str, File | Folder] = field(default_factory=dict)
+    durable: dict[str, File | Folder] = field(default_factory=dict)
+    synced_at: int = 0
+
+
+@dataclass(frozen=True)
+class Call:
+    """One system call, seen twice: when it begins (`result` None) and when it has ended."""
+
+    thread: str
+    name: str
+    arguments: str
+    result: int | None
+
+
+def calls(log: Path) -> Iterator[Call]:
+    """In the order in which they began and ended."""
+    begun: dict[str, str] = {}
+    for line in log.read_text("latin-1").splitlines():
+        found = _LINE.match(line)
+        if found is None or found[2].startswith(("+++", "---", "???", "<... ???")):
+            continue
+        thread, text = found.groups()
+        if resumed := _RESUMED.match(text):
+            name, text = resumed[1], begun.pop(thread, "") + resumed[2]
+        else:
+            call = _CALL.match(text)
+            if call is None:
+                raise ValueError(f"not a line of strace: {line[:200]}")
+            name, text = call.groups()
+            if text.endswith("<unfinished ...>"):
+                begun[thread] = text.removesuffix("<unfinished ...>")
+                yield Call(thread, name, begun[thread], None)
+                continue
+            returned = _RETURNED.match(text)
+            yield Call(thread, name, text if returned is None else returned[1], None)
+        returned = _RETURNED.match(text)
+        if returned is not None:  # else the process was killed in it, and nobody knows
+            yield Call(thread, name, returned[1], int(returned[2]))
+
+
+class Disk:
+    """Feed it the logs of one life of the service after the other; it collects `violations` and counts what it `saw`."""
+
+    def __init__(self, uploads: Path, archive: Path, ledger: Path) -> None:
+        self.roots = {str(uploads): Folder(), str(archive): Folder(), str(ledger): Folder()}
+        self.uploads, self.archive, self.ledger = self.roots.values()
+        self.violations: list[dict] = []
+        self.saw: Counter[str] = Counter()
+        self._clock = 0
+        self._open: dict[int, File | Folder] = {}
+        self._syncing: dict[str, tuple] = {}
+        self._posts: dict[str, str] = {}
+        self._answers: Counter[str] = Counter()
+        self._commit_follows = False
+        self._may = State()
+        self._must = State()
+
+    def bad(self, code: str, **where: object) -> None:
+        self.violations.append({"code": code, **where})
+
+    def outside(self, path: Path) -> None:
+        """Somebody else made this file, or replaced it, and fsynced nothing."""
+        folder, name = self._place(str(path))
+        folder.names[name] = File(names=1)
+
+    def uploaded(self, name: str) -> None:
+        """A neighbour put this into uploads, durably. Before the life in which it is removed."""
+        self.uploads.names[name] = self.uploads.durable[name] = File(durable=1, names=1)
+
+    def feed(self, log: Path) -> None:
+        """One process from its start to its end; to be called before the next one starts."""
+        self._open.clear()
+        self._syncing.clear()
+        self._posts.clear()
+        self._commit_follows = False
+        for call in calls(log):
+            self._clock += 1
+            handle = getattr(self, f"_{call.name}", None)
+            if handle is not None:
+                handle(call)
+        for root, folder in self.roots.items():
+            self._killed_in_a_call(Path(root), folder)
+
+    def _killed_in_a_call(self, path: Path, folder: Folder) -> None:
+        """What a killed process had begun may have happened or not: look. Nothing of it is durable."""
+        found = {each.name: each for each in path.iterdir()}
+        for name in folder.names.keys() - found.keys():
+            del folder.names[name]
+        for name, each in found.items():
+            if name not in folder.names:
+                folder.names[name] = Folder() if each.is_dir() else File(names=1)
+            node = folder.names[name]
+            if isinstance(node, Folder):
+                self._killed_in_a_call(each, node)
+            elif self._is_ledger(str(each)) and node.content != each.read_bytes():
+                node.content = bytearray(each.read_bytes())
+                node.version += 1
+
+    # -- what happens to files
+
+    def _openat(self, call: Call) -> None:
+        if call.result is None or call.result < 0:
+            return
+        self._open.pop(call.result, None)
+        path = self._joined(call.arguments, 0)
+        if path is None or not self._ours(path):
+            return
+        if path in self.roots:
+            self._open[call.result] = self.roots[path]
+            return
+        folder, name = self._place(path)
+        if name not in folder.names:
+            if "O_CREAT" not in call.arguments:
+                return  # there before we looked, and nothing that we care for
+            folder.names[name] = File(names=1)
+        node = folder.names[name]
+        if "O_TRUNC" in call.arguments and isinstance(node, File):
+            self._changed(node, path)
+            node.content.clear()
+        self._open[call.result] = node
+
+    def _write(self, call: Call) -> None:
+        self._pwrite64(call)
+
+    def _pwrite64(self, call: Call) -> None:
+        node, path = self._descriptor(call)
+        if not isinstance(node, File):
+            return
+        if call.result is None:
+            if self._is_ledger(path) and self._commit_follows and len(self._data(call)) > 24:
+                # From here on the transaction may be on the disk, whoever syncs it.
+                self._commit_follows = False
+                self._look(self._with_write(node, call))
+            return
+        if call.result <= 0:
+            return
+        self._changed(node, path)
+        if self._is_ledger(path) and call.name == "pwrite64":
+            data = self._data(call)[: call.result]
+            self._apply(node.content, data, self._offset(call))
+            if path.endswith("-wal") and len(data) == 24:
+                self._commit_follows = data[4:8] != b"\0\0\0\0"  # sqlite.org/fileformat2.html §4.1: the size, in a commit frame
+
+    def _ftruncate(self, call: Call) -> None:
+        node, path = self._descriptor(call)
+        if isinstance(node, File) and call.result == 0:
+            self._changed(node, path)
+            size = int(call.arguments.rsplit(",", 1)[1])
+            del node.content[size:]
+
+    def _fchmod(self, call: Call) -> None:
+        node, _ = self._descriptor(call)
+        if isinstance(node, File) and call.result == 0:
+            node.version += 1
+
+    def _fdatasync(self, call: Call) -> None:
+        self._fsync(call)
+
+    def _fsync(self, call: Call) -> None:
+        node, path = self._descriptor(call)
+        if call.result is None:
+            if isinstance(node, File):
+                self._syncing[call.thread] = (node, node.version, bytes(node.content))
+            elif node is not None:
+                self._syncing[call.thread] = (node, self._clock, dict(node.names))
+            return
+        begun = self._syncing.pop(call.thread, None)
+        if call.result != 0 or begun is None:
+            return
+        node, at, kept = begun
+        if isinstance(node, File):
+            if at > node.durable:
+                node.durable, node.kept = at, kept
+        elif at > node.synced_at:
+            node.synced_at, node.durable = at, kept
+        if self._is_ledger(path) or node is self.ledger:
+            self._look()
+            self._settled()
+
+    def _link(self, call: Call) -> None:
+        self._linkat(call)
+
+    def _linkat(self, call: Call) -> None:
+        if call.result != 0:
+            return
+        source, target = self._two(call)
+        folder, name = self._place(source)
+        node = folder.names[name]
+        to, new = self._place(target)
+        to.names[new] = node
+        if isinstance(node, File):
+            node.names += 1
+        self.saw["link"] += 1
+
+    def _unlink(self, call: Call) -> None:
+        self._unlinkat(call)
+
+    def _rmdir(self, call: Call) -> None:
+        self._unlinkat(call)
+
+    def _unlinkat(self, call: Call) -> None:
+        path = self._joined(call.arguments, 0)
+        if path is None or not self._ours(path):
+            return
+        folder, name = self._place(path)
+        root = self._root(path)
+        if call.result is None:
+            if root is self.uploads:
+                relative = path.removeprefix(next(iter(self.roots)) + "/")
+                if not self._must.has_duty("remove", relative):
+                    self.bad("upload-removed-too-early", path=relative)
+            elif root is self.archive and self._is_final(path) and isinstance(folder.names.get(name), File):
+                self.bad("archived-file-removed", path=path)
+        elif call.result == 0:
+            gone = folder.names.pop(name, None)
+            if isinstance(gone, File):
+                gone.names -= 1
+            if root is self.uploads:
+                self.saw["upload-removed"] += 1
+            if self._is_ledger(path):
+                self._look()
+                self._settled()
+
+    def _rename(self, call: Call) -> None:
+        self._renameat(call)
+
+    def _renameat2(self, call: Call) -> None:
+        self._renameat(call)
+
+    def _renameat(self, call: Call) -> None:
+        source, target = self._two(call)
+        if not self._ours(target):
+            return
+        to, new = self._place(target)
+        if call.result is None:
+            if self._root(target) is self.archive and new in to.names and new != "metadata.json":
+                self.bad("renamed-over", path=target)
+        elif call.result == 0:
+            folder, name = self._place(source)
+            to.names[new] = folder.names.pop(name)
+
+    def _mkdir(self, call: Call) -> None:
+        self._mkdirat(call)
+
+    def _mkdirat(self, call: Call) -> None:
+        path = self._joined(call.arguments, 0)
+        if call.result == 0 and path is not None and self._ours(path):
+            folder, name = self._place(path)
+            folder.names[name] = Folder()
+
+    def _changed(self, node: File, path: str) -> None:
+        node.version += 1
+        if self._root(path) is self.archive and self._linked_finally(node):
+            self.bad("archived-file-written", path=path)
+
+    # -- what neighbours hear
+
+    def _sendto(self, call: Call) -> None:
+        if call.result is not None:
+            return
+        socket = self._socket(call)
+        data = self._data(call)
+        if found := re.match(rb"POST /status/(\S+) HTTP", data):
+            self._posts[socket] = found[1].decode()
+            data = data.partition(b"\r\n\r\n")[2]
+        if data.startswith(b'{"status"') and socket in self._posts:
+            study_id, word = self._posts[socket], json.loads(data)["status"]
+            self.saw["told"] += 1
+            if word == "archived" and study_id not in self._must.archived:
+                self.bad("told-too-early", study_id=study_id)
+
+    def _recvfrom(self, call: Call) -> None:
+        if call.result and call.result > 0 and (study_id := self._posts.get(self._socket(call))):
+            if re.match(rb"HTTP/1.1 2\d\d", self._data(call)):
+                self._answers[study_id] += 1
+                del self._posts[self._socket(call)]
+
+    # -- what the ledger says
+
+    def _look(self, files: dict[str, bytes] | None = None) -> None:
+        """What may be in the ledger from now on: all that it relies on must be durable already."""
+        state = State.of(files or {name: bytes(node.content) for name, node in self._ledger_files()})
+        for entry in state.entries[len(self._may.entries) :]:
+            self._entry(entry)
+        for position, stage in self._may.duties - state.duties:
+            self._duty_gone(state, position, stage)
+        self._may = state
+
+    def _settled(self) -> None:
+        """What is in the ledger for certain: its bytes were synced, and so was the name that leads to them."""
+        self._must = State.of({name: node.kept for name, node in self._ledger_files() if self.ledger.durable.get(name) is node})
+
+    def _entry(self, entry: dict) -> None:
+        data, position, study_id = entry["data"], entry["position"], entry["study_id"]
+        self.saw[entry["kind"]] += 1
+        if entry["kind"] == "archived":
+            for name in (data["file"]["name"], "metadata.json"):
+                if (lacking := self._lacking(f"{study_id}/{name}")) is not None:
+                    self.bad("archived-too-early", position=position, name=name, not_durable=lacking)
+            # Of what was set aside only the name is ours to keep: who damaged it may not have synced its bytes.
+            if "set_aside" in data and (lacking := self._lacking(data["set_aside"])) not in {None, "its bytes"}:
+                self.bad("set-aside-not-durable", position=position, not_durable=lacking)
+        elif entry["kind"] == "status-sent":
+            study_id = study_id or data["study_id"]
+            if self._answers[study_id] == 0:
+                self.bad("status-sent-too-early", position=position)
+            self._answers[study_id] -= 1
+
+    def _duty_gone(self, state: State, position: int, stage: str) -> None:
+        entry = state.entries[position - 1]
+        if stage == "remove":
+            path = entry["data"]["upload_path"]
+            folder, name = self._place(f"{next(iter(self.roots))}/{path}")
+            for names, code in ((folder.names, "upload-still-there"), (folder.durable, "removal-not-durable")):
+                if name in names and (position, path) not in state.placed_again:
+                    self.bad("duty-dropped-too-early", position=position, why=code)
+        elif stage == "tell" and entry["study_id"] is not None and position not in state.told:
+            self.bad("duty-dropped-too-early", position=position, why="nobody-told")
+
+    def _lacking(self, path: str) -> str | None:
+        """What of this path of the archive may be gone after a power cut; None when it all stays."""
+        node: File | Folder = self.archive
+        for part in path.split("/"):
+            below = node.names.get(part) if isinstance(node, Folder) else None
+            if below is None:
+                return f"{part}: not there"
+            if node.durable.get(part) is not below:
+                return f"{part}: its name"
+            node = below
+        return None if isinstance(node, File) and node.durable == node.version else "its bytes"
+
+    # -- reading the log
+
+    def _ours(self, path: str) -> bool:
+        return any(path == root or path.startswith(root + "/") for root in self.roots)
+
+    def _root(self, path: str) -> Folder | None:
+        return next((folder for root, folder in self.roots.items() if path == root or path.startswith(root + "/")), None)
+
+    def _place(self, path: str) -> tuple[Folder, str]:
+        root = next(root for root in self.roots if path.startswith(root + "/"))
+        *folders, name = path.removeprefix(root + "/").split("/")
+        node = self.roots[root]
+        for part in folders:
+            below = node.names.get(part)
+            if not isinstance(below, Folder):  # somebody else made it
+                below = node.names[part] = node.durable[part] = Folder()
+            node = below
+        return node, name
+
+    def _is_final(self, path: str) -> bool:
+        parts = path.split("/")
+        return ".ledger" not in parts and not parts[-1].startswith(".")
+
+    def _linked_finally(self, node: File) -> bool:
+        folders = [f for name, f in self.archive.names.items() if isinstance(f, Folder) and name != ".ledger"]
+        return any(n is node and not name.startswith(".") for f in folders for name, n in f.names.items())
+
+    def _is_ledger(self, path: str) -> bool:
+        return self._root(path) is self.ledger and path.rsplit("/", 1)[1].startswith("ledger.db") and not path.endswith("-shm")
+
+    def _ledger_files(self) -> list[tuple[str, File]]:
+        names = ("ledger.db", "ledger.db-wal", "ledger.db-journal")
+        return [(name, node) for name in names if isinstance(node := self.ledger.names.get(name), File)]
+
+    def _with_write(self, node: File, call: Call) -> dict[str, bytes]:
+        files = {name: bytearray(each.content) for name, each in self._ledger_files()}
+        name = next(name for name, each in self._ledger_files() if each is node)
+        self._apply(files[name], self._data(call), self._offset(call))
+        return {name: bytes(content) for name, content in files.items()}
+
+    @staticmethod
+    def _apply(content: bytearray, data: bytes, offset: int) -> None:
+        content.extend(bytes(max(0, offset - len(content))))
+        content[offset : offset + len(data)] = data
+
+    @staticmethod
+    def _offset(call: Call) -> int:
+        return int(call.arguments.rsplit(",", 1)[1])
+
+    @staticmethod
+    def _data(call: Call) -> bytes:
+        found = _STRING.search(call.arguments)
+        if found is None:
+            return b""
+        if found[2] and call.name == "pwrite64":
+            raise ValueError("the log does not hold all of a write to the ledger")
+        return codecs.escape_decode(found[1].encode("latin-1"))[0]
+
+    @staticmethod
+    def _socket(call: Call) -> str:
+        found = _FD.match(call.arguments)
+        return found[2] if found else ""
+
+    def _descriptor(self, call: Call) -> tuple[File | Folder | None, str]:
+        found = _FD.match(call.arguments)
+        if found is None or found[1] is None or not self._ours(found[2]):
+            return None, ""
+        return self._open.get(int(found[1])), found[2]
+
+    def _two(self, call: Call) -> tuple[str, str]:
+        source, target = self._joined(call.arguments, 0), self._joined(call.arguments, 1)
+        if source is None or target is None:
+            raise ValueError(f"{call.name} without two paths")
+        return source, target
+
+    @staticmethod
+    def _joined(arguments: str, number: int) -> str | None:
+        """The path that the call means: a string, relative to the descriptor before it, if there is one."""
+        strings = list(_STRING.finditer(arguments))
+        if len(strings) <= number:
+            return None
+        text = codecs.escape_decode(strings[number][1].encode("latin-1"))[0].decode("utf-8", "surrogateescape")
+        if text.startswith("/"):
+            return text
+        before = [found for found in _FD.finditer(arguments) if found.end() <= strings[number].start()]
+        return f"{before[-1][2]}/{text}" if before else None
+
+
+@dataclass
+class State:
+    """A ledger as SQLite reads it."""
+
+    entries: list[dict] = field(default_factory=list)
+    duties: set[tuple[int, str]] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, files: dict[str, bytes]) -> State:
+        if not files.get("ledger.db") and not files.get("ledger.db-wal"):
+            return cls()
+        with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
+            for name, data in files.items():
+                (Path(folder) / name).write_bytes(data)
+            with closing(sqlite3.connect(Path(folder) / "ledger.db")) as connection:
+                connection.row_factory = sqlite3.Row
+                if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'entries'").fetchone():
+                    return cls()
+                entries = [dict(row) for row in connection.execute("SELECT position, study_id, kind, cause, payload FROM entries")]
+                duties = {(row[0], row[1]) for row in connection.execute("SELECT position, stage FROM pending")}
+        for entry in entries:
+            entry["data"] = json.loads(entry["payload"])
+        return cls(entries, duties)
+
+    @property
+    def archived(self) -> set[str]:
+        return {entry["study_id"] for entry in self.entries if entry["kind"] == "archived"}
+
+    @property
+    def told(self) -> set[int]:
+        return {position for entry in self.entries if entry["kind"] == "status-sent" for position in entry["data"]["tells"]}
+
+    @property
+    def placed_again(self) -> set[tuple[int, str]]:
+        """Removals that gave way to another placing: of an upload that is no longer what was archived."""
+        return {(e["position"], e["data"]["upload_path"]) for e in self.entries if (e["cause"], "place") in self.duties and e["kind"] == "archived"}
+
+    def has_duty(self, stage: str, path: str) -> bool:
+        return any(s == stage and self.entries[p - 1]["data"].get("upload_path") == path for p, s in self.duties)

@@ -1,0 +1,92 @@
+"""The real service under strace, on the worst disk that POSIX allows: every effect waits for what it relies on."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import threading
+
+import pytest
+
+from tests.recovery.order import STRACE, Disk
+from tests.support.stack import Stack
+from tests.support.waiting import until
+
+
+def test_every_effect_waits_for_the_fsync_that_it_relies_on(tmp_path, valkey, status_server):
+    if shutil.which("strace") is None:
+        pytest.skip("strace is not installed")
+    rng = random.Random(17)
+    stack = Stack(tmp_path, valkey, status_server.url)
+    disk = Disk(stack.uploads, stack.archive, stack.ledger)
+
+    def put(name: str, data: bytes) -> dict:
+        path = stack.uploads / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
+        disk.uploaded(name)
+        return {"study_id": name.rpartition("/")[2].partition(".")[0], "file_path": name, "metadata": {"n": name}}
+
+    log = tmp_path / "strace"
+
+    def live() -> None:
+        stack.start(under=[*STRACE, str(log)])
+
+    def died() -> None:
+        stack.process.wait(20)
+        disk.feed(log)
+        assert disk.violations == []
+
+    try:
+        # New studies, a folder below uploads, redeliveries of what is pending, the same name with other bytes, no event at all.
+        messages = [put(f"s{i}.dcm", rng.randbytes(rng.choice((10, 5_000, 1_500_000)))) for i in range(8)]
+        messages += [put("below/b0.dcm", b"b0"), put("one/twice.dcm", b"first"), put("two/twice.dcm", b"second")]
+        live()
+        for message in [*messages, *messages[:3], {"study_id": "wrong", "file_path": "../x"}]:
+            stack.publish(message)
+        told = [message["study_id"] for message in messages]
+        until(lambda: all(status_server.status(s) == "archived" for s in told) and status_server.status("wrong") == "failed", 60)
+        until(stack.idle, 30)
+        assert stack.stop() == 0
+        died()
+        # Redeliveries: with the upload; without; without, and somebody put the archive's file back from a backup, unsynced;
+        # with the upload, and the archive's file is damaged. And new studies, until the process is killed.
+        again = [put("s0.dcm", (stack.archive / "s0" / "s0.dcm").read_bytes()), messages[1], messages[2]]
+        archived = stack.archive / "s2" / "s2.dcm"
+        archived.write_bytes(archived.read_bytes())
+        disk.outside(archived)
+        again.append(put("s3.dcm", (damaged := stack.archive / "s3" / "s3.dcm").read_bytes()))
+        damaged.write_bytes(bytes(damaged.stat().st_size))  # of the same length
+        disk.outside(damaged)
+        before = stack.check()["counts"]["archived"]
+        later = [put(f"t{i}.dcm", rng.randbytes(5_000)) for i in range(20)]
+        live()
+        for message in again:
+            stack.publish(message)
+        until(lambda: stack.check(settled=False)["counts"]["archived"] == before + len(again), 30)
+        pid = json.loads((stack.ledger / "serve.lock").read_text())["pid"]
+        killer = threading.Timer(rng.random() * 0.3, os.kill, (pid, signal.SIGKILL))
+        killer.start()
+        for message in later:
+            stack.publish(message)
+        killer.join()
+        died()
+        live()
+        for message in later:
+            stack.publish(message)
+        until(lambda: all(status_server.status(m["study_id"]) == "archived" for m in later), 60)
+        until(stack.idle, 30)
+        assert stack.stop() == 0
+        died()
+    finally:
+        stack.close()
+    # The model saw what happened, and not an empty log.
+    found = stack.check()
+    assert found["violations"] == []
+    assert {kind: disk.saw[kind] for kind in found["counts"]} == found["counts"]
+    assert disk.saw["upload-removed"] == len(messages) + 2 + len(later)
+    assert disk.saw["link"] >= len(messages) + 1 + len(later)
+    assert disk.saw["told"] >= found["counts"]["status-sent"]
