@@ -1,6 +1,6 @@
 """Another process that appends to the same ledger, as a person's command does: messages that the service has had, and bad ones.
 
-    python appender.py SEED FILE      one message a line in FILE, in hexadecimal
+python appender.py SEED FILE      one message a line in FILE, in hexadecimal
 """
 
 import os

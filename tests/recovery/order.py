@@ -315,6 +315,10 @@ class Disk:
             return
         socket = self._socket(call)
         data = self._data(call)
+        for count in re.findall(rb"\*(\d+)\r\n\$4\r\nXACK\r\n(?!.*\$3\r\n0-0\r\n)", data, re.DOTALL):
+            self.saw["acknowledged"] += int(count) - 3
+            if self.saw["acknowledged"] > self._must.heard:
+                self.bad("acknowledged-too-early", acknowledged=self.saw["acknowledged"], recorded=self._must.heard)
         if found := re.match(rb"POST /status/(\S+) HTTP", data):
             self._posts[socket] = found[1].decode()
             data = data.partition(b"\r\n\r\n")[2]
@@ -325,10 +329,10 @@ class Disk:
                 self.bad("told-too-early", study_id=study_id)
 
     def _recvfrom(self, call: Call) -> None:
-        if call.result and call.result > 0 and (study_id := self._posts.get(self._socket(call))):
-            if re.match(rb"HTTP/1.1 2\d\d", self._data(call)):
-                self._answers[study_id] += 1
-                del self._posts[self._socket(call)]
+        study_id = self._posts.get(self._socket(call)) if call.result and call.result > 0 else None
+        if study_id and re.match(rb"HTTP/1.1 2\d\d", self._data(call)):
+            self._answers[study_id] += 1
+            del self._posts[self._socket(call)]
 
     # -- what the ledger says
 
@@ -501,13 +505,22 @@ class State:
         return {entry["study_id"] for entry in self.entries if entry["kind"] == "archived"}
 
     @property
+    def heard(self) -> int:
+        """How many messages: each becomes one entry."""
+        return sum(entry["kind"] in {"described", "rejected"} for entry in self.entries)
+
+    @property
     def told(self) -> set[int]:
         return {position for entry in self.entries if entry["kind"] == "status-sent" for position in entry["data"]["tells"]}
 
     @property
     def placed_again(self) -> set[tuple[int, str]]:
         """Removals that gave way to another placing: of an upload that is no longer what was archived."""
-        return {(e["position"], e["data"]["upload_path"]) for e in self.entries if (e["cause"], "place") in self.duties and e["kind"] == "archived"}
+        return {
+            (e["position"], e["data"]["upload_path"])
+            for e in self.entries
+            if (e["cause"], "place") in self.duties and e["kind"] == "archived"
+        }
 
     def has_duty(self, stage: str, path: str) -> bool:
         return any(s == stage and self.entries[p - 1]["data"].get("upload_path") == path for p, s in self.duties)

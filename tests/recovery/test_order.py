@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -11,14 +12,19 @@ import threading
 
 import pytest
 
+from storage_ledger.settings import Settings
 from tests.recovery.order import STRACE, Disk
 from tests.support.stack import Stack
 from tests.support.waiting import until
 
 
-def test_every_effect_waits_for_the_fsync_that_it_relies_on(tmp_path, valkey, status_server):
+@pytest.fixture(autouse=True)
+def strace():
     if shutil.which("strace") is None:
         pytest.skip("strace is not installed")
+
+
+def test_every_effect_waits_for_the_fsync_that_it_relies_on(tmp_path, valkey, status_server):
     rng = random.Random(17)
     stack = Stack(tmp_path, valkey, status_server.url)
     disk = Disk(stack.uploads, stack.archive, stack.ledger)
@@ -90,3 +96,29 @@ def test_every_effect_waits_for_the_fsync_that_it_relies_on(tmp_path, valkey, st
     assert disk.saw["upload-removed"] == len(messages) + 2 + len(later)
     assert disk.saw["link"] >= len(messages) + 1 + len(later)
     assert disk.saw["told"] >= found["counts"]["status-sent"]
+
+
+def test_a_message_of_a_stream_is_acknowledged_after_the_commit_of_its_entry(tmp_path, valkey, status_server):
+    if "described_stream" not in Settings.model_fields:
+        pytest.skip("this version has no stream as a source: its acknowledgements are not looked at")
+    stream = valkey.channel()
+    stack = Stack(tmp_path, valkey, status_server.url, DESCRIBED_STREAM=stream)
+    disk = Disk(stack.uploads, stack.archive, stack.ledger)
+    log = tmp_path / "strace"
+    try:
+        for i in range(12):
+            (stack.uploads / f"s{i}.dcm").write_bytes(b"bytes")
+            disk.uploaded(f"s{i}.dcm")
+        stack.start(under=[*STRACE, str(log)])
+        with contextlib.closing(valkey.client()) as client:
+            for i in range(12):
+                client.xadd(stream, {"data": json.dumps({"study_id": f"s{i}", "file_path": f"s{i}.dcm"})})
+            client.xadd(stream, {"data": b"no event"})
+            until(lambda: all(status_server.status(f"s{i}") == "archived" for i in range(12)), 60)
+            until(lambda: client.xpending(stream, "storage-ledger")["pending"] == 0, 30)
+        assert stack.stop() == 0
+    finally:
+        stack.close()
+    disk.feed(log)
+    assert disk.violations == []
+    assert disk.saw["acknowledged"] == disk.saw["described"] + disk.saw["rejected"] == 13

@@ -97,6 +97,31 @@ def test_an_old_backup_of_the_ledger_is_refused_and_gets_what_it_lacks(stack, st
     assert stack.stop() == 0
 
 
+def test_nothing_is_told_or_removed_before_it_is_mirrored(stack, status_server):
+    stack.start()
+    files = archive(stack, status_server, "a", 1)
+    segment = stack.archive / ".ledger" / "000000000001.entries"
+    if shutil.which("chattr") is None or subprocess.run(["chattr", "+i", segment], capture_output=True, check=False).returncode:
+        pytest.skip("no file can be made immutable here")
+    try:
+        for i in range(5):
+            message, files[f"b-{i}"] = upload(stack, f"b-{i}", seed=i)
+            stack.publish(message)
+        until(lambda: stack.metric('storage_ledger_outage{code="archive-not-writable",step="mirror"}') == 1, 30, what="the outage")
+        until(lambda: stack.metric('storage_ledger_pending{stage="remove"}') == 5, 30, what="all to be archived")
+        assert len(list(stack.uploads.iterdir())) == 5
+        assert [status_server.status(f"b-{i}") for i in range(5)] == [None] * 5
+        assert stack.check(settled=False)["violations"] == []
+        assert "archive-not-writable" in stack.get("/readyz")[1]
+    finally:
+        subprocess.run(["chattr", "-i", segment], check=True)
+    until(lambda: all(status_server.status(s) == "archived" for s in files), 60, what="all to be told")
+    until(stack.idle, 30)
+    assert_archived(stack, files)
+    assert stack.check()["violations"] == []
+    assert stack.stop() == 0
+
+
 def test_a_new_archive_volume_is_refused_until_it_is_said_that_it_is_new(stack, status_server):
     stack.start()
     archive(stack, status_server, "a", 5)
