@@ -44,13 +44,10 @@ PROGRAMMES = (
         "syscalls", "points", "test_syscalls.py", "STORAGE_LEDGER_POINTS", 3000, "system calls that fail or are the last; 0: every one"
     ),
     Programme("full", "full", "test_full.py", "STORAGE_LEDGER_FULL", 1, "volumes that are full: every level (1), every second (2), …"),
-    Programme("cuts", "cuts", "test_power_cut.py", "STORAGE_LEDGER_CUTS", 200, "power cuts"),
-    Programme("kills", "kills", "test_kill.py", "STORAGE_LEDGER_KILLS", 1000, "kill -9 under traffic"),
-    Programme("redis", "redis", "test_redis.py", "STORAGE_LEDGER_REDIS", 100, "faults of Redis"),
-    Programme("status", "status", "test_status.py", "STORAGE_LEDGER_STATUS", 100, "faults of the Status Service"),
-    Programme(
-        "mutants", "mutants", "test_mutants.py", "STORAGE_LEDGER_MUTANTS", 1, "broken versions of the code, each of which must be caught"
-    ),
+    Programme("cuts", "cuts", "test_power_cut.py", "STORAGE_LEDGER_CUTS", 300, "power cuts"),
+    Programme("kills", "kills", "test_kill.py", "STORAGE_LEDGER_KILLS", 500, "kill -9 under traffic"),
+    Programme("redis", "redis", "test_redis_faults.py", "STORAGE_LEDGER_REDIS", 100, "faults of Redis"),
+    Programme("status", "status", "test_status_faults.py", "STORAGE_LEDGER_STATUS", 500, "studies told to a Status Service that fails"),
     Programme("hostile", "messages", "test_hostile.py", "STORAGE_LEDGER_MESSAGES", 10_000, "hostile messages"),
 )
 
