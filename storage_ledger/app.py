@@ -6,14 +6,14 @@ import math
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from storage_ledger import logs
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.archive.uploads import Uploads
 from storage_ledger.core.entries import Entry
 from storage_ledger.core.layout import UploadPaths
-from storage_ledger.errors import LedgerUnusable, Retryable
+from storage_ledger.errors import LedgerBusy, LedgerUnusable, Retryable
 from storage_ledger.index.sqlite import Index
 from storage_ledger.intake import Intake
 from storage_ledger.ledger import lock
@@ -85,8 +85,25 @@ def appending(settings: Settings) -> Iterator[SqliteLedger]:
     would be that user's, and would lock the service out.
     """
     require_writable(settings.ledger_file)
-    with reading(settings) as ledger:
+    with reading(settings) as ledger, _mirrored(settings, ledger):
         yield ledger
+
+
+@contextmanager
+def _mirrored(settings: Settings, ledger: SqliteLedger) -> Iterator[None]:
+    """Around a command that appends: the mirror is this ledger's, and has what was appended. Raises `LedgerUnusable`.
+
+    Where the archive cannot be reached the entries stand in the ledger alone, until `serve` follows.
+    """
+    mirror = mirror_of(settings, ledger)
+    with suppress(Retryable):
+        mirror.begin()
+        mirror.check()
+    try:
+        yield
+    finally:
+        with suppress(Retryable, LedgerBusy):
+            mirror.catch_up()
 
 
 def reconcile(settings: Settings, on_progress: Callable[[Sweep], None]) -> Sweep:
@@ -95,7 +112,7 @@ def reconcile(settings: Settings, on_progress: Callable[[Sweep], None]) -> Sweep
     logs.configure(settings.log_level, environment=settings.environment)
     client = StatusClient(settings.status_service_url)
     try:
-        with reading(settings) as ledger:
+        with reading(settings) as ledger, _mirrored(settings, ledger):
             reconciler = Reconciler(
                 ledger,
                 Uploads(settings.uploads_path),
