@@ -57,6 +57,9 @@ AWAY_AFTER = 3
 
 LISTED = 1000
 REST_S = 1.0
+START_S = 2.0
+"""At the start a source mostly subscribes within this: one sweep does for both."""
+
 SETTLE_S = 2.0
 """Between two looks at a file of which only its own time says that it is old: whoever writes to it shows in between."""
 
@@ -196,14 +199,16 @@ class Reconciler:
         self._bell.set()
 
     def run(self, stop: threading.Event) -> None:
-        """Sweep at once, after each `ring`, and every `every_s`, until `stop` is set. With `every_s` 0 not at all.
+        """Sweep at the start, after each `ring`, and every `every_s`, until `stop` is set. With `every_s` 0 not at all.
 
+        The start waits `START_S` at most for the first ring.
         A file whose message was missed was there before the ring, but may be younger than the grace: so there is one more
         sweep when the grace is over.
         """
         if self._every_s == 0:
             stop.wait()
             return
+        self._bell.wait(START_S)
         self.ring()
         timed = after_grace = time.monotonic()
         while True:

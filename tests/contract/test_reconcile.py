@@ -705,7 +705,7 @@ def running(pipeline, **how):
     return reconciler, end
 
 
-def test_it_sweeps_at_once_after_each_ring_and_once_more_when_the_grace_is_over(pipeline):
+def test_it_sweeps_at_the_start_after_each_ring_and_once_more_when_the_grace_is_over(pipeline):
     reconciler, end = running(pipeline, every_s=3600, grace_s=0.2)
     for _ in range(2):  # at the start, and after the grace
         assert reconciler.swept.acquire(timeout=20)
