@@ -123,51 +123,89 @@ def calls(trace: Path) -> Iterator[Call]:
 def fsynced_again(made: Iterable[Call], *, archive: Path, ledger: Path) -> list[dict[str, str]]:
     """What was trusted after an fsync of it had failed: the kernel may have dropped what it could not write.
 
-    A file of the archive must be made anew before an fsync of it counts again; SQLite writes the pages again that it
-    could not sync, so that its files must have been written in between. Codes: `file-fsynced-again`,
-    `folder-fsynced-again`, `ledger-fsynced-again`.
+    - `file-fsynced-again`: a file of the archive that was not made anew in between.
+    - `folder-fsynced-again`: a folder of the archive into which the names that were not durable then were not put anew.
+    - `ledger-fsynced-again`: a file of SQLite's that was not written in between; it writes the same pages once more.
     """
-    inodes: dict[str, int] = {}
-    folders: set[int] = set()
-    distrusted: dict[int, str] = {}
-    found = []
-    last = 0
-
-    def inode(path: str) -> int:
-        nonlocal last
-        if path not in inodes:
-            last += 1
-            inodes[path] = last
-        return inodes[path]
-
+    disk = _Disk(archive, ledger)
     for call in made:
         paths = [path for path in call.paths if path.startswith((f"{archive}", f"{ledger}"))]
-        if not paths:
-            continue
+        if paths:
+            disk.see(call, paths)
+    return disk.found
+
+
+class _Disk:
+    """Which files and names an fsync has failed of, followed through the calls of a trace."""
+
+    def __init__(self, archive: Path, ledger: Path) -> None:
+        self._archive, self._ledger = f"{archive}", f"{ledger}"
+        self._inodes: dict[str, int] = {}
+        self._last = 0
+        self._folders: set[str] = set()
+        self._distrusted: set[int] = set()
+        self._new_names: dict[str, set[str]] = {}  # by folder: since its last good fsync
+        self._lost_names: dict[str, set[str]] = {}  # by folder: those of which an fsync failed
+        self.found: list[dict[str, str]] = []
+
+    def see(self, call: Call, paths: list[str]) -> None:
         path = paths[0]
         if call.name in {"fsync", "fdatasync"}:
-            number = inode(path)
-            if call.failed:
-                distrusted[number] = path
-            elif number in distrusted:
-                of_ledger = path.startswith(f"{ledger}")
-                kind = "folder" if number in folders else "ledger" if of_ledger else "file"
-                found.append({"code": f"{kind}-fsynced-again", "path": path, "call": f"{call.name}:{call.number}"})
-                del distrusted[number]
+            (self._sync_folder if path in self._folders else self._sync_file)(call, path)
         elif call.failed:
-            continue
+            return
         elif call.name in {"openat", "open"}:
-            if "O_EXCL" in call.arguments:
-                inodes.pop(path, None)
             if "O_DIRECTORY" in call.arguments:
-                folders.add(inode(path))
-        elif call.name in {"pwrite64", "write", "ftruncate"} and path.startswith(f"{ledger}"):
-            distrusted.pop(inode(path), None)
+                self._folders.add(path)
+            elif "O_EXCL" in call.arguments:
+                self._inodes.pop(path, None)
+                self._named(path)
+        elif call.name in {"mkdir", "mkdirat"}:
+            self._named(path)
+        elif call.name in {"pwrite64", "write", "ftruncate"} and path.startswith(self._ledger):
+            self._distrusted.discard(self._inode(path))
         elif call.name in {"link", "linkat"}:
-            inodes[paths[1]] = inode(path)
+            self._inodes[paths[1]] = self._inode(path)
+            self._named(paths[1])
         elif call.name in {"rename", "renameat", "renameat2"}:
-            inodes[paths[1]] = inode(path)
-            del inodes[path]
+            self._inodes[paths[1]] = self._inode(path)
+            self._gone(path)
+            self._named(paths[1])
         elif call.name in {"unlink", "unlinkat", "rmdir"}:
-            inodes.pop(path, None)
-    return found
+            self._gone(path)
+
+    def _inode(self, path: str) -> int:
+        if path not in self._inodes:
+            self._last += 1
+            self._inodes[path] = self._last
+        return self._inodes[path]
+
+    def _named(self, path: str) -> None:
+        folder, _, name = path.rpartition("/")
+        self._new_names.setdefault(folder, set()).add(name)
+        self._lost_names.get(folder, set()).discard(name)
+
+    def _gone(self, path: str) -> None:
+        self._inodes.pop(path, None)
+        folder, _, name = path.rpartition("/")
+        self._new_names.get(folder, set()).discard(name)
+        self._lost_names.get(folder, set()).discard(name)
+
+    def _sync_file(self, call: Call, path: str) -> None:
+        number = self._inode(path)
+        if call.failed:
+            self._distrusted.add(number)
+        elif number in self._distrusted:
+            self._bad("ledger" if path.startswith(self._ledger) else "file", call, path)
+            self._distrusted.discard(number)
+
+    def _sync_folder(self, call: Call, path: str) -> None:
+        new, lost = self._new_names.pop(path, set()), self._lost_names.setdefault(path, set())
+        if call.failed:
+            lost |= new
+        elif lost and path.startswith(self._archive):  # in the ledger's SQLite ignores it: it does not ask again
+            self._bad("folder", call, path)
+            lost.clear()
+
+    def _bad(self, what: str, call: Call, path: str) -> None:
+        self.found.append({"code": f"{what}-fsynced-again", "path": path, "call": f"{call.name}:{call.number}"})
