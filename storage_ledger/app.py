@@ -96,8 +96,8 @@ def _mirrored(settings: Settings, ledger: SqliteLedger) -> Iterator[None]:
     Where the archive cannot be reached the entries stand in the ledger alone, until `serve` follows.
     """
     mirror = mirror_of(settings, ledger)
+    mirror.begin()
     with suppress(Retryable):
-        mirror.begin()
         mirror.check()
     try:
         yield
@@ -148,8 +148,8 @@ def _mirror(settings: Settings, ledger: SqliteLedger, archive: FilesystemArchive
         ledger,
         on_recognised=lambda root: archive.recognise(root.device, root.inode),
     )
+    mirror.begin()
     try:
-        mirror.begin()
         mirror.check()
     except Retryable as error:
         if error.code == "archive-missing":  # not mounted, and we know it before anything is done

@@ -85,13 +85,17 @@ class Mirror:
         return self._position
 
     def begin(self) -> None:
-        """Make the mirror of a ledger that has no entries yet. Nothing happens if there is one.
+        """Make the mirror of a ledger that has no entries yet. Nothing happens if there is one, or if there are entries.
 
-        Raises `LedgerUnusable` when what lies there is not this ledger's, `Retryable` when the volume fails.
+        Nothing may be appended before this has succeeded: entries without a mirror are taken for the wrong archive. Raises
+        `Retryable` when the volume fails.
         """
-        with self._alone(), self._folder(make=self._ledger.last() is None) as (_, folder):
-            if not _names(folder) and self._ledger.last() is None:
-                _write_anew(folder, segments.segment_name(1), segments.begin_line(self._ledger.ledger_id, Tree()))
+        with self._alone():
+            if self._ledger.last() is not None:
+                return
+            with self._folder(make=True) as (_, folder):
+                if not _names(folder):
+                    _write_anew(folder, segments.segment_name(1), segments.begin_line(self._ledger.ledger_id, Tree()))
 
     def check(self) -> None:
         """See that the mirror there is this ledger's, and not ahead of it: look only, from the last segment.

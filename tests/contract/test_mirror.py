@@ -239,10 +239,10 @@ def test_a_ledger_that_went_on_from_an_old_copy_is_refused(scene, tmp_path):
 def test_a_missing_mirror_is_refused_once_there_are_entries(scene):
     mirror = scene.begun(3)
     shutil.rmtree(scene.folder)
-    for step in (scene.mirror().begin, scene.mirror().check):
-        with pytest.raises(LedgerUnusable, match="replay --mirror") as caught:
-            step()
-        assert caught.value.code == "mirror-missing"
+    scene.mirror().begin()
+    with pytest.raises(LedgerUnusable, match="replay --mirror") as caught:
+        scene.mirror().check()
+    assert caught.value.code == "mirror-missing"
     scene.append(1)
     with pytest.raises(Retryable) as came_off:  # while we run: the volume may come back
         mirror.catch_up()

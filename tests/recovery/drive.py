@@ -88,11 +88,13 @@ class Drive:
             self.deliver()
             projector, notifier = self.parts.projector, self.parts.notifier
             self.work("place", [Stage.PLACE], projector.place_batch, projector.record)
+            self.parts.mirroring.follow()
             self.work("remove", [Stage.REMOVE], projector.remove_batch, projector.record_removed, by_study=False)
             self.work("tell", [Stage.TELL, Stage.CONFIRM], notifier.tell, notifier.record)
+            self.parts.mirroring.follow()
             self.parts.index.run(Always(), Always())
             now = self.state()
-            if now == (0, {}, 0):
+            if now == (0, {}, 0, 0):
                 return
             still = still + 1 if now == before else 0
             before = now
@@ -117,11 +119,17 @@ class Drive:
         """What a lane does, for all that is due."""
         with self.outlived(step):
             groups: dict[object, list[Duty]] = {}
-            for duty in self.parts.ledger.due(stages, limit=1000):
+            up_to = None if step == "place" else self.mirrored
+            for duty in self.parts.ledger.due(stages, limit=1000, up_to=up_to):
                 groups.setdefault((duty.entry.study_id or duty.entry.position) if by_study else None, []).append(duty)
             if groups:
                 outcomes = [work(sorted(group, key=lambda duty: duty.entry.position)) for group in groups.values()]
                 record(outcomes, True)
+
+    @property
+    def mirrored(self) -> int:
+        """Up to where the others may go."""
+        return self.parts.mirroring._mirror.position
 
     @contextmanager
     def outlived(self, step: str) -> Any:
@@ -132,11 +140,12 @@ class Drive:
             self.trouble.append(f"{step}: {error.code}")
 
     def state(self) -> object:
-        """Whatever must change from round to round; (0, {}, 0) when nothing is left."""
+        """Whatever must change from round to round; (0, {}, 0, 0) when nothing is left."""
         with self.outlived("state"):
             queue = {length.stage.value: length.rows for length in self.parts.ledger.queue() if length.stage in WORK}
             last = self.parts.ledger.last()
-            return len(self.waiting), queue, (last.position if last else 0) - self.parts.index.position
+            position = last.position if last else 0
+            return len(self.waiting), queue, position - self.parts.index.position, position - self.mirrored
         return None
 
 
