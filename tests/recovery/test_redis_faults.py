@@ -173,6 +173,7 @@ class Trial:
     def nothing_is_violated(self, *, settled: bool, when: str) -> None:
         # The service goes on while we look: one snapshot of entries and work queue is taken, files come before their entries.
         stack = self.stack
-        found = Checker(stack.uploads, stack.archive, stack.ledger, settled).run()
+        # The mirror goes on as well, beyond that snapshot: it is looked at when all is settled.
+        found = Checker(stack.uploads, stack.archive, stack.ledger, settled, mirror=settled).run()
         FIGURES["violations"] += len(found["violations"])
         assert found["violations"] == [], when

@@ -11,7 +11,7 @@ from tests.support.stack import Stack
 from tests.support.valkey import Valkey
 from tests.support.waiting import until
 
-KILLS = int(os.environ.get("STORAGE_LEDGER_KILLS", "12"))
+KILLS = int(os.environ.get("STORAGE_LEDGER_KILLS", "5"))
 
 
 def test_kill_9_of_the_service_loses_no_entry_of_the_stream(tmp_path, valkey, status_server):
