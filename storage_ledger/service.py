@@ -86,6 +86,7 @@ class Service:
             signal.signal(number, self._on_signal)
         parts = self._parts
         parts.metrics.info.labels(__version__, sqlite.sqlite_version).set(1)
+        last = parts.ledger.last()  # what fails here ends the process before anything has begun
         web.start()
         jobs: dict[str, Callable[[], None]] = {
             "intake": lambda: parts.intake.run(self._stop, self._reading_ended),
@@ -99,22 +100,20 @@ class Service:
             "source": self._read_source,
         }
         threads = [threading.Thread(target=self._guarded, args=(name, job), name=name, daemon=True) for name, job in jobs.items()]
+        position = last.position if last else 0
+        self._guarded("main", lambda: self._watch(threads, port=web.port, position=position))
+        return self._wind_down([thread for thread in threads if thread.ident is not None], web)
+
+    def _watch(self, threads: list[threading.Thread], **started: int) -> None:
+        """Start them, and wait for a signal, or for one of them to fail."""
         for thread in threads:
             thread.start()
-        last = parts.ledger.last()
-        logs.get().info(
-            "service.started",
-            port=web.port,
-            position=last.position if last else 0,
-            sqlite=sqlite.sqlite_version,
-            version=__version__,
-        )
+        logs.get().info("service.started", sqlite=sqlite.sqlite_version, version=__version__, **started)
         while self._signal is None and not self._stop.wait(SIGNALS_EVERY_S):
             pass
         if self._signal is not None:
             logs.get().info("service.stopping", signal=self._signal.name)
         self.stop()
-        return self._wind_down(threads, web)
 
     def reasons(self) -> list[dict[str, str]]:
         """Why the service is not ready; empty when it is. May block for as long as a file system does."""
