@@ -12,9 +12,16 @@ import pytest
 import structlog
 
 from storage_ledger import logs
+from tests.support.lanes import in_order
 from tests.support.status_server import StatusServer
 from tests.support.valkey import Valkey
-from tests.support.warm import Warm
+from tests.support.warm import Warm, close_shared, shared
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In lanes."""
+    if hasattr(config, "workerinput"):
+        in_order(items)
 
 
 @pytest.fixture(scope="session")
@@ -52,11 +59,15 @@ def status_server() -> Iterator[StatusServer]:
 
 
 @pytest.fixture(scope="session")
-def warm() -> Iterator[Warm]:
-    """Forks the service for tests that start it many times."""
-    made = Warm()
-    yield made
-    made.close()
+def warm() -> Warm:
+    """Forks the service and other commands; see `Stack`."""
+    return shared()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_stays_warm() -> Iterator[None]:
+    yield
+    close_shared()
 
 
 @pytest.fixture
