@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,9 +66,15 @@ def warm() -> Warm:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _nothing_stays_warm() -> Iterator[None]:
+def _nothing_stays_behind() -> Iterator[None]:
+    """A thread would keep the process for ever; of a lane nobody would see it."""
     yield
     close_shared()
+    others = set(threading.enumerate()) - {threading.main_thread()}
+    for thread in others:
+        if not thread.daemon:
+            thread.join(30)
+    assert [thread.name for thread in others if thread.is_alive() and not thread.daemon] == []
 
 
 @pytest.fixture

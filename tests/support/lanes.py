@@ -4,6 +4,7 @@ A lane is a process (pytest-xdist) that is dealt whole files, those that take lo
 most of the time, for a disk, a timer, another process: so there are twice as many lanes as processors.
 """
 
+# ruff: noqa: T201 - this one talks to a person
 from __future__ import annotations
 
 import faulthandler

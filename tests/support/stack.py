@@ -81,7 +81,7 @@ class Stack:
                     start_new_session=True,
                 )
         if ready:
-            until(self._ready_or_dead, 30, what=f"the service to be ready; its log: {self.log}")
+            until(self._ready_or_dead, 60, what=f"the service to be ready; its log: {self.log}")
 
     def stop(self) -> int:
         """SIGTERM; returns the exit code."""
@@ -94,7 +94,7 @@ class Stack:
         assert self.process is not None
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)  # with whatever it runs under
-        self.process.wait(20)
+        self.process.wait(60)
 
     def close(self) -> None:
         """End whatever still runs."""
@@ -114,7 +114,7 @@ class Stack:
     def get(self, path: str) -> tuple[int, str]:
         """Ask the service's HTTP face."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=10) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=30) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:

@@ -154,7 +154,10 @@ class WarmProcess:
         return code
 
     def kill(self) -> None:
-        os.kill(self.pid, signal.SIGKILL)
+        """SIGKILL; it may have ended by itself."""
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
 
 
 _shared: list[Warm] = []
