@@ -61,11 +61,13 @@ def next_order():
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
 
 signal.signal(signal.SIGCHLD, ended)
+interrupted = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is our owner's business: it ends what runs, then us
 found = next_order()
 if found is not None:  # from here on it is the command's own process
     order, (teller, out, err) = found
     control.detach()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, interrupted)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
     os.setsid()
     os.write(teller, json.dumps({"pid": os.getpid()}).encode())
