@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +13,16 @@ import pytest
 import structlog
 
 from storage_ledger import logs
+from tests.support.lanes import in_order
 from tests.support.status_server import StatusServer
 from tests.support.valkey import Valkey
-from tests.support.warm import Warm
+from tests.support.warm import Warm, close_shared, shared
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In lanes."""
+    if hasattr(config, "workerinput"):
+        in_order(items)
 
 
 @pytest.fixture(scope="session")
@@ -52,11 +60,21 @@ def status_server() -> Iterator[StatusServer]:
 
 
 @pytest.fixture(scope="session")
-def warm() -> Iterator[Warm]:
-    """Forks the service for tests that start it many times."""
-    made = Warm()
-    yield made
-    made.close()
+def warm() -> Warm:
+    """Forks the service and other commands; see `Stack`."""
+    return shared()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_stays_behind() -> Iterator[None]:
+    """A thread would keep the process for ever; of a lane nobody would see it."""
+    yield
+    close_shared()
+    others = set(threading.enumerate()) - {threading.main_thread()}
+    for thread in others:
+        if not thread.daemon:
+            thread.join(30)
+    assert [thread.name for thread in others if thread.is_alive() and not thread.daemon] == []
 
 
 @pytest.fixture

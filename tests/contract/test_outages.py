@@ -212,7 +212,7 @@ class Hung:
             record=self.record,
             workers=workers,
             on_hanging=lambda duties: self.hanging.extend(duty.entry.study_id for duty in duties),
-            hangs_after_s=0.05,
+            hangs_after_s=0.5,
         )
         self.thread = threading.Thread(target=self.run)
 
@@ -224,12 +224,11 @@ class Hung:
 
     def work(self, duties):
         if duties[0].entry.study_id.startswith("hangs"):
-            while not self.free.wait(0.01):
-                pass
+            self.free.wait()
         if duties[0].entry.study_id.startswith("slow"):
-            for _ in range(12):
+            for _ in range(60):
                 self.lane.beat()
-                self.free.wait(0.01)
+                self.free.wait(0.02)
         if duties[0].entry.study_id.startswith("fatal"):
             raise LedgerUnusable("ledger-damaged", "")
         return duties

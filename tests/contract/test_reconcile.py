@@ -699,7 +699,7 @@ def running(pipeline, **how):
     def end() -> None:
         stop.set()
         reconciler.ring()
-        thread.join(10)
+        thread.join(30)
         assert not thread.is_alive()
 
     return reconciler, end

@@ -130,7 +130,7 @@ def test_that_the_ledger_could_be_written_again_is_told_when_all_that_waited_is_
     assert recovered.wait(20)
     stop.set()
     ended.set()
-    thread.join(10)
+    thread.join(30)
     assert seen == [1200]
     other.close()
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import subprocess
-import sys
 import threading
 from collections import Counter
 from contextlib import closing
@@ -162,16 +160,10 @@ def test_many_commands_beside_the_service_make_up_for_each_message_once(tmp_path
         files = {}
         for round_ in range(3):
             files |= {f"r{round_}-{i}": lose(stack, status_server, f"r{round_}-{i}", seed=i) for i in range(15)}
-            commands = [
-                subprocess.Popen(
-                    [sys.executable, "-m", "storage_ledger", "reconcile", "--json"],
-                    env=stack.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                )
-                for _ in range(3)
-            ]  # fmt: skip
-            for command in commands:
-                _, errors = command.communicate(timeout=60)
-                assert command.returncode == 0, errors  # what is archived in the middle of its look is explained, too
+            said = stack.root / "said"
+            commands = [stack.warm.start(stack.environment, said, stack.root, "storage-ledger", "reconcile", "--json") for _ in range(3)]
+            for command in commands:  # what is archived in the middle of its look is explained, too
+                assert command.wait(60) == 0, said.read_text()
         until(lambda: all(status_server.status(s) == "archived" for s in files), 60)
         until(lambda: settled(stack), 30)
         assert_archived(stack, files)

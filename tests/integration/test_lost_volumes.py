@@ -184,7 +184,16 @@ def test_a_restore_that_was_killed_is_run_again(stack, status_server):
     before = entries(stack)
     shutil.rmtree(stack.ledger)
     for nth in (2, 6, 9, 10):  # fsyncs of migration, appends, the finished file, its folder
-        under = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"inject=fsync,fdatasync,rename:signal=SIGKILL:when={nth}"]
+        under = [
+            "strace",
+            "-f",
+            "--seccomp-bpf",
+            "-qq",
+            "-o",
+            "/dev/null",
+            "-e",
+            f"inject=fsync,fdatasync,rename:signal=SIGKILL:when={nth}",
+        ]
         if shutil.which("strace") is None:
             pytest.skip("strace is not here")
         arguments = [*under, sys.executable, "-m", "storage_ledger", "restore", "--from-mirror"]

@@ -20,7 +20,7 @@ def test_a_delivery_needs_no_token(valkey, listen):
     channel = valkey.channel()
     listener = listen(valkey.url, channel).subscribed()
     valkey.publish(channel, b"1")
-    assert listener.received.get(timeout=10).token is None
+    assert listener.received.get(timeout=30).token is None
 
 
 def test_messages_of_other_channels_do_not_arrive(valkey, listen):

@@ -31,7 +31,7 @@ def client(status_server: StatusServer) -> Iterator[StatusClient]:
 @pytest.fixture
 def hasty(status_server: StatusServer) -> Iterator[StatusClient]:
     """A client with little patience, for what takes its whole time-out."""
-    client = StatusClient(status_server.url, timeout_s=0.4)
+    client = StatusClient(status_server.url, timeout_s=1.0)
     yield client
     client.close()
 

@@ -54,7 +54,7 @@ def numbered(first: int, count: int) -> list[bytes]:
 
 
 def take(listener: Listener, count: int) -> list[Delivery]:
-    return [listener.received.get(timeout=10) for _ in range(count)]
+    return [listener.received.get(timeout=30) for _ in range(count)]
 
 
 def raws(deliveries: list[Delivery]) -> list[bytes]:
@@ -249,7 +249,7 @@ def test_a_server_killed_and_restarted_under_the_flow_loses_nothing(durable, lis
         durable.start()
     until(lambda: listener.source.subscribed, 20)
     while set(got) != set(sent):
-        delivery = listener.received.get(timeout=10)
+        delivery = listener.received.get(timeout=30)
         got.append(delivery.raw)
         listener.source.acknowledge([delivery])
     until(lambda: durable.unacknowledged(S) == 0)
@@ -368,7 +368,7 @@ def test_the_answer_of_redis_6_2_to_taking_over_is_understood(listen):
     listener.source.acknowledge([delivery])
     until(lambda: b"7-0" in server.acknowledged)
     listener.close()
-    server.join(10)
+    server.join(30)
 
 
 # -- entries that are no events, and entries that are gone

@@ -103,7 +103,7 @@ class Life:
     def end_appender(self) -> None:
         if self.appender is not None and self.appender.poll() is None:
             self.appender.kill()
-            self.appender.wait(10)
+            self.appender.wait(30)
         assert self.appender is None or self.appender.returncode in {0, -9}, (self.stack.root / "appender.log").read_text()[-2000:]
 
     def to_its_end(self) -> None:

@@ -42,7 +42,7 @@ def test_every_effect_waits_for_the_fsync_that_it_relies_on(tmp_path, valkey, st
         stack.start(under=[*STRACE, str(log)])
 
     def died() -> None:
-        stack.process.wait(20)
+        stack.process.wait(60)
         disk.feed(log)
         assert disk.violations == []
 

@@ -6,7 +6,7 @@ import os
 import random
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 
 import pytest
 
@@ -21,6 +21,7 @@ from tests.support.waiting import until
 STUDIES = int(os.environ.get("STORAGE_LEDGER_STATUS", "60"))
 SEED = int(os.environ.get("STORAGE_LEDGER_SEED", "19"))
 CHAPTERS = 5
+HANGS_EVERY = 25  # requests, until all that shall hang have hung
 NAMED = {  # what `met` counts them as
     "5xx": Fault(code=500),
     "503": Fault(code=503, body=b"x" * 10_000),
@@ -87,12 +88,13 @@ def test_a_status_service_that_fails_in_every_way_says_archived_of_every_study_i
 
 
 class Faults:
-    """One request in three meets one; a few hang until the client gives up, and these few surely come."""
+    """One request in three meets one, each kind in turn; a few hang until the client gives up."""
 
     def __init__(self, rng: random.Random, hangs: int) -> None:
         self._rng = rng
         self._hangs = hangs
         self._calls = 0
+        self._turn: deque[str] = deque()
         self._never = threading.Event()
         self.met: Counter[str] = Counter()
         self._lock = threading.Lock()
@@ -100,16 +102,18 @@ class Faults:
     def __call__(self, call: Call) -> Fault | None:
         with self._lock:
             self._calls += 1
-            if self._hangs and self._calls % 23 == 11:
+            if self._hangs and self._calls % HANGS_EVERY == 0:
                 self._hangs -= 1
                 self.met["hangs"] += 1
                 return Fault(hang=self._never, close="before-storing")
             if self._rng.random() > 0.3:
                 return None
-            name = self._rng.choice(sorted(NAMED))
+            if not self._turn:
+                self._turn.extend(self._rng.sample(sorted(NAMED), len(NAMED)))
+            name = self._turn[0]
             if call.method == "GET" and name in {"garbage", "4xx"}:
                 return None  # a read-back that is answered with nonsense counts as made: docs/reliability.md says so
-            self.met[name] += 1
+            self.met[self._turn.popleft()] += 1
             return NAMED[name]
 
 

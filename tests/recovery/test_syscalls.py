@@ -259,11 +259,11 @@ def served(
 
     try:
         stack.start(ready=False, under=["strace", "-f", "--seccomp-bpf", "-qq", *tracing.options(trace, names, inject)])
-        until(lambda: ended() or stack.metric("storage_ledger_source_subscribed") == 1, 60)
+        until(lambda: ended() or stack.metric("storage_ledger_source_subscribed") == 1, 120)
         publish()
         stack.publish(b"{")
         try:
-            until(lambda: ended() or done(), 40, every_s=0.05)
+            until(lambda: ended() or done(), 120, every_s=0.05)
         except AssertionError:
             violations.append({"code": "comes-no-further"})
             stack.kill()
@@ -276,7 +276,7 @@ def served(
         if code:
             stack.start()
             publish()
-            until(done, 60, what="recovery to finish", every_s=0.05)
+            until(done, 120, what="recovery to finish", every_s=0.05)
             assert stack.stop() == 0
         violations += stack.check()["violations"]
         for study_id, data in files.items():

@@ -149,7 +149,7 @@ class Driver:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
-        self._process.wait(20)
+        self._process.wait(60)
         self._process.stdout.close()
         self.status.close()
 
@@ -197,7 +197,7 @@ class Driver:
                 except ConnectionResetError:
                     pass  # killed before it had read everything
         if tracer is not None:
-            tracer.wait(30)
+            tracer.wait(60)
             assert tracer.stderr is not None
             tracer.stderr.close()
             ended.trace = list(tracing.calls(trace))

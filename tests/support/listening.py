@@ -64,7 +64,7 @@ class Listener:
         return self
 
     def next(self) -> bytes:
-        return self.received.get(timeout=10).raw
+        return self.received.get(timeout=30).raw
 
     def metric(self, name: str) -> float | None:
         return self.metrics.registry.get_sample_value(f"storage_ledger_{name}")
@@ -74,7 +74,7 @@ class Listener:
         return self._thread.is_alive()
 
     def join(self) -> None:
-        self._thread.join(10)
+        self._thread.join(30)
         assert not self._thread.is_alive()
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from tests.support.valkey import Valkey, free_port
 from tests.support.waiting import until
-from tests.support.warm import Warm, WarmProcess
+from tests.support.warm import Warm, WarmProcess, shared
 
 CHECKER = Path(__file__).resolve().parent.parent / "recovery" / "invariants.py"
 
@@ -24,7 +24,7 @@ CHECKER = Path(__file__).resolve().parent.parent / "recovery" / "invariants.py"
 class Stack:
     """`start`, `stop` (SIGTERM) and `kill` (SIGKILL) as often as you like; `command` runs any other command beside it.
 
-    With `warm`, whose owner closes it, a start is a fork: for programmes that start it hundreds of times.
+    All of them are forked from a process that has imported everything; `cold`: each is a Python of its own.
     """
 
     def __init__(
@@ -35,10 +35,12 @@ class Stack:
         *,
         uploads: Path | None = None,
         warm: Warm | None = None,
+        cold: bool = False,
         **settings: object,
     ) -> None:
         self.root = root
-        self.warm = warm
+        self.warm = warm or shared()
+        self.cold = cold
         self.uploads = uploads or root / "uploads"
         self.archive = root / "archive"
         self.ledger = root / "ledger"
@@ -66,7 +68,7 @@ class Stack:
 
     def start(self, *, ready: bool = True, under: Sequence[str] = ()) -> None:
         """Start `serve` (`under` another program, such as strace); wait until it is ready, unless told not to."""
-        if self.warm is not None and not under:
+        if not (self.cold or under):
             self.process = self.warm.start(self.environment, self.log, self.root, "storage-ledger", "serve")
         else:
             with self.log.open("ab") as log:
@@ -79,7 +81,7 @@ class Stack:
                     start_new_session=True,
                 )
         if ready:
-            until(self._ready_or_dead, 30, what=f"the service to be ready; its log: {self.log}")
+            until(self._ready_or_dead, 60, what=f"the service to be ready; its log: {self.log}")
 
     def stop(self) -> int:
         """SIGTERM; returns the exit code."""
@@ -92,7 +94,7 @@ class Stack:
         assert self.process is not None
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)  # with whatever it runs under
-        self.process.wait(20)
+        self.process.wait(60)
 
     def close(self) -> None:
         """End whatever still runs."""
@@ -112,7 +114,7 @@ class Stack:
     def get(self, path: str) -> tuple[int, str]:
         """Ask the service's HTTP face."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=10) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=30) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:
@@ -127,6 +129,8 @@ class Stack:
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run another command of the package on the same settings."""
+        if not self.cold:
+            return self.warm.run(self.environment, self.root, "storage-ledger", *arguments, timeout_s=60)
         return subprocess.run(
             [sys.executable, "-m", "storage_ledger", *arguments],
             env=self.environment,

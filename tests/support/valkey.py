@@ -34,7 +34,7 @@ class Valkey:
 
     def client(self) -> redis.Redis:
         """Return a client that fails at once where the server is away; the caller closes it."""
-        return redis.Redis.from_url(self.url, protocol=2, retry=None, socket_timeout=10)
+        return redis.Redis.from_url(self.url, protocol=2, retry=None, socket_timeout=30)
 
     def channel(self) -> str:
         """Name a channel that no other test listens to."""
@@ -85,7 +85,7 @@ class Valkey:
     def _end(self, how: Callable[[subprocess.Popen[bytes]], None]) -> None:
         if self._process is not None:
             how(self._process)
-            self._process.wait(10)
+            self._process.wait(30)
             self._process = None
 
     def _answers(self) -> bool:

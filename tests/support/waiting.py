@@ -9,7 +9,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def until(predicate: Callable[[], T], timeout_s: float = 10.0, *, what: str = "", every_s: float = 0.005) -> T:
+def until(predicate: Callable[[], T], timeout_s: float = 30.0, *, what: str = "", every_s: float = 0.005) -> T:
     """Return the first truthy value of `predicate`; fail when there is none within `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while not (value := predicate()):

@@ -1,25 +1,35 @@
 """Commands without the second that Python takes to import them: a process that has imported everything forks one on demand.
 
-What is forked has no thread, no open file and no state of the service; what runs is the same `storage-ledger serve`.
+What is forked has no thread, no open file and no state of the service; what runs is the same `storage-ledger serve`, or
+whatever command it is. That each of them also starts by itself is seen where nothing is warm: the demo, the users, strace.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
+# An order is one message with three descriptors: where its process tells of itself, its standard output, its standard error.
 SERVER = """
-import json, os, runpy, signal, sys
-import alembic.command, redis.connection, uvicorn
-import storage_ledger.app
+import gc, json, os, runpy, signal, socket, sys
+import alembic.command, redis.connection, rich.progress, typer.rich_utils, uvicorn
+import storage_ledger.app, storage_ledger.report, storage_ledger.restore
 from storage_ledger.cli import main
+
+control = socket.socket(fileno=int(sys.argv[1]))
+children = {}
+gc.freeze()
 
 def ended(*_):
     while True:
@@ -29,34 +39,49 @@ def ended(*_):
             return
         if pid == 0:
             return
-        os.write(1, json.dumps({"pid": pid, "code": os.waitstatus_to_exitcode(status)}).encode() + b"\\n")
+        teller = children.pop(pid)
+        try:
+            os.write(teller, json.dumps({"code": os.waitstatus_to_exitcode(status)}).encode())
+        except OSError:
+            pass  # nobody wants to know any more
+        os.close(teller)
+
+def next_order():
+    while True:
+        data, descriptors, _, _ = socket.recv_fds(control, 1 << 18, 3)
+        if not data:
+            return None
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+        pid = os.fork()
+        if pid == 0:
+            return json.loads(data), descriptors
+        children[pid] = descriptors[0]
+        os.close(descriptors[1])
+        os.close(descriptors[2])
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
 
 signal.signal(signal.SIGCHLD, ended)
-for line in sys.stdin:
-    order = json.loads(line)
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
-    pid = os.fork()
-    if pid == 0:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
-        os.setsid()
-        log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        for number, descriptor in enumerate((nothing, log, log)):
-            os.dup2(descriptor, number)
-        os.closerange(3, 64)
-        os.environ.clear()
-        os.environ.update(order["environment"])
-        os.chdir(order["folder"])
-        sys.argv = order["command"]
-        try:
-            main() if sys.argv[0] == "storage-ledger" else runpy.run_path(sys.argv[0], run_name="__main__")
-        except SystemExit as end:
-            sys.stdout.flush()
-            os._exit(end.code or 0)
-        os._exit(0)
-    os.write(1, json.dumps({"pid": pid}).encode() + b"\\n")
+interrupted = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is our owner's business: it ends what runs, then us
+found = next_order()
+if found is not None:  # from here on it is the command's own process
+    order, (teller, out, err) = found
+    control.detach()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, interrupted)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+    os.setsid()
+    os.write(teller, json.dumps({"pid": os.getpid()}).encode())
+    for number, descriptor in enumerate((os.open(os.devnull, os.O_RDONLY), out, err)):
+        os.dup2(descriptor, number)
+    os.closerange(3, 4096)
+    os.environ.clear()
+    os.environ.update(order["environment"])
+    os.chdir(order["folder"])
+    sys.argv = order["command"]
+    if sys.argv[0] == "storage-ledger":
+        main()
+    else:
+        runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
@@ -64,73 +89,92 @@ class Warm:
     """The process that forks. `close` ends it; what it started goes on."""
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen([sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        assert self._process.stdout is not None
-        self._rest = b""
-        self._codes: dict[int, int] = {}
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            command = [sys.executable, "-c", SERVER, str(theirs.fileno())]
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
 
     def start(self, environment: Mapping[str, str], log: Path, folder: Path, *command: str) -> WarmProcess:
-        """Run `storage-ledger …`, or a Python file, in a process group of its own."""
-        assert self._process.stdin is not None
-        order = {"environment": dict(environment), "log": str(log), "folder": str(folder), "command": command}
-        self._process.stdin.write(json.dumps(order).encode() + b"\n")
-        self._process.stdin.flush()
-        pid = None
-        while pid is None:
-            pid = self.hear(30.0)
-        return WarmProcess(self, pid)
+        """Run `storage-ledger …`, or a Python file, in a process group of its own; both its outputs are added to `log`."""
+        with log.open("ab") as out:
+            return self._start(environment, folder, command, out.fileno(), out.fileno())
 
-    def hear(self, timeout_s: float) -> int | None:
-        """Note who has ended; return who has started, if that was what it said."""
-        assert self._process.stdout is not None
-        descriptor = self._process.stdout.fileno()
-        if b"\n" not in self._rest and select.select([descriptor], [], [], timeout_s)[0]:
-            self._rest += os.read(descriptor, 65536)
-        line, end, rest = self._rest.partition(b"\n")
-        if not end:
-            return None
-        self._rest = rest
-        said = json.loads(line)
-        if "code" not in said:
-            return int(said["pid"])
-        self._codes[said["pid"]] = said["code"]
-        return None
+    def run(self, environment: Mapping[str, str], folder: Path, *command: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
+        """Run it to its end, as `subprocess.run` does."""
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            process = self._start(environment, folder, command, out.fileno(), err.fileno())
+            try:
+                process.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(timeout_s)
+                raise
+            texts = []
+            for file in (out, err):
+                file.seek(0)
+                texts.append(file.read().decode())
+        assert process.returncode is not None
+        return subprocess.CompletedProcess(command, process.returncode, *texts)
 
-    def code(self, pid: int) -> int | None:
-        return self._codes.get(pid)
+    def _start(self, environment: Mapping[str, str], folder: Path, command: tuple[str, ...], out: int, err: int) -> WarmProcess:
+        order = {"environment": dict(environment), "folder": str(folder), "command": command}
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            socket.send_fds(self._control, [json.dumps(order).encode()], [theirs.fileno(), out, err])
+        return WarmProcess(ours)
 
     def close(self) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.wait(10)
-        self._process.stdout.close()
+        self._control.close()
+        self._process.wait(30)
 
 
 class WarmProcess:
-    """What `Stack` needs of `subprocess.Popen`."""
+    """What `Stack` needs of `subprocess.Popen`; any thread may ask."""
 
-    def __init__(self, warm: Warm, pid: int) -> None:
-        self._warm = warm
-        self.pid = pid
+    def __init__(self, told: socket.socket) -> None:
+        self._told = told
+        self._lock = threading.Lock()
         self.returncode: int | None = None
+        told.settimeout(60)
+        self.pid: int = json.loads(told.recv(100))["pid"]
 
     def poll(self) -> int | None:
-        self._hear(0.0)
+        with self._lock:
+            if self.returncode is None and select.select([self._told], [], [], 0)[0]:
+                self.returncode = json.loads(self._told.recv(100))["code"]
+                self._told.close()
         return self.returncode
 
     def wait(self, timeout: float) -> int:
         deadline = time.monotonic() + timeout
-        while self.returncode is None:
-            self._hear(0.5)
-            if self.returncode is None and time.monotonic() > deadline:
-                raise subprocess.TimeoutExpired("serve", timeout)
-        return self.returncode
+        while (code := self.poll()) is None:
+            left = deadline - time.monotonic()
+            if left < 0:
+                raise subprocess.TimeoutExpired("storage-ledger", timeout)
+            with contextlib.suppress(ValueError, OSError):  # another thread has heard of its end
+                select.select([self._told], [], [], left)
+        return code
 
     def kill(self) -> None:
-        os.kill(self.pid, signal.SIGKILL)
+        """SIGKILL; it may have ended by itself."""
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
 
-    def _hear(self, timeout_s: float) -> None:
-        if self._warm.code(self.pid) is None:
-            self._warm.hear(timeout_s)
-        self.returncode = self._warm.code(self.pid)
+
+_shared: list[Warm] = []
+_lock = threading.Lock()
+
+
+def shared() -> Warm:
+    """The one of this run; the first who asks starts it."""
+    with _lock:
+        if not _shared:
+            _shared.append(Warm())
+        return _shared[0]
+
+
+def close_shared() -> None:
+    """At the end of the run."""
+    while _shared:
+        _shared.pop().close()

@@ -1,0 +1,24 @@
+"""Each command as a Python of its own: other tests fork theirs from a process that has imported everything."""
+
+from __future__ import annotations
+
+import pytest
+import typer.main
+
+from storage_ledger.cli.main import app
+from tests.support.stack import Stack
+
+ARGUMENTS = {"show": ["nobody"], "quarantine": ["list"], "restore": ["--from-mirror"], "replay": ["--mirror"]}
+SERVERS = {"serve", "browse", "demo", "status-service"}  # started like this in tests of their own
+COMMANDS = sorted(set(typer.main.get_command(app).commands) - SERVERS)  # type: ignore[attr-defined] # it is a group
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_imports_all_that_it_needs(command, tmp_path, valkey, status_server):
+    stack = Stack(tmp_path, valkey, status_server.url, cold=True)
+    assert stack.warm.run(stack.environment, tmp_path, "storage-ledger", "migrate", timeout_s=60).returncode == 0
+    done = stack.command(command, *ARGUMENTS.get(command, []))
+    assert done.returncode in {0, 1, 2}, done.stderr
+    assert "Usage:" not in done.stderr, "give it the arguments that it needs to begin, in ARGUMENTS"
+    assert "internal-error" not in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,78 @@
+"""`scripts/test`: runs pytest, all tests in lanes side by side, chosen ones in one; says aloud what was skipped.
+
+A lane is a process (pytest-xdist) that is dealt whole files, those that take longest first: see `in_order`. Most tests wait
+most of the time, for a disk, a timer, another process: so there are twice as many lanes as processors.
+"""
+
+# ruff: noqa: T201 - this one talks to a person
+from __future__ import annotations
+
+import faulthandler
+import os
+import sys
+
+import pytest
+
+LANES_OF_A_PROCESSOR = 2
+MOST = 8
+LONGEST_FIRST = (
+    "tests/recovery/test_syscalls.py",
+    "tests/integration/test_lost_messages.py",
+    "tests/integration/test_the_way_of_one_event.py",
+    "tests/recovery/",
+    "tests/browser/",
+    "tests/integration/",
+    "tests/contract/test_reconcile.py",
+    "tests/property/",
+    "tests/contract/",
+    "tests/unit/",
+)
+"""Files and folders; what is none of them comes first."""
+
+
+class Lanes:
+    """How many, for `-n auto`; and what was skipped."""
+
+    def __init__(self) -> None:
+        self.skipped: int | None = None
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_xdist_auto_num_workers(self, config: pytest.Config) -> int:
+        """One lane, this process, where somebody wants to look at single tests."""
+        option = config.option
+        chosen = config.args_source is not pytest.Config.ArgsSource.TESTPATHS or option.keyword or option.markexpr
+        looks = option.capture == "no" or option.collectonly or option.usepdb or option.trace or getattr(option, "lf", False)
+        return 0 if chosen or looks else min(MOST, LANES_OF_A_PROCESSOR * (os.cpu_count() or 1))
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Count; in lanes it is the reports that tell of tests."""
+        reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None and not session.config.option.collectonly and any(reporter.stats.values()):
+            self.skipped = len(reporter.stats.get("skipped", []))
+
+
+def in_order(items: list[pytest.Item]) -> None:
+    """The files that take longest first: what is dealt last should be short."""
+
+    def place(item: pytest.Item) -> int:
+        return next((number for number, name in enumerate(LONGEST_FIRST) if item.nodeid.startswith(name)), -1)
+
+    items.sort(key=place)
+
+
+def main() -> int:
+    """As pytest ends: 0 all passed, 1 some failed, 2 interrupted, …"""
+    sys.argv[0] = "scripts/test"
+    print("Python", sys.version.split()[0], flush=True)
+    lanes = Lanes()
+    code = pytest.main(["-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder", *sys.argv[1:]], plugins=[lanes])
+    if lanes.skipped:
+        print(f"SKIPPED: {lanes.skipped} tests, reasons above")
+    elif lanes.skipped == 0:
+        print("nothing skipped")
+    faulthandler.dump_traceback_later(30, exit=True)  # a thread left behind would keep us for ever: show where it is
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
