@@ -38,8 +38,8 @@ class Findings:
 
     def __iter__(self) -> Iterator[Finding]:
         with closing(self._database.execute("SELECT code, study_id, path, position, detail FROM findings ORDER BY rowid")) as rows:
-            for row in rows:
-                yield Finding(*row)
+            for code, study_id, path, position, detail in rows:
+                yield Finding(code, study_id, path, position, detail)
 
     def close(self) -> None:
         """Forget them."""

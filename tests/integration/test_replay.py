@@ -33,14 +33,14 @@ SETTINGS = {"MISSING_FILE_GRACE_SECONDS": 0, "STATUS_CONFIRM_SECONDS": 0.02}
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory, valkey_server):
+def template(tmp_path_factory, valkey_server, warm):
     """Folders of a service that was stopped, and what its Status Service knew; studies of every kind.
 
     Several files, other files of the same name, redelivered, quarantined, rejected.
     """
     status_server = StatusServer()
     valkey_server.start()
-    stack = Stack(tmp_path_factory.mktemp("filled"), valkey_server, status_server.url, **SETTINGS)
+    stack = Stack(tmp_path_factory.mktemp("filled"), valkey_server, status_server.url, warm=warm, **SETTINGS)
     try:
         fill(stack, status_server)
     finally:
@@ -50,11 +50,11 @@ def template(tmp_path_factory, valkey_server):
 
 
 @pytest.fixture
-def stack(template, tmp_path, valkey, status_server):
+def stack(template, tmp_path, valkey, status_server, warm):
     """The same on a copy, with neighbours of its own."""
     root, statuses = template
     shutil.copytree(root, tmp_path / "stack", symlinks=True)
-    made = Stack(tmp_path / "stack", valkey, status_server.url, **SETTINGS)
+    made = Stack(tmp_path / "stack", valkey, status_server.url, warm=warm, **SETTINGS)
     status_server.statuses |= {study_id: dict(value) for study_id, value in statuses.items()}
     yield made
     made.close()
@@ -83,10 +83,17 @@ def fill(stack, status_server):
 
 
 def replay(stack, *arguments, code=0):
-    """Run it; returns its JSON."""
-    done = stack.command("replay", *arguments, "--json")
-    assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
-    return json.loads(done.stdout)
+    """Run it; returns its JSON, which what it logs may precede."""
+    ended, said = command(stack, *arguments, "--json")
+    assert ended == code, said
+    return json.loads(said[said.index('{\n  "dry_run"') :])
+
+
+def command(stack, *arguments) -> tuple[int, str]:
+    """Run it; returns its exit code, and all that it said."""
+    said = stack.root / "replay.said"
+    said.unlink(missing_ok=True)
+    return stack.warm.start(stack.environment, said, stack.root, "storage-ledger", "replay", *arguments).wait(60), said.read_text()
 
 
 def archived(stack) -> dict[str, str]:
@@ -187,8 +194,7 @@ def test_damaged_files_are_set_aside_and_intact_ones_left_alone(stack, tmp_path)
     new = {path for path in before if os.stat(stack.archive / path).st_ino != inodes.get(path)}
     assert new == {first, second, third, fourth, "s-0001/metadata.json", "s-0002/metadata.json"}
     stack.start()
-    assert stack.command("replay", "--metadata").returncode == 11
-    assert stack.command("replay", "--all").returncode == 11
+    assert [command(stack, part)[0] for part in ("--metadata", "--files", "--all", "--mirror")] == [11] * 4
     assert replay(stack, "--files", "--metadata", "--dry-run")["findings"] == []
     assert stack.stop() == 0
 
@@ -210,7 +216,7 @@ def test_an_index_is_made_anew_beside_a_service_that_appends(stack, status_serve
         assert replay(stack)["parts"]["index"]["mended"] > 0
         for file in stack.ledger.glob("index.db*"):
             file.unlink(missing_ok=True)
-        assert stack.command("replay", "--index").returncode in {0, 11}  # the service may have begun by itself
+        assert command(stack, "--index")[0] in {0, 11}  # the service may have begun by itself
     finally:
         stop.set()
         thread.join()
@@ -278,7 +284,7 @@ def test_a_replay_that_was_killed_is_run_again(stack, tmp_path):
     missing = sum(archived(stack).get(path) != before[path] for path in names)
     points = [(call, nth) for call in ("fsync,fdatasync", "linkat,link", "renameat,rename", "unlinkat,unlink") for nth in range(1, 9)]
     killed = 0
-    for call, nth in random.Random(KILLS).sample(points, KILLS):  # strace counts the calls of each thread by themselves
+    for call, nth in random.Random(KILLS).choices(points, k=KILLS):  # strace counts the calls of each thread by themselves
         under = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"inject={call}:signal=SIGKILL:when={nth}"]
         arguments = [*under, sys.executable, "-m", "storage_ledger", "replay", "--all", "--source", str(tmp_path / "backup")]
         done = subprocess.run(arguments, env=stack.environment, capture_output=True, check=False, timeout=60)
