@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -270,31 +271,46 @@ def test_statuses_that_stand_are_not_told_again_and_a_neighbours_word_stays(stac
     assert stack.stop() == 0
 
 
+def damage(stack, names: list[str], number: int) -> int:
+    """Remove some studies, remove or overwrite files of others; returns how many files are no longer what they were."""
+    gone = {path.split("/")[0] for path in names[number % 4 :: 4]}
+    for study_id in gone:
+        shutil.rmtree(stack.archive / study_id)
+    changed = [path for path in names[(number + 1) % 4 :: 4] if path.split("/")[0] not in gone]
+    for path in changed:
+        (stack.archive / path).unlink()
+        if number % 2 or path > "s-0004":
+            (stack.archive / path).write_bytes(b"damaged")
+    return len(changed) + sum(path.split("/")[0] in gone for path in names)
+
+
+CALLS = ("fsync,fdatasync", "linkat,link", "renameat,rename", "unlinkat,unlink", "pwrite64,write", "mkdir")
+
+
+@pytest.mark.timeout(120 + 5 * KILLS)
 def test_a_replay_that_was_killed_is_run_again(stack, tmp_path):
     needs_strace()
     before = archived(stack)
     shutil.copytree(stack.archive, tmp_path / "backup")
     names = sorted(path for path in before if not path.endswith("/metadata.json"))
-    for path in names[::3]:
-        shutil.rmtree((stack.archive / path).parent, ignore_errors=True)
-    for path in names[1::3]:
-        if (stack.archive / path).exists():
-            (stack.archive / path).unlink()
-            (stack.archive / path).write_bytes(b"damaged")
-    missing = sum(archived(stack).get(path) != before[path] for path in names)
-    points = [(call, nth) for call in ("fsync,fdatasync", "linkat,link", "renameat,rename", "unlinkat,unlink") for nth in range(1, 9)]
-    killed = 0
-    for call, nth in random.Random(KILLS).choices(points, k=KILLS):  # strace counts the calls of each thread by themselves
-        under = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"inject={call}:signal=SIGKILL:when={nth}"]
-        arguments = [*under, sys.executable, "-m", "storage_ledger", "replay", "--all", "--source", str(tmp_path / "backup")]
-        done = subprocess.run(arguments, env=stack.environment, capture_output=True, check=False, timeout=60)
-        assert done.returncode in {-signal.SIGKILL, 128 + signal.SIGKILL, 0}, done.stderr
-        killed += done.returncode != 0
+    source = ("--all", "--source", str(tmp_path / "backup"))
+    points = iter(random.Random(7).choices([(call, nth) for call in CALLS for nth in range(1, 16)], k=KILLS))
+    killed = number = 0
+    while some := list(islice(points, 2)):
+        number += 1
+        lost = damage(stack, names, number)
+        told = len(restored(stack))
+        for call, nth in some:  # strace counts the calls of each thread by themselves
+            under = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"inject={call}:signal=SIGKILL:when={nth}"]
+            arguments = [*under, sys.executable, "-m", "storage_ledger", "replay", *source]
+            done = subprocess.run(arguments, env=stack.environment, capture_output=True, check=False, timeout=60)
+            assert done.returncode in {-signal.SIGKILL, 128 + signal.SIGKILL, 0}, done.stderr
+            killed += done.returncode != 0
+        assert replay(stack, *source)["findings"] == []
+        assert archived(stack) == before, some
+        put_back = [f"{each['study_id']}/{each['file']['name']}" for each in restored(stack)[told:]]
+        assert (len(put_back), len(set(put_back))) == (lost, lost), some
     assert killed
-    assert replay(stack, "--all", "--source", str(tmp_path / "backup"))["findings"] == []
-    assert archived(stack) == before
-    put_back = [f"{each['study_id']}/{each['file']['name']}" for each in restored(stack)]
-    assert len(put_back) == len(set(put_back)) == missing
     stack.start()
     until(stack.idle, 30)
     assert stack.check()["violations"] == []
