@@ -198,6 +198,23 @@ def test_a_second_source_is_asked_for_what_the_first_one_lacks(filled, source, t
     assert filled.files(source, tmp_path / "other")[0].mended == 2
 
 
+def test_a_copy_that_could_not_be_put_back_leaves_the_next_one_a_chance(filled, source, tmp_path):
+    class Failing(FilesystemArchive):
+        left = 1
+
+        def put_back(self, *arguments, **more):
+            self.left -= 1
+            if self.left >= 0:
+                raise Retryable("archive-io", "of this time only")
+            return super().put_back(*arguments, **more)
+
+    lose(filled, "A/a.dcm")
+    shutil.copytree(source, tmp_path / "second")
+    assert filled.files(source, archive=Failing(filled.archive))[1] == [("archive-copy-missing", "A/a.dcm")]
+    assert filled.files(source, tmp_path / "second", archive=Failing(filled.archive))[0].mended == 1
+    assert filled.restored()[0]["source"].startswith(str(tmp_path / "second"))
+
+
 def test_a_hostile_source_leads_nowhere_and_blocks_nothing(filled, source, tmp_path):
     lose(filled, "A/a.dcm")
     good = source / "deep" / "down" / "0.bin"
