@@ -38,6 +38,7 @@ class Metrics:
         )
         self.sweeps = Counter(p + "sweeps", "Searches of uploads, by how they ended.", ["outcome"], registry=r)
         self.swept = Gauge(p + "last_sweep_timestamp_seconds", "When all of uploads had last been looked at.", registry=r)
+        self.hanging = Gauge(p + "hanging", "Calls into uploads or the archive that have not come back for minutes.", ["stage"], registry=r)
         self.pending = Gauge(p + "pending", "Rows of the work queue.", ["stage"], registry=r)
         self.oldest_pending = Gauge(p + "oldest_pending_seconds", "Age of the oldest row of the work queue.", ["stage"], registry=r)
         self.position = Gauge(p + "ledger_position", "Last position of the ledger.", registry=r)

@@ -66,7 +66,7 @@ class Mirroring:
             for tell in self._on_advanced:
                 tell()
         if error is None:
-            if self._failures:
+            if self._failures or self._outages.goes_on("mirror"):
                 self._failures = 0
                 self._record(None, 0.0)
             return LOOK_EVERY_S

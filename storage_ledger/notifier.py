@@ -175,8 +175,7 @@ class Notifier:
             if self._failures >= OUTAGE_AFTER and shared:
                 self._begin_outage(tx, shared[0], pause_s)
             elif reached:
-                for code in self._outages.end(tx, "tell"):
-                    logs.get().info("outage.ends", step="tell", code=code)
+                self._outages.end(tx, "tell")
         if reached:
             self.lane.resume()
         self._count(outcomes)
@@ -242,8 +241,7 @@ class Notifier:
 
     def _begin_outage(self, tx: Transaction, error: Retryable, pause_s: float) -> None:
         retry_at = later(rfc3339(self._clock()), pause_s)
-        if self._outages.begin(tx, "tell", error.code, detail=error.detail, errno=error.errno, attempt=self._failures, retry_at=retry_at):
-            logs.get().error("outage.begins", step="tell", code=error.code)
+        self._outages.begin(tx, "tell", error.code, detail=error.detail, errno=error.errno, attempt=self._failures, retry_at=retry_at)
 
     def _count(self, outcomes: list[Outcome]) -> None:
         for outcome in outcomes:

@@ -1,40 +1,75 @@
-"""Shared causes (a full disk, an absent neighbour): one `failed` entry when one begins, one `recovered` when it ends."""
+"""Shared causes (a full disk, an absent neighbour): one `failed` entry when one begins, one `recovered` when it ends.
+
+A cause that comes and goes (small files fit on a nearly full volume, large ones don't) would fill the ledger with pairs of
+these. So each time that it came back, it must have been gone for longer before it counts as ended.
+"""
 
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
+from storage_ledger import logs
 from storage_ledger.core.entries import Kind, NewEntry
+from storage_ledger.core.retry import calm_s
+from storage_ledger.errors import LedgerBusy
 from storage_ledger.ledger.contract import Ledger, Transaction
 from storage_ledger.metrics import Metrics
+
+LOOK_EVERY_S = 1.0
+REMEMBERED_S = 86_400.0
+READY_AFTER_S = 30.0
+
+Key = tuple[str, str]
+
+
+@dataclass(slots=True)
+class _Outage:
+    """`position`: of its `failed`. `well_since`: since when it has not been met any more; None while it is."""
+
+    position: int
+    well_since: float | None = None
 
 
 class Outages:
     """What goes on just now, by step and code; what the ledger tells of before this process counts."""
 
-    def __init__(self, ledger: Ledger, metrics: Metrics) -> None:
+    def __init__(self, ledger: Ledger, metrics: Metrics, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._ledger = ledger
         self._metrics = metrics
+        self._monotonic = monotonic
         self._lock = threading.Lock()
-        self._open: dict[tuple[str, str], int] = {}
-        ended: set[tuple[str, str]] = set()
+        self._open: dict[Key, _Outage] = {}
+        self._ended: dict[Key, list[float]] = {}
+        ended: set[Key] = set()
         for entry in ledger.of_no_study((Kind.FAILED.value, Kind.RECOVERED.value), limit=64):
             data = entry.data
             key = (data["step"], data["code"])
             if entry.kind == Kind.FAILED and key not in ended:
-                self._open[key] = entry.position
+                self._open[key] = _Outage(entry.position)
                 self._metrics.outage.labels(*key).set(1)
             ended.add(key)
 
-    def current(self) -> list[tuple[str, str]]:
-        """(step, code) of each."""
+    def current(self) -> list[Key]:
+        """(step, code) of each that keeps us from being ready: met within the last half minute, or not seen to be over."""
         with self._lock:
-            return sorted(self._open)
+            now = self._monotonic()
+            return sorted(key for key, o in self._open.items() if o.well_since is None or now - o.well_since < READY_AFTER_S)
 
-    def begin(self, tx: Transaction, step: str, code: str, *, detail: str, errno: int | None, attempt: int, retry_at: str) -> bool:
-        """Append `failed` unless it is going on already. True if it is new."""
+    def goes_on(self, step: str) -> bool:
+        """Whether something of that step is met, and was not seen to work since."""
         with self._lock:
-            if (step, code) in self._open:
-                return False
+            return any(key[0] == step and outage.well_since is None for key, outage in self._open.items())
+
+    def begin(self, tx: Transaction, step: str, code: str, *, detail: str, errno: int | None, attempt: int, retry_at: str) -> None:
+        """It is met: append `failed`, unless it is going on already."""
+        with self._lock:
+            outage = self._open.get((step, code))
+            if outage is not None:
+                outage.well_since = None
+                return
         payload = {
             "step": step,
             "code": code,
@@ -47,25 +82,63 @@ class Outages:
 
         def opened() -> None:
             with self._lock:
-                self._open[step, code] = position
+                self._open[step, code] = _Outage(position)
             self._metrics.outage.labels(step, code).set(1)
+            logs.get().error("outage.begins", step=step, code=code, errno=errno)
 
         tx.on_commit(opened)
-        return True
 
-    def end(self, tx: Transaction, step: str) -> list[str]:
-        """Append `recovered` for what goes on at this step. Returns the codes."""
+    def end(self, tx: Transaction, step: str) -> None:
+        """The step works again. Appends `recovered` for what has been gone long enough; `run` sees to the rest."""
         with self._lock:
-            over = {key: position for key, position in self._open.items() if key[0] == step}
-        for (_, code), position in over.items():
+            now = self._monotonic()
+            for key, outage in self._open.items():
+                if key[0] == step and outage.well_since is None:
+                    outage.well_since = now
+        self._append_ended(tx)
+
+    def run(self, stop: threading.Event) -> None:
+        """Append `recovered` for what nobody has met for long enough, until `stop` is set."""
+        while not stop.wait(LOOK_EVERY_S):
+            self.look()
+
+    def look(self) -> None:
+        """Once."""
+        if not self._due():
+            return
+        try:
+            with self._ledger.write() as tx:
+                self._append_ended(tx)
+        except LedgerBusy as error:
+            logs.get().warning("ledger.busy", thread="outages", code=error.code)
+
+    def _due(self) -> dict[Key, int]:
+        with self._lock:
+            now = self._monotonic()
+            return {
+                key: outage.position
+                for key, outage in self._open.items()
+                if outage.well_since is not None and now - outage.well_since >= calm_s(self._ends_lately(key, now))
+            }
+
+    def _ends_lately(self, key: Key, now: float) -> int:
+        lately = [at for at in self._ended.get(key, ()) if now - at < REMEMBERED_S]
+        self._ended[key] = lately
+        return len(lately)
+
+    def _append_ended(self, tx: Transaction) -> None:
+        over = self._due()
+        for (step, code), position in over.items():
             tx.append(NewEntry(Kind.RECOVERED, {"step": step, "code": code}, cause=position))
 
         def closed() -> None:
             with self._lock:
                 for key in over:
                     del self._open[key]
-            for key in over:
-                self._metrics.outage.labels(*key).set(0)
+                    self._ended.setdefault(key, []).append(self._monotonic())
+            for step, code in over:
+                self._metrics.outage.labels(step, code).set(0)
+                logs.get().info("outage.ends", step=step, code=code)
 
-        tx.on_commit(closed)
-        return [code for _, code in over]
+        if over:
+            tx.on_commit(closed)

@@ -32,6 +32,7 @@ from storage_ledger.metrics import Metrics
 from storage_ledger.outages import Outages
 
 # What may mend itself within the grace, and says nothing in the ledger before the grace is over.
+COMMON_AFTER = 5  # studies in a row with one and the same trouble: then it is not theirs
 WAITS_FOR_THE_FILE = frozenset({"upload-missing", "upload-unreadable"})
 QUIET = WAITS_FOR_THE_FILE | {"upload-changing"}
 
@@ -61,11 +62,12 @@ class Quarantined:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Later again. `due_in_s`: None for the usual backoff."""
+    """Later again. `due_in_s`: None for the usual backoff. `common`: many fail with it just now, which is said once for all."""
 
     duty: Duty
     error: Retryable
     due_in_s: float | None = None
+    common: bool = False
 
 
 Outcome = Archived | Quarantined | Retry
@@ -100,8 +102,15 @@ class Projector:
         self._random = random.Random()  # noqa: S311 - spreads retries, guards nothing
         self._host = socket.gethostname()
         self._seen: dict[int, Identity] = {}
+        self._in_a_row: dict[str, set[str | None]] = {}
         self.place_lane: Lane[list[Outcome]] = Lane(
-            "place", ledger, [Stage.PLACE], work=self.place_batch, record=self.record, workers=workers
+            "place",
+            ledger,
+            [Stage.PLACE],
+            work=self.place_batch,
+            record=self.record,
+            workers=workers,
+            on_hanging=lambda duties: self._record_hanging("place", duties),
         )
         self.remove_lane: Lane[list[Removal]] = Lane(
             "remove",
@@ -115,6 +124,7 @@ class Projector:
             gather_s=0.05,
             drain=True,
             up_to=mirrored,
+            on_hanging=lambda duties: self._record_hanging("remove", duties[:1]),
         )
 
     # -- place
@@ -144,7 +154,7 @@ class Projector:
         original_name = described.upload_path.rpartition("/")[2]
         owned = {file.name: file.sha256 for file in study.files.values()}
         try:
-            with self._uploads.open(described.upload_path) as upload:
+            with self._uploads.open(described.upload_path, self.place_lane.beat) as upload:
                 placed = self._archive.place(upload, study.study_id, original_name=original_name, owned=owned, position=described.position)
                 identity = upload.identity
         except (Retryable, Permanent) as error:
@@ -222,11 +232,15 @@ class Projector:
     def record(self, batches: list[list[Outcome]], fresh: bool = True) -> None:
         """Append what came of it, one commit for all. Only now is it true that they are archived. `fresh`: see `Lane`."""
         outcomes = [outcome for batch in batches for outcome in batch]
+        studies = {str(o.duty.entry.study_id) for o in outcomes if isinstance(o, Archived)}
         try:
-            self._archive.settle()
-        except Retryable as error:
-            outcomes = [Retry(o.duty, error) if isinstance(o, Archived) else o for o in outcomes]
-        shared = next((o.error for o in outcomes if isinstance(o, Retry) and o.error.shared), None)
+            lost = self._archive.settle(studies)
+            error = Retryable("archive-io", "ARCHIVE_PATH could not be synced when the study's folder was new")
+        except Retryable as raised:
+            lost, error = studies, raised
+        outcomes = [Retry(o.duty, error) if isinstance(o, Archived) and o.duty.entry.study_id in lost else o for o in outcomes]
+        outcomes = self._with_common_causes(outcomes, fresh)
+        shared = next((o.error for o in outcomes if isinstance(o, Retry) and (o.error.shared or o.common)), None)
         pause_s = self.place_lane.pause() if shared is not None else 0.0
         recorded: list[tuple[Entry, Outcome]] = []
         with self._ledger.write() as tx:
@@ -243,6 +257,19 @@ class Projector:
             self.place_lane.resume()
         self._count(recorded, outcomes)
         self._on_recorded()
+
+    def _with_common_causes(self, outcomes: list[Outcome], fresh: bool) -> list[Outcome]:
+        """Mark what fails for one study after the other, with no success between: a dying disk, say.
+
+        Each of them is still put off by itself, so that one bad file at the head of the queue holds up nobody.
+        """
+        if fresh and any(isinstance(o, Archived) for o in outcomes):
+            self._in_a_row.clear()
+        alike = [o for o in outcomes if isinstance(o, Retry) and not o.error.shared and o.error.code not in QUIET]
+        for outcome in alike:
+            self._in_a_row.setdefault(outcome.error.code, set()).add(outcome.duty.entry.study_id)
+        common = {code for code, studies in self._in_a_row.items() if len(studies) >= COMMON_AFTER}
+        return [replace(o, common=True) if isinstance(o, Retry) and not o.error.shared and o.error.code in common else o for o in outcomes]
 
     def _append(self, tx: Transaction, outcome: Outcome) -> Entry | None:
         described = outcome.duty.entry
@@ -265,18 +292,10 @@ class Projector:
                 if wait_s is None:
                     wait_s = backoff_s(attempt, base_s=0.5, cap_s=300, chance=self._random.random())
                 tx.postpone(described.position, Stage.PLACE, due_in_s=wait_s, attempts=attempt)
-                if outcome.error.code in QUIET or not worth_an_entry(attempt):
+                if outcome.common or outcome.error.code in QUIET or not worth_an_entry(attempt):
                     return None
-                payload = {
-                    "step": "place",
-                    "code": outcome.error.code,
-                    "detail": outcome.error.detail,
-                    "errno": outcome.error.errno,
-                    "attempt": attempt,
-                    "retry_at": later(rfc3339(self._clock()), wait_s),
-                    "upload_path": path,
-                }
-                return tx.append(NewEntry(Kind.FAILED, payload, described.study_id, described.position))
+                retry_at = later(rfc3339(self._clock()), wait_s)
+                return tx.append(_failed("place", outcome.duty, outcome.error, attempt, retry_at))
 
     def _archived_payload(self, outcome: Archived, upload_path: str) -> dict[str, Any]:
         placed = outcome.placed
@@ -302,8 +321,7 @@ class Projector:
 
     def _begin(self, tx: Transaction, step: str, error: Retryable, pause_s: float) -> None:
         retry_at = later(rfc3339(self._clock()), pause_s)
-        if self._outages.begin(tx, step, error.code, detail=error.detail, errno=error.errno, attempt=1, retry_at=retry_at):
-            logs.get().error("outage.begins", step=step, code=error.code, errno=error.errno)
+        self._outages.begin(tx, step, error.code, detail=error.detail, errno=error.errno, attempt=1, retry_at=retry_at)
 
     def _count(self, recorded: list[tuple[Entry, Outcome]], outcomes: list[Outcome]) -> None:
         log = logs.get()
@@ -408,16 +426,30 @@ class Projector:
         wait_s = backoff_s(attempt, base_s=1, cap_s=600, chance=self._random.random())
         tx.postpone(duty.entry.position, Stage.REMOVE, due_in_s=wait_s, attempts=attempt)
         if not error.shared and error.code not in QUIET and worth_an_entry(attempt):
-            payload = {
-                "step": "remove",
-                "code": error.code,
-                "detail": error.detail,
-                "errno": error.errno,
-                "attempt": attempt,
-                "retry_at": later(rfc3339(self._clock()), wait_s),
-                "upload_path": removal.path,
-            }
-            tx.append(NewEntry(Kind.FAILED, payload, duty.entry.study_id, duty.entry.position))
+            tx.append(_failed("remove", duty, error, attempt, later(rfc3339(self._clock()), wait_s)))
+
+    # -- both
+
+    def _record_hanging(self, step: str, duties: list[Duty]) -> None:
+        """A call has not come back for minutes: say so, for each of these. What comes of it is recorded when it does."""
+        error = Retryable("hangs", "a call into uploads or the archive has not come back")
+        with self._ledger.write() as tx:
+            for duty in duties:
+                if tx.is_pending(duty.entry.position, duty.stage):
+                    tx.append(_failed(step, duty, error, duty.attempts + 1, None))
+
+
+def _failed(step: str, duty: Duty, error: Retryable, attempt: int, retry_at: str | None) -> NewEntry:
+    payload = {
+        "step": step,
+        "code": error.code,
+        "detail": error.detail,
+        "errno": error.errno,
+        "attempt": attempt,
+        "retry_at": retry_at,
+        "upload_path": duty.entry.data["upload_path"],
+    }
+    return NewEntry(Kind.FAILED, payload, duty.entry.study_id, duty.entry.position)
 
 
 def metadata_bytes(study: Study, ledger: Ledger, at_hand: Mapping[int, Entry] = MappingProxyType({})) -> bytes:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import http.client
+import ipaddress
+import json
 import os
 import shutil
 from pathlib import Path
@@ -34,9 +37,15 @@ ACTIONS = {
 }
 WAITING_LONG_S = 900
 MIRROR_LAGS_S = 60
+READY_WITHIN_S = 10.0
 USUAL_ACTION = f"mend the upload, {_RETRY}"
 
 OUTAGE_ACTIONS = {
+    "archive-io": "look at the archive's disk and the kernel's log; what failed is tried again by itself",
+    "archive-error": "see errno in the entry `failed`; what failed is tried again by itself",
+    "upload-io": "look at the disk of uploads and the kernel's log; what failed is tried again by itself",
+    "internal-error": "report it with the lines `place.internal-error` of the log; the files are safe in uploads",
+    "ledger-io": "see rights and owner of LEDGER_PATH, then its disk; it goes on by itself",
     "mirror-io": "look at the archive's disk and the kernel's log; it goes on by itself",
     "mirror-moved": "see that nobody writes into ARCHIVE_PATH/.ledger, and which volume is mounted; it goes on by itself",
     "archive-full": "make room on the archive's volume; it goes on by itself",
@@ -96,7 +105,10 @@ def status(ledger: Ledger, settings: Settings) -> dict[str, Any]:
         if q.stage is not Stage.CONFIRM and (utc_now() - instant(q.oldest)).total_seconds() > WAITING_LONG_S
     ]
     attention += _mirror_lag(ledger, mirrored)
-    if not serving:
+    if serving:
+        known = {item["code"] for item in attention}
+        attention += [item for item in _not_ready(settings) if item["code"] not in known]
+    else:
         attention.append({"code": "not-serving", "detail": "no `storage-ledger serve` holds serve.lock", "action": "start it"})
     return {
         "position": last.position if last else 0,
@@ -222,7 +234,8 @@ def _summary(entry: Entry) -> str:
         case Kind.STATUS_SENT:
             return f"status told: {data['status']}" + (" again, it had been overwritten" if data.get("reason") == "overwritten" else "")
         case Kind.FAILED:
-            return f"failed to {data['step']}: {data['code']}, attempt {data['attempt']}, next {data['retry_at']}"
+            then = f"next {data['retry_at']}" if data["retry_at"] else "it has not come back yet"
+            return f"failed to {data['step']}: {data['code']}, attempt {data['attempt']}, {then}"
         case _:
             return entry.kind
 
@@ -256,6 +269,34 @@ def _mirror_lag(ledger: Ledger, mirrored: int | None) -> list[dict[str, str]]:
     else:
         text, action = f"nothing after position {mirrored} is mirrored", "see the log; what is not mirrored is not told"
     return [{"code": "mirror-lags" if mirrored is not None else "mirror-missing", "detail": text, "action": action}]
+
+
+def _not_ready(settings: Settings) -> list[dict[str, str]]:
+    """What `serve` itself says: whether it hears Redis is known to nobody else."""
+    if settings.http_port == 0:
+        return []  # it took a free one, and did not tell us
+    host = "127.0.0.1" if _is_any(settings.http_host) else settings.http_host
+    where = f"http://{host}:{settings.http_port}/readyz"
+    connection = http.client.HTTPConnection(host, settings.http_port, timeout=READY_WITHIN_S)
+    try:
+        connection.request("GET", "/readyz")
+        reasons = json.loads(connection.getresponse().read(1 << 20)).get("reasons", [])
+        return [
+            {**{name: str(reason[name]) for name in ("code", "detail")}, "action": "see docs/reference/error-codes.md"}
+            for reason in reasons
+        ]
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError, AttributeError):
+        text = f"`serve` holds serve.lock, but nothing of use came from {where} within {READY_WITHIN_S:.0f} s"
+        return [{"code": "not-answering", "detail": text, "action": "are HTTP_HOST and HTTP_PORT those of the service? Else see its log"}]
+    finally:
+        connection.close()
+
+
+def _is_any(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
 
 
 def _held(lock_file: Path) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from storage_ledger import __version__, logs
 from storage_ledger.archive.contract import Archive
@@ -20,6 +21,7 @@ from storage_ledger.core.plan import Stage
 from storage_ledger.errors import LedgerError, StorageLedgerError
 from storage_ledger.index.sqlite import Index
 from storage_ledger.intake import Intake
+from storage_ledger.lane import Lane
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.engine import sqlite
 from storage_ledger.metrics import Metrics
@@ -73,7 +75,7 @@ class Service:
         """Finish what was begun, begin nothing more."""
         self._stop.set()
         parts = self._parts
-        for lane in (parts.projector.place_lane, parts.projector.remove_lane, parts.notifier.lane):
+        for lane in (*self._lanes(), parts.notifier.lane):
             lane.wake()
         parts.reconciler.ring()
         parts.index_bell.set()
@@ -92,6 +94,7 @@ class Service:
             "mirror": lambda: parts.mirroring.run(self._appended),
             "notify": lambda: parts.notifier.lane.run(self._stop),
             "reconcile": lambda: parts.reconciler.run(self._stop),
+            "outages": lambda: parts.outages.run(self._stop),
             "index": lambda: parts.index.run(self._stop, parts.index_bell),
             "source": self._read_source,
         }
@@ -133,6 +136,9 @@ class Service:
         if not parts.uploads_root.is_dir():
             found.append(("uploads-missing", "UPLOADS_PATH is not there: is the volume mounted?"))
         found += [(code, f"going on at step {step}") for step, code in parts.outages.current()]
+        found += [
+            ("hangs", f"{lane.hanging} calls of step {lane.name} have not come back for minutes") for lane in self._lanes() if lane.hanging
+        ]
         return [{"code": code, "detail": detail} for code, detail in dict(found).items()]
 
     def render_metrics(self) -> bytes:
@@ -144,6 +150,8 @@ class Service:
             metrics.pending.labels(stage.value).set(length.rows if length else 0)
             age_s = (parts.clock() - instant(length.oldest)).total_seconds() if length else 0.0
             metrics.oldest_pending.labels(stage.value).set(max(0.0, age_s))
+        for lane in self._lanes():
+            metrics.hanging.labels(lane.name).set(lane.hanging)
         last = parts.ledger.last()
         metrics.position.set(last.position if last else 0)
         metrics.index_position.set(parts.index.position)
@@ -157,6 +165,10 @@ class Service:
             except OSError:
                 metrics.free_bytes.labels(volume).set(float("nan"))
         return metrics.render()
+
+    def _lanes(self) -> tuple[Lane[Any], ...]:
+        """Those that call into volumes, where a call may hang."""
+        return self._parts.projector.place_lane, self._parts.projector.remove_lane
 
     def _read_source(self) -> None:
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -61,8 +61,12 @@ class Archive(Protocol):
         """Make `data` the study's metadata.json, whole or not at all, durable on return as with `place`."""
         ...
 
-    def settle(self) -> None:
-        """Make the names of study folders durable, whoever made them: a process that was killed may have, and not said so."""
+    def settle(self, studies: Collection[str]) -> set[str]:
+        """Make the names of study folders durable, whoever made them: a process that was killed may have, and not said so.
+
+        Of these studies, whose new files nobody else has in hand and no entry knows yet, it returns those that must be
+        placed again, since an earlier attempt failed when their folders were new; nothing of them is left in the archive.
+        """
         ...
 
     def check(self, study_id: str, name: str, sha256: str, size: int) -> Fixity:

@@ -6,13 +6,14 @@ import errno as errnos
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from storage_ledger.archive.contract import Fixity, Placed
-from storage_ledger.archive.uploads import Upload
+from storage_ledger.archive.uploads import Identity, Upload
 from storage_ledger.core.layout import (
     DAMAGED_FOLDER,
     LEDGER_FOLDER,
@@ -31,17 +32,27 @@ FOLDER_MODE = 0o750
 LOW_BYTES = 1 << 20
 _CHUNK = 1 << 20
 _METADATA_TEMPORARY = ".metadata.json.tmp"
+_RENEWED_TEMPORARY = ".renew.tmp"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _MAKE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class FilesystemArchive:
-    """See `contract.Archive`. `root` (ARCHIVE_PATH) must exist: an archive that is not mounted is not made up."""
+    """See `contract.Archive`. `root` (ARCHIVE_PATH) must exist: an archive that is not mounted is not made up.
+
+    After an fsync that failed the kernel may have dropped what it could not write, and the next one says that all is well
+    (PostgreSQL's "fsyncgate"). So nothing is fsynced a second time: a copy is made anew, a name is put anew.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._recognised: tuple[int, int] | None = None
+        self._lock = threading.Lock()
+        self._renewing = threading.Lock()
+        self._new_folders: set[str] = set()  # of studies; made since the last good fsync of the root
+        self._lost_folders: set[str] = set()  # an fsync of the root failed when they were new
+        self._lost_metadata: set[str] = set()  # of studies; an fsync of their folder failed when it was new
 
     def recognise(self, device: int, inode: int) -> None:
         """From now on only this root folder is the archive: a volume that comes off leaves an empty folder of the same name."""
@@ -50,7 +61,7 @@ class FilesystemArchive:
     def place(self, upload: Upload, study_id: str, *, original_name: str, owned: Mapping[str, str], position: int) -> Placed:
         """Copy under a hidden name, fsync, link to the final name (never over one), unlink the hidden one, fsync the folder.
 
-        See `contract.Archive.place`. An fsync that failed is never repeated on the same file: the copy is thrown away.
+        See `contract.Archive.place`. Where an fsync fails, the copy is thrown away, and so is the name that it was given.
         """
         with _translated(), self._study_folder(study_id, make=True) as folder:
             temporary = temporary_name(position)
@@ -60,7 +71,12 @@ class FilesystemArchive:
                 placed = self._link(folder, temporary, study_id, original_name, sha256, upload.size, owned, position)
             finally:
                 _unlink(temporary, folder)
-            os.fsync(folder)
+            try:
+                os.fsync(folder)
+            except OSError:
+                if placed.placement == "copied":  # no entry knows it yet, and the upload is still there
+                    _unlink(placed.name, folder)
+                raise
             return placed
 
     def put_back(self, copy: Upload, study_id: str, *, name: str, sha256: str, position: int, time: int) -> Placed:
@@ -100,25 +116,27 @@ class FilesystemArchive:
     def write_metadata(self, study_id: str, data: bytes) -> None:
         """Write under a hidden name, fsync, rename, fsync the folder. See `contract.Archive.write_metadata`."""
         with _translated(), self._study_folder(study_id, make=True) as folder:
-            if not _has_bytes(METADATA, folder, data):
-                _unlink(_METADATA_TEMPORARY, folder)
-                try:
-                    descriptor = os.open(_METADATA_TEMPORARY, _MAKE, 0o600, dir_fd=folder)
-                    try:
-                        _write_all(descriptor, data)
-                        os.fchmod(descriptor, METADATA_MODE)
-                        os.fsync(descriptor)
-                    finally:
-                        os.close(descriptor)
-                    os.rename(_METADATA_TEMPORARY, METADATA, src_dir_fd=folder, dst_dir_fd=folder)
-                finally:
-                    _unlink(_METADATA_TEMPORARY, folder)
-            os.fsync(folder)
+            if study_id in self._lost_metadata or not _has_bytes(METADATA, folder, data):
+                _replace_metadata(folder, data)
+            try:
+                os.fsync(folder)
+            except OSError:
+                self._lost_metadata.add(study_id)
+                _replace_metadata(folder, data)
+                self._lost_metadata.discard(study_id)
+                raise
+            self._lost_metadata.discard(study_id)
 
-    def settle(self) -> None:
+    def settle(self, studies: Collection[str]) -> set[str]:
         """See `contract.Archive.settle`."""
-        with _translated(), self._folder() as root:
-            os.fsync(root)
+        with _translated():
+            lost = self._discard_lost(studies)
+            try:
+                self._sync_root()
+            except OSError:
+                self._discard_lost(studies)
+                raise
+            return lost
 
     def check(self, study_id: str, name: str, sha256: str, size: int) -> Fixity:
         """See `contract.Archive.check`."""
@@ -126,6 +144,8 @@ class FilesystemArchive:
             try:
                 with self._study_folder(study_id, make=False) as folder:
                     found = _check(name, folder, sha256, size)
+                    if found is Fixity.INTACT and not _synced(name, folder):
+                        found = self._renew(name, folder, sha256)
                     if found is Fixity.INTACT:
                         os.fsync(folder)
                     return found
@@ -191,6 +211,8 @@ class FilesystemArchive:
                 os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
             except FileExistsError:
                 if _check(name, folder, sha256, size) is Fixity.INTACT:
+                    if not _synced(name, folder):
+                        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)  # the same bytes, and these are durable
                     return Placed(name, size, sha256, "already-there")
                 continue
             return Placed(name, size, sha256, "copied")
@@ -211,13 +233,17 @@ class FilesystemArchive:
     def _set_aside(self, folder: int, name: str, study_id: str, position: int) -> str:
         """Move what lies under `name` to .ledger/damaged/<study_id>/, durably; it is evidence. Returns its new path."""
         self._make_folder(LEDGER_FOLDER, DAMAGED_FOLDER, study_id)
-        self.settle()
+        self._sync_root()
         parts = (LEDGER_FOLDER, DAMAGED_FOLDER, study_id)
         with self._folder(*parts) as damaged:
             taken = set(os.listdir(damaged))
             new = next(n for i in range(len(taken) + 1) if (n := damaged_name(position, name) + (f".{i}" if i else "")) not in taken)
             os.rename(name, new, src_dir_fd=folder, dst_dir_fd=damaged)
-            os.fsync(damaged)
+            try:
+                os.fsync(damaged)
+            except OSError:
+                os.rename(new, name, src_dir_fd=damaged, dst_dir_fd=folder)  # the next attempt moves it anew
+                raise
         os.fsync(folder)
         return "/".join((*parts, new))
 
@@ -247,7 +273,58 @@ class FilesystemArchive:
             os.chmod(path, FOLDER_MODE, follow_symlinks=False) if os.chmod in os.supports_follow_symlinks else os.chmod(path, FOLDER_MODE)
             if depth > 0:
                 with self._folder(*parts[:depth]) as parent:
-                    os.fsync(parent)
+                    try:
+                        os.fsync(parent)
+                    except OSError:
+                        os.rmdir(part, dir_fd=parent)
+                        raise
+            elif part != LEDGER_FOLDER:
+                with self._lock:
+                    self._new_folders.add(part)
+
+    def _discard_lost(self, studies: Collection[str]) -> set[str]:
+        """Remove those whose folders are not known to be durable: no entry knows of them, and the uploads are still there."""
+        with self._lock:
+            lost = self._lost_folders & set(studies)
+        for study_id in lost:
+            with suppress(FileNotFoundError), self._folder(study_id) as folder:
+                for name in os.listdir(folder):
+                    os.unlink(name, dir_fd=folder)
+                os.rmdir(self.root / study_id)
+            with self._lock:
+                self._lost_folders.discard(study_id)
+        return lost
+
+    def _renew(self, name: str, folder: int, sha256: str) -> Fixity:
+        """Put a durable copy in the place of a file whose fsync failed, in one step: what is there is what the ledger says."""
+        with self._renewing:
+            _unlink(_RENEWED_TEMPORARY, folder)
+            try:
+                source = os.open(name, _READ, dir_fd=folder)
+                try:
+                    upload = Upload(source, Identity.of(os.fstat(source)))
+                    if _copy(upload, _RENEWED_TEMPORARY, folder) != sha256:
+                        return Fixity.CHANGED
+                finally:
+                    os.close(source)
+                os.rename(_RENEWED_TEMPORARY, name, src_dir_fd=folder, dst_dir_fd=folder)
+            finally:
+                _unlink(_RENEWED_TEMPORARY, folder)
+            return Fixity.INTACT
+
+    def _sync_root(self) -> None:
+        with self._lock:
+            new = set(self._new_folders)
+        try:
+            with self._folder() as root:
+                os.fsync(root)
+        except OSError:
+            with self._lock:
+                self._lost_folders |= self._new_folders
+                self._new_folders.clear()
+            raise
+        with self._lock:
+            self._new_folders -= new
 
     def _require_root(self) -> None:
         with self._folder():
@@ -277,6 +354,22 @@ class FilesystemArchive:
             os.close(current)
 
 
+def _replace_metadata(folder: int, data: bytes) -> None:
+    """A new file, durable, takes the name; the name is not, before the folder is fsynced."""
+    _unlink(_METADATA_TEMPORARY, folder)
+    try:
+        descriptor = os.open(_METADATA_TEMPORARY, _MAKE, 0o600, dir_fd=folder)
+        try:
+            _write_all(descriptor, data)
+            os.fchmod(descriptor, METADATA_MODE)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.rename(_METADATA_TEMPORARY, METADATA, src_dir_fd=folder, dst_dir_fd=folder)
+    finally:
+        _unlink(_METADATA_TEMPORARY, folder)
+
+
 def _copy(upload: Upload, name: str, folder: int) -> str:
     """Copy the upload's bytes into a new file, durable on return. Returns their SHA-256 in hex."""
     descriptor = os.open(name, _MAKE, 0o600, dir_fd=folder)
@@ -301,6 +394,7 @@ def _copy(upload: Upload, name: str, folder: int) -> str:
 
 
 def _read(upload: Upload, buffer: memoryview, offset: int) -> int:
+    upload.beat()
     try:
         return os.preadv(upload.descriptor, [buffer], offset)
     except OSError as error:
@@ -314,7 +408,7 @@ def _write_all(descriptor: int, data: bytes | memoryview) -> None:
 
 
 def _check(name: str, folder: int, sha256: str, size: int) -> Fixity:
-    """Whether a regular file of these bytes lies there; it is fsynced if so, since who linked it may have been killed."""
+    """Whether a regular file of these bytes lies there."""
     try:
         if not stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
             return Fixity.CHANGED
@@ -324,10 +418,21 @@ def _check(name: str, folder: int, sha256: str, size: int) -> Fixity:
     try:
         if os.fstat(descriptor).st_size != size or digest_of(descriptor) != sha256:
             return Fixity.CHANGED
-        os.fsync(descriptor)
         return Fixity.INTACT
     finally:
         os.close(descriptor)
+
+
+def _synced(name: str, folder: int) -> bool:
+    """Fsync what lies there, since nobody knows who wrote it and whether he was killed. False: then it must be made anew."""
+    descriptor = os.open(name, _READ, dir_fd=folder)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def digest_of(descriptor: int) -> str:
@@ -342,7 +447,8 @@ def digest_of(descriptor: int) -> str:
 
 
 def _has_bytes(name: str, folder: int, data: bytes) -> bool:
-    return _check(name, folder, hashlib.sha256(data).hexdigest(), len(data)) is Fixity.INTACT
+    """Durably; otherwise it is written anew."""
+    return _check(name, folder, hashlib.sha256(data).hexdigest(), len(data)) is Fixity.INTACT and _synced(name, folder)
 
 
 def _unlink(name: str, folder: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno as errnos
 import os
 import stat
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,10 +36,11 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """An open regular file below UPLOADS_PATH. `size` in bytes, as it was opened."""
+    """An open regular file below UPLOADS_PATH. `size` in bytes, as it was opened. `beat` is called by who reads it, as he gets on."""
 
     descriptor: int
     identity: Identity
+    beat: Callable[[], None] = lambda: None
 
     @property
     def size(self) -> int:
@@ -71,7 +72,7 @@ class Uploads:
         self.root = root
 
     @contextmanager
-    def open(self, path: str) -> Iterator[Upload]:
+    def open(self, path: str, beat: Callable[[], None] = lambda: None) -> Iterator[Upload]:
         """The file at `path` (relative, as `core.layout` judged it).
 
         Raises `Permanent` for a link, FIFO, device, socket or directory, without opening it; `Retryable` for what may
@@ -83,7 +84,7 @@ class Uploads:
             try:
                 status = os.fstat(descriptor)
                 _refuse_special(status.st_mode)  # it may have been replaced since the look before
-                yield Upload(descriptor, Identity.of(status))
+                yield Upload(descriptor, Identity.of(status), beat)
             finally:
                 _close(descriptor)
 

@@ -17,3 +17,12 @@ def worth_an_entry(attempt: int) -> bool:
     while attempt >= 10 and attempt % 10 == 0:
         attempt //= 10
     return attempt == 1
+
+
+def calm_s(times: int) -> float:
+    """For how many seconds a cause must be gone before it counts as ended, after it has ended so many times lately.
+
+    At once the first time, then 15 s, 1 min, 4 min …, an hour at the most: who comes and goes all day leaves a handful of
+    entries.
+    """
+    return 0.0 if times == 0 else min(3600.0, 15 * 4.0 ** min(times - 1, 10))

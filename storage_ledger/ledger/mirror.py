@@ -281,16 +281,25 @@ class Mirror:
     def _alone(self) -> Iterator[None]:
         """One at a time, of all threads and processes."""
         with self._mutex:
+            descriptor = self._locked()
             try:
-                descriptor = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
-            except OSError as error:
-                raise Retryable("ledger-io", f"mirror.lock: {os.strerror(error.errno or 0)}", errno=error.errno, shared=True) from error
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
                 with _translated():
                     yield
             finally:
                 os.close(descriptor)
+
+    def _locked(self) -> int:
+        """A descriptor that holds the lock."""
+        try:
+            descriptor = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            except OSError:
+                os.close(descriptor)
+                raise
+        except OSError as error:
+            raise Retryable("ledger-io", f"mirror.lock: {os.strerror(error.errno or 0)}", errno=error.errno, shared=True) from error
+        return descriptor
 
     @contextmanager
     def _folder(self, *, make: bool = False) -> Iterator[tuple[Identity, int]]:

@@ -87,7 +87,7 @@ def put(path: Path, content: bytes) -> None:
 @pytest.mark.parametrize("content", [b"", b"x", b"0123456789abcdef" * 200_000])
 def test_bytes_lie_under_their_name_and_nothing_else_lies_there(place, archive, content):
     placed = place(content)
-    archive.settle()
+    archive.settle(())
     assert (placed.name, placed.placement, placed.set_aside) == ("a.dcm", "copied", None)
     assert tree(archive.root) == {"S1/a.dcm": content}
 
@@ -394,7 +394,7 @@ from storage_ledger.archive.uploads import Uploads
 archive, uploads = FilesystemArchive(Path(sys.argv[1])), Uploads(Path(sys.argv[2]))
 with uploads.open("a.dcm") as upload:
     archive.place(upload, "S1", original_name="a.dcm", owned={}, position=1)
-archive.settle()
+archive.settle(())
 """
 
 
@@ -556,10 +556,10 @@ def test_forget_leaves_what_is_kept_and_what_others_are_at(place, archive):
 
 
 def test_settling_twice_or_with_nothing_to_settle_is_fine(place, archive):
-    archive.settle()
+    archive.settle(())
     place(b"x")
-    archive.settle()
-    archive.settle()
+    archive.settle(())
+    archive.settle(())
 
 
 def test_an_archive_without_trouble_says_none(archive):

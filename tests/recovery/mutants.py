@@ -48,32 +48,38 @@ class Mutant:
 
 
 PLACE_FOLDER = Edit(
-    FILES, "                _unlink(temporary, folder)\n            os.fsync(folder)\n", "                _unlink(temporary, folder)\n"
+    FILES,
+    "            try:\n                os.fsync(folder)\n            except OSError:\n                if placed.placement",
+    "            try:\n                pass\n            except OSError:\n                if placed.placement",
 )
 METADATA_FOLDER = Edit(
     FILES,
-    "                    _unlink(_METADATA_TEMPORARY, folder)\n            os.fsync(folder)\n",
-    "                    _unlink(_METADATA_TEMPORARY, folder)\n",
+    "            try:\n                os.fsync(folder)\n            except OSError:\n                self._lost_metadata",
+    "            try:\n                pass\n            except OSError:\n                self._lost_metadata",
 )
-ARCHIVE_ROOT = Edit(FILES, "            os.fsync(root)\n", "            pass\n")
+ARCHIVE_ROOT = Edit(FILES, "                os.fsync(root)\n", "                pass\n")
 UPLOADS_FOLDER = Edit(UPLOADS, "                    os.fsync(folder)\n", "                    pass\n")
 COPY = Edit(FILES, "        os.fchmod(descriptor, FILE_MODE)\n        os.fsync(descriptor)\n", "        os.fchmod(descriptor, FILE_MODE)\n")
 METADATA = Edit(
     FILES,
-    "                        os.fchmod(descriptor, METADATA_MODE)\n                        os.fsync(descriptor)\n",
-    "                        os.fchmod(descriptor, METADATA_MODE)\n",
+    "            os.fchmod(descriptor, METADATA_MODE)\n            os.fsync(descriptor)\n",
+    "            os.fchmod(descriptor, METADATA_MODE)\n",
 )
-CHECKED_FILE = Edit(FILES, "        os.fsync(descriptor)\n        return Fixity.INTACT\n", "        return Fixity.INTACT\n")
+CHECKED_FILE = Edit(
+    FILES,
+    "    try:\n        os.fsync(descriptor)\n    except OSError:\n        return False",
+    "    try:\n        pass\n    except OSError:\n        return False",
+)
 CHECKED_FOLDER = Edit(
     FILES,
     "                        os.fsync(folder)\n                    return found\n",
     "                        pass\n                    return found\n",
 )
-DAMAGED = Edit(FILES, "            os.fsync(damaged)\n", "            pass\n")
+DAMAGED = Edit(FILES, "                os.fsync(damaged)\n", "                pass\n")
 SET_ASIDE_FROM = Edit(
     FILES, '        os.fsync(folder)\n        return "/".join((*parts, new))\n', '        return "/".join((*parts, new))\n'
 )
-DAMAGED_PARENTS = Edit(FILES, "                    os.fsync(parent)\n", "                    pass\n")
+DAMAGED_PARENTS = Edit(FILES, "                        os.fsync(parent)\n", "                        pass\n")
 
 MUTANTS = {
     "no-fsync-of-the-copied-file": Mutant("the copied file is not fsynced before it is linked", (COPY,), ("cuts", "order")),
@@ -102,15 +108,11 @@ MUTANTS = {
     "fsync-of-the-archive-after-the-commit": Mutant(
         "ARCHIVE_PATH is fsynced, but after `archived` is committed",
         (
+            Edit(PROJECTOR, "            lost = self._archive.settle(studies)\n", "            lost = set()\n"),
             Edit(
                 PROJECTOR,
-                "            self._archive.settle()\n        except Retryable",
-                "            pass\n        except Retryable",
-            ),
-            Edit(
-                PROJECTOR,
-                "        self._count(recorded, outcomes)\n        self.remove",
-                "        self._archive.settle()\n        self._count(recorded, outcomes)\n        self.remove",
+                "        self._count(recorded, outcomes)\n        self._on_recorded()",
+                "        self._archive.settle(studies)\n        self._count(recorded, outcomes)\n        self._on_recorded()",
             ),
         ),
     ),

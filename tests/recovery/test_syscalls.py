@@ -216,13 +216,11 @@ def after_failed_fsyncs(bench: Bench) -> Violations:
     return found
 
 
-@pytest.mark.xfail(reason="known: a redelivery, or a second attempt, fsyncs the archived file itself once more")
 def test_a_file_of_which_an_fsync_failed_is_made_anew(after_failed_fsyncs: Violations) -> None:
     found = [found for found in after_failed_fsyncs if found["code"] == "file-fsynced-again"]
     assert not found, summary(found)
 
 
-@pytest.mark.xfail(reason="known: the fsync of the folder is repeated, and the names in it are not put anew")
 def test_names_of_which_an_fsync_failed_are_put_anew(after_failed_fsyncs: Violations) -> None:
     found = [found for found in after_failed_fsyncs if found["code"] == "folder-fsynced-again"]
     assert not found, summary(found)

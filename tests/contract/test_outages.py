@@ -1,0 +1,317 @@
+"""What many studies fail with, what comes and goes, and what never comes back: said once, and nobody else is held up."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from storage_ledger.core.entries import Kind, NewEntry
+from storage_ledger.core.plan import Stage
+from storage_ledger.core.retry import calm_s
+from storage_ledger.errors import LedgerUnusable
+from storage_ledger.lane import MOST_HANGING, Lane
+from storage_ledger.metrics import Metrics
+from storage_ledger.outages import READY_AFTER_S, Outages
+from storage_ledger.projector import COMMON_AFTER
+from tests.contract.making import Clock
+from tests.contract.pipeline import Pipeline
+from tests.support.waiting import until
+
+DAY_S = 86_400
+
+
+@pytest.fixture
+def pipeline(tmp_path, ledgers):
+    return Pipeline(tmp_path / "run", ledgers)
+
+
+class Time:
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def time():
+    return Time()
+
+
+@pytest.fixture
+def ledger(ledgers, tmp_path):
+    return ledgers.open(tmp_path / "ledger", Clock())
+
+
+def begin(outages, ledger, code="archive-full"):
+    with ledger.write() as tx:
+        outages.begin(tx, "place", code, detail="", errno=28, attempt=1, retry_at="")
+
+
+def end(outages, ledger):
+    with ledger.write() as tx:
+        outages.end(tx, "place")
+
+
+def kinds(ledger):
+    return [entry.kind for entry in ledger.read(0, 10_000)]
+
+
+# -- what comes and goes
+
+
+def test_an_outage_that_ends_is_over_at_once(ledger, time):
+    outages = Outages(ledger, Metrics(), time)
+    begin(outages, ledger)
+    assert outages.current() == [("place", "archive-full")]
+    end(outages, ledger)
+    assert kinds(ledger) == ["failed", "recovered"]
+    assert outages.current() == []
+
+
+def test_one_that_came_back_counts_as_ended_when_it_has_been_gone_for_longer(ledger, time):
+    outages = Outages(ledger, Metrics(), time)
+    for _ in range(2):
+        begin(outages, ledger)
+        end(outages, ledger)
+    assert kinds(ledger) == ["failed", "recovered", "failed"]
+    time.now_s += calm_s(1) - 1
+    outages.look()
+    assert kinds(ledger)[3:] == []
+    time.now_s += 1
+    outages.look()
+    assert kinds(ledger)[3:] == ["recovered"]
+    assert outages.current() == []
+
+
+def test_one_that_is_met_again_meanwhile_has_not_ended(ledger, time):
+    outages = Outages(ledger, Metrics(), time)
+    for _ in range(3):
+        begin(outages, ledger)
+        end(outages, ledger)
+    begin(outages, ledger)
+    time.now_s += DAY_S
+    outages.look()
+    assert kinds(ledger) == ["failed", "recovered", "failed"]
+    assert outages.current() == [("place", "archive-full")]
+
+
+def test_what_works_for_a_while_is_ready_before_it_is_recorded_as_over(ledger, time):
+    outages = Outages(ledger, Metrics(), time)
+    for _ in range(2):
+        begin(outages, ledger)
+        end(outages, ledger)
+        time.now_s += calm_s(1)
+        outages.look()
+    begin(outages, ledger)
+    end(outages, ledger)
+    assert outages.current() == [("place", "archive-full")]
+    time.now_s += READY_AFTER_S
+    outages.look()
+    assert outages.current() == []
+    assert kinds(ledger)[-1] == "failed"
+
+
+@pytest.mark.parametrize("every_s", [60, 300])
+def test_a_day_of_coming_and_going_leaves_a_handful_of_entries(ledger, time, every_s):
+    outages = Outages(ledger, Metrics(), time)
+    for _ in range(DAY_S // every_s):
+        begin(outages, ledger)
+        end(outages, ledger)
+        time.now_s += every_s
+        outages.look()
+    assert len(kinds(ledger)) < 16
+
+
+def test_a_restart_knows_what_goes_on_and_ends_it(ledger, time):
+    begin(Outages(ledger, Metrics(), time), ledger)
+    outages = Outages(ledger, Metrics(), time)
+    assert outages.goes_on("place")
+    end(outages, ledger)
+    assert kinds(ledger) == ["failed", "recovered"]
+    assert Outages(ledger, Metrics(), time).current() == []
+
+
+# -- what many fail with
+
+
+def broken(pipeline, *studies):
+    """metadata.json cannot be written there: a folder has its name."""
+    for study_id in studies:
+        (pipeline.archive / study_id / "metadata.json" / "x").mkdir(parents=True)
+
+
+def mend(pipeline, *studies):
+    for study_id in studies:
+        (pipeline.archive / study_id / "metadata.json" / "x").rmdir()
+        (pipeline.archive / study_id / "metadata.json").rmdir()
+
+
+def describe(pipeline, *studies):
+    for study_id in studies:
+        pipeline.upload(f"{study_id}.dcm", study_id.encode())
+        pipeline.say(study_id, f"{study_id}.dcm")
+
+
+def failed(pipeline):
+    return [(entry.study_id, entry.data["code"]) for entry in pipeline.ledger.read(0, 10_000) if entry.kind == "failed"]
+
+
+def test_what_one_study_after_the_other_fails_with_is_said_once(pipeline):
+    many = [f"S{n}" for n in range(40)]
+    broken(pipeline, *many)
+    describe(pipeline, *many)
+    for _ in range(len(many)):  # as the lane does it: one after the other
+        pipeline.place(studies=1)
+    each = [(study_id, "archive-error") for study_id in many[: COMMON_AFTER - 1]]
+    assert failed(pipeline) == [*each, (None, "archive-error")]
+    mend(pipeline, *many)
+    pipeline.finish()
+    assert pipeline.kinds().count("recovered") == 1
+    assert len(pipeline.files()) == len(many)
+
+
+def test_a_few_bad_ones_hold_up_nobody_else(pipeline):
+    bad = [f"B{n}" for n in range(COMMON_AFTER + 2)]
+    broken(pipeline, *bad)
+    describe(pipeline, *bad, "good")
+    for _ in range(len(bad) + 1):
+        pipeline.place(studies=1)
+    assert "good/good.dcm" in pipeline.files()
+    assert pipeline.kinds().count("archived") == 1
+
+
+def test_what_fails_here_and_there_is_said_of_each(pipeline):
+    bad = [f"B{n}" for n in range(COMMON_AFTER + 2)]
+    broken(pipeline, *bad)
+    for n, study_id in enumerate(bad):
+        describe(pipeline, study_id, f"good{n}")
+        pipeline.place()
+    assert {study_id for study_id, _ in failed(pipeline)} == set(bad)
+
+
+# -- what never comes back
+
+
+class Hung:
+    """A lane on a real ledger, whose work of some studies hangs until it is let go."""
+
+    def __init__(self, ledger, workers=2):
+        self.ledger = ledger
+        self.free = threading.Event()
+        self.stop = threading.Event()
+        self.hanging = []
+        self.done = []
+        self.died = []
+        self.lane = Lane(
+            "place",
+            ledger,
+            [Stage.PLACE],
+            work=self.work,
+            record=self.record,
+            workers=workers,
+            on_hanging=lambda duties: self.hanging.extend(duty.entry.study_id for duty in duties),
+            hangs_after_s=0.05,
+        )
+        self.thread = threading.Thread(target=self.run)
+
+    def run(self):
+        try:
+            self.lane.run(self.stop)
+        except LedgerUnusable as error:
+            self.died.append(error.code)
+
+    def work(self, duties):
+        if duties[0].entry.study_id.startswith("hangs"):
+            while not self.free.wait(0.01):
+                pass
+        if duties[0].entry.study_id.startswith("slow"):
+            for _ in range(12):
+                self.lane.beat()
+                self.free.wait(0.01)
+        if duties[0].entry.study_id.startswith("fatal"):
+            raise LedgerUnusable("ledger-damaged", "")
+        return duties
+
+    def record(self, outcomes, _fresh):
+        with self.ledger.write() as tx:
+            for duty in (duty for duties in outcomes for duty in duties):
+                self.done.append(duty.entry.study_id)
+                tx.drop(duty.entry.position, Stage.PLACE)
+
+    def describe(self, *studies):
+        with self.ledger.write() as tx:
+            for study_id in studies:
+                tx.append(NewEntry(Kind.DESCRIBED, {"upload_path": study_id, "raw_sha256": study_id, "message": {}}, study_id))
+        self.lane.wake()
+
+    def end(self):
+        self.stop.set()
+        self.lane.wake()
+        self.thread.join(30)
+        assert not self.thread.is_alive()
+
+
+@pytest.fixture
+def hung(ledgers, tmp_path):
+    made = Hung(ledgers.open(tmp_path / "lane"), workers=8)
+    yield made
+    made.free.set()
+    made.stop.set()
+
+
+def test_more_hanging_files_than_workers_stop_nobody_else(hung):
+    stuck = sorted(f"hangs{n}" for n in range(12))
+    hung.describe(*stuck, *(f"S{n}" for n in range(30)))
+    hung.thread.start()
+    until(lambda: len(hung.done) == 30, 30)
+    until(lambda: sorted(hung.hanging) == stuck, 30)
+    assert hung.lane.hanging == len(stuck)
+    hung.free.set()
+    until(lambda: len(hung.done) == 42, 30)
+    until(lambda: hung.lane.hanging == 0, 30)
+    assert len(hung.hanging) == len(stuck)  # said once
+    hung.end()
+
+
+def test_a_stop_does_not_wait_for_what_hangs(hung):
+    hung.describe("hangs", "S1")
+    hung.thread.start()
+    until(lambda: hung.done == ["S1"] and hung.lane.hanging == 1, 30)
+    hung.end()
+    assert hung.done == ["S1"]
+
+
+def test_what_is_slow_but_goes_on_does_not_hang(hung):
+    hung.describe("slow")
+    hung.thread.start()
+    until(lambda: hung.done == ["slow"], 30)
+    assert hung.hanging == []
+    hung.end()
+
+
+def test_so_many_threads_are_given_up_on_and_no_more(hung):
+    hung.describe(*(f"hangs{n}" for n in range(MOST_HANGING + 8)))
+    hung.thread.start()
+    until(lambda: hung.lane.hanging == MOST_HANGING, 30)
+    hung.free.set()
+    until(lambda: len(hung.done) == MOST_HANGING + 8, 30)
+    hung.end()
+
+
+def test_what_ends_a_worker_ends_the_lane(hung):
+    hung.describe("fatal")
+    hung.thread.start()
+    hung.thread.join(30)
+    assert hung.died == ["ledger-damaged"]
+
+
+def test_a_hanging_file_is_recorded_and_shown(pipeline):
+    describe(pipeline, "S1")
+    [duties] = pipeline.due(Stage.PLACE)
+    pipeline.projector._record_hanging("place", duties)
+    [entry] = [entry for entry in pipeline.ledger.read(0, 10) if entry.kind == "failed"]
+    assert (entry.data["step"], entry.data["code"], entry.data["retry_at"], entry.study_id) == ("place", "hangs", None, "S1")
+    pipeline.finish()
+    assert list(pipeline.files()) == ["S1/S1.dcm"]
