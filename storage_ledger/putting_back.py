@@ -247,7 +247,7 @@ class _Putting:
         outcomes, stop = in_parallel(self._pool, put, jobs)
         done = [outcome for _, outcome in outcomes if isinstance(outcome, PutBack)]
         if done:
-            self._archive.settle()
+            self._archive.settle({each.wanted.study_id for each in done})
             self._record(done)
             self._tally.mended += len(done)
             self._tally.bytes += sum(each.wanted.bytes for each in done)

@@ -132,7 +132,7 @@ def metadata(ledger: Ledger, archive: Archive, chosen: Iterable[str], *, finding
     with ThreadPoolExecutor(WORKERS, thread_name_prefix="metadata") as pool:
         for batch in batches(chosen, BATCH):
             outcomes, stop = in_parallel(pool, write, batch)
-            written = 0
+            written: list[str] = []
             for study_id, size in outcomes:
                 if isinstance(size, StorageLedgerError):
                     tally.left += 1
@@ -140,10 +140,10 @@ def metadata(ledger: Ledger, archive: Archive, chosen: Iterable[str], *, finding
                 elif size is not None:
                     tally.looked_at += 1
                     tally.bytes += size
-                    written += size > 0
+                    written += [study_id] if size else []
             if written:
-                archive.settle()
-                tally.mended += written
+                archive.settle(written)
+                tally.mended += len(written)
             done += len(batch)
             show(done)
             if stop is not None:

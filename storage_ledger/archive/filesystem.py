@@ -84,17 +84,18 @@ class FilesystemArchive:
         with _translated(), self._study_folder(study_id, make=True) as folder:
             mark = putting_back_name(name, time)
             _unlink(mark, folder)
+            placed: Placed | None = None
             try:
-                found = _copy(copy, mark, folder)
-            except BaseException:
+                if _copy(copy, mark, folder) != sha256:
+                    raise Retryable("upload-changing", "the copy no longer has the bytes for which it was chosen")  # noqa: TRY301 - undone like any other
+                os.fsync(folder)  # the mark first: from here on it tells what was begun
+                placed = self._link_owned(folder, mark, name, study_id, sha256, copy.size, position)
+                os.fsync(folder)
+            except (OSError, Retryable, Permanent):
+                if placed is not None and placed.placement == "copied":  # its name may not be durable: the next attempt puts it anew
+                    _unlink(name, folder)
                 _unlink(mark, folder)
                 raise
-            if found != sha256:
-                _unlink(mark, folder)
-                raise Retryable("upload-changing", "the copy no longer has the bytes for which it was chosen")
-            os.fsync(folder)  # the mark first: from here on it tells what was begun
-            placed = self._link_owned(folder, mark, name, study_id, sha256, copy.size, position)
-            os.fsync(folder)
             return placed
 
     def is_marked(self, study_id: str, name: str, time: int) -> bool:
@@ -224,6 +225,8 @@ class FilesystemArchive:
             os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
         except FileExistsError:
             if _check(name, folder, sha256, size) is Fixity.INTACT:
+                if not _synced(name, folder):
+                    os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)  # the same bytes, and these are durable
                 return Placed(name, size, sha256, "already-there")
             aside = self._set_aside(folder, name, study_id, position)
             os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
