@@ -26,6 +26,7 @@ from storage_ledger.ledger.engine import sqlite
 from storage_ledger.replay import BATCH, WORKERS, Begin, Show, Tally, batches, in_parallel
 
 UNRECORDED = "unrecorded"
+LOST = "archive-io: the study's new folder could not be made durable, and was taken away again"
 UNSEARCHABLE = frozenset({"folder-unreadable", "folder-too-deep", "upload-io"})
 MOST_UNSEARCHED = 1000
 _COLUMNS = "study_id, name, sha256, bytes, position, time, found"
@@ -82,7 +83,8 @@ def put_back(
                 with begin(f"Searching {_text(source)}", None, "files") as show:
                     putting.search(source, show)
         for some in batches(wants.unrecorded(), BATCH):
-            record([PutBack(each, Placed(each.name, each.bytes, each.sha256, "already-there"), None) for each in some])
+            archive.settle({each.study_id for each in some})
+            record([_unrecorded(each, None) for each in some])
             tally.mended += len(some)
         for each, why in wants.unfound():
             tally.left += 1
@@ -173,6 +175,11 @@ def _look_at(ledger: Ledger, archive: Archive, study_id: str) -> list[tuple[Arch
     return found
 
 
+def _unrecorded(wanted: Wanted, source: str | None) -> PutBack:
+    """It lies there, durably since it was read; its mark must stay until that is recorded, so nothing is copied again."""
+    return PutBack(wanted, Placed(wanted.name, wanted.bytes, wanted.sha256, "already-there"), source)
+
+
 class _Putting:
     """Goes through one source after the other. `unsearched`: the first of what could not be looked at in them."""
 
@@ -238,6 +245,8 @@ class _Putting:
     def _put(self, copies: Uploads, jobs: list[tuple[Wanted, str]]) -> None:
         def put(job: tuple[Wanted, str]) -> PutBack:
             wanted, path = job
+            if wanted.found == UNRECORDED:
+                return _unrecorded(wanted, _text(copies.root / path))
             with copies.open(path) as copy:
                 placed = self._archive.put_back(
                     copy, wanted.study_id, name=wanted.name, sha256=wanted.sha256, position=wanted.position, time=wanted.time
@@ -247,7 +256,11 @@ class _Putting:
         outcomes, stop = in_parallel(self._pool, put, jobs)
         done = [outcome for _, outcome in outcomes if isinstance(outcome, PutBack)]
         if done:
-            self._archive.settle({each.wanted.study_id for each in done})
+            lost = self._archive.settle({each.wanted.study_id for each in done})
+            for each in done:
+                if each.wanted.study_id in lost:
+                    self._wants.give_back(each.wanted, LOST)
+            done = [each for each in done if each.wanted.study_id not in lost]
             self._record(done)
             self._tally.mended += len(done)
             self._tally.bytes += sum(each.wanted.bytes for each in done)

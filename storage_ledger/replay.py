@@ -142,8 +142,12 @@ def metadata(ledger: Ledger, archive: Archive, chosen: Iterable[str], *, finding
                     tally.bytes += size
                     written += [study_id] if size else []
             if written:
-                archive.settle(written)
-                tally.mended += len(written)
+                lost = archive.settle(written)
+                tally.mended += len(written) - len(lost)
+                tally.left += len(lost)
+                for study_id in sorted(lost):
+                    text = "the study's new folder could not be made durable, and was taken away again"
+                    findings.add(Finding("archive-io", study_id, archive_path(study_id, METADATA), detail=text))
             done += len(batch)
             show(done)
             if stop is not None:

@@ -215,6 +215,30 @@ def test_a_copy_that_could_not_be_put_back_leaves_the_next_one_a_chance(filled, 
     assert filled.restored()[0]["source"].startswith(str(tmp_path / "second"))
 
 
+def test_what_lay_in_a_folder_that_could_not_be_made_durable_is_not_recorded(filled, source):
+    class Failing(FilesystemArchive):
+        """As when an fsync of the root failed while another file was being placed: the folder is taken away."""
+
+        def settle(self, studies):
+            assert studies
+            lost = {"A"} & set(studies)
+            for study_id in lost:
+                shutil.rmtree(self.root / study_id)
+            return lost
+
+    before = tree(filled.archive)
+    shutil.rmtree(filled.archive / "A")
+    shutil.rmtree(filled.archive / "B")
+    failing = Failing(filled.archive)
+    tally, found = filled.files(source, archive=failing)
+    assert (tally.mended, tally.left, found) == (1, 1, [("archive-copy-missing", "A/a.dcm")])
+    assert [each["file"]["name"] for each in filled.restored()] == ["b.dcm"]
+    tally, found = filled.metadata_again(failing)
+    assert (tally.mended, tally.left, found) == (1, 1, [("archive-io", "A/metadata.json")])
+    assert filled.files(source)[1] == filled.metadata_again()[1] == []
+    assert tree(filled.archive) == before
+
+
 def test_a_hostile_source_leads_nowhere_and_blocks_nothing(filled, source, tmp_path):
     lose(filled, "A/a.dcm")
     good = source / "deep" / "down" / "0.bin"
@@ -266,6 +290,23 @@ def test_a_run_that_was_killed_before_its_entry_is_made_up_for_once(filled, sour
         ("b.dcm", "unrecorded", True),
     ]
     assert not list(filled.archive.rglob(".restore-*"))
+
+
+def test_what_was_put_back_and_not_recorded_stays_marked_whatever_happens_next(filled, source):
+    class Refusing(FilesystemArchive):
+        def put_back(self, *_, **__):
+            raise AssertionError("it lies there already")
+
+    def killed(_):
+        raise KeyboardInterrupt
+
+    lose(filled, "A/a.dcm")
+    with pytest.raises(KeyboardInterrupt):
+        filled.files(source, record=killed)
+    with pytest.raises(KeyboardInterrupt):
+        filled.files(source, record=killed, archive=Refusing(filled.archive))
+    assert filled.files(source, archive=Refusing(filled.archive))[0].mended == 1
+    assert len(filled.restored()) == 1
 
 
 def test_what_was_put_back_and_not_recorded_is_recorded_without_its_source_too(filled, source):

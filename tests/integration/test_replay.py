@@ -26,7 +26,8 @@ from tests.support.stack import Stack
 from tests.support.status_server import StatusServer
 from tests.support.waiting import until
 
-KILLS = int(os.environ.get("REPLAY_KILLS", "4"))
+SEED = int(os.environ.get("REPLAY_SEED", "7"))
+KILLS = int(os.environ.get("REPLAY_KILLS", "2"))
 STUDIES = int(os.environ.get("REPLAY_STUDIES", "20"))
 
 
@@ -250,6 +251,61 @@ def tables(file: Path) -> set[str]:
         return {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--study", "s-0001"), "--study goes with"),
+        (("--index", "--study", "s-0001"), "--study goes with"),
+        (("--mirror", "--all", "--study", "s-0001"), "--study goes with"),
+        (("--metadata", "--study", "../x"), "no study_id"),
+        (("--metadata", "--study", "nobody"), "study-unknown"),
+        (("--metadata", "--source", "/"), "--source goes with"),
+        (("--files", "--source", "/nowhere"), "does not exist"),
+        (("--statuses", "--rate", "0"), "--rate"),
+    ],
+)
+def test_what_does_not_go_together_is_said_and_nothing_is_done(stack, arguments, says):
+    def kept() -> dict[str, str]:
+        passing = (".lock", "-shm", "-wal", "replay.said")
+        return {path: digest for path, digest in tree(stack.root).items() if not path.endswith(passing)}
+
+    before = kept()
+    code, said = command(stack, *arguments)
+    assert code == 2
+    assert says in " ".join(said.replace("│", " ").split())
+    assert kept() == before
+
+
+def test_one_study_alone_comes_back_and_a_person_reads_what_was_done(stack, status_server, tmp_path):
+    before = archived(stack)
+    shutil.copytree(stack.archive / "s-0001", tmp_path / "copy")
+    for study_id in ("s-0001", "s-0002"):
+        shutil.rmtree(stack.archive / study_id)
+        status_server.forget(study_id)
+    code, said = command(stack, "--all", "--study", "s-0001", "--source", str(tmp_path / "copy"))
+    assert code == 0
+    assert [line.split(":")[0] for line in said.splitlines() if "were" in line] == ["Files", "metadata.json", "Statuses"]
+    assert {path for path in before if path not in archived(stack)} == {"s-0002/s-0002.dcm", "s-0002/metadata.json"}
+    assert (status_server.status("s-0001"), status_server.status("s-0002")) == ("archived", None)
+    code, said = command(stack, "--files", "--source", str(tmp_path / "copy"))
+    assert code == 1
+    assert "archive-copy-missing: s-0002/s-0002.dcm" in said
+    assert "--source names" in said
+    story = json.loads(stack.command("show", "s-0001", "--json").stdout)["entries"]
+    assert f"restored: s-0001.dcm, which was missing, from {tmp_path}/copy/s-0001.dcm" in [each["summary"] for each in story]
+
+
+def test_an_archive_without_a_mirror_is_taken_for_one_that_is_not_mounted(stack):
+    shutil.rmtree(stack.archive / ".ledger")
+    for part in ("--files", "--metadata", "--statuses"):
+        code, said = command(stack, part)
+        assert code == 2
+        assert "mirror-missing" in said
+    assert not (stack.archive / ".ledger").exists()
+    assert replay(stack, "--all")["mirrored"] > 0
+    assert replay(stack, "--files")["findings"] == []
+
+
 def test_statuses_that_stand_are_not_told_again_and_a_neighbours_word_stays(stack, status_server):
     stack.start()
     told = {study_id: value["status"] for study_id, value in status_server.statuses.items()}
@@ -288,23 +344,28 @@ CALLS = ("fsync,fdatasync", "linkat,link", "renameat,rename", "unlinkat,unlink",
 
 
 @pytest.mark.timeout(120 + 5 * KILLS)
-def test_a_replay_that_was_killed_is_run_again(stack, tmp_path):
+def test_a_replay_that_was_killed_or_met_an_error_is_run_again(stack, tmp_path):
     needs_strace()
     before = archived(stack)
     shutil.copytree(stack.archive, tmp_path / "backup")
     names = sorted(path for path in before if not path.endswith("/metadata.json"))
     source = ("--all", "--source", str(tmp_path / "backup"))
-    points = iter(random.Random(7).choices([(call, nth) for call in CALLS for nth in range(1, 16)], k=KILLS))
+    faults = [f"{call}:signal=SIGKILL:when={nth}" for call in CALLS for nth in range(1, 16)]
+    faults += [f"{call}:error=EIO:when={nth}" for call in CALLS[:-2] for nth in range(1, 16)]
+    points = iter(random.Random(SEED).choices(faults, k=KILLS))
     killed = number = 0
     while some := list(islice(points, 2)):
         number += 1
         lost = damage(stack, names, number)
         told = len(restored(stack))
-        for call, nth in some:  # strace counts the calls of each thread by themselves
-            under = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"inject={call}:signal=SIGKILL:when={nth}"]
+        for fault in some:  # strace counts the calls of each thread by themselves
+            under = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"inject={fault}"]
             arguments = [*under, sys.executable, "-m", "storage_ledger", "replay", *source]
             done = subprocess.run(arguments, env=stack.environment, capture_output=True, check=False, timeout=60)
-            assert done.returncode in {-signal.SIGKILL, 128 + signal.SIGKILL, 0}, done.stderr
+            assert done.returncode in {-signal.SIGKILL, 128 + signal.SIGKILL, 0} or ("EIO" in fault and done.returncode in {1, 2}), (
+                done.stderr
+            )
+            assert b"internal-error" not in done.stderr
             killed += done.returncode != 0
         assert replay(stack, *source)["findings"] == []
         assert archived(stack) == before, some
