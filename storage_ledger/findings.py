@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import astuple, dataclass
 
 from storage_ledger.ledger.engine import sqlite
+from storage_ledger.ledger.sqlite import translated
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +30,9 @@ class Findings:
         self._count = 0
 
     def add(self, finding: Finding) -> None:
-        """One more."""
-        self._database.execute("INSERT INTO findings VALUES (?, ?, ?, ?, ?)", astuple(finding))
+        """One more. Raises `LedgerBusy` where there is no room for temporary files (SQLITE_TMPDIR, in compose the ledger's volume)."""
+        with translated():
+            self._database.execute("INSERT INTO findings VALUES (?, ?, ?, ?, ?)", astuple(finding))
         self._count += 1
 
     def __len__(self) -> int:

@@ -23,6 +23,7 @@ from storage_ledger.errors import Permanent, Retryable, StorageLedgerError
 from storage_ledger.findings import Finding, Findings
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.engine import sqlite
+from storage_ledger.ledger.sqlite import translated
 from storage_ledger.replay import BATCH, WORKERS, Begin, Show, Tally, batches, in_parallel
 
 UNRECORDED = "unrecorded"
@@ -287,7 +288,8 @@ class _Wants:
 
     def add(self, wanted: Wanted) -> None:
         sql = f"INSERT INTO wants ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - constants
-        self._database.execute(sql, astuple(wanted))
+        with translated():
+            self._database.execute(sql, astuple(wanted))
         self.left += 1
 
     def has_bytes(self, count: int) -> bool:

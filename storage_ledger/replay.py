@@ -148,7 +148,7 @@ def metadata(ledger: Ledger, archive: Archive, chosen: Iterable[str], *, finding
                 for study_id in sorted(lost):
                     text = "the study's new folder could not be made durable, and was taken away again"
                     findings.add(Finding("archive-io", study_id, archive_path(study_id, METADATA), detail=text))
-            done += len(batch)
+            done += len(outcomes)
             show(done)
             if stop is not None:
                 raise stop
@@ -201,7 +201,7 @@ def statuses(
                     findings.add(Finding(outcome.code, study_id, detail=outcome.detail))
                 else:
                     tally.looked_at += 1
-            done += len(batch)
+            done += len(outcomes)
             show(done)
             if stop is not None:
                 raise stop
