@@ -24,7 +24,7 @@ from storage_ledger.lane import Lane
 from storage_ledger.ledger.contract import Duty, Ledger, Transaction
 from storage_ledger.metrics import Metrics
 from storage_ledger.outages import Outages
-from storage_ledger.status import StatusClient
+from storage_ledger.status import Statuses
 
 CONFIRM_AFTER = (1, 6, 60)  # times STATUS_CONFIRM_SECONDS, after the telling
 LOST_WORDS = frozenset({None, "described"})
@@ -74,7 +74,7 @@ class Notifier:
     def __init__(
         self,
         ledger: Ledger,
-        client: StatusClient,
+        client: Statuses,
         *,
         archive_root: str,
         outages: Outages,
@@ -164,7 +164,7 @@ class Notifier:
             for outcome in outcomes:
                 match outcome:
                     case Told():
-                        self._append_told(tx, outcome)
+                        self.append_told(tx, outcome)
                     case Stays():
                         self._next_read_back(tx, outcome.duty)
                     case Moot():
@@ -180,7 +180,8 @@ class Notifier:
             self.lane.resume()
         self._count(outcomes)
 
-    def _append_told(self, tx: Transaction, told: Told) -> None:
+    def append_told(self, tx: Transaction, told: Told) -> None:
+        """Append `status-sent`, and have it read back later."""
         cause = told.overwritten or told.tells[-1]
         payload: dict[str, Any] = {
             "status": told.status,

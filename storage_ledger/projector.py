@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 import random
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 from storage_ledger import __version__, logs
@@ -220,11 +221,7 @@ class Projector:
     def _with_metadata(self, study: Study, outcomes: list[Outcome], at_hand: dict[int, Entry]) -> list[Outcome]:
         if not any(isinstance(outcome, Archived) for outcome in outcomes):
             return outcomes
-        position = study.speaker.position if study.speaker else 0
-        speaker = at_hand.get(position) or self._ledger.get(position)
-        if speaker is None:
-            raise ValueError("a study with an archived file has an event that speaks for it")
-        data = metadata_json(study, speaker.data["message"])
+        data = metadata_bytes(study, self._ledger, at_hand)
         try:
             self._archive.write_metadata(study.study_id, data)
         except Retryable as error:
@@ -453,6 +450,15 @@ def _failed(step: str, duty: Duty, error: Retryable, attempt: int, retry_at: str
         "upload_path": duty.entry.data["upload_path"],
     }
     return NewEntry(Kind.FAILED, payload, duty.entry.study_id, duty.entry.position)
+
+
+def metadata_bytes(study: Study, ledger: Ledger, at_hand: Mapping[int, Entry] = MappingProxyType({})) -> bytes:
+    """metadata.json of a study with at least one archived file; `at_hand` spares the ledger a question. Raises `LedgerError`."""
+    position = study.speaker.position if study.speaker else 0
+    speaker = at_hand.get(position) or ledger.get(position)
+    if speaker is None:
+        raise ValueError("a study with an archived file has an event that speaks for it")
+    return metadata_json(study, speaker.data["message"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -229,6 +229,8 @@ def _summary(entry: Entry) -> str:
             return f"released, to be tried again, by {data['by']}: {data['reason']}"
         case Kind.DISCARDED:
             return f"discarded by {data['by']}: {data['reason']}"
+        case Kind.RESTORED:
+            return f"restored: {data['file']['name']}, which was {data['found']}, from {data['source'] or 'a source that is not known'}"
         case Kind.STATUS_SENT:
             return f"status told: {data['status']}" + (" again, it had been overwritten" if data.get("reason") == "overwritten" else "")
         case Kind.FAILED:

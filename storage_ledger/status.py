@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote
 
 import httpcore
@@ -36,6 +36,18 @@ class Status:
 
     word: str
     details: Any
+
+
+class Statuses(Protocol):
+    """What the notifier asks of a Status Service; `StatusClient` says what each call may raise."""
+
+    def tell(self, study_id: str, status: str, details: Mapping[str, object]) -> int:
+        """POST a status."""
+        ...
+
+    def read(self, study_id: str) -> str | None:
+        """GET the status word, None for a study that is not known there."""
+        ...
 
 
 class StatusClient:

@@ -40,6 +40,23 @@ class Archive(Protocol):
         """
         ...
 
+    def put_back(self, copy: Upload, study_id: str, *, name: str, sha256: str, position: int, time: int) -> Placed:
+        """Put an archived file's bytes back under its name; what lies there and is not intact is set aside. Durable as with `place`.
+
+        A mark of this `time` (see `layout.putting_back_name`) stays beside it until `unmark`: who is killed before the ledger
+        says that it was put back finds it again.
+        Raises `Retryable` (`upload-changing`) when the copy has other bytes.
+        """
+        ...
+
+    def is_marked(self, study_id: str, name: str, time: int) -> bool:
+        """Whether putting this file back was begun, and may not have been recorded."""
+        ...
+
+    def unmark(self, study_id: str, name: str, time: int) -> None:
+        """It is recorded: remove the mark, durably. Nothing happens if it is gone."""
+        ...
+
     def write_metadata(self, study_id: str, data: bytes) -> None:
         """Make `data` the study's metadata.json, whole or not at all, durable on return as with `place`."""
         ...

@@ -21,6 +21,7 @@ from storage_ledger.core.layout import (
     archive_name,
     beside_name,
     damaged_name,
+    putting_back_name,
     temporary_name,
 )
 from storage_ledger.errors import Permanent, Retryable
@@ -77,6 +78,41 @@ class FilesystemArchive:
                     _unlink(placed.name, folder)
                 raise
             return placed
+
+    def put_back(self, copy: Upload, study_id: str, *, name: str, sha256: str, position: int, time: int) -> Placed:
+        """As `place`, but to a name that is known. The hidden name stays as the mark. See `contract.Archive.put_back`."""
+        with _translated(), self._study_folder(study_id, make=True) as folder:
+            mark = putting_back_name(name, time)
+            _unlink(mark, folder)
+            placed: Placed | None = None
+            try:
+                if _copy(copy, mark, folder) != sha256:
+                    raise Retryable("upload-changing", "the copy no longer has the bytes for which it was chosen")  # noqa: TRY301 - undone like any other
+                os.fsync(folder)  # the mark first: from here on it tells what was begun
+                placed = self._link_owned(folder, mark, name, study_id, sha256, copy.size, position)
+                os.fsync(folder)
+            except (OSError, Retryable, Permanent):
+                if placed is not None and placed.placement == "copied":  # its name may not be durable: the next attempt puts it anew
+                    _unlink(name, folder)
+                _unlink(mark, folder)
+                raise
+            return placed
+
+    def is_marked(self, study_id: str, name: str, time: int) -> bool:
+        """See `contract.Archive.is_marked`."""
+        with _translated():
+            try:
+                with self._study_folder(study_id, make=False) as folder:
+                    os.stat(putting_back_name(name, time), dir_fd=folder, follow_symlinks=False)
+            except FileNotFoundError:
+                return False
+            return True
+
+    def unmark(self, study_id: str, name: str, time: int) -> None:
+        """See `contract.Archive.unmark`."""
+        with _translated(), suppress(FileNotFoundError), self._study_folder(study_id, make=False) as folder:
+            os.unlink(putting_back_name(name, time), dir_fd=folder)
+            os.fsync(folder)
 
     def write_metadata(self, study_id: str, data: bytes) -> None:
         """Write under a hidden name, fsync, rename, fsync the folder. See `contract.Archive.write_metadata`."""
@@ -167,8 +203,10 @@ class FilesystemArchive:
         plain = archive_name(original_name, sha256)
         beside = beside_name(plain, sha256)
         known = next((name for name in (plain, beside) if owned.get(name) == sha256), None)
-        for name in (known,) if known else (plain, beside):
-            if name in owned and owned[name] != sha256:
+        if known:
+            return self._link_owned(folder, temporary, known, study_id, sha256, size, position)
+        for name in (plain, beside):
+            if name in owned:
                 continue
             try:
                 os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
@@ -177,13 +215,23 @@ class FilesystemArchive:
                     if not _synced(name, folder):
                         os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)  # the same bytes, and these are durable
                     return Placed(name, size, sha256, "already-there")
-                if name != known:
-                    continue
-                aside = self._set_aside(folder, name, study_id, position)
-                os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
-                return Placed(name, size, sha256, "copied", aside)
+                continue
             return Placed(name, size, sha256, "copied")
         raise Permanent("archive-name-taken", "both names that this file could have are taken by other bytes")
+
+    def _link_owned(self, folder: int, temporary: str, name: str, study_id: str, sha256: str, size: int, position: int) -> Placed:
+        """Under a name that the ledger gives to these bytes: what lies there and has others is damage, and set aside."""
+        try:
+            os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+        except FileExistsError:
+            if _check(name, folder, sha256, size) is Fixity.INTACT:
+                if not _synced(name, folder):
+                    os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)  # the same bytes, and these are durable
+                return Placed(name, size, sha256, "already-there")
+            aside = self._set_aside(folder, name, study_id, position)
+            os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+            return Placed(name, size, sha256, "copied", aside)
+        return Placed(name, size, sha256, "copied")
 
     def _set_aside(self, folder: int, name: str, study_id: str, position: int) -> str:
         """Move what lies under `name` to .ledger/damaged/<study_id>/, durably; it is evidence. Returns its new path."""

@@ -117,7 +117,7 @@ COLUMNS: dict[str, dict[str, dict[str, str]]] = {
             "entry_id": "UUID, version 7",
             "study_id": "The pipeline's study_id; empty for what belongs to none",
             "version": "Its place among the entries of its study: 1, 2, 3 …",
-            "kind": "described, rejected, archived, failed, recovered, quarantined, released, discarded, status-sent, …",
+            "kind": "described, rejected, archived, failed, recovered, quarantined, released, discarded, status-sent, restored, …",
             "schema": "Version of the shape of the payload",
             "recorded_at": f"When it was recorded, never earlier than the entry before; {_WHEN}",
             "cause": "Position of the entry that led to this one",
@@ -206,6 +206,7 @@ select position, recorded_at, kind,
     when 'described' then payload ->> '$.upload_path' || ' (' || (payload ->> '$.source') || ')'
     when 'archived' then payload ->> '$.file.name' || ', ' || (payload ->> '$.placement')
     when 'status-sent' then payload ->> '$.status'
+    when 'restored' then payload ->> '$.file.name' || ' from ' || coalesce(payload ->> '$.source', '?')
     when 'released' then 'by ' || (payload ->> '$.by') || ': ' || (payload ->> '$.reason')
     when 'discarded' then 'by ' || (payload ->> '$.by') || ': ' || (payload ->> '$.reason')
     else coalesce(payload ->> '$.code', payload ->> '$.reason', '')

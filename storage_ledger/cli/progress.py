@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from storage_ledger.cli.output import size as in_words
+
 LINE_EVERY_S = 10.0
 
 
+class Show(Protocol):
+    """Told how many are done by now and, where it is known, how many bytes that were."""
+
+    def __call__(self, done: int, size: int | None = None) -> None:
+        """See above."""
+        ...
+
+
 @contextmanager
-def progress(title: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
+def progress(title: str, total: int | None, unit: str) -> Iterator[Show]:
     """Give a function that is told how many are done by now. `total` None: nobody knows how many there will be."""
     if sys.stderr.isatty():
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit + "{task.fields[rate]}"))
@@ -22,23 +33,33 @@ def progress(title: str, total: int | None, unit: str) -> Iterator[Callable[[int
             task = bar.add_task(title, total=total, rate="")
             began = time.monotonic()
 
-            def show(done: int) -> None:
-                bar.update(task, completed=done, rate=_rate(done, began))
+            def show(done: int, size: int | None = None) -> None:
+                bar.update(task, completed=done, rate=_rate(done, size, began))
 
             yield show
         return
     began = last = time.monotonic()
 
-    def tell(done: int) -> None:
+    def tell(done: int, size: int | None = None) -> None:
         nonlocal last
         if time.monotonic() - last >= LINE_EVERY_S:
             last = time.monotonic()
             of = f" of {total:,}" if total is not None else ""
-            print(f"{title}: {done:,}{of} {unit}{_rate(done, began)}", file=sys.stderr, flush=True)
+            left = f", {_duration((last - began) * (total - done) / done)} left" if total and 0 < done <= total else ""
+            print(f"{title}: {done:,}{of} {unit}{_rate(done, size, began)}{left}", file=sys.stderr, flush=True)
 
     yield tell
 
 
-def _rate(done: int, began: float) -> str:
+def _rate(done: int, size: int | None, began: float) -> str:
     seconds = time.monotonic() - began
-    return f", {done / seconds:,.0f}/s" if seconds > 1 else ""
+    rate = f", {done / seconds:,.0f}/s" if seconds > 1 else ""
+    if size is None:
+        return rate
+    return f"{rate}, {in_words(size)}" + (f", {in_words(size / seconds)}/s" if seconds > 1 else "")
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"

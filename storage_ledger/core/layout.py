@@ -5,6 +5,7 @@ Paths are judged as text here. What a file *is* (a link, a FIFO, missing) is see
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 
@@ -79,6 +80,14 @@ def _split(name: str) -> tuple[str, str]:
 def temporary_name(position: int) -> str:
     """The hidden name under which the file of this `described` entry is copied; at most one exists at a time."""
     return f".place-{position}.tmp"
+
+
+def putting_back_name(name: str, time: int) -> str:
+    """The hidden name beside `name` of a copy that replay puts back, until the ledger says that it is there.
+
+    `time`: how often the ledger says so before. Once it is recorded, a leftover of this time is no other's.
+    """
+    return f".restore-{time}-{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}.tmp"
 
 
 def archive_path(study_id: str, name: str) -> str:

@@ -14,9 +14,10 @@ from sqlalchemy.exc import DatabaseError, NoResultFound
 
 from storage_ledger import logs
 from storage_ledger.core.entries import Entry
-from storage_ledger.errors import LedgerBusy, LedgerError, LedgerUnusable
+from storage_ledger.errors import LedgerBusy, LedgerError, LedgerUnusable, Locked
 from storage_ledger.index.rows import StudyRows
 from storage_ledger.index.tables import INDEXES, SCHEMA, SEARCH, SEARCHED, TABLES, forget, learn, refresh, year
+from storage_ledger.ledger import lock
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.engine import driver, open_engine
 from storage_ledger.ledger.sqlite import translated
@@ -28,34 +29,67 @@ SHADOW = "rebuild_"
 
 
 class Index:
-    """The one writer of index.db. Losing it loses nothing: `follow` makes it again from position 1."""
+    """Writes index.db. Losing it loses nothing: it is made again from position 1.
 
-    def __init__(self, path: Path, ledger: Ledger) -> None:
+    Two processes may: one that follows, and a command that makes it anew. Each transaction reads where the index stands;
+    whoever makes it anew holds `index.lock`, and `command` is what it is called there.
+    """
+
+    def __init__(self, path: Path, ledger: Ledger, *, command: str = "serve") -> None:
         self.path = path
         self._ledger = ledger
+        self._command = command
         self.position = 0
         self._open()
 
     def follow(self) -> int:
-        """Apply what the ledger has beyond the index, one batch in one transaction. Returns how many entries."""
+        """Apply what the ledger has beyond the index, one batch in one transaction. Returns how many entries.
+
+        Where another process has made the index anew meanwhile, it goes on from where that one stands. Raises `Locked` while
+        another process makes one anew that is needed.
+        """
+        if self._is_replaced():
+            self._open_again()
+            self.ensure()
         entries = self._ledger.read(self.position, BATCH)
-        if entries:
-            with self._transaction() as connection:
+        if not entries:
+            return 0
+        with self._transaction() as connection:
+            progress = _progress(connection)
+            stands = progress is not None and progress[0] == self.position
+            if stands:
                 _Batch(connection, "").apply(entries, self._ledger.ledger_id)
-            self.position = entries[-1].position
+        if not stands:
+            self.ensure()
+            return self.follow()
+        self.position = entries[-1].position
         return len(entries)
 
     def ensure(self) -> bool:
-        """Rebuild it if it is missing, of another schema, of another ledger, or disagrees with this one. True if so."""
+        """Rebuild it if it is missing, of another schema, of another ledger, or disagrees with this one. True if so.
+
+        Raises `Locked` while another process does.
+        """
         try:
             fits = self._fits()
         except _Unreadable:
             logs.get().warning("index.unreadable")
-            self._discard()
             fits = False
         if not fits:
-            self.rebuild()
+            self.remake()
         return not fits
+
+    def remake(self, on_progress: Callable[[int], None] = lambda _: None) -> int:
+        """`rebuild`, whatever lies there now: a file that SQLite cannot read is thrown away. Returns the position.
+
+        Others may read and follow meanwhile. Raises `Locked` while another process makes it anew.
+        """
+        with lock.held(self.path.with_suffix(".lock"), self._command):
+            try:
+                return self.rebuild(on_progress)
+            except _Unreadable:
+                self._discard()
+                return self.rebuild(on_progress)
 
     def rebuild(self, on_progress: Callable[[int], None] = lambda _: None) -> int:
         """Make every table again from the ledger, into shadow tables that take the place of the old in one transaction.
@@ -76,6 +110,10 @@ class Index:
             position = entries[-1].position
             on_progress(position)
         with self._transaction() as connection:
+            # Whoever follows has to wait now. What it has applied meanwhile must be in the new tables, too.
+            while entries := self._ledger.read(position, REBUILD_BATCH):
+                _Batch(connection, SHADOW, shadow=True).apply(entries, self._ledger.ledger_id)
+                position = entries[-1].position
             self._take_over(connection)
         self.position = position
         return position
@@ -94,14 +132,13 @@ class Index:
                     bell.wait(1.0)
                 elif applied < BATCH:
                     stop.wait(GATHER_S)
-            except LedgerBusy as error:
+            except (LedgerBusy, Locked) as error:
                 logs.get().warning("index.busy", code=error.code)
                 stop.wait(5.0)
                 behind = False
             except _Unreadable as error:
                 logs.get().error("index.unreadable", error_type=type(error.__cause__).__name__)
                 self._discard()
-                self.position = 0
                 stop.wait(1.0)
 
     def close(self) -> None:
@@ -150,14 +187,35 @@ class Index:
             self.path.chmod(0o640)
         except FileExistsError:
             pass
+        status = self.path.stat()
+        self._opened = (status.st_dev, status.st_ino)
         self._engine = open_engine(self.path, writable=True, durable=False, pool_size=1)
+
+    def _is_replaced(self) -> bool:
+        """Whether the file that we have open is no longer the one of that name: somebody removed it."""
+        try:
+            status = self.path.stat()
+        except FileNotFoundError:
+            return True
+        return (status.st_dev, status.st_ino) != self._opened
+
+    def _open_again(self) -> None:
+        self._engine.dispose()
+        if not self.path.exists():
+            self._remove("-wal", "-shm", "-journal")  # of the file that is gone
+        self._open()
+        self.position = 0
 
     def _discard(self) -> None:
         """A file that SQLite cannot read: whoever has it open keeps the old one, the new one is made beside it."""
-        self._engine.dispose()
-        for suffix in ("", "-wal", "-shm", "-journal"):
+        if not self._is_replaced():
+            self._engine.dispose()
+            self._remove("", "-wal", "-shm", "-journal")
+        self._open_again()
+
+    def _remove(self, *suffixes: str) -> None:
+        for suffix in suffixes:
             Path(f"{self.path}{suffix}").unlink(missing_ok=True)
-        self._open()
 
 
 def standing(path: Path, ledger: Ledger) -> int | None:

@@ -142,8 +142,12 @@ class Ledger(Protocol):
         """
         ...
 
-    def of_no_study(self, kinds: Sequence[str], limit: int) -> Iterator[Entry]:
-        """The newest entries without study_id of these kinds, newest first."""
+    def first_of_studies(self, after: int, limit: int) -> list[tuple[int, str]]:
+        """Up to `limit` studies whose first entry lies beyond position `after`, with that position, in order; reads no payload."""
+        ...
+
+    def of_no_study(self, kinds: Sequence[str], limit: int, *, before: int | None = None) -> Iterator[Entry]:
+        """The newest entries without study_id of these kinds (below position `before`), newest first."""
         ...
 
     def due(

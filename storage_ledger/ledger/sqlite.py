@@ -118,10 +118,16 @@ class SqliteLedger:
         )
         return [row[0] for row in self._rows(sql, after, kind)]
 
-    def of_no_study(self, kinds: Sequence[str], limit: int) -> Iterator[Entry]:
+    def first_of_studies(self, after: int, limit: int) -> list[tuple[int, str]]:
+        """See `contract.Ledger.first_of_studies`."""
+        sql = "SELECT position, study_id FROM entries WHERE position > ? AND version = 1 ORDER BY position LIMIT ?"
+        return [(row[0], row[1]) for row in self._rows(sql, after, limit)]
+
+    def of_no_study(self, kinds: Sequence[str], limit: int, *, before: int | None = None) -> Iterator[Entry]:
         """See `contract.Ledger.of_no_study`."""
         marks = ", ".join("?" * len(kinds))
-        yield from self._entries(f"WHERE study_id IS NULL AND kind IN ({marks}) ORDER BY position DESC LIMIT ?", *kinds, limit)
+        where = f"WHERE study_id IS NULL AND kind IN ({marks}) AND position < ? ORDER BY position DESC LIMIT ?"
+        yield from self._entries(where, *kinds, _MAX_POSITION if before is None else before, limit)
 
     def due(
         self,

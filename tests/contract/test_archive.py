@@ -419,6 +419,64 @@ def test_a_study_folder_is_made_durable_also_when_a_killed_process_had_made_it(u
 # -- metadata
 
 
+# -- put back
+
+
+def put_back(uploads, archive, content, *, name="a.dcm", wanted=None, time=0, study_id="S1"):
+    """A copy lies in some folder; `wanted`: the bytes that the ledger says, where the copy has others."""
+    (uploads.root / "copy").write_bytes(content)
+    with uploads.open("copy") as copy:
+        sha256 = digest(content if wanted is None else wanted)
+        return archive.put_back(copy, study_id, name=name, sha256=sha256, position=7, time=time)
+
+
+@pytest.mark.parametrize("name", ["a.dcm", ".hidden", "x" * 220, "metadata.json.dcm"])
+def test_a_lost_file_is_put_back_under_whatever_name_the_ledger_has_for_it(uploads, archive, name):
+    placed = put_back(uploads, archive, b"good", name=name)
+    assert (placed.name, placed.bytes, placed.placement, placed.set_aside) == (name, 4, "copied", None)
+    assert archive.check("S1", name, digest(b"good"), 4) is Fixity.INTACT
+    assert (uploads.root / "copy").read_bytes() == b"good"
+
+
+def test_a_damaged_file_is_set_aside_when_the_good_one_is_put_back(uploads, archive, place):
+    place(b"good")
+    os.chmod(archive.root / "S1" / "a.dcm", 0o640)
+    (archive.root / "S1" / "a.dcm").write_bytes(b"damaged")
+    placed = put_back(uploads, archive, b"good")
+    assert content_of(archive, "S1", "a.dcm") == b"good"
+    assert (archive.root / placed.set_aside).read_bytes() == b"damaged"
+    assert stat.S_IMODE((archive.root / "S1" / "a.dcm").stat().st_mode) == 0o440
+
+
+def test_an_intact_file_is_not_touched_by_putting_it_back(uploads, archive, place):
+    place(b"good")
+    before = (archive.root / "S1" / "a.dcm").stat()
+    assert put_back(uploads, archive, b"good").placement == "already-there"
+    assert (archive.root / "S1" / "a.dcm").stat().st_ino == before.st_ino
+
+
+def test_a_copy_that_has_other_bytes_by_now_is_not_put_back(uploads, archive):
+    with pytest.raises(Retryable) as raised:
+        put_back(uploads, archive, b"other", wanted=b"good")
+    assert raised.value.code == "upload-changing"
+    assert os.listdir(archive.root / "S1") == []
+
+
+def test_what_was_put_back_is_marked_until_that_is_taken_away(uploads, archive):
+    put_back(uploads, archive, b"good")
+    assert archive.is_marked("S1", "a.dcm", 0)
+    assert not archive.is_marked("S1", "a.dcm", 1), "another time"
+    assert not archive.is_marked("S1", "b.dcm", 0)
+    assert not archive.is_marked("S2", "a.dcm", 0)
+    put_back(uploads, archive, b"good")  # once more, by who found the mark
+    for _ in range(2):
+        archive.unmark("S1", "a.dcm", 0)
+    assert not archive.is_marked("S1", "a.dcm", 0)
+    assert os.listdir(archive.root / "S1") == ["a.dcm"]
+    archive.unmark("S2", "a.dcm", 0)
+    assert os.listdir(archive.root) == ["S1"]
+
+
 def test_metadata_is_replaced_whole_and_writing_it_again_touches_nothing(archive):
     path = archive.root / "S1" / "metadata.json"
     archive.write_metadata("S1", b'{"n": 1}')

@@ -5,7 +5,9 @@ from contextlib import closing
 import pytest
 
 from storage_ledger.core.entries import Kind, NewEntry
+from storage_ledger.errors import Locked
 from storage_ledger.index.sqlite import Index
+from storage_ledger.ledger import lock
 from storage_ledger.ledger.engine import sqlite
 from tests.contract.making import Clock, archived, described
 
@@ -139,6 +141,82 @@ def test_an_index_that_does_not_fit_is_made_anew(following, ledgers, tmp_path, d
     assert following.index.ensure()
     assert following.rows("SELECT * FROM files") == before
     assert not following.index.ensure()
+
+
+def anew(following):
+    """Another process's `replay --index`."""
+    return Index(following.index.path, following.ledger, command="replay")
+
+
+def test_a_follower_goes_on_from_where_another_process_has_made_the_index_anew(following, ledgers, tmp_path):
+    following.append(Kind.ARCHIVED, archived("a.dcm", dicom=header("9.1")), "A")
+    with following.ledger.write() as tx:
+        tx.append(NewEntry(Kind.ARCHIVED, archived("b.dcm", dicom=header("9.2")), "A"), duty=False)
+    other = anew(following)
+    assert other.remake() == 2
+    other.close()
+    assert following.index.position == 1
+    assert (following.index.follow(), following.index.position) == (0, 2), "nothing is applied twice"
+    following.append(Kind.ARCHIVED, archived("c.dcm", dicom=header("9.3")), "A")
+    assert following.index.position == 3
+    assert following.rows("SELECT files, bytes FROM studies") == [(3, 15)]
+    assert following.rows("SELECT files FROM dicom_studies") == [(3,)]
+
+
+def test_an_index_that_is_made_anew_has_what_was_followed_meanwhile(following):
+    class LastMoment:
+        """The ledger; when the rebuild has read to its end, one more comes and is followed."""
+
+        ledger_id = following.ledger.ledger_id
+        last = following.ledger.last
+        done = False
+
+        def read(self, after, limit):
+            found = following.ledger.read(after, limit)
+            if not found and not self.done:
+                self.done = True
+                following.append(Kind.ARCHIVED, archived("b.dcm", dicom=header("9.2")), "B")
+            return found
+
+    following.append(Kind.ARCHIVED, archived("a.dcm", dicom=header("9.1")), "A")
+    other = Index(following.index.path, LastMoment(), command="replay")
+    assert other.remake() == 2
+    other.close()
+    assert following.rows("SELECT position FROM progress") == [(2,)]
+    assert following.rows("SELECT study_id FROM studies ORDER BY 1") == [("A",), ("B",)]
+    following.append(Kind.ARCHIVED, archived("c.dcm", dicom=header("9.3")), "C")
+    assert following.rows("SELECT study_id FROM studies ORDER BY 1") == [("A",), ("B",), ("C",)]
+
+
+@pytest.mark.parametrize("by_another", [False, True])
+def test_an_index_that_is_removed_is_made_anew_and_not_followed_in_the_file_that_is_gone(following, by_another):
+    following.append(Kind.ARCHIVED, archived("a.dcm", dicom=header("9.1")), "A")
+    for file in following.index.path.parent.glob("index.db*"):
+        file.unlink()
+    if by_another:
+        other = anew(following)
+        other.remake()
+        other.close()
+    following.append(Kind.ARCHIVED, archived("b.dcm", dicom=header("9.2")), "B")
+    assert following.rows("SELECT study_id FROM studies ORDER BY 1") == [("A",), ("B",)]
+
+
+def test_an_index_that_cannot_be_read_is_made_anew_by_a_command(following):
+    following.append(Kind.ARCHIVED, archived("a.dcm", dicom=header("9.1")), "A")
+    following.index.close()
+    following.index.path.write_bytes(b"garbage " * 4096)
+    following.index = anew(following)
+    following.index.remake()
+    assert following.rows("SELECT study_id FROM studies") == [("A",)]
+
+
+def test_one_at_a_time_makes_the_index_anew(following):
+    following.append(Kind.ARCHIVED, archived("a.dcm", dicom=header("9.1")), "A")
+    with lock.held(following.index.path.with_suffix(".lock"), "replay"):
+        with pytest.raises(Locked, match="storage-ledger replay"):
+            following.index.remake()
+        following.append(Kind.ARCHIVED, archived("b.dcm", dicom=header("9.2")), "B")  # whoever follows need not wait for it
+    assert following.rows("SELECT study_id FROM studies ORDER BY 1") == [("A",), ("B",)]
 
 
 def test_an_index_that_fits_goes_on_where_it_was(following):

@@ -115,12 +115,21 @@ def test_kinds_of_studies(ledger):
     assert ledger.count_studies() == 2
 
 
+def test_studies_come_page_by_page_in_the_order_of_their_first_entry(ledger):
+    append(ledger, said("B"), NewEntry(Kind.REJECTED, {"reason": "not-json"}), said("A"), said("B"), said("C"))
+    assert ledger.first_of_studies(0, 2) == [(1, "B"), (3, "A")]
+    assert ledger.first_of_studies(3, 2) == [(5, "C")]
+    assert ledger.first_of_studies(5, 2) == []
+
+
 def test_entries_of_no_study_come_newest_first(ledger):
     append(
         ledger, NewEntry(Kind.REJECTED, {}), said(), NewEntry(Kind.FAILED, {}), NewEntry(Kind.FAILED, {}, "S1"), NewEntry(Kind.REJECTED, {})
     )
     assert [entry.position for entry in ledger.of_no_study(["rejected", "failed"], 10)] == [5, 3, 1]
     assert [entry.position for entry in ledger.of_no_study(["rejected"], 1)] == [5]
+    assert [entry.position for entry in ledger.of_no_study(["rejected", "failed"], 10, before=5)] == [3, 1]
+    assert list(ledger.of_no_study(["rejected"], 10, before=1)) == []
 
 
 # -- time

@@ -77,6 +77,7 @@ steps = st.one_of(
         studies | st.none(),
         st.sampled_from(["archived", "failed"]),
     ),
+    st.builds(lambda study: NewEntry(Kind.RESTORED, {"file": {"name": "a.dcm"}, "found": "missing", "source": None}, study), studies),
     st.builds(lambda: NewEntry(Kind.REJECTED, {"reason": "not-json", "study_id": "S1"})),
     st.builds(lambda: NewEntry(Kind.RECOVERED, {"step": "tell", "code": "status-service-away"})),
 )

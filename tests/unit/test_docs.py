@@ -182,7 +182,7 @@ def test_every_field_that_a_payload_can_have_is_documented_and_no_other():
     """By what stands in the source: literals given to NewEntry, or called `payload`, and what is put into them later."""
     page = {name.rpartition(".")[2] for kind in Kind for name in names(sections("entry-kinds.md")[kind.value])}
     real: set[str] = set()
-    for module in ("intake", "projector", "notifier", "outages", "quarantine", "reconcile"):
+    for module in ("intake", "projector", "notifier", "outages", "quarantine", "reconcile", "putting_back"):
         for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
             match node:
                 case ast.Assign(targets=[ast.Name(id="payload")], value=ast.Dict() as value):
@@ -208,7 +208,7 @@ ERRORS = {name for name, value in vars(errors).items() if isinstance(value, type
 TELLERS = {"trouble", "reasons", "read_header", "faults"}
 """Functions whose texts in kebab case are codes, whichever way they hand them on."""
 
-CODE_AT = {"Quarantined": 1, "_unexplained": 1, "Found": 2}
+CODE_AT = {"Finding": 0, "Quarantined": 1, "_unexplained": 1, "Found": 2}
 """Calls that take a code: at which place."""
 
 FILLED_IN = {

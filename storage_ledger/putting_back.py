@@ -1,0 +1,331 @@
+"""Archived files that are missing or damaged, found by their digest in other folders and put back."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any
+
+from storage_ledger import __version__
+from storage_ledger.archive.contract import Archive, Fixity, Placed
+from storage_ledger.archive.filesystem import digest_of
+from storage_ledger.archive.uploads import Uploads
+from storage_ledger.core.entries import Kind, NewEntry
+from storage_ledger.core.layout import archive_path
+from storage_ledger.core.study import ArchivedFile, Study
+from storage_ledger.errors import Permanent, Retryable, StorageLedgerError
+from storage_ledger.findings import Finding, Findings
+from storage_ledger.ledger.contract import Ledger
+from storage_ledger.ledger.engine import sqlite
+from storage_ledger.ledger.sqlite import translated
+from storage_ledger.replay import BATCH, WORKERS, Begin, Show, Tally, batches, in_parallel
+
+UNRECORDED = "unrecorded"
+LOST = "archive-io: the study's new folder could not be made durable, and was taken away again"
+UNSEARCHABLE = frozenset({"folder-unreadable", "folder-too-deep", "upload-io"})
+MOST_UNSEARCHED = 1000
+_COLUMNS = "study_id, name, sha256, bytes, position, time, found"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A file that is not as the ledger says. `time`: how often it was put back before.
+
+    `found`: `missing`, `changed`, or `unrecorded`: put back by a run that was killed before it could say so.
+    """
+
+    study_id: str
+    name: str
+    sha256: str
+    bytes: int
+    position: int
+    time: int
+    found: str
+
+
+@dataclass(frozen=True, slots=True)
+class PutBack:
+    """Durably in the archive again. `source`: the path of the copy; None when it is no longer known."""
+
+    wanted: Wanted
+    placed: Placed
+    source: str | None
+
+
+def put_back(
+    ledger: Ledger,
+    archive: Archive,
+    chosen: Iterable[str],
+    sources: Sequence[Path],
+    *,
+    record: Callable[[Sequence[PutBack]], None],
+    findings: Findings,
+    tally: Tally,
+    studies: int,
+    begin: Begin,
+) -> None:
+    """Read every archived file of these studies; put back, from the first copy that has its bytes, each that is not intact.
+
+    Sources are only read. `record` is given what is durable. What no source has is a finding. Raises `Retryable` for a
+    shared cause, `LedgerError`; then, too, what was put back is recorded.
+    """
+    with closing(_Wants()) as wants, ThreadPoolExecutor(WORKERS, thread_name_prefix="files") as pool:
+        with begin("Reading the archive", studies, "studies") as show:
+            _look(ledger, archive, chosen, pool, wants, findings, tally, show)
+        putting = _Putting(archive, pool, wants, record, tally)
+        for source in sources:
+            if wants.left:
+                with begin(f"Searching {_text(source)}", None, "files") as show:
+                    putting.search(source, show)
+        for some in batches(wants.unrecorded(), BATCH):
+            archive.settle({each.study_id for each in some})
+            record([_unrecorded(each, None) for each in some])
+            tally.mended += len(some)
+        for each, why in wants.unfound():
+            tally.left += 1
+            code = "archive-copy-missing" if each.found == Fixity.MISSING.value else "archive-copy-changed"
+            findings.add(Finding(code, each.study_id, archive_path(each.study_id, each.name), each.position, why))
+        for finding in putting.unsearched if tally.left else ():
+            findings.add(finding)
+
+
+def _look(
+    ledger: Ledger,
+    archive: Archive,
+    chosen: Iterable[str],
+    pool: ThreadPoolExecutor,
+    wants: _Wants,
+    findings: Findings,
+    tally: Tally,
+    show: Show,
+) -> None:
+    """Every archived file; `wants` gets those that are not as the ledger says."""
+    done = size = 0
+    for batch in batches(chosen, BATCH):
+        outcomes, stop = in_parallel(pool, lambda study_id: _look_at(ledger, archive, study_id), batch)
+        for study_id, outcome in outcomes:
+            if isinstance(outcome, StorageLedgerError):
+                tally.left += 1
+                findings.add(Finding(outcome.code, study_id, detail=outcome.detail))
+                continue
+            for file, time, found in outcome:
+                tally.looked_at += 1
+                size += file.bytes
+                if isinstance(found, StorageLedgerError):
+                    tally.left += 1
+                    findings.add(Finding(found.code, study_id, archive_path(study_id, file.name), file.position, found.detail))
+                elif found is not None:
+                    wants.add(Wanted(study_id, file.name, file.sha256, file.bytes, file.position, time, found))
+        if stop is not None:
+            raise stop
+        done += len(batch)
+        show(done, size)
+
+
+def record_in(ledger: Ledger, archive: Archive) -> Callable[[Sequence[PutBack]], None]:
+    """Appends `restored` for each, one commit for all; only then their marks go."""
+
+    def record(put: Sequence[PutBack]) -> None:
+        with ledger.write() as tx:
+            for each in put:
+                tx.append(_restored(each))
+        for each in put:
+            archive.unmark(each.wanted.study_id, each.wanted.name, each.wanted.time)
+
+    return record
+
+
+def _restored(put: PutBack) -> NewEntry:
+    payload: dict[str, Any] = {
+        "file": {"name": put.wanted.name, "bytes": put.wanted.bytes, "sha256": put.wanted.sha256},
+        "found": put.wanted.found,
+        "source": put.source,
+        "software": __version__,
+        "host": socket.gethostname(),
+    }
+    if put.placed.set_aside:
+        payload["set_aside"] = put.placed.set_aside
+    return NewEntry(Kind.RESTORED, payload, put.wanted.study_id, put.wanted.position)
+
+
+def _look_at(ledger: Ledger, archive: Archive, study_id: str) -> list[tuple[ArchivedFile, int, str | StorageLedgerError | None]]:
+    """The study's files, each with how often it was put back and what is wrong with it: None for an intact one."""
+    entries = ledger.study(study_id)
+    times = Counter(entry.data["file"]["name"] for entry in entries if entry.kind == Kind.RESTORED)
+    found: list[tuple[ArchivedFile, int, str | StorageLedgerError | None]] = []
+    for file in Study.of(study_id, entries).files.values():
+        time = times[file.name]
+        try:
+            fixity = archive.check(study_id, file.name, file.sha256, file.bytes)
+            if fixity is not Fixity.INTACT:
+                found.append((file, time, fixity.value))
+                continue
+            found.append((file, time, UNRECORDED if archive.is_marked(study_id, file.name, time) else None))
+            if time:  # who recorded it last may have been killed before the mark was gone
+                archive.unmark(study_id, file.name, time - 1)
+        except (Retryable, Permanent) as error:
+            if isinstance(error, Retryable) and error.shared:
+                raise
+            found.append((file, time, error))
+    return found
+
+
+def _unrecorded(wanted: Wanted, source: str | None) -> PutBack:
+    """It lies there, durably since it was read; its mark must stay until that is recorded, so nothing is copied again."""
+    return PutBack(wanted, Placed(wanted.name, wanted.bytes, wanted.sha256, "already-there"), source)
+
+
+class _Putting:
+    """Goes through one source after the other. `unsearched`: the first of what could not be looked at in them."""
+
+    def __init__(
+        self,
+        archive: Archive,
+        pool: ThreadPoolExecutor,
+        wants: _Wants,
+        record: Callable[[Sequence[PutBack]], None],
+        tally: Tally,
+    ) -> None:
+        self._archive = archive
+        self._pool = pool
+        self._wants = wants
+        self._record = record
+        self._tally = tally
+        self.unsearched: list[Finding] = []
+
+    def search(self, source: Path, show: Show) -> None:
+        """All regular files below a folder; links are not followed. Reads only those that have a wanted file's length."""
+        copies = Uploads(source)
+        jobs: list[tuple[Wanted, str]] = []
+        seen = size = 0
+        try:
+            with closing(copies.walk()) as walk:
+                for found in walk:
+                    seen += 1
+                    show(seen, size)
+                    if found.code in UNSEARCHABLE:
+                        self._not_searched(found.code, source, found.path)
+                    if found.code is not None or found.identity is None or not self._wants.has_bytes(found.identity.size):
+                        continue
+                    sha256 = self._digest(copies, found.path)
+                    size += found.identity.size
+                    while some := self._wants.take(found.identity.size, sha256):
+                        jobs += [(each, found.path) for each in some]
+                        if len(jobs) >= BATCH:
+                            self._put(copies, jobs)
+                            jobs = []
+                    if not self._wants.left:
+                        break
+        except Retryable as error:
+            if error.code == "uploads-missing":
+                raise Retryable("source-missing", f"{_text(source)} cannot be opened", errno=error.errno, shared=True) from error
+            raise
+        self._put(copies, jobs)
+
+    def _digest(self, copies: Uploads, path: str) -> str:
+        """Empty where the file cannot be read, or changes meanwhile."""
+        try:
+            with copies.open(path) as copy:
+                sha256 = digest_of(copy.descriptor)
+                copy.check_unchanged()
+                return sha256
+        except OSError:
+            self._not_searched("upload-io", copies.root, path)
+        except (Retryable, Permanent) as error:
+            if error.code == "uploads-missing":
+                raise
+            self._not_searched(error.code, copies.root, path)
+        return ""
+
+    def _put(self, copies: Uploads, jobs: list[tuple[Wanted, str]]) -> None:
+        def put(job: tuple[Wanted, str]) -> PutBack:
+            wanted, path = job
+            if wanted.found == UNRECORDED:
+                return _unrecorded(wanted, _text(copies.root / path))
+            with copies.open(path) as copy:
+                placed = self._archive.put_back(
+                    copy, wanted.study_id, name=wanted.name, sha256=wanted.sha256, position=wanted.position, time=wanted.time
+                )
+            return PutBack(wanted, placed, _text(copies.root / path))
+
+        outcomes, stop = in_parallel(self._pool, put, jobs)
+        done = [outcome for _, outcome in outcomes if isinstance(outcome, PutBack)]
+        if done:
+            lost = self._archive.settle({each.wanted.study_id for each in done})
+            for each in done:
+                if each.wanted.study_id in lost:
+                    self._wants.give_back(each.wanted, LOST)
+            done = [each for each in done if each.wanted.study_id not in lost]
+            self._record(done)
+            self._tally.mended += len(done)
+            self._tally.bytes += sum(each.wanted.bytes for each in done)
+        for (wanted, _), outcome in outcomes:
+            if isinstance(outcome, StorageLedgerError):
+                self._wants.give_back(wanted, f"{outcome.code}: {outcome.detail}")
+        if stop is not None:
+            raise stop
+
+    def _not_searched(self, code: str, source: Path, path: str) -> None:
+        if len(self.unsearched) < MOST_UNSEARCHED:
+            self.unsearched.append(Finding(code, None, _text(source / path), detail="in a source: it could not be looked at"))
+
+
+class _Wants:
+    """The files that are wanted, in a temporary database: of an archive that is lost altogether there are millions."""
+
+    def __init__(self) -> None:
+        self._database = sqlite.connect("", isolation_level=None)
+        self._database.execute(f"CREATE TABLE wants ({_COLUMNS}, taken DEFAULT 0, why DEFAULT '')")
+        self._database.execute("CREATE INDEX wants_by_bytes ON wants (bytes, sha256) WHERE NOT taken")
+        self._database.execute("CREATE INDEX wants_by_name ON wants (study_id, name)")
+        self.left = 0
+
+    def add(self, wanted: Wanted) -> None:
+        sql = f"INSERT INTO wants ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - constants
+        with translated():
+            self._database.execute(sql, astuple(wanted))
+        self.left += 1
+
+    def has_bytes(self, count: int) -> bool:
+        """Whether any that is left is of this length."""
+        return self._database.execute("SELECT 1 FROM wants WHERE bytes = ? AND NOT taken LIMIT 1", (count,)).fetchone() is not None
+
+    def take(self, count: int, sha256: str) -> list[Wanted]:
+        """The next of those with these bytes; nobody else gets them."""
+        some = "SELECT rowid FROM wants WHERE bytes = ? AND sha256 = ? AND NOT taken LIMIT ?"
+        sql = f"UPDATE wants SET taken = 1 WHERE rowid IN ({some}) RETURNING {_COLUMNS}"  # noqa: S608 - constants
+        rows = self._database.execute(sql, (count, sha256, BATCH)).fetchall()
+        self.left -= len(rows)
+        return [Wanted(*row) for row in rows]
+
+    def give_back(self, wanted: Wanted, why: str) -> None:
+        """It could not be put back: perhaps from another copy."""
+        self._database.execute("UPDATE wants SET taken = 0, why = ? WHERE study_id = ? AND name = ?", (why, wanted.study_id, wanted.name))
+        self.left += 1
+
+    def unrecorded(self) -> Iterator[Wanted]:
+        """Those of which the archive has the right bytes, but no source."""
+        yield from (Wanted(*row) for row in self._rows(f"SELECT {_COLUMNS} FROM wants WHERE NOT taken AND found = ?", UNRECORDED))  # noqa: S608
+
+    def unfound(self) -> Iterator[tuple[Wanted, str]]:
+        """Those that are still not as they should be, with why putting them back failed where a copy was found."""
+        rows = self._rows(f"SELECT {_COLUMNS}, why FROM wants WHERE NOT taken AND found <> ? ORDER BY rowid", UNRECORDED)  # noqa: S608
+        yield from ((Wanted(*row[:-1]), row[-1]) for row in rows)
+
+    def close(self) -> None:
+        self._database.close()
+
+    def _rows(self, sql: str, *values: str) -> Iterator[Any]:
+        with closing(self._database.execute(sql, values)) as rows:
+            yield from rows
+
+
+def _text(path: Path) -> str:
+    """A path as text that the ledger can hold, whatever bytes it has."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
