@@ -214,7 +214,7 @@ class Projector:
         speaker = at_hand.get(position) or self._ledger.get(position)
         if speaker is None:
             raise ValueError("a study with an archived file has an event that speaks for it")
-        data = metadata_json(study, speaker.data["message"])
+        data = metadata_json(study, speaker.data)
         try:
             self._archive.write_metadata(study.study_id, data)
         except Retryable as error:
