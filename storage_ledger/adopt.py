@@ -6,7 +6,6 @@ import base64
 import hashlib
 import os
 import socket
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -46,9 +45,9 @@ class Adopted:
     known: int = 0
     folders: int = 0
     dry_run: bool = False
-    left_alone_by_code: Counter[str] = field(default_factory=Counter)
+    left_alone_by_code: dict[str, int] = field(default_factory=dict)
     left_alone: list[Noted] = field(default_factory=list)
-    remarks_by_code: Counter[str] = field(default_factory=Counter)
+    remarks_by_code: dict[str, int] = field(default_factory=dict)
     remarks: list[Noted] = field(default_factory=list)
 
 
@@ -82,6 +81,7 @@ class Adoption:
         on_progress: Callable[[int], None] = lambda _: None,
         on_committed: Callable[[], None] = lambda: None,
         on_noted: Callable[[Noted, bool], None] = lambda _, __: None,
+        files_at_once: int = FILES_AT_ONCE,
     ) -> None:
         self._ledger = ledger
         self._archive = archive
@@ -90,6 +90,7 @@ class Adoption:
         self._on_progress = on_progress
         self._on_committed = on_committed
         self._on_noted = on_noted
+        self._files_at_once = files_at_once
         self._host = socket.gethostname()
         self._done = Adopted(dry_run=asked.dry_run)
         self._waiting: list[_Finds] = []
@@ -141,7 +142,7 @@ class Adoption:
             os.fsync(folder)  # before the commit: it holds the names that this very listing showed
 
     def _seen(self) -> int:
-        return self._done.files + self._done.known + self._done.left_alone_by_code.total()
+        return self._done.files + self._done.known + sum(self._done.left_alone_by_code.values())
 
     def _said(self, study_id: str, folder: int, known: _Known) -> OldMetadata:
         if self._asked.rewrite and known.adopted is not None:
@@ -163,7 +164,7 @@ class Adoption:
         finds = self._waiting[-1]
         finds.files.append(file)
         size = sum(len(each.files) * each.said.size for each in self._waiting)
-        if sum(len(each.files) for each in self._waiting) >= FILES_AT_ONCE or size >= BYTES_AT_ONCE:
+        if sum(len(each.files) for each in self._waiting) >= self._files_at_once or size >= BYTES_AT_ONCE:
             os.fsync(folder)
             self._commit()
             self._waiting.append(_Finds(finds.study_id, finds.known, finds.said))
@@ -243,9 +244,9 @@ class Adoption:
     def _leave(self, path: str, code: str) -> None:
         self._note(path, code, self._done.left_alone, self._done.left_alone_by_code)
 
-    def _note(self, path: str, code: str, listed: list[Noted], by_code: Counter[str]) -> None:
+    def _note(self, path: str, code: str, listed: list[Noted], by_code: dict[str, int]) -> None:
         noted = Noted(os.fsencode(path).decode("utf-8", "backslashreplace"), code)
-        by_code[code] += 1
+        by_code[code] = by_code.get(code, 0) + 1
         if len(listed) < LISTED:
             listed.append(noted)
         self._on_noted(noted, listed is self._done.left_alone)

@@ -114,7 +114,8 @@ def _take_out(folder: Path, manifest: Manifest, target: Path, on_progress: Progr
     digest, size = _copy(folder / LEDGER, target, lambda done: on_progress("copied", done, manifest.bytes))
     if (digest, size) != (manifest.sha256, manifest.bytes):
         raise BackupError("backup-damaged", f"{folder / LEDGER} does not have the digest that {MANIFEST} says")
-    if check(target, on_progress) != (manifest.ledger_id, manifest.position, manifest.leaf_hash, manifest.root):
+    found = (*check(target, on_progress), revision_of(target))
+    if found != (manifest.ledger_id, manifest.position, manifest.leaf_hash, manifest.root, manifest.revision):
         raise BackupError("backup-damaged", f"{folder / MANIFEST} does not say what is in {LEDGER}")
 
 

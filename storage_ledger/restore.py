@@ -12,7 +12,7 @@ from storage_ledger.backup import Manifest
 from storage_ledger.errors import BackupError, LedgerUnusable, Retryable
 from storage_ledger.ledger import mirror
 from storage_ledger.ledger.copying import fsync
-from storage_ledger.ledger.migrate import make_again, make_folder, migrate
+from storage_ledger.ledger.migrate import make_again, make_folder, migrate, open_engine_for
 from storage_ledger.ledger.sqlite import SqliteLedger, utc_now
 
 BATCH = 1000
@@ -199,7 +199,8 @@ def _remove(file: Path) -> None:
 
 
 def _settle(file: Path) -> None:
-    """One file, and durable: the last connection that closes brings the WAL into it."""
+    """One file, and durable: a connection that may write, and is the last to close, brings the WAL into it."""
+    open_engine_for(file).dispose()
     if Path(f"{file}-wal").exists() and Path(f"{file}-wal").stat().st_size:
         raise LedgerUnusable("ledger-io", f"{file}-wal could not be brought into its database")
     fsync(file)

@@ -85,5 +85,6 @@ def _print(done: Adopted) -> None:
         for noted in listed:
             rows.add_row(safe(noted.path), noted.code)
         out.print(rows)
-        if by_code.total() > len(listed):
-            out.print(f"… and {by_code.total() - len(listed)} more: --report FILE writes them all.")
+        more = sum(by_code.values()) - len(listed)
+        if more:
+            out.print(f"… and {more} more: --report FILE writes them all.")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno as errnos
 import os
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+from storage_ledger.errors import LedgerBusy
 from storage_ledger.ledger.engine import quoted, sqlite
 from storage_ledger.ledger.sqlite import translated
 
 MODE = 0o640
 PAGES_AT_ONCE = 2048
+_FULL = "database or disk is full"  # sqlite.org/rescode.html#full; the driver gives this call's errors no name
 _FORMAT_VERSIONS = 18  # sqlite.org/fileformat.html §1.3.3: two bytes, 2 for WAL and 1 for a rollback journal
 
 
@@ -34,7 +37,14 @@ def copy_to(ledger_file: Path, target: Path, on_progress: Callable[[int, int], N
         copy.execute("PRAGMA synchronous = OFF")
         source.execute("BEGIN")
         source.execute("SELECT count(*) FROM sqlite_master").fetchone()  # the moment
-        source.backup(copy, pages=PAGES_AT_ONCE, progress=lambda _, left, pages: on_progress(pages - left, pages))
+        try:
+            source.backup(copy, pages=PAGES_AT_ONCE, progress=lambda _, left, pages: on_progress(pages - left, pages))
+        except sqlite.Error as error:
+            if str(error) == _FULL:
+                raise LedgerBusy("ledger-full", f"the volume of {target} is full", errno=errnos.ENOSPC) from error
+            if not getattr(error, "sqlite_errorname", None):
+                raise LedgerBusy("ledger-io", f"could not be copied to {target}", errno=errnos.EIO) from error
+            raise
         source.execute("ROLLBACK")
     descriptor = os.open(target, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
