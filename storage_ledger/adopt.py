@@ -150,7 +150,7 @@ class Adoption:
         data = old.metadata(folder, MAX_BYTES)
         if data is None and not self._asked.rewrite:
             raise Unfit("metadata-missing")
-        said = OldMetadata.of(study_id, data, rewritten=self._asked.rewrite, now=self._clock())
+        said = OldMetadata.understood(study_id, data, rewritten=self._asked.rewrite, now=self._clock())
         for code in said.remarks:
             self._note(f"{study_id}/metadata.json", code, self._done.remarks, self._done.remarks_by_code)
         return said

@@ -100,9 +100,9 @@ def _unfit(entry: os.DirEntry[str]) -> str | None:
     if not entry.is_file(follow_symlinks=False):
         return "is-special"
     if entry.name.startswith("."):
-        return "hidden"
+        return "is-hidden"
     try:
-        size = len(entry.name.encode("utf-8"))
+        size = len(entry.name.encode())
     except UnicodeEncodeError:
         return "unsafe-name"
     return "name-too-long" if size > MAX_NAME_BYTES else None

@@ -34,7 +34,7 @@ class OldMetadata:
     remarks: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, study_id: str, data: bytes | None, *, rewritten: bool, now: datetime) -> OldMetadata:
+    def understood(cls, study_id: str, data: bytes | None, *, rewritten: bool, now: datetime) -> OldMetadata:
         """From the file's bytes, None where there is none. What cannot be understood is kept all the same, with a remark."""
         message: dict[str, Any] = {"study_id": study_id, "file_path": "-"}  # each file puts its own name here
         if data is None:
@@ -47,8 +47,7 @@ class OldMetadata:
         if "validation_details" in document:
             said["validation_details"] = document["validation_details"]
         try:
-            text = json.dumps(said, ensure_ascii=False)
-            message = parse(text.encode("utf-8", "backslashreplace"), UploadPaths("/")).message
+            message = _as_message(said)
         except (Rejected, RecursionError):
             return cls(message, data, None, rewritten, ("metadata-not-understood",))
         remarks = () if document.get("study_id") == study_id else ("study-id-differs",)
@@ -86,6 +85,12 @@ def _document(data: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):  # no UTF-8, no JSON, a number of 5,000 digits, nested without end
         return None
     return document if isinstance(document, dict) else None
+
+
+def _as_message(said: dict[str, Any]) -> dict[str, Any]:
+    """Judged as any message is, so that the ledger can hold it. A lone surrogate becomes its JSON escape first."""
+    text = json.dumps(said, ensure_ascii=False)
+    return parse(text.encode("utf-8", "backslashreplace"), UploadPaths("/")).message
 
 
 def _moment(text: object, now: datetime) -> str | None:

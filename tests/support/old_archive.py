@@ -24,7 +24,7 @@ BROKEN = {
     "linked-metadata/metadata.json": "metadata-not-regular",
     "fifo/a.dcm": "is-special",
     "huge-metadata/metadata.json": "metadata-too-large",
-    "several/.hidden.dcm": "hidden",
+    "several/.hidden.dcm": "is-hidden",
     "several/Thumbs.db": "not-dicom",
     "several/not-utf8-\\xff.dcm": "unsafe-name",
     "several/sub": "is-folder",
