@@ -144,6 +144,8 @@ def test_an_old_archive_is_adopted_and_the_service_goes_on_from_there(stack, sta
     assert shown == (31, "archived", "archived")
     del before["old-1/metadata.json"], before["old-1"]
     assert before.items() <= picture(stack.archive).items()
+    found = {violation["code"] for violation in stack.check()["violations"]}
+    assert found == {"untracked-in-archive", "leftover-in-archive"}  # what was left alone
     assert stack.stop() == 0
     position = len(entries(stack))
     shutil.rmtree(stack.ledger)
