@@ -86,11 +86,11 @@ def from_backup(
     make_folder(ledger_file.parent)
     folder, manifest = backup.find(place)
     beyond = _beyond(archive_root, manifest)
+    add = beyond is not None and with_mirror(manifest.position, beyond)
     new = _beside(ledger_file)
     _remove(new)
     try:
         backup.take_out(folder, manifest, new, on_progress)
-        add = beyond is not None and with_mirror(manifest.position, beyond)
         if not force:
             position = _refuse_what_would_be_lost(ledger_file, manifest, new, beyond if beyond is not None and add else 0)
             if position >= manifest.position:  # a run that was killed at its very end had done it, or there was no need

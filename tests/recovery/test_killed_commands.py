@@ -1,6 +1,6 @@
 """kill -9 of `backup`, `restore` and `adopt` at any of their system calls: run again, each finishes, and nothing is lost or there twice.
 
-STORAGE_LEDGER_KILLS: how many points of each command (4; 0: every one), STORAGE_LEDGER_SEED: which.
+STORAGE_LEDGER_COMMANDS: how many points of each command (4; 0: every one), STORAGE_LEDGER_SEED: which.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import signal
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,9 +30,10 @@ from tests.contract.making import described
 from tests.recovery import tracing
 from tests.support.figures import note
 from tests.support.old_archive import add_study, picture
+from tests.support.waiting import until
 from tests.support.warm import Warm
 
-KILLS = int(os.environ.get("STORAGE_LEDGER_KILLS", "4"))
+KILLS = int(os.environ.get("STORAGE_LEDGER_COMMANDS", "4"))
 SEED = int(os.environ.get("STORAGE_LEDGER_SEED", "5"))
 CALLS = (
     "fdatasync", "fsync", "ftruncate", "link", "linkat", "mkdir", "openat", "pwrite64", "rename", "renameat", "unlink", "unlinkat", "write",
@@ -71,17 +73,17 @@ class Folders:
         arguments = [argument.replace("DEST", str(self.backups)) for argument in arguments]
         if inject is None and trace is None:
             return warm.start(environment, log, self.root, "storage-ledger", *arguments).wait(60)
-        fifo = self.root.parent / f"{self.root.name}.fifo"
-        os.mkfifo(fifo)
-        process = warm.start(environment, log, self.root, str(COMMAND), str(fifo), *arguments)
+        there = self.root.parent / f"{self.root.name}.there"
+        process = warm.start(environment, log, self.root, str(COMMAND), str(there), *arguments)
+        until(there.exists, 30, what="the command to wait")
         names = CALLS if inject is None else [inject.split(":")[0]]
         tracer = tracing.attach(process.pid, tracing.options(trace or Path(os.devnull), names, inject))
-        fifo.write_text("go")
+        os.kill(process.pid, signal.SIGUSR1)
         code = process.wait(60)
         tracer.wait(20)
         assert tracer.stderr is not None
         tracer.stderr.close()
-        fifo.unlink()
+        there.unlink()
         return code
 
     def said(self) -> str:
@@ -126,7 +128,7 @@ def kill_everywhere(warm: Warm, beginning: Folders, arguments: list[str], check:
         assert trial.run(warm, arguments) == 0, (name, nth, trial.said())
         check(trial, True)
         shutil.rmtree(trial.root)
-    note(f"killed: {arguments[0]}", points=met, of=len(found), seed=SEED)
+    note(f"killed: {folder.name}", points=met, of=len(points), seed=SEED)
     assert met, "no point was met"
 
 
