@@ -237,7 +237,7 @@ class Adoption:
                 payload["dicom_error"] = file.dicom_error
             if finds.said.processing_time:
                 payload["processing_time"] = finds.said.processing_time
-            if self._asked.tell:
+            if self._asked.tell or finds.known.told:
                 payload["tell"] = True
             tx.append(NewEntry(Kind.ARCHIVED, payload, finds.study_id, described.position))
 
@@ -256,14 +256,16 @@ class Adoption:
 class _Known:
     """What the ledger knows of a study.
 
-    `adopted`, `begun`: of `described` entries whose metadata.json was to
-    be rewritten, what the first of them carries, and each by the name of its file. `continued`: since then we have appended.
+    `adopted`, `begun`: of `described` entries whose metadata.json was to be rewritten, what the first of them carries, and
+    each by the name of its file. `told`: whether the Status Service has our word on the study; `continued`: since then we
+    have appended.
     """
 
     study: Study
     speaker_source: str | None
     adopted: OldMetadata | None
     begun: dict[str, Entry]
+    told: bool
     continued: bool = False
 
     @classmethod
@@ -280,13 +282,13 @@ class _Known:
                     begun[data["upload_path"]] = entry
                     raw = base64.b64decode(data["raw"]) if "raw" in data else None
                     adopted = adopted or OldMetadata(data["message"], raw, data.get("processing_time"), rewritten=True)
-        return cls(study, source, adopted, begun)
+        return cls(study, source, adopted, begun, any(entry.kind == Kind.STATUS_SENT for entry in entries))
 
     def refusal(self, *, rewrite: bool) -> str | None:
         """Why a file of this study that the ledger does not know is left alone; None when it need not be."""
         uploads = self.study.uploads
         begun = {entry.position for entry in self.begun.values()}
-        if any(upload.state is not State.ARCHIVED and upload.position not in begun for upload in uploads.values()):
+        if any(upload.state in {State.PENDING, State.FAILED} and upload.position not in begun for upload in uploads.values()):
             return "study-waits"
         if self.study.files and not rewrite and self.speaker_source != ADOPT:
             return "study-known"  # its metadata.json would have to name the file

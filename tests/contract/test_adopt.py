@@ -12,7 +12,7 @@ import pytest
 
 from storage_ledger.adopt import Adopted, Adoption, Asked
 from storage_ledger.archive.filesystem import FilesystemArchive
-from storage_ledger.core.entries import Kind
+from storage_ledger.core.entries import Kind, NewEntry
 from storage_ledger.core.metadata import metadata_json
 from storage_ledger.core.study import Study
 from storage_ledger.index.sqlite import Index
@@ -217,6 +217,20 @@ def test_a_study_that_still_waits_is_left_to_the_service(pipeline):
     pipeline.say("S1", "S1.dcm", {})
     assert noted(adopt(pipeline).left_alone) == {"S1/S1.dcm": "study-waits"}
     assert pipeline.kinds() == ["described"]
+
+
+def test_a_file_that_the_old_service_had_taken_settles_what_was_quarantined_for_lack_of_it(pipeline):
+    pipeline.say("S1", "S1.dcm", {"patient_info": {"patient_id": "P"}})
+    pipeline.clock.move(301)
+    pipeline.place()
+    assert pipeline.kinds() == ["described", "quarantined"]
+    with pipeline.ledger.write() as tx:
+        tx.append(NewEntry(Kind.STATUS_SENT, {"status": "failed", "http_status": 200, "attempts": 1, "tells": [2]}, "S1", 2))
+    add_study(pipeline.archive, "S1")
+    assert adopt(pipeline).files == 1
+    study = Study.of("S1", pipeline.ledger.study("S1"))
+    assert (study.state, study.failure) == ("archived", None)
+    assert ("tell", 1) in [(length.stage, length.rows) for length in pipeline.ledger.queue()]
 
 
 def test_metadata_is_rewritten_when_asked_and_the_old_bytes_stay_in_the_ledger(pipeline):
