@@ -5,6 +5,7 @@ STORAGE_LEDGER_COMMANDS: how many points of each command (4; 0: every one), STOR
 
 from __future__ import annotations
 
+import base64
 import os
 import random
 import shutil
@@ -248,6 +249,8 @@ def test_an_adoption(beginning: Folders, warm: Warm, rewrite: bool) -> None:
             data = metadata_json(study, ledger.get(study.speaker.position).data)
             assert (folders.archive / study_id / "metadata.json").read_bytes() == data
             assert (data == old) == (not rewrite)
+            kept = [entry.data["raw"] for entry in ledger.study(study_id) if entry.kind == Kind.DESCRIBED]
+            assert {base64.b64decode(raw) for raw in kept} == {old}  # nowhere lost, wherever it was cut off
             for file in study.files.values():
                 assert FilesystemArchive(folders.archive).check(study_id, file.name, file.sha256, file.bytes) == "intact"
         ledger.close()
