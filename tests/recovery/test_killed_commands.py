@@ -1,6 +1,6 @@
 """kill -9 of `backup`, `restore` and `adopt` at any of their system calls: run again, each finishes, and nothing is lost or there twice.
 
-STORAGE_LEDGER_COMMANDS: how many points of each command (4; 0: every one), STORAGE_LEDGER_SEED: which.
+STORAGE_LEDGER_COMMANDS: how many points of each command (2; 0: every one), STORAGE_LEDGER_SEED: which.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from tests.support.old_archive import add_study, picture
 from tests.support.waiting import until
 from tests.support.warm import Warm
 
-KILLS = int(os.environ.get("STORAGE_LEDGER_COMMANDS", "4"))
+KILLS = int(os.environ.get("STORAGE_LEDGER_COMMANDS", "2"))
 SEED = int(os.environ.get("STORAGE_LEDGER_SEED", "5"))
 CALLS = (
     "fdatasync", "fsync", "ftruncate", "link", "linkat", "mkdir", "openat", "pwrite64", "rename", "renameat", "unlink", "unlinkat", "write",
