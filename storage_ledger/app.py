@@ -6,15 +6,17 @@ import math
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
-from storage_ledger import logs
+from storage_ledger import backup, logs
+from storage_ledger.adopt import Adopted, Adoption, Asked, Noted
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.archive.uploads import Uploads
 from storage_ledger.core.entries import Entry
 from storage_ledger.core.layout import UploadPaths
-from storage_ledger.errors import LedgerBusy, LedgerError, LedgerUnusable, Locked, Retryable, StorageLedgerError
+from storage_ledger.errors import BackupError, LedgerBusy, LedgerError, LedgerUnusable, Locked, Retryable, StorageLedgerError
 from storage_ledger.findings import Findings
 from storage_ledger.index.sqlite import Index
 from storage_ledger.intake import Intake
@@ -283,6 +285,46 @@ class _Replaying:
 
 def _nothing(_: object) -> None:
     """What a dry run records, for one."""
+
+
+def back_up(settings: Settings, dest: Path, on_progress: backup.Progress) -> tuple[Path, backup.Manifest]:
+    """A new backup of the ledger in `dest`, whether `serve` runs or not. Raises `BackupError`, `LedgerError`, `Locked`."""
+    os.umask(UMASK)
+    require_writable(settings.ledger_file)
+    real = Path(os.path.realpath(dest))
+    for name, path in (
+        ("UPLOADS_PATH", settings.uploads_path),
+        ("ARCHIVE_PATH", settings.archive_path),
+        ("LEDGER_PATH", settings.ledger_path),
+    ):
+        if real.is_relative_to(os.path.realpath(path)):
+            raise BackupError("backup-folder", f"{dest} lies in {name}: a backup belongs somewhere else, best on another disk")
+    return backup.back_up(settings.ledger_file, real, now=utc_now(), on_progress=on_progress)
+
+
+def adopt(
+    settings: Settings, asked: Asked, *, on_progress: Callable[[int], None], on_noted: Callable[[Noted, bool], None] = lambda _, __: None
+) -> Adopted:
+    """Take the archive into the ledger, which is made if there is none; holds `serve.lock`. A dry run looks only.
+
+    Raises `Locked`, `LedgerUnusable`, `Retryable`.
+    """
+    logs.configure(settings.log_level, environment=settings.environment)
+    archive = FilesystemArchive(settings.archive_path)
+    if asked.dry_run:
+        with reading(settings) if settings.ledger_file.exists() else nullcontext() as ledger:
+            return Adoption(ledger, archive, asked, clock=utc_now, on_progress=on_progress, on_noted=on_noted).run()
+    with alone(settings, "adopt"):
+        archive.settle(())  # before a ledger is made for an archive that is not there
+        migrate(settings.ledger_file)
+        with reading(settings) as ledger:
+            mirror = _mirror(settings, ledger, archive)
+
+            def follow() -> None:
+                with suppress(Retryable, LedgerBusy):  # `serve` brings it up before anything is done because of these entries
+                    mirror.catch_up()
+
+            return Adoption(ledger, archive, asked, clock=utc_now, on_progress=on_progress, on_committed=follow, on_noted=on_noted).run()
 
 
 @contextmanager

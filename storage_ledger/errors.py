@@ -7,6 +7,7 @@
     ├── LedgerError          the ledger itself
     │   ├── LedgerBusy       another process writes; or the ledger's volume is full (retryable)
     │   └── LedgerUnusable   stop the service: damaged, foreign, newer than the program
+    ├── BackupError          a backup that could not be made, is none, or may not take the ledger's place
     ├── Locked               another process holds serve.lock
     └── BadSettings          the environment
 
@@ -57,6 +58,10 @@ class LedgerBusy(LedgerError):
 
 class LedgerUnusable(LedgerError):
     """The service must not go on with this ledger."""
+
+
+class BackupError(StorageLedgerError):
+    """Nothing was changed: no backup was left half made, no ledger was touched."""
 
 
 class Locked(StorageLedgerError):

@@ -458,7 +458,7 @@ def metadata_bytes(study: Study, ledger: Ledger, at_hand: Mapping[int, Entry] = 
     speaker = at_hand.get(position) or ledger.get(position)
     if speaker is None:
         raise ValueError("a study with an archived file has an event that speaks for it")
-    return metadata_json(study, speaker.data["message"])
+    return metadata_json(study, speaker.data)
 
 
 @dataclass(frozen=True, slots=True)

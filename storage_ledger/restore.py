@@ -1,16 +1,18 @@
-"""The ledger again, entry for entry, from its mirror on the archive volume."""
+"""The ledger again, entry for entry: from its mirror on the archive volume, or from a backup."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from storage_ledger.errors import LedgerUnusable
+from storage_ledger import backup
+from storage_ledger.backup import Manifest
+from storage_ledger.errors import BackupError, LedgerUnusable, Retryable
 from storage_ledger.ledger import mirror
-from storage_ledger.ledger.migrate import make_again, make_folder, migrate
+from storage_ledger.ledger.copying import fsync
+from storage_ledger.ledger.migrate import make_again, make_folder, migrate, open_engine_for
 from storage_ledger.ledger.sqlite import SqliteLedger, utc_now
 
 BATCH = 1000
@@ -19,12 +21,16 @@ _PARTS = ("", "-wal", "-shm", "-journal")
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What was done. `entries`: now in the ledger; `appended`: of those, taken over now; `set_aside`: where the old file went."""
+    """What was done. `entries`: now in the ledger; `appended`: of those, taken over now from the mirror.
+
+    `set_aside`: where the old file went; `beyond`: how far the mirror goes, where that is further.
+    """
 
     ledger_id: str
     entries: int
     appended: int
     set_aside: Path | None
+    beyond: int | None = None
 
 
 def from_mirror(archive_root: Path, ledger_file: Path, on_progress: Callable[[int], None] = lambda _: None) -> Restored:
@@ -38,7 +44,7 @@ def from_mirror(archive_root: Path, ledger_file: Path, on_progress: Callable[[in
     ledger_id = mirror.look(archive_root).ledger_id
     set_aside = None
     if not _holds_entries(ledger_file):
-        _make_whole(archive_root, ledger_id, ledger_file.with_name(f"{ledger_file.name}.restoring"), on_progress)
+        _make_whole(archive_root, ledger_id, _beside(ledger_file), on_progress)
         set_aside = _take_the_place_of(ledger_file)
         ledger = SqliteLedger(ledger_file)
         last = ledger.last()
@@ -61,6 +67,106 @@ def from_mirror(archive_root: Path, ledger_file: Path, on_progress: Callable[[in
         ledger.close()
 
 
+def from_backup(
+    place: Path,
+    archive_root: Path,
+    ledger_file: Path,
+    *,
+    force: bool,
+    with_mirror: Callable[[int, int], bool],
+    on_progress: backup.Progress = lambda *_: None,
+) -> Restored:
+    """Make `ledger_file` what the backup at `place` says (see `backup.find`); the caller holds `serve.lock`.
+
+    All of the backup is checked before anything is changed. A ledger in its place is set aside, never deleted; one with
+    entries that the backup lacks, or one that cannot be read, only with `force`. Where the archive's mirror goes on from the
+    backup, `with_mirror(position of the backup, of the mirror)` is asked whether to take over the rest as well. Killed at
+    any point it may be called again. Raises `BackupError`, `LedgerUnusable`.
+    """
+    make_folder(ledger_file.parent)
+    folder, manifest = backup.find(place)
+    beyond = _beyond(archive_root, manifest)
+    add = beyond is not None and with_mirror(manifest.position, beyond)
+    new = _beside(ledger_file)
+    _remove(new)
+    try:
+        backup.take_out(folder, manifest, new, on_progress)
+        if not force:
+            position = _refuse_what_would_be_lost(ledger_file, manifest, new, beyond if beyond is not None and add else 0)
+            if position >= manifest.position:  # a run that was killed at its very end had done it, or there was no need
+                _remove(new)
+                done = from_mirror(archive_root, ledger_file, lambda at: on_progress("restored", at, beyond or at)) if add else None
+                return done or Restored(manifest.ledger_id, position, 0, None, beyond)
+        if (migration := migrate(new)).backup is not None:
+            migration.backup.unlink()
+        ledger = SqliteLedger(new)
+        try:
+            appended = _append_the_rest(archive_root, ledger, lambda at: on_progress("restored", at, beyond or at)) if add else 0
+            last = ledger.last()
+        finally:
+            ledger.close()
+        _settle(new)
+    except BaseException:
+        _remove(new)
+        raise
+    set_aside = _take_the_place_of(ledger_file)
+    return Restored(manifest.ledger_id, last.position if last else 0, appended, set_aside, None if add else beyond)
+
+
+def _refuse_what_would_be_lost(ledger_file: Path, manifest: Manifest, new: Path, up_to: int) -> int:
+    """Raise for a ledger that must not go unasked: the backup, and what the mirror adds `up_to` a position, lack some of it.
+
+    Returns its last position; 0 where there is none.
+    """
+    try:
+        if not _holds_entries(ledger_file):
+            return 0
+        ledger = SqliteLedger(ledger_file)
+    except LedgerUnusable as error:
+        text = f"{ledger_file}: {error.detail}. With --force it is set aside"
+        raise LedgerUnusable(error.code, text, errno=error.errno) from error
+    copy = SqliteLedger(new)
+    try:
+        last = ledger.last()
+        if last is None:
+            return 0
+        if ledger.ledger_id != manifest.ledger_id:
+            raise LedgerUnusable(
+                "ledger-foreign",
+                f"{ledger_file} is another ledger ({ledger.ledger_id}), with {last.position} entries; the backup is of "
+                f"{manifest.ledger_id}. With --force it is set aside",
+            )
+        common = min(last.position, manifest.position)
+        ours, theirs = ledger.get(common), copy.get(common)
+        if common and (ours is None or theirs is None or ours.leaf_hash != theirs.leaf_hash):
+            raise BackupError(
+                "backup-disagrees",
+                f"ledger and backup tell different things at position {common}: one of them went on from an old copy. "
+                "With --force the ledger is set aside",
+            )
+        if last.position > max(manifest.position, up_to):
+            raise BackupError(
+                "backup-older",
+                f"{ledger_file} goes up to position {last.position}, the backup only to {manifest.position}: there is no need for it. "
+                "If there is one after all, with --force the ledger is set aside",
+            )
+        return last.position
+    finally:
+        copy.close()
+        ledger.close()
+
+
+def _beyond(archive_root: Path, manifest: Manifest) -> int | None:
+    """The position of the mirror, where it is this ledger's and goes further; None where it does not, or cannot be read."""
+    try:
+        if mirror.look(archive_root).ledger_id != manifest.ledger_id:
+            return None
+    except (LedgerUnusable, Retryable):
+        return None
+    position = mirror.mirrored_position(archive_root)
+    return position if position is not None and position > manifest.position else None
+
+
 def _holds_entries(ledger_file: Path) -> bool:
     if not ledger_file.exists() or not ledger_file.stat().st_size:
         return False
@@ -73,17 +179,31 @@ def _holds_entries(ledger_file: Path) -> bool:
 
 
 def _make_whole(archive_root: Path, ledger_id: str, file: Path, on_progress: Callable[[int], None]) -> None:
-    for part in _PARTS:
-        Path(f"{file}{part}").unlink(missing_ok=True)
+    _remove(file)
     make_again(file, ledger_id)
     ledger = SqliteLedger(file)
     try:
         _append_the_rest(archive_root, ledger, on_progress)
     finally:
-        ledger.close()  # the last one to close it brings the WAL into the file
+        ledger.close()
+    _settle(file)
+
+
+def _beside(ledger_file: Path) -> Path:
+    return ledger_file.with_name(f"{ledger_file.name}.restoring")
+
+
+def _remove(file: Path) -> None:
+    for path in (*(Path(f"{file}{part}") for part in _PARTS), *file.parent.glob(f"{file.name}.*")):
+        path.unlink(missing_ok=True)
+
+
+def _settle(file: Path) -> None:
+    """One file, and durable: a connection that may write, and is the last to close, brings the WAL into it."""
+    open_engine_for(file).dispose()
     if Path(f"{file}-wal").exists() and Path(f"{file}-wal").stat().st_size:
         raise LedgerUnusable("ledger-io", f"{file}-wal could not be brought into its database")
-    _sync(file)
+    fsync(file)
 
 
 def _take_the_place_of(ledger_file: Path) -> Path | None:
@@ -95,8 +215,8 @@ def _take_the_place_of(ledger_file: Path) -> Path | None:
         if old.exists():
             old.rename(f"{ledger_file}.before-restore-{stamp}{part}")
             set_aside = Path(f"{ledger_file}.before-restore-{stamp}")
-    ledger_file.with_name(f"{ledger_file.name}.restoring").rename(ledger_file)
-    _sync(ledger_file.parent)
+    _beside(ledger_file).rename(ledger_file)
+    fsync(ledger_file.parent)
     return set_aside
 
 
@@ -119,11 +239,3 @@ def _append_the_rest(archive_root: Path, ledger: SqliteLedger, on_progress: Call
         appended += len(batch)
         on_progress(batch[-1].position)
     return appended
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -12,7 +12,21 @@ from typing import Annotated, Any
 import typer
 
 from storage_ledger import __version__
-from storage_ledger.cli import browse, demo, migrate, quarantine, reconcile, replay, restore, serve, show, status, status_service
+from storage_ledger.cli import (
+    adopt,
+    backup,
+    browse,
+    demo,
+    migrate,
+    quarantine,
+    reconcile,
+    replay,
+    restore,
+    serve,
+    show,
+    status,
+    status_service,
+)
 from storage_ledger.errors import Locked, StorageLedgerError
 
 app = typer.Typer(
@@ -50,6 +64,8 @@ app.command("show")(show.show)
 app.add_typer(quarantine.app, name="quarantine")
 app.command("replay")(replay.replay)
 app.command("restore")(restore.restore)
+app.command("backup")(backup.backup)
+app.command("adopt")(adopt.adopt)
 app.command("reconcile")(reconcile.reconcile)
 app.command("browse")(browse.browse)
 app.command("demo")(demo.demo)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Protocol
 
 from rich.console import Console
@@ -49,6 +49,25 @@ def progress(title: str, total: int | None, unit: str) -> Iterator[Show]:
             print(f"{title}: {done:,}{of} {unit}{_rate(done, size, began)}{left}", file=sys.stderr, flush=True)
 
     yield tell
+
+
+@contextmanager
+def in_steps(titles: Mapping[str, tuple[str, str]]) -> Iterator[Callable[[str, int, int], None]]:
+    """For work of several steps, each with a title and a unit: give a function that is told step, how much is done, and of how much."""
+    with ExitStack() as opened:
+        current = ""
+        show: Callable[[int], None] = lambda _: None  # noqa: E731 - until the first step begins
+
+        def tell(step: str, done: int, total: int) -> None:
+            nonlocal current, show
+            if step != current:
+                opened.close()
+                current = step
+                title, unit = titles[step]
+                show = opened.enter_context(progress(title, total, unit))
+            show(done)
+
+        yield tell
 
 
 def _rate(done: int, size: int | None, began: float) -> str:

@@ -2,41 +2,101 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from storage_ledger.restore import Restored
+    from storage_ledger.settings import Settings
 
 
 def restore(
     from_mirror: Annotated[
         bool, typer.Option("--from-mirror", help="From ARCHIVE_PATH/.ledger/, the ledger's copy on the archive volume.")
     ] = False,
+    from_backup: Annotated[
+        Path | None, typer.Option("--from-backup", metavar="DEST", help="From a backup, or the newest one in a folder of backups.")
+    ] = None,
+    with_mirror: Annotated[
+        bool | None,
+        typer.Option(
+            "--with-mirror/--without-mirror",
+            help="With --from-backup: whether to add what the archive's mirror has beyond it. Asked on a terminal; else not added.",
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="With --from-backup: set aside a ledger that has entries which the backup lacks, or is damaged.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Make the ledger again, entry for entry, into LEDGER_PATH.
 
-    For a ledger volume that was lost, or an old copy of it. Every entry is checked against its hashes and the mirror's
-    roots. An empty ledger is set aside and replaced; an older one gets the entries that it lacks; a ledger with other
-    entries is refused and stays as it is (to make the mirror's one beside it, set LEDGER_PATH to an empty folder).
-    Needs `serve` stopped. Interrupted, it may be run again. The index is made anew at the next start.
+    For a ledger volume that was lost, or an old copy of it. Every entry is checked against its hashes, the mirror's
+    against its roots, a backup's against its manifest, before anything is changed. An empty ledger is set aside and
+    replaced; an older one gets the entries that it lacks; a ledger with other entries is refused and stays as it is.
+    Nothing is ever deleted. Needs `serve` stopped. Interrupted, it may be run again. The index is made anew at the next
+    start.
     """
-    from storage_ledger import app
-    from storage_ledger import restore as work
     from storage_ledger.cli.output import print_json
-    from storage_ledger.cli.progress import progress
-    from storage_ledger.ledger.mirror import mirrored_position
     from storage_ledger.settings import Settings
 
-    if not from_mirror:
-        raise typer.BadParameter("say from what: --from-mirror")
+    if from_mirror == (from_backup is not None):
+        raise typer.BadParameter("say from what: --from-mirror, or --from-backup DEST")
+    if from_mirror and (force or with_mirror is not None):
+        raise typer.BadParameter("--force and --with-mirror go with --from-backup")
     settings = Settings.load()
-    with app.alone(settings, "restore"), progress("Restoring", mirrored_position(settings.archive_path), "entries") as show:
-        done = work.from_mirror(settings.archive_path, settings.ledger_file, show)
+    done = _mirror(settings) if from_backup is None else _backup(settings, from_backup, with_mirror, force)
     if as_json:
         set_aside = str(done.set_aside) if done.set_aside else None
-        print_json({"ledger_id": done.ledger_id, "entries": done.entries, "appended": done.appended, "set_aside": set_aside})
-        return
+        print_json(
+            {
+                "ledger_id": done.ledger_id,
+                "entries": done.entries,
+                "appended": done.appended,
+                "set_aside": set_aside,
+                "mirror_beyond": done.beyond,
+            }
+        )
+    else:
+        _print(done)
+    raise typer.Exit(1 if done.beyond is not None else 0)
+
+
+def _mirror(settings: Settings) -> Restored:
+    from storage_ledger import app
+    from storage_ledger import restore as work
+    from storage_ledger.cli.progress import progress
+    from storage_ledger.ledger.mirror import mirrored_position
+
+    with app.alone(settings, "restore"), progress("Restoring", mirrored_position(settings.archive_path), "entries") as show:
+        return work.from_mirror(settings.archive_path, settings.ledger_file, show)
+
+
+def _backup(settings: Settings, place: Path, with_mirror: bool | None, force: bool) -> Restored:
+    from storage_ledger import app
+    from storage_ledger import restore as work
+    from storage_ledger.cli.progress import in_steps
+
+    def ask(backed_up: int, mirrored: int) -> bool:
+        if with_mirror is not None or not sys.stdin.isatty():
+            return bool(with_mirror)
+        question = f"The backup ends at position {backed_up}; the archive's mirror goes on to {mirrored}. Take over the rest from there?"
+        return typer.confirm(question, default=True, err=True)
+
+    titles = {"copied": ("Copying", "bytes"), "checked": ("Checking", "entries"), "restored": ("From the mirror", "entries")}
+    with app.alone(settings, "restore"), in_steps(titles) as show:
+        return work.from_backup(place, settings.archive_path, settings.ledger_file, force=force, with_mirror=ask, on_progress=show)
+
+
+def _print(done: Restored) -> None:
     print(f"Ledger {done.ledger_id} now has {done.entries} entries; {done.appended} of them came from the mirror.")
     if done.set_aside:
         print(f"What lay there before is kept as {done.set_aside}")
-    print("Start `storage-ledger serve`: it makes the index anew, and goes on where the ledger stands.")
+    if done.beyond is not None:
+        print(f"The archive's mirror goes on to position {done.beyond}: `storage-ledger restore --from-mirror` takes over the rest.")
+        print("`storage-ledger serve` does not start before.")
+    else:
+        print("Start `storage-ledger serve`: it makes the index anew, and goes on where the ledger stands.")

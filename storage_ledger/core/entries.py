@@ -30,6 +30,8 @@ class Kind(StrEnum):
 
 
 CURRENT_SCHEMA = 1
+ADOPT = "adopt"
+"""The `source` of a `described` entry that was made from what the old service left in the archive."""
 
 
 @dataclass(frozen=True, slots=True)

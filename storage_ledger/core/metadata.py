@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
+from storage_ledger.core.entries import ADOPT
 from storage_ledger.core.study import GROUPS, Study, metadata_of, validation_details_of
 
 
-def metadata_json(study: Study, message: dict[str, Any]) -> bytes:
+def metadata_json(study: Study, described: dict[str, Any]) -> bytes:
     """The file's bytes, a pure function of the study's entries: replay writes the same.
 
-    `message` is that of the `described` entry at `study.speaker`.
+    `described` is the payload (`Entry.data`) of the entry at `study.speaker`.
 
-    Readers of the old service's file find what they know: `study_id`, `processing_time` (the `recorded_at` of the
-    `described` entry that speaks for the study), `validation_details` and all five groups; then the message's other
+    Where that is an adopted one, the file is as the old service left it, byte for byte, unless it was to be rewritten.
+    Otherwise readers of the old service's file find what they know: `study_id`, `processing_time` (the `recorded_at` of
+    the `described` entry that speaks for the study), `validation_details` and all five groups; then the message's other
     keys, then `files`. The study must have at least one archived file.
     """
     by = study.speaker
     if by is None:
         raise ValueError("a study without an archived file has no metadata.json")
+    if described["source"] == ADOPT and not described.get("rewritten"):
+        return base64.b64decode(described["raw"])
+    message = described["message"]
     metadata = metadata_of(message)
     document = {
         "study_id": study.study_id,
-        "processing_time": by.recorded_at,
+        "processing_time": described.get("processing_time", by.recorded_at),
         "validation_details": validation_details_of(message),
         **{group: metadata.get(group) or {} for group in GROUPS},
     }

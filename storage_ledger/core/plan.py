@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import assert_never
 
-from storage_ledger.core.entries import Kind, NewEntry
+from storage_ledger.core.entries import ADOPT, Kind, NewEntry
 
 
 class Stage(StrEnum):
@@ -48,9 +48,12 @@ def changes(entry: NewEntry) -> Changes:
     cause = () if entry.cause is None else (entry.cause,)
     match entry.kind:
         case Kind.DESCRIBED:
-            return Changes(add=(Stage.PLACE,))
+            return Changes(add=() if entry.payload.get("source") == ADOPT else (Stage.PLACE,))
         case Kind.ARCHIVED:
-            return Changes(add=(Stage.REMOVE, Stage.TELL), drop=tuple((p, Stage.PLACE) for p in cause))
+            add: tuple[Stage, ...] = (Stage.REMOVE, Stage.TELL)
+            if entry.payload.get("adopted"):  # there was no upload, and the old service told the status
+                add = (Stage.TELL,) if entry.payload.get("tell") else ()
+            return Changes(add=add, drop=tuple((p, Stage.PLACE) for p in cause))
         case Kind.QUARANTINED:
             return Changes(add=(Stage.TELL,), drop=tuple((p, Stage.PLACE) for p in cause))
         case Kind.RELEASED:

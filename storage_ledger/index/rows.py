@@ -112,7 +112,7 @@ class StudyRows:
         self.study["last_position"] = entry.position
 
     def _described(self, entry: Entry, data: dict[str, Any]) -> None:
-        self.study["described_at"] = self.study["described_at"] or entry.recorded_at
+        self.study["described_at"] = self.study["described_at"] or data.get("processing_time", entry.recorded_at)
         metadata = data["message"].get("metadata") or {}
         for column, (group, key, _) in DESCRIPTIVE.items():
             value = _text((metadata.get(group) or {}).get(key))
@@ -121,7 +121,8 @@ class StudyRows:
 
     def _archived(self, entry: Entry, data: dict[str, Any]) -> None:
         header = data.get("dicom") or {}
-        self.study["archived_at"] = entry.recorded_at
+        archived_at = data.get("processing_time", entry.recorded_at)  # an adopted file has been there for long
+        self.study["archived_at"] = archived_at
         self.study["last_error"] = None
         for column, (_, _, keyword) in DESCRIPTIVE.items():
             if self.study[column] is None:
@@ -136,7 +137,7 @@ class StudyRows:
             "sha256": file["sha256"],
             "bytes": file["bytes"],
             "archive_path": archive_path(self.study["study_id"], file["name"]),
-            "archived_at": entry.recorded_at,
+            "archived_at": archived_at,
             "position": entry.position,
             "fixity": "unverified",
             "verified_at": None,

@@ -79,8 +79,8 @@ SEARCH = {
     for table in KEYS
 }
 
-SCHEMA = zlib.crc32(repr((TABLES, INDEXES, SEARCH, "rows 3")).encode()) & 0x7FFFFFFF
-"""PRAGMA user_version of an index of this shape; "rows 3" changes when the same columns get to mean something else."""
+SCHEMA = zlib.crc32(repr((TABLES, INDEXES, SEARCH, "rows 4")).encode()) & 0x7FFFFFFF
+"""PRAGMA user_version of an index of this shape; "rows 4" changes when the same columns get to mean something else."""
 
 
 def year(study_date: str | None) -> int | None:

@@ -58,7 +58,7 @@ def open_engine(path: Path, *, writable: bool, durable: bool = True, pool_size: 
         raise LedgerUnusable("sqlite-too-old", f"SQLite {sqlite.sqlite_version}; at least 3.35 is needed: install pysqlite3")
     wal = wal_is_safe(version)
     mode = "rwc" if writable else "ro"
-    uri = f"file:{_quoted(path)}?mode={mode}"
+    uri = f"file:{quoted(path)}?mode={mode}"
 
     def connect() -> Any:
         connection = sqlite.connect(
@@ -126,7 +126,8 @@ def _prepare(connection: Any, *, writable: bool, durable: bool, wal: bool) -> No
     connection.execute("ROLLBACK")
 
 
-def _quoted(path: Path) -> str:
+def quoted(path: Path) -> str:
+    """For an SQLite URI."""
     return os.fspath(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from sqlalchemy import Engine
 
 from storage_ledger.errors import LedgerUnusable
+from storage_ledger.ledger.copying import copy_to, fsync
 from storage_ledger.ledger.engine import check_place, open_engine, sqlite
 from storage_ledger.ledger.schema import HEAD
 from storage_ledger.ledger.sqlite import translated
@@ -41,7 +42,7 @@ def migrate(ledger_file: Path) -> Migration:
     check_place(ledger_file.parent)
     with _alone(ledger_file.parent):
         make_private(ledger_file)
-        before = _revision(ledger_file)
+        before = revision_of(ledger_file)
         engine = open_engine_for(ledger_file)
         try:
             if before == HEAD:
@@ -99,7 +100,7 @@ def require_writable(ledger_file: Path) -> None:
                 f"user {os.geteuid()} may not write {path}, which belongs to user {path.stat().st_uid}: run this as that user "
                 "(in compose: docker compose exec storage-service storage-ledger …)",
             )
-    _revision(ledger_file)
+    revision_of(ledger_file)
 
 
 def open_engine_for(ledger_file: Path) -> Engine:
@@ -136,11 +137,14 @@ def make_private(ledger_file: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    _fsync(ledger_file.parent)
+    fsync(ledger_file.parent)
 
 
-def _revision(ledger_file: Path) -> str | None:
-    """The schema that the file has, None for an empty one. Looks only: a file that is not ours stays as it is."""
+def revision_of(ledger_file: Path) -> str | None:
+    """The schema that the file has, None for an empty one. Looks only: a file that is not ours stays as it is.
+
+    Raises `LedgerUnusable`: no ledger, or newer than this program.
+    """
     with translated(), closing(sqlite.connect(ledger_file)) as connection:
         names = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if not names:
@@ -178,18 +182,7 @@ def _backup(ledger_file: Path, revision: str) -> Path:
     target = ledger_file.with_name(f"{ledger_file.name}.before-{revision}-to-{HEAD}")
     part = target.with_name(target.name + ".part")
     part.unlink(missing_ok=True)
-    with translated(), closing(sqlite.connect(ledger_file)) as source, closing(sqlite.connect(part)) as copy:
-        source.backup(copy)
-    part.chmod(0o640)
-    _fsync(part)
+    copy_to(ledger_file, part)
     part.replace(target)
-    _fsync(ledger_file.parent)
+    fsync(ledger_file.parent)
     return target
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -160,8 +160,8 @@ class Pipeline:
         for study_id in self.ledger.studies_with_kind(Kind.ARCHIVED):
             entries = self.ledger.study(study_id)
             study = Study.of(study_id, entries)
-            [message] = [entry.data["message"] for entry in entries if entry.position == study.speaker.position]
-            assert (self.archive / study_id / "metadata.json").read_bytes() == metadata_json(study, message)
+            [described] = [entry.data for entry in entries if entry.position == study.speaker.position]
+            assert (self.archive / study_id / "metadata.json").read_bytes() == metadata_json(study, described)
 
     def metadata(self, study_id: str) -> dict[str, Any]:
         """The parsed metadata.json."""

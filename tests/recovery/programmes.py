@@ -48,6 +48,14 @@ PROGRAMMES = (
     Programme("kills", "kills", "test_kill.py", "STORAGE_LEDGER_KILLS", 500, "kill -9 under traffic"),
     Programme("redis", "redis", "test_redis_faults.py", "STORAGE_LEDGER_REDIS", 100, "faults of Redis"),
     Programme("status", "status", "test_status_faults.py", "STORAGE_LEDGER_STATUS", 500, "studies told to a Status Service that fails"),
+    Programme(
+        "commands",
+        "commands",
+        "test_killed_commands.py",
+        "STORAGE_LEDGER_COMMANDS",
+        60,
+        "kill -9 of backup, restore, adopt; 0: at every call",
+    ),
     Programme("hostile", "messages", "test_hostile.py", "STORAGE_LEDGER_MESSAGES", 10_000, "hostile messages"),
 )
 

@@ -182,7 +182,7 @@ def test_every_field_that_a_payload_can_have_is_documented_and_no_other():
     """By what stands in the source: literals given to NewEntry, or called `payload`, and what is put into them later."""
     page = {name.rpartition(".")[2] for kind in Kind for name in names(sections("entry-kinds.md")[kind.value])}
     real: set[str] = set()
-    for module in ("intake", "projector", "notifier", "outages", "quarantine", "reconcile", "putting_back"):
+    for module in ("intake", "projector", "notifier", "outages", "quarantine", "reconcile", "putting_back", "adopt", "core/old_metadata"):
         for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
             match node:
                 case ast.Assign(targets=[ast.Name(id="payload")], value=ast.Dict() as value):
@@ -205,15 +205,16 @@ def keys(value: ast.Dict) -> set[str]:
 
 
 ERRORS = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, errors.StorageLedgerError)}
-TELLERS = {"trouble", "reasons", "read_header", "faults"}
+TELLERS = {"trouble", "reasons", "read_header", "faults", "_unfit", "refusal", "understood"}
 """Functions whose texts in kebab case are codes, whichever way they hand them on."""
 
-CODE_AT = {"Finding": 0, "Quarantined": 1, "_unexplained": 1, "Found": 2}
+CODE_AT = {"Finding": 0, "Quarantined": 1, "_unexplained": 1, "Found": 2, "Unfit": 0, "_leave": 1, "left_alone": 1}
 """Calls that take a code: at which place."""
 
 FILLED_IN = {
     "archive-copy-{}": [fixity.value for fixity in Fixity if fixity is not Fixity.INTACT],
     "{}-missing": ["uploads", "archive", "ledger"],
+    "{}-not-regular": ["file", "metadata"],
 }
 """Codes that are put together: what can stand in the gap."""
 
@@ -273,7 +274,7 @@ class Codes(ast.NodeVisitor):
                 self.take_name(node)
             case ast.Attribute() | ast.Subscript() | ast.Call(func=ast.Attribute(attr="get")):
                 pass  # handed on: the code of an error, the field of a payload
-            case ast.Call(func=ast.Name(id=name)) if name in TELLERS:
+            case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name)) if name in TELLERS:
                 pass  # collected where that function is defined
             case _:
                 self.unknown.append(f"{self.module}:{node.lineno}: {ast.unparse(node)}")

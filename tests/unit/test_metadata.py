@@ -17,7 +17,7 @@ def document(*entries) -> bytes:
     """The bytes of metadata.json after these entries."""
     study = fold(*entries)
     speaker = next(entry for entry in entries if entry.position == study.speaker.position)
-    return metadata_json(study, speaker.data["message"])
+    return metadata_json(study, speaker.data)
 
 
 def parsed(*entries) -> dict:
@@ -176,8 +176,7 @@ def test_feeding_an_outcome_before_it_is_appended_comes_to_the_same():
     early = fold(*entries[:3])
     late = fold(*entries)
     early.archive(early.described[3], late.files["b.dcm"])
-    message = entries[2].data["message"]
-    assert metadata_json(early, message) == metadata_json(late, message)
+    assert metadata_json(early, entries[2].data) == metadata_json(late, entries[2].data)
 
 
 def test_a_study_without_an_archived_file_has_no_metadata():

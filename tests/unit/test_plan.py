@@ -37,6 +37,13 @@ def test_what_an_entry_does_to_the_work_queue(kind):
     assert changes(entry) == expected
 
 
+def test_what_is_adopted_owes_nobody_anything_but_a_status_when_asked():
+    assert changes(NewEntry(Kind.DESCRIBED, {"source": "adopt"}, "S1")) == Changes()
+    drop = ((7, Stage.PLACE),)
+    assert changes(NewEntry(Kind.ARCHIVED, {"adopted": True}, "S1", cause=7)) == Changes(drop=drop)
+    assert changes(NewEntry(Kind.ARCHIVED, {"adopted": True, "tell": True}, "S1", cause=7)) == Changes(add=(Stage.TELL,), drop=drop)
+
+
 def test_a_rejected_message_without_a_valid_study_is_told_to_nobody():
     assert changes(NewEntry(Kind.REJECTED, {"reason": "not-json"})) == Changes()
 

@@ -1,0 +1,304 @@
+"""An archive of the old service comes into the ledger: in place, nothing of it moved or, unless asked for, rewritten."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from storage_ledger import __version__
+from storage_ledger.archive import old
+from storage_ledger.archive.filesystem import FilesystemArchive
+from storage_ledger.archive.old import OldFile, Unfit
+from storage_ledger.core.entries import ADOPT, Entry, Kind, NewEntry
+from storage_ledger.core.message import MAX_BYTES
+from storage_ledger.core.old_metadata import OldMetadata
+from storage_ledger.core.study import ArchivedFile, State, Study
+from storage_ledger.ledger.contract import Ledger, Transaction
+from storage_ledger.projector import metadata_bytes
+
+FILES_AT_ONCE = 256
+BYTES_AT_ONCE = 4 << 20
+LISTED = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """Something that was left alone, or adopted with a remark; `path` is relative to ARCHIVE_PATH."""
+
+    path: str
+    code: str
+
+
+@dataclass(slots=True)
+class Adopted:
+    """What was done. `known`: files that the ledger had already. `left_alone` and `remarks` hold the first 1,000 each."""
+
+    studies: int = 0
+    files: int = 0
+    bytes: int = 0
+    known: int = 0
+    folders: int = 0
+    dry_run: bool = False
+    left_alone_by_code: dict[str, int] = field(default_factory=dict)
+    left_alone: list[Noted] = field(default_factory=list)
+    remarks_by_code: dict[str, int] = field(default_factory=dict)
+    remarks: list[Noted] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """How to adopt.
+
+    `rewrite`: each metadata.json anew in this program's form; `tell`: the Status Service, too; `any_file`: whether it is
+    DICOM or not; `dry_run`: look only, and read no more than headers.
+    """
+
+    rewrite: bool = False
+    tell: bool = False
+    any_file: bool = False
+    dry_run: bool = False
+
+
+class Adoption:
+    """One walk through the archive. The caller holds `serve.lock`; `ledger` None, for a dry run, is one without entries.
+
+    Every commit holds whole facts: killed at any point it may be run again, and goes on. `on_committed` is called after each.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger | None,
+        archive: FilesystemArchive,
+        asked: Asked,
+        *,
+        clock: Callable[[], datetime],
+        on_progress: Callable[[int], None] = lambda _: None,
+        on_committed: Callable[[], None] = lambda: None,
+        on_noted: Callable[[Noted, bool], None] = lambda _, __: None,
+        files_at_once: int = FILES_AT_ONCE,
+    ) -> None:
+        self._ledger = ledger
+        self._archive = archive
+        self._asked = asked
+        self._clock = clock
+        self._on_progress = on_progress
+        self._on_committed = on_committed
+        self._on_noted = on_noted
+        self._files_at_once = files_at_once
+        self._host = socket.gethostname()
+        self._done = Adopted(dry_run=asked.dry_run)
+        self._waiting: list[_Finds] = []
+
+    def run(self) -> Adopted:
+        """Adopt all that can be. Raises `Retryable` or `LedgerError` where the archive or the ledger fails: run it again then."""
+        for study_id in old.studies(self._archive.root, self._leave):
+            try:
+                with old.study_folder(self._archive.root, study_id) as folder:
+                    self._study(study_id, folder)
+            except Unfit as unfit:
+                self._leave(study_id, unfit.code)
+            self._done.folders += 1
+            self._on_progress(self._done.folders)
+        self._commit()
+        return self._done
+
+    def _study(self, study_id: str, folder: int) -> None:
+        known = _Known.of(study_id, self._ledger.study(study_id) if self._ledger else [])
+        refusal = known.refusal(rewrite=self._asked.rewrite)
+        seen = self._seen()
+        said: OldMetadata | None = None
+        names = old.files(study_id, folder, self._leave)
+        for name in list(names) if self._asked.rewrite else names:  # rewriting changes the folder that is being listed
+            path = f"{study_id}/{name}"
+            if name in known.study.files:
+                self._done.known += 1
+                continue
+            if refusal is not None:
+                self._leave(path, refusal)
+                continue
+            try:
+                found = old.look(folder, study_id, name, any_file=self._asked.any_file, whole=not self._asked.dry_run)
+            except Unfit as unfit:
+                self._leave(path, unfit.code)
+                continue
+            if said is None:
+                try:
+                    said = self._said(study_id, folder, known)
+                except Unfit as unfit:
+                    self._leave(f"{study_id}/metadata.json", unfit.code)
+                    return
+                self._done.studies += 1
+                self._waiting.append(_Finds(study_id, known, said))
+            self._take(folder, found)
+        if self._seen() == seen:
+            self._leave(study_id, "no-file")
+        if said is not None and not self._asked.dry_run:
+            os.fsync(folder)  # before the commit: it holds the names that this very listing showed
+
+    def _seen(self) -> int:
+        return self._done.files + self._done.known + sum(self._done.left_alone_by_code.values())
+
+    def _said(self, study_id: str, folder: int, known: _Known) -> OldMetadata:
+        if self._asked.rewrite and known.adopted is not None:
+            return known.adopted  # an earlier run may have rewritten what lies there
+        data = old.metadata(folder, MAX_BYTES)
+        if data is None and not self._asked.rewrite:
+            raise Unfit("metadata-missing")
+        said = OldMetadata.understood(study_id, data, rewritten=self._asked.rewrite, now=self._clock())
+        for code in said.remarks:
+            self._note(f"{study_id}/metadata.json", code, self._done.remarks, self._done.remarks_by_code)
+        return said
+
+    def _take(self, folder: int, file: OldFile) -> None:
+        self._done.files += 1
+        self._done.bytes += file.bytes
+        if self._asked.dry_run:
+            self._waiting.clear()
+            return
+        finds = self._waiting[-1]
+        finds.files.append(file)
+        size = sum(len(each.files) * each.said.size for each in self._waiting)
+        if sum(len(each.files) for each in self._waiting) >= self._files_at_once or size >= BYTES_AT_ONCE:
+            os.fsync(folder)
+            self._commit()
+            self._waiting.append(_Finds(finds.study_id, finds.known, finds.said))
+
+    def _commit(self) -> None:
+        """One commit for all that waits. Where metadata.json is rewritten: what was there before is in the ledger first."""
+        finds = [each for each in self._waiting if each.files]
+        self._waiting = []
+        if not finds or self._ledger is None:
+            return
+        self._archive.settle(())
+        if self._asked.rewrite:
+            with self._ledger.write() as tx:
+                for each in finds:
+                    self._describe(tx, each)
+            for each in finds:
+                self._rewrite(self._ledger, each)
+            self._archive.settle(())
+        with self._ledger.write() as tx:
+            for each in finds:
+                if not self._asked.rewrite:
+                    self._describe(tx, each)
+                self._append_archived(tx, each)
+        self._on_committed()
+
+    def _describe(self, tx: Transaction, finds: _Finds) -> None:
+        known = finds.known
+        if not known.study.described and not known.continued and tx.knows_study(finds.study_id):
+            for file in finds.files:  # a sweep of uploads has just found a message for it
+                self._done.files -= 1
+                self._done.bytes -= file.bytes
+                self._leave(f"{finds.study_id}/{file.name}", "study-waits")
+            self._done.studies -= 1
+            finds.files.clear()
+        known.continued = True
+        begun = known.begun if self._asked.rewrite else {}
+        finds.described = [
+            begun.get(file.name) or tx.append(NewEntry(Kind.DESCRIBED, finds.said.payload(file.name), finds.study_id))
+            for file in finds.files
+        ]
+
+    def _rewrite(self, ledger: Ledger, finds: _Finds) -> None:
+        if not finds.files:
+            return
+        study = finds.known.study
+        for entry, file in zip(finds.described, finds.files, strict=True):
+            sop = (file.dicom or {}).get("SOPInstanceUID")
+            study.apply(entry)
+            study.archive(study.described[entry.position], ArchivedFile(file.name, file.name, file.bytes, file.sha256, sop, entry.position))
+        data = metadata_bytes(study, ledger)
+        self._archive.write_metadata(finds.study_id, data)
+        finds.metadata_sha256 = hashlib.sha256(data).hexdigest()
+
+    def _append_archived(self, tx: Transaction, finds: _Finds) -> None:
+        for described, file in zip(finds.described, finds.files, strict=True):
+            payload: dict[str, Any] = {
+                "file": {"name": file.name, "original_name": file.name, "bytes": file.bytes, "sha256": file.sha256},
+                "placement": "already-there",
+                "metadata_sha256": finds.metadata_sha256 or finds.said.sha256,
+                "dicom": file.dicom,
+                "upload_path": file.name,
+                "software": __version__,
+                "host": self._host,
+                "adopted": True,
+            }
+            if file.dicom_error:
+                payload["dicom_error"] = file.dicom_error
+            if finds.said.processing_time:
+                payload["processing_time"] = finds.said.processing_time
+            if self._asked.tell or finds.known.told:
+                payload["tell"] = True
+            tx.append(NewEntry(Kind.ARCHIVED, payload, finds.study_id, described.position))
+
+    def _leave(self, path: str, code: str) -> None:
+        self._note(path, code, self._done.left_alone, self._done.left_alone_by_code)
+
+    def _note(self, path: str, code: str, listed: list[Noted], by_code: dict[str, int]) -> None:
+        noted = Noted(os.fsencode(path).decode("utf-8", "backslashreplace"), code)
+        by_code[code] = by_code.get(code, 0) + 1
+        if len(listed) < LISTED:
+            listed.append(noted)
+        self._on_noted(noted, listed is self._done.left_alone)
+
+
+@dataclass(slots=True)
+class _Known:
+    """What the ledger knows of a study.
+
+    `adopted`, `begun`: of `described` entries whose metadata.json was to be rewritten, what the first of them carries, and
+    each by the name of its file. `told`: whether the Status Service has our word on the study; `continued`: since then we
+    have appended.
+    """
+
+    study: Study
+    speaker_source: str | None
+    adopted: OldMetadata | None
+    begun: dict[str, Entry]
+    told: bool
+    continued: bool = False
+
+    @classmethod
+    def of(cls, study_id: str, entries: list[Entry]) -> _Known:
+        study = Study.of(study_id, entries)
+        source = adopted = None
+        begun: dict[str, Entry] = {}
+        for entry in entries:
+            if entry.kind == Kind.DESCRIBED:
+                data = entry.data
+                if study.speaker is not None and study.speaker.position == entry.position:
+                    source = data["source"]
+                if data["source"] == ADOPT and data.get("rewritten"):
+                    begun[data["upload_path"]] = entry
+                    raw = base64.b64decode(data["raw"]) if "raw" in data else None
+                    adopted = adopted or OldMetadata(data["message"], raw, data.get("processing_time"), rewritten=True)
+        return cls(study, source, adopted, begun, any(entry.kind == Kind.STATUS_SENT for entry in entries))
+
+    def refusal(self, *, rewrite: bool) -> str | None:
+        """Why a file of this study that the ledger does not know is left alone; None when it need not be."""
+        uploads = self.study.uploads
+        begun = {entry.position for entry in self.begun.values()}
+        if any(upload.state in {State.PENDING, State.FAILED} and upload.position not in begun for upload in uploads.values()):
+            return "study-waits"
+        if self.study.files and not rewrite and self.speaker_source != ADOPT:
+            return "study-known"  # its metadata.json would have to name the file
+        return None
+
+
+@dataclass(slots=True)
+class _Finds:
+    """Files of one study that wait for the next commit."""
+
+    study_id: str
+    known: _Known
+    said: OldMetadata
+    files: list[OldFile] = field(default_factory=list)
+    described: list[Entry] = field(default_factory=list)
+    metadata_sha256: str = ""

@@ -1,0 +1,167 @@
+"""The archive as the old service left it: what lies there is looked at, one by one, and never touched."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from storage_ledger.archive.filesystem import digest_of
+from storage_ledger.archive.header import read_header
+from storage_ledger.archive.uploads import Identity
+from storage_ledger.core.layout import LEDGER_FOLDER, MAX_NAME_BYTES, METADATA, valid_study_id
+
+OF_THE_VOLUME = frozenset({LEDGER_FOLDER, "lost+found"})
+DICOM_SUFFIXES = (".dcm", ".dicom", ".dic")
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+LeftAlone = Callable[[str, str], None]
+"""Is told the path, relative to ARCHIVE_PATH, and the code why."""
+
+
+class Unfit(Exception):
+    """What cannot be taken in; `code` says why."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class OldFile:
+    """A file as it lies there; durable, if it was read to be adopted. `sha256` is empty where it was only looked at."""
+
+    name: str
+    bytes: int
+    sha256: str
+    dicom: dict[str, Any] | None
+    dicom_error: str | None
+
+
+def studies(root: Path, left_alone: LeftAlone) -> Iterator[str]:
+    """The study_ids of which there is a folder, in no order, one by one. Raises `OSError` when the root cannot be read."""
+    with os.scandir(root) as found:
+        for entry in found:
+            if entry.name in OF_THE_VOLUME:
+                continue
+            if not entry.is_dir(follow_symlinks=False):
+                left_alone(entry.name, "is-link" if entry.is_symlink() else "not-a-folder")
+            elif not valid_study_id(entry.name):
+                left_alone(entry.name, "unsafe-study-id")
+            else:
+                yield entry.name
+
+
+def count_studies(root: Path) -> int | None:
+    """How many folders there are to look into; None where that cannot be seen."""
+    try:
+        with os.scandir(root) as found:
+            return sum(1 for entry in found if entry.name not in OF_THE_VOLUME and entry.is_dir(follow_symlinks=False))
+    except OSError:
+        return None
+
+
+@contextmanager
+def study_folder(root: Path, study_id: str) -> Iterator[int]:
+    """The folder, open. Raises `Unfit` where it may not be read, or has become something else."""
+    try:
+        descriptor = os.open(root / study_id, _FOLDER)
+    except OSError:
+        raise Unfit("folder-unreadable") from None
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def files(study_id: str, folder: int, left_alone: LeftAlone) -> Iterator[str]:
+    """The names of regular files in a study's folder but metadata.json, in no order; of what else lies there `left_alone` hears."""
+    with os.scandir(folder) as found:
+        for entry in found:
+            if entry.name == METADATA:
+                continue
+            code = _unfit(entry)
+            if code is None:
+                yield entry.name
+            else:
+                left_alone(f"{study_id}/{entry.name}", code)
+
+
+def _unfit(entry: os.DirEntry[str]) -> str | None:
+    if entry.is_symlink():
+        return "is-link"
+    if entry.is_dir(follow_symlinks=False):
+        return "is-folder"
+    if not entry.is_file(follow_symlinks=False):
+        return "is-special"
+    if entry.name.startswith("."):
+        return "is-hidden"
+    try:
+        size = len(entry.name.encode())
+    except UnicodeEncodeError:
+        return "unsafe-name"
+    return "name-too-long" if size > MAX_NAME_BYTES else None
+
+
+def metadata(folder: int, most_bytes: int) -> bytes | None:
+    """metadata.json as it is, None where there is none. Raises `Unfit`."""
+    try:
+        with _opened(folder, METADATA, "metadata") as (descriptor, identity):
+            if identity.size > most_bytes:
+                raise Unfit("metadata-too-large")
+            data = b"".join(iter(lambda: os.read(descriptor, 1 << 20), b""))
+            os.fsync(descriptor)
+            return data
+    except FileNotFoundError:
+        return None
+    except OSError:
+        raise Unfit("metadata-unreadable") from None
+
+
+def look(folder: int, study_id: str, name: str, *, any_file: bool, whole: bool) -> OldFile:
+    """Judge a file by its header; with `whole`, read all of it and see that it is durable. Raises `Unfit`.
+
+    A file that is no DICOM is somebody else's, unless it is called like one, or `any_file`.
+    """
+    try:
+        with _opened(folder, name, "file") as (descriptor, identity):
+            if identity.size == 0:
+                raise Unfit("empty-file")
+            with os.fdopen(os.dup(descriptor), "rb") as file:
+                dicom, dicom_error = read_header(file)
+            if dicom_error == "not-dicom" and not any_file and not _called_like_dicom(name, study_id):
+                raise Unfit("not-dicom")
+            sha256 = ""
+            if whole:
+                sha256 = digest_of(descriptor)
+                os.fsync(descriptor)
+            if Identity.of(os.fstat(descriptor)) != identity:
+                raise Unfit("file-changing")
+            return OldFile(name, identity.size, sha256, dicom, dicom_error)
+    except OSError:
+        raise Unfit("file-unreadable") from None
+
+
+def _called_like_dicom(name: str, study_id: str) -> bool:
+    stem, dot, _ = name.rpartition(".")
+    return name.lower().endswith(DICOM_SUFFIXES) or study_id in {name, stem if dot else name}
+
+
+@contextmanager
+def _opened(folder: int, name: str, what: str) -> Iterator[tuple[int, Identity]]:
+    """Never a link, a FIFO or a device, whatever was seen before."""
+    if not stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+        raise Unfit(f"{what}-not-regular")
+    descriptor = os.open(name, _READ, dir_fd=folder)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise Unfit(f"{what}-not-regular")
+        yield descriptor, Identity.of(status)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,233 @@
+"""Copies of the ledger that can be trusted: made while the service runs, checked when made, and checked again before use.
+
+A backup is a folder of two files, `ledger.db` and `manifest.json`. It gets its name when it is whole.
+"""
+
+from __future__ import annotations
+
+import errno as errnos
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+
+from storage_ledger import __version__
+from storage_ledger.core.entries import Entry, faults
+from storage_ledger.core.ids import rfc3339
+from storage_ledger.core.tree import Tree
+from storage_ledger.errors import BackupError, LedgerError, LedgerUnusable, Locked
+from storage_ledger.ledger.copying import MODE, copy_to, fsync
+from storage_ledger.ledger.engine import quoted, sqlite
+from storage_ledger.ledger.migrate import revision_of
+from storage_ledger.ledger.sqlite import COLUMNS, translated
+
+FORMAT = "storage-ledger-backup 1"
+LEDGER = "ledger.db"
+MANIFEST = "manifest.json"
+FOLDER_MODE = 0o750
+MAX_MANIFEST_BYTES = 65_536
+_PREFIX = "ledger-"
+_PART = ".part"
+_CHUNK = 1 << 20
+_ROWS = 500
+
+Progress = Callable[[str, int, int], None]
+"""Is told what is done just now (`copied`, `checked`), how much of it, and of how much; bytes or entries."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a backup says of itself. `sha256`, `bytes`: of its ledger.db; `leaf_hash`: of the last entry; `root`: of the tree over all."""
+
+    format: str
+    ledger_id: str
+    position: int
+    leaf_hash: str
+    root: str
+    sha256: str
+    bytes: int
+    revision: str
+    program: str
+    created: str
+
+
+def back_up(ledger_file: Path, dest: Path, *, now: datetime, on_progress: Progress = lambda *_: None) -> tuple[Path, Manifest]:
+    """Make a new backup in `dest`, a folder of backups, which is made if it is missing (its parent is not).
+
+    On return it is whole, durable, and every entry in it was checked. Nothing that lies in `dest` is overwritten. Raises
+    `BackupError` (nothing is left behind), `LedgerError`, `Locked` while another one is being made there.
+    """
+    revision = revision_of(ledger_file)
+    if revision is None:
+        raise LedgerUnusable("ledger-missing", f"{ledger_file} is empty: there is nothing to back up")
+    name = f"{_PREFIX}{now:%Y%m%dT%H%M%S%fZ}"
+    final, part = dest / name, dest / f".{name}{_PART}"
+    with _translated(dest), _alone(dest):
+        if final.exists():
+            raise BackupError("backup-exists", f"{final} is there already: it is not overwritten")
+        try:
+            part.mkdir(FOLDER_MODE)
+            part.chmod(FOLDER_MODE)  # whatever the umask
+            copy_to(ledger_file, part / LEDGER, lambda done, pages: on_progress("copied", done, pages))
+            sha256, size = _digest(part / LEDGER)
+            manifest = Manifest(FORMAT, *check(part / LEDGER, on_progress), sha256, size, revision, __version__, rfc3339(now))
+            _write(part / MANIFEST, json.dumps(asdict(manifest), indent=2) + "\n")
+            fsync(part)
+            part.rename(final)
+            fsync(dest)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    return final, manifest
+
+
+def find(place: Path) -> tuple[Path, Manifest]:
+    """The backup that `place` is, or the newest one in it; its manifest is read, its ledger not yet. Raises `BackupError`."""
+    with _translated(place):
+        if (place / MANIFEST).exists():
+            return place, _manifest(place)
+        names = sorted(each.name for each in place.iterdir() if each.name.startswith(_PREFIX) and (each / MANIFEST).exists())
+        if not names:
+            raise BackupError("backup-missing", f"{place} is no backup ({MANIFEST} is not in it), and holds none ({_PREFIX}…/)")
+        return place / names[-1], _manifest(place / names[-1])
+
+
+def take_out(folder: Path, manifest: Manifest, target: Path, on_progress: Progress = lambda *_: None) -> None:
+    """Copy the backup's ledger to `target`, which must not exist, and check all of it: digest, every entry, the tree.
+
+    Fsynced on return. Raises `BackupError` (`backup-damaged`, naming what is wrong; the copy is then removed).
+    """
+    with _translated(target.parent):
+        try:
+            _take_out(folder, manifest, target, on_progress)
+        except BaseException:
+            target.unlink(missing_ok=True)
+            raise
+
+
+def _take_out(folder: Path, manifest: Manifest, target: Path, on_progress: Progress) -> None:
+    digest, size = _copy(folder / LEDGER, target, lambda done: on_progress("copied", done, manifest.bytes))
+    if (digest, size) != (manifest.sha256, manifest.bytes):
+        raise BackupError("backup-damaged", f"{folder / LEDGER} does not have the digest that {MANIFEST} says")
+    found = (*check(target, on_progress), revision_of(target))
+    if found != (manifest.ledger_id, manifest.position, manifest.leaf_hash, manifest.root, manifest.revision):
+        raise BackupError("backup-damaged", f"{folder / MANIFEST} does not say what is in {LEDGER}")
+
+
+def check(file: Path, on_progress: Progress = lambda *_: None) -> tuple[str, int, str, str]:
+    """Read a copy that nobody writes to: every entry against its hashes, one position after the other.
+
+    Returns ledger_id, last position, its leaf hash, and the root of the tree, in hex. Raises `BackupError`.
+    """
+    tree, last = Tree(), ""
+    with translated(), closing(sqlite.connect(f"file:{quoted(file)}?mode=ro&immutable=1", uri=True)) as connection:
+        row = connection.execute("SELECT value FROM meta WHERE name = 'ledger_id'").fetchone()
+        total = connection.execute("SELECT coalesce(max(position), 0) FROM entries").fetchone()[0]
+        found = connection.execute(f"SELECT {COLUMNS} FROM entries ORDER BY position")  # noqa: S608 - constants
+        while rows := found.fetchmany(_ROWS):
+            for entry in (Entry(*each) for each in rows):
+                wrong = faults(entry) if entry.position == tree.size + 1 else ["entry-missing"]
+                if wrong:
+                    raise BackupError("backup-damaged", f"the entry at position {tree.size + 1}: {', '.join(wrong)}")
+                tree.append(entry.leaf_hash)
+                last = entry.leaf_hash.hex()
+            on_progress("checked", tree.size, total)
+    if row is None:
+        raise BackupError("backup-damaged", "there is no ledger_id in it")
+    return row[0], tree.size, last, tree.root().hex()
+
+
+def _manifest(folder: Path) -> Manifest:
+    try:
+        with (folder / MANIFEST).open("rb") as file:
+            said = json.loads(file.read(MAX_MANIFEST_BYTES))
+        manifest = Manifest(**said)
+    except (ValueError, TypeError, RecursionError):
+        raise BackupError("backup-damaged", f"{folder / MANIFEST} cannot be read: take another backup") from None
+    if manifest.format != FORMAT:
+        raise BackupError("backup-newer", f"{folder / MANIFEST} has a format that this program does not know: run a newer version")
+    if not (isinstance(manifest.position, int) and isinstance(manifest.bytes, int)):
+        raise BackupError("backup-damaged", f"{folder / MANIFEST} cannot be read: take another backup")
+    return manifest
+
+
+@contextmanager
+def _alone(dest: Path) -> Iterator[None]:
+    """One at a time; what one that was killed has left is removed. A volume that knows no such locks goes without."""
+    if not dest.exists():
+        dest.mkdir(FOLDER_MODE)
+        fsync(dest.parent)
+    descriptor = os.open(dest, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Locked("locked", f"another backup is being made in {dest}") from None
+        except OSError as error:
+            if error.errno not in {errnos.ENOTSUP, errnos.ENOLCK, errnos.ENOSYS, errnos.EINVAL}:
+                raise
+        for left in dest.glob(f".{_PREFIX}*{_PART}"):
+            shutil.rmtree(left)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _translated(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except LedgerError as error:
+        if error.code == "ledger-full":
+            raise _full(place) from error
+        if error.code == "ledger-io":
+            raise BackupError("backup-io", f"the ledger cannot be read, or {place} cannot be written", errno=error.errno) from error
+        if error.code == "ledger-damaged":
+            raise BackupError("backup-damaged", error.detail) from error
+        raise
+    except OSError as error:
+        text = os.strerror(error.errno or 0)
+        if error.errno in {errnos.ENOSPC, errnos.EDQUOT}:
+            raise _full(place) from error
+        if error.errno in {errnos.EIO, errnos.ESTALE}:
+            raise BackupError("backup-io", f"{place}: {text}", errno=error.errno) from error
+        raise BackupError("backup-folder", f"{error.filename or place}: {text}", errno=error.errno) from error
+
+
+def _full(place: Path) -> BackupError:
+    return BackupError("backup-full", f"the volume of {place} is full: nothing was done, and nothing is left there", errno=errnos.ENOSPC)
+
+
+def _write(path: Path, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, MODE)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fchmod(file.fileno(), MODE)
+        os.fsync(file.fileno())
+
+
+def _digest(path: Path) -> tuple[str, int]:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest(), os.fstat(file.fileno()).st_size
+
+
+def _copy(source: Path, target: Path, on_progress: Callable[[int], None]) -> tuple[str, int]:
+    """Copies, hashing what is read; fsynced."""
+    digest, size = hashlib.sha256(), 0
+    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, MODE)
+    with source.open("rb") as read, os.fdopen(descriptor, "wb") as write:
+        while chunk := read.read(_CHUNK):
+            digest.update(chunk)
+            write.write(chunk)
+            size += len(chunk)
+            on_progress(size)
+        write.flush()
+        os.fchmod(write.fileno(), MODE)
+        os.fsync(write.fileno())
+    return digest.hexdigest(), size

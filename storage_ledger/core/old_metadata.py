@@ -1,0 +1,105 @@
+"""The old service's metadata.json → what a `described` entry says of an adopted file."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from storage_ledger.core import canonical
+from storage_ledger.core.entries import ADOPT
+from storage_ledger.core.ids import rfc3339
+from storage_ledger.core.layout import UploadPaths
+from storage_ledger.core.message import parse
+from storage_ledger.errors import Rejected
+
+STAMPS = frozenset({"study_id", "processing_time", "validation_details"})  # what the old service put on top of the message's metadata
+MADE_BY_US = frozenset({"files"})  # and what this program adds, where it has written the file before
+
+
+@dataclass(frozen=True, slots=True)
+class OldMetadata:
+    """What an old metadata.json amounts to: the message that the old service will have had, as near as can be known.
+
+    `data`: its bytes; `rewritten`: whether the file is to be written anew; `remarks`: codes.
+    """
+
+    message: dict[str, Any]
+    data: bytes | None
+    processing_time: str | None
+    rewritten: bool
+    remarks: tuple[str, ...] = ()
+
+    @classmethod
+    def understood(cls, study_id: str, data: bytes | None, *, rewritten: bool, now: datetime) -> OldMetadata:
+        """From the file's bytes, None where there is none. What cannot be understood is kept all the same, with a remark."""
+        message: dict[str, Any] = {"study_id": study_id, "file_path": "-"}  # each file puts its own name here
+        if data is None:
+            return cls(message, None, None, rewritten, ("metadata-missing",))
+        document = _document(data)
+        if document is None:
+            return cls(message, data, None, rewritten, ("metadata-not-understood",))
+        metadata = {key: value for key, value in document.items() if key not in STAMPS | MADE_BY_US}
+        said = message | {"metadata": metadata}
+        if "validation_details" in document:
+            said["validation_details"] = document["validation_details"]
+        try:
+            message = _as_message(said)
+        except (Rejected, RecursionError):
+            return cls(message, data, None, rewritten, ("metadata-not-understood",))
+        remarks = () if document.get("study_id") == study_id else ("study-id-differs",)
+        return cls(message, data, _moment(document.get("processing_time"), now), rewritten, remarks)
+
+    @property
+    def size(self) -> int:
+        """About how many bytes an entry takes that carries it."""
+        return 3 * len(self.data or b"") + 2048
+
+    @property
+    def sha256(self) -> str:
+        """Of the file, in hex."""
+        return hashlib.sha256(self.data or b"").hexdigest()
+
+    def payload(self, name: str) -> dict[str, Any]:
+        """What the `described` entry of the file `name` says."""
+        message = self.message | {"file_path": name}
+        payload: dict[str, Any] = {"message": message, "source": ADOPT, "upload_path": name}
+        if self.data is None:
+            payload["raw_sha256"] = hashlib.sha256(canonical.dumps(message).encode("utf-8")).hexdigest()
+        else:
+            payload["raw_sha256"] = self.sha256
+            payload["raw"] = base64.b64encode(self.data).decode("ascii")
+        if self.processing_time:
+            payload["processing_time"] = self.processing_time
+        if self.rewritten:
+            payload["rewritten"] = True
+        return payload
+
+
+def _document(data: bytes) -> dict[str, Any] | None:
+    try:
+        document = json.loads(data.decode("utf-8-sig"))
+    except (ValueError, RecursionError):  # no UTF-8, no JSON, a number of 5,000 digits, nested without end
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def _as_message(said: dict[str, Any]) -> dict[str, Any]:
+    """Judged as any message is, so that the ledger can hold it. A lone surrogate becomes its JSON escape first."""
+    text = json.dumps(said, ensure_ascii=False)
+    return parse(text.encode("utf-8", "backslashreplace"), UploadPaths("/")).message
+
+
+def _moment(text: object, now: datetime) -> str | None:
+    """The instant in UTC that an ISO 8601 text means; without an offset it is taken for UTC. None for none, or one to come."""
+    if not isinstance(text, str):
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+        moment = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+    return rfc3339(moment) if moment <= now else None

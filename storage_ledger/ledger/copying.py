@@ -1,0 +1,64 @@
+"""A consistent copy of a ledger file that others may be writing to."""
+
+from __future__ import annotations
+
+import errno as errnos
+import os
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+from storage_ledger.errors import LedgerBusy
+from storage_ledger.ledger.engine import quoted, sqlite
+from storage_ledger.ledger.sqlite import translated
+
+MODE = 0o640
+PAGES_AT_ONCE = 2048
+_FULL = "database or disk is full"  # sqlite.org/rescode.html#full; the driver gives this call's errors no name
+_FORMAT_VERSIONS = 18  # sqlite.org/fileformat.html §1.3.3: two bytes, 2 for WAL and 1 for a rollback journal
+
+
+def copy_to(ledger_file: Path, target: Path, on_progress: Callable[[int, int], None] = lambda _, __: None) -> None:
+    """Copy the ledger as it is at one moment, whoever appends meanwhile; `target` must not exist. Fsynced on return.
+
+    One read transaction around SQLite's backup (sqlite.org/backup.html): in WAL mode nobody waits for it, and no step has
+    to begin anew. The copy is in rollback mode, so that it is one file, and can be read where nothing can be written.
+    `on_progress` gets pages, done and of all.
+    """
+    os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, MODE))
+    # Nobody else knows the target: it needs no locks, which a backup's volume may not have, and no journal.
+    with (
+        translated(),
+        closing(sqlite.connect(f"file:{quoted(ledger_file)}?mode=rw", uri=True, isolation_level=None, timeout=30)) as source,
+        closing(sqlite.connect(f"file:{quoted(target)}?mode=rw&nolock=1", uri=True, isolation_level=None)) as copy,
+    ):
+        source.execute("PRAGMA query_only = ON")
+        copy.execute("PRAGMA journal_mode = OFF")
+        copy.execute("PRAGMA synchronous = OFF")
+        source.execute("BEGIN")
+        source.execute("SELECT count(*) FROM sqlite_master").fetchone()  # the moment
+        try:
+            source.backup(copy, pages=PAGES_AT_ONCE, progress=lambda _, left, pages: on_progress(pages - left, pages))
+        except sqlite.Error as error:
+            if str(error) == _FULL:
+                raise LedgerBusy("ledger-full", f"the volume of {target} is full", errno=errnos.ENOSPC) from error
+            if not getattr(error, "sqlite_errorname", None):
+                raise LedgerBusy("ledger-io", f"could not be copied to {target}", errno=errnos.EIO) from error
+            raise
+        source.execute("ROLLBACK")
+    descriptor = os.open(target, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.pwrite(descriptor, b"\x01\x01", _FORMAT_VERSIONS)
+        os.fchmod(descriptor, MODE)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def fsync(path: Path) -> None:
+    """Of a file or a folder that no SQLite connection of this process has open."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
