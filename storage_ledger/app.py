@@ -7,17 +7,18 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from storage_ledger import logs
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.archive.uploads import Uploads
-from storage_ledger.core.entries import Entry
+from storage_ledger.core.entries import Entry, Kind, NewEntry
 from storage_ledger.core.layout import UploadPaths
 from storage_ledger.errors import LedgerBusy, LedgerUnusable, Retryable
 from storage_ledger.index.sqlite import Index
 from storage_ledger.intake import Intake
 from storage_ledger.ledger import lock
-from storage_ledger.ledger.migrate import make_folder, migrate, require_writable
+from storage_ledger.ledger.migrate import make_folder, migrate, require_owner, require_writable
 from storage_ledger.ledger.mirror import Mirror
 from storage_ledger.ledger.sqlite import SqliteLedger, utc_now
 from storage_ledger.metrics import Metrics
@@ -32,6 +33,8 @@ from storage_ledger.sources.contract import Source
 from storage_ledger.sources.pubsub import PubSub
 from storage_ledger.sources.stream import Stream
 from storage_ledger.status import StatusClient
+from storage_ledger.verify.chosen import Options
+from storage_ledger.verify.run import Places, Progress, Report, Verification
 from storage_ledger.web import WebServer, make_app
 
 UMASK = 0o027  # nothing that this process makes is for everybody: patients' data
@@ -124,6 +127,38 @@ def reconcile(settings: Settings, on_progress: Callable[[Sweep], None]) -> Sweep
             return reconciler.sweep(threading.Event(), in_vain=math.inf, on_progress=on_progress)
     finally:
         client.close()
+
+
+def verify(
+    settings: Settings,
+    options: Options,
+    *,
+    record: bool,
+    stop: threading.Event,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> Report:
+    """Look whether everything is as the ledger says, beside `serve` or without it; with `record` it becomes `verified` entries.
+
+    Ends soon after `stop` is set, and keeps what was seen until then. Raises `LedgerUnusable`.
+    """
+    os.umask(UMASK)
+    if record:
+        require_owner(settings.ledger_file)
+
+    def append(payload: dict[str, Any]) -> int:
+        with appending(settings) as ledger, ledger.write() as tx:
+            return tx.append(NewEntry(Kind.VERIFIED, payload)).position
+
+    places = Places(settings.ledger_file, settings.index_file, settings.archive_path, lambda: lock.is_held(settings.lock_file))
+    return Verification(
+        places,
+        options,
+        clock=utc_now,
+        stopped=stop.is_set,
+        wait=stop.wait,
+        record=append if record else None,
+        on_progress=on_progress,
+    ).run()
 
 
 @contextmanager

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from storage_ledger.core.layout import archive_path
 from storage_ledger.core.plan import Stage
 from storage_ledger.core.study import State, Study
 from storage_ledger.index.sqlite import archived_from, standing, studies_with_upload
+from storage_ledger.ledger import lock
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.mirror import mirrored_position
 from storage_ledger.ledger.sqlite import utc_now
@@ -64,7 +63,7 @@ def status(ledger: Ledger, settings: Settings) -> dict[str, Any]:
             ("ledger", settings.ledger_path),
         )
     ]
-    serving = _held(settings.lock_file)
+    serving = lock.is_held(settings.lock_file)
     mirrored = mirrored_position(settings.archive_path)
     attention = [
         {
@@ -254,17 +253,3 @@ def _mirror_lag(ledger: Ledger, mirrored: int | None) -> list[dict[str, str]]:
     else:
         text, action = f"nothing after position {mirrored} is mirrored", "see the log; what is not mirrored is not told"
     return [{"code": "mirror-lags" if mirrored is not None else "mirror-missing", "detail": text, "action": action}]
-
-
-def _held(lock_file: Path) -> bool:
-    try:
-        descriptor = os.open(lock_file, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False

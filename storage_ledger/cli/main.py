@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from storage_ledger import __version__
-from storage_ledger.cli import browse, demo, migrate, quarantine, reconcile, replay, restore, serve, show, status, status_service
+from storage_ledger.cli import browse, demo, migrate, quarantine, reconcile, replay, restore, serve, show, status, status_service, verify
 from storage_ledger.errors import Locked, StorageLedgerError
 
 app = typer.Typer(
@@ -48,6 +48,7 @@ app.command("migrate")(migrate.migrate)
 app.command("status")(status.status)
 app.command("show")(show.show)
 app.add_typer(quarantine.app, name="quarantine")
+app.command("verify")(verify.verify)
 app.command("replay")(replay.replay)
 app.command("restore")(restore.restore)
 app.command("reconcile")(reconcile.reconcile)

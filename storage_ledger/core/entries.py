@@ -26,6 +26,7 @@ class Kind(StrEnum):
     RELEASED = "released"
     DISCARDED = "discarded"
     STATUS_SENT = "status-sent"
+    VERIFIED = "verified"
 
 
 CURRENT_SCHEMA = 1

@@ -13,8 +13,9 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DatabaseError, NoResultFound
 
 from storage_ledger import logs
-from storage_ledger.core.entries import Entry
+from storage_ledger.core.entries import Entry, Kind
 from storage_ledger.errors import LedgerBusy, LedgerError, LedgerUnusable
+from storage_ledger.index import fixity
 from storage_ledger.index.rows import StudyRows
 from storage_ledger.index.tables import INDEXES, SCHEMA, SEARCH, SEARCHED, TABLES, forget, learn, refresh, year
 from storage_ledger.ledger.contract import Ledger
@@ -70,13 +71,16 @@ class Index:
                 connection.exec_driver_sql(f"CREATE TABLE {SHADOW}{name} {columns}")
             _set_progress(connection, SHADOW, 0, self._ledger.ledger_id, b"")
         position = 0
+        verified: list[int] = []
         while entries := self._ledger.read(position, REBUILD_BATCH):
+            verified += [entry.position for entry in entries if entry.kind == Kind.VERIFIED]
             with self._transaction() as connection:
                 _Batch(connection, SHADOW, shadow=True).apply(entries, self._ledger.ledger_id)
             position = entries[-1].position
             on_progress(position)
         with self._transaction() as connection:
             self._take_over(connection)
+            fixity.apply_all(driver(connection).execute, (self._ledger.get(each) for each in reversed(verified)))
         self.position = position
         return position
 
@@ -230,7 +234,11 @@ class _Batch:
 
     def apply(self, entries: Sequence[Entry], ledger_id: str) -> None:
         for entry in entries:
-            if entry.study_id is not None:
+            if entry.kind == Kind.VERIFIED and not self._shadow:
+                self._save()
+                self._studies.clear()
+                fixity.apply(self._sql, entry)
+            elif entry.study_id is not None:
                 rows = self._studies.get(entry.study_id) or self._load(entry.study_id, entry.position)
                 rows.apply(entry)
         self._save()
