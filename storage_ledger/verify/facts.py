@@ -11,7 +11,7 @@ from typing import Any
 from storage_ledger.core.entries import Entry, Kind, faults
 from storage_ledger.core.study import Study
 from storage_ledger.errors import LedgerUnusable
-from storage_ledger.ledger.engine import open_engine
+from storage_ledger.ledger.engine import hold_raw, open_engine
 from storage_ledger.ledger.sqlite import COLUMNS, translated
 
 BATCH = 500
@@ -57,9 +57,8 @@ class Facts:
         self.repaired: dict[int, Entry | None] = {}
         self._engine = open_engine(path, writable=False, pool_size=1)
         with translated():
-            self._held: Any = self._engine.raw_connection()
+            self._held = hold_raw(self._engine)
         self._connection = self._held.driver_connection
-        self._connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
 
     def close(self) -> None:
         """Release the file."""

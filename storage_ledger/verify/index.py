@@ -17,7 +17,7 @@ from storage_ledger.errors import LedgerUnusable
 from storage_ledger.index.sqlite import Index
 from storage_ledger.index.tables import SCHEMA, SEARCH, TABLES
 from storage_ledger.ledger.contract import Ledger
-from storage_ledger.ledger.engine import open_engine, sqlite
+from storage_ledger.ledger.engine import hold_raw, open_engine, sqlite
 from storage_ledger.ledger.sqlite import translated
 from storage_ledger.verify.facts import Facts
 from storage_ledger.verify.findings import Findings
@@ -204,9 +204,8 @@ class _Rows:
         self._engine = open_engine(path, writable=False, pool_size=1)
         try:
             with translated():
-                self._held: Any = self._engine.raw_connection()
+                self._held = hold_raw(self._engine)
                 self._connection = self._held.driver_connection
-                self._connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
                 self._connection.execute(
                     "PRAGMA query_only = OFF"
                 )  # for the temporary table that shows the words; the file is open mode=ro

@@ -42,11 +42,16 @@ class MirrorState:
 
 
 def look(archive_root: Path) -> MirrorState:
-    """What the mirror says to be, from its last segments. Raises `OSError` when it cannot be read."""
+    """What the mirror says to be, from its last segments.
+
+    Raises `OSError` when it cannot be read, `FileNotFoundError` for one without any segment.
+    """
     state = MirrorState()
     folder = os.open(archive_root / LEDGER_FOLDER, _FOLDER)
     try:
         state.segments = sorted(name for name in os.listdir(folder) if segments.first_position(name) is not None)
+        if not state.segments:
+            raise FileNotFoundError(errnos.ENOENT, "no segment")
         for name in reversed(state.segments):
             data = _bytes(folder, name)
             lines = [line for _, line in segments.lines(data)]
