@@ -35,6 +35,7 @@ from storage_ledger.sources.stream import Stream
 from storage_ledger.status import StatusClient
 from storage_ledger.verify.chosen import Options
 from storage_ledger.verify.run import Places, Progress, Report, Verification
+from storage_ledger.verify.scrub import Scrub
 from storage_ledger.web import WebServer, make_app
 
 UMASK = 0o027  # nothing that this process makes is for everybody: patients' data
@@ -149,9 +150,8 @@ def verify(
         with appending(settings) as ledger, ledger.write() as tx:
             return tx.append(NewEntry(Kind.VERIFIED, payload)).position
 
-    places = Places(settings.ledger_file, settings.index_file, settings.archive_path, lambda: lock.is_held(settings.lock_file))
     return Verification(
-        places,
+        _places(settings),
         options,
         clock=utc_now,
         stopped=stop.is_set,
@@ -159,6 +159,10 @@ def verify(
         record=append if record else None,
         on_progress=on_progress,
     ).run()
+
+
+def _places(settings: Settings) -> Places:
+    return Places(settings.ledger_file, settings.index_file, settings.archive_path, lambda: lock.is_held(settings.lock_file))
 
 
 @contextmanager
@@ -274,6 +278,15 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
         on_rejected=mirroring.wake,
         on_recovered=reconciler.ring,
     )
+    index = Index(settings.index_file, ledger)
+    scrub = Scrub(
+        ledger,
+        _places(settings),
+        rate=settings.scrub_rate_mb_s * 1e6,
+        metrics=metrics,
+        clock=utc_now,
+        index_position=lambda: index.position,
+    )
     return Parts(
         ledger=ledger,
         archive=archive,
@@ -286,7 +299,8 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
         notifier=notifier,
         mirroring=mirroring,
         reconciler=reconciler,
-        index=Index(settings.index_file, ledger),
+        scrub=scrub,
+        index=index,
         index_bell=index_bell,
         outages=outages,
         metrics=metrics,

@@ -177,13 +177,19 @@ def studies_with_upload(path: Path, ledger: Ledger, state: str) -> tuple[int, li
     return None if found is None else (found[0], [row[0] for row in found[1]])
 
 
+def ask_files(path: Path, ledger: Ledger, sql: str, *values: object) -> list[Any] | None:
+    """What the index says of files; None where there is none that can be read and fits this ledger."""
+    found = _ask(path, ledger, sql, values)
+    return None if found is None else list(found[1])
+
+
 def archived_from(path: Path, ledger: Ledger, upload_path: str) -> list[str]:
     """The studies for which an upload of this path is archived, as far as the index knows; it reads every upload."""
     found = _ask(path, ledger, "SELECT study_id FROM uploads WHERE upload_path = ? AND state = 'archived' LIMIT 10", (upload_path,))
     return [] if found is None else [row[0] for row in found[1]]
 
 
-def _ask(path: Path, ledger: Ledger, sql: str, values: tuple[str, ...]) -> tuple[int, Sequence[Any]] | None:
+def _ask(path: Path, ledger: Ledger, sql: str, values: tuple[object, ...]) -> tuple[int, Sequence[Any]] | None:
     if not path.exists():
         return None
     engine = open_engine(path, writable=False, pool_size=1)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, assert_never
 
 from storage_ledger.archive.inspection import Condition, Inspection, Look
-from storage_ledger.core.entries import Entry
+from storage_ledger.core.entries import Entry, faults
 from storage_ledger.core.layout import LEDGER_FOLDER, METADATA, archive_path, valid_study_id
 from storage_ledger.core.metadata import metadata_json
 from storage_ledger.verify.facts import Facts, FileFact, StudyFacts
@@ -52,7 +52,8 @@ class Files:
 
     def fact(self, archived: Entry) -> FileFact | None:
         """The file of an `archived` entry, if that is the first one that names it."""
-        if archived.study_id is None:
+        if faults(archived) or archived.study_id is None:
+            self._found.unseen("ledger-damaged", PART, position=archived.position, detail="the entry is damaged")
             return None
         file = self._study(archived.study_id, archived.position).files.get(archived.data["file"]["name"])
         return file if file is not None and file.position == archived.position else None

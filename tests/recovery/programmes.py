@@ -48,6 +48,7 @@ PROGRAMMES = (
     Programme("kills", "kills", "test_kill.py", "STORAGE_LEDGER_KILLS", 500, "kill -9 under traffic"),
     Programme("redis", "redis", "test_redis_faults.py", "STORAGE_LEDGER_REDIS", 100, "faults of Redis"),
     Programme("status", "status", "test_status_faults.py", "STORAGE_LEDGER_STATUS", 500, "studies told to a Status Service that fails"),
+    Programme("damages", "damages", "test_damage.py", "STORAGE_LEDGER_DAMAGES", 1000, "single damages that verify must name"),
     Programme("hostile", "messages", "test_hostile.py", "STORAGE_LEDGER_MESSAGES", 10_000, "hostile messages"),
 )
 
