@@ -40,7 +40,7 @@ def apply_all(sql: Callable[..., Any], newest_first: Iterable[Entry | None]) -> 
 
 def _write(sql: Callable[..., Any], entry: Entry, ranges: list[Range]) -> None:
     data = entry.data
-    up_to = data["scope"]["up_to"]
+    up_to = _up_to(entry)
     for first, last in _without(ranges, _points(_unseen(entry))):
         sql(
             "UPDATE files SET fixity = 'intact', verified_at = ? WHERE position BETWEEN ? AND ? AND placed <= ?",
@@ -55,7 +55,11 @@ def _write(sql: Callable[..., Any], entry: Entry, ranges: list[Range]) -> None:
 def _placed_later(sql: Callable[..., Any], entry: Entry, ranges: list[Range]) -> set[int]:
     """Files that were put there anew since it was judged: it says nothing of these, an older one that ran longer may."""
     statement = "SELECT position FROM files WHERE position BETWEEN ? AND ? AND placed > ?"
-    return {row[0] for each in ranges for row in sql(statement, (*each, entry.data["scope"]["up_to"]))}
+    return {row[0] for each in ranges for row in sql(statement, (*each, _up_to(entry)))}
+
+
+def _up_to(entry: Entry) -> int:
+    return min(int(entry.data["scope"]["up_to"]), entry.position)  # nobody knows what is still to come
 
 
 def _ranges(entry: Entry) -> list[Range]:

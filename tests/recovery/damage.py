@@ -69,6 +69,8 @@ class World:
 
     def undo(self) -> None:
         """Only what differs is put back."""
+        for name in ("second-name", "elsewhere.dcm", "elsewhere.entries"):
+            (self.root / name).unlink(missing_ok=True)
         for folder in ("ledger", "archive"):
             here, there = self.root / folder, self.saved / folder
             for path in sorted(here.rglob("*"), reverse=True):
