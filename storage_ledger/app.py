@@ -143,6 +143,7 @@ def verify(
     Ends soon after `stop` is set, and keeps what was seen until then. Raises `LedgerUnusable`.
     """
     os.umask(UMASK)
+    logs.configure("WARNING", environment=settings.environment)  # that an index is made to compare with is nobody's news
     if record:
         require_owner(settings.ledger_file)
 

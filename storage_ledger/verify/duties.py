@@ -31,7 +31,6 @@ class Duties:
         self._by_upload: dict[tuple[str, str], list[int]] = {}
         self._perhaps: set[int] = set()
         self._tell: dict[int, str | None] = {}
-        self._adopted: set[int] = set()
 
     def apply(self, entry: Entry) -> None:
         """Take one more."""
@@ -77,9 +76,7 @@ class Duties:
                 )
 
     def _described(self, entry: Entry) -> None:
-        if entry.data["source"] == "adopt":  # nothing was uploaded: it lies in the archive already
-            self._adopted.add(entry.position)
-        else:
+        if entry.data["source"] != "adopt":  # then nothing was uploaded: it lies in the archive already
             self._open(entry)
 
     def _open(self, described: Entry) -> None:
@@ -94,10 +91,9 @@ class Duties:
 
     def _judged(self, entry: Entry) -> None:
         cause = entry.cause or 0
-        if cause in self._adopted:
-            self._adopted.discard(cause)
-            return
-        self._tell[entry.position] = entry.study_id
+        data = entry.data
+        if not data.get("adopted") or data.get("tell"):
+            self._tell[entry.position] = entry.study_id
         known = self._place.get(cause)
         if known is None:
             described = self._facts.get(cause)

@@ -20,7 +20,7 @@ from storage_ledger.verify.findings import Findings
 PART = "archive"
 KEPT_STUDIES = 64
 LOOKS = 3
-_TEMPORARY = re.compile(r"\.place-[0-9]+\.tmp|\.metadata\.json\.tmp")
+_TEMPORARY = re.compile(r"\.(place-[0-9]+|metadata\.json|renew|restore-[0-9]+-[0-9a-f]{16})\.tmp")
 
 
 @dataclass(slots=True)
