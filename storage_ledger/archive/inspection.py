@@ -123,17 +123,17 @@ class Inspection:
             return Look(Condition.CHANGED, f"it has {status.st_size} bytes in place of {size}", exposed, status.st_size)
         descriptor = os.open(name, _READ, dir_fd=folder)
         try:
-            found = self._digest(descriptor)
+            found = self._digest(descriptor, size)
         finally:
             os.close(descriptor)
         if found != sha256:
             return Look(Condition.CHANGED, "it has other bytes", exposed, size)
         return Look(Condition.INTACT, "", exposed, size)
 
-    def _digest(self, descriptor: int) -> str:
+    def _digest(self, descriptor: int, size: int) -> str:
         _forget(descriptor)
         digest = hashlib.sha256()
-        buffer = memoryview(bytearray(_CHUNK))
+        buffer = memoryview(bytearray(min(_CHUNK, size + 1)))
         offset = 0
         while count := os.preadv(descriptor, [buffer], offset):
             digest.update(buffer[:count])
