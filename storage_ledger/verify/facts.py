@@ -164,6 +164,15 @@ class Facts:
         whole = whole and None not in self.repaired.values()
         return StudyFacts(study, files, speaker.data if speaker else None, min((f.position for f in files.values()), default=0), whole)
 
+    def names(self, study_id: str) -> set[str] | None:
+        """Of the study's archived files, by their entries as they are. None: only `study` can tell."""
+        sql = (
+            "SELECT CASE WHEN json_valid(payload) THEN json_extract(payload, '$.file.name') END FROM entries "
+            "WHERE study_id = ? AND kind = ?"
+        )
+        found = {row[0] for row in self.sql(sql, study_id, Kind.ARCHIVED.value)}
+        return None if self.repaired or not all(isinstance(name, str) for name in found) else found
+
     def is_placing(self, study_id: str) -> bool:
         """Whether something of the study is to be placed: then its folder may be ahead of the ledger."""
         return bool(

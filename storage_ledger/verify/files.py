@@ -154,8 +154,8 @@ class Strangers:
         self._top(study_id, is_folder=True)
 
     def _top(self, name: str, *, is_folder: bool) -> None:
-        known: set[str] = set()
-        if valid_study_id(name):
+        known = self._facts.names(name) if valid_study_id(name) else set[str]()
+        if known is None:
             study = self._facts.study(name)
             known = set(study.files)
             if not study.whole:

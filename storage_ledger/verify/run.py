@@ -33,6 +33,7 @@ from storage_ledger.verify.files import Counts, Files, Strangers
 from storage_ledger.verify.findings import Finding, Findings, Stopped
 from storage_ledger.verify.pace import Pace
 
+PARTS = ("ledger", "mirror", "pending", "files", "strangers", "index")
 PORTION_FILES = 10_000
 PORTION_FINDINGS = 500
 PORTION_RANGES = 1000
@@ -121,6 +122,14 @@ class Verification:
             self._all() if self._options.study_id is None else self._one_study(self._options.study_id)
         except Stopped:
             report.interrupted = True
+        except LedgerUnusable as error:
+            if error.code != "ledger-damaged":
+                raise
+            report.found.report("ledger-damaged", entries.PART, path=entries.FILE, detail=error.detail)
+            for part in PARTS:
+                if part not in report.parts:
+                    report.found.unseen("ledger-damaged", part, detail="SQLite cannot read all of the ledger")
+            self._judge_recording()
         try:
             if not report.interrupted or self._open.has_something or not report.recorded:
                 self._close(complete=not report.interrupted)
@@ -137,7 +146,7 @@ class Verification:
         damage = entries.check_entries(self._facts, found, report.up_to, self._tell("ledger", report.up_to))
         self._identify(damage)
         if damage.overflow:
-            for part in ("mirror", "pending", "files", "strangers", "index"):
+            for part in PARTS[1:]:
                 found.unseen("ledger-damaged", part, detail="too much of the ledger is damaged to judge by it")
             report.parts.append("ledger")
             return

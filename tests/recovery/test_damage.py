@@ -152,3 +152,14 @@ def test_a_bit_of_each_segment_and_file_is_found_wherever_it_is(world: World) ->
             assert [each.path for each in verified(world).found.damaged] == [world.relative(path)], at
         path.write_bytes(data)
     world.undo()
+
+
+def test_a_page_of_the_ledgers_file_that_is_lost_is_told_as_damage_of_the_ledger(world: World) -> None:
+    data = world.ledger.read_bytes()
+    pages = range(1, len(data) // 4096)
+    for page in random.Random(SEED).sample(pages, 5):
+        world.ledger.write_bytes(data[: page * 4096] + bytes(4096) + data[(page + 1) * 4096 :])
+        found = verified(world).found
+        assert {each.part for each in found.damaged} == {"ledger"}, page
+    world.ledger.write_bytes(data)
+    world.undo()
