@@ -20,7 +20,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from storage_ledger import __version__
 from storage_ledger.archive.inspection import Inspection
 from storage_ledger.core.ids import rfc3339
 from storage_ledger.core.layout import LEDGER_FOLDER
@@ -30,15 +29,11 @@ from storage_ledger.verify.chosen import Chosen, Options
 from storage_ledger.verify.duties import Duties
 from storage_ledger.verify.facts import Facts, FileFact
 from storage_ledger.verify.files import Counts, Files, Strangers
-from storage_ledger.verify.findings import Finding, Findings, Stopped
+from storage_ledger.verify.findings import Findings, Stopped
 from storage_ledger.verify.pace import Pace
+from storage_ledger.verify.portion import Portion, payload_of
 
 PARTS = ("ledger", "mirror", "pending", "files", "strangers", "index")
-PORTION_FILES = 10_000
-PORTION_FINDINGS = 500
-PORTION_RANGES = 1000
-ENTRY_FINDINGS = 1000
-"""What one `verified` entry tells at most: so it stays small, and what was read before a kill stays known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +124,9 @@ class Verification:
             for part in PARTS:
                 if part not in report.parts:
                     report.found.unseen("ledger-damaged", part, detail="SQLite cannot read all of the ledger")
-            self._judge_recording()
+        self._judge_recording()
         try:
-            if not report.interrupted or self._open.has_something or not report.recorded:
+            if not report.interrupted or self._open.has_something:
                 self._close(complete=not report.interrupted)
         finally:
             self._facts.close()
@@ -414,66 +409,3 @@ class Verification:
         except (LedgerError, Retryable) as error:
             report.not_recorded = f"{error.code}: {error.detail}"
             self._record = None
-
-
-@dataclass(slots=True)
-class Portion:
-    """What one `verified` entry is about."""
-
-    ranges: list[list[int]] = field(default_factory=list)
-    counts: Counts = field(default_factory=Counts)
-    damaged: list[Finding] = field(default_factory=list)
-    unchecked: list[Finding] = field(default_factory=list)
-    more: int = 0
-
-    def take(self, found: Finding, damaged: bool) -> None:
-        """A finding. Those of files are all kept: the index goes by them."""
-        kept = self.damaged if damaged else self.unchecked
-        if found.part == "archive" or len(kept) < ENTRY_FINDINGS:
-            kept.append(found)
-        else:
-            self.more += 1
-
-    def add(self, position: int, counts: Counts, *, alone: bool) -> None:
-        """A file that was read."""
-        self.counts.add(counts)
-        if alone or not self.ranges:
-            self.ranges.append([position, position])
-        else:
-            self.ranges[-1][1] = position
-
-    @property
-    def has_something(self) -> bool:
-        """Whether an entry would say anything."""
-        return bool(self.ranges or self.damaged or self.unchecked)
-
-    @property
-    def is_full(self) -> bool:
-        """Whether it is to be recorded now."""
-        return (
-            self.counts.files >= PORTION_FILES
-            or len(self.damaged) + len(self.unchecked) >= PORTION_FINDINGS
-            or len(self.ranges) >= PORTION_RANGES
-        )
-
-
-def payload_of(by: str, began: str, scope: dict[str, Any], portion: Portion, *, complete: bool) -> dict[str, Any]:
-    """Of a `verified` entry."""
-    payload: dict[str, Any] = {
-        "by": by,
-        "began": began,
-        "scope": scope,
-        "counts": {
-            "files": portion.counts.files,
-            "intact": portion.counts.intact,
-            "damaged": portion.counts.damaged,
-            "unchecked": portion.counts.unchecked,
-            "bytes": portion.counts.bytes,
-            "findings": len(portion.damaged) + portion.more,
-        },
-        "findings": [found.stored() for found in portion.damaged],
-        "unchecked": [found.stored() for found in portion.unchecked],
-        "complete": complete,
-        "software": __version__,
-    }
-    return payload

@@ -20,7 +20,8 @@ from storage_ledger.verify.facts import Facts, FileFact
 from storage_ledger.verify.files import Counts, Files
 from storage_ledger.verify.findings import Findings, Stopped
 from storage_ledger.verify.pace import Pace
-from storage_ledger.verify.run import Places, Portion, payload_of
+from storage_ledger.verify.portion import Portion, payload_of
+from storage_ledger.verify.run import Places
 
 ROUND_S = 86_400.0
 """No file is read more often by itself: a small archive would be read, and an entry appended, without end."""

@@ -16,7 +16,7 @@ from storage_ledger.index.sqlite import Index
 from storage_ledger.ledger.engine import sqlite
 from storage_ledger.ledger.mirror import Mirror
 from storage_ledger.metrics import Metrics
-from storage_ledger.verify import run as module
+from storage_ledger.verify import portion as module
 from storage_ledger.verify.chosen import Options
 from storage_ledger.verify.index import scratch
 from storage_ledger.verify.pace import Pace
@@ -185,6 +185,13 @@ def test_a_long_run_is_recorded_in_portions_and_what_was_read_before_the_end_sta
     assert report.counts.files == 2
     assert {fixity for fixity, _ in scene.fixity().values()} == {"intact"}
     assert scene.verified()[0]["complete"] is True
+
+
+def test_who_stops_it_in_the_ledger_gets_no_entry_that_says_nothing(scene):
+    scene.archive("a")
+    scene.stop.set()
+    report = scene.verify()
+    assert (report.interrupted, report.recorded, report.parts) == (True, [], [])
 
 
 def test_a_sample_is_exactly_as_large_as_asked_for(scene):
