@@ -9,19 +9,20 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from storage_ledger import backup, logs
 from storage_ledger.adopt import Adopted, Adoption, Asked, Noted
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.archive.uploads import Uploads
-from storage_ledger.core.entries import Entry
+from storage_ledger.core.entries import Entry, Kind, NewEntry
 from storage_ledger.core.layout import UploadPaths
 from storage_ledger.errors import BackupError, LedgerBusy, LedgerError, LedgerUnusable, Locked, Retryable, StorageLedgerError
 from storage_ledger.findings import Findings
 from storage_ledger.index.sqlite import Index
 from storage_ledger.intake import Intake
 from storage_ledger.ledger import lock
-from storage_ledger.ledger.migrate import make_folder, migrate, require_writable
+from storage_ledger.ledger.migrate import make_folder, migrate, require_owner, require_writable
 from storage_ledger.ledger.mirror import Mirror
 from storage_ledger.ledger.sqlite import SqliteLedger, utc_now
 from storage_ledger.looking import LookingArchive, LookingStatuses
@@ -39,6 +40,9 @@ from storage_ledger.sources.contract import Source
 from storage_ledger.sources.pubsub import PubSub
 from storage_ledger.sources.stream import Stream
 from storage_ledger.status import StatusClient
+from storage_ledger.verify.chosen import Options
+from storage_ledger.verify.run import Places, Progress, Verification, Verified
+from storage_ledger.verify.scrub import Scrub
 from storage_ledger.web import WebServer, make_app
 
 WRITE_INTO_THE_ARCHIVE = frozenset({Part.MIRROR, Part.FILES, Part.METADATA})
@@ -327,6 +331,42 @@ def adopt(
             return Adoption(ledger, archive, asked, clock=utc_now, on_progress=on_progress, on_committed=follow, on_noted=on_noted).run()
 
 
+def verify(
+    settings: Settings,
+    options: Options,
+    *,
+    record: bool,
+    stop: threading.Event,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> Verified:
+    """Look whether everything is as the ledger says, beside `serve` or without it; with `record` it becomes `verified` entries.
+
+    Ends soon after `stop` is set, and keeps what was seen until then. Raises `LedgerUnusable`.
+    """
+    os.umask(UMASK)
+    logs.configure("WARNING", environment=settings.environment)  # that an index is made to compare with is nobody's news
+    if record:
+        require_owner(settings.ledger_file)
+
+    def append(payload: dict[str, Any]) -> int:
+        with appending(settings) as ledger, ledger.write() as tx:
+            return tx.append(NewEntry(Kind.VERIFIED, payload)).position
+
+    return Verification(
+        _places(settings),
+        options,
+        clock=utc_now,
+        stopped=stop.is_set,
+        wait=stop.wait,
+        record=append if record else None,
+        on_progress=on_progress,
+    ).run()
+
+
+def _places(settings: Settings) -> Places:
+    return Places(settings.ledger_file, settings.index_file, settings.archive_path, lambda: lock.is_held(settings.lock_file))
+
+
 @contextmanager
 def alone(settings: Settings, command: str) -> Iterator[None]:
     """Hold `serve.lock`, for a command that writes what `serve` writes. Raises `Locked`."""
@@ -440,6 +480,15 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
         on_rejected=mirroring.wake,
         on_recovered=reconciler.ring,
     )
+    index = Index(settings.index_file, ledger)
+    scrub = Scrub(
+        ledger,
+        _places(settings),
+        rate=settings.scrub_rate_mb_s * 1e6,
+        metrics=metrics,
+        clock=utc_now,
+        index_position=lambda: index.position,
+    )
     return Parts(
         ledger=ledger,
         archive=archive,
@@ -452,7 +501,8 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
         notifier=notifier,
         mirroring=mirroring,
         reconciler=reconciler,
-        index=Index(settings.index_file, ledger),
+        scrub=scrub,
+        index=index,
         index_bell=index_bell,
         outages=outages,
         metrics=metrics,

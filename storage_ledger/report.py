@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import http.client
 import ipaddress
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,8 @@ from storage_ledger.core.ids import instant
 from storage_ledger.core.layout import archive_path
 from storage_ledger.core.plan import Stage
 from storage_ledger.core.study import State, Study
-from storage_ledger.index.sqlite import archived_from, standing, studies_with_upload
+from storage_ledger.index.sqlite import archived_from, ask_files, standing, studies_with_upload
+from storage_ledger.ledger import lock
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.mirror import mirrored_position
 from storage_ledger.ledger.sqlite import utc_now
@@ -73,7 +72,7 @@ def status(ledger: Ledger, settings: Settings) -> dict[str, Any]:
             ("ledger", settings.ledger_path),
         )
     ]
-    serving = _held(settings.lock_file)
+    serving = lock.is_held(settings.lock_file)
     mirrored = mirrored_position(settings.archive_path)
     attention = [
         {
@@ -105,6 +104,8 @@ def status(ledger: Ledger, settings: Settings) -> dict[str, Any]:
         if q.stage is not Stage.CONFIRM and (utc_now() - instant(q.oldest)).total_seconds() > WAITING_LONG_S
     ]
     attention += _mirror_lag(ledger, mirrored)
+    verified = last_verify(ledger)
+    attention += _damage(ledger, settings, verified)
     if serving:
         known = {item["code"] for item in attention}
         attention += [item for item in _not_ready(settings) if item["code"] not in known]
@@ -120,8 +121,30 @@ def status(ledger: Ledger, settings: Settings) -> dict[str, Any]:
         "serving": serving,
         "queue": waiting,
         "quarantined": len(quarantine),
+        "last_verify": verified,
         "volumes": volumes,
         "attention": attention,
+    }
+
+
+def last_verify(ledger: Ledger) -> dict[str, Any] | None:
+    """What came of the last run of `verify`, or of the last round of the scrub so far; None when there was none."""
+    run: list[Entry] = []
+    for entry in ledger.of_no_study((Kind.VERIFIED.value,), 1000):
+        data = entry.data
+        if run and (data["by"], data["began"]) != (run[0].data["by"], run[0].data["began"]):
+            break
+        run.append(entry)
+    if not run:
+        return None
+    payloads = [entry.data for entry in run]
+    return {
+        "by": payloads[0]["by"],
+        "began": payloads[0]["began"],
+        "recorded_at": run[0].recorded_at,
+        "complete": payloads[0]["complete"],
+        "selection": payloads[0]["scope"]["selection"],
+        **{name: sum(p["counts"][name] for p in payloads) for name in ("files", "intact", "damaged", "unchecked", "bytes", "findings")},
     }
 
 
@@ -260,6 +283,19 @@ def _volume(name: str, path: Path) -> dict[str, Any]:
     return {"name": name, "path": str(path), "free_bytes": usage.free, "total_bytes": usage.total}
 
 
+def _damage(ledger: Ledger, settings: Settings, verified: dict[str, Any] | None) -> list[dict[str, str]]:
+    rows = ask_files(settings.index_file, ledger, "SELECT count(*) FROM files WHERE fixity IN ('missing', 'changed')")
+    found = []
+    if rows and rows[0][0]:
+        count = "1 file of the archive is" if rows[0][0] == 1 else f"{rows[0][0]} files of the archive are"
+        text = f"{count} missing or changed, when last read"
+        found.append({"code": "damaged-files", "detail": text, "action": "see docs/how-to/verify.md"})
+    if verified is not None and verified["findings"] > verified["damaged"]:
+        text = f"{verified['findings'] - verified['damaged']} findings besides files, {verified['by']} of {verified['recorded_at']}"
+        found.append({"code": "verify-findings", "detail": text, "action": "run `storage-ledger verify` again; see docs/how-to/verify.md"})
+    return found
+
+
 def _mirror_lag(ledger: Ledger, mirrored: int | None) -> list[dict[str, str]]:
     first = next(iter(ledger.read(mirrored or 0, 1)), None)
     if first is None or (mirrored is not None and (utc_now() - instant(first.recorded_at)).total_seconds() < MIRROR_LAGS_S):
@@ -297,17 +333,3 @@ def _is_any(host: str) -> bool:
         return ipaddress.ip_address(host).is_unspecified
     except ValueError:
         return False
-
-
-def _held(lock_file: Path) -> bool:
-    try:
-        descriptor = os.open(lock_file, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False

@@ -31,6 +31,7 @@ from storage_ledger.outages import Outages
 from storage_ledger.projector import Projector
 from storage_ledger.reconcile import Reconciler
 from storage_ledger.sources.contract import Source
+from storage_ledger.verify.scrub import Scrub
 from storage_ledger.web import WebServer
 
 STOP_WITHIN_S = 25.0
@@ -52,6 +53,7 @@ class Parts:
     notifier: Notifier
     mirroring: Mirroring
     reconciler: Reconciler
+    scrub: Scrub
     index: Index
     index_bell: threading.Event
     outages: Outages
@@ -96,6 +98,7 @@ class Service:
             "notify": lambda: parts.notifier.lane.run(self._stop),
             "reconcile": lambda: parts.reconciler.run(self._stop),
             "outages": lambda: parts.outages.run(self._stop),
+            "scrub": lambda: parts.scrub.run(self._stop),
             "index": lambda: parts.index.run(self._stop, parts.index_bell),
             "source": self._read_source,
         }

@@ -49,6 +49,14 @@ class Settings(BaseSettings):
     )
     reconcile_grace_seconds: Seconds = Field(60, description="A file that was written less than this ago is left alone by such a search.")
 
+    scrub_rate_mb_s: float = Field(
+        0,
+        ge=0,
+        le=100_000,
+        allow_inf_nan=False,
+        description="So many MB of archived files are read in a second to verify them; 0: none.",
+    )
+
     @field_validator("log_level", mode="before")
     @classmethod
     def _upper(cls, value: object) -> object:

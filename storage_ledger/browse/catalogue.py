@@ -84,6 +84,7 @@ COLUMNS: dict[str, dict[str, dict[str, str]]] = {
             "body_part": "Body Part Examined (0018,0015)",
             "archived_at": f"When it was archived; {_WHEN}",
             "position": f"Entry that says so; {_POSITION}",
+            "placed": f"The last entry that put its bytes there; {_POSITION}",
             "fixity": "Whether the archive still holds these bytes: unverified, intact, missing or changed",
             "verified_at": f"When that was last looked at; {_WHEN}",
             "dicom_error": "Code of why its header could not be read; it is archived all the same",

@@ -26,6 +26,7 @@ from storage_ledger.cli import (
     show,
     status,
     status_service,
+    verify,
 )
 from storage_ledger.errors import Locked, StorageLedgerError
 
@@ -62,6 +63,7 @@ app.command("migrate")(migrate.migrate)
 app.command("status")(status.status)
 app.command("show")(show.show)
 app.add_typer(quarantine.app, name="quarantine")
+app.command("verify")(verify.verify)
 app.command("replay")(replay.replay)
 app.command("restore")(restore.restore)
 app.command("backup")(backup.backup)

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
 from rich.console import Console
@@ -68,6 +69,70 @@ def in_steps(titles: Mapping[str, tuple[str, str]]) -> Iterator[Callable[[str, i
             show(done)
 
         yield tell
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One look at a work of several parts: how many are done of how many (None: nobody knows), and bytes where bytes count."""
+
+    title: str
+    done: int
+    total: int | None
+    unit: str
+    bytes: int = 0
+    total_bytes: int | None = None
+
+
+@contextmanager
+def steps() -> Iterator[Callable[[Step], None]]:
+    """Give a function that is told of each step; one part begins where another title comes. By bytes where bytes count."""
+    if sys.stderr.isatty():
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("", total=None, text="")
+            title, began = "", 0.0
+
+            def show(step: Step) -> None:
+                nonlocal title, began
+                if step.title != title:
+                    title, began = step.title, time.monotonic()
+                    bar.reset(task, total=None, description=title)
+                by_bytes = step.total_bytes is not None
+                total, done = (step.total_bytes, step.bytes) if by_bytes else (step.total, step.done)
+                bar.update(task, total=total, completed=done, text=_text(step, time.monotonic() - began))
+
+            yield show
+        return
+    title, began = "", 0.0
+    last = time.monotonic()
+
+    def tell(step: Step) -> None:
+        nonlocal title, began, last
+        now = time.monotonic()
+        if step.title != title:
+            title, began = step.title, now
+        if now - last >= LINE_EVERY_S:
+            last = now
+            print(f"{step.title}: {_text(step, now - began)}{_left(step, now - began)}", file=sys.stderr, flush=True)
+
+    yield tell
+
+
+def _text(step: Step, seconds: float) -> str:
+    of = f" of {step.total:,}" if step.total is not None else ""
+    text = f"{step.done:,}{of} {step.unit}"
+    if step.bytes:
+        text += f", {in_words(step.bytes)}" + (f" of {in_words(step.total_bytes)}" if step.total_bytes is not None else "")
+        return text + (f", {in_words(step.bytes / seconds)}/s" if seconds > 1 else "")
+    return text + (f", {step.done / seconds:,.0f}/s" if seconds > 1 else "")
+
+
+def _left(step: Step, seconds: float) -> str:
+    total, done = (step.total_bytes, step.bytes) if step.total_bytes else (step.total, step.done)
+    if not total or done <= 0 or seconds < 1:
+        return ""
+    left = max(0, round(seconds * (total - done) / done))
+    return f", {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
 
 
 def _rate(done: int, size: int | None, began: float) -> str:

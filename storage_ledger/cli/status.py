@@ -37,6 +37,7 @@ def _print(look: dict[str, Any]) -> None:
     out.print(f"[bold]Entries[/bold]    position {look['position']}, {look['studies']} studies; serve {runs}")
     out.print(f"[bold]Index[/bold]      position {look['index_position'] if look['index_position'] is not None else 'none'}")
     out.print(f"[bold]Mirror[/bold]     position {look['mirror_position'] if look['mirror_position'] is not None else 'none'}")
+    out.print(f"[bold]Verified[/bold]   {_verified(look['last_verify'])}")
     for volume in look["volumes"]:
         free = "cannot be looked at" if volume["free_bytes"] is None else f"{size(volume['free_bytes'])} free"
         out.print(f"[bold]{volume['name'].capitalize():10}[/bold] {free}, ", safe(volume["path"]), sep="")
@@ -54,3 +55,15 @@ def _print(look: dict[str, Any]) -> None:
         out.print(wrong)
     else:
         out.print("\nAll is well.")
+
+
+def _verified(last: dict[str, Any] | None) -> str:
+    from storage_ledger.cli.output import age, size
+
+    if last is None:
+        return "never"
+    what = "scrub" if last["by"] == "scrub" else "verify"
+    whole = "" if last["complete"] else (", not through yet" if what == "scrub" else ", interrupted")
+    return (
+        f"{what}, {age(last['recorded_at'])} ago{whole}: {last['files']} files, {size(last['bytes'])} intact, {last['findings']} findings"
+    )

@@ -27,6 +27,7 @@ class Kind(StrEnum):
     DISCARDED = "discarded"
     STATUS_SENT = "status-sent"
     RESTORED = "restored"
+    VERIFIED = "verified"
 
 
 CURRENT_SCHEMA = 1

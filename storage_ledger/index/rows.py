@@ -128,7 +128,11 @@ class StudyRows:
             if self.study[column] is None:
                 self.study[column] = _text(header.get(keyword))
         file = data["file"]
-        if file["name"] in self.files:
+        known = self.files.get(file["name"])
+        if known is not None:
+            if data.get("placement") == "copied":  # its bytes were put there anew: what was found before is past
+                known |= {"placed": entry.position, "fixity": "unverified", "verified_at": None}
+                self.changed_files.add(file["name"])
             return
         row: Row = {
             "study_id": self.study["study_id"],
@@ -139,6 +143,7 @@ class StudyRows:
             "archive_path": archive_path(self.study["study_id"], file["name"]),
             "archived_at": archived_at,
             "position": entry.position,
+            "placed": entry.position,
             "fixity": "unverified",
             "verified_at": None,
             "dicom_error": data.get("dicom_error"),

@@ -13,8 +13,9 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DatabaseError, NoResultFound
 
 from storage_ledger import logs
-from storage_ledger.core.entries import Entry
+from storage_ledger.core.entries import Entry, Kind
 from storage_ledger.errors import LedgerBusy, LedgerError, LedgerUnusable, Locked
+from storage_ledger.index import fixity
 from storage_ledger.index.rows import StudyRows
 from storage_ledger.index.tables import INDEXES, SCHEMA, SEARCH, SEARCHED, TABLES, forget, learn, refresh, year
 from storage_ledger.ledger import lock
@@ -104,7 +105,9 @@ class Index:
                 connection.exec_driver_sql(f"CREATE TABLE {SHADOW}{name} {columns}")
             _set_progress(connection, SHADOW, 0, self._ledger.ledger_id, b"")
         position = 0
+        verified: list[int] = []
         while entries := self._ledger.read(position, REBUILD_BATCH):
+            verified += [entry.position for entry in entries if entry.kind == Kind.VERIFIED]
             with self._transaction() as connection:
                 _Batch(connection, SHADOW, shadow=True).apply(entries, self._ledger.ledger_id)
             position = entries[-1].position
@@ -115,6 +118,7 @@ class Index:
                 _Batch(connection, SHADOW, shadow=True).apply(entries, self._ledger.ledger_id)
                 position = entries[-1].position
             self._take_over(connection)
+            fixity.apply_all(driver(connection).execute, (self._ledger.get(each) for each in reversed(verified)))
         self.position = position
         return position
 
@@ -231,13 +235,19 @@ def studies_with_upload(path: Path, ledger: Ledger, state: str) -> tuple[int, li
     return None if found is None else (found[0], [row[0] for row in found[1]])
 
 
+def ask_files(path: Path, ledger: Ledger, sql: str, *values: object) -> list[Any] | None:
+    """What the index says of files; None where there is none that can be read and fits this ledger."""
+    found = _ask(path, ledger, sql, values)
+    return None if found is None else list(found[1])
+
+
 def archived_from(path: Path, ledger: Ledger, upload_path: str) -> list[str]:
     """The studies for which an upload of this path is archived, as far as the index knows; it reads every upload."""
     found = _ask(path, ledger, "SELECT study_id FROM uploads WHERE upload_path = ? AND state = 'archived' LIMIT 10", (upload_path,))
     return [] if found is None else [row[0] for row in found[1]]
 
 
-def _ask(path: Path, ledger: Ledger, sql: str, values: tuple[str, ...]) -> tuple[int, Sequence[Any]] | None:
+def _ask(path: Path, ledger: Ledger, sql: str, values: tuple[object, ...]) -> tuple[int, Sequence[Any]] | None:
     if not path.exists():
         return None
     engine = open_engine(path, writable=False, pool_size=1)
@@ -288,7 +298,11 @@ class _Batch:
 
     def apply(self, entries: Sequence[Entry], ledger_id: str) -> None:
         for entry in entries:
-            if entry.study_id is not None:
+            if entry.kind == Kind.VERIFIED and not self._shadow:
+                self._save()
+                self._studies.clear()
+                fixity.apply(self._sql, entry)
+            elif entry.study_id is not None:
                 rows = self._studies.get(entry.study_id) or self._load(entry.study_id, entry.position)
                 rows.apply(entry)
         self._save()

@@ -98,6 +98,16 @@ def driver(connection: Connection) -> Any:
     return connection.connection.driver_connection
 
 
+def hold_raw(engine: Engine) -> Any:
+    """One connection of the pool, to be closed by who takes it; `driver_connection` is the driver's own.
+
+    Its texts are as they are: bytes that are no UTF-8 become lone surrogates, and do not fail.
+    """
+    held: Any = engine.raw_connection()
+    held.driver_connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
+    return held
+
+
 def _prepare(connection: Any, *, writable: bool, durable: bool, wal: bool) -> None:
 
     def one(sql: str) -> object:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, StaticPool, create_engine
 
 from storage_ledger.errors import LedgerUnusable
 from storage_ledger.ledger.copying import copy_to, fsync
 from storage_ledger.ledger.engine import check_place, open_engine, sqlite
 from storage_ledger.ledger.schema import HEAD
 from storage_ledger.ledger.sqlite import translated
+
+SCHEMA_SQL = "SELECT type, name, coalesce(sql, '') FROM sqlite_master WHERE name NOT LIKE 'sqlite!_stat%' ESCAPE '!'"
+"""Reads the schema; what SQLite gathers by itself about the sizes of tables is no part of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,25 @@ def migrate(ledger_file: Path) -> Migration:
             return Migration(before, HEAD, backup)
         finally:
             engine.dispose()
+
+
+def schema_as_migrated(revision: str) -> set[tuple[str, str, str]]:
+    """What a ledger has at this revision: type, name and SQL of each table, index and trigger. Made in memory.
+
+    A revision that this program does not know counts as its own.
+    """
+    engine = create_engine("sqlite://", module=sqlite, poolclass=StaticPool)
+    try:
+        _upgrade(engine, revision if revision in known_revisions() else HEAD)
+        with engine.connect() as connection:
+            return schema_of(connection.exec_driver_sql(SCHEMA_SQL).fetchall())
+    finally:
+        engine.dispose()
+
+
+def schema_of(rows: Iterable[Any]) -> set[tuple[str, str, str]]:
+    """What the rows of `SCHEMA_SQL` amount to."""
+    return {(row[0], row[1], row[2]) for row in rows}
 
 
 def make_again(ledger_file: Path, ledger_id: str) -> None:
@@ -91,6 +114,12 @@ def require_writable(ledger_file: Path) -> None:
 
     Raises `LedgerUnusable`: missing, not ours to write, foreign, or newer than this program.
     """
+    require_owner(ledger_file)
+    revision_of(ledger_file)
+
+
+def require_owner(ledger_file: Path) -> None:
+    """See that this user may append to a ledger that is there; it is not opened. Raises `LedgerUnusable`."""
     for path, needed in ((ledger_file.parent, os.R_OK | os.W_OK | os.X_OK), (ledger_file, os.R_OK | os.W_OK)):
         if os.access(path.parent, os.X_OK) and not path.exists():
             raise LedgerUnusable("ledger-missing", f"{path} does not exist: is LEDGER_PATH the service's?")
@@ -100,7 +129,6 @@ def require_writable(ledger_file: Path) -> None:
                 f"user {os.geteuid()} may not write {path}, which belongs to user {path.stat().st_uid}: run this as that user "
                 "(in compose: docker compose exec storage-service storage-ledger …)",
             )
-    revision_of(ledger_file)
 
 
 def open_engine_for(ledger_file: Path) -> Engine:
@@ -155,8 +183,7 @@ def revision_of(ledger_file: Path) -> str | None:
             )
         row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
     revision = row[0] if row else None
-    known = {path.name.partition("_")[0] for path in (script_folder() / "versions").glob("*.py")}
-    if revision not in known:
+    if revision not in known_revisions():
         raise LedgerUnusable(
             "ledger-newer",
             f"the ledger is at revision {revision!r}, which this program does not know: run the version that wrote it, or a newer one",
@@ -164,7 +191,12 @@ def revision_of(ledger_file: Path) -> str | None:
     return str(revision)
 
 
-def _upgrade(engine: Engine) -> None:
+def known_revisions() -> set[str]:
+    """Of the ledger's schema, all that this program can bring up to `HEAD`."""
+    return {path.name.partition("_")[0] for path in (script_folder() / "versions").glob("*.py")}
+
+
+def _upgrade(engine: Engine, revision: str = "head") -> None:
     # Imported here: a service whose ledger is up to date does not pay for it.
     from alembic import command  # noqa: PLC0415
     from alembic.config import Config  # noqa: PLC0415
@@ -174,7 +206,7 @@ def _upgrade(engine: Engine) -> None:
     config.set_main_option("path_separator", "os")
     with translated(), engine.connect() as connection:
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        command.upgrade(config, revision)
 
 
 def _backup(ledger_file: Path, revision: str) -> Path:

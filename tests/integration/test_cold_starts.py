@@ -8,7 +8,7 @@ import typer.main
 from storage_ledger.cli.main import app
 from tests.support.stack import Stack
 
-ARGUMENTS = {"show": ["nobody"], "quarantine": ["list"], "restore": ["--from-mirror"], "replay": ["--mirror"]}
+ARGUMENTS = {"show": ["nobody"], "quarantine": ["list"], "restore": ["--from-mirror"], "replay": ["--mirror"], "backup": ["backups"]}
 SERVERS = {"serve", "browse", "demo", "status-service"}  # started like this in tests of their own
 COMMANDS = sorted(set(typer.main.get_command(app).commands) - SERVERS)  # type: ignore[attr-defined] # it is a group
 

@@ -79,6 +79,21 @@ steps = st.one_of(
     ),
     st.builds(lambda study: NewEntry(Kind.RESTORED, {"file": {"name": "a.dcm"}, "found": "missing", "source": None}, study), studies),
     st.builds(lambda: NewEntry(Kind.REJECTED, {"reason": "not-json", "study_id": "S1"})),
+    st.builds(
+        lambda first, length, up_to, found, unseen: NewEntry(
+            Kind.VERIFIED,
+            {
+                "scope": {"up_to": up_to, "ranges": [[first, first + length], [first + length + 3, first + length + 4]]},
+                "findings": [{"code": code, "position": position} for code, position in found],
+                "unchecked": [{"position": position} for position in unseen],
+            },
+        ),
+        st.integers(1, 12),
+        st.integers(0, 12),
+        st.integers(1, 40),
+        st.lists(st.tuples(st.sampled_from(["file-missing", "file-changed", "untracked-file"]), st.integers(1, 30)), max_size=2),
+        st.lists(st.integers(1, 30) | st.none(), max_size=2),
+    ),
     st.builds(lambda: NewEntry(Kind.RECOVERED, {"step": "tell", "code": "status-service-away"})),
 )
 

@@ -182,12 +182,13 @@ def test_every_field_that_a_payload_can_have_is_documented_and_no_other():
     """By what stands in the source: literals given to NewEntry, or called `payload`, and what is put into them later."""
     page = {name.rpartition(".")[2] for kind in Kind for name in names(sections("entry-kinds.md")[kind.value])}
     real: set[str] = set()
-    for module in ("intake", "projector", "notifier", "outages", "quarantine", "reconcile", "putting_back", "adopt", "core/old_metadata"):
+    modules = ("intake", "projector", "notifier", "outages", "quarantine", "reconcile", "putting_back", "adopt", "core/old_metadata")
+    for module in (*modules, "verify/portion", "verify/run", "verify/scrub"):
         for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
             match node:
-                case ast.Assign(targets=[ast.Name(id="payload")], value=ast.Dict() as value):
+                case ast.Assign(targets=[ast.Name(id="payload" | "scope")], value=ast.Dict() as value):
                     real |= keys(value)
-                case ast.AnnAssign(target=ast.Name(id="payload"), value=ast.Dict() as value):
+                case ast.AnnAssign(target=ast.Name(id="payload" | "scope"), value=ast.Dict() as value):
                     real |= keys(value)
                 case ast.Assign(targets=[ast.Subscript(value=ast.Name(id="payload"), slice=ast.Constant(value=str(key)))]):
                     real.add(key)
@@ -205,10 +206,12 @@ def keys(value: ast.Dict) -> set[str]:
 
 
 ERRORS = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, errors.StorageLedgerError)}
-TELLERS = {"trouble", "reasons", "read_header", "faults", "_unfit", "refusal", "understood"}
+TELLERS = {"trouble", "reasons", "read_header", "faults", "_unfit", "refusal", "understood", "code_of", "unseen_code"}
 """Functions whose texts in kebab case are codes, whichever way they hand them on."""
 
-CODE_AT = {"Finding": 0, "Quarantined": 1, "_unexplained": 1, "Found": 2, "Unfit": 0, "_leave": 1, "left_alone": 1}
+CODE_AT = {
+    "Finding": 0, "Quarantined": 1, "_unexplained": 1, "Found": 2, "Unfit": 0, "_leave": 1, "left_alone": 1, "report": 0, "unseen": 0,
+}  # fmt: skip
 """Calls that take a code: at which place."""
 
 FILLED_IN = {

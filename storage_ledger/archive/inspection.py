@@ -1,0 +1,163 @@
+"""Looks at the archive's files without touching anything: does each have its bytes, and what else lies there?"""
+
+from __future__ import annotations
+
+import errno as errnos
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from storage_ledger.errors import Retryable
+
+_CHUNK = 1 << 20
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class Condition(StrEnum):
+    """Of one file, against size and digest."""
+
+    INTACT = "intact"
+    MISSING = "missing"
+    CHANGED = "changed"
+    REPLACED = "replaced"
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What was found. `exposed`: anybody on the machine may write to it; `bytes`: how many there are."""
+
+    condition: Condition
+    detail: str = ""
+    exposed: bool = False
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Stranger:
+    """A name in a folder; `is_folder` of what it is now, without following a link."""
+
+    name: str
+    is_folder: bool
+
+
+class Inspection:
+    """Reads below `root`. It remembers which folder that was: a volume that comes off is no archive whose files are gone.
+
+    `on_bytes` is told how many bytes were read, after each megabyte at most; it may raise to end the reading. `OSError`s other
+    than "there is none" come through: they say nothing of the file.
+    """
+
+    def __init__(self, root: Path, on_bytes: Callable[[int], None] = lambda _: None) -> None:
+        self.root = root
+        self._on_bytes = on_bytes
+        with self._open_root(None) as status:
+            self._identity = (status.st_dev, status.st_ino)
+
+    def read(self, study_id: str, name: str, sha256: str, size: int) -> Look:
+        """Read the whole file, from the disk where the kernel lets us, and compare."""
+        try:
+            with self._folder(study_id) as folder:
+                return self._read(folder, name, sha256, size)
+        except FileNotFoundError:
+            self.require_root()
+            return Look(Condition.MISSING, "there is no such file")
+        except OSError as error:
+            if error.errno in {errnos.ENOTDIR, errnos.ELOOP}:
+                return Look(Condition.REPLACED, "its folder is a link or a file")
+            raise
+
+    def names(self, *parts: str) -> Iterator[Stranger]:
+        """What lies in a folder, one by one, in no order. Raises `FileNotFoundError`, `NotADirectoryError` and the like."""
+        with self._folder(*parts) as folder, os.scandir(folder) as entries:
+            for entry in entries:
+                try:
+                    is_folder = entry.is_dir(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                yield Stranger(entry.name, is_folder)
+
+    def require_root(self) -> None:
+        """Raises `Retryable` (`archive-missing`) when another folder, or none, lies at ARCHIVE_PATH by now."""
+        with self._open_root(self._identity):
+            pass
+
+    @contextmanager
+    def _open_root(self, identity: tuple[int, int] | None) -> Iterator[os.stat_result]:
+        try:
+            descriptor = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            text = f"ARCHIVE_PATH cannot be opened: {os.strerror(error.errno or 0)}"
+            raise Retryable("archive-missing", text, errno=error.errno, shared=True) from error
+        try:
+            status = os.fstat(descriptor)
+            if identity not in {None, (status.st_dev, status.st_ino)}:
+                raise Retryable("archive-missing", "another volume, or none, is mounted at ARCHIVE_PATH by now", shared=True)
+            yield status
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
+    def _folder(self, *parts: str) -> Iterator[int]:
+        current = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for part in parts:
+                below = os.open(part, _FOLDER, dir_fd=current)
+                os.close(current)
+                current = below
+            yield current
+        finally:
+            os.close(current)
+
+    def _read(self, folder: int, name: str, sha256: str, size: int) -> Look:
+        status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        if not stat.S_ISREG(status.st_mode):
+            return Look(Condition.REPLACED, f"it is {_kind(status.st_mode)}, not a file")
+        exposed = bool(status.st_mode & stat.S_IWOTH)
+        if status.st_size != size:
+            return Look(Condition.CHANGED, f"it has {status.st_size} bytes in place of {size}", exposed, status.st_size)
+        descriptor = os.open(name, _READ, dir_fd=folder)
+        try:
+            found = self._digest(descriptor, size)
+        finally:
+            os.close(descriptor)
+        if found != sha256:
+            return Look(Condition.CHANGED, "it has other bytes", exposed, size)
+        return Look(Condition.INTACT, "", exposed, size)
+
+    def _digest(self, descriptor: int, size: int) -> str:
+        _forget(descriptor)
+        digest = hashlib.sha256()
+        buffer = memoryview(bytearray(min(_CHUNK, size + 1)))
+        offset = 0
+        while count := os.preadv(descriptor, [buffer], offset):
+            digest.update(buffer[:count])
+            offset += count
+            self._on_bytes(count)
+        _forget(descriptor)
+        return digest.hexdigest()
+
+
+def _forget(descriptor: int) -> None:
+    """Have the kernel drop what it holds of a file: memory may be right where the disk is not, and others need it more."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _kind(mode: int) -> str:
+    match stat.S_IFMT(mode):
+        case stat.S_IFLNK:
+            return "a symbolic link"
+        case stat.S_IFDIR:
+            return "a folder"
+        case stat.S_IFIFO:
+            return "a FIFO"
+        case stat.S_IFSOCK:
+            return "a socket"
+        case _:
+            return "a device"

@@ -1,0 +1,177 @@
+"""`storage-ledger verify`."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from storage_ledger.verify.run import Verified
+
+SHOWN = 200
+_UNITS_S = {"s": 1, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_PARTS = {
+    "ledger": ("The ledger", "entries"),
+    "mirror": ("The mirror", "entries"),
+    "files": ("Files", "files"),
+    "strangers": ("Folders of the archive", "folders"),
+    "index": ("The index", "entries"),
+}
+
+
+def verify(
+    study: Annotated[str | None, typer.Option("--study", help="Only this study: its entries and its files.", metavar="STUDY_ID")] = None,
+    sample: Annotated[
+        str | None, typer.Option(help="Read only so many files, or a share of them, chosen by chance: 500, 5%, 0.05.", metavar="N|SHARE")
+    ] = None,
+    older_than: Annotated[
+        str | None, typer.Option(help="Read only files that were not verified since: 30d, 12h, 2w, 90min.", metavar="AGE")
+    ] = None,
+    rate: Annotated[float, typer.Option(help="Read no more than so many MB of files in a second; 0: no limit.", min=0)] = 0.0,
+    no_record: Annotated[
+        bool, typer.Option("--no-record", help="Append nothing to the ledger; for a user who may only read, or a copy.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """See whether everything is still as the ledger says: ledger, mirror, archive, index, each against the others.
+
+    Every archived file is read and compared, unless --sample, --older-than or --study say less. Nothing is repaired. What was
+    found becomes an entry `verified`, and so does what was read until Ctrl-C. Works whether `serve` runs or not.
+
+    Ends with 0 when all is intact, with 1 when something is damaged, with 2 when nothing is but not all could be looked at or
+    recorded, with 130 when it was interrupted.
+    """
+    import signal
+    import threading
+    from functools import partial
+
+    from storage_ledger import app
+    from storage_ledger.cli.progress import Step, steps
+    from storage_ledger.core.layout import valid_study_id
+    from storage_ledger.settings import Settings
+    from storage_ledger.verify.chosen import Options
+    from storage_ledger.verify.run import Progress
+
+    if sum(option is not None for option in (study, sample, older_than)) > 1:
+        raise typer.BadParameter("one of --study, --sample and --older-than")
+    if study is not None and not valid_study_id(study):
+        raise typer.BadParameter("no study_id is like this one")
+    options = Options(study_id=study, sample=_sample(sample), older_than=_since(older_than), rate=rate * 1e6)
+    settings = Settings.load()
+    stop = threading.Event()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def end(*_: object) -> None:
+        stop.set()
+        for number, handler in before.items():  # whoever asks twice does not want to wait
+            signal.signal(number, handler)
+
+    for number in before:
+        signal.signal(number, end)
+    with steps() as show:
+
+        def tell(progress: Progress) -> None:
+            title, unit = _PARTS[progress.part]
+            show(Step(title, progress.done, progress.total, unit, progress.bytes, progress.total_bytes))
+
+        run = partial(app.verify, settings, options, record=not no_record, stop=stop)
+        report = run(on_progress=tell)
+    told = _told(report)
+    if as_json:
+        from storage_ledger.cli.output import print_json
+
+        print_json(told)
+    else:
+        _print(report, told)
+    raise typer.Exit(_exit_code(report, wants_record=not no_record))
+
+
+def _exit_code(report: Verified, *, wants_record: bool) -> int:
+    if report.interrupted:
+        return 130
+    if report.found.counts:
+        return 1
+    return 2 if report.found.unchecked_counts or (wants_record and report.not_recorded) else 0
+
+
+def _told(report: Verified) -> dict[str, Any]:
+    counts, found = report.counts, report.found
+    return {
+        "began": report.began,
+        "up_to": report.up_to,
+        "parts": report.parts,
+        "files": counts.files,
+        "intact": counts.intact,
+        "damaged": counts.damaged,
+        "unchecked_files": counts.unchecked,
+        "bytes": counts.bytes,
+        "counts": dict(sorted(found.counts.items())),
+        "findings": [each.told() for each in found.damaged],
+        "unchecked": [each.told() for each in found.unchecked],
+        "recorded": report.recorded,
+        "not_recorded": report.not_recorded,
+        "interrupted": report.interrupted,
+    }
+
+
+def _print(report: Verified, told: dict[str, Any]) -> None:
+    from storage_ledger.cli.output import console, safe, size, table
+
+    out = console()
+    out.print(f"[bold]Up to[/bold]     position {report.up_to}")
+    out.print(f"[bold]Looked at[/bold] {', '.join(report.parts) or 'nothing'}" + (" (interrupted)" if report.interrupted else ""))
+    out.print(
+        f"[bold]Files[/bold]     {report.counts.files} read, {report.counts.intact} intact ({size(report.counts.bytes)}), "
+        f"{report.counts.damaged} damaged, {report.counts.unchecked} could not be checked"
+    )
+    if report.recorded:
+        out.print(f"[bold]Recorded[/bold]  position {', '.join(str(position) for position in report.recorded[-5:])}")
+    if report.not_recorded:
+        out.print("[bold]Not recorded[/bold]: ", safe(report.not_recorded), sep="")
+    for title, listed, counts in (
+        ("Damaged", told["findings"], report.found.counts),
+        ("Could not be checked", told["unchecked"], report.found.unchecked_counts),
+    ):
+        if not counts:
+            continue
+        out.print()
+        rows = table(title, "Position", "Where", "")
+        for each in listed[:SHOWN]:
+            rows.add_row(safe(each["code"]), str(each["position"] or ""), safe(each["path"] or each["study_id"]), safe(each["detail"]))
+        out.print(rows)
+        if counts.total() > SHOWN:
+            out.print(f"… and {counts.total() - SHOWN} more: see --json.")
+    if report.found.counts:
+        out.print("\nWhat to do about each: docs/reference/error-codes.md, under Verify.")
+    elif not report.interrupted and not report.found.unchecked_counts:
+        out.print("\nAll is intact.")
+
+
+def _sample(text: str | None) -> float | None:
+    """At least 1: so many; below: such a share."""
+    if text is None:
+        return None
+    try:
+        share = text.endswith("%") or "." in text
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        raise typer.BadParameter("--sample is a count (500), or a share (5%, 0.05)") from None
+    if share and value == 1:
+        return None
+    if not (0 < value < 1 if share else 1 <= value < 1e12 and value == int(value)):
+        raise typer.BadParameter("--sample is a count of at least 1, or a share of at most 100%")
+    return value
+
+
+def _since(text: str | None) -> str | None:
+    from storage_ledger.core.ids import later, rfc3339
+    from storage_ledger.ledger.sqlite import utc_now
+
+    if text is None:
+        return None
+    found = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)(s|min|h|d|w)", text)
+    if not found:
+        raise typer.BadParameter("--older-than is a number with a unit: 30d, 12h, 2w, 90min, 45s")
+    return later(rfc3339(utc_now()), -float(found[1]) * _UNITS_S[found[2]])

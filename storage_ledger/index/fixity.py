@@ -1,0 +1,104 @@
+"""`verified` → `files.fixity` and `verified_at`: what was looked at lies in ranges of `files.position`, exceptions stand by name.
+
+An entry says: all files whose first `archived` has a position in one of `ranges`, as they were placed up to `up_to`, were read
+and are intact, but those in `findings` and those in `unchecked`. So it stays small, however many files it is about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from storage_ledger.core.entries import Entry
+
+# What a finding says of a file's bytes; the other codes say nothing of them.
+FIXITY = {"file-missing": "missing", "file-changed": "changed", "file-replaced": "changed"}
+
+Range = tuple[int, int]
+
+
+def apply(sql: Callable[..., Any], entry: Entry) -> None:
+    """Take one `verified` entry into `files`; the entries before it have been taken already."""
+    _write(sql, entry, _ranges(entry))
+
+
+def apply_all(sql: Callable[..., Any], newest_first: Iterable[Entry | None]) -> None:
+    """Take all of them, newest first, into `files` that hold the fold of everything else.
+
+    It comes to the same as `apply` of each in its turn, and every file is written once: the archive may have been verified
+    a thousand times.
+    """
+    done: list[Range] = []
+    for entry in newest_first:
+        if entry is None:
+            continue
+        ranges = _without(_ranges(entry), done)
+        if ranges:
+            _write(sql, entry, ranges)
+            done = _joined(done + _without(ranges, _points(_unseen(entry) | _placed_later(sql, entry, ranges))))
+
+
+def _write(sql: Callable[..., Any], entry: Entry, ranges: list[Range]) -> None:
+    data = entry.data
+    up_to = _up_to(entry)
+    for first, last in _without(ranges, _points(_unseen(entry))):
+        sql(
+            "UPDATE files SET fixity = 'intact', verified_at = ? WHERE position BETWEEN ? AND ? AND placed <= ?",
+            (entry.recorded_at, first, last, up_to),
+        )
+    for found in data["findings"]:
+        fixity = FIXITY.get(found["code"])
+        if fixity is not None and any(first <= found["position"] <= last for first, last in ranges):
+            sql("UPDATE files SET fixity = ? WHERE position = ? AND placed <= ?", (fixity, found["position"], up_to))
+
+
+def _placed_later(sql: Callable[..., Any], entry: Entry, ranges: list[Range]) -> set[int]:
+    """Files that were put there anew since it was judged: it says nothing of these, an older one that ran longer may."""
+    statement = "SELECT position FROM files WHERE position BETWEEN ? AND ? AND placed > ?"
+    return {row[0] for each in ranges for row in sql(statement, (*each, _up_to(entry)))}
+
+
+def _up_to(entry: Entry) -> int:
+    return min(int(entry.data["scope"]["up_to"]), entry.position)  # nobody knows what is still to come
+
+
+def _ranges(entry: Entry) -> list[Range]:
+    return [(first, last) for first, last in entry.data["scope"].get("ranges", [])]
+
+
+def _unseen(entry: Entry) -> set[int]:
+    return {each["position"] for each in entry.data["unchecked"] if isinstance(each["position"], int)}
+
+
+def _points(positions: Iterable[int]) -> list[Range]:
+    return [(position, position) for position in sorted(positions)]
+
+
+def _without(ranges: list[Range], taken: list[Range]) -> list[Range]:
+    """What is left of `ranges` (ascending) without `taken` (ascending)."""
+    left: list[Range] = []
+    index = 0
+    for first, last in ranges:
+        begin = first
+        while index < len(taken) and taken[index][1] < begin:
+            index += 1
+        at = index
+        while at < len(taken) and taken[at][0] <= last:
+            if taken[at][0] > begin:
+                left.append((begin, taken[at][0] - 1))
+            begin = max(begin, taken[at][1] + 1)
+            at += 1
+        if begin <= last:
+            left.append((begin, last))
+    return left
+
+
+def _joined(ranges: list[Range]) -> list[Range]:
+    """Ascending, without overlaps."""
+    joined: list[Range] = []
+    for first, last in sorted(ranges):
+        if joined and first <= joined[-1][1] + 1:
+            joined[-1] = (joined[-1][0], max(joined[-1][1], last))
+        else:
+            joined.append((first, last))
+    return joined

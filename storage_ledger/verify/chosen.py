@@ -1,0 +1,106 @@
+"""Which files are read: all, a sample, or those that were not read for long."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from storage_ledger.core.entries import Kind
+from storage_ledger.errors import LedgerUnusable
+from storage_ledger.ledger.engine import open_engine, sqlite
+from storage_ledger.verify.facts import Facts, FileFact
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What is looked at. `study_id`: this one alone, and nothing else.
+
+    Of all files only: `sample`, so many, or (below 1) that share of them; `older_than`, those not read since (RFC 3339).
+    `rate`: bytes read in a second at most, 0 for no limit. `settle_s`: how long a running service gets to finish what it has
+    under its hands.
+    """
+
+    study_id: str | None = None
+    sample: float | None = None
+    older_than: str | None = None
+    rate: float = 0.0
+    settle_s: float = 10.0
+
+    @property
+    def selection(self) -> str:
+        """How the files were chosen."""
+        if self.study_id is not None:
+            return "study"
+        if self.sample is not None:
+            return "sample"
+        return "older-than" if self.older_than is not None else "all"
+
+
+class Chosen:
+    """`files` and `bytes`: how many there will be, as far as the index knows (None: it does not)."""
+
+    def __init__(self, options: Options, index_file: Path, facts: Facts, chance: Callable[[], float]) -> None:
+        self._options = options
+        self._index_file = index_file
+        self._chance = chance
+        self._recent = "verified_at IS NOT NULL AND verified_at >= ?"
+        self.files: int | None = None
+        self.bytes: int | None = None
+        where, values = ("", ()) if options.older_than is None else (f" WHERE NOT ({self._recent})", (options.older_than,))
+        rows = self._ask(f"SELECT count(*), coalesce(sum(bytes), 0) FROM files{where}", *values)  # noqa: S608 - constants
+        if rows is not None:
+            self.files, self.bytes = rows[0]
+        elif options.older_than is not None:
+            raise LedgerUnusable(
+                "index-missing", "index.db knows when a file was last read, and cannot be read: start `storage-ledger serve`"
+            )
+        self._left = self.files if self.files is not None else _count(facts)
+        if options.sample is not None:
+            self._wanted = round(options.sample if options.sample >= 1 else options.sample * self._left)
+            self._wanted = max(1, min(self._wanted, self._left))
+            share = self._wanted / self._left if self._left else 0.0
+            self.bytes = None if self.bytes is None else round(self.bytes * share)
+            self.files = self._wanted
+
+    def of(self, after: int, up_to: int) -> Callable[[FileFact], bool]:
+        """Whether a file is read, for those at positions beyond `after` up to `up_to`; ask once of each, in order."""
+        recent: set[int] = set()
+        if self._options.older_than is not None:
+            sql = f"SELECT position FROM files WHERE position > ? AND position <= ? AND {self._recent}"  # noqa: S608 - constants
+            recent = {row[0] for row in self._ask(sql, after, up_to, self._options.older_than) or []}
+
+        def take(file: FileFact) -> bool:
+            if file.position in recent:
+                return False
+            return self._options.sample is None or self._draw()
+
+        return take
+
+    def _draw(self) -> bool:
+        """Each as likely as any other, and exactly as many as wanted (Knuth, selection sampling)."""
+        if self._wanted <= 0:
+            return False
+        drawn = self._chance() * max(self._left, 1) < self._wanted
+        self._left -= 1
+        self._wanted -= drawn
+        return drawn
+
+    def _ask(self, sql: str, *values: Any) -> list[Any] | None:
+        if not self._index_file.exists():
+            return None
+        try:
+            engine = open_engine(self._index_file, writable=False, pool_size=1)
+            try:
+                with closing(engine.raw_connection()) as connection:
+                    return list(connection.driver_connection.execute(sql, values))  # type: ignore[union-attr] # the driver's own
+            finally:
+                engine.dispose()
+        except sqlite.Error:
+            return None
+
+
+def _count(facts: Facts) -> int:
+    return int(facts.sql("SELECT count(*) FROM entries WHERE kind = ?", Kind.ARCHIVED.value)[0][0])

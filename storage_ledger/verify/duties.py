@@ -1,0 +1,191 @@
+"""`pending` against the fold of the entries: nobody who must act is lost, and nobody acts for whom there is no reason.
+
+What must be there follows from the entries for `place` and `tell`. `remove` and `confirm` end without an entry: of these only
+what can have no reason is told. Some rows may be there or not (a repetition that was judged together with the first); these
+are let be.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from storage_ledger.core.entries import Entry, Kind
+from storage_ledger.core.ids import instant
+from storage_ledger.core.plan import Stage
+from storage_ledger.verify.facts import Facts
+from storage_ledger.verify.findings import Findings
+
+PART = "ledger"
+FILE = "ledger.db"
+FAR_S = 86_400.0
+"""No backoff is as long as this: what waits longer waits for nothing."""
+
+
+class Duties:
+    """The fold. `apply` every entry in order; then `judge` the rows. Memory for what is still to be done, not for what was."""
+
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
+        self._place: dict[int, tuple[str, str, str]] = {}  # position of a `described` → study, upload, digest of the message
+        self._by_upload: dict[tuple[str, str], list[int]] = {}
+        self._perhaps: set[int] = set()
+        self._tell: dict[int, str | None] = {}
+
+    def apply(self, entry: Entry) -> None:
+        """Take one more."""
+        match entry.kind:
+            case Kind.DESCRIBED:
+                self._described(entry)
+            case Kind.ARCHIVED | Kind.QUARANTINED:
+                self._judged(entry)
+            case Kind.RELEASED:
+                described = self._facts.get(entry.data["described"])
+                if described is not None:
+                    self._open(described)
+            case Kind.DISCARDED:
+                self._tell[entry.position] = entry.study_id
+            case Kind.REJECTED:
+                study_id = entry.data.get("study_id")
+                if study_id is not None and not self._knows(study_id, entry.position):
+                    self._tell[entry.position] = study_id
+            case Kind.STATUS_SENT:
+                for position in entry.data["tells"]:
+                    self._tell.pop(position, None)
+
+    def judge(self, rows: list[Any], found: Findings, now: datetime) -> None:
+        """Compare with the rows of `pending` (position, stage, not_before, attempts) of the same moment."""
+        there = {(row[0], row[1]) for row in rows}
+        for position, (study_id, _, _) in self._place.items():
+            if (position, Stage.PLACE.value) not in there and position not in self._perhaps:
+                _missing(found, position, study_id, Stage.PLACE)
+        for position, known in self._tell.items():
+            if (position, Stage.TELL.value) not in there and not self._moot(position, known):
+                _missing(found, position, known, Stage.TELL)
+        for position, stage, not_before, attempts in rows:
+            text = self._trouble(position, stage) or _odd(stage, not_before, attempts, now)
+            if text:
+                entry = self._facts.get(position)
+                found.report(
+                    "duty-unexplained",
+                    PART,
+                    position=position,
+                    study_id=entry.study_id if entry else None,
+                    path=FILE,
+                    detail=f"pending: {text}",
+                )
+
+    def _described(self, entry: Entry) -> None:
+        if entry.data["source"] != "adopt":  # then nothing was uploaded: it lies in the archive already
+            self._open(entry)
+
+    def _open(self, described: Entry) -> None:
+        data = described.data
+        key = (described.study_id or "", data["upload_path"])
+        self._place[described.position] = (*key, data["raw_sha256"])
+        waiting = self._by_upload.setdefault(key, [])
+        if described.position not in waiting:
+            waiting.append(described.position)
+            waiting.sort()
+        self._perhaps.discard(described.position)
+
+    def _judged(self, entry: Entry) -> None:
+        cause = entry.cause or 0
+        data = entry.data
+        if not data.get("adopted") or data.get("tell"):
+            self._tell[entry.position] = entry.study_id
+        known = self._place.get(cause)
+        if known is None:
+            described = self._facts.get(cause)
+            if described is None:
+                return
+            data = described.data
+            known = (described.study_id or "", data["upload_path"], data["raw_sha256"])
+        self._close(cause)
+        twins = self._twins(cause, known, entry.position)
+        for position in twins:
+            if entry.kind == Kind.ARCHIVED:
+                self._close(position)
+            else:
+                self._perhaps.add(position)  # those that were at hand went with the first, others did not
+
+    def _twins(self, cause: int, known: tuple[str, str, str], before: int) -> list[int]:
+        """Repetitions that wait: earlier ones, and later ones up to the first that says something else."""
+        found = []
+        for position in self._by_upload.get(known[:2], []):
+            if position >= before:
+                break
+            if self._place[position][2] == known[2]:
+                found.append(position)
+            elif position > cause:
+                break
+        return found
+
+    def _close(self, position: int) -> None:
+        known = self._place.pop(position, None)
+        self._perhaps.discard(position)
+        if known is not None:
+            waiting = self._by_upload[known[:2]]
+            waiting.remove(position)
+            if not waiting:
+                del self._by_upload[known[:2]]
+
+    def _trouble(self, position: int, stage: str) -> str | None:
+        """Why there can be no such row; None where there can."""
+        entry = self._facts.get(position)
+        if entry is None:
+            return f"{stage} of an entry that is not there"
+        match stage:
+            case Stage.PLACE:
+                fine = entry.kind == Kind.DESCRIBED and (position in self._place or self._was_archived(entry))
+            case Stage.REMOVE:
+                fine = entry.kind == Kind.ARCHIVED
+            case Stage.TELL:
+                fine = position in self._tell
+            case Stage.CONFIRM:
+                fine = entry.kind == Kind.STATUS_SENT and self._is_newest(entry)
+            case _:
+                return "no stage of that name"
+        return None if fine else f"nothing makes it necessary to {stage}"
+
+    def _was_archived(self, described: Entry) -> bool:
+        """Then it may be placed once more: something else was found in uploads when the upload was to be removed."""
+        return bool(
+            self._facts.sql(
+                "SELECT 1 FROM entries WHERE study_id = ? AND kind = ? AND cause = ? LIMIT 1",
+                described.study_id,
+                Kind.ARCHIVED.value,
+                described.position,
+            )
+        )
+
+    def _is_newest(self, told: Entry) -> bool:
+        if told.study_id is None:
+            return True
+        sql = "SELECT 1 FROM entries WHERE study_id = ? AND kind = ? AND position > ? LIMIT 1"
+        return not self._facts.sql(sql, told.study_id, Kind.STATUS_SENT.value, told.position)
+
+    def _moot(self, position: int, study_id: str | None) -> bool:
+        """`failed` for a rejected message need not be told once its study was described after all."""
+        entry = self._facts.get(position)
+        return entry is not None and entry.kind == Kind.REJECTED and study_id is not None and self._knows(study_id, None)
+
+    def _knows(self, study_id: str, before: int | None) -> bool:
+        sql = "SELECT 1 FROM entries WHERE study_id = ? AND kind = ? AND position < ? LIMIT 1"
+        return bool(self._facts.sql(sql, study_id, Kind.DESCRIBED.value, before if before is not None else 2**62))
+
+
+def _missing(found: Findings, position: int, study_id: str | None, stage: Stage) -> None:
+    text = f"pending: nobody is responsible any more to {stage.value}"
+    found.report("duty-missing", PART, position=position, study_id=study_id, path=FILE, detail=text)
+
+
+def _odd(stage: str, not_before: object, attempts: object, now: datetime) -> str | None:
+    if not isinstance(attempts, int) or attempts < 0:
+        return "attempts is no count"
+    try:
+        due = instant(str(not_before))
+        away_s = (due - now).total_seconds()
+    except (ValueError, TypeError):
+        return "not_before is no time"
+    return "it waits for more than a day" if away_s > FAR_S and stage != Stage.CONFIRM else None

@@ -1,0 +1,155 @@
+"""ledger.db by itself: its schema, its meta, SQLite's own view of the file, and every entry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from storage_ledger.core.entries import CURRENT_SCHEMA, Entry, Kind, faults
+from storage_ledger.errors import LedgerError, LedgerUnusable
+from storage_ledger.ledger.engine import sqlite
+from storage_ledger.ledger.migrate import SCHEMA_SQL, known_revisions, schema_as_migrated, schema_of
+from storage_ledger.verify.facts import Facts
+from storage_ledger.verify.findings import Findings, Stopped
+
+PART = "ledger"
+FILE = "ledger.db"
+MOST_DAMAGED = 10_000
+"""Beyond so many the file is not what it was; what would follow from it is not worth the telling."""
+
+_KINDS = frozenset(kind.value for kind in Kind)
+
+
+@dataclass(slots=True)
+class Damage:
+    """Which entries cannot be believed. `positions`: of those that are damaged, and of gaps; `overflow`: there are more."""
+
+    positions: set[int] = field(default_factory=set)
+    overflow: bool = False
+
+    def add(self, position: int) -> None:
+        """One more, up to `MOST_DAMAGED`."""
+        if len(self.positions) < MOST_DAMAGED:
+            self.positions.add(position)
+        else:
+            self.overflow = True
+
+
+def check_file(facts: Facts, found: Findings, stopped: Callable[[], bool]) -> None:
+    """Schema and triggers as the migrations make them, one ledger_id in `meta`, and SQLite's `integrity_check`."""
+    _schema(facts, found)
+    _meta(facts, found)
+    try:
+        with facts.interruptible(stopped):
+            lines = [str(row[0]) for row in facts.stream("PRAGMA integrity_check(20)")]
+    except (LedgerError, sqlite.Error):
+        if stopped():  # SQLite calls it an error when it is interrupted
+            raise Stopped from None
+        raise
+    wrong = [line for line in lines if line != "ok" and "CHECK constraint failed in pending" not in line]  # see `duties`
+    if wrong:
+        more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        found.report("ledger-damaged", PART, path=FILE, detail="SQLite: " + "; ".join(wrong[:3]) + more)
+
+
+def check_entries(facts: Facts, found: Findings, up_to: int, on_progress: Callable[[int], None]) -> Damage:
+    """Positions 1 to `up_to` without gaps, each entry whole by its hashes, times in order, causes and versions valid."""
+    damage = Damage()
+    before, time = 0, ""
+    while before < up_to:
+        rows = facts.rows(before, up_to)
+        for entry in rows:
+            _gap(found, damage, before + 1, entry.position - 1)
+            before = entry.position
+            if _is_whole(entry, found, damage):
+                _in_order(entry, time, found)
+                time = max(time, entry.recorded_at)
+        if not rows:
+            _gap(found, damage, before + 1, up_to)
+            before = up_to
+        on_progress(before)
+    return damage
+
+
+def check_keys(facts: Facts, found: Findings, damage: Damage, up_to: int) -> None:
+    """Each study's versions are 1, 2, 3 … in the order of positions, and no entry_id is there twice. After `facts.repaired` is set."""
+    known = {(entry.study_id, entry.version) for entry in facts.repaired.values() if entry is not None}
+    guessing = damage.overflow or None in facts.repaired.values()
+    lost = facts.stream(
+        "SELECT e.position, e.study_id, e.version FROM entries e WHERE e.study_id IS NOT NULL AND e.position <= ? AND "
+        "CASE WHEN e.version = 1 THEN EXISTS (SELECT 1 FROM entries p WHERE p.study_id = e.study_id AND p.version < 1) "
+        "ELSE NOT EXISTS (SELECT 1 FROM entries p WHERE p.study_id = e.study_id AND p.version = e.version - 1 AND p.position < e.position) "
+        "END",
+        up_to,
+    )
+    for position, study_id, version in lost:
+        explained = guessing or position in damage.positions or (study_id, version - 1) in known
+        if not explained:
+            found.report(
+                "version-wrong", PART, position=position, study_id=study_id, path=FILE, detail=f"version {version} does not follow"
+            )
+    for position, _ in facts.stream("SELECT max(position), count(*) FROM entries GROUP BY entry_id HAVING count(*) > 1"):
+        if position <= up_to and position not in damage.positions:
+            found.report("entry-id-twice", PART, position=position, path=FILE)
+
+
+def check_entry(entry: Entry, found: Findings) -> bool:
+    """One entry by itself: one finding, whatever is wrong with it. True when it is whole.
+
+    Raises `LedgerUnusable` (`ledger-newer`) for a whole one that this program does not know.
+    """
+    wrong = faults(entry)
+    if wrong:
+        found.report(wrong[0], PART, position=entry.position, study_id=entry.study_id, path=FILE, detail=", ".join(wrong))
+    elif entry.kind not in _KINDS or entry.schema > CURRENT_SCHEMA:
+        raise LedgerUnusable("ledger-newer", f"the entry at position {entry.position} was written by a newer version of this program")
+    return not wrong
+
+
+def _is_whole(entry: Entry, found: Findings, damage: Damage) -> bool:
+    whole = check_entry(entry, found)
+    if not whole:
+        damage.add(entry.position)
+    return whole
+
+
+def _in_order(entry: Entry, time: str, found: Findings) -> None:
+    if entry.recorded_at < time:
+        found.report("recorded-at-decreases", PART, position=entry.position, study_id=entry.study_id, path=FILE)
+    if entry.cause is not None and not 0 < entry.cause < entry.position:
+        found.report("cause-invalid", PART, position=entry.position, study_id=entry.study_id, path=FILE)
+
+
+def _gap(found: Findings, damage: Damage, first: int, last: int) -> None:
+    for position in range(first, min(last, first + MOST_DAMAGED) + 1):
+        damage.add(position)
+        found.report("entry-missing", PART, position=position, path=FILE)
+    if last > first + MOST_DAMAGED:
+        damage.overflow = True
+
+
+def _schema(facts: Facts, found: Findings) -> None:
+    here = schema_of(facts.sql(SCHEMA_SQL))
+    tables = {name for kind, name, _ in here if kind == "table"}
+    if not {"entries", "pending", "meta"} <= tables:
+        raise LedgerUnusable("ledger-foreign", f"{facts.path} is an SQLite database, but not a ledger, or not a whole one")
+    versions = [row[0] for row in facts.sql("SELECT version_num FROM alembic_version")] if "alembic_version" in tables else []
+    if len(versions) != 1 or versions[0] not in known_revisions():
+        found.report("schema-changed", PART, path=FILE, detail="alembic_version does not hold one known revision")
+    right = schema_as_migrated(versions[0] if versions else "")
+    for kind, name in sorted({each[:2] for each in here ^ right}):
+        if not any(each[:2] == (kind, name) for each in right):
+            text = "is none of ours"
+        elif any(each[:2] == (kind, name) for each in here):
+            text = "is not as the migrations make it"
+        else:
+            text = "is gone"
+        found.report("schema-changed", PART, path=FILE, detail=f"{kind} {name} {text}")
+
+
+def _meta(facts: Facts, found: Findings) -> None:
+    names = [row[0] for row in facts.sql("SELECT name FROM meta")]
+    if "ledger_id" not in names:
+        found.report("meta-changed", PART, path=FILE, detail="it has no ledger_id")
+    if len(names) > 1:
+        found.report("meta-changed", PART, path=FILE, detail="it has rows that no version of this program writes")

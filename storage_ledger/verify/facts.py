@@ -1,0 +1,202 @@
+"""The ledger's rows, for who does not trust them: nothing here fails on a row that is damaged, and nothing writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from storage_ledger.core.entries import Entry, Kind, faults
+from storage_ledger.core.study import Study
+from storage_ledger.errors import LedgerUnusable
+from storage_ledger.ledger.engine import hold_raw, open_engine
+from storage_ledger.ledger.sqlite import COLUMNS, translated
+
+BATCH = 500
+HEAD_COLUMNS = "position, leaf_hash"
+
+
+@dataclass(frozen=True, slots=True)
+class FileFact:
+    """A file that the ledger says is archived. `position`: of the first `archived` entry with this name in its study."""
+
+    study_id: str
+    name: str
+    sha256: str
+    bytes: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class StudyFacts:
+    """A study by its whole entries: its fold, its files by name, the message that metadata.json speaks of.
+
+    `first`: position of the first of the files; `whole`: none of its entries is damaged beyond what the mirror knows.
+    """
+
+    study: Study
+    files: dict[str, FileFact]
+    speaker: dict[str, Any] | None
+    first: int
+    whole: bool
+
+
+class Facts:
+    """Reads ledger.db by a connection of its own, in short statements, in one thread at a time.
+
+    `repaired`: what the mirror has in place of entries that are damaged or gone (None: nothing is known). The reading
+    methods give the entry from there, so that damage in the ledger is told once, and not again by what follows from it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if not path.exists():
+            raise LedgerUnusable("ledger-missing", f"{path} does not exist: run `storage-ledger migrate`")
+        self.path = path
+        self.repaired: dict[int, Entry | None] = {}
+        self._engine = open_engine(path, writable=False, pool_size=1)
+        with translated():
+            self._held = hold_raw(self._engine)
+        self._connection = self._held.driver_connection
+
+    def close(self) -> None:
+        """Release the file."""
+        self._held.close()
+        self._engine.dispose()
+
+    def sql(self, statement: str, *values: object) -> list[Any]:
+        """All rows of one statement. Raises as the ledger does."""
+        with translated():
+            return list(self._connection.execute(statement, values))
+
+    def stream(self, statement: str, *values: object) -> Iterator[Any]:
+        """The same, row by row; what is read stays as it was when it began."""
+        with translated():
+            yield from self._connection.execute(statement, values)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """All that is read inside is of one moment. Keep it short: the WAL grows meanwhile."""
+        with translated():
+            self._connection.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._connection.execute("ROLLBACK")
+
+    @contextmanager
+    def interruptible(self, stopped: Any) -> Iterator[None]:
+        """Long statements inside end (`ledger-…` errors) soon after `stopped()` is true."""
+        self._connection.set_progress_handler(lambda: int(stopped()), 100_000)
+        try:
+            yield
+        finally:
+            self._connection.set_progress_handler(None, 0)
+
+    def last(self) -> int:
+        """The last position; 0 of an empty ledger."""
+        return int(self.sql("SELECT coalesce(max(position), 0) FROM entries")[0][0])
+
+    def rows(self, after: int, up_to: int, limit: int = BATCH) -> list[Entry]:
+        """Entries as they are, damaged or not, in order."""
+        found = self.sql(
+            f"SELECT {COLUMNS} FROM entries WHERE position > ? AND position <= ? ORDER BY position LIMIT ?",  # noqa: S608 - constants
+            after,
+            up_to,
+            limit,
+        )
+        return [Entry(*row) for row in found]
+
+    def leaves(self, after: int, limit: int) -> list[tuple[int, bytes]]:
+        """Position and leaf hash as they are, in order."""
+        return [(row[0], row[1]) for row in self.sql(
+            "SELECT position, leaf_hash FROM entries WHERE position > ? ORDER BY position LIMIT ?", after, limit
+        )]  # fmt: skip
+
+    def get(self, position: int) -> Entry | None:
+        """One entry, believed."""
+        if position in self.repaired:
+            return self.repaired[position]
+        found = self.sql(f"SELECT {COLUMNS} FROM entries WHERE position = ?", position)  # noqa: S608 - constants
+        entry = Entry(*found[0]) if found else None
+        return entry if entry is not None and not faults(entry) else None
+
+    def believed(self, after: int, up_to: int) -> Iterator[Entry]:
+        """Entries in order, those that are damaged or gone as the mirror has them, or left out."""
+        while after < up_to:
+            rows = self.rows(after, up_to)
+            end = rows[-1].position if len(rows) == BATCH else up_to
+            yield from self._merged(rows, after, end)
+            after = end
+
+    def archived(self, after: int, up_to: int, limit: int = BATCH) -> tuple[list[Entry], int]:
+        """`archived` entries in order, believed, and up to which position these are all."""
+        rows = [
+            Entry(*row)
+            for row in self.sql(
+                f"SELECT {COLUMNS} FROM entries WHERE position > ? AND position <= ? AND kind = ? ORDER BY position LIMIT ?",  # noqa: S608
+                after,
+                up_to,
+                Kind.ARCHIVED.value,
+                limit,
+            )
+        ]
+        end = rows[-1].position if len(rows) == limit else up_to
+        return [entry for entry in self._merged(rows, after, end) if entry.kind == Kind.ARCHIVED], end
+
+    def study(self, study_id: str) -> StudyFacts:
+        """All that is known of a study now; its entries go by one by one."""
+        study, files, whole = Study(study_id), dict[str, FileFact](), True
+        for entry in self._of_study(study_id):
+            if faults(entry):
+                whole = False
+                continue
+            try:
+                study.apply(entry)
+            except KeyError:  # its `described` is lost
+                whole = False
+                continue
+            if entry.kind == Kind.ARCHIVED:
+                file = entry.data["file"]
+                files.setdefault(file["name"], FileFact(study_id, file["name"], file["sha256"], file["bytes"], entry.position))
+        speaker = self.get(study.speaker.position) if study.speaker else None
+        whole = whole and None not in self.repaired.values()
+        return StudyFacts(study, files, speaker.data if speaker else None, min((f.position for f in files.values()), default=0), whole)
+
+    def names(self, study_id: str) -> set[str] | None:
+        """Of the study's archived files, by their entries as they are. None: only `study` can tell."""
+        sql = (
+            "SELECT CASE WHEN json_valid(payload) THEN json_extract(payload, '$.file.name') END FROM entries "
+            "WHERE study_id = ? AND kind = ?"
+        )
+        found = {row[0] for row in self.sql(sql, study_id, Kind.ARCHIVED.value)}
+        return None if self.repaired or not all(isinstance(name, str) for name in found) else found
+
+    def is_placing(self, study_id: str) -> bool:
+        """Whether something of the study is to be placed: then its folder may be ahead of the ledger."""
+        return bool(
+            self.sql(
+                "SELECT 1 FROM entries e JOIN pending p ON p.position = e.position WHERE e.study_id = ? AND p.stage = 'place' LIMIT 1",
+                study_id,
+            )
+        )
+
+    def _of_study(self, study_id: str) -> Iterator[Entry]:
+        rows = self.sql("SELECT position FROM entries WHERE study_id = ? ORDER BY version", study_id)
+        own = {position for position, entry in self.repaired.items() if entry is not None and entry.study_id == study_id}
+        for position in sorted({row[0] for row in rows} | own):
+            if position not in self.repaired:
+                yield from self.rows(position - 1, position)
+            elif position in own:
+                entry = self.repaired[position]
+                if entry is not None:
+                    yield entry
+
+    def _merged(self, rows: Iterable[Entry], after: int, end: int) -> Iterator[Entry]:
+        if not self.repaired:
+            yield from rows
+            return
+        found = {row.position: row for row in rows if row.position not in self.repaired}
+        found |= {p: entry for p, entry in self.repaired.items() if after < p <= end and entry is not None}
+        yield from (found[position] for position in sorted(found))

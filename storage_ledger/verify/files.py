@@ -1,0 +1,213 @@
+"""The archive against the ledger: every file that is archived, and each study's metadata.json; then whatever else lies there."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+from storage_ledger.archive.inspection import Condition, Inspection, Look
+from storage_ledger.core.entries import Entry, faults
+from storage_ledger.core.layout import LEDGER_FOLDER, METADATA, archive_path, valid_study_id
+from storage_ledger.core.metadata import metadata_json
+from storage_ledger.verify.facts import Facts, FileFact, StudyFacts
+from storage_ledger.verify.findings import Findings
+
+PART = "archive"
+KEPT_STUDIES = 64
+LOOKS = 3
+_TEMPORARY = re.compile(r"\.(place-[0-9]+|metadata\.json|renew|restore-[0-9]+-[0-9a-f]{16})\.tmp")
+
+
+@dataclass(slots=True)
+class Counts:
+    """Of files that were read. `bytes`: of those that were intact."""
+
+    files: int = 0
+    intact: int = 0
+    damaged: int = 0
+    unchecked: int = 0
+    bytes: int = 0
+
+    def add(self, other: Counts) -> None:
+        """Sum up."""
+        for name in ("files", "intact", "damaged", "unchecked", "bytes"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+class Files:
+    """Checks single files. What a running service has under its hands just now is looked at again before it is told."""
+
+    def __init__(self, facts: Facts, archive: Inspection, found: Findings, *, wait: Callable[[float], object], settle_s: float) -> None:
+        self._facts = facts
+        self._archive = archive
+        self._found = found
+        self._wait = wait
+        self._settle_s = settle_s
+        self._studies: OrderedDict[str, StudyFacts] = OrderedDict()
+
+    def fact(self, archived: Entry) -> FileFact | None:
+        """The file of an `archived` entry, if that is the first one that names it."""
+        if faults(archived) or archived.study_id is None:
+            self._found.unseen("ledger-damaged", PART, position=archived.position, detail="the entry is damaged")
+            return None
+        file = self._study(archived.study_id, archived.position).files.get(archived.data["file"]["name"])
+        return file if file is not None and file.position == archived.position else None
+
+    def check(self, file: FileFact, counts: Counts) -> None:
+        """Read one file, and metadata.json with the study's first one."""
+        counts.files += 1
+        path = archive_path(file.study_id, file.name)
+        where: dict[str, Any] = {"position": file.position, "study_id": file.study_id, "path": path}
+        try:
+            look = self._look(file)
+        except OSError as error:
+            counts.unchecked += 1
+            self._found.unseen(unseen_code(error), PART, **where, detail=os.strerror(error.errno or 0))
+        else:
+            if look.condition is Condition.INTACT:
+                counts.intact += 1
+                counts.bytes += look.bytes
+            else:
+                counts.damaged += 1
+                self._found.report(code_of(look.condition), PART, **where, detail=look.detail)
+            self._tell_exposed(look, where)
+        if file.position == self._study(file.study_id, file.position).first:
+            self.check_metadata(file.study_id)
+
+    def check_metadata(self, study_id: str) -> None:
+        """metadata.json has the bytes that the study's entries amount to."""
+        where: dict[str, Any] = {"study_id": study_id, "path": archive_path(study_id, METADATA)}
+        try:
+            look, position = self._metadata(study_id)
+        except OSError as error:
+            self._found.unseen(unseen_code(error), PART, **where, detail=os.strerror(error.errno or 0))
+            return
+        if look is None:
+            return
+        if look.condition is not Condition.INTACT:
+            code = "metadata-missing" if look.condition is Condition.MISSING else "metadata-changed"
+            self._found.report(code, PART, **where, position=position, detail=look.detail)
+        self._tell_exposed(look, {**where, "position": position})
+
+    def _look(self, file: FileFact) -> Look:
+        look = self._archive.read(file.study_id, file.name, file.sha256, file.bytes)
+        if look.condition is not Condition.INTACT:  # it may be replaced by a good one just now
+            if self._facts.is_placing(file.study_id):
+                self._wait(self._settle_s)
+            look = self._archive.read(file.study_id, file.name, file.sha256, file.bytes)
+        return look
+
+    def _metadata(self, study_id: str) -> tuple[Look | None, int | None]:
+        """None: it cannot be judged, or its file is ahead of the ledger for good reason."""
+        look, position = None, None
+        for _ in range(LOOKS):
+            study = self._facts.study(study_id)
+            if not study.whole or study.speaker is None or study.study.speaker is None:
+                self._found.unseen("ledger-damaged", PART, study_id=study_id, path=archive_path(study_id, METADATA))
+                return None, None
+            position = study.study.speaker.position
+            right = metadata_json(study.study, study.speaker)
+            look = self._archive.read(study_id, METADATA, hashlib.sha256(right).hexdigest(), len(right))
+            if look.condition is Condition.INTACT:
+                break
+            if self._facts.is_placing(study_id):
+                return None, None
+        return look, position
+
+    def _tell_exposed(self, look: Look, where: dict[str, Any]) -> None:
+        if look.exposed:
+            self._found.report("file-exposed", PART, **where, detail="anybody on the machine may write to it")
+
+    def _study(self, study_id: str, position: int) -> StudyFacts:
+        known = self._studies.get(study_id)
+        if known is None or all(file.position < position for file in known.files.values()):
+            known = self._facts.study(study_id)
+            self._studies[study_id] = known
+            if len(self._studies) > KEPT_STUDIES:
+                self._studies.popitem(last=False)
+        return known
+
+
+class Strangers:
+    """The ledger against the archive: what lies there that the ledger does not know."""
+
+    def __init__(self, facts: Facts, archive: Inspection, found: Findings, *, serving: Callable[[], bool]) -> None:
+        self._facts = facts
+        self._archive = archive
+        self._found = found
+        self._serving = serving
+
+    def all(self) -> Iterator[int]:
+        """Look through the whole archive; yields how many folders by now."""
+        for count, name in enumerate(self._archive.names(), 1):
+            if not (name.is_folder and name.name in {LEDGER_FOLDER, "lost+found"}):
+                self._top(name.name, is_folder=name.is_folder)
+            yield count
+
+    def of_study(self, study_id: str) -> None:
+        """Only this study's folder."""
+        self._top(study_id, is_folder=True)
+
+    def _top(self, name: str, *, is_folder: bool) -> None:
+        known = self._facts.names(name) if valid_study_id(name) else set[str]()
+        if known is None:
+            study = self._facts.study(name)
+            known = set(study.files)
+            if not study.whole:
+                self._found.unseen("ledger-damaged", PART, study_id=name, path=name)
+                return
+        if not is_folder:
+            if not known:  # a file in place of a study's folder was told with the study's files
+                self._found.report("untracked-file", PART, path=name)
+            return
+        if not known and not self._is_placing(name):
+            if valid_study_id(name) and self._facts.study(name).files:
+                return  # archived meanwhile
+            self._found.report("untracked-folder", PART, study_id=name if valid_study_id(name) else None, path=name)
+            return
+        self._folder(name, known)
+
+    def _folder(self, study_id: str, known: set[str]) -> None:
+        try:
+            names = [each for each in self._archive.names(study_id) if each.name not in known and each.name != METADATA]
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            self._found.unseen(unseen_code(error), PART, study_id=study_id, path=study_id, detail=os.strerror(error.errno or 0))
+            return
+        if not names or self._is_placing(study_id):
+            return
+        known = set(self._facts.study(study_id).files)
+        for each in names:
+            temporary = _TEMPORARY.fullmatch(each.name) and not each.is_folder and self._serving()
+            if each.name not in known and not temporary:
+                code = "untracked-folder" if each.is_folder else "untracked-file"
+                self._found.report(code, PART, study_id=study_id, path=f"{study_id}/{each.name}")
+
+    def _is_placing(self, study_id: str) -> bool:
+        return valid_study_id(study_id) and self._facts.is_placing(study_id)
+
+
+def code_of(condition: Condition) -> str:
+    """What a file in such a condition is called."""
+    match condition:
+        case Condition.MISSING:
+            return "file-missing"
+        case Condition.REPLACED:
+            return "file-replaced"
+        case Condition.CHANGED:
+            return "file-changed"
+        case Condition.INTACT:
+            raise ValueError("an intact file has no code")
+        case _:
+            assert_never(condition)
+
+
+def unseen_code(error: OSError) -> str:
+    """Why something could not be read."""
+    return "archive-not-readable" if isinstance(error, PermissionError) else "archive-io"

@@ -1,0 +1,100 @@
+"""What a verification found: damage, and apart from it what could not be looked at."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from storage_ledger.core.layout import valid_study_id
+
+LISTED = 100_000
+"""So many are kept, and told one by one; beyond it they are only counted."""
+
+
+class Stopped(Exception):
+    """It was told to stop; what was seen until then stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is not as the ledger says, or (in `Findings.unchecked`) that could not be looked at.
+
+    `path`: relative to ARCHIVE_PATH, made printable; or `ledger.db`, `index.db`. `position`: of the entry that it is about.
+    """
+
+    code: str
+    part: str
+    position: int | None = None
+    study_id: str | None = None
+    path: str | None = None
+    detail: str = ""
+
+    def stored(self) -> dict[str, Any]:
+        """As it stands in a `verified` entry."""
+        return {"code": self.code, "position": self.position, "study_id": self.study_id, "path": self.path}
+
+    def told(self) -> dict[str, Any]:
+        """As a command tells it."""
+        return asdict(self)
+
+
+@dataclass(slots=True)
+class Findings:
+    """Collects. `damaged` and `unchecked` are lists of what came first, `counts` knows all of them, by code."""
+
+    damaged: list[Finding] = field(default_factory=list)
+    unchecked: list[Finding] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    unchecked_counts: Counter[str] = field(default_factory=Counter)
+    on_found: Callable[[Finding, bool], None] = lambda _, __: None
+
+    def report(
+        self,
+        code: str,
+        part: str,
+        *,
+        position: int | None = None,
+        study_id: str | None = None,
+        path: str | None = None,
+        detail: str = "",
+    ) -> None:
+        """Something is not as it should be."""
+        found = Finding(code, part, position, _study(study_id), printable(path), detail)
+        self.counts[code] += 1
+        if len(self.damaged) < LISTED:
+            self.damaged.append(found)
+        self.on_found(found, True)
+
+    def unseen(
+        self,
+        code: str,
+        part: str,
+        *,
+        position: int | None = None,
+        study_id: str | None = None,
+        path: str | None = None,
+        detail: str = "",
+    ) -> None:
+        """Something could not be looked at: nobody knows."""
+        found = Finding(code, part, position, _study(study_id), printable(path), detail)
+        self.unchecked_counts[code] += 1
+        if len(self.unchecked) < LISTED:
+            self.unchecked.append(found)
+        self.on_found(found, False)
+
+    def of(self, *parts: str) -> list[Finding]:
+        """The damage of these parts."""
+        return [found for found in self.damaged if found.part in parts]
+
+
+def printable(path: str | None) -> str | None:
+    """As UTF-8: a name may be any bytes, and goes into the ledger."""
+    return None if path is None else os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _study(study_id: object) -> str | None:
+    """A damaged column may hold anything."""
+    return study_id if isinstance(study_id, str) and valid_study_id(study_id) else None

@@ -1,0 +1,277 @@
+"""index.db against a fresh fold of the ledger, row for row."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from storage_ledger.core.entries import Entry
+from storage_ledger.errors import LedgerUnusable
+from storage_ledger.index.sqlite import Index
+from storage_ledger.index.tables import SCHEMA, SEARCH, TABLES
+from storage_ledger.ledger.contract import Ledger
+from storage_ledger.ledger.engine import hold_raw, open_engine, sqlite
+from storage_ledger.ledger.sqlite import translated
+from storage_ledger.verify.facts import Facts
+from storage_ledger.verify.findings import Findings
+
+PART = "index"
+FILE = "index.db"
+_SCRATCH = "verify-"
+
+
+class BelievedLedger:
+    """As much of a `contract.Ledger` as an index needs to be made: the entries that can be believed, up to a position."""
+
+    def __init__(self, facts: Facts, ledger_id: str, up_to: int, stopped: Callable[[], None]) -> None:
+        self._facts = facts
+        self._stopped = stopped
+        self.ledger_id = ledger_id
+        self.up_to = up_to
+
+    def read(self, after: int, limit: int) -> list[Entry]:
+        """See `contract.Ledger.read`."""
+        self._stopped()
+        return list(self._facts.believed(after, min(self.up_to, after + limit)))
+
+    def get(self, position: int) -> Entry | None:
+        """See `contract.Ledger.get`."""
+        return self._facts.get(position) if position <= self.up_to else None
+
+    def last(self) -> Entry | None:
+        """See `contract.Ledger.last`."""
+        return self.get(self.up_to)
+
+
+def check_index(
+    facts: Facts,
+    index_file: Path,
+    ledger_id: str,
+    found: Findings,
+    *,
+    stopped: Callable[[], None],
+    on_progress: Callable[[int], None],
+) -> None:
+    """Make an index of the same entries beside it (as large, in LEDGER_PATH, removed at the end), and compare all tables.
+
+    Where `serve` follows meanwhile, both are brought to one position first. Raises `OSError` and `LedgerError`s when there is
+    no room for it.
+    """
+    if not index_file.exists():
+        if facts.sql("SELECT 1 FROM entries WHERE study_id IS NOT NULL LIMIT 1"):
+            found.report("index-missing", PART, path=FILE, detail="`storage-ledger serve` makes it anew when it starts")
+        return
+    try:
+        live = _Rows(index_file)
+    except LedgerUnusable:
+        found.report("index-unreadable", PART, path=FILE, detail="SQLite cannot read it")
+        return
+    try:
+        _compare(facts, live, index_file, ledger_id, found, stopped=stopped, on_progress=on_progress)
+    except _Unreadable:
+        found.report("index-unreadable", PART, path=FILE, detail="SQLite cannot read all of it")
+    finally:
+        live.close()
+
+
+def _compare(
+    facts: Facts,
+    live: _Rows,
+    index_file: Path,
+    ledger_id: str,
+    found: Findings,
+    *,
+    stopped: Callable[[], None],
+    on_progress: Callable[[int], None],
+) -> None:
+    if live.version != SCHEMA:
+        found.report("index-differs", PART, path=FILE, detail="it is of another version: `storage-ledger serve` makes it anew")
+        return
+    position = _position(live)
+    entry = facts.get(position) if position else None
+    if position is None or (position and (entry is None or _leaf(live) != entry.leaf_hash)):
+        found.report("index-differs", PART, path=FILE, detail="progress: it stands at no position of this ledger")
+        return
+    ledger = BelievedLedger(facts, ledger_id, position, stopped)
+    with scratch(index_file.parent) as folder:
+        index = Index(folder / FILE, _as_ledger(ledger))
+        try:
+            index.rebuild(on_progress)
+            with live.snapshot():
+                ledger.up_to = _position(live) or position
+                while index.follow():
+                    stopped()
+                right = _Rows(folder / FILE)
+                try:
+                    _tables(right, live, found, stopped)
+                finally:
+                    right.close()
+        finally:
+            index.close()
+
+
+def _as_ledger(ledger: BelievedLedger) -> Ledger:
+    made: Any = ledger  # an index reads it and asks for nothing else
+    return made  # type: ignore[no-any-return]
+
+
+def _position(live: _Rows) -> int | None:
+    rows = list(live.rows("SELECT position FROM progress")) if live.has("progress") else []
+    return rows[0][0] if len(rows) == 1 and isinstance(rows[0][0], int) else None
+
+
+def _leaf(live: _Rows) -> object:
+    return next(iter(live.rows("SELECT leaf_hash FROM progress")), (None,))[0]
+
+
+def _tables(right: _Rows, live: _Rows, found: Findings, stopped: Callable[[], None]) -> None:
+    for name in sorted(live.schema ^ right.schema):
+        found.report("index-differs", PART, path=FILE, detail=f"{name[0]} {name[1]}: not as this version makes it")
+    for table in TABLES:
+        if live.has(table):
+            _table(table, right, live, found, stopped)
+    for table in SEARCH:
+        if live.has(f"{table}_fts") and any(a != b for a, b in zip_longest(right.words(table), live.words(table))):
+            found.report("index-differs", PART, path=FILE, detail=f"{table}_fts: the search finds something else")
+
+
+def _table(table: str, right: _Rows, live: _Rows, found: Findings, stopped: Callable[[], None]) -> None:
+    """Two sorted streams side by side."""
+    columns = right.columns(table)
+    keys = [columns.index(name) for name in right.key(table)]
+    order = f" ORDER BY {', '.join(str(key + 1) for key in keys)}" if keys else ""
+    sql = f'SELECT * FROM "{table}"{order}'  # noqa: S608 - names of ours
+    ours, theirs = right.rows(sql), live.rows(sql)
+    a, b = next(ours, None), next(theirs, None)
+    count = 0
+    while a is not None or b is not None:
+        count += 1
+        if count % 1000 == 0:
+            stopped()
+        left = None if a is None else _sortable(a, keys)
+        other = None if b is None else _sortable(b, keys)
+        if a is not None and (left == other):
+            if a != b and b is not None:
+                wrong = [name for name, x, y in zip(columns, a, b, strict=True) if x != y or type(x) is not type(y)]
+                _row(found, table, columns, a, f"{', '.join(wrong)} not as in the ledger")
+            a, b = next(ours, None), next(theirs, None)
+        elif other is None or (left is not None and left < other):
+            _row(found, table, columns, a, "a row is missing")
+            a = next(ours, None)
+        else:
+            _row(found, table, columns, b, "a row that does not follow from the ledger")
+            b = next(theirs, None)
+
+
+def _row(found: Findings, table: str, columns: list[str], row: Any, text: str) -> None:
+    values = dict(zip(columns, row, strict=True))
+    position = next((values[name] for name in ("position", "first_position") if isinstance(values.get(name), int)), None)
+    found.report("index-differs", PART, position=position, study_id=values.get("study_id"), path=FILE, detail=f"{table}: {text}")
+
+
+def _sortable(row: Any, keys: list[int]) -> tuple[tuple[int, Any], ...]:
+    """In SQLite's order of types: NULL, numbers, text, blobs; text and blobs by their bytes."""
+    return tuple(_rank(row[key]) for key in keys)
+
+
+def _rank(value: Any) -> tuple[int, Any]:
+    match value:
+        case None:
+            return 0, 0
+        case int() | float():
+            return 1, value
+        case str():
+            return 2, value.encode("utf-8", "surrogateescape")
+        case _:
+            return 3, bytes(value)
+
+
+class _Unreadable(Exception):
+    """SQLite cannot go on with the index; the cause says why."""
+
+
+class _Rows:
+    """Reads one index file."""
+
+    def __init__(self, path: Path) -> None:
+        self._engine = open_engine(path, writable=False, pool_size=1)
+        try:
+            with translated():
+                self._held = hold_raw(self._engine)
+                self._connection = self._held.driver_connection
+                self._connection.execute(
+                    "PRAGMA query_only = OFF"
+                )  # for the temporary table that shows the words; the file is open mode=ro
+                self.version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+                made = list(self._connection.execute("SELECT type, name, coalesce(sql, '') FROM sqlite_master"))
+        except BaseException:
+            self._engine.dispose()
+            raise
+        hidden = tuple(f"{table}_fts_" for table in SEARCH)
+        self.schema = {tuple(row) for row in made if not row[1].startswith((*hidden, "rebuild_", "sqlite_stat"))}
+        self._tables = {row[1] for row in made if row[0] == "table"}
+
+    def close(self) -> None:
+        self._held.close()
+        self._engine.dispose()
+
+    def has(self, table: str) -> bool:
+        return table in self._tables
+
+    def columns(self, table: str) -> list[str]:
+        return [row[0] for row in self.rows("SELECT name FROM pragma_table_info(?)", table)]
+
+    def key(self, table: str) -> list[str]:
+        return [row[0] for row in self.rows("SELECT name FROM pragma_table_info(?) WHERE pk > 0 ORDER BY pk", table)]
+
+    def words(self, table: str) -> Iterator[Any]:
+        """Which word of the full-text search stands where, in the order of words (sqlite.org/fts5.html §7)."""
+        name = f"{table}_words"
+        list(self.rows(f"CREATE VIRTUAL TABLE IF NOT EXISTS temp.{name} USING fts5vocab(main, {table}_fts, instance)"))
+        yield from self.rows(f"SELECT term, doc, col, offset FROM temp.{name}")  # noqa: S608 - names of ours
+
+    def rows(self, sql: str, *values: object) -> Iterator[Any]:
+        try:
+            yield from self._connection.execute(sql, values)
+        except sqlite.Error as error:
+            raise _Unreadable from error
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """All that is read inside is of one moment."""
+        list(self.rows("BEGIN"))
+        try:
+            yield
+        finally:
+            list(self.rows("ROLLBACK"))
+
+
+@contextmanager
+def scratch(parent: Path) -> Iterator[Path]:
+    """A folder for patients' data, removed at the end; one that a killed process left behind is removed now."""
+    for old in parent.glob(f"{_SCRATCH}*"):
+        with suppress(OSError), _locked(old):
+            shutil.rmtree(old, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=parent))
+    try:
+        with _locked(folder):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)

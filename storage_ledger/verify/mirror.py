@@ -1,0 +1,297 @@
+"""The mirror, every byte of it: each line whole, each the right one, each root right, up to where the ledger stands."""
+
+from __future__ import annotations
+
+import errno as errnos
+import os
+import stat
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from storage_ledger.core.entries import Entry
+from storage_ledger.core.layout import DAMAGED_FOLDER, LEDGER_FOLDER
+from storage_ledger.core.tree import Tree
+from storage_ledger.ledger import segments
+from storage_ledger.ledger.mirror import SEGMENT_BYTES, SEGMENT_ENTRIES
+from storage_ledger.ledger.segments import Batch, Begin
+from storage_ledger.verify.facts import Facts
+from storage_ledger.verify.findings import Findings
+
+PART = "mirror"
+TEMPORARY = ".segment.tmp"
+LEAVES = 4096
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+@dataclass(slots=True)
+class MirrorState:
+    """`ledger_id`: whose it says to be; `position`: up to where its batches go; `tail`: there is more after the last of them.
+
+    `segments`: their names; `path`: where the next line would stand; `told`: what is wrong at the end was told already.
+    """
+
+    ledger_id: str | None = None
+    position: int = 0
+    tail: bool = False
+    segments: list[str] = field(default_factory=list)
+    path: str = LEDGER_FOLDER
+    told: bool = False
+
+
+def look(archive_root: Path) -> MirrorState:
+    """What the mirror says to be, from its last segments.
+
+    Raises `OSError` when it cannot be read, `FileNotFoundError` for one without any segment.
+    """
+    state = MirrorState()
+    folder = os.open(archive_root / LEDGER_FOLDER, _FOLDER)
+    try:
+        state.segments = sorted(name for name in os.listdir(folder) if segments.first_position(name) is not None)
+        if not state.segments:
+            raise FileNotFoundError(errnos.ENOENT, "no segment")
+        for name in reversed(state.segments):
+            data = _bytes(folder, name)
+            lines = [line for _, line in segments.lines(data)]
+            if name == state.segments[-1]:
+                state.tail = not data.endswith(b"\n") or not isinstance(lines[-1], Begin | Batch)
+            found = [line for line in lines if isinstance(line, Begin | Batch)]
+            if state.position == 0:
+                state.position = max((line.size for line in found if isinstance(line, Batch)), default=0)
+            if found and state.ledger_id is None:
+                state.ledger_id = found[-1].ledger_id
+            if state.ledger_id is not None and state.position:
+                break
+    finally:
+        os.close(folder)
+    return state
+
+
+def entries_at(archive_root: Path, positions: Iterable[int]) -> dict[int, Entry]:
+    """What the mirror has at these positions, where the line is whole. Reads only the segments in question."""
+    wanted = set(positions)
+    found: dict[int, Entry] = {}
+    folder = os.open(archive_root / LEDGER_FOLDER, _FOLDER)
+    try:
+        names = sorted(name for name in os.listdir(folder) if segments.first_position(name) is not None)
+        firsts = [segments.first_position(name) or 1 for name in names]
+        for index in sorted({bisect_right(firsts, position) - 1 for position in wanted} - {-1}):
+            for _, line in segments.lines(_bytes(folder, names[index])):
+                if isinstance(line, Entry) and line.position in wanted:
+                    found.setdefault(line.position, line)
+    finally:
+        os.close(folder)
+    return found
+
+
+class MirrorCheck:
+    """Goes through all segments, in step with the ledger's leaf hashes; memory for one segment.
+
+    Damage is told by region: from the first line that is wrong to the next that is right again, once. `damaged`: positions
+    at which the ledger itself cannot be believed.
+    """
+
+    def __init__(
+        self,
+        facts: Facts,
+        archive_root: Path,
+        ledger_id: str,
+        found: Findings,
+        damaged: set[int],
+        *,
+        stopped: Callable[[], None] = lambda: None,
+        on_progress: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self._facts = facts
+        self._root = archive_root
+        self._ledger_id = ledger_id
+        self._found = found
+        self._damaged = damaged
+        self._stopped = stopped
+        self._on_progress = on_progress
+        self._tree = Tree()
+        self._other: Tree | None = None  # where an entry differs: the tree with the mirror's word in place of the ledger's
+        self._leaves: dict[int, bytes] = {}
+        self._wrong: tuple[str, int, int] | None = None  # the last region: path, and the line and position after it
+        self._ended: tuple[str, bool] | None = None  # the segment before: path, and whether it was full
+        self._sealed = 0  # up to where the last batch goes
+        self._next_line = 1
+        self._blind = False  # an entry that neither of the two has: roots say nothing before the next segment begins
+
+    def run(self, *, quiet_tail: bool) -> MirrorState:
+        """Check it. What follows the last batch is left to the caller with `quiet_tail`: it may be being written."""
+        state = MirrorState(self._ledger_id)
+        folder = os.open(self._root / LEDGER_FOLDER, _FOLDER)
+        try:
+            state.segments = self._names(folder)
+            for name in state.segments:
+                self._stopped()
+                is_last = name == state.segments[-1]
+                state.path = f"{LEDGER_FOLDER}/{name}"
+                self._begins(name)
+                try:
+                    data = _bytes(folder, name)
+                except OSError as error:
+                    self._unreadable(state.path, error)
+                    self._ended = (state.path, True)
+                    continue
+                state.tail = self._segment(state.path, data, is_last=is_last, quiet_tail=quiet_tail)
+                state.position = self._sealed
+                state.told = self._wrong is not None and self._wrong[:2] == (state.path, self._next_line)
+                self._on_progress(self._tree.size)
+        finally:
+            os.close(folder)
+        if self._ended and self._ended[1] and state.segments:
+            state.path = f"{LEDGER_FOLDER}/{segments.segment_name(state.position + 1)}"
+        return state
+
+    def _names(self, folder: int) -> list[str]:
+        names = []
+        for name in sorted(os.listdir(folder)):
+            if segments.first_position(name) is not None:
+                names.append(name)
+            elif name == DAMAGED_FOLDER and stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+                continue
+            elif name != TEMPORARY:  # what was interrupted is written anew before anything else is
+                self._found.report("untracked-file", PART, path=f"{LEDGER_FOLDER}/{name}", detail="none of the mirror's files")
+        return names
+
+    def _begins(self, name: str) -> None:
+        """A segment goes on where the one before ended, or else something is missing between them."""
+        first = segments.first_position(name) or 1
+        missing = self._tree.size + 1
+        if first > missing:
+            lost = f"{LEDGER_FOLDER}/{segments.segment_name(missing)}"
+            path, full = self._ended or (lost, True)
+            if not (self._wrong and self._wrong[2] == missing and self._wrong[0] == path):
+                text = f"the entries {missing} to {first - 1} are not there"
+                self._found.report("mirror-damaged", PART, position=missing, path=lost if full else path, detail=text)
+            self._fill(first - 1)
+        self._wrong = None
+
+    def _segment(self, path: str, data: bytes, *, is_last: bool, quiet_tail: bool) -> bool:
+        before = self._tree.size
+        self._sealed = before
+        sealed_line = number = 0
+        end = 0
+        for number, (offset, line) in enumerate(segments.lines(data), 1):
+            end = data.index(b"\n", offset) + 1
+            self._line(path, number, line, first=number == 1)
+            if self._tree.size and isinstance(line, Batch) and line.size == self._tree.size:
+                self._sealed, sealed_line = self._tree.size, number
+        rest = len(data) - end
+        tail = rest > 0 or (self._tree.size > self._sealed and sealed_line < number)
+        if (rest or tail) and not (is_last and quiet_tail):
+            text = "it does not end with a whole line" if rest else "it does not end with the seal of a batch"
+            self._region(path, number + 1, self._tree.size + 1, text)
+            self._sealed = self._tree.size
+        self._next_line = number + 1
+        full = self._tree.size - before >= SEGMENT_ENTRIES or len(data) >= SEGMENT_BYTES
+        self._ended = (path, full)
+        return tail
+
+    def _line(self, path: str, number: int, line: segments.Line | None, *, first: bool) -> None:
+        expected = self._tree.size + 1
+        match line:
+            case Begin(ledger_id, before) if first:
+                if self._blind and before.size == self._tree.size:
+                    self._tree, self._other, self._blind = before.copy(), None, False
+                other = self._other is not None and before == self._other
+                if ledger_id != self._ledger_id or not (before == self._tree or other):
+                    self._region(path, number, expected, "its first line is not the right one")
+            case Entry() if not first:
+                self._entry(path, number, line, expected)
+            case Batch() if not first:
+                self._batch(path, number, line, expected)
+            case _:
+                text = "the line is not as it was written" if line is None else "the line does not belong here"
+                self._region(path, number, expected, text)
+
+    def _entry(self, path: str, number: int, entry: Entry, expected: int) -> None:
+        if entry.position < expected:
+            self._region(path, number, expected, f"the entry {entry.position} once more, or out of place")
+            return
+        if entry.position > expected:
+            # Far beyond what the ledger has it is no gap, but a line that does not belong here.
+            if entry.position > max(self._facts.last(), expected) + SEGMENT_ENTRIES:
+                self._region(path, number, expected, "the line does not belong here")
+                return
+            self._region(path, number, expected, f"the entries {expected} to {entry.position - 1} are not there")
+            self._fill(entry.position - 1)
+        own = self._leaf(entry.position)
+        if own is None or own == entry.leaf_hash:
+            self._grow(entry.leaf_hash, entry.leaf_hash)
+        else:
+            self._found.report(
+                "mirror-disagrees",
+                PART,
+                position=entry.position,
+                study_id=entry.study_id,
+                path=path,
+                detail=f"line {number}: ledger and mirror tell different things, each whole by itself",
+            )
+            self._grow(own, entry.leaf_hash)
+
+    def _batch(self, path: str, number: int, batch: Batch, expected: int) -> None:
+        if batch.ledger_id != self._ledger_id or batch.size < self._tree.size or batch.size == self._sealed:
+            self._region(path, number, expected, "the line does not belong here")
+            return
+        if batch.size > self._tree.size:
+            if batch.size > max(self._facts.last(), self._tree.size):
+                self._region(path, number, expected, "the line does not belong here")
+                return
+            self._region(path, number, expected, f"the entries {expected} to {batch.size} are not there")
+            self._fill(batch.size)
+        if batch.root == self._tree.root():
+            self._other = None
+        elif self._other is not None and batch.root == self._other.root():
+            self._tree, self._other = self._other, None  # the mirror agrees with itself: the ledger's entry was told above
+        elif not self._blind:
+            self._region(path, number, batch.size, "the root is not that of the entries before it")
+
+    def _region(self, path: str, line: int, position: int, text: str) -> None:
+        """One finding for lines that follow each other."""
+        if self._wrong is None or self._wrong[:2] != (path, line):
+            self._found.report("mirror-damaged", PART, position=position, path=path, detail=f"line {line}: {text}")
+        self._wrong = (path, line + 1, self._tree.size + 1)
+
+    def _unreadable(self, path: str, error: OSError) -> None:
+        if error.errno in {errnos.ELOOP, errnos.ENOENT, errnos.EISDIR, errnos.ENXIO}:
+            self._found.report("mirror-damaged", PART, position=self._tree.size + 1, path=path, detail="it is no regular file")
+        else:
+            text = os.strerror(error.errno or 0)
+            self._found.unseen("mirror-io", PART, position=self._tree.size + 1, path=path, detail=text)
+        self._wrong = (path, 1, self._tree.size + 1)
+
+    def _grow(self, ours: bytes, theirs: bytes) -> None:
+        if ours != theirs and self._other is None:
+            self._other = self._tree.copy()
+        self._tree.append(ours)
+        if self._other is not None:
+            self._other.append(theirs)
+
+    def _fill(self, up_to: int) -> None:
+        """Go on as the ledger has it, over what the mirror lacks."""
+        while self._tree.size < up_to:
+            leaf = self._leaf(self._tree.size + 1)
+            self._blind = self._blind or leaf is None
+            self._grow(leaf or b"", leaf or b"")
+
+    def _leaf(self, position: int) -> bytes | None:
+        """The ledger's, where that can be believed."""
+        if position in self._damaged:
+            repaired = self._facts.repaired.get(position)
+            return repaired.leaf_hash if repaired is not None else None
+        if position not in self._leaves:
+            self._leaves = dict(self._facts.leaves(position - 1, LEAVES))
+        return self._leaves.get(position)
+
+
+def _bytes(folder: int, name: str) -> bytes:
+    descriptor = os.open(name, _READ, dir_fd=folder)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errnos.EISDIR, "not a regular file", name)
+        return file.read()

@@ -1,0 +1,169 @@
+"""Reads the archive round and round while the service runs, slowly, the file first that was not verified for longest."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from datetime import datetime
+from typing import Any
+
+from storage_ledger import logs
+from storage_ledger.archive.inspection import Inspection
+from storage_ledger.core.entries import Kind, NewEntry
+from storage_ledger.core.ids import instant, later, rfc3339
+from storage_ledger.errors import LedgerError, Retryable
+from storage_ledger.index.sqlite import ask_files
+from storage_ledger.ledger.contract import Ledger
+from storage_ledger.metrics import Metrics
+from storage_ledger.verify.facts import Facts, FileFact
+from storage_ledger.verify.files import Counts, Files
+from storage_ledger.verify.findings import Findings, Stopped
+from storage_ledger.verify.pace import Pace
+from storage_ledger.verify.portion import Portion, payload_of
+from storage_ledger.verify.run import Places
+
+ROUND_S = 86_400.0
+"""No file is read more often by itself: a small archive would be read, and an entry appended, without end."""
+
+PORTION_S = 3600.0
+LOOK_EVERY_S = 60.0
+SETTLE_S = 2.0
+_OLDEST = "SELECT position, verified_at FROM files ORDER BY verified_at IS NOT NULL, verified_at, position LIMIT ?"
+_RECENT = "SELECT position FROM files WHERE position > ? AND position <= ? AND verified_at >= ?"
+_LEFT = "SELECT position FROM files WHERE (verified_at IS NULL OR verified_at < ?) AND NOT position BETWEEN ? AND ? LIMIT ?"
+
+
+class Scrub:
+    """One reader. What it finds is an entry `verified`, a line in the log, a metric; nothing is repaired."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        places: Places,
+        *,
+        rate: float,
+        metrics: Metrics,
+        clock: Callable[[], datetime],
+        index_position: Callable[[], int],
+    ) -> None:
+        self._ledger = ledger
+        self._places = places
+        self._rate = rate
+        self._metrics = metrics
+        self._clock = clock
+        self._index_position = index_position
+        self._began: str | None = None  # of the round that goes on
+        self._in_vain: dict[int, str] = {}  # what could not be read, and when: it stays the oldest
+
+    def run(self, stop: threading.Event) -> None:
+        """Until `stop` is set; ends within a second, and records what it has read. With `rate` 0 it only waits."""
+        if self._rate <= 0:
+            stop.wait()
+            return
+        self._remember()
+        while not stop.is_set():
+            try:
+                wait_s = self.portion(stop)
+            except (Retryable, LedgerError) as error:
+                logs.get().warning("scrub.waits", code=error.code)
+                wait_s = LOOK_EVERY_S
+            stop.wait(wait_s)
+
+    def portion(self, stop: threading.Event) -> float:
+        """Read what is oldest, up to an hour or 10,000 files, and record it. Returns after how many seconds to go on.
+
+        Raises `Retryable` while the archive is away, `LedgerError`: then it is read again.
+        """
+        now = rfc3339(self._clock())
+        self._in_vain = {position: at for position, at in self._in_vain.items() if at > later(now, -ROUND_S)}
+        last = self._ledger.last()
+        if last is None or self._index_position() < last.position:
+            return 1.0  # the index says which are oldest, once it has heard of the last portion
+        rows = ask_files(self._places.index_file, self._ledger, _OLDEST, len(self._in_vain) + 1) or []
+        oldest = [row for row in rows if row[0] not in self._in_vain]
+        if not oldest:
+            return LOOK_EVERY_S
+        first, verified_at = oldest[0]
+        if verified_at is not None and verified_at > later(now, -ROUND_S):
+            return min(LOOK_EVERY_S, (instant(verified_at) - instant(later(now, -ROUND_S))).total_seconds())
+        self._began = self._began or now
+        found = Findings()
+        portion = Portion()
+        found.on_found = portion.take
+        with closing(Facts(self._places.ledger_file)) as facts:
+            self._read(facts, found, portion, first, last.position, stop)
+        if portion.has_something:
+            self._record(portion, last.position)
+        if not stop.is_set():
+            in_vain = [each.position for each in portion.unchecked if each.position is not None]
+            self._in_vain |= dict.fromkeys(in_vain if portion.ranges else [first, *in_vain], now)
+        return 0.0
+
+    def _read(self, facts: Facts, found: Findings, portion: Portion, first: int, up_to: int, stop: threading.Event) -> None:
+        def on_bytes(count: int) -> None:
+            if stop.is_set():
+                raise Stopped
+            self._metrics.scrubbed_bytes.inc(count)
+            pace.took(count)
+
+        pace = Pace(self._rate, stop.wait)
+        archive = Inspection(self._places.archive_root, on_bytes)
+        files = Files(facts, archive, found, wait=stop.wait, settle_s=SETTLE_S)
+        until = later(rfc3339(self._clock()), PORTION_S)
+        after = first - 1
+        try:
+            while after < up_to and not portion.is_full and not stop.is_set() and rfc3339(self._clock()) < until:
+                some, end = facts.archived(after, up_to, 50)
+                recent = self._recent(after, end)
+                for file in (files.fact(entry) for entry in some):
+                    if file is None:
+                        continue
+                    if stop.is_set() or portion.is_full or file.position in recent or file.position in self._in_vain:
+                        return
+                    self._one(files, file, portion)
+                after = end
+        except Stopped:
+            return  # the file that was being read does not count
+
+    def _one(self, files: Files, file: FileFact, portion: Portion) -> None:
+        counts = Counts()
+        files.check(file, counts)
+        portion.add(file.position, counts, alone=False)
+        for outcome in ("intact", "damaged", "unchecked"):
+            self._metrics.scrubbed_files.labels(outcome).inc(getattr(counts, outcome))
+
+    def _recent(self, after: int, up_to: int) -> set[int]:
+        since = later(rfc3339(self._clock()), -ROUND_S)
+        return {row[0] for row in ask_files(self._places.index_file, self._ledger, _RECENT, after, up_to, since) or []}
+
+    def _record(self, portion: Portion, up_to: int) -> None:
+        began = self._began or rfc3339(self._clock())
+        complete = False
+        if portion.ranges:
+            first, last = portion.ranges[0][0], portion.ranges[-1][1]
+            left = ask_files(self._places.index_file, self._ledger, _LEFT, began, first, last, len(self._in_vain) + 1)
+            complete = left is not None and all(row[0] in self._in_vain for row in left)
+        scope: dict[str, Any] = {"parts": ["files"], "selection": "oldest", "up_to": up_to, "ranges": portion.ranges}
+        with self._ledger.write() as tx:
+            entry = tx.append(NewEntry(Kind.VERIFIED, payload_of("scrub", began, scope, portion, complete=complete)))
+        for each in portion.damaged:
+            self._metrics.scrub_findings.labels(each.code).inc()
+            logs.get().error("scrub.damaged", code=each.code, position=each.position, study_id=each.study_id)
+        logs.get().info("scrub.portion", position=entry.position, files=portion.counts.files, bytes=portion.counts.bytes)
+        if complete:
+            self._began = None
+            self._metrics.scrubbed.set(instant(entry.recorded_at).timestamp())
+
+    def _remember(self) -> None:
+        """Go on with the round that an earlier process began."""
+        newest = True
+        for entry in self._ledger.of_no_study((Kind.VERIFIED.value,), 10_000):
+            data = entry.data
+            if data["by"] != "scrub":
+                continue
+            if data["complete"]:
+                self._metrics.scrubbed.set(instant(entry.recorded_at).timestamp())
+                return
+            self._began = data["began"] if newest else self._began
+            newest = False

@@ -1,0 +1,107 @@
+"""`storage-ledger verify` as a process of its own, beside the real service while it works; and the scrub in the service."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.integration.test_the_way_of_one_event import upload
+from tests.support.stack import Stack
+from tests.support.waiting import until
+
+
+@pytest.fixture
+def stack(tmp_path, valkey, status_server):
+    made = Stack(tmp_path, valkey, status_server.url, SCRUB_RATE_MB_S=1000)
+    yield made
+    made.close()
+
+
+def verify(stack: Stack, *arguments: str) -> tuple[int, dict]:
+    done = stack.command("verify", "--json", *arguments)
+    assert done.returncode in {0, 1, 2}, done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+def damage(path) -> bytes:
+    data = path.read_bytes()
+    os.chmod(path, 0o640)
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    return data
+
+
+def send(stack: Stack, *study_ids: str) -> None:
+    for study_id in study_ids:
+        message, _ = upload(stack, study_id)
+        stack.publish(message)
+
+
+def test_beside_a_service_under_traffic_there_is_nothing_to_find(stack, status_server):
+    stack.start()
+    send(stack, *(f"s{n}" for n in range(40)))
+    command = [sys.executable, "-m", "storage_ledger", "verify", "--json"]
+    running = subprocess.Popen(command, env=stack.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    n = 40
+    while running.poll() is None and n < 300:
+        send(stack, f"s{n}")
+        n += 1
+    out, err = running.communicate(timeout=60)
+    found = json.loads(out)
+    assert (running.returncode, found["findings"], found["unchecked"]) == (0, [], []), err
+    assert found["recorded"]
+
+    until(stack.idle, 60)
+    damage(stack.archive / "s1" / "s1.dcm")
+    code, found = verify(stack)
+    assert (code, [(each["code"], each["path"]) for each in found["findings"]]) == (1, [("file-changed", "s1/s1.dcm")])
+    until(stack.idle, 30)
+    look = stack.command("status", "--json")
+    assert look.returncode == 1
+    assert [item["code"] for item in json.loads(look.stdout)["attention"]] == ["damaged-files"]
+    assert json.loads(look.stdout)["last_verify"]["files"] == found["files"]
+
+    message, _ = upload(stack, "s1")  # the redelivery brings the good one back
+    stack.publish(message)
+    until(lambda: stack.metric('storage_ledger_files_archived_total{placement="copied"}') > n, 30)
+    until(stack.idle, 30)
+    assert verify(stack, "--study", "s1")[1]["findings"] == []
+    assert stack.stop() == 0
+
+
+def test_the_scrub_of_the_service_finds_damage_and_the_service_stops_promptly(stack, status_server):
+    stack.start()
+    send(stack, "a", "b", "c")
+    until(lambda: stack.metric('storage_ledger_scrub_files_total{outcome="intact"}') == 3, 60, what="the scrub to have read all")
+    assert stack.metric("storage_ledger_last_scrub_timestamp_seconds") > 0
+    assert stack.metric('storage_ledger_entries_total{kind="verified"}') >= 1
+    assert stack.stop() == 0
+    code, found = verify(stack)
+    assert (code, found["findings"]) == (0, [])
+
+
+def test_ctrl_c_ends_it_and_what_was_read_is_recorded(stack, status_server):
+    stack.start()
+    send(stack, *(f"s{n}" for n in range(20)))
+    until(stack.idle, 60)
+    assert stack.stop() == 0
+    command = [sys.executable, "-m", "storage_ledger", "verify", "--json", "--rate", "0.002"]
+    running = subprocess.Popen(command, env=stack.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    until(lambda: os.path.exists(f"/proc/{running.pid}/task") and _reads(running.pid), 60, what="it to read files")
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=30)
+    found = json.loads(out)
+    assert (running.returncode, found["interrupted"]) == (130, True), err
+    assert found["files"] < 20
+    assert (len(found["recorded"]), found["not_recorded"]) == (1, None)
+
+
+def _reads(pid: int) -> bool:
+    """Whether it handles SIGINT itself by now: that is so from before it reads."""
+    with open(f"/proc/{pid}/status") as status:
+        caught = next(int(line.split()[1], 16) for line in status if line.startswith("SigCgt"))
+    return bool(caught >> signal.SIGTERM - 1 & 1)
