@@ -48,6 +48,9 @@ class Metrics:
         self.position = Gauge(p + "ledger_position", "Last position of the ledger.", registry=r)
         self.mirror_position = Gauge(p + "mirror_position", "Position up to which the mirror on the archive volume goes.", registry=r)
         self.index_position = Gauge(p + "index_position", "Position up to which the index follows.", registry=r)
+        self.damaged_entries = Gauge(
+            p + "damaged_entries", "Entries that are not what their hashes say, as far as the index met them.", registry=r
+        )
         self.free_bytes = Gauge(p + "free_bytes", "Free bytes on a volume.", ["volume"], registry=r)
         self.archive_seconds = Histogram(
             p + "archive_seconds", "From `described` in the ledger to `archived` in the ledger.", registry=r,

@@ -14,7 +14,7 @@ from storage_ledger.core.ids import instant
 from storage_ledger.core.layout import archive_path
 from storage_ledger.core.plan import Stage
 from storage_ledger.core.study import State, Study
-from storage_ledger.index.sqlite import archived_from, ask_files, standing, studies_with_upload
+from storage_ledger.index.sqlite import archived_from, ask_files, damaged, standing, studies_with_upload
 from storage_ledger.ledger import lock
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.mirror import mirrored_position
@@ -34,6 +34,7 @@ ACTIONS = {
     "archive-copy-changed": f"restore the archive's file from a backup, or put it back into uploads, {_RETRY}",
     "archive-name-taken": f"move what is not ours out of the study's archive folder: it has both names of this file, {_RETRY}",
 }
+ENTRY_DAMAGED = "keep the ledger as it is and restore it from a backup or the mirror: see docs/reference/error-codes.md"
 WAITING_LONG_S = 900
 MIRROR_LAGS_S = 60
 READY_WITHIN_S = 10.0
@@ -85,6 +86,9 @@ def status(ledger: Ledger, settings: Settings) -> dict[str, Any]:
     if quarantine:
         count = "1 file" if len(quarantine) == 1 else f"{len(quarantine)} files"
         attention.append({"code": "quarantined", "detail": count, "action": "see `storage-ledger quarantine list`"})
+    if broken := damaged(settings.index_file, ledger, 1):
+        position, fault = broken[0]
+        attention.append({"code": "entry-damaged", "detail": f"first at position {position}: {fault}", "action": ENTRY_DAMAGED})
     attention += [
         {
             "code": f"{v['name']}-missing",

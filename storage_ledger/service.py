@@ -157,6 +157,7 @@ class Service:
         last = parts.ledger.last()
         metrics.position.set(last.position if last else 0)
         metrics.index_position.set(parts.index.position)
+        metrics.damaged_entries.set(parts.index.damaged)
         for volume, path in (
             ("uploads", parts.uploads_root),
             ("archive", parts.archive_root),

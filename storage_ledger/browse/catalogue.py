@@ -106,6 +106,10 @@ COLUMNS: dict[str, dict[str, dict[str, str]]] = {
             "code": "Code of what went wrong",
             "position": f"Entry that put it into this state; {_POSITION}",
         },
+        "damaged": {
+            "position": f"Entry that is not in the index; {_POSITION}",
+            "code": "What of it is not as its hashes say",
+        },
         "progress": {
             "position": f"How far the index has followed the ledger; {_POSITION}",
             "ledger_id": "The ledger that it follows",
@@ -139,7 +143,7 @@ COLUMNS: dict[str, dict[str, dict[str, str]]] = {
 """What each column means: database → table → column → text."""
 
 HIDDEN = {
-    "index": ["uploads", "progress", *(f"{table}_fts" for table in KEYS), *(f"rebuild_{table}" for table in TABLES)],
+    "index": ["uploads", "damaged", "progress", *(f"{table}_fts" for table in KEYS), *(f"rebuild_{table}" for table in TABLES)],
     "ledger": ["meta", "alembic_version"],
 }
 
@@ -160,6 +164,7 @@ _TABLES: dict[str, dict[str, dict[str, Any]]] = {
         "series": {"title": "Series", "description": "The series of the DICOM studies."},
         "files": {"title": "Files", "description": "The files of the archive.", "sort_desc": "position"},
         "uploads": {"title": "Uploads", "description": "What became of each upload."},
+        "damaged": {"title": "Damaged entries", "description": "Entries that are not what their hashes say: the index is without them."},
         "progress": {"title": "Progress", "description": "How far the index is."},
     },
     "ledger": {

@@ -37,19 +37,18 @@ def upload_state(kind: str, payload: dict[str, Any]) -> State | None:
                          └→ quarantined ─┬→ (a redelivery, or `released`) pending → …
                                          └→ discarded → (a redelivery) pending → …
     """
-    match kind:
-        case Kind.DESCRIBED | Kind.RELEASED:
-            return State.PENDING
-        case Kind.ARCHIVED:
-            return State.ARCHIVED
-        case Kind.QUARANTINED:
-            return State.QUARANTINED
-        case Kind.DISCARDED:
-            return State.DISCARDED
-        case Kind.FAILED if payload.get("step") == "place":
-            return State.FAILED
-        case _:
-            return None
+    if kind == Kind.FAILED:
+        return State.FAILED if payload.get("step") == "place" else None
+    return _BECOMES.get(kind)
+
+
+_BECOMES: dict[str, State] = {
+    Kind.DESCRIBED: State.PENDING,
+    Kind.ARCHIVED: State.ARCHIVED,
+    Kind.QUARANTINED: State.QUARANTINED,
+    Kind.RELEASED: State.PENDING,
+    Kind.DISCARDED: State.DISCARDED,
+}
 
 
 def study_state(uploads: Iterable[str]) -> State:

@@ -53,7 +53,24 @@ FROM_HEADER = {
 }
 WHOLE_NUMBERS = frozenset({"instance_number", "rows", "columns", "frames", "series_number"})
 
+MAX_TEXT = 1024
 Row = dict[str, Any]
+
+# The loops below run for every entry of the ledger when the index is made anew: they have nothing left to look up.
+_SAID = tuple((column, group, key) for column, (group, key, _) in DESCRIPTIVE.items())
+_FOUND = tuple((column, keyword) for column, (_, _, keyword) in DESCRIPTIVE.items())
+_TEXTS = tuple((column, keyword) for column, keyword in FROM_HEADER.items() if column not in WHOLE_NUMBERS)
+_NUMBERS = tuple((column, keyword) for column, keyword in FROM_HEADER.items() if column in WHOLE_NUMBERS)
+_NOTHING: Row = {}
+_VALUES = {state: state.value for state in State}
+_NEW_STUDY: Row = dict.fromkeys(DESCRIPTIVE) | {
+    "study_id": None, "state": State.PENDING.value, "status_sent": None, "files": 0, "bytes": 0, "described_at": None,
+    "archived_at": None, "last_error": None, "last_position": 0,
+}  # fmt: skip
+_NEW_FILE: Row = dict.fromkeys(FROM_HEADER) | {
+    "study_id": None, "name": None, "original_name": None, "sha256": None, "bytes": 0, "archive_path": None, "archived_at": None,
+    "position": 0, "placed": 0, "fixity": "unverified", "verified_at": None, "dicom_error": None, "sop_conflict": 0, "study_uid_differs": 0,
+}  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -69,17 +86,7 @@ class StudyRows:
     @classmethod
     def new(cls, study_id: str) -> StudyRows:
         """A study of which nothing is known yet."""
-        row: Row = dict.fromkeys(DESCRIPTIVE)
-        row |= {
-            "study_id": study_id,
-            "state": State.PENDING.value,
-            "status_sent": None,
-            "files": 0,
-            "bytes": 0,
-            "described_at": None,
-        }
-        row |= {"archived_at": None, "last_error": None, "last_position": 0}
-        return cls(row)
+        return cls(_NEW_STUDY | {"study_id": study_id})
 
     def apply(self, entry: Entry) -> None:
         """Take one more entry of this study."""
@@ -93,84 +100,101 @@ class StudyRows:
                 self.study["status_sent"] = data["status"]
                 if self.study["state"] == State.ARCHIVED:
                     self.study["last_error"] = None
+            case Kind.RESTORED:
+                self._placed_anew(data["file"]["name"], placed=entry.position, fixity="intact", verified_at=entry.recorded_at)
             case Kind.FAILED | Kind.QUARANTINED:
                 self.study["last_error"] = data["code"]
             case _:
                 pass  # `released` and `discarded` say nothing of the study but the state of an upload
         state = upload_state(entry.kind, data)
-        if state is not None and "upload_path" in data:
-            why = {} if state is State.PENDING else data
-            self.uploads[data["upload_path"]] = {
+        if state is not None and (path := data.get("upload_path")) is not None:
+            why = _NOTHING if state is State.PENDING else data
+            self.uploads[path] = {
                 "study_id": self.study["study_id"],
-                "upload_path": data["upload_path"],
-                "state": state.value,
+                "upload_path": path,
+                "state": _VALUES[state],
                 "code": why.get("code"),
                 "position": entry.position,
             }
-            self.changed_uploads.add(data["upload_path"])
-            self.study["state"] = study_state(row["state"] for row in self.uploads.values()).value
+            self.changed_uploads.add(path)
+            if len(self.uploads) > 1:
+                state = study_state(row["state"] for row in self.uploads.values())
+            self.study["state"] = _VALUES[state]
         self.study["last_position"] = entry.position
 
     def _described(self, entry: Entry, data: dict[str, Any]) -> None:
-        self.study["described_at"] = self.study["described_at"] or data.get("processing_time", entry.recorded_at)
+        study = self.study
+        study["described_at"] = study["described_at"] or data.get("processing_time", entry.recorded_at)
         metadata = data["message"].get("metadata") or {}
-        for column, (group, key, _) in DESCRIPTIVE.items():
-            value = _text((metadata.get(group) or {}).get(key))
-            if value is not None:
-                self.study[column] = value
+        for column, group, key in _SAID:
+            value = (metadata.get(group) or {}).get(key)
+            if value is not None and (text := _text(value)) is not None:
+                study[column] = text
 
     def _archived(self, entry: Entry, data: dict[str, Any]) -> None:
         header = data.get("dicom") or {}
         archived_at = data.get("processing_time", entry.recorded_at)  # an adopted file has been there for long
-        self.study["archived_at"] = archived_at
-        self.study["last_error"] = None
-        for column, (_, _, keyword) in DESCRIPTIVE.items():
-            if self.study[column] is None:
-                self.study[column] = _text(header.get(keyword))
+        study = self.study
+        study["archived_at"] = archived_at
+        study["last_error"] = None
+        for column, keyword in _FOUND:
+            if study[column] is None:
+                study[column] = _text(header.get(keyword))
         file = data["file"]
-        known = self.files.get(file["name"])
-        if known is not None:
+        name = file["name"]
+        if name in self.files:
             if data.get("placement") == "copied":  # its bytes were put there anew: what was found before is past
-                known |= {"placed": entry.position, "fixity": "unverified", "verified_at": None}
-                self.changed_files.add(file["name"])
+                self._placed_anew(name, placed=entry.position, fixity="unverified", verified_at=None)
             return
-        row: Row = {
-            "study_id": self.study["study_id"],
-            "name": file["name"],
+        row = _NEW_FILE | {
+            "study_id": study["study_id"],
+            "name": name,
             "original_name": file["original_name"],
             "sha256": file["sha256"],
             "bytes": file["bytes"],
-            "archive_path": archive_path(self.study["study_id"], file["name"]),
+            "archive_path": archive_path(study["study_id"], name),
             "archived_at": archived_at,
             "position": entry.position,
             "placed": entry.position,
-            "fixity": "unverified",
-            "verified_at": None,
             "dicom_error": data.get("dicom_error"),
-            "sop_conflict": 0,
         }
-        for column, keyword in FROM_HEADER.items():
-            value = header.get(keyword)
-            row[column] = _number(value) if column in WHOLE_NUMBERS else _text(value)
-        said, found = self.study["study_instance_uid"], row["study_instance_uid"]
+        for column, keyword in _TEXTS:
+            if (value := header.get(keyword)) is not None:
+                row[column] = _text(value)
+        for column, keyword in _NUMBERS:
+            if (value := header.get(keyword)) is not None:
+                row[column] = _number(value)
+        said, found = study["study_instance_uid"], row["study_instance_uid"]
         row["study_uid_differs"] = int(said is not None and found is not None and said != found)
-        self.files[file["name"]] = row
-        self.changed_files.add(file["name"])
-        self.study["files"] += 1
-        self.study["bytes"] += file["bytes"]
+        self.files[name] = row
+        self.changed_files.add(name)
+        study["files"] += 1
+        study["bytes"] += file["bytes"]
+
+    def _placed_anew(self, name: str, **judged: Any) -> None:
+        if name in self.files:
+            self.files[name] |= judged
+            self.changed_files.add(name)
 
 
 def _text(value: Any) -> str | None:
     """A cell: text without NUL; lists joined by the backslash of DICOM PS3.5 §6.4; None for nothing."""
-    if value is None or value in ("", [], {}):
+    if value is None:
+        return None
+    if isinstance(value, str):
+        if "\0" in value:
+            value = value.replace("\0", "")
+        return value.strip()[:MAX_TEXT] or None
+    if value in ([], {}):
         return None
     if isinstance(value, list) and all(isinstance(item, (str, int, float)) for item in value):
         value = "\\".join(str(item) for item in value)
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text.replace("\0", "").strip()[:1024] or None
+    return _text(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
 def _number(value: Any) -> int | None:
+    if value is None:
+        return None
     if isinstance(value, list):
         value = value[0] if value else None
     try:

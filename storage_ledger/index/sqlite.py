@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,11 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DatabaseError, NoResultFound
 
 from storage_ledger import logs
-from storage_ledger.core.entries import Entry, Kind
+from storage_ledger.core.entries import Entry, faults
 from storage_ledger.errors import LedgerBusy, LedgerError, LedgerUnusable, Locked
 from storage_ledger.index import fixity
-from storage_ledger.index.rows import StudyRows
-from storage_ledger.index.tables import INDEXES, SCHEMA, SEARCH, SEARCHED, TABLES, forget, learn, refresh, year
+from storage_ledger.index.batch import KEEP_STUDIES, Batch, set_progress
+from storage_ledger.index.tables import INDEXES, SCHEMA, SEARCH, TABLES, conflicts, refresh
 from storage_ledger.ledger import lock
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.engine import driver, open_engine
@@ -25,7 +26,10 @@ from storage_ledger.ledger.sqlite import translated
 
 BATCH = 500
 GATHER_S = 0.1  # one batch for what belongs together: a study's entries follow each other closely
-REBUILD_BATCH = 5000
+REBUILD_READ = 500  # a payload may have megabytes
+REBUILD_COMMIT = 50_000
+REBUILD_CACHE_KB = 65_536
+RECHECKED = 100
 SHADOW = "rebuild_"
 
 
@@ -33,14 +37,27 @@ class Index:
     """Writes index.db. Losing it loses nothing: it is made again from position 1.
 
     Two processes may: one that follows, and a command that makes it anew. Each transaction reads where the index stands;
-    whoever makes it anew holds `index.lock`, and `command` is what it is called there.
+    whoever makes it anew holds `index.lock`, and `command` is what it is called there. `damaged`: how many entries are not
+    in it, since they are not what their hashes say; the table of that name has them. A rebuild commits so many entries at
+    once, and keeps so many studies in memory.
     """
 
-    def __init__(self, path: Path, ledger: Ledger, *, command: str = "serve") -> None:
+    def __init__(
+        self,
+        path: Path,
+        ledger: Ledger,
+        *,
+        command: str = "serve",
+        rebuild_commit: int = REBUILD_COMMIT,
+        rebuild_keep: int = KEEP_STUDIES,
+    ) -> None:
         self.path = path
         self._ledger = ledger
         self._command = command
+        self._rebuild_commit = rebuild_commit
+        self._rebuild_keep = rebuild_keep
         self.position = 0
+        self.damaged = 0
         self._open()
 
     def follow(self) -> int:
@@ -55,21 +72,23 @@ class Index:
         entries = self._ledger.read(self.position, BATCH)
         if not entries:
             return 0
+        batch = Batch()
         with self._transaction() as connection:
             progress = _progress(connection)
             stands = progress is not None and progress[0] == self.position
             if stands:
-                _Batch(connection, "").apply(entries, self._ledger.ledger_id)
+                batch.apply(connection, entries, self._ledger.ledger_id)
         if not stands:
             self.ensure()
             return self.follow()
         self.position = entries[-1].position
+        self.damaged += batch.damaged
         return len(entries)
 
     def ensure(self) -> bool:
-        """Rebuild it if it is missing, of another schema, of another ledger, or disagrees with this one. True if so.
+        """Rebuild it if it is missing, of another schema or ledger, disagrees with this one, or lacks an entry that was mended.
 
-        Raises `Locked` while another process does.
+        True if so. Raises `Locked` while another process does.
         """
         try:
             fits = self._fits()
@@ -95,31 +114,33 @@ class Index:
     def rebuild(self, on_progress: Callable[[int], None] = lambda _: None) -> int:
         """Make every table again from the ledger, into shadow tables that take the place of the old in one transaction.
 
-        Readers see the old index until then. Returns the position that it now stands at.
+        Readers see the old index until then. Every entry is checked against its hashes; one that does not fit is left out, and
+        `damaged` counts it. Memory stays the same however many entries there are, but for SQLite's sorting for one index at a
+        time. Returns the position that it now stands at.
         """
         last = self._ledger.last()
         logs.get().info("index.rebuild", position=last.position if last else 0)
         with self._transaction() as connection:
+            connection.exec_driver_sql(f"PRAGMA cache_size = -{REBUILD_CACHE_KB}")
             for name, columns in TABLES.items():
                 connection.exec_driver_sql(f"DROP TABLE IF EXISTS {SHADOW}{name}")
                 connection.exec_driver_sql(f"CREATE TABLE {SHADOW}{name} {columns}")
-            _set_progress(connection, SHADOW, 0, self._ledger.ledger_id, b"")
-        position = 0
-        verified: list[int] = []
-        while entries := self._ledger.read(position, REBUILD_BATCH):
-            verified += [entry.position for entry in entries if entry.kind == Kind.VERIFIED]
+            set_progress(connection, SHADOW, 0, self._ledger.ledger_id, b"")
+        batch = Batch(SHADOW, anew=True, keep=self._rebuild_keep)
+        position, entries = 0, self._entries(on_progress)
+        while True:
             with self._transaction() as connection:
-                _Batch(connection, SHADOW, shadow=True).apply(entries, self._ledger.ledger_id)
-            position = entries[-1].position
-            on_progress(position)
+                reached = batch.apply(connection, islice(entries, self._rebuild_commit), self._ledger.ledger_id)
+            if reached is None:
+                break
+            position = reached
         with self._transaction() as connection:
             # Whoever follows has to wait now. What it has applied meanwhile must be in the new tables, too.
-            while entries := self._ledger.read(position, REBUILD_BATCH):
-                _Batch(connection, SHADOW, shadow=True).apply(entries, self._ledger.ledger_id)
-                position = entries[-1].position
+            position = batch.apply(connection, self._entries(on_progress, position), self._ledger.ledger_id) or position
             self._take_over(connection)
-            fixity.apply_all(driver(connection).execute, (self._ledger.get(each) for each in reversed(verified)))
-        self.position = position
+            fixity.apply_all(driver(connection).execute, (self._ledger.get(each) for each in reversed(batch.verified)))
+            connection.exec_driver_sql("PRAGMA cache_size = -2000")
+        self.position, self.damaged = position, batch.damaged
         return position
 
     def run(self, stop: threading.Event, bell: threading.Event) -> None:
@@ -149,6 +170,18 @@ class Index:
         """Release the file."""
         self._engine.dispose()
 
+    def _entries(self, on_progress: Callable[[int], None], position: int = 0) -> Iterator[Entry]:
+        while some := self._read(position):
+            yield from some
+            position = some[-1].position
+            on_progress(position)
+
+    def _read(self, position: int) -> list[Entry]:
+        try:
+            return self._ledger.read(position, REBUILD_READ)
+        except LedgerUnusable as error:
+            raise _LedgerUnreadable from error
+
     def _take_over(self, connection: Connection) -> None:
         sql = connection.exec_driver_sql
         for table in SEARCH:
@@ -161,8 +194,7 @@ class Index:
             sql(f"ALTER TABLE {SHADOW}{name} RENAME TO {name}")
         for index in INDEXES:
             sql(index)
-        _mark_conflicts(connection, "", "IS NOT NULL", ())
-        for statement in refresh("", "IS NOT NULL"):
+        for statement in (conflicts("", "IS NOT NULL"), *refresh("", "IS NOT NULL")):
             sql(statement)
         for table, search in SEARCH.items():
             sql(search)
@@ -172,17 +204,26 @@ class Index:
     def _fits(self) -> bool:
         with self._transaction() as connection:
             progress = _progress(connection)
-        if progress is None or not _is_of(progress, self._ledger):
+            known = [] if progress is None else [row[0] for row in connection.exec_driver_sql("SELECT position FROM damaged")]
+        if progress is None or not _is_of(progress, self._ledger) or any(map(self._is_whole, known[:RECHECKED])):
             return False
-        self.position = progress[0]
+        self.position, self.damaged = progress[0], len(known)
         return True
+
+    def _is_whole(self, position: int) -> bool:
+        entry = self._ledger.get(position)
+        return entry is not None and not faults(entry)
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
         try:
             with translated(), self._engine.begin() as connection:
                 yield connection
+        except _LedgerUnreadable as error:  # while the index was written: that is not the index's fault
+            raise error.__cause__ or error from None
         except (LedgerUnusable, DatabaseError, NoResultFound) as error:
+            if isinstance(error, LedgerUnusable) and error.code != "ledger-damaged":
+                raise
             raise _Unreadable from error
 
     def _open(self) -> None:
@@ -241,6 +282,12 @@ def ask_files(path: Path, ledger: Ledger, sql: str, *values: object) -> list[Any
     return None if found is None else list(found[1])
 
 
+def damaged(path: Path, ledger: Ledger, limit: int) -> list[tuple[int, str]]:
+    """Position and fault of the first entries that are not in the index, since they are not what their hashes say."""
+    found = _ask(path, ledger, "SELECT position, code FROM damaged ORDER BY position LIMIT ?", (limit,))
+    return [] if found is None else [(row[0], row[1]) for row in found[1]]
+
+
 def archived_from(path: Path, ledger: Ledger, upload_path: str) -> list[str]:
     """The studies for which an upload of this path is archived, as far as the index knows; it reads every upload."""
     found = _ask(path, ledger, "SELECT study_id FROM uploads WHERE upload_path = ? AND state = 'archived' LIMIT 10", (upload_path,))
@@ -284,101 +331,5 @@ class _Unreadable(Exception):
     """The index cannot be used as it is; the cause says why."""
 
 
-class _Batch:
-    """Entries → one transaction's worth of rows."""
-
-    def __init__(self, connection: Connection, prefix: str, *, shadow: bool = False) -> None:
-        self._connection = connection
-        self._driver = driver(connection)
-        self._sql = self._driver.execute
-        self._prefix = prefix
-        self._shadow = shadow
-        self._studies: dict[str, StudyRows] = {}
-        self._words: dict[str, tuple[Any, ...] | None] = {}
-
-    def apply(self, entries: Sequence[Entry], ledger_id: str) -> None:
-        for entry in entries:
-            if entry.kind == Kind.VERIFIED and not self._shadow:
-                self._save()
-                self._studies.clear()
-                fixity.apply(self._sql, entry)
-            elif entry.study_id is not None:
-                rows = self._studies.get(entry.study_id) or self._load(entry.study_id, entry.position)
-                rows.apply(entry)
-        self._save()
-        _set_progress(self._connection, self._prefix, entries[-1].position, ledger_id, entries[-1].leaf_hash)
-
-    def _load(self, study_id: str, position: int) -> StudyRows:
-        found = self._select("studies", study_id)
-        self._words[study_id] = _words(found[0]) if found else None
-        if found:
-            uploads = {row["upload_path"]: row for row in self._select("uploads", study_id)}
-            files = {row["name"]: row for row in self._select("files", study_id)}
-            rows = StudyRows(found[0], uploads, files)
-        else:
-            rows = StudyRows.new(study_id)
-            rows.study["first_position"] = position
-        self._studies[study_id] = rows
-        return rows
-
-    def _select(self, table: str, study_id: str) -> list[dict[str, Any]]:
-        found = self._sql(f"SELECT * FROM {self._prefix}{table} WHERE study_id = ?", (study_id,))  # noqa: S608 - names of ours
-        columns = [column[0] for column in found.description]
-        return [dict(zip(columns, row, strict=True)) for row in found]
-
-    def _save(self) -> None:
-        other_words = [] if self._shadow else [key for key, rows in self._studies.items() if _words(rows.study) != self._words[key]]
-        for some in _chunks(other_words):
-            self._sql(forget("studies", _any_of(some)), tuple(some))
-        self._put("studies", [{**rows.study, "year": year(rows.study["study_date"])} for rows in self._studies.values()])
-        for some in _chunks(other_words):
-            self._sql(learn("studies", _any_of(some)), tuple(some))
-        self._put("uploads", [rows.uploads[path] for rows in self._studies.values() for path in sorted(rows.changed_uploads)])
-        changed = [rows.files[name] for rows in self._studies.values() for name in sorted(rows.changed_files)]
-        self._put("files", changed)
-        if self._shadow:
-            return  # all at once, at the end
-        sops = sorted({row["sop_instance_uid"] for row in changed if row["sop_instance_uid"]})
-        uids = {row["study_instance_uid"] for row in changed if row["study_instance_uid"]}
-        for some in _chunks(sops):
-            uids |= _mark_conflicts(self._connection, self._prefix, _any_of(some), some)
-        for some in _chunks(sorted(uids)):
-            chosen = _any_of(some)
-            for statement in (forget("dicom_studies", chosen), *refresh(self._prefix, chosen), learn("dicom_studies", chosen)):
-                self._sql(statement, tuple(some))
-
-    def _put(self, table: str, rows: list[dict[str, Any]]) -> None:
-        if rows:
-            columns = list(rows[0])
-            names = ", ".join(f'"{name}"' for name in columns)
-            marks = ", ".join("?" * len(columns))
-            statement = f"INSERT OR REPLACE INTO {self._prefix}{table} ({names}) VALUES ({marks})"  # noqa: S608 - names of ours
-            self._driver.executemany(statement, [tuple(row[name] for name in columns) for row in rows])
-
-
-def _words(study: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(study[name] for name in SEARCHED)
-
-
-def _mark_conflicts(connection: Connection, prefix: str, chosen: str, values: Sequence[str]) -> set[str]:
-    """Flag files that share a SOP Instance UID but not their bytes. Returns the study UIDs that this touches."""
-    conflicting = f"SELECT sop_instance_uid FROM {prefix}files WHERE sop_instance_uid {chosen} GROUP BY 1 HAVING count(DISTINCT sha256) > 1"  # noqa: S608
-    found = connection.exec_driver_sql(
-        f"UPDATE {prefix}files SET sop_conflict = 1 WHERE sop_conflict = 0 AND sop_instance_uid IN ({conflicting}) "  # noqa: S608
-        "RETURNING study_instance_uid",
-        tuple(values),
-    )
-    return {row[0] for row in found if row[0]}
-
-
-def _set_progress(connection: Connection, prefix: str, position: int, ledger_id: str, leaf_hash: bytes) -> None:
-    connection.exec_driver_sql(f"DELETE FROM {prefix}progress")  # noqa: S608 - a name of ours
-    connection.exec_driver_sql(f"INSERT INTO {prefix}progress VALUES (?, ?, ?)", (position, ledger_id, leaf_hash))  # noqa: S608
-
-
-def _any_of(values: Sequence[str]) -> str:
-    return f"IN ({', '.join('?' * len(values))})"
-
-
-def _chunks(values: Sequence[str]) -> Iterable[Sequence[str]]:
-    return (values[i : i + 500] for i in range(0, len(values), 500))
+class _LedgerUnreadable(Exception):
+    """The ledger cannot be used, and no new index will help; the cause says why."""

@@ -6,13 +6,15 @@ import re
 import zlib
 
 # Columns stand in the order in which people read them: pages, CSV and `select *` all follow it.
+# The large ones have a rowid besides their key (`ROWID`): their rows lie in the order in which they came, so that making them
+# anew only ever appends, and each of their many indexes holds eight bytes a row in place of a whole key.
 TABLES = {
     "studies": """(
-  study_id TEXT PRIMARY KEY, patient_name TEXT, patient_id TEXT, study_date TEXT, modality TEXT, study_description TEXT,
+  study_id TEXT PRIMARY KEY NOT NULL, patient_name TEXT, patient_id TEXT, study_date TEXT, modality TEXT, study_description TEXT,
   state TEXT NOT NULL, status_sent TEXT, files INTEGER NOT NULL, bytes INTEGER NOT NULL, archived_at TEXT, last_error TEXT,
   institution_name TEXT, accession_number TEXT, patient_birth_date TEXT, patient_sex TEXT, study_time TEXT, manufacturer TEXT,
   described_at TEXT, study_instance_uid TEXT, first_position INTEGER NOT NULL, last_position INTEGER NOT NULL, year INTEGER
-) WITHOUT ROWID""",
+)""",
     "uploads": """(
   study_id TEXT NOT NULL, upload_path TEXT NOT NULL, state TEXT NOT NULL, code TEXT, position INTEGER NOT NULL,
   PRIMARY KEY (study_id, upload_path)
@@ -27,20 +29,25 @@ TABLES = {
   original_name TEXT NOT NULL, archive_path TEXT NOT NULL, sha256 TEXT NOT NULL, study_instance_uid TEXT, series_instance_uid TEXT,
   sop_instance_uid TEXT, sop_class_uid TEXT, transfer_syntax_uid TEXT,
   PRIMARY KEY (study_id, name)
-) WITHOUT ROWID""",
+)""",
     "dicom_studies": """(
-  study_instance_uid TEXT PRIMARY KEY, patient_name TEXT, patient_id TEXT, study_date TEXT, modalities TEXT, study_description TEXT,
-  series INTEGER NOT NULL, files INTEGER NOT NULL, bytes INTEGER NOT NULL, institution_name TEXT, accession_number TEXT,
-  patient_birth_date TEXT, patient_sex TEXT, study_time TEXT, manufacturer TEXT, studies INTEGER NOT NULL, flagged INTEGER NOT NULL,
+  study_instance_uid TEXT PRIMARY KEY NOT NULL, patient_name TEXT, patient_id TEXT, study_date TEXT, modalities TEXT,
+  study_description TEXT, series INTEGER NOT NULL, files INTEGER NOT NULL, bytes INTEGER NOT NULL,
+  institution_name TEXT, accession_number TEXT, patient_birth_date TEXT, patient_sex TEXT, study_time TEXT, manufacturer TEXT,
+  studies INTEGER NOT NULL, flagged INTEGER NOT NULL,
   first_archived_at TEXT NOT NULL, last_archived_at TEXT NOT NULL, first_position INTEGER NOT NULL, year INTEGER
-) WITHOUT ROWID""",
+)""",
     "series": """(
   series_number INTEGER, modality TEXT, series_description TEXT, body_part TEXT, files INTEGER NOT NULL, bytes INTEGER NOT NULL,
   study_instance_uid TEXT NOT NULL, series_instance_uid TEXT NOT NULL,
   PRIMARY KEY (study_instance_uid, series_instance_uid)
 ) WITHOUT ROWID""",
+    "damaged": "(position INTEGER PRIMARY KEY, code TEXT NOT NULL)",
     "progress": "(position INTEGER NOT NULL, ledger_id TEXT NOT NULL, leaf_hash BLOB NOT NULL)",
 }
+
+ROWID = {"studies": "first_position", "files": "position"}
+"""The column that says a row's number, so that a row that changes stays where it lies."""
 
 INDEXES = (
     "CREATE INDEX studies_by_state ON studies (state, last_position)",
@@ -72,7 +79,7 @@ SEARCHED = ("patient_name", "patient_id", "accession_number", "study_description
 _TEXT = ", ".join(SEARCHED)
 
 # Full-text search (sqlite.org/fts5.html). The words lie in `studies` and `dicom_studies` themselves (§4.4.3, external content).
-# A row's number there is `first_position`: unlike a rowid it is the same in an index that followed and in one that was rebuilt.
+# A row's number there is `first_position`: it is the same in an index that followed and in one that was rebuilt.
 # Datasette finds these tables by `content` in double quotes only.
 SEARCH = {
     table: f"""CREATE VIRTUAL TABLE {table}_fts USING fts5 ({_TEXT}, content="{table}", content_rowid="first_position",
@@ -115,6 +122,14 @@ FROM (SELECT study_instance_uid, min(position) AS first, count(DISTINCT series_i
       FROM {files} WHERE study_instance_uid {chosen} GROUP BY 1) a
 JOIN {files} f ON f.position = a.first"""  # noqa: S608 - a prefix and marks, both ours
     return series, studies
+
+
+def conflicts(prefix: str, chosen: str) -> str:
+    """SQL that flags files that share a SOP Instance UID that `chosen` admits, but not their bytes; it returns their study UIDs."""
+    files = f"{prefix}files"
+    shared = f"SELECT sop_instance_uid FROM {files} WHERE sop_instance_uid {chosen} GROUP BY 1 HAVING count(*) > 1"  # noqa: S608 - a prefix and marks, both ours
+    differing = f"SELECT sop_instance_uid FROM {files} WHERE sop_instance_uid IN ({shared}) GROUP BY 1 HAVING count(DISTINCT sha256) > 1"  # noqa: S608 - the same
+    return f"UPDATE {files} SET sop_conflict = 1 WHERE sop_conflict = 0 AND sop_instance_uid IN ({differing}) RETURNING study_instance_uid"  # noqa: S608 - the same
 
 
 def forget(table: str, chosen: str) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from storage_ledger.core import canonical
-from storage_ledger.core.entries import Entry, faults
+from storage_ledger.core.entries import Entry, faults, header
 from storage_ledger.core.tree import Tree
 
 FORMAT = "storage-ledger-mirror\t1"
@@ -61,8 +61,7 @@ def begin_line(ledger_id: str, before: Tree) -> bytes:
 
 def entry_line(entry: Entry) -> bytes:
     """One entry, whole."""
-    header = canonical.header({name: getattr(entry, name) for name in canonical.HEADER}).decode()
-    return f"entry\t{entry.leaf_hash.hex()}\t{entry.salt.hex()}\t{header}\t{entry.payload}\n".encode()
+    return f"entry\t{entry.leaf_hash.hex()}\t{entry.salt.hex()}\t{header(entry).decode()}\t{entry.payload}\n".encode()
 
 
 def batch_line(ledger_id: str, size: int, root: bytes) -> bytes:
@@ -88,10 +87,8 @@ def parse(line: bytes) -> Line | None:
     try:
         kind, *fields = line.decode("utf-8").split("\t")
         match kind, fields:
-            case "entry", [leaf_hash, salt, header, payload]:
-                found: Line = Entry(
-                    **canonical.loads(header), payload=payload, salt=bytes.fromhex(salt), leaf_hash=bytes.fromhex(leaf_hash)
-                )
+            case "entry", [leaf_hash, salt, head, payload]:
+                found: Line = Entry(**canonical.loads(head), payload=payload, salt=bytes.fromhex(salt), leaf_hash=bytes.fromhex(leaf_hash))
             case "batch", [ledger_id, size, root, _]:
                 found = Batch(ledger_id, int(size), bytes.fromhex(root))
             case "storage-ledger-mirror", [_, ledger_id, size, peaks, _]:

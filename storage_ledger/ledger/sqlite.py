@@ -8,7 +8,8 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from itertools import takewhile
+from heapq import merge
+from itertools import islice, takewhile
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -125,9 +126,11 @@ class SqliteLedger:
 
     def of_no_study(self, kinds: Sequence[str], limit: int, *, before: int | None = None) -> Iterator[Entry]:
         """See `contract.Ledger.of_no_study`."""
-        marks = ", ".join("?" * len(kinds))
-        where = f"WHERE study_id IS NULL AND kind IN ({marks}) AND position < ? ORDER BY position DESC LIMIT ?"
-        yield from self._entries(where, *kinds, _MAX_POSITION if before is None else before, limit)
+        # Kind by kind, as the index has them: of several at once SQLite would sort all there ever were.
+        where = "WHERE study_id IS NULL AND kind = ? AND position < ? ORDER BY position DESC LIMIT ?"
+        below = _MAX_POSITION if before is None else before
+        newest = (self._entries(where, kind, below, limit) for kind in kinds)
+        yield from islice(merge(*newest, key=attrgetter("position"), reverse=True), limit)
 
     def due(
         self,

@@ -1,15 +1,20 @@
 """What the index says of studies and files, on entries appended by hand, followed one at a time."""
 
+import hashlib
 from contextlib import closing
 
 import pytest
 
-from storage_ledger.core.entries import Kind, NewEntry
-from storage_ledger.errors import Locked
+from storage_ledger.core.entries import Kind, NewEntry, faults
+from storage_ledger.core.entries import header as header_of
+from storage_ledger.errors import LedgerUnusable, Locked
 from storage_ledger.index.sqlite import Index
 from storage_ledger.ledger import lock
 from storage_ledger.ledger.engine import sqlite
-from tests.contract.making import Clock, archived, described
+from storage_ledger.ledger.sqlite import SqliteLedger
+from tests.contract.making import Clock, archived, described, made_entry
+from tests.property.test_index_properties import rows
+from tests.support.large_ledger import make
 
 
 class Following:
@@ -165,7 +170,7 @@ def test_a_follower_goes_on_from_where_another_process_has_made_the_index_anew(f
 
 def test_an_index_that_is_made_anew_has_what_was_followed_meanwhile(following):
     class LastMoment:
-        """The ledger; when the rebuild has read to its end, one more comes and is followed."""
+        """The ledger; when the rebuild has read to its end, one more comes."""
 
         ledger_id = following.ledger.ledger_id
         last = following.ledger.last
@@ -175,7 +180,8 @@ def test_an_index_that_is_made_anew_has_what_was_followed_meanwhile(following):
             found = following.ledger.read(after, limit)
             if not found and not self.done:
                 self.done = True
-                following.append(Kind.ARCHIVED, archived("b.dcm", dicom=header("9.2")), "B")
+                with following.ledger.write() as tx:
+                    tx.append(NewEntry(Kind.ARCHIVED, archived("b.dcm", dicom=header("9.2")), "B"), duty=False)
             return found
 
     following.append(Kind.ARCHIVED, archived("a.dcm", dicom=header("9.1")), "A")
@@ -227,3 +233,102 @@ def test_an_index_that_fits_goes_on_where_it_was(following):
     assert following.index.position == 1
     following.append(Kind.ARCHIVED, archived())
     assert following.rows("SELECT position FROM progress") == [(2,)]
+
+
+DAMAGES = {
+    "payload-changed": "UPDATE entries SET payload = replace(payload, 'a.dcm', 'b.dcm') WHERE position = 2",
+    "header-changed": "UPDATE entries SET study_id = 'S2' WHERE position = 2",
+    "entry-unreadable": "UPDATE entries SET payload = x'00' WHERE position = 2",
+}
+
+
+def damage(ledger, statement):
+    """What somebody does who may write the file."""
+    with closing(sqlite.connect(ledger.path)) as connection:
+        trigger = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'entries_update'").fetchone()[0]
+        connection.executescript(f"DROP TRIGGER entries_update; {statement}; {trigger}")
+
+
+@pytest.mark.parametrize("code", DAMAGES)
+def test_a_damaged_entry_is_left_out_of_the_index_and_named(following, log, code):
+    with following.ledger.write() as tx:
+        for kind, payload, study_id in [
+            (Kind.DESCRIBED, described(), "S1"),
+            (Kind.ARCHIVED, archived(), "S1"),
+            (Kind.ARCHIVED, archived(), "S3"),
+        ]:
+            tx.append(NewEntry(kind, payload, study_id), duty=False)
+    damage(following.ledger, DAMAGES[code])
+    following.index.follow()
+    for _ in range(2):
+        assert following.rows("SELECT study_id, state FROM studies ORDER BY 1") == [("S1", "pending"), ("S3", "archived")]
+        assert following.rows("SELECT study_id FROM files") == [("S3",)]
+        assert following.rows("SELECT * FROM damaged") == [(2, code)]
+        assert following.index.damaged == 1
+        assert following.rows("SELECT position FROM progress") == [(3,)]
+        following.index.rebuild()
+    assert log.getvalue().count(f"event=index.entry-damaged position=2 code={code} count=1") == 3
+
+
+def test_an_index_that_lacks_a_damaged_entry_is_made_anew_once_that_is_mended(following):
+    following.append(Kind.DESCRIBED, described())
+    following.append(Kind.ARCHIVED, archived())
+    whole = rows(following.index.path)
+    damage(following.ledger, DAMAGES["payload-changed"])
+    following.index.rebuild()
+    following.append(Kind.STATUS_SENT, {"status": "archived", "tells": [2]})
+    assert not following.index.ensure()
+    damage(following.ledger, "UPDATE entries SET payload = replace(payload, 'b.dcm', 'a.dcm') WHERE position = 2")
+    assert following.index.ensure()
+    assert following.index.damaged == 0
+    assert rows(following.index.path)["files"] == whole["files"]
+    assert not following.index.ensure()
+
+
+class Broken(SqliteLedger):
+    """A ledger of which a page cannot be read."""
+
+    def read(self, after, limit):
+        if after:
+            raise LedgerUnusable("ledger-damaged", "a page")
+        return super().read(after, limit)
+
+
+def test_a_ledger_that_cannot_be_read_stops_a_rebuild_and_the_index_stays(following):
+    following.append(Kind.DESCRIBED, described())
+    before = rows(following.index.path)
+    broken = Broken(following.ledger.path)
+    index = Index(following.index.path, broken)
+    with pytest.raises(LedgerUnusable, match="ledger-damaged"):
+        index.rebuild()
+    assert {name: found for name, found in rows(following.index.path).items() if not name.startswith("rebuild_")} == before
+    index.close()
+    broken.close()
+
+
+def test_an_entry_of_a_newer_program_stops_the_index_and_is_no_damage(following):
+    entry = made_entry(1, "described", described())._replace(schema=2)
+    entry = entry._replace(leaf_hash=hashlib.sha256(b"\x00" + header_of(entry)).digest())
+    with closing(sqlite.connect(following.ledger.path)) as connection:
+        connection.execute(f"INSERT INTO entries VALUES ({', '.join('?' * 12)})", entry)
+        connection.commit()
+    for take in (following.index.follow, following.index.rebuild):
+        with pytest.raises(LedgerUnusable, match="ledger-newer"):
+            take()
+
+
+def test_a_ledger_of_many_kinds_of_stories_is_whole_and_its_index_the_same_however_it_is_made(tmp_path):
+    make(tmp_path / "ledger.db", 2_000)
+    ledger = SqliteLedger(tmp_path / "ledger.db")
+    entries = ledger.read(0, 3_000)
+    assert len(entries) == 2_000
+    assert not any(map(faults, entries))
+    index = Index(tmp_path / "index.db", ledger, rebuild_commit=300, rebuild_keep=5)
+    index.rebuild()
+    made_anew = rows(index.path)
+    other = Index(tmp_path / "other.db", ledger)
+    other.rebuild()
+    assert rows(other.path) == made_anew
+    assert {row[0] for row in made_anew["progress"]} == {2_000}
+    for each in (index, other, ledger):
+        each.close()

@@ -110,8 +110,8 @@ def rows(path: Path) -> dict[str, list[tuple]]:
 
 
 @settings(max_examples=40)
-@given(st.lists(st.lists(steps, min_size=1, max_size=6), min_size=1, max_size=8))
-def test_following_in_any_batches_comes_to_the_same_as_making_it_anew(ledgers, batches):
+@given(st.lists(st.lists(steps, min_size=1, max_size=6), min_size=1, max_size=8), st.integers(1, 9), st.integers(0, 2))
+def test_following_in_any_batches_comes_to_the_same_as_making_it_anew(ledgers, batches, commit, keep):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         ledger = ledgers.open(folder)
@@ -124,7 +124,7 @@ def test_following_in_any_batches_comes_to_the_same_as_making_it_anew(ledgers, b
             while index.follow():
                 pass
         followed = rows(index.path)
-        anew = Index(folder / "anew.db", ledger)
+        anew = Index(folder / "anew.db", ledger, rebuild_commit=commit, rebuild_keep=keep)
         anew.rebuild()
         made_anew = rows(anew.path)
         index.rebuild()

@@ -115,7 +115,12 @@ def test_the_world_is_intact(world: World) -> None:
     assert report.found.unchecked == []
     assert report.parts == ["ledger", "mirror", "pending", "files", "strangers", "index"]
     assert len(world.segments()) > 2
-    assert {row[0] for row in world.ask("SELECT kind FROM entries")} >= set(Kind) - {Kind.VERIFIED, Kind.FAILED, Kind.RECOVERED, Kind.RESTORED}
+    assert {row[0] for row in world.ask("SELECT kind FROM entries")} >= set(Kind) - {
+        Kind.VERIFIED,
+        Kind.FAILED,
+        Kind.RECOVERED,
+        Kind.RESTORED,
+    }
     assert {row[0] for row in world.ask("SELECT stage FROM pending")} == {"place", "remove", "tell", "confirm"}
 
 

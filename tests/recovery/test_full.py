@@ -6,6 +6,7 @@ each volume every how many levels one (0 for the short form, which takes a few).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -40,13 +41,14 @@ class Small:
         return self.mount_point / "ballast"
 
     def leave(self, count: int) -> None:
-        status = os.statvfs(self.mount_point)
         if self.unit == "pages":
-            descriptor = os.open(self._ballast, os.O_WRONLY | os.O_CREAT)
-            try:
-                os.posix_fallocate(descriptor, 0, max(1, status.f_bfree * status.f_frsize - count * PAGE))
-            finally:
-                os.close(descriptor)
+            with self._ballast.open("wb", buffering=0) as ballast:
+                with contextlib.suppress(OSError):
+                    while ballast.write(bytes(PAGE)):
+                        pass
+                with contextlib.suppress(OSError):
+                    os.fsync(ballast.fileno())  # what was promised late is taken now, or is not there
+                ballast.truncate(max(1, ballast.tell() - count * PAGE))
             return
         self._ballast.mkdir()
         for n in range(os.statvfs(self.mount_point).f_ffree - count):

@@ -69,6 +69,18 @@ def test_a_header_with_a_missing_field_is_no_header(missing):
         canonical.header({name: value for name, value in FIELDS.items() if name != missing})
 
 
+@pytest.mark.parametrize("wrong", [{"kind": b"x"}, {"position": "1"}, {"version": 1.0}, {"study_id": 1}])
+def test_a_header_with_a_value_of_another_type_is_no_header(wrong):
+    with pytest.raises(TypeError):
+        canonical.header({**FIELDS, **wrong})
+
+
+@pytest.mark.parametrize("text", ["", "{", "NaN", "1e400", '"\\ud800"', "[1,]"])
+def test_what_cannot_have_been_stored_is_not_read(text):
+    with pytest.raises(ValueError, match=r"."):
+        canonical.loads(text)
+
+
 def test_keys_are_sorted_by_code_point_at_every_depth():
     # U+FF01 comes before U+1F600 by code point, and after it by the UTF-16 units that RFC 8785 sorts by.
     assert canonical.dumps({"\U0001f600": 1, "\uff01": 2, "b": {"z": 1, "a": 2}, "B": [{"y": 1, "x": 2}]}) == (

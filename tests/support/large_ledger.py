@@ -1,0 +1,246 @@
+"""A large ledger made fast, entry for entry as the service would have written it: real payloads, hashes, versions, causes.
+
+Rows go in in bulk, with the ledger's own triggers watching. What a year of a small hospital's pipeline may look like: mostly one
+file a study, some with several, redeliveries at once and weeks later, failed, quarantined and given up, rejected messages, outages.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import heapq
+import random
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from storage_ledger import __version__
+from storage_ledger.core import canonical, plan
+from storage_ledger.core.entries import CURRENT_SCHEMA, Kind, NewEntry
+from storage_ledger.core.ids import rfc3339, uuid7
+from storage_ledger.core.plan import Stage
+from storage_ledger.ledger.engine import sqlite
+from storage_ledger.ledger.migrate import migrate
+
+BATCH = 20_000
+SECONDS_A_STUDY = 60.0
+BEGAN = datetime(2025, 10, 1, tzinfo=UTC)
+FAMILIES = ("MÜLLER", "SMITH", "GARCIA", "NOVÁK", "ØSTERGAARD", "TANAKA", "ROSSI", "DUBOIS", "O'BRIEN", "YILMAZ", "ΠΑΠΑΔΟΠΟΥΛΟΣ")
+GIVEN = ("ANNA", "JOSÉ", "LI", "MARIA", "PAUL", "SOFIA", "TOM", "EVA", "ŁUKASZ", "ZOË")
+PLACES = ("General Hospital", "Städtische Klinik", "Clínica del Sur", "Radiology Partners West")
+SORTS = {
+    "CT": ("1.2.840.10008.5.1.4.1.1.2", ["CHEST", "ABDOMEN", "HEAD"], 512, 60),
+    "MR": ("1.2.840.10008.5.1.4.1.1.4", ["KNEE", "BRAIN", "SPINE"], 256, 40),
+    "CR": ("1.2.840.10008.5.1.4.1.1.1", ["CHEST", "HAND"], 2048, 2),
+    "US": ("1.2.840.10008.5.1.4.1.1.6.1", ["ABDOMEN"], 600, 8),
+}
+
+Story = Generator[tuple[float, NewEntry], int]
+
+
+def make(path: Path, count: int, seed: int = 0) -> None:
+    """Write `count` entries into a new ledger; the last statuses are still to be read back, all else is done."""
+    migrate(path)
+    with closing(sqlite.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA synchronous = OFF")
+        connection.execute("PRAGMA cache_size = -262144")
+        rows: list[tuple] = []
+        pending: set[tuple[int, str]] = set()
+        for row, changes in _rows(count, seed):
+            rows.append(row)
+            pending.difference_update((position, stage.value) for position, stage in changes.drop)
+            pending.update((row[0], stage.value) for stage in changes.add)
+            if row[4] == Kind.ARCHIVED:
+                pending.discard((row[0], Stage.REMOVE.value))
+            pending.discard((row[0] - 1000, Stage.CONFIRM.value))
+            if len(rows) == BATCH:
+                _insert(connection, rows)
+        _insert(connection, rows)
+        connection.execute("BEGIN")
+        connection.executemany("INSERT INTO pending VALUES (?, ?, ?, 0)", [(*each, rfc3339(BEGAN)) for each in sorted(pending)])
+        connection.execute("COMMIT")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _insert(connection, rows: list[tuple]) -> None:
+    connection.execute("BEGIN")
+    connection.executemany(f"INSERT INTO entries VALUES ({', '.join('?' * 12)})", rows)
+    connection.execute("COMMIT")
+    rows.clear()
+
+
+def _rows(count: int, seed: int) -> Iterator[tuple[tuple, plan.Changes]]:
+    """Stories run side by side, each entry at its own time; what a story gets back is the position of its entry."""
+    chance = random.Random(seed)
+    hospital = Hospital(chance)
+    versions: dict[str, int] = {}
+    running: list[tuple[float, int, Story, NewEntry]] = []
+    began, number, position = 0.0, 0, 0
+    while position < count:
+        if not running or running[0][0] > began:
+            story = hospital.story()
+            after, new = next(story)
+            heapq.heappush(running, (began + after, number, story, new))
+            number += 1
+            began += chance.expovariate(1 / SECONDS_A_STUDY)
+            continue
+        at, key, story, new = heapq.heappop(running)
+        position += 1
+        version = None
+        if new.study_id is not None:
+            version = versions[new.study_id] = versions.get(new.study_id, 0) + 1
+        yield _sealed(new, position, version, BEGAN + timedelta(seconds=at), chance), plan.changes(new)
+        try:
+            after, new = story.send(position)
+        except StopIteration:
+            continue
+        heapq.heappush(running, (at + after, key, story, new))
+
+
+def _sealed(new: NewEntry, position: int, version: int | None, moment: datetime, chance: random.Random) -> tuple:
+    payload = canonical.dumps(new.payload)
+    salt = chance.randbytes(16)
+    fields = {
+        "position": position,
+        "entry_id": uuid7(int(moment.timestamp() * 1000), chance.randbytes(10)),
+        "study_id": new.study_id,
+        "version": version,
+        "kind": new.kind.value,
+        "schema": CURRENT_SCHEMA,
+        "recorded_at": rfc3339(moment),
+        "cause": new.cause,
+        "payload_sha256": canonical.payload_sha256(salt, payload),
+    }
+    leaf_hash = canonical.leaf_hash(fields)
+    return (*list(fields.values())[:8], payload, fields["payload_sha256"], salt, leaf_hash)
+
+
+class Hospital:
+    """Makes the stories of pipeline studies; the patients, DICOM studies and series behind them go on from one to the next."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self._chance = chance
+        self._left = 0
+        self._uid = ""
+        self._header: dict = {}
+        self._message: dict = {}
+        self._instance = 0
+
+    def story(self) -> Story:
+        """What is recorded because of one pipeline study; yields (seconds since the entry before, entry)."""
+        chance, lot = self._chance, self._chance.random()
+        if lot < 0.01:
+            raw = b'{"study_id": "' + b"x" * chance.randrange(20, 2000)
+            reason = {"reason": "not-json", "detail": "not JSON at line 1, column 15", "source": "pubsub", "bytes": len(raw)}
+            yield 0.0, NewEntry(Kind.REJECTED, {**reason, "raw_sha256": _sha256(raw), "raw": base64.b64encode(raw).decode()})
+            return
+        if lot < 0.0101:
+            cause = yield 0.0, NewEntry(Kind.FAILED, {"step": "tell", "code": "status-service-away", **_failed(5)})
+            yield 90.0, NewEntry(Kind.RECOVERED, {"step": "tell", "code": "status-service-away"}, cause=cause)
+            return
+        study_id = f"{chance.getrandbits(128):032x}"
+        study_id = "-".join((study_id[:8], study_id[8:12], "4" + study_id[13:16], "a" + study_id[17:20], study_id[20:]))
+        files = chance.randrange(2, 7) if lot > 0.95 else 1
+        events = [self._file(study_id, name, files) for name in range(files)]
+        yield from self._archiving(study_id, events, 0.0, "copied", outcome=lot)
+        if lot > 0.90:  # somebody publishes it again, at once or after weeks
+            yield from self._archiving(study_id, events[:1], chance.choice([5.0, 3600.0, 30 * 86_400.0]), "already-there", outcome=1.0)
+
+    def _archiving(self, study_id: str, events: list[tuple[dict, dict]], after: float, placement: str, outcome: float) -> Story:
+        tells = []
+        for described, archived in events:
+            said = yield after, NewEntry(Kind.DESCRIBED, described, study_id)
+            after, path = 0.02, {"upload_path": described["upload_path"]}
+            if outcome < 0.03:
+                yield 0.5, NewEntry(Kind.FAILED, {"step": "place", "code": "archive-io", **_failed(1), **path}, study_id, said)
+            if outcome < 0.018:
+                why = {"code": "upload-missing", "detail": "no such file in uploads"}
+                last = yield 300.0, NewEntry(Kind.QUARANTINED, {**why, **path, "by": "projector"}, study_id, said)
+                tells.append(last)
+                if outcome > 0.0105:
+                    word = {**path, "code": "upload-missing", "by": "J. Doe", "reason": "sent again under another id"}
+                    tells.append((yield 7200.0, NewEntry(Kind.DISCARDED, word, study_id, last)))
+                continue
+            tells.append((yield 0.02, NewEntry(Kind.ARCHIVED, {**archived, "placement": placement}, study_id, said)))
+        status = "failed" if outcome < 0.018 else "archived"
+        told = {"status": status, "http_status": 200, "attempts": 1, "tells": tells}
+        yield 0.02, NewEntry(Kind.STATUS_SENT, told, study_id, tells[-1])
+
+    def _file(self, study_id: str, number: int, files: int) -> tuple[dict, dict]:
+        if self._left <= 0:
+            self._next_dicom_study()
+        self._left -= 1
+        self._instance += 1
+        chance, header = self._chance, self._header
+        path = f"{study_id}.dcm" if files == 1 else f"{study_id}/{number}.dcm"
+        message = {
+            "study_id": study_id,
+            "file_path": f"/app/uploads/{path}",
+            "metadata": self._message,
+            "validation_details": {"is_valid": True},
+        }
+        digest = f"{chance.getrandbits(256):064x}"
+        described = {"message": message, "source": "pubsub", "raw_sha256": digest[::-1], "upload_path": path}
+        series = 1 + self._instance % 3
+        dicom = {
+            **header,
+            "SOPInstanceUID": f"{self._uid}.{series}.{self._instance}",
+            "SeriesInstanceUID": f"{self._uid}.{series}",
+            "SeriesNumber": series,
+            "InstanceNumber": self._instance,
+        }
+        name = path.rpartition("/")[2]
+        archived = {
+            "file": {"name": name, "original_name": name, "bytes": chance.randrange(100_000, 9_000_000), "sha256": digest},
+            "metadata_sha256": digest[32:] + digest[:32],
+            "dicom": dicom if chance.random() > 0.01 else None,
+            "upload_path": path,
+            "software": __version__,
+            "host": "3f2a9c1b7d44",
+        }
+        if archived["dicom"] is None:
+            archived["dicom_error"] = "not-dicom"
+        return described, archived
+
+    def _next_dicom_study(self) -> None:
+        chance = self._chance
+        modality = chance.choice(list(SORTS))
+        sop_class, parts, side, most = SORTS[modality]
+        self._left, self._instance = chance.randrange(1, most + 1), 0
+        self._uid = f"1.2.826.0.1.3680043.8.498.{chance.getrandbits(96)}"
+        day = (datetime(2010, 1, 1, tzinfo=UTC) + timedelta(days=chance.randrange(5800))).strftime("%Y%m%d")
+        part = chance.choice(parts)
+        h = self._header = {
+            "SpecificCharacterSet": "ISO_IR 192", "SOPClassUID": sop_class, "StudyInstanceUID": self._uid, "StudyDate": day,
+            "StudyTime": f"{chance.randrange(240000):06d}", "AccessionNumber": f"A{chance.randrange(10**8):08d}",
+            "ReferringPhysicianName": f"{chance.choice(FAMILIES)}^DR", "StudyID": str(chance.randrange(10**6)),
+            "StudyDescription": f"{modality} {part} routine", "PatientName": f"{chance.choice(FAMILIES)}^{chance.choice(GIVEN)}",
+            "PatientID": f"PAT{chance.randrange(200_000):07d}", "PatientBirthDate": f"{chance.randrange(1930, 2020)}0615",
+            "PatientSex": chance.choice("FM"), "PatientAge": f"{chance.randrange(1, 99):03d}Y", "Modality": modality,
+            "SeriesDescription": f"{part} axial", "SeriesDate": day, "BodyPartExamined": part, "ProtocolName": f"{part} std",
+            "Manufacturer": "ACME Imaging", "ManufacturerModelName": "Model 7", "StationName": f"{modality}{chance.randrange(4)}",
+            "InstitutionName": chance.choice(PLACES), "Rows": side, "Columns": side, "BitsAllocated": 16,
+            "PhotometricInterpretation": "MONOCHROME2", "ImageType": ["ORIGINAL", "PRIMARY", "AXIAL"],
+            "TransferSyntaxUID": "1.2.840.10008.1.2.1",
+        }  # fmt: skip
+        self._message = {
+            "patient_info": {"patient_id": h["PatientID"], "patient_name": h["PatientName"], "patient_birth_date": h["PatientBirthDate"],
+                             "patient_sex": h["PatientSex"], "patient_age": h["PatientAge"]},
+            "study_info": {"study_instance_uid": self._uid, "study_date": day, "study_time": h["StudyTime"],
+                           "study_description": h["StudyDescription"], "accession_number": h["AccessionNumber"],
+                           "study_id": h["StudyID"]},
+            "modality_info": {"modality": modality, "manufacturer": h["Manufacturer"], "model_name": "Model 7",
+                              "station_name": h["StationName"]},
+            "exposure_info": {"exposure_time": "500", "exposure_mas": "120", "kvp": "120"},
+            "location_info": {"institution_name": h["InstitutionName"], "institution_address": "1 Main Street",
+                              "department_name": "Radiology"},
+        }  # fmt: skip
+
+
+def _failed(attempt: int) -> dict:
+    return {"detail": "Input/output error", "errno": 5, "attempt": attempt, "retry_at": rfc3339(BEGAN)}
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
