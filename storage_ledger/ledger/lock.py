@@ -2,35 +2,55 @@
 
 from __future__ import annotations
 
+import errno as errnos
 import fcntl
 import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from storage_ledger.errors import Locked
+from storage_ledger.errors import LedgerBusy, Locked
 
 
 @contextmanager
 def held(path: Path, command: str) -> Iterator[None]:
     """Hold the lock while the `with` runs; the kernel lets go of it however the process ends.
 
-    Raises `Locked` naming the holder. The file stays: removing it would let two processes lock two files of one name.
+    Raises `Locked` naming the holder, `LedgerBusy` where the volume is full or fails. The file stays: removing it would let
+    two processes lock two files of one name.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+    descriptor = _taken(path, command)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Locked("locked", f"{path} is held by {_holder(descriptor)}: stop that one first") from None
-        note = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "command": command}).encode()
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, note, 0)
         yield
     finally:
         os.close(descriptor)
+
+
+def _taken(path: Path, command: str) -> int:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+        try:
+            _take(descriptor, path, command)
+        except BaseException:
+            os.close(descriptor)
+            raise
+    except OSError as error:
+        code = "ledger-full" if error.errno in {errnos.ENOSPC, errnos.EDQUOT} else "ledger-io"
+        raise LedgerBusy(code, f"{path.name}: {os.strerror(error.errno or 0)}", errno=error.errno) from error
+    return descriptor
+
+
+def _take(descriptor: int, path: Path, command: str) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Locked("locked", f"{path} is held by {_holder(descriptor)}: stop that one first") from None
+    note = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "command": command}).encode()
+    os.ftruncate(descriptor, 0)
+    with suppress(OSError):  # on a full volume nobody is named, and the lock holds all the same
+        os.pwrite(descriptor, note, 0)
 
 
 def is_held(path: Path) -> bool:

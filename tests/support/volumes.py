@@ -27,7 +27,9 @@ class Volume:
         self.image, self.mount_point, self.kind = image, mount_point, kind
         with image.open("wb") as out:
             out.truncate(megabytes << 20)
-        subprocess.run([f"mkfs.{kind}", "-q", *(["-f"] if kind == "xfs" else []), image], check=True, capture_output=True)
+        # Pages as large as those of any real volume: small images get smaller ones, and SQLite reserves room by 4 KiB.
+        more = ["-f"] if kind == "xfs" else ["-b", "4096"]
+        subprocess.run([f"mkfs.{kind}", "-q", *more, image], check=True, capture_output=True)
         mount_point.mkdir(exist_ok=True)
         self.plug_in()
 
