@@ -29,7 +29,7 @@ METADATA_MODE = 0o640
 FOLDER_MODE = 0o750
 LOW_BYTES = 1 << 20
 _CHUNK = 1 << 20
-_METADATA_TEMPORARY = ".metadata.json.tmp"
+METADATA_TEMPORARY = ".metadata.json.tmp"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _MAKE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -66,18 +66,18 @@ class FilesystemArchive:
         """Write under a hidden name, fsync, rename, fsync the folder. See `contract.Archive.write_metadata`."""
         with _translated(), self._study_folder(study_id, make=True) as folder:
             if not _has_bytes(METADATA, folder, data):
-                _unlink(_METADATA_TEMPORARY, folder)
+                _unlink(METADATA_TEMPORARY, folder)
                 try:
-                    descriptor = os.open(_METADATA_TEMPORARY, _MAKE, 0o600, dir_fd=folder)
+                    descriptor = os.open(METADATA_TEMPORARY, _MAKE, 0o600, dir_fd=folder)
                     try:
                         _write_all(descriptor, data)
                         os.fchmod(descriptor, METADATA_MODE)
                         os.fsync(descriptor)
                     finally:
                         os.close(descriptor)
-                    os.rename(_METADATA_TEMPORARY, METADATA, src_dir_fd=folder, dst_dir_fd=folder)
+                    os.rename(METADATA_TEMPORARY, METADATA, src_dir_fd=folder, dst_dir_fd=folder)
                 finally:
-                    _unlink(_METADATA_TEMPORARY, folder)
+                    _unlink(METADATA_TEMPORARY, folder)
             os.fsync(folder)
 
     def settle(self) -> None:
