@@ -113,7 +113,7 @@ class Adoption:
         refusal = known.refusal(rewrite=self._asked.rewrite)
         seen = self._seen()
         said: OldMetadata | None = None
-        names = old.files(study_id, folder, self._leave)
+        names = old.files(study_id, folder, self._leave, rewriting=self._asked.rewrite)
         for name in list(names) if self._asked.rewrite else names:  # rewriting changes the folder that is being listed
             path = f"{study_id}/{name}"
             if name in known.study.files:

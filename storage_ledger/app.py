@@ -328,7 +328,11 @@ def adopt(
                 with suppress(Retryable, LedgerBusy):  # `serve` brings it up before anything is done because of these entries
                     mirror.catch_up()
 
-            return Adoption(ledger, archive, asked, clock=utc_now, on_progress=on_progress, on_committed=follow, on_noted=on_noted).run()
+            adoption = Adoption(ledger, archive, asked, clock=utc_now, on_progress=on_progress, on_committed=follow, on_noted=on_noted)
+            try:
+                return adoption.run()
+            finally:
+                follow()  # an earlier run may have been killed before it did
 
 
 def verify(

@@ -31,7 +31,7 @@ METADATA_MODE = 0o640
 FOLDER_MODE = 0o750
 LOW_BYTES = 1 << 20
 _CHUNK = 1 << 20
-_METADATA_TEMPORARY = ".metadata.json.tmp"
+METADATA_TEMPORARY = ".metadata.json.tmp"
 _RENEWED_TEMPORARY = ".renew.tmp"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -359,18 +359,18 @@ class FilesystemArchive:
 
 def _replace_metadata(folder: int, data: bytes) -> None:
     """A new file, durable, takes the name; the name is not, before the folder is fsynced."""
-    _unlink(_METADATA_TEMPORARY, folder)
+    _unlink(METADATA_TEMPORARY, folder)
     try:
-        descriptor = os.open(_METADATA_TEMPORARY, _MAKE, 0o600, dir_fd=folder)
+        descriptor = os.open(METADATA_TEMPORARY, _MAKE, 0o600, dir_fd=folder)
         try:
             _write_all(descriptor, data)
             os.fchmod(descriptor, METADATA_MODE)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        os.rename(_METADATA_TEMPORARY, METADATA, src_dir_fd=folder, dst_dir_fd=folder)
+        os.rename(METADATA_TEMPORARY, METADATA, src_dir_fd=folder, dst_dir_fd=folder)
     finally:
-        _unlink(_METADATA_TEMPORARY, folder)
+        _unlink(METADATA_TEMPORARY, folder)
 
 
 def _copy(upload: Upload, name: str, folder: int) -> str:

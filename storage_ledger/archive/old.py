@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from storage_ledger.archive.filesystem import digest_of
+from storage_ledger.archive.filesystem import METADATA_TEMPORARY, digest_of
 from storage_ledger.archive.header import read_header
 from storage_ledger.archive.uploads import Identity
 from storage_ledger.core.layout import LEDGER_FOLDER, MAX_NAME_BYTES, METADATA, valid_study_id
@@ -79,11 +79,14 @@ def study_folder(root: Path, study_id: str) -> Iterator[int]:
         os.close(descriptor)
 
 
-def files(study_id: str, folder: int, left_alone: LeftAlone) -> Iterator[str]:
-    """The names of regular files in a study's folder but metadata.json, in no order; of what else lies there `left_alone` hears."""
+def files(study_id: str, folder: int, left_alone: LeftAlone, *, rewriting: bool = False) -> Iterator[str]:
+    """The names of regular files in a study's folder but metadata.json, in no order; of what else lies there `left_alone` hears.
+
+    Who is `rewriting` metadata.json removes what an attempt that was cut short has left of it.
+    """
     with os.scandir(folder) as found:
         for entry in found:
-            if entry.name == METADATA:
+            if entry.name == METADATA or (rewriting and entry.name == METADATA_TEMPORARY):
                 continue
             code = _unfit(entry)
             if code is None:

@@ -263,13 +263,17 @@ def test_rewriting_that_was_cut_short_goes_on(pipeline, again):
     class Cutting(FilesystemArchive):
         def write_metadata(self, study_id: str, data: bytes) -> None:
             super().write_metadata(study_id, data)
+            (folder / ".metadata.json.tmp").write_bytes(b"half")
+            (folder / "metadata.json").write_bytes(old)
             raise Cut
 
     with pytest.raises(Cut):
         Adoption(pipeline.ledger, Cutting(pipeline.archive), Asked(rewrite=True), clock=pipeline.clock).run()
     assert pipeline.kinds() == ["described"]
     assert pipeline.ledger.queue() == []
-    assert adopt(pipeline, rewrite=again).files == 1
+    done = adopt(pipeline, rewrite=again)
+    assert (done.files, noted(done.left_alone)) == (1, {} if again else {"S1/.metadata.json.tmp": "is-hidden"})
+    assert (folder / ".metadata.json.tmp").exists() == (not again)
     assert pipeline.kinds() == (["described", "archived"] if again else ["described", "described", "archived"])
     assert base64.b64decode(pipeline.ledger.get(1).data["raw"]) == old
     assert (folder / "metadata.json").read_bytes() == folded(pipeline, "S1")

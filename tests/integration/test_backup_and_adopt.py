@@ -13,8 +13,11 @@ import typer
 from storage_ledger import app
 from storage_ledger.adopt import Asked
 from storage_ledger.cli.main import app as command_line
+from storage_ledger.core.entries import Kind, NewEntry
 from storage_ledger.errors import BackupError, LedgerUnusable, Retryable
 from storage_ledger.ledger.migrate import migrate
+from storage_ledger.ledger.mirror import mirrored_position
+from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.settings import Settings
 from tests.integration.test_lost_volumes import archive, entries
 from tests.integration.test_the_way_of_one_event import assert_archived
@@ -162,6 +165,20 @@ def test_adopt_makes_no_ledger_for_an_archive_that_is_not_there(tmp_path):
     with pytest.raises(Retryable, match="archive-missing"):
         app.adopt(settings(tmp_path), Asked(), on_progress=lambda _: None)
     assert not (tmp_path / "ledger" / "ledger.db").exists()
+
+
+@pytest.mark.usefixtures("umask", "log")
+def test_what_a_run_that_was_killed_has_not_mirrored_is_mirrored_by_the_next(tmp_path):
+    made = settings(tmp_path)
+    add_study(made.archive_path, "S1")
+    app.adopt(made, Asked(), on_progress=lambda _: None)
+    ledger = SqliteLedger(made.ledger_file)
+    with ledger.write() as tx:
+        tx.append(NewEntry(Kind.RECOVERED, {"step": "place", "code": "archive-full"}))
+    ledger.close()
+    assert mirrored_position(made.archive_path) == 2
+    app.adopt(made, Asked(), on_progress=lambda _: None)
+    assert mirrored_position(made.archive_path) == 3
 
 
 @pytest.mark.usefixtures("umask", "log")
