@@ -7,6 +7,7 @@ import os
 import stat
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from storage_ledger.verify.findings import Findings
 PART = "mirror"
 TEMPORARY = ".segment.tmp"
 LEAVES = 4096
+_NO_FILE = frozenset({errnos.ELOOP, errnos.ENOENT, errnos.EISDIR, errnos.ENXIO})
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -53,7 +55,12 @@ def look(archive_root: Path) -> MirrorState:
         if not state.segments:
             raise FileNotFoundError(errnos.ENOENT, "no segment")
         for name in reversed(state.segments):
-            data = _bytes(folder, name)
+            try:
+                data = _bytes(folder, name)
+            except OSError as error:
+                if error.errno in _NO_FILE:
+                    continue  # `MirrorCheck` tells of it
+                raise
             lines = [line for _, line in segments.lines(data)]
             if name == state.segments[-1]:
                 state.tail = not data.endswith(b"\n") or not isinstance(lines[-1], Begin | Batch)
@@ -78,9 +85,10 @@ def entries_at(archive_root: Path, positions: Iterable[int]) -> dict[int, Entry]
         names = sorted(name for name in os.listdir(folder) if segments.first_position(name) is not None)
         firsts = [segments.first_position(name) or 1 for name in names]
         for index in sorted({bisect_right(firsts, position) - 1 for position in wanted} - {-1}):
-            for _, line in segments.lines(_bytes(folder, names[index])):
-                if isinstance(line, Entry) and line.position in wanted:
-                    found.setdefault(line.position, line)
+            with suppress(OSError):  # what cannot be read is told by who reads all of it
+                for _, line in segments.lines(_bytes(folder, names[index])):
+                    if isinstance(line, Entry) and line.position in wanted:
+                        found.setdefault(line.position, line)
     finally:
         os.close(folder)
     return found
@@ -136,6 +144,7 @@ class MirrorCheck:
                 except OSError as error:
                     self._unreadable(state.path, error)
                     self._ended = (state.path, True)
+                    state.told = is_last
                     continue
                 state.tail = self._segment(state.path, data, is_last=is_last, quiet_tail=quiet_tail)
                 state.position = self._sealed
@@ -258,7 +267,7 @@ class MirrorCheck:
         self._wrong = (path, line + 1, self._tree.size + 1)
 
     def _unreadable(self, path: str, error: OSError) -> None:
-        if error.errno in {errnos.ELOOP, errnos.ENOENT, errnos.EISDIR, errnos.ENXIO}:
+        if error.errno in _NO_FILE:
             self._found.report("mirror-damaged", PART, position=self._tree.size + 1, path=path, detail="it is no regular file")
         else:
             text = os.strerror(error.errno or 0)

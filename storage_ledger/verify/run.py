@@ -186,7 +186,9 @@ class Verification:
         except OSError:
             self._facts.repaired = dict.fromkeys(damage.positions)
             return  # `_mirror` tells why
-        if looked.ledger_id not in {None, self._ledger_id}:
+        if not ids and looked.ledger_id is not None:
+            self._ledger_id = looked.ledger_id  # that it is gone was told
+        elif looked.ledger_id not in {None, self._ledger_id}:
             common = min(looked.position, self._report.up_to)
             theirs = mirror.entries_at(self._places.archive_root, {1, common})
             ours = {position: self._facts.get(position) for position in theirs}

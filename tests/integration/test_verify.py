@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -91,7 +92,8 @@ def test_ctrl_c_ends_it_and_what_was_read_is_recorded(stack, status_server):
     assert stack.stop() == 0
     command = [sys.executable, "-m", "storage_ledger", "verify", "--json", "--rate", "0.002"]
     running = subprocess.Popen(command, env=stack.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    until(lambda: os.path.exists(f"/proc/{running.pid}/task") and _reads(running.pid), 60, what="it to read files")
+    seen: set[str] = set()
+    until(lambda: len(seen.update(_open_files(running.pid)) or seen) > 1, 60, what="a file to be read, and another begun")
     running.send_signal(signal.SIGINT)
     out, err = running.communicate(timeout=30)
     found = json.loads(out)
@@ -100,8 +102,10 @@ def test_ctrl_c_ends_it_and_what_was_read_is_recorded(stack, status_server):
     assert (len(found["recorded"]), found["not_recorded"]) == (1, None)
 
 
-def _reads(pid: int) -> bool:
-    """Whether it handles SIGINT itself by now: that is so from before it reads."""
-    with open(f"/proc/{pid}/status") as status:
-        caught = next(int(line.split()[1], 16) for line in status if line.startswith("SigCgt"))
-    return bool(caught >> signal.SIGTERM - 1 & 1)
+def _open_files(pid: int) -> set[str]:
+    """Archived files that a process has open just now."""
+    found = set()
+    for link in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            found.add(os.readlink(f"/proc/{pid}/fd/{link}"))
+    return {path for path in found if path.endswith(".dcm")}
