@@ -10,20 +10,22 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pluggy
 from datasette.app import Datasette  # type: ignore[import-untyped] # it ships no types
 from datasette.plugins import pm  # type: ignore[import-untyped]
-from datasette.utils import actor_matches_allow, await_me_maybe  # type: ignore[import-untyped]
+from datasette.utils import actor_matches_allow, await_me_maybe, sqlite3, sqlite_timelimit  # type: ignore[import-untyped]
 from datasette.utils.asgi import Base400, Request, Response  # type: ignore[import-untyped]
 from datasette.views.base import DatasetteError  # type: ignore[import-untyped]
 from markupsafe import Markup
 from starlette.types import ASGIApp, Scope
 
 from storage_ledger import logs
-from storage_ledger.browse import cells, gate
+from storage_ledger.browse import cells, gate, pages
 from storage_ledger.browse.access import ADVICE, Access
 from storage_ledger.browse.catalogue import metadata
+from storage_ledger.browse.studies import prefix_query
 
 SETTINGS = {
     "allow_download": False,  # the whole database in one request; backups have a command of their own
@@ -65,8 +67,50 @@ def make_app(index: Path, ledger: Path, access: Access) -> ASGIApp:
         template_dir=str(_HERE / "templates"),
         static_mounts=[(gate.STYLE.strip("/").rpartition("/")[0], str(_HERE / "static"))],
     )
+    datasette.jinja_env.filters |= pages.FILTERS
     app: ASGIApp = datasette.app()
     return app
+
+
+@hookimpl
+def register_routes() -> list[tuple[str, Callable[..., Any]]]:
+    """Our own pages; they come before Datasette's of the same address."""
+    return [(route, _guarded(view)) for route, view in pages.ROUTES]
+
+
+def _guarded(view: pages.View) -> Callable[..., Any]:
+    """A plugin's route is asked with any method, and by anybody: the gate stands before it, and this is the second lock."""
+
+    async def answer(request: Any, datasette: Browse) -> Any:
+        if request.method not in {"GET", "HEAD"}:
+            return Response.text("Only looking is possible here\n", status=405, headers={"Allow": "GET, HEAD"})
+        for name in ("index", "ledger"):
+            await datasette.ensure_permissions(request.actor, [("view-database", name), "view-instance"])
+        may_sql = bool(await datasette.permission_allowed(request.actor, "execute-sql", resource="index", default=True))
+        place = {name: unquote(value) for name, value in request.url_vars.items()}
+        arguments = {name: request.args.get(name) for name in request.args}
+        page = await view(pages.Asked(place, arguments, _databases(datasette), may_sql))
+        templates = [f"ledger_{page.name}.html"]
+        context = {**page.context, "page_name": page.name, "page_title": page.title}
+        return Response.html(await datasette.render_template(templates, context, request=request), status=page.status)
+
+    return answer
+
+
+def _databases(datasette: Browse) -> pages.Databases:
+    async def asking(database: str, question: Callable[[Any], Any]) -> Any:
+        def within_time(connection: Any) -> Any:
+            with sqlite_timelimit(connection, SETTINGS["sql_time_limit_ms"]):
+                return question(connection)
+
+        try:
+            return await datasette.get_database(database).execute_fn(within_time)
+        except sqlite3.OperationalError as error:
+            if error.args == ("interrupted",):
+                raise DatasetteError("That took too long. Narrow it down, or try again when less is going on.", status=503) from None
+            raise
+
+    return asking
 
 
 @hookimpl(trylast=True)  # the outermost of all wrappers
@@ -110,12 +154,6 @@ def render_cell(row: Any, value: Any, column: str, table: str | None, database: 
 def prepare_connection(conn: Any) -> None:
     """Every search finds beginnings of words: `escape_fts` is what Datasette puts around the words of a search."""
     conn.create_function("escape_fts", 1, prefix_query)
-
-
-def prefix_query(text: object) -> str:
-    """An FTS5 query for rows that have, for each word of `text`, a word that begins so. Nothing in it is syntax."""
-    words = str(text or "").replace("\0", " ").replace('"', " ").split()
-    return " ".join(f'"{word}"*' for word in words if any(c.isalnum() for c in word)) or '""'
 
 
 @hookimpl

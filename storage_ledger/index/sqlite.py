@@ -16,7 +16,7 @@ from storage_ledger import logs
 from storage_ledger.core.entries import Entry
 from storage_ledger.errors import LedgerBusy, LedgerError, LedgerUnusable
 from storage_ledger.index.rows import StudyRows
-from storage_ledger.index.tables import INDEXES, SCHEMA, SEARCH, SEARCHED, TABLES, forget, learn, refresh, year
+from storage_ledger.index.tables import INDEXES, SCHEMA, SEARCH, SEARCHED, TABLES, arrived, forget, learn, refresh, year
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.engine import driver, open_engine
 from storage_ledger.ledger.sqlite import translated
@@ -121,7 +121,7 @@ class Index:
         for index in INDEXES:
             sql(index)
         _mark_conflicts(connection, "", "IS NOT NULL", ())
-        for statement in refresh("", "IS NOT NULL"):
+        for statement in (*refresh("", "IS NOT NULL"), arrived("")):
             sql(statement)
         for table, search in SEARCH.items():
             sql(search)
@@ -234,6 +234,8 @@ class _Batch:
                 rows = self._studies.get(entry.study_id) or self._load(entry.study_id, entry.position)
                 rows.apply(entry)
         self._save()
+        if not self._shadow:
+            self._sql(arrived(self._prefix, entries[0].position))
         _set_progress(self._connection, self._prefix, entries[-1].position, ledger_id, entries[-1].leaf_hash)
 
     def _load(self, study_id: str, position: int) -> StudyRows:

@@ -38,6 +38,7 @@ TABLES = {
   study_instance_uid TEXT NOT NULL, series_instance_uid TEXT NOT NULL,
   PRIMARY KEY (study_instance_uid, series_instance_uid)
 ) WITHOUT ROWID""",
+    "arrivals": "(day TEXT NOT NULL, modality TEXT NOT NULL, files INTEGER NOT NULL, bytes INTEGER NOT NULL, PRIMARY KEY (day, modality)) WITHOUT ROWID",  # noqa: E501
     "progress": "(position INTEGER NOT NULL, ledger_id TEXT NOT NULL, leaf_hash BLOB NOT NULL)",
 }
 
@@ -45,11 +46,14 @@ INDEXES = (
     "CREATE INDEX studies_by_state ON studies (state, last_position)",
     "CREATE INDEX studies_by_first ON studies (first_position)",
     "CREATE INDEX studies_by_last ON studies (last_position)",
-    "CREATE INDEX studies_by_uid ON studies (study_instance_uid)",
+    "CREATE INDEX studies_by_uid ON studies (study_instance_uid, state)",
     "CREATE INDEX studies_by_patient ON studies (patient_id)",
     "CREATE INDEX files_by_position ON files (position)",
     "CREATE INDEX files_by_day ON files (archived_at, bytes)",
-    "CREATE INDEX files_by_uid ON files (study_instance_uid, series_instance_uid, instance_number)",
+    # The last two so that cover picture and fixity of the studies of a list are found in the index alone.
+    'CREATE INDEX files_by_uid ON files (study_instance_uid, series_instance_uid, instance_number, fixity, "rows")',
+    "CREATE INDEX files_damaged ON files (position) WHERE fixity IN ('missing', 'changed')",
+    "CREATE INDEX files_flagged ON files (position) WHERE sop_conflict OR study_uid_differs",
     "CREATE INDEX files_by_sop ON files (sop_instance_uid)",
     "CREATE INDEX uploads_by_state ON uploads (state) WHERE state <> 'archived'",
     "CREATE INDEX dicom_studies_by_patient ON dicom_studies (patient_id)",
@@ -64,6 +68,8 @@ INDEXES = (
     "CREATE INDEX dicom_studies_by_modalities ON dicom_studies (modalities)",
     "CREATE INDEX dicom_studies_by_institution ON dicom_studies (institution_name)",
     "CREATE INDEX dicom_studies_by_year ON dicom_studies (year)",
+    "CREATE INDEX dicom_studies_by_name ON dicom_studies (patient_name)",
+    "CREATE INDEX dicom_studies_by_bytes ON dicom_studies (bytes)",
 )
 
 KEYS = {"studies": "study_id", "dicom_studies": "study_instance_uid"}
@@ -114,6 +120,14 @@ FROM (SELECT study_instance_uid, min(position) AS first, count(DISTINCT series_i
       FROM {files} WHERE study_instance_uid {chosen} GROUP BY 1) a
 JOIN {files} f ON f.position = a.first"""  # noqa: S608 - a prefix and marks, both ours
     return series, studies
+
+
+def arrived(prefix: str, first: int = 1) -> str:
+    """SQL that counts into `arrivals` the files whose `archived` entry stands at position `first` or later."""
+    return f"""
+INSERT INTO {prefix}arrivals
+SELECT substr(archived_at, 1, 10), coalesce(modality, ''), count(*), sum(bytes) FROM {prefix}files WHERE position >= {first} GROUP BY 1, 2
+ON CONFLICT (day, modality) DO UPDATE SET files = files + excluded.files, bytes = bytes + excluded.bytes"""  # noqa: S608 - a prefix and a number
 
 
 def forget(table: str, chosen: str) -> str:
