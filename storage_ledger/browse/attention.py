@@ -7,9 +7,10 @@ from typing import Any
 
 from storage_ledger.browse import ledger
 from storage_ledger.browse.ask import Row, ask
+from storage_ledger.browse.codes import Meaning
 from storage_ledger.browse.dicom_study import path
 from storage_ledger.browse.names import person
-from storage_ledger.browse.pipeline_study import action, meaning
+from storage_ledger.browse.pipeline_study import action, commands, meaning
 from storage_ledger.core.entries import Kind
 
 MOST = 25
@@ -18,17 +19,31 @@ MOST = 25
 MOST_REJECTED = 200
 
 FIXITY = {
-    "missing": ("The archive has no such file any more.", "Restore it from a backup into the study's folder, or have the message published "
-                "again with the file in uploads: it is placed afresh."),
-    "changed": ("The archive's file has other bytes than the ledger says.", "Keep it, it may be evidence. Have the message published again with "
-                "the right file in uploads: the changed one is set aside in .ledger/damaged/, and the right one placed."),
-}  # fmt: skip
+    "missing": Meaning(
+        "The archive has no such file any more.",
+        "Restore it from a backup into the study's folder; or put the file into uploads and have its message published again.",
+    ),
+    "changed": Meaning(
+        "The archive's file has other bytes than the ledger says.",
+        "Put the right file into uploads and have its message published again: the changed one is set aside, not deleted.",
+    ),
+}
 FLAGS = {
-    "sop_conflict": ("The same SOP Instance UID, other bytes", "Two files say that they are the same image, and are not. Both are kept.",
-                     "Compare them; ask the sender which one counts. Often one was corrected and sent again."),
-    "study_uid_differs": ("Message and header disagree", "The message announced another Study Instance UID than the file has. The file is "
-                          "archived, and listed under what its header says.", "Ask whoever describes the files: a mix-up of patients begins like this."),
-}  # fmt: skip
+    "sop_conflict": (
+        "The same SOP Instance UID, other bytes",
+        Meaning(
+            "Two files say that they are the same image, and are not. Both are kept.",
+            "Compare them; ask the sender which one counts. Often one was corrected and sent again.",
+        ),
+    ),
+    "study_uid_differs": (
+        "Message and header disagree",
+        Meaning(
+            "The message announced another Study Instance UID than the file has. The study is listed under what its header says.",
+            "Ask whoever describes the files: a mix-up of patients begins like this.",
+        ),
+    ),
+}
 
 
 def of_index(connection: Any) -> Row:
@@ -50,7 +65,9 @@ def of_ledger(connection: Any) -> Row:
             "position": each.position, "recorded_at": each.recorded_at, "detail": data["detail"], "study_id": data.get("study_id"),
             "bytes": data.get("bytes"),
         })  # fmt: skip
-    rejected = [{"code": code, "meaning": meaning("rejected", code), "rows": rows[:MOST], "count": len(rows)} for code, rows in found.items()]
+    rejected = [
+        {"code": code, "meaning": meaning("rejected", code), "rows": rows[:MOST], "count": len(rows)} for code, rows in found.items()
+    ]
     return {"outages": ledger.outages(connection), "rejected": rejected, "all_rejected": len(entries) < MOST_REJECTED}
 
 
@@ -65,7 +82,10 @@ def _uploads(connection: Any, state: str, code: str, count: int) -> Row:
 SELECT u.study_id, u.upload_path, u.position, s.patient_name, s.patient_id, s.modality, s.study_description, s.described_at
 FROM uploads u LEFT JOIN studies s USING (study_id)
 WHERE u.state <> 'archived' AND u.state = ? AND coalesce(u.code, '') = ? ORDER BY u.position DESC LIMIT ?"""
-    rows = [{**row, "person": person(row["patient_name"])} for row in ask(connection, sql, (state, code, MOST))]
+    rows = [
+        {**row, "person": person(row["patient_name"]), "command": commands(row["study_id"], code)[0]}
+        for row in ask(connection, sql, (state, code, MOST))
+    ]
     means = meaning(state, code)
     return {
         "state": state,
@@ -80,17 +100,18 @@ WHERE u.state <> 'archived' AND u.state = ? AND coalesce(u.code, '') = ? ORDER B
 
 def _damaged(connection: Any, fixity: str) -> Row:
     where = "fixity IN ('missing', 'changed') AND fixity = ?"
-    means, do = FIXITY[fixity]
-    return {"code": fixity, "means": means, "action": do, **_files(connection, where, (fixity,))}
+    return {"code": fixity, **FIXITY[fixity]._asdict(), **_files(connection, where, (fixity,))}
 
 
 def _flagged(connection: Any, flag: str) -> Row:
-    title, means, do = FLAGS[flag]
-    return {"code": flag, "title": title, "means": means, "action": do, **_files(connection, f"(sop_conflict OR study_uid_differs) AND {flag}", ())}
+    title, meant = FLAGS[flag]
+    return {"code": flag, "title": title, **meant._asdict(), **_files(connection, f"(sop_conflict OR study_uid_differs) AND {flag}", ())}
 
 
 def _files(connection: Any, where: str, values: tuple[Any, ...]) -> Row:
-    columns = "study_id, name, patient_name, patient_id, modality, study_description, study_instance_uid, position, archived_at, verified_at"
-    rows = ask(connection, f"SELECT {columns} FROM files WHERE {where} ORDER BY position DESC LIMIT {MOST}", values)
-    count = next(iter(connection.execute(f"SELECT count(*) FROM files WHERE {where}", values)))[0]
+    columns = (
+        "study_id, name, patient_name, patient_id, modality, study_description, study_instance_uid, position, archived_at, verified_at"
+    )
+    rows = ask(connection, f"SELECT {columns} FROM files WHERE {where} ORDER BY position DESC LIMIT {MOST}", values)  # noqa: S608 - names and conditions of ours
+    count = next(iter(connection.execute(f"SELECT count(*) FROM files WHERE {where}", values)))[0]  # noqa: S608 - the same
     return {"count": count, "rows": [{**row, "person": person(row["patient_name"]), "path": path(row)} for row in rows]}

@@ -56,11 +56,11 @@ REJECTED = {
 
 QUARANTINED = {
     "upload-missing": Meaning(
-        "No such file in uploads, for MISSING_FILE_GRACE_SECONDS.",
+        "No such file in uploads, and the time to wait for it (MISSING_FILE_GRACE_SECONDS) is over.",
         "Put the file back, retry. Was the same path described under another study_id? storage-ledger quarantine show says so. If files come later than that, raise the grace.",
     ),
     "upload-unreadable": Meaning(
-        "We may not read it, for MISSING_FILE_GRACE_SECONDS.",
+        "We may not read it, and the time to wait for it (MISSING_FILE_GRACE_SECONDS) is over.",
         "Let the service's user read it (match uids), retry.",
     ),
     "upload-is-link": Meaning(

@@ -14,7 +14,7 @@ A_PAGE = 500
 """Files of a series at once."""
 
 WINDOWS = {
-    "CT": (("Soft tissue", 40, 400), ("Lung", -600, 1500), ("Bone", 480, 2500), ("Brain", 40, 80), ("Liver", 60, 160), ("Mediastinum", 50, 350)),
+    "CT": (("Soft tissue", 40, 400), ("Lung", -600, 1500), ("Bone", 480, 2500), ("Brain", 40, 80), ("Liver", 60, 160)),
 }  # fmt: skip
 """Usual windows by modality, in its own units (CT: Hounsfield): name, center, width. A file's own ones come with it."""
 
@@ -40,7 +40,11 @@ def of_index(connection: Any, uid: str, series_uid: str | None, chosen: str | No
     if file is None and files:
         shown = [each for each in files if each["rows"] is not None] or files
         file = shown[len(shown) // 3] if page == 1 else shown[0]
-    current = None if file is None else next((each for each in files if (each["study_id"], each["name"]) == (file["study_id"], file["name"])), None)
+    current = (
+        None
+        if file is None
+        else next((each for each in files if (each["study_id"], each["name"]) == (file["study_id"], file["name"])), None)
+    )
     return {
         "study": {**study, "person": person(study["patient_name"]), "kinds": modalities(study["modalities"])},
         "age": age(study["patient_birth_date"], study["study_date"]),
@@ -60,8 +64,8 @@ def of_index(connection: Any, uid: str, series_uid: str | None, chosen: str | No
 
 def waiting(connection: Any, uid: str) -> list[Row]:
     """Pipeline studies that are to become part of it, and are not in the archive yet."""
-    sql = "SELECT study_id, state, last_error FROM studies WHERE study_instance_uid = ? AND state IN ('pending', 'failed', 'quarantined') LIMIT 20"
-    return ask(connection, sql, (uid,))
+    sql = "SELECT study_id, state, last_error FROM studies WHERE study_instance_uid = ? AND state IN ('pending', 'failed', 'quarantined')"
+    return ask(connection, f"{sql} LIMIT 20", (uid,))
 
 
 def path(file: Row) -> str:
@@ -82,10 +86,12 @@ def _series(connection: Any, uid: str) -> list[Row]:
     of_none = ask_one(connection, "SELECT count(*) AS files, sum(bytes) AS bytes, min(modality) AS modality FROM files "
                                   "WHERE study_instance_uid = ? AND series_instance_uid IS NULL", (uid,))  # fmt: skip
     if of_none and of_none["files"]:
-        rows.append({"series_number": None, "series_description": "Files without a series", "body_part": None, "uid": _NO_SERIES, **of_none})
+        rows.append(
+            {"series_number": None, "series_description": "Files without a series", "body_part": None, "uid": _NO_SERIES, **of_none}
+        )
     for row in rows:
-        found = ask(connection, f'{_FILE} WHERE study_instance_uid = ? AND series_instance_uid IS ? AND "rows" IS NOT NULL {_ORDER} LIMIT 1 OFFSET ?',
-                    (uid, row["uid"] or None, 0 if row["files"] > 1000 else row["files"] // 3))  # fmt: skip
+        of_series = f'{_FILE} WHERE study_instance_uid = ? AND series_instance_uid IS ? AND "rows" IS NOT NULL {_ORDER} LIMIT 1 OFFSET ?'
+        found = ask(connection, of_series, (uid, row["uid"] or None, 0 if row["files"] > 1000 else row["files"] // 3))
         row["cover"] = {"path": path(found[0])} if found else None
         row["href"] = f"/dicom/{quote(uid, safe='')}?series={quote(row['uid'], safe='')}"
     return rows
@@ -98,7 +104,9 @@ def _best(all_series: list[Row]) -> Row | None:
 
 def _file(connection: Any, uid: str, chosen: str | None) -> Row | None:
     study_id, _, name = (chosen or "").partition("/")
-    return ask_one(connection, f"{_FILE} WHERE study_id = ? AND name = ? AND study_instance_uid = ?", (study_id, name, uid)) if name else None
+    return (
+        ask_one(connection, f"{_FILE} WHERE study_id = ? AND name = ? AND study_instance_uid = ?", (study_id, name, uid)) if name else None
+    )
 
 
 def _place(connection: Any, uid: str, series_uid: str, file: Row) -> int:

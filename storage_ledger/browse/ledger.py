@@ -28,16 +28,24 @@ def entry(connection: Any, position: int) -> Row | None:
     )
     neighbours = ask_one(
         connection,
-        "SELECT (SELECT max(position) FROM entries WHERE position < :at) AS before, (SELECT min(position) FROM entries WHERE position > :at) AS after",
+        "SELECT (SELECT max(position) FROM entries WHERE position < :at) AS before, "
+        "(SELECT min(position) FROM entries WHERE position > :at) AS after",
         {"at": position},
     )
     cause = ask_one(connection, "SELECT position, kind, recorded_at FROM entries WHERE position = ?", (this.cause,))
-    return {"entry": this, "payload": pretty(this.payload), "faults": faults(this), "cause": cause, "effects": effects, **(neighbours or {})}
+    return {
+        "entry": this,
+        "payload": pretty(this.payload),
+        "faults": faults(this),
+        "cause": cause,
+        "effects": effects,
+        **(neighbours or {}),
+    }
 
 
 def entries(connection: Any, where: str, values: tuple[Any, ...]) -> list[Entry]:
     """The entries that a condition admits, in order."""
-    return [Entry(*row) for row in connection.execute(f"SELECT {COLUMNS} FROM entries WHERE {where} ORDER BY position", values)]
+    return [Entry(*row) for row in connection.execute(f"SELECT {COLUMNS} FROM entries WHERE {where} ORDER BY position", values)]  # noqa: S608 - ours
 
 
 def pretty(payload: str) -> str:
@@ -69,7 +77,7 @@ def outages(connection: Any) -> list[Row]:
 
 def of_no_study(connection: Any, kinds: tuple[str, ...], limit: int) -> list[Entry]:
     """The newest entries of these kinds that belong to no study, the newest first."""
-    sql = f"SELECT {COLUMNS} FROM entries WHERE study_id IS NULL AND kind IN ({marks(kinds)}) ORDER BY position DESC LIMIT ?"
+    sql = f"SELECT {COLUMNS} FROM entries WHERE study_id IS NULL AND kind IN ({marks(kinds)}) ORDER BY position DESC LIMIT ?"  # noqa: S608 - marks
     return [Entry(*row) for row in connection.execute(sql, (*kinds, limit))]
 
 

@@ -76,7 +76,9 @@ async def dicom(asked: Asked) -> Page:
     uid = asked.place["uid"]
     page = asked.arguments.get("page", "")
     number = int(page) if page.isascii() and page.isdigit() and 0 < len(page) < 6 else 1
-    find = partial(dicom_study.of_index, uid=uid, series_uid=asked.arguments.get("series"), chosen=asked.arguments.get("file"), page=max(number, 1))
+    find = partial(
+        dicom_study.of_index, uid=uid, series_uid=asked.arguments.get("series"), chosen=asked.arguments.get("file"), page=max(number, 1)
+    )
     found = await asked.databases("index", find)
     waiting = await asked.databases("index", partial(dicom_study.waiting, uid=uid))
     if found is None:
@@ -92,7 +94,9 @@ async def pipeline(asked: Asked) -> Page:
     if not told["entries"] and not told["rejected"]:
         return Page("nothing", "No such study", {"what": "pipeline study", "name": study_id, "waiting": []}, 404)
     known = await asked.databases("index", partial(pipeline_study.of_index, study_id=study_id))
-    return Page("pipeline", f"Pipeline study {study_id}", {**told, **known, "study_id": study_id, "zip": f"/zip-study/{quote(study_id, safe='')}"})
+    return Page(
+        "pipeline", f"Pipeline study {study_id}", {**told, **known, "study_id": study_id, "zip": f"/zip-study/{quote(study_id, safe='')}"}
+    )
 
 
 async def needs_attention(asked: Asked) -> Page:
@@ -123,6 +127,21 @@ ROUTES: tuple[tuple[str, View], ...] = (
 )
 """Addresses as they come, not decoded."""
 
+
+def lasting(seconds: float) -> str:
+    """`0.031 s`, `4.2 s`, `12 min`, `3 h`, `5 d`."""
+    for most, unit in ((120, "s"), (7200, "min"), (172_800, "h")):
+        if seconds < most:
+            return (
+                f"{seconds:.3f} s"
+                if seconds < 1
+                else f"{seconds:.1f} s"
+                if unit == "s"
+                else f"{seconds / (60 if unit == 'min' else 3600):.0f} {unit}"
+            )
+    return f"{seconds / 86_400:.0f} d"
+
+
 FILTERS: dict[str, Callable[..., str]] = {
     "size": size,
     "day": day,
@@ -130,18 +149,10 @@ FILTERS: dict[str, Callable[..., str]] = {
     "sex": lambda value: SEXES.get(value or "", value or ""),
     "segment": lambda value: quote(str(value), safe=""),
     "count": lambda value: f"{value:,}",
-    "lasting": lambda seconds: lasting(seconds),
+    "lasting": lasting,
     "suffix": lambda name: os.path.splitext(name)[1],
 }
 """For templates."""
-
-
-def lasting(seconds: float) -> str:
-    """`0.031 s`, `4.2 s`, `12 min`, `3 h`, `5 d`."""
-    for most, unit in ((120, "s"), (7200, "min"), (172_800, "h")):
-        if seconds < most:
-            return f"{seconds:.3f} s" if seconds < 1 else f"{seconds:.1f} s" if unit == "s" else f"{seconds / (60 if unit == 'min' else 3600):.0f} {unit}"
-    return f"{seconds / 86_400:.0f} d"
 
 
 def _now() -> str:

@@ -22,6 +22,7 @@ MOST_ENTRIES = 500
 """Of a study described again and again the newest."""
 
 _UNKNOWN = Meaning("", "")
+_NEXT = {stage.value: text for stage, text in NEXT.items()}
 
 
 def of_ledger(connection: Any, study_id: str) -> Row:
@@ -42,7 +43,7 @@ def of_ledger(connection: Any, study_id: str) -> Row:
         "took_s": _took(entries),
         "entries": _timeline(entries)[-MOST_ENTRIES:],
         "left_out": max(0, len(entries) - MOST_ENTRIES),
-        "next": [{**each, "text": NEXT.get(_stage(each["stage"]), each["stage"]), "trouble": _trouble(entries, each)} for each in pending],
+        "next": [{**each, "text": _NEXT.get(each["stage"], each["stage"]), "trouble": _trouble(entries, each)} for each in pending],
         "troubles": _troubles(study, entries),
         "rejected": [] if entries else _rejected(connection, study_id),
         "outages": ledger.outages(connection) if any(each["stage"] in {"place", "tell", "remove"} for each in pending) else [],
@@ -150,10 +151,6 @@ def _took(entries: list[Entry]) -> float | None:
     """From the first `described` to the first `archived`, in seconds."""
     archived = next((each for each in entries if each.kind == Kind.ARCHIVED), None)
     return (instant(archived.recorded_at) - instant(entries[0].recorded_at)).total_seconds() if archived else None
-
-
-def _stage(name: str) -> Stage | None:
-    return Stage(name) if name in set(Stage) else None
 
 
 def _rejected(connection: Any, study_id: str) -> list[Row]:

@@ -25,7 +25,10 @@ SORTS = {
 }
 """Name in the address → what it is called, column, the way that is meant without saying so."""
 
+NOT_THERE = "state IN ('pending', 'failed', 'quarantined')"
+
 FACETS = {"modality": "Modality", "institution": "Institution", "year": "Year"}
+COLUMNS = {"modality": "modalities", "institution": "institution_name", "year": "year"}
 NONE = "-"
 """Stands in an address for: has no such value."""
 
@@ -74,7 +77,7 @@ class Wanted:
             parts.append("first_position IN (SELECT rowid FROM dicom_studies_fts WHERE dicom_studies_fts MATCH ?)")
             values.append(prefix_query(self.text))
         for name, value in self.chosen.items():
-            column = {"modality": "modalities", "institution": "institution_name", "year": "year"}[name]
+            column = COLUMNS[name]
             if value == NONE:
                 parts.append(f"{column} IS NULL")
             elif name == "modality":
@@ -99,10 +102,10 @@ def of_index(connection: Any, wanted: Wanted) -> Row:
     where, values = wanted.conditions()
     column, way = SORTS[wanted.sort][1], wanted.way
     # The inner one finds the page in an index alone; only its rows are read.
-    keys = f"SELECT study_instance_uid FROM dicom_studies WHERE {where} ORDER BY {column} {way} NULLS LAST LIMIT ? OFFSET ?"
+    keys = f"SELECT study_instance_uid FROM dicom_studies WHERE {where} ORDER BY {column} {way} NULLS LAST LIMIT ? OFFSET ?"  # noqa: S608 - ours
     if where == "1":
         keys = keys.replace(" NULLS LAST", "")  # in the order of the index
-    sql = f"SELECT * FROM dicom_studies WHERE study_instance_uid IN ({keys}) ORDER BY {column} {way} NULLS LAST"
+    sql = f"SELECT * FROM dicom_studies WHERE study_instance_uid IN ({keys}) ORDER BY {column} {way} NULLS LAST"  # noqa: S608 - ours
     rows = ask(connection, sql, [*values, A_PAGE, (wanted.page - 1) * A_PAGE])
     total, facets = _facets(connection, wanted, where, values)
     return {
@@ -123,7 +126,7 @@ SELECT study_instance_uid, study_id, name FROM (
     row_number() OVER (PARTITION BY study_instance_uid ORDER BY series_instance_uid, instance_number, study_id, name) AS n,
     count(*) OVER (PARTITION BY study_instance_uid) AS c
   FROM files WHERE study_instance_uid IN ({marks(uids)}) AND "rows" IS NOT NULL
-) WHERE n = c / 3 + 1"""  # a third of the way in: the first slices of a series show little
+) WHERE n = c / 3 + 1"""  # noqa: S608 - marks. A third of the way in: the first slices of a series show little
     covers = {row["study_instance_uid"]: row for row in ask(connection, sql, uids)}
     return [{**_said(row), "cover": covers.get(row["study_instance_uid"])} for row in rows]
 
@@ -131,14 +134,11 @@ SELECT study_instance_uid, study_id, name FROM (
 def with_condition(connection: Any, rows: Sequence[Row]) -> list[Row]:
     """Each study with `fixity` (how many files are how) and `waiting` (how many pipeline studies are how, but archived)."""
     uids = [row["study_instance_uid"] for row in rows]
-    fixity = f"SELECT study_instance_uid AS uid, fixity AS word, count(*) AS n FROM files WHERE study_instance_uid IN ({marks(uids)}) GROUP BY 1, 2"
-    waiting = (
-        f"SELECT study_instance_uid AS uid, state AS word, count(*) AS n FROM studies WHERE study_instance_uid IN ({marks(uids)}) "
-        "AND state IN ('pending', 'failed', 'quarantined') GROUP BY 1, 2"
-    )
-    found: dict[str, dict[str, dict[str, int]]] = {"fixity": {}, "waiting": {}}
-    for name, sql in (("fixity", fixity), ("waiting", waiting)):
-        for row in ask(connection, sql, uids):
+    sources = {"fixity": "fixity AS word FROM files", "waiting": "state AS word FROM studies"}
+    found: dict[str, dict[str, dict[str, int]]] = {name: {} for name in sources}
+    for name, source in sources.items():
+        sql = f"SELECT study_instance_uid AS uid, count(*) AS n, {source} WHERE study_instance_uid IN ({marks(uids)}) GROUP BY 1, 3"
+        for row in ask(connection, sql if name == "fixity" else sql.replace(" GROUP", f" AND {NOT_THERE} GROUP"), uids):
             found[name].setdefault(row["uid"], {})[row["word"]] = row["n"]
     return [{**row, **{name: each.get(row["study_instance_uid"], {}) for name, each in found.items()}} for row in rows]
 
@@ -153,21 +153,19 @@ def _said(row: Row) -> Row:
 
 
 def _facets(connection: Any, wanted: Wanted, where: str, values: Sequence[Any]) -> tuple[int, list[Row]]:
-    columns = {"modality": "modalities", "institution": "institution_name", "year": "year"}
-    if where == "1":
-        parts = " UNION ALL ".join(f"SELECT '{name}', {column}, count(*) FROM dicom_studies GROUP BY 2" for name, column in columns.items())
-        rows = list(connection.execute(parts))
-    else:
-        parts = " UNION ALL ".join(f"SELECT '{name}', {column}, count(*) FROM hit GROUP BY 2" for name, column in columns.items())
-        hit = f"WITH hit AS MATERIALIZED (SELECT {', '.join(columns.values())} FROM dicom_studies WHERE {where})"
-        rows = list(connection.execute(f"{hit} {parts}", list(values)))
-    counts: dict[str, Counter[str]] = {name: Counter() for name in columns}
+    everything = where == "1"  # counted in the indexes that are there for it
+    source = "dicom_studies" if everything else "hit"
+    sql = " UNION ALL ".join(f"SELECT '{name}', {column}, count(*) FROM {source} GROUP BY 2" for name, column in COLUMNS.items())  # noqa: S608
+    if not everything:
+        sql = f"WITH hit AS MATERIALIZED (SELECT {', '.join(COLUMNS.values())} FROM dicom_studies WHERE {where}) {sql}"  # noqa: S608 - ours
+    rows = list(connection.execute(sql, list(values)))
+    counts: dict[str, Counter[str]] = {name: Counter() for name in COLUMNS}
     total = 0
     for name, value, count in rows:
         total += count if name == "year" else 0
         for each in [code for code, _ in modalities(value)] or [""] if name == "modality" else [value]:
             counts[name][NONE if each in {None, ""} else str(each)] += count
-    return total, [_facet(wanted, name, counts[name]) for name in columns]
+    return total, [_facet(wanted, name, counts[name]) for name in COLUMNS]
 
 
 def _facet(wanted: Wanted, name: str, counts: Counter[str]) -> Row:
