@@ -75,7 +75,7 @@ def path(file: Row) -> str:
 
 _FILE = (
     'SELECT study_id, name, modality, instance_number, bytes, "rows", "columns", frames, position, archived_at, fixity, verified_at, '
-    "dicom_error, sop_conflict, study_uid_differs, sha256, series_instance_uid, sop_instance_uid, sop_class_uid, transfer_syntax_uid FROM files"
+    "dicom_error, sop_conflict, study_uid_differs, sha256, series_instance_uid, sop_instance_uid FROM files"
 )
 _ORDER = "ORDER BY series_instance_uid, instance_number, study_id, name"  # that of the index
 

@@ -19,7 +19,7 @@ def of_index(connection: Any, today: date) -> Row:
     total = ask_one(connection, "SELECT coalesce(sum(files), 0) AS files, coalesce(sum(bytes), 0) AS bytes FROM arrivals")
     states = ask(connection, "SELECT state, count(*) AS n FROM studies WHERE state IN ('pending', 'failed', 'quarantined') GROUP BY state")
     flagged = ask_one(connection, "SELECT count(*) AS n FROM files WHERE sop_conflict OR study_uid_differs")
-    damaged = ask_one(connection, "SELECT count(*) AS n FROM files WHERE fixity IN ('missing', 'changed')")
+    damaged = ask_one(connection, "SELECT count(*) AS n FROM files INDEXED BY files_damaged WHERE fixity IN ('missing', 'changed')")
     progress = ask_one(connection, "SELECT position FROM progress")
     return {
         **(total or {}),

@@ -70,6 +70,7 @@ INDEXES = (
     "CREATE INDEX dicom_studies_by_year ON dicom_studies (year)",
     "CREATE INDEX dicom_studies_by_name ON dicom_studies (patient_name)",
     "CREATE INDEX dicom_studies_by_bytes ON dicom_studies (bytes)",
+    "CREATE INDEX dicom_studies_flagged ON dicom_studies (last_archived_at) WHERE flagged > 0",
 )
 
 KEYS = {"studies": "study_id", "dicom_studies": "study_instance_uid"}
