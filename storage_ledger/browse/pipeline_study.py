@@ -64,7 +64,7 @@ def of_index(connection: Any, study_id: str) -> Row:
     }
 
 
-def meaning(kind: str, code: str) -> Meaning:
+def meaning(kind: str, code: str | None) -> Meaning:
     """What a code in an entry of this kind means."""
     places: Mapping[str, tuple[dict[str, Meaning], ...]] = {
         "quarantined": (QUARANTINED,),
@@ -78,15 +78,15 @@ def meaning(kind: str, code: str) -> Meaning:
     return next((place[code] for place in places.get(kind, ()) if code in place), _UNKNOWN)
 
 
-def action(code: str) -> str:
+def action(code: str | None) -> str:
     """What to do about what is quarantined, as a sentence without commands' quotes."""
-    text = ACTIONS.get(code, USUAL_ACTION).replace("`", "")
+    text = ACTIONS.get(code or "", USUAL_ACTION).replace("`", "")
     return text[:1].upper() + text[1:] + "."
 
 
-def commands(study_id: str, code: str) -> list[str]:
+def commands(study_id: str, code: str | None) -> list[str]:
     """To be copied into a terminal; the two words of the person are to be filled in."""
-    verb = "discard" if "quarantine discard" in ACTIONS.get(code, "") else "retry"
+    verb = "discard" if "quarantine discard" in ACTIONS.get(code or "", "") else "retry"
     return [
         f"storage-ledger quarantine {each} {shlex.quote(study_id)} --by 'YOUR NAME' --reason 'WHY'"
         for each in dict.fromkeys((verb, "retry", "discard"))
@@ -101,7 +101,7 @@ def _troubles(study: Study, entries: list[Entry]) -> list[Row]:
         if upload.state in {State.ARCHIVED, State.PENDING}:
             continue
         at = by_position[upload.position]
-        code = upload.code or ""
+        code = upload.code
         quarantined = upload.state is State.QUARANTINED
         found.append({
             "upload_path": upload_path,
@@ -125,7 +125,7 @@ def _trouble(entries: list[Entry], duty: Row) -> Row | None:
         return None
     failed = [each for each in entries if each.kind == Kind.FAILED and each.cause == duty["position"]]
     data = next((each.data for each in reversed(failed)), {})
-    code = str(data.get("code", ""))
+    code = data.get("code", "")
     return {"code": code, "meaning": meaning("failed", code)} if code else None
 
 
