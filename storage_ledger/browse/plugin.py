@@ -1,4 +1,4 @@
-"""Everything that is Datasette's: its settings, and our hooks. What Datasette 1.0 does otherwise is in this module alone.
+"""Everything that is Datasette's: its settings, and our hooks. What Datasette 1.0 does otherwise is in this module and `routes`.
 
 1.0 drops the hooks `get_metadata` and `permission_allowed`, and takes what `metadata=` holds here in two parts, `config=`
 (allow, queries, hidden, sort, facets) and metadata (titles, descriptions); the module name of `Request` and `await_me_maybe` stays.
@@ -10,19 +10,18 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import pluggy
 from datasette.app import Datasette  # type: ignore[import-untyped] # it ships no types
 from datasette.plugins import pm  # type: ignore[import-untyped]
-from datasette.utils import actor_matches_allow, await_me_maybe, sqlite3, sqlite_timelimit  # type: ignore[import-untyped]
+from datasette.utils import actor_matches_allow, await_me_maybe  # type: ignore[import-untyped]
 from datasette.utils.asgi import Base400, Request, Response  # type: ignore[import-untyped]
 from datasette.views.base import DatasetteError  # type: ignore[import-untyped]
 from markupsafe import Markup
 from starlette.types import ASGIApp, Scope
 
 from storage_ledger import logs
-from storage_ledger.browse import cells, gate, pages
+from storage_ledger.browse import cells, gate, pages, routes
 from storage_ledger.browse.access import ADVICE, Access
 from storage_ledger.browse.catalogue import metadata
 from storage_ledger.browse.studies import prefix_query
@@ -75,42 +74,7 @@ def make_app(index: Path, ledger: Path, access: Access) -> ASGIApp:
 @hookimpl
 def register_routes() -> list[tuple[str, Callable[..., Any]]]:
     """Our own pages; they come before Datasette's of the same address."""
-    return [(route, _guarded(view)) for route, view in pages.ROUTES]
-
-
-def _guarded(view: pages.View) -> Callable[..., Any]:
-    """A plugin's route is asked with any method, and by anybody: the gate stands before it, and this is the second lock."""
-
-    async def answer(request: Any, datasette: Browse) -> Any:
-        if request.method not in {"GET", "HEAD"}:
-            return Response.text("Only looking is possible here\n", status=405, headers={"Allow": "GET, HEAD"})
-        for name in ("index", "ledger"):
-            await datasette.ensure_permissions(request.actor, [("view-database", name), "view-instance"])
-        may_sql = bool(await datasette.permission_allowed(request.actor, "execute-sql", resource="index", default=True))
-        place = {name: unquote(value) for name, value in request.url_vars.items()}
-        arguments = {name: request.args.get(name) for name in request.args}
-        page = await view(pages.Asked(place, arguments, _databases(datasette), may_sql))
-        templates = [f"ledger_{page.name}.html"]
-        context = {**page.context, "page_name": page.name, "page_title": page.title}
-        return Response.html(await datasette.render_template(templates, context, request=request), status=page.status)
-
-    return answer
-
-
-def _databases(datasette: Browse) -> pages.Databases:
-    async def asking(database: str, question: Callable[[Any], Any]) -> Any:
-        def within_time(connection: Any) -> Any:
-            with sqlite_timelimit(connection, SETTINGS["sql_time_limit_ms"]):
-                return question(connection)
-
-        try:
-            return await datasette.get_database(database).execute_fn(within_time)
-        except sqlite3.OperationalError as error:
-            if error.args == ("interrupted",):
-                raise DatasetteError("That took too long. Narrow it down, or try again when less is going on.", status=503) from None
-            raise
-
-    return asking
+    return routes.routes()
 
 
 @hookimpl(trylast=True)  # the outermost of all wrappers

@@ -56,8 +56,8 @@ def test_the_start_page_counts_what_is_there(index: Any, book: Any):
 
 @pytest.mark.parametrize(
     ("text", "wanted"),
-    [("doe", [CT]), ("jan d", [CT]), ("P-2", [MR]), ("müll", [MR]), ("mull", [MR]), ("山田", [JAPANESE]), ("spine", [JAPANESE]), ("zzz", []),
-     ('"', []),
+    [("doe", [CT]), ("jan d", [CT]), ("P-2", [MR]), ("müll", [MR]), ("mull", [MR]), ("山田", [JAPANESE]), ("spine", [JAPANESE]),
+     ("zzz", []), ('"', []),
      ("<script>", [EVIL]), ("doe müller", [])],
 )  # fmt: skip
 def test_a_search_finds_by_name_id_and_description(index: Any, text: str, wanted: list[str]):
