@@ -6,24 +6,37 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
+import re
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pluggy
+from datasette import app as datasette_app  # type: ignore[import-untyped]
 from datasette.app import Datasette  # type: ignore[import-untyped] # it ships no types
 from datasette.plugins import pm  # type: ignore[import-untyped]
-from datasette.utils import actor_matches_allow, await_me_maybe  # type: ignore[import-untyped]
+from datasette.utils import actor_matches_allow, await_me_maybe, baseconv  # type: ignore[import-untyped]
 from datasette.utils.asgi import Base400, Request, Response  # type: ignore[import-untyped]
 from datasette.views.base import DatasetteError  # type: ignore[import-untyped]
 from markupsafe import Markup
 from starlette.types import ASGIApp, Scope
 
 from storage_ledger import logs
+from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.browse import cells, gate, pages, routes
 from storage_ledger.browse.access import ADVICE, Access
 from storage_ledger.browse.catalogue import metadata
+from storage_ledger.browse.content import Content
+from storage_ledger.browse.login import Attempts
+from storage_ledger.browse.looked import Looks
+from storage_ledger.browse.pictures.cache import Cache
+from storage_ledger.browse.pictures.pool import Pool
+from storage_ledger.browse.shelf import Shelf
 from storage_ledger.browse.studies import prefix_query
 
 SETTINGS = {
@@ -41,20 +54,26 @@ hookimpl = pluggy.HookimplMarker("datasette")
 
 
 class Browse(Datasette):  # type: ignore[misc] # untyped, as above
-    """Datasette that knows who may enter."""
+    """Datasette that knows who may enter, and what stands before it."""
 
     access: Access
-
-    def plugin_config(self, plugin_name: str, *arguments: Any, **options: Any) -> Any:
-        """The users from memory: what stands in the metadata, `/-/metadata` shows to everybody who is logged in."""
-        if plugin_name == "datasette-auth-passwords":
-            return {f"{user}_password_hash": hashed for user, hashed in self.access.users.items()}
-        return super().plugin_config(plugin_name, *arguments, **options)
+    attempts: Attempts
+    archive: Archive
 
 
-def make_app(index: Path, ledger: Path, access: Access) -> ASGIApp:
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """What pictures and downloads are made of, and with."""
+
+    archive: FilesystemArchive
+    pool: Pool
+    cache: Cache
+
+
+def make_app(index: Path, ledger: Path, access: Access, archive: Archive) -> ASGIApp:
     """The whole of it as one ASGI app; both files must exist. They are opened `mode=ro`, and never as immutable."""
-    Browse.access = access  # the constructor makes an app already, and asks the hooks
+    # The constructor makes an app already, and asks the hooks.
+    Browse.access, Browse.attempts, Browse.archive = access, Attempts(), archive
     if not pm.has_plugin("storage-ledger"):
         pm.register(sys.modules[__name__], "storage-ledger")
         pm.unregister(name="datasette.handle_exception")  # prints tracebacks with all local variables: patients' data in the log
@@ -71,26 +90,96 @@ def make_app(index: Path, ledger: Path, access: Access) -> ASGIApp:
     return app
 
 
-@hookimpl
-def register_routes() -> list[tuple[str, Callable[..., Any]]]:
-    """Our own pages; they come before Datasette's of the same address."""
-    return routes.routes()
-
-
 @hookimpl(trylast=True)  # the outermost of all wrappers
 def asgi_wrapper(datasette: Browse) -> Callable[[ASGIApp], ASGIApp]:
-    """Put the gate in front of everything."""
+    """Put the gate in front of everything, and what is not Datasette's right behind it."""
     access = datasette.access
 
-    async def may_enter(scope: Scope) -> bool:
+    async def who(scope: Scope) -> str | None:
         if access.open:
-            return True
+            return "anybody"
         for found in pm.hook.actor_from_request(datasette=datasette, request=Request(scope, None)):
             if actor := await await_me_maybe(found):
-                return bool(actor_matches_allow(actor, access.allow))
-        return False
+                return str(actor["id"]) if actor_matches_allow(actor, access.allow) else None
+        return None
 
-    return lambda app: gate.Gate(app, may_enter, f"Log in at {gate.LOGIN} first." if access.users else ADVICE)
+    async def query(sql: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+        return [dict(row) for row in (await datasette.get_database("index").execute(sql, dict(parameters))).rows]
+
+    shelf = Shelf(query, datasette.archive.archive)
+    content = Content(shelf, datasette.archive.pool, datasette.archive.cache)
+    advice = f"Log in at {gate.LOGIN} first." if access.users else "Send a token as `Authorization: Bearer …`." if access.tokens else ADVICE
+    csp = gate.policy(_scripts_in_line())
+    return lambda app: gate.Gate(content.before(app), who, advice, Looks(shelf), csp)
+
+
+def _scripts_in_line() -> list[str]:
+    """Those of Datasette's own pages; none has anything in it that comes from data."""
+    found = ["DATASETTE_ALLOW_FACET = true;", "DATASETTE_ALLOW_FACET = false;"]
+    for name in ("_close_open_menus.html", "_codemirror_foot.html"):
+        text = (Path(datasette_app.__file__).parent / "templates" / name).read_text(encoding="utf-8")
+        found += re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    return found
+
+
+@hookimpl(tryfirst=True)
+def actor_from_request(datasette: Browse, request: Any) -> dict[str, str] | None:
+    """A machine, by its token."""
+    scheme, _, token = (request.headers.get("authorization") or "").partition(" ")
+    actor = datasette.access.token(token.strip()) if scheme.lower() == "bearer" else None
+    return None if actor is None else {"id": actor}
+
+
+@hookimpl
+def register_routes() -> list[tuple[str, Callable[..., Any]]]:
+    """The login page, and our own; they come before Datasette's of the same address."""
+    return [(f"^{gate.LOGIN}$", login), *routes.routes()]
+
+
+async def login(request: Any, datasette: Browse) -> Any:
+    """The form, and what comes of it: a cookie that ends after a while, or a refusal, at some point a slow one."""
+    if request.method != "POST":
+        return await _login_page(datasette, request, None, 200)
+    access, attempts = datasette.access, datasette.attempts
+    told = await request.post_vars()
+    user, password = told.get("username") or "", told.get("password") or ""
+    address = _address(request.scope, access.proxies)
+    if (wait_s := attempts.wait_s(address, user)) > 0:
+        text = f"Too many attempts: try again in {math.ceil(wait_s)} s."
+        return await _login_page(datasette, request, text, 429, {"retry-after": str(math.ceil(wait_s))})
+    attempts.failed(address, user)  # until it turns out well: those at the same moment count, too
+    right = await asyncio.to_thread(access.password_is, user, password)
+    if not right:
+        logs.get().warning("browse.login-refused", address=address, actor=user if user in access.users else None)
+        return await _login_page(datasette, request, "Invalid username or password", 200)
+    attempts.succeeded(address, user)
+    logs.get().info("browse.login", address=address, actor=user)
+    response = Response.redirect(datasette.urls.path("/"))
+    ends = baseconv.base62.encode(int(time.time()) + access.login_s)
+    response.set_cookie("ds_actor", datasette.sign({"a": {"id": user}, "e": ends}, "actor"))
+    return response
+
+
+async def _login_page(datasette: Browse, request: Any, error: str | None, status: int, headers: dict[str, str] | None = None) -> Any:
+    page = await datasette.render_template("password_login.html", {"error": error}, request=request)
+    return Response.html(page, status=status, headers=headers or {})
+
+
+def _address(scope: Scope, proxies: frozenset[str]) -> str:
+    """Of who asks: of the connection, or as a proxy that may be believed says."""
+    address = str((scope.get("client") or ("",))[0])
+    told = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for").decode("latin-1")
+    for each in reversed([part.strip() for part in told.split(",") if part.strip()]):
+        if address not in proxies:
+            break
+        address = each
+    return address
+
+
+@hookimpl
+def menu_links(datasette: Browse, actor: dict[str, str] | None) -> list[dict[str, str]]:
+    """A way to the login page."""
+    return [] if actor or datasette.access.open else [{"href": datasette.urls.path(gate.LOGIN), "label": "Log in"}]
 
 
 @hookimpl
