@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
 
 from tests.support.browsing import PASSWORD, Browse, hash_of, make_archive
 
@@ -19,6 +19,8 @@ FLAGS = (
 SCREENSHOTS = Path(__file__).parent / "screenshots"
 WIDE = {"width": 1360, "height": 900}
 PHONE = {"width": 390, "height": 844}
+
+expect.set_options(timeout=20_000)  # a machine may be busy
 
 
 @pytest.fixture(scope="session")
@@ -97,7 +99,7 @@ def pictures(page: Page, url: str) -> bool:
 def visitor(chromium: Browser, opened: Browse) -> Iterator[Visitor]:
     """On the open site, in India."""
     context = chromium.new_context(viewport=WIDE, timezone_id="Asia/Kolkata", color_scheme="light")
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(20_000)
     made = Visitor(context, opened.url)
     yield made
     context.close()

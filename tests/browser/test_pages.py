@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import zipfile
+from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -41,6 +44,7 @@ def test_from_the_start_page_by_search_to_a_picture_and_its_file(visitor: Visito
     expect(page).to_have_url(re.compile(r"/dicom\?q=jan\+do$"))
     expect(page.locator("table.studies tbody tr")).to_have_count(1)
     page.get_by_role("link", name="Doe, Jane").click()
+    page.wait_for_url(f"**/dicom/{CT}", wait_until="domcontentloaded")
     expect(page.get_by_role("heading", level=1)).to_have_text("Doe, Jane")
     expect(page.locator("#image-told")).to_have_text("3 / 6")
     page.keyboard.press("ArrowRight")
@@ -50,15 +54,46 @@ def test_from_the_start_page_by_search_to_a_picture_and_its_file(visitor: Visito
     expect(page.locator("[data-fact=name]")).to_have_text("ct-4.dcm")
     expect(page.locator("[data-fact=sha256]")).to_have_text(re.compile("^[0-9a-f]{64}$"))
     expect(page.locator("#download")).to_have_attribute("href", "/file/ct-4/ct-4.dcm")
-    page.get_by_label("Window").select_option(label="Bone (480 / 2500)")
-    expect(page.locator("#picture")).to_have_attribute("src", "/image/ct-4/ct-4.dcm?size=1024&window=480,2500") if pictures(
-        page, visitor.url
-    ) else None
     page.locator("[data-fact=pipeline]").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("ct-4")
     expect(page.locator(".timeline li")).to_have_count(2)
     page.get_by_role("link", name=CT).click()
     expect(page).to_have_url(re.compile(f"/dicom/{CT}$"))
+
+
+def test_picture_window_header_metadata_and_downloads(visitor: Visitor):
+    page = visitor.page
+    if not pictures(page, visitor.url):
+        pytest.skip("this version serves no pictures")
+    visitor.go(f"/dicom/{CT}?file=ct-4%2Fct-4.dcm")
+    picture = page.locator("#picture")
+    page.wait_for_function("document.getElementById('picture').naturalWidth > 0")
+    page.get_by_label("Window").select_option(label="Bone (480 / 2500)")
+    expect(picture).to_have_attribute("src", re.compile(r"/image/ct-4/ct-4\.dcm\?size=1024&window=480,2500$"))
+    page.wait_for_function("document.getElementById('picture').naturalWidth > 0")
+    page.get_by_text("Header of this file").click()
+    expect(page.locator("#header-rows tr").first).to_be_visible()
+    page.get_by_label("Find", exact=True).fill("patient name")
+    expect(page.locator("#header-rows tr:visible")).to_have_count(1)
+    expect(page.locator("#header-rows tr:visible")).to_contain_text("DOE^JANE")
+    page.get_by_text("metadata.json of its pipeline study").click()
+    expect(page.locator("#metadata-groups")).to_contain_text("Validation")
+    found = Axe().run(page, options=AXE)
+    assert found.violations_count == 0, found.generate_report()
+    visitor.shoot("study-open")
+    with page.expect_download() as download:
+        page.locator("#download").click()
+    told = page.locator("[data-fact=sha256]").inner_text()
+    assert hashlib.sha256(Path(download.value.path()).read_bytes()).hexdigest() == told
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download as ZIP").click()
+    assert zipfile.ZipFile(download.value.path()).testzip() is None
+    visitor.go(f"/dicom/{EVIL}")
+    page.get_by_text("Header of this file").click()
+    page.get_by_text("metadata.json of its pipeline study").click()
+    expect(page.locator("#header-rows")).to_contain_text("<script>")
+    expect(page.locator("#metadata-groups")).to_contain_text("<script>")
+    assert page.title() != "owned"
 
 
 @pytest.mark.parametrize("name", PAGES)
