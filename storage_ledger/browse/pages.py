@@ -84,7 +84,7 @@ async def dicom(asked: Asked) -> Page:
     if found is None:
         return Page("nothing", "No such study", {"what": "DICOM study", "name": uid, "waiting": waiting}, 404)
     name = found["study"]["person"].text or "No name"
-    return Page("study", name, {**found, "uid": uid, "waiting": waiting, "zip": f"/zip/{quote(uid, safe='')}"})
+    return Page("study", name, {**found, "uid": uid, "waiting": waiting, "zip_href": f"/zip/{quote(uid, safe='')}"})
 
 
 async def pipeline(asked: Asked) -> Page:
@@ -95,7 +95,9 @@ async def pipeline(asked: Asked) -> Page:
         return Page("nothing", "No such study", {"what": "pipeline study", "name": study_id, "waiting": []}, 404)
     known = await asked.databases("index", partial(pipeline_study.of_index, study_id=study_id))
     return Page(
-        "pipeline", f"Pipeline study {study_id}", {**told, **known, "study_id": study_id, "zip": f"/zip-study/{quote(study_id, safe='')}"}
+        "pipeline",
+        f"Pipeline study {study_id}",
+        {**told, **known, "study_id": study_id, "zip_href": f"/zip-study/{quote(study_id, safe='')}"},
     )
 
 
