@@ -173,6 +173,18 @@ const GROUPS = {
 const words = (key) => (key.charAt(0).toUpperCase() + key.slice(1)).replaceAll("_", " ");
 const isGroup = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
 
+// Dates and names as people write them; the exact value is in the title.
+function readable(key, text) {
+  const date = /_date$/.test(key) && text.match(/^(\d{4})(\d\d)(\d\d)$/);
+  if (date && MONTHS[date[2] - 1]) return Number(date[3]) + " " + MONTHS[date[2] - 1] + " " + date[1];
+  if (!/(patient_name|physician)$/.test(key)) return text;
+  const groups = text.split("=").map((each) => {
+    const [family, given, middle, prefix, suffix] = each.split("^");
+    return [family, [prefix, given, middle].filter(Boolean).join(" "), suffix].filter(Boolean).join(each.match(/[A-Za-z\u00c0-\u024f]/) ? ", " : " ");
+  });
+  return groups.filter(Boolean).join(" ") || text;
+}
+
 function group(title, value) {
   const made = document.createElement("section");
   const heading = document.createElement("h3");
@@ -191,7 +203,9 @@ function group(title, value) {
     const name = document.createElement("dt");
     const told = document.createElement("dd");
     name.textContent = words(key);
-    told.textContent = each !== null && typeof each === "object" ? JSON.stringify(each) : String(each);
+    const exact = each !== null && typeof each === "object" ? JSON.stringify(each) : String(each);
+    told.textContent = readable(key, exact);
+    if (told.textContent !== exact) told.title = exact;
     list.append(name, told);
   }
   if (entries.length) made.append(list);
