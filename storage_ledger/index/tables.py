@@ -59,15 +59,16 @@ INDEXES = (
     "CREATE INDEX dicom_studies_by_patient ON dicom_studies (patient_id)",
     "CREATE INDEX dicom_studies_by_date ON dicom_studies (study_date)",
     "CREATE INDEX dicom_studies_by_arrival ON dicom_studies (last_archived_at)",
-    "CREATE INDEX dicom_studies_by_first ON dicom_studies (first_position)",
+    "CREATE INDEX dicom_studies_by_first ON dicom_studies (first_position, last_archived_at, modalities, institution_name, year)",
     # For counting alone: a facet over 100,000 studies takes 10 ms in place of 200. (For that `year` is no generated column:
     # SQLite takes no index on one for covering.)
+    # Those of dicom_studies hold all that a list which one of them narrows asks for: no other page of the table is read.
     "CREATE INDEX studies_by_modality ON studies (modality)",
     "CREATE INDEX studies_by_institution ON studies (institution_name)",
     "CREATE INDEX studies_by_year ON studies (year)",
-    "CREATE INDEX dicom_studies_by_modalities ON dicom_studies (modalities)",
-    "CREATE INDEX dicom_studies_by_institution ON dicom_studies (institution_name)",
-    "CREATE INDEX dicom_studies_by_year ON dicom_studies (year)",
+    "CREATE INDEX dicom_studies_by_modalities ON dicom_studies (modalities, last_archived_at, institution_name, year)",
+    "CREATE INDEX dicom_studies_by_institution ON dicom_studies (institution_name, last_archived_at, modalities, year)",
+    "CREATE INDEX dicom_studies_by_year ON dicom_studies (year, last_archived_at, modalities, institution_name)",
     "CREATE INDEX dicom_studies_by_name ON dicom_studies (patient_name)",
     "CREATE INDEX dicom_studies_by_bytes ON dicom_studies (bytes)",
     "CREATE INDEX dicom_studies_flagged ON dicom_studies (last_archived_at) WHERE flagged > 0",

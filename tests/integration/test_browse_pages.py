@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -154,6 +155,42 @@ def test_attention_lists_each_kind_with_its_meaning(index: Any, book: Any):
     assert {group["code"]: group["count"] for group in told["flagged"]} == {"sop_conflict": 2, "study_uid_differs": 1}
     assert told["damaged"] == []
     assert [(group["code"], group["count"]) for group in attention.of_ledger(book)["rejected"]] == [("not-json", 1)]
+
+
+def test_what_is_damaged_is_shown_wherever_the_study_is(archive: Path, tmp_path: Path):
+    shutil.copy(archive / "ledger" / "index.db", tmp_path / "index.db")
+    connection = sqlite.connect(tmp_path / "index.db")
+    connection.execute("UPDATE files SET fixity = 'changed', verified_at = '2026-01-01T00:00:00.000000Z' WHERE name = 'ct-2.dcm'")
+    connection.execute("UPDATE files SET fixity = 'intact', verified_at = '2026-01-01T00:00:00.000000Z' WHERE name = 'ct-1.dcm'")
+    assert home.of_index(connection, datetime.now(UTC).date())["damaged"] == 1
+    (group,) = attention.of_index(connection)["damaged"]
+    assert (group["code"], group["count"], group["rows"][0]["name"]) == ("changed", 1, "ct-2.dcm")
+    rows = {row["study_instance_uid"]: row for row in studies.of_index(connection, Wanted())["rows"]}
+    assert rows[CT]["fixity"] == {"changed": 1, "intact": 1, "unverified": 4}
+    told = dicom_study.of_index(connection, CT, None, None, 1)
+    assert told
+    assert [file["name"] for file in told["damaged"]] == ["ct-2.dcm"]
+    connection.close()
+
+
+def test_a_long_series_comes_page_by_page(archive: Path, tmp_path: Path):
+    shutil.copy(archive / "ledger" / "index.db", tmp_path / "index.db")
+    connection = sqlite.connect(tmp_path / "index.db")
+    columns = [row[1] for row in connection.execute("PRAGMA table_info(files)")]
+    chosen = {"study_id": "'ct-x'", "name": "n || '.dcm'", "instance_number": "n", "position": "1000 + n"}
+    named = ", ".join(chosen.get(column, f'"{column}"') for column in columns)
+    connection.execute(
+        "WITH RECURSIVE c (n) AS (SELECT 7 UNION ALL SELECT n + 1 FROM c WHERE n < 1200) "
+        f"INSERT INTO files SELECT {named} FROM files, c WHERE study_id = 'ct-1'"
+    )
+    connection.execute("UPDATE series SET files = 1200 WHERE study_instance_uid = ?", (CT,))
+    told = dicom_study.of_index(connection, CT, None, None, 2)
+    assert told
+    assert (told["page"], told["pages"], told["files"][0]["instance_number"], len(told["files"])) == (2, 3, 501, 500)
+    told = dicom_study.of_index(connection, CT, None, "ct-x/1100.dcm", 1)
+    assert told
+    assert (told["page"], told["current"]["instance_number"]) == (3, 1100)
+    connection.close()
 
 
 def test_an_entry_leads_to_its_cause_and_what_it_caused_and_its_hashes_are_looked_at(book: Any):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from storage_ledger.browse import codes, names
 from storage_ledger.browse.chart import REST, stacked
-from storage_ledger.browse.pages import lasting
+from storage_ledger.browse.pages import ROUTES, lasting
+from storage_ledger.browse.routes import routes
 from storage_ledger.browse.studies import Wanted, prefix_query
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "error-codes.md"
@@ -119,3 +122,30 @@ def test_a_search_has_no_syntax():
 @pytest.mark.parametrize(("seconds", "text"), [(0.0312, "0.031 s"), (4.21, "4.2 s"), (720, "12 min"), (7201, "2 h"), (400_000, "5 d")])
 def test_a_time_between_is_told_in_a_fitting_unit(seconds: float, text: str):
     assert lasting(seconds) == text
+
+
+class Asked:
+    """A request, as far as a route looks at it."""
+
+    actor = None
+    url_vars: ClassVar[dict[str, str]] = {}
+    args: ClassVar[dict[str, str]] = {}
+
+    def __init__(self, method: str) -> None:
+        self.method = method
+
+
+class Closed:
+    """A Datasette that lets nobody in."""
+
+    async def ensure_permissions(self, *_: object) -> None:
+        raise PermissionError
+
+
+@pytest.mark.parametrize("number", range(len(ROUTES)))
+def test_every_page_is_locked_by_itself_also_behind_the_gate(number: int):
+    _, answer = routes()[number]
+    for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
+        assert asyncio.run(answer(Asked(method), Closed())).status == 405
+    with pytest.raises(PermissionError):
+        asyncio.run(answer(Asked("GET"), Closed()))

@@ -9,6 +9,8 @@ const frameAt = byId("frame-at");
 const windowChoice = byId("window");
 let at = Math.max(0, links.findIndex((link) => link.getAttribute("aria-current") === "true"));
 let asked = 0;
+let playing = 0; // milliseconds from frame to frame; 0: not
+let pace = 66;
 
 function address(link, frame) {
   let text = "/image/" + link.dataset.path + "?size=1024";
@@ -22,7 +24,12 @@ function show() {
   const link = links[at];
   const ours = ++asked;
   const next = new Image();
-  const put = () => { if (ours === asked) { picture.src = next.src; picture.alt = "Image " + (at + 1) + " of " + links.length; } };
+  const put = () => {
+    if (ours !== asked) return;
+    picture.src = next.src;
+    picture.alt = "Image " + (at + 1) + " of " + links.length;
+    if (playing) setTimeout(() => { if (playing && ours === asked) frame(Number(frameAt.value) % Number(frameAt.max) + 1); }, playing);
+  };
   next.onload = put;
   next.onerror = put;
   next.src = address(link, frameAt.value - 1);
@@ -39,6 +46,7 @@ function choose(number) {
   if (top < grid.scrollTop || top + link.offsetHeight > grid.scrollTop + grid.clientHeight) grid.scrollTop = top;
   imageAt.value = at + 1;
   byId("image-told").textContent = (at + 1) + " / " + links.length;
+  play(false);
   frames(Number(link.dataset.frames));
   facts(link);
   history.replaceState(null, "", link.getAttribute("href"));
@@ -58,6 +66,13 @@ function frame(number) {
   frameAt.value = Math.min(Math.max(number, 1), Number(frameAt.max));
   byId("frame-told").textContent = frameAt.value + " / " + frameAt.max;
   show();
+}
+
+function play(yes) {
+  playing = yes ? pace : 0;
+  byId("play").textContent = yes ? "Stop" : "Play";
+  byId("play").setAttribute("aria-pressed", String(yes));
+  if (yes) show();
 }
 
 function facts(link) {
@@ -95,6 +110,7 @@ async function about(link) {
   if (!answer || links[at] !== link) return;
   if (answer.why) why.textContent = answer.text || answer.why;
   if (answer.frames && answer.frames !== Number(frameAt.max)) frames(answer.frames);
+  pace = answer.frame_ms || 66;
   const kept = windowChoice.value;
   for (const option of [...windowChoice.options]) if (option.value && !("usual" in option.dataset)) option.remove();
   const usual = windowChoice.options[1] || null;
@@ -241,6 +257,7 @@ if (picture && links.length) {
   imageAt.addEventListener("input", () => choose(imageAt.value - 1));
   frameAt.addEventListener("input", () => frame(Number(frameAt.value)));
   windowChoice.addEventListener("change", show);
+  byId("play").addEventListener("click", () => play(!playing));
   byId("before").addEventListener("click", () => choose(at - 1));
   byId("after").addEventListener("click", () => choose(at + 1));
   document.addEventListener("keydown", (event) => {
