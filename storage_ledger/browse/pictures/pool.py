@@ -114,8 +114,10 @@ class _Worker:
         except (OSError, ValueError):
             self.end()
             raise Unavailable("pictures-busy" if self._retired else "picture-crashed") from None
+        if told.get("last"):  # it ends by itself; the next one shall not meet it on its way out
+            self.end()
         if "code" in told:
-            raise Unavailable(str(told["code"]), str(told.get("where", "")))
+            raise Unavailable(told["code"], str(told.get("where", "")))
         return Made(told["kind"], data)
 
     def start(self) -> socket.socket:
