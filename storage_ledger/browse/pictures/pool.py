@@ -45,8 +45,9 @@ class Pool:
         self._room = threading.Semaphore(MAX_WAITING)
 
     def warm(self) -> None:
-        """Have one worker ready before anybody asks; returns at once."""
-        self._threads.submit(self._warm)
+        """Have the workers ready before anybody asks; returns at once."""
+        for _ in self._workers:
+            self._threads.submit(self._warm)
 
     async def make(self, descriptor: int, asked: Asked) -> Made:
         """What is asked of the open file, which stays the caller's. Raises `Unavailable`."""
