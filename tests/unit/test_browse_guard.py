@@ -12,7 +12,7 @@ import pytest
 from storage_ledger import logs
 from storage_ledger.browse.access import BrowseSettings, hash_password, new_token, read_access
 from storage_ledger.browse.gate import policy
-from storage_ledger.browse.login import FREE, LONGEST_S, REMEMBERED, Attempts
+from storage_ledger.browse.login import FREE, LONGEST_S, REMEMBERED, Attempts, OneAtATime
 from storage_ledger.browse.looked import Looks, looked_at
 from storage_ledger.errors import BadSettings
 
@@ -97,6 +97,18 @@ def test_memory_is_bounded_whoever_tries_what():
     assert len(attempts._failed) == REMEMBERED
 
 
+def test_only_so_many_passwords_wait_to_be_looked_at():
+    async def three() -> tuple[bool, bool, list[bool]]:
+        line = OneAtATime("test", waiting=3)
+        asked = [asyncio.ensure_future(line.ask(lambda: True)) for _ in range(3)]
+        await asyncio.sleep(0)
+        full = line.full()
+        answers = await asyncio.gather(*asked)
+        return full, line.full(), answers
+
+    assert asyncio.run(three()) == (True, False, [True] * 3)
+
+
 def test_a_hash_is_of_its_password_alone(tmp_path: Path):
     access = read_access(BrowseSettings(browse_user="jane", browse_password_hash=hash_password("größe")), tmp_path, is_open=False)
     assert access.password_is("jane", "größe")
@@ -171,6 +183,7 @@ def told(*looks: tuple[str, str, dict[str, Any]], clock: Clock | None = None) ->
         ("/index/studies", "study_id=DOE", "route=index/studies http_status=200"),
         ("/studies/DOE", "", "route=studies http_status=200"),
         ("/ledger", "sql=select+DOE", "route=ledger http_status=200"),
+        ("/ledger/entries/12", "", "route=ledger/entries http_status=200 position=12"),
         ("/", "", "route=home http_status=200"),
     ],
 )
