@@ -55,8 +55,8 @@ class BrowseSettings(BaseSettings):
     browse_login_hours: Annotated[float, Field(gt=0, le=8760, allow_inf_nan=False)] = Field(
         12, description="How long a login lasts, in hours."
     )
-    browse_trusted_proxies: str = Field(
-        "", description="Addresses of proxies whose X-Forwarded-For names who is in front of them; several with a space."
+    browse_trusted_proxies: str | None = Field(
+        None, description="Addresses of proxies whose X-Forwarded-For names who is in front of them; several with a space."
     )
     browse_cache_path: Path | None = Field(
         None, description="Folder in which pictures are kept; without it a temporary one, which goes when `browse` ends."
@@ -186,7 +186,7 @@ def _tokens(settings: BrowseSettings) -> dict[str, str]:
 
 def _proxies(settings: BrowseSettings) -> frozenset[str]:
     try:
-        return frozenset(str(ipaddress.ip_address(word)) for word in settings.browse_trusted_proxies.split())
+        return frozenset(str(ipaddress.ip_address(word)) for word in (settings.browse_trusted_proxies or "").split())
     except ValueError:
         raise BadSettings("bad-settings", "BROWSE_TRUSTED_PROXIES: is no list of IP addresses") from None
 

@@ -65,6 +65,7 @@ class Content:
                 Route("/file/{study_id}/{name}", self.file),
                 Route("/zip/{uid}", self.zip_of_dicom_study),
                 Route("/zip-study/{study_id}", self.zip_of_study),
+                *(Route(f"/{name}/{{rest:path}}", self.nothing) for name in ("image", "header", "metadata", "file", "zip", "zip-study")),
             ],
             redirect_slashes=False,
             default=app,
@@ -185,6 +186,10 @@ class Content:
         except Unavailable as error:
             extra.append(("metadata.json-IS-MISSING.txt", f"{WHY[error.code]}\n".encode()))
         return self._zip(request, safe(study_id), paths(kept, series=False), extra)
+
+    async def nothing(self, _: Request) -> Response:
+        """An address that only looks like one of ours; Datasette would redirect it to another one."""
+        return _not_there()
 
     def _zip(self, request: Request, name: str, kept: list[tuple[str, Kept]], extra: list[tuple[str, bytes]]) -> Response:
         headers = {"Content-Disposition": attachment(f"{name}.zip")}

@@ -5,10 +5,12 @@ Nobody is locked out for ever, and nobody by somebody else's guesses from where 
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 FREE = 5
@@ -71,6 +73,27 @@ class Attempts:
             return  # somebody who has shown that he knows it does not suffer for what others do
         yield "address", place
         yield "user", user[:64]
+
+
+class OneAtATime:
+    """A thread for what takes CPU, so that any number of guesses takes no more than one of them, and nobody else's threads."""
+
+    def __init__(self, name: str, *, waiting: int) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._most = waiting
+        self._waiting = 0
+
+    def full(self) -> bool:
+        """Whether so many wait that another one had better come later."""
+        return self._waiting >= self._most
+
+    async def ask(self, question: Callable[[], bool]) -> bool:
+        """Its answer, when it is its turn."""
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, question)
+        finally:
+            self._waiting -= 1
 
 
 def _pause_s(failures: int) -> float:

@@ -28,6 +28,7 @@ _KEY = "storage_ledger.looked"
 _STUDY = re.compile(r"/(?:studies|index/studies)/([^/]+?)(?:\.json)?/?")
 _FILE = re.compile(r"/index/files/([^/,]+),[^/]+?(?:\.json)?/?")
 _DICOM_STUDY = re.compile(r"/(?:dicom|index/dicom_studies)/([^/]+?)(?:\.json)?/?")
+_ENTRY = re.compile(r"/ledger/entries/([0-9]{1,18})(?:\.json)?/?")
 _ROUTES = re.compile(
     r"/(image|header|metadata|file|zip|zip-study|studies|dicom|attention|index/[a-z_]+|ledger/[a-z_]+|index|ledger)(?=[/.]|$)"
 )
@@ -71,6 +72,8 @@ class Looks:
             return await self._if_known(_plain(found[1]))
         if found := _DICOM_STUDY.fullmatch(path):
             return {"position": await self._shelf.first_position(_plain(found[1]))}
+        if found := _ENTRY.fullmatch(path):
+            return {"position": int(found[1])}
         query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
         for name in ("study_id", "study_id__exact"):
             if len(query.get(name, [])) == 1:

@@ -45,7 +45,7 @@ def run(
         with (
             contextlib.closing(listen(host, port, "BROWSE")) as listener,
             contextlib.closing(Pool(settings.browse_workers)) as pool,
-            _cache(settings) as cache,
+            _cache(settings, archive) as cache,
         ):
             pool.warm()
             shown = Archive(FilesystemArchive(archive), pool, cache)
@@ -60,9 +60,11 @@ def run(
 
 
 @contextlib.contextmanager
-def _cache(settings: BrowseSettings) -> Iterator[Cache]:
+def _cache(settings: BrowseSettings, archive: Path) -> Iterator[Cache]:
     size = settings.browse_cache_mb * 1_000_000
     if settings.browse_cache_path is not None:
+        if settings.browse_cache_path.resolve().is_relative_to(archive.resolve()):
+            raise BadSettings("bad-settings", "BROWSE_CACHE_PATH: must not lie in ARCHIVE_PATH, where nothing is written by browsing")
         try:
             settings.browse_cache_path.mkdir(mode=0o750, parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=settings.browse_cache_path):

@@ -208,7 +208,7 @@ ERRORS = {name for name, value in vars(errors).items() if isinstance(value, type
 TELLERS = {"trouble", "reasons", "read_header", "faults"}
 """Functions whose texts in kebab case are codes, whichever way they hand them on."""
 
-CODE_AT = {"Quarantined": 1, "_unexplained": 1, "Found": 2}
+CODE_AT = {"Unavailable": 0, "Quarantined": 1, "_unexplained": 1, "Found": 2}
 """Calls that take a code: at which place."""
 
 FILLED_IN = {

@@ -45,8 +45,9 @@ class Pool:
         self._room = threading.Semaphore(MAX_WAITING)
 
     def warm(self) -> None:
-        """Have one worker ready before anybody asks; returns at once."""
-        self._threads.submit(self._warm)
+        """Have the workers ready before anybody asks; returns at once."""
+        for _ in self._workers:
+            self._threads.submit(self._warm)
 
     async def make(self, descriptor: int, asked: Asked) -> Made:
         """What is asked of the open file, which stays the caller's. Raises `Unavailable`."""
@@ -114,8 +115,10 @@ class _Worker:
         except (OSError, ValueError):
             self.end()
             raise Unavailable("pictures-busy" if self._retired else "picture-crashed") from None
+        if told.get("last"):  # it ends by itself; the next one shall not meet it on its way out
+            self.end()
         if "code" in told:
-            raise Unavailable(str(told["code"]), str(told.get("where", "")))
+            raise Unavailable(told["code"], str(told.get("where", "")))
         return Made(told["kind"], data)
 
     def start(self) -> socket.socket:

@@ -58,13 +58,13 @@ def _answer(line: socket.socket, asked: Asked, file: BinaryIO) -> bool:
     except Unavailable as error:
         _send(line, {"code": error.code, "where": where(error.__cause__) if error.__cause__ else ""})
     except MemoryError:
-        _send(line, {"code": "picture-too-large"})
+        _send(line, {"code": "picture-too-large", "last": True})
         return False
     except RecursionError:
-        _send(line, {"code": "header-unreadable"})
+        _send(line, {"code": "header-unreadable", "last": True})
         return False
     except Exception as error:  # noqa: BLE001 - decoders raise whatever a broken file makes them stumble over; its owner logs where
-        _send(line, {"code": "pixels-unreadable" if asked.what == "picture" else "header-unreadable", "where": where(error)})
+        _send(line, {"code": "header-unreadable" if asked.what == "header" else "pixels-unreadable", "where": where(error)})
     else:
         _send(line, {"kind": made.kind}, made.data)
     return True
