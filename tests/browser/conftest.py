@@ -23,9 +23,9 @@ PHONE = {"width": 390, "height": 844}
 expect.set_options(timeout=20_000)  # a machine may be busy
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """Started once."""
+    """Started once for the module, and ended with it: playwright keeps an event loop running in this thread."""
     found = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
     if found is None:
         pytest.skip("no chromium: apt-get install chromium")
@@ -35,12 +35,12 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_archive(tmp_path_factory.mktemp("archive"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def opened(chromium: Browser, archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browse]:
     """Where everybody may look."""
     browse = Browse(archive, tmp_path_factory.mktemp("log") / "log", "--no-login")
@@ -48,7 +48,7 @@ def opened(chromium: Browser, archive: Path, tmp_path_factory: pytest.TempPathFa
     browse.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def guarded(chromium: Browser, archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browse]:
     """Where jane may log in."""
     browse = Browse(archive, tmp_path_factory.mktemp("log") / "log", BROWSE_USER="jane", BROWSE_PASSWORD_HASH=hash_of(PASSWORD))
