@@ -13,7 +13,7 @@ from storage_ledger.browse.names import person
 from storage_ledger.browse.pipeline_study import action, commands, meaning
 from storage_ledger.core.entries import Kind
 
-MOST = 25
+MOST = 10
 """Of one code, the newest; how many there are is told in any case."""
 
 MOST_REJECTED = 200
