@@ -42,7 +42,8 @@ _TYPES = {"png": "image/png", "jpeg": "image/jpeg", "json": "application/json"}
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 _FAILED_FOR_S = 600.0
 _FAILED_AT_MOST = 10_000
-_PASSING = frozenset({"pictures-busy", "file-missing", "file-changed", "file-unreadable"})
+_STATUS = {"file-missing": 404, "archive-missing": 503, "file-unreadable": 503}
+_PASSING = frozenset({"pictures-busy", "archive-missing", "file-missing", "file-changed", "file-unreadable"})
 
 
 class Content:
@@ -131,7 +132,7 @@ class Content:
         try:
             data = await asyncio.to_thread(self._shelf.metadata, study_id)
         except Unavailable as error:
-            return _refusal(404 if error.code == "file-missing" else 409, WHY[error.code], error.code)
+            return _refusal(_STATUS.get(error.code, 409), WHY[error.code], error.code)
         return Response(data, media_type="application/json")
 
     async def file(self, request: Request) -> Response:
@@ -150,7 +151,7 @@ class Content:
         try:
             descriptor = await asyncio.to_thread(self._shelf.open, kept)
         except Unavailable as error:
-            return _refusal(404 if error.code == "file-missing" else 409, WHY[error.code], error.code)
+            return _refusal(_STATUS.get(error.code, 409), WHY[error.code], error.code)
         first, count = wanted
         partial = count != kept.bytes
         headers["Content-Length"] = str(count)
