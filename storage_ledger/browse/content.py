@@ -42,7 +42,8 @@ _TYPES = {"png": "image/png", "jpeg": "image/jpeg", "json": "application/json"}
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 _FAILED_FOR_S = 600.0
 _FAILED_AT_MOST = 10_000
-_PASSING = frozenset({"pictures-busy", "file-missing", "file-changed", "file-unreadable"})
+_STATUS = {"file-missing": 404, "archive-missing": 503, "file-unreadable": 503}
+_PASSING = frozenset({"pictures-busy", "archive-missing", "file-missing", "file-changed", "file-unreadable"})
 
 
 class Content:
@@ -52,7 +53,7 @@ class Content:
         self._shelf = shelf
         self._pool = pool
         self._cache = cache
-        self._failed: dict[str, tuple[float, str]] = {}
+        self._failed: dict[tuple[str, bool, int], tuple[float, str]] = {}
 
     def before(self, app: ASGIApp) -> Router:
         """These routes, and `app` for all else."""
@@ -131,7 +132,7 @@ class Content:
         try:
             data = await asyncio.to_thread(self._shelf.metadata, study_id)
         except Unavailable as error:
-            return _refusal(404 if error.code == "file-missing" else 409, WHY[error.code], error.code)
+            return _refusal(_STATUS.get(error.code, 409), WHY[error.code], error.code)
         return Response(data, media_type="application/json")
 
     async def file(self, request: Request) -> Response:
@@ -150,7 +151,7 @@ class Content:
         try:
             descriptor = await asyncio.to_thread(self._shelf.open, kept)
         except Unavailable as error:
-            return _refusal(404 if error.code == "file-missing" else 409, WHY[error.code], error.code)
+            return _refusal(_STATUS.get(error.code, 409), WHY[error.code], error.code)
         first, count = wanted
         partial = count != kept.bytes
         headers["Content-Length"] = str(count)
@@ -205,14 +206,15 @@ class Content:
         if (made := await asyncio.to_thread(self._cache.get, key)) is not None:
             return made
         now = asyncio.get_running_loop().time()
-        if (failed := self._failed.get(key)) is not None and now < failed[0]:
+        question = (kept.sha256, asked.what == "header", asked.frame)  # whichever size or window is asked for
+        if (failed := self._failed.get(question)) is not None and now < failed[0]:
             raise Unavailable(failed[1])
         descriptor = await asyncio.to_thread(self._shelf.open, kept)
         try:
             made = await self._pool.make(descriptor, asked)
         except Unavailable as error:
             if error.code not in _PASSING:
-                self._remember(key, now + _FAILED_FOR_S, error.code)
+                self._remember(question, now + _FAILED_FOR_S, error.code)
                 logs.get().info("browse.no-picture", code=error.code, frames_at=error.where, study_id=kept.study_id)
             raise
         finally:
@@ -220,10 +222,10 @@ class Content:
         await asyncio.to_thread(self._cache.put, key, made)
         return made
 
-    def _remember(self, key: str, until: float, code: str) -> None:
+    def _remember(self, question: tuple[str, bool, int], until: float, code: str) -> None:
         """A file that costs a worker its life does so once in a while, not at each look."""
-        self._failed.pop(key, None)
-        self._failed[key] = (until, code)
+        self._failed.pop(question, None)
+        self._failed[question] = (until, code)
         while len(self._failed) > _FAILED_AT_MOST:
             del self._failed[next(iter(self._failed))]
 

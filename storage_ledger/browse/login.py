@@ -47,7 +47,7 @@ class Attempts:
         return max(pauses)
 
     def failed(self, address: str, user: str) -> None:
-        """A wrong password, or no such user."""
+        """A wrong password, or no such user; or one that is not looked at yet: `succeeded` takes that back."""
         now = self._clock()
         for key in self._keys(address, user):
             failures = self._failed.pop(key, None)
@@ -61,6 +61,9 @@ class Attempts:
         for key in (("both", f"{_place(address)} {user}"), ("address", _place(address))):
             self._failed.pop(key, None)
         places = self._known.setdefault(user, OrderedDict())
+        others = self._failed.get(("user", user[:64]))
+        if others is not None and _place(address) not in places:  # what `failed` has just counted
+            others.count -= 1
         places[_place(address)] = None
         places.move_to_end(_place(address))
         if len(places) > KNOWN_PLACES:

@@ -99,6 +99,8 @@ class Shelf:
                     raise Unavailable("file-changed")
                 return os.dup(file.fileno()), status.st_size
         except (Permanent, Retryable) as error:
+            if error.code == "archive-missing":
+                raise Unavailable("archive-missing") from error
             match error.errno:
                 case errnos.ENOENT:
                     raise Unavailable("file-missing") from error

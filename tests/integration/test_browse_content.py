@@ -144,8 +144,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     site.add("secret", "x.dcm", made(folder, 13))
     site.add("gone", "x.dcm", made(folder, 14))
     site.add("other", "x.dcm", made(folder, 15))
+    site.add("short", "x.dcm", made(folder, 16))
     site.record()
     os.unlink(site.archive / "gone" / "x.dcm")
+    os.truncate(site.archive / "short" / "x.dcm", 500)
     changed = bytearray((site.archive / "other" / "x.dcm").read_bytes())
     changed[-1] ^= 1
     (site.archive / "other" / "x.dcm").write_bytes(changed)
@@ -197,7 +199,8 @@ def test_a_wrong_question_is_refused(site: Site, query: str):
     ("study_id", "why"),
     [
         ("sr", "no-pixels"), ("plan", "no-pixels"), ("ecg", "no-pixels"), ("lossy", "syntax-unsupported"), ("text", "not-dicom"),
-        ("truncated", "pixels-unreadable"), ("gone", "file-missing"), ("secret", "file-changed"), ("deep", "header-unreadable"),
+        ("truncated", "pixels-unreadable"), ("gone", "file-missing"), ("short", "file-changed"),
+        ("secret", "file-changed"), ("deep", "header-unreadable"),
         ("huge", "picture-too-large"), ("bomb", "picture-too-large"),
     ],
 )  # fmt: skip
@@ -293,6 +296,7 @@ def test_only_what_the_ledger_knows_is_given_out_and_no_link_followed(site: Site
         assert site.get(path).status == 404, path
     assert site.get("/file/secret/x.dcm").json()["why"] == "file-changed"
     assert site.get("/file/gone/x.dcm").status == 404
+    assert (site.get("/file/short/x.dcm").status, site.get("/file/short/x.dcm", Range="bytes=0-9").status) == (409, 409)
 
 
 def test_a_file_that_has_changed_is_not_given_out_as_whole(site: Site):

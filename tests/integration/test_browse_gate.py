@@ -28,7 +28,7 @@ def token() -> tuple[str, str]:
 @pytest.fixture(scope="module")
 def browse(tmp_path_factory: pytest.TempPathFactory, token: tuple[str, str]) -> Iterator[Browse]:
     folder = tmp_path_factory.mktemp("guard")
-    environment = {"BROWSE_PASSWORD_HASH": f"jane:{hash_password(PASSWORD)}", "BROWSE_TOKENS": token[1]}
+    environment = {"BROWSE_PASSWORD_HASH": f"jane:{hash_password(PASSWORD)}", "BROWSE_TOKENS": token[1], "ARCHIVE_PATH": "/nowhere/archive"}
     browse = Browse(make_ledger(folder), folder / "log", BROWSE_TRUSTED_PROXIES="127.0.0.1", **environment).ready()
     yield browse
     browse.process.kill()
@@ -60,7 +60,7 @@ def test_nobody_sees_the_archive_without_login(stranger: Browse, path: str):
 def test_a_machine_enters_with_its_token_and_no_other(stranger: Browse, token: tuple[str, str]):
     answer = stranger.ask("/index/studies.json?_shape=array", Authorization=f"Bearer {token[0]}")
     assert (answer.status, len(answer.json())) == (200, 4)
-    assert stranger.ask("/file/s1/s1.dcm", Authorization=f"bearer {token[0]}").status == 404  # it may ask; there is no such file
+    assert stranger.ask("/file/s1/s1.dcm", Authorization=f"bearer {token[0]}").status == 503  # it may ask; there is no archive here
     for wrong in (token[0][:-1], token[1].partition(":")[2], "", "Bearer", "\xff"):
         assert stranger.ask("/index/studies.json", Authorization=f"Bearer {wrong}").status == 403
     assert stranger.ask("/index/studies.json", Authorization=f"Basic {token[0]}").status == 403
@@ -100,6 +100,13 @@ def test_no_page_has_script_or_style_in_line_and_the_policy_forbids_it(stranger:
         assert {"default-src 'self'", "frame-ancestors 'none'", "base-uri 'none'", "object-src 'none'"} <= csp
         assert not [part for part in csp if "unsafe" in part]
         assert not re.search(r"<script>|<style|<[^>]+\son[a-z]+\s*=|<[^>]+\sstyle\s*=", page.body), path
+
+
+def test_an_archive_that_is_not_mounted_is_not_called_empty(stranger: Browse, token: tuple[str, str]):
+    answer = stranger.ask("/file/s1/s1.dcm", Authorization=f"Bearer {token[0]}")
+    assert (answer.status, answer.json()["why"]) == (503, "archive-missing")
+    assert stranger.ask("/image/s1/s1.dcm/about", Authorization=f"Bearer {token[0]}").json()["why"] == "archive-missing"
+    assert stranger.ask("/index/studies/s1.json", Authorization=f"Bearer {token[0]}").status == 200
 
 
 def test_the_log_tells_who_looked(stranger: Browse, token: tuple[str, str]):

@@ -6,11 +6,13 @@ import asyncio
 import io
 import os
 import signal
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from storage_ledger.browse.pictures import Asked, Made, Unavailable
 from storage_ledger.browse.pictures.pool import Pool
@@ -98,6 +100,25 @@ def test_a_worker_ends_with_its_owner_and_may_write_nothing(pool: Pool, file: in
     assert of_worker["Max core file size"] == "0"
     assert int(of_worker["Max address space"]) < 2 << 30
     assert Path(f"/proc/{pool.pids[0]}/oom_score_adj").read_text() == "1000\n"
+
+
+def test_a_frame_of_a_large_file_costs_the_memory_of_one_frame(pool: Pool, tmp_path: Path):
+    if not Path("/proc/self/status").exists():
+        pytest.skip("no /proc here")
+    made = make_file(tmp_path / "x.dcm", rows=1, columns=1)
+    made.Rows, made.Columns, made.NumberOfFrames = 1024, 1024, 200
+    del made.PixelData
+    made.save_as(tmp_path / "x.dcm", enforce_file_format=True)
+    size = 2 * 1024 * 1024 * 200
+    with open(tmp_path / "x.dcm", "ab") as file:
+        file.write(struct.pack("<HH2sHI", 0x7FE0, 0x0010, b"OW", 0, size))
+        file.truncate(file.tell() + size)  # nearly all of it a hole
+    with open(tmp_path / "x.dcm", "rb") as large:
+        picture = asyncio.run(pool.make(large.fileno(), Asked("picture", frame=199, size=1024)))
+        assert Image.open(io.BytesIO(picture.data)).size == (1024, 1024)
+        assert asyncio.run(pool.make(large.fileno(), Asked("header"))).kind == "json"
+    peak_kb = int(Path(f"/proc/{pool.pids[0]}/status").read_text().partition("VmHWM:")[2].split()[0])
+    assert peak_kb < 200_000
 
 
 def test_an_answer_says_what_it_is(pool: Pool, file: int):

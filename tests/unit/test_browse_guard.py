@@ -81,6 +81,15 @@ def test_a_success_ends_the_pauses_of_that_place_and_time_those_of_all():
     assert attempts.wait_s("192.0.2.1", "jane") == 0
 
 
+def test_who_logs_in_everywhere_has_not_failed_anywhere():
+    attempts = Attempts(Clock())
+    for number in range(20):
+        assert attempts.wait_s(f"192.0.2.{number}", "jane") == 0
+        attempts.failed(f"192.0.2.{number}", "jane")
+        attempts.succeeded(f"192.0.2.{number}", "jane")
+    assert attempts.wait_s("203.0.113.1", "jane") == 0
+
+
 def test_a_network_of_ipv6_is_one_place():
     attempts = Attempts(Clock())
     for number in range(FREE):

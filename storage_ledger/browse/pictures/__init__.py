@@ -28,6 +28,7 @@ WHY = {
     "picture-too-slow": "Making the picture takes longer than it may.",
     "picture-crashed": "The decoder crashed on this file.",
     "pictures-busy": "Too many pictures are asked for just now: try again.",
+    "archive-missing": "The archive cannot be reached just now.",
     "file-missing": "The archive does not have this file.",
     "file-changed": "The file in the archive is not the one that was archived.",
     "file-unreadable": "The file in the archive cannot be read.",
