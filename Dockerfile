@@ -37,7 +37,7 @@ ENV PATH=/opt/storage-ledger/bin:/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/b
     PYTHONUNBUFFERED=1
 COPY --from=build /opt/storage-ledger /opt/storage-ledger
 # Patients' data: nothing for others. What is put into uploads gets its group, whoever puts it there.
-RUN install -d -o "${STORAGE_UID}" -g "${STORAGE_GID}" -m 0750 /app/archive /app/ledger \
+RUN install -d -o "${STORAGE_UID}" -g "${STORAGE_GID}" -m 0750 /app/archive /app/ledger /app/cache \
     && install -d -o "${STORAGE_UID}" -g "${STORAGE_GID}" -m 2770 /app/uploads
 WORKDIR /app
 USER ${STORAGE_UID}:${STORAGE_GID}

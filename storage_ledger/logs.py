@@ -16,10 +16,10 @@ from typing import Any, TextIO
 import structlog
 
 ALLOWED = frozenset({
-    "action", "address", "after_s", "attempt", "attempts", "bytes", "channel", "code", "count", "dropped", "due_in_s", "entries",
+    "action", "actor", "address", "after_s", "attempt", "attempts", "bytes", "channel", "code", "count", "dropped", "due_in_s", "entries",
     "environment", "errno", "error_type", "event", "exit_code", "files", "frames_at", "from_revision", "holder_pid", "host",
     "http_status", "journal_mode", "kind", "ledger_id", "level", "library", "logger", "pending", "pid", "port", "position",
-    "positions", "reason", "rows", "schema", "seconds", "signal", "source", "sqlite", "stage", "status", "step", "study_id",
+    "positions", "reason", "route", "rows", "schema", "seconds", "signal", "source", "sqlite", "stage", "status", "step", "study_id",
     "thread", "timestamp", "to_revision", "version",
 })  # fmt: skip
 

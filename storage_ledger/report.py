@@ -183,7 +183,7 @@ def study(ledger: Ledger, study_id: str) -> dict[str, Any]:
                 "recorded_at": entry.recorded_at,
                 "cause": entry.cause,
                 "after_s": None if earlier is None else (instant(entry.recorded_at) - instant(earlier.recorded_at)).total_seconds(),
-                "summary": _summary(entry),
+                "summary": summary(entry),
             }
             for entry, earlier in zip(about, before, strict=True)
         ],
@@ -194,7 +194,7 @@ def study(ledger: Ledger, study_id: str) -> dict[str, Any]:
                 "recorded_at": duty.entry.recorded_at,
                 "not_before": duty.not_before,
                 "attempts": duty.attempts,
-                "summary": _NEXT[duty.stage],
+                "summary": NEXT[duty.stage],
             }
             for duty in pending
         ],
@@ -233,7 +233,7 @@ def _archived_as(ledger: Ledger, index_file: Path, upload: Waiting) -> list[str]
     return [each for each in archived_from(index_file, ledger, upload.upload_path) if each != upload.study_id]
 
 
-_NEXT = {
+NEXT = {
     Stage.PLACE: "the file is to be placed in the archive",
     Stage.REMOVE: "the upload is to be removed",
     Stage.TELL: "the Status Service is to be told",
@@ -241,7 +241,8 @@ _NEXT = {
 }
 
 
-def _summary(entry: Entry) -> str:
+def summary(entry: Entry) -> str:
+    """One line for people."""
     data = entry.data
     match entry.kind:
         case Kind.DESCRIBED:

@@ -1,14 +1,16 @@
-"""Who may enter: users with their password hashes, and the secret that signs their cookies."""
+"""Who may enter: users with their password hashes, machines with their tokens, and the secret that signs cookies."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
+import ipaddress
 import os
 import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -22,7 +24,11 @@ ADVICE = (
     "`storage-ledger browse --hash-password` prints, and start it again."
 )
 _HASH = re.compile(r"pbkdf2_sha256\$[1-9][0-9]{0,8}\$[^$\s]+\$[A-Za-z0-9+/]+=*")
-_USER = re.compile(r"(?!.*_password_hash)[A-Za-z0-9._@-]{1,64}")  # so datasette-auth-passwords names a user's setting
+_USER = re.compile(r"[A-Za-z0-9._@-]{1,64}")
+_TOKEN_HASH = re.compile(r"[0-9a-f]{64}")
+ROUNDS = 480_000
+NOBODY = f"pbkdf2_sha256${ROUNDS}$nobody$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
+"""A hash that no password has: to look at an unknown user takes as long as at a known one."""
 
 
 class BrowseSettings(BaseSettings):
@@ -40,6 +46,23 @@ class BrowseSettings(BaseSettings):
     browse_secret: str | None = Field(
         None, min_length=32, description="Signs the cookies; without it one is made and kept in LEDGER_PATH/browse-secret."
     )
+    browse_tokens: str | None = Field(
+        None, description="For machines: `name:hash`, several with a space, as `storage-ledger browse --new-token` prints them."
+    )
+    browse_tokens_file: Path | None = Field(
+        None, description="A file that holds the same, one a line; for secrets. Only one of the two may be set."
+    )
+    browse_login_hours: Annotated[float, Field(gt=0, le=8760, allow_inf_nan=False)] = Field(
+        12, description="How long a login lasts, in hours."
+    )
+    browse_trusted_proxies: str | None = Field(
+        None, description="Addresses of proxies whose X-Forwarded-For names who is in front of them; several with a space."
+    )
+    browse_cache_path: Path | None = Field(
+        None, description="Folder in which pictures are kept; without it a temporary one, which goes when `browse` ends."
+    )
+    browse_cache_mb: int = Field(512, ge=0, le=1_000_000, description="How much of them is kept, in MB; 0 keeps none.")
+    browse_workers: int = Field(2, ge=1, le=32, description="How many processes make pictures at the same time.")
     browse_wait_seconds: Annotated[float, Field(ge=0, le=86400, allow_inf_nan=False)] = Field(
         60, description="How long to wait at the start for ledger.db and index.db, which `serve` makes."
     )
@@ -56,16 +79,60 @@ class BrowseSettings(BaseSettings):
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """`open`: everybody may enter. Otherwise only `users` (name → hash), of whom there may be none."""
+    """`open`: everybody may enter. Otherwise only `users` (name → hash) and `tokens` (hash → name); there may be none."""
 
     users: Mapping[str, str]
     secret: str
     open: bool = False
+    tokens: Mapping[str, str] = field(default_factory=dict)
+    login_s: int = 12 * 3600
+    proxies: frozenset[str] = frozenset()
 
     @property
     def allow(self) -> dict[str, list[str]] | None:
         """As Datasette's `allow` blocks say it: also somebody whose cookie is still good, but who was taken out, stays outside."""
-        return None if self.open else {"id": sorted(self.users)}
+        return None if self.open else {"id": sorted([*self.users, *map(actor_of_token, self.tokens.values())])}
+
+    def token(self, text: str) -> str | None:
+        """Who has this token."""
+        name = self.tokens.get(hashlib.sha256(text.encode("utf-8", "replace")).hexdigest())
+        return None if name is None else actor_of_token(name)
+
+    def password_is(self, user: str, password: str) -> bool:
+        """Whether it is this user's. Takes 0.1 s of CPU, also for one whom there is not; for a thread."""
+        return verify(password, self.users.get(user, NOBODY)) and user in self.users
+
+
+def is_user_name(text: str) -> bool:
+    """1 to 64 of A-Z a-z 0-9 . _ @ -"""
+    return _USER.fullmatch(text) is not None
+
+
+def actor_of_token(name: str) -> str:
+    """No user's name has a colon."""
+    return f"token:{name}"
+
+
+def hash_password(password: str) -> str:
+    """PBKDF2 with SHA-256, in Django's notation."""
+    return _hashed(password, ROUNDS, secrets.token_hex(16))
+
+
+def verify(password: str, hashed: str) -> bool:
+    """Whether `hashed` was made of it."""
+    _, rounds, salt, _ = hashed.split("$")
+    return hmac.compare_digest(_hashed(password, int(rounds), salt), hashed)
+
+
+def _hashed(password: str, rounds: int, salt: str) -> str:
+    derived = hashlib.pbkdf2_hmac("sha256", password.encode("utf-8", "surrogatepass"), salt.encode(), rounds)
+    return f"pbkdf2_sha256${rounds}${salt}${base64.b64encode(derived).decode()}"
+
+
+def new_token() -> tuple[str, str]:
+    """A token of 256 random bits, and its hash: nobody can guess the one or turn back the other."""
+    token = f"slt_{secrets.token_urlsafe(32)}"
+    return token, hashlib.sha256(token.encode()).hexdigest()
 
 
 def read_access(settings: BrowseSettings, folder: Path, *, is_open: bool) -> Access:
@@ -74,11 +141,18 @@ def read_access(settings: BrowseSettings, folder: Path, *, is_open: bool) -> Acc
     kept = settings.browse_secret or (_kept_secret(folder / "browse-secret") if users else secrets.token_hex(32))
     # Another password, another secret: whoever changes one wants the old cookies to end.
     told = "\n".join(f"{name}:{users[name]}" for name in sorted(users))
-    return Access(users, hmac.digest(kept.encode(), told.encode(), hashlib.sha256).hex(), is_open)
+    return Access(
+        users,
+        hmac.digest(kept.encode(), told.encode(), hashlib.sha256).hex(),
+        is_open,
+        tokens={} if is_open else _tokens(settings),
+        login_s=round(settings.browse_login_hours * 3600),
+        proxies=_proxies(settings),
+    )
 
 
 def _users(settings: BrowseSettings) -> dict[str, str]:
-    name, text = _told(settings)
+    name, text = _text("BROWSE_PASSWORD_HASH", settings.browse_password_hash, settings.browse_password_hash_file)
     users: dict[str, str] = {}
     for word in text.split():
         user, colon, hashed = word.rpartition(":")
@@ -97,18 +171,38 @@ def _users(settings: BrowseSettings) -> dict[str, str]:
     return users
 
 
-def _told(settings: BrowseSettings) -> tuple[str, str]:
-    file = settings.browse_password_hash_file
+def _tokens(settings: BrowseSettings) -> dict[str, str]:
+    name, text = _text("BROWSE_TOKENS", settings.browse_tokens, settings.browse_tokens_file)
+    tokens: dict[str, str] = {}
+    for word in text.split():
+        owner, _, hashed = word.rpartition(":")
+        if not _USER.fullmatch(owner) or not _TOKEN_HASH.fullmatch(hashed):
+            raise BadSettings("bad-settings", f"{name}: is not name:hash as `storage-ledger browse --new-token` prints it")
+        if owner in tokens.values() or hashed in tokens:
+            raise BadSettings("bad-settings", f"{name}: names a machine, or a token, twice")
+        tokens[hashed] = owner
+    return tokens
+
+
+def _proxies(settings: BrowseSettings) -> frozenset[str]:
+    try:
+        return frozenset(str(ipaddress.ip_address(word)) for word in (settings.browse_trusted_proxies or "").split())
+    except ValueError:
+        raise BadSettings("bad-settings", "BROWSE_TRUSTED_PROXIES: is no list of IP addresses") from None
+
+
+def _text(name: str, given: str | None, file: Path | None) -> tuple[str, str]:
+    """The name of the setting that was set, and what it says; a file may say it in its place."""
     if file is None:
-        return "BROWSE_PASSWORD_HASH", settings.browse_password_hash or ""
-    if settings.browse_password_hash is not None:
-        raise BadSettings("bad-settings", "BROWSE_PASSWORD_HASH and BROWSE_PASSWORD_HASH_FILE: set one of the two")
+        return name, given or ""
+    if given is not None:
+        raise BadSettings("bad-settings", f"{name} and {name}_FILE: set one of the two")
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = os.strerror(error.errno or 0) if isinstance(error, OSError) else "it is not text"
-        raise BadSettings("bad-settings", f"BROWSE_PASSWORD_HASH_FILE: {file} cannot be read: {why}") from error
-    return "BROWSE_PASSWORD_HASH_FILE", text
+        raise BadSettings("bad-settings", f"{name}_FILE: {file} cannot be read: {why}") from error
+    return f"{name}_FILE", text
 
 
 def _kept_secret(file: Path) -> str:

@@ -110,6 +110,12 @@ COLUMNS: dict[str, dict[str, dict[str, str]]] = {
             "position": f"Entry that is not in the index; {_POSITION}",
             "code": "What of it is not as its hashes say",
         },
+        "arrivals": {
+            "day": "Day on which the files were archived, UTC",
+            "modality": "Modality (0008,0060); empty for files without one",
+            "files": "How many files",
+            "bytes": "Size of these files together, in bytes",
+        },
         "progress": {
             "position": f"How far the index has followed the ledger; {_POSITION}",
             "ledger_id": "The ledger that it follows",
@@ -143,7 +149,7 @@ COLUMNS: dict[str, dict[str, dict[str, str]]] = {
 """What each column means: database → table → column → text."""
 
 HIDDEN = {
-    "index": ["uploads", "damaged", "progress", *(f"{table}_fts" for table in KEYS), *(f"rebuild_{table}" for table in TABLES)],
+    "index": ["uploads", "arrivals", "damaged", "progress", *(f"{table}_fts" for table in KEYS), *(f"rebuild_{table}" for table in TABLES)],
     "ledger": ["meta", "alembic_version"],
 }
 
@@ -165,6 +171,7 @@ _TABLES: dict[str, dict[str, dict[str, Any]]] = {
         "files": {"title": "Files", "description": "The files of the archive.", "sort_desc": "position"},
         "uploads": {"title": "Uploads", "description": "What became of each upload."},
         "damaged": {"title": "Damaged entries", "description": "Entries that are not what their hashes say: the index is without them."},
+        "arrivals": {"title": "Arrivals", "description": "What was archived, per day and modality."},
         "progress": {"title": "Progress", "description": "How far the index is."},
     },
     "ledger": {
@@ -228,14 +235,6 @@ _DATABASES = {
     "ledger": "What happened, entry by entry.",
 }
 
-_START = """<form class="start-search" action="/index/dicom_studies"><label for="start">Find a study</label>
-<input id="start" type="search" name="_search" placeholder="Patient's name or ID, accession number, description" autofocus>
-<button>Search</button></form>
-<p class="start-links"><a href="/index/dicom_studies">DICOM studies</a> <a href="/index/studies">Pipeline studies</a>
-<a href="/index/studies?state__not=archived">Not archived</a> <a href="/ledger/waiting_longest">Waiting longest</a>
-<a href="/index/failed_by_code">Failed, by code</a> <a href="/index/archived_per_day">Archived per day</a>
-<a href="/ledger/entries">Ledger</a></p>"""
-
 
 def metadata(allow: dict[str, list[str]] | None) -> dict[str, Any]:
     """All of it in Datasette's shape; `allow` says who may see it, None is everybody."""
@@ -247,7 +246,7 @@ def metadata(allow: dict[str, list[str]] | None) -> dict[str, Any]:
         }
         for name, text in _DATABASES.items()
     }
-    whole: dict[str, Any] = {"title": "storage-ledger", "description_html": _START, "databases": databases}
+    whole: dict[str, Any] = {"title": "storage-ledger", "databases": databases}
     return whole if allow is None else {**whole, "allow": allow}
 
 

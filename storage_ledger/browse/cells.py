@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from datasette.utils import tilde_encode  # type: ignore[import-untyped] # it ships no types
 from markupsafe import Markup
+
+from storage_ledger.browse.names import person
 
 MAX_PAYLOAD_CHARACTERS = 20_000
 
@@ -55,13 +56,18 @@ def _entry(cell: Cell) -> Markup | None:
 
 
 def _study(cell: Cell) -> Markup | None:
-    return _link(f"/index/studies/{tilde_encode(str(cell.value))}", cell.value, "long")
+    return _link(f"/studies/{_quoted(cell.value)}", cell.value, "long")
+
+
+def _person(cell: Cell) -> Markup | None:
+    name = person(str(cell.value))
+    return Markup('<span title="{}">{}</span>').format(cell.value, f"{name.text} {name.other}".strip() or cell.value)
 
 
 def _dicom_study(cell: Cell) -> Markup | None:
     if cell.table == "studies" and cell.row.get("archived_at") is None:
         return _code(cell)  # there is none yet
-    return _link(f"/index/dicom_studies/{tilde_encode(str(cell.value))}", cell.value, "long")
+    return _link(f"/dicom/{_quoted(cell.value)}", cell.value, "long")
 
 
 def _series(cell: Cell) -> Markup | None:
@@ -88,7 +94,7 @@ def _state(cell: Cell) -> Markup | None:
     study_id = cell.row.get("study_id")
     if cell.column != "state" or study_id is None:
         return badge
-    return Markup('<a href="/ledger/what_happened?study_id={}" title="What happened">{}</a>').format(_quoted(study_id), badge)
+    return Markup('<a href="/studies/{}" title="What happened">{}</a>').format(_quoted(study_id), badge)
 
 
 def _moment(cell: Cell) -> Markup | None:
@@ -150,6 +156,7 @@ _SHOWN: tuple[tuple[re.Pattern[str], Callable[[Cell], Markup | None]], ...] = tu
     for pattern, show in (
         ("position|cause|first_position|last_position", _entry),
         ("study_id", _study),
+        ("patient_name", _person),
         ("study_instance_uid", _dicom_study),
         ("series_instance_uid", _series),
         ("bytes", _size),

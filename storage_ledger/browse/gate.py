@@ -5,10 +5,13 @@ Datasette's own permissions stand behind it, but plugin routes, static files and
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from storage_ledger.browse.looked import Looks
 
 LOGIN = "/-/login"
 LOGOUT = "/-/logout"
@@ -23,21 +26,27 @@ _HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
     "referrer-policy": "same-origin",
-    # Datasette's pages have scripts and styles in line; nothing comes from elsewhere, nor goes there.
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    # Nothing comes from elsewhere, nor goes there; no script or style stands in line, in our pages or Datasette's as we show them.
     "content-security-policy": (
-        "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
-        "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+        "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
     ),
 }
+_NAMES = re.compile(r"/(?:image|file|header)/")
 
 
 class Gate:
-    """ASGI in, ASGI out. `may_enter` judges by the scope alone; `advice` is told to whom it turns away."""
+    """ASGI in, ASGI out. `who` judges by the scope alone, None is a stranger; `advice` is told to whom it turns away.
 
-    def __init__(self, app: ASGIApp, may_enter: Callable[[Scope], Awaitable[bool]], advice: str) -> None:
+    What those who enter have looked at goes to `looks`.
+    """
+
+    def __init__(self, app: ASGIApp, who: Callable[[Scope], Awaitable[str | None]], advice: str, looks: Looks) -> None:
         self._app = app
-        self._may_enter = may_enter
+        self._who = who
         self._advice = advice
+        self._looks = looks
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -45,12 +54,27 @@ class Gate:
             await self._app(scope, receive, send)
             return
         scope = _sane(scope)
-        send = _careful(send, path=_path(scope), tls=scope["scheme"] == "https")
-        answer = await self._answer(scope)
+        send = _careful(send, _HEADERS, path=_path(scope), tls=scope["scheme"] == "https")
+        answer = self._refusal(scope)
+        if answer is None and _path(scope) not in OPEN:
+            actor = await self._who(scope)
+            if actor is None:
+                answer = self._turned_away(scope)
+            else:
+                self._looks.begin(scope)
+                send = self._looking(send, scope, actor)
         await (answer or self._app)(scope, receive, send)
 
-    async def _answer(self, scope: Scope) -> Response | None:
-        """What to say in place of Datasette; None lets the request through."""
+    def _looking(self, send: Send, scope: Scope, actor: str) -> Send:
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] < 300:
+                await self._looks.end(scope, _path(scope), actor, message["status"])
+            await send(message)
+
+        return sending
+
+    def _refusal(self, scope: Scope) -> Response | None:
+        """What to say in place of anybody else, whoever asks."""
         path, method = _path(scope), scope["method"]
         if _hostile(path):
             return PlainTextResponse("No such address\n", 400)
@@ -61,11 +85,12 @@ class Gate:
             return PlainTextResponse("ok")
         if method == "POST" and not 0 <= _length(scope) <= MAX_BODY_BYTES:
             return PlainTextResponse("A form with a Content-Length, and not so long\n", 413)
-        if path in OPEN or await self._may_enter(scope):
-            return None
+        return None
+
+    def _turned_away(self, scope: Scope) -> Response:
         if b"text/html" in _header(scope, b"accept"):
             return RedirectResponse(LOGIN, 302)
-        if ".json" in path:
+        if ".json" in _path(scope):
             return JSONResponse({"ok": False, "status": 403, "error": self._advice}, 403)
         return PlainTextResponse(self._advice + "\n", 403)
 
@@ -79,7 +104,8 @@ def _path(scope: Scope) -> str:
 
 def _hostile(path: str) -> bool:
     r"""Whether a redirect to it could lead off this site: browsers read `/\host` and `//host` as another one."""
-    return "\\" in path or "%5c" in path.lower() or not path.startswith("/") or path.startswith("//") or not path.isprintable()
+    escaped = "%5c" in path.lower() and not _NAMES.match(path)  # a file may be called so, and nothing redirects there
+    return "\\" in path or escaped or not path.startswith("/") or path.startswith("//") or not path.isprintable()
 
 
 def _sane(scope: Scope) -> Scope:
@@ -89,17 +115,18 @@ def _sane(scope: Scope) -> Scope:
     return {**scope, "headers": headers, "scheme": "https" if behind_tls else scope["scheme"]}
 
 
-def _careful(send: Send, *, path: str, tls: bool) -> Send:
+def _careful(send: Send, ours: dict[str, str], *, path: str, tls: bool) -> Send:
     """Every answer with our headers; patients' data stays in no cache, cookies out of reach of scripts."""
 
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
             headers = [(k.lower(), v) for k, v in message.get("headers", [])]
-            headers = [(k, _cookie(v, tls=tls) if k == b"set-cookie" else v) for k, v in headers if k.decode("latin-1") not in _HEADERS]
-            if not (path in OPEN and path.endswith((".css", ".ico"))):
+            headers = [(k, _cookie(v, tls=tls) if k == b"set-cookie" else v) for k, v in headers if k.decode("latin-1") not in ours]
+            kept = path.startswith("/image/") and any(k == b"cache-control" and v.startswith(b"private,") for k, v in headers)
+            if not kept and not (path in OPEN and path.endswith((".css", ".ico"))):
                 headers = [(k, v) for k, v in headers if k != b"cache-control"]
                 headers.append((b"cache-control", b"no-store"))
-            headers += [(k.encode(), v.encode()) for k, v in _HEADERS.items()]
+            headers += [(k.encode(), v.encode()) for k, v in ours.items()]
             message = {**message, "headers": headers}
         await send(message)
 

@@ -1,4 +1,4 @@
-"""Everything that is Datasette's: its settings, and our hooks. What Datasette 1.0 does otherwise is in this module alone.
+"""Everything that is Datasette's: its settings, and our hooks. What Datasette 1.0 does otherwise is in this module and `routes`.
 
 1.0 drops the hooks `get_metadata` and `permission_allowed`, and takes what `metadata=` holds here in two parts, `config=`
 (allow, queries, hidden, sort, facets) and metadata (titles, descriptions); the module name of `Request` and `await_me_maybe` stays.
@@ -6,24 +6,35 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pluggy
 from datasette.app import Datasette  # type: ignore[import-untyped] # it ships no types
 from datasette.plugins import pm  # type: ignore[import-untyped]
-from datasette.utils import actor_matches_allow, await_me_maybe  # type: ignore[import-untyped]
+from datasette.utils import actor_matches_allow, await_me_maybe, baseconv  # type: ignore[import-untyped]
 from datasette.utils.asgi import Base400, Request, Response  # type: ignore[import-untyped]
 from datasette.views.base import DatasetteError  # type: ignore[import-untyped]
 from markupsafe import Markup
 from starlette.types import ASGIApp, Scope
 
 from storage_ledger import logs
-from storage_ledger.browse import cells, gate
+from storage_ledger.archive.filesystem import FilesystemArchive
+from storage_ledger.browse import cells, gate, pages, routes
 from storage_ledger.browse.access import ADVICE, Access
 from storage_ledger.browse.catalogue import metadata
+from storage_ledger.browse.content import Content
+from storage_ledger.browse.login import Attempts, OneAtATime
+from storage_ledger.browse.looked import Looks
+from storage_ledger.browse.pictures.cache import Cache
+from storage_ledger.browse.pictures.pool import Pool
+from storage_ledger.browse.shelf import Shelf
+from storage_ledger.browse.studies import prefix_query
 
 SETTINGS = {
     "allow_download": False,  # the whole database in one request; backups have a command of their own
@@ -37,23 +48,30 @@ SETTINGS = {
 _HERE = Path(__file__).resolve().parent
 
 hookimpl = pluggy.HookimplMarker("datasette")
+_PASSWORDS = OneAtATime("passwords", waiting=20)
 
 
 class Browse(Datasette):  # type: ignore[misc] # untyped, as above
-    """Datasette that knows who may enter."""
+    """Datasette that knows who may enter, and what stands before it."""
 
     access: Access
-
-    def plugin_config(self, plugin_name: str, *arguments: Any, **options: Any) -> Any:
-        """The users from memory: what stands in the metadata, `/-/metadata` shows to everybody who is logged in."""
-        if plugin_name == "datasette-auth-passwords":
-            return {f"{user}_password_hash": hashed for user, hashed in self.access.users.items()}
-        return super().plugin_config(plugin_name, *arguments, **options)
+    attempts: Attempts
+    archive: Archive
 
 
-def make_app(index: Path, ledger: Path, access: Access) -> ASGIApp:
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """What pictures and downloads are made of, and with."""
+
+    archive: FilesystemArchive
+    pool: Pool
+    cache: Cache
+
+
+def make_app(index: Path, ledger: Path, access: Access, archive: Archive) -> ASGIApp:
     """The whole of it as one ASGI app; both files must exist. They are opened `mode=ro`, and never as immutable."""
-    Browse.access = access  # the constructor makes an app already, and asks the hooks
+    # The constructor makes an app already, and asks the hooks.
+    Browse.access, Browse.attempts, Browse.archive = access, Attempts(), archive
     if not pm.has_plugin("storage-ledger"):
         pm.register(sys.modules[__name__], "storage-ledger")
         pm.unregister(name="datasette.handle_exception")  # prints tracebacks with all local variables: patients' data in the log
@@ -65,24 +83,91 @@ def make_app(index: Path, ledger: Path, access: Access) -> ASGIApp:
         template_dir=str(_HERE / "templates"),
         static_mounts=[(gate.STYLE.strip("/").rpartition("/")[0], str(_HERE / "static"))],
     )
+    datasette.jinja_env.filters |= pages.FILTERS
     app: ASGIApp = datasette.app()
     return app
 
 
 @hookimpl(trylast=True)  # the outermost of all wrappers
 def asgi_wrapper(datasette: Browse) -> Callable[[ASGIApp], ASGIApp]:
-    """Put the gate in front of everything."""
+    """Put the gate in front of everything, and what is not Datasette's right behind it."""
     access = datasette.access
 
-    async def may_enter(scope: Scope) -> bool:
+    async def who(scope: Scope) -> str | None:
         if access.open:
-            return True
+            return "anybody"
         for found in pm.hook.actor_from_request(datasette=datasette, request=Request(scope, None)):
             if actor := await await_me_maybe(found):
-                return bool(actor_matches_allow(actor, access.allow))
-        return False
+                return str(actor["id"]) if actor_matches_allow(actor, access.allow) else None
+        return None
 
-    return lambda app: gate.Gate(app, may_enter, f"Log in at {gate.LOGIN} first." if access.users else ADVICE)
+    async def query(sql: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+        return [dict(row) for row in (await datasette.get_database("index").execute(sql, dict(parameters))).rows]
+
+    shelf = Shelf(query, datasette.archive.archive)
+    content = Content(shelf, datasette.archive.pool, datasette.archive.cache)
+    advice = f"Log in at {gate.LOGIN} first." if access.users else "Send a token as `Authorization: Bearer …`." if access.tokens else ADVICE
+    return lambda app: gate.Gate(content.before(app), who, advice, Looks(shelf))
+
+
+@hookimpl(tryfirst=True)
+def actor_from_request(datasette: Browse, request: Any) -> dict[str, str] | None:
+    """A machine, by its token."""
+    scheme, _, token = (request.headers.get("authorization") or "").partition(" ")
+    actor = datasette.access.token(token.strip()) if scheme.lower() == "bearer" else None
+    return None if actor is None else {"id": actor}
+
+
+@hookimpl
+def register_routes() -> list[tuple[str, Callable[..., Any]]]:
+    """The login page, and our own; they come before Datasette's of the same address."""
+    return [(f"^{gate.LOGIN}$", login), *routes.routes()]
+
+
+async def login(request: Any, datasette: Browse) -> Any:
+    """The form, and what comes of it: a cookie that ends after a while, or a refusal, at some point a slow one."""
+    if request.method != "POST":
+        return await _login_page(datasette, request, None, 200)
+    access, attempts = datasette.access, datasette.attempts
+    told = await request.post_vars()
+    user, password = told.get("username") or "", told.get("password") or ""
+    address = _address(request.scope, access.proxies)
+    wait_s = max(attempts.wait_s(address, user), 1.0 if _PASSWORDS.full() else 0.0)
+    if wait_s > 0:
+        text = f"Too many attempts: try again in {math.ceil(wait_s)} s."
+        return await _login_page(datasette, request, text, 429, {"retry-after": str(math.ceil(wait_s))})
+    attempts.failed(address, user)  # until it turns out well: those at the same moment count, too
+    if not await _PASSWORDS.ask(lambda: access.password_is(user, password)):
+        logs.get().warning("browse.login-refused", address=address, actor=user if user in access.users else None)
+        return await _login_page(datasette, request, "Invalid username or password", 200)
+    attempts.succeeded(address, user)
+    logs.get().info("browse.login", address=address, actor=user)
+    response = Response.redirect(datasette.urls.path("/"))
+    ends = baseconv.base62.encode(int(time.time()) + access.login_s)
+    response.set_cookie("ds_actor", datasette.sign({"a": {"id": user}, "e": ends}, "actor"))
+    return response
+
+
+async def _login_page(datasette: Browse, request: Any, error: str | None, status: int, headers: dict[str, str] | None = None) -> Any:
+    page = await datasette.render_template("password_login.html", {"error": error}, request=request)
+    return Response.html(page, status=status, headers=headers or {})
+
+
+def _address(scope: Scope, proxies: frozenset[str]) -> str:
+    """Of who asks: of the connection, or as a proxy that may be believed says."""
+    address = str((scope.get("client") or ("",))[0])
+    told = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for").decode("latin-1")
+    for each in reversed([part.strip() for part in told.split(",") if part.strip()]):
+        if address not in proxies:
+            break
+        address = each
+    return address
+
+
+@hookimpl
+def menu_links(datasette: Browse, actor: dict[str, str] | None) -> list[dict[str, str]]:
+    """A way to the login page."""
+    return [] if actor or datasette.access.open else [{"href": datasette.urls.path(gate.LOGIN), "label": "Log in"}]
 
 
 @hookimpl
@@ -110,12 +195,6 @@ def render_cell(row: Any, value: Any, column: str, table: str | None, database: 
 def prepare_connection(conn: Any) -> None:
     """Every search finds beginnings of words: `escape_fts` is what Datasette puts around the words of a search."""
     conn.create_function("escape_fts", 1, prefix_query)
-
-
-def prefix_query(text: object) -> str:
-    """An FTS5 query for rows that have, for each word of `text`, a word that begins so. Nothing in it is syntax."""
-    words = str(text or "").replace("\0", " ").replace('"', " ").split()
-    return " ".join(f'"{word}"*' for word in words if any(c.isalnum() for c in word)) or '""'
 
 
 @hookimpl

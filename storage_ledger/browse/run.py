@@ -6,29 +6,50 @@ import contextlib
 import ipaddress
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
-from storage_ledger.browse.access import Access
-from storage_ledger.browse.plugin import make_app
-from storage_ledger.errors import LedgerUnusable
+from storage_ledger.archive.filesystem import FilesystemArchive
+from storage_ledger.browse.access import Access, BrowseSettings
+from storage_ledger.browse.pictures.cache import Cache
+from storage_ledger.browse.pictures.pool import Pool
+from storage_ledger.browse.plugin import Archive, make_app
+from storage_ledger.errors import BadSettings, LedgerUnusable
 from storage_ledger.web import Server, listen, port_of
 
 
-def run(index: Path, ledger: Path, access: Access, *, host: str, port: int, wait_s: float, say: Callable[[str], None]) -> None:
+def run(
+    index: Path,
+    ledger: Path,
+    archive: Path,
+    access: Access,
+    settings: BrowseSettings,
+    *,
+    host: str,
+    port: int,
+    say: Callable[[str], None],
+) -> None:
     """Serve until SIGTERM or SIGINT, then return; port 0 takes a free one. For the main thread.
 
-    Waits up to `wait_s` for the two files; `say` is told what a person should know. Raises `LedgerUnusable` when they do
+    `archive` is ARCHIVE_PATH: without it there are no pictures and no downloads, and all the rest.
+    Waits for a while for the two files; `say` is told what a person should know. Raises `LedgerUnusable` when they do
     not come, `BadSettings` when nobody can listen there.
     """
     with _signals() as ending:
-        if not _wait_for(index, ledger, wait_s, ending.asked, say):
+        if not _wait_for(index, ledger, settings.browse_wait_seconds, ending.asked, say):
             return
-        with contextlib.closing(listen(host, port, "BROWSE")) as listener:
-            server = ending.server = Server(make_app(index, ledger, access))
+        with (
+            contextlib.closing(listen(host, port, "BROWSE")) as listener,
+            contextlib.closing(Pool(settings.browse_workers)) as pool,
+            _cache(settings, archive) as cache,
+        ):
+            pool.warm()
+            shown = Archive(FilesystemArchive(archive), pool, cache)
+            server = ending.server = Server(make_app(index, ledger, access, shown))
             server.should_exit = ending.asked.is_set()
             if access.open and not _is_loopback(host):
                 say(f"WARNING: no login, and not only this machine: whoever reaches {host} sees patients' data.")
@@ -36,6 +57,25 @@ def run(index: Path, ledger: Path, access: Access, *, host: str, port: int, wait
             # Datasette writes there what somebody searched for when a query fails; the log is bound to the real one already.
             with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stderr(nowhere):
                 server.run([listener])
+
+
+@contextlib.contextmanager
+def _cache(settings: BrowseSettings, archive: Path) -> Iterator[Cache]:
+    size = settings.browse_cache_mb * 1_000_000
+    if settings.browse_cache_path is not None:
+        if settings.browse_cache_path.resolve().is_relative_to(archive.resolve()):
+            raise BadSettings("bad-settings", "BROWSE_CACHE_PATH: must not lie in ARCHIVE_PATH, where nothing is written by browsing")
+        try:
+            settings.browse_cache_path.mkdir(mode=0o750, parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=settings.browse_cache_path):
+                pass
+        except OSError as error:
+            text = f"BROWSE_CACHE_PATH: {settings.browse_cache_path} cannot be written to: {os.strerror(error.errno or 0)}"
+            raise BadSettings("bad-settings", text, errno=error.errno) from error
+        yield Cache(settings.browse_cache_path, size)
+        return
+    with tempfile.TemporaryDirectory(prefix="storage-ledger-pictures-", ignore_cleanup_errors=True) as folder:
+        yield Cache(Path(folder), size)
 
 
 class _Ending:

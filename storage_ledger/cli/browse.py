@@ -15,14 +15,21 @@ def browse(
     hash_password: Annotated[
         bool, typer.Option("--hash-password", help="Ask for a password, print its hash for BROWSE_PASSWORD_HASH, and end.")
     ] = False,
+    new_token: Annotated[
+        str | None,
+        typer.Option("--new-token", metavar="NAME", help="Print a new API token for NAME and what BROWSE_TOKENS is to say; end."),
+    ] = None,
 ) -> None:
-    """Look at studies, files and ledger entries in a web browser; nothing can be changed there.
+    """Look at studies, pictures, files and ledger entries in a web browser; nothing can be changed there.
 
     Who may log in is set by BROWSE_PASSWORD_HASH (or BROWSE_PASSWORD_HASH_FILE) and BROWSE_USER; as long as that is not set,
     it starts and lets nobody in. Run it as the same user as `serve`. SIGTERM or Ctrl-C ends it with 0.
     """
     if hash_password:
         print(_hash(_new_password()))
+        return
+    if new_token is not None:
+        _print_token(new_token)
         return
     import os
 
@@ -34,15 +41,27 @@ def browse(
     os.umask(0o027)  # what SQLite puts beside the databases is not for everybody
     logs.configure(settings.log_level, environment=settings.environment)
     access = read_access(ours, settings.ledger_path, is_open=no_login)
-    if not access.users and not no_login:
+    if not access.users and not access.tokens and not no_login:
         _say(ADVICE)
     from storage_ledger.browse.run import run  # Datasette takes a second: wrong settings are told before
 
-    run(settings.index_file, settings.ledger_file, access, host=host, port=port, wait_s=ours.browse_wait_seconds, say=_say)
+    run(settings.index_file, settings.ledger_file, settings.archive_path, access, ours, host=host, port=port, say=_say)
 
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
+
+
+def _print_token(name: str) -> None:
+    from storage_ledger.browse.access import is_user_name
+    from storage_ledger.browse.access import new_token as make
+
+    if not is_user_name(name):
+        _say("A name is 1 to 64 of A-Z a-z 0-9 . _ @ -")
+        raise typer.Exit(2)
+    token, hashed = make()
+    print(f"{name}:{hashed}")
+    _say(f"BROWSE_TOKENS gets the line above. The token, which is shown only now, and goes into `Authorization: Bearer …`:\n{token}")
 
 
 def _new_password() -> str:
@@ -63,6 +82,6 @@ def _new_password() -> str:
 
 
 def _hash(password: str) -> str:
-    from datasette_auth_passwords.utils import hash_password  # type: ignore[import-untyped] # it ships no types
+    from storage_ledger.browse.access import hash_password
 
-    return str(hash_password(password))
+    return hash_password(password)

@@ -13,7 +13,7 @@ from storage_ledger import logs
 from storage_ledger.core.entries import Entry, Kind, faults
 from storage_ledger.index import fixity
 from storage_ledger.index.rows import Row, StudyRows
-from storage_ledger.index.tables import ROWID, SEARCHED, conflicts, forget, learn, refresh, year
+from storage_ledger.index.tables import ROWID, SEARCHED, arrived, conflicts, forget, learn, refresh, year
 from storage_ledger.ledger.engine import driver
 
 WRITE_STUDIES = 2_000
@@ -46,9 +46,11 @@ class Batch:
         An entry that is not what its hashes say is left out: nobody knows what was recorded there. `damaged` names it.
         Returns the position of the last one.
         """
+        first: int | None = None
         last: Entry | None = None
         damaged: list[tuple[int, str]] = []
         for last in entries:
+            first = first or last.position
             if found := faults(last):
                 damaged.append((last.position, found[0]))
             elif last.kind == Kind.VERIFIED:
@@ -60,8 +62,10 @@ class Batch:
             self.damaged += len(damaged)
             logs.get().error("index.entry-damaged", position=damaged[0][0], code=damaged[0][1], count=len(damaged))
             driver(connection).executemany(f"INSERT OR REPLACE INTO {self._prefix}damaged VALUES (?, ?)", damaged)  # noqa: S608 - a name of ours
-        if last is None:
+        if last is None or first is None:
             return None
+        if not self._anew:
+            driver(connection).execute(arrived(self._prefix, first))
         set_progress(connection, self._prefix, last.position, ledger_id, last.leaf_hash)
         return last.position
 

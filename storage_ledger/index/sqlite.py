@@ -18,7 +18,7 @@ from storage_ledger.core.entries import Entry, faults
 from storage_ledger.errors import LedgerBusy, LedgerError, LedgerUnusable, Locked
 from storage_ledger.index import fixity
 from storage_ledger.index.batch import KEEP_STUDIES, Batch, set_progress
-from storage_ledger.index.tables import INDEXES, SCHEMA, SEARCH, TABLES, conflicts, refresh
+from storage_ledger.index.tables import INDEXES, SCHEMA, SEARCH, TABLES, arrived, conflicts, refresh
 from storage_ledger.ledger import lock
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.engine import driver, open_engine
@@ -194,7 +194,7 @@ class Index:
             sql(f"ALTER TABLE {SHADOW}{name} RENAME TO {name}")
         for index in INDEXES:
             sql(index)
-        for statement in (conflicts("", "IS NOT NULL"), *refresh("", "IS NOT NULL")):
+        for statement in (conflicts("", "IS NOT NULL"), *refresh("", "IS NOT NULL"), arrived("")):
             sql(statement)
         for table, search in SEARCH.items():
             sql(search)

@@ -228,6 +228,7 @@ EVERYWHERE = [
     "/ledger/entries", "/ledger/entries.csv", "/ledger/entries/1", "/ledger/entries/1.json", "/ledger/entries/1.blob?_blob_column=salt",
     "/index.json?sql=select+*+from+studies", "/index.csv?sql=select+*+from+studies", "/ledger?sql=select+payload+from+entries",
     "/index/failed_by_code", "/index/archived_per_day.json", "/ledger/waiting_longest", "/ledger/what_happened.csv?study_id=s1",
+    "/dicom", "/dicom?q=doe", "/dicom/1.2.3.1", "/studies/s1", "/attention", "/-/ledger/browse.js", "/-/ledger/viewer.js",
     "/-/metadata", "/-/metadata.json", "/-/versions.json", "/-/plugins.json", "/-/settings.json", "/-/databases.json", "/-/threads.json",
     "/-/actor.json", "/-/permissions", "/-/messages", "/-/allow-debug", "/-/patterns", "/-/auth-token?token=x", "/-/password-tool",
     "/-/logout", "/-/search?q=doe", "/-/ledger/row.html", "/-/static/table.js", "/-/static/../static/app.css", "/-/nothing", "/nothing/",
@@ -256,7 +257,9 @@ def test_who_turns_up_with_a_forged_cookie_or_basic_credentials_stays_outside(st
         assert stranger.ask("/index/studies.json", **headers).status == 403
 
 
-@pytest.mark.parametrize("path", ["/", "/index/studies", "/ledger/what_happened", "/-/messages", "/-/password-tool", "/-/health"])
+@pytest.mark.parametrize(
+    "path", ["/", "/dicom", "/dicom/1.2.3.1", "/studies/s1", "/attention", "/index/studies", "/-/messages", "/-/password-tool", "/-/health"]
+)
 def test_nothing_can_be_posted(guarded: Browse, opened: Browse, path: str):
     for browse in (guarded, opened):
         for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
@@ -465,18 +468,13 @@ def test_a_hostile_name_is_text(opened: Browse, path: str):
 
 def test_studies_files_and_entries_lead_to_each_other(opened: Browse):
     studies, entries = opened.page("/index/studies").body, opened.page("/ledger/entries").body
-    for link in (
-        "/ledger/what_happened?study_id=s1",
-        "/index/files?study_id=s1",
-        "/index/dicom_studies/1~2E2~2E3~2E1",
-        "/ledger/entries/1",
-    ):
+    for link in ("/studies/s1", "/index/files?study_id=s1", "/dicom/1.2.3.1", "/ledger/entries/1"):
         assert f'href="{link}"' in studies
         assert opened.page(link).status == 200
-    for link in ("/index/studies/s1", "/ledger/entries/1"):
+    for link in ("/studies/s1", "/ledger/entries/1"):
         assert f'href="{link}"' in entries
     assert '<span title="1,234,567 bytes">1.2 MB</span>' in studies
-    assert "/index/dicom_studies/1~2E2~2E3~2E4" not in studies  # was never archived
+    assert "/dicom/1.2.3.4" not in studies  # was never archived
 
 
 @pytest.mark.parametrize("path", ["/\\evil.example/", "/index\\studies", "/%5cevil.example/", "/%5Cevil.example/", "//evil.example/"])

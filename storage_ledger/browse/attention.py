@@ -1,0 +1,122 @@
+"""What needs somebody: by kind and code, each code explained once, with what it is about below it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from storage_ledger.browse import ledger
+from storage_ledger.browse.ask import Row, ask
+from storage_ledger.browse.codes import Meaning
+from storage_ledger.browse.dicom_study import path
+from storage_ledger.browse.names import person
+from storage_ledger.browse.pipeline_study import action, commands, meaning
+from storage_ledger.core.entries import Kind
+
+MOST = 10
+"""Of one code, the newest; how many there are is told in any case."""
+
+MOST_REJECTED = 200
+
+FIXITY = {
+    "missing": Meaning(
+        "The archive has no such file any more.",
+        "Restore it from a backup into the study's folder; or put the file into uploads and have its message published again.",
+    ),
+    "changed": Meaning(
+        "The archive's file has other bytes than the ledger says.",
+        "Put the right file into uploads and have its message published again: the changed one is set aside, not deleted.",
+    ),
+}
+FLAGS = {
+    "sop_conflict": (
+        "The same SOP Instance UID, other bytes",
+        Meaning(
+            "Two files say that they are the same image, and are not. Both are kept.",
+            "Compare them; ask the sender which one counts. Often one was corrected and sent again.",
+        ),
+    ),
+    "study_uid_differs": (
+        "Message and header disagree",
+        Meaning(
+            "The message announced another Study Instance UID than the file has. The study is listed under what its header says.",
+            "Ask whoever describes the files: a mix-up of patients begins like this.",
+        ),
+    ),
+}
+
+
+def of_index(connection: Any) -> Row:
+    """What index.db knows: uploads that are not archived, files that are damaged or flagged."""
+    return {
+        "uploads": [_uploads(connection, state, code, count) for state, code, count in _codes(connection)],
+        "damaged": [group for fixity in FIXITY if (group := _damaged(connection, fixity))["count"]],
+        "flagged": [group for flag in FLAGS if (group := _flagged(connection, flag))["count"]],
+    }
+
+
+def of_ledger(connection: Any) -> Row:
+    """What ledger.db knows: outages, rejected messages."""
+    found: dict[str, list[Row]] = {}
+    entries = ledger.of_no_study(connection, (Kind.REJECTED.value,), MOST_REJECTED)
+    for each in entries:
+        data = each.data
+        found.setdefault(str(data["reason"]), []).append({
+            "position": each.position, "recorded_at": each.recorded_at, "detail": data["detail"], "study_id": data.get("study_id"),
+            "bytes": data.get("bytes"),
+        })  # fmt: skip
+    rejected = [
+        {"code": code, "meaning": meaning("rejected", code), "rows": rows[:MOST], "count": len(rows)} for code, rows in found.items()
+    ]
+    return {"outages": ledger.outages(connection), "rejected": rejected, "all_rejected": len(entries) < MOST_REJECTED}
+
+
+def _codes(connection: Any) -> Iterable[tuple[str, str, int]]:
+    rows = ask(connection, "SELECT state, coalesce(code, '') AS code, count(*) AS n FROM uploads WHERE state <> 'archived' "
+                           "AND state IN ('quarantined', 'failed') GROUP BY 1, 2 ORDER BY state DESC, n DESC")  # fmt: skip
+    return [(row["state"], row["code"], row["n"]) for row in rows]
+
+
+def _uploads(connection: Any, state: str, code: str, count: int) -> Row:
+    sql = """
+SELECT u.study_id, u.upload_path, u.position, s.patient_name, s.patient_id, s.modality, s.study_description, s.described_at
+FROM uploads u LEFT JOIN studies s USING (study_id)
+WHERE u.state <> 'archived' AND u.state = ? AND coalesce(u.code, '') = ? ORDER BY u.position DESC LIMIT ?"""
+    rows = [
+        {**row, "person": person(row["patient_name"]), "command": commands(row["study_id"], code)[0]}
+        for row in ask(connection, sql, (state, code, MOST))
+    ]
+    means = meaning(state, code)
+    return {
+        "state": state,
+        "code": code,
+        "count": count,
+        "rows": rows,
+        "means": means.means,
+        "action": action(code) if state == "quarantined" else means.action,
+        "command": f"storage-ledger quarantine retry --all --code {code} --by 'YOUR NAME' --reason 'WHY'" if state == "quarantined" else "",
+    }
+
+
+def _damaged(connection: Any, fixity: str) -> Row:
+    where = "INDEXED BY files_damaged WHERE fixity IN ('missing', 'changed') AND fixity = ?"  # SQLite would count in a larger one
+    return {"code": fixity, **FIXITY[fixity]._asdict(), **_files(connection, where, (fixity,))}
+
+
+def _flagged(connection: Any, flag: str) -> Row:
+    title, meant = FLAGS[flag]
+    return {
+        "code": flag,
+        "title": title,
+        **meant._asdict(),
+        **_files(connection, f"WHERE (sop_conflict OR study_uid_differs) AND {flag}", ()),
+    }
+
+
+def _files(connection: Any, where: str, values: tuple[Any, ...]) -> Row:
+    columns = (
+        "study_id, name, patient_name, patient_id, modality, study_description, study_instance_uid, position, archived_at, verified_at"
+    )
+    rows = ask(connection, f"SELECT {columns} FROM files {where} ORDER BY position DESC LIMIT {MOST}", values)  # noqa: S608 - names and conditions of ours
+    count = next(iter(connection.execute(f"SELECT count(*) FROM files {where}", values)))[0]  # noqa: S608 - the same
+    return {"count": count, "rows": [{**row, "person": person(row["patient_name"]), "path": path(row)} for row in rows]}

@@ -1,0 +1,211 @@
+"""What each code means and what to do about it, in the words of docs/reference/error-codes.md; a test holds the two together."""
+
+# ruff: noqa: E501, RUF001 - a sentence is one line, with its own dashes, as in that page
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Meaning(NamedTuple):
+    """For people. `action` may be a sentence that begins with "The same"."""
+
+    means: str
+    action: str
+
+
+REJECTED = {
+    "too-large": Meaning(
+        "More than 1 MiB.",
+        "Publish less: the metadata belongs into the message, pixels and private elements do not.",
+    ),
+    "not-utf8": Meaning(
+        "The bytes are not UTF-8.",
+        "Encode the message as UTF-8.",
+    ),
+    "not-json": Meaning(
+        "The text is not JSON.",
+        "Look at line and column in the detail. Often another program uses the same channel.",
+    ),
+    "not-an-object": Meaning(
+        "JSON, but a list, a string, a number or null. Also an entry of a stream that is anything but one field data: raw has its fields and values as a list.",
+        "Publish one object a message; in a stream, as data.",
+    ),
+    "nested-too-deep": Meaning(
+        "Objects or lists nested deeper than 64.",
+        "Publish the metadata flat.",
+    ),
+    "missing-field": Meaning(
+        "study_id or file_path is missing; the detail names it.",
+        "Add the field.",
+    ),
+    "wrong-field": Meaning(
+        "A field has the wrong type; the detail names it. study_id and file_path are strings; metadata, its five groups and validation_details are objects or null.",
+        "Correct the type.",
+    ),
+    "unsafe-study-id": Meaning(
+        "Not 1 to 128 characters of A–Z a–z 0–9 . _ -, beginning with a letter or digit, and no .. in it. It becomes a folder's name.",
+        "Use another id. No status can be told for this one.",
+    ),
+    "unsafe-path": Meaning(
+        "file_path is empty, UPLOADS_PATH itself, has a .. or a NUL, cannot be written as UTF-8, or leads outside of uploads; the detail says which.",
+        "If a neighbour has uploads mounted elsewhere, name that place in NEIGHBOUR_UPLOADS_PATHS. Then publish again.",
+    ),
+}
+"""Of the section 'Rejected messages'."""
+
+QUARANTINED = {
+    "upload-missing": Meaning(
+        "No such file in uploads, and the time to wait for it (MISSING_FILE_GRACE_SECONDS) is over.",
+        "Put the file back, retry. Was the same path described under another study_id? storage-ledger quarantine show says so. If files come later than that, raise the grace.",
+    ),
+    "upload-unreadable": Meaning(
+        "We may not read it, and the time to wait for it (MISSING_FILE_GRACE_SECONDS) is over.",
+        "Let the service's user read it (match uids), retry.",
+    ),
+    "upload-is-link": Meaning(
+        "It, or a folder on the way to it, is a symbolic link. Links are not followed: they may lead anywhere.",
+        "Put the file itself there, retry.",
+    ),
+    "upload-is-folder": Meaning(
+        "A folder.",
+        "Publish a message for each file in it, discard this one.",
+    ),
+    "upload-is-fifo": Meaning(
+        "A FIFO. It was not opened.",
+        "Put a file there, retry.",
+    ),
+    "upload-is-socket": Meaning(
+        "A socket. It was not opened.",
+        "Put a file there, retry.",
+    ),
+    "upload-is-device": Meaning(
+        "A device. It was not opened.",
+        "Find out who made it. Put a file there, retry.",
+    ),
+    "upload-name-too-long": Meaning(
+        "The path is longer than the file system allows, so no such file can exist.",
+        "Correct the sender, discard this one.",
+    ),
+    "archive-name-taken": Meaning(
+        "Both names that the file could have in the archive are taken by something that the ledger does not know as this file; or the study's folder is a link or a file.",
+        "Look into the study's folder in the archive: somebody else has written there. Move that away, retry.",
+    ),
+    "archive-copy-missing": Meaning(
+        "Described again; uploads has no file any more, and the archive's, which the ledger knows, is gone.",
+        "Put the archive's file back from a backup, or put it into uploads; retry.",
+    ),
+    "archive-copy-changed": Meaning(
+        "Described again; uploads has no file any more, and the archive's has other bytes than the ledger says.",
+        "Put the archive's file back from a backup, or put it into uploads; retry. With the right file in uploads, the changed one is set aside in .ledger/damaged/.",
+    ),
+}
+"""Of the section 'Quarantined files'."""
+
+RETRIED = {
+    "upload-missing": Meaning(
+        "Not there yet. Quiet; tried at least every 15 seconds, then quarantined after the grace.",
+        "Nothing; or put the file back.",
+    ),
+    "upload-unreadable": Meaning(
+        "We may not read it. Quiet; when placing, quarantined after the grace.",
+        "Match the uids.",
+    ),
+    "upload-changing": Meaning(
+        "It changed while it was read: somebody still writes. Quiet, for as long as it goes on.",
+        "Nothing; if it lasts, find out who writes.",
+    ),
+    "upload-io": Meaning(
+        "Reading it failed; errno says how.",
+        "Look at the uploads disk and the kernel's log.",
+    ),
+    "archive-io": Meaning(
+        "EIO from the archive. The copy was thrown away; a new one is made next time.",
+        "Look at the archive's disk and the kernel's log, before anything else.",
+    ),
+    "archive-not-writable": Meaning(
+        "Our user may not write into this study's folder, or not read in it. Of ARCHIVE_PATH itself it is an outage.",
+        "See owner and mode of the folder: somebody else has made it.",
+    ),
+    "archive-error": Meaning(
+        "Any other error of the archive's file system; errno says which.",
+        "Look the errno up. If it stays, report it.",
+    ),
+    "status-refused": Meaning(
+        "The Status Service answered neither 2xx nor 5xx, 408 or 429: it refuses this call.",
+        "See its log for this study_id. Is STATUS_SERVICE_URL the right service? Redirects are not followed.",
+    ),
+    "status-unreadable": Meaning(
+        "The answer to a read-back was no object with a status. It counts as nothing to mend: nothing is told again, and neither entry nor metric shows it.",
+        "See the Status Service; if something else answers there, correct STATUS_SERVICE_URL.",
+    ),
+    "internal-error": Meaning(
+        "A bug: the log has place.internal-error, remove.internal-error or tell.internal-error with the place in the program. Also the code of thread.died, after which the service ends with 2.",
+        "Report it with that line. The file is safe in uploads.",
+    ),
+}
+"""Of the section 'Retries of one file or study'."""
+
+OUTAGES = {
+    "archive-full": Meaning(
+        "No space, no inodes or no quota left on the archive's volume.",
+        "Make room, or enlarge it.",
+    ),
+    "archive-missing": Meaning(
+        "ARCHIVE_PATH cannot be opened, or it is another folder than the one that holds the mirror: not mounted, or not ours to enter.",
+        "Mount it; see who may enter it.",
+    ),
+    "mirror-io": Meaning(
+        "The mirror in .ledger/ could not be read or written; errno says how. Archiving goes on; nothing is told or removed.",
+        "Look at the archive's disk and the kernel's log.",
+    ),
+    "mirror-moved": Meaning(
+        "The mirror's last segment has changed under our hands: another volume was mounted, or somebody wrote to it.",
+        "Nothing, if it does not last.",
+    ),
+    "archive-read-only": Meaning(
+        "The archive's file system is read-only. A kernel does that after a disk error.",
+        "See the kernel's log, check the disk, remount.",
+    ),
+    "archive-not-writable": Meaning(
+        "Our user may not make a study's folder there.",
+        "Match the uids.",
+    ),
+    "uploads-missing": Meaning(
+        "UPLOADS_PATH cannot be opened.",
+        "Mount it; see who may enter it.",
+    ),
+    "uploads-read-only": Meaning(
+        "Uploads are mounted read-only: what is archived cannot be removed. Archiving goes on.",
+        "Mount it writable.",
+    ),
+    "upload-not-removable": Meaning(
+        "We may not remove files there. Archiving goes on, uploads fill up.",
+        "Match the uids: removing takes the right to write into the *folder*.",
+    ),
+    "status-service-away": Meaning(
+        "Not reached, too slow, or 5xx, 408, 429, several times in a row. Archiving goes on.",
+        "Start it. All that it missed is told then.",
+    ),
+}
+"""Of the section 'Outages'."""
+
+HEADERS = {
+    "not-dicom": Meaning(
+        "Not a DICOM file (PS3.10), or one without a preamble that does not name its class and instance.",
+        "Nothing, if that was to be expected; it is found by what its message says.",
+    ),
+    "header-too-large": Meaning(
+        "More than 8 MiB or 100,000 reads before the pixels, or more than 16 MiB when inflated.",
+        "Look at the file with care: it may be made to harm.",
+    ),
+    "header-unreadable": Meaning(
+        "Broken, cut off or nested without end.",
+        "Compare with the sender's original.",
+    ),
+    "some-attributes-unreadable": Meaning(
+        "Some values could not be decoded; the others are there.",
+        "Nothing.",
+    ),
+}
+"""Of the section 'Headers'."""

@@ -1,0 +1,53 @@
+"""The start page: what there is, what needs somebody, what came in."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from typing import Any
+
+from storage_ledger.browse.ask import Row, ask, ask_one
+from storage_ledger.browse.chart import Chart, stacked
+from storage_ledger.browse.ledger import outages, verification
+from storage_ledger.browse.studies import LATEST, with_covers
+
+DAYS = 30
+NEWEST = 12
+
+
+def of_index(connection: Any, today: date) -> Row:
+    """What index.db says. Everything from counters or covering indexes: some milliseconds, however much there is."""
+    total = ask_one(connection, "SELECT coalesce(sum(files), 0) AS files, coalesce(sum(bytes), 0) AS bytes FROM arrivals")
+    states = ask(connection, "SELECT state, count(*) AS n FROM studies WHERE state IN ('pending', 'failed', 'quarantined') GROUP BY state")
+    flagged = ask_one(connection, "SELECT count(*) AS n FROM files WHERE sop_conflict OR study_uid_differs")
+    damaged = ask_one(connection, "SELECT count(*) AS n FROM files INDEXED BY files_damaged WHERE fixity IN ('missing', 'changed')")
+    progress = ask_one(connection, "SELECT position FROM progress")
+    return {
+        **(total or {}),
+        "dicom_studies": (ask_one(connection, "SELECT count(*) AS n FROM dicom_studies") or {"n": 0})["n"],
+        "states": {row["state"]: row["n"] for row in states},
+        "flagged": (flagged or {"n": 0})["n"],
+        "damaged": (damaged or {"n": 0})["n"],
+        "followed": progress["position"] if progress else 0,
+        "chart": _chart(connection, today),
+        "latest": with_covers(connection, ask(connection, f"{LATEST} LIMIT {NEWEST}")),
+    }
+
+
+def of_ledger(connection: Any) -> Row:
+    """What ledger.db says: how far it is, what goes on, what was last verified."""
+    last = ask_one(connection, "SELECT position, recorded_at FROM entries ORDER BY position DESC LIMIT 1")
+    oldest = ask_one(
+        connection,
+        "SELECT e.recorded_at, p.stage FROM pending p JOIN entries e ON e.position = p.position "
+        "WHERE p.stage <> 'confirm' ORDER BY p.position LIMIT 1",
+    )
+    rejected = ask_one(connection, "SELECT count(*) AS n, max(recorded_at) AS last FROM (SELECT recorded_at FROM entries "
+                       "WHERE kind = 'rejected' AND study_id IS NULL ORDER BY position DESC LIMIT 1000)")  # fmt: skip
+    return {"last": last, "oldest": oldest, "rejected": rejected, "outages": outages(connection), "verified": verification(connection)}
+
+
+def _chart(connection: Any, today: date) -> Chart:
+    first = today - timedelta(days=DAYS - 1)
+    rows = ask(connection, "SELECT day, modality, files, bytes FROM arrivals WHERE day >= ?", (first.isoformat(),))
+    days = [(first + timedelta(days=n)).isoformat() for n in range(DAYS)]
+    return stacked(days, [(row["day"], row["modality"] or "none", row["files"]) for row in rows])

@@ -1,0 +1,101 @@
+"""Facts from ledger.db for a page: an entry with its proof, outages that go on, when it was last verified."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from storage_ledger.browse.ask import Row, ask, ask_one, marks
+from storage_ledger.browse.codes import OUTAGES, Meaning
+from storage_ledger.core.entries import Entry, Kind, faults, upcast
+from storage_ledger.report import OUTAGE_ACTIONS
+
+COLUMNS = "position, entry_id, study_id, version, kind, schema, recorded_at, cause, payload, payload_sha256, salt, leaf_hash"
+SHOWN_CHARACTERS = 200_000
+"""Of a payload; the rest of a larger one is in the JSON of the row."""
+
+
+def entry(connection: Any, position: int) -> Row | None:
+    """One entry, what led to it and what came of it; None where there is none."""
+    found = entries(connection, "position = ?", (position,))
+    if not found:
+        return None
+    this = found[0]
+    effects = ask(
+        connection,
+        "SELECT position, kind, recorded_at FROM entries WHERE study_id = ? AND cause = ? ORDER BY position LIMIT 50",
+        (this.study_id, position),
+    )
+    neighbours = ask_one(
+        connection,
+        "SELECT (SELECT max(position) FROM entries WHERE position < :at) AS before, "
+        "(SELECT min(position) FROM entries WHERE position > :at) AS after",
+        {"at": position},
+    )
+    cause = ask_one(connection, "SELECT position, kind, recorded_at FROM entries WHERE position = ?", (this.cause,))
+    return {
+        "entry": this,
+        "payload": pretty(this.payload),
+        "faults": faults(this),
+        "cause": cause,
+        "effects": effects,
+        **(neighbours or {}),
+    }
+
+
+def entries(connection: Any, where: str, values: tuple[Any, ...]) -> list[Entry]:
+    """The entries that a condition admits, in order."""
+    return [Entry(*row) for row in connection.execute(f"SELECT {COLUMNS} FROM entries WHERE {where} ORDER BY position", values)]  # noqa: S608 - ours
+
+
+def pretty(payload: str) -> str:
+    """Indented, in its own order of keys. Of a huge one the beginning."""
+    text = payload
+    if len(text) <= SHOWN_CHARACTERS:
+        try:
+            text = json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+        except (ValueError, RecursionError):
+            text = payload
+    return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "\n…"
+
+
+def outages(connection: Any) -> list[Row]:
+    """What all studies wait for just now: begun, and not ended."""
+    seen: set[tuple[str, str]] = set()
+    found = []
+    for each in of_no_study(connection, (Kind.FAILED.value, Kind.RECOVERED.value), 64):
+        data = upcast(each.kind, each.schema, json.loads(each.payload))
+        key = (str(data.get("step")), str(data.get("code")))
+        if key not in seen and each.kind == Kind.FAILED:
+            meaning = OUTAGES.get(key[1], Meaning("", ""))
+            action = OUTAGE_ACTIONS.get(key[1], meaning.action)
+            found.append({"step": key[0], "code": key[1], "since": each.recorded_at, "position": each.position, "means": meaning.means,
+                          "action": action[:1].upper() + action[1:]})  # fmt: skip
+        seen.add(key)
+    return found
+
+
+def of_no_study(connection: Any, kinds: tuple[str, ...], limit: int) -> list[Entry]:
+    """The newest entries of these kinds that belong to no study, the newest first."""
+    sql = f"SELECT {COLUMNS} FROM entries WHERE study_id IS NULL AND kind IN ({marks(kinds)}) ORDER BY position DESC LIMIT ?"  # noqa: S608 - marks
+    return [Entry(*row) for row in connection.execute(sql, (*kinds, limit))]
+
+
+def verification(connection: Any) -> Row | None:
+    """The last `verified`: when, how many findings, and what it looked at; None when nobody ever did."""
+    for each in of_no_study(connection, ("verified",), 1):
+        try:
+            data = json.loads(each.payload)
+        except (ValueError, RecursionError):
+            data = None
+        data = data if isinstance(data, dict) else {}
+        findings = data.get("findings")
+        counts = data.get("counts")
+        return {
+            "position": each.position,
+            "recorded_at": each.recorded_at,
+            "findings": len(findings) if isinstance(findings, list) else findings if isinstance(findings, int) else None,
+            "counts": {str(k): v for k, v in counts.items() if isinstance(v, int)} if isinstance(counts, dict) else {},
+            "scope": data.get("scope"),
+        }
+    return None

@@ -1,0 +1,116 @@
+"""Guessing passwords is made slow: a pause that grows with each failure, for where it comes from and for whom it is.
+
+Nobody is locked out for ever, and nobody by somebody else's guesses from where he has logged in before. Memory is bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+FREE = 5
+"""So many failures in a row cost nothing: people mistype."""
+
+LONGEST_S = 60.0
+FORGOTTEN_S = 900.0
+REMEMBERED = 10_000
+KNOWN_PLACES = 8
+
+
+@dataclass(slots=True)
+class _Failures:
+    count: int
+    last: float
+
+
+class Attempts:
+    """Failures by address, by user, and by both together. `clock` counts seconds and never goes back."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._failed: OrderedDict[tuple[str, str], _Failures] = OrderedDict()
+        self._known: dict[str, OrderedDict[str, None]] = {}
+
+    def wait_s(self, address: str, user: str) -> float:
+        """How long until another attempt is heard; 0: now."""
+        now = self._clock()
+        pauses = [0.0]
+        for key in self._keys(address, user):
+            failures = self._failed.get(key)
+            if failures is not None and now - failures.last < FORGOTTEN_S:
+                pauses.append(failures.last + _pause_s(failures.count) - now)
+        return max(pauses)
+
+    def failed(self, address: str, user: str) -> None:
+        """A wrong password, or no such user; or one that is not looked at yet: `succeeded` takes that back."""
+        now = self._clock()
+        for key in self._keys(address, user):
+            failures = self._failed.pop(key, None)
+            count = failures.count if failures is not None and now - failures.last < FORGOTTEN_S else 0
+            self._failed[key] = _Failures(count + 1, now)
+        while len(self._failed) > REMEMBERED:
+            self._failed.popitem(last=False)
+
+    def succeeded(self, address: str, user: str) -> None:
+        """The right one: this user is known at this place from now on."""
+        for key in (("both", f"{_place(address)} {user}"), ("address", _place(address))):
+            self._failed.pop(key, None)
+        places = self._known.setdefault(user, OrderedDict())
+        others = self._failed.get(("user", user[:64]))
+        if others is not None and _place(address) not in places:  # what `failed` has just counted
+            others.count -= 1
+        places[_place(address)] = None
+        places.move_to_end(_place(address))
+        if len(places) > KNOWN_PLACES:
+            places.popitem(last=False)
+
+    def _keys(self, address: str, user: str) -> Iterator[tuple[str, str]]:
+        place = _place(address)
+        yield "both", f"{place} {user[:64]}"
+        if place in self._known.get(user, ()):
+            return  # somebody who has shown that he knows it does not suffer for what others do
+        yield "address", place
+        yield "user", user[:64]
+
+
+class OneAtATime:
+    """A thread for what takes CPU, so that any number of guesses takes no more than one of them, and nobody else's threads."""
+
+    def __init__(self, name: str, *, waiting: int) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._most = waiting
+        self._waiting = 0
+
+    def full(self) -> bool:
+        """Whether so many wait that another one had better come later."""
+        return self._waiting >= self._most
+
+    async def ask(self, question: Callable[[], bool]) -> bool:
+        """Its answer, when it is its turn."""
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, question)
+        finally:
+            self._waiting -= 1
+
+
+def _pause_s(failures: int) -> float:
+    return 0.0 if failures < FREE else min(LONGEST_S, 2.0 ** min(failures - FREE, 10))
+
+
+def _place(address: str) -> str:
+    """An IPv6 user has a whole /64 of addresses."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return "elsewhere"
+    if isinstance(parsed, ipaddress.IPv6Address):
+        if parsed.ipv4_mapped is not None:
+            return str(parsed.ipv4_mapped)
+        return str(ipaddress.ip_network((int(parsed) >> 64 << 64, 64)))
+    return str(parsed)

@@ -1,0 +1,89 @@
+"""Values of DICOM as people write them: names, dates, times, ages. Pure; what is not as it should be is shown as it is."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import date
+
+MODALITIES = {
+    "CR": "Computed radiography", "CT": "Computed tomography", "DX": "Digital radiography", "ECG": "Electrocardiography",
+    "ES": "Endoscopy", "IO": "Intra-oral radiography", "KO": "Key objects", "MG": "Mammography", "MR": "Magnetic resonance",
+    "NM": "Nuclear medicine", "OP": "Ophthalmic photography", "OPT": "Ophthalmic tomography", "OT": "Other", "PR": "Presentation state",
+    "PT": "Positron emission tomography", "PX": "Panoramic X-ray", "RF": "Fluoroscopy", "RTDOSE": "Radiotherapy dose",
+    "RTIMAGE": "Radiotherapy image", "RTPLAN": "Radiotherapy plan", "RTSTRUCT": "Radiotherapy structures", "SC": "Secondary capture",
+    "SEG": "Segmentation", "SM": "Slide microscopy", "SR": "Structured report", "US": "Ultrasound", "XA": "X-ray angiography",
+    "XC": "External-camera photography",
+}  # fmt: skip
+"""What the common codes of Modality (0008,0060) mean (DICOM PS3.3 §C.7.3.1.1.1)."""
+
+SEXES = {"F": "female", "M": "male", "O": "other"}
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A person's. `other`: the same name in other writing (ideographic, phonetic), empty where there is none."""
+
+    text: str
+    other: str = ""
+
+
+def person(value: str | None) -> Name:
+    """DICOM PS3.5 §6.2.1: up to three groups separated by `=`, each of up to five components separated by `^`.
+
+    `DOE^JANE` → `Doe, Jane`. Only a name all in capitals is set in small letters.
+    """
+    groups = [text for group in (value or "").split("=") if (text := _group(group))]
+    return Name(groups[0], " ".join(groups[1:])) if groups else Name("")
+
+
+def day(value: str | None) -> str:
+    """`20260131` → `31 Jan 2026`: the same for whoever reads day or month first."""
+    found = _date(value)
+    return f"{found.day} {_MONTHS[found.month - 1]} {found.year}" if found else value or ""
+
+
+def time(value: str | None) -> str:
+    """`142903.25` → `14:29`."""
+    found = re.fullmatch(r"([01]\d|2[0-3]):?([0-5]\d).*", value or "")
+    return f"{found[1]}:{found[2]}" if found else value or ""
+
+
+def age(born: str | None, on: str | None) -> str:
+    """How old somebody was on a day, in years, or in months or days for small children; empty where that is not known."""
+    first, last = _date(born), _date(on)
+    if first is None or last is None or last < first:
+        return ""
+    months = (last.year - first.year) * 12 + last.month - first.month - (last.day < first.day)
+    if months >= 24:
+        return f"{months // 12} y"
+    return f"{months} mo" if months else f"{(last - first).days} d"
+
+
+def modalities(value: str | None) -> list[tuple[str, str]]:
+    """`CT, SR` → each with what it means, empty where that is not known."""
+    codes = [code for each in re.split(r"[,\\]", value or "") if (code := each.strip())]
+    return [(code, MODALITIES.get(code, "")) for code in codes]
+
+
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+def _group(value: str) -> str:
+    family, given, middle, prefix, suffix, *_ = (part.strip() for part in [*value.split("^"), "", "", "", "", ""])
+    before = " ".join(part for part in (prefix, given, middle) if part)
+    apart = ", " if value.upper() != value.lower() else " "  # 山田 太郎 has no comma
+    text = apart.join(part for part in (family, before, suffix) if part)
+    return _small(text) if text == text.upper() else text
+
+
+def _small(text: str) -> str:
+    return re.sub(r"[^\W\d_]+", lambda word: word[0].capitalize() if len(word[0]) > 1 else word[0], text)
+
+
+def _date(value: str | None) -> date | None:
+    found = re.fullmatch(r"(\d{4})[-.]?(\d\d)[-.]?(\d\d)", value or "")
+    try:
+        return found and date(int(found[1]), int(found[2]), int(found[3]))
+    except ValueError:
+        return None

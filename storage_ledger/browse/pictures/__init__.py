@@ -1,0 +1,83 @@
+"""Pictures and headers of DICOM files, made in processes of their own: a file is hostile until shown otherwise.
+
+`render` makes a picture of one frame, `header` a table of elements, `worker` is the process in which both happen, `pool` keeps
+a few of these and ends the ones that take too long, `cache` keeps what they made. `serve` loads none of it.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Kind = Literal["png", "jpeg", "json"]
+
+SIZES = (128, 256, 512, 1024, 2048)
+"""A picture fits into a square of so many pixels."""
+
+MAX_FRAME = 1 << 24
+
+WHY = {
+    "no-pixels": "There is no picture in this file.",
+    "not-dicom": "This file is not DICOM.",
+    "header-unreadable": "The header of this file cannot be read.",
+    "no-such-frame": "The file has no such frame.",
+    "syntax-unsupported": "Nothing here can decode this transfer syntax.",
+    "pixels-unreadable": "The pixels cannot be decoded: they are damaged, or not as the header says.",
+    "picture-too-large": "Making the picture takes more memory than it may.",
+    "picture-too-slow": "Making the picture takes longer than it may.",
+    "picture-crashed": "The decoder crashed on this file.",
+    "pictures-busy": "Too many pictures are asked for just now: try again.",
+    "archive-missing": "The archive cannot be reached just now.",
+    "file-missing": "The archive does not have this file.",
+    "file-changed": "The file in the archive is not the one that was archived.",
+    "file-unreadable": "The file in the archive cannot be read.",
+}
+"""Why there is no picture: code → what a person is told."""
+
+
+class Unavailable(Exception):
+    """There is none to be had; `code` is a key of `WHY`. `where` names the place in the program, never a value."""
+
+    def __init__(self, code: str, where: str = "") -> None:
+        super().__init__(code)
+        self.code = code
+        self.where = where
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is wanted of a file.
+
+    `picture`: frame number `frame` (from 0) within `size` by `size` pixels, with a window (center, width; in the values that
+    the modality LUT gives, Hounsfield units for CT) or the file's own. `about`: what can be asked of it. `header`: its elements.
+    """
+
+    what: Literal["picture", "about", "header"]
+    frame: int = 0
+    size: int = SIZES[0]
+    window: tuple[float, float] | None = None
+
+    def told(self) -> dict[str, Any]:
+        """As JSON tells it to a worker."""
+        return asdict(self)
+
+    @classmethod
+    def heard(cls, told: dict[str, Any]) -> Asked:
+        """What `told` said."""
+        window = told.pop("window")
+        return cls(**told, window=None if window is None else (float(window[0]), float(window[1])))
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What came of it: bytes, and which kind of bytes."""
+
+    kind: Kind
+    data: bytes
+
+
+LENGTHS = struct.Struct("!II")
+"""Before what a worker says: the length of its JSON, and of the bytes behind that."""
+
+MAX_REQUEST_BYTES = 4096

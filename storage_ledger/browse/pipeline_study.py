@@ -1,0 +1,169 @@
+"""A pipeline study: what the ledger tells of one study_id, why it waits or failed, and what mends it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+from storage_ledger.browse import ledger
+from storage_ledger.browse.ask import Row, ask, ask_one
+from storage_ledger.browse.codes import HEADERS, OUTAGES, QUARANTINED, REJECTED, RETRIED, Meaning
+from storage_ledger.browse.dicom_study import path
+from storage_ledger.browse.names import modalities, person
+from storage_ledger.core.entries import Entry, Kind
+from storage_ledger.core.ids import instant
+from storage_ledger.core.plan import Stage
+from storage_ledger.core.study import State, Study
+from storage_ledger.report import ACTIONS, NEXT, USUAL_ACTION, summary
+
+MOST_ENTRIES = 500
+"""Of a study described again and again the newest."""
+
+_UNKNOWN = Meaning("", "")
+_NEXT = {stage.value: text for stage, text in NEXT.items()}
+
+
+def of_ledger(connection: Any, study_id: str) -> Row:
+    """What happened to it; `entries` is empty where the ledger knows nothing."""
+    entries = ledger.entries(connection, "study_id = ?", (study_id,))
+    study = Study.of(study_id, entries)
+    pending = ask(
+        connection,
+        "SELECT p.position, p.stage, p.not_before, p.attempts, e.recorded_at FROM pending p JOIN entries e ON e.position = p.position "
+        "WHERE e.study_id = ? ORDER BY p.position",
+        (study_id,),
+    )
+    told = [each.data["status"] for each in entries if each.kind == Kind.STATUS_SENT]
+    return {
+        "state": study.state.value if study.uploads else None,
+        "told": told[-1] if told else None,
+        "began": entries[0].recorded_at if entries else None,
+        "took_s": _took(entries),
+        "entries": _timeline(entries)[-MOST_ENTRIES:],
+        "left_out": max(0, len(entries) - MOST_ENTRIES),
+        "next": [{**each, "text": _NEXT.get(each["stage"], each["stage"]), "trouble": _trouble(entries, each)} for each in pending],
+        "troubles": _troubles(study, entries),
+        "rejected": [] if entries else _rejected(connection, study_id),
+        "outages": ledger.outages(connection) if any(each["stage"] in {"place", "tell", "remove"} for each in pending) else [],
+    }
+
+
+def of_index(connection: Any, study_id: str) -> Row:
+    """What the index knows: whose it is, its files, the DICOM studies that they belong to."""
+    study = ask_one(connection, "SELECT * FROM studies WHERE study_id = ?", (study_id,))
+    files = ask(connection, "SELECT * FROM files WHERE study_id = ? ORDER BY position, name LIMIT 200", (study_id,))
+    dicom = {row["study_instance_uid"]: None for row in files if row["study_instance_uid"]}
+    return {
+        "study": study,
+        "person": person(study["patient_name"]) if study else None,
+        "kinds": modalities(study["modality"]) if study else [],
+        "files": [{**row, "path": path(row), "header": HEADERS.get(row["dicom_error"] or "")} for row in files],
+        "dicom": [{"uid": uid, "href": f"/dicom/{quote(uid, safe='')}"} for uid in dicom],
+    }
+
+
+def meaning(kind: str, code: str | None) -> Meaning:
+    """What a code in an entry of this kind means."""
+    places: Mapping[str, tuple[dict[str, Meaning], ...]] = {
+        "quarantined": (QUARANTINED,),
+        "released": (QUARANTINED,),
+        "discarded": (QUARANTINED,),
+        "rejected": (REJECTED,),
+        "failed": (RETRIED, OUTAGES),
+        "recovered": (OUTAGES,),
+        "archived": (HEADERS,),
+    }
+    return next((place[code] for place in places.get(kind, ()) if code in place), _UNKNOWN)
+
+
+def action(code: str | None) -> str:
+    """What to do about what is quarantined, as a sentence without commands' quotes."""
+    text = ACTIONS.get(code or "", USUAL_ACTION).replace("`", "")
+    return text[:1].upper() + text[1:] + "."
+
+
+def commands(study_id: str, code: str | None) -> list[str]:
+    """To be copied into a terminal; the two words of the person are to be filled in."""
+    verb = "discard" if "quarantine discard" in ACTIONS.get(code or "", "") else "retry"
+    return [
+        f"storage-ledger quarantine {each} {shlex.quote(study_id)} --by 'YOUR NAME' --reason 'WHY'"
+        for each in dict.fromkeys((verb, "retry", "discard"))
+    ]
+
+
+def _troubles(study: Study, entries: list[Entry]) -> list[Row]:
+    """Each upload that is not in the archive, and why."""
+    by_position = {each.position: each for each in entries}
+    found = []
+    for upload_path, upload in study.uploads.items():
+        if upload.state in {State.ARCHIVED, State.PENDING}:
+            continue
+        at = by_position[upload.position]
+        code = upload.code
+        quarantined = upload.state is State.QUARANTINED
+        found.append({
+            "upload_path": upload_path,
+            "state": upload.state.value,
+            "code": code,
+            "position": upload.position,
+            "recorded_at": at.recorded_at,
+            "detail": str(at.data.get("detail") or at.data.get("reason") or ""),
+            "means": meaning(at.kind, code).means,
+            "action": action(code) if quarantined else meaning(at.kind, code).action if upload.state is State.FAILED else "",
+            "commands": commands(study.study_id, code) if quarantined else [],
+            "retry_at": at.data.get("retry_at"),
+            "attempt": at.data.get("attempt"),
+        })  # fmt: skip
+    return found
+
+
+def _trouble(entries: list[Entry], duty: Row) -> Row | None:
+    """Why a duty was tried in vain, as far as that stands in the ledger."""
+    if not duty["attempts"] or duty["stage"] == Stage.CONFIRM:
+        return None
+    failed = [each for each in entries if each.kind == Kind.FAILED and each.cause == duty["position"]]
+    data = next((each.data for each in reversed(failed)), {})
+    code = data.get("code", "")
+    return {"code": code, "meaning": meaning("failed", code)} if code else None
+
+
+def _timeline(entries: list[Entry]) -> list[Row]:
+    before = [None, *entries][: len(entries)]
+    return [
+        {
+            "position": entry.position,
+            "version": entry.version,
+            "kind": entry.kind,
+            "recorded_at": entry.recorded_at,
+            "cause": entry.cause,
+            "after_s": None if earlier is None else (instant(entry.recorded_at) - instant(earlier.recorded_at)).total_seconds(),
+            "summary": summary(entry).partition(": ")[2] or summary(entry),
+            "meaning": meaning(entry.kind, str(entry.data.get("code") or entry.data.get("dicom_error") or "")),
+            "payload": ledger.pretty(entry.payload[:20_000]) if len(entry.payload) <= 20_000 else None,
+        }
+        for entry, earlier in zip(entries, before, strict=True)
+    ]
+
+
+def _took(entries: list[Entry]) -> float | None:
+    """From the first `described` to the first `archived`, in seconds."""
+    archived = next((each for each in entries if each.kind == Kind.ARCHIVED), None)
+    return (instant(archived.recorded_at) - instant(entries[0].recorded_at)).total_seconds() if archived else None
+
+
+def _rejected(connection: Any, study_id: str) -> list[Row]:
+    """Messages with this id that were no events; of the newest thousand."""
+    found = [(each, each.data) for each in ledger.of_no_study(connection, (Kind.REJECTED.value,), 1000)]
+    return [
+        {
+            "position": each.position,
+            "recorded_at": each.recorded_at,
+            "code": data["reason"],
+            "detail": data["detail"],
+            "means": meaning("rejected", data["reason"]),
+        }
+        for each, data in found
+        if data.get("study_id") == study_id
+    ]

@@ -1,0 +1,45 @@
+// On every page: times in the viewer's own zone, and buttons that copy.
+"use strict";
+
+const MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+const two = (number) => String(number).padStart(2, "0");
+
+function shown(at, seconds) {
+  const clock = two(at.getHours()) + ":" + two(at.getMinutes()) + (seconds ? ":" + two(at.getSeconds()) : "");
+  return at.getDate() + " " + MONTHS[at.getMonth()] + " " + at.getFullYear() + ", " + clock;
+}
+
+function ago(at) {
+  const minutes = Math.round((Date.now() - at) / 60000);
+  if (minutes < 0 || minutes > 60 * 24 * 6) return null;
+  if (minutes < 1) return "just now";
+  if (minutes < 60) return minutes + " min ago";
+  if (minutes < 60 * 24) return Math.round(minutes / 60) + " h ago";
+  return Math.round(minutes / 1440) + " d ago";
+}
+
+function localTimes(root) {
+  for (const time of root.querySelectorAll("time[datetime]")) {
+    const text = time.getAttribute("datetime");
+    const at = new Date(text.replace(/(\.\d{3})\d+Z$/, "$1Z"));
+    if (isNaN(at)) continue;
+    const here = shown(at, true);
+    time.title = text.slice(0, 19).replace("T", " ") + " UTC (here " + here + ")";
+    time.textContent = ("ago" in time.dataset && ago(at)) || shown(at, !time.classList.contains("moment"));
+  }
+}
+
+function copying(root) {
+  for (const button of root.querySelectorAll("button.copy")) {
+    if (!navigator.clipboard) continue;
+    button.hidden = false;
+    button.addEventListener("click", async () => {
+      await navigator.clipboard.writeText(button.dataset.copy);
+      button.textContent = "Copied";
+      setTimeout(() => { button.textContent = "Copy"; }, 1500);
+    });
+  }
+}
+
+localTimes(document);
+copying(document);

@@ -1,0 +1,115 @@
+"""A real browser on the real process: Debian's chromium, driven by playwright. Where there is none, these tests are skipped."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
+
+from tests.support.browsing import PASSWORD, Browse, hash_of, make_archive
+
+FLAGS = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync",
+)  # fmt: skip
+SCREENSHOTS = Path(__file__).parent / "screenshots"
+WIDE = {"width": 1360, "height": 900}
+PHONE = {"width": 390, "height": 844}
+
+expect.set_options(timeout=20_000)  # a machine may be busy
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """Started once for the module, and ended with it: playwright keeps an event loop running in this thread."""
+    found = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+    if found is None:
+        pytest.skip("no chromium: apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=[*FLAGS])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_archive(tmp_path_factory.mktemp("archive"))
+
+
+@pytest.fixture(scope="module")
+def opened(chromium: Browser, archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browse]:
+    """Where everybody may look."""
+    browse = Browse(archive, tmp_path_factory.mktemp("log") / "log", "--no-login")
+    yield browse
+    browse.stop()
+
+
+@pytest.fixture(scope="module")
+def guarded(chromium: Browser, archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browse]:
+    """Where jane may log in."""
+    browse = Browse(archive, tmp_path_factory.mktemp("log") / "log", BROWSE_USER="jane", BROWSE_PASSWORD_HASH=hash_of(PASSWORD))
+    yield browse
+    browse.stop()
+
+
+class Visitor:
+    """A page that writes down everything that the browser complains about."""
+
+    def __init__(self, context: BrowserContext, url: str) -> None:
+        self.page: Page = context.new_page()
+        self.url = url
+        self.complaints: list[str] = []
+        self.page.on("console", self._heard)
+        self.page.on("pageerror", lambda error: self.complaints.append(f"script: {error}"))
+        self.page.on("dialog", lambda dialog: self.complaints.append(f"dialog: {dialog.message}"))
+        self.page.on("request", lambda request: None if request.url.startswith((url, "data:")) else self.complaints.append(request.url))
+
+    def go(self, path: str) -> Page:
+        self.page.goto(self.url + path)
+        return self.page
+
+    def shoot(self, name: str) -> None:
+        """Leave a screenshot for people."""
+        SCREENSHOTS.mkdir(exist_ok=True)
+        self.page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
+
+    def _heard(self, message: ConsoleMessage) -> None:
+        if message.type in {"error", "warning"}:
+            where = message.location.get("url", "")
+            if "404" in message.text and os.path.dirname(where).startswith((f"{self.url}/image/",)) and not pictures(self.page, self.url):
+                return  # this version has no pictures
+            self.complaints.append(f"{message.type}: {message.text} {where}")
+
+
+_pictures: dict[str, bool] = {}
+
+
+def pictures(page: Page, url: str) -> bool:
+    """Whether this version serves pictures."""
+    if url not in _pictures:
+        _pictures[url] = page.request.get(f"{url}/image/ct-1/ct-1.dcm?size=128").status != 404
+    return _pictures[url]
+
+
+@pytest.fixture
+def visitor(chromium: Browser, opened: Browse) -> Iterator[Visitor]:
+    """On the open site, in India."""
+    context = chromium.new_context(viewport=WIDE, timezone_id="Asia/Kolkata", color_scheme="light")
+    context.set_default_timeout(20_000)
+    made = Visitor(context, opened.url)
+    yield made
+    context.close()
+    assert made.complaints == []
+
+
+@pytest.fixture
+def stranger(chromium: Browser, guarded: Browse) -> Iterator[Visitor]:
+    """On the site with a login."""
+    context = chromium.new_context(viewport=WIDE)
+    made = Visitor(context, guarded.url)
+    yield made
+    context.close()

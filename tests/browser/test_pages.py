@@ -1,0 +1,246 @@
+"""What people see: the pages in a real browser."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import zipfile
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect
+
+from tests.browser.conftest import PHONE, Visitor, pictures
+from tests.support.browsing import CT, EVIL, FOUND, JAPANESE, MR, PASSWORD, TWINS
+
+PAGES = {
+    "home": "/",
+    "studies": "/dicom",
+    "nothing-found": "/dicom?q=zzz",
+    "study": f"/dicom/{CT}",
+    "series": f"/dicom/{MR}",
+    "flagged": f"/dicom/{TWINS}",
+    "pipeline": "/studies/ct-1",
+    "quarantined": "/studies/gone-1",
+    "attention": "/attention",
+    "entry": "/ledger/entries/1",
+    "ledger": "/ledger/entries?_size=5",
+    "data": "/index",
+    "table": "/index/studies?_size=5",
+    "row": "/index/files/ct-1,ct-1~2Edcm",
+}
+
+SHOWN = ("home", "studies", "study", "quarantined", "attention", "entry", "ledger")
+"""Of these screenshots are left."""
+
+AXE = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]}
+"""All that it judges by a standard, and its advice."""
+
+
+def test_from_the_start_page_by_search_to_a_picture_and_its_file(visitor: Visitor):
+    page = visitor.go("/")
+    expect(page.get_by_text("DICOM studies")).to_be_visible()
+    page.get_by_label("Find a study").fill("jan do")
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile(r"/dicom\?q=jan\+do$"))
+    expect(page.locator("table.studies tbody tr")).to_have_count(1)
+    page.get_by_role("link", name="Doe, Jane").click()
+    page.wait_for_url(f"**/dicom/{CT}", wait_until="domcontentloaded")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Doe, Jane")
+    expect(page.locator("#image-told")).to_have_text("3 / 6")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#image-told")).to_have_text("4 / 6")
+    expect(page).to_have_url(re.compile(r"file=ct-4%2Fct-4\.dcm$"))
+    expect(page.locator("#images a[aria-current=true]")).to_have_attribute("data-name", "ct-4.dcm")
+    expect(page.locator("[data-fact=name]")).to_have_text("ct-4.dcm")
+    expect(page.locator("[data-fact=sha256]")).to_have_text(re.compile("^[0-9a-f]{64}$"))
+    expect(page.locator("#download")).to_have_attribute("href", "/file/ct-4/ct-4.dcm")
+    expect(page.get_by_role("link", name="Download as ZIP")).to_have_attribute("href", f"/zip/{CT}")
+    page.locator("[data-fact=pipeline]").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("ct-4")
+    expect(page.get_by_role("link", name="Download as ZIP")).to_have_attribute("href", "/zip-study/ct-4")
+    expect(page.locator(".timeline li")).to_have_count(2)
+    page.get_by_role("link", name=CT).click()
+    expect(page).to_have_url(re.compile(f"/dicom/{CT}$"))
+
+
+def test_picture_window_header_metadata_and_downloads(visitor: Visitor):
+    page = visitor.page
+    if not pictures(page, visitor.url):
+        pytest.skip("this version serves no pictures")
+    visitor.go(f"/dicom/{CT}?file=ct-4%2Fct-4.dcm")
+    picture = page.locator("#picture")
+    page.wait_for_function("document.getElementById('picture').naturalWidth > 0")
+    page.get_by_label("Window").select_option(label="Bone (480 / 2500)")
+    expect(picture).to_have_attribute("src", re.compile(r"/image/ct-4/ct-4\.dcm\?size=1024&window=480,2500$"))
+    page.wait_for_function("document.getElementById('picture').naturalWidth > 0")
+    page.get_by_text("Header of this file").click()
+    expect(page.locator("#header-rows tr").first).to_be_visible()
+    page.get_by_label("Find", exact=True).fill("patient name")
+    expect(page.locator("#header-rows tr:visible")).to_have_count(1)
+    expect(page.locator("#header-rows tr:visible")).to_contain_text("DOE^JANE")
+    page.get_by_text("metadata.json of its pipeline study").click()
+    expect(page.locator("#metadata-groups")).to_contain_text("Validation")
+    found = Axe().run(page, options=AXE)
+    assert found.violations_count == 0, found.generate_report()
+    visitor.shoot("study-open")
+    with page.expect_download() as download:
+        page.locator("#download").click()
+    told = page.locator("[data-fact=sha256]").inner_text()
+    assert hashlib.sha256(Path(download.value.path()).read_bytes()).hexdigest() == told
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download as ZIP").click()
+    assert zipfile.ZipFile(download.value.path()).testzip() is None
+    visitor.go(f"/dicom/{EVIL}")
+    page.get_by_text("Header of this file").click()
+    page.get_by_text("metadata.json of its pipeline study").click()
+    expect(page.locator("#header-rows")).to_contain_text("<script>")
+    expect(page.locator("#metadata-groups")).to_contain_text("<script>")
+    assert page.title() != "owned"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_axe_finds_nothing_in_light_or_dark_wide_or_on_a_phone(visitor: Visitor, name: str):
+    page = visitor.go(PAGES[name])
+    if name in SHOWN:
+        visitor.shoot(name)
+    found = Axe().run(page, options=AXE)
+    assert found.violations_count == 0, found.generate_report()
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.set_viewport_size(PHONE)
+    page.emulate_media(color_scheme="dark")
+    if name in SHOWN:
+        visitor.shoot(f"{name}-dark-phone")
+    found = Axe().run(page, options={"runOnly": ["color-contrast", "scrollable-region-focusable"]})
+    assert found.violations_count == 0, found.generate_report()
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_no_page_brings_script_or_style_in_line(visitor: Visitor):
+    """So that a strict Content-Security-Policy can forbid them."""
+    for path in (*PAGES.values(), "/index/nothing", "/-/login"):
+        text = visitor.page.request.get(visitor.url + path, headers={"Accept": "text/html"}).text()
+        assert not re.findall(r"<script(?![^>]*\ssrc=)|<style|\sstyle=|\son[a-z]+=|javascript:", re.sub(r"&lt;.*?&gt;", "", text)), path
+
+
+def test_a_hostile_name_stays_text(visitor: Visitor):
+    for path in (f"/dicom/{EVIL}", "/dicom", "/dicom?q=%3Cscript%3Ealert(1)%3C/script%3E", "/studies/evil-1", "/", "/attention",
+                 "/index/studies", "/index/dicom_studies", "/ledger/entries", "/ledger/entries/10"):  # fmt: skip
+        page = visitor.go(path)
+        assert page.title() != "owned"
+        assert page.locator("main img[src=x], main svg[onload]").count() == 0
+        if EVIL in path:
+            expect(page.get_by_role("heading", level=1)).to_contain_text("<script>document.title")
+
+
+def test_names_are_written_as_people_write_them(visitor: Visitor):
+    page = visitor.go(f"/dicom/{JAPANESE}")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Yamada, Tarou 山田 太郎 やまだ たろう")
+    page = visitor.go("/dicom?q=mull")
+    expect(page.locator("table.studies tbody tr")).to_have_count(1)
+    expect(page.locator("table.studies .person")).to_have_text("Müller, Jörg")
+    page = visitor.go("/dicom?q=山田")
+    expect(page.locator("table.studies tbody tr")).to_have_count(1)
+
+
+def test_times_are_those_of_the_viewer_with_utc_on_hover(visitor: Visitor):
+    page = visitor.go("/ledger/entries/1")
+    time = page.locator("main time").first
+    at = time.get_attribute("datetime") or ""
+    said = page.evaluate("at => new Date(at).toLocaleTimeString('en-GB', {hour: '2-digit', minute: '2-digit'})", at[:23] + "Z")
+    expect(time).to_have_text(re.compile(f", {said}$"))
+    assert (time.get_attribute("title") or "").startswith(at[:19].replace("T", " ") + " UTC")
+
+
+def test_facets_and_order_can_be_chosen_and_taken_back(visitor: Visitor):
+    page = visitor.go("/dicom")
+    page.get_by_role("complementary").get_by_role("link", name=re.compile("^MR")).click()
+    expect(page.locator("table.studies tbody tr")).to_have_count(1)
+    page.get_by_role("complementary").get_by_role("link", name=re.compile("^MR")).click()
+    expect(page.locator("table.studies tbody tr")).to_have_count(6)
+    page.get_by_role("link", name="Patient", exact=True).click()
+    first = page.locator("table.studies .row-link").first
+    expect(first).to_contain_text("<script>")
+    page.get_by_role("link", name=re.compile("^Patient")).click()
+    expect(first).to_contain_text("Yamada")
+    page.get_by_role("complementary").get_by_role("link", name="Flagged").click()
+    expect(page.locator("table.studies tbody tr")).to_have_count(2)
+    assert (
+        page.request.get(visitor.url + (page.get_by_role("link", name="JSON").get_attribute("href") or "")).json()[
+            "filtered_table_rows_count"
+        ]
+        == 2
+    )
+
+
+def test_series_can_be_changed(visitor: Visitor):
+    page = visitor.go(f"/dicom/{MR}")
+    expect(page.locator("nav.rail a")).to_have_count(2)
+    page.locator("nav.rail a").nth(1).click()
+    expect(page.locator("#images a")).to_have_attribute("data-name", "mr-2.dcm")
+
+
+def test_what_needs_a_person_is_explained_with_its_command(visitor: Visitor):
+    page = visitor.go("/")
+    expect(page.get_by_role("region", name="State")).to_contain_text("1 study quarantined")
+    page.get_by_role("link", name="See what to do").click()
+    expect(page.locator("main")).to_contain_text("No such file in uploads")
+    for text in ("not-json", "The same SOP Instance UID, other bytes", "Message and header disagree"):
+        expect(page.locator("main")).to_contain_text(text)
+    expect(page.locator(".command code")).to_contain_text("storage-ledger quarantine retry gone-1 --by")
+    page.get_by_role("link", name="gone-1", exact=True).click()
+    expect(page.locator("main")).to_contain_text("Waits for a person: upload-missing")
+    expect(page.locator(".command code")).to_have_count(2)
+
+
+def test_flags_lead_to_the_other_file(visitor: Visitor):
+    page = visitor.go(f"/dicom/{TWINS}")
+    expect(page.locator(".note-warn").first).to_contain_text("Same SOP Instance UID, other bytes")
+    page.locator(".note-warn a").first.click()
+    expect(page.get_by_role("heading", level=1)).to_have_text(re.compile("twin-"))
+    expect(visitor.go(f"/dicom/{FOUND}").locator(".note-warn")).to_contain_text("was announced for the study")
+
+
+def test_the_keyboard_gets_everywhere(visitor: Visitor):
+    page = visitor.go(f"/dicom/{CT}")
+    page.keyboard.press("Tab")
+    expect(page.locator(".skip")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("main")).to_be_focused()
+    page.locator("#stage").focus()
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator("#image-told")).to_have_text("2 / 6")
+
+
+def test_without_scripts_the_pages_still_show_what_they_have(chromium, opened):
+    context = chromium.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{opened.url}/dicom/{CT}")
+    page.locator("#images a").nth(5).click()
+    expect(page.locator("[data-fact=name]")).to_have_text("ct-6.dcm")
+    context.close()
+
+
+def test_who_is_not_logged_in_sees_the_login_and_who_is_gets_in_and_out(stranger: Visitor):
+    page = stranger.go(f"/dicom/{CT}")
+    expect(page).to_have_url(f"{stranger.url}/-/login")
+    assert "DOE" not in page.content()
+    found = Axe().run(page, options=AXE)
+    assert found.violations_count == 0, found.generate_report()
+    stranger.shoot("login")
+    page.get_by_label("User").fill("jane")
+    page.get_by_label("Password").fill("wrong")
+    page.get_by_role("button", name="Log in").click()
+    expect(page.get_by_role("alert")).to_be_visible()
+    for path in ("/", "/dicom", f"/dicom/{CT}", "/studies/ct-1", "/attention", "/ledger/entries/1"):
+        assert page.request.get(stranger.url + path, headers={"Accept": "*/*"}).status == 403
+    page.get_by_label("User").fill("jane")
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Log in").click()
+    expect(page.locator(".actor")).to_have_text("jane")
+    expect(page.locator(".figures")).to_be_visible()
+    page.get_by_role("button", name="Log out").click()
+    page.goto(stranger.url)
+    expect(page).to_have_url(f"{stranger.url}/-/login")
+    assert stranger.complaints == []

@@ -1,0 +1,137 @@
+"""What guards the pages, on the real process: tokens, slow guessing, and a policy under which Datasette's pages still work."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from storage_ledger.browse.access import hash_password
+from tests.integration.test_browse import Browse, make_ledger
+from tests.support.waiting import until
+
+PASSWORD = "correct horse"  # noqa: S105 - of these tests only
+
+
+@pytest.fixture(scope="module")
+def token() -> tuple[str, str]:
+    """The token, and the line for BROWSE_TOKENS, as the command prints them."""
+    command = [sys.executable, "-m", "storage_ledger", "browse", "--new-token", "export"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+    return done.stderr.split()[-1], done.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def browse(tmp_path_factory: pytest.TempPathFactory, token: tuple[str, str]) -> Iterator[Browse]:
+    folder = tmp_path_factory.mktemp("guard")
+    environment = {"BROWSE_PASSWORD_HASH": f"jane:{hash_password(PASSWORD)}", "BROWSE_TOKENS": token[1], "ARCHIVE_PATH": "/nowhere/archive"}
+    browse = Browse(make_ledger(folder), folder / "log", BROWSE_TRUSTED_PROXIES="127.0.0.1", **environment).ready()
+    yield browse
+    browse.process.kill()
+    browse.process.wait(20)
+
+
+@pytest.fixture
+def stranger(browse: Browse) -> Browse:
+    browse.cookies = {}
+    return browse
+
+
+PATHS = [
+    "/image/s1/s1.dcm", "/image/s1/s1.dcm/about", "/header/s1/s1.dcm", "/metadata/s1", "/file/s1/s1.dcm", "/zip/1.2.3.1", "/zip-study/s1",
+    "/file/s1/%5c", "/image/", "/studies/s1", "/dicom/1.2.3.1", "/attention", "/-/ledger/viewer.js",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_nobody_sees_the_archive_without_login(stranger: Browse, path: str):
+    answer = stranger.ask(path)
+    assert answer.status == 403
+    assert answer.header("cache-control") == "no-store"
+    assert stranger.page(path).header("location") == "/-/login"
+    for method in ("POST", "PUT", "DELETE", "OPTIONS", "TRACE"):
+        assert stranger.ask(path, method, "x=y").status == 405
+
+
+def test_a_machine_enters_with_its_token_and_no_other(stranger: Browse, token: tuple[str, str]):
+    answer = stranger.ask("/index/studies.json?_shape=array", Authorization=f"Bearer {token[0]}")
+    assert (answer.status, len(answer.json())) == (200, 4)
+    assert stranger.ask("/file/s1/s1.dcm", Authorization=f"bearer {token[0]}").status == 503  # it may ask; there is no archive here
+    for wrong in (token[0][:-1], token[1].partition(":")[2], "", "Bearer", "\xff"):
+        assert stranger.ask("/index/studies.json", Authorization=f"Bearer {wrong}").status == 403
+    assert stranger.ask("/index/studies.json", Authorization=f"Basic {token[0]}").status == 403
+    assert "actor=token:export" in stranger.said()
+    assert token[0] not in stranger.said()
+
+
+def test_guessing_becomes_slow_and_only_for_who_guesses(stranger: Browse):
+    for number in range(5):
+        assert stranger.log_in("jane", f"wrong {number}", X_Forwarded_For="192.0.2.1").status == 200
+    answer = stranger.log_in("jane", PASSWORD, X_Forwarded_For="10.0.0.1, 192.0.2.1")
+    assert (answer.status, answer.header("retry-after")) == (429, "1")
+    assert "Too many attempts: try again in 1 s." in answer.body
+    assert "ds_actor" not in answer.cookies
+    assert "browse.login-refused" in stranger.said()
+    assert "address=192.0.2.1" in stranger.said()
+    assert stranger.log_in("joe", PASSWORD, X_Forwarded_For="192.0.2.2").status == 200
+    assert not [word for word in ("wrong", "joe") if word in stranger.said()]
+
+
+def test_a_login_ends(tmp_path: Path):
+    environment = {"BROWSE_PASSWORD_HASH": f"jane:{hash_password(PASSWORD)}", "BROWSE_LOGIN_HOURS": "0.0001"}  # 0.36 s
+    browse = Browse(make_ledger(tmp_path), tmp_path / "log", **environment).ready()
+    try:
+        assert browse.log_in("jane", PASSWORD).status == 302
+        assert "ds_actor" in browse.cookies
+        until(lambda: browse.ask("/index/studies.json").status == 403, 10, what="the login to end")
+    finally:
+        browse.stop()
+
+
+def test_no_page_has_script_or_style_in_line_and_the_policy_forbids_it(stranger: Browse, token: tuple[str, str]):
+    for path in ("/", "/index", "/index/studies", "/index/studies/s1", "/ledger/entries", "/ledger?sql=select+1", "/-/login"):
+        page = stranger.ask(path, Accept="text/html", Authorization=f"Bearer {token[0]}")
+        assert page.status == 200
+        csp = set((page.header("content-security-policy") or "").split("; "))
+        assert {"default-src 'self'", "frame-ancestors 'none'", "base-uri 'none'", "object-src 'none'"} <= csp
+        assert not [part for part in csp if "unsafe" in part]
+        assert not re.search(r"<script>|<style|<[^>]+\son[a-z]+\s*=|<[^>]+\sstyle\s*=", page.body), path
+
+
+def test_an_archive_that_is_not_mounted_is_not_called_empty(stranger: Browse, token: tuple[str, str]):
+    answer = stranger.ask("/file/s1/s1.dcm", Authorization=f"Bearer {token[0]}")
+    assert (answer.status, answer.json()["why"]) == (503, "archive-missing")
+    assert stranger.ask("/image/s1/s1.dcm/about", Authorization=f"Bearer {token[0]}").json()["why"] == "archive-missing"
+    assert stranger.ask("/index/studies/s1.json", Authorization=f"Bearer {token[0]}").status == 200
+
+
+def test_the_log_tells_who_looked(stranger: Browse, token: tuple[str, str]):
+    stranger.ask("/index/studies/s1", Authorization=f"Bearer {token[0]}")
+    stranger.ask("/index/dicom_studies?_search=MULLER", Authorization=f"Bearer {token[0]}")
+    assert "actor=token:export" in stranger.said()
+    assert "study_id=s1" in stranger.said()
+    assert "MULLER" not in stranger.said()
+
+
+def test_a_token_needs_a_name_that_can_be_told():
+    command = [sys.executable, "-m", "storage_ledger", "browse", "--new-token", "a b"]
+    assert subprocess.run(command, capture_output=True, timeout=30, check=False).returncode == 2
+
+
+def test_serve_loads_nothing_that_decodes_pictures():
+    program = (
+        "import sys; from storage_ledger.cli.serve import _without_pictures; _without_pictures(); import storage_ledger.app, pydicom;"
+        "sys.exit(any(sys.modules.get(name) for name in ('numpy', 'PIL', 'gdcm', '_gdcm', 'pylibjpeg', 'datasette')))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], timeout=30, check=False).returncode == 0
+
+
+def test_a_cache_that_cannot_be_written_ends_it_with_2(tmp_path: Path):
+    make_ledger(tmp_path)
+    browse = Browse(tmp_path, tmp_path / "log", "--no-login", BROWSE_CACHE_PATH="/proc/cache")
+    assert browse.process.wait(20) == 2
+    assert "BROWSE_CACHE_PATH: /proc/cache cannot be written to" in browse.said()

@@ -1,0 +1,269 @@
+"""What our own pages are made of, from real databases; how they look is for tests/browser."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage_ledger.browse import attention, dicom_study, home, ledger, pipeline_study, studies
+from storage_ledger.browse.studies import Wanted
+from storage_ledger.core.entries import Kind, NewEntry
+from storage_ledger.index.sqlite import Index
+from storage_ledger.ledger.engine import sqlite
+from storage_ledger.ledger.sqlite import SqliteLedger
+from tests.contract.making import Ledgers
+from tests.support.browsing import ANNOUNCED, CT, EVIL, FOUND, JAPANESE, MR, TWINS, make_archive
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_archive(tmp_path_factory.mktemp("archive"))
+
+
+@pytest.fixture
+def index(archive: Path) -> Iterator[Any]:
+    connection = sqlite.connect(f"file:{archive / 'ledger' / 'index.db'}?mode=ro", uri=True)
+    yield connection
+    connection.close()
+
+
+@pytest.fixture
+def book(archive: Path) -> Iterator[Any]:
+    connection = sqlite.connect(f"file:{archive / 'ledger' / 'ledger.db'}?mode=ro", uri=True)
+    yield connection
+    connection.close()
+
+
+def found(index: Any, **arguments: str) -> list[str]:
+    return [row["study_instance_uid"] for row in studies.of_index(index, Wanted.of(arguments))["rows"]]
+
+
+def test_the_start_page_counts_what_is_there(index: Any, book: Any):
+    told = home.of_index(index, datetime.now(UTC).date())
+    assert (told["dicom_studies"], told["files"], told["states"], told["flagged"], told["damaged"]) == (6, 13, {"quarantined": 1}, 3, 0)
+    assert told["chart"].total == 13
+    assert {row["study_instance_uid"] for row in told["latest"]} == {CT, MR, JAPANESE, EVIL, TWINS, FOUND}
+    assert all(row["cover"] for row in told["latest"])
+    facts = home.of_ledger(book)
+    assert (facts["verified"], facts["outages"], facts["rejected"]["n"]) == (None, [], 1)
+    assert facts["last"]["position"] == told["followed"]
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [("doe", [CT]), ("jan d", [CT]), ("P-2", [MR]), ("müll", [MR]), ("mull", [MR]), ("山田", [JAPANESE]), ("spine", [JAPANESE]),
+     ("zzz", []), ('"', []),
+     ("<script>", [EVIL]), ("doe müller", [])],
+)  # fmt: skip
+def test_a_search_finds_by_name_id_and_description(index: Any, text: str, wanted: list[str]):
+    assert found(index, q=text) == wanted
+
+
+def test_facets_count_what_is_found_and_narrow_it(index: Any):
+    everything = studies.of_index(index, Wanted())
+    assert everything["total"] == 6
+    (modality,) = [facet for facet in everything["facets"] if facet["name"] == "modality"]
+    assert {entry["value"]: entry["count"] for entry in modality["entries"]} == {"CT": 5, "MR": 1}
+    assert found(index, modality="MR") == [MR]
+    assert found(index, modality="M") == []
+    assert set(found(index, flagged="1")) == {TWINS, FOUND}
+    assert found(index, year="2026", institution="</title><i>x") == [EVIL]
+    assert found(index, year="1999") == found(index, institution="-") == []
+    chosen = studies.of_index(index, Wanted.of({"modality": "US"}))
+    assert [entry["count"] for facet in chosen["facets"] for entry in facet["entries"] if entry["chosen"]] == [0]
+    assert chosen["known"]
+
+
+def test_the_order_can_be_chosen(index: Any):
+    names = [row["patient_name"] for row in studies.of_index(index, Wanted.of({"sort": "name"}))["rows"]]
+    assert names == sorted(names)
+    sizes = [row["bytes"] for row in studies.of_index(index, Wanted.of({"sort": "size"}))["rows"]]
+    assert sizes == sorted(sizes, reverse=True)
+    assert found(index, page="2") == []
+
+
+def test_a_row_of_the_list_says_how_it_stands(index: Any):
+    rows = {row["study_instance_uid"]: row for row in studies.of_index(index, Wanted())["rows"]}
+    assert (rows[CT]["fixity"], rows[CT]["waiting"], rows[CT]["cover"]["name"]) == ({"unverified": 6}, {}, "ct-3.dcm")
+    assert rows[TWINS]["flagged"] == 2
+
+
+def test_a_study_shows_a_series_from_the_middle_or_the_file_that_is_asked_for(index: Any):
+    told = dicom_study.of_index(index, CT, None, None, 1)
+    assert told
+    assert told["current"]["name"] == "ct-3.dcm"
+    assert [file["name"] for file in told["files"]] == [f"ct-{number}.dcm" for number in range(1, 7)]
+    told = dicom_study.of_index(index, CT, None, "ct-5/ct-5.dcm", 1)
+    assert told
+    assert told["current"]["name"] == "ct-5.dcm"
+    for nonsense in ("ct-5", "mr-1/mr-1.dcm", "/", "../x"):
+        told = dicom_study.of_index(index, CT, None, nonsense, 1)
+        assert told
+        assert told["current"]["name"] == "ct-3.dcm"
+    told = dicom_study.of_index(index, MR, f"{MR}.2", None, 1)
+    assert told
+    assert [file["name"] for file in told["files"]] == ["mr-2.dcm"]
+    assert dicom_study.of_index(index, "1.2.3", None, None, 1) is None
+    told = dicom_study.of_index(index, CT, None, None, 99)
+    assert told
+    assert told["files"] == []
+    assert told["current"] is None
+
+
+def test_a_flag_says_what_is_the_matter(index: Any):
+    told = dicom_study.of_index(index, TWINS, None, None, 1)
+    assert told
+    assert sorted((flag["name"], flag["others"][0]["name"]) for flag in told["flags"]) == [
+        ("twin-a.dcm", "twin-b.dcm"),
+        ("twin-b.dcm", "twin-a.dcm"),
+    ]
+    told = dicom_study.of_index(index, FOUND, None, None, 1)
+    assert told
+    assert [flag["announced"] for flag in told["flags"]] == [ANNOUNCED]
+
+
+def test_a_study_that_waits_tells_why_and_what_mends_it(book: Any):
+    told = pipeline_study.of_ledger(book, "gone-1")
+    (trouble,) = told["troubles"]
+    assert (trouble["code"], trouble["state"]) == ("upload-missing", "quarantined")
+    assert "No such file" in trouble["means"]
+    assert [command.split()[2] for command in trouble["commands"]] == ["retry", "discard"]
+    assert [each["stage"] for each in told["next"]] == ["tell"]
+    assert pipeline_study.of_ledger(book, "nobody")["entries"] == []
+
+
+def test_a_timeline_tells_the_time_between(book: Any, index: Any):
+    told = pipeline_study.of_ledger(book, "ct-1")
+    assert [each["kind"] for each in told["entries"]] == ["described", "archived"]
+    assert told["entries"][1]["after_s"] == told["took_s"] == 0
+    assert pipeline_study.of_index(index, "ct-1")["dicom"] == [{"uid": CT, "href": f"/dicom/{CT}"}]
+
+
+def test_a_command_is_safe_to_paste_whatever_the_study_is_called():
+    assert pipeline_study.commands("a; rm -rf x", "upload-is-folder")[0].startswith("storage-ledger quarantine discard 'a; rm -rf x' --by")
+
+
+def test_attention_lists_each_kind_with_its_meaning(index: Any, book: Any):
+    told = attention.of_index(index)
+    assert [(group["state"], group["code"], group["count"]) for group in told["uploads"]] == [("quarantined", "upload-missing", 1)]
+    assert {group["code"]: group["count"] for group in told["flagged"]} == {"sop_conflict": 2, "study_uid_differs": 1}
+    assert told["damaged"] == []
+    assert [(group["code"], group["count"]) for group in attention.of_ledger(book)["rejected"]] == [("not-json", 1)]
+
+
+def test_what_is_damaged_is_shown_wherever_the_study_is(archive: Path, tmp_path: Path):
+    shutil.copy(archive / "ledger" / "index.db", tmp_path / "index.db")
+    connection = sqlite.connect(tmp_path / "index.db")
+    connection.execute("UPDATE files SET fixity = 'changed', verified_at = '2026-01-01T00:00:00.000000Z' WHERE name = 'ct-2.dcm'")
+    connection.execute("UPDATE files SET fixity = 'intact', verified_at = '2026-01-01T00:00:00.000000Z' WHERE name = 'ct-1.dcm'")
+    assert home.of_index(connection, datetime.now(UTC).date())["damaged"] == 1
+    (group,) = attention.of_index(connection)["damaged"]
+    assert (group["code"], group["count"], group["rows"][0]["name"]) == ("changed", 1, "ct-2.dcm")
+    rows = {row["study_instance_uid"]: row for row in studies.of_index(connection, Wanted())["rows"]}
+    assert rows[CT]["fixity"] == {"changed": 1, "intact": 1, "unverified": 4}
+    told = dicom_study.of_index(connection, CT, None, None, 1)
+    assert told
+    assert [file["name"] for file in told["damaged"]] == ["ct-2.dcm"]
+    connection.close()
+
+
+def test_a_long_series_comes_page_by_page(archive: Path, tmp_path: Path):
+    shutil.copy(archive / "ledger" / "index.db", tmp_path / "index.db")
+    connection = sqlite.connect(tmp_path / "index.db")
+    columns = [row[1] for row in connection.execute("PRAGMA table_info(files)")]
+    chosen = {"study_id": "'ct-x'", "name": "n || '.dcm'", "instance_number": "n", "position": "1000 + n"}
+    named = ", ".join(chosen.get(column, f'"{column}"') for column in columns)
+    connection.execute(
+        "WITH RECURSIVE c (n) AS (SELECT 7 UNION ALL SELECT n + 1 FROM c WHERE n < 1200) "
+        f"INSERT INTO files SELECT {named} FROM files, c WHERE study_id = 'ct-1'"
+    )
+    connection.execute("UPDATE series SET files = 1200 WHERE study_instance_uid = ?", (CT,))
+    told = dicom_study.of_index(connection, CT, None, None, 2)
+    assert told
+    assert (told["page"], told["pages"], told["files"][0]["instance_number"], len(told["files"])) == (2, 3, 501, 500)
+    told = dicom_study.of_index(connection, CT, None, "ct-x/1100.dcm", 1)
+    assert told
+    assert (told["page"], told["current"]["instance_number"]) == (3, 1100)
+    connection.close()
+
+
+def test_an_entry_leads_to_its_cause_and_what_it_caused_and_its_hashes_are_looked_at(book: Any):
+    position = next(book.execute("SELECT position FROM entries WHERE study_id = 'ct-1' AND kind = 'described'"))[0]
+    told = ledger.entry(book, position)
+    assert told
+    assert (told["faults"], told["cause"], [each["kind"] for each in told["effects"]]) == ([], None, ["archived"])
+    assert json.loads(told["payload"])["message"]["study_id"] == "ct-1"
+    assert ledger.entry(book, 10_000) is None
+
+
+def test_outages_and_the_last_verification_are_told(tmp_path: Path):
+    made = Ledgers(tmp_path).open(tmp_path / "ledger")
+    failed = {"step": "place", "code": "archive-full", "detail": "", "errno": 28, "attempt": 1, "retry_at": "2026-01-01T12:00:00.000000Z"}
+    with made.write() as tx:
+        tx.append(NewEntry(Kind.FAILED, {**failed, "step": "tell", "code": "status-service-away"}))
+        tx.append(NewEntry(Kind.RECOVERED, {"step": "tell", "code": "status-service-away"}, cause=1))
+        tx.append(NewEntry(Kind.FAILED, failed))
+    connection = sqlite.connect(tmp_path / "ledger" / "ledger.db")
+    (outage,) = ledger.outages(connection)
+    assert (outage["code"], outage["position"]) == ("archive-full", 3)
+    assert "No space" in outage["means"]
+    assert ledger.verification(connection) is None
+    for payload, findings in (
+        ('{"findings":[{"code":"x"}],"counts":{"files":3}}', 1),
+        ('{"findings":[]}', 0),
+        ("[]", None),
+        ("no JSON", None),
+    ):
+        connection.execute(
+            "INSERT INTO entries SELECT max(position) + 1, hex(randomblob(16)), NULL, NULL, 'verified', 1, max(recorded_at), NULL, ?, "
+            "payload_sha256, salt, leaf_hash FROM entries",
+            (payload,),
+        )
+        told = ledger.verification(connection)
+        assert told
+        assert told["findings"] == findings
+    connection.close()
+    made.close()
+
+
+def test_arrivals_are_the_same_when_followed_and_when_made_anew(tmp_path: Path):
+    folder = make_archive(tmp_path) / "ledger"
+    book = SqliteLedger(folder / "ledger.db")
+    anew = arrivals(folder)
+    (folder / "index.db").unlink()
+    index = Index(folder / "index.db", book)
+    last = index.rebuild()
+    assert arrivals(folder) == anew != []
+    duty = {"name": "late.dcm", "original_name": "late.dcm", "bytes": 5, "sha256": "c" * 64}
+    with book.write() as tx:
+        for study_id, name in (("late-1", "late.dcm"), ("late-1", "late.dcm"), ("late-2", "other.dcm")):
+            message = {
+                "message": {"study_id": study_id, "file_path": name},
+                "source": "pubsub",
+                "raw_sha256": "0" * 64,
+                "upload_path": name,
+            }
+            cause = tx.append(NewEntry(Kind.DESCRIBED, message, study_id)).position
+            data = {"file": {**duty, "name": name}, "placement": "copied", "metadata_sha256": "b" * 64, "dicom": None, "upload_path": name}
+            tx.append(NewEntry(Kind.ARCHIVED, data | {"software": "0", "host": "h"}, study_id, cause))
+    while index.follow():
+        pass
+    followed = arrivals(folder)
+    assert sum(row[2] for row in followed) == sum(row[2] for row in anew) + 2
+    assert index.rebuild() > last
+    assert arrivals(folder) == followed
+    index.close()
+    book.close()
+
+
+def arrivals(folder: Path) -> list[Any]:
+    connection = sqlite.connect(folder / "index.db")
+    rows = connection.execute("SELECT * FROM arrivals ORDER BY 1, 2").fetchall()
+    connection.close()
+    return rows

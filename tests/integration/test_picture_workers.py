@@ -1,0 +1,126 @@
+"""Workers that hang, crash or end, for real: what is asked next is answered."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import signal
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from storage_ledger.browse.pictures import Asked, Made, Unavailable
+from storage_ledger.browse.pictures.pool import Pool
+from tests.support.dicom import make_file
+from tests.support.waiting import until
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[int]:
+    make_file(tmp_path / "x.dcm")
+    descriptor = os.open(tmp_path / "x.dcm", os.O_RDONLY)
+    yield descriptor
+    os.close(descriptor)
+
+
+@pytest.fixture
+def pool() -> Iterator[Pool]:
+    pool = Pool(1)
+    yield pool
+    pool.close()
+    assert pool.pids == []
+
+
+async def told(pool: Pool, file: int, before: Callable[[int], Any] = lambda _: None, during: Callable[[int], Any] = lambda _: None) -> str:
+    """The kind of what is made, or the code of why not. `before` and `during` are done to the worker."""
+    await pool.make(file, Asked("picture"))
+    (pid,) = pool.pids
+    before(pid)
+    asked = asyncio.ensure_future(pool.make(file, Asked("picture")))
+    await asyncio.sleep(0)
+    during(pid)
+    try:
+        return (await asked).kind
+    except Unavailable as error:
+        return error.code
+
+
+def test_one_that_hangs_is_ended_and_another_takes_its_place(file: int):
+    pool = Pool(1, patience_s=0.5)
+    try:
+        assert asyncio.run(told(pool, file, before=lambda pid: os.kill(pid, signal.SIGSTOP))) == "picture-too-slow"
+        assert pool.pids == []
+        assert asyncio.run(told(pool, file)) == "jpeg"
+    finally:
+        pool.close()
+
+
+def test_one_that_crashes_costs_its_picture_only(pool: Pool, file: int):
+    def kill(pid: int) -> None:
+        os.kill(pid, signal.SIGKILL)
+
+    assert asyncio.run(told(pool, file, before=lambda pid: os.kill(pid, signal.SIGSTOP), during=kill)) in {"picture-crashed", "jpeg"}
+    assert asyncio.run(told(pool, file)) == "jpeg"
+
+
+def test_many_at_once_are_answered_each_with_its_own(pool: Pool, file: int):
+    async def many() -> list[Made]:
+        return await asyncio.gather(*(pool.make(file, Asked("picture", size=512, window=(float(n), 100.0))) for n in range(20)))
+
+    made = asyncio.run(many())
+    assert len({one.data for one in made}) > 10
+
+
+def test_after_its_end_nothing_is_made_and_nothing_runs(file: int):
+    pool = Pool(2)
+    pool.warm()
+    until(lambda: len(pool.pids) == 2, 20, what="both workers to start")
+    pids = pool.pids
+    pool.close()
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    with pytest.raises(Unavailable) as caught:
+        asyncio.run(pool.make(file, Asked("picture")))
+    assert caught.value.code == "pictures-busy"
+
+
+def test_a_worker_ends_with_its_owner_and_may_write_nothing(pool: Pool, file: int):
+    limits = Path("/proc/self/limits")
+    if not limits.exists():
+        pytest.skip("no /proc here")
+    asyncio.run(told(pool, file))
+    of_worker = dict(
+        line.rsplit(None, 3)[:2] for line in Path(f"/proc/{pool.pids[0]}/limits").read_text().splitlines()[1:] if "unlimited" not in line
+    )
+    assert of_worker["Max file size"] == "0"
+    assert of_worker["Max core file size"] == "0"
+    assert int(of_worker["Max address space"]) < 2 << 30
+    assert Path(f"/proc/{pool.pids[0]}/oom_score_adj").read_text() == "1000\n"
+
+
+def test_a_frame_of_a_large_file_costs_the_memory_of_one_frame(pool: Pool, tmp_path: Path):
+    if not Path("/proc/self/status").exists():
+        pytest.skip("no /proc here")
+    made = make_file(tmp_path / "x.dcm", rows=1, columns=1)
+    made.Rows, made.Columns, made.NumberOfFrames = 1024, 1024, 200
+    del made.PixelData
+    made.save_as(tmp_path / "x.dcm", enforce_file_format=True)
+    size = 2 * 1024 * 1024 * 200
+    with open(tmp_path / "x.dcm", "ab") as file:
+        file.write(struct.pack("<HH2sHI", 0x7FE0, 0x0010, b"OW", 0, size))
+        file.truncate(file.tell() + size)  # nearly all of it a hole
+    with open(tmp_path / "x.dcm", "rb") as large:
+        picture = asyncio.run(pool.make(large.fileno(), Asked("picture", frame=199, size=1024)))
+        assert Image.open(io.BytesIO(picture.data)).size == (1024, 1024)
+        assert asyncio.run(pool.make(large.fileno(), Asked("header"))).kind == "json"
+    peak_kb = int(Path(f"/proc/{pool.pids[0]}/status").read_text().partition("VmHWM:")[2].split()[0])
+    assert peak_kb < 200_000
+
+
+def test_an_answer_says_what_it_is(pool: Pool, file: int):
+    made = asyncio.run(pool.make(file, Asked("about")))
+    assert (made.kind, io.BytesIO(made.data).read(1)) == ("json", b"{")

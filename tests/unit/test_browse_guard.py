@@ -1,0 +1,207 @@
+"""Guessing is slow, tokens and passwords are what they are said to be, and the access log holds no patient."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage_ledger import logs
+from storage_ledger.browse.access import BrowseSettings, hash_password, new_token, read_access
+from storage_ledger.browse.login import FREE, LONGEST_S, REMEMBERED, Attempts, OneAtATime
+from storage_ledger.browse.looked import Looks, looked_at
+from storage_ledger.errors import BadSettings
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def fail(attempts: Attempts, times: int, address: str = "192.0.2.1", user: str = "jane") -> None:
+    for _ in range(times):
+        attempts.failed(address, user)
+
+
+def test_mistyping_a_few_times_costs_nothing():
+    attempts = Attempts(Clock())
+    fail(attempts, FREE - 1)
+    assert attempts.wait_s("192.0.2.1", "jane") == 0
+
+
+def test_pauses_grow_to_a_minute_and_no_further():
+    clock = Clock()
+    attempts = Attempts(clock)
+    pauses = []
+    for _ in range(60):
+        fail(attempts, 1)
+        pauses.append(attempts.wait_s("192.0.2.1", "jane"))
+        clock.now += pauses[-1]
+        assert attempts.wait_s("192.0.2.1", "jane") == 0  # nobody is locked out
+    assert pauses[FREE - 1 : FREE + 3] == [1, 2, 4, 8]
+    assert max(pauses) == pauses[-1] == LONGEST_S
+
+
+def test_failures_count_by_address_whoever_is_guessed_and_by_user_wherever_from():
+    attempts = Attempts(Clock())
+    for number in range(FREE + 2):
+        attempts.failed("192.0.2.1", f"user{number}")
+        attempts.failed(f"198.51.100.{number}", "joe")
+    assert attempts.wait_s("192.0.2.1", "somebody") > 0
+    assert attempts.wait_s("203.0.113.9", "joe") > 0
+    assert attempts.wait_s("203.0.113.9", "jane") == 0
+
+
+def test_who_has_logged_in_from_there_before_is_not_slowed_down_by_others():
+    attempts = Attempts(Clock())
+    attempts.succeeded("192.0.2.7", "jane")
+    fail(attempts, 100, "198.51.100.1")
+    assert attempts.wait_s("192.0.2.7", "jane") == 0
+    assert attempts.wait_s("192.0.2.8", "jane") > 0
+    fail(attempts, FREE, "192.0.2.7")
+    assert attempts.wait_s("192.0.2.7", "jane") > 0  # but by his own failures
+
+
+def test_a_success_ends_the_pauses_of_that_place_and_time_those_of_all():
+    clock = Clock()
+    attempts = Attempts(clock)
+    fail(attempts, 20)
+    clock.now += 1000
+    assert attempts.wait_s("192.0.2.1", "jane") == 0
+    fail(attempts, 1)
+    assert attempts.wait_s("192.0.2.1", "jane") == 0
+    fail(attempts, 20)
+    attempts.succeeded("192.0.2.1", "jane")
+    assert attempts.wait_s("192.0.2.1", "jane") == 0
+
+
+def test_who_logs_in_everywhere_has_not_failed_anywhere():
+    attempts = Attempts(Clock())
+    for number in range(20):
+        assert attempts.wait_s(f"192.0.2.{number}", "jane") == 0
+        attempts.failed(f"192.0.2.{number}", "jane")
+        attempts.succeeded(f"192.0.2.{number}", "jane")
+    assert attempts.wait_s("203.0.113.1", "jane") == 0
+
+
+def test_a_network_of_ipv6_is_one_place():
+    attempts = Attempts(Clock())
+    for number in range(FREE):
+        attempts.failed(f"2001:db8::{number:x}", f"user{number}")
+    assert attempts.wait_s("2001:db8::ffff", "other") > 0
+    assert attempts.wait_s("2001:db8:0:1::1", "other") == 0
+
+
+def test_memory_is_bounded_whoever_tries_what():
+    attempts = Attempts(Clock())
+    for number in range(REMEMBERED):
+        attempts.failed(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", f"{number}" * 100)
+    assert len(attempts._failed) == REMEMBERED
+
+
+def test_only_so_many_passwords_wait_to_be_looked_at():
+    async def three() -> tuple[bool, bool, list[bool]]:
+        line = OneAtATime("test", waiting=3)
+        asked = [asyncio.ensure_future(line.ask(lambda: True)) for _ in range(3)]
+        await asyncio.sleep(0)
+        full = line.full()
+        answers = await asyncio.gather(*asked)
+        return full, line.full(), answers
+
+    assert asyncio.run(three()) == (True, False, [True] * 3)
+
+
+def test_a_hash_is_of_its_password_alone(tmp_path: Path):
+    access = read_access(BrowseSettings(browse_user="jane", browse_password_hash=hash_password("größe")), tmp_path, is_open=False)
+    assert access.password_is("jane", "größe")
+    assert not access.password_is("jane", "grösse")
+    assert not access.password_is("joe", "größe")
+
+
+def test_a_token_is_known_by_its_hash_and_is_no_user(tmp_path: Path):
+    token, hashed = new_token()
+    access = read_access(BrowseSettings(browse_tokens=f"export:{hashed}"), tmp_path, is_open=False)
+    assert access.token(token) == "token:export"
+    assert access.token(hashed) is None
+    assert access.token("") is None
+    assert access.allow == {"id": ["token:export"]}
+    assert token not in repr(access)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"browse_tokens": "export"}, "BROWSE_TOKENS: is not name:hash"),
+        ({"browse_tokens": f"a:{'0' * 64} a:{'1' * 64}"}, "twice"),
+        ({"browse_tokens": "x", "browse_tokens_file": "/dev/null"}, "set one of the two"),
+        ({"browse_tokens_file": "/nowhere"}, "BROWSE_TOKENS_FILE: /nowhere cannot be read"),
+        ({"browse_trusted_proxies": "proxy"}, "BROWSE_TRUSTED_PROXIES"),
+    ],
+)
+def test_wrong_tokens_are_named_and_not_repeated(tmp_path: Path, settings: dict[str, Any], named: str):
+    with pytest.raises(BadSettings) as caught:
+        read_access(BrowseSettings(**settings), tmp_path, is_open=False)
+    assert named in str(caught.value)
+
+
+class FakeShelf:
+    async def knows(self, study_id: str) -> bool:
+        return study_id == "s1"
+
+    async def first_position(self, uid: str) -> int | None:
+        return 7 if uid == "1.2.3" else None
+
+
+def told(*looks: tuple[str, str, dict[str, Any]], clock: Clock | None = None) -> list[str]:
+    """What the log says of looks: path, query string, what the route said."""
+    stream = io.StringIO()
+    logs.configure("INFO", stream=stream)
+    log = Looks(FakeShelf(), clock or Clock())  # type: ignore[arg-type]
+    for path, query, said in looks:
+        scope: Any = {"query_string": query.encode()}
+        log.begin(scope)
+        if said:
+            looked_at(scope, **said)
+        asyncio.run(log.end(scope, path, "jane", 200))
+    return [line.partition("event=browse.looked ")[2] or line for line in stream.getvalue().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "fields"),
+    [
+        ("/studies/s1", "", "route=studies http_status=200 study_id=s1"),
+        ("/index/studies/s1.json", "", "route=index/studies http_status=200 study_id=s1"),
+        ("/index/files/s1,x~2Edcm", "", "route=index/files http_status=200 study_id=s1"),
+        ("/index/files.csv", "study_id=s1", "route=index/files http_status=200 study_id=s1"),
+        ("/dicom/1.2.3", "", "route=dicom http_status=200 position=7"),
+        ("/index/dicom_studies/1~2E2~2E3", "", "route=index/dicom_studies http_status=200 position=7"),
+        ("/index/series", "study_instance_uid=1.2.3", "route=index/series http_status=200 position=7"),
+        ("/index/studies", "_search=DOE", "route=index/studies http_status=200"),
+        ("/index/studies", "study_id=DOE", "route=index/studies http_status=200"),
+        ("/studies/DOE", "", "route=studies http_status=200"),
+        ("/ledger", "sql=select+DOE", "route=ledger http_status=200"),
+        ("/ledger/entries/12", "", "route=ledger/entries http_status=200 position=12"),
+        ("/", "", "route=home http_status=200"),
+    ],
+)
+def test_a_look_is_told_by_what_identifies_no_patient(path: str, query: str, fields: str):
+    (line,) = told((path, query, {}))
+    assert fields in line
+    assert "actor=jane" in line
+    assert "DOE" not in line
+    assert "1.2.3" not in line
+
+
+def test_thumbnails_are_told_with_their_page_and_the_pictures_of_a_study_once_a_minute():
+    clock = Clock()
+    picture = ("/image/s1/x.dcm", "size=1024", {"study_id": "s1"})
+    assert told(("/image/s1/x.dcm", "size=128", {})) == []
+    assert len(told(picture, picture, picture, clock=clock)) == 1
+    assert len(told(picture, ("/image/s2/x.dcm", "", {"study_id": "s2"}), clock=clock)) == 2
+    assert told(("/-/static/app.css", "", {}), ("/-/login", "", {})) == []

@@ -1,0 +1,151 @@
+"""How browsing puts things for people: names, dates, codes, charts."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from storage_ledger.browse import codes, names
+from storage_ledger.browse.chart import REST, stacked
+from storage_ledger.browse.pages import ROUTES, lasting
+from storage_ledger.browse.routes import routes
+from storage_ledger.browse.studies import Wanted, prefix_query
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "error-codes.md"
+
+
+@pytest.mark.parametrize(
+    ("value", "text", "other"),
+    [
+        ("DOE^JANE", "Doe, Jane", ""),
+        ("Van den Berg^Sanne", "Van den Berg, Sanne", ""),
+        ("O'BRIEN^SEAN^PAUL^DR^PHD", "O'Brien, Dr Sean Paul, Phd", ""),
+        ("Yamada^Tarou=山田^太郎=やまだ^たろう", "Yamada, Tarou", "山田 太郎 やまだ たろう"),
+        ("=金^民俊", "金 民俊", ""),
+        ("MÜLLER-LÜDENSCHEIDT^JÖRG", "Müller-Lüdenscheidt, Jörg", ""),
+        ("SMITH", "Smith", ""),
+        ("Al-Hassan^^", "Al-Hassan", ""),
+        ("a^b^c^d^e^f^g", "a, d b c, e", ""),
+        ("^^^^", "", ""),
+        ("", "", ""),
+        (None, "", ""),
+        ("<b>X</b>^Y", "<b>X</b>, Y", ""),
+    ],
+)
+def test_a_person_is_called_as_people_write_it(value: str | None, text: str, other: str):
+    assert names.person(value) == names.Name(text, other)
+
+
+def test_dates_and_times_that_are_none_stay_as_they_are():
+    assert [names.day(each) for each in ("20260131", "2026-01-31", "20260231", "1990", "", None)] == [
+        "31 Jan 2026", "31 Jan 2026", "20260231", "1990", "", "",
+    ]  # fmt: skip
+    assert [names.time(each) for each in ("142903.25", "0905", "2561", "x", None)] == ["14:29", "09:05", "2561", "x", ""]
+
+
+@pytest.mark.parametrize(
+    ("born", "on", "age"),
+    [("19700101", "20260101", "56 y"), ("19700102", "20260101", "55 y"), ("20251101", "20260101", "2 mo"), ("20251220", "20260101", "12 d"),
+     ("20260102", "20260101", ""), ("", "20260101", ""), ("19700101", None, "")],
+)  # fmt: skip
+def test_an_age_is_that_on_the_day_of_the_study(born: str, on: str | None, age: str):
+    assert names.age(born, on) == age
+
+
+def test_modalities_are_explained_where_they_are_known():
+    assert names.modalities("CT, XQ\\SR") == [("CT", "Computed tomography"), ("XQ", ""), ("SR", "Structured report")]
+    assert names.modalities(None) == []
+
+
+def test_codes_are_explained_in_the_words_of_the_reference():
+    sections = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL))
+    for title, known in (
+        ("Rejected messages", codes.REJECTED),
+        ("Quarantined files", codes.QUARANTINED),
+        ("Retries of one file or study", codes.RETRIED),
+        ("Outages", codes.OUTAGES),
+        ("Headers", codes.HEADERS),
+    ):
+        told = {}
+        for line in re.findall(r"^\| (`.*) \|$", sections[title], flags=re.MULTILINE):
+            cells = line.split(" | ")
+            for code in re.findall(r"`([^`]+)`", cells[0]):
+                told[code] = codes.Meaning(plain(cells[-2]), plain(cells[-1]))
+        assert told == known, title
+
+
+def plain(text: str) -> str:
+    return re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", text).replace("`", "").replace("*quiet*", "quiet").strip()
+
+
+def test_a_chart_has_every_day_and_loses_no_file():
+    days = ["2026-01-01", "2026-01-02", "2026-01-03"]
+    counts = [("2026-01-01", kind, number) for number, kind in enumerate("ABCDEFGH", 1)] + [
+        ("2026-01-03", "A", 7),
+        ("2025-12-31", "A", 100),
+    ]
+    chart = stacked(days, counts)
+    assert [(bar.day, bar.count) for bar in chart.bars] == [("2026-01-01", 36), ("2026-01-02", 0), ("2026-01-03", 7)]
+    assert chart.top == 50
+    assert chart.total == sum(count for _, count in chart.kinds) == 43
+    assert [kind for kind, _ in chart.kinds][-1] == REST
+    for bar in chart.bars:
+        assert sum(part.height for part in bar.parts) == pytest.approx(2 * bar.count, abs=0.01)
+        assert all(part.y >= 0 for part in bar.parts)
+
+
+def test_a_chart_of_nothing_is_one_too():
+    assert stacked(["2026-01-01"], []).total == 0
+
+
+def test_whatever_stands_in_an_address_is_a_list_that_can_be_shown():
+    wanted = Wanted.of(
+        {"q": " x" * 500, "sort": "'; drop table", "way": "up", "page": "-1", "year": "x", "modality": "'", "flagged": "yes"}
+    )
+    assert (wanted.sort, wanted.way, wanted.page, wanted.flagged) == ("arrived", "desc", 1, False)
+    assert len(wanted.text) <= 200
+    for page in ("0", "999999999999", "\uff11", "1e3", ""):
+        assert 1 <= Wanted.of({"page": page}).page <= 2000
+    assert Wanted.of({"q": "a b", "modality": "CT", "sort": "name"}).address(page=2) == "/dicom?q=a+b&modality=CT&sort=name&way=asc&page=2"
+    assert Wanted().address() == "/dicom"
+
+
+def test_a_search_has_no_syntax():
+    assert prefix_query('doe "x') == '"doe"* "x"*'
+    assert prefix_query("- ( )") == '""'
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.0312, "0.031 s"), (4.21, "4.2 s"), (720, "12 min"), (7201, "2 h"), (400_000, "5 d")])
+def test_a_time_between_is_told_in_a_fitting_unit(seconds: float, text: str):
+    assert lasting(seconds) == text
+
+
+class Asked:
+    """A request, as far as a route looks at it."""
+
+    actor = None
+    url_vars: ClassVar[dict[str, str]] = {}
+    args: ClassVar[dict[str, str]] = {}
+
+    def __init__(self, method: str) -> None:
+        self.method = method
+
+
+class Closed:
+    """A Datasette that lets nobody in."""
+
+    async def ensure_permissions(self, *_: object) -> None:
+        raise PermissionError
+
+
+@pytest.mark.parametrize("number", range(len(ROUTES)))
+def test_every_page_is_locked_by_itself_also_behind_the_gate(number: int):
+    _, answer = routes()[number]
+    for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
+        assert asyncio.run(answer(Asked(method), Closed())).status == 405
+    with pytest.raises(PermissionError):
+        asyncio.run(answer(Asked("GET"), Closed()))

@@ -1,0 +1,224 @@
+"""How a frame becomes a picture, what a table of a header shows, and what is kept of both."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+
+from storage_ledger.browse.pictures import Asked, Made, Unavailable, header, render
+from storage_ledger.browse.pictures.cache import Cache, key_of
+from tests.support.dicom import make_file, testdata_files
+
+
+def dataset(pixels: Any, **elements: Any) -> io.BytesIO:
+    """A CT file of these stored values."""
+    values = np.asarray(pixels)
+    buffer = io.BytesIO()
+    made = make_file("/dev/null", rows=1, columns=1)
+    made.Rows, made.Columns = values.shape[:2]
+    made.BitsAllocated = values.dtype.itemsize * 8
+    made.BitsStored = made.BitsAllocated
+    made.HighBit = made.BitsStored - 1
+    made.PixelRepresentation = int(values.dtype.kind == "i")
+    made.SamplesPerPixel = 1 if values.ndim == 2 else values.shape[2]
+    if values.ndim == 3:
+        made.PhotometricInterpretation, made.PlanarConfiguration = "RGB", 0
+    made.PixelData = values.tobytes()
+    for keyword, value in elements.items():
+        setattr(made, keyword, value)
+    made.save_as(buffer, enforce_file_format=True)
+    return buffer
+
+
+def shown(file: io.BytesIO, **asked: Any) -> Any:
+    made = render.picture(file, Asked("picture", **{"size": 512, **asked}))
+    return np.asarray(Image.open(io.BytesIO(made.data))).astype(int)
+
+
+def bundled(name: str) -> io.BytesIO:
+    return io.BytesIO(next(path for path in testdata_files() if path.name == name).read_bytes())
+
+
+RAMP = np.array([[0, 50, 100, 150, 200, 300]], dtype=np.int16)
+
+
+def test_a_window_is_taken_after_the_modality_lut():
+    file = dataset(RAMP, RescaleSlope=2, RescaleIntercept=-1000)
+    picture = shown(file, window=(-800.0, 401.0))  # of 2 v - 1000: from -1000.5 to -600.5 and a bit
+    assert picture[0].tolist() == [0, 64, 128, 192, 255, 255]
+
+
+def test_the_file_s_own_window_comes_first_and_its_function_counts():
+    linear = shown(dataset(RAMP, WindowCenter=[100, 7], WindowWidth=[100, 7]))
+    assert linear[0].tolist() == [0, 0, 129, 255, 255, 255]
+    exact = shown(dataset(RAMP, WindowCenter=100, WindowWidth=100, VOILUTFunction="LINEAR_EXACT"))
+    assert exact[0].tolist() == [0, 0, 128, 255, 255, 255]
+    sigmoid = shown(dataset(RAMP, WindowCenter=100, WindowWidth=100, VOILUTFunction="SIGMOID"))
+    assert sigmoid[0].tolist() == [5, 30, 128, 225, 250, 255]
+
+
+def test_without_a_window_all_but_the_rarest_values_are_shown_and_padding_does_not_count():
+    noise = np.full((50, 50), 100, dtype=np.int16)
+    noise[:25] = 200
+    padded = noise.copy()
+    padded[:, :10] = -2000
+    picture = shown(dataset(padded, PixelPaddingValue=-2000))
+    assert (picture[0, 40], picture[49, 40], picture[0, 0]) == (255, 0, 0)
+    assert (shown(dataset(np.full((4, 4), 7, dtype=np.int16))) <= 255).all()  # one value alone is no division by zero
+
+
+def test_where_white_stands_for_little_it_is_inverted():
+    plain = shown(dataset(RAMP, WindowCenter=100, WindowWidth=100))
+    for told in ({"PhotometricInterpretation": "MONOCHROME1"}, {"PresentationLUTShape": "INVERSE"}):
+        assert (plain + shown(dataset(RAMP, WindowCenter=100, WindowWidth=100, **told)) == 255).all()
+
+
+def test_a_lut_of_the_file_goes_before_windows():
+    table = Dataset()
+    table.LUTDescriptor, table.LUTData = [256, 0, 8], b"".join(bytes([255 - n, 0]) for n in range(256))
+    table["LUTDescriptor"].VR = "US"
+    table["LUTData"].VR = "OW"
+    picture = shown(dataset(np.array([[0, 100, 255]], dtype=np.uint8), VOILUTSequence=Sequence([table]), WindowCenter=1, WindowWidth=1))
+    assert picture[0].tolist() == [255, 155, 0]
+
+
+def test_colours_stay_colours():
+    colour = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]]], dtype=np.uint8)
+    assert shown(dataset(colour)).tolist() == colour.tolist()
+    for name, size in {
+        "examples_palette.dcm": (350, 800),
+        "SC_ybr_full_422_uncompressed.dcm": (100, 100),
+        "SC_rgb_rle_16bit.dcm": (100, 100),
+    }.items():
+        picture = shown(bundled(name), size=1024)
+        assert picture.shape == (*size, 3)
+        assert len(np.unique(picture)) > 2
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "SC_rgb_jpeg_gdcm.dcm", "SC_rgb_jpeg_dcmtk.dcm", "SC_rgb_jls_lossy_line.dcm", "SC_rgb_gdcm_KY.dcm", "SC_rgb_rle.dcm",
+        "JPEG2000.dcm", "examples_ybr_color.dcm", "MR_small_RLE.dcm", "image_dfl.dcm", "ExplVR_BigEnd.dcm",
+    ],
+)  # fmt: skip
+def test_compressed_and_odd_transfer_syntaxes_are_decoded(name: str):
+    assert shown(bundled(name), size=256).std() > 1
+
+
+def test_32_bits_and_floats_have_a_picture_too():
+    assert shown(bundled("rtdose.dcm"), frame=3).std() > 1
+    values = np.array([[0, 1 << 30, (1 << 31) - 1]], dtype=np.int32)
+    assert shown(dataset(values))[0].tolist() == [0, 127, 255]
+
+
+def test_it_fits_and_is_never_enlarged_and_pixels_are_as_high_as_they_were():
+    tall = np.zeros((600, 300), dtype=np.uint8)
+    assert shown(dataset(tall), size=128).shape == (128, 64)
+    assert shown(dataset(tall), size=1024).shape == (600, 300)
+    assert shown(dataset(np.zeros((100, 100), dtype=np.uint8), PixelSpacing=[2, 1]), size=128).shape == (128, 64)
+    assert shown(dataset(np.zeros((100, 100), dtype=np.uint8), PixelSpacing=[1e9, 1]), size=128).shape == (100, 100)
+
+
+def test_each_frame_of_an_enhanced_image_has_its_own_values():
+    frames = np.stack([RAMP, RAMP])
+    file = dataset(frames[0], NumberOfFrames=2)
+    file.seek(0)
+    made = pydicom.dcmread(file)
+    made.PixelData = frames.tobytes()
+    groups = []
+    for slope in (1, 2):
+        item, values, window = Dataset(), Dataset(), Dataset()
+        values.RescaleSlope, values.RescaleIntercept, values.RescaleType = slope, 0, "HU"
+        window.WindowCenter, window.WindowWidth = 200, 401
+        item.PixelValueTransformationSequence, item.FrameVOILUTSequence = Sequence([values]), Sequence([window])
+        groups.append(item)
+    made.PerFrameFunctionalGroupsSequence = Sequence(groups)
+    buffer = io.BytesIO()
+    made.save_as(buffer)
+    assert shown(buffer, frame=0)[0].tolist() == [0, 32, 64, 96, 128, 192]
+    assert shown(buffer, frame=1)[0].tolist() == [0, 64, 128, 192, 255, 255]
+
+
+@pytest.mark.parametrize(
+    ("name", "code"), [("JPEG-lossy.dcm", "syntax-unsupported"), ("rtplan.dcm", "no-pixels"), ("test-SR.dcm", "no-pixels")]
+)
+def test_what_cannot_be_shown_has_a_code(name: str, code: str):
+    with pytest.raises(Unavailable) as caught:
+        render.picture(bundled(name), Asked("picture"))
+    assert caught.value.code == code
+
+
+def test_a_window_has_its_name_and_a_nonsensical_window_left_out():
+    about = render.about(
+        dataset(
+            RAMP, WindowCenter=[1, 2, 3], WindowWidth=[10, 0, 30], WindowCenterWidthExplanation=["<b>" * 21, "", "LUNG"], Modality="MR"
+        ),
+        Asked("about"),
+    )
+    assert [(w["name"], w["center"], w["width"]) for w in about["windows"]] == [("<b>" * 21, 1, 10), ("LUNG", 3, 30)]
+
+
+def test_a_table_of_a_header_is_bounded():
+    inner = Dataset()
+    inner.PatientComments = "x" * 5000
+    inner.add_new(0x00091010, "OB", bytes(70_000))
+    file = dataset(RAMP, RequestAttributesSequence=Sequence([inner]), ImageType=["A"] * 100)
+    rows = {row["tag"]: row for row in header.table(file)["rows"]}
+    assert rows["(0040,0275)"]["value"] == "1 items"
+    assert (rows["(0010,4000)"]["depth"], len(rows["(0010,4000)"]["value"])) == (2, header.MAX_CHARACTERS + len(" … (5,000 characters)"))
+    assert rows["(0009,1010)"]["value"] == "70,000 bytes"
+    assert rows["(0008,0008)"]["value"].endswith("(100 values)")
+    assert "(7FE0,0010)" not in rows
+
+
+def test_a_broken_element_costs_only_itself():
+    rows = header.table(bundled("badVR.dcm"))["rows"]
+    assert len(rows) > 20
+    many = dataset(RAMP, RequestAttributesSequence=Sequence([Dataset() for _ in range(header.MAX_ROWS)]))
+    told = header.table(many)
+    assert (len(told["rows"]), told["cut"]) == (header.MAX_ROWS, True)
+
+
+def test_what_was_kept_is_found_again_and_what_is_not_whole_is_not(tmp_path: Path):
+    cache, key = Cache(tmp_path / "cache", 10_000), key_of("a" * 64, "picture", 0, 128, None)
+    assert cache.get(key) is None
+    cache.put(key, Made("png", b"\x89PNG"))
+    assert cache.get(key) == Made("png", b"\x89PNG")
+    (file,) = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    file.write_bytes(file.read_bytes()[:-1])
+    assert cache.get(key) is None
+    file.unlink()
+    file.symlink_to("/etc/hostname")
+    assert cache.get(key) is None
+
+
+def test_the_longest_unseen_goes_when_there_is_no_room(tmp_path: Path):
+    folder = tmp_path / "cache"
+    cache = Cache(folder, 10_000)
+    keys = [key_of("a" * 64, number) for number in range(20)]
+    for age, key in enumerate(keys[:9]):
+        cache.put(key, Made("jpeg", bytes(1000)))
+        os.utime(folder / key[:2] / key[2:], (1e9 + age, 1e9 + age))
+    assert cache.get(keys[0]) is not None  # and so it is seen now
+    cache.put(keys[9], Made("jpeg", bytes(1000)))
+    assert [key for key in keys[:10] if cache.get(key) is None] == keys[1:3]
+    for key in keys[10:]:
+        cache.put(key, Made("jpeg", bytes(1000)))
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 10_000
+
+
+def test_a_cache_of_nothing_or_that_cannot_be_written_hurts_nobody(tmp_path: Path):
+    for cache in (Cache(tmp_path / "none", 0), Cache(Path("/dev/null/x"), 1000)):
+        cache.put("a" * 64, Made("png", b"x"))
+        assert cache.get("a" * 64) is None
+    assert not (tmp_path / "none").exists()

@@ -1,0 +1,83 @@
+"""ZIPs of a study: what is in them, what is said of what is not, and names that no system stumbles over."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from storage_ledger.browse.content import attachment
+from storage_ledger.browse.pictures import Unavailable
+from storage_ledger.browse.shelf import Kept
+from storage_ledger.browse.zips import MAX_NAME_BYTES, PROBLEMS, paths, safe, zipped
+
+
+def kept(name: str, data: bytes = b"x", series: int | None = 1) -> Kept:
+    return Kept("s1", name, hashlib.sha256(data).hexdigest(), len(data), "unverified", "CT", "20260101", series, 1, "1.2.3")
+
+
+def test_a_zip_is_made_piece_by_piece_and_larger_than_what_is_held(tmp_path: Path):
+    data = os.urandom(1 << 20) * 5
+    (tmp_path / "big").write_bytes(data)
+    pieces = list(zipped([("big", kept("big", data))], lambda _: os.open(tmp_path / "big", os.O_RDONLY), [("note.txt", b"n")]))
+    assert max(map(len, pieces)) < 2 << 20
+    with zipfile.ZipFile(io.BytesIO(b"".join(pieces))) as archive:
+        assert archive.testzip() is None
+        assert archive.read("big") == data
+        assert archive.namelist() == ["note.txt", "big", "SHA256SUMS.txt"]
+
+
+def test_what_is_missing_or_damaged_is_named_and_the_rest_is_there(tmp_path: Path):
+    (tmp_path / "good").write_bytes(b"x")
+    (tmp_path / "damaged").write_bytes(b"y")
+
+    def opened(one: Kept) -> int:
+        if one.name == "gone":
+            raise Unavailable("file-missing")
+        return os.open(tmp_path / one.name, os.O_RDONLY)
+
+    whole = b"".join(zipped(paths([kept("gone"), kept("damaged"), kept("good")], series=False), opened))
+    with zipfile.ZipFile(io.BytesIO(whole)) as archive:
+        assert archive.testzip() is None
+        lines = archive.read(PROBLEMS).decode().splitlines()
+    assert [line.partition(".")[0] for line in lines] == ["gone: not in this ZIP", "damaged: in this ZIP, but damaged"]
+
+
+def test_names_differ_where_case_and_composition_do_not_count():
+    names = ["a.dcm", "A.dcm", "a.DCM", "é.dcm", "e\u0301.dcm", "sha256sums.TXT", "a~2.dcm"]
+    found = [path for path, _ in paths([kept(name) for name in names], series=False)]
+    assert len({path.casefold() for path in found}) == len(names)
+    assert found[0] == "a.dcm"
+    assert [path for path, _ in paths([kept("x", series=None), kept("x", series=2)], series=True)] == ["series-x-CT/x", "series-2-CT/x"]
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("../../etc/passwd", "_.._etc_passwd"), ("..", "file"), ("", "file"), ("a/b\\c:d", "a_b_c_d"), ("CON", "_CON"),
+        ("nul.dcm", "_nul.dcm"),
+        ("-rf", "_-rf"), ("a\r\nb", "a__b"), ("trailing. . ", "trailing"), ("\u202egpj.exe", "_gpj.exe"), ("plain.dcm", "plain.dcm"),
+        ("日本.dcm", "日本.dcm"), ("\ud800", "_"),
+    ],
+)  # fmt: skip
+def test_a_name_means_nothing_to_any_system(name: str, wanted: str):
+    assert safe(name) == wanted
+
+
+def test_a_long_name_is_cut_and_keeps_its_suffix():
+    assert len(safe("é" * 200 + ".dcm").encode()) <= MAX_NAME_BYTES
+    assert safe("é" * 200 + ".dcm").endswith(".dcm")
+    assert len(safe("." + "x" * 300).encode()) <= MAX_NAME_BYTES
+
+
+@pytest.mark.parametrize("name", ['a"b.dcm', "a\r\nSet-Cookie: x=y", "a;b", "100%41", "\\x", "ü.dcm", "\ud800", "\x00"])
+def test_a_disposition_is_one_header_with_one_quoted_name(name: str):
+    text = attachment(name)
+    text.encode("latin-1")
+    assert text.isprintable()
+    assert text.count('"') == 2
+    assert text.startswith("attachment; filename=")
