@@ -103,6 +103,10 @@ QUARANTINED = {
 """Of the section 'Quarantined files'."""
 
 RETRIED = {
+    "hangs": Meaning(
+        "A call into uploads or the archive has given no sign of life for two minutes: a volume over the network whose server is gone, a dying disk, or a huge file on a slow one. Another worker has taken over, up to 32 times; the others go on. Said once; also in /readyz while it lasts, and in storage_ledger_hanging. Not counted as a retry: it was not given up.",
+        "See the kernel's log for the volume. What hangs goes on by itself when the volume is back; if it never comes back, restart the service.",
+    ),
     "upload-missing": Meaning(
         "Not there yet. Quiet; tried at least every 15 seconds, then quarantined after the grace.",
         "Nothing; or put the file back.",
@@ -147,6 +151,26 @@ RETRIED = {
 """Of the section 'Retries of one file or study'."""
 
 OUTAGES = {
+    "archive-io": Meaning(
+        "EIO from the archive for one study after the other. Each copy was thrown away.",
+        "Look at the archive's disk and the kernel's log, before anything else.",
+    ),
+    "archive-error": Meaning(
+        "Any other error of the archive's file system, for one study after the other; errno says which.",
+        "Look the errno up.",
+    ),
+    "upload-io": Meaning(
+        "Reading uploads fails for one study after the other.",
+        "Look at the uploads disk and the kernel's log.",
+    ),
+    "internal-error": Meaning(
+        "A bug that meets one study after the other.",
+        "Report it with the lines place.internal-error of the log. The files are safe in uploads.",
+    ),
+    "ledger-io": Meaning(
+        "The lock that writers of the mirror share, in LEDGER_PATH, cannot be had.",
+        "See rights and owner of LEDGER_PATH, then its disk.",
+    ),
     "archive-full": Meaning(
         "No space, no inodes or no quota left on the archive's volume.",
         "Make room, or enlarge it.",

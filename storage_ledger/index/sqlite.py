@@ -157,8 +157,9 @@ class Index:
                     bell.wait(1.0)
                 elif applied < BATCH:
                     stop.wait(GATHER_S)
-            except (LedgerBusy, Locked) as error:
-                logs.get().warning("index.busy", code=error.code)
+            except (LedgerBusy, Locked, OSError) as error:
+                code = "ledger-io" if isinstance(error, OSError) else error.code
+                logs.get().warning("index.busy", code=code, errno=error.errno)
                 stop.wait(5.0)
                 behind = False
             except _Unreadable as error:
