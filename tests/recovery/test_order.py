@@ -83,6 +83,7 @@ def test_every_effect_waits_for_the_fsync_that_it_relies_on(tmp_path, valkey, st
         live()
         for message in later:
             stack.publish(message)
+        until(lambda: stack.metric("storage_ledger_messages_received_total") == len(later), 60)
         until(lambda: all(status_server.status(m["study_id"]) == "archived" for m in later), 60)
         until(stack.idle, 30)
         assert stack.stop() == 0
