@@ -89,7 +89,7 @@ class Service:
         parts = self._parts
         parts.metrics.info.labels(__version__, sqlite.sqlite_version).set(1)
         last = parts.ledger.last()  # what fails here ends the process before anything has begun
-        web.start()
+        web.start(lambda job: self._guarded("web", job))
         jobs: dict[str, Callable[[], None]] = {
             "intake": lambda: parts.intake.run(self._stop, self._reading_ended),
             "place": self._place,

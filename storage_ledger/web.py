@@ -61,14 +61,14 @@ class WebServer:
         """The port that it listens on; the wanted one (0: any) before `start`."""
         return self._port
 
-    def start(self) -> None:
-        """Listen; on return a request is answered, or waits until the thread is up.
+    def start(self, around: Callable[[Callable[[], None]], None] = lambda job: job()) -> None:
+        """Listen; on return a request is answered, or waits until the thread is up. `around` runs the thread's job.
 
         Raises `BadSettings` naming HTTP_PORT or HTTP_HOST when nobody can listen there.
         """
         listener = listen(self._host, self._port, "HTTP")
         self._port = port_of(listener)
-        self._thread = threading.Thread(target=self._server.run, args=([listener],), name="web")
+        self._thread = threading.Thread(target=around, args=(lambda: self._server.run([listener]),), name="web", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
