@@ -25,7 +25,8 @@ def held(path: Path, command: str) -> Iterator[None]:
     try:
         yield
     finally:
-        os.close(descriptor)
+        with suppress(OSError):  # it holds a lock and no bytes
+            os.close(descriptor)
 
 
 def _taken(path: Path, command: str) -> int:

@@ -286,7 +286,8 @@ class Mirror:
                 with _translated():
                     yield
             finally:
-                os.close(descriptor)
+                with suppress(OSError):  # it holds a lock and no bytes
+                    os.close(descriptor)
 
     def _locked(self) -> int:
         """A descriptor that holds the lock."""

@@ -400,20 +400,40 @@ archive.settle(())
 
 @pytest.mark.parametrize("folder_was_made", [False, True])
 def test_a_study_folder_is_made_durable_also_when_a_killed_process_had_made_it(uploads, archive, tmp_path, folder_was_made):
-    if shutil.which("strace") is None:
-        pytest.skip("strace is not installed")
     (uploads.root / "a.dcm").write_bytes(b"x")
     if folder_was_made:
         (archive.root / "S1").mkdir()
-    trace = tmp_path / "trace"
-    command = ["strace", "-f", "-y", "-e", "trace=fsync", "-o", trace, sys.executable, "-c", SETTLE, archive.root, uploads.root]
+    synced = synced_by(SETTLE, tmp_path, archive.root, uploads.root)
+    assert str(archive.root) in synced
+    assert str(archive.root / "S1") in synced
+
+
+CHECK = """
+import hashlib, sys
+from pathlib import Path
+from storage_ledger.archive.filesystem import FilesystemArchive
+print(FilesystemArchive(Path(sys.argv[1])).check("S1", "a.dcm", hashlib.sha256(b"x").hexdigest(), 1))
+"""
+
+
+def test_an_intact_file_that_somebody_else_may_have_put_there_is_made_durable_with_its_name(archive, tmp_path):
+    put(archive.root / "S1" / "a.dcm", b"x")
+    synced = synced_by(CHECK, tmp_path, archive.root)
+    assert str(archive.root / "S1" / "a.dcm") in synced
+    assert str(archive.root / "S1") in synced
+
+
+def synced_by(program, folder, *arguments) -> list[str]:
+    """What a program fsyncs, by strace."""
+    if shutil.which("strace") is None:
+        pytest.skip("strace is not installed")
+    trace = folder / "trace"
+    command = ["strace", "-f", "-y", "-e", "trace=fsync", "-o", trace, sys.executable, "-c", program, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode and "ptrace" in done.stderr.lower():
         pytest.skip("strace may not trace here")
     assert done.returncode == 0, done.stderr
-    synced = re.findall(r"fsync\(\d+<([^>]*)>\)\s+= 0", trace.read_text())
-    assert str(archive.root) in synced
-    assert str(archive.root / "S1") in synced
+    return re.findall(r"fsync\(\d+<([^>]*)>\)\s+= 0", trace.read_text())
 
 
 # -- metadata

@@ -92,7 +92,7 @@ MUTANTS = {
     "no-fsync-of-the-archive": Mutant("ARCHIVE_PATH is not fsynced after a study's folder was made", (ARCHIVE_ROOT,)),
     "no-fsync-of-uploads": Mutant("the uploads folder is not fsynced after the upload was unlinked", (UPLOADS_FOLDER,)),
     "no-fsync-of-a-checked-file": Mutant("a file that is found in the archive is not fsynced", (CHECKED_FILE,)),
-    "no-fsync-of-a-checked-folder": Mutant("its folder is not fsynced", (CHECKED_FOLDER,)),
+    "no-fsync-of-a-checked-folder": Mutant("its folder is not fsynced", (CHECKED_FOLDER,), ("archive-contract",)),
     "no-fsync-of-damaged": Mutant("the folder that a damaged file is moved to is not fsynced", (DAMAGED,)),
     "no-fsync-of-damaged-parents": Mutant("nor are the folders above it", (DAMAGED_PARENTS,)),
     "no-fsync-where-it-was-damaged": Mutant(
