@@ -210,7 +210,7 @@ MUTANTS = {
                 "            return answer.status_code",
             ),
         ),
-        ("status",),
+        ("status-client",),
     ),
     "never-read-back": Mutant(
         "a status is told once and never read back",
@@ -233,6 +233,7 @@ PROGRAMMES = {
     "mirror": ("tests/integration/test_lost_volumes.py", "-k", "mirrored"),
     "streams": ("tests/recovery/test_stream_kill.py",),
     "archive-contract": ("tests/contract/test_archive.py",),
+    "status-client": ("tests/integration/test_status_client.py",),
 }
 COPIED = ("storage_ledger", "tests", "alembic", "migrations.ini", "pyproject.toml")
 
