@@ -183,7 +183,7 @@ MUTANTS = {
                 "        self._source.acknowledge(deliveries)\n        judged = [self._judge(delivery) for delivery in deliveries]\n",
             ),
         ),
-        ("streams",),
+        ("order", "streams"),
     ),
     "told-and-removed-before-the-mirror": Mutant(
         "statuses are told and uploads removed before `archived` is in the mirror",

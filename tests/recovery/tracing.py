@@ -102,6 +102,8 @@ def calls(trace: Path) -> Iterator[Call]:
     for line in trace.read_text(encoding="utf-8", errors="replace").splitlines():
         if line.endswith(_UNFINISHED):
             match = _BEGUN.match(line)
+            if match is None and " ???(" in line:
+                continue  # killed before strace knew which
             assert match is not None, line
             thread, start, name = match.groups()
             counts[thread, name] += 1
