@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 def reconcile(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Look once through uploads for files that nobody will come for: a message that was lost, or what was left over.
+    """Look through uploads for files that nobody will come for.
 
-    What can be explained is handed to the service, now or when it runs again; what cannot is listed, and stays as it is.
+    Their message was lost, or they were left over. What can be explained is handed to the service, now or when it runs again; what cannot is listed, and stays as it is.
     Ends with 0 when all is explained, with 1 when files are listed, with 2 when it could not judge all of them. Works
     whether `serve` runs or not.
     """
