@@ -1,4 +1,4 @@
-"""Settings → wired objects: the only place that knows the concrete engines."""
+"""Settings → wired objects: with `app_replay` the only place that knows the concrete engines."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import math
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +16,19 @@ from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.archive.uploads import Uploads
 from storage_ledger.core.entries import Entry, Kind, NewEntry
 from storage_ledger.core.layout import UploadPaths
-from storage_ledger.errors import BackupError, LedgerBusy, LedgerError, LedgerUnusable, Locked, Retryable, StorageLedgerError
-from storage_ledger.findings import Findings
+from storage_ledger.errors import BackupError, LedgerBusy, LedgerUnusable, Retryable
 from storage_ledger.index.sqlite import Index
 from storage_ledger.intake import Intake
 from storage_ledger.ledger import lock
 from storage_ledger.ledger.migrate import make_folder, migrate, require_owner, require_writable
 from storage_ledger.ledger.mirror import Mirror
 from storage_ledger.ledger.sqlite import SqliteLedger, utc_now
-from storage_ledger.looking import LookingArchive, LookingStatuses
 from storage_ledger.metrics import Metrics
 from storage_ledger.mirroring import Mirroring
 from storage_ledger.notifier import CONFIRM_AFTER, Notifier
 from storage_ledger.outages import Outages
 from storage_ledger.projector import Projector
-from storage_ledger.putting_back import put_back, record_in
 from storage_ledger.reconcile import Reconciler, Sweep
-from storage_ledger.replay import Begin, Order, Pace, Part, Report, Tally, metadata, record_told, statuses, studies
 from storage_ledger.service import Parts, Service
 from storage_ledger.settings import Settings
 from storage_ledger.sources.contract import Source
@@ -45,7 +40,6 @@ from storage_ledger.verify.run import Places, Progress, Verification, Verified
 from storage_ledger.verify.scrub import Scrub
 from storage_ledger.web import WebServer, make_app
 
-WRITE_INTO_THE_ARCHIVE = frozenset({Part.MIRROR, Part.FILES, Part.METADATA})
 UMASK = 0o027  # nothing that this process makes is for everybody: patients' data
 
 
@@ -136,159 +130,6 @@ def reconcile(settings: Settings, on_progress: Callable[[Sweep], None]) -> Sweep
             return reconciler.sweep(threading.Event(), in_vain=math.inf, on_progress=on_progress)
     finally:
         client.close()
-
-
-def replay(settings: Settings, order: Order, begin: Begin) -> Report:
-    """Make again from the ledger what `order` names. The report says what came of each part; the caller closes its findings.
-
-    Raises `Locked`, and `LedgerUnusable` where ledger and archive do not belong together: then nothing has been done.
-    """
-    os.umask(UMASK)
-    logs.configure(settings.log_level, environment=settings.environment)
-    if not order.dry_run:
-        require_writable(settings.ledger_file)
-    with ExitStack() as stack:
-        if order.parts & WRITE_INTO_THE_ARCHIVE and not order.dry_run:
-            stack.enter_context(alone(settings, "replay"))
-        ledger = stack.enter_context(reading(settings))
-        last = ledger.last()
-        if order.study is not None and not ledger.study(order.study):
-            raise StorageLedgerError("study-unknown", "the ledger knows nothing of this study_id")
-        archive = FilesystemArchive(settings.archive_path)
-        mirror = Mirror(
-            settings.archive_path,
-            settings.mirror_lock_file,
-            ledger,
-            on_recognised=lambda root: archive.recognise(root.device, root.inode),
-        )
-        mirror_anew = order.parts != {Part.INDEX} and _is_to_be_made(mirror, order)
-        report = Report(Findings(), last.position if last else 0, {part: Tally() for part in Part if part in order.parts})
-        _Replaying(settings, order, begin, ledger, archive, mirror, report).run(mirror_anew=mirror_anew)
-        return report
-
-
-def _is_to_be_made(mirror: Mirror, order: Order) -> bool:
-    """Whether the mirror is: it was asked for, or there is none. Raises `LedgerUnusable` where it is another's, ahead, at odds."""
-    try:
-        if not order.dry_run:
-            mirror.begin()
-        mirror.check()
-    except LedgerUnusable as error:
-        if order.mirror_anew or (error.code == "mirror-missing" and Part.MIRROR in order.parts):
-            return True
-        raise
-    except Retryable:
-        if order.parts & WRITE_INTO_THE_ARCHIVE:
-            raise
-    return order.mirror_anew
-
-
-@dataclass(frozen=True, slots=True)
-class _Replaying:
-    """The parts of a replay, each with its collaborators: the real ones, or in a dry run those that only look."""
-
-    settings: Settings
-    order: Order
-    begin: Begin
-    ledger: SqliteLedger
-    archive: FilesystemArchive
-    real_mirror: Mirror
-    report: Report
-
-    def run(self, *, mirror_anew: bool) -> None:
-        """All parts in order; what ends it early is in the report. What was appended is in the mirror, too, where it can be."""
-        parts = {
-            Part.MIRROR: self.mirror if mirror_anew else _nothing,
-            Part.FILES: self.files,
-            Part.METADATA: self.metadata,
-            Part.INDEX: self.index,
-            Part.STATUSES: self.statuses,
-        }
-        try:
-            for part, tally in self.report.tallies.items():
-                parts[part](tally)
-        except Locked:
-            self.report.findings.close()
-            raise
-        except StorageLedgerError as error:
-            self.report.trouble = error
-        finally:
-            if not self.order.dry_run and self.order.parts != {Part.INDEX}:
-                with suppress(Retryable, LedgerError):  # `serve` follows, or says why it cannot
-                    self.real_mirror.catch_up()
-
-    def mirror(self, tally: Tally) -> None:
-        with self.begin("Mirroring", self.report.position, "entries") as show:
-            done = self.report.position if self.order.dry_run else self.real_mirror.rewrite(show)
-        tally.looked_at = tally.mended = done
-
-    def files(self, tally: Tally) -> None:
-        archive = LookingArchive(self.archive) if self.order.dry_run else self.archive
-        put_back(
-            self.ledger,
-            archive,
-            self._chosen(),
-            self.order.sources,
-            record=_nothing if self.order.dry_run else record_in(self.ledger, archive),
-            findings=self.report.findings,
-            tally=tally,
-            studies=self._count(),
-            begin=self.begin,
-        )
-
-    def metadata(self, tally: Tally) -> None:
-        archive = LookingArchive(self.archive) if self.order.dry_run else self.archive
-        with self.begin("metadata.json", self._count(), "studies") as show:
-            metadata(self.ledger, archive, self._chosen(), findings=self.report.findings, tally=tally, show=show)
-
-    def index(self, tally: Tally) -> None:
-        if self.order.dry_run:
-            tally.looked_at = tally.mended = self.report.position
-            return
-        index = Index(self.settings.index_file, self.ledger, command="replay")
-        try:
-            with self.begin("Index", self.report.position, "entries") as show:
-                tally.looked_at = tally.mended = index.remake(show)
-        finally:
-            index.close()
-
-    def statuses(self, tally: Tally) -> None:
-        client = StatusClient(self.settings.status_service_url)
-        try:
-            metrics = Metrics()
-            notifier = Notifier(
-                self.ledger,
-                LookingStatuses(client) if self.order.dry_run else client,
-                archive_root=str(self.settings.archive_path),
-                outages=Outages(self.ledger, metrics),
-                metrics=metrics,
-                clock=utc_now,
-                confirm_s=self.settings.status_confirm_seconds,
-            )
-            with self.begin("Statuses", self._count(), "studies") as show:
-                statuses(
-                    self.ledger,
-                    notifier,
-                    self._chosen(),
-                    rejected=self.order.study is None,
-                    record=_nothing if self.order.dry_run else record_told(self.ledger, notifier),
-                    pace=Pace(self.order.rate),
-                    findings=self.report.findings,
-                    tally=tally,
-                    show=show,
-                )
-        finally:
-            client.close()
-
-    def _chosen(self) -> Iterator[str]:
-        return studies(self.ledger, self.order.study)
-
-    def _count(self) -> int:
-        return 1 if self.order.study is not None else self.ledger.count_studies()
-
-
-def _nothing(_: object) -> None:
-    """What a dry run records, for one."""
 
 
 def back_up(settings: Settings, dest: Path, on_progress: backup.Progress) -> tuple[Path, backup.Manifest]:

@@ -175,18 +175,7 @@ def study(ledger: Ledger, study_id: str) -> dict[str, Any]:
             }
             for f in folded.files.values()
         ],
-        "entries": [
-            {
-                "position": entry.position,
-                "version": entry.version,
-                "kind": entry.kind,
-                "recorded_at": entry.recorded_at,
-                "cause": entry.cause,
-                "after_s": None if earlier is None else (instant(entry.recorded_at) - instant(earlier.recorded_at)).total_seconds(),
-                "summary": summary(entry),
-            }
-            for entry, earlier in zip(about, before, strict=True)
-        ],
+        "entries": [happened(entry, earlier) for entry, earlier in zip(about, before, strict=True)],
         "next": [
             {
                 "stage": duty.stage.value,
@@ -239,6 +228,19 @@ NEXT = {
     Stage.TELL: "the Status Service is to be told",
     Stage.CONFIRM: "the status is to be read back",
 }
+
+
+def happened(entry: Entry, earlier: Entry | None) -> dict[str, Any]:
+    """One entry of a study's story; `after_s`: how long after the one before it."""
+    return {
+        "position": entry.position,
+        "version": entry.version,
+        "kind": entry.kind,
+        "recorded_at": entry.recorded_at,
+        "cause": entry.cause,
+        "after_s": None if earlier is None else (instant(entry.recorded_at) - instant(earlier.recorded_at)).total_seconds(),
+        "summary": summary(entry),
+    }
 
 
 def summary(entry: Entry) -> str:

@@ -16,7 +16,7 @@ from storage_ledger.core.entries import Entry, Kind
 from storage_ledger.core.ids import instant
 from storage_ledger.core.plan import Stage
 from storage_ledger.core.study import State, Study
-from storage_ledger.report import ACTIONS, NEXT, USUAL_ACTION, summary
+from storage_ledger.report import ACTIONS, NEXT, USUAL_ACTION, happened, summary
 
 MOST_ENTRIES = 500
 """Of a study described again and again the newest."""
@@ -132,13 +132,8 @@ def _trouble(entries: list[Entry], duty: Row) -> Row | None:
 def _timeline(entries: list[Entry]) -> list[Row]:
     before = [None, *entries][: len(entries)]
     return [
-        {
-            "position": entry.position,
-            "version": entry.version,
-            "kind": entry.kind,
-            "recorded_at": entry.recorded_at,
-            "cause": entry.cause,
-            "after_s": None if earlier is None else (instant(entry.recorded_at) - instant(earlier.recorded_at)).total_seconds(),
+        happened(entry, earlier)
+        | {
             "summary": summary(entry).partition(": ")[2] or summary(entry),
             "meaning": meaning(entry.kind, str(entry.data.get("code") or entry.data.get("dicom_error") or "")),
             "payload": ledger.pretty(entry.payload[:20_000]) if len(entry.payload) <= 20_000 else None,

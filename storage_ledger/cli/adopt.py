@@ -29,11 +29,12 @@ def adopt(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Take an archive of the old service, ARCHIVE_PATH/<study_id>/<file> with metadata.json, into the ledger, in place.
+    """Take an archive of the old service into the ledger, in place.
 
-    Files are read, and entries appended; nothing is moved, renamed or (without --rewrite-metadata) rewritten. What cannot
-    be adopted is left alone and listed with a code: docs/reference/error-codes.md tells what to do. Needs `serve` stopped.
-    Interrupted, it may be run again: it goes on, and adopts nothing twice. Ends with 1 when something was left alone.
+    That is ARCHIVE_PATH/<study_id>/<file>, with metadata.json. Files are read, and entries appended; nothing is moved,
+    renamed or (without --rewrite-metadata) rewritten. What cannot be adopted is left alone and listed with a code:
+    docs/reference/error-codes.md tells what to do. Needs `serve` stopped. Interrupted, it may be run again: it goes on, and
+    adopts nothing twice. Ends with 1 when something was left alone.
     """
     from storage_ledger import app
     from storage_ledger.adopt import Asked

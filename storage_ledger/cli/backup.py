@@ -24,12 +24,13 @@ def backup(
 
     from storage_ledger import app
     from storage_ledger.cli.output import print_json, size
-    from storage_ledger.cli.progress import in_steps
+    from storage_ledger.cli.progress import Step, steps
     from storage_ledger.settings import Settings
 
     settings = Settings.load()
-    with in_steps({"copied": ("Copying", "pages"), "checked": ("Checking", "entries")}) as show:
-        folder, manifest = app.back_up(settings, dest, show)
+    titles = {"copied": ("Copying", "pages"), "checked": ("Checking", "entries")}
+    with steps() as show:
+        folder, manifest = app.back_up(settings, dest, lambda step, done, total: show(Step(*titles[step], done, total)))
     if as_json:
         print_json({"backup": str(folder)} | asdict(manifest))
     else:

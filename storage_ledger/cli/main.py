@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -28,6 +29,7 @@ from storage_ledger.cli import (
     status_service,
     verify,
 )
+from storage_ledger.cli.command import Command
 from storage_ledger.errors import Locked, StorageLedgerError
 
 app = typer.Typer(
@@ -58,20 +60,19 @@ def _root(
     del version
 
 
-app.command("serve")(serve.serve)
-app.command("migrate")(migrate.migrate)
-app.command("status")(status.status)
-app.command("show")(show.show)
-app.add_typer(quarantine.app, name="quarantine")
-app.command("verify")(verify.verify)
-app.command("replay")(replay.replay)
-app.command("restore")(restore.restore)
-app.command("backup")(backup.backup)
-app.command("adopt")(adopt.adopt)
-app.command("reconcile")(reconcile.reconcile)
-app.command("browse")(browse.browse)
-app.command("demo")(demo.demo)
-app.command("status-service")(status_service.status_service)
+def _add(panel: str, *commands: Callable[..., None]) -> None:
+    """Each under its function's name."""
+    for command in commands:
+        app.command(command.__name__.replace("_", "-"), cls=Command, rich_help_panel=panel)(command)
+
+
+_add("Every day", serve.serve, status.status, show.show)
+app.add_typer(quarantine.app, name="quarantine", rich_help_panel="Every day")
+_add("Every day", browse.browse)
+_add("Keep it safe", backup.backup, verify.verify)
+_add("Make good what was lost", replay.replay, restore.restore, reconcile.reconcile)
+_add("Set it up", adopt.adopt, migrate.migrate)
+_add("Try it", demo.demo, status_service.status_service)
 
 
 def main() -> None:

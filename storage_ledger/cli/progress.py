@@ -4,146 +4,131 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from storage_ledger.cli.output import size as in_words
+from storage_ledger.cli.output import size
+
+if TYPE_CHECKING:
+    from storage_ledger.replay import Show
 
 LINE_EVERY_S = 10.0
-
-
-class Show(Protocol):
-    """Told how many are done by now and, where it is known, how many bytes that were."""
-
-    def __call__(self, done: int, size: int | None = None) -> None:
-        """See above."""
-        ...
-
-
-@contextmanager
-def progress(title: str, total: int | None, unit: str) -> Iterator[Show]:
-    """Give a function that is told how many are done by now. `total` None: nobody knows how many there will be."""
-    if sys.stderr.isatty():
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit + "{task.fields[rate]}"))
-        with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(title, total=total, rate="")
-            began = time.monotonic()
-
-            def show(done: int, size: int | None = None) -> None:
-                bar.update(task, completed=done, rate=_rate(done, size, began))
-
-            yield show
-        return
-    began = last = time.monotonic()
-
-    def tell(done: int, size: int | None = None) -> None:
-        nonlocal last
-        if time.monotonic() - last >= LINE_EVERY_S:
-            last = time.monotonic()
-            of = f" of {total:,}" if total is not None else ""
-            left = f", {_duration((last - began) * (total - done) / done)} left" if total and 0 < done <= total else ""
-            print(f"{title}: {done:,}{of} {unit}{_rate(done, size, began)}{left}", file=sys.stderr, flush=True)
-
-    yield tell
-
-
-@contextmanager
-def in_steps(titles: Mapping[str, tuple[str, str]]) -> Iterator[Callable[[str, int, int], None]]:
-    """For work of several steps, each with a title and a unit: give a function that is told step, how much is done, and of how much."""
-    with ExitStack() as opened:
-        current = ""
-        show: Callable[[int], None] = lambda _: None  # noqa: E731 - until the first step begins
-
-        def tell(step: str, done: int, total: int) -> None:
-            nonlocal current, show
-            if step != current:
-                opened.close()
-                current = step
-                title, unit = titles[step]
-                show = opened.enter_context(progress(title, total, unit))
-            show(done)
-
-        yield tell
+UNTIL_A_RATE_S = 1.0  # before that it would be a guess
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One look at a work of several parts: how many are done of how many (None: nobody knows), and bytes where bytes count."""
+    """One look at a work of one or more parts, each with a title: how many are done, of how many (None: nobody knows).
+
+    `bytes` where these are known, `total_bytes` where it is them that say how long it takes. Unit "bytes": what is counted is bytes.
+    """
 
     title: str
+    unit: str
     done: int
     total: int | None
-    unit: str
     bytes: int = 0
     total_bytes: int | None = None
 
 
 @contextmanager
 def steps() -> Iterator[Callable[[Step], None]]:
-    """Give a function that is told of each step; one part begins where another title comes. By bytes where bytes count."""
-    if sys.stderr.isatty():
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("", total=None, text="")
-            title, began = "", 0.0
-
-            def show(step: Step) -> None:
-                nonlocal title, began
-                if step.title != title:
-                    title, began = step.title, time.monotonic()
-                    bar.reset(task, total=None, description=title)
-                by_bytes = step.total_bytes is not None
-                total, done = (step.total_bytes, step.bytes) if by_bytes else (step.total, step.done)
-                bar.update(task, total=total, completed=done, text=_text(step, time.monotonic() - began))
-
-            yield show
+    """Give a function that is told of each step. Another title: another part begins. Nothing is shown before the first one."""
+    if not sys.stderr.isatty():
+        yield _Lines().tell
         return
-    title, began = "", 0.0
-    last = time.monotonic()
-
-    def tell(step: Step) -> None:
-        nonlocal title, began, last
-        now = time.monotonic()
-        if step.title != title:
-            title, began = step.title, now
-        if now - last >= LINE_EVERY_S:
-            last = now
-            print(f"{step.title}: {_text(step, now - began)}{_left(step, now - began)}", file=sys.stderr, flush=True)
-
-    yield tell
+    shown = _Bar()
+    try:
+        yield shown.tell
+    finally:
+        shown.bar.stop()
 
 
-def _text(step: Step, seconds: float) -> str:
-    of = f" of {step.total:,}" if step.total is not None else ""
-    text = f"{step.done:,}{of} {step.unit}"
-    if step.bytes:
-        text += f", {in_words(step.bytes)}" + (f" of {in_words(step.total_bytes)}" if step.total_bytes is not None else "")
-        return text + (f", {in_words(step.bytes / seconds)}/s" if seconds > 1 else "")
-    return text + (f", {step.done / seconds:,.0f}/s" if seconds > 1 else "")
+@contextmanager
+def progress(title: str, total: int | None, unit: str) -> Iterator[Show]:
+    """The same for a work of one part: give a function that is told how many are done by now."""
+    with steps() as tell:
+
+        def show(done: int, size: int | None = None) -> None:
+            tell(Step(title, unit, done, total, size or 0))
+
+        yield show
 
 
-def _left(step: Step, seconds: float) -> str:
-    total, done = (step.total_bytes, step.bytes) if step.total_bytes else (step.total, step.done)
-    if not total or done <= 0 or seconds < 1:
+class _Part:
+    """The part that is under way, and since when."""
+
+    def __init__(self) -> None:
+        self.title = ""
+        self.began = 0.0
+
+    def follow(self, step: Step) -> bool:
+        """Whether another part begins with this."""
+        if step.title == self.title:
+            return False
+        self.title, self.began = step.title, time.monotonic()
+        return True
+
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
+
+
+class _Bar:
+    def __init__(self) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"), TimeRemainingColumn())
+        self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
+        self._task = self.bar.add_task("", total=None, text="")
+        self._part = _Part()
+
+    def tell(self, step: Step) -> None:
+        self.bar.start()  # only now: somebody may have been asked something on the terminal first
+        if self._part.follow(step):
+            self.bar.reset(self._task, total=None, description=step.title, text="")
+        done, total = _measure(step)
+        self.bar.update(self._task, total=total, completed=done, text=text(step, self._part.seconds()))
+
+
+class _Lines:
+    def __init__(self) -> None:
+        self._part = _Part()
+        self._last = time.monotonic()
+
+    def tell(self, step: Step) -> None:
+        self._part.follow(step)
+        if time.monotonic() - self._last < LINE_EVERY_S:
+            return
+        self._last, seconds = time.monotonic(), self._part.seconds()
+        print(f"{step.title}: {text(step, seconds)}{left(step, seconds)}", file=sys.stderr, flush=True)
+
+
+def _measure(step: Step) -> tuple[int, int | None]:
+    """What says how long it takes: how much of it is done, and of how much."""
+    return (step.bytes, step.total_bytes) if step.total_bytes is not None else (step.done, step.total)
+
+
+def text(step: Step, seconds: float) -> str:
+    """`1,200 of 5,000 files, 60/s, 1.2 GB of 5.0 GB, 60.0 MB/s`: rates when there has been time for one."""
+    if step.unit == "bytes":
+        return _amount(step.done, step.total, "", seconds, size)
+    text = _amount(step.done, step.total, f" {step.unit}", seconds, lambda count: f"{count:,.0f}")
+    return text + (f", {_amount(step.bytes, step.total_bytes, '', seconds, size)}" if step.bytes else "")
+
+
+def _amount(done: int, total: int | None, unit: str, seconds: float, words: Callable[[float], str]) -> str:
+    of = f" of {words(total)}" if total is not None else ""
+    rate = f", {words(done / seconds)}/s" if seconds > UNTIL_A_RATE_S else ""
+    return f"{words(done)}{of}{unit}{rate}"
+
+
+def left(step: Step, seconds: float) -> str:
+    """`, 0:12:30 left`; nothing while nobody can know."""
+    done, total = _measure(step)
+    if not total or not 0 < done <= total or seconds < UNTIL_A_RATE_S:
         return ""
-    left = max(0, round(seconds * (total - done) / done))
-    return f", {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
-
-
-def _rate(done: int, size: int | None, began: float) -> str:
-    seconds = time.monotonic() - began
-    rate = f", {done / seconds:,.0f}/s" if seconds > 1 else ""
-    if size is None:
-        return rate
-    return f"{rate}, {in_words(size)}" + (f", {in_words(size / seconds)}/s" if seconds > 1 else "")
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}"
+    seconds_left = round(seconds * (total - done) / done)
+    return f", {seconds_left // 3600}:{seconds_left // 60 % 60:02}:{seconds_left % 60:02} left"

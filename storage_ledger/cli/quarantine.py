@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from storage_ledger.cli.command import Command
+
 if TYPE_CHECKING:
     from storage_ledger.quarantine import Answer, Word
 
 app = typer.Typer(
-    help="What waits for a person: files that could not be archived. Look at it, have it tried again, or give it up.",
+    help="See what waits for a person, have it tried again, or give it up.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -21,7 +23,7 @@ _Reason = Annotated[str, typer.Option("--reason", help="Why; it stands in the le
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-@app.command("list")
+@app.command("list", cls=Command)
 def list_(as_json: _Json = False) -> None:
     """List what is quarantined, oldest first. Ends with 1 when there is something."""
     from storage_ledger import app as wiring
@@ -50,7 +52,7 @@ def list_(as_json: _Json = False) -> None:
     raise typer.Exit(1 if items else 0)
 
 
-@app.command("show")
+@app.command("show", cls=Command)
 def show(
     study_id: Annotated[str, typer.Argument(help="The pipeline's study_id.")],
     as_json: _Json = False,
@@ -80,7 +82,7 @@ def show(
     raise typer.Exit(0 if items else 1)
 
 
-@app.command("retry")
+@app.command("retry", cls=Command)
 def retry(
     by: _By,
     reason: _Reason,
@@ -107,7 +109,7 @@ def retry(
     _say(word, study_id, upload, code, as_json=as_json)
 
 
-@app.command("discard")
+@app.command("discard", cls=Command)
 def discard(
     study_id: Annotated[str, typer.Argument(help="The pipeline's study_id.")],
     by: _By,

@@ -15,21 +15,20 @@ if TYPE_CHECKING:
 def reconcile(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Look once through uploads for files that nobody will come for: a message that was lost, or what was left over.
+    """Look through uploads for files that nobody will come for.
 
-    What can be explained is handed to the service, now or when it runs again; what cannot is listed, and stays as it is.
-    Ends with 0 when all is explained, with 1 when files are listed, with 2 when it could not judge all of them. Works
-    whether `serve` runs or not.
+    Their message was lost, or they were left over. What can be explained is handed to the service, now or when it runs
+    again; what cannot is listed, and stays as it is. Ends with 0 when all is explained, with 1 when files are listed, with
+    2 when it could not judge all of them. Works whether `serve` runs or not.
     """
-    from rich.console import Console
-
     from storage_ledger import app
     from storage_ledger.cli.output import print_json
+    from storage_ledger.cli.progress import progress
     from storage_ledger.settings import Settings
 
     settings = Settings.load()
-    with Console(stderr=True).status("") as shown:  # only on a terminal
-        done = app.reconcile(settings, lambda sweep: shown.update(f"{sweep.looked_at} files, {sweep.unexplained} unexplained"))
+    with progress("Searching uploads", None, "files") as show:
+        done = app.reconcile(settings, lambda sweep: show(sweep.looked_at))
     if as_json:
         print_json(asdict(done))
     else:

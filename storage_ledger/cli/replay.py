@@ -45,7 +45,7 @@ def replay(
     """
     from contextlib import closing
 
-    from storage_ledger import app
+    from storage_ledger import app_replay
     from storage_ledger.cli.progress import progress
     from storage_ledger.core.layout import valid_study_id
     from storage_ledger.replay import Order, Part
@@ -70,7 +70,7 @@ def replay(
         rate=rate,
         mirror_anew=mirror,
     )
-    report = app.replay(Settings.load(), order, progress)
+    report = app_replay.replay(Settings.load(), order, progress)
     with closing(report.findings):
         if as_json:
             _print_json(report, order)
@@ -132,9 +132,9 @@ def _line(part: Part, tally: Tally, *, dry_run: bool) -> str:
         case Part.MIRROR:
             if not tally.mended:
                 return "The mirror is there."
-            return f"The mirror {'would be' if dry_run else 'is'} made anew: {tally.mended} entries."
+            return f"The mirror {'would be' if dry_run else 'is'} made anew: {tally.mended:,} entries."
         case Part.INDEX:
-            return f"The index {'would be' if dry_run else 'is'} made anew: {tally.mended} entries."
+            return f"The index {'would be' if dry_run else 'is'} made anew: {tally.mended:,} entries."
         case Part.FILES:
             return f"Files: {tally.looked_at:,} read, {tally.mended:,} ({size(tally.bytes)}) {done} put back{left}."
         case Part.METADATA:

@@ -78,7 +78,7 @@ def _mirror(settings: Settings) -> Restored:
 def _backup(settings: Settings, place: Path, with_mirror: bool | None, force: bool) -> Restored:
     from storage_ledger import app
     from storage_ledger import restore as work
-    from storage_ledger.cli.progress import in_steps
+    from storage_ledger.cli.progress import Step, steps
 
     def ask(backed_up: int, mirrored: int) -> bool:
         if with_mirror is not None or not sys.stdin.isatty():
@@ -87,8 +87,15 @@ def _backup(settings: Settings, place: Path, with_mirror: bool | None, force: bo
         return typer.confirm(question, default=True, err=True)
 
     titles = {"copied": ("Copying", "bytes"), "checked": ("Checking", "entries"), "restored": ("From the mirror", "entries")}
-    with app.alone(settings, "restore"), in_steps(titles) as show:
-        return work.from_backup(place, settings.archive_path, settings.ledger_file, force=force, with_mirror=ask, on_progress=show)
+    with app.alone(settings, "restore"), steps() as show:
+        return work.from_backup(
+            place,
+            settings.archive_path,
+            settings.ledger_file,
+            force=force,
+            with_mirror=ask,
+            on_progress=lambda step, done, total: show(Step(*titles[step], done, total)),
+        )
 
 
 def _print(done: Restored) -> None:

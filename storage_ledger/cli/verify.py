@@ -35,13 +35,14 @@ def verify(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """See whether everything is still as the ledger says: ledger, mirror, archive, index, each against the others.
+    """See whether everything is still as the ledger says.
 
-    Every archived file is read and compared, unless --sample, --older-than or --study say less. Nothing is repaired. What was
-    found becomes an entry `verified`, and so does what was read until Ctrl-C. Works whether `serve` runs or not.
+    Ledger, mirror, archive and index, each against the others. Every archived file is read and compared, unless --sample,
+    --older-than or --study say less. Nothing is repaired. What was found becomes an entry `verified`, and so does what was
+    read until Ctrl-C. Works whether `serve` runs or not.
 
-    Ends with 0 when all is intact, with 1 when something is damaged, with 2 when nothing is but not all could be looked at or
-    recorded, with 130 when it was interrupted.
+    Ends with 0 when all is intact, with 1 when something is damaged, with 2 when nothing is but not all could be looked at
+    or recorded, with 130 when it was interrupted.
     """
     import signal
     import threading
@@ -73,8 +74,7 @@ def verify(
     with steps() as show:
 
         def tell(progress: Progress) -> None:
-            title, unit = _PARTS[progress.part]
-            show(Step(title, progress.done, progress.total, unit, progress.bytes, progress.total_bytes))
+            show(Step(*_PARTS[progress.part], progress.done, progress.total, progress.bytes, progress.total_bytes))
 
         run = partial(app.verify, settings, options, record=not no_record, stop=stop)
         report = run(on_progress=tell)

@@ -24,7 +24,7 @@ from pathlib import Path
 SERVER = """
 import gc, json, os, runpy, signal, socket, sys
 import alembic.command, redis.connection, rich.progress, typer.rich_utils, uvicorn
-import storage_ledger.app, storage_ledger.report, storage_ledger.restore
+import storage_ledger.app, storage_ledger.app_replay, storage_ledger.report, storage_ledger.restore
 from storage_ledger.cli import main
 
 control = socket.socket(fileno=int(sys.argv[1]))
