@@ -10,7 +10,7 @@ from storage_ledger.browse.ask import Row, ask
 from storage_ledger.browse.codes import VERIFIED, Meaning
 from storage_ledger.browse.dicom_study import path
 from storage_ledger.browse.names import person
-from storage_ledger.browse.pipeline_study import action, commands, meaning
+from storage_ledger.browse.pipeline_study import FIXITY, action, commands, meaning, put_back
 from storage_ledger.core.entries import Kind
 from storage_ledger.report import found_besides_files
 
@@ -19,10 +19,6 @@ MOST = 10
 
 MOST_REJECTED = 200
 
-FIXITY = {"missing": "file-missing", "changed": "file-changed"}
-"""What the index calls it → the code of `verify`."""
-
-PUT_BACK = "storage-ledger replay --files --source FOLDER"
 BROKEN = Meaning(
     "Entries of the ledger are not what their hashes say: somebody or something has changed the file below SQLite. "
     "The index is without them.",
@@ -120,7 +116,7 @@ WHERE u.state <> 'archived' AND u.state = ? AND coalesce(u.code, '') = ? ORDER B
 
 def _damaged(connection: Any, fixity: str) -> Row:
     where = "INDEXED BY files_damaged WHERE fixity IN ('missing', 'changed') AND fixity = ?"  # SQLite would count in a larger one
-    return {"code": fixity, "command": PUT_BACK, **VERIFIED[FIXITY[fixity]]._asdict(), **_files(connection, where, (fixity,))}
+    return {"code": fixity, "command": put_back(), **VERIFIED[FIXITY[fixity]]._asdict(), **_files(connection, where, (fixity,))}
 
 
 def _flagged(connection: Any, flag: str) -> Row:

@@ -170,6 +170,10 @@ def test_what_is_damaged_is_shown_wherever_the_study_is(archive: Path, tmp_path:
     told = dicom_study.of_index(connection, CT, None, None, 1)
     assert told
     assert [file["name"] for file in told["damaged"]] == ["ct-2.dcm"]
+    alone = pipeline_study.of_index(connection, "ct-2")
+    assert [file["fixity"] for file in alone["damaged"]] == ["changed"]
+    assert alone["put_back"] == "storage-ledger replay --files --study ct-2 --source FOLDER"
+    assert pipeline_study.of_index(connection, "ct-1")["damaged"] == []
     connection.close()
 
 
