@@ -174,6 +174,10 @@ def test_what_is_damaged_is_shown_wherever_the_study_is(archive: Path, tmp_path:
     assert [file["fixity"] for file in alone["damaged"]] == ["changed"]
     assert alone["put_back"] == "storage-ledger replay --files --study ct-2 --source FOLDER"
     assert pipeline_study.of_index(connection, "ct-1")["damaged"] == []
+    assert attention.of_index(connection)["broken"] == []
+    connection.execute("INSERT INTO damaged (position, code) VALUES (7, 'payload-changed')")
+    assert attention.of_index(connection)["broken"] == [{"position": 7, "code": "payload-changed"}]
+    assert home.of_index(connection, datetime.now(UTC).date())["broken"] == 1
     connection.close()
 
 
