@@ -6,6 +6,7 @@ import http.client
 import ipaddress
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from storage_ledger.core.ids import instant
 from storage_ledger.core.layout import archive_path
 from storage_ledger.core.plan import Stage
 from storage_ledger.core.study import State, Study
+from storage_ledger.index.fixity import FIXITY
 from storage_ledger.index.sqlite import archived_from, ask_files, damaged, standing, studies_with_upload
 from storage_ledger.ledger import lock
 from storage_ledger.ledger.contract import Ledger
@@ -36,6 +38,8 @@ ACTIONS = {
 }
 ENTRY_DAMAGED = "keep the ledger as it is and restore it from a backup or the mirror: see docs/reference/error-codes.md"
 WAITING_LONG_S = 900
+VERIFIED_READ = 1000
+"""Entries `verified` at most, the newest."""
 MIRROR_LAGS_S = 60
 READY_WITHIN_S = 10.0
 USUAL_ACTION = f"mend the upload, {_RETRY}"
@@ -108,8 +112,7 @@ def status(ledger: Ledger, settings: Settings) -> dict[str, Any]:
         if q.stage is not Stage.CONFIRM and (utc_now() - instant(q.oldest)).total_seconds() > WAITING_LONG_S
     ]
     attention += _mirror_lag(ledger, mirrored)
-    verified = last_verify(ledger)
-    attention += _damage(ledger, settings, verified)
+    attention += _damage(ledger, settings)
     if serving:
         known = {item["code"] for item in attention}
         attention += [item for item in _not_ready(settings) if item["code"] not in known]
@@ -125,7 +128,7 @@ def status(ledger: Ledger, settings: Settings) -> dict[str, Any]:
         "serving": serving,
         "queue": waiting,
         "quarantined": len(quarantine),
-        "last_verify": verified,
+        "last_verify": last_verify(ledger),
         "volumes": volumes,
         "attention": attention,
     }
@@ -133,8 +136,13 @@ def status(ledger: Ledger, settings: Settings) -> dict[str, Any]:
 
 def last_verify(ledger: Ledger) -> dict[str, Any] | None:
     """What came of the last run of `verify`, or of the last round of the scrub so far; None when there was none."""
+    return verification(ledger.of_no_study((Kind.VERIFIED.value,), VERIFIED_READ))
+
+
+def verification(newest_first: Iterable[Entry]) -> dict[str, Any] | None:
+    """The same, of the newest `verified` entries; `position` is that of the newest."""
     run: list[Entry] = []
-    for entry in ledger.of_no_study((Kind.VERIFIED.value,), 1000):
+    for entry in newest_first:
         data = entry.data
         if run and (data["by"], data["began"]) != (run[0].data["by"], run[0].data["began"]):
             break
@@ -143,6 +151,7 @@ def last_verify(ledger: Ledger) -> dict[str, Any] | None:
         return None
     payloads = [entry.data for entry in run]
     return {
+        "position": run[0].position,
         "by": payloads[0]["by"],
         "began": payloads[0]["began"],
         "recorded_at": run[0].recorded_at,
@@ -150,6 +159,34 @@ def last_verify(ledger: Ledger) -> dict[str, Any] | None:
         "selection": payloads[0]["scope"]["selection"],
         **{name: sum(p["counts"][name] for p in payloads) for name in ("files", "intact", "damaged", "unchecked", "bytes", "findings")},
     }
+
+
+def found_besides_files(newest_first: Iterable[Entry]) -> list[dict[str, Any]]:
+    """What the newest `verified` entries tell of anything but the bytes of a file, which the index knows, the newest first.
+
+    Of the last whole run of `verify` and what came after it, and of the scrub's last round: a scrub reads files alone, a run that
+    was interrupted or was about one study has not seen the rest, so neither takes back what was found there. Each has `code`,
+    `position`, `study_id` and `path`, and `entry`, the position of the `verified`, with `recorded_at`.
+    """
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    whole: str | None = None
+    scrub: str | None = None
+    for entry in newest_first:
+        data = entry.data
+        if data["by"] == "scrub":
+            scrub = scrub or data["began"]
+            if data["began"] != scrub:
+                continue
+        else:
+            if whole not in {None, data["began"]}:
+                break
+            if data["complete"] and data["scope"]["selection"] != "study":
+                whole = data["began"]
+        for each in data["findings"]:
+            if each["code"] not in FIXITY:
+                key = tuple(each.get(name) for name in ("code", "position", "path"))
+                found.setdefault(key, {**each, "entry": entry.position, "recorded_at": entry.recorded_at})
+    return list(found.values())
 
 
 def study(ledger: Ledger, study_id: str) -> dict[str, Any]:
@@ -290,15 +327,16 @@ def _volume(name: str, path: Path) -> dict[str, Any]:
     return {"name": name, "path": str(path), "free_bytes": usage.free, "total_bytes": usage.total}
 
 
-def _damage(ledger: Ledger, settings: Settings, verified: dict[str, Any] | None) -> list[dict[str, str]]:
+def _damage(ledger: Ledger, settings: Settings) -> list[dict[str, str]]:
     rows = ask_files(settings.index_file, ledger, "SELECT count(*) FROM files WHERE fixity IN ('missing', 'changed')")
     found = []
     if rows and rows[0][0]:
         count = "1 file of the archive is" if rows[0][0] == 1 else f"{rows[0][0]} files of the archive are"
         text = f"{count} missing or changed, when last read"
         found.append({"code": "damaged-files", "detail": text, "action": "see docs/how-to/verify.md"})
-    if verified is not None and verified["findings"] > verified["damaged"]:
-        text = f"{verified['findings'] - verified['damaged']} findings besides files, {verified['by']} of {verified['recorded_at']}"
+    others = found_besides_files(ledger.of_no_study((Kind.VERIFIED.value,), VERIFIED_READ))
+    if others:
+        text = f"{len(others)} besides such files, the last of {others[0]['recorded_at']}"
         found.append({"code": "verify-findings", "detail": text, "action": "run `storage-ledger verify` again; see docs/how-to/verify.md"})
     return found
 

@@ -7,27 +7,25 @@ from typing import Any
 
 from storage_ledger.browse import ledger
 from storage_ledger.browse.ask import Row, ask
-from storage_ledger.browse.codes import Meaning
+from storage_ledger.browse.codes import VERIFIED, Meaning
 from storage_ledger.browse.dicom_study import path
 from storage_ledger.browse.names import person
-from storage_ledger.browse.pipeline_study import action, commands, meaning
+from storage_ledger.browse.pipeline_study import FIXITY, action, commands, meaning, put_back
 from storage_ledger.core.entries import Kind
+from storage_ledger.report import found_besides_files
 
 MOST = 10
 """Of one code, the newest; how many there are is told in any case."""
 
 MOST_REJECTED = 200
 
-FIXITY = {
-    "missing": Meaning(
-        "The archive has no such file any more.",
-        "Restore it from a backup into the study's folder; or put the file into uploads and have its message published again.",
-    ),
-    "changed": Meaning(
-        "The archive's file has other bytes than the ledger says.",
-        "Put the right file into uploads and have its message published again: the changed one is set aside, not deleted.",
-    ),
-}
+BROKEN = Meaning(
+    "Entries of the ledger are not what their hashes say: somebody or something has changed the file below SQLite. "
+    "The index is without them.",
+    "Keep LEDGER_PATH as it is, and look at the disk. Then make the ledger again in an empty folder: storage-ledger restore "
+    "--from-mirror, or --from-backup.",
+)
+
 FLAGS = {
     "sop_conflict": (
         "The same SOP Instance UID, other bytes",
@@ -50,6 +48,8 @@ def of_index(connection: Any) -> Row:
     """What index.db knows: uploads that are not archived, files that are damaged or flagged."""
     return {
         "uploads": [_uploads(connection, state, code, count) for state, code, count in _codes(connection)],
+        "broken": ask(connection, "SELECT position, code FROM damaged ORDER BY position LIMIT ?", (MOST,)),
+        "broken_means": BROKEN,
         "damaged": [group for fixity in FIXITY if (group := _damaged(connection, fixity))["count"]],
         "flagged": [group for flag in FLAGS if (group := _flagged(connection, flag))["count"]],
     }
@@ -58,7 +58,7 @@ def of_index(connection: Any) -> Row:
 def of_ledger(connection: Any) -> Row:
     """What ledger.db knows: outages, rejected messages."""
     found: dict[str, list[Row]] = {}
-    entries = ledger.of_no_study(connection, (Kind.REJECTED.value,), MOST_REJECTED)
+    entries = list(ledger.of_no_study(connection, (Kind.REJECTED.value,), MOST_REJECTED))
     for each in entries:
         data = each.data
         found.setdefault(str(data["reason"]), []).append({
@@ -68,7 +68,23 @@ def of_ledger(connection: Any) -> Row:
     rejected = [
         {"code": code, "meaning": meaning("rejected", code), "rows": rows[:MOST], "count": len(rows)} for code, rows in found.items()
     ]
-    return {"outages": ledger.outages(connection), "rejected": rejected, "all_rejected": len(entries) < MOST_REJECTED}
+    return {
+        "outages": ledger.outages(connection),
+        "rejected": rejected,
+        "all_rejected": len(entries) < MOST_REJECTED,
+        "found": _found(connection),
+    }
+
+
+def _found(connection: Any) -> list[Row]:
+    """What was verified and is not as it should be, besides the files that the index calls damaged."""
+    groups: dict[str, list[Row]] = {}
+    for each in found_besides_files(ledger.verified(connection)):
+        groups.setdefault(str(each["code"]), []).append(each)
+    return [
+        {"code": code, **VERIFIED.get(code, Meaning("", ""))._asdict(), "rows": rows[:MOST], "count": len(rows)}
+        for code, rows in groups.items()
+    ]
 
 
 def _codes(connection: Any) -> Iterable[tuple[str, str, int]]:
@@ -100,7 +116,7 @@ WHERE u.state <> 'archived' AND u.state = ? AND coalesce(u.code, '') = ? ORDER B
 
 def _damaged(connection: Any, fixity: str) -> Row:
     where = "INDEXED BY files_damaged WHERE fixity IN ('missing', 'changed') AND fixity = ?"  # SQLite would count in a larger one
-    return {"code": fixity, **FIXITY[fixity]._asdict(), **_files(connection, where, (fixity,))}
+    return {"code": fixity, "command": put_back(), **VERIFIED[FIXITY[fixity]]._asdict(), **_files(connection, where, (fixity,))}
 
 
 def _flagged(connection: Any, flag: str) -> Row:

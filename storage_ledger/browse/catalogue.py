@@ -128,7 +128,7 @@ COLUMNS: dict[str, dict[str, dict[str, str]]] = {
             "entry_id": "UUID, version 7",
             "study_id": "The pipeline's study_id; empty for what belongs to none",
             "version": "Its place among the entries of its study: 1, 2, 3 …",
-            "kind": "described, rejected, archived, failed, recovered, quarantined, released, discarded, status-sent, restored, …",
+            "kind": "described, rejected, archived, failed, recovered, quarantined, released, discarded, status-sent, verified, restored",
             "schema": "Version of the shape of the payload",
             "recorded_at": f"When it was recorded, never earlier than the entry before; {_WHEN}",
             "cause": "Position of the entry that led to this one",

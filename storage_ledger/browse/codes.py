@@ -233,3 +233,63 @@ HEADERS = {
     ),
 }
 """Of the section 'Headers'."""
+
+VERIFIED = {
+    "duty-missing": Meaning(
+        "By the entries somebody must still place a file or tell a status, and pending has no such row: nobody will.",
+        "storage-ledger restore --from-mirror into an empty LEDGER_PATH makes the rows again; for one study, have its message published again.",
+    ),
+    "duty-unexplained": Meaning(
+        "A row of pending for which the entries give no reason, or that waits for ever.",
+        "Restart serve: what is put off becomes due. If it stays, storage-ledger restore --from-mirror into an empty LEDGER_PATH.",
+    ),
+    "mirror-lags": Meaning(
+        "The ledger has entries that the mirror lacks, and nobody brings it up.",
+        "Start serve. After a crash that is all; otherwise the mirror's end was cut off.",
+    ),
+    "file-missing": Meaning(
+        "An archived file is not there.",
+        "With serve stopped, storage-ledger replay --files --source FOLDER: it finds the bytes in any folder with copies, whatever they are called there, and puts them back. Or put the file back into uploads and publish its message again.",
+    ),
+    "file-changed": Meaning(
+        "It has other bytes than the ledger says.",
+        "See first whether the disk fails. Then as for one that is missing; the changed one is set aside in .ledger/damaged/.",
+    ),
+    "file-replaced": Meaning(
+        "In its place, or its folder's, lies a link, a folder, a FIFO or the like. It was not opened.",
+        "Find out who did that; then as for one that is missing.",
+    ),
+    "file-exposed": Meaning(
+        "Its bytes are right, but everybody on the machine may write to it.",
+        "chmod o-w. Other modes, owners and further hard links are no findings.",
+    ),
+    "metadata-missing": Meaning(
+        "A study has no metadata.json.",
+        "With serve stopped, storage-ledger replay --metadata.",
+    ),
+    "metadata-changed": Meaning(
+        "Its metadata.json is not, byte for byte, what the entries amount to.",
+        "With serve stopped, storage-ledger replay --metadata; first keep a copy, if you want to know who wrote it.",
+    ),
+    "untracked-file": Meaning(
+        "A file in the archive, or in .ledger/, that the ledger does not know. Temporary files are none while the service runs, nor is anything while a file of the study waits to be placed.",
+        "Find out whose it is, and move it away. A .place-….tmp or .metadata.json.tmp was left by a crash: start serve; if it stays, remove it.",
+    ),
+    "untracked-folder": Meaning(
+        "A folder in the archive of which the ledger knows no archived file; told once, whatever lies in it.",
+        "Find out whose it is, and move it away; or, if it is a study of the old service, take it in with storage-ledger adopt.",
+    ),
+    "index-differs": Meaning(
+        "A row, table or the position of index.db is not what the ledger amounts to; the detail names it.",
+        "storage-ledger replay --index; serve and browse may run.",
+    ),
+    "index-unreadable": Meaning(
+        "SQLite cannot read index.db.",
+        "storage-ledger replay --index; serve and browse may run.",
+    ),
+    "index-missing": Meaning(
+        "There is no index.db.",
+        "Start serve.",
+    ),
+}
+"""Of the section 'Verify', what a `verified` entry can tell: beside a damaged ledger or mirror none is written."""

@@ -7,8 +7,9 @@ from typing import Any
 
 from storage_ledger.browse.ask import Row, ask, ask_one
 from storage_ledger.browse.chart import Chart, stacked
-from storage_ledger.browse.ledger import outages, verification
+from storage_ledger.browse.ledger import outages, verified
 from storage_ledger.browse.studies import LATEST, with_covers
+from storage_ledger.report import found_besides_files, verification
 
 DAYS = 30
 NEWEST = 12
@@ -20,6 +21,7 @@ def of_index(connection: Any, today: date) -> Row:
     states = ask(connection, "SELECT state, count(*) AS n FROM studies WHERE state IN ('pending', 'failed', 'quarantined') GROUP BY state")
     flagged = ask_one(connection, "SELECT count(*) AS n FROM files WHERE sop_conflict OR study_uid_differs")
     damaged = ask_one(connection, "SELECT count(*) AS n FROM files INDEXED BY files_damaged WHERE fixity IN ('missing', 'changed')")
+    broken = ask_one(connection, "SELECT count(*) AS n FROM damaged")
     progress = ask_one(connection, "SELECT position FROM progress")
     return {
         **(total or {}),
@@ -27,6 +29,7 @@ def of_index(connection: Any, today: date) -> Row:
         "states": {row["state"]: row["n"] for row in states},
         "flagged": (flagged or {"n": 0})["n"],
         "damaged": (damaged or {"n": 0})["n"],
+        "broken": (broken or {"n": 0})["n"],
         "followed": progress["position"] if progress else 0,
         "chart": _chart(connection, today),
         "latest": with_covers(connection, ask(connection, f"{LATEST} LIMIT {NEWEST}")),
@@ -43,7 +46,14 @@ def of_ledger(connection: Any) -> Row:
     )
     rejected = ask_one(connection, "SELECT count(*) AS n, max(recorded_at) AS last FROM (SELECT recorded_at FROM entries "
                        "WHERE kind = 'rejected' AND study_id IS NULL ORDER BY position DESC LIMIT 1000)")  # fmt: skip
-    return {"last": last, "oldest": oldest, "rejected": rejected, "outages": outages(connection), "verified": verification(connection)}
+    return {
+        "last": last,
+        "oldest": oldest,
+        "rejected": rejected,
+        "outages": outages(connection),
+        "verified": verification(verified(connection)),
+        "found": len(found_besides_files(verified(connection))),
+    }
 
 
 def _chart(connection: Any, today: date) -> Chart:

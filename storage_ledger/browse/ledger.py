@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from storage_ledger.browse.ask import Row, ask, ask_one, marks
 from storage_ledger.browse.codes import OUTAGES, Meaning
 from storage_ledger.core.entries import Entry, Kind, faults, upcast
-from storage_ledger.report import OUTAGE_ACTIONS
+from storage_ledger.report import OUTAGE_ACTIONS, VERIFIED_READ
 
 COLUMNS = "position, entry_id, study_id, version, kind, schema, recorded_at, cause, payload, payload_sha256, salt, leaf_hash"
 SHOWN_CHARACTERS = 200_000
@@ -75,27 +76,12 @@ def outages(connection: Any) -> list[Row]:
     return found
 
 
-def of_no_study(connection: Any, kinds: tuple[str, ...], limit: int) -> list[Entry]:
+def of_no_study(connection: Any, kinds: tuple[str, ...], limit: int) -> Iterator[Entry]:
     """The newest entries of these kinds that belong to no study, the newest first."""
     sql = f"SELECT {COLUMNS} FROM entries WHERE study_id IS NULL AND kind IN ({marks(kinds)}) ORDER BY position DESC LIMIT ?"  # noqa: S608 - marks
-    return [Entry(*row) for row in connection.execute(sql, (*kinds, limit))]
+    return (Entry(*row) for row in connection.execute(sql, (*kinds, limit)))
 
 
-def verification(connection: Any) -> Row | None:
-    """The last `verified`: when, how many findings, and what it looked at; None when nobody ever did."""
-    for each in of_no_study(connection, ("verified",), 1):
-        try:
-            data = json.loads(each.payload)
-        except (ValueError, RecursionError):
-            data = None
-        data = data if isinstance(data, dict) else {}
-        findings = data.get("findings")
-        counts = data.get("counts")
-        return {
-            "position": each.position,
-            "recorded_at": each.recorded_at,
-            "findings": len(findings) if isinstance(findings, list) else findings if isinstance(findings, int) else None,
-            "counts": {str(k): v for k, v in counts.items() if isinstance(v, int)} if isinstance(counts, dict) else {},
-            "scope": data.get("scope"),
-        }
-    return None
+def verified(connection: Any) -> Iterator[Entry]:
+    """What was verified, the newest first, without entries that are damaged themselves."""
+    return (each for each in of_no_study(connection, (Kind.VERIFIED.value,), VERIFIED_READ) if not faults(each))

@@ -50,7 +50,8 @@ async def start(asked: Asked) -> Page:
     index = await asked.databases("index", partial(home.of_index, today=datetime.now(UTC).date()))
     book = await asked.databases("ledger", home.of_ledger)
     states = index["states"]
-    needs = states.get("quarantined", 0) + states.get("failed", 0) + index["damaged"] + index["flagged"] + len(book["outages"])
+    needs = sum(states.get(state, 0) for state in ("quarantined", "failed"))
+    needs += index["damaged"] + index["broken"] + index["flagged"] + len(book["outages"]) + book["found"]
     behind = max(0, (book["last"] or {"position": 0})["position"] - index["followed"])
     return Page("home", "Home", {**index, **book, "needs": needs, "behind": behind, "now": _now()})
 

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from storage_ledger.browse import ledger
 from storage_ledger.browse.ask import Row, ask, ask_one
-from storage_ledger.browse.codes import HEADERS, OUTAGES, QUARANTINED, REJECTED, RETRIED, Meaning
+from storage_ledger.browse.codes import HEADERS, OUTAGES, QUARANTINED, REJECTED, RETRIED, VERIFIED, Meaning
 from storage_ledger.browse.dicom_study import path
 from storage_ledger.browse.names import modalities, person
 from storage_ledger.core.entries import Entry, Kind
@@ -20,6 +20,9 @@ from storage_ledger.report import ACTIONS, NEXT, USUAL_ACTION, happened, summary
 
 MOST_ENTRIES = 500
 """Of a study described again and again the newest."""
+
+FIXITY = {"missing": "file-missing", "changed": "file-changed"}
+"""What the index calls it → the code of `verify`."""
 
 _UNKNOWN = Meaning("", "")
 _NEXT = {stage.value: text for stage, text in NEXT.items()}
@@ -55,8 +58,15 @@ def of_index(connection: Any, study_id: str) -> Row:
     study = ask_one(connection, "SELECT * FROM studies WHERE study_id = ?", (study_id,))
     files = ask(connection, "SELECT * FROM files WHERE study_id = ? ORDER BY position, name LIMIT 200", (study_id,))
     dicom = {row["study_instance_uid"]: None for row in files if row["study_instance_uid"]}
+    damaged = [
+        {**row, "means": VERIFIED[FIXITY[row["fixity"]]].means, "action": VERIFIED[FIXITY[row["fixity"]]].action}
+        for row in files
+        if row["fixity"] in FIXITY
+    ]
     return {
         "study": study,
+        "damaged": damaged,
+        "put_back": put_back(study_id) if damaged else "",
         "person": person(study["patient_name"]) if study else None,
         "kinds": modalities(study["modality"]) if study else [],
         "files": [{**row, "path": path(row), "header": HEADERS.get(row["dicom_error"] or "")} for row in files],
@@ -91,6 +101,12 @@ def commands(study_id: str, code: str | None) -> list[str]:
         f"storage-ledger quarantine {each} {shlex.quote(study_id)} --by 'YOUR NAME' --reason 'WHY'"
         for each in dict.fromkeys((verb, "retry", "discard"))
     ]
+
+
+def put_back(study_id: str | None = None) -> str:
+    """The command that looks for lost bytes in a folder; of one study, or of all."""
+    only = "" if study_id is None else f" --study {shlex.quote(study_id)}"
+    return f"storage-ledger replay --files{only} --source FOLDER"
 
 
 def _troubles(study: Study, entries: list[Entry]) -> list[Row]:

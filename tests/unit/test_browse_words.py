@@ -69,12 +69,15 @@ def test_codes_are_explained_in_the_words_of_the_reference():
         ("Retries of one file or study", codes.RETRIED),
         ("Outages", codes.OUTAGES),
         ("Headers", codes.HEADERS),
+        ("Verify", codes.VERIFIED),
     ):
         told = {}
         for line in re.findall(r"^\| (`.*) \|$", sections[title], flags=re.MULTILINE):
             cells = line.split(" | ")
             for code in re.findall(r"`([^`]+)`", cells[0]):
                 told[code] = codes.Meaning(plain(cells[-2]), plain(cells[-1]))
+        if title == "Verify":  # what is never recorded is told by the command alone
+            told = {code: meaning for code, meaning in told.items() if code in known}
         assert told == known, title
 
 
