@@ -145,14 +145,14 @@ class Index:
 
     def run(self, stop: threading.Event, bell: threading.Event) -> None:
         """Follow until `stop` is set and all is applied; `bell` rings when there is more. A broken index is made anew."""
-        behind = True
+        behind, failures = True, 0
         while behind or not stop.is_set():
             try:
                 if self.position == 0:
                     self.ensure()
                 bell.clear()
                 applied = self.follow()
-                behind = applied > 0
+                behind, failures = applied > 0, 0
                 if not behind:
                     bell.wait(1.0)
                 elif applied < BATCH:
@@ -161,7 +161,8 @@ class Index:
                 code = "ledger-io" if isinstance(error, OSError) else error.code
                 logs.get().warning("index.busy", code=code, errno=error.errno)
                 stop.wait(5.0)
-                behind = False
+                failures += 1
+                behind = failures < 3  # and then, on a stop, the next start follows
             except _Unreadable as error:
                 logs.get().error("index.unreadable", error_type=type(error.__cause__).__name__)
                 self._discard()
