@@ -367,7 +367,7 @@ def test_a_study_that_was_quarantined_for_its_lost_file_goes_on_when_it_is_relea
 @pytest.mark.parametrize("damage", ["missing", "changed", "link", "no folder"])
 def test_metadata_is_written_again_with_the_same_bytes_and_no_other_is_touched(filled, damage):
     before = tree(filled.archive)
-    inodes = {path: os.stat(filled.archive / path).st_ino for path in before}
+    made = {path: os.stat(filled.archive / path).st_ctime_ns for path in before}  # a number of an inode is given again
     path = filled.archive / "D" / "metadata.json"
     if damage == "no folder":
         shutil.rmtree(path.parent)
@@ -381,7 +381,7 @@ def test_metadata_is_written_again_with_the_same_bytes_and_no_other_is_touched(f
     assert (tally.looked_at, tally.mended, tally.bytes, found) == (4, 1, path.stat().st_size, [])
     now = tree(filled.archive)
     assert all(now[each] == before[each] for each in now)
-    assert {each for each in now if os.stat(filled.archive / each).st_ino != inodes[each]} == {"D/metadata.json"}
+    assert {each for each in now if os.stat(filled.archive / each).st_ctime_ns != made[each]} == {"D/metadata.json"}
     assert filled.metadata_again()[0].mended == 0
 
 
