@@ -198,6 +198,7 @@ def study(ledger: Ledger, study_id: str) -> dict[str, Any]:
     told = [entry for entry in about if entry.kind == Kind.STATUS_SENT]
     before = [None, *about][: len(about)]
     pending = ledger.pending_of(study_id)
+    outages = _outages(ledger) if pending else []
     code = folded.quarantine_code
     return {
         "study_id": study_id,
@@ -221,6 +222,7 @@ def study(ledger: Ledger, study_id: str) -> dict[str, Any]:
                 "not_before": duty.not_before,
                 "attempts": duty.attempts,
                 "summary": NEXT[duty.stage],
+                "held_up_by": _held_up_by(duty.stage, outages),
             }
             for duty in pending
         ],
@@ -305,6 +307,16 @@ def summary(entry: Entry) -> str:
             return f"failed to {data['step']}: {data['code']}, attempt {data['attempt']}, {then}"
         case _:
             return entry.kind
+
+
+def _held_up_by(stage: Stage, outages: list[tuple[str, str, str]]) -> list[dict[str, str]]:
+    """The outages for which a duty of that stage waits, each with what to do. All but placing waits for the mirror as well."""
+    steps = {Stage.PLACE: {"place"}, Stage.REMOVE: {"remove", "mirror"}}.get(stage, {"tell", "mirror"})
+    return [
+        {"code": code, "since": since, "action": OUTAGE_ACTIONS.get(code, "see docs/reference/error-codes.md")}
+        for step, code, since in outages
+        if step in steps
+    ]
 
 
 def _outages(ledger: Ledger) -> list[tuple[str, str, str]]:

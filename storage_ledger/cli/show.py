@@ -57,5 +57,7 @@ def _print(story: dict[str, Any]) -> None:
         for step in story["next"]:
             when = f" (due {step['not_before']})" if step["attempts"] else f" (since {age(step['recorded_at'])})"
             out.print("[bold]Next[/bold]   ", safe(step["summary"]), when, sep="")
+            for cause in step["held_up_by"]:
+                out.print("       ", safe(f"held up by {cause['code']} since {cause['since']}: {cause['action']}"), sep="")
     if story["advice"]:
         out.print("\n", safe(story["advice"]), sep="")

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from storage_ledger import report
 from storage_ledger.core.entries import Kind, NewEntry
 from storage_ledger.core.plan import Stage
 from storage_ledger.core.retry import calm_s
@@ -189,6 +190,19 @@ def test_what_fails_here_and_there_is_said_of_each(pipeline):
         describe(pipeline, study_id, f"good{n}")
         pipeline.place()
     assert {study_id for study_id, _ in failed(pipeline)} == set(bad)
+
+
+def test_the_story_of_a_study_says_what_holds_it_up(pipeline):
+    describe(pipeline, "S1")
+    away = pipeline.archive.with_name("away")
+    pipeline.archive.rename(away)
+    pipeline.place()
+    [step] = report.study(pipeline.ledger, "S1")["next"]
+    assert [(cause["code"], "mount" in cause["action"]) for cause in step["held_up_by"]] == [("archive-missing", True)]
+    away.rename(pipeline.archive)
+    pipeline.finish()
+    assert report.study(pipeline.ledger, "S1")["state"] == "archived"
+    assert all(step["held_up_by"] == [] for step in report.study(pipeline.ledger, "S1")["next"])
 
 
 # -- what never comes back
