@@ -51,6 +51,7 @@ class Mirroring:
             last_time = stop.is_set()
             wait_s = self.follow()
             if last_time:
+                self._try()  # it may have recorded that it works again
                 return
             if wait_s > LOOK_EVERY_S:
                 stop.wait(wait_s)  # whatever is appended meanwhile: the volume needs its time

@@ -70,6 +70,7 @@ class Service:
         self._reading_ended = threading.Event()
         self._placed = threading.Event()
         self._appended = threading.Event()
+        self._mirrored = threading.Event()
         self._failed: tuple[str, BaseException] | None = None
         self._signal: signal.Signals | None = None
 
@@ -99,7 +100,7 @@ class Service:
             "reconcile": lambda: parts.reconciler.run(self._stop),
             "outages": lambda: parts.outages.run(self._stop),
             "scrub": lambda: parts.scrub.run(self._stop),
-            "index": lambda: parts.index.run(self._stop, parts.index_bell),
+            "index": lambda: parts.index.run(self._mirrored, parts.index_bell),
             "source": self._read_source,
         }
         threads = [threading.Thread(target=self._guarded, args=(name, job), name=name, daemon=True) for name, job in jobs.items()]
@@ -203,10 +204,14 @@ class Service:
 
     def _wind_down(self, threads: list[threading.Thread], web: WebServer) -> int:
         deadline = time.monotonic() + STOP_WITHIN_S
-        for thread in sorted(threads, key=lambda thread: thread.name == "mirror"):
-            if thread.name == "mirror":  # the last one: it follows what the others append
+        last = {"mirror": 1, "index": 2}  # they follow what the others append, and the mirror may append that it works again
+        for thread in sorted(threads, key=lambda thread: last.get(thread.name, 0)):
+            if thread.name == "mirror":
                 self._appended.set()
                 self._parts.mirroring.wake()
+            elif thread.name == "index":
+                self._mirrored.set()
+                self._parts.index_bell.set()
             thread.join(max(0.0, deadline - time.monotonic()))
         stuck = [thread.name for thread in threads if thread.is_alive()]
         code = 2 if self._failed else 0
