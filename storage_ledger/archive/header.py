@@ -14,6 +14,7 @@ import pydicom
 from pydicom import config
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import InvalidDicomError
+from pydicom.tag import Tag
 
 # Values are taken as they are: a wrong one is the sender's word, and pydicom's warnings would quote it in the logs.
 config.settings.reading_validation_mode = config.IGNORE
@@ -28,6 +29,9 @@ ATTRIBUTES = (
     "BodyPartExamined", "ProtocolName", "Manufacturer", "ManufacturerModelName", "StationName", "InstitutionName",
     "InstanceNumber", "Rows", "Columns", "BitsAllocated", "NumberOfFrames", "PhotometricInterpretation", "ImageType",
 )  # fmt: skip
+
+_TAGS = [Tag(keyword) for keyword in ATTRIBUTES]  # looked up once: that takes as long as reading a value
+_KEYWORDS = dict(zip(map(int, _TAGS), ATTRIBUTES, strict=True))
 
 MAX_READ_BYTES = 8 << 20
 MAX_READS = 100_000
@@ -109,9 +113,12 @@ def read_header(file: BinaryIO) -> tuple[dict[str, Any] | None, str | None]:
         return None, "header-unreadable"
     found: dict[str, Any] = {}
     partly = False
-    for keyword in ATTRIBUTES:
+    for tag in list(dataset.keys()):
+        keyword = _KEYWORDS.get(int(tag))
+        if keyword is None:
+            continue
         try:
-            value = _plain(dataset.get(keyword))
+            value = _plain(dataset[tag].value)
         except Exception:  # noqa: BLE001 - one attribute that cannot be decoded does not cost the others
             partly = True
             continue
@@ -138,7 +145,7 @@ def _read(file: BinaryIO) -> Dataset:
 
 def _dcmread(file: BinaryIO, *, force: bool) -> FileDataset:
     file.seek(0)
-    return pydicom.dcmread(_Limited(file), stop_before_pixels=True, specific_tags=list(ATTRIBUTES), force=force)
+    return pydicom.dcmread(_Limited(file), stop_before_pixels=True, specific_tags=list(_TAGS), force=force)
 
 
 def _refuse_bomb(data: bytes) -> None:

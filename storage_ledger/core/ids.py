@@ -15,7 +15,8 @@ def uuid7(unix_ms: int, random_bytes: bytes) -> str:
 
 def rfc3339(moment: datetime) -> str:
     """RFC 3339 in UTC with microseconds and `Z`; such texts sort as the moments do."""
-    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+    utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+    return utc.isoformat(timespec="microseconds")[:-6] + "Z"  # without its +00:00
 
 
 def instant(text: str) -> datetime:

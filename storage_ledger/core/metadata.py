@@ -6,6 +6,8 @@ import base64
 import json
 from typing import Any
 
+import msgspec
+
 from storage_ledger.core.entries import ADOPT
 from storage_ledger.core.study import GROUPS, Study, metadata_of, validation_details_of
 
@@ -45,4 +47,6 @@ def metadata_json(study: Study, described: dict[str, Any]) -> bytes:
         }
         for file in sorted(study.files.values(), key=lambda file: (file.position, file.name))
     ]
-    return (json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
+    text = json.dumps(document, ensure_ascii=False, allow_nan=False)
+    # What `json.dumps(…, indent=2)` writes, byte for byte, which would be Python for every value: five times as long.
+    return msgspec.json.format(text.encode("utf-8"), indent=2) + b"\n"

@@ -202,11 +202,12 @@ class SqliteTransaction:
     def __init__(self, connection: Connection, clock: Clock, randomness: Randomness) -> None:
         self._sql = driver(connection).execute
         self._now = clock()
+        self._now_text = rfc3339(self._now)
         self._randomness = randomness
         row = self._sql("SELECT position, recorded_at FROM entries ORDER BY position DESC LIMIT 1").fetchone()
         self._position: int = row[0] if row else 0
         # A clock that was set back must not make the log run backwards.
-        self._time: str = max(rfc3339(self._now), row[1] if row else "")
+        self._time: str = max(self._now_text, row[1] if row else "")
         self.appended: list[Entry] = []
         self.then: list[Callable[[], None]] = []
 
@@ -230,7 +231,7 @@ class SqliteTransaction:
         self._insert(entry)
         study_id = new.payload.get("study_id") if new.kind is Kind.REJECTED else None
         self._apply(new, entry.position, due_in_s=0.0, duty=study_id is None or not self.knows_study(study_id))
-        if new.kind is Kind.STATUS_SENT and entry.recorded_at < later(rfc3339(self._now), -READ_BACK_WITHIN_S):
+        if new.kind is Kind.STATUS_SENT and entry.recorded_at < later(self._now_text, -READ_BACK_WITHIN_S):
             self.drop(entry.position, Stage.CONFIRM)  # a million of them were read back long ago
 
     def _get(self, position: int) -> Entry | None:
@@ -256,7 +257,7 @@ class SqliteTransaction:
             for stage in changes.add:
                 self._sql(
                     "INSERT INTO pending (position, stage, not_before, attempts) VALUES (?, ?, ?, 0)",
-                    (at, stage.value, later(rfc3339(self._now), due_in_s)),
+                    (at, stage.value, later(self._now_text, due_in_s) if due_in_s else self._now_text),
                 )
             for position in changes.place_again:
                 self.place_again(position)
@@ -277,7 +278,7 @@ class SqliteTransaction:
 
     def make_due(self, *, beyond_s: float) -> None:
         """See `contract.Transaction.make_due`."""
-        now = rfc3339(self._now)
+        now = self._now_text
         self._sql("UPDATE pending SET not_before = ? WHERE stage <> 'confirm' AND not_before > ?", (now, now))
         self._sql("UPDATE pending SET not_before = ? WHERE stage = 'confirm' AND not_before > ?", (now, later(now, beyond_s)))
 
@@ -304,7 +305,7 @@ class SqliteTransaction:
         """See `contract.Transaction.postpone`."""
         self._sql(
             "UPDATE pending SET not_before = ?, attempts = ? WHERE position = ? AND stage = ?",
-            (later(rfc3339(self._now), due_in_s), attempts, position, stage.value),
+            (later(self._now_text, due_in_s), attempts, position, stage.value),
         )
 
     def is_retrying(self, stage: Stage) -> bool:
@@ -335,7 +336,7 @@ class SqliteTransaction:
     def _again(self, position: int, stage: Stage) -> None:
         self._sql(
             "INSERT INTO pending (position, stage, not_before, attempts) VALUES (?, ?, ?, 0) ON CONFLICT DO NOTHING",
-            (position, stage.value, rfc3339(self._now)),
+            (position, stage.value, self._now_text),
         )
 
     def _seal(self, new: NewEntry) -> Entry:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 import socket
@@ -270,3 +271,13 @@ def test_a_proxy_of_the_environment_and_cookies_of_the_service_are_ignored(statu
 def test_a_base_url_that_is_none_is_a_bad_setting(url):
     with pytest.raises(BadSettings, match="STATUS_SERVICE_URL"):
         StatusClient(url)
+
+
+def test_a_name_and_password_in_the_base_url_are_sent_with_each_call_and_nowhere_else(status_server):
+    client = StatusClient(status_server.url.replace("://", "://us%20er:p%40ss@"))
+    client.tell("s1", "archived", {})
+    client.read("s1")
+    client.close()
+    wanted = "Basic " + base64.b64encode(b"us er:p@ss").decode()
+    assert [headers.get("authorization") or headers.get("Authorization") for headers in status_server.headers] == [wanted, wanted]
+    assert all("p@ss" not in str(headers) and "p%40ss" not in str(headers) for headers in status_server.headers)
