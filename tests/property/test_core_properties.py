@@ -10,8 +10,10 @@ from storage_ledger.core import canonical
 from storage_ledger.core.entries import Entry, faults
 from storage_ledger.core.layout import UploadPaths, archive_name, beside_name, valid_study_id
 from storage_ledger.core.message import Parsed, parse
+from storage_ledger.core.metadata import metadata_json
+from storage_ledger.core.study import Study
 from storage_ledger.errors import Rejected
-from tests.contract.making import made_entry
+from tests.contract.making import archived, described, made_entry
 
 PATHS = UploadPaths("/data/uploads", ("/app/uploads", "/mnt/in"))
 CODES = {
@@ -230,3 +232,15 @@ def flips(stored):
 
 def flip(raw: bytes, bit: int) -> bytes:
     return raw[: bit // 8] + bytes([raw[bit // 8] ^ (1 << bit % 8)]) + raw[bit // 8 + 1 :]
+
+
+@given(st.dictionaries(st.text(max_size=8), json_values | st.integers(), max_size=4))
+def test_metadata_json_is_laid_out_as_the_standard_library_lays_out_json(said):
+    path = "a.dcm"
+    entries = [
+        made_entry(1, "described", described(path, said)),
+        made_entry(2, "archived", archived(path, content="x"), cause=1),
+    ]
+    study = Study.of("S1", entries)
+    data = metadata_json(study, entries[0].data)
+    assert data.decode() == json.dumps(json.loads(data), indent=2, ensure_ascii=False) + "\n"
