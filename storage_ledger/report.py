@@ -42,6 +42,7 @@ VERIFIED_READ = 1000
 """Entries `verified` at most, the newest."""
 MIRROR_LAGS_S = 60
 READY_WITHIN_S = 10.0
+_SEE = "see docs/reference/error-codes.md"
 USUAL_ACTION = f"mend the upload, {_RETRY}"
 
 OUTAGE_ACTIONS = {
@@ -59,6 +60,9 @@ OUTAGE_ACTIONS = {
     "uploads-missing": "mount the uploads volume; it goes on by itself",
     "uploads-read-only": "mount uploads writable: archived files cannot be removed from it",
     "upload-not-removable": "let the service's user remove files from uploads: see docs/how-to/match-uids.md",
+    "hangs": "see whether the volume answers, and the kernel's log; what hangs goes on by itself when it does",
+    "ledger-full": "make room on the ledger's volume; it goes on by itself",
+    "redis-not-subscribed": "see that Redis runs at REDIS_URL; it subscribes by itself, and looks through uploads for what it missed",
     "status-service-away": "start the Status Service; it goes on by itself, and tells all that it missed",
 }
 
@@ -83,7 +87,7 @@ def status(ledger: Ledger, settings: Settings) -> dict[str, Any]:
         {
             "code": code,
             "detail": f"step {step}, since {since}",
-            "action": OUTAGE_ACTIONS.get(code, "see docs/reference/error-codes.md"),
+            "action": OUTAGE_ACTIONS.get(code, _SEE),
         }
         for step, code, since in outages
     ]
@@ -312,11 +316,7 @@ def summary(entry: Entry) -> str:
 def _held_up_by(stage: Stage, outages: list[tuple[str, str, str]]) -> list[dict[str, str]]:
     """The outages for which a duty of that stage waits, each with what to do. All but placing waits for the mirror as well."""
     steps = {Stage.PLACE: {"place"}, Stage.REMOVE: {"remove", "mirror"}}.get(stage, {"tell", "mirror"})
-    return [
-        {"code": code, "since": since, "action": OUTAGE_ACTIONS.get(code, "see docs/reference/error-codes.md")}
-        for step, code, since in outages
-        if step in steps
-    ]
+    return [{"code": code, "since": since, "action": OUTAGE_ACTIONS.get(code, _SEE)} for step, code, since in outages if step in steps]
 
 
 def _outages(ledger: Ledger) -> list[tuple[str, str, str]]:
@@ -375,7 +375,7 @@ def _not_ready(settings: Settings) -> list[dict[str, str]]:
         connection.request("GET", "/readyz")
         reasons = json.loads(connection.getresponse().read(1 << 20)).get("reasons", [])
         return [
-            {**{name: str(reason[name]) for name in ("code", "detail")}, "action": "see docs/reference/error-codes.md"}
+            {**{name: str(reason[name]) for name in ("code", "detail")}, "action": OUTAGE_ACTIONS.get(str(reason["code"]), _SEE)}
             for reason in reasons
         ]
     except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError, AttributeError):

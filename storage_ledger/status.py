@@ -180,7 +180,7 @@ def _status(body: bytes) -> Status:
 
 
 class _Lane:
-    """One connection, used by one call at a time; without httpx's client: no redirects, cookies or proxies, for three quarters of the price.
+    """One connection, used by one call at a time; no httpx client, and so no redirects, cookies or proxies, at three quarters the price.
 
     One pool for all threads would do, were it not that it closes connections which it has just given to another thread
     (httpcore 1.0.9, encode/httpcore#1110: with 8 threads on 4 connections 37 of 4,000 POSTs failed with EBADF or hung,

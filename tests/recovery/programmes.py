@@ -45,6 +45,7 @@ PROGRAMMES = (
     ),
     Programme("full", "full", "test_full.py", "STORAGE_LEDGER_FULL", 1, "volumes that are full: every level (1), every second (2), …"),
     Programme("cuts", "cuts", "test_power_cut.py", "STORAGE_LEDGER_CUTS", 300, "power cuts"),
+    Programme("hangs", "hangs", "test_hanging.py", "STORAGE_LEDGER_HANGS", 12, "file systems that are frozen for a while"),
     Programme("kills", "kills", "test_kill.py", "STORAGE_LEDGER_KILLS", 500, "kill -9 under traffic"),
     Programme("redis", "redis", "test_redis_faults.py", "STORAGE_LEDGER_REDIS", 100, "faults of Redis"),
     Programme("status", "status", "test_status_faults.py", "STORAGE_LEDGER_STATUS", 500, "studies told to a Status Service that fails"),
