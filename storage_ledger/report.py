@@ -60,10 +60,12 @@ OUTAGE_ACTIONS = {
     "uploads-missing": "mount the uploads volume; it goes on by itself",
     "uploads-read-only": "mount uploads writable: archived files cannot be removed from it",
     "upload-not-removable": "let the service's user remove files from uploads: see docs/how-to/match-uids.md",
+    "status-service-away": "start the Status Service; it goes on by itself, and tells all that it missed",
+}
+NOT_READY_ACTIONS = OUTAGE_ACTIONS | {
     "hangs": "see whether the volume answers, and the kernel's log; what hangs goes on by itself when it does",
     "ledger-full": "make room on the ledger's volume; it goes on by itself",
     "redis-not-subscribed": "see that Redis runs at REDIS_URL; it subscribes by itself, and looks through uploads for what it missed",
-    "status-service-away": "start the Status Service; it goes on by itself, and tells all that it missed",
 }
 
 
@@ -375,7 +377,7 @@ def _not_ready(settings: Settings) -> list[dict[str, str]]:
         connection.request("GET", "/readyz")
         reasons = json.loads(connection.getresponse().read(1 << 20)).get("reasons", [])
         return [
-            {**{name: str(reason[name]) for name in ("code", "detail")}, "action": OUTAGE_ACTIONS.get(str(reason["code"]), _SEE)}
+            {**{name: str(reason[name]) for name in ("code", "detail")}, "action": NOT_READY_ACTIONS.get(str(reason["code"]), _SEE)}
             for reason in reasons
         ]
     except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError, AttributeError):

@@ -25,7 +25,7 @@ from storage_ledger.ledger.engine import sqlite
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.metrics import Metrics
-from storage_ledger.report import ACTIONS, OUTAGE_ACTIONS
+from storage_ledger.report import ACTIONS, NOT_READY_ACTIONS, OUTAGE_ACTIONS
 from storage_ledger.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -335,6 +335,7 @@ def test_what_the_commands_advise_is_advised_for_codes_that_exist():
 def test_the_errors_that_status_calls_attention_to_have_an_action_each():
     outages = set(names(sections("error-codes.md")["Outages"]))
     assert outages == OUTAGE_ACTIONS.keys()
+    assert {"hangs", "redis-not-subscribed", "ledger-full"} < NOT_READY_ACTIONS.keys() <= documented_codes()
 
 
 # -- metrics
