@@ -29,6 +29,7 @@ from storage_ledger.notifier import CONFIRM_AFTER, Notifier
 from storage_ledger.outages import Outages
 from storage_ledger.projector import Projector
 from storage_ledger.reconcile import Reconciler, Sweep
+from storage_ledger.remover import Remover
 from storage_ledger.service import Parts, Service
 from storage_ledger.settings import Settings
 from storage_ledger.sources.contract import Source
@@ -286,6 +287,20 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
         confirm_s=settings.status_confirm_seconds,
         mirrored=lambda: mirror.position,
     )
+
+    def place_again() -> None:
+        projector.lane.wake()
+
+    remover = Remover(
+        ledger,
+        uploads,
+        archive,
+        outages=outages,
+        metrics=metrics,
+        clock=utc_now,
+        mirrored=lambda: mirror.position,
+        on_place_again=place_again,
+    )
     projector = Projector(
         ledger,
         uploads,
@@ -294,14 +309,14 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
         metrics=metrics,
         clock=utc_now,
         grace_s=settings.missing_file_grace_seconds,
-        mirrored=lambda: mirror.position,
+        on_copied=remover.remember,
         on_recorded=mirroring.wake,
     )
-    waiting_for_mirror += [projector.remove_lane.wake, notifier.lane.wake]
+    waiting_for_mirror += [remover.lane.wake, notifier.lane.wake]
 
     def handed_over() -> None:
-        projector.place_lane.wake()
-        projector.remove_lane.wake()
+        projector.lane.wake()
+        remover.lane.wake()
 
     reconciler = Reconciler(
         ledger,
@@ -321,7 +336,7 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
         metrics=metrics,
         clock=utc_now,
         rejected_per_hour=settings.rejected_per_hour,
-        on_described=projector.place_lane.wake,
+        on_described=projector.lane.wake,
         on_rejected=mirroring.wake,
         on_recovered=reconciler.ring,
     )
@@ -343,6 +358,7 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
         source=source,
         intake=intake,
         projector=projector,
+        remover=remover,
         notifier=notifier,
         mirroring=mirroring,
         reconciler=reconciler,

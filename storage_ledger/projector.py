@@ -1,4 +1,4 @@
-"""Entries → effects on the archive: place the file, write metadata.json, record the outcome, remove the upload.
+"""Entries → effects on the archive: place the file, write metadata.json, record the outcome. Removing the upload is the remover's.
 
 The order is what the promise rests on; docs/explanation/how-a-move-survives-a-power-cut.md tells why.
 """
@@ -16,7 +16,6 @@ from typing import Any
 
 from storage_ledger import __version__, logs
 from storage_ledger.archive.contract import Archive, Fixity, Placed
-from storage_ledger.archive.filesystem import digest_of
 from storage_ledger.archive.header import read_header
 from storage_ledger.archive.uploads import Identity, Uploads
 from storage_ledger.core.entries import Entry, Kind, NewEntry
@@ -30,11 +29,9 @@ from storage_ledger.lane import Lane
 from storage_ledger.ledger.contract import Duty, Ledger, Transaction
 from storage_ledger.metrics import Metrics
 from storage_ledger.outages import Outages
+from storage_ledger.trouble import QUIET, WAITS_FOR_THE_FILE, failed, record_hanging
 
-# What may mend itself within the grace, and says nothing in the ledger before the grace is over.
 COMMON_AFTER = 5  # studies in a row with one and the same trouble: then it is not theirs
-WAITS_FOR_THE_FILE = frozenset({"upload-missing", "upload-unreadable"})
-QUIET = WAITS_FOR_THE_FILE | {"upload-changing"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +71,7 @@ Outcome = Archived | Quarantined | Retry
 
 
 class Projector:
-    """Two lanes: place (studies in parallel) and remove (in batches, so that one fsync serves a whole folder)."""
+    """One lane, studies in parallel. `on_copied`: from which state of its upload the file of an `archived` entry was copied."""
 
     def __init__(
         self,
@@ -87,7 +84,7 @@ class Projector:
         clock: Callable[[], datetime],
         grace_s: float,
         workers: int = 6,
-        mirrored: Callable[[], int] | None = None,
+        on_copied: Callable[[int, Identity], None] = lambda _, __: None,
         on_recorded: Callable[[], None] = lambda: None,
     ) -> None:
         self._ledger = ledger
@@ -98,36 +95,20 @@ class Projector:
         self._clock = clock
         self._grace_s = grace_s
         self._started = clock()
+        self._on_copied = on_copied
         self._on_recorded = on_recorded
         self._random = random.Random()  # noqa: S311 - spreads retries, guards nothing
         self._host = socket.gethostname()
-        self._seen: dict[int, Identity] = {}
         self._in_a_row: dict[str, set[str | None]] = {}
-        self.place_lane: Lane[list[Outcome]] = Lane(
+        self.lane: Lane[list[Outcome]] = Lane(
             "place",
             ledger,
             [Stage.PLACE],
             work=self.place_batch,
             record=self.record,
             workers=workers,
-            on_hanging=lambda duties: self._record_hanging("place", duties),
+            on_hanging=lambda duties: record_hanging(ledger, "place", duties),
         )
-        self.remove_lane: Lane[list[Removal]] = Lane(
-            "remove",
-            ledger,
-            [Stage.REMOVE],
-            work=self.remove_batch,
-            record=self.record_removed,
-            workers=1,
-            by_study=False,
-            most=256,
-            gather_s=0.05,
-            drain=True,
-            up_to=mirrored,
-            on_hanging=lambda duties: self._record_hanging("remove", duties[:1]),
-        )
-
-    # -- place
 
     def place_batch(self, duties: list[Duty]) -> list[Outcome]:
         """Place the files of these duties, all of one study, in order; then its metadata.json, once. Raises only `LedgerError`.
@@ -154,7 +135,7 @@ class Projector:
         original_name = described.upload_path.rpartition("/")[2]
         owned = {file.name: file.sha256 for file in study.files.values()}
         try:
-            with self._uploads.open(described.upload_path, self.place_lane.beat) as upload:
+            with self._uploads.open(described.upload_path, self.lane.beat) as upload:
                 placed = self._archive.place(upload, study.study_id, original_name=original_name, owned=owned, position=described.position)
                 identity = upload.identity
         except (Retryable, Permanent) as error:
@@ -241,7 +222,7 @@ class Projector:
         outcomes = [Retry(o.duty, error) if isinstance(o, Archived) and o.duty.entry.study_id in lost else o for o in outcomes]
         outcomes = self._with_common_causes(outcomes, fresh)
         shared = next((o.error for o in outcomes if isinstance(o, Retry) and (o.error.shared or o.common)), None)
-        pause_s = self.place_lane.pause() if shared is not None else 0.0
+        pause_s = self.lane.pause() if shared is not None else 0.0
         recorded: list[tuple[Entry, Outcome]] = []
         with self._ledger.write() as tx:
             for outcome in sorted(outcomes, key=lambda o: o.duty.entry.position):
@@ -250,11 +231,12 @@ class Projector:
                     if entry is not None:
                         recorded.append((entry, outcome))
             if shared is not None:
-                self._begin(tx, "place", shared, pause_s)
+                retry_at = later(rfc3339(self._clock()), pause_s)
+                self._outages.begin(tx, "place", shared.code, detail=shared.detail, errno=shared.errno, attempt=1, retry_at=retry_at)
             elif fresh and any(isinstance(o, Archived) for o in outcomes):
                 self._outages.end(tx, "place")
         if shared is None and fresh:
-            self.place_lane.resume()
+            self.lane.resume()
         self._count(recorded, outcomes)
         self._on_recorded()
 
@@ -295,7 +277,7 @@ class Projector:
                 if outcome.common or outcome.error.code in QUIET or not worth_an_entry(attempt):
                     return None
                 retry_at = later(rfc3339(self._clock()), wait_s)
-                return tx.append(_failed("place", outcome.duty, outcome.error, attempt, retry_at))
+                return tx.append(failed("place", outcome.duty, outcome.error, attempt=attempt, retry_at=retry_at))
 
     def _archived_payload(self, outcome: Archived, upload_path: str) -> dict[str, Any]:
         placed = outcome.placed
@@ -319,10 +301,6 @@ class Projector:
             payload["set_aside"] = placed.set_aside
         return payload
 
-    def _begin(self, tx: Transaction, step: str, error: Retryable, pause_s: float) -> None:
-        retry_at = later(rfc3339(self._clock()), pause_s)
-        self._outages.begin(tx, step, error.code, detail=error.detail, errno=error.errno, attempt=1, retry_at=retry_at)
-
     def _count(self, recorded: list[tuple[Entry, Outcome]], outcomes: list[Outcome]) -> None:
         log = logs.get()
         for outcome in outcomes:
@@ -337,119 +315,13 @@ class Projector:
                     took_s = (instant(entry.recorded_at) - instant(outcome.duty.entry.recorded_at)).total_seconds()
                     self._metrics.archive_seconds.observe(took_s)
                     if outcome.identity is not None:
-                        self._seen[entry.position] = outcome.identity
+                        self._on_copied(entry.position, outcome.identity)
                     log.info("archived", study_id=entry.study_id, position=entry.position, bytes=outcome.placed.bytes)
                 case Quarantined():
                     self._metrics.quarantined.labels(outcome.code).inc()
                     log.warning("quarantined", study_id=entry.study_id, position=entry.position, code=outcome.code)
                 case Retry():
                     log.warning("place.failed", position=entry.cause, code=outcome.error.code, attempt=outcome.duty.attempts + 1)
-
-    # -- remove
-
-    def remove_batch(self, duties: list[Duty]) -> list[Removal]:
-        """Remove the uploads of archived files, then fsync their folders. Never raises.
-
-        An upload goes only if it is, byte for byte, what the archive holds: the very file that was copied and nobody
-        touched since, or (after a restart) one whose digest is the ledger's while the archive's file is read and intact.
-        """
-        removals = [self._remove(duty) for duty in duties]
-        try:
-            self._uploads.settle([r.path for r in removals if r.error is None and not r.place_again])
-        except Retryable as error:
-            return [Removal(r.duty, r.path, error=error) for r in removals]
-        return removals
-
-    def _remove(self, duty: Duty) -> Removal:
-        data = duty.entry.data
-        path = data["upload_path"]
-        try:
-            now = self._uploads.look(path)
-            if now is None:
-                return Removal(duty, path)
-            if now != self._seen.get(duty.entry.position) and not self._is_archived(duty.entry, data["file"], path):
-                return Removal(duty, path, place_again=True)
-            self._uploads.remove(path)
-            return Removal(duty, path)
-        except (Retryable, Permanent) as error:
-            if isinstance(error, Permanent):  # no longer a regular file: not what we archived, not ours to remove
-                return Removal(duty, path)
-            return Removal(duty, path, error=error)
-        except Exception as error:  # noqa: BLE001 - one upload must not stop the others; recorded as `failed`, seen in logs and metrics
-            logs.get().error(
-                "remove.internal-error",
-                position=duty.entry.position,
-                error_type=type(error).__name__,
-                frames_at=logs.where(error),
-            )
-            return Removal(duty, path, error=Retryable("internal-error", type(error).__name__))
-
-    def _is_archived(self, archived: Entry, file: dict[str, Any], path: str) -> bool:
-        with self._uploads.open(path) as upload:
-            same = upload.size == file["bytes"] and digest_of(upload.descriptor) == file["sha256"]
-            upload.check_unchanged()
-        if archived.study_id is None:
-            return False
-        return same and self._archive.check(archived.study_id, file["name"], file["sha256"], file["bytes"]) is Fixity.INTACT
-
-    def record_removed(self, batches: list[list[Removal]], fresh: bool = True) -> None:
-        """Drop the duties whose upload is durably gone; nobody has to care any more."""
-        removals = [removal for batch in batches for removal in batch]
-        shared = next((r.error for r in removals if r.error is not None and r.error.shared), None)
-        pause_s = self.remove_lane.pause(cap_s=60) if shared is not None else 0.0
-        with self._ledger.write() as tx:
-            for removal in removals:
-                position = removal.duty.entry.position
-                if removal.error is not None:
-                    self._postpone(tx, removal, removal.error)
-                    continue
-                tx.drop(position, Stage.REMOVE)
-                if removal.place_again and removal.duty.entry.cause is not None:
-                    tx.place_again(removal.duty.entry.cause)
-            if shared is not None:
-                self._begin(tx, "remove", shared, pause_s)
-            elif any(r.error is None for r in removals) and not tx.is_retrying(Stage.REMOVE):
-                self._outages.end(tx, "remove")
-        for removal in removals:
-            if removal.error is None:
-                self._seen.pop(removal.duty.entry.position, None)
-            else:
-                self._metrics.retries.labels("remove", removal.error.code).inc()
-        if shared is None and fresh:
-            self.remove_lane.resume()
-        if any(r.place_again for r in removals):
-            self.place_lane.wake()
-
-    def _postpone(self, tx: Transaction, removal: Removal, error: Retryable) -> None:
-        duty = removal.duty
-        attempt = duty.attempts + 1
-        wait_s = backoff_s(attempt, base_s=1, cap_s=600, chance=self._random.random())
-        tx.postpone(duty.entry.position, Stage.REMOVE, due_in_s=wait_s, attempts=attempt)
-        if not error.shared and error.code not in QUIET and worth_an_entry(attempt):
-            tx.append(_failed("remove", duty, error, attempt, later(rfc3339(self._clock()), wait_s)))
-
-    # -- both
-
-    def _record_hanging(self, step: str, duties: list[Duty]) -> None:
-        """A call has not come back for minutes: say so, for each of these. What comes of it is recorded when it does."""
-        error = Retryable("hangs", "a call into uploads or the archive has not come back")
-        with self._ledger.write() as tx:
-            for duty in duties:
-                if tx.is_pending(duty.entry.position, duty.stage):
-                    tx.append(_failed(step, duty, error, duty.attempts + 1, None))
-
-
-def _failed(step: str, duty: Duty, error: Retryable, attempt: int, retry_at: str | None) -> NewEntry:
-    payload = {
-        "step": step,
-        "code": error.code,
-        "detail": error.detail,
-        "errno": error.errno,
-        "attempt": attempt,
-        "retry_at": retry_at,
-        "upload_path": duty.entry.data["upload_path"],
-    }
-    return NewEntry(Kind.FAILED, payload, duty.entry.study_id, duty.entry.position)
 
 
 def metadata_bytes(study: Study, ledger: Ledger, at_hand: Mapping[int, Entry] = MappingProxyType({})) -> bytes:
@@ -459,16 +331,6 @@ def metadata_bytes(study: Study, ledger: Ledger, at_hand: Mapping[int, Entry] = 
     if speaker is None:
         raise ValueError("a study with an archived file has an event that speaks for it")
     return metadata_json(study, speaker.data)
-
-
-@dataclass(frozen=True, slots=True)
-class Removal:
-    """Of one upload. `place_again`: something else lies there now, or the archive's file is not intact."""
-
-    duty: Duty
-    path: str
-    error: Retryable | None = None
-    place_again: bool = False
 
 
 def _without_twins(duties: list[Duty]) -> list[tuple[Duty, list[Duty]]]:

@@ -31,6 +31,7 @@ from storage_ledger.notifier import Notifier
 from storage_ledger.outages import Outages
 from storage_ledger.projector import Projector
 from storage_ledger.reconcile import Reconciler
+from storage_ledger.remover import Remover
 from storage_ledger.sources.contract import Source
 from storage_ledger.verify.scrub import Scrub
 from storage_ledger.web import WebServer
@@ -51,6 +52,7 @@ class Parts:
     source: Source
     intake: Intake
     projector: Projector
+    remover: Remover
     notifier: Notifier
     mirroring: Mirroring
     reconciler: Reconciler
@@ -96,7 +98,7 @@ class Service:
         jobs: dict[str, Callable[[], None]] = {
             "intake": lambda: parts.intake.run(self._stop, self._reading_ended),
             "place": self._place,
-            "remove": lambda: parts.projector.remove_lane.run(self._placed),
+            "remove": lambda: parts.remover.lane.run(self._placed),
             "mirror": lambda: parts.mirroring.run(self._appended),
             "notify": lambda: parts.notifier.lane.run(self._stop),
             "reconcile": lambda: parts.reconciler.run(self._stop),
@@ -174,7 +176,7 @@ class Service:
 
     def _lanes(self) -> tuple[Lane[Any], ...]:
         """Those that call into volumes, where a call may hang."""
-        return self._parts.projector.place_lane, self._parts.projector.remove_lane
+        return self._parts.projector.lane, self._parts.remover.lane
 
     def _read_source(self) -> None:
         try:
@@ -184,11 +186,11 @@ class Service:
 
     def _place(self) -> None:
         try:
-            self._parts.projector.place_lane.run(self._stop)
+            self._parts.projector.lane.run(self._stop)
             self._parts.mirroring.follow()
         finally:
             self._placed.set()  # now the uploads of what it placed last are removed as well
-            self._parts.projector.remove_lane.wake()
+            self._parts.remover.lane.wake()
 
     def _guarded(self, name: str, job: Callable[[], None]) -> None:
         try:

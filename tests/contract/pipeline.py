@@ -22,6 +22,7 @@ from storage_ledger.metrics import Metrics
 from storage_ledger.notifier import Notifier
 from storage_ledger.outages import Outages
 from storage_ledger.projector import Projector
+from storage_ledger.remover import Remover
 from storage_ledger.sources.contract import Delivery
 from storage_ledger.status import StatusClient
 from tests.contract.making import Clock, Ledgers
@@ -62,14 +63,17 @@ class Pipeline:
     def restart(self) -> None:
         """Forget all that is only in memory."""
         self.metrics = Metrics()
+        uploads, archive, outages = Uploads(self.uploads), FilesystemArchive(self.archive), Outages(self.ledger, self.metrics)
+        self.remover = Remover(self.ledger, uploads, archive, outages=outages, metrics=self.metrics, clock=self.clock)
         self.projector = Projector(
             self.ledger,
-            Uploads(self.uploads),
-            FilesystemArchive(self.archive),
-            outages=Outages(self.ledger, self.metrics),
+            uploads,
+            archive,
+            outages=outages,
             metrics=self.metrics,
             clock=self.clock,
             grace_s=self.grace_s,
+            on_copied=self.remover.remember,
         )
         self.notifier = self.client and Notifier(
             self.ledger,
@@ -123,7 +127,7 @@ class Pipeline:
         """Remove and record that many due uploads; returns how many."""
         duties = [duty for group in self.due(Stage.REMOVE) for duty in group][:most]
         if duties:
-            self.projector.record_removed([self.projector.remove_batch(duties)])
+            self.remover.record([self.remover.remove_batch(duties)])
         return len(duties)
 
     def tell(self) -> int:

@@ -15,6 +15,7 @@ from storage_ledger.lane import MOST_HANGING, Lane
 from storage_ledger.metrics import Metrics
 from storage_ledger.outages import READY_AFTER_S, Outages
 from storage_ledger.projector import COMMON_AFTER
+from storage_ledger.trouble import record_hanging
 from tests.contract.making import Clock
 from tests.contract.pipeline import Pipeline
 from tests.support.waiting import until
@@ -323,7 +324,7 @@ def test_what_ends_a_worker_ends_the_lane(hung):
 def test_a_hanging_file_is_recorded_and_shown(pipeline):
     describe(pipeline, "S1")
     [duties] = pipeline.due(Stage.PLACE)
-    pipeline.projector._record_hanging("place", duties)
+    record_hanging(pipeline.ledger, "place", duties)
     [entry] = [entry for entry in pipeline.ledger.read(0, 10) if entry.kind == "failed"]
     assert (entry.data["step"], entry.data["code"], entry.data["retry_at"], entry.study_id) == ("place", "hangs", None, "S1")
     pipeline.finish()

@@ -86,10 +86,10 @@ class Drive:
         for _ in range(ROUNDS):
             self.trouble = []
             self.deliver()
-            projector, notifier = self.parts.projector, self.parts.notifier
+            projector, remover, notifier = self.parts.projector, self.parts.remover, self.parts.notifier
             self.work("place", [Stage.PLACE], projector.place_batch, projector.record)
             self.parts.mirroring.follow()
-            self.work("remove", [Stage.REMOVE], projector.remove_batch, projector.record_removed, by_study=False)
+            self.work("remove", [Stage.REMOVE], remover.remove_batch, remover.record, by_study=False)
             self.work("tell", [Stage.TELL, Stage.CONFIRM], notifier.tell, notifier.record)
             self.parts.mirroring.follow()
             self.parts.index.run(Always(), Always())

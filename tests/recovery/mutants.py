@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FILES = "storage_ledger/archive/filesystem.py"
 UPLOADS = "storage_ledger/archive/uploads.py"
 PROJECTOR = "storage_ledger/projector.py"
+REMOVER = "storage_ledger/remover.py"
 NOTIFIER = "storage_ledger/notifier.py"
 ENGINE = "storage_ledger/ledger/engine.py"
 STATUS = "storage_ledger/status.py"
@@ -136,7 +137,7 @@ MUTANTS = {
         "pending(remove) is dropped before the upload is removed",
         (
             Edit(
-                PROJECTOR,
+                REMOVER,
                 "        removals = [self._remove(duty) for duty in duties]\n",
                 "        with self._ledger.write() as tx:\n            for duty in duties:\n"
                 "                tx.drop(duty.entry.position, Stage.REMOVE)\n"

@@ -1,0 +1,163 @@
+"""Archived → the upload removed: durably, and never anything but what the archive holds.
+
+The last effect of a move; docs/explanation/how-a-move-survives-a-power-cut.md tells why it comes last.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from storage_ledger import logs
+from storage_ledger.archive.contract import Archive, Fixity
+from storage_ledger.archive.filesystem import digest_of
+from storage_ledger.archive.uploads import Identity, Uploads
+from storage_ledger.core.entries import Entry
+from storage_ledger.core.ids import later, rfc3339
+from storage_ledger.core.plan import Stage
+from storage_ledger.core.retry import backoff_s, worth_an_entry
+from storage_ledger.errors import Permanent, Retryable
+from storage_ledger.lane import Lane
+from storage_ledger.ledger.contract import Duty, Ledger, Transaction
+from storage_ledger.metrics import Metrics
+from storage_ledger.outages import Outages
+from storage_ledger.trouble import QUIET, failed, record_hanging
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """Of one upload. `place_again`: something else lies there now, or the archive's file is not intact."""
+
+    duty: Duty
+    path: str
+    error: Retryable | None = None
+    place_again: bool = False
+
+
+class Remover:
+    """One lane, in batches, so that one fsync serves a whole folder. `on_place_again`: a file is to be placed once more."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        uploads: Uploads,
+        archive: Archive,
+        *,
+        outages: Outages,
+        metrics: Metrics,
+        clock: Callable[[], datetime],
+        mirrored: Callable[[], int] | None = None,
+        on_place_again: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._ledger = ledger
+        self._uploads = uploads
+        self._archive = archive
+        self._outages = outages
+        self._metrics = metrics
+        self._clock = clock
+        self._on_place_again = on_place_again
+        self._random = random.Random()  # noqa: S311 - spreads retries, guards nothing
+        self._copied_from: dict[int, Identity] = {}
+        self.lane: Lane[list[Removal]] = Lane(
+            "remove",
+            ledger,
+            [Stage.REMOVE],
+            work=self.remove_batch,
+            record=self.record,
+            workers=1,
+            by_study=False,
+            most=256,
+            gather_s=0.05,
+            drain=True,
+            up_to=mirrored,
+            on_hanging=lambda duties: record_hanging(ledger, "remove", duties[:1]),
+        )
+
+    def remember(self, position: int, identity: Identity) -> None:
+        """The file of the `archived` entry there was copied from this very state of the upload: it need not be read again."""
+        self._copied_from[position] = identity
+
+    def remove_batch(self, duties: list[Duty]) -> list[Removal]:
+        """Remove the uploads of archived files, then fsync their folders. Never raises.
+
+        An upload goes only if it is, byte for byte, what the archive holds: the very file that was copied and nobody
+        touched since, or (after a restart) one whose digest is the ledger's while the archive's file is read and intact.
+        """
+        removals = [self._remove(duty) for duty in duties]
+        try:
+            self._uploads.settle([r.path for r in removals if r.error is None and not r.place_again])
+        except Retryable as error:
+            return [Removal(r.duty, r.path, error=error) for r in removals]
+        return removals
+
+    def _remove(self, duty: Duty) -> Removal:
+        data = duty.entry.data
+        path = data["upload_path"]
+        try:
+            now = self._uploads.look(path)
+            if now is None:
+                return Removal(duty, path)
+            if now != self._copied_from.get(duty.entry.position) and not self._is_archived(duty.entry, data["file"], path):
+                return Removal(duty, path, place_again=True)
+            self._uploads.remove(path)
+            return Removal(duty, path)
+        except (Retryable, Permanent) as error:
+            if isinstance(error, Permanent):  # no longer a regular file: not what we archived, not ours to remove
+                return Removal(duty, path)
+            return Removal(duty, path, error=error)
+        except Exception as error:  # noqa: BLE001 - one upload must not stop the others; recorded as `failed`, seen in logs and metrics
+            logs.get().error(
+                "remove.internal-error",
+                position=duty.entry.position,
+                error_type=type(error).__name__,
+                frames_at=logs.where(error),
+            )
+            return Removal(duty, path, error=Retryable("internal-error", type(error).__name__))
+
+    def _is_archived(self, archived: Entry, file: dict[str, Any], path: str) -> bool:
+        with self._uploads.open(path) as upload:
+            same = upload.size == file["bytes"] and digest_of(upload.descriptor) == file["sha256"]
+            upload.check_unchanged()
+        if archived.study_id is None:
+            return False
+        return same and self._archive.check(archived.study_id, file["name"], file["sha256"], file["bytes"]) is Fixity.INTACT
+
+    def record(self, batches: list[list[Removal]], fresh: bool = True) -> None:
+        """Drop the duties whose upload is durably gone; nobody has to care any more."""
+        removals = [removal for batch in batches for removal in batch]
+        shared = next((r.error for r in removals if r.error is not None and r.error.shared), None)
+        pause_s = self.lane.pause(cap_s=60) if shared is not None else 0.0
+        with self._ledger.write() as tx:
+            for removal in removals:
+                position = removal.duty.entry.position
+                if removal.error is not None:
+                    self._postpone(tx, removal, removal.error)
+                    continue
+                tx.drop(position, Stage.REMOVE)
+                if removal.place_again and removal.duty.entry.cause is not None:
+                    tx.place_again(removal.duty.entry.cause)
+            if shared is not None:
+                retry_at = later(rfc3339(self._clock()), pause_s)
+                self._outages.begin(tx, "remove", shared.code, detail=shared.detail, errno=shared.errno, attempt=1, retry_at=retry_at)
+            elif any(r.error is None for r in removals) and not tx.is_retrying(Stage.REMOVE):
+                self._outages.end(tx, "remove")
+        for removal in removals:
+            if removal.error is None:
+                self._copied_from.pop(removal.duty.entry.position, None)
+            else:
+                self._metrics.retries.labels("remove", removal.error.code).inc()
+        if shared is None and fresh:
+            self.lane.resume()
+        if any(r.place_again for r in removals):
+            self._on_place_again()
+
+    def _postpone(self, tx: Transaction, removal: Removal, error: Retryable) -> None:
+        duty = removal.duty
+        attempt = duty.attempts + 1
+        wait_s = backoff_s(attempt, base_s=1, cap_s=600, chance=self._random.random())
+        tx.postpone(duty.entry.position, Stage.REMOVE, due_in_s=wait_s, attempts=attempt)
+        if not error.shared and error.code not in QUIET and worth_an_entry(attempt):
+            tx.append(failed("remove", duty, error, attempt=attempt, retry_at=later(rfc3339(self._clock()), wait_s)))
