@@ -25,8 +25,15 @@ def held(path: Path, command: str) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):  # it holds a lock and no bytes
-            os.close(descriptor)
+        let_go(descriptor)
+
+
+def let_go(descriptor: int) -> None:
+    """Unlock, then close. It holds no bytes that an error could lose; and where closing fails, nobody waits for us for ever."""
+    with suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+    with suppress(OSError):
+        os.close(descriptor)
 
 
 def _taken(path: Path, command: str) -> int:
@@ -65,7 +72,7 @@ def is_held(path: Path) -> bool:
     except BlockingIOError:
         return True
     finally:
-        os.close(descriptor)
+        let_go(descriptor)
     return False
 
 

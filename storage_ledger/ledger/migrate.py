@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import Engine, StaticPool, create_engine
 
 from storage_ledger.errors import LedgerUnusable
+from storage_ledger.ledger import lock
 from storage_ledger.ledger.copying import copy_to, fsync
 from storage_ledger.ledger.engine import check_place, open_engine, sqlite
 from storage_ledger.ledger.schema import HEAD
@@ -96,7 +97,7 @@ def _alone(folder: Path) -> Iterator[None]:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(descriptor)
+        lock.let_go(descriptor)
 
 
 def make_folder(folder: Path) -> None:

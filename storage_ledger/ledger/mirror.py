@@ -21,7 +21,7 @@ from storage_ledger.core.entries import Entry
 from storage_ledger.core.layout import DAMAGED_FOLDER, LEDGER_FOLDER
 from storage_ledger.core.tree import Tree
 from storage_ledger.errors import LedgerUnusable, Retryable
-from storage_ledger.ledger import segments
+from storage_ledger.ledger import lock, segments
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.segments import Batch, Begin
 
@@ -286,8 +286,7 @@ class Mirror:
                 with _translated():
                     yield
             finally:
-                with suppress(OSError):  # it holds a lock and no bytes
-                    os.close(descriptor)
+                lock.let_go(descriptor)
 
     def _locked(self) -> int:
         """A descriptor that holds the lock."""

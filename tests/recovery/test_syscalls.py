@@ -210,6 +210,14 @@ def test_an_index_that_could_not_be_opened_for_writing_once_is_opened_again(benc
     assert not violations, summary(violations)
 
 
+def test_a_lock_whose_file_cannot_be_closed_is_let_go_of(bench: Bench) -> None:
+    """strace closes nothing where it says so: whoever then asks for the lock once more waits for himself, unless it was unlocked."""
+    closed = [call for call in bench.trial("work").run(traced=tracing.ALL).trace if call.name == "close" and ".lock" in call.arguments]
+    assert closed
+    violations = [found for call in closed for found in bench.meet(Point("work", call.name, call.number, "EIO"))]
+    assert not violations, summary(violations)
+
+
 @pytest.fixture(scope="module")
 def after_failed_fsyncs(bench: Bench) -> Violations:
     points = [point for point in bench.points("work") if point.name in {"fsync", "fdatasync"} and point.fault == "EIO"]
