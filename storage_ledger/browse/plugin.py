@@ -27,6 +27,7 @@ from storage_ledger import logs
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.browse import cells, gate, pages, routes
 from storage_ledger.browse.access import ADVICE, Access
+from storage_ledger.browse.back import back_to
 from storage_ledger.browse.catalogue import metadata
 from storage_ledger.browse.content import Content
 from storage_ledger.browse.login import Attempts, OneAtATime
@@ -45,6 +46,8 @@ SETTINGS = {
     "suggest_facets": False,  # would count every column of every page
     "truncate_cells_html": 200,
 }
+NOT_GRANTED = "This token may not see that, but: {}. What a token may see stands in BROWSE_TOKENS."
+NO_SQL = "You may look at all tables and ready-made queries, but not ask with SQL of your own: BROWSE_SQL_USERS says who may."
 _HERE = Path(__file__).resolve().parent
 
 hookimpl = pluggy.HookimplMarker("datasette")
@@ -107,7 +110,41 @@ def asgi_wrapper(datasette: Browse) -> Callable[[ASGIApp], ASGIApp]:
     shelf = Shelf(query, datasette.archive.archive)
     content = Content(shelf, datasette.archive.pool, datasette.archive.cache)
     advice = f"Log in at {gate.LOGIN} first." if access.users else "Send a token as `Authorization: Bearer …`." if access.tokens else ADVICE
-    return lambda app: gate.Gate(content.before(app), who, advice, Looks(shelf))
+
+    def refused(actor: str, path: str) -> str | None:
+        grant = access.grant(actor)
+        return None if grant is None or grant.path(path) else NOT_GRANTED.format(grant)
+
+    return lambda app: gate.Gate(content.before(app), who, advice, refused, Looks(shelf))
+
+
+@hookimpl
+def permission_allowed(datasette: Browse, actor: dict[str, str] | None, action: str, resource: Any) -> bool | None:
+    """A machine may do what its token is for. Of users the `allow` of the gate has decided already, but for SQL."""
+    who = None if actor is None else str(actor["id"])
+    grant = datasette.access.grant(who)
+    if grant is not None:
+        return grant.action(action, resource)
+    if action == "execute-sql" and who is not None and not datasette.access.may_sql(who):
+        return False
+    return None
+
+
+@hookimpl(tryfirst=True)
+def forbidden(datasette: Browse, request: Any, message: str) -> Any:
+    """In words that help; `message` is the name of what was not allowed."""
+    grant = datasette.access.grant((request.actor or {}).get("id"))
+    if grant is not None:
+        return _plain_refusal(request.path, NOT_GRANTED.format(grant))
+    if message == "execute-sql":
+        return _plain_refusal(request.path, NO_SQL)
+    return None
+
+
+def _plain_refusal(path: str, why: str) -> Any:
+    if ".json" in path:
+        return Response.json({"ok": False, "status": 403, "error": why}, status=403)
+    return Response.text(why + "\n", status=403)
 
 
 @hookimpl(tryfirst=True)
@@ -125,31 +162,35 @@ def register_routes() -> list[tuple[str, Callable[..., Any]]]:
 
 
 async def login(request: Any, datasette: Browse) -> Any:
-    """The form, and what comes of it: a cookie that ends after a while, or a refusal, at some point a slow one."""
+    """The form, and what comes of it: a cookie that ends and the page that was asked for, or a refusal, at some point a slow one."""
     if request.method != "POST":
-        return await _login_page(datasette, request, None, 200)
+        return await _login_page(datasette, request, request.args.get("next"))
     access, attempts = datasette.access, datasette.attempts
     told = await request.post_vars()
     user, password = told.get("username") or "", told.get("password") or ""
+    wanted = told.get("next")
     address = _address(request.scope, access.proxies)
     wait_s = max(attempts.wait_s(address, user), 1.0 if _PASSWORDS.full() else 0.0)
     if wait_s > 0:
         text = f"Too many attempts: try again in {math.ceil(wait_s)} s."
-        return await _login_page(datasette, request, text, 429, {"retry-after": str(math.ceil(wait_s))})
+        return await _login_page(datasette, request, wanted, text, 429, {"retry-after": str(math.ceil(wait_s))})
     attempts.failed(address, user)  # until it turns out well: those at the same moment count, too
     if not await _PASSWORDS.ask(lambda: access.password_is(user, password)):
         logs.get().warning("browse.login-refused", address=address, actor=user if user in access.users else None)
-        return await _login_page(datasette, request, "Invalid username or password", 200)
+        return await _login_page(datasette, request, wanted, "Invalid username or password")
     attempts.succeeded(address, user)
     logs.get().info("browse.login", address=address, actor=user)
-    response = Response.redirect(datasette.urls.path("/"))
+    response = Response.redirect(back_to(wanted))
     ends = baseconv.base62.encode(int(time.time()) + access.login_s)
     response.set_cookie("ds_actor", datasette.sign({"a": {"id": user}, "e": ends}, "actor"))
     return response
 
 
-async def _login_page(datasette: Browse, request: Any, error: str | None, status: int, headers: dict[str, str] | None = None) -> Any:
-    page = await datasette.render_template("password_login.html", {"error": error}, request=request)
+async def _login_page(
+    datasette: Browse, request: Any, wanted: str | None, error: str | None = None, status: int = 200, headers: dict[str, str] | None = None
+) -> Any:
+    context = {"error": error, "next": back_to(wanted)}
+    page = await datasette.render_template("password_login.html", context, request=request)
     return Response.html(page, status=status, headers=headers or {})
 
 
