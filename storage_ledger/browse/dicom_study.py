@@ -13,6 +13,9 @@ from storage_ledger.browse.studies import with_condition
 A_PAGE = 500
 """Files of a series at once."""
 
+MOST_FLAGS = 3
+"""Explained above the pictures; how many there are is told in any case."""
+
 WINDOWS = {
     "CT": (("Soft tissue", 40, 400), ("Lung", -600, 1500), ("Bone", 480, 2500), ("Brain", 40, 80), ("Liver", 60, 160)),
 }  # fmt: skip
@@ -127,7 +130,7 @@ def _files(connection: Any, uid: str, series_uid: str, offset: int) -> list[Row]
 
 
 def _flags(connection: Any, uid: str) -> list[Row]:
-    rows = ask(connection, f"{_FILE} WHERE study_instance_uid = ? AND (sop_conflict OR study_uid_differs) LIMIT 20", (uid,))
+    rows = ask(connection, f"{_FILE} WHERE study_instance_uid = ? AND (sop_conflict OR study_uid_differs) LIMIT {MOST_FLAGS}", (uid,))
     for row in rows:
         row["path"] = path(row)
         row["others"] = (
