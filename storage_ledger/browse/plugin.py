@@ -87,6 +87,8 @@ def make_app(index: Path, ledger: Path, access: Access, archive: Archive) -> ASG
         static_mounts=[(gate.STYLE.strip("/").rpartition("/")[0], str(_HERE / "static"))],
     )
     datasette.jinja_env.filters |= pages.FILTERS
+    for template in (_HERE / "templates").glob("*.html"):
+        datasette.jinja_env.get_template(template.name)  # compiled now: nobody has to wait for it
     app: ASGIApp = datasette.app()
     return app
 
