@@ -16,11 +16,6 @@ A_PAGE = 500
 MOST_FLAGS = 3
 """Explained above the pictures; how many there are is told in any case."""
 
-WINDOWS = {
-    "CT": (("Soft tissue", 40, 400), ("Lung", -600, 1500), ("Bone", 480, 2500), ("Brain", 40, 80), ("Liver", 60, 160)),
-}  # fmt: skip
-"""Usual windows by modality, in its own units (CT: Hounsfield): name, center, width. A file's own ones come with it."""
-
 _NO_SERIES = ""
 """Stands in an address for the files that name no series."""
 
@@ -57,7 +52,6 @@ def of_index(connection: Any, uid: str, series_uid: str | None, chosen: str | No
         "current": current,
         "page": offset // A_PAGE + 1,
         "pages": max(1, -(-series["files"] // A_PAGE)) if series else 1,
-        "windows": WINDOWS.get(series["modality"] or "", ()) if series else (),
         "damaged": ask(connection, f"{_FILE} WHERE study_instance_uid = ? AND fixity IN ('missing', 'changed') LIMIT 20", (uid,))
         if study["fixity"].keys() & {"missing", "changed"} else [],
         "flags": _flags(connection, uid) if study["flagged"] else [],

@@ -163,7 +163,7 @@ def test_damage_is_told_of_all_files_of_a_pipeline_study_however_many_it_has(arc
     columns = [row[1] for row in connection.execute("PRAGMA table_info(files)")]
     others = ", ".join(f'"{name}"' for name in columns if name not in {"id", "name", "position", "fixity"})
     connection.executemany(
-        f"INSERT INTO files (name, position, fixity, {others}) SELECT ?, ?, ?, {others} FROM files WHERE name = 'ct-1.dcm'",  # noqa: S608
+        f"INSERT INTO files (name, position, fixity, {others}) SELECT ?, ?, ?, {others} FROM files WHERE name = 'ct-1.dcm'",
         [(f"{n:03}.dcm", 1000 + n, "missing" if n >= 250 else "intact") for n in range(300)],
     )
     told = pipeline_study.of_index(connection, "ct-1")
