@@ -54,7 +54,7 @@ def of_index(connection: Any, uid: str, series_uid: str | None, chosen: str | No
         "pages": max(1, -(-series["files"] // A_PAGE)) if series else 1,
         "damaged": ask(connection, f"{_FILE} WHERE study_instance_uid = ? AND fixity IN ('missing', 'changed') LIMIT 20", (uid,))
         if study["fixity"].keys() & {"missing", "changed"} else [],
-        "flags": _flags(connection, uid) if study["flagged"] else [],
+        **(_flags(connection, uid, study["flagged"]) if study["flagged"] else {"flags": [], "more_flags": 0}),
         "pipeline": ask(connection, "SELECT DISTINCT study_id FROM files WHERE study_instance_uid = ? LIMIT 2", (uid,)),
     }  # fmt: skip
 
@@ -123,14 +123,21 @@ def _files(connection: Any, uid: str, series_uid: str, offset: int) -> list[Row]
     return [{**row, "path": path(row), "suffix": os.path.splitext(row["name"])[1]} for row in rows]
 
 
-def _flags(connection: Any, uid: str) -> list[Row]:
-    rows = ask(connection, f"{_FILE} WHERE study_instance_uid = ? AND (sop_conflict OR study_uid_differs) LIMIT {MOST_FLAGS}", (uid,))
+def _flags(connection: Any, uid: str, count: int) -> Row:
+    """The first files that are flagged, each with those that it is at odds with, which are not named again; and how many are left."""
+    rows = ask(connection, f"{_FILE} WHERE study_instance_uid = ? AND (sop_conflict OR study_uid_differs) LIMIT 20", (uid,))
+    named: set[tuple[str, str]] = set()
+    flags: list[Row] = []
     for row in rows:
+        if len(flags) == MOST_FLAGS or ((row["study_id"], row["name"]) in named and not row["study_uid_differs"]):
+            continue
         row["path"] = path(row)
         row["others"] = (
-            ask(connection, "SELECT study_id, name, sha256 FROM files WHERE sop_instance_uid = ? AND sha256 <> ? LIMIT 5",
+            ask(connection, "SELECT study_id, name, study_instance_uid FROM files WHERE sop_instance_uid = ? AND sha256 <> ? LIMIT 5",
                 (row["sop_instance_uid"], row["sha256"])) if row["sop_conflict"] else []
         )  # fmt: skip
         said = ask_one(connection, "SELECT study_instance_uid AS uid FROM studies WHERE study_id = ?", (row["study_id"],))
         row["announced"] = said["uid"] if said and row["study_uid_differs"] else None
-    return rows
+        flags.append(row)
+        named |= {(each["study_id"], each["name"]) for each in (row, *row["others"]) if each.get("study_instance_uid", uid) == uid}
+    return {"flags": flags, "more_flags": max(0, count - len(named))}

@@ -62,7 +62,7 @@ def of_ledger(connection: Any, study_id: str) -> Row:
 def of_index(connection: Any, study_id: str) -> Row:
     """What the index knows: whose it is, its files, the DICOM studies that they belong to."""
     study = ask_one(connection, "SELECT * FROM studies WHERE study_id = ?", (study_id,))
-    files = ask(connection, f"SELECT * FROM files WHERE study_id = ? ORDER BY position, name LIMIT {MOST_FILES}", (study_id,))
+    files = ask(connection, "SELECT * FROM files WHERE study_id = ? ORDER BY position, name LIMIT ?", (study_id, MOST_FILES))
     counts = {row["fixity"]: row["n"] for row in ask(connection, "SELECT fixity, count(*) AS n FROM files WHERE study_id = ? GROUP BY 1",
                                                      (study_id,))}  # fmt: skip
     dicom = {row["study_instance_uid"]: None for row in files if row["study_instance_uid"]}
@@ -137,7 +137,7 @@ def _troubles(study: Study, entries: list[Entry]) -> list[Row]:
             "code": code,
             "position": upload.position,
             "recorded_at": at.recorded_at,
-            "detail": str(at.data.get("detail") or at.data.get("reason") or ""),
+            "detail": _said(at) if at.kind == Kind.DISCARDED else str(at.data.get("detail") or at.data.get("reason") or ""),
             "means": meaning(at.kind, code).means,
             "action": action(code) if quarantined else meaning(at.kind, code).action if upload.state is State.FAILED else "",
             "commands": commands(study.study_id, code) if quarantined else [],
@@ -162,12 +162,19 @@ def _timeline(entries: list[Entry]) -> list[Row]:
     return [
         happened(entry, earlier)
         | {
-            "summary": summary(entry).partition(": ")[2] or summary(entry),
+            "summary": _said(entry),
             "meaning": meaning(entry.kind, str(entry.data.get("code") or entry.data.get("dicom_error") or "")),
             "payload": ledger.pretty(entry.payload[:20_000]) if len(entry.payload) <= 20_000 else None,
         }
         for entry, earlier in zip(entries, before, strict=True)
     ]
+
+
+def _said(entry: Entry) -> str:
+    """What the badge with its kind does not say already."""
+    if entry.kind in {Kind.RELEASED, Kind.DISCARDED}:
+        return f"by {entry.data['by']}: {entry.data['reason']}"
+    return summary(entry).partition(": ")[2] or summary(entry)
 
 
 def _took(entries: list[Entry]) -> float | None:

@@ -47,7 +47,7 @@ def run(
             _cache(settings, archive) as cache,
         ):
             pool.warm()
-            from storage_ledger.browse.plugin import Archive, make_app  # Datasette takes as long as the workers do: both at once
+            from storage_ledger.browse.plugin import Archive, make_app  # noqa: PLC0415 - takes as long to load as the workers
 
             shown = Archive(FilesystemArchive(archive), pool, cache)
             server = ending.server = Server(make_app(index, ledger, access, shown))
