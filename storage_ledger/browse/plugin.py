@@ -136,17 +136,17 @@ def permission_allowed(datasette: Browse, actor: dict[str, str] | None, action: 
 def forbidden(datasette: Browse, request: Any, message: str) -> Any:
     """In words that help; `message` is the name of what was not allowed."""
     grant = datasette.access.grant((request.actor or {}).get("id"))
-    if grant is not None:
-        return _plain_refusal(request.path, NOT_GRANTED.format(grant))
-    if message == "execute-sql":
-        return _plain_refusal(request.path, NO_SQL)
-    return None
+    why = NOT_GRANTED.format(grant) if grant else NO_SQL if message == "execute-sql" else message
 
+    async def answer() -> Any:
+        if ".json" in request.path:
+            return Response.json({"ok": False, "status": 403, "error": why}, status=403)
+        if grant is not None:
+            return Response.text(why + "\n", status=403)
+        context = {"title": "Not allowed", "error": why}
+        return Response.html(await datasette.render_template("error.html", context, request=request), status=403)
 
-def _plain_refusal(path: str, why: str) -> Any:
-    if ".json" in path:
-        return Response.json({"ok": False, "status": 403, "error": why}, status=403)
-    return Response.text(why + "\n", status=403)
+    return answer
 
 
 @hookimpl(tryfirst=True)
@@ -166,32 +166,37 @@ def register_routes() -> list[tuple[str, Callable[..., Any]]]:
 async def login(request: Any, datasette: Browse) -> Any:
     """The form, and what comes of it: a cookie that ends and the page that was asked for, or a refusal, at some point a slow one."""
     if request.method != "POST":
-        return await _login_page(datasette, request, request.args.get("next"))
+        return await _login_page(datasette, request, {"next": request.args.get("next")})
     access, attempts = datasette.access, datasette.attempts
     told = await request.post_vars()
     user, password = told.get("username") or "", told.get("password") or ""
-    wanted = told.get("next")
     address = _address(request.scope, access.proxies)
     wait_s = max(attempts.wait_s(address, user), 1.0 if _PASSWORDS.full() else 0.0)
     if wait_s > 0:
         text = f"Too many attempts: try again in {math.ceil(wait_s)} s."
-        return await _login_page(datasette, request, wanted, text, 429, {"retry-after": str(math.ceil(wait_s))})
+        return await _login_page(datasette, request, told, text, 429, {"retry-after": str(math.ceil(wait_s))})
     attempts.failed(address, user)  # until it turns out well: those at the same moment count, too
     if not await _PASSWORDS.ask(lambda: access.password_is(user, password)):
         logs.get().warning("browse.login-refused", address=address, actor=user if user in access.users else None)
-        return await _login_page(datasette, request, wanted, "Invalid username or password")
+        return await _login_page(datasette, request, told, "Invalid username or password")
     attempts.succeeded(address, user)
     logs.get().info("browse.login", address=address, actor=user)
-    response = Response.redirect(back_to(wanted))
+    response = Response.redirect(back_to(told.get("next")))
     ends = baseconv.base62.encode(int(time.time()) + access.login_s)
     response.set_cookie("ds_actor", datasette.sign({"a": {"id": user}, "e": ends}, "actor"))
     return response
 
 
 async def _login_page(
-    datasette: Browse, request: Any, wanted: str | None, error: str | None = None, status: int = 200, headers: dict[str, str] | None = None
+    datasette: Browse,
+    request: Any,
+    told: Mapping[str, Any],
+    error: str | None = None,
+    status: int = 200,
+    headers: dict[str, str] | None = None,
 ) -> Any:
-    context = {"error": error, "next": back_to(wanted)}
+    """With what was told before, but for the password."""
+    context = {"error": error, "next": back_to(told.get("next")), "username": (told.get("username") or "")[:64]}
     page = await datasette.render_template("password_login.html", context, request=request)
     return Response.html(page, status=status, headers=headers or {})
 
