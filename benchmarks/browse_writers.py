@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import TypeVar
 
 import httpx
 from many_studies import a_study, append
@@ -42,6 +43,7 @@ PIXELS = 128
 PEOPLE = 4
 MOST_SLOWER = 0.1
 
+Given = TypeVar("Given")
 Ask = Callable[[http.client.HTTPConnection, str], object]
 
 
@@ -87,7 +89,7 @@ def commits(folder: Path, people: Callable[[], People], rounds: int, seconds: fl
 
         a_round(2.0)
         print(f"a writer of commits and index, {EVENTS_A_SECOND} events/s:")
-        found = _in_turns(people, rounds, lambda: a_round(seconds), ("commit", "commit_ms"), ("95 %", "commit_p95_ms"))
+        found = _in_turns(people, rounds, lambda: None, lambda _: a_round(seconds), ("commit", "commit_ms"), ("95 %", "commit_p95_ms"))
         process.stdin.close()
     return _told(found, EVENTS_A_SECOND, ("a commit", "commit_ms"))
 
@@ -100,7 +102,9 @@ def serve(folder: Path, people: Callable[[], People], rounds: int, seconds: floa
         rate = min(EVENTS_A_SECOND, OF_ITS_MOST * most)
         print(f"serve alone takes {most:.0f} events/s of {PIXELS * PIXELS * 2 // 1024} KB; it is given {rate:.0f}:", flush=True)
         columns = (("archived", "archived_ms"), ("95 %", "archived_p95_ms"), ("told", "told_ms"), ("95 %", "told_p95_ms"))
-        found = _in_turns(people, rounds, lambda: service.round(rate, seconds), *columns)
+        found = _in_turns(
+            people, rounds, lambda: service.files(round(rate * seconds)), lambda files: service.round(files, seconds), *columns
+        )
     return _told(found, rate, ("from PUBLISH to archived", "archived_ms"), ("to told", "told_ms"), ("to archived, 95 %", "archived_p95_ms"))
 
 
@@ -116,7 +120,7 @@ class Service:
 
     def burst(self, events: int) -> float:
         """Events/s, when all come at once, until all are told."""
-        messages = self._files(events)
+        messages = self.files(events)
         before = self._position()
         began = time.time()
         for _, message in messages:
@@ -124,14 +128,13 @@ class Service:
         _, told = self._wait(before, events)
         return events / (max(told.values()) - began)
 
-    def round(self, rate: float, seconds: float) -> dict[str, float]:
-        """So many a second; what of them was archived while it lasted, and how long each took."""
-        messages = self._files(round(rate * seconds))
+    def round(self, messages: list[tuple[str, str]], seconds: float) -> dict[str, float]:
+        """All of them, evenly; what of them was archived while it lasted, and how long each took."""
         before = self._position()
         published = {}
         began = time.time()
         for number, (study_id, message) in enumerate(messages):
-            time.sleep(max(0.0, began + number / rate - time.time()))
+            time.sleep(max(0.0, began + number * seconds / len(messages) - time.time()))
             published[study_id] = time.time()
             self._client.publish(self._channel, message)
         time.sleep(max(0.0, began + seconds - time.time()))
@@ -149,7 +152,7 @@ class Service:
             **{f"{name}_p95_ms": statistics.quantiles(each, n=20)[-1] for name, each in took.items()},
         }
 
-    def _files(self, count: int) -> list[tuple[str, str]]:
+    def files(self, count: int) -> list[tuple[str, str]]:
         """DICOM files in uploads, each a study of its own, and their messages."""
         found = []
         for _ in range(count):
@@ -240,13 +243,18 @@ def _reading(path: Path) -> Iterator[sqlite.Connection]:
 
 
 def _in_turns(
-    people: Callable[[], People], rounds: int, a_round: Callable[[], dict[str, float]], *columns: tuple[str, str]
+    people: Callable[[], People],
+    rounds: int,
+    prepared: Callable[[], Given],
+    a_round: Callable[[Given], dict[str, float]],
+    *columns: tuple[str, str],
 ) -> dict[bool, list[dict[str, float]]]:
     found: dict[bool, list[dict[str, float]]] = {False: [], True: []}
     for number in range(rounds):
         crowd = number % 4 in {1, 2}  # without, with, with, without
+        given = prepared()
         those = people() if crowd else None
-        one = a_round()
+        one = a_round(given)
         clicks = those.leave() if those else 0
         found[crowd].append(one)
         told = "".join(f"{name} {one[key]:6.1f} ms   " for name, key in columns)
