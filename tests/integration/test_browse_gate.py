@@ -117,6 +117,27 @@ def test_a_machine_sees_what_its_token_is_for_and_nothing_else(stranger: Browse,
                 assert not [word for word in ("DOE", "THORAX") if word in answer.body]
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/%66ile/s1/s1.dcm",
+        "/fil%65/s1/s1.dcm",
+        "/im~61ge/s1/s1.dcm",
+        "/~69ndex/studies.json",
+        "/index/stu~64ies.json",
+        "/index/stu%64ies/s1",
+        "/%69ndex/studies",
+        "/ledger/%65ntries/1",
+        "/index%2Fstudies",
+    ],
+)
+def test_nothing_has_a_second_address_by_which_grants_and_the_access_log_would_not_know_it(
+    stranger: Browse, token: tuple[str, str], path: str
+):
+    for who in ("usual", token[0]):
+        assert stranger.ask(path, Authorization=f"Bearer {who}").status == 400
+
+
 def test_sql_is_for_who_may(stranger: Browse):
     for user in ("sql", "jane"):
         stranger.cookies = {}
