@@ -80,6 +80,7 @@ def measure(folder: Path, rounds: int, seconds: float) -> None:
             port = next(int(found[1]) for line in lines if (found := re.search(r"Browse on http://[^:]+:(\d+)/", line)))
             threading.Thread(target=lambda: [None for _ in lines], daemon=True).start()  # its log must not fill the pipe
             site = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+            print(f"the very first page   {ask(site, pages['home'])[0]:8.1f} ms", flush=True)
             slow = [name for name, path in pages.items() if not told(name, *times(site, path, process.pid))]
             for path in pictures[:2]:
                 ask(site, path)  # the workers start
