@@ -57,6 +57,7 @@ class BrowseSettings(BaseSettings):
     browse_sql_users: str | None = Field(
         None, description="Users who may ask with SQL, several with a space, `-` is nobody; without it all of them."
     )
+    browse_notice: str | None = Field(None, max_length=500, description="What stands at the foot of every page, for all who look.")
     browse_login_hours: Annotated[float, Field(gt=0, le=8760, allow_inf_nan=False)] = Field(
         12, description="How long a login lasts, in hours."
     )
@@ -87,6 +88,7 @@ class Access:
     """`open`: everybody may enter. Otherwise only `users` (name → hash) and `tokens` (hash → name); there may be none.
 
     `grants`: what each machine may see, by the name of its token. `sql_users`: who may ask with SQL, None is all users.
+    `notice` stands at the foot of every page.
     """
 
     users: Mapping[str, str]
@@ -97,6 +99,7 @@ class Access:
     proxies: frozenset[str] = frozenset()
     grants: Mapping[str, Grant] = field(default_factory=dict)
     sql_users: frozenset[str] | None = None
+    notice: str = ""
 
     @property
     def allow(self) -> dict[str, list[str]] | None:
@@ -155,6 +158,7 @@ def new_token() -> tuple[str, str]:
 
 def read_access(settings: BrowseSettings, folder: Path, *, is_open: bool) -> Access:
     """Put it together from the settings. Raises `BadSettings`; `folder` is where the secret is kept."""
+    notice = "No login is asked for here: whoever reaches this address may look." if is_open else ""
     users = {} if is_open else _users(settings)
     kept = settings.browse_secret or (_kept_secret(folder / "browse-secret") if users else secrets.token_hex(32))
     tokens, grants = ({}, {}) if is_open else _tokens(settings)
@@ -169,6 +173,7 @@ def read_access(settings: BrowseSettings, folder: Path, *, is_open: bool) -> Acc
         proxies=_proxies(settings),
         grants=grants,
         sql_users=_sql_users(settings, users),
+        notice=f"{notice} {settings.browse_notice or ''}".strip(),
     )
 
 

@@ -226,9 +226,10 @@ def extra_css_urls() -> list[str]:
 
 @hookimpl
 def extra_template_vars(datasette: Browse) -> dict[str, str]:
-    """For the login page: what is to be done before anybody can log in."""
+    """For the login page, what is to be done before anybody can log in; for the foot of all others, who can look."""
     access = datasette.access
-    return {"login_advice": "No login is needed: go to the start page." if access.open else "" if access.users else ADVICE}
+    advice = "No login is needed: go to the start page." if access.open else "" if access.users else ADVICE
+    return {"login_advice": advice, "notice": access.notice}
 
 
 @hookimpl

@@ -39,7 +39,7 @@ def browse(tmp_path_factory: pytest.TempPathFactory, token: tuple[str, str]) -> 
     folder = tmp_path_factory.mktemp("guard")
     hashed = hash_password(PASSWORD)
     environment = {"BROWSE_PASSWORD_HASH": f"jane:{hashed} sql:{hashed}", "BROWSE_TOKENS": " ".join([token[1], *LIMITED]),
-                   "BROWSE_SQL_USERS": "sql", "ARCHIVE_PATH": "/nowhere/archive"}  # fmt: skip
+                   "BROWSE_SQL_USERS": "sql", "BROWSE_NOTICE": "Not for <b>diagnosis</b>.", "ARCHIVE_PATH": "/nowhere/archive"}  # fmt: skip
     browse = Browse(make_ledger(folder), folder / "log", BROWSE_TRUSTED_PROXIES="127.0.0.1", **environment).ready()
     yield browse
     browse.process.kill()
@@ -136,6 +136,12 @@ def test_nothing_has_a_second_address_by_which_grants_and_the_access_log_would_n
 ):
     for who in ("usual", token[0]):
         assert stranger.ask(path, Authorization=f"Bearer {who}").status == 400
+
+
+def test_a_notice_stands_at_the_foot_of_every_page(stranger: Browse, token: tuple[str, str]):
+    for path in ("/-/login", "/", "/index/studies", "/nothing"):
+        page = stranger.ask(path, Authorization=f"Bearer {token[0]}", Accept="text/html").body
+        assert "Not for &lt;b&gt;diagnosis&lt;/b&gt;." in page.partition("<footer")[2]
 
 
 def test_sql_is_for_who_may(stranger: Browse):
