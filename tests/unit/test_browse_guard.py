@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, unquote, urljoin, urlsplit
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from storage_ledger import logs
 from storage_ledger.browse.access import BrowseSettings, hash_password, new_token, read_access
@@ -203,6 +206,18 @@ def test_a_login_leads_back_to_a_page_of_ours(address: str):
 def test_a_login_leads_nowhere_else(address: str | None):
     assert back_to(address) == "/"
     assert asked_for(*(address or "/").partition("?")[::2]) == ""
+
+
+@given(st.text(alphabet="/\\%25CcFf09.~-:@?#&=a \t\r\né", max_size=24))
+@settings(max_examples=500)
+def test_whatever_is_asked_for_stays_on_this_site_however_often_it_is_decoded(text: str):
+    address = back_to(text)
+    for _ in range(6):
+        as_a_browser = re.sub(r"[\t\r\n]", "", address).replace("\\", "/")
+        assert re.match(r"/(?!/)", as_a_browser)
+        assert urlsplit(urljoin("https://ours.example/-/login", as_a_browser)).netloc == "ours.example"
+        assert not as_a_browser.startswith("/-/")
+        address = unquote(address)
 
 
 class FakeShelf:
