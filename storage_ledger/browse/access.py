@@ -17,6 +17,7 @@ from typing import Annotated, Self
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from storage_ledger.browse.may import USUAL, Grant
 from storage_ledger.errors import BadSettings
 
 ADVICE = (
@@ -26,6 +27,7 @@ ADVICE = (
 _HASH = re.compile(r"pbkdf2_sha256\$[1-9][0-9]{0,8}\$[^$\s]+\$[A-Za-z0-9+/]+=*")
 _USER = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 _TOKEN_HASH = re.compile(r"[0-9a-f]{64}")
+_MACHINE = "token:"
 ROUNDS = 480_000
 NOBODY = f"pbkdf2_sha256${ROUNDS}$nobody$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
 """A hash that no password has: to look at an unknown user takes as long as at a known one."""
@@ -47,11 +49,15 @@ class BrowseSettings(BaseSettings):
         None, min_length=32, description="Signs the cookies; without it one is made and kept in LEDGER_PATH/browse-secret."
     )
     browse_tokens: str | None = Field(
-        None, description="For machines: `name:hash`, several with a space, as `storage-ledger browse --new-token` prints them."
+        None, description="For machines: `name:what it may:hash`, several with a space, as `storage-ledger browse --new-token` prints them."
     )
     browse_tokens_file: Path | None = Field(
         None, description="A file that holds the same, one a line; for secrets. Only one of the two may be set."
     )
+    browse_sql_users: str | None = Field(
+        None, description="Users who may ask with SQL, several with a space, `-` is nobody; without it all of them."
+    )
+    browse_notice: str | None = Field(None, max_length=500, description="What stands at the foot of every page, for all who look.")
     browse_login_hours: Annotated[float, Field(gt=0, le=8760, allow_inf_nan=False)] = Field(
         12, description="How long a login lasts, in hours."
     )
@@ -79,7 +85,11 @@ class BrowseSettings(BaseSettings):
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """`open`: everybody may enter. Otherwise only `users` (name → hash) and `tokens` (hash → name); there may be none."""
+    """`open`: everybody may enter. Otherwise only `users` (name → hash) and `tokens` (hash → name); there may be none.
+
+    `grants`: what each machine may see, by the name of its token. `sql_users`: who may ask with SQL, None is all users.
+    `notice` stands at the foot of every page.
+    """
 
     users: Mapping[str, str]
     secret: str
@@ -87,6 +97,9 @@ class Access:
     tokens: Mapping[str, str] = field(default_factory=dict)
     login_s: int = 12 * 3600
     proxies: frozenset[str] = frozenset()
+    grants: Mapping[str, Grant] = field(default_factory=dict)
+    sql_users: frozenset[str] | None = None
+    notice: str = ""
 
     @property
     def allow(self) -> dict[str, list[str]] | None:
@@ -97,6 +110,14 @@ class Access:
         """Who has this token."""
         name = self.tokens.get(hashlib.sha256(text.encode("utf-8", "replace")).hexdigest())
         return None if name is None else actor_of_token(name)
+
+    def grant(self, actor: str | None) -> Grant | None:
+        """What a machine may see; None for who is none."""
+        return self.grants.get(actor.removeprefix(_MACHINE)) if actor is not None and actor.startswith(_MACHINE) else None
+
+    def may_sql(self, user: str) -> bool:
+        """Whether a user may ask with SQL."""
+        return self.sql_users is None or user in self.sql_users
 
     def password_is(self, user: str, password: str) -> bool:
         """Whether it is this user's. Takes 0.1 s of CPU, also for one whom there is not; for a thread."""
@@ -110,7 +131,7 @@ def is_user_name(text: str) -> bool:
 
 def actor_of_token(name: str) -> str:
     """No user's name has a colon."""
-    return f"token:{name}"
+    return f"{_MACHINE}{name}"
 
 
 def hash_password(password: str) -> str:
@@ -137,17 +158,22 @@ def new_token() -> tuple[str, str]:
 
 def read_access(settings: BrowseSettings, folder: Path, *, is_open: bool) -> Access:
     """Put it together from the settings. Raises `BadSettings`; `folder` is where the secret is kept."""
+    notice = "No login is asked for here: whoever reaches this address may look." if is_open else ""
     users = {} if is_open else _users(settings)
     kept = settings.browse_secret or (_kept_secret(folder / "browse-secret") if users else secrets.token_hex(32))
+    tokens, grants = ({}, {}) if is_open else _tokens(settings)
     # Another password, another secret: whoever changes one wants the old cookies to end.
     told = "\n".join(f"{name}:{users[name]}" for name in sorted(users))
     return Access(
         users,
         hmac.digest(kept.encode(), told.encode(), hashlib.sha256).hex(),
         is_open,
-        tokens={} if is_open else _tokens(settings),
+        tokens=tokens,
         login_s=round(settings.browse_login_hours * 3600),
         proxies=_proxies(settings),
+        grants=grants,
+        sql_users=_sql_users(settings, users),
+        notice=f"{notice} {settings.browse_notice or ''}".strip(),
     )
 
 
@@ -171,17 +197,35 @@ def _users(settings: BrowseSettings) -> dict[str, str]:
     return users
 
 
-def _tokens(settings: BrowseSettings) -> dict[str, str]:
+def _tokens(settings: BrowseSettings) -> tuple[dict[str, str], dict[str, Grant]]:
+    """Hash → name, and name → what it may see."""
     name, text = _text("BROWSE_TOKENS", settings.browse_tokens, settings.browse_tokens_file)
     tokens: dict[str, str] = {}
+    grants: dict[str, Grant] = {}
     for word in text.split():
-        owner, _, hashed = word.rpartition(":")
+        about, _, hashed = word.rpartition(":")
+        owner, _, granted = about.partition(":")
         if not _USER.fullmatch(owner) or not _TOKEN_HASH.fullmatch(hashed):
-            raise BadSettings("bad-settings", f"{name}: is not name:hash as `storage-ledger browse --new-token` prints it")
-        if owner in tokens.values() or hashed in tokens:
+            raise BadSettings(
+                "bad-settings", f"{name}: is not name:hash or name:what-it-may:hash as `storage-ledger browse --new-token` prints it"
+            )
+        if owner in grants or hashed in tokens:
             raise BadSettings("bad-settings", f"{name}: names a machine, or a token, twice")
+        try:
+            grants[owner] = Grant.of(granted or USUAL)
+        except ValueError as error:
+            raise BadSettings("bad-settings", f"{name}: {owner}: {error}") from None
         tokens[hashed] = owner
-    return tokens
+    return tokens, grants
+
+
+def _sql_users(settings: BrowseSettings, users: Mapping[str, str]) -> frozenset[str] | None:
+    if settings.browse_sql_users is None:
+        return None
+    named = frozenset(settings.browse_sql_users.split()) - {"-"}
+    if users and (unknown := sorted(named - users.keys())):
+        raise BadSettings("bad-settings", f"BROWSE_SQL_USERS: has no password: {', '.join(unknown)}")
+    return named
 
 
 def _proxies(settings: BrowseSettings) -> frozenset[str]:

@@ -13,10 +13,8 @@ from storage_ledger.browse.studies import with_condition
 A_PAGE = 500
 """Files of a series at once."""
 
-WINDOWS = {
-    "CT": (("Soft tissue", 40, 400), ("Lung", -600, 1500), ("Bone", 480, 2500), ("Brain", 40, 80), ("Liver", 60, 160)),
-}  # fmt: skip
-"""Usual windows by modality, in its own units (CT: Hounsfield): name, center, width. A file's own ones come with it."""
+MOST_FLAGS = 3
+"""Explained above the pictures; how many there are is told in any case."""
 
 _NO_SERIES = ""
 """Stands in an address for the files that name no series."""
@@ -54,10 +52,9 @@ def of_index(connection: Any, uid: str, series_uid: str | None, chosen: str | No
         "current": current,
         "page": offset // A_PAGE + 1,
         "pages": max(1, -(-series["files"] // A_PAGE)) if series else 1,
-        "windows": WINDOWS.get(series["modality"] or "", ()) if series else (),
         "damaged": ask(connection, f"{_FILE} WHERE study_instance_uid = ? AND fixity IN ('missing', 'changed') LIMIT 20", (uid,))
         if study["fixity"].keys() & {"missing", "changed"} else [],
-        "flags": _flags(connection, uid) if study["flagged"] else [],
+        **(_flags(connection, uid, study["flagged"]) if study["flagged"] else {"flags": [], "more_flags": 0}),
         "pipeline": ask(connection, "SELECT DISTINCT study_id FROM files WHERE study_instance_uid = ? LIMIT 2", (uid,)),
     }  # fmt: skip
 
@@ -126,14 +123,21 @@ def _files(connection: Any, uid: str, series_uid: str, offset: int) -> list[Row]
     return [{**row, "path": path(row), "suffix": os.path.splitext(row["name"])[1]} for row in rows]
 
 
-def _flags(connection: Any, uid: str) -> list[Row]:
+def _flags(connection: Any, uid: str, count: int) -> Row:
+    """The first files that are flagged, each with those that it is at odds with, which are not named again; and how many are left."""
     rows = ask(connection, f"{_FILE} WHERE study_instance_uid = ? AND (sop_conflict OR study_uid_differs) LIMIT 20", (uid,))
+    named: set[tuple[str, str]] = set()
+    flags: list[Row] = []
     for row in rows:
+        if len(flags) == MOST_FLAGS or ((row["study_id"], row["name"]) in named and not row["study_uid_differs"]):
+            continue
         row["path"] = path(row)
         row["others"] = (
-            ask(connection, "SELECT study_id, name, sha256 FROM files WHERE sop_instance_uid = ? AND sha256 <> ? LIMIT 5",
+            ask(connection, "SELECT study_id, name, study_instance_uid FROM files WHERE sop_instance_uid = ? AND sha256 <> ? LIMIT 5",
                 (row["sop_instance_uid"], row["sha256"])) if row["sop_conflict"] else []
         )  # fmt: skip
         said = ask_one(connection, "SELECT study_instance_uid AS uid FROM studies WHERE study_id = ?", (row["study_id"],))
         row["announced"] = said["uid"] if said and row["study_uid_differs"] else None
-    return rows
+        flags.append(row)
+        named |= {(each["study_id"], each["name"]) for each in (row, *row["others"]) if each.get("study_instance_uid", uid) == uid}
+    return {"flags": flags, "more_flags": max(0, count - len(named))}

@@ -24,6 +24,12 @@ MOST_ENTRIES = 500
 FIXITY = {"missing": "file-missing", "changed": "file-changed"}
 """What the index calls it → the code of `verify`."""
 
+MOST_FILES = 200
+"""Shown with a picture each. A study of the pipeline has one, mostly."""
+
+MOST_DAMAGED = 20
+"""Named; how many there are is told in any case."""
+
 _UNKNOWN = Meaning("", "")
 _NEXT = {stage.value: text for stage, text in NEXT.items()}
 
@@ -56,13 +62,11 @@ def of_ledger(connection: Any, study_id: str) -> Row:
 def of_index(connection: Any, study_id: str) -> Row:
     """What the index knows: whose it is, its files, the DICOM studies that they belong to."""
     study = ask_one(connection, "SELECT * FROM studies WHERE study_id = ?", (study_id,))
-    files = ask(connection, "SELECT * FROM files WHERE study_id = ? ORDER BY position, name LIMIT 200", (study_id,))
+    files = ask(connection, "SELECT * FROM files WHERE study_id = ? ORDER BY position, name LIMIT ?", (study_id, MOST_FILES))
+    counts = {row["fixity"]: row["n"] for row in ask(connection, "SELECT fixity, count(*) AS n FROM files WHERE study_id = ? GROUP BY 1",
+                                                     (study_id,))}  # fmt: skip
     dicom = {row["study_instance_uid"]: None for row in files if row["study_instance_uid"]}
-    damaged = [
-        {**row, "means": VERIFIED[FIXITY[row["fixity"]]].means, "action": VERIFIED[FIXITY[row["fixity"]]].action}
-        for row in files
-        if row["fixity"] in FIXITY
-    ]
+    damaged = [_damaged(connection, study_id, fixity, counts[fixity]) for fixity in FIXITY if fixity in counts]
     return {
         "study": study,
         "damaged": damaged,
@@ -70,8 +74,16 @@ def of_index(connection: Any, study_id: str) -> Row:
         "person": person(study["patient_name"]) if study else None,
         "kinds": modalities(study["modality"]) if study else [],
         "files": [{**row, "path": path(row), "header": HEADERS.get(row["dicom_error"] or "")} for row in files],
+        "more_files": max(0, sum(counts.values()) - MOST_FILES),
         "dicom": [{"uid": uid, "href": f"/dicom/{quote(uid, safe='')}"} for uid in dicom],
     }
+
+
+def _damaged(connection: Any, study_id: str, fixity: str, count: int) -> Row:
+    """The files that are missing, or changed: the first of them, and how many there are."""
+    sql = "SELECT name, verified_at FROM files WHERE study_id = ? AND fixity = ? ORDER BY position, name LIMIT ?"
+    rows = ask(connection, sql, (study_id, fixity, MOST_DAMAGED))
+    return {"fixity": fixity, "count": count, "rows": rows, **VERIFIED[FIXITY[fixity]]._asdict()}
 
 
 def meaning(kind: str, code: str | None) -> Meaning:
@@ -125,7 +137,7 @@ def _troubles(study: Study, entries: list[Entry]) -> list[Row]:
             "code": code,
             "position": upload.position,
             "recorded_at": at.recorded_at,
-            "detail": str(at.data.get("detail") or at.data.get("reason") or ""),
+            "detail": _said(at) if at.kind == Kind.DISCARDED else str(at.data.get("detail") or at.data.get("reason") or ""),
             "means": meaning(at.kind, code).means,
             "action": action(code) if quarantined else meaning(at.kind, code).action if upload.state is State.FAILED else "",
             "commands": commands(study.study_id, code) if quarantined else [],
@@ -150,12 +162,19 @@ def _timeline(entries: list[Entry]) -> list[Row]:
     return [
         happened(entry, earlier)
         | {
-            "summary": summary(entry).partition(": ")[2] or summary(entry),
+            "summary": _said(entry),
             "meaning": meaning(entry.kind, str(entry.data.get("code") or entry.data.get("dicom_error") or "")),
             "payload": ledger.pretty(entry.payload[:20_000]) if len(entry.payload) <= 20_000 else None,
         }
         for entry, earlier in zip(entries, before, strict=True)
     ]
+
+
+def _said(entry: Entry) -> str:
+    """What the badge with its kind does not say already."""
+    if entry.kind in {Kind.RELEASED, Kind.DISCARDED}:
+        return f"by {entry.data['by']}: {entry.data['reason']}"
+    return summary(entry).partition(": ")[2] or summary(entry)
 
 
 def _took(entries: list[Entry]) -> float | None:

@@ -27,6 +27,7 @@ from storage_ledger import logs
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.browse import cells, gate, pages, routes
 from storage_ledger.browse.access import ADVICE, Access
+from storage_ledger.browse.back import back_to
 from storage_ledger.browse.catalogue import metadata
 from storage_ledger.browse.content import Content
 from storage_ledger.browse.login import Attempts, OneAtATime
@@ -45,6 +46,8 @@ SETTINGS = {
     "suggest_facets": False,  # would count every column of every page
     "truncate_cells_html": 200,
 }
+NOT_GRANTED = "This token may not see that, but: {}. What a token may see stands in BROWSE_TOKENS."
+NO_SQL = "You may look at all tables and ready-made queries, but not ask with SQL of your own: BROWSE_SQL_USERS says who may."
 _HERE = Path(__file__).resolve().parent
 
 hookimpl = pluggy.HookimplMarker("datasette")
@@ -84,6 +87,8 @@ def make_app(index: Path, ledger: Path, access: Access, archive: Archive) -> ASG
         static_mounts=[(gate.STYLE.strip("/").rpartition("/")[0], str(_HERE / "static"))],
     )
     datasette.jinja_env.filters |= pages.FILTERS
+    for template in (_HERE / "templates").glob("*.html"):
+        datasette.jinja_env.get_template(template.name)  # compiled now: nobody has to wait for it
     app: ASGIApp = datasette.app()
     return app
 
@@ -107,7 +112,41 @@ def asgi_wrapper(datasette: Browse) -> Callable[[ASGIApp], ASGIApp]:
     shelf = Shelf(query, datasette.archive.archive)
     content = Content(shelf, datasette.archive.pool, datasette.archive.cache)
     advice = f"Log in at {gate.LOGIN} first." if access.users else "Send a token as `Authorization: Bearer …`." if access.tokens else ADVICE
-    return lambda app: gate.Gate(content.before(app), who, advice, Looks(shelf))
+
+    def refused(actor: str, path: str) -> str | None:
+        grant = access.grant(actor)
+        return None if grant is None or grant.path(path) else NOT_GRANTED.format(grant)
+
+    return lambda app: gate.Gate(content.before(app), who, advice, refused, Looks(shelf))
+
+
+@hookimpl
+def permission_allowed(datasette: Browse, actor: dict[str, str] | None, action: str, resource: Any) -> bool | None:
+    """A machine may do what its token is for. Of users the `allow` of the gate has decided already, but for SQL."""
+    who = None if actor is None else str(actor["id"])
+    grant = datasette.access.grant(who)
+    if grant is not None:
+        return grant.action(action, resource)
+    if action == "execute-sql" and who is not None and not datasette.access.may_sql(who):
+        return False
+    return None
+
+
+@hookimpl(tryfirst=True)
+def forbidden(datasette: Browse, request: Any, message: str) -> Any:
+    """In words that help; `message` is the name of what was not allowed."""
+    grant = datasette.access.grant((request.actor or {}).get("id"))
+    why = NOT_GRANTED.format(grant) if grant else NO_SQL if message == "execute-sql" else message
+
+    async def answer() -> Any:
+        if ".json" in request.path:
+            return Response.json({"ok": False, "status": 403, "error": why}, status=403)
+        if grant is not None:
+            return Response.text(why + "\n", status=403)
+        context = {"title": "Not allowed", "error": why}
+        return Response.html(await datasette.render_template("error.html", context, request=request), status=403)
+
+    return answer
 
 
 @hookimpl(tryfirst=True)
@@ -125,9 +164,9 @@ def register_routes() -> list[tuple[str, Callable[..., Any]]]:
 
 
 async def login(request: Any, datasette: Browse) -> Any:
-    """The form, and what comes of it: a cookie that ends after a while, or a refusal, at some point a slow one."""
+    """The form, and what comes of it: a cookie that ends and the page that was asked for, or a refusal, at some point a slow one."""
     if request.method != "POST":
-        return await _login_page(datasette, request, None, 200)
+        return await _login_page(datasette, request, {"next": request.args.get("next")})
     access, attempts = datasette.access, datasette.attempts
     told = await request.post_vars()
     user, password = told.get("username") or "", told.get("password") or ""
@@ -135,21 +174,30 @@ async def login(request: Any, datasette: Browse) -> Any:
     wait_s = max(attempts.wait_s(address, user), 1.0 if _PASSWORDS.full() else 0.0)
     if wait_s > 0:
         text = f"Too many attempts: try again in {math.ceil(wait_s)} s."
-        return await _login_page(datasette, request, text, 429, {"retry-after": str(math.ceil(wait_s))})
+        return await _login_page(datasette, request, told, text, 429, {"retry-after": str(math.ceil(wait_s))})
     attempts.failed(address, user)  # until it turns out well: those at the same moment count, too
     if not await _PASSWORDS.ask(lambda: access.password_is(user, password)):
         logs.get().warning("browse.login-refused", address=address, actor=user if user in access.users else None)
-        return await _login_page(datasette, request, "Invalid username or password", 200)
+        return await _login_page(datasette, request, told, "Invalid username or password")
     attempts.succeeded(address, user)
     logs.get().info("browse.login", address=address, actor=user)
-    response = Response.redirect(datasette.urls.path("/"))
+    response = Response.redirect(back_to(told.get("next")))
     ends = baseconv.base62.encode(int(time.time()) + access.login_s)
     response.set_cookie("ds_actor", datasette.sign({"a": {"id": user}, "e": ends}, "actor"))
     return response
 
 
-async def _login_page(datasette: Browse, request: Any, error: str | None, status: int, headers: dict[str, str] | None = None) -> Any:
-    page = await datasette.render_template("password_login.html", {"error": error}, request=request)
+async def _login_page(
+    datasette: Browse,
+    request: Any,
+    told: Mapping[str, Any],
+    error: str | None = None,
+    status: int = 200,
+    headers: dict[str, str] | None = None,
+) -> Any:
+    """With what was told before, but for the password."""
+    context = {"error": error, "next": back_to(told.get("next")), "username": (told.get("username") or "")[:64]}
+    page = await datasette.render_template("password_login.html", context, request=request)
     return Response.html(page, status=status, headers=headers or {})
 
 
@@ -178,9 +226,10 @@ def extra_css_urls() -> list[str]:
 
 @hookimpl
 def extra_template_vars(datasette: Browse) -> dict[str, str]:
-    """For the login page: what is to be done before anybody can log in."""
+    """For the login page, what is to be done before anybody can log in; for the foot of all others, who can look."""
     access = datasette.access
-    return {"login_advice": "No login is needed: go to the start page." if access.open else "" if access.users else ADVICE}
+    advice = "No login is needed: go to the start page." if access.open else "" if access.users else ADVICE
+    return {"login_advice": advice, "notice": access.notice}
 
 
 @hookimpl

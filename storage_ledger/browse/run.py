@@ -17,7 +17,6 @@ from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.browse.access import Access, BrowseSettings
 from storage_ledger.browse.pictures.cache import Cache
 from storage_ledger.browse.pictures.pool import Pool
-from storage_ledger.browse.plugin import Archive, make_app
 from storage_ledger.errors import BadSettings, LedgerUnusable
 from storage_ledger.web import Server, listen, port_of
 
@@ -48,6 +47,8 @@ def run(
             _cache(settings, archive) as cache,
         ):
             pool.warm()
+            from storage_ledger.browse.plugin import Archive, make_app  # noqa: PLC0415 - takes as long to load as the workers
+
             shown = Archive(FilesystemArchive(archive), pool, cache)
             server = ending.server = Server(make_app(index, ledger, access, shown))
             server.should_exit = ending.asked.is_set()

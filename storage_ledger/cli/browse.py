@@ -19,6 +19,14 @@ def browse(
         str | None,
         typer.Option("--new-token", metavar="NAME", help="Print a new API token for NAME and what BROWSE_TOKENS is to say; end."),
     ] = None,
+    may: Annotated[
+        str,
+        typer.Option(
+            "--may",
+            metavar="WORDS",
+            help="With --new-token: what it may see, with commas: index, ledger, index/TABLE, ledger/TABLE, files, sql.",
+        ),
+    ] = "index,ledger",
 ) -> None:
     """Look at studies, pictures, files and ledger entries in a web browser; nothing can be changed there.
 
@@ -29,7 +37,7 @@ def browse(
         print(_hash(_new_password()))
         return
     if new_token is not None:
-        _print_token(new_token)
+        _print_token(new_token, may)
         return
     import os
 
@@ -52,15 +60,21 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _print_token(name: str) -> None:
+def _print_token(name: str, may: str) -> None:
     from storage_ledger.browse.access import is_user_name
     from storage_ledger.browse.access import new_token as make
+    from storage_ledger.browse.may import Grant
 
     if not is_user_name(name):
         _say("A name is 1 to 64 of A-Z a-z 0-9 . _ @ -")
         raise typer.Exit(2)
+    try:
+        grant = Grant.of(may)
+    except ValueError as error:
+        _say(f"--may: {error}")
+        raise typer.Exit(2) from None
     token, hashed = make()
-    print(f"{name}:{hashed}")
+    print(f"{name}:{grant}:{hashed}")
     _say(f"BROWSE_TOKENS gets the line above. The token, which is shown only now, and goes into `Authorization: Bearer …`:\n{token}")
 
 

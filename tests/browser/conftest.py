@@ -82,6 +82,8 @@ class Visitor:
             where = message.location.get("url", "")
             if "404" in message.text and os.path.dirname(where).startswith((f"{self.url}/image/",)) and not pictures(self.page, self.url):
                 return  # this version has no pictures
+            if where == self.page.url and ("400" in message.text or "404" in message.text):
+                return  # the page itself, which was to be one of these
             self.complaints.append(f"{message.type}: {message.text} {where}")
 
 

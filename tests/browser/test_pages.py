@@ -6,6 +6,7 @@ import hashlib
 import re
 import zipfile
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -29,9 +30,14 @@ PAGES = {
     "data": "/index",
     "table": "/index/studies?_size=5",
     "row": "/index/files/ct-1,ct-1~2Edcm",
+    "files": "/index/files?_facet=modality&_size=5",
+    "sql": "/index?sql=select+modality%2C+count(*)+as+files+from+files+group+by+modality",
+    "sql-wrong": "/index?sql=select+nothing",
+    "query": "/ledger/what_happened?study_id=gone-1",
+    "unknown": "/studies/nobody",
 }
 
-SHOWN = ("home", "studies", "study", "quarantined", "attention", "entry", "ledger")
+SHOWN = ("home", "studies", "study", "quarantined", "attention", "entry", "ledger", "table", "row", "sql")
 """Of these screenshots are left."""
 
 AXE = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]}
@@ -41,6 +47,7 @@ AXE = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]}
 def test_from_the_start_page_by_search_to_a_picture_and_its_file(visitor: Visitor):
     page = visitor.go("/")
     expect(page.get_by_text("DICOM studies")).to_be_visible()
+    expect(page.get_by_role("contentinfo")).to_contain_text("No login is asked for here")
     page.get_by_label("Find a study").fill("jan do")
     page.keyboard.press("Enter")
     expect(page).to_have_url(re.compile(r"/dicom\?q=jan\+do$"))
@@ -73,6 +80,8 @@ def test_picture_window_header_metadata_and_downloads(visitor: Visitor):
     picture = page.locator("#picture")
     page.wait_for_function("document.getElementById('picture').naturalWidth > 0")
     page.get_by_label("Window").select_option(label="Bone (480 / 2500)")
+    windows = page.locator("#window option").all_inner_texts()
+    assert len(set(windows)) == len(windows)
     expect(picture).to_have_attribute("src", re.compile(r"/image/ct-4/ct-4\.dcm\?size=1024&window=480,2500$"))
     page.wait_for_function("document.getElementById('picture').naturalWidth > 0")
     page.get_by_text("Header of this file").click()
@@ -223,8 +232,9 @@ def test_without_scripts_the_pages_still_show_what_they_have(chromium, opened):
 
 
 def test_who_is_not_logged_in_sees_the_login_and_who_is_gets_in_and_out(stranger: Visitor):
-    page = stranger.go(f"/dicom/{CT}")
-    expect(page).to_have_url(f"{stranger.url}/-/login")
+    wanted = f"{stranger.url}/dicom/{CT}?file=ct-4%2Fct-4.dcm"
+    page = stranger.go(f"/dicom/{CT}?file=ct-4%2Fct-4.dcm")
+    expect(page).to_have_url(re.compile(r"/-/login\?next="))
     assert "DOE" not in page.content()
     found = Axe().run(page, options=AXE)
     assert found.violations_count == 0, found.generate_report()
@@ -238,9 +248,22 @@ def test_who_is_not_logged_in_sees_the_login_and_who_is_gets_in_and_out(stranger
     page.get_by_label("User").fill("jane")
     page.get_by_label("Password").fill(PASSWORD)
     page.get_by_role("button", name="Log in").click()
+    expect(page).to_have_url(wanted)
     expect(page.locator(".actor")).to_have_text("jane")
-    expect(page.locator(".figures")).to_be_visible()
+    expect(page.locator("#image-told")).to_have_text("4 / 6")
     page.get_by_role("button", name="Log out").click()
+    expect(page.get_by_label("User")).to_be_visible()
     page.goto(stranger.url)
     expect(page).to_have_url(f"{stranger.url}/-/login")
+    assert stranger.complaints == []
+
+
+def test_a_login_leads_to_no_other_site_whatever_its_address_says(stranger: Visitor):
+    for elsewhere in ("//127.0.0.2/", "/%5C127.0.0.2/"):
+        page = stranger.go(f"/-/login?next={quote(elsewhere, safe='')}")
+        page.get_by_label("User").fill("jane")
+        page.get_by_label("Password").fill(PASSWORD)
+        page.get_by_role("button", name="Log in").click()
+        expect(page).to_have_url(f"{stranger.url}/")
+        expect(page.locator(".figures")).to_be_visible()
     assert stranger.complaints == []

@@ -16,10 +16,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
 from storage_ledger.browse.access import BrowseSettings, read_access
+from storage_ledger.browse.back import back_to
 from storage_ledger.browse.catalogue import COLUMNS, HIDDEN, QUERIES
 from storage_ledger.core.entries import Kind, NewEntry
 from storage_ledger.errors import BadSettings
@@ -100,19 +102,20 @@ class Browse:
             connection.endheaders(data)
             answer = connection.getresponse()
             told = [(name.lower(), value) for name, value in answer.getheaders()]
-            return Answer(answer.status, told, answer.read().decode())
+            return Answer(answer.status, told, answer.read().decode(errors="replace"))
         finally:
             connection.close()
 
     def page(self, path: str) -> Answer:
         return self.ask(path, Accept="text/html,*/*")
 
-    def log_in(self, user: str, password: str, **headers: str) -> Answer:
-        form = self.page("/-/login")
+    def log_in(self, user: str, password: str, *, at: str = "/-/login", **headers: str) -> Answer:
+        """With the form of the page `at`, and all that stands in it."""
+        form = self.page(at)
         self.cookies |= form.cookies
-        token = re.search(r'name="csrftoken" value="([^"]+)"', form.body)
-        assert token
-        fields = {"username": user, "password": password, "csrftoken": token[1]}
+        fields = dict(re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)"', form.body))
+        assert fields["csrftoken"]
+        fields = {"username": user, "password": password, **{name: html.unescape(value) for name, value in fields.items()}}
         answer = self.ask("/-/login", "POST", urllib.parse.urlencode(fields), **headers)
         self.cookies |= answer.cookies
         return answer
@@ -241,7 +244,8 @@ def test_nobody_gets_in_without_login(stranger: Browse, path: str):
     for accept in ("text/html", "*/*"):
         answer = stranger.ask(path, Accept=accept)
         assert answer.status in {302, 400, 403}, path
-        assert answer.status != 302 or answer.header("location") == "/-/login"
+        wanted = back_to(path)
+        assert answer.status != 302 or answer.header("location") == "/-/login" + ("" if wanted == "/" else f"?next={quote(wanted)}")
         assert not [canary for canary in CANARIES if canary in answer.body]
         assert answer.header("cache-control") == "no-store"
 
@@ -281,6 +285,49 @@ def test_the_right_password_opens_all_and_the_cookie_is_kept_from_scripts(strang
     assert stranger.page("/-/login").status == 200
     for name in ("ds_actor", "ds_csrftoken"):
         assert name in stranger.cookies
+
+
+@pytest.mark.parametrize(
+    "path", ["/dicom/1.2.3.1?file=s1%2Fs1.dcm", "/dicom?q=m%C3%BCller+j&sort=name", "/index/files/s1,s1~2Edcm", "/studies/s1"]
+)
+def test_a_login_leads_to_the_page_that_was_asked_for_also_at_the_second_try(stranger: Browse, path: str):
+    told = stranger.page(path)
+    assert told.status == 302
+    form = told.header("location") or ""
+    assert stranger.log_in("jane", "wrong", at=form).status == 200
+    answer = stranger.log_in("jane", PASSWORD, at=form)
+    assert (answer.status, answer.header("location")) == (302, path)
+    assert stranger.page(path).status == 200
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        "//evil.example",
+        "https://evil.example",
+        "/%5Cevil.example",
+        "/\\evil.example",
+        "/\t/evil.example",
+        "/-/logout",
+        "/-/login?next=/",
+        '/"><x>\r\nSet-Cookie: a=b',
+    ],
+)
+def test_a_login_leads_nowhere_else_whatever_address_or_form_say(stranger: Browse, wanted: str):
+    at = f"/-/login?next={quote(wanted, safe='')}"
+    assert 'name="next"' not in stranger.page(at).body
+    stranger.cookies = stranger.page(at).cookies
+    token = re.search(r'name="csrftoken" value="([^"]+)"', stranger.page("/-/login").body)
+    assert token
+    fields = {"username": "jane", "password": PASSWORD, "csrftoken": token[1], "next": wanted}
+    answer = stranger.ask(at, "POST", urllib.parse.urlencode(fields))
+    assert (answer.status, answer.header("location")) == (302, "/")
+
+
+def test_only_a_page_that_was_asked_for_leads_to_the_login(stranger: Browse):
+    assert stranger.ask("/studies/s1", "HEAD", Accept="text/html").header("location") == "/-/login"
+    assert stranger.ask("/studies/s1", Accept="application/json").status == 403
+    assert stranger.ask("/studies/s1", "POST", "x=y", Accept="text/html").status == 405
 
 
 def test_behind_tls_cookies_are_for_tls_only(stranger: Browse):
@@ -336,7 +383,8 @@ def test_a_login_survives_a_restart_but_not_the_user(start: Callable[..., Browse
 def test_without_a_password_it_starts_lets_nobody_in_and_says_what_to_set(start: Callable[..., Browse], ledger: Path):
     browse = start(ledger).ready()
     page = browse.page("/index/studies")
-    assert (page.status, page.header("location")) == (302, "/-/login")
+    assert page.status == 302
+    assert (page.header("location") or "").startswith("/-/login")
     for text in (browse.said(), browse.page("/-/login").body, browse.ask("/index/studies.json").json()["error"]):
         assert "BROWSE_PASSWORD_HASH" in text
         assert "--hash-password" in text

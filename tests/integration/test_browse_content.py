@@ -210,6 +210,7 @@ def test_what_has_no_picture_gets_a_quiet_one_and_says_why(site: Site, study_id:
     about = site.get(f"/image/{study_id}/x.dcm/about").json()
     assert about["why"] == why
     assert about["text"].endswith(".")
+    assert ("12-bit lossy JPEG" in about["text"]) == (why == "syntax-unsupported")
     assert site.get("/image/small/x.dcm").headers["content-type"] == "image/jpeg"  # the site goes on
 
 

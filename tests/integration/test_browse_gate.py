@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import subprocess
 import sys
@@ -17,10 +18,18 @@ from tests.support.waiting import until
 PASSWORD = "correct horse"  # noqa: S105 - of these tests only
 
 
+def machine(name: str, may: str) -> str:
+    """A line for BROWSE_TOKENS; the token is its name."""
+    return f"{name}:{may}{hashlib.sha256(name.encode()).hexdigest()}"
+
+
+LIMITED = (machine("usual", ""), machine("board", "index/arrivals:"), machine("viewer", "index/files,files:"))
+
+
 @pytest.fixture(scope="module")
 def token() -> tuple[str, str]:
     """The token, and the line for BROWSE_TOKENS, as the command prints them."""
-    command = [sys.executable, "-m", "storage_ledger", "browse", "--new-token", "export"]
+    command = [sys.executable, "-m", "storage_ledger", "browse", "--new-token", "export", "--may", "index,ledger,files,sql"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
     return done.stderr.split()[-1], done.stdout.strip()
 
@@ -28,7 +37,9 @@ def token() -> tuple[str, str]:
 @pytest.fixture(scope="module")
 def browse(tmp_path_factory: pytest.TempPathFactory, token: tuple[str, str]) -> Iterator[Browse]:
     folder = tmp_path_factory.mktemp("guard")
-    environment = {"BROWSE_PASSWORD_HASH": f"jane:{hash_password(PASSWORD)}", "BROWSE_TOKENS": token[1], "ARCHIVE_PATH": "/nowhere/archive"}
+    hashed = hash_password(PASSWORD)
+    environment = {"BROWSE_PASSWORD_HASH": f"jane:{hashed} sql:{hashed}", "BROWSE_TOKENS": " ".join([token[1], *LIMITED]),
+                   "BROWSE_SQL_USERS": "sql", "BROWSE_NOTICE": "Not for <b>diagnosis</b>.", "ARCHIVE_PATH": "/nowhere/archive"}  # fmt: skip
     browse = Browse(make_ledger(folder), folder / "log", BROWSE_TRUSTED_PROXIES="127.0.0.1", **environment).ready()
     yield browse
     browse.process.kill()
@@ -52,7 +63,7 @@ def test_nobody_sees_the_archive_without_login(stranger: Browse, path: str):
     answer = stranger.ask(path)
     assert answer.status == 403
     assert answer.header("cache-control") == "no-store"
-    assert stranger.page(path).header("location") == "/-/login"
+    assert (stranger.page(path).header("location") or "").startswith("/-/login")
     for method in ("POST", "PUT", "DELETE", "OPTIONS", "TRACE"):
         assert stranger.ask(path, method, "x=y").status == 405
 
@@ -61,11 +72,88 @@ def test_a_machine_enters_with_its_token_and_no_other(stranger: Browse, token: t
     answer = stranger.ask("/index/studies.json?_shape=array", Authorization=f"Bearer {token[0]}")
     assert (answer.status, len(answer.json())) == (200, 4)
     assert stranger.ask("/file/s1/s1.dcm", Authorization=f"bearer {token[0]}").status == 503  # it may ask; there is no archive here
-    for wrong in (token[0][:-1], token[1].partition(":")[2], "", "Bearer", "\xff"):
+    for wrong in (token[0][:-1], token[1].rpartition(":")[2], "", "Bearer", "\xff"):
         assert stranger.ask("/index/studies.json", Authorization=f"Bearer {wrong}").status == 403
     assert stranger.ask("/index/studies.json", Authorization=f"Basic {token[0]}").status == 403
     assert "actor=token:export" in stranger.said()
     assert token[0] not in stranger.said()
+
+
+ADDRESSES = {
+    "counts": ("/index/arrivals.json", "/index/arrivals.csv?_stream=on", "/index/arrivals"),
+    "files table": ("/index/files.json", "/index/files/s1,s1~2Edcm.json"),
+    "patients": ("/index/studies.json", "/index/dicom_studies.csv?_search=doe", "/index.json", "/index/failed_by_code.json"),
+    "entries": ("/ledger/entries.json", "/ledger.json", "/ledger/what_happened.json?study_id=s1"),
+    "pages": ("/", "/dicom", "/dicom/1.2.3.1", "/studies/s1", "/attention", "/ledger/entries/1"),
+    "files": (
+        "/file/s1/s1.dcm",
+        "/image/s1/s1.dcm",
+        "/header/s1/s1.dcm",
+        "/metadata/s1",
+        "/zip/1.2.3.1",
+        "/zip-study/s1",
+        "/image/s1/s1.dcm/about",
+    ),
+    "sql": ("/index.json?sql=select+1", "/index.csv?sql=select+1", "/ledger?sql=select+1", "/index/arrivals.json?_where=1%3D1"),
+    "inside": ("/.json", "/-/databases.json", "/-/metadata.json", "/-/threads.json", "/_internal.json", "/index.db", "/index/STUDIES.json"),
+}
+MAY = {
+    "usual": {"counts", "files table", "patients", "entries", "pages"},
+    "board": {"counts"},
+    "viewer": {"files table", "files"},
+}
+
+
+@pytest.mark.parametrize("who", MAY)
+def test_a_machine_sees_what_its_token_is_for_and_nothing_else(stranger: Browse, who: str):
+    for kind, addresses in ADDRESSES.items():
+        for address in addresses:
+            answer = stranger.ask(address, Authorization=f"Bearer {who}", Accept="text/html")
+            if kind in MAY[who]:
+                assert answer.status in {200, 503}, address  # 503: there is no archive here
+            else:
+                assert answer.status in {403, 404}, address
+                assert answer.status == 404 or "_where" in address or "This token may not see that, but: " in answer.body, address
+                assert not [word for word in ("DOE", "THORAX") if word in answer.body]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/%66ile/s1/s1.dcm",
+        "/fil%65/s1/s1.dcm",
+        "/im~61ge/s1/s1.dcm",
+        "/~69ndex/studies.json",
+        "/index/stu~64ies.json",
+        "/index/stu%64ies/s1",
+        "/%69ndex/studies",
+        "/ledger/%65ntries/1",
+        "/index%2Fstudies",
+    ],
+)
+def test_nothing_has_a_second_address_by_which_grants_and_the_access_log_would_not_know_it(
+    stranger: Browse, token: tuple[str, str], path: str
+):
+    for who in ("usual", token[0]):
+        assert stranger.ask(path, Authorization=f"Bearer {who}").status == 400
+
+
+def test_a_notice_stands_at_the_foot_of_every_page(stranger: Browse, token: tuple[str, str]):
+    for path in ("/-/login", "/", "/index/studies", "/nothing"):
+        page = stranger.ask(path, Authorization=f"Bearer {token[0]}", Accept="text/html").body
+        assert "Not for &lt;b&gt;diagnosis&lt;/b&gt;." in page.partition("<footer")[2]
+
+
+def test_sql_is_for_who_may(stranger: Browse):
+    for user in ("sql", "jane"):
+        stranger.cookies = {}
+        assert stranger.log_in(user, PASSWORD, X_Forwarded_For=f"203.0.113.{len(user)}").status == 302
+        for address in ("/index.json?sql=select+1", "/ledger?sql=select+1", "/index/studies.json?_where=1%3D1"):
+            assert stranger.ask(address).status == (200 if user == "sql" else 403)
+        assert ("sql=select" in stranger.page("/dicom").body) == (user == "sql")
+        assert ("<textarea" in stranger.page("/index").body) == (user == "sql")
+        assert stranger.page("/ledger/waiting_longest").status == 200
+    assert "BROWSE_SQL_USERS" in stranger.page("/index?sql=select+1").body
 
 
 def test_guessing_becomes_slow_and_only_for_who_guesses(stranger: Browse):
@@ -117,9 +205,10 @@ def test_the_log_tells_who_looked(stranger: Browse, token: tuple[str, str]):
     assert "MULLER" not in stranger.said()
 
 
-def test_a_token_needs_a_name_that_can_be_told():
-    command = [sys.executable, "-m", "storage_ledger", "browse", "--new-token", "a b"]
-    assert subprocess.run(command, capture_output=True, timeout=30, check=False).returncode == 2
+def test_a_token_needs_a_name_that_can_be_told_and_something_to_see():
+    for wrong in (["a b"], ["board", "--may", "index/nothing"], ["board", "--may", ""]):
+        command = [sys.executable, "-m", "storage_ledger", "browse", "--new-token", *wrong]
+        assert subprocess.run(command, capture_output=True, timeout=30, check=False).returncode == 2
 
 
 def test_serve_loads_nothing_that_decodes_pictures():

@@ -41,7 +41,16 @@ def make_archive(folder: Path) -> Path:
 
     for number in range(1, 7):
         bring(
-            f"ct-{number}", CT, 1, number, patient_name="DOE^JANE", patient_id="P-1", StudyDescription="CT chest", SeriesDescription="Axial"
+            f"ct-{number}",
+            CT,
+            1,
+            number,
+            patient_name="DOE^JANE",
+            patient_id="P-1",
+            StudyDescription="CT chest",
+            SeriesDescription="Axial",
+            RescaleSlope="1",
+            RescaleIntercept="-1024",
         )
     for series in (1, 2):
         bring(f"mr-{series}", MR, series, patient_name="MÜLLER^JÖRG", patient_id="P-2", modality="MR", StudyDescription="MR head")

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, unquote, urljoin, urlsplit
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from storage_ledger import logs
 from storage_ledger.browse.access import BrowseSettings, hash_password, new_token, read_access
+from storage_ledger.browse.back import LONGEST, asked_for, back_to
 from storage_ledger.browse.login import FREE, LONGEST_S, REMEMBERED, Attempts, OneAtATime
 from storage_ledger.browse.looked import Looks, looked_at
+from storage_ledger.browse.may import Grant
 from storage_ledger.errors import BadSettings
 
 
@@ -138,6 +144,10 @@ def test_a_token_is_known_by_its_hash_and_is_no_user(tmp_path: Path):
     ("settings", "named"),
     [
         ({"browse_tokens": "export"}, "BROWSE_TOKENS: is not name:hash"),
+        ({"browse_tokens": f"a:everything:{'0' * 64}"}, "BROWSE_TOKENS: a: a machine may be granted index, ledger,"),
+        ({"browse_tokens": f"a:index/x:{'0' * 64}"}, "index has no table of that name, but dicom_studies,"),
+        ({"browse_tokens": f"a:sql,files:{'0' * 64}"}, "sql is of no use without"),
+        ({"browse_password_hash": hash_password("x"), "browse_sql_users": "admin joe"}, "BROWSE_SQL_USERS: has no password: joe"),
         ({"browse_tokens": f"a:{'0' * 64} a:{'1' * 64}"}, "twice"),
         ({"browse_tokens": "x", "browse_tokens_file": "/dev/null"}, "set one of the two"),
         ({"browse_tokens_file": "/nowhere"}, "BROWSE_TOKENS_FILE: /nowhere cannot be read"),
@@ -148,6 +158,66 @@ def test_wrong_tokens_are_named_and_not_repeated(tmp_path: Path, settings: dict[
     with pytest.raises(BadSettings) as caught:
         read_access(BrowseSettings(**settings), tmp_path, is_open=False)
     assert named in str(caught.value)
+
+
+def test_a_token_of_which_nothing_is_said_is_for_tables_alone(tmp_path: Path):
+    access = read_access(BrowseSettings(browse_tokens=f"export:{'0' * 64} board:index/arrivals,files:{'1' * 64}"), tmp_path, is_open=False)
+    assert str(access.grant("token:export")) == "index,ledger"
+    assert str(access.grant("token:board")) == "files,index/arrivals"
+    assert access.grant("export") is None
+    assert access.grant(None) is None
+
+
+def test_sql_alone_is_granted_by_name_and_only_of_whole_databases():
+    grant = Grant.of("index,ledger/pending,sql")
+    asked = [
+        ("execute-sql", "index"),
+        ("execute-sql", "ledger"),
+        ("view-table", ("ledger", "pending")),
+        ("view-table", ("ledger", "entries")),
+        ("view-query", ("ledger", "waiting_longest")),
+        ("view-instance", None),
+        ("debug-menu", None),
+    ]
+    assert [grant.action(*each) for each in asked] == [True, False, True, False, False, False, False]
+
+
+PAGES = ("/dicom", "/dicom?q=doe+jane&sort=name", "/dicom/1.2.3?file=ct-1%2Fct-1.dcm", "/index/files/ct-1,ct-1~2Edcm", "/studies/100%25",
+         "/dicom?q=%E5%B1%B1%E7%94%B0", "/index.json?sql=select+1", "/dicom?q=http://x//y/../")  # fmt: skip
+ELSEWHERE = (
+    "", None, "//evil.example", "///evil.example", "https://evil.example/", "javascript:alert(1)", "evil.example",
+    "/\\evil.example", "\\\\evil.example", "/\tevil", "/\t/evil.example", "/%09/evil.example", "/%2F/evil.example",
+    "/%2f%2fevil.example", "/%5Cevil.example", "/%255Cevil.example", "/%25255Cevil.example",
+    "/%2525252525255Cevil.example", "/.//evil.example", "/x/..//evil.example", "/x/%2e%2e/%2e/",
+    "/dicom?q=a%0d%0aSet-Cookie:%20x", "/dicom\r\nX: y", "/dicom\x7f", "/ /evil.example", "/\u2028/evil.example",
+    "/山田", " /dicom", "/-/login", "/-/login?next=/dicom", "/%2D/logout", "/-/logout", "/-/versions.json", "/-",
+    "?q=x", "/" + "x" * LONGEST,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("address", PAGES)
+def test_a_login_leads_back_to_a_page_of_ours(address: str):
+    assert back_to(address) == address
+    path, _, query = address.partition("?")
+    assert parse_qs(asked_for(path, query).removeprefix("?")) == {"next": [address]}
+
+
+@pytest.mark.parametrize("address", ELSEWHERE)
+def test_a_login_leads_nowhere_else(address: str | None):
+    assert back_to(address) == "/"
+    assert asked_for(*(address or "/").partition("?")[::2]) == ""
+
+
+@given(st.text(alphabet="/\\%25CcFf09.~-:@?#&=a \t\r\né", max_size=24))
+@settings(max_examples=500)
+def test_whatever_is_asked_for_stays_on_this_site_however_often_it_is_decoded(text: str):
+    address = back_to(text)
+    for _ in range(6):
+        as_a_browser = re.sub(r"[\t\r\n]", "", address).replace("\\", "/")
+        assert re.match(r"/(?!/)", as_a_browser)
+        assert urlsplit(urljoin("https://ours.example/-/login", as_a_browser)).netloc == "ours.example"
+        assert not as_a_browser.startswith("/-/")
+        address = unquote(address)
 
 
 class FakeShelf:

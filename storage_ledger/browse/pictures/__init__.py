@@ -22,7 +22,7 @@ WHY = {
     "not-dicom": "This file is not DICOM.",
     "header-unreadable": "The header of this file cannot be read.",
     "no-such-frame": "The file has no such frame.",
-    "syntax-unsupported": "Nothing here can decode this transfer syntax.",
+    "syntax-unsupported": "Nothing here decodes this transfer syntax: 12-bit lossy JPEG, video, or a rare one. The file can be downloaded.",
     "pixels-unreadable": "The pixels cannot be decoded: they are damaged, or not as the header says.",
     "picture-too-large": "Making the picture takes more memory than it may.",
     "picture-too-slow": "Making the picture takes longer than it may.",

@@ -41,7 +41,10 @@ JPEG_UP_TO = 256
 """Thumbnails are small files; what somebody may judge by keeps each grey value."""
 
 MAX_WINDOWS = 16
-CT_WINDOWS = (("Soft tissue", 40.0, 400.0), ("Lung", -600.0, 1500.0), ("Bone", 480.0, 2500.0), ("Brain", 40.0, 80.0))
+CT_WINDOWS = (
+    ("Soft tissue", 40.0, 400.0), ("Lung", -600.0, 1500.0), ("Bone", 480.0, 2500.0), ("Brain", 40.0, 80.0), ("Liver", 60.0, 160.0),
+)  # fmt: skip
+"""Usual ones, in Hounsfield units: name, center, width."""
 
 _PADDED = (0.5, 99.5)
 _MAX_VALUES = 1 << 16

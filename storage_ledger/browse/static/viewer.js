@@ -112,12 +112,11 @@ async function about(link) {
   if (answer.frames && answer.frames !== Number(frameAt.max)) frames(answer.frames);
   pace = answer.frame_ms || 66;
   const kept = windowChoice.value;
-  for (const option of [...windowChoice.options]) if (option.value && !("usual" in option.dataset)) option.remove();
-  const usual = windowChoice.options[1] || null;
-  for (const each of answer.windows || []) {
-    const option = new Option((each.name || "In the file") + " (" + each.center + " / " + each.width + ")", each.center + "," + each.width);
-    windowChoice.insertBefore(option, usual);
+  windowChoice.length = 1;
+  for (const each of answer.windows) {
+    windowChoice.add(new Option((each.name || "In the file") + " (" + each.center + " / " + each.width + ")", each.center + "," + each.width));
   }
+  windowChoice.disabled = !answer.windows.length; // colours have none
   windowChoice.value = kept;
   if (windowChoice.selectedIndex < 0) windowChoice.selectedIndex = 0;
 }

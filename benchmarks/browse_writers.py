@@ -1,0 +1,320 @@
+"""What four people who look cost who writes: two writers, each in rounds with and without them that alternate.
+
+`commits`: what `serve` does to the two databases, and nothing else: 200 events/s, a `described` and an `archived` each, ten events
+a commit (synchronous=FULL), and an index that follows.
+
+`serve`: the service itself, fed through a Valkey with DICOM files of 32 KB, telling the reference Status Service; at 60 % of what it
+takes when it is given all at once, found in the same run, 200 events/s at most. Latency is from PUBLISH to the entry.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import TypeVar
+
+import httpx
+from many_studies import a_study, append
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from storage_ledger.index.sqlite import Index  # noqa: E402
+from storage_ledger.ledger.engine import sqlite  # noqa: E402
+from storage_ledger.ledger.sqlite import SqliteLedger  # noqa: E402
+from tests.support.dicom import described, make_file  # noqa: E402
+from tests.support.valkey import Valkey, free_port  # noqa: E402
+
+EVENTS_A_SECOND = 200
+EVENTS_A_COMMIT = 10
+OF_ITS_MOST = 0.6
+BURST = 300
+PIXELS = 128
+PEOPLE = 4
+MOST_SLOWER = 0.1
+
+Given = TypeVar("Given")
+Ask = Callable[[http.client.HTTPConnection, str], object]
+
+
+class People:
+    """Four of them, each on a connection that stays open: a page and eight of its thumbnails, every 1 to 4 seconds."""
+
+    def __init__(self, port: int, visits: list[str], pictures: list[str], ask: Ask) -> None:
+        self._left = threading.Event()
+        self._answers = [0] * PEOPLE
+        self._threads = [threading.Thread(target=self._one, args=(each, port, visits, pictures, ask)) for each in range(PEOPLE)]
+        for thread in self._threads:
+            thread.start()
+
+    def leave(self) -> int:
+        """How many answers they had."""
+        self._left.set()
+        for thread in self._threads:
+            thread.join()
+        return sum(self._answers)
+
+    def _one(self, number: int, port: int, visits: list[str], pictures: list[str], ask: Ask) -> None:
+        rng = random.Random(number)
+        site = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        self._left.wait(rng.uniform(0, 2))
+        while not self._left.is_set():
+            for path in (rng.choice(visits), *rng.sample(pictures, 8)):
+                ask(site, path)
+                self._answers[number] += 1
+            self._left.wait(rng.uniform(1, 4))
+        site.close()
+
+
+def commits(folder: Path, people: Callable[[], People], rounds: int, seconds: float) -> bool:
+    """Whether four people slow the first writer by less than a tenth."""
+    command = [sys.executable, __file__, str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+
+        def a_round(length: float) -> dict[str, float]:
+            print(length, file=process.stdin, flush=True)
+            return dict(json.loads(process.stdout.readline()))
+
+        a_round(2.0)
+        print(f"a writer of commits and index, {EVENTS_A_SECOND} events/s:")
+        found = _in_turns(people, rounds, lambda: None, lambda _: a_round(seconds), ("commit", "commit_ms"), ("95 %", "commit_p95_ms"))
+        process.stdin.close()
+    return _told(found, EVENTS_A_SECOND, ("a commit", "commit_ms"))
+
+
+def serve(folder: Path, people: Callable[[], People], rounds: int, seconds: float) -> bool:
+    """Whether they slow `serve` by less than a tenth."""
+    with _serving(folder) as service:
+        service.burst(BURST)
+        most = service.burst(BURST)
+        rate = min(EVENTS_A_SECOND, OF_ITS_MOST * most)
+        print(f"serve alone takes {most:.0f} events/s of {PIXELS * PIXELS * 2 // 1024} KB; it is given {rate:.0f}:", flush=True)
+        columns = (("archived", "archived_ms"), ("95 %", "archived_p95_ms"), ("told", "told_ms"), ("95 %", "told_p95_ms"))
+        found = _in_turns(
+            people, rounds, lambda: service.files(round(rate * seconds)), lambda files: service.round(files, seconds), *columns
+        )
+    return _told(found, rate, ("from PUBLISH to archived", "archived_ms"), ("to told", "told_ms"), ("to archived, 95 %", "archived_p95_ms"))
+
+
+class Service:
+    """`serve` as a process, on the ledger and archive of `folder`, with uploads of its own."""
+
+    def __init__(self, folder: Path, valkey: Valkey, channel: str) -> None:
+        self._folder = folder
+        self._uploads = folder / "uploads"
+        self._client = valkey.client()
+        self._channel = channel
+        self._made = 0
+
+    def burst(self, events: int) -> float:
+        """Events/s, when all come at once, until all are told."""
+        messages = self.files(events)
+        before = self._position()
+        began = time.time()
+        for _, message in messages:
+            self._client.publish(self._channel, message)
+        _, told = self._wait(before, events)
+        return events / (max(told.values()) - began)
+
+    def round(self, messages: list[tuple[str, str]], seconds: float) -> dict[str, float]:
+        """All of them, evenly; what of them was archived while it lasted, and how long each took."""
+        before = self._position()
+        published = {}
+        began = time.time()
+        for number, (study_id, message) in enumerate(messages):
+            time.sleep(max(0.0, began + number * seconds / len(messages) - time.time()))
+            published[study_id] = time.time()
+            self._client.publish(self._channel, message)
+        time.sleep(max(0.0, began + seconds - time.time()))
+        wal = sum((self._folder / "ledger" / f"{name}.db-wal").stat().st_size for name in ("ledger", "index"))
+        behind = self._position() - self._indexed()
+        archived, told = self._wait(before, len(messages))
+        took = {
+            name: [1000 * (at[study] - published[study]) for study in published] for name, at in (("archived", archived), ("told", told))
+        }
+        return {
+            "rate": sum(at <= began + seconds for at in archived.values()) / seconds,
+            "behind": behind,
+            "wal": wal,
+            **{f"{name}_ms": statistics.median(each) for name, each in took.items()},
+            **{f"{name}_p95_ms": statistics.quantiles(each, n=20)[-1] for name, each in took.items()},
+        }
+
+    def files(self, count: int) -> list[tuple[str, str]]:
+        """DICOM files in uploads, each a study of its own, and their messages."""
+        found = []
+        for _ in range(count):
+            self._made += 1
+            study_id = f"bench-{os.getpid()}-{self._made:06}"
+            path = self._uploads / f"{study_id}.dcm"
+            made = make_file(path, rows=PIXELS, columns=PIXELS, seed=os.getpid() * 1_000_000 + self._made)
+            found.append((study_id, json.dumps(described(study_id, f"/app/uploads/{path.name}", made))))
+        os.sync()  # what was made is not what is measured
+        return found
+
+    def _wait(self, before: int, events: int) -> tuple[dict[str, float], dict[str, float]]:
+        """When each study was archived and told, once all are."""
+        sql = "SELECT study_id, recorded_at FROM entries WHERE position > ? AND kind = ? AND study_id LIKE 'bench-%'"
+        deadline = time.monotonic() + 300
+        while time.monotonic() < deadline:
+            with _reading(self._folder / "ledger" / "ledger.db") as connection:
+                archived, told = (
+                    {study: datetime.fromisoformat(at).timestamp() for study, at in connection.execute(sql, (before, kind))}
+                    for kind in ("archived", "status-sent")
+                )
+            if len(archived) >= events and len(told) >= events:
+                return archived, told
+            time.sleep(0.2)
+        raise TimeoutError(f"{len(archived)} of {events} archived, {len(told)} told")
+
+    def _position(self) -> int:
+        with _reading(self._folder / "ledger" / "ledger.db") as connection:
+            return int(connection.execute("SELECT max(position) FROM entries").fetchone()[0])
+
+    def _indexed(self) -> int:
+        with _reading(self._folder / "ledger" / "index.db") as connection:
+            return int(connection.execute("SELECT position FROM progress").fetchone()[0])
+
+
+@contextlib.contextmanager
+def _serving(folder: Path) -> Iterator[Service]:
+    port, status_port = free_port(), free_port()
+    with contextlib.closing(sqlite.connect(folder / "ledger" / "ledger.db")) as connection:
+        connection.execute("DELETE FROM pending")  # what the generator and the other writer have left to be told
+        connection.commit()
+    places = {name: folder / name for name in ("uploads", "valkey")}
+    for place in places.values():
+        place.mkdir(exist_ok=True)
+    valkey = Valkey(places["valkey"])
+    valkey.start()
+    environment = {
+        **os.environ, "REDIS_URL": valkey.url, "DESCRIBED_CHANNEL": valkey.channel(), "STATUS_SERVICE_URL": f"http://127.0.0.1:{status_port}",
+        "UPLOADS_PATH": str(places["uploads"]), "ARCHIVE_PATH": str(folder / "archive"), "LEDGER_PATH": str(folder / "ledger"),
+        "HTTP_HOST": "127.0.0.1", "HTTP_PORT": str(port), "LOG_LEVEL": "WARNING", "RECONCILE_SECONDS": "0",
+    }  # fmt: skip
+    ours = [sys.executable, "-m", "storage_ledger"]
+    if not (folder / "archive" / ".ledger").exists():  # the generated ledger has none, and serve asks for it
+        subprocess.run([*ours, "replay", "--mirror"], env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    processes = [
+        subprocess.Popen([*ours, "status-service", "--port", str(status_port)], env=environment, stderr=subprocess.DEVNULL),
+        subprocess.Popen([*ours, "serve"], env=environment, stderr=subprocess.DEVNULL),
+    ]
+    try:
+        for address in (f"http://127.0.0.1:{status_port}/health", f"http://127.0.0.1:{port}/readyz"):
+            _until_well(address)
+        yield Service(folder, valkey, environment["DESCRIBED_CHANNEL"])
+    finally:
+        for process in reversed(processes):
+            process.terminate()
+            process.wait(60)
+        valkey.stop()
+
+
+def _until_well(address: str) -> None:
+    deadline = time.monotonic() + 120
+    while True:
+        with contextlib.suppress(httpx.HTTPError):
+            if httpx.get(address, timeout=10).status_code == 200:
+                return
+        if time.monotonic() > deadline:
+            raise TimeoutError(address)
+        time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[sqlite.Connection]:
+    connection = sqlite.connect(f"file:{path}?mode=ro", uri=True, timeout=30)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def _in_turns(
+    people: Callable[[], People],
+    rounds: int,
+    prepared: Callable[[], Given],
+    a_round: Callable[[Given], dict[str, float]],
+    *columns: tuple[str, str],
+) -> dict[bool, list[dict[str, float]]]:
+    found: dict[bool, list[dict[str, float]]] = {False: [], True: []}
+    for number in range(rounds):
+        crowd = number % 4 in {1, 2}  # without, with, with, without
+        given = prepared()
+        those = people() if crowd else None
+        one = a_round(given)
+        clicks = those.leave() if those else 0
+        found[crowd].append(one)
+        told = "".join(f"{name} {one[key]:6.1f} ms   " for name, key in columns)
+        print(f"  {'4 people' if crowd else 'nobody  '}  {one['rate']:6.1f} events/s   {told}index behind {one['behind']:5.0f}   "
+              f"WAL {one['wal'] / 1e6:5.1f} MB   {clicks:3} answers   load {load()}", flush=True)  # fmt: skip
+    return found
+
+
+def _told(found: dict[bool, list[dict[str, float]]], wanted: float, *columns: tuple[str, str]) -> bool:
+    rates = {crowd: statistics.mean(each["rate"] for each in of) for crowd, of in found.items()}
+    slower = 1 - rates[True] / rates[False]
+    print(f"at {wanted:.0f} events/s: {rates[False]:.1f}/s, with four people {rates[True]:.1f}/s, {slower:+.1%} slower "
+          f"(limit {MOST_SLOWER:.0%})", flush=True)  # fmt: skip
+    for name, key in columns:
+        took = {crowd: statistics.median(each[key] for each in of) for crowd, of in found.items()}
+        print(f"  {name}: {took[False]:.1f} ms, with them {took[True]:.1f} ms", flush=True)
+    return slower < MOST_SLOWER
+
+
+def load() -> str:
+    """Of the machine, in the last minute."""
+    return f"{os.getloadavg()[0]:.1f}"
+
+
+def write(folder: Path) -> None:
+    """The first writer's process: a line with seconds → a round → a line of JSON."""
+    ledger = SqliteLedger(folder / "ledger.db")
+    index = Index(folder / "index.db", ledger)
+    index.ensure()
+    stop, bell = threading.Event(), threading.Event()
+    follower = threading.Thread(target=index.run, args=(stop, bell))
+    follower.start()
+    rng = random.Random()
+    number = 10_000_000 + rng.randrange(10**9)
+    for line in sys.stdin:
+        began, done, took = time.perf_counter(), 0, []
+        while (due := began + done * EVENTS_A_COMMIT / EVENTS_A_SECOND) < began + float(line):
+            now = time.perf_counter()
+            if now >= began + float(line):
+                break
+            time.sleep(max(0.0, due - now))
+            batch = []
+            for _ in range(EVENTS_A_COMMIT):
+                number += 1
+                batch += a_study(rng, number, 1)
+            at = time.perf_counter()
+            append(ledger, batch)
+            bell.set()
+            took.append((time.perf_counter() - at) * 1000)
+            done += 1
+        rate = done * EVENTS_A_COMMIT / max(time.perf_counter() - began, float(line))
+        last = ledger.last()
+        wal = (folder / "ledger.db-wal").stat().st_size + (folder / "index.db-wal").stat().st_size
+        found = {"rate": rate, "commit_ms": statistics.median(took), "commit_p95_ms": statistics.quantiles(took, n=20)[-1],
+                 "behind": (last.position if last else 0) - index.position, "wal": wal}  # fmt: skip
+        print(json.dumps(found), flush=True)
+    stop.set()
+    bell.set()
+    follower.join()
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]) / "ledger")
