@@ -41,7 +41,7 @@ def migrate(ledger_file: Path) -> Migration:
     """Bring `ledger_file` to `HEAD`, in one transaction, after a backup beside it when it holds a ledger already.
 
     The folder is made if it is missing. Doing it twice, or from two processes at once, changes nothing more. Raises
-    `LedgerUnusable` for a ledger newer than this program, a foreign database, a network file system.
+    `LedgerUnusable` for a ledger newer than this program, a foreign database, a network file system, scripts that are not there.
     """
     make_folder(ledger_file.parent)
     check_place(ledger_file.parent)
@@ -52,8 +52,11 @@ def migrate(ledger_file: Path) -> Migration:
         try:
             if before == HEAD:
                 return Migration(before, HEAD, None)
+            _require_scripts()
             backup = _backup(ledger_file, before) if before is not None else None
             _upgrade(engine)
+            if revision_of(ledger_file) != HEAD:  # Alembic takes scripts that it cannot list for none
+                raise _without_scripts()
             return Migration(before, HEAD, backup)
         finally:
             engine.dispose()
@@ -178,6 +181,8 @@ def revision_of(ledger_file: Path) -> str | None:
         names = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if not names:
             return None
+        if names == {"alembic_version"} and not connection.execute("SELECT 1 FROM alembic_version").fetchone():
+            return None  # begun where the scripts could not be read
         if not {"alembic_version", "entries", "meta"} <= names:
             raise LedgerUnusable(
                 "ledger-foreign", f"{ledger_file} is an SQLite database, but not a ledger: set LEDGER_PATH to the ledger's folder"
@@ -195,6 +200,16 @@ def revision_of(ledger_file: Path) -> str | None:
 def known_revisions() -> set[str]:
     """Of the ledger's schema, all that this program can bring up to `HEAD`."""
     return {path.name.partition("_")[0] for path in (script_folder() / "versions").glob("*.py")}
+
+
+def _require_scripts() -> None:
+    if HEAD not in known_revisions():
+        raise _without_scripts()
+
+
+def _without_scripts() -> LedgerUnusable:
+    text = f"{script_folder() / 'versions'} lacks scripts of this program, or user {os.geteuid()} cannot read them: install it again"
+    return LedgerUnusable("migrations-missing", text)
 
 
 def _upgrade(engine: Engine, revision: str = "head") -> None:

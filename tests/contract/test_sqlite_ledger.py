@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -356,6 +357,29 @@ def test_a_foreign_database_that_happens_to_use_alembic_is_refused(tmp_path):
         connection.executescript(f"CREATE TABLE alembic_version (version_num); INSERT INTO alembic_version VALUES ('{HEAD}')")
     with pytest.raises(LedgerUnusable, match="ledger-foreign"):
         migrate(path)
+
+
+def test_a_ledger_that_was_begun_without_scripts_is_made(tmp_path):
+    path = tmp_path / "ledger.db"
+    with closing(sqlite.connect(path)) as connection:
+        connection.execute(SCHEMA["alembic_version"])  # as Alembic makes it
+        connection.commit()
+    assert migrate(path).before is None
+    assert schema_of(path) == SCHEMA
+
+
+@pytest.mark.parametrize("left", [(), ("0001",)], ids=["none", "some"])
+def test_a_program_without_its_scripts_says_so_and_leaves_the_folder_to_a_whole_one(tmp_path, left):
+    shutil.copytree(ROOT / "storage_ledger", tmp_path / "storage_ledger", ignore=shutil.ignore_patterns("__pycache__", "browse"))
+    shutil.copytree(ROOT / "alembic", tmp_path / "alembic")
+    for script in (tmp_path / "alembic" / "versions").glob("*.py"):
+        if not script.name.startswith(left or ("-",)):
+            script.unlink()
+    environment = {**os.environ, **{f"{name}_PATH": str(tmp_path / name.lower()) for name in ("LEDGER", "UPLOADS", "ARCHIVE")}}
+    command = [sys.executable, "-m", "storage_ledger", "migrate"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.startswith("storage-ledger: migrations-missing: ")) == (2, True), done.stderr
+    assert migrate(tmp_path / "ledger" / "ledger.db").before is None
 
 
 def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(tmp_path):
