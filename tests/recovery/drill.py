@@ -187,6 +187,14 @@ def ledger_volume_lost(s: Scratch) -> None:
     s.run("replay", "--index")
 
 
+def ledger_damaged(s: Scratch) -> None:
+    with (s.stack.ledger / "ledger.db").open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\0" * 8192)
+    s.run("restore", "--from-mirror", code=2)
+    s.run("restore", "--from-mirror", "--force")
+
+
 def ledger_volume_lost_backup_at_hand(s: Scratch) -> None:
     empty(s.stack.ledger)
     s.run("restore", "--from-backup", str(s.backup))
@@ -245,6 +253,7 @@ DISASTERS: dict[str, Callable[[Scratch], None]] = {
         status_store_emptied,
         status_store_emptied_while_serving,
         ledger_volume_lost,
+        ledger_damaged,
         ledger_volume_lost_backup_at_hand,
         old_backup_restored,
         old_backup_and_mirror,
