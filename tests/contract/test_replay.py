@@ -270,6 +270,13 @@ def test_a_source_that_is_not_there_is_said(filled, tmp_path):
     assert filled.files()[1] == [("archive-copy-missing", "A/a.dcm")]
 
 
+def test_a_source_in_which_nothing_lies_is_named_since_a_mount_with_a_typing_error_looks_like_that(filled, source, tmp_path):
+    lose(filled, "A/a.dcm")
+    (tmp_path / "nothing").mkdir()
+    assert filled.files(tmp_path / "nothing")[1] == [("archive-copy-missing", "A/a.dcm"), ("source-empty", str(tmp_path / "nothing"))]
+    assert filled.files(tmp_path / "nothing", source)[1] == [], "with another one that has it, it does not matter"
+
+
 def test_a_source_is_not_read_when_nothing_is_wanted(filled, tmp_path):
     assert filled.files(tmp_path / "nowhere")[0].left == 0
 
