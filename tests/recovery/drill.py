@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.dicom import described, make_file
+from tests.support.guard import guarded
 from tests.support.stack import Stack
 from tests.support.status_server import StatusServer
 from tests.support.valkey import Valkey
@@ -503,4 +504,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))
