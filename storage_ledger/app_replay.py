@@ -178,7 +178,7 @@ class _Replaying:
             client.close()
 
     def _waits(self, error: Retryable) -> None:
-        self.say(f"the Status Service at {self.settings.status_service_url} does not answer ({error.detail}): waiting for {AWAY_S:.0f} s")
+        self.say(f"the Status Service does not answer ({error.detail}): waiting for {AWAY_S:.0f} s")
 
     def _chosen(self) -> Iterator[str]:
         return studies(self.ledger, self.order.study)
