@@ -89,7 +89,7 @@ def test_the_scrub_of_the_service_finds_damage_and_the_service_stops_promptly(st
     send(stack, "a", "b", "c")
     # It may have looked before the index had any of them, and looks again after a minute.
     until(lambda: stack.metric('storage_ledger_scrub_files_total{outcome="intact"}') == 3, 90, what="the scrub to have read all")
-    assert stack.metric("storage_ledger_last_scrub_timestamp_seconds") > 0
+    until(lambda: stack.metric("storage_ledger_last_scrub_timestamp_seconds") > 0, what="the round to be recorded")
     assert stack.metric('storage_ledger_entries_total{kind="verified"}') >= 1
     assert stack.stop() == 0
     code, found = verify(stack)
