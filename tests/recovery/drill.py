@@ -403,9 +403,9 @@ def study(drill: Drill, study_id: str, rng: random.Random, failing: list[Path]) 
             side = rng.choices(*zip(*SIDES, strict=True))[0]
             make_file(path, rows=side, columns=side, patient_id=f"P{rng.randrange(500)}", modality=rng.choice(("CT", "MR")))
             message = {**described(study_id, path), "file_path": name}
-        if sort == "fails":  # a folder has the name of metadata.json, until it has failed
-            (stack.archive / study_id / "metadata.json").mkdir(parents=True)
-            failing.append(stack.archive / study_id / "metadata.json")
+        if sort == "fails":  # a folder has the name under which metadata.json is written, until it has failed
+            (stack.archive / study_id / ".metadata.json.tmp").mkdir(parents=True)
+            failing.append(stack.archive / study_id / ".metadata.json.tmp")
         for _ in range(2 if sort == "twice" else 1):
             stack.publish(message)
 
