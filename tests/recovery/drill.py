@@ -303,7 +303,11 @@ class Drill:
         self.warm = Warm()
         self.original = self._stack(folder / "original")
         self.backups = folder / "backups"
-        populate(self, studies)
+        try:
+            populate(self, studies)
+        except BaseException:
+            self.close()  # its threads would keep the process
+            raise
         self.before = look(self.original, self.statuses)
         self.kept = dict(self.statuses.statuses)
 
