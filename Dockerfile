@@ -36,8 +36,9 @@ ENV PATH=/opt/storage-ledger/bin:/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/b
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 COPY --from=build /opt/storage-ledger /opt/storage-ledger
-# Patients' data: nothing for others. What is put into uploads gets its group, whoever puts it there.
-RUN install -d -o "${STORAGE_UID}" -g "${STORAGE_GID}" -m 0750 /app/archive /app/ledger /app/cache \
+# Patients' data: nothing for others. What is put into uploads gets its group, whoever puts it there. /backup is where the
+# how-tos mount a folder or a volume for backups of the ledger.
+RUN install -d -o "${STORAGE_UID}" -g "${STORAGE_GID}" -m 0750 /app/archive /app/ledger /app/cache /backup \
     && install -d -o "${STORAGE_UID}" -g "${STORAGE_GID}" -m 2770 /app/uploads
 WORKDIR /app
 USER ${STORAGE_UID}:${STORAGE_GID}

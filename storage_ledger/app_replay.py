@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
@@ -21,16 +21,17 @@ from storage_ledger.metrics import Metrics
 from storage_ledger.notifier import Notifier
 from storage_ledger.outages import Outages
 from storage_ledger.putting_back import put_back, record_in
-from storage_ledger.replay import Begin, Order, Pace, Part, Report, Tally, metadata, record_told, statuses, studies
+from storage_ledger.replay import AWAY_S, Begin, Order, Pace, Part, Patience, Report, Tally, metadata, record_told, statuses, studies
 from storage_ledger.settings import Settings
 from storage_ledger.status import StatusClient
 
 WRITE_INTO_THE_ARCHIVE = frozenset({Part.MIRROR, Part.FILES, Part.METADATA})
 
 
-def replay(settings: Settings, order: Order, begin: Begin) -> Report:
+def replay(settings: Settings, order: Order, begin: Begin, say: Callable[[str], None]) -> Report:
     """Make again from the ledger what `order` names. The report says what came of each part; the caller closes its findings.
 
+    `say` gets what a person who waits should know, one line each.
     Raises `Locked`, and `LedgerUnusable` where ledger and archive do not belong together: then nothing has been done.
     """
     os.umask(UMASK)
@@ -53,7 +54,7 @@ def replay(settings: Settings, order: Order, begin: Begin) -> Report:
         )
         mirror_anew = order.parts != {Part.INDEX} and _is_to_be_made(mirror, order)
         report = Report(Findings(), last.position if last else 0, {part: Tally() for part in Part if part in order.parts})
-        _Replaying(settings, order, begin, ledger, archive, mirror, report).run(mirror_anew=mirror_anew)
+        _Replaying(settings, order, begin, say, ledger, archive, mirror, report).run(mirror_anew=mirror_anew)
         return report
 
 
@@ -80,6 +81,7 @@ class _Replaying:
     settings: Settings
     order: Order
     begin: Begin
+    say: Callable[[str], None]
     ledger: SqliteLedger
     archive: FilesystemArchive
     real_mirror: Mirror
@@ -163,12 +165,20 @@ class _Replaying:
                     rejected=self.order.study is None,
                     record=_nothing if self.order.dry_run else record_told(self.ledger, notifier),
                     pace=Pace(self.order.rate),
+                    patience=Patience(say=self._waits),
                     findings=self.report.findings,
                     tally=tally,
                     show=show,
                 )
+        except Retryable as error:
+            tally.left += max(0, self._count() - tally.looked_at)
+            text = f"{error.detail}. When it is back: `storage-ledger replay --statuses`"
+            raise Retryable(error.code, text, errno=error.errno, shared=error.shared) from error
         finally:
             client.close()
+
+    def _waits(self, error: Retryable) -> None:
+        self.say(f"the Status Service does not answer ({error.detail}): waiting for {AWAY_S:.0f} s")
 
     def _chosen(self) -> Iterator[str]:
         return studies(self.ledger, self.order.study)

@@ -192,6 +192,9 @@ def _translated(place: Path) -> Iterator[None]:
         raise
     except OSError as error:
         text = os.strerror(error.errno or 0)
+        if error.errno in {errnos.EACCES, errnos.EPERM}:
+            text = f"{place}: user {os.geteuid()} may not {'write there' if os.access(place, os.R_OK | os.X_OK) else 'open it'}"
+            raise BackupError("backup-folder", text, errno=error.errno) from error
         if error.errno in {errnos.ENOSPC, errnos.EDQUOT}:
             raise _full(place) from error
         if error.errno in {errnos.EIO, errnos.ESTALE}:

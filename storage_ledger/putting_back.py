@@ -227,6 +227,9 @@ class _Putting:
                 raise Retryable("source-missing", f"{_text(source)} cannot be opened", errno=error.errno, shared=True) from error
             raise
         self._put(copies, jobs)
+        if not seen:
+            text = "nothing lies in this folder: is it the one that was meant, and mounted?"
+            self.unsearched.append(Finding("source-empty", path=_text(source), detail=text))
 
     def _digest(self, copies: Uploads, path: str) -> str:
         """Empty where the file cannot be read, or changes meanwhile."""

@@ -36,7 +36,7 @@ WORKERS = 6
 BATCH = 64
 STUDIES_A_PAGE = 1000
 REJECTED_A_PAGE = 256
-AWAY_ATTEMPTS = 5  # some 8 s: a restart of the Status Service is waited for, an outage is told
+AWAY_S = 15.0  # a restart of the Status Service is waited for, an outage is told
 OUTCOMES = frozenset({Kind.ARCHIVED, Kind.QUARANTINED, Kind.DISCARDED})
 
 T = TypeVar("T")
@@ -162,7 +162,7 @@ def statuses(
     rejected: bool,
     record: Callable[[Sequence[Told]], None],
     pace: Callable[[], None],
-    pause: Callable[[float], None] = time.sleep,
+    patience: Patience,
     findings: Findings,
     tally: Tally,
     show: Show,
@@ -170,20 +170,22 @@ def statuses(
     """Ask the Status Service for each study's status, and tell it again where it says `described` or nothing.
 
     With `rejected` also what it was told of rejected messages. `pace` is called before each question. A study of which
-    something is still to be placed or told is the service's. Raises `Retryable` when the Status Service stays away.
+    something is still to be placed or told is the service's. Raises `Retryable` when the Status Service stays away for
+    longer than `patience` lasts.
     """
-    chance = random.Random()  # noqa: S311 - spreads retries, guards nothing
 
     def tell(word: tuple[str, Duty]) -> Told | None:
-        for attempt in range(1, AWAY_ATTEMPTS + 1):
+        while True:
+            patience.require()
             pace()
             outcome = notifier.tell([word[1]])
-            if not isinstance(outcome, NotTold):
-                return outcome if isinstance(outcome, Told) else None
-            if not outcome.error.shared or attempt == AWAY_ATTEMPTS:
+            if isinstance(outcome, NotTold) and outcome.error.shared:
+                patience.wait(outcome.error)
+                continue
+            patience.renew()
+            if isinstance(outcome, NotTold):
                 raise outcome.error
-            pause(backoff_s(attempt, base_s=0.5, cap_s=8, chance=chance.random()))
-        raise AssertionError("the last attempt returns or raises")
+            return outcome if isinstance(outcome, Told) else None
 
     words = chain(_last_words(ledger, chosen), _of_rejected(ledger) if rejected else ())
     done = 0
@@ -239,6 +241,59 @@ def _of_rejected(ledger: Ledger) -> Iterator[tuple[str, Duty]]:
 def _to_read_back(word: Entry) -> Duty:
     """Told again, it is read back once more, after the longest wait."""
     return Duty(word, Stage.CONFIRM, word.recorded_at, attempts=len(CONFIRM_AFTER) - 2)
+
+
+class Patience:
+    """With a neighbour that is away: for `lasts_s` from the first call that got no answer, of all threads together.
+
+    `say` is told when somebody waits for the first time.
+    """
+
+    def __init__(
+        self,
+        lasts_s: float = AWAY_S,
+        *,
+        say: Callable[[Retryable], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._lasts_s = lasts_s
+        self._say = say
+        self._clock = clock
+        self._pause = pause
+        self._chance = random.Random()  # noqa: S311 - spreads retries, guards nothing
+        self._lock = threading.Lock()
+        self._since: float | None = None
+        self._attempts = 0
+        self._said = False
+        self._over: Retryable | None = None
+
+    def require(self) -> None:
+        """Raise what ended it, where something has."""
+        if self._over is not None:
+            raise self._over
+
+    def wait(self, error: Retryable) -> None:
+        """A call got no answer: wait a while before the next one. Raises `error` when that has been so for too long."""
+        with self._lock:
+            now = self._clock()
+            if self._since is None:
+                self._since, self._attempts = now, 0
+            self._attempts += 1
+            left_s = self._since + self._lasts_s - now
+            if left_s <= 0:
+                self._over = self._over or error
+                raise error
+            wait_s = min(left_s, backoff_s(self._attempts, base_s=0.5, cap_s=4, chance=self._chance.random()))
+            said, self._said = self._said, True
+        if not said:
+            self._say(error)
+        self._pause(wait_s)
+
+    def renew(self) -> None:
+        """There was an answer."""
+        with self._lock:
+            self._since = None
 
 
 class Pace:

@@ -36,6 +36,10 @@ ACTIONS = {
     "archive-copy-changed": f"restore the archive's file from a backup, or put it back into uploads, {_RETRY}",
     "archive-name-taken": f"move what is not ours out of the study's archive folder: it has both names of this file, {_RETRY}",
 }
+TWICE_NAMED = (
+    f"if both messages were about one file, nothing is lost: `storage-ledger quarantine discard` this one. Else {ACTIONS['upload-missing']}"
+)
+"""For `upload-missing` where a file of the same path was archived for another study."""
 ENTRY_DAMAGED = "keep the ledger as it is and restore it from a backup or the mirror: see docs/reference/error-codes.md"
 WAITING_LONG_S = 900
 VERIFIED_READ = 1000
@@ -239,19 +243,22 @@ def study(ledger: Ledger, study_id: str) -> dict[str, Any]:
 def quarantined(ledger: Ledger, settings: Settings, study_id: str | None = None) -> list[dict[str, Any]]:
     """Uploads that wait for a person, oldest first. Of one study it also says under which others such a path was archived."""
     studies = [study_id] if study_id is not None else _maybe_quarantined(ledger, settings.index_file)
-    return [
-        {
-            "position": each.position,
-            "recorded_at": each.recorded_at,
-            "study_id": each.study_id,
-            "upload_path": each.upload_path,
-            "code": each.code,
-            "detail": each.detail,
-            "action": ACTIONS.get(each.code, USUAL_ACTION),
-        }
-        | ({} if study_id is None else {"archived_as": _archived_as(ledger, settings.index_file, each)})
-        for each in sorted(in_quarantine(ledger, studies), key=lambda each: each.position)
-    ]
+    found = []
+    for each in sorted(in_quarantine(ledger, studies), key=lambda each: each.position):
+        others = _archived_as(ledger, settings.index_file, each) if study_id is not None else []
+        found.append(
+            {
+                "position": each.position,
+                "recorded_at": each.recorded_at,
+                "study_id": each.study_id,
+                "upload_path": each.upload_path,
+                "code": each.code,
+                "detail": each.detail,
+                "action": TWICE_NAMED if others else ACTIONS.get(each.code, USUAL_ACTION),
+            }
+            | ({} if study_id is None else {"archived_as": others})
+        )
+    return found
 
 
 def _maybe_quarantined(ledger: Ledger, index_file: Path) -> list[str]:

@@ -33,17 +33,20 @@ class Restored:
     beyond: int | None = None
 
 
-def from_mirror(archive_root: Path, ledger_file: Path, on_progress: Callable[[int], None] = lambda _: None) -> Restored:
+def from_mirror(
+    archive_root: Path, ledger_file: Path, on_progress: Callable[[int], None] = lambda _: None, *, force: bool = False
+) -> Restored:
     """Make `ledger_file` what the mirror says; the caller holds `serve.lock`.
 
     No ledger, or one without entries: it is made beside, whole, and then takes the name; the old one is set aside. A
     ledger that the mirror goes on from (an old backup): what it lacks is appended. Anything else is refused, and nothing
-    is changed. Killed at any point it may be called again. `on_progress` gets positions. Raises `LedgerUnusable`.
+    is changed; with `force` it is set aside, too, whatever is in it or cannot be read of it. Killed at any point it may be
+    called again. `on_progress` gets positions. Raises `LedgerUnusable`.
     """
     make_folder(ledger_file.parent)
     ledger_id = mirror.look(archive_root).ledger_id
     set_aside = None
-    if not _holds_entries(ledger_file):
+    if force or not _holds_entries(ledger_file):
         _make_whole(archive_root, ledger_id, _beside(ledger_file), on_progress)
         set_aside = _take_the_place_of(ledger_file)
         ledger = SqliteLedger(ledger_file)
@@ -58,7 +61,7 @@ def from_mirror(archive_root: Path, ledger_file: Path, on_progress: Callable[[in
             raise LedgerUnusable(
                 "ledger-foreign",
                 f"{ledger_file} is another ledger ({ledger.ledger_id}), with entries of its own; the mirror is that of {ledger_id}. "
-                "To make the mirror's ledger beside it, set LEDGER_PATH to an empty folder",
+                "With --force it is set aside",
             )
         appended = _append_the_rest(archive_root, ledger, on_progress)
         last = ledger.last()
@@ -230,7 +233,7 @@ def _append_the_rest(archive_root: Path, ledger: SqliteLedger, on_progress: Call
             raise LedgerUnusable(
                 "mirror-disagrees",
                 f"ledger and mirror tell different things at position {position}: neither goes on from the other. "
-                "To make the mirror's ledger beside this one, set LEDGER_PATH to an empty folder",
+                "With --force the ledger is set aside",
             )
     while batch := list(islice(stream, BATCH)):
         with ledger.write() as tx:

@@ -58,7 +58,7 @@ class Archive(Protocol):
         ...
 
     def write_metadata(self, study_id: str, data: bytes) -> None:
-        """Make `data` the study's metadata.json, whole or not at all, durable on return as with `place`."""
+        """Make `data` the study's metadata.json, whole or not at all, durable on return as with `place`; a folder there is set aside."""
         ...
 
     def settle(self, studies: Collection[str]) -> set[str]:

@@ -7,8 +7,9 @@ import hashlib
 import os
 import stat
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -117,13 +118,14 @@ class FilesystemArchive:
     def write_metadata(self, study_id: str, data: bytes) -> None:
         """Write under a hidden name, fsync, rename, fsync the folder. See `contract.Archive.write_metadata`."""
         with _translated(), self._study_folder(study_id, make=True) as folder:
+            set_aside = partial(self._set_aside, folder, METADATA, study_id, 0)
             if study_id in self._lost_metadata or not _has_bytes(METADATA, folder, data):
-                _replace_metadata(folder, data)
+                _replace_metadata(folder, data, set_aside)
             try:
                 os.fsync(folder)
             except OSError:
                 self._lost_metadata.add(study_id)
-                _replace_metadata(folder, data)
+                _replace_metadata(folder, data, set_aside)
                 self._lost_metadata.discard(study_id)
                 raise
             self._lost_metadata.discard(study_id)
@@ -357,8 +359,8 @@ class FilesystemArchive:
             os.close(current)
 
 
-def _replace_metadata(folder: int, data: bytes) -> None:
-    """A new file, durable, takes the name; the name is not, before the folder is fsynced."""
+def _replace_metadata(folder: int, data: bytes, set_aside: Callable[[], str]) -> None:
+    """A new file, durable, takes the name; the name is not, before the folder is fsynced. A folder of that name is set aside."""
     _unlink(METADATA_TEMPORARY, folder)
     try:
         descriptor = os.open(METADATA_TEMPORARY, _MAKE, 0o600, dir_fd=folder)
@@ -368,7 +370,11 @@ def _replace_metadata(folder: int, data: bytes) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        os.rename(METADATA_TEMPORARY, METADATA, src_dir_fd=folder, dst_dir_fd=folder)
+        try:
+            os.rename(METADATA_TEMPORARY, METADATA, src_dir_fd=folder, dst_dir_fd=folder)
+        except IsADirectoryError:
+            set_aside()
+            os.rename(METADATA_TEMPORARY, METADATA, src_dir_fd=folder, dst_dir_fd=folder)
     finally:
         _unlink(METADATA_TEMPORARY, folder)
 

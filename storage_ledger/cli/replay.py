@@ -70,7 +70,7 @@ def replay(
         rate=rate,
         mirror_anew=mirror,
     )
-    report = app_replay.replay(Settings.load(), order, progress)
+    report = app_replay.replay(Settings.load(), order, progress, lambda text: print(f"storage-ledger: {text}", file=sys.stderr, flush=True))
     with closing(report.findings):
         if as_json:
             _print_json(report, order)

@@ -28,7 +28,7 @@ def restore(
         ),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="With --from-backup: set aside a ledger that has entries which the backup lacks, or is damaged.")
+        bool, typer.Option("--force", help="Set aside a ledger that is damaged, another's, or has entries which mirror or backup lack.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -45,10 +45,10 @@ def restore(
 
     if from_mirror == (from_backup is not None):
         raise typer.BadParameter("say from what: --from-mirror, or --from-backup DEST")
-    if from_mirror and (force or with_mirror is not None):
-        raise typer.BadParameter("--force and --with-mirror go with --from-backup")
+    if from_mirror and with_mirror is not None:
+        raise typer.BadParameter("--with-mirror goes with --from-backup")
     settings = Settings.load()
-    done = _mirror(settings) if from_backup is None else _backup(settings, from_backup, with_mirror, force)
+    done = _mirror(settings, force) if from_backup is None else _backup(settings, from_backup, with_mirror, force)
     if as_json:
         set_aside = str(done.set_aside) if done.set_aside else None
         print_json(
@@ -65,14 +65,14 @@ def restore(
     raise typer.Exit(1 if done.beyond is not None else 0)
 
 
-def _mirror(settings: Settings) -> Restored:
+def _mirror(settings: Settings, force: bool) -> Restored:
     from storage_ledger import app
     from storage_ledger import restore as work
     from storage_ledger.cli.progress import progress
     from storage_ledger.ledger.mirror import mirrored_position
 
     with app.alone(settings, "restore"), progress("Restoring", mirrored_position(settings.archive_path), "entries") as show:
-        return work.from_mirror(settings.archive_path, settings.ledger_file, show)
+        return work.from_mirror(settings.archive_path, settings.ledger_file, show, force=force)
 
 
 def _backup(settings: Settings, place: Path, with_mirror: bool | None, force: bool) -> Restored:

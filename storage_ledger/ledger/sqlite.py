@@ -374,5 +374,6 @@ def translated() -> Iterator[None]:
         if name.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM")):
             raise LedgerBusy("ledger-io", f"the ledger cannot be written ({name})", errno=errnos.EIO) from error
         if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-            raise LedgerUnusable("ledger-damaged", f"SQLite says {name}: stop here and restore") from error
+            text = f"SQLite says {name}. Look at the disk, then make the ledger again: `storage-ledger restore --from-mirror --force`"
+            raise LedgerUnusable("ledger-damaged", text) from error
         raise  # a bug, or a trigger that did its duty

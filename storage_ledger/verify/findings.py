@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from storage_ledger.core.layout import valid_study_id
 
@@ -41,6 +41,15 @@ class Finding:
         return asdict(self)
 
 
+class Where(TypedDict, total=False):
+    """What a finding is about, as whoever found it has it: a path may be any bytes, a study_id from a damaged column anything."""
+
+    position: int | None
+    study_id: str | None
+    path: str | None
+    detail: str
+
+
 @dataclass(slots=True)
 class Findings:
     """Collects. `damaged` and `unchecked` are lists of what came first, `counts` knows all of them, by code."""
@@ -51,35 +60,17 @@ class Findings:
     unchecked_counts: Counter[str] = field(default_factory=Counter)
     on_found: Callable[[Finding, bool], None] = lambda _, __: None
 
-    def report(
-        self,
-        code: str,
-        part: str,
-        *,
-        position: int | None = None,
-        study_id: str | None = None,
-        path: str | None = None,
-        detail: str = "",
-    ) -> None:
+    def report(self, code: str, part: str, **where: Unpack[Where]) -> None:
         """Something is not as it should be."""
-        found = Finding(code, part, position, _study(study_id), printable(path), detail)
+        found = _finding(code, part, **where)
         self.counts[code] += 1
         if len(self.damaged) < LISTED:
             self.damaged.append(found)
         self.on_found(found, True)
 
-    def unseen(
-        self,
-        code: str,
-        part: str,
-        *,
-        position: int | None = None,
-        study_id: str | None = None,
-        path: str | None = None,
-        detail: str = "",
-    ) -> None:
+    def unseen(self, code: str, part: str, **where: Unpack[Where]) -> None:
         """Something could not be looked at: nobody knows."""
-        found = Finding(code, part, position, _study(study_id), printable(path), detail)
+        found = _finding(code, part, **where)
         self.unchecked_counts[code] += 1
         if len(self.unchecked) < LISTED:
             self.unchecked.append(found)
@@ -90,11 +81,12 @@ class Findings:
         return [found for found in self.damaged if found.part in parts]
 
 
+def _finding(code: str, part: str, **where: Unpack[Where]) -> Finding:
+    study_id = where.get("study_id")
+    known = study_id if isinstance(study_id, str) and valid_study_id(study_id) else None
+    return Finding(code, part, where.get("position"), known, printable(where.get("path")), where.get("detail", ""))
+
+
 def printable(path: str | None) -> str | None:
     """As UTF-8: a name may be any bytes, and goes into the ledger."""
     return None if path is None else os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def _study(study_id: object) -> str | None:
-    """A damaged column may hold anything."""
-    return study_id if isinstance(study_id, str) and valid_study_id(study_id) else None

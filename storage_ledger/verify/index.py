@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -73,48 +73,35 @@ def check_index(
     except LedgerUnusable:
         found.report("index-unreadable", PART, path=FILE, detail="SQLite cannot read it")
         return
-    try:
-        _compare(facts, live, index_file, ledger_id, found, stopped=stopped, on_progress=on_progress)
-    except _Unreadable:
-        found.report("index-unreadable", PART, path=FILE, detail="SQLite cannot read all of it")
-    finally:
-        live.close()
+    with closing(live):
+        try:
+            position = _standing(facts, live, found)
+            if position is None:
+                return
+            ledger = BelievedLedger(facts, ledger_id, position, stopped)
+            with scratch(index_file.parent) as folder, closing(Index(folder / FILE, _as_ledger(ledger))) as index:
+                index.rebuild(on_progress)
+                with live.snapshot():
+                    ledger.up_to = _position(live) or position
+                    while index.follow():
+                        stopped()
+                    with closing(_Rows(folder / FILE)) as right:
+                        _tables(right, live, found, stopped)
+        except _Unreadable:
+            found.report("index-unreadable", PART, path=FILE, detail="SQLite cannot read all of it")
 
 
-def _compare(
-    facts: Facts,
-    live: _Rows,
-    index_file: Path,
-    ledger_id: str,
-    found: Findings,
-    *,
-    stopped: Callable[[], None],
-    on_progress: Callable[[int], None],
-) -> None:
+def _standing(facts: Facts, live: _Rows, found: Findings) -> int | None:
+    """The position that it stands at; None where it is of no position of this ledger, which is told."""
     if live.version != SCHEMA:
         found.report("index-differs", PART, path=FILE, detail="it is of another version: `storage-ledger serve` makes it anew")
-        return
+        return None
     position = _position(live)
     entry = facts.get(position) if position else None
     if position is None or (position and (entry is None or _leaf(live) != entry.leaf_hash)):
         found.report("index-differs", PART, path=FILE, detail="progress: it stands at no position of this ledger")
-        return
-    ledger = BelievedLedger(facts, ledger_id, position, stopped)
-    with scratch(index_file.parent) as folder:
-        index = Index(folder / FILE, _as_ledger(ledger))
-        try:
-            index.rebuild(on_progress)
-            with live.snapshot():
-                ledger.up_to = _position(live) or position
-                while index.follow():
-                    stopped()
-                right = _Rows(folder / FILE)
-                try:
-                    _tables(right, live, found, stopped)
-                finally:
-                    right.close()
-        finally:
-            index.close()
+        return None
+    return position
 
 
 def _as_ledger(ledger: BelievedLedger) -> Ledger:

@@ -523,6 +523,18 @@ def test_metadata_that_is_a_link_is_replaced_and_not_followed(archive, tmp_path)
     assert not (archive.root / "S1" / "metadata.json").is_symlink()
 
 
+def test_a_folder_in_the_place_of_metadata_is_set_aside_with_all_that_is_in_it(archive):
+    (archive.root / "S1").mkdir()
+    put(archive.root / "S1" / "metadata.json" / "somebody's", b"mine")
+    archive.write_metadata("S1", b"{}")
+    assert tree(archive.root) == {"S1/metadata.json": b"{}", ".ledger/damaged/S1/0-metadata.json/somebody's": b"mine"}
+    (archive.root / "S1" / "metadata.json").unlink()
+    (archive.root / "S1" / "metadata.json").mkdir()
+    archive.write_metadata("S1", b"{}")
+    assert sorted(os.listdir(archive.root / ".ledger" / "damaged" / "S1")) == ["0-metadata.json", "0-metadata.json.1"]
+    assert (archive.root / "S1" / "metadata.json").read_bytes() == b"{}"
+
+
 def test_metadata_that_an_interrupted_write_left_is_used_for_nothing(archive):
     put(archive.root / "S1" / ".metadata.json.tmp", b"half")
     archive.write_metadata("S1", b"whole")

@@ -189,6 +189,13 @@ def test_a_folder_that_cannot_be_made_is_named(scene, tmp_path, dest):
         scene.back_up(tmp_path / dest)
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_is_not_ours_is_named_with_the_user_who_may_not_write_there(scene, tmp_path):
+    (tmp_path / "theirs").mkdir(0o555)
+    with pytest.raises(BackupError, match=rf"backup-folder: {tmp_path / 'theirs'}: user {os.geteuid()} may not write there"):
+        scene.back_up(tmp_path / "theirs")
+
+
 def test_a_damaged_ledger_makes_no_backup_and_is_named_by_its_position(scene):
     scene.append(5)
     scene.ledger.close()

@@ -139,15 +139,15 @@ def test_a_restart_knows_what_goes_on_and_ends_it(ledger, time):
 
 
 def broken(pipeline, *studies):
-    """metadata.json cannot be written there: a folder has its name."""
+    """metadata.json cannot be written there: a folder has the name under which that is done."""
     for study_id in studies:
-        (pipeline.archive / study_id / "metadata.json" / "x").mkdir(parents=True)
+        (pipeline.archive / study_id / ".metadata.json.tmp" / "x").mkdir(parents=True)
 
 
 def mend(pipeline, *studies):
     for study_id in studies:
-        (pipeline.archive / study_id / "metadata.json" / "x").rmdir()
-        (pipeline.archive / study_id / "metadata.json").rmdir()
+        (pipeline.archive / study_id / ".metadata.json.tmp" / "x").rmdir()
+        (pipeline.archive / study_id / ".metadata.json.tmp").rmdir()
 
 
 def describe(pipeline, *studies):

@@ -18,7 +18,7 @@ from storage_ledger.metrics import Metrics
 from storage_ledger.notifier import Notifier
 from storage_ledger.outages import Outages
 from storage_ledger.putting_back import put_back, record_in
-from storage_ledger.replay import Pace, Tally, in_parallel, metadata, record_told, statuses, studies
+from storage_ledger.replay import Pace, Patience, Tally, in_parallel, metadata, record_told, statuses, studies
 from storage_ledger.status import StatusClient
 from tests.contract.pipeline import Pipeline, tree
 from tests.support.status_server import Fault
@@ -58,7 +58,7 @@ class Replaying(Pipeline):
         findings.close()
         return tally, found
 
-    def statuses_again(self, client, record=None, pause=lambda _: None, chosen=None):
+    def statuses_again(self, client, record=None, patience=None, chosen=None):
         """Ask, and tell what is lost; returns the tally, and the findings as (code, study_id)."""
         notifier = Notifier(
             self.ledger,
@@ -78,7 +78,7 @@ class Replaying(Pipeline):
             rejected=chosen is None,
             record=record or record_told(self.ledger, notifier),
             pace=lambda: None,
-            pause=pause,
+            patience=patience or Patience(),
             findings=findings,
             tally=tally,
             show=show,
@@ -270,6 +270,13 @@ def test_a_source_that_is_not_there_is_said(filled, tmp_path):
     assert filled.files()[1] == [("archive-copy-missing", "A/a.dcm")]
 
 
+def test_a_source_in_which_nothing_lies_is_named_since_a_mount_with_a_typing_error_looks_like_that(filled, source, tmp_path):
+    lose(filled, "A/a.dcm")
+    (tmp_path / "nothing").mkdir()
+    assert filled.files(tmp_path / "nothing")[1] == [("archive-copy-missing", "A/a.dcm"), ("source-empty", str(tmp_path / "nothing"))]
+    assert filled.files(tmp_path / "nothing", source)[1] == [], "with another one that has it, it does not matter"
+
+
 def test_a_source_is_not_read_when_nothing_is_wanted(filled, tmp_path):
     assert filled.files(tmp_path / "nowhere")[0].left == 0
 
@@ -386,10 +393,9 @@ def test_metadata_is_written_again_with_the_same_bytes_and_no_other_is_touched(f
 
 
 def test_metadata_that_cannot_be_written_is_listed_and_the_others_are(filled):
-    (filled.archive / "B" / "metadata.json").unlink()
-    (filled.archive / "B" / "metadata.json").mkdir()
-    (filled.archive / "B" / "metadata.json" / "in it").touch()
-    lose(filled, "A/metadata.json", "D/metadata.json")
+    (filled.archive / "B" / ".metadata.json.tmp").mkdir()
+    (filled.archive / "B" / ".metadata.json.tmp" / "in it").touch()
+    lose(filled, "A/metadata.json", "B/metadata.json", "D/metadata.json")
     tally, found = filled.metadata_again()
     assert (tally.mended, tally.left, found) == (2, 1, [("archive-error", "B/metadata.json")])
     assert json.loads((filled.archive / "A" / "metadata.json").read_text())["study_id"] == "A"
@@ -471,19 +477,42 @@ def test_a_dry_run_asks_and_tells_nothing(told, client, status_server):
     assert (status_server.statuses, told.ledger.last()) == ({}, last)
 
 
-def test_a_status_service_that_is_away_for_a_moment_is_waited_for_and_then_given_up(told, client, status_server):
+class Waiting:
+    """A clock that moves when somebody waits. `said`: what a person was told."""
+
+    def __init__(self):
+        self.now, self.waits, self.said = 0.0, [], []
+        self.patience = Patience(15, say=lambda error: self.said.append(error.code), clock=lambda: self.now, pause=self.pause)
+
+    def pause(self, seconds):
+        self.now += seconds
+        self.waits.append(seconds)
+
+
+def test_a_status_service_that_is_away_for_a_moment_is_waited_for(told, client, status_server):
     status_server.forget()
     status_server.next(*[Fault(code=503)] * 2)
-    waits = []
-    assert told.statuses_again(client, pause=waits.append)[0].mended == 4
-    assert len(waits) == 2
+    waiting = Waiting()
+    assert told.statuses_again(client, patience=waiting.patience)[0].mended == 4
+    assert (len(waiting.waits), waiting.said) == (2, ["status-service-away"])
+
+
+def test_a_status_service_that_stays_away_is_given_up_for_all_studies_at_once(told, client, status_server):
     status_server.forget()
     status_server.always = lambda call: Fault(code=503) if call.study_id == "gone" else None
     last = told.ledger.last().position
+    waiting = Waiting()
     with pytest.raises(Retryable) as raised:
-        told.statuses_again(client)
+        told.statuses_again(client, patience=waiting.patience)
     assert raised.value.code == "status-service-away"
     assert {entry.study_id for entry in told.ledger.read(last, 100)} == {"A", "B", None}, "what was told by then is recorded"
+    assert waiting.now >= 15
+
+    status_server.always = Fault(code=503)
+    calls = len(status_server.reads)
+    with pytest.raises(Retryable):
+        told.statuses_again(client, patience=waiting.patience)
+    assert len(status_server.reads) == calls, "nobody is patient any more"
 
 
 def test_a_status_that_is_refused_is_listed_and_the_others_are_told(told, client, status_server):

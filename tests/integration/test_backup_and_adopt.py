@@ -107,7 +107,7 @@ def test_there_is_no_backup_of_no_ledger_and_none_is_made_up(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("arguments", [[], ["--from-mirror", "--from-backup", "x"], ["--from-mirror", "--force"]])
+@pytest.mark.parametrize("arguments", [[], ["--from-mirror", "--from-backup", "x"], ["--from-mirror", "--with-mirror"]])
 def test_restore_wants_to_know_from_what(arguments):
     with pytest.raises(typer.BadParameter, match="--from-backup"):
         command_line(["restore", *arguments], standalone_mode=False)

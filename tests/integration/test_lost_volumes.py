@@ -167,6 +167,37 @@ def test_a_damaged_mirror_is_not_restored_from_and_nothing_is_touched(stack, sta
     assert not (stack.ledger / "ledger.db").exists()
 
 
+def test_a_ledger_that_cannot_be_read_or_was_changed_is_set_aside_for_the_mirrors_only_when_that_is_said(stack, status_server):
+    stack.start()
+    archive(stack, status_server, "a", 3)
+    assert stack.stop() == 0
+    before, file = entries(stack), stack.ledger / "ledger.db"
+    other = sqlite3.connect(file)
+    for (name,) in other.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+        other.execute(f"DROP TRIGGER {name}")
+    other.execute("UPDATE entries SET payload = '{}' WHERE position = 2")
+    other.commit()
+    other.close()
+    stack.command("restore", "--from-mirror")
+    assert entries(stack) != before, "what is there is not looked at"
+    assert stack.command("restore", "--from-mirror", "--force").returncode == 0
+    assert entries(stack) == before
+
+    file.write_bytes(b"no database".ljust(8192))
+    assert "restore --from-mirror --force" in refused(stack, "ledger-damaged")
+    assert "ledger-damaged" in stack.command("restore", "--from-mirror").stderr
+    done = stack.command("restore", "--from-mirror", "--force")
+    assert done.returncode == 0, done.stderr
+    assert entries(stack) == before
+    aside = sorted(path for path in stack.ledger.glob("ledger.db.before-restore-*") if path.suffix[-4:] not in {"-wal", "-shm"})
+    assert aside[-1].read_bytes().startswith(b"no database"), "it is kept"
+
+    mirror = stack.archive / ".ledger" / "000000000001.entries"
+    mirror.write_bytes(mirror.read_bytes().replace(b"archived", b"archivee", 1))
+    assert "mirror-damaged" in stack.command("restore", "--from-mirror", "--force").stderr
+    assert entries(stack) == before, "nothing is set aside for a mirror that is damaged"
+
+
 def test_restore_and_replay_wait_for_no_running_service(stack, status_server):
     stack.start()
     archive(stack, status_server, "a", 1)

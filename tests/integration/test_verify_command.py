@@ -29,6 +29,10 @@ def verify(stack: Stack, *arguments: str) -> tuple[int, dict]:
     return done.returncode, json.loads(done.stdout)
 
 
+def codes(look: dict) -> list[str]:
+    return [item["code"] for item in look["attention"]]
+
+
 def damage(path) -> bytes:
     data = path.read_bytes()
     os.chmod(path, 0o640)
@@ -61,10 +65,16 @@ def test_beside_a_service_under_traffic_there_is_nothing_to_find(stack, status_s
     code, found = verify(stack)
     assert (code, [(each["code"], each["path"]) for each in found["findings"]]) == (1, [("file-changed", "s1/s1.dcm")])
     until(stack.idle, 30)
-    look = stack.command("status", "--json")
-    assert look.returncode == 1
-    assert "damaged-files" in [item["code"] for item in json.loads(look.stdout)["attention"]]  # others may pass by on a busy machine
-    assert json.loads(look.stdout)["last_verify"]["files"] == found["files"]
+    looks: list[dict] = []
+
+    def only_the_damage_is_left() -> bool:
+        """What a busy machine makes pass by (a neighbour that was slow stays in /readyz for half a minute) does pass."""
+        done = stack.command("status", "--json")
+        looks.append(json.loads(done.stdout))
+        return (done.returncode, codes(looks[-1])) == (1, ["damaged-files"])
+
+    until(only_the_damage_is_left, 90, what=lambda: f"status to need attention for the damage alone, not for {[*map(codes, looks)]}")
+    assert looks[-1]["last_verify"]["files"] == found["files"]
 
     message, _ = upload(stack, "s1")  # the redelivery brings the good one back
     stack.publish(message)
@@ -77,8 +87,9 @@ def test_beside_a_service_under_traffic_there_is_nothing_to_find(stack, status_s
 def test_the_scrub_of_the_service_finds_damage_and_the_service_stops_promptly(stack, status_server):
     stack.start()
     send(stack, "a", "b", "c")
-    until(lambda: stack.metric('storage_ledger_scrub_files_total{outcome="intact"}') == 3, 60, what="the scrub to have read all")
-    assert stack.metric("storage_ledger_last_scrub_timestamp_seconds") > 0
+    # It may have looked before the index had any of them, and looks again after a minute.
+    until(lambda: stack.metric('storage_ledger_scrub_files_total{outcome="intact"}') == 3, 90, what="the scrub to have read all")
+    until(lambda: stack.metric("storage_ledger_last_scrub_timestamp_seconds") > 0, what="the round to be recorded")
     assert stack.metric('storage_ledger_entries_total{kind="verified"}') >= 1
     assert stack.stop() == 0
     code, found = verify(stack)

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.dicom import described, make_file
+from tests.support.guard import guarded
 from tests.support.stack import Stack
 from tests.support.status_server import StatusServer
 from tests.support.valkey import Valkey
@@ -187,6 +188,14 @@ def ledger_volume_lost(s: Scratch) -> None:
     s.run("replay", "--index")
 
 
+def ledger_damaged(s: Scratch) -> None:
+    with (s.stack.ledger / "ledger.db").open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\0" * 8192)
+    s.run("restore", "--from-mirror", code=2)
+    s.run("restore", "--from-mirror", "--force")
+
+
 def ledger_volume_lost_backup_at_hand(s: Scratch) -> None:
     empty(s.stack.ledger)
     s.run("restore", "--from-backup", str(s.backup))
@@ -245,6 +254,7 @@ DISASTERS: dict[str, Callable[[Scratch], None]] = {
         status_store_emptied,
         status_store_emptied_while_serving,
         ledger_volume_lost,
+        ledger_damaged,
         ledger_volume_lost_backup_at_hand,
         old_backup_restored,
         old_backup_and_mirror,
@@ -293,7 +303,11 @@ class Drill:
         self.warm = Warm()
         self.original = self._stack(folder / "original")
         self.backups = folder / "backups"
-        populate(self, studies)
+        try:
+            populate(self, studies)
+        except BaseException:
+            self.close()  # its threads would keep the process
+            raise
         self.before = look(self.original, self.statuses)
         self.kept = dict(self.statuses.statuses)
 
@@ -393,9 +407,9 @@ def study(drill: Drill, study_id: str, rng: random.Random, failing: list[Path]) 
             side = rng.choices(*zip(*SIDES, strict=True))[0]
             make_file(path, rows=side, columns=side, patient_id=f"P{rng.randrange(500)}", modality=rng.choice(("CT", "MR")))
             message = {**described(study_id, path), "file_path": name}
-        if sort == "fails":  # a folder has the name of metadata.json, until it has failed
-            (stack.archive / study_id / "metadata.json").mkdir(parents=True)
-            failing.append(stack.archive / study_id / "metadata.json")
+        if sort == "fails":  # a folder has the name under which metadata.json is written, until it has failed
+            (stack.archive / study_id / ".metadata.json.tmp").mkdir(parents=True)
+            failing.append(stack.archive / study_id / ".metadata.json.tmp")
         for _ in range(2 if sort == "twice" else 1):
             stack.publish(message)
 
@@ -494,4 +508,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))

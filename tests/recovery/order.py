@@ -15,12 +15,13 @@ import codecs
 import json
 import re
 import sqlite3
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from tests.support.memory import in_memory
 
 CALLS = (
     "openat,write,pwrite64,ftruncate,fchmod,fsync,fdatasync,link,linkat,unlink,unlinkat,rename,renameat,renameat2,"
@@ -488,10 +489,10 @@ class State:
     def of(cls, files: dict[str, bytes]) -> State:
         if not files.get("ledger.db") and not files.get("ledger.db-wal"):
             return cls()
-        with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
+        with in_memory() as folder:
             for name, data in files.items():
-                (Path(folder) / name).write_bytes(data)
-            with closing(sqlite3.connect(Path(folder) / "ledger.db")) as connection:
+                (folder / name).write_bytes(data)
+            with closing(sqlite3.connect(folder / "ledger.db")) as connection:
                 connection.row_factory = sqlite3.Row
                 if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'entries'").fetchone():
                     return cls()

@@ -5,16 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-import shutil
-import tempfile
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
 from tests.recovery.invariants import Checker
 from tests.support.figures import note
+from tests.support.memory import in_memory
 from tests.support.stack import Stack
 from tests.support.volumes import Volume, cut_all, replug, write_durably
 from tests.support.waiting import until
@@ -28,12 +26,8 @@ FIGURES = {"points": 0, "of": CUTS, "studies": 0, "seconds": 0.0, "seed": SEED, 
 @pytest.fixture
 def images(tmp_path):
     """A loop device on memory syncs at once: ten times the cuts, and what a cut takes away is the same."""
-    if not Path("/dev/shm").is_dir():
-        yield tmp_path
-        return
-    folder = Path(tempfile.mkdtemp(prefix="storage-ledger-", dir="/dev/shm"))
-    yield folder
-    shutil.rmtree(folder)
+    with in_memory(tmp_path) as folder:
+        yield folder
 
 
 @pytest.mark.timeout(7200)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import tempfile
 import threading
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -24,6 +23,7 @@ import pytest
 from tests.recovery import tracing
 from tests.recovery.trial import Driver, Trial, Violations, copy_of, empty, summary, template
 from tests.support.figures import note
+from tests.support.memory import in_memory
 from tests.support.stack import Stack
 from tests.support.status_server import StatusServer
 from tests.support.valkey import Valkey
@@ -148,10 +148,8 @@ class Bench:
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     tracing.needs_strace()
     # Whether a disk is there makes no difference to what a call that failed, or a death, leaves; it makes one to the time.
-    with tempfile.TemporaryDirectory(
-        prefix="faults-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else tmp_path_factory.mktemp("syscalls")
-    ) as folder:
-        made = Bench(Path(folder))
+    with in_memory(tmp_path_factory.mktemp("syscalls")) as folder:
+        made = Bench(folder)
         yield made
         made.close()
 

@@ -13,6 +13,9 @@ import sys
 
 import pytest
 
+from tests.support.guard import guarded
+from tests.support.memory import sweep
+
 LANES_OF_A_PROCESSOR = 2
 MOST = 8
 LONGEST_FIRST = (
@@ -75,4 +78,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sweep()
+    sys.exit(guarded(main))

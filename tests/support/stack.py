@@ -134,6 +134,7 @@ class Stack:
         return subprocess.run(
             [sys.executable, "-m", "storage_ledger", *arguments],
             env=self.environment,
+            cwd=self.root,
             capture_output=True,
             text=True,
             timeout=60,

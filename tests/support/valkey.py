@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import random
 import shutil
 import socket
 import subprocess
@@ -113,7 +114,13 @@ def server_binary() -> str:
 
 
 def free_port() -> int:
-    """Return a loopback port that nobody listened to a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a loopback port that nobody listened to a moment ago.
+
+    Below those that systems give to who calls out (from 32768 on Linux, 49152 elsewhere): one of these would be taken now and
+    then by somebody's connection before its server is up.
+    """
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            port = random.randint(15_000, 32_000)
+            probe.bind(("127.0.0.1", port))
+            return port

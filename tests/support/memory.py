@@ -1,0 +1,30 @@
+"""Folders in memory, for what would wait for a disk most of its time."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+MEMORY = Path("/dev/shm")
+_NAME = re.compile(r"storage-ledger-tests-([0-9]+)-.*")
+
+
+@contextmanager
+def in_memory(otherwise: Path | None = None) -> Iterator[Path]:
+    """A folder in memory, where there is such a thing; else in `otherwise` (None: where temporary files go). Removed at the end."""
+    place = MEMORY if os.access(MEMORY, os.W_OK) else otherwise
+    with tempfile.TemporaryDirectory(prefix=f"storage-ledger-tests-{os.getpid()}-", dir=place) as folder:
+        yield Path(folder)
+
+
+def sweep() -> None:
+    """Remove those of processes that have gone, and did not come to it: memory is not given back by itself."""
+    for path in MEMORY.glob("storage-ledger-tests-*"):
+        found = _NAME.fullmatch(path.name)
+        if found and not Path(f"/proc/{found[1]}").exists():
+            shutil.rmtree(path, ignore_errors=True)
