@@ -7,7 +7,7 @@ rebuild   `Index.rebuild`, every payload and every header checked against its ha
 serve     from its start to 200 from /readyz, on that ledger with its index and its mirror, and on an empty one
 
 With --folder the ledger is kept there, and used again. Each measurement is a process of its own. Absolute figures depend on the
-machine, and on who else uses it: quote the ratios. CPU seconds are those of the process alone.
+machine, and on who else uses it: quote the ratios. CPU seconds and memory are those of the process and of those that it starts.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ import httpx
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from storage_ledger.core.entries import faults  # noqa: E402
+from storage_ledger.index.rebuild import Workers  # noqa: E402
 from storage_ledger.index.sqlite import Index  # noqa: E402
 from storage_ledger.ledger.engine import sqlite  # noqa: E402
 from storage_ledger.ledger.sqlite import COLUMNS, SqliteLedger  # noqa: E402
@@ -94,16 +95,33 @@ def compare(folder: Path, rounds: int) -> None:
 
 def measure(name: str, folder: Path) -> dict:
     command = [sys.executable, __file__, "--measure", name, "--folder", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found: dict = json.loads(done.stdout.splitlines()[-1])
-    return found
+    peak = 0
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        while process.poll() is None:
+            peak = max(peak, memory_kb(process.pid))
+            time.sleep(0.25)
+        assert process.stdout is not None
+        found: dict = json.loads(process.stdout.read().splitlines()[-1])
+    assert process.returncode == 0
+    return found | {"peak_kb": max(peak, found.get("peak_kb", 0))}
+
+
+def memory_kb(pid: int) -> int:
+    """What it and those that it started have in memory now; pages that several of them share are counted once."""
+    try:
+        started = [each for task in Path(f"/proc/{pid}/task").iterdir() for each in (task / "children").read_text().split()]
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        own = next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    except (OSError, StopIteration):  # it has ended
+        return 0
+    return own + sum(memory_kb(int(each)) for each in started)
 
 
 @contextmanager
 def measured(entries: dict):
-    began, cpu = time.perf_counter(), time.process_time()
+    began, cpu = time.perf_counter(), sum(os.times()[:4])
     yield
-    entries |= {"seconds": time.perf_counter() - began, "cpu_s": time.process_time() - cpu}
+    entries |= {"seconds": time.perf_counter() - began, "cpu_s": sum(os.times()[:4]) - cpu}
     entries["peak_kb"] = peak_kb(os.getpid())  # since its own start; getrusage tells the parent's, too
 
 
@@ -119,7 +137,7 @@ def rebuild(folder: Path) -> dict:
     for suffix in ("", "-wal", "-shm"):
         (folder / f"index.db{suffix}").unlink(missing_ok=True)
     ledger = SqliteLedger(folder / "ledger.db")
-    index = Index(folder / "index.db", ledger)
+    index = Index(folder / "index.db", ledger, workers=Workers.of(folder / "ledger.db"))
     found: dict = {}
     with measured(found):
         found["entries"] = index.rebuild()

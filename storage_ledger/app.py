@@ -17,6 +17,7 @@ from storage_ledger.archive.uploads import Uploads
 from storage_ledger.core.entries import Entry, Kind, NewEntry
 from storage_ledger.core.layout import UploadPaths
 from storage_ledger.errors import BackupError, LedgerBusy, LedgerUnusable, Retryable
+from storage_ledger.index.rebuild import Workers
 from storage_ledger.index.sqlite import Index
 from storage_ledger.intake import Intake
 from storage_ledger.ledger import lock
@@ -340,7 +341,7 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
         on_rejected=mirroring.wake,
         on_recovered=reconciler.ring,
     )
-    index = Index(settings.index_file, ledger)
+    index = Index(settings.index_file, ledger, workers=Workers.of(settings.ledger_file))
     scrub = Scrub(
         ledger,
         _places(settings),

@@ -12,6 +12,7 @@ from storage_ledger.app import UMASK, alone, reading
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.errors import LedgerError, LedgerUnusable, Locked, Retryable, StorageLedgerError
 from storage_ledger.findings import Findings
+from storage_ledger.index.rebuild import Workers
 from storage_ledger.index.sqlite import Index
 from storage_ledger.ledger.migrate import require_writable
 from storage_ledger.ledger.mirror import Mirror
@@ -137,7 +138,7 @@ class _Replaying:
         if self.order.dry_run:
             tally.looked_at = tally.mended = self.report.position
             return
-        index = Index(self.settings.index_file, self.ledger, command="replay")
+        index = Index(self.settings.index_file, self.ledger, command="replay", workers=Workers.of(self.settings.ledger_file))
         try:
             with self.begin("Index", self.report.position, "entries") as show:
                 tally.looked_at = tally.mended = index.remake(show)

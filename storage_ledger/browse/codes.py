@@ -237,11 +237,11 @@ HEADERS = {
 VERIFIED = {
     "duty-missing": Meaning(
         "By the entries somebody must still place a file or tell a status, and pending has no such row: nobody will.",
-        "storage-ledger restore --from-mirror into an empty LEDGER_PATH makes the rows again; for one study, have its message published again.",
+        "storage-ledger restore --from-mirror --force makes the rows again; for one study, have its message published again.",
     ),
     "duty-unexplained": Meaning(
         "A row of pending for which the entries give no reason, or that waits for ever.",
-        "Restart serve: what is put off becomes due. If it stays, storage-ledger restore --from-mirror into an empty LEDGER_PATH.",
+        "Restart serve: what is put off becomes due. If it stays, storage-ledger restore --from-mirror --force.",
     ),
     "mirror-lags": Meaning(
         "The ledger has entries that the mirror lacks, and nobody brings it up.",

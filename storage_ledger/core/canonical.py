@@ -38,7 +38,7 @@ _decode = msgspec.json.Decoder().decode  # as `json.loads` for whatever `dumps` 
 
 def payload_sha256(salt: bytes, payload: str) -> str:
     """Lower-case hex of SHA-256(salt ‖ payload as stored, UTF-8)."""
-    return hashlib.sha256(salt + payload.encode("utf-8")).hexdigest()
+    return _sha256(salt + payload.encode()).hexdigest()
 
 
 HEADER = ("cause", "entry_id", "kind", "payload_sha256", "position", "recorded_at", "schema", "study_id", "version")
@@ -72,6 +72,7 @@ def header_of(
     ).encode()
 
 
+_sha256 = hashlib.sha256
 _integer: Any = int.__repr__  # the two that `json` uses itself; each takes nothing but its own type
 _string: Any = encode_basestring
 
@@ -83,4 +84,4 @@ def leaf_hash(fields: Mapping[str, object]) -> bytes:
 
 def leaf_hash_of(*values: object) -> bytes:
     """The same of the values, in the order of `HEADER`."""
-    return hashlib.sha256(b"\x00" + header_of(*values)).digest()
+    return _sha256(b"\x00" + header_of(*values)).digest()

@@ -88,11 +88,12 @@ def faults(entry: Entry) -> list[str]:
 
     Any flipped bit of any column is seen: the payload and salt by `payload_sha256`, everything else by `leaf_hash`.
     """
+    position, entry_id, study_id, version, kind, schema, recorded_at, cause, payload, payload_sha256, salt, leaf_hash = entry
     found = []
     try:
-        if canonical.payload_sha256(entry.salt, entry.payload) != entry.payload_sha256:
+        if canonical.payload_sha256(salt, payload) != payload_sha256:
             found.append("payload-changed")
-        if canonical.leaf_hash_of(*_header(entry)) != entry.leaf_hash:
+        if canonical.leaf_hash_of(cause, entry_id, kind, payload_sha256, position, recorded_at, schema, study_id, version) != leaf_hash:
             found.append("header-changed")
     except (TypeError, ValueError, AttributeError):
         found.append("entry-unreadable")

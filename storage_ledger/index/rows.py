@@ -54,10 +54,14 @@ FROM_HEADER = {
 WHOLE_NUMBERS = frozenset({"instance_number", "rows", "columns", "frames", "series_number"})
 
 MAX_TEXT = 1024
+WHOLE = 1 << 53  # below that every JSON reader has the same number
 Row = dict[str, Any]
 
 # The loops below run for every entry of the ledger when the index is made anew: they have nothing left to look up.
-_SAID = tuple((column, group, key) for column, (group, key, _) in DESCRIPTIVE.items())
+_SAID = tuple(
+    (group, tuple((column, key) for column, (of, key, _) in DESCRIPTIVE.items() if of == group))
+    for group in dict.fromkeys(group for group, _, _ in DESCRIPTIVE.values())
+)
 _FOUND = tuple((column, keyword) for column, (_, _, keyword) in DESCRIPTIVE.items())
 _TEXTS = tuple((column, keyword) for column, keyword in FROM_HEADER.items() if column not in WHOLE_NUMBERS)
 _NUMBERS = tuple((column, keyword) for column, keyword in FROM_HEADER.items() if column in WHOLE_NUMBERS)
@@ -126,10 +130,13 @@ class StudyRows:
         study = self.study
         study["described_at"] = study["described_at"] or data.get("processing_time", entry.recorded_at)
         metadata = data["message"].get("metadata") or {}
-        for column, group, key in _SAID:
-            value = (metadata.get(group) or {}).get(key)
-            if value is not None and (text := _text(value)) is not None:
-                study[column] = text
+        for group, columns in _SAID:
+            if said := metadata.get(group):
+                for column, key in columns:
+                    value = said.get(key)
+                    plain = value.__class__ is str and len(value) <= MAX_TEXT and "\0" not in value
+                    if text := value.strip() if plain else _text(value):
+                        study[column] = text
 
     def _archived(self, entry: Entry, data: dict[str, Any]) -> None:
         header = data.get("dicom") or {}
@@ -158,11 +165,18 @@ class StudyRows:
             "placed": entry.position,
             "dicom_error": data.get("dicom_error"),
         }
+        get = header.get
         for column, keyword in _TEXTS:
-            if (value := header.get(keyword)) is not None:
+            value = get(keyword)
+            if value.__class__ is str and len(value) <= MAX_TEXT and "\0" not in value:
+                row[column] = value.strip() or None
+            elif value is not None:
                 row[column] = _text(value)
         for column, keyword in _NUMBERS:
-            if (value := header.get(keyword)) is not None:
+            value = get(keyword)
+            if value.__class__ is int and -WHOLE < value < WHOLE:
+                row[column] = value
+            elif value is not None:
                 row[column] = _number(value)
         said, found = study["study_instance_uid"], row["study_instance_uid"]
         row["study_uid_differs"] = int(said is not None and found is not None and said != found)
@@ -179,12 +193,12 @@ class StudyRows:
 
 def _text(value: Any) -> str | None:
     """A cell: text without NUL; lists joined by the backslash of DICOM PS3.5 §6.4; None for nothing."""
-    if value is None:
-        return None
-    if isinstance(value, str):
+    if value.__class__ is str:
         if "\0" in value:
             value = value.replace("\0", "")
         return value.strip()[:MAX_TEXT] or None
+    if value is None:
+        return None
     if value in ([], {}):
         return None
     if isinstance(value, list) and all(isinstance(item, (str, int, float)) for item in value):
@@ -193,12 +207,10 @@ def _text(value: Any) -> str | None:
 
 
 def _number(value: Any) -> int | None:
-    if value is None:
-        return None
     if isinstance(value, list):
         value = value[0] if value else None
     try:
         number = int(value)
     except (TypeError, ValueError, OverflowError):
         return None
-    return number if abs(number) < 1 << 53 else None
+    return number if abs(number) < WHOLE else None

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from itertools import islice
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,9 @@ from storage_ledger import logs
 from storage_ledger.core.entries import Entry, faults
 from storage_ledger.errors import LedgerBusy, LedgerError, LedgerUnusable, Locked
 from storage_ledger.index import fixity
-from storage_ledger.index.batch import KEEP_STUDIES, Batch, set_progress
-from storage_ledger.index.tables import INDEXES, SCHEMA, SEARCH, TABLES, arrived, conflicts, refresh
+from storage_ledger.index.batch import KEEP_STUDIES, Batch
+from storage_ledger.index.rebuild import Workers, bring_derived, bring_together, left_over, remove, shares, verified
+from storage_ledger.index.tables import INDEXES, SCHEMA, SEARCH, TABLES
 from storage_ledger.ledger import lock
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.engine import driver, open_engine
@@ -26,8 +26,6 @@ from storage_ledger.ledger.sqlite import translated
 
 BATCH = 500
 GATHER_S = 0.1  # one batch for what belongs together: a study's entries follow each other closely
-REBUILD_READ = 500  # a payload may have megabytes
-REBUILD_COMMIT = 50_000
 REBUILD_CACHE_KB = 65_536
 RECHECKED = 100
 SHADOW = "rebuild_"
@@ -38,8 +36,8 @@ class Index:
 
     Two processes may: one that follows, and a command that makes it anew. Each transaction reads where the index stands;
     whoever makes it anew holds `index.lock`, and `command` is what it is called there. `damaged`: how many entries are not
-    in it, since they are not what their hashes say; the table of that name has them. A rebuild commits so many entries at
-    once, and keeps so many studies in memory.
+    in it, since they are not what their hashes say; the table of that name has them. `workers` help with a rebuild; by
+    itself it takes the ledger in so many stretches, and keeps so many studies in memory.
     """
 
     def __init__(
@@ -48,13 +46,15 @@ class Index:
         ledger: Ledger,
         *,
         command: str = "serve",
-        rebuild_commit: int = REBUILD_COMMIT,
+        workers: Workers | None = None,
+        rebuild_stretches: int = 1,
         rebuild_keep: int = KEEP_STUDIES,
     ) -> None:
         self.path = path
         self._ledger = ledger
         self._command = command
-        self._rebuild_commit = rebuild_commit
+        self._workers = workers
+        self._rebuild_stretches = rebuild_stretches
         self._rebuild_keep = rebuild_keep
         self.position = 0
         self.damaged = 0
@@ -72,17 +72,19 @@ class Index:
         entries = self._ledger.read(self.position, BATCH)
         if not entries:
             return 0
-        batch = Batch()
         with self._transaction() as connection:
             progress = _progress(connection)
             stands = progress is not None and progress[0] == self.position
+            batch = Batch(driver(connection))
             if stands:
-                batch.apply(connection, entries, self._ledger.ledger_id)
+                batch.apply(entries)
+                _set_progress(driver(connection).execute, entries[-1], self._ledger.ledger_id)
         if not stands:
             self.ensure()
             return self.follow()
         self.position = entries[-1].position
-        self.damaged += batch.damaged
+        self.damaged += len(batch.damaged)
+        _say(batch.damaged)
         return len(entries)
 
     def ensure(self) -> bool:
@@ -97,6 +99,9 @@ class Index:
             fits = False
         if not fits:
             self.remake()
+        elif any(left_over(self.path)):
+            with suppress(Locked, LedgerBusy), lock.held(self.path.with_suffix(".lock"), self._command):
+                remove(left_over(self.path))
         return not fits
 
     def remake(self, on_progress: Callable[[int], None] = lambda _: None) -> int:
@@ -115,33 +120,36 @@ class Index:
         """Make every table again from the ledger, into shadow tables that take the place of the old in one transaction.
 
         Readers see the old index until then. Every entry is checked against its hashes; one that does not fit is left out, and
-        `damaged` counts it. Memory stays the same however many entries there are, but for SQLite's sorting for one index at a
-        time. Returns the position that it now stands at.
+        `damaged` counts it. Memory stays the same however many entries there are, but for SQLite's sorting for two indexes at a
+        time. On the disk it needs room for the new index and about as much again. Returns the position that it now stands at.
         """
         last = self._ledger.last()
-        logs.get().info("index.rebuild", position=last.position if last else 0)
-        with self._transaction() as connection:
-            connection.exec_driver_sql(f"PRAGMA cache_size = -{REBUILD_CACHE_KB}")
-            for name, columns in TABLES.items():
-                connection.exec_driver_sql(f"DROP TABLE IF EXISTS {SHADOW}{name}")
-                connection.exec_driver_sql(f"CREATE TABLE {SHADOW}{name} {columns}")
-            set_progress(connection, SHADOW, 0, self._ledger.ledger_id, b"")
-        batch = Batch(SHADOW, anew=True, keep=self._rebuild_keep)
-        position, entries = 0, self._entries(on_progress)
-        while True:
-            with self._transaction() as connection:
-                reached = batch.apply(connection, islice(entries, self._rebuild_commit), self._ledger.ledger_id)
-            if reached is None:
-                break
-            position = reached
-        with self._transaction() as connection:
-            # Whoever follows has to wait now. What it has applied meanwhile must be in the new tables, too.
-            position = batch.apply(connection, self._entries(on_progress, position), self._ledger.ledger_id) or position
-            self._take_over(connection)
-            fixity.apply_all(driver(connection).execute, (self._ledger.get(each) for each in reversed(batch.verified)))
-            connection.exec_driver_sql("PRAGMA cache_size = -2000")
-        self.position, self.damaged = position, batch.damaged
-        return position
+        position = last.position if last else 0
+        logs.get().info("index.rebuild", position=position)
+        with shares(self.path, stretches=self._rebuild_stretches, keep=self._rebuild_keep) as beside:
+            with translated():
+                beside.fold(self._ledger, position, self._workers, on_progress)
+            with beside.derived() as derived:
+                with self._transaction() as connection:
+                    connection.exec_driver_sql(f"PRAGMA cache_size = -{REBUILD_CACHE_KB}")
+                    for name, columns in TABLES.items():
+                        connection.exec_driver_sql(f"DROP TABLE IF EXISTS {SHADOW}{name}")
+                        connection.exec_driver_sql(f"CREATE TABLE {SHADOW}{name} {columns}")
+                with self._judged(), self._held() as held:
+                    bring_together(held, SHADOW, beside.folded)
+                with self._transaction() as connection:  # whoever follows has to wait now
+                    self._take_over(connection, derived)
+                    sql = driver(connection).execute
+                    fixity.apply_all(sql, (self._ledger.get(each) for each in reversed(verified(beside.folded))))
+                    # What was applied meanwhile to the tables that are gone now must be in the new ones, too.
+                    if (beyond := Batch(driver(connection)).apply(self._beyond(position))) is not None:
+                        last = beyond
+                    _set_progress(sql, last, self._ledger.ledger_id)
+                    damaged = sql("SELECT position, code FROM damaged ORDER BY position").fetchall()
+                    sql("PRAGMA cache_size = -2000")
+        _say(damaged)
+        self.position, self.damaged = last.position if last else 0, len(damaged)
+        return self.position
 
     def run(self, stop: threading.Event, bell: threading.Event) -> None:
         """Follow until `stop` is set and all is applied; `bell` rings when there is more. A broken index is made anew."""
@@ -172,19 +180,18 @@ class Index:
         """Release the file."""
         self._engine.dispose()
 
-    def _entries(self, on_progress: Callable[[int], None], position: int = 0) -> Iterator[Entry]:
+    def _beyond(self, position: int) -> Iterator[Entry]:
         while some := self._read(position):
             yield from some
             position = some[-1].position
-            on_progress(position)
 
     def _read(self, position: int) -> list[Entry]:
         try:
-            return self._ledger.read(position, REBUILD_READ)
+            return self._ledger.read(position, BATCH)
         except LedgerUnusable as error:
             raise _LedgerUnreadable from error
 
-    def _take_over(self, connection: Connection) -> None:
+    def _take_over(self, connection: Connection, derived: Callable[[], Path]) -> None:
         sql = connection.exec_driver_sql
         for table in SEARCH:
             sql(f"DROP TABLE IF EXISTS {table}_fts")  # takes the tables behind it along, which cannot be dropped by themselves
@@ -194,13 +201,15 @@ class Index:
                 sql(f'DROP TABLE IF EXISTS "{name}"')
         for name in TABLES:
             sql(f"ALTER TABLE {SHADOW}{name} RENAME TO {name}")
+        late = [index for index in INDEXES if " ON dicom_studies " in index]
         for index in INDEXES:
+            if index not in late:
+                sql(index)
+        _make_search(sql, "studies")
+        bring_derived(driver(connection), derived())
+        for index in late:
             sql(index)
-        for statement in (conflicts("", "IS NOT NULL"), *refresh("", "IS NOT NULL"), arrived("")):
-            sql(statement)
-        for table, search in SEARCH.items():
-            sql(search)
-            sql(f"INSERT INTO {table}_fts ({table}_fts) VALUES ('rebuild')")  # noqa: S608 - a name of ours
+        _make_search(sql, "dicom_studies")
         sql(f"PRAGMA user_version = {SCHEMA}")
 
     def _fits(self) -> bool:
@@ -218,9 +227,23 @@ class Index:
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
+        with self._judged(), self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _held(self) -> Iterator[Any]:
+        """The driver's connection, outside of any transaction."""
+        held = self._engine.raw_connection()
         try:
-            with translated(), self._engine.begin() as connection:
-                yield connection
+            yield held.driver_connection
+        finally:
+            held.close()
+
+    @contextmanager
+    def _judged(self) -> Iterator[None]:
+        try:
+            with translated():
+                yield
         except _LedgerUnreadable as error:  # while the index was written: that is not the index's fault
             raise error.__cause__ or error from None
         except (LedgerUnusable, DatabaseError, NoResultFound) as error:
@@ -263,6 +286,21 @@ class Index:
     def _remove(self, *suffixes: str) -> None:
         for suffix in suffixes:
             Path(f"{self.path}{suffix}").unlink(missing_ok=True)
+
+
+def _make_search(sql: Callable[[str], Any], table: str) -> None:
+    sql(SEARCH[table])
+    sql(f"INSERT INTO {table}_fts ({table}_fts) VALUES ('rebuild')")  # noqa: S608 - a name of ours
+
+
+def _set_progress(sql: Callable[..., Any], last: Entry | None, ledger_id: str) -> None:
+    sql("DELETE FROM progress")
+    sql("INSERT INTO progress VALUES (?, ?, ?)", (last.position, ledger_id, last.leaf_hash) if last else (0, ledger_id, b""))
+
+
+def _say(damaged: list[tuple[int, str]]) -> None:
+    if damaged:
+        logs.get().error("index.entry-damaged", position=damaged[0][0], code=damaged[0][1], count=len(damaged))
 
 
 def standing(path: Path, ledger: Ledger) -> int | None:

@@ -107,19 +107,18 @@ def year(study_date: str | None) -> int | None:
     return int(study_date[:4]) if study_date and re.match("[12][0-9]{3}", study_date) else None
 
 
-def refresh(prefix: str, chosen: str) -> tuple[str, str]:
+def refresh(chosen: str) -> tuple[str, str]:
     """SQL that makes `series` and `dicom_studies` again from `files`, for the UIDs that `chosen` (a condition) admits."""
-    files = f"{prefix}files"
     series = f"""
-INSERT OR REPLACE INTO {prefix}series
+INSERT OR REPLACE INTO series
 SELECT f.series_number, f.modality, f.series_description, f.body_part, a.files, a.bytes, a.study_instance_uid, a.series_instance_uid
 FROM (SELECT study_instance_uid, series_instance_uid, min(position) AS first, count(*) AS files, sum(bytes) AS bytes
-      FROM {files} WHERE series_instance_uid IS NOT NULL AND study_instance_uid {chosen} GROUP BY 1, 2) a
-JOIN {files} f ON f.position = a.first"""  # noqa: S608 - a prefix and marks, both ours
+      FROM files WHERE series_instance_uid IS NOT NULL AND study_instance_uid {chosen} GROUP BY 1, 2) a
+JOIN files f ON f.position = a.first"""  # noqa: S608 - marks of ours
     studies = f"""
-INSERT OR REPLACE INTO {prefix}dicom_studies
+INSERT OR REPLACE INTO dicom_studies
 SELECT a.study_instance_uid, f.patient_name, f.patient_id, f.study_date,
-       (SELECT group_concat(modality, ', ') FROM (SELECT DISTINCT modality FROM {files} m
+       (SELECT group_concat(modality, ', ') FROM (SELECT DISTINCT modality FROM files m
           WHERE m.study_instance_uid = a.study_instance_uid AND modality IS NOT NULL ORDER BY modality)),
        f.study_description, a.series, a.files, a.bytes, f.institution_name, f.accession_number,
        f.patient_birth_date, f.patient_sex, f.study_time, f.manufacturer, a.studies, a.flagged, a.first_at, a.last_at, a.first,
@@ -127,25 +126,24 @@ SELECT a.study_instance_uid, f.patient_name, f.patient_id, f.study_date,
 FROM (SELECT study_instance_uid, min(position) AS first, count(DISTINCT series_instance_uid) AS series, count(*) AS files,
              sum(bytes) AS bytes, count(DISTINCT study_id) AS studies, sum(sop_conflict OR study_uid_differs) AS flagged,
              min(archived_at) AS first_at, max(archived_at) AS last_at
-      FROM {files} WHERE study_instance_uid {chosen} GROUP BY 1) a
-JOIN {files} f ON f.position = a.first"""  # noqa: S608 - a prefix and marks, both ours
+      FROM files WHERE study_instance_uid {chosen} GROUP BY 1) a
+JOIN files f ON f.position = a.first"""  # noqa: S608 - marks of ours
     return series, studies
 
 
-def conflicts(prefix: str, chosen: str) -> str:
+def conflicts(chosen: str) -> str:
     """SQL that flags files that share a SOP Instance UID that `chosen` admits, but not their bytes; it returns their study UIDs."""
-    files = f"{prefix}files"
-    shared = f"SELECT sop_instance_uid FROM {files} WHERE sop_instance_uid {chosen} GROUP BY 1 HAVING count(*) > 1"  # noqa: S608 - a prefix and marks, both ours
-    differing = f"SELECT sop_instance_uid FROM {files} WHERE sop_instance_uid IN ({shared}) GROUP BY 1 HAVING count(DISTINCT sha256) > 1"  # noqa: S608 - the same
-    return f"UPDATE {files} SET sop_conflict = 1 WHERE sop_conflict = 0 AND sop_instance_uid IN ({differing}) RETURNING study_instance_uid"  # noqa: S608 - the same
+    shared = f"SELECT sop_instance_uid FROM files WHERE sop_instance_uid {chosen} GROUP BY 1 HAVING count(*) > 1"  # noqa: S608 - marks of ours
+    differing = f"SELECT sop_instance_uid FROM files WHERE sop_instance_uid IN ({shared}) GROUP BY 1 HAVING count(DISTINCT sha256) > 1"  # noqa: S608 - the same
+    return f"UPDATE files SET sop_conflict = 1 WHERE sop_conflict = 0 AND sop_instance_uid IN ({differing}) RETURNING study_instance_uid"  # noqa: S608 - the same
 
 
-def arrived(prefix: str, first: int = 1) -> str:
+def arrived(first: int = 1) -> str:
     """SQL that counts into `arrivals` the files whose `archived` entry stands at position `first` or later."""
     return f"""
-INSERT INTO {prefix}arrivals
-SELECT substr(archived_at, 1, 10), coalesce(modality, ''), count(*), sum(bytes) FROM {prefix}files WHERE position >= {first} GROUP BY 1, 2
-ON CONFLICT (day, modality) DO UPDATE SET files = files + excluded.files, bytes = bytes + excluded.bytes"""  # noqa: S608 - a prefix and a number
+INSERT INTO arrivals
+SELECT substr(archived_at, 1, 10), coalesce(modality, ''), count(*), sum(bytes) FROM files WHERE position >= {first} GROUP BY 1, 2
+ON CONFLICT (day, modality) DO UPDATE SET files = files + excluded.files, bytes = bytes + excluded.bytes"""  # noqa: S608 - a number
 
 
 def forget(table: str, chosen: str) -> str:

@@ -119,6 +119,13 @@ class Ledger(Protocol):
         """Up to `limit` entries beyond position `after`, in order."""
         ...
 
+    def scan(self, after: int, up_to: int) -> Iterator[Entry]:
+        """The entries beyond position `after`, up to `up_to`, in order, one by one, as of one moment.
+
+        Keep it short: until the last one is taken nothing that was appended meanwhile gets out of SQLite's log.
+        """
+        ...
+
     def study(self, study_id: str) -> list[Entry]:
         """All entries of a study, in order."""
         ...

@@ -1,28 +1,18 @@
-"""Opens SQLite files the one safe way; ledger and index both come through here.
-
-One library for all files of the process: two SQLite libraries on one file drop each other's POSIX locks
-(sqlite.org/howtocorrupt.html §2.2.1).
-"""
+"""Opens SQLite files the one safe way; ledger and index both come through here."""
 
 from __future__ import annotations
 
-import importlib
 import os
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from sqlalchemy import Connection, Engine, QueuePool, create_engine, event
 
 from storage_ledger.errors import LedgerUnusable
+from storage_ledger.ledger.driver import BUSY_TIMEOUT_S
+from storage_ledger.ledger.driver import quoted as quoted  # noqa: PLC0414 - whoever opens files here has them from here, too
+from storage_ledger.ledger.driver import sqlite as sqlite  # noqa: PLC0414 - the same
 
-sqlite: ModuleType
-try:
-    sqlite = importlib.import_module("pysqlite3.dbapi2")
-except ImportError:  # no wheel for this platform: the standard library's, in the safe mode if it needs that
-    sqlite = importlib.import_module("sqlite3")
-
-BUSY_TIMEOUT_S = 30.0
 OLDEST_SUPPORTED = (3, 35, 0)
 NETWORK_FILE_SYSTEMS = frozenset({
     "9p", "afs", "beegfs", "ceph", "cifs", "coda", "fuse.ceph-fuse", "fuse.glusterfs", "fuse.s3fs", "fuse.rclone", "fuse.sshfs",
@@ -134,11 +124,6 @@ def _prepare(connection: Any, *, writable: bool, durable: bool, wal: bool) -> No
     connection.execute("BEGIN IMMEDIATE")
     connection.execute("PRAGMA user_version = 0")  # the beginning alone succeeds; this is refused, or taken back
     connection.execute("ROLLBACK")
-
-
-def quoted(path: Path) -> str:
-    """For an SQLite URI."""
-    return os.fspath(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
 
 
 def _file_system(folder: Path) -> str | None:

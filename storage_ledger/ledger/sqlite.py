@@ -24,6 +24,7 @@ from storage_ledger.core.plan import Stage
 from storage_ledger.errors import LedgerBusy, LedgerUnusable
 from storage_ledger.ledger.contract import Duty, QueueLength
 from storage_ledger.ledger.engine import driver, open_engine, sqlite
+from storage_ledger.ledger.reading import SCAN, as_entry
 
 COLUMNS = "position, entry_id, study_id, version, kind, schema, recorded_at, cause, payload, payload_sha256, salt, leaf_hash"
 _E_COLUMNS = ", ".join(f"e.{name}" for name in COLUMNS.split(", "))
@@ -95,6 +96,16 @@ class SqliteLedger:
     def read(self, after: int, limit: int) -> list[Entry]:
         """See `contract.Ledger.read`."""
         return self._entries("WHERE position > ? ORDER BY position LIMIT ?", after, limit)
+
+    def scan(self, after: int, up_to: int) -> Iterator[Entry]:
+        """See `contract.Ledger.scan`."""
+        # Each is made when it is asked for: a list of them would be out of the processor's cache again before it is used.
+        with translated():
+            pooled: Any = self._reader.raw_connection()
+            try:
+                yield from map(as_entry, pooled.driver_connection.execute(SCAN, (after, up_to)))
+            finally:
+                pooled.close()
 
     def study(self, study_id: str) -> list[Entry]:
         """See `contract.Ledger.study`."""

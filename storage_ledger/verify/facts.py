@@ -148,7 +148,7 @@ class Facts:
     def study(self, study_id: str) -> StudyFacts:
         """All that is known of a study now; its entries go by one by one."""
         study, files, whole = Study(study_id), dict[str, FileFact](), True
-        for entry in self._of_study(study_id):
+        for entry in self.of_study(study_id):
             if faults(entry):
                 whole = False
                 continue
@@ -182,7 +182,8 @@ class Facts:
             )
         )
 
-    def _of_study(self, study_id: str) -> Iterator[Entry]:
+    def of_study(self, study_id: str) -> Iterator[Entry]:
+        """Its entries in order, one by one; those that are damaged or gone as the mirror has them, where it does."""
         rows = self.sql("SELECT position FROM entries WHERE study_id = ? ORDER BY version", study_id)
         own = {position for position, entry in self.repaired.items() if entry is not None and entry.study_id == study_id}
         for position in sorted({row[0] for row in rows} | own):

@@ -41,6 +41,15 @@ class BelievedLedger:
         self._stopped()
         return list(self._facts.believed(after, min(self.up_to, after + limit)))
 
+    def scan(self, after: int, up_to: int) -> Iterator[Entry]:
+        """See `contract.Ledger.scan`."""
+        self._stopped()
+        yield from self._facts.believed(after, min(self.up_to, up_to))
+
+    def study(self, study_id: str) -> list[Entry]:
+        """See `contract.Ledger.study`."""
+        return list(self._facts.of_study(study_id))
+
     def get(self, position: int) -> Entry | None:
         """See `contract.Ledger.get`."""
         return self._facts.get(position) if position <= self.up_to else None

@@ -1,6 +1,9 @@
 """What the index says of studies and files, on entries appended by hand, followed one at a time."""
 
 import hashlib
+import os
+import subprocess
+import sys
 from contextlib import closing
 
 import pytest
@@ -8,6 +11,8 @@ import pytest
 from storage_ledger.core.entries import Kind, NewEntry, faults
 from storage_ledger.core.entries import header as header_of
 from storage_ledger.errors import LedgerUnusable, Locked
+from storage_ledger.index import share
+from storage_ledger.index.rebuild import Workers
 from storage_ledger.index.sqlite import Index
 from storage_ledger.ledger import lock
 from storage_ledger.ledger.engine import sqlite
@@ -169,23 +174,21 @@ def test_a_follower_goes_on_from_where_another_process_has_made_the_index_anew(f
 
 
 def test_an_index_that_is_made_anew_has_what_was_followed_meanwhile(following):
-    class LastMoment:
-        """The ledger; when the rebuild has read to its end, one more comes."""
+    class Meanwhile:
+        """The ledger; once the rebuild has read all of it, one more comes and is followed."""
 
         ledger_id = following.ledger.ledger_id
         last = following.ledger.last
-        done = False
+        read = following.ledger.read
 
-        def read(self, after, limit):
-            found = following.ledger.read(after, limit)
-            if not found and not self.done:
-                self.done = True
-                with following.ledger.write() as tx:
-                    tx.append(NewEntry(Kind.ARCHIVED, archived("b.dcm", dicom=header("9.2")), "B"), duty=False)
-            return found
+        def scan(self, after, up_to):
+            yield from following.ledger.scan(after, up_to)
+            following.append(Kind.ARCHIVED, archived("b.dcm", dicom=header("9.2")), "B")
+
+        study = following.ledger.study
 
     following.append(Kind.ARCHIVED, archived("a.dcm", dicom=header("9.1")), "A")
-    other = Index(following.index.path, LastMoment(), command="replay")
+    other = Index(following.index.path, Meanwhile(), command="replay")
     assert other.remake() == 2
     other.close()
     assert following.rows("SELECT position FROM progress") == [(2,)]
@@ -288,10 +291,9 @@ def test_an_index_that_lacks_a_damaged_entry_is_made_anew_once_that_is_mended(fo
 class Broken(SqliteLedger):
     """A ledger of which a page cannot be read."""
 
-    def read(self, after, limit):
-        if after:
-            raise LedgerUnusable("ledger-damaged", "a page")
-        return super().read(after, limit)
+    def scan(self, after, up_to):
+        yield from super().scan(after, up_to)
+        raise LedgerUnusable("ledger-damaged", "a page")
 
 
 def test_a_ledger_that_cannot_be_read_stops_a_rebuild_and_the_index_stays(following):
@@ -317,18 +319,107 @@ def test_an_entry_of_a_newer_program_stops_the_index_and_is_no_damage(following)
             take()
 
 
-def test_a_ledger_of_many_kinds_of_stories_is_whole_and_its_index_the_same_however_it_is_made(tmp_path):
-    make(tmp_path / "ledger.db", 2_000)
-    ledger = SqliteLedger(tmp_path / "ledger.db")
+@pytest.fixture(scope="module")
+def stories(tmp_path_factory):
+    """A ledger of many kinds of stories with `verified` and `restored` in it, some of it damaged; and its index, made in one go."""
+    folder = tmp_path_factory.mktemp("stories")
+    make(folder / "ledger.db", 2_000)
+    ledger = SqliteLedger(folder / "ledger.db")
     entries = ledger.read(0, 3_000)
     assert len(entries) == 2_000
     assert not any(map(faults, entries))
-    index = Index(tmp_path / "index.db", ledger, rebuild_commit=300, rebuild_keep=5)
+    files = [entry for entry in entries if entry.kind == Kind.ARCHIVED]
+    seen = {"scope": {"up_to": 1_900, "ranges": [[1, 700], [900, 1_900]]}, "unchecked": [{"position": files[3].position}]}
+    with ledger.write() as tx:
+        for number, file in enumerate(files[::40]):
+            found = {"findings": [{"code": "file-changed", "position": files[number].position}]}
+            tx.append(NewEntry(Kind.VERIFIED, seen | found))
+            tx.append(NewEntry(Kind.RESTORED, {"file": {"name": file.data["file"]["name"]}}, file.study_id))
+            tx.append(NewEntry(Kind.ARCHIVED, file.data, file.study_id), duty=False)
+    for position in (1, files[5].position, 1_000, 1_001):
+        damage(ledger, f"UPDATE entries SET payload = payload || ' ' WHERE position = {position}")
+    damage(ledger, f"UPDATE entries SET study_id = 'another' WHERE position = {files[9].position}")
+    index = Index(folder / "index.db", ledger)
     index.rebuild()
-    made_anew = rows(index.path)
-    other = Index(tmp_path / "other.db", ledger)
-    other.rebuild()
-    assert rows(other.path) == made_anew
-    assert {row[0] for row in made_anew["progress"]} == {2_000}
-    for each in (index, other, ledger):
-        each.close()
+    assert index.damaged == 5
+    index.close()
+    yield ledger, rows(index.path)
+    ledger.close()
+
+
+@pytest.mark.parametrize("how", ["in stretches", "keeping little", "2 processes", "3 processes"])
+def test_an_index_is_the_same_however_it_is_made(stories, tmp_path, log, how):
+    ledger, expected = stories
+    more = {"in stretches": {"rebuild_stretches": 7}, "keeping little": {"rebuild_stretches": 3, "rebuild_keep": 5}}.get(
+        how, {"workers": Workers(ledger.path, int(how[0]) if how[0].isdigit() else 1, least=0)}
+    )
+    index = Index(tmp_path / "index.db", ledger, **more)
+    seen = []
+    assert index.rebuild(seen.append) == ledger.last().position
+    assert rows(index.path) == expected
+    assert index.damaged == 5
+    assert seen == sorted(seen)
+    assert seen[-1] == ledger.last().position
+    assert "index.worker-lost" not in log.getvalue()
+    assert "event=index.entry-damaged position=1 code=payload-changed count=5" in log.getvalue()
+    index.close()
+    assert {each.name.removeprefix("index.db") for each in tmp_path.iterdir()} <= {"", "-wal", "-shm"}
+
+
+@pytest.mark.parametrize("stretches", [2, 3, 4, 5])
+def test_a_study_is_the_same_wherever_a_rebuild_cuts_it(following, tmp_path, stretches):
+    for kind, payload in [
+        (Kind.DESCRIBED, described("a.dcm", {"patient_info": {"patient_id": "FIRST"}})),
+        (Kind.ARCHIVED, archived("a.dcm", dicom=header("9.1")) | {"placement": "already-there"}),
+        (Kind.DESCRIBED, described("b.dcm", {"patient_info": {"patient_id": "LAST"}})),
+        (Kind.ARCHIVED, archived("b.dcm", dicom=header("9.2", "1.3")) | {"placement": "already-there"}),
+        (Kind.QUARANTINED, {"code": "upload-missing", "upload_path": "c.dcm"}),
+    ]:
+        following.append(kind, payload)
+    index = Index(tmp_path / "anew.db", following.ledger, rebuild_stretches=stretches)
+    index.rebuild()
+    index.close()
+    assert rows(index.path) == rows(following.index.path)
+
+
+def test_a_rebuild_whose_workers_are_lost_is_done_by_one_process(stories, tmp_path, log):
+    ledger, expected = stories
+    index = Index(tmp_path / "index.db", ledger, workers=Workers(tmp_path / "no-ledger.db", 2, least=0))
+    index.rebuild()
+    assert rows(index.path) == expected
+    assert "event=index.worker-lost exit_code=1" in log.getvalue()
+    index.close()
+
+
+def test_a_worker_to_which_nobody_listens_ends_before_it_is_done(stories, tmp_path):
+    ledger, _ = stories
+    file = tmp_path / "share"
+    file.touch()
+    nobody, say = os.pipe()
+    os.close(nobody)
+    command = [sys.executable, "-m", share.__name__, str(ledger.path), str(file), "0", "2000"]
+    done = subprocess.run(command, stdout=say, stderr=subprocess.PIPE, timeout=60, check=False)
+    os.close(say)
+    assert done.returncode == 1
+    assert b"BrokenPipeError" in done.stderr
+
+
+def test_what_a_killed_rebuild_left_behind_goes_at_the_next_start(following):
+    left = following.index.path.with_name("index.db-share-7-0")
+    left.touch()
+    with lock.held(following.index.path.with_suffix(".lock"), "replay"):
+        assert not following.index.ensure()
+    assert left.exists(), "whoever holds the lock makes the index anew just now"
+    assert not following.index.ensure()
+    assert not left.exists()
+
+
+def test_of_a_ledger_that_workers_cannot_read_the_error_is_the_ledgers(following, log):
+    following.append(Kind.DESCRIBED, described())
+    broken = Broken(following.ledger.path)
+    index = Index(following.index.path, broken, workers=Workers(following.ledger.path.with_name("no-ledger.db"), 2, least=0))
+    with pytest.raises(LedgerUnusable, match="ledger-damaged"):
+        index.rebuild()
+    index.close()
+    broken.close()
+    assert not list(following.index.path.parent.glob("index.db-share-*"))

@@ -100,6 +100,16 @@ def test_read_gives_what_lies_beyond_a_position_in_order_and_no_more_than_asked(
     assert ledger.read(7, 100) == []
 
 
+def test_a_scan_gives_a_stretch_in_order_as_it_was_when_it_began(ledger):
+    entries = append(ledger, *[said() for _ in range(5)])
+    scan = ledger.scan(1, 10)
+    assert next(scan) == entries[1]
+    append(ledger, said())
+    assert [entry.position for entry in scan] == [3, 4, 5]
+    assert list(ledger.scan(2, 4)) == entries[2:4]
+    assert list(ledger.scan(6, 6)) == list(ledger.scan(6, 9)) == []
+
+
 def test_a_study_is_read_in_order_and_alone(ledger):
     append(ledger, said("A"), said("B"), said("A"))
     assert [entry.position for entry in ledger.study("A")] == [1, 3]

@@ -57,6 +57,14 @@ PROGRAMMES = (
         60,
         "kill -9 of backup, restore, adopt; 0: at every call",
     ),
+    Programme(
+        "rebuilds",
+        "rebuilds",
+        "test_killed_rebuild.py",
+        "STORAGE_LEDGER_REBUILDS",
+        60,
+        "kill -9 of a rebuild of the index by several processes",
+    ),
     Programme("damages", "damages", "test_damage.py", "STORAGE_LEDGER_DAMAGES", 1000, "single damages that verify must name"),
     Programme("hostile", "messages", "test_hostile.py", "STORAGE_LEDGER_MESSAGES", 10_000, "hostile messages"),
 )
