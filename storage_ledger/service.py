@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from storage_ledger import __version__, logs
+from storage_ledger import __version__, logs, processors
 from storage_ledger.archive.contract import Archive
 from storage_ledger.core.ids import instant
 from storage_ledger.core.plan import Stage
@@ -94,7 +94,7 @@ class Service:
         parts.metrics.info.labels(__version__, sqlite.sqlite_version).set(1)
         gc.freeze()  # what is there by now stays: walking through it would be a fourteenth of all work
         last = parts.ledger.last()  # what fails here ends the process before anything has begun
-        web.start(lambda job: self._guarded("web", job))
+        web.start(lambda job: self._in_thread("web", job))
         jobs: dict[str, Callable[[], None]] = {
             "intake": lambda: parts.intake.run(self._stop, self._reading_ended),
             "place": self._place,
@@ -107,7 +107,7 @@ class Service:
             "index": lambda: parts.index.run(self._mirrored, parts.index_bell),
             "source": self._read_source,
         }
-        threads = [threading.Thread(target=self._guarded, args=(name, job), name=name, daemon=True) for name, job in jobs.items()]
+        threads = [threading.Thread(target=self._in_thread, args=(name, job), name=name, daemon=True) for name, job in jobs.items()]
         position = last.position if last else 0
         self._guarded("main", lambda: self._watch(threads, port=web.port, position=position))
         return self._wind_down([thread for thread in threads if thread.ident is not None], web)
@@ -191,6 +191,10 @@ class Service:
         finally:
             self._placed.set()  # now the uploads of what it placed last are removed as well
             self._parts.remover.lane.wake()
+
+    def _in_thread(self, name: str, job: Callable[[], None]) -> None:
+        processors.share_one()
+        self._guarded(name, job)
 
     def _guarded(self, name: str, job: Callable[[], None]) -> None:
         try:

@@ -26,6 +26,7 @@ from storage_ledger.core.layout import (
     temporary_name,
 )
 from storage_ledger.errors import Permanent, Retryable
+from storage_ledger.processors import LARGE_BYTES, any_of_them
 
 FILE_MODE = 0o440
 METADATA_MODE = 0o640
@@ -68,7 +69,8 @@ class FilesystemArchive:
             temporary = temporary_name(position)
             _unlink(temporary, folder)
             try:
-                sha256 = _copy(upload, temporary, folder)
+                with any_of_them(when=upload.size >= LARGE_BYTES):
+                    sha256 = _copy(upload, temporary, folder)
                 placed = self._link(folder, temporary, study_id, original_name, sha256, upload.size, owned, position)
             finally:
                 _unlink(temporary, folder)
@@ -449,9 +451,10 @@ def digest_of(descriptor: int) -> str:
     digest = hashlib.sha256()
     buffer = memoryview(bytearray(_CHUNK))
     offset = 0
-    while count := os.preadv(descriptor, [buffer], offset):
-        digest.update(buffer[:count])
-        offset += count
+    with any_of_them(when=os.fstat(descriptor).st_size >= LARGE_BYTES):
+        while count := os.preadv(descriptor, [buffer], offset):
+            digest.update(buffer[:count])
+            offset += count
     return digest.hexdigest()
 
 

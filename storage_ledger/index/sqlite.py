@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection
 from sqlalchemy.exc import DatabaseError, NoResultFound
 
-from storage_ledger import logs
+from storage_ledger import logs, processors
 from storage_ledger.core.entries import Entry, faults
 from storage_ledger.errors import LedgerBusy, LedgerError, LedgerUnusable, Locked
 from storage_ledger.index import fixity
@@ -109,7 +109,7 @@ class Index:
 
         Others may read and follow meanwhile. Raises `Locked` while another process makes it anew.
         """
-        with lock.held(self.path.with_suffix(".lock"), self._command):
+        with lock.held(self.path.with_suffix(".lock"), self._command), processors.any_of_them():
             try:
                 return self.rebuild(on_progress)
             except _Unreadable:
