@@ -472,6 +472,23 @@ def test_a_second_serve_ends_with_11_and_names_the_first(stack):
     assert stack.stop() == 0
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir() or os.cpu_count() == 1, reason="takes Linux and more than one processor")
+def test_the_threads_of_the_service_share_one_processor_and_leave_the_main_one_all(stack):
+    stack.start()
+    pid = json.loads((stack.ledger / "serve.lock").read_text())["pid"]
+    own, shared = frozenset(os.sched_getaffinity(0)), set()
+
+    def settled() -> bool:  # a thread that has just been started is about to
+        given = {int(task.name): frozenset(os.sched_getaffinity(int(task.name))) for task in Path(f"/proc/{pid}/task").iterdir()}
+        assert given.pop(pid) == own
+        shared.clear()
+        shared.update(given.values())
+        return len(given) > 10 and len(shared) == 1 and len(*shared) == 1
+
+    until(settled, 30, what="all threads to be on one processor")
+    assert shared.pop() < own
+
+
 def test_valkey_restarted_under_the_service_is_subscribed_to_again(stack, valkey, status_server):
     stack.start()
     valkey.kill()
