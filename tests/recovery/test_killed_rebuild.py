@@ -123,9 +123,13 @@ def test_a_rebuild_finishes_though_a_worker_of_it_is_killed(folder, large, warm)
 
 
 def test_ctrl_c_ends_a_rebuild_and_its_workers_and_leaves_nothing_behind(folder, warm):
-    process = replay(warm, folder)
-    theirs = started(process)
-    os.kill(process.pid, signal.SIGINT)
-    assert process.wait(30) == 130
-    until(lambda: all(map(is_gone, theirs)), 10, what="the workers to end")
-    assert not shares(folder)
+    codes = []
+    while 130 not in codes and len(codes) < 4:  # one that comes when all is nearly done finds it done
+        process = replay(warm, folder)
+        theirs = started(process)
+        os.kill(process.pid, signal.SIGINT)
+        codes.append(process.wait(30))
+        until(lambda found=theirs: all(map(is_gone, found)), 10, what="the workers to end")
+        assert not shares(folder)
+    assert codes[-1] == 130
+    assert set(codes[:-1]) <= {0}
