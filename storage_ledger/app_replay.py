@@ -141,7 +141,7 @@ class _Replaying:
         index = Index(self.settings.index_file, self.ledger, command="replay", workers=Workers.of(self.settings.ledger_file))
         try:
             with self.begin("Index", self.report.position, "entries") as show:
-                tally.looked_at = tally.mended = index.remake(show)
+                tally.looked_at = tally.mended = index.remake(show, waits=self._waits_for_another)
         finally:
             index.close()
 
@@ -177,6 +177,9 @@ class _Replaying:
             raise Retryable(error.code, text, errno=error.errno, shared=error.shared) from error
         finally:
             client.close()
+
+    def _waits_for_another(self, holder: str) -> None:
+        self.say(f"the index is being made anew by {holder} just now: waiting until that is done")
 
     def _waits(self, error: Retryable) -> None:
         self.say(f"the Status Service does not answer ({error.detail}): waiting for {AWAY_S:.0f} s")

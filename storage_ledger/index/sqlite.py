@@ -104,12 +104,14 @@ class Index:
                 remove(left_over(self.path))
         return not fits
 
-    def remake(self, on_progress: Callable[[int], None] = lambda _: None) -> int:
+    def remake(self, on_progress: Callable[[int], None] = lambda _: None, *, waits: Callable[[str], None] | None = None) -> int:
         """`rebuild`, whatever lies there now: a file that SQLite cannot read is thrown away. Returns the position.
 
-        Others may read and follow meanwhile. Raises `Locked` while another process makes it anew.
+        Others may read and follow meanwhile. While another process makes it anew: `waits`, see `lock.held`; else raises `Locked`.
         """
-        with lock.held(self.path.with_suffix(".lock"), self._command), processors.any_of_them():
+        with lock.held(self.path.with_suffix(".lock"), self._command, waits=waits), processors.any_of_them():
+            if self._is_replaced():  # by whoever held the lock before
+                self._open_again()
             try:
                 return self.rebuild(on_progress)
             except _Unreadable:

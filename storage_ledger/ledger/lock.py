@@ -1,4 +1,4 @@
-"""`serve.lock`: at most one process writes into the archive."""
+"""`serve.lock`: at most one process writes into the archive. `index.lock`: at most one makes the index anew."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -15,13 +15,14 @@ from storage_ledger.errors import LedgerBusy, Locked
 
 
 @contextmanager
-def held(path: Path, command: str) -> Iterator[None]:
+def held(path: Path, command: str, *, waits: Callable[[str], None] | None = None) -> Iterator[None]:
     """Hold the lock while the `with` runs; the kernel lets go of it however the process ends.
 
-    Raises `Locked` naming the holder, `LedgerBusy` where the volume is full or fails. The file stays: removing it would let
-    two processes lock two files of one name.
+    With `waits` it waits for its turn, however long that takes, and tells that function before who holds it; a signal whose
+    handler raises ends the waiting. Raises `Locked` naming the holder, `LedgerBusy` where the volume is full or fails. The file
+    stays: removing it would let two processes lock two files of one name.
     """
-    descriptor = _taken(path, command)
+    descriptor = _taken(path, command, waits)
     try:
         yield
     finally:
@@ -36,11 +37,11 @@ def let_go(descriptor: int) -> None:
         os.close(descriptor)
 
 
-def _taken(path: Path, command: str) -> int:
+def _taken(path: Path, command: str, waits: Callable[[str], None] | None) -> int:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
         try:
-            _take(descriptor, path, command)
+            _take(descriptor, path, command, waits)
         except BaseException:
             os.close(descriptor)
             raise
@@ -50,11 +51,14 @@ def _taken(path: Path, command: str) -> int:
     return descriptor
 
 
-def _take(descriptor: int, path: Path, command: str) -> None:
+def _take(descriptor: int, path: Path, command: str, waits: Callable[[str], None] | None) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise Locked("locked", f"{path} is held by {_holder(descriptor)}: stop that one first") from None
+        if waits is None:
+            raise Locked("locked", f"{path} is held by {_holder(descriptor)}: stop that one first") from None
+        waits(_holder(descriptor))
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
     note = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "command": command}).encode()
     os.ftruncate(descriptor, 0)
     with suppress(OSError):  # on a full volume nobody is named, and the lock holds all the same

@@ -228,6 +228,40 @@ def test_one_at_a_time_makes_the_index_anew(following):
     assert following.rows("SELECT study_id FROM studies ORDER BY 1") == [("A",), ("B",)]
 
 
+HOLD = """
+import sys
+from pathlib import Path
+from storage_ledger.ledger import lock
+with lock.held(Path(sys.argv[1]), "serve"):
+    print("held", flush=True)
+    sys.stdin.readline()
+    Path(sys.argv[2]).unlink()
+"""
+
+
+def test_a_command_waits_for_whoever_makes_the_index_anew_and_does_not_write_into_the_file_that_this_one_replaced(following):
+    following.append(Kind.ARCHIVED, archived("a.dcm", dicom=header("9.1")), "A")
+    path = following.index.path
+    other = anew(following)
+    assert not other.ensure()  # has the old file open now
+    command = [sys.executable, "-c", HOLD, path.with_suffix(".lock"), path]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        told = []
+
+        def waits(who):
+            told.append(who)
+            holder.stdin.write("\n")
+            holder.stdin.flush()
+
+        assert other.remake(waits=waits) == 1
+    other.close()
+    assert len(told) == 1
+    assert told[0].startswith(f"`storage-ledger serve` (process {holder.pid} on ")
+    with closing(sqlite.connect(path)) as connection:
+        assert connection.execute("SELECT study_id FROM studies").fetchall() == [("A",)]
+
+
 def test_an_index_that_fits_goes_on_where_it_was(following):
     following.append(Kind.DESCRIBED, described())
     following.index.close()
