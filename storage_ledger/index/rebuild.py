@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,12 +14,11 @@ from typing import IO, Any
 
 from storage_ledger import logs
 from storage_ledger.index import share
-from storage_ledger.index.tables import ROWID, TABLES, arrived, conflicts, refresh
+from storage_ledger.index.tables import ADD, ROWID, conflicts, refresh
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.driver import quoted, sqlite
 
 MOST_PROCESSES = 4
-DERIVED = ("dicom_studies", "series", "arrivals")
 WORTH_A_PROCESS = 20_000
 """Entries: below that, one process is done before a second one has started."""
 
@@ -59,7 +56,6 @@ class Shares:
     """
 
     def __init__(self, index_file: Path, stretches: int, keep: int) -> None:
-        self.folded: list[Path] = []
         self.files: list[Path] = []
         self._index_file = index_file
         self._stretches = stretches
@@ -76,33 +72,16 @@ class Shares:
                 return
             remove(self.files)
         for file, after, to in self._cut(up_to, self._stretches):
-            share.fold(file, ledger, share.stretch(ledger, after, to, on_progress), keep=self._keep)
-
-    @contextmanager
-    def derived(self) -> Iterator[Callable[[], Path]]:
-        """What is made from the table `files` is made in a thread meanwhile; call what this gives to wait for the file with it."""
-        file, stop = self._new(), threading.Event()
-        with ThreadPoolExecutor(1, thread_name_prefix="derive") as pool:
-            made = pool.submit(_derive, file, self.folded, stop)
-
-            def wait() -> Path:
-                made.result()
-                return file
-
-            try:
-                yield wait
-            finally:
-                stop.set()
+            share.fold(file, ledger, after, to, on_progress, keep=self._keep)
 
     def _cut(self, up_to: int, count: int) -> list[tuple[Path, int, int]]:
         bounds = [up_to * number // count for number in range(count + 1)]
-        self.folded = [self._new() for _ in range(count)]
-        return [(file, *each) for file, each in zip(self.folded, pairwise(bounds), strict=True)]
+        self.files = [self._new(number) for number in range(count)]
+        return [(file, *each) for file, each in zip(self.files, pairwise(bounds), strict=True)]
 
-    def _new(self) -> Path:
+    def _new(self, number: int) -> Path:
         # Named by the process, too: a worker of one that was killed just now must not find the file of its successor.
-        file = self._index_file.with_name(f"{self._index_file.name}-share-{os.getpid()}-{len(self.files)}")
-        self.files.append(file)
+        file = self._index_file.with_name(f"{self._index_file.name}-share-{os.getpid()}-{number}")
         os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640))
         return file
 
@@ -110,73 +89,47 @@ class Shares:
 def bring_together(connection: Any, prefix: str, files: list[Path]) -> None:
     """Put what the shares hold into the tables with this prefix, in their order: what is in several is as the last one has it.
 
-    Each table is a transaction of its own: whoever follows has to wait for one of them at most.
+    What several of them have files of is named in the table `again`, which is the connection's own: `derive_again`. Each table is a
+    transaction of its own: whoever follows has to wait for one of them at most.
     """
+    connection.execute("DROP TABLE IF EXISTS temp.again")
+    connection.execute("CREATE TABLE temp.again (study_instance_uid TEXT PRIMARY KEY)")
     for file in files:
         connection.execute("ATTACH ? AS share", (_uri(file),))
         try:
-            for table in share.FOLDED:
-                names = ", ".join((["rowid"] if table in ROWID else []) + _columns(connection, table))
-                connection.execute(f"INSERT OR REPLACE INTO {prefix}{table} ({names}) SELECT {names} FROM share.{table}")  # noqa: S608 - names of ours
+            again = f"SELECT study_instance_uid FROM share.dicom_studies JOIN {prefix}dicom_studies USING (study_instance_uid)"  # noqa: S608 - a name of ours
+            connection.execute(f"INSERT OR IGNORE INTO again {again}")
+            for table in (*share.FOLDED, *share.DERIVED):
+                names = ", ".join((["rowid"] if table in ROWID else []) + share.columns(connection, table))
+                how = f"INTO {prefix}{table} ({names}) SELECT {names} FROM share.{table}"  # noqa: S608 - names of ours
+                connection.execute(f"INSERT {how} WHERE true {ADD}" if table == "arrivals" else f"INSERT OR REPLACE {how}")
         finally:
             connection.execute("DETACH share")
+
+
+def derive_again(connection: Any) -> None:
+    """`series`, `dicom_studies` and conflicts of what no share knew by itself; within the caller's transaction, after the indexes.
+
+    The statements are those of a follower.
+    """
+    differing = connection.execute(conflicts("IS NOT NULL")).fetchall()
+    connection.executemany("INSERT OR IGNORE INTO again SELECT ?1 WHERE ?1 IS NOT NULL", differing)
+    for statement in refresh("IN (SELECT study_instance_uid FROM again)"):
+        connection.execute(statement)
+    connection.execute("DROP TABLE temp.again")
 
 
 def verified(files: list[Path]) -> list[int]:
     """Positions of the entries of that kind in the shares, ascending."""
     found = []
     for file in files:
-        with _opened(file) as connection:
+        with closing(sqlite.connect(_uri(file), uri=True)) as connection:
             found += [row[0] for row in connection.execute("SELECT position FROM verified ORDER BY position")]
     return found
 
 
-def bring_derived(connection: Any, file: Path) -> None:
-    """Put what was derived into the tables of the index; within the caller's transaction."""
-    with _opened(file) as derived:
-        conflicting = derived.execute("SELECT position FROM files WHERE sop_conflict")
-        connection.executemany("UPDATE files SET sop_conflict = 1 WHERE rowid = ?", conflicting)
-        for table in DERIVED:
-            columns = len(_columns(connection, table))
-            rows = derived.execute(f"SELECT * FROM {table}")  # noqa: S608 - a name of ours
-            connection.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' * columns)})", rows)  # noqa: S608 - the same
-
-
-def _derive(file: Path, folded: list[Path], stop: threading.Event) -> None:
-    """`series`, `dicom_studies`, `arrivals` and the flags of `files`, by the statements that a follower uses, too."""
-    with share.scratch(file) as connection:
-        for table in ("files", *DERIVED):
-            connection.execute(f"CREATE TABLE {table} {TABLES[table]}")
-        columns = [name for name in _columns(connection, "files") if name != '"position"']
-        connection.execute("DROP TABLE files")
-        connection.execute(f"CREATE TABLE files (position INTEGER PRIMARY KEY, {', '.join(columns)})")
-        names = ", ".join(["position", *columns])
-        for number, each in enumerate(folded):
-            connection.execute(f"ATTACH ? AS share{number}", (_uri(each),))
-            connection.execute(f"INSERT OR REPLACE INTO files ({names}) SELECT {names} FROM share{number}.files")  # noqa: S608 - names of ours
-        for statement in (
-            "CREATE INDEX by_sop ON files (sop_instance_uid)",
-            "CREATE INDEX by_uid ON files (study_instance_uid, series_instance_uid)",
-            conflicts("IS NOT NULL"),
-            *refresh("IS NOT NULL"),
-            arrived(),
-            "CREATE INDEX conflicting ON files (position) WHERE sop_conflict",
-        ):
-            if stop.is_set():  # nobody waits any more
-                return
-            connection.execute(statement).fetchall()
-
-
-def _columns(connection: Any, table: str) -> list[str]:
-    return [f'"{row[0]}"' for row in connection.execute("SELECT name FROM pragma_table_info(?)", (table,))]
-
-
 def _uri(file: Path) -> str:
     return f"file:{quoted(file)}?mode=ro"
-
-
-def _opened(file: Path) -> closing[Any]:
-    return closing(sqlite.connect(_uri(file), uri=True))
 
 
 def left_over(index_file: Path) -> Iterator[Path]:

@@ -11,41 +11,53 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from storage_ledger.core.entries import Entry
 from storage_ledger.index.batch import KEEP_STUDIES, Batch
-from storage_ledger.index.tables import ROWID, TABLES
+from storage_ledger.index.tables import ROWID, TABLES, arrived, refresh
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.driver import quoted, sqlite
 from storage_ledger.ledger.reading import Entries
 
 FOLDED = ("studies", "files", "uploads", "damaged")
+DERIVED = ("series", "dicom_studies", "arrivals")
 """The tables of a share; besides them `verified`, positions of entries that are applied in the end."""
+
+GROUPED = (
+    "study_instance_uid", "series_instance_uid", "bytes", "study_id", "modality", "archived_at", "sop_conflict", "study_uid_differs",
+)  # fmt: skip
+"""All that `refresh` reads of every file: their rows lie in another order, and are many times as large."""
 
 CACHE_KB = 16_384
 READ = 1_000
 
 
-def fold(file: Path, ledger: Ledger | Entries, entries: Iterable[Entry], *, keep: int = KEEP_STUDIES) -> None:
-    """Fill the tables of a share into `file`, which exists and is empty. Nothing of it is durable.
+def fold(
+    file: Path, ledger: Ledger | Entries, after: int, up_to: int, on_progress: Callable[[int], None], *, keep: int = KEEP_STUDIES
+) -> None:
+    """Fill the tables of a share into `file`, which exists and is empty: of the entries beyond `after` up to `up_to`.
 
-    They hold every row that these entries have changed, as it is after the last of them: what came before is folded, too.
+    `FOLDED` hold every row that these have changed, as it is after the last of them: what came before is folded, too. `DERIVED`
+    hold what the share's files by themselves amount to, of `arrivals` what came in this stretch. Nothing of it is durable.
     """
     with scratch(file) as connection:
-        for name in FOLDED:
+        for name in (*FOLDED, *DERIVED):
             connection.execute(f"CREATE TABLE {name} {TABLES[name]}")
-        for name in ROWID:  # their rows are found by that alone, and nobody asks for their keys here
-            connection.execute(f"ALTER TABLE {name} RENAME TO keyed")
-            connection.execute(f"CREATE TABLE {name} AS SELECT * FROM keyed")  # noqa: S608 - a name of ours
-            connection.execute("DROP TABLE keyed")
+        for name, number in ROWID.items():  # their rows are found by that alone, and nobody asks for their keys here
+            others = [column for column in columns(connection, name) if column != f'"{number}"']
+            connection.execute(f"DROP TABLE {name}")
+            connection.execute(f"CREATE TABLE {name} ({number} INTEGER PRIMARY KEY, {', '.join(others)})")
         connection.execute("CREATE TABLE verified (position INTEGER PRIMARY KEY)")
         batch = Batch(connection, anew=True, keep=keep, earlier=ledger.study)
-        batch.apply(entries)
+        batch.apply(_stretch(ledger, after, up_to, on_progress))
         connection.executemany("INSERT INTO verified VALUES (?)", ((position,) for position in batch.verified))
+        connection.execute(f"CREATE INDEX by_uid ON files ({', '.join(GROUPED)})")
+        for statement in (*refresh("IS NOT NULL"), arrived(after + 1)):
+            connection.execute(statement)
 
 
 @contextmanager
@@ -59,8 +71,12 @@ def scratch(file: Path) -> Iterator[Any]:
         connection.execute("COMMIT")
 
 
-def stretch(ledger: Ledger | Entries, after: int, up_to: int, on_progress: Callable[[int], None]) -> Iterator[Entry]:
-    """The entries beyond `after` up to position `up_to`."""
+def columns(connection: Any, table: str) -> list[str]:
+    """Their names, quoted, in order."""
+    return [f'"{row[0]}"' for row in connection.execute("SELECT name FROM pragma_table_info(?)", (table,))]
+
+
+def _stretch(ledger: Ledger | Entries, after: int, up_to: int, on_progress: Callable[[int], None]) -> Iterator[Entry]:
     for start in range(after, up_to, READ):
         end = min(start + READ, up_to)
         yield from ledger.scan(start, end)
@@ -74,8 +90,7 @@ def main(ledger_file: str, file: str, after: str, up_to: str) -> None:
     def say(position: int) -> None:
         os.write(1, f"{after} {position}\n".encode())  # fails once the other end is closed, however that process ended
 
-    ledger = Entries(Path(ledger_file))
-    fold(Path(file), ledger, stretch(ledger, int(after), int(up_to), say))
+    fold(Path(file), Entries(Path(ledger_file)), int(after), int(up_to), say)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from storage_ledger.core.entries import Entry, faults
 from storage_ledger.errors import LedgerBusy, LedgerError, LedgerUnusable, Locked
 from storage_ledger.index import fixity
 from storage_ledger.index.batch import KEEP_STUDIES, Batch
-from storage_ledger.index.rebuild import Workers, bring_derived, bring_together, left_over, remove, shares, verified
+from storage_ledger.index.rebuild import Workers, bring_together, derive_again, left_over, remove, shares, verified
 from storage_ledger.index.tables import INDEXES, SCHEMA, SEARCH, TABLES
 from storage_ledger.ledger import lock
 from storage_ledger.ledger.contract import Ledger
@@ -131,24 +131,23 @@ class Index:
         with shares(self.path, stretches=self._rebuild_stretches, keep=self._rebuild_keep) as beside:
             with translated():
                 beside.fold(self._ledger, position, self._workers, on_progress)
-            with beside.derived() as derived:
-                with self._transaction() as connection:
-                    connection.exec_driver_sql(f"PRAGMA cache_size = -{REBUILD_CACHE_KB}")
-                    for name, columns in TABLES.items():
-                        connection.exec_driver_sql(f"DROP TABLE IF EXISTS {SHADOW}{name}")
-                        connection.exec_driver_sql(f"CREATE TABLE {SHADOW}{name} {columns}")
-                with self._judged(), self._held() as held:
-                    bring_together(held, SHADOW, beside.folded)
-                with self._transaction() as connection:  # whoever follows has to wait now
-                    self._take_over(connection, derived)
-                    sql = driver(connection).execute
-                    fixity.apply_all(sql, (self._ledger.get(each) for each in reversed(verified(beside.folded))))
-                    # What was applied meanwhile to the tables that are gone now must be in the new ones, too.
-                    if (beyond := Batch(driver(connection)).apply(self._beyond(position))) is not None:
-                        last = beyond
-                    _set_progress(sql, last, self._ledger.ledger_id)
-                    damaged = sql("SELECT position, code FROM damaged ORDER BY position").fetchall()
-                    sql("PRAGMA cache_size = -2000")
+            with self._transaction() as connection:
+                connection.exec_driver_sql(f"PRAGMA cache_size = -{REBUILD_CACHE_KB}")
+                for name, columns in TABLES.items():
+                    connection.exec_driver_sql(f"DROP TABLE IF EXISTS {SHADOW}{name}")
+                    connection.exec_driver_sql(f"CREATE TABLE {SHADOW}{name} {columns}")
+            with self._judged(), self._held() as held:
+                bring_together(held, SHADOW, beside.files)
+            with self._transaction() as connection:  # whoever follows has to wait now
+                self._take_over(connection)
+                sql = driver(connection).execute
+                fixity.apply_all(sql, (self._ledger.get(each) for each in reversed(verified(beside.files))))
+                # What was applied meanwhile to the tables that are gone now must be in the new ones, too.
+                if (beyond := Batch(driver(connection)).apply(self._beyond(position))) is not None:
+                    last = beyond
+                _set_progress(sql, last, self._ledger.ledger_id)
+                damaged = sql("SELECT position, code FROM damaged ORDER BY position").fetchall()
+                sql("PRAGMA cache_size = -2000")
         _say(damaged)
         self.position, self.damaged = last.position if last else 0, len(damaged)
         return self.position
@@ -193,7 +192,7 @@ class Index:
         except LedgerUnusable as error:
             raise _LedgerUnreadable from error
 
-    def _take_over(self, connection: Connection, derived: Callable[[], Path]) -> None:
+    def _take_over(self, connection: Connection) -> None:
         sql = connection.exec_driver_sql
         for table in SEARCH:
             sql(f"DROP TABLE IF EXISTS {table}_fts")  # takes the tables behind it along, which cannot be dropped by themselves
@@ -208,7 +207,7 @@ class Index:
             if index not in late:
                 sql(index)
         _make_search(sql, "studies")
-        bring_derived(driver(connection), derived())
+        derive_again(driver(connection))
         for index in late:
             sql(index)
         _make_search(sql, "dicom_studies")

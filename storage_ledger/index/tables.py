@@ -143,7 +143,10 @@ def arrived(first: int = 1) -> str:
     return f"""
 INSERT INTO arrivals
 SELECT substr(archived_at, 1, 10), coalesce(modality, ''), count(*), sum(bytes) FROM files WHERE position >= {first} GROUP BY 1, 2
-ON CONFLICT (day, modality) DO UPDATE SET files = files + excluded.files, bytes = bytes + excluded.bytes"""  # noqa: S608 - a number
+{ADD}"""  # noqa: S608 - a number
+
+
+ADD = "ON CONFLICT (day, modality) DO UPDATE SET files = files + excluded.files, bytes = bytes + excluded.bytes"
 
 
 def forget(table: str, chosen: str) -> str:
