@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from json.encoder import encode_basestring
+from itertools import product
+from types import NoneType
 from typing import Any
 
 import msgspec
@@ -25,8 +26,8 @@ def dumps(value: object) -> str:
     return text
 
 
-def loads(text: str) -> Any:
-    """What `dumps` wrote, integers of any size too. Raises `ValueError` for what is no JSON, or what could not be stored."""
+def loads(text: str | bytes) -> Any:
+    """What `dumps` wrote, or its UTF-8; integers of any size too. Raises `ValueError` for what is no JSON, or what could not be stored."""
     try:
         return _decode(text)
     except msgspec.DecodeError as error:
@@ -36,9 +37,9 @@ def loads(text: str) -> Any:
 _decode = msgspec.json.Decoder().decode  # as `json.loads` for whatever `dumps` can write, in a third of its time
 
 
-def payload_sha256(salt: bytes, payload: str) -> str:
-    """Lower-case hex of SHA-256(salt ‖ payload as stored, UTF-8)."""
-    return _sha256(salt + payload.encode()).hexdigest()
+def payload_sha256(salt: bytes, payload: str | bytes) -> str:
+    """Lower-case hex of SHA-256(salt ‖ payload as stored); bytes are its UTF-8."""
+    return _sha256(salt + (payload if isinstance(payload, bytes) else payload.encode())).hexdigest()
 
 
 HEADER = ("cause", "entry_id", "kind", "payload_sha256", "position", "recorded_at", "schema", "study_id", "version")
@@ -60,21 +61,34 @@ def header_of(
     study_id: object,
     version: object,
 ) -> bytes:
-    """The same of the values, in the order of `HEADER`: what `dumps` would write, in a fifth of its time.
+    """The same of the values, in the order of `HEADER`: what `dumps` would write, in a fifteenth of its time.
 
     A million of them are checked whenever the index is made anew.
     """
-    return (
-        f'{{"cause":{"null" if cause is None else _integer(cause)},"entry_id":{_string(entry_id)},"kind":{_string(kind)},'
-        f'"payload_sha256":{_string(payload_sha256)},"position":{_integer(position)},"recorded_at":{_string(recorded_at)},'
-        f'"schema":{_integer(schema)},"study_id":{"null" if study_id is None else _string(study_id)},'
-        f'"version":{"null" if version is None else _integer(version)}}}'
-    ).encode()
+    types = (
+        cause.__class__, entry_id.__class__, kind.__class__, payload_sha256.__class__, position.__class__,
+        recorded_at.__class__, schema.__class__, study_id.__class__, version.__class__,
+    )  # fmt: skip
+    if types not in _TYPES:  # else bytes would be written as the text that is their Base64
+        raise TypeError("a field of the header is of another type")
+    return _encode(_Header(cause, entry_id, kind, payload_sha256, position, recorded_at, schema, study_id, version))
 
 
+class _Header(msgspec.Struct, gc=False):
+    cause: object
+    entry_id: object
+    kind: object
+    payload_sha256: object
+    position: object
+    recorded_at: object
+    schema: object
+    study_id: object
+    version: object
+
+
+_TYPES = frozenset(product((NoneType, int), [str], [str], [str], [int], [str], [int], (NoneType, str), (NoneType, int)))
+_encode = msgspec.json.Encoder().encode  # fields in the order of the class
 _sha256 = hashlib.sha256
-_integer: Any = int.__repr__  # the two that `json` uses itself; each takes nothing but its own type
-_string: Any = encode_basestring
 
 
 def leaf_hash(fields: Mapping[str, object]) -> bytes:

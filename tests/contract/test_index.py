@@ -373,9 +373,10 @@ def stories(tmp_path_factory):
     for position in (1, files[5].position, 1_000, 1_001):
         damage(ledger, f"UPDATE entries SET payload = payload || ' ' WHERE position = {position}")
     damage(ledger, f"UPDATE entries SET study_id = 'another' WHERE position = {files[9].position}")
+    damage(ledger, f"UPDATE entries SET payload = CAST(payload AS BLOB) WHERE position = {files[11].position}")
     index = Index(folder / "index.db", ledger)
     index.rebuild()
-    assert index.damaged == 5
+    assert index.damaged == 6
     index.close()
     yield ledger, rows(index.path)
     ledger.close()
@@ -391,11 +392,11 @@ def test_an_index_is_the_same_however_it_is_made(stories, tmp_path, log, how):
     seen = []
     assert index.rebuild(seen.append) == ledger.last().position
     assert rows(index.path) == expected
-    assert index.damaged == 5
+    assert index.damaged == 6
     assert seen == sorted(seen)
     assert seen[-1] == ledger.last().position
     assert "index.worker-lost" not in log.getvalue()
-    assert "event=index.entry-damaged position=1 code=payload-changed count=5" in log.getvalue()
+    assert "event=index.entry-damaged position=1 code=payload-changed count=6" in log.getvalue()
     index.close()
     assert {each.name.removeprefix("index.db") for each in tmp_path.iterdir()} <= {"", "-wal", "-shm"}
 

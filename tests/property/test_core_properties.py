@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from storage_ledger.core import canonical
-from storage_ledger.core.entries import Entry, faults
+from storage_ledger.core.entries import EncodedEntry, Entry, faults
 from storage_ledger.core.layout import UploadPaths, archive_name, beside_name, valid_study_id
 from storage_ledger.core.message import Parsed, parse
 from storage_ledger.core.metadata import metadata_json
@@ -205,9 +205,12 @@ def test_a_header_is_canonical_json(fields):
 
 
 @settings(max_examples=300)
-@given(st.data(), json_values, st.booleans())
-def test_any_flipped_bit_of_an_entry_is_seen(data, value, of_a_study):
+@given(st.data(), json_values, st.booleans(), st.booleans())
+def test_any_flipped_bit_of_an_entry_is_seen(data, value, of_a_study, encoded):
     entry = made_entry(300, "described", {"value": value}, study_id="S1" if of_a_study else None, cause=7)
+    if encoded:
+        entry = EncodedEntry(*entry._replace(payload=entry.payload.encode()))
+        assert entry.data == {"value": value}
     assert faults(entry) == []
     name = data.draw(st.sampled_from(Entry._fields))
     stored = getattr(entry, name)
