@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from storage_ledger import logs
-from storage_ledger.core.entries import Entry, Kind, NewEntry
+from storage_ledger.core.entries import Kind, NewEntry, require_whole
 from storage_ledger.core.ids import instant, later, rfc3339
 from storage_ledger.core.layout import METADATA, archive_path, study_folder
 from storage_ledger.core.plan import Stage
@@ -25,6 +25,7 @@ from storage_ledger.ledger.contract import Duty, Ledger, Transaction
 from storage_ledger.metrics import Metrics
 from storage_ledger.outages import Outages
 from storage_ledger.status import Statuses
+from storage_ledger.trouble import append_failed
 
 CONFIRM_AFTER = (1, 6, 60)  # times STATUS_CONFIRM_SECONDS, after the telling
 LOST_WORDS = frozenset({None, "described"})
@@ -100,6 +101,7 @@ class Notifier:
     def tell(self, duties: list[Duty]) -> Outcome:
         """Tell, or read back, what is due of one study. Raises only `LedgerError`."""
         try:
+            require_whole(duty.entry for duty in duties)
             tells = [duty for duty in duties if duty.stage is Stage.TELL]
             return self._tell(tells) if tells else self._read_back(duties[-1])
         except LedgerError:
@@ -226,18 +228,8 @@ class Notifier:
             wait_s = backoff_s(attempt, base_s=0.25, cap_s=15 if error.shared else 900, chance=self._random.random())
             tx.postpone(duty.entry.position, duty.stage, due_in_s=wait_s, attempts=attempt)
             if worth_an_entry(attempt) and not error.shared and duty is outcome.duties[-1]:
-                self._append_failed(tx, duty.entry, error, attempt, wait_s)
-
-    def _append_failed(self, tx: Transaction, entry: Entry, error: Retryable, attempt: int, wait_s: float) -> None:
-        payload = {
-            "step": "tell",
-            "code": error.code,
-            "detail": error.detail,
-            "errno": error.errno,
-            "attempt": attempt,
-            "retry_at": later(rfc3339(self._clock()), wait_s),
-        }
-        tx.append(NewEntry(Kind.FAILED, payload, entry.study_id, entry.position))
+                retry_at = later(rfc3339(self._clock()), wait_s)
+                append_failed(tx, "tell", duty, error, attempt=attempt, retry_at=retry_at, of_upload=False)
 
     def _begin_outage(self, tx: Transaction, error: Retryable, pause_s: float) -> None:
         retry_at = later(rfc3339(self._clock()), pause_s)

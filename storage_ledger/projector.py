@@ -18,7 +18,7 @@ from storage_ledger import __version__, logs
 from storage_ledger.archive.contract import Archive, Fixity, Placed
 from storage_ledger.archive.header import read_header
 from storage_ledger.archive.uploads import Identity, Uploads
-from storage_ledger.core.entries import Entry, Kind, NewEntry
+from storage_ledger.core.entries import Entry, Kind, NewEntry, require_whole
 from storage_ledger.core.ids import instant, later, rfc3339
 from storage_ledger.core.metadata import metadata_json
 from storage_ledger.core.plan import Stage
@@ -29,7 +29,7 @@ from storage_ledger.lane import Lane
 from storage_ledger.ledger.contract import Duty, Ledger, Transaction
 from storage_ledger.metrics import Metrics
 from storage_ledger.outages import Outages
-from storage_ledger.trouble import QUIET, WAITS_FOR_THE_FILE, failed, record_hanging
+from storage_ledger.trouble import QUIET, WAITS_FOR_THE_FILE, append_failed, record_hanging
 
 COMMON_AFTER = 5  # studies in a row with one and the same trouble: then it is not theirs
 
@@ -115,10 +115,9 @@ class Projector:
 
         What is `Archived` on return is durable but for a new study folder's own name, which `record` settles.
         """
-        study_id = duties[0].entry.study_id
-        if study_id is None:
-            raise ValueError("only entries of a study are placed")
+        study_id = duties[0].entry.study_id or ""  # one of no study is damaged: a `described` has one
         try:
+            require_whole(duty.entry for duty in duties)
             study = Study.of(study_id, self._ledger.study(study_id))
             outcomes = [self._place(study, first, twins) for first, twins in _without_twins(duties)]
             return self._with_metadata(study, outcomes, {duty.entry.position: duty.entry for duty in duties})
@@ -255,15 +254,16 @@ class Projector:
 
     def _append(self, tx: Transaction, outcome: Outcome) -> Entry | None:
         described = outcome.duty.entry
-        path = described.data["upload_path"]
         match outcome:
             case Archived():
+                path = described.data["upload_path"]
                 for position in tx.pending_twins(described):
                     tx.drop(position, Stage.PLACE)
                 return tx.append(NewEntry(Kind.ARCHIVED, self._archived_payload(outcome, path), described.study_id, described.position))
             case Quarantined():
                 for position in outcome.twins:
                     tx.drop(position, Stage.PLACE)
+                path = described.data["upload_path"]
                 payload = {"code": outcome.code, "detail": outcome.detail, "upload_path": path, "by": "projector"}
                 return tx.append(NewEntry(Kind.QUARANTINED, payload, described.study_id, described.position))
             case Retry():
@@ -277,7 +277,7 @@ class Projector:
                 if outcome.common or outcome.error.code in QUIET or not worth_an_entry(attempt):
                     return None
                 retry_at = later(rfc3339(self._clock()), wait_s)
-                return tx.append(failed("place", outcome.duty, outcome.error, attempt=attempt, retry_at=retry_at))
+                return append_failed(tx, "place", outcome.duty, outcome.error, attempt=attempt, retry_at=retry_at)
 
     def _archived_payload(self, outcome: Archived, upload_path: str) -> dict[str, Any]:
         placed = outcome.placed

@@ -15,7 +15,7 @@ from storage_ledger import logs
 from storage_ledger.archive.contract import Archive, Fixity
 from storage_ledger.archive.filesystem import digest_of
 from storage_ledger.archive.uploads import Identity, Uploads
-from storage_ledger.core.entries import Entry
+from storage_ledger.core.entries import Entry, require_whole
 from storage_ledger.core.ids import later, rfc3339
 from storage_ledger.core.plan import Stage
 from storage_ledger.core.retry import backoff_s, worth_an_entry
@@ -24,7 +24,7 @@ from storage_ledger.lane import Lane
 from storage_ledger.ledger.contract import Duty, Ledger, Transaction
 from storage_ledger.metrics import Metrics
 from storage_ledger.outages import Outages
-from storage_ledger.trouble import QUIET, failed, record_hanging
+from storage_ledger.trouble import QUIET, append_failed, record_hanging
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +94,11 @@ class Remover:
         return removals
 
     def _remove(self, duty: Duty) -> Removal:
-        data = duty.entry.data
-        path = data["upload_path"]
+        path = ""
         try:
+            require_whole([duty.entry])
+            data = duty.entry.data
+            path = data["upload_path"]
             now = self._uploads.look(path)
             if now is None:
                 return Removal(duty, path)
@@ -160,4 +162,4 @@ class Remover:
         wait_s = backoff_s(attempt, base_s=1, cap_s=600, chance=self._random.random())
         tx.postpone(duty.entry.position, Stage.REMOVE, due_in_s=wait_s, attempts=attempt)
         if not error.shared and error.code not in QUIET and worth_an_entry(attempt):
-            tx.append(failed("remove", duty, error, attempt=attempt, retry_at=later(rfc3339(self._clock()), wait_s)))
+            append_failed(tx, "remove", duty, error, attempt=attempt, retry_at=later(rfc3339(self._clock()), wait_s))

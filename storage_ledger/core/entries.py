@@ -6,13 +6,14 @@ place that has to know it. A changed payload is a new `schema` number with an up
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from operator import attrgetter
 from typing import Any, NamedTuple
 
 from storage_ledger.core import canonical
-from storage_ledger.errors import LedgerUnusable
+from storage_ledger.errors import LedgerUnusable, Retryable
 
 
 class Kind(StrEnum):
@@ -105,6 +106,24 @@ def faults(entry: Entry) -> list[str]:
     except (TypeError, ValueError, AttributeError):
         found.append("entry-unreadable")
     return found
+
+
+def has_whole_header(entry: Entry) -> bool:
+    """Whether everything but the payload is what was recorded."""
+    try:
+        return canonical.leaf_hash_of(*_header(entry)) == entry.leaf_hash
+    except (TypeError, ValueError):
+        return False
+
+
+def require_whole(entries: Iterable[Entry]) -> None:
+    """See that all of them are what was recorded. Nothing may be done because of one that is not: no file placed, no word told.
+
+    Raises `Retryable` (`entry-damaged`), of this study alone, which names the first that is not: it may be mended.
+    """
+    for entry in entries:
+        if found := faults(entry):
+            raise Retryable("entry-damaged", f"the ledger's entry at position {entry.position} is not what its hashes say ({found[0]})")
 
 
 _header = attrgetter(*canonical.HEADER)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from storage_ledger.core import canonical
-from storage_ledger.core.entries import Entry, Kind
+from storage_ledger.core.entries import Entry, Kind, faults, require_whole
 
 GROUPS = ("patient_info", "study_info", "modality_info", "exposure_info", "location_info")
 
@@ -131,10 +132,21 @@ class Study:
 
     @classmethod
     def of(cls, study_id: str, entries: Iterable[Entry]) -> Study:
-        """The study as all its entries tell it."""
+        """The study as all its entries tell it. Raises `Retryable` (`entry-damaged`) where one is not what was recorded."""
         study = cls(study_id)
         for entry in entries:
+            require_whole([entry])
             study.apply(entry)
+        return study
+
+    @classmethod
+    def as_far_as_whole(cls, study_id: str, entries: Iterable[Entry]) -> Study:
+        """The same without what is damaged, and without what hangs on that: for people to look at, never to act upon."""
+        study = cls(study_id)
+        for entry in entries:
+            if not faults(entry):
+                with suppress(KeyError):  # its `described` is damaged
+                    study.apply(entry)
         return study
 
     def apply(self, entry: Entry) -> None:

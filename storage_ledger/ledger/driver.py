@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 sqlite: ModuleType
 try:
@@ -23,3 +26,36 @@ BUSY_TIMEOUT_S = 30.0
 def quoted(path: Path) -> str:
     """For an SQLite URI."""
     return os.fspath(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+
+
+def fetched(connection: Any, sql: str, values: Sequence[object] = ()) -> list[Any]:
+    """All rows. A text that is no UTF-8 comes as `as_it_is` gives it: one flipped bit must not hide all others."""
+    try:
+        rows: list[Any] = connection.execute(sql, values).fetchall()
+    except sqlite.OperationalError as error:
+        if not is_undecodable(error):
+            raise
+        with texts_as_they_are(connection):
+            rows = connection.execute(sql, values).fetchall()
+    return rows
+
+
+def is_undecodable(error: Exception) -> bool:
+    """Whether the driver has met a text that is no UTF-8. It has no code of its own."""
+    return isinstance(error, sqlite.OperationalError) and str(error).startswith("Could not decode to UTF-8")
+
+
+def as_it_is(raw: bytes) -> str:
+    """Bytes that are no UTF-8 become lone surrogates, and do not fail."""
+    return raw.decode("utf-8", "surrogateescape")
+
+
+@contextmanager
+def texts_as_they_are(connection: Any) -> Iterator[None]:
+    """Read texts by `as_it_is`, at a call of Python for each."""
+    before = connection.text_factory
+    connection.text_factory = as_it_is
+    try:
+        yield
+    finally:
+        connection.text_factory = before

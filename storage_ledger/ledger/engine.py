@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, QueuePool, create_engine, event
 
 from storage_ledger.errors import LedgerUnusable
-from storage_ledger.ledger.driver import BUSY_TIMEOUT_S
+from storage_ledger.ledger.driver import BUSY_TIMEOUT_S, as_it_is
 from storage_ledger.ledger.driver import quoted as quoted  # noqa: PLC0414 - whoever opens files here has them from here, too
 from storage_ledger.ledger.driver import sqlite as sqlite  # noqa: PLC0414 - the same
 
@@ -91,10 +91,10 @@ def driver(connection: Connection) -> Any:
 def hold_raw(engine: Engine) -> Any:
     """One connection of the pool, to be closed by who takes it; `driver_connection` is the driver's own.
 
-    Its texts are as they are: bytes that are no UTF-8 become lone surrogates, and do not fail.
+    Its texts are as they are: see `as_it_is`.
     """
     held: Any = engine.raw_connection()
-    held.driver_connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
+    held.driver_connection.text_factory = as_it_is
     return held
 
 

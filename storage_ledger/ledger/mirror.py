@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from storage_ledger import logs
-from storage_ledger.core.entries import Entry
+from storage_ledger.core.entries import Entry, faults
 from storage_ledger.core.layout import DAMAGED_FOLDER, LEDGER_FOLDER
 from storage_ledger.core.tree import Tree
 from storage_ledger.errors import LedgerUnusable, Retryable
@@ -129,6 +129,7 @@ class Mirror:
     def rewrite(self, on_progress: Callable[[int], None] = lambda _: None) -> int:
         """Make the whole mirror anew from the ledger, for an archive that has none; an old one is set aside first.
 
+        What is damaged in the ledger is written as it is: a reader of the mirror takes it for damaged, too.
         Returns the number of entries. May be called again after it was interrupted.
         """
         with self._alone():
@@ -138,7 +139,7 @@ class Mirror:
                     _set_aside(folder, name)
                 _write_anew(folder, segments.segment_name(1), segments.begin_line(self._ledger.ledger_id, Tree()))
             while entries := self._more():
-                self._append(entries)
+                self._append(entries, as_they_are=True)
                 on_progress(self._position)
             return self._position
 
@@ -157,10 +158,12 @@ class Mirror:
                 break
         return found
 
-    def _append(self, entries: list[Entry]) -> None:
+    def _append(self, entries: list[Entry], *, as_they_are: bool = False) -> None:
         tail = self._tail
         if tail is None:
             raise RuntimeError("the mirror is opened before it is appended to")
+        if not as_they_are and (damaged := next(filter(faults, entries), None)):
+            raise _not_whole(damaged.position)
         self._tail = None  # until it is durable nobody knows what the file holds
         tree = tail.tree.copy()
         full = tail.entries >= SEGMENT_ENTRIES or tail.state.size >= SEGMENT_BYTES
@@ -237,11 +240,7 @@ class Mirror:
         claimed = max([before, *sizes, *(entry.position for entry in said)])
         if claimed > position:
             raise _ahead(claimed, position)
-        ours = self._entries(before, claimed)
-        for entry in said:
-            own = ours.get(entry.position)
-            if own is not None and own.leaf_hash != entry.leaf_hash:
-                raise _disagrees(entry.position)
+        ours = self._as_recorded(said, before, claimed)
         tree = self._tree_before(folder, names, begin, before)
         expected = [segments.begin_line(self._ledger.ledger_id, tree)]
         count = 0
@@ -255,6 +254,17 @@ class Mirror:
         rest = data[len(right) :]
         whole = right.startswith(data) or (data.startswith(right) and all(isinstance(line, Entry) for _, line in segments.lines(rest)))
         return _Survey(name, right, tree, count, whole=whole, torn=len(rest) if whole else 0)
+
+    def _as_recorded(self, said: list[Entry], after: int, up_to: int) -> dict[int, Entry]:
+        """The ledger's entries; one that is damaged there as the mirror has it. That may be the only whole copy of it."""
+        ours = self._entries(after, up_to)
+        for entry in said:
+            own = ours.get(entry.position)
+            if own is not None and faults(own):
+                ours[entry.position] = entry
+            elif own is not None and own.leaf_hash != entry.leaf_hash:
+                raise _disagrees(entry.position)
+        return ours
 
     def _entries(self, after: int, up_to: int) -> dict[int, Entry]:
         found: dict[int, Entry] = {}
@@ -553,6 +563,14 @@ def _ahead(claimed: int, position: int) -> LedgerUnusable:
         "mirror-ahead",
         f"the archive's mirror goes up to position {claimed}, the ledger only to {position}: an old backup of the ledger? "
         "`storage-ledger restore --from-mirror` takes over what it lacks",
+    )
+
+
+def _not_whole(position: int) -> LedgerUnusable:
+    return LedgerUnusable(
+        "ledger-damaged",
+        f"the entry at position {position} is not what its hashes say, and the mirror does not have it yet. Restore a backup: "
+        "`storage-ledger restore --from-backup`. Without one, `storage-ledger replay --mirror` makes a mirror of what is there",
     )
 
 

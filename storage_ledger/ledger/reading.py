@@ -5,20 +5,39 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from storage_ledger.core.entries import EncodedEntry, Entry
-from storage_ledger.ledger.driver import BUSY_TIMEOUT_S, quoted, sqlite
+from storage_ledger.ledger.driver import BUSY_TIMEOUT_S, fetched, is_undecodable, quoted, sqlite, texts_as_they_are
+
+E = TypeVar("E", bound=Entry)
 
 _COLUMNS = ", ".join(Entry._fields)
 _ENCODED = _COLUMNS.replace(" payload,", " CASE typeof(payload) WHEN 'text' THEN CAST(payload AS BLOB) END,")
 _RANGE = "WHERE position > ? AND position <= ? ORDER BY position"
-_STUDY = "WHERE study_id = ? ORDER BY version"
 SCAN = f"SELECT {_COLUMNS} FROM entries {_RANGE}"  # noqa: S608 - constants
+_SCAN_ENCODED = f"SELECT {_ENCODED} FROM entries {_RANGE}"  # noqa: S608 - constants
+_STUDY_ENCODED = f"SELECT {_ENCODED} FROM entries WHERE study_id = ? ORDER BY version"  # noqa: S608 - constants
 
 as_entry: Callable[[Any], Entry] = partial(tuple.__new__, Entry)
 """`Entry._make`, in a third of its time."""
 _as_encoded: Callable[[Any], EncodedEntry] = partial(tuple.__new__, EncodedEntry)
+
+
+def scanned(connection: Any, sql: str, after: int, up_to: int, make: Callable[[Any], E]) -> Iterator[E]:
+    """The entries beyond `after` up to `up_to`, each made when it is asked for. Texts that are no UTF-8: see `fetched`."""
+    reached = after
+    try:
+        for row in connection.execute(sql, (after, up_to)):
+            yield make(row)
+            reached = row[0]
+    except sqlite.OperationalError as error:
+        if not is_undecodable(error):
+            raise
+    else:
+        return
+    with texts_as_they_are(connection):
+        yield from map(make, connection.execute(sql, (reached, up_to)))
 
 
 class Entries:
@@ -32,11 +51,11 @@ class Entries:
 
     def scan(self, after: int, up_to: int) -> Iterator[EncodedEntry]:
         """See `contract.Ledger.scan`."""
-        return map(_as_encoded, self._connection.execute(f"SELECT {_ENCODED} FROM entries {_RANGE}", (after, up_to)))  # noqa: S608 - constants
+        return scanned(self._connection, _SCAN_ENCODED, after, up_to, _as_encoded)
 
     def study(self, study_id: str) -> Sequence[EncodedEntry]:
         """See `contract.Ledger.study`."""
-        return list(map(_as_encoded, self._connection.execute(f"SELECT {_ENCODED} FROM entries {_STUDY}", (study_id,))))  # noqa: S608 - constants
+        return list(map(_as_encoded, fetched(self._connection, _STUDY_ENCODED, (study_id,))))
 
     def close(self) -> None:
         """Release the file."""

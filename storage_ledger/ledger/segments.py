@@ -11,6 +11,7 @@ shows by itself whether it is whole.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -60,8 +61,12 @@ def begin_line(ledger_id: str, before: Tree) -> bytes:
 
 
 def entry_line(entry: Entry) -> bytes:
-    """One entry, whole."""
-    return f"entry\t{entry.leaf_hash.hex()}\t{entry.salt.hex()}\t{header(entry).decode()}\t{entry.payload}\n".encode()
+    """One entry. Of one that is damaged a line that `parse` takes for damaged, too."""
+    try:
+        line = f"entry\t{entry.leaf_hash.hex()}\t{entry.salt.hex()}\t{header(entry).decode()}\t{entry.payload}\n"
+    except (TypeError, ValueError, AttributeError):  # a column of another type, or a text that is no UTF-8
+        line = f"entry\t{json.dumps(entry, default=repr)}\n"
+    return line.encode("utf-8", "surrogateescape")
 
 
 def batch_line(ledger_id: str, size: int, root: bytes) -> bytes:

@@ -18,14 +18,16 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from storage_ledger.core import canonical, plan
-from storage_ledger.core.entries import CURRENT_SCHEMA, Entry, Kind, NewEntry
+from storage_ledger.core.entries import CURRENT_SCHEMA, Entry, Kind, NewEntry, has_whole_header
 from storage_ledger.core.ids import later, rfc3339, uuid7
 from storage_ledger.core.plan import Stage
 from storage_ledger.errors import LedgerBusy, LedgerUnusable
 from storage_ledger.ledger.contract import Duty, QueueLength
+from storage_ledger.ledger.driver import fetched
 from storage_ledger.ledger.engine import driver, open_engine, sqlite
-from storage_ledger.ledger.reading import SCAN, as_entry
+from storage_ledger.ledger.reading import SCAN, as_entry, scanned
 
+RESTORE = "Look at the disk, then make the ledger again: `storage-ledger restore --from-mirror --force`"
 COLUMNS = "position, entry_id, study_id, version, kind, schema, recorded_at, cause, payload, payload_sha256, salt, leaf_hash"
 _E_COLUMNS = ", ".join(f"e.{name}" for name in COLUMNS.split(", "))
 _row = attrgetter(*COLUMNS.split(", "))
@@ -103,7 +105,7 @@ class SqliteLedger:
         with translated():
             pooled: Any = self._reader.raw_connection()
             try:
-                yield from map(as_entry, pooled.driver_connection.execute(SCAN, (after, up_to)))
+                yield from scanned(pooled.driver_connection, SCAN, after, up_to, as_entry)
             finally:
                 pooled.close()
 
@@ -195,14 +197,13 @@ class SqliteLedger:
         return found[0] if found else None
 
     def _entries(self, where: str, *values: object) -> list[Entry]:
-        return [Entry(*row) for row in self._rows(f"SELECT {COLUMNS} FROM entries {where}", *values)]  # noqa: S608 - constants
+        return list(map(as_entry, self._rows(f"SELECT {COLUMNS} FROM entries {where}", *values)))  # noqa: S608 - constants
 
     def _rows(self, sql: str, *values: object) -> Sequence[Any]:
         with translated():
             pooled: Any = self._reader.raw_connection()  # one statement is one snapshot: it needs no transaction around it
             try:
-                rows: Sequence[Any] = pooled.driver_connection.execute(sql, values).fetchall()
-                return rows
+                return fetched(pooled.driver_connection, sql, values)
             finally:
                 pooled.close()
 
@@ -211,14 +212,18 @@ class SqliteTransaction:
     """See `contract.Transaction`. Position, version and time are read inside it, never cached: others append too."""
 
     def __init__(self, connection: Connection, clock: Clock, randomness: Randomness) -> None:
-        self._sql = driver(connection).execute
+        self._connection = driver(connection)
+        self._sql = self._connection.execute
         self._now = clock()
         self._now_text = rfc3339(self._now)
         self._randomness = randomness
-        row = self._sql("SELECT position, recorded_at FROM entries ORDER BY position DESC LIMIT 1").fetchone()
-        self._position: int = row[0] if row else 0
+        last = self._one("ORDER BY position DESC LIMIT 1")
+        if last is not None and not has_whole_header(last):  # its time, for one, would be that of all to come
+            text = f"the last entry, at position {last.position}, is not what its hash says. {RESTORE}"
+            raise LedgerUnusable("ledger-damaged", text)
+        self._position: int = last.position if last else 0
         # A clock that was set back must not make the log run backwards.
-        self._time: str = max(self._now_text, row[1] if row else "")
+        self._time: str = max(self._now_text, last.recorded_at if last else "")
         self.appended: list[Entry] = []
         self.then: list[Callable[[], None]] = []
 
@@ -246,8 +251,14 @@ class SqliteTransaction:
             self.drop(entry.position, Stage.CONFIRM)  # a million of them were read back long ago
 
     def _get(self, position: int) -> Entry | None:
-        row = self._sql(f"SELECT {COLUMNS} FROM entries WHERE position = ?", (position,)).fetchone()  # noqa: S608 - constants
-        return Entry(*row) if row else None
+        return self._one("WHERE position = ?", position)
+
+    def _one(self, where: str, *values: object) -> Entry | None:
+        found = self._entries(where, *values)
+        return found[0] if found else None
+
+    def _entries(self, where: str, *values: object) -> list[Entry]:
+        return list(map(as_entry, fetched(self._connection, f"SELECT {COLUMNS} FROM entries {where}", values)))  # noqa: S608 - constants
 
     def _insert(self, entry: Entry) -> None:
         self._sql(_INSERT, _row(entry))
@@ -277,9 +288,9 @@ class SqliteTransaction:
         """See `contract.Transaction.pending_twins`."""
         raw_sha256 = described.data["raw_sha256"]
         rows = self._sql(
-            "SELECT e.position, json_extract(e.payload, '$.raw_sha256') FROM entries e "
+            "SELECT e.position, json_extract(e.payload, '$.raw_sha256') FROM entries e "  # noqa: S608 - constants
             "JOIN pending p ON p.position = e.position AND p.stage = 'place' "
-            "WHERE e.study_id = ? AND e.position <> ? AND json_extract(e.payload, '$.upload_path') = ? ORDER BY e.version",
+            f"WHERE e.study_id = ? AND e.position <> ? AND {_UPLOAD_PATH} = ? ORDER BY e.version",
             (described.study_id, described.position, described.data["upload_path"]),
         ).fetchall()
         earlier = [row for row in rows if row[0] < described.position and row[1] == raw_sha256]
@@ -295,7 +306,7 @@ class SqliteTransaction:
 
     def study(self, study_id: str) -> list[Entry]:
         """See `contract.Transaction.study`."""
-        return [Entry(*row) for row in self._sql(f"SELECT {COLUMNS} FROM entries WHERE study_id = ? ORDER BY version", (study_id,))]  # noqa: S608 - constants
+        return self._entries("WHERE study_id = ? ORDER BY version", study_id)
 
     def knows_study(self, study_id: str) -> bool:
         """See `contract.Transaction.knows_study`."""
@@ -385,6 +396,5 @@ def translated() -> Iterator[None]:
         if name.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM")):
             raise LedgerBusy("ledger-io", f"the ledger cannot be written ({name})", errno=errnos.EIO) from error
         if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-            text = f"SQLite says {name}. Look at the disk, then make the ledger again: `storage-ledger restore --from-mirror --force`"
-            raise LedgerUnusable("ledger-damaged", text) from error
+            raise LedgerUnusable("ledger-damaged", f"SQLite says {name}. {RESTORE}") from error
         raise  # a bug, or a trigger that did its duty

@@ -8,7 +8,7 @@ import random
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import pytest
 from storage_ledger.core import canonical
 from storage_ledger.core.entries import Entry
 from storage_ledger.core.ids import rfc3339, uuid7
+from storage_ledger.ledger.engine import sqlite
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.sqlite import SqliteLedger
 
@@ -114,6 +115,13 @@ def small_volume(folder: Path, size: str) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", "-l", folder], check=True)
+
+
+def damage(ledger: SqliteLedger, statement: str) -> None:
+    """What somebody does who may write the file."""
+    with closing(sqlite.connect(ledger.path)) as connection:
+        trigger = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'entries_update'").fetchone()[0]
+        connection.executescript(f"DROP TRIGGER entries_update; {statement}; {trigger}")
 
 
 def fill(path: Path) -> None:

@@ -17,7 +17,7 @@ from storage_ledger.index.sqlite import Index
 from storage_ledger.ledger import lock
 from storage_ledger.ledger.engine import sqlite
 from storage_ledger.ledger.sqlite import SqliteLedger
-from tests.contract.making import Clock, archived, described, made_entry
+from tests.contract.making import Clock, archived, damage, described, made_entry
 from tests.property.test_index_properties import rows
 from tests.support.large_ledger import make
 
@@ -277,13 +277,6 @@ DAMAGES = {
     "header-changed": "UPDATE entries SET study_id = 'S2' WHERE position = 2",
     "entry-unreadable": "UPDATE entries SET payload = x'00' WHERE position = 2",
 }
-
-
-def damage(ledger, statement):
-    """What somebody does who may write the file."""
-    with closing(sqlite.connect(ledger.path)) as connection:
-        trigger = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'entries_update'").fetchone()[0]
-        connection.executescript(f"DROP TRIGGER entries_update; {statement}; {trigger}")
 
 
 @pytest.mark.parametrize("code", DAMAGES)

@@ -17,7 +17,7 @@ from storage_ledger.ledger import segments
 from storage_ledger.ledger.mirror import Mirror, mirrored_position
 from storage_ledger.ledger.segments import Batch, Begin
 from storage_ledger.ledger.sqlite import SqliteLedger
-from tests.contract.making import described, fill, small_volume
+from tests.contract.making import damage, described, fill, small_volume
 
 
 class Scene:
@@ -306,3 +306,50 @@ def test_what_lies_below_the_folder_besides_is_left_alone(scene):
     mirror.catch_up()
     scene.mirror().catch_up()
     assert {name: (scene.folder / name).read_text() for name in ("notes.txt", "1.entries")} == {"notes.txt": "mine", "1.entries": "mine"}
+
+
+HURT = {
+    "payload": "UPDATE entries SET payload = replace(payload, 'dcm', 'dcn') WHERE position = {}",
+    "no UTF-8": "UPDATE entries SET payload = CAST(x'7bff7d' AS TEXT) WHERE position = {}",
+    "header": "UPDATE entries SET kind = 'archived' WHERE position = {}",
+    "leaf hash": "UPDATE entries SET leaf_hash = zeroblob(32) WHERE position = {}",
+}
+
+
+@pytest.mark.parametrize("how", HURT)
+def test_what_is_damaged_in_the_ledger_stays_whole_in_the_mirror(scene, how):
+    scene.begun(3)
+    before = scene.bytes()
+    entries = scene.ledger.read(0, 10)
+    damage(scene.ledger, HURT[how].format(2))
+    again = scene.mirror()
+    again.check()
+    again.catch_up()
+    assert scene.bytes() == before
+    scene.append(2)
+    again.catch_up()
+    assert not (scene.folder / "damaged").exists()
+    found = [line for name in scene.names() for _, line in segments.lines((scene.folder / name).read_bytes()) if isinstance(line, Entry)]
+    assert found[:3] == entries
+    assert [each.position for each in found] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("how", HURT)
+def test_a_damaged_entry_is_not_mirrored_unless_the_mirror_is_made_anew(scene, how):
+    mirror = scene.begun(1)
+    scene.append(2)
+    before = scene.bytes()
+    damage(scene.ledger, HURT[how].format(2))
+    for each in (mirror, scene.mirror()):
+        with pytest.raises(LedgerUnusable, match="ledger-damaged: the entry at position 2"):
+            each.catch_up()
+    assert scene.bytes() == before
+    assert mirror.rewrite() == 3
+    scene.append(1)
+    again = scene.mirror()
+    again.check()
+    again.catch_up()
+    lines = [line for _, line in segments.lines((scene.folder / scene.names()[0]).read_bytes())]
+    assert [each.position if isinstance(each, Entry) else each and type(each).__name__ for each in lines] == (
+        ["Begin", 1, None, 3, "Batch", 4, "Batch"]
+    )
