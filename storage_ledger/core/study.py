@@ -11,6 +11,7 @@ from typing import Any
 
 from storage_ledger.core import canonical
 from storage_ledger.core.entries import Entry, Kind, faults, require_whole
+from storage_ledger.errors import Retryable
 
 GROUPS = ("patient_info", "study_info", "modality_info", "exposure_info", "location_info")
 
@@ -132,10 +133,13 @@ class Study:
 
     @classmethod
     def of(cls, study_id: str, entries: Iterable[Entry]) -> Study:
-        """The study as all its entries tell it. Raises `Retryable` (`entry-damaged`) where one is not what was recorded."""
+        """The study as all its entries tell it, in order. Raises as `require_whole` does; also where one is missing."""
         study = cls(study_id)
-        for entry in entries:
+        for version, entry in enumerate(entries, 1):
             require_whole([entry])
+            if entry.version != version:
+                text = f"the ledger has no version {version} of this study, but has {entry.version} at position {entry.position}"
+                raise Retryable("entry-damaged", text)
             study.apply(entry)
         return study
 
