@@ -19,6 +19,7 @@ from storage_ledger.core.entries import ADOPT, Entry, Kind, NewEntry
 from storage_ledger.core.message import MAX_BYTES
 from storage_ledger.core.old_metadata import OldMetadata
 from storage_ledger.core.study import ArchivedFile, State, Study
+from storage_ledger.errors import Retryable
 from storage_ledger.ledger.contract import Ledger, Transaction
 from storage_ledger.projector import metadata_bytes
 
@@ -103,6 +104,10 @@ class Adoption:
                     self._study(study_id, folder)
             except Unfit as unfit:
                 self._leave(study_id, unfit.code)
+            except Retryable as error:
+                if error.code != "entry-damaged":
+                    raise
+                self._leave(study_id, error.code)
             self._done.folders += 1
             self._on_progress(self._done.folders)
         self._commit()

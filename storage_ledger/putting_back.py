@@ -157,9 +157,10 @@ def _restored(put: PutBack) -> NewEntry:
 def _look_at(ledger: Ledger, archive: Archive, study_id: str) -> list[tuple[ArchivedFile, int, str | StorageLedgerError | None]]:
     """The study's files, each with how often it was put back and what is wrong with it: None for an intact one."""
     entries = ledger.study(study_id)
+    study = Study.of(study_id, entries)
     times = Counter(entry.data["file"]["name"] for entry in entries if entry.kind == Kind.RESTORED)
     found: list[tuple[ArchivedFile, int, str | StorageLedgerError | None]] = []
-    for file in Study.of(study_id, entries).files.values():
+    for file in study.files.values():
         time = times[file.name]
         try:
             fixity = archive.check(study_id, file.name, file.sha256, file.bytes)

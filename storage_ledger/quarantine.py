@@ -12,6 +12,7 @@ from typing import Any, Literal
 from storage_ledger.core.entries import Kind, NewEntry
 from storage_ledger.core.plan import Stage
 from storage_ledger.core.study import State, Study
+from storage_ledger.errors import Retryable
 from storage_ledger.ledger.contract import Ledger, Transaction
 
 MAX_BY = 100
@@ -68,11 +69,11 @@ class Answer:
 
 
 def in_quarantine(ledger: Ledger, studies: Iterable[str]) -> Iterator[Waiting]:
-    """What is quarantined of these studies, study by study."""
+    """What is quarantined of these studies, study by study, as far as their entries can be believed."""
     for study_id in studies:
         entries = ledger.study(study_id)
         by_position = {entry.position: entry for entry in entries}
-        for path, upload in Study.of(study_id, entries).uploads.items():
+        for path, upload in Study.as_far_as_whole(study_id, entries).uploads.items():
             if upload.state is State.QUARANTINED:
                 entry = by_position[upload.position]
                 yield Waiting(study_id, path, entry.position, entry.recorded_at, upload.code or "", entry.data.get("detail", ""))
@@ -91,7 +92,10 @@ def say(ledger: Ledger, word: Word, about: Sequence[About]) -> Iterator[Answer]:
 
 
 def _say(tx: Transaction, word: Word, about: About) -> list[Answer]:
-    study = Study.of(about.study_id, tx.study(about.study_id))
+    try:
+        study = Study.of(about.study_id, tx.study(about.study_id))
+    except Retryable as damaged:
+        return [Answer(about.study_id, about.upload_path, None, damaged.code)]
     paths = [path for path, upload in study.uploads.items() if upload.state is State.QUARANTINED]
     if about.upload_path is not None:
         paths = [about.upload_path]

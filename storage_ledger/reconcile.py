@@ -29,7 +29,7 @@ from storage_ledger import logs
 from storage_ledger.archive.filesystem import digest_of
 from storage_ledger.archive.uploads import Found, Identity, Uploads
 from storage_ledger.core import canonical
-from storage_ledger.core.entries import Entry, Kind, NewEntry
+from storage_ledger.core.entries import Entry, Kind, NewEntry, faults
 from storage_ledger.core.layout import UploadPaths, valid_study_id
 from storage_ledger.core.message import parse
 from storage_ledger.core.plan import Stage
@@ -344,7 +344,7 @@ class Reconciler:
     def _has_duty(self, told: Told, path: str) -> bool:
         """Archived, and to be removed; or described again meanwhile."""
         return any(
-            duty.stage in {Stage.PLACE, Stage.REMOVE} and duty.entry.data["upload_path"] == path
+            duty.stage in {Stage.PLACE, Stage.REMOVE} and not faults(duty.entry) and duty.entry.data["upload_path"] == path
             for study_id in told.studies
             for duty in self._ledger.pending_of(study_id)
         )

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from storage_ledger.core.entries import Entry, Kind
+from storage_ledger.core.entries import Entry, Kind, faults
 from storage_ledger.core.ids import instant
 from storage_ledger.core.layout import archive_path
 from storage_ledger.core.plan import Stage
@@ -202,10 +202,11 @@ def found_besides_files(newest_first: Iterable[Entry]) -> list[dict[str, Any]]:
 def study(ledger: Ledger, study_id: str) -> dict[str, Any]:
     """The story of one study, and of messages with its id that were rejected."""
     entries = ledger.study(study_id)
-    folded = Study.of(study_id, entries)
+    folded = Study.as_far_as_whole(study_id, entries)
+    broken = next((found[0] for found in map(faults, entries) if found), None)
     about = sorted([*entries, *(e for e in ledger.of_no_study(("rejected", "status-sent"), 20_000) if e.data.get("study_id") == study_id)],
                    key=lambda e: e.position)  # fmt: skip
-    told = [entry for entry in about if entry.kind == Kind.STATUS_SENT]
+    told = [entry for entry in about if entry.kind == Kind.STATUS_SENT and not faults(entry)]
     before = [None, *about][: len(about)]
     pending = ledger.pending_of(study_id)
     outages = _outages(ledger) if pending else []
@@ -236,7 +237,7 @@ def study(ledger: Ledger, study_id: str) -> dict[str, Any]:
             }
             for duty in pending
         ],
-        "advice": f"{code}: {ACTIONS.get(code, USUAL_ACTION)}" if code else None,
+        "advice": f"entry-damaged: {ENTRY_DAMAGED}" if broken else f"{code}: {ACTIONS.get(code, USUAL_ACTION)}" if code else None,
     }
 
 
@@ -283,20 +284,23 @@ NEXT = {
 
 
 def happened(entry: Entry, earlier: Entry | None) -> dict[str, Any]:
-    """One entry of a study's story; `after_s`: how long after the one before it."""
+    """One entry of a study's story; `after_s`: how long after the one before it, None where one of both is damaged."""
+    timed = earlier is not None and not faults(entry) and not faults(earlier)
     return {
         "position": entry.position,
         "version": entry.version,
         "kind": entry.kind,
         "recorded_at": entry.recorded_at,
         "cause": entry.cause,
-        "after_s": None if earlier is None else (instant(entry.recorded_at) - instant(earlier.recorded_at)).total_seconds(),
+        "after_s": (instant(entry.recorded_at) - instant(earlier.recorded_at)).total_seconds() if timed and earlier else None,
         "summary": summary(entry),
     }
 
 
 def summary(entry: Entry) -> str:
     """One line for people."""
+    if found := faults(entry):
+        return f"damaged ({found[0]}): what it says may not be believed"
     data = entry.data
     match entry.kind:
         case Kind.DESCRIBED:

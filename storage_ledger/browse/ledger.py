@@ -36,7 +36,7 @@ def entry(connection: Any, position: int) -> Row | None:
     cause = ask_one(connection, "SELECT position, kind, recorded_at FROM entries WHERE position = ?", (this.cause,))
     return {
         "entry": this,
-        "payload": pretty(this.payload),
+        "payload": pretty(str(this.payload)),
         "faults": faults(this),
         "cause": cause,
         "effects": effects,
@@ -77,11 +77,11 @@ def outages(connection: Any) -> list[Row]:
 
 
 def of_no_study(connection: Any, kinds: tuple[str, ...], limit: int) -> Iterator[Entry]:
-    """The newest entries of these kinds that belong to no study, the newest first."""
+    """The newest entries of these kinds that belong to no study, the newest first, without those that are damaged."""
     sql = f"SELECT {COLUMNS} FROM entries WHERE study_id IS NULL AND kind IN ({marks(kinds)}) ORDER BY position DESC LIMIT ?"  # noqa: S608 - marks
-    return (Entry(*row) for row in connection.execute(sql, (*kinds, limit)))
+    return (each for each in map(Entry._make, connection.execute(sql, (*kinds, limit))) if not faults(each))
 
 
 def verified(connection: Any) -> Iterator[Entry]:
-    """What was verified, the newest first, without entries that are damaged themselves."""
-    return (each for each in of_no_study(connection, (Kind.VERIFIED.value,), VERIFIED_READ) if not faults(each))
+    """What was verified, the newest first."""
+    return of_no_study(connection, (Kind.VERIFIED.value,), VERIFIED_READ)

@@ -12,7 +12,7 @@ from storage_ledger.browse.ask import Row, ask, ask_one
 from storage_ledger.browse.codes import HEADERS, OUTAGES, QUARANTINED, REJECTED, RETRIED, VERIFIED, Meaning
 from storage_ledger.browse.dicom_study import path
 from storage_ledger.browse.names import modalities, person
-from storage_ledger.core.entries import Entry, Kind
+from storage_ledger.core.entries import Entry, Kind, faults
 from storage_ledger.core.ids import instant
 from storage_ledger.core.plan import Stage
 from storage_ledger.core.study import State, Study
@@ -30,6 +30,9 @@ MOST_FILES = 200
 MOST_DAMAGED = 20
 """Named; how many there are is told in any case."""
 
+MOST_PAYLOAD = 20_000
+"""Characters."""
+
 _UNKNOWN = Meaning("", "")
 _NEXT = {stage.value: text for stage, text in NEXT.items()}
 
@@ -37,23 +40,24 @@ _NEXT = {stage.value: text for stage, text in NEXT.items()}
 def of_ledger(connection: Any, study_id: str) -> Row:
     """What happened to it; `entries` is empty where the ledger knows nothing."""
     entries = ledger.entries(connection, "study_id = ?", (study_id,))
-    study = Study.of(study_id, entries)
+    study = Study.as_far_as_whole(study_id, entries)
+    whole = [each for each in entries if not faults(each)]
     pending = ask(
         connection,
         "SELECT p.position, p.stage, p.not_before, p.attempts, e.recorded_at FROM pending p JOIN entries e ON e.position = p.position "
         "WHERE e.study_id = ? ORDER BY p.position",
         (study_id,),
     )
-    told = [each.data["status"] for each in entries if each.kind == Kind.STATUS_SENT]
+    told = [each.data["status"] for each in whole if each.kind == Kind.STATUS_SENT]
     return {
         "state": study.state.value if study.uploads else None,
         "told": told[-1] if told else None,
-        "began": entries[0].recorded_at if entries else None,
-        "took_s": _took(entries),
+        "began": whole[0].recorded_at if whole else None,
+        "took_s": _took(whole),
         "entries": _timeline(entries)[-MOST_ENTRIES:],
         "left_out": max(0, len(entries) - MOST_ENTRIES),
-        "next": [{**each, "text": _NEXT.get(each["stage"], each["stage"]), "trouble": _trouble(entries, each)} for each in pending],
-        "troubles": _troubles(study, entries),
+        "next": [{**each, "text": _NEXT.get(each["stage"], each["stage"]), "trouble": _trouble(whole, each)} for each in pending],
+        "troubles": _troubles(study, whole),
         "rejected": [] if entries else _rejected(connection, study_id),
         "outages": ledger.outages(connection) if any(each["stage"] in {"place", "tell", "remove"} for each in pending) else [],
     }
@@ -163,15 +167,21 @@ def _timeline(entries: list[Entry]) -> list[Row]:
         happened(entry, earlier)
         | {
             "summary": _said(entry),
-            "meaning": meaning(entry.kind, str(entry.data.get("code") or entry.data.get("dicom_error") or "")),
-            "payload": ledger.pretty(entry.payload[:20_000]) if len(entry.payload) <= 20_000 else None,
+            "meaning": _UNKNOWN if faults(entry) else meaning(entry.kind, _code(entry.data)),
+            "payload": ledger.pretty(str(entry.payload)) if len(str(entry.payload)) <= MOST_PAYLOAD else None,
         }
         for entry, earlier in zip(entries, before, strict=True)
     ]
 
 
+def _code(data: Row) -> str:
+    return str(data.get("code") or data.get("dicom_error") or "")
+
+
 def _said(entry: Entry) -> str:
     """What the badge with its kind does not say already."""
+    if faults(entry):
+        return summary(entry)
     if entry.kind in {Kind.RELEASED, Kind.DISCARDED}:
         return f"by {entry.data['by']}: {entry.data['reason']}"
     return summary(entry).partition(": ")[2] or summary(entry)

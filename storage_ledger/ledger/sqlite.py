@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from storage_ledger.core import canonical, plan
-from storage_ledger.core.entries import CURRENT_SCHEMA, Entry, Kind, NewEntry, has_whole_header
+from storage_ledger.core.entries import CURRENT_SCHEMA, Entry, Kind, NewEntry, faults, has_whole_header
 from storage_ledger.core.ids import later, rfc3339, uuid7
 from storage_ledger.core.plan import Stage
 from storage_ledger.errors import LedgerBusy, LedgerUnusable
@@ -143,7 +143,7 @@ class SqliteLedger:
         where = "WHERE study_id IS NULL AND kind = ? AND position < ? ORDER BY position DESC LIMIT ?"
         below = _MAX_POSITION if before is None else before
         newest = (self._entries(where, kind, below, limit) for kind in kinds)
-        yield from islice(merge(*newest, key=attrgetter("position"), reverse=True), limit)
+        yield from (each for each in islice(merge(*newest, key=attrgetter("position"), reverse=True), limit) if not faults(each))
 
     def due(
         self,

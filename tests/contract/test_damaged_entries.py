@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from itertools import product
 
 import pytest
 
+from storage_ledger import report
+from storage_ledger.browse import ledger as browse_ledger
+from storage_ledger.browse import pipeline_study
 from storage_ledger.core.entries import Kind
-from storage_ledger.errors import LedgerUnusable, Retryable
+from storage_ledger.errors import LedgerUnusable
+from storage_ledger.ledger.engine import sqlite
 from storage_ledger.quarantine import About, Word, in_quarantine, say
+from storage_ledger.settings import Settings
 from storage_ledger.status import StatusClient
 from tests.contract.making import damage
 from tests.contract.pipeline import Pipeline, tree
@@ -157,14 +163,48 @@ def test_a_person_cannot_decide_on_it(pipeline, how):
     hurt = Hurt(pipeline, 1)
     hurt.by(how)
     count = len(pipeline.ledger.read(0, 100))
-    if "study" not in how:
-        with pytest.raises(Retryable, match="entry-damaged"):
-            list(say(pipeline.ledger, Word(Kind.DISCARDED, "Jane Doe", "gone"), [About("S1")]))
-        with pytest.raises(Retryable, match="entry-damaged"):
-            list(in_quarantine(pipeline.ledger, ["S1"]))
+    [answer] = say(pipeline.ledger, Word(Kind.DISCARDED, "Jane Doe", "gone"), [About("S1")])
+    assert (answer.code, answer.position) == ("entry-damaged", None)
+    assert len(list(in_quarantine(pipeline.ledger, ["S1"]))) <= 1
     assert len(pipeline.ledger.read(0, 100)) == count
     hurt.mend()
     assert [each.code for each in in_quarantine(pipeline.ledger, ["S1"])] == ["upload-missing"]
+
+
+@pytest.mark.parametrize("how", [how for how in HURT if how not in {"another cause", "other bytes"}])
+@pytest.mark.parametrize("position", [1, 2, 3])
+def test_people_are_shown_what_is_whole_and_what_is_not(pipeline, how, position):
+    pipeline.upload("a.dcm", b"a")
+    pipeline.say("S1", "/app/uploads/a.dcm")
+    pipeline.finish()
+    hurt = Hurt(pipeline, position)
+    hurt.by(how)
+    shown = report.study(pipeline.ledger, "S1")
+    settings = Settings(uploads_path=pipeline.uploads, archive_path=pipeline.archive, ledger_path=pipeline.ledger.path.parent)
+    assert report.status(pipeline.ledger, settings)["position"] == pipeline.ledger.last().position
+    with closing(sqlite.connect(pipeline.ledger.path)) as connection:
+        connection.text_factory = lambda raw: raw.decode("utf-8", "replace")  # as Datasette reads
+        page = pipeline_study.of_ledger(connection, "S1")
+        browse_ledger.outages(connection)
+        assert browse_ledger.entry(connection, position)["faults"]
+    if "study" in how:
+        assert position not in [each["position"] for each in shown["entries"]]
+    else:
+        for entries in (shown["entries"], page["entries"]):
+            [summary] = [each["summary"] for each in entries if each["position"] == position]
+            assert summary.startswith("damaged (")
+            assert sum(each["summary"].startswith("damaged (") for each in entries) == 1
+        assert shown["advice"].startswith("entry-damaged: ")
+
+
+def test_a_damaged_entry_of_no_study_hides_no_other(pipeline, tmp_path):
+    pipeline.deliver(b"{", b"[", b"x")
+    hurt = Hurt(pipeline, 2)
+    hurt.by("no JSON")
+    kinds = ("rejected",)
+    assert [each.position for each in pipeline.ledger.of_no_study(kinds, 10)] == [3, 1]
+    with closing(sqlite.connect(pipeline.ledger.path)) as connection:
+        assert [each.position for each in browse_ledger.of_no_study(connection, kinds, 10)] == [3, 1]
 
 
 HEADERS = [how for how in HURT if how not in {"other bytes", "no JSON", "no UTF-8", "a BLOB", "no payload", "another salt"}]
