@@ -40,7 +40,7 @@ TWICE_NAMED = (
     f"if both messages were about one file, nothing is lost: `storage-ledger quarantine discard` this one. Else {ACTIONS['upload-missing']}"
 )
 """For `upload-missing` where a file of the same path was archived for another study."""
-ENTRY_DAMAGED = "keep the ledger as it is and restore it from a backup or the mirror: see docs/reference/error-codes.md"
+ENTRY_DAMAGED = "keep the ledger as it is, look at its disk, and make it again from the mirror: see docs/how-to/ledger-volume-lost.md"
 WAITING_LONG_S = 900
 VERIFIED_READ = 1000
 """Entries `verified` at most, the newest."""
@@ -50,6 +50,7 @@ _SEE = "see docs/reference/error-codes.md"
 USUAL_ACTION = f"mend the upload, {_RETRY}"
 
 OUTAGE_ACTIONS = {
+    "entry-damaged": ENTRY_DAMAGED,
     "archive-io": "look at the archive's disk and the kernel's log; what failed is tried again by itself",
     "archive-error": "see errno in the entry `failed`; what failed is tried again by itself",
     "upload-io": "look at the disk of uploads and the kernel's log; what failed is tried again by itself",

@@ -143,6 +143,10 @@ RETRIED = {
         "The answer to a read-back was no object with a status. It counts as nothing to mend: nothing is told again, and neither entry nor metric shows it.",
         "See the Status Service; if something else answers there, correct STATUS_SERVICE_URL.",
     ),
+    "entry-damaged": Meaning(
+        "An entry of this study in the ledger, or the one that asks for this, is not what its hashes say, or one is missing. Nothing is done because of it: nothing placed, removed or told. Of one that is damaged itself no entry failed is appended, but the log has place.entry-damaged, remove.entry-damaged or tell.entry-damaged.",
+        "Keep LEDGER_PATH as it is, look at the disk, then make the ledger again from its mirror. It goes on by itself then. The file is safe in uploads.",
+    ),
     "internal-error": Meaning(
         "A bug: the log has place.internal-error, remove.internal-error or tell.internal-error with the place in the program. Also the code of thread.died, after which the service ends with 2.",
         "Report it with that line. The file is safe in uploads.",
@@ -162,6 +166,10 @@ OUTAGES = {
     "upload-io": Meaning(
         "Reading uploads fails for one study after the other.",
         "Look at the uploads disk and the kernel's log.",
+    ),
+    "entry-damaged": Meaning(
+        "Entries of one study after the other are damaged.",
+        "Keep LEDGER_PATH as it is, look at the disk, then make the ledger again from its mirror.",
     ),
     "internal-error": Meaning(
         "A bug that meets one study after the other.",
