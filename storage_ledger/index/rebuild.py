@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +16,8 @@ from storage_ledger import logs
 from storage_ledger.index import share
 from storage_ledger.index.tables import ADD, ROWID, conflicts, refresh
 from storage_ledger.ledger.contract import Ledger
-from storage_ledger.ledger.driver import quoted, sqlite
+from storage_ledger.ledger.driver import quoted
+from storage_ledger.ledger.sqlite import translated
 
 MOST_PROCESSES = 4
 WORTH_A_PROCESS = 20_000
@@ -25,11 +26,20 @@ WORTH_A_PROCESS = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Workers:
-    """Other processes that help: how many, and where they find the ledger. `least`: entries from which on they do."""
+    """Other processes that help: how many, and where they find the ledger. `least`: entries from which on they do.
+
+    Each folds several shares, so that what is folded is brought in while the rest still is.
+    """
 
     ledger_file: Path
     processes: int
     least: int = WORTH_A_PROCESS
+    shares_each: int = 4
+
+    @property
+    def shares(self) -> int:
+        """In all."""
+        return self.processes * self.shares_each
 
     @classmethod
     def of(cls, ledger_file: Path) -> Workers:
@@ -61,18 +71,25 @@ class Shares:
         self._stretches = stretches
         self._keep = keep
 
-    def fold(self, ledger: Ledger, up_to: int, workers: Workers | None, on_progress: Callable[[int], None]) -> None:
-        """Make them: in several processes at once, or in this one.
+    def fold(self, ledger: Ledger, up_to: int, workers: Workers | None, on_progress: Callable[[int], None]) -> Generator[Path, None, None]:
+        """Make them, and give each as soon as those before it have been given. Close this to end whoever helps.
 
-        The latter also when one of the others could not: then it succeeds here, or fails with the right error.
+        Several processes do it, or this one; this one also does what one of the others could not: then it succeeds here, or
+        fails with the right error.
         """
-        if workers is not None and workers.processes > 1 and up_to >= workers.least:
-            cut = self._cut(up_to, workers.processes)
-            if _fold_in_processes(workers, cut, on_progress):
-                return
-            remove(self.files)
-        for file, after, to in self._cut(up_to, self._stretches):
-            share.fold(file, ledger, after, to, on_progress, keep=self._keep)
+        helped = workers is not None and workers.processes > 1 and up_to >= workers.least
+        stretches = self._cut(up_to, workers.shares if workers and helped else self._stretches)
+        given = 0
+        if workers and helped:
+            for file in _folded_by_processes(workers, stretches, on_progress):
+                yield file
+                given += 1
+        for file, after, to in stretches[given:]:
+            file.unlink()  # a worker may have begun it
+            _make(file)
+            with translated():
+                share.fold(file, ledger, after, to, on_progress, keep=self._keep)
+            yield file
 
     def _cut(self, up_to: int, count: int) -> list[tuple[Path, int, int]]:
         bounds = [up_to * number // count for number in range(count + 1)]
@@ -82,20 +99,26 @@ class Shares:
     def _new(self, number: int) -> Path:
         # Named by the process, too: a worker of one that was killed just now must not find the file of its successor.
         file = self._index_file.with_name(f"{self._index_file.name}-share-{os.getpid()}-{number}")
-        os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640))
+        _make(file)
         return file
 
 
-def bring_together(connection: Any, prefix: str, files: list[Path]) -> None:
+def _make(file: Path) -> None:
+    os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640))
+
+
+def bring_in(connection: Any, prefix: str, folded: Iterable[Path]) -> list[int]:
     """Put what the shares hold into the tables with this prefix, in their order: what is in several is as the last one has it.
 
     What several of them have files of is named in the table `again`, which is the connection's own: `derive_again`. Each table is a
-    transaction of its own: whoever follows has to wait for one of them at most.
+    transaction of its own: whoever follows has to wait for one of them at most. A share's file is removed once it is in. Returns
+    the positions of the `verified` entries, ascending.
     """
     connection.execute("DROP TABLE IF EXISTS temp.again")
     connection.execute("CREATE TABLE temp.again (study_instance_uid TEXT PRIMARY KEY)")
-    for file in files:
-        connection.execute("ATTACH ? AS share", (_uri(file),))
+    verified: list[int] = []
+    for file in folded:
+        connection.execute("ATTACH ? AS share", (f"file:{quoted(file)}?mode=ro",))
         try:
             again = f"SELECT study_instance_uid FROM share.dicom_studies JOIN {prefix}dicom_studies USING (study_instance_uid)"  # noqa: S608 - a name of ours
             connection.execute(f"INSERT OR IGNORE INTO again {again}")
@@ -103,8 +126,11 @@ def bring_together(connection: Any, prefix: str, files: list[Path]) -> None:
                 names = ", ".join((["rowid"] if table in ROWID else []) + share.columns(connection, table))
                 how = f"INTO {prefix}{table} ({names}) SELECT {names} FROM share.{table}"  # noqa: S608 - names of ours
                 connection.execute(f"INSERT {how} WHERE true {ADD}" if table == "arrivals" else f"INSERT OR REPLACE {how}")
+            verified += [row[0] for row in connection.execute("SELECT position FROM share.verified ORDER BY position")]
         finally:
             connection.execute("DETACH share")
+        file.unlink()
+    return verified
 
 
 def derive_again(connection: Any) -> None:
@@ -119,19 +145,6 @@ def derive_again(connection: Any) -> None:
     connection.execute("DROP TABLE temp.again")
 
 
-def verified(files: list[Path]) -> list[int]:
-    """Positions of the entries of that kind in the shares, ascending."""
-    found = []
-    for file in files:
-        with closing(sqlite.connect(_uri(file), uri=True)) as connection:
-            found += [row[0] for row in connection.execute("SELECT position FROM verified ORDER BY position")]
-    return found
-
-
-def _uri(file: Path) -> str:
-    return f"file:{quoted(file)}?mode=ro"
-
-
 def left_over(index_file: Path) -> Iterator[Path]:
     """What a rebuild that was killed has left behind, if none runs now."""
     return index_file.parent.glob(f"{index_file.name}-share-*")
@@ -143,32 +156,41 @@ def remove(files: Iterable[Path]) -> None:
         file.unlink(missing_ok=True)
 
 
-def _fold_in_processes(workers: Workers, stretches: list[tuple[Path, int, int]], on_progress: Callable[[int], None]) -> bool:
-    """Whether all of them have done their share."""
+def _folded_by_processes(workers: Workers, stretches: list[tuple[Path, int, int]], on_progress: Callable[[int], None]) -> Iterator[Path]:
+    """Each file, in order, as soon as it is made; ends early where one is lost."""
     with ExitStack() as stack:
         said, say = (os.fdopen(each, mode) for each, mode in zip(os.pipe(), ("r", "w"), strict=True))
         stack.enter_context(said)
         try:
             with say:
-                processes = [stack.enter_context(_worker(workers, *each, say)) for each in stretches]
+                count = workers.processes
+                processes = [stack.enter_context(_worker(workers, stretches[n::count], say)) for n in range(count)]
         except OSError as error:
             logs.get().warning("index.worker-lost", errno=error.errno)
-            return False
+            return
         reached: dict[int, int] = {}
+        made: set[int] = set()
+        given = 0
         for line in said:
-            after, position = map(int, line.split())
-            reached[after] = position - after
-            on_progress(sum(reached.values()))
+            after, word = line.split()
+            if word != share.MADE:
+                reached[int(after)] = int(word) - int(after)
+                on_progress(sum(reached.values()))
+                continue
+            made.add(int(after))
+            while given < len(stretches) and stretches[given][1] in made:
+                yield stretches[given][0]
+                given += 1
         codes = [process.wait() for process in processes]
     if any(codes):
         logs.get().warning("index.worker-lost", exit_code=next(filter(None, codes)))
-    return not any(codes)
 
 
 @contextmanager
-def _worker(workers: Workers, file: Path, after: int, up_to: int, say: IO[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A Ctrl-C of the terminal is for this process alone: the other is ended by it."""
-    command = [sys.executable, "-I", "-m", share.__name__, os.fspath(workers.ledger_file), os.fspath(file), str(after), str(up_to)]
+def _worker(workers: Workers, stretches: list[tuple[Path, int, int]], say: IO[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Folds these, one after the other. A Ctrl-C of the terminal is for this process alone: the other is ended by it."""
+    asked = [os.fspath(each) if isinstance(each, Path) else str(each) for stretch in stretches for each in stretch]
+    command = [sys.executable, "-I", "-m", share.__name__, os.fspath(workers.ledger_file), *asked]
     quiet = subprocess.DEVNULL
     with subprocess.Popen(command, stdin=quiet, stdout=say, stderr=quiet, cwd="/", start_new_session=True) as process:  # and waits for it
         try:

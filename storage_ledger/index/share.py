@@ -1,9 +1,9 @@
 """A share of a rebuild: a stretch of the ledger, checked and folded into a file of tables that is thrown away in the end.
 
-    python -m storage_ledger.index.share LEDGER FILE AFTER UP_TO
+    python -m storage_ledger.index.share LEDGER FILE AFTER UP_TO [FILE AFTER UP_TO]…
 
-does it in a process of its own. It says how far it has come, a line each time: `AFTER position`. When nobody listens any more it ends:
-whoever asked is gone.
+makes some, one after the other, in a process of its own. It says how far it has come, a line each time: `AFTER position`, and of one that
+is there `AFTER made`. When nobody listens any more it ends: whoever asked is gone.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ GROUPED = (
 )  # fmt: skip
 """All that `refresh` reads of every file: their rows lie in another order, and are many times as large."""
 
+MADE = "made"
 CACHE_KB = 16_384
 READ = 1_000
 
@@ -83,14 +85,18 @@ def _stretch(ledger: Ledger | Entries, after: int, up_to: int, on_progress: Call
         on_progress(end)
 
 
-def main(ledger_file: str, file: str, after: str, up_to: str) -> None:
-    """Fold one share, in a process of its own."""
+def main(ledger_file: str, *asked: str) -> None:
+    """Fold shares, one after the other, in a process of its own."""
     gc.disable()  # nothing that a fold makes holds itself
+    ledger = Entries(Path(ledger_file))
+    for file, after, up_to in zip(asked[0::3], asked[1::3], asked[2::3], strict=True):
+        say = partial(_say, after)
+        fold(Path(file), ledger, int(after), int(up_to), say)
+        say(MADE)
 
-    def say(position: int) -> None:
-        os.write(1, f"{after} {position}\n".encode())  # fails once the other end is closed, however that process ended
 
-    fold(Path(file), Entries(Path(ledger_file)), int(after), int(up_to), say)
+def _say(after: str, word: object) -> None:
+    os.write(1, f"{after} {word}\n".encode())  # fails once the other end is closed, however that process ended
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from storage_ledger.core.entries import Entry, faults
 from storage_ledger.errors import LedgerBusy, LedgerError, LedgerUnusable, Locked
 from storage_ledger.index import fixity
 from storage_ledger.index.batch import KEEP_STUDIES, Batch
-from storage_ledger.index.rebuild import Workers, bring_together, derive_again, left_over, remove, shares, verified
+from storage_ledger.index.rebuild import Workers, bring_in, derive_again, left_over, remove, shares
 from storage_ledger.index.tables import INDEXES, SCHEMA, SEARCH, TABLES
 from storage_ledger.ledger import lock
 from storage_ledger.ledger.contract import Ledger
@@ -101,6 +101,8 @@ class Index:
             self.remake()
         elif any(left_over(self.path)):
             with suppress(Locked, LedgerBusy), lock.held(self.path.with_suffix(".lock"), self._command):
+                with self._transaction() as connection:
+                    _drop_shadows(connection)
                 remove(left_over(self.path))
         return not fits
 
@@ -128,20 +130,14 @@ class Index:
         last = self._ledger.last()
         position = last.position if last else 0
         logs.get().info("index.rebuild", position=position)
-        with shares(self.path, stretches=self._rebuild_stretches, keep=self._rebuild_keep) as beside:
-            with translated():
-                beside.fold(self._ledger, position, self._workers, on_progress)
-            with self._transaction() as connection:
-                connection.exec_driver_sql(f"PRAGMA cache_size = -{REBUILD_CACHE_KB}")
-                for name, columns in TABLES.items():
-                    connection.exec_driver_sql(f"DROP TABLE IF EXISTS {SHADOW}{name}")
-                    connection.exec_driver_sql(f"CREATE TABLE {SHADOW}{name} {columns}")
-            with self._judged(), self._held() as held:
-                bring_together(held, SHADOW, beside.files)
+        with shares(self.path, stretches=self._rebuild_stretches, keep=self._rebuild_keep) as beside, self._shadows():
+            fold = beside.fold(self._ledger, position, self._workers, on_progress)
+            with closing(fold) as folded, self._judged(), self._held() as held:
+                verified = bring_in(held, SHADOW, _of_ledger(folded))
             with self._transaction() as connection:  # whoever follows has to wait now
                 self._take_over(connection)
                 sql = driver(connection).execute
-                fixity.apply_all(sql, (self._ledger.get(each) for each in reversed(verified(beside.files))))
+                fixity.apply_all(sql, (self._ledger.get(each) for each in reversed(verified)))
                 # What was applied meanwhile to the tables that are gone now must be in the new ones, too.
                 if (beyond := Batch(driver(connection)).apply(self._beyond(position))) is not None:
                     last = beyond
@@ -232,6 +228,21 @@ class Index:
             yield connection
 
     @contextmanager
+    def _shadows(self) -> Iterator[None]:
+        """Empty tables beside those that are read; they do not stay when something fails."""
+        with self._transaction() as connection:
+            connection.exec_driver_sql(f"PRAGMA cache_size = -{REBUILD_CACHE_KB}")
+            _drop_shadows(connection)
+            for name, columns in TABLES.items():
+                connection.exec_driver_sql(f"CREATE TABLE {SHADOW}{name} {columns}")
+        try:
+            yield
+        except BaseException:
+            with suppress(Exception), self._transaction() as connection:
+                _drop_shadows(connection)
+            raise
+
+    @contextmanager
     def _held(self) -> Iterator[Any]:
         """The driver's connection, outside of any transaction."""
         held = self._engine.raw_connection()
@@ -287,6 +298,19 @@ class Index:
     def _remove(self, *suffixes: str) -> None:
         for suffix in suffixes:
             Path(f"{self.path}{suffix}").unlink(missing_ok=True)
+
+
+def _drop_shadows(connection: Connection) -> None:
+    for name in TABLES:
+        connection.exec_driver_sql(f"DROP TABLE IF EXISTS {SHADOW}{name}")
+
+
+def _of_ledger(folded: Iterator[Path]) -> Iterator[Path]:
+    """What fails there is not the index's fault."""
+    try:
+        yield from folded
+    except LedgerUnusable as error:
+        raise _LedgerUnreadable from error
 
 
 def _make_search(sql: Callable[[str], Any], table: str) -> None:
