@@ -32,6 +32,11 @@ COLUMNS = "position, entry_id, study_id, version, kind, schema, recorded_at, cau
 _E_COLUMNS = ", ".join(f"e.{name}" for name in COLUMNS.split(", "))
 _row = attrgetter(*COLUMNS.split(", "))
 _UPLOAD_PATH = "CASE WHEN json_valid(payload) THEN json_extract(payload, '$.upload_path') END"  # the very words of the index
+# The + keeps SQLite from going through all entries of the study, of which there may be thousands, instead of the upload's.
+_TWINS = (
+    "SELECT e.position, json_extract(e.payload, '$.raw_sha256') FROM entries e JOIN pending p ON p.position = e.position AND p.stage = 'place' "  # noqa: S608 - constants
+    f"WHERE +e.study_id = ? AND e.position <> ? AND {_UPLOAD_PATH} = ? ORDER BY e.version"
+)
 _INSERT = f"INSERT INTO entries ({COLUMNS}) VALUES ({', '.join('?' * 12)})"  # noqa: S608 - constants
 
 READ_BACK_WITHIN_S = 86_400.0
@@ -287,12 +292,7 @@ class SqliteTransaction:
     def pending_twins(self, described: Entry) -> list[int]:
         """See `contract.Transaction.pending_twins`."""
         raw_sha256 = described.data["raw_sha256"]
-        rows = self._sql(
-            "SELECT e.position, json_extract(e.payload, '$.raw_sha256') FROM entries e "  # noqa: S608 - constants
-            "JOIN pending p ON p.position = e.position AND p.stage = 'place' "
-            f"WHERE e.study_id = ? AND e.position <> ? AND {_UPLOAD_PATH} = ? ORDER BY e.version",
-            (described.study_id, described.position, described.data["upload_path"]),
-        ).fetchall()
+        rows = self._sql(_TWINS, (described.study_id, described.position, described.data["upload_path"])).fetchall()
         earlier = [row for row in rows if row[0] < described.position and row[1] == raw_sha256]
         # Later ones only up to the first that says something else: what comes after that one is the last word again.
         later_ones = takewhile(lambda row: row[1] == raw_sha256, (row for row in rows if row[0] > described.position))
