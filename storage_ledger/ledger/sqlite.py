@@ -34,7 +34,8 @@ _row = attrgetter(*COLUMNS.split(", "))
 _UPLOAD_PATH = "CASE WHEN json_valid(payload) THEN json_extract(payload, '$.upload_path') END"  # the very words of the index
 # The + keeps SQLite from going through all entries of the study, of which there may be thousands, instead of the upload's.
 _TWINS = (
-    "SELECT e.position, json_extract(e.payload, '$.raw_sha256') FROM entries e JOIN pending p ON p.position = e.position AND p.stage = 'place' "  # noqa: S608 - constants
+    "SELECT e.position, json_extract(e.payload, '$.raw_sha256') FROM entries e "  # noqa: S608 - constants
+    "JOIN pending p ON p.position = e.position AND p.stage = 'place' "
     f"WHERE +e.study_id = ? AND e.position <> ? AND {_UPLOAD_PATH} = ? ORDER BY e.version"
 )
 _INSERT = f"INSERT INTO entries ({COLUMNS}) VALUES ({', '.join('?' * 12)})"  # noqa: S608 - constants
