@@ -157,14 +157,19 @@ def test_sql_is_for_who_may(stranger: Browse):
 
 
 def test_guessing_becomes_slow_and_only_for_who_guesses(stranger: Browse):
-    for number in range(5):
-        assert stranger.log_in("jane", f"wrong {number}", X_Forwarded_For="192.0.2.1").status == 200
-    answer = stranger.log_in("jane", PASSWORD, X_Forwarded_For="10.0.0.1, 192.0.2.1")
+    for number in range(5, 10):  # on a busy machine the second may be over before the sixth try comes
+        address = f"192.0.2.{number}"
+        for guess in range(5):
+            assert stranger.log_in("jane", f"wrong {guess}", X_Forwarded_For=address).status == 200
+        stranger.cookies = {}
+        answer = stranger.log_in("jane", PASSWORD, X_Forwarded_For=f"10.0.0.1, {address}")
+        if answer.status != 302:
+            break
     assert (answer.status, answer.header("retry-after")) == (429, "1")
     assert "Too many attempts: try again in 1 s." in answer.body
     assert "ds_actor" not in answer.cookies
     assert "browse.login-refused" in stranger.said()
-    assert "address=192.0.2.1" in stranger.said()
+    assert f"address={address}" in stranger.said()
     assert stranger.log_in("joe", PASSWORD, X_Forwarded_For="192.0.2.2").status == 200
     assert not [word for word in ("wrong", "joe") if word in stranger.said()]
 
