@@ -89,7 +89,7 @@ def test_what_was_not_acknowledged_comes_again_at_the_next_start_before_what_is_
     second = listen(own_valkey.url, S)
     again = take(second, 201)
     assert raws(again) == [raw for raw in numbered(0, 401) if not int(raw) % 2]
-    assert second.metric("stream_pending") == 201
+    until(lambda: second.metric("stream_pending") == 201, what="the metric to follow what was read")
     second.source.acknowledge(again)
     until(lambda: own_valkey.unacknowledged(S) == 0, what="all acknowledged")
     until(lambda: second.metric("stream_pending") == 0)

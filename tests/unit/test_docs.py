@@ -120,6 +120,11 @@ def test_no_flag_looks_in_the_help_as_if_a_value_followed():
         assert "bool" not in shown.output, name
 
 
+def test_nobody_is_told_to_take_this_project_from_an_index_where_it_is_not():
+    for path in [*PAGES, *PACKAGE.rglob("*.py")]:
+        assert not re.search(r"pip install[^`.]*storage-ledger", path.read_text()), path
+
+
 def test_every_command_has_its_section_and_every_section_its_command():
     assert {heading for heading in sections("commands.md") if heading.startswith("storage-ledger")} == commands().keys()
 
