@@ -43,7 +43,9 @@ def _print(done: Sweep) -> None:
     from storage_ledger.cli.output import console, counted, safe, size, table
 
     out = console()
-    out.print(f"[bold]Looked at[/bold]     {counted(done.looked_at, 'file')}, of these {done.young} too young, {done.changing} changing just now")
+    out.print(
+        f"[bold]Looked at[/bold]     {counted(done.looked_at, 'file')}, of these {done.young} too young, {done.changing} changing just now"
+    )
     out.print(f"[bold]Known[/bold]         {counted(done.held, 'file')}: waiting, or quarantined")
     out.print(f"[bold]Made up for[/bold]   {counted(done.described, 'file')} whose message was lost")
     out.print(f"[bold]Left over[/bold]     {counted(done.leftovers, 'file')}, archived already: to be removed")
