@@ -19,7 +19,6 @@ from tests.support.status_server import StatusServer
 from tests.support.valkey import Valkey
 from tests.support.warm import Warm, close_shared, shared
 
-
 # A shell without job control has what it starts with `&` ignore Ctrl-C, and so would all that the tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
