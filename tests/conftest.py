@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import signal
 import threading
 import warnings
 from collections.abc import Iterator
@@ -17,6 +18,10 @@ from tests.support.lanes import in_order
 from tests.support.status_server import StatusServer
 from tests.support.valkey import Valkey
 from tests.support.warm import Warm, close_shared, shared
+
+# A shell without job control has what it starts with `&` ignore Ctrl-C, and so would all that the tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

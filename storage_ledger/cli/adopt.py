@@ -69,12 +69,12 @@ def _reporting(report: Path | None) -> Iterator[Callable[[Noted, bool], None]]:
 
 
 def _print(done: Adopted) -> None:
-    from storage_ledger.cli.output import console, safe, size, table
+    from storage_ledger.cli.output import console, counted, safe, size, table
 
     out = console()
     verb = "Would adopt" if done.dry_run else "Adopted"
-    out.print(f"[bold]{verb}[/bold]  {done.files} files of {done.studies} studies, {size(done.bytes)}")
-    out.print(f"[bold]Known[/bold]       {done.known} files: in the ledger already")
+    out.print(f"[bold]{verb}[/bold]  {counted(done.files, 'file')} of {counted(done.studies, 'study', 'studies')}, {size(done.bytes)}")
+    out.print(f"[bold]Known[/bold]       {counted(done.known, 'file')}: in the ledger already")
     for title, by_code, listed in (
         ("Left alone", done.left_alone_by_code, done.left_alone),
         ("Remarks", done.remarks_by_code, done.remarks),

@@ -23,7 +23,7 @@ def backup(
     from dataclasses import asdict
 
     from storage_ledger import app
-    from storage_ledger.cli.output import print_json, size
+    from storage_ledger.cli.output import counted, print_json, size
     from storage_ledger.cli.progress import Step, steps
     from storage_ledger.settings import Settings
 
@@ -34,4 +34,4 @@ def backup(
     if as_json:
         print_json({"backup": str(folder)} | asdict(manifest))
     else:
-        print(f"{folder}: {manifest.position} entries, {size(manifest.bytes)}, every one of them checked.")
+        print(f"{folder}: {counted(manifest.position, 'entry', 'entries')}, {size(manifest.bytes)}, every one of them checked.")

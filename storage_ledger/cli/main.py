@@ -29,11 +29,12 @@ from storage_ledger.cli import (
     status_service,
     verify,
 )
-from storage_ledger.cli.command import Command
+from storage_ledger.cli.command import Command, Group
 from storage_ledger.errors import Locked, StorageLedgerError
 
 app = typer.Typer(
     name="storage-ledger",
+    cls=Group,
     help="An event-sourced archive for described DICOM studies. Settings come from the environment: see docs/reference/settings.md.",
     no_args_is_help=True,
     add_completion=False,

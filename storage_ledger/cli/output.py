@@ -46,6 +46,11 @@ def age(recorded_at: str, now: datetime | None = None) -> str:
     return f"{seconds:.0f} s"
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """`1 file`, `2 files`; `1 study`, `2 studies` where `many` says so."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
 def size(count: float) -> str:
     """`512 B`, `1.5 MB`."""
     for unit in ("B", "kB", "MB", "GB", "TB"):

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from storage_ledger.cli.command import Command
+from storage_ledger.cli.command import Command, Group
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from storage_ledger.quarantine import Answer, Word
 
 app = typer.Typer(
+    cls=Group,
     help="See what waits for a person, have it tried again, or give it up.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+LENGTH_OF_A_UUID = 36
 
 _Upload = Annotated[str | None, typer.Option("--upload", help="Only this upload: its path below UPLOADS_PATH, as `list` shows it.")]
 _By = Annotated[str, typer.Option("--by", help="Who decides this; it stands in the ledger.", metavar="NAME")]
@@ -28,7 +33,7 @@ def list_(as_json: _Json = False) -> None:
     """List what is quarantined, oldest first. Ends with 1 when there is something."""
     from storage_ledger import app as wiring
     from storage_ledger import report
-    from storage_ledger.cli.output import age, console, print_json, safe, table
+    from storage_ledger.cli.output import console, print_json
     from storage_ledger.settings import Settings
 
     settings = Settings.load()
@@ -39,16 +44,7 @@ def list_(as_json: _Json = False) -> None:
     elif not items:
         print("Nothing is quarantined.")
     else:
-        rows = table("Position", "Since", "Study", "Upload", "Why")
-        for item in items:
-            rows.add_row(
-                str(item["position"]),
-                age(item["recorded_at"]),
-                safe(item["study_id"]),
-                safe(item["upload_path"]),
-                safe(item["code"]),
-            )
-        console().print(rows)
+        console().print(_listed(items))
     raise typer.Exit(1 if items else 0)
 
 
@@ -130,6 +126,18 @@ def discard(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     _say(word, study_id, upload, None, as_json=as_json)
+
+
+def _listed(items: list[dict[str, Any]]) -> Table:
+    from storage_ledger.cli.output import age, safe, table
+
+    rows = table("Position", "Since", "Study", "Upload", "Why")
+    # What somebody copies into the next command stays in one piece; for the longest that a study_id may be there is no room.
+    rows.columns[2].no_wrap = all(len(item["study_id"]) <= LENGTH_OF_A_UUID for item in items)
+    for item in items:
+        cells = (safe(item[name]) for name in ("study_id", "upload_path", "code"))
+        rows.add_row(str(item["position"]), age(item["recorded_at"]), *cells)
+    return rows
 
 
 def _say(word: Word, study_id: str | None, upload: str | None, code: str | None, *, as_json: bool) -> None:

@@ -40,14 +40,16 @@ def reconcile(
 
 
 def _print(done: Sweep) -> None:
-    from storage_ledger.cli.output import console, safe, size, table
+    from storage_ledger.cli.output import console, counted, safe, size, table
 
     out = console()
-    out.print(f"[bold]Looked at[/bold]     {_files(done.looked_at)}, of these {done.young} too young, {done.changing} changing just now")
-    out.print(f"[bold]Known[/bold]         {_files(done.held)}: waiting, or quarantined")
-    out.print(f"[bold]Made up for[/bold]   {_files(done.described)} whose message was lost")
-    out.print(f"[bold]Left over[/bold]     {_files(done.leftovers)}, archived already: to be removed")
-    out.print(f"[bold]Unexplained[/bold]   {_files(done.unexplained)}")
+    out.print(
+        f"[bold]Looked at[/bold]     {counted(done.looked_at, 'file')}, of these {done.young} too young, {done.changing} changing just now"
+    )
+    out.print(f"[bold]Known[/bold]         {counted(done.held, 'file')}: waiting, or quarantined")
+    out.print(f"[bold]Made up for[/bold]   {counted(done.described, 'file')} whose message was lost")
+    out.print(f"[bold]Left over[/bold]     {counted(done.leftovers, 'file')}, archived already: to be removed")
+    out.print(f"[bold]Unexplained[/bold]   {counted(done.unexplained, 'file')}")
     if done.files:
         out.print()
         rows = table("Upload", "Size", "Age", "Why", "Status")
@@ -57,7 +59,3 @@ def _print(done: Sweep) -> None:
         out.print(rows)
     if done.unexplained > len(done.files):
         out.print(f"\n… and {done.unexplained - len(done.files)} more.")
-
-
-def _files(count: int) -> str:
-    return "1 file" if count == 1 else f"{count} files"

@@ -30,11 +30,11 @@ def status(
 
 
 def _print(look: dict[str, Any]) -> None:
-    from storage_ledger.cli.output import age, console, safe, size, table
+    from storage_ledger.cli.output import age, console, counted, safe, size, table
 
     out = console()
     runs = "runs" if look["serving"] else "does not run"
-    out.print(f"[bold]Entries[/bold]    position {look['position']}, {look['studies']} studies; serve {runs}")
+    out.print(f"[bold]Entries[/bold]    position {look['position']}, {counted(look['studies'], 'study', 'studies')}; serve {runs}")
     out.print(f"[bold]Index[/bold]      position {look['index_position'] if look['index_position'] is not None else 'none'}")
     out.print(f"[bold]Mirror[/bold]     position {look['mirror_position'] if look['mirror_position'] is not None else 'none'}")
     out.print(f"[bold]Verified[/bold]   {_verified(look['last_verify'])}")
@@ -58,12 +58,11 @@ def _print(look: dict[str, Any]) -> None:
 
 
 def _verified(last: dict[str, Any] | None) -> str:
-    from storage_ledger.cli.output import age, size
+    from storage_ledger.cli.output import age, counted, size
 
     if last is None:
         return "never"
     what = "scrub" if last["by"] == "scrub" else "verify"
     whole = "" if last["complete"] else (", not through yet" if what == "scrub" else ", interrupted")
-    return (
-        f"{what}, {age(last['recorded_at'])} ago{whole}: {last['files']} files, {size(last['bytes'])} intact, {last['findings']} findings"
-    )
+    files, findings = counted(last["files"], "file"), counted(last["findings"], "finding")
+    return f"{what}, {age(last['recorded_at'])} ago{whole}: {files}, {size(last['bytes'])} intact, {findings}"

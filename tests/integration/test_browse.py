@@ -74,7 +74,11 @@ class Browse:
         return self.log.read_text()
 
     def ready(self) -> Browse:
-        until(lambda: "Browse on http" in self.said() or self.process.poll() is not None, 20, what="browse to listen")
+        try:
+            until(lambda: "Browse on http" in self.said() or self.process.poll() is not None, 60, what="browse to listen")
+        except AssertionError:
+            self.stop()  # left behind it would be a warning, and with that an error, of some test that comes later
+            raise
         found = re.search(r"Browse on http://127\.0\.0\.1:(\d+)/", self.said())
         assert found, self.said()
         self.port = int(found[1])
@@ -396,7 +400,7 @@ def test_no_login_opens_it_and_warns_only_when_others_can_reach_it(opened: Brows
     assert "DOE^JANE" in opened.page("/index/studies").body
     assert "WARNING" not in opened.said()
     browse = start(ledger, "--no-login", "--host", "0.0.0.0")  # noqa: S104 - that is what is asked about
-    until(lambda: "Browse on http" in browse.said(), 20, what="browse to listen")
+    until(lambda: "Browse on http" in browse.said(), 60, what="browse to listen")
     assert "WARNING: no login" in browse.said()
 
 

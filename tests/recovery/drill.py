@@ -484,6 +484,7 @@ def main() -> int:
         (folder / "valkey").mkdir()
         valkey = Valkey(folder / "valkey")
         valkey.start()
+        print(f"the service makes an archive of {given.studies} studies, for all that is to be lost", flush=True)
         began = time.monotonic()
         drill = Drill(folder, given.studies, given.seed, valkey)
         size = sum(path.stat().st_size for path in drill.original.archive.rglob("*") if path.is_file())

@@ -92,7 +92,11 @@ class Browse:
                 stdout=out,
                 stderr=out,
             )
-        until(lambda: "Browse on http" in self.said() or self._process.poll() is not None, 30, what="browse to listen")
+        try:
+            until(lambda: "Browse on http" in self.said() or self._process.poll() is not None, 60, what="browse to listen")
+        except AssertionError:
+            self.stop()  # left behind it would be a warning, and with that an error, of some test that comes later
+            raise
         found = re.search(r"Browse on (http://127\.0\.0\.1:\d+)/", self.said())
         assert found, self.said()
         self.url = found[1]

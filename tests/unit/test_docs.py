@@ -14,6 +14,7 @@ import pytest
 import typer.main
 import yaml
 from pydantic_core import PydanticUndefined
+from typer.testing import CliRunner
 
 from storage_ledger import errors
 from storage_ledger.archive.contract import Fixity
@@ -109,6 +110,19 @@ def options() -> Iterator[tuple[str, Any]]:
     for name, command in commands().items():
         for option in arguments(command):
             yield name, option
+
+
+def test_no_flag_looks_in_the_help_as_if_a_value_followed():
+    for name in ["storage-ledger", "storage-ledger quarantine", *commands()]:
+        shown = CliRunner().invoke(app, [*name.split()[1:], "--help"])
+        assert shown.exit_code == 0
+        assert "--help" in shown.output
+        assert "bool" not in shown.output, name
+
+
+def test_nobody_is_told_to_take_this_project_from_an_index_where_it_is_not():
+    for path in [*PAGES, *PACKAGE.rglob("*.py")]:
+        assert not re.search(r"pip install[^`.]*storage-ledger", path.read_text()), path
 
 
 def test_every_command_has_its_section_and_every_section_its_command():

@@ -1,0 +1,40 @@
+"""What commands print, where no service is needed to see it."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from storage_ledger.cli import quarantine, status
+from storage_ledger.cli.output import counted
+
+UUID = "3f0c7a52-9a8e-4d0b-b0a4-0c9d2c7b1e55"
+
+
+def listed(study_id: str, width: int) -> str:
+    item = {"position": 279, "recorded_at": "2026-11-25T03:33:00.000000Z", "study_id": study_id}
+    rows = quarantine._listed([item | {"upload_path": f"{study_id}.dcm", "code": "upload-missing"}])
+    out = Console(file=io.StringIO(), width=width)
+    out.print(rows)
+    return out.file.getvalue()  # type: ignore[attr-defined] # it is ours
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_the_id_that_the_next_command_takes_stays_in_one_piece(width):
+    assert f" {UUID} " in listed(UUID, width)
+
+
+def test_no_character_of_an_id_of_any_length_is_left_out():
+    longest = "abcdefgh" * 16
+    text = "".join(listed(longest, 80).split())
+    assert all(text.count(letter) >= 32 for letter in "abcdefgh"), text  # in the id, and in the file's name
+
+
+def test_one_is_not_told_as_many():
+    assert [counted(n, "file") for n in (0, 1, 2)] == ["0 files", "1 file", "2 files"]
+    assert [counted(n, "study", "studies") for n in (1, 2)] == ["1 study", "2 studies"]
+    last: dict[str, Any] = {"by": "verify", "complete": True, "recorded_at": "2026-11-25T03:33:00.000000Z", "bytes": 9900}
+    assert status._verified(last | {"files": 1, "findings": 1}).endswith(": 1 file, 9.9 kB intact, 1 finding")
