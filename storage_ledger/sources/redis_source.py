@@ -8,7 +8,7 @@ import threading
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import redis
 from redis.backoff import NoBackoff
@@ -30,6 +30,8 @@ CONNECT_S = 5.0
 SILENCE_S = 25.0
 """A server that says nothing for so long, though it was asked, is gone, whatever TCP believes."""
 
+SAID_ALL = 3
+"""So many attempts in a row are logged each; then the 4th, 8th, 16th …, and whatever has another cause."""
 BACKOFF_FIRST_S = 0.2
 BACKOFF_MOST_S = 5.0
 
@@ -112,17 +114,24 @@ class RedisSource(Source):
     def _lost(self, error: Exception, failures: int, stop: threading.Event) -> None:
         if self.subscribed:
             self._metrics.reconnects.inc()
-        self._trouble = trouble(error)
+        before, self._trouble = self._trouble, trouble(error)
         self._close()
         wait_s = self._rng.uniform(0, min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2 ** min(failures - 1, 16)))
-        # Never the error's text: it may quote the URL, and with it a password.
-        logs.get().warning("source.lost", code=self._trouble, error_type=type(error).__name__, attempt=failures, after_s=round(wait_s, 3))
+        # An outage of a weekend is a dozen lines. Never the error's text: it may quote the URL, and with it a password.
+        if self._trouble != before or failures <= SAID_ALL or failures.bit_count() == 1:
+            word = {"code": self._trouble, "error_type": type(error).__name__, "attempt": failures, "after_s": round(wait_s, 3)}
+            logs.get().warning("source.lost", address=_address(self._connection), **word)
         stop.wait(wait_s)
 
     def _close(self) -> None:
         self._subscribed.clear()
         self._metrics.subscribed.set(0)
         self._connection.disconnect()
+
+
+def _address(connection: Any) -> str:
+    """Where the server is looked for, without user and password."""
+    return str(getattr(connection, "path", None) or f"{connection.host}:{connection.port}")
 
 
 def trouble(error: Exception) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import random
+import re
 import socket
 import threading
 
@@ -200,6 +201,26 @@ def test_waiting_for_the_next_attempt_ends_with_a_stop(kind):
     stop.set()
     thread.join(30)
     assert not thread.is_alive()
+
+
+def test_a_long_absence_is_a_few_lines_of_the_log_which_say_where_the_server_was_looked_for(kind, log):
+    stop = threading.Event()
+
+    class AtOnce(random.Random):
+        tries = 0
+
+        def uniform(self, a: float, b: float) -> float:
+            self.tries += 1
+            if self.tries == 100:
+                stop.set()
+            return 0.0 * (a + b)
+
+    rng, port = AtOnce(), free_port()
+    kind.make(f"redis://user:canary@127.0.0.1:{port}", "described", Metrics(), rng=rng).run(lambda _: None, stop)
+    lines = [line for line in log.getvalue().splitlines() if "source.lost" in line]
+    assert [int(re.search(r"attempt=(\d+)", line)[1]) for line in lines] == [1, 2, 3, 4, 8, 16, 32, 64]
+    assert all(f"address=127.0.0.1:{port} " in line for line in lines)
+    assert "canary" not in log.getvalue()
 
 
 def test_nothing_more_is_delivered_while_a_delivery_waits(kind, valkey, listen):
