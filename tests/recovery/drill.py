@@ -196,6 +196,29 @@ def ledger_damaged(s: Scratch) -> None:
     s.run("restore", "--from-mirror", "--force")
 
 
+def entries_damaged(s: Scratch) -> None:
+    """A bit of each of some entries has flipped, the last one too; `serve` is started twice before anybody looks."""
+    with closing(sqlite3.connect(s.stack.ledger / "ledger.db")) as connection:
+        [(trigger,)] = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'entries_update'")
+        connection.execute("DROP TRIGGER entries_update")
+        last = connection.execute("SELECT max(position) FROM entries").fetchone()[0]
+        for position in {last, *(s.rng.randint(1, last) for _ in range(9))}:
+            payload = bytearray(
+                connection.execute("SELECT CAST(payload AS BLOB) FROM entries WHERE position = ?", (position,)).fetchone()[0]
+            )
+            payload[s.rng.randrange(len(payload))] ^= 1 << s.rng.randrange(8)
+            connection.execute("UPDATE entries SET payload = CAST(? AS TEXT) WHERE position = ?", (bytes(payload), position))
+        connection.execute(trigger)
+        connection.commit()
+    for _ in range(2):
+        start(s)
+        if s.stack.stop() != 0:
+            raise Wrong("`serve` did not end with 0")
+    if "payload-changed" not in s.run("verify", code=1):
+        raise Wrong("`verify` does not say payload-changed")
+    s.run("restore", "--from-mirror", "--force")
+
+
 def ledger_volume_lost_backup_at_hand(s: Scratch) -> None:
     empty(s.stack.ledger)
     s.run("restore", "--from-backup", str(s.backup))
@@ -255,6 +278,7 @@ DISASTERS: dict[str, Callable[[Scratch], None]] = {
         status_store_emptied_while_serving,
         ledger_volume_lost,
         ledger_damaged,
+        entries_damaged,
         ledger_volume_lost_backup_at_hand,
         old_backup_restored,
         old_backup_and_mirror,
