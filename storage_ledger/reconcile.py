@@ -29,7 +29,7 @@ from storage_ledger import logs
 from storage_ledger.archive.filesystem import digest_of
 from storage_ledger.archive.uploads import Found, Identity, Uploads
 from storage_ledger.core import canonical
-from storage_ledger.core.entries import Entry, Kind, NewEntry, faults
+from storage_ledger.core.entries import Entry, Kind, NewEntry, faults, require_whole
 from storage_ledger.core.layout import UploadPaths, valid_study_id
 from storage_ledger.core.message import parse
 from storage_ledger.core.plan import Stage
@@ -142,7 +142,8 @@ class Told:
 
     @classmethod
     def of(cls, entries: Sequence[Entry]) -> Told:
-        """From all entries that name it, in order."""
+        """From all entries that name it, in order. Raises as `require_whole` does."""
+        require_whole(entries)
         states: dict[str | None, State] = {}
         archived: list[tuple[int, int, str]] = []
         for entry in entries:

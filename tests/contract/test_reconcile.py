@@ -19,7 +19,7 @@ from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.metrics import Metrics
 from storage_ledger.reconcile import Reconciler, Sweep
 from storage_ledger.status import StatusClient
-from tests.contract.making import Ledgers
+from tests.contract.making import Ledgers, damage
 from tests.contract.pipeline import Pipeline, tree
 from tests.support.status_server import Fault, StatusServer
 
@@ -743,3 +743,16 @@ def test_an_unmounted_folder_or_an_absent_neighbour_does_not_end_the_run_and_a_b
     broken._client = None
     with pytest.raises(AttributeError):
         broken.run(threading.Event())
+
+
+def test_a_file_of_which_a_damaged_entry_tells_is_left_to_people(pipeline):
+    pipeline.upload("S1.dcm", b"content")
+    pipeline.say("S1", "/app/uploads/S1.dcm")
+    pipeline.place()
+    pipeline.lost("S2.dcm")
+    before = len(pipeline.ledger.read(0, 100))
+    damage(pipeline.ledger, "UPDATE entries SET payload = replace(payload, 'sha256', 'sha257') WHERE kind = 'archived'")
+    done = pipeline.sweep()
+    assert reasons(done) == {"S1.dcm": "entry-damaged"}
+    assert [entry.study_id for entry in pipeline.ledger.read(before, 100)] == ["S2"]
+    assert (pipeline.uploads / "S1.dcm").exists()
