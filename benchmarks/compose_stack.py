@@ -53,20 +53,19 @@ def filled(compose: list[str], studies: int, port: int) -> Iterator[tuple[Inside
     Where its ledger is empty, so many studies are put into it; where it has others than these, this ends with a sentence.
     """
     _run(*compose, *_program("whose"))
-    _run(*compose, "stop", *OURS)
-    _run(*compose, *_program("fill", str(studies)))
-    _run(*compose, "run", "--rm", "--no-deps", "-T", "--entrypoint", "sh", "datasette", "-c", "rm -rf /app/cache/*")
-    password = secrets.token_hex()
     up = ("up", "--detach", "--no-build", "--wait")
+    password = secrets.token_hex()
     with tempfile.TemporaryDirectory() as folder:
         login = Path(folder, "login.yaml")
         hashed = hash_password(password).replace("$", "$$")  # compose reads a $ as the beginning of a variable
         environment = {"BROWSE_PASSWORD_HASH": f"bench:{hashed}", "BROWSE_PASSWORD_HASH_FILE": ""}
         login.write_text(json.dumps({"services": {"datasette": {"environment": environment}}}))  # JSON is YAML
         try:
+            _run(*compose, "stop", *OURS)
+            _run(*compose, *_program("fill", str(studies)))
+            _run(*compose, "run", "--rm", "--no-deps", "-T", "--entrypoint", "sh", "datasette", "-c", "rm -rf /app/cache/*")
             _run(*compose, "-f", str(login), *up, *OURS)
-            feed = [*compose, *_program("feed")]
-            with subprocess.Popen(feed, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            with subprocess.Popen([*compose, *_program("feed")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
                 yield Inside(process), _cookie(f"http://127.0.0.1:{port}", password)
         finally:
             _run(*compose, *up, "--no-deps", *OURS)
