@@ -1,6 +1,7 @@
 """The service, given events: DICOM files in its uploads, messages on its Redis, and when its ledger says what became of them.
 
-Also a program for inside a compose stack, which `compose_stack.py` runs: `whose`, `fill STUDIES`, `feed`.
+Also a program for inside a compose stack, which `compose_stack.py` runs: `whose`, `fill STUDIES`, `feed`. Where the stack has somebody's
+studies, it changes nothing and ends with 1.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ from tests.support.dicom import described, make_file  # noqa: E402
 
 PIXELS = 128
 GENERATED = "000000-0000"
-IN_THE_STACK = Path("/app")
 
 
 class Service:
@@ -130,22 +130,27 @@ def settle(folder: Path, environment: Mapping[str, str], *, mirror: bool) -> Non
         subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def _first_study(folder: Path) -> str | None:
+def filled(folder: Path) -> bool:
+    """Whether the generated studies are there already. Ends the program where somebody's are, in the ledger or in an archive without."""
     with _reading(folder / "ledger" / "ledger.db") as connection:
         row = connection.execute("SELECT study_id FROM entries WHERE study_id IS NOT NULL ORDER BY position LIMIT 1").fetchone()
-    return row[0] if row else None
+    found = [row[0]] if row else [each.name for each in (folder / "archive").iterdir() if not each.name.startswith(".")]
+    if found and found[0] != GENERATED:
+        sys.exit("the stack has somebody's studies: measure a stack of its own, since made-up ones stay in its ledger for ever")
+    return bool(found)
 
 
-def main(folder: Path = IN_THE_STACK) -> None:
+def main() -> None:
+    folder = Path(os.environ["LEDGER_PATH"]).parent  # the stack's folders lie beside each other
+    ours = filled(folder)
     match sys.argv[1:]:
         case ["whose"]:
-            if _first_study(folder) not in {None, GENERATED}:
-                sys.exit("the stack's ledger has somebody's studies: measure a stack of its own, since made-up ones stay for ever")
+            pass
         case ["fill", studies]:
-            if empty := _first_study(folder) is None:
+            if not ours:
                 make(folder / "ledger", int(studies))
             slices(folder)
-            settle(folder, os.environ, mirror=empty)
+            settle(folder, os.environ, mirror=not ours)
         case ["feed"]:  # a line with a method and its arguments → a line with what it returned
             service = Service(folder, redis.Redis.from_url(os.environ["REDIS_URL"], protocol=2), os.environ["DESCRIBED_CHANNEL"])
             print(json.dumps(examples(folder)), flush=True)
