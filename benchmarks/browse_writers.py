@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeVar
@@ -52,28 +53,27 @@ class People:
 
     def __init__(self, port: int, visits: list[str], pictures: list[str], ask: Ask) -> None:
         self._left = threading.Event()
-        self._answers = [0] * PEOPLE
-        self._threads = [threading.Thread(target=self._one, args=(each, port, visits, pictures, ask)) for each in range(PEOPLE)]
-        for thread in self._threads:
-            thread.start()
+        self._pool = ThreadPoolExecutor(PEOPLE)
+        self._looking = [self._pool.submit(self._one, each, port, visits, pictures, ask) for each in range(PEOPLE)]
 
     def leave(self) -> int:
-        """How many answers they had."""
+        """How many answers they had. Raises what went wrong for one of them: fewer people cost less."""
         self._left.set()
-        for thread in self._threads:
-            thread.join()
-        return sum(self._answers)
+        self._pool.shutdown()
+        return sum(each.result() for each in self._looking)
 
-    def _one(self, number: int, port: int, visits: list[str], pictures: list[str], ask: Ask) -> None:
+    def _one(self, number: int, port: int, visits: list[str], pictures: list[str], ask: Ask) -> int:
         rng = random.Random(number)
         site = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        answers = 0
         self._left.wait(rng.uniform(0, 2))
         while not self._left.is_set():
             for path in (rng.choice(visits), *rng.sample(pictures, 8)):
                 ask(site, path)
-                self._answers[number] += 1
+                answers += 1
             self._left.wait(rng.uniform(1, 4))
         site.close()
+        return answers
 
 
 def commits(folder: Path, people: Callable[[], People], rounds: int, seconds: float) -> bool:
