@@ -42,7 +42,7 @@ from urllib.parse import quote
 
 import browse_writers
 from browse_writers import load
-from compose_stack import filled
+from compose_stack import filled, stat_of_browse
 from many_studies import SLICES, examples, make, slices
 
 LIMITS_MS = {"home": 150, "list": 150, "list, last page": 150, "list, one modality": 150, "search, few": 150, "search, half": 150,
@@ -60,9 +60,12 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8001, help="with --compose: where its pages are published")
     options = parser.parse_args()
     if options.compose:
-        with filled(shlex.split(options.compose), options.studies, options.port) as (inside, cookie):
+        compose = shlex.split(options.compose)
+        with filled(compose, options.studies, options.port) as (inside, cookie):
             writers = {"serve": partial(browse_writers.serve, nullcontext(inside))}
-            slow = measure(inside.examples, options.port, 0, cookie, writers, options.rounds, options.seconds)
+            slow = measure(
+                inside.examples, options.port, partial(stat_of_browse, compose), cookie, writers, options.rounds, options.seconds
+            )
     else:
         with tempfile.TemporaryDirectory() as temporary:
             folder = options.folder or Path(temporary)
@@ -75,7 +78,7 @@ def main() -> None:
                 "serve": partial(browse_writers.serve, browse_writers.a_serve(folder)),
             }
             with browsing(folder) as (port, pid):
-                slow = measure(examples(folder), port, pid, "", writers, options.rounds, options.seconds)
+                slow = measure(examples(folder), port, Path(f"/proc/{pid}/stat").read_text, "", writers, options.rounds, options.seconds)
     print("all within their limits" if not slow else f"too slow: {', '.join(slow)}")
     sys.exit(1 if slow else 0)
 
@@ -96,9 +99,15 @@ def browsing(folder: Path) -> Iterator[tuple[int, int]]:
 
 
 def measure(
-    known: dict[str, Any], port: int, pid: int, cookie: str, writers: dict[str, Callable[..., bool]], rounds: int, seconds: float
+    known: dict[str, Any],
+    port: int,
+    stat: Callable[[], str],
+    cookie: str,
+    writers: dict[str, Callable[..., bool]],
+    rounds: int,
+    seconds: float,
 ) -> list[str]:
-    """What of it all is too slow. `known` are `examples`; `pid` is the process whose CPU is told, 0 for none."""
+    """What of it all is too slow. `known` are `examples`; `stat` is what Linux tells in /proc of the process that answers."""
     big, usual, study_id = (quote(known[name]) for name in ("big", "usual", "study_id"))
     last = max(1, min(2000, known["studies"] // 50))
     pages = {
@@ -115,7 +124,7 @@ def measure(
     site = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     looks = partial(ask, cookie=cookie)
     print(f"the very first page   {looks(site, pages['home'])[0]:8.1f} ms", flush=True)
-    slow = [name for name, path in pages.items() if not told(name, *times(partial(looks, site, path), pid))]
+    slow = [name for name, path in pages.items() if not told(name, *times(partial(looks, site, path), stat))]
     for path in pictures[:2]:
         looks(site, path)  # the workers start
     first = [looks(site, path) for path in pictures[2:]]
@@ -140,19 +149,19 @@ def ask(site: http.client.HTTPConnection, path: str, *, cookie: str) -> tuple[fl
     return (time.perf_counter() - began) * 1000, len(body)
 
 
-def times(asked: Callable[[], tuple[float, int]], pid: int) -> tuple[float, float, float, int]:
+def times(asked: Callable[[], tuple[float, int]], stat: Callable[[], str]) -> tuple[float, float, float, int]:
     found = []
     spent = 0.0
     for number in range(22):
-        spent = cpu_ms(pid) if number == 2 else spent
+        spent = cpu_ms(stat) if number == 2 else spent
         took, size = asked()
         found.append(took)
-    return statistics.median(found[2:]), max(found[2:]), (cpu_ms(pid) - spent) / 20, size
+    return statistics.median(found[2:]), max(found[2:]), (cpu_ms(stat) - spent) / 20, size
 
 
-def cpu_ms(pid: int) -> float:
+def cpu_ms(stat: Callable[[], str]) -> float:
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = stat().rpartition(")")[2].split()
     except OSError:
         return math.nan
     return (int(fields[11]) + int(fields[12])) * 1000 / os.sysconf("SC_CLK_TCK")

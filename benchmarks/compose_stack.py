@@ -71,6 +71,13 @@ def filled(compose: list[str], studies: int, port: int) -> Iterator[tuple[Inside
             _run(*compose, *up, "--no-deps", *OURS)
 
 
+def stat_of_browse(compose: list[str]) -> str:
+    """What Linux tells in /proc of the process that answers for the pages: the first child of the container's init."""
+    read = "read -r child _ </proc/1/task/1/children; cat /proc/$child/stat"
+    command = [*compose, "exec", "-T", "datasette", "sh", "-c", read]
+    return subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True).stdout
+
+
 def _program(*arguments: str) -> list[str]:
     """What compose is told so that `fed_service.py` runs beside the stack's services, on their volumes and as their user."""
     mounts = [word for name in ("benchmarks", "tests") for word in ("-v", f"{ROOT / name}:/bench/{name}:ro")]
