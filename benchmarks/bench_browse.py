@@ -9,13 +9,14 @@ and the slowest of twenty, after two that warm the caches; "cpu" is what the pro
 Then what four people cost who writes, a process of commits and index, and a real `serve`: see `browse_writers.py`. What they write
 stays in DIR.
 
-The same pages and the same four people, and the `serve` of a compose stack of its own:
+The same pages, the same four people, and as the writer the `serve` of a compose stack of its own, none of whose volumes is in use:
 
-    docker compose -p storage-ledger-bench -f compose.yaml up --build --detach
-    scripts/bench browse --compose 'docker compose -p storage-ledger-bench -f compose.yaml' [--port 8001]
-    docker compose -p storage-ledger-bench -f compose.yaml down --volumes
+    stack='docker compose --env-file /dev/null -p storage-ledger-bench -f compose.yaml'
+    $stack up --build --detach
+    scripts/bench browse --compose "$stack" [--port 8001]
+    $stack down --volumes
 
-The stack's empty ledger is filled first; where it is not empty, this leaves the stack alone. Its pages are asked for through the published
+The stack's empty ledger is filled first; a stack that has somebody's studies is left alone. Its pages are asked for through the published
 port by somebody who has logged in; events are given to it, and its ledger is read, by a container beside it.
 """
 
