@@ -7,6 +7,7 @@ import json
 import re
 import secrets
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,7 +97,9 @@ def _program(*arguments: str) -> list[str]:
 
 
 def _run(*command: str) -> None:
-    subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+    code = subprocess.run(command, check=False, stdin=subprocess.DEVNULL).returncode
+    if code != 0:
+        sys.exit(f"ended with {code}, and said why above: {' '.join(command)}")
 
 
 def _cookie(site: str, password: str) -> str:
