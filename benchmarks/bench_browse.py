@@ -8,6 +8,16 @@ and the slowest of twenty, after two that warm the caches; "cpu" is what the pro
 
 Then what four people cost who writes, a process of commits and index, and a real `serve`: see `browse_writers.py`. What they write
 stays in DIR.
+
+The same pages, the same four people, and as the writer the `serve` of a compose stack of its own, none of whose volumes is in use:
+
+    stack='docker compose --env-file /dev/null -p storage-ledger-bench -f compose.yaml'
+    $stack up --build --detach
+    scripts/bench browse --compose "$stack" [--port 8001]
+    $stack down --volumes
+
+The stack's empty ledger is filled first; a stack that has somebody's studies is left alone. Its pages are asked for through the published
+port by somebody who has logged in; events are given to it, and its ledger is read, by a container beside it.
 """
 
 from __future__ import annotations
@@ -16,23 +26,25 @@ import argparse
 import http.client
 import math
 import os
-import platform
 import re
+import shlex
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import browse_writers
 from browse_writers import load
-from many_studies import SLICES, make, slices
-
-from storage_ledger.ledger.engine import sqlite
+from compose_stack import filled, stat_of_browse
+from many_studies import SLICES, examples, make, slices
 
 LIMITS_MS = {"home": 150, "list": 150, "list, last page": 150, "list, one modality": 150, "search, few": 150, "search, half": 150,
              "study of 3 files": 200, "study of 300 files": 200, "pipeline study": 200, "attention": 200, "entry": 200,
@@ -45,33 +57,36 @@ def main() -> None:
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--rounds", type=int, default=6, help="of each writer, half of them with people")
     parser.add_argument("--seconds", type=float, default=10.0, help="a round")
+    parser.add_argument("--compose", metavar="COMMAND", help="measure the stack that this command line means")
+    parser.add_argument("--port", type=int, default=8001, help="with --compose: where its pages are published")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = options.folder or Path(temporary)
-        if not (folder / "ledger" / "index.db").exists():
-            (folder / "ledger").mkdir(parents=True, exist_ok=True)
-            make(folder / "ledger", options.studies)
-        slices(folder)
-        measure(folder, options.rounds, options.seconds)
+    if options.compose:
+        compose = shlex.split(options.compose)
+        with filled(compose, options.studies, options.port) as (inside, cookie):
+            writers = {"serve": partial(browse_writers.serve, nullcontext(inside))}
+            slow = measure(
+                inside.examples, options.port, partial(stat_of_browse, compose), cookie, writers, options.rounds, options.seconds
+            )
+    else:
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = options.folder or Path(temporary)
+            if not (folder / "ledger" / "index.db").exists():
+                (folder / "ledger").mkdir(parents=True, exist_ok=True)
+                make(folder / "ledger", options.studies)
+            slices(folder)
+            writers = {
+                "commits": partial(browse_writers.commits, folder),
+                "serve": partial(browse_writers.serve, browse_writers.a_serve(folder)),
+            }
+            with browsing(folder) as (port, pid):
+                slow = measure(examples(folder), port, Path(f"/proc/{pid}/stat").read_text, "", writers, options.rounds, options.seconds)
+    print("all within their limits" if not slow else f"too slow: {', '.join(slow)}")
+    sys.exit(1 if slow else 0)
 
 
-def measure(folder: Path, rounds: int, seconds: float) -> None:
-    connection = sqlite.connect(f"file:{folder / 'ledger' / 'index.db'}?mode=ro", uri=True)
-    studies, files = connection.execute("SELECT count(*), sum(files) FROM dicom_studies").fetchone()
-    big = connection.execute("SELECT study_instance_uid FROM dicom_studies ORDER BY files DESC LIMIT 1").fetchone()[0]
-    usual = connection.execute("SELECT study_instance_uid FROM dicom_studies WHERE files = 3 LIMIT 1").fetchone()[0]
-    study_id = connection.execute("SELECT study_id FROM files WHERE study_instance_uid = ? LIMIT 1", (usual,)).fetchone()[0]
-    connection.close()
-    last = max(1, min(2000, studies // 50))
-    pages = {
-        "home": "/", "list": "/dicom", "list, last page": f"/dicom?page={last}", "list, one modality": "/dicom?modality=MR&sort=name",
-        "search, few": "/dicom?q=tanaka+yuki", "search, half": "/dicom?q=a", "study of 3 files": f"/dicom/{quote(usual)}",
-        "study of 300 files": f"/dicom/{quote(big)}", "pipeline study": f"/studies/{quote(study_id)}", "attention": "/attention",
-        "entry": "/ledger/entries/1",
-    }  # fmt: skip
-    pictures = [f"/image/000000-{at:04d}/000000-{at:04d}.dcm?size=128" for at in range(SLICES)]
-    on = f"SQLite {sqlite.sqlite_version}, Python {platform.python_version()}, {os.cpu_count()} cores, load {load()}"
-    print(f"{studies:,} DICOM studies, {files:,} files; {on}", flush=True)
+@contextmanager
+def browsing(folder: Path) -> Iterator[tuple[int, int]]:
+    """The port and the process of a `browse` without a login."""
     command = [sys.executable, "-m", "storage_ledger", "browse", "--port", "0", "--no-login"]
     places = {"LEDGER_PATH": str(folder / "ledger"), "ARCHIVE_PATH": str(folder / "archive")}
     with subprocess.Popen(command, env={**os.environ, **places}, stderr=subprocess.PIPE, text=True) as process:
@@ -79,31 +94,55 @@ def measure(folder: Path, rounds: int, seconds: float) -> None:
             lines = process.stderr or ()
             port = next(int(found[1]) for line in lines if (found := re.search(r"Browse on http://[^:]+:(\d+)/", line)))
             threading.Thread(target=lambda: [None for _ in lines], daemon=True).start()  # its log must not fill the pipe
-            site = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-            print(f"the very first page   {ask(site, pages['home'])[0]:8.1f} ms", flush=True)
-            slow = [name for name, path in pages.items() if not told(name, *times(site, path, process.pid))]
-            for path in pictures[:2]:
-                ask(site, path)  # the workers start
-            first = [ask(site, path) for path in pictures[2:]]
-            again = [ask(site, path) for path in pictures[2:]]
-            for name, found in (("first thumbnail", first), ("cached thumbnail", again)):
-                took = [each[0] for each in found]
-                size = round(statistics.mean(each[1] for each in found))
-                slow += [] if told(name, statistics.median(took), max(took), math.nan, size) else [name]
-            visits = [*pages.values(), f"/dicom?q={quote('ta')}", f"/dicom/{quote(big)}?file=000000-0007%2F000000-0007.dcm"]
-            people = partial(browse_writers.People, port, visits, pictures, ask)
-            for writer in (browse_writers.commits, browse_writers.serve):
-                slow += [] if writer(folder, people, rounds, seconds) else [f"{writer.__name__} with four people"]
+            yield port, process.pid
         finally:
             process.terminate()
-    print("all within their limits" if not slow else f"too slow: {', '.join(slow)}")
-    sys.exit(1 if slow else 0)
 
 
-def ask(site: http.client.HTTPConnection, path: str) -> tuple[float, int]:
+def measure(
+    known: dict[str, Any],
+    port: int,
+    stat: Callable[[], str],
+    cookie: str,
+    writers: dict[str, Callable[..., bool]],
+    rounds: int,
+    seconds: float,
+) -> list[str]:
+    """What of it all is too slow. `known` are `examples`; `stat` is what Linux tells in /proc of the process that answers."""
+    big, usual, study_id = (quote(known[name]) for name in ("big", "usual", "study_id"))
+    last = max(1, min(2000, known["studies"] // 50))
+    pages = {
+        "home": "/", "list": "/dicom", "list, last page": f"/dicom?page={last}", "list, one modality": "/dicom?modality=MR&sort=name",
+        "search, few": "/dicom?q=tanaka+yuki", "search, half": "/dicom?q=a", "study of 3 files": f"/dicom/{usual}",
+        "study of 300 files": f"/dicom/{big}", "pipeline study": f"/studies/{study_id}", "attention": "/attention",
+        "entry": "/ledger/entries/1",
+    }  # fmt: skip
+    pictures = [f"/image/000000-{at:04d}/000000-{at:04d}.dcm?size=128" for at in range(SLICES)]
+    print(
+        f"{known['studies']:,} DICOM studies, {known['files']:,} files; {known['read_by']}, {os.cpu_count()} cores, load {load()}",
+        flush=True,
+    )
+    site = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    looks = partial(ask, cookie=cookie)
+    print(f"the very first page   {looks(site, pages['home'])[0]:8.1f} ms", flush=True)
+    slow = [name for name, path in pages.items() if not told(name, *times(partial(looks, site, path), stat))]
+    for path in pictures[:2]:
+        looks(site, path)  # the workers start
+    first = [looks(site, path) for path in pictures[2:]]
+    again = [looks(site, path) for path in pictures[2:]]
+    for name, found in (("first thumbnail", first), ("cached thumbnail", again)):
+        took = [each[0] for each in found]
+        size = round(statistics.mean(each[1] for each in found))
+        slow += [] if told(name, statistics.median(took), max(took), math.nan, size) else [name]
+    visits = [*pages.values(), f"/dicom?q={quote('ta')}", f"/dicom/{big}?file=000000-0007%2F000000-0007.dcm"]
+    people = partial(browse_writers.People, port, visits, pictures, looks)
+    return slow + [f"{name} with four people" for name, writer in writers.items() if not writer(people, rounds, seconds)]
+
+
+def ask(site: http.client.HTTPConnection, path: str, *, cookie: str) -> tuple[float, int]:
     """How many ms it took, and how many bytes came."""
     began = time.perf_counter()
-    site.request("GET", path, headers={"Accept": "text/html"})
+    site.request("GET", path, headers={"Accept": "text/html", "Cookie": cookie})
     answer = site.getresponse()
     body = answer.read()
     assert answer.status == 200, (path, answer.status)
@@ -111,19 +150,19 @@ def ask(site: http.client.HTTPConnection, path: str) -> tuple[float, int]:
     return (time.perf_counter() - began) * 1000, len(body)
 
 
-def times(connection: http.client.HTTPConnection, path: str, pid: int) -> tuple[float, float, float, int]:
+def times(asked: Callable[[], tuple[float, int]], stat: Callable[[], str]) -> tuple[float, float, float, int]:
     found = []
     spent = 0.0
     for number in range(22):
-        spent = cpu_ms(pid) if number == 2 else spent
-        took, size = ask(connection, path)
+        spent = cpu_ms(stat) if number == 2 else spent
+        took, size = asked()
         found.append(took)
-    return statistics.median(found[2:]), max(found[2:]), (cpu_ms(pid) - spent) / 20, size
+    return statistics.median(found[2:]), max(found[2:]), (cpu_ms(stat) - spent) / 20, size
 
 
-def cpu_ms(pid: int) -> float:
+def cpu_ms(stat: Callable[[], str]) -> float:
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = stat().rpartition(")")[2].split()
     except OSError:
         return math.nan
     return (int(fields[11]) + int(fields[12])) * 1000 / os.sysconf("SC_CLK_TCK")

@@ -4,7 +4,8 @@
 a commit (synchronous=FULL), and an index that follows.
 
 `serve`: the service itself, fed through a Valkey with DICOM files of 32 KB, telling the reference Status Service; at 70 % of what it
-takes when it is given all at once, found in the same run, 200 events/s at most. Latency is from PUBLISH to the entry.
+takes when it is given all at once, found in the same run, 200 events/s at most. Latency is from PUBLISH to the entry. It is a process
+of this benchmark's own, or a compose stack's.
 """
 
 from __future__ import annotations
@@ -20,26 +21,26 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeVar
 
 import httpx
+from compose_stack import Inside
+from fed_service import PIXELS, Service, settle
 from many_studies import a_study, append
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from storage_ledger.index.sqlite import Index  # noqa: E402
-from storage_ledger.ledger.engine import sqlite  # noqa: E402
 from storage_ledger.ledger.sqlite import SqliteLedger  # noqa: E402
-from tests.support.dicom import described, make_file  # noqa: E402
 from tests.support.valkey import Valkey, free_port  # noqa: E402
 
 EVENTS_A_SECOND = 200
 EVENTS_A_COMMIT = 10
 OF_ITS_MOST = 0.7
 BURST = 300
-PIXELS = 128
 PEOPLE = 4
 MOST_SLOWER = 0.1
 
@@ -52,28 +53,27 @@ class People:
 
     def __init__(self, port: int, visits: list[str], pictures: list[str], ask: Ask) -> None:
         self._left = threading.Event()
-        self._answers = [0] * PEOPLE
-        self._threads = [threading.Thread(target=self._one, args=(each, port, visits, pictures, ask)) for each in range(PEOPLE)]
-        for thread in self._threads:
-            thread.start()
+        self._pool = ThreadPoolExecutor(PEOPLE)
+        self._looking = [self._pool.submit(self._one, each, port, visits, pictures, ask) for each in range(PEOPLE)]
 
     def leave(self) -> int:
-        """How many answers they had."""
+        """How many answers they had. Raises what went wrong for one of them: fewer people cost less."""
         self._left.set()
-        for thread in self._threads:
-            thread.join()
-        return sum(self._answers)
+        self._pool.shutdown()
+        return sum(each.result() for each in self._looking)
 
-    def _one(self, number: int, port: int, visits: list[str], pictures: list[str], ask: Ask) -> None:
+    def _one(self, number: int, port: int, visits: list[str], pictures: list[str], ask: Ask) -> int:
         rng = random.Random(number)
         site = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        answers = 0
         self._left.wait(rng.uniform(0, 2))
         while not self._left.is_set():
             for path in (rng.choice(visits), *rng.sample(pictures, 8)):
                 ask(site, path)
-                self._answers[number] += 1
+                answers += 1
             self._left.wait(rng.uniform(1, 4))
         site.close()
+        return answers
 
 
 def commits(folder: Path, people: Callable[[], People], rounds: int, seconds: float) -> bool:
@@ -94,9 +94,9 @@ def commits(folder: Path, people: Callable[[], People], rounds: int, seconds: fl
     return _told(found, EVENTS_A_SECOND, ("a commit", "commit_ms"))
 
 
-def serve(folder: Path, people: Callable[[], People], rounds: int, seconds: float) -> bool:
-    """Whether they slow `serve` by less than a tenth."""
-    with _serving(folder) as service:
+def serve(serving: AbstractContextManager[Service | Inside], people: Callable[[], People], rounds: int, seconds: float) -> bool:
+    """Whether they slow a `serve` by less than a tenth."""
+    with serving as service:
         service.burst(BURST)
         most = service.burst(BURST)
         rate = min(EVENTS_A_SECOND, OF_ITS_MOST * most)
@@ -108,92 +108,10 @@ def serve(folder: Path, people: Callable[[], People], rounds: int, seconds: floa
     return _told(found, rate, ("from PUBLISH to archived", "archived_ms"), ("to told", "told_ms"), ("to archived, 95 %", "archived_p95_ms"))
 
 
-class Service:
-    """`serve` as a process, on the ledger and archive of `folder`, with uploads of its own."""
-
-    def __init__(self, folder: Path, valkey: Valkey, channel: str) -> None:
-        self._folder = folder
-        self._uploads = folder / "uploads"
-        self._client = valkey.client()
-        self._channel = channel
-        self._made = 0
-
-    def burst(self, events: int) -> float:
-        """Events/s, when all come at once, until all are told."""
-        messages = self.files(events)
-        before = self._position()
-        began = time.time()
-        for _, message in messages:
-            self._client.publish(self._channel, message)
-        _, told = self._wait(before, events)
-        return events / (max(told.values()) - began)
-
-    def round(self, messages: list[tuple[str, str]], seconds: float) -> dict[str, float]:
-        """All of them, evenly; what of them was archived while it lasted, and how long each took."""
-        before = self._position()
-        published = {}
-        began = time.time()
-        for number, (study_id, message) in enumerate(messages):
-            time.sleep(max(0.0, began + number * seconds / len(messages) - time.time()))
-            published[study_id] = time.time()
-            self._client.publish(self._channel, message)
-        time.sleep(max(0.0, began + seconds - time.time()))
-        wal = sum((self._folder / "ledger" / f"{name}.db-wal").stat().st_size for name in ("ledger", "index"))
-        behind = self._position() - self._indexed()
-        archived, told = self._wait(before, len(messages))
-        took = {
-            name: [1000 * (at[study] - published[study]) for study in published] for name, at in (("archived", archived), ("told", told))
-        }
-        return {
-            "rate": sum(at <= began + seconds for at in archived.values()) / seconds,
-            "behind": behind,
-            "wal": wal,
-            **{f"{name}_ms": statistics.median(each) for name, each in took.items()},
-            **{f"{name}_p95_ms": statistics.quantiles(each, n=20)[-1] for name, each in took.items()},
-        }
-
-    def files(self, count: int) -> list[tuple[str, str]]:
-        """DICOM files in uploads, each a study of its own, and their messages."""
-        found = []
-        for _ in range(count):
-            self._made += 1
-            study_id = f"bench-{os.getpid()}-{self._made:06}"
-            path = self._uploads / f"{study_id}.dcm"
-            made = make_file(path, rows=PIXELS, columns=PIXELS, seed=os.getpid() * 1_000_000 + self._made)
-            found.append((study_id, json.dumps(described(study_id, f"/app/uploads/{path.name}", made))))
-        os.sync()  # what was made is not what is measured
-        return found
-
-    def _wait(self, before: int, events: int) -> tuple[dict[str, float], dict[str, float]]:
-        """When each study was archived and told, once all are."""
-        sql = "SELECT study_id, recorded_at FROM entries WHERE position > ? AND kind = ? AND study_id LIKE 'bench-%'"
-        deadline = time.monotonic() + 300
-        while time.monotonic() < deadline:
-            with _reading(self._folder / "ledger" / "ledger.db") as connection:
-                archived, told = (
-                    {study: datetime.fromisoformat(at).timestamp() for study, at in connection.execute(sql, (before, kind))}
-                    for kind in ("archived", "status-sent")
-                )
-            if len(archived) >= events and len(told) >= events:
-                return archived, told
-            time.sleep(0.2)
-        raise TimeoutError(f"{len(archived)} of {events} archived, {len(told)} told")
-
-    def _position(self) -> int:
-        with _reading(self._folder / "ledger" / "ledger.db") as connection:
-            return int(connection.execute("SELECT max(position) FROM entries").fetchone()[0])
-
-    def _indexed(self) -> int:
-        with _reading(self._folder / "ledger" / "index.db") as connection:
-            return int(connection.execute("SELECT position FROM progress").fetchone()[0])
-
-
 @contextlib.contextmanager
-def _serving(folder: Path) -> Iterator[Service]:
+def a_serve(folder: Path) -> Iterator[Service]:
+    """The service itself, with a Valkey and the reference Status Service, on the generated ledger in `folder`."""
     port, status_port = free_port(), free_port()
-    with contextlib.closing(sqlite.connect(folder / "ledger" / "ledger.db")) as connection:
-        connection.execute("DELETE FROM pending")  # what the generator and the other writer have left to be told
-        connection.commit()
     places = {name: folder / name for name in ("uploads", "valkey")}
     for place in places.values():
         place.mkdir(exist_ok=True)
@@ -205,8 +123,7 @@ def _serving(folder: Path) -> Iterator[Service]:
         "HTTP_HOST": "127.0.0.1", "HTTP_PORT": str(port), "LOG_LEVEL": "WARNING", "RECONCILE_SECONDS": "0",
     }  # fmt: skip
     ours = [sys.executable, "-m", "storage_ledger"]
-    if not (folder / "archive" / ".ledger").exists():  # the generated ledger has none, and serve asks for it
-        subprocess.run([*ours, "replay", "--mirror"], env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    settle(folder, environment, mirror=not (folder / "archive" / ".ledger").exists())
     processes = [
         subprocess.Popen([*ours, "status-service", "--port", str(status_port)], env=environment, stderr=subprocess.DEVNULL),
         subprocess.Popen([*ours, "serve"], env=environment, stderr=subprocess.DEVNULL),
@@ -214,7 +131,7 @@ def _serving(folder: Path) -> Iterator[Service]:
     try:
         for address in (f"http://127.0.0.1:{status_port}/health", f"http://127.0.0.1:{port}/readyz"):
             _until_well(address)
-        yield Service(folder, valkey, environment["DESCRIBED_CHANNEL"])
+        yield Service(folder, valkey.client(), environment["DESCRIBED_CHANNEL"])
     finally:
         for process in reversed(processes):
             process.terminate()
@@ -231,15 +148,6 @@ def _until_well(address: str) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(address)
         time.sleep(0.1)
-
-
-@contextlib.contextmanager
-def _reading(path: Path) -> Iterator[sqlite.Connection]:
-    connection = sqlite.connect(f"file:{path}?mode=ro", uri=True, timeout=30)
-    try:
-        yield connection
-    finally:
-        connection.close()
 
 
 def _in_turns(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import platform
 import random
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -12,6 +14,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from storage_ledger.core.entries import Kind, NewEntry
 from storage_ledger.index.sqlite import Index
+from storage_ledger.ledger.engine import sqlite
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.sqlite import SqliteLedger
 
@@ -59,10 +62,22 @@ def make(folder: Path, studies: int) -> None:
     print(f"{studies:,} studies, {files:,} files in the ledger after {time.monotonic() - began:.0f} s", flush=True)
     index = Index(folder / "index.db", ledger)
     began = time.monotonic()
-    index.ensure()
+    index.remake()
     print(f"index made in {time.monotonic() - began:.0f} s, {(folder / 'index.db').stat().st_size / 1e6:.0f} MB", flush=True)
     index.close()
     ledger.close()
+
+
+def examples(folder: Path) -> dict[str, Any]:
+    """How much there is in the index below `folder`, of whose pages to ask for, and what reads it."""
+    connection = sqlite.connect(f"file:{folder / 'ledger' / 'index.db'}?mode=ro", uri=True)
+    studies, files = connection.execute("SELECT count(*), sum(files) FROM dicom_studies").fetchone()
+    big = connection.execute("SELECT study_instance_uid FROM dicom_studies ORDER BY files DESC LIMIT 1").fetchone()[0]
+    usual = connection.execute("SELECT study_instance_uid FROM dicom_studies WHERE files = 3 LIMIT 1").fetchone()[0]
+    study_id = connection.execute("SELECT study_id FROM files WHERE study_instance_uid = ? LIMIT 1", (usual,)).fetchone()[0]
+    connection.close()
+    return {"studies": studies, "files": files, "big": big, "usual": usual, "study_id": study_id,
+            "read_by": f"SQLite {sqlite.sqlite_version}, Python {platform.python_version()}"}  # fmt: skip
 
 
 def a_study(rng: random.Random, number: int, files: int):

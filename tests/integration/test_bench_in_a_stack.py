@@ -1,0 +1,58 @@
+"""What `scripts/bench browse --compose` runs inside a stack leaves alone what is somebody's."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from storage_ledger.core.entries import Kind, NewEntry
+from tests.contract.making import Ledgers
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def volumes(tmp_path: Path) -> Path:
+    """Of a stack whose ledger is empty."""
+    Ledgers(tmp_path).file(tmp_path / "ledger")
+    (tmp_path / "archive" / ".ledger").mkdir(parents=True)
+    return tmp_path
+
+
+def run(volumes: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "benchmarks" / "fed_service.py"), *arguments]
+    places = {f"{name.upper()}_PATH": str(volumes / name) for name in ("ledger", "archive", "uploads")}
+    return subprocess.run(command, env={**os.environ, **places}, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_an_empty_stack_is_filled_once_and_known_again(volumes):
+    assert run(volumes, "whose").returncode == 0
+    first = run(volumes, "fill", "2")
+    assert (first.returncode, first.stdout.count("files in the ledger")) == (0, 1), first.stderr
+    again = run(volumes, "fill", "2")
+    assert (again.returncode, again.stdout.count("files in the ledger")) == (0, 0), again.stderr
+
+
+@pytest.mark.parametrize("command", [["whose"], ["fill", "2"], ["feed"]])
+@pytest.mark.parametrize("where", ["ledger", "archive that lost its ledger"])
+def test_a_stack_with_somebodys_studies_is_left_alone(volumes, command, where):
+    if where == "ledger":
+        ledger = Ledgers(volumes / "others").open(volumes / "ledger")
+        with ledger.write() as tx:
+            tx.append(NewEntry(Kind.REJECTED, {}, "somebodys"))
+        ledger.close()
+    else:
+        (volumes / "archive" / "somebodys").mkdir()
+    before = sorted(volumes.rglob("*"))
+
+    done = run(volumes, *command)
+
+    assert done.returncode == 1
+    assert "measure a stack of its own" in done.stderr
+    assert [path for path in sorted(volumes.rglob("*")) if not path.name.endswith(("-shm", "-wal"))] == [
+        path for path in before if not path.name.endswith(("-shm", "-wal"))
+    ]
