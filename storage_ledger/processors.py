@@ -9,12 +9,14 @@ waits, keeps all that were given to the process: there they are read from.
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 LARGE_BYTES = 4 << 20
 """Of a file: reading and hashing so many takes longer than a move to another processor is worth."""
 
+_CHOICE = random.random()  # noqa: S311 - not by the process's number: that is the same in every container
 _KNOWN = hasattr(os, "sched_setaffinity")
 
 
@@ -22,7 +24,7 @@ def share_one() -> None:
     """The calling thread, and those that it starts, run on the one processor that all threads of this process share."""
     if _KNOWN:
         given = sorted(os.sched_getaffinity(os.getpid()))
-        _take({given[os.getpid() % len(given)]})
+        _take({given[int(_CHOICE * len(given))]})
 
 
 @contextmanager
