@@ -144,7 +144,7 @@ RETRIED = {
         "See the Status Service; if something else answers there, correct STATUS_SERVICE_URL.",
     ),
     "entry-damaged": Meaning(
-        "An entry of this study in the ledger, or the one that asks for this, is not what its hashes say, or one is missing. Nothing is done because of it: nothing placed, removed or told. Of one that is damaged itself no entry failed is appended, but the log has place.entry-damaged, remove.entry-damaged or tell.entry-damaged.",
+        "An entry of this study in the ledger is not what its hashes say, or is missing: nothing is placed, removed or told. Where it is the very entry that asks for this, no failed is appended, but the log has place.entry-damaged, remove.entry-damaged or tell.entry-damaged.",
         "Keep LEDGER_PATH as it is, look at the disk, then make the ledger again from its mirror. It goes on by itself then. The file is safe in uploads.",
     ),
     "internal-error": Meaning(
