@@ -8,10 +8,12 @@ import os
 import random
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -430,7 +432,12 @@ def test_a_full_archive_pauses_the_projector_and_quarantines_nothing(tmp_path, v
             found = stack.check()
             assert found["violations"] == []
             assert "quarantined" not in found["counts"]
-            assert found["counts"]["failed"] == found["counts"]["recovered"] == 1
+            # A copy may have taken the very last page just when the mirror needed one: then that has said so, too.
+            sql = "SELECT kind, json_extract(payload, '$.step') FROM entries WHERE kind IN ('failed', 'recovered') ORDER BY position"
+            with closing(sqlite3.connect(stack.ledger / "ledger.db")) as connection:
+                said = connection.execute(sql).fetchall()
+            assert [kind for kind, step in said if step == "place"] == ["failed", "recovered"]
+            assert [kind for kind, step in said if step != "place"] in ([], ["failed", "recovered"])
         finally:
             stack.close()
 
