@@ -27,6 +27,10 @@ REMOVER = "storage_ledger/remover.py"
 NOTIFIER = "storage_ledger/notifier.py"
 ENGINE = "storage_ledger/ledger/engine.py"
 STATUS = "storage_ledger/status.py"
+ENTRIES = "storage_ledger/core/entries.py"
+STUDY = "storage_ledger/core/study.py"
+MIRROR = "storage_ledger/ledger/mirror.py"
+LEDGER = "storage_ledger/ledger/sqlite.py"
 
 
 @dataclass(frozen=True)
@@ -223,6 +227,37 @@ MUTANTS = {
         (Edit(ENGINE, 'begin = "BEGIN IMMEDIATE" if writable else "BEGIN"', 'begin = "BEGIN"'),),
         ("kills",),
     ),
+    "damaged-entry-believed": Mutant(
+        "an entry is acted upon whatever its hashes say",
+        (
+            Edit(
+                ENTRIES,
+                "        if found := faults(entry):\n            raise",
+                "        if False and (found := faults(entry)):\n            raise",
+            ),
+        ),
+        ("damaged",),
+    ),
+    "missing-entry-not-missed": Mutant(
+        "a study is folded without the entry that it lacks",
+        (Edit(STUDY, "            if entry.version != version:\n", "            if False:\n"),),
+        ("damaged",),
+    ),
+    "appended-after-damage": Mutant(
+        "entries are appended after one whose time and position may not be believed",
+        (Edit(LEDGER, "if last is not None and not has_whole_header(last):", "if False:"),),
+        ("damaged",),
+    ),
+    "damaged-entry-mirrored": Mutant(
+        "what is damaged in the ledger is mirrored like anything else",
+        (Edit(MIRROR, "if not as_they_are and (damaged :=", "if False and (damaged :="),),
+        ("damaged",),
+    ),
+    "mirror-mended-from-damage": Mutant(
+        "the mirror's last segment is made anew from what is damaged in the ledger",
+        (Edit(MIRROR, "            if own is not None and faults(own):\n", "            if False:\n"),),
+        ("damaged",),
+    ),
 }
 
 PROGRAMMES = {
@@ -235,6 +270,7 @@ PROGRAMMES = {
     "streams": ("tests/recovery/test_stream_kill.py",),
     "archive-contract": ("tests/contract/test_archive.py",),
     "status-client": ("tests/integration/test_status_client.py",),
+    "damaged": ("tests/contract/test_damaged_entries.py", "tests/contract/test_mirror.py"),
 }
 COPIED = ("storage_ledger", "tests", "alembic", "migrations.ini", "pyproject.toml")
 
