@@ -18,6 +18,7 @@ from storage_ledger.browse.access import Access, BrowseSettings
 from storage_ledger.browse.pictures.cache import Cache
 from storage_ledger.browse.pictures.pool import Pool
 from storage_ledger.errors import BadSettings, LedgerUnusable
+from storage_ledger.scratch import scratch
 from storage_ledger.web import Server, listen, port_of
 
 
@@ -75,8 +76,8 @@ def _cache(settings: BrowseSettings, archive: Path) -> Iterator[Cache]:
             raise BadSettings("bad-settings", text, errno=error.errno) from error
         yield Cache(settings.browse_cache_path, size)
         return
-    with tempfile.TemporaryDirectory(prefix="storage-ledger-pictures-", ignore_cleanup_errors=True) as folder:
-        yield Cache(Path(folder), size)
+    with scratch("storage-ledger-pictures-", Path(tempfile.gettempdir())) as folder:
+        yield Cache(folder, size)
 
 
 class _Ending:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -19,6 +15,7 @@ from storage_ledger.index.tables import SCHEMA, SEARCH, TABLES
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.engine import hold_raw, open_engine, sqlite
 from storage_ledger.ledger.sqlite import translated
+from storage_ledger.scratch import scratch
 from storage_ledger.verify.facts import Facts
 from storage_ledger.verify.findings import Findings
 
@@ -88,7 +85,7 @@ def check_index(
             if position is None:
                 return
             ledger = BelievedLedger(facts, ledger_id, position, stopped)
-            with scratch(index_file.parent) as folder, closing(Index(folder / FILE, _as_ledger(ledger))) as index:
+            with scratch(_SCRATCH, index_file.parent) as folder, closing(Index(folder / FILE, _as_ledger(ledger))) as index:
                 index.rebuild(on_progress)
                 with live.snapshot():
                     ledger.up_to = _position(live) or position
@@ -247,27 +244,3 @@ class _Rows:
             yield
         finally:
             list(self.rows("ROLLBACK"))
-
-
-@contextmanager
-def scratch(parent: Path) -> Iterator[Path]:
-    """A folder for patients' data, removed at the end; one that a killed process left behind is removed now."""
-    for old in parent.glob(f"{_SCRATCH}*"):
-        with suppress(OSError), _locked(old):
-            shutil.rmtree(old, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=parent))
-    try:
-        with _locked(folder):
-            yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(descriptor)

@@ -18,7 +18,6 @@ from storage_ledger.ledger.mirror import Mirror
 from storage_ledger.metrics import Metrics
 from storage_ledger.verify import portion as module
 from storage_ledger.verify.chosen import Options
-from storage_ledger.verify.index import scratch
 from storage_ledger.verify.pace import Pace
 from storage_ledger.verify.run import Places, Verification, Verified
 from storage_ledger.verify.scrub import Scrub
@@ -251,16 +250,6 @@ def test_an_archive_that_is_not_mounted_is_not_taken_for_one_whose_files_are_gon
     report = scene.verify(record=False)
     assert codes(report) == [("mirror-missing", ".ledger")]
     assert {each.code for each in report.found.unchecked} == {"archive-missing"}
-
-
-def test_what_a_killed_verification_left_is_removed_and_what_another_one_uses_is_not(tmp_path):
-    (tmp_path / "verify-killed").mkdir()
-    (tmp_path / "verify-killed" / "index.db").write_bytes(b"")
-    with scratch(tmp_path) as one:
-        assert [path.name for path in tmp_path.iterdir()] == [one.name]
-        with scratch(tmp_path) as two:
-            assert sorted(tmp_path.iterdir()) == sorted([one, two])
-    assert list(tmp_path.iterdir()) == []
 
 
 # -- beside a service that works
