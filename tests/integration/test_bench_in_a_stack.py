@@ -37,8 +37,10 @@ def test_an_empty_stack_is_filled_once_and_known_again(volumes):
     assert (again.returncode, again.stdout.count("files in the ledger")) == (0, 0), again.stderr
 
 
-@pytest.mark.parametrize("command", [["whose"], ["fill", "2"], ["feed"]])
-@pytest.mark.parametrize("where", ["ledger", "archive that lost its ledger"])
+@pytest.mark.parametrize(
+    ("where", "command"),
+    [("ledger", ["whose"]), ("ledger", ["fill", "2"]), ("ledger", ["feed"]), ("archive that lost its ledger", ["whose"])],
+)
 def test_a_stack_with_somebodys_studies_is_left_alone(volumes, command, where):
     if where == "ledger":
         ledger = Ledgers(volumes / "others").open(volumes / "ledger")

@@ -195,6 +195,10 @@ def test_a_wrong_question_is_refused(site: Site, query: str):
     assert site.get(f"/image/small/x.dcm?{query}").status == 400
 
 
+LIMITS = {"picture-too-large", "picture-too-slow"}
+"""Which of the two a bomb meets first depends on the machine."""
+
+
 @pytest.mark.parametrize(
     ("study_id", "why"),
     [
@@ -206,9 +210,10 @@ def test_a_wrong_question_is_refused(site: Site, query: str):
 )  # fmt: skip
 def test_what_has_no_picture_gets_a_quiet_one_and_says_why(site: Site, study_id: str, why: str):
     answer = site.get(f"/image/{study_id}/x.dcm?size=128")
-    assert (answer.status, answer.headers["content-type"], answer.headers["x-picture-why"]) == (200, "image/svg+xml", why)
+    assert (answer.status, answer.headers["content-type"]) == (200, "image/svg+xml")
     about = site.get(f"/image/{study_id}/x.dcm/about").json()
-    assert about["why"] == why
+    assert answer.headers["x-picture-why"] == about["why"]
+    assert about["why"] in (LIMITS if study_id == "bomb" else {why})
     assert about["text"].endswith(".")
     assert ("12-bit lossy JPEG" in about["text"]) == (why == "syntax-unsupported")
     assert site.get("/image/small/x.dcm").headers["content-type"] == "image/jpeg"  # the site goes on
@@ -232,7 +237,7 @@ def test_a_header_is_a_table_and_a_hostile_one_does_no_harm(site: Site):
     assert name == {"tag": "(0010,0010)", "name": "Patient's Name", "vr": "PN", "value": "CompressedSamples^CT1", "depth": 0}
     assert site.get("/header/deep/x.dcm").json()["why"] == "header-unreadable"
     assert site.get("/header/text/x.dcm").json()["why"] == "not-dicom"
-    assert site.get("/header/bomb/x.dcm").json()["why"] == "picture-too-large"
+    assert site.get("/header/bomb/x.dcm").json()["why"] in LIMITS
     assert site.get("/header/sr/x.dcm").json()["rows"]
 
 

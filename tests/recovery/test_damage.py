@@ -1,6 +1,6 @@
 """Random single damages: verify names every one of them, at its place, and nothing else; and nothing once it is undone.
 
-STORAGE_LEDGER_DAMAGES: how many (60; scripts/faults: 1,000), STORAGE_LEDGER_SEED: which.
+STORAGE_LEDGER_DAMAGES: how many (40; scripts/faults: 1,000), STORAGE_LEDGER_SEED: which.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.support.dicom import described, make_file
 from tests.support.figures import note
 from tests.support.status_server import StatusServer
 
-COUNT = int(os.environ.get("STORAGE_LEDGER_DAMAGES", "60"))
+COUNT = int(os.environ.get("STORAGE_LEDGER_DAMAGES", "40"))
 SEED = int(os.environ.get("STORAGE_LEDGER_SEED", "5"))
 SEGMENT = 40
 STUDIES = 24

@@ -17,7 +17,7 @@ from tests.support.figures import note
 from tests.support.stack import Stack
 from tests.support.waiting import until
 
-KILLS = int(os.environ.get("STORAGE_LEDGER_KILLS", "20"))
+KILLS = int(os.environ.get("STORAGE_LEDGER_KILLS", "14"))
 SEED = int(os.environ.get("STORAGE_LEDGER_SEED", "11"))
 KILLS_OF_A_LEDGER = 20  # then a new one: what is checked after each kill stays small
 APPENDER = str(Path(__file__).with_name("appender.py"))

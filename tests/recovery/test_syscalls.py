@@ -3,7 +3,7 @@
 A run of the driver is traced once to see its calls; each one that touches uploads, archive or ledger is a place for a
 fault: SIGKILL instead of it, or EIO or ENOSPC from it. Then the service's parts go on, or start again, and everything is checked.
 
-STORAGE_LEDGER_POINTS: how many faults (60; 0: every one, and a third as many again in recoveries), STORAGE_LEDGER_SEED: which.
+STORAGE_LEDGER_POINTS: how many faults (45; 0: every one, and a third as many again in recoveries), STORAGE_LEDGER_SEED: which.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.support.status_server import StatusServer
 from tests.support.valkey import Valkey
 from tests.support.waiting import until
 
-POINTS = int(os.environ.get("STORAGE_LEDGER_POINTS", "60"))
+POINTS = int(os.environ.get("STORAGE_LEDGER_POINTS", "45"))
 SEED = int(os.environ.get("STORAGE_LEDGER_SEED", "5"))
 MORE = 10
 SERVED = 200 if POINTS == 0 else POINTS // 10 if POINTS >= 600 else 2  # of them on the whole service
