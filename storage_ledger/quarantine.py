@@ -58,7 +58,8 @@ class About:
 class Answer:
     """What came of a word on one upload. `position`: of the new entry, None where there was nothing to be said.
 
-    `found`: how the upload stood; None where the ledger knows nothing of it. `code`: why it was quarantined.
+    `found`: how the upload stood; None where the ledger knows nothing of it, or nothing that can be believed: then `code` is
+    `entry-damaged`. Else `code`: why it was quarantined.
     """
 
     study_id: str

@@ -54,7 +54,7 @@ def of_ledger(connection: Any, study_id: str) -> Row:
         "told": told[-1] if told else None,
         "began": whole[0].recorded_at if whole else None,
         "took_s": _took(whole),
-        "entries": _timeline(entries)[-MOST_ENTRIES:],
+        "entries": _timeline(entries),
         "left_out": max(0, len(entries) - MOST_ENTRIES),
         "next": [{**each, "text": _NEXT.get(each["stage"], each["stage"]), "trouble": _trouble(whole, each)} for each in pending],
         "troubles": _troubles(study, whole),
@@ -162,7 +162,7 @@ def _trouble(entries: list[Entry], duty: Row) -> Row | None:
 
 
 def _timeline(entries: list[Entry]) -> list[Row]:
-    before = [None, *entries][: len(entries)]
+    shown = list(zip(entries, [None, *entries], strict=False))[-MOST_ENTRIES:]
     return [
         happened(entry, earlier)
         | {
@@ -170,7 +170,7 @@ def _timeline(entries: list[Entry]) -> list[Row]:
             "meaning": _UNKNOWN if faults(entry) else meaning(entry.kind, _code(entry.data)),
             "payload": ledger.pretty(str(entry.payload)) if len(str(entry.payload)) <= MOST_PAYLOAD else None,
         }
-        for entry, earlier in zip(entries, before, strict=True)
+        for entry, earlier in shown
     ]
 
 

@@ -99,7 +99,7 @@ class Index:
             fits = False
         if not fits:
             self.remake()
-        elif any(left_over(self.path)):
+        elif self._has_left_over():
             with suppress(Locked, LedgerBusy), lock.held(self.path.with_suffix(".lock"), self._command):
                 with self._transaction() as connection:
                     _drop_shadows(connection)
@@ -217,6 +217,12 @@ class Index:
             return False
         self.position, self.damaged = progress[0], len(known)
         return True
+
+    def _has_left_over(self) -> bool:
+        """Whether there is something of a rebuild: it goes on just now, or was killed, perhaps when all its shares were in."""
+        with self._transaction() as connection:
+            shadow = connection.exec_driver_sql("SELECT 1 FROM sqlite_master WHERE name = ?", (f"{SHADOW}studies",)).first()
+        return shadow is not None or any(left_over(self.path))
 
     def _is_whole(self, position: int) -> bool:
         entry = self._ledger.get(position)

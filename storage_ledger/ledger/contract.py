@@ -154,7 +154,7 @@ class Ledger(Protocol):
         ...
 
     def of_no_study(self, kinds: Sequence[str], limit: int, *, before: int | None = None) -> Iterator[Entry]:
-        """The newest entries without study_id of these kinds (below position `before`), newest first."""
+        """The newest `limit` without study_id of these kinds (below position `before`), newest first; of these the damaged are left out."""
         ...
 
     def due(

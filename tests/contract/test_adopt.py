@@ -19,6 +19,7 @@ from storage_ledger.index.sqlite import Index
 from storage_ledger.ledger.mirror import Mirror, entries
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.restore import from_mirror
+from tests.contract.making import damage
 from tests.contract.pipeline import Pipeline
 from tests.support.old_archive import BROKEN, REMARKS, add_broken, add_study, old_metadata, picture
 
@@ -306,3 +307,13 @@ def test_a_ledger_made_again_from_the_mirror_has_no_duties_of_adopted_studies(pi
     assert again.read(0, 1000) == pipeline.ledger.read(0, 1000)
     assert again.queue() == []
     again.close()
+
+
+def test_a_study_of_which_the_ledger_is_damaged_is_left_alone_and_the_others_are_adopted(pipeline):
+    add_study(pipeline.archive, "S1")
+    adopt(pipeline)
+    damage(pipeline.ledger, "UPDATE entries SET payload = replace(payload, 'S1', 'S9') WHERE position = 1")
+    add_study(pipeline.archive, "S2")
+    done = adopt(pipeline)
+    assert done.left_alone_by_code == {"entry-damaged": 1}
+    assert {entry.study_id for entry in pipeline.ledger.read(0, 100)} == {"S1", "S2"}

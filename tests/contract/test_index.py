@@ -432,14 +432,20 @@ def test_a_worker_to_which_nobody_listens_ends_before_it_is_done(stories, tmp_pa
     assert b"BrokenPipeError" in done.stderr
 
 
-def test_what_a_killed_rebuild_left_behind_goes_at_the_next_start(following):
+@pytest.mark.parametrize("shares", [True, False])
+def test_what_a_killed_rebuild_left_behind_goes_at_the_next_start(following, shares):
     left = following.index.path.with_name("index.db-share-7-0")
-    left.touch()
+    if shares:
+        left.touch()
+    with closing(sqlite.connect(following.index.path)) as connection:
+        connection.execute("CREATE TABLE rebuild_studies (study_id)")
     with lock.held(following.index.path.with_suffix(".lock"), "replay"):
         assert not following.index.ensure()
-    assert left.exists(), "whoever holds the lock makes the index anew just now"
+    assert left.exists() == shares, "whoever holds the lock makes the index anew just now"
+    assert any(name.startswith("rebuild_") for name in rows(following.index.path))
     assert not following.index.ensure()
     assert not left.exists()
+    assert not any(name.startswith("rebuild_") for name in rows(following.index.path))
 
 
 def test_of_a_ledger_that_workers_cannot_read_the_error_is_the_ledgers(following, log):
