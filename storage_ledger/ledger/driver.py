@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,6 +21,22 @@ except ImportError:  # no wheel for this platform: the standard library's, in th
     sqlite = importlib.import_module("sqlite3")
 
 BUSY_TIMEOUT_S = 30.0
+
+
+def _takes_json_for_harmless() -> bool:
+    """Whether an untrusted schema may use JSON functions, as the ledger's index over uploads does. SQLite 3.40 forbids it."""
+    with closing(sqlite.connect(":memory:")) as connection:
+        connection.execute("PRAGMA trusted_schema = OFF")
+        try:
+            connection.execute("CREATE TABLE entries (payload)")
+            connection.execute("CREATE INDEX of_upload ON entries (json_extract(payload, '$.upload_path'))")
+        except sqlite.OperationalError:
+            return False
+        return True
+
+
+TRUSTED_SCHEMA = "OFF" if _takes_json_for_harmless() else "ON"
+"""What functions a file's own schema may call: those that harm nobody, where the library knows that JSON's are among them."""
 
 
 def quoted(path: Path) -> str:

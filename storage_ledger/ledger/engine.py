@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, QueuePool, create_engine, event
 
 from storage_ledger.errors import LedgerUnusable
-from storage_ledger.ledger.driver import BUSY_TIMEOUT_S, as_it_is
+from storage_ledger.ledger.driver import BUSY_TIMEOUT_S, TRUSTED_SCHEMA, as_it_is
 from storage_ledger.ledger.driver import quoted as quoted  # noqa: PLC0414 - whoever opens files here has them from here, too
 from storage_ledger.ledger.driver import sqlite as sqlite  # noqa: PLC0414 - the same
 
@@ -105,7 +105,7 @@ def _prepare(connection: Any, *, writable: bool, durable: bool, wal: bool) -> No
         return row[0] if row else None
 
     connection.execute("PRAGMA foreign_keys = ON")
-    connection.execute("PRAGMA trusted_schema = OFF")
+    connection.execute(f"PRAGMA trusted_schema = {TRUSTED_SCHEMA}")
     if not writable:
         connection.execute("PRAGMA query_only = ON")
         return

@@ -497,3 +497,30 @@ def test_the_copy_that_is_made_before_a_migration_is_whole_and_private(tmp_path,
     again = SqliteLedger(restored)
     assert (again.ledger_id, again.read(0, 100)) == (ledger.ledger_id, written)
     again.close()
+
+
+WITHOUT_PYSQLITE3 = """
+import sys
+from pathlib import Path
+sys.modules["pysqlite3"] = None  # as where it has no wheel
+from storage_ledger.core.entries import Kind, NewEntry
+from storage_ledger.index.sqlite import Index
+from storage_ledger.ledger.driver import sqlite
+from storage_ledger.ledger.migrate import migrate
+from storage_ledger.ledger.sqlite import SqliteLedger
+assert sqlite.__name__ == "sqlite3"
+folder = Path(sys.argv[1])
+migrate(folder / "ledger.db")
+ledger = SqliteLedger(folder / "ledger.db")
+with ledger.write() as tx:
+    tx.append(NewEntry(Kind.DESCRIBED, {"upload_path": "a.dcm", "message": {}, "source": "pubsub", "raw_sha256": ""}, "S1"))
+assert len(ledger.of_upload("a.dcm")) == 1
+index = Index(folder / "index.db", ledger)
+assert index.remake() == 1
+assert not index.ensure()
+"""
+
+
+def test_where_there_is_no_pysqlite3_the_standard_librarys_sqlite_serves(tmp_path):
+    done = subprocess.run([sys.executable, "-c", WITHOUT_PYSQLITE3, tmp_path], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr[-1000:] if done.returncode else "") == (0, "")
