@@ -9,7 +9,8 @@ and the slowest of twenty, after two that warm the caches; "cpu" is what the pro
 Then what four people cost who writes, a process of commits and index, and a real `serve`: see `browse_writers.py`. What they write
 stays in DIR.
 
-The same pages, the same four people, and as the writer the `serve` of a compose stack of its own, none of whose volumes is in use:
+The same pages, the same four people, and as writers the `serve` of a compose stack of its own, none of whose volumes is in use, and
+in its place the process of commits and index:
 
     stack='docker compose --env-file /dev/null -p storage-ledger-bench -f compose.yaml'
     $stack up --build --detach
@@ -43,7 +44,7 @@ from urllib.parse import quote
 
 import browse_writers
 from browse_writers import load
-from compose_stack import filled, stat_of_browse
+from compose_stack import filled, stat_of_browse, writing
 from many_studies import SLICES, examples, make, slices
 
 LIMITS_MS = {"home": 150, "list": 150, "list, last page": 150, "list, one modality": 150, "search, few": 150, "search, half": 150,
@@ -63,7 +64,10 @@ def main() -> None:
     if options.compose:
         compose = shlex.split(options.compose)
         with filled(compose, options.studies, options.port) as (inside, cookie):
-            writers = {"serve": partial(browse_writers.serve, nullcontext(inside))}
+            writers = {
+                "serve": partial(browse_writers.serve, nullcontext(inside)),
+                "commits": partial(browse_writers.commits, writing(compose)),
+            }
             slow = measure(
                 inside.examples, options.port, partial(stat_of_browse, compose), cookie, writers, options.rounds, options.seconds
             )
@@ -75,7 +79,7 @@ def main() -> None:
                 make(folder / "ledger", options.studies)
             slices(folder)
             writers = {
-                "commits": partial(browse_writers.commits, folder),
+                "commits": partial(browse_writers.commits, browse_writers.a_writer(folder)),
                 "serve": partial(browse_writers.serve, browse_writers.a_serve(folder)),
             }
             with browsing(folder) as (port, pid):

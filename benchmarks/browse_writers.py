@@ -1,11 +1,11 @@
 """What four people who look cost who writes: two writers, each in rounds with and without them that alternate.
 
-`commits`: what `serve` does to the two databases, and nothing else: 200 events/s, a `described` and an `archived` each, ten events
-a commit (synchronous=FULL), and an index that follows.
+`commits`: what `serve` does to the two databases, and nothing else (`commits_alone`), at 200 events/s.
 
 `serve`: the service itself, fed through a Valkey with DICOM files of 32 KB, telling the reference Status Service; at 70 % of what it
-takes when it is given all at once, found in the same run, 200 events/s at most. Latency is from PUBLISH to the entry. It is a process
-of this benchmark's own, or a compose stack's.
+takes when it is given all at once, found in the same run, 200 events/s at most. Latency is from PUBLISH to the entry.
+
+Both are processes of this benchmark's own, or in a compose stack.
 """
 
 from __future__ import annotations
@@ -26,19 +26,16 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeVar
 
+import commits_alone
 import httpx
+from commits_alone import EVENTS_A_SECOND
 from compose_stack import Inside
 from fed_service import PIXELS, Service, settle
-from many_studies import a_study, append
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from storage_ledger.index.sqlite import Index  # noqa: E402
-from storage_ledger.ledger.sqlite import SqliteLedger  # noqa: E402
 from tests.support.valkey import Valkey, free_port  # noqa: E402
 
-EVENTS_A_SECOND = 200
-EVENTS_A_COMMIT = 10
 OF_ITS_MOST = 0.7
 BURST = 300
 PEOPLE = 4
@@ -76,10 +73,9 @@ class People:
         return answers
 
 
-def commits(folder: Path, people: Callable[[], People], rounds: int, seconds: float) -> bool:
+def commits(writing: AbstractContextManager[subprocess.Popen[str]], people: Callable[[], People], rounds: int, seconds: float) -> bool:
     """Whether four people slow the first writer by less than a tenth."""
-    command = [sys.executable, __file__, str(folder)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with writing as process:
         assert process.stdin is not None
         assert process.stdout is not None
 
@@ -88,10 +84,18 @@ def commits(folder: Path, people: Callable[[], People], rounds: int, seconds: fl
             return dict(json.loads(process.stdout.readline()))
 
         a_round(2.0)
-        print(f"a writer of commits and index, {EVENTS_A_SECOND} events/s:")
+        print(f"a writer of commits and index, {EVENTS_A_SECOND} events/s:", flush=True)
         found = _in_turns(people, rounds, lambda: None, lambda _: a_round(seconds), ("commit", "commit_ms"), ("95 %", "commit_p95_ms"))
         process.stdin.close()
     return _told(found, EVENTS_A_SECOND, ("a commit", "commit_ms"))
+
+
+@contextlib.contextmanager
+def a_writer(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """The first one, on the generated ledger in `folder`."""
+    command = [sys.executable, commits_alone.__file__, str(folder / "ledger")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield process
 
 
 def serve(serving: AbstractContextManager[Service | Inside], people: Callable[[], People], rounds: int, seconds: float) -> bool:
@@ -185,44 +189,3 @@ def _told(found: dict[bool, list[dict[str, float]]], wanted: float, *columns: tu
 def load() -> str:
     """Of the machine, in the last minute."""
     return f"{os.getloadavg()[0]:.1f}"
-
-
-def write(folder: Path) -> None:
-    """The first writer's process: a line with seconds → a round → a line of JSON."""
-    ledger = SqliteLedger(folder / "ledger.db")
-    index = Index(folder / "index.db", ledger)
-    index.ensure()
-    stop, bell = threading.Event(), threading.Event()
-    follower = threading.Thread(target=index.run, args=(stop, bell))
-    follower.start()
-    rng = random.Random()
-    number = 10_000_000 + rng.randrange(10**9)
-    for line in sys.stdin:
-        began, done, took = time.perf_counter(), 0, []
-        while (due := began + done * EVENTS_A_COMMIT / EVENTS_A_SECOND) < began + float(line):
-            now = time.perf_counter()
-            if now >= began + float(line):
-                break
-            time.sleep(max(0.0, due - now))
-            batch = []
-            for _ in range(EVENTS_A_COMMIT):
-                number += 1
-                batch += a_study(rng, number, 1)
-            at = time.perf_counter()
-            append(ledger, batch)
-            bell.set()
-            took.append((time.perf_counter() - at) * 1000)
-            done += 1
-        rate = done * EVENTS_A_COMMIT / max(time.perf_counter() - began, float(line))
-        last = ledger.last()
-        wal = (folder / "ledger.db-wal").stat().st_size + (folder / "index.db-wal").stat().st_size
-        found = {"rate": rate, "commit_ms": statistics.median(took), "commit_p95_ms": statistics.quantiles(took, n=20)[-1],
-                 "behind": (last.position if last else 0) - index.position, "wal": wal}  # fmt: skip
-        print(json.dumps(found), flush=True)
-    stop.set()
-    bell.set()
-    follower.join()
-
-
-if __name__ == "__main__":
-    write(Path(sys.argv[1]) / "ledger")

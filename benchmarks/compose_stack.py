@@ -19,6 +19,8 @@ from storage_ledger.browse.access import hash_password
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS = ("storage-service", "datasette")
+LEDGER = "/app/ledger"
+UP = ("up", "--detach", "--no-build", "--wait")
 
 
 class Inside:
@@ -54,7 +56,6 @@ def filled(compose: list[str], studies: int, port: int) -> Iterator[tuple[Inside
     Where its ledger is empty, so many studies are put into it; where it has others than these, this ends with a sentence.
     """
     _run(*compose, *_program("whose"))
-    up = ("up", "--detach", "--no-build", "--wait")
     password = secrets.token_hex()
     with tempfile.TemporaryDirectory() as folder:
         login = Path(folder, "login.yaml")
@@ -65,11 +66,23 @@ def filled(compose: list[str], studies: int, port: int) -> Iterator[tuple[Inside
             _run(*compose, "stop", *OURS)
             _run(*compose, *_program("fill", str(studies)))
             _run(*compose, "run", "--rm", "--no-deps", "-T", "--entrypoint", "sh", "datasette", "-c", "rm -rf /app/cache/*")
-            _run(*compose, "-f", str(login), *up, *OURS)
+            _run(*compose, "-f", str(login), *UP, *OURS)
             with subprocess.Popen([*compose, *_program("feed")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
                 yield Inside(process), _cookie(f"http://127.0.0.1:{port}", password)
         finally:
-            _run(*compose, *up, "--no-deps", *OURS)
+            _run(*compose, *UP, "--no-deps", *OURS)
+
+
+@contextlib.contextmanager
+def writing(compose: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """`commits_alone` on the ledger of that stack, whose service is stopped meanwhile: one process writes."""
+    _run(*compose, "stop", OURS[0])
+    command = [*compose, *_program(LEDGER, name="commits_alone")]
+    try:
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            yield process
+    finally:
+        _run(*compose, *UP, "--no-deps", OURS[0])
 
 
 def stat_of_browse(compose: list[str]) -> str:
@@ -79,8 +92,8 @@ def stat_of_browse(compose: list[str]) -> str:
     return subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True).stdout
 
 
-def _program(*arguments: str) -> list[str]:
-    """What compose is told so that `fed_service.py` runs beside the stack's services, on their volumes and as their user."""
+def _program(*arguments: str, name: str = "fed_service") -> list[str]:
+    """What compose is told so that a program of this folder runs beside the stack's services, on their volumes and as their user."""
     mounts = [word for name in ("benchmarks", "tests") for word in ("-v", f"{ROOT / name}:/bench/{name}:ro")]
     return [
         "run",
@@ -91,7 +104,7 @@ def _program(*arguments: str) -> list[str]:
         "--entrypoint",
         "python",
         "storage-service",
-        "/bench/benchmarks/fed_service.py",
+        f"/bench/benchmarks/{name}.py",
         *arguments,
     ]
 
