@@ -93,8 +93,9 @@ def commits(writing: AbstractContextManager[subprocess.Popen[str]], people: Call
 @contextlib.contextmanager
 def a_writer(folder: Path) -> Iterator[subprocess.Popen[str]]:
     """The first one, on the generated ledger in `folder`."""
-    command = [sys.executable, commits_alone.__file__, str(folder / "ledger")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    environment = {**os.environ, "LEDGER_PATH": str(folder / "ledger")}
+    command = [sys.executable, commits_alone.__file__]
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         yield process
 
 

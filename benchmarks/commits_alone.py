@@ -1,12 +1,15 @@
-"""A program that does to the two databases what `serve` does, and nothing else, on a generated ledger: FOLDER has both.
+"""A program that does to the two databases what `serve` does, and nothing else, on the generated ledger below
+LEDGER_PATH.
 
 200 events/s, a `described` and an `archived` each, ten events a commit (synchronous=FULL), and an index that follows.
 A line with seconds → a round that long → a line of JSON: events/s, ms a commit, entries that the index is behind, bytes of both WALs.
+Where the ledger is somebody's, or the archive beside it, it changes nothing and ends with 1.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import random
 import statistics
 import sys
@@ -14,6 +17,7 @@ import threading
 import time
 from pathlib import Path
 
+from fed_service import filled
 from many_studies import a_study, append
 
 from storage_ledger.index.sqlite import Index
@@ -23,7 +27,9 @@ EVENTS_A_SECOND = 200
 EVENTS_A_COMMIT = 10
 
 
-def main(folder: Path) -> None:
+def main() -> None:
+    folder = Path(os.environ["LEDGER_PATH"])
+    filled(folder.parent)
     ledger = SqliteLedger(folder / "ledger.db")
     index = Index(folder / "index.db", ledger)
     index.ensure()
@@ -60,4 +66,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

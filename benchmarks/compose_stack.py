@@ -19,7 +19,6 @@ from storage_ledger.browse.access import hash_password
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS = ("storage-service", "datasette")
-LEDGER = "/app/ledger"
 UP = ("up", "--detach", "--no-build", "--wait")
 
 
@@ -55,7 +54,7 @@ def filled(compose: list[str], studies: int, port: int) -> Iterator[tuple[Inside
 
     Where its ledger is empty, so many studies are put into it; where it has others than these, this ends with a sentence.
     """
-    _run(*compose, *_program("whose"))
+    _run(*compose, *_program("fed_service", "whose"))
     password = secrets.token_hex()
     with tempfile.TemporaryDirectory() as folder:
         login = Path(folder, "login.yaml")
@@ -64,10 +63,12 @@ def filled(compose: list[str], studies: int, port: int) -> Iterator[tuple[Inside
         login.write_text(json.dumps({"services": {"datasette": {"environment": environment}}}))  # JSON is YAML
         try:
             _run(*compose, "stop", *OURS)
-            _run(*compose, *_program("fill", str(studies)))
+            _run(*compose, *_program("fed_service", "fill", str(studies)))
             _run(*compose, "run", "--rm", "--no-deps", "-T", "--entrypoint", "sh", "datasette", "-c", "rm -rf /app/cache/*")
             _run(*compose, "-f", str(login), *UP, *OURS)
-            with subprocess.Popen([*compose, *_program("feed")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            with subprocess.Popen(
+                [*compose, *_program("fed_service", "feed")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            ) as process:
                 yield Inside(process), _cookie(f"http://127.0.0.1:{port}", password)
         finally:
             _run(*compose, *UP, "--no-deps", *OURS)
@@ -77,7 +78,7 @@ def filled(compose: list[str], studies: int, port: int) -> Iterator[tuple[Inside
 def writing(compose: list[str]) -> Iterator[subprocess.Popen[str]]:
     """`commits_alone` on the ledger of that stack, whose service is stopped meanwhile: one process writes."""
     _run(*compose, "stop", OURS[0])
-    command = [*compose, *_program(LEDGER, name="commits_alone")]
+    command = [*compose, *_program("commits_alone")]
     try:
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
             yield process
@@ -92,7 +93,7 @@ def stat_of_browse(compose: list[str]) -> str:
     return subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True).stdout
 
 
-def _program(*arguments: str, name: str = "fed_service") -> list[str]:
+def _program(name: str, *arguments: str) -> list[str]:
     """What compose is told so that a program of this folder runs beside the stack's services, on their volumes and as their user."""
     mounts = [word for name in ("benchmarks", "tests") for word in ("-v", f"{ROOT / name}:/bench/{name}:ro")]
     return [

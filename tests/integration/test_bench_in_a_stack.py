@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -23,23 +24,32 @@ def volumes(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(volumes: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "benchmarks" / "fed_service.py"), *arguments]
+def run(volumes: Path, program: str, *arguments: str, said: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "benchmarks" / f"{program}.py"), *arguments]
     places = {f"{name.upper()}_PATH": str(volumes / name) for name in ("ledger", "archive", "uploads")}
-    return subprocess.run(command, env={**os.environ, **places}, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, env={**os.environ, **places}, input=said, capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_an_empty_stack_is_filled_once_and_known_again(volumes):
-    assert run(volumes, "whose").returncode == 0
-    first = run(volumes, "fill", "2")
+    assert run(volumes, "fed_service", "whose").returncode == 0
+    first = run(volumes, "fed_service", "fill", "2")
     assert (first.returncode, first.stdout.count("files in the ledger")) == (0, 1), first.stderr
-    again = run(volumes, "fill", "2")
+    again = run(volumes, "fed_service", "fill", "2")
     assert (again.returncode, again.stdout.count("files in the ledger")) == (0, 0), again.stderr
+    written = run(volumes, "commits_alone", said="0.2\n")
+    assert written.returncode == 0, written.stderr
+    assert json.loads(written.stdout)["rate"] > 0
 
 
 @pytest.mark.parametrize(
     ("where", "command"),
-    [("ledger", ["whose"]), ("ledger", ["fill", "2"]), ("ledger", ["feed"]), ("archive that lost its ledger", ["whose"])],
+    [
+        ("ledger", ["fed_service", "whose"]),
+        ("ledger", ["fed_service", "fill", "2"]),
+        ("ledger", ["fed_service", "feed"]),
+        ("ledger", ["commits_alone"]),
+        ("archive that lost its ledger", ["fed_service", "whose"]),
+    ],
 )
 def test_a_stack_with_somebodys_studies_is_left_alone(volumes, command, where):
     if where == "ledger":
