@@ -36,8 +36,8 @@ def adopt(
     docs/reference/error-codes.md tells what to do. Needs `serve` stopped. Interrupted, it may be run again: it goes on, and
     adopts nothing twice. Ends with 1 when something was left alone.
     """
-    from storage_ledger import app
     from storage_ledger.adopt import Asked
+    from storage_ledger.app import adopting
     from storage_ledger.archive.old import count_studies
     from storage_ledger.cli.output import print_json
     from storage_ledger.cli.progress import progress
@@ -46,7 +46,7 @@ def adopt(
     settings = Settings.load()
     asked = Asked(rewrite=rewrite_metadata, tell=tell, any_file=any_file, dry_run=dry_run)
     with _reporting(report) as noted, progress("Adopting", count_studies(settings.archive_path), "folders") as show:
-        done = app.adopt(settings, asked, on_progress=show, on_noted=noted)
+        done = adopting.adopt(settings, asked, on_progress=show, on_noted=noted)
     if as_json:
         print_json(asdict(done))
     else:

@@ -22,7 +22,7 @@ def backup(
     """
     from dataclasses import asdict
 
-    from storage_ledger import app
+    from storage_ledger.app import backing_up
     from storage_ledger.cli.output import counted, print_json, size
     from storage_ledger.cli.progress import Step, steps
     from storage_ledger.settings import Settings
@@ -30,7 +30,7 @@ def backup(
     settings = Settings.load()
     titles = {"copied": ("Copying", "pages"), "checked": ("Checking", "entries")}
     with steps() as show:
-        folder, manifest = app.back_up(settings, dest, lambda step, done, total: show(Step(*titles[step], done, total)))
+        folder, manifest = backing_up.back_up(settings, dest, lambda step, done, total: show(Step(*titles[step], done, total)))
     if as_json:
         print_json({"backup": str(folder)} | asdict(manifest))
     else:

@@ -31,13 +31,13 @@ _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 @app.command("list", cls=Command)
 def list_(as_json: _Json = False) -> None:
     """List what is quarantined, oldest first. Ends with 1 when there is something."""
-    from storage_ledger import app as wiring
     from storage_ledger import report
+    from storage_ledger.app import opening
     from storage_ledger.cli.output import console, print_json
     from storage_ledger.settings import Settings
 
     settings = Settings.load()
-    with wiring.reading(settings) as ledger:
+    with opening.reading(settings) as ledger:
         items = report.quarantined(ledger, settings)
     if as_json:
         print_json(items)
@@ -54,13 +54,13 @@ def show(
     as_json: _Json = False,
 ) -> None:
     """Show what is quarantined of one study, why, and what to do. Ends with 1 when nothing is."""
-    from storage_ledger import app as wiring
     from storage_ledger import report
+    from storage_ledger.app import opening
     from storage_ledger.cli.output import age, console, print_json, safe
     from storage_ledger.settings import Settings
 
     settings = Settings.load()
-    with wiring.reading(settings) as ledger:
+    with opening.reading(settings) as ledger:
         items = report.quarantined(ledger, settings, study_id)
     if as_json:
         print_json(items)
@@ -141,8 +141,8 @@ def _listed(items: list[dict[str, Any]]) -> Table:
 
 
 def _say(word: Word, study_id: str | None, upload: str | None, code: str | None, *, as_json: bool) -> None:
-    from storage_ledger import app as wiring
     from storage_ledger import quarantine
+    from storage_ledger.app import opening
     from storage_ledger.core.entries import Kind
     from storage_ledger.core.layout import valid_study_id
     from storage_ledger.settings import Settings
@@ -153,7 +153,7 @@ def _say(word: Word, study_id: str | None, upload: str | None, code: str | None,
         raise typer.BadParameter("--upload is not UTF-8, as all paths in the ledger are")
     settings = Settings.load()
     answers: list[Answer] = []
-    with wiring.appending(settings) as ledger:
+    with opening.appending(settings) as ledger:
         if study_id is not None:
             about = [quarantine.About(study_id, upload)]
         else:

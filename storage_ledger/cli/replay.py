@@ -45,7 +45,7 @@ def replay(
     """
     from contextlib import closing
 
-    from storage_ledger import app_replay
+    from storage_ledger.app import replaying
     from storage_ledger.cli.progress import progress
     from storage_ledger.core.layout import valid_study_id
     from storage_ledger.replay import Order, Part
@@ -70,7 +70,7 @@ def replay(
         rate=rate,
         mirror_anew=mirror,
     )
-    report = app_replay.replay(Settings.load(), order, progress, lambda text: print(f"storage-ledger: {text}", file=sys.stderr, flush=True))
+    report = replaying.replay(Settings.load(), order, progress, lambda text: print(f"storage-ledger: {text}", file=sys.stderr, flush=True))
     with closing(report.findings):
         if as_json:
             _print_json(report, order)

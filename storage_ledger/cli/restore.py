@@ -66,18 +66,18 @@ def restore(
 
 
 def _mirror(settings: Settings, force: bool) -> Restored:
-    from storage_ledger import app
     from storage_ledger import restore as work
+    from storage_ledger.app.opening import alone
     from storage_ledger.cli.progress import progress
     from storage_ledger.ledger.mirror import mirrored_position
 
-    with app.alone(settings, "restore"), progress("Restoring", mirrored_position(settings.archive_path), "entries") as show:
+    with alone(settings, "restore"), progress("Restoring", mirrored_position(settings.archive_path), "entries") as show:
         return work.from_mirror(settings.archive_path, settings.ledger_file, show, force=force)
 
 
 def _backup(settings: Settings, place: Path, with_mirror: bool | None, force: bool) -> Restored:
-    from storage_ledger import app
     from storage_ledger import restore as work
+    from storage_ledger.app.opening import alone
     from storage_ledger.cli.progress import Step, steps
 
     def ask(backed_up: int, mirrored: int) -> bool:
@@ -87,7 +87,7 @@ def _backup(settings: Settings, place: Path, with_mirror: bool | None, force: bo
         return typer.confirm(question, default=True, err=True)
 
     titles = {"copied": ("Copying", "bytes"), "checked": ("Checking", "entries"), "restored": ("From the mirror", "entries")}
-    with app.alone(settings, "restore"), steps() as show:
+    with alone(settings, "restore"), steps() as show:
         return work.from_backup(
             place,
             settings.archive_path,

@@ -15,11 +15,12 @@ def show(
 
     Ends with 1 when the ledger knows nothing of it.
     """
-    from storage_ledger import app, report
+    from storage_ledger import report
+    from storage_ledger.app.opening import reading
     from storage_ledger.settings import Settings
 
     settings = Settings.load()
-    with app.reading(settings) as ledger:
+    with reading(settings) as ledger:
         story = report.study(ledger, study_id)
     if as_json:
         from storage_ledger.cli.output import print_json

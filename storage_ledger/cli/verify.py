@@ -48,7 +48,7 @@ def verify(
     import threading
     from functools import partial
 
-    from storage_ledger import app
+    from storage_ledger.app import verifying
     from storage_ledger.cli.progress import Step, steps
     from storage_ledger.core.layout import valid_study_id
     from storage_ledger.settings import Settings
@@ -76,7 +76,7 @@ def verify(
         def tell(progress: Progress) -> None:
             show(Step(*_PARTS[progress.part], progress.done, progress.total, progress.bytes, progress.total_bytes))
 
-        run = partial(app.verify, settings, options, record=not no_record, stop=stop)
+        run = partial(verifying.verify, settings, options, record=not no_record, stop=stop)
         report = run(on_progress=tell)
     told = _told(report)
     if as_json:

@@ -20,7 +20,8 @@ from typing import Any
 
 from rich.console import Console
 
-from storage_ledger import app, report
+from storage_ledger import report
+from storage_ledger.app.opening import reading
 from storage_ledger.demo import show, studies
 from storage_ledger.demo.neighbours import CHANNEL, Neighbours
 from storage_ledger.demo.servers import LOOPBACK, CannotRun, Server, Servers, answers, find_valkey, free_ports, this_or_free
@@ -113,7 +114,7 @@ class _Demo:
             out.print(f"Port {options.port} is taken: the web page is on {page_port}.\n", style="yellow")
         uploads_path, archive_path, ledger_path = (Path(self._settings[name]) for name in _PATHS)
         settings = Settings.model_construct(uploads_path=uploads_path, archive_path=archive_path, ledger_path=ledger_path)
-        with app.reading(settings) as ledger:
+        with reading(settings) as ledger:
             watch = self._archive(ledger, uploads, settings)
             differences = watch.differences(settings.archive_path)
         figures = watch.figures()

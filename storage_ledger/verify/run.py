@@ -17,6 +17,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from storage_ledger.archive.inspection import Inspection
 from storage_ledger.core.ids import rfc3339
 from storage_ledger.core.layout import LEDGER_FOLDER
 from storage_ledger.errors import LedgerBusy, LedgerError, LedgerUnusable, Retryable
+from storage_ledger.ledger import lock
+from storage_ledger.settings import Settings
 from storage_ledger.verify import entries, index, mirror
 from storage_ledger.verify.chosen import Chosen, Options
 from storage_ledger.verify.duties import Duties
@@ -44,6 +47,11 @@ class Places:
     index_file: Path
     archive_root: Path
     serving: Callable[[], bool]
+
+    @classmethod
+    def of(cls, settings: Settings) -> Places:
+        """As the settings have it."""
+        return cls(settings.ledger_file, settings.index_file, settings.archive_path, partial(lock.is_held, settings.lock_file))
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,9 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from storage_ledger import app, logs
+from storage_ledger import logs
+from storage_ledger.app import serving
+from storage_ledger.app.opening import UMASK
 from storage_ledger.core.plan import Stage
 from storage_ledger.errors import LedgerBusy, StorageLedgerError
 from storage_ledger.ledger import lock
@@ -56,13 +58,13 @@ class Always(Event):
 
 
 def run(settings: Settings, client: StatusClient, groups: list[list[bytes]], tell: Tell, wait: Callable[[], None]) -> None:
-    """As `app.serve`, but in one thread, and only until nothing is left to do."""
-    os.umask(app.UMASK)
+    """As `serving.serve`, but in one thread, and only until nothing is left to do."""
+    os.umask(UMASK)
     migrations.make_folder(settings.ledger_path)
     with lock.held(settings.lock_file, "drive"):
         migrations.migrate(settings.ledger_file)
-        app._make_archive(settings)
-        parts = app._parts(settings, client)
+        serving._make_archive(settings)
+        parts = serving._parts(settings, client)
         tell({"started": True})
         Drive(parts, groups, tell, wait).to_the_end()
         parts.index.close()

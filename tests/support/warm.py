@@ -24,7 +24,8 @@ from pathlib import Path
 SERVER = """
 import gc, json, os, runpy, signal, socket, sys
 import alembic.command, redis.connection, rich.progress, typer.rich_utils, uvicorn
-import storage_ledger.app, storage_ledger.app_replay, storage_ledger.report, storage_ledger.restore
+import storage_ledger.app.adopting, storage_ledger.app.backing_up, storage_ledger.app.reconciling, storage_ledger.app.replaying
+import storage_ledger.app.serving, storage_ledger.app.verifying, storage_ledger.report, storage_ledger.restore
 from storage_ledger.cli import main
 
 control = socket.socket(fileno=int(sys.argv[1]))

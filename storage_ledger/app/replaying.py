@@ -8,7 +8,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 from storage_ledger import logs
-from storage_ledger.app import UMASK, alone, reading
+from storage_ledger.app.opening import UMASK, alone, reading
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.errors import LedgerError, LedgerUnusable, Locked, Retryable, StorageLedgerError
 from storage_ledger.findings import Findings

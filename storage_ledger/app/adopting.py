@@ -1,0 +1,44 @@
+"""Settings → an adoption."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+
+from storage_ledger import logs
+from storage_ledger.adopt import Adopted, Adoption, Asked, Noted
+from storage_ledger.app.opening import alone, joined_mirror, reading
+from storage_ledger.archive.filesystem import FilesystemArchive
+from storage_ledger.errors import LedgerBusy, Retryable
+from storage_ledger.ledger.migrate import migrate
+from storage_ledger.ledger.sqlite import utc_now
+from storage_ledger.settings import Settings
+
+
+def adopt(
+    settings: Settings, asked: Asked, *, on_progress: Callable[[int], None], on_noted: Callable[[Noted, bool], None] = lambda _, __: None
+) -> Adopted:
+    """Take the archive into the ledger, which is made if there is none; holds `serve.lock`. A dry run looks only.
+
+    Raises `Locked`, `LedgerUnusable`, `Retryable`.
+    """
+    logs.configure(settings.log_level, environment=settings.environment)
+    archive = FilesystemArchive(settings.archive_path)
+    if asked.dry_run:
+        with reading(settings) if settings.ledger_file.exists() else nullcontext() as ledger:
+            return Adoption(ledger, archive, asked, clock=utc_now, on_progress=on_progress, on_noted=on_noted).run()
+    with alone(settings, "adopt"):
+        archive.settle(())  # before a ledger is made for an archive that is not there
+        migrate(settings.ledger_file)
+        with reading(settings) as ledger:
+            mirror = joined_mirror(settings, ledger, archive)
+
+            def follow() -> None:
+                with suppress(Retryable, LedgerBusy):  # `serve` brings it up before anything is done because of these entries
+                    mirror.catch_up()
+
+            adoption = Adoption(ledger, archive, asked, clock=utc_now, on_progress=on_progress, on_committed=follow, on_noted=on_noted)
+            try:
+                return adoption.run()
+            finally:
+                follow()  # an earlier run may have been killed before it did

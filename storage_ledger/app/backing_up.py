@@ -1,0 +1,28 @@
+"""Settings → a backup."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from storage_ledger import backup
+from storage_ledger.app.opening import UMASK
+from storage_ledger.errors import BackupError
+from storage_ledger.ledger.migrate import require_writable
+from storage_ledger.ledger.sqlite import utc_now
+from storage_ledger.settings import Settings
+
+
+def back_up(settings: Settings, dest: Path, on_progress: backup.Progress) -> tuple[Path, backup.Manifest]:
+    """A new backup of the ledger in `dest`, whether `serve` runs or not. Raises `BackupError`, `LedgerError`, `Locked`."""
+    os.umask(UMASK)
+    require_writable(settings.ledger_file)
+    real = Path(os.path.realpath(dest))
+    for name, path in (
+        ("UPLOADS_PATH", settings.uploads_path),
+        ("ARCHIVE_PATH", settings.archive_path),
+        ("LEDGER_PATH", settings.ledger_path),
+    ):
+        if real.is_relative_to(os.path.realpath(path)):
+            raise BackupError("backup-folder", f"{dest} lies in {name}: a backup belongs somewhere else, best on another disk")
+    return backup.back_up(settings.ledger_file, real, now=utc_now(), on_progress=on_progress)

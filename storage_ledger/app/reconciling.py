@@ -1,0 +1,37 @@
+"""Settings → one sweep over the uploads."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Callable
+
+from storage_ledger import logs
+from storage_ledger.app.opening import UMASK, mirrored, reading
+from storage_ledger.archive.uploads import Uploads
+from storage_ledger.ledger.sqlite import utc_now
+from storage_ledger.metrics import Metrics
+from storage_ledger.reconcile import Reconciler, Sweep
+from storage_ledger.settings import Settings
+from storage_ledger.status import StatusClient
+
+
+def reconcile(settings: Settings, on_progress: Callable[[Sweep], None]) -> Sweep:
+    """One sweep over all of uploads, whether `serve` runs or not: what it hands over is the service's to do."""
+    os.umask(UMASK)
+    logs.configure(settings.log_level, environment=settings.environment)
+    client = StatusClient(settings.status_service_url)
+    try:
+        with reading(settings) as ledger, mirrored(settings, ledger):
+            reconciler = Reconciler(
+                ledger,
+                Uploads(settings.uploads_path),
+                client,
+                metrics=Metrics(),
+                clock=utc_now,
+                grace_s=settings.reconcile_grace_seconds,
+            )
+            return reconciler.sweep(threading.Event(), in_vain=math.inf, on_progress=on_progress)
+    finally:
+        client.close()

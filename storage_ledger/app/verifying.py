@@ -1,0 +1,49 @@
+"""Settings → a verification."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from storage_ledger import logs
+from storage_ledger.app.opening import UMASK, appending
+from storage_ledger.core.entries import Kind, NewEntry
+from storage_ledger.ledger.migrate import require_owner
+from storage_ledger.ledger.sqlite import utc_now
+from storage_ledger.settings import Settings
+from storage_ledger.verify.chosen import Options
+from storage_ledger.verify.run import Places, Progress, Verification, Verified
+
+
+def verify(
+    settings: Settings,
+    options: Options,
+    *,
+    record: bool,
+    stop: threading.Event,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> Verified:
+    """Look whether everything is as the ledger says, beside `serve` or without it; with `record` it becomes `verified` entries.
+
+    Ends soon after `stop` is set, and keeps what was seen until then. Raises `LedgerUnusable`.
+    """
+    os.umask(UMASK)
+    logs.configure("WARNING", environment=settings.environment)  # that an index is made to compare with is nobody's news
+    if record:
+        require_owner(settings.ledger_file)
+
+    def append(payload: dict[str, Any]) -> int:
+        with appending(settings) as ledger, ledger.write() as tx:
+            return tx.append(NewEntry(Kind.VERIFIED, payload)).position
+
+    return Verification(
+        Places.of(settings),
+        options,
+        clock=utc_now,
+        stopped=stop.is_set,
+        wait=stop.wait,
+        record=append if record else None,
+        on_progress=on_progress,
+    ).run()
