@@ -140,8 +140,17 @@ class _Replaying:
             return
         index = Index(self.settings.index_file, self.ledger, command="replay", workers=Workers.of(self.settings.ledger_file))
         try:
-            with self.begin("Index", self.report.position, "entries") as show:
-                tally.looked_at = tally.mended = index.remake(show, waits=self._waits_for_another)
+            with ExitStack() as shown:
+                show = shown.enter_context(self.begin("Index", self.report.position, "entries"))
+
+                def made(done: int, of: int) -> None:
+                    nonlocal show
+                    if done == 0:  # all entries are in; the rest takes a quarter of the time
+                        shown.close()
+                        show = shown.enter_context(self.begin("Indexes and search", of, "made"))
+                    show(done)
+
+                tally.looked_at = tally.mended = index.remake(show, on_made=made, waits=self._waits_for_another)
         finally:
             index.close()
 

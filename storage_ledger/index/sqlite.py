@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,13 @@ class Index:
                 remove(left_over(self.path))
         return not fits
 
-    def remake(self, on_progress: Callable[[int], None] = lambda _: None, *, waits: Callable[[str], None] | None = None) -> int:
+    def remake(
+        self,
+        on_progress: Callable[[int], None] = lambda _: None,
+        *,
+        on_made: Callable[[int, int], None] = lambda _, __: None,
+        waits: Callable[[str], None] | None = None,
+    ) -> int:
         """`rebuild`, whatever lies there now: a file that SQLite cannot read is thrown away. Returns the position.
 
         Others may read and follow meanwhile. While another process makes it anew: `waits`, see `lock.held`; else raises `Locked`.
@@ -115,17 +122,18 @@ class Index:
             if self._is_replaced():  # by whoever held the lock before
                 self._open_again()
             try:
-                return self.rebuild(on_progress)
+                return self.rebuild(on_progress, on_made)
             except _Unreadable:
                 self._discard()
-                return self.rebuild(on_progress)
+                return self.rebuild(on_progress, on_made)
 
-    def rebuild(self, on_progress: Callable[[int], None] = lambda _: None) -> int:
+    def rebuild(self, on_progress: Callable[[int], None] = lambda _: None, on_made: Callable[[int, int], None] = lambda _, __: None) -> int:
         """Make every table again from the ledger, into shadow tables that take the place of the old in one transaction.
 
         Readers see the old index until then. Every entry is checked against its hashes; one that does not fit is left out, and
         `damaged` counts it. Memory stays the same however many entries there are, but for SQLite's sorting for two indexes at a
         time. On the disk it needs room for the new index and about as much again. Returns the position that it now stands at.
+        `on_progress` hears how many entries are folded; then `on_made` how many of how many indexes and searches are made, from 0.
         """
         last = self._ledger.last()
         position = last.position if last else 0
@@ -135,7 +143,7 @@ class Index:
             with closing(fold) as folded, self._judged(), self._held() as held:
                 verified = bring_in(held, SHADOW, _of_ledger(folded))
             with self._transaction() as connection:  # whoever follows has to wait now
-                self._take_over(connection)
+                self._take_over(connection, on_made)
                 sql = driver(connection).execute
                 fixity.apply_all(sql, (self._ledger.get(each) for each in reversed(verified)))
                 # What was applied meanwhile to the tables that are gone now must be in the new ones, too.
@@ -188,7 +196,7 @@ class Index:
         except LedgerUnusable as error:
             raise _LedgerUnreadable from error
 
-    def _take_over(self, connection: Connection) -> None:
+    def _take_over(self, connection: Connection, on_made: Callable[[int, int], None]) -> None:
         sql = connection.exec_driver_sql
         for table in SEARCH:
             sql(f"DROP TABLE IF EXISTS {table}_fts")  # takes the tables behind it along, which cannot be dropped by themselves
@@ -199,14 +207,18 @@ class Index:
         for name in TABLES:
             sql(f"ALTER TABLE {SHADOW}{name} RENAME TO {name}")
         late = [index for index in INDEXES if " ON dicom_studies " in index]
-        for index in INDEXES:
-            if index not in late:
-                sql(index)
-        _make_search(sql, "studies")
-        derive_again(driver(connection))
-        for index in late:
-            sql(index)
-        _make_search(sql, "dicom_studies")
+        soon = [index for index in INDEXES if index not in late]
+        steps: list[Callable[[], Any]] = [
+            *(partial(sql, index) for index in soon),
+            partial(_make_search, sql, "studies"),
+            partial(derive_again, driver(connection)),
+            *(partial(sql, index) for index in late),
+            partial(_make_search, sql, "dicom_studies"),
+        ]
+        on_made(0, len(steps))
+        for number, step in enumerate(steps, 1):
+            step()
+            on_made(number, len(steps))
         sql(f"PRAGMA user_version = {SCHEMA}")
 
     def _fits(self) -> bool:

@@ -14,6 +14,7 @@ from storage_ledger.errors import LedgerUnusable, Locked
 from storage_ledger.index import share
 from storage_ledger.index.rebuild import Workers
 from storage_ledger.index.sqlite import Index
+from storage_ledger.index.tables import INDEXES, SEARCH
 from storage_ledger.ledger import lock
 from storage_ledger.ledger.engine import sqlite
 from storage_ledger.ledger.sqlite import SqliteLedger
@@ -408,6 +409,14 @@ def test_a_study_is_the_same_wherever_a_rebuild_cuts_it(following, tmp_path, str
     index.rebuild()
     index.close()
     assert rows(index.path) == rows(following.index.path)
+
+
+def test_a_rebuild_tells_of_every_entry_and_then_of_every_index(following):
+    following.append(Kind.ARCHIVED, archived(dicom=header("9.1")))
+    told: list[int | tuple[int, int]] = []
+    following.index.remake(told.append, on_made=lambda done, of: told.append((done, of)))
+    steps = len(INDEXES) + len(SEARCH) + 1
+    assert told == [1, *((done, steps) for done in range(steps + 1))]
 
 
 def test_a_rebuild_whose_workers_are_lost_is_done_by_one_process(stories, tmp_path, log):
