@@ -39,12 +39,13 @@ def upload_state(kind: str, payload: dict[str, Any]) -> State | None:
                          └→ quarantined ─┬→ (a redelivery, or `released`) pending → …
                                          └→ discarded → (a redelivery) pending → …
     """
-    if kind == Kind.FAILED:
-        return State.FAILED if payload.get("step") == "place" else None
-    return _BECOMES.get(kind)
+    state = _BECOMES.get(kind)
+    return None if state is _FAILED and payload.get("step") != "place" else state
 
 
+_FAILED = State.FAILED  # a name that is asked for by the million; up to Python 3.11 that of a member takes 0.2 µs to find
 _BECOMES: dict[str, State] = {
+    Kind.FAILED: State.FAILED,
     Kind.DESCRIBED: State.PENDING,
     Kind.ARCHIVED: State.ARCHIVED,
     Kind.QUARANTINED: State.QUARANTINED,

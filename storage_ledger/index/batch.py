@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
-from operator import itemgetter
 from typing import Any
 
 from storage_ledger.core.entries import Entry, Kind, faults
 from storage_ledger.index import fixity
 from storage_ledger.index.rows import Row, StudyRows
-from storage_ledger.index.tables import ROWID, SEARCHED, arrived, conflicts, forget, learn, refresh, year
+from storage_ledger.index.tables import COLUMNS, ROWID, SEARCHED, arrived, conflicts, forget, learn, refresh, year
 
 WRITE_STUDIES = 2_000
 WRITE_ENTRIES = 10_000
@@ -53,11 +52,12 @@ class Batch:
         """
         first = last = None
         unwritten = 0
+        verified = Kind.VERIFIED
         for last in entries:
             first = first or last
             if found := faults(last):
                 self.damaged.append((last.position, found[0]))
-            elif last.kind == Kind.VERIFIED:
+            elif last.kind == verified:
                 self._verified(last)
             elif last.study_id is not None:
                 self._fold(last, last.study_id)
@@ -138,12 +138,17 @@ class Batch:
                 self._sql(statement, tuple(some))
 
     def _put(self, table: str, rows: Sequence[Row]) -> None:
-        if rows:
-            columns = list(rows[0])
-            keys = [*([ROWID[table]] if table in ROWID else []), *columns]
-            names = ", ".join(f'"{name}"' for name in [*(["rowid"] if table in ROWID else []), *columns])
-            statement = f"INSERT OR REPLACE INTO {table} ({names}) VALUES ({', '.join('?' * len(keys))})"  # noqa: S608 - names of ours
-            self._connection.executemany(statement, map(itemgetter(*keys), rows))
+        self._connection.executemany(_PUT[table], map(tuple, map(dict.values, rows)))
+
+
+def _put(table: str) -> str:
+    """SQL that writes a row whose values stand in the order of its columns."""
+    numbered = {f'"{name}"': f"?{number}" for number, name in enumerate(COLUMNS[table], 1)}
+    numbered |= {"rowid": numbered[f'"{ROWID[table]}"']} if table in ROWID else {}
+    return f"INSERT OR REPLACE INTO {table} ({', '.join(numbered)}) VALUES ({', '.join(numbered.values())})"  # noqa: S608 - names of ours
+
+
+_PUT = {table: _put(table) for table in ("studies", "uploads", "files")}
 
 
 def _folded(study_id: str, entry: Entry, before: Iterable[Entry]) -> StudyRows:

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from storage_ledger import logs
 from storage_ledger.index import share
-from storage_ledger.index.tables import ADD, ROWID, conflicts, refresh
+from storage_ledger.index.tables import ADD, COLUMNS, ROWID, conflicts, refresh
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.driver import quoted
 from storage_ledger.ledger.sqlite import translated
@@ -123,7 +123,7 @@ def bring_in(connection: Any, prefix: str, folded: Iterable[Path]) -> list[int]:
             again = f"SELECT study_instance_uid FROM share.dicom_studies JOIN {prefix}dicom_studies USING (study_instance_uid)"  # noqa: S608 - a name of ours
             connection.execute(f"INSERT OR IGNORE INTO again {again}")
             for table in (*share.FOLDED, *share.DERIVED):
-                names = ", ".join((["rowid"] if table in ROWID else []) + share.columns(connection, table))
+                names = ", ".join((["rowid"] if table in ROWID else []) + [f'"{name}"' for name in COLUMNS[table]])
                 how = f"INTO {prefix}{table} ({names}) SELECT {names} FROM share.{table}"  # noqa: S608 - names of ours
                 connection.execute(f"INSERT {how} WHERE true {ADD}" if table == "arrivals" else f"INSERT OR REPLACE {how}")
             verified += [row[0] for row in connection.execute("SELECT position FROM share.verified ORDER BY position")]

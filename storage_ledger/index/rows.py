@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from storage_ledger.core.entries import Entry, Kind
 from storage_ledger.core.layout import archive_path
 from storage_ledger.core.study import State, study_state, upload_state
+from storage_ledger.index.tables import COLUMNS
 
 # index column ← (group of the message, key in it, keyword of the header)
 DESCRIPTIVE = {
@@ -66,12 +68,14 @@ _FOUND = tuple((column, keyword) for column, (_, _, keyword) in DESCRIPTIVE.item
 _TEXTS = tuple((column, keyword) for column, keyword in FROM_HEADER.items() if column not in WHOLE_NUMBERS)
 _NUMBERS = tuple((column, keyword) for column, keyword in FROM_HEADER.items() if column in WHOLE_NUMBERS)
 _NOTHING: Row = {}
+_PENDING, _ARCHIVED = State.PENDING, State.ARCHIVED
 _VALUES = {state: state.value for state in State}
-_NEW_STUDY: Row = dict.fromkeys(DESCRIPTIVE) | {
+# Their keys stand in the order of the tables' columns: a row's values are written as they come.
+_NEW_STUDY: Row = dict.fromkeys(COLUMNS["studies"]) | {
     "study_id": None, "state": State.PENDING.value, "status_sent": None, "files": 0, "bytes": 0, "described_at": None,
     "archived_at": None, "last_error": None, "last_position": 0,
 }  # fmt: skip
-_NEW_FILE: Row = dict.fromkeys(FROM_HEADER) | {
+_NEW_FILE: Row = dict.fromkeys(COLUMNS["files"]) | {
     "study_id": None, "name": None, "original_name": None, "sha256": None, "bytes": 0, "archive_path": None, "archived_at": None,
     "position": 0, "placed": 0, "fixity": "unverified", "verified_at": None, "dicom_error": None, "sop_conflict": 0, "study_uid_differs": 0,
 }  # fmt: skip
@@ -95,24 +99,11 @@ class StudyRows:
     def apply(self, entry: Entry) -> None:
         """Take one more entry of this study."""
         data = entry.data
-        match entry.kind:
-            case Kind.DESCRIBED:
-                self._described(entry, data)
-            case Kind.ARCHIVED:
-                self._archived(entry, data)
-            case Kind.STATUS_SENT:
-                self.study["status_sent"] = data["status"]
-                if self.study["state"] == State.ARCHIVED:
-                    self.study["last_error"] = None
-            case Kind.RESTORED:
-                self._placed_anew(data["file"]["name"], placed=entry.position, fixity="intact", verified_at=entry.recorded_at)
-            case Kind.FAILED | Kind.QUARANTINED:
-                self.study["last_error"] = data["code"]
-            case _:
-                pass  # `released` and `discarded` say nothing of the study but the state of an upload
+        if (says := self._SAYS.get(entry.kind)) is not None:
+            says(self, entry, data)
         state = upload_state(entry.kind, data)
         if state is not None and (path := data.get("upload_path")) is not None:
-            why = _NOTHING if state is State.PENDING else data
+            why = _NOTHING if state is _PENDING else data
             self.uploads[path] = {
                 "study_id": self.study["study_id"],
                 "upload_path": path,
@@ -185,10 +176,31 @@ class StudyRows:
         study["files"] += 1
         study["bytes"] += file["bytes"]
 
+    def _status_sent(self, _: Entry, data: dict[str, Any]) -> None:
+        self.study["status_sent"] = data["status"]
+        if self.study["state"] == _ARCHIVED:
+            self.study["last_error"] = None
+
+    def _restored(self, entry: Entry, data: dict[str, Any]) -> None:
+        self._placed_anew(data["file"]["name"], placed=entry.position, fixity="intact", verified_at=entry.recorded_at)
+
+    def _in_trouble(self, _: Entry, data: dict[str, Any]) -> None:
+        self.study["last_error"] = data["code"]
+
     def _placed_anew(self, name: str, **judged: Any) -> None:
         if name in self.files:
             self.files[name] |= judged
             self.changed_files.add(name)
+
+    # `released` and `discarded` say nothing of the study but the state of an upload.
+    _SAYS: ClassVar[dict[str, Callable[[StudyRows, Entry, dict[str, Any]], None]]] = {
+        Kind.DESCRIBED: _described,
+        Kind.ARCHIVED: _archived,
+        Kind.STATUS_SENT: _status_sent,
+        Kind.RESTORED: _restored,
+        Kind.FAILED: _in_trouble,
+        Kind.QUARANTINED: _in_trouble,
+    }
 
 
 def _text(value: Any) -> str | None:

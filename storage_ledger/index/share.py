@@ -19,7 +19,7 @@ from typing import Any
 
 from storage_ledger.core.entries import Entry
 from storage_ledger.index.batch import KEEP_STUDIES, Batch
-from storage_ledger.index.tables import ROWID, TABLES, arrived, refresh
+from storage_ledger.index.tables import COLUMNS, ROWID, TABLES, arrived, refresh
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.driver import quoted, sqlite
 from storage_ledger.ledger.reading import Entries
@@ -50,7 +50,7 @@ def fold(
         for name in (*FOLDED, *DERIVED):
             connection.execute(f"CREATE TABLE {name} {TABLES[name]}")
         for name, number in ROWID.items():  # their rows are found by that alone, and nobody asks for their keys here
-            others = [column for column in columns(connection, name) if column != f'"{number}"']
+            others = [f'"{column}"' for column in COLUMNS[name] if column != number]
             connection.execute(f"DROP TABLE {name}")
             connection.execute(f"CREATE TABLE {name} ({number} INTEGER PRIMARY KEY, {', '.join(others)})")
         connection.execute("CREATE TABLE verified (position INTEGER PRIMARY KEY)")
@@ -71,11 +71,6 @@ def scratch(file: Path) -> Iterator[Any]:
         connection.execute("BEGIN")
         yield connection
         connection.execute("COMMIT")
-
-
-def columns(connection: Any, table: str) -> list[str]:
-    """Their names, quoted, in order."""
-    return [f'"{row[0]}"' for row in connection.execute("SELECT name FROM pragma_table_info(?)", (table,))]
 
 
 def _stretch(ledger: Ledger | Entries, after: int, up_to: int, on_progress: Callable[[int], None]) -> Iterator[Entry]:

@@ -47,6 +47,9 @@ TABLES = {
     "progress": "(position INTEGER NOT NULL, ledger_id TEXT NOT NULL, leaf_hash BLOB NOT NULL)",
 }
 
+COLUMNS = {name: tuple(re.findall(r'[(,]\s*"?(\w+)"? (?:TEXT|INTEGER|BLOB)', text)) for name, text in TABLES.items()}
+"""Their names, in order."""
+
 ROWID = {"studies": "first_position", "files": "position"}
 """The column that says a row's number, so that a row that changes stays where it lies."""
 
@@ -104,7 +107,10 @@ def year(study_date: str | None) -> int | None:
 
     `refresh` says the same in SQL.
     """
-    return int(study_date[:4]) if study_date and re.match("[12][0-9]{3}", study_date) else None
+    return int(study_date[:4]) if study_date and _BEGINS_WITH_A_YEAR(study_date) else None
+
+
+_BEGINS_WITH_A_YEAR = re.compile("[12][0-9]{3}").match
 
 
 def refresh(chosen: str) -> tuple[str, str]:
