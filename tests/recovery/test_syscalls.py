@@ -123,7 +123,7 @@ class Bench:
         """One trial: the fault, in a share of the trials another one in the recovery, and what is left then."""
         trial = self.trial(point.start)
         of_error = point.fault != "SIGKILL"
-        ended = trial.run(inject=point.inject, traced=tracing.ALL if of_error and "sync" in point.name else [point.name])
+        ended = trial.run(inject=point.inject, traced=tracing.FSYNCS if of_error and "sync" in point.name else [point.name])
         hit = any(call.injected for call in ended.trace) if of_error else ended.code is None
         if not hit and point.name == "mmap":
             pass  # memory is mapped, too, and not the same number of times in each run
