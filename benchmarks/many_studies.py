@@ -123,10 +123,12 @@ def append(ledger: SqliteLedger, batch: list[dict]) -> None:
 
 def slices(folder: Path) -> None:
     """CT slices for the first files of the large study; of the size that the ledger says, and other pixels each."""
-    rng = np.random.default_rng(1)
     for at in range(SLICES):
         study_id = f"000000-{at:04d}"
         place = folder / "archive" / study_id
+        path = place / f"{study_id}.dcm"
+        if path.exists() and path.stat().st_size == FILE_BYTES:
+            continue  # a stack that is filled already
         place.mkdir(parents=True, exist_ok=True)
         each = Dataset()
         each.SOPClassUID, each.SOPInstanceUID, each.Modality = "1.2.840.10008.5.1.4.1.1.2", f"1.2.826.0.1.0.1.{at}", "CT"
@@ -134,11 +136,11 @@ def slices(folder: Path) -> None:
         each.SamplesPerPixel, each.PhotometricInterpretation, each.PixelRepresentation = 1, "MONOCHROME2", 1
         each.BitsAllocated, each.BitsStored, each.HighBit = 16, 12, 11
         each.RescaleSlope, each.RescaleIntercept, each.WindowCenter, each.WindowWidth = 1, 0, 40, 400
+        rng = np.random.default_rng(at)
         smooth = np.add.outer(np.linspace(-900, 900, 512), np.linspace(-100, 100, 512))
         each.PixelData = (smooth + rng.normal(0, 20, (512, 512))).astype("<i2").tobytes()
         each.file_meta = FileMetaDataset()
         each.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        path = place / f"{study_id}.dcm"
         each.save_as(path, enforce_file_format=True)
         missing = FILE_BYTES - path.stat().st_size - 12
         each.add_new(0xFFFCFFFC, "OB", bytes(missing))  # trailing padding

@@ -74,8 +74,7 @@ class Visitor:
 
     def shoot(self, name: str) -> None:
         """Leave a screenshot for people."""
-        SCREENSHOTS.mkdir(exist_ok=True)
-        self.page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
+        self.page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)  # it makes the folder
 
     def _heard(self, message: ConsoleMessage) -> None:
         if message.type in {"error", "warning"}:
@@ -95,6 +94,24 @@ def pictures(page: Page, url: str) -> bool:
     if url not in _pictures:
         _pictures[url] = page.request.get(f"{url}/image/ct-1/ct-1.dcm?size=128").status != 404
     return _pictures[url]
+
+
+@pytest.fixture(scope="module")
+def one_page(chromium: Browser, opened: Browse) -> Iterator[Visitor]:
+    context = chromium.new_context()
+    context.set_default_timeout(20_000)
+    yield Visitor(context, opened.url)
+    context.close()
+
+
+@pytest.fixture
+def reader(one_page: Visitor) -> Iterator[Visitor]:
+    """On the open site, in the browser's page that the reader before had: who only looks leaves nothing in it."""
+    one_page.complaints.clear()
+    one_page.page.set_viewport_size(WIDE)
+    one_page.page.emulate_media(color_scheme="light")
+    yield one_page
+    assert one_page.complaints == []
 
 
 @pytest.fixture

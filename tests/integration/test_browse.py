@@ -30,6 +30,7 @@ from storage_ledger.ledger.engine import sqlite
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.sqlite import SqliteLedger
 from tests.support.waiting import until
+from tests.support.warm import shared
 
 PASSWORD = "correct horse ✓"  # noqa: S105 - of these tests only
 HOSTILE = "<script>alert('x')</script>^EVE"
@@ -56,18 +57,13 @@ class Answer:
 
 
 class Browse:
-    """`storage-ledger browse` as a process of its own, on a port that it chooses."""
+    """`storage-ledger browse` as a process of its own, forked from a warm one, on a port that it chooses."""
 
     def __init__(self, ledger: Path, log: Path, *arguments: str, **environment: str) -> None:
         self.log = log
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("BROWSE_")}
-        with log.open("wb") as out:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "storage_ledger", "browse", "--port", "0", *arguments],
-                env={**inherited, "LEDGER_PATH": str(ledger), **environment},
-                stdout=out,
-                stderr=out,
-            )
+        given = {**inherited, "LEDGER_PATH": str(ledger), "BROWSE_WORKERS": "1", **environment}
+        self.process = shared("browse").start(given, log, log.parent, "storage-ledger", "browse", "--port", "0", *arguments)
         self.cookies: dict[str, str] = {}
 
     def said(self) -> str:

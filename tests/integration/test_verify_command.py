@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -49,15 +50,14 @@ def send(stack: Stack, *study_ids: str) -> None:
 def test_beside_a_service_under_traffic_there_is_nothing_to_find(stack, status_server):
     stack.start()
     send(stack, *(f"s{n}" for n in range(40)))
-    command = [sys.executable, "-m", "storage_ledger", "verify", "--json"]
-    running = subprocess.Popen(command, env=stack.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    n = 40
-    while running.poll() is None and n < 300:
-        send(stack, f"s{n}")
-        n += 1
-    out, err = running.communicate(timeout=60)
-    found = json.loads(out)
-    assert (running.returncode, found["findings"], found["unchecked"]) == (0, [], []), err
+    with ThreadPoolExecutor(1) as another:
+        running = another.submit(verify, stack)
+        n = 40
+        while not running.done() and n < 300:
+            send(stack, f"s{n}")
+            n += 1
+        code, found = running.result()
+    assert (code, found["findings"], found["unchecked"]) == (0, [], [])
     assert found["recorded"]
 
     until(stack.idle, 60)

@@ -35,7 +35,7 @@ _CALL = re.compile(r"(\w+)\((.*)", re.DOTALL)
 _RESUMED = re.compile(r"<\.\.\. (\w+) resumed>(.*)", re.DOTALL)
 _RETURNED = re.compile(r"(.*)\)\s+= (-?\d+)(?:<.*>(?:\(deleted\))?)?(?: E\w+ \(.*\))?$", re.DOTALL)
 _FD = re.compile(r"(?:(\d+)|AT_FDCWD)<([^>]*)>")
-_STRING = re.compile(r'"((?:[^"\\]|\\.)*)"(\.\.\.)?')
+_STRING = re.compile(r'"([^"\\]*(?:\\.[^"\\]*)*)"(\.\.\.)?')
 
 
 @dataclass(eq=False)

@@ -41,13 +41,14 @@ def test_hostile_messages_cost_nothing_but_their_entries(tmp_path: Path, valkey:
         traffic.insert(rng.randrange(len(traffic)), good(f"valid-{n}", path, fields))
     traffic += poison(stack.uploads)
     sent = 0
+    client = valkey.client()
     try:
         stack.start()
         rss: list[int] = []
         for half in (traffic[: len(traffic) // 2], traffic[len(traffic) // 2 :]):
             for start in range(0, len(half), AT_ONCE):
                 for raw in half[start : start + AT_ONCE]:
-                    assert stack.publish(raw) == 1
+                    assert client.publish(stack.channel, raw) == 1
                 sent += len(half[start : start + AT_ONCE])
                 until(lambda so_far=sent: stack.metric("storage_ledger_messages_received_total") == so_far, 120, every_s=0.02)
                 note("hostile", points=sent, of=len(traffic), studies=len(files), seed=SEED)
@@ -69,6 +70,7 @@ def test_hostile_messages_cost_nothing_but_their_entries(tmp_path: Path, valkey:
         assert {path.name for path in stack.uploads.iterdir()} == {"fifo", "link", "folder", "socket"}
         assert stack.stop() == 0
     finally:
+        client.close()
         stack.close()
 
 

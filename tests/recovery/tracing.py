@@ -21,6 +21,12 @@ CHANGES = (
     "sendfile", "unlink", "unlinkat", "utimensat", "write",
 )  # fmt: skip
 ALL = (*READS, *CHANGES)
+FSYNCS = (
+    "fdatasync", "fsync", "ftruncate", "link", "linkat", "mkdir", "mkdirat", "open", "openat", "pwrite64", "rename", "renameat",
+    "renameat2", "rmdir", "unlink", "unlinkat", "write",
+)  # fmt: skip
+"""What `fsynced_again` looks at."""
+
 TAKES_SPACE = frozenset({
     "fallocate", "fdatasync", "fsync", "ftruncate", "link", "linkat", "mkdir", "mkdirat", "open", "openat", "pwrite64", "rename",
     "renameat", "renameat2", "write",

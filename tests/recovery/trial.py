@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections import Counter, defaultdict
@@ -16,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.recovery import tracing
+from tests.recovery.invariants import Checker
 from tests.support.dicom import make_file
 from tests.support.status_server import StatusServer
 
-CHECKER = Path(__file__).with_name("invariants.py")
 SETTLED_AFTER = 4  # starts; one is enough unless it meets a fault itself
 
 FOLDERS = ("uploads", "archive", "ledger")
@@ -273,18 +274,12 @@ class Trial:
             self._check_end()
 
     def _check_ledger(self, *, settled: bool) -> None:
-        arguments = [f"--{name}={path}" for name, path in self.folders.items()]
-        done = subprocess.run(
-            [sys.executable, "-I", str(CHECKER), *arguments, *(["--settled"] if settled else [])],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        if not done.stdout:
-            self.bad("checker-could-not", detail=done.stderr[-300:])
+        checker = Checker(self.uploads, self.archive, self.ledger, settled)
+        try:
+            found = checker.run()
+        except (sqlite3.Error, OSError, ValueError, LookupError, TypeError) as error:
+            self.bad("checker-could-not", detail=repr(error)[-300:])
             return
-        found = json.loads(done.stdout)
         self.violations += [bad for bad in found["violations"] if settled or not self._is_known_damage(bad)]
         if self.acknowledged and found["counts"].get("described", 0) < 1:
             self.bad("acknowledged-not-recorded")

@@ -10,10 +10,17 @@ T = TypeVar("T")
 
 
 def until(predicate: Callable[[], T], timeout_s: float = 30.0, *, what: str | Callable[[], str] = "", every_s: float = 0.005) -> T:
-    """Return the first truthy value of `predicate`; fail when there is none within `timeout_s`."""
+    """Return the first truthy value of `predicate`; fail when there is none within `timeout_s`.
+
+    Between two looks lie `every_s`, or thrice what a look took if that is more, up to 0.2 s: what is waited for needs the
+    processors, too.
+    """
     deadline = time.monotonic() + timeout_s
-    while not (value := predicate()):
-        if time.monotonic() > deadline:
+    while True:
+        began = time.monotonic()
+        if value := predicate():
+            return value
+        now = time.monotonic()
+        if now > deadline:
             raise AssertionError(f"not within {timeout_s} s: {(what() if callable(what) else what) or predicate}")
-        time.sleep(every_s)
-    return value
+        time.sleep(max(every_s, min(3 * (now - began), 0.2)))

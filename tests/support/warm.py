@@ -1,7 +1,8 @@
 """Commands without the second that Python takes to import them: a process that has imported everything forks one on demand.
 
 What is forked has no thread, no open file and no state of the service; what runs is the same `storage-ledger serve`, or
-whatever command it is. That each of them also starts by itself is seen where nothing is warm: the demo, the users, strace.
+whatever command it is. That each of them also starts by itself is seen where nothing is warm: test_cold_starts, the demo, strace,
+the tests in a browser.
 """
 
 from __future__ import annotations
@@ -20,12 +21,17 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+IMPORTS = {
+    "service": "alembic.command, redis.connection, rich.progress, typer.rich_utils, uvicorn, "
+    "storage_ledger.app.adopting, storage_ledger.app.backing_up, storage_ledger.app.reconciling, storage_ledger.app.replaying, "
+    "storage_ledger.app.serving, storage_ledger.app.verifying, storage_ledger.report, storage_ledger.restore",
+    "browse": "storage_ledger.browse.plugin, storage_ledger.browse.run",
+}
+"""What is warm, by what it is for: `serve` never loads what `browse` needs."""
+
 # An order is one message with three descriptors: where its process tells of itself, its standard output, its standard error.
 SERVER = """
 import gc, json, os, runpy, signal, socket, sys
-import alembic.command, redis.connection, rich.progress, typer.rich_utils, uvicorn
-import storage_ledger.app.adopting, storage_ledger.app.backing_up, storage_ledger.app.reconciling, storage_ledger.app.replaying
-import storage_ledger.app.serving, storage_ledger.app.verifying, storage_ledger.report, storage_ledger.restore
 from storage_ledger.cli import main
 
 control = socket.socket(fileno=int(sys.argv[1]))
@@ -89,10 +95,11 @@ if found is not None:  # from here on it is the command's own process
 class Warm:
     """The process that forks. `close` ends it; what it started goes on."""
 
-    def __init__(self) -> None:
+    def __init__(self, what: str = "service") -> None:
+        server = f"import {IMPORTS[what]}{SERVER}"
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            command = [sys.executable, "-c", SERVER, str(theirs.fileno())]
+            command = [sys.executable, "-c", server, str(theirs.fileno())]
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
 
     def start(self, environment: Mapping[str, str], log: Path, folder: Path, *command: str) -> WarmProcess:
@@ -156,26 +163,30 @@ class WarmProcess:
                 select.select([self._told], [], [], left)
         return code
 
-    def kill(self) -> None:
-        """SIGKILL; it may have ended by itself."""
+    def send_signal(self, number: signal.Signals) -> None:
+        """It may have ended by itself."""
         if self.poll() is None:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
+                os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """SIGKILL; it may have ended by itself."""
+        self.send_signal(signal.SIGKILL)
 
 
-_shared: list[Warm] = []
+_shared: dict[str, Warm] = {}
 _lock = threading.Lock()
 
 
-def shared() -> Warm:
+def shared(what: str = "service") -> Warm:
     """The one of this run; the first who asks starts it."""
     with _lock:
-        if not _shared:
-            _shared.append(Warm())
-        return _shared[0]
+        if what not in _shared:
+            _shared[what] = Warm(what)
+        return _shared[what]
 
 
 def close_shared() -> None:
     """At the end of the run."""
     while _shared:
-        _shared.pop().close()
+        _shared.popitem()[1].close()
