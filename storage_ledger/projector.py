@@ -150,7 +150,10 @@ class Projector:
             return Retry(duty, error)
         self._archive.forget(study.study_id, described.position)
         # Nothing in uploads: a redelivery of what is archived already looks like that.
-        state, placed = self._in_archive(study, described)
+        try:
+            state, placed = self._in_archive(study, described)
+        except Permanent as taken:  # the study's folder is a link or a file
+            return Quarantined(duty, taken.code, taken.detail)
         if placed is not None:
             return self._archived(study, described, duty, placed, study.files[placed.name].original_name, None)
         waited_s = self._waited_s(described)
