@@ -271,7 +271,9 @@ class Projector:
                 return tx.append(NewEntry(Kind.QUARANTINED, payload, described.study_id, described.position))
             case Retry():
                 if outcome.error.shared:
-                    return None  # the lane waits, not each of its duties
+                    # The lane waits, not each of its duties. But another one is tried next: a smaller file may fit.
+                    tx.postpone(described.position, Stage.PLACE, due_in_s=0, attempts=outcome.duty.attempts)
+                    return None
                 attempt = outcome.duty.attempts + 1
                 wait_s = outcome.due_in_s
                 if wait_s is None:
