@@ -80,12 +80,13 @@ class Order:
 
 @dataclass(slots=True)
 class Report:
-    """What came of it. `position`: of the ledger when it began; `trouble`: what made it end before it was done."""
+    """What came of it. `position`: of the ledger when it began; `trouble`: what made it end before it was done, in part `ended_in`."""
 
     findings: Findings
     position: int = 0
     tallies: dict[Part, Tally] = field(default_factory=dict)
     trouble: StorageLedgerError | None = None
+    ended_in: Part | None = None
 
 
 class Show(Protocol):

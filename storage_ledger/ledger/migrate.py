@@ -139,9 +139,7 @@ def require_owner(ledger_file: Path) -> None:
 def _read_only(path: Path) -> str | None:
     """What to say where nobody may write, whoever he is; None where it is a matter of rights."""
     if os.access(path, os.R_OK) and os.statvfs(path).f_flag & os.ST_RDONLY:
-        return (
-            f"{path} lies on a file system that is mounted read-only; a kernel does that after a disk error: see its log"
-        )
+        return f"{path} lies on a file system that is mounted read-only; a kernel does that after a disk error: see its log"
     return None
 
 
