@@ -29,7 +29,7 @@ from storage_ledger.core.study import Study
 from storage_ledger.errors import LedgerError, Permanent, Retryable, StorageLedgerError
 from storage_ledger.findings import Finding, Findings
 from storage_ledger.ledger.contract import Duty, Ledger
-from storage_ledger.notifier import CONFIRM_AFTER, Notifier, NotTold, Told
+from storage_ledger.notifier import CONFIRM_AFTER, Notifier, NotTold, Stays, Told
 from storage_ledger.projector import metadata_bytes
 
 WORKERS = 6
@@ -184,7 +184,7 @@ def statuses(
                 patience.wait(outcome.error)
                 continue
             patience.renew()
-            if isinstance(outcome, NotTold):
+            if isinstance(outcome, (NotTold, Stays)) and outcome.error is not None:
                 raise outcome.error
             return outcome if isinstance(outcome, Told) else None
 
