@@ -11,7 +11,8 @@ import sys
 import traceback
 import warnings
 from collections.abc import MutableMapping
-from typing import Any, TextIO
+from contextlib import suppress
+from typing import Any, TextIO, cast
 
 import structlog
 
@@ -30,7 +31,7 @@ def configure(level: str, *, environment: str = "", stream: TextIO | None = None
     Foreign loggers (redis, httpx, pydicom, uvicorn) come through as logger name and level alone: their texts quote what
     they choke on. Python warnings likewise.
     """
-    out = stream or sys.stderr
+    out = _Lossy(stream or sys.stderr)
     numeric = logging.getLevelNamesMapping()[level]
     structlog.configure(
         processors=[
@@ -42,7 +43,7 @@ def configure(level: str, *, environment: str = "", stream: TextIO | None = None
             structlog.processors.KeyValueRenderer(key_order=["timestamp", "level", "event"], drop_missing=True, repr_native_str=False),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(numeric),
-        logger_factory=structlog.PrintLoggerFactory(file=out),
+        logger_factory=structlog.PrintLoggerFactory(file=cast("TextIO", out)),
         cache_logger_on_first_use=False,
     )
     handler = _Foreign()
@@ -89,6 +90,25 @@ def _allow_list(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapp
     if dropped:
         event["dropped"] = len(dropped)
     return event
+
+
+class _Lossy:
+    """A stream whose failures are nobody's: a log on a full disk, or whose reader has gone, ends no thread and no service."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        """Write it, or lose it."""
+        if self._stream is not None:
+            with suppress(OSError, ValueError):  # the latter: it was closed
+                self._stream.write(text)
+
+    def flush(self) -> None:
+        """The same."""
+        if self._stream is not None:
+            with suppress(OSError, ValueError):
+                self._stream.flush()
 
 
 class _Foreign(logging.Handler):

@@ -33,7 +33,7 @@ class LookingArchive:
     def unmark(self, study_id: str, name: str, time: int) -> None:
         """Nothing."""
 
-    def write_metadata(self, study_id: str, data: bytes) -> None:
+    def write_metadata(self, study_id: str, data: bytes, *, known: bool = True) -> None:
         """Nothing."""
 
     def settle(self, studies: Collection[str]) -> set[str]:

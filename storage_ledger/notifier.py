@@ -46,9 +46,10 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Stays:
-    """A read-back that found nothing to mend."""
+    """A read-back that found nothing to mend. `error`: the answer was of no use, so that nobody knows."""
 
     duty: Duty
+    error: Retryable | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +135,7 @@ class Notifier:
         except Retryable as error:
             if error.shared:
                 raise
-            return Stays(duty)  # it answers, but not this: there is nothing to be learnt
+            return Stays(duty, error)  # it answers, but not this: there is nothing to be learnt
         if word not in LOST_WORDS or any(d.stage in {Stage.PLACE, Stage.TELL} for d in self._ledger.pending_of(study_id)):
             return Stays(duty)
         rejected = None

@@ -119,8 +119,9 @@ class Projector:
         try:
             require_whole(duty.entry for duty in duties)
             study = Study.of(study_id, self._ledger.study(study_id))
+            known = bool(study.files)
             outcomes = [self._place(study, first, twins) for first, twins in _without_twins(duties)]
-            return self._with_metadata(study, outcomes, {duty.entry.position: duty.entry for duty in duties})
+            return self._with_metadata(study, outcomes, {duty.entry.position: duty.entry for duty in duties}, known=known)
         except LedgerError:
             raise
         except Retryable as error:
@@ -150,7 +151,10 @@ class Projector:
             return Retry(duty, error)
         self._archive.forget(study.study_id, described.position)
         # Nothing in uploads: a redelivery of what is archived already looks like that.
-        state, placed = self._in_archive(study, described)
+        try:
+            state, placed = self._in_archive(study, described)
+        except Permanent as taken:  # the study's folder is a link or a file
+            return Quarantined(duty, taken.code, taken.detail)
         if placed is not None:
             return self._archived(study, described, duty, placed, study.files[placed.name].original_name, None)
         waited_s = self._waited_s(described)
@@ -198,12 +202,12 @@ class Projector:
         study.archive(described, ArchivedFile(placed.name, original_name, placed.bytes, placed.sha256, sop, described.position))
         return Archived(duty, placed, original_name, dicom, dicom_error, identity)
 
-    def _with_metadata(self, study: Study, outcomes: list[Outcome], at_hand: dict[int, Entry]) -> list[Outcome]:
+    def _with_metadata(self, study: Study, outcomes: list[Outcome], at_hand: dict[int, Entry], *, known: bool) -> list[Outcome]:
         if not any(isinstance(outcome, Archived) for outcome in outcomes):
             return outcomes
         data = metadata_bytes(study, self._ledger, at_hand)
         try:
-            self._archive.write_metadata(study.study_id, data)
+            self._archive.write_metadata(study.study_id, data, known=known)
         except Retryable as error:
             return [Retry(o.duty, error) if isinstance(o, Archived) else o for o in outcomes]
         sha256 = hashlib.sha256(data).hexdigest()
@@ -268,7 +272,9 @@ class Projector:
                 return tx.append(NewEntry(Kind.QUARANTINED, payload, described.study_id, described.position))
             case Retry():
                 if outcome.error.shared:
-                    return None  # the lane waits, not each of its duties
+                    # The lane waits, not each of its duties. But another one is tried next: a smaller file may fit.
+                    tx.postpone(described.position, Stage.PLACE, due_in_s=0, attempts=outcome.duty.attempts)
+                    return None
                 attempt = outcome.duty.attempts + 1
                 wait_s = outcome.due_in_s
                 if wait_s is None:

@@ -123,9 +123,12 @@ class Remover:
         with self._uploads.open(path) as upload:
             same = upload.size == file["bytes"] and digest_of(upload.descriptor) == file["sha256"]
             upload.check_unchanged()
-        if archived.study_id is None:
+        if archived.study_id is None or not same:
             return False
-        return same and self._archive.check(archived.study_id, file["name"], file["sha256"], file["bytes"]) is Fixity.INTACT
+        try:
+            return self._archive.check(archived.study_id, file["name"], file["sha256"], file["bytes"]) is Fixity.INTACT
+        except Permanent:  # the study's folder is a link or a file: who places it again says so
+            return False
 
     def record(self, batches: list[list[Removal]], fresh: bool = True) -> None:
         """Drop the duties whose upload is durably gone; nobody has to care any more."""

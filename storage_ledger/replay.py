@@ -29,7 +29,7 @@ from storage_ledger.core.study import Study
 from storage_ledger.errors import LedgerError, Permanent, Retryable, StorageLedgerError
 from storage_ledger.findings import Finding, Findings
 from storage_ledger.ledger.contract import Duty, Ledger
-from storage_ledger.notifier import CONFIRM_AFTER, Notifier, NotTold, Told
+from storage_ledger.notifier import CONFIRM_AFTER, Notifier, NotTold, Stays, Told
 from storage_ledger.projector import metadata_bytes
 
 WORKERS = 6
@@ -80,12 +80,13 @@ class Order:
 
 @dataclass(slots=True)
 class Report:
-    """What came of it. `position`: of the ledger when it began; `trouble`: what made it end before it was done."""
+    """What came of it. `position`: of the ledger when it began; `trouble`: what made it end before it was done, in part `ended_in`."""
 
     findings: Findings
     position: int = 0
     tallies: dict[Part, Tally] = field(default_factory=dict)
     trouble: StorageLedgerError | None = None
+    ended_in: Part | None = None
 
 
 class Show(Protocol):
@@ -183,7 +184,7 @@ def statuses(
                 patience.wait(outcome.error)
                 continue
             patience.renew()
-            if isinstance(outcome, NotTold):
+            if isinstance(outcome, (NotTold, Stays)) and outcome.error is not None:
                 raise outcome.error
             return outcome if isinstance(outcome, Told) else None
 

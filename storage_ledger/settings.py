@@ -85,7 +85,10 @@ class Settings(BaseSettings):
     @field_validator("status_service_url")
     @classmethod
     def _http(cls, value: str) -> str:
-        return _checked_url(value, ("http", "https")).rstrip("/")
+        checked = _checked_url(value, ("http", "https"))
+        if "?" in checked or "#" in checked:  # /status/<study_id> would end up behind it, and whatever answers at the root be believed
+            raise ValueError("must have neither a query nor a fragment")
+        return checked.rstrip("/")
 
     @field_validator("redis_url")
     @classmethod

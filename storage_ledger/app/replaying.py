@@ -99,7 +99,9 @@ class _Replaying:
         }
         try:
             for part, tally in self.report.tallies.items():
+                self.report.ended_in = part
                 parts[part](tally)
+            self.report.ended_in = None
         except Locked:
             self.report.findings.close()
             raise

@@ -57,8 +57,12 @@ class Archive(Protocol):
         """It is recorded: remove the mark, durably. Nothing happens if it is gone."""
         ...
 
-    def write_metadata(self, study_id: str, data: bytes) -> None:
-        """Make `data` the study's metadata.json, whole or not at all, durable on return as with `place`; a folder there is set aside."""
+    def write_metadata(self, study_id: str, data: bytes, *, known: bool = True) -> None:
+        """Make `data` the study's metadata.json, whole or not at all, durable on return as with `place`.
+
+        A folder there is set aside; with `known` False, when the ledger has no file of the study, whatever has other bytes: it may be
+        all that is left of what the old service knew.
+        """
         ...
 
     def settle(self, studies: Collection[str]) -> set[str]:

@@ -117,11 +117,15 @@ class FilesystemArchive:
             os.unlink(putting_back_name(name, time), dir_fd=folder)
             os.fsync(folder)
 
-    def write_metadata(self, study_id: str, data: bytes) -> None:
+    def write_metadata(self, study_id: str, data: bytes, *, known: bool = True) -> None:
         """Write under a hidden name, fsync, rename, fsync the folder. See `contract.Archive.write_metadata`."""
         with _translated(), self._study_folder(study_id, make=True) as folder:
             set_aside = partial(self._set_aside, folder, METADATA, study_id, 0)
-            if study_id in self._lost_metadata or not _has_bytes(METADATA, folder, data):
+            lost = study_id in self._lost_metadata  # then it is ours, whatever it holds
+            there = _check(METADATA, folder, hashlib.sha256(data).hexdigest(), len(data))
+            if there is Fixity.CHANGED and not known and not lost:
+                set_aside()
+            if lost or there is not Fixity.INTACT or not _synced(METADATA, folder):
                 _replace_metadata(folder, data, set_aside)
             try:
                 os.fsync(folder)
@@ -456,11 +460,6 @@ def digest_of(descriptor: int) -> str:
             digest.update(buffer[:count])
             offset += count
     return digest.hexdigest()
-
-
-def _has_bytes(name: str, folder: int, data: bytes) -> bool:
-    """Durably; otherwise it is written anew."""
-    return _check(name, folder, hashlib.sha256(data).hexdigest(), len(data)) is Fixity.INTACT and _synced(name, folder)
 
 
 def _unlink(name: str, folder: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -108,7 +109,9 @@ def main() -> None:
 
 
 def _say(error: StorageLedgerError) -> None:
-    print(
-        f"storage-ledger: {error.code}: {error.detail}" if error.detail else f"storage-ledger: {error.code}",
-        file=sys.stderr,
-    )
+    with suppress(OSError):  # a full disk, or nobody who reads: the exit code says it all the same
+        print(
+            f"storage-ledger: {error.code}: {error.detail}" if error.detail else f"storage-ledger: {error.code}",
+            file=sys.stderr,
+            flush=True,
+        )

@@ -109,8 +109,15 @@ def _print(report: Report, order: Order) -> None:
 
     if order.dry_run:
         print("A dry run: nothing was changed.")
-    for part, tally in report.tallies.items():
-        print(_line(part, tally, dry_run=order.dry_run))
+    parts = list(report.tallies)
+    begun = len(parts) if report.ended_in is None else parts.index(report.ended_in) + 1
+    for part in parts[:begun]:
+        if part is report.ended_in and part in {Part.MIRROR, Part.INDEX}:
+            print(f"The {part.value} is not made anew.")  # these are made whole, or not at all
+        else:
+            print(_line(part, report.tallies[part], dry_run=order.dry_run))
+    if parts[begun:]:
+        print(f"Not begun: {', '.join(parts[begun:])}.")
     if not len(report.findings):
         return
     out = console()

@@ -110,7 +110,8 @@ def make_folder(folder: Path) -> None:
     except OSError as error:
         raise LedgerUnusable("ledger-folder", f"{folder} cannot be made: {os.strerror(error.errno or 0)}", errno=error.errno) from error
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-        raise LedgerUnusable("ledger-folder", f"user {os.geteuid()} may not write into {folder}: who owns it?")
+        text = f"user {os.geteuid()} may not write into {folder}: who owns it?"
+        raise LedgerUnusable("ledger-folder", _read_only(folder) or text)
 
 
 def require_writable(ledger_file: Path) -> None:
@@ -128,11 +129,18 @@ def require_owner(ledger_file: Path) -> None:
         if os.access(path.parent, os.X_OK) and not path.exists():
             raise LedgerUnusable("ledger-missing", f"{path} does not exist: is LEDGER_PATH the service's?")
         if not os.access(path, needed):
-            raise LedgerUnusable(
-                "ledger-not-writable",
+            text = (
                 f"user {os.geteuid()} may not write {path}, which belongs to user {path.stat().st_uid}: run this as that user "
-                "(in compose: docker compose exec storage-service storage-ledger …)",
+                "(in compose: docker compose exec storage-service storage-ledger …)"
             )
+            raise LedgerUnusable("ledger-not-writable", _read_only(path) or text)
+
+
+def _read_only(path: Path) -> str | None:
+    """What to say where nobody may write, whoever he is; None where it is a matter of rights."""
+    if os.access(path, os.R_OK) and os.statvfs(path).f_flag & os.ST_RDONLY:
+        return f"{path} lies on a file system that is mounted read-only; a kernel does that after a disk error: see its log"
+    return None
 
 
 def open_engine_for(ledger_file: Path) -> Engine:

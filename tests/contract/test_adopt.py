@@ -262,8 +262,8 @@ def test_rewriting_that_was_cut_short_goes_on(pipeline, again):
         pass
 
     class Cutting(FilesystemArchive):
-        def write_metadata(self, study_id: str, data: bytes) -> None:
-            super().write_metadata(study_id, data)
+        def write_metadata(self, study_id: str, data: bytes, *, known: bool = True) -> None:
+            super().write_metadata(study_id, data, known=known)
             (folder / ".metadata.json.tmp").write_bytes(b"half")
             (folder / "metadata.json").write_bytes(old)
             raise Cut
@@ -317,3 +317,15 @@ def test_a_study_of_which_the_ledger_is_damaged_is_left_alone_and_the_others_are
     done = adopt(pipeline)
     assert done.left_alone_by_code == {"entry-damaged": 1}
     assert {entry.study_id for entry in pipeline.ledger.read(0, 100)} == {"S1", "S2"}
+
+
+def test_the_metadata_of_an_old_study_that_is_described_before_it_is_adopted_is_kept_aside(pipeline):
+    folder = add_study(pipeline.archive, "S1")
+    old = (folder / "metadata.json").read_bytes()
+    for n, name in enumerate(("new.dcm", "newer.dcm")):
+        pipeline.upload(name, b"%d" % n)
+        pipeline.say("S1", name, {"n": n})
+        pipeline.finish()
+    assert pipeline.metadata("S1")["n"] == 1
+    aside = pipeline.archive / ".ledger" / "damaged" / "S1"
+    assert {path.name: path.read_bytes() for path in aside.iterdir()} == {"0-metadata.json": old}

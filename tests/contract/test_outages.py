@@ -16,7 +16,7 @@ from storage_ledger.metrics import Metrics
 from storage_ledger.outages import READY_AFTER_S, Outages
 from storage_ledger.projector import COMMON_AFTER
 from storage_ledger.trouble import record_hanging
-from tests.contract.making import Clock
+from tests.contract.making import Clock, small_volume
 from tests.contract.pipeline import Pipeline
 from tests.support.waiting import until
 
@@ -182,6 +182,20 @@ def test_a_few_bad_ones_hold_up_nobody_else(pipeline):
         pipeline.place(studies=1)
     assert "good/good.dcm" in pipeline.files()
     assert pipeline.kinds().count("archived") == 1
+
+
+def test_a_file_that_does_not_fit_into_a_nearly_full_archive_holds_up_no_smaller_one(pipeline):
+    pipeline.archive.rmdir()
+    with small_volume(pipeline.archive, "1m"):
+        pipeline.upload("large.dcm", bytes(2 << 20))
+        pipeline.say("large", "large.dcm")
+        pipeline.place()
+        describe(pipeline, "small")
+        for _ in range(2):  # as the lane does it in an outage: one after the other
+            pipeline.clock.move(1)
+            pipeline.place(studies=1)
+        assert "small/small.dcm" in pipeline.files()
+        assert failed(pipeline) == [(None, "archive-full")]
 
 
 def test_what_fails_here_and_there_is_said_of_each(pipeline):

@@ -522,6 +522,16 @@ def test_a_status_that_is_refused_is_listed_and_the_others_are_told(told, client
     assert (tally.mended, tally.left, found) == (3, 1, [("status-refused", "A")])
 
 
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [(Fault(code=301), "status-refused"), (Fault(code=403), "status-refused"), (Fault(body=b"<html>"), "status-unreadable")],
+)
+def test_a_status_that_cannot_be_asked_for_is_listed_and_not_taken_for_one_that_stands(told, client, status_server, fault, code):
+    status_server.always = lambda call: fault if call.study_id == "A" else None
+    tally, found = told.statuses_again(client)
+    assert (tally.looked_at, tally.mended, tally.left, found) == (3, 0, 1, [(code, "A")])
+
+
 def test_a_study_that_was_never_told_anything_is_told_what_came_of_it(filled, client, status_server):
     """As one that was adopted: its duty to tell was never made, or was dropped."""
     with filled.ledger.write() as tx:

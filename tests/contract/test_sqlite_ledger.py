@@ -15,10 +15,10 @@ from storage_ledger.core.entries import Kind, NewEntry
 from storage_ledger.errors import LedgerUnusable, Locked
 from storage_ledger.ledger import lock
 from storage_ledger.ledger.engine import sqlite, wal_is_safe
-from storage_ledger.ledger.migrate import _backup, migrate, script_folder
+from storage_ledger.ledger.migrate import _backup, migrate, require_owner, script_folder
 from storage_ledger.ledger.schema import HEAD
 from storage_ledger.ledger.sqlite import _TWINS, _UPLOAD_PATH, COLUMNS, SqliteLedger
-from tests.contract.making import described
+from tests.contract.making import described, small_volume
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -524,3 +524,14 @@ assert not index.ensure()
 def test_where_there_is_no_pysqlite3_the_standard_librarys_sqlite_serves(tmp_path):
     done = subprocess.run([sys.executable, "-c", WITHOUT_PYSQLITE3, tmp_path], capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stderr[-1000:] if done.returncode else "") == (0, "")
+
+
+def test_a_ledger_on_a_file_system_that_is_mounted_read_only_is_told_as_that_and_not_as_a_matter_of_owners(tmp_path):
+    with small_volume(tmp_path / "volume", "8m") as volume:
+        migrate(volume / "ledger.db")
+        subprocess.run(["mount", "-o", "remount,ro", volume], check=True)
+        for code, look in (("ledger-folder", migrate), ("ledger-not-writable", require_owner)):
+            with pytest.raises(LedgerUnusable, match="mounted read-only") as caught:
+                look(volume / "ledger.db")
+            assert caught.value.code == code
+            assert "user" not in caught.value.detail

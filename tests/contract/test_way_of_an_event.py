@@ -26,6 +26,13 @@ def pipeline(tmp_path, ledgers: Ledgers):
     made.ledger.close()
 
 
+def replace_by(what, path, elsewhere):
+    if what == "link":
+        path.symlink_to(elsewhere)
+    else:
+        path.write_bytes(b"a file")
+
+
 def entries(pipeline, kind):
     return [entry for entry in pipeline.ledger.read(0, 10_000) if entry.kind == kind]
 
@@ -293,6 +300,36 @@ def test_a_study_folder_that_is_a_link_is_quarantined(pipeline, tmp_path, upload
     pipeline.place()
     assert pipeline.kinds() == ["described", "quarantined"]
     assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+@pytest.mark.parametrize("becomes", ["link", "file"])
+@pytest.mark.parametrize("upload_is_there", [True, False])
+def test_a_redelivery_whose_archived_study_has_become_a_link_or_a_file_waits_for_a_person(pipeline, tmp_path, upload_is_there, becomes):
+    pipeline.upload("a.dcm", b"x")
+    pipeline.say("S1", "a.dcm")
+    pipeline.finish()
+    (pipeline.archive / "S1").rename(tmp_path / "elsewhere")
+    replace_by(becomes, pipeline.archive / "S1", tmp_path / "elsewhere")
+    if upload_is_there:
+        pipeline.upload("a.dcm", b"x")
+    pipeline.say("S1", "a.dcm")
+    pipeline.finish()
+    assert [entry.data["code"] for entry in entries(pipeline, "quarantined")] == ["archive-name-taken"]
+    assert entries(pipeline, "failed") == []
+    assert (pipeline.uploads / "a.dcm").exists() == upload_is_there
+
+
+@pytest.mark.parametrize("becomes", ["link", "file"])
+def test_an_upload_whose_archived_study_has_become_a_link_or_a_file_stays_and_waits_for_a_person(pipeline, tmp_path, becomes):
+    pipeline.upload("a.dcm", b"x")
+    pipeline.say("S1", "a.dcm")
+    pipeline.place()
+    pipeline.restart()
+    (pipeline.archive / "S1").rename(tmp_path / "elsewhere")
+    replace_by(becomes, pipeline.archive / "S1", tmp_path / "elsewhere")
+    pipeline.finish()
+    assert [entry.data["code"] for entry in entries(pipeline, "quarantined")] == ["archive-name-taken"]
+    assert (pipeline.uploads / "a.dcm").read_bytes() == b"x"
 
 
 def test_an_upload_that_was_replaced_after_it_was_archived_is_archived_too(pipeline):

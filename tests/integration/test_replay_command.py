@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 
 from storage_ledger.ledger.engine import sqlite
+from tests.contract.making import fill as fill_up
+from tests.contract.making import small_volume
 from tests.contract.pipeline import tree
 from tests.integration.test_lost_volumes import entries
 from tests.integration.test_the_way_of_one_event import upload
@@ -304,6 +306,16 @@ def test_an_archive_without_a_mirror_is_taken_for_one_that_is_not_mounted(stack)
     assert not (stack.archive / ".ledger").exists()
     assert replay(stack, "--all")["mirrored"] > 0
     assert replay(stack, "--files")["findings"] == []
+
+
+def test_what_ended_early_is_not_told_as_done(stack):
+    shutil.rmtree(stack.archive)
+    with small_volume(stack.archive, "1m"):
+        fill_up(stack.archive / "ballast")
+        code, said = command(stack, "--all")
+        assert (code, "archive-full" in said) == (2, True), said
+        lines = [line for line in said.splitlines() if line.startswith(("The ", "Files", "metadata", "Statuses", "Not begun"))]
+        assert lines == ["The mirror is not made anew.", "Not begun: files, metadata, index, statuses."]
 
 
 def test_statuses_that_stand_are_not_told_again_and_a_neighbours_word_stays(stack, status_server):

@@ -479,6 +479,27 @@ def test_a_second_serve_ends_with_11_and_names_the_first(stack):
     assert stack.stop() == 0
 
 
+@pytest.mark.parametrize(
+    "log", ['exec "$@" 2>/dev/full', 'set -o pipefail; "$@" 2>&1 | head -n 1 >/dev/null'], ids=["full disk", "reader gone"]
+)
+@pytest.mark.skipif(shutil.which("bash") is None or not Path("/dev/full").exists(), reason="takes bash and /dev/full")
+def test_a_log_that_cannot_be_written_stops_nothing(stack, status_server, log):
+    stack.start(under=("bash", "-c", log, "bash"))
+    stack.publish(b"no event")  # each of these is a line
+    message, data = upload(stack, "S1")
+    stack.publish(message)
+    until(lambda: status_server.status("S1") == "archived", 30)
+    assert (stack.archive / "S1" / "S1.dcm").read_bytes() == data
+    assert stack.stop() == 0
+
+
+def test_the_exit_code_is_right_where_its_reason_cannot_be_written(stack):
+    stack.environment["HTTP_PORT"] = "nonsense"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "storage_ledger", "serve"], env=stack.environment, stderr=full, check=False)
+    assert done.returncode == 2
+
+
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir() or os.cpu_count() == 1, reason="takes Linux and more than one processor")
 def test_the_threads_of_the_service_share_one_processor_and_leave_the_main_one_all(stack):
     stack.start()

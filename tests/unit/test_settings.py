@@ -82,6 +82,8 @@ def test_folders_that_overlap_are_named_together_with_other_wrong_variables(monk
         ("STATUS_SERVICE_URL", "ftp://hunter2@host"),
         ("STATUS_SERVICE_URL", "http://[hunter2"),
         ("STATUS_SERVICE_URL", "http://"),
+        ("STATUS_SERVICE_URL", "http://host:8003/?key=hunter2"),
+        ("STATUS_SERVICE_URL", "http://host:8003/#hunter2"),
         ("HTTP_PORT", "hunter2"),
         ("HTTP_PORT", "65536"),
         ("LOG_LEVEL", "hunter2"),
