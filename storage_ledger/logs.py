@@ -1,12 +1,15 @@
 """Structured logs that cannot carry a patient: only the fields of an allow-list pass, foreign texts never do.
 
 A line is an event name with fields: `projection.failed position=41 code=no-space attempt=2`. Adding a field here is a
-decision: it must not be able to hold a value from a message, a DICOM file, a file name or somebody else's error text.
+decision: it must not be able to hold a value from a message, a DICOM file, a file name or somebody else's error text. `lost` is how many
+lines before this one could not be written.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import select
 import sys
 import traceback
 import warnings
@@ -19,7 +22,7 @@ import structlog
 ALLOWED = frozenset({
     "action", "actor", "address", "after_s", "attempt", "attempts", "bytes", "channel", "code", "count", "dropped", "due_in_s", "entries",
     "environment", "errno", "error_type", "event", "exit_code", "files", "frames_at", "from_revision", "holder_pid", "host",
-    "http_status", "journal_mode", "kind", "ledger_id", "level", "library", "logger", "pending", "pid", "port", "position",
+    "http_status", "journal_mode", "kind", "ledger_id", "level", "library", "logger", "lost", "pending", "pid", "port", "position",
     "positions", "reason", "route", "rows", "schema", "seconds", "signal", "source", "sqlite", "stage", "status", "step", "study_id",
     "thread", "timestamp", "to_revision", "version",
 })  # fmt: skip
@@ -39,11 +42,12 @@ def configure(level: str, *, environment: str = "", stream: TextIO | None = None
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _environment(environment),
+            _lost(out),
             _allow_list,
             structlog.processors.KeyValueRenderer(key_order=["timestamp", "level", "event"], drop_missing=True, repr_native_str=False),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(numeric),
-        logger_factory=structlog.PrintLoggerFactory(file=cast("TextIO", out)),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", out)),
         cache_logger_on_first_use=False,
     )
     handler = _Foreign()
@@ -79,6 +83,15 @@ def _environment(name: str) -> structlog.typing.Processor:
     return add
 
 
+def _lost(out: _Lossy) -> structlog.typing.Processor:
+    def add(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        if out.lost:
+            event["lost"] = out.lost
+        return event
+
+    return add
+
+
 def _allow_list(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Drop what is not allowed, and say how much was dropped: a lost field must be seen, not guessed at."""
     dropped = [key for key in event if key not in ALLOWED]
@@ -93,22 +106,45 @@ def _allow_list(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapp
 
 
 class _Lossy:
-    """A stream whose failures are nobody's: a log on a full disk, or whose reader has gone, ends no thread and no service."""
+    """Where lines go that may be lost: a log on a full disk, or that nobody reads, ends no thread and holds none up.
+
+    What reads a pipe may get stuck (a container's log driver, Ctrl-S) and a full pipe makes whoever writes into it wait: the
+    line waits for `PATIENCE_MS` at most, those after it not at all until there is room. `lost`: how many lines since the last
+    that was written.
+    """
+
+    PATIENCE_MS = 1000
 
     def __init__(self, stream: TextIO | None) -> None:
+        self.lost = 0
         self._stream = stream
+        self._descriptor = None
+        with suppress(OSError, ValueError, AttributeError):  # not each stream is a file
+            self._descriptor = stream.fileno() if stream else None
 
     def write(self, text: str) -> None:
-        """Write it, or lose it."""
-        if self._stream is not None:
-            with suppress(OSError, ValueError):  # the latter: it was closed
+        """Write a whole line, or lose it."""
+        try:
+            if self._descriptor is not None:
+                self._write(self._descriptor, text.encode("utf-8", "backslashreplace"))
+            elif self._stream is not None:
                 self._stream.write(text)
+        except (OSError, ValueError):  # the latter: it was closed
+            self.lost += 1
+        else:
+            self.lost = 0
 
     def flush(self) -> None:
-        """The same."""
-        if self._stream is not None:
-            with suppress(OSError, ValueError):
-                self._stream.flush()
+        """Nothing: what was written is out."""
+
+    def _write(self, descriptor: int, line: bytes) -> None:
+        """Raises `BlockingIOError` where nobody makes room."""
+        room = select.poll()
+        room.register(descriptor, select.POLLOUT)
+        for start in range(0, len(line), select.PIPE_BUF):  # so much goes into a pipe with room without waiting
+            if not room.poll(0 if self.lost else self.PATIENCE_MS):
+                raise BlockingIOError
+            os.write(descriptor, line[start : start + select.PIPE_BUF])
 
 
 class _Foreign(logging.Handler):

@@ -93,7 +93,11 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _redis(cls, value: str) -> str:
-        return _checked_url(value, ("redis", "rediss", "unix"))
+        checked = _checked_url(value, ("redis", "rediss", "unix"))
+        parts = urlsplit(checked)
+        if parts.scheme != "unix" and not (parts.path.strip("/") or "0").isdecimal():
+            raise ValueError("must end with its host or the number of a database, such as redis://host:6379/0")
+        return checked
 
     @property
     def ledger_file(self) -> Path:
@@ -134,6 +138,8 @@ _FOLDERS = ("uploads_path", "archive_path", "ledger_path")
 
 
 def _checked_url(value: str, schemes: tuple[str, ...]) -> str:
+    if not value.isprintable() or " " in value:
+        raise ValueError("has a space or a control character in it")
     try:
         parts = urlsplit(value)
         _ = parts.port

@@ -53,20 +53,23 @@ def replay(settings: Settings, order: Order, begin: Begin, say: Callable[[str], 
             ledger,
             on_recognised=lambda root: archive.recognise(root.device, root.inode),
         )
-        mirror_anew = order.parts != {Part.INDEX} and _is_to_be_made(mirror, order)
+        mirror_anew = order.parts != {Part.INDEX} and _is_to_be_made(mirror, order, say)
         report = Report(Findings(), last.position if last else 0, {part: Tally() for part in Part if part in order.parts})
         _Replaying(settings, order, begin, say, ledger, archive, mirror, report).run(mirror_anew=mirror_anew)
         return report
 
 
-def _is_to_be_made(mirror: Mirror, order: Order) -> bool:
+def _is_to_be_made(mirror: Mirror, order: Order, say: Callable[[str], None]) -> bool:
     """Whether the mirror is: it was asked for, or there is none. Raises `LedgerUnusable` where it is another's, ahead, at odds."""
     try:
         if not order.dry_run:
             mirror.begin()
         mirror.check()
     except LedgerUnusable as error:
-        if order.mirror_anew or (error.code == "mirror-missing" and Part.MIRROR in order.parts):
+        if error.code == "mirror-missing" and Part.MIRROR in order.parts:
+            return True
+        if order.mirror_anew:
+            say(f"{error.code}: {error.detail}. The old mirror {'would be' if order.dry_run else 'is'} set aside in .ledger/damaged/")
             return True
         raise
     except Retryable:

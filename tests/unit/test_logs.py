@@ -1,5 +1,6 @@
 """What can and cannot get into the logs. Each runs in a process of its own: logging is set up once a process."""
 
+import os
 import subprocess
 import sys
 
@@ -93,3 +94,25 @@ def test_where_names_places_and_no_text():
     [line] = logged("try:\n    int(CANARY)\nexcept ValueError as error:\n    logs.get().error('x', frames_at=logs.where(error))")
     assert CANARY not in line
     assert "<module>" in line
+
+
+def test_a_log_that_nobody_reads_holds_nobody_up_and_says_later_how_much_was_lost():
+    ours, theirs = os.pipe()
+    code = (
+        "from storage_ledger import logs\nlogs.configure('INFO')\nfor n in range(5000):\n    logs.get().info('x', position=n)\n"
+        "print('went on', flush=True)\ninput()\nlogs.get().info('y')\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=theirs, text=True) as process:
+        os.close(theirs)
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout.readline() == "went on\n"
+        before = os.read(ours, 1 << 20)  # all that is in the pipe
+        process.stdin.write("\n")
+        process.stdin.flush()
+        [line] = os.read(ours, 1 << 20).decode().splitlines()
+        os.close(ours)
+        assert process.wait() == 0
+    written = before.decode().splitlines()
+    assert [f"position={n}" in each for n, each in enumerate(written)] == [True] * len(written)
+    assert f"lost={5000 - len(written)}" in line

@@ -79,6 +79,8 @@ def test_folders_that_overlap_are_named_together_with_other_wrong_variables(monk
         ("REDIS_URL", "redis://:hunter2@host:notaport"),
         ("REDIS_URL", "hunter2://host"),
         ("REDIS_URL", "redis://"),
+        ("REDIS_URL", "redis://host:6379/hunter2"),
+        ("REDIS_URL", "redis://host:6379/0\n"),
         ("STATUS_SERVICE_URL", "ftp://hunter2@host"),
         ("STATUS_SERVICE_URL", "http://[hunter2"),
         ("STATUS_SERVICE_URL", "http://"),
