@@ -27,8 +27,10 @@ from storage_ledger.core.entries import Kind, NewEntry
 from storage_ledger.errors import BadSettings
 from storage_ledger.index.sqlite import Index
 from storage_ledger.ledger.engine import sqlite
+from storage_ledger.ledger.lock import held
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.sqlite import SqliteLedger
+from storage_ledger.settings import SERVE_LOCK
 from tests.support.waiting import until
 
 PASSWORD = "correct horse ✓"  # noqa: S105 - of these tests only
@@ -639,3 +641,11 @@ def test_the_hash_of_an_empty_password_is_not_made():
             check=False,
         )
         assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_home_and_attention_say_whether_the_service_runs(opened: Browse, ledger: Path):
+    for path in ("/", "/attention"):
+        assert "not-serving" in opened.page(path).body
+    with held(ledger / SERVE_LOCK, "serve"):
+        for path in ("/", "/attention"):
+            assert "not-serving" not in opened.page(path).body
