@@ -63,8 +63,14 @@ async def study_list(asked: Asked) -> Page:
     """`/dicom`."""
     wanted = studies.Wanted.of(asked.arguments)
     found = await asked.databases("index", partial(studies.of_index, wanted=wanted))
-    exported = {"_search": wanted.text, "institution_name": wanted.chosen.get("institution"), "year": wanted.chosen.get("year"),
-                "modalities__contains": wanted.chosen.get("modality"), "flagged__gt": "0" if wanted.flagged else ""}  # fmt: skip
+    exported = {
+        "_search": wanted.words,
+        **wanted.equal,
+        "institution_name": wanted.chosen.get("institution"),
+        "year": wanted.chosen.get("year"),
+        "modalities__contains": wanted.chosen.get("modality"),
+        "flagged__gt": "0" if wanted.flagged else "",
+    }
     query = urlencode({name: value for name, value in exported.items() if value and value != studies.NONE})
     sorts = [
         {"name": name, "title": title, "chosen": name == wanted.sort, "way": wanted.way,

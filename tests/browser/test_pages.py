@@ -183,6 +183,15 @@ def test_facets_and_order_can_be_chosen_and_taken_back(visitor: Visitor):
     )
 
 
+def test_a_search_for_a_date_is_exported_as_it_is_shown(visitor: Visitor):
+    page = visitor.go("/dicom?q=2026-01-01+doe")
+    expect(page.locator("table.studies tbody tr")).to_have_count(1)
+    exported = page.request.get(visitor.url + (page.get_by_role("link", name="JSON").get_attribute("href") or "")).json()
+    assert exported["filtered_table_rows_count"] == 1
+    exported = page.request.get(visitor.url + "/index/dicom_studies.json?study_date=20260102").json()
+    assert exported["filtered_table_rows_count"] == 0, "the filter is one that filters"
+
+
 def test_series_can_be_changed(visitor: Visitor):
     page = visitor.go(f"/dicom/{MR}")
     expect(page.locator("nav.rail a")).to_have_count(2)

@@ -65,7 +65,8 @@ def test_the_start_page_counts_what_is_there(index: Any, book: Any):
     ("text", "wanted"),
     [("doe", [CT]), ("jan d", [CT]), ("P-2", [MR]), ("müll", [MR]), ("mull", [MR]), ("山田", [JAPANESE]), ("spine", [JAPANESE]),
      ("zzz", []), ('"', []),
-     ("<script>", [EVIL]), ("doe müller", [])],
+     ("<script>", [EVIL]), ("doe müller", []),
+     (MR, [MR]), (f"doe {MR}", []), ("2026-01-01 müll", [MR]), ("2026-01-02 müll", []), ("20260101", []), (f"{MR} 2026-01-01", [MR])],
 )  # fmt: skip
 def test_a_search_finds_by_name_id_and_description(index: Any, text: str, wanted: list[str]):
     assert found(index, q=text) == wanted
