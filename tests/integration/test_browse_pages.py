@@ -14,6 +14,7 @@ import pytest
 
 from storage_ledger import report
 from storage_ledger.browse import attention, dicom_study, home, ledger, pages, pipeline_study, studies
+from storage_ledger.browse.catalogue import QUERIES
 from storage_ledger.browse.pages import Asked
 from storage_ledger.browse.studies import Wanted
 from storage_ledger.core.entries import Kind, NewEntry
@@ -198,6 +199,42 @@ def test_a_cause_that_stops_several_steps_is_told_once(tmp_path: Path):
     connection = sqlite.connect(f"file:{tmp_path / 'ledger' / 'ledger.db'}?mode=ro", uri=True)
     (outage,) = ledger.outages(connection)
     assert (outage["steps"], outage["position"]) == (["mirror", "place"], 1)
+    connection.close()
+
+
+def test_what_happened_between_two_times_is_found_by_halving(tmp_path: Path):
+    pipeline = Pipeline(tmp_path / "run", Ledgers(tmp_path))
+    for n in range(45):
+        pipeline.clock.move(n % 3)  # now and then nothing: several entries have one time
+        pipeline.deliver(b"no JSON at all" if n % 5 else b"{}")
+    connection = sqlite.connect(f"file:{pipeline.ledger.path}?mode=ro", uri=True)
+    entries = list(connection.execute("SELECT position, recorded_at FROM entries ORDER BY position"))
+    times = ["", *dict.fromkeys(at for _, at in entries), "9"]
+    sql = QUERIES["ledger"]["what_happened_between"]["sql"]
+    for since in times:
+        for until in (times[len(times) // 2], times[-2], ""):
+            rows = connection.execute(sql, {"since": since.replace("T", " "), "until": until}).fetchall()
+            wanted = [position for position, at in entries if since <= at and (not until or at < until)]
+            assert [row[0] for row in rows] == wanted
+    plan = " ".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", {"since": "", "until": ""}))
+    assert "SCAN entries" not in plan, "a long ledger would be read whole"
+    connection.close()
+
+
+def test_outages_are_told_from_beginning_to_end(tmp_path: Path):
+    store = Ledgers(tmp_path).open(tmp_path / "ledger")
+    for code, ends in (("archive-full", True), ("status-service-away", False)):
+        with store.write() as tx:
+            payload = {"step": "place", "code": code, "detail": "", "errno": 2, "attempt": 1, "retry_at": None}
+            begun = tx.append(NewEntry(Kind.FAILED, payload)).position
+            if ends:
+                tx.append(NewEntry(Kind.RECOVERED, {"step": "place", "code": code}, cause=begun))
+    connection = sqlite.connect(f"file:{tmp_path / 'ledger' / 'ledger.db'}?mode=ro", uri=True)
+    rows = connection.execute(QUERIES["ledger"]["outages"]["sql"]).fetchall()
+    assert [(row[2], row[1] is None, row[4], row[5]) for row in rows] == [
+        ("status-service-away", True, 3, None),
+        ("archive-full", False, 1, 2),
+    ]
     connection.close()
 
 
