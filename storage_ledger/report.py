@@ -43,7 +43,10 @@ TWICE_NAMED = (
     f"if both messages were about one file, nothing is lost: `storage-ledger quarantine discard` this one. Else {ACTIONS['upload-missing']}"
 )
 """For `upload-missing` where a file of the same path was archived for another study."""
-ENTRY_DAMAGED = "keep the ledger as it is, look at its disk, and make it again from the mirror: see docs/how-to/ledger-volume-lost.md"
+ENTRY_DAMAGED = (
+    "look at the ledger's disk, stop `serve`, then `storage-ledger restore --from-mirror --force`, which keeps this one beside it: see "
+    "docs/how-to/ledger-volume-lost.md"
+)
 WAITING_LONG_S = 900
 VERIFIED_READ = 1000
 """Entries `verified` at most, the newest."""
@@ -405,10 +408,22 @@ def summary(entry: Entry) -> str:
             return entry.kind
 
 
+WAITS_FOR = {
+    Stage.PLACE: {"place"},
+    Stage.REMOVE: {"remove", "mirror"},
+    Stage.TELL: {"tell", "mirror"},
+    Stage.CONFIRM: {"tell", "mirror"},
+}
+"""At which steps an outage holds up a duty of that stage."""
+
+
 def _held_up_by(stage: Stage, outages: list[tuple[str, str, str]]) -> list[dict[str, str]]:
     """The outages for which a duty of that stage waits, each with what to do. All but placing waits for the mirror as well."""
-    steps = {Stage.PLACE: {"place"}, Stage.REMOVE: {"remove", "mirror"}}.get(stage, {"tell", "mirror"})
-    return [{"code": code, "since": since, "action": OUTAGE_ACTIONS.get(code, _SEE)} for step, code, since in outages if step in steps]
+    return [
+        {"code": code, "since": since, "action": OUTAGE_ACTIONS.get(code, _SEE)}
+        for step, code, since in outages
+        if step in WAITS_FOR[stage]
+    ]
 
 
 def _outages(ledger: Ledger) -> list[tuple[str, str, str]]:

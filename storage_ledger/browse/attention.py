@@ -23,8 +23,8 @@ MOST_REJECTED = 200
 BROKEN = Meaning(
     "Entries of the ledger are not what their hashes say: somebody or something has changed the file below SQLite. "
     "The index is without them.",
-    "Keep LEDGER_PATH as it is, and look at the disk. Then make the ledger again in an empty folder: storage-ledger restore "
-    "--from-mirror, or --from-backup.",
+    "Look at the disk of LEDGER_PATH. Then, with serve stopped, storage-ledger restore --from-mirror --force makes the ledger anew, "
+    "and keeps this one beside it.",
 )
 
 FLAGS = {

@@ -15,7 +15,7 @@ from storage_ledger.core.entries import Entry, Kind, faults
 from storage_ledger.core.ids import instant
 from storage_ledger.core.plan import Stage
 from storage_ledger.core.study import State, Study
-from storage_ledger.report import ACTIONS, ENTRY_DAMAGED, NEXT, USUAL_ACTION, commands, happened, put_back, summary
+from storage_ledger.report import ACTIONS, ENTRY_DAMAGED, NEXT, USUAL_ACTION, WAITS_FOR, commands, happened, put_back, summary
 
 MOST_ENTRIES = 500
 """Of a study described again and again the newest."""
@@ -47,6 +47,7 @@ def of_ledger(connection: Any, study_id: str) -> Row:
         "WHERE e.study_id = ? ORDER BY p.position",
         (study_id,),
     )
+    waits_for = {step for each in pending if each["stage"] != Stage.CONFIRM for step in WAITS_FOR[Stage(each["stage"])]}
     told = [each.data["status"] for each in whole if each.kind == Kind.STATUS_SENT]
     return {
         "state": study.state.value if study.uploads else None,
@@ -58,8 +59,8 @@ def of_ledger(connection: Any, study_id: str) -> Row:
         "next": [{**each, "text": _NEXT.get(each["stage"], each["stage"]), "trouble": _trouble(whole, each)} for each in pending],
         "troubles": _troubles(study, whole),
         "rejected": [] if entries else _rejected(connection, study_id),
-        "entry_damaged": ENTRY_DAMAGED[:1].upper() + ENTRY_DAMAGED[1:] if len(whole) < len(entries) else "",
-        "outages": ledger.outages(connection) if any(each["stage"] in {"place", "tell", "remove"} for each in pending) else [],
+        "entry_damaged": ENTRY_DAMAGED[:1].upper() + ENTRY_DAMAGED[1:].replace("`", "") if len(whole) < len(entries) else "",
+        "outages": [each for each in ledger.outages(connection) if waits_for.intersection(each["steps"])] if waits_for else [],
     }
 
 

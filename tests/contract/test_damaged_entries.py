@@ -188,7 +188,7 @@ def test_people_are_shown_what_is_whole_and_what_is_not(pipeline, how, position)
         browse_ledger.outages(connection)
         assert browse_ledger.entry(connection, position)["faults"]
         if "study" not in how:
-            assert page["entry_damaged"].startswith("Keep the ledger as it is")
+            assert page["entry_damaged"].startswith("Look at the ledger's disk")
     if "study" in how:
         assert position not in [each["position"] for each in shown["entries"]]
     else:

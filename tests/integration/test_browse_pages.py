@@ -244,6 +244,11 @@ def test_what_waits_for_long_is_on_the_pages_too(tmp_path: Path):
     connection = sqlite.connect(f"file:{pipeline.ledger.path}?mode=ro", uri=True)
     (waiting,) = attention.of_ledger(connection)["waiting"]
     assert (waiting["stage"], waiting["n"], home.of_ledger(connection)["waits_long"]) == ("place", 1, True)
+    for step in ("tell", "place"):
+        assert pipeline_study.of_ledger(connection, "S1")["outages"] == []  # nobody is held up by what another step waits for
+        with pipeline.ledger.write() as tx:
+            tx.append(NewEntry(Kind.FAILED, {"step": step, "code": "x", "detail": "", "errno": 2, "attempt": 1, "retry_at": None}))
+    assert [each["steps"] for each in pipeline_study.of_ledger(connection, "S1")["outages"]] == [["place", "tell"]]
     pipeline.clock.now = datetime.now(UTC)
     with pipeline.ledger.write() as tx:
         tx.drop(1, Stage.PLACE)
