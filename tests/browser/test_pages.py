@@ -89,6 +89,9 @@ def test_picture_window_header_metadata_and_downloads(visitor: Visitor):
     page.get_by_label("Find", exact=True).fill("patient name")
     expect(page.locator("#header-rows tr:visible")).to_have_count(1)
     expect(page.locator("#header-rows tr:visible")).to_contain_text("DOE^JANE")
+    for tag in ("0010,0010", "(0010,0010)", "00100010"):
+        page.get_by_label("Find", exact=True).fill(tag)
+        expect(page.locator("#header-rows tr:visible")).to_have_count(1)
     page.get_by_text("metadata.json of its pipeline study").click()
     expect(page.locator("#metadata-groups")).to_contain_text("Validation")
     found = Axe().run(page, options=AXE)
