@@ -462,7 +462,7 @@ def _flagged(ledger: Ledger, settings: Settings) -> int | None:
 
 
 def _damage(ledger: Ledger, settings: Settings) -> list[dict[str, str]]:
-    where = "FROM files WHERE fixity IN ('missing', 'changed')"
+    where = "FROM files INDEXED BY files_damaged WHERE fixity IN ('missing', 'changed')"  # SQLite would count in a larger one
     sql = f"SELECT archive_path, fixity, (SELECT count(*) {where}) {where} ORDER BY position LIMIT 1"
     rows = ask_files(settings.index_file, ledger, sql)
     found = []

@@ -206,9 +206,10 @@ def test_what_happened_between_two_times_is_found_by_halving(tmp_path: Path):
     pipeline = Pipeline(tmp_path / "run", Ledgers(tmp_path))
     for n in range(45):
         pipeline.clock.move(n % 3)  # now and then nothing: several entries have one time
-        pipeline.deliver(b"no JSON at all" if n % 5 else b"{}")
+        pipeline.say(f"S{n}", f"{n}.dcm")
     connection = sqlite.connect(f"file:{pipeline.ledger.path}?mode=ro", uri=True)
     entries = list(connection.execute("SELECT position, recorded_at FROM entries ORDER BY position"))
+    assert len(entries) == 45
     times = ["", *dict.fromkeys(at for _, at in entries), "9"]
     sql = QUERIES["ledger"]["what_happened_between"]["sql"]
     for since in times:
