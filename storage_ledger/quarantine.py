@@ -17,6 +17,8 @@ from storage_ledger.ledger.contract import Ledger, Transaction
 
 MAX_BY = 100
 MAX_REASON = 1000
+BY, REASON = "YOUR NAME", "WHY"
+"""Stand in the commands that are shown to people, who put their own words there."""
 STUDIES_A_COMMIT = 100  # `serve` waits for its turn meanwhile
 
 
@@ -124,6 +126,8 @@ def _say_of(tx: Transaction, word: Word, study: Study, path: str, position: int 
 def _check(name: str, text: str, most: int) -> None:
     if not text.strip():
         raise ValueError(f"{name} is empty: whoever asks later wants to know")
+    if text in {BY, REASON}:
+        raise ValueError(f"{name} '{text}' stands for words of your own: whoever asks later wants to know")
     if len(text) > most:
         raise ValueError(f"{name} has {len(text)} characters; {most} are allowed")
     if not text.isprintable():

@@ -5,8 +5,11 @@ from __future__ import annotations
 import http.client
 import ipaddress
 import json
+import shlex
 import shutil
+from collections import Counter
 from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +21,10 @@ from storage_ledger.core.study import State, Study
 from storage_ledger.index.fixity import FIXITY
 from storage_ledger.index.sqlite import archived_from, ask_files, damaged, standing, studies_with_upload
 from storage_ledger.ledger import lock
-from storage_ledger.ledger.contract import Ledger
+from storage_ledger.ledger.contract import Duty, Ledger
 from storage_ledger.ledger.mirror import mirrored_position
 from storage_ledger.ledger.sqlite import utc_now
-from storage_ledger.quarantine import Waiting, in_quarantine
+from storage_ledger.quarantine import BY, REASON, Waiting, in_quarantine
 from storage_ledger.settings import Settings
 
 _RETRY = "then `storage-ledger quarantine retry`"
@@ -40,12 +43,23 @@ TWICE_NAMED = (
     f"if both messages were about one file, nothing is lost: `storage-ledger quarantine discard` this one. Else {ACTIONS['upload-missing']}"
 )
 """For `upload-missing` where a file of the same path was archived for another study."""
-ENTRY_DAMAGED = "keep the ledger as it is, look at its disk, and make it again from the mirror: see docs/how-to/ledger-volume-lost.md"
+ENTRY_DAMAGED = (
+    "look at the ledger's disk, stop `serve`, then `storage-ledger restore --from-mirror --force`, which keeps this one beside it: see "
+    "docs/how-to/ledger-volume-lost.md"
+)
 WAITING_LONG_S = 900
 VERIFIED_READ = 1000
 """Entries `verified` at most, the newest."""
 MIRROR_LAGS_S = 60
 READY_WITHIN_S = 10.0
+DAMAGED_FILES = (
+    "a file of it is missing or changed in the archive: see whether the disk fails, stop `serve`, and put it back from a folder with copies"
+)
+REJECTED_ACTION = (
+    "nothing was archived: the sender has to publish a right message; each reason is explained in docs/reference/error-codes.md"
+)
+NO_INDEX = "index.db is not there, or cannot be read: which files are damaged is not known"
+INDEX_ACTION = "`serve` makes it by itself; if that lasts, `storage-ledger replay --index`"
 _SEE = "see docs/reference/error-codes.md"
 USUAL_ACTION = f"mend the upload, {_RETRY}"
 
@@ -72,6 +86,13 @@ NOT_READY_ACTIONS = OUTAGE_ACTIONS | {
     "ledger-full": "make room on the ledger's volume; it goes on by itself",
     "redis-not-subscribed": "see that Redis runs at REDIS_URL; it subscribes by itself, and looks through uploads for what it missed",
 }
+FAILING_ACTIONS = OUTAGE_ACTIONS | {
+    "archive-not-writable": "see owner and mode of the study's folder in the archive: somebody else has made it",
+    "hangs": NOT_READY_ACTIONS["hangs"],
+    "status-refused": "see the Status Service's log for this study_id, and whether STATUS_SERVICE_URL is the right service",
+    "upload-unreadable": "let the service's user read it: see docs/how-to/match-uids.md",
+}
+"""Of one study alone; all of them are tried again by themselves."""
 
 
 def status(ledger: Ledger, settings: Settings) -> dict[str, Any]:
@@ -91,12 +112,8 @@ def status(ledger: Ledger, settings: Settings) -> dict[str, Any]:
     serving = lock.is_held(settings.lock_file)
     mirrored = mirrored_position(settings.archive_path)
     attention = [
-        {
-            "code": code,
-            "detail": f"step {step}, since {since}",
-            "action": OUTAGE_ACTIONS.get(code, _SEE),
-        }
-        for step, code, since in outages
+        {"code": code, "detail": f"step {' and '.join(steps)}, since {since}", "action": OUTAGE_ACTIONS.get(code, _SEE)}
+        for code, steps, since in _by_code(outages)
     ]
     if quarantine:
         count = "1 file" if len(quarantine) == 1 else f"{len(quarantine)} files"
@@ -111,7 +128,7 @@ def status(ledger: Ledger, settings: Settings) -> dict[str, Any]:
             "action": "is the volume mounted?",
         }
         for v in volumes
-        if v["free_bytes"] is None
+        if v["free_bytes"] is None and f"{v['name']}-missing" not in {item["code"] for item in attention}
     ]
     attention += [
         {
@@ -120,9 +137,13 @@ def status(ledger: Ledger, settings: Settings) -> dict[str, Any]:
             "action": "see the log, and `storage-ledger show` of a study",
         }
         for q in ledger.queue()
-        if q.stage is not Stage.CONFIRM and (utc_now() - instant(q.oldest)).total_seconds() > WAITING_LONG_S
+        if q.stage is not Stage.CONFIRM and waits_long(q.oldest, utc_now())
     ]
-    attention += _mirror_lag(ledger, mirrored)
+    if volumes[1]["free_bytes"] is not None:  # where the archive is away, the mirror is away with it, and that is said
+        attention += _mirror_lag(ledger, mirrored)
+    followed = standing(settings.index_file, ledger)
+    if followed is None and last is not None:
+        attention.append({"code": "index-missing", "detail": NO_INDEX, "action": INDEX_ACTION})
     attention += _damage(ledger, settings)
     if serving:
         known = {item["code"] for item in attention}
@@ -134,11 +155,12 @@ def status(ledger: Ledger, settings: Settings) -> dict[str, Any]:
         "recorded_at": last.recorded_at if last else None,
         "ledger_id": ledger.ledger_id,
         "studies": ledger.count_studies(),
-        "index_position": standing(settings.index_file, ledger),
+        "index_position": followed,
         "mirror_position": mirrored,
         "serving": serving,
         "queue": waiting,
         "quarantined": len(quarantine),
+        "flagged": _flagged(ledger, settings),
         "last_verify": last_verify(ledger),
         "volumes": volumes,
         "attention": attention,
@@ -150,8 +172,16 @@ def last_verify(ledger: Ledger) -> dict[str, Any] | None:
     return verification(ledger.of_no_study((Kind.VERIFIED.value,), VERIFIED_READ))
 
 
+def waits_long(oldest: str, now: datetime) -> bool:
+    """Whether something that is to be done is old enough to be looked at."""
+    return (now - instant(oldest)).total_seconds() > WAITING_LONG_S
+
+
 def verification(newest_first: Iterable[Entry]) -> dict[str, Any] | None:
-    """The same, of the newest `verified` entries; `position` is that of the newest."""
+    """The same, of the newest `verified` entries; `position` is that of the newest.
+
+    `unseen`: how many files, folders and parts could not be looked at.
+    """
     run: list[Entry] = []
     for entry in newest_first:
         data = entry.data
@@ -169,6 +199,7 @@ def verification(newest_first: Iterable[Entry]) -> dict[str, Any] | None:
         "complete": payloads[0]["complete"],
         "selection": payloads[0]["scope"]["selection"],
         **{name: sum(p["counts"][name] for p in payloads) for name in ("files", "intact", "damaged", "unchecked", "bytes", "findings")},
+        "unseen": sum(len(p["unchecked"]) for p in payloads),
     }
 
 
@@ -200,8 +231,11 @@ def found_besides_files(newest_first: Iterable[Entry]) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def study(ledger: Ledger, study_id: str) -> dict[str, Any]:
-    """The story of one study, and of messages with its id that were rejected."""
+def study(ledger: Ledger, settings: Settings, study_id: str) -> dict[str, Any]:
+    """The story of one study, and of messages with its id that were rejected.
+
+    `fixity` of a file is what `verify` last found, as far as the index knows. `commands` are what `advice` speaks of.
+    """
     entries = ledger.study(study_id)
     folded = Study.as_far_as_whole(study_id, entries)
     broken = next((found[0] for found in map(faults, entries) if found), None)
@@ -211,7 +245,8 @@ def study(ledger: Ledger, study_id: str) -> dict[str, Any]:
     before = [None, *about][: len(about)]
     pending = ledger.pending_of(study_id)
     outages = _outages(ledger) if pending else []
-    code = folded.quarantine_code
+    fixity = {name: (word, at) for name, word, at in ask_files(settings.index_file, ledger, _FIXITY, study_id) or ()}
+    advice, todo = _advice(folded, {word for word, _ in fixity.values()}, damaged=broken is not None, known=bool(about))
     return {
         "study_id": study_id,
         "state": folded.state.value if folded.uploads else ("rejected" if about else None),
@@ -222,6 +257,8 @@ def study(ledger: Ledger, study_id: str) -> dict[str, Any]:
                 "bytes": f.bytes,
                 "sha256": f.sha256,
                 "sop_instance_uid": f.sop_instance_uid,
+                "fixity": fixity.get(f.name, (None, None))[0],
+                "verified_at": fixity.get(f.name, (None, None))[1],
             }
             for f in folded.files.values()
         ],
@@ -235,11 +272,54 @@ def study(ledger: Ledger, study_id: str) -> dict[str, Any]:
                 "attempts": duty.attempts,
                 "summary": NEXT[duty.stage],
                 "held_up_by": _held_up_by(duty.stage, outages),
+                "failed_with": _failed_with(about, duty),
             }
             for duty in pending
         ],
-        "advice": f"entry-damaged: {ENTRY_DAMAGED}" if broken else f"{code}: {ACTIONS.get(code, USUAL_ACTION)}" if code else None,
+        "advice": advice,
+        "commands": todo,
     }
+
+
+_FIXITY = "SELECT name, fixity, verified_at FROM files WHERE study_id = ?"
+
+
+def _advice(study: Study, fixity: set[str], *, damaged: bool, known: bool) -> tuple[str | None, list[str]]:
+    """What a person should do about a study, and the commands for it; only the first that matters."""
+    code = study.quarantine_code
+    if damaged:
+        return f"entry-damaged: {ENTRY_DAMAGED}", []
+    if code:
+        return f"{code}: {ACTIONS.get(code, USUAL_ACTION)}", commands(study.study_id, code)
+    if fixity & {"missing", "changed"}:
+        return DAMAGED_FILES, [put_back(study.study_id)]
+    return (REJECTED_ACTION if known and not study.uploads else None), []
+
+
+def commands(study_id: str, code: str | None) -> list[str]:
+    """For what is quarantined, to be copied into a terminal; the two words of the person are to be filled in."""
+    verb = "discard" if "quarantine discard" in ACTIONS.get(code or "", "") else "retry"
+    return [
+        f"storage-ledger quarantine {each} {shlex.quote(study_id)} --by '{BY}' --reason '{REASON}'"
+        for each in dict.fromkeys((verb, "retry", "discard"))
+    ]
+
+
+def put_back(study_id: str | None = None) -> str:
+    """The command that looks for lost bytes in a folder; of one study, or of all."""
+    only = "" if study_id is None else f" --study {shlex.quote(study_id)}"
+    return f"storage-ledger replay --files{only} --source FOLDER"
+
+
+def _failed_with(entries: list[Entry], duty: Duty) -> dict[str, str] | None:
+    """Why a duty was tried in vain, as far as that stands in the ledger."""
+    if not duty.attempts or duty.stage is Stage.CONFIRM:
+        return None
+    failed = [e for e in entries if e.kind == Kind.FAILED and e.cause == duty.entry.position and not faults(e)]
+    if not failed:
+        return None
+    data = failed[-1].data
+    return {"code": data["code"], "action": FAILING_ACTIONS.get(data["code"], _SEE)}
 
 
 def quarantined(ledger: Ledger, settings: Settings, study_id: str | None = None) -> list[dict[str, Any]]:
@@ -257,6 +337,7 @@ def quarantined(ledger: Ledger, settings: Settings, study_id: str | None = None)
                 "code": each.code,
                 "detail": each.detail,
                 "action": TWICE_NAMED if others else ACTIONS.get(each.code, USUAL_ACTION),
+                "commands": commands(each.study_id, each.code),
             }
             | ({} if study_id is None else {"archived_as": others})
         )
@@ -327,10 +408,22 @@ def summary(entry: Entry) -> str:
             return entry.kind
 
 
+WAITS_FOR = {
+    Stage.PLACE: {"place"},
+    Stage.REMOVE: {"remove", "mirror"},
+    Stage.TELL: {"tell", "mirror"},
+    Stage.CONFIRM: {"tell", "mirror"},
+}
+"""At which steps an outage holds up a duty of that stage."""
+
+
 def _held_up_by(stage: Stage, outages: list[tuple[str, str, str]]) -> list[dict[str, str]]:
     """The outages for which a duty of that stage waits, each with what to do. All but placing waits for the mirror as well."""
-    steps = {Stage.PLACE: {"place"}, Stage.REMOVE: {"remove", "mirror"}}.get(stage, {"tell", "mirror"})
-    return [{"code": code, "since": since, "action": OUTAGE_ACTIONS.get(code, _SEE)} for step, code, since in outages if step in steps]
+    return [
+        {"code": code, "since": since, "action": OUTAGE_ACTIONS.get(code, _SEE)}
+        for step, code, since in outages
+        if step in WAITS_FOR[stage]
+    ]
 
 
 def _outages(ledger: Ledger) -> list[tuple[str, str, str]]:
@@ -345,6 +438,15 @@ def _outages(ledger: Ledger) -> list[tuple[str, str, str]]:
     return found
 
 
+def _by_code(outages: list[tuple[str, str, str]]) -> list[tuple[str, list[str], str]]:
+    """One cause stops several steps: code, steps, since when the first of them."""
+    found: dict[str, tuple[list[str], str]] = {}
+    for step, code, since in outages:
+        steps, first = found.get(code, ([], since))
+        found[code] = ([*steps, step], min(first, since))
+    return [(code, *rest) for code, rest in found.items()]
+
+
 def _volume(name: str, path: Path) -> dict[str, Any]:
     try:
         usage = shutil.disk_usage(path)
@@ -353,16 +455,26 @@ def _volume(name: str, path: Path) -> dict[str, Any]:
     return {"name": name, "path": str(path), "free_bytes": usage.free, "total_bytes": usage.total}
 
 
+def _flagged(ledger: Ledger, settings: Settings) -> int | None:
+    """How many files are worth a look and wait for nobody; None without an index. They stay, so nothing may be alarmed by them."""
+    rows = ask_files(settings.index_file, ledger, "SELECT count(*) FROM files WHERE sop_conflict OR study_uid_differs")
+    return int(rows[0][0]) if rows else None
+
+
 def _damage(ledger: Ledger, settings: Settings) -> list[dict[str, str]]:
-    rows = ask_files(settings.index_file, ledger, "SELECT count(*) FROM files WHERE fixity IN ('missing', 'changed')")
+    where = "FROM files INDEXED BY files_damaged WHERE fixity IN ('missing', 'changed')"  # SQLite would count in a larger one
+    sql = f"SELECT archive_path, fixity, (SELECT count(*) {where}) {where} ORDER BY position LIMIT 1"
+    rows = ask_files(settings.index_file, ledger, sql)
     found = []
-    if rows and rows[0][0]:
-        count = "1 file of the archive is" if rows[0][0] == 1 else f"{rows[0][0]} files of the archive are"
-        text = f"{count} missing or changed, when last read"
+    if rows:
+        path, fixity, number = rows[0]
+        count = "1 file of the archive is" if number == 1 else f"{number} files of the archive are"
+        text = f"{count} missing or changed, when last read; {'' if number == 1 else 'the first: '}{path}, {fixity}"
         found.append({"code": "damaged-files", "detail": text, "action": "see docs/how-to/verify.md"})
     others = found_besides_files(ledger.of_no_study((Kind.VERIFIED.value,), VERIFIED_READ))
     if others:
-        text = f"{len(others)} besides such files, the last of {others[0]['recorded_at']}"
+        codes = ", ".join(f"{count} {code}" for code, count in Counter(str(each["code"]) for each in others).most_common())
+        text = f"{codes}; the last of {others[0]['recorded_at']}"
         found.append({"code": "verify-findings", "detail": text, "action": "run `storage-ledger verify` again; see docs/how-to/verify.md"})
     return found
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from storage_ledger import backup
 from storage_ledger.backup import Manifest
+from storage_ledger.core.entries import faults
 from storage_ledger.errors import BackupError, LedgerUnusable, Retryable
 from storage_ledger.ledger import mirror
 from storage_ledger.ledger.copying import fsync
@@ -23,7 +24,8 @@ _PARTS = ("", "-wal", "-shm", "-journal")
 class Restored:
     """What was done. `entries`: now in the ledger; `appended`: of those, taken over now from the mirror.
 
-    `set_aside`: where the old file went; `beyond`: how far the mirror goes, where that is further.
+    `set_aside`: where the old file went; `beyond`: how far the mirror goes, where that is further; `damaged`: the first entry of a
+    ledger that was kept that is not what its hashes say.
     """
 
     ledger_id: str
@@ -31,6 +33,7 @@ class Restored:
     appended: int
     set_aside: Path | None
     beyond: int | None = None
+    damaged: int | None = None
 
 
 def from_mirror(
@@ -65,7 +68,9 @@ def from_mirror(
             )
         appended = _append_the_rest(archive_root, ledger, on_progress)
         last = ledger.last()
-        return Restored(ledger_id, last.position if last else 0, appended, None)
+        position = last.position if last else 0
+        damaged = next((entry.position for entry in ledger.scan(0, position) if faults(entry)), None)
+        return Restored(ledger_id, position, appended, None, damaged=damaged)
     finally:
         ledger.close()
 

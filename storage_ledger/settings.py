@@ -14,6 +14,8 @@ from storage_ledger.errors import BadSettings
 
 Seconds = Annotated[float, Field(ge=0, le=31_536_000, allow_inf_nan=False)]
 
+SERVE_LOCK = "serve.lock"
+
 
 class Settings(BaseSettings):
     """What the environment says. Every field is the environment variable of the same name in capitals."""
@@ -112,7 +114,7 @@ class Settings(BaseSettings):
     @property
     def lock_file(self) -> Path:
         """`LEDGER_PATH/serve.lock`."""
-        return self.ledger_path / "serve.lock"
+        return self.ledger_path / SERVE_LOCK
 
     @property
     def mirror_lock_file(self) -> Path:

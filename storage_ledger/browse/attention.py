@@ -10,9 +10,10 @@ from storage_ledger.browse.ask import Row, ask
 from storage_ledger.browse.codes import VERIFIED, Meaning
 from storage_ledger.browse.dicom_study import path
 from storage_ledger.browse.names import person
-from storage_ledger.browse.pipeline_study import FIXITY, action, commands, meaning, put_back
+from storage_ledger.browse.pipeline_study import FIXITY, action, meaning
 from storage_ledger.core.entries import Kind
-from storage_ledger.report import found_besides_files
+from storage_ledger.quarantine import BY, REASON
+from storage_ledger.report import commands, found_besides_files, put_back
 
 MOST = 10
 """Of one code, the newest; how many there are is told in any case."""
@@ -22,8 +23,8 @@ MOST_REJECTED = 200
 BROKEN = Meaning(
     "Entries of the ledger are not what their hashes say: somebody or something has changed the file below SQLite. "
     "The index is without them.",
-    "Keep LEDGER_PATH as it is, and look at the disk. Then make the ledger again in an empty folder: storage-ledger restore "
-    "--from-mirror, or --from-backup.",
+    "Look at the disk of LEDGER_PATH. Then, with serve stopped, storage-ledger restore --from-mirror --force makes the ledger anew, "
+    "and keeps this one beside it.",
 )
 
 FLAGS = {
@@ -70,6 +71,7 @@ def of_ledger(connection: Any) -> Row:
     ]
     return {
         "outages": ledger.outages(connection),
+        "waiting": ledger.waiting_long(connection),
         "rejected": rejected,
         "all_rejected": len(entries) < MOST_REJECTED,
         "found": _found(connection),
@@ -110,7 +112,7 @@ WHERE u.state <> 'archived' AND u.state = ? AND coalesce(u.code, '') = ? ORDER B
         "rows": rows,
         "means": means.means,
         "action": action(code) if state == "quarantined" else means.action,
-        "command": f"storage-ledger quarantine retry --all --code {code} --by 'YOUR NAME' --reason 'WHY'" if state == "quarantined" else "",
+        "command": f"storage-ledger quarantine retry --all --code {code} --by '{BY}' --reason '{REASON}'" if state == "quarantined" else "",
     }
 
 

@@ -185,6 +185,17 @@ _TABLES: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 
+_WHAT = """case kind
+    when 'described' then payload ->> '$.upload_path' || ' (' || (payload ->> '$.source') || ')'
+    when 'archived' then payload ->> '$.file.name' || ', ' || (payload ->> '$.placement')
+    when 'status-sent' then payload ->> '$.status'
+    when 'restored' then payload ->> '$.file.name' || ' from ' || coalesce(payload ->> '$.source', '?')
+    when 'released' then 'by ' || (payload ->> '$.by') || ': ' || (payload ->> '$.reason')
+    when 'discarded' then 'by ' || (payload ->> '$.by') || ': ' || (payload ->> '$.reason')
+    when 'verified' then payload ->> '$.by' || ': ' || (payload ->> '$.counts.findings') || ' findings'
+    else coalesce(payload ->> '$.code', payload ->> '$.reason', '')
+  end"""
+
 QUERIES: dict[str, dict[str, dict[str, Any]]] = {
     "index": {
         "failed_by_code": {
@@ -213,19 +224,32 @@ from pending p join entries e on e.position = p.position where p.stage <> 'confi
         "what_happened": {
             "title": "What happened to a study",
             "description": "All that the ledger knows of one study_id, in the order in which it happened.",
+            "sql": f"""
+select position, recorded_at, kind, {_WHAT} as what, cause, payload
+from entries where study_id = :study_id order by version""",  # noqa: S608 - ours
+        },
+        "what_happened_between": {
+            "title": "What happened between two times",
+            "description": "Entries from one time (UTC, such as 2026-01-31T08:00) until before another, the first 1,000.",
+            # Positions and times rise together: the first is found by halving, in twenty steps of a million.
+            "sql": f"""
+with recursive halves (low, high) as (
+  select 0, coalesce((select max(position) from entries), 0) + 1
+  union all
+  select iif(recorded_at < replace(:since, ' ', 'T'), position, low), iif(recorded_at < replace(:since, ' ', 'T'), high, (low + high) / 2)
+  from halves left join entries on position = (low + high) / 2 where high - low > 1)
+select position, recorded_at, kind, study_id, {_WHAT} as what, cause from entries
+where position >= (select min(high) from halves) and recorded_at < coalesce(nullif(replace(:until, ' ', 'T'), ''), '9')
+order by position limit 1000""",  # noqa: S608 - ours
+        },
+        "outages": {
+            "title": "Outages",
+            "description": "What all studies had to wait for, the newest first: since when, until when (empty: it goes on), at which step.",
             "sql": """
-select position, recorded_at, kind,
-  case kind
-    when 'described' then payload ->> '$.upload_path' || ' (' || (payload ->> '$.source') || ')'
-    when 'archived' then payload ->> '$.file.name' || ', ' || (payload ->> '$.placement')
-    when 'status-sent' then payload ->> '$.status'
-    when 'restored' then payload ->> '$.file.name' || ' from ' || coalesce(payload ->> '$.source', '?')
-    when 'released' then 'by ' || (payload ->> '$.by') || ': ' || (payload ->> '$.reason')
-    when 'discarded' then 'by ' || (payload ->> '$.by') || ': ' || (payload ->> '$.reason')
-    else coalesce(payload ->> '$.code', payload ->> '$.reason', '')
-  end as what,
-  cause, payload
-from entries where study_id = :study_id order by version""",
+select f.recorded_at as began_at, r.recorded_at as ended_at, f.payload ->> '$.code' as code, f.payload ->> '$.step' as step,
+  f.position, r.position as ended_position
+from entries f left join entries r on r.study_id is null and r.kind = 'recovered' and r.cause = f.position
+where f.study_id is null and f.kind = 'failed' order by f.position desc limit 200""",
         },
     },
 }

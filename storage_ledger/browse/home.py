@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from storage_ledger.browse.ask import Row, ask, ask_one
 from storage_ledger.browse.chart import Chart, stacked
 from storage_ledger.browse.ledger import outages, verified
 from storage_ledger.browse.studies import LATEST, with_covers
-from storage_ledger.report import found_besides_files, verification
+from storage_ledger.report import found_besides_files, verification, waits_long
 
 DAYS = 30
 NEWEST = 12
@@ -49,6 +49,7 @@ def of_ledger(connection: Any) -> Row:
     return {
         "last": last,
         "oldest": oldest,
+        "waits_long": oldest is not None and waits_long(oldest["recorded_at"], datetime.now(UTC)),
         "rejected": rejected,
         "outages": outages(connection),
         "verified": verification(verified(connection)),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 from storage_ledger.browse.ask import Row, ask, ask_one, marks
 from storage_ledger.browse.codes import OUTAGES, Meaning
 from storage_ledger.core.entries import Entry, Kind, faults, upcast
-from storage_ledger.report import OUTAGE_ACTIONS, VERIFIED_READ
+from storage_ledger.report import OUTAGE_ACTIONS, VERIFIED_READ, waits_long
 
 COLUMNS = "position, entry_id, study_id, version, kind, schema, recorded_at, cause, payload, payload_sha256, salt, leaf_hash"
 SHOWN_CHARACTERS = 200_000
@@ -61,19 +62,29 @@ def pretty(payload: str) -> str:
 
 
 def outages(connection: Any) -> list[Row]:
-    """What all studies wait for just now: begun, and not ended."""
+    """What all studies wait for just now: begun, and not ended. A cause that stops several steps is told once, since it began."""
     seen: set[tuple[str, str]] = set()
-    found = []
+    found: dict[str, Row] = {}
     for each in of_no_study(connection, (Kind.FAILED.value, Kind.RECOVERED.value), 64):
         data = upcast(each.kind, each.schema, json.loads(each.payload))
         key = (str(data.get("step")), str(data.get("code")))
         if key not in seen and each.kind == Kind.FAILED:
             meaning = OUTAGES.get(key[1], Meaning("", ""))
             action = OUTAGE_ACTIONS.get(key[1], meaning.action)
-            found.append({"step": key[0], "code": key[1], "since": each.recorded_at, "position": each.position, "means": meaning.means,
-                          "action": action[:1].upper() + action[1:]})  # fmt: skip
+            steps = [*found[key[1]]["steps"], key[0]] if key[1] in found else [key[0]]
+            found[key[1]] = {"steps": steps, "code": key[1], "since": each.recorded_at, "position": each.position, "means": meaning.means,
+                             "action": action[:1].upper() + action[1:]}  # fmt: skip
         seen.add(key)
-    return found
+    return list(found.values())
+
+
+def waiting_long(connection: Any) -> list[Row]:
+    """By stage, what has waited for too long: how many rows, and since when the oldest."""
+    sql = (
+        "SELECT q.stage, q.n, e.recorded_at AS oldest FROM (SELECT stage, count(*) AS n, min(position) AS position FROM pending "
+        "WHERE stage <> 'confirm' GROUP BY stage) q JOIN entries e USING (position) ORDER BY q.position"
+    )
+    return [row for row in ask(connection, sql) if waits_long(row["oldest"], datetime.now(UTC))]
 
 
 def of_no_study(connection: Any, kinds: tuple[str, ...], limit: int) -> Iterator[Entry]:

@@ -33,6 +33,8 @@ class Asked:
     arguments: Mapping[str, str]
     databases: Databases
     may_sql: bool = False
+    serving: bool = True
+    """Whether `storage-ledger serve` runs on this ledger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +52,25 @@ async def start(asked: Asked) -> Page:
     index = await asked.databases("index", partial(home.of_index, today=datetime.now(UTC).date()))
     book = await asked.databases("ledger", home.of_ledger)
     states = index["states"]
-    needs = sum(states.get(state, 0) for state in ("quarantined", "failed"))
-    needs += index["damaged"] + index["broken"] + index["flagged"] + len(book["outages"]) + book["found"]
+    # As `storage-ledger status` has it: what is tried again by itself, and what stays as it is, needs nobody.
+    needs = states.get("quarantined", 0) + index["damaged"] + index["broken"] + len(book["outages"]) + book["found"]
+    needs += book["waits_long"] + (not asked.serving)
     behind = max(0, (book["last"] or {"position": 0})["position"] - index["followed"])
-    return Page("home", "Home", {**index, **book, "needs": needs, "behind": behind, "now": _now()})
+    return Page("home", "Home", {**index, **book, "serving": asked.serving, "needs": needs, "behind": behind, "now": _now()})
 
 
 async def study_list(asked: Asked) -> Page:
     """`/dicom`."""
     wanted = studies.Wanted.of(asked.arguments)
     found = await asked.databases("index", partial(studies.of_index, wanted=wanted))
-    exported = {"_search": wanted.text, "institution_name": wanted.chosen.get("institution"), "year": wanted.chosen.get("year"),
-                "modalities__contains": wanted.chosen.get("modality"), "flagged__gt": "0" if wanted.flagged else ""}  # fmt: skip
+    exported = {
+        "_search": wanted.words,
+        **wanted.equal,
+        "institution_name": wanted.chosen.get("institution"),
+        "year": wanted.chosen.get("year"),
+        "modalities__contains": wanted.chosen.get("modality"),
+        "flagged__gt": "0" if wanted.flagged else "",
+    }
     query = urlencode({name: value for name, value in exported.items() if value and value != studies.NONE})
     sorts = [
         {"name": name, "title": title, "chosen": name == wanted.sort, "way": wanted.way,
@@ -106,7 +115,7 @@ async def needs_attention(asked: Asked) -> Page:
     """`/attention`."""
     index = await asked.databases("index", attention.of_index)
     book = await asked.databases("ledger", attention.of_ledger)
-    return Page("attention", "Needs attention", {**index, **book})
+    return Page("attention", "Needs attention", {**index, **book, "serving": asked.serving})
 
 
 async def entry(asked: Asked) -> Page:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
@@ -16,7 +15,7 @@ from storage_ledger.core.entries import Entry, Kind, faults
 from storage_ledger.core.ids import instant
 from storage_ledger.core.plan import Stage
 from storage_ledger.core.study import State, Study
-from storage_ledger.report import ACTIONS, NEXT, USUAL_ACTION, happened, summary
+from storage_ledger.report import ACTIONS, ENTRY_DAMAGED, NEXT, USUAL_ACTION, WAITS_FOR, commands, happened, put_back, summary
 
 MOST_ENTRIES = 500
 """Of a study described again and again the newest."""
@@ -48,6 +47,7 @@ def of_ledger(connection: Any, study_id: str) -> Row:
         "WHERE e.study_id = ? ORDER BY p.position",
         (study_id,),
     )
+    waits_for = {step for each in pending if each["stage"] != Stage.CONFIRM for step in WAITS_FOR[Stage(each["stage"])]}
     told = [each.data["status"] for each in whole if each.kind == Kind.STATUS_SENT]
     return {
         "state": study.state.value if study.uploads else None,
@@ -59,7 +59,8 @@ def of_ledger(connection: Any, study_id: str) -> Row:
         "next": [{**each, "text": _NEXT.get(each["stage"], each["stage"]), "trouble": _trouble(whole, each)} for each in pending],
         "troubles": _troubles(study, whole),
         "rejected": [] if entries else _rejected(connection, study_id),
-        "outages": ledger.outages(connection) if any(each["stage"] in {"place", "tell", "remove"} for each in pending) else [],
+        "entry_damaged": ENTRY_DAMAGED[:1].upper() + ENTRY_DAMAGED[1:].replace("`", "") if len(whole) < len(entries) else "",
+        "outages": [each for each in ledger.outages(connection) if waits_for.intersection(each["steps"])] if waits_for else [],
     }
 
 
@@ -108,21 +109,6 @@ def action(code: str | None) -> str:
     """What to do about what is quarantined, as a sentence without commands' quotes."""
     text = ACTIONS.get(code or "", USUAL_ACTION).replace("`", "")
     return text[:1].upper() + text[1:] + "."
-
-
-def commands(study_id: str, code: str | None) -> list[str]:
-    """To be copied into a terminal; the two words of the person are to be filled in."""
-    verb = "discard" if "quarantine discard" in ACTIONS.get(code or "", "") else "retry"
-    return [
-        f"storage-ledger quarantine {each} {shlex.quote(study_id)} --by 'YOUR NAME' --reason 'WHY'"
-        for each in dict.fromkeys((verb, "retry", "discard"))
-    ]
-
-
-def put_back(study_id: str | None = None) -> str:
-    """The command that looks for lost bytes in a folder; of one study, or of all."""
-    only = "" if study_id is None else f" --study {shlex.quote(study_id)}"
-    return f"storage-ledger replay --files{only} --source FOLDER"
 
 
 def _troubles(study: Study, entries: list[Entry]) -> list[Row]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -11,6 +12,8 @@ from datasette.utils.asgi import Response  # type: ignore[import-untyped]
 from datasette.views.base import DatasetteError  # type: ignore[import-untyped]
 
 from storage_ledger.browse import pages
+from storage_ledger.ledger.lock import is_held
+from storage_ledger.settings import SERVE_LOCK
 
 TIME_LIMIT_MS = 1000
 """For each look into a database: a long read keeps the writer from its checkpoints, and the WAL grows."""
@@ -32,7 +35,8 @@ def _guarded(view: pages.View) -> Callable[..., Any]:
         may_sql = bool(await datasette.permission_allowed(request.actor, "execute-sql", resource="index", default=True))
         place = {name: unquote(value) for name, value in request.url_vars.items()}
         arguments = {name: request.args.get(name) for name in request.args}
-        page = await view(pages.Asked(place, arguments, _databases(datasette), may_sql))
+        serving = is_held(Path(datasette.get_database("ledger").path).with_name(SERVE_LOCK))
+        page = await view(pages.Asked(place, arguments, _databases(datasette), may_sql, serving))
         context = {**page.context, "page_name": page.name, "page_title": page.title}
         return Response.html(await datasette.render_template([f"ledger_{page.name}.html"], context, request=request), status=page.status)
 

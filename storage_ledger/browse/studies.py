@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +36,8 @@ COLUMNS = {"modality": "modalities", "institution": "institution_name", "year": 
 NONE = "-"
 """Stands in an address for: has no such value."""
 
+_DATE = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_UID = re.compile(r"[0-2](\.(0|[1-9][0-9]*)){4,}")  # DICOM PS3.5 §9.1; an accession number may have a dot or two
 
 # The few different values, each found by one step in the index: DISTINCT would read all of it.
 _ALL_MODALITIES = """
@@ -70,6 +73,22 @@ class Wanted:
             page=min(max(int(page), 1), MOST_PAGES) if page.isascii() and page.isdigit() and len(page) < 9 else 1,
         )
 
+    @property
+    def equal(self) -> dict[str, str]:
+        """What of the text is no word but names a study: column → value. Of two dates the last."""
+        found = {}
+        for word in self.text.split():
+            if _DATE.fullmatch(word):
+                found["study_date"] = word.replace("-", "")
+            elif _UID.fullmatch(word):
+                found["study_instance_uid"] = word
+        return found
+
+    @property
+    def words(self) -> str:
+        """The rest of the text."""
+        return " ".join(word for word in self.text.split() if not (_DATE.fullmatch(word) or _UID.fullmatch(word)))
+
     def address(self, **other: str | int | None) -> str:
         """The same with something else in it, from its first page."""
         told: dict[str, Any] = {"q": self.text, **self.chosen, "flagged": "1" if self.flagged else ""}
@@ -83,10 +102,13 @@ class Wanted:
         """As SQL."""
         parts: list[str] = []
         values: list[Any] = []
-        if self.text:
+        for column, value in self.equal.items():
+            parts.append(f"{column} = ?")
+            values.append(value)
+        if self.words:
             found = "SELECT rowid FROM dicom_studies_fts WHERE dicom_studies_fts MATCH ? ORDER BY rowid DESC LIMIT ?"
             parts.append(f"first_position IN ({found})")
-            values += [prefix_query(self.text), MOST_FOUND]
+            values += [prefix_query(self.words), MOST_FOUND]
         for name, value in self.chosen.items():
             column = COLUMNS[name]
             if value == NONE:
@@ -123,7 +145,7 @@ def of_index(connection: Any, wanted: Wanted) -> Row:
         "total": total,
         "pages": max(1, -(-total // A_PAGE)),
         "facets": facets,
-        "cut": bool(wanted.text) and _found(connection, wanted.text) > MOST_FOUND,
+        "cut": bool(wanted.words) and _found(connection, wanted.words) > MOST_FOUND,
         "known": total or _any(connection),
     }
 

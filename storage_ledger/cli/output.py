@@ -37,6 +37,12 @@ def table(*columns: str) -> Table:
     return made
 
 
+def print_commands(out: Console, commands: list[str]) -> None:
+    """Each in one line, however long, so that it can be copied."""
+    for command in commands:
+        out.print("  ", safe(command), sep="", soft_wrap=True)
+
+
 def age(recorded_at: str, now: datetime | None = None) -> str:
     """`3 min`, `2 d`: how long ago."""
     seconds = max(0.0, ((now or datetime.now(UTC)) - instant(recorded_at)).total_seconds())

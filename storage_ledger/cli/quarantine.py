@@ -45,6 +45,7 @@ def list_(as_json: _Json = False) -> None:
         print("Nothing is quarantined.")
     else:
         console().print(_listed(items))
+        print("\nWhy, and what to do: storage-ledger quarantine show STUDY")
     raise typer.Exit(1 if items else 0)
 
 
@@ -56,7 +57,7 @@ def show(
     """Show what is quarantined of one study, why, and what to do. Ends with 1 when nothing is."""
     from storage_ledger import report
     from storage_ledger.app import opening
-    from storage_ledger.cli.output import age, console, print_json, safe
+    from storage_ledger.cli.output import age, console, print_commands, print_json, safe
     from storage_ledger.settings import Settings
 
     settings = Settings.load()
@@ -75,6 +76,7 @@ def show(
             for other in item["archived_as"]:
                 out.print("[bold]But[/bold]      ", safe(f"a file of this path was archived for study {other}"), sep="")
             out.print("[bold]To do[/bold]    ", safe(item["action"]), sep="")
+            print_commands(out, item["commands"])
     raise typer.Exit(0 if items else 1)
 
 

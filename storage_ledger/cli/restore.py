@@ -58,11 +58,12 @@ def restore(
                 "appended": done.appended,
                 "set_aside": set_aside,
                 "mirror_beyond": done.beyond,
+                "damaged": done.damaged,
             }
         )
     else:
         _print(done)
-    raise typer.Exit(1 if done.beyond is not None else 0)
+    raise typer.Exit(1 if done.beyond is not None or done.damaged is not None else 0)
 
 
 def _mirror(settings: Settings, force: bool) -> Restored:
@@ -102,7 +103,12 @@ def _print(done: Restored) -> None:
     print(f"Ledger {done.ledger_id} now has {done.entries} entries; {done.appended} of them came from the mirror.")
     if done.set_aside:
         print(f"What lay there before is kept as {done.set_aside}")
-    if done.beyond is not None:
+    if done.damaged is not None:
+        print(
+            f"But entry {done.damaged} is not what its hashes say, and stays so: what was there is kept, and gets what it lacks at its end."
+        )
+        print("`storage-ledger restore --from-mirror --force` makes all of it anew, and keeps this one beside it.")
+    elif done.beyond is not None:
         print(f"The archive's mirror goes on to position {done.beyond}: `storage-ledger restore --from-mirror` takes over the rest.")
         print("`storage-ledger serve` does not start before.")
     else:

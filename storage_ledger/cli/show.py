@@ -21,7 +21,7 @@ def show(
 
     settings = Settings.load()
     with reading(settings) as ledger:
-        story = report.study(ledger, study_id)
+        story = report.study(ledger, settings, study_id)
     if as_json:
         from storage_ledger.cli.output import print_json
 
@@ -32,7 +32,7 @@ def show(
 
 
 def _print(story: dict[str, Any]) -> None:
-    from storage_ledger.cli.output import age, console, safe, size, table
+    from storage_ledger.cli.output import age, console, counted, print_commands, safe, size, table
 
     out = console()
     if not story["entries"]:
@@ -47,6 +47,8 @@ def _print(story: dict[str, Any]) -> None:
             f"  {size(file['bytes'])}  sha256 {file['sha256']}",
             sep="",
         )
+        if file["fixity"] in {"missing", "changed"}:
+            out.print(f"       [bold]{file['fixity']}[/bold] in the archive, when last read {file['verified_at']}")
     out.print()
     line = table("Position", "Recorded at (UTC)", "After", "What happened", "Because of")
     for entry in story["entries"]:
@@ -58,7 +60,11 @@ def _print(story: dict[str, Any]) -> None:
         for step in story["next"]:
             when = f" (due {step['not_before']})" if step["attempts"] else f" (since {age(step['recorded_at'])})"
             out.print("[bold]Next[/bold]   ", safe(step["summary"]), when, sep="")
+            if failed := step["failed_with"]:
+                times = counted(step["attempts"], "time")
+                out.print("       ", safe(f"tried {times} in vain, {failed['code']}: {failed['action']}"), sep="")
             for cause in step["held_up_by"]:
                 out.print("       ", safe(f"held up by {cause['code']} since {cause['since']}: {cause['action']}"), sep="")
     if story["advice"]:
         out.print("\n", safe(story["advice"]), sep="")
+        print_commands(out, story["commands"])

@@ -39,6 +39,8 @@ def _print(look: dict[str, Any]) -> None:
     out.print(f"[bold]Index[/bold]      position {look['index_position'] if look['index_position'] is not None else 'none'}")
     out.print(f"[bold]Mirror[/bold]     position {look['mirror_position'] if look['mirror_position'] is not None else 'none'}")
     out.print(f"[bold]Verified[/bold]   {_verified(look['last_verify'])}")
+    if look["flagged"]:
+        out.print(f"[bold]Flagged[/bold]    {counted(look['flagged'], 'file')} worth a look; nothing waits for it")
     for volume in look["volumes"]:
         free = "cannot be looked at" if volume["free_bytes"] is None else f"{size(volume['free_bytes'])} free"
         out.print(f"[bold]{volume['name'].capitalize():10}[/bold] {free}, ", safe(volume["path"]), sep="")
@@ -66,4 +68,5 @@ def _verified(last: dict[str, Any] | None) -> str:
     what = "scrub" if last["by"] == "scrub" else "verify"
     whole = "" if last["complete"] else (", not through yet" if what == "scrub" else ", interrupted")
     files, findings = counted(last["files"], "file"), counted(last["findings"], "finding")
-    return f"{what}, {age(last['recorded_at'])} ago{whole}: {files}, {size(last['bytes'])} intact, {findings}"
+    unseen = f", {last['unseen']} could not be checked" if last["unseen"] else ""
+    return f"{what}, {age(last['recorded_at'])} ago{whole}: {files}, {size(last['bytes'])} intact, {findings}{unseen}"

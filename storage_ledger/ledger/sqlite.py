@@ -28,6 +28,7 @@ from storage_ledger.ledger.engine import driver, open_engine, sqlite
 from storage_ledger.ledger.reading import SCAN, as_entry, scanned
 
 RESTORE = "Look at the disk, then make the ledger again: `storage-ledger restore --from-mirror --force`"
+NOT_THERE = "does not exist: is LEDGER_PATH right, and its volume mounted? `storage-ledger migrate` makes a new, empty one"
 COLUMNS = "position, entry_id, study_id, version, kind, schema, recorded_at, cause, payload, payload_sha256, salt, leaf_hash"
 _E_COLUMNS = ", ".join(f"e.{name}" for name in COLUMNS.split(", "))
 _row = attrgetter(*COLUMNS.split(", "))
@@ -72,7 +73,7 @@ class SqliteLedger:
         self._on_append = on_append
         self._writing = threading.Lock()
         if not path.exists():
-            raise LedgerUnusable("ledger-missing", f"{path} does not exist: run `storage-ledger migrate`")
+            raise LedgerUnusable("ledger-missing", f"{path} {NOT_THERE}")
         self._writer = open_engine(path, writable=True, pool_size=1)
         self._reader = open_engine(path, writable=False, pool_size=6)
         with translated(), self._reader.connect() as connection:

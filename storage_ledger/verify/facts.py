@@ -12,7 +12,7 @@ from storage_ledger.core.entries import Entry, Kind, faults
 from storage_ledger.core.study import Study
 from storage_ledger.errors import LedgerUnusable
 from storage_ledger.ledger.engine import hold_raw, open_engine
-from storage_ledger.ledger.sqlite import COLUMNS, translated
+from storage_ledger.ledger.sqlite import COLUMNS, NOT_THERE, translated
 
 BATCH = 500
 HEAD_COLUMNS = "position, leaf_hash"
@@ -52,7 +52,7 @@ class Facts:
 
     def __init__(self, path: Path) -> None:
         if not path.exists():
-            raise LedgerUnusable("ledger-missing", f"{path} does not exist: run `storage-ledger migrate`")
+            raise LedgerUnusable("ledger-missing", f"{path} {NOT_THERE}")
         self.path = path
         self.repaired: dict[int, Entry | None] = {}
         self._engine = open_engine(path, writable=False, pool_size=1)

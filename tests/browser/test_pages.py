@@ -91,6 +91,9 @@ def test_picture_window_header_metadata_and_downloads(visitor: Visitor):
     page.get_by_label("Find", exact=True).fill("patient name")
     expect(page.locator("#header-rows tr:visible")).to_have_count(1)
     expect(page.locator("#header-rows tr:visible")).to_contain_text("DOE^JANE")
+    for tag in ("0010,0010", "(0010,0010)", "00100010"):
+        page.get_by_label("Find", exact=True).fill(tag)
+        expect(page.locator("#header-rows tr:visible")).to_have_count(1)
     page.get_by_text("metadata.json of its pipeline study").click()
     expect(page.locator("#metadata-groups")).to_contain_text("Validation")
     found = Axe().run(page, options=AXE)
@@ -183,6 +186,15 @@ def test_facets_and_order_can_be_chosen_and_taken_back(reader: Visitor):
         ]
         == 2
     )
+
+
+def test_a_search_for_a_date_is_exported_as_it_is_shown(reader: Visitor):
+    page = reader.go("/dicom?q=2026-01-01+doe")
+    expect(page.locator("table.studies tbody tr")).to_have_count(1)
+    exported = page.request.get(reader.url + (page.get_by_role("link", name="JSON").get_attribute("href") or "")).json()
+    assert exported["filtered_table_rows_count"] == 1
+    exported = page.request.get(reader.url + "/index/dicom_studies.json?study_date=20260102").json()
+    assert exported["filtered_table_rows_count"] == 0, "the filter is one that filters"
 
 
 def test_series_can_be_changed(reader: Visitor):

@@ -179,14 +179,16 @@ def test_people_are_shown_what_is_whole_and_what_is_not(pipeline, how, position)
     pipeline.finish()
     hurt = Hurt(pipeline, position)
     hurt.by(how)
-    shown = report.study(pipeline.ledger, "S1")
     settings = Settings(uploads_path=pipeline.uploads, archive_path=pipeline.archive, ledger_path=pipeline.ledger.path.parent)
+    shown = report.study(pipeline.ledger, settings, "S1")
     assert report.status(pipeline.ledger, settings)["position"] == pipeline.ledger.last().position
     with closing(sqlite.connect(pipeline.ledger.path)) as connection:
         connection.text_factory = lambda raw: raw.decode("utf-8", "replace")  # as Datasette reads
         page = pipeline_study.of_ledger(connection, "S1")
         browse_ledger.outages(connection)
         assert browse_ledger.entry(connection, position)["faults"]
+        if "study" not in how:
+            assert page["entry_damaged"].startswith("Look at the ledger's disk")
     if "study" in how:
         assert position not in [each["position"] for each in shown["entries"]]
     else:

@@ -15,6 +15,7 @@ from storage_ledger.lane import MOST_HANGING, Lane
 from storage_ledger.metrics import Metrics
 from storage_ledger.outages import READY_AFTER_S, Outages
 from storage_ledger.projector import COMMON_AFTER
+from storage_ledger.settings import Settings
 from storage_ledger.trouble import record_hanging
 from tests.contract.making import Clock, small_volume
 from tests.contract.pipeline import Pipeline
@@ -208,16 +209,17 @@ def test_what_fails_here_and_there_is_said_of_each(pipeline):
 
 
 def test_the_story_of_a_study_says_what_holds_it_up(pipeline):
+    settings = Settings(uploads_path=pipeline.uploads, archive_path=pipeline.archive, ledger_path=pipeline.ledger.path.parent)
     describe(pipeline, "S1")
     away = pipeline.archive.with_name("away")
     pipeline.archive.rename(away)
     pipeline.place()
-    [step] = report.study(pipeline.ledger, "S1")["next"]
+    [step] = report.study(pipeline.ledger, settings, "S1")["next"]
     assert [(cause["code"], "mount" in cause["action"]) for cause in step["held_up_by"]] == [("archive-missing", True)]
     away.rename(pipeline.archive)
     pipeline.finish()
-    assert report.study(pipeline.ledger, "S1")["state"] == "archived"
-    assert all(step["held_up_by"] == [] for step in report.study(pipeline.ledger, "S1")["next"])
+    assert report.study(pipeline.ledger, settings, "S1")["state"] == "archived"
+    assert all(step["held_up_by"] == [] for step in report.study(pipeline.ledger, settings, "S1")["next"])
 
 
 # -- what never comes back

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 from collections.abc import Iterator
@@ -11,13 +12,19 @@ from typing import Any
 
 import pytest
 
-from storage_ledger.browse import attention, dicom_study, home, ledger, pipeline_study, studies
+from storage_ledger import report
+from storage_ledger.browse import attention, dicom_study, home, ledger, pages, pipeline_study, studies
+from storage_ledger.browse.catalogue import QUERIES
+from storage_ledger.browse.pages import Asked
 from storage_ledger.browse.studies import Wanted
 from storage_ledger.core.entries import Kind, NewEntry
+from storage_ledger.core.plan import Stage
 from storage_ledger.index.sqlite import Index
 from storage_ledger.ledger.engine import sqlite
 from storage_ledger.ledger.sqlite import SqliteLedger
+from storage_ledger.settings import Settings
 from tests.contract.making import Ledgers
+from tests.contract.pipeline import Pipeline
 from tests.support.browsing import ANNOUNCED, CT, EVIL, FOUND, JAPANESE, MR, TWINS, make_archive
 
 
@@ -59,7 +66,8 @@ def test_the_start_page_counts_what_is_there(index: Any, book: Any):
     ("text", "wanted"),
     [("doe", [CT]), ("jan d", [CT]), ("P-2", [MR]), ("müll", [MR]), ("mull", [MR]), ("山田", [JAPANESE]), ("spine", [JAPANESE]),
      ("zzz", []), ('"', []),
-     ("<script>", [EVIL]), ("doe müller", [])],
+     ("<script>", [EVIL]), ("doe müller", []),
+     (MR, [MR]), (f"doe {MR}", []), ("2026-01-01 müll", [MR]), ("2026-01-02 müll", []), ("20260101", []), (f"{MR} 2026-01-01", [MR])],
 )  # fmt: skip
 def test_a_search_finds_by_name_id_and_description(index: Any, text: str, wanted: list[str]):
     assert found(index, q=text) == wanted
@@ -153,6 +161,101 @@ def test_attention_lists_each_kind_with_its_meaning(index: Any, book: Any):
     assert {group["code"]: group["count"] for group in told["flagged"]} == {"sop_conflict": 2, "study_uid_differs": 1}
     assert told["damaged"] == []
     assert [(group["code"], group["count"]) for group in attention.of_ledger(book)["rejected"]] == [("not-json", 1)]
+
+
+def asked(archive: Path, *, serving: bool) -> Asked:
+    """A request for a page without anything in its address."""
+
+    async def databases(name: str, question: Any) -> Any:
+        connection = sqlite.connect(f"file:{archive / 'ledger' / f'{name}.db'}?mode=ro", uri=True)
+        try:
+            return question(connection)
+        finally:
+            connection.close()
+
+    return Asked({}, {}, databases, serving=serving)
+
+
+def test_home_counts_what_status_counts(archive: Path):
+    """Flagged files stay flagged for ever: whoever is alarmed by them is always alarmed."""
+    settings = Settings(uploads_path=archive / "uploads", archive_path=archive / "archive", ledger_path=archive / "ledger")
+    (archive / "uploads").mkdir(exist_ok=True)
+    page = asyncio.run(pages.start(asked(archive, serving=True)))
+    ledger = SqliteLedger(settings.ledger_file)
+    told = report.status(ledger, settings)
+    ledger.close()
+    codes = {item["code"] for item in told["attention"]} - {"mirror-missing", "not-serving"}  # this archive was made without
+    assert (page.context["needs"], codes) == (1, {"quarantined"})
+    assert page.context["flagged"] == told["flagged"] == 3
+    assert asyncio.run(pages.start(asked(archive, serving=False))).context["needs"] == 2
+
+
+def test_a_cause_that_stops_several_steps_is_told_once(tmp_path: Path):
+    store = Ledgers(tmp_path).open(tmp_path / "ledger")
+    for step in ("place", "mirror"):
+        payload = {"step": step, "code": "archive-missing", "detail": "", "errno": 2, "attempt": 1, "retry_at": None}
+        with store.write() as tx:
+            tx.append(NewEntry(Kind.FAILED, payload))
+    connection = sqlite.connect(f"file:{tmp_path / 'ledger' / 'ledger.db'}?mode=ro", uri=True)
+    (outage,) = ledger.outages(connection)
+    assert (outage["steps"], outage["position"]) == (["mirror", "place"], 1)
+    connection.close()
+
+
+def test_what_happened_between_two_times_is_found_by_halving(tmp_path: Path):
+    pipeline = Pipeline(tmp_path / "run", Ledgers(tmp_path))
+    for n in range(45):
+        pipeline.clock.move(n % 3)  # now and then nothing: several entries have one time
+        pipeline.say(f"S{n}", f"{n}.dcm")
+    connection = sqlite.connect(f"file:{pipeline.ledger.path}?mode=ro", uri=True)
+    entries = list(connection.execute("SELECT position, recorded_at FROM entries ORDER BY position"))
+    assert len(entries) == 45
+    times = ["", *dict.fromkeys(at for _, at in entries), "9"]
+    sql = QUERIES["ledger"]["what_happened_between"]["sql"]
+    for since in times:
+        for until in (times[len(times) // 2], times[-2], ""):
+            rows = connection.execute(sql, {"since": since.replace("T", " "), "until": until}).fetchall()
+            wanted = [position for position, at in entries if since <= at and (not until or at < until)]
+            assert [row[0] for row in rows] == wanted
+    plan = " ".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", {"since": "", "until": ""}))
+    assert "SCAN entries" not in plan, "a long ledger would be read whole"
+    connection.close()
+
+
+def test_outages_are_told_from_beginning_to_end(tmp_path: Path):
+    store = Ledgers(tmp_path).open(tmp_path / "ledger")
+    for code, ends in (("archive-full", True), ("status-service-away", False)):
+        with store.write() as tx:
+            payload = {"step": "place", "code": code, "detail": "", "errno": 2, "attempt": 1, "retry_at": None}
+            begun = tx.append(NewEntry(Kind.FAILED, payload)).position
+            if ends:
+                tx.append(NewEntry(Kind.RECOVERED, {"step": "place", "code": code}, cause=begun))
+    connection = sqlite.connect(f"file:{tmp_path / 'ledger' / 'ledger.db'}?mode=ro", uri=True)
+    rows = connection.execute(QUERIES["ledger"]["outages"]["sql"]).fetchall()
+    assert [(row[2], row[1] is None, row[4], row[5]) for row in rows] == [
+        ("status-service-away", True, 3, None),
+        ("archive-full", False, 1, 2),
+    ]
+    connection.close()
+
+
+def test_what_waits_for_long_is_on_the_pages_too(tmp_path: Path):
+    pipeline = Pipeline(tmp_path / "run", Ledgers(tmp_path))
+    pipeline.say("S1", "S1.dcm")
+    connection = sqlite.connect(f"file:{pipeline.ledger.path}?mode=ro", uri=True)
+    (waiting,) = attention.of_ledger(connection)["waiting"]
+    assert (waiting["stage"], waiting["n"], home.of_ledger(connection)["waits_long"]) == ("place", 1, True)
+    for step in ("tell", "place"):
+        assert pipeline_study.of_ledger(connection, "S1")["outages"] == []  # nobody is held up by what another step waits for
+        with pipeline.ledger.write() as tx:
+            tx.append(NewEntry(Kind.FAILED, {"step": step, "code": "x", "detail": "", "errno": 2, "attempt": 1, "retry_at": None}))
+    assert [each["steps"] for each in pipeline_study.of_ledger(connection, "S1")["outages"]] == [["place", "tell"]]
+    pipeline.clock.now = datetime.now(UTC)
+    with pipeline.ledger.write() as tx:
+        tx.drop(1, Stage.PLACE)
+    pipeline.say("S2", "S2.dcm")
+    assert (attention.of_ledger(connection)["waiting"], home.of_ledger(connection)["waits_long"]) == ([], False)
+    connection.close()
 
 
 def test_damage_is_told_of_all_files_of_a_pipeline_study_however_many_it_has(archive: Path, tmp_path: Path):

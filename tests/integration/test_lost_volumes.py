@@ -178,8 +178,9 @@ def test_a_ledger_that_cannot_be_read_or_was_changed_is_set_aside_for_the_mirror
     other.execute("UPDATE entries SET payload = '{}' WHERE position = 2")
     other.commit()
     other.close()
-    stack.command("restore", "--from-mirror")
-    assert entries(stack) != before, "what is there is not looked at"
+    done = stack.command("restore", "--from-mirror")
+    assert (done.returncode, "entry 2 is not what its hashes say" in done.stdout, "--force" in done.stdout) == (1, True, True)
+    assert entries(stack) != before, "what is there is kept"
     assert stack.command("restore", "--from-mirror", "--force").returncode == 0
     assert entries(stack) == before
 

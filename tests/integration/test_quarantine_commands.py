@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -88,6 +89,20 @@ def test_what_is_said_while_no_service_runs_is_done_at_its_next_start(stack, sta
     assert stack.check()["violations"] == []
     assert stack.command("quarantine", "list").returncode == 0
     assert stack.command("status").returncode == 0, "what is discarded needs nobody's attention"
+
+
+def test_the_commands_are_right_as_they_are_printed_once_the_words_are_ones_own(stack, status_server):
+    stack.start()
+    lose(stack, status_server, "one", "two")
+    for study_id, index in (("one", 0), ("two", 1)):
+        for shown in (stack.command("show", study_id).stdout, stack.command("quarantine", "show", study_id).stdout):
+            command = [line.strip() for line in shown.splitlines() if line.strip().startswith("storage-ledger ")][index]
+            done = stack.command(*shlex.split(command)[1:])
+            assert (done.returncode, "words of your own" in done.stderr) == (2, True), "not a word of it gets into the ledger"
+        done = stack.command(*shlex.split(command.replace("YOUR NAME", "Jane Doe").replace("WHY", "it never came"))[1:])
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert found(stack, "one")[3] == "released"
+    assert found(stack, "two")[3] == "discarded"
 
 
 def test_a_discard_is_told_and_leaves_the_upload_where_it_is(stack, status_server, tmp_path):

@@ -36,5 +36,7 @@ def test_no_character_of_an_id_of_any_length_is_left_out():
 def test_one_is_not_told_as_many():
     assert [counted(n, "file") for n in (0, 1, 2)] == ["0 files", "1 file", "2 files"]
     assert [counted(n, "study", "studies") for n in (1, 2)] == ["1 study", "2 studies"]
-    last: dict[str, Any] = {"by": "verify", "complete": True, "recorded_at": "2026-11-25T03:33:00.000000Z", "bytes": 9900}
+    last: dict[str, Any] = {"by": "verify", "complete": True, "recorded_at": "2026-11-25T03:33:00.000000Z", "bytes": 9900, "unseen": 0}
     assert status._verified(last | {"files": 1, "findings": 1}).endswith(": 1 file, 9.9 kB intact, 1 finding")
+    nothing = status._verified(last | {"files": 0, "findings": 0, "unseen": 3})
+    assert nothing.endswith(": 0 files, 9.9 kB intact, 0 findings, 3 could not be checked")

@@ -169,13 +169,17 @@ function drawHeader(answer) {
   narrow();
 }
 
+// However somebody writes a tag: 0010,0010, (0010,0010) or 00100010.
+const bare = (tag) => tag.replace(/[(),\s]/g, "");
+
 function narrow() {
   const words = byId("header-find").value.toLowerCase().split(/\s+/).filter(Boolean);
   const lines = [...byId("header-rows").rows];
   let left = 0;
   for (const line of lines) {
     const text = line.textContent.toLowerCase();
-    line.hidden = !words.every((word) => text.includes(word));
+    const tag = bare(line.cells[0].textContent.toLowerCase());
+    line.hidden = !words.every((word) => text.includes(word) || bare(word) === tag);
     left += line.hidden ? 0 : 1;
   }
   byId("header-count").textContent = lines.length ? left + " of " + lines.length : "";

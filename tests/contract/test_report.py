@@ -1,0 +1,179 @@
+"""What `status`, `show` and `quarantine` say, from real ledgers, archives and indexes: each thing once, and the command that mends it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from typing import Any
+
+import pytest
+
+from storage_ledger import report
+from storage_ledger.core.entries import Kind, NewEntry
+from storage_ledger.index.sqlite import Index
+from storage_ledger.ledger.mirror import Mirror
+from storage_ledger.quarantine import Word
+from storage_ledger.settings import Settings
+from tests.contract.pipeline import Pipeline
+from tests.support.dicom import described, make_file
+
+
+class Scene:
+    """A pipeline, and what commands see of it."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.pipeline = pipeline
+        self.settings = Settings(
+            uploads_path=pipeline.uploads, archive_path=pipeline.archive, ledger_path=pipeline.ledger.path.parent, http_port=0
+        )
+        self.mirror = Mirror(pipeline.archive, self.settings.mirror_lock_file, pipeline.ledger)
+        self.mirror.begin()
+
+    def follow(self) -> None:
+        """Bring mirror and index up to the ledger."""
+        self.mirror.catch_up()
+        index = Index(self.settings.index_file, self.pipeline.ledger)
+        index.ensure()
+        while index.follow():
+            pass
+        index.close()
+
+    def archive(self, *study_ids: str) -> None:
+        for study_id in study_ids:
+            self.pipeline.upload(f"{study_id}.dcm", study_id.encode() * 100)
+            self.pipeline.say(study_id, f"{study_id}.dcm")
+        self.pipeline.finish()
+        self.follow()
+
+    def verified(self, *findings: dict[str, Any], unchecked: tuple[dict[str, Any], ...] = ()) -> None:
+        """Append what a run of `verify` would that found this."""
+        last = self.pipeline.ledger.last()
+        up_to = last.position if last else 0
+        counts = {"files": 0, "intact": 0, "damaged": 0, "unchecked": 0, "bytes": 0, "findings": len(findings)}
+        scope = {"parts": ["files"], "selection": "all", "up_to": up_to, "ranges": [[1, up_to]]}
+        payload = {"by": "verify", "began": "1", "scope": scope, "counts": counts, "findings": [*findings], "unchecked": [*unchecked]}
+        with self.pipeline.ledger.write() as tx:
+            tx.append(NewEntry(Kind.VERIFIED, {**payload, "complete": True, "software": "0"}))
+        self.follow()
+
+    def status(self) -> dict[str, Any]:
+        return report.status(self.pipeline.ledger, self.settings)
+
+    def needs(self) -> list[str]:
+        """The codes; but nobody serves here, and the pipeline's clock stands still in the past."""
+        return [item["code"] for item in self.status()["attention"] if item["code"] not in {"not-serving", "waiting-long"}]
+
+    def study(self, study_id: str) -> dict[str, Any]:
+        return report.study(self.pipeline.ledger, self.settings, study_id)
+
+
+@pytest.fixture
+def scene(tmp_path, ledgers):
+    return Scene(Pipeline(tmp_path / "run", ledgers, grace_s=0))
+
+
+def test_flagged_files_are_counted_and_need_nobody(scene):
+    for twin in ("a", "b"):
+        made = make_file(scene.pipeline.uploads / f"{twin}.dcm", study_uid="1.2.3", sop_uid="1.2.3.4", seed=ord(twin))
+        scene.pipeline.say(twin, f"{twin}.dcm", described(twin, f"{twin}.dcm", made)["metadata"])
+    scene.pipeline.finish()
+    scene.follow()
+    assert (scene.status()["flagged"], scene.needs()) == (2, [])
+
+
+def test_an_archive_that_is_away_is_said_once_whatever_stands_still_for_it(scene):
+    scene.archive("S1")
+    scene.pipeline.archive.rename(scene.pipeline.archive.with_name("away"))
+    assert scene.needs() == ["archive-missing"]
+    with scene.pipeline.ledger.write() as tx:
+        for step in ("place", "mirror"):
+            payload = {"step": step, "code": "archive-missing", "detail": "", "errno": 2, "attempt": 1, "retry_at": None}
+            tx.append(NewEntry(Kind.FAILED, payload))
+    [item] = [item for item in scene.status()["attention"] if item["code"] == "archive-missing"]
+    assert item["detail"].startswith("step mirror and place, since ")
+    assert "mirror-missing" not in scene.needs()
+
+
+def test_an_archive_that_is_there_without_its_mirror_is_told_apart(scene):
+    scene.archive("S1")
+    (scene.pipeline.archive / ".ledger").rename(scene.pipeline.archive.with_name("mirror"))
+    assert scene.needs() == ["mirror-missing"]
+
+
+def test_without_an_index_damage_is_not_known_and_that_is_said(scene):
+    assert scene.needs() == [], "a ledger without entries needs no index"
+    scene.archive("S1")
+    scene.verified({"code": "file-changed", "position": 2, "study_id": "S1", "path": "S1/S1.dcm"})
+    assert scene.needs() == ["damaged-files"]
+    os.truncate(scene.settings.index_file, 100)
+    assert scene.needs() == ["index-missing"]
+    for path in scene.settings.ledger_path.glob("index.db*"):
+        path.unlink()
+    assert scene.needs() == ["index-missing"]
+
+
+def test_what_verify_found_is_named(scene):
+    scene.archive("S1", "S2")
+    first = {"code": "file-missing", "position": 3, "study_id": "S1", "path": "S1/S1.dcm"}
+    second = {"code": "file-changed", "position": 4, "study_id": "S2", "path": "S2/S2.dcm"}
+    strangers = [{"code": "untracked-file", "position": None, "study_id": None, "path": f"x{n}"} for n in range(2)]
+    scene.verified(first, second, *strangers, {"code": "metadata-missing", "position": 3, "study_id": "S1", "path": "S1/metadata.json"})
+    told = {item["code"]: item["detail"] for item in scene.status()["attention"]}
+    assert told["damaged-files"] == "2 files of the archive are missing or changed, when last read; the first: S1/S1.dcm, missing"
+    assert told["verify-findings"].startswith("2 untracked-file, 1 metadata-missing; the last of ")
+
+
+def test_a_run_of_verify_that_could_look_at_nothing_does_not_pass_for_one_that_found_nothing(scene):
+    scene.archive("S1")
+    scene.verified(unchecked=({"code": "archive-missing", "position": None, "study_id": None, "path": None},))
+    assert (scene.status()["last_verify"]["findings"], scene.status()["last_verify"]["unseen"]) == (0, 1)
+
+
+def test_the_story_of_a_study_says_that_its_file_is_damaged_and_what_puts_it_back(scene):
+    scene.archive("S1", "S2")
+    scene.verified({"code": "file-missing", "position": 3, "study_id": "S1", "path": "S1/S1.dcm"})
+    told = scene.study("S1")
+    assert ([file["fixity"] for file in told["files"]], told["commands"]) == (
+        ["missing"],
+        ["storage-ledger replay --files --study S1 --source FOLDER"],
+    )
+    assert "missing or changed" in told["advice"]
+    told = scene.study("S2")
+    assert ([file["fixity"] for file in told["files"]], told["advice"], told["commands"]) == (["intact"], None, [])
+
+
+def test_what_is_quarantined_comes_with_its_commands_whole(scene):
+    scene.pipeline.say("S1", "gone.dcm")
+    scene.pipeline.place()
+    told = scene.study("S1")
+    [item] = report.quarantined(scene.pipeline.ledger, scene.settings, "S1")
+    assert told["commands"] == item["commands"]
+    assert [shlex.split(command)[:4] for command in told["commands"]] == [
+        ["storage-ledger", "quarantine", verb, "S1"] for verb in ("retry", "discard")
+    ]
+
+
+@pytest.mark.parametrize(("by", "reason"), [("YOUR NAME", "it is there now"), ("Jane Doe", "WHY")])
+def test_the_words_that_stand_for_a_persons_own_do_not_get_into_the_ledger(by, reason):
+    with pytest.raises(ValueError, match="words of your own"):
+        Word(Kind.RELEASED, by, reason)
+
+
+def test_what_fails_by_itself_comes_with_what_to_do(scene):
+    scene.pipeline.say("S1", "S1.dcm")
+    [duty] = scene.pipeline.ledger.pending_of("S1")
+    payload = {"step": "place", "code": "archive-not-writable", "detail": "", "errno": 13, "attempt": 1, "retry_at": duty.not_before}
+    payload |= {"upload_path": "S1.dcm"}
+    with scene.pipeline.ledger.write() as tx:
+        tx.append(NewEntry(Kind.FAILED, payload, "S1", duty.entry.position))
+        tx.postpone(duty.entry.position, duty.stage, due_in_s=1, attempts=1)
+    [step] = scene.study("S1")["next"]
+    assert (step["failed_with"]["code"], "owner and mode" in step["failed_with"]["action"]) == ("archive-not-writable", True)
+
+
+def test_a_rejected_message_says_who_has_to_do_something(scene):
+    scene.pipeline.say("S1", "/elsewhere/a.dcm")
+    told = scene.study("S1")
+    assert told["state"] == "rejected"
+    assert "the sender has to publish" in told["advice"]
+    assert scene.study("unknown")["advice"] is None
