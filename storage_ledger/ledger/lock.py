@@ -13,6 +13,8 @@ from pathlib import Path
 
 from storage_ledger.errors import LedgerBusy, Locked
 
+LOOKERS = 10_000
+
 
 @contextmanager
 def held(path: Path, command: str, *, waits: Callable[[str], None] | None = None) -> Iterator[None]:
@@ -52,9 +54,7 @@ def _taken(path: Path, command: str, waits: Callable[[str], None] | None) -> int
 
 
 def _take(descriptor: int, path: Path, command: str, waits: Callable[[str], None] | None) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not _is_taken_now(descriptor):
         if waits is None:
             raise Locked("locked", f"{path} is held by {_holder(descriptor)}: stop that one first") from None
         waits(_holder(descriptor))
@@ -63,6 +63,20 @@ def _take(descriptor: int, path: Path, command: str, waits: Callable[[str], None
     os.ftruncate(descriptor, 0)
     with suppress(OSError):  # on a full volume nobody is named, and the lock holds all the same
         os.pwrite(descriptor, note, 0)
+
+
+def _is_taken_now(descriptor: int) -> bool:
+    """Whether we have it. Who only looks (`is_held`) shares it for a moment: that is nobody who holds it."""
+    for _ in range(LOOKERS):
+        with suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+    return False
 
 
 def is_held(path: Path) -> bool:

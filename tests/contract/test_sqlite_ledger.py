@@ -535,3 +535,19 @@ def test_a_ledger_on_a_file_system_that_is_mounted_read_only_is_told_as_that_and
                 look(volume / "ledger.db")
             assert caught.value.code == code
             assert "user" not in caught.value.detail
+
+
+def test_who_only_looks_whether_the_lock_is_held_keeps_nobody_from_it(tmp_path):
+    looking = (
+        "import sys; from pathlib import Path; from storage_ledger.ledger import lock\nwhile True:\n    lock.is_held(Path(sys.argv[1]))"
+    )
+    path = tmp_path / "serve.lock"
+    lookers = [subprocess.Popen([sys.executable, "-c", looking, str(path)]) for _ in range(2)]
+    try:
+        for _ in range(3000):
+            with lock.held(path, "serve"):
+                assert lock.is_held(path)
+    finally:
+        for each in lookers:
+            each.kill()
+            each.wait()
