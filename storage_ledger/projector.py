@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -20,7 +21,7 @@ from storage_ledger.archive.header import read_header
 from storage_ledger.archive.uploads import Identity, Uploads
 from storage_ledger.core.entries import Entry, Kind, NewEntry, require_whole
 from storage_ledger.core.ids import instant, later, rfc3339
-from storage_ledger.core.metadata import metadata_json
+from storage_ledger.core.metadata import metadata_json, speaks_of
 from storage_ledger.core.plan import Stage
 from storage_ledger.core.retry import backoff_s, worth_an_entry
 from storage_ledger.core.study import ArchivedFile, Described, Study
@@ -119,9 +120,9 @@ class Projector:
         try:
             require_whole(duty.entry for duty in duties)
             study = Study.of(study_id, self._ledger.study(study_id))
-            known = bool(study.files)
+            ours = _ours(study)
             outcomes = [self._place(study, first, twins) for first, twins in _without_twins(duties)]
-            return self._with_metadata(study, outcomes, {duty.entry.position: duty.entry for duty in duties}, known=known)
+            return self._with_metadata(study, outcomes, {duty.entry.position: duty.entry for duty in duties}, ours)
         except LedgerError:
             raise
         except Retryable as error:
@@ -202,12 +203,14 @@ class Projector:
         study.archive(described, ArchivedFile(placed.name, original_name, placed.bytes, placed.sha256, sop, described.position))
         return Archived(duty, placed, original_name, dicom, dicom_error, identity)
 
-    def _with_metadata(self, study: Study, outcomes: list[Outcome], at_hand: dict[int, Entry], *, known: bool) -> list[Outcome]:
+    def _with_metadata(
+        self, study: Study, outcomes: list[Outcome], at_hand: dict[int, Entry], ours: Callable[[bytes], bool]
+    ) -> list[Outcome]:
         if not any(isinstance(outcome, Archived) for outcome in outcomes):
             return outcomes
         data = metadata_bytes(study, self._ledger, at_hand)
         try:
-            self._archive.write_metadata(study.study_id, data, known=known)
+            self._archive.write_metadata(study.study_id, data, ours=ours)
         except Retryable as error:
             return [Retry(o.duty, error) if isinstance(o, Archived) else o for o in outcomes]
         sha256 = hashlib.sha256(data).hexdigest()
@@ -337,6 +340,17 @@ def metadata_bytes(study: Study, ledger: Ledger, at_hand: Mapping[int, Entry] = 
     if speaker is None:
         raise ValueError("a study with an archived file has an event that speaks for it")
     return metadata_json(study, speaker.data)
+
+
+def _ours(study: Study) -> Callable[[bytes], bool]:
+    """Whether a metadata.json that lies there may be overwritten.
+
+    Where the ledger has no file of the study it may be what the old service left; or it is what we made before a crash, and then it
+    speaks of an event of ours.
+    """
+    if study.files:
+        return lambda _: True
+    return partial(speaks_of, recorded={each.recorded_at for each in study.described.values()})
 
 
 def _without_twins(duties: list[Duty]) -> list[tuple[Duty, list[Duty]]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -57,11 +57,10 @@ class Archive(Protocol):
         """It is recorded: remove the mark, durably. Nothing happens if it is gone."""
         ...
 
-    def write_metadata(self, study_id: str, data: bytes, *, known: bool = True) -> None:
+    def write_metadata(self, study_id: str, data: bytes, *, ours: Callable[[bytes], bool] = lambda _: True) -> None:
         """Make `data` the study's metadata.json, whole or not at all, durable on return as with `place`.
 
-        A folder there is set aside; with `known` False, when the ledger has no file of the study, whatever has other bytes: it may be
-        all that is left of what the old service knew.
+        What has other bytes is set aside where `ours` says that they are not of our making, and so is a folder.
         """
         ...
 

@@ -33,6 +33,7 @@ METADATA_MODE = 0o640
 FOLDER_MODE = 0o750
 LOW_BYTES = 1 << 20
 _CHUNK = 1 << 20
+METADATA_BYTES = 16 << 20
 METADATA_TEMPORARY = ".metadata.json.tmp"
 _RENEWED_TEMPORARY = ".renew.tmp"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -117,13 +118,13 @@ class FilesystemArchive:
             os.unlink(putting_back_name(name, time), dir_fd=folder)
             os.fsync(folder)
 
-    def write_metadata(self, study_id: str, data: bytes, *, known: bool = True) -> None:
+    def write_metadata(self, study_id: str, data: bytes, *, ours: Callable[[bytes], bool] = lambda _: True) -> None:
         """Write under a hidden name, fsync, rename, fsync the folder. See `contract.Archive.write_metadata`."""
         with _translated(), self._study_folder(study_id, make=True) as folder:
             set_aside = partial(self._set_aside, folder, METADATA, study_id, 0)
             lost = study_id in self._lost_metadata  # then it is ours, whatever it holds
             there = _check(METADATA, folder, hashlib.sha256(data).hexdigest(), len(data))
-            if there is Fixity.CHANGED and not known and not lost:
+            if there is Fixity.CHANGED and not lost and not ours(_beginning(METADATA, folder)):
                 set_aside()
             if lost or there is not Fixity.INTACT or not _synced(METADATA, folder):
                 _replace_metadata(folder, data, set_aside)
@@ -420,6 +421,14 @@ def _write_all(descriptor: int, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
+
+
+def _beginning(name: str, folder: int) -> bytes:
+    """All of a file that is no larger than a metadata.json may be; nothing of what is no regular file."""
+    if not stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+        return b""
+    with os.fdopen(os.open(name, _READ, dir_fd=folder), "rb") as file:
+        return file.read(METADATA_BYTES)
 
 
 def _check(name: str, folder: int, sha256: str, size: int) -> Fixity:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
 
+from storage_ledger.core import canonical
 from storage_ledger.core.entries import ADOPT
 from storage_ledger.core.study import GROUPS, Study, metadata_of, validation_details_of
 
@@ -50,3 +52,13 @@ def metadata_json(study: Study, described: dict[str, Any]) -> bytes:
     text = json.dumps(document, ensure_ascii=False, allow_nan=False)
     # What `json.dumps(…, indent=2)` writes, byte for byte, which would be Python for every value: five times as long.
     return msgspec.json.format(text.encode("utf-8"), indent=2) + b"\n"
+
+
+def speaks_of(metadata: bytes, recorded: Collection[str]) -> bool:
+    """Whether `metadata_json` made these bytes of one of the events that were recorded at these times."""
+    try:
+        found = canonical.loads(metadata)
+    except ValueError:
+        return False
+    time = found.get("processing_time") if isinstance(found, dict) else None
+    return isinstance(time, str) and time in recorded

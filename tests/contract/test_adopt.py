@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import sqlite3
+from collections.abc import Callable
 
 import pytest
 
@@ -262,8 +263,8 @@ def test_rewriting_that_was_cut_short_goes_on(pipeline, again):
         pass
 
     class Cutting(FilesystemArchive):
-        def write_metadata(self, study_id: str, data: bytes, *, known: bool = True) -> None:
-            super().write_metadata(study_id, data, known=known)
+        def write_metadata(self, study_id: str, data: bytes, *, ours: Callable[[bytes], bool] = lambda _: True) -> None:
+            super().write_metadata(study_id, data, ours=ours)
             (folder / ".metadata.json.tmp").write_bytes(b"half")
             (folder / "metadata.json").write_bytes(old)
             raise Cut
@@ -319,8 +320,11 @@ def test_a_study_of_which_the_ledger_is_damaged_is_left_alone_and_the_others_are
     assert {entry.study_id for entry in pipeline.ledger.read(0, 100)} == {"S1", "S2"}
 
 
-def test_the_metadata_of_an_old_study_that_is_described_before_it_is_adopted_is_kept_aside(pipeline):
+@pytest.mark.parametrize("other", [None, b"", b"{", b"[1]", b'{"processing_time": []}', b'{"study_id": "\xff"}'])
+def test_the_metadata_of_an_old_study_that_is_described_before_it_is_adopted_is_kept_aside(pipeline, other):
     folder = add_study(pipeline.archive, "S1")
+    if other is not None:
+        (folder / "metadata.json").write_bytes(other)
     old = (folder / "metadata.json").read_bytes()
     for n, name in enumerate(("new.dcm", "newer.dcm")):
         pipeline.upload(name, b"%d" % n)
