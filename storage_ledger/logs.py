@@ -123,7 +123,7 @@ class _Lossy:
             self._descriptor = stream.fileno() if stream else None
 
     def write(self, text: str) -> None:
-        """Write a whole line, or lose it."""
+        """Write a whole line, or lose it; of one longer than a pipe takes at once perhaps only the end."""
         try:
             if self._descriptor is not None:
                 self._write(self._descriptor, text.encode("utf-8", "backslashreplace"))

@@ -1,4 +1,4 @@
 """Settings → wired objects, one module for each command: the only place that knows the concrete engines.
 
-None imports another's: a look at the ledger does not wait for what places files.
+What they share is `opening`, and no more: a look at the ledger does not wait for the imports of what places files.
 """

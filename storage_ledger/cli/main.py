@@ -109,9 +109,12 @@ def main() -> None:
 
 
 def _say(error: StorageLedgerError) -> None:
-    with suppress(OSError):  # a full disk, or nobody who reads: the exit code says it all the same
+    try:
         print(
             f"storage-ledger: {error.code}: {error.detail}" if error.detail else f"storage-ledger: {error.code}",
             file=sys.stderr,
             flush=True,
         )
+    except OSError:  # a full disk, or nobody who reads: the exit code says it all the same
+        with suppress(OSError):  # what is left in the buffer fails again at the end, and Python would make the code 120
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())

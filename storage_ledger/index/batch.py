@@ -138,17 +138,17 @@ class Batch:
                 self._sql(statement, tuple(some))
 
     def _put(self, table: str, rows: Sequence[Row]) -> None:
-        self._connection.executemany(_PUT[table], map(tuple, map(dict.values, rows)))
+        self._connection.executemany(_UPSERT[table], map(tuple, map(dict.values, rows)))
 
 
-def _put(table: str) -> str:
+def _upsert(table: str) -> str:
     """SQL that writes a row whose values stand in the order of its columns."""
     numbered = {f'"{name}"': f"?{number}" for number, name in enumerate(COLUMNS[table], 1)}
     numbered |= {"rowid": numbered[f'"{ROWID[table]}"']} if table in ROWID else {}
     return f"INSERT OR REPLACE INTO {table} ({', '.join(numbered)}) VALUES ({', '.join(numbered.values())})"  # noqa: S608 - names of ours
 
 
-_PUT = {table: _put(table) for table in ("studies", "uploads", "files")}
+_UPSERT = {table: _upsert(table) for table in ("studies", "uploads", "files")}
 
 
 def _folded(study_id: str, entry: Entry, before: Iterable[Entry]) -> StudyRows:

@@ -14,6 +14,7 @@ from pathlib import Path
 from storage_ledger.errors import LedgerBusy, Locked
 
 LOOKERS = 10_000
+"""So many times in a row somebody may be met who only looks; each takes some microseconds."""
 
 
 @contextmanager

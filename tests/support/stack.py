@@ -86,8 +86,16 @@ class Stack:
     def stop(self) -> int:
         """SIGTERM; returns the exit code."""
         assert self.process is not None
-        os.kill(json.loads((self.ledger / "serve.lock").read_text())["pid"], signal.SIGTERM)  # itself, whatever it runs under
+        os.kill(self._pid(), signal.SIGTERM)
         return self.process.wait(40)
+
+    def _pid(self) -> int:
+        """Of the service itself, whatever it runs under."""
+        note = (self.ledger / "serve.lock").read_text()
+        if note:
+            return int(json.loads(note)["pid"])
+        assert self.process is not None  # the note could not be written, for a fault of strace: that has one child
+        return int(Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()[0])
 
     def kill(self) -> None:
         """SIGKILL; it may have ended by itself."""
