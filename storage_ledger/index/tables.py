@@ -92,9 +92,10 @@ _TEXT = ", ".join(SEARCHED)
 # Full-text search (sqlite.org/fts5.html). The words lie in `studies` and `dicom_studies` themselves (§4.4.3, external content).
 # A row's number there is `first_position`: it is the same in an index that followed and in one that was rebuilt.
 # Datasette finds these tables by `content` in double quotes only.
+# Nothing is ranked by how long the text is (columnsize); only our own pages, which search DICOM studies, look for how a word begins.
 SEARCH = {
     table: f"""CREATE VIRTUAL TABLE {table}_fts USING fts5 ({_TEXT}, content="{table}", content_rowid="first_position",
-  tokenize="unicode61 remove_diacritics 2", prefix="2 3")"""
+  tokenize="unicode61 remove_diacritics 2", columnsize=0{', prefix="2 3"' if table == "dicom_studies" else ""})"""
     for table in KEYS
 }
 
