@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import ipaddress
 import json
+import re
 import shlex
 import shutil
 from collections import Counter
@@ -26,6 +27,7 @@ from storage_ledger.ledger.mirror import mirrored_position
 from storage_ledger.ledger.sqlite import utc_now
 from storage_ledger.quarantine import BY, REASON, Waiting, in_quarantine
 from storage_ledger.settings import Settings
+from storage_ledger.verify import unrecorded
 
 _RETRY = "then `storage-ledger quarantine retry`"
 _DISCARD = "then `storage-ledger quarantine discard` this one"
@@ -52,12 +54,14 @@ VERIFIED_READ = 1000
 """Entries `verified` at most, the newest."""
 MIRROR_LAGS_S = 60
 READY_WITHIN_S = 10.0
+UNEXPLAINED = "storage_ledger_unexplained_files"
 DAMAGED_FILES = (
     "a file of it is missing or changed in the archive: see whether the disk fails, stop `serve`, and put it back from a folder with copies"
 )
 REJECTED_ACTION = (
     "nothing was archived: the sender has to publish a right message; each reason is explained in docs/reference/error-codes.md"
 )
+VERIFY_AGAIN = "run `storage-ledger verify` again; see docs/how-to/verify.md"
 NO_INDEX = "index.db is not there, or cannot be read: which files are damaged is not known"
 INDEX_ACTION = "`serve` makes it by itself; if that lasts, `storage-ledger replay --index`"
 _SEE = "see docs/reference/error-codes.md"
@@ -145,9 +149,11 @@ def status(ledger: Ledger, settings: Settings) -> dict[str, Any]:
     if followed is None and last is not None:
         attention.append({"code": "index-missing", "detail": NO_INDEX, "action": INDEX_ACTION})
     attention += _damage(ledger, settings)
+    unexplained = None
     if serving:
         known = {item["code"] for item in attention}
-        attention += [item for item in _not_ready(settings) if item["code"] not in known]
+        not_ready, unexplained = _asked(settings)
+        attention += [item for item in not_ready if item["code"] not in known]
     else:
         attention.append({"code": "not-serving", "detail": "no `storage-ledger serve` holds serve.lock", "action": "start it"})
     return {
@@ -161,6 +167,7 @@ def status(ledger: Ledger, settings: Settings) -> dict[str, Any]:
         "queue": waiting,
         "quarantined": len(quarantine),
         "flagged": _flagged(ledger, settings),
+        "unexplained": unexplained,
         "last_verify": last_verify(ledger),
         "volumes": volumes,
         "attention": attention,
@@ -473,10 +480,17 @@ def _damage(ledger: Ledger, settings: Settings) -> list[dict[str, str]]:
         found.append({"code": "damaged-files", "detail": text, "action": "see docs/how-to/verify.md"})
     others = found_besides_files(ledger.of_no_study((Kind.VERIFIED.value,), VERIFIED_READ))
     if others:
-        codes = ", ".join(f"{count} {code}" for code, count in Counter(str(each["code"]) for each in others).most_common())
+        codes = _numbers(Counter(str(each["code"]) for each in others))
         text = f"{codes}; the last of {others[0]['recorded_at']}"
-        found.append({"code": "verify-findings", "detail": text, "action": "run `storage-ledger verify` again; see docs/how-to/verify.md"})
+        found.append({"code": "verify-findings", "detail": text, "action": VERIFY_AGAIN})
+    if (later := unrecorded.kept(settings.ledger_path)) is not None:
+        text = f"{_numbers(later.counts)}, of {later.at}; not recorded: where ledger or mirror are damaged, nothing is"
+        found.append({"code": "verify-findings", "detail": text, "action": VERIFY_AGAIN})
     return found
+
+
+def _numbers(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {code}" for code, count in counts.most_common())
 
 
 def _mirror_lag(ledger: Ledger, mirrored: int | None) -> list[dict[str, str]]:
@@ -490,25 +504,35 @@ def _mirror_lag(ledger: Ledger, mirrored: int | None) -> list[dict[str, str]]:
     return [{"code": "mirror-lags" if mirrored is not None else "mirror-missing", "detail": text, "action": action}]
 
 
-def _not_ready(settings: Settings) -> list[dict[str, str]]:
-    """What `serve` itself says: whether it hears Redis is known to nobody else."""
+def _asked(settings: Settings) -> tuple[list[dict[str, str]], int | None]:
+    """What `serve` itself says: why it is not ready, and how many files in uploads nothing explains; None where it does not say.
+
+    Whether it hears Redis, and what its last look through uploads came to, is known to nobody else.
+    """
     if settings.http_port == 0:
-        return []  # it took a free one, and did not tell us
+        return [], None  # it took a free one, and did not tell us
     host = "127.0.0.1" if _is_any(settings.http_host) else settings.http_host
-    where = f"http://{host}:{settings.http_port}/readyz"
     connection = http.client.HTTPConnection(host, settings.http_port, timeout=READY_WITHIN_S)
     try:
-        connection.request("GET", "/readyz")
-        reasons = json.loads(connection.getresponse().read(1 << 20)).get("reasons", [])
-        return [
+        reasons = json.loads(_read(connection, "/readyz")).get("reasons", [])
+        not_ready = [
             {**{name: str(reason[name]) for name in ("code", "detail")}, "action": NOT_READY_ACTIONS.get(str(reason["code"]), _SEE)}
             for reason in reasons
         ]
-    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError, AttributeError):
+        found = re.search(rf"^{UNEXPLAINED} (\S+)$", _read(connection, "/metrics").decode(), re.MULTILINE)
+        return not_ready, None if found is None else int(float(found[1]))
+    except (OSError, http.client.HTTPException, ValueError, OverflowError, KeyError, TypeError, AttributeError):
+        where = f"http://{host}:{settings.http_port}"
         text = f"`serve` holds serve.lock, but nothing of use came from {where} within {READY_WITHIN_S:.0f} s"
-        return [{"code": "not-answering", "detail": text, "action": "are HTTP_HOST and HTTP_PORT those of the service? Else see its log"}]
+        action = "are HTTP_HOST and HTTP_PORT those of the service? Else see its log"
+        return [{"code": "not-answering", "detail": text, "action": action}], None
     finally:
         connection.close()
+
+
+def _read(connection: http.client.HTTPConnection, path: str) -> bytes:
+    connection.request("GET", path)
+    return connection.getresponse().read(1 << 20)
 
 
 def _is_any(host: str) -> bool:

@@ -10,9 +10,11 @@ from typing import Any
 from storage_ledger import logs
 from storage_ledger.app.opening import UMASK, appending
 from storage_ledger.core.entries import Kind, NewEntry
+from storage_ledger.core.ids import rfc3339
 from storage_ledger.ledger.migrate import require_owner
 from storage_ledger.ledger.sqlite import utc_now
 from storage_ledger.settings import Settings
+from storage_ledger.verify import unrecorded
 from storage_ledger.verify.chosen import Options
 from storage_ledger.verify.run import Places, Progress, Verification, Verified
 
@@ -38,7 +40,7 @@ def verify(
         with appending(settings) as ledger, ledger.write() as tx:
             return tx.append(NewEntry(Kind.VERIFIED, payload)).position
 
-    return Verification(
+    report = Verification(
         Places.of(settings),
         options,
         clock=utc_now,
@@ -47,3 +49,17 @@ def verify(
         record=append if record else None,
         on_progress=on_progress,
     ).run()
+    if record:
+        _keep(settings, options, report)
+    return report
+
+
+def _keep(settings: Settings, options: Options, report: Verified) -> None:
+    """What the ledger does not say, `status` says all the same."""
+    try:
+        if report.not_recorded and report.found.counts:
+            unrecorded.keep(settings.ledger_path, report.found.counts, rfc3339(utc_now()))
+        elif report.recorded and not report.not_recorded and not report.interrupted and options.study_id is None:
+            unrecorded.forget(settings.ledger_path)
+    except OSError as error:
+        logs.get().warning("verify.not-kept", errno=error.errno)

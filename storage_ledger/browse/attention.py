@@ -14,6 +14,7 @@ from storage_ledger.browse.pipeline_study import FIXITY, action, meaning
 from storage_ledger.core.entries import Kind
 from storage_ledger.quarantine import BY, REASON
 from storage_ledger.report import commands, found_besides_files, put_back
+from storage_ledger.verify.unrecorded import Unrecorded
 
 MOST = 10
 """Of one code, the newest; how many there are is told in any case."""
@@ -76,6 +77,14 @@ def of_ledger(connection: Any) -> Row:
         "all_rejected": len(entries) < MOST_REJECTED,
         "found": _found(connection),
     }
+
+
+def unrecorded(what: Unrecorded) -> list[Row]:
+    """The same of what could not be recorded: where each of it is, a new run says."""
+    return [
+        {"code": code, **VERIFIED.get(code, Meaning("", ""))._asdict(), "count": count, "at": what.at}
+        for code, count in what.counts.most_common()
+    ]
 
 
 def _found(connection: Any) -> list[Row]:

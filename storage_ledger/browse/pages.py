@@ -16,6 +16,7 @@ from urllib.parse import quote, urlencode
 from storage_ledger.browse import attention, dicom_study, home, ledger, pipeline_study, studies
 from storage_ledger.browse.cells import size
 from storage_ledger.browse.names import SEXES, day, time
+from storage_ledger.verify.unrecorded import Unrecorded
 
 
 class Databases(Protocol):
@@ -35,6 +36,8 @@ class Asked:
     may_sql: bool = False
     serving: bool = True
     """Whether `storage-ledger serve` runs on this ledger."""
+    unrecorded: Unrecorded | None = None
+    """What `verify` found there and could not record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +56,9 @@ async def start(asked: Asked) -> Page:
     book = await asked.databases("ledger", home.of_ledger)
     states = index["states"]
     # As `storage-ledger status` has it: what is tried again by itself, and what stays as it is, needs nobody.
-    needs = states.get("quarantined", 0) + index["damaged"] + index["broken"] + len(book["outages"]) + book["found"]
-    needs += book["waits_long"] + (not asked.serving)
+    needs = states.get("quarantined", 0) + index["damaged"] + index["broken"] + len(book["outages"])
+    book["found"] += asked.unrecorded.counts.total() if asked.unrecorded else 0
+    needs += book["found"] + book["waits_long"] + (not asked.serving)
     behind = max(0, (book["last"] or {"position": 0})["position"] - index["followed"])
     return Page("home", "Home", {**index, **book, "serving": asked.serving, "needs": needs, "behind": behind, "now": _now()})
 
@@ -115,7 +119,8 @@ async def needs_attention(asked: Asked) -> Page:
     """`/attention`."""
     index = await asked.databases("index", attention.of_index)
     book = await asked.databases("ledger", attention.of_ledger)
-    return Page("attention", "Needs attention", {**index, **book, "serving": asked.serving})
+    unrecorded = attention.unrecorded(asked.unrecorded) if asked.unrecorded else []
+    return Page("attention", "Needs attention", {**index, **book, "unrecorded": unrecorded, "serving": asked.serving})
 
 
 async def entry(asked: Asked) -> Page:

@@ -14,6 +14,7 @@ from datasette.views.base import DatasetteError  # type: ignore[import-untyped]
 from storage_ledger.browse import pages
 from storage_ledger.ledger.lock import is_held
 from storage_ledger.settings import SERVE_LOCK
+from storage_ledger.verify.unrecorded import kept
 
 TIME_LIMIT_MS = 1000
 """For each look into a database: a long read keeps the writer from its checkpoints, and the WAL grows."""
@@ -35,8 +36,9 @@ def _guarded(view: pages.View) -> Callable[..., Any]:
         may_sql = bool(await datasette.permission_allowed(request.actor, "execute-sql", resource="index", default=True))
         place = {name: unquote(value) for name, value in request.url_vars.items()}
         arguments = {name: request.args.get(name) for name in request.args}
-        serving = is_held(Path(datasette.get_database("ledger").path).with_name(SERVE_LOCK))
-        page = await view(pages.Asked(place, arguments, _databases(datasette), may_sql, serving))
+        folder = Path(datasette.get_database("ledger").path).parent
+        asked = pages.Asked(place, arguments, _databases(datasette), may_sql, is_held(folder / SERVE_LOCK), kept(folder))
+        page = await view(asked)
         context = {**page.context, "page_name": page.name, "page_title": page.title}
         return Response.html(await datasette.render_template([f"ledger_{page.name}.html"], context, request=request), status=page.status)
 

@@ -44,6 +44,9 @@ def _print(look: dict[str, Any]) -> None:
     for volume in look["volumes"]:
         free = "cannot be looked at" if volume["free_bytes"] is None else f"{size(volume['free_bytes'])} free"
         out.print(f"[bold]{volume['name'].capitalize():10}[/bold] {free}, ", safe(volume["path"]), sep="")
+        if volume["name"] == "uploads" and look["unexplained"]:
+            left = counted(look["unexplained"], "file")
+            out.print(f"           {left} there that nothing explains: `storage-ledger reconcile` lists them")
     if look["queue"]:
         out.print()
         waiting = table("Waiting for", "How many", "Oldest")

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import shlex
+import threading
 from typing import Any
 
 import pytest
 
 from storage_ledger import report
+from storage_ledger.app import verifying
 from storage_ledger.core.entries import Kind, NewEntry
 from storage_ledger.index.sqlite import Index
 from storage_ledger.ledger.mirror import Mirror
 from storage_ledger.quarantine import Word
 from storage_ledger.settings import Settings
+from storage_ledger.verify import unrecorded
+from storage_ledger.verify.chosen import Options
 from tests.contract.pipeline import Pipeline
 from tests.support.dicom import described, make_file
 
@@ -177,3 +181,25 @@ def test_a_rejected_message_says_who_has_to_do_something(scene):
     assert told["state"] == "rejected"
     assert "the sender has to publish" in told["advice"]
     assert scene.study("unknown")["advice"] is None
+
+
+def test_what_verify_found_and_could_not_record_is_said_until_a_run_is_recorded_again(scene):
+    scene.archive("S1")
+    pipeline, settings = scene.pipeline, scene.settings
+    mirror = next((settings.archive_path / ".ledger").glob("*.entries"))
+    whole = mirror.read_bytes()
+    mirror.chmod(0o640)
+    mirror.write_bytes(whole.replace(b"S1.dcm", b"S2.dcm"))
+
+    def verify(**which) -> list[int]:
+        return verifying.verify(settings, Options(**which), record=True, stop=threading.Event()).recorded
+
+    assert (verify(), scene.needs()) == ([], ["verify-findings"])
+    [item] = [item for item in scene.status()["attention"] if item["code"] == "verify-findings"]
+    assert item["detail"].startswith("1 mirror-damaged, of ")
+    mirror.write_bytes(whole)
+    assert (len(verify(study_id="S1")), scene.needs()) == (1, ["verify-findings"]), "it has not looked at the mirror"
+    (settings.ledger_path / unrecorded.FILE).write_text("{")
+    assert scene.needs() == ["verify-findings"], "whatever it said"
+    assert (len(verify()), scene.needs()) == (1, [])
+    assert pipeline.ledger.last().kind == Kind.VERIFIED

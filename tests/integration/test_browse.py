@@ -31,6 +31,7 @@ from storage_ledger.ledger.lock import held
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.settings import SERVE_LOCK
+from storage_ledger.verify import unrecorded
 from tests.support.waiting import until
 from tests.support.warm import shared
 
@@ -645,3 +646,12 @@ def test_home_and_attention_say_whether_the_service_runs(opened: Browse, ledger:
     with held(ledger / SERVE_LOCK, "serve"):
         for path in ("/", "/attention"):
             assert "not-serving" not in opened.page(path).body
+
+
+def test_home_and_attention_say_what_verify_found_and_could_not_record(opened: Browse, ledger: Path):
+    unrecorded.keep(ledger, {"mirror-damaged": 3}, "2026-02-03T04:05:06.000Z")
+    assert "3 other findings" in opened.page("/").body
+    told = opened.page("/attention").body
+    assert ("mirror-damaged" in told, "3 findings, " in told) == (True, True)
+    unrecorded.forget(ledger)
+    assert "mirror-damaged" not in opened.page("/attention").body

@@ -114,7 +114,11 @@ def test_what_cannot_be_explained_is_listed_counted_and_untouched(stack, status_
     assert "\x1b" not in shown.stdout
     assert {path.name: path.lstat() for path in stack.uploads.iterdir()} == before
     assert sources(stack) == {}
+    status = stack.command("status")
+    assert "8 files there that nothing explains: `storage-ledger reconcile` lists them" in status.stdout
+    assert (status.returncode, "All is well." in status.stdout) == (0, True), "perhaps the pipeline has not finished with them"
     assert stack.stop() == 0
+    assert json.loads(stack.command("status", "--json").stdout)["unexplained"] is None, "nobody says so"
     log = stack.log.read_text()
     assert not [name for name in ("validating.dcm", "nobody", "fifo", "xxx") if name in log]
 
