@@ -13,7 +13,8 @@ from storage_ledger.browse.names import person
 from storage_ledger.browse.pipeline_study import FIXITY, action, meaning
 from storage_ledger.core.entries import Kind
 from storage_ledger.quarantine import BY, REASON
-from storage_ledger.report import commands, found_besides_files, put_back
+from storage_ledger.report.todo import commands, put_back
+from storage_ledger.report.verified import found_besides_files
 from storage_ledger.verify.unrecorded import Unrecorded
 
 MOST = 10

@@ -9,7 +9,8 @@ from storage_ledger.browse.ask import Row, ask, ask_one
 from storage_ledger.browse.chart import Chart, stacked
 from storage_ledger.browse.ledger import outages, verified
 from storage_ledger.browse.studies import LATEST, with_covers
-from storage_ledger.report import found_besides_files, verification, waits_long
+from storage_ledger.report.status import waits_long
+from storage_ledger.report.verified import found_besides_files, verification
 
 DAYS = 30
 NEWEST = 12

@@ -10,7 +10,9 @@ from typing import Any
 from storage_ledger.browse.ask import Row, ask, ask_one, marks
 from storage_ledger.browse.codes import OUTAGES, Meaning
 from storage_ledger.core.entries import Entry, Kind, faults, upcast
-from storage_ledger.report import OUTAGE_ACTIONS, VERIFIED_READ, waits_long
+from storage_ledger.report.status import waits_long
+from storage_ledger.report.todo import OUTAGE_ACTIONS
+from storage_ledger.report.verified import VERIFIED_READ
 
 COLUMNS = "position, entry_id, study_id, version, kind, schema, recorded_at, cause, payload, payload_sha256, salt, leaf_hash"
 SHOWN_CHARACTERS = 200_000

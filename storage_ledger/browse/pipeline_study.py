@@ -15,7 +15,8 @@ from storage_ledger.core.entries import Entry, Kind, faults
 from storage_ledger.core.ids import instant
 from storage_ledger.core.plan import Stage
 from storage_ledger.core.study import State, Study
-from storage_ledger.report import ACTIONS, ENTRY_DAMAGED, NEXT, USUAL_ACTION, WAITS_FOR, commands, happened, put_back, summary
+from storage_ledger.report.story import NEXT, WAITS_FOR, happened, summary
+from storage_ledger.report.todo import ACTIONS, ENTRY_DAMAGED, USUAL_ACTION, commands, put_back
 
 MOST_ENTRIES = 500
 """Of a study described again and again the newest."""

@@ -31,14 +31,14 @@ _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 @app.command("list", cls=Command)
 def list_(as_json: _Json = False) -> None:
     """List what is quarantined, oldest first. Ends with 1 when there is something."""
-    from storage_ledger import report
     from storage_ledger.app import opening
     from storage_ledger.cli.output import console, print_json
+    from storage_ledger.report.quarantined import quarantined
     from storage_ledger.settings import Settings
 
     settings = Settings.load()
     with opening.reading(settings) as ledger:
-        items = report.quarantined(ledger, settings)
+        items = quarantined(ledger, settings)
     if as_json:
         print_json(items)
     elif not items:
@@ -55,14 +55,14 @@ def show(
     as_json: _Json = False,
 ) -> None:
     """Show what is quarantined of one study, why, and what to do. Ends with 1 when nothing is."""
-    from storage_ledger import report
     from storage_ledger.app import opening
     from storage_ledger.cli.output import age, console, print_commands, print_json, safe
+    from storage_ledger.report.quarantined import quarantined
     from storage_ledger.settings import Settings
 
     settings = Settings.load()
     with opening.reading(settings) as ledger:
-        items = report.quarantined(ledger, settings, study_id)
+        items = quarantined(ledger, settings, study_id)
     if as_json:
         print_json(items)
     elif not items:

@@ -15,13 +15,13 @@ def show(
 
     Ends with 1 when the ledger knows nothing of it.
     """
-    from storage_ledger import report
     from storage_ledger.app.opening import reading
+    from storage_ledger.report.story import story_of
     from storage_ledger.settings import Settings
 
     settings = Settings.load()
     with reading(settings) as ledger:
-        story = report.study(ledger, settings, study_id)
+        story = story_of(ledger, settings, study_id)
     if as_json:
         from storage_ledger.cli.output import print_json
 

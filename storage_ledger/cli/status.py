@@ -14,13 +14,13 @@ def status(
 
     Ends with 0 when all is well, with 1 when something needs attention. Works whether `serve` runs or not.
     """
-    from storage_ledger import report
     from storage_ledger.app.opening import reading
+    from storage_ledger.report.status import look_at
     from storage_ledger.settings import Settings
 
     settings = Settings.load()
     with reading(settings) as ledger:
-        look = report.status(ledger, settings)
+        look = look_at(ledger, settings)
     if as_json:
         from storage_ledger.cli.output import print_json
 

@@ -20,7 +20,6 @@ from typing import Any
 
 from rich.console import Console
 
-from storage_ledger import report
 from storage_ledger.app.opening import reading
 from storage_ledger.demo import show, studies
 from storage_ledger.demo.neighbours import CHANNEL, Neighbours
@@ -29,6 +28,7 @@ from storage_ledger.demo.studies import Case, Upload
 from storage_ledger.demo.watch import Watch
 from storage_ledger.errors import Retryable
 from storage_ledger.ledger.contract import Ledger
+from storage_ledger.report.status import look_at
 from storage_ledger.settings import Settings
 from storage_ledger.status import StatusClient
 
@@ -177,7 +177,7 @@ class _Demo:
         neighbours.start()
         changed_at, before = time.monotonic(), (0, 0)
         with progress.shown():
-            while not (watch.is_done and report.status(ledger, settings)["index_position"] == watch.position):
+            while not (watch.is_done and look_at(ledger, settings)["index_position"] == watch.position):
                 self._servers.check()
                 if neighbours.failure is not None:
                     raise self._why(neighbours.failure) from neighbours.failure

@@ -7,13 +7,14 @@ from itertools import product
 
 import pytest
 
-from storage_ledger import report
 from storage_ledger.browse import ledger as browse_ledger
 from storage_ledger.browse import pipeline_study
 from storage_ledger.core.entries import Kind
 from storage_ledger.errors import LedgerUnusable
 from storage_ledger.ledger.engine import sqlite
 from storage_ledger.quarantine import About, Word, in_quarantine, say
+from storage_ledger.report.status import look_at
+from storage_ledger.report.story import story_of
 from storage_ledger.settings import Settings
 from storage_ledger.status import StatusClient
 from tests.contract.making import damage
@@ -180,8 +181,8 @@ def test_people_are_shown_what_is_whole_and_what_is_not(pipeline, how, position)
     hurt = Hurt(pipeline, position)
     hurt.by(how)
     settings = Settings(uploads_path=pipeline.uploads, archive_path=pipeline.archive, ledger_path=pipeline.ledger.path.parent)
-    shown = report.study(pipeline.ledger, settings, "S1")
-    assert report.status(pipeline.ledger, settings)["position"] == pipeline.ledger.last().position
+    shown = story_of(pipeline.ledger, settings, "S1")
+    assert look_at(pipeline.ledger, settings)["position"] == pipeline.ledger.last().position
     with closing(sqlite.connect(pipeline.ledger.path)) as connection:
         connection.text_factory = lambda raw: raw.decode("utf-8", "replace")  # as Datasette reads
         page = pipeline_study.of_ledger(connection, "S1")

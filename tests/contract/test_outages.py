@@ -6,7 +6,6 @@ import threading
 
 import pytest
 
-from storage_ledger import report
 from storage_ledger.core.entries import Kind, NewEntry
 from storage_ledger.core.plan import Stage
 from storage_ledger.core.retry import calm_s
@@ -15,6 +14,7 @@ from storage_ledger.lane import MOST_HANGING, Lane
 from storage_ledger.metrics import Metrics
 from storage_ledger.outages import READY_AFTER_S, Outages
 from storage_ledger.projector import COMMON_AFTER
+from storage_ledger.report.story import story_of
 from storage_ledger.settings import Settings
 from storage_ledger.trouble import record_hanging
 from tests.contract.making import Clock, small_volume
@@ -214,12 +214,12 @@ def test_the_story_of_a_study_says_what_holds_it_up(pipeline):
     away = pipeline.archive.with_name("away")
     pipeline.archive.rename(away)
     pipeline.place()
-    [step] = report.study(pipeline.ledger, settings, "S1")["next"]
+    [step] = story_of(pipeline.ledger, settings, "S1")["next"]
     assert [(cause["code"], "mount" in cause["action"]) for cause in step["held_up_by"]] == [("archive-missing", True)]
     away.rename(pipeline.archive)
     pipeline.finish()
-    assert report.study(pipeline.ledger, settings, "S1")["state"] == "archived"
-    assert all(step["held_up_by"] == [] for step in report.study(pipeline.ledger, settings, "S1")["next"])
+    assert story_of(pipeline.ledger, settings, "S1")["state"] == "archived"
+    assert all(step["held_up_by"] == [] for step in story_of(pipeline.ledger, settings, "S1")["next"])
 
 
 # -- what never comes back

@@ -5,7 +5,6 @@ import threading
 import pytest
 import typer.main
 
-from storage_ledger import report
 from storage_ledger.cli.main import _UsageError, app
 from storage_ledger.core.entries import Kind, NewEntry
 from storage_ledger.core.plan import Stage
@@ -13,6 +12,8 @@ from storage_ledger.core.study import State, Study
 from storage_ledger.index.sqlite import Index, archived_from, studies_with_upload
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.quarantine import MAX_BY, MAX_REASON, STUDIES_A_COMMIT, About, Word, in_quarantine, say
+from storage_ledger.report.quarantined import quarantined
+from storage_ledger.report.status import look_at
 from storage_ledger.settings import Settings
 from storage_ledger.status import StatusClient
 from tests.contract.making import described
@@ -439,5 +440,5 @@ def test_what_is_quarantined_is_listed_whatever_the_index_is_like(pipeline, kind
         lose(pipeline, "S3", "c.dcm")
         word(pipeline, DISCARD, About("S1"))
     expected = ["S2", "S3"] if kind == "behind" else ["S1", "S2"]
-    assert [each["study_id"] for each in report.quarantined(pipeline.ledger, settings)] == expected
-    assert report.status(pipeline.ledger, settings)["quarantined"] == 2
+    assert [each["study_id"] for each in quarantined(pipeline.ledger, settings)] == expected
+    assert look_at(pipeline.ledger, settings)["quarantined"] == 2

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
-from storage_ledger import report
 from storage_ledger.app import verifying
 from storage_ledger.core.entries import Kind, NewEntry
 from storage_ledger.index.sqlite import Index
 from storage_ledger.ledger.mirror import Mirror
 from storage_ledger.quarantine import Word
+from storage_ledger.report.quarantined import quarantined
+from storage_ledger.report.status import look_at
+from storage_ledger.report.story import story_of
 from storage_ledger.settings import Settings
 from storage_ledger.verify import unrecorded
 from storage_ledger.verify.chosen import Options
@@ -61,14 +63,14 @@ class Scene:
         self.follow()
 
     def status(self) -> dict[str, Any]:
-        return report.status(self.pipeline.ledger, self.settings)
+        return look_at(self.pipeline.ledger, self.settings)
 
     def needs(self) -> list[str]:
         """The codes; but nobody serves here, and the pipeline's clock stands still in the past."""
         return [item["code"] for item in self.status()["attention"] if item["code"] not in {"not-serving", "waiting-long"}]
 
     def study(self, study_id: str) -> dict[str, Any]:
-        return report.study(self.pipeline.ledger, self.settings, study_id)
+        return story_of(self.pipeline.ledger, self.settings, study_id)
 
 
 @pytest.fixture
@@ -150,7 +152,7 @@ def test_what_is_quarantined_comes_with_its_commands_whole(scene):
     scene.pipeline.say("S1", "gone.dcm")
     scene.pipeline.place()
     told = scene.study("S1")
-    [item] = report.quarantined(scene.pipeline.ledger, scene.settings, "S1")
+    [item] = quarantined(scene.pipeline.ledger, scene.settings, "S1")
     assert told["commands"] == item["commands"]
     assert [shlex.split(command)[:4] for command in told["commands"]] == [
         ["storage-ledger", "quarantine", verb, "S1"] for verb in ("retry", "discard")

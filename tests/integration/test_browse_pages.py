@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from storage_ledger import report
 from storage_ledger.browse import attention, dicom_study, home, ledger, pages, pipeline_study, studies
 from storage_ledger.browse.catalogue import QUERIES
 from storage_ledger.browse.pages import Asked
@@ -22,6 +21,7 @@ from storage_ledger.core.plan import Stage
 from storage_ledger.index.sqlite import Index
 from storage_ledger.ledger.engine import sqlite
 from storage_ledger.ledger.sqlite import SqliteLedger
+from storage_ledger.report.status import look_at
 from storage_ledger.settings import Settings
 from tests.contract.making import Ledgers
 from tests.contract.pipeline import Pipeline
@@ -182,7 +182,7 @@ def test_home_counts_what_status_counts(archive: Path):
     (archive / "uploads").mkdir(exist_ok=True)
     page = asyncio.run(pages.start(asked(archive, serving=True)))
     ledger = SqliteLedger(settings.ledger_file)
-    told = report.status(ledger, settings)
+    told = look_at(ledger, settings)
     ledger.close()
     codes = {item["code"] for item in told["attention"]} - {"mirror-missing", "not-serving"}  # this archive was made without
     assert (page.context["needs"], codes) == (1, {"quarantined"})

@@ -26,7 +26,7 @@ from storage_ledger.ledger.engine import sqlite
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.metrics import Metrics
-from storage_ledger.report import ACTIONS, NOT_READY_ACTIONS, OUTAGE_ACTIONS
+from storage_ledger.report.todo import ACTIONS, NOT_READY_ACTIONS, OUTAGE_ACTIONS
 from storage_ledger.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]

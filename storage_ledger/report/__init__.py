@@ -1,0 +1,1 @@
+"""What commands and pages say of the service's work: facts from the ledger, put together for a person."""

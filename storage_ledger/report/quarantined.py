@@ -1,0 +1,49 @@
+"""What waits for a person."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from storage_ledger.core.entries import Kind
+from storage_ledger.core.study import State
+from storage_ledger.index.sqlite import archived_from, studies_with_upload
+from storage_ledger.ledger.contract import Ledger
+from storage_ledger.quarantine import Waiting, in_quarantine
+from storage_ledger.report.todo import ACTIONS, TWICE_NAMED, USUAL_ACTION, commands
+from storage_ledger.settings import Settings
+
+
+def quarantined(ledger: Ledger, settings: Settings, study_id: str | None = None) -> list[dict[str, Any]]:
+    """Uploads that wait for a person, oldest first. Of one study it also says under which others such a path was archived."""
+    studies = [study_id] if study_id is not None else _maybe_quarantined(ledger, settings.index_file)
+    found = []
+    for each in sorted(in_quarantine(ledger, studies), key=lambda each: each.position):
+        others = _archived_as(ledger, settings.index_file, each) if study_id is not None else []
+        found.append(
+            {
+                "position": each.position,
+                "recorded_at": each.recorded_at,
+                "study_id": each.study_id,
+                "upload_path": each.upload_path,
+                "code": each.code,
+                "detail": each.detail,
+                "action": TWICE_NAMED if others else ACTIONS.get(each.code, USUAL_ACTION),
+                "commands": commands(each.study_id, each.code),
+            }
+            | ({} if study_id is None else {"archived_as": others})
+        )
+    return found
+
+
+def _maybe_quarantined(ledger: Ledger, index_file: Path) -> list[str]:
+    """Every study of which something is quarantined, and perhaps others. Without an index this reads the whole ledger."""
+    position, found = studies_with_upload(index_file, ledger, State.QUARANTINED.value) or (0, [])
+    return list(dict.fromkeys([*found, *ledger.studies_with_kind(Kind.QUARANTINED.value, after=position)]))
+
+
+def _archived_as(ledger: Ledger, index_file: Path, upload: Waiting) -> list[str]:
+    """Two study_ids may have named one upload: then the second finds nothing there any more."""
+    if upload.code != "upload-missing":
+        return []
+    return [each for each in archived_from(index_file, ledger, upload.upload_path) if each != upload.study_id]

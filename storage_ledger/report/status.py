@@ -1,0 +1,204 @@
+"""One look at all of it: what is there, what waits, what needs attention."""
+
+from __future__ import annotations
+
+import http.client
+import ipaddress
+import json
+import re
+import shutil
+from collections import Counter
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from storage_ledger.core.entries import Kind
+from storage_ledger.core.ids import instant
+from storage_ledger.core.plan import Stage
+from storage_ledger.index.sqlite import ask_files, damaged, standing
+from storage_ledger.ledger import lock
+from storage_ledger.ledger.contract import Ledger
+from storage_ledger.ledger.mirror import mirrored_position
+from storage_ledger.ledger.sqlite import utc_now
+from storage_ledger.report.outages import by_code, going_on
+from storage_ledger.report.quarantined import quarantined
+from storage_ledger.report.todo import ENTRY_DAMAGED, NOT_READY_ACTIONS, OUTAGE_ACTIONS, SEE
+from storage_ledger.report.verified import VERIFIED_READ, found_besides_files, last_verify
+from storage_ledger.settings import Settings
+from storage_ledger.verify import unrecorded
+
+WAITING_LONG_S = 900
+MIRROR_LAGS_S = 60
+READY_WITHIN_S = 10.0
+UNEXPLAINED = "storage_ledger_unexplained_files"
+VERIFY_AGAIN = "run `storage-ledger verify` again; see docs/how-to/verify.md"
+NO_INDEX = "index.db is not there, or cannot be read: which files are damaged is not known"
+INDEX_ACTION = "`serve` makes it by itself; if that lasts, `storage-ledger replay --index`"
+
+
+def look_at(ledger: Ledger, settings: Settings) -> dict[str, Any]:
+    """One look. `attention`: what needs it, empty when all is well."""
+    last = ledger.last()
+    outages = going_on(ledger)
+    waiting = [{"stage": q.stage.value, "rows": q.rows, "oldest": q.oldest, "next_due": q.next_due} for q in ledger.queue()]
+    quarantine = quarantined(ledger, settings)
+    volumes = [
+        _volume(name, path)
+        for name, path in (
+            ("uploads", settings.uploads_path),
+            ("archive", settings.archive_path),
+            ("ledger", settings.ledger_path),
+        )
+    ]
+    serving = lock.is_held(settings.lock_file)
+    mirrored = mirrored_position(settings.archive_path)
+    attention = [
+        {"code": code, "detail": f"step {' and '.join(steps)}, since {since}", "action": OUTAGE_ACTIONS.get(code, SEE)}
+        for code, steps, since in by_code(outages)
+    ]
+    if quarantine:
+        count = "1 file" if len(quarantine) == 1 else f"{len(quarantine)} files"
+        attention.append({"code": "quarantined", "detail": count, "action": "see `storage-ledger quarantine list`"})
+    if broken := damaged(settings.index_file, ledger, 1):
+        position, fault = broken[0]
+        attention.append({"code": "entry-damaged", "detail": f"first at position {position}: {fault}", "action": ENTRY_DAMAGED})
+    attention += [
+        {
+            "code": f"{v['name']}-missing",
+            "detail": f"{v['path']} cannot be looked at",
+            "action": "is the volume mounted?",
+        }
+        for v in volumes
+        if v["free_bytes"] is None and f"{v['name']}-missing" not in {item["code"] for item in attention}
+    ]
+    attention += [
+        {
+            "code": "waiting-long",
+            "detail": f"{q.rows} to {q.stage.value}, the oldest since {q.oldest}",
+            "action": "see the log, and `storage-ledger show` of a study",
+        }
+        for q in ledger.queue()
+        if q.stage is not Stage.CONFIRM and waits_long(q.oldest, utc_now())
+    ]
+    if volumes[1]["free_bytes"] is not None:  # where the archive is away, the mirror is away with it, and that is said
+        attention += _mirror_lag(ledger, mirrored)
+    followed = standing(settings.index_file, ledger)
+    if followed is None and last is not None:
+        attention.append({"code": "index-missing", "detail": NO_INDEX, "action": INDEX_ACTION})
+    attention += _damage(ledger, settings)
+    unexplained = None
+    if serving:
+        known = {item["code"] for item in attention}
+        not_ready, unexplained = _asked(settings)
+        attention += [item for item in not_ready if item["code"] not in known]
+    else:
+        attention.append({"code": "not-serving", "detail": "no `storage-ledger serve` holds serve.lock", "action": "start it"})
+    return {
+        "position": last.position if last else 0,
+        "recorded_at": last.recorded_at if last else None,
+        "ledger_id": ledger.ledger_id,
+        "studies": ledger.count_studies(),
+        "index_position": followed,
+        "mirror_position": mirrored,
+        "serving": serving,
+        "queue": waiting,
+        "quarantined": len(quarantine),
+        "flagged": _flagged(ledger, settings),
+        "unexplained": unexplained,
+        "last_verify": last_verify(ledger),
+        "volumes": volumes,
+        "attention": attention,
+    }
+
+
+def waits_long(oldest: str, now: datetime) -> bool:
+    """Whether something that is to be done is old enough to be looked at."""
+    return (now - instant(oldest)).total_seconds() > WAITING_LONG_S
+
+
+def _damage(ledger: Ledger, settings: Settings) -> list[dict[str, str]]:
+    where = "FROM files INDEXED BY files_damaged WHERE fixity IN ('missing', 'changed')"  # SQLite would count in a larger one
+    sql = f"SELECT archive_path, fixity, (SELECT count(*) {where}) {where} ORDER BY position LIMIT 1"
+    rows = ask_files(settings.index_file, ledger, sql)
+    found = []
+    if rows:
+        path, fixity, number = rows[0]
+        count = "1 file of the archive is" if number == 1 else f"{number} files of the archive are"
+        text = f"{count} missing or changed, when last read; {'' if number == 1 else 'the first: '}{path}, {fixity}"
+        found.append({"code": "damaged-files", "detail": text, "action": "see docs/how-to/verify.md"})
+    others = found_besides_files(ledger.of_no_study((Kind.VERIFIED.value,), VERIFIED_READ))
+    if others:
+        codes = _numbers(Counter(str(each["code"]) for each in others))
+        text = f"{codes}; the last of {others[0]['recorded_at']}"
+        found.append({"code": "verify-findings", "detail": text, "action": VERIFY_AGAIN})
+    if (later := unrecorded.kept(settings.ledger_path)) is not None:
+        text = f"{_numbers(later.counts)}, of {later.at}; not recorded: where ledger or mirror are damaged, nothing is"
+        found.append({"code": "verify-findings", "detail": text, "action": VERIFY_AGAIN})
+    return found
+
+
+def _numbers(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {code}" for code, count in counts.most_common())
+
+
+def _mirror_lag(ledger: Ledger, mirrored: int | None) -> list[dict[str, str]]:
+    first = next(iter(ledger.read(mirrored or 0, 1)), None)
+    if first is None or (mirrored is not None and (utc_now() - instant(first.recorded_at)).total_seconds() < MIRROR_LAGS_S):
+        return []
+    if mirrored is None:
+        text, action = "ARCHIVE_PATH holds no mirror of the ledger", "is the right volume mounted?"
+    else:
+        text, action = f"nothing after position {mirrored} is mirrored", "see the log; what is not mirrored is not told"
+    return [{"code": "mirror-lags" if mirrored is not None else "mirror-missing", "detail": text, "action": action}]
+
+
+def _flagged(ledger: Ledger, settings: Settings) -> int | None:
+    """How many files are worth a look and wait for nobody; None without an index. They stay, so nothing may be alarmed by them."""
+    rows = ask_files(settings.index_file, ledger, "SELECT count(*) FROM files WHERE sop_conflict OR study_uid_differs")
+    return int(rows[0][0]) if rows else None
+
+
+def _volume(name: str, path: Path) -> dict[str, Any]:
+    try:
+        usage = shutil.disk_usage(path)
+    except OSError:
+        return {"name": name, "path": str(path), "free_bytes": None, "total_bytes": None}
+    return {"name": name, "path": str(path), "free_bytes": usage.free, "total_bytes": usage.total}
+
+
+def _asked(settings: Settings) -> tuple[list[dict[str, str]], int | None]:
+    """What `serve` itself says: why it is not ready, and how many files in uploads nothing explains; None where it does not say.
+
+    Whether it hears Redis, and what its last look through uploads came to, is known to nobody else.
+    """
+    if settings.http_port == 0:
+        return [], None  # it took a free one, and did not tell us
+    host = "127.0.0.1" if _is_any(settings.http_host) else settings.http_host
+    connection = http.client.HTTPConnection(host, settings.http_port, timeout=READY_WITHIN_S)
+    try:
+        reasons = json.loads(_read(connection, "/readyz")).get("reasons", [])
+        not_ready = [
+            {**{name: str(reason[name]) for name in ("code", "detail")}, "action": NOT_READY_ACTIONS.get(str(reason["code"]), SEE)}
+            for reason in reasons
+        ]
+        found = re.search(rf"^{UNEXPLAINED} (\S+)$", _read(connection, "/metrics").decode(), re.MULTILINE)
+        return not_ready, None if found is None else int(float(found[1]))
+    except (OSError, http.client.HTTPException, ValueError, OverflowError, KeyError, TypeError, AttributeError):
+        where = f"http://{host}:{settings.http_port}"
+        text = f"`serve` holds serve.lock, but nothing of use came from {where} within {READY_WITHIN_S:.0f} s"
+        action = "are HTTP_HOST and HTTP_PORT those of the service? Else see its log"
+        return [{"code": "not-answering", "detail": text, "action": action}], None
+    finally:
+        connection.close()
+
+
+def _read(connection: http.client.HTTPConnection, path: str) -> bytes:
+    connection.request("GET", path)
+    return connection.getresponse().read(1 << 20)
+
+
+def _is_any(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False

@@ -1,0 +1,165 @@
+"""The story of one study."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from storage_ledger.core.entries import Entry, Kind, faults
+from storage_ledger.core.ids import instant
+from storage_ledger.core.layout import archive_path
+from storage_ledger.core.plan import Stage
+from storage_ledger.core.study import Study
+from storage_ledger.index.sqlite import ask_files
+from storage_ledger.ledger.contract import Duty, Ledger
+from storage_ledger.report.outages import going_on
+from storage_ledger.report.todo import (
+    ACTIONS,
+    DAMAGED_FILES,
+    ENTRY_DAMAGED,
+    FAILING_ACTIONS,
+    OUTAGE_ACTIONS,
+    REJECTED_ACTION,
+    SEE,
+    USUAL_ACTION,
+    commands,
+    put_back,
+)
+from storage_ledger.settings import Settings
+
+NEXT = {
+    Stage.PLACE: "the file is to be placed in the archive",
+    Stage.REMOVE: "the upload is to be removed",
+    Stage.TELL: "the Status Service is to be told",
+    Stage.CONFIRM: "the status is to be read back",
+}
+WAITS_FOR = {
+    Stage.PLACE: {"place"},
+    Stage.REMOVE: {"remove", "mirror"},
+    Stage.TELL: {"tell", "mirror"},
+    Stage.CONFIRM: {"tell", "mirror"},
+}
+"""At which steps an outage holds up a duty of that stage."""
+_FIXITY = "SELECT name, fixity, verified_at FROM files WHERE study_id = ?"
+
+
+def story_of(ledger: Ledger, settings: Settings, study_id: str) -> dict[str, Any]:
+    """The story of one study, and of messages with its id that were rejected.
+
+    `fixity` of a file is what `verify` last found, as far as the index knows. `commands` are what `advice` speaks of.
+    """
+    entries = ledger.study(study_id)
+    folded = Study.as_far_as_whole(study_id, entries)
+    broken = next((found[0] for found in map(faults, entries) if found), None)
+    about = sorted([*entries, *(e for e in ledger.of_no_study(("rejected", "status-sent"), 20_000) if e.data.get("study_id") == study_id)],
+                   key=lambda e: e.position)  # fmt: skip
+    told = [entry for entry in about if entry.kind == Kind.STATUS_SENT and not faults(entry)]
+    before = [None, *about][: len(about)]
+    pending = ledger.pending_of(study_id)
+    outages = going_on(ledger) if pending else []
+    fixity = {name: (word, at) for name, word, at in ask_files(settings.index_file, ledger, _FIXITY, study_id) or ()}
+    advice, todo = _advice(folded, {word for word, _ in fixity.values()}, damaged=broken is not None, known=bool(about))
+    return {
+        "study_id": study_id,
+        "state": folded.state.value if folded.uploads else ("rejected" if about else None),
+        "status_sent": told[-1].data["status"] if told else None,
+        "files": [
+            {
+                "archive_path": archive_path(study_id, f.name),
+                "bytes": f.bytes,
+                "sha256": f.sha256,
+                "sop_instance_uid": f.sop_instance_uid,
+                "fixity": fixity.get(f.name, (None, None))[0],
+                "verified_at": fixity.get(f.name, (None, None))[1],
+            }
+            for f in folded.files.values()
+        ],
+        "entries": [happened(entry, earlier) for entry, earlier in zip(about, before, strict=True)],
+        "next": [
+            {
+                "stage": duty.stage.value,
+                "position": duty.entry.position,
+                "recorded_at": duty.entry.recorded_at,
+                "not_before": duty.not_before,
+                "attempts": duty.attempts,
+                "summary": NEXT[duty.stage],
+                "held_up_by": _held_up_by(duty.stage, outages),
+                "failed_with": _failed_with(about, duty),
+            }
+            for duty in pending
+        ],
+        "advice": advice,
+        "commands": todo,
+    }
+
+
+def _advice(study: Study, fixity: set[str], *, damaged: bool, known: bool) -> tuple[str | None, list[str]]:
+    """What a person should do about a study, and the commands for it; only the first that matters."""
+    code = study.quarantine_code
+    if damaged:
+        return f"entry-damaged: {ENTRY_DAMAGED}", []
+    if code:
+        return f"{code}: {ACTIONS.get(code, USUAL_ACTION)}", commands(study.study_id, code)
+    if fixity & {"missing", "changed"}:
+        return DAMAGED_FILES, [put_back(study.study_id)]
+    return (REJECTED_ACTION if known and not study.uploads else None), []
+
+
+def _failed_with(entries: list[Entry], duty: Duty) -> dict[str, str] | None:
+    """Why a duty was tried in vain, as far as that stands in the ledger."""
+    if not duty.attempts or duty.stage is Stage.CONFIRM:
+        return None
+    failed = [e for e in entries if e.kind == Kind.FAILED and e.cause == duty.entry.position and not faults(e)]
+    if not failed:
+        return None
+    data = failed[-1].data
+    return {"code": data["code"], "action": FAILING_ACTIONS.get(data["code"], SEE)}
+
+
+def happened(entry: Entry, earlier: Entry | None) -> dict[str, Any]:
+    """One entry of a study's story; `after_s`: how long after the one before it, None where one of both is damaged."""
+    timed = earlier is not None and not faults(entry) and not faults(earlier)
+    return {
+        "position": entry.position,
+        "version": entry.version,
+        "kind": entry.kind,
+        "recorded_at": entry.recorded_at,
+        "cause": entry.cause,
+        "after_s": (instant(entry.recorded_at) - instant(earlier.recorded_at)).total_seconds() if timed and earlier else None,
+        "summary": summary(entry),
+    }
+
+
+def summary(entry: Entry) -> str:
+    """One line for people."""
+    if found := faults(entry):
+        return f"damaged ({found[0]}): what it says may not be believed"
+    data = entry.data
+    match entry.kind:
+        case Kind.DESCRIBED:
+            return f"described: {data['upload_path']} ({data['source']})"
+        case Kind.REJECTED:
+            return f"rejected: {data['reason']}, {data['detail']}"
+        case Kind.ARCHIVED:
+            return f"archived: {data['file']['name']}, {data['file']['bytes']} bytes, {data['placement']}"
+        case Kind.QUARANTINED:
+            return f"quarantined: {data['code']}, {data['detail']}"
+        case Kind.RELEASED:
+            return f"released, to be tried again, by {data['by']}: {data['reason']}"
+        case Kind.DISCARDED:
+            return f"discarded by {data['by']}: {data['reason']}"
+        case Kind.RESTORED:
+            return f"restored: {data['file']['name']}, which was {data['found']}, from {data['source'] or 'a source that is not known'}"
+        case Kind.STATUS_SENT:
+            return f"status told: {data['status']}" + (" again, it had been overwritten" if data.get("reason") == "overwritten" else "")
+        case Kind.FAILED:
+            then = f"next {data['retry_at']}" if data["retry_at"] else "it has not come back yet"
+            return f"failed to {data['step']}: {data['code']}, attempt {data['attempt']}, {then}"
+        case _:
+            return entry.kind
+
+
+def _held_up_by(stage: Stage, outages: list[tuple[str, str, str]]) -> list[dict[str, str]]:
+    """The outages for which a duty of that stage waits, each with what to do. All but placing waits for the mirror as well."""
+    return [
+        {"code": code, "since": since, "action": OUTAGE_ACTIONS.get(code, SEE)} for step, code, since in outages if step in WAITS_FOR[stage]
+    ]

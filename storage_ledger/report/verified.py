@@ -1,0 +1,72 @@
+"""What came of verifications, from their entries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from storage_ledger.core.entries import Entry, Kind
+from storage_ledger.index.fixity import FIXITY
+from storage_ledger.ledger.contract import Ledger
+
+VERIFIED_READ = 1000
+"""Entries `verified` at most, the newest."""
+
+
+def last_verify(ledger: Ledger) -> dict[str, Any] | None:
+    """What came of the last run of `verify`, or of the last round of the scrub so far; None when there was none."""
+    return verification(ledger.of_no_study((Kind.VERIFIED.value,), VERIFIED_READ))
+
+
+def verification(newest_first: Iterable[Entry]) -> dict[str, Any] | None:
+    """The same, of the newest `verified` entries; `position` is that of the newest.
+
+    `unseen`: how many files, folders and parts could not be looked at.
+    """
+    run: list[Entry] = []
+    for entry in newest_first:
+        data = entry.data
+        if run and (data["by"], data["began"]) != (run[0].data["by"], run[0].data["began"]):
+            break
+        run.append(entry)
+    if not run:
+        return None
+    payloads = [entry.data for entry in run]
+    return {
+        "position": run[0].position,
+        "by": payloads[0]["by"],
+        "began": payloads[0]["began"],
+        "recorded_at": run[0].recorded_at,
+        "complete": payloads[0]["complete"],
+        "selection": payloads[0]["scope"]["selection"],
+        **{name: sum(p["counts"][name] for p in payloads) for name in ("files", "intact", "damaged", "unchecked", "bytes", "findings")},
+        "unseen": sum(len(p["unchecked"]) for p in payloads),
+    }
+
+
+def found_besides_files(newest_first: Iterable[Entry]) -> list[dict[str, Any]]:
+    """What the newest `verified` entries tell of anything but the bytes of a file, which the index knows, the newest first.
+
+    Of the last whole run of `verify` and what came after it, and of the scrub's last round: a scrub reads files alone, a run that
+    was interrupted or was about one study has not seen the rest, so neither takes back what was found there. Each has `code`,
+    `position`, `study_id` and `path`, and `entry`, the position of the `verified`, with `recorded_at`.
+    """
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    whole: str | None = None
+    scrub: str | None = None
+    for entry in newest_first:
+        data = entry.data
+        if data["by"] == "scrub":
+            scrub = scrub or data["began"]
+            if data["began"] != scrub:
+                continue
+        else:
+            if whole not in {None, data["began"]}:
+                break
+            if data["complete"] and data["scope"]["selection"] != "study":
+                whole = data["began"]
+        for each in data["findings"]:
+            if each["code"] not in FIXITY:
+                key = tuple(each.get(name) for name in ("code", "position", "path"))
+                found.setdefault(key, {**each, "entry": entry.position, "recorded_at": entry.recorded_at})
+    return list(found.values())
