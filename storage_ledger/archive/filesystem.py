@@ -36,6 +36,7 @@ _CHUNK = 1 << 20
 METADATA_BYTES = 16 << 20
 METADATA_TEMPORARY = ".metadata.json.tmp"
 _RENEWED_TEMPORARY = ".renew.tmp"
+_NO_LINKS = frozenset({errnos.EPERM, errnos.EOPNOTSUPP, errnos.ENOTSUP, errnos.ENOSYS})
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _MAKE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -67,6 +68,8 @@ class FilesystemArchive:
         See `contract.Archive.place`. Where an fsync fails, the copy is thrown away, and so is the name that it was given.
         """
         with _translated(), self._study_folder(study_id, make=True) as folder:
+            if not owned:
+                self._require_own(study_id)
             temporary = temporary_name(position)
             _unlink(temporary, folder)
             try:
@@ -218,9 +221,10 @@ class FilesystemArchive:
             if name in owned:
                 continue
             try:
-                os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+                if not _link_as(name, temporary, folder, sure=name == beside):
+                    continue
             except FileExistsError:
-                if _check(name, folder, sha256, size) is Fixity.INTACT:
+                if _check(name, folder, sha256, size) is Fixity.INTACT and not _is_metadata(name, folder):
                     if not _synced(name, folder):
                         os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)  # the same bytes, and these are durable
                     return Placed(name, size, sha256, "already-there")
@@ -230,17 +234,19 @@ class FilesystemArchive:
 
     def _link_owned(self, folder: int, temporary: str, name: str, study_id: str, sha256: str, size: int, position: int) -> Placed:
         """Under a name that the ledger gives to these bytes: what lies there and has others is damage, and set aside."""
-        try:
-            os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
-        except FileExistsError:
-            if _check(name, folder, sha256, size) is Fixity.INTACT:
-                if not _synced(name, folder):
-                    os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)  # the same bytes, and these are durable
-                return Placed(name, size, sha256, "already-there")
-            aside = self._set_aside(folder, name, study_id, position)
-            os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
-            return Placed(name, size, sha256, "copied", aside)
-        return Placed(name, size, sha256, "copied")
+        if not _is_metadata(name, folder):
+            try:
+                if _link_as(name, temporary, folder):
+                    return Placed(name, size, sha256, "copied")
+            except FileExistsError:
+                if _check(name, folder, sha256, size) is Fixity.INTACT:
+                    if not _synced(name, folder):
+                        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)  # the same bytes, and these are durable
+                    return Placed(name, size, sha256, "already-there")
+                aside = self._set_aside(folder, name, study_id, position)
+                if _link_as(name, temporary, folder):
+                    return Placed(name, size, sha256, "copied", aside)
+        raise Permanent("archive-name-taken", "the archive's file system takes the file's name for that of metadata.json")
 
     def _set_aside(self, folder: int, name: str, study_id: str, position: int) -> str:
         """Move what lies under `name` to .ledger/damaged/<study_id>/, durably; it is evidence. Returns its new path."""
@@ -268,6 +274,16 @@ class FilesystemArchive:
                 yield folder
         except NotADirectoryError as error:
             raise Permanent("archive-name-taken", "the study's folder is a link or a file", errno=error.errno) from error
+
+    def _require_own(self, study_id: str) -> None:
+        """See that the folder of a study with no file yet is not another study's by a name that the file system takes for the same.
+
+        SMB, APFS and NTFS do not tell upper from lower case, some of them forget a dot at the end. Raises `Permanent`.
+        """
+        others = {study_id.swapcase(), study_id.rstrip("."), f"{study_id}."} - {study_id}
+        if any(os.path.lexists(self.root / other) for other in others) and study_id not in os.listdir(self.root):
+            text = "the archive's file system takes the study_id for that of another study, whose folder it is"
+            raise Permanent("archive-folder-taken", text)
 
     def _make_folder(self, *parts: str) -> None:
         """Make what is missing of these folders, each with its mode, whatever the umask."""
@@ -429,6 +445,34 @@ def _beginning(name: str, folder: int) -> bytes:
         return b""
     with os.fdopen(os.open(name, _READ, dir_fd=folder), "rb") as file:
         return file.read(METADATA_BYTES)
+
+
+def _is_metadata(name: str, folder: int) -> bool:
+    """Whether the file system takes `name` for that of metadata.json (METADATA.JSON, say), and so would have one replace the other."""
+    try:
+        own, metadata = (os.stat(each, dir_fd=folder, follow_symlinks=False) for each in (name, METADATA))
+    except FileNotFoundError:
+        return False
+    # A client of a network file system may make up a number for each name that it sees.
+    return os.path.samestat(own, metadata) or (own.st_size, own.st_mtime_ns) == (metadata.st_size, metadata.st_mtime_ns)
+
+
+def _link_as(name: str, temporary: str, folder: int, *, sure: bool = False) -> bool:
+    """Give a file that name too; not, and False, where the file system takes it for that of metadata.json.
+
+    `sure`: a digest is in it, so it is not. Asking would mislead: a client of a network file system remembers a name for a second.
+    """
+    try:
+        os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        text = "the archive's file system makes no hard links"
+        raise Retryable("archive-no-links", text, errno=error.errno, shared=True) from error
+    if sure or not _is_metadata(name, folder):
+        return True
+    _unlink(name, folder)
+    return False
 
 
 def _check(name: str, folder: int, sha256: str, size: int) -> Fixity:

@@ -88,8 +88,12 @@ QUARANTINED = {
         "Correct the sender, discard this one.",
     ),
     "archive-name-taken": Meaning(
-        "Both names that the file could have in the archive are taken by something that the ledger does not know as this file; or the study's folder is a link or a file.",
+        "Both names that the file could have in the archive are taken by something that the ledger does not know as this file; or the study's folder is a link or a file; or the archive's file system takes the file's name for that of metadata.json.",
         "Look into the study's folder in the archive: somebody else has written there. Move that away, retry.",
+    ),
+    "archive-folder-taken": Meaning(
+        "The archive's file system takes two study_ids for one name, and the study's folder is another study's: it does not tell upper from lower case (SMB, APFS, NTFS), or forgets a dot at the end.",
+        "Have the file published again under another study_id, discard this one. Or move the archive to a file system that tells them apart, retry.",
     ),
     "archive-copy-missing": Meaning(
         "Described again; uploads has no file any more, and the archive's, which the ledger knows, is gone.",
@@ -202,6 +206,10 @@ OUTAGES = {
     "archive-not-writable": Meaning(
         "Our user may not make a study's folder there.",
         "Match the uids.",
+    ),
+    "archive-no-links": Meaning(
+        "The archive's file system makes no hard links, by which a file gets its name without ever replacing another one.",
+        "Move the archive to a file system that does: FAT, exFAT and some network file systems do not.",
     ),
     "uploads-missing": Meaning(
         "UPLOADS_PATH cannot be opened.",
