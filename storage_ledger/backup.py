@@ -114,9 +114,23 @@ def _take_out(folder: Path, manifest: Manifest, target: Path, on_progress: Progr
     digest, size = _copy(folder / LEDGER, target, lambda done: on_progress("copied", done, manifest.bytes))
     if (digest, size) != (manifest.sha256, manifest.bytes):
         raise BackupError("backup-damaged", f"{folder / LEDGER} does not have the digest that {MANIFEST} says")
-    found = (*check(target, on_progress), revision_of(target))
+    revision = _revision_of(target, folder)  # before any entry: a newer schema may have other columns
+    found = (*check(target, on_progress), revision)
     if found != (manifest.ledger_id, manifest.position, manifest.leaf_hash, manifest.root, manifest.revision):
         raise BackupError("backup-damaged", f"{folder / MANIFEST} does not say what is in {LEDGER}")
+
+
+def _revision_of(copy: Path, folder: Path) -> str:
+    try:
+        revision = revision_of(copy)
+    except LedgerUnusable as error:
+        if error.code == "ledger-newer":
+            text = f"{folder / LEDGER} has a schema that this program does not know: restore it with the version that made it"
+            raise BackupError("backup-newer", text) from error
+        raise BackupError("backup-damaged", f"{folder / LEDGER} is no ledger: take another backup") from error
+    if revision is None:
+        raise BackupError("backup-damaged", f"{folder / LEDGER} is empty: take another backup")
+    return revision
 
 
 def check(file: Path, on_progress: Progress = lambda *_: None) -> tuple[str, int, str, str]:
@@ -146,11 +160,11 @@ def _manifest(folder: Path) -> Manifest:
     try:
         with (folder / MANIFEST).open("rb") as file:
             said = json.loads(file.read(MAX_MANIFEST_BYTES))
+        if isinstance(said, dict) and said.get("format") != FORMAT and "format" in said:  # whatever else that one has
+            raise BackupError("backup-newer", f"{folder / MANIFEST} has a format that this program does not know: run a newer version")
         manifest = Manifest(**said)
     except (ValueError, TypeError, RecursionError):
         raise BackupError("backup-damaged", f"{folder / MANIFEST} cannot be read: take another backup") from None
-    if manifest.format != FORMAT:
-        raise BackupError("backup-newer", f"{folder / MANIFEST} has a format that this program does not know: run a newer version")
     if not (isinstance(manifest.position, int) and isinstance(manifest.bytes, int)):
         raise BackupError("backup-damaged", f"{folder / MANIFEST} cannot be read: take another backup")
     return manifest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import random
@@ -10,6 +11,7 @@ import shutil
 import sqlite3
 import stat
 import threading
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -332,6 +334,42 @@ def test_any_flipped_bit_of_a_backup_is_seen_and_nothing_is_touched(scene, victi
             assert {key for key in before if said[key] != before[key]} <= {"created", "program"}
         assert not scene.file.with_name("ledger.db.restoring").exists()
     scene.ledger = SqliteLedger(scene.file)
+
+
+def remade(folder: Path, statements: str, **says: object) -> None:
+    """Change a backup's ledger, with a manifest that knows: as another version, or somebody, would have made it."""
+    if statements:
+        with closing(sqlite.connect(folder / "ledger.db")) as connection:
+            connection.executescript(statements)
+    data = (folder / "ledger.db").read_bytes()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest |= {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), **says}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_a_backup_of_a_newer_version_is_told_as_such_whatever_else_is_new_in_it(scene):
+    scene.append(3)
+    folder = scene.back_up()
+    remade(folder, "UPDATE alembic_version SET version_num = '9999'; ALTER TABLE entries RENAME COLUMN salt TO pepper", revision="9999")
+    scene.lose()
+    with pytest.raises(BackupError, match=r"backup-newer: .*ledger\.db has a schema"):
+        from_backup(folder, scene.archive, scene.file, force=False, with_mirror=lambda *_: False)
+    (folder / "manifest.json").write_text('{"format": "storage-ledger-backup 2", "parts": []}')
+    with pytest.raises(BackupError, match=r"backup-newer: .*manifest\.json has a format"):
+        backup.find(folder)
+    assert list(scene.file.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", ["another", "empty", "none"])
+def test_a_backup_whose_ledger_is_none_is_damaged(scene, content):
+    scene.append(3)
+    folder = scene.back_up()
+    (folder / "ledger.db").write_bytes(b"no database" * 1000 if content == "none" else b"")
+    remade(folder, "CREATE TABLE notes (text)" if content == "another" else "")
+    scene.lose()
+    with pytest.raises(BackupError, match="backup-damaged"):
+        from_backup(folder, scene.archive, scene.file, force=False, with_mirror=lambda *_: False)
+    assert list(scene.file.parent.iterdir()) == []
 
 
 def test_a_backup_of_an_older_schema_is_migrated_when_it_is_restored(scene):
