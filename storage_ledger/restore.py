@@ -50,7 +50,12 @@ def from_mirror(
     ledger_id = mirror.look(archive_root).ledger_id
     set_aside = None
     if force or not _holds_entries(ledger_file):
-        _make_whole(archive_root, ledger_id, _beside(ledger_file), on_progress)
+        new = _beside(ledger_file)
+        try:
+            _make_whole(archive_root, ledger_id, new, on_progress)
+        except BaseException:
+            _remove(new)  # on a full volume it is what fills it
+            raise
         set_aside = _take_the_place_of(ledger_file)
         ledger = SqliteLedger(ledger_file)
         last = ledger.last()
