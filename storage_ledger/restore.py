@@ -92,7 +92,8 @@ def from_backup(
     """Make `ledger_file` what the backup at `place` says (see `backup.find`); the caller holds `serve.lock`.
 
     All of the backup is checked before anything is changed. A ledger in its place is set aside, never deleted; one with
-    entries that the backup lacks, or one that cannot be read, only with `force`. Where the archive's mirror goes on from the
+    entries that the backup lacks, or one that cannot be read, only with `force`, and so is a backup of another ledger than
+    the archive's mirror. Where the archive's mirror goes on from the
     backup, `with_mirror(position of the backup, of the mirror)` is asked whether to take over the rest as well. Killed at
     any point it may be called again. Raises `BackupError`, `LedgerUnusable`.
     """
@@ -105,6 +106,7 @@ def from_backup(
     try:
         backup.take_out(folder, manifest, new, on_progress)
         if not force:
+            _refuse_the_backup_of_another(archive_root, folder, manifest)
             position = _refuse_what_would_be_lost(ledger_file, manifest, new, beyond if beyond is not None and add else 0)
             if position >= manifest.position:  # a run that was killed at its very end had done it, or there was no need
                 _remove(new)
@@ -167,6 +169,20 @@ def _refuse_what_would_be_lost(ledger_file: Path, manifest: Manifest, new: Path,
     finally:
         copy.close()
         ledger.close()
+
+
+def _refuse_the_backup_of_another(archive_root: Path, folder: Path, manifest: Manifest) -> None:
+    """Raise where the archive is another ledger's: `serve` would not start beside it. Without a mirror nobody can know."""
+    try:
+        other = mirror.look(archive_root).ledger_id
+    except (LedgerUnusable, Retryable):
+        return
+    if other != manifest.ledger_id:
+        raise LedgerUnusable(
+            "mirror-foreign",
+            f"{folder} is a backup of ledger {manifest.ledger_id}; the archive's mirror is that of {other}. Name a backup of that one, "
+            "or mount the right archive; with --force this one is restored all the same",
+        )
 
 
 def _beyond(archive_root: Path, manifest: Manifest) -> int | None:

@@ -298,6 +298,18 @@ def test_another_ledger_and_one_that_went_on_from_an_old_copy_stay_without_force
     assert other.restore(scene.dest, force=True).entries == 10
 
 
+def test_a_backup_of_another_ledger_than_the_archives_is_refused_where_no_ledger_is_left_to_say_so(scene):
+    scene.append(5)
+    ours, newest = scene.back_up(), scene.back_up()
+    remade(newest, "UPDATE meta SET value = 'another' WHERE name = 'ledger_id'", ledger_id="another")
+    scene.lose()
+    with pytest.raises(LedgerUnusable, match=f"mirror-foreign: .* of ledger another; .* {scene.ledger.ledger_id}"):
+        from_backup(scene.dest, scene.archive, scene.file, force=False, with_mirror=lambda *_: False)
+    assert list(scene.file.parent.iterdir()) == []
+    assert scene.restore(ours).entries == 5
+    assert scene.restore(force=True).ledger_id == "another"
+
+
 def test_a_ledger_that_cannot_be_read_stays_without_force(scene):
     scene.append(10)
     scene.back_up()
