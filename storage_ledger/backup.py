@@ -26,6 +26,7 @@ from storage_ledger.ledger.copying import MODE, copy_to, fsync
 from storage_ledger.ledger.engine import quoted, sqlite
 from storage_ledger.ledger.migrate import revision_of
 from storage_ledger.ledger.sqlite import COLUMNS, translated
+from storage_ledger.owners import hand_over
 
 FORMAT = "storage-ledger-backup 1"
 LEDGER = "ledger.db"
@@ -74,6 +75,7 @@ def back_up(ledger_file: Path, dest: Path, *, now: datetime, on_progress: Progre
         try:
             part.mkdir(FOLDER_MODE)
             part.chmod(FOLDER_MODE)  # whatever the umask
+            hand_over(part, dest)
             copy_to(ledger_file, part / LEDGER, lambda done, pages: on_progress("copied", done, pages))
             sha256, size = _digest(part / LEDGER)
             manifest = Manifest(FORMAT, *check(part / LEDGER, on_progress), sha256, size, revision, __version__, rfc3339(now))
@@ -175,6 +177,7 @@ def _alone(dest: Path) -> Iterator[None]:
     """One at a time; what one that was killed has left is removed. A volume that knows no such locks goes without."""
     if not dest.exists():
         dest.mkdir(FOLDER_MODE)
+        hand_over(dest, dest.parent)
         fsync(dest.parent)
     descriptor = os.open(dest, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -226,6 +229,7 @@ def _write(path: Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fchmod(file.fileno(), MODE)
+        hand_over(file.fileno(), path.parent)
         os.fsync(file.fileno())
 
 
@@ -246,5 +250,6 @@ def _copy(source: Path, target: Path, on_progress: Callable[[int], None]) -> tup
             on_progress(size)
         write.flush()
         os.fchmod(write.fileno(), MODE)
+        hand_over(write.fileno(), target.parent)
         os.fsync(write.fileno())
     return digest.hexdigest(), size

@@ -24,6 +24,7 @@ from storage_ledger.errors import LedgerUnusable, Retryable
 from storage_ledger.ledger import lock, segments
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.segments import Batch, Begin
+from storage_ledger.owners import hand_over
 
 SEGMENT_ENTRIES = 4096
 SEGMENT_BYTES = 8 << 20
@@ -178,6 +179,7 @@ class Mirror:
             with _opened(name, (_MAKE if full else os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC), folder) as descriptor:
                 if full:
                     os.fchmod(descriptor, FILE_MODE)
+                    hand_over(descriptor, folder)
                 elif _identity(descriptor) != tail.state:
                     raise Retryable("mirror-moved", "the mirror's last segment has been changed meanwhile", shared=True)
                 _write_all(descriptor, data)
@@ -302,6 +304,7 @@ class Mirror:
         """A descriptor that holds the lock."""
         try:
             descriptor = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
+            hand_over(descriptor, self._lock_file.parent)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             except OSError:
@@ -448,6 +451,7 @@ def _make_folder(parent: int, name: str) -> None:
         return
     with _opened(name, _FOLDER, parent) as made:
         os.fchmod(made, FOLDER_MODE)  # whatever the umask
+        hand_over(made, parent)
     os.fsync(parent)
 
 
@@ -456,6 +460,7 @@ def _write_anew(folder: int, name: str, data: bytes) -> Identity:
     _remove(folder, _TEMPORARY)
     with _opened(_TEMPORARY, _MAKE, folder) as descriptor:
         os.fchmod(descriptor, FILE_MODE)
+        hand_over(descriptor, folder)
         _write_all(descriptor, data)
         os.fsync(descriptor)
         os.rename(_TEMPORARY, name, src_dir_fd=folder, dst_dir_fd=folder)
