@@ -136,7 +136,7 @@ class Mirror:
         with self._alone():
             with self._folder(make=True) as (_, folder):
                 self._tail = None
-                for name in _names(folder):
+                for name in reversed(_names(folder)):  # cut short, it leaves a mirror that only ends earlier
                     _set_aside(folder, name)
                 _write_anew(folder, segments.segment_name(1), segments.begin_line(self._ledger.ledger_id, Tree()))
             while entries := self._more():
