@@ -259,8 +259,8 @@ class _Known:
     """What the ledger knows of a study.
 
     `adopted`, `begun`: of `described` entries whose metadata.json was to be rewritten, what the first of them carries, and
-    each by the name of its file. `ours`: the positions of all `described` that an adoption appended. `told`: whether the Status Service has our word on the study; `continued`: since then we
-    have appended.
+    each by the name of its file. `ours`: the positions of all `described` that an adoption appended. `told`: whether the
+    Status Service has our word on the study; `continued`: since then we have appended.
     """
 
     study: Study

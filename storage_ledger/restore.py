@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from storage_ledger import backup
 from storage_ledger.backup import Manifest
 from storage_ledger.core.entries import faults
+from storage_ledger.core.tree import Tree
 from storage_ledger.errors import BackupError, LedgerUnusable, Retryable
 from storage_ledger.ledger import mirror
 from storage_ledger.ledger.copying import fsync
@@ -116,7 +117,10 @@ def from_backup(
             migration.backup.unlink()
         ledger = SqliteLedger(new)
         try:
-            appended = _append_the_rest(archive_root, ledger, lambda at: on_progress("restored", at, beyond or at)) if add else 0
+            appended = 0
+            if add:
+                known = Tree().extend(entry.leaf_hash for entry in ledger.scan(0, manifest.position))  # each was checked just now
+                appended = _append_the_rest(archive_root, ledger, lambda at: on_progress("restored", at, beyond or at), known)
             last = ledger.last()
         finally:
             ledger.close()
@@ -249,19 +253,24 @@ def _take_the_place_of(ledger_file: Path) -> Path | None:
     return set_aside
 
 
-def _append_the_rest(archive_root: Path, ledger: SqliteLedger, on_progress: Callable[[int], None]) -> int:
+def _append_the_rest(archive_root: Path, ledger: SqliteLedger, on_progress: Callable[[int], None], known: Tree | None = None) -> int:
     last = ledger.last()
     position = last.position if last else 0
     appended = 0
-    stream = mirror.entries(archive_root, ledger.ledger_id)
-    for entry in islice(stream, position):
+    stream = mirror.entries(archive_root, ledger.ledger_id, known)
+    beyond = None
+    for entry in stream:
+        if entry.position > position:
+            beyond = entry
+            break
         if entry.position == position and last is not None and entry.leaf_hash != last.leaf_hash:
             raise LedgerUnusable(
                 "mirror-disagrees",
                 f"ledger and mirror tell different things at position {position}: neither goes on from the other. "
                 "With --force the ledger is set aside",
             )
-    while batch := list(islice(stream, BATCH)):
+    rest = stream if beyond is None else chain((beyond,), stream)
+    while batch := list(islice(rest, BATCH)):
         with ledger.write() as tx:
             for entry in batch:
                 tx.take_over(entry)

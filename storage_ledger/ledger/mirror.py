@@ -382,21 +382,31 @@ def look(archive_root: Path) -> Mirrored:
     raise LedgerUnusable("mirror-damaged", f"no line of {len(names)} segments in {LEDGER_FOLDER}/ says whose mirror it is")
 
 
-def entries(archive_root: Path, ledger_id: str) -> Iterator[Entry]:
+def entries(archive_root: Path, ledger_id: str, known: Tree | None = None) -> Iterator[Entry]:
     """All entries of the mirror in order, each checked: hashes, positions, the tree's root after every batch.
 
     Of a last batch that a crash cut short those entries are given that are whole: they were in the ledger before they
     came here. Raises `LedgerUnusable`: `mirror-damaged` naming segment and line, after all entries before it were given.
+
+    With `known`, the tree over what is known already, it begins with the segment that holds the last entry of that, and damage up to
+    there is passed over: the root of the first batch beyond says whether all of it was the same.
     """
-    tree = Tree()
+    tree = known.copy() if known is not None else Tree()
+    passing = tree.size > 0
     with _translated(), _opened_folder(archive_root) as folder:
         names = _names(folder)
-        for name in names:
-            if segments.first_position(name) != tree.size + 1:
+        begun = sum(1 for name in names if (segments.first_position(name) or 0) <= tree.size)
+        for name in names[max(0, begun - 1) :]:
+            if not passing and segments.first_position(name) != tree.size + 1:
                 raise _damaged(name, 1, f"it should begin at position {tree.size + 1}: is a segment missing?")
             data = _read(folder, name)
             number = 0
             for number, (_, line) in enumerate(segments.lines(data), 1):
+                if passing and _goes_no_further(line, tree):
+                    if isinstance(line, Entry):
+                        yield line
+                    continue
+                passing = False
                 trouble = _contradiction(line, number, tree, ledger_id)
                 if trouble is not None:
                     raise _damaged(name, number, trouble)
@@ -405,6 +415,18 @@ def entries(archive_root: Path, ledger_id: str) -> Iterator[Entry]:
                     yield line
             if not data.endswith(b"\n") and name != names[-1]:
                 raise _damaged(name, number + 1, "the line does not end")
+
+
+def _goes_no_further(line: segments.Line | None, known: Tree) -> bool:
+    match line:
+        case Entry():
+            return line.position <= known.size
+        case Batch():
+            return line.size < known.size or (line.size, line.root) == (known.size, known.root())
+        case Begin():
+            return line.before.size < known.size
+        case None:
+            return True
 
 
 def _contradiction(line: segments.Line | None, number: int, tree: Tree, ledger_id: str) -> str | None:

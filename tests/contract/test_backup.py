@@ -18,10 +18,13 @@ from pathlib import Path
 import pytest
 
 from storage_ledger import backup
-from storage_ledger.core.entries import Kind, NewEntry
+from storage_ledger.core.entries import Entry, Kind, NewEntry
 from storage_ledger.errors import BackupError, LedgerUnusable, Locked
+from storage_ledger.ledger import mirror as module
+from storage_ledger.ledger import segments
 from storage_ledger.ledger.engine import sqlite
 from storage_ledger.ledger.mirror import Mirror
+from storage_ledger.ledger.segments import Batch, Begin
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.restore import Restored, from_backup
 from tests.contract.making import Ledgers, described, fill, small_volume
@@ -239,6 +242,68 @@ def test_an_old_backup_offers_what_the_mirror_has_beyond_it(scene):
     done = scene.restore(with_mirror=True)  # killed at its very end, it is run again
     assert (done.entries, done.appended, done.set_aside) == (30, 0, None)
     assert scene.rows() == before
+
+
+@pytest.mark.parametrize("segment", [10, 4096])
+@pytest.mark.parametrize("at", ["begin", 3, 20, 23, "batch"])
+def test_a_mirror_that_is_damaged_only_before_the_end_of_the_backup_gives_the_rest(scene, monkeypatch, segment, at):
+    monkeypatch.setattr(module, "SEGMENT_ENTRIES", segment)
+    scene.append(13)
+    scene.append(10)
+    scene.back_up()
+    scene.append(12)
+    before = scene.rows()
+    damage_line(scene.archive, at, up_to=23)
+    scene.lose()
+    done = scene.restore(with_mirror=True)
+    assert (done.entries, done.appended, scene.rows()) == (35, 12, before)
+
+
+@pytest.mark.parametrize("at", [24, 30])
+def test_a_mirror_that_is_damaged_beyond_the_end_of_the_backup_does_not_give_the_rest(scene, at):
+    scene.append(23)
+    scene.back_up()
+    scene.append(12)
+    damage_line(scene.archive, at, up_to=35)
+    scene.lose()
+    with pytest.raises(LedgerUnusable, match=r"mirror-damaged: \.ledger/000000000001\.entries, line "):
+        from_backup(scene.dest, scene.archive, scene.file, force=False, with_mirror=lambda *_: True)
+    assert list(scene.file.parent.iterdir()) == []
+
+
+def test_what_the_mirror_has_beyond_a_backup_that_tells_something_else_is_not_taken_over(scene, tmp_path, ledgers):
+    scene.append(10)
+    scene.back_up()
+    other = Scene(tmp_path / "other", ledgers)
+    other.append(20, "something else")
+    damage_line(other.archive, 10, up_to=20)
+    scene.archive = other.archive
+    scene.lose()
+    with pytest.raises(LedgerUnusable, match="mirror-damaged"):
+        from_backup(scene.dest, scene.archive, scene.file, force=False, with_mirror=lambda *_: True)
+    assert list(scene.file.parent.iterdir()) == []
+    other.ledger.close()
+
+
+def damage_line(archive: Path, at: int | str, *, up_to: int) -> None:
+    """Flip a bit of the entry of this position, or of a segment's first line, or of a batch's end that goes no further than `up_to`."""
+    for path in sorted((archive / ".ledger").glob("*.entries")):
+        lines = path.read_bytes().splitlines(keepends=True)
+        for n, line in enumerate(lines):
+            match segments.parse(line[:-1]):
+                case Begin():
+                    hit = at == "begin"
+                case Batch(size=size):
+                    hit = at == "batch" and size <= up_to
+                case Entry(position=position):
+                    hit = at == position
+                case _:
+                    raise AssertionError(line)
+            if hit:
+                lines[n] = line[:30] + bytes([line[30] ^ 1]) + line[31:]
+                path.write_bytes(b"".join(lines))
+                return
+    raise AssertionError(at)
 
 
 def test_a_ledger_with_entries_that_the_backup_lacks_stays_without_force(scene):
