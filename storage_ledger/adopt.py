@@ -259,14 +259,15 @@ class _Known:
     """What the ledger knows of a study.
 
     `adopted`, `begun`: of `described` entries whose metadata.json was to be rewritten, what the first of them carries, and
-    each by the name of its file. `told`: whether the Status Service has our word on the study; `continued`: since then we
-    have appended.
+    each by the name of its file. `ours`: the positions of all `described` that an adoption appended. `told`: whether the
+    Status Service has our word on the study; `continued`: since then we have appended.
     """
 
     study: Study
     speaker_source: str | None
     adopted: OldMetadata | None
     begun: dict[str, Entry]
+    ours: set[int]
     told: bool
     continued: bool = False
 
@@ -275,22 +276,28 @@ class _Known:
         study = Study.of(study_id, entries)
         source = adopted = None
         begun: dict[str, Entry] = {}
+        ours: set[int] = set()
         for entry in entries:
             if entry.kind == Kind.DESCRIBED:
                 data = entry.data
+                if data["source"] == ADOPT:
+                    ours.add(entry.position)
                 if study.speaker is not None and study.speaker.position == entry.position:
                     source = data["source"]
                 if data["source"] == ADOPT and data.get("rewritten"):
                     begun[data["upload_path"]] = entry
                     raw = base64.b64decode(data["raw"]) if "raw" in data else None
                     adopted = adopted or OldMetadata(data["message"], raw, data.get("processing_time"), rewritten=True)
-        return cls(study, source, adopted, begun, any(entry.kind == Kind.STATUS_SENT for entry in entries))
+        return cls(study, source, adopted, begun, ours, any(entry.kind == Kind.STATUS_SENT for entry in entries))
 
     def refusal(self, *, rewrite: bool) -> str | None:
-        """Why a file of this study that the ledger does not know is left alone; None when it need not be."""
-        uploads = self.study.uploads
-        begun = {entry.position for entry in self.begun.values()}
-        if any(upload.state in {State.PENDING, State.FAILED} and upload.position not in begun for upload in uploads.values()):
+        """Why a file of this study that the ledger does not know is left alone; None when it need not be.
+
+        What an adoption has described and not archived waits for nobody but the next one: rewriting was cut short, or the
+        ledger was made again from a mirror whose end was.
+        """
+        uploads = self.study.uploads.values()
+        if any(upload.state in {State.PENDING, State.FAILED} and upload.position not in self.ours for upload in uploads):
             return "study-waits"
         if self.study.files and not rewrite and self.speaker_source != ADOPT:
             return "study-known"  # its metadata.json would have to name the file

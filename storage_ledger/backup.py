@@ -26,6 +26,7 @@ from storage_ledger.ledger.copying import MODE, copy_to, fsync
 from storage_ledger.ledger.engine import quoted, sqlite
 from storage_ledger.ledger.migrate import revision_of
 from storage_ledger.ledger.sqlite import COLUMNS, translated
+from storage_ledger.owners import hand_over
 
 FORMAT = "storage-ledger-backup 1"
 LEDGER = "ledger.db"
@@ -74,6 +75,7 @@ def back_up(ledger_file: Path, dest: Path, *, now: datetime, on_progress: Progre
         try:
             part.mkdir(FOLDER_MODE)
             part.chmod(FOLDER_MODE)  # whatever the umask
+            hand_over(part, dest)
             copy_to(ledger_file, part / LEDGER, lambda done, pages: on_progress("copied", done, pages))
             sha256, size = _digest(part / LEDGER)
             manifest = Manifest(FORMAT, *check(part / LEDGER, on_progress), sha256, size, revision, __version__, rfc3339(now))
@@ -114,9 +116,23 @@ def _take_out(folder: Path, manifest: Manifest, target: Path, on_progress: Progr
     digest, size = _copy(folder / LEDGER, target, lambda done: on_progress("copied", done, manifest.bytes))
     if (digest, size) != (manifest.sha256, manifest.bytes):
         raise BackupError("backup-damaged", f"{folder / LEDGER} does not have the digest that {MANIFEST} says")
-    found = (*check(target, on_progress), revision_of(target))
+    revision = _revision_of(target, folder)  # before any entry: a newer schema may have other columns
+    found = (*check(target, on_progress), revision)
     if found != (manifest.ledger_id, manifest.position, manifest.leaf_hash, manifest.root, manifest.revision):
         raise BackupError("backup-damaged", f"{folder / MANIFEST} does not say what is in {LEDGER}")
+
+
+def _revision_of(copy: Path, folder: Path) -> str:
+    try:
+        revision = revision_of(copy)
+    except LedgerUnusable as error:
+        if error.code == "ledger-newer":
+            text = f"{folder / LEDGER} has a schema that this program does not know: restore it with the version that made it"
+            raise BackupError("backup-newer", text) from error
+        raise BackupError("backup-damaged", f"{folder / LEDGER} is no ledger: take another backup") from error
+    if revision is None:
+        raise BackupError("backup-damaged", f"{folder / LEDGER} is empty: take another backup")
+    return revision
 
 
 def check(file: Path, on_progress: Progress = lambda *_: None) -> tuple[str, int, str, str]:
@@ -146,11 +162,11 @@ def _manifest(folder: Path) -> Manifest:
     try:
         with (folder / MANIFEST).open("rb") as file:
             said = json.loads(file.read(MAX_MANIFEST_BYTES))
+        if isinstance(said, dict) and said.get("format") != FORMAT and "format" in said:  # whatever else that one has
+            raise BackupError("backup-newer", f"{folder / MANIFEST} has a format that this program does not know: run a newer version")
         manifest = Manifest(**said)
     except (ValueError, TypeError, RecursionError):
         raise BackupError("backup-damaged", f"{folder / MANIFEST} cannot be read: take another backup") from None
-    if manifest.format != FORMAT:
-        raise BackupError("backup-newer", f"{folder / MANIFEST} has a format that this program does not know: run a newer version")
     if not (isinstance(manifest.position, int) and isinstance(manifest.bytes, int)):
         raise BackupError("backup-damaged", f"{folder / MANIFEST} cannot be read: take another backup")
     return manifest
@@ -161,6 +177,7 @@ def _alone(dest: Path) -> Iterator[None]:
     """One at a time; what one that was killed has left is removed. A volume that knows no such locks goes without."""
     if not dest.exists():
         dest.mkdir(FOLDER_MODE)
+        hand_over(dest, dest.parent)
         fsync(dest.parent)
     descriptor = os.open(dest, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -212,6 +229,7 @@ def _write(path: Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fchmod(file.fileno(), MODE)
+        hand_over(file.fileno(), path.parent)
         os.fsync(file.fileno())
 
 
@@ -232,5 +250,6 @@ def _copy(source: Path, target: Path, on_progress: Callable[[int], None]) -> tup
             on_progress(size)
         write.flush()
         os.fchmod(write.fileno(), MODE)
+        hand_over(write.fileno(), target.parent)
         os.fsync(write.fileno())
     return digest.hexdigest(), size

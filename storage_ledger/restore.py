@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from storage_ledger import backup
 from storage_ledger.backup import Manifest
 from storage_ledger.core.entries import faults
+from storage_ledger.core.tree import Tree
 from storage_ledger.errors import BackupError, LedgerUnusable, Retryable
 from storage_ledger.ledger import mirror
 from storage_ledger.ledger.copying import fsync
@@ -50,7 +51,12 @@ def from_mirror(
     ledger_id = mirror.look(archive_root).ledger_id
     set_aside = None
     if force or not _holds_entries(ledger_file):
-        _make_whole(archive_root, ledger_id, _beside(ledger_file), on_progress)
+        new = _beside(ledger_file)
+        try:
+            _make_whole(archive_root, ledger_id, new, on_progress)
+        except BaseException:
+            _remove(new)  # on a full volume it is what fills it
+            raise
         set_aside = _take_the_place_of(ledger_file)
         ledger = SqliteLedger(ledger_file)
         last = ledger.last()
@@ -87,7 +93,8 @@ def from_backup(
     """Make `ledger_file` what the backup at `place` says (see `backup.find`); the caller holds `serve.lock`.
 
     All of the backup is checked before anything is changed. A ledger in its place is set aside, never deleted; one with
-    entries that the backup lacks, or one that cannot be read, only with `force`. Where the archive's mirror goes on from the
+    entries that the backup lacks, or one that cannot be read, only with `force`, and so is a backup of another ledger than
+    the archive's mirror. Where the archive's mirror goes on from the
     backup, `with_mirror(position of the backup, of the mirror)` is asked whether to take over the rest as well. Killed at
     any point it may be called again. Raises `BackupError`, `LedgerUnusable`.
     """
@@ -100,6 +107,7 @@ def from_backup(
     try:
         backup.take_out(folder, manifest, new, on_progress)
         if not force:
+            _refuse_the_backup_of_another(archive_root, folder, manifest)
             position = _refuse_what_would_be_lost(ledger_file, manifest, new, beyond if beyond is not None and add else 0)
             if position >= manifest.position:  # a run that was killed at its very end had done it, or there was no need
                 _remove(new)
@@ -109,7 +117,10 @@ def from_backup(
             migration.backup.unlink()
         ledger = SqliteLedger(new)
         try:
-            appended = _append_the_rest(archive_root, ledger, lambda at: on_progress("restored", at, beyond or at)) if add else 0
+            appended = 0
+            if add:
+                known = Tree().extend(entry.leaf_hash for entry in ledger.scan(0, manifest.position))  # each was checked just now
+                appended = _append_the_rest(archive_root, ledger, lambda at: on_progress("restored", at, beyond or at), known)
             last = ledger.last()
         finally:
             ledger.close()
@@ -162,6 +173,20 @@ def _refuse_what_would_be_lost(ledger_file: Path, manifest: Manifest, new: Path,
     finally:
         copy.close()
         ledger.close()
+
+
+def _refuse_the_backup_of_another(archive_root: Path, folder: Path, manifest: Manifest) -> None:
+    """Raise where the archive is another ledger's: `serve` would not start beside it. Without a mirror nobody can know."""
+    try:
+        other = mirror.look(archive_root).ledger_id
+    except (LedgerUnusable, Retryable):
+        return
+    if other != manifest.ledger_id:
+        raise LedgerUnusable(
+            "mirror-foreign",
+            f"{folder} is a backup of ledger {manifest.ledger_id}; the archive's mirror is that of {other}. Name a backup of that one, "
+            "or mount the right archive; with --force this one is restored all the same",
+        )
 
 
 def _beyond(archive_root: Path, manifest: Manifest) -> int | None:
@@ -228,19 +253,24 @@ def _take_the_place_of(ledger_file: Path) -> Path | None:
     return set_aside
 
 
-def _append_the_rest(archive_root: Path, ledger: SqliteLedger, on_progress: Callable[[int], None]) -> int:
+def _append_the_rest(archive_root: Path, ledger: SqliteLedger, on_progress: Callable[[int], None], known: Tree | None = None) -> int:
     last = ledger.last()
     position = last.position if last else 0
     appended = 0
-    stream = mirror.entries(archive_root, ledger.ledger_id)
-    for entry in islice(stream, position):
+    stream = mirror.entries(archive_root, ledger.ledger_id, known)
+    beyond = None
+    for entry in stream:
+        if entry.position > position:
+            beyond = entry
+            break
         if entry.position == position and last is not None and entry.leaf_hash != last.leaf_hash:
             raise LedgerUnusable(
                 "mirror-disagrees",
                 f"ledger and mirror tell different things at position {position}: neither goes on from the other. "
                 "With --force the ledger is set aside",
             )
-    while batch := list(islice(stream, BATCH)):
+    rest = stream if beyond is None else chain((beyond,), stream)
+    while batch := list(islice(rest, BATCH)):
         with ledger.write() as tx:
             for entry in batch:
                 tx.take_over(entry)

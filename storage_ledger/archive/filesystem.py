@@ -26,6 +26,7 @@ from storage_ledger.core.layout import (
     temporary_name,
 )
 from storage_ledger.errors import Permanent, Retryable
+from storage_ledger.owners import hand_over
 from storage_ledger.processors import LARGE_BYTES, any_of_them
 
 FILE_MODE = 0o440
@@ -299,6 +300,7 @@ class FilesystemArchive:
                 shared = depth == 0  # nobody's study can be made; further down it is one folder's trouble alone
                 raise Retryable("archive-not-writable", os.strerror(error.errno or 0), errno=error.errno, shared=shared) from error
             os.chmod(path, FOLDER_MODE, follow_symlinks=False) if os.chmod in os.supports_follow_symlinks else os.chmod(path, FOLDER_MODE)
+            hand_over(path, path.parent)
             if depth > 0:
                 with self._folder(*parts[:depth]) as parent:
                     try:
@@ -390,6 +392,7 @@ def _replace_metadata(folder: int, data: bytes, set_aside: Callable[[], str]) ->
         try:
             _write_all(descriptor, data)
             os.fchmod(descriptor, METADATA_MODE)
+            hand_over(descriptor, folder)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -419,6 +422,7 @@ def _copy(upload: Upload, name: str, folder: int) -> str:
         if done != upload.size:
             raise Retryable("upload-changing", "the file's length changed while it was read")
         os.fchmod(descriptor, FILE_MODE)
+        hand_over(descriptor, folder)
         os.fsync(descriptor)
         return digest.hexdigest()
     finally:

@@ -24,6 +24,7 @@ from storage_ledger.ledger import lock
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.engine import driver, open_engine
 from storage_ledger.ledger.sqlite import translated
+from storage_ledger.owners import hand_over
 
 BATCH = 500
 GATHER_S = 0.1  # one batch for what belongs together: a study's entries follow each other closely
@@ -285,6 +286,7 @@ class Index:
         try:
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640))
             self.path.chmod(0o640)
+            hand_over(self.path, self.path.parent)
         except FileExistsError:
             pass
         status = self.path.stat()

@@ -11,6 +11,7 @@ from pathlib import Path
 from storage_ledger.errors import LedgerBusy
 from storage_ledger.ledger.engine import quoted, sqlite
 from storage_ledger.ledger.sqlite import translated
+from storage_ledger.owners import hand_over
 
 MODE = 0o640
 PAGES_AT_ONCE = 2048
@@ -50,6 +51,7 @@ def copy_to(ledger_file: Path, target: Path, on_progress: Callable[[int, int], N
     try:
         os.pwrite(descriptor, b"\x01\x01", _FORMAT_VERSIONS)
         os.fchmod(descriptor, MODE)
+        hand_over(descriptor, target.parent)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from storage_ledger.errors import LedgerBusy, Locked
+from storage_ledger.owners import hand_over
 
 LOOKERS = 10_000
 """So many times in a row somebody may be met who only looks; each takes some microseconds."""
@@ -43,6 +44,7 @@ def let_go(descriptor: int) -> None:
 def _taken(path: Path, command: str, waits: Callable[[str], None] | None) -> int:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+        hand_over(descriptor, path.parent)
         try:
             _take(descriptor, path, command, waits)
         except BaseException:

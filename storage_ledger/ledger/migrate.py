@@ -18,6 +18,7 @@ from storage_ledger.ledger.copying import copy_to, fsync
 from storage_ledger.ledger.engine import check_place, open_engine, sqlite
 from storage_ledger.ledger.schema import HEAD
 from storage_ledger.ledger.sqlite import translated
+from storage_ledger.owners import hand_over
 
 SCHEMA_SQL = "SELECT type, name, coalesce(sql, '') FROM sqlite_master WHERE name NOT LIKE 'sqlite!_stat%' ESCAPE '!'"
 """Reads the schema; what SQLite gathers by itself about the sizes of tables is no part of it."""
@@ -174,6 +175,7 @@ def make_private(ledger_file: Path) -> None:
         raise LedgerUnusable("ledger-folder", f"{ledger_file} cannot be made: {text}. {who}", errno=error.errno) from error
     try:
         os.fchmod(descriptor, 0o640)
+        hand_over(descriptor, ledger_file.parent)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -24,6 +24,7 @@ from storage_ledger.errors import LedgerUnusable, Retryable
 from storage_ledger.ledger import lock, segments
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.segments import Batch, Begin
+from storage_ledger.owners import hand_over
 
 SEGMENT_ENTRIES = 4096
 SEGMENT_BYTES = 8 << 20
@@ -135,7 +136,7 @@ class Mirror:
         with self._alone():
             with self._folder(make=True) as (_, folder):
                 self._tail = None
-                for name in _names(folder):
+                for name in reversed(_names(folder)):  # cut short, it leaves a mirror that only ends earlier
                     _set_aside(folder, name)
                 _write_anew(folder, segments.segment_name(1), segments.begin_line(self._ledger.ledger_id, Tree()))
             while entries := self._more():
@@ -178,6 +179,7 @@ class Mirror:
             with _opened(name, (_MAKE if full else os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC), folder) as descriptor:
                 if full:
                     os.fchmod(descriptor, FILE_MODE)
+                    hand_over(descriptor, folder)
                 elif _identity(descriptor) != tail.state:
                     raise Retryable("mirror-moved", "the mirror's last segment has been changed meanwhile", shared=True)
                 _write_all(descriptor, data)
@@ -302,6 +304,7 @@ class Mirror:
         """A descriptor that holds the lock."""
         try:
             descriptor = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
+            hand_over(descriptor, self._lock_file.parent)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             except OSError:
@@ -379,21 +382,31 @@ def look(archive_root: Path) -> Mirrored:
     raise LedgerUnusable("mirror-damaged", f"no line of {len(names)} segments in {LEDGER_FOLDER}/ says whose mirror it is")
 
 
-def entries(archive_root: Path, ledger_id: str) -> Iterator[Entry]:
+def entries(archive_root: Path, ledger_id: str, known: Tree | None = None) -> Iterator[Entry]:
     """All entries of the mirror in order, each checked: hashes, positions, the tree's root after every batch.
 
     Of a last batch that a crash cut short those entries are given that are whole: they were in the ledger before they
     came here. Raises `LedgerUnusable`: `mirror-damaged` naming segment and line, after all entries before it were given.
+
+    With `known`, the tree over what is known already, it begins with the segment that holds the last entry of that, and damage up to
+    there is passed over: the root of the first batch beyond says whether all of it was the same.
     """
-    tree = Tree()
+    tree = known.copy() if known is not None else Tree()
+    passing = tree.size > 0
     with _translated(), _opened_folder(archive_root) as folder:
         names = _names(folder)
-        for name in names:
-            if segments.first_position(name) != tree.size + 1:
+        begun = sum(1 for name in names if (segments.first_position(name) or 0) <= tree.size)
+        for name in names[max(0, begun - 1) :]:
+            if not passing and segments.first_position(name) != tree.size + 1:
                 raise _damaged(name, 1, f"it should begin at position {tree.size + 1}: is a segment missing?")
             data = _read(folder, name)
             number = 0
             for number, (_, line) in enumerate(segments.lines(data), 1):
+                if passing and _goes_no_further(line, tree):
+                    if isinstance(line, Entry):
+                        yield line
+                    continue
+                passing = False
                 trouble = _contradiction(line, number, tree, ledger_id)
                 if trouble is not None:
                     raise _damaged(name, number, trouble)
@@ -402,6 +415,18 @@ def entries(archive_root: Path, ledger_id: str) -> Iterator[Entry]:
                     yield line
             if not data.endswith(b"\n") and name != names[-1]:
                 raise _damaged(name, number + 1, "the line does not end")
+
+
+def _goes_no_further(line: segments.Line | None, known: Tree) -> bool:
+    match line:
+        case Entry():
+            return line.position <= known.size
+        case Batch():
+            return line.size < known.size or (line.size, line.root) == (known.size, known.root())
+        case Begin():
+            return line.before.size < known.size
+        case None:
+            return True
 
 
 def _contradiction(line: segments.Line | None, number: int, tree: Tree, ledger_id: str) -> str | None:
@@ -448,6 +473,7 @@ def _make_folder(parent: int, name: str) -> None:
         return
     with _opened(name, _FOLDER, parent) as made:
         os.fchmod(made, FOLDER_MODE)  # whatever the umask
+        hand_over(made, parent)
     os.fsync(parent)
 
 
@@ -456,6 +482,7 @@ def _write_anew(folder: int, name: str, data: bytes) -> Identity:
     _remove(folder, _TEMPORARY)
     with _opened(_TEMPORARY, _MAKE, folder) as descriptor:
         os.fchmod(descriptor, FILE_MODE)
+        hand_over(descriptor, folder)
         _write_all(descriptor, data)
         os.fsync(descriptor)
         os.rename(_TEMPORARY, name, src_dir_fd=folder, dst_dir_fd=folder)

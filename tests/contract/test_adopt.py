@@ -310,6 +310,28 @@ def test_a_ledger_made_again_from_the_mirror_has_no_duties_of_adopted_studies(pi
     again.close()
 
 
+@pytest.mark.parametrize("rewrite", [False, True])
+def test_an_adoption_of_which_a_torn_mirror_kept_but_the_first_half_is_done_again(pipeline, tmp_path, rewrite):
+    folder = add_study(pipeline.archive, "S1")
+    old = (folder / "metadata.json").read_bytes()
+    mirror = Mirror(pipeline.archive, tmp_path / "mirror.lock", pipeline.ledger)
+    mirror.begin()
+    Adoption(pipeline.ledger, FilesystemArchive(pipeline.archive), Asked(), clock=pipeline.clock, on_committed=mirror.catch_up).run()
+    [segment] = (pipeline.archive / ".ledger").glob("*.entries")
+    data = segment.read_bytes()
+    segment.write_bytes(data[: data.index(b"\nentry", data.index(b"\nentry") + 1) + 9])
+    from_mirror(pipeline.archive, tmp_path / "again" / "ledger.db")
+    pipeline.ledger.close()
+    pipeline.ledger = SqliteLedger(tmp_path / "again" / "ledger.db")
+    assert pipeline.kinds() == ["described"]
+    assert (adopt(pipeline, rewrite=rewrite).files, pipeline.kinds()) == (1, ["described", "described", "archived"])
+    assert Study.of("S1", pipeline.ledger.study("S1")).state == "archived"
+    assert (folder / "metadata.json").read_bytes() == folded(pipeline, "S1")
+    assert (folded(pipeline, "S1") == old) == (not rewrite)
+    assert adopt(pipeline).known == 1
+    assert pipeline.ledger.queue() == []
+
+
 def test_a_study_of_which_the_ledger_is_damaged_is_left_alone_and_the_others_are_adopted(pipeline):
     add_study(pipeline.archive, "S1")
     adopt(pipeline)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import random
@@ -10,16 +11,20 @@ import shutil
 import sqlite3
 import stat
 import threading
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from storage_ledger import backup
-from storage_ledger.core.entries import Kind, NewEntry
+from storage_ledger.core.entries import Entry, Kind, NewEntry
 from storage_ledger.errors import BackupError, LedgerUnusable, Locked
+from storage_ledger.ledger import mirror as module
+from storage_ledger.ledger import segments
 from storage_ledger.ledger.engine import sqlite
 from storage_ledger.ledger.mirror import Mirror
+from storage_ledger.ledger.segments import Batch, Begin
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.restore import Restored, from_backup
 from tests.contract.making import Ledgers, described, fill, small_volume
@@ -239,6 +244,68 @@ def test_an_old_backup_offers_what_the_mirror_has_beyond_it(scene):
     assert scene.rows() == before
 
 
+@pytest.mark.parametrize("segment", [10, 4096])
+@pytest.mark.parametrize("at", ["begin", 3, 20, 23, "batch"])
+def test_a_mirror_that_is_damaged_only_before_the_end_of_the_backup_gives_the_rest(scene, monkeypatch, segment, at):
+    monkeypatch.setattr(module, "SEGMENT_ENTRIES", segment)
+    scene.append(13)
+    scene.append(10)
+    scene.back_up()
+    scene.append(12)
+    before = scene.rows()
+    damage_line(scene.archive, at, up_to=23)
+    scene.lose()
+    done = scene.restore(with_mirror=True)
+    assert (done.entries, done.appended, scene.rows()) == (35, 12, before)
+
+
+@pytest.mark.parametrize("at", [24, 30])
+def test_a_mirror_that_is_damaged_beyond_the_end_of_the_backup_does_not_give_the_rest(scene, at):
+    scene.append(23)
+    scene.back_up()
+    scene.append(12)
+    damage_line(scene.archive, at, up_to=35)
+    scene.lose()
+    with pytest.raises(LedgerUnusable, match=r"mirror-damaged: \.ledger/000000000001\.entries, line "):
+        from_backup(scene.dest, scene.archive, scene.file, force=False, with_mirror=lambda *_: True)
+    assert list(scene.file.parent.iterdir()) == []
+
+
+def test_what_the_mirror_has_beyond_a_backup_that_tells_something_else_is_not_taken_over(scene, tmp_path, ledgers):
+    scene.append(10)
+    scene.back_up()
+    other = Scene(tmp_path / "other", ledgers)
+    other.append(20, "something else")
+    damage_line(other.archive, 10, up_to=20)
+    scene.archive = other.archive
+    scene.lose()
+    with pytest.raises(LedgerUnusable, match="mirror-damaged"):
+        from_backup(scene.dest, scene.archive, scene.file, force=False, with_mirror=lambda *_: True)
+    assert list(scene.file.parent.iterdir()) == []
+    other.ledger.close()
+
+
+def damage_line(archive: Path, at: int | str, *, up_to: int) -> None:
+    """Flip a bit of the entry of this position, or of a segment's first line, or of a batch's end that goes no further than `up_to`."""
+    for path in sorted((archive / ".ledger").glob("*.entries")):
+        lines = path.read_bytes().splitlines(keepends=True)
+        for n, line in enumerate(lines):
+            match segments.parse(line[:-1]):
+                case Begin():
+                    hit = at == "begin"
+                case Batch(size=size):
+                    hit = at == "batch" and size <= up_to
+                case Entry(position=position):
+                    hit = at == position
+                case _:
+                    raise AssertionError(line)
+            if hit:
+                lines[n] = line[:30] + bytes([line[30] ^ 1]) + line[31:]
+                path.write_bytes(b"".join(lines))
+                return
+    raise AssertionError(at)
+
+
 def test_a_ledger_with_entries_that_the_backup_lacks_stays_without_force(scene):
     scene.append(10)
     scene.back_up()
@@ -296,6 +363,18 @@ def test_another_ledger_and_one_that_went_on_from_an_old_copy_stay_without_force
     assert other.restore(scene.dest, force=True).entries == 10
 
 
+def test_a_backup_of_another_ledger_than_the_archives_is_refused_where_no_ledger_is_left_to_say_so(scene):
+    scene.append(5)
+    ours, newest = scene.back_up(), scene.back_up()
+    remade(newest, "UPDATE meta SET value = 'another' WHERE name = 'ledger_id'", ledger_id="another")
+    scene.lose()
+    with pytest.raises(LedgerUnusable, match=f"mirror-foreign: .* of ledger another; .* {scene.ledger.ledger_id}"):
+        from_backup(scene.dest, scene.archive, scene.file, force=False, with_mirror=lambda *_: False)
+    assert list(scene.file.parent.iterdir()) == []
+    assert scene.restore(ours).entries == 5
+    assert scene.restore(force=True).ledger_id == "another"
+
+
 def test_a_ledger_that_cannot_be_read_stays_without_force(scene):
     scene.append(10)
     scene.back_up()
@@ -332,6 +411,42 @@ def test_any_flipped_bit_of_a_backup_is_seen_and_nothing_is_touched(scene, victi
             assert {key for key in before if said[key] != before[key]} <= {"created", "program"}
         assert not scene.file.with_name("ledger.db.restoring").exists()
     scene.ledger = SqliteLedger(scene.file)
+
+
+def remade(folder: Path, statements: str, **says: object) -> None:
+    """Change a backup's ledger, with a manifest that knows: as another version, or somebody, would have made it."""
+    if statements:
+        with closing(sqlite.connect(folder / "ledger.db")) as connection:
+            connection.executescript(statements)
+    data = (folder / "ledger.db").read_bytes()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest |= {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), **says}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_a_backup_of_a_newer_version_is_told_as_such_whatever_else_is_new_in_it(scene):
+    scene.append(3)
+    folder = scene.back_up()
+    remade(folder, "UPDATE alembic_version SET version_num = '9999'; ALTER TABLE entries RENAME COLUMN salt TO pepper", revision="9999")
+    scene.lose()
+    with pytest.raises(BackupError, match=r"backup-newer: .*ledger\.db has a schema"):
+        from_backup(folder, scene.archive, scene.file, force=False, with_mirror=lambda *_: False)
+    (folder / "manifest.json").write_text('{"format": "storage-ledger-backup 2", "parts": []}')
+    with pytest.raises(BackupError, match=r"backup-newer: .*manifest\.json has a format"):
+        backup.find(folder)
+    assert list(scene.file.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", ["another", "empty", "none"])
+def test_a_backup_whose_ledger_is_none_is_damaged(scene, content):
+    scene.append(3)
+    folder = scene.back_up()
+    (folder / "ledger.db").write_bytes(b"no database" * 1000 if content == "none" else b"")
+    remade(folder, "CREATE TABLE notes (text)" if content == "another" else "")
+    scene.lose()
+    with pytest.raises(BackupError, match="backup-damaged"):
+        from_backup(folder, scene.archive, scene.file, force=False, with_mirror=lambda *_: False)
+    assert list(scene.file.parent.iterdir()) == []
 
 
 def test_a_backup_of_an_older_schema_is_migrated_when_it_is_restored(scene):

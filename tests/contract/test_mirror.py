@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -263,6 +266,30 @@ def test_rewriting_makes_it_anew_and_keeps_the_old_one(scene, monkeypatch):
     shutil.rmtree(scene.folder)
     assert scene.mirror().rewrite() == 25
     scene.assert_mirrors_the_ledger()
+
+
+def test_rewriting_that_is_cut_short_leaves_a_mirror_that_only_ends_earlier(scene, monkeypatch):
+    monkeypatch.setattr(module, "SEGMENT_ENTRIES", 10)
+    scene.begun(25)
+    old = scene.names()
+    with immovable(scene.folder / old[1]), pytest.raises(Retryable):
+        scene.mirror().rewrite()
+    assert scene.names() == old[:2]
+    assert list(module.entries(scene.archive, scene.ledger.ledger_id)) == scene.ledger.read(0, 20)
+    scene.mirror().catch_up()
+    scene.assert_mirrors_the_ledger()
+
+
+@contextmanager
+def immovable(file: Path) -> Iterator[None]:
+    """A mount of its own, which nobody may rename. Skips where that cannot be."""
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("a file that cannot be renamed takes root and mount(8)")
+    subprocess.run(["mount", "--bind", file, file], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", file], check=True)
 
 
 def test_another_folder_in_the_place_of_the_archive_is_not_written_to(scene):

@@ -164,7 +164,7 @@ def test_a_damaged_mirror_is_not_restored_from_and_nothing_is_touched(stack, sta
     done = stack.command("restore", "--from-mirror")
     assert done.returncode == 2
     assert "mirror-damaged: .ledger/000000000001.entries, line " in done.stderr
-    assert not (stack.ledger / "ledger.db").exists()
+    assert [path.name for path in stack.ledger.iterdir()] == ["serve.lock"]  # nor is anything left half made
 
 
 def test_a_ledger_that_cannot_be_read_or_was_changed_is_set_aside_for_the_mirrors_only_when_that_is_said(stack, status_server):
@@ -197,6 +197,39 @@ def test_a_ledger_that_cannot_be_read_or_was_changed_is_set_aside_for_the_mirror
     mirror.write_bytes(mirror.read_bytes().replace(b"archived", b"archivee", 1))
     assert "mirror-damaged" in stack.command("restore", "--from-mirror", "--force").stderr
     assert entries(stack) == before, "nothing is set aside for a mirror that is damaged"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes root, and a service that is not")
+def test_what_root_makes_good_belongs_to_the_user_of_the_service(stack, status_server, tmp_path):
+    stack.start()
+    archive(stack, status_server, "a", 5)
+    assert stack.stop() == 0
+    backups, copy = tmp_path / "backups", tmp_path / "copy"
+    shutil.copytree(stack.archive, copy)
+    backups.mkdir()
+    for path in (*stack.ledger.glob("*.lock"), *stack.ledger.glob("index.db*")):
+        path.unlink()
+    shutil.rmtree(stack.archive / "a-00")
+    (stack.archive / "a-01" / "metadata.json").write_text("{")
+    (stack.archive / "a-02" / "a-02.dcm").unlink()
+    (stack.archive / "a-02" / "a-02.dcm").mkdir()
+    places = (stack.ledger, stack.archive, backups)
+    for place in places:
+        for path in (place, *place.rglob("*")):
+            os.chown(path, 10001, 10002)
+    for command in (
+        ("replay", "--all", "--source", str(copy)),
+        ("verify",),
+        ("backup", str(backups / "nightly")),
+        ("replay", "--mirror"),
+        ("restore", "--from-mirror", "--force"),
+        ("restore", "--from-backup", str(backups / "nightly"), "--force", "--with-mirror"),
+        ("replay",),
+    ):
+        done = stack.command(*command)
+        assert done.returncode == 0, (command, done.stdout, done.stderr)
+    owners = {str(path): (path.lstat().st_uid, path.lstat().st_gid) for place in places for path in (place, *place.rglob("*"))}
+    assert {path: owner for path, owner in owners.items() if owner != (10001, 10002)} == {}
 
 
 def test_restore_and_replay_wait_for_no_running_service(stack, status_server):
