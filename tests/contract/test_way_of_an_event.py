@@ -239,6 +239,39 @@ def test_a_clock_that_was_set_back_before_a_start_does_not_make_the_grace_longer
     assert pipeline.kinds() == ["described", "quarantined"]
 
 
+def test_a_volume_that_comes_off_leaves_an_empty_folder_and_quarantines_nothing(pipeline):
+    pipeline.upload("a.dcm", b"x")
+    pipeline.say("S1", "a.dcm")
+    pipeline.place()
+    pipeline.upload("b.dcm", b"x")
+    pipeline.say("S2", "b.dcm")
+    volume = pipeline.uploads.rename(pipeline.uploads.parent / "volume")
+    pipeline.uploads.mkdir()
+    pipeline.clock.move(1000)
+    pipeline.place()
+    pipeline.remove()
+    failed = entries(pipeline, "failed")
+    assert [(entry.study_id, entry.data["code"]) for entry in failed] == [(None, "uploads-missing")] * len(failed) != []
+    assert (volume / "a.dcm").exists()
+    pipeline.uploads.rmdir()
+    volume.rename(pipeline.uploads)
+    pipeline.finish()
+    assert [entry.study_id for entry in entries(pipeline, "archived")] == ["S1", "S2"]
+    assert entries(pipeline, "quarantined") == []
+    assert list(pipeline.uploads.iterdir()) == []
+
+
+def test_another_uploads_folder_is_taken_as_soon_as_something_lies_in_it(pipeline):
+    pipeline.upload("a.dcm", b"x")
+    pipeline.say("S1", "a.dcm")
+    pipeline.finish()
+    pipeline.uploads.rename(pipeline.uploads.parent / "old")
+    pipeline.say("S2", "gone.dcm")
+    pipeline.upload("c.dcm", b"y")
+    pipeline.finish()
+    assert [(entry.study_id, entry.data["code"]) for entry in entries(pipeline, "quarantined")] == [("S2", "upload-missing")]
+
+
 def test_a_redelivery_gets_a_quarantined_file_archived(pipeline):
     pipeline.say("S1", "a.dcm")
     pipeline.finish()
