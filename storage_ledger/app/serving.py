@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 
@@ -11,6 +12,7 @@ from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.archive.uploads import Uploads
 from storage_ledger.core.entries import Entry
 from storage_ledger.core.layout import UploadPaths
+from storage_ledger.errors import BadSettings
 from storage_ledger.index.rebuild import Workers
 from storage_ledger.index.sqlite import Index
 from storage_ledger.intake import Intake
@@ -60,7 +62,11 @@ def _make_archive(settings: Settings) -> None:
         return
     with reading(settings) as ledger:
         if ledger.last() is None:
-            settings.archive_path.mkdir(mode=0o750, parents=True, exist_ok=True)
+            try:
+                settings.archive_path.mkdir(mode=0o750, parents=True, exist_ok=True)
+            except OSError as error:
+                text = f"ARCHIVE_PATH: {settings.archive_path} is not there, and cannot be made: {os.strerror(error.errno or 0)}"
+                raise BadSettings("bad-settings", text, errno=error.errno) from error
             logs.get().info("archive.made")
 
 
