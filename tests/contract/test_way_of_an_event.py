@@ -213,7 +213,7 @@ def test_a_file_that_never_comes_is_quarantined_after_the_grace_and_leaves_no_fo
     pipeline.finish()
     assert pipeline.kinds() == ["described", "quarantined"]
     assert entries(pipeline, "quarantined")[0].data["code"] == "upload-missing"
-    waited_s = (pipeline.clock.now.timestamp()) - pipeline.projector._started.timestamp()
+    waited_s = (pipeline.clock.now.timestamp()) - pipeline.projector._grace_from.timestamp()
     assert waited_s == pytest.approx(300, abs=1)
     assert list(pipeline.archive.iterdir()) == []
 
@@ -234,6 +234,36 @@ def test_a_clock_that_was_set_back_before_a_start_does_not_make_the_grace_longer
     with pipeline.ledger.write() as tx:
         tx.make_due(beyond_s=600)
     pipeline.restart()
+    pipeline.clock.move(301)
+    pipeline.place()
+    assert pipeline.kinds() == ["described", "quarantined"]
+
+
+def test_a_clock_that_is_set_forward_gives_up_no_file_before_its_time(pipeline):
+    pipeline.say("S1", "a.dcm")
+    pipeline.place()
+    pipeline.set_clock(3600)
+    pipeline.place()
+    assert pipeline.kinds() == ["described"]
+    pipeline.clock.move(301)
+    pipeline.place()
+    assert pipeline.kinds() == ["described", "quarantined"]
+
+
+def test_what_was_put_off_does_not_wait_as_long_as_the_clock_is_set_back(pipeline):
+    pipeline.say("S1", "a.dcm")
+    pipeline.place()
+    pipeline.upload("a.dcm", b"x")
+    pipeline.set_clock(-3600)
+    pipeline.clock_watch.look()
+    pipeline.place()
+    assert pipeline.kinds() == ["described", "archived"]
+
+
+def test_a_clock_that_is_set_back_does_not_make_the_grace_longer(pipeline):
+    pipeline.say("S1", "a.dcm")
+    pipeline.set_clock(-3600)
+    pipeline.clock_watch.look()
     pipeline.clock.move(301)
     pipeline.place()
     assert pipeline.kinds() == ["described", "quarantined"]
