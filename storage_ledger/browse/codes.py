@@ -204,8 +204,9 @@ OUTAGES = {
         "Match the uids.",
     ),
     "uploads-missing": Meaning(
-        "UPLOADS_PATH cannot be opened.",
-        "Mount it; see who may enter it.",
+        "UPLOADS_PATH cannot be opened; or files were found there before, and now it is another folder with nothing in it: "
+        "the volume came off.",
+        "Mount it; see who may enter it. A new, empty volume on purpose: nothing, the first file in it ends this.",
     ),
     "uploads-read-only": Meaning(
         "Uploads are mounted read-only: what is archived cannot be removed. Archiving goes on.",
@@ -236,7 +237,7 @@ HEADERS = {
         "Compare with the sender's original.",
     ),
     "some-attributes-unreadable": Meaning(
-        "Some values could not be decoded; the others are there.",
+        "Some values could not be decoded, or are longer than 64 KiB; the others are there.",
         "Nothing.",
     ),
 }
