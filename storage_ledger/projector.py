@@ -72,7 +72,10 @@ Outcome = Archived | Quarantined | Retry
 
 
 class Projector:
-    """One lane, studies in parallel. `on_copied`: from which state of its upload the file of an `archived` entry was copied."""
+    """One lane, studies in parallel. `on_copied`: from which state of its upload the file of an `archived` entry was copied.
+
+    `look_at_clock` is called before a file is given up because its time is over; it may call `begin_grace_anew`.
+    """
 
     def __init__(
         self,
@@ -87,6 +90,7 @@ class Projector:
         workers: int = 6,
         on_copied: Callable[[int, Identity], None] = lambda _, __: None,
         on_recorded: Callable[[], None] = lambda: None,
+        look_at_clock: Callable[[], None] = lambda: None,
     ) -> None:
         self._ledger = ledger
         self._uploads = uploads
@@ -95,9 +99,10 @@ class Projector:
         self._metrics = metrics
         self._clock = clock
         self._grace_s = grace_s
-        self._started = clock()
+        self._grace_from = clock()
         self._on_copied = on_copied
         self._on_recorded = on_recorded
+        self._look_at_clock = look_at_clock
         self._random = random.Random()  # noqa: S311 - spreads retries, guards nothing
         self._host = socket.gethostname()
         self._in_a_row: dict[str, set[str | None]] = {}
@@ -110,6 +115,10 @@ class Projector:
             workers=workers,
             on_hanging=lambda duties: record_hanging(ledger, "place", duties),
         )
+
+    def begin_grace_anew(self) -> None:
+        """No file has been waited for before now: the clock was set, and nobody can tell for how long."""
+        self._grace_from = self._clock()
 
     def place_batch(self, duties: list[Duty]) -> list[Outcome]:
         """Place the files of these duties, all of one study, in order; then its metadata.json, once. Raises only `LedgerError`.
@@ -158,6 +167,8 @@ class Projector:
             return Quarantined(duty, taken.code, taken.detail)
         if placed is not None:
             return self._archived(study, described, duty, placed, study.files[placed.name].original_name, None)
+        if self._waited_s(described) >= self._grace_s:
+            self._look_at_clock()
         waited_s = self._waited_s(described)
         if waited_s >= self._grace_s:
             if state is None:
@@ -171,9 +182,9 @@ class Projector:
         return Retry(duty, error, due_in_s=min(wait_s, self._grace_s - waited_s))
 
     def _waited_s(self, described: Described) -> float:
-        """Since it was recorded, or since we started: a volume may be mounted after us. A clock may have been set back."""
+        """Since it was recorded, or since we started: a volume may be mounted after us. A clock may have been set since."""
         now, recorded = self._clock(), instant(described.recorded_at)
-        since = max(recorded, self._started) if recorded <= now else self._started
+        since = max(recorded, self._grace_from) if recorded <= now else self._grace_from
         return (now - since).total_seconds()
 
     def _in_archive(self, study: Study, described: Described) -> tuple[Fixity | None, Placed | None]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from storage_ledger import __version__, logs, processors
 from storage_ledger.archive.contract import Archive
+from storage_ledger.clock import ClockWatch
 from storage_ledger.core.ids import instant
 from storage_ledger.core.plan import Stage
 from storage_ledger.errors import LedgerError, StorageLedgerError
@@ -62,6 +63,7 @@ class Parts:
     outages: Outages
     metrics: Metrics
     clock: Callable[[], datetime]
+    clock_watch: ClockWatch
 
 
 class Service:
@@ -103,6 +105,7 @@ class Service:
             "notify": lambda: parts.notifier.lane.run(self._stop),
             "reconcile": lambda: parts.reconciler.run(self._stop),
             "outages": lambda: parts.outages.run(self._stop),
+            "clock": lambda: parts.clock_watch.run(self._stop),
             "scrub": lambda: parts.scrub.run(self._stop),
             "index": lambda: parts.index.run(self._mirrored, parts.index_bell),
             "source": self._read_source,

@@ -151,6 +151,10 @@ def _checked_url(value: str, schemes: tuple[str, ...]) -> str:
         raise ValueError(f"must begin with {' or '.join(s + '://' for s in schemes)}")
     if not (parts.hostname or (parts.scheme == "unix" and parts.path)):
         raise ValueError("names no host")
+    try:
+        (parts.hostname or "").encode("idna")  # as Python does before it looks the name up
+    except UnicodeError:
+        raise ValueError("names a host that cannot be: a part between its dots is empty, or longer than 63 characters") from None
     return value
 
 

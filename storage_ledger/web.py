@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import socket
 import threading
 from collections.abc import Callable
+from typing import cast
 
 import uvicorn
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -14,9 +16,19 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from storage_ledger import __version__
 from storage_ledger.errors import BadSettings
+
+MOST_CONNECTIONS = 512
+"""More are closed unanswered: each takes a descriptor, of which a process often has 1024."""
+
+MOST_OF_THE_SERVICE = 64
+"""The same of the service, which programs ask now and then: placing files takes descriptors, too."""
+
+REQUEST_WITHIN_S = 10.0
+"""So long a connection may stay without a whole request on it; after an answer uvicorn's own time begins."""
 
 _NEVER_CACHED = {"Cache-Control": "no-store"}
 
@@ -53,7 +65,7 @@ class WebServer:
     def __init__(self, app: ASGIApp, host: str, port: int) -> None:
         self._host = host
         self._port = port
-        self._server = Server(app)
+        self._server = Server(app, most_connections=MOST_OF_THE_SERVICE)
         self._thread: threading.Thread | None = None
 
     @property
@@ -82,15 +94,17 @@ class Server(uvicorn.Server):
     """uvicorn without its habits: no set-up of logging, no access log (paths hold ids), no foreign event loop.
 
     In the main thread it takes SIGTERM and SIGINT over while it runs and raises them again at its end; elsewhere it
-    leaves signals alone.
+    leaves signals alone. More than `most_connections` at a time are closed, and so are those that send no request.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, most_connections: int = MOST_CONNECTIONS, request_within_s: float = REQUEST_WITHIN_S) -> None:
+        bounded = type("Bounded", (_Bounded,), {"most_connections": most_connections, "request_within_s": request_within_s})
         super().__init__(
             uvicorn.Config(
                 app,
                 loop="asyncio",
-                http="h11",
+                http=bounded,
+                backlog=most_connections,  # so many are accepted in one go, before the first of them can be refused
                 ws="none",
                 log_config=None,
                 access_log=False,
@@ -100,6 +114,46 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=5,
             )
         )
+
+
+class _Bounded(H11Protocol):
+    """uvicorn keeps as many connections as come, and waits for a request for ever; asyncio writes a line for each that it cannot accept."""
+
+    most_connections: int
+    request_within_s: float
+    _refused = False
+    _patience: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        connection = cast("asyncio.Transport", transport)
+        self._refused = len(self.connections) >= self.most_connections
+        if self._refused:
+            connection.abort()
+            return
+        super().connection_made(connection)
+        self._wait_for_a_request()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._wait_for_a_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+        if not self._refused:
+            super().connection_lost(exc)
+
+    def _wait_for_a_request(self) -> None:
+        if self._patience is None and not self._at_work():
+            self._patience = self.loop.call_later(self.request_within_s, self._lose_patience)
+
+    def _lose_patience(self) -> None:
+        self._patience = None
+        if not self._at_work() and self.timeout_keep_alive_task is None:
+            self.transport.close()
+
+    def _at_work(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
 
 
 def listen(host: str, port: int, name: str) -> socket.socket:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 
@@ -9,8 +10,10 @@ from storage_ledger import logs
 from storage_ledger.app.opening import alone, joined_mirror, reading
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.archive.uploads import Uploads
+from storage_ledger.clock import ClockWatch
 from storage_ledger.core.entries import Entry
 from storage_ledger.core.layout import UploadPaths
+from storage_ledger.errors import BadSettings
 from storage_ledger.index.rebuild import Workers
 from storage_ledger.index.sqlite import Index
 from storage_ledger.intake import Intake
@@ -60,7 +63,11 @@ def _make_archive(settings: Settings) -> None:
         return
     with reading(settings) as ledger:
         if ledger.last() is None:
-            settings.archive_path.mkdir(mode=0o750, parents=True, exist_ok=True)
+            try:
+                settings.archive_path.mkdir(mode=0o750, parents=True, exist_ok=True)
+            except OSError as error:
+                text = f"ARCHIVE_PATH: {settings.archive_path} is not there, and cannot be made: {os.strerror(error.errno or 0)}"
+                raise BadSettings("bad-settings", text, errno=error.errno) from error
             logs.get().info("archive.made")
 
 
@@ -81,8 +88,12 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
         index_bell.set()
 
     ledger = SqliteLedger(settings.ledger_file, on_append=appended)
-    with ledger.write() as tx:  # recovery: whatever was put off is looked at now
-        tx.make_due(beyond_s=CONFIRM_AFTER[-1] * settings.status_confirm_seconds)
+
+    def look_at_what_was_put_off() -> None:
+        with ledger.write() as tx:
+            tx.make_due(beyond_s=CONFIRM_AFTER[-1] * settings.status_confirm_seconds)
+
+    look_at_what_was_put_off()  # recovery
     archive = FilesystemArchive(settings.archive_path)
     mirror = joined_mirror(settings, ledger, archive)
     uploads = Uploads(settings.uploads_path)
@@ -107,6 +118,12 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
         mirrored=lambda: mirror.position,
     )
 
+    def clock_was_set() -> None:
+        projector.begin_grace_anew()
+        look_at_what_was_put_off()
+
+    clock_watch = ClockWatch(utc_now, on_set=clock_was_set)
+
     def place_again() -> None:
         projector.lane.wake()
 
@@ -130,6 +147,7 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
         grace_s=settings.missing_file_grace_seconds,
         on_copied=remover.remember,
         on_recorded=mirroring.wake,
+        look_at_clock=clock_watch.look,
     )
     waiting_for_mirror += [remover.lane.wake, notifier.lane.wake]
 
@@ -187,4 +205,5 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
         outages=outages,
         metrics=metrics,
         clock=utc_now,
+        clock_watch=clock_watch,
     )

@@ -12,9 +12,10 @@ from typing import Any, BinaryIO
 
 import pydicom
 from pydicom import config
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import InvalidDicomError
-from pydicom.tag import Tag
+from pydicom.tag import BaseTag, Tag
 
 # Values are taken as they are: a wrong one is the sender's word, and pydicom's warnings would quote it in the logs.
 config.settings.reading_validation_mode = config.IGNORE
@@ -38,6 +39,8 @@ MAX_READS = 100_000
 WINDOW_BYTES = 64 << 10
 MAX_INFLATED_BYTES = 16 << 20
 MAX_VALUE_CHARACTERS = 1024
+MAX_VALUE_BYTES = 64 << 10
+"""A longer value is left out, not decoded: as objects of pydicom's, names of one letter each take a hundred times their bytes."""
 
 
 class _TooMuch(Exception):
@@ -117,6 +120,9 @@ def read_header(file: BinaryIO) -> tuple[dict[str, Any] | None, str | None]:
         keyword = _KEYWORDS.get(int(tag))
         if keyword is None:
             continue
+        if _is_long(dataset, tag):
+            partly = True
+            continue
         try:
             value = _plain(dataset[tag].value)
         except Exception:  # noqa: BLE001 - one attribute that cannot be decoded does not cost the others
@@ -138,7 +144,8 @@ def _read(file: BinaryIO) -> Dataset:
     except InvalidDicomError:
         # Without the 128-byte preamble of PS3.10 §7.1: taken for DICOM only if it names what it is.
         dataset = _dcmread(file, force=True)
-        if not (dataset.get("SOPClassUID") and dataset.get("SOPInstanceUID")):
+        names = [Tag("SOPClassUID"), Tag("SOPInstanceUID")]
+        if not all(name in dataset and not _is_long(dataset, name) and dataset[name].value for name in names):
             raise
         return dataset
 
@@ -146,6 +153,11 @@ def _read(file: BinaryIO) -> Dataset:
 def _dcmread(file: BinaryIO, *, force: bool) -> FileDataset:
     file.seek(0)
     return pydicom.dcmread(_Limited(file), stop_before_pixels=True, specific_tags=list(_TAGS), force=force)
+
+
+def _is_long(dataset: Dataset, tag: BaseTag) -> bool:
+    raw = dataset.get_item(tag)
+    return isinstance(raw, RawDataElement) and raw.value is not None and len(raw.value) > MAX_VALUE_BYTES
 
 
 def _refuse_bomb(data: bytes) -> None:

@@ -66,10 +66,15 @@ class Found:
 
 
 class Uploads:
-    """UPLOADS_PATH. Links are followed in that path itself and nowhere below it."""
+    """UPLOADS_PATH. Links are followed in that path itself and nowhere below it.
+
+    A volume that comes off mostly leaves an empty folder in its place. So where another folder lies at that path than the one
+    in which files were found, and nothing at all in it, that is no file's trouble: `uploads-missing`.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._found_in: tuple[int, int] | None = None  # device and inode
 
     @contextmanager
     def open(self, path: str, beat: Callable[[], None] = lambda: None) -> Iterator[Upload]:
@@ -78,21 +83,23 @@ class Uploads:
         Raises `Permanent` for a link, FIFO, device, socket or directory, without opening it; `Retryable` for what may
         yet come: `upload-missing`, `upload-unreadable`, `uploads-missing` (the whole folder; shared), `upload-io`.
         """
-        with self._parent(path) as (folder, name), _translated():
+        with self._parent(path) as (folder, name, root), _translated():
             _refuse_special(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
             descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
             try:
                 status = os.fstat(descriptor)
                 _refuse_special(status.st_mode)  # it may have been replaced since the look before
+                self._found_in = root
                 yield Upload(descriptor, Identity.of(status), beat)
             finally:
                 _close(descriptor)
 
     def look(self, path: str) -> Identity | None:
-        """What lies there now; None when nothing does, or nothing that could be an upload."""
+        """What lies there now; None when nothing does, or nothing that could be an upload. Raises `Retryable` as `open`."""
         try:
-            with self._parent(path) as (folder, name), _translated():
+            with self._parent(path) as (folder, name, root), _translated():
                 status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                self._found_in = root
         except (Permanent, Retryable) as error:
             if error.code == "upload-missing" or isinstance(error, Permanent):
                 return None
@@ -105,7 +112,7 @@ class Uploads:
         One by one, in no order, so that memory does not grow with their number; a folder is open while it is walked. What
         comes or goes meanwhile is there or not. Raises `Retryable` (`uploads-missing`) when it begins.
         """
-        with self._parent("_") as (root, _):
+        with self._parent("_") as (root, _, _):
             yield from _walk(root, "", 1)
 
     def remove(self, path: str) -> None:
@@ -113,7 +120,7 @@ class Uploads:
 
         Raises `Retryable` (shared) where we may not: foreign owner, read-only file system.
         """
-        with self._parent(path) as (folder, name):
+        with self._parent(path) as (folder, name, _):
             try:
                 os.unlink(name, dir_fd=folder)
             except FileNotFoundError:
@@ -130,14 +137,15 @@ class Uploads:
         """Fsync the folders of these paths, each once: an unlink that was not comes back after a power cut."""
         for folder_path in sorted({path.rpartition("/")[0] for path in paths}):
             try:
-                with self._parent(f"{folder_path}/_" if folder_path else "_") as (folder, _), _translated():
+                with self._parent(f"{folder_path}/_" if folder_path else "_") as (folder, _, _), _translated():
                     os.fsync(folder)
             except Retryable as error:
                 if error.code != "upload-missing":  # the folder itself is gone, and the file with it
                     raise
 
     @contextmanager
-    def _parent(self, path: str) -> Iterator[tuple[int, str]]:
+    def _parent(self, path: str) -> Iterator[tuple[int, str, tuple[int, int]]]:
+        """Descriptor of the folder, the name in it, and which folder UPLOADS_PATH is now."""
         *folders, name = path.split("/")
         try:
             current = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -149,15 +157,28 @@ class Uploads:
                 shared=True,
             ) from error
         try:
+            status = os.fstat(current)
+            root = (status.st_dev, status.st_ino)
+            other_and_empty = self._found_in not in {None, root} and _is_empty(current)
             for part in folders:
                 with _translated():
                     _refuse_link(os.stat(part, dir_fd=current, follow_symlinks=False).st_mode)
                     below = os.open(part, _FOLDER, dir_fd=current)
                 _close(current)
                 current = below
-            yield current, name
+            yield current, name, root
+        except Retryable as error:
+            if error.code == "upload-missing" and other_and_empty:
+                text = "another folder than before is at UPLOADS_PATH, and it is empty"
+                raise Retryable("uploads-missing", text, errno=error.errno, shared=True) from error
+            raise
         finally:
             _close(current)
+
+
+def _is_empty(folder: int) -> bool:
+    with os.scandir(folder) as entries:
+        return next(entries, None) is None
 
 
 def _close(descriptor: int) -> None:

@@ -212,8 +212,9 @@ OUTAGES = {
         "Move the archive to a file system that does: FAT, exFAT and some network file systems do not.",
     ),
     "uploads-missing": Meaning(
-        "UPLOADS_PATH cannot be opened.",
-        "Mount it; see who may enter it.",
+        "UPLOADS_PATH cannot be opened; or files were found there before, and now it is another folder with nothing in it: "
+        "the volume came off.",
+        "Mount it; see who may enter it. A new, empty volume on purpose: nothing, the first file in it ends this.",
     ),
     "uploads-read-only": Meaning(
         "Uploads are mounted read-only: what is archived cannot be removed. Archiving goes on.",
@@ -244,7 +245,7 @@ HEADERS = {
         "Compare with the sender's original.",
     ),
     "some-attributes-unreadable": Meaning(
-        "Some values could not be decoded; the others are there.",
+        "Some values could not be decoded, or are longer than 64 KiB; the others are there.",
         "Nothing.",
     ),
 }

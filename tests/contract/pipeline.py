@@ -10,6 +10,7 @@ from typing import Any
 
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.archive.uploads import Uploads
+from storage_ledger.clock import ClockWatch
 from storage_ledger.core.entries import Kind
 from storage_ledger.core.ids import instant
 from storage_ledger.core.layout import UploadPaths
@@ -54,6 +55,7 @@ class Pipeline:
         self.uploads.mkdir(parents=True)
         self.archive.mkdir()
         self.clock = Clock()
+        self.clock_set_by_s = 0.0
         self.grace_s = grace_s
         self.client = client
         self.ledger = ledgers.open(folder / "ledger", self.clock)
@@ -65,6 +67,9 @@ class Pipeline:
         self.metrics = Metrics()
         uploads, archive, outages = Uploads(self.uploads), FilesystemArchive(self.archive), Outages(self.ledger, self.metrics)
         self.remover = Remover(self.ledger, uploads, archive, outages=outages, metrics=self.metrics, clock=self.clock)
+        self.clock_watch = ClockWatch(
+            self.clock, on_set=self._clock_was_set, monotonic=lambda: self.clock.now.timestamp() - self.clock_set_by_s
+        )
         self.projector = Projector(
             self.ledger,
             uploads,
@@ -74,6 +79,7 @@ class Pipeline:
             clock=self.clock,
             grace_s=self.grace_s,
             on_copied=self.remover.remember,
+            look_at_clock=self.clock_watch.look,
         )
         self.notifier = self.client and Notifier(
             self.ledger,
@@ -94,6 +100,16 @@ class Pipeline:
             on_described=lambda: None,
             on_rejected=lambda: None,
         )
+
+    def set_clock(self, seconds: float) -> None:
+        """Somebody sets it, forward or back; no time passes."""
+        self.clock.move(seconds)
+        self.clock_set_by_s += seconds
+
+    def _clock_was_set(self) -> None:
+        self.projector.begin_grace_anew()
+        with self.ledger.write() as tx:
+            tx.make_due(beyond_s=600)
 
     def upload(self, path: str, content: bytes) -> None:
         """Let a file appear in uploads."""

@@ -213,7 +213,7 @@ def test_a_file_that_never_comes_is_quarantined_after_the_grace_and_leaves_no_fo
     pipeline.finish()
     assert pipeline.kinds() == ["described", "quarantined"]
     assert entries(pipeline, "quarantined")[0].data["code"] == "upload-missing"
-    waited_s = (pipeline.clock.now.timestamp()) - pipeline.projector._started.timestamp()
+    waited_s = (pipeline.clock.now.timestamp()) - pipeline.projector._grace_from.timestamp()
     assert waited_s == pytest.approx(300, abs=1)
     assert list(pipeline.archive.iterdir()) == []
 
@@ -237,6 +237,69 @@ def test_a_clock_that_was_set_back_before_a_start_does_not_make_the_grace_longer
     pipeline.clock.move(301)
     pipeline.place()
     assert pipeline.kinds() == ["described", "quarantined"]
+
+
+def test_a_clock_that_is_set_forward_gives_up_no_file_before_its_time(pipeline):
+    pipeline.say("S1", "a.dcm")
+    pipeline.place()
+    pipeline.set_clock(3600)
+    pipeline.place()
+    assert pipeline.kinds() == ["described"]
+    pipeline.clock.move(301)
+    pipeline.place()
+    assert pipeline.kinds() == ["described", "quarantined"]
+
+
+def test_what_was_put_off_does_not_wait_as_long_as_the_clock_is_set_back(pipeline):
+    pipeline.say("S1", "a.dcm")
+    pipeline.place()
+    pipeline.upload("a.dcm", b"x")
+    pipeline.set_clock(-3600)
+    pipeline.clock_watch.look()
+    pipeline.place()
+    assert pipeline.kinds() == ["described", "archived"]
+
+
+def test_a_clock_that_is_set_back_does_not_make_the_grace_longer(pipeline):
+    pipeline.say("S1", "a.dcm")
+    pipeline.set_clock(-3600)
+    pipeline.clock_watch.look()
+    pipeline.clock.move(301)
+    pipeline.place()
+    assert pipeline.kinds() == ["described", "quarantined"]
+
+
+def test_a_volume_that_comes_off_leaves_an_empty_folder_and_quarantines_nothing(pipeline):
+    pipeline.upload("a.dcm", b"x")
+    pipeline.say("S1", "a.dcm")
+    pipeline.place()
+    pipeline.upload("b.dcm", b"x")
+    pipeline.say("S2", "b.dcm")
+    volume = pipeline.uploads.rename(pipeline.uploads.parent / "volume")
+    pipeline.uploads.mkdir()
+    pipeline.clock.move(1000)
+    pipeline.place()
+    pipeline.remove()
+    failed = entries(pipeline, "failed")
+    assert [(entry.study_id, entry.data["code"]) for entry in failed] == [(None, "uploads-missing")] * len(failed) != []
+    assert (volume / "a.dcm").exists()
+    pipeline.uploads.rmdir()
+    volume.rename(pipeline.uploads)
+    pipeline.finish()
+    assert [entry.study_id for entry in entries(pipeline, "archived")] == ["S1", "S2"]
+    assert entries(pipeline, "quarantined") == []
+    assert list(pipeline.uploads.iterdir()) == []
+
+
+def test_another_uploads_folder_is_taken_as_soon_as_something_lies_in_it(pipeline):
+    pipeline.upload("a.dcm", b"x")
+    pipeline.say("S1", "a.dcm")
+    pipeline.finish()
+    pipeline.uploads.rename(pipeline.uploads.parent / "old")
+    pipeline.say("S2", "gone.dcm")
+    pipeline.upload("c.dcm", b"y")
+    pipeline.finish()
+    assert [(entry.study_id, entry.data["code"]) for entry in entries(pipeline, "quarantined")] == [("S2", "upload-missing")]
 
 
 def test_a_redelivery_gets_a_quarantined_file_archived(pipeline):

@@ -607,3 +607,11 @@ def test_bad_settings_are_all_named_at_once_and_end_with_2(stack):
     assert done.returncode == 2
     assert all(name in done.stderr for name in ("HTTP_PORT", "REDIS_URL", "LOG_LEVEL"))
     assert Counter(done.stderr.splitlines()).most_common(1)[0][1] == 1
+
+
+def test_an_archive_folder_that_cannot_be_made_is_a_bad_setting_that_names_it(stack):
+    stack.archive.rmdir()
+    stack.archive.symlink_to(stack.root / "nowhere" / "deep")
+    done = stack.command("serve")
+    assert done.returncode == 2
+    assert "bad-settings: ARCHIVE_PATH: " in done.stderr

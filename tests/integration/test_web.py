@@ -14,7 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from storage_ledger import __version__
 from storage_ledger.errors import BadSettings
 from storage_ledger.metrics import Metrics
-from storage_ledger.web import WebServer, make_app
+from storage_ledger.web import MOST_OF_THE_SERVICE, Server, WebServer, listen, make_app
+from tests.support.waiting import until
 
 
 class Face:
@@ -159,3 +160,51 @@ def test_a_server_that_is_stopped_at_once_ends():
     server.start()
     server.stop()
     server.stop()
+
+
+def test_connections_that_ask_nothing_do_not_take_all_descriptors_of_the_service(face):
+    with contextlib.ExitStack() as held:
+
+        def begin() -> socket.socket:
+            connection = held.enter_context(socket.create_connection(("127.0.0.1", face.server.port), 10))
+            connection.sendall(b"GET /healthz HTT")
+            return connection
+
+        def is_closed(connection: socket.socket) -> bool:
+            connection.setblocking(False)
+            try:
+                return connection.recv(1) == b""
+            except BlockingIOError:
+                return False
+            except ConnectionResetError:
+                return True
+
+        connections = [begin() for _ in range(MOST_OF_THE_SERVICE + 20)]
+        until(lambda: sum(map(is_closed, connections)) == 20, what="those that are too many to be closed")
+    until(lambda: _answers(face), what="an answer once they have gone")
+
+
+def _answers(face: Face) -> bool:
+    with contextlib.suppress(httpx.TransportError):
+        return face.http.get("/healthz").status_code == 200
+    return False
+
+
+@pytest.mark.parametrize("before", [0, 1])
+@pytest.mark.parametrize("sent", [b"", b"GET /healthz HTT"])
+def test_a_connection_without_a_whole_request_is_closed_after_a_while(before, sent):
+    with contextlib.closing(listen("127.0.0.1", 0, "HTTP")) as listener:
+        server = Server(make_app(list, bytes), request_within_s=0.2)
+        server.config.timeout_keep_alive = 1
+        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+        thread.start()
+        try:
+            with socket.create_connection(listener.getsockname(), 10) as connection:
+                for _ in range(before):
+                    connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+                    assert connection.recv(4096).startswith(b"HTTP/1.1 200 OK")
+                connection.sendall(sent)
+                until(lambda: connection.recv(4096) == b"", what="the connection to be closed")
+        finally:
+            server.should_exit = True
+            thread.join()

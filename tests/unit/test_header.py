@@ -14,7 +14,7 @@ from tests.support.dicom import make_file, testdata_files
 # The service ignores pydicom's warnings (they quote values); here they would become errors inside of it.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 
-EXPLICIT, DEFLATED = b"1.2.840.10008.1.2.1", b"1.2.840.10008.1.2.1.99"
+EXPLICIT, IMPLICIT, DEFLATED = b"1.2.840.10008.1.2.1", b"1.2.840.10008.1.2", b"1.2.840.10008.1.2.1.99"
 FOREVER = b"\xff\xff\xff\xff"
 
 
@@ -25,6 +25,10 @@ def short(group: int, element: int, vr: bytes, value: bytes) -> bytes:
 
 def long(group: int, element: int, vr: bytes, length: int, value: bytes = b"") -> bytes:
     return struct.pack("<HH2sHI", group, element, vr, 0, length) + value
+
+
+def implicit(group: int, element: int, value: bytes) -> bytes:
+    return struct.pack("<HHI", group, element, len(value)) + value
 
 
 def part10(dataset: bytes, syntax: bytes = EXPLICIT) -> bytes:
@@ -183,6 +187,20 @@ def test_of_many_values_the_first_ones_are_kept():
     (found, _), peak = peak_of(part10(SOP + short(8, 8, b"CS", values)))
     assert found["ImageType"] == ["A"] * 64
     assert peak < 32 << 20
+
+
+def test_a_value_of_very_many_values_is_not_decoded():
+    values = b"a\\" * 500_000
+    (found, error), peak = peak_of(part10(implicit(8, 0x18, b"1.2.3\0") + implicit(0x10, 0x10, values), IMPLICIT))
+    assert (found["SOPInstanceUID"], error) == ("1.2.3", "some-attributes-unreadable")
+    assert peak < 8 << 20
+
+
+def test_without_a_preamble_neither():
+    values = b"1\\" * 500_000
+    found, peak = peak_of(implicit(8, 0x16, values) + implicit(8, 0x18, values))
+    assert found == (None, "not-dicom")
+    assert peak < 8 << 20
 
 
 def test_pixels_are_not_read(tmp_path):
