@@ -156,7 +156,7 @@ def _dcmread(file: BinaryIO, *, force: bool) -> FileDataset:
 
 
 def _is_long(dataset: Dataset, tag: BaseTag) -> bool:
-    raw: object = dataset.get_item(tag)
+    raw: Any = dataset.get_item(tag)
     return isinstance(raw, RawDataElement) and raw.value is not None and len(raw.value) > MAX_VALUE_BYTES
 
 
