@@ -104,7 +104,7 @@ class Remover:
                 return Removal(duty, path)
             if now != self._copied_from.get(duty.entry.position) and not self._is_archived(duty.entry, data["file"], path):
                 return Removal(duty, path, place_again=True)
-            self._uploads.remove(path)
+            self._uploads.remove(path, now)
             return Removal(duty, path)
         except (Retryable, Permanent) as error:
             if isinstance(error, Permanent):  # no longer a regular file: not what we archived, not ours to remove

@@ -23,6 +23,9 @@ MAX_ANSWER_BYTES = 4 << 20
 MAX_IGNORED_BYTES = 64 << 10
 """What is read of an answer whose body does not matter, so that its connection can be kept."""
 
+IGNORED_WITHIN_S = 1.0
+"""A service that gives its code at once and its body byte by byte keeps nobody waiting for longer."""
+
 KEEP_IDLE_S = 3.0
 """Shorter than uvicorn's five seconds: who closes an idle connection first must be us, or a POST gets lost in it."""
 
@@ -57,7 +60,7 @@ class StatusClient:
     the name of an error class, never a text of the service:
 
     - `status-service-away`, shared: not reached, too slow, 5xx, 408 or 429;
-    - `status-refused`: any other answer but 2xx, redirects too;
+    - `status-refused`: any other answer but 2xx, redirects too, and a web page where a status was told;
     - `status-unreadable` (reading only): not a JSON object with a string `status`, over 4 MiB, or without end.
     """
 
@@ -82,9 +85,11 @@ class StatusClient:
         When it raises, the service may have stored the status all the same.
         """
         body = json.dumps({"status": status, "details": dict(details)}, allow_nan=False).encode("ascii")
-        with self._call("POST", study_id, body) as answer:
-            _ignore_body(answer)
+        with self._call("POST", study_id, body) as (answer, deadline):
+            _ignore_body(answer, deadline)
             _check_code(answer.status_code)
+            if answer.headers.get("Content-Type", "").lower().startswith("text/html"):
+                raise Retryable("status-refused", f"HTTP {answer.status_code} with a web page")  # of a login, a proxy, another port
             return answer.status_code
 
     def read(self, study_id: str) -> str | None:
@@ -94,12 +99,12 @@ class StatusClient:
 
     def look_up(self, study_id: str) -> Status | None:
         """GET the status with its details, None when the service knows no such study (404)."""
-        with self._call("GET", study_id) as answer:
+        with self._call("GET", study_id) as (answer, deadline):
             if answer.status_code == 404:
-                _ignore_body(answer)
+                _ignore_body(answer, deadline)
                 return None
             if not answer.is_success:
-                _ignore_body(answer)
+                _ignore_body(answer, deadline)
                 _check_code(answer.status_code)
             return _status(_body(answer))
 
@@ -109,7 +114,7 @@ class StatusClient:
             lane.transport.close()
 
     @contextlib.contextmanager
-    def _call(self, method: str, study_id: str, body: bytes | None = None) -> Iterator[httpx.Response]:
+    def _call(self, method: str, study_id: str, body: bytes | None = None) -> Iterator[tuple[httpx.Response, _Deadline]]:
         url = f"{self._base_url}/status/{quote(study_id, safe='')}"
         headers = self._headers | ({"Content-Type": "application/json"} if body is not None else {})
         request = httpx.Request(method, url, content=body, headers=headers, extensions=self._timeout)
@@ -117,7 +122,7 @@ class StatusClient:
         try:
             lane.deadline.at = time.monotonic() + self._timeout_s
             with contextlib.closing(lane.transport.handle_request(request)) as answer:
-                yield answer
+                yield answer, lane.deadline
         except httpx.HTTPError as error:
             raise Retryable("status-service-away", type(error).__name__, shared=True) from error
         finally:
@@ -140,12 +145,13 @@ def _check_code(code: int) -> None:
         raise Retryable("status-refused", f"HTTP {code}")
 
 
-def _ignore_body(answer: httpx.Response) -> None:
-    """Read a small body to its end, so that the connection is kept; leave a large or broken one, which closes it.
+def _ignore_body(answer: httpx.Response, deadline: _Deadline) -> None:
+    """Read a small body to its end, so that the connection is kept; leave a large, slow or broken one, which closes it.
 
     The code has been given: what happens to the body can't take it back.
     """
     taken = 0
+    deadline.at = min(deadline.at, time.monotonic() + IGNORED_WITHIN_S)
     with contextlib.suppress(httpx.HTTPError):
         for chunk in answer.iter_raw():
             taken += len(chunk)

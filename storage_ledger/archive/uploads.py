@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno as errnos
+import fcntl
 import os
+import signal
 import stat
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
@@ -115,14 +117,16 @@ class Uploads:
         with self._parent("_") as (root, _, _):
             yield from _walk(root, "", 1)
 
-    def remove(self, path: str) -> None:
-        """Unlink; not durable before `settle` of its folder. Nothing happens if it is gone.
+    def remove(self, path: str, identity: Identity) -> None:
+        """Unlink what is still that; not durable before `settle` of its folder. Nothing happens if it is gone.
 
-        Raises `Retryable` (shared) where we may not: foreign owner, read-only file system.
+        Raises `Retryable`: `upload-changing` where it is another by now, or somebody has it open for writing (as far as we may know, see
+        `_nobody_writes`); shared where we may not remove it: foreign owner, read-only file system.
         """
         with self._parent(path) as (folder, name, _):
             try:
-                os.unlink(name, dir_fd=folder)
+                with _nobody_writes(name, folder, identity):
+                    os.unlink(name, dir_fd=folder)
             except FileNotFoundError:
                 return
             except OSError as error:
@@ -174,6 +178,34 @@ class Uploads:
             raise
         finally:
             _close(current)
+
+
+@contextmanager
+def _nobody_writes(name: str, folder: int, identity: Identity) -> Iterator[None]:
+    """While this lasts nobody begins to write there. What a writer adds to a file that has lost its name is lost with it.
+
+    Held by a read lease (fcntl(2), F_SETLEASE; Linux): it is given on a file of our own user, or to whoever has CAP_LEASE, on local file
+    systems. Where it is not given for another reason than a writer, nobody can know, and it goes on without.
+    """
+    try:
+        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    except PermissionError:  # of a file that we may remove
+        yield
+        return
+    try:
+        if hasattr(fcntl, "F_SETLEASE"):
+            with suppress(OSError):
+                fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)  # who waits for us to let go announces itself; SIGIO would end us
+            try:
+                fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+            except OSError as error:
+                if error.errno == errnos.EAGAIN:
+                    raise Retryable("upload-changing", "somebody has it open for writing", errno=error.errno) from error
+        if Identity.of(os.fstat(descriptor)) != identity:
+            raise Retryable("upload-changing", "it changed since it was looked at")
+        yield
+    finally:
+        _close(descriptor)  # which gives the lease back
 
 
 def _is_empty(folder: int) -> bool:

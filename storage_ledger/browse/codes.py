@@ -140,7 +140,7 @@ RETRIED = {
         "Look the errno up. If it stays, report it.",
     ),
     "status-refused": Meaning(
-        "The Status Service answered neither 2xx nor 5xx, 408 or 429: it refuses this call.",
+        "The Status Service answered neither 2xx nor 5xx, 408 or 429: it refuses this call. Or it answered with a web page: a login, a proxy, another service.",
         "See its log for this study_id. Is STATUS_SERVICE_URL the right service? Redirects are not followed.",
     ),
     "status-unreadable": Meaning(

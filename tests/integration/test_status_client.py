@@ -208,6 +208,19 @@ def test_a_body_that_drips_without_end_is_given_up_on(status_server, hasty):
     assert hasty.tell("s1", "archived", {}) == 200
 
 
+def test_a_told_status_does_not_wait_for_a_body_that_drips(status_server):
+    client = StatusClient(status_server.url, timeout_s=3600)
+    status_server.next(Fault(chunks=dripping(b"{", b" ")))
+    assert client.tell("s1", "archived", {}) == 200
+    client.close()
+
+
+@pytest.mark.parametrize("kind", ["text/html", "text/html; charset=utf-8", "TEXT/HTML"])
+def test_a_web_page_is_no_acceptance_whatever_its_code(kind, status_server, client):
+    status_server.next(Fault(headers={"Content-Type": kind}, body=b"<html>Log in"))
+    refused("status-refused", lambda: client.tell("s1", "archived", {}), shared=False)
+
+
 def test_a_body_that_breaks_off_is_a_shared_cause_for_a_read_and_none_for_a_told_status(status_server, client):
     broken = Fault(raw=lambda: [b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"])
     status_server.next(broken, broken)

@@ -132,7 +132,7 @@ MUTANTS = {
             Edit(
                 PROJECTOR,
                 "                identity = upload.identity\n",
-                "                identity = upload.identity\n            self._uploads.remove(described.upload_path)\n",
+                "                identity = upload.identity\n            self._uploads.remove(described.upload_path, identity)\n",
             ),
         ),
         ("kills", "cuts", "order"),
