@@ -120,7 +120,7 @@ RETRIED = {
         "Match the uids.",
     ),
     "upload-changing": Meaning(
-        "It changed while it was read: somebody still writes. Quiet, for as long as it goes on.",
+        "It changed while it was read, or somebody has it open for writing. Quiet, for as long as it goes on.",
         "Nothing; if it lasts, find out who writes.",
     ),
     "upload-io": Meaning(

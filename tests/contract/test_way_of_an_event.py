@@ -490,3 +490,19 @@ def test_the_same_name_from_two_folders_keeps_both(pipeline):
     pipeline.finish()
     assert len(pipeline.files()) == 2
     pipeline.check_metadata()
+
+
+def test_an_upload_that_is_still_written_stays_and_all_that_came_is_archived(pipeline):
+    pipeline.upload("a.dcm", b"half")
+    pipeline.say("S1", "a.dcm")
+    path = pipeline.uploads / "a.dcm"
+    with path.open("ab") as writer:
+        pipeline.place()
+        pipeline.remove()
+        assert path.read_bytes() == b"half"
+        writer.write(b" and the rest")
+    pipeline.clock.move(3600)
+    pipeline.finish()
+    assert not path.exists()
+    kept = {each.read_bytes() for each in (pipeline.archive / "S1").glob("*.dcm")}
+    assert kept == {b"half", b"half and the rest"}
