@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
 from storage_ledger import backup
 from storage_ledger.backup import Manifest
-from storage_ledger.core.entries import faults
+from storage_ledger.core.entries import Entry, faults
 from storage_ledger.core.tree import Tree
 from storage_ledger.errors import BackupError, LedgerUnusable, Retryable
 from storage_ledger.ledger import mirror
@@ -26,7 +27,7 @@ class Restored:
     """What was done. `entries`: now in the ledger; `appended`: of those, taken over now from the mirror.
 
     `set_aside`: where the old file went; `beyond`: how far the mirror goes, where that is further; `damaged`: the first entry of a
-    ledger that was kept that is not what its hashes say.
+    ledger that was kept that is not what its hashes say. `mirror_damaged`: where the mirror is damaged, and what comes after was left.
     """
 
     ledger_id: str
@@ -35,16 +36,23 @@ class Restored:
     set_aside: Path | None
     beyond: int | None = None
     damaged: int | None = None
+    mirror_damaged: str | None = None
 
 
 def from_mirror(
-    archive_root: Path, ledger_file: Path, on_progress: Callable[[int], None] = lambda _: None, *, force: bool = False
+    archive_root: Path,
+    ledger_file: Path,
+    on_progress: Callable[[int], None] = lambda _: None,
+    *,
+    force: bool = False,
+    up_to_damage: bool = False,
 ) -> Restored:
     """Make `ledger_file` what the mirror says; the caller holds `serve.lock`.
 
     No ledger, or one without entries: it is made beside, whole, and then takes the name; the old one is set aside. A
     ledger that the mirror goes on from (an old backup): what it lacks is appended. Anything else is refused, and nothing
-    is changed; with `force` it is set aside, too, whatever is in it or cannot be read of it. Killed at any point it may be
+    is changed; with `force` it is set aside, too, whatever is in it or cannot be read of it. A damaged mirror is refused; with
+    `up_to_damage` all before the damage is taken, which is a ledger that ends earlier. Killed at any point it may be
     called again. `on_progress` gets positions. Raises `LedgerUnusable`.
     """
     make_folder(ledger_file.parent)
@@ -53,7 +61,7 @@ def from_mirror(
     if force or not _holds_entries(ledger_file):
         new = _beside(ledger_file)
         try:
-            _make_whole(archive_root, ledger_id, new, on_progress)
+            mirror_damaged = _make_whole(archive_root, ledger_id, new, on_progress, up_to_damage)
         except BaseException:
             _remove(new)  # on a full volume it is what fills it
             raise
@@ -62,7 +70,7 @@ def from_mirror(
         last = ledger.last()
         ledger.close()
         count = last.position if last else 0
-        return Restored(ledger_id, count, count, set_aside)
+        return Restored(ledger_id, count, count, set_aside, mirror_damaged=mirror_damaged)
     migrate(ledger_file)
     ledger = SqliteLedger(ledger_file)
     try:
@@ -72,11 +80,11 @@ def from_mirror(
                 f"{ledger_file} is another ledger ({ledger.ledger_id}), with entries of its own; the mirror is that of {ledger_id}. "
                 "With --force it is set aside",
             )
-        appended = _append_the_rest(archive_root, ledger, on_progress)
+        appended, mirror_damaged = _append_the_rest(archive_root, ledger, on_progress, up_to_damage=up_to_damage)
         last = ledger.last()
         position = last.position if last else 0
         damaged = next((entry.position for entry in ledger.scan(0, position) if faults(entry)), None)
-        return Restored(ledger_id, position, appended, None, damaged=damaged)
+        return Restored(ledger_id, position, appended, None, damaged=damaged, mirror_damaged=mirror_damaged)
     finally:
         ledger.close()
 
@@ -89,14 +97,15 @@ def from_backup(
     force: bool,
     with_mirror: Callable[[int, int], bool],
     on_progress: backup.Progress = lambda *_: None,
+    up_to_damage: bool = False,
 ) -> Restored:
     """Make `ledger_file` what the backup at `place` says (see `backup.find`); the caller holds `serve.lock`.
 
     All of the backup is checked before anything is changed. A ledger in its place is set aside, never deleted; one with
     entries that the backup lacks, or one that cannot be read, only with `force`, and so is a backup of another ledger than
     the archive's mirror. Where the archive's mirror goes on from the
-    backup, `with_mirror(position of the backup, of the mirror)` is asked whether to take over the rest as well. Killed at
-    any point it may be called again. Raises `BackupError`, `LedgerUnusable`.
+    backup, `with_mirror(position of the backup, of the mirror)` is asked whether to take over the rest as well (`up_to_damage`: as
+    with `from_mirror`). Killed at any point it may be called again. Raises `BackupError`, `LedgerUnusable`.
     """
     make_folder(ledger_file.parent)
     folder, manifest = backup.find(place)
@@ -111,16 +120,19 @@ def from_backup(
             position = _refuse_what_would_be_lost(ledger_file, manifest, new, beyond if beyond is not None and add else 0)
             if position >= manifest.position:  # a run that was killed at its very end had done it, or there was no need
                 _remove(new)
-                done = from_mirror(archive_root, ledger_file, lambda at: on_progress("restored", at, beyond or at)) if add else None
-                return done or Restored(manifest.ledger_id, position, 0, None, beyond)
+                if add:
+                    tell = partial(_tell_restored, on_progress, beyond)
+                    return from_mirror(archive_root, ledger_file, tell, up_to_damage=up_to_damage)
+                return Restored(manifest.ledger_id, position, 0, None, beyond)
         if (migration := migrate(new)).backup is not None:
             migration.backup.unlink()
         ledger = SqliteLedger(new)
         try:
-            appended = 0
+            appended, mirror_damaged = 0, None
             if add:
                 known = Tree().extend(entry.leaf_hash for entry in ledger.scan(0, manifest.position))  # each was checked just now
-                appended = _append_the_rest(archive_root, ledger, lambda at: on_progress("restored", at, beyond or at), known)
+                tell = partial(_tell_restored, on_progress, beyond)
+                appended, mirror_damaged = _append_the_rest(archive_root, ledger, tell, known, up_to_damage=up_to_damage)
             last = ledger.last()
         finally:
             ledger.close()
@@ -129,7 +141,12 @@ def from_backup(
         _remove(new)
         raise
     set_aside = _take_the_place_of(ledger_file)
-    return Restored(manifest.ledger_id, last.position if last else 0, appended, set_aside, None if add else beyond)
+    count = last.position if last else 0
+    return Restored(manifest.ledger_id, count, appended, set_aside, None if add else beyond, mirror_damaged=mirror_damaged)
+
+
+def _tell_restored(on_progress: backup.Progress, beyond: int | None, position: int) -> None:
+    on_progress("restored", position, beyond or position)
 
 
 def _refuse_what_would_be_lost(ledger_file: Path, manifest: Manifest, new: Path, up_to: int) -> int:
@@ -211,15 +228,16 @@ def _holds_entries(ledger_file: Path) -> bool:
         ledger.close()
 
 
-def _make_whole(archive_root: Path, ledger_id: str, file: Path, on_progress: Callable[[int], None]) -> None:
+def _make_whole(archive_root: Path, ledger_id: str, file: Path, on_progress: Callable[[int], None], up_to_damage: bool) -> str | None:
     _remove(file)
     make_again(file, ledger_id)
     ledger = SqliteLedger(file)
     try:
-        _append_the_rest(archive_root, ledger, on_progress)
+        _, mirror_damaged = _append_the_rest(archive_root, ledger, on_progress, up_to_damage=up_to_damage)
     finally:
         ledger.close()
     _settle(file)
+    return mirror_damaged
 
 
 def _beside(ledger_file: Path) -> Path:
@@ -253,11 +271,19 @@ def _take_the_place_of(ledger_file: Path) -> Path | None:
     return set_aside
 
 
-def _append_the_rest(archive_root: Path, ledger: SqliteLedger, on_progress: Callable[[int], None], known: Tree | None = None) -> int:
+def _append_the_rest(
+    archive_root: Path, ledger: SqliteLedger, on_progress: Callable[[int], None], known: Tree | None = None, *, up_to_damage: bool
+) -> tuple[int, str | None]:
+    """Returns how many entries, and with `up_to_damage` where the mirror is damaged: then those up to the last good root before that."""
     last = ledger.last()
     position = last.position if last else 0
     appended = 0
+    proved, damage = _proved(archive_root, ledger.ledger_id, known) if up_to_damage else (0, None)
     stream = mirror.entries(archive_root, ledger.ledger_id, known)
+    if damage is not None:
+        if proved <= position:
+            return _nothing_to_be_had(position, damage)
+        stream = _up_to(proved, stream)
     beyond = None
     for entry in stream:
         if entry.position > position:
@@ -270,10 +296,46 @@ def _append_the_rest(archive_root: Path, ledger: SqliteLedger, on_progress: Call
                 "With --force the ledger is set aside",
             )
     rest = stream if beyond is None else chain((beyond,), stream)
-    while batch := list(islice(rest, BATCH)):
-        with ledger.write() as tx:
-            for entry in batch:
-                tx.take_over(entry)
-        appended += len(batch)
-        on_progress(batch[-1].position)
-    return appended
+    try:
+        while batch := list(islice(rest, BATCH)):
+            with ledger.write() as tx:
+                for entry in batch:
+                    tx.take_over(entry)
+            appended += len(batch)
+            on_progress(batch[-1].position)
+    except LedgerUnusable as error:
+        if error.code != "mirror-damaged":
+            raise
+        raise LedgerUnusable(error.code, f"{error.detail}. With --up-to-damage all before it is restored") from error
+    return appended, damage.detail if damage is not None else None
+
+
+def _proved(archive_root: Path, ledger_id: str, known: Tree | None) -> tuple[int, LedgerUnusable | None]:
+    """Up to which position a root of the mirror says that all is right, and how it is damaged after that; None when it is not."""
+    proved = 0
+
+    def on_proved(position: int) -> None:
+        nonlocal proved
+        proved = position
+
+    try:
+        for _ in mirror.entries(archive_root, ledger_id, known, on_proved=on_proved):
+            pass
+    except LedgerUnusable as error:
+        if error.code != "mirror-damaged":
+            raise
+        return proved, error
+    return proved, None
+
+
+def _up_to(position: int, stream: Iterator[Entry]) -> Iterator[Entry]:
+    for entry in stream:
+        yield entry
+        if entry.position >= position:
+            return
+
+
+def _nothing_to_be_had(position: int, damage: LedgerUnusable) -> tuple[int, str]:
+    if not position:
+        raise damage
+    return 0, damage.detail

@@ -30,6 +30,10 @@ def restore(
     force: Annotated[
         bool, typer.Option("--force", help="Set aside a ledger that is damaged, another's, or has entries which mirror or backup lack.")
     ] = False,
+    up_to_damage: Annotated[
+        bool,
+        typer.Option("--up-to-damage", help="Where the mirror is damaged: take all entries before that, and leave what came after."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Make the ledger again, entry for entry, into LEDGER_PATH.
@@ -48,7 +52,10 @@ def restore(
     if from_mirror and with_mirror is not None:
         raise typer.BadParameter("--with-mirror goes with --from-backup")
     settings = Settings.load()
-    done = _mirror(settings, force) if from_backup is None else _backup(settings, from_backup, with_mirror, force)
+    if from_backup is None:
+        done = _mirror(settings, force, up_to_damage)
+    else:
+        done = _backup(settings, from_backup, with_mirror, force, up_to_damage)
     if as_json:
         set_aside = str(done.set_aside) if done.set_aside else None
         print_json(
@@ -59,24 +66,25 @@ def restore(
                 "set_aside": set_aside,
                 "mirror_beyond": done.beyond,
                 "damaged": done.damaged,
+                "mirror_damaged": done.mirror_damaged,
             }
         )
     else:
         _print(done)
-    raise typer.Exit(1 if done.beyond is not None or done.damaged is not None else 0)
+    raise typer.Exit(0 if (done.beyond, done.damaged, done.mirror_damaged) == (None, None, None) else 1)
 
 
-def _mirror(settings: Settings, force: bool) -> Restored:
+def _mirror(settings: Settings, force: bool, up_to_damage: bool) -> Restored:
     from storage_ledger import restore as work
     from storage_ledger.app.opening import alone
     from storage_ledger.cli.progress import progress
     from storage_ledger.ledger.mirror import mirrored_position
 
     with alone(settings, "restore"), progress("Restoring", mirrored_position(settings.archive_path), "entries") as show:
-        return work.from_mirror(settings.archive_path, settings.ledger_file, show, force=force)
+        return work.from_mirror(settings.archive_path, settings.ledger_file, show, force=force, up_to_damage=up_to_damage)
 
 
-def _backup(settings: Settings, place: Path, with_mirror: bool | None, force: bool) -> Restored:
+def _backup(settings: Settings, place: Path, with_mirror: bool | None, force: bool, up_to_damage: bool) -> Restored:
     from storage_ledger import restore as work
     from storage_ledger.app.opening import alone
     from storage_ledger.cli.progress import Step, steps
@@ -96,6 +104,7 @@ def _backup(settings: Settings, place: Path, with_mirror: bool | None, force: bo
             force=force,
             with_mirror=ask,
             on_progress=lambda step, done, total: show(Step(*titles[step], done, total)),
+            up_to_damage=up_to_damage,
         )
 
 
@@ -103,7 +112,11 @@ def _print(done: Restored) -> None:
     print(f"Ledger {done.ledger_id} now has {done.entries} entries; {done.appended} of them came from the mirror.")
     if done.set_aside:
         print(f"What lay there before is kept as {done.set_aside}")
-    if done.damaged is not None:
+    if done.mirror_damaged is not None:
+        print(f"The mirror is damaged: {done.mirror_damaged}. What it had after position {done.entries} is not restored.")
+        print("`storage-ledger replay --mirror` makes it anew, and keeps the damaged one in .ledger/damaged/. Then see")
+        print("docs/how-to/ledger-volume-lost.md for what was archived after that.")
+    elif done.damaged is not None:
         print(
             f"But entry {done.damaged} is not what its hashes say, and stays so: what was there is kept, and gets what it lacks at its end."
         )

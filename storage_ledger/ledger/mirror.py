@@ -382,14 +382,17 @@ def look(archive_root: Path) -> Mirrored:
     raise LedgerUnusable("mirror-damaged", f"no line of {len(names)} segments in {LEDGER_FOLDER}/ says whose mirror it is")
 
 
-def entries(archive_root: Path, ledger_id: str, known: Tree | None = None) -> Iterator[Entry]:
+def entries(
+    archive_root: Path, ledger_id: str, known: Tree | None = None, *, on_proved: Callable[[int], None] = lambda _: None
+) -> Iterator[Entry]:
     """All entries of the mirror in order, each checked: hashes, positions, the tree's root after every batch.
 
     Of a last batch that a crash cut short those entries are given that are whole: they were in the ledger before they
     came here. Raises `LedgerUnusable`: `mirror-damaged` naming segment and line, after all entries before it were given.
 
     With `known`, the tree over what is known already, it begins with the segment that holds the last entry of that, and damage up to
-    there is passed over: the root of the first batch beyond says whether all of it was the same.
+    there is passed over: the root of the first batch beyond says whether all of it was the same. `on_proved` hears up to which
+    position a root has said so.
     """
     tree = known.copy() if known is not None else Tree()
     passing = tree.size > 0
@@ -413,6 +416,8 @@ def entries(archive_root: Path, ledger_id: str, known: Tree | None = None) -> It
                 if isinstance(line, Entry):
                     tree.append(line.leaf_hash)
                     yield line
+                else:
+                    on_proved(tree.size)
             if not data.endswith(b"\n") and name != names[-1]:
                 raise _damaged(name, number + 1, "the line does not end")
 

@@ -26,7 +26,7 @@ from storage_ledger.ledger.engine import sqlite
 from storage_ledger.ledger.mirror import Mirror
 from storage_ledger.ledger.segments import Batch, Begin
 from storage_ledger.ledger.sqlite import SqliteLedger
-from storage_ledger.restore import Restored, from_backup
+from storage_ledger.restore import Restored, from_backup, from_mirror
 from tests.contract.making import Ledgers, described, fill, small_volume
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
@@ -271,6 +271,35 @@ def test_a_mirror_that_is_damaged_beyond_the_end_of_the_backup_does_not_give_the
     assert list(scene.file.parent.iterdir()) == []
 
 
+@pytest.mark.parametrize("at", [3, 24, 30, 35, "batch"])
+def test_what_a_damaged_mirror_has_before_its_damage_is_taken_where_it_is_asked_for(scene, at):
+    scene.append(12)
+    scene.append(11)
+    scene.back_up()
+    scene.append(6)
+    scene.append(6)
+    before = scene.ledger.read(0, 1000)
+    damage_line(scene.archive, at, up_to=35)
+    scene.lose()
+    proved = {3: 0, 24: 23, 30: 29, 35: 29, "batch": 0}[at]
+    with pytest.raises(LedgerUnusable, match=r"mirror-damaged: .*--up-to-damage"):
+        from_mirror(scene.archive, scene.file)
+    if not proved:
+        with pytest.raises(LedgerUnusable, match="mirror-damaged"):
+            from_mirror(scene.archive, scene.file, up_to_damage=True)
+        assert list(scene.file.parent.iterdir()) == []
+    else:
+        done = from_mirror(scene.archive, scene.file, up_to_damage=True)
+        assert (done.entries, done.mirror_damaged is not None) == (proved, True)
+        scene.ledger = SqliteLedger(scene.file)
+        assert scene.ledger.read(0, 1000) == before[:proved]
+        scene.lose()
+    done = from_backup(scene.dest, scene.archive, scene.file, force=False, with_mirror=lambda *_: True, up_to_damage=True)
+    assert (done.entries, done.mirror_damaged is not None) == (proved or 35, proved != 0)
+    scene.ledger = SqliteLedger(scene.file)
+    assert scene.ledger.read(0, 1000) == before[: done.entries]
+
+
 def test_what_the_mirror_has_beyond_a_backup_that_tells_something_else_is_not_taken_over(scene, tmp_path, ledgers):
     scene.append(10)
     scene.back_up()
@@ -282,6 +311,8 @@ def test_what_the_mirror_has_beyond_a_backup_that_tells_something_else_is_not_ta
     with pytest.raises(LedgerUnusable, match="mirror-damaged"):
         from_backup(scene.dest, scene.archive, scene.file, force=False, with_mirror=lambda *_: True)
     assert list(scene.file.parent.iterdir()) == []
+    done = from_backup(scene.dest, scene.archive, scene.file, force=False, with_mirror=lambda *_: True, up_to_damage=True)
+    assert (done.entries, done.appended, done.mirror_damaged is not None) == (10, 0, True)
     other.ledger.close()
 
 
