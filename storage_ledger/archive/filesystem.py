@@ -281,6 +281,9 @@ class FilesystemArchive:
 
         SMB, APFS and NTFS do not tell upper from lower case, some of them forget a dot at the end. Raises `Permanent`.
         """
+        with self._lock:
+            if study_id in self._new_folders:  # nothing answered to its name
+                return
         others = {study_id.swapcase(), study_id.rstrip("."), f"{study_id}."} - {study_id}
         if any(os.path.lexists(self.root / other) for other in others) and study_id not in os.listdir(self.root):
             text = "the archive's file system takes the study_id for that of another study, whose folder it is"
@@ -454,7 +457,7 @@ def _beginning(name: str, folder: int) -> bytes:
 def _is_metadata(name: str, folder: int) -> bool:
     """Whether the file system takes `name` for that of metadata.json (METADATA.JSON, say), and so would have one replace the other."""
     try:
-        own, metadata = (os.stat(each, dir_fd=folder, follow_symlinks=False) for each in (name, METADATA))
+        metadata, own = (os.stat(each, dir_fd=folder, follow_symlinks=False) for each in (METADATA, name))  # mostly there is none yet
     except FileNotFoundError:
         return False
     # A client of a network file system may make up a number for each name that it sees.
