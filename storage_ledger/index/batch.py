@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
+from operator import itemgetter
 from typing import Any
 
 from storage_ledger.core.entries import Entry, Kind, faults
 from storage_ledger.index import fixity
 from storage_ledger.index.rows import Row, StudyRows
-from storage_ledger.index.tables import COLUMNS, ROWID, SEARCHED, arrived, conflicts, forget, learn, refresh, year
+from storage_ledger.index.tables import COLUMNS, FILE, ROWID, SEARCHED, STUDY, UPLOAD, arrived, conflicts, forget, learn, refresh, year
 
 WRITE_STUDIES = 2_000
 WRITE_ENTRIES = 10_000
@@ -92,20 +93,18 @@ class Batch:
         found = self._select("studies", study_id)
         self._words[study_id] = _words(found[0]) if found else None
         if found:
-            uploads = {row["upload_path"]: row for row in self._select("uploads", study_id)}
-            files = {row["name"]: row for row in self._select("files", study_id)}
+            uploads = {row[UPLOAD.upload_path]: row for row in self._select("uploads", study_id)}
+            files = {row[FILE.name]: row for row in self._select("files", study_id)}
             return StudyRows(found[0], uploads, files)
         return _folded(study_id, entry, ())
 
     def _select(self, table: str, study_id: str) -> list[Row]:
-        found = self._sql(f"SELECT * FROM {table} WHERE study_id = ?", (study_id,))  # noqa: S608 - names of ours
-        columns = [column[0] for column in found.description]
-        return [dict(zip(columns, row, strict=True)) for row in found]
+        return list(map(list, self._sql(f"SELECT * FROM {table} WHERE study_id = ?", (study_id,))))  # noqa: S608 - names of ours
 
     def _write(self) -> None:
         changed = self._changed.values()
         for rows in changed:
-            rows.study["year"] = year(rows.study["study_date"])
+            rows.study[STUDY.year] = year(rows.study[STUDY.study_date])
         other_words = [] if self._anew else [key for key, rows in self._changed.items() if _words(rows.study) != self._words[key]]
         for some in _chunks(other_words):
             self._sql(forget("studies", any_of(some)), tuple(some))
@@ -128,8 +127,8 @@ class Batch:
             del self._studies[study_id]
 
     def _refresh(self, changed: Iterable[Row]) -> None:
-        sops = sorted({row["sop_instance_uid"] for row in changed if row["sop_instance_uid"]})
-        uids = {row["study_instance_uid"] for row in changed if row["study_instance_uid"]}
+        sops = sorted({uid for row in changed if (uid := row[FILE.sop_instance_uid])})
+        uids = {uid for row in changed if (uid := row[FILE.study_instance_uid])}
         for some in _chunks(sops):
             uids |= {row[0] for row in self._sql(conflicts(any_of(some)), tuple(some)).fetchall() if row[0]}
         for some in _chunks(sorted(uids)):
@@ -138,7 +137,7 @@ class Batch:
                 self._sql(statement, tuple(some))
 
     def _put(self, table: str, rows: Sequence[Row]) -> None:
-        self._connection.executemany(_UPSERT[table], map(tuple, map(dict.values, rows)))
+        self._connection.executemany(_UPSERT[table], rows)
 
 
 def _upsert(table: str) -> str:
@@ -154,7 +153,7 @@ _UPSERT = {table: _upsert(table) for table in ("studies", "uploads", "files")}
 def _folded(study_id: str, entry: Entry, before: Iterable[Entry]) -> StudyRows:
     rows = StudyRows.new(study_id)
     whole = [each for each in before if each.position < entry.position and not faults(each)]
-    rows.study["first_position"] = whole[0].position if whole else entry.position
+    rows.study[STUDY.first_position] = whole[0].position if whole else entry.position
     for each in whole:
         rows.apply(each)
     rows.changed_files.clear()
@@ -167,8 +166,7 @@ def any_of(values: Sequence[str]) -> str:
     return f"IN ({', '.join('?' * len(values))})"
 
 
-def _words(study: Row) -> tuple[Any, ...]:
-    return tuple(study[name] for name in SEARCHED)
+_words: Callable[[Row], tuple[Any, ...]] = itemgetter(*(getattr(STUDY, name) for name in SEARCHED))
 
 
 def _chunks(values: Sequence[str]) -> Iterable[Sequence[str]]:

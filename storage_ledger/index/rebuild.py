@@ -28,7 +28,7 @@ WORTH_A_PROCESS = 20_000
 class Workers:
     """Other processes that help: how many, and where they find the ledger. `least`: entries from which on they do.
 
-    Each folds several shares, so that what is folded is brought in while the rest still is.
+    They fold several shares each, so that what is folded is brought in while the rest still is.
     """
 
     ledger_file: Path
@@ -162,9 +162,8 @@ def _folded_by_processes(workers: Workers, stretches: list[tuple[Path, int, int]
         said, say = (os.fdopen(each, mode) for each, mode in zip(os.pipe(), ("r", "w"), strict=True))
         stack.enter_context(said)
         try:
-            with say:
-                count = workers.processes
-                processes = [stack.enter_context(_worker(workers, stretches[n::count], say)) for n in range(count)]
+            with say, _numbers(len(stretches)) as queue:
+                processes = [stack.enter_context(_worker(workers, stretches, queue, say)) for _ in range(workers.processes)]
         except OSError as error:
             logs.get().warning("index.worker-lost", errno=error.errno)
             return
@@ -187,12 +186,22 @@ def _folded_by_processes(workers: Workers, stretches: list[tuple[Path, int, int]
 
 
 @contextmanager
-def _worker(workers: Workers, stretches: list[tuple[Path, int, int]], say: IO[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Folds these, one after the other. A Ctrl-C of the terminal is for this process alone: the other is ended by it."""
+def _numbers(count: int) -> Iterator[IO[bytes]]:
+    """A pipe that holds the numbers below `count` (256 at most), a byte each, and then ends: each is read by one process alone."""
+    reads, fill = (os.fdopen(each, mode) for each, mode in zip(os.pipe(), ("rb", "wb"), strict=True))
+    with reads:
+        with fill:
+            fill.write(bytes(range(count)))
+        yield reads
+
+
+@contextmanager
+def _worker(workers: Workers, stretches: list[tuple[Path, int, int]], queue: IO[bytes], say: IO[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Folds those of these whose numbers it gets. A Ctrl-C of the terminal is for this process alone: the other is ended by it."""
     asked = [os.fspath(each) if isinstance(each, Path) else str(each) for stretch in stretches for each in stretch]
     command = [sys.executable, "-I", "-m", share.__name__, os.fspath(workers.ledger_file), *asked]
     quiet = subprocess.DEVNULL
-    with subprocess.Popen(command, stdin=quiet, stdout=say, stderr=quiet, cwd="/", start_new_session=True) as process:  # and waits for it
+    with subprocess.Popen(command, stdin=queue, stdout=say, stderr=quiet, cwd="/", start_new_session=True) as process:  # and waits for it
         try:
             yield process
         finally:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from storage_ledger.core.entries import Entry, Kind
 from storage_ledger.core.layout import archive_path
 from storage_ledger.core.study import State, study_state, upload_state
-from storage_ledger.index.tables import COLUMNS
+from storage_ledger.index.tables import COLUMNS, FILE, STUDY, UPLOAD
 
 # index column ← (group of the message, key in it, keyword of the header)
 DESCRIPTIVE = {
@@ -57,28 +57,28 @@ WHOLE_NUMBERS = frozenset({"instance_number", "rows", "columns", "frames", "seri
 
 MAX_TEXT = 1024
 WHOLE = 1 << 53  # below that every JSON reader has the same number
-Row = dict[str, Any]
+Row = list[Any]
+"""The values of a row in the order of its table's columns, as they are written: `STUDY`, `UPLOAD` and `FILE` say where each stands."""
 
 # The loops below run for every entry of the ledger when the index is made anew: they have nothing left to look up.
 _SAID = tuple(
-    (group, tuple((column, key) for column, (of, key, _) in DESCRIPTIVE.items() if of == group))
+    (group, tuple((getattr(STUDY, column), key) for column, (of, key, _) in DESCRIPTIVE.items() if of == group))
     for group in dict.fromkeys(group for group, _, _ in DESCRIPTIVE.values())
 )
-_FOUND = tuple((column, keyword) for column, (_, _, keyword) in DESCRIPTIVE.items())
-_TEXTS = tuple((column, keyword) for column, keyword in FROM_HEADER.items() if column not in WHOLE_NUMBERS)
-_NUMBERS = tuple((column, keyword) for column, keyword in FROM_HEADER.items() if column in WHOLE_NUMBERS)
-_NOTHING: Row = {}
+_FOUND = tuple((getattr(STUDY, column), keyword) for column, (_, _, keyword) in DESCRIPTIVE.items())
+_TEXTS = tuple((getattr(FILE, column), keyword) for column, keyword in FROM_HEADER.items() if column not in WHOLE_NUMBERS)
+_NUMBERS = tuple((getattr(FILE, column), keyword) for column, keyword in FROM_HEADER.items() if column in WHOLE_NUMBERS)
+_NOTHING: dict[str, Any] = {}
 _PENDING, _ARCHIVED = State.PENDING, State.ARCHIVED
 _VALUES = {state: state.value for state in State}
-# Their keys stand in the order of the tables' columns: a row's values are written as they come.
-_NEW_STUDY: Row = dict.fromkeys(COLUMNS["studies"]) | {
-    "study_id": None, "state": State.PENDING.value, "status_sent": None, "files": 0, "bytes": 0, "described_at": None,
-    "archived_at": None, "last_error": None, "last_position": 0,
-}  # fmt: skip
-_NEW_FILE: Row = dict.fromkeys(COLUMNS["files"]) | {
-    "study_id": None, "name": None, "original_name": None, "sha256": None, "bytes": 0, "archive_path": None, "archived_at": None,
-    "position": 0, "placed": 0, "fixity": "unverified", "verified_at": None, "dicom_error": None, "sop_conflict": 0, "study_uid_differs": 0,
-}  # fmt: skip
+
+
+def _new(table: str, **values: Any) -> Row:
+    return list((dict.fromkeys(COLUMNS[table]) | values).values())
+
+
+_NEW_STUDY = _new("studies", state=State.PENDING.value, files=0, bytes=0, last_position=0)
+_NEW_FILE = _new("files", fixity="unverified", sop_conflict=0, study_uid_differs=0)
 
 
 @dataclass(slots=True)
@@ -94,7 +94,9 @@ class StudyRows:
     @classmethod
     def new(cls, study_id: str) -> StudyRows:
         """A study of which nothing is known yet."""
-        return cls(_NEW_STUDY | {"study_id": study_id})
+        rows = cls(_NEW_STUDY.copy())
+        rows.study[STUDY.study_id] = study_id
+        return rows
 
     def apply(self, entry: Entry) -> None:
         """Take one more entry of this study."""
@@ -104,22 +106,16 @@ class StudyRows:
         state = upload_state(entry.kind, data)
         if state is not None and (path := data.get("upload_path")) is not None:
             why = _NOTHING if state is _PENDING else data
-            self.uploads[path] = {
-                "study_id": self.study["study_id"],
-                "upload_path": path,
-                "state": _VALUES[state],
-                "code": why.get("code"),
-                "position": entry.position,
-            }
+            self.uploads[path] = [self.study[STUDY.study_id], path, _VALUES[state], why.get("code"), entry.position]
             self.changed_uploads.add(path)
             if len(self.uploads) > 1:
-                state = study_state(row["state"] for row in self.uploads.values())
-            self.study["state"] = _VALUES[state]
-        self.study["last_position"] = entry.position
+                state = study_state(row[UPLOAD.state] for row in self.uploads.values())
+            self.study[STUDY.state] = _VALUES[state]
+        self.study[STUDY.last_position] = entry.position
 
     def _described(self, entry: Entry, data: dict[str, Any]) -> None:
         study = self.study
-        study["described_at"] = study["described_at"] or data.get("processing_time", entry.recorded_at)
+        study[STUDY.described_at] = study[STUDY.described_at] or data.get("processing_time", entry.recorded_at)
         metadata = data["message"].get("metadata") or {}
         for group, columns in _SAID:
             if said := metadata.get(group):
@@ -133,8 +129,8 @@ class StudyRows:
         header = data.get("dicom") or {}
         archived_at = data.get("processing_time", entry.recorded_at)  # an adopted file has been there for long
         study = self.study
-        study["archived_at"] = archived_at
-        study["last_error"] = None
+        study[STUDY.archived_at] = archived_at
+        study[STUDY.last_error] = None
         for column, keyword in _FOUND:
             if study[column] is None:
                 study[column] = _text(header.get(keyword))
@@ -144,18 +140,17 @@ class StudyRows:
             if data.get("placement") == "copied":  # its bytes were put there anew: what was found before is past
                 self._placed_anew(name, placed=entry.position, fixity="unverified", verified_at=None)
             return
-        row = _NEW_FILE | {
-            "study_id": study["study_id"],
-            "name": name,
-            "original_name": file["original_name"],
-            "sha256": file["sha256"],
-            "bytes": file["bytes"],
-            "archive_path": archive_path(study["study_id"], name),
-            "archived_at": archived_at,
-            "position": entry.position,
-            "placed": entry.position,
-            "dicom_error": data.get("dicom_error"),
-        }
+        study_id = study[STUDY.study_id]
+        row = _NEW_FILE.copy()
+        row[FILE.study_id] = study_id
+        row[FILE.name] = name
+        row[FILE.original_name] = file["original_name"]
+        row[FILE.sha256] = file["sha256"]
+        row[FILE.bytes] = file["bytes"]
+        row[FILE.archive_path] = archive_path(study_id, name)
+        row[FILE.archived_at] = archived_at
+        row[FILE.position] = row[FILE.placed] = entry.position
+        row[FILE.dicom_error] = data.get("dicom_error")
         get = header.get
         for column, keyword in _TEXTS:
             value = get(keyword)
@@ -169,27 +164,27 @@ class StudyRows:
                 row[column] = value
             elif value is not None:
                 row[column] = _number(value)
-        said, found = study["study_instance_uid"], row["study_instance_uid"]
-        row["study_uid_differs"] = int(said is not None and found is not None and said != found)
+        said, found = study[STUDY.study_instance_uid], row[FILE.study_instance_uid]
+        row[FILE.study_uid_differs] = int(said is not None and found is not None and said != found)
         self.files[name] = row
         self.changed_files.add(name)
-        study["files"] += 1
-        study["bytes"] += file["bytes"]
+        study[STUDY.files] += 1
+        study[STUDY.bytes] += file["bytes"]
 
     def _status_sent(self, _: Entry, data: dict[str, Any]) -> None:
-        self.study["status_sent"] = data["status"]
-        if self.study["state"] == _ARCHIVED:
-            self.study["last_error"] = None
+        self.study[STUDY.status_sent] = data["status"]
+        if self.study[STUDY.state] == _ARCHIVED:
+            self.study[STUDY.last_error] = None
 
     def _restored(self, entry: Entry, data: dict[str, Any]) -> None:
         self._placed_anew(data["file"]["name"], placed=entry.position, fixity="intact", verified_at=entry.recorded_at)
 
     def _in_trouble(self, _: Entry, data: dict[str, Any]) -> None:
-        self.study["last_error"] = data["code"]
+        self.study[STUDY.last_error] = data["code"]
 
-    def _placed_anew(self, name: str, **judged: Any) -> None:
-        if name in self.files:
-            self.files[name] |= judged
+    def _placed_anew(self, name: str, placed: int, fixity: str, verified_at: str | None) -> None:
+        if (row := self.files.get(name)) is not None:
+            row[FILE.placed], row[FILE.fixity], row[FILE.verified_at] = placed, fixity, verified_at
             self.changed_files.add(name)
 
     # `released` and `discarded` say nothing of the study but the state of an upload.

@@ -1,9 +1,10 @@
 """A share of a rebuild: a stretch of the ledger, checked and folded into a file of tables that is thrown away in the end.
 
-    python -m storage_ledger.index.share LEDGER FILE AFTER UP_TO [FILE AFTER UP_TO]…
+    python -m storage_ledger.index.share LEDGER FILE AFTER UP_TO [FILE AFTER UP_TO]… < NUMBERS
 
-makes some, one after the other, in a process of its own. It says how far it has come, a line each time: `AFTER position`, and of one that
-is there `AFTER made`. When nobody listens any more it ends: whoever asked is gone.
+makes some, one after the other, in a process of its own: each byte that it reads is the number of the next one, and several such
+processes read from one pipe, so that none waits while there is work. It says how far it has come, a line each time: `AFTER position`,
+and of one that is there `AFTER made`. When nobody listens any more it ends: whoever asked is gone.
 """
 
 from __future__ import annotations
@@ -81,10 +82,12 @@ def _stretch(ledger: Ledger | Entries, after: int, up_to: int, on_progress: Call
 
 
 def main(ledger_file: str, *asked: str) -> None:
-    """Fold shares, one after the other, in a process of its own."""
+    """Fold shares, one after the other, in a process of its own; of those `asked` the ones whose numbers it reads."""
     gc.disable()  # nothing that a fold makes holds itself
     ledger = Entries(Path(ledger_file))
-    for file, after, up_to in zip(asked[0::3], asked[1::3], asked[2::3], strict=True):
+    shares = list(zip(asked[0::3], asked[1::3], asked[2::3], strict=True))
+    while number := os.read(0, 1):
+        file, after, up_to = shares[number[0]]
         say = partial(_say, after)
         fold(Path(file), ledger, int(after), int(up_to), say)
         say(MADE)

@@ -30,6 +30,8 @@ BATCH = 500
 GATHER_S = 0.1  # one batch for what belongs together: a study's entries follow each other closely
 REBUILD_CACHE_KB = 65_536
 RECHECKED = 100
+PAGE_BYTES = 8_192
+"""Of a new file: a rebuild takes a twentieth less time than with 4,096, and an entry that is followed writes half as much again."""
 SHADOW = "rebuild_"
 
 
@@ -291,7 +293,7 @@ class Index:
             pass
         status = self.path.stat()
         self._opened = (status.st_dev, status.st_ino)
-        self._engine = open_engine(self.path, writable=True, durable=False, pool_size=1)
+        self._engine = open_engine(self.path, writable=True, durable=False, pool_size=1, page_bytes=PAGE_BYTES)
 
     def _is_replaced(self) -> bool:
         """Whether the file that we have open is no longer the one of that name: somebody removed it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from typing import Any
 
 # Columns stand in the order in which people read them: pages, CSV and `select *` all follow it.
 # The large ones have a rowid besides their key (`ROWID`): their rows lie in the order in which they came, so that making them
@@ -49,6 +50,18 @@ TABLES = {
 
 COLUMNS = {name: tuple(re.findall(r'[(,]\s*"?(\w+)"? (?:TEXT|INTEGER|BLOB)', text)) for name, text in TABLES.items()}
 """Their names, in order."""
+
+
+def _places(table: str) -> Any:
+    """An attribute for each column. A slot, which is found as fast as a local name: they are asked for by the million."""
+    places = type(table, (), {"__slots__": COLUMNS[table]})()
+    for place, column in enumerate(COLUMNS[table]):
+        setattr(places, column, place)
+    return places
+
+
+STUDY, UPLOAD, FILE = map(_places, ("studies", "uploads", "files"))
+"""Where each column stands in a row: `row[FILE.sha256]`."""
 
 ROWID = {"studies": "first_position", "files": "position"}
 """The column that says a row's number, so that a row that changes stays where it lies."""

@@ -35,13 +35,13 @@ def check_place(folder: Path) -> None:
         )
 
 
-def open_engine(path: Path, *, writable: bool, durable: bool = True, pool_size: int = 4) -> Engine:
+def open_engine(path: Path, *, writable: bool, durable: bool = True, pool_size: int = 4, page_bytes: int | None = None) -> Engine:
     """An engine on `path`, which must exist unless `writable`.
 
     A writable one begins every transaction with BEGIN IMMEDIATE, so that what a transaction reads is still so when it
     writes. With `durable`, a commit that returned survives a power cut: WAL with synchronous=FULL, or, on a library with
     the WAL-reset bug, a rollback journal with synchronous=EXTRA. Both are read back; `LedgerUnusable` if they did not take.
-    Readers begin deferred and cannot write.
+    Readers begin deferred and cannot write. `page_bytes`: of a file that is still empty; SQLite's own default otherwise.
     """
     version = tuple(sqlite.sqlite_version_info)
     if version < OLDEST_SUPPORTED:
@@ -55,7 +55,7 @@ def open_engine(path: Path, *, writable: bool, durable: bool = True, pool_size: 
             uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=256
         )
         try:
-            _prepare(connection, writable=writable, durable=durable, wal=wal)
+            _prepare(connection, writable=writable, durable=durable, wal=wal, page_bytes=page_bytes)
         except BaseException:
             connection.close()
             raise
@@ -98,7 +98,7 @@ def hold_raw(engine: Engine) -> Any:
     return held
 
 
-def _prepare(connection: Any, *, writable: bool, durable: bool, wal: bool) -> None:
+def _prepare(connection: Any, *, writable: bool, durable: bool, wal: bool, page_bytes: int | None) -> None:
 
     def one(sql: str) -> object:
         row = connection.execute(sql).fetchone()
@@ -109,6 +109,8 @@ def _prepare(connection: Any, *, writable: bool, durable: bool, wal: bool) -> No
     if not writable:
         connection.execute("PRAGMA query_only = ON")
         return
+    if page_bytes is not None:
+        connection.execute(f"PRAGMA page_size = {page_bytes}")
     wanted = "wal" if wal else "delete"
     if one("PRAGMA journal_mode") != wanted and (got := one(f"PRAGMA journal_mode = {wanted}")) != wanted:
         raise LedgerUnusable("sqlite-journal-mode", f"journal_mode is {got!r}, {wanted!r} is needed; another process may hold the file")

@@ -435,7 +435,7 @@ def test_a_worker_to_which_nobody_listens_ends_before_it_is_done(stories, tmp_pa
     nobody, say = os.pipe()
     os.close(nobody)
     command = [sys.executable, "-m", share.__name__, str(ledger.path), str(file), "0", "2000"]
-    done = subprocess.run(command, stdout=say, stderr=subprocess.PIPE, timeout=60, check=False)
+    done = subprocess.run(command, input=b"\0", stdout=say, stderr=subprocess.PIPE, timeout=60, check=False)
     os.close(say)
     assert done.returncode == 1
     assert b"BrokenPipeError" in done.stderr

@@ -15,6 +15,7 @@ from storage_ledger.core.metadata import metadata_json
 from storage_ledger.core.old_metadata import OldMetadata
 from storage_ledger.core.study import GROUPS, Study
 from storage_ledger.index.rows import StudyRows
+from storage_ledger.index.tables import STUDY
 from tests.contract.making import archived, made_entry
 from tests.support.old_archive import old_metadata
 
@@ -47,7 +48,7 @@ def test_whatever_the_old_file_holds_it_is_kept_and_can_be_stored(data, rewritte
     rows = StudyRows.new("S1")
     for entry in entries:
         rows.apply(entry)
-    assert rows.study["state"] == "archived"
+    assert rows.study[STUDY.state] == "archived"
     if not rewritten:
         assert written == data
     else:
