@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from storage_ledger import logs
 from storage_ledger.app.opening import UMASK, alone, reading
 from storage_ledger.archive.filesystem import FilesystemArchive
+from storage_ledger.core.entries import faults
+from storage_ledger.core.layout import LEDGER_FOLDER
 from storage_ledger.errors import LedgerError, LedgerUnusable, Locked, Retryable, StorageLedgerError
-from storage_ledger.findings import Findings
+from storage_ledger.findings import Finding, Findings
 from storage_ledger.index.rebuild import Workers
 from storage_ledger.index.sqlite import Index
 from storage_ledger.ledger.migrate import require_writable
-from storage_ledger.ledger.mirror import Mirror
+from storage_ledger.ledger.mirror import Mirror, entries
 from storage_ledger.ledger.sqlite import SqliteLedger, utc_now
 from storage_ledger.looking import LookingArchive, LookingStatuses
 from storage_ledger.metrics import Metrics
@@ -26,6 +28,7 @@ from storage_ledger.replay import AWAY_S, Begin, Order, Pace, Part, Patience, Re
 from storage_ledger.settings import Settings
 from storage_ledger.status import StatusClient
 
+TOLD_EVERY = 1_000
 WRITE_INTO_THE_ARCHIVE = frozenset({Part.MIRROR, Part.FILES, Part.METADATA})
 
 
@@ -69,13 +72,17 @@ def _is_to_be_made(mirror: Mirror, order: Order, say: Callable[[str], None]) -> 
         if error.code == "mirror-missing" and Part.MIRROR in order.parts:
             return True
         if order.mirror_anew:
-            say(f"{error.code}: {error.detail}. The old mirror {'would be' if order.dry_run else 'is'} set aside in .ledger/damaged/")
+            _say_set_aside(error, order, say)
             return True
         raise
     except Retryable:
         if order.parts & WRITE_INTO_THE_ARCHIVE:
             raise
     return order.mirror_anew
+
+
+def _say_set_aside(why: LedgerUnusable, order: Order, say: Callable[[str], None]) -> None:
+    say(f"{why.code}: {why.detail}. The old mirror {'would be' if order.dry_run else 'is'} set aside in .ledger/damaged/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +101,7 @@ class _Replaying:
     def run(self, *, mirror_anew: bool) -> None:
         """All parts in order; what ends it early is in the report. What was appended is in the mirror, too, where it can be."""
         parts = {
-            Part.MIRROR: self.mirror if mirror_anew else _nothing,
+            Part.MIRROR: self.mirror if mirror_anew else self.mirror_if_damaged,
             Part.FILES: self.files,
             Part.METADATA: self.metadata,
             Part.INDEX: self.index,
@@ -111,14 +118,46 @@ class _Replaying:
         except StorageLedgerError as error:
             self.report.trouble = error
         finally:
-            if not self.order.dry_run and self.order.parts != {Part.INDEX}:
-                with suppress(Retryable, LedgerError):  # `serve` follows, or says why it cannot
-                    self.real_mirror.catch_up()
+            if self.order.parts != {Part.INDEX}:
+                self._catch_up()
+
+    def _catch_up(self) -> None:
+        if not self.order.dry_run:
+            with suppress(Retryable, LedgerError):  # `serve` follows, or says why it cannot
+                self.real_mirror.catch_up()
 
     def mirror(self, tally: Tally) -> None:
         with self.begin("Mirroring", self.report.position, "entries") as show:
             done = self.report.position if self.order.dry_run else self.real_mirror.rewrite(show)
         tally.looked_at = tally.mended = done
+
+    def mirror_if_damaged(self, tally: Tally) -> None:
+        """Read all of it. Where it is damaged it is made anew, unless the ledger is damaged, too: then it may be the only whole copy."""
+        self._catch_up()  # which mends the last segment, of what ledger and mirror have
+        damage = self._damage(tally)
+        if damage is None:
+            return
+        broken = next((each.position for each in self.ledger.scan(0, self.report.position) if faults(each)), None)
+        if broken is None:
+            _say_set_aside(damage, self.order, self.say)
+            self.mirror(tally)
+        else:
+            text = f"and the ledger's entry at position {broken} is damaged, too: `storage-ledger verify` tells which of them has what"
+            self.report.findings.add(Finding(damage.code, path=LEDGER_FOLDER, position=broken, detail=f"{damage.detail}; {text}"))
+            tally.left = 1
+
+    def _damage(self, tally: Tally) -> LedgerUnusable | None:
+        """What is wrong with the mirror, which is this ledger's."""
+        with self.begin("Reading the mirror", self.report.position, "entries") as show:
+            try:
+                for tally.looked_at, _ in enumerate(entries(self.settings.archive_path, self.ledger.ledger_id), 1):
+                    if tally.looked_at % TOLD_EVERY == 0:
+                        show(tally.looked_at)
+            except LedgerUnusable as error:
+                if error.code == "mirror-damaged":
+                    return error
+                raise
+        return None
 
     def files(self, tally: Tally) -> None:
         archive = LookingArchive(self.archive) if self.order.dry_run else self.archive

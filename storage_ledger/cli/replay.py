@@ -21,7 +21,7 @@ def replay(
         bool, typer.Option("--statuses", help="Every study's last status, at a Status Service that has lost it. `serve` may run.")
     ] = False,
     mirror: Annotated[bool, typer.Option("--mirror", help="The mirror on the archive volume, anew; an old one is set aside.")] = False,
-    every: Annotated[bool, typer.Option("--all", help="All of these; the mirror where the archive has none.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="All of these; the mirror where it is damaged or gone.")] = False,
     source: Annotated[
         list[Path] | None,
         typer.Option(
@@ -137,8 +137,10 @@ def _line(part: Part, tally: Tally, *, dry_run: bool) -> str:
     left = f", {tally.left:,} could not be" if tally.left else ""
     match part:
         case Part.MIRROR:
+            if tally.left:
+                return "The mirror is damaged, and was left as it is."
             if not tally.mended:
-                return "The mirror is there."
+                return f"The mirror: {tally.looked_at:,} entries read, all as they were written."
             return f"The mirror {'would be' if dry_run else 'is'} made anew: {tally.mended:,} entries."
         case Part.INDEX:
             return f"The index {'would be' if dry_run else 'is'} made anew: {tally.mended:,} entries."

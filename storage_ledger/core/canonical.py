@@ -97,12 +97,12 @@ _begun_leaf = hashlib.sha256(b"\x00").copy
 
 
 def leaf_hash(fields: Mapping[str, object]) -> bytes:
+    """The leaf hash of exactly the nine header fields. Raises as `header` does."""
+    return leaf_hash_of(header(fields))
+
+
+def leaf_hash_of(header: bytes) -> bytes:
     """SHA-256(0x00 ‖ header), 32 bytes: a leaf of an RFC 6962 §2.1 Merkle tree."""
-    return leaf_hash_of(*(fields[name] for name in HEADER))
-
-
-def leaf_hash_of(*values: object) -> bytes:
-    """The same of the values, in the order of `HEADER`."""
     hashed = _begun_leaf()
-    hashed.update(header_of(*values))
+    hashed.update(header)
     return hashed.digest()

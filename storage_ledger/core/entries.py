@@ -101,7 +101,8 @@ def faults(entry: Entry) -> list[str]:
         # Bytes in a column of text are no payload, even if they are the right ones.
         if canonical.payload_sha256(salt, payload if entry.__class__ is EncodedEntry else payload.encode()) != payload_sha256:
             found.append("payload-changed")
-        if canonical.leaf_hash_of(cause, entry_id, kind, payload_sha256, position, recorded_at, schema, study_id, version) != leaf_hash:
+        whole = canonical.header_of(cause, entry_id, kind, payload_sha256, position, recorded_at, schema, study_id, version)
+        if canonical.leaf_hash_of(whole) != leaf_hash:
             found.append("header-changed")
     except (TypeError, ValueError, AttributeError):
         found.append("entry-unreadable")
@@ -111,7 +112,7 @@ def faults(entry: Entry) -> list[str]:
 def has_whole_header(entry: Entry) -> bool:
     """Whether everything but the payload is what was recorded."""
     try:
-        return canonical.leaf_hash_of(*_header(entry)) == entry.leaf_hash
+        return canonical.leaf_hash_of(header(entry)) == entry.leaf_hash
     except (TypeError, ValueError):
         return False
 

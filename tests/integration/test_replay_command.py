@@ -17,6 +17,9 @@ from pathlib import Path
 import pytest
 
 from storage_ledger.ledger.engine import sqlite
+from storage_ledger.ledger.mirror import Mirror
+from storage_ledger.ledger.sqlite import SqliteLedger
+from tests.contract.making import damage as damage_ledger
 from tests.contract.making import fill as fill_up
 from tests.contract.making import small_volume
 from tests.contract.pipeline import tree
@@ -306,6 +309,52 @@ def test_an_archive_without_a_mirror_is_taken_for_one_that_is_not_mounted(stack)
     assert not (stack.archive / ".ledger").exists()
     assert replay(stack, "--all")["mirrored"] > 0
     assert replay(stack, "--files")["findings"] == []
+
+
+@pytest.fixture
+def segments(stack, monkeypatch):
+    """The mirror in several segments, as that of a larger ledger is."""
+    monkeypatch.setattr("storage_ledger.ledger.mirror.SEGMENT_ENTRIES", 20)
+    with closing(SqliteLedger(stack.ledger / "ledger.db")) as ledger:
+        Mirror(stack.archive, stack.ledger / "mirror.lock", ledger).rewrite()
+    shutil.rmtree(stack.archive / ".ledger/damaged")
+    found = sorted((stack.archive / ".ledger").glob("*.entries"))
+    assert len(found) > 3
+    return found
+
+
+def flip_a_bit(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 3] ^= 1
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize(("number", "how"), [(0, Path.unlink), (1, Path.unlink), (0, flip_a_bit), (2, flip_a_bit)])
+def test_all_reads_the_mirror_and_makes_a_damaged_one_anew(stack, segments, number, how):
+    count = len(entries(stack))
+    assert replay(stack, "--all")["parts"]["mirror"] == {"looked_at": count, "mended": 0, "left": 0, "bytes": 0}
+    how(segments[number])
+    damaged = tree(stack.archive / ".ledger")
+    assert replay(stack, "--all", "--dry-run")["mirrored"] == count
+    assert tree(stack.archive / ".ledger") == damaged
+    code, said = command(stack, "--all")
+    assert (code, "mirror-damaged: .ledger/" in said) == (0, True), said
+    assert f"The mirror is made anew: {count:,} entries." in said
+    assert sorted(tree(stack.archive / ".ledger/damaged").values()) == sorted(damaged.values()), "set aside"
+    assert stack.command("verify").returncode == 0
+
+
+def test_a_damaged_mirror_stays_where_the_ledger_is_damaged_as_well(stack, segments):
+    flip_a_bit(segments[1])
+    before = tree(stack.archive / ".ledger")
+    with closing(SqliteLedger(stack.ledger / "ledger.db")) as ledger:
+        damage_ledger(ledger, "UPDATE entries SET payload = payload || ' ' WHERE position = 3")
+    code, said = command(stack, "--all")
+    assert code == 1, said
+    assert "The mirror is damaged, and was left as it is." in said
+    assert f"mirror-damaged: .ledger (.ledger/{segments[1].name}, line" in said
+    assert "the ledger's entry at position 3 is damaged, too" in said
+    assert tree(stack.archive / ".ledger") == before
 
 
 def test_what_ended_early_is_not_told_as_done(stack):
