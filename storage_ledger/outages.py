@@ -2,6 +2,9 @@
 
 A cause that comes and goes (small files fit on a nearly full volume, large ones don't) would fill the ledger with pairs of
 these. So each time that it came back, it must have been gone for longer before it counts as ended.
+
+An outage for which nothing waits any more is gone, too: what did wait is archived, quarantined or given up, and nothing will
+try that step before the next file comes. After a restart that is how the end of one is seen that had no time to be recorded.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from dataclasses import dataclass
 
 from storage_ledger import logs
 from storage_ledger.core.entries import Kind, NewEntry
+from storage_ledger.core.plan import Stage
 from storage_ledger.core.retry import calm_s
 from storage_ledger.errors import LedgerBusy
 from storage_ledger.ledger.contract import Ledger, Transaction
@@ -21,6 +25,9 @@ from storage_ledger.metrics import Metrics
 LOOK_EVERY_S = 1.0
 REMEMBERED_S = 86_400.0
 READY_AFTER_S = 30.0
+
+WAITS = {"place": [Stage.PLACE], "remove": [Stage.REMOVE], "tell": [Stage.TELL, Stage.CONFIRM]}
+"""What waits while a step fails. The mirror is tried all the time."""
 
 Key = tuple[str, str]
 
@@ -104,13 +111,26 @@ class Outages:
 
     def look(self) -> None:
         """Once."""
-        if not self._due():
-            return
         try:
+            self._let_go()
+            if not self._due():
+                return
             with self._ledger.write() as tx:
                 self._append_ended(tx)
         except LedgerBusy as error:
             logs.get().warning("ledger.busy", thread="outages", code=error.code)
+
+    def _let_go(self) -> None:
+        """Of what nothing waits for."""
+        with self._lock:
+            steps = {step for (step, _), outage in self._open.items() if outage.well_since is None}
+        idle = {
+            step for step in steps & WAITS.keys() if not self._ledger.due(WAITS[step], limit=1) and not self._ledger.next_due(WAITS[step])
+        }
+        with self._lock:
+            for (step, _), outage in self._open.items():
+                if step in idle and outage.well_since is None:
+                    outage.well_since = self._monotonic()
 
     def _due(self) -> dict[Key, int]:
         with self._lock:

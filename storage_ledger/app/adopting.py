@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import closing, nullcontext, suppress
 
 from storage_ledger import logs
 from storage_ledger.adopt import Adopted, Adoption, Asked, Noted
 from storage_ledger.app.opening import alone, joined_mirror, reading
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.errors import LedgerBusy, Retryable
+from storage_ledger.index.rebuild import Workers
+from storage_ledger.index.sqlite import Index, standing
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.sqlite import utc_now
+from storage_ledger.replay import Begin
 from storage_ledger.settings import Settings
 
 
@@ -42,3 +45,17 @@ def adopt(
                 return adoption.run()
             finally:
                 follow()  # an earlier run may have been killed before it did
+
+
+def bring_up_index(settings: Settings, begin: Begin) -> None:
+    """Make the index anew, as `replay --index` does, unless it stands where the ledger does: what was adopted can be found at once.
+
+    Raises `Locked` where another process is at it, `LedgerError` and `Retryable` as that does; `serve` makes up for it then.
+    """
+    with reading(settings) as ledger:
+        last = ledger.last()
+        if last is None or standing(settings.index_file, ledger) == last.position:
+            return
+        index = Index(settings.index_file, ledger, command="adopt", workers=Workers.of(settings.ledger_file))
+        with closing(index), begin("Index", last.position, "entries") as show:
+            index.remake(show)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -34,19 +35,25 @@ def adopt(
     That is ARCHIVE_PATH/<study_id>/<file>, with metadata.json. Files are read, and entries appended; nothing is moved,
     renamed or (without --rewrite-metadata) rewritten. What cannot be adopted is left alone and listed with a code:
     docs/reference/error-codes.md tells what to do. Needs `serve` stopped. Interrupted, it may be run again: it goes on, and
-    adopts nothing twice. Ends with 1 when something was left alone.
+    adopts nothing twice. The index is made at the end. Ends with 1 when something was left alone.
     """
     from storage_ledger.adopt import Asked
     from storage_ledger.app import adopting
     from storage_ledger.archive.old import count_studies
     from storage_ledger.cli.output import print_json
     from storage_ledger.cli.progress import progress
+    from storage_ledger.errors import LedgerError, Locked, Retryable
     from storage_ledger.settings import Settings
 
     settings = Settings.load()
     asked = Asked(rewrite=rewrite_metadata, tell=tell, any_file=any_file, dry_run=dry_run)
     with _reporting(report) as noted, progress("Adopting", count_studies(settings.archive_path), "folders") as show:
         done = adopting.adopt(settings, asked, on_progress=show, on_noted=noted)
+    if not dry_run:
+        try:
+            adopting.bring_up_index(settings, progress)
+        except (LedgerError, Retryable, Locked) as error:
+            print(f"storage-ledger: {error}. The files are adopted; `serve` makes the index when it starts.", file=sys.stderr)
     if as_json:
         print_json(asdict(done))
     else:

@@ -17,7 +17,7 @@ from storage_ledger.projector import COMMON_AFTER
 from storage_ledger.report.story import story_of
 from storage_ledger.settings import Settings
 from storage_ledger.trouble import record_hanging
-from tests.contract.making import Clock, small_volume
+from tests.contract.making import Clock, described, small_volume
 from tests.contract.pipeline import Pipeline
 from tests.support.waiting import until
 
@@ -45,6 +45,12 @@ def time():
 @pytest.fixture
 def ledger(ledgers, tmp_path):
     return ledgers.open(tmp_path / "ledger", Clock())
+
+
+def wait(ledger) -> int:
+    """One file waits to be placed; returns its position."""
+    with ledger.write() as tx:
+        return tx.append(NewEntry(Kind.DESCRIBED, described("S1.dcm"), study_id="S1")).position
 
 
 def begin(outages, ledger, code="archive-full"):
@@ -89,6 +95,7 @@ def test_one_that_came_back_counts_as_ended_when_it_has_been_gone_for_longer(led
 
 
 def test_one_that_is_met_again_meanwhile_has_not_ended(ledger, time):
+    wait(ledger)
     outages = Outages(ledger, Metrics(), time)
     for _ in range(3):
         begin(outages, ledger)
@@ -96,8 +103,33 @@ def test_one_that_is_met_again_meanwhile_has_not_ended(ledger, time):
     begin(outages, ledger)
     time.now_s += DAY_S
     outages.look()
-    assert kinds(ledger) == ["failed", "recovered", "failed"]
+    assert kinds(ledger) == ["described", "failed", "recovered", "failed"]
     assert outages.current() == [("place", "archive-full")]
+
+
+def test_one_for_which_nothing_waits_any_more_is_over(ledger, time):
+    position = wait(ledger)
+    outages = Outages(ledger, Metrics(), time)
+    begin(outages, ledger)
+    outages.look()
+    assert outages.current() == [("place", "archive-full")]
+    with ledger.write() as tx:
+        tx.append(NewEntry(Kind.QUARANTINED, {"code": "upload-missing", "upload_path": "S1.dcm"}, study_id="S1", cause=position))
+    outages.look()
+    assert outages.current() == []
+    assert [kind for kind in kinds(ledger) if kind in {"failed", "recovered"}] == ["failed", "recovered"]
+
+
+def test_one_that_was_over_before_a_restart_does_not_go_on_after_it(ledger, time):
+    before = Outages(ledger, Metrics(), time)
+    for _ in range(2):
+        begin(before, ledger)
+        end(before, ledger)
+    assert kinds(ledger)[-1] == "failed", "it was not gone for long enough"
+    after = Outages(ledger, Metrics(), time)
+    after.look()
+    assert after.current() == []
+    assert kinds(ledger)[-1] == "recovered"
 
 
 def test_what_works_for_a_while_is_ready_before_it_is_recorded_as_over(ledger, time):

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sqlite3
+from contextlib import closing
 
 import pytest
 import typer
@@ -123,13 +124,17 @@ def test_an_old_archive_is_adopted_and_the_service_goes_on_from_there(stack, sta
     assert not (stack.ledger / "ledger.db").exists()
     code, said = stack.run("adopt", "--json", "--report", str(tmp_path / "report"))
     assert code == 1, said
-    assert {noted["path"]: noted["code"] for noted in json.loads(said)["left_alone"]} == BROKEN
+    told = json.loads(said[said.index("{\n") :])  # what it logs precedes it: one file takes both
+    assert {noted["path"]: noted["code"] for noted in told["left_alone"]} == BROKEN
     report = [json.loads(line) for line in (tmp_path / "report").read_text().splitlines()]
     assert {line["path"]: line["code"] for line in report if line["adopted"]} == REMARKS
     assert {line["path"]: line["code"] for line in report if not line["adopted"]} == BROKEN
     again = json.loads(stack.run("adopt", "--json")[1])
     assert (again["files"], again["known"]) == (0, 29)
     assert picture(stack.archive) == before
+    with closing(sqlite3.connect(f"file:{stack.ledger}/index.db?mode=ro", uri=True)) as connection:
+        assert connection.execute("SELECT count(*), sum(files) FROM studies WHERE state = 'archived'").fetchone() == (28, 29)
+    assert "index" not in stack.run("verify")[1].partition("Damaged")[2], "nothing but what was left alone"
     stack.start()
     until(stack.idle, 30)
     assert stack.run("adopt")[0] == 11
