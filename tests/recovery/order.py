@@ -136,6 +136,8 @@ class Disk:
                 handle(call)
         for root, folder in self.roots.items():
             self._killed_in_a_call(Path(root), folder)
+        # A commit that a killed process had begun to write may be gone: what comes next goes on from what is there.
+        self._may = State.of({name: bytes(node.content) for name, node in self._ledger_files()})
 
     def _killed_in_a_call(self, path: Path, folder: Folder) -> None:
         """What a killed process had begun may have happened or not: look. Nothing of it is durable."""
@@ -341,6 +343,8 @@ class Disk:
     def _look(self, files: dict[str, bytes] | None = None) -> None:
         """What may be in the ledger from now on: all that it relies on must be durable already."""
         state = State.of(files or {name: bytes(node.content) for name, node in self._ledger_files()})
+        if len(state.entries) < len(self._may.entries):
+            return  # another thread's fsync has ended while the write of a commit, which was looked at as it began, is under way
         for entry in state.entries[len(self._may.entries) :]:
             self._entry(entry)
         for position, stage in self._may.duties - state.duties:
