@@ -64,11 +64,9 @@ METADATA_FOLDER = Edit(
 )
 ARCHIVE_ROOT = Edit(FILES, "                os.fsync(root)\n", "                pass\n")
 UPLOADS_FOLDER = Edit(UPLOADS, "                    os.fsync(folder)\n", "                    pass\n")
-COPY = Edit(FILES, "        os.fchmod(descriptor, FILE_MODE)\n        os.fsync(descriptor)\n", "        os.fchmod(descriptor, FILE_MODE)\n")
+COPY = Edit(FILES, "        os.fsync(descriptor)\n        return digest.hexdigest()\n", "        return digest.hexdigest()\n")
 METADATA = Edit(
-    FILES,
-    "            os.fchmod(descriptor, METADATA_MODE)\n            os.fsync(descriptor)\n",
-    "            os.fchmod(descriptor, METADATA_MODE)\n",
+    FILES, "            hand_over(descriptor, folder)\n            os.fsync(descriptor)\n", "            hand_over(descriptor, folder)\n"
 )
 CHECKED_FILE = Edit(
     FILES,
@@ -168,8 +166,8 @@ MUTANTS = {
         (
             Edit(
                 FILES,
-                "            try:\n                os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)\n",
-                "            try:\n                os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)\n",
+                "        os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)\n",
+                "        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)\n",
             ),
         ),
         ("order", "archive-contract"),
@@ -211,8 +209,8 @@ MUTANTS = {
         (
             Edit(
                 STATUS,
-                "            _check_code(answer.status_code)\n            return answer.status_code",
-                "            return answer.status_code",
+                "            _check_code(answer.status_code)\n            if answer.headers",
+                "            if answer.headers",
             ),
         ),
         ("status-client",),
