@@ -1,5 +1,8 @@
 """One lane of the work queue: claim what is due, work on it in a few threads, record the outcomes in groups.
 
+Whatever one work item raises is that item's own failure: it is recorded, tried again later, and stops nobody else. Only a ledger
+that cannot be used ends a lane.
+
 A call into a volume that hangs (a network file system whose server is gone) comes back when it likes, and no thread can be
 called away from it. So one that hangs is given up on, not waited for: another worker takes its place.
 """
@@ -12,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -19,8 +23,10 @@ from storage_ledger import logs
 from storage_ledger.core.ids import instant
 from storage_ledger.core.plan import Stage
 from storage_ledger.core.retry import backoff_s
-from storage_ledger.errors import LedgerBusy
+from storage_ledger.errors import LedgerBusy, LedgerUnusable
 from storage_ledger.ledger.contract import Duty, Ledger
+from storage_ledger.metrics import Metrics
+from storage_ledger.trouble import record_internal_error
 
 Outcome = TypeVar("Outcome")
 AHEAD = 4  # studies that are claimed for each worker
@@ -29,15 +35,29 @@ CALM_S = 60.0  # so long without a shared cause, and the pauses begin small agai
 LOOK_EVERY_S = 1.0  # another process may append; nobody tells us
 HANGS_AFTER_S = 120.0  # without a sign of life: see `Lane.beat`
 MOST_HANGING = 32  # threads that are given up on; beyond that the lane is as stuck as its volume
+SCAN_SHARE = 5  # a look past the studies in hand that took long and found nothing is repeated after this many times as long
+
+
+@dataclass(frozen=True, slots=True)
+class _Result(Generic[Outcome]):
+    """What came of these duties: an outcome, or what was raised instead."""
+
+    duties: list[Duty]
+    outcome: Outcome | None = None
+    error: BaseException | None = None
 
 
 @dataclass(slots=True)
 class _Task(Generic[Outcome]):
-    """Duties in somebody's hands. `begun`: in which round it was handed out; `alive_at`: the last sign of life, None before it runs."""
+    """Duties in somebody's hands. `begun`: in which round it was handed out; `alive_at`: the last sign of life, None before it runs.
+
+    `singly`: one of its duties broke `work` or `record` for all of them, so each is worked on and recorded by itself.
+    """
 
     duties: list[Duty]
     begun: int
-    future: Future[Outcome]
+    future: Future[list[_Result[Outcome]]]
+    singly: bool = False
     alive_at: float | None = None
     hangs: bool = False
 
@@ -48,7 +68,9 @@ class Lane(Generic[Outcome]):
     `work` gets the due duties of one study (with `by_study=False`: of all) and returns an outcome; `record` gets the
     outcomes that are there, and commits them together: the slower the disk, the larger the groups. It is also told
     whether they were all begun after the last pause: only then does a success say that a shared cause has gone. What
-    `record` could not commit (`LedgerBusy`) is simply done again: every effect may be done twice. `gather_s`: how long to
+    `record` could not commit (`LedgerBusy`) is simply done again: every effect may be done twice. When either raises
+    anything else, the duties are taken one by one, and the one that raises is recorded as `failed` (`internal-error`)
+    and tried again with backoff. `gather_s`: how long to
     wait for company; `drain`: on a stop, do what is due before ending; `up_to`: only entries up to that position count.
     `on_hanging` gets the duties of a `work` that gave no sign of life for `hangs_after_s`; it may append, and its duties stay
     in those hands until they come back.
@@ -62,6 +84,7 @@ class Lane(Generic[Outcome]):
         *,
         work: Callable[[list[Duty]], Outcome],
         record: Callable[[list[Outcome], bool], None],
+        metrics: Metrics,
         workers: int,
         by_study: bool = True,
         most: int = 64,
@@ -76,6 +99,7 @@ class Lane(Generic[Outcome]):
         self._stages = stages
         self._work = work
         self._record = record
+        self._metrics = metrics
         self._workers = workers
         self._by_study = by_study
         self._most = most
@@ -85,7 +109,7 @@ class Lane(Generic[Outcome]):
         self._on_hanging = on_hanging
         self._hangs_after_s = hangs_after_s
         self._bell = threading.Event()
-        self._running: dict[Future[Outcome], _Task[Outcome]] = {}
+        self._running: dict[Future[list[_Result[Outcome]]], _Task[Outcome]] = {}
         self._tasks: queue.SimpleQueue[_Task[Outcome] | None] = queue.SimpleQueue()
         self._mine = threading.local()
         self._counting = threading.Lock()
@@ -96,6 +120,7 @@ class Lane(Generic[Outcome]):
         self._pauses = 0
         self._round = 0
         self._resumed_at = 0.0
+        self._scan_at = 0.0
         self._random = random.Random()  # noqa: S311 - spreads retries, guards nothing
 
     def wake(self) -> None:
@@ -132,29 +157,30 @@ class Lane(Generic[Outcome]):
         self._probing = False
 
     def run(self, stop: threading.Event) -> None:
-        """Until `stop` is set and what was begun is recorded, but for what hangs."""
-        for _ in range(self._workers):
+        """Until `stop` is set and what was begun is recorded, but for what hangs. May be called again after it has raised."""
+        while self._workers_there < self._workers:
             self._hire()
-        try:
-            while True:
-                if self._gather_s and not stop.is_set():
-                    stop.wait(self._gather_s)  # nobody waits for this lane: fewer and larger groups cost less
-                elif len(self._running) > 1:
-                    stop.wait(GATHER_S)  # others are about to end: one commit for all of them
-                self._bell.clear()
-                self._collect()
-                self._give_up_on_hanging()
-                if stop.is_set():
-                    if not self._at_work() and self._drain:
-                        self._claim()
-                    if not self._at_work():
-                        return
-                    self._bell.wait(LOOK_EVERY_S)
-                    continue
-                self._bell.wait(self._claim())
-        finally:
-            for _ in range(self._workers_there):
-                self._tasks.put(None)
+        self._go_round(stop)
+        for _ in range(self._workers_there):
+            self._tasks.put(None)
+
+    def _go_round(self, stop: threading.Event) -> None:
+        while True:
+            if self._gather_s and not stop.is_set():
+                stop.wait(self._gather_s)  # nobody waits for this lane: fewer and larger groups cost less
+            elif len(self._running) > 1:
+                stop.wait(GATHER_S)  # others are about to end: one commit for all of them
+            self._bell.clear()
+            self._collect()
+            self._give_up_on_hanging()
+            if stop.is_set():
+                if not self._at_work() and self._drain:
+                    self._claim()
+                if not self._at_work():
+                    return
+                self._bell.wait(LOOK_EVERY_S)
+                continue
+            self._bell.wait(self._claim())
 
     def _at_work(self) -> int:
         return sum(not task.hangs for task in self._running.values())
@@ -169,14 +195,23 @@ class Lane(Generic[Outcome]):
         while (task := self._tasks.get()) is not None:
             self._mine.task = task
             self.beat()
-            try:
-                outcome = self._work(task.duties)
-            except BaseException as error:  # noqa: BLE001 - raised again by who collects it
-                task.future.set_exception(error)
-            else:
-                task.future.set_result(outcome)
+            task.future.set_result(self._results(task))
             if task.hangs:  # another one has taken this one's place
                 return
+
+    def _results(self, task: _Task[Outcome]) -> list[_Result[Outcome]]:
+        """Never raises."""
+        if not task.singly:
+            together = self._try(task.duties)
+            if together.error is None or len(task.duties) == 1 or _is_of_the_ledger(together.error):
+                return [together]
+        return [self._try([duty]) for duty in task.duties]
+
+    def _try(self, duties: list[Duty]) -> _Result[Outcome]:
+        try:
+            return _Result(duties, outcome=self._work(duties))
+        except BaseException as error:  # noqa: BLE001 - becomes the outcome of these duties; the lane's own thread records it
+            return _Result(duties, error=error)
 
     def _give_up_on_hanging(self) -> None:
         now = time.monotonic()
@@ -205,26 +240,46 @@ class Lane(Generic[Outcome]):
         free = room - at_work
         if free <= 0 or (free < room / 2 and at_work > self._workers):
             return LOOK_EVERY_S
-        in_hand = [duty.entry for task in self._running.values() for duty in task.duties]
-        busy = [entry.position for entry in in_hand]
-        studies = {entry.study_id for entry in in_hand if entry.study_id}
         try:
-            due = self._ledger.due(
-                self._stages,
-                limit=max(self._most, free),
-                busy=busy,
-                busy_studies=studies if self._by_study else (),
-                up_to=self._up_to() if self._up_to else None,
-            )
-            groups = self._groups(due)[:free]
-            for group in groups:
-                task = _Task(group, self._round, Future[Outcome]())
-                task.future.add_done_callback(lambda _: self._bell.set())
-                self._running[task.future] = task
-                self._tasks.put(task)
-            return self._next_due_s() if len(groups) < free else LOOK_EVERY_S
+            handed_out = self._hand_out(free)
+            return self._next_due_s() if handed_out < free else LOOK_EVERY_S
         except LedgerBusy as error:
             return self._stumbled(error)
+
+    def _hand_out(self, free: int) -> int:
+        """Hand out up to `free` groups of duties. Returns how many.
+
+        A page may be full of one study's duties, of which only one group goes out at a time: then the next page is asked for
+        without that study, so that the others get their turn.
+        """
+        in_hand = [duty.entry for task in self._running.values() for duty in task.duties]
+        studies = {entry.study_id for entry in in_hand if entry.study_id} if self._by_study else set()
+        busy = [entry.position for entry in in_hand if entry.study_id not in studies]
+        limit = max(self._most, free)
+        handed_out = 0
+        while handed_out < free:
+            began = time.monotonic()
+            if studies and began < self._scan_at:
+                break
+            up_to = self._up_to() if self._up_to else None
+            due = self._ledger.due(self._stages, limit=limit, busy=busy, busy_studies=studies, up_to=up_to)
+            if not due and studies:  # it had to read all their duties: with a hundred thousand of them not at each wake-up
+                self._scan_at = time.monotonic() + SCAN_SHARE * (time.monotonic() - began)
+            groups = self._groups(due)[: free - handed_out]
+            for group in groups:
+                self._begin(group)
+                busy += [duty.entry.position for duty in group if not duty.entry.study_id]
+                studies |= {duty.entry.study_id for duty in group if duty.entry.study_id}
+            handed_out += len(groups)
+            if len(due) < limit or not self._by_study:
+                break
+        return handed_out
+
+    def _begin(self, duties: list[Duty], *, singly: bool = False) -> None:
+        task = _Task(duties, self._round, Future[list[_Result[Outcome]]](), singly)
+        task.future.add_done_callback(lambda _: self._bell.set())
+        self._running[task.future] = task
+        self._tasks.put(task)
 
     def _groups(self, due: list[Duty]) -> list[list[Duty]]:
         if not self._by_study:
@@ -239,13 +294,59 @@ class Lane(Generic[Outcome]):
         if not done:
             return
         try:
-            self._record([task.future.result() for task in done], all(task.begun == self._round for task in done))
+            self._take(done)
         except LedgerBusy as error:
             self._stumbled(error)
         finally:
             for task in done:
                 del self._running[task.future]
                 self._hanging -= task.hangs
+
+    def _take(self, done: list[_Task[Outcome]]) -> None:
+        """Record what came of these tasks. What raised `LedgerBusy` is claimed again; `LedgerUnusable` is raised."""
+        fresh = all(task.begun == self._round for task in done)
+        results = [result for task in done for result in task.future.result()]
+        for result in results:
+            if isinstance(result.error, LedgerUnusable) and _is_of_the_ledger(result.error):
+                raise result.error
+            if isinstance(result.error, LedgerBusy):
+                self._stumbled(result.error)
+        good = [result for result in results if result.error is None]
+        if good and not self._recorded(good, fresh):
+            for result in good:
+                if len(good) == 1 or not self._recorded([result], fresh):
+                    self._record_by_itself(result)
+        for result in results:
+            if result.error is not None and not _is_of_the_ledger(result.error):
+                self._put_off(result.duties, result.error)
+
+    def _recorded(self, results: list[_Result[Outcome]], fresh: bool) -> bool:
+        """Whether `record` took these outcomes. Raises `LedgerError` where the ledger is the reason; nothing is committed then."""
+        try:
+            self._record([result.outcome for result in results if result.outcome is not None], fresh)
+        except BaseException as error:
+            if _is_of_the_ledger(error):
+                raise
+            if len(results) == 1 and len(results[0].duties) == 1:
+                self._put_off(results[0].duties, error)
+                return True
+            logs.get().error(f"{self.name}.record-failed", error_type=type(error).__name__, frames_at=logs.where(error))
+            return False
+        return True
+
+    def _record_by_itself(self, result: _Result[Outcome]) -> None:
+        self._begin(result.duties, singly=True)
+
+    def _put_off(self, duties: list[Duty], error: BaseException) -> None:
+        for duty in duties:
+            try:
+                record_internal_error(self._ledger, self._metrics, duty, error)
+            except BaseException as another:
+                if _is_of_the_ledger(another):
+                    raise
+                self.pause()  # not even that could be recorded: without a pause it would be claimed again at once
+                position = duty.entry.position
+                logs.get().error(f"{self.name}.record-failed", position=position, error_type=type(another).__name__)
 
     def _stumbled(self, error: LedgerBusy) -> float:
         seconds = self.pause()
@@ -254,4 +355,11 @@ class Lane(Generic[Outcome]):
 
     def _next_due_s(self) -> float:
         due = self._ledger.next_due(self._stages)
-        return LOOK_EVERY_S if due is None else min(LOOK_EVERY_S, max(0.005, instant(due).timestamp() - time.time()))
+        with suppress(ValueError):  # no time at all stands in that row
+            return LOOK_EVERY_S if due is None else min(LOOK_EVERY_S, max(0.005, instant(due).timestamp() - time.time()))
+        return LOOK_EVERY_S
+
+
+def _is_of_the_ledger(error: BaseException) -> bool:
+    """Whether the ledger itself is the reason, and not one of its entries (which another program may have written: `ledger-newer`)."""
+    return isinstance(error, LedgerBusy) or (isinstance(error, LedgerUnusable) and error.code != "ledger-newer")

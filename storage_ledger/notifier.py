@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from storage_ledger import logs
 from storage_ledger.core.entries import Kind, NewEntry, require_whole
 from storage_ledger.core.ids import instant, later, rfc3339
 from storage_ledger.core.layout import METADATA, archive_path, study_folder
 from storage_ledger.core.plan import Stage
 from storage_ledger.core.retry import backoff_s, worth_an_entry
 from storage_ledger.core.study import Study
-from storage_ledger.errors import LedgerError, Retryable
+from storage_ledger.errors import Retryable
 from storage_ledger.lane import Lane
 from storage_ledger.ledger.contract import Duty, Ledger, Transaction
 from storage_ledger.metrics import Metrics
@@ -96,27 +95,24 @@ class Notifier:
         self._random = random.Random()  # noqa: S311 - spreads retries, guards nothing
         self._failures = 0
         self.lane: Lane[Outcome] = Lane(
-            "notify", ledger, [Stage.TELL, Stage.CONFIRM], work=self.tell, record=self.record, workers=workers, up_to=mirrored
+            "notify",
+            ledger,
+            [Stage.TELL, Stage.CONFIRM],
+            work=self.tell,
+            record=self.record,
+            metrics=metrics,
+            workers=workers,
+            up_to=mirrored,
         )
 
     def tell(self, duties: list[Duty]) -> Outcome:
-        """Tell, or read back, what is due of one study. Raises only `LedgerError`."""
+        """Tell, or read back, what is due of one study. Raises `LedgerError`."""
         try:
             require_whole(duty.entry for duty in duties)
             tells = [duty for duty in duties if duty.stage is Stage.TELL]
             return self._tell(tells) if tells else self._read_back(duties[-1])
-        except LedgerError:
-            raise
         except Retryable as error:
             return NotTold(duties, error)
-        except Exception as error:  # noqa: BLE001 - one study must not stop the others; recorded as `failed`, seen in logs and metrics
-            logs.get().error(
-                "tell.internal-error",
-                position=duties[0].entry.position,
-                error_type=type(error).__name__,
-                frames_at=logs.where(error),
-            )
-            return NotTold(duties, Retryable("internal-error", type(error).__name__))
 
     def _tell(self, tells: list[Duty]) -> Outcome:
         entry = tells[-1].entry

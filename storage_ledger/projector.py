@@ -25,19 +25,23 @@ from storage_ledger.core.metadata import metadata_json, speaks_of
 from storage_ledger.core.plan import Stage
 from storage_ledger.core.retry import backoff_s, worth_an_entry
 from storage_ledger.core.study import ArchivedFile, Described, Study
-from storage_ledger.errors import LedgerError, Permanent, Retryable
+from storage_ledger.errors import Permanent, Retryable
 from storage_ledger.lane import Lane
 from storage_ledger.ledger.contract import Duty, Ledger, Transaction
 from storage_ledger.metrics import Metrics
 from storage_ledger.outages import Outages
-from storage_ledger.trouble import QUIET, WAITS_FOR_THE_FILE, append_failed, record_hanging
+from storage_ledger.trouble import NOT_WHOLE, QUIET, WAITS_FOR_THE_FILE, append_failed, record_hanging
 
 COMMON_AFTER = 5  # studies in a row with one and the same trouble: then it is not theirs
 
 
 @dataclass(frozen=True, slots=True)
 class Archived:
-    """The file lies durably in the archive, and so does metadata.json. `identity`: of the upload it was copied from."""
+    """The file lies durably in the archive, and so does metadata.json. `identity`: of the upload it was copied from.
+
+    `supersedes`: the name of an earlier, incomplete state of the same upload. `unconfirmed`: the upload is gone, and this message says
+    something of it that was never said while it was there.
+    """
 
     duty: Duty
     placed: Placed
@@ -46,6 +50,8 @@ class Archived:
     dicom_error: str | None
     identity: Identity | None
     metadata_sha256: str = ""
+    supersedes: str | None = None
+    unconfirmed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +118,7 @@ class Projector:
             [Stage.PLACE],
             work=self.place_batch,
             record=self.record,
+            metrics=metrics,
             workers=workers,
             on_hanging=lambda duties: record_hanging(ledger, "place", duties),
         )
@@ -121,7 +128,7 @@ class Projector:
         self._grace_from = self._clock()
 
     def place_batch(self, duties: list[Duty]) -> list[Outcome]:
-        """Place the files of these duties, all of one study, in order; then its metadata.json, once. Raises only `LedgerError`.
+        """Place the files of these duties, all of one study, in order; then its metadata.json, once. Raises `LedgerError`.
 
         What is `Archived` on return is durable but for a new study folder's own name, which `record` settles.
         """
@@ -129,44 +136,54 @@ class Projector:
         try:
             require_whole(duty.entry for duty in duties)
             study = Study.of(study_id, self._ledger.study(study_id))
-            ours = _ours(study)
-            outcomes = [self._place(study, first, twins) for first, twins in _without_twins(duties)]
-            return self._with_metadata(study, outcomes, {duty.entry.position: duty.entry for duty in duties}, ours)
-        except LedgerError:
-            raise
         except Retryable as error:
             return [Retry(duty, error) for duty in duties]
-        except Exception as error:  # noqa: BLE001 - one study must not stop the others; recorded as `failed`, seen in logs and metrics
-            logs.get().error("place.internal-error", study_id=study_id, error_type=type(error).__name__, frames_at=logs.where(error))
-            return [Retry(duty, Retryable("internal-error", type(error).__name__)) for duty in duties]
+        ours = _ours(study)
+        outcomes = [self._place(study, first, twins) for first, twins in _without_twins(duties)]
+        return self._with_metadata(study, outcomes, {duty.entry.position: duty.entry for duty in duties}, ours)
 
     def _place(self, study: Study, duty: Duty, twins: list[Duty]) -> Outcome:
         described = study.described[duty.entry.position]
+        try:
+            return self._copied(study, described, duty)
+        except (Retryable, Permanent) as error:
+            try:
+                outcome = self._not_placed(study, described, duty, error)
+            except Retryable as another:  # the archive cannot be read: this file's trouble, not that of its neighbours
+                return Retry(duty, another)
+        return replace(outcome, twins=tuple(twin.entry.position for twin in twins)) if isinstance(outcome, Quarantined) else outcome
+
+    def _copied(self, study: Study, described: Described, duty: Duty) -> Archived:
         original_name = described.upload_path.rpartition("/")[2]
         owned = {file.name: file.sha256 for file in study.files.values()}
-        try:
-            with self._uploads.open(described.upload_path, self.lane.beat) as upload:
-                placed = self._archive.place(upload, study.study_id, original_name=original_name, owned=owned, position=described.position)
-                identity = upload.identity
-        except (Retryable, Permanent) as error:
-            outcome = self._not_placed(study, described, duty, error)
-            return replace(outcome, twins=tuple(twin.entry.position for twin in twins)) if isinstance(outcome, Quarantined) else outcome
+        with self._uploads.open(described.upload_path, self.lane.beat) as upload:
+            upload.check_complete()
+            if upload.is_being_written and self._waited_s(described) < self._grace_s:
+                raise Retryable("upload-changing", "somebody has it open for writing")
+            placed = self._archive.place(upload, study.study_id, original_name=original_name, owned=owned, position=described.position)
+            identity = upload.identity
         return self._archived(study, described, duty, placed, original_name, identity)
 
     def _not_placed(self, study: Study, described: Described, duty: Duty, error: Retryable | Permanent) -> Outcome:
         if isinstance(error, Permanent):
             self._archive.forget(study.study_id, described.position)
             return Quarantined(duty, error.code, error.detail)
+        if error.code == "upload-changing":
+            return Retry(duty, error, due_in_s=self._soon_s(duty))
         if error.code not in WAITS_FOR_THE_FILE:
             return Retry(duty, error)
         self._archive.forget(study.study_id, described.position)
-        # Nothing in uploads: a redelivery of what is archived already looks like that.
-        try:
-            state, placed = self._in_archive(study, described)
-        except Permanent as taken:  # the study's folder is a link or a file
-            return Quarantined(duty, taken.code, taken.detail)
-        if placed is not None:
-            return self._archived(study, described, duty, placed, study.files[placed.name].original_name, None)
+        state = None
+        if error.code not in NOT_WHOLE:
+            # Nothing in uploads: a redelivery of what is archived already looks like that.
+            if self._recover(study, described):
+                return Retry(duty, error, due_in_s=0.0)
+            try:
+                state, placed = self._in_archive(study, described)
+            except Permanent as taken:  # the study's folder is a link or a file
+                return Quarantined(duty, taken.code, taken.detail)
+            if placed is not None:
+                return self._archived(study, described, duty, placed, study.files[placed.name].original_name, None)
         if self._waited_s(described) >= self._grace_s:
             self._look_at_clock()
         waited_s = self._waited_s(described)
@@ -178,8 +195,18 @@ class Projector:
                 f"archive-copy-{state.value}",
                 "the archive's file is not what the ledger says, and uploads has none",
             )
-        wait_s = backoff_s(duty.attempts + 1, base_s=0.25, cap_s=15, chance=self._random.random())
-        return Retry(duty, error, due_in_s=min(wait_s, self._grace_s - waited_s))
+        return Retry(duty, error, due_in_s=min(self._soon_s(duty), self._grace_s - waited_s))
+
+    def _soon_s(self, duty: Duty) -> float:
+        return backoff_s(duty.attempts + 1, base_s=0.25, cap_s=15, chance=self._random.random())
+
+    def _recover(self, study: Study, described: Described) -> bool:
+        """Whether the upload was there, but hidden by a removal that a crash has cut short; now it has its name again."""
+        return any(
+            self._uploads.recover(described.upload_path, duty.entry.position)
+            for duty in self._ledger.pending_of(study.study_id)
+            if duty.stage is Stage.REMOVE and duty.entry.data.get("upload_path") == described.upload_path
+        )
 
     def _waited_s(self, described: Described) -> float:
         """Since it was recorded, or since we started: a volume may be mounted after us. A clock may have been set since."""
@@ -211,8 +238,11 @@ class Projector:
         with self._archive.open(study.study_id, placed.name) as file:
             dicom, dicom_error = read_header(file)
         sop = (dicom or {}).get("SOPInstanceUID")
-        study.archive(described, ArchivedFile(placed.name, original_name, placed.bytes, placed.sha256, sop, described.position))
-        return Archived(duty, placed, original_name, dicom, dicom_error, identity)
+        confirmed = identity is not None or study.is_confirmed(described)
+        supersedes = None if identity is None else study.superseded_by(described, placed.name)
+        archived = ArchivedFile(placed.name, original_name, placed.bytes, placed.sha256, sop, described.position)
+        study.archive(described, archived, confirmed=confirmed)
+        return Archived(duty, placed, original_name, dicom, dicom_error, identity, supersedes=supersedes, unconfirmed=not confirmed)
 
     def _with_metadata(
         self, study: Study, outcomes: list[Outcome], at_hand: dict[int, Entry], ours: Callable[[bytes], bool]
@@ -319,6 +349,10 @@ class Projector:
             payload["dicom_error"] = outcome.dicom_error
         if placed.set_aside:
             payload["set_aside"] = placed.set_aside
+        if outcome.supersedes is not None:
+            payload["supersedes"] = outcome.supersedes
+        if outcome.unconfirmed:
+            payload["unconfirmed"] = True
         return payload
 
     def _count(self, recorded: list[tuple[Entry, Outcome]], outcomes: list[Outcome]) -> None:

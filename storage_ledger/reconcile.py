@@ -3,6 +3,7 @@
     in uploads, written longer ago than the grace, and not growing
       ├─ waiting, failing or quarantined in the ledger         in good hands
       ├─ archived, and the same bytes                          a leftover: pending(remove) anew
+      ├─ hidden by a removal that a crash cut short            its own name again: the next search sees what it is
       ├─ the Status Service says `described`, with metadata    its message was lost: `described`, source `reconcile`
       └─ anything else                                         reported, untouched
 
@@ -27,7 +28,8 @@ from typing import Any, assert_never
 
 from storage_ledger import logs
 from storage_ledger.archive.filesystem import digest_of
-from storage_ledger.archive.uploads import Found, Identity, Uploads
+from storage_ledger.archive.removal import hidden_position
+from storage_ledger.archive.uploads import Found, Identity, Uploads, folder_of
 from storage_ledger.core import canonical
 from storage_ledger.core.entries import Entry, Kind, NewEntry, faults, require_whole
 from storage_ledger.core.layout import UploadPaths, valid_study_id
@@ -325,6 +327,8 @@ class Reconciler:
             found.path.encode("utf-8")
         except UnicodeEncodeError:
             return self._unexplained(found, "unsafe-path")  # no message can name it
+        if (cut_short := self._cut_short(found)) is not None:
+            return cut_short
         told = Told.of(self._ledger.of_upload(found.path))
         if told.held or self._has_duty(told, found.path):
             return Other.HELD
@@ -341,6 +345,25 @@ class Reconciler:
         if isinstance(verdict, Unexplained) and Told.of(self._ledger.of_upload(found.path)).last != told.last:
             return Other.HELD  # explained meanwhile
         return verdict
+
+    def _cut_short(self, found: Found) -> Other | None:
+        """Of an upload under the hidden name of its removal. None where it is none, or its entry says another folder.
+
+        While there is a duty to remove it, the remover sees to it. Else it gets its own name back.
+        """
+        position = hidden_position(found.path.rpartition("/")[2])
+        entry = None if position is None else self._ledger.get(position)
+        if entry is None or entry.kind != Kind.ARCHIVED or faults(entry):
+            return None
+        path = entry.data.get("upload_path", "")
+        if folder_of(path) != folder_of(found.path):
+            return None
+        waits = any(
+            duty.stage is Stage.REMOVE and duty.entry.position == position for duty in self._ledger.pending_of(entry.study_id or "")
+        )
+        if not waits and self._uploads.recover(path, entry.position):
+            logs.get().warning("reconcile.recovered", position=position)
+        return Other.HELD if waits else Other.CHANGING
 
     def _has_duty(self, told: Told, path: str) -> bool:
         """Archived, and to be removed; or described again meanwhile."""

@@ -44,6 +44,11 @@ class Settings(BaseSettings):
     missing_file_grace_seconds: Seconds = Field(
         300, description="How long a described file may be missing before its study is quarantined."
     )
+    upload_settle_seconds: Seconds = Field(
+        5,
+        description="An archived upload is removed once it has not changed for this long, or at once where the kernel says that "
+        "nobody has it open for writing.",
+    )
     status_confirm_seconds: Seconds = Field(10, description="A status is read back after 1, 6 and 60 times this; 0 switches that off.")
 
     reconcile_seconds: Seconds = Field(

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 
 from storage_ledger import logs
 from storage_ledger.core.entries import Entry, Kind, NewEntry, faults
+from storage_ledger.core.plan import Stage
+from storage_ledger.core.retry import backoff_s, worth_an_entry
 from storage_ledger.errors import Retryable
 from storage_ledger.ledger.contract import Duty, Ledger, Transaction
+from storage_ledger.metrics import Metrics
 
-WAITS_FOR_THE_FILE = frozenset({"upload-missing", "upload-unreadable"})
-QUIET = WAITS_FOR_THE_FILE | {"upload-changing"}
-"""What may mend itself within the grace, and says nothing in the ledger before the grace is over."""
+NOT_WHOLE = frozenset({"upload-empty", "upload-hard-linked"})
+"""What is there, and is no upload yet."""
+WAITS_FOR_THE_FILE = frozenset({"upload-missing", "upload-unreadable"}) | NOT_WHOLE
+"""What may still become a whole file within the grace; after it the upload is quarantined under the same code."""
+QUIET = WAITS_FOR_THE_FILE | {"upload-changing", "upload-settling"}
+"""What may pass by itself, and says nothing in the ledger before the grace is over."""
+INTERNAL_ERROR = "internal-error"
+CONFIRM_AGAIN_S = 60.0
 
 
 def append_failed(
@@ -32,9 +41,40 @@ def append_failed(
         "attempt": attempt,
         "retry_at": retry_at,
     }
-    if of_upload:
-        payload["upload_path"] = duty.entry.data["upload_path"]
+    if of_upload and (path := duty.entry.data.get("upload_path")) is not None:
+        payload["upload_path"] = path
     return tx.append(NewEntry(Kind.FAILED, payload, duty.entry.study_id, duty.entry.position))
+
+
+def record_internal_error(ledger: Ledger, metrics: Metrics, duty: Duty, error: BaseException) -> None:
+    """Put off a duty whose work raised something that nobody foresaw, and record it as `failed`.
+
+    Durable on return. The log has the type and the place; the text, which may quote a patient's data, is kept nowhere.
+    Raises `LedgerError`, and whatever that very duty makes the append raise.
+    """
+    stage, position = duty.stage, duty.entry.position
+    attempts = duty.attempts if isinstance(duty.attempts, int) else 0
+    attempt = attempts + 1
+    wait_s = backoff_s(attempt, base_s=0.5, cap_s=300, chance=random.random())  # noqa: S311 - spreads retries, guards nothing
+    logs.get().error(
+        f"{stage.value}.{INTERNAL_ERROR}",
+        position=position,
+        study_id=duty.entry.study_id,
+        attempt=attempt,
+        error_type=type(error).__name__,
+        frames_at=logs.where(error),
+    )
+    metrics.retries.labels(stage.value, INTERNAL_ERROR).inc()
+    with ledger.write() as tx:
+        if not tx.is_pending(position, stage):
+            return
+        if stage is Stage.CONFIRM:  # its attempts count read-backs, not failures
+            tx.postpone(position, stage, due_in_s=max(wait_s, CONFIRM_AGAIN_S), attempts=attempts)
+            return
+        tx.postpone(position, stage, due_in_s=wait_s, attempts=attempt)
+        if worth_an_entry(attempt):
+            what = Retryable(INTERNAL_ERROR, type(error).__name__)
+            append_failed(tx, stage.value, duty, what, attempt=attempt, retry_at=None, of_upload=stage is not Stage.TELL)
 
 
 def record_hanging(ledger: Ledger, step: str, duties: Sequence[Duty]) -> None:

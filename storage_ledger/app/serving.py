@@ -134,6 +134,7 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
         outages=outages,
         metrics=metrics,
         clock=utc_now,
+        settle_s=settings.upload_settle_seconds,
         mirrored=lambda: mirror.position,
         on_place_again=place_again,
     )

@@ -1,21 +1,26 @@
-"""The uploads folder: read what was described, never anything else, and remove it when its time has come."""
+"""The uploads folder: read what was described, never anything else, and remove it when its time has come.
+
+An upload is removed in two steps, since a name cannot be unlinked on the condition that it still means one certain file: it is
+renamed to a hidden name, looked at once more under that, and only then unlinked. What turns out to be another file gets its
+name back. A hidden name that a crash leaves behind is found by the work item that made it, or by the reconciler.
+"""
 
 from __future__ import annotations
 
 import errno as errnos
-import fcntl
 import os
-import signal
 import stat
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from storage_ledger.archive.removal import Lease, give_back, hidden_name, lease, no_writer, recover
 from storage_ledger.errors import Permanent, Retryable
 
 MAX_DEPTH = 32
 """Folders in each other that a walk goes into; each is open meanwhile."""
+
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -35,6 +40,10 @@ class Identity:
         """From fstat or lstat."""
         return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
+    def is_but_for_its_name(self, other: Identity) -> bool:
+        """The same, whatever the time of the last change: a rename sets that."""
+        return replace(self, changed_ns=0) == replace(other, changed_ns=0)
+
 
 @dataclass(frozen=True, slots=True)
 class Upload:
@@ -43,11 +52,30 @@ class Upload:
     descriptor: int
     identity: Identity
     beat: Callable[[], None] = lambda: None
+    links: int = 1
 
     @property
     def size(self) -> int:
         """Bytes."""
         return self.identity.size
+
+    @property
+    def is_being_written(self) -> bool:
+        """Whether somebody has it open for writing, as far as the kernel tells us: see `removal.lease`."""
+        writer = lease(self.descriptor) is Lease.WRITER
+        give_back(self.descriptor)  # a writer that comes now does not have to wait for us
+        return writer
+
+    def check_complete(self) -> None:
+        """Raise `Retryable` for what cannot be a whole upload yet, and may become one.
+
+        `upload-empty`: it has no bytes. `upload-hard-linked`: it has another name as well. A writer that publishes by link and
+        unlink leaves it like that for a moment; for good it may be anybody's file, within uploads or elsewhere on the volume.
+        """
+        if self.size == 0:
+            raise Retryable("upload-empty", "the file is empty")
+        if self.links > 1:
+            raise Retryable("upload-hard-linked", f"the file has {self.links} names (hard links); an upload has one")
 
     def check_unchanged(self) -> None:
         """Raise `Retryable` if somebody wrote to it since it was opened: what was read is no file that ever was."""
@@ -92,7 +120,7 @@ class Uploads:
                 status = os.fstat(descriptor)
                 _refuse_special(status.st_mode)  # it may have been replaced since the look before
                 self._found_in = root
-                yield Upload(descriptor, Identity.of(status), beat)
+                yield Upload(descriptor, Identity.of(status), beat, status.st_nlink)
             finally:
                 _close(descriptor)
 
@@ -117,35 +145,66 @@ class Uploads:
         with self._parent("_") as (root, _, _):
             yield from _walk(root, "", 1)
 
-    def remove(self, path: str, identity: Identity) -> None:
-        """Unlink what is still that; not durable before `settle` of its folder. Nothing happens if it is gone.
+    def remove(self, path: str, identity: Identity, position: int, *, settled: bool) -> None:
+        """Unlink the file if it still is `identity`; not durable before `settle` of its folder. Nothing happens if it is gone.
 
-        Raises `Retryable`: `upload-changing` where it is another by now, or somebody has it open for writing (as far as we may know, see
-        `_nobody_writes`); shared where we may not remove it: foreign owner, read-only file system.
+        `position`: of the `archived` entry because of which it goes; the hidden name tells it. `settled`: it has not changed for
+        long enough to be taken for complete where the kernel cannot tell whether somebody writes.
+        Raises `Retryable`: `upload-changing` where it is another file by now (which then has its name) or somebody has it open for
+        writing; `upload-settling` where nobody knows and it is not `settled`; shared where we may not remove it: foreign owner,
+        read-only file system.
         """
-        with self._parent(path) as (folder, name, _):
+        hidden = hidden_name(position)
+        with self._parent(path) as (folder, name, _), _not_removable():
+            recover(folder, name, hidden)
             try:
-                with _nobody_writes(name, folder, identity):
-                    os.unlink(name, dir_fd=folder)
+                with no_writer(name, folder) as (given, now):
+                    if given is Lease.WRITER:
+                        raise Retryable("upload-changing", "somebody has it open for writing")
+                    if now is not None and Identity.of(now) != identity:
+                        raise Retryable("upload-changing", "it changed since it was looked at")
+                    if given is not Lease.GIVEN and not settled:
+                        raise Retryable("upload-settling", "nobody can tell whether it is still being written")
+                    os.rename(name, hidden, src_dir_fd=folder, dst_dir_fd=folder)
+                    if Identity.of(os.stat(hidden, dir_fd=folder, follow_symlinks=False)).is_but_for_its_name(identity):
+                        os.unlink(hidden, dir_fd=folder)
+                        return
             except FileNotFoundError:
                 return
-            except OSError as error:
-                text = os.strerror(error.errno or 0)
-                if error.errno == errnos.EROFS:
-                    raise Retryable("uploads-read-only", text, errno=error.errno, shared=True) from error
-                if error.errno in {errnos.EACCES, errnos.EPERM}:
-                    raise Retryable("upload-not-removable", text, errno=error.errno, shared=True) from error
-                raise Retryable("upload-io", text, errno=error.errno) from error
+            recover(folder, name, hidden)
+            raise Retryable("upload-changing", "another file took its name since it was looked at")
 
-    def settle(self, paths: list[str]) -> None:
-        """Fsync the folders of these paths, each once: an unlink that was not comes back after a power cut."""
-        for folder_path in sorted({path.rpartition("/")[0] for path in paths}):
+    def recover(self, path: str, position: int) -> bool:
+        """Give an upload its name back that a crash left under the hidden name of `position`. Whether there was one.
+
+        Durable on return. Where the name is taken by another file by now, the hidden one gets a name beside it that people see.
+        Raises `Retryable` as `remove` does; `Permanent` where a folder on the way is a link.
+        """
+        try:
+            with self._parent(path) as (folder, name, _), _not_removable():
+                return recover(folder, name, hidden_name(position))
+        except Retryable as error:
+            if error.code != "upload-missing":
+                raise
+            return False  # the folder is gone, and what was in it
+
+    def settle(self, paths: Iterable[str]) -> dict[str, Retryable]:
+        """Fsync the folders of these paths, each once: an unlink that was not comes back after a power cut.
+
+        Returns, by folder, what kept it from being synced. A folder that is gone, or a link by now, needs none: what it held
+        is nowhere below UPLOADS_PATH any more, or under another name, which the reconciler finds.
+        """
+        failed: dict[str, Retryable] = {}
+        for folder_path in sorted({folder_of(path) for path in paths}):
             try:
                 with self._parent(f"{folder_path}/_" if folder_path else "_") as (folder, _, _), _translated():
                     os.fsync(folder)
+            except Permanent:
+                continue
             except Retryable as error:
-                if error.code != "upload-missing":  # the folder itself is gone, and the file with it
-                    raise
+                if error.code != "upload-missing":
+                    failed[folder_path] = error
+        return failed
 
     @contextmanager
     def _parent(self, path: str) -> Iterator[tuple[int, str, tuple[int, int]]]:
@@ -180,32 +239,22 @@ class Uploads:
             _close(current)
 
 
-@contextmanager
-def _nobody_writes(name: str, folder: int, identity: Identity) -> Iterator[None]:
-    """While this lasts nobody begins to write there. What a writer adds to a file that has lost its name is lost with it.
+def folder_of(path: str) -> str:
+    """The folder of an upload, relative to UPLOADS_PATH; empty for that itself."""
+    return path.rpartition("/")[0]
 
-    Held by a read lease (fcntl(2), F_SETLEASE; Linux): it is given on a file of our own user, or to whoever has CAP_LEASE, on local file
-    systems. Where it is not given for another reason than a writer, nobody can know, and it goes on without.
-    """
+
+@contextmanager
+def _not_removable() -> Iterator[None]:
     try:
-        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
-    except PermissionError:  # of a file that we may remove
         yield
-        return
-    try:
-        if hasattr(fcntl, "F_SETLEASE"):
-            with suppress(OSError):
-                fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)  # who waits for us to let go announces itself; SIGIO would end us
-            try:
-                fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-            except OSError as error:
-                if error.errno == errnos.EAGAIN:
-                    raise Retryable("upload-changing", "somebody has it open for writing", errno=error.errno) from error
-        if Identity.of(os.fstat(descriptor)) != identity:
-            raise Retryable("upload-changing", "it changed since it was looked at")
-        yield
-    finally:
-        _close(descriptor)  # which gives the lease back
+    except OSError as error:
+        text = os.strerror(error.errno or 0)
+        if error.errno == errnos.EROFS:
+            raise Retryable("uploads-read-only", text, errno=error.errno, shared=True) from error
+        if error.errno in {errnos.EACCES, errnos.EPERM}:
+            raise Retryable("upload-not-removable", text, errno=error.errno, shared=True) from error
+        raise Retryable("upload-io", text, errno=error.errno) from error
 
 
 def _is_empty(folder: int) -> bool:

@@ -63,6 +63,14 @@ QUARANTINED = {
         "We may not read it, and the time to wait for it (MISSING_FILE_GRACE_SECONDS) is over.",
         "Let the service's user read it (match uids), retry.",
     ),
+    "upload-empty": Meaning(
+        "The file has no bytes, and the time to wait for them (MISSING_FILE_GRACE_SECONDS) is over. It stays in uploads.",
+        "Have it sent again, or put the right file there, retry.",
+    ),
+    "upload-hard-linked": Meaning(
+        "The file has more than one name (hard links), and the time to wait for the others to go is over. The other name may be anybody's file, and whoever has that could change what is archived. It stays in uploads.",
+        "Remove the other name, or put a copy in its place (cp a.dcm b && mv b a.dcm), retry.",
+    ),
     "upload-is-link": Meaning(
         "It, or a folder on the way to it, is a symbolic link. Links are not followed: they may lead anywhere.",
         "Put the file itself there, retry.",
@@ -119,9 +127,17 @@ RETRIED = {
         "We may not read it. Quiet; when placing, quarantined after the grace.",
         "Match the uids.",
     ),
+    **dict.fromkeys(
+        ("upload-empty", "upload-hard-linked"),
+        Meaning("No bytes yet, or a second name. Quiet; quarantined after the grace.", "Nothing, unless it lasts."),
+    ),
     "upload-changing": Meaning(
-        "It changed while it was read, or somebody has it open for writing. Quiet, for as long as it goes on.",
+        "It changed while it was read, or somebody has it open for writing. Quiet, for as long as it goes on. A file that is open for writing for longer than the grace is placed as it is, stays in uploads, and is placed once more when it has changed.",
         "Nothing; if it lasts, find out who writes.",
+    ),
+    "upload-settling": Meaning(
+        "Whether somebody still writes cannot be known: UPLOAD_SETTLE_SECONDS have to pass without a change. Quiet, not counted.",
+        "Nothing.",
     ),
     "upload-io": Meaning(
         "Reading it failed; errno says how.",

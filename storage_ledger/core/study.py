@@ -131,6 +131,7 @@ class Study:
     lost: set[str] = field(default_factory=set)
     speaker: Described | None = None
     _said: dict[str, Described] = field(default_factory=dict)
+    _confirmed: dict[str, set[bytes]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, study_id: str, entries: Iterable[Entry]) -> Study:
@@ -165,29 +166,46 @@ class Study:
             return
         data = entry.data
         state = upload_state(entry.kind, data)
-        if state is not None:
+        path = data.get("upload_path")  # `failed` of an internal error may not know it
+        if state is not None and path is not None:
             upload = Upload(state, None if state is State.PENDING else data.get("code"), entry.position)
-            self.uploads[data["upload_path"]] = upload
+            self.uploads[path] = upload
             if state in OUTCOMES:
-                self.outcomes[data["upload_path"]] = upload
+                self.outcomes[path] = upload
             if state is State.ARCHIVED:
-                self.lost.discard(data["upload_path"])
+                self.lost.discard(path)
             elif upload.code in LOST_COPY:
-                self.lost.add(data["upload_path"])
+                self.lost.add(path)
         if entry.kind == Kind.ARCHIVED:
             file = data["file"]
             sop = (data.get("dicom") or {}).get("SOPInstanceUID")
             self.archive(
                 self.described[entry.cause],
                 ArchivedFile(file["name"], file["original_name"], file["bytes"], file["sha256"], sop, entry.cause),
+                confirmed=not data.get("unconfirmed"),
             )
 
-    def archive(self, by: Described, file: ArchivedFile) -> None:
+    def is_confirmed(self, by: Described) -> bool:
+        """Whether what `by` says of its upload was once said while a file was there to be looked at."""
+        return any(by.said in self._confirmed.get(name, ()) for name in self.sources.get(by.upload_path, ()))
+
+    def superseded_by(self, by: Described, name: str) -> str | None:
+        """The earlier state of the upload of `by` that `name` takes the place of; None where it is the first.
+
+        One event speaks of one file. A second one that it brought is what a writer made of the first, which was copied too early.
+        """
+        brought = self.sources.get(by.upload_path, set())
+        earlier = [each for each in brought if each != name and self.files[each].position == by.position]
+        return max(earlier, key=list(self.files).index, default=None)
+
+    def archive(self, by: Described, file: ArchivedFile, *, confirmed: bool = True) -> None:
         """A file is archived because of `by`. The event that last brought a new file or other metadata speaks for the study.
 
         "Other" is judged against what was last said with the same file: a redelivery of one of several files that came
-        with metadata of their own changes nothing.
+        with metadata of their own changes nothing. `confirmed`: the upload was there when `by` was placed.
         """
+        if confirmed:
+            self._confirmed.setdefault(file.name, set()).add(by.said)
         self.files.setdefault(file.name, file)
         self.sources.setdefault(by.upload_path, set()).add(file.name)
         last = self._said.get(file.name)

@@ -11,6 +11,8 @@ _DISCARD = "then `storage-ledger quarantine discard` this one"
 ACTIONS = {
     "upload-missing": f"put the file back into uploads, {_RETRY}",
     "upload-unreadable": f"let the service's user read it, {_RETRY}",
+    "upload-empty": f"have the file sent again, or put it into uploads, {_RETRY}",
+    "upload-hard-linked": f"remove the file's other name, or replace the file by a copy of it, {_RETRY}",
     "upload-is-link": f"replace the link by the file itself, {_RETRY}",
     "upload-is-folder": f"publish a message for each file in it, {_DISCARD}",
     "upload-name-too-long": f"correct the sender and have the message published again, {_DISCARD}",

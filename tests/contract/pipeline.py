@@ -49,11 +49,13 @@ class Acknowledging:
 class Pipeline:
     """One service's worth of parts below `folder`. `restart` is what a crash leaves: everything but the memory."""
 
-    def __init__(self, folder: Path, ledgers: Ledgers, *, grace_s: float = 300, client: StatusClient | None = None) -> None:
-        self.uploads = folder / "uploads"
+    def __init__(
+        self, folder: Path, ledgers: Ledgers, *, grace_s: float = 300, client: StatusClient | None = None, uploads: Path | None = None
+    ) -> None:
+        self.uploads = uploads or folder / "uploads"
         self.archive = folder / "archive"
-        self.uploads.mkdir(parents=True)
-        self.archive.mkdir()
+        self.uploads.mkdir(parents=True, exist_ok=uploads is not None)
+        self.archive.mkdir(parents=True)
         self.clock = Clock()
         self.clock_set_by_s = 0.0
         self.grace_s = grace_s
@@ -66,7 +68,16 @@ class Pipeline:
         """Forget all that is only in memory."""
         self.metrics = Metrics()
         uploads, archive, outages = Uploads(self.uploads), FilesystemArchive(self.archive), Outages(self.ledger, self.metrics)
-        self.remover = Remover(self.ledger, uploads, archive, outages=outages, metrics=self.metrics, clock=self.clock)
+        self.remover = Remover(
+            self.ledger,
+            uploads,
+            archive,
+            outages=outages,
+            metrics=self.metrics,
+            clock=self.clock,
+            settle_s=5,
+            monotonic=self._seconds,
+        )
         self.clock_watch = ClockWatch(
             self.clock, on_set=self._clock_was_set, monotonic=lambda: self.clock.now.timestamp() - self.clock_set_by_s
         )
@@ -105,6 +116,9 @@ class Pipeline:
         """Somebody sets it, forward or back; no time passes."""
         self.clock.move(seconds)
         self.clock_set_by_s += seconds
+
+    def _seconds(self) -> float:
+        return self.clock.now.timestamp()
 
     def _clock_was_set(self) -> None:
         self.projector.begin_grace_anew()

@@ -294,7 +294,7 @@ def test_from_another_file_system_it_is_copied_all_the_same(archive):
         uploads = Uploads(folder)
         with uploads.open("a.dcm") as upload:
             placed = archive.place(upload, "S1", original_name="a.dcm", owned={}, position=1)
-        uploads.remove("a.dcm", upload.identity)
+        uploads.remove("a.dcm", upload.identity, 1, settled=False)
         uploads.settle(["a.dcm"])
         assert content_of(archive, "S1", placed.name) == b"x" * 3_000_000
         assert list(folder.iterdir()) == []
@@ -640,7 +640,7 @@ def test_a_folder_on_the_way_that_is_a_link_is_refused(uploads, tmp_path, target
     assert refused(uploads, "sub/a.dcm") == "Permanent upload-is-link"
     assert uploads.look("sub/a.dcm") is None
     with pytest.raises(Permanent):
-        uploads.remove("sub/a.dcm", Identity.of((real / "a.dcm").stat()))
+        uploads.remove("sub/a.dcm", Identity.of((real / "a.dcm").stat()), 1, settled=True)
     assert (real / "a.dcm").exists()
 
 
@@ -700,7 +700,7 @@ for name in ("closed.dcm", "closed/a.dcm"):
     except Retryable as error:
         print(error.code, error.shared)
 try:
-    uploads.remove("foreign.dcm", uploads.look("foreign.dcm"))
+    uploads.remove("foreign.dcm", uploads.look("foreign.dcm"), 1, settled=True)
 except Retryable as error:
     print(error.code, error.shared)
 """
@@ -750,7 +750,7 @@ def test_what_somebody_has_open_for_writing_is_not_removed_nor_what_was_written_
 
 def removing(uploads: Uploads, identity: Identity) -> str | None:
     try:
-        uploads.remove("a.dcm", identity)
+        uploads.remove("a.dcm", identity, 1, settled=False)
     except Retryable as error:
         return error.code
     return None
@@ -761,7 +761,7 @@ def test_removing_twice_does_nothing_more(uploads):
     (uploads.root / "sub" / "a.dcm").write_bytes(b"x")
     identity = uploads.look("sub/a.dcm")
     for _ in range(2):
-        uploads.remove("sub/a.dcm", identity)
+        uploads.remove("sub/a.dcm", identity, 1, settled=False)
         uploads.settle(["sub/a.dcm", "sub/b.dcm", "c.dcm"])
     assert list((uploads.root / "sub").iterdir()) == []
     (uploads.root / "sub").rmdir()

@@ -273,6 +273,7 @@ class Hung:
             [Stage.PLACE],
             work=self.work,
             record=self.record,
+            metrics=Metrics(),
             workers=workers,
             on_hanging=lambda duties: self.hanging.extend(duty.entry.study_id for duty in duties),
             hangs_after_s=0.5,

@@ -477,6 +477,33 @@ def test_a_rejected_message_leaves_its_file_reported(pipeline):
 # -- neighbours that are away
 
 
+@pytest.mark.parametrize("folder", ["", "sub/"])
+def test_an_upload_that_a_crash_left_hidden_gets_its_name_back_when_nobody_answers_for_it(pipeline, folder):
+    pipeline.upload(f"{folder}S1.dcm", b"content")
+    pipeline.say("S1", f"{folder}S1.dcm")
+    pipeline.place()
+    hidden = pipeline.uploads / folder / ".remove-2.tmp"
+    (pipeline.uploads / folder / "S1.dcm").rename(hidden)
+    assert (pipeline.sweep().held, hidden.exists()) == (1, True)  # the remover will come for it
+    with pipeline.ledger.write() as tx:
+        tx.drop(2, Stage.REMOVE)
+    assert pipeline.sweep().changing == 1
+    assert list(tree(pipeline.uploads)) == [f"{folder}S1.dcm"]
+    assert pipeline.sweep().leftovers == 1
+    pipeline.finish()
+    assert tree(pipeline.uploads) == {}
+
+
+@pytest.mark.parametrize("name", [".remove-1.tmp", ".remove-2.tmp", ".remove-99.tmp", ".remove-99999999999999999999.tmp", ".remove-02.tmp"])
+def test_a_strangers_file_that_is_named_like_a_hidden_one_stays_as_it_is(pipeline, name):
+    pipeline.upload("sub/S1.dcm", b"content")
+    pipeline.say("S1", "sub/S1.dcm")
+    pipeline.finish()
+    pipeline.upload(name, b"a stranger's")  # in another folder than the upload of entry 2
+    assert pipeline.sweep().unexplained == 1
+    assert list(tree(pipeline.uploads)) == [name]
+
+
 def test_while_the_status_service_is_away_leftovers_are_treated_and_the_rest_waits(pipeline):
     archived(pipeline, "left.dcm", "S0")
     pipeline.upload("left.dcm", b"content")

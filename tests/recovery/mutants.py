@@ -129,8 +129,8 @@ MUTANTS = {
         (
             Edit(
                 PROJECTOR,
-                "                identity = upload.identity\n",
-                "                identity = upload.identity\n            self._uploads.remove(described.upload_path, identity)\n",
+                "            identity = upload.identity\n",
+                "            identity = upload.identity\n        self._uploads.remove(described.upload_path, identity, 1, settled=True)\n",
             ),
         ),
         ("kills", "cuts", "order"),
@@ -190,7 +190,7 @@ MUTANTS = {
     ),
     "told-and-removed-before-the-mirror": Mutant(
         "statuses are told and uploads removed before `archived` is in the mirror",
-        (Edit("storage_ledger/lane.py", "up_to=self._up_to() if self._up_to else None,", "up_to=None,"),),
+        (Edit("storage_ledger/lane.py", "up_to = self._up_to() if self._up_to else None", "up_to = None"),),
         ("mirror",),
     ),
     "no-fsync-of-the-mirror": Mutant(

@@ -35,6 +35,7 @@ _CALL = re.compile(r"(\w+)\((.*)", re.DOTALL)
 _RESUMED = re.compile(r"<\.\.\. (\w+) resumed>(.*)", re.DOTALL)
 _RETURNED = re.compile(r"(.*)\)\s+= (-?\d+)(?:<.*>(?:\(deleted\))?)?(?: E\w+ \(.*\))?$", re.DOTALL)
 _FD = re.compile(r"(?:(\d+)|AT_FDCWD)<([^>]*)>")
+_HIDDEN = re.compile(r"\.remove-\d+\.tmp")
 _STRING = re.compile(r'"([^"\\]*(?:\\.[^"\\]*)*)"(\.\.\.)?')
 
 
@@ -264,9 +265,8 @@ class Disk:
         root = self._root(path)
         if call.result is None:
             if root is self.uploads:
-                relative = path.removeprefix(next(iter(self.roots)) + "/")
-                if not self._must.has_duty("remove", relative):
-                    self.bad("upload-removed-too-early", path=relative)
+                if not _HIDDEN.fullmatch(name):  # else its end has begun with the rename
+                    self._removes(path)
             elif root is self.archive and self._is_final(path) and isinstance(folder.names.get(name), File):
                 self.bad("archived-file-removed", path=path)
         elif call.result == 0:
@@ -291,12 +291,26 @@ class Disk:
             return
         to, new = self._place(target)
         if call.result is None:
+            if self._root(target) is self.uploads:
+                if _HIDDEN.fullmatch(new):
+                    self._removes(source)
+                elif new in to.names:
+                    self.bad("renamed-over", path=target)
             ours = new == "metadata.json" or new.endswith(".entries")  # made anew whole, and put in the place of the old one
             if self._root(target) is self.archive and new in to.names and not ours:
                 self.bad("renamed-over", path=target)
         elif call.result == 0:
             folder, name = self._place(source)
-            to.names[new] = folder.names.pop(name)
+            node = folder.names.pop(name, None)
+            if node is None:  # a neighbour's, of which nobody told this disk: it is there until the folder is synced
+                node = folder.durable[name] = File()
+            to.names[new] = node
+
+    def _removes(self, path: str) -> None:
+        """An upload begins to go, by its unlink or by a rename to a hidden name: there must be a duty for that."""
+        relative = path.removeprefix(next(iter(self.roots)) + "/")
+        if not self._must.has_duty("remove", relative):
+            self.bad("upload-removed-too-early", path=relative)
 
     def _mkdir(self, call: Call) -> None:
         self._mkdirat(call)

@@ -1,0 +1,148 @@
+"""What it takes to unlink one certain file and no other: a lease against writers, and a hidden name on the way out.
+
+Every call works on a name in an open folder. Nothing here ever replaces a file.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno as errnos
+import fcntl
+import os
+import re
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from enum import Enum, auto
+
+from storage_ledger.errors import Retryable
+
+_HIDDEN = re.compile(r"\.remove-([1-9][0-9]{0,18})\.tmp", re.ASCII)
+_NO_LINKS = frozenset({errnos.EPERM, errnos.EACCES, errnos.EOPNOTSUPP, errnos.ENOTSUP, errnos.ENOSYS, errnos.EMLINK})
+_RENAME_NOREPLACE = 1  # renameat2(2), Linux
+_NAMES_BESIDE = 1000
+
+
+class Lease(Enum):
+    """`GIVEN`: nobody has the file open for writing, or can before it is given back. `WRITER`: somebody has. `UNKNOWN`: see `lease`."""
+
+    GIVEN = auto()
+    WRITER = auto()
+    UNKNOWN = auto()
+
+
+def lease(descriptor: int) -> Lease:
+    """Ask for a read lease (fcntl(2), F_SETLEASE; Linux) on a file that is open for reading.
+
+    `UNKNOWN` where the kernel gives none: on a file of another user (without CAP_LEASE), on most network file systems, not on Linux.
+    """
+    if not hasattr(fcntl, "F_SETLEASE"):
+        return Lease.UNKNOWN
+    with suppress(OSError):
+        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)  # who waits for us to let go announces itself; SIGIO would end us
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except OSError as error:
+        return Lease.WRITER if error.errno == errnos.EAGAIN else Lease.UNKNOWN
+    return Lease.GIVEN
+
+
+def give_back(descriptor: int) -> None:
+    """End the lease, if there is one. Closing the descriptor does the same."""
+    with suppress(OSError, AttributeError):
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+
+
+@contextmanager
+def no_writer(name: str, folder: int) -> Iterator[tuple[Lease, os.stat_result | None]]:
+    """While this lasts nobody begins to write to the file, where a lease is given. What a writer adds to a file without a name is lost.
+
+    Yields the lease and the state of the very file that it is on; None for one that we may remove, but not read.
+    """
+    try:
+        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    except PermissionError:
+        yield Lease.UNKNOWN, None
+        return
+    try:
+        given = lease(descriptor)
+        yield given, os.fstat(descriptor)
+    finally:
+        with suppress(OSError):  # what was only read has nothing to lose
+            os.close(descriptor)
+
+
+def hidden_name(position: int) -> str:
+    """The name of an upload for the moment between the last look at it and its end. `position`: of its `archived` entry."""
+    return f".remove-{position}.tmp"
+
+
+def hidden_position(name: str) -> int | None:
+    """The position in such a name; None where it is another name."""
+    found = _HIDDEN.fullmatch(name)
+    return int(found[1]) if found else None
+
+
+def recover(folder: int, name: str, hidden: str) -> bool:
+    """Give what has the name `hidden` its own `name` back, durably. Whether there was anything.
+
+    Where another file has the name by now, it gets one beside it that people see: `<name>~remove-<position>.tmp`.
+    Raises `OSError`; may be called again then.
+    """
+    try:
+        there = os.stat(hidden, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    beside = f"{name.encode(errors='surrogateescape')[:200].decode(errors='ignore')}~{hidden.strip('.')}"
+    for new in (name, beside, *(f"{beside}.{number}" for number in range(1, _NAMES_BESIDE))):
+        try:
+            if os.path.samestat(os.stat(new, dir_fd=folder, follow_symlinks=False), there):  # a crash came between link and unlink
+                os.fsync(folder)
+                os.unlink(hidden, dir_fd=folder)
+                return True
+        except FileNotFoundError:
+            pass
+        try:
+            rename_to_new(folder, hidden, new)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            if error.errno not in _NO_LINKS or new == name:
+                if error.errno in _NO_LINKS:
+                    continue
+                raise
+            os.rename(hidden, new, src_dir_fd=folder, dst_dir_fd=folder)  # nobody else makes such names
+        os.fsync(folder)
+        return True
+    raise Retryable("upload-io", "an upload that was hidden for its removal cannot be given a name back")
+
+
+def rename_to_new(folder: int, old: str, new: str) -> None:
+    """Rename within a folder, never over what exists: `FileExistsError` then. Raises `OSError`.
+
+    By renameat2 where the file system knows it; else by a hard link, fsynced before the old name goes. That is refused on a file
+    of another user that we may not write (fs.protected_hardlinks), and on a file system without hard links.
+    """
+    try:
+        _rename_noreplace(folder, old, new)
+    except OSError as error:
+        if error.errno not in {errnos.EINVAL, errnos.ENOSYS, errnos.EOPNOTSUPP}:
+            raise
+        link_to_new(folder, old, new)
+
+
+def link_to_new(folder: int, old: str, new: str) -> None:
+    """The same with a hard link in between."""
+    os.link(old, new, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+    os.fsync(folder)
+    os.unlink(old, dir_fd=folder)
+
+
+def _rename_noreplace(folder: int, old: str, new: str) -> None:
+    try:
+        call = ctypes.CDLL(None, use_errno=True).renameat2
+    except AttributeError:
+        raise OSError(errnos.ENOSYS, os.strerror(errnos.ENOSYS)) from None
+    if call(folder, os.fsencode(old), folder, os.fsencode(new), ctypes.c_uint(_RENAME_NOREPLACE)) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), old, None, new)

@@ -1,0 +1,65 @@
+"""Runs a function as another user: in a fork of this process, which has imported everything it needs already."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SERVICE = 10001
+"""The user of the image."""
+
+
+@contextmanager
+def open_folder(uid: int = SERVICE) -> Iterator[Path]:
+    """A folder of that user, which others may pass through; those of pytest are root's alone. Skips without root."""
+    if os.geteuid() != 0:
+        pytest.skip("other users take root")
+    folder = Path(tempfile.mkdtemp())
+    try:
+        folder.chmod(0o711)
+        os.chown(folder, uid, uid)
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def as_user(function: Callable[[Callable[[], None]], Any], uid: int = SERVICE) -> Any:
+    """What `function` returns (as JSON holds it), run in a process of its own.
+
+    It begins as root, to prepare what is another's, and becomes that user when it calls its argument.
+    """
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+
+            def become() -> None:
+                os.setgroups([])
+                os.setgid(uid)
+                os.setuid(uid)
+
+            answer = json.dumps(function(become)).encode()
+            while answer:
+                answer = answer[os.write(write_end, answer) :]
+            code = 0
+        except BaseException:  # noqa: BLE001 - the parent asserts on the exit code
+            traceback.print_exc(file=sys.__stderr__)
+        finally:
+            os._exit(code)
+    os.close(write_end)
+    with os.fdopen(read_end, "rb") as pipe:
+        answer = pipe.read()
+    _, status = os.waitpid(pid, 0)
+    assert status == 0, "the other user's process failed: its traceback stands in standard error"
+    return json.loads(answer)
