@@ -10,6 +10,7 @@ import pytest
 
 from storage_ledger.core.layout import UploadPaths
 from storage_ledger.core.plan import Stage
+from storage_ledger.errors import Retryable
 from storage_ledger.errors import LedgerBusy
 from storage_ledger.intake import Intake
 from storage_ledger.ledger.sqlite import SqliteLedger
@@ -505,3 +506,25 @@ def test_a_file_that_somebody_still_writes_waits_and_is_archived_once_whole(pipe
     assert not path.exists()
     assert (pipeline.archive / "S1" / "a.dcm").read_bytes() == b"half and the rest"
     assert pipeline.kinds() == ["described", "archived"]
+
+
+def test_one_archived_file_that_cannot_be_read_costs_its_neighbours_nothing(pipeline):
+    for number in range(5):
+        pipeline.upload(f"{number}.dcm", b"%d" % number)
+        pipeline.say("S1", f"{number}.dcm")
+    archive = pipeline.projector._archive
+    really = archive.open
+
+    def failing(study_id, name):
+        if name == "2.dcm":
+            raise Retryable("archive-io", "EIO")
+        return really(study_id, name)
+
+    archive.open = failing
+    pipeline.place()
+    assert sorted(entry.data["file"]["name"] for entry in entries(pipeline, "archived")) == ["0.dcm", "1.dcm", "3.dcm", "4.dcm"]
+    assert [entry.data["code"] for entry in entries(pipeline, "failed")] == ["archive-io"]
+    archive.open = really
+    pipeline.finish()
+    assert len(pipeline.files()) == 5
+    pipeline.check_metadata()

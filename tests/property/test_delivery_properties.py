@@ -18,7 +18,7 @@ EVENTS = [
     ("S1", "one/metadata.json", b"{}", {"n": 1}),
     ("S2", "two/a.dcm", b"a", None),
     ("S2", "two/.hidden.dcm", b"h", {"error": "x", "files": "hostile"}),
-    ("S3", "c.dcm", b"", {"patient_info": {"patient_name": "DOE^JANE"}}),
+    ("S3", "c.dcm", b"t", {"patient_info": {"patient_name": "DOE^JANE"}}),
 ]
 CLASHING = [("S1", f"{folder}/a.dcm", content, {"n": n}) for n, (folder, content) in enumerate([("x", b"1"), ("y", b"2"), ("z", b"1")])]
 # Several words about one upload: the last one counts.

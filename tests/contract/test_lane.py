@@ -1,0 +1,182 @@
+"""A lane on a real ledger: who gets a turn, and what comes of work that raises whatever there is."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import sqlite3
+import threading
+from collections import Counter
+
+import pytest
+
+from storage_ledger.core.entries import Kind, NewEntry
+from storage_ledger.core.plan import Stage
+from storage_ledger.errors import BackupError, LedgerUnusable, Permanent, Rejected, Retryable
+from storage_ledger.lane import Lane
+from storage_ledger.metrics import Metrics
+from tests.contract.making import described
+from tests.support.waiting import until
+
+
+class Turns:
+    """A lane whose work takes note of whose turn it is; `breaks` raises in `work`, `spoils` in `record`."""
+
+    def __init__(self, ledger, *, workers=3, breaks=None, spoils=None):
+        self.ledger = ledger
+        self.breaks = breaks or {}
+        self.spoils = spoils or {}
+        self.turns = []
+        self.recorded = []
+        self.died = []
+        self.stop = threading.Event()
+        self.metrics = Metrics()
+        self.lane = Lane("place", ledger, [Stage.PLACE], work=self.work, record=self.record, metrics=self.metrics, workers=workers)
+        self.thread = threading.Thread(target=self.run)
+
+    def run(self):
+        try:
+            self.lane.run(self.stop)
+        except BaseException as error:  # noqa: BLE001 - the test looks at it
+            self.died.append(error)
+
+    def work(self, duties):
+        self.turns.append(duties[0].entry.study_id)
+        for duty in duties:
+            if duty.entry.position in self.breaks:
+                raise self.breaks[duty.entry.position]
+        return duties
+
+    def record(self, outcomes, _fresh):
+        with self.ledger.write() as tx:
+            for duties in outcomes:
+                for duty in duties:
+                    if duty.entry.position in self.spoils:
+                        raise self.spoils[duty.entry.position]
+                    tx.drop(duty.entry.position, Stage.PLACE)
+                    self.recorded.append(duty.entry.position)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stop.set()
+        self.lane.wake()
+        self.thread.join(30)
+        assert not self.thread.is_alive()
+
+
+@pytest.fixture
+def ledger(tmp_path, ledgers):
+    ledger = ledgers.open(tmp_path / "ledger")
+    yield ledger
+    ledger.close()
+
+
+def add(ledger, *studies):
+    """A described file for each; returns their positions."""
+    with ledger.write() as tx:
+        return [tx.append(NewEntry(Kind.DESCRIBED, described(f"{number}.dcm"), study)).position for number, study in enumerate(studies)]
+
+
+def pending(ledger):
+    return [duty.entry.position for study in {e.study_id for e in ledger.read(0, 10_000)} for duty in ledger.pending_of(study)]
+
+
+def failed(ledger):
+    return [(entry.cause, entry.data["code"], entry.data["detail"]) for entry in ledger.read(0, 10_000) if entry.kind == Kind.FAILED]
+
+
+def test_one_large_study_leaves_the_others_their_turn(ledger):
+    add(ledger, *["large"] * 1_920, *(f"small{number}" for number in range(30)))
+    with Turns(ledger) as lane:
+        until(lambda: not pending(ledger), 60)
+    order = [study == "large" for study in lane.turns]
+    last_small = len(order) - 1 - order[::-1].index(False)
+    assert sum(order[:last_small]) <= 10, "the small ones had to wait for nearly all of the large one"
+    assert sorted(lane.recorded) == list(range(1, 1_951))
+
+
+def test_several_large_studies_side_by_side_are_all_worked_on(ledger):
+    add(ledger, *["a"] * 300, *["b"] * 300, *["c"] * 300, "d")
+    with Turns(ledger) as lane:
+        until(lambda: not pending(ledger), 60)
+    assert set(lane.turns[:4]) == {"a", "b", "c", "d"}
+    assert sorted(lane.recorded) == list(range(1, 902))
+
+
+def of_every_class():
+    """One exception of each class that Python has, and of ours."""
+    made = [sqlite3.OperationalError("no such table"), json.JSONDecodeError("x", "y", 0), UnicodeEncodeError("a", "b", 0, 1, "c")]
+    made += [Retryable("archive-io", "x"), Permanent("upload-is-link", "x"), Rejected("x", "y"), BackupError("x")]
+    made += [LedgerUnusable("ledger-newer")]
+    for kind in vars(builtins).values():
+        if isinstance(kind, type) and issubclass(kind, BaseException) and not issubclass(kind, (BaseExceptionGroup, UnicodeError)):
+            made.append(kind("a patient's name"))
+    return {type(error).__name__: error for error in made}
+
+
+CLASSES = of_every_class()
+
+
+@pytest.mark.parametrize("where", ["breaks", "spoils"])
+def test_whatever_one_item_raises_is_its_own_failure_and_the_others_go_on(ledger, where):
+    """In a study of its own, and in one with others; all classes of exceptions that there are, at once."""
+    alone = add(ledger, *(f"alone{number}" for number in range(len(CLASSES))))
+    among = []
+    for number in range(0, len(CLASSES), 4):
+        among += add(ledger, f"among{number}", f"among{number}", f"among{number}")[1:2]
+    others = set(range(1, max(among) + 2)) - set(alone) - set(among)
+    errors = list(CLASSES.values())
+    raised = dict(zip(alone, errors, strict=True)) | dict(zip(among, errors, strict=False))
+    with Turns(ledger, **{where: raised}) as lane:
+        until(lambda: others <= set(lane.recorded) and len(failed(ledger)) == len(raised), 60)
+        assert lane.thread.is_alive()
+    assert lane.died == []
+    assert Counter(lane.recorded).keys() == others
+    assert {position: detail for position, _, detail in failed(ledger)} == {at: type(error).__name__ for at, error in raised.items()}
+    assert {code for _, code, _ in failed(ledger)} == {"internal-error"}
+    assert set(pending(ledger)) == set(raised), "they are tried again"
+    assert "a patient's name" not in str([entry.payload for entry in ledger.read(0, 10_000)])
+
+
+def test_what_raised_once_is_done_when_it_is_tried_again(ledger):
+    [position] = add(ledger, "S1")
+    with Turns(ledger, breaks={position: ValueError()}) as lane:
+        until(lambda: failed(ledger), 30)
+        lane.breaks.clear()
+        with ledger.write() as tx:
+            tx.make_due(beyond_s=0)
+        lane.lane.wake()
+        until(lambda: lane.recorded == [position], 30)
+    assert pending(ledger) == []
+
+
+def test_only_a_ledger_that_cannot_be_used_ends_a_lane(ledger):
+    [position] = add(ledger, "S1")
+    with Turns(ledger, breaks={position: LedgerUnusable("ledger-damaged")}) as lane:
+        until(lambda: lane.died, 30)
+    assert failed(ledger) == []
+
+
+def test_a_lane_that_raised_goes_on_when_it_is_run_again(ledger):
+    first, second = add(ledger, "S1", "S2")
+    with Turns(ledger, breaks={first: LedgerUnusable("ledger-damaged")}) as lane:
+        until(lambda: lane.died, 30)
+    lane.breaks.clear()
+    lane.stop.clear()
+    lane.thread = threading.Thread(target=lane.run)
+    with lane:
+        until(lambda: not pending(ledger), 30)
+    assert sorted(set(lane.recorded)) == [first, second]
+
+
+def test_a_time_that_is_none_stops_nobody(ledger):
+    first, second = add(ledger, "S1", "S2")
+    with sqlite3.connect(ledger.path) as direct:
+        direct.execute("UPDATE pending SET not_before = 'never' WHERE position = ?", (first,))
+    direct.close()
+    with Turns(ledger) as lane:
+        until(lambda: second in lane.recorded, 30)
+        assert lane.thread.is_alive()
