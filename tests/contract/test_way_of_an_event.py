@@ -10,8 +10,7 @@ import pytest
 
 from storage_ledger.core.layout import UploadPaths
 from storage_ledger.core.plan import Stage
-from storage_ledger.errors import Retryable
-from storage_ledger.errors import LedgerBusy
+from storage_ledger.errors import LedgerBusy, Retryable
 from storage_ledger.intake import Intake
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.sources.contract import Delivery
