@@ -85,6 +85,11 @@ if found is not None:  # from here on it is the command's own process
     os.environ.clear()
     os.environ.update(order["environment"])
     os.chdir(order["folder"])
+    if user := int(os.environ.pop("RUN_AS", 0)):  # it has imported what that user may not be able to read
+        "x".encode("idna")
+        os.setgroups([])
+        os.setgid(user)
+        os.setuid(user)
     sys.argv = order["command"]
     if sys.argv[0] == "storage-ledger":
         main()
