@@ -220,9 +220,10 @@ class Uploads:
                 shared=True,
             ) from error
         try:
-            status = os.fstat(current)
-            root = (status.st_dev, status.st_ino)
-            other_and_empty = self._found_in not in {None, root} and _is_empty(current)
+            with _translated():
+                status = os.fstat(current)
+                root = (status.st_dev, status.st_ino)
+                other_and_empty = self._found_in not in {None, root} and _is_empty(current)
             for part in folders:
                 with _translated():
                     _refuse_link(os.stat(part, dir_fd=current, follow_symlinks=False).st_mode)

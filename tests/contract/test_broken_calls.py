@@ -1,0 +1,167 @@
+"""Every class of exception at every call that a step makes for one study: the lanes live, the others go on, the study is seen to fail."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+
+import pytest
+
+from storage_ledger.archive.filesystem import FilesystemArchive
+from storage_ledger.archive.uploads import Uploads
+from storage_ledger.core.entries import Kind
+from storage_ledger.core.layout import UploadPaths
+from storage_ledger.errors import LedgerBusy
+from storage_ledger.intake import Intake
+from storage_ledger.ledger.migrate import migrate
+from storage_ledger.ledger.sqlite import SqliteLedger, utc_now
+from storage_ledger.metrics import Metrics
+from storage_ledger.notifier import Notifier
+from storage_ledger.outages import Outages
+from storage_ledger.projector import Projector
+from storage_ledger.remover import Remover
+from storage_ledger.sources.contract import Delivery
+from storage_ledger.status import StatusClient
+from tests.contract.pipeline import Acknowledging
+from tests.contract.test_lane import CLASSES
+from tests.support.waiting import until
+
+# The calls that name a study, by its id or by the path of its upload; S<number>.dcm is that of study S<number>.
+CALLS = {
+    "ledger": ("study", "has_kind"),
+    "uploads": ("open", "look", "remove"),
+    "archive": ("place", "open", "write_metadata"),
+    "client": ("tell",),
+}
+SHARED = {"archive": ("settle",), "uploads": ("settle",)}
+"""Calls for several studies at once."""
+
+TIMES = 2
+"""The remover takes what was due together one by one when one of it raises: the second time it is that one's own failure."""
+
+
+class Breaking:
+    """Hands every call on; raises instead the first times that one is made for a study that has exceptions waiting there."""
+
+    def __init__(self, target, name, waiting):
+        self._target = target
+        self._name = name
+        self._waiting = waiting
+
+    def __getattr__(self, called):
+        real = getattr(self._target, called)
+        if not callable(real):
+            return real
+
+        def call(*arguments, **more):
+            arguments = tuple(list(each) if each.__class__.__name__ == "generator" else each for each in arguments)
+            for study in named(arguments):
+                if errors := self._waiting.get((self._name, called, study)):
+                    raise errors.pop()
+            return real(*arguments, **more)
+
+        return call
+
+
+def named(arguments):
+    """The studies that a call is about."""
+    for each in arguments:
+        for text in each if isinstance(each, (list, set, tuple)) else [each]:
+            if isinstance(text, str):
+                yield text.removesuffix(".dcm")
+
+
+class Lanes:
+    """The three lanes in threads of their own, on a real ledger, real folders and a real Status Service."""
+
+    def __init__(self, folder, status_url):
+        for name in ("uploads", "archive", "ledger"):
+            (folder / name).mkdir()
+        migrate(folder / "ledger" / "ledger.db")
+        self.uploads = folder / "uploads"
+        self.waiting = {}
+        self.real = SqliteLedger(folder / "ledger" / "ledger.db")
+        self.client = StatusClient(status_url)
+        self.metrics = Metrics()
+        ledger = Breaking(self.real, "ledger", self.waiting)
+        uploads = Breaking(Uploads(self.uploads), "uploads", self.waiting)
+        archive = Breaking(FilesystemArchive(folder / "archive"), "archive", self.waiting)
+        client = Breaking(self.client, "client", self.waiting)
+        outages = Outages(self.real, self.metrics)
+        common = {"outages": outages, "metrics": self.metrics, "clock": utc_now}
+        self.remover = Remover(ledger, uploads, archive, settle_s=0, **common)
+        self.projector = Projector(ledger, uploads, archive, grace_s=300, on_copied=self.remover.remember, **common)
+        self.notifier = Notifier(ledger, client, archive_root=str(folder / "archive"), confirm_s=0, **common)
+        self.intake = Intake(
+            self.real, Acknowledging(), UploadPaths(str(self.uploads)), metrics=self.metrics, clock=utc_now, rejected_per_hour=9,
+            on_described=self.projector.lane.wake, on_rejected=lambda: None,
+        )  # fmt: skip
+        self.stop = threading.Event()
+        self.died = []
+        self.threads = [threading.Thread(target=self.run, args=(part.lane,)) for part in (self.projector, self.remover, self.notifier)]
+
+    def run(self, lane):
+        try:
+            lane.run(self.stop)
+        except BaseException as error:  # noqa: BLE001 - the test looks at it
+            self.died.append((lane.name, error))
+
+    def describe(self, studies):
+        for study in studies:
+            (self.uploads / f"{study}.dcm").write_bytes(study.encode())
+        self.intake.append([Delivery(json.dumps({"study_id": each, "file_path": f"{each}.dcm"}).encode(), "pubsub") for each in studies])
+
+    def __enter__(self):
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stop.set()
+        for part in (self.projector, self.remover, self.notifier):
+            part.lane.wake()
+        for thread in self.threads:
+            thread.join(30)
+        self.client.close()
+        self.real.close()
+
+
+@pytest.mark.timeout(240)
+def test_whatever_a_call_raises_for_one_study_stops_nobody_and_is_recorded(tmp_path, status_server):
+    errors = {name: error for name, error in CLASSES.items() if name not in {"Retryable", "Permanent"}}  # those are foreseen
+    errors["LedgerBusy"] = LedgerBusy("ledger-busy")
+    lanes = Lanes(tmp_path, status_server.url)
+    broken = {}
+    for part, calls in CALLS.items():
+        for call in calls:
+            for name, error in errors.items():
+                study = f"S{len(broken)}"
+                broken[study] = (part, call, name)
+                lanes.waiting[part, call, study] = [error] * TIMES
+    for part, calls in SHARED.items():
+        for call in calls:
+            for name, error in list(errors.items())[::6]:
+                study = f"S{len(broken)}"
+                broken[study] = (part, call, name)
+                lanes.waiting[part, call, study] = [error] * TIMES
+    others = [f"whole{number}" for number in range(200)]
+    everybody = [*broken, *others]
+    everybody.sort(key=hash)
+    with lanes:
+        for begin in range(0, len(everybody), 100):
+            lanes.describe(everybody[begin : begin + 100])
+        until(lambda: all(status_server.status(study) == "archived" for study in others), 120)
+        until(lambda: not list(lanes.uploads.iterdir()) and not [q for q in lanes.real.queue() if q.stage != "confirm"], 200)
+        assert [thread.is_alive() for thread in lanes.threads] == [True] * 3
+    assert lanes.died == []
+    assert {place for place, errors in lanes.waiting.items() if errors} == set(), "each was met"
+    ledger = SqliteLedger(tmp_path / "ledger" / "ledger.db")
+    entries = ledger.read(0, 100_000)
+    ledger.close()
+    archived = Counter(entry.study_id for entry in entries if entry.kind == Kind.ARCHIVED)
+    assert archived.keys() == set(everybody)
+    failed = {entry.study_id for entry in entries if entry.kind == Kind.FAILED}
+    unseen = {study: what for study, what in broken.items() if study not in failed and what[2] != "LedgerBusy"}
+    assert unseen == {}
+    assert all(status_server.status(study) == "archived" for study in everybody)
