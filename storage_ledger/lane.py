@@ -241,8 +241,10 @@ class Lane(Generic[Outcome]):
         if free <= 0 or (free < room / 2 and at_work > self._workers):
             return LOOK_EVERY_S
         try:
-            handed_out = self._hand_out(free)
-            return self._next_due_s() if handed_out < free else LOOK_EVERY_S
+            if self._hand_out(free) == free:
+                return LOOK_EVERY_S
+            scan_s = self._scan_at - time.monotonic()
+            return min(scan_s, LOOK_EVERY_S) if scan_s > 0 else self._next_due_s()
         except LedgerBusy as error:
             return self._stumbled(error)
 
@@ -315,7 +317,7 @@ class Lane(Generic[Outcome]):
         if good and not self._recorded(good, fresh):
             for result in good:
                 if len(good) == 1 or not self._recorded([result], fresh):
-                    self._record_by_itself(result)
+                    self._begin(result.duties, singly=True)
         for result in results:
             if result.error is not None and not _is_of_the_ledger(result.error):
                 self._put_off(result.duties, result.error)
@@ -333,9 +335,6 @@ class Lane(Generic[Outcome]):
             logs.get().error(f"{self.name}.record-failed", error_type=type(error).__name__, frames_at=logs.where(error))
             return False
         return True
-
-    def _record_by_itself(self, result: _Result[Outcome]) -> None:
-        self._begin(result.duties, singly=True)
 
     def _put_off(self, duties: list[Duty], error: BaseException) -> None:
         for duty in duties:

@@ -202,6 +202,8 @@ class Projector:
 
     def _recover(self, study: Study, described: Described) -> bool:
         """Whether the upload was there, but hidden by a removal that a crash has cut short; now it has its name again."""
+        if described.upload_path not in study.sources:  # nothing of it is archived, so nothing of it is removed
+            return False
         return any(
             self._uploads.recover(described.upload_path, duty.entry.position)
             for duty in self._ledger.pending_of(study.study_id)
