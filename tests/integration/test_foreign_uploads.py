@@ -6,6 +6,8 @@ import contextlib
 import hashlib
 import json
 import os
+import stat
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +20,9 @@ CONTENT = os.urandom(400_788)
 
 @pytest.fixture
 def stack(valkey, status_server):
+    closed = [path for path in Path(__file__).resolve().parents if not path.stat().st_mode & stat.S_IXOTH]
+    if closed:
+        pytest.skip("another user cannot get to the migrations in this checkout: a folder above it is closed")
     with open_folder() as folder:
         stack = Stack(folder, valkey, status_server.url, RUN_AS=SERVICE, UPLOAD_SETTLE_SECONDS=1)
         for path in (stack.archive, stack.ledger):
