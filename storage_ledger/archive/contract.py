@@ -31,12 +31,18 @@ class Placed:
 
 
 class Archive(Protocol):
-    """Every call may be made twice. `OSError`s come as `Retryable` or `Permanent`; nothing intact is ever overwritten."""
+    """Every call may be made twice, and by several processes at once, for one work item too.
+
+    `OSError`s come as `Retryable` or `Permanent`. Nothing intact is ever overwritten, and no name under which `place` or `put_back`
+    has reported a file is ever without it.
+    """
 
     def place(self, upload: Upload, study_id: str, *, original_name: str, owned: Mapping[str, str], position: int) -> Placed:
         """Put the upload's bytes under their final name. `owned`: name → sha256 of the study's files in the ledger.
 
-        On return the bytes and the name survive a power cut, but for a study folder that is new: see `settle`.
+        On return the bytes and the name survive a power cut, but for a study folder that is new: see `settle`. If the same bytes are
+        there already, whoever put them, they are `already-there`. Other bytes under a name that the ledger gives to these are kept as
+        evidence first, and then replaced in one step. Raises `Retryable` where another process took this attempt's copy for a leftover.
         """
         ...
 
@@ -68,7 +74,8 @@ class Archive(Protocol):
         """Make the names of study folders durable, whoever made them: a process that was killed may have, and not said so.
 
         Of these studies, whose new files nobody else has in hand and no entry knows yet, it returns those that must be
-        placed again, since an earlier attempt failed when their folders were new; nothing of them is left in the archive.
+        placed again, since an earlier attempt failed when their folders were new; nothing of them is left in the archive, unless
+        another process has put a file there.
         """
         ...
 
@@ -81,7 +88,7 @@ class Archive(Protocol):
         ...
 
     def forget(self, study_id: str, position: int) -> None:
-        """Remove what an interrupted attempt at `position` left."""
+        """Remove what interrupted attempts at `position` left, of whichever process."""
         ...
 
     def trouble(self) -> tuple[str, str] | None:

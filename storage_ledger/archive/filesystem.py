@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import errno as errnos
 import hashlib
+import itertools
 import os
-import stat
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
+from storage_ledger.archive import files
 from storage_ledger.archive.contract import Fixity, Placed
+from storage_ledger.archive.files import FILE_MODE, FOLDER, METADATA_MODE, NO_LINKS, READ
+from storage_ledger.archive.files import digest_of as digest_of  # noqa: PLC0414 - remover and reconcile import it from here
 from storage_ledger.archive.uploads import Identity, Upload
 from storage_ledger.core.layout import (
     DAMAGED_FOLDER,
@@ -22,6 +26,7 @@ from storage_ledger.core.layout import (
     archive_name,
     beside_name,
     damaged_name,
+    is_leftover,
     putting_back_name,
     temporary_name,
 )
@@ -29,86 +34,79 @@ from storage_ledger.errors import Permanent, Retryable
 from storage_ledger.owners import hand_over
 from storage_ledger.processors import LARGE_BYTES, any_of_them
 
-FILE_MODE = 0o440
-METADATA_MODE = 0o640
 FOLDER_MODE = 0o750
 LOW_BYTES = 1 << 20
-_CHUNK = 1 << 20
-METADATA_BYTES = 16 << 20
-METADATA_TEMPORARY = ".metadata.json.tmp"
-_RENEWED_TEMPORARY = ".renew.tmp"
-_NO_LINKS = frozenset({errnos.EPERM, errnos.EOPNOTSUPP, errnos.ENOTSUP, errnos.ENOSYS})
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_MAKE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+KNOWN_FOLDERS = 1024
+ROUNDS = 16  # in which other processes may change a file under our hands before we leave it to the next attempt
 
 
 class FilesystemArchive:
     """See `contract.Archive`. `root` (ARCHIVE_PATH) must exist: an archive that is not mounted is not made up.
 
+    Several processes may work in one archive, and even on one work item: each writes to temporary names of its own, which carry
+    `worker`, links what is whole, and replaces a file only by one rename over it. A final name is never unlinked or renamed
+    away where another process may rely on it.
+
     After an fsync that failed the kernel may have dropped what it could not write, and the next one says that all is well
-    (PostgreSQL's "fsyncgate"). So nothing is fsynced a second time: a copy is made anew, a name is put anew.
+    (PostgreSQL's "fsyncgate"). So nothing is fsynced a second time: a new copy is made, and the name is put again.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, worker: str | None = None) -> None:
         self.root = root
+        self._worker = worker or os.urandom(6).hex()
+        self._epochs = itertools.count(1)
+        self._in_use: set[str] = set()  # temporary names of this process
+        self._known: OrderedDict[str, int] = OrderedDict()  # study → its folder's mtime_ns as we left it
         self._recognised: tuple[int, int] | None = None
         self._lock = threading.Lock()
-        self._renewing = threading.Lock()
-        self._new_folders: set[str] = set()  # of studies; made since the last good fsync of the root
-        self._lost_folders: set[str] = set()  # an fsync of the root failed when they were new
-        self._lost_metadata: set[str] = set()  # of studies; an fsync of their folder failed when it was new
+        self._new_folders: dict[str, set[int]] = {}  # study → inodes that we put there; made since the last good fsync of the root
+        self._lost_folders: dict[str, set[int]] = {}  # an fsync of the root failed when they were new
+        self._root_before: int | None = None  # the root, open since before the first of the new folders was made
+        self._lost_names: set[tuple[str, str]] = set()  # (study, name); an fsync of their folder failed, and putting them again did too
 
     def recognise(self, device: int, inode: int) -> None:
         """From now on only this root folder is the archive: a volume that comes off leaves an empty folder of the same name."""
         self._recognised = (device, inode)
 
     def place(self, upload: Upload, study_id: str, *, original_name: str, owned: Mapping[str, str], position: int) -> Placed:
-        """Copy under a hidden name, fsync, link to the final name (never over one), unlink the hidden one, fsync the folder.
+        """Copy to a temporary name, fsync, link to the final name (never over one), unlink the temporary one, fsync the folder.
 
-        See `contract.Archive.place`. Where an fsync fails, the copy is thrown away, and so is the name that it was given.
+        See `contract.Archive.place`. Where an fsync fails, the next attempt makes a new copy.
         """
-        with _translated(), self._study_folder(study_id, make=True) as folder:
+        with files.translated(), self._study_folder(study_id, make=True) as folder:
             if not owned:
                 self._require_own(study_id)
-            temporary = temporary_name(position)
-            _unlink(temporary, folder)
-            try:
+            with self._temporary(f"place-{position}", folder) as temporary:
                 with any_of_them(when=upload.size >= LARGE_BYTES):
-                    sha256 = _copy(upload, temporary, folder)
+                    sha256 = files.copy(upload, temporary, folder, FILE_MODE)
+                self._note_ours(study_id, temporary, folder)
                 placed = self._link(folder, temporary, study_id, original_name, sha256, upload.size, owned, position)
-            finally:
-                _unlink(temporary, folder)
-            try:
-                os.fsync(folder)
-            except OSError:
-                if placed.placement == "copied":  # no entry knows it yet, and the upload is still there
-                    _unlink(placed.name, folder)
-                raise
+            self._sync_names(folder, study_id, placed.name, sha256)
             return placed
 
     def put_back(self, copy: Upload, study_id: str, *, name: str, sha256: str, position: int, time: int) -> Placed:
-        """As `place`, but to a name that is known. The hidden name stays as the mark. See `contract.Archive.put_back`."""
-        with _translated(), self._study_folder(study_id, make=True) as folder:
+        """As `place`, but to a name that is known. A second hidden name stays as the mark. See `contract.Archive.put_back`."""
+        with files.translated(), self._study_folder(study_id, make=True, alone=False) as folder:
             mark = putting_back_name(name, time)
-            _unlink(mark, folder)
             placed: Placed | None = None
             try:
-                if _copy(copy, mark, folder) != sha256:
-                    raise Retryable("upload-changing", "the copy no longer has the bytes for which it was chosen")  # noqa: TRY301 - undone like any other
-                os.fsync(folder)  # the mark first: from here on it tells what was begun
+                with self._temporary(f"place-{position}", folder) as temporary:
+                    if files.copy(copy, temporary, folder, FILE_MODE) != sha256:
+                        raise Retryable("upload-changing", "the copy no longer has the bytes for which it was chosen")  # noqa: TRY301 - undone like any other
+                    self._note_ours(study_id, temporary, folder)
+                    files.rename_over(temporary, mark, folder)  # whole, whoever else renames one over it
+                files.fsync(folder)  # the mark first: from here on it says what was begun
                 placed = self._link_owned(folder, mark, name, study_id, sha256, copy.size, position)
-                os.fsync(folder)
+                self._sync_names(folder, study_id, name, sha256)
             except (OSError, Retryable, Permanent):
-                if placed is not None and placed.placement == "copied":  # its name may not be durable: the next attempt puts it anew
-                    _unlink(name, folder)
-                _unlink(mark, folder)
+                if placed is None:  # else it was put back, and the mark says that no entry says so yet
+                    files.unlink(mark, folder)
                 raise
             return placed
 
     def is_marked(self, study_id: str, name: str, time: int) -> bool:
         """See `contract.Archive.is_marked`."""
-        with _translated():
+        with files.translated():
             try:
                 with self._study_folder(study_id, make=False) as folder:
                     os.stat(putting_back_name(name, time), dir_fd=folder, follow_symlinks=False)
@@ -118,32 +116,34 @@ class FilesystemArchive:
 
     def unmark(self, study_id: str, name: str, time: int) -> None:
         """See `contract.Archive.unmark`."""
-        with _translated(), suppress(FileNotFoundError), self._study_folder(study_id, make=False) as folder:
+        with files.translated(), suppress(FileNotFoundError), self._study_folder(study_id, make=False) as folder:
             os.unlink(putting_back_name(name, time), dir_fd=folder)
-            os.fsync(folder)
+            files.fsync(folder)
 
     def write_metadata(self, study_id: str, data: bytes, *, ours: Callable[[bytes], bool] = lambda _: True) -> None:
-        """Write under a hidden name, fsync, rename, fsync the folder. See `contract.Archive.write_metadata`."""
-        with _translated(), self._study_folder(study_id, make=True) as folder:
-            set_aside = partial(self._set_aside, folder, METADATA, study_id, 0)
-            lost = study_id in self._lost_metadata  # then it is ours, whatever it holds
-            there = _check(METADATA, folder, hashlib.sha256(data).hexdigest(), len(data))
-            if there is Fixity.CHANGED and not lost and not ours(_beginning(METADATA, folder)):
-                set_aside()
-            if lost or there is not Fixity.INTACT or not _synced(METADATA, folder):
-                _replace_metadata(folder, data, set_aside)
+        """Write to a temporary name, fsync, rename, fsync the folder. See `contract.Archive.write_metadata`."""
+        with files.translated(), self._study_folder(study_id, make=True) as folder:
+            sha256 = hashlib.sha256(data).hexdigest()
+
+            def foreign(name: str, folder: int) -> bool:
+                return files.check(name, folder, sha256, len(data)) is Fixity.CHANGED and not ours(files.beginning(name, folder))
+
+            lost = (study_id, METADATA) in self._lost_names  # then it is ours, whatever it holds
+            found = files.check(METADATA, folder, sha256, len(data))
+            if lost or found is not Fixity.INTACT or not files.synced(METADATA, folder):
+                self._replace_metadata(folder, data, study_id, (lambda *_: False) if lost else foreign)
             try:
-                os.fsync(folder)
+                files.fsync(folder)
             except OSError:
-                self._lost_metadata.add(study_id)
-                _replace_metadata(folder, data, set_aside)
-                self._lost_metadata.discard(study_id)
+                self._lost_names.add((study_id, METADATA))
+                self._replace_metadata(folder, data, study_id, lambda *_: False)
+                self._lost_names.discard((study_id, METADATA))
                 raise
-            self._lost_metadata.discard(study_id)
+            self._lost_names.discard((study_id, METADATA))
 
     def settle(self, studies: Collection[str]) -> set[str]:
         """See `contract.Archive.settle`."""
-        with _translated():
+        with files.translated():
             lost = self._discard_lost(studies)
             try:
                 self._sync_root()
@@ -154,14 +154,14 @@ class FilesystemArchive:
 
     def check(self, study_id: str, name: str, sha256: str, size: int) -> Fixity:
         """See `contract.Archive.check`."""
-        with _translated():
+        with files.translated():
             try:
                 with self._study_folder(study_id, make=False) as folder:
-                    found = _check(name, folder, sha256, size)
-                    if found is Fixity.INTACT and not _synced(name, folder):
-                        found = self._renew(name, folder, sha256)
+                    found = files.check(name, folder, sha256, size)
+                    if found is Fixity.INTACT and ((study_id, name) in self._lost_names or not files.synced(name, folder)):
+                        found = self._renew(name, folder, study_id, sha256)
                     if found is Fixity.INTACT:
-                        os.fsync(folder)
+                        self._sync_names(folder, study_id, name, sha256)
                     return found
             except FileNotFoundError:
                 self._require_root()
@@ -170,17 +170,20 @@ class FilesystemArchive:
     @contextmanager
     def open(self, study_id: str, name: str) -> Iterator[BinaryIO]:
         """See `contract.Archive.open`."""
-        with _translated(), self._study_folder(study_id, make=False) as folder:
-            descriptor = os.open(name, _READ, dir_fd=folder)
+        with files.translated(), self._study_folder(study_id, make=False) as folder:
+            descriptor = os.open(name, READ, dir_fd=folder)
         with os.fdopen(descriptor, "rb") as file:
             yield file
 
     def forget(self, study_id: str, position: int) -> None:
         """See `contract.Archive.forget`."""
-        with _translated(), suppress(FileNotFoundError, Permanent), self._study_folder(study_id, make=False) as folder:
-            _unlink(temporary_name(position), folder)
-            if not os.listdir(folder):  # an attempt that came to nothing leaves nothing
-                os.rmdir(self.root / study_id)
+        with files.translated(), suppress(FileNotFoundError, Permanent), self._study_folder(study_id, make=False) as folder:
+            names = os.listdir(folder)
+            ours = [name for name in names if is_leftover(name, position)]
+            for name in ours:
+                files.unlink(name, folder)
+            if len(ours) == len(names):  # an attempt that came to nothing leaves nothing
+                self._remove_empty(study_id)
 
     def trouble(self) -> tuple[str, str] | None:
         """See `contract.Archive.trouble`."""
@@ -222,57 +225,141 @@ class FilesystemArchive:
             if name in owned:
                 continue
             try:
-                if not _link_as(name, temporary, folder, sure=name == beside):
-                    continue
-            except FileExistsError:
-                if _check(name, folder, sha256, size) is Fixity.INTACT and not _is_metadata(name, folder):
-                    if not _synced(name, folder):
-                        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)  # the same bytes, and these are durable
-                    return Placed(name, size, sha256, "already-there")
-                continue
-            return Placed(name, size, sha256, "copied")
-        raise Permanent("archive-name-taken", "both names that this file could have are taken by other bytes")
-
-    def _link_owned(self, folder: int, temporary: str, name: str, study_id: str, sha256: str, size: int, position: int) -> Placed:
-        """Under a name that the ledger gives to these bytes: what lies there and has others is damage, and set aside."""
-        if not _is_metadata(name, folder):
-            try:
-                if _link_as(name, temporary, folder):
+                if files.link_as(name, temporary, folder, sure=name == beside):
                     return Placed(name, size, sha256, "copied")
             except FileExistsError:
-                if _check(name, folder, sha256, size) is Fixity.INTACT:
-                    if not _synced(name, folder):
-                        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)  # the same bytes, and these are durable
+                if files.check(name, folder, sha256, size) is Fixity.INTACT and not files.is_metadata(name, folder):
+                    # No entry knows it, so nobody knows whether whoever linked it made it durable. Ours is.
+                    self._put_over(folder, temporary, name, position)
                     return Placed(name, size, sha256, "already-there")
-                aside = self._set_aside(folder, name, study_id, position)
-                if _link_as(name, temporary, folder):
+        raise Permanent("archive-name-taken", "both names that this file could have are taken by other bytes")
+
+    def _link_owned(self, folder: int, source: str, name: str, study_id: str, sha256: str, size: int, position: int) -> Placed:
+        """Under a name that the ledger gives to these bytes: other bytes there are damage, and are set aside."""
+        for _ in range(ROUNDS):
+            if files.is_metadata(name, folder):
+                break
+            try:
+                if files.link_as(name, source, folder):
+                    return Placed(name, size, sha256, "copied")
+                break
+            except FileExistsError:
+                found = files.check(name, folder, sha256, size)
+            put = partial(self._put_over, folder, source, name, position)
+            if found is Fixity.INTACT:
+                if (study_id, name) in self._lost_names or not files.synced(name, folder):
+                    put()
+                return Placed(name, size, sha256, "already-there")
+            if found is Fixity.CHANGED:
+                damaged = partial(_is_changed, sha256=sha256, size=size)
+                aside = self._set_aside(folder, name, study_id, position, damaged, put)
+                if aside is not None:
                     return Placed(name, size, sha256, "copied", aside)
+        else:
+            raise Retryable("archive-error", "other processes keep changing the file under this name")
         raise Permanent("archive-name-taken", "the archive's file system takes the file's name for that of metadata.json")
 
-    def _set_aside(self, folder: int, name: str, study_id: str, position: int) -> str:
-        """Move what lies under `name` to .ledger/damaged/<study_id>/, durably; it is evidence. Returns its new path."""
-        self._make_folder(LEDGER_FOLDER, DAMAGED_FOLDER, study_id)
-        self._sync_root()
+    def _put_over(self, folder: int, source: str, name: str, position: int) -> None:
+        """Give `source`'s durable file the name too, in one step, over whatever file has it."""
+        with self._temporary(f"place-{position}", folder) as spare:
+            files.link_as(spare, source, folder, sure=True)
+            files.rename_over(spare, name, folder)
+
+    def _set_aside(
+        self,
+        folder: int,
+        name: str,
+        study_id: str,
+        position: int,
+        damaged: Callable[[str, int], bool],
+        put: Callable[[], None],
+    ) -> str | None:
+        """Keep what has `name` as evidence in .ledger/damaged/<study_id>/, durably; only then `put` the right file over the name.
+
+        The evidence is a second link, so that the name is never without a file. A folder, or a file that we may not link
+        (another user's), is moved. None, and nothing is put: another process was faster, the name has another file by now.
+        """
         parts = (LEDGER_FOLDER, DAMAGED_FOLDER, study_id)
-        with self._folder(*parts) as damaged:
-            taken = set(os.listdir(damaged))
-            new = next(n for i in range(len(taken) + 1) if (n := damaged_name(position, name) + (f".{i}" if i else "")) not in taken)
-            os.rename(name, new, src_dir_fd=folder, dst_dir_fd=damaged)
+        self._make_folder(*parts)
+        self._sync_root()
+        with self._folder(*parts) as aside:
+            kept, moved = _keep(name, folder, aside, damaged_name(position, name))
             try:
-                os.fsync(damaged)
-            except OSError:
-                os.rename(new, name, src_dir_fd=damaged, dst_dir_fd=folder)  # the next attempt moves it anew
+                files.fsync(aside)
+                if not moved:
+                    if not damaged(kept, aside):
+                        files.unlink(kept, aside)
+                        return None
+                    if not files.same_file(name, folder, kept, aside):
+                        return None
+                put()
+            except BaseException:  # the next attempt begins from the start: no evidence is kept twice
+                if moved and not _exists(name, folder):
+                    os.rename(kept, name, src_dir_fd=aside, dst_dir_fd=folder)
+                elif not moved and files.same_file(name, folder, kept, aside):
+                    files.unlink(kept, aside)
                 raise
-        os.fsync(folder)
-        return "/".join((*parts, new))
+        return "/".join((*parts, kept))
+
+    def _replace_metadata(self, folder: int, data: bytes, study_id: str, foreign: Callable[[str, int], bool]) -> None:
+        """A new, durable file takes the name; the folder is not fsynced yet. What is `foreign`, or a folder, is set aside."""
+        with self._temporary("metadata", folder) as temporary:
+            files.write(data, temporary, folder, METADATA_MODE)
+            self._note_ours(study_id, temporary, folder)
+            put = partial(files.rename_over, temporary, METADATA, folder)
+            if foreign(METADATA, folder) and self._set_aside(folder, METADATA, study_id, 0, foreign, put) is not None:
+                return
+            try:
+                put()
+            except IsADirectoryError:
+                self._set_aside(folder, METADATA, study_id, 0, lambda *_: True, put)
 
     @contextmanager
-    def _study_folder(self, study_id: str, *, make: bool) -> Iterator[int]:
+    def _temporary(self, what: str, folder: int) -> Iterator[str]:
+        """A name for a new file that no other attempt has, of this process or of another; gone at the end."""
+        name = temporary_name(what, self._worker, next(self._epochs))
+        self._in_use.add(name)
+        try:
+            yield name
+        finally:
+            try:
+                files.unlink(name, folder)
+            finally:
+                self._in_use.discard(name)
+
+    def _sweep(self, study_id: str, folder: int, *, alone: bool) -> None:
+        """Remove what killed processes left of their attempts. Looks only into a folder that changed since we left it.
+
+        A live process whose temporary file this takes away cannot link it any more, and tries again.
+        `alone`: no other thread of ours works in it, so any change is another process's.
+        """
+        known = self._known.get(study_id)
+        if known is not None and (not alone or known == os.fstat(folder).st_mtime_ns):
+            return
+        for name in os.listdir(folder):
+            if is_leftover(name) and name not in self._in_use:
+                files.unlink(name, folder)
+
+    def _leave(self, study_id: str, folder: int) -> None:
+        left = os.fstat(folder).st_mtime_ns
+        with self._lock:
+            self._known[study_id] = left
+            self._known.move_to_end(study_id)
+            if len(self._known) > KNOWN_FOLDERS:
+                self._known.popitem(last=False)
+
+    @contextmanager
+    def _study_folder(self, study_id: str, *, make: bool, alone: bool = True) -> Iterator[int]:
+        """The study's folder, open. With `make` it is made where it is missing, and swept (see `_sweep`)."""
         if make:
             self._make_folder(study_id)
         try:
             with self._folder(study_id) as folder:
+                if make:
+                    self._sweep(study_id, folder, alone=alone)
                 yield folder
+                if make:
+                    self._leave(study_id, folder)
         except NotADirectoryError as error:
             raise Permanent("archive-name-taken", "the study's folder is a link or a file", errno=error.errno) from error
 
@@ -291,73 +378,126 @@ class FilesystemArchive:
 
     def _make_folder(self, *parts: str) -> None:
         """Make what is missing of these folders, each with its mode, whatever the umask."""
-        self._require_root()
         path = self.root
-        for depth, part in enumerate(parts):
-            path = path / part
+        with self._folder() as root:
+            for depth, part in enumerate(parts):
+                path = path / part
+                try:
+                    os.mkdir(path, FOLDER_MODE)
+                except FileExistsError:
+                    pass
+                except PermissionError as error:
+                    shared = depth == 0  # nobody's study can be made; further down it is one folder's trouble alone
+                    text = os.strerror(error.errno or 0)
+                    raise Retryable("archive-not-writable", text, errno=error.errno, shared=shared) from error
+                else:
+                    os.chmod(path, FOLDER_MODE, follow_symlinks=os.chmod not in os.supports_follow_symlinks)
+                    hand_over(path, path.parent)
+                    if depth == 0 and part != LEDGER_FOLDER:
+                        self._note_new(part, root)
+                if depth > 0:  # also one that was there: whoever made it may have been killed before this
+                    self._sync_parent(parts[:depth], part)
+
+    def _sync_parent(self, parts: tuple[str, ...], made: str) -> None:
+        with self._folder(*parts) as parent:
             try:
-                os.mkdir(path, FOLDER_MODE)
-            except FileExistsError:
-                continue
-            except PermissionError as error:
-                shared = depth == 0  # nobody's study can be made; further down it is one folder's trouble alone
-                raise Retryable("archive-not-writable", os.strerror(error.errno or 0), errno=error.errno, shared=shared) from error
-            os.chmod(path, FOLDER_MODE, follow_symlinks=False) if os.chmod in os.supports_follow_symlinks else os.chmod(path, FOLDER_MODE)
-            hand_over(path, path.parent)
-            if depth > 0:
-                with self._folder(*parts[:depth]) as parent:
-                    try:
-                        os.fsync(parent)
-                    except OSError:
-                        os.rmdir(part, dir_fd=parent)
-                        raise
-            elif part != LEDGER_FOLDER:
-                with self._lock:
-                    self._new_folders.add(part)
+                files.fsync(parent)
+            except OSError:
+                with suppress(OSError):  # it stays if another process has put something in it
+                    os.rmdir(made, dir_fd=parent)
+                raise
+
+    def _note_new(self, study_id: str, root: int) -> None:
+        with self._lock:
+            self._new_folders.setdefault(study_id, set())
+            if self._root_before is None:
+                self._root_before = os.dup(root)
+
+    def _note_ours(self, study_id: str, temporary: str, folder: int) -> None:
+        """Remember which files this process puts into a folder that is not durable yet. See `_discard_lost`."""
+        with self._lock:
+            ours = self._new_folders.get(study_id, self._lost_folders.get(study_id))
+        if ours is not None:
+            ours.add(os.stat(temporary, dir_fd=folder, follow_symlinks=False).st_ino)
 
     def _discard_lost(self, studies: Collection[str]) -> set[str]:
-        """Remove those whose folders are not known to be durable: no entry knows of them, and the uploads are still there."""
-        with self._lock:
-            lost = self._lost_folders & set(studies)
-        for study_id in lost:
-            with suppress(FileNotFoundError), self._folder(study_id) as folder:
-                for name in os.listdir(folder):
-                    os.unlink(name, dir_fd=folder)
-                os.rmdir(self.root / study_id)
-            with self._lock:
-                self._lost_folders.discard(study_id)
-        return lost
+        """Remove those whose folders are not known to be durable: no entry knows of them, and the uploads are still there.
 
-    def _renew(self, name: str, folder: int, sha256: str) -> Fixity:
-        """Put a durable copy in the place of a file whose fsync failed, in one step: what is there is what the ledger says."""
-        with self._renewing:
-            _unlink(_RENEWED_TEMPORARY, folder)
+        Only where all that is in them was put there by this process: an entry of another one may rely on its files, or on ours
+        once it has put its own over them.
+        """
+        with self._lock:
+            lost = {study_id: self._lost_folders[study_id] for study_id in studies if study_id in self._lost_folders}
+        for study_id, ours in lost.items():
+            with suppress(FileNotFoundError), self._folder(study_id) as folder:
+                names = os.listdir(folder)
+                if all(os.stat(name, dir_fd=folder, follow_symlinks=False).st_ino in ours for name in names):
+                    for name in names:
+                        os.unlink(name, dir_fd=folder)
+                    self._remove_empty(study_id)
+            with self._lock:
+                del self._lost_folders[study_id]
+        return set(lost)
+
+    def _remove_empty(self, study_id: str) -> None:
+        try:
+            os.rmdir(self.root / study_id)
+        except OSError as error:
+            if error.errno not in {errnos.ENOENT, errnos.ENOTEMPTY, errnos.EEXIST}:  # another process removed or uses it
+                raise
+
+    def _sync_names(self, folder: int, study_id: str, name: str, sha256: str) -> None:
+        """Fsync the study's folder. Where that fails, a new copy takes the name at once, so that the next fsync means something again.
+
+        The name is not unlinked: another process may have found the file, and have recorded it.
+        """
+        try:
+            files.fsync(folder)
+        except OSError:
+            self._lost_names.add((study_id, name))
+            if self._renew(name, folder, study_id, sha256) is Fixity.INTACT:
+                self._lost_names.discard((study_id, name))
+            raise
+        self._lost_names.discard((study_id, name))
+
+    def _renew(self, name: str, folder: int, study_id: str, sha256: str) -> Fixity:
+        """Put a durable copy over a file of which an fsync failed, in one step: what has the name is what the ledger says."""
+        with self._temporary("renew", folder) as temporary:
+            source = os.open(name, READ, dir_fd=folder)
             try:
-                source = os.open(name, _READ, dir_fd=folder)
-                try:
-                    upload = Upload(source, Identity.of(os.fstat(source)))
-                    if _copy(upload, _RENEWED_TEMPORARY, folder) != sha256:
-                        return Fixity.CHANGED
-                finally:
-                    os.close(source)
-                os.rename(_RENEWED_TEMPORARY, name, src_dir_fd=folder, dst_dir_fd=folder)
+                status = os.fstat(source)
+                mode = METADATA_MODE if name == METADATA else FILE_MODE
+                if files.copy(Upload(source, Identity.of(status)), temporary, folder, mode) != sha256:
+                    return Fixity.CHANGED
             finally:
-                _unlink(_RENEWED_TEMPORARY, folder)
+                os.close(source)
+            if not os.path.samestat(status, os.stat(name, dir_fd=folder, follow_symlinks=False)):
+                return files.check(name, folder, sha256, status.st_size)  # another process has put its own there, durably
+            self._note_ours(study_id, temporary, folder)
+            files.rename_over(temporary, name, folder)
             return Fixity.INTACT
 
     def _sync_root(self) -> None:
+        """Fsync ARCHIVE_PATH, by a descriptor that is older than the new folders.
+
+        The kernel tells each open descriptor of an error once: one opened later may not hear of it when another process has.
+        """
         with self._lock:
-            new = set(self._new_folders)
+            new, before, self._root_before = set(self._new_folders), self._root_before, None
         try:
             with self._folder() as root:
-                os.fsync(root)
+                files.fsync(root if before is None else before)
         except OSError:
             with self._lock:
                 self._lost_folders |= self._new_folders
                 self._new_folders.clear()
             raise
+        finally:
+            if before is not None:
+                os.close(before)
         with self._lock:
-            self._new_folders -= new
+            for study_id in new:
+                self._new_folders.pop(study_id, None)
 
     def _require_root(self) -> None:
         with self._folder():
@@ -379,7 +519,7 @@ class FilesystemArchive:
             if self._recognised not in {None, (status.st_dev, status.st_ino)}:
                 raise Retryable("archive-missing", "another volume, or none, is mounted at ARCHIVE_PATH", shared=True)
             for part in parts:
-                below = os.open(part, _FOLDER, dir_fd=current)
+                below = os.open(part, FOLDER, dir_fd=current)
                 os.close(current)
                 current = below
             yield current
@@ -387,160 +527,32 @@ class FilesystemArchive:
             os.close(current)
 
 
-def _replace_metadata(folder: int, data: bytes, set_aside: Callable[[], str]) -> None:
-    """A new file, durable, takes the name; the name is not, before the folder is fsynced. A folder of that name is set aside."""
-    _unlink(METADATA_TEMPORARY, folder)
-    try:
-        descriptor = os.open(METADATA_TEMPORARY, _MAKE, 0o600, dir_fd=folder)
+def _keep(name: str, folder: int, aside: int, wanted: str) -> tuple[str, bool]:
+    """Give what has `name` a free name like `wanted` in the folder `aside` too. Returns that, and whether it had to be moved there."""
+    for number in itertools.count():
+        kept = f"{wanted}.{number}" if number else wanted
         try:
-            _write_all(descriptor, data)
-            os.fchmod(descriptor, METADATA_MODE)
-            hand_over(descriptor, folder)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        try:
-            os.rename(METADATA_TEMPORARY, METADATA, src_dir_fd=folder, dst_dir_fd=folder)
-        except IsADirectoryError:
-            set_aside()
-            os.rename(METADATA_TEMPORARY, METADATA, src_dir_fd=folder, dst_dir_fd=folder)
-    finally:
-        _unlink(METADATA_TEMPORARY, folder)
+            os.link(name, kept, src_dir_fd=folder, dst_dir_fd=aside, follow_symlinks=False)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            break
+        return kept, False
+    taken = set(os.listdir(aside))
+    kept = next(new for number in itertools.count() if (new := f"{wanted}.{number}" if number else wanted) not in taken)
+    os.rename(name, kept, src_dir_fd=folder, dst_dir_fd=aside)
+    return kept, True
 
 
-def _copy(upload: Upload, name: str, folder: int) -> str:
-    """Copy the upload's bytes into a new file, durable on return. Returns their SHA-256 in hex."""
-    descriptor = os.open(name, _MAKE, 0o600, dir_fd=folder)
+def _is_changed(name: str, folder: int, *, sha256: str, size: int) -> bool:
+    return files.check(name, folder, sha256, size) is Fixity.CHANGED
+
+
+def _exists(name: str, folder: int) -> bool:
     try:
-        digest = hashlib.sha256()
-        buffer = memoryview(bytearray(min(_CHUNK, upload.size + 1)))
-        done = 0
-        while count := _read(upload, buffer, done):
-            digest.update(buffer[:count])
-            _write_all(descriptor, buffer[:count])
-            done += count
-            if done > upload.size:
-                raise Retryable("upload-changing", "the file grew while it was read")
-        upload.check_unchanged()
-        if done != upload.size:
-            raise Retryable("upload-changing", "the file's length changed while it was read")
-        os.fchmod(descriptor, FILE_MODE)
-        hand_over(descriptor, folder)
-        os.fsync(descriptor)
-        return digest.hexdigest()
-    finally:
-        os.close(descriptor)
-
-
-def _read(upload: Upload, buffer: memoryview, offset: int) -> int:
-    upload.beat()
-    try:
-        return os.preadv(upload.descriptor, [buffer], offset)
-    except OSError as error:
-        raise Retryable("upload-io", os.strerror(error.errno or 0), errno=error.errno) from error
-
-
-def _write_all(descriptor: int, data: bytes | memoryview) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
-
-
-def _beginning(name: str, folder: int) -> bytes:
-    """All of a file that is no larger than a metadata.json may be; nothing of what is no regular file."""
-    if not stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
-        return b""
-    with os.fdopen(os.open(name, _READ, dir_fd=folder), "rb") as file:
-        return file.read(METADATA_BYTES)
-
-
-def _is_metadata(name: str, folder: int) -> bool:
-    """Whether the file system takes `name` for that of metadata.json (METADATA.JSON, say), and so would have one replace the other."""
-    try:
-        metadata, own = (os.stat(each, dir_fd=folder, follow_symlinks=False) for each in (METADATA, name))  # mostly there is none yet
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
         return False
-    # A client of a network file system may make up a number for each name that it sees.
-    return os.path.samestat(own, metadata) or (own.st_size, own.st_mtime_ns) == (metadata.st_size, metadata.st_mtime_ns)
-
-
-def _link_as(name: str, temporary: str, folder: int, *, sure: bool = False) -> bool:
-    """Give a file that name too; not, and False, where the file system takes it for that of metadata.json.
-
-    `sure`: a digest is in it, so it is not. Asking would mislead: a client of a network file system remembers a name for a second.
-    """
-    try:
-        os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        text = "the archive's file system makes no hard links"
-        raise Retryable("archive-no-links", text, errno=error.errno, shared=True) from error
-    if sure or not _is_metadata(name, folder):
-        return True
-    _unlink(name, folder)
-    return False
-
-
-def _check(name: str, folder: int, sha256: str, size: int) -> Fixity:
-    """Whether a regular file of these bytes lies there."""
-    try:
-        if not stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
-            return Fixity.CHANGED
-        descriptor = os.open(name, _READ, dir_fd=folder)
-    except FileNotFoundError:
-        return Fixity.MISSING
-    try:
-        if os.fstat(descriptor).st_size != size or digest_of(descriptor) != sha256:
-            return Fixity.CHANGED
-        return Fixity.INTACT
-    finally:
-        os.close(descriptor)
-
-
-def _synced(name: str, folder: int) -> bool:
-    """Fsync what lies there, since nobody knows who wrote it and whether he was killed. False: then it must be made anew."""
-    descriptor = os.open(name, _READ, dir_fd=folder)
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
     return True
-
-
-def digest_of(descriptor: int) -> str:
-    """SHA-256 in hex of all bytes of an open file; memory for one chunk."""
-    digest = hashlib.sha256()
-    buffer = memoryview(bytearray(_CHUNK))
-    offset = 0
-    with any_of_them(when=os.fstat(descriptor).st_size >= LARGE_BYTES):
-        while count := os.preadv(descriptor, [buffer], offset):
-            digest.update(buffer[:count])
-            offset += count
-    return digest.hexdigest()
-
-
-def _unlink(name: str, folder: int) -> None:
-    with suppress(FileNotFoundError):
-        os.unlink(name, dir_fd=folder)
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        text = os.strerror(error.errno or 0)
-        match error.errno:
-            case errnos.ENOSPC | errnos.EDQUOT:
-                raise Retryable("archive-full", text, errno=error.errno, shared=True) from error
-            case errnos.EROFS:
-                raise Retryable("archive-read-only", text, errno=error.errno, shared=True) from error
-            case errnos.EACCES | errnos.EPERM:
-                raise Retryable("archive-not-writable", text, errno=error.errno) from error
-            case errnos.EIO:
-                raise Retryable("archive-io", text, errno=error.errno) from error
-            case _:
-                raise Retryable("archive-error", text, errno=error.errno) from error

@@ -227,6 +227,10 @@ OUTAGES = {
         "The archive's file system makes no hard links, by which a file gets its name without ever replacing another one.",
         "Move the archive to a file system that does: FAT, exFAT and some network file systems do not.",
     ),
+    "archive-no-fsync": Meaning(
+        "The archive's file system does not support fsync on files or on folders, so no file on it is known to survive a power cut. Nothing is archived there.",
+        "Move the archive to a file system that does: some FUSE and CIFS mounts do not. See errno in the entry failed, and the mount's options.",
+    ),
     "uploads-missing": Meaning(
         "UPLOADS_PATH cannot be opened; or files were found there before, and now it is another folder with nothing in it: "
         "the volume came off.",
@@ -306,7 +310,7 @@ VERIFIED = {
     ),
     "untracked-file": Meaning(
         "A file in the archive, or in .ledger/, that the ledger does not know. Temporary files are none while the service runs, nor is anything while a file of the study waits to be placed.",
-        "Find out whose it is, and move it away. A .place-….tmp or .metadata.json.tmp was left by a crash: start serve; if it stays, remove it.",
+        "Find out whose it is, and move it away. A .place-….tmp, .metadata….tmp or .renew….tmp was left by a crash: serve removes it when it next writes into that study; until then you may remove it while serve is stopped.",
     ),
     "untracked-folder": Meaning(
         "A folder in the archive of which the ledger knows no archived file; told once, whatever lies in it.",

@@ -15,6 +15,9 @@ MAX_NAME_BYTES = 200
 MAX_SUFFIX_BYTES = 16
 LEDGER_FOLDER = ".ledger"
 DAMAGED_FOLDER = "damaged"
+_WORKER = re.compile(r"[A-Za-z0-9]{1,32}", re.ASCII)
+_ATTEMPT = re.compile(r"\.(?:place-([0-9]+)|metadata(?:\.json)?|renew)(?:-[A-Za-z0-9]+-[0-9]+)?\.tmp", re.ASCII)
+_MARK = re.compile(r"\.restore-[0-9]+-[0-9a-f]{16}\.tmp", re.ASCII)
 
 
 def valid_study_id(text: object) -> bool:
@@ -77,9 +80,29 @@ def _split(name: str) -> tuple[str, str]:
     return (name[:dot], name[dot:]) if 0 < dot < len(name) - 1 else (name, "")
 
 
-def temporary_name(position: int) -> str:
-    """The hidden name under which the file of this `described` entry is copied; at most one exists at a time."""
-    return f".place-{position}.tmp"
+def temporary_name(what: str, worker: str, epoch: int) -> str:
+    """The hidden name under which one attempt writes a file before it links or renames it. No two attempts share one.
+
+    `what`: `place-<position>`, `metadata` or `renew`. `worker`: letters and digits, one word for each process.
+    `epoch`: a number that the worker uses once.
+    """
+    if not _WORKER.fullmatch(worker):
+        raise ValueError("a worker's name is 1 to 32 letters and digits")
+    return f".{what}-{worker}-{epoch}.tmp"
+
+
+def is_leftover(name: str, position: int | None = None) -> bool:
+    """Whether a temporary name is an attempt's (of any attempt at `position`), which nobody needs once the attempt has ended.
+
+    Earlier versions used fixed names (`.place-41.tmp`, `.metadata.json.tmp`, `.renew.tmp`): those count too.
+    """
+    found = _ATTEMPT.fullmatch(name)
+    return found is not None and (position is None or found[1] == str(position))
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a name in a study's folder belongs to work in progress: an attempt's file, or a mark of `replay --files`."""
+    return is_leftover(name) or _MARK.fullmatch(name) is not None
 
 
 def putting_back_name(name: str, time: int) -> str:

@@ -51,6 +51,7 @@ OUTAGE_ACTIONS = {
     "archive-read-only": "remount the archive writable; it goes on by itself",
     "archive-not-writable": "let the service's user write into ARCHIVE_PATH; it goes on by itself",
     "archive-no-links": "move the archive to a file system with hard links (not FAT, exFAT); it goes on by itself",
+    "archive-no-fsync": "move the archive to a file system that supports fsync on files and folders; it goes on by itself",
     "uploads-missing": "mount the uploads volume; it goes on by itself",
     "uploads-read-only": "mount uploads writable: archived files cannot be removed from it",
     "upload-not-removable": "let the service's user remove files from uploads: see docs/how-to/match-uids.md",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any, assert_never
 
 from storage_ledger.archive.inspection import Condition, Inspection, Look
 from storage_ledger.core.entries import Entry, faults
-from storage_ledger.core.layout import LEDGER_FOLDER, METADATA, archive_path, valid_study_id
+from storage_ledger.core.layout import LEDGER_FOLDER, METADATA, archive_path, is_temporary, valid_study_id
 from storage_ledger.core.metadata import metadata_json
 from storage_ledger.verify.facts import Facts, FileFact, StudyFacts
 from storage_ledger.verify.findings import Findings
@@ -20,7 +19,6 @@ from storage_ledger.verify.findings import Findings
 PART = "archive"
 KEPT_STUDIES = 64
 LOOKS = 3
-_TEMPORARY = re.compile(r"\.(place-[0-9]+|metadata\.json|renew|restore-[0-9]+-[0-9a-f]{16})\.tmp")
 
 
 @dataclass(slots=True)
@@ -184,7 +182,7 @@ class Strangers:
             return
         known = set(self._facts.study(study_id).files)
         for each in names:
-            temporary = _TEMPORARY.fullmatch(each.name) and not each.is_folder and self._serving()
+            temporary = is_temporary(each.name) and not each.is_folder and self._serving()
             if each.name not in known and not temporary:
                 code = "untracked-folder" if each.is_folder else "untracked-file"
                 self._found.report(code, PART, study_id=study_id, path=f"{study_id}/{each.name}")

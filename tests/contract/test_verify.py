@@ -264,7 +264,8 @@ def test_what_is_placed_and_not_recorded_yet_is_no_finding(scene):
     scene.mirror.catch_up()
     for group in scene.pipeline.due(Stage.PLACE):
         scene.pipeline.projector.place_batch(group)  # and there it is killed
-    (scene.pipeline.archive / "b" / ".place-9.tmp").write_bytes(b"half")
+    for name in (".place-9.tmp", ".place-9-a1-2.tmp", ".metadata-a1-3.tmp", ".renew-a1-4.tmp"):
+        (scene.pipeline.archive / "b" / name).write_bytes(b"half")
     report = scene.verify(record=False)
     assert codes(report) == []
 

@@ -20,7 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = "storage_ledger/archive/filesystem.py"
+FILES = "storage_ledger/archive/files.py"
+FILESYSTEM = "storage_ledger/archive/filesystem.py"
+LAYOUT = "storage_ledger/core/layout.py"
 UPLOADS = "storage_ledger/archive/uploads.py"
 PROJECTOR = "storage_ledger/projector.py"
 REMOVER = "storage_ledger/remover.py"
@@ -53,36 +55,37 @@ class Mutant:
 
 
 PLACE_FOLDER = Edit(
-    FILES,
-    "            try:\n                os.fsync(folder)\n            except OSError:\n                if placed.placement",
-    "            try:\n                pass\n            except OSError:\n                if placed.placement",
+    FILESYSTEM,
+    "        try:\n            files.fsync(folder)\n        except OSError:\n            self._lost_names.add((study_id, name))",
+    "        try:\n            pass\n        except OSError:\n            self._lost_names.add((study_id, name))",
 )
 METADATA_FOLDER = Edit(
-    FILES,
-    "            try:\n                os.fsync(folder)\n            except OSError:\n                self._lost_metadata",
-    "            try:\n                pass\n            except OSError:\n                self._lost_metadata",
+    FILESYSTEM,
+    "            try:\n                files.fsync(folder)\n            except OSError:\n"
+    "                self._lost_names.add((study_id, METADATA))",
+    "            try:\n                pass\n            except OSError:\n                self._lost_names.add((study_id, METADATA))",
 )
-ARCHIVE_ROOT = Edit(FILES, "                os.fsync(root)\n", "                pass\n")
+ARCHIVE_ROOT = Edit(FILESYSTEM, "                files.fsync(root if before is None else before)\n", "                pass\n")
 UPLOADS_FOLDER = Edit(UPLOADS, "                    os.fsync(folder)\n", "                    pass\n")
-COPY = Edit(FILES, "        os.fsync(descriptor)\n        return digest.hexdigest()\n", "        return digest.hexdigest()\n")
-METADATA = Edit(
-    FILES, "            hand_over(descriptor, folder)\n            os.fsync(descriptor)\n", "            hand_over(descriptor, folder)\n"
-)
+COPY = Edit(FILES, "        fsync(descriptor)\n        return digest.hexdigest()\n", "        return digest.hexdigest()\n")
+METADATA = Edit(FILES, "        fsync(descriptor)\n    finally:\n", "    finally:\n")
 CHECKED_FILE = Edit(
     FILES,
-    "    try:\n        os.fsync(descriptor)\n    except OSError:\n        return False",
+    "    try:\n        fsync(descriptor)\n    except OSError:\n        return False",
     "    try:\n        pass\n    except OSError:\n        return False",
 )
 CHECKED_FOLDER = Edit(
-    FILES,
-    "                        os.fsync(folder)\n                    return found\n",
+    FILESYSTEM,
+    "                        self._sync_names(folder, study_id, name, sha256)\n                    return found\n",
     "                        pass\n                    return found\n",
 )
-DAMAGED = Edit(FILES, "                os.fsync(damaged)\n", "                pass\n")
-SET_ASIDE_FROM = Edit(
-    FILES, '        os.fsync(folder)\n        return "/".join((*parts, new))\n', '        return "/".join((*parts, new))\n'
+DAMAGED = Edit(FILESYSTEM, "                files.fsync(aside)\n", "                pass\n")
+EVIDENCE_FIRST = Edit(
+    FILESYSTEM,
+    "            kept, moved = _keep(name, folder, aside, damaged_name(position, name))\n",
+    "            put()\n            kept, moved = _keep(name, folder, aside, damaged_name(position, name))\n",
 )
-DAMAGED_PARENTS = Edit(FILES, "                        os.fsync(parent)\n", "                        pass\n")
+DAMAGED_PARENTS = Edit(FILESYSTEM, "                files.fsync(parent)\n", "                pass\n")
 
 MUTANTS = {
     "no-fsync-of-the-copied-file": Mutant("the copied file is not fsynced before it is linked", (COPY,), ("cuts", "order")),
@@ -96,16 +99,19 @@ MUTANTS = {
     "no-fsync-of-uploads": Mutant("the uploads folder is not fsynced after the upload was unlinked", (UPLOADS_FOLDER,)),
     "no-fsync-of-a-checked-file": Mutant("a file that is found in the archive is not fsynced", (CHECKED_FILE,)),
     "no-fsync-of-a-checked-folder": Mutant("its folder is not fsynced", (CHECKED_FOLDER,), ("archive-contract",)),
-    "no-fsync-of-damaged": Mutant("the folder that a damaged file is moved to is not fsynced", (DAMAGED,)),
+    "no-fsync-of-damaged": Mutant("the folder that keeps the evidence of a damaged file is not fsynced", (DAMAGED,)),
     "no-fsync-of-damaged-parents": Mutant("nor are the folders above it", (DAMAGED_PARENTS,)),
-    "no-fsync-where-it-was-damaged": Mutant(
-        "the folder that a damaged file is moved from is not fsynced",
-        (SET_ASIDE_FROM,),
-        equivalent="the same folder is fsynced after the link that follows, before `archived`; between the two the file has both names",
+    "replaced-before-the-evidence": Mutant(
+        "a damaged file is replaced before its evidence is kept", (EVIDENCE_FIRST,), ("archive-contract", "order")
+    ),
+    "temporary-names-shared": Mutant(
+        "two processes write to temporary files of the same name",
+        (Edit(LAYOUT, 'return f".{what}-{worker}-{epoch}.tmp"', 'return f".{what}.tmp"'),),
+        ("workers",),
     ),
     "no-fsync-of-any-folder": Mutant(
         "no folder is fsynced",
-        (PLACE_FOLDER, METADATA_FOLDER, ARCHIVE_ROOT, UPLOADS_FOLDER, CHECKED_FOLDER, DAMAGED, SET_ASIDE_FROM, DAMAGED_PARENTS),
+        (PLACE_FOLDER, METADATA_FOLDER, ARCHIVE_ROOT, UPLOADS_FOLDER, CHECKED_FOLDER, DAMAGED, DAMAGED_PARENTS),
         ("cuts", "order"),
     ),
     "fsync-of-the-archive-after-the-commit": Mutant(
@@ -264,9 +270,10 @@ PROGRAMMES = {
     "kills": ("tests/recovery/test_kill.py",),
     "status": ("tests/recovery/test_status_faults.py",),
     "redis": ("tests/recovery/test_redis_faults.py",),
+    "workers": ("tests/recovery/test_two_workers.py",),
     "mirror": ("tests/integration/test_lost_volumes.py", "-k", "mirrored"),
     "streams": ("tests/recovery/test_stream_kill.py",),
-    "archive-contract": ("tests/contract/test_archive.py",),
+    "archive-contract": ("tests/contract/test_archive.py", "tests/contract/test_two_processes.py"),
     "status-client": ("tests/integration/test_status_client.py",),
     "damaged": ("tests/contract/test_damaged_entries.py", "tests/contract/test_mirror.py"),
 }

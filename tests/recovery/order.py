@@ -297,7 +297,7 @@ class Disk:
                 elif new in to.names:
                     self.bad("renamed-over", path=target)
             ours = new == "metadata.json" or new.endswith(".entries")  # made anew whole, and put in the place of the old one
-            if self._root(target) is self.archive and new in to.names and not ours:
+            if self._root(target) is self.archive and new in to.names and not ours and not self._may_be_replaced(source, target):
                 self.bad("renamed-over", path=target)
         elif call.result == 0:
             folder, name = self._place(source)
@@ -311,6 +311,22 @@ class Disk:
         relative = path.removeprefix(next(iter(self.roots)) + "/")
         if not self._must.has_duty("remove", relative):
             self.bad("upload-removed-too-early", path=relative)
+
+    def _may_be_replaced(self, source: str, target: str) -> bool:
+        """By a file that is durable already: what no entry speaks of, or what has a second, durable name as evidence of its damage."""
+        from_, name = self._place(source)
+        file = from_.names.get(name)
+        to, new = self._place(target)
+        if not isinstance(file, File) or file.durable != file.version:
+            return False
+        return tuple(target.split("/")[-2:]) not in self._may.files or self._is_evidence(to.names[new])
+
+    def _is_evidence(self, node: File | Folder) -> bool:
+        folder: File | Folder | None = self.archive
+        for part in (".ledger", "damaged"):
+            folder = folder.durable.get(part) if isinstance(folder, Folder) else None
+        studies = folder.durable.values() if isinstance(folder, Folder) else ()
+        return any(isinstance(study, Folder) and node in study.durable.values() for study in studies)
 
     def _mkdir(self, call: Call) -> None:
         self._mkdirat(call)
@@ -475,6 +491,8 @@ class Disk:
         found = _FD.match(call.arguments)
         if found is None or found[1] is None or not self._ours(found[2]):
             return None, ""
+        if found[2] in self.roots:  # perhaps by a copy of a descriptor, which no call here tells of
+            return self.roots[found[2]], found[2]
         return self._open.get(int(found[1])), found[2]
 
     def _two(self, call: Call) -> tuple[str, str]:
@@ -523,6 +541,11 @@ class State:
     @property
     def archived(self) -> set[str]:
         return {entry["study_id"] for entry in self.entries if entry["kind"] == "archived"}
+
+    @property
+    def files(self) -> set[tuple[str, str]]:
+        """Study and name of each archived file."""
+        return {(entry["study_id"], entry["data"]["file"]["name"]) for entry in self.entries if entry["kind"] == "archived"}
 
     @property
     def heard(self) -> int:

@@ -47,6 +47,7 @@ PROGRAMMES = (
     Programme("cuts", "cuts", "test_power_cut.py", "STORAGE_LEDGER_CUTS", 300, "power cuts"),
     Programme("hangs", "hangs", "test_hanging.py", "STORAGE_LEDGER_HANGS", 12, "file systems that are frozen for a while"),
     Programme("kills", "kills", "test_kill.py", "STORAGE_LEDGER_KILLS", 500, "kill -9 under traffic"),
+    Programme("workers", "rounds", "test_two_workers.py", "STORAGE_LEDGER_ROUNDS", 10_000, "work items that two processes do at once"),
     Programme("redis", "redis", "test_redis_faults.py", "STORAGE_LEDGER_REDIS", 100, "faults of Redis"),
     Programme("status", "status", "test_status_faults.py", "STORAGE_LEDGER_STATUS", 500, "studies told to a Status Service that fails"),
     Programme(

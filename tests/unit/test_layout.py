@@ -7,6 +7,9 @@ from storage_ledger.core.layout import (
     archive_name,
     beside_name,
     damaged_name,
+    is_leftover,
+    is_temporary,
+    putting_back_name,
     study_folder,
     temporary_name,
     valid_study_id,
@@ -131,9 +134,44 @@ def test_every_name_that_is_made_fits_into_a_file_system(name):
     assert len(damaged_name(10**15, beside).encode()) + len(".999") <= 255
 
 
-def test_a_temporary_name_is_hidden_and_told_by_its_position():
-    assert temporary_name(7) == ".place-7.tmp"
-    assert archive_name(temporary_name(7), SHA) != temporary_name(7)
+@pytest.mark.parametrize(("what", "position"), [("place-7", 7), (f"place-{2**63}", 2**63), ("metadata", None), ("renew", None)])
+def test_a_temporary_name_says_which_worker_writes_it_in_which_attempt(what, position):
+    name = temporary_name(what, "a1", 12)
+    assert name == f".{what}-a1-12.tmp"
+    assert len({name, temporary_name(what, "a1", 13), temporary_name(what, "a11", 2), temporary_name(what, "b", 12)}) == 4
+    assert archive_name(name, SHA) != name, "no archived file has such a name"
+    assert is_temporary(name)
+    assert is_leftover(name)
+    assert position is None or (is_leftover(name, position) and not is_leftover(name, position + 1))
+    assert position is not None or not is_leftover(name, 7)
+    assert len(temporary_name(f"place-{2**63}", "w" * 32, 2**63)) < 255
+
+
+@pytest.mark.parametrize("name", [".place-7.tmp", ".metadata.json.tmp", ".renew.tmp"])
+def test_the_temporary_names_of_earlier_versions_are_known(name):
+    assert is_temporary(name)
+    assert is_leftover(name)
+    assert is_leftover(name, 7) == (name == ".place-7.tmp")
+
+
+@pytest.mark.parametrize(
+    "name", ["a.dcm", "metadata.json", ".place-.tmp", ".place-7-a.tmp", ".place-7-a-1.tmp\n", ".place-7-a-1.tmpx", ".segment.tmp"]
+)
+def test_other_names_are_not_temporary(name):
+    assert not is_temporary(name)
+    assert not is_leftover(name)
+
+
+def test_the_mark_of_a_file_that_is_put_back_is_temporary_and_no_leftover():
+    name = putting_back_name("a.dcm", 3)
+    assert is_temporary(name)
+    assert not is_leftover(name)
+
+
+@pytest.mark.parametrize("worker", ["", "a-b", "a/b", ".", "é", "a\n", "x" * 33])
+def test_a_workers_name_is_letters_and_digits(worker):
+    with pytest.raises(ValueError, match="letters and digits"):
+        temporary_name("place-7", worker, 1)
 
 
 def test_the_study_folder_is_told_without_a_doubled_slash():

@@ -1,0 +1,215 @@
+"""One file at a time, by its name in an open folder: copy it, compare it, link it, fsync it."""
+
+from __future__ import annotations
+
+import errno as errnos
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from storage_ledger.archive.contract import Fixity
+from storage_ledger.archive.uploads import Upload
+from storage_ledger.core.layout import METADATA
+from storage_ledger.errors import Retryable
+from storage_ledger.owners import hand_over
+from storage_ledger.processors import LARGE_BYTES, any_of_them
+
+FILE_MODE = 0o440
+METADATA_MODE = 0o640
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+NO_LINKS = frozenset({errnos.EPERM, errnos.EOPNOTSUPP, errnos.ENOTSUP, errnos.ENOSYS})
+_NO_FSYNC = frozenset({errnos.EINVAL, errnos.EOPNOTSUPP, errnos.ENOTSUP, errnos.ENOSYS})
+_MAKE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_CHUNK = 1 << 20
+METADATA_BYTES = 16 << 20
+
+
+def copy(upload: Upload, name: str, folder: int, mode: int) -> str:
+    """Copy the upload's bytes into a new file, durable on return. Returns their SHA-256 in hex."""
+    descriptor = os.open(name, _MAKE, 0o600, dir_fd=folder)
+    try:
+        digest = hashlib.sha256()
+        buffer = memoryview(bytearray(min(_CHUNK, upload.size + 1)))
+        done = 0
+        while count := _read(upload, buffer, done):
+            digest.update(buffer[:count])
+            _write_all(descriptor, buffer[:count])
+            done += count
+            if done > upload.size:
+                raise Retryable("upload-changing", "the file grew while it was read")
+        upload.check_unchanged()
+        if done != upload.size:
+            raise Retryable("upload-changing", "the file's length changed while it was read")
+        os.fchmod(descriptor, mode)
+        hand_over(descriptor, folder)
+        fsync(descriptor)
+        return digest.hexdigest()
+    finally:
+        os.close(descriptor)
+
+
+def write(data: bytes, name: str, folder: int, mode: int) -> None:
+    """Write `data` into a new file, durable on return."""
+    descriptor = os.open(name, _MAKE, 0o600, dir_fd=folder)
+    try:
+        _write_all(descriptor, data)
+        os.fchmod(descriptor, mode)
+        hand_over(descriptor, folder)
+        fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def fsync(descriptor: int) -> None:
+    """Fsync a file or folder. Raises `OSError` where it failed, `Retryable` (`archive-no-fsync`) where the file system has no fsync."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FSYNC:
+            raise
+        text = "the archive's file system cannot fsync, so nothing on it is known to survive a power cut"
+        raise Retryable("archive-no-fsync", text, errno=error.errno, shared=True) from error
+
+
+def synced(name: str, folder: int) -> bool:
+    """Fsync a file that another process may have written and been killed. False: the fsync failed, and the file has to be copied again."""
+    descriptor = os.open(name, READ, dir_fd=folder)
+    try:
+        fsync(descriptor)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def check(name: str, folder: int, sha256: str, size: int) -> Fixity:
+    """Whether `name` is a regular file with these bytes."""
+    try:
+        if not stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+            return Fixity.CHANGED
+        descriptor = os.open(name, READ, dir_fd=folder)
+    except FileNotFoundError:
+        return Fixity.MISSING
+    try:
+        if os.fstat(descriptor).st_size != size or digest_of(descriptor) != sha256:
+            return Fixity.CHANGED
+        return Fixity.INTACT
+    finally:
+        os.close(descriptor)
+
+
+def digest_of(descriptor: int) -> str:
+    """SHA-256 in hex of all bytes of an open file; memory for one chunk."""
+    digest = hashlib.sha256()
+    buffer = memoryview(bytearray(_CHUNK))
+    offset = 0
+    with any_of_them(when=os.fstat(descriptor).st_size >= LARGE_BYTES):
+        while count := os.preadv(descriptor, [buffer], offset):
+            digest.update(buffer[:count])
+            offset += count
+    return digest.hexdigest()
+
+
+def beginning(name: str, folder: int) -> bytes:
+    """A file's bytes, up to the most that a metadata.json may have; nothing if it is not a regular file."""
+    if not stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+        return b""
+    with os.fdopen(os.open(name, READ, dir_fd=folder), "rb") as file:
+        return file.read(METADATA_BYTES)
+
+
+def link_as(name: str, temporary: str, folder: int, *, sure: bool = False) -> bool:
+    """Give a file the name too, unless the file system takes that name for metadata.json's; then False.
+
+    `sure`: the name has a digest in it, so it is not metadata.json's. Asking would mislead: a client of a network file system
+    remembers a name for a second.
+    """
+    try:
+        os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError as error:
+        raise _taken_away(error) from error
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        text = "the archive's file system makes no hard links"
+        raise Retryable("archive-no-links", text, errno=error.errno, shared=True) from error
+    if sure or not is_metadata(name, folder):
+        return True
+    unlink(name, folder)
+    return False
+
+
+def rename_over(temporary: str, name: str, folder: int) -> None:
+    """Move this attempt's durable file to `name`, in one step, over whatever file has it."""
+    try:
+        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except FileNotFoundError as error:
+        raise _taken_away(error) from error
+
+
+def is_metadata(name: str, folder: int) -> bool:
+    """Whether the file system takes `name` for that of metadata.json (METADATA.JSON, say), and so would have one replace the other."""
+    try:
+        metadata, own = (os.stat(each, dir_fd=folder, follow_symlinks=False) for each in (METADATA, name))  # mostly there is none yet
+    except FileNotFoundError:
+        return False
+    # A client of a network file system may make up a number for each name that it sees.
+    return os.path.samestat(own, metadata) or (own.st_size, own.st_mtime_ns) == (metadata.st_size, metadata.st_mtime_ns)
+
+
+def same_file(name: str, folder: int, other: str, others_folder: int) -> bool:
+    """Whether two names lead to one file. False if one of them is gone."""
+    try:
+        return os.path.samestat(
+            os.stat(name, dir_fd=folder, follow_symlinks=False), os.stat(other, dir_fd=others_folder, follow_symlinks=False)
+        )
+    except FileNotFoundError:
+        return False
+
+
+def unlink(name: str, folder: int) -> None:
+    """Remove a name; nothing happens if it is gone."""
+    with suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=folder)
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """`OSError`s of the archive's volume come out as `Retryable`."""
+    try:
+        yield
+    except OSError as error:
+        text = os.strerror(error.errno or 0)
+        match error.errno:
+            case errnos.ENOSPC | errnos.EDQUOT:
+                raise Retryable("archive-full", text, errno=error.errno, shared=True) from error
+            case errnos.EROFS:
+                raise Retryable("archive-read-only", text, errno=error.errno, shared=True) from error
+            case errnos.EACCES | errnos.EPERM:
+                raise Retryable("archive-not-writable", text, errno=error.errno) from error
+            case errnos.EIO:
+                raise Retryable("archive-io", text, errno=error.errno) from error
+            case _:
+                raise Retryable("archive-error", text, errno=error.errno) from error
+
+
+def _taken_away(error: FileNotFoundError) -> Retryable:
+    return Retryable("archive-error", "another process removed the temporary file of this attempt", errno=error.errno)
+
+
+def _read(upload: Upload, buffer: memoryview, offset: int) -> int:
+    upload.beat()
+    try:
+        return os.preadv(upload.descriptor, [buffer], offset)
+    except OSError as error:
+        raise Retryable("upload-io", os.strerror(error.errno or 0), errno=error.errno) from error
+
+
+def _write_all(descriptor: int, data: bytes | memoryview) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
