@@ -114,7 +114,7 @@ class Adoption:
         return self._done
 
     def _study(self, study_id: str, folder: int) -> None:
-        known = _Known.of(study_id, self._ledger.study(study_id) if self._ledger else [])
+        known = _Known.of(study_id, self._ledger)
         refusal = known.refusal(rewrite=self._asked.rewrite)
         seen = self._seen()
         said: OldMetadata | None = None
@@ -272,12 +272,15 @@ class _Known:
     continued: bool = False
 
     @classmethod
-    def of(cls, study_id: str, entries: list[Entry]) -> _Known:
-        study = Study.of(study_id, entries)
+    def of(cls, study_id: str, ledger: Ledger | None) -> _Known:
+        """Without a ledger: nothing."""
+        study = Study.of(study_id, ledger.study(study_id) if ledger else ())
+        told = False
         source = adopted = None
         begun: dict[str, Entry] = {}
         ours: set[int] = set()
-        for entry in entries:
+        for entry in ledger.study(study_id) if ledger else ():
+            told = told or entry.kind == Kind.STATUS_SENT
             if entry.kind == Kind.DESCRIBED:
                 data = entry.data
                 if data["source"] == ADOPT:
@@ -288,7 +291,7 @@ class _Known:
                     begun[data["upload_path"]] = entry
                     raw = base64.b64decode(data["raw"]) if "raw" in data else None
                     adopted = adopted or OldMetadata(data["message"], raw, data.get("processing_time"), rewritten=True)
-        return cls(study, source, adopted, begun, ours, any(entry.kind == Kind.STATUS_SENT for entry in entries))
+        return cls(study, source, adopted, begun, ours, told)
 
     def refusal(self, *, rewrite: bool) -> str | None:
         """Why a file of this study that the ledger does not know is left alone; None when it need not be.

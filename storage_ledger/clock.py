@@ -1,14 +1,28 @@
-"""Notices that the machine's clock was set while the service runs: what waits by it would wait, or give up, at the wrong time."""
+"""Notices that the machine's clock was set: while the service runs, and when the ledger's last time lies ahead of it.
+
+What waits by the clock would wait, or give up, at the wrong time. And since an entry is never dated earlier than the one
+before it, one look at a wrong clock that is ahead dates every later entry, until the right time has caught up.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 
 from storage_ledger import logs
+from storage_ledger.core.entries import Entry, Kind, NewEntry, has_whole_header
+from storage_ledger.core.ids import instant, rfc3339
 from storage_ledger.errors import LedgerBusy
+from storage_ledger.ledger.contract import Ledger
+
+CLOCK_AHEAD = "clock-ahead"
+AHEAD_S = 60.0
+"""A ledger whose last time is less than this ahead of the clock is not worth a word."""
+ACKNOWLEDGED_READ = 64
+"""Newest entries `acknowledged` that are read to find the one about the clock."""
 
 LOOK_EVERY_S = 1.0
 SET_BY_S = 5.0
@@ -51,3 +65,49 @@ class ClockWatch:
 
     def _now_s(self) -> float:
         return self._clock().timestamp() - self._monotonic()
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """The ledger's last time is `seconds` ahead of the clock; both times as RFC 3339."""
+
+    ledger_time: str
+    clock: str
+    seconds: float
+
+    @property
+    def detail(self) -> str:
+        """For people."""
+        return f"the ledger's last entry is dated {self.ledger_time}, and the clock says {self.clock}"
+
+
+def ahead(ledger: Ledger, now: datetime) -> Ahead | None:
+    """How far the ledger's last time is ahead of `now`; None below a minute, and once a person has acknowledged that time."""
+    found = _ahead(ledger.last(), now)
+    return None if found is None or found.ledger_time <= _acknowledged(ledger) else found
+
+
+def acknowledge_ahead(ledger: Ledger, clock: Callable[[], datetime], *, by: str, reason: str) -> Entry | None:
+    """Append `acknowledged`: a person knows that the ledger's times are ahead. None, and nothing appended, where they are not.
+
+    Raises `LedgerBusy`.
+    """
+    with ledger.write() as tx:
+        found = _ahead(ledger.last(), clock())
+        if found is None or found.ledger_time <= _acknowledged(ledger):
+            return None
+        payload = {"code": CLOCK_AHEAD, "by": by, "reason": reason, "ledger_time": found.ledger_time, "clock": found.clock}
+        return tx.append(NewEntry(Kind.ACKNOWLEDGED, payload))
+
+
+def _ahead(last: Entry | None, now: datetime) -> Ahead | None:
+    if last is None or not has_whole_header(last):
+        return None
+    seconds = (instant(last.recorded_at) - now).total_seconds()
+    return Ahead(last.recorded_at, rfc3339(now), seconds) if seconds > AHEAD_S else None
+
+
+def _acknowledged(ledger: Ledger) -> str:
+    """The latest time of the ledger that a person has acknowledged; empty when there is none."""
+    entries = (entry.data for entry in ledger.of_no_study((Kind.ACKNOWLEDGED.value,), ACKNOWLEDGED_READ))
+    return max((str(data.get("ledger_time", "")) for data in entries if data.get("code") == CLOCK_AHEAD), default="")

@@ -8,7 +8,7 @@
     │   ├── LedgerBusy       another process writes; or the ledger's volume is full (retryable)
     │   └── LedgerUnusable   stop the service: damaged, foreign, newer than the program
     ├── BackupError          a backup that could not be made, is none, or may not take the ledger's place
-    ├── Locked               another process holds serve.lock
+    ├── Locked               another process holds serve.lock or index.lock
     └── BadSettings          the environment
 
 Each carries a stable `code` that goes into the ledger, the metrics and the docs. A code is never renamed. Texts are for
@@ -65,7 +65,7 @@ class BackupError(StorageLedgerError):
 
 
 class Locked(StorageLedgerError):
-    """Another process holds `serve.lock`; the detail names it."""
+    """Another process holds `serve.lock`, or `index.lock` while it rebuilds the index; the detail names it."""
 
 
 class BadSettings(StorageLedgerError):

@@ -16,7 +16,7 @@ from storage_ledger.core.entries import Entry, Kind, NewEntry
 from storage_ledger.core.layout import UploadPaths
 from storage_ledger.core.message import parse
 from storage_ledger.core.retry import backoff_s
-from storage_ledger.errors import LedgerBusy, Rejected
+from storage_ledger.errors import LedgerBusy, LedgerError, Rejected
 from storage_ledger.ledger.contract import Ledger, Transaction
 from storage_ledger.metrics import Metrics
 from storage_ledger.sources.contract import Delivery, Source
@@ -53,6 +53,7 @@ class Intake:
         self._on_described = on_described
         self._on_rejected = on_rejected
         self._on_recovered = on_recovered
+        self._group: list[Delivery] = []  # in hand: taken from the queue, and not recorded yet
         self._waiting: deque[Delivery] = deque()
         self._bytes = 0
         self._changed = threading.Condition()
@@ -79,12 +80,14 @@ class Intake:
             self._changed.notify_all()
 
     def run(self, stop: threading.Event, reading_ended: threading.Event) -> None:
-        """Append until `stop` is set, the source has ended, and the queue is empty."""
+        """Append until `stop` is set, the source has ended, and the queue is empty.
+
+        May be called again after it has raised: the messages that were in hand come first.
+        """
         attempt = 0
         behind = False
-        group: list[Delivery] = []
         while True:
-            group = group or self._take()
+            self._group = group = self._group or self._take()
             if not group:
                 if stop.is_set() and reading_ended.is_set():
                     return
@@ -103,21 +106,29 @@ class Intake:
                 logs.get().error("intake.ledger-busy", code=error.code, count=len(group), due_in_s=round(wait_s, 1))
                 if stop.wait(wait_s) and attempt > 3:
                     logs.get().error("intake.gave-up", code=error.code, count=len(group) + len(self._waiting))
-                    self._close()
+                    self.close()
                     return
                 continue
-            attempt, self._full, group = 0, None, []
+            attempt, self._full = 0, None
 
     def append(self, deliveries: list[Delivery]) -> list[Entry]:
-        """Append what these messages amount to, in one commit, then acknowledge them. Raises `LedgerBusy`: nothing is done."""
+        """Append the entries of these messages in one commit, then acknowledge them.
+
+        Raises `LedgerBusy`: nothing was done. Where anything else goes wrong each message is tried alone, so that one that
+        cannot be processed is rejected and the others go on.
+        """
         judged = [self._judge(delivery) for delivery in deliveries]
-        hour = self._hour
         try:
-            with self._ledger.write() as tx:
-                entries = [self._append(tx, new) for new in judged]
-        except BaseException:
-            self._hour = hour  # what was not recorded does not count
+            entries = self._record(judged)
+        except LedgerError:
             raise
+        except Exception as error:  # noqa: BLE001 - the message that fails alone is rejected; what fails then, too, is raised
+            if len(deliveries) > 1:
+                return [entry for delivery in deliveries for entry in self.append([delivery])]
+            judged = [_not_processable(deliveries[0], error)]
+            entries = self._record(judged)
+        done = {id(delivery) for delivery in deliveries}
+        self._group = [delivery for delivery in self._group if id(delivery) not in done]
         self._source.acknowledge(deliveries)
         self._metrics.received.inc(len(deliveries))
         for new, entry in zip(judged, entries, strict=True):
@@ -130,10 +141,21 @@ class Intake:
             self._on_rejected()
         return [entry for entry in entries if entry is not None]
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Nothing is recorded any more: whoever waits in `deliver` for room goes on."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+
+    def _record(self, judged: list[NewEntry]) -> list[Entry | None]:
+        """One commit; None for a rejected message that is only counted."""
+        hour = self._hour
+        try:
+            with self._ledger.write() as tx:
+                return [self._append(tx, new) for new in judged]
+        except BaseException:
+            self._hour = hour  # what was not recorded does not count
+            raise
 
     def _take(self) -> list[Delivery]:
         with self._changed:
@@ -150,30 +172,21 @@ class Intake:
             return group
 
     def _judge(self, delivery: Delivery) -> NewEntry:
-        raw_sha256 = hashlib.sha256(delivery.raw).hexdigest()
         try:
             parsed = parse(delivery.raw, self._paths)
-        except Rejected as error:
-            payload: dict[str, Any] = {
-                "reason": error.code,
-                "detail": error.detail,
+            payload = {
+                "message": parsed.message,
                 "source": delivery.source,
-                "bytes": len(delivery.raw),
-                "raw_sha256": raw_sha256,
-                "raw": base64.b64encode(delivery.raw[:REJECTED_RAW_BYTES]).decode("ascii"),
+                "raw_sha256": hashlib.sha256(delivery.raw).hexdigest(),
+                "upload_path": parsed.upload_path,
             }
-            if error.study_id is not None:
-                payload["study_id"] = error.study_id
-            return NewEntry(Kind.REJECTED, payload)
-        payload = {
-            "message": parsed.message,
-            "source": delivery.source,
-            "raw_sha256": raw_sha256,
-            "upload_path": parsed.upload_path,
-        }
-        if not parsed.plain:
-            payload["raw"] = base64.b64encode(delivery.raw).decode("ascii")
-        return NewEntry(Kind.DESCRIBED, payload, parsed.study_id)
+            if not parsed.plain:
+                payload["raw"] = base64.b64encode(delivery.raw).decode("ascii")
+            return NewEntry(Kind.DESCRIBED, payload, parsed.study_id)
+        except Rejected as error:
+            return _rejected(delivery, error)
+        except Exception as error:  # noqa: BLE001 - whatever a message does to the parser, it is recorded, and the others go on
+            return _not_processable(delivery, error)
 
     def _append(self, tx: Transaction, new: NewEntry) -> Entry | None:
         if new.kind is Kind.REJECTED:
@@ -196,3 +209,23 @@ class Intake:
             self._metrics.rejected_unlogged.inc()
         else:
             logs.get().warning("rejected", position=entry.position, code=new.payload["reason"], bytes=new.payload["bytes"])
+
+
+def _not_processable(delivery: Delivery, error: Exception) -> NewEntry:
+    logs.get().error("intake.not-processable", error_type=type(error).__name__, frames_at=logs.where(error), bytes=len(delivery.raw))
+    detail = f"reading or recording it failed unexpectedly ({type(error).__name__}); the log says where"
+    return _rejected(delivery, Rejected("not-processable", detail))
+
+
+def _rejected(delivery: Delivery, error: Rejected) -> NewEntry:
+    payload: dict[str, Any] = {
+        "reason": error.code,
+        "detail": error.detail,
+        "source": delivery.source,
+        "bytes": len(delivery.raw),
+        "raw_sha256": hashlib.sha256(delivery.raw).hexdigest(),
+        "raw": base64.b64encode(delivery.raw[:REJECTED_RAW_BYTES]).decode("ascii"),
+    }
+    if error.study_id is not None:
+        payload["study_id"] = error.study_id
+    return NewEntry(Kind.REJECTED, payload)

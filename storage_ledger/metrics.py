@@ -51,6 +51,13 @@ class Metrics:
         self.damaged_entries = Gauge(
             p + "damaged_entries", "Entries that are not what their hashes say, as far as the index met them.", registry=r
         )
+        self.index_failing = Gauge(p + "index_failing", "1 while index.db can be neither written nor rebuilt.", registry=r)
+        self.thread_failures = Counter(
+            p + "thread_failures", "Unexpected errors that ended a thread's job, which was started again.", ["thread"], registry=r
+        )
+        self.clock_ahead = Gauge(
+            p + "clock_ahead_seconds", "How far the ledger's last time is ahead of the clock; 0 below a minute.", registry=r
+        )
         self.free_bytes = Gauge(p + "free_bytes", "Free bytes on a volume.", ["volume"], registry=r)
         self.archive_seconds = Histogram(
             p + "archive_seconds", "From `described` in the ledger to `archived` in the ledger.", registry=r,

@@ -34,9 +34,9 @@ Key = tuple[str, str]
 
 @dataclass(slots=True)
 class _Outage:
-    """`position`: of its `failed`. `well_since`: since when it has not been met any more; None while it is."""
+    """`positions`: of its `failed` (one, unless an earlier process forgot one). `well_since`: last met then; None while it is met."""
 
-    position: int
+    positions: list[int]
     well_since: float | None = None
 
 
@@ -50,14 +50,11 @@ class Outages:
         self._lock = threading.Lock()
         self._open: dict[Key, _Outage] = {}
         self._ended: dict[Key, list[float]] = {}
-        ended: set[Key] = set()
-        for entry in ledger.of_no_study((Kind.FAILED.value, Kind.RECOVERED.value), limit=64):
+        for entry in ledger.open_outages():
             data = entry.data
-            key = (data["step"], data["code"])
-            if entry.kind == Kind.FAILED and key not in ended:
-                self._open[key] = _Outage(entry.position)
-                self._metrics.outage.labels(*key).set(1)
-            ended.add(key)
+            key = (str(data.get("step")), str(data.get("code")))
+            self._open.setdefault(key, _Outage([])).positions.append(entry.position)
+            self._metrics.outage.labels(*key).set(1)
 
     def current(self) -> list[Key]:
         """(step, code) of each that keeps us from being ready: met within the last half minute, or not seen to be over."""
@@ -89,7 +86,7 @@ class Outages:
 
         def opened() -> None:
             with self._lock:
-                self._open[step, code] = _Outage(position)
+                self._open[step, code] = _Outage([position])
             self._metrics.outage.labels(step, code).set(1)
             logs.get().error("outage.begins", step=step, code=code, errno=errno)
 
@@ -132,11 +129,11 @@ class Outages:
                 if step in idle and outage.well_since is None:
                     outage.well_since = self._monotonic()
 
-    def _due(self) -> dict[Key, int]:
+    def _due(self) -> dict[Key, list[int]]:
         with self._lock:
             now = self._monotonic()
             return {
-                key: outage.position
+                key: outage.positions
                 for key, outage in self._open.items()
                 if outage.well_since is not None and now - outage.well_since >= calm_s(self._ends_lately(key, now))
             }
@@ -148,8 +145,9 @@ class Outages:
 
     def _append_ended(self, tx: Transaction) -> None:
         over = self._due()
-        for (step, code), position in over.items():
-            tx.append(NewEntry(Kind.RECOVERED, {"step": step, "code": code}, cause=position))
+        for (step, code), positions in over.items():
+            for position in positions:
+                tx.append(NewEntry(Kind.RECOVERED, {"step": step, "code": code}, cause=position))
 
         def closed() -> None:
             with self._lock:

@@ -156,9 +156,9 @@ def _restored(put: PutBack) -> NewEntry:
 
 def _look_at(ledger: Ledger, archive: Archive, study_id: str) -> list[tuple[ArchivedFile, int, str | StorageLedgerError | None]]:
     """The study's files, each with how often it was put back and what is wrong with it: None for an intact one."""
-    entries = ledger.study(study_id)
-    study = Study.of(study_id, entries)
-    times = Counter(entry.data["file"]["name"] for entry in entries if entry.kind == Kind.RESTORED)
+    study = Study.of(study_id, ledger.study(study_id))
+    restored = ledger.study(study_id) if ledger.has_kind(study_id, Kind.RESTORED.value) else ()
+    times = Counter(entry.data["file"]["name"] for entry in restored if entry.kind == Kind.RESTORED)
     found: list[tuple[ArchivedFile, int, str | StorageLedgerError | None]] = []
     for file in study.files.values():
         time = times[file.name]

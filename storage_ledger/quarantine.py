@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from storage_ledger.core.entries import Kind, NewEntry
+from storage_ledger.core.entries import Entry, Kind, NewEntry
 from storage_ledger.core.plan import Stage
 from storage_ledger.core.study import State, Study
 from storage_ledger.errors import Retryable
@@ -43,8 +43,7 @@ class Word:
     reason: str
 
     def __post_init__(self) -> None:
-        _check("--by", self.by, MAX_BY)
-        _check("--reason", self.reason, MAX_REASON)
+        check_words(self.by, self.reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +73,19 @@ class Answer:
 def in_quarantine(ledger: Ledger, studies: Iterable[str]) -> Iterator[Waiting]:
     """What is quarantined of these studies, study by study, as far as their entries can be believed."""
     for study_id in studies:
-        entries = ledger.study(study_id)
-        by_position = {entry.position: entry for entry in entries}
-        for path, upload in Study.as_far_as_whole(study_id, entries).uploads.items():
+        quarantined: dict[int, Entry] = {}
+        for path, upload in Study.as_far_as_whole(study_id, _noted(ledger.study(study_id), quarantined)).uploads.items():
             if upload.state is State.QUARANTINED:
-                entry = by_position[upload.position]
+                entry = quarantined[upload.position]
                 yield Waiting(study_id, path, entry.position, entry.recorded_at, upload.code or "", entry.data.get("detail", ""))
+
+
+def _noted(entries: Iterable[Entry], quarantined: dict[int, Entry]) -> Iterator[Entry]:
+    """Hands the entries on, and notes those that quarantine something by their position."""
+    for entry in entries:
+        if entry.kind == Kind.QUARANTINED:
+            quarantined[entry.position] = entry
+        yield entry
 
 
 def say(ledger: Ledger, word: Word, about: Sequence[About]) -> Iterator[Answer]:
@@ -121,6 +127,12 @@ def _say_of(tx: Transaction, word: Word, study: Study, path: str, position: int 
         payload["described"] = max(described)  # the last word about it counts, whichever was judged last
     entry = tx.append(NewEntry(word.kind, payload, study.study_id, upload.position))
     return Answer(study.study_id, path, upload.state, upload.code, entry.position)
+
+
+def check_words(by: str, reason: str) -> None:
+    """Raises `ValueError`, which says what is wrong, for what cannot stand in the ledger as a person's name and reason."""
+    _check("--by", by, MAX_BY)
+    _check("--reason", reason, MAX_REASON)
 
 
 def _check(name: str, text: str, most: int) -> None:

@@ -224,9 +224,13 @@ def record_told(ledger: Ledger, notifier: Notifier) -> Callable[[Sequence[Told]]
 def _last_words(ledger: Ledger, chosen: Iterable[str]) -> Iterator[tuple[str, Duty]]:
     """Of each study of which something has come: what was last told of it, or, where nothing was (adopted), what last came."""
     for study_id in chosen:
-        entries = ledger.study(study_id)
-        told = [entry for entry in entries if entry.kind == Kind.STATUS_SENT]
-        word = next(reversed(told or [entry for entry in entries if entry.kind in OUTCOMES]), None)
+        told = outcome = None
+        for entry in ledger.study(study_id):
+            if entry.kind == Kind.STATUS_SENT:
+                told = entry
+            elif entry.kind in OUTCOMES:
+                outcome = entry
+        word = told or outcome
         if word is not None:
             yield study_id, _to_read_back(word)
 

@@ -1,4 +1,4 @@
-"""The running service: a few named threads, one way to stop, and never half-alive."""
+"""The running service: a few named threads, each supervised, and one way to stop."""
 
 from __future__ import annotations
 
@@ -9,23 +9,26 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from storage_ledger import __version__, logs, processors
 from storage_ledger.archive.contract import Archive
-from storage_ledger.clock import ClockWatch
+from storage_ledger.clock import ClockWatch, ahead
 from storage_ledger.core.ids import instant
 from storage_ledger.core.plan import Stage
-from storage_ledger.errors import LedgerError, StorageLedgerError
+from storage_ledger.errors import LedgerError
 from storage_ledger.index.sqlite import Index
 from storage_ledger.intake import Intake
 from storage_ledger.lane import Lane
-from storage_ledger.ledger.contract import Ledger
+from storage_ledger.ledger.contract import Ledger, QueueLength
 from storage_ledger.ledger.engine import sqlite
+from storage_ledger.looks import Hangs, Look
 from storage_ledger.metrics import Metrics
 from storage_ledger.mirroring import Mirroring
 from storage_ledger.notifier import Notifier
@@ -34,11 +37,19 @@ from storage_ledger.projector import Projector
 from storage_ledger.reconcile import Reconciler
 from storage_ledger.remover import Remover
 from storage_ledger.sources.contract import Source
+from storage_ledger.supervisor import Supervisor
 from storage_ledger.verify.scrub import Scrub
 from storage_ledger.web import WebServer
 
 STOP_WITHIN_S = 25.0
 SIGNALS_EVERY_S = 0.25
+ANSWER_WITHIN_S = 1.5
+"""For whoever asks for readiness or metrics: what is not known by then is said to hang."""
+WRITE_WITHIN_S = 1.0
+"""A write lock on the ledger that cannot be had within this is somebody else's."""
+
+Reason = tuple[str, str]
+"""Code and detail."""
 
 
 @dataclass(slots=True)
@@ -66,8 +77,17 @@ class Parts:
     clock_watch: ClockWatch
 
 
+@dataclass(frozen=True, slots=True)
+class _Figures:
+    """Of the ledger, for the metrics."""
+
+    queue: dict[Stage, QueueLength]
+    position: int
+    ahead_s: float
+
+
 class Service:
-    """Runs the parts until a signal, or until one of them fails: then the whole process ends, and says why."""
+    """Runs the parts until a signal comes, or the ledger cannot be used any more. A part that fails is started again."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
@@ -76,8 +96,18 @@ class Service:
         self._placed = threading.Event()
         self._appended = threading.Event()
         self._mirrored = threading.Event()
-        self._failed: tuple[str, BaseException] | None = None
+        self._supervisor = Supervisor(parts.metrics, on_unusable=self.stop)
         self._signal: signal.Signals | None = None
+        self._checks: list[Look[list[Reason]]] = [
+            Look("ledger", self._look_at_ledger),
+            Look("archive", lambda: [trouble] if (trouble := parts.archive.trouble()) else []),
+            Look("uploads", self._look_at_uploads),
+        ]
+        self._figures = Look("ledger's figures", self._look_up_figures)
+        self._free = [
+            Look(name, partial(_free_bytes, path))
+            for name, path in (("uploads", parts.uploads_root), ("archive", parts.archive_root), ("ledger", parts.ledger_root))
+        ]
 
     def stop(self) -> None:
         """Finish what was begun, begin nothing more."""
@@ -89,131 +119,159 @@ class Service:
         parts.index_bell.set()
 
     def run(self, web: WebServer) -> int:
-        """Until stopped; 0, or 2 when a thread failed. Installs handlers for SIGTERM and SIGINT: call it in the main thread."""
+        """Until stopped; 0, or 2 when the ledger cannot be used. Installs handlers for SIGTERM and SIGINT: call it in the main thread."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         parts = self._parts
         parts.metrics.info.labels(__version__, sqlite.sqlite_version).set(1)
         gc.freeze()  # what is there by now stays: walking through it would be a fourteenth of all work
         last = parts.ledger.last()  # what fails here ends the process before anything has begun
-        web.start(lambda job: self._in_thread("web", job))
-        jobs: dict[str, Callable[[], None]] = {
-            "intake": lambda: parts.intake.run(self._stop, self._reading_ended),
-            "place": self._place,
-            "remove": lambda: parts.remover.lane.run(self._placed),
-            "mirror": lambda: parts.mirroring.run(self._appended),
-            "notify": lambda: parts.notifier.lane.run(self._stop),
-            "reconcile": lambda: parts.reconciler.run(self._stop),
-            "outages": lambda: parts.outages.run(self._stop),
-            "clock": lambda: parts.clock_watch.run(self._stop),
-            "scrub": lambda: parts.scrub.run(self._stop),
-            "index": lambda: parts.index.run(self._mirrored, parts.index_bell),
-            "source": self._read_source,
-        }
-        threads = [threading.Thread(target=self._in_thread, args=(name, job), name=name, daemon=True) for name, job in jobs.items()]
+        web.start(lambda job: self._in_thread("web", job, self._stop))
+        source, placing = parts.source, parts.projector.lane
+        threads = [
+            self._thread("intake", lambda: parts.intake.run(self._stop, self._reading_ended), at_end=parts.intake.close),
+            self._thread("place", lambda: self._place(placing), at_end=self._have_placed),
+            self._thread("remove", lambda: parts.remover.lane.run(self._placed), self._placed),
+            self._thread("mirror", lambda: parts.mirroring.run(self._appended), self._appended),
+            self._thread("notify", lambda: parts.notifier.lane.run(self._stop)),
+            self._thread("reconcile", lambda: parts.reconciler.run(self._stop)),
+            self._thread("outages", lambda: parts.outages.run(self._stop)),
+            self._thread("clock", lambda: parts.clock_watch.run(self._stop)),
+            self._thread("scrub", lambda: parts.scrub.run(self._stop)),
+            self._thread("index", lambda: parts.index.run(self._mirrored, parts.index_bell), self._mirrored),
+            self._thread("source", lambda: source.run(parts.intake.deliver, self._stop), at_end=self._reading_ended.set),
+        ]
         position = last.position if last else 0
-        self._guarded("main", lambda: self._watch(threads, port=web.port, position=position))
-        return self._wind_down([thread for thread in threads if thread.ident is not None], web)
+        failed = self._watch(threads, port=web.port, position=position)
+        return self._wind_down([thread for thread in threads if thread.ident is not None], web, failed=failed)
 
-    def _watch(self, threads: list[threading.Thread], **started: int) -> None:
-        """Start them, and wait for a signal, or for one of them to fail."""
-        for thread in threads:
-            thread.start()
-        logs.get().info("service.started", sqlite=sqlite.sqlite_version, version=__version__, **started)
-        while self._signal is None and not self._stop.wait(SIGNALS_EVERY_S):
-            pass
-        if self._signal is not None:
-            logs.get().info("service.stopping", signal=self._signal.name)
-        self.stop()
+    def _watch(self, threads: list[threading.Thread], **started: int) -> bool:
+        """Start them, and wait for a signal or `stop`. Returns whether they could not be started."""
+        try:
+            for thread in threads:
+                thread.start()
+            logs.get().info("service.started", sqlite=sqlite.sqlite_version, version=__version__, **started)
+            while self._signal is None and not self._stop.wait(SIGNALS_EVERY_S):
+                pass
+            if self._signal is not None:
+                logs.get().info("service.stopping", signal=self._signal.name)
+        except BaseException as error:  # noqa: BLE001 - recorded, and the process ends with 2
+            logs.get().critical("thread.died", thread="main", error_type=type(error).__name__, frames_at=logs.where(error))
+            return True
+        finally:
+            self.stop()
+        return False
 
     def reasons(self) -> list[dict[str, str]]:
-        """Why the service is not ready; empty when it is. May block for as long as a file system does."""
+        """Why the service is not ready; empty when it is. Answers within two seconds, whatever hangs."""
         parts = self._parts
-        found: list[tuple[str, str]] = []
+        until = time.monotonic() + ANSWER_WITHIN_S
+        for check in self._checks:
+            check.begin()
+        found: list[Reason] = [
+            ("internal-error", f"thread {name} fails and is started again: see `thread.failed` in the log")
+            for name in self._supervisor.failing()
+        ]
         if not parts.source.subscribed:
             why = parts.source.trouble or "not asked yet"
             found.append(("redis-not-subscribed", f"nothing is heard from Redis: {why}"))
         if parts.intake.trouble is not None:
             found.append((parts.intake.trouble, "what arrives cannot be recorded"))
-        try:
-            with parts.ledger.write():
-                pass
-        except LedgerError as error:
-            found.append((error.code, error.detail))
-        trouble = parts.archive.trouble()
-        if trouble is not None:
-            found.append(trouble)
-        if not parts.uploads_root.is_dir():
-            found.append(("uploads-missing", "UPLOADS_PATH is not there: is the volume mounted?"))
-        found += [(code, f"going on at step {step}") for step, code in parts.outages.current()]
+        if parts.index.trouble is not None:
+            found.append(("index-failing", f"index.db cannot be written or rebuilt ({parts.index.trouble}); archiving goes on"))
+        for check in self._checks:
+            found += _checked(check, until)
+        steps: dict[str, list[str]] = {}
+        for step, code in parts.outages.current():
+            steps.setdefault(code, []).append(step)
+        found += [(code, f"going on at step {' and '.join(each)}") for code, each in steps.items()]
         found += [
             ("hangs", f"{lane.hanging} calls of step {lane.name} have not come back for minutes") for lane in self._lanes() if lane.hanging
         ]
-        return [{"code": code, "detail": detail} for code, detail in dict(found).items()]
+        return [{"code": code, "detail": detail} for code, detail in dict.fromkeys(found)]
+
+    def _look_at_ledger(self) -> list[Reason]:
+        ledger = self._parts.ledger
+        try:
+            with ledger.write(within_s=WRITE_WITHIN_S):
+                pass
+            found = ahead(ledger, self._parts.clock())
+        except LedgerError as error:
+            return [(error.code, error.detail)]
+        return [] if found is None else [("clock-ahead", found.detail)]
+
+    def _look_at_uploads(self) -> list[Reason]:
+        if self._parts.uploads_root.is_dir():
+            return []
+        return [("uploads-missing", "UPLOADS_PATH is not there: is the volume mounted?")]
 
     def render_metrics(self) -> bytes:
-        """The metrics, with those that are looked up now."""
+        """The metrics, with those that are looked up now. Answers within two seconds: what hangs keeps its last value.
+
+        Of a volume that hangs the free bytes are not known (NaN).
+        """
         parts, metrics = self._parts, self._parts.metrics
-        queue = {length.stage: length for length in parts.ledger.queue()}
-        for stage in Stage:
-            length = queue.get(stage)
-            metrics.pending.labels(stage.value).set(length.rows if length else 0)
-            age_s = (parts.clock() - instant(length.oldest)).total_seconds() if length else 0.0
-            metrics.oldest_pending.labels(stage.value).set(max(0.0, age_s))
+        until = time.monotonic() + ANSWER_WITHIN_S
+        self._figures.begin()
+        for volume in self._free:
+            volume.begin()
         for lane in self._lanes():
             metrics.hanging.labels(lane.name).set(lane.hanging)
-        last = parts.ledger.last()
-        metrics.position.set(last.position if last else 0)
         metrics.index_position.set(parts.index.position)
+        metrics.index_failing.set(parts.index.trouble is not None)
         metrics.damaged_entries.set(parts.index.damaged)
-        for volume, path in (
-            ("uploads", parts.uploads_root),
-            ("archive", parts.archive_root),
-            ("ledger", parts.ledger_root),
-        ):
+        with suppress(Hangs, LedgerError):
+            self._set_figures(self._figures.result(until))
+        for volume in self._free:
             try:
-                metrics.free_bytes.labels(volume).set(shutil.disk_usage(path).free)
-            except OSError:
-                metrics.free_bytes.labels(volume).set(float("nan"))
+                free = volume.result(until)
+            except Hangs:
+                free = float("nan")
+            metrics.free_bytes.labels(volume.name).set(free)
         return metrics.render()
+
+    def _look_up_figures(self) -> _Figures:
+        ledger = self._parts.ledger
+        last = ledger.last()
+        found = ahead(ledger, self._parts.clock())
+        queue = {length.stage: length for length in ledger.queue()}
+        return _Figures(queue, last.position if last else 0, 0.0 if found is None else found.seconds)
+
+    def _set_figures(self, figures: _Figures) -> None:
+        metrics = self._parts.metrics
+        for stage in Stage:
+            length = figures.queue.get(stage)
+            metrics.pending.labels(stage.value).set(length.rows if length else 0)
+            age_s = (self._parts.clock() - instant(length.oldest)).total_seconds() if length else 0.0
+            metrics.oldest_pending.labels(stage.value).set(max(0.0, age_s))
+        metrics.position.set(figures.position)
+        metrics.clock_ahead.set(figures.ahead_s)
 
     def _lanes(self) -> tuple[Lane[Any], ...]:
         """Those that call into volumes, where a call may hang."""
         return self._parts.projector.lane, self._parts.remover.lane
 
-    def _read_source(self) -> None:
-        try:
-            self._parts.source.run(self._parts.intake.deliver, self._stop)
-        finally:
-            self._reading_ended.set()
+    def _place(self, lane: Lane[Any]) -> None:
+        lane.run(self._stop)
+        self._parts.mirroring.follow()
 
-    def _place(self) -> None:
-        try:
-            self._parts.projector.lane.run(self._stop)
-            self._parts.mirroring.follow()
-        finally:
-            self._placed.set()  # now the uploads of what it placed last are removed as well
-            self._parts.remover.lane.wake()
+    def _have_placed(self) -> None:
+        self._placed.set()  # now the uploads of what it placed last are removed as well
+        self._parts.remover.lane.wake()
 
-    def _in_thread(self, name: str, job: Callable[[], None]) -> None:
+    def _thread(
+        self, name: str, job: Callable[[], None], stop: threading.Event | None = None, *, at_end: Callable[[], None] = lambda: None
+    ) -> threading.Thread:
+        """`stop`: after which `job` ends; the service's own unless given."""
+        return threading.Thread(
+            target=self._in_thread, args=(name, job, stop or self._stop), kwargs={"at_end": at_end}, name=name, daemon=True
+        )
+
+    def _in_thread(self, name: str, job: Callable[[], None], stop: threading.Event, *, at_end: Callable[[], None] = lambda: None) -> None:
         processors.share_one()
-        self._guarded(name, job)
+        self._supervisor.run(name, job, stop, at_end=at_end)
 
-    def _guarded(self, name: str, job: Callable[[], None]) -> None:
-        try:
-            job()
-        except BaseException as error:  # noqa: BLE001 - recorded, and the process ends with 2
-            self._failed = self._failed or (name, error)
-            code = error.code if isinstance(error, StorageLedgerError) else "internal-error"
-            logs.get().critical("thread.died", thread=name, code=code, error_type=type(error).__name__, frames_at=logs.where(error))
-            self.stop()
-        else:
-            if not self._stop.is_set():  # none of them ends before it is told to
-                self._failed = self._failed or (name, RuntimeError("ended by itself"))
-                logs.get().critical("thread.ended", thread=name)
-                self.stop()
-
-    def _wind_down(self, threads: list[threading.Thread], web: WebServer) -> int:
+    def _wind_down(self, threads: list[threading.Thread], web: WebServer, *, failed: bool) -> int:
         deadline = time.monotonic() + STOP_WITHIN_S
         last = {"mirror": 1, "index": 2}  # they follow what the others append, and the mirror may append that it works again
         for thread in sorted(threads, key=lambda thread: last.get(thread.name, 0)):
@@ -225,7 +283,7 @@ class Service:
                 self._parts.index_bell.set()
             thread.join(max(0.0, deadline - time.monotonic()))
         stuck = [thread.name for thread in threads if thread.is_alive()]
-        code = 2 if self._failed else 0
+        code = 2 if failed else self._supervisor.exit_code
         if stuck:
             # A file that hangs holds its thread for ever; all that was recorded is durable, the rest is still pending.
             logs.get().error("service.stuck", thread=",".join(stuck), exit_code=code)
@@ -239,3 +297,20 @@ class Service:
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         # Nothing else: it runs in the middle of whatever the main thread does, which may hold the lock that a call would want.
         self._signal = signal.Signals(number)
+
+
+def _checked(check: Look[list[Reason]], until: float) -> list[Reason]:
+    try:
+        return check.result(until)
+    except Hangs as hangs:
+        return [("hangs", f"the check of {check.name} has not come back for {hangs.after_s:.0f} s")]
+    except Exception as error:  # noqa: BLE001 - said where it is asked for
+        logs.get().error("check.failed", reason=check.name, error_type=type(error).__name__, frames_at=logs.where(error))
+        return [("internal-error", f"the check of {check.name} fails: see `check.failed` in the log")]
+
+
+def _free_bytes(path: Path) -> float:
+    try:
+        return float(shutil.disk_usage(path).free)
+    except OSError:
+        return float("nan")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
@@ -17,16 +19,38 @@ Seconds = Annotated[float, Field(ge=0, le=31_536_000, allow_inf_nan=False)]
 SERVE_LOCK = "serve.lock"
 
 
-class Settings(BaseSettings):
-    """What the environment says. Every field is the environment variable of the same name in capitals."""
+class _Folders(BaseSettings):
+    """The three folders, which can be compared although another setting is wrong."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True)
 
-    redis_url: str = Field("redis://localhost:6379", description="Redis or Valkey server that carries the channel or stream.")
-    status_service_url: str = Field("http://status-service:8003", description="Base URL of the Status Service.")
     uploads_path: Path = Field(Path("/app/uploads"), description="Folder in which the described files lie.")
     archive_path: Path = Field(Path("/app/archive"), description="Folder of the archive: one folder a study_id.")
     ledger_path: Path = Field(Path("/app/ledger"), description="Folder of ledger.db and index.db; a local file system.")
+
+    @field_validator("uploads_path", "archive_path", "ledger_path")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        if "\0" in str(value):
+            raise ValueError("a path holds no NUL")
+        return Path(os.path.abspath(value))
+
+    def overlaps(self) -> list[str]:
+        """Uploads are removed and the archive is kept: neither may be the other, nor inside it."""
+        paths = (("UPLOADS_PATH", self.uploads_path), ("ARCHIVE_PATH", self.archive_path), ("LEDGER_PATH", self.ledger_path))
+        real = [(name, Path(os.path.realpath(path))) for name, path in paths]
+        return [
+            f"{a} and {b}: must be separate folders, neither inside the other"
+            for (a, first), (b, second) in combinations(real, 2)
+            if first == second or first in second.parents or second in first.parents
+        ]
+
+
+class Settings(_Folders):
+    """What the environment says. Every field is the environment variable of the same name in capitals."""
+
+    redis_url: str = Field("redis://localhost:6379", description="Redis or Valkey server that carries the channel or stream.")
+    status_service_url: str = Field("http://status-service:8003", description="Base URL of the Status Service.")
     environment: str = Field("production", description="A label that each log line carries.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
     http_host: str = Field("0.0.0.0", description="Address of /healthz, /readyz and /metrics.")  # noqa: S104 - fixed default: it runs in a container
@@ -68,13 +92,6 @@ class Settings(BaseSettings):
     @classmethod
     def _upper(cls, value: object) -> object:
         return value.upper() if isinstance(value, str) else value
-
-    @field_validator("uploads_path", "archive_path", "ledger_path")
-    @classmethod
-    def _absolute(cls, value: Path) -> Path:
-        if "\0" in str(value):
-            raise ValueError("a path holds no NUL")
-        return Path(os.path.abspath(value))
 
     @field_validator("neighbour_uploads_paths", mode="before")
     @classmethod
@@ -135,13 +152,11 @@ class Settings(BaseSettings):
             settings = cls()
         except ValidationError as error:
             wrong = [f"{str(e['loc'][0]).upper()}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()]
-        wrong += _overlap({name: Path(os.environ.get(name.upper()) or cls.model_fields[name].default) for name in _FOLDERS})
+        with suppress(ValidationError):  # then the folder itself is named above
+            wrong += (settings or _Folders()).overlaps()
         if wrong or settings is None:
             raise BadSettings("bad-settings", "\n".join(wrong)) from None
         return settings
-
-
-_FOLDERS = ("uploads_path", "archive_path", "ledger_path")
 
 
 def _checked_url(value: str, schemes: tuple[str, ...]) -> str:
@@ -161,14 +176,3 @@ def _checked_url(value: str, schemes: tuple[str, ...]) -> str:
     except UnicodeError:
         raise ValueError("names a host that cannot be: a part between its dots is empty, or longer than 63 characters") from None
     return value
-
-
-def _overlap(paths: dict[str, Path]) -> list[str]:
-    """Uploads are removed and the archive is kept: neither may be the other, nor inside it."""
-    real = {name: Path(os.path.realpath(path)) for name, path in paths.items() if "\0" not in str(path)}
-    return [
-        f"{a.upper()} and {b.upper()}: must be separate folders, neither inside the other"
-        for i, (a, first) in enumerate(real.items())
-        for b, second in list(real.items())[i + 1 :]
-        if first == second or first in second.parents or second in first.parents
-    ]

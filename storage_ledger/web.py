@@ -7,6 +7,7 @@ import errno
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from typing import cast
 
 import uvicorn
@@ -63,9 +64,12 @@ class WebServer:
     """An app on a port, in a thread of its own. `start` and `stop` once each; `stop` without `start` does nothing."""
 
     def __init__(self, app: ASGIApp, host: str, port: int) -> None:
+        self._app = app
         self._host = host
         self._port = port
-        self._server = Server(app, most_connections=MOST_OF_THE_SERVICE)
+        self._server: Server | None = None
+        self._listener: socket.socket | None = None
+        self._stopped = False
         self._thread: threading.Thread | None = None
 
     @property
@@ -76,18 +80,29 @@ class WebServer:
     def start(self, around: Callable[[Callable[[], None]], None] = lambda job: job()) -> None:
         """Listen; on return a request is answered, or waits until the thread is up. `around` runs the thread's job.
 
-        Raises `BadSettings` naming HTTP_PORT or HTTP_HOST when nobody can listen there.
+        `around` may run the job again after it has ended or raised: then it listens on the same port again. Raises
+        `BadSettings` naming HTTP_PORT or HTTP_HOST when nobody can listen there.
         """
-        listener = listen(self._host, self._port, "HTTP")
-        self._port = port_of(listener)
-        self._thread = threading.Thread(target=around, args=(lambda: self._server.run([listener]),), name="web", daemon=True)
+        self._listener = listen(self._host, self._port, "HTTP")
+        self._port = port_of(self._listener)
+        self._thread = threading.Thread(target=around, args=(self._serve,), name="web", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         """Close the port, let running requests end (5 s at most), end the thread."""
-        if self._thread is not None:
+        self._stopped = True
+        if self._server is not None:
             self._server.should_exit = True
+        if self._thread is not None:
             self._thread.join()
+
+    def _serve(self) -> None:
+        listener = self._listener or listen(self._host, self._port, "HTTP")
+        self._listener = None  # the server closes it when it ends
+        with closing(listener):
+            self._server = server = Server(self._app, most_connections=MOST_OF_THE_SERVICE)
+            server.should_exit = self._stopped
+            server.run([listener])
 
 
 class Server(uvicorn.Server):

@@ -47,7 +47,7 @@ def replay(settings: Settings, order: Order, begin: Begin, say: Callable[[str], 
             stack.enter_context(alone(settings, "replay"))
         ledger = stack.enter_context(reading(settings))
         last = ledger.last()
-        if order.study is not None and not ledger.study(order.study):
+        if order.study is not None and next(ledger.study(order.study), None) is None:
             raise StorageLedgerError("study-unknown", "the ledger knows nothing of this study_id")
         archive = FilesystemArchive(settings.archive_path)
         mirror = Mirror(

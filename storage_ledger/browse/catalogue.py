@@ -128,7 +128,8 @@ COLUMNS: dict[str, dict[str, dict[str, str]]] = {
             "entry_id": "UUID, version 7",
             "study_id": "The pipeline's study_id; empty for what belongs to none",
             "version": "Its place among the entries of its study: 1, 2, 3 …",
-            "kind": "described, rejected, archived, failed, recovered, quarantined, released, discarded, status-sent, verified, restored",
+            "kind": "described, rejected, archived, failed, recovered, quarantined, released, discarded, status-sent, verified, "
+            "restored, acknowledged",
             "schema": "Version of the shape of the payload",
             "recorded_at": f"When it was recorded, never earlier than the entry before; {_WHEN}",
             "cause": "Position of the entry that led to this one",
@@ -192,6 +193,7 @@ _WHAT = """case kind
     when 'restored' then payload ->> '$.file.name' || ' from ' || coalesce(payload ->> '$.source', '?')
     when 'released' then 'by ' || (payload ->> '$.by') || ': ' || (payload ->> '$.reason')
     when 'discarded' then 'by ' || (payload ->> '$.by') || ': ' || (payload ->> '$.reason')
+    when 'acknowledged' then (payload ->> '$.code') || ', by ' || (payload ->> '$.by') || ': ' || (payload ->> '$.reason')
     when 'verified' then payload ->> '$.by' || ': ' || (payload ->> '$.counts.findings') || ' findings'
     else coalesce(payload ->> '$.code', payload ->> '$.reason', '')
   end"""

@@ -51,6 +51,10 @@ REJECTED = {
         "file_path is empty, UPLOADS_PATH itself, has a .. or a NUL, cannot be written as UTF-8, or leads outside of uploads; the detail says which.",
         "If a neighbour has uploads mounted elsewhere, name that place in NEIGHBOUR_UPLOADS_PATHS. Then publish again.",
     ),
+    "not-processable": Meaning(
+        "Reading or recording the message failed in a way that nobody foresaw; the log line intake.not-processable says where. The other messages are not affected.",
+        "Report it with that line. The file is still in uploads: correct the message and publish it again.",
+    ),
 }
 """Of the section 'Rejected messages'."""
 
@@ -168,7 +172,7 @@ RETRIED = {
         "Keep LEDGER_PATH as it is, look at the disk, then make the ledger again from its mirror. It goes on by itself then. The file is safe in uploads.",
     ),
     "internal-error": Meaning(
-        "A bug: the log has place.internal-error, remove.internal-error or tell.internal-error with the place in the program. Also the code of thread.died, after which the service ends with 2.",
+        "A bug: the log has place.internal-error, remove.internal-error or tell.internal-error with the place in the program. Also the code of thread.failed, after which the thread is started again.",
         "Report it with that line. The file is safe in uploads.",
     ),
 }

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 from storage_ledger.browse.ask import Row, ask, ask_one, marks
 from storage_ledger.browse.codes import OUTAGES, Meaning
-from storage_ledger.core.entries import Entry, Kind, faults, upcast
+from storage_ledger.core.entries import Entry, Kind, faults
+from storage_ledger.ledger.sqlite import OPEN_OUTAGES
+from storage_ledger.report.outages import by_code, going_on
 from storage_ledger.report.status import waits_long
 from storage_ledger.report.todo import OUTAGE_ACTIONS
 from storage_ledger.report.verified import VERIFIED_READ
@@ -65,19 +68,14 @@ def pretty(payload: str) -> str:
 
 def outages(connection: Any) -> list[Row]:
     """What all studies wait for just now: begun, and not ended. A cause that stops several steps is told once, since it began."""
-    seen: set[tuple[str, str]] = set()
-    found: dict[str, Row] = {}
-    for each in of_no_study(connection, (Kind.FAILED.value, Kind.RECOVERED.value), 64):
-        data = upcast(each.kind, each.schema, json.loads(each.payload))
-        key = (str(data.get("step")), str(data.get("code")))
-        if key not in seen and each.kind == Kind.FAILED:
-            meaning = OUTAGES.get(key[1], Meaning("", ""))
-            action = OUTAGE_ACTIONS.get(key[1], meaning.action)
-            steps = [*found[key[1]]["steps"], key[0]] if key[1] in found else [key[0]]
-            found[key[1]] = {"steps": steps, "code": key[1], "since": each.recorded_at, "position": each.position, "means": meaning.means,
-                             "action": action[:1].upper() + action[1:]}  # fmt: skip
-        seen.add(key)
-    return list(found.values())
+    found = []
+    failed = [each for each in entries(connection, OPEN_OUTAGES, ()) if not faults(each)]
+    for code, steps, since, position in by_code(going_on(failed)):
+        meaning = OUTAGES.get(code, Meaning("", ""))
+        action = OUTAGE_ACTIONS.get(code, meaning.action)
+        action = action[:1].upper() + action[1:]
+        found.append({"steps": steps, "code": code, "since": since, "position": position, "means": meaning.means, "action": action})
+    return found
 
 
 def waiting_long(connection: Any) -> list[Row]:
@@ -91,8 +89,8 @@ def waiting_long(connection: Any) -> list[Row]:
 
 def of_no_study(connection: Any, kinds: tuple[str, ...], limit: int) -> Iterator[Entry]:
     """The newest entries of these kinds that belong to no study, the newest first, without those that are damaged."""
-    sql = f"SELECT {COLUMNS} FROM entries WHERE study_id IS NULL AND kind IN ({marks(kinds)}) ORDER BY position DESC LIMIT ?"  # noqa: S608 - marks
-    return (each for each in map(Entry._make, connection.execute(sql, (*kinds, limit))) if not faults(each))
+    sql = f"SELECT {COLUMNS} FROM entries WHERE study_id IS NULL AND kind IN ({marks(kinds)}) ORDER BY position DESC"  # noqa: S608 - marks
+    return islice((each for each in map(Entry._make, connection.execute(sql, kinds)) if not faults(each)), limit)
 
 
 def verified(connection: Any) -> Iterator[Entry]:

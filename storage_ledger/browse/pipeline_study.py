@@ -15,6 +15,7 @@ from storage_ledger.core.entries import Entry, Kind, faults
 from storage_ledger.core.ids import instant
 from storage_ledger.core.plan import Stage
 from storage_ledger.core.study import State, Study
+from storage_ledger.ledger.sqlite import NAMING_STUDY
 from storage_ledger.report.story import NEXT, WAITS_FOR, happened, summary
 from storage_ledger.report.todo import ACTIONS, ENTRY_DAMAGED, USUAL_ACTION, commands, put_back
 
@@ -181,8 +182,12 @@ def _took(entries: list[Entry]) -> float | None:
 
 
 def _rejected(connection: Any, study_id: str) -> list[Row]:
-    """Messages with this id that were no events; of the newest thousand."""
-    found = [(each, each.data) for each in ledger.of_no_study(connection, (Kind.REJECTED.value,), 1000)]
+    """Messages with this id that were no events, the newest first."""
+    where = f"{NAMING_STUDY} AND kind = 'rejected' AND position > ?"
+    oldest = ask_one(connection, f"SELECT position FROM entries WHERE {NAMING_STUDY} AND kind = 'rejected' "  # noqa: S608 - ours
+                     "ORDER BY position DESC LIMIT 1 OFFSET ?", (study_id, MOST_ENTRIES))  # fmt: skip
+    entries = ledger.entries(connection, where, (study_id, oldest["position"] if oldest else 0))
+    found = [(each, each.data) for each in reversed(entries) if not faults(each)]
     return [
         {
             "position": each.position,
@@ -192,5 +197,4 @@ def _rejected(connection: Any, study_id: str) -> list[Row]:
             "means": meaning("rejected", data["reason"]),
         }
         for each, data in found
-        if data.get("study_id") == study_id
     ]

@@ -30,6 +30,7 @@ from storage_ledger.browse.access import ADVICE, Access
 from storage_ledger.browse.back import back_to
 from storage_ledger.browse.catalogue import metadata
 from storage_ledger.browse.content import Content
+from storage_ledger.browse.database import ReplaceableDatabase
 from storage_ledger.browse.login import Attempts, OneAtATime
 from storage_ledger.browse.looked import Looks
 from storage_ledger.browse.pictures.cache import Cache
@@ -86,6 +87,10 @@ def make_app(index: Path, ledger: Path, access: Access, archive: Archive) -> ASG
         template_dir=str(_HERE / "templates"),
         static_mounts=[(gate.STYLE.strip("/").rpartition("/")[0], str(_HERE / "static"))],
     )
+    for name in ("index", "ledger"):
+        before = datasette.databases[name]
+        datasette.remove_database(name)
+        datasette.add_database(ReplaceableDatabase(datasette, before.path, is_mutable=True), name=name)
     datasette.jinja_env.filters |= pages.FILTERS
     for template in (_HERE / "templates").glob("*.html"):
         datasette.jinja_env.get_template(template.name)  # compiled now: nobody has to wait for it

@@ -18,6 +18,7 @@ from storage_ledger.browse.access import Access, BrowseSettings
 from storage_ledger.browse.pictures.cache import Cache
 from storage_ledger.browse.pictures.pool import Pool
 from storage_ledger.errors import BadSettings, LedgerUnusable
+from storage_ledger.ledger.driver import is_regular
 from storage_ledger.scratch import scratch
 from storage_ledger.web import Server, listen, port_of
 
@@ -108,7 +109,7 @@ def _wait_for(index: Path, ledger: Path, wait_s: float, stop: threading.Event, s
     """Whether to go on; False when it was asked to end."""
     until = time.monotonic() + wait_s
     told = False
-    while missing := [path for path in (ledger, index) if not path.exists()]:
+    while missing := [path for path in (ledger, index) if not is_regular(path)]:
         names = " and ".join(str(path) for path in missing)
         if time.monotonic() >= until:
             code = "ledger-missing" if ledger in missing else "index-missing"

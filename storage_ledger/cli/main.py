@@ -15,6 +15,7 @@ import typer
 
 from storage_ledger import __version__
 from storage_ledger.cli import (
+    acknowledge,
     adopt,
     backup,
     browse,
@@ -70,7 +71,7 @@ def _add(panel: str, *commands: Callable[..., None]) -> None:
 
 _add("Every day", serve.serve, status.status, show.show)
 app.add_typer(quarantine.app, name="quarantine", rich_help_panel="Every day")
-_add("Every day", browse.browse)
+_add("Every day", acknowledge.acknowledge, browse.browse)
 _add("Keep it safe", backup.backup, verify.verify)
 _add("Make good what was lost", replay.replay, restore.restore, reconcile.reconcile)
 _add("Set it up", adopt.adopt, migrate.migrate)

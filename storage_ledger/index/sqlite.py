@@ -1,4 +1,7 @@
-"""index.db: follows the ledger by position, in its own transactions, and makes itself anew when it does not fit."""
+"""index.db: follows the ledger by position, in its own transactions, and is rebuilt when it does not fit or cannot be read.
+
+It is disposable: whatever is in it, or happens to it, nothing else may stop because of it.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +10,25 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from functools import partial
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection
-from sqlalchemy.exc import DatabaseError, NoResultFound
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from storage_ledger import logs, processors
 from storage_ledger.core.entries import Entry, faults
-from storage_ledger.errors import LedgerBusy, LedgerError, LedgerUnusable, Locked
+from storage_ledger.errors import LedgerBusy, LedgerError, LedgerUnusable, Locked, StorageLedgerError
 from storage_ledger.index import fixity
 from storage_ledger.index.batch import KEEP_STUDIES, Batch
 from storage_ledger.index.rebuild import Workers, bring_in, derive_again, left_over, remove, shares
+from storage_ledger.index.schema import SHADOW, progress_of, right_schema, schema, schema_version
 from storage_ledger.index.tables import INDEXES, SCHEMA, SEARCH, TABLES
 from storage_ledger.ledger import lock
 from storage_ledger.ledger.contract import Ledger
-from storage_ledger.ledger.engine import driver, open_engine
+from storage_ledger.ledger.driver import beside_of, is_regular
+from storage_ledger.ledger.engine import driver, open_engine, sqlite
 from storage_ledger.ledger.sqlite import translated
 from storage_ledger.owners import hand_over
 
@@ -32,7 +38,12 @@ REBUILD_CACHE_KB = 65_536
 RECHECKED = 100
 PAGE_BYTES = 8_192
 """Of a new file: a rebuild takes a twentieth less time than with 4,096, and an entry that is followed writes half as much again."""
-SHADOW = "rebuild_"
+TRIES_ONCE_STOPPED = 3
+PAUSE_MOST_S = 60.0
+READ_WITHIN_MS = 2_000
+"""How long a reader waits for somebody who has locked the whole file: a page or a command can do without the index."""
+
+T = TypeVar("T")
 
 
 class Index:
@@ -62,30 +73,34 @@ class Index:
         self._rebuild_keep = rebuild_keep
         self.position = 0
         self.damaged = 0
-        self._open()
+        self.trouble: str | None = None
+        """The code of what keeps it from being written and rebuilt; None while it follows."""
+        self._engine: Engine | None = None  # opened when it is first needed: a file that cannot be opened is no reason not to start
+        self._opened: tuple[int, int] | None = None
+        self._version: int | None = None  # of the schema, as SQLite counts its changes, when it was last seen to be ours
 
     def follow(self) -> int:
         """Apply what the ledger has beyond the index, one batch in one transaction. Returns how many entries.
 
-        Where another process has made the index anew meanwhile, it goes on from where that one stands. Raises `Locked` while
-        another process makes one anew that is needed.
+        Where another process has rebuilt the index meanwhile, it goes on from where that one stands; where somebody has
+        changed its tables, it is rebuilt. Raises `Locked` while another process rebuilds it.
         """
         if self._is_replaced():
             self._open_again()
             self.ensure()
         entries = self._ledger.read(self.position, BATCH)
-        if not entries:
-            return 0
         with self._transaction() as connection:
-            progress = _progress(connection)
-            stands = progress is not None and progress[0] == self.position
+            progress = progress_of(connection)
+            stands = progress is not None and progress[0] == self.position and schema_version(connection) == self._version
             batch = Batch(driver(connection))
-            if stands:
+            if stands and entries:
                 batch.apply(entries)
                 _set_progress(driver(connection).execute, entries[-1], self._ledger.ledger_id)
         if not stands:
             self.ensure()
             return self.follow()
+        if not entries:
+            return 0
         self.position = entries[-1].position
         self.damaged += len(batch.damaged)
         _say(batch.damaged)
@@ -122,9 +137,9 @@ class Index:
         Others may read and follow meanwhile. While another process makes it anew: `waits`, see `lock.held`; else raises `Locked`.
         """
         with lock.held(self.path.with_suffix(".lock"), self._command, waits=waits), processors.any_of_them():
-            if self._is_replaced():  # by whoever held the lock before
-                self._open_again()
             try:
+                if self._is_replaced():  # by whoever held the lock before
+                    self._open_again()
                 return self.rebuild(on_progress, on_made)
             except _Unreadable:
                 self._discard()
@@ -148,65 +163,98 @@ class Index:
             with self._transaction() as connection:  # whoever follows has to wait now
                 self._take_over(connection, on_made)
                 sql = driver(connection).execute
-                fixity.apply_all(sql, (self._ledger.get(each) for each in reversed(verified)))
+                fixity.apply_all(sql, (self._of_ledger(partial(self._ledger.get, each)) for each in reversed(verified)))
                 # What was applied meanwhile to the tables that are gone now must be in the new ones, too.
                 if (beyond := Batch(driver(connection)).apply(self._beyond(position))) is not None:
                     last = beyond
                 _set_progress(sql, last, self._ledger.ledger_id)
                 damaged = sql("SELECT position, code FROM damaged ORDER BY position").fetchall()
                 sql("PRAGMA cache_size = -2000")
+                self._version = schema_version(connection)
         _say(damaged)
         self.position, self.damaged = last.position if last else 0, len(damaged)
         return self.position
 
     def run(self, stop: threading.Event, bell: threading.Event) -> None:
-        """Follow until `stop` is set and all is applied; `bell` rings when there is more. A broken index is made anew."""
+        """Follow until `stop` is set and all is applied; `bell` rings when there is more. A broken index is rebuilt.
+
+        Raises `LedgerUnusable` when the ledger is, and nothing else: what goes wrong with the index is logged, tried again with
+        growing pauses, and in `trouble` from the second time on.
+        """
         behind, failures = True, 0
+        cure: Callable[[], object] | None = None
         while behind or not stop.is_set():
             try:
+                if cure is not None:
+                    cure()
+                    cure = None
                 if self.position == 0:
                     self.ensure()
                 bell.clear()
                 applied = self.follow()
+            except LedgerUnusable:
+                raise
+            except Locked:  # another process rebuilds it
+                logs.get().warning("index.busy", code="locked")
+                stop.wait(5.0)
+                failures += 1
+                behind = failures < TRIES_ONCE_STOPPED  # and then, on a stop, the next start follows
+            except Exception as error:  # noqa: BLE001 - it is disposable: whatever is wrong with it, the service goes on
+                failures += 1
+                behind = failures < TRIES_ONCE_STOPPED
+                cure = self._cure(error, failures) or cure
+                self._trouble_with(error, failures)
+                stop.wait(min(PAUSE_MOST_S, 0.5 * 2.0 ** min(failures, 10)))
+            else:
+                self.trouble = None
                 behind, failures = applied > 0, 0
                 if not behind:
                     bell.wait(1.0)
                 elif applied < BATCH:
                     stop.wait(GATHER_S)
-            except (LedgerBusy, Locked, OSError) as error:
-                code = "ledger-io" if isinstance(error, OSError) else error.code
-                logs.get().warning("index.busy", code=code, errno=error.errno)
-                stop.wait(5.0)
-                failures += 1
-                behind = failures < 3  # and then, on a stop, the next start follows
-            except _Unreadable as error:
-                logs.get().error("index.unreadable", error_type=type(error.__cause__).__name__)
-                self._discard()
-                stop.wait(1.0)
 
     def close(self) -> None:
         """Release the file."""
-        self._engine.dispose()
+        if self._engine is not None:
+            self._engine.dispose()
+
+    def _cure(self, error: Exception, failures: int) -> Callable[[], object] | None:
+        """What to do before the next try. A file that SQLite cannot write in spite of several tries is given up for a new one."""
+        if isinstance(error, _Unreadable):
+            return self.remake
+        if isinstance(error, _Unwritable) and error.code == "ledger-io" and failures % TRIES_ONCE_STOPPED == 0:
+            return self._discard
+        return None
+
+    def _trouble_with(self, error: Exception, failures: int) -> None:
+        cause = error.__cause__ if isinstance(error, _Unreadable) and error.__cause__ else error
+        code = cause.code if isinstance(cause, StorageLedgerError) else "index-unreadable"
+        errno = getattr(cause, "errno", None)
+        frames = {"frames_at": logs.where(cause)} if code == "index-unreadable" else {}
+        logs.get().error("index.failed", code=code, errno=errno, attempt=failures, error_type=type(cause).__name__, **frames)
+        if failures > 1:
+            self.trouble = code
 
     def _beyond(self, position: int) -> Iterator[Entry]:
-        while some := self._read(position):
+        while some := self._of_ledger(partial(self._ledger.read, position, BATCH)):
             yield from some
             position = some[-1].position
 
-    def _read(self, position: int) -> list[Entry]:
+    def _of_ledger(self, read: Callable[[], T]) -> T:
+        """Read from the ledger while the index is written: what fails there is not the index's fault."""
         try:
-            return self._ledger.read(position, BATCH)
-        except LedgerUnusable as error:
+            return read()
+        except Exception as error:
             raise _LedgerUnreadable from error
 
     def _take_over(self, connection: Connection, on_made: Callable[[int, int], None]) -> None:
         sql = connection.exec_driver_sql
         for table in SEARCH:
             sql(f"DROP TABLE IF EXISTS {table}_fts")  # takes the tables behind it along, which cannot be dropped by themselves
-        old = [row[0] for row in sql("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")]
-        for name in old:
-            if not name.startswith(SHADOW):
-                sql(f'DROP TABLE IF EXISTS "{name}"')
+        old = [(row[0], row[1]) for row in sql("SELECT type, name FROM sqlite_master WHERE type IN ('table', 'view')")]
+        for kind, name in old:
+            if not name.startswith((SHADOW, "sqlite_")):
+                sql(f'DROP {kind} IF EXISTS "{name.replace(chr(34), chr(34) * 2)}"')
         for name in TABLES:
             sql(f"ALTER TABLE {SHADOW}{name} RENAME TO {name}")
         late = [index for index in INDEXES if " ON dicom_studies " in index]
@@ -226,11 +274,14 @@ class Index:
 
     def _fits(self) -> bool:
         with self._transaction() as connection:
-            progress = _progress(connection)
-            known = [] if progress is None else [row[0] for row in connection.exec_driver_sql("SELECT position FROM damaged")]
-        if progress is None or not _is_of(progress, self._ledger) or any(map(self._is_whole, known[:RECHECKED])):
+            progress = progress_of(connection)
+            if progress is None or schema(connection) != right_schema():
+                return False
+            known = [row[0] for row in connection.exec_driver_sql("SELECT position FROM damaged")]
+            version = schema_version(connection)
+        if not _is_of(progress, self._ledger) or any(map(self._is_whole, known[:RECHECKED])):
             return False
-        self.position, self.damaged = progress[0], len(known)
+        self.position, self.damaged, self._version = progress[0], len(known), version
         return True
 
     def _has_left_over(self) -> bool:
@@ -245,7 +296,7 @@ class Index:
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
-        with self._judged(), self._engine.begin() as connection:
+        with self._judged(), self._file().begin() as connection:
             yield connection
 
     @contextmanager
@@ -266,7 +317,7 @@ class Index:
     @contextmanager
     def _held(self) -> Iterator[Any]:
         """The driver's connection, outside of any transaction."""
-        held = self._engine.raw_connection()
+        held = self._file().raw_connection()
         try:
             yield held.driver_connection
         finally:
@@ -279,12 +330,20 @@ class Index:
                 yield
         except _LedgerUnreadable as error:  # while the index was written: that is not the index's fault
             raise error.__cause__ or error from None
-        except (LedgerUnusable, DatabaseError, NoResultFound) as error:
-            if isinstance(error, LedgerUnusable) and error.code != "ledger-damaged":
+        except (OSError, MemoryError):  # of the machine: no other index would help
+            raise
+        except LedgerBusy as error:
+            raise _Unwritable(error.code, f"index.db: {error.detail}", errno=error.errno) from error
+        except Exception as error:
+            if isinstance(error, LedgerUnusable) and error.code == "ledger-newer":  # an entry of the ledger
                 raise
             raise _Unreadable from error
 
-    def _open(self) -> None:
+    def _file(self) -> Engine:
+        return self._engine or self._open()
+
+    def _open(self) -> Engine:
+        self._make_way()
         try:
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640))
             self.path.chmod(0o640)
@@ -294,32 +353,44 @@ class Index:
         status = self.path.stat()
         self._opened = (status.st_dev, status.st_ino)
         self._engine = open_engine(self.path, writable=True, durable=False, pool_size=1, page_bytes=PAGE_BYTES)
+        return self._engine
 
     def _is_replaced(self) -> bool:
-        """Whether the file that we have open is no longer the one of that name: somebody removed it."""
+        """Whether the file that we have open is no longer the one of that name, or nobody else could open it and its log."""
         try:
             status = self.path.stat()
-        except FileNotFoundError:
+        except OSError:
             return True
-        return (status.st_dev, status.st_ino) != self._opened
+        return (status.st_dev, status.st_ino) != self._opened or not is_regular(self.path)
 
     def _open_again(self) -> None:
-        self._engine.dispose()
+        self.close()
         if not self.path.exists():
-            self._remove("-wal", "-shm", "-journal")  # of the file that is gone
+            self._remove(*beside_of(self.path))  # of the file that is gone
         self._open()
         self.position = 0
 
     def _discard(self) -> None:
-        """A file that SQLite cannot read: whoever has it open keeps the old one, the new one is made beside it."""
-        if not self._is_replaced():
-            self._engine.dispose()
-            self._remove("", "-wal", "-shm", "-journal")
+        """A file that SQLite cannot use: whoever has it open keeps the old one, the new one is made beside it."""
+        if not self._is_replaced() or self.path.is_file():
+            self.close()
+            self._remove(self.path, *beside_of(self.path))
         self._open_again()
 
-    def _remove(self, *suffixes: str) -> None:
-        for suffix in suffixes:
-            Path(f"{self.path}{suffix}").unlink(missing_ok=True)
+    def _make_way(self) -> None:
+        """Remove what is no regular file, and set a folder aside: neither is ours, and opening a FIFO would never end."""
+        for path in (self.path, *beside_of(self.path)):
+            if not path.is_file() and os.path.lexists(path):
+                self._remove(path)
+
+    def _remove(self, *paths: Path) -> None:
+        for path in paths:
+            if path.is_dir() and not path.is_symlink():
+                free = next(each for n in count(1) if not os.path.lexists(each := path.with_name(f"{path.name}.set-aside-{n}")))
+                path.rename(free)
+                logs.get().warning("index.folder-set-aside")
+            else:
+                path.unlink(missing_ok=True)
 
 
 def _drop_shadows(connection: Connection) -> None:
@@ -331,7 +402,9 @@ def _of_ledger(folded: Iterator[Path]) -> Iterator[Path]:
     """What fails there is not the index's fault."""
     try:
         yield from folded
-    except LedgerUnusable as error:
+    except (sqlite.Error, SQLAlchemyError, OSError):  # of a share: see `_judged`
+        raise
+    except Exception as error:
         raise _LedgerUnreadable from error
 
 
@@ -382,28 +455,24 @@ def archived_from(path: Path, ledger: Ledger, upload_path: str) -> list[str]:
 
 
 def _ask(path: Path, ledger: Ledger, sql: str, values: tuple[object, ...]) -> tuple[int, Sequence[Any]] | None:
-    if not path.exists():
+    if not is_regular(path):
         return None
-    engine = open_engine(path, writable=False, pool_size=1)
     try:
-        with translated(), engine.begin() as connection:
-            progress = _progress(connection)
-            if progress is None or not _is_of(progress, ledger):
-                return None
-            return progress[0], connection.exec_driver_sql(sql, values).fetchall()
-    except (LedgerError, DatabaseError, NoResultFound):
-        return None  # whoever writes it will make it anew
-    finally:
-        engine.dispose()
-
-
-def _progress(connection: Connection) -> tuple[int, str, bytes] | None:
-    """How far an index of this schema has come: position, ledger_id, leaf_hash. None: of another schema."""
-    sql = connection.exec_driver_sql
-    if sql("PRAGMA user_version").scalar() != SCHEMA:
+        engine = open_engine(path, writable=False, pool_size=1)
+        try:
+            with translated(), engine.begin() as connection:
+                connection.exec_driver_sql(f"PRAGMA busy_timeout = {READ_WITHIN_MS}")
+                progress = progress_of(connection)
+                if progress is None or not _is_of(progress, ledger):
+                    return None
+                rows = connection.exec_driver_sql(sql, values).fetchall()
+        finally:
+            engine.dispose()
+    except (LedgerError, SQLAlchemyError, sqlite.Error, OSError):
+        return None  # whoever writes it rebuilds it
+    if any(isinstance(value, bytes) for row in rows for value in row):  # no column that is asked for here holds bytes
         return None
-    row = sql("SELECT position, ledger_id, leaf_hash FROM progress").one()
-    return row[0], row[1], row[2]
+    return progress[0], rows
 
 
 def _is_of(progress: tuple[int, str, bytes], ledger: Ledger) -> bool:
@@ -416,6 +485,10 @@ def _is_of(progress: tuple[int, str, bytes], ledger: Ledger) -> bool:
 
 class _Unreadable(Exception):
     """The index cannot be used as it is; the cause says why."""
+
+
+class _Unwritable(LedgerBusy):
+    """The index cannot be read or written just now (full, locked, I/O error)."""
 
 
 class _LedgerUnreadable(Exception):

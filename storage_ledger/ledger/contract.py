@@ -54,8 +54,11 @@ class Transaction(Protocol):
         """What was put off is due now; read-backs only if they lie more than `beyond_s` ahead (a clock was set back)."""
         ...
 
-    def study(self, study_id: str) -> list[Entry]:
-        """All entries of a study, in order, with those of this transaction; nobody else appends before it ends."""
+    def study(self, study_id: str) -> Iterator[Entry]:
+        """All entries of a study, in order, one by one, with those of this transaction; nobody else appends before it ends.
+
+        Take them before the next call on this transaction.
+        """
         ...
 
     def knows_study(self, study_id: str) -> bool:
@@ -100,10 +103,11 @@ class Ledger(Protocol):
 
     ledger_id: str
 
-    def write(self) -> AbstractContextManager[Transaction]:
+    def write(self, *, within_s: float | None = None) -> AbstractContextManager[Transaction]:
         """A transaction; durable when the `with` ends, nothing of it is there when it raises.
 
-        Raises `LedgerBusy` (nothing committed, try again) or `LedgerUnusable` (stop the service).
+        Raises `LedgerBusy` (nothing committed, try again) or `LedgerUnusable` (stop the service). `within_s`: how long to wait
+        for other writers before it raises `LedgerBusy`; the engine's own patience unless given.
         """
         ...
 
@@ -126,8 +130,20 @@ class Ledger(Protocol):
         """
         ...
 
-    def study(self, study_id: str) -> list[Entry]:
-        """All entries of a study, in order."""
+    def study(self, study_id: str) -> Iterator[Entry]:
+        """All entries of a study, in order, one by one, as of one moment: a study may have been described a thousand times.
+
+        Take them without waiting for anything else in between, as for `scan`: until the last one is taken, or the iterator is
+        closed, a connection is in use and SQLite's log cannot shrink.
+        """
+        ...
+
+    def naming_study(self, study_id: str) -> Iterator[Entry]:
+        """Entries without study_id whose payload names this one (a rejected message, what was told of it), in order. As `study`."""
+        ...
+
+    def open_outages(self) -> list[Entry]:
+        """The entries `failed` without study_id that no `recovered` has for its cause, in order; the damaged are left out."""
         ...
 
     def of_upload(self, upload_path: str) -> list[Entry]:
@@ -154,7 +170,10 @@ class Ledger(Protocol):
         ...
 
     def of_no_study(self, kinds: Sequence[str], limit: int, *, before: int | None = None) -> Iterator[Entry]:
-        """The newest `limit` without study_id of these kinds (below position `before`), newest first; of these the damaged are left out."""
+        """The newest `limit` without study_id of these kinds (below position `before`), newest first; the damaged do not count.
+
+        Take them as those of `study`.
+        """
         ...
 
     def due(

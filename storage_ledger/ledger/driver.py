@@ -48,6 +48,16 @@ def quoted(path: Path) -> str:
     return os.fspath(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
 
 
+def is_regular(path: Path) -> bool:
+    """Whether there is an SQLite file that may be opened: of a FIFO in its place, or in that of its log, opening never ends."""
+    return path.is_file() and all(beside.is_file() or not os.path.lexists(beside) for beside in beside_of(path))
+
+
+def beside_of(path: Path) -> list[Path]:
+    """What SQLite keeps beside a file while it is open, or after a crash."""
+    return [Path(f"{path}{suffix}") for suffix in ("-wal", "-shm", "-journal")]
+
+
 def fetched(connection: Any, sql: str, values: Sequence[object] = ()) -> list[Any]:
     """All rows. A text that is no UTF-8 comes as `as_it_is` gives it: one flipped bit must not hide all others."""
     try:

@@ -85,7 +85,7 @@ def _is_taken_now(descriptor: int) -> bool:
 def is_held(path: Path) -> bool:
     """Whether somebody holds it just now."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # of a FIFO in its place, opening would never end
     except OSError:
         return False
     try:

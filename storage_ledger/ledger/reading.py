@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 from storage_ledger.core.entries import EncodedEntry, Entry
-from storage_ledger.ledger.driver import BUSY_TIMEOUT_S, fetched, is_undecodable, quoted, sqlite, texts_as_they_are
+from storage_ledger.ledger.driver import BUSY_TIMEOUT_S, is_undecodable, quoted, sqlite, texts_as_they_are
 
 E = TypeVar("E", bound=Entry)
 
@@ -40,6 +41,22 @@ def scanned(connection: Any, sql: str, after: int, up_to: int, make: Callable[[A
         yield from map(make, connection.execute(sql, (reached, up_to)))
 
 
+def one_by_one(connection: Any, sql: str, values: Sequence[object], make: Callable[[Any], E]) -> Iterator[E]:
+    """The rows of any other statement, each made when it is asked for. Texts that are no UTF-8: see `fetched`."""
+    taken = 0
+    try:
+        for row in connection.execute(sql, values):
+            yield make(row)
+            taken += 1
+    except sqlite.OperationalError as error:
+        if not is_undecodable(error):
+            raise
+    else:
+        return
+    with texts_as_they_are(connection):
+        yield from map(make, islice(connection.execute(sql, values), taken, None))
+
+
 class Entries:
     """As much of a `contract.Ledger` as a share of a rebuild needs, payloads in UTF-8. Raises the driver's errors.
 
@@ -53,9 +70,9 @@ class Entries:
         """See `contract.Ledger.scan`."""
         return scanned(self._connection, _SCAN_ENCODED, after, up_to, _as_encoded)
 
-    def study(self, study_id: str) -> Sequence[EncodedEntry]:
+    def study(self, study_id: str) -> Iterator[EncodedEntry]:
         """See `contract.Ledger.study`."""
-        return list(map(_as_encoded, fetched(self._connection, _STUDY_ENCODED, (study_id,))))
+        return one_by_one(self._connection, _STUDY_ENCODED, (study_id,), _as_encoded)
 
     def close(self) -> None:
         """Release the file."""

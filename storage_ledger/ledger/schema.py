@@ -1,3 +1,3 @@
 """Which revision of the ledger's schema this program is made for; the schema itself stands in alembic/versions/."""
 
-HEAD = "0002"
+HEAD = "0003"

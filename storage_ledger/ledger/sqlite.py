@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno as errnos
 import os
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -23,9 +24,9 @@ from storage_ledger.core.ids import later, rfc3339, uuid7
 from storage_ledger.core.plan import Stage
 from storage_ledger.errors import LedgerBusy, LedgerUnusable
 from storage_ledger.ledger.contract import Duty, QueueLength
-from storage_ledger.ledger.driver import fetched
+from storage_ledger.ledger.driver import BUSY_TIMEOUT_S, fetched
 from storage_ledger.ledger.engine import driver, open_engine, sqlite
-from storage_ledger.ledger.reading import SCAN, as_entry, scanned
+from storage_ledger.ledger.reading import SCAN, as_entry, one_by_one, scanned
 
 RESTORE = "Look at the disk, then make the ledger again: `storage-ledger restore --from-mirror --force`"
 NOT_THERE = "does not exist: is LEDGER_PATH right, and its volume mounted? `storage-ledger migrate` makes a new, empty one"
@@ -40,6 +41,14 @@ _TWINS = (
     f"WHERE +e.study_id = ? AND e.position <> ? AND {_UPLOAD_PATH} = ? ORDER BY e.version"
 )
 _INSERT = f"INSERT INTO entries ({COLUMNS}) VALUES ({', '.join('?' * 12)})"  # noqa: S608 - constants
+
+OPEN_OUTAGES = (
+    "study_id IS NULL AND kind = 'failed' AND position NOT IN (SELECT cause FROM entries "
+    "WHERE study_id IS NULL AND kind = 'recovered' AND cause IS NOT NULL)"
+)
+"""Which entries say that an outage began of which none says that it ended."""
+NAMING_STUDY = "study_id IS NULL AND CASE WHEN json_valid(payload) THEN json_extract(payload, '$.study_id') END = ?"
+"""Which entries of no study are about one all the same. The very words of the index."""
 
 READ_BACK_WITHIN_S = 86_400.0
 _MAX_POSITION = 2**63 - 1
@@ -83,16 +92,22 @@ class SqliteLedger:
         self.ledger_id: str = row[0]
 
     @contextmanager
-    def write(self) -> Iterator[SqliteTransaction]:
+    def write(self, *, within_s: float | None = None) -> Iterator[SqliteTransaction]:
         """See `contract.Ledger.write`."""
-        with self._writing:
-            with translated(), self._writer.begin() as connection:
+        asked_at = time.monotonic()
+        if not self._writing.acquire(timeout=-1 if within_s is None else within_s):
+            raise LedgerBusy("ledger-busy", "another thread of this process has been writing for a long time")
+        try:
+            left_s = None if within_s is None else max(0.0, within_s - (time.monotonic() - asked_at))
+            with translated(), self._writer.connect() as connection, _waiting_for(connection, left_s), connection.begin():
                 transaction = SqliteTransaction(connection, self._clock, self._randomness)
                 yield transaction
             if self._on_append is not None and transaction.appended:
                 self._on_append(transaction.appended)
             for then in transaction.then:
                 then()
+        finally:
+            self._writing.release()
 
     def last(self) -> Entry | None:
         """See `contract.Ledger.last`."""
@@ -109,16 +124,20 @@ class SqliteLedger:
     def scan(self, after: int, up_to: int) -> Iterator[Entry]:
         """See `contract.Ledger.scan`."""
         # Each is made when it is asked for: a list of them would be out of the processor's cache again before it is used.
-        with translated():
-            pooled: Any = self._reader.raw_connection()
-            try:
-                yield from scanned(pooled.driver_connection, SCAN, after, up_to, as_entry)
-            finally:
-                pooled.close()
+        with translated(), self._read() as connection:
+            yield from scanned(connection, SCAN, after, up_to, as_entry)
 
-    def study(self, study_id: str) -> list[Entry]:
+    def study(self, study_id: str) -> Iterator[Entry]:
         """See `contract.Ledger.study`."""
-        return self._entries("WHERE study_id = ? ORDER BY version", study_id)
+        return self._one_by_one("WHERE study_id = ? ORDER BY version", study_id)
+
+    def naming_study(self, study_id: str) -> Iterator[Entry]:
+        """See `contract.Ledger.naming_study`."""
+        return self._one_by_one(f"WHERE {NAMING_STUDY} ORDER BY position", study_id)
+
+    def open_outages(self) -> list[Entry]:
+        """See `contract.Ledger.open_outages`."""
+        return [entry for entry in self._entries(f"WHERE {OPEN_OUTAGES} ORDER BY position") if not faults(entry)]
 
     def of_upload(self, upload_path: str) -> list[Entry]:
         """See `contract.Ledger.of_upload`."""
@@ -147,10 +166,11 @@ class SqliteLedger:
     def of_no_study(self, kinds: Sequence[str], limit: int, *, before: int | None = None) -> Iterator[Entry]:
         """See `contract.Ledger.of_no_study`."""
         # Kind by kind, as the index has them: of several at once SQLite would sort all there ever were.
-        where = "WHERE study_id IS NULL AND kind = ? AND position < ? ORDER BY position DESC LIMIT ?"
+        where = "WHERE study_id IS NULL AND kind = ? AND position < ? ORDER BY position DESC"
         below = _MAX_POSITION if before is None else before
-        newest = (self._entries(where, kind, below, limit) for kind in kinds)
-        yield from (each for each in islice(merge(*newest, key=attrgetter("position"), reverse=True), limit) if not faults(each))
+        newest = [self._one_by_one(where, kind, below) for kind in kinds]
+        merged = newest[0] if len(newest) == 1 else merge(*newest, key=attrgetter("position"), reverse=True)
+        yield from islice((each for each in merged if not faults(each)), limit)
 
     def due(
         self,
@@ -207,12 +227,21 @@ class SqliteLedger:
         return list(map(as_entry, self._rows(f"SELECT {COLUMNS} FROM entries {where}", *values)))  # noqa: S608 - constants
 
     def _rows(self, sql: str, *values: object) -> Sequence[Any]:
-        with translated():
-            pooled: Any = self._reader.raw_connection()  # one statement is one snapshot: it needs no transaction around it
-            try:
-                return fetched(pooled.driver_connection, sql, values)
-            finally:
-                pooled.close()
+        with translated(), self._read() as connection:
+            return fetched(connection, sql, values)
+
+    def _one_by_one(self, where: str, *values: object) -> Iterator[Entry]:
+        with translated(), self._read() as connection:
+            yield from one_by_one(connection, f"SELECT {COLUMNS} FROM entries {where}", values, as_entry)  # noqa: S608 - constants
+
+    @contextmanager
+    def _read(self) -> Iterator[Any]:
+        """The driver's connection; one statement is one snapshot, and needs no transaction around it."""
+        pooled: Any = self._reader.raw_connection()
+        try:
+            yield pooled.driver_connection
+        finally:
+            pooled.close()
 
 
 class SqliteTransaction:
@@ -306,9 +335,9 @@ class SqliteTransaction:
         self._sql("UPDATE pending SET not_before = ? WHERE stage <> 'confirm' AND not_before > ?", (now, now))
         self._sql("UPDATE pending SET not_before = ? WHERE stage = 'confirm' AND not_before > ?", (now, later(now, beyond_s)))
 
-    def study(self, study_id: str) -> list[Entry]:
+    def study(self, study_id: str) -> Iterator[Entry]:
         """See `contract.Transaction.study`."""
-        return self._entries("WHERE study_id = ? ORDER BY version", study_id)
+        return one_by_one(self._connection, f"SELECT {COLUMNS} FROM entries WHERE study_id = ? ORDER BY version", (study_id,), as_entry)  # noqa: S608 - constants
 
     def knows_study(self, study_id: str) -> bool:
         """See `contract.Transaction.knows_study`."""
@@ -384,6 +413,20 @@ class SqliteTransaction:
 
 
 @contextmanager
+def _waiting_for(connection: Connection, seconds: float | None) -> Iterator[None]:
+    """Meanwhile SQLite waits for other writers for so long, and not for its usual time."""
+    if seconds is None:
+        yield
+        return
+    sql = driver(connection).execute
+    sql(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
+    try:
+        yield
+    finally:
+        sql(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
+
+
+@contextmanager
 def translated() -> Iterator[None]:
     """SQLite's errors as ours: full, busy and I/O are worth another try; damage and foreign files are not."""
     try:
@@ -393,7 +436,7 @@ def translated() -> Iterator[None]:
         name = getattr(original, "sqlite_errorname", "") or ""
         if name.startswith(("SQLITE_FULL",)):
             raise LedgerBusy("ledger-full", "the ledger's volume is full: nothing was recorded", errno=errnos.ENOSPC) from error
-        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL")):
             raise LedgerBusy("ledger-busy", f"another process has been writing for a long time ({name})") from error
         if name.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM")):
             raise LedgerBusy("ledger-io", f"the ledger cannot be written ({name})", errno=errnos.EIO) from error

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from storage_ledger.core.entries import Kind
-from storage_ledger.ledger.contract import Ledger
+from collections.abc import Iterable
+
+from storage_ledger.core.entries import Entry
+
+Outage = tuple[str, str, str, int]
+"""Step, code, since when (RFC 3339), and the position of the entry that says so."""
 
 
-def going_on(ledger: Ledger) -> list[tuple[str, str, str]]:
-    """The outages that go on: step, code, since when."""
-    found: list[tuple[str, str, str]] = []
-    seen: set[tuple[str, str]] = set()
-    for entry in ledger.of_no_study((Kind.FAILED.value, Kind.RECOVERED.value), limit=64):
+def going_on(failed: Iterable[Entry]) -> list[Outage]:
+    """The outages that go on, newest first, from the entries of `Ledger.open_outages`; one a step and code, since its first."""
+    found: dict[tuple[str, str], Outage] = {}
+    for entry in failed:
         data = entry.data
-        key = (data["step"], data["code"])
-        if key not in seen and entry.kind == Kind.FAILED:
-            found.append((*key, entry.recorded_at))
-        seen.add(key)
-    return found
+        step, code = str(data.get("step")), str(data.get("code"))
+        found.setdefault((step, code), (step, code, entry.recorded_at, entry.position))
+    return list(reversed(found.values()))
 
 
-def by_code(outages: list[tuple[str, str, str]]) -> list[tuple[str, list[str], str]]:
-    """One cause stops several steps: code, steps, since when the first of them."""
-    found: dict[str, tuple[list[str], str]] = {}
-    for step, code, since in outages:
-        steps, first = found.get(code, ([], since))
-        found[code] = ([*steps, step], min(first, since))
+def by_code(outages: Iterable[Outage]) -> list[tuple[str, list[str], str, int]]:
+    """One cause stops several steps: code, steps, and since when and at which position the first of them."""
+    found: dict[str, tuple[list[str], str, int]] = {}
+    for step, code, since, position in outages:
+        steps, first, at = found.get(code, ([], since, position))
+        found[code] = ([*steps, step], min(first, since), min(at, position))
     return [(code, *rest) for code, rest in found.items()]

@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from storage_ledger.clock import ahead
 from storage_ledger.core.entries import Kind
 from storage_ledger.core.ids import instant
 from storage_ledger.core.plan import Stage
@@ -39,7 +40,7 @@ INDEX_ACTION = "`serve` makes it by itself; if that lasts, `storage-ledger repla
 def look_at(ledger: Ledger, settings: Settings) -> dict[str, Any]:
     """One look. `attention`: what needs it, empty when all is well."""
     last = ledger.last()
-    outages = going_on(ledger)
+    outages = going_on(ledger.open_outages())
     waiting = [{"stage": q.stage.value, "rows": q.rows, "oldest": q.oldest, "next_due": q.next_due} for q in ledger.queue()]
     quarantine = quarantined(ledger, settings)
     volumes = [
@@ -54,11 +55,13 @@ def look_at(ledger: Ledger, settings: Settings) -> dict[str, Any]:
     mirrored = mirrored_position(settings.archive_path)
     attention = [
         {"code": code, "detail": f"step {' and '.join(steps)}, since {since}", "action": OUTAGE_ACTIONS.get(code, SEE)}
-        for code, steps, since in by_code(outages)
+        for code, steps, since, _ in by_code(outages)
     ]
     if quarantine:
         count = "1 file" if len(quarantine) == 1 else f"{len(quarantine)} files"
         attention.append({"code": "quarantined", "detail": count, "action": "see `storage-ledger quarantine list`"})
+    if (found := ahead(ledger, utc_now())) is not None:
+        attention.append({"code": "clock-ahead", "detail": found.detail, "action": NOT_READY_ACTIONS["clock-ahead"]})
     if broken := damaged(settings.index_file, ledger, 1):
         position, fault = broken[0]
         attention.append({"code": "entry-damaged", "detail": f"first at position {position}: {fault}", "action": ENTRY_DAMAGED})

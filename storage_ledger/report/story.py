@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from heapq import merge
+from operator import attrgetter
 from typing import Any
 
 from storage_ledger.core.entries import Entry, Kind, faults
@@ -11,7 +15,7 @@ from storage_ledger.core.plan import Stage
 from storage_ledger.core.study import Study
 from storage_ledger.index.sqlite import ask_files
 from storage_ledger.ledger.contract import Duty, Ledger
-from storage_ledger.report.outages import going_on
+from storage_ledger.report.outages import Outage, going_on
 from storage_ledger.report.todo import (
     ACTIONS,
     DAMAGED_FILES,
@@ -47,21 +51,18 @@ def story_of(ledger: Ledger, settings: Settings, study_id: str) -> dict[str, Any
 
     `fixity` of a file is what `verify` last found, as far as the index knows. `commands` are what `advice` speaks of.
     """
-    entries = ledger.study(study_id)
-    folded = Study.as_far_as_whole(study_id, entries)
-    broken = next((found[0] for found in map(faults, entries) if found), None)
-    about = sorted([*entries, *(e for e in ledger.of_no_study(("rejected", "status-sent"), 20_000) if e.data.get("study_id") == study_id)],
-                   key=lambda e: e.position)  # fmt: skip
-    told = [entry for entry in about if entry.kind == Kind.STATUS_SENT and not faults(entry)]
-    before = [None, *about][: len(about)]
+    told = _Told()
+    # Each entry is looked at once and let go: a study may have been described, or rejected, a thousand times.
+    about = merge(ledger.study(study_id), filter(_is_about_a_study, ledger.naming_study(study_id)), key=attrgetter("position"))
+    folded = Study.as_far_as_whole(study_id, told.of(about))
     pending = ledger.pending_of(study_id)
-    outages = going_on(ledger) if pending else []
+    outages = going_on(ledger.open_outages()) if pending else []
     fixity = {name: (word, at) for name, word, at in ask_files(settings.index_file, ledger, _FIXITY, study_id) or ()}
-    advice, todo = _advice(folded, {word for word, _ in fixity.values()}, damaged=broken is not None, known=bool(about))
+    advice, todo = _advice(folded, {word for word, _ in fixity.values()}, damaged=told.damaged, known=bool(told.entries))
     return {
         "study_id": study_id,
-        "state": folded.state.value if folded.uploads else ("rejected" if about else None),
-        "status_sent": told[-1].data["status"] if told else None,
+        "state": folded.state.value if folded.uploads else ("rejected" if told.entries else None),
+        "status_sent": told.status,
         "files": [
             {
                 "archive_path": archive_path(study_id, f.name),
@@ -73,7 +74,7 @@ def story_of(ledger: Ledger, settings: Settings, study_id: str) -> dict[str, Any
             }
             for f in folded.files.values()
         ],
-        "entries": [happened(entry, earlier) for entry, earlier in zip(about, before, strict=True)],
+        "entries": told.entries,
         "next": [
             {
                 "stage": duty.stage.value,
@@ -83,13 +84,42 @@ def story_of(ledger: Ledger, settings: Settings, study_id: str) -> dict[str, Any
                 "attempts": duty.attempts,
                 "summary": NEXT[duty.stage],
                 "held_up_by": _held_up_by(duty.stage, outages),
-                "failed_with": _failed_with(about, duty),
+                "failed_with": _failed_with(told.failed, duty),
             }
             for duty in pending
         ],
         "advice": advice,
         "commands": todo,
     }
+
+
+@dataclass(slots=True)
+class _Told:
+    """What the entries about a study tell one after the other. `failed`: the code of the last failure, by the position that it is about."""
+
+    entries: list[dict[str, Any]] = field(default_factory=list)
+    failed: dict[int, str] = field(default_factory=dict)
+    status: str | None = None
+    damaged: bool = False
+
+    def of(self, about: Iterable[Entry]) -> Iterator[Entry]:
+        """Note them all, and hand on those of the study itself."""
+        earlier = None
+        for entry in about:
+            self.entries.append(happened(entry, earlier))
+            earlier = entry
+            if faults(entry):
+                self.damaged = True
+            elif entry.kind == Kind.STATUS_SENT:
+                self.status = entry.data["status"]
+            elif entry.kind == Kind.FAILED and entry.cause is not None:
+                self.failed[entry.cause] = entry.data["code"]
+            if entry.study_id is not None:
+                yield entry
+
+
+def _is_about_a_study(entry: Entry) -> bool:
+    return entry.kind in {Kind.REJECTED, Kind.STATUS_SENT} and not faults(entry)
 
 
 def _advice(study: Study, fixity: set[str], *, damaged: bool, known: bool) -> tuple[str | None, list[str]]:
@@ -104,15 +134,12 @@ def _advice(study: Study, fixity: set[str], *, damaged: bool, known: bool) -> tu
     return (REJECTED_ACTION if known and not study.uploads else None), []
 
 
-def _failed_with(entries: list[Entry], duty: Duty) -> dict[str, str] | None:
+def _failed_with(failed: dict[int, str], duty: Duty) -> dict[str, str] | None:
     """Why a duty was tried in vain, as far as that stands in the ledger."""
-    if not duty.attempts or duty.stage is Stage.CONFIRM:
+    code = failed.get(duty.entry.position)
+    if code is None or not duty.attempts or duty.stage is Stage.CONFIRM:
         return None
-    failed = [e for e in entries if e.kind == Kind.FAILED and e.cause == duty.entry.position and not faults(e)]
-    if not failed:
-        return None
-    data = failed[-1].data
-    return {"code": data["code"], "action": FAILING_ACTIONS.get(data["code"], SEE)}
+    return {"code": code, "action": FAILING_ACTIONS.get(code, SEE)}
 
 
 def happened(entry: Entry, earlier: Entry | None) -> dict[str, Any]:
@@ -149,6 +176,8 @@ def summary(entry: Entry) -> str:
             return f"discarded by {data['by']}: {data['reason']}"
         case Kind.RESTORED:
             return f"restored: {data['file']['name']}, which was {data['found']}, from {data['source'] or 'a source that is not known'}"
+        case Kind.ACKNOWLEDGED:
+            return f"acknowledged {data['code']} by {data['by']}: {data['reason']}"
         case Kind.STATUS_SENT:
             return f"status told: {data['status']}" + (" again, it had been overwritten" if data.get("reason") == "overwritten" else "")
         case Kind.FAILED:
@@ -158,8 +187,10 @@ def summary(entry: Entry) -> str:
             return entry.kind
 
 
-def _held_up_by(stage: Stage, outages: list[tuple[str, str, str]]) -> list[dict[str, str]]:
+def _held_up_by(stage: Stage, outages: list[Outage]) -> list[dict[str, str]]:
     """The outages for which a duty of that stage waits, each with what to do. All but placing waits for the mirror as well."""
     return [
-        {"code": code, "since": since, "action": OUTAGE_ACTIONS.get(code, SEE)} for step, code, since in outages if step in WAITS_FOR[stage]
+        {"code": code, "since": since, "action": OUTAGE_ACTIONS.get(code, SEE)}
+        for step, code, since, _ in outages
+        if step in WAITS_FOR[stage]
     ]

@@ -42,7 +42,7 @@ OUTAGE_ACTIONS = {
     "archive-io": "look at the archive's disk and the kernel's log; what failed is tried again by itself",
     "archive-error": "see errno in the entry `failed`; what failed is tried again by itself",
     "upload-io": "look at the disk of uploads and the kernel's log; what failed is tried again by itself",
-    "internal-error": "report it with the lines `place.internal-error` of the log; the files are safe in uploads",
+    "internal-error": "report it with the lines `place.internal-error` or `thread.failed` of the log; the files are safe in uploads",
     "ledger-io": "see rights and owner of LEDGER_PATH, then its disk; it goes on by itself",
     "mirror-io": "look at the archive's disk and the kernel's log; it goes on by itself",
     "mirror-moved": "see that nobody writes into ARCHIVE_PATH/.ledger, and which volume is mounted; it goes on by itself",
@@ -58,6 +58,10 @@ OUTAGE_ACTIONS = {
     "status-service-away": "start the Status Service; it goes on by itself, and tells all that it missed",
 }
 NOT_READY_ACTIONS = OUTAGE_ACTIONS | {
+    "clock-ahead": "set the clock, find out which entries are dated wrong, then `storage-ledger acknowledge clock-ahead`: see "
+    "docs/how-to/clock-ahead.md",
+    "index-failing": "see rights and owner of LEDGER_PATH, then its disk; the index is rebuilt by itself, and archiving goes on",
+    "ledger-busy": "find out which program holds ledger.db open in a transaction; it goes on by itself",
     "hangs": "see whether the volume answers, and the kernel's log; what hangs goes on by itself when it does",
     "ledger-full": "make room on the ledger's volume; it goes on by itself",
     "redis-not-subscribed": "see that Redis runs at REDIS_URL; it subscribes by itself, and looks through uploads for what it missed",

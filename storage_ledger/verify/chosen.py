@@ -10,6 +10,7 @@ from typing import Any
 
 from storage_ledger.core.entries import Kind
 from storage_ledger.errors import LedgerUnusable
+from storage_ledger.ledger.driver import is_regular
 from storage_ledger.ledger.engine import open_engine, sqlite
 from storage_ledger.verify.facts import Facts, FileFact
 
@@ -89,7 +90,7 @@ class Chosen:
         return drawn
 
     def _ask(self, sql: str, *values: Any) -> list[Any] | None:
-        if not self._index_file.exists():
+        if not is_regular(self._index_file):
             return None
         try:
             engine = open_engine(self._index_file, writable=False, pool_size=1)

@@ -13,6 +13,7 @@ from storage_ledger.errors import LedgerUnusable
 from storage_ledger.index.sqlite import Index
 from storage_ledger.index.tables import SCHEMA, SEARCH, TABLES
 from storage_ledger.ledger.contract import Ledger
+from storage_ledger.ledger.driver import is_regular
 from storage_ledger.ledger.engine import hold_raw, open_engine, sqlite
 from storage_ledger.ledger.sqlite import translated
 from storage_ledger.scratch import scratch
@@ -43,9 +44,9 @@ class BelievedLedger:
         self._stopped()
         yield from self._facts.believed(after, min(self.up_to, up_to))
 
-    def study(self, study_id: str) -> list[Entry]:
+    def study(self, study_id: str) -> Iterator[Entry]:
         """See `contract.Ledger.study`."""
-        return list(self._facts.of_study(study_id))
+        return self._facts.of_study(study_id)
 
     def get(self, position: int) -> Entry | None:
         """See `contract.Ledger.get`."""
@@ -75,8 +76,10 @@ def check_index(
             found.report("index-missing", PART, path=FILE, detail="`storage-ledger serve` makes it anew when it starts")
         return
     try:
-        live = _Rows(index_file)
+        live = _Rows(index_file) if is_regular(index_file) else None
     except LedgerUnusable:
+        live = None
+    if live is None:
         found.report("index-unreadable", PART, path=FILE, detail="SQLite cannot read it")
         return
     with closing(live):

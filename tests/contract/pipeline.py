@@ -192,7 +192,7 @@ class Pipeline:
     def check_metadata(self) -> None:
         """Each study's metadata.json is what its entries in the ledger amount to."""
         for study_id in self.ledger.studies_with_kind(Kind.ARCHIVED):
-            entries = self.ledger.study(study_id)
+            entries = list(self.ledger.study(study_id))
             study = Study.of(study_id, entries)
             [described] = [entry.data for entry in entries if entry.position == study.speaker.position]
             assert (self.archive / study_id / "metadata.json").read_bytes() == metadata_json(study, described)

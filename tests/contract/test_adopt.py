@@ -244,12 +244,12 @@ def test_metadata_is_rewritten_when_asked_and_the_old_bytes_stay_in_the_ledger(p
     for study_id in ("S1", "S2"):
         data = (pipeline.archive / study_id / "metadata.json").read_bytes()
         assert data == folded(pipeline, study_id)
-        assert pipeline.ledger.study(study_id)[-1].data["metadata_sha256"] == hashlib.sha256(data).hexdigest()
+        assert list(pipeline.ledger.study(study_id))[-1].data["metadata_sha256"] == hashlib.sha256(data).hexdigest()
     document = json.loads((folder / "metadata.json").read_bytes())
     assert document["processing_time"] == "2021-03-04T05:06:07.000008Z"
     assert document["study_info"] == old_metadata("S1")["study_info"]
     assert sorted(file["name"] for file in document["files"]) == ["one.dcm", "two.dcm"]
-    assert base64.b64decode(pipeline.ledger.study("S1")[0].data["raw"]) == old
+    assert base64.b64decode(next(pipeline.ledger.study("S1")).data["raw"]) == old
     assert sorted(os.listdir(folder)) == ["metadata.json", "one.dcm", "two.dcm"]
     assert (adopt(pipeline, rewrite=True).files, adopt(pipeline).files) == (0, 0)
 

@@ -101,7 +101,7 @@ def test_a_backup_is_one_file_with_all_of_the_ledger_and_a_manifest_that_says_so
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["ledger_id"] == scene.ledger.ledger_id
     assert (manifest["position"], manifest["leaf_hash"]) == (30, scene.ledger.last().leaf_hash.hex())
-    assert (manifest["revision"], manifest["created"]) == ("0002", "2026-01-02T03:04:06.000006Z")
+    assert (manifest["revision"], manifest["created"]) == ("0003", "2026-01-02T03:04:06.000006Z")
     assert backup.find(folder) == backup.find(scene.dest)
     before = scene.rows()
     found = content(folder / "ledger.db")
@@ -484,7 +484,9 @@ def test_a_backup_of_an_older_schema_is_migrated_when_it_is_restored(scene):
     scene.append(3)
     scene.ledger.close()
     connection = sqlite.connect(scene.file)
-    connection.executescript("DROP INDEX entries_of_upload; UPDATE alembic_version SET version_num = '0001'")
+    connection.executescript(
+        "DROP INDEX entries_of_upload; DROP INDEX entries_naming_study; UPDATE alembic_version SET version_num = '0001'"
+    )
     connection.close()
     folder = scene.back_up()
     assert backup.find(folder)[1].revision == "0001"

@@ -206,6 +206,7 @@ def test_a_damaged_entry_of_no_study_hides_no_other(pipeline, tmp_path):
     hurt.by("no JSON")
     kinds = ("rejected",)
     assert [each.position for each in pipeline.ledger.of_no_study(kinds, 10)] == [3, 1]
+    assert [each.position for each in pipeline.ledger.of_no_study(kinds, 2)] == [3, 1], "the damaged one does not count"
     with closing(sqlite.connect(pipeline.ledger.path)) as connection:
         assert [each.position for each in browse_ledger.of_no_study(connection, kinds, 10)] == [3, 1]
 

@@ -113,7 +113,7 @@ def test_a_scan_gives_a_stretch_in_order_as_it_was_when_it_began(ledger):
 def test_a_study_is_read_in_order_and_alone(ledger):
     append(ledger, said("A"), said("B"), said("A"))
     assert [entry.position for entry in ledger.study("A")] == [1, 3]
-    assert ledger.study("a") == []
+    assert list(ledger.study("a")) == []
 
 
 def test_kinds_of_studies(ledger):
@@ -140,6 +140,72 @@ def test_entries_of_no_study_come_newest_first(ledger):
     assert [entry.position for entry in ledger.of_no_study(["rejected"], 1)] == [5]
     assert [entry.position for entry in ledger.of_no_study(["rejected", "failed"], 10, before=5)] == [3, 1]
     assert list(ledger.of_no_study(["rejected"], 10, before=1)) == []
+
+
+def test_entries_of_no_study_that_name_one_are_found_by_it_however_many_others_there_are(ledger):
+    others = [NewEntry(Kind.REJECTED, {"reason": "missing-field", "study_id": f"O{number}"}) for number in range(50)]
+    mine = NewEntry(Kind.REJECTED, {"reason": "missing-field", "study_id": "S1"})
+    append(ledger, mine, *others, said("S1"), NewEntry(Kind.REJECTED, {"reason": "not-json"}), mine)
+    assert [entry.position for entry in ledger.naming_study("S1")] == [1, 54]
+    assert list(ledger.naming_study("s1")) == []
+
+
+def failed(step="place", code="archive-full", study_id=None) -> NewEntry:
+    return NewEntry(Kind.FAILED, {"step": step, "code": code}, study_id)
+
+
+def test_an_outage_stays_open_until_its_own_end_is_recorded_whatever_came_after_it(ledger):
+    append(ledger, failed(), said("S1"), failed(study_id="S1"))
+    for _ in range(100):
+        [begun] = append(ledger, failed("tell", "status-service-away"))
+        append(ledger, NewEntry(Kind.RECOVERED, {"step": "tell", "code": "status-service-away"}, cause=begun.position))
+    assert [entry.position for entry in ledger.open_outages()] == [1]
+    append(ledger, NewEntry(Kind.RECOVERED, {"step": "place", "code": "archive-full"}, cause=1))
+    assert ledger.open_outages() == []
+
+
+def test_entries_are_read_one_by_one_and_a_reader_that_stops_early_keeps_nothing_busy(ledger):
+    append(ledger, *(said() for _ in range(3)), *(NewEntry(Kind.REJECTED, {"study_id": "S1"}) for _ in range(3)))
+    for _ in range(50):  # more than there are connections
+        readers = [ledger.study("S1"), ledger.naming_study("S1"), ledger.of_no_study(["rejected"], 3)]
+        assert [next(reader).position for reader in readers] == [1, 4, 6]
+        del readers
+    held = ledger.study("S1")
+    next(held)
+    append(ledger, said())
+    assert [entry.position for entry in held] == [2, 3]
+    assert len(list(ledger.study("S1"))) == 4
+
+
+# -- who else writes
+
+
+def test_whoever_does_not_want_to_wait_long_for_another_writer_is_told_that_it_is_busy(ledger, tmp_path):
+    other = SqliteLedger(tmp_path / "ledger.db")
+    append(ledger, said())
+    with other.write(), pytest.raises(LedgerBusy, match="ledger-busy"), ledger.write(within_s=0.05):
+        pass
+    append(ledger, said())
+    assert ledger.last().position == 2
+    other.close()
+
+
+def test_nor_does_it_wait_for_another_thread(ledger):
+    holds, ends = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with ledger.write():
+            holds.set()
+            ends.wait(30)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert holds.wait(30)
+    with pytest.raises(LedgerBusy, match="ledger-busy"), ledger.write(within_s=0.05):
+        pass
+    ends.set()
+    thread.join()
+    append(ledger, said())
 
 
 # -- time
@@ -436,8 +502,8 @@ def test_a_transaction_reads_a_study_with_what_it_has_appended_itself(ledger):
     with ledger.write() as tx:
         entry = tx.append(said("A"))
         assert [each.position for each in tx.study("A")] == [1, entry.position]
-        assert tx.study("A")[-1] == entry
-        assert tx.study("C") == []
+        assert list(tx.study("A"))[-1] == entry
+        assert list(tx.study("C")) == []
 
 
 def test_a_transaction_sees_its_own_entries(ledger):
@@ -492,7 +558,7 @@ def test_two_processes_append_without_gaps(tmp_path, ledgers):
         assert writer.returncode == 0
     ledger = SqliteLedger(path)
     entries = ledger.read(0, 2000)
-    both = ledger.study("both")
+    both = list(ledger.study("both"))
     ledger.close()
     assert [entry.position for entry in entries] == list(range(1, 1201))
     assert [entry.version for entry in both] == list(range(1, 601))

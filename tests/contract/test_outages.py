@@ -67,6 +67,41 @@ def kinds(ledger):
     return [entry.kind for entry in ledger.read(0, 10_000)]
 
 
+# -- what an earlier process left
+
+
+def test_an_outage_is_known_again_after_a_restart_however_much_came_after_it(ledger, time):
+    wait(ledger)
+    begin(Outages(ledger, Metrics(), time), ledger)
+    for _ in range(100):
+        with ledger.write() as tx:
+            begun = tx.append(NewEntry(Kind.FAILED, {"step": "tell", "code": "status-service-away"}))
+            tx.append(NewEntry(Kind.RECOVERED, {"step": "tell", "code": "status-service-away"}, cause=begun.position))
+    outages = Outages(ledger, Metrics(), time)
+    assert outages.current() == [("place", "archive-full")]
+    end(outages, ledger)
+    assert outages.current() == []
+    assert Outages(ledger, Metrics(), time).current() == []
+
+
+def test_one_that_was_forgotten_once_and_began_again_ends_as_a_whole(ledger, time):
+    for _ in range(3):
+        with ledger.write() as tx:
+            tx.append(NewEntry(Kind.FAILED, {"step": "place", "code": "archive-full"}))
+    end(Outages(ledger, Metrics(), time), ledger)
+    assert ledger.open_outages() == []
+    assert [entry.cause for entry in ledger.read(3, 10)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("payload", [{}, {"step": None, "code": 7}, {"step": ["place"], "code": {}}])
+def test_an_entry_that_says_nothing_of_use_keeps_nobody_from_starting(ledger, time, payload):
+    with ledger.write() as tx:
+        tx.append(NewEntry(Kind.FAILED, payload))
+    outages = Outages(ledger, Metrics(), time)
+    assert len(outages.current()) == 1
+    outages.look()
+
+
 # -- what comes and goes
 
 

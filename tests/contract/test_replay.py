@@ -363,7 +363,7 @@ def test_a_study_that_was_quarantined_for_its_lost_file_goes_on_when_it_is_relea
     filled.files(source)
     with filled.ledger.write() as tx:
         payload = {"upload_path": "a.dcm", "code": "archive-copy-missing", "by": "x", "reason": "y", "described": 1}
-        tx.append(NewEntry(Kind.RELEASED, payload, "A", filled.ledger.study("A")[-2].position))
+        tx.append(NewEntry(Kind.RELEASED, payload, "A", list(filled.ledger.study("A"))[-2].position))
     filled.finish()
     assert [entry.kind for entry in filled.ledger.study("A")][-2:] == ["released", "archived"]
 

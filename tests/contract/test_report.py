@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shlex
 import threading
+import tracemalloc
+from contextlib import closing
 from typing import Any
 
 import pytest
 
 from storage_ledger.app import verifying
+from storage_ledger.browse import ledger as browse_ledger
+from storage_ledger.browse import pipeline_study
 from storage_ledger.core.entries import Kind, NewEntry
+from storage_ledger.core.study import Study
 from storage_ledger.index.sqlite import Index
+from storage_ledger.ledger.engine import sqlite
 from storage_ledger.ledger.mirror import Mirror
 from storage_ledger.quarantine import Word
 from storage_ledger.report.quarantined import quarantined
@@ -20,6 +27,7 @@ from storage_ledger.report.story import story_of
 from storage_ledger.settings import Settings
 from storage_ledger.verify import unrecorded
 from storage_ledger.verify.chosen import Options
+from tests.contract import making
 from tests.contract.pipeline import Pipeline
 from tests.support.dicom import described, make_file
 
@@ -104,6 +112,61 @@ def test_an_archive_that_is_there_without_its_mirror_is_told_apart(scene):
     scene.archive("S1")
     (scene.pipeline.archive / ".ledger").rename(scene.pipeline.archive.with_name("mirror"))
     assert scene.needs() == ["mirror-missing"]
+
+
+def test_an_outage_is_said_as_long_as_it_goes_on_however_much_came_after_it(scene):
+    scene.archive("S1")
+    with scene.pipeline.ledger.write() as tx:
+        tx.append(NewEntry(Kind.FAILED, {"step": "place", "code": "archive-full"}))
+        for _ in range(100):
+            begun = tx.append(NewEntry(Kind.FAILED, {"step": "tell", "code": "status-service-away"}))
+            tx.append(NewEntry(Kind.RECOVERED, {"step": "tell", "code": "status-service-away"}, cause=begun.position))
+    scene.follow()
+    assert scene.needs() == ["archive-full"]
+    with closing(sqlite.connect(scene.pipeline.ledger.path)) as connection:
+        assert [each["code"] for each in browse_ledger.outages(connection)] == ["archive-full"]
+
+
+def reject(scene: Scene, study_id: str, size: int) -> NewEntry:
+    payload = {"reason": "unsafe-path", "detail": "", "bytes": size, "raw": "x" * size, "raw_sha256": "", "source": "pubsub"}
+    return NewEntry(Kind.REJECTED, {**payload, "study_id": study_id})
+
+
+def test_a_rejected_message_of_a_study_is_in_its_story_however_many_others_came_after_it(scene):
+    with scene.pipeline.ledger.write() as tx:
+        tx.append(reject(scene, "S1", 10), duty=False)
+        for _ in range(1100):
+            tx.append(reject(scene, "other", 10), duty=False)
+    told = scene.study("S1")
+    assert ([entry["kind"] for entry in told["entries"]], told["state"]) == (["rejected"], "rejected")
+    with closing(sqlite.connect(scene.pipeline.ledger.path)) as connection:
+        assert [each["position"] for each in pipeline_study.of_ledger(connection, "S1")["rejected"]] == [1]
+        assert len(pipeline_study.of_ledger(connection, "other")["rejected"]) == pipeline_study.MOST_ENTRIES
+
+
+def peak_of(call) -> int:
+    """Bytes that Python held at once, at most."""
+    gc.collect()
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_story_of_a_study_takes_no_more_memory_for_larger_messages(scene):
+    with scene.pipeline.ledger.write() as tx:
+        for n in range(200):
+            tx.append(NewEntry(Kind.DESCRIBED, making.described("a.dcm", {"n": n}, pad="x" * 200_000), "large"), duty=False)
+            tx.append(NewEntry(Kind.DESCRIBED, making.described("a.dcm", {"n": n}, pad="x"), "small"), duty=False)
+            tx.append(reject(scene, "many-large", 50_000), duty=False)
+            tx.append(reject(scene, "many-small", 50), duty=False)
+    large, small = (peak_of(lambda name=name: scene.study(name)) for name in ("large", "small"))
+    assert large - small < 10 * 200_000
+    large, small = (peak_of(lambda name=name: scene.study(name)) for name in ("many-large", "many-small"))
+    assert large - small < 10 * 50_000
+    assert peak_of(lambda: Study.of("large", scene.pipeline.ledger.study("large"))) < 10 * 200_000
 
 
 def test_without_an_index_damage_is_not_known_and_that_is_said(scene):

@@ -17,7 +17,7 @@ from storage_ledger.ledger import lock
 from storage_ledger.ledger.engine import sqlite, wal_is_safe
 from storage_ledger.ledger.migrate import _backup, migrate, require_owner, script_folder
 from storage_ledger.ledger.schema import HEAD
-from storage_ledger.ledger.sqlite import _TWINS, _UPLOAD_PATH, COLUMNS, SqliteLedger
+from storage_ledger.ledger.sqlite import _TWINS, _UPLOAD_PATH, COLUMNS, NAMING_STUDY, OPEN_OUTAGES, SqliteLedger
 from tests.contract.making import described, small_volume
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,6 +37,9 @@ SCHEMA = {
     "entries_of_upload": "CREATE INDEX entries_of_upload ON entries "
     "(CASE WHEN json_valid(payload) THEN json_extract(payload, '$.upload_path') END) "
     "WHERE CASE WHEN json_valid(payload) THEN json_extract(payload, '$.upload_path') END IS NOT NULL",
+    "entries_naming_study": "CREATE INDEX entries_naming_study ON entries "
+    "(CASE WHEN json_valid(payload) THEN json_extract(payload, '$.study_id') END) "
+    "WHERE study_id IS NULL AND CASE WHEN json_valid(payload) THEN json_extract(payload, '$.study_id') END IS NOT NULL",
     "entries_insert": "CREATE TRIGGER entries_insert BEFORE INSERT ON entries BEGIN "
     "SELECT RAISE(ABORT, 'entries: position must be the last one + 1') "
     "WHERE NEW.position IS NOT (SELECT coalesce(max(position), 0) + 1 FROM entries); "
@@ -254,17 +257,26 @@ def test_a_migrated_ledger_has_exactly_this_schema(tmp_path):
     assert schema_of(tmp_path / "ledger.db") == SCHEMA
 
 
-def downgraded(path: Path) -> None:
-    """What revision 0001 was: without the index of uploads."""
+ADDED = {"0001": ("entries_of_upload", "entries_naming_study"), "0002": ("entries_naming_study",)}
+"""Revision → the indexes that it lacked."""
+
+
+def downgraded(path: Path, revision: str = "0001") -> None:
+    """What an earlier revision was."""
     with closing(sqlite.connect(path)) as connection:
-        connection.executescript("DROP INDEX entries_of_upload; UPDATE alembic_version SET version_num = '0001'")
+        for name in ADDED[revision]:
+            connection.execute(f"DROP INDEX {name}")
+        connection.execute("UPDATE alembic_version SET version_num = ?", (revision,))
+        connection.commit()
 
 
-def test_a_ledger_of_the_first_revision_gets_the_index_of_uploads_and_keeps_its_entries(filled):
-    downgraded(filled)
+@pytest.mark.parametrize("revision", ADDED)
+def test_a_ledger_of_an_earlier_revision_gets_the_indexes_that_it_lacks_and_keeps_its_entries(filled, revision):
+    downgraded(filled, revision)
     before = rows_of(filled)
     done = migrate(filled)
-    assert (done.before, done.after) == ("0001", HEAD)
+    assert (done.before, done.after) == (revision, HEAD)
+    assert done.backup.name == f"ledger.db.before-{revision}-to-{HEAD}"
     assert schema_of(filled) == SCHEMA
     assert rows_of(filled) == before
     assert rows_of(done.backup) == before
@@ -284,6 +296,16 @@ def test_the_entries_of_an_upload_are_found_through_the_index(filled):
             connection.execute(f"EXPLAIN QUERY PLAN {_TWINS}", ("S1", 1, "a.dcm")).fetchall(),
         ]
     assert all("USING INDEX entries_of_upload" in plan[0][3] or "USING COVERING INDEX entries_of_upload" in plan[0][3] for plan in plans)
+
+
+def test_the_entries_that_name_a_study_and_the_open_outages_are_found_through_indexes(filled):
+    with closing(sqlite.connect(filled)) as connection:
+        naming = connection.execute(f"EXPLAIN QUERY PLAN SELECT {COLUMNS} FROM entries WHERE {NAMING_STUDY} ORDER BY position", ("S1",))
+        outages = connection.execute(f"EXPLAIN QUERY PLAN SELECT {COLUMNS} FROM entries WHERE {OPEN_OUTAGES} ORDER BY position")
+        assert "USING INDEX entries_naming_study" in naming.fetchone()[3]
+        steps = [step[3] for step in outages]
+    assert sum("USING INDEX entries_of_no_study (kind=?)" in step for step in steps) == 2, steps
+    assert not any(step.startswith(("SCAN", "CORRELATED")) for step in steps), steps
 
 
 def test_a_payload_that_is_no_json_any_more_stops_neither_the_index_nor_a_check(filled):

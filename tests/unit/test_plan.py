@@ -27,6 +27,7 @@ CHANGES = {
         ),
     ),
     Kind.FAILED: (NewEntry(Kind.FAILED, {}, "S1", cause=7), Changes()),
+    Kind.ACKNOWLEDGED: (NewEntry(Kind.ACKNOWLEDGED, {}), Changes()),
     Kind.RECOVERED: (NewEntry(Kind.RECOVERED, {}, cause=7), Changes()),
     Kind.VERIFIED: (NewEntry(Kind.VERIFIED, {}), Changes()),
 }

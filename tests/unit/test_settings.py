@@ -68,7 +68,7 @@ def test_all_wrong_variables_are_named_at_once_each_on_a_line(monkeypatch):
 
 
 def test_folders_that_overlap_are_named_together_with_other_wrong_variables(monkeypatch):
-    text = wrong(monkeypatch, HTTP_PORT="eighty", UPLOADS_PATH="/data", ARCHIVE_PATH="/data/archive")
+    text = wrong(monkeypatch, HTTP_PORT="eighty", uploads_path="/data", ARCHIVE_PATH="/data/archive")
     assert "HTTP_PORT" in text
     assert "UPLOADS_PATH" in text
 
@@ -116,11 +116,14 @@ def test_a_wrong_value_is_never_shown(monkeypatch, name, value):
         {"LEDGER_PATH": "/app/archive/ledger"},
         {"LEDGER_PATH": "/app/uploads"},
         {"UPLOADS_PATH": "/data/x/../archive", "ARCHIVE_PATH": "/data/archive/"},
+        {"uploads_path": "/data", "archive_path": "/data"},
+        {"Uploads_Path": "/data/archive", "ARCHIVE_PATH": "/data"},
+        {"ledger_path": "/app/archive"},
     ],
 )
 def test_folders_that_overlap_are_refused(monkeypatch, folders):
     text = wrong(monkeypatch, **folders)
-    assert all(name in text for name in folders)
+    assert all(name.upper() in text for name in folders)
 
 
 def test_folders_that_are_one_through_a_link_are_refused(monkeypatch, tmp_path):

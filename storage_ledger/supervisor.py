@@ -1,0 +1,120 @@
+"""Starts a failed job of the service again, so that one bug, or one odd thing that is stored, never stops the rest.
+
+Only `LedgerUnusable` ends the process: without its ledger the service must not go on.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from storage_ledger import logs
+from storage_ledger.core.retry import backoff_s
+from storage_ledger.errors import LedgerUnusable, StorageLedgerError
+from storage_ledger.metrics import Metrics
+
+FIRST_S = 0.5
+MOST_S = 30.0
+CALM_S = 60.0
+"""A job that has run for this long since its last failure counts as well again."""
+TRIES_ONCE_STOPPED = 3
+"""A job that still fails after it was told to stop is tried this often, then left unfinished."""
+
+
+@dataclass(slots=True)
+class _Failing:
+    """`times`: failures in a row, with less than `CALM_S` between them. `last_at`: time of the last one (monotonic)."""
+
+    times: int
+    last_at: float
+
+
+class Supervisor:
+    """Runs jobs in the threads of whoever calls `run`. `on_unusable` is called once, when a job finds the ledger unusable.
+
+    A job must be able to run again after it has raised: whatever it had in hand is still there, or is read again.
+    """
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        *,
+        on_unusable: Callable[[], None],
+        monotonic: Callable[[], float] = time.monotonic,
+        first_s: float = FIRST_S,
+    ) -> None:
+        self._metrics = metrics
+        self._on_unusable = on_unusable
+        self._monotonic = monotonic
+        self._first_s = first_s
+        self._lock = threading.Lock()
+        self._failing: dict[str, _Failing] = {}
+        self.exit_code = 0
+        """2 once the ledger was found unusable, or a job could not finish after it was told to stop."""
+
+    def run(self, name: str, job: Callable[[], None], stop: threading.Event, *, at_end: Callable[[], None] = lambda: None) -> None:
+        """Run `job` until it returns after `stop` was set; start it again, with growing pauses, when it raises or ends before.
+
+        `at_end` is called once, when the job has ended for good. Returns at once after `LedgerUnusable`.
+        """
+        tries = TRIES_ONCE_STOPPED
+        try:
+            while True:
+                try:
+                    job()
+                    if stop.is_set():
+                        return
+                    error: BaseException | None = None
+                except LedgerUnusable as unusable:
+                    logs.get().critical(
+                        "thread.died", thread=name, code=unusable.code, error_type=type(unusable).__name__, frames_at=logs.where(unusable)
+                    )
+                    self._end()
+                    return
+                except BaseException as caught:  # noqa: BLE001 - logged, counted, shown in /readyz, and the job is started again
+                    error = caught
+                tries -= stop.is_set()
+                if not tries:
+                    self._log(name, error, None)
+                    self.exit_code = 2
+                    return
+                pause_s = self._failed(name)
+                self._log(name, error, pause_s)
+                del error  # its frames keep alive whatever the job had in hand
+                stop.wait(pause_s)
+        finally:
+            at_end()
+
+    def failing(self) -> list[str]:
+        """Names of the jobs that failed within the last minute."""
+        with self._lock:
+            now = self._monotonic()
+            return sorted(name for name, failing in self._failing.items() if now - failing.last_at < CALM_S)
+
+    def _failed(self, name: str) -> float:
+        """Count it; returns after how many seconds to start the job again."""
+        self._metrics.thread_failures.labels(name).inc()
+        with self._lock:
+            now = self._monotonic()
+            failing = self._failing.get(name)
+            times = failing.times + 1 if failing is not None and now - failing.last_at < CALM_S else 1
+            self._failing[name] = _Failing(times, now)
+        return backoff_s(times, base_s=self._first_s, cap_s=MOST_S, chance=random.random())  # noqa: S311 - spreads retries
+
+    def _end(self) -> None:
+        with self._lock:
+            first, self.exit_code = self.exit_code == 0, 2
+        if first:
+            self._on_unusable()
+
+    def _log(self, name: str, error: BaseException | None, pause_s: float | None) -> None:
+        due = {} if pause_s is None else {"due_in_s": round(pause_s, 1)}
+        event = "thread.failed" if pause_s is not None else "thread.gave-up"
+        if error is None:
+            logs.get().error(event, thread=name, code="internal-error", reason="ended by itself", **due)
+            return
+        code = error.code if isinstance(error, StorageLedgerError) else "internal-error"
+        logs.get().error(event, thread=name, code=code, error_type=type(error).__name__, frames_at=logs.where(error), **due)
