@@ -220,12 +220,12 @@ def keys(value: ast.Dict) -> set[str]:
 
 
 ERRORS = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, errors.StorageLedgerError)}
-TELLERS = {"trouble", "reasons", "read_header", "faults", "_unfit", "refusal", "understood", "code_of", "unseen_code"}
+TELLERS = {"trouble", "reasons", "read_header", "_wanted", "faults", "_unfit", "refusal", "understood", "code_of", "unseen_code"}
 """Functions whose texts in kebab case are codes, whichever way they hand them on."""
 
 CODE_AT = {
     "Finding": 0, "Quarantined": 1, "_unexplained": 1, "Found": 2, "Unfit": 0, "_leave": 1, "left_alone": 1, "report": 0, "unseen": 0,
-    "Unavailable": 0,
+    "Unavailable": 0, "Unreadable": 0,
 }  # fmt: skip
 """Calls that take a code: at which place."""
 
