@@ -30,6 +30,7 @@ class Kind(StrEnum):
     STATUS_SENT = "status-sent"
     RESTORED = "restored"
     VERIFIED = "verified"
+    HEADER_READ = "header-read"
 
 
 CURRENT_SCHEMA = 1

@@ -149,6 +149,8 @@ def summary(entry: Entry) -> str:
             return f"discarded by {data['by']}: {data['reason']}"
         case Kind.RESTORED:
             return f"restored: {data['file']['name']}, which was {data['found']}, from {data['source'] or 'a source that is not known'}"
+        case Kind.HEADER_READ:
+            return f"header read again: {data['file']['name']}, {data.get('dicom_error') or 'complete'}"
         case Kind.STATUS_SENT:
             return f"status told: {data['status']}" + (" again, it had been overwritten" if data.get("reason") == "overwritten" else "")
         case Kind.FAILED:
