@@ -212,6 +212,7 @@ class StudyRows:
         row = self.files[name]
         before = row.copy()
         self._take(row, header, error)
+        row[FILE.sop_conflict] = 0  # judged again, by the instance that it is now
         if error is not None or row[FILE.study_instance_uid] is None:
             _stand_in(row, dict(zip(COLUMNS["files"], before, strict=True)))
         self.before.setdefault(name, before)
