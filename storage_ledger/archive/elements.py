@@ -17,8 +17,8 @@ from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, STANDARD_VR
 
 MAX_READ_BYTES = 64 << 20
 MAX_INFLATED_BYTES = 64 << 20
-MAX_ELEMENTS = 1_000_000
-"""Of one file, those within sequences too: three quarters of a second of one processor."""
+MAX_ELEMENTS = 500_000
+"""Of one file, those within sequences too: less than a second of one processor."""
 WINDOW_BYTES = 16 << 10
 MAX_UID_BYTES = 256
 

@@ -241,7 +241,7 @@ HEADERS = {
         "Compare the file with the sender's original, and have it sent again.",
     ),
     "header-too-large": Meaning(
-        "More than 64 MiB or 1,000,000 elements come before the last attribute that the index needs, also when inflated. What comes before is in the index.",
+        "More than 64 MiB or 500,000 elements come before the last attribute that the index needs, also when inflated. What comes before is in the index.",
         "Ask the sender what wrote the file: no ordinary object is like this.",
     ),
     "header-unreadable": Meaning(
