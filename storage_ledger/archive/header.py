@@ -1,21 +1,16 @@
-"""What a DICOM file's header says, for the index: read within limits, and never fatal.
-
-A file is hostile until shown otherwise: sequences nested without end, elements of 4 GB, deflated bombs.
-"""
+"""What a DICOM file's header says, for the index: read within limits, and never fatal."""
 
 from __future__ import annotations
 
-import io
-import os
-import zlib
 from typing import Any, BinaryIO
 
-import pydicom
 from pydicom import config
-from pydicom.dataelem import RawDataElement
-from pydicom.dataset import Dataset, FileDataset
-from pydicom.errors import InvalidDicomError
+from pydicom.charset import convert_encodings, default_encoding
+from pydicom.dataelem import RawDataElement, convert_raw_data_element
+from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag, Tag
+
+from storage_ledger.archive.elements import UNDEFINED, DataSet, Unreadable, data_set, is_delimiter
 
 # Values are taken as they are: a wrong one is the sender's word, and pydicom's warnings would quote it in the logs.
 config.settings.reading_validation_mode = config.IGNORE
@@ -31,141 +26,93 @@ ATTRIBUTES = (
     "InstanceNumber", "Rows", "Columns", "BitsAllocated", "NumberOfFrames", "PhotometricInterpretation", "ImageType",
 )  # fmt: skip
 
-_TAGS = [Tag(keyword) for keyword in ATTRIBUTES]  # looked up once: that takes as long as reading a value
-_KEYWORDS = dict(zip(map(int, _TAGS), ATTRIBUTES, strict=True))
+_KEYWORDS = {int(Tag(keyword)): keyword for keyword in ATTRIBUTES}
+_LAST = max(_KEYWORDS)
+_CHARACTER_SET = Tag("SpecificCharacterSet")
+_PIXELS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
+_ENOUGH = frozenset(int(Tag(keyword)) for keyword in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"))
+"""Once these have been seen, no sequence beyond `_LAST` is walked through: only in a file out of order would more come behind it."""
 
-MAX_READ_BYTES = 8 << 20
-MAX_READS = 100_000
-WINDOW_BYTES = 64 << 10
-MAX_INFLATED_BYTES = 16 << 20
 MAX_VALUE_CHARACTERS = 1024
 MAX_VALUE_BYTES = 64 << 10
 """A longer value is left out, not decoded: as objects of pydicom's, names of one letter each take a hundred times their bytes."""
 
 
-class _TooMuch(Exception):
-    pass
-
-
-class _Limited(io.RawIOBase):
-    """A file that gives out only so much: skipping is free, reading is counted."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._size = file.seek(0, os.SEEK_END)
-        self._position = 0
-        self._window = b""
-        self._window_at = 0
-        self._bytes = MAX_READ_BYTES
-        self._reads = MAX_READS
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
-        if base + offset < 0:
-            raise ValueError("before the beginning of the file")
-        self._position = base + offset
-        return self._position
-
-    def tell(self) -> int:
-        return self._position  # asking the file is a system call, and pydicom asks for each element
-
-    def read(self, count: int | None = -1) -> bytes:
-        self._reads -= 1
-        left = max(0, self._size - self._position)
-        everything = count is None or count < 0
-        wanted = left if everything or count is None else min(count, left)
-        if wanted > self._bytes or self._reads < 0:
-            raise _TooMuch
-        self._bytes -= wanted
-        data = self._read(wanted)
-        self._position += len(data)
-        if everything:
-            _refuse_bomb(data)
-        return data
-
-    def _read(self, wanted: int) -> bytes:
-        begin = self._position - self._window_at
-        if not 0 <= begin <= len(self._window) - wanted:
-            self._file.seek(self._position)
-            self._window, self._window_at, begin = self._file.read(max(wanted, WINDOW_BYTES)), self._position, 0
-        return self._window[begin : begin + wanted]
-
-
 def read_header(file: BinaryIO) -> tuple[dict[str, Any] | None, str | None]:
-    """The attributes by keyword, and None; or None and a stable code for why not; or both, when some could not be read.
+    """The attributes by keyword, and None; or None and a stable code for why not; or both, where only some could be read.
 
     Values are texts, whole numbers, or lists of these; person names with `^` and `=` as in the file. A missing or empty
-    attribute is left out. `TransferSyntaxUID` comes from the file meta information (PS3.10 §7.1). Codes: `not-dicom`,
-    `header-too-large`, `header-unreadable`, `some-attributes-unreadable`.
+    attribute is left out. `TransferSyntaxUID` comes from the file meta information (PS3.10 §7.1). What stands behind the
+    last of the attributes is not read: contours, functional groups of each frame, pixels. Codes: `not-dicom`, and with
+    what was read until then `header-cut`, `header-too-large`, `header-unreadable`, `some-attributes-unreadable`.
     """
     try:
-        dataset = _read(file)
-    except _TooMuch:
-        return None, "header-too-large"
-    except InvalidDicomError:
+        found = data_set(file)
+    except Unreadable as error:
+        return None, error.code
+    if found is None:
         return None, "not-dicom"
-    except (RecursionError, MemoryError):
-        return None, "header-unreadable"
-    except Exception:  # noqa: BLE001 - pydicom raises whatever a broken file makes it stumble over; the code is the record
-        return None, "header-unreadable"
-    found: dict[str, Any] = {}
-    partly = False
-    for tag in list(dataset.keys()):
-        keyword = _KEYWORDS.get(int(tag))
-        if keyword is None:
-            continue
-        if _is_long(dataset, tag):
-            partly = True
-            continue
+    raw, left_out, code = _wanted(found)
+    header, undecoded = _decoded(raw, is_implicit=found.is_implicit, is_little_endian=found.is_little_endian)
+    # Without the prefix of PS3.10 §7.1: taken for DICOM only if it names what it is.
+    if not (found.has_prefix or {"SOPClassUID", "SOPInstanceUID"} <= header.keys()):
+        return None, "not-dicom"
+    if code is not None and not header:
+        return None, code
+    if found.transfer_syntax:
+        header["TransferSyntaxUID"] = _text(found.transfer_syntax)
+    if not header:
+        return None, "not-dicom"
+    return header, code or ("some-attributes-unreadable" if left_out or undecoded else None)
+
+
+def _wanted(found: DataSet) -> tuple[dict[BaseTag, RawDataElement], bool, str | None]:
+    """The elements of `ATTRIBUTES` with their values, whether one had to be left out, and a code where it ended too early."""
+    raw: dict[BaseTag, RawDataElement] = {}
+    left_out, element = False, None
+    try:
+        for element in found.elements():
+            tag, vr, length, _, value_at = element
+            if tag > _LAST:
+                if vr is None and not (found.is_implicit or is_delimiter(tag)):
+                    return raw, left_out, "header-unreadable"
+                if tag in _PIXELS or (length == UNDEFINED and raw.keys() >= _ENOUGH):
+                    break
+            elif tag in _KEYWORDS:
+                if length > MAX_VALUE_BYTES:
+                    left_out = True
+                    continue
+                value = found.value(element)
+                raw[BaseTag(tag)] = RawDataElement(BaseTag(tag), vr, length, value, value_at, vr is None, found.is_little_endian)
+    except Unreadable as error:
+        if element is None or element.tag <= _LAST:
+            return raw, left_out, error.code
+    return raw, left_out, None if element is not None else "header-cut"
+
+
+def _decoded(raw: dict[BaseTag, RawDataElement], *, is_implicit: bool, is_little_endian: bool) -> tuple[dict[str, Any], bool]:
+    dataset = Dataset({**raw})
+    dataset.set_original_encoding(is_implicit, is_little_endian, _encodings(raw.get(_CHARACTER_SET)))
+    header: dict[str, Any] = {}
+    undecoded = False
+    for tag in raw:
         try:
             value = _plain(dataset[tag].value)
-        except Exception:  # noqa: BLE001 - one attribute that cannot be decoded does not cost the others
-            partly = True
+        except Exception:  # noqa: BLE001 - pydicom raises whatever a broken value makes it stumble over; it does not cost the others
+            undecoded = True
             continue
         if value not in (None, "", []):
-            found[keyword] = value
-    syntax = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
-    if syntax:
-        found["TransferSyntaxUID"] = _text(syntax)
-    if not found:
-        return None, "not-dicom"
-    return found, "some-attributes-unreadable" if partly else None
+            header[_KEYWORDS[tag]] = value
+    return header, undecoded
 
 
-def _read(file: BinaryIO) -> Dataset:
+def _encodings(character_set: RawDataElement | None) -> Any:
+    if character_set is None:
+        return default_encoding
     try:
-        return _dcmread(file, force=False)
-    except InvalidDicomError:
-        # Without the 128-byte preamble of PS3.10 §7.1: taken for DICOM only if it names what it is.
-        dataset = _dcmread(file, force=True)
-        names = [Tag("SOPClassUID"), Tag("SOPInstanceUID")]
-        if not all(name in dataset and not _is_long(dataset, name) and dataset[name].value for name in names):
-            raise
-        return dataset
-
-
-def _dcmread(file: BinaryIO, *, force: bool) -> FileDataset:
-    file.seek(0)
-    return pydicom.dcmread(_Limited(file), stop_before_pixels=True, specific_tags=list(_TAGS), force=force)
-
-
-def _is_long(dataset: Dataset, tag: BaseTag) -> bool:
-    raw: Any = dataset.get_item(tag)
-    return isinstance(raw, RawDataElement) and raw.value is not None and len(raw.value) > MAX_VALUE_BYTES
-
-
-def _refuse_bomb(data: bytes) -> None:
-    """pydicom reads to the end of the file only to inflate it (PS3.5 §A.5), and does that without a limit."""
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    inflater.decompress(data, MAX_INFLATED_BYTES)
-    if inflater.unconsumed_tail:
-        raise _TooMuch
+        return convert_encodings(convert_raw_data_element(character_set).value)
+    except Exception:  # noqa: BLE001 - the same
+        return default_encoding
 
 
 def _plain(value: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 from storage_ledger.browse import ledger
 from storage_ledger.browse.ask import Row, ask
-from storage_ledger.browse.codes import VERIFIED, Meaning
+from storage_ledger.browse.codes import HEADERS, VERIFIED, Meaning
 from storage_ledger.browse.dicom_study import path
 from storage_ledger.browse.names import person
 from storage_ledger.browse.pipeline_study import FIXITY, action, meaning
@@ -48,13 +48,14 @@ FLAGS = {
 
 
 def of_index(connection: Any) -> Row:
-    """What index.db knows: uploads that are not archived, files that are damaged or flagged."""
+    """What index.db knows: uploads that are not archived, files that are damaged, flagged, or whose header could not be read."""
     return {
         "uploads": [_uploads(connection, state, code, count) for state, code, count in _codes(connection)],
         "broken": ask(connection, "SELECT position, code FROM damaged ORDER BY position LIMIT ?", (MOST,)),
         "broken_means": BROKEN,
         "damaged": [group for fixity in FIXITY if (group := _damaged(connection, fixity))["count"]],
         "flagged": [group for flag in FLAGS if (group := _flagged(connection, flag))["count"]],
+        "unread": _unread(connection),
     }
 
 
@@ -139,6 +140,20 @@ def _flagged(connection: Any, flag: str) -> Row:
         **meant._asdict(),
         **_files(connection, f"WHERE (sop_conflict OR study_uid_differs) AND {flag}", ()),
     }
+
+
+def _unread(connection: Any) -> list[Row]:
+    """Files whose header could not be read, or only in part, by code; the most frequent code first."""
+    unread = "INDEXED BY files_unread WHERE dicom_error IS NOT NULL"
+    codes = ask(connection, f"SELECT dicom_error AS code, count(*) AS n FROM files {unread} GROUP BY 1 ORDER BY n DESC, 1")  # noqa: S608 - ours
+    return [
+        {
+            "code": row["code"],
+            **HEADERS.get(row["code"], Meaning("", ""))._asdict(),
+            **_files(connection, f"{unread} AND dicom_error = ?", (row["code"],)),
+        }
+        for row in codes
+    ]
 
 
 def _files(connection: Any, where: str, values: tuple[Any, ...]) -> Row:

@@ -66,7 +66,7 @@ COLUMNS: dict[str, dict[str, dict[str, str]]] = {
             "body_part": "Body Part Examined (0018,0015)",
             "files": "How many files it has",
             "bytes": "Size of its files together, in bytes",
-            "study_instance_uid": "Study Instance UID (0020,000D)",
+            "study_instance_uid": "Study Instance UID (0020,000D); the message's where the header has none",
             "series_instance_uid": "Series Instance UID (0020,000E)",
         },
         "files": {
@@ -87,7 +87,7 @@ COLUMNS: dict[str, dict[str, dict[str, str]]] = {
             "placed": f"The last entry that put its bytes there; {_POSITION}",
             "fixity": "Whether the archive still holds these bytes: unverified, intact, missing or changed",
             "verified_at": f"When that was last looked at; {_WHEN}",
-            "dicom_error": "Code of why its header could not be read; it is archived all the same",
+            "dicom_error": "Code of why its header could not be read, or only in part; it is archived all the same",
             "sop_conflict": "1: another file has the same SOP Instance UID and other bytes",
             "study_uid_differs": "1: its Study Instance UID is not the one that the event announced",
             "original_name": "Its name in uploads",

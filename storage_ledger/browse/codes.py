@@ -260,13 +260,17 @@ HEADERS = {
         "Not a DICOM file (PS3.10), or one without a preamble that does not name its class and instance.",
         "Nothing, if that was to be expected; it is found by what its message says.",
     ),
+    "header-cut": Meaning(
+        "The file ends in the middle of its header, or an element says that it is longer than the file: it was cut off on its way, or is damaged. What comes before is in the index.",
+        "Compare the file with the sender's original, and have it sent again.",
+    ),
     "header-too-large": Meaning(
-        "More than 8 MiB or 100,000 reads before the pixels, or more than 16 MiB when inflated.",
-        "Look at the file with care: it may be made to harm.",
+        "More than 64 MiB or 500,000 elements come before the last attribute that the index needs, also when inflated. What comes before is in the index.",
+        "Ask the sender what wrote the file: no ordinary object is like this.",
     ),
     "header-unreadable": Meaning(
-        "Broken, cut off or nested without end.",
-        "Compare with the sender's original.",
+        "The structure of the header is broken. What comes before is in the index.",
+        "Compare the file with the sender's original, and have it sent again.",
     ),
     "some-attributes-unreadable": Meaning(
         "Some values could not be decoded, or are longer than 64 KiB; the others are there.",

@@ -21,6 +21,7 @@ def of_index(connection: Any, today: date) -> Row:
     total = ask_one(connection, "SELECT coalesce(sum(files), 0) AS files, coalesce(sum(bytes), 0) AS bytes FROM arrivals")
     states = ask(connection, "SELECT state, count(*) AS n FROM studies WHERE state IN ('pending', 'failed', 'quarantined') GROUP BY state")
     flagged = ask_one(connection, "SELECT count(*) AS n FROM files WHERE sop_conflict OR study_uid_differs")
+    unread = ask_one(connection, "SELECT count(*) AS n FROM files INDEXED BY files_unread WHERE dicom_error IS NOT NULL")
     damaged = ask_one(connection, "SELECT count(*) AS n FROM files INDEXED BY files_damaged WHERE fixity IN ('missing', 'changed')")
     broken = ask_one(connection, "SELECT count(*) AS n FROM damaged")
     progress = ask_one(connection, "SELECT position FROM progress")
@@ -29,6 +30,7 @@ def of_index(connection: Any, today: date) -> Row:
         "dicom_studies": (ask_one(connection, "SELECT count(*) AS n FROM dicom_studies") or {"n": 0})["n"],
         "states": {row["state"]: row["n"] for row in states},
         "flagged": (flagged or {"n": 0})["n"],
+        "unread": (unread or {"n": 0})["n"],
         "damaged": (damaged or {"n": 0})["n"],
         "broken": (broken or {"n": 0})["n"],
         "followed": progress["position"] if progress else 0,

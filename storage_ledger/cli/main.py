@@ -23,6 +23,7 @@ from storage_ledger.cli import (
     migrate,
     quarantine,
     reconcile,
+    repair,
     replay,
     restore,
     serve,
@@ -74,6 +75,7 @@ app.add_typer(quarantine.app, name="quarantine", rich_help_panel="Every day")
 _add("Every day", acknowledge.acknowledge, browse.browse)
 _add("Keep it safe", backup.backup, verify.verify)
 _add("Make good what was lost", replay.replay, restore.restore, reconcile.reconcile)
+app.add_typer(repair.app, name="repair", rich_help_panel="Make good what was lost")
 _add("Set it up", adopt.adopt, migrate.migrate)
 _add("Try it", demo.demo, status_service.status_service)
 

@@ -31,6 +31,7 @@ class Kind(StrEnum):
     RESTORED = "restored"
     VERIFIED = "verified"
     ACKNOWLEDGED = "acknowledged"
+    HEADER_READ = "header-read"
 
 
 CURRENT_SCHEMA = 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -162,6 +162,9 @@ class Study:
             self.described[entry.position] = described
             self.uploads[described.upload_path] = Upload(State.PENDING, None, entry.position)
             return
+        if entry.kind == Kind.HEADER_READ:
+            self._header_read(entry.data)
+            return
         if entry.kind not in OF_AN_UPLOAD or entry.cause is None:
             return
         data = entry.data
@@ -206,7 +209,9 @@ class Study:
         """
         if confirmed:
             self._confirmed.setdefault(file.name, set()).add(by.said)
-        self.files.setdefault(file.name, file)
+        known = self.files.setdefault(file.name, file)
+        if known.sop_instance_uid is None and file.sop_instance_uid is not None:  # its header could not be read before
+            self.files[file.name] = replace(known, sop_instance_uid=file.sop_instance_uid)
         self.sources.setdefault(by.upload_path, set()).add(file.name)
         last = self._said.get(file.name)
         if last is not None and by.position < last.position:
@@ -215,6 +220,13 @@ class Study:
         brings_something = last is None or last.said != by.said
         if brings_something and (self.speaker is None or self.speaker.position < by.position):
             self.speaker = by
+
+    def _header_read(self, data: dict[str, Any]) -> None:
+        """The header of an archived file was read again: what was found now counts, if the file is the one that it was read from."""
+        file = data["file"]
+        known = self.files.get(file["name"])
+        if known is not None and known.sha256 == file["sha256"]:
+            self.files[known.name] = replace(known, sop_instance_uid=(data["dicom"] or {}).get("SOPInstanceUID"))
 
     @property
     def state(self) -> State:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import islice
 from operator import itemgetter
 from typing import Any
@@ -10,7 +11,23 @@ from typing import Any
 from storage_ledger.core.entries import Entry, Kind, faults
 from storage_ledger.index import fixity
 from storage_ledger.index.rows import Row, StudyRows
-from storage_ledger.index.tables import COLUMNS, FILE, ROWID, SEARCHED, STUDY, UPLOAD, arrived, conflicts, forget, learn, refresh, year
+from storage_ledger.index.tables import (
+    ARRIVED_ONE,
+    COLUMNS,
+    FILE,
+    NONE_ARRIVED,
+    ROWID,
+    SEARCHED,
+    STUDY,
+    UPLOAD,
+    arrived,
+    conflicts,
+    forget,
+    learn,
+    refresh,
+    undo_conflicts,
+    year,
+)
 
 WRITE_STUDIES = 2_000
 WRITE_ENTRIES = 10_000
@@ -24,7 +41,8 @@ class Batch:
     `anew`: the tables are a share of a rebuild. Then there are no indexes and no search, and nothing is made from `files`; some
     studies stay in memory from one write to the next (`keep`, but no large one; the one longest unused goes first); of the others
     `earlier` gives all entries again when they are needed. What `verified` entries say is for the caller: `verified` has their
-    positions. `damaged`: position and fault of the entries that it left out.
+    positions. `damaged`: position and fault of the entries that it left out. `get`: the entry at a position of the ledger, for a
+    follower, which reads only what is new.
     """
 
     def __init__(
@@ -34,17 +52,20 @@ class Batch:
         anew: bool = False,
         keep: int = KEEP_STUDIES,
         earlier: Callable[[str], Iterable[Entry]] = lambda _: (),
+        get: Callable[[int], Entry | None] = lambda _: None,
     ) -> None:
         self._connection = connection
         self._sql = connection.execute
         self._anew = anew
         self._keep = keep if anew else 0
         self._earlier = earlier
+        self._get = get
         self.damaged: list[tuple[int, str]] = []
         self.verified: list[int] = []
         self._studies: dict[str, StudyRows] = {}
         self._changed: dict[str, StudyRows] = {}
         self._words: dict[str, tuple[Any, ...] | None] = {}
+        self._modalities: list[tuple[Row, Row]] = []
 
     def apply(self, entries: Iterable[Entry]) -> Entry | None:
         """Fold them in, in order; on return what came of it is in the tables. Returns the last one, None if there were none.
@@ -68,9 +89,21 @@ class Batch:
                 unwritten = 0
         self._write()
         self._connection.executemany("INSERT OR REPLACE INTO damaged VALUES (?, ?)", self.damaged)
-        if first is not None and not self._anew:
-            self._sql(arrived(first.position))
+        if first is not None:
+            self._arrived_otherwise(first.position)
+            if not self._anew:
+                self._sql(arrived(first.position))
         return last
+
+    def _arrived_otherwise(self, first: int) -> None:
+        """Count files that arrived before these entries, and whose modality was not known then."""
+        for before, after in self._modalities:
+            if after[FILE.position] < first and before[FILE.modality] != after[FILE.modality]:
+                for row, sign in ((before, -1), (after, 1)):
+                    self._sql(ARRIVED_ONE, (row[FILE.archived_at][:10], row[FILE.modality] or "", sign, sign * row[FILE.bytes]))
+                if not self._anew:
+                    self._sql(NONE_ARRIVED)
+        self._modalities.clear()
 
     def _verified(self, entry: Entry) -> None:
         if self._anew:
@@ -82,6 +115,9 @@ class Batch:
     def _fold(self, entry: Entry, study_id: str) -> None:
         rows = self._studies.pop(study_id, None) or self._load(entry, study_id)
         self._studies[study_id] = self._changed[study_id] = rows  # the last one is the one last used
+        if (said_at := rows.needs(entry)) is not None:
+            described = self._get(said_at) if said_at < entry.position else None
+            rows.hear(said_at, None if described is None or faults(described) else described)
         rows.apply(entry)
 
     def _load(self, entry: Entry, study_id: str) -> StudyRows:
@@ -114,9 +150,12 @@ class Batch:
         self._put("uploads", [rows.uploads[path] for rows in changed for path in sorted(rows.changed_uploads)])
         files = [rows.files[name] for rows in changed for name in sorted(rows.changed_files)]
         self._put("files", files)
+        before = [(row, rows.files[name].copy()) for rows in changed for name, row in rows.before.items()]
+        self._modalities += before
         if not self._anew:
-            self._refresh(files)
+            self._refresh(files, [row for row, _ in before])
         for study_id, rows in self._changed.items():
+            rows.before.clear()
             rows.changed_files.clear()
             rows.changed_uploads.clear()
             if len(rows.files) + len(rows.uploads) > KEEP_ROWS:
@@ -126,15 +165,26 @@ class Batch:
         for study_id in list(islice(self._studies, max(0, len(self._studies) - self._keep))):
             del self._studies[study_id]
 
-    def _refresh(self, changed: Iterable[Row]) -> None:
-        sops = sorted({uid for row in changed if (uid := row[FILE.sop_instance_uid])})
-        uids = {uid for row in changed if (uid := row[FILE.study_instance_uid])}
-        for some in _chunks(sops):
-            uids |= {row[0] for row in self._sql(conflicts(any_of(some)), tuple(some)).fetchall() if row[0]}
+    def _refresh(self, changed: Sequence[Row], before: Sequence[Row]) -> None:
+        """Make what is made from `files` again; `before`: rows that may have been of another study, or another instance."""
+        sops = {uid for row in changed if (uid := row[FILE.sop_instance_uid])}
+        uids = {uid for row in (*changed, *before) if (uid := row[FILE.study_instance_uid])}
+        if before:
+            sops |= {uid for row in before if (uid := row[FILE.sop_instance_uid])}
+            uids |= self._each(sops, undo_conflicts)
+        uids |= self._each(sops, conflicts)
+        self._each(uids, partial(forget, "dicom_studies"))
+        self._each(uids, refresh)
+        self._each(uids, partial(learn, "dicom_studies"))
+
+    def _each(self, uids: Iterable[str], statements: Callable[[str], str | Iterable[str]]) -> set[str]:
+        """Run them for all of these UIDs, some at a time. Returns what they return."""
+        found: set[str] = set()
         for some in _chunks(sorted(uids)):
-            chosen = any_of(some)
-            for statement in (forget("dicom_studies", chosen), *refresh(chosen), learn("dicom_studies", chosen)):
-                self._sql(statement, tuple(some))
+            made = statements(any_of(some))
+            for statement in [made] if isinstance(made, str) else made:
+                found |= {row[0] for row in self._sql(statement, tuple(some)).fetchall() if row[0]}
+        return found
 
     def _put(self, table: str, rows: Sequence[Row]) -> None:
         self._connection.executemany(_UPSERT[table], rows)
@@ -158,6 +208,7 @@ def _folded(study_id: str, entry: Entry, before: Iterable[Entry]) -> StudyRows:
         rows.apply(each)
     rows.changed_files.clear()
     rows.changed_uploads.clear()
+    rows.before.clear()
     return rows
 
 

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from storage_ledger import logs
 from storage_ledger.index import share
-from storage_ledger.index.tables import ADD, COLUMNS, ROWID, conflicts, refresh
+from storage_ledger.index.tables import ADD, COLUMNS, NONE_ARRIVED, ROWID, conflicts, refresh
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.driver import quoted
 from storage_ledger.ledger.sqlite import translated
@@ -122,6 +122,10 @@ def bring_in(connection: Any, prefix: str, folded: Iterable[Path]) -> list[int]:
         try:
             again = f"SELECT study_instance_uid FROM share.dicom_studies JOIN {prefix}dicom_studies USING (study_instance_uid)"  # noqa: S608 - a name of ours
             connection.execute(f"INSERT OR IGNORE INTO again {again}")
+            # A header that was read again may have moved a file to another study.
+            moved = f"SELECT old.study_instance_uid FROM share.files new JOIN {prefix}files old ON old.rowid = new.position"  # noqa: S608 - the same
+            left = "old.study_instance_uid IS NOT NULL AND old.study_instance_uid IS NOT new.study_instance_uid"
+            connection.execute(f"INSERT OR IGNORE INTO again {moved} WHERE {left}")
             for table in (*share.FOLDED, *share.DERIVED):
                 names = ", ".join((["rowid"] if table in ROWID else []) + [f'"{name}"' for name in COLUMNS[table]])
                 how = f"INTO {prefix}{table} ({names}) SELECT {names} FROM share.{table}"  # noqa: S608 - names of ours
@@ -130,6 +134,7 @@ def bring_in(connection: Any, prefix: str, folded: Iterable[Path]) -> list[int]:
         finally:
             connection.execute("DETACH share")
         file.unlink()
+    connection.execute(NONE_ARRIVED.replace("arrivals", f"{prefix}arrivals"))
     return verified
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from storage_ledger.core.entries import Entry, Kind
 from storage_ledger.core.layout import archive_path
-from storage_ledger.core.study import State, study_state, upload_state
+from storage_ledger.core.study import State, metadata_of, study_state, upload_state
 from storage_ledger.index.tables import COLUMNS, FILE, STUDY, UPLOAD
 
 # index column ← (group of the message, key in it, keyword of the header)
@@ -27,6 +27,9 @@ DESCRIPTIVE = {
     "manufacturer": ("modality_info", "manufacturer", "Manufacturer"),
     "institution_name": ("location_info", "institution_name", "InstitutionName"),
 }
+
+PATIENT = ("patient_id", "patient_name", "patient_birth_date", "patient_sex")
+IDENTITY = frozenset({*PATIENT, "study_instance_uid"})
 
 FROM_HEADER = {
     "study_instance_uid": "StudyInstanceUID",
@@ -68,6 +71,7 @@ _SAID = tuple(
 _FOUND = tuple((getattr(STUDY, column), keyword) for column, (_, _, keyword) in DESCRIPTIVE.items())
 _TEXTS = tuple((getattr(FILE, column), keyword) for column, keyword in FROM_HEADER.items() if column not in WHOLE_NUMBERS)
 _NUMBERS = tuple((getattr(FILE, column), keyword) for column, keyword in FROM_HEADER.items() if column in WHOLE_NUMBERS)
+_OTHERS = tuple((column, getattr(STUDY, column)) for column in DESCRIPTIVE if column not in IDENTITY)
 _NOTHING: dict[str, Any] = {}
 _PENDING, _ARCHIVED = State.PENDING, State.ARCHIVED
 _VALUES = {state: state.value for state in State}
@@ -83,13 +87,19 @@ _NEW_FILE = _new("files", fixity="unverified", sop_conflict=0, study_uid_differs
 
 @dataclass(slots=True)
 class StudyRows:
-    """The rows of one study; `apply` its entries in order. `changed_*`: keys of rows that are new or different."""
+    """The rows of one study; `apply` its entries in order. `changed_*`: keys of rows that are new or different.
+
+    `said`: the metadata of the messages that are known here, by the position of their `described` entry. `before`:
+    each row of `files` as it was before its header was read again.
+    """
 
     study: Row
     uploads: dict[str, Row] = field(default_factory=dict)
     files: dict[str, Row] = field(default_factory=dict)
     changed_files: set[str] = field(default_factory=set)
     changed_uploads: set[str] = field(default_factory=set)
+    said: dict[int, dict[str, Any]] = field(default_factory=dict)
+    before: dict[str, Row] = field(default_factory=dict)
 
     @classmethod
     def new(cls, study_id: str) -> StudyRows:
@@ -113,10 +123,19 @@ class StudyRows:
             self.study[STUDY.state] = _VALUES[state]
         self.study[STUDY.last_position] = entry.position
 
+    def needs(self, entry: Entry) -> int | None:
+        """The position of the `described` whose message may have to stand in for this entry's header, where it is not known: `hear` it."""
+        return entry.cause if entry.kind == Kind.ARCHIVED and entry.cause not in self.said else None
+
+    def hear(self, position: int, described: Entry | None) -> None:
+        """What the message of the `described` at this position says; None where it is damaged, or is not there."""
+        ours = described is not None and described.kind == Kind.DESCRIBED and described.study_id == self.study[STUDY.study_id]
+        self.said[position] = metadata_of(described.data["message"]) if described is not None and ours else {}
+
     def _described(self, entry: Entry, data: dict[str, Any]) -> None:
         study = self.study
         study[STUDY.described_at] = study[STUDY.described_at] or data.get("processing_time", entry.recorded_at)
-        metadata = data["message"].get("metadata") or {}
+        self.said[entry.position] = metadata = metadata_of(data["message"])
         for group, columns in _SAID:
             if said := metadata.get(group):
                 for column, key in columns:
@@ -139,6 +158,8 @@ class StudyRows:
         if name in self.files:
             if data.get("placement") == "copied":  # its bytes were put there anew: what was found before is past
                 self._placed_anew(name, placed=entry.position, fixity="unverified", verified_at=None)
+            if header and self.files[name][FILE.dicom_error] is not None:
+                self._read_again(name, header, data.get("dicom_error"))
             return
         study_id = study[STUDY.study_id]
         row = _NEW_FILE.copy()
@@ -150,26 +171,52 @@ class StudyRows:
         row[FILE.archive_path] = archive_path(study_id, name)
         row[FILE.archived_at] = archived_at
         row[FILE.position] = row[FILE.placed] = entry.position
-        row[FILE.dicom_error] = data.get("dicom_error")
+        self._take(row, header, data.get("dicom_error"))
+        if row[FILE.dicom_error] is not None or row[FILE.study_instance_uid] is None:
+            _stand_in(row, _said_by(self.said.get(entry.cause or 0, _NOTHING)) | {name: study[place] for name, place in _OTHERS})
+        self.files[name] = row
+        self.changed_files.add(name)
+        study[STUDY.files] += 1
+        study[STUDY.bytes] += file["bytes"]
+
+    def _take(self, row: Row, header: dict[str, Any], error: str | None) -> None:
+        """Put into a file's row what its header says, and nothing else."""
+        row[FILE.dicom_error] = error
         get = header.get
         for column, keyword in _TEXTS:
             value = get(keyword)
             if value.__class__ is str and len(value) <= MAX_TEXT and "\0" not in value:
                 row[column] = value.strip() or None
-            elif value is not None:
+            else:
                 row[column] = _text(value)
         for column, keyword in _NUMBERS:
             value = get(keyword)
             if value.__class__ is int and -WHOLE < value < WHOLE:
                 row[column] = value
-            elif value is not None:
+            else:
                 row[column] = _number(value)
-        said, found = study[STUDY.study_instance_uid], row[FILE.study_instance_uid]
+        said, found = self.study[STUDY.study_instance_uid], row[FILE.study_instance_uid]
         row[FILE.study_uid_differs] = int(said is not None and found is not None and said != found)
-        self.files[name] = row
+
+    def _header_read(self, _: Entry, data: dict[str, Any]) -> None:
+        name, header = data["file"]["name"], data["dicom"] or {}
+        if name not in self.files or self.files[name][FILE.sha256] != data["file"]["sha256"]:
+            return
+        for column, keyword in _FOUND:
+            if self.study[column] is None:
+                self.study[column] = _text(header.get(keyword))
+        self._read_again(name, header, data.get("dicom_error"))
+
+    def _read_again(self, name: str, header: dict[str, Any], error: str | None) -> None:
+        """A file's header takes the place of what was known of it. What a message said goes on to stand in where it has to."""
+        row = self.files[name]
+        before = row.copy()
+        self._take(row, header, error)
+        row[FILE.sop_conflict] = 0  # judged again, by the instance that it is now
+        if error is not None or row[FILE.study_instance_uid] is None:
+            _stand_in(row, dict(zip(COLUMNS["files"], before, strict=True)))
+        self.before.setdefault(name, before)
         self.changed_files.add(name)
-        study[STUDY.files] += 1
-        study[STUDY.bytes] += file["bytes"]
 
     def _status_sent(self, _: Entry, data: dict[str, Any]) -> None:
         self.study[STUDY.status_sent] = data["status"]
@@ -193,9 +240,30 @@ class StudyRows:
         Kind.ARCHIVED: _archived,
         Kind.STATUS_SENT: _status_sent,
         Kind.RESTORED: _restored,
+        Kind.HEADER_READ: _header_read,
         Kind.FAILED: _in_trouble,
         Kind.QUARANTINED: _in_trouble,
     }
+
+
+def _said_by(metadata: dict[str, Any]) -> dict[str, str | None]:
+    """Patient and study UID of a message, by column."""
+    return {name: _text((metadata.get(group) or {}).get(key)) for name, (group, key, _) in DESCRIPTIVE.items() if name in IDENTITY}
+
+
+def _stand_in(row: Row, instead: dict[str, Any]) -> None:
+    """Fill a file's row where its header does not say whose it is, or of which study.
+
+    Name, ID, birth date and sex are all of the header, or none of them: a patient is never put together from two sources.
+    """
+    if row[FILE.patient_id] is None and row[FILE.patient_name] is None and (instead["patient_id"] or instead["patient_name"]):
+        for name in PATIENT:
+            row[getattr(FILE, name)] = instead[name]
+    if row[FILE.study_instance_uid] is None and instead["study_instance_uid"]:
+        row[FILE.study_instance_uid] = instead["study_instance_uid"]
+        for name, _ in _OTHERS:
+            if row[getattr(FILE, name)] is None:
+                row[getattr(FILE, name)] = instead[name]
 
 
 def _text(value: Any) -> str | None:

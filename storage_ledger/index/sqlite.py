@@ -92,7 +92,7 @@ class Index:
         with self._transaction() as connection:
             progress = progress_of(connection)
             stands = progress is not None and progress[0] == self.position and schema_version(connection) == self._version
-            batch = Batch(driver(connection))
+            batch = Batch(driver(connection), get=self._ledger.get)
             if stands and entries:
                 batch.apply(entries)
                 _set_progress(driver(connection).execute, entries[-1], self._ledger.ledger_id)
@@ -165,7 +165,7 @@ class Index:
                 sql = driver(connection).execute
                 fixity.apply_all(sql, (self._of_ledger(partial(self._ledger.get, each)) for each in reversed(verified)))
                 # What was applied meanwhile to the tables that are gone now must be in the new ones, too.
-                if (beyond := Batch(driver(connection)).apply(self._beyond(position))) is not None:
+                if (beyond := Batch(driver(connection), get=self._ledger.get).apply(self._beyond(position))) is not None:
                     last = beyond
                 _set_progress(sql, last, self._ledger.ledger_id)
                 damaged = sql("SELECT position, code FROM damaged ORDER BY position").fetchall()

@@ -77,6 +77,7 @@ INDEXES = (
     # The last two so that cover picture and fixity of the studies of a list are found in the index alone.
     'CREATE INDEX files_by_uid ON files (study_instance_uid, series_instance_uid, instance_number, fixity, "rows")',
     "CREATE INDEX files_damaged ON files (position) WHERE fixity IN ('missing', 'changed')",
+    "CREATE INDEX files_unread ON files (dicom_error, position) WHERE dicom_error IS NOT NULL",
     "CREATE INDEX files_flagged ON files (position) WHERE sop_conflict OR study_uid_differs",
     "CREATE INDEX files_by_sop ON files (sop_instance_uid)",
     "CREATE INDEX uploads_by_state ON uploads (state) WHERE state <> 'archived'",
@@ -112,8 +113,8 @@ SEARCH = {
     for table in KEYS
 }
 
-SCHEMA = zlib.crc32(repr((TABLES, INDEXES, SEARCH, "rows 4")).encode()) & 0x7FFFFFFF
-"""PRAGMA user_version of an index of this shape; "rows 4" changes when the same columns get to mean something else."""
+SCHEMA = zlib.crc32(repr((TABLES, INDEXES, SEARCH, "rows 5")).encode()) & 0x7FFFFFFF
+"""PRAGMA user_version of an index of this shape; "rows 5" changes when the same columns get to mean something else."""
 
 
 def year(study_date: str | None) -> int | None:
@@ -127,16 +128,20 @@ def year(study_date: str | None) -> int | None:
 _BEGINS_WITH_A_YEAR = re.compile("[12][0-9]{3}").match
 
 
-def refresh(chosen: str) -> tuple[str, str]:
-    """SQL that makes `series` and `dicom_studies` again from `files`, for the UIDs that `chosen` (a condition) admits."""
+def refresh(chosen: str) -> tuple[str, ...]:
+    """SQL that makes `series` and `dicom_studies` again from `files`, for the UIDs that `chosen` (a condition) admits.
+
+    A file whose header is read again may leave a study, even as its last one.
+    """
+    gone = (f"DELETE FROM {table} WHERE study_instance_uid {chosen}" for table in ("series", "dicom_studies"))  # noqa: S608 - marks of ours
     series = f"""
-INSERT OR REPLACE INTO series
+INSERT INTO series
 SELECT f.series_number, f.modality, f.series_description, f.body_part, a.files, a.bytes, a.study_instance_uid, a.series_instance_uid
 FROM (SELECT study_instance_uid, series_instance_uid, min(position) AS first, count(*) AS files, sum(bytes) AS bytes
       FROM files WHERE series_instance_uid IS NOT NULL AND study_instance_uid {chosen} GROUP BY 1, 2) a
 JOIN files f ON f.position = a.first"""  # noqa: S608 - marks of ours
     studies = f"""
-INSERT OR REPLACE INTO dicom_studies
+INSERT INTO dicom_studies
 SELECT a.study_instance_uid, f.patient_name, f.patient_id, f.study_date,
        (SELECT group_concat(modality, ', ') FROM (SELECT DISTINCT modality FROM files m
           WHERE m.study_instance_uid = a.study_instance_uid AND modality IS NOT NULL ORDER BY modality)),
@@ -148,7 +153,7 @@ FROM (SELECT study_instance_uid, min(position) AS first, count(DISTINCT series_i
              min(archived_at) AS first_at, max(archived_at) AS last_at
       FROM files WHERE study_instance_uid {chosen} GROUP BY 1) a
 JOIN files f ON f.position = a.first"""  # noqa: S608 - marks of ours
-    return series, studies
+    return *gone, series, studies
 
 
 def conflicts(chosen: str) -> str:
@@ -156,6 +161,11 @@ def conflicts(chosen: str) -> str:
     shared = f"SELECT sop_instance_uid FROM files WHERE sop_instance_uid {chosen} GROUP BY 1 HAVING count(*) > 1"  # noqa: S608 - marks of ours
     differing = f"SELECT sop_instance_uid FROM files WHERE sop_instance_uid IN ({shared}) GROUP BY 1 HAVING count(DISTINCT sha256) > 1"  # noqa: S608 - the same
     return f"UPDATE files SET sop_conflict = 1 WHERE sop_conflict = 0 AND sop_instance_uid IN ({differing}) RETURNING study_instance_uid"  # noqa: S608 - the same
+
+
+def undo_conflicts(chosen: str) -> str:
+    """SQL that takes the flag off the files whose SOP Instance UID `chosen` admits, before `conflicts`; it returns their study UIDs."""
+    return f"UPDATE files SET sop_conflict = 0 WHERE sop_conflict = 1 AND sop_instance_uid {chosen} RETURNING study_instance_uid"  # noqa: S608 - marks of ours
 
 
 def arrived(first: int = 1) -> str:
@@ -167,6 +177,11 @@ SELECT substr(archived_at, 1, 10), coalesce(modality, ''), count(*), sum(bytes) 
 
 
 ADD = "ON CONFLICT (day, modality) DO UPDATE SET files = files + excluded.files, bytes = bytes + excluded.bytes"
+
+ARRIVED_ONE = f"INSERT INTO arrivals VALUES (?, ?, ?, ?) {ADD}"  # noqa: S608 - a constant
+"""Where `arrived` counted a file and its modality is another one now: once with what is to be taken off, once with what is to be added."""
+
+NONE_ARRIVED = "DELETE FROM arrivals WHERE files = 0"
 
 
 def forget(table: str, chosen: str) -> str:

@@ -107,6 +107,7 @@ def look_at(ledger: Ledger, settings: Settings) -> dict[str, Any]:
         "queue": waiting,
         "quarantined": len(quarantine),
         "flagged": _flagged(ledger, settings),
+        "headers_unreadable": _headers_unreadable(ledger, settings),
         "unexplained": unexplained,
         "last_verify": last_verify(ledger),
         "volumes": volumes,
@@ -158,6 +159,13 @@ def _mirror_lag(ledger: Ledger, mirrored: int | None) -> list[dict[str, str]]:
 def _flagged(ledger: Ledger, settings: Settings) -> int | None:
     """How many files are worth a look and wait for nobody; None without an index. They stay, so nothing may be alarmed by them."""
     rows = ask_files(settings.index_file, ledger, "SELECT count(*) FROM files WHERE sop_conflict OR study_uid_differs")
+    return int(rows[0][0]) if rows else None
+
+
+def _headers_unreadable(ledger: Ledger, settings: Settings) -> int | None:
+    """How many files were archived though their header could not be read, or only in part; None without an index."""
+    sql = "SELECT count(*) FROM files INDEXED BY files_unread WHERE dicom_error IS NOT NULL"
+    rows = ask_files(settings.index_file, ledger, sql)
     return int(rows[0][0]) if rows else None
 
 

@@ -156,7 +156,7 @@ def happened(entry: Entry, earlier: Entry | None) -> dict[str, Any]:
     }
 
 
-def summary(entry: Entry) -> str:
+def summary(entry: Entry) -> str:  # noqa: C901, PLR0912 - one case for each kind of entry
     """One line for people."""
     if found := faults(entry):
         return f"damaged ({found[0]}): what it says may not be believed"
@@ -178,6 +178,8 @@ def summary(entry: Entry) -> str:
             return f"restored: {data['file']['name']}, which was {data['found']}, from {data['source'] or 'a source that is not known'}"
         case Kind.ACKNOWLEDGED:
             return f"acknowledged {data['code']} by {data['by']}: {data['reason']}"
+        case Kind.HEADER_READ:
+            return f"header read again: {data['file']['name']}, {data.get('dicom_error') or 'complete'}"
         case Kind.STATUS_SENT:
             return f"status told: {data['status']}" + (" again, it had been overwritten" if data.get("reason") == "overwritten" else "")
         case Kind.FAILED:

@@ -31,9 +31,9 @@ class Following:
         self.index = Index(path, ledger)
         self.index.ensure()
 
-    def append(self, kind, payload, study_id="S1"):
+    def append(self, kind, payload, study_id="S1", cause=None):
         with self.ledger.write() as tx:
-            entry = tx.append(NewEntry(kind, payload, study_id), duty=False)
+            entry = tx.append(NewEntry(kind, payload, study_id, cause), duty=False)
         self.index.follow()
         return entry
 
@@ -129,6 +129,135 @@ def test_what_the_message_says_goes_before_what_the_header_says(following):
     assert following.rows("SELECT patient_id, patient_name FROM files") == [("FOUND", "DOE^JANE")]
 
 
+SAID = {
+    "patient_info": {"patient_id": "SAID", "patient_name": "SAID^JANE", "patient_birth_date": "19700101"},
+    "study_info": {"study_instance_uid": "1.7", "study_date": "20260102", "accession_number": "A-SAID"},
+    "modality_info": {"modality": "MR"},
+}
+FILE_SAYS = "patient_id, patient_name, patient_birth_date, study_instance_uid, study_date, accession_number, modality, dicom_error"
+
+
+def header_read(path="a.dcm", content="bytes", dicom=None, error=None):
+    file = {key: archived(path, content=content)["file"][key] for key in ("name", "sha256")}
+    return {"file": file, "dicom": dicom, "software": "0"} | ({"dicom_error": error} if error else {})
+
+
+def unread(error="header-too-large", dicom=None, path="a.dcm", **more):
+    return archived(path, dicom=dicom, **more) | {"dicom_error": error}
+
+
+@pytest.fixture
+def the_same_anew(following):
+    """In the end an index that is made anew is the same, wherever the rebuild cuts the ledger."""
+    yield
+    followed = rows(following.index.path)
+    for stretches in (1, 2, 3):
+        index = Index(following.index.path.with_name(f"anew-{stretches}.db"), following.ledger, rebuild_stretches=stretches)
+        index.rebuild()
+        index.close()
+        assert rows(index.path) == followed
+
+
+@pytest.mark.usefixtures("the_same_anew")
+def test_the_message_stands_in_for_a_header_that_could_not_be_read(following):
+    """So that the study is listed and found; the code stays."""
+    cause = following.append(Kind.DESCRIBED, described("a.dcm", SAID)).position
+    following.append(Kind.ARCHIVED, unread(), cause=cause)
+    assert following.rows(f"SELECT {FILE_SAYS} FROM files") == [
+        ("SAID", "SAID^JANE", "19700101", "1.7", "20260102", "A-SAID", "MR", "header-too-large")
+    ]
+    assert following.rows("SELECT study_instance_uid, patient_name, files, flagged FROM dicom_studies") == [("1.7", "SAID^JANE", 1, 0)]
+    assert following.rows("SELECT study_instance_uid FROM dicom_studies_fts JOIN dicom_studies ON first_position = dicom_studies_fts.rowid "
+                          "WHERE dicom_studies_fts MATCH 'said'") == [("1.7",)]  # fmt: skip
+
+
+@pytest.mark.usefixtures("the_same_anew")
+@pytest.mark.parametrize(
+    ("dicom", "expected"),
+    [
+        ({"PatientID": "FOUND"}, ("FOUND", None, None, "1.7")),
+        ({"PatientName": "FOUND^JOE"}, (None, "FOUND^JOE", None, "1.7")),
+        ({"PatientBirthDate": "19990101"}, ("SAID", "SAID^JANE", "19700101", "1.7")),
+        ({"StudyInstanceUID": "1.2"}, ("SAID", "SAID^JANE", "19700101", "1.2")),
+        ({"StudyInstanceUID": "1.2", "PatientID": "FOUND"}, ("FOUND", None, None, "1.2")),
+    ],
+)
+def test_a_patient_is_of_the_header_or_of_the_message_and_never_of_both(following, dicom, expected):
+    cause = following.append(Kind.DESCRIBED, described("a.dcm", SAID)).position
+    following.append(Kind.ARCHIVED, unread("header-cut", dicom), cause=cause)
+    assert following.rows("SELECT patient_id, patient_name, patient_birth_date, study_instance_uid FROM files") == [expected]
+
+
+@pytest.mark.usefixtures("the_same_anew")
+def test_a_whole_header_that_names_its_study_needs_nobody_to_stand_in(following):
+    cause = following.append(Kind.DESCRIBED, described("a.dcm", SAID)).position
+    following.append(Kind.ARCHIVED, archived("a.dcm", dicom=header("9.1")), cause=cause)
+    assert following.rows(f"SELECT {FILE_SAYS} FROM files") == [(None, None, None, "1.2", None, None, "CT", None)]
+
+
+@pytest.mark.usefixtures("the_same_anew")
+def test_a_header_that_was_read_again_takes_the_place_of_what_stood_in(following):
+    """And leaves no ghost of the study that the file was listed under."""
+    cause = following.append(Kind.DESCRIBED, described("a.dcm", SAID)).position
+    first = following.append(Kind.ARCHIVED, unread(dicom={"SeriesInstanceUID": "1.7.1"}), cause=cause).position
+    following.append(Kind.ARCHIVED, archived("b.dcm", dicom=header("9.2", PatientID="OTHER")), "S2")
+    found = header("9.1", PatientID="FOUND", PatientName="FOUND^JOE", StudyDate="20250101", Rows=64)
+    following.append(Kind.HEADER_READ, header_read(dicom=found), cause=first)
+    assert following.rows(f"SELECT {FILE_SAYS} FROM files WHERE name = 'a.dcm'") == [
+        ("FOUND", "FOUND^JOE", None, "1.2", "20250101", None, "CT", None)
+    ]
+    assert following.rows("SELECT sop_instance_uid, \"rows\", study_uid_differs FROM files WHERE name = 'a.dcm'") == [("9.1", 64, 1)]
+    assert following.rows("SELECT study_instance_uid, patient_id, files FROM dicom_studies") == [("1.2", "FOUND", 2)]
+    assert following.rows("SELECT series_instance_uid, files FROM series") == [("1.2.1", 2)]
+    assert following.rows("SELECT modality, files, bytes FROM arrivals") == [("CT", 2, 10)]
+    assert following.rows("SELECT count(*) FROM dicom_studies_fts WHERE dicom_studies_fts MATCH 'said'") == [(0,)]
+
+
+@pytest.mark.usefixtures("the_same_anew")
+def test_a_header_that_still_lacks_something_leaves_the_message_standing_in(following):
+    cause = following.append(Kind.DESCRIBED, described("a.dcm", SAID)).position
+    first = following.append(Kind.ARCHIVED, unread(), cause=cause).position
+    following.append(Kind.HEADER_READ, header_read(dicom={"SOPInstanceUID": "9.1"}, error="header-cut"), cause=first)
+    assert following.rows(f"SELECT {FILE_SAYS}, sop_instance_uid FROM files") == [
+        ("SAID", "SAID^JANE", "19700101", "1.7", "20260102", "A-SAID", "MR", "header-cut", "9.1")
+    ]
+
+
+@pytest.mark.usefixtures("the_same_anew")
+@pytest.mark.parametrize("which", ["another name", "other bytes"])
+def test_a_header_of_another_file_changes_nothing(following, which):
+    first = following.append(Kind.ARCHIVED, unread()).position
+    other = {"path": "b.dcm"} if which == "another name" else {"content": "others"}
+    following.append(Kind.HEADER_READ, header_read(dicom=header("9.1"), **other), cause=first)
+    assert following.rows("SELECT name, study_instance_uid, dicom_error FROM files") == [("a.dcm", None, "header-too-large")]
+
+
+@pytest.mark.usefixtures("the_same_anew")
+def test_instances_that_are_no_longer_in_conflict_lose_their_flag(following):
+    following.append(Kind.ARCHIVED, archived("b.dcm", content="y", dicom=header("9.1", "1.3")), "B")
+    first = following.append(Kind.ARCHIVED, unread("some-attributes-unreadable", header("9.1"))).position
+    assert following.rows("SELECT sum(sop_conflict), sum(flagged) FROM files JOIN dicom_studies USING (study_instance_uid)") == [(2, 2)]
+    following.append(Kind.HEADER_READ, header_read(dicom=header("9.2")), cause=first)
+    assert following.rows("SELECT sum(sop_conflict), sum(flagged) FROM files JOIN dicom_studies USING (study_instance_uid)") == [(0, 0)]
+
+
+@pytest.mark.usefixtures("the_same_anew")
+def test_the_header_of_a_redelivery_counts_where_there_was_none(following):
+    cause = following.append(Kind.DESCRIBED, described("a.dcm", SAID)).position
+    following.append(Kind.ARCHIVED, unread(), cause=cause)
+    again = following.append(Kind.DESCRIBED, described("a.dcm", SAID)).position
+    following.append(Kind.ARCHIVED, archived(dicom=header("9.1")) | {"placement": "already-there"}, cause=again)
+    assert following.rows("SELECT study_instance_uid, sop_instance_uid, dicom_error FROM files") == [("1.2", "9.1", None)]
+    following.append(Kind.ARCHIVED, archived(dicom=header("9.9", "1.9")) | {"placement": "already-there"}, cause=again)
+    assert following.rows("SELECT study_instance_uid, sop_instance_uid FROM files") == [("1.2", "9.1")]
+    assert following.rows("SELECT study_instance_uid FROM dicom_studies") == [("1.2",)]
+
+
+def test_files_whose_header_could_not_be_read_are_counted_by_an_index_of_their_own(following):
+    plan = following.rows("EXPLAIN QUERY PLAN SELECT dicom_error, count(*) FROM files WHERE dicom_error IS NOT NULL GROUP BY 1")
+    assert "COVERING INDEX files_unread" in plan[0][-1]
+
+
 @pytest.mark.parametrize("damage", ["garbage", "missing", "other ledger", "other schema", "other leaf"])
 def test_an_index_that_does_not_fit_is_made_anew(following, ledgers, tmp_path, damage):
     following.append(Kind.ARCHIVED, archived(dicom=header("9.1")))
@@ -187,6 +316,7 @@ def test_an_index_that_is_made_anew_has_what_was_followed_meanwhile(following):
             following.append(Kind.ARCHIVED, archived("b.dcm", dicom=header("9.2")), "B")
 
         study = following.ledger.study
+        get = following.ledger.get
 
     following.append(Kind.ARCHIVED, archived("a.dcm", dicom=header("9.1")), "A")
     other = Index(following.index.path, Meanwhile(), command="replay")

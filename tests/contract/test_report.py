@@ -95,6 +95,20 @@ def test_flagged_files_are_counted_and_need_nobody(scene):
     assert (scene.status()["flagged"], scene.needs()) == (2, [])
 
 
+def test_files_whose_header_cannot_be_read_are_counted_and_need_nobody(scene):
+    assert scene.status()["headers_unreadable"] is None, "there is no index yet"
+    make_file(scene.pipeline.uploads / "cut.dcm")
+    whole = (scene.pipeline.uploads / "cut.dcm").read_bytes()
+    scene.pipeline.upload("cut.dcm", whole[: whole.index(b"DOE^JANE") + 3])
+    scene.pipeline.upload("note.dcm", b"no DICOM at all")
+    scene.pipeline.upload("whole.dcm", whole)
+    for name in ("cut", "note", "whole"):
+        scene.pipeline.say(name, f"{name}.dcm")
+    scene.pipeline.finish()
+    scene.follow()
+    assert (scene.status()["headers_unreadable"], scene.needs()) == (2, [])
+
+
 def test_an_archive_that_is_away_is_said_once_whatever_stands_still_for_it(scene):
     scene.archive("S1")
     scene.pipeline.archive.rename(scene.pipeline.archive.with_name("away"))

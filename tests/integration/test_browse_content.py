@@ -145,6 +145,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     site.add("gone", "x.dcm", made(folder, 14))
     site.add("other", "x.dcm", made(folder, 15))
     site.add("short", "x.dcm", made(folder, 16))
+    cut = made(folder, 17)
+    site.add("cut", "x.dcm", cut[: cut.index(b"CANARY^NAME") + 4])
     site.record()
     os.unlink(site.archive / "gone" / "x.dcm")
     os.truncate(site.archive / "short" / "x.dcm", 500)
@@ -386,3 +388,12 @@ def _is_worker(path: Path, parent: int) -> bool:
         return f"PPid:\t{parent}\n" in (path / "status").read_text() and b"pictures.worker" in (path / "cmdline").read_bytes()
     except OSError:
         return False
+
+
+def test_files_whose_header_cannot_be_read_are_listed_where_somebody_looks(site: Site):
+    page = site.get("/attention").body.decode()
+    unread, no_dicom = (page.index(f'id="{name}"') for name in ("headers", "no-dicom"))
+    assert unread < page.index("<code>header-cut</code>") < page.index('href="/studies/cut"') < no_dicom
+    assert no_dicom < page.index("<code>not-dicom</code>") < page.index('href="/studies/text"')
+    assert "3 files whose header could not be read" in site.get("/").body.decode()
+    assert "header-cut" in site.get("/studies/cut").body.decode()

@@ -2,6 +2,7 @@
 
 import tempfile
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 from hypothesis import given, settings
@@ -43,15 +44,31 @@ metadata = st.none() | st.fixed_dictionaries(
 )
 studies = st.sampled_from(STUDIES)
 paths = st.sampled_from(PATHS)
+contents = st.sampled_from(["x", "y", ""])
+errors = st.sampled_from([{}, {"dicom_error": "header-cut"}])
+causes = st.integers(1, 12) | st.none()
 steps = st.one_of(
     st.builds(lambda study, path, said: NewEntry(Kind.DESCRIBED, described(path, said), study), studies, paths, metadata),
     st.builds(
-        lambda study, path, content, header, more: NewEntry(Kind.ARCHIVED, archived(path, content=content, dicom=header) | more, study),
+        lambda study, path, content, header, more, cause: NewEntry(
+            Kind.ARCHIVED, archived(path, content=content, dicom=header) | more, study, cause
+        ),
         studies,
         paths,
-        st.sampled_from(["x", "y", ""]),
+        contents,
         headers,
         st.sampled_from([{}, {"dicom_error": "not-dicom"}, {"placement": "already-there"}]),
+        causes,
+    ),
+    st.builds(
+        lambda study, path, content, header, error: NewEntry(
+            Kind.HEADER_READ, {"file": archived(path, content=content)["file"], "dicom": header} | error, study
+        ),
+        studies,
+        paths,
+        contents,
+        headers,
+        errors,
     ),
     st.builds(lambda study, path: NewEntry(Kind.QUARANTINED, {"code": "upload-missing", "upload_path": path}, study), studies, paths),
     st.builds(
@@ -115,10 +132,12 @@ def test_following_in_any_batches_comes_to_the_same_as_making_it_anew(ledgers, b
         ledger = ledgers.open(folder)
         index = Index(folder / "index.db", ledger)
         index.ensure()
+        appended = 0
         for batch in batches:
             with ledger.write() as tx:
                 for new in batch:
-                    tx.append(new, duty=False)
+                    appended += 1
+                    tx.append(new if (new.cause or 0) < appended else replace(new, cause=None), duty=False)
             while index.follow():
                 pass
         followed = rows(index.path)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Mapping
+import struct
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,16 @@ def make_file(
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dcmwrite(path, ds, enforce_file_format=True)
     return ds
+
+
+def sequence(group: int, element: int, items: Sequence[bytes], *, defined: bool = False) -> bytes:
+    """The bytes of a sequence of these items in explicit VR little endian (PS3.5 §7.5), of stated length or with delimiters."""
+    length = None if not defined else sum(8 + len(item) for item in items)
+    head = struct.pack("<HH2sHI", group, element, b"SQ", 0, 0xFFFFFFFF if length is None else length)
+    if defined:
+        return head + b"".join(struct.pack("<HHI", 0xFFFE, 0xE000, len(item)) + item for item in items)
+    begin, end = struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF), struct.pack("<HHI", 0xFFFE, 0xE00D, 0)
+    return head + b"".join(begin + item + end for item in items) + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
 
 
 def described(

@@ -1,0 +1,277 @@
+"""Walks over the top-level elements of a DICOM data set without reading what nobody asks for.
+
+A file is hostile until shown otherwise: sequences nested without end, elements of 4 GB, deflated bombs. So nothing here
+recurses, a value is read only when it is asked for, and both bytes and elements are counted.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, NamedTuple, Protocol
+
+from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, STANDARD_VR
+
+MAX_READ_BYTES = 64 << 20
+MAX_INFLATED_BYTES = 64 << 20
+MAX_ELEMENTS = 500_000
+"""Of one file, those within sequences too: less than a second of one processor."""
+WINDOW_BYTES = 16 << 10
+MAX_UID_BYTES = 256
+
+UNDEFINED = 0xFFFFFFFF
+_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_TRANSFER_SYNTAX = 0x00020010
+_DEFLATED = frozenset({"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"})
+"""Deflated Explicit VR Little Endian (PS3.5 §A.5), and the two JPIP Referenced Deflate syntaxes (§A.7, §A.11)."""
+
+_VRS = {vr.value.encode(): (vr.value, vr in EXPLICIT_VR_LENGTH_32) for vr in STANDARD_VR}
+
+
+class Unreadable(Exception):
+    """The data set cannot be read any further; what came before is good. `code`: why."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+class Source(Protocol):
+    """Bytes by position, which only ever goes forward."""
+
+    def at(self, position: int, count: int) -> bytes:
+        """Up to `count` bytes; fewer only at the end. Raises `Unreadable` (`header-too-large`, `header-unreadable`)."""
+        ...
+
+    def require(self, position: int) -> None:
+        """Raises `Unreadable` (`header-cut`) where the file ends before `position`."""
+        ...
+
+
+class Element(NamedTuple):
+    """Where one element is: its header at `at`, its value at `value_at`. `vr` is None where the file does not say it."""
+
+    tag: int
+    vr: str | None
+    length: int
+    at: int
+    value_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class DataSet:
+    """A data set, ready to be walked over once. `has_prefix`: the file begins as PS3.10 §7.1 says."""
+
+    source: Source
+    position: int
+    is_implicit: bool
+    is_little_endian: bool
+    transfer_syntax: str | None
+    has_prefix: bool
+
+    def elements(self) -> Iterator[Element]:
+        """Those of the top level in the order of the file. Raises `Unreadable`."""
+        return _walk(self.source, self.position, is_implicit=self.is_implicit, is_little_endian=self.is_little_endian)
+
+    def value(self, element: Element) -> bytes:
+        """The bytes of the element that `elements` gave last, if its length is defined. Raises `Unreadable`."""
+        value = self.source.at(element.value_at, element.length)
+        if len(value) < element.length:
+            raise Unreadable("header-cut")
+        return value
+
+
+def data_set(file: BinaryIO) -> DataSet | None:
+    """The data set of a file, also of one without preamble or file meta information; None where the file is no DICOM.
+
+    Byte order and VR encoding are those of the first element, whatever the transfer syntax says. Raises `Unreadable`.
+    """
+    source: Source = _File(file)
+    has_prefix = source.at(0, 132)[128:] == b"DICM"
+    if not has_prefix and source.at(0, 2) not in _FIRST_GROUPS:
+        return None
+    try:
+        position, syntax = _meta(source, 132 if has_prefix else 0)
+        if syntax in _DEFLATED:
+            source, position = _Inflated(file, position), 0
+        position = _after_command_set(source, position)
+        head = source.at(position, 6)
+    except Unreadable:
+        if has_prefix:
+            raise
+        return None
+    group = int.from_bytes(head[:2], "little")
+    big_endian = group != 0 and group & 0xFF == 0  # 0008 reads as 0800
+    return DataSet(source, position, not _is_vr(head[4:6]), not big_endian, syntax, has_prefix)
+
+
+_FIRST_GROUPS = frozenset(struct.pack(order, group) for group in (0, 2, 4, 8) for order in ("<H", ">H"))
+
+
+def _meta(source: Source, position: int) -> tuple[int, str | None]:
+    """Where the data set begins, and the transfer syntax that group 2 names; the group's length is not relied on."""
+    syntax = None
+    for element in _walk(source, position, is_implicit=False, is_little_endian=True):
+        if element.tag >> 16 != 2:
+            return element.at, syntax
+        if element.tag == _TRANSFER_SYNTAX and element.length <= MAX_UID_BYTES:
+            syntax = source.at(element.value_at, element.length).decode("ascii", "replace").strip("\0 ") or None
+        position = element.value_at + element.length
+    return position, syntax
+
+
+def _after_command_set(source: Source, position: int) -> int:
+    """Where the data set begins: some files have elements of a DICOM message before it (PS3.7 §6.3)."""
+    for element in _walk(source, position, is_implicit=True, is_little_endian=True):
+        if element.tag >> 16 != 0:
+            return element.at
+        position = element.value_at + element.length
+    return position
+
+
+def _walk(source: Source, position: int, *, is_implicit: bool, is_little_endian: bool) -> Iterator[Element]:
+    read = _reader(source, is_implicit=is_implicit, is_little_endian=is_little_endian)
+    while source.at(position, 1):
+        element = read(position)
+        if element.tag == 0 and element.length == 0:
+            raise Unreadable("header-cut")  # room that was made for the file, and never filled
+        yield element
+        if is_delimiter(element.tag):  # a delimiter too many
+            position = element.value_at
+        elif element.length == UNDEFINED:
+            position = _end_of_undefined(element.value_at, read)
+        else:
+            position = element.value_at + element.length
+            source.require(position)
+    source.require(position)
+
+
+class _Read(Protocol):
+    def __call__(self, position: int) -> Element: ...
+
+
+def _reader(source: Source, *, is_implicit: bool, is_little_endian: bool) -> _Read:
+    order = "<" if is_little_endian else ">"
+    implicit = struct.Struct(order + "HHL").unpack_from
+    explicit = struct.Struct(order + "HH2sH").unpack_from
+    length_of = struct.Struct(order + "L").unpack_from
+    at, vrs, left = source.at, _VRS.get, MAX_ELEMENTS
+
+    def read(position: int) -> Element:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Unreadable("header-too-large")
+        head = at(position, 12)
+        if len(head) < 8:
+            raise Unreadable("header-cut")
+        if not is_implicit:
+            group, number, vr, length = explicit(head)
+            known = vrs(vr)
+            if known is not None and known[1]:
+                if len(head) < 12:
+                    raise Unreadable("header-cut")
+                return Element(group << 16 | number, known[0], length_of(head, 8)[0], position, position + 12)
+            if known is not None:
+                return Element(group << 16 | number, known[0], length, position, position + 8)
+            if b"AA" <= vr <= b"ZZ":  # a VR that is damaged or not known
+                return Element(group << 16 | number, vr.decode("latin-1"), length, position, position + 8)
+        # Items and delimiters have no VR, and some writers change to implicit VR within sequences.
+        group, number, length = implicit(head)
+        return Element(group << 16 | number, None, length, position, position + 8)
+
+    return read
+
+
+def _end_of_undefined(position: int, read: _Read) -> int:
+    """Behind the delimiter of a value of undefined length (PS3.5 §7.5): what is open is counted, however deep it goes."""
+    if read(position).tag not in {_ITEM, _SEQUENCE_END}:
+        raise Unreadable("header-unreadable")
+    depth = 1
+    while depth:
+        tag, _, length, _, position = read(position)
+        if tag in {_ITEM_END, _SEQUENCE_END}:
+            depth -= 1
+        elif length == UNDEFINED:
+            depth += 1
+        else:
+            position += length
+    return position
+
+
+def is_delimiter(tag: int) -> bool:
+    """Of a sequence or its items (PS3.5 §7.5): it has no VR."""
+    return tag >> 16 == 0xFFFE
+
+
+def _is_vr(text: bytes) -> bool:
+    return len(text) == 2 and text.isalpha() and text.isupper()  # bytes: ASCII letters alone
+
+
+class _File:
+    """A file, a window of it at a time."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._size = file.seek(0, os.SEEK_END)
+        self._window = b""
+        self._window_at = 0
+        self._left = MAX_READ_BYTES
+
+    def at(self, position: int, count: int) -> bytes:
+        begin = position - self._window_at
+        if not 0 <= begin <= len(self._window) - count:
+            wanted = min(max(count, WINDOW_BYTES), max(0, self._size - position))
+            self._left -= wanted
+            if self._left < 0:
+                raise Unreadable("header-too-large")
+            self._file.seek(position)
+            self._window, self._window_at, begin = self._file.read(wanted), position, 0
+        return self._window[begin : begin + count]
+
+    def require(self, position: int) -> None:
+        if position > self._size:
+            raise Unreadable("header-cut")
+
+
+class _Inflated:
+    """What a file holds from `position` on, inflated as far as it is asked for."""
+
+    def __init__(self, file: BinaryIO, position: int) -> None:
+        self._file = file
+        self._file.seek(position)
+        self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        self._window = b""
+        self._window_at = 0
+
+    def at(self, position: int, count: int) -> bytes:
+        self._fill(position, position + count)
+        begin = position - self._window_at
+        return self._window[begin : begin + count] if begin >= 0 else b""
+
+    def require(self, position: int) -> None:
+        end = self._fill(position, position + 1)
+        if end < position or (end == position and not self._inflater.eof):
+            raise Unreadable("header-cut")
+
+    def _fill(self, start: int, end: int) -> int:
+        """Inflate up to `end` if there is as much, and forget what is before `start`. Returns how much there is now."""
+        there = self._window_at + len(self._window)
+        while there < end and not self._inflater.eof:
+            packed = self._inflater.unconsumed_tail or self._file.read(WINDOW_BYTES)
+            if not packed:
+                break
+            if there > MAX_INFLATED_BYTES:
+                raise Unreadable("header-too-large")
+            try:
+                more = self._inflater.decompress(packed, WINDOW_BYTES)
+            except zlib.error:
+                raise Unreadable("header-unreadable") from None
+            past = max(0, min(start, there) - self._window_at)
+            self._window = self._window[past:] + more
+            self._window_at += past
+            there += len(more)
+        return there

@@ -1,0 +1,97 @@
+"""`storage-ledger repair headers`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from storage_ledger.cli.command import Command, Group
+
+if TYPE_CHECKING:
+    from storage_ledger.app.repairing import Asked, Report
+
+app = typer.Typer(
+    cls=Group,
+    help="Complete what the ledger knows of archived files.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def _root() -> None:
+    """Keep `headers` a command of its own: typer would take the only one for the group itself."""
+
+
+@app.command("headers", cls=Command)
+def headers(
+    study: Annotated[str | None, typer.Option("--study", help="Only the files of this study_id.", metavar="ID")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Read the headers that are complete again, too.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change, and change nothing; `serve` may run.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Read DICOM headers again that the ledger does not have, or has only in part.
+
+    Files are read from the archive and not changed. Where the result differs from what the ledger has, an entry
+    `header-read` is appended; metadata.json follows, and so does the index when `serve` starts. Needs `serve` stopped,
+    since both write metadata.json. May be interrupted and run again; a second run appends nothing. Ends with 1 when a
+    file is missing, changed or cannot be read.
+    """
+    from contextlib import closing
+
+    from storage_ledger.app import repairing
+    from storage_ledger.app.repairing import Asked
+    from storage_ledger.cli.progress import progress
+    from storage_ledger.core.layout import valid_study_id
+    from storage_ledger.settings import Settings
+
+    if study is not None and not valid_study_id(study):
+        raise typer.BadParameter("no study_id is like this one")
+    asked = Asked(study=study, every=every, dry_run=dry_run)
+    report = repairing.headers(Settings.load(), asked, progress)
+    with closing(report.findings):
+        if as_json:
+            _print_json(report, asked)
+        else:
+            _print(report, asked)
+    if report.trouble is not None:
+        print(f"storage-ledger: {report.trouble}", file=sys.stderr)
+        raise typer.Exit(2)
+    raise typer.Exit(1 if len(report.findings) else 0)
+
+
+def _print_json(report: Report, asked: Asked) -> None:
+    """One document; the findings, of which there may be millions, one by one."""
+    document = {
+        "dry_run": asked.dry_run,
+        "headers": asdict(report.headers),
+        "metadata_written": report.metadata.mended,
+        "trouble": report.trouble.code if report.trouble else None,
+        "detail": report.trouble.detail if report.trouble else None,
+    }
+    print(json.dumps(document, indent=2, ensure_ascii=False).removesuffix("\n}") + ',\n  "findings": [', end="")
+    for number, finding in enumerate(report.findings):
+        print(f"{',' if number else ''}\n    {json.dumps(asdict(finding), ensure_ascii=False)}", end="")
+    print("\n  ]\n}" if len(report.findings) else "]\n}")
+
+
+def _print(report: Report, asked: Asked) -> None:
+    from storage_ledger.cli.output import console, counted, safe
+
+    if asked.dry_run:
+        print("A dry run: nothing was changed.")
+    tally = report.headers
+    verb = "would be recorded" if asked.dry_run else "recorded"
+    print(f"Headers: {counted(tally.looked_at, 'file')} read, {tally.changed:,} {verb}, {tally.left:,} still not complete.")
+    if report.metadata.mended:
+        print(f"metadata.json: {report.metadata.mended:,} written.")
+    if len(report.findings):
+        out = console()
+        out.print("\nNot read or not written:")
+        for finding in report.findings:
+            where = finding.path or finding.study_id or ""
+            out.print("  ", safe(f"{finding.code}: {where}" + (f" ({finding.detail})" if finding.detail else "")), sep="", soft_wrap=True)

@@ -1,0 +1,205 @@
+"""Reads the headers of archived files again, where the ledger has none or only a part.
+
+A header may have been too large for an earlier version of this program, or the file was damaged and has been put back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from storage_ledger import __version__
+from storage_ledger.archive.contract import Archive, Fixity
+from storage_ledger.archive.header import read_header
+from storage_ledger.core.entries import Entry, Kind, NewEntry
+from storage_ledger.core.layout import archive_path
+from storage_ledger.core.study import Study
+from storage_ledger.errors import StorageLedgerError
+from storage_ledger.findings import Finding, Findings
+from storage_ledger.ledger.contract import Ledger
+from storage_ledger.replay import BATCH, Show, batches, in_parallel
+
+WORKERS = 4
+ENTRIES_A_PAGE = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class KnownHeader:
+    """What the ledger says of one archived file's header. `position`: of the `archived` entry that brought the file."""
+
+    study_id: str
+    name: str
+    sha256: str
+    bytes: int
+    position: int
+    dicom: dict[str, Any] | None
+    error: str | None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether there is nothing to be gained by reading it again."""
+        return self.dicom is not None and self.error is None
+
+
+@dataclass(frozen=True, slots=True)
+class ReadAgain:
+    """A header that is not what the ledger says."""
+
+    known: KnownHeader
+    dicom: dict[str, Any] | None
+    error: str | None
+
+    def entry(self) -> NewEntry:
+        """What says so."""
+        payload: dict[str, Any] = {
+            "file": {"name": self.known.name, "sha256": self.known.sha256},
+            "dicom": self.dicom,
+            "software": __version__,
+        }
+        if self.error:
+            payload["dicom_error"] = self.error
+        return NewEntry(Kind.HEADER_READ, payload, self.known.study_id, self.known.position)
+
+
+@dataclass(slots=True)
+class Tally:
+    """How many files were read; of how many the header is other than the ledger said (`changed`), or still not whole (`left`)."""
+
+    looked_at: int = 0
+    changed: int = 0
+    left: int = 0
+
+
+def headers_of(study_id: str, entries: Iterable[Entry]) -> list[KnownHeader]:
+    """The headers of a study's files, as its entries tell. Raises `Retryable` (`entry-damaged`) as `Study.of` does."""
+    telling: list[Entry] = []
+
+    def keeping_those() -> Iterator[Entry]:
+        for entry in entries:
+            if entry.kind in {Kind.ARCHIVED, Kind.HEADER_READ}:
+                telling.append(entry)
+            yield entry
+
+    files = Study.of(study_id, keeping_those()).files
+    found: dict[str, KnownHeader] = {}
+    for entry in telling:
+        data = entry.data
+        name, dicom, error = data["file"]["name"], data["dicom"], data.get("dicom_error")
+        known = found.get(name)
+        if entry.kind == Kind.ARCHIVED and known is None:
+            found[name] = KnownHeader(study_id, name, files[name].sha256, files[name].bytes, entry.position, dicom, error)
+        elif known is not None and (entry.kind == Kind.HEADER_READ or (not known.is_whole and dicom is not None)):
+            found[name] = KnownHeader(study_id, name, known.sha256, known.bytes, known.position, dicom, error)
+    return list(found.values())
+
+
+def studies_to_read(ledger: Ledger, up_to: int, show: Show) -> list[str]:
+    """The studies with an entry that has no header, or not a whole one, in the order of the ledger. Reads all of it."""
+    found: dict[str, None] = {}
+    after = 0
+    while after < up_to and (page := ledger.read(after, ENTRIES_A_PAGE)):
+        for entry in page:
+            if entry.study_id is not None and entry.kind in {Kind.ARCHIVED, Kind.HEADER_READ} and _may_lack(entry.payload):
+                found[entry.study_id] = None
+        after = page[-1].position
+        show(after)
+    return list(found)
+
+
+def _may_lack(payload: str) -> bool:
+    """Asked of every entry, so the text is not parsed: at worst a study too many is looked at."""
+    return '"dicom":null' in payload or '"dicom_error":' in payload
+
+
+def read_again(
+    ledger: Ledger,
+    archive: Archive,
+    chosen: Iterable[str],
+    *,
+    every: bool,
+    record: Callable[[Sequence[ReadAgain]], None],
+    findings: Findings,
+    tally: Tally,
+    show: Show,
+) -> None:
+    """Read the headers of these studies' files that are not whole (`every`: all), and `record` those that are other now.
+
+    A file that is missing or changed is a finding, and its header is not read. Raises `Retryable` for a shared cause, `LedgerError`.
+    """
+
+    def look(study_id: str) -> list[tuple[KnownHeader, ReadAgain | Fixity | StorageLedgerError | None]]:
+        return [(known, _read(archive, known)) for known in headers_of(study_id, ledger.study(study_id)) if every or not known.is_whole]
+
+    done = 0
+    with ThreadPoolExecutor(WORKERS, thread_name_prefix="headers") as pool:
+        for batch in batches(chosen, BATCH):
+            outcomes, stop = in_parallel(pool, look, batch)
+            new: list[ReadAgain] = []
+            for study_id, outcome in outcomes:
+                if isinstance(outcome, StorageLedgerError):
+                    findings.add(Finding(outcome.code, study_id, detail=outcome.detail))
+                    continue
+                for known, found in outcome:
+                    _count(known, found, findings, tally)
+                    new += [found] if isinstance(found, ReadAgain) else []
+            if new:
+                record(new)
+            done += len(outcomes)
+            show(done)
+            if stop is not None:
+                raise stop
+
+
+def _read(archive: Archive, known: KnownHeader) -> ReadAgain | Fixity | StorageLedgerError | None:
+    """None: as the ledger says."""
+    try:
+        fixity = archive.check(known.study_id, known.name, known.sha256, known.bytes)
+        if fixity is not Fixity.INTACT:
+            return fixity
+        with archive.open(known.study_id, known.name) as file:
+            dicom, error = read_header(file)
+    except StorageLedgerError as failed:
+        if getattr(failed, "shared", False):
+            raise
+        return failed
+    if dicom is None and known.dicom is not None:
+        return None  # what is known is not given up for nothing
+    return None if (dicom, error) == (known.dicom, known.error) else ReadAgain(known, dicom, error)
+
+
+def _count(known: KnownHeader, found: ReadAgain | Fixity | StorageLedgerError | None, findings: Findings, tally: Tally) -> None:
+    path = archive_path(known.study_id, known.name)
+    match found:
+        case Fixity():
+            code = "file-missing" if found is Fixity.MISSING else "file-changed"
+            findings.add(Finding(code, known.study_id, path, known.position, "its header was not read"))
+        case StorageLedgerError():
+            findings.add(Finding(found.code, known.study_id, path, known.position, found.detail))
+        case ReadAgain():
+            tally.looked_at += 1
+            tally.changed += 1
+            tally.left += found.dicom is None or found.error is not None
+        case None:
+            tally.looked_at += 1
+            tally.left += not known.is_whole
+
+
+def record_in(ledger: Ledger) -> Callable[[Sequence[ReadAgain]], None]:
+    """Appends `header-read` for each, one commit for all."""
+
+    def record(read: Sequence[ReadAgain]) -> None:
+        with ledger.write() as tx:
+            for each in read:
+                tx.append(each.entry())
+
+    return record
+
+
+def studies_read_again(ledger: Ledger, only: str | None) -> Iterator[str]:
+    """Those with a `header-read`: a run that was killed may have left their metadata.json behind."""
+    if only is None:
+        yield from ledger.studies_with_kind(Kind.HEADER_READ.value)
+    elif ledger.has_kind(only, Kind.HEADER_READ.value):
+        yield only
