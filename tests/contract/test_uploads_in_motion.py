@@ -105,6 +105,7 @@ def test_a_foreign_file_stays_until_it_has_not_changed_for_the_settling_time(led
             uploads.mkdir()
             uploads.chmod(0o777)
             (uploads / "a.dcm").write_bytes(WHOLE)
+            (uploads / "a.dcm").chmod(0o644)  # whatever umask an earlier test has left
             ledger = OneLedger(folder, ledgers)
             become()
             pipeline = Pipeline(folder / "service", ledger, uploads=uploads)
@@ -131,6 +132,7 @@ def test_after_a_restart_a_foreign_file_has_to_settle_again(ledgers):
             uploads.mkdir()
             uploads.chmod(0o777)
             (uploads / "a.dcm").write_bytes(WHOLE)
+            (uploads / "a.dcm").chmod(0o644)  # whatever umask an earlier test has left
             ledger = OneLedger(folder, ledgers)
             become()
             pipeline = Pipeline(folder / "service", ledger, uploads=uploads)

@@ -45,6 +45,7 @@ def archived(stack, study_id):
 def test_a_file_that_is_described_while_root_still_writes_it_loses_no_byte(stack, status_server):
     path = stack.uploads / "S1.dcm"
     with path.open("wb", buffering=0) as writer:
+        path.chmod(0o644)
         writer.write(CONTENT[:100_000])
         stack.publish({"study_id": "S1", "file_path": "S1.dcm"})
         until(lambda: status_server.status("S1") == "archived", 30)  # at once: the writer cannot be seen
@@ -62,6 +63,7 @@ def test_a_file_that_is_described_while_root_still_writes_it_loses_no_byte(stack
 def test_a_whole_file_of_root_is_archived_told_and_removed(stack, status_server):
     for number in range(20):
         (stack.uploads / f"S{number}.dcm").write_bytes(CONTENT[number:])
+        (stack.uploads / f"S{number}.dcm").chmod(0o644)
         stack.publish({"study_id": f"S{number}", "file_path": f"S{number}.dcm"})
     until(lambda: all(status_server.status(f"S{number}") == "archived" for number in range(20)), 30)
     until(lambda: os.listdir(stack.uploads) == [], 60)
