@@ -33,8 +33,8 @@ class Placed:
 class Archive(Protocol):
     """Every call may be made twice, and by several processes at once, for one work item too.
 
-    `OSError`s come as `Retryable` or `Permanent`. Nothing intact is ever overwritten, and no name under which `place` or `put_back`
-    has reported a file is ever without it.
+    `OSError`s come as `Retryable` or `Permanent`. Nothing intact is ever replaced, except by a durable copy of the same bytes, and no
+    name under which `place` or `put_back` has reported a file is ever without it.
     """
 
     def place(self, upload: Upload, study_id: str, *, original_name: str, owned: Mapping[str, str], position: int) -> Placed:
