@@ -436,7 +436,7 @@ class FilesystemArchive:
                         os.unlink(name, dir_fd=folder)
                     self._remove_empty(study_id)
             with self._lock:
-                del self._lost_folders[study_id]
+                self._lost_folders.pop(study_id, None)
         return set(lost)
 
     def _remove_empty(self, study_id: str) -> None:
