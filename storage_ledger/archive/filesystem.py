@@ -188,7 +188,7 @@ class FilesystemArchive:
     def trouble(self) -> tuple[str, str] | None:
         """See `contract.Archive.trouble`."""
         try:
-            with self._folder() as root:
+            with files.translated(), self._folder() as root:
                 status = os.fstatvfs(root)
         except Retryable as error:
             return error.code, f"{error.detail}. Is the volume mounted?"
