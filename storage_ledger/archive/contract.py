@@ -42,7 +42,8 @@ class Archive(Protocol):
 
         On return the bytes and the name survive a power cut, but for a study folder that is new: see `settle`. If the same bytes are
         there already, whoever put them, they are `already-there`. Other bytes under a name that the ledger gives to these are kept as
-        evidence first, and then replaced in one step. Raises `Retryable` where another process took this attempt's copy for a leftover.
+        evidence first, and then replaced in one step. Raises `Retryable` where another process took this attempt's temporary file for
+        a killed process's.
         """
         ...
 

@@ -136,7 +136,7 @@ RETRIED = {
         "See owner and mode of the folder: somebody else has made it.",
     ),
     "archive-error": Meaning(
-        "Any other error of the archive's file system; errno says which. 2 (ENOENT): another process took this attempt's temporary file for a leftover; the next attempt makes another copy.",
+        "Any other error of the archive's file system; errno says which. 2 (ENOENT): another process took this attempt's temporary file for a killed process's; the next attempt makes another copy.",
         "Look the errno up. If it stays, report it. With 2: see that only one service works in this archive.",
     ),
     "status-refused": Meaning(
