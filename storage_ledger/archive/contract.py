@@ -33,8 +33,8 @@ class Placed:
 class Archive(Protocol):
     """Every call may be made twice, and by several processes at once, for one work item too.
 
-    `OSError`s come as `Retryable` or `Permanent`. Nothing intact is ever overwritten, and no name under which `place` or `put_back`
-    has reported a file is ever without it.
+    `OSError`s come as `Retryable` or `Permanent`. Nothing intact is ever replaced, except by a durable copy of the same bytes, and no
+    name under which `place` or `put_back` has reported a file is ever without it.
     """
 
     def place(self, upload: Upload, study_id: str, *, original_name: str, owned: Mapping[str, str], position: int) -> Placed:
@@ -42,7 +42,8 @@ class Archive(Protocol):
 
         On return the bytes and the name survive a power cut, but for a study folder that is new: see `settle`. If the same bytes are
         there already, whoever put them, they are `already-there`. Other bytes under a name that the ledger gives to these are kept as
-        evidence first, and then replaced in one step. Raises `Retryable` where another process took this attempt's copy for a leftover.
+        evidence first, and then replaced in one step. Raises `Retryable` where another process took this attempt's temporary file for
+        a killed process's.
         """
         ...
 

@@ -26,7 +26,7 @@ from storage_ledger.core.layout import (
     archive_name,
     beside_name,
     damaged_name,
-    is_leftover,
+    is_attempt,
     putting_back_name,
     temporary_name,
 )
@@ -179,7 +179,7 @@ class FilesystemArchive:
         """See `contract.Archive.forget`."""
         with files.translated(), suppress(FileNotFoundError, Permanent), self._study_folder(study_id, make=False) as folder:
             names = os.listdir(folder)
-            ours = [name for name in names if is_leftover(name, position)]
+            ours = [name for name in names if is_attempt(name, position)]
             for name in ours:
                 files.unlink(name, folder)
             if len(ours) == len(names):  # an attempt that came to nothing leaves nothing
@@ -188,7 +188,7 @@ class FilesystemArchive:
     def trouble(self) -> tuple[str, str] | None:
         """See `contract.Archive.trouble`."""
         try:
-            with self._folder() as root:
+            with files.translated(), self._folder() as root:
                 status = os.fstatvfs(root)
         except Retryable as error:
             return error.code, f"{error.detail}. Is the volume mounted?"
@@ -337,7 +337,7 @@ class FilesystemArchive:
         if known is not None and (not alone or known == os.fstat(folder).st_mtime_ns):
             return
         for name in os.listdir(folder):
-            if is_leftover(name) and name not in self._in_use:
+            if is_attempt(name) and name not in self._in_use:
                 files.unlink(name, folder)
 
     def _leave(self, study_id: str, folder: int) -> None:
@@ -436,7 +436,7 @@ class FilesystemArchive:
                         os.unlink(name, dir_fd=folder)
                     self._remove_empty(study_id)
             with self._lock:
-                del self._lost_folders[study_id]
+                self._lost_folders.pop(study_id, None)
         return set(lost)
 
     def _remove_empty(self, study_id: str) -> None:

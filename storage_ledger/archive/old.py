@@ -13,7 +13,7 @@ from typing import Any
 from storage_ledger.archive.files import digest_of
 from storage_ledger.archive.header import read_header
 from storage_ledger.archive.uploads import Identity
-from storage_ledger.core.layout import LEDGER_FOLDER, MAX_NAME_BYTES, METADATA, is_leftover, valid_study_id
+from storage_ledger.core.layout import LEDGER_FOLDER, MAX_NAME_BYTES, METADATA, is_attempt, valid_study_id
 
 OF_THE_VOLUME = frozenset({LEDGER_FOLDER, "lost+found"})
 DICOM_SUFFIXES = (".dcm", ".dicom", ".dic")
@@ -86,7 +86,7 @@ def files(study_id: str, folder: int, left_alone: LeftAlone, *, rewriting: bool 
     """
     with os.scandir(folder) as found:
         for entry in found:
-            if entry.name == METADATA or (rewriting and is_leftover(entry.name)):
+            if entry.name == METADATA or (rewriting and is_attempt(entry.name)):
                 continue
             code = _unfit(entry)
             if code is None:

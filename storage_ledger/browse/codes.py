@@ -156,8 +156,8 @@ RETRIED = {
         "See owner and mode of the folder: somebody else has made it.",
     ),
     "archive-error": Meaning(
-        "Any other error of the archive's file system; errno says which.",
-        "Look the errno up. If it stays, report it.",
+        "Any other error of the archive's file system; errno says which. 2 (ENOENT): another process took this attempt's temporary file for a killed process's; the next attempt makes another copy.",
+        "Look the errno up. If it stays, report it. With 2: see that only one service works in this archive.",
     ),
     "status-refused": Meaning(
         "The Status Service answered neither 2xx nor 5xx, 408 or 429: it refuses this call. Or it answered with a web page: a login, a proxy, another service.",

@@ -91,7 +91,7 @@ def temporary_name(what: str, worker: str, epoch: int) -> str:
     return f".{what}-{worker}-{epoch}.tmp"
 
 
-def is_leftover(name: str, position: int | None = None) -> bool:
+def is_attempt(name: str, position: int | None = None) -> bool:
     """Whether a temporary name is an attempt's (of any attempt at `position`), which nobody needs once the attempt has ended.
 
     Earlier versions used fixed names (`.place-41.tmp`, `.metadata.json.tmp`, `.renew.tmp`): those count too.
@@ -102,7 +102,7 @@ def is_leftover(name: str, position: int | None = None) -> bool:
 
 def is_temporary(name: str) -> bool:
     """Whether a name in a study's folder belongs to work in progress: an attempt's file, or a mark of `replay --files`."""
-    return is_leftover(name) or _MARK.fullmatch(name) is not None
+    return is_attempt(name) or _MARK.fullmatch(name) is not None
 
 
 def putting_back_name(name: str, time: int) -> str:

@@ -17,7 +17,7 @@ import pytest
 from storage_ledger.archive.contract import Fixity
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.archive.uploads import Uploads
-from storage_ledger.core.layout import is_leftover
+from storage_ledger.core.layout import is_attempt
 from storage_ledger.errors import Retryable
 from tests.contract.test_archive import digest, put, tree
 
@@ -59,13 +59,13 @@ def test_temporary_names_carry_the_position_the_worker_and_an_epoch(one, uploads
     for _ in range(2):
         place(one, uploads, beat=lambda: seen.update(name for name in os.listdir(root / "S1") if name != "a.dcm"))
     assert len(seen) == 2
-    assert all(re.fullmatch(r"\.place-41-one-[0-9]+\.tmp", name) and is_leftover(name, 41) for name in seen)
+    assert all(re.fullmatch(r"\.place-41-one-[0-9]+\.tmp", name) and is_attempt(name, 41) for name in seen)
 
 
 def test_each_process_has_a_name_of_its_own(root, uploads):
     seen = set()
     for _ in range(2):
-        place(FilesystemArchive(root), uploads, beat=lambda: seen.update(name for name in os.listdir(root / "S1") if is_leftover(name)))
+        place(FilesystemArchive(root), uploads, beat=lambda: seen.update(name for name in os.listdir(root / "S1") if is_attempt(name)))
     assert len({name.split("-")[2] for name in seen}) == 2
 
 
@@ -77,7 +77,7 @@ def test_a_worker_whose_name_cannot_stand_in_a_file_name_is_refused(root, upload
 
 
 def test_a_copy_whose_file_another_process_took_away_is_tried_again_and_never_linked(one, two, uploads, root):
-    """The other process takes the file for a leftover. What the first one links then is its own whole file, or nothing."""
+    """The other process takes the file for a killed process's. What the first one links then is its own whole file, or nothing."""
     others = []
 
     def at_once():
@@ -121,7 +121,7 @@ def test_what_a_killed_process_left_goes_when_the_study_is_next_written(one, upl
     assert [each for each in os.listdir(root / "S1") if each.startswith(".")] == []
 
 
-def test_what_is_no_leftover_stays(one, uploads, root):
+def test_names_that_only_look_like_temporary_ones_stay(one, uploads, root):
     kept = [".place-x.tmp", ".place-1.tmp.bak", "place-1.tmp", ".other.tmp", ".restore-0-0123456789abcdef.tmp", "metadata.json.tmp"]
     for name in kept:
         put(root / "S1" / name, b"not ours")
@@ -361,6 +361,11 @@ def test_a_copy_that_was_taken_away_while_a_file_was_checked_does_not_make_the_f
     assert "archive-error" in run.errors
 
 
+def test_a_volume_that_cannot_even_be_asked_is_trouble_and_no_crash(root, tmp_path):
+    run = under_strace("print(FilesystemArchive(root).trouble()[0])", tmp_path, root, "fstatfs", inject="fstatfs:error=EIO")
+    assert run.output == ["archive-io"]
+
+
 # -- a volume without fsync
 
 
@@ -371,7 +376,7 @@ def test_a_volume_without_fsync_is_an_outage_of_its_own(uploads, root, tmp_path,
     run = under_strace(FIRST, tmp_path, root, "fsync", inject=f"fsync:error={code}:when={number}+{2 if number == 2 else 1}")
     assert {line.rpartition(" ")[0] for line in run.output} == {"archive-no-fsync True"}
     assert (uploads.root / "good").read_bytes() == b"good"
-    assert [path for path in root.rglob("*") if is_leftover(path.name)] == []
+    assert [path for path in root.rglob("*") if is_attempt(path.name)] == []
 
 
 # -- how

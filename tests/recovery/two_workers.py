@@ -1,6 +1,6 @@
 """Several processes do the same work item at the same time, and some are killed: what is "placed" must be there, whole, from then on.
 
-    python -m tests.recovery.two_workers FOLDER [--rounds 150] [--seed 5] [--json FILE]
+    python -m tests.recovery.two_workers FOLDER [--rounds 150] [--workers 2] [--seed 5] [--json FILE]
 
 Each round is one study in one archive. Real processes, forked from this one, place the same upload at the same position, put the
 same file back, or place two uploads of one name, and write metadata.json; the study is new, or its file is intact, damaged or missing.
@@ -35,7 +35,6 @@ from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.archive.uploads import Uploads
 from storage_ledger.errors import Permanent, Retryable
 
-WORKERS = 2
 TRIES = 200
 KILLED = 0.3  # of the rounds
 SIZES = (1, 4_000, 150_000, 1_500_000, 3_000_000)
@@ -140,6 +139,7 @@ class Rounds:
 
     folder: Path
     rng: random.Random
+    how_many: int = 2
     counts: Counter[str] = field(default_factory=Counter)
     found: list[Violation] = field(default_factory=list)
     workers: list[Worker] = field(default_factory=list)
@@ -149,7 +149,7 @@ class Rounds:
         self.archive.mkdir()
         self.uploads.mkdir()
         self.workers = []
-        while len(self.workers) < WORKERS:
+        while len(self.workers) < self.how_many:
             self.workers.append(self._worker())
 
     def close(self) -> None:
@@ -179,14 +179,16 @@ class Rounds:
         jobs = [
             {
                 "study": study,
-                "upload": "" if kind == "metadata" else "ab"[n],
+                "upload": "" if kind == "metadata" else "ab"[n % 2],
                 "name": "f.dcm",
                 "owned": owned,
-                "position": number * 2 + (n if kind == "two names" else 0),
-                "metadata": [wordings[(n + time) % 2] for time in range(8)] if kind == "metadata" else [wordings[n if number % 2 else 0]],
+                "position": number * 2 + (n % 2 if kind == "two names" else 0),
+                "metadata": [wordings[(n + time) % 2] for time in range(8)]
+                if kind == "metadata"
+                else [wordings[n % 2 if number % 2 else 0]],
                 "put_back": kind.startswith("put back"),
             }
-            for n in range(WORKERS)
+            for n in range(self.how_many)
         ]
         answers = self._let_them(jobs, path, good, exists=kind in {"intact", "damaged", "put back damaged"}, number=number, kind=kind)
         self._judge(number, kind, answers, good, other, [digest(each.encode()) for each in wordings])
@@ -200,7 +202,7 @@ class Rounds:
     ) -> list[dict[str, Any]]:
         """All at once; one may be killed, and its successor does the same."""
         rng = self.rng
-        victim = rng.randrange(WORKERS) if rng.random() < KILLED else None
+        victim = rng.randrange(self.how_many) if rng.random() < KILLED else None
         kill_at = time.monotonic() + rng.random() * (0.002 + len(good) / 150_000_000 + 0.01)
         watched = kind != "two names"
         was_good = False
@@ -296,11 +298,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Several processes on one work item, killed at random.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rounds", type=int, default=150)
+    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=5)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
-    rounds = Rounds(given.folder, random.Random(given.seed))
+    rounds = Rounds(given.folder, random.Random(given.seed), given.workers)
     began = time.monotonic()
     try:
         for number in range(given.rounds):

@@ -7,7 +7,7 @@ from storage_ledger.core.layout import (
     archive_name,
     beside_name,
     damaged_name,
-    is_leftover,
+    is_attempt,
     is_temporary,
     putting_back_name,
     study_folder,
@@ -141,17 +141,17 @@ def test_a_temporary_name_says_which_worker_writes_it_in_which_attempt(what, pos
     assert len({name, temporary_name(what, "a1", 13), temporary_name(what, "a11", 2), temporary_name(what, "b", 12)}) == 4
     assert archive_name(name, SHA) != name, "no archived file has such a name"
     assert is_temporary(name)
-    assert is_leftover(name)
-    assert position is None or (is_leftover(name, position) and not is_leftover(name, position + 1))
-    assert position is not None or not is_leftover(name, 7)
+    assert is_attempt(name)
+    assert position is None or (is_attempt(name, position) and not is_attempt(name, position + 1))
+    assert position is not None or not is_attempt(name, 7)
     assert len(temporary_name(f"place-{2**63}", "w" * 32, 2**63)) < 255
 
 
 @pytest.mark.parametrize("name", [".place-7.tmp", ".metadata.json.tmp", ".renew.tmp"])
 def test_the_temporary_names_of_earlier_versions_are_known(name):
     assert is_temporary(name)
-    assert is_leftover(name)
-    assert is_leftover(name, 7) == (name == ".place-7.tmp")
+    assert is_attempt(name)
+    assert is_attempt(name, 7) == (name == ".place-7.tmp")
 
 
 @pytest.mark.parametrize(
@@ -159,13 +159,13 @@ def test_the_temporary_names_of_earlier_versions_are_known(name):
 )
 def test_other_names_are_not_temporary(name):
     assert not is_temporary(name)
-    assert not is_leftover(name)
+    assert not is_attempt(name)
 
 
-def test_the_mark_of_a_file_that_is_put_back_is_temporary_and_no_leftover():
+def test_the_mark_of_a_file_that_is_put_back_is_temporary_and_stays_until_it_is_recorded():
     name = putting_back_name("a.dcm", 3)
     assert is_temporary(name)
-    assert not is_leftover(name)
+    assert not is_attempt(name)
 
 
 @pytest.mark.parametrize("worker", ["", "a-b", "a/b", ".", "é", "a\n", "x" * 33])
