@@ -8,9 +8,25 @@ from operator import itemgetter
 from typing import Any
 
 from storage_ledger.core.entries import Entry, Kind, faults
-from storage_ledger.index import fixity
+from storage_ledger.index import fixity, patients
 from storage_ledger.index.rows import Row, StudyRows
-from storage_ledger.index.tables import COLUMNS, FILE, ROWID, SEARCHED, STUDY, UPLOAD, arrived, conflicts, forget, learn, refresh, year
+from storage_ledger.index.tables import (
+    COLUMNS,
+    FILE,
+    ROWID,
+    SEARCHED,
+    STUDY,
+    UPLOAD,
+    add,
+    add_patients,
+    arrived,
+    conflicts,
+    forget,
+    learn,
+    make_again,
+    make_patients_again,
+    year,
+)
 
 WRITE_STUDIES = 2_000
 WRITE_ENTRIES = 10_000
@@ -24,7 +40,8 @@ class Batch:
     `anew`: the tables are a share of a rebuild. Then there are no indexes and no search, and nothing is made from `files`; some
     studies stay in memory from one write to the next (`keep`, but no large one; the one longest unused goes first); of the others
     `earlier` gives all entries again when they are needed. What `verified` entries say is for the caller: `verified` has their
-    positions. `damaged`: position and fault of the entries that it left out.
+    positions. `damaged`: position and fault of the entries that it left out. `get`: the entry at a
+    position of the ledger, for a follower, which has read only the newest ones.
     """
 
     def __init__(
@@ -34,9 +51,11 @@ class Batch:
         anew: bool = False,
         keep: int = KEEP_STUDIES,
         earlier: Callable[[str], Iterable[Entry]] = lambda _: (),
+        get: Callable[[int], Entry | None] = lambda _: None,
     ) -> None:
         self._connection = connection
         self._sql = connection.execute
+        self._get = get
         self._anew = anew
         self._keep = keep if anew else 0
         self._earlier = earlier
@@ -45,6 +64,7 @@ class Batch:
         self._studies: dict[str, StudyRows] = {}
         self._changed: dict[str, StudyRows] = {}
         self._words: dict[str, tuple[Any, ...] | None] = {}
+        self._first = 1
 
     def apply(self, entries: Iterable[Entry]) -> Entry | None:
         """Fold them in, in order; on return what came of it is in the tables. Returns the last one, None if there were none.
@@ -56,6 +76,7 @@ class Batch:
         verified = Kind.VERIFIED
         for last in entries:
             first = first or last
+            self._first = self._first if unwritten else last.position
             if found := faults(last):
                 self.damaged.append((last.position, found[0]))
             elif last.kind == verified:
@@ -82,6 +103,9 @@ class Batch:
     def _fold(self, entry: Entry, study_id: str) -> None:
         rows = self._studies.pop(study_id, None) or self._load(entry, study_id)
         self._studies[study_id] = self._changed[study_id] = rows  # the last one is the one last used
+        if (said_at := rows.needs(entry)) is not None:
+            described = self._get(said_at) if said_at < entry.position else None
+            rows.hear(said_at, None if described is None or faults(described) else described)
         rows.apply(entry)
 
     def _load(self, entry: Entry, study_id: str) -> StudyRows:
@@ -119,6 +143,7 @@ class Batch:
         for study_id, rows in self._changed.items():
             rows.changed_files.clear()
             rows.changed_uploads.clear()
+            rows.stale.clear()
             if len(rows.files) + len(rows.uploads) > KEEP_ROWS:
                 del self._studies[study_id]
         self._changed.clear()
@@ -126,14 +151,26 @@ class Batch:
         for study_id in list(islice(self._studies, max(0, len(self._studies) - self._keep))):
             del self._studies[study_id]
 
-    def _refresh(self, changed: Iterable[Row]) -> None:
+    def _refresh(self, changed: Sequence[Row]) -> None:
+        """Bring what is made from `files` up to date: new files are added, and only where an earlier one changed all is made again."""
         sops = sorted({uid for row in changed if (uid := row[FILE.sop_instance_uid])})
-        uids = {uid for row in changed if (uid := row[FILE.study_instance_uid])}
+        new = {uid for row in changed if (uid := row[FILE.study_instance_uid]) and row[FILE.position] >= self._first}
+        stale = {uid for rows in self._changed.values() for uid, position in rows.stale if position < self._first}
         for some in _chunks(sops):
-            uids |= {row[0] for row in self._sql(conflicts(any_of(some)), tuple(some)).fetchall() if row[0]}
+            found = self._sql(conflicts(any_of(some)), tuple(some)).fetchall()
+            stale |= {uid for uid, position in found if uid and position < self._first}
+        self._each(stale, make_patients_again)
+        self._each(new - stale, lambda chosen: (add_patients(chosen, self._first),))
+        patients.flag(self._connection, stale)
+        stale |= patients.flag(self._connection, new - stale, self._first)
+        self._each(stale | new, lambda chosen: (forget("dicom_studies", chosen),))
+        self._each(stale, make_again)
+        self._each(new - stale, lambda chosen: add(chosen, self._first))
+        self._each(stale | new, lambda chosen: (learn("dicom_studies", chosen),))
+
+    def _each(self, uids: Iterable[str], statements: Callable[[str], Iterable[str]]) -> None:
         for some in _chunks(sorted(uids)):
-            chosen = any_of(some)
-            for statement in (forget("dicom_studies", chosen), *refresh(chosen), learn("dicom_studies", chosen)):
+            for statement in statements(any_of(some)):
                 self._sql(statement, tuple(some))
 
     def _put(self, table: str, rows: Sequence[Row]) -> None:
@@ -158,6 +195,7 @@ def _folded(study_id: str, entry: Entry, before: Iterable[Entry]) -> StudyRows:
         rows.apply(each)
     rows.changed_files.clear()
     rows.changed_uploads.clear()
+    rows.stale.clear()
     return rows
 
 

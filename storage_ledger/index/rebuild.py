@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from storage_ledger import logs
-from storage_ledger.index import share
-from storage_ledger.index.tables import ADD, COLUMNS, ROWID, conflicts, refresh
+from storage_ledger.index import patients, share
+from storage_ledger.index.tables import ADD, COLUMNS, ROWID, conflicts, make_again, make_patients_again
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.driver import quoted
 from storage_ledger.ledger.sqlite import translated
@@ -122,6 +122,9 @@ def bring_in(connection: Any, prefix: str, folded: Iterable[Path]) -> list[int]:
         try:
             again = f"SELECT study_instance_uid FROM share.dicom_studies JOIN {prefix}dicom_studies USING (study_instance_uid)"  # noqa: S608 - a name of ours
             connection.execute(f"INSERT OR IGNORE INTO again {again}")
+            # A header that was read again may have moved a file to another study.
+            moved = f"SELECT f.study_instance_uid FROM share.files s JOIN {prefix}files f USING (position) WHERE f.study_instance_uid IS NOT NULL AND f.study_instance_uid IS NOT s.study_instance_uid"  # noqa: E501, S608 - the same
+            connection.execute(f"INSERT OR IGNORE INTO again {moved}")
             for table in (*share.FOLDED, *share.DERIVED):
                 names = ", ".join((["rowid"] if table in ROWID else []) + [f'"{name}"' for name in COLUMNS[table]])
                 how = f"INTO {prefix}{table} ({names}) SELECT {names} FROM share.{table}"  # noqa: S608 - names of ours
@@ -134,13 +137,16 @@ def bring_in(connection: Any, prefix: str, folded: Iterable[Path]) -> list[int]:
 
 
 def derive_again(connection: Any) -> None:
-    """`series`, `dicom_studies` and conflicts of what no share knew by itself; within the caller's transaction, after the indexes.
+    """`series`, `dicom_studies`, `patients` and the flags of what no share knew by itself.
 
-    The statements are those of a follower.
+    Call it within a transaction, once the indexes are there. The statements are those of a follower.
     """
-    differing = connection.execute(conflicts("IS NOT NULL")).fetchall()
-    connection.executemany("INSERT OR IGNORE INTO again SELECT ?1 WHERE ?1 IS NOT NULL", differing)
-    for statement in refresh("IN (SELECT study_instance_uid FROM again)"):
+    chosen = "IN (SELECT study_instance_uid FROM again)"
+    for statement in make_patients_again(chosen):
+        connection.execute(statement)
+    differing = {row[0] for row in connection.execute(conflicts("IS NOT NULL")).fetchall() if row[0]} | patients.flag_all(connection)
+    connection.executemany("INSERT OR IGNORE INTO again VALUES (?)", ((uid,) for uid in differing))
+    for statement in make_again(chosen):
         connection.execute(statement)
     connection.execute("DROP TABLE temp.again")
 

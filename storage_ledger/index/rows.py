@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from storage_ledger.core import canonical
 from storage_ledger.core.entries import Entry, Kind
+from storage_ledger.core.identity import MAX_TEXT, PATIENT, UIDS, differences, name_of, names_a_patient, said_by
+from storage_ledger.core.identity import text_of as _text
 from storage_ledger.core.layout import archive_path
-from storage_ledger.core.study import State, study_state, upload_state
-from storage_ledger.index.tables import COLUMNS, FILE, STUDY, UPLOAD
+from storage_ledger.core.study import State, metadata_of, study_state, upload_state
+from storage_ledger.index.tables import COLUMNS, FILE, FLAGS, STUDY, UPLOAD
 
-# index column ← (group of the message, key in it, keyword of the header)
+# index column ← (group of the message, key in it, keyword of the header). Who the patient is: see `_identify`.
 DESCRIPTIVE = {
-    "patient_id": ("patient_info", "patient_id", "PatientID"),
-    "patient_name": ("patient_info", "patient_name", "PatientName"),
-    "patient_birth_date": ("patient_info", "patient_birth_date", "PatientBirthDate"),
-    "patient_sex": ("patient_info", "patient_sex", "PatientSex"),
     "study_instance_uid": ("study_info", "study_instance_uid", "StudyInstanceUID"),
     "study_date": ("study_info", "study_date", "StudyDate"),
     "study_time": ("study_info", "study_time", "StudyTime"),
@@ -55,7 +53,6 @@ FROM_HEADER = {
 }
 WHOLE_NUMBERS = frozenset({"instance_number", "rows", "columns", "frames", "series_number"})
 
-MAX_TEXT = 1024
 WHOLE = 1 << 53  # below that every JSON reader has the same number
 Row = list[Any]
 """The values of a row in the order of its table's columns, as they are written: `STUDY`, `UPLOAD` and `FILE` say where each stands."""
@@ -78,18 +75,26 @@ def _new(table: str, **values: Any) -> Row:
 
 
 _NEW_STUDY = _new("studies", state=State.PENDING.value, files=0, bytes=0, last_position=0)
-_NEW_FILE = _new("files", fixity="unverified", sop_conflict=0, study_uid_differs=0)
+_NEW_FILE = _new("files", fixity="unverified", **dict.fromkeys(FLAGS, 0))
+_STUDY_IDENTITY = tuple((name, getattr(STUDY, name)) for name in PATIENT)
+_PLACES = {name: getattr(FILE, name) for name in (*PATIENT, *UIDS)}
 
 
 @dataclass(slots=True)
 class StudyRows:
-    """The rows of one study; `apply` its entries in order. `changed_*`: keys of rows that are new or different."""
+    """The rows of one study; `apply` its entries in order. `changed_*`: keys of rows that are new or different.
+
+    `said`: what the messages that are known here say of patient and UIDs, by the position of their `described` entry. `stale`:
+    study UID and position of files that count otherwise now in what is made from `files`.
+    """
 
     study: Row
     uploads: dict[str, Row] = field(default_factory=dict)
     files: dict[str, Row] = field(default_factory=dict)
     changed_files: set[str] = field(default_factory=set)
     changed_uploads: set[str] = field(default_factory=set)
+    said: dict[int, dict[str, str]] = field(default_factory=dict)
+    stale: set[tuple[str, int]] = field(default_factory=set)
 
     @classmethod
     def new(cls, study_id: str) -> StudyRows:
@@ -113,10 +118,21 @@ class StudyRows:
             self.study[STUDY.state] = _VALUES[state]
         self.study[STUDY.last_position] = entry.position
 
+    def needs(self, entry: Entry) -> int | None:
+        """The position of the `described` whose message `apply` compares with this entry's file, where it is not known: `hear` it."""
+        return entry.cause if entry.kind == Kind.ARCHIVED and entry.cause not in self.said else None
+
+    def hear(self, position: int, described: Entry | None) -> None:
+        """What the message of the `described` at this position says; None where it is damaged, or is not there."""
+        ours = described is not None and described.kind == Kind.DESCRIBED and described.study_id == self.study[STUDY.study_id]
+        self.said[position] = said_by(metadata_of(described.data["message"])) if described is not None and ours else {}
+
     def _described(self, entry: Entry, data: dict[str, Any]) -> None:
         study = self.study
         study[STUDY.described_at] = study[STUDY.described_at] or data.get("processing_time", entry.recorded_at)
-        metadata = data["message"].get("metadata") or {}
+        metadata = metadata_of(data["message"])
+        self.said[entry.position] = said_by(metadata)
+        self._identify(self.said[entry.position], instead=True)
         for group, columns in _SAID:
             if said := metadata.get(group):
                 for column, key in columns:
@@ -139,6 +155,7 @@ class StudyRows:
         if name in self.files:
             if data.get("placement") == "copied":  # its bytes were put there anew: what was found before is past
                 self._placed_anew(name, placed=entry.position, fixity="unverified", verified_at=None)
+            self._spoken_for(name, entry, data)
             return
         study_id = study[STUDY.study_id]
         row = _NEW_FILE.copy()
@@ -164,12 +181,62 @@ class StudyRows:
                 row[column] = value
             elif value is not None:
                 row[column] = _number(value)
-        said, found = study[STUDY.study_instance_uid], row[FILE.study_instance_uid]
-        row[FILE.study_uid_differs] = int(said is not None and found is not None and said != found)
+        row[FILE.patient_name] = name_of(row[FILE.patient_name])
+        if not (study[STUDY.patient_name] or study[STUDY.patient_id]):
+            self._identify(_identity_in(row))
         self.files[name] = row
         self.changed_files.add(name)
+        self._spoken_for(name, entry, data)
         study[STUDY.files] += 1
         study[STUDY.bytes] += file["bytes"]
+
+    def _identify(self, identity: Mapping[str, str | None], *, instead: bool = False) -> None:
+        """Name the study's patient: name, ID, birth date and sex are of one message or of one file, never of both.
+
+        The last message that has a name or an ID (`instead`), else the first file that has; else the first of them that has a
+        birth date or a sex.
+        """
+        study = self.study
+        if names_a_patient(identity):
+            if not instead and (study[STUDY.patient_name] or study[STUDY.patient_id]):
+                return
+        elif any(study[place] for _, place in _STUDY_IDENTITY):
+            return
+        for name, place in _STUDY_IDENTITY:
+            study[place] = identity.get(name)
+
+    def _spoken_for(self, name: str, entry: Entry, data: dict[str, Any]) -> None:
+        """Flag a file by the message that it was archived for; of several the one that was described last."""
+        replaced = data.get("supersedes")
+        if isinstance(replaced, str) and replaced in self.files and replaced != name:
+            self._flag(replaced, FILE.superseded, is_set=True)
+            self._flag(name, FILE.superseded, is_set=False)
+        row = self.files[name]
+        if (row[FILE.described] or 0) > (entry.cause or 0):
+            return  # it had to wait, and something newer was said meanwhile
+        row[FILE.described] = entry.cause
+        self.changed_files.add(name)
+        self._flag(name, FILE.unconfirmed, data.get("unconfirmed") is True)
+        self._compare(name)
+
+    def _compare(self, name: str) -> None:
+        """Set what follows from a file's header and its message, which `said` has."""
+        row = self.files[name]
+        said = self.said.get(row[FILE.described], _NOTHING)
+        attributes: set[str] = set()
+        if any(row[_PLACES[attribute]] != value for attribute, value in said.items()):
+            attributes = {each.attribute for each in differences(said, _identity_in(row))}
+        row[FILE.announced] = canonical.dumps(said) if attributes else None
+        self._flag(name, FILE.message_differs, bool(attributes))
+        self._flag(name, FILE.study_uid_differs, "study_instance_uid" in attributes)
+
+    def _flag(self, name: str, place: int, is_set: bool) -> None:
+        row = self.files[name]
+        if row[place] != is_set:
+            row[place] = int(is_set)
+            self.changed_files.add(name)
+            if row[FILE.study_instance_uid]:
+                self.stale.add((row[FILE.study_instance_uid], row[FILE.position]))
 
     def _status_sent(self, _: Entry, data: dict[str, Any]) -> None:
         self.study[STUDY.status_sent] = data["status"]
@@ -198,19 +265,9 @@ class StudyRows:
     }
 
 
-def _text(value: Any) -> str | None:
-    """A cell: text without NUL; lists joined by the backslash of DICOM PS3.5 §6.4; None for nothing."""
-    if value.__class__ is str:
-        if "\0" in value:
-            value = value.replace("\0", "")
-        return value.strip()[:MAX_TEXT] or None
-    if value is None:
-        return None
-    if value in ([], {}):
-        return None
-    if isinstance(value, list) and all(isinstance(item, (str, int, float)) for item in value):
-        value = "\\".join(str(item) for item in value)
-    return _text(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+def _identity_in(row: Row) -> dict[str, str | None]:
+    """Of a file, as its row has it from its header."""
+    return {name: row[place] for name, place in _PLACES.items()}
 
 
 def _number(value: Any) -> int | None:

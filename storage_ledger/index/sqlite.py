@@ -79,7 +79,7 @@ class Index:
         with self._transaction() as connection:
             progress = _progress(connection)
             stands = progress is not None and progress[0] == self.position
-            batch = Batch(driver(connection))
+            batch = Batch(driver(connection), get=self._ledger.get)
             if stands:
                 batch.apply(entries)
                 _set_progress(driver(connection).execute, entries[-1], self._ledger.ledger_id)
@@ -150,7 +150,7 @@ class Index:
                 sql = driver(connection).execute
                 fixity.apply_all(sql, (self._ledger.get(each) for each in reversed(verified)))
                 # What was applied meanwhile to the tables that are gone now must be in the new ones, too.
-                if (beyond := Batch(driver(connection)).apply(self._beyond(position))) is not None:
+                if (beyond := Batch(driver(connection), get=self._ledger.get).apply(self._beyond(position))) is not None:
                     last = beyond
                 _set_progress(sql, last, self._ledger.ledger_id)
                 damaged = sql("SELECT position, code FROM damaged ORDER BY position").fetchall()
