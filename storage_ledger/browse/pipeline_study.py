@@ -93,14 +93,11 @@ def _damaged(connection: Any, study_id: str, fixity: str, count: int) -> Row:
 
 
 def meaning(kind: str, code: str | None) -> Meaning:
-    """What a code in an entry of this kind means."""
+    """What a code in an entry of this kind means. Entries that end something name its code as well: it does not explain them."""
     places: Mapping[str, tuple[dict[str, Meaning], ...]] = {
         "quarantined": (QUARANTINED,),
-        "released": (QUARANTINED,),
-        "discarded": (QUARANTINED,),
         "rejected": (REJECTED,),
         "failed": (RETRIED, OUTAGES),
-        "recovered": (OUTAGES,),
         "archived": (HEADERS,),
     }
     return next((place[code] for place in places.get(kind, ()) if code in place), _UNKNOWN)
@@ -129,7 +126,7 @@ def _troubles(study: Study, entries: list[Entry]) -> list[Row]:
             "position": upload.position,
             "recorded_at": at.recorded_at,
             "detail": _said(at) if at.kind == Kind.DISCARDED else str(at.data.get("detail") or at.data.get("reason") or ""),
-            "means": meaning(at.kind, code).means,
+            "means": meaning("quarantined" if upload.state is State.DISCARDED else at.kind, code).means,
             "action": action(code) if quarantined else meaning(at.kind, code).action if upload.state is State.FAILED else "",
             "commands": commands(study.study_id, code) if quarantined else [],
             "retry_at": at.data.get("retry_at"),
