@@ -5,12 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from storage_ledger.core.entries import Entry, Kind, faults
+from storage_ledger.core.identity import PATIENT
 from storage_ledger.core.ids import instant
 from storage_ledger.core.layout import archive_path
 from storage_ledger.core.plan import Stage
 from storage_ledger.core.study import Study
+from storage_ledger.index.rows import StudyRows
 from storage_ledger.index.sqlite import ask_files
+from storage_ledger.index.tables import COLUMNS
 from storage_ledger.ledger.contract import Duty, Ledger
+from storage_ledger.report.flagged import flags_of, message_and_file
 from storage_ledger.report.outages import going_on
 from storage_ledger.report.todo import (
     ACTIONS,
@@ -39,13 +43,15 @@ WAITS_FOR = {
     Stage.CONFIRM: {"tell", "mirror"},
 }
 """At which steps an outage holds up a duty of that stage."""
-_FIXITY = "SELECT name, fixity, verified_at FROM files WHERE study_id = ?"
+_INDEXED = ("fixity", "verified_at", "sop_conflict", "patient_differs")
+"""What only the index knows of a file: it takes the files of other studies, or a run of `verify`."""
 
 
 def story_of(ledger: Ledger, settings: Settings, study_id: str) -> dict[str, Any]:
     """The story of one study, and of messages with its id that were rejected.
 
-    `fixity` of a file is what `verify` last found, as far as the index knows. `commands` are what `advice` speaks of.
+    `fixity` of a file is what `verify` last found, as far as the index knows; so are the flags for which other studies count.
+    `commands` are what `advice` speaks of.
     """
     entries = ledger.study(study_id)
     folded = Study.as_far_as_whole(study_id, entries)
@@ -56,23 +62,13 @@ def story_of(ledger: Ledger, settings: Settings, study_id: str) -> dict[str, Any
     before = [None, *about][: len(about)]
     pending = ledger.pending_of(study_id)
     outages = going_on(ledger) if pending else []
-    fixity = {name: (word, at) for name, word, at in ask_files(settings.index_file, ledger, _FIXITY, study_id) or ()}
-    advice, todo = _advice(folded, {word for word, _ in fixity.values()}, damaged=broken is not None, known=bool(about))
+    files = _files(ledger, settings, study_id, folded, entries)
+    advice, todo = _advice(folded, {each["fixity"] for each in files}, damaged=broken is not None, known=bool(about))
     return {
         "study_id": study_id,
         "state": folded.state.value if folded.uploads else ("rejected" if about else None),
         "status_sent": told[-1].data["status"] if told else None,
-        "files": [
-            {
-                "archive_path": archive_path(study_id, f.name),
-                "bytes": f.bytes,
-                "sha256": f.sha256,
-                "sop_instance_uid": f.sop_instance_uid,
-                "fixity": fixity.get(f.name, (None, None))[0],
-                "verified_at": fixity.get(f.name, (None, None))[1],
-            }
-            for f in folded.files.values()
-        ],
+        "files": files,
         "entries": [happened(entry, earlier) for entry, earlier in zip(about, before, strict=True)],
         "next": [
             {
@@ -90,6 +86,30 @@ def story_of(ledger: Ledger, settings: Settings, study_id: str) -> dict[str, Any
         "advice": advice,
         "commands": todo,
     }
+
+
+def _files(ledger: Ledger, settings: Settings, study_id: str, study: Study, entries: list[Entry]) -> list[dict[str, Any]]:
+    sql = f"SELECT name, {', '.join(_INDEXED)} FROM files WHERE study_id = ?"  # noqa: S608 - names of ours
+    indexed = {row[0]: dict(zip(_INDEXED, row[1:], strict=True)) for row in ask_files(settings.index_file, ledger, sql, study_id) or ()}
+    rows = StudyRows.new(study_id)
+    for entry in entries:
+        if not faults(entry):
+            rows.apply(entry)
+    found = []
+    for file in study.files.values():
+        row = dict(zip(COLUMNS["files"], rows.files[file.name], strict=True)) | indexed.get(file.name, dict.fromkeys(_INDEXED))
+        found.append({
+            "archive_path": archive_path(study_id, file.name),
+            "bytes": file.bytes,
+            "sha256": file.sha256,
+            "sop_instance_uid": file.sop_instance_uid,
+            "fixity": row["fixity"],
+            "verified_at": row["verified_at"],
+            "patient": {name: row[name] for name in PATIENT},
+            "flags": flags_of(row),
+            **message_and_file(row),
+        })  # fmt: skip
+    return found
 
 
 def _advice(study: Study, fixity: set[str], *, damaged: bool, known: bool) -> tuple[str | None, list[str]]:

@@ -179,7 +179,11 @@ def test_a_command_is_safe_to_paste_whatever_the_study_is_called():
 def test_attention_lists_each_kind_with_its_meaning(index: Any, book: Any):
     told = attention.of_index(index)
     assert [(group["state"], group["code"], group["count"]) for group in told["uploads"]] == [("quarantined", "upload-missing", 1)]
-    assert {group["code"]: group["count"] for group in told["flagged"]} == {"sop_conflict": 2, "study_uid_differs": 1}
+    assert {group["code"]: group["count"] for group in told["flagged"]} == {
+        "message-differs": 1,
+        "study-uid-differs": 1,
+        "sop-conflict": 2,
+    }
     assert told["damaged"] == []
     assert [(group["code"], group["count"]) for group in attention.of_ledger(book)["rejected"]] == [("not-json", 1)]
 
