@@ -9,7 +9,8 @@ from storage_ledger.browse import ledger
 from storage_ledger.browse.ask import Row, ask
 from storage_ledger.browse.codes import FLAGS as FLAG_MEANS
 from storage_ledger.browse.codes import VERIFIED, Meaning
-from storage_ledger.browse.dicom_study import path, patients_of, sides
+from storage_ledger.browse.dicom_study import path
+from storage_ledger.browse.identities import patients_of, sides
 from storage_ledger.browse.names import person
 from storage_ledger.browse.pipeline_study import FIXITY, action, meaning
 from storage_ledger.core.entries import Kind

@@ -8,17 +8,15 @@ from typing import Any
 from urllib.parse import quote
 
 from storage_ledger.browse.ask import Row, ask, ask_one
-from storage_ledger.browse.names import age, identity, modalities, person
+from storage_ledger.browse.identities import patients_of, sides
+from storage_ledger.browse.names import age, modalities, person
 from storage_ledger.browse.studies import with_condition
-from storage_ledger.core.identity import PATIENT, UIDS, disputed, names_any
+from storage_ledger.core.identity import PATIENT, UIDS
 from storage_ledger.index.tables import FLAGS as TABLE_FLAGS
-from storage_ledger.report.flagged import FLAGS, message_and_file
+from storage_ledger.report.flagged import FLAGS
 
 A_PAGE = 500
 """Files of a series at once."""
-
-MOST_PATIENTS = 20
-"""Of a study of several, named."""
 
 NO_FLAGS: Row = {"flags": [], "more_flags": 0, "patients": [], "more_patients": 0}
 
@@ -131,24 +129,6 @@ def _files(connection: Any, uid: str, series_uid: str, offset: int) -> list[Row]
     sql = f"{_FILE} WHERE study_instance_uid = ? AND series_instance_uid IS ? {_ORDER} LIMIT ? OFFSET ?"
     rows = ask(connection, sql, (uid, series_uid or None, A_PAGE, max(0, offset)))
     return [{**row, "path": path(row), "suffix": os.path.splitext(row["name"])[1]} for row in rows]
-
-
-def sides(file: Row) -> Row:
-    """What message and header of a file say, one line each, where they disagree: `message_says`, `file_says`; else nothing."""
-    found = message_and_file(file)
-    if not found["differences"]:
-        return {}
-    differing = [each["attribute"] for each in found["differences"]]
-    return {"message_says": identity(found["message"], differing), "file_says": identity(file, differing)}
-
-
-def patients_of(connection: Any, uid: str) -> Row:
-    """The patients whom the files of a DICOM study name, most files first: `patients`, empty unless they differ, and `more_patients`."""
-    rows = ask(connection, "SELECT * FROM patients WHERE study_instance_uid = ?", (uid,))
-    parts = disputed(rows)
-    named = sorted((row for row in rows if names_any(row, parts)), key=lambda row: -row["files"])
-    shown = [{**row, "says": identity(row, PATIENT), "person": person(row["patient_name"])} for row in named[:MOST_PATIENTS]]
-    return {"patients": shown, "more_patients": len(named) - len(shown)}
 
 
 def _flags(connection: Any, uid: str) -> Row:

@@ -9,7 +9,8 @@ from urllib.parse import quote
 from storage_ledger.browse import ledger
 from storage_ledger.browse.ask import Row, ask, ask_one
 from storage_ledger.browse.codes import HEADERS, OUTAGES, QUARANTINED, REJECTED, RETRIED, VERIFIED, Meaning
-from storage_ledger.browse.dicom_study import path, sides
+from storage_ledger.browse.dicom_study import path
+from storage_ledger.browse.identities import sides
 from storage_ledger.browse.names import modalities, person
 from storage_ledger.core.entries import Entry, Kind, faults
 from storage_ledger.core.ids import instant
