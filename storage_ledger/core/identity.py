@@ -6,6 +6,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -62,15 +63,28 @@ def differences(said: Identity, found: Identity) -> list[Difference]:
     ]
 
 
-def disputed(patients: Iterable[Identity]) -> set[str]:
-    """What these name in more than one way. Whoever has one of it, by `names_any`, differs from another of them."""
+def disputed(patients: Iterable[Identity], among: AbstractSet[str] | None = None) -> set[str]:
+    """The parts that these name in more than one way. Whoever has one of them, by `names_any`, differs from another patient.
+
+    `among`: only these parts count, and no more patients are asked for once all of them are disputed.
+    """
     first: dict[str, str] = {}
-    return {part for each in patients for part, value in _patient(each).items() if first.setdefault(part, value) != value}
+    found: set[str] = set()
+    for each in patients:
+        found |= {part for part, value in _patient(each).items() if first.setdefault(part, value) != value}
+        if among is not None and among <= found:
+            break
+    return found if among is None else found & among
 
 
-def names_any(patient: Identity, parts: set[str]) -> bool:
+def parts_of(patient: Identity) -> AbstractSet[str]:
+    """The parts by which it can be told from others: of its name, ID, birth date and sex those that it has."""
+    return _patient(patient).keys()
+
+
+def names_any(patient: Identity, parts: AbstractSet[str]) -> bool:
     """Whether it has one of the parts that `disputed` returned."""
-    return bool(parts) and not parts.isdisjoint(_patient(patient))
+    return bool(parts & _patient(patient).keys())
 
 
 def names_a_patient(identity: Identity) -> bool:

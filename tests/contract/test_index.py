@@ -313,29 +313,28 @@ class Counting:
         return 0
 
 
-def test_a_file_more_costs_the_same_however_many_files_its_study_has(following):
-    """Several in one transaction, as a follower gets them; half of the series' files lack what the others have."""
+@pytest.mark.parametrize("of_one_patient", [True, False])
+def test_a_file_more_costs_the_same_however_many_files_its_study_has(following, of_one_patient):
+    """Several in one transaction, as a follower gets them; also where a sender puts everybody into one study."""
     work = []
     for size in (100, 1000):
         counting = Counting(following.index.path)
         with closing(counting.connection) as connection:
 
-            def entries(count, first=1, size=size):
-                return [
-                    made_entry(first + n, "archived", archived(f"{first + n}.dcm", dicom=header(f"9.{size}.{first + n}", f"1.{size}")),
-                               study_id=f"S{size}-{first + n}", version=1)
-                    for n in range(count)
-                ]  # fmt: skip
+            def one_more(number, size=size):
+                who = patient("DOE^JANE", "1") if of_one_patient else patient(f"DOE^N{number}", f"{number}")
+                payload = archived(f"{number}.dcm", dicom=header(f"9.{size}.{number}", f"1.{size}", **who))
+                return made_entry(number, "archived", payload, study_id=f"S{size}-{number}", version=1)
 
-            Batch(connection).apply(entries(size, first=size * 10))
+            Batch(connection).apply([one_more(size * 10 + n) for n in range(size)])
             counting.steps = 0
-            Batch(connection).apply(entries(20, first=size * 20))
+            Batch(connection).apply([one_more(size * 20 + n) for n in range(20)])
             connection.set_progress_handler(None, 0)
             work.append(counting.steps)
             found = connection.execute(
                 "SELECT files, studies, series, flagged FROM dicom_studies WHERE study_instance_uid = ?", (f"1.{size}",)
             )
-            assert found.fetchone() == (size + 20, size + 20, 1, 0)
+            assert found.fetchone() == (size + 20, size + 20, 1, 0 if of_one_patient else size + 20)
     assert work[1] < 2 * work[0], work
 
 
