@@ -221,7 +221,10 @@ def _add_studies(chosen: str, first: int) -> str:
                       for name in PATIENT)  # fmt: skip
     value = {column: _value(column) for column in OF_A_STUDY}
     return f"""
-INSERT INTO dicom_studies
+INSERT INTO dicom_studies (
+  study_instance_uid, patient_name, patient_id, study_date, modalities, study_description, series, files, bytes, institution_name,
+  accession_number, patient_birth_date, patient_sex, study_time, manufacturer, studies, flagged, first_archived_at, last_archived_at,
+  first_position, year)
 SELECT *, CASE WHEN study_date GLOB '[12][0-9][0-9][0-9]*' THEN CAST(substr(study_date, 1, 4) AS INTEGER) END FROM (
 SELECT a.study_instance_uid, p.patient_name, p.patient_id, {value["study_date"]},
        CASE WHEN a.another_modality THEN (SELECT group_concat(modality, ', ') FROM (SELECT DISTINCT modality FROM files m
