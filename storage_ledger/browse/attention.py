@@ -7,12 +7,16 @@ from typing import Any
 
 from storage_ledger.browse import ledger
 from storage_ledger.browse.ask import Row, ask
+from storage_ledger.browse.codes import FLAGS as FLAG_MEANS
 from storage_ledger.browse.codes import HEADERS, VERIFIED, Meaning
 from storage_ledger.browse.dicom_study import path
+from storage_ledger.browse.identities import patients_of, sides
 from storage_ledger.browse.names import person
 from storage_ledger.browse.pipeline_study import FIXITY, action, meaning
 from storage_ledger.core.entries import Kind
+from storage_ledger.index.tables import FLAGGED
 from storage_ledger.quarantine import BY, REASON
+from storage_ledger.report.flagged import FLAGS, Flag
 from storage_ledger.report.todo import commands, put_back
 from storage_ledger.report.verified import found_besides_files
 from storage_ledger.verify.unrecorded import Unrecorded
@@ -28,23 +32,6 @@ BROKEN = Meaning(
     "Look at the disk of LEDGER_PATH. Then, with serve stopped, storage-ledger restore --from-mirror --force makes the ledger anew, "
     "and keeps this one beside it.",
 )
-
-FLAGS = {
-    "sop_conflict": (
-        "The same SOP Instance UID, other bytes",
-        Meaning(
-            "Two files say that they are the same image, and are not. Both are kept.",
-            "Compare them; ask the sender which one counts. Often one was corrected and sent again.",
-        ),
-    ),
-    "study_uid_differs": (
-        "Message and header disagree",
-        Meaning(
-            "The message announced another Study Instance UID than the file has. The study is listed under what its header says.",
-            "Ask whoever describes the files: a mix-up of patients begins like this.",
-        ),
-    ),
-}
 
 
 def of_index(connection: Any) -> Row:
@@ -132,14 +119,20 @@ def _damaged(connection: Any, fixity: str) -> Row:
     return {"code": fixity, "command": put_back(), **VERIFIED[FIXITY[fixity]]._asdict(), **_files(connection, where, (fixity,))}
 
 
-def _flagged(connection: Any, flag: str) -> Row:
-    title, meant = FLAGS[flag]
-    return {
-        "code": flag,
-        "title": title,
-        **meant._asdict(),
-        **_files(connection, f"WHERE (sop_conflict OR study_uid_differs) AND {flag}", ()),
-    }
+def _flagged(connection: Any, flag: Flag) -> Row:
+    found = _files(connection, f"WHERE {FLAGGED} AND {flag.column}", ())
+    if flag.column == "patient_differs":
+        found["rows"], found["studies"] = [], _mixed_up(connection)
+    return {"code": flag.code, "column": flag.column, "title": flag.title, **FLAG_MEANS[flag.code]._asdict(), **found}
+
+
+def _mixed_up(connection: Any) -> list[Row]:
+    """The DICOM studies of several patients, each with its patients: those whose files came last."""
+    sql = f"""
+SELECT study_instance_uid, count(*) AS files, max(archived_at) AS archived_at, max(study_description) AS study_description
+FROM files WHERE {FLAGGED} AND patient_differs GROUP BY 1 ORDER BY max(position) DESC LIMIT {MOST}"""  # noqa: S608 - names of ours
+    rows = [each for each in ask(connection, sql) if each["study_instance_uid"]]
+    return [{**row, **patients_of(connection, row["study_instance_uid"])} for row in rows]
 
 
 def _unread(connection: Any) -> list[Row]:
@@ -158,8 +151,9 @@ def _unread(connection: Any) -> list[Row]:
 
 def _files(connection: Any, where: str, values: tuple[Any, ...]) -> Row:
     columns = (
-        "study_id, name, patient_name, patient_id, modality, study_description, study_instance_uid, position, archived_at, verified_at"
+        "study_id, name, modality, study_description, position, archived_at, verified_at, announced, "
+        "patient_name, patient_id, patient_birth_date, patient_sex, study_instance_uid, series_instance_uid, sop_instance_uid"
     )
     rows = ask(connection, f"SELECT {columns} FROM files {where} ORDER BY position DESC LIMIT {MOST}", values)  # noqa: S608 - names and conditions of ours
     count = next(iter(connection.execute(f"SELECT count(*) FROM files {where}", values)))[0]  # noqa: S608 - the same
-    return {"count": count, "rows": [{**row, "person": person(row["patient_name"]), "path": path(row)} for row in rows]}
+    return {"count": count, "rows": [{**row, "person": person(row["patient_name"]), "path": path(row), **sides(row)} for row in rows]}

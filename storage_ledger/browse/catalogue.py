@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from storage_ledger.core.identity import PATIENT
 from storage_ledger.index.tables import KEYS, TABLES
 
 _WHEN = "UTC, RFC 3339 with microseconds"
@@ -37,7 +38,7 @@ COLUMNS: dict[str, dict[str, dict[str, str]]] = {
             "files": "How many files it has",
             "bytes": "Size of its files together, in bytes",
             "studies": "How many pipeline studies brought its files",
-            "flagged": "How many of its files need a look: the same SOP Instance UID with other bytes, or another study than announced",
+            "flagged": "How many of its files are flagged: those for which one of the flags of files is 1",
             "first_archived_at": f"When its first file was archived; {_WHEN}",
             "last_archived_at": f"When its newest file was archived; {_WHEN}",
             "first_position": f"Entry that archived its first file; {_POSITION}",
@@ -89,7 +90,13 @@ COLUMNS: dict[str, dict[str, dict[str, str]]] = {
             "verified_at": f"When that was last looked at; {_WHEN}",
             "dicom_error": "Code of why its header could not be read, or only in part; it is archived all the same",
             "sop_conflict": "1: another file has the same SOP Instance UID and other bytes",
-            "study_uid_differs": "1: its Study Instance UID is not the one that the event announced",
+            "study_uid_differs": "1: its Study Instance UID is not the one that its message gives",
+            "patient_differs": "1: another file of its DICOM study names another patient",
+            "message_differs": "1: its message names another patient, study, series or instance than its header",
+            "superseded": "1: an earlier, incomplete state of an upload; a later state is in the archive as well",
+            "unconfirmed": "1: its last message came when the upload was gone, and was never seen together with the file",
+            "described": f"Entry with the message that the file came with, of several the last; {_POSITION}",
+            "announced": "What that message says of patient and UIDs, as JSON; empty where it agrees with the header",
             "original_name": "Its name in uploads",
             "archive_path": "Where it lies, relative to ARCHIVE_PATH",
             "sha256": "SHA-256 of its bytes, hexadecimal",
@@ -98,6 +105,12 @@ COLUMNS: dict[str, dict[str, dict[str, str]]] = {
             "sop_instance_uid": "SOP Instance UID (0008,0018)",
             "sop_class_uid": "SOP Class UID (0008,0016): what kind of object it is",
             "transfer_syntax_uid": "Transfer Syntax UID (0002,0010): how it is encoded",
+        },
+        "patients": {
+            "study_instance_uid": "Study Instance UID (0020,000D)",
+            **{name: f"{_PATIENT[name]}; empty where the files name none" for name in PATIENT},
+            "files": "How many files of the study name this patient",
+            "first_position": f"Entry that archived the first of them; {_POSITION}",
         },
         "uploads": {
             "study_id": "The pipeline's study_id",
@@ -150,7 +163,15 @@ COLUMNS: dict[str, dict[str, dict[str, str]]] = {
 """What each column means: database → table → column → text."""
 
 HIDDEN = {
-    "index": ["uploads", "arrivals", "damaged", "progress", *(f"{table}_fts" for table in KEYS), *(f"rebuild_{table}" for table in TABLES)],
+    "index": [
+        "patients",
+        "uploads",
+        "arrivals",
+        "damaged",
+        "progress",
+        *(f"{table}_fts" for table in KEYS),
+        *(f"rebuild_{table}" for table in TABLES),
+    ],
     "ledger": ["meta", "alembic_version"],
 }
 

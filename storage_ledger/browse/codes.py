@@ -255,6 +255,34 @@ OUTAGES = {
 }
 """Of the section 'Outages'."""
 
+FLAGS = {
+    "patient-differs": Meaning(
+        "Files of one DICOM study name different patients. All of them are archived, shown and found; every file that names one of these patients has the flag, since nobody can tell from here which patient is the right one.",
+        "Find out from the order and the modality whose images these are. Have the files of the wrong patient sent again with the right header, or under a Study Instance UID of their own.",
+    ),
+    "message-differs": Meaning(
+        "The message names another patient, study, series or instance than the header of its file. A pipeline study is listed under what the message says, a DICOM study under what the header says.",
+        "Ask whoever describes the files, before anybody uses one of the two names: a mix-up of patients begins like this. A message that agrees with the file, published again, takes the flag away.",
+    ),
+    "study-uid-differs": Meaning(
+        "The message gives another Study Instance UID than the header of its file. The file is listed under what its header says.",
+        "The same.",
+    ),
+    "sop-conflict": Meaning(
+        "Two files say that they are the same image, and are not. Both are kept.",
+        "Compare them; ask the sender which one counts. Often one was corrected and sent again.",
+    ),
+    "superseded": Meaning(
+        "The file was archived while its sender still wrote it. It is kept, and a later state of the same upload is archived beside it.",
+        "Use the later file. Have the sender publish its message after it has closed the file.",
+    ),
+    "unconfirmed": Meaning(
+        "A message with other metadata came for a file that was archived already, and its upload was gone. Whether it speaks of the same file is not known: the two were never seen together.",
+        "Compare the message with the file's header. If it was about another file, have that one uploaded again and its message published again.",
+    ),
+}
+"""Of the section 'Flags'."""
+
 HEADERS = {
     "not-dicom": Meaning(
         "Not a DICOM file (PS3.10), or one without a preamble that does not name its class and instance.",

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os.path
 from typing import Any
 from urllib.parse import quote
 
 from storage_ledger.browse.ask import Row, ask, ask_one
+from storage_ledger.browse.identities import patients_of, sides
 from storage_ledger.browse.names import age, modalities, person
 from storage_ledger.browse.studies import with_condition
+from storage_ledger.core.identity import PATIENT, UIDS
+from storage_ledger.index.tables import FLAGS as TABLE_FLAGS
+from storage_ledger.report.flagged import FLAGS
 
 A_PAGE = 500
 """Files of a series at once."""
+
+NO_FLAGS: Row = {"flags": [], "more_flags": 0, "patients": [], "more_patients": 0}
 
 MOST_FLAGS = 3
 """Explained above the pictures; how many there are is told in any case."""
@@ -54,7 +61,7 @@ def of_index(connection: Any, uid: str, series_uid: str | None, chosen: str | No
         "pages": max(1, -(-series["files"] // A_PAGE)) if series else 1,
         "damaged": ask(connection, f"{_FILE} WHERE study_instance_uid = ? AND fixity IN ('missing', 'changed') LIMIT 20", (uid,))
         if study["fixity"].keys() & {"missing", "changed"} else [],
-        **(_flags(connection, uid, study["flagged"]) if study["flagged"] else {"flags": [], "more_flags": 0}),
+        **(_flags(connection, uid) | patients_of(connection, uid) if study["flagged"] else NO_FLAGS),
         "pipeline": ask(connection, "SELECT DISTINCT study_id FROM files WHERE study_instance_uid = ? LIMIT 2", (uid,)),
     }  # fmt: skip
 
@@ -70,10 +77,11 @@ def path(file: Row) -> str:
     return f"{quote(file['study_id'], safe='')}/{quote(file['name'], safe='')}"
 
 
-_FILE = (
-    'SELECT study_id, name, modality, instance_number, bytes, "rows", "columns", frames, position, archived_at, fixity, verified_at, '
-    "dicom_error, sop_conflict, study_uid_differs, sha256, series_instance_uid, sop_instance_uid FROM files"
-)
+_OF_A_FILE = ", ".join((
+    "study_id", "name", "modality", "instance_number", "bytes", '"rows"', '"columns"', "frames", "position", "archived_at", "fixity",
+    "verified_at", "dicom_error", "sha256", *PATIENT, *UIDS, "announced", *TABLE_FLAGS,
+))  # fmt: skip
+_FILE = f"SELECT {_OF_A_FILE} FROM files"  # noqa: S608 - names of ours
 _ORDER = "ORDER BY series_instance_uid, instance_number, study_id, name"  # that of the index
 
 
@@ -123,21 +131,29 @@ def _files(connection: Any, uid: str, series_uid: str, offset: int) -> list[Row]
     return [{**row, "path": path(row), "suffix": os.path.splitext(row["name"])[1]} for row in rows]
 
 
-def _flags(connection: Any, uid: str, count: int) -> Row:
-    """The first files that are flagged, each with those that it is at odds with, which are not named again; and how many are left."""
-    rows = ask(connection, f"{_FILE} WHERE study_instance_uid = ? AND (sop_conflict OR study_uid_differs) LIMIT 20", (uid,))
+def _flags(connection: Any, uid: str) -> Row:
+    """The first files that are flagged, each with those that it is at odds with, which are not named again; and how many are left.
+
+    Those that differ in their patient alone are told of by `patients_of`: all files of a study may.
+    """
+    flagged = f"study_instance_uid = ? AND ({' OR '.join(_EXPLAINED)})"
+    rows = ask(connection, f"{_FILE} WHERE {flagged} LIMIT 20", (uid,))
     named: set[tuple[str, str]] = set()
     flags: list[Row] = []
     for row in rows:
-        if len(flags) == MOST_FLAGS or ((row["study_id"], row["name"]) in named and not row["study_uid_differs"]):
+        if len(flags) == MOST_FLAGS or ((row["study_id"], row["name"]) in named and not row["message_differs"]):
             continue
-        row["path"] = path(row)
+        row |= {"path": path(row), **sides(row)}
         row["others"] = (
             ask(connection, "SELECT study_id, name, study_instance_uid FROM files WHERE sop_instance_uid = ? AND sha256 <> ? LIMIT 5",
                 (row["sop_instance_uid"], row["sha256"])) if row["sop_conflict"] else []
         )  # fmt: skip
-        said = ask_one(connection, "SELECT study_instance_uid AS uid FROM studies WHERE study_id = ?", (row["study_id"],))
-        row["announced"] = said["uid"] if said and row["study_uid_differs"] else None
+        announced = json.loads(row["announced"] or "{}")
+        row["announced"] = announced.get("study_instance_uid") if row["study_uid_differs"] else None
         flags.append(row)
         named |= {(each["study_id"], each["name"]) for each in (row, *row["others"]) if each.get("study_instance_uid", uid) == uid}
-    return {"flags": flags, "more_flags": max(0, count - len(named))}
+    count = ask_one(connection, f"SELECT count(*) AS n FROM files WHERE {flagged}", (uid,))  # noqa: S608 - names of ours
+    return {"flags": flags, "more_flags": max(0, (count or {"n": 0})["n"] - len(named))}
+
+
+_EXPLAINED = [flag.column for flag in FLAGS if flag.column != "patient_differs"]

@@ -9,6 +9,7 @@ from storage_ledger.browse.ask import Row, ask, ask_one
 from storage_ledger.browse.chart import Chart, stacked
 from storage_ledger.browse.ledger import outages, verified
 from storage_ledger.browse.studies import LATEST, with_covers
+from storage_ledger.index.tables import FLAGGED
 from storage_ledger.report.status import waits_long
 from storage_ledger.report.verified import found_besides_files, verification
 
@@ -20,7 +21,7 @@ def of_index(connection: Any, today: date) -> Row:
     """What index.db says. Everything from counters or covering indexes: some milliseconds, however much there is."""
     total = ask_one(connection, "SELECT coalesce(sum(files), 0) AS files, coalesce(sum(bytes), 0) AS bytes FROM arrivals")
     states = ask(connection, "SELECT state, count(*) AS n FROM studies WHERE state IN ('pending', 'failed', 'quarantined') GROUP BY state")
-    flagged = ask_one(connection, "SELECT count(*) AS n FROM files WHERE sop_conflict OR study_uid_differs")
+    flagged = ask_one(connection, f"SELECT count(*) AS n FROM files WHERE {FLAGGED}")  # noqa: S608 - names of ours
     unread = ask_one(connection, "SELECT count(*) AS n FROM files INDEXED BY files_unread WHERE dicom_error IS NOT NULL")
     damaged = ask_one(connection, "SELECT count(*) AS n FROM files INDEXED BY files_damaged WHERE fixity IN ('missing', 'changed')")
     broken = ask_one(connection, "SELECT count(*) AS n FROM damaged")

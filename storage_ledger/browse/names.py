@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import date
 
@@ -35,6 +36,20 @@ def person(value: str | None) -> Name:
     """
     groups = [text for group in (value or "").split("=") if (text := _group(group))]
     return Name(groups[0], " ".join(groups[1:])) if groups else Name("")
+
+
+def identity(of: Mapping[str, str | None], differing: Collection[str] = ()) -> str:
+    """Whom and what a message or a file names, in one line: `Rossi, Giulia, SGC-122138`; and what else of it is `differing`."""
+    name, patient_id = person(of.get("patient_name")).text, of.get("patient_id")
+    texts = [name or "no name", patient_id or "no ID"]
+    others = {
+        "patient_birth_date": f"born {day(of.get('patient_birth_date'))}",
+        "patient_sex": f"sex {of.get('patient_sex')}",
+        "study_instance_uid": f"study {of.get('study_instance_uid')}",
+        "series_instance_uid": f"series {of.get('series_instance_uid')}",
+        "sop_instance_uid": f"instance {of.get('sop_instance_uid')}",
+    }
+    return ", ".join([*texts, *(text for attribute, text in others.items() if attribute in differing and of.get(attribute))])
 
 
 def day(value: str | None) -> str:

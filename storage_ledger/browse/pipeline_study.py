@@ -10,12 +10,14 @@ from storage_ledger.browse import ledger
 from storage_ledger.browse.ask import Row, ask, ask_one
 from storage_ledger.browse.codes import HEADERS, OUTAGES, QUARANTINED, REJECTED, RETRIED, VERIFIED, Meaning
 from storage_ledger.browse.dicom_study import path
+from storage_ledger.browse.identities import sides
 from storage_ledger.browse.names import modalities, person
 from storage_ledger.core.entries import Entry, Kind, faults
 from storage_ledger.core.ids import instant
 from storage_ledger.core.plan import Stage
 from storage_ledger.core.study import State, Study
 from storage_ledger.ledger.sqlite import NAMING_STUDY
+from storage_ledger.report.flagged import flags_of
 from storage_ledger.report.story import NEXT, WAITS_FOR, happened, summary
 from storage_ledger.report.todo import ACTIONS, ENTRY_DAMAGED, USUAL_ACTION, commands, put_back
 
@@ -30,6 +32,9 @@ MOST_FILES = 200
 
 MOST_DAMAGED = 20
 """Named; how many there are is told in any case."""
+
+MOST_FLAGGED = 5
+"""Told above all else; each file has its flags beside it."""
 
 MOST_PAYLOAD = 20_000
 """Characters."""
@@ -80,10 +85,17 @@ def of_index(connection: Any, study_id: str) -> Row:
         "put_back": put_back(study_id) if damaged else "",
         "person": person(study["patient_name"]) if study else None,
         "kinds": modalities(study["modality"]) if study else [],
-        "files": [{**row, "path": path(row), "header": HEADERS.get(row["dicom_error"] or "")} for row in files],
+        "files": [{**row, "path": path(row), "header": HEADERS.get(row["dicom_error"] or ""), "flags": flags_of(row)} for row in files],
+        "flagged": _flagged(connection, study_id),
         "more_files": max(0, sum(counts.values()) - MOST_FILES),
         "dicom": [{"uid": uid, "href": f"/dicom/{quote(uid, safe='')}"} for uid in dicom],
     }
+
+
+def _flagged(connection: Any, study_id: str) -> list[Row]:
+    """Its files that disagree with their messages, or with the other files of their DICOM study, about the patient: the first ones."""
+    sql = "SELECT * FROM files WHERE study_id = ? AND (message_differs OR patient_differs) ORDER BY position, name LIMIT ?"
+    return [{**row, **sides(row)} for row in ask(connection, sql, (study_id, MOST_FLAGGED))]
 
 
 def _damaged(connection: Any, study_id: str, fixity: str, count: int) -> Row:
@@ -94,14 +106,11 @@ def _damaged(connection: Any, study_id: str, fixity: str, count: int) -> Row:
 
 
 def meaning(kind: str, code: str | None) -> Meaning:
-    """What a code in an entry of this kind means."""
+    """What a code in an entry of this kind means. Entries that end something name its code as well: it does not explain them."""
     places: Mapping[str, tuple[dict[str, Meaning], ...]] = {
         "quarantined": (QUARANTINED,),
-        "released": (QUARANTINED,),
-        "discarded": (QUARANTINED,),
         "rejected": (REJECTED,),
         "failed": (RETRIED, OUTAGES),
-        "recovered": (OUTAGES,),
         "archived": (HEADERS,),
     }
     return next((place[code] for place in places.get(kind, ()) if code in place), _UNKNOWN)
@@ -130,7 +139,7 @@ def _troubles(study: Study, entries: list[Entry]) -> list[Row]:
             "position": upload.position,
             "recorded_at": at.recorded_at,
             "detail": _said(at) if at.kind == Kind.DISCARDED else str(at.data.get("detail") or at.data.get("reason") or ""),
-            "means": meaning(at.kind, code).means,
+            "means": meaning("quarantined" if upload.state is State.DISCARDED else at.kind, code).means,
             "action": action(code) if quarantined else meaning(at.kind, code).action if upload.state is State.FAILED else "",
             "commands": commands(study.study_id, code) if quarantined else [],
             "retry_at": at.data.get("retry_at"),

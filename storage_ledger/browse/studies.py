@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from storage_ledger.browse.ask import Row, ask, ask_one, marks
+from storage_ledger.browse.identities import with_other_patients
 from storage_ledger.browse.names import modalities, person
 
 A_PAGE = 50
@@ -141,7 +142,7 @@ def of_index(connection: Any, wanted: Wanted) -> Row:
     rows = ask(connection, sql, [*values, A_PAGE, (wanted.page - 1) * A_PAGE])
     total, facets = _facets(connection, wanted, where, values)
     return {
-        "rows": with_covers(connection, with_condition(connection, rows)),
+        "rows": with_covers(connection, with_other_patients(connection, with_condition(connection, rows))),
         "total": total,
         "pages": max(1, -(-total // A_PAGE)),
         "facets": facets,

@@ -31,6 +31,24 @@ def show(
     raise typer.Exit(0 if story["entries"] else 1)
 
 
+def _explained(flag: str, file: dict[str, Any]) -> str:
+    from storage_ledger.browse.names import identity
+
+    if flag not in {"message-differs", "study-uid-differs"}:
+        return f": {MEANS[flag]}"
+    differing = [each["attribute"] for each in file["differences"]]
+    header = file["patient"] | {each["attribute"]: each["file"] for each in file["differences"]}
+    return f": Message: {identity(file['message'], differing)}. File: {identity(header, differing)}."
+
+
+MEANS = {
+    "patient-differs": "another file of its DICOM study names another patient",
+    "sop-conflict": "another file has the same SOP Instance UID and other bytes",
+    "superseded": "an earlier, incomplete state of its upload; a later state is archived as well",
+    "unconfirmed": "its last message came when the upload was gone, and was never seen together with the file",
+}
+
+
 def _print(story: dict[str, Any]) -> None:
     from storage_ledger.cli.output import age, console, counted, print_commands, safe, size, table
 
@@ -49,6 +67,10 @@ def _print(story: dict[str, Any]) -> None:
         )
         if file["fixity"] in {"missing", "changed"}:
             out.print(f"       [bold]{file['fixity']}[/bold] in the archive, when last read {file['verified_at']}")
+        for flag in file["flags"]:
+            out.print(f"       [bold red]{flag}[/bold red]", safe(_explained(flag, file)), sep="", soft_wrap=True)
+    if any(file["flags"] for file in story["files"]):
+        out.print("\nThese files are archived as they came. What the flags mean, and what to do: docs/how-to/patient-mix-up.md")
     out.print()
     line = table("Position", "Recorded at (UTC)", "After", "What happened", "Because of")
     for entry in story["entries"]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from itertools import islice
 from operator import itemgetter
 from typing import Any
 
 from storage_ledger.core.entries import Entry, Kind, faults
-from storage_ledger.index import fixity
+from storage_ledger.index import fixity, patients
 from storage_ledger.index.rows import Row, StudyRows
 from storage_ledger.index.tables import (
     ARRIVED_ONE,
@@ -20,11 +19,14 @@ from storage_ledger.index.tables import (
     SEARCHED,
     STUDY,
     UPLOAD,
+    add,
+    add_patients,
     arrived,
     conflicts,
     forget,
     learn,
-    refresh,
+    make_again,
+    make_patients_again,
     undo_conflicts,
     year,
 )
@@ -66,6 +68,7 @@ class Batch:
         self._changed: dict[str, StudyRows] = {}
         self._words: dict[str, tuple[Any, ...] | None] = {}
         self._modalities: list[tuple[Row, Row]] = []
+        self._first = 1
 
     def apply(self, entries: Iterable[Entry]) -> Entry | None:
         """Fold them in, in order; on return what came of it is in the tables. Returns the last one, None if there were none.
@@ -77,6 +80,7 @@ class Batch:
         verified = Kind.VERIFIED
         for last in entries:
             first = first or last
+            self._first = self._first if unwritten else last.position
             if found := faults(last):
                 self.damaged.append((last.position, found[0]))
             elif last.kind == verified:
@@ -153,11 +157,12 @@ class Batch:
         before = [(row, rows.files[name].copy()) for rows in changed for name, row in rows.before.items()]
         self._modalities += before
         if not self._anew:
-            self._refresh(files, [row for row, _ in before])
+            self._refresh(files, before)
         for study_id, rows in self._changed.items():
             rows.before.clear()
             rows.changed_files.clear()
             rows.changed_uploads.clear()
+            rows.stale.clear()
             if len(rows.files) + len(rows.uploads) > KEEP_ROWS:
                 del self._studies[study_id]
         self._changed.clear()
@@ -165,25 +170,36 @@ class Batch:
         for study_id in list(islice(self._studies, max(0, len(self._studies) - self._keep))):
             del self._studies[study_id]
 
-    def _refresh(self, changed: Sequence[Row], before: Sequence[Row]) -> None:
-        """Make what is made from `files` again; `before`: rows that may have been of another study, or another instance."""
-        sops = {uid for row in changed if (uid := row[FILE.sop_instance_uid])}
-        uids = {uid for row in (*changed, *before) if (uid := row[FILE.study_instance_uid])}
-        if before:
-            sops |= {uid for row in before if (uid := row[FILE.sop_instance_uid])}
-            uids |= self._each(sops, undo_conflicts)
-        uids |= self._each(sops, conflicts)
-        self._each(uids, partial(forget, "dicom_studies"))
-        self._each(uids, refresh)
-        self._each(uids, partial(learn, "dicom_studies"))
+    def _refresh(self, changed: Sequence[Row], before: Sequence[tuple[Row, Row]]) -> None:
+        """Bring what is made from `files` up to date: new files are added, and only where an earlier one changed all is made again.
 
-    def _each(self, uids: Iterable[str], statements: Callable[[str], str | Iterable[str]]) -> set[str]:
-        """Run them for all of these UIDs, some at a time. Returns what they return."""
-        found: set[str] = set()
+        `before`: rows that may have been of another study, or another instance, each with what it is now.
+        """
+        sops = {uid for row in changed if (uid := row[FILE.sop_instance_uid])}
+        new = {uid for row in changed if (uid := row[FILE.study_instance_uid]) and row[FILE.position] >= self._first}
+        stale = {uid for rows in self._changed.values() for uid, position in rows.stale if position < self._first}
+        if before:
+            sops |= {uid for row, _ in before if (uid := row[FILE.sop_instance_uid])}
+            earlier = [row for pair in before if pair[0][FILE.position] < self._first for row in pair]
+            stale |= {uid for row in earlier if (uid := row[FILE.study_instance_uid])}
+            stale |= {row[0] for row in self._each(sops, lambda chosen: (undo_conflicts(chosen),)) if row[0]}
+        flagged = self._each(sops, lambda chosen: (conflicts(chosen),))
+        stale |= {uid for uid, position in flagged if uid and position < self._first}
+        self._each(stale, make_patients_again)
+        self._each(new - stale, lambda chosen: (add_patients(chosen, self._first),))
+        patients.flag(self._connection, stale)
+        stale |= patients.flag(self._connection, new - stale, self._first)
+        self._each(stale | new, lambda chosen: (forget("dicom_studies", chosen),))
+        self._each(stale, make_again)
+        self._each(new - stale, lambda chosen: add(chosen, self._first))
+        self._each(stale | new, lambda chosen: (learn("dicom_studies", chosen),))
+
+    def _each(self, uids: Iterable[str], statements: Callable[[str], Iterable[str]]) -> list[Any]:
+        """Run them for all of these UIDs, some at a time. Returns the rows that they return."""
+        found: list[Any] = []
         for some in _chunks(sorted(uids)):
-            made = statements(any_of(some))
-            for statement in [made] if isinstance(made, str) else made:
-                found |= {row[0] for row in self._sql(statement, tuple(some)).fetchall() if row[0]}
+            for statement in statements(any_of(some)):
+                found += self._sql(statement, tuple(some)).fetchall()
         return found
 
     def _put(self, table: str, rows: Sequence[Row]) -> None:
@@ -209,6 +225,7 @@ def _folded(study_id: str, entry: Entry, before: Iterable[Entry]) -> StudyRows:
     rows.changed_files.clear()
     rows.changed_uploads.clear()
     rows.before.clear()
+    rows.stale.clear()
     return rows
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from storage_ledger import logs
-from storage_ledger.index import share
-from storage_ledger.index.tables import ADD, COLUMNS, NONE_ARRIVED, ROWID, conflicts, refresh
+from storage_ledger.index import patients, share
+from storage_ledger.index.tables import ADD, COLUMNS, NONE_ARRIVED, ROWID, conflicts, make_again, make_patients_again
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.driver import quoted
 from storage_ledger.ledger.sqlite import translated
@@ -139,13 +139,16 @@ def bring_in(connection: Any, prefix: str, folded: Iterable[Path]) -> list[int]:
 
 
 def derive_again(connection: Any) -> None:
-    """`series`, `dicom_studies` and conflicts of what no share knew by itself; within the caller's transaction, after the indexes.
+    """`series`, `dicom_studies`, `patients` and the flags of what no share knew by itself.
 
-    The statements are those of a follower.
+    Call it within a transaction, once the indexes are there. The statements are those of a follower.
     """
-    differing = connection.execute(conflicts("IS NOT NULL")).fetchall()
-    connection.executemany("INSERT OR IGNORE INTO again SELECT ?1 WHERE ?1 IS NOT NULL", differing)
-    for statement in refresh("IN (SELECT study_instance_uid FROM again)"):
+    chosen = "IN (SELECT study_instance_uid FROM again)"
+    for statement in make_patients_again(chosen):
+        connection.execute(statement)
+    differing = {row[0] for row in connection.execute(conflicts("IS NOT NULL")).fetchall() if row[0]} | patients.flag_all(connection)
+    connection.executemany("INSERT OR IGNORE INTO again VALUES (?)", ((uid,) for uid in differing))
+    for statement in make_again(chosen):
         connection.execute(statement)
     connection.execute("DROP TABLE temp.again")
 

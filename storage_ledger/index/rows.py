@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from storage_ledger.core import canonical
 from storage_ledger.core.entries import Entry, Kind
+from storage_ledger.core.identity import MAX_TEXT, PATIENT, UIDS, differences, name_of, names_a_patient, said_by
+from storage_ledger.core.identity import text_of as _text
 from storage_ledger.core.layout import archive_path
 from storage_ledger.core.study import State, metadata_of, study_state, upload_state
-from storage_ledger.index.tables import COLUMNS, FILE, STUDY, UPLOAD
+from storage_ledger.index.tables import COLUMNS, FILE, FLAGS, STUDY, UPLOAD
 
-# index column ← (group of the message, key in it, keyword of the header)
+# index column ← (group of the message, key in it, keyword of the header). Who the patient is: see `_identify`.
 DESCRIPTIVE = {
-    "patient_id": ("patient_info", "patient_id", "PatientID"),
-    "patient_name": ("patient_info", "patient_name", "PatientName"),
-    "patient_birth_date": ("patient_info", "patient_birth_date", "PatientBirthDate"),
-    "patient_sex": ("patient_info", "patient_sex", "PatientSex"),
     "study_instance_uid": ("study_info", "study_instance_uid", "StudyInstanceUID"),
     "study_date": ("study_info", "study_date", "StudyDate"),
     "study_time": ("study_info", "study_time", "StudyTime"),
@@ -27,9 +25,6 @@ DESCRIPTIVE = {
     "manufacturer": ("modality_info", "manufacturer", "Manufacturer"),
     "institution_name": ("location_info", "institution_name", "InstitutionName"),
 }
-
-PATIENT = ("patient_id", "patient_name", "patient_birth_date", "patient_sex")
-IDENTITY = frozenset({*PATIENT, "study_instance_uid"})
 
 FROM_HEADER = {
     "study_instance_uid": "StudyInstanceUID",
@@ -58,7 +53,6 @@ FROM_HEADER = {
 }
 WHOLE_NUMBERS = frozenset({"instance_number", "rows", "columns", "frames", "series_number"})
 
-MAX_TEXT = 1024
 WHOLE = 1 << 53  # below that every JSON reader has the same number
 Row = list[Any]
 """The values of a row in the order of its table's columns, as they are written: `STUDY`, `UPLOAD` and `FILE` say where each stands."""
@@ -71,8 +65,9 @@ _SAID = tuple(
 _FOUND = tuple((getattr(STUDY, column), keyword) for column, (_, _, keyword) in DESCRIPTIVE.items())
 _TEXTS = tuple((getattr(FILE, column), keyword) for column, keyword in FROM_HEADER.items() if column not in WHOLE_NUMBERS)
 _NUMBERS = tuple((getattr(FILE, column), keyword) for column, keyword in FROM_HEADER.items() if column in WHOLE_NUMBERS)
-_OTHERS = tuple((column, getattr(STUDY, column)) for column in DESCRIPTIVE if column not in IDENTITY)
+_OTHERS = tuple((column, getattr(STUDY, column)) for column in DESCRIPTIVE if column != "study_instance_uid")
 _NOTHING: dict[str, Any] = {}
+_PATIENT, _STUDY = "patient", "study"  # in `files.from_message`
 _PENDING, _ARCHIVED = State.PENDING, State.ARCHIVED
 _VALUES = {state: state.value for state in State}
 
@@ -82,15 +77,18 @@ def _new(table: str, **values: Any) -> Row:
 
 
 _NEW_STUDY = _new("studies", state=State.PENDING.value, files=0, bytes=0, last_position=0)
-_NEW_FILE = _new("files", fixity="unverified", sop_conflict=0, study_uid_differs=0)
+_NEW_FILE = _new("files", fixity="unverified", **dict.fromkeys(FLAGS, 0))
+_STUDY_IDENTITY = tuple((name, getattr(STUDY, name)) for name in PATIENT)
+_PLACES = {name: getattr(FILE, name) for name in (*PATIENT, *UIDS)}
 
 
 @dataclass(slots=True)
 class StudyRows:
     """The rows of one study; `apply` its entries in order. `changed_*`: keys of rows that are new or different.
 
-    `said`: the metadata of the messages that are known here, by the position of their `described` entry. `before`:
-    each row of `files` as it was before its header was read again.
+    `said`: what the messages that are known here say of patient and UIDs, by the position of their `described` entry. `stale`:
+    study UID and position of files that count otherwise now in what is made from `files`. `before`: each row of `files` as it was
+    before its header was read again, or another message stood in for it.
     """
 
     study: Row
@@ -98,7 +96,8 @@ class StudyRows:
     files: dict[str, Row] = field(default_factory=dict)
     changed_files: set[str] = field(default_factory=set)
     changed_uploads: set[str] = field(default_factory=set)
-    said: dict[int, dict[str, Any]] = field(default_factory=dict)
+    said: dict[int, dict[str, str]] = field(default_factory=dict)
+    stale: set[tuple[str, int]] = field(default_factory=set)
     before: dict[str, Row] = field(default_factory=dict)
 
     @classmethod
@@ -124,18 +123,23 @@ class StudyRows:
         self.study[STUDY.last_position] = entry.position
 
     def needs(self, entry: Entry) -> int | None:
-        """The position of the `described` whose message may have to stand in for this entry's header, where it is not known: `hear` it."""
-        return entry.cause if entry.kind == Kind.ARCHIVED and entry.cause not in self.said else None
+        """The position of the `described` whose message `apply` needs for this entry's file, where it is not known: `hear` it."""
+        position = entry.cause if entry.kind == Kind.ARCHIVED else None
+        if entry.kind == Kind.HEADER_READ and (row := self.files.get(entry.data["file"]["name"])) is not None:
+            position = row[FILE.described]
+        return None if position in self.said else position
 
     def hear(self, position: int, described: Entry | None) -> None:
         """What the message of the `described` at this position says; None where it is damaged, or is not there."""
         ours = described is not None and described.kind == Kind.DESCRIBED and described.study_id == self.study[STUDY.study_id]
-        self.said[position] = metadata_of(described.data["message"]) if described is not None and ours else {}
+        self.said[position] = said_by(metadata_of(described.data["message"])) if described is not None and ours else {}
 
     def _described(self, entry: Entry, data: dict[str, Any]) -> None:
         study = self.study
         study[STUDY.described_at] = study[STUDY.described_at] or data.get("processing_time", entry.recorded_at)
-        self.said[entry.position] = metadata = metadata_of(data["message"])
+        metadata = metadata_of(data["message"])
+        self.said[entry.position] = said_by(metadata)
+        self._identify(self.said[entry.position], instead=True)
         for group, columns in _SAID:
             if said := metadata.get(group):
                 for column, key in columns:
@@ -160,6 +164,7 @@ class StudyRows:
                 self._placed_anew(name, placed=entry.position, fixity="unverified", verified_at=None)
             if header and self.files[name][FILE.dicom_error] is not None:
                 self._read_again(name, header, data.get("dicom_error"))
+            self._spoken_for(name, entry, data)
             return
         study_id = study[STUDY.study_id]
         row = _NEW_FILE.copy()
@@ -172,10 +177,11 @@ class StudyRows:
         row[FILE.archived_at] = archived_at
         row[FILE.position] = row[FILE.placed] = entry.position
         self._take(row, header, data.get("dicom_error"))
-        if row[FILE.dicom_error] is not None or row[FILE.study_instance_uid] is None:
-            _stand_in(row, _said_by(self.said.get(entry.cause or 0, _NOTHING)) | {name: study[place] for name, place in _OTHERS})
         self.files[name] = row
         self.changed_files.add(name)
+        self._name_patient(row)
+        self._spoken_for(name, entry, data)
+        self.before.pop(name, None)  # it is new: nothing was made from it yet
         study[STUDY.files] += 1
         study[STUDY.bytes] += file["bytes"]
 
@@ -195,8 +201,8 @@ class StudyRows:
                 row[column] = value
             else:
                 row[column] = _number(value)
-        said, found = self.study[STUDY.study_instance_uid], row[FILE.study_instance_uid]
-        row[FILE.study_uid_differs] = int(said is not None and found is not None and said != found)
+        row[FILE.patient_name] = name_of(row[FILE.patient_name])
+        row[FILE.from_message] = None
 
     def _header_read(self, _: Entry, data: dict[str, Any]) -> None:
         name, header = data["file"]["name"], data["dicom"] or {}
@@ -208,15 +214,99 @@ class StudyRows:
         self._read_again(name, header, data.get("dicom_error"))
 
     def _read_again(self, name: str, header: dict[str, Any], error: str | None) -> None:
-        """A file's header takes the place of what was known of it. What a message said goes on to stand in where it has to."""
-        row = self.files[name]
-        before = row.copy()
+        """A file's header takes the place of what was known of it."""
+        row = self._about_to_change(name)
         self._take(row, header, error)
         row[FILE.sop_conflict] = 0  # judged again, by the instance that it is now
-        if error is not None or row[FILE.study_instance_uid] is None:
-            _stand_in(row, dict(zip(COLUMNS["files"], before, strict=True)))
-        self.before.setdefault(name, before)
+        self._stand_in(name)
+        self._name_patient(row)
+        self._compare(name)
+
+    def _about_to_change(self, name: str) -> Row:
+        row = self.files[name]
+        self.before.setdefault(name, row.copy())
         self.changed_files.add(name)
+        return row
+
+    def _stand_in(self, name: str) -> None:
+        """Let the file's message say whose it is, and of which study, where its header cannot be read or does not tell.
+
+        Name, ID, birth date and sex are all of the header, or all of the message: a patient is never put together from two sources.
+        """
+        row = self.files[name]
+        before = row[FILE.from_message] or ""
+        if not (before or row[FILE.dicom_error] is not None or row[FILE.study_instance_uid] is None):
+            return
+        said = self.said.get(row[FILE.described], _NOTHING)
+        of = []
+        if names_a_patient(said) and (_PATIENT in before or not (row[FILE.patient_id] or row[FILE.patient_name])):
+            self._fill(name, {_PLACES[each]: said.get(each) for each in PATIENT})
+            of.append(_PATIENT)
+        uid = said.get("study_instance_uid")
+        if uid and (_STUDY in before or row[FILE.study_instance_uid] is None):
+            others = {getattr(FILE, each): self.study[place] for each, place in _OTHERS if row[getattr(FILE, each)] is None}
+            self._fill(name, {FILE.study_instance_uid: uid} | others)
+            of.append(_STUDY)
+        row[FILE.from_message] = ", ".join(of) or row[FILE.from_message]
+
+    def _fill(self, name: str, values: dict[int, str | None]) -> None:
+        if any(self.files[name][place] != value for place, value in values.items()):
+            row = self._about_to_change(name)
+            for place, value in values.items():
+                row[place] = value
+
+    def _name_patient(self, row: Row) -> None:
+        if not (self.study[STUDY.patient_name] or self.study[STUDY.patient_id]):
+            self._identify(_identity_in(row))
+
+    def _identify(self, identity: Mapping[str, str | None], *, instead: bool = False) -> None:
+        """Name the study's patient: name, ID, birth date and sex are of one message or of one file, never of both.
+
+        The last message that has a name or an ID (`instead`), else the first file that has; else the first of them that has a
+        birth date or a sex.
+        """
+        study = self.study
+        if names_a_patient(identity):
+            if not instead and (study[STUDY.patient_name] or study[STUDY.patient_id]):
+                return
+        elif any(study[place] for _, place in _STUDY_IDENTITY):
+            return
+        for name, place in _STUDY_IDENTITY:
+            study[place] = identity.get(name)
+
+    def _spoken_for(self, name: str, entry: Entry, data: dict[str, Any]) -> None:
+        """Flag a file by the message that it was archived for; of several the one that was described last."""
+        replaced = data.get("supersedes")
+        if isinstance(replaced, str) and replaced in self.files and replaced != name:
+            self._flag(replaced, FILE.superseded, is_set=True)
+            self._flag(name, FILE.superseded, is_set=False)
+        row = self.files[name]
+        if (row[FILE.described] or 0) > (entry.cause or 0):
+            return  # it had to wait, and something newer was said meanwhile
+        row[FILE.described] = entry.cause
+        self.changed_files.add(name)
+        self._flag(name, FILE.unconfirmed, data.get("unconfirmed") is True)
+        self._stand_in(name)
+        self._compare(name)
+
+    def _compare(self, name: str) -> None:
+        """Set what follows from a file's header and its message, which `said` has."""
+        row = self.files[name]
+        said = self.said.get(row[FILE.described], _NOTHING)
+        attributes: set[str] = set()
+        if any(row[_PLACES[attribute]] != value for attribute, value in said.items()):
+            attributes = {each.attribute for each in differences(said, _header_of(row))}
+        row[FILE.announced] = canonical.dumps(said) if attributes else None
+        self._flag(name, FILE.message_differs, bool(attributes))
+        self._flag(name, FILE.study_uid_differs, "study_instance_uid" in attributes)
+
+    def _flag(self, name: str, place: int, is_set: bool) -> None:
+        row = self.files[name]
+        if row[place] != is_set:
+            row[place] = int(is_set)
+            self.changed_files.add(name)
+            if row[FILE.study_instance_uid]:
+                self.stale.add((row[FILE.study_instance_uid], row[FILE.position]))
 
     def _status_sent(self, _: Entry, data: dict[str, Any]) -> None:
         self.study[STUDY.status_sent] = data["status"]
@@ -246,39 +336,16 @@ class StudyRows:
     }
 
 
-def _said_by(metadata: dict[str, Any]) -> dict[str, str | None]:
-    """Patient and study UID of a message, by column."""
-    return {name: _text((metadata.get(group) or {}).get(key)) for name, (group, key, _) in DESCRIPTIVE.items() if name in IDENTITY}
+def _identity_in(row: Row) -> dict[str, str | None]:
+    """Of a file, as its row has it."""
+    return {name: row[place] for name, place in _PLACES.items()}
 
 
-def _stand_in(row: Row, instead: dict[str, Any]) -> None:
-    """Fill a file's row where its header does not say whose it is, or of which study.
-
-    Name, ID, birth date and sex are all of the header, or none of them: a patient is never put together from two sources.
-    """
-    if row[FILE.patient_id] is None and row[FILE.patient_name] is None and (instead["patient_id"] or instead["patient_name"]):
-        for name in PATIENT:
-            row[getattr(FILE, name)] = instead[name]
-    if row[FILE.study_instance_uid] is None and instead["study_instance_uid"]:
-        row[FILE.study_instance_uid] = instead["study_instance_uid"]
-        for name, _ in _OTHERS:
-            if row[getattr(FILE, name)] is None:
-                row[getattr(FILE, name)] = instead[name]
-
-
-def _text(value: Any) -> str | None:
-    """A cell: text without NUL; lists joined by the backslash of DICOM PS3.5 §6.4; None for nothing."""
-    if value.__class__ is str:
-        if "\0" in value:
-            value = value.replace("\0", "")
-        return value.strip()[:MAX_TEXT] or None
-    if value is None:
-        return None
-    if value in ([], {}):
-        return None
-    if isinstance(value, list) and all(isinstance(item, (str, int, float)) for item in value):
-        value = "\\".join(str(item) for item in value)
-    return _text(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+def _header_of(row: Row) -> dict[str, str | None]:
+    """The same without what a message has said in the place of its header."""
+    of = row[FILE.from_message] or ""
+    left_out = (PATIENT if _PATIENT in of else ()) + (("study_instance_uid",) if _STUDY in of else ())
+    return _identity_in(row) | dict.fromkeys(left_out)
 
 
 def _number(value: Any) -> int | None:

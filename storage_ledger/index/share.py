@@ -19,20 +19,21 @@ from pathlib import Path
 from typing import Any
 
 from storage_ledger.core.entries import Entry
+from storage_ledger.core.identity import PATIENT
 from storage_ledger.index.batch import KEEP_STUDIES, Batch
-from storage_ledger.index.tables import COLUMNS, ROWID, TABLES, arrived, refresh
+from storage_ledger.index.tables import COLUMNS, FLAGS, OF_A_SERIES, OF_A_STUDY, ROWID, TABLES, add, add_patients, arrived
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.driver import quoted, sqlite
 from storage_ledger.ledger.reading import Entries
 
 FOLDED = ("studies", "files", "uploads", "damaged")
-DERIVED = ("series", "dicom_studies", "arrivals")
+DERIVED = ("series", "dicom_studies", "patients", "arrivals")
 """The tables of a share; besides them `verified`, positions of entries that are applied in the end."""
 
-GROUPED = (
-    "study_instance_uid", "series_instance_uid", "bytes", "study_id", "modality", "archived_at", "sop_conflict", "study_uid_differs",
-)  # fmt: skip
-"""All that `refresh` reads of every file: their rows lie in another order, and are many times as large."""
+GROUPED = tuple(dict.fromkeys((
+    "study_instance_uid", "series_instance_uid", "bytes", "study_id", "archived_at", *FLAGS, *PATIENT, *OF_A_SERIES, *OF_A_STUDY,
+)))  # fmt: skip
+"""All that `add` and `add_patients` read of every file: their rows lie in another order, and are larger."""
 
 MADE = "made"
 CACHE_KB = 16_384
@@ -59,7 +60,7 @@ def fold(
         batch.apply(_stretch(ledger, after, up_to, on_progress))
         connection.executemany("INSERT INTO verified VALUES (?)", ((position,) for position in batch.verified))
         connection.execute(f"CREATE INDEX by_uid ON files ({', '.join(GROUPED)})")
-        for statement in (*refresh("IS NOT NULL"), arrived(after + 1)):
+        for statement in (*add("IS NOT NULL"), add_patients("IS NOT NULL"), arrived(after + 1)):
             connection.execute(statement)
 
 

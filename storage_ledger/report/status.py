@@ -17,6 +17,7 @@ from storage_ledger.core.entries import Kind
 from storage_ledger.core.ids import instant
 from storage_ledger.core.plan import Stage
 from storage_ledger.index.sqlite import ask_files, damaged, standing
+from storage_ledger.index.tables import FLAGGED
 from storage_ledger.ledger import lock
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.mirror import mirrored_position
@@ -158,7 +159,7 @@ def _mirror_lag(ledger: Ledger, mirrored: int | None) -> list[dict[str, str]]:
 
 def _flagged(ledger: Ledger, settings: Settings) -> int | None:
     """How many files are worth a look and wait for nobody; None without an index. They stay, so nothing may be alarmed by them."""
-    rows = ask_files(settings.index_file, ledger, "SELECT count(*) FROM files WHERE sop_conflict OR study_uid_differs")
+    rows = ask_files(settings.index_file, ledger, f"SELECT count(*) FROM files WHERE {FLAGGED}")  # noqa: S608 - names of ours
     return int(rows[0][0]) if rows else None
 
 

@@ -9,12 +9,16 @@ from operator import attrgetter
 from typing import Any
 
 from storage_ledger.core.entries import Entry, Kind, faults
+from storage_ledger.core.identity import PATIENT
 from storage_ledger.core.ids import instant
 from storage_ledger.core.layout import archive_path
 from storage_ledger.core.plan import Stage
 from storage_ledger.core.study import Study
+from storage_ledger.index.rows import StudyRows
 from storage_ledger.index.sqlite import ask_files
+from storage_ledger.index.tables import COLUMNS
 from storage_ledger.ledger.contract import Duty, Ledger
+from storage_ledger.report.flagged import flags_of, message_and_file
 from storage_ledger.report.outages import Outage, going_on
 from storage_ledger.report.todo import (
     ACTIONS,
@@ -43,13 +47,15 @@ WAITS_FOR = {
     Stage.CONFIRM: {"tell", "mirror"},
 }
 """At which steps an outage holds up a duty of that stage."""
-_FIXITY = "SELECT name, fixity, verified_at FROM files WHERE study_id = ?"
+_INDEXED = ("fixity", "verified_at", "sop_conflict", "patient_differs")
+"""What only the index knows of a file: it takes the files of other studies, or a run of `verify`."""
 
 
 def story_of(ledger: Ledger, settings: Settings, study_id: str) -> dict[str, Any]:
     """The story of one study, and of messages with its id that were rejected.
 
-    `fixity` of a file is what `verify` last found, as far as the index knows. `commands` are what `advice` speaks of.
+    `fixity` of a file is what `verify` last found, as far as the index knows; so are the flags for which other studies count.
+    `commands` are what `advice` speaks of.
     """
     told = _Told()
     # Each entry is looked at once and let go: a study may have been described, or rejected, a thousand times.
@@ -57,23 +63,13 @@ def story_of(ledger: Ledger, settings: Settings, study_id: str) -> dict[str, Any
     folded = Study.as_far_as_whole(study_id, told.of(about))
     pending = ledger.pending_of(study_id)
     outages = going_on(ledger.open_outages()) if pending else []
-    fixity = {name: (word, at) for name, word, at in ask_files(settings.index_file, ledger, _FIXITY, study_id) or ()}
-    advice, todo = _advice(folded, {word for word, _ in fixity.values()}, damaged=told.damaged, known=bool(told.entries))
+    files = _files(settings, ledger, study_id, folded)
+    advice, todo = _advice(folded, {each["fixity"] for each in files}, damaged=told.damaged, known=bool(told.entries))
     return {
         "study_id": study_id,
         "state": folded.state.value if folded.uploads else ("rejected" if told.entries else None),
         "status_sent": told.status,
-        "files": [
-            {
-                "archive_path": archive_path(study_id, f.name),
-                "bytes": f.bytes,
-                "sha256": f.sha256,
-                "sop_instance_uid": f.sop_instance_uid,
-                "fixity": fixity.get(f.name, (None, None))[0],
-                "verified_at": fixity.get(f.name, (None, None))[1],
-            }
-            for f in folded.files.values()
-        ],
+        "files": files,
         "entries": told.entries,
         "next": [
             {
@@ -120,6 +116,30 @@ class _Told:
 
 def _is_about_a_study(entry: Entry) -> bool:
     return entry.kind in {Kind.REJECTED, Kind.STATUS_SENT} and not faults(entry)
+
+
+def _files(settings: Settings, ledger: Ledger, study_id: str, study: Study) -> list[dict[str, Any]]:
+    sql = f"SELECT name, {', '.join(_INDEXED)} FROM files WHERE study_id = ?"  # noqa: S608 - names of ours
+    indexed = {row[0]: dict(zip(_INDEXED, row[1:], strict=True)) for row in ask_files(settings.index_file, ledger, sql, study_id) or ()}
+    rows = StudyRows.new(study_id)
+    for entry in ledger.study(study_id):
+        if not faults(entry):
+            rows.apply(entry)
+    found = []
+    for file in study.files.values():
+        row = dict(zip(COLUMNS["files"], rows.files[file.name], strict=True)) | indexed.get(file.name, dict.fromkeys(_INDEXED))
+        found.append({
+            "archive_path": archive_path(study_id, file.name),
+            "bytes": file.bytes,
+            "sha256": file.sha256,
+            "sop_instance_uid": file.sop_instance_uid,
+            "fixity": row["fixity"],
+            "verified_at": row["verified_at"],
+            "patient": {name: row[name] for name in PATIENT},
+            "flags": flags_of(row),
+            **message_and_file(row),
+        })  # fmt: skip
+    return found
 
 
 def _advice(study: Study, fixity: set[str], *, damaged: bool, known: bool) -> tuple[str | None, list[str]]:

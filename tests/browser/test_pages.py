@@ -209,7 +209,7 @@ def test_what_needs_a_person_is_explained_with_its_command(reader: Visitor):
     expect(page.get_by_role("region", name="State")).to_contain_text("1 study quarantined")
     page.get_by_role("link", name="See what to do").click()
     expect(page.locator("main")).to_contain_text("No such file in uploads")
-    for text in ("not-json", "The same SOP Instance UID, other bytes", "Message and header disagree"):
+    for text in ("not-json", "The same SOP Instance UID, other bytes", "Message and file disagree"):
         expect(page.locator("main")).to_contain_text(text)
     expect(page.locator(".command code")).to_contain_text("storage-ledger quarantine retry gone-1 --by")
     page.get_by_role("link", name="gone-1", exact=True).click()
@@ -222,7 +222,7 @@ def test_flags_lead_to_the_other_file(reader: Visitor):
     expect(page.locator(".note-warn").first).to_contain_text("Same SOP Instance UID, other bytes")
     page.locator(".note-warn a").first.click()
     expect(page.get_by_role("heading", level=1)).to_have_text(re.compile("twin-"))
-    expect(reader.go(f"/dicom/{FOUND}").locator(".note-warn")).to_contain_text("was announced for the study")
+    expect(reader.go(f"/dicom/{FOUND}").locator(".note-alarm")).to_contain_text("Its message gives the study")
 
 
 def test_the_keyboard_gets_everywhere(visitor: Visitor):

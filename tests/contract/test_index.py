@@ -12,6 +12,7 @@ from storage_ledger.core.entries import Kind, NewEntry, faults
 from storage_ledger.core.entries import header as header_of
 from storage_ledger.errors import LedgerUnusable, Locked
 from storage_ledger.index import share
+from storage_ledger.index.batch import Batch
 from storage_ledger.index.rebuild import Workers
 from storage_ledger.index.sqlite import Index
 from storage_ledger.index.tables import INDEXES, SEARCH
@@ -67,8 +68,8 @@ def test_one_instance_uid_with_different_bytes_is_flagged_on_both_sides_however_
 
 
 def test_a_message_whose_study_uid_is_not_its_files_is_flagged(following):
-    following.append(Kind.DESCRIBED, described("a.dcm", {"study_info": {"study_instance_uid": "1.7"}}))
-    following.append(Kind.ARCHIVED, archived("a.dcm", dicom=header("9.1", "1.2")))
+    cause = following.append(Kind.DESCRIBED, described("a.dcm", {"study_info": {"study_instance_uid": "1.7"}})).position
+    following.append(Kind.ARCHIVED, archived("a.dcm", dicom=header("9.1", "1.2")), cause=cause)
     assert following.rows("SELECT study_uid_differs FROM files") == [(1,)]
     assert following.rows("SELECT study_instance_uid, flagged FROM dicom_studies") == [("1.2", 1)]
     assert following.rows("SELECT study_instance_uid FROM studies") == [("1.7",)]
@@ -122,11 +123,219 @@ def test_the_state_follows_what_becomes_of_the_uploads(following):
     ]
 
 
-def test_what_the_message_says_goes_before_what_the_header_says(following):
-    following.append(Kind.DESCRIBED, described("a.dcm", {"patient_info": {"patient_id": "SAID"}}))
-    following.append(Kind.ARCHIVED, archived("a.dcm", dicom=header("9.1", PatientID="FOUND", PatientName="DOE^JANE")))
-    assert following.rows("SELECT patient_id, patient_name FROM studies") == [("SAID", "DOE^JANE")]
-    assert following.rows("SELECT patient_id, patient_name FROM files") == [("FOUND", "DOE^JANE")]
+IDENTITY = "SELECT patient_name, patient_id, patient_birth_date, patient_sex"
+
+
+def patient(name=None, patient_id=None, born=None, sex=None):
+    given = {"PatientName": name, "PatientID": patient_id, "PatientBirthDate": born, "PatientSex": sex}
+    return {keyword: value for keyword, value in given.items() if value is not None}
+
+
+def said(name=None, patient_id=None, born=None, sex=None, **more):
+    keys = ("patient_name", "patient_id", "patient_birth_date", "patient_sex")
+    return {"patient_info": {k: v for k, v in zip(keys, (name, patient_id, born, sex), strict=True) if v is not None}, **more}
+
+
+class Deliveries:
+    """Messages with their files, as the pipeline records them."""
+
+    def __init__(self, following):
+        self._following = following
+
+    def __call__(self, study_id, path="a.dcm", metadata=None, dicom=None, content=None, **more):
+        cause = self._following.append(Kind.DESCRIBED, described(path, metadata), study_id).position
+        payload = archived(path, content=content or f"{study_id}{path}", dicom=dicom) | more
+        return self._following.append(Kind.ARCHIVED, payload, study_id, cause)
+
+    def flags(self, *columns):
+        """Of each file, by study_id and name; the same when the index is made again."""
+        sql = f"SELECT {', '.join(columns)} FROM files ORDER BY study_id, name"
+        found, counts = self._following.rows(sql), self._following.rows("SELECT study_instance_uid, flagged FROM dicom_studies ORDER BY 1")
+        self._following.index.rebuild()
+        assert self._following.rows(sql) == found
+        assert self._following.rows("SELECT study_instance_uid, flagged FROM dicom_studies ORDER BY 1") == counts
+        return found
+
+
+@pytest.fixture
+def deliver(following):
+    return Deliveries(following)
+
+
+def test_what_the_message_says_goes_before_what_the_header_says(following, deliver):
+    deliver("S1", metadata={"study_info": {"study_date": "20260101"}}, dicom=header("9.1", StudyDate="20250101", StudyTime="1200"))
+    assert following.rows("SELECT study_date, study_time FROM studies") == [("20260101", "1200")]
+    assert following.rows("SELECT study_date, study_time FROM files") == [("20250101", "1200")]
+
+
+@pytest.mark.parametrize(
+    ("in_message", "in_header", "expected"),
+    [
+        (said("DOE^JANE"), patient("MUELLER^KAETHE", "SGC-1", "19400101", "F"), ("DOE^JANE", None, None, None)),
+        (said(None, "SGC-2", sex="M"), patient("MUELLER^KAETHE", "SGC-1", "19400101", "F"), (None, "SGC-2", None, "M")),
+        (said(born="19700101", sex="M"), patient("MUELLER^KAETHE", "SGC-1"), ("MUELLER^KAETHE", "SGC-1", None, None)),
+        (said("^^^", born="19700101"), patient(patient_id="SGC-1"), (None, "SGC-1", None, None)),
+        (said(born="19700101"), patient(sex="F"), (None, None, "19700101", None)),
+        (said(), patient(sex="F"), (None, None, None, "F")),
+        ({}, patient("MUELLER^KAETHE"), ("MUELLER^KAETHE", None, None, None)),
+        (said("DOE^JANE"), {}, ("DOE^JANE", None, None, None)),
+    ],
+)
+def test_the_patient_of_a_pipeline_study_is_the_messages_or_the_files_and_never_made_of_both(
+    following, deliver, in_message, in_header, expected
+):
+    deliver("S1", metadata=in_message, dicom=header("9.1", **in_header))
+    assert following.rows(f"{IDENTITY} FROM studies") == [expected]
+
+
+def test_a_later_message_replaces_the_patient_of_a_pipeline_study_as_a_whole(following, deliver):
+    deliver("S1", metadata=said("DOE^JANE", "1", "19700101", "F"), dicom=header("9.1"))
+    deliver("S1", metadata={}, dicom=header("9.1"), placement="already-there")
+    assert following.rows(f"{IDENTITY} FROM studies") == [("DOE^JANE", "1", "19700101", "F")]
+    deliver("S1", metadata=said("ROE^RICHARD"), dicom=header("9.1"), placement="already-there")
+    assert following.rows(f"{IDENTITY} FROM studies") == [("ROE^RICHARD", None, None, None)]
+
+
+def test_the_patient_of_a_dicom_study_is_that_of_the_first_file_that_names_one(following, deliver):
+    deliver("RS", dicom=header("9.1", PatientSex="O", Modality="RTSTRUCT"))
+    assert following.rows(f"{IDENTITY} FROM dicom_studies") == [(None, None, None, "O")]
+    deliver("C1", dicom=header("9.2", **patient("RICHTER^EVA", born="19500101")))
+    deliver("C2", dicom=header("9.3", **patient("RICHTER^EVA", "4711", "19500101", "F")))
+    for _ in range(2):
+        assert following.rows(f"{IDENTITY} FROM dicom_studies") == [("RICHTER^EVA", None, "19500101", None)]
+        following.index.rebuild()
+
+
+def test_what_a_dicom_study_or_a_series_is_comes_from_the_first_file_that_says_it(following, deliver):
+    deliver("RS", dicom={"SOPInstanceUID": "9.1", "StudyInstanceUID": "1.2", "SeriesInstanceUID": "1.2.1", "InstitutionName": "A"})
+    deliver("C1", dicom=header("9.2", StudyDate="20260102", AccessionNumber="ACC-9", InstitutionName="B", SeriesNumber=3))
+    deliver("C2", dicom=header("9.3", StudyDate="20260103", StudyDescription="CT", StudyTime="12", Manufacturer="M", BodyPartExamined="X"))
+    columns = "study_date, study_time, study_description, accession_number, institution_name, manufacturer, year, modalities"
+    for _ in range(2):
+        assert following.rows(f"SELECT {columns} FROM dicom_studies") == [("20260102", "12", "CT", "ACC-9", "A", "M", 2026, "CT")]
+        assert following.rows("SELECT series_number, modality, body_part, files FROM series") == [(3, "CT", "X", 3)]
+        following.index.rebuild()
+
+
+TWO_PATIENTS = [
+    [patient("NOTFALL^EINS", "TEMP0001"), patient("LEHMANN^ANNA", "4711")],
+    [patient(patient_id="1"), patient("LEHMANN^ANNA"), patient("LEHMANN^ANNA", "2")],
+    [patient("DOE^JANE", born="19700101"), patient("Doe^Jane^^", born="19710101"), patient("doe^jane", "7", "19700101")],
+    [patient("A^B", "1", sex="F"), patient("A^B", "1", sex="M")],
+    [patient("A^B=\u5c71\u7530"), patient("A^B=\u7530\u4e2d")],
+]
+
+
+@pytest.mark.parametrize("patients", TWO_PATIENTS)
+@pytest.mark.parametrize("backwards", [False, True])
+def test_every_file_that_names_another_patient_than_a_file_of_its_study_is_flagged(following, deliver, patients, backwards):
+    named = list(enumerate(patients))
+    for number, each in reversed(named) if backwards else named:
+        deliver(f"S{number}", dicom=header(f"9.{number}", **each))
+    deliver("T", dicom=header("9.8"))  # names nobody
+    deliver("U", dicom=header("9.9", "1.3", **patients[0]))  # another study
+    differs = [int(len({tuple(each.items()) for each in patients}) > 1) for each in patients]
+    if patients == TWO_PATIENTS[1]:
+        differs = [1, 0, 1]  # the second one names no ID
+    assert [row[0] for row in deliver.flags("patient_differs")] == [*differs, 0, 0]
+    assert following.rows("SELECT study_instance_uid, flagged FROM dicom_studies ORDER BY 1") == [("1.2", sum(differs)), ("1.3", 0)]
+
+
+def test_the_same_patient_written_otherwise_is_not_flagged(deliver):
+    for number, each in enumerate([patient("DOE^JANE", "p1", "19700101", "F"), patient("Doe^Jane^^", "P1 ", "1970.01.01", "f"), patient()]):
+        deliver(f"S{number}", dicom=header(f"9.{number}", **each))
+    assert deliver.flags("patient_differs") == [(0,), (0,), (0,)]
+
+
+def test_a_message_about_another_patient_than_its_file_is_flagged_until_one_comes_that_agrees(following, deliver):
+    rossi, mueller = said("ROSSI^GIULIA", "SGC-122138"), header("9.1", **patient("MUELLER^KAETHE", "SGC-106969"))
+    first = deliver("S1", metadata=rossi, dicom=mueller)
+    assert deliver.flags("message_differs", "study_uid_differs", "announced", "described") == [
+        (1, 0, '{"patient_id":"SGC-122138","patient_name":"ROSSI^GIULIA"}', first.cause)
+    ]
+    again = deliver("S1", metadata=said("Mueller^Kaethe", "SGC-106969"), dicom=mueller, placement="already-there")
+    assert deliver.flags("message_differs", "announced", "described") == [(0, None, again.cause)]
+    assert following.rows("SELECT flagged FROM dicom_studies") == [(0,)]
+    deliver("S1", metadata=rossi, dicom=mueller, placement="already-there")
+    assert deliver.flags("message_differs") == [(1,)]
+    assert following.rows("SELECT flagged FROM dicom_studies") == [(1,)]
+
+
+def test_each_file_is_compared_with_the_message_that_it_came_with(deliver):
+    deliver("S1", "a.dcm", said("DOE^JANE"), header("9.1", **patient("DOE^JANE")))
+    deliver("S1", "b.dcm", said("ROE^RICHARD"), header("9.2", "1.3", **patient("ROE^RICHARD")))
+    deliver("S1", "c.dcm", {}, header("9.3", "1.4", **patient("POE^EDGAR")))
+    assert deliver.flags("message_differs", "study_uid_differs") == [(0, 0)] * 3
+
+
+def test_a_message_that_had_to_wait_does_not_speak_for_a_file_once_a_newer_one_does(following, deliver):
+    dicom = header("9.1", **patient("DOE^JANE"))
+    old = following.append(Kind.DESCRIBED, described("a.dcm", said("WRONG^ONE"))).position
+    deliver("S1", "a.dcm", said("DOE^JANE"), dicom)
+    following.append(Kind.ARCHIVED, archived("a.dcm", content="S1a.dcm", dicom=dicom) | {"placement": "already-there"}, cause=old)
+    assert deliver.flags("message_differs") == [(0,)]
+
+
+def test_a_message_whose_entry_is_damaged_is_compared_with_nothing(following, deliver):
+    cause = following.append(Kind.DESCRIBED, described("a.dcm", said("DOE^JANE"))).position
+    damage(following.ledger, f"UPDATE entries SET payload = replace(payload, 'JANE', 'JOHN') WHERE position = {cause}")
+    following.append(Kind.ARCHIVED, archived("a.dcm", dicom=header("9.1", **patient("ROE^R"))), cause=cause)
+    assert following.rows("SELECT message_differs, announced FROM files") == [(0, None)]
+
+
+def test_an_earlier_incomplete_state_and_a_message_without_its_upload_are_flagged(deliver):
+    deliver("S1", "a.dcm", {}, header("9.1"), content="half")
+    deliver("S1", "a.dcm", {}, header("9.1"), content="whole", supersedes="a.dcm", file=archived("a~1.dcm", content="whole")["file"])
+    assert deliver.flags("name", "superseded", "unconfirmed") == [("a.dcm", 1, 0), ("a~1.dcm", 0, 0)]
+    deliver("S1", "a~1.dcm", said("ROE^R"), header("9.1"), content="whole", placement="already-there", unconfirmed=True)
+    assert deliver.flags("superseded", "unconfirmed") == [(1, 0), (0, 1)]
+    deliver("S1", "a~1.dcm", said("ROE^R"), header("9.1"), content="whole", placement="already-there")
+    assert deliver.flags("superseded", "unconfirmed") == [(1, 0), (0, 0)]
+
+
+def test_a_superseded_name_that_is_no_file_of_the_study_changes_nothing(deliver):
+    deliver("S1", "a.dcm", {}, header("9.1"), supersedes="z.dcm")
+    deliver("S2", "a.dcm", {}, header("9.1"), supersedes="a.dcm")
+    deliver("S3", "a.dcm", {}, header("9.1"), supersedes=["a.dcm"], unconfirmed="yes")
+    assert deliver.flags("superseded", "unconfirmed") == [(0, 0)] * 3
+
+
+class Counting:
+    """The driver's connection, and how many steps SQLite's machine took."""
+
+    def __init__(self, path):
+        self.connection = sqlite.connect(path)
+        self.steps = 0
+        self.connection.set_progress_handler(self._step, 100)
+
+    def _step(self):
+        self.steps += 1
+        return 0
+
+
+@pytest.mark.parametrize("of_one_patient", [True, False])
+def test_a_file_more_costs_the_same_however_many_files_its_study_has(following, of_one_patient):
+    """Several in one transaction, as a follower gets them; also where a sender puts everybody into one study."""
+    work = []
+    for size in (100, 1000):
+        counting = Counting(following.index.path)
+        with closing(counting.connection) as connection:
+
+            def one_more(number, size=size):
+                who = patient("DOE^JANE", "1") if of_one_patient else patient(f"DOE^N{number}", f"{number}")
+                payload = archived(f"{number}.dcm", dicom=header(f"9.{size}.{number}", f"1.{size}", **who))
+                return made_entry(number, "archived", payload, study_id=f"S{size}-{number}", version=1)
+
+            Batch(connection).apply([one_more(size * 10 + n) for n in range(size)])
+            counting.steps = 0
+            Batch(connection).apply([one_more(size * 20 + n) for n in range(20)])
+            connection.set_progress_handler(None, 0)
+            work.append(counting.steps)
+            found = connection.execute(
+                "SELECT files, studies, series, flagged FROM dicom_studies WHERE study_instance_uid = ?", (f"1.{size}",)
+            )
+            assert found.fetchone() == (size + 20, size + 20, 1, 0 if of_one_patient else size + 20)
+    assert work[1] < 2 * work[0], work
 
 
 SAID = {

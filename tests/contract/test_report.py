@@ -109,6 +109,39 @@ def test_files_whose_header_cannot_be_read_are_counted_and_need_nobody(scene):
     assert (scene.status()["headers_unreadable"], scene.needs()) == (2, [])
 
 
+def mixed_up(scene: Scene) -> None:
+    """A file of one patient, announced as another's."""
+    made = make_file(scene.pipeline.uploads / "a.dcm", patient_name="MUELLER^KAETHE", patient_id="SGC-106969")
+    metadata = described("a", "a.dcm", made)["metadata"]
+    metadata["patient_info"] |= {"patient_name": "ROSSI^GIULIA", "patient_id": "SGC-122138"}
+    scene.pipeline.say("a", "a.dcm", metadata)
+    scene.pipeline.finish()
+
+
+def test_a_study_tells_of_a_message_about_another_patient_even_without_an_index(scene):
+    mixed_up(scene)
+    [without_index] = scene.study("a")["files"]
+    scene.follow()
+    [file] = scene.study("a")["files"]
+    assert without_index | {"fixity": "unverified"} == file
+    assert file["flags"] == ["message-differs"]
+    assert [(each["attribute"], each["message"], each["file"]) for each in file["differences"]] == [
+        ("patient_name", "ROSSI^GIULIA", "MUELLER^KAETHE"),
+        ("patient_id", "SGC-122138", "SGC-106969"),
+    ]
+
+
+def test_files_of_different_patients_are_counted_as_flagged(scene):
+    mixed_up(scene)
+    for name, patient in (("b", "DOE^JANE"), ("c", "ROE^RICHARD")):
+        made = make_file(scene.pipeline.uploads / f"{name}.dcm", study_uid="1.2.3", patient_name=patient, seed=ord(name))
+        scene.pipeline.say(name, f"{name}.dcm", described(name, f"{name}.dcm", made)["metadata"])
+    scene.pipeline.finish()
+    scene.follow()
+    assert (scene.status()["flagged"], scene.needs()) == (3, [])
+    assert [file["flags"] for name in "bc" for file in scene.study(name)["files"]] == [["patient-differs"], ["patient-differs"]]
+
+
 def test_an_archive_that_is_away_is_said_once_whatever_stands_still_for_it(scene):
     scene.archive("S1")
     scene.pipeline.archive.rename(scene.pipeline.archive.with_name("away"))

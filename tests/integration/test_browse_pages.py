@@ -151,6 +151,27 @@ def test_a_timeline_tells_the_time_between(book: Any, index: Any):
     assert pipeline_study.of_index(index, "ct-1")["dicom"] == [{"uid": CT, "href": f"/dicom/{CT}"}]
 
 
+def test_only_what_quarantined_a_file_is_explained_beside_it_in_the_timeline(tmp_path: Path):
+    pipeline = Pipeline(tmp_path, Ledgers(tmp_path), grace_s=0)
+    pipeline.say("S1", "gone.dcm")
+    pipeline.place()
+    word = {"code": "upload-missing", "upload_path": "gone.dcm", "described": 1, "by": "me", "reason": "the file is there now"}
+    with pipeline.ledger.write() as tx:
+        for kind in (Kind.RELEASED, Kind.DISCARDED):
+            tx.append(NewEntry(kind, word, "S1", 2), duty=False)
+    pipeline.ledger.close()
+    connection = sqlite.connect(f"file:{tmp_path / 'ledger' / 'ledger.db'}?mode=ro", uri=True)
+    told = pipeline_study.of_ledger(connection, "S1")
+    connection.close()
+    explained = [(entry["kind"], entry["summary"].partition(":")[0], bool(entry["meaning"].means)) for entry in told["entries"]]
+    assert explained[1:] == [
+        ("quarantined", "upload-missing, no such file", True),
+        ("released", "by me", False),
+        ("discarded", "by me", False),
+    ]
+    assert told["troubles"][0]["means"].startswith("No such file in uploads"), "what was given up is explained above"
+
+
 def test_a_command_is_safe_to_paste_whatever_the_study_is_called():
     assert pipeline_study.commands("a; rm -rf x", "upload-is-folder")[0].startswith("storage-ledger quarantine discard 'a; rm -rf x' --by")
 
@@ -158,7 +179,11 @@ def test_a_command_is_safe_to_paste_whatever_the_study_is_called():
 def test_attention_lists_each_kind_with_its_meaning(index: Any, book: Any):
     told = attention.of_index(index)
     assert [(group["state"], group["code"], group["count"]) for group in told["uploads"]] == [("quarantined", "upload-missing", 1)]
-    assert {group["code"]: group["count"] for group in told["flagged"]} == {"sop_conflict": 2, "study_uid_differs": 1}
+    assert {group["code"]: group["count"] for group in told["flagged"]} == {
+        "message-differs": 1,
+        "study-uid-differs": 1,
+        "sop-conflict": 2,
+    }
     assert told["damaged"] == []
     assert [(group["code"], group["count"]) for group in attention.of_ledger(book)["rejected"]] == [("not-json", 1)]
 

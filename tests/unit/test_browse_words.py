@@ -68,6 +68,7 @@ def test_codes_are_explained_in_the_words_of_the_reference():
         ("Quarantined files", codes.QUARANTINED),
         ("Retries of one file or study", codes.RETRIED),
         ("Outages", codes.OUTAGES),
+        ("Flags", codes.FLAGS),
         ("Headers", codes.HEADERS),
         ("Verify", codes.VERIFIED),
     ):

@@ -1,0 +1,170 @@
+"""Whom a message or a file's header is about, and whether two of them name different patients or objects. Pure."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+MAX_TEXT = 1024
+
+PATIENT = ("patient_name", "patient_id", "patient_birth_date", "patient_sex")
+UIDS = ("study_instance_uid", "series_instance_uid", "sop_instance_uid")
+
+# attribute ← keyword of the header. In a message those of PATIENT stand in `patient_info`, those of UIDS in `study_info`.
+FOUND = {
+    "patient_name": "PatientName",
+    "patient_id": "PatientID",
+    "patient_birth_date": "PatientBirthDate",
+    "patient_sex": "PatientSex",
+    "study_instance_uid": "StudyInstanceUID",
+    "series_instance_uid": "SeriesInstanceUID",
+    "sop_instance_uid": "SOPInstanceUID",
+}
+
+Identity = Mapping[str, str | None]
+"""Attribute → text. An attribute that is missing, empty or None is not said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One attribute that both sides have, with different values. Both values are as they were given."""
+
+    attribute: str
+    said: str
+    found: str
+
+
+def said_by(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """The identity that a message's `metadata` gives: no key for what it does not say."""
+    patient, study = metadata.get("patient_info"), metadata.get("study_info")
+    found = {name: patient[name] for name in PATIENT if name in patient} if isinstance(patient, dict) else {}
+    if isinstance(study, dict):
+        found |= {name: study[name] for name in UIDS if name in study}
+    return _present(found)
+
+
+def found_in(header: Mapping[str, Any]) -> dict[str, str]:
+    """The identity that a file's header gives, keyed by DICOM keyword as in an `archived` entry."""
+    return _present({name: header.get(keyword) for name, keyword in FOUND.items()})
+
+
+def differences(said: Identity, found: Identity) -> list[Difference]:
+    """Where a message and a file disagree, in the order of `PATIENT` and `UIDS`. What only one of them says is no difference."""
+    return [
+        Difference(name, a, b)
+        for name in (*PATIENT, *UIDS)
+        if (a := said.get(name)) and (b := found.get(name)) and a != b and _disagree(_parts(name, a), _parts(name, b))
+    ]
+
+
+def disputed(patients: Iterable[Identity], among: AbstractSet[str] | None = None) -> set[str]:
+    """The parts that these name in more than one way. Whoever has one of them, by `names_any`, differs from another patient.
+
+    `among`: only these parts count, and no more patients are asked for once all of them are disputed.
+    """
+    first: dict[str, str] = {}
+    found: set[str] = set()
+    for each in patients:
+        found |= {part for part, value in _patient(each).items() if first.setdefault(part, value) != value}
+        if among is not None and among <= found:
+            break
+    return found if among is None else found & among
+
+
+def parts_of(patient: Identity) -> AbstractSet[str]:
+    """The parts by which it can be told from others: of its name, ID, birth date and sex those that it has."""
+    return _patient(patient).keys()
+
+
+def names_any(patient: Identity, parts: AbstractSet[str]) -> bool:
+    """Whether it has one of the parts that `disputed` returned."""
+    return bool(parts & _patient(patient).keys())
+
+
+def names_a_patient(identity: Identity) -> bool:
+    """Whether it has a name or an ID: a birth date or a sex alone tells nobody from somebody else."""
+    return bool(identity.get("patient_name") or identity.get("patient_id"))
+
+
+def text_of(value: Any) -> str | None:
+    """A value as one line of text without NUL; lists joined by the backslash of DICOM PS3.5 §6.4; None for nothing."""
+    if value.__class__ is str:
+        if "\0" in value:
+            value = value.replace("\0", "")
+        return value.strip()[:MAX_TEXT] or None
+    if value is None:
+        return None
+    if value in ([], {}):
+        return None
+    if isinstance(value, list) and all(isinstance(item, (str, int, float)) for item in value):
+        value = "\\".join(str(item) for item in value)
+    return text_of(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+
+
+def name_of(value: str | None) -> str | None:
+    """A patient's name; None where it has separators only, as `^^^` has."""
+    return value if value and value.strip("^= ") else None
+
+
+def _present(values: dict[str, Any]) -> dict[str, str]:
+    texts = {name: text for name, value in values.items() if (text := text_of(value))}
+    if name_of(texts.get("patient_name")) is None:
+        texts.pop("patient_name", None)
+    return texts
+
+
+def _patient(identity: Identity) -> dict[str, str]:
+    return {part: value for name in PATIENT if (text := identity.get(name)) for part, value in _parts(name, text).items()}
+
+
+def _disagree(a: dict[str, str], b: dict[str, str]) -> bool:
+    return any(a[part] != b[part] for part in a.keys() & b.keys())
+
+
+@lru_cache(maxsize=4096)
+def _parts(attribute: str, text: str) -> dict[str, str]:
+    """What of a value counts when it is compared, by part: a name has several. Do not change what is returned."""
+    if attribute == "patient_name":
+        return _name_parts(text)
+    if attribute == "patient_birth_date" and (date := _DATE.match(text)):
+        value = "".join(date.groups())
+    elif attribute == "patient_sex":
+        value = _SEXES.get(_folded(text), _folded(text))
+    elif attribute in UIDS:
+        value = text.strip("\0 ")
+    else:
+        value = " ".join(_folded(text).split())
+    return {attribute: value} if value else {}
+
+
+def _name_parts(text: str) -> dict[str, str]:
+    """DICOM PS3.5 §6.2.1: up to three groups (alphabetic, ideographic, phonetic) of family^given^middle^prefix^suffix.
+
+    Each group is compared with the same group. A prefix does not count, and a suffix where both have one: a `DR` comes and goes,
+    but `JR` is not `SR`. Case, width, spaces and punctuation do not count either; accents do.
+    """
+    parts = {}
+    for number, group in enumerate(text.split("=")[:3]):
+        components = group.split("^")
+        parts[f"patient_name.{number}"] = _letters("".join(components[:3]))
+        parts[f"patient_name.{number}.suffix"] = _letters("".join(components[4:]))
+    return {part: value for part, value in parts.items() if value}
+
+
+def _letters(text: str) -> str:
+    return "".join(c for c in _folded(text) if unicodedata.category(c)[0] not in "ZPC")
+
+
+def _folded(text: str) -> str:
+    """Unicode's caseless match (Unicode §3.13, D146), so that no way of writing the same letters makes a difference."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).strip()
+
+
+_DATE = re.compile(r"([0-9]{4})[-./ ]?([0-9]{2})[-./ ]?([0-9]{2})(?![0-9])")
+_SEXES = {"male": "m", "female": "f", "other": "o"}

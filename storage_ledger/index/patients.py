@@ -1,0 +1,66 @@
+"""`files.patient_differs`: the files of one DICOM study that name different patients, whichever of them came first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
+from typing import Any
+
+from storage_ledger.core.identity import PATIENT, disputed, names_any, parts_of
+
+_NAMES = ", ".join(PATIENT)
+_FILES = f"SELECT position, patient_differs, {_NAMES} FROM files"  # noqa: S608 - names of ours
+_OF_A_STUDY = f"{_FILES} WHERE study_instance_uid = ?"
+_NEW = f"{_FILES} INDEXED BY files_by_position WHERE position >= ? AND +study_instance_uid = ?"
+_EVERYTHING = 1 << 62
+
+
+def flag(connection: Any, uids: Iterable[str], first: int = 1) -> set[str]:
+    """Set the flag of the files of these studies, of which `patients` knows; those before `first` have been flagged already.
+
+    Every file that has what is disputed is flagged: nobody knows which patient is the right one. Returns the studies with files
+    before `first` that are flagged otherwise now. While a study's patients stay in dispute, a new file costs no look at the others.
+    """
+    changed = set()
+    for uid in sorted(uids):
+        if first == 1:
+            _set(connection, connection.execute(_OF_A_STUDY, (uid,)).fetchall(), _disputed(connection, uid))
+        elif len(connection.execute("SELECT 1 FROM patients WHERE study_instance_uid = ? LIMIT 2", (uid,)).fetchall()) > 1:
+            new = connection.execute(_NEW, (first, uid)).fetchall()
+            named = frozenset[str]().union(*(parts_of(_patient(row)) for row in new))
+            before = _disputed(connection, uid, named, first)
+            if before == named or before == _disputed(connection, uid, named):
+                _set(connection, new, before)
+            else:
+                changed.add(uid)
+                _set(connection, connection.execute(_OF_A_STUDY, (uid,)).fetchall(), _disputed(connection, uid))
+    return changed
+
+
+def flag_all(connection: Any) -> set[str]:
+    """The same of a whole index in which no file is flagged yet. Returns the studies of more than one patient."""
+    several = "SELECT study_instance_uid FROM patients GROUP BY 1 HAVING count(*) > 1"
+    uids = {row[0] for row in connection.execute(several).fetchall()}
+    flag(connection, uids)
+    return uids
+
+
+def _disputed(connection: Any, uid: str, among: AbstractSet[str] | None = None, before: int = _EVERYTHING) -> set[str]:
+    """See `disputed`: by the patients whose first file comes before that position."""
+    found = set()
+    for name in PATIENT:
+        # SQLite gives each value once, as it finds it.
+        sql = f"SELECT DISTINCT {name} FROM patients WHERE study_instance_uid = ? AND first_position < ?"  # noqa: S608 - a name of ours
+        of_it = None if among is None else {part for part in among if part.startswith(name)}
+        if of_it is None or of_it:
+            found |= disputed(({name: row[0]} for row in connection.execute(sql, (uid, before))), of_it)
+    return found
+
+
+def _set(connection: Any, files: Iterable[Any], parts: AbstractSet[str]) -> None:
+    wrong = [(int(not row[1]), row[0]) for row in files if names_any(_patient(row), parts) is not bool(row[1])]
+    connection.executemany("UPDATE files SET patient_differs = ? WHERE position = ?", wrong)
+
+
+def _patient(row: Any) -> dict[str, str | None]:
+    return dict(zip(PATIENT, row[2:], strict=True))
