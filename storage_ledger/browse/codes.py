@@ -288,6 +288,10 @@ HEADERS = {
         "Not a DICOM file (PS3.10), or one without a preamble that does not name its class and instance.",
         "Nothing, if that was to be expected; it is found by what its message says.",
     ),
+    "no-study-uid": Meaning(
+        "The header was read, and neither it nor the file's message names a study (Study Instance UID): a DICOMDIR, for one, or an object that was never part of a study. It is in no list of studies. Said in the index only.",
+        "Nothing, if that was to be expected; it is found here, and by its pipeline study.",
+    ),
     "header-cut": Meaning(
         "The file ends in the middle of its header, or an element says that it is longer than the file: it was cut off on its way, or is damaged. What comes before is in the index.",
         "Compare the file with the sender's original, and have it sent again.",

@@ -85,6 +85,9 @@ class Batch:
                 self.damaged.append((last.position, found[0]))
             elif last.kind == verified:
                 self._verified(last)
+                if not self._anew:  # that has written all that came before it
+                    unwritten = 0
+                    continue
             elif last.study_id is not None:
                 self._fold(last, last.study_id)
             unwritten += 1

@@ -68,6 +68,8 @@ _NUMBERS = tuple((getattr(FILE, column), keyword) for column, keyword in FROM_HE
 _OTHERS = tuple((column, getattr(STUDY, column)) for column in DESCRIPTIVE if column != "study_instance_uid")
 _NOTHING: dict[str, Any] = {}
 _PATIENT, _STUDY = "patient", "study"  # in `files.from_message`
+NO_STUDY = "no-study-uid"
+"""`dicom_error` of a file whose header was read, and of which neither header nor message names a study: it is in no list of studies."""
 _PENDING, _ARCHIVED = State.PENDING, State.ARCHIVED
 _VALUES = {state: state.value for state in State}
 
@@ -248,6 +250,8 @@ class StudyRows:
             self._fill(name, {FILE.study_instance_uid: uid} | others)
             of.append(_STUDY)
         row[FILE.from_message] = ", ".join(of) or row[FILE.from_message]
+        if row[FILE.dicom_error] in {None, NO_STUDY}:
+            row[FILE.dicom_error] = NO_STUDY if row[FILE.study_instance_uid] is None else None
 
     def _fill(self, name: str, values: dict[int, str | None]) -> None:
         if any(self.files[name][place] != value for place, value in values.items()):
