@@ -398,6 +398,28 @@ def test_a_patient_is_of_the_header_or_of_the_message_and_never_of_both(followin
 
 
 @pytest.mark.usefixtures("the_same_anew")
+def test_a_later_message_stands_in_instead_of_the_earlier_one_and_is_not_taken_for_a_mix_up(following):
+    for number, patient in enumerate(("ONE^A", "TWO^B"), 1):
+        said = {"patient_info": {"patient_name": patient, "patient_id": f"P{number}"}, "study_info": {"study_instance_uid": f"1.{number}"}}
+        cause = following.append(Kind.DESCRIBED, described("a.dcm", said)).position
+        following.append(Kind.ARCHIVED, unread(), cause=cause)
+    assert following.rows("SELECT patient_name, patient_id, study_instance_uid, from_message, message_differs FROM files") == [
+        ("TWO^B", "P2", "1.2", "patient, study", 0)
+    ]
+    assert following.rows("SELECT study_instance_uid, patient_name, files FROM dicom_studies") == [("1.2", "TWO^B", 1)]
+
+
+@pytest.mark.usefixtures("the_same_anew")
+def test_a_file_of_no_study_is_listed_until_a_message_or_a_header_names_one(following):
+    cause = following.append(Kind.DESCRIBED, described("a.dcm", {})).position
+    following.append(Kind.ARCHIVED, archived("a.dcm", dicom={"Modality": "OT"}), cause=cause)
+    assert following.rows("SELECT dicom_error FROM files") == [("no-study-uid",)]
+    cause = following.append(Kind.DESCRIBED, described("a.dcm", {"study_info": {"study_instance_uid": "1.9"}})).position
+    following.append(Kind.ARCHIVED, archived("a.dcm", dicom={"Modality": "OT"}) | {"placement": "already-there"}, cause=cause)
+    assert following.rows("SELECT dicom_error, study_instance_uid, from_message FROM files") == [(None, "1.9", "study")]
+
+
+@pytest.mark.usefixtures("the_same_anew")
 def test_a_whole_header_that_names_its_study_needs_nobody_to_stand_in(following):
     cause = following.append(Kind.DESCRIBED, described("a.dcm", SAID)).position
     following.append(Kind.ARCHIVED, archived("a.dcm", dicom=header("9.1")), cause=cause)
