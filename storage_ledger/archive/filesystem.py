@@ -56,7 +56,7 @@ class FilesystemArchive:
         self._worker = worker or os.urandom(6).hex()
         self._epochs = itertools.count(1)
         self._in_use: set[str] = set()  # temporary names of this process
-        self._known: OrderedDict[str, int] = OrderedDict()  # study → its folder's mtime_ns as we left it
+        self._known: OrderedDict[str, tuple[int, bool]] = OrderedDict()  # study → its folder's mtime_ns as we left it; left in order?
         self._recognised: tuple[int, int] | None = None
         self._lock = threading.Lock()
         self._new_folders: dict[str, set[int]] = {}  # study → inodes that we put there; made since the last good fsync of the root
@@ -333,17 +333,17 @@ class FilesystemArchive:
         A live process whose temporary file this takes away cannot link it any more, and tries again.
         `alone`: no other thread of ours works in it, so any change is another process's.
         """
-        known = self._known.get(study_id)
-        if known is not None and (not alone or known == os.fstat(folder).st_mtime_ns):
+        changed, in_order = self._known.get(study_id, (0, False))
+        if in_order and (not alone or changed == os.fstat(folder).st_mtime_ns):
             return
         for name in os.listdir(folder):
             if is_attempt(name) and name not in self._in_use:
                 files.unlink(name, folder)
 
-    def _leave(self, study_id: str, folder: int) -> None:
-        left = os.fstat(folder).st_mtime_ns
+    def _leave(self, study_id: str, folder: int, *, in_order: bool) -> None:
+        changed = os.fstat(folder).st_mtime_ns
         with self._lock:
-            self._known[study_id] = left
+            self._known[study_id] = changed, in_order
             self._known.move_to_end(study_id)
             if len(self._known) > KNOWN_FOLDERS:
                 self._known.popitem(last=False)
@@ -355,11 +355,16 @@ class FilesystemArchive:
             self._make_folder(study_id)
         try:
             with self._folder(study_id) as folder:
-                if make:
-                    self._sweep(study_id, folder, alone=alone)
-                yield folder
-                if make:
-                    self._leave(study_id, folder)
+                if not make:
+                    yield folder
+                    return
+                self._sweep(study_id, folder, alone=alone)
+                in_order = False
+                try:
+                    yield folder
+                    in_order = True
+                finally:
+                    self._leave(study_id, folder, in_order=in_order)
         except NotADirectoryError as error:
             raise Permanent("archive-name-taken", "the study's folder is a link or a file", errno=error.errno) from error
 
@@ -423,15 +428,16 @@ class FilesystemArchive:
     def _discard_lost(self, studies: Collection[str]) -> set[str]:
         """Remove those whose folders are not known to be durable: no entry knows of them, and the uploads are still there.
 
-        Only where all that is in them was put there by this process: an entry of another one may rely on its files, or on ours
-        once it has put its own over them.
+        Only if this process put everything there, and nobody else has been in the folder since: another process may have recorded
+        a file there, its own or one of ours.
         """
         with self._lock:
             lost = {study_id: self._lost_folders[study_id] for study_id in studies if study_id in self._lost_folders}
         for study_id, ours in lost.items():
             with suppress(FileNotFoundError), self._folder(study_id) as folder:
                 names = os.listdir(folder)
-                if all(os.stat(name, dir_fd=folder, follow_symlinks=False).st_ino in ours for name in names):
+                alone = self._known.get(study_id, (0, False))[0] == os.fstat(folder).st_mtime_ns
+                if alone and all(os.stat(name, dir_fd=folder, follow_symlinks=False).st_ino in ours for name in names):
                     for name in names:
                         os.unlink(name, dir_fd=folder)
                     self._remove_empty(study_id)

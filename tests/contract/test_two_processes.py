@@ -291,8 +291,9 @@ def place(archive, position, owned):
     with uploads.open("good") as upload:
         return archive.place(upload, "S1", original_name="a.dcm", owned=owned, position=position)
 place(one, 1, {})
-if %(others)s:
-    placed = place(two, 1, {})
+one.write_metadata("S1", b"{}")
+if %(others)s is not None:
+    placed = place(two, 1, %(others)s)
     two.write_metadata("S1", b"{}")
     two.settle(["S1"])
 print("recorded")
@@ -306,7 +307,10 @@ print(sorted(one.settle(["S1"])))
 """
 
 
-@pytest.mark.parametrize("others", [True, False])
+OWNED = '{"a.dcm": hashlib.sha256(b"good").hexdigest()}'
+
+
+@pytest.mark.parametrize("others", [None, "{}", OWNED], ids=["nobody", "another", "another, which the ledger gave the name before"])
 def test_a_new_folder_whose_fsync_failed_is_taken_away_only_if_nobody_else_has_a_file_in_it(uploads, root, tmp_path, others):
     (uploads.root / "good").write_bytes(b"good")
     run = under_strace(LOST % {"others": others}, tmp_path, root, "fsync")
@@ -315,7 +319,7 @@ def test_a_new_folder_whose_fsync_failed_is_taken_away_only_if_nobody_else_has_a
     root.mkdir()
     number = roots[1 if others else 0]
     run = under_strace(LOST % {"others": others}, tmp_path, root, "fsync", inject=f"fsync:error=EIO:when={number}")
-    assert run.output[:2] == ["recorded", f"archive-io {others}"]
+    assert run.output[:2] == ["recorded", f"archive-io {others is not None}"]
     assert tree(root) == ({"S1/a.dcm": b"good", "S1/metadata.json": b"{}"} if others else {})
 
 
