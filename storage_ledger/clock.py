@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -83,8 +83,19 @@ class Ahead:
 
 def ahead(ledger: Ledger, now: datetime) -> Ahead | None:
     """How far the ledger's last time is ahead of `now`; None below a minute, and once a person has acknowledged that time."""
-    found = _ahead(ledger.last(), now)
-    return None if found is None or found.ledger_time <= _acknowledged(ledger) else found
+    return ahead_of(ledger.last(), ledger.of_no_study((Kind.ACKNOWLEDGED.value,), ACKNOWLEDGED_READ), now)
+
+
+def ahead_of(last: Entry | None, acknowledged: Iterable[Entry], now: datetime) -> Ahead | None:
+    """The same, from the ledger's last entry and its newest entries `acknowledged`."""
+    if last is None or not has_whole_header(last):
+        return None
+    seconds = (instant(last.recorded_at) - now).total_seconds()
+    if seconds <= AHEAD_S:
+        return None
+    data = (entry.data for entry in acknowledged)
+    known = max((str(each.get("ledger_time", "")) for each in data if each.get("code") == CLOCK_AHEAD), default="")
+    return Ahead(last.recorded_at, rfc3339(now), seconds) if last.recorded_at > known else None
 
 
 def acknowledge_ahead(ledger: Ledger, clock: Callable[[], datetime], *, by: str, reason: str) -> Entry | None:
@@ -93,21 +104,8 @@ def acknowledge_ahead(ledger: Ledger, clock: Callable[[], datetime], *, by: str,
     Raises `LedgerBusy`.
     """
     with ledger.write() as tx:
-        found = _ahead(ledger.last(), clock())
-        if found is None or found.ledger_time <= _acknowledged(ledger):
+        found = ahead(ledger, clock())
+        if found is None:
             return None
         payload = {"code": CLOCK_AHEAD, "by": by, "reason": reason, "ledger_time": found.ledger_time, "clock": found.clock}
         return tx.append(NewEntry(Kind.ACKNOWLEDGED, payload))
-
-
-def _ahead(last: Entry | None, now: datetime) -> Ahead | None:
-    if last is None or not has_whole_header(last):
-        return None
-    seconds = (instant(last.recorded_at) - now).total_seconds()
-    return Ahead(last.recorded_at, rfc3339(now), seconds) if seconds > AHEAD_S else None
-
-
-def _acknowledged(ledger: Ledger) -> str:
-    """The latest time of the ledger that a person has acknowledged; empty when there is none."""
-    entries = (entry.data for entry in ledger.of_no_study((Kind.ACKNOWLEDGED.value,), ACKNOWLEDGED_READ))
-    return max((str(data.get("ledger_time", "")) for data in entries if data.get("code") == CLOCK_AHEAD), default="")

@@ -61,6 +61,7 @@ def of_ledger(connection: Any) -> Row:
     ]
     return {
         "outages": ledger.outages(connection),
+        "ahead": ledger.clock_ahead(connection),
         "waiting": ledger.waiting_long(connection),
         "rejected": rejected,
         "all_rejected": len(entries) < MOST_REJECTED,

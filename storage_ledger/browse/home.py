@@ -7,7 +7,7 @@ from typing import Any
 
 from storage_ledger.browse.ask import Row, ask, ask_one
 from storage_ledger.browse.chart import Chart, stacked
-from storage_ledger.browse.ledger import outages, verified
+from storage_ledger.browse.ledger import clock_ahead, outages, verified
 from storage_ledger.browse.studies import LATEST, with_covers
 from storage_ledger.index.tables import FLAGGED
 from storage_ledger.report.status import waits_long
@@ -56,6 +56,7 @@ def of_ledger(connection: Any) -> Row:
         "waits_long": oldest is not None and waits_long(oldest["recorded_at"], datetime.now(UTC)),
         "rejected": rejected,
         "outages": outages(connection),
+        "ahead": clock_ahead(connection),
         "verified": verification(verified(connection)),
         "found": len(found_besides_files(verified(connection))),
     }

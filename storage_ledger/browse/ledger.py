@@ -10,6 +10,7 @@ from typing import Any
 
 from storage_ledger.browse.ask import Row, ask, ask_one, marks
 from storage_ledger.browse.codes import OUTAGES, Meaning
+from storage_ledger.clock import ACKNOWLEDGED_READ, Ahead, ahead_of
 from storage_ledger.core.entries import Entry, Kind, faults
 from storage_ledger.ledger.sqlite import OPEN_OUTAGES
 from storage_ledger.report.outages import by_code, going_on
@@ -76,6 +77,13 @@ def outages(connection: Any) -> list[Row]:
         action = action[:1].upper() + action[1:]
         found.append({"steps": steps, "code": code, "since": since, "position": position, "means": meaning.means, "action": action})
     return found
+
+
+def clock_ahead(connection: Any) -> Ahead | None:
+    """How far the ledger's last time is ahead of this machine's clock, unless a person has acknowledged it."""
+    last = next(iter(entries(connection, "position = (SELECT max(position) FROM entries)", ())), None)
+    acknowledged = of_no_study(connection, (Kind.ACKNOWLEDGED.value,), ACKNOWLEDGED_READ)
+    return ahead_of(last, acknowledged, datetime.now(UTC))
 
 
 def waiting_long(connection: Any) -> list[Row]:

@@ -58,7 +58,7 @@ async def start(asked: Asked) -> Page:
     # As `storage-ledger status` has it: what is tried again by itself, and what stays as it is, needs nobody.
     needs = states.get("quarantined", 0) + index["damaged"] + index["broken"] + len(book["outages"])
     book["found"] += asked.unrecorded.counts.total() if asked.unrecorded else 0
-    needs += book["found"] + book["waits_long"] + (not asked.serving)
+    needs += book["found"] + book["waits_long"] + (book["ahead"] is not None) + (not asked.serving)
     behind = max(0, (book["last"] or {"position": 0})["position"] - index["followed"])
     return Page("home", "Home", {**index, **book, "serving": asked.serving, "needs": needs, "behind": behind, "now": _now()})
 

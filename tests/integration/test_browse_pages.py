@@ -6,7 +6,7 @@ import asyncio
 import json
 import shutil
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,17 @@ from storage_ledger.browse import attention, dicom_study, home, ledger, pages, p
 from storage_ledger.browse.catalogue import QUERIES
 from storage_ledger.browse.pages import Asked
 from storage_ledger.browse.studies import Wanted
+from storage_ledger.clock import acknowledge_ahead
 from storage_ledger.core.entries import Kind, NewEntry
+from storage_ledger.core.ids import rfc3339
 from storage_ledger.core.plan import Stage
 from storage_ledger.index.sqlite import Index
 from storage_ledger.ledger.engine import sqlite
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.report.status import look_at
 from storage_ledger.settings import Settings
-from tests.contract.making import Ledgers
+from tests.contract.making import Clock, Ledgers
+from tests.contract.making import described as described_payload
 from tests.contract.pipeline import Pipeline
 from tests.support.browsing import ANNOUNCED, CT, EVIL, FOUND, JAPANESE, MR, TWINS, make_archive
 
@@ -261,6 +264,18 @@ def test_outages_are_told_from_beginning_to_end(tmp_path: Path):
         ("status-service-away", True, 3, None),
         ("archive-full", False, 1, 2),
     ]
+    connection.close()
+
+
+def test_a_clock_that_was_ahead_is_on_the_pages_until_it_is_acknowledged(tmp_path: Path):
+    clock = Clock(datetime.now(UTC) + timedelta(days=900))
+    store = Ledgers(tmp_path).open(tmp_path / "ledger", clock)
+    with store.write() as tx:
+        tx.append(NewEntry(Kind.DESCRIBED, described_payload("a.dcm"), "S1"))
+    connection = sqlite.connect(f"file:{store.path}?mode=ro", uri=True)
+    assert (attention.of_ledger(connection)["ahead"].ledger_time, home.of_ledger(connection)["ahead"] is None) == (rfc3339(clock()), False)
+    assert acknowledge_ahead(store, lambda: datetime.now(UTC), by="Ada", reason="known") is not None
+    assert (attention.of_ledger(connection)["ahead"], home.of_ledger(connection)["ahead"]) == (None, None)
     connection.close()
 
 

@@ -11,7 +11,14 @@ from storage_ledger.cli.main import app
 from tests.contract.making import Ledgers
 from tests.support.stack import Stack
 
-ARGUMENTS = {"show": ["nobody"], "quarantine": ["list"], "restore": ["--from-mirror"], "replay": ["--mirror"], "backup": ["backups"]}
+ARGUMENTS = {
+    "acknowledge": ["clock-ahead", "--by", "Ada", "--reason", "to see what it says"],
+    "show": ["nobody"],
+    "quarantine": ["list"],
+    "restore": ["--from-mirror"],
+    "replay": ["--mirror"],
+    "backup": ["backups"],
+}
 SERVERS = {"serve", "browse", "demo", "status-service"}  # started like this in tests of their own
 COMMANDS = sorted(set(typer.main.get_command(app).commands) - SERVERS)  # type: ignore[attr-defined] # it is a group
 

@@ -120,6 +120,7 @@ def test_the_world_is_intact(world: World) -> None:
         Kind.FAILED,
         Kind.RECOVERED,
         Kind.RESTORED,
+        Kind.ACKNOWLEDGED,
     }
     assert {row[0] for row in world.ask("SELECT stage FROM pending")} == {"place", "remove", "tell", "confirm"}
 
