@@ -1,5 +1,6 @@
 """How browsing puts things for people: names, dates, codes, charts."""
 
+# ruff: noqa: RUF001 - letters that look alike are what this is about
 from __future__ import annotations
 
 import asyncio
@@ -29,7 +30,16 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "error-codes
         ("MÜLLER-LÜDENSCHEIDT^JÖRG", "Müller-Lüdenscheidt, Jörg", ""),
         ("SMITH", "Smith", ""),
         ("Al-Hassan^^", "Al-Hassan", ""),
-        ("a^b^c^d^e^f^g", "a, d b c, e", ""),
+        ("a^b^c^d^e^f^g", "a, d b c, e, f, g", ""),
+        ("A^B^C^D^E^F", "A, D B C, E, F", ""),
+        ("İBRAHİM^IŞIK", "İbrahim, Işık", ""),
+        ("IŞIK^SELİN", "Işık, Selin", ""),
+        ("YILDIZ^AYŞE", "Yıldız, Ayşe", ""),
+        ("I\u0307BRAHI\u0307M^ALI", "İbrahim, Alı", ""),
+        ("BINGHAM^IAN", "Bingham, Ian", ""),
+        ("MU\u0308LLER^JO\u0308RG", "Müller, Jörg", ""),
+        ("ΠΑΠΑΣ^ΝΙΚΟΣ", "Παπας, Νικος", ""),
+        ("DŽAJIĆ^LJUBO", "Džajić, Ljubo", ""),
         ("^^^^", "", ""),
         ("", "", ""),
         (None, "", ""),
