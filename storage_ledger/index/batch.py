@@ -8,8 +8,10 @@ from operator import itemgetter
 from typing import Any
 
 from storage_ledger.core.entries import Entry, Kind, faults
+from storage_ledger.core.search_text import Described, search_text
 from storage_ledger.index import fixity
 from storage_ledger.index.rows import Row, StudyRows
+from storage_ledger.index.searched import write_search_text
 from storage_ledger.index.tables import COLUMNS, FILE, ROWID, SEARCHED, STUDY, UPLOAD, arrived, conflicts, forget, learn, refresh, year
 
 WRITE_STUDIES = 2_000
@@ -105,6 +107,7 @@ class Batch:
         changed = self._changed.values()
         for rows in changed:
             rows.study[STUDY.year] = year(rows.study[STUDY.study_date])
+            rows.study[STUDY.search_text] = search_text(_described(rows.study))
         other_words = [] if self._anew else [key for key, rows in self._changed.items() if _words(rows.study) != self._words[key]]
         for some in _chunks(other_words):
             self._sql(forget("studies", any_of(some)), tuple(some))
@@ -133,8 +136,10 @@ class Batch:
             uids |= {row[0] for row in self._sql(conflicts(any_of(some)), tuple(some)).fetchall() if row[0]}
         for some in _chunks(sorted(uids)):
             chosen = any_of(some)
-            for statement in (forget("dicom_studies", chosen), *refresh(chosen), learn("dicom_studies", chosen)):
+            for statement in (forget("dicom_studies", chosen), *refresh(chosen)):
                 self._sql(statement, tuple(some))
+            write_search_text(self._connection, chosen, some)
+            self._sql(learn("dicom_studies", chosen), tuple(some))
 
     def _put(self, table: str, rows: Sequence[Row]) -> None:
         self._connection.executemany(_UPSERT[table], rows)
@@ -166,6 +171,7 @@ def any_of(values: Sequence[str]) -> str:
     return f"IN ({', '.join('?' * len(values))})"
 
 
+_described: Callable[[Row], tuple[Any, ...]] = itemgetter(*(getattr(STUDY, name) for name in Described._fields))
 _words: Callable[[Row], tuple[Any, ...]] = itemgetter(*(getattr(STUDY, name) for name in SEARCHED))
 
 

@@ -14,6 +14,7 @@ from typing import IO, Any
 
 from storage_ledger import logs
 from storage_ledger.index import share
+from storage_ledger.index.searched import write_search_text
 from storage_ledger.index.tables import ADD, COLUMNS, ROWID, conflicts, refresh
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.driver import quoted
@@ -140,8 +141,10 @@ def derive_again(connection: Any) -> None:
     """
     differing = connection.execute(conflicts("IS NOT NULL")).fetchall()
     connection.executemany("INSERT OR IGNORE INTO again SELECT ?1 WHERE ?1 IS NOT NULL", differing)
-    for statement in refresh("IN (SELECT study_instance_uid FROM again)"):
+    chosen = "IN (SELECT study_instance_uid FROM again)"
+    for statement in refresh(chosen):
         connection.execute(statement)
+    write_search_text(connection, chosen)
     connection.execute("DROP TABLE temp.again")
 
 

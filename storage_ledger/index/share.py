@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from storage_ledger.core.entries import Entry
+from storage_ledger.core.search_text import Described
 from storage_ledger.index.batch import KEEP_STUDIES, Batch
+from storage_ledger.index.searched import write_search_text
 from storage_ledger.index.tables import COLUMNS, ROWID, TABLES, arrived, refresh
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.driver import quoted, sqlite
@@ -31,8 +33,9 @@ DERIVED = ("series", "dicom_studies", "arrivals")
 
 GROUPED = (
     "study_instance_uid", "series_instance_uid", "bytes", "study_id", "modality", "archived_at", "sop_conflict", "study_uid_differs",
+    *Described._fields,
 )  # fmt: skip
-"""All that `refresh` reads of every file: their rows lie in another order, and are many times as large."""
+"""All that `refresh` and `write_search_text` read of every file: their rows lie in another order, and are many times as large."""
 
 MADE = "made"
 CACHE_KB = 16_384
@@ -61,6 +64,7 @@ def fold(
         connection.execute(f"CREATE INDEX by_uid ON files ({', '.join(GROUPED)})")
         for statement in (*refresh("IS NOT NULL"), arrived(after + 1)):
             connection.execute(statement)
+        write_search_text(connection, "IS NOT NULL")
 
 
 @contextmanager

@@ -14,7 +14,8 @@ TABLES = {
   study_id TEXT PRIMARY KEY NOT NULL, patient_name TEXT, patient_id TEXT, study_date TEXT, modality TEXT, study_description TEXT,
   state TEXT NOT NULL, status_sent TEXT, files INTEGER NOT NULL, bytes INTEGER NOT NULL, archived_at TEXT, last_error TEXT,
   institution_name TEXT, accession_number TEXT, patient_birth_date TEXT, patient_sex TEXT, study_time TEXT, manufacturer TEXT,
-  described_at TEXT, study_instance_uid TEXT, first_position INTEGER NOT NULL, last_position INTEGER NOT NULL, year INTEGER
+  described_at TEXT, study_instance_uid TEXT, first_position INTEGER NOT NULL, last_position INTEGER NOT NULL, year INTEGER,
+  search_text TEXT
 )""",
     "uploads": """(
   study_id TEXT NOT NULL, upload_path TEXT NOT NULL, state TEXT NOT NULL, code TEXT, position INTEGER NOT NULL,
@@ -36,7 +37,8 @@ TABLES = {
   study_description TEXT, series INTEGER NOT NULL, files INTEGER NOT NULL, bytes INTEGER NOT NULL,
   institution_name TEXT, accession_number TEXT, patient_birth_date TEXT, patient_sex TEXT, study_time TEXT, manufacturer TEXT,
   studies INTEGER NOT NULL, flagged INTEGER NOT NULL,
-  first_archived_at TEXT NOT NULL, last_archived_at TEXT NOT NULL, first_position INTEGER NOT NULL, year INTEGER
+  first_archived_at TEXT NOT NULL, last_archived_at TEXT NOT NULL, first_position INTEGER NOT NULL, year INTEGER,
+  search_text TEXT
 )""",
     "series": """(
   series_number INTEGER, modality TEXT, series_description TEXT, body_part TEXT, files INTEGER NOT NULL, bytes INTEGER NOT NULL,
@@ -79,6 +81,8 @@ INDEXES = (
     "CREATE INDEX files_damaged ON files (position) WHERE fixity IN ('missing', 'changed')",
     "CREATE INDEX files_flagged ON files (position) WHERE sop_conflict OR study_uid_differs",
     "CREATE INDEX files_by_sop ON files (sop_instance_uid)",
+    "CREATE INDEX files_of_no_study ON files (study_id) WHERE study_instance_uid IS NULL",
+    "CREATE INDEX series_by_uid ON series (series_instance_uid)",
     "CREATE INDEX uploads_by_state ON uploads (state) WHERE state <> 'archived'",
     "CREATE INDEX dicom_studies_by_patient ON dicom_studies (patient_id)",
     "CREATE INDEX dicom_studies_by_date ON dicom_studies (study_date)",
@@ -99,10 +103,11 @@ INDEXES = (
 )
 
 KEYS = {"studies": "study_id", "dicom_studies": "study_instance_uid"}
-SEARCHED = ("patient_name", "patient_id", "accession_number", "study_description")
+SEARCHED = ("patient_name", "patient_id", "accession_number", "study_description", "search_text")
 _TEXT = ", ".join(SEARCHED)
 
-# Full-text search (sqlite.org/fts5.html). The words lie in `studies` and `dicom_studies` themselves (§4.4.3, external content).
+# Full-text search (sqlite.org/fts5.html). The words lie in `studies` and `dicom_studies` themselves (§4.4.3, external content):
+# as they are shown, and in `search_text` the same words in other forms; see `core.search_text`.
 # A row's number there is `first_position`: it is the same in an index that followed and in one that was rebuilt.
 # Datasette finds these tables by `content` in double quotes only.
 # Nothing is ranked by how long the text is (columnsize); only our own pages, which search DICOM studies, look for how a word begins.
@@ -112,8 +117,8 @@ SEARCH = {
     for table in KEYS
 }
 
-SCHEMA = zlib.crc32(repr((TABLES, INDEXES, SEARCH, "rows 4")).encode()) & 0x7FFFFFFF
-"""PRAGMA user_version of an index of this shape; "rows 4" changes when the same columns get to mean something else."""
+SCHEMA = zlib.crc32(repr((TABLES, INDEXES, SEARCH, "rows 5")).encode()) & 0x7FFFFFFF
+"""PRAGMA user_version of an index of this shape; "rows 5" changes when the same columns get to mean something else."""
 
 
 def year(study_date: str | None) -> int | None:
@@ -142,7 +147,7 @@ SELECT a.study_instance_uid, f.patient_name, f.patient_id, f.study_date,
           WHERE m.study_instance_uid = a.study_instance_uid AND modality IS NOT NULL ORDER BY modality)),
        f.study_description, a.series, a.files, a.bytes, f.institution_name, f.accession_number,
        f.patient_birth_date, f.patient_sex, f.study_time, f.manufacturer, a.studies, a.flagged, a.first_at, a.last_at, a.first,
-       CASE WHEN f.study_date GLOB '[12][0-9][0-9][0-9]*' THEN CAST(substr(f.study_date, 1, 4) AS INTEGER) END
+       CASE WHEN f.study_date GLOB '[12][0-9][0-9][0-9]*' THEN CAST(substr(f.study_date, 1, 4) AS INTEGER) END, NULL
 FROM (SELECT study_instance_uid, min(position) AS first, count(DISTINCT series_instance_uid) AS series, count(*) AS files,
              sum(bytes) AS bytes, count(DISTINCT study_id) AS studies, sum(sop_conflict OR study_uid_differs) AS flagged,
              min(archived_at) AS first_at, max(archived_at) AS last_at

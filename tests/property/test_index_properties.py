@@ -16,7 +16,9 @@ STUDIES = ["S1", "S2", "S3"]
 PATHS = ["a.dcm", "sub/a.dcm", "b.dcm"]
 UIDS = ["1.2.1", "1.2.2", "", None]
 
-cells = st.sampled_from([None, "", "CT", "Å^B", 7, 1.5, ["CT", "MR"], [], {"Alphabetic": "X"}, "x\0y", True, "  ", "9" * 30])
+cells = st.sampled_from(
+    [None, "", "CT", "Å^B", 7, 1.5, ["CT", "MR"], [], "Weiß^P", "20260603", "山田^太郎", {"Alphabetic": "X"}, "x\0y", True, "  ", "9" * 30]
+)
 headers = st.none() | st.fixed_dictionaries(
     {},
     optional={
@@ -26,6 +28,9 @@ headers = st.none() | st.fixed_dictionaries(
         "Modality": cells,
         "PatientID": cells,
         "PatientName": cells,
+        "PatientBirthDate": cells,
+        "AccessionNumber": cells,
+        "StudyDescription": cells,
         "SeriesNumber": cells,
         "InstanceNumber": cells,
         "NumberOfFrames": cells,

@@ -14,7 +14,8 @@ from storage_ledger.browse import codes, names
 from storage_ledger.browse.chart import REST, stacked
 from storage_ledger.browse.pages import ROUTES, lasting
 from storage_ledger.browse.routes import routes
-from storage_ledger.browse.studies import Wanted, prefix_query
+from storage_ledger.browse.studies import Wanted
+from storage_ledger.browse.typed import expression
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "error-codes.md"
 
@@ -128,8 +129,8 @@ def test_whatever_stands_in_an_address_is_a_list_that_can_be_shown():
 
 
 def test_a_search_has_no_syntax():
-    assert prefix_query('doe "x') == '"doe"* "x"*'
-    assert prefix_query("- ( )") == '""'
+    assert expression('doe "9') == '"doe"* AND "9"*'
+    assert expression("- ( )") == '""'
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.0312, "0.031 s"), (4.21, "4.2 s"), (720, "12 min"), (7201, "2 h"), (400_000, "5 d")])
