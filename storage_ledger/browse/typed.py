@@ -76,7 +76,7 @@ def terms(text: object) -> list[Term]:
         else:
             found += filter(None, map(_term, _BETWEEN_WORDS.split(words[0])))
         words = words[length:]
-    return found
+    return list(dict.fromkeys(found))
 
 
 def all_of(some: Sequence[Term]) -> str:

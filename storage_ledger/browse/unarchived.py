@@ -36,9 +36,11 @@ def of_index(connection: Any, terms: Sequence[Term], *, archived: bool = False) 
     if not terms:
         return {"rows": [], "total": 0}
     where, values = _conditions(connection, terms, "1" if archived else _OUTSIDE)
-    total = (ask_one(connection, f"SELECT count(*) AS n FROM studies WHERE {where}", values) or {"n": 0})["n"]  # noqa: S608 - ours
-    rows = ask(connection, f"SELECT * FROM studies WHERE {where} ORDER BY last_position DESC LIMIT ?", [*values, MOST]) if total else []  # noqa: S608 - ours
-    return {"rows": [_shown(connection, row) for row in rows], "total": total}
+    # Counted and found at once: the search for a short word takes nearly all of the time.
+    sql = f"SELECT study_id, count(*) OVER () AS total FROM studies WHERE {where} ORDER BY last_position DESC LIMIT ?"  # noqa: S608 - ours
+    found = ask(connection, sql, [*values, MOST])
+    rows = [ask(connection, "SELECT * FROM studies WHERE study_id = ?", (each["study_id"],))[0] for each in found]
+    return {"rows": [_shown(connection, row) for row in rows], "total": found[0]["total"] if found else 0}
 
 
 def _conditions(connection: Any, terms: Sequence[Term], which: str) -> tuple[str, list[Any]]:
