@@ -43,6 +43,7 @@ COLUMNS: dict[str, dict[str, dict[str, str]]] = {
             "last_archived_at": f"When its newest file was archived; {_WHEN}",
             "first_position": f"Entry that archived its first file; {_POSITION}",
             "year": "Year of the study date",
+            "search_text": "Further words by which a search finds this row: names joined, accents removed, dates, values of all files",
         },
         "studies": {
             "study_id": "The pipeline's study_id: one job of the pipeline, often one file",
@@ -59,6 +60,7 @@ COLUMNS: dict[str, dict[str, dict[str, str]]] = {
             "first_position": f"Its first entry; {_POSITION}",
             "last_position": f"Its newest entry; {_POSITION}",
             "year": "Year of the study date",
+            "search_text": "Further words by which a search finds this row: names joined, accents removed, dates, values of all files",
         },
         "series": {
             "series_number": "Series Number (0020,0011)",

@@ -1,8 +1,10 @@
 """Values of DICOM as people write them: names, dates, times, ages. Pure; what is not as it should be is shown as it is."""
 
+# ruff: noqa: RUF001 - letters that look alike are what this is about
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -30,7 +32,7 @@ class Name:
 
 
 def person(value: str | None) -> Name:
-    """DICOM PS3.5 §6.2.1: up to three groups separated by `=`, each of up to five components separated by `^`.
+    """DICOM PS3.5 §6.2.1: up to three groups separated by `=`, each of up to five components separated by `^`; all that is there is shown.
 
     `DOE^JANE` → `Doe, Jane`. Only a name all in capitals is set in small letters.
     """
@@ -84,16 +86,23 @@ def modalities(value: str | None) -> list[tuple[str, str]]:
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
+_TURKISH = re.compile("[İŞĞ]")
+"""A name with one of these has an I without a dot, too."""
+
+
 def _group(value: str) -> str:
-    family, given, middle, prefix, suffix, *_ = (part.strip() for part in [*value.split("^"), "", "", "", "", ""])
+    value = unicodedata.normalize("NFC", value)
+    family, given, middle, prefix, *after = (part.strip() for part in [*value.split("^"), "", "", ""])
     before = " ".join(part for part in (prefix, given, middle) if part)
     apart = ", " if value.upper() != value.lower() else " "  # 山田 太郎 has no comma
-    text = apart.join(part for part in (family, before, suffix) if part)
+    text = apart.join(part for part in (family, before, *after) if part)
     return _small(text) if text == text.upper() else text
 
 
 def _small(text: str) -> str:
-    return re.sub(r"[^\W\d_]+", lambda word: word[0].capitalize() if len(word[0]) > 1 else word[0], text)
+    if _TURKISH.search(text):
+        text = re.sub(r"\BI", "ı", text)
+    return re.sub(r"[^\W\d_]+", lambda word: word[0][0] + word[0][1:].replace("İ", "i").lower(), text)
 
 
 def _date(value: str | None) -> date | None:

@@ -6,14 +6,14 @@ Nothing here knows Datasette: `plugin` routes, guards and renders.
 from __future__ import annotations
 
 import os.path
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Protocol
 from urllib.parse import quote, urlencode
 
-from storage_ledger.browse import attention, dicom_study, home, ledger, pipeline_study, studies
+from storage_ledger.browse import attention, dicom_study, home, ledger, pipeline_study, studies, unarchived
 from storage_ledger.browse.cells import size
 from storage_ledger.browse.names import SEXES, day, time
 from storage_ledger.verify.unrecorded import Unrecorded
@@ -67,9 +67,12 @@ async def study_list(asked: Asked) -> Page:
     """`/dicom`."""
     wanted = studies.Wanted.of(asked.arguments)
     found = await asked.databases("index", partial(studies.of_index, wanted=wanted))
+    narrowed = found["total"] or wanted.chosen or wanted.flagged
+    outside = {"rows": [], "total": 0}
+    if wanted.page == 1:
+        outside = await asked.databases("index", partial(unarchived.of_index, terms=wanted.terms, archived=not narrowed))
     exported = {
-        "_search": wanted.words,
-        **wanted.equal,
+        **_exported(wanted, found["named"]),
         "institution_name": wanted.chosen.get("institution"),
         "year": wanted.chosen.get("year"),
         "modalities__contains": wanted.chosen.get("modality"),
@@ -81,8 +84,15 @@ async def study_list(asked: Asked) -> Page:
          "href": wanted.address(sort=name, way=("asc" if wanted.way == "desc" else "desc") if name == wanted.sort else way)}
         for name, (title, _, way) in studies.SORTS.items()
     ]  # fmt: skip
-    context = {**found, "wanted": wanted, "sorts": sorts, "export": query, "may_sql": asked.may_sql}
+    context = {**found, "outside": outside, "wanted": wanted, "sorts": sorts, "export": query, "may_sql": asked.may_sql}
     return Page("studies", "Studies", context)
+
+
+def _exported(wanted: studies.Wanted, named: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """What was typed, as Datasette's tables take it: words, and the studies that all terms name which name any."""
+    words = " ".join(term.text for term in wanted.terms if term.text not in named)
+    uids = sorted(set[str].intersection(*map(set, named.values()))) if named else []
+    return {"_search": words, "study_instance_uid" if len(uids) == 1 else "study_instance_uid__in": ",".join(uids)}
 
 
 async def dicom(asked: Asked) -> Page:

@@ -36,7 +36,7 @@ from storage_ledger.browse.looked import Looks
 from storage_ledger.browse.pictures.cache import Cache
 from storage_ledger.browse.pictures.pool import Pool
 from storage_ledger.browse.shelf import Shelf
-from storage_ledger.browse.studies import prefix_query
+from storage_ledger.browse.typed import expression
 
 SETTINGS = {
     "allow_download": False,  # the whole database in one request; backups have a command of their own
@@ -247,8 +247,8 @@ def render_cell(row: Any, value: Any, column: str, table: str | None, database: 
 
 @hookimpl(trylast=True)  # after Datasette's own, which it replaces
 def prepare_connection(conn: Any) -> None:
-    """Every search finds beginnings of words: `escape_fts` is what Datasette puts around the words of a search."""
-    conn.create_function("escape_fts", 1, prefix_query)
+    """Searches of tables find what searches of studies find: `escape_fts` is what Datasette puts around the words of a search."""
+    conn.create_function("escape_fts", 1, expression)
 
 
 @hookimpl

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from urllib.parse import quote, urlencode
 from storage_ledger.browse.ask import Row, ask, ask_one, marks
 from storage_ledger.browse.identities import with_other_patients
 from storage_ledger.browse.names import modalities, person
+from storage_ledger.browse.typed import Term, all_of, terms
 
 A_PAGE = 50
 MOST_FOUND = 5000
@@ -37,8 +37,21 @@ COLUMNS = {"modality": "modalities", "institution": "institution_name", "year": 
 NONE = "-"
 """Stands in an address for: has no such value."""
 
-_DATE = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}")
-_UID = re.compile(r"[0-2](\.(0|[1-9][0-9]*)){4,}")  # DICOM PS3.5 §9.1; an accession number may have a dot or two
+PREFIX = 8
+"""As many characters of a study_id are enough to name it, as commands and pages abbreviate it."""
+
+MOST_NAMED = 500
+
+_WORDS = "SELECT rowid FROM dicom_studies_fts WHERE dicom_studies_fts MATCH ?"
+
+_NAMED = """
+SELECT study_instance_uid FROM dicom_studies WHERE study_instance_uid = :text
+UNION SELECT study_instance_uid FROM series WHERE series_instance_uid = :text
+UNION SELECT study_instance_uid FROM files WHERE sop_instance_uid = :text AND study_instance_uid IS NOT NULL
+UNION SELECT study_instance_uid FROM files WHERE study_id = :text AND study_instance_uid IS NOT NULL
+UNION SELECT study_instance_uid FROM files WHERE study_id BETWEEN :first AND :last AND study_instance_uid IS NOT NULL
+UNION SELECT f.study_instance_uid FROM studies s JOIN files f USING (study_id)
+  WHERE s.study_instance_uid = :text AND f.study_instance_uid IS NOT NULL LIMIT :most"""
 
 # The few different values, each found by one step in the index: DISTINCT would read all of it.
 _ALL_MODALITIES = """
@@ -75,20 +88,9 @@ class Wanted:
         )
 
     @property
-    def equal(self) -> dict[str, str]:
-        """What of the text is no word but names a study: column → value. Of two dates the last."""
-        found = {}
-        for word in self.text.split():
-            if _DATE.fullmatch(word):
-                found["study_date"] = word.replace("-", "")
-            elif _UID.fullmatch(word):
-                found["study_instance_uid"] = word
-        return found
-
-    @property
-    def words(self) -> str:
-        """The rest of the text."""
-        return " ".join(word for word in self.text.split() if not (_DATE.fullmatch(word) or _UID.fullmatch(word)))
+    def terms(self) -> list[Term]:
+        """What of the text is searched for."""
+        return terms(self.text)
 
     def address(self, **other: str | int | None) -> str:
         """The same with something else in it, from its first page."""
@@ -99,24 +101,27 @@ class Wanted:
         kept = {name: value for name, value in told.items() if value not in {None, ""}}
         return "/dicom" + (f"?{urlencode(kept)}" if kept else "")
 
-    def conditions(self) -> tuple[str, list[Any]]:
-        """As SQL."""
+    def conditions(self, named: Mapping[str, Sequence[str]]) -> tuple[str, list[Any]]:
+        """As SQL. `named`: the studies that a term names by a UID or a study_id; see `named_by`."""
         parts: list[str] = []
         values: list[Any] = []
-        for column, value in self.equal.items():
-            parts.append(f"{column} = ?")
-            values.append(value)
-        if self.words:
-            found = "SELECT rowid FROM dicom_studies_fts WHERE dicom_studies_fts MATCH ? ORDER BY rowid DESC LIMIT ?"
-            parts.append(f"first_position IN ({found})")
-            values += [prefix_query(self.words), MOST_FOUND]
+        words = [term for term in self.terms if term.text not in named]
+        if words or (self.text and not named):
+            # Where a study is named all are searched: few are left.
+            parts.append(f"first_position IN ({_WORDS})" if named else f"first_position IN ({_WORDS} ORDER BY rowid DESC LIMIT ?)")
+            values += [all_of(words)] if named else [all_of(words), MOST_FOUND]
+        for term in self.terms:
+            if term.text in named:
+                uids = named[term.text]
+                parts.append(f"(study_instance_uid IN ({marks(uids)}) OR first_position IN ({_WORDS}))")
+                values += [*uids, term.match]
         for name, value in self.chosen.items():
             column = COLUMNS[name]
             if value == NONE:
                 parts.append(f"{column} IS NULL")
             elif name == "modality":
-                named = f"SELECT m FROM ({_ALL_MODALITIES}) WHERE instr(', ' || m || ',', ', ' || ? || ',') > 0"  # noqa: S608 - ours
-                parts.append(f"modalities IN ({named})")
+                each = f"SELECT m FROM ({_ALL_MODALITIES}) WHERE instr(', ' || m || ',', ', ' || ? || ',') > 0"  # noqa: S608 - ours
+                parts.append(f"modalities IN ({each})")
                 values.append(value)
             else:
                 parts.append(f"{column} = ?")
@@ -126,15 +131,32 @@ class Wanted:
         return " AND ".join(parts) or "1", values
 
 
-def prefix_query(text: object) -> str:
-    """An FTS5 query for rows that have, for each word of `text`, a word that begins so. Nothing in it is syntax."""
-    words = str(text or "").replace("\0", " ").replace('"', " ").split()
-    return " ".join(f'"{word}"*' for word in words if any(c.isalnum() for c in word)) or '""'
+def id_range(text: str) -> tuple[str, str]:
+    """Between which a study_id lies that begins with `text`; nothing lies there where that is too short to name one."""
+    return (text, text + "~") if len(text) >= PREFIX else ("~", "")
+
+
+def named_by(connection: Any, some: Sequence[Term]) -> dict[str, list[str]]:
+    """What of these names DICOM studies: its text → their Study Instance UIDs. Whether it is one more word as well, it does not say.
+
+    A UID of a study, a series or an instance, in any form that it has there; a study_id of the pipeline, whole or its beginning; the
+    Study Instance UID that a message announced.
+    """
+    found = {}
+    for term in some:
+        for text in dict.fromkeys((term.text, term.text.lower())):  # a UUID may come in capitals
+            first, last = id_range(text)
+            values = {"text": text, "first": first, "last": last, "most": MOST_NAMED}
+            if uids := [row[0] for row in connection.execute(_NAMED, values)]:
+                found[term.text] = uids
+                break
+    return found
 
 
 def of_index(connection: Any, wanted: Wanted) -> Row:
     """The page of the list that is wanted."""
-    where, values = wanted.conditions()
+    named = named_by(connection, wanted.terms)
+    where, values = wanted.conditions(named)
     column, way = SORTS[wanted.sort][1], wanted.way
     # The inner one finds the page in an index alone; only its rows are read.
     keys = f"SELECT study_instance_uid FROM dicom_studies WHERE {where} ORDER BY {column} {way} LIMIT ? OFFSET ?"  # noqa: S608 - ours
@@ -146,7 +168,8 @@ def of_index(connection: Any, wanted: Wanted) -> Row:
         "total": total,
         "pages": max(1, -(-total // A_PAGE)),
         "facets": facets,
-        "cut": bool(wanted.words) and _found(connection, wanted.words) > MOST_FOUND,
+        "cut": bool(wanted.terms) and not named and _found(connection, wanted.terms) > MOST_FOUND,
+        "named": named,
         "known": total or _any(connection),
     }
 
@@ -222,9 +245,9 @@ def _facet(wanted: Wanted, name: str, counts: Counter[str]) -> Row:
     return {"name": name, "title": FACETS[name], "entries": entries, "more": len(counts) > FACET_VALUES}
 
 
-def _found(connection: Any, text: str) -> int:
-    sql = "SELECT count(*) AS n FROM (SELECT rowid FROM dicom_studies_fts WHERE dicom_studies_fts MATCH ? ORDER BY rowid DESC LIMIT ?)"
-    return int((ask_one(connection, sql, (prefix_query(text), MOST_FOUND + 1)) or {"n": 0})["n"])
+def _found(connection: Any, some: Sequence[Term]) -> int:
+    sql = f"SELECT count(*) AS n FROM ({_WORDS} ORDER BY rowid DESC LIMIT ?)"  # noqa: S608 - ours
+    return int((ask_one(connection, sql, (all_of(some), MOST_FOUND + 1)) or {"n": 0})["n"])
 
 
 def _any(connection: Any) -> int:

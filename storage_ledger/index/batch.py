@@ -8,8 +8,10 @@ from operator import itemgetter
 from typing import Any
 
 from storage_ledger.core.entries import Entry, Kind, faults
+from storage_ledger.core.search_text import Described, search_text
 from storage_ledger.index import fixity, patients
 from storage_ledger.index.rows import Row, StudyRows
+from storage_ledger.index.searched import add_search_text, shown_of, write_search_text
 from storage_ledger.index.tables import (
     ARRIVED_ONE,
     COLUMNS,
@@ -148,6 +150,7 @@ class Batch:
         changed = self._changed.values()
         for rows in changed:
             rows.study[STUDY.year] = year(rows.study[STUDY.study_date])
+            rows.study[STUDY.search_text] = search_text(_described(rows.study))
         other_words = [] if self._anew else [key for key, rows in self._changed.items() if _words(rows.study) != self._words[key]]
         for some in _chunks(other_words):
             self._sql(forget("studies", any_of(some)), tuple(some))
@@ -192,10 +195,17 @@ class Batch:
         self._each(new - stale, lambda chosen: (add_patients(chosen, self._first),))
         patients.flag(self._connection, stale)
         stale |= patients.flag(self._connection, new - stale, self._first)
-        self._each(stale | new, lambda chosen: (forget("dicom_studies", chosen),))
+        shown = {row[0]: row[1:] for row in self._each(new - stale, lambda chosen: (shown_of(chosen),))}
+        says = _new_words(shown, [row for row in changed if row[FILE.study_instance_uid] in shown])
+        whole = (stale | new) - shown.keys() | {uid for uid, files in says.items() if _fills_a_gap(shown[uid][1:], files)}
+        self._each(whole | says.keys(), lambda chosen: (forget("dicom_studies", chosen),))
         self._each(stale, make_again)
         self._each(new - stale, lambda chosen: add(chosen, self._first))
-        self._each(stale | new, lambda chosen: (learn("dicom_studies", chosen),))
+        for some in _chunks(sorted(whole)):
+            write_search_text(self._connection, any_of(some), some)
+        for uid in says.keys() - whole:
+            add_search_text(self._connection, uid, shown[uid][0], shown[uid][1:], says[uid])
+        self._each(whole | says.keys(), lambda chosen: (learn("dicom_studies", chosen),))
 
     def _each(self, uids: Iterable[str], statements: Callable[[str], Iterable[str]]) -> list[Any]:
         """Run them for all of these UIDs, some at a time. Returns the rows that they return."""
@@ -232,11 +242,28 @@ def _folded(study_id: str, entry: Entry, before: Iterable[Entry]) -> StudyRows:
     return rows
 
 
+def _new_words(shown: dict[str, Sequence[Any]], files: Iterable[Row]) -> dict[str, list[Sequence[Any]]]:
+    """By study, what new files say of it that its row does not show."""
+    found: dict[str, list[Sequence[Any]]] = {}
+    for row in files:
+        uid, says = row[FILE.study_instance_uid], _said_by(row)
+        if any(value is not None and value != other for value, other in zip(says, shown[uid][1:], strict=True)):
+            found.setdefault(uid, []).append(says)
+    return found
+
+
+def _fills_a_gap(shown: Sequence[Any], files: Iterable[Sequence[Any]]) -> bool:
+    """Whether one of these files says what the study's row has nothing of yet, and so may change what it shows."""
+    return any(value is not None and other is None for says in files for value, other in zip(says, shown, strict=True))
+
+
 def any_of(values: Sequence[str]) -> str:
     """A condition for so many values."""
     return f"IN ({', '.join('?' * len(values))})"
 
 
+_described: Callable[[Row], tuple[Any, ...]] = itemgetter(*(getattr(STUDY, name) for name in Described._fields))
+_said_by: Callable[[Row], tuple[Any, ...]] = itemgetter(*(getattr(FILE, name) for name in Described._fields))
 _words: Callable[[Row], tuple[Any, ...]] = itemgetter(*(getattr(STUDY, name) for name in SEARCHED))
 
 

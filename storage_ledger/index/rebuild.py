@@ -14,6 +14,7 @@ from typing import IO, Any
 
 from storage_ledger import logs
 from storage_ledger.index import patients, share
+from storage_ledger.index.searched import write_search_text
 from storage_ledger.index.tables import ADD, COLUMNS, NONE_ARRIVED, ROWID, conflicts, make_again, make_patients_again
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.driver import quoted
@@ -150,6 +151,7 @@ def derive_again(connection: Any) -> None:
     connection.executemany("INSERT OR IGNORE INTO again VALUES (?)", ((uid,) for uid in differing))
     for statement in make_again(chosen):
         connection.execute(statement)
+    write_search_text(connection, chosen)
     connection.execute("DROP TABLE temp.again")
 
 

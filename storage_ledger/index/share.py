@@ -20,7 +20,9 @@ from typing import Any
 
 from storage_ledger.core.entries import Entry
 from storage_ledger.core.identity import PATIENT
+from storage_ledger.core.search_text import Described
 from storage_ledger.index.batch import KEEP_STUDIES, Batch
+from storage_ledger.index.searched import write_search_text
 from storage_ledger.index.tables import COLUMNS, FLAGS, OF_A_SERIES, OF_A_STUDY, ROWID, TABLES, add, add_patients, arrived
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.driver import quoted, sqlite
@@ -32,8 +34,9 @@ DERIVED = ("series", "dicom_studies", "patients", "arrivals")
 
 GROUPED = tuple(dict.fromkeys((
     "study_instance_uid", "series_instance_uid", "bytes", "study_id", "archived_at", *FLAGS, *PATIENT, *OF_A_SERIES, *OF_A_STUDY,
+    *Described._fields,
 )))  # fmt: skip
-"""All that `add` and `add_patients` read of every file: their rows lie in another order, and are larger."""
+"""All that `add`, `add_patients` and `write_search_text` read of every file: their rows lie in another order, and are larger."""
 
 MADE = "made"
 CACHE_KB = 16_384
@@ -62,6 +65,7 @@ def fold(
         connection.execute(f"CREATE INDEX by_uid ON files ({', '.join(GROUPED)})")
         for statement in (*add("IS NOT NULL"), add_patients("IS NOT NULL"), arrived(after + 1)):
             connection.execute(statement)
+        write_search_text(connection, "IS NOT NULL")
 
 
 @contextmanager

@@ -17,7 +17,8 @@ TABLES = {
   study_id TEXT PRIMARY KEY NOT NULL, patient_name TEXT, patient_id TEXT, study_date TEXT, modality TEXT, study_description TEXT,
   state TEXT NOT NULL, status_sent TEXT, files INTEGER NOT NULL, bytes INTEGER NOT NULL, archived_at TEXT, last_error TEXT,
   institution_name TEXT, accession_number TEXT, patient_birth_date TEXT, patient_sex TEXT, study_time TEXT, manufacturer TEXT,
-  described_at TEXT, study_instance_uid TEXT, first_position INTEGER NOT NULL, last_position INTEGER NOT NULL, year INTEGER
+  described_at TEXT, study_instance_uid TEXT, first_position INTEGER NOT NULL, last_position INTEGER NOT NULL, year INTEGER,
+  search_text TEXT
 )""",
     "uploads": """(
   study_id TEXT NOT NULL, upload_path TEXT NOT NULL, state TEXT NOT NULL, code TEXT, position INTEGER NOT NULL,
@@ -41,7 +42,8 @@ TABLES = {
   study_description TEXT, series INTEGER NOT NULL, files INTEGER NOT NULL, bytes INTEGER NOT NULL,
   institution_name TEXT, accession_number TEXT, patient_birth_date TEXT, patient_sex TEXT, study_time TEXT, manufacturer TEXT,
   studies INTEGER NOT NULL, flagged INTEGER NOT NULL,
-  first_archived_at TEXT NOT NULL, last_archived_at TEXT NOT NULL, first_position INTEGER NOT NULL, year INTEGER
+  first_archived_at TEXT NOT NULL, last_archived_at TEXT NOT NULL, first_position INTEGER NOT NULL, year INTEGER,
+  search_text TEXT
 )""",
     "series": """(
   series_number INTEGER, modality TEXT, series_description TEXT, body_part TEXT, files INTEGER NOT NULL, bytes INTEGER NOT NULL,
@@ -100,6 +102,8 @@ INDEXES = (
     "CREATE INDEX files_unread ON files (dicom_error, position) WHERE dicom_error IS NOT NULL",
     f"CREATE INDEX files_flagged ON files (position) WHERE {FLAGGED}",
     "CREATE INDEX files_by_sop ON files (sop_instance_uid)",
+    "CREATE INDEX files_of_no_study ON files (study_id) WHERE study_instance_uid IS NULL",
+    "CREATE INDEX series_by_uid ON series (series_instance_uid)",
     "CREATE INDEX uploads_by_state ON uploads (state) WHERE state <> 'archived'",
     "CREATE INDEX dicom_studies_by_patient ON dicom_studies (patient_id)",
     "CREATE INDEX dicom_studies_by_date ON dicom_studies (study_date)",
@@ -120,10 +124,11 @@ INDEXES = (
 )
 
 KEYS = {"studies": "study_id", "dicom_studies": "study_instance_uid"}
-SEARCHED = ("patient_name", "patient_id", "accession_number", "study_description")
+SEARCHED = ("patient_name", "patient_id", "accession_number", "study_description", "search_text")
 _TEXT = ", ".join(SEARCHED)
 
-# Full-text search (sqlite.org/fts5.html). The words lie in `studies` and `dicom_studies` themselves (§4.4.3, external content).
+# Full-text search (sqlite.org/fts5.html). The words lie in `studies` and `dicom_studies` themselves (§4.4.3, external content):
+# as they are shown, and in `search_text` the same words in other forms; see `core.search_text`.
 # A row's number there is `first_position`: it is the same in an index that followed and in one that was rebuilt.
 # Datasette finds these tables by `content` in double quotes only.
 # Nothing is ranked by how long the text is (columnsize); only our own pages, which search DICOM studies, look for how a word begins.

@@ -8,6 +8,7 @@ from contextlib import closing
 
 import pytest
 
+from storage_ledger.browse.typed import expression
 from storage_ledger.core.entries import Kind, NewEntry, faults
 from storage_ledger.core.entries import header as header_of
 from storage_ledger.errors import LedgerUnusable, Locked
@@ -827,3 +828,66 @@ def test_of_a_ledger_that_workers_cannot_read_the_error_is_the_ledgers(following
     index.close()
     broken.close()
     assert not list(following.index.path.parent.glob("index.db-share-*"))
+
+
+def finds(following, typed, table="dicom_studies"):
+    """The keys of the rows that a search finds, in an index that followed."""
+    key = "study_id" if table == "studies" else "study_instance_uid"
+    with closing(sqlite.connect(following.index.path)) as connection:
+        connection.execute(f"INSERT INTO {table}_fts ({table}_fts, rank) VALUES ('integrity-check', 1)")
+        sql = f"SELECT {key} FROM {table} WHERE first_position IN (SELECT rowid FROM {table}_fts WHERE {table}_fts MATCH ?) ORDER BY 1"
+        return [row[0] for row in connection.execute(sql, (expression(typed),))]
+
+
+def test_a_dicom_study_is_found_by_the_values_of_all_its_files_however_late_they_come(following):
+    emergency = header("9.1", PatientName="NOTFALL^EINS", PatientID="TEMP0001", AccessionNumber="TMPACC", StudyDate="20260102")
+    patient = header("9.2", PatientName="Weiß^Jörg", PatientID="47-11", AccessionNumber="A2026-17", StudyDescription="MR Schädel")
+    following.append(Kind.ARCHIVED, archived("a.dcm", content="x", dicom=emergency), "A")
+    assert finds(following, "weiss") == []
+    following.append(Kind.ARCHIVED, archived("b.dcm", content="y", dicom=patient | {"PatientBirthDate": "19440506"}), "B")
+    following.append(Kind.ARCHIVED, archived("c.dcm", content="z", dicom=header("9.3", "1.3", PatientName="DOE^JANE")), "C")
+    live = following.rows("SELECT * FROM dicom_studies ORDER BY 1")
+    for _ in range(2):
+        for typed in ("notfall", "TEMP0001", "2.1.2026", "WEISS", "joerg weiß", "4711", "a2026-17", "schaedel", "6.5.1944", "eins WEISS"):
+            assert finds(following, typed) == ["1.2"], typed
+        assert finds(following, "weiss doe") == []
+        assert finds(following, "janedoe") == ["1.3"]
+        following.index.rebuild()
+        assert following.rows("SELECT * FROM dicom_studies ORDER BY 1") == live
+
+
+def test_a_study_whose_first_file_says_nothing_is_found_by_what_the_others_say(following):
+    following.append(Kind.ARCHIVED, archived("a.dcm", content="x", dicom=header("9.1", Modality="RTSTRUCT")), "A")
+    ct = header("9.2", PatientName="RICHTER^EVA", AccessionNumber="ACC-RT-9", StudyDate="1997.06.09")
+    following.append(Kind.ARCHIVED, archived("b.dcm", content="y", dicom=ct), "B")
+    for _ in range(2):
+        for typed in ("richter", "evarichter", "ACC-RT-9", "accrt9", "1997-06-09", "1997"):
+            assert finds(following, typed) == ["1.2"], typed
+        following.index.rebuild()
+
+
+def test_a_pipeline_study_is_found_by_what_its_last_message_says(following):
+    following.append(Kind.DESCRIBED, described("a.dcm", {"patient_info": {"patient_name": "Müller^Zoë", "patient_birth_date": "19440506"}}))
+    assert finds(following, "MUELLER 6.5.1944", "studies") == ["S1"]
+    following.append(Kind.DESCRIBED, described("a.dcm", {"patient_info": {"patient_name": "山田^太郎"}}))
+    for _ in range(2):
+        assert finds(following, "mueller", "studies") == []
+        assert finds(following, "山田太郎", "studies") == finds(following, "太郎", "studies") == ["S1"]
+        following.index.rebuild()
+
+
+def test_shares_of_a_rebuild_that_disagree_about_a_study_come_to_what_a_follower_finds(ledgers, tmp_path, clock):
+    ledger = ledgers.open(tmp_path, clock)
+    with ledger.write() as tx:
+        for number, name in enumerate(["DOE^JANE", "DOE^JANE", "Weiß^P", "ROE^R"]):
+            dicom = header(f"9.{number}", PatientName=name, PatientID=f"P{number // 2}")
+            tx.append(NewEntry(Kind.ARCHIVED, archived(f"{number}.dcm", content=str(number), dicom=dicom), f"S{number}"), duty=False)
+    followed = Index(tmp_path / "followed.db", ledger)
+    followed.ensure()
+    for stretches in (1, 2, 4):
+        made = Index(tmp_path / f"{stretches}.db", ledger, rebuild_stretches=stretches)
+        made.rebuild()
+        assert rows(made.path) == rows(followed.path)
+        made.close()
+    followed.close()
+    ledger.close()

@@ -6,16 +6,18 @@ import asyncio
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from storage_ledger.browse import attention, dicom_study, home, ledger, pages, pipeline_study, studies
+from storage_ledger.browse import attention, dicom_study, home, ledger, pages, pipeline_study, studies, unarchived
 from storage_ledger.browse.catalogue import QUERIES
 from storage_ledger.browse.pages import Asked
 from storage_ledger.browse.studies import Wanted
+from storage_ledger.browse.typed import terms
 from storage_ledger.clock import acknowledge_ahead
 from storage_ledger.core.entries import Kind, NewEntry
 from storage_ledger.core.ids import rfc3339
@@ -25,7 +27,7 @@ from storage_ledger.ledger.engine import sqlite
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.report.status import look_at
 from storage_ledger.settings import Settings
-from tests.contract.making import Clock, Ledgers
+from tests.contract.making import Clock, Ledgers, archived
 from tests.contract.making import described as described_payload
 from tests.contract.pipeline import Pipeline
 from tests.support.browsing import ANNOUNCED, CT, EVIL, FOUND, JAPANESE, MR, TWINS, make_archive
@@ -70,7 +72,11 @@ def test_the_start_page_counts_what_is_there(index: Any, book: Any):
     [("doe", [CT]), ("jan d", [CT]), ("P-2", [MR]), ("müll", [MR]), ("mull", [MR]), ("山田", [JAPANESE]), ("spine", [JAPANESE]),
      ("zzz", []), ('"', []),
      ("<script>", [EVIL]), ("doe müller", []),
-     (MR, [MR]), (f"doe {MR}", []), ("2026-01-01 müll", [MR]), ("2026-01-02 müll", []), ("20260101", []), (f"{MR} 2026-01-01", [MR])],
+     (MR, [MR]), (f"doe {MR}", []), ("2026-01-01 müll", [MR]), ("2026-01-02 müll", []), ("19991231", []), (f"{MR} 2026-01-01", [MR]),
+     ("MUELLER", [MR]), ("joergmueller", [MR]), ("山田太郎", [JAPANESE]), ("太郎", [JAPANESE]), ("ヤマダ", [JAPANESE]), ("p2", [MR]),
+     (f"{MR}.2", [MR]), (f"{CT}.1.3", [CT]), (ANNOUNCED, [FOUND]), ("ct-4", [CT]), ("CT-4", [CT]), (f"doe {CT}.1", [CT]),
+     (f"{CT} {MR}", []),
+     ("müll 1.1.2026", [MR]), ("müll 2026-01..2026-02", [MR]), ("müll 1 Jan 2026", [MR]), ("müll 2026", [MR]), ("müll 2025", [])],
 )  # fmt: skip
 def test_a_search_finds_by_name_id_and_description(index: Any, text: str, wanted: list[str]):
     assert found(index, q=text) == wanted
@@ -470,3 +476,92 @@ def arrivals(folder: Path) -> list[Any]:
     rows = connection.execute("SELECT * FROM arrivals ORDER BY 1, 2").fetchall()
     connection.close()
     return rows
+
+
+def shown(index: Any, text: str) -> list[tuple[str, str, str | None]]:
+    """Above the DICOM studies: study_id, state and reason."""
+    return [(row["study_id"], row["state"], row["code"]) for row in unarchived.of_index(index, terms(text))["rows"]]
+
+
+def test_a_search_also_finds_what_is_not_archived_with_its_state_and_reason(index: Any):
+    for text in ("gone", "GUS gone", "gonegus", "P-7", "p7", "gone-1"):
+        assert shown(index, text) == [("gone-1", "quarantined", "upload-missing")], text
+    assert [shown(index, text) for text in ("doe", "", "zzz", "gone doe")] == [[], [], [], []]
+    assert "No such file" in unarchived.of_index(index, terms("gone"))["rows"][0]["means"]
+    assert shown(index, "lost") == shown(index, ANNOUNCED) == [("found-1", "archived", "message-differs")]
+
+
+def test_every_state_that_no_dicom_study_shows_is_found(tmp_path: Path):
+    ledgers = Ledgers(tmp_path)
+    ledger = ledgers.open(tmp_path / "made")
+    index = Index(tmp_path / "made" / "index.db", ledger)
+    index.ensure()
+    about = {"patient_info": {"patient_name": "Đorđević^Ana"}, "study_info": {"study_instance_uid": "2.25.77"}}
+    code = {"code": "upload-missing", "upload_path": "a.dcm"}
+    by = {"by": "x", "reason": "y", "described": 1}
+    ways = {
+        "b01bc802-pending": [],
+        "b01bc802-failed": [(Kind.FAILED, {"step": "place", "code": "archive-io", "upload_path": "a.dcm"})],
+        "b01bc802-quarantined": [(Kind.QUARANTINED, code)],
+        "b01bc802-released": [(Kind.QUARANTINED, code), (Kind.RELEASED, code | by)],
+        "b01bc802-discarded": [(Kind.QUARANTINED, code), (Kind.DISCARDED, code | by)],
+        "b01bc802-headless": [(Kind.ARCHIVED, archived("a.dcm") | {"dicom": None, "dicom_error": "header-unreadable"})],
+        "b01bc802-archived": [
+            (Kind.ARCHIVED, archived("a.dcm", content="x", dicom={"StudyInstanceUID": "2.25.77", "SOPInstanceUID": "9.1"}))
+        ],
+    }
+    with ledger.write() as tx:
+        for study_id, entries in ways.items():
+            for kind, payload in [(Kind.DESCRIBED, described_payload("a.dcm", about)), *entries]:
+                tx.append(NewEntry(kind, payload, study_id), duty=False)
+    while index.follow():
+        pass
+    expected = {
+        ("b01bc802-pending", "pending", None),
+        ("b01bc802-failed", "failed", "archive-io"),
+        ("b01bc802-quarantined", "quarantined", "upload-missing"),
+        ("b01bc802-released", "pending", None),
+        ("b01bc802-discarded", "discarded", "upload-missing"),
+        ("b01bc802-headless", "archived", "header-unreadable"),
+    }  # fmt: skip
+    with closing(sqlite.connect(index.path)) as connection:
+        for text in ("dordevic", "Djordjević Ana", "2.25.77", "b01bc802", "B01BC802", "ana 2.25.77"):
+            assert set(shown(connection, text)) == expected, text
+        for text in ("2.25.77", "b01bc802", "B01BC802", "b01bc802-archived"):
+            assert found(connection, q=text) == ["2.25.77"], text
+        # Only the message has this name.
+        assert found(connection, q="dordevic") == []
+        told = unarchived.of_index(connection, terms("dordevic"), archived=True)
+        assert {(row["study_id"], row["state"], row["code"]) for row in told["rows"]} == expected | {
+            ("b01bc802-archived", "archived", None)
+        }
+        assert shown(connection, "b01bc802-fail") == [("b01bc802-failed", "failed", "archive-io")]
+        assert shown(connection, "b01bc80") == shown(connection, "berta b01bc802") == []
+    index.close()
+    ledger.close()
+
+
+@pytest.mark.parametrize("uid", ["2.25.329800735698586629295641978511506172918", "1.2.840.0029.1.05.7", "448137", "1.2", "0.0"])
+def test_a_uid_of_any_form_and_an_id_that_looks_like_one_are_found(tmp_path: Path, uid: str):
+    ledger = Ledgers(tmp_path).open(tmp_path / "made")
+    index = Index(tmp_path / "made" / "index.db", ledger)
+    index.ensure()
+    headers = [
+        {"StudyInstanceUID": uid, "SeriesInstanceUID": f"{uid}.1", "SOPInstanceUID": f"{uid}.1.1"},
+        {"StudyInstanceUID": "1.9.1", "PatientID": uid},
+        {"StudyInstanceUID": "1.9.2", "AccessionNumber": uid},
+        {"StudyInstanceUID": "1.9.3", "SeriesInstanceUID": uid},
+        {"StudyInstanceUID": "1.9.4", "SOPInstanceUID": uid},
+        {"StudyInstanceUID": "1.9.5", "PatientName": "DOE^JANE"},
+    ]
+    with ledger.write() as tx:
+        for number, dicom in enumerate(headers):
+            tx.append(NewEntry(Kind.ARCHIVED, archived(f"{number}.dcm", content=str(number), dicom=dicom), f"S{number}"), duty=False)
+    while index.follow():
+        pass
+    with closing(sqlite.connect(index.path)) as connection:
+        assert set(found(connection, q=uid)) == {uid, "1.9.1", "1.9.2", "1.9.3", "1.9.4"}
+        assert found(connection, q=f"{uid}.1") == found(connection, q=f"{uid}.1.1") == [uid]
+        assert found(connection, q=f"doe {uid}") == []
+    index.close()
+    ledger.close()

@@ -17,7 +17,9 @@ STUDIES = ["S1", "S2", "S3"]
 PATHS = ["a.dcm", "sub/a.dcm", "b.dcm"]
 UIDS = ["1.2.1", "1.2.2", "", None]
 
-cells = st.sampled_from([None, "", "CT", "Å^B", 7, 1.5, ["CT", "MR"], [], {"Alphabetic": "X"}, "x\0y", True, "  ", "9" * 30])
+cells = st.sampled_from(
+    [None, "", "CT", "Å^B", 7, 1.5, ["CT", "MR"], [], "Weiß^P", "20260603", "山田^太郎", {"Alphabetic": "X"}, "x\0y", True, "  ", "9" * 30]
+)
 names = st.sampled_from(["A^B", "a^b^^", "A^C", "^", "=\u5c71\u7530", "A^B=\u5c71\u7530", "A^B=\u7530"])
 headers = st.none() | st.fixed_dictionaries(
     {},
@@ -31,6 +33,8 @@ headers = st.none() | st.fixed_dictionaries(
         "PatientBirthDate": cells,
         "PatientSex": st.sampled_from(["F", "M", "f", None]),
         "SeriesDescription": cells,
+        "AccessionNumber": cells,
+        "StudyDescription": cells,
         "SeriesNumber": cells,
         "InstanceNumber": cells,
         "NumberOfFrames": cells,

@@ -1,5 +1,6 @@
 """How browsing puts things for people: names, dates, codes, charts."""
 
+# ruff: noqa: RUF001 - letters that look alike are what this is about
 from __future__ import annotations
 
 import asyncio
@@ -13,7 +14,8 @@ from storage_ledger.browse import codes, names
 from storage_ledger.browse.chart import REST, stacked
 from storage_ledger.browse.pages import ROUTES, lasting
 from storage_ledger.browse.routes import routes
-from storage_ledger.browse.studies import Wanted, prefix_query
+from storage_ledger.browse.studies import Wanted
+from storage_ledger.browse.typed import expression
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "error-codes.md"
 
@@ -29,7 +31,16 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "error-codes
         ("MÜLLER-LÜDENSCHEIDT^JÖRG", "Müller-Lüdenscheidt, Jörg", ""),
         ("SMITH", "Smith", ""),
         ("Al-Hassan^^", "Al-Hassan", ""),
-        ("a^b^c^d^e^f^g", "a, d b c, e", ""),
+        ("a^b^c^d^e^f^g", "a, d b c, e, f, g", ""),
+        ("A^B^C^D^E^F", "A, D B C, E, F", ""),
+        ("İBRAHİM^IŞIK", "İbrahim, Işık", ""),
+        ("IŞIK^SELİN", "Işık, Selin", ""),
+        ("YILDIZ^AYŞE", "Yıldız, Ayşe", ""),
+        ("I\u0307BRAHI\u0307M^ALI", "İbrahim, Alı", ""),
+        ("BINGHAM^IAN", "Bingham, Ian", ""),
+        ("MU\u0308LLER^JO\u0308RG", "Müller, Jörg", ""),
+        ("ΠΑΠΑΣ^ΝΙΚΟΣ", "Παπας, Νικος", ""),
+        ("DŽAJIĆ^LJUBO", "Džajić, Ljubo", ""),
         ("^^^^", "", ""),
         ("", "", ""),
         (None, "", ""),
@@ -119,8 +130,8 @@ def test_whatever_stands_in_an_address_is_a_list_that_can_be_shown():
 
 
 def test_a_search_has_no_syntax():
-    assert prefix_query('doe "x') == '"doe"* "x"*'
-    assert prefix_query("- ( )") == '""'
+    assert expression('doe "9') == '"doe"* AND "9"*'
+    assert expression("- ( )") == '""'
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.0312, "0.031 s"), (4.21, "4.2 s"), (720, "12 min"), (7201, "2 h"), (400_000, "5 d")])

@@ -1,0 +1,48 @@
+"""What a DICOM study is found by: the values of all its files, also those that its row does not show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from storage_ledger.core.search_text import Described, search_text, search_text_with
+
+_COLUMNS = Described._fields
+_ALL = " || char(31) || ".join(f"ifnull({name}, '')" for name in _COLUMNS)
+"""All of them as one text, the same for two rows only if they say the same."""
+
+_AT_ONCE = 1_000
+
+
+def shown_of(chosen: str) -> str:
+    """SQL for the UIDs that `chosen` (a condition) admits: with `search_text`, and what the row in `dicom_studies` shows of `Described`."""
+    return f"SELECT study_instance_uid, search_text, {', '.join(_COLUMNS)} FROM dicom_studies WHERE study_instance_uid {chosen}"  # noqa: S608 - names of ours
+
+
+def add_search_text(
+    connection: Any, uid: str, text: str | None, shown: Sequence[str | None], files: Sequence[Sequence[str | None]]
+) -> None:
+    """Let a study be found by what these new files say, too. Its row shows the same as before; no other file is read."""
+    text = search_text_with(text, shown, list(zip(*files, strict=True)))
+    connection.execute("UPDATE dicom_studies SET search_text = ? WHERE study_instance_uid = ?", (text, uid))
+
+
+def write_search_text(connection: Any, chosen: str, values: Sequence[str] = ()) -> None:
+    """Fill `dicom_studies.search_text` for the UIDs that `chosen` (a condition, with `values`) admits; after `refresh` made their rows."""
+    rows = connection.execute(
+        f"SELECT rowid, study_instance_uid, least = most AND least = {_ALL}, {', '.join(_COLUMNS)} "  # noqa: S608 - names of ours
+        f"FROM (SELECT study_instance_uid, min({_ALL}) AS least, max({_ALL}) AS most FROM files "
+        f"WHERE study_instance_uid {chosen} GROUP BY 1) JOIN dicom_studies USING (study_instance_uid)",
+        tuple(values),
+    )
+    while some := rows.fetchmany(_AT_ONCE):
+        found = [
+            (search_text(shown) if alike else search_text(shown, [_values(connection, uid, name) for name in _COLUMNS]), rowid)
+            for rowid, uid, alike, *shown in some
+        ]
+        connection.executemany("UPDATE dicom_studies SET search_text = ? WHERE rowid = ?", found)
+
+
+def _values(connection: Any, uid: str, column: str) -> list[str]:
+    sql = f"SELECT DISTINCT {column} FROM files WHERE study_instance_uid = ? AND {column} IS NOT NULL ORDER BY 1"  # noqa: S608 - a name of ours
+    return [row[0] for row in connection.execute(sql, (uid,))]
