@@ -20,7 +20,7 @@ SAID = "Found by what its message says; the file's header does not say so."
 
 # Archived ones that no DICOM study shows under what was typed: nothing names their study, or the message says something else.
 _DIFFERS = f"SELECT study_id FROM files WHERE {FLAGGED} AND message_differs"  # noqa: S608 - names of ours
-_UNSEEN = f"SELECT study_id FROM files WHERE study_instance_uid IS NULL UNION ALL {_DIFFERS}"
+_UNSEEN = f"SELECT study_id FROM files WHERE study_instance_uid IS NULL UNION ALL {_DIFFERS}"  # noqa: S608 - the same
 _OUTSIDE = f"(state IN ('pending', 'failed', 'quarantined', 'discarded') OR study_id IN ({_UNSEEN}))"
 _NAMED = "(study_instance_uid = ? OR study_id IN (?, ?) OR study_id BETWEEN ? AND ? OR study_id BETWEEN ? AND ?)"
 _WORDS = "first_position IN (SELECT rowid FROM studies_fts WHERE studies_fts MATCH ?)"
