@@ -421,6 +421,15 @@ def test_search_finds_beginnings_of_words_and_nothing_else(opened: Browse, table
     assert found == {f"1.2.3.{study_id[1:]}" for study_id in wanted}
 
 
+@pytest.mark.parametrize("text", ["wanda", "WAITING^WANDA", "wandawaiting", "s4"])
+def test_a_study_that_is_not_archived_is_found_with_its_state_and_the_reason(opened: Browse, text: str):
+    page = opened.page(f"/dicom?{urllib.parse.urlencode({'q': text})}").body
+    assert 'href="/studies/s4"' in page
+    assert "quarantined" in page
+    assert "upload-missing" in page
+    assert "No study matches your search" not in page
+
+
 def test_search_follows_what_a_study_is_called_now(tmp_path: Path):
     folder = make_ledger(tmp_path)
     ledger = SqliteLedger(folder / "ledger.db")
