@@ -49,7 +49,7 @@ def headers(settings: Settings, asked: Asked, begin: Begin) -> Report:
         if not asked.dry_run:
             stack.enter_context(alone(settings, "repair"))
         ledger = stack.enter_context(reading(settings) if asked.dry_run else appending(settings))
-        if asked.study is not None and not ledger.study(asked.study):
+        if asked.study is not None and next(ledger.study(asked.study), None) is None:
             raise StorageLedgerError("study-unknown", "the ledger knows nothing of this study_id")
         archive = FilesystemArchive(settings.archive_path)
         report = Report(Findings())

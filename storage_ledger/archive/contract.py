@@ -85,7 +85,7 @@ class Archive(Protocol):
         ...
 
     def open(self, study_id: str, name: str) -> AbstractContextManager[BinaryIO]:
-        """The archived bytes, for reading."""
+        """The archived bytes, for reading. An `OSError` of whatever is done within the `with` is taken for one of the archive."""
         ...
 
     def forget(self, study_id: str, position: int) -> None:

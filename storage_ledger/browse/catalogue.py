@@ -99,6 +99,7 @@ COLUMNS: dict[str, dict[str, dict[str, str]]] = {
             "unconfirmed": "1: its last message came when the upload was gone, and was never seen together with the file",
             "described": f"Entry with the message that the file came with, of several the last; {_POSITION}",
             "announced": "What that message says of patient and UIDs, as JSON; empty where it agrees with the header",
+            "from_message": "What the message says in the place of a header that cannot be read or does not tell: patient, study, or both",
             "original_name": "Its name in uploads",
             "archive_path": "Where it lies, relative to ARCHIVE_PATH",
             "sha256": "SHA-256 of its bytes, hexadecimal",

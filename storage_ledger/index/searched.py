@@ -30,7 +30,7 @@ def add_search_text(
 def write_search_text(connection: Any, chosen: str, values: Sequence[str] = ()) -> None:
     """Fill `dicom_studies.search_text` for the UIDs that `chosen` (a condition, with `values`) admits; after `refresh` made their rows."""
     rows = connection.execute(
-        f"SELECT rowid, study_instance_uid, least = most AND least = {_ALL}, {', '.join(_COLUMNS)} "  # noqa: S608 - names of ours
+        f"SELECT dicom_studies.rowid, study_instance_uid, least = most AND least = {_ALL}, {', '.join(_COLUMNS)} "  # noqa: S608 - names of ours
         f"FROM (SELECT study_instance_uid, min({_ALL}) AS least, max({_ALL}) AS most FROM files "
         f"WHERE study_instance_uid {chosen} GROUP BY 1) JOIN dicom_studies USING (study_instance_uid)",
         tuple(values),
