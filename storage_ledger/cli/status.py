@@ -43,7 +43,7 @@ def _print(look: dict[str, Any]) -> None:
         out.print(f"[bold]Flagged[/bold]    {counted(look['flagged'], 'file')} worth a look; nothing waits for it")
     if look["headers_unreadable"]:
         count = counted(look["headers_unreadable"], "file")
-        out.print(f"[bold]Headers[/bold]    {count} whose header could not be read, or only in part; nothing waits for it")
+        out.print(f"[bold]Headers[/bold]    {count} whose header could not be read completely, or names no study; nothing waits for it")
     for volume in look["volumes"]:
         free = "cannot be looked at" if volume["free_bytes"] is None else f"{size(volume['free_bytes'])} free"
         out.print(f"[bold]{volume['name'].capitalize():10}[/bold] {free}, ", safe(volume["path"]), sep="")

@@ -164,7 +164,7 @@ def _flagged(ledger: Ledger, settings: Settings) -> int | None:
 
 
 def _headers_unreadable(ledger: Ledger, settings: Settings) -> int | None:
-    """How many files were archived though their header could not be read, or only in part; None without an index."""
+    """How many files were archived whose header could not be read completely, or names no study; None without an index."""
     sql = "SELECT count(*) FROM files INDEXED BY files_unread WHERE dicom_error IS NOT NULL"
     rows = ask_files(settings.index_file, ledger, sql)
     return int(rows[0][0]) if rows else None

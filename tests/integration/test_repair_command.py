@@ -82,7 +82,7 @@ def test_headers_are_read_again_while_the_service_is_stopped(stack, status_serve
     assert not {uid for uid, _ in listed(stack)} & {"1.2.99"}
     look = json.loads(stack.command("status", "--json").stdout)
     assert look["headers_unreadable"] == 1
-    assert "1 file whose header could not be read, or only in part" in stack.command("status").stdout
+    assert "1 file whose header could not be read completely" in stack.command("status").stdout
     assert stack.command("verify").returncode == 0
     story = json.loads(stack.command("show", UNREAD, "--json").stdout)
     assert f"header read again: {UNREAD}.dcm, complete" in {each["summary"] for each in story["entries"]}
