@@ -172,7 +172,7 @@ class FilesystemArchive:
         """See `contract.Archive.open`."""
         with files.translated(), self._study_folder(study_id, make=False) as folder:
             descriptor = os.open(name, READ, dir_fd=folder)
-        with os.fdopen(descriptor, "rb") as file, files.translated():  # of whoever reads it, too
+        with files.translated(), os.fdopen(descriptor, "rb") as file:  # of whoever reads it, too
             yield file
 
     def forget(self, study_id: str, position: int) -> None:
