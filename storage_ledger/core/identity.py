@@ -27,6 +27,8 @@ FOUND = {
     "sop_instance_uid": "SOPInstanceUID",
 }
 
+_IN_A_MESSAGE = (("patient_info", PATIENT), ("study_info", UIDS))
+
 Identity = Mapping[str, str | None]
 """Attribute → text. An attribute that is missing, empty or None is not said."""
 
@@ -42,11 +44,21 @@ class Difference:
 
 def said_by(metadata: Mapping[str, Any]) -> dict[str, str]:
     """The identity that a message's `metadata` gives: no key for what it does not say."""
-    patient, study = metadata.get("patient_info"), metadata.get("study_info")
-    found = {name: patient[name] for name in PATIENT if name in patient} if isinstance(patient, dict) else {}
-    if isinstance(study, dict):
-        found |= {name: study[name] for name in UIDS if name in study}
-    return _present(found)
+    found: dict[str, str] = {}
+    for group, names in _IN_A_MESSAGE:  # for every message of the ledger when the index is rebuilt: nothing is looked up twice
+        said = metadata.get(group)
+        if said.__class__ is not dict:
+            continue
+        for name in names:
+            value = said.get(name)
+            if value is None:
+                continue
+            plain = value.__class__ is str and len(value) <= MAX_TEXT and "\0" not in value
+            if text := value.strip() if plain else text_of(value):
+                found[name] = text
+    if "patient_name" in found and name_of(found["patient_name"]) is None:
+        del found["patient_name"]
+    return found
 
 
 def found_in(header: Mapping[str, Any]) -> dict[str, str]:

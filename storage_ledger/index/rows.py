@@ -193,13 +193,15 @@ class StudyRows:
         get = header.get
         for column, keyword in _TEXTS:
             value = get(keyword)
-            if value.__class__ is str and len(value) <= MAX_TEXT and "\0" not in value:
+            if value is None:
+                row[column] = None
+            elif value.__class__ is str and len(value) <= MAX_TEXT and "\0" not in value:
                 row[column] = value.strip() or None
             else:
                 row[column] = _text(value)
         for column, keyword in _NUMBERS:
             value = get(keyword)
-            if value.__class__ is int and -WHOLE < value < WHOLE:
+            if value is None or (value.__class__ is int and -WHOLE < value < WHOLE):
                 row[column] = value
             else:
                 row[column] = _number(value)
@@ -220,7 +222,8 @@ class StudyRows:
         row = self._about_to_change(name)
         self._take(row, header, error)
         row[FILE.sop_conflict] = 0  # judged again, by the instance that it is now
-        self._stand_in(name)
+        if error is not None or row[FILE.study_instance_uid] is None:
+            self._stand_in(name)
         self._name_patient(row)
         self._compare(name)
 
@@ -237,8 +240,6 @@ class StudyRows:
         """
         row = self.files[name]
         before = row[FILE.from_message] or ""
-        if not (before or row[FILE.dicom_error] is not None or row[FILE.study_instance_uid] is None):
-            return
         said = self.said.get(row[FILE.described], _NOTHING)
         of = []
         if names_a_patient(said) and (_PATIENT in before or not (row[FILE.patient_id] or row[FILE.patient_name])):
@@ -289,17 +290,23 @@ class StudyRows:
             return  # it had to wait, and something newer was said meanwhile
         row[FILE.described] = entry.cause
         self.changed_files.add(name)
-        self._flag(name, FILE.unconfirmed, data.get("unconfirmed") is True)
-        self._stand_in(name)
+        if (unconfirmed := data.get("unconfirmed") is True) or row[FILE.unconfirmed]:
+            self._flag(name, FILE.unconfirmed, unconfirmed)
+        if row[FILE.study_instance_uid] is None or row[FILE.dicom_error] is not None or row[FILE.from_message] is not None:
+            self._stand_in(name)
         self._compare(name)
 
     def _compare(self, name: str) -> None:
         """Set what follows from a file's header and its message, which `said` has."""
         row = self.files[name]
         said = self.said.get(row[FILE.described], _NOTHING)
-        attributes: set[str] = set()
-        if any(row[_PLACES[attribute]] != value for attribute, value in said.items()):
-            attributes = {each.attribute for each in differences(said, _header_of(row))}
+        for attribute, value in said.items():
+            if row[_PLACES[attribute]] != value:
+                break
+        else:
+            if row[FILE.announced] is None:  # as nearly always: both say the same, as before
+                return
+        attributes = {each.attribute for each in differences(said, _header_of(row))}
         row[FILE.announced] = canonical.dumps(said) if attributes else None
         self._flag(name, FILE.message_differs, bool(attributes))
         self._flag(name, FILE.study_uid_differs, "study_instance_uid" in attributes)
