@@ -51,7 +51,7 @@ class _Result(Generic[Outcome]):
 class _Task(Generic[Outcome]):
     """Duties in somebody's hands. `begun`: in which round it was handed out; `alive_at`: the last sign of life, None before it runs.
 
-    `singly`: one of its duties broke `work` or `record` for all of them, so each is worked on and recorded by itself.
+    `singly`: one of its duties broke `work` or `record` for all of them, so each is worked on and recorded by itself, before the next.
     """
 
     duties: list[Duty]
@@ -205,7 +205,7 @@ class Lane(Generic[Outcome]):
             together = self._try(task.duties)
             if together.error is None or len(task.duties) == 1 or _is_of_the_ledger(together.error):
                 return [together]
-        return [self._try([duty]) for duty in task.duties]
+        return [self._try(task.duties[:1])]  # the others when this one is recorded: they build on it (one metadata.json)
 
     def _try(self, duties: list[Duty]) -> _Result[Outcome]:
         try:
@@ -321,6 +321,9 @@ class Lane(Generic[Outcome]):
         for result in results:
             if result.error is not None and not _is_of_the_ledger(result.error):
                 self._put_off(result.duties, result.error)
+        for task in done:
+            if rest := task.duties[sum(len(result.duties) for result in task.future.result()) :]:
+                self._begin(rest, singly=True)
 
     def _recorded(self, results: list[_Result[Outcome]], fresh: bool) -> bool:
         """Whether `record` took these outcomes. Raises `LedgerError` where the ledger is the reason; nothing is committed then."""

@@ -165,3 +165,18 @@ def test_whatever_a_call_raises_for_one_study_stops_nobody_and_is_recorded(tmp_p
     unseen = {study: what for study, what in broken.items() if study not in failed and what[2] != "LedgerBusy"}
     assert unseen == {}
     assert all(status_server.status(study) == "archived" for study in everybody)
+
+
+@pytest.mark.parametrize(("part", "call", "named", "times"), [("archive", "settle", "S", 1), ("uploads", "open", "f1", 2)])
+def test_metadata_json_of_a_study_that_was_taken_one_by_one_has_all_its_files(tmp_path, status_server, part, call, named, times):
+    lanes = Lanes(tmp_path, status_server.url)
+    names = [f"f{number}.dcm" for number in range(4)]
+    for name in names:
+        (lanes.uploads / name).write_bytes(name.encode())
+    lanes.intake.append([Delivery(json.dumps({"study_id": "S", "file_path": name}).encode(), "pubsub") for name in names])
+    lanes.waiting[part, call, named] = [MemoryError() for _ in range(30 if part == "uploads" else times)]
+    there = names if part == "archive" else [name for name in names if name != "f1.dcm"]
+    with lanes:
+        until(lambda: sum(e.kind == Kind.ARCHIVED for e in lanes.real.study("S")) == len(there), 30)
+        found = json.loads((tmp_path / "archive" / "S" / "metadata.json").read_bytes())
+        assert [file["name"] for file in found["files"]] == there
