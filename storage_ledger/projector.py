@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import Any, BinaryIO
 
 from storage_ledger import __version__, logs
 from storage_ledger.archive.contract import Archive, Fixity, Placed
+from storage_ledger.archive.files import digest_of
 from storage_ledger.archive.header import read_header
 from storage_ledger.archive.uploads import Identity, Uploads
 from storage_ledger.core.entries import Entry, Kind, NewEntry, require_whole
@@ -32,6 +33,7 @@ from storage_ledger.metrics import Metrics
 from storage_ledger.outages import Outages
 from storage_ledger.trouble import NOT_WHOLE, QUIET, WAITS_FOR_THE_FILE, append_failed, record_hanging
 
+MOST_EARLIER = 8  # states of one upload that a new one is compared with
 COMMON_AFTER = 5  # studies in a row with one and the same trouble: then it is not theirs
 
 
@@ -218,15 +220,13 @@ class Projector:
 
     def _in_archive(self, study: Study, described: Described) -> tuple[Fixity | None, Placed | None]:
         """Whether what this upload once brought is intact. (None, None) when it never brought anything."""
-        worst: Fixity | None = None
-        placed: Placed | None = None
         for name in sorted(study.sources.get(described.upload_path, ())):
             file = study.files[name]
             fixity = self._archive.check(study.study_id, name, file.sha256, file.bytes)
             if fixity is not Fixity.INTACT:
                 return fixity, None
-            worst, placed = fixity, Placed(name, file.bytes, file.sha256, "already-there")
-        return worst, placed
+        latest = study.files.get(study.latest.get(described.upload_path, ""))
+        return (None, None) if latest is None else (Fixity.INTACT, Placed(latest.name, latest.bytes, latest.sha256, "already-there"))
 
     def _archived(
         self,
@@ -239,9 +239,11 @@ class Projector:
     ) -> Archived:
         with self._archive.open(study.study_id, placed.name) as file:
             dicom, dicom_error = read_header(file)
-        sop = (dicom or {}).get("SOPInstanceUID")
+            sop = (dicom or {}).get("SOPInstanceUID")
+            supersedes = (
+                None if identity is None else _superseded(file, sop, placed.bytes, described, study.earlier_states(described, placed.name))
+            )
         confirmed = identity is not None or study.is_confirmed(described)
-        supersedes = None if identity is None else study.superseded_by(described, placed.name)
         archived = ArchivedFile(placed.name, original_name, placed.bytes, placed.sha256, sop, described.position)
         study.archive(described, archived, confirmed=confirmed)
         return Archived(duty, placed, original_name, dicom, dicom_error, identity, supersedes=supersedes, unconfirmed=not confirmed)
@@ -378,6 +380,21 @@ class Projector:
                     log.warning("quarantined", study_id=entry.study_id, position=entry.position, code=outcome.code)
                 case Retry():
                     log.warning("place.failed", position=entry.cause, code=outcome.error.code, attempt=outcome.duty.attempts + 1)
+
+
+def _superseded(file: BinaryIO, sop: str | None, size: int, by: Described, earlier: list[ArchivedFile]) -> str | None:
+    """The name of an earlier, incomplete state of the same upload, which this file takes the place of; None where there is none.
+
+    The earlier file is what this one begins with: a writer went on. Or the same event has brought both, and they do not say that they are
+    different instances: a writer went back. One that was replaced by a file of its own is whole, and stays so.
+    """
+    for each in earlier[:MOST_EARLIER]:
+        other_instance = sop is not None and each.sop_instance_uid is not None and sop != each.sop_instance_uid
+        if each.position == by.position and not other_instance:
+            return each.name
+        if each.bytes < size and digest_of(file.fileno(), each.bytes) == each.sha256:
+            return each.name
+    return None
 
 
 def metadata_bytes(study: Study, ledger: Ledger, at_hand: Mapping[int, Entry] = MappingProxyType({})) -> bytes:

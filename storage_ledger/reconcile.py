@@ -28,7 +28,6 @@ from typing import Any, assert_never
 
 from storage_ledger import logs
 from storage_ledger.archive.filesystem import digest_of
-from storage_ledger.archive.removal import hidden_position
 from storage_ledger.archive.uploads import Found, Identity, Uploads, folder_of
 from storage_ledger.core import canonical
 from storage_ledger.core.entries import Entry, Kind, NewEntry, faults, require_whole
@@ -351,7 +350,7 @@ class Reconciler:
 
         While there is a duty to remove it, the remover sees to it. Else it gets its own name back.
         """
-        position = hidden_position(found.path.rpartition("/")[2])
+        position = self._uploads.hidden_position(found.path)
         entry = None if position is None else self._ledger.get(position)
         if entry is None or entry.kind != Kind.ARCHIVED or faults(entry):
             return None

@@ -26,7 +26,7 @@ def reconcile(settings: Settings, on_progress: Callable[[Sweep], None]) -> Sweep
         with reading(settings) as ledger, mirrored(settings, ledger):
             reconciler = Reconciler(
                 ledger,
-                Uploads(settings.uploads_path),
+                Uploads(settings.uploads_path, ledger_id=ledger.ledger_id),
                 client,
                 metrics=Metrics(),
                 clock=utc_now,

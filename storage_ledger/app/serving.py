@@ -96,7 +96,7 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
     look_at_what_was_put_off()  # recovery
     archive = FilesystemArchive(settings.archive_path)
     mirror = joined_mirror(settings, ledger, archive)
-    uploads = Uploads(settings.uploads_path)
+    uploads = Uploads(settings.uploads_path, ledger_id=ledger.ledger_id)
     outages = Outages(ledger, metrics)
     waiting_for_mirror: list[Callable[[], None]] = []
     mirroring = Mirroring(

@@ -102,13 +102,13 @@ def check(name: str, folder: int, sha256: str, size: int) -> Fixity:
         os.close(descriptor)
 
 
-def digest_of(descriptor: int) -> str:
-    """SHA-256 in hex of all bytes of an open file; memory for one chunk."""
+def digest_of(descriptor: int, size: int | None = None) -> str:
+    """SHA-256 in hex of all bytes of an open file, or of its first `size`; memory for one chunk."""
     digest = hashlib.sha256()
     buffer = memoryview(bytearray(_CHUNK))
     offset = 0
     with any_of_them(when=os.fstat(descriptor).st_size >= LARGE_BYTES):
-        while count := os.preadv(descriptor, [buffer], offset):
+        while count := os.preadv(descriptor, [buffer[: None if size is None else min(_CHUNK, size - offset)]], offset):
             digest.update(buffer[:count])
             offset += count
     return digest.hexdigest()

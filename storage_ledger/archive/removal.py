@@ -17,7 +17,7 @@ from enum import Enum, auto
 
 from storage_ledger.errors import Retryable
 
-_HIDDEN = re.compile(r"\.remove-([1-9][0-9]{0,18})\.tmp", re.ASCII)
+_HIDDEN = re.compile(r"\.remove-([0-9a-f]{8})-([1-9][0-9]{0,18})\.tmp", re.ASCII)
 _NO_LINKS = frozenset({errnos.EPERM, errnos.EACCES, errnos.EOPNOTSUPP, errnos.ENOTSUP, errnos.ENOSYS, errnos.EMLINK})
 _RENAME_NOREPLACE = 1  # renameat2(2), Linux
 _NAMES_BESIDE = 1000
@@ -72,23 +72,28 @@ def no_writer(name: str, folder: int) -> Iterator[tuple[Lease, os.stat_result | 
             os.close(descriptor)
 
 
-def hidden_name(position: int) -> str:
-    """The name of an upload for the moment between the last look at it and its end. `position`: of its `archived` entry."""
-    return f".remove-{position}.tmp"
+def hidden_name(owner: str, position: int) -> str:
+    """The name of an upload for the moment between the last look at it and its end.
+
+    `position`: of its `archived` entry. `owner`: eight hex digits of that ledger's own, for another one has the same positions.
+    """
+    return f".remove-{owner}-{position}.tmp"
 
 
-def hidden_position(name: str) -> int | None:
-    """The position in such a name; None where it is another name."""
+def hidden_position(owner: str, name: str) -> int | None:
+    """The position in such a name; None where it is another name, or of another owner."""
     found = _HIDDEN.fullmatch(name)
-    return int(found[1]) if found else None
+    return int(found[2]) if found and found[1] == owner else None
 
 
 def recover(folder: int, name: str, hidden: str) -> bool:
     """Give what has the name `hidden` its own `name` back, durably. Whether there was anything.
 
-    Where another file has the name by now, it gets one beside it that people see: `<name>~remove-<position>.tmp`.
-    Raises `OSError`; may be called again then.
+    Where another file has the name by now, it gets one beside it that people see: `<name>~remove-<owner>-<position>.tmp`.
+    A sender's own file may be called `hidden`: then nothing is hidden. Raises `OSError`; may be called again then.
     """
+    if name == hidden:
+        return False
     try:
         there = os.stat(hidden, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:

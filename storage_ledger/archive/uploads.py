@@ -8,6 +8,7 @@ name back. A hidden name that a crash leaves behind is found by the work item th
 from __future__ import annotations
 
 import errno as errnos
+import hashlib
 import os
 import stat
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -15,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from storage_ledger.archive.removal import Lease, give_back, hidden_name, lease, no_writer, recover
+from storage_ledger.archive.removal import Lease, give_back, hidden_name, hidden_position, lease, no_writer, recover
 from storage_ledger.errors import Permanent, Retryable
 
 MAX_DEPTH = 32
@@ -102,8 +103,9 @@ class Uploads:
     in which files were found, and nothing at all in it, that is no file's trouble: `uploads-missing`.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, ledger_id: str = "") -> None:
         self.root = root
+        self._owner = hashlib.sha256(ledger_id.encode()).hexdigest()[:8]
         self._found_in: tuple[int, int] | None = None  # device and inode
 
     @contextmanager
@@ -154,7 +156,7 @@ class Uploads:
         writing; `upload-settling` where nobody knows and it is not `settled`; shared where we may not remove it: foreign owner,
         read-only file system.
         """
-        hidden = hidden_name(position)
+        hidden = hidden_name(self._owner, position)
         with self._parent(path) as (folder, name, _), _not_removable():
             recover(folder, name, hidden)
             try:
@@ -174,6 +176,10 @@ class Uploads:
             recover(folder, name, hidden)
             raise Retryable("upload-changing", "another file took its name since it was looked at")
 
+    def hidden_position(self, path: str) -> int | None:
+        """The position because of which an upload lies under this path, hidden for its removal; None of any other path."""
+        return hidden_position(self._owner, path.rpartition("/")[2])
+
     def recover(self, path: str, position: int) -> bool:
         """Give an upload its name back that a crash left under the hidden name of `position`. Whether there was one.
 
@@ -182,7 +188,7 @@ class Uploads:
         """
         try:
             with self._parent(path) as (folder, name, _), _not_removable():
-                return recover(folder, name, hidden_name(position))
+                return recover(folder, name, hidden_name(self._owner, position))
         except Retryable as error:
             if error.code != "upload-missing":
                 raise

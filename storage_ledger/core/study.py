@@ -119,7 +119,8 @@ class Study:
     """The fold. Feed it the study's entries in order; `archive` may also be fed outcomes that are about to be appended.
 
     By upload path: `uploads`, how it stands; `outcomes`, what last came of it, whatever is being tried now; `sources`, the
-    names of the files that it brought; `lost`, those of whose files one was found to be missing or changed in the archive.
+    names of the files that it brought; `latest`, the last of them; `lost`, those of whose files one was found to be missing or changed
+    in the archive.
     """
 
     study_id: str
@@ -129,6 +130,7 @@ class Study:
     sources: dict[str, set[str]] = field(default_factory=dict)
     outcomes: dict[str, Upload] = field(default_factory=dict)
     lost: set[str] = field(default_factory=set)
+    latest: dict[str, str] = field(default_factory=dict)
     speaker: Described | None = None
     _said: dict[str, Described] = field(default_factory=dict)
     _confirmed: dict[str, set[bytes]] = field(default_factory=dict)
@@ -192,14 +194,10 @@ class Study:
         """Whether what `by` says of its upload was once said while a file was there to be looked at."""
         return any(by.said in self._confirmed.get(name, ()) for name in self.sources.get(by.upload_path, ()))
 
-    def superseded_by(self, by: Described, name: str) -> str | None:
-        """The earlier state of the upload of `by` that `name` takes the place of; None where it is the first.
-
-        One event speaks of one file. A second one that it brought is what a writer made of the first, which was copied too early.
-        """
-        brought = self.sources.get(by.upload_path, set())
-        earlier = [each for each in brought if each != name and self.files[each].position == by.position]
-        return max(earlier, key=list(self.files).index, default=None)
+    def earlier_states(self, by: Described, name: str) -> list[ArchivedFile]:
+        """The other files that the upload of `by` has brought, the last one first."""
+        brought = self.sources.get(by.upload_path, set()) - {name}
+        return [file for each, file in reversed(self.files.items()) if each in brought] if brought else []
 
     def archive(self, by: Described, file: ArchivedFile, *, confirmed: bool = True) -> None:
         """A file is archived because of `by`. The event that last brought a new file or other metadata speaks for the study.
@@ -213,6 +211,7 @@ class Study:
         if known.sop_instance_uid is None and file.sop_instance_uid is not None:  # its header could not be read before
             self.files[file.name] = replace(known, sop_instance_uid=file.sop_instance_uid)
         self.sources.setdefault(by.upload_path, set()).add(file.name)
+        self.latest[by.upload_path] = file.name
         last = self._said.get(file.name)
         if last is not None and by.position < last.position:
             return  # it had to wait, and something newer was said meanwhile

@@ -25,6 +25,7 @@ from tests.support.status_server import Fault, StatusServer
 
 METADATA = {"patient_info": {"patient_id": "P1", "patient_name": "DOE^JANE"}, "study_info": {}}
 HOUR = timedelta(hours=1)
+OWNER = hashlib.sha256(b"").hexdigest()[:8]
 
 
 class Looking(Pipeline):
@@ -482,7 +483,7 @@ def test_an_upload_that_a_crash_left_hidden_gets_its_name_back_when_nobody_answe
     pipeline.upload(f"{folder}S1.dcm", b"content")
     pipeline.say("S1", f"{folder}S1.dcm")
     pipeline.place()
-    hidden = pipeline.uploads / folder / ".remove-2.tmp"
+    hidden = pipeline.uploads / folder / f".remove-{OWNER}-2.tmp"
     (pipeline.uploads / folder / "S1.dcm").rename(hidden)
     assert (pipeline.sweep().held, hidden.exists()) == (1, True)  # the remover will come for it
     with pipeline.ledger.write() as tx:
@@ -494,7 +495,9 @@ def test_an_upload_that_a_crash_left_hidden_gets_its_name_back_when_nobody_answe
     assert tree(pipeline.uploads) == {}
 
 
-@pytest.mark.parametrize("name", [".remove-1.tmp", ".remove-2.tmp", ".remove-99.tmp", ".remove-99999999999999999999.tmp", ".remove-02.tmp"])
+@pytest.mark.parametrize(
+    "name", [".remove-1.tmp", f".remove-{OWNER}-2.tmp", ".remove-99.tmp", ".remove-99999999999999999999.tmp", ".remove-02.tmp"]
+)
 def test_a_strangers_file_that_is_named_like_a_hidden_one_stays_as_it_is(pipeline, name):
     pipeline.upload("sub/S1.dcm", b"content")
     pipeline.say("S1", "sub/S1.dcm")

@@ -21,9 +21,18 @@ from storage_ledger.ledger.sqlite import SqliteLedger
 from tests.contract.making import seeded
 from tests.contract.pipeline import Pipeline
 from tests.support.as_user import SERVICE, as_user, open_folder
+from tests.support.dicom import make_file
 
 WHOLE = bytes(range(256)) * 400
 STOP = 255
+OWNER = hashlib.sha256(b"").hexdigest()[:8]
+"""Of uploads of which nobody says whose ledger's they are."""
+
+
+def hidden(position):
+    return removal.hidden_name(OWNER, position)
+
+
 RENAMES = int(os.environ.get("RENAMES", "1000"))
 
 
@@ -253,8 +262,8 @@ def test_a_file_that_a_crash_left_hidden_gets_its_name_back_and_is_removed(pipel
     pipeline.upload("sub/a.dcm", WHOLE)
     pipeline.say("S1", "sub/a.dcm")
     pipeline.place()
-    hidden = pipeline.uploads / "sub" / removal.hidden_name(2)
-    os.rename(pipeline.uploads / "sub" / "a.dcm", hidden)
+    path = pipeline.uploads / "sub" / hidden(2)
+    os.rename(pipeline.uploads / "sub" / "a.dcm", path)
     pipeline.restart()
     pipeline.finish()
     assert os.listdir(pipeline.uploads / "sub") == []
@@ -266,7 +275,7 @@ def test_another_file_that_a_crash_left_hidden_is_archived(pipeline):
     pipeline.say("S1", "a.dcm")
     pipeline.place()
     pipeline.upload("other", b"corrected")
-    os.rename(pipeline.uploads / "other", pipeline.uploads / removal.hidden_name(2))  # it took the name just before the rename
+    os.rename(pipeline.uploads / "other", pipeline.uploads / hidden(2))  # it took the name just before the rename
     os.unlink(pipeline.uploads / "a.dcm")
     pipeline.restart()
     pipeline.say("S1", "a.dcm", {"n": 2})
@@ -280,16 +289,16 @@ def test_another_file_that_a_crash_left_hidden_is_archived(pipeline):
 @pytest.mark.parametrize("between", ["link and unlink", "another file came"])
 def test_a_hidden_file_whose_name_is_taken_is_kept_under_a_name_that_people_see(tmp_path, between):
     uploads = Uploads(tmp_path)
-    hidden = tmp_path / removal.hidden_name(7)
-    hidden.write_bytes(b"hidden")
+    path = tmp_path / hidden(7)
+    path.write_bytes(b"hidden")
     if between == "link and unlink":
-        os.link(hidden, tmp_path / "a.dcm")
+        os.link(path, tmp_path / "a.dcm")
         assert uploads.recover("a.dcm", 7)
         assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a.dcm": b"hidden"}
         return
     (tmp_path / "a.dcm").write_bytes(b"another")
     assert uploads.recover("a.dcm", 7)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a.dcm": b"another", "a.dcm~remove-7.tmp": b"hidden"}
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a.dcm": b"another", f"a.dcm~remove-{OWNER}-7.tmp": b"hidden"}
     assert not uploads.recover("a.dcm", 7)
 
 
@@ -297,15 +306,15 @@ def test_a_hidden_file_whose_name_is_taken_is_kept_under_a_name_that_people_see(
 def test_the_name_beside_it_always_fits(tmp_path, name):
     (tmp_path / name).write_bytes(b"another")
     for _ in range(3):
-        (tmp_path / removal.hidden_name(2**62)).write_bytes(b"hidden")
+        (tmp_path / hidden(2**62)).write_bytes(b"hidden")
         assert Uploads(tmp_path).recover(name, 2**62)
     assert len(os.listdir(tmp_path)) == 4
 
 
 @pytest.mark.parametrize("kind", ["folder", "link", "fifo"])
 def test_what_took_the_name_of_an_upload_and_is_no_file_keeps_it(tmp_path, kind):
-    hidden = tmp_path / removal.hidden_name(7)
-    {"folder": hidden.mkdir, "link": lambda: hidden.symlink_to("x"), "fifo": lambda: os.mkfifo(hidden)}[kind]()
+    path = tmp_path / hidden(7)
+    {"folder": path.mkdir, "link": lambda: path.symlink_to("x"), "fifo": lambda: os.mkfifo(path)}[kind]()
     assert Uploads(tmp_path).recover("a.dcm", 7)
     assert os.listdir(tmp_path) == ["a.dcm"]
 
@@ -319,6 +328,66 @@ def test_where_the_file_system_cannot_rename_without_replacing_a_link_does_it(tm
         removal.link_to_new(folder, "old", "new")
     os.close(folder)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"old": b"y", "new": b"x"}
+
+
+def test_a_senders_file_that_is_named_like_a_hidden_one_is_an_upload_like_any_other(ledgers):
+    with open_folder() as folder:
+
+        def scenario(become):
+            uploads = folder / "uploads"
+            uploads.mkdir()
+            uploads.chmod(0o777)
+            name = hidden(2)
+            (uploads / name).write_bytes(WHOLE[:1000])
+            (uploads / name).chmod(0o666)
+            ledger = OneLedger(folder, ledgers)
+            become()
+            pipeline = Pipeline(folder / "service", ledger, uploads=uploads)
+            pipeline.say("own", name)
+            pipeline.place()  # entry 2
+            pipeline.remove()
+            there = os.listdir(uploads) == [name]
+            with (uploads / name).open("ab") as writer:
+                writer.write(WHOLE[1000:])
+            pipeline.clock.move(10)
+            pipeline.finish()
+            return [there, os.listdir(uploads), sorted(pipeline.files().values())]
+
+        found = as_user(scenario)
+    assert found == [True, [], sorted([digest(WHOLE[:1000]), digest(WHOLE)])]
+
+
+def test_a_complete_file_that_another_one_replaced_is_not_called_incomplete(pipeline, tmp_path):
+    for number in (1, 2):
+        make_file(tmp_path / f"{number}.dcm", patient_name=f"P{number}", seed=number)
+    pipeline.upload("a.dcm", (tmp_path / "1.dcm").read_bytes())
+    pipeline.say("S1", "a.dcm")
+    pipeline.place()
+    os.replace(tmp_path / "2.dcm", pipeline.uploads / "a.dcm")
+    pipeline.finish()
+    archived = [entry.data for entry in of_kind(pipeline, "archived")]
+    assert [data.get("supersedes") for data in archived] == [None, None]
+    assert len(pipeline.files()) == 2
+
+
+def test_the_rest_of_a_file_that_comes_with_a_message_of_its_own_supersedes_its_beginning(pipeline):
+    for content in (WHOLE[:50_000], WHOLE):
+        pipeline.upload("a.dcm", content)
+        pipeline.say("S1", "a.dcm")
+        pipeline.finish()
+    assert [entry.data.get("supersedes") for entry in of_kind(pipeline, "archived")] == [None, "a.dcm"]
+
+
+def test_another_message_about_a_file_that_is_gone_is_about_its_last_state(pipeline):
+    for size in (3000, 6000, 9000):
+        pipeline.upload("b.dcm", WHOLE[:size])
+        pipeline.say("S1", "b.dcm", {"n": 1})
+        pipeline.finish()
+    last = of_kind(pipeline, "archived")[-1].data["file"]["name"]
+    pipeline.say("S1", "b.dcm", {"n": 2})
+    pipeline.finish()
+    told = of_kind(pipeline, "archived")[-1].data
+    assert (told["file"]["name"], told["unconfirmed"]) == (last, True)
 
 
 @contextmanager

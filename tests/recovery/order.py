@@ -35,7 +35,7 @@ _CALL = re.compile(r"(\w+)\((.*)", re.DOTALL)
 _RESUMED = re.compile(r"<\.\.\. (\w+) resumed>(.*)", re.DOTALL)
 _RETURNED = re.compile(r"(.*)\)\s+= (-?\d+)(?:<.*>(?:\(deleted\))?)?(?: E\w+ \(.*\))?$", re.DOTALL)
 _FD = re.compile(r"(?:(\d+)|AT_FDCWD)<([^>]*)>")
-_HIDDEN = re.compile(r"\.remove-\d+\.tmp")
+_HIDDEN = re.compile(r"\.remove-[0-9a-f]{8}-\d+\.tmp")
 _STRING = re.compile(r'"([^"\\]*(?:\\.[^"\\]*)*)"(\.\.\.)?')
 
 
