@@ -24,6 +24,7 @@ MAX_UID_BYTES = 256
 
 UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_DELIMITERS = 0xFFFE
 _TRANSFER_SYNTAX = 0x00020010
 _DEFLATED = frozenset({"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"})
 """Deflated Explicit VR Little Endian (PS3.5 §A.5), and the two JPIP Referenced Deflate syntaxes (§A.7, §A.11)."""
@@ -150,7 +151,7 @@ def _walk(source: Source, position: int, *, is_implicit: bool, is_little_endian:
 
 
 class _Read(Protocol):
-    def __call__(self, position: int) -> Element: ...
+    def __call__(self, position: int, *, is_nested: bool = False) -> Element: ...
 
 
 def _reader(source: Source, *, is_implicit: bool, is_little_endian: bool) -> _Read:
@@ -160,7 +161,7 @@ def _reader(source: Source, *, is_implicit: bool, is_little_endian: bool) -> _Re
     length_of = struct.Struct(order + "L").unpack_from
     at, vrs, left = source.at, _VRS.get, MAX_ELEMENTS
 
-    def read(position: int) -> Element:
+    def read(position: int, *, is_nested: bool = False) -> Element:
         nonlocal left
         left -= 1
         if left < 0:
@@ -170,6 +171,8 @@ def _reader(source: Source, *, is_implicit: bool, is_little_endian: bool) -> _Re
             raise Unreadable("header-cut")
         if not is_implicit:
             group, number, vr, length = explicit(head)
+            if group == _DELIMITERS:
+                vr = b""  # what stands there is a length, and some lengths look like a VR
             known = vrs(vr)
             if known is not None and known[1]:
                 if len(head) < 12:
@@ -177,7 +180,8 @@ def _reader(source: Source, *, is_implicit: bool, is_little_endian: bool) -> _Re
                 return Element(group << 16 | number, known[0], length_of(head, 8)[0], position, position + 12)
             if known is not None:
                 return Element(group << 16 | number, known[0], length, position, position + 8)
-            if b"AA" <= vr <= b"ZZ":  # a VR that is damaged or not known
+            # A VR that is damaged or not known; within sequences rather the length of an element in implicit VR, such as 66 or 90.
+            if _is_vr(vr) or (not is_nested and b"AA" <= vr <= b"ZZ"):
                 return Element(group << 16 | number, vr.decode("latin-1"), length, position, position + 8)
         # Items and delimiters have no VR, and some writers change to implicit VR within sequences.
         group, number, length = implicit(head)
@@ -188,11 +192,11 @@ def _reader(source: Source, *, is_implicit: bool, is_little_endian: bool) -> _Re
 
 def _end_of_undefined(position: int, read: _Read) -> int:
     """Behind the delimiter of a value of undefined length (PS3.5 §7.5): what is open is counted, however deep it goes."""
-    if read(position).tag not in {_ITEM, _SEQUENCE_END}:
+    if read(position, is_nested=True).tag not in {_ITEM, _SEQUENCE_END}:
         raise Unreadable("header-unreadable")
     depth = 1
     while depth:
-        tag, _, length, _, position = read(position)
+        tag, _, length, _, position = read(position, is_nested=True)
         if tag in {_ITEM_END, _SEQUENCE_END}:
             depth -= 1
         elif length == UNDEFINED:
@@ -204,7 +208,7 @@ def _end_of_undefined(position: int, read: _Read) -> int:
 
 def is_delimiter(tag: int) -> bool:
     """Of a sequence or its items (PS3.5 §7.5): it has no VR."""
-    return tag >> 16 == 0xFFFE
+    return tag >> 16 == _DELIMITERS
 
 
 def _is_vr(text: bytes) -> bool:

@@ -85,7 +85,7 @@ def _wanted(found: DataSet) -> tuple[dict[BaseTag, RawDataElement], bool, str | 
                 value = found.value(element)
                 raw[BaseTag(tag)] = RawDataElement(BaseTag(tag), vr, length, value, value_at, vr is None, found.is_little_endian)
     except Unreadable as error:
-        if element is None or element.tag <= _LAST:
+        if element is None or element.tag <= _LAST or not raw.keys() >= _ENOUGH:  # what looks like a later element may be anything
             return raw, left_out, error.code
     return raw, left_out, None if element is not None else "header-cut"
 

@@ -193,6 +193,28 @@ def test_a_private_sequence_of_unknown_vr_has_items_in_implicit_vr():
     assert read_header(io.BytesIO(data)) == (FOUND, None)
 
 
+@pytest.mark.parametrize("length", [66, 72, 90, 0x1042, 0x2_0042])
+@pytest.mark.parametrize("vr", [b"UN", b"SQ"])
+def test_a_length_within_a_sequence_is_not_taken_for_a_vr(vr, length):
+    """Its lowest byte is that of a capital letter: of an element in implicit VR, and of an item in explicit VR."""
+    end = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+    inner = implicit(9, 0x1011, b"x" * length)
+    undefined = struct.pack("<HH", 0xFFFE, 0xE000) + FOREVER + inner + struct.pack("<HHI", 0xFFFE, 0xE00D, 0)
+    item = struct.pack("<HHI", 0xFFFE, 0xE000, length) + long(9, 0x1012, b"OB", length - 12, b"x" * (length - 12))
+    for items in (undefined, item):
+        data = part10(SOP + long(9, 0x1010, vr, 0xFFFFFFFF) + items + end + rest())
+        assert read_header(io.BytesIO(data)) == (FOUND, None)
+
+
+def test_a_reader_that_has_lost_its_way_before_the_uids_says_so():
+    """In implicit VR a byte too many makes anything an element, most often one behind all that is looked for."""
+    values = [(8, 0x16, b"1.2\0"), (8, 0x18, b"1.2.3\0"), (8, 0x60, b"MR\0"), (0x10, 0x10, b"DOE^JANE"), (0x20, 0xD, b"1.2.4\0")]
+    data = part10(b"".join(implicit(*each) for each in values), IMPLICIT)
+    data = data.replace(implicit(8, 0x60, b"MR\0"), struct.pack("<HHI", 8, 0x60, 2) + b"MR\0")
+    found, error = read_header(io.BytesIO(data))
+    assert (found["SOPInstanceUID"], found["Modality"], found.get("StudyInstanceUID"), error) == ("1.2.3", "MR", None, "header-cut")
+
+
 def test_attributes_behind_elements_that_are_out_of_order_are_found():
     data = part10(SOP + short(0x51, 0x10, b"LO", b"SIEMENS") + sequence(0x2005, 0x1402, [SOP] * 3) + rest())
     assert read_header(io.BytesIO(data)) == (FOUND, None)
