@@ -34,7 +34,7 @@ _HEADERS = {
         "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
     ),
 }
-_NAMES = re.compile(r"/(?:image|file|header)/")
+_NAMES = re.compile(r"/(?:image|file|header|dicom|zip)/")
 
 
 class Gate:
@@ -122,7 +122,7 @@ def _path(scope: Scope) -> str:
 
 def _hostile(path: str) -> bool:
     r"""Whether a redirect to it could lead off this site: browsers read `/\host` and `//host` as another one."""
-    escaped = "%5c" in path.lower() and not _NAMES.match(path)  # a file may be called so, and nothing redirects there
+    escaped = "%5c" in path.lower() and not _NAMES.match(path)  # a file, or a UID of two values, may be so, and nothing redirects there
     return "\\" in path or escaped or not path.startswith("/") or path.startswith("//") or not path.isprintable()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -125,7 +126,7 @@ class Wanted:
                 values.append(value)
             else:
                 parts.append(f"{column} = ?")
-                values.append(int(value) if name == "year" and value.isascii() and value.isdigit() else value)
+                values.append(int(value) if name == "year" and re.fullmatch("[0-9]{1,4}", value) else value)
         if self.flagged:
             parts.append("flagged > 0")
         return " AND ".join(parts) or "1", values

@@ -54,7 +54,7 @@ def stranger(browse: Browse) -> Browse:
 
 PATHS = [
     "/image/s1/s1.dcm", "/image/s1/s1.dcm/about", "/header/s1/s1.dcm", "/metadata/s1", "/file/s1/s1.dcm", "/zip/1.2.3.1", "/zip-study/s1",
-    "/file/s1/%5c", "/image/", "/studies/s1", "/dicom/1.2.3.1", "/attention", "/-/ledger/viewer.js",
+    "/file/s1/%5c", "/dicom/1.2%5C1.3", "/zip/1.2%5C1.3", "/image/", "/studies/s1", "/dicom/1.2.3.1", "/attention", "/-/ledger/viewer.js",
 ]  # fmt: skip
 
 

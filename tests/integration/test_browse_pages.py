@@ -92,6 +92,7 @@ def test_facets_count_what_is_found_and_narrow_it(index: Any):
     assert set(found(index, flagged="1")) == {TWINS, FOUND}
     assert found(index, year="2026", institution="</title><i>x") == [EVIL]
     assert found(index, year="1999") == found(index, institution="-") == []
+    assert found(index, year="9" * 20) == found(index, year="20260") == []
     chosen = studies.of_index(index, Wanted.of({"modality": "US"}))
     assert [entry["count"] for facet in chosen["facets"] for entry in facet["entries"] if entry["chosen"]] == [0]
     assert chosen["known"]
