@@ -97,7 +97,9 @@ def _decoded(raw: dict[BaseTag, RawDataElement], *, is_implicit: bool, is_little
     undecoded = False
     for tag in raw:
         try:
-            value = _plain(dataset[tag].value)
+            found = dataset[tag].value
+            undecoded = undecoded or (isinstance(found, bytes) and bool(found.strip(b"\0 ")))  # of a VR that is no text
+            value = _plain(found)
         except Exception:  # noqa: BLE001 - pydicom raises whatever a broken value makes it stumble over; it does not cost the others
             undecoded = True
             continue

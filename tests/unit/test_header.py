@@ -235,6 +235,12 @@ def test_a_vr_that_is_damaged_costs_nothing_but_its_element():
     assert (found, error) == ({key: value for key, value in FOUND.items() if key != "PatientName"}, "some-attributes-unreadable")
 
 
+def test_a_value_whose_vr_says_that_it_is_no_text_is_counted():
+    data = part10(SOP + rest()).replace(short(0x10, 0x10, b"PN", b"DOE^JANE"), long(0x10, 0x10, b"OB", 8, b"DOE^JANE"))
+    found, error = read_header(io.BytesIO(data))
+    assert (found, error) == ({key: value for key, value in FOUND.items() if key != "PatientName"}, "some-attributes-unreadable")
+
+
 def test_the_last_attribute_that_is_looked_for_is_where_the_reader_stops():
     """A new attribute beyond the functional groups would have them read again."""
     assert max(map(Tag, ATTRIBUTES)) < 0x30060000
