@@ -26,7 +26,7 @@ from storage_ledger.core.retry import backoff_s
 from storage_ledger.errors import LedgerBusy, LedgerUnusable
 from storage_ledger.ledger.contract import Duty, Ledger
 from storage_ledger.metrics import Metrics
-from storage_ledger.trouble import record_internal_error
+from storage_ledger.trouble import postpone_unsaid, record_internal_error
 
 Outcome = TypeVar("Outcome")
 AHEAD = 4  # studies that are claimed for each worker
@@ -346,9 +346,18 @@ class Lane(Generic[Outcome]):
             except BaseException as another:
                 if _is_of_the_ledger(another):
                     raise
-                self.pause()  # not even that could be recorded: without a pause it would be claimed again at once
                 position = duty.entry.position
                 logs.get().error(f"{self.name}.record-failed", position=position, error_type=type(another).__name__)
+                self._put_off_unsaid(duty)
+
+    def _put_off_unsaid(self, duty: Duty) -> None:
+        """Not even that could be recorded. It must not be claimed again at once, and the others must not wait for it."""
+        try:
+            postpone_unsaid(self._ledger, duty)
+        except BaseException as error:
+            if _is_of_the_ledger(error):
+                raise
+            self.pause()
 
     def _stumbled(self, error: LedgerBusy) -> float:
         seconds = self.pause()

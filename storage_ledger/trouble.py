@@ -21,6 +21,7 @@ QUIET = WAITS_FOR_THE_FILE | {"upload-changing", "upload-settling"}
 """What may pass by itself, and says nothing in the ledger before the grace is over."""
 INTERNAL_ERROR = "internal-error"
 CONFIRM_AGAIN_S = 60.0
+UNSAID_AGAIN_S = 300.0
 
 
 def append_failed(
@@ -75,6 +76,14 @@ def record_internal_error(ledger: Ledger, metrics: Metrics, duty: Duty, error: B
         if worth_an_entry(attempt):
             what = Retryable(INTERNAL_ERROR, type(error).__name__)
             append_failed(tx, stage.value, duty, what, attempt=attempt, retry_at=None, of_upload=stage is not Stage.TELL)
+
+
+def postpone_unsaid(ledger: Ledger, duty: Duty) -> None:
+    """Put off a duty whose own entry keeps its failure from being recorded. It waits longest at once: that entry stays as it is."""
+    with ledger.write() as tx:
+        if tx.is_pending(duty.entry.position, duty.stage):
+            attempts = duty.attempts if isinstance(duty.attempts, int) else 0
+            tx.postpone(duty.entry.position, duty.stage, due_in_s=UNSAID_AGAIN_S, attempts=attempts)
 
 
 def record_hanging(ledger: Ledger, step: str, duties: Sequence[Duty]) -> None:

@@ -143,7 +143,7 @@ class Ledger(Protocol):
         ...
 
     def open_outages(self) -> list[Entry]:
-        """The entries `failed` without study_id that no `recovered` has for its cause, in order; the damaged are left out."""
+        """The entries `failed` without study_id that no `recovered` has for its cause, in order; none damaged, and only objects."""
         ...
 
     def of_upload(self, upload_path: str) -> list[Entry]:

@@ -137,7 +137,8 @@ class SqliteLedger:
 
     def open_outages(self) -> list[Entry]:
         """See `contract.Ledger.open_outages`."""
-        return [entry for entry in self._entries(f"WHERE {OPEN_OUTAGES} ORDER BY position") if not faults(entry)]
+        found = self._entries(f"WHERE {OPEN_OUTAGES} ORDER BY position")
+        return [entry for entry in found if not faults(entry) and entry.payload.startswith("{")]
 
     def of_upload(self, upload_path: str) -> list[Entry]:
         """See `contract.Ledger.of_upload`."""

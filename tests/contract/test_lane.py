@@ -7,6 +7,7 @@ import json
 import sqlite3
 import threading
 from collections import Counter
+from contextlib import closing
 
 import pytest
 
@@ -14,8 +15,9 @@ from storage_ledger.core.entries import Kind, NewEntry
 from storage_ledger.core.plan import Stage
 from storage_ledger.errors import BackupError, LedgerUnusable, Permanent, Rejected, Retryable
 from storage_ledger.lane import Lane
+from storage_ledger.ledger.engine import sqlite
 from storage_ledger.metrics import Metrics
-from tests.contract.making import described
+from tests.contract.making import described, made_entry
 from tests.support.waiting import until
 
 
@@ -139,6 +141,26 @@ def test_whatever_one_item_raises_is_its_own_failure_and_the_others_go_on(ledger
     assert {code for _, code, _ in failed(ledger)} == {"internal-error"}
     assert set(pending(ledger)) == set(raised), "they are tried again"
     assert "a patient's name" not in str([entry.payload for entry in ledger.read(0, 10_000)])
+
+
+@pytest.mark.parametrize("payload", ["[]", '"text"', "null"])
+def test_an_entry_of_which_not_even_a_failure_can_be_recorded_leaves_the_others_their_turn(ledger, payload):
+    """Whole by its hashes, and no object: `data.get` raises where the failure is recorded, too."""
+    with closing(sqlite.connect(ledger.path)) as connection:
+        connection.execute(
+            f"INSERT INTO entries VALUES ({', '.join('?' * 12)})", made_entry(1, "described", json.loads(payload), study_id="odd")
+        )
+        connection.execute("INSERT INTO pending VALUES (1, 'place', '2026-01-01T00:00:00.000000Z', 0)")
+        connection.commit()
+    with Turns(ledger, breaks={1: TypeError()}) as lane:
+        until(lambda: lane.turns)
+        for number in range(2, 5):
+            add(ledger, f"study{number}")
+            lane.lane.wake()
+            until(lambda number=number: number in lane.recorded, 10)
+    assert lane.died == []
+    [waits] = ledger.pending_of("odd")
+    assert waits.not_before > "2026-01-01T12:00:00", "put off"
 
 
 def test_what_raised_once_is_done_when_it_is_tried_again(ledger):

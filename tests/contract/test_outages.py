@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import closing
 
 import pytest
 
@@ -11,13 +12,14 @@ from storage_ledger.core.plan import Stage
 from storage_ledger.core.retry import calm_s
 from storage_ledger.errors import LedgerUnusable
 from storage_ledger.lane import MOST_HANGING, Lane
+from storage_ledger.ledger.engine import sqlite
 from storage_ledger.metrics import Metrics
 from storage_ledger.outages import READY_AFTER_S, Outages
 from storage_ledger.projector import COMMON_AFTER
 from storage_ledger.report.story import story_of
 from storage_ledger.settings import Settings
 from storage_ledger.trouble import record_hanging
-from tests.contract.making import Clock, described, small_volume
+from tests.contract.making import Clock, described, made_entry, small_volume
 from tests.contract.pipeline import Pipeline
 from tests.support.waiting import until
 
@@ -100,6 +102,15 @@ def test_an_entry_that_says_nothing_of_use_keeps_nobody_from_starting(ledger, ti
     outages = Outages(ledger, Metrics(), time)
     assert len(outages.current()) == 1
     outages.look()
+
+
+@pytest.mark.parametrize("payload", [[], "text", None, 7])
+def test_an_entry_that_holds_no_object_keeps_nobody_from_starting(ledger, time, payload):
+    with closing(sqlite.connect(ledger.path)) as connection:
+        entry = made_entry(1, "failed", payload, study_id=None)
+        connection.execute(f"INSERT INTO entries VALUES ({', '.join('?' * 12)})", entry)
+        connection.commit()
+    assert Outages(ledger, Metrics(), time).current() == []
 
 
 # -- what comes and goes
