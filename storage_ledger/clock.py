@@ -90,12 +90,22 @@ def ahead_of(last: Entry | None, acknowledged: Iterable[Entry], now: datetime) -
     """The same, from the ledger's last entry and its newest entries `acknowledged`."""
     if last is None or not has_whole_header(last):
         return None
-    seconds = (instant(last.recorded_at) - now).total_seconds()
+    moment = _moment(last.recorded_at)
+    seconds = 0.0 if moment is None else (moment - now).total_seconds()
     if seconds <= AHEAD_S:
         return None
-    data = (entry.data for entry in acknowledged)
-    known = max((str(each.get("ledger_time", "")) for each in data if each.get("code") == CLOCK_AHEAD), default="")
+    data = (each for entry in acknowledged if isinstance(each := entry.data, dict) and each.get("code") == CLOCK_AHEAD)
+    known = max((str(each["ledger_time"]) for each in data if _moment(each.get("ledger_time"))), default="")
     return Ahead(last.recorded_at, rfc3339(now), seconds) if last.recorded_at > known else None
+
+
+def _moment(text: object) -> datetime | None:
+    """None for what is no time as the ledger writes it: whoever can write an entry's hashes can write anything."""
+    try:
+        moment = instant(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+    return moment if moment is not None and moment.tzinfo is not None else None
 
 
 def acknowledge_ahead(ledger: Ledger, clock: Callable[[], datetime], *, by: str, reason: str) -> Entry | None:

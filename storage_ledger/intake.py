@@ -16,7 +16,7 @@ from storage_ledger.core.entries import Entry, Kind, NewEntry
 from storage_ledger.core.layout import UploadPaths
 from storage_ledger.core.message import parse
 from storage_ledger.core.retry import backoff_s
-from storage_ledger.errors import LedgerBusy, LedgerError, Rejected
+from storage_ledger.errors import LedgerBusy, LedgerError, LedgerRefused, Rejected
 from storage_ledger.ledger.contract import Ledger, Transaction
 from storage_ledger.metrics import Metrics
 from storage_ledger.sources.contract import Delivery, Source
@@ -26,6 +26,7 @@ MAX_WAITING_BYTES = 16 << 20
 MAX_GROUP = 500
 MAX_GROUP_BYTES = 2 << 20  # a megabyte of brackets is fifty as objects
 REJECTED_RAW_BYTES = 4096
+NOT_PROCESSABLE = "not-processable"
 
 
 class Intake:
@@ -97,7 +98,7 @@ class Intake:
                 continue
             try:
                 self.append(group)
-            except LedgerBusy as error:
+            except (LedgerBusy, LedgerRefused) as error:
                 # Nothing was recorded: keep the messages, stop reading, try again. What Redis drops meanwhile is still in uploads.
                 attempt += 1
                 behind = True
@@ -114,8 +115,8 @@ class Intake:
     def append(self, deliveries: list[Delivery]) -> list[Entry]:
         """Append the entries of these messages in one commit, then acknowledge them.
 
-        Raises `LedgerBusy`: nothing was done. Where anything else goes wrong each message is tried alone, so that one that
-        cannot be processed is rejected and the others go on.
+        Raises `LedgerBusy` or `LedgerRefused`: nothing was done, the messages stay in hand. Where anything else goes wrong each message
+        is tried alone, so that one that cannot be processed is rejected, with all of its bytes, and the others go on.
         """
         judged = [self._judge(delivery) for delivery in deliveries]
         try:
@@ -197,7 +198,7 @@ class Intake:
         hour = int(self._clock().timestamp() // 3600)
         count = self._hour[1] if self._hour[0] == hour else 0
         self._hour = (hour, count + 1)
-        if count >= self._rejected_per_hour:
+        if count >= self._rejected_per_hour and new.payload["reason"] != NOT_PROCESSABLE:  # that may have been an event
             return None
         # `failed` is told only where the study has no better word: see the notifier, which looks again.
         study_id = new.payload.get("study_id")
@@ -214,17 +215,17 @@ class Intake:
 def _not_processable(delivery: Delivery, error: Exception) -> NewEntry:
     logs.get().error("intake.not-processable", error_type=type(error).__name__, frames_at=logs.where(error), bytes=len(delivery.raw))
     detail = f"reading or recording it failed unexpectedly ({type(error).__name__}); the log says where"
-    return _rejected(delivery, Rejected("not-processable", detail))
+    return _rejected(delivery, Rejected("not-processable", detail), raw_bytes=len(delivery.raw))
 
 
-def _rejected(delivery: Delivery, error: Rejected) -> NewEntry:
+def _rejected(delivery: Delivery, error: Rejected, raw_bytes: int = REJECTED_RAW_BYTES) -> NewEntry:
     payload: dict[str, Any] = {
         "reason": error.code,
         "detail": error.detail,
         "source": delivery.source,
         "bytes": len(delivery.raw),
         "raw_sha256": hashlib.sha256(delivery.raw).hexdigest(),
-        "raw": base64.b64encode(delivery.raw[:REJECTED_RAW_BYTES]).decode("ascii"),
+        "raw": base64.b64encode(delivery.raw[:raw_bytes]).decode("ascii"),
     }
     if error.study_id is not None:
         payload["study_id"] = error.study_id

@@ -9,7 +9,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -220,8 +219,12 @@ class Service:
         metrics.index_position.set(parts.index.position)
         metrics.index_failing.set(parts.index.trouble is not None)
         metrics.damaged_entries.set(parts.index.damaged)
-        with suppress(Hangs, LedgerError):
+        try:
             self._set_figures(self._figures.result(until))
+        except (Hangs, LedgerError):
+            pass
+        except Exception as error:  # noqa: BLE001 - one figure that cannot be had does not cost the others
+            logs.get().error("metrics.failed", error_type=type(error).__name__, frames_at=logs.where(error))
         for volume in self._free:
             try:
                 free = volume.result(until)

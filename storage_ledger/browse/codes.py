@@ -215,6 +215,10 @@ OUTAGES = {
         "The mirror in .ledger/ could not be read or written; errno says how. Archiving goes on; nothing is told or removed.",
         "Look at the archive's disk and the kernel's log.",
     ),
+    "mirror-busy": Meaning(
+        "Another process has held mirror.lock for seconds: a command that hangs, perhaps stopped by a signal. Archiving goes on; nothing is told or removed.",
+        "Find that process (fuser LEDGER_PATH/mirror.lock), and end it.",
+    ),
     "mirror-moved": Meaning(
         "The mirror's last segment has changed under our hands: another volume was mounted, or somebody wrote to it.",
         "Nothing, if it does not last.",

@@ -87,6 +87,15 @@ def upcast(kind: str, schema: int, payload: dict[str, Any]) -> dict[str, Any]:
     return payload
 
 
+def understood(entry: Entry) -> dict[str, Any] | None:
+    """The payload, for whoever only looks; None where this program cannot read it: of a newer schema, or no object at all."""
+    try:
+        data = entry.data
+    except (LedgerUnusable, ValueError):
+        return None
+    return data if data.__class__ is dict else None
+
+
 def header(entry: Entry) -> bytes:
     """The canonical JSON that its leaf hash is of."""
     return canonical.header_of(*_header(entry))

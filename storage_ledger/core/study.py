@@ -11,7 +11,7 @@ from typing import Any
 
 from storage_ledger.core import canonical
 from storage_ledger.core.entries import Entry, Kind, faults, require_whole
-from storage_ledger.errors import Retryable
+from storage_ledger.errors import LedgerUnusable, Retryable
 
 GROUPS = ("patient_info", "study_info", "modality_info", "exposure_info", "location_info")
 
@@ -153,7 +153,8 @@ class Study:
         study = cls(study_id)
         for entry in entries:
             if not faults(entry):
-                with suppress(KeyError):  # its `described` is damaged
+                # Its `described` is damaged; or the program that wrote it is newer, or none of ours.
+                with suppress(KeyError, TypeError, AttributeError, ValueError, LedgerUnusable):
                     study.apply(entry)
         return study
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from itertools import islice
 from operator import itemgetter
 from typing import Any
 
 from storage_ledger.core.entries import Entry, Kind, faults
 from storage_ledger.core.search_text import Described, search_text
+from storage_ledger.errors import LedgerUnusable
 from storage_ledger.index import fixity, patients
 from storage_ledger.index.rows import Row, StudyRows
 from storage_ledger.index.searched import add_search_text, shown_of, write_search_text
@@ -33,6 +35,7 @@ from storage_ledger.index.tables import (
     year,
 )
 
+UNFOLDED = "entry-not-understood"
 WRITE_STUDIES = 2_000
 WRITE_ENTRIES = 10_000
 KEEP_STUDIES = 2_000
@@ -86,12 +89,20 @@ class Batch:
             if found := faults(last):
                 self.damaged.append((last.position, found[0]))
             elif last.kind == verified:
-                self._verified(last)
-                if not self._anew:  # that has written all that came before it
-                    unwritten = 0
-                    continue
+                if not fixity.is_understood(last):
+                    self.damaged.append((last.position, UNFOLDED))
+                else:
+                    self._verified(last)
+                    if not self._anew:  # that has written all that came before it
+                        unwritten = 0
+                        continue
             elif last.study_id is not None:
-                self._fold(last, last.study_id)
+                try:
+                    self._fold(last, last.study_id)
+                except Exception as error:
+                    if not self._anew:  # the index's own rows may be the reason: a rebuild finds out
+                        raise
+                    self.damaged.append((last.position, error.code if isinstance(error, LedgerUnusable) else UNFOLDED))
             unwritten += 1
             if unwritten == WRITE_ENTRIES or len(self._changed) == WRITE_STUDIES:
                 self._write()
@@ -234,7 +245,8 @@ def _folded(study_id: str, entry: Entry, before: Iterable[Entry]) -> StudyRows:
     whole = [each for each in before if each.position < entry.position and not faults(each)]
     rows.study[STUDY.first_position] = whole[0].position if whole else entry.position
     for each in whole:
-        rows.apply(each)
+        with suppress(Exception):  # it was left out, and named, when it was its turn
+            rows.apply(each)
     rows.changed_files.clear()
     rows.changed_uploads.clear()
     rows.before.clear()

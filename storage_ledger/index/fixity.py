@@ -10,11 +10,22 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from storage_ledger.core.entries import Entry
+from storage_ledger.errors import LedgerUnusable
 
 # What a finding says of a file's bytes; the other codes say nothing of them.
 FIXITY = {"file-missing": "missing", "file-changed": "changed", "file-replaced": "changed"}
 
 Range = tuple[int, int]
+
+
+def is_understood(entry: Entry) -> bool:
+    """Whether the entry has what `apply` asks of it."""
+    try:
+        positions = [*_unseen(entry), *(each["position"] for each in entry.data["findings"] if each["code"] in FIXITY)]
+        numbers = [_up_to(entry), *positions, *(number for each in _ranges(entry) for number in each)]
+    except (KeyError, TypeError, ValueError, AttributeError, LedgerUnusable):
+        return False
+    return all(isinstance(number, int) for number in numbers)
 
 
 def apply(sql: Callable[..., Any], entry: Entry) -> None:

@@ -21,7 +21,7 @@ from storage_ledger import logs, processors
 from storage_ledger.core.entries import Entry, faults
 from storage_ledger.errors import LedgerBusy, LedgerError, LedgerUnusable, Locked, StorageLedgerError
 from storage_ledger.index import fixity
-from storage_ledger.index.batch import KEEP_STUDIES, Batch
+from storage_ledger.index.batch import KEEP_STUDIES, UNFOLDED, Batch
 from storage_ledger.index.rebuild import Workers, bring_in, derive_again, left_over, remove, shares
 from storage_ledger.index.schema import SHADOW, progress_of, right_schema, schema, schema_version
 from storage_ledger.index.tables import INDEXES, SCHEMA, SEARCH, TABLES
@@ -277,7 +277,7 @@ class Index:
             progress = progress_of(connection)
             if progress is None or schema(connection) != right_schema():
                 return False
-            known = [row[0] for row in connection.exec_driver_sql("SELECT position FROM damaged")]
+            known = [row[0] for row in connection.exec_driver_sql(f"SELECT position FROM damaged WHERE code <> '{UNFOLDED}'")]  # noqa: S608 - a constant
             version = schema_version(connection)
         if not _is_of(progress, self._ledger) or any(map(self._is_whole, known[:RECHECKED])):
             return False
@@ -291,8 +291,15 @@ class Index:
         return shadow is not None or any(left_over(self.path))
 
     def _is_whole(self, position: int) -> bool:
+        """Whether an entry that was left out could be folded now: it was restored, or this program knows its schema."""
         entry = self._ledger.get(position)
-        return entry is not None and not faults(entry)
+        if entry is None or faults(entry):
+            return False
+        try:
+            _ = entry.data
+        except LedgerUnusable:
+            return False
+        return True
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
@@ -334,9 +341,7 @@ class Index:
             raise
         except LedgerBusy as error:
             raise _Unwritable(error.code, f"index.db: {error.detail}", errno=error.errno) from error
-        except Exception as error:
-            if isinstance(error, LedgerUnusable) and error.code == "ledger-newer":  # an entry of the ledger
-                raise
+        except Exception as error:  # of an entry, too, that this program cannot read: a rebuild leaves it out
             raise _Unreadable from error
 
     def _file(self) -> Engine:

@@ -35,6 +35,7 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _MAKE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _TEMPORARY = ".segment.tmp"
+LOCK_WITHIN_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,8 +307,8 @@ class Mirror:
             descriptor = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
             hand_over(descriptor, self._lock_file.parent)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-            except OSError:
+                _take(descriptor)
+            except BaseException:
                 os.close(descriptor)
                 raise
         except OSError as error:
@@ -335,6 +336,21 @@ class Mirror:
                 os.close(folder)
         finally:
             os.close(root)
+
+
+def _take(descriptor: int) -> None:
+    """Whoever writes the mirror has the lock for one batch; a process that hangs may have it for ever."""
+    until = time.monotonic() + LOCK_WITHIN_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                text = f"another process has held mirror.lock for {LOCK_WITHIN_S:.0f} s"
+                raise Retryable("mirror-busy", text, shared=True) from None
+            time.sleep(0.02)
+        else:
+            return
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,10 +19,10 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from storage_ledger.core import canonical, plan
-from storage_ledger.core.entries import CURRENT_SCHEMA, Entry, Kind, NewEntry, faults, has_whole_header
+from storage_ledger.core.entries import CURRENT_SCHEMA, Entry, Kind, NewEntry, faults, has_whole_header, understood
 from storage_ledger.core.ids import later, rfc3339, uuid7
 from storage_ledger.core.plan import Stage
-from storage_ledger.errors import LedgerBusy, LedgerUnusable
+from storage_ledger.errors import LedgerBusy, LedgerRefused, LedgerUnusable
 from storage_ledger.ledger.contract import Duty, QueueLength
 from storage_ledger.ledger.driver import BUSY_TIMEOUT_S, fetched
 from storage_ledger.ledger.engine import driver, open_engine, sqlite
@@ -50,6 +50,7 @@ OPEN_OUTAGES = (
 NAMING_STUDY = "study_id IS NULL AND CASE WHEN json_valid(payload) THEN json_extract(payload, '$.study_id') END = ?"
 """Which entries of no study are about one all the same. The very words of the index."""
 
+_STAGES = frozenset(stage.value for stage in Stage)
 READ_BACK_WITHIN_S = 86_400.0
 _MAX_POSITION = 2**63 - 1
 
@@ -96,10 +97,10 @@ class SqliteLedger:
         """See `contract.Ledger.write`."""
         asked_at = time.monotonic()
         if not self._writing.acquire(timeout=-1 if within_s is None else within_s):
-            raise LedgerBusy("ledger-busy", "another thread of this process has been writing for a long time")
+            raise LedgerBusy("ledger-busy", "another process, or another thread of this one, has been writing for a long time")
         try:
             left_s = None if within_s is None else max(0.0, within_s - (time.monotonic() - asked_at))
-            with translated(), self._writer.connect() as connection, _waiting_for(connection, left_s), connection.begin():
+            with _refused(), translated(), self._writer.connect() as connection, _waiting_for(connection, left_s), connection.begin():
                 transaction = SqliteTransaction(connection, self._clock, self._randomness)
                 yield transaction
             if self._on_append is not None and transaction.appended:
@@ -138,7 +139,7 @@ class SqliteLedger:
     def open_outages(self) -> list[Entry]:
         """See `contract.Ledger.open_outages`."""
         found = self._entries(f"WHERE {OPEN_OUTAGES} ORDER BY position")
-        return [entry for entry in found if not faults(entry) and entry.payload.startswith("{")]
+        return [entry for entry in found if not faults(entry) and understood(entry) is not None]
 
     def of_upload(self, upload_path: str) -> list[Entry]:
         """See `contract.Ledger.of_upload`."""
@@ -190,7 +191,7 @@ class SqliteLedger:
             ORDER BY p.not_before, p.position LIMIT ?"""  # noqa: S608 - only marks are put in
         most = _MAX_POSITION if up_to is None else up_to
         rows = self._rows(sql, *stages, rfc3339(self._clock()), most, *busy, *busy_studies, limit)
-        return [Duty(Entry(*row[3:]), Stage(row[0]), row[1], row[2]) for row in rows]
+        return [Duty(Entry(*row[3:]), Stage(row[0]), row[1], row[2]) for row in rows if row[0] in _STAGES]
 
     def queue(self) -> list[QueueLength]:
         """See `contract.Ledger.queue`."""
@@ -198,7 +199,7 @@ class SqliteLedger:
             "SELECT q.stage, q.rows, e.recorded_at, q.next FROM (SELECT stage, count(*) AS rows, min(position) AS oldest, "
             "min(not_before) AS next FROM pending GROUP BY stage) q JOIN entries e ON e.position = q.oldest ORDER BY q.stage"
         )
-        return [QueueLength(Stage(row[0]), *row[1:]) for row in rows]
+        return [QueueLength(Stage(row[0]), *row[1:]) for row in rows if row[0] in _STAGES]
 
     def next_due(self, stages: Sequence[Stage]) -> str | None:
         """See `contract.Ledger.next_due`."""
@@ -213,7 +214,7 @@ class SqliteLedger:
             "WHERE e.study_id = ? ORDER BY p.position",
             study_id,
         )
-        return [Duty(Entry(*row[3:]), Stage(row[0]), row[1], row[2]) for row in rows]
+        return [Duty(Entry(*row[3:]), Stage(row[0]), row[1], row[2]) for row in rows if row[0] in _STAGES]
 
     def close(self) -> None:
         """See `contract.Ledger.close`."""
@@ -425,6 +426,16 @@ def _waiting_for(connection: Connection, seconds: float | None) -> Iterator[None
         yield
     finally:
         sql(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
+
+
+@contextmanager
+def _refused() -> Iterator[None]:
+    """What else SQLite may say: a bug, a trigger or constraint that did its duty, a table that is gone."""
+    try:
+        yield
+    except (DBAPIError, sqlite.Error) as error:
+        name = getattr(getattr(error, "orig", None) or error, "sqlite_errorname", None) or type(error).__name__
+        raise LedgerRefused("ledger-refused", f"SQLite refuses to append to the ledger ({name})") from error
 
 
 @contextmanager

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from heapq import merge
 from operator import attrgetter
 from typing import Any
 
-from storage_ledger.core.entries import Entry, Kind, faults
+from storage_ledger.core.entries import Entry, Kind, faults, understood
 from storage_ledger.core.identity import PATIENT
 from storage_ledger.core.ids import instant
 from storage_ledger.core.layout import archive_path
 from storage_ledger.core.plan import Stage
 from storage_ledger.core.study import Study
+from storage_ledger.errors import LedgerUnusable
 from storage_ledger.index.rows import StudyRows
 from storage_ledger.index.sqlite import ask_files
 from storage_ledger.index.tables import COLUMNS
@@ -107,9 +109,9 @@ class _Told:
             if faults(entry):
                 self.damaged = True
             elif entry.kind == Kind.STATUS_SENT:
-                self.status = entry.data["status"]
+                self.status = (understood(entry) or {}).get("status", self.status)
             elif entry.kind == Kind.FAILED and entry.cause is not None:
-                self.failed[entry.cause] = entry.data["code"]
+                self.failed[entry.cause] = str((understood(entry) or {}).get("code"))
             if entry.study_id is not None:
                 yield entry
 
@@ -124,9 +126,10 @@ def _files(settings: Settings, ledger: Ledger, study_id: str, study: Study) -> l
     rows = StudyRows.new(study_id)
     for entry in ledger.study(study_id):
         if not faults(entry):
-            rows.apply(entry)
+            with suppress(KeyError, TypeError, AttributeError, ValueError, LedgerUnusable):  # as `Study.as_far_as_whole`
+                rows.apply(entry)
     found = []
-    for file in study.files.values():
+    for file in (each for each in study.files.values() if each.name in rows.files):
         row = dict(zip(COLUMNS["files"], rows.files[file.name], strict=True)) | indexed.get(file.name, dict.fromkeys(_INDEXED))
         found.append({
             "archive_path": archive_path(study_id, file.name),
@@ -176,11 +179,17 @@ def happened(entry: Entry, earlier: Entry | None) -> dict[str, Any]:
     }
 
 
-def summary(entry: Entry) -> str:  # noqa: C901, PLR0912 - one case for each kind of entry
+def summary(entry: Entry) -> str:
     """One line for people."""
     if found := faults(entry):
         return f"damaged ({found[0]}): what it says may not be believed"
-    data = entry.data
+    try:
+        return _summary(entry, understood(entry) or {})
+    except (KeyError, TypeError, AttributeError):
+        return f"{entry.kind}: this program cannot read what it says"
+
+
+def _summary(entry: Entry, data: dict[str, Any]) -> str:
     match entry.kind:
         case Kind.DESCRIBED:
             return f"described: {data['upload_path']} ({data['source']})"

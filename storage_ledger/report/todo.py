@@ -45,6 +45,7 @@ OUTAGE_ACTIONS = {
     "internal-error": "report it with the lines `place.internal-error` or `thread.failed` of the log; the files are safe in uploads",
     "ledger-io": "see rights and owner of LEDGER_PATH, then its disk; it goes on by itself",
     "mirror-io": "look at the archive's disk and the kernel's log; it goes on by itself",
+    "mirror-busy": "find the process that holds mirror.lock in LEDGER_PATH, and end it; it goes on by itself",
     "mirror-moved": "see that nobody writes into ARCHIVE_PATH/.ledger, and which volume is mounted; it goes on by itself",
     "archive-full": "make room on the archive's volume; it goes on by itself",
     "archive-missing": "mount the archive's volume; it goes on by itself",

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from storage_ledger.core.entries import Entry, Kind
-from storage_ledger.index.fixity import FIXITY
+from storage_ledger.core.entries import Entry, Kind, understood
+from storage_ledger.index.fixity import FIXITY, is_understood
 from storage_ledger.ledger.contract import Ledger
 
+COUNTED = ("files", "intact", "damaged", "unchecked", "bytes", "findings")
 VERIFIED_READ = 1000
 """Entries `verified` at most, the newest."""
 
@@ -24,7 +25,7 @@ def verification(newest_first: Iterable[Entry]) -> dict[str, Any] | None:
     `unseen`: how many files, folders and parts could not be looked at.
     """
     run: list[Entry] = []
-    for entry in newest_first:
+    for entry in filter(_is_understood, newest_first):
         data = entry.data
         if run and (data["by"], data["began"]) != (run[0].data["by"], run[0].data["began"]):
             break
@@ -39,7 +40,7 @@ def verification(newest_first: Iterable[Entry]) -> dict[str, Any] | None:
         "recorded_at": run[0].recorded_at,
         "complete": payloads[0]["complete"],
         "selection": payloads[0]["scope"]["selection"],
-        **{name: sum(p["counts"][name] for p in payloads) for name in ("files", "intact", "damaged", "unchecked", "bytes", "findings")},
+        **{name: sum(p["counts"][name] for p in payloads) for name in COUNTED},
         "unseen": sum(len(p["unchecked"]) for p in payloads),
     }
 
@@ -54,7 +55,7 @@ def found_besides_files(newest_first: Iterable[Entry]) -> list[dict[str, Any]]:
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     whole: str | None = None
     scrub: str | None = None
-    for entry in newest_first:
+    for entry in filter(_is_understood, newest_first):
         data = entry.data
         if data["by"] == "scrub":
             scrub = scrub or data["began"]
@@ -70,3 +71,17 @@ def found_besides_files(newest_first: Iterable[Entry]) -> list[dict[str, Any]]:
                 key = tuple(each.get(name) for name in ("code", "position", "path"))
                 found.setdefault(key, {**each, "entry": entry.position, "recorded_at": entry.recorded_at})
     return list(found.values())
+
+
+def _is_understood(entry: Entry) -> bool:
+    """Whether it has what is asked of it here: whoever can write an entry's hashes can write any payload."""
+    data = understood(entry) or {}
+    scope, counts = data.get("scope"), data.get("counts")
+    return (
+        {"by", "began", "complete"} <= data.keys()
+        and isinstance(scope, dict)
+        and "selection" in scope
+        and isinstance(counts, dict)
+        and set(COUNTED) <= counts.keys()
+        and is_understood(entry)
+    )

@@ -15,7 +15,7 @@ from storage_ledger.errors import LedgerUnusable, Locked
 from storage_ledger.index import share
 from storage_ledger.index.batch import Batch
 from storage_ledger.index.rebuild import Workers
-from storage_ledger.index.sqlite import Index
+from storage_ledger.index.sqlite import Index, _Unreadable
 from storage_ledger.index.tables import INDEXES, SEARCH
 from storage_ledger.ledger import lock
 from storage_ledger.ledger.engine import sqlite
@@ -698,15 +698,34 @@ def test_a_ledger_that_cannot_be_read_stops_a_rebuild_and_the_index_stays(follow
     broken.close()
 
 
-def test_an_entry_of_a_newer_program_stops_the_index_and_is_no_damage(following):
-    entry = made_entry(1, "described", described())._replace(schema=2)
+@pytest.mark.parametrize(
+    ("kind", "payload", "schema", "code"),
+    [
+        ("described", described(), 2, "ledger-newer"),
+        ("verified", {}, 2, "entry-not-understood"),
+        ("described", [], 1, "entry-not-understood"),
+        ("archived", {"file": 7}, 1, "entry-not-understood"),
+        ("verified", {"findings": 3}, 1, "entry-not-understood"),
+    ],
+)
+def test_an_entry_that_this_program_cannot_read_is_left_out_and_named_and_the_rest_follows(following, kind, payload, schema, code):
+    study_id = None if kind == "verified" else "S1"
+    entry = made_entry(1, kind, payload, **({"study_id": None, "version": None} if study_id is None else {}))._replace(schema=schema)
     entry = entry._replace(leaf_hash=hashlib.sha256(b"\x00" + header_of(entry)).digest())
     with closing(sqlite.connect(following.ledger.path)) as connection:
         connection.execute(f"INSERT INTO entries VALUES ({', '.join('?' * 12)})", entry)
         connection.commit()
-    for take in (following.index.follow, following.index.rebuild):
-        with pytest.raises(LedgerUnusable, match="ledger-newer"):
-            take()
+    with following.ledger.write() as tx:
+        for study in ("S1", "S2"):
+            tx.append(NewEntry(Kind.DESCRIBED, described("b.dcm"), study))
+    if kind != "verified":
+        with pytest.raises(_Unreadable):  # the follower leaves it to a rebuild to find out whose fault it is
+            following.index.follow()
+    for take in (following.index.rebuild, following.index.follow):
+        take()
+        assert following.rows("SELECT position, code FROM damaged") == [(1, code)]
+        assert following.rows("SELECT study_id, upload_path FROM uploads") == [("S1", "b.dcm"), ("S2", "b.dcm")]
+    assert not following.index.ensure(), "it fits as it is"
 
 
 @pytest.fixture(scope="module")

@@ -6,14 +6,16 @@ import base64
 import hashlib
 import json
 import threading
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import pytest
 
+from storage_ledger.ledger.engine import sqlite
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.sources.contract import Delivery
 from tests.contract.making import Ledgers
 from tests.contract.pipeline import Pipeline
+from tests.support.waiting import until
 
 
 @pytest.fixture
@@ -138,3 +140,25 @@ def raising(error):
         raise error
 
     return raise_it
+
+
+def test_what_sqlite_refuses_stays_in_hand_and_nothing_is_acknowledged(pipeline):
+    """A trigger or table that was changed by hand is not the message's fault."""
+    with closing(sqlite.connect(pipeline.ledger.path)) as connection:
+        connection.execute("CREATE TRIGGER no BEFORE INSERT ON pending BEGIN SELECT RAISE(ABORT, 'no'); END")
+        raw = json.dumps({"study_id": "S1", "file_path": "a.dcm"}).encode()
+        stop, ended = threading.Event(), threading.Event()
+        thread = threading.Thread(target=pipeline.intake.run, args=(stop, ended))
+        thread.start()
+        try:
+            pipeline.intake.deliver(Delivery(raw, "stream"))
+            until(lambda: pipeline.intake.trouble == "ledger-refused", 30)
+            assert (pipeline.kinds(), pipeline.source.acknowledged) == ([], [])
+            connection.execute("DROP TRIGGER no")
+            connection.commit()
+            until(lambda: pipeline.kinds() == ["described"], 30)
+            until(lambda: len(pipeline.source.acknowledged) == 1)
+        finally:
+            stop.set()
+            ended.set()
+            thread.join(30)

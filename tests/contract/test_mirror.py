@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import shutil
@@ -380,3 +381,17 @@ def test_a_damaged_entry_is_not_mirrored_unless_the_mirror_is_made_anew(scene, h
     assert [each.position if isinstance(each, Entry) else each and type(each).__name__ for each in lines] == (
         ["Begin", 1, None, 3, "Batch", 4, "Batch"]
     )
+
+
+def test_who_holds_the_lock_for_ever_holds_up_nobody_for_ever(tmp_path, ledgers, monkeypatch):
+    scene = Scene(tmp_path, ledgers)
+    mirror = scene.begun(1)
+    monkeypatch.setattr(module, "LOCK_WITHIN_S", 0.2)
+    with (tmp_path / "mirror.lock").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(Retryable) as caught:
+            mirror.catch_up()
+    assert (caught.value.code, caught.value.shared) == ("mirror-busy", True)
+    mirror.catch_up()
+    assert mirror.position == 1
+    scene.ledger.close()

@@ -15,19 +15,25 @@ import pytest
 from storage_ledger.app import verifying
 from storage_ledger.browse import ledger as browse_ledger
 from storage_ledger.browse import pipeline_study
-from storage_ledger.core.entries import Kind, NewEntry
+from storage_ledger.clock import ahead
+from storage_ledger.core.canonical import leaf_hash_of
+from storage_ledger.core.entries import Kind, NewEntry, header
 from storage_ledger.core.study import Study
 from storage_ledger.index.sqlite import Index
 from storage_ledger.ledger.engine import sqlite
 from storage_ledger.ledger.mirror import Mirror
+from storage_ledger.metrics import Metrics
+from storage_ledger.outages import Outages
 from storage_ledger.quarantine import Word
 from storage_ledger.report.quarantined import quarantined
 from storage_ledger.report.status import look_at
 from storage_ledger.report.story import story_of
+from storage_ledger.report.verified import last_verify
 from storage_ledger.settings import Settings
 from storage_ledger.verify import unrecorded
 from storage_ledger.verify.chosen import Options
 from tests.contract import making
+from tests.contract.making import made_entry
 from tests.contract.pipeline import Pipeline
 from tests.support.dicom import described, make_file
 
@@ -315,3 +321,36 @@ def test_what_verify_found_and_could_not_record_is_said_until_a_run_is_recorded_
     assert scene.needs() == ["verify-findings"], "whatever it said"
     assert (len(verify()), scene.needs()) == (1, [])
     assert pipeline.ledger.last().kind == Kind.VERIFIED
+
+
+# -- entries that hold what nobody would expect
+
+
+ODD = [[], {}, "text", 7, None, {"code": 5, "by": [], "file": "x", "message": 3, "step": {}, "scope": [], "ledger_time": "zzz"}]
+
+
+@pytest.mark.parametrize("kind", [kind.value for kind in Kind] + ["unheard-of"])
+@pytest.mark.parametrize("study_id", ["a", None])
+def test_whatever_an_entry_holds_people_are_told_of_the_rest(scene, kind, study_id):
+    """Their hashes hold: another program wrote them, or a bug, or somebody who knows how."""
+    scene.archive("a", "b")
+    first = scene.pipeline.ledger.last().position + 1
+    with closing(sqlite.connect(scene.pipeline.ledger.path)) as connection:
+        (version,) = connection.execute("SELECT max(version) FROM entries WHERE study_id = 'a'").fetchone()
+        for number, payload in enumerate(ODD):
+            entry = made_entry(first + number, kind, payload, study_id=study_id, version=version + 1 + number, cause=1)
+            later = entry._replace(recorded_at=scene.pipeline.ledger.last().recorded_at)
+            entry = later._replace(leaf_hash=leaf_hash_of(header(later)))
+            connection.execute(f"INSERT INTO entries VALUES ({', '.join('?' * 12)})", entry)
+        connection.commit()
+    index = Index(scene.settings.index_file, scene.pipeline.ledger)
+    index.remake()
+    index.close()
+    assert scene.status()["position"] == first + len(ODD) - 1
+    assert scene.study("b")["state"] == "archived"
+    assert len(scene.study("a")["entries"]) >= 2
+    assert len(scene.study("a")["files"]) == 1
+    Outages(scene.pipeline.ledger, Metrics())
+    ahead(scene.pipeline.ledger, scene.pipeline.clock())
+    quarantined(scene.pipeline.ledger, scene.settings)
+    last_verify(scene.pipeline.ledger)

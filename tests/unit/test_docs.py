@@ -21,6 +21,7 @@ from storage_ledger.archive.contract import Fixity
 from storage_ledger.browse.access import BrowseSettings
 from storage_ledger.cli.main import app
 from storage_ledger.core.entries import Kind
+from storage_ledger.index.batch import UNFOLDED
 from storage_ledger.index.rows import NO_STUDY
 from storage_ledger.index.sqlite import Index
 from storage_ledger.ledger.engine import sqlite
@@ -333,7 +334,7 @@ class Codes(ast.NodeVisitor):
 
 
 def codes() -> tuple[set[str], list[str]]:
-    found = {NO_STUDY}  # the only one that the index gives by itself
+    found = {NO_STUDY, UNFOLDED}  # those that the index gives by itself
     unknown: list[str] = []
     for path in sorted(PACKAGE.rglob("*.py")):
         if "demo" in path.relative_to(PACKAGE).parts or path.name == "status_service.py":
