@@ -84,9 +84,13 @@ def all_of(some: Sequence[Term]) -> str:
     if not some:
         return NOTHING
     every = " AND ".join(term.match for term in some)
-    if not 1 < len(some) <= MOST_JOINED or not all(term.is_word and not re.search(r"\d", term.text) for term in some):
+    texts = [term.text for term in some]
+    if not 1 < len(some) <= MOST_JOINED or not all(term.is_word for term in some):
         return every
-    ways = [" AND ".join(map(_of_word, way)) for way in _joined([term.text for term in some])]
+    if any(re.search(r"\d", text) for text in texts):  # a number that is grouped: it is one, or none of it is
+        ways = [_of_word("".join(texts))]
+    else:
+        ways = [" AND ".join(map(_of_word, way)) for way in _joined(texts)]
     return " OR ".join(f"({way})" for way in (every, *ways))
 
 

@@ -71,6 +71,6 @@ def _folded(letter: str) -> str:
 
 def _base(letter: str, name: str) -> str:
     try:
-        return _folded(unicodedata.lookup(name))
+        return fold(unicodedata.lookup(name))
     except KeyError:
         return letter

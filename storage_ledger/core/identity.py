@@ -158,15 +158,26 @@ def _parts(attribute: str, text: str) -> dict[str, str]:
 def _name_parts(text: str) -> dict[str, str]:
     """DICOM PS3.5 §6.2.1: up to three groups (alphabetic, ideographic, phonetic) of family^given^middle^prefix^suffix.
 
-    Each group is compared with the same group. A prefix does not count, and a suffix where both have one: a `DR` comes and goes,
+    Each group is compared with the same group; one that stands first and has no letter of an alphabet is the ideographic or the phonetic
+    one that it looks like. A prefix does not count, and a suffix where both have one: a `DR` comes and goes,
     but `JR` is not `SR`. Case, width, spaces and punctuation do not count either; accents do.
     """
     parts = {}
     for number, group in enumerate(text.split("=")[:3]):
         components = group.split("^")
-        parts[f"patient_name.{number}"] = _letters("".join(components[:3]))
-        parts[f"patient_name.{number}.suffix"] = _letters("".join(components[4:]))
+        name = _letters("".join(components[:3]))
+        kind = _kind(name) if number == 0 else number
+        parts.setdefault(f"patient_name.{kind}", name)
+        parts.setdefault(f"patient_name.{kind}.suffix", _letters("".join(components[4:])))
     return {part: value for part, value in parts.items() if value}
+
+
+def _kind(letters: str) -> int:
+    """The group that a name of these letters belongs to: 1 of ideographs or Hangul, 2 of kana, else 0."""
+    scripts = {unicodedata.name(letter, "").partition(" ")[0] for letter in letters}
+    if scripts and scripts <= {"HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA"}:
+        return 2
+    return 1 if scripts & {"CJK", "HANGUL"} and not any(letter.isascii() and letter.isalpha() for letter in letters) else 0
 
 
 def _letters(text: str) -> str:

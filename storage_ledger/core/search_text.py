@@ -75,8 +75,8 @@ def _of_one(
 ) -> str | None:
     words = (
         name and _of_name(name),
-        patient_id and _of_text(patient_id),
-        accession_number and _of_text(accession_number),
+        patient_id and _of_number(patient_id),
+        accession_number and _of_number(accession_number),
         description and _of_description(description),
         study_date and _of_date(STUDY_DATE, study_date),
         birth_date and _of_date(BIRTH_DATE, birth_date),
@@ -126,6 +126,13 @@ def _of_text(value: str) -> str:
     return " ".join(dict.fromkeys(filter(None, found)))
 
 
+def _of_number(value: str) -> str:
+    """An ID or accession number: as a text, and without its spaces and punctuation, in which people group it as they like."""
+    text = _of_text(value)
+    whole = compact(fold(value))
+    return f"{text} {whole}".strip() if " " in value.strip() and whole else text
+
+
 _of_description = lru_cache(4096)(_of_text)  # there are few different ones
 
 
@@ -149,8 +156,8 @@ def _of_date(kind: str, value: str) -> str:
 
 _WORDS: tuple[Callable[[str], str], ...] = (
     _of_name,
-    _of_text,
-    _of_text,
+    _of_number,
+    _of_number,
     _of_description,
     lambda value: _of_date(STUDY_DATE, value),
     lambda value: _of_date(BIRTH_DATE, value),

@@ -222,7 +222,7 @@ class StudyRows:
         row = self._about_to_change(name)
         self._take(row, header, error)
         row[FILE.sop_conflict] = 0  # judged again, by the instance that it is now
-        if error is not None or row[FILE.study_instance_uid] is None:
+        if _lacks_something(row):
             self._stand_in(name)
         self._name_patient(row)
         self._compare(name)
@@ -292,7 +292,7 @@ class StudyRows:
         self.changed_files.add(name)
         if (unconfirmed := data.get("unconfirmed") is True) or row[FILE.unconfirmed]:
             self._flag(name, FILE.unconfirmed, unconfirmed)
-        if row[FILE.study_instance_uid] is None or row[FILE.dicom_error] is not None or row[FILE.from_message] is not None:
+        if _lacks_something(row) or row[FILE.from_message] is not None:
             self._stand_in(name)
         self._compare(name)
 
@@ -350,6 +350,12 @@ class StudyRows:
 def _identity_in(row: Row) -> dict[str, str | None]:
     """Of a file, as its row has it."""
     return {name: row[place] for name, place in _PLACES.items()}
+
+
+def _lacks_something(row: Row) -> bool:
+    """Whether a header cannot be read completely, or does not say of which study, or whose, its file is."""
+    names_nobody = row[FILE.patient_id] is None and row[FILE.patient_name] is None
+    return names_nobody or row[FILE.study_instance_uid] is None or row[FILE.dicom_error] is not None
 
 
 def _header_of(row: Row) -> dict[str, str | None]:

@@ -138,8 +138,8 @@ SEARCH = {
     for table in KEYS
 }
 
-SCHEMA = zlib.crc32(repr((TABLES, INDEXES, SEARCH, "rows 5")).encode()) & 0x7FFFFFFF
-"""PRAGMA user_version of an index of this shape; "rows 5" changes when the same columns get to mean something else."""
+SCHEMA = zlib.crc32(repr((TABLES, INDEXES, SEARCH, "rows 6")).encode()) & 0x7FFFFFFF
+"""PRAGMA user_version of an index of this shape; "rows 6" changes when the same columns get to mean something else."""
 
 
 def year(study_date: str | None) -> int | None:

@@ -421,10 +421,21 @@ def test_a_file_of_no_study_is_listed_until_a_message_or_a_header_names_one(foll
 
 
 @pytest.mark.usefixtures("the_same_anew")
-def test_a_whole_header_that_names_its_study_needs_nobody_to_stand_in(following):
+def test_a_whole_header_that_names_nobody_takes_the_patient_of_its_message_and_nothing_else(following):
     cause = following.append(Kind.DESCRIBED, described("a.dcm", SAID)).position
     following.append(Kind.ARCHIVED, archived("a.dcm", dicom=header("9.1")), cause=cause)
-    assert following.rows(f"SELECT {FILE_SAYS} FROM files") == [(None, None, None, "1.2", None, None, "CT", None)]
+    assert following.rows(f"SELECT {FILE_SAYS} FROM files") == [("SAID", "SAID^JANE", "19700101", "1.2", None, None, "CT", None)]
+    assert following.rows("SELECT from_message, study_uid_differs FROM files") == [("patient", 1)]
+
+
+@pytest.mark.usefixtures("the_same_anew")
+def test_two_patients_that_only_messages_name_are_flagged_as_such(following):
+    for number, patient in enumerate(("ANON^A", "ANON^B"), 1):
+        said = {"patient_info": {"patient_name": patient, "patient_id": patient[-1]}}
+        cause = following.append(Kind.DESCRIBED, described(f"{number}.dcm", said), f"S{number}").position
+        following.append(Kind.ARCHIVED, archived(f"{number}.dcm", dicom=header(f"9.{number}")), f"S{number}", cause)
+    assert following.rows("SELECT patient_differs, message_differs FROM files") == [(1, 0), (1, 0)]
+    assert following.rows("SELECT patient_name, flagged FROM dicom_studies") == [("ANON^A", 2)]
 
 
 @pytest.mark.usefixtures("the_same_anew")

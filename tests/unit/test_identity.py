@@ -23,6 +23,8 @@ SAME_NAMES = [
     ("Yamada^Tarou=\u5c71\u7530^\u592a\u90ce=\u3084\u307e\u3060^\u305f\u308d\u3046", "YAMADA^TAROU"),
     ("Yamada^Tarou=\u5c71\u7530^\u592a\u90ce", "=\u5c71\u7530 \u592a\u90ce"),
     ("Yamada^Tarou", "=\u5c71\u7530^\u592a\u90ce"),
+    ("Yamada^Tarou=\u5c71\u7530^\u592a\u90ce", "\u5c71\u7530^\u592a\u90ce"),
+    ("Yamada^Tarou=\u5c71\u7530^\u592a\u90ce=\u3084\u307e\u3060^\u305f\u308d\u3046", "\u3084\u307e\u3060^\u305f\u308d\u3046"),
     ("^^^^", "DOE^JANE"),
     ("==", "DOE^JANE"),
     ("", "DOE^JANE"),
