@@ -162,7 +162,7 @@ def _name_parts(text: str) -> dict[str, str]:
     one that it looks like. A prefix does not count, and a suffix where both have one: a `DR` comes and goes,
     but `JR` is not `SR`. Case, width, spaces and punctuation do not count either; accents do.
     """
-    parts = {}
+    parts: dict[str, str] = {}
     for number, group in enumerate(text.split("=")[:3]):
         components = group.split("^")
         name = _letters("".join(components[:3]))
