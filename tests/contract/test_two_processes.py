@@ -241,6 +241,8 @@ def test_another_users_file_that_may_not_be_linked_is_moved_as_evidence(uploads,
     for path in (root, root / "S1"):
         os.chown(path, 65534, 65534)
     os.chmod(root / "S1" / "a.dcm", 0o644)
+    os.chmod(uploads.root, 0o755)  # noqa: S103 - whatever umask an earlier test has left
+    os.chmod(uploads.root / "good", 0o644)
     descriptors = [os.open(path, os.O_RDONLY) for path in (root, uploads.root)]  # pytest's folder is closed to others
     at, from_ = (f"/proc/self/fd/{each}" for each in descriptors)
     text = BEGINNING + OTHERS.replace('root.parent / "uploads"', f'Path("{from_}")')

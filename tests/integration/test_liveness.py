@@ -88,6 +88,7 @@ def test_what_lies_in_the_place_of_the_index_keeps_nobody_from_starting_and_comm
     assert "index-missing" not in stack.command("status").stdout, "an empty ledger needs no index"
     stack.start(ready=what != "lock")
     until(lambda: stack.get("/healthz")[0] == 200, 30)
+    until(lambda: "redis-not-subscribed" not in codes(stack), 30)  # what is published before that comes to nobody
     archive(stack, status_server, "s1")
     if what == "lock":
         until(lambda: codes(stack) == {"index-failing"}, 60)

@@ -130,7 +130,7 @@ def test_whatever_stands_in_an_address_is_a_list_that_can_be_shown():
 
 
 def test_a_search_has_no_syntax():
-    assert expression('doe "9') == '"doe"* AND "9"*'
+    assert expression('doe "9') == '("doe"* AND "9"*) OR ("doe9"*)'
     assert expression("- ( )") == '""'
 
 
