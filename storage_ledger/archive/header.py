@@ -9,6 +9,7 @@ from pydicom.charset import convert_encodings, default_encoding
 from pydicom.dataelem import RawDataElement, convert_raw_data_element
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag, Tag
+from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR
 
 from storage_ledger.archive.elements import UNDEFINED, DataSet, Unreadable, data_set, is_delimiter
 
@@ -97,11 +98,15 @@ def _decoded(raw: dict[BaseTag, RawDataElement], *, is_implicit: bool, is_little
     undecoded = False
     for tag in raw:
         try:
-            found = dataset[tag].value
+            element = dataset[tag]
+            found = element.value
             undecoded = undecoded or (isinstance(found, bytes) and bool(found.strip(b"\0 ")))  # of a VR that is no text
             value = _plain(found)
         except Exception:  # noqa: BLE001 - pydicom raises whatever a broken value makes it stumble over; it does not cost the others
             undecoded = True
+            continue
+        if element.VR in CUSTOMIZABLE_CHARSET_VR and not _is_text(value):
+            undecoded = True  # the character set's codec failed, and pydicom made numbers of the text's bytes
             continue
         if value not in (None, "", []):
             header[_KEYWORDS[tag]] = value
@@ -125,6 +130,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, int) and abs(value) < 1 << 53:
         return int(value)
     return _text(value)
+
+
+def _is_text(value: Any) -> bool:
+    return not any(isinstance(item, int) for item in (value if isinstance(value, list) else [value]))
 
 
 def _text(value: Any) -> str:

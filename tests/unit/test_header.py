@@ -403,6 +403,15 @@ def test_pixels_are_not_read(tmp_path):
     assert peak < 4 << 20
 
 
+@pytest.mark.parametrize("name", [b"M\xfcller^\xc4", b"M\xfcller", b"M\xfcller\\\xc4"], ids=["of 8 bytes", "of 6", "two"])
+@pytest.mark.parametrize("charset", [b"idna", b"undefined"])
+def test_a_character_set_whose_codec_fails_makes_no_numbers_of_a_name(charset, name):
+    """pydicom tries other types of value when the text cannot be decoded, numbers among them."""
+    found, code = read_header(io.BytesIO(part10(short(8, 5, b"CS", charset) + SOP + short(0x10, 0x10, b"PN", name))))
+    assert found is not None
+    assert ("PatientName" in found, code) == (False, "some-attributes-unreadable")
+
+
 @pytest.mark.parametrize("value", [b"\xff\xfe\x00\xd8", b"\x1b$B\x1b(J\x80\x81", b"\xed\xa0\x80"])
 @pytest.mark.parametrize("charset", [b"ISO_IR 192", b"ISO 2022 IR 87", b"ISO_IR 100", b"NONSENSE"])
 def test_text_that_cannot_be_decoded_costs_nothing_but_itself(charset, value):
