@@ -2,9 +2,9 @@
 
 from alembic import context
 
-from storage_ledger.ledger.engine import open_engine
 from storage_ledger.ledger.migrate import make_private
 from storage_ledger.settings import Settings
+from storage_ledger.system.sqlalchemy_engine import open_engine
 
 
 def run(connection) -> None:

@@ -32,8 +32,8 @@ sys.path.insert(0, str(ROOT))
 from storage_ledger.core.entries import faults  # noqa: E402
 from storage_ledger.index.rebuild import Workers  # noqa: E402
 from storage_ledger.index.sqlite import Index  # noqa: E402
-from storage_ledger.ledger.engine import sqlite  # noqa: E402
 from storage_ledger.ledger.sqlite import COLUMNS, SqliteLedger  # noqa: E402
+from storage_ledger.system.sqlalchemy_engine import sqlite  # noqa: E402
 
 
 def main() -> None:

@@ -14,9 +14,9 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from storage_ledger.core.entries import Kind, NewEntry
 from storage_ledger.index.sqlite import Index
-from storage_ledger.ledger.engine import sqlite
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.sqlite import SqliteLedger
+from storage_ledger.system.sqlalchemy_engine import sqlite
 
 FAMILY = (
     "Adams",

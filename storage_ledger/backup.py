@@ -23,10 +23,10 @@ from storage_ledger.core.ids import rfc3339
 from storage_ledger.core.tree import Tree
 from storage_ledger.errors import BackupError, LedgerError, LedgerUnusable, Locked
 from storage_ledger.ledger.copying import MODE, copy_to, fsync
-from storage_ledger.ledger.engine import quoted, sqlite
 from storage_ledger.ledger.migrate import revision_of
 from storage_ledger.ledger.sqlite import COLUMNS, translated
-from storage_ledger.owners import hand_over
+from storage_ledger.system.ownership import hand_over
+from storage_ledger.system.sqlalchemy_engine import quoted, sqlite
 
 FORMAT = "storage-ledger-backup 1"
 LEDGER = "ledger.db"

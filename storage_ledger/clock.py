@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from storage_ledger import logs
 from storage_ledger.core.entries import Entry, Kind, NewEntry, has_whole_header
 from storage_ledger.core.ids import instant, rfc3339
 from storage_ledger.errors import LedgerBusy
 from storage_ledger.ledger.contract import Ledger
+from storage_ledger.system import logs
 
 CLOCK_AHEAD = "clock-ahead"
 AHEAD_S = 60.0

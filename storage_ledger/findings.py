@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import astuple, dataclass
 
-from storage_ledger.ledger.engine import sqlite
 from storage_ledger.ledger.sqlite import translated
+from storage_ledger.system.sqlalchemy_engine import sqlite
 
 
 @dataclass(frozen=True, slots=True)

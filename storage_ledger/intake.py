@@ -11,15 +11,15 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from storage_ledger import logs
 from storage_ledger.core.entries import Entry, Kind, NewEntry
 from storage_ledger.core.layout import UploadPaths
 from storage_ledger.core.message import parse
 from storage_ledger.core.retry import backoff_s
 from storage_ledger.errors import LedgerBusy, LedgerError, LedgerRefused, Rejected
 from storage_ledger.ledger.contract import Ledger, Transaction
-from storage_ledger.metrics import Metrics
 from storage_ledger.sources.contract import Delivery, Source
+from storage_ledger.system import logs
+from storage_ledger.system.metrics import Metrics
 
 MAX_WAITING = 10_000
 MAX_WAITING_BYTES = 16 << 20

@@ -19,13 +19,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from storage_ledger import logs
 from storage_ledger.core.ids import instant
 from storage_ledger.core.plan import Stage
 from storage_ledger.core.retry import backoff_s
 from storage_ledger.errors import LedgerBusy, LedgerUnusable
 from storage_ledger.ledger.contract import Duty, Ledger
-from storage_ledger.metrics import Metrics
+from storage_ledger.system import logs
+from storage_ledger.system.metrics import Metrics
 from storage_ledger.trouble import postpone_unsaid, record_internal_error
 
 Outcome = TypeVar("Outcome")

@@ -6,14 +6,14 @@ import threading
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
-from storage_ledger import logs
 from storage_ledger.core.ids import later, rfc3339
 from storage_ledger.core.retry import backoff_s
 from storage_ledger.errors import LedgerBusy, Retryable
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.mirror import Mirror
-from storage_ledger.metrics import Metrics
 from storage_ledger.outages import Outages
+from storage_ledger.system import logs
+from storage_ledger.system.metrics import Metrics
 
 LOOK_EVERY_S = 1.0  # nobody waits for what is described or told, and another process may append
 

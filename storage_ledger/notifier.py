@@ -21,9 +21,9 @@ from storage_ledger.core.study import Study
 from storage_ledger.errors import Retryable
 from storage_ledger.lane import Lane
 from storage_ledger.ledger.contract import Duty, Ledger, Transaction
-from storage_ledger.metrics import Metrics
 from storage_ledger.outages import Outages
 from storage_ledger.status import Statuses
+from storage_ledger.system.metrics import Metrics
 from storage_ledger.trouble import append_failed
 
 CONFIRM_AFTER = (1, 6, 60)  # times STATUS_CONFIRM_SECONDS, after the telling

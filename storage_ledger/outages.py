@@ -14,13 +14,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from storage_ledger import logs
 from storage_ledger.core.entries import Kind, NewEntry
 from storage_ledger.core.plan import Stage
 from storage_ledger.core.retry import calm_s
 from storage_ledger.errors import LedgerBusy
 from storage_ledger.ledger.contract import Ledger, Transaction
-from storage_ledger.metrics import Metrics
+from storage_ledger.system import logs
+from storage_ledger.system.metrics import Metrics
 
 LOOK_EVERY_S = 1.0
 REMEMBERED_S = 86_400.0

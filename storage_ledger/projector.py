@@ -15,7 +15,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, BinaryIO
 
-from storage_ledger import __version__, logs
+from storage_ledger import __version__
 from storage_ledger.archive.contract import Archive, Fixity, Placed
 from storage_ledger.archive.files import digest_of
 from storage_ledger.archive.header import read_header
@@ -29,8 +29,9 @@ from storage_ledger.core.study import ArchivedFile, Described, Study
 from storage_ledger.errors import Permanent, Retryable
 from storage_ledger.lane import Lane
 from storage_ledger.ledger.contract import Duty, Ledger, Transaction
-from storage_ledger.metrics import Metrics
 from storage_ledger.outages import Outages
+from storage_ledger.system import logs
+from storage_ledger.system.metrics import Metrics
 from storage_ledger.trouble import NOT_WHOLE, QUIET, WAITS_FOR_THE_FILE, append_failed, record_hanging
 
 MOST_EARLIER = 8  # states of one upload that a new one is compared with

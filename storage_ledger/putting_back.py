@@ -22,9 +22,9 @@ from storage_ledger.core.study import ArchivedFile, Study
 from storage_ledger.errors import Permanent, Retryable, StorageLedgerError
 from storage_ledger.findings import Finding, Findings
 from storage_ledger.ledger.contract import Ledger
-from storage_ledger.ledger.engine import sqlite
 from storage_ledger.ledger.sqlite import translated
 from storage_ledger.replay import BATCH, WORKERS, Begin, Show, Tally, batches, in_parallel
+from storage_ledger.system.sqlalchemy_engine import sqlite
 
 UNRECORDED = "unrecorded"
 LOST = "archive-io: the study's new folder could not be made durable, and was taken away again"

@@ -26,7 +26,6 @@ from enum import Enum, auto
 from itertools import islice
 from typing import Any, assert_never
 
-from storage_ledger import logs
 from storage_ledger.archive.filesystem import digest_of
 from storage_ledger.archive.uploads import Found, Identity, Uploads, folder_of
 from storage_ledger.core import canonical
@@ -37,8 +36,9 @@ from storage_ledger.core.plan import Stage
 from storage_ledger.core.study import State, upload_state
 from storage_ledger.errors import LedgerBusy, Permanent, Rejected, Retryable
 from storage_ledger.ledger.contract import Ledger
-from storage_ledger.metrics import Metrics
 from storage_ledger.status import StatusClient
+from storage_ledger.system import logs
+from storage_ledger.system.metrics import Metrics
 
 AT_ONCE = 500
 """So many files are looked at together; then there is a rest, as long as the work was."""

@@ -22,8 +22,8 @@ from storage_ledger.core.retry import backoff_s, worth_an_entry
 from storage_ledger.errors import Permanent, Retryable
 from storage_ledger.lane import Lane
 from storage_ledger.ledger.contract import Duty, Ledger, Transaction
-from storage_ledger.metrics import Metrics
 from storage_ledger.outages import Outages
+from storage_ledger.system.metrics import Metrics
 from storage_ledger.trouble import QUIET, append_failed, record_hanging
 
 

@@ -19,7 +19,6 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from storage_ledger import logs
 from storage_ledger.archive.contract import Archive, Fixity
 from storage_ledger.core.entries import Entry, Kind
 from storage_ledger.core.layout import METADATA, archive_path
@@ -31,6 +30,7 @@ from storage_ledger.findings import Finding, Findings
 from storage_ledger.ledger.contract import Duty, Ledger
 from storage_ledger.notifier import CONFIRM_AFTER, Notifier, NotTold, Stays, Told
 from storage_ledger.projector import metadata_bytes
+from storage_ledger.system import logs
 
 WORKERS = 6
 BATCH = 64

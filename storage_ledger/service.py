@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from storage_ledger import __version__, logs, processors
+from storage_ledger import __version__
 from storage_ledger.archive.contract import Archive
 from storage_ledger.clock import ClockWatch, ahead
 from storage_ledger.core.ids import instant
@@ -26,9 +26,6 @@ from storage_ledger.index.sqlite import Index
 from storage_ledger.intake import Intake
 from storage_ledger.lane import Lane
 from storage_ledger.ledger.contract import Ledger, QueueLength
-from storage_ledger.ledger.engine import sqlite
-from storage_ledger.looks import Hangs, Look
-from storage_ledger.metrics import Metrics
 from storage_ledger.mirroring import Mirroring
 from storage_ledger.notifier import Notifier
 from storage_ledger.outages import Outages
@@ -37,6 +34,10 @@ from storage_ledger.reconcile import Reconciler
 from storage_ledger.remover import Remover
 from storage_ledger.sources.contract import Source
 from storage_ledger.supervisor import Supervisor
+from storage_ledger.system import cpu_affinity, logs
+from storage_ledger.system.metrics import Metrics
+from storage_ledger.system.sqlalchemy_engine import sqlite
+from storage_ledger.system.timed_checks import Hangs, Look
 from storage_ledger.verify.scrub import Scrub
 from storage_ledger.web import WebServer
 
@@ -271,7 +272,7 @@ class Service:
         )
 
     def _in_thread(self, name: str, job: Callable[[], None], stop: threading.Event, *, at_end: Callable[[], None] = lambda: None) -> None:
-        processors.share_one()
+        cpu_affinity.share_one()
         self._supervisor.run(name, job, stop, at_end=at_end)
 
     def _wind_down(self, threads: list[threading.Thread], web: WebServer, *, failed: bool) -> int:

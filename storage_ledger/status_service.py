@@ -24,7 +24,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from storage_ledger import logs
+from storage_ledger.system import logs
 from storage_ledger.web import Server, listen, port_of
 
 MAX_BODY_BYTES = 1 << 20

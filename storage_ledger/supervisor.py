@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from storage_ledger import logs
 from storage_ledger.core.retry import backoff_s
 from storage_ledger.errors import LedgerUnusable, StorageLedgerError
-from storage_ledger.metrics import Metrics
+from storage_ledger.system import logs
+from storage_ledger.system.metrics import Metrics
 
 FIRST_S = 0.5
 MOST_S = 30.0

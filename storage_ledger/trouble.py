@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from storage_ledger import logs
 from storage_ledger.core.entries import Entry, Kind, NewEntry, faults
 from storage_ledger.core.plan import Stage
 from storage_ledger.core.retry import backoff_s, worth_an_entry
 from storage_ledger.errors import Retryable
 from storage_ledger.ledger.contract import Duty, Ledger, Transaction
-from storage_ledger.metrics import Metrics
+from storage_ledger.system import logs
+from storage_ledger.system.metrics import Metrics
 
 NOT_WHOLE = frozenset({"upload-empty", "upload-hard-linked"})
 """What is there, and is no upload yet."""

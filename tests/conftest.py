@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from storage_ledger import logs
+from storage_ledger.system import logs
 from tests.support.lanes import in_order
 from tests.support.status_server import StatusServer
 from tests.support.valkey import Valkey

@@ -6,14 +6,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from storage_ledger import logs
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.errors import LedgerBusy, LedgerUnusable, Retryable
-from storage_ledger.ledger import lock
 from storage_ledger.ledger.migrate import make_folder, require_writable
 from storage_ledger.ledger.mirror import Mirror
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.settings import Settings
+from storage_ledger.system import locks, logs
 
 UMASK = 0o027  # nothing that this process makes is for everybody: patients' data
 
@@ -62,7 +61,7 @@ def alone(settings: Settings, command: str) -> Iterator[None]:
     """Hold `serve.lock`, for a command that writes what `serve` writes. Raises `Locked`."""
     os.umask(UMASK)
     make_folder(settings.ledger_path)
-    with lock.held(settings.lock_file, command):
+    with locks.held(settings.lock_file, command):
         yield
 
 

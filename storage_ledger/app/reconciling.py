@@ -7,14 +7,14 @@ import os
 import threading
 from collections.abc import Callable
 
-from storage_ledger import logs
 from storage_ledger.app.opening import UMASK, mirrored, reading
 from storage_ledger.archive.uploads import Uploads
 from storage_ledger.ledger.sqlite import utc_now
-from storage_ledger.metrics import Metrics
 from storage_ledger.reconcile import Reconciler, Sweep
 from storage_ledger.settings import Settings
 from storage_ledger.status import StatusClient
+from storage_ledger.system import logs
+from storage_ledger.system.metrics import Metrics
 
 
 def reconcile(settings: Settings, on_progress: Callable[[Sweep], None]) -> Sweep:

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from storage_ledger import logs
 from storage_ledger.app.opening import alone, appending, reading
 from storage_ledger.archive.contract import Archive
 from storage_ledger.archive.filesystem import FilesystemArchive
@@ -18,6 +17,7 @@ from storage_ledger.looking import LookingArchive
 from storage_ledger.replay import Begin, metadata, studies
 from storage_ledger.replay import Tally as MetadataTally
 from storage_ledger.settings import Settings
+from storage_ledger.system import logs
 
 
 @dataclass(frozen=True, slots=True)

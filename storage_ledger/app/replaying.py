@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
-from storage_ledger import logs
 from storage_ledger.app.opening import UMASK, alone, reading
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.core.entries import faults
@@ -20,13 +19,14 @@ from storage_ledger.ledger.migrate import require_writable
 from storage_ledger.ledger.mirror import Mirror, entries
 from storage_ledger.ledger.sqlite import SqliteLedger, utc_now
 from storage_ledger.looking import LookingArchive, LookingStatuses
-from storage_ledger.metrics import Metrics
 from storage_ledger.notifier import Notifier
 from storage_ledger.outages import Outages
 from storage_ledger.putting_back import put_back, record_in
 from storage_ledger.replay import AWAY_S, Begin, Order, Pace, Part, Patience, Report, Tally, metadata, record_told, statuses, studies
 from storage_ledger.settings import Settings
 from storage_ledger.status import StatusClient
+from storage_ledger.system import logs
+from storage_ledger.system.metrics import Metrics
 
 TOLD_EVERY = 1_000
 WRITE_INTO_THE_ARCHIVE = frozenset({Part.MIRROR, Part.FILES, Part.METADATA})

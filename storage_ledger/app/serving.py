@@ -6,7 +6,6 @@ import os
 import threading
 from collections.abc import Callable
 
-from storage_ledger import logs
 from storage_ledger.app.opening import alone, joined_mirror, reading
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.archive.uploads import Uploads
@@ -19,7 +18,6 @@ from storage_ledger.index.sqlite import Index
 from storage_ledger.intake import Intake
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.sqlite import SqliteLedger, utc_now
-from storage_ledger.metrics import Metrics
 from storage_ledger.mirroring import Mirroring
 from storage_ledger.notifier import CONFIRM_AFTER, Notifier
 from storage_ledger.outages import Outages
@@ -32,6 +30,8 @@ from storage_ledger.sources.contract import Source
 from storage_ledger.sources.pubsub import PubSub
 from storage_ledger.sources.stream import Stream
 from storage_ledger.status import StatusClient
+from storage_ledger.system import logs
+from storage_ledger.system.metrics import Metrics
 from storage_ledger.verify.run import Places
 from storage_ledger.verify.scrub import Scrub
 from storage_ledger.web import WebServer, make_app

@@ -7,13 +7,13 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from storage_ledger import logs
 from storage_ledger.app.opening import UMASK, appending
 from storage_ledger.core.entries import Kind, NewEntry
 from storage_ledger.core.ids import rfc3339
 from storage_ledger.ledger.migrate import require_owner
 from storage_ledger.ledger.sqlite import utc_now
 from storage_ledger.settings import Settings
+from storage_ledger.system import logs
 from storage_ledger.verify import unrecorded
 from storage_ledger.verify.chosen import Options
 from storage_ledger.verify.run import Places, Progress, Verification, Verified

@@ -13,8 +13,8 @@ from storage_ledger.archive.contract import Fixity
 from storage_ledger.archive.uploads import Upload
 from storage_ledger.core.layout import METADATA
 from storage_ledger.errors import Retryable
-from storage_ledger.owners import hand_over
-from storage_ledger.processors import LARGE_BYTES, any_of_them
+from storage_ledger.system.cpu_affinity import LARGE_BYTES, any_of_them
+from storage_ledger.system.ownership import hand_over
 
 FILE_MODE = 0o440
 METADATA_MODE = 0o640

@@ -31,8 +31,8 @@ from storage_ledger.core.layout import (
     temporary_name,
 )
 from storage_ledger.errors import Permanent, Retryable
-from storage_ledger.owners import hand_over
-from storage_ledger.processors import LARGE_BYTES, any_of_them
+from storage_ledger.system.cpu_affinity import LARGE_BYTES, any_of_them
+from storage_ledger.system.ownership import hand_over
 
 FOLDER_MODE = 0o750
 LOW_BYTES = 1 << 20

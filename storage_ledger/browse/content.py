@@ -24,13 +24,13 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from storage_ledger import logs
 from storage_ledger.browse.looked import looked_at
 from storage_ledger.browse.pictures import MAX_FRAME, SIZES, WHY, Asked, Made, Unavailable
 from storage_ledger.browse.pictures.cache import Cache, key_of
 from storage_ledger.browse.pictures.pool import Pool
 from storage_ledger.browse.shelf import Kept, Shelf
 from storage_ledger.browse.zips import PIECE, paths, safe, zipped
+from storage_ledger.system import logs
 
 THUMBNAIL = 256
 """Pictures up to this size belong to a page that was looked at; larger ones are looked at themselves."""

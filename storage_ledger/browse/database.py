@@ -10,7 +10,7 @@ from typing import Any
 
 from datasette.database import Database  # type: ignore[import-untyped] # it ships no types
 
-from storage_ledger.ledger.driver import is_regular, sqlite
+from storage_ledger.system.sqlite import is_regular, sqlite
 
 
 class ReplaceableDatabase(Database):  # type: ignore[misc] # untyped, as above

@@ -16,9 +16,9 @@ from urllib.parse import parse_qs, unquote
 from datasette.utils import tilde_decode  # type: ignore[import-untyped] # it ships no types
 from starlette.types import Scope
 
-from storage_ledger import logs
 from storage_ledger.browse.shelf import Shelf
 from storage_ledger.core.layout import valid_study_id
+from storage_ledger.system import logs
 
 ONCE_IN_S = 60.0
 """Turning the pages of one study is one look, not three hundred."""

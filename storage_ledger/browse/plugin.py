@@ -23,7 +23,6 @@ from datasette.views.base import DatasetteError  # type: ignore[import-untyped]
 from markupsafe import Markup
 from starlette.types import ASGIApp, Scope
 
-from storage_ledger import logs
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.browse import cells, gate, pages, routes
 from storage_ledger.browse.access import ADVICE, Access
@@ -37,6 +36,7 @@ from storage_ledger.browse.pictures.cache import Cache
 from storage_ledger.browse.pictures.pool import Pool
 from storage_ledger.browse.shelf import Shelf
 from storage_ledger.browse.typed import expression
+from storage_ledger.system import logs
 
 SETTINGS = {
     "allow_download": False,  # the whole database in one request; backups have a command of their own

@@ -41,9 +41,9 @@ def browse(
         return
     import os
 
-    from storage_ledger import logs
     from storage_ledger.browse.access import ADVICE, BrowseSettings, read_access
     from storage_ledger.settings import Settings
+    from storage_ledger.system import logs
 
     settings, ours = Settings.load(), BrowseSettings.load()
     os.umask(0o027)  # what SQLite puts beside the databases is not for everybody

@@ -104,7 +104,7 @@ def main() -> None:
         _say(StorageLedgerError("os-error", f"{os.strerror(error.errno or 0)}: {error.filename or 'no file'}"))
         sys.exit(2)
     except Exception as error:  # noqa: BLE001 - a bug: said without its text, which may quote a value, and never with 1, which means findings
-        from storage_ledger.logs import where
+        from storage_ledger.system.logs import where
 
         _say(StorageLedgerError("internal-error", f"{type(error).__name__} at {where(error)}. Please report this line."))
         sys.exit(2)

@@ -17,9 +17,9 @@ def status_service(
 
     For demos, tests and pipelines that have none of their own. It has no authentication: keep it on a private network.
     """
-    from storage_ledger import logs
     from storage_ledger import status_service as service
     from storage_ledger.settings import Settings
+    from storage_ledger.system import logs
 
     settings = Settings.load()
     logs.configure(settings.log_level, environment=settings.environment)

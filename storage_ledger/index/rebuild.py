@@ -12,13 +12,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 
-from storage_ledger import logs
 from storage_ledger.index import patients, share
 from storage_ledger.index.searched import write_search_text
 from storage_ledger.index.tables import ADD, COLUMNS, NONE_ARRIVED, ROWID, conflicts, make_again, make_patients_again
 from storage_ledger.ledger.contract import Ledger
-from storage_ledger.ledger.driver import quoted
 from storage_ledger.ledger.sqlite import translated
+from storage_ledger.system import logs
+from storage_ledger.system.sqlite import quoted
 
 MOST_PROCESSES = 4
 WORTH_A_PROCESS = 20_000

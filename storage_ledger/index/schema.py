@@ -7,7 +7,7 @@ from functools import cache
 from sqlalchemy import Connection, StaticPool, create_engine
 
 from storage_ledger.index.tables import INDEXES, SCHEMA, SEARCH, TABLES
-from storage_ledger.ledger.engine import sqlite
+from storage_ledger.system.sqlalchemy_engine import sqlite
 
 SHADOW = "rebuild_"
 """How the names of the tables begin that a rebuild fills; then they lose that beginning."""

@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from storage_ledger import logs, processors
 from storage_ledger.core.entries import Entry, faults
 from storage_ledger.errors import LedgerBusy, LedgerError, LedgerUnusable, Locked, StorageLedgerError
 from storage_ledger.index import fixity
@@ -25,12 +24,12 @@ from storage_ledger.index.batch import KEEP_STUDIES, UNFOLDED, Batch
 from storage_ledger.index.rebuild import Workers, bring_in, derive_again, left_over, remove, shares
 from storage_ledger.index.schema import SHADOW, progress_of, right_schema, schema, schema_version
 from storage_ledger.index.tables import INDEXES, SCHEMA, SEARCH, TABLES
-from storage_ledger.ledger import lock
 from storage_ledger.ledger.contract import Ledger
-from storage_ledger.ledger.driver import beside_of, is_regular
-from storage_ledger.ledger.engine import driver, open_engine, sqlite
 from storage_ledger.ledger.sqlite import translated
-from storage_ledger.owners import hand_over
+from storage_ledger.system import cpu_affinity, locks, logs
+from storage_ledger.system.ownership import hand_over
+from storage_ledger.system.sqlalchemy_engine import driver, open_engine, sqlite
+from storage_ledger.system.sqlite import beside_of, is_regular
 
 BATCH = 500
 GATHER_S = 0.1  # one batch for what belongs together: a study's entries follow each other closely
@@ -119,7 +118,7 @@ class Index:
         if not fits:
             self.remake()
         elif self._has_left_over():
-            with suppress(Locked, LedgerBusy), lock.held(self.path.with_suffix(".lock"), self._command):
+            with suppress(Locked, LedgerBusy), locks.held(self.path.with_suffix(".lock"), self._command):
                 with self._transaction() as connection:
                     _drop_shadows(connection)
                 remove(left_over(self.path))
@@ -136,7 +135,7 @@ class Index:
 
         Others may read and follow meanwhile. While another process makes it anew: `waits`, see `lock.held`; else raises `Locked`.
         """
-        with lock.held(self.path.with_suffix(".lock"), self._command, waits=waits), processors.any_of_them():
+        with locks.held(self.path.with_suffix(".lock"), self._command, waits=waits), cpu_affinity.any_of_them():
             try:
                 if self._is_replaced():  # by whoever held the lock before
                     self._open_again()

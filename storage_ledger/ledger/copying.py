@@ -9,9 +9,9 @@ from contextlib import closing
 from pathlib import Path
 
 from storage_ledger.errors import LedgerBusy
-from storage_ledger.ledger.engine import quoted, sqlite
 from storage_ledger.ledger.sqlite import translated
-from storage_ledger.owners import hand_over
+from storage_ledger.system.ownership import hand_over
+from storage_ledger.system.sqlalchemy_engine import quoted, sqlite
 
 MODE = 0o640
 PAGES_AT_ONCE = 2048

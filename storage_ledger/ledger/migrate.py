@@ -13,12 +13,12 @@ from typing import Any
 from sqlalchemy import Engine, StaticPool, create_engine
 
 from storage_ledger.errors import LedgerUnusable
-from storage_ledger.ledger import lock
 from storage_ledger.ledger.copying import copy_to, fsync
-from storage_ledger.ledger.engine import check_place, open_engine, sqlite
 from storage_ledger.ledger.schema import HEAD
 from storage_ledger.ledger.sqlite import translated
-from storage_ledger.owners import hand_over
+from storage_ledger.system import locks
+from storage_ledger.system.ownership import hand_over
+from storage_ledger.system.sqlalchemy_engine import check_place, open_engine, sqlite
 
 SCHEMA_SQL = "SELECT type, name, coalesce(sql, '') FROM sqlite_master WHERE name NOT LIKE 'sqlite!_stat%' ESCAPE '!'"
 """Reads the schema; what SQLite gathers by itself about the sizes of tables is no part of it."""
@@ -101,7 +101,7 @@ def _alone(folder: Path) -> Iterator[None]:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
-        lock.let_go(descriptor)
+        locks.let_go(descriptor)
 
 
 def make_folder(folder: Path) -> None:

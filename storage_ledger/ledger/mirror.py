@@ -16,15 +16,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from storage_ledger import logs
 from storage_ledger.core.entries import Entry, faults
 from storage_ledger.core.layout import DAMAGED_FOLDER, LEDGER_FOLDER
 from storage_ledger.core.tree import Tree
 from storage_ledger.errors import LedgerUnusable, Retryable
-from storage_ledger.ledger import lock, segments
+from storage_ledger.ledger import segments
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.segments import Batch, Begin
-from storage_ledger.owners import hand_over
+from storage_ledger.system import locks, logs
+from storage_ledger.system.ownership import hand_over
 
 SEGMENT_ENTRIES = 4096
 SEGMENT_BYTES = 8 << 20
@@ -299,7 +299,7 @@ class Mirror:
                 with _translated():
                     yield
             finally:
-                lock.let_go(descriptor)
+                locks.let_go(descriptor)
 
     def _locked(self) -> int:
         """A descriptor that holds the lock."""

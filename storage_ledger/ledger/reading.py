@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from storage_ledger.core.entries import EncodedEntry, Entry
-from storage_ledger.ledger.driver import BUSY_TIMEOUT_S, is_undecodable, quoted, sqlite, texts_as_they_are
+from storage_ledger.system.sqlite import BUSY_TIMEOUT_S, is_undecodable, quoted, sqlite, texts_as_they_are
 
 E = TypeVar("E", bound=Entry)
 

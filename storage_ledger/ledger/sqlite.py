@@ -24,9 +24,9 @@ from storage_ledger.core.ids import later, rfc3339, uuid7
 from storage_ledger.core.plan import Stage
 from storage_ledger.errors import LedgerBusy, LedgerRefused, LedgerUnusable
 from storage_ledger.ledger.contract import Duty, QueueLength
-from storage_ledger.ledger.driver import BUSY_TIMEOUT_S, fetched
-from storage_ledger.ledger.engine import driver, open_engine, sqlite
 from storage_ledger.ledger.reading import SCAN, as_entry, one_by_one, scanned
+from storage_ledger.system.sqlalchemy_engine import driver, open_engine, sqlite
+from storage_ledger.system.sqlite import BUSY_TIMEOUT_S, fetched
 
 RESTORE = "Look at the disk, then make the ledger again: `storage-ledger restore --from-mirror --force`"
 NOT_THERE = "does not exist: is LEDGER_PATH right, and its volume mounted? `storage-ledger migrate` makes a new, empty one"

@@ -18,7 +18,6 @@ from storage_ledger.core.ids import instant
 from storage_ledger.core.plan import Stage
 from storage_ledger.index.sqlite import ask_files, damaged, standing
 from storage_ledger.index.tables import FLAGGED
-from storage_ledger.ledger import lock
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.mirror import mirrored_position
 from storage_ledger.ledger.sqlite import utc_now
@@ -27,6 +26,7 @@ from storage_ledger.report.quarantined import quarantined
 from storage_ledger.report.todo import ENTRY_DAMAGED, NOT_READY_ACTIONS, OUTAGE_ACTIONS, SEE
 from storage_ledger.report.verified import VERIFIED_READ, found_besides_files, last_verify
 from storage_ledger.settings import Settings
+from storage_ledger.system import locks
 from storage_ledger.verify import unrecorded
 
 WAITING_LONG_S = 900
@@ -52,7 +52,7 @@ def look_at(ledger: Ledger, settings: Settings) -> dict[str, Any]:
             ("ledger", settings.ledger_path),
         )
     ]
-    serving = lock.is_held(settings.lock_file)
+    serving = locks.is_held(settings.lock_file)
     mirrored = mirrored_position(settings.archive_path)
     attention = [
         {"code": code, "detail": f"step {' and '.join(steps)}, since {since}", "action": OUTAGE_ACTIONS.get(code, SEE)}

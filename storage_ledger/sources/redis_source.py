@@ -16,10 +16,10 @@ from redis.connection import ConnectionPool
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
-from storage_ledger import logs
 from storage_ledger.errors import BadSettings
-from storage_ledger.metrics import Metrics
 from storage_ledger.sources.contract import Delivery, Source
+from storage_ledger.system import logs
+from storage_ledger.system.metrics import Metrics
 
 POLL_S = 0.25
 """How long one read waits: what a stop has to wait for at most."""

@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 import redis
 
-from storage_ledger import logs
-from storage_ledger.metrics import Metrics
 from storage_ledger.sources.contract import Delivery
 from storage_ledger.sources.redis_source import CONNECT_S, SILENCE_S, RedisSource, ask, bare_connection, parsing, trouble
+from storage_ledger.system import logs
+from storage_ledger.system.metrics import Metrics
 
 GROUP = "storage-ledger"
 """The consumer group; several services that read one stream share its entries among them."""

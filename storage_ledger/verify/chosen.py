@@ -10,8 +10,8 @@ from typing import Any
 
 from storage_ledger.core.entries import Kind
 from storage_ledger.errors import LedgerUnusable
-from storage_ledger.ledger.driver import is_regular
-from storage_ledger.ledger.engine import open_engine, sqlite
+from storage_ledger.system.sqlalchemy_engine import open_engine, sqlite
+from storage_ledger.system.sqlite import is_regular
 from storage_ledger.verify.facts import Facts, FileFact
 
 

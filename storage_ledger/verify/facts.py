@@ -11,8 +11,8 @@ from typing import Any
 from storage_ledger.core.entries import Entry, Kind, faults
 from storage_ledger.core.study import Study
 from storage_ledger.errors import LedgerUnusable
-from storage_ledger.ledger.engine import hold_raw, open_engine
 from storage_ledger.ledger.sqlite import COLUMNS, NOT_THERE, translated
+from storage_ledger.system.sqlalchemy_engine import hold_raw, open_engine
 
 BATCH = 500
 HEAD_COLUMNS = "position, leaf_hash"

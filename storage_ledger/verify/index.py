@@ -13,10 +13,10 @@ from storage_ledger.errors import LedgerUnusable
 from storage_ledger.index.sqlite import Index
 from storage_ledger.index.tables import SCHEMA, SEARCH, TABLES
 from storage_ledger.ledger.contract import Ledger
-from storage_ledger.ledger.driver import is_regular
-from storage_ledger.ledger.engine import hold_raw, open_engine, sqlite
 from storage_ledger.ledger.sqlite import translated
-from storage_ledger.scratch import scratch
+from storage_ledger.system.sqlalchemy_engine import hold_raw, open_engine, sqlite
+from storage_ledger.system.sqlite import is_regular
+from storage_ledger.system.temporary_folder import scratch
 from storage_ledger.verify.facts import Facts
 from storage_ledger.verify.findings import Findings
 

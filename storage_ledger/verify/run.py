@@ -25,8 +25,8 @@ from storage_ledger.archive.inspection import Inspection
 from storage_ledger.core.ids import rfc3339
 from storage_ledger.core.layout import LEDGER_FOLDER
 from storage_ledger.errors import LedgerBusy, LedgerError, LedgerUnusable, Retryable
-from storage_ledger.ledger import lock
 from storage_ledger.settings import Settings
+from storage_ledger.system import locks
 from storage_ledger.verify import entries, index, mirror
 from storage_ledger.verify.chosen import Chosen, Options
 from storage_ledger.verify.duties import Duties
@@ -51,7 +51,7 @@ class Places:
     @classmethod
     def of(cls, settings: Settings) -> Places:
         """As the settings have it."""
-        return cls(settings.ledger_file, settings.index_file, settings.archive_path, partial(lock.is_held, settings.lock_file))
+        return cls(settings.ledger_file, settings.index_file, settings.archive_path, partial(locks.is_held, settings.lock_file))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,14 +8,14 @@ from contextlib import closing
 from datetime import datetime
 from typing import Any
 
-from storage_ledger import logs
 from storage_ledger.archive.inspection import Inspection
 from storage_ledger.core.entries import Kind, NewEntry
 from storage_ledger.core.ids import instant, later, rfc3339
 from storage_ledger.errors import LedgerError, Retryable
 from storage_ledger.index.sqlite import ask_files
 from storage_ledger.ledger.contract import Ledger
-from storage_ledger.metrics import Metrics
+from storage_ledger.system import logs
+from storage_ledger.system.metrics import Metrics
 from storage_ledger.verify.facts import Facts, FileFact
 from storage_ledger.verify.files import Counts, Files
 from storage_ledger.verify.findings import Findings, Stopped

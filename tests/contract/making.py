@@ -18,9 +18,9 @@ import pytest
 from storage_ledger.core import canonical
 from storage_ledger.core.entries import Entry
 from storage_ledger.core.ids import rfc3339, uuid7
-from storage_ledger.ledger.engine import sqlite
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.sqlite import SqliteLedger
+from storage_ledger.system.sqlalchemy_engine import sqlite
 
 
 class Clock:

@@ -19,13 +19,13 @@ from storage_ledger.core.plan import Stage
 from storage_ledger.core.study import Study
 from storage_ledger.intake import Intake
 from storage_ledger.ledger.contract import Duty
-from storage_ledger.metrics import Metrics
 from storage_ledger.notifier import Notifier
 from storage_ledger.outages import Outages
 from storage_ledger.projector import Projector
 from storage_ledger.remover import Remover
 from storage_ledger.sources.contract import Delivery
 from storage_ledger.status import StatusClient
+from storage_ledger.system.metrics import Metrics
 from tests.contract.making import Clock, Ledgers
 
 

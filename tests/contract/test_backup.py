@@ -22,11 +22,11 @@ from storage_ledger.core.entries import Entry, Kind, NewEntry
 from storage_ledger.errors import BackupError, LedgerUnusable, Locked
 from storage_ledger.ledger import mirror as module
 from storage_ledger.ledger import segments
-from storage_ledger.ledger.engine import sqlite
 from storage_ledger.ledger.mirror import Mirror
 from storage_ledger.ledger.segments import Batch, Begin
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.restore import Restored, from_backup, from_mirror
+from storage_ledger.system.sqlalchemy_engine import sqlite
 from tests.contract.making import Ledgers, described, fill, small_volume
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC)

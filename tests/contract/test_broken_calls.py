@@ -16,13 +16,13 @@ from storage_ledger.errors import LedgerBusy
 from storage_ledger.intake import Intake
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.sqlite import SqliteLedger, utc_now
-from storage_ledger.metrics import Metrics
 from storage_ledger.notifier import Notifier
 from storage_ledger.outages import Outages
 from storage_ledger.projector import Projector
 from storage_ledger.remover import Remover
 from storage_ledger.sources.contract import Delivery
 from storage_ledger.status import StatusClient
+from storage_ledger.system.metrics import Metrics
 from tests.contract.pipeline import Acknowledging
 from tests.contract.test_lane import CLASSES
 from tests.support.waiting import until

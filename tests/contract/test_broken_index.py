@@ -15,10 +15,10 @@ import pytest
 from storage_ledger.core.entries import Kind, NewEntry
 from storage_ledger.index.sqlite import Index, ask_files, damaged, standing, studies_with_upload
 from storage_ledger.index.tables import INDEXES, SCHEMA, TABLES
-from storage_ledger.ledger.engine import sqlite
 from storage_ledger.report.status import look_at
 from storage_ledger.report.story import story_of
 from storage_ledger.settings import Settings
+from storage_ledger.system.sqlalchemy_engine import sqlite
 from tests.contract.making import archived, described
 from tests.property.test_index_properties import rows
 from tests.support.waiting import until

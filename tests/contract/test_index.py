@@ -17,9 +17,9 @@ from storage_ledger.index.batch import Batch
 from storage_ledger.index.rebuild import Workers
 from storage_ledger.index.sqlite import Index, _Unreadable
 from storage_ledger.index.tables import INDEXES, SEARCH
-from storage_ledger.ledger import lock
-from storage_ledger.ledger.engine import sqlite
 from storage_ledger.ledger.sqlite import SqliteLedger
+from storage_ledger.system import locks
+from storage_ledger.system.sqlalchemy_engine import sqlite
 from tests.contract.making import Clock, archived, damage, described, made_entry
 from tests.property.test_index_properties import rows
 from tests.support.large_ledger import make
@@ -595,7 +595,7 @@ def test_an_index_that_cannot_be_read_is_made_anew_by_a_command(following):
 
 def test_one_at_a_time_makes_the_index_anew(following):
     following.append(Kind.ARCHIVED, archived("a.dcm", dicom=header("9.1")), "A")
-    with lock.held(following.index.path.with_suffix(".lock"), "replay"):
+    with locks.held(following.index.path.with_suffix(".lock"), "replay"):
         with pytest.raises(Locked, match="storage-ledger replay"):
             following.index.remake()
         following.append(Kind.ARCHIVED, archived("b.dcm", dicom=header("9.2")), "B")  # whoever follows need not wait for it
@@ -840,7 +840,7 @@ def test_what_a_killed_rebuild_left_behind_goes_at_the_next_start(following, sha
         left.touch()
     with closing(sqlite.connect(following.index.path)) as connection:
         connection.execute("CREATE TABLE rebuild_studies (study_id)")
-    with lock.held(following.index.path.with_suffix(".lock"), "replay"):
+    with locks.held(following.index.path.with_suffix(".lock"), "replay"):
         assert not following.index.ensure()
     assert left.exists() == shares, "whoever holds the lock makes the index anew just now"
     assert any(name.startswith("rebuild_") for name in rows(following.index.path))

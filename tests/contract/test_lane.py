@@ -15,8 +15,8 @@ from storage_ledger.core.entries import Kind, NewEntry
 from storage_ledger.core.plan import Stage
 from storage_ledger.errors import BackupError, LedgerUnusable, Permanent, Rejected, Retryable
 from storage_ledger.lane import Lane
-from storage_ledger.ledger.engine import sqlite
-from storage_ledger.metrics import Metrics
+from storage_ledger.system.metrics import Metrics
+from storage_ledger.system.sqlalchemy_engine import sqlite
 from tests.contract.making import described, made_entry
 from tests.support.waiting import until
 

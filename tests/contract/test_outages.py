@@ -12,12 +12,12 @@ from storage_ledger.core.plan import Stage
 from storage_ledger.core.retry import calm_s
 from storage_ledger.errors import LedgerUnusable
 from storage_ledger.lane import MOST_HANGING, Lane
-from storage_ledger.ledger.engine import sqlite
-from storage_ledger.metrics import Metrics
 from storage_ledger.outages import READY_AFTER_S, Outages
 from storage_ledger.projector import COMMON_AFTER
 from storage_ledger.report.story import story_of
 from storage_ledger.settings import Settings
+from storage_ledger.system.metrics import Metrics
+from storage_ledger.system.sqlalchemy_engine import sqlite
 from storage_ledger.trouble import record_hanging
 from tests.contract.making import Clock, described, made_entry, small_volume
 from tests.contract.pipeline import Pipeline

@@ -16,9 +16,9 @@ from storage_ledger.core import canonical
 from storage_ledger.core.entries import Kind
 from storage_ledger.core.plan import Stage
 from storage_ledger.ledger.sqlite import SqliteLedger
-from storage_ledger.metrics import Metrics
 from storage_ledger.reconcile import Reconciler, Sweep
 from storage_ledger.status import StatusClient
+from storage_ledger.system.metrics import Metrics
 from tests.contract.making import Ledgers, damage
 from tests.contract.pipeline import Pipeline, tree
 from tests.support.status_server import Fault, StatusServer

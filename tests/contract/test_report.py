@@ -20,9 +20,7 @@ from storage_ledger.core.canonical import leaf_hash_of
 from storage_ledger.core.entries import Kind, NewEntry, header
 from storage_ledger.core.study import Study
 from storage_ledger.index.sqlite import Index
-from storage_ledger.ledger.engine import sqlite
 from storage_ledger.ledger.mirror import Mirror
-from storage_ledger.metrics import Metrics
 from storage_ledger.outages import Outages
 from storage_ledger.quarantine import Word
 from storage_ledger.report.quarantined import quarantined
@@ -30,6 +28,8 @@ from storage_ledger.report.status import look_at
 from storage_ledger.report.story import story_of
 from storage_ledger.report.verified import last_verify
 from storage_ledger.settings import Settings
+from storage_ledger.system.metrics import Metrics
+from storage_ledger.system.sqlalchemy_engine import sqlite
 from storage_ledger.verify import unrecorded
 from storage_ledger.verify.chosen import Options
 from tests.contract import making

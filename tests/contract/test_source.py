@@ -12,8 +12,8 @@ import threading
 import pytest
 
 from storage_ledger.errors import BadSettings
-from storage_ledger.metrics import Metrics
 from storage_ledger.sources.contract import Delivery, Source
+from storage_ledger.system.metrics import Metrics
 from tests.support.listening import PUBSUB, STREAM, listening
 from tests.support.proxy import Proxy
 from tests.support.valkey import Valkey, free_port

@@ -13,11 +13,11 @@ import pytest
 
 from storage_ledger.core.entries import Kind, NewEntry
 from storage_ledger.errors import LedgerUnusable, Locked
-from storage_ledger.ledger import lock
-from storage_ledger.ledger.engine import sqlite, wal_is_safe
 from storage_ledger.ledger.migrate import _backup, migrate, require_owner, script_folder
 from storage_ledger.ledger.schema import HEAD
 from storage_ledger.ledger.sqlite import _TWINS, _UPLOAD_PATH, COLUMNS, NAMING_STUDY, OPEN_OUTAGES, SqliteLedger
+from storage_ledger.system import locks
+from storage_ledger.system.sqlalchemy_engine import sqlite, wal_is_safe
 from tests.contract.making import described, small_volume
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -468,7 +468,7 @@ except Locked as error:
 
 
 def test_a_second_process_is_told_who_holds_the_lock(tmp_path):
-    with lock.held(tmp_path / "serve.lock", "serve"):
+    with locks.held(tmp_path / "serve.lock", "serve"):
         done = subprocess.run(
             [sys.executable, "-c", TAKE_LOCK, tmp_path / "serve.lock"], capture_output=True, text=True, check=True, input=""
         )
@@ -481,26 +481,26 @@ def test_the_lock_goes_with_a_process_that_is_killed(tmp_path):
         [sys.executable, "-c", TAKE_LOCK, tmp_path / "serve.lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert holder.stdout.readline() == "held\n"
-    with pytest.raises(Locked, match="restore"), lock.held(tmp_path / "serve.lock", "serve"):
+    with pytest.raises(Locked, match="restore"), locks.held(tmp_path / "serve.lock", "serve"):
         pass
     holder.kill()
     holder.communicate()
-    with lock.held(tmp_path / "serve.lock", "serve"):
+    with locks.held(tmp_path / "serve.lock", "serve"):
         pass
 
 
 def test_a_lock_can_be_taken_again_and_its_file_stays(tmp_path):
     for _ in range(2):
-        with lock.held(tmp_path / "serve.lock", "serve"):
+        with locks.held(tmp_path / "serve.lock", "serve"):
             pass
     assert (tmp_path / "serve.lock").exists()
 
 
 def test_a_holder_that_left_no_name_is_another_process(tmp_path):
     path = tmp_path / "serve.lock"
-    with lock.held(path, "serve"):
+    with locks.held(path, "serve"):
         path.write_text("not json")
-        with pytest.raises(Locked, match="another process"), lock.held(path, "serve"):
+        with pytest.raises(Locked, match="another process"), locks.held(path, "serve"):
             pass
 
 
@@ -567,8 +567,8 @@ def test_who_only_looks_whether_the_lock_is_held_keeps_nobody_from_it(tmp_path):
     lookers = [subprocess.Popen([sys.executable, "-c", looking, str(path)]) for _ in range(2)]
     try:
         for _ in range(3000):
-            with lock.held(path, "serve"):
-                assert lock.is_held(path)
+            with locks.held(path, "serve"):
+                assert locks.is_held(path)
     finally:
         for each in lookers:
             each.kill()

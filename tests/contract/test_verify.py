@@ -13,9 +13,9 @@ from storage_ledger.archive.inspection import Inspection
 from storage_ledger.core.entries import Kind, NewEntry
 from storage_ledger.core.plan import Stage
 from storage_ledger.index.sqlite import Index
-from storage_ledger.ledger.engine import sqlite
 from storage_ledger.ledger.mirror import Mirror
-from storage_ledger.metrics import Metrics
+from storage_ledger.system.metrics import Metrics
+from storage_ledger.system.sqlalchemy_engine import sqlite
 from storage_ledger.verify import portion as module
 from storage_ledger.verify.chosen import Options
 from storage_ledger.verify.pace import Pace

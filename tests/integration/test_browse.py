@@ -26,11 +26,11 @@ from storage_ledger.browse.catalogue import COLUMNS, HIDDEN, QUERIES
 from storage_ledger.core.entries import Kind, NewEntry
 from storage_ledger.errors import BadSettings
 from storage_ledger.index.sqlite import Index
-from storage_ledger.ledger.engine import sqlite
-from storage_ledger.ledger.lock import held
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.settings import SERVE_LOCK
+from storage_ledger.system.locks import held
+from storage_ledger.system.sqlalchemy_engine import sqlite
 from storage_ledger.verify import unrecorded
 from tests.support.waiting import until
 from tests.support.warm import shared

@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from storage_ledger.index.sqlite import Index
-from storage_ledger.ledger.engine import sqlite
 from storage_ledger.ledger.sqlite import SqliteLedger
+from storage_ledger.system.sqlalchemy_engine import sqlite
 from tests.support.browsing import CT, Browse, make_archive
 
 PAGES = [

@@ -23,10 +23,10 @@ from storage_ledger.core.entries import Kind, NewEntry
 from storage_ledger.core.ids import rfc3339
 from storage_ledger.core.plan import Stage
 from storage_ledger.index.sqlite import Index
-from storage_ledger.ledger.engine import sqlite
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.report.status import look_at
 from storage_ledger.settings import Settings
+from storage_ledger.system.sqlalchemy_engine import sqlite
 from tests.contract.making import Clock, Ledgers, archived
 from tests.contract.making import described as described_payload
 from tests.contract.pipeline import Pipeline

@@ -16,10 +16,10 @@ from redis._parsers.base import BaseParser
 from storage_ledger.core.layout import UploadPaths
 from storage_ledger.core.message import parse
 from storage_ledger.errors import Rejected
-from storage_ledger.metrics import Metrics
 from storage_ledger.sources import redis_source
 from storage_ledger.sources.contract import Delivery
 from storage_ledger.sources.stream import BATCH_MOST, GROUP, TAKE_OVER_AFTER_S, Stream
+from storage_ledger.system.metrics import Metrics
 from tests.support.listening import STREAM, Listener, listening
 from tests.support.proxy import Proxy
 from tests.support.valkey import Valkey, free_port

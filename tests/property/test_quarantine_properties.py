@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from storage_ledger.core.entries import Kind
 from storage_ledger.index.sqlite import Index
-from storage_ledger.ledger.engine import sqlite
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.quarantine import About, Word, say
 from storage_ledger.status import StatusClient
+from storage_ledger.system.sqlalchemy_engine import sqlite
 from tests.contract.pipeline import Pipeline, tree
 from tests.recovery.invariants import Checker
 from tests.support.status_server import StatusServer

@@ -11,9 +11,9 @@ from pathlib import Path
 from storage_ledger.core.layout import UploadPaths
 from storage_ledger.intake import Intake
 from storage_ledger.ledger.sqlite import SqliteLedger, utc_now
-from storage_ledger.metrics import Metrics
 from storage_ledger.settings import Settings
 from storage_ledger.sources.contract import Delivery, Source
+from storage_ledger.system.metrics import Metrics
 
 GROUPS = 12
 

@@ -26,18 +26,17 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from storage_ledger import logs
 from storage_ledger.app import serving
 from storage_ledger.app.opening import UMASK
 from storage_ledger.core.plan import Stage
 from storage_ledger.errors import LedgerBusy, StorageLedgerError
-from storage_ledger.ledger import lock
 from storage_ledger.ledger import migrate as migrations
 from storage_ledger.ledger.contract import Duty
 from storage_ledger.service import Parts
 from storage_ledger.settings import Settings
 from storage_ledger.sources.contract import Delivery
 from storage_ledger.status import StatusClient
+from storage_ledger.system import locks, logs
 
 Tell = Callable[[dict[str, Any]], None]
 STUCK_AFTER = 4  # rounds in which nothing moved
@@ -61,7 +60,7 @@ def run(settings: Settings, client: StatusClient, groups: list[list[bytes]], tel
     """As `serving.serve`, but in one thread, and only until nothing is left to do."""
     os.umask(UMASK)
     migrations.make_folder(settings.ledger_path)
-    with lock.held(settings.lock_file, "drive"):
+    with locks.held(settings.lock_file, "drive"):
         migrations.migrate(settings.ledger_file)
         serving._make_archive(settings)
         parts = serving._parts(settings, client)

@@ -20,8 +20,8 @@ from storage_ledger.core import canonical, plan
 from storage_ledger.core.entries import CURRENT_SCHEMA, Kind, NewEntry
 from storage_ledger.core.ids import rfc3339, uuid7
 from storage_ledger.core.plan import Stage
-from storage_ledger.ledger.engine import sqlite
 from storage_ledger.ledger.migrate import migrate
+from storage_ledger.system.sqlalchemy_engine import sqlite
 
 BATCH = 20_000
 SECONDS_A_STUDY = 60.0

@@ -24,12 +24,12 @@ from storage_ledger.core.entries import Kind
 from storage_ledger.index.batch import UNFOLDED
 from storage_ledger.index.rows import NO_STUDY
 from storage_ledger.index.sqlite import Index
-from storage_ledger.ledger.engine import sqlite
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.sqlite import SqliteLedger
-from storage_ledger.metrics import Metrics
 from storage_ledger.report.todo import ACTIONS, NOT_READY_ACTIONS, OUTAGE_ACTIONS
 from storage_ledger.settings import Settings
+from storage_ledger.system.metrics import Metrics
+from storage_ledger.system.sqlalchemy_engine import sqlite
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"

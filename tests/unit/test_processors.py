@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from storage_ledger.processors import any_of_them, share_one
+from storage_ledger.system.cpu_affinity import any_of_them, share_one
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not tell")
 

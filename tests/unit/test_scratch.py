@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from storage_ledger.scratch import scratch
+from storage_ledger.system.temporary_folder import scratch
 
 USES_ONE = """
 import sys

@@ -15,7 +15,7 @@ from storage_ledger.browse.typed import LONGEST, expression, period, terms
 from storage_ledger.core.folding import fold, spelled
 from storage_ledger.core.search_text import Described, compact, search_text
 from storage_ledger.index.tables import COLUMNS, SEARCH, SEARCHED
-from storage_ledger.ledger.engine import sqlite
+from storage_ledger.system.sqlalchemy_engine import sqlite
 
 NOBODY = Described(None, None, None, None, None, None)
 

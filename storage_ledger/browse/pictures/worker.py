@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 from pydicom import config
 
 from storage_ledger.browse.pictures import LENGTHS, MAX_REQUEST_BYTES, Asked, Made, Unavailable, header, render
-from storage_ledger.logs import where
+from storage_ledger.system.logs import where
 
 MAX_MEMORY_BYTES = 768 << 20
 """So much address space on top of what the libraries take."""

@@ -9,9 +9,9 @@ from typing import Any
 from sqlalchemy import Connection, Engine, QueuePool, create_engine, event
 
 from storage_ledger.errors import LedgerUnusable
-from storage_ledger.ledger.driver import BUSY_TIMEOUT_S, TRUSTED_SCHEMA, as_it_is
-from storage_ledger.ledger.driver import quoted as quoted  # noqa: PLC0414 - whoever opens files here has them from here, too
-from storage_ledger.ledger.driver import sqlite as sqlite  # noqa: PLC0414 - the same
+from storage_ledger.system.sqlite import BUSY_TIMEOUT_S, TRUSTED_SCHEMA, as_it_is
+from storage_ledger.system.sqlite import quoted as quoted  # noqa: PLC0414 - whoever opens files here has them from here, too
+from storage_ledger.system.sqlite import sqlite as sqlite  # noqa: PLC0414 - the same
 
 OLDEST_SUPPORTED = (3, 35, 0)
 NETWORK_FILE_SYSTEMS = frozenset({

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from storage_ledger.errors import LedgerBusy, Locked
-from storage_ledger.owners import hand_over
+from storage_ledger.system.ownership import hand_over
 
 LOOKERS = 10_000
 """So many times in a row somebody may be met who only looks; each takes some microseconds."""
