@@ -29,7 +29,7 @@ import httpx
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from storage_ledger.core.entries import faults  # noqa: E402
+from storage_ledger.domain.entries import faults  # noqa: E402
 from storage_ledger.index.rebuild import Workers  # noqa: E402
 from storage_ledger.index.sqlite import Index  # noqa: E402
 from storage_ledger.ledger.sqlite import COLUMNS, SqliteLedger  # noqa: E402

@@ -15,10 +15,10 @@ from storage_ledger import __version__
 from storage_ledger.archive import old
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.archive.old import OldFile, Unfit
-from storage_ledger.core.entries import ADOPT, Entry, Kind, NewEntry
-from storage_ledger.core.message import MAX_BYTES
-from storage_ledger.core.old_metadata import OldMetadata
-from storage_ledger.core.study import ArchivedFile, State, Study
+from storage_ledger.domain.entries import ADOPT, Entry, Kind, NewEntry
+from storage_ledger.domain.message import MAX_BYTES
+from storage_ledger.domain.old_metadata import OldMetadata
+from storage_ledger.domain.study import ArchivedFile, State, Study
 from storage_ledger.errors import Retryable
 from storage_ledger.ledger.contract import Ledger, Transaction
 from storage_ledger.projector import metadata_bytes

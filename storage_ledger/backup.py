@@ -18,9 +18,9 @@ from datetime import datetime
 from pathlib import Path
 
 from storage_ledger import __version__
-from storage_ledger.core.entries import Entry, faults
-from storage_ledger.core.ids import rfc3339
-from storage_ledger.core.tree import Tree
+from storage_ledger.domain.entries import Entry, faults
+from storage_ledger.domain.ids import rfc3339
+from storage_ledger.domain.merkle_tree import Tree
 from storage_ledger.errors import BackupError, LedgerError, LedgerUnusable, Locked
 from storage_ledger.ledger.copying import MODE, copy_to, fsync
 from storage_ledger.ledger.migrate import revision_of

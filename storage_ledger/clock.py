@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from storage_ledger.core.entries import Entry, Kind, NewEntry, has_whole_header
-from storage_ledger.core.ids import instant, rfc3339
+from storage_ledger.domain.entries import Entry, Kind, NewEntry, has_whole_header
+from storage_ledger.domain.ids import instant, rfc3339
 from storage_ledger.errors import LedgerBusy
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.system import logs

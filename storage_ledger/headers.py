@@ -13,9 +13,9 @@ from typing import Any
 from storage_ledger import __version__
 from storage_ledger.archive.contract import Archive, Fixity
 from storage_ledger.archive.header import read_header
-from storage_ledger.core.entries import Entry, Kind, NewEntry
-from storage_ledger.core.layout import archive_path
-from storage_ledger.core.study import Study
+from storage_ledger.domain.entries import Entry, Kind, NewEntry
+from storage_ledger.domain.paths import archive_path
+from storage_ledger.domain.study import Study
 from storage_ledger.errors import StorageLedgerError
 from storage_ledger.findings import Finding, Findings
 from storage_ledger.ledger.contract import Ledger

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from storage_ledger.core.entries import Entry, Kind, NewEntry
-from storage_ledger.core.layout import UploadPaths
-from storage_ledger.core.message import parse
-from storage_ledger.core.retry import backoff_s
+from storage_ledger.domain.backoff import backoff_s
+from storage_ledger.domain.entries import Entry, Kind, NewEntry
+from storage_ledger.domain.message import parse
+from storage_ledger.domain.paths import UploadPaths
 from storage_ledger.errors import LedgerBusy, LedgerError, LedgerRefused, Rejected
 from storage_ledger.ledger.contract import Ledger, Transaction
 from storage_ledger.sources.contract import Delivery, Source

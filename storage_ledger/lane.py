@@ -19,9 +19,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from storage_ledger.core.ids import instant
-from storage_ledger.core.plan import Stage
-from storage_ledger.core.retry import backoff_s
+from storage_ledger.domain.backoff import backoff_s
+from storage_ledger.domain.ids import instant
+from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerBusy, LedgerUnusable
 from storage_ledger.ledger.contract import Duty, Ledger
 from storage_ledger.system import logs

@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
-from storage_ledger.core.ids import later, rfc3339
-from storage_ledger.core.retry import backoff_s
+from storage_ledger.domain.backoff import backoff_s
+from storage_ledger.domain.ids import later, rfc3339
 from storage_ledger.errors import LedgerBusy, Retryable
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.mirror import Mirror

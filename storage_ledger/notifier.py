@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from storage_ledger.core.entries import Kind, NewEntry, require_whole
-from storage_ledger.core.ids import instant, later, rfc3339
-from storage_ledger.core.layout import METADATA, archive_path, study_folder
-from storage_ledger.core.plan import Stage
-from storage_ledger.core.retry import backoff_s, worth_an_entry
-from storage_ledger.core.study import Study
+from storage_ledger.domain.backoff import backoff_s, worth_an_entry
+from storage_ledger.domain.entries import Kind, NewEntry, require_whole
+from storage_ledger.domain.ids import instant, later, rfc3339
+from storage_ledger.domain.paths import METADATA, archive_path, study_folder
+from storage_ledger.domain.study import Study
+from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import Retryable
 from storage_ledger.lane import Lane
 from storage_ledger.ledger.contract import Duty, Ledger, Transaction

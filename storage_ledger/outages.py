@@ -14,9 +14,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from storage_ledger.core.entries import Kind, NewEntry
-from storage_ledger.core.plan import Stage
-from storage_ledger.core.retry import calm_s
+from storage_ledger.domain.backoff import calm_s
+from storage_ledger.domain.entries import Kind, NewEntry
+from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerBusy
 from storage_ledger.ledger.contract import Ledger, Transaction
 from storage_ledger.system import logs

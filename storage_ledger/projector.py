@@ -20,12 +20,12 @@ from storage_ledger.archive.contract import Archive, Fixity, Placed
 from storage_ledger.archive.files import digest_of
 from storage_ledger.archive.header import read_header
 from storage_ledger.archive.uploads import Identity, Uploads
-from storage_ledger.core.entries import Entry, Kind, NewEntry, require_whole
-from storage_ledger.core.ids import instant, later, rfc3339
-from storage_ledger.core.metadata import metadata_json, speaks_of
-from storage_ledger.core.plan import Stage
-from storage_ledger.core.retry import backoff_s, worth_an_entry
-from storage_ledger.core.study import ArchivedFile, Described, Study
+from storage_ledger.domain.backoff import backoff_s, worth_an_entry
+from storage_ledger.domain.entries import Entry, Kind, NewEntry, require_whole
+from storage_ledger.domain.ids import instant, later, rfc3339
+from storage_ledger.domain.metadata_json import metadata_json, speaks_of
+from storage_ledger.domain.study import ArchivedFile, Described, Study
+from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import Permanent, Retryable
 from storage_ledger.lane import Lane
 from storage_ledger.ledger.contract import Duty, Ledger, Transaction

@@ -16,9 +16,9 @@ from storage_ledger import __version__
 from storage_ledger.archive.contract import Archive, Fixity, Placed
 from storage_ledger.archive.files import digest_of
 from storage_ledger.archive.uploads import Uploads
-from storage_ledger.core.entries import Kind, NewEntry
-from storage_ledger.core.layout import archive_path
-from storage_ledger.core.study import ArchivedFile, Study
+from storage_ledger.domain.entries import Kind, NewEntry
+from storage_ledger.domain.paths import archive_path
+from storage_ledger.domain.study import ArchivedFile, Study
 from storage_ledger.errors import Permanent, Retryable, StorageLedgerError
 from storage_ledger.findings import Finding, Findings
 from storage_ledger.ledger.contract import Ledger

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from storage_ledger.core.entries import Entry, Kind, NewEntry
-from storage_ledger.core.plan import Stage
-from storage_ledger.core.study import State, Study
+from storage_ledger.domain.entries import Entry, Kind, NewEntry
+from storage_ledger.domain.study import State, Study
+from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import Retryable
 from storage_ledger.ledger.contract import Ledger, Transaction
 

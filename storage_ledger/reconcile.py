@@ -28,12 +28,12 @@ from typing import Any, assert_never
 
 from storage_ledger.archive.filesystem import digest_of
 from storage_ledger.archive.uploads import Found, Identity, Uploads, folder_of
-from storage_ledger.core import canonical
-from storage_ledger.core.entries import Entry, Kind, NewEntry, faults, require_whole
-from storage_ledger.core.layout import UploadPaths, valid_study_id
-from storage_ledger.core.message import parse
-from storage_ledger.core.plan import Stage
-from storage_ledger.core.study import State, upload_state
+from storage_ledger.domain import canonical_json
+from storage_ledger.domain.entries import Entry, Kind, NewEntry, faults, require_whole
+from storage_ledger.domain.message import parse
+from storage_ledger.domain.paths import UploadPaths, valid_study_id
+from storage_ledger.domain.study import State, upload_state
+from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerBusy, Permanent, Rejected, Retryable
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.status import StatusClient
@@ -432,7 +432,7 @@ class Reconciler:
             return self._unexplained(found, "nested-too-deep", "described")
         except Rejected as error:
             return self._unexplained(found, error.code, "described")
-        raw = canonical.dumps(parsed.message).encode("utf-8")
+        raw = canonical_json.dumps(parsed.message).encode("utf-8")
         payload = {
             "message": parsed.message,
             "source": "reconcile",

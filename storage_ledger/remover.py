@@ -15,10 +15,10 @@ from typing import Any
 from storage_ledger.archive.contract import Archive, Fixity
 from storage_ledger.archive.filesystem import digest_of
 from storage_ledger.archive.uploads import Identity, Uploads, folder_of
-from storage_ledger.core.entries import Entry, require_whole
-from storage_ledger.core.ids import later, rfc3339
-from storage_ledger.core.plan import Stage
-from storage_ledger.core.retry import backoff_s, worth_an_entry
+from storage_ledger.domain.backoff import backoff_s, worth_an_entry
+from storage_ledger.domain.entries import Entry, require_whole
+from storage_ledger.domain.ids import later, rfc3339
+from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import Permanent, Retryable
 from storage_ledger.lane import Lane
 from storage_ledger.ledger.contract import Duty, Ledger, Transaction

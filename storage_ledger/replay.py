@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from storage_ledger.archive.contract import Archive, Fixity
-from storage_ledger.core.entries import Entry, Kind
-from storage_ledger.core.layout import METADATA, archive_path
-from storage_ledger.core.plan import Stage
-from storage_ledger.core.retry import backoff_s
-from storage_ledger.core.study import Study
+from storage_ledger.domain.backoff import backoff_s
+from storage_ledger.domain.entries import Entry, Kind
+from storage_ledger.domain.paths import METADATA, archive_path
+from storage_ledger.domain.study import Study
+from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerError, Permanent, Retryable, StorageLedgerError
 from storage_ledger.findings import Finding, Findings
 from storage_ledger.ledger.contract import Duty, Ledger

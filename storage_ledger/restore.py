@@ -10,8 +10,8 @@ from pathlib import Path
 
 from storage_ledger import backup
 from storage_ledger.backup import Manifest
-from storage_ledger.core.entries import Entry, faults
-from storage_ledger.core.tree import Tree
+from storage_ledger.domain.entries import Entry, faults
+from storage_ledger.domain.merkle_tree import Tree
 from storage_ledger.errors import BackupError, LedgerUnusable, Retryable
 from storage_ledger.ledger import mirror
 from storage_ledger.ledger.copying import fsync

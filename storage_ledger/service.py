@@ -19,8 +19,8 @@ from typing import Any
 from storage_ledger import __version__
 from storage_ledger.archive.contract import Archive
 from storage_ledger.clock import ClockWatch, ahead
-from storage_ledger.core.ids import instant
-from storage_ledger.core.plan import Stage
+from storage_ledger.domain.ids import instant
+from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerError
 from storage_ledger.index.sqlite import Index
 from storage_ledger.intake import Intake

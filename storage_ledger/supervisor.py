@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from storage_ledger.core.retry import backoff_s
+from storage_ledger.domain.backoff import backoff_s
 from storage_ledger.errors import LedgerUnusable, StorageLedgerError
 from storage_ledger.system import logs
 from storage_ledger.system.metrics import Metrics

@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from storage_ledger.core.entries import Entry, Kind, NewEntry, faults
-from storage_ledger.core.plan import Stage
-from storage_ledger.core.retry import backoff_s, worth_an_entry
+from storage_ledger.domain.backoff import backoff_s, worth_an_entry
+from storage_ledger.domain.entries import Entry, Kind, NewEntry, faults
+from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import Retryable
 from storage_ledger.ledger.contract import Duty, Ledger, Transaction
 from storage_ledger.system import logs

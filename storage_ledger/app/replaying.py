@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from storage_ledger.app.opening import UMASK, alone, reading
 from storage_ledger.archive.filesystem import FilesystemArchive
-from storage_ledger.core.entries import faults
-from storage_ledger.core.layout import LEDGER_FOLDER
+from storage_ledger.domain.entries import faults
+from storage_ledger.domain.paths import LEDGER_FOLDER
 from storage_ledger.errors import LedgerError, LedgerUnusable, Locked, Retryable, StorageLedgerError
 from storage_ledger.findings import Finding, Findings
 from storage_ledger.index.rebuild import Workers

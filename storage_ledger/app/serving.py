@@ -10,8 +10,8 @@ from storage_ledger.app.opening import alone, joined_mirror, reading
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.archive.uploads import Uploads
 from storage_ledger.clock import ClockWatch
-from storage_ledger.core.entries import Entry
-from storage_ledger.core.layout import UploadPaths
+from storage_ledger.domain.entries import Entry
+from storage_ledger.domain.paths import UploadPaths
 from storage_ledger.errors import BadSettings
 from storage_ledger.index.rebuild import Workers
 from storage_ledger.index.sqlite import Index

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from storage_ledger.app.opening import UMASK, appending
-from storage_ledger.core.entries import Kind, NewEntry
-from storage_ledger.core.ids import rfc3339
+from storage_ledger.domain.entries import Kind, NewEntry
+from storage_ledger.domain.ids import rfc3339
 from storage_ledger.ledger.migrate import require_owner
 from storage_ledger.ledger.sqlite import utc_now
 from storage_ledger.settings import Settings

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 
 from storage_ledger.archive.contract import Fixity
 from storage_ledger.archive.uploads import Upload
-from storage_ledger.core.layout import METADATA
+from storage_ledger.domain.paths import METADATA
 from storage_ledger.errors import Retryable
 from storage_ledger.system.cpu_affinity import LARGE_BYTES, any_of_them
 from storage_ledger.system.ownership import hand_over

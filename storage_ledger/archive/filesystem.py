@@ -19,7 +19,7 @@ from storage_ledger.archive.contract import Fixity, Placed
 from storage_ledger.archive.files import FILE_MODE, FOLDER, METADATA_MODE, NO_LINKS, READ
 from storage_ledger.archive.files import digest_of as digest_of  # noqa: PLC0414 - remover and reconcile import it from here
 from storage_ledger.archive.uploads import Identity, Upload
-from storage_ledger.core.layout import (
+from storage_ledger.domain.paths import (
     DAMAGED_FOLDER,
     LEDGER_FOLDER,
     METADATA,

@@ -13,7 +13,7 @@ from typing import Any
 from storage_ledger.archive.files import digest_of
 from storage_ledger.archive.header import read_header
 from storage_ledger.archive.uploads import Identity
-from storage_ledger.core.layout import LEDGER_FOLDER, MAX_NAME_BYTES, METADATA, is_attempt, valid_study_id
+from storage_ledger.domain.paths import LEDGER_FOLDER, MAX_NAME_BYTES, METADATA, is_attempt, valid_study_id
 
 OF_THE_VOLUME = frozenset({LEDGER_FOLDER, "lost+found"})
 DICOM_SUFFIXES = (".dcm", ".dicom", ".dic")

@@ -13,7 +13,7 @@ from storage_ledger.browse.dicom_study import path
 from storage_ledger.browse.identities import patients_of, sides
 from storage_ledger.browse.names import person
 from storage_ledger.browse.pipeline_study import FIXITY, action, meaning
-from storage_ledger.core.entries import Kind
+from storage_ledger.domain.entries import Kind
 from storage_ledger.index.tables import FLAGGED
 from storage_ledger.quarantine import BY, REASON
 from storage_ledger.report.flagged import FLAGS, Flag

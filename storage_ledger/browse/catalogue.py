@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from storage_ledger.core.identity import PATIENT
+from storage_ledger.domain.patient_identity import PATIENT
 from storage_ledger.index.tables import KEYS, TABLES
 
 _WHEN = "UTC, RFC 3339 with microseconds"

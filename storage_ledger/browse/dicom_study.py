@@ -11,7 +11,7 @@ from storage_ledger.browse.ask import Row, ask, ask_one
 from storage_ledger.browse.identities import patients_of, sides
 from storage_ledger.browse.names import age, modalities, person
 from storage_ledger.browse.studies import with_condition
-from storage_ledger.core.identity import PATIENT, UIDS
+from storage_ledger.domain.patient_identity import PATIENT, UIDS
 from storage_ledger.index.tables import FLAGS as TABLE_FLAGS
 from storage_ledger.report.flagged import FLAGS
 

@@ -11,7 +11,7 @@ from typing import Any
 from storage_ledger.browse.ask import Row, ask, ask_one, marks
 from storage_ledger.browse.codes import OUTAGES, Meaning
 from storage_ledger.clock import ACKNOWLEDGED_READ, Ahead, ahead_of
-from storage_ledger.core.entries import Entry, Kind, faults
+from storage_ledger.domain.entries import Entry, Kind, faults
 from storage_ledger.ledger.sqlite import OPEN_OUTAGES
 from storage_ledger.report.outages import by_code, going_on
 from storage_ledger.report.status import waits_long

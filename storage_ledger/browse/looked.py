@@ -17,7 +17,7 @@ from datasette.utils import tilde_decode  # type: ignore[import-untyped] # it sh
 from starlette.types import Scope
 
 from storage_ledger.browse.shelf import Shelf
-from storage_ledger.core.layout import valid_study_id
+from storage_ledger.domain.paths import valid_study_id
 from storage_ledger.system import logs
 
 ONCE_IN_S = 60.0

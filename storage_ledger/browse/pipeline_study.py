@@ -12,10 +12,10 @@ from storage_ledger.browse.codes import HEADERS, OUTAGES, QUARANTINED, REJECTED,
 from storage_ledger.browse.dicom_study import path
 from storage_ledger.browse.identities import sides
 from storage_ledger.browse.names import modalities, person
-from storage_ledger.core.entries import Entry, Kind, faults
-from storage_ledger.core.ids import instant
-from storage_ledger.core.plan import Stage
-from storage_ledger.core.study import State, Study
+from storage_ledger.domain.entries import Entry, Kind, faults
+from storage_ledger.domain.ids import instant
+from storage_ledger.domain.study import State, Study
+from storage_ledger.domain.work_queue import Stage
 from storage_ledger.ledger.sqlite import NAMING_STUDY
 from storage_ledger.report.flagged import flags_of
 from storage_ledger.report.story import NEXT, WAITS_FOR, happened, summary

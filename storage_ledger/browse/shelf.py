@@ -11,7 +11,7 @@ from typing import Any
 
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.browse.pictures import Unavailable
-from storage_ledger.core.layout import METADATA, valid_study_id
+from storage_ledger.domain.paths import METADATA, valid_study_id
 from storage_ledger.errors import Permanent, Retryable
 
 Query = Callable[[str, Mapping[str, Any]], Awaitable[Sequence[Mapping[str, Any]]]]

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 
-from storage_ledger.core.folding import fold, spelled
-from storage_ledger.core.search_text import BIRTH_DATE, STUDY_DATE, compact
+from storage_ledger.domain.search_text import BIRTH_DATE, STUDY_DATE, compact
+from storage_ledger.domain.text_folding import fold, spelled
 
 NOTHING = '""'
 """An expression of FTS5 that no row matches."""

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from storage_ledger.core.ids import instant
+from storage_ledger.domain.ids import instant
 
 
 def console() -> Console:

@@ -95,7 +95,7 @@ def retry(
     `serve` does it within seconds, or when it next starts. Ends with 0 when all were quarantined and will be tried, with 1
     when something was not (a redelivery or somebody else came first), or when there was nothing.
     """
-    from storage_ledger.core.entries import Kind
+    from storage_ledger.domain.entries import Kind
     from storage_ledger.quarantine import Word
 
     if every == (study_id is not None) or (every and upload is not None) or (code is not None and not every):
@@ -120,7 +120,7 @@ def discard(
     A redelivery of the message still brings the file back. Ends with 0 when all were quarantined and are discarded, with 1
     when something was not, or when there was nothing.
     """
-    from storage_ledger.core.entries import Kind
+    from storage_ledger.domain.entries import Kind
     from storage_ledger.quarantine import Word
 
     try:
@@ -145,8 +145,8 @@ def _listed(items: list[dict[str, Any]]) -> Table:
 def _say(word: Word, study_id: str | None, upload: str | None, code: str | None, *, as_json: bool) -> None:
     from storage_ledger import quarantine
     from storage_ledger.app import opening
-    from storage_ledger.core.entries import Kind
-    from storage_ledger.core.layout import valid_study_id
+    from storage_ledger.domain.entries import Kind
+    from storage_ledger.domain.paths import valid_study_id
     from storage_ledger.settings import Settings
 
     if study_id is not None and not valid_study_id(study_id):
@@ -171,7 +171,7 @@ def _say(word: Word, study_id: str | None, upload: str | None, code: str | None,
 
 def _print(word: Word, answers: list[Answer], *, as_json: bool) -> None:
     from storage_ledger.cli.output import console, print_json, safe, table
-    from storage_ledger.core.entries import Kind
+    from storage_ledger.domain.entries import Kind
 
     if as_json:
         print_json(

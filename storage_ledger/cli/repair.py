@@ -46,7 +46,7 @@ def headers(
     from storage_ledger.app import repairing
     from storage_ledger.app.repairing import Asked
     from storage_ledger.cli.progress import progress
-    from storage_ledger.core.layout import valid_study_id
+    from storage_ledger.domain.paths import valid_study_id
     from storage_ledger.settings import Settings
 
     if study is not None and not valid_study_id(study):

@@ -47,7 +47,7 @@ def replay(
 
     from storage_ledger.app import replaying
     from storage_ledger.cli.progress import progress
-    from storage_ledger.core.layout import valid_study_id
+    from storage_ledger.domain.paths import valid_study_id
     from storage_ledger.replay import Order, Part
     from storage_ledger.settings import Settings
 

@@ -50,7 +50,7 @@ def verify(
 
     from storage_ledger.app import verifying
     from storage_ledger.cli.progress import Step, steps
-    from storage_ledger.core.layout import valid_study_id
+    from storage_ledger.domain.paths import valid_study_id
     from storage_ledger.settings import Settings
     from storage_ledger.verify.chosen import Options
     from storage_ledger.verify.run import Progress
@@ -166,7 +166,7 @@ def _sample(text: str | None) -> float | None:
 
 
 def _since(text: str | None) -> str | None:
-    from storage_ledger.core.ids import later, rfc3339
+    from storage_ledger.domain.ids import later, rfc3339
     from storage_ledger.ledger.sqlite import utc_now
 
     if text is None:

@@ -10,10 +10,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from storage_ledger.core.entries import Entry, Kind
-from storage_ledger.core.ids import instant
-from storage_ledger.core.layout import archive_path
 from storage_ledger.demo.studies import Case, Upload
+from storage_ledger.domain.entries import Entry, Kind
+from storage_ledger.domain.ids import instant
+from storage_ledger.domain.paths import archive_path
 from storage_ledger.ledger.contract import Ledger
 
 REJECTED_AS = "not-json"

@@ -8,8 +8,8 @@ from itertools import islice
 from operator import itemgetter
 from typing import Any
 
-from storage_ledger.core.entries import Entry, Kind, faults
-from storage_ledger.core.search_text import Described, search_text
+from storage_ledger.domain.entries import Entry, Kind, faults
+from storage_ledger.domain.search_text import Described, search_text
 from storage_ledger.errors import LedgerUnusable
 from storage_ledger.index import fixity, patients
 from storage_ledger.index.rows import Row, StudyRows

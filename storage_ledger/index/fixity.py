@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from storage_ledger.core.entries import Entry
+from storage_ledger.domain.entries import Entry
 from storage_ledger.errors import LedgerUnusable
 
 # What a finding says of a file's bytes; the other codes say nothing of them.

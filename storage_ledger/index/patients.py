@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from typing import Any
 
-from storage_ledger.core.identity import PATIENT, disputed, names_any, parts_of
+from storage_ledger.domain.patient_identity import PATIENT, disputed, names_any, parts_of
 
 _NAMES = ", ".join(PATIENT)
 _FILES = f"SELECT position, patient_differs, {_NAMES} FROM files"  # noqa: S608 - names of ours

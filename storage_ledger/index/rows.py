@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from storage_ledger.core import canonical
-from storage_ledger.core.entries import Entry, Kind
-from storage_ledger.core.identity import MAX_TEXT, PATIENT, UIDS, differences, name_of, names_a_patient, said_by
-from storage_ledger.core.identity import text_of as _text
-from storage_ledger.core.layout import archive_path
-from storage_ledger.core.study import State, metadata_of, study_state, upload_state
+from storage_ledger.domain import canonical_json
+from storage_ledger.domain.entries import Entry, Kind
+from storage_ledger.domain.paths import archive_path
+from storage_ledger.domain.patient_identity import MAX_TEXT, PATIENT, UIDS, differences, name_of, names_a_patient, said_by
+from storage_ledger.domain.patient_identity import text_of as _text
+from storage_ledger.domain.study import State, metadata_of, study_state, upload_state
 from storage_ledger.index.tables import COLUMNS, FILE, FLAGS, STUDY, UPLOAD
 
 # index column ← (group of the message, key in it, keyword of the header). Who the patient is: see `_identify`.
@@ -307,7 +307,7 @@ class StudyRows:
             if row[FILE.announced] is None:  # as nearly always: both say the same, as before
                 return
         attributes = {each.attribute for each in differences(said, _header_of(row))}
-        row[FILE.announced] = canonical.dumps(said) if attributes else None
+        row[FILE.announced] = canonical_json.dumps(said) if attributes else None
         self._flag(name, FILE.message_differs, bool(attributes))
         self._flag(name, FILE.study_uid_differs, "study_instance_uid" in attributes)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from storage_ledger.core.search_text import Described, search_text, search_text_with
+from storage_ledger.domain.search_text import Described, search_text, search_text_with
 
 _COLUMNS = Described._fields
 _ALL = " || char(31) || ".join(f"ifnull({name}, '')" for name in _COLUMNS)

@@ -18,9 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from storage_ledger.core.entries import Entry
-from storage_ledger.core.identity import PATIENT
-from storage_ledger.core.search_text import Described
+from storage_ledger.domain.entries import Entry
+from storage_ledger.domain.patient_identity import PATIENT
+from storage_ledger.domain.search_text import Described
 from storage_ledger.index.batch import KEEP_STUDIES, Batch
 from storage_ledger.index.searched import write_search_text
 from storage_ledger.index.tables import COLUMNS, FLAGS, OF_A_SERIES, OF_A_STUDY, ROWID, TABLES, add, add_patients, arrived

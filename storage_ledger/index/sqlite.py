@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from storage_ledger.core.entries import Entry, faults
+from storage_ledger.domain.entries import Entry, faults
 from storage_ledger.errors import LedgerBusy, LedgerError, LedgerUnusable, Locked, StorageLedgerError
 from storage_ledger.index import fixity
 from storage_ledger.index.batch import KEEP_STUDIES, UNFOLDED, Batch

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
-from storage_ledger.core.identity import PATIENT
+from storage_ledger.domain.patient_identity import PATIENT
 
 # Columns stand in the order in which people read them: pages, CSV and `select *` all follow it.
 # The large ones have a rowid besides their key (`ROWID`): their rows lie in the order in which they came, so that making them

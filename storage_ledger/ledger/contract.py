@@ -7,8 +7,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from storage_ledger.core.entries import Entry, NewEntry
-from storage_ledger.core.plan import Stage
+from storage_ledger.domain.entries import Entry, NewEntry
+from storage_ledger.domain.work_queue import Stage
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from storage_ledger.core.entries import Entry, faults
-from storage_ledger.core.layout import DAMAGED_FOLDER, LEDGER_FOLDER
-from storage_ledger.core.tree import Tree
+from storage_ledger.domain.entries import Entry, faults
+from storage_ledger.domain.merkle_tree import Tree
+from storage_ledger.domain.paths import DAMAGED_FOLDER, LEDGER_FOLDER
 from storage_ledger.errors import LedgerUnusable, Retryable
 from storage_ledger.ledger import segments
 from storage_ledger.ledger.contract import Ledger

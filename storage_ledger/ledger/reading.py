@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from storage_ledger.core.entries import EncodedEntry, Entry
+from storage_ledger.domain.entries import EncodedEntry, Entry
 from storage_ledger.system.sqlite import BUSY_TIMEOUT_S, is_undecodable, quoted, sqlite, texts_as_they_are
 
 E = TypeVar("E", bound=Entry)

@@ -16,9 +16,9 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from storage_ledger.core import canonical
-from storage_ledger.core.entries import Entry, faults, header
-from storage_ledger.core.tree import Tree
+from storage_ledger.domain import canonical_json
+from storage_ledger.domain.entries import Entry, faults, header
+from storage_ledger.domain.merkle_tree import Tree
 
 FORMAT = "storage-ledger-mirror\t1"
 NAME = re.compile(r"([0-9]{12})\.entries", re.ASCII)
@@ -93,7 +93,9 @@ def parse(line: bytes) -> Line | None:
         kind, *fields = line.decode("utf-8").split("\t")
         match kind, fields:
             case "entry", [leaf_hash, salt, head, payload]:
-                found: Line = Entry(**canonical.loads(head), payload=payload, salt=bytes.fromhex(salt), leaf_hash=bytes.fromhex(leaf_hash))
+                found: Line = Entry(
+                    **canonical_json.loads(head), payload=payload, salt=bytes.fromhex(salt), leaf_hash=bytes.fromhex(leaf_hash)
+                )
             case "batch", [ledger_id, size, root, _]:
                 found = Batch(ledger_id, int(size), bytes.fromhex(root))
             case "storage-ledger-mirror", [_, ledger_id, size, peaks, _]:

@@ -18,10 +18,10 @@ from typing import Any
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from storage_ledger.core import canonical, plan
-from storage_ledger.core.entries import CURRENT_SCHEMA, Entry, Kind, NewEntry, faults, has_whole_header, understood
-from storage_ledger.core.ids import later, rfc3339, uuid7
-from storage_ledger.core.plan import Stage
+from storage_ledger.domain import canonical_json, work_queue
+from storage_ledger.domain.entries import CURRENT_SCHEMA, Entry, Kind, NewEntry, faults, has_whole_header, understood
+from storage_ledger.domain.ids import later, rfc3339, uuid7
+from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerBusy, LedgerRefused, LedgerUnusable
 from storage_ledger.ledger.contract import Duty, QueueLength
 from storage_ledger.ledger.reading import SCAN, as_entry, one_by_one, scanned
@@ -304,7 +304,7 @@ class SqliteTransaction:
         self.appended.append(entry)
 
     def _apply(self, new: NewEntry, at: int, *, due_in_s: float, duty: bool) -> None:
-        changes = plan.changes(new)
+        changes = work_queue.changes(new)
         for position, stage in changes.drop:
             self.drop(position, stage)
         if changes.drop_confirms and new.study_id is not None:
@@ -398,7 +398,7 @@ class SqliteTransaction:
         version = None
         if new.study_id is not None:
             version = self._sql("SELECT coalesce(max(version), 0) + 1 FROM entries WHERE study_id = ?", (new.study_id,)).fetchone()[0]
-        payload = canonical.dumps(new.payload)
+        payload = canonical_json.dumps(new.payload)
         salt = self._randomness(16)
         fields: dict[str, Any] = {
             "position": self._position + 1,
@@ -409,9 +409,9 @@ class SqliteTransaction:
             "schema": CURRENT_SCHEMA,
             "recorded_at": self._time,
             "cause": new.cause,
-            "payload_sha256": canonical.payload_sha256(salt, payload),
+            "payload_sha256": canonical_json.payload_sha256(salt, payload),
         }
-        return Entry(**fields, payload=payload, salt=salt, leaf_hash=canonical.leaf_hash(fields))
+        return Entry(**fields, payload=payload, salt=salt, leaf_hash=canonical_json.leaf_hash(fields))
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from storage_ledger.core.identity import differences
+from storage_ledger.domain.patient_identity import differences
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from storage_ledger.core.entries import Entry
+from storage_ledger.domain.entries import Entry
 
 Outage = tuple[str, str, str, int]
 """Step, code, since when (RFC 3339), and the position of the entry that says so."""

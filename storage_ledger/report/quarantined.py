@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from storage_ledger.core.entries import Kind
-from storage_ledger.core.study import State
+from storage_ledger.domain.entries import Kind
+from storage_ledger.domain.study import State
 from storage_ledger.index.sqlite import archived_from, studies_with_upload
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.quarantine import Waiting, in_quarantine

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from storage_ledger.clock import ahead
-from storage_ledger.core.entries import Kind
-from storage_ledger.core.ids import instant
-from storage_ledger.core.plan import Stage
+from storage_ledger.domain.entries import Kind
+from storage_ledger.domain.ids import instant
+from storage_ledger.domain.work_queue import Stage
 from storage_ledger.index.sqlite import ask_files, damaged, standing
 from storage_ledger.index.tables import FLAGGED
 from storage_ledger.ledger.contract import Ledger

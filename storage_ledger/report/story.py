@@ -9,12 +9,12 @@ from heapq import merge
 from operator import attrgetter
 from typing import Any
 
-from storage_ledger.core.entries import Entry, Kind, faults, understood
-from storage_ledger.core.identity import PATIENT
-from storage_ledger.core.ids import instant
-from storage_ledger.core.layout import archive_path
-from storage_ledger.core.plan import Stage
-from storage_ledger.core.study import Study
+from storage_ledger.domain.entries import Entry, Kind, faults, understood
+from storage_ledger.domain.ids import instant
+from storage_ledger.domain.paths import archive_path
+from storage_ledger.domain.patient_identity import PATIENT
+from storage_ledger.domain.study import Study
+from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerUnusable
 from storage_ledger.index.rows import StudyRows
 from storage_ledger.index.sqlite import ask_files

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from storage_ledger.core.entries import Entry, Kind, understood
+from storage_ledger.domain.entries import Entry, Kind, understood
 from storage_ledger.index.fixity import FIXITY, is_understood
 from storage_ledger.ledger.contract import Ledger
 

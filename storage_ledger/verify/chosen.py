@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from storage_ledger.core.entries import Kind
+from storage_ledger.domain.entries import Kind
 from storage_ledger.errors import LedgerUnusable
 from storage_ledger.system.sqlalchemy_engine import open_engine, sqlite
 from storage_ledger.system.sqlite import is_regular

@@ -10,9 +10,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from storage_ledger.core.entries import Entry, Kind
-from storage_ledger.core.ids import instant
-from storage_ledger.core.plan import Stage
+from storage_ledger.domain.entries import Entry, Kind
+from storage_ledger.domain.ids import instant
+from storage_ledger.domain.work_queue import Stage
 from storage_ledger.verify.facts import Facts
 from storage_ledger.verify.findings import Findings
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from storage_ledger.core.entries import CURRENT_SCHEMA, Entry, Kind, faults
+from storage_ledger.domain.entries import CURRENT_SCHEMA, Entry, Kind, faults
 from storage_ledger.errors import LedgerError, LedgerUnusable
 from storage_ledger.ledger.migrate import SCHEMA_SQL, known_revisions, schema_as_migrated, schema_of
 from storage_ledger.system.sqlalchemy_engine import sqlite

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from storage_ledger.core.entries import Entry, Kind, faults
-from storage_ledger.core.study import Study
+from storage_ledger.domain.entries import Entry, Kind, faults
+from storage_ledger.domain.study import Study
 from storage_ledger.errors import LedgerUnusable
 from storage_ledger.ledger.sqlite import COLUMNS, NOT_THERE, translated
 from storage_ledger.system.sqlalchemy_engine import hold_raw, open_engine

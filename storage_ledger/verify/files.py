@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any, assert_never
 
 from storage_ledger.archive.inspection import Condition, Inspection, Look
-from storage_ledger.core.entries import Entry, faults
-from storage_ledger.core.layout import LEDGER_FOLDER, METADATA, archive_path, is_temporary, valid_study_id
-from storage_ledger.core.metadata import metadata_json
+from storage_ledger.domain.entries import Entry, faults
+from storage_ledger.domain.metadata_json import metadata_json
+from storage_ledger.domain.paths import LEDGER_FOLDER, METADATA, archive_path, is_temporary, valid_study_id
 from storage_ledger.verify.facts import Facts, FileFact, StudyFacts
 from storage_ledger.verify.findings import Findings
 

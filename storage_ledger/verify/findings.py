@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypedDict, Unpack
 
-from storage_ledger.core.layout import valid_study_id
+from storage_ledger.domain.paths import valid_study_id
 
 LISTED = 100_000
 """So many are kept, and told one by one; beyond it they are only counted."""

@@ -8,7 +8,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from storage_ledger.core.entries import Entry
+from storage_ledger.domain.entries import Entry
 from storage_ledger.errors import LedgerUnusable
 from storage_ledger.index.sqlite import Index
 from storage_ledger.index.tables import SCHEMA, SEARCH, TABLES

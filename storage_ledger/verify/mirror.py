@@ -11,9 +11,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from storage_ledger.core.entries import Entry
-from storage_ledger.core.layout import DAMAGED_FOLDER, LEDGER_FOLDER
-from storage_ledger.core.tree import Tree
+from storage_ledger.domain.entries import Entry
+from storage_ledger.domain.merkle_tree import Tree
+from storage_ledger.domain.paths import DAMAGED_FOLDER, LEDGER_FOLDER
 from storage_ledger.ledger import segments
 from storage_ledger.ledger.mirror import SEGMENT_BYTES, SEGMENT_ENTRIES
 from storage_ledger.ledger.segments import Batch, Begin

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from storage_ledger.archive.inspection import Inspection
-from storage_ledger.core.ids import rfc3339
-from storage_ledger.core.layout import LEDGER_FOLDER
+from storage_ledger.domain.ids import rfc3339
+from storage_ledger.domain.paths import LEDGER_FOLDER
 from storage_ledger.errors import LedgerBusy, LedgerError, LedgerUnusable, Retryable
 from storage_ledger.settings import Settings
 from storage_ledger.system import locks

@@ -9,8 +9,8 @@ from datetime import datetime
 from typing import Any
 
 from storage_ledger.archive.inspection import Inspection
-from storage_ledger.core.entries import Kind, NewEntry
-from storage_ledger.core.ids import instant, later, rfc3339
+from storage_ledger.domain.entries import Kind, NewEntry
+from storage_ledger.domain.ids import instant, later, rfc3339
 from storage_ledger.errors import LedgerError, Retryable
 from storage_ledger.index.sqlite import ask_files
 from storage_ledger.ledger.contract import Ledger

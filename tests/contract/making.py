@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from storage_ledger.core import canonical
-from storage_ledger.core.entries import Entry
-from storage_ledger.core.ids import rfc3339, uuid7
+from storage_ledger.domain import canonical_json
+from storage_ledger.domain.entries import Entry
+from storage_ledger.domain.ids import rfc3339, uuid7
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.system.sqlalchemy_engine import sqlite
@@ -66,7 +66,7 @@ def described(path: str = "a.dcm", metadata: Mapping[str, Any] | None = None, **
     if metadata is not None:
         message["metadata"] = dict(metadata)
     message.update(over)
-    return {"message": message, "source": "pubsub", "raw_sha256": _digest(canonical.dumps(message)), "upload_path": path}
+    return {"message": message, "source": "pubsub", "raw_sha256": _digest(canonical_json.dumps(message)), "upload_path": path}
 
 
 def archived(path: str = "a.dcm", name: str | None = None, content: str = "bytes", dicom: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def made_entry(
     cause: int | None = None,
 ) -> Entry:
     """A whole entry, recorded `position` seconds after midnight; its version is its position unless given."""
-    text = canonical.dumps(payload)
+    text = canonical_json.dumps(payload)
     salt = bytes([position % 256]) * 16
     fields = {
         "position": position,
@@ -97,9 +97,9 @@ def made_entry(
         "schema": 1,
         "recorded_at": rfc3339(datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=position)),
         "cause": cause,
-        "payload_sha256": canonical.payload_sha256(salt, text),
+        "payload_sha256": canonical_json.payload_sha256(salt, text),
     }
-    return Entry(**fields, payload=text, salt=salt, leaf_hash=canonical.leaf_hash(fields))
+    return Entry(**fields, payload=text, salt=salt, leaf_hash=canonical_json.leaf_hash(fields))
 
 
 @contextmanager
@@ -136,4 +136,4 @@ def fill(path: Path) -> None:
 
 
 def _digest(text: str) -> str:
-    return canonical.payload_sha256(b"", text)
+    return canonical_json.payload_sha256(b"", text)

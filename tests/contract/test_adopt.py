@@ -13,9 +13,9 @@ import pytest
 
 from storage_ledger.adopt import Adopted, Adoption, Asked
 from storage_ledger.archive.filesystem import FilesystemArchive
-from storage_ledger.core.entries import Kind, NewEntry
-from storage_ledger.core.metadata import metadata_json
-from storage_ledger.core.study import Study
+from storage_ledger.domain.entries import Kind, NewEntry
+from storage_ledger.domain.metadata_json import metadata_json
+from storage_ledger.domain.study import Study
 from storage_ledger.index.sqlite import Index
 from storage_ledger.ledger.mirror import Mirror, entries
 from storage_ledger.ledger.sqlite import SqliteLedger

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from storage_ledger import backup
-from storage_ledger.core.entries import Entry, Kind, NewEntry
+from storage_ledger.domain.entries import Entry, Kind, NewEntry
 from storage_ledger.errors import BackupError, LedgerUnusable, Locked
 from storage_ledger.ledger import mirror as module
 from storage_ledger.ledger import segments

@@ -10,8 +10,8 @@ import pytest
 
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.archive.uploads import Uploads
-from storage_ledger.core.entries import Kind
-from storage_ledger.core.layout import UploadPaths
+from storage_ledger.domain.entries import Kind
+from storage_ledger.domain.paths import UploadPaths
 from storage_ledger.errors import LedgerBusy
 from storage_ledger.intake import Intake
 from storage_ledger.ledger.migrate import migrate

@@ -9,7 +9,7 @@ import pytest
 
 from storage_ledger.browse import ledger as browse_ledger
 from storage_ledger.browse import pipeline_study
-from storage_ledger.core.entries import Kind
+from storage_ledger.domain.entries import Kind
 from storage_ledger.errors import LedgerUnusable
 from storage_ledger.quarantine import About, Word, in_quarantine, say
 from storage_ledger.report.status import look_at

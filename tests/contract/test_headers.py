@@ -7,7 +7,7 @@ import pytest
 
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.archive.header import read_header
-from storage_ledger.core.entries import Kind, NewEntry
+from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.errors import Retryable
 from storage_ledger.findings import Findings
 from storage_ledger.headers import Tally, headers_of, read_again, record_in, studies_read_again, studies_to_read

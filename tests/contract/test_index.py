@@ -9,8 +9,8 @@ from contextlib import closing
 import pytest
 
 from storage_ledger.browse.typed import expression
-from storage_ledger.core.entries import Kind, NewEntry, faults
-from storage_ledger.core.entries import header as header_of
+from storage_ledger.domain.entries import Kind, NewEntry, faults
+from storage_ledger.domain.entries import header as header_of
 from storage_ledger.errors import LedgerUnusable, Locked
 from storage_ledger.index import share
 from storage_ledger.index.batch import Batch

@@ -11,8 +11,8 @@ from contextlib import closing
 
 import pytest
 
-from storage_ledger.core.entries import Kind, NewEntry
-from storage_ledger.core.plan import Stage
+from storage_ledger.domain.entries import Kind, NewEntry
+from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import BackupError, LedgerUnusable, Permanent, Rejected, Retryable
 from storage_ledger.lane import Lane
 from storage_ledger.system.metrics import Metrics

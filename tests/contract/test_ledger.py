@@ -9,10 +9,10 @@ from datetime import timedelta
 
 import pytest
 
-from storage_ledger.core import canonical
-from storage_ledger.core.entries import Kind, NewEntry, faults
-from storage_ledger.core.ids import instant, rfc3339
-from storage_ledger.core.plan import Stage
+from storage_ledger.domain import canonical_json
+from storage_ledger.domain.entries import Kind, NewEntry, faults
+from storage_ledger.domain.ids import instant, rfc3339
+from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerBusy
 from storage_ledger.ledger.sqlite import SqliteLedger
 from tests.contract.making import Clock, archived, described, fill, small_volume
@@ -22,7 +22,7 @@ ENGINES = ["sqlite"]
 APPEND_MANY = """
 import sys
 from pathlib import Path
-from storage_ledger.core.entries import Kind, NewEntry
+from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.ledger.sqlite import SqliteLedger
 
 path, name, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
@@ -84,7 +84,7 @@ def test_an_entry_reads_back_as_it_was_appended_and_holds_its_own_proof(ledger):
     assert entry == ledger.get(1) == ledger.last()
     assert entry.data == new.payload
     assert faults(entry) == []
-    assert entry.payload_sha256 == hashlib.sha256(entry.salt + canonical.dumps(new.payload).encode()).hexdigest()
+    assert entry.payload_sha256 == hashlib.sha256(entry.salt + canonical_json.dumps(new.payload).encode()).hexdigest()
     assert (entry.kind, entry.schema, entry.cause) == ("described", 1, None)
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from storage_ledger.core.entries import Entry, Kind, NewEntry
-from storage_ledger.core.tree import Tree
+from storage_ledger.domain.entries import Entry, Kind, NewEntry
+from storage_ledger.domain.merkle_tree import Tree
 from storage_ledger.errors import LedgerUnusable, Retryable
 from storage_ledger.ledger import mirror as module
 from storage_ledger.ledger import segments

@@ -7,9 +7,9 @@ from contextlib import closing
 
 import pytest
 
-from storage_ledger.core.entries import Kind, NewEntry
-from storage_ledger.core.plan import Stage
-from storage_ledger.core.retry import calm_s
+from storage_ledger.domain.backoff import calm_s
+from storage_ledger.domain.entries import Kind, NewEntry
+from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerUnusable
 from storage_ledger.lane import MOST_HANGING, Lane
 from storage_ledger.outages import READY_AFTER_S, Outages

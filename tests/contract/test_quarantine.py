@@ -6,9 +6,9 @@ import pytest
 import typer.main
 
 from storage_ledger.cli.main import _UsageError, app
-from storage_ledger.core.entries import Kind, NewEntry
-from storage_ledger.core.plan import Stage
-from storage_ledger.core.study import State, Study
+from storage_ledger.domain.entries import Kind, NewEntry
+from storage_ledger.domain.study import State, Study
+from storage_ledger.domain.work_queue import Stage
 from storage_ledger.index.sqlite import Index, archived_from, studies_with_upload
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.quarantine import MAX_BY, MAX_REASON, STUDIES_A_COMMIT, About, Word, in_quarantine, say

@@ -12,9 +12,9 @@ import pytest
 
 from storage_ledger import reconcile
 from storage_ledger.archive.uploads import MAX_DEPTH, Uploads
-from storage_ledger.core import canonical
-from storage_ledger.core.entries import Kind
-from storage_ledger.core.plan import Stage
+from storage_ledger.domain import canonical_json
+from storage_ledger.domain.entries import Kind
+from storage_ledger.domain.work_queue import Stage
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.reconcile import Reconciler, Sweep
 from storage_ledger.status import StatusClient
@@ -94,7 +94,7 @@ def test_a_lost_message_is_made_up_for_and_its_file_goes_the_ordinary_way(pipeli
     assert entry.data == {
         "message": message,
         "source": "reconcile",
-        "raw_sha256": hashlib.sha256(canonical.dumps(message).encode()).hexdigest(),
+        "raw_sha256": hashlib.sha256(canonical_json.dumps(message).encode()).hexdigest(),
         "upload_path": "S1.dcm",
     }
     pipeline.finish()

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from storage_ledger.archive.filesystem import FilesystemArchive
-from storage_ledger.core.entries import Kind, NewEntry
+from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.errors import LedgerUnusable, Permanent, Retryable
 from storage_ledger.findings import Findings
 from storage_ledger.looking import LookingArchive, LookingStatuses

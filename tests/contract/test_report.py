@@ -16,9 +16,9 @@ from storage_ledger.app import verifying
 from storage_ledger.browse import ledger as browse_ledger
 from storage_ledger.browse import pipeline_study
 from storage_ledger.clock import ahead
-from storage_ledger.core.canonical import leaf_hash_of
-from storage_ledger.core.entries import Kind, NewEntry, header
-from storage_ledger.core.study import Study
+from storage_ledger.domain.canonical_json import leaf_hash_of
+from storage_ledger.domain.entries import Kind, NewEntry, header
+from storage_ledger.domain.study import Study
 from storage_ledger.index.sqlite import Index
 from storage_ledger.ledger.mirror import Mirror
 from storage_ledger.outages import Outages

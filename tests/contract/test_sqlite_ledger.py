@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from storage_ledger.core.entries import Kind, NewEntry
+from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.errors import LedgerUnusable, Locked
 from storage_ledger.ledger.migrate import _backup, migrate, require_owner, script_folder
 from storage_ledger.ledger.schema import HEAD
@@ -525,9 +525,9 @@ WITHOUT_PYSQLITE3 = """
 import sys
 from pathlib import Path
 sys.modules["pysqlite3"] = None  # as where it has no wheel
-from storage_ledger.core.entries import Kind, NewEntry
+from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.index.sqlite import Index
-from storage_ledger.ledger.driver import sqlite
+from storage_ledger.system.sqlite import sqlite
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.sqlite import SqliteLedger
 assert sqlite.__name__ == "sqlite3"

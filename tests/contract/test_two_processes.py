@@ -17,7 +17,7 @@ import pytest
 from storage_ledger.archive.contract import Fixity
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.archive.uploads import Uploads
-from storage_ledger.core.layout import is_attempt
+from storage_ledger.domain.paths import is_attempt
 from storage_ledger.errors import Retryable
 from tests.contract.test_archive import digest, put, tree
 

@@ -15,7 +15,7 @@ import pytest
 
 from storage_ledger.archive import removal
 from storage_ledger.archive.uploads import Identity, Uploads
-from storage_ledger.core.plan import Stage
+from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import Permanent, Retryable
 from storage_ledger.ledger.sqlite import SqliteLedger
 from tests.contract.making import seeded

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from storage_ledger.archive.inspection import Inspection
-from storage_ledger.core.entries import Kind, NewEntry
-from storage_ledger.core.plan import Stage
+from storage_ledger.domain.entries import Kind, NewEntry
+from storage_ledger.domain.work_queue import Stage
 from storage_ledger.index.sqlite import Index
 from storage_ledger.ledger.mirror import Mirror
 from storage_ledger.system.metrics import Metrics

@@ -8,8 +8,8 @@ from contextlib import suppress
 
 import pytest
 
-from storage_ledger.core.layout import UploadPaths
-from storage_ledger.core.plan import Stage
+from storage_ledger.domain.paths import UploadPaths
+from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerBusy, Retryable
 from storage_ledger.intake import Intake
 from storage_ledger.ledger.sqlite import SqliteLedger

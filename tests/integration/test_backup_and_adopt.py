@@ -14,7 +14,7 @@ import typer
 from storage_ledger.adopt import Asked
 from storage_ledger.app import adopting, backing_up
 from storage_ledger.cli.main import app as command_line
-from storage_ledger.core.entries import Kind, NewEntry
+from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.errors import BackupError, LedgerUnusable, Retryable
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.mirror import mirrored_position

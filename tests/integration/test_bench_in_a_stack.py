@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from storage_ledger.core.entries import Kind, NewEntry
+from storage_ledger.domain.entries import Kind, NewEntry
 from tests.contract.making import Ledgers
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -23,7 +23,7 @@ import pytest
 from storage_ledger.browse.access import BrowseSettings, read_access
 from storage_ledger.browse.back import back_to
 from storage_ledger.browse.catalogue import COLUMNS, HIDDEN, QUERIES
-from storage_ledger.core.entries import Kind, NewEntry
+from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.errors import BadSettings
 from storage_ledger.index.sqlite import Index
 from storage_ledger.ledger.migrate import migrate

@@ -19,9 +19,9 @@ from storage_ledger.browse.pages import Asked
 from storage_ledger.browse.studies import Wanted
 from storage_ledger.browse.typed import terms
 from storage_ledger.clock import acknowledge_ahead
-from storage_ledger.core.entries import Kind, NewEntry
-from storage_ledger.core.ids import rfc3339
-from storage_ledger.core.plan import Stage
+from storage_ledger.domain.entries import Kind, NewEntry
+from storage_ledger.domain.ids import rfc3339
+from storage_ledger.domain.work_queue import Stage
 from storage_ledger.index.sqlite import Index
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.report.status import look_at

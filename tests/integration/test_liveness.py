@@ -158,7 +158,7 @@ def append_in_2100(stack: Stack) -> None:
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from storage_ledger.core.entries import Kind, NewEntry
+from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.ledger.sqlite import SqliteLedger
 ledger = SqliteLedger(Path(sys.argv[1]), clock=lambda: datetime(2100, 1, 1, tzinfo=UTC))
 with ledger.write() as tx:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from storage_ledger.core.entries import Kind, NewEntry
+from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.index.sqlite import Index
 from tests.contract.making import Ledgers, archived
 from tests.contract.making import described as described_payload

@@ -239,7 +239,7 @@ LOOK_WHILE_OPEN = """
 import os, sys
 from pathlib import Path
 from storage_ledger.app import opening
-from storage_ledger.core.entries import Kind, NewEntry
+from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.settings import Settings
 settings = Settings.load()
 with opening.appending(settings) as ledger:

@@ -8,7 +8,7 @@ from contextlib import closing
 
 import pytest
 
-from storage_ledger.core.entries import Kind, NewEntry
+from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.system.sqlalchemy_engine import sqlite
 from tests.integration.test_the_way_of_one_event import upload

@@ -181,7 +181,8 @@ def test_our_client_and_the_service_understand_each_other(service):
 
 PROGRAM = """
 import sys
-from storage_ledger import logs, status_service
+from storage_ledger import status_service
+from storage_ledger.system import logs
 logs.configure("INFO")
 status_service.run(sys.argv[1], "127.0.0.1", 0)
 print("ended well")

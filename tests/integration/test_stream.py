@@ -13,8 +13,8 @@ import pytest
 import redis
 from redis._parsers.base import BaseParser
 
-from storage_ledger.core.layout import UploadPaths
-from storage_ledger.core.message import parse
+from storage_ledger.domain.message import parse
+from storage_ledger.domain.paths import UploadPaths
 from storage_ledger.errors import Rejected
 from storage_ledger.sources import redis_source
 from storage_ledger.sources.contract import Delivery

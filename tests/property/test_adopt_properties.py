@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from storage_ledger.core import canonical
-from storage_ledger.core.ids import instant
-from storage_ledger.core.metadata import metadata_json
-from storage_ledger.core.old_metadata import OldMetadata
-from storage_ledger.core.study import GROUPS, Study
+from storage_ledger.domain import canonical_json
+from storage_ledger.domain.ids import instant
+from storage_ledger.domain.metadata_json import metadata_json
+from storage_ledger.domain.old_metadata import OldMetadata
+from storage_ledger.domain.study import GROUPS, Study
 from storage_ledger.index.rows import StudyRows
 from storage_ledger.index.tables import STUDY
 from tests.contract.making import archived, made_entry
@@ -39,7 +39,7 @@ def test_whatever_the_old_file_holds_it_is_kept_and_can_be_stored(data, rewritte
     old = OldMetadata.understood("S1", data, rewritten=rewritten, now=NOW)
     payload = old.payload("a.dcm")
     described = made_entry(1, "described", payload)  # canonical JSON: it can be stored
-    assert described.data == canonical.loads(canonical.dumps(payload))
+    assert described.data == canonical_json.loads(canonical_json.dumps(payload))
     assert base64.b64decode(payload["raw"]) == data
     assert (payload["message"]["study_id"], payload["message"]["file_path"]) == ("S1", "a.dcm")
     assert "processing_time" not in payload or instant(payload["processing_time"]) <= NOW

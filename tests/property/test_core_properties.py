@@ -6,12 +6,12 @@ import os
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from storage_ledger.core import canonical
-from storage_ledger.core.entries import EncodedEntry, Entry, faults
-from storage_ledger.core.layout import UploadPaths, archive_name, beside_name, valid_study_id
-from storage_ledger.core.message import Parsed, parse
-from storage_ledger.core.metadata import metadata_json
-from storage_ledger.core.study import Study
+from storage_ledger.domain import canonical_json
+from storage_ledger.domain.entries import EncodedEntry, Entry, faults
+from storage_ledger.domain.message import Parsed, parse
+from storage_ledger.domain.metadata_json import metadata_json
+from storage_ledger.domain.paths import UploadPaths, archive_name, beside_name, valid_study_id
+from storage_ledger.domain.study import Study
 from storage_ledger.errors import Rejected
 from tests.contract.making import archived, described, made_entry
 
@@ -73,11 +73,11 @@ def check(found: Parsed | Rejected) -> None:
         case Rejected():
             assert found.code in CODES
             assert found.study_id is None or valid_study_id(found.study_id)
-            canonical.dumps(found.detail)
+            canonical_json.dumps(found.detail)
         case Parsed():
             assert valid_study_id(found.study_id)
             assert found.message["study_id"] == found.study_id
-            assert canonical.loads(canonical.dumps(found.message)) == found.message
+            assert canonical_json.loads(canonical_json.dumps(found.message)) == found.message
             stays_below(found.upload_path)
 
 
@@ -123,7 +123,7 @@ def test_an_archived_name_is_visible_is_not_metadata_and_fits(name, content):
     name = name.replace("/", "_").replace("\0", "_")
     if name in {".", ".."}:
         return
-    sha256 = canonical.payload_sha256(b"", content.hex())
+    sha256 = canonical_json.payload_sha256(b"", content.hex())
     plain = archive_name(name, sha256)
     for kept in (plain, beside_name(plain, sha256)):
         assert kept
@@ -166,16 +166,16 @@ def test_a_mutated_message_is_an_event_or_is_rejected(message, data):
 def test_a_valid_message_is_an_event_and_is_kept_as_it_came(message, ascii_only):
     parsed = parse(json.dumps(message, ensure_ascii=ascii_only).encode("utf-8"), PATHS)
     assert parsed.plain
-    assert canonical.dumps(parsed.message) == canonical.dumps(message)
+    assert canonical_json.dumps(parsed.message) == canonical_json.dumps(message)
 
 
 @settings(max_examples=300)
 @given(json_values)
 def test_canonical_json_comes_back_and_has_one_form(value):
-    text = canonical.dumps(value)
-    assert canonical.loads(text) == value
-    assert canonical.dumps(canonical.loads(text)) == text
-    assert canonical.dumps(shuffled(value)) == text
+    text = canonical_json.dumps(value)
+    assert canonical_json.loads(text) == value
+    assert canonical_json.dumps(canonical_json.loads(text)) == text
+    assert canonical_json.dumps(shuffled(value)) == text
     text.encode("utf-8")
 
 
@@ -188,8 +188,8 @@ def shuffled(value):
 
 @given(st.recursive(json_values | st.integers(), lambda inner: st.lists(inner, max_size=3)))
 def test_what_was_written_is_read_as_the_standard_library_reads_it(value):
-    text = canonical.dumps(value)
-    read = canonical.loads(text)
+    text = canonical_json.dumps(value)
+    read = canonical_json.loads(text)
     assert (read, repr(read)) == (json.loads(text), repr(json.loads(text)))
 
 
@@ -201,7 +201,7 @@ def test_what_was_written_is_read_as_the_standard_library_reads_it(value):
     )
 )
 def test_a_header_is_canonical_json(fields):
-    assert canonical.header(fields).decode() == canonical.dumps(fields)
+    assert canonical_json.header(fields).decode() == canonical_json.dumps(fields)
 
 
 @settings(max_examples=300)

@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage_ledger.core.entries import Kind, NewEntry
+from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.index.sqlite import Index
 from storage_ledger.system.sqlalchemy_engine import sqlite
 from tests.contract.making import archived, described

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from storage_ledger.core.entries import Kind
+from storage_ledger.domain.entries import Kind
 from storage_ledger.index.sqlite import Index
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.quarantine import About, Word, say

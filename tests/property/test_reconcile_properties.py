@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from storage_ledger.archive.uploads import Uploads
-from storage_ledger.core.entries import Kind
+from storage_ledger.domain.entries import Kind
 from storage_ledger.reconcile import Reconciler
 from storage_ledger.status import StatusClient
 from tests.contract.pipeline import Pipeline

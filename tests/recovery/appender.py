@@ -8,7 +8,7 @@ import random
 import sys
 from pathlib import Path
 
-from storage_ledger.core.layout import UploadPaths
+from storage_ledger.domain.paths import UploadPaths
 from storage_ledger.intake import Intake
 from storage_ledger.ledger.sqlite import SqliteLedger, utc_now
 from storage_ledger.settings import Settings

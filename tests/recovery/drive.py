@@ -28,7 +28,7 @@ from typing import Any
 
 from storage_ledger.app import serving
 from storage_ledger.app.opening import UMASK
-from storage_ledger.core.plan import Stage
+from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerBusy, StorageLedgerError
 from storage_ledger.ledger import migrate as migrations
 from storage_ledger.ledger.contract import Duty

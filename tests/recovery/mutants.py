@@ -22,15 +22,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 FILES = "storage_ledger/archive/files.py"
 FILESYSTEM = "storage_ledger/archive/filesystem.py"
-LAYOUT = "storage_ledger/core/layout.py"
+LAYOUT = "storage_ledger/domain/paths.py"
 UPLOADS = "storage_ledger/archive/uploads.py"
 PROJECTOR = "storage_ledger/projector.py"
 REMOVER = "storage_ledger/remover.py"
 NOTIFIER = "storage_ledger/notifier.py"
 ENGINE = "storage_ledger/system/sqlalchemy_engine.py"
 STATUS = "storage_ledger/status.py"
-ENTRIES = "storage_ledger/core/entries.py"
-STUDY = "storage_ledger/core/study.py"
+ENTRIES = "storage_ledger/domain/entries.py"
+STUDY = "storage_ledger/domain/study.py"
 MIRROR = "storage_ledger/ledger/mirror.py"
 LEDGER = "storage_ledger/ledger/sqlite.py"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from storage_ledger.core.entries import Kind, NewEntry
+from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.index.sqlite import Index
 from storage_ledger.ledger import mirror as mirror_module
 from storage_ledger.ledger.mirror import Mirror

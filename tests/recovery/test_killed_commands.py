@@ -20,9 +20,9 @@ import pytest
 
 from storage_ledger import backup
 from storage_ledger.archive.filesystem import FilesystemArchive
-from storage_ledger.core.entries import Kind, NewEntry
-from storage_ledger.core.metadata import metadata_json
-from storage_ledger.core.study import Study
+from storage_ledger.domain.entries import Kind, NewEntry
+from storage_ledger.domain.metadata_json import metadata_json
+from storage_ledger.domain.study import Study
 from storage_ledger.ledger import mirror
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.mirror import Mirror

@@ -16,10 +16,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from storage_ledger import __version__
-from storage_ledger.core import canonical, plan
-from storage_ledger.core.entries import CURRENT_SCHEMA, Kind, NewEntry
-from storage_ledger.core.ids import rfc3339, uuid7
-from storage_ledger.core.plan import Stage
+from storage_ledger.domain import canonical_json, work_queue
+from storage_ledger.domain.entries import CURRENT_SCHEMA, Kind, NewEntry
+from storage_ledger.domain.ids import rfc3339, uuid7
+from storage_ledger.domain.work_queue import Stage
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.system.sqlalchemy_engine import sqlite
 
@@ -70,7 +70,7 @@ def _insert(connection, rows: list[tuple]) -> None:
     rows.clear()
 
 
-def _rows(count: int, seed: int) -> Iterator[tuple[tuple, plan.Changes]]:
+def _rows(count: int, seed: int) -> Iterator[tuple[tuple, work_queue.Changes]]:
     """Stories run side by side, each entry at its own time; what a story gets back is the position of its entry."""
     chance = random.Random(seed)
     hospital = Hospital(chance)
@@ -90,7 +90,7 @@ def _rows(count: int, seed: int) -> Iterator[tuple[tuple, plan.Changes]]:
         version = None
         if new.study_id is not None:
             version = versions[new.study_id] = versions.get(new.study_id, 0) + 1
-        yield _sealed(new, position, version, BEGAN + timedelta(seconds=at), chance), plan.changes(new)
+        yield _sealed(new, position, version, BEGAN + timedelta(seconds=at), chance), work_queue.changes(new)
         try:
             after, new = story.send(position)
         except StopIteration:
@@ -99,7 +99,7 @@ def _rows(count: int, seed: int) -> Iterator[tuple[tuple, plan.Changes]]:
 
 
 def _sealed(new: NewEntry, position: int, version: int | None, moment: datetime, chance: random.Random) -> tuple:
-    payload = canonical.dumps(new.payload)
+    payload = canonical_json.dumps(new.payload)
     salt = chance.randbytes(16)
     fields = {
         "position": position,
@@ -110,9 +110,9 @@ def _sealed(new: NewEntry, position: int, version: int | None, moment: datetime,
         "schema": CURRENT_SCHEMA,
         "recorded_at": rfc3339(moment),
         "cause": new.cause,
-        "payload_sha256": canonical.payload_sha256(salt, payload),
+        "payload_sha256": canonical_json.payload_sha256(salt, payload),
     }
-    leaf_hash = canonical.leaf_hash(fields)
+    leaf_hash = canonical_json.leaf_hash(fields)
     return (*list(fields.values())[:8], payload, fields["payload_sha256"], salt, leaf_hash)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from storage_ledger.core.identity import Difference, differences, disputed, found_in, names_any, said_by
+from storage_ledger.domain.patient_identity import Difference, differences, disputed, found_in, names_any, said_by
 
 SAME_NAMES = [
     ("DOE^JANE", "Doe^Jane^^"),

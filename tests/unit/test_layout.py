@@ -2,7 +2,7 @@
 
 import pytest
 
-from storage_ledger.core.layout import (
+from storage_ledger.domain.paths import (
     UploadPaths,
     archive_name,
     beside_name,

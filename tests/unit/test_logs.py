@@ -9,9 +9,7 @@ CANARY = "KANARIENVOGEL^TWEETY"
 
 def logged(code: str, level: str = "DEBUG") -> list[str]:
     """The lines on standard error of a process that configures logs and runs this; the canary is `CANARY` in it."""
-    start = (
-        f"import logging, warnings\nfrom storage_ledger import logs\nCANARY = {CANARY!r}\nlogs.configure({level!r}, environment='test')\n"
-    )
+    start = f"import logging, warnings\nfrom storage_ledger.system import logs\nCANARY = {CANARY!r}\nlogs.configure({level!r}, environment='test')\n"
     done = subprocess.run([sys.executable, "-c", start + code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
@@ -99,7 +97,7 @@ def test_where_names_places_and_no_text():
 def test_a_log_that_nobody_reads_holds_nobody_up_and_says_later_how_much_was_lost():
     ours, theirs = os.pipe()
     code = (
-        "from storage_ledger import logs\nlogs.configure('INFO')\nfor n in range(5000):\n    logs.get().info('x', position=n)\n"
+        "from storage_ledger.system import logs\nlogs.configure('INFO')\nfor n in range(5000):\n    logs.get().info('x', position=n)\n"
         "print('went on', flush=True)\ninput()\nlogs.get().info('y')\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=theirs, text=True) as process:

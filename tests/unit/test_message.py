@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from storage_ledger.core import canonical
-from storage_ledger.core.layout import UploadPaths
-from storage_ledger.core.message import MAX_BYTES, parse
+from storage_ledger.domain import canonical_json
+from storage_ledger.domain.message import MAX_BYTES, parse
+from storage_ledger.domain.paths import UploadPaths
 from storage_ledger.errors import Rejected
 
 PATHS = UploadPaths("/data/uploads", ("/app/uploads",))
@@ -102,7 +102,7 @@ def test_what_is_not_i_json_is_an_event_that_is_not_plain_and_can_be_stored(text
     parsed = parse(with_metadata(text), PATHS)
     assert not parsed.plain
     assert parsed.message["metadata"]["extra"] == kept
-    assert canonical.loads(canonical.dumps(parsed.message)) == parsed.message
+    assert canonical_json.loads(canonical_json.dumps(parsed.message)) == parsed.message
 
 
 def test_a_byte_order_mark_costs_the_plainness_only():

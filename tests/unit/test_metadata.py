@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from storage_ledger.core.metadata import metadata_json
-from storage_ledger.core.study import GROUPS, State, Study
+from storage_ledger.domain.metadata_json import metadata_json
+from storage_ledger.domain.study import GROUPS, State, Study
 from tests.contract.making import archived, described, made_entry
 
 

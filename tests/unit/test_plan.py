@@ -2,10 +2,10 @@
 
 import pytest
 
-from storage_ledger.core.entries import Kind, NewEntry, upcast
-from storage_ledger.core.ids import instant, later, rfc3339, uuid7
-from storage_ledger.core.plan import Changes, Stage, changes
-from storage_ledger.core.retry import backoff_s, worth_an_entry
+from storage_ledger.domain.backoff import backoff_s, worth_an_entry
+from storage_ledger.domain.entries import Kind, NewEntry, upcast
+from storage_ledger.domain.ids import instant, later, rfc3339, uuid7
+from storage_ledger.domain.work_queue import Changes, Stage, changes
 from storage_ledger.errors import LedgerUnusable
 
 CHANGES = {

@@ -12,7 +12,7 @@ from storage_ledger.system.temporary_folder import scratch
 USES_ONE = """
 import sys
 from pathlib import Path
-from storage_ledger.scratch import scratch
+from storage_ledger.system.temporary_folder import scratch
 with scratch("pictures-", Path(sys.argv[1])) as folder:
     (folder / "patient").write_bytes(b"x")
     print(folder, flush=True)

@@ -12,8 +12,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from storage_ledger.browse.typed import LONGEST, expression, period, terms
-from storage_ledger.core.folding import fold, spelled
-from storage_ledger.core.search_text import Described, compact, search_text
+from storage_ledger.domain.search_text import Described, compact, search_text
+from storage_ledger.domain.text_folding import fold, spelled
 from storage_ledger.index.tables import COLUMNS, SEARCH, SEARCHED
 from storage_ledger.system.sqlalchemy_engine import sqlite
 

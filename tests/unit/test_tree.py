@@ -6,7 +6,7 @@ import hashlib
 
 import pytest
 
-from storage_ledger.core.tree import Tree
+from storage_ledger.domain.merkle_tree import Tree
 
 # The inputs and heads that Certificate Transparency's implementations test RFC 6962 with.
 INPUTS = [

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from storage_ledger.core.folding import fold, spelled
+from storage_ledger.domain.text_folding import fold, spelled
 
 STUDY_DATE = "ᴅ"
 BIRTH_DATE = "ʙ"

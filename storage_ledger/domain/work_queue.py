@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import assert_never
 
-from storage_ledger.core.entries import ADOPT, Kind, NewEntry
+from storage_ledger.domain.entries import ADOPT, Kind, NewEntry
 
 
 class Stage(StrEnum):

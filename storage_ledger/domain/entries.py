@@ -12,7 +12,7 @@ from enum import StrEnum
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from storage_ledger.core import canonical
+from storage_ledger.domain import canonical_json
 from storage_ledger.errors import LedgerUnusable, Retryable
 
 
@@ -71,7 +71,7 @@ class Entry(NamedTuple):
     @property
     def data(self) -> dict[str, Any]:
         """The payload in its current shape; parsed at each call, so keep it."""
-        return upcast(self.kind, self.schema, canonical.loads(self.payload))
+        return upcast(self.kind, self.schema, canonical_json.loads(self.payload))
 
 
 class EncodedEntry(Entry):
@@ -98,7 +98,7 @@ def understood(entry: Entry) -> dict[str, Any] | None:
 
 def header(entry: Entry) -> bytes:
     """The canonical JSON that its leaf hash is of."""
-    return canonical.header_of(*_header(entry))
+    return canonical_json.header_of(*_header(entry))
 
 
 def faults(entry: Entry) -> list[str]:
@@ -110,10 +110,10 @@ def faults(entry: Entry) -> list[str]:
     found = []
     try:
         # Bytes in a column of text are no payload, even if they are the right ones.
-        if canonical.payload_sha256(salt, payload if entry.__class__ is EncodedEntry else payload.encode()) != payload_sha256:
+        if canonical_json.payload_sha256(salt, payload if entry.__class__ is EncodedEntry else payload.encode()) != payload_sha256:
             found.append("payload-changed")
-        whole = canonical.header_of(cause, entry_id, kind, payload_sha256, position, recorded_at, schema, study_id, version)
-        if canonical.leaf_hash_of(whole) != leaf_hash:
+        whole = canonical_json.header_of(cause, entry_id, kind, payload_sha256, position, recorded_at, schema, study_id, version)
+        if canonical_json.leaf_hash_of(whole) != leaf_hash:
             found.append("header-changed")
     except (TypeError, ValueError, AttributeError):
         found.append("entry-unreadable")
@@ -123,7 +123,7 @@ def faults(entry: Entry) -> list[str]:
 def has_whole_header(entry: Entry) -> bool:
     """Whether everything but the payload is what was recorded."""
     try:
-        return canonical.leaf_hash_of(header(entry)) == entry.leaf_hash
+        return canonical_json.leaf_hash_of(header(entry)) == entry.leaf_hash
     except (TypeError, ValueError):
         return False
 
@@ -138,4 +138,4 @@ def require_whole(entries: Iterable[Entry]) -> None:
             raise Retryable("entry-damaged", f"the ledger's entry at position {entry.position} is not what its hashes say ({found[0]})")
 
 
-_header = attrgetter(*canonical.HEADER)
+_header = attrgetter(*canonical_json.HEADER)

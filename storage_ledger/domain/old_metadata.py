@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from storage_ledger.core import canonical
-from storage_ledger.core.entries import ADOPT
-from storage_ledger.core.ids import rfc3339
-from storage_ledger.core.layout import UploadPaths
-from storage_ledger.core.message import parse
+from storage_ledger.domain import canonical_json
+from storage_ledger.domain.entries import ADOPT
+from storage_ledger.domain.ids import rfc3339
+from storage_ledger.domain.message import parse
+from storage_ledger.domain.paths import UploadPaths
 from storage_ledger.errors import Rejected
 
 STAMPS = frozenset({"study_id", "processing_time", "validation_details"})  # what the old service put on top of the message's metadata
@@ -68,7 +68,7 @@ class OldMetadata:
         message = self.message | {"file_path": name}
         payload: dict[str, Any] = {"message": message, "source": ADOPT, "upload_path": name}
         if self.data is None:
-            payload["raw_sha256"] = hashlib.sha256(canonical.dumps(message).encode("utf-8")).hexdigest()
+            payload["raw_sha256"] = hashlib.sha256(canonical_json.dumps(message).encode("utf-8")).hexdigest()
         else:
             payload["raw_sha256"] = self.sha256
             payload["raw"] = base64.b64encode(self.data).decode("ascii")

@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 
-from storage_ledger.core import canonical
-from storage_ledger.core.entries import ADOPT
-from storage_ledger.core.study import GROUPS, Study, metadata_of, validation_details_of
+from storage_ledger.domain import canonical_json
+from storage_ledger.domain.entries import ADOPT
+from storage_ledger.domain.study import GROUPS, Study, metadata_of, validation_details_of
 
 
 def metadata_json(study: Study, described: dict[str, Any]) -> bytes:
@@ -57,7 +57,7 @@ def metadata_json(study: Study, described: dict[str, Any]) -> bytes:
 def speaks_of(metadata: bytes, recorded: Collection[str]) -> bool:
     """Whether `metadata_json` made these bytes of one of the events that were recorded at these times."""
     try:
-        found = canonical.loads(metadata)
+        found = canonical_json.loads(metadata)
     except ValueError:
         return False
     time = found.get("processing_time") if isinstance(found, dict) else None

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, StrictStr, ValidationError
 
-from storage_ledger.core.layout import UploadPaths, valid_study_id
+from storage_ledger.domain.paths import UploadPaths, valid_study_id
 from storage_ledger.errors import Rejected
 
 MAX_BYTES = 1 << 20

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from storage_ledger.core import canonical
-from storage_ledger.core.entries import Entry, Kind, faults, require_whole
+from storage_ledger.domain import canonical_json
+from storage_ledger.domain.entries import Entry, Kind, faults, require_whole
 from storage_ledger.errors import LedgerUnusable, Retryable
 
 GROUPS = ("patient_info", "study_info", "modality_info", "exposure_info", "location_info")
@@ -79,7 +79,7 @@ class Described:
     def of(cls, entry: Entry) -> Described:
         """From an entry of that kind."""
         data = entry.data
-        said = canonical.dumps([metadata_of(data["message"]), validation_details_of(data["message"])])
+        said = canonical_json.dumps([metadata_of(data["message"]), validation_details_of(data["message"])])
         return cls(entry.position, entry.recorded_at, data["upload_path"], hashlib.sha256(said.encode("utf-8")).digest())
 
 
