@@ -22,8 +22,8 @@ from storage_ledger.domain.entries import Entry, faults
 from storage_ledger.domain.ids import rfc3339
 from storage_ledger.domain.merkle_tree import Tree
 from storage_ledger.errors import BackupError, LedgerError, LedgerUnusable, Locked
-from storage_ledger.ledger.copying import MODE, copy_to, fsync
 from storage_ledger.ledger.migrate import revision_of
+from storage_ledger.ledger.snapshot import MODE, copy_to, fsync
 from storage_ledger.ledger.sqlite import COLUMNS, translated
 from storage_ledger.system.ownership import hand_over
 from storage_ledger.system.sqlalchemy_engine import quoted, sqlite

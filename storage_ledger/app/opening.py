@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.errors import LedgerBusy, LedgerUnusable, Retryable
 from storage_ledger.ledger.migrate import make_folder, require_writable
-from storage_ledger.ledger.mirror import Mirror
+from storage_ledger.ledger.mirror.writer import Mirror
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.settings import Settings
 from storage_ledger.system import locks, logs

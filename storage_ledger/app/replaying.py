@@ -16,7 +16,7 @@ from storage_ledger.findings import Finding, Findings
 from storage_ledger.index.rebuild import Workers
 from storage_ledger.index.sqlite import Index
 from storage_ledger.ledger.migrate import require_writable
-from storage_ledger.ledger.mirror import Mirror, entries
+from storage_ledger.ledger.mirror.writer import Mirror, entries
 from storage_ledger.ledger.sqlite import SqliteLedger, utc_now
 from storage_ledger.looking import LookingArchive, LookingStatuses
 from storage_ledger.notifier import Notifier

@@ -78,7 +78,7 @@ def _mirror(settings: Settings, force: bool, up_to_damage: bool) -> Restored:
     from storage_ledger import restore as work
     from storage_ledger.app.opening import alone
     from storage_ledger.cli.progress import progress
-    from storage_ledger.ledger.mirror import mirrored_position
+    from storage_ledger.ledger.mirror.writer import mirrored_position
 
     with alone(settings, "restore"), progress("Restoring", mirrored_position(settings.archive_path), "entries") as show:
         return work.from_mirror(settings.archive_path, settings.ledger_file, show, force=force, up_to_damage=up_to_damage)

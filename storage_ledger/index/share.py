@@ -25,7 +25,7 @@ from storage_ledger.index.batch import KEEP_STUDIES, Batch
 from storage_ledger.index.searched import write_search_text
 from storage_ledger.index.tables import COLUMNS, FLAGS, OF_A_SERIES, OF_A_STUDY, ROWID, TABLES, add, add_patients, arrived
 from storage_ledger.ledger.contract import Ledger
-from storage_ledger.ledger.reading import Entries
+from storage_ledger.ledger.scan import Entries
 from storage_ledger.system.sqlite import quoted, sqlite
 
 FOLDED = ("studies", "files", "uploads", "damaged")

@@ -13,8 +13,8 @@ from typing import Any
 from sqlalchemy import Engine, StaticPool, create_engine
 
 from storage_ledger.errors import LedgerUnusable
-from storage_ledger.ledger.copying import copy_to, fsync
 from storage_ledger.ledger.schema import HEAD
+from storage_ledger.ledger.snapshot import copy_to, fsync
 from storage_ledger.ledger.sqlite import translated
 from storage_ledger.system import locks
 from storage_ledger.system.ownership import hand_over

@@ -24,7 +24,7 @@ from storage_ledger.domain.ids import later, rfc3339, uuid7
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerBusy, LedgerRefused, LedgerUnusable
 from storage_ledger.ledger.contract import Duty, QueueLength
-from storage_ledger.ledger.reading import SCAN, as_entry, one_by_one, scanned
+from storage_ledger.ledger.scan import SCAN, as_entry, one_by_one, scanned
 from storage_ledger.system.sqlalchemy_engine import driver, open_engine, sqlite
 from storage_ledger.system.sqlite import BUSY_TIMEOUT_S, fetched
 

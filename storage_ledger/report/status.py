@@ -19,7 +19,7 @@ from storage_ledger.domain.work_queue import Stage
 from storage_ledger.index.sqlite import ask_files, damaged, standing
 from storage_ledger.index.tables import FLAGGED
 from storage_ledger.ledger.contract import Ledger
-from storage_ledger.ledger.mirror import mirrored_position
+from storage_ledger.ledger.mirror.writer import mirrored_position
 from storage_ledger.ledger.sqlite import utc_now
 from storage_ledger.report.outages import by_code, going_on
 from storage_ledger.report.quarantined import quarantined

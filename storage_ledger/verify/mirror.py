@@ -14,9 +14,9 @@ from pathlib import Path
 from storage_ledger.domain.entries import Entry
 from storage_ledger.domain.merkle_tree import Tree
 from storage_ledger.domain.paths import DAMAGED_FOLDER, LEDGER_FOLDER
-from storage_ledger.ledger import segments
-from storage_ledger.ledger.mirror import SEGMENT_BYTES, SEGMENT_ENTRIES
-from storage_ledger.ledger.segments import Batch, Begin
+from storage_ledger.ledger.mirror import segments
+from storage_ledger.ledger.mirror.segments import Batch, Begin
+from storage_ledger.ledger.mirror.writer import SEGMENT_BYTES, SEGMENT_ENTRIES
 from storage_ledger.verify.facts import Facts
 from storage_ledger.verify.findings import Findings
 

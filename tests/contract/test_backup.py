@@ -20,10 +20,10 @@ import pytest
 from storage_ledger import backup
 from storage_ledger.domain.entries import Entry, Kind, NewEntry
 from storage_ledger.errors import BackupError, LedgerUnusable, Locked
-from storage_ledger.ledger import mirror as module
-from storage_ledger.ledger import segments
-from storage_ledger.ledger.mirror import Mirror
-from storage_ledger.ledger.segments import Batch, Begin
+from storage_ledger.ledger.mirror import segments
+from storage_ledger.ledger.mirror import writer as module
+from storage_ledger.ledger.mirror.segments import Batch, Begin
+from storage_ledger.ledger.mirror.writer import Mirror
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.restore import Restored, from_backup, from_mirror
 from storage_ledger.system.sqlalchemy_engine import sqlite

@@ -605,8 +605,8 @@ def test_one_at_a_time_makes_the_index_anew(following):
 HOLD = """
 import sys
 from pathlib import Path
-from storage_ledger.ledger import lock
-with lock.held(Path(sys.argv[1]), "serve"):
+from storage_ledger.system import locks
+with locks.held(Path(sys.argv[1]), "serve"):
     print("held", flush=True)
     sys.stdin.readline()
     Path(sys.argv[2]).unlink()

@@ -16,10 +16,10 @@ import pytest
 from storage_ledger.domain.entries import Entry, Kind, NewEntry
 from storage_ledger.domain.merkle_tree import Tree
 from storage_ledger.errors import LedgerUnusable, Retryable
-from storage_ledger.ledger import mirror as module
-from storage_ledger.ledger import segments
-from storage_ledger.ledger.mirror import Mirror, mirrored_position
-from storage_ledger.ledger.segments import Batch, Begin
+from storage_ledger.ledger.mirror import segments
+from storage_ledger.ledger.mirror import writer as module
+from storage_ledger.ledger.mirror.segments import Batch, Begin
+from storage_ledger.ledger.mirror.writer import Mirror, mirrored_position
 from storage_ledger.ledger.sqlite import SqliteLedger
 from tests.contract.making import damage, described, fill, small_volume
 

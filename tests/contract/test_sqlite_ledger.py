@@ -457,9 +457,9 @@ TAKE_LOCK = """
 import sys
 from pathlib import Path
 from storage_ledger.errors import Locked
-from storage_ledger.ledger import lock
+from storage_ledger.system import locks
 try:
-    with lock.held(Path(sys.argv[1]), "restore"):
+    with locks.held(Path(sys.argv[1]), "restore"):
         print("held", flush=True)
         sys.stdin.readline()
 except Locked as error:
@@ -561,7 +561,7 @@ def test_a_ledger_on_a_file_system_that_is_mounted_read_only_is_told_as_that_and
 
 def test_who_only_looks_whether_the_lock_is_held_keeps_nobody_from_it(tmp_path):
     looking = (
-        "import sys; from pathlib import Path; from storage_ledger.ledger import lock\nwhile True:\n    lock.is_held(Path(sys.argv[1]))"
+        "import sys; from pathlib import Path; from storage_ledger.system import locks\nwhile True:\n    locks.is_held(Path(sys.argv[1]))"
     )
     path = tmp_path / "serve.lock"
     lookers = [subprocess.Popen([sys.executable, "-c", looking, str(path)]) for _ in range(2)]

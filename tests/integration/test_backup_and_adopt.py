@@ -17,7 +17,7 @@ from storage_ledger.cli.main import app as command_line
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.errors import BackupError, LedgerUnusable, Retryable
 from storage_ledger.ledger.migrate import migrate
-from storage_ledger.ledger.mirror import mirrored_position
+from storage_ledger.ledger.mirror.writer import mirrored_position
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.settings import Settings
 from tests.integration.test_lost_volumes import archive, entries

@@ -31,7 +31,7 @@ ENGINE = "storage_ledger/system/sqlalchemy_engine.py"
 STATUS = "storage_ledger/status.py"
 ENTRIES = "storage_ledger/domain/entries.py"
 STUDY = "storage_ledger/domain/study.py"
-MIRROR = "storage_ledger/ledger/mirror.py"
+MIRROR = "storage_ledger/ledger/mirror/writer.py"
 LEDGER = "storage_ledger/ledger/sqlite.py"
 
 
@@ -203,7 +203,7 @@ MUTANTS = {
         "the mirror's segment is not fsynced",
         (
             Edit(
-                "storage_ledger/ledger/mirror.py",
+                "storage_ledger/ledger/mirror/writer.py",
                 "                os.fsync(descriptor)\n                state = ",
                 "                state = ",
             ),

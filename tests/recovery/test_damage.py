@@ -14,8 +14,8 @@ import pytest
 
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.index.sqlite import Index
-from storage_ledger.ledger import mirror as mirror_module
-from storage_ledger.ledger.mirror import Mirror
+from storage_ledger.ledger.mirror import writer as mirror_module
+from storage_ledger.ledger.mirror.writer import Mirror
 from storage_ledger.quarantine import About, Word, say
 from storage_ledger.status import StatusClient
 from storage_ledger.verify import mirror as checked_mirror

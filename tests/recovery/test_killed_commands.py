@@ -23,9 +23,9 @@ from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.domain.metadata_json import metadata_json
 from storage_ledger.domain.study import Study
-from storage_ledger.ledger import mirror
 from storage_ledger.ledger.migrate import migrate
-from storage_ledger.ledger.mirror import Mirror
+from storage_ledger.ledger.mirror import writer
+from storage_ledger.ledger.mirror.writer import Mirror
 from storage_ledger.ledger.sqlite import SqliteLedger
 from tests.contract.making import described
 from tests.recovery import tracing
@@ -239,7 +239,7 @@ def test_an_adoption(beginning: Folders, warm: Warm, rewrite: bool) -> None:
         whole(folders.file)
         ledger = SqliteLedger(folders.file)
         entries = ledger.read(0, 10_000)
-        assert list(mirror.entries(folders.archive, ledger.ledger_id)) == entries
+        assert list(writer.entries(folders.archive, ledger.ledger_id)) == entries
         archived = [f"{entry.study_id}/{entry.data['file']['name']}" for entry in entries if entry.kind == Kind.ARCHIVED]
         assert sorted(archived) == sorted(files)
         assert [entry.kind for entry in entries].count("described") == len(files)

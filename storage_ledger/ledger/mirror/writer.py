@@ -20,9 +20,9 @@ from storage_ledger.domain.entries import Entry, faults
 from storage_ledger.domain.merkle_tree import Tree
 from storage_ledger.domain.paths import DAMAGED_FOLDER, LEDGER_FOLDER
 from storage_ledger.errors import LedgerUnusable, Retryable
-from storage_ledger.ledger import segments
 from storage_ledger.ledger.contract import Ledger
-from storage_ledger.ledger.segments import Batch, Begin
+from storage_ledger.ledger.mirror import segments
+from storage_ledger.ledger.mirror.segments import Batch, Begin
 from storage_ledger.system import locks, logs
 from storage_ledger.system.ownership import hand_over
 
