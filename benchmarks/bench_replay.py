@@ -30,8 +30,8 @@ import httpx
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from storage_ledger.domain.entries import faults  # noqa: E402
-from storage_ledger.index.rebuild import Workers  # noqa: E402
-from storage_ledger.index.sqlite import Index  # noqa: E402
+from storage_ledger.index.follower import Index  # noqa: E402
+from storage_ledger.index.rebuild.partitions import Workers  # noqa: E402
 from storage_ledger.ledger.sqlite import COLUMNS, SqliteLedger  # noqa: E402
 from storage_ledger.system.sqlalchemy_engine import sqlite  # noqa: E402
 

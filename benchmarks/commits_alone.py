@@ -20,7 +20,7 @@ from pathlib import Path
 from fed_service import filled
 from many_studies import a_study, append
 
-from storage_ledger.index.sqlite import Index
+from storage_ledger.index.follower import Index
 from storage_ledger.ledger.sqlite import SqliteLedger
 
 EVENTS_A_SECOND = 200

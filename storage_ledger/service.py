@@ -22,7 +22,7 @@ from storage_ledger.clock import ClockWatch, ahead
 from storage_ledger.domain.ids import instant
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerError
-from storage_ledger.index.sqlite import Index
+from storage_ledger.index.follower import Index
 from storage_ledger.intake import Intake
 from storage_ledger.lane import Lane
 from storage_ledger.ledger.contract import Ledger, QueueLength

@@ -9,8 +9,8 @@ from storage_ledger.adopt import Adopted, Adoption, Asked, Noted
 from storage_ledger.app.opening import alone, joined_mirror, reading
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.errors import LedgerBusy, Retryable
-from storage_ledger.index.rebuild import Workers
-from storage_ledger.index.sqlite import Index, standing
+from storage_ledger.index.follower import Index, standing
+from storage_ledger.index.rebuild.partitions import Workers
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.sqlite import utc_now
 from storage_ledger.replay import Begin

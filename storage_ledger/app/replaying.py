@@ -13,8 +13,8 @@ from storage_ledger.domain.entries import faults
 from storage_ledger.domain.paths import LEDGER_FOLDER
 from storage_ledger.errors import LedgerError, LedgerUnusable, Locked, Retryable, StorageLedgerError
 from storage_ledger.findings import Finding, Findings
-from storage_ledger.index.rebuild import Workers
-from storage_ledger.index.sqlite import Index
+from storage_ledger.index.follower import Index
+from storage_ledger.index.rebuild.partitions import Workers
 from storage_ledger.ledger.migrate import require_writable
 from storage_ledger.ledger.mirror.writer import Mirror, entries
 from storage_ledger.ledger.sqlite import SqliteLedger, utc_now

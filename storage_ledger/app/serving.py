@@ -13,8 +13,8 @@ from storage_ledger.clock import ClockWatch
 from storage_ledger.domain.entries import Entry
 from storage_ledger.domain.paths import UploadPaths
 from storage_ledger.errors import BadSettings
-from storage_ledger.index.rebuild import Workers
-from storage_ledger.index.sqlite import Index
+from storage_ledger.index.follower import Index
+from storage_ledger.index.rebuild.partitions import Workers
 from storage_ledger.intake import Intake
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.sqlite import SqliteLedger, utc_now

@@ -11,9 +11,9 @@ from typing import Any
 from storage_ledger.domain.entries import Entry, Kind, faults
 from storage_ledger.domain.search_text import Described, search_text
 from storage_ledger.errors import LedgerUnusable
-from storage_ledger.index import fixity, patients
+from storage_ledger.index import fixity, patient_conflicts
 from storage_ledger.index.rows import Row, StudyRows
-from storage_ledger.index.searched import add_search_text, shown_of, write_search_text
+from storage_ledger.index.search import add_search_text, shown_of, write_search_text
 from storage_ledger.index.tables import (
     ARRIVED_ONE,
     COLUMNS,
@@ -204,8 +204,8 @@ class Batch:
         stale |= {uid for uid, position in flagged if uid and position < self._first}
         self._each(stale, make_patients_again)
         self._each(new - stale, lambda chosen: (add_patients(chosen, self._first),))
-        patients.flag(self._connection, stale)
-        stale |= patients.flag(self._connection, new - stale, self._first)
+        patient_conflicts.flag(self._connection, stale)
+        stale |= patient_conflicts.flag(self._connection, new - stale, self._first)
         shown = {row[0]: row[1:] for row in self._each(new - stale, lambda chosen: (shown_of(chosen),))}
         says = _new_words(shown, [row for row in changed if row[FILE.study_instance_uid] in shown])
         whole = (stale | new) - shown.keys() | {uid for uid, files in says.items() if _fills_a_gap(shown[uid][1:], files)}

@@ -16,7 +16,7 @@ from storage_ledger.clock import ahead
 from storage_ledger.domain.entries import Kind
 from storage_ledger.domain.ids import instant
 from storage_ledger.domain.work_queue import Stage
-from storage_ledger.index.sqlite import ask_files, damaged, standing
+from storage_ledger.index.follower import ask_files, damaged, standing
 from storage_ledger.index.tables import FLAGGED
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.mirror.writer import mirrored_position

@@ -10,7 +10,7 @@ from typing import Any
 
 from storage_ledger.domain.entries import Entry
 from storage_ledger.errors import LedgerUnusable
-from storage_ledger.index.sqlite import Index
+from storage_ledger.index.follower import Index
 from storage_ledger.index.tables import SCHEMA, SEARCH, TABLES
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.sqlite import translated

@@ -12,7 +12,7 @@ from storage_ledger.archive.inspection import Inspection
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.domain.ids import instant, later, rfc3339
 from storage_ledger.errors import LedgerError, Retryable
-from storage_ledger.index.sqlite import ask_files
+from storage_ledger.index.follower import ask_files
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.system import logs
 from storage_ledger.system.metrics import Metrics

@@ -16,7 +16,7 @@ from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.domain.metadata_json import metadata_json
 from storage_ledger.domain.study import Study
-from storage_ledger.index.sqlite import Index
+from storage_ledger.index.follower import Index
 from storage_ledger.ledger.mirror.writer import Mirror, entries
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.restore import from_mirror

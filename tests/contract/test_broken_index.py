@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from storage_ledger.domain.entries import Kind, NewEntry
-from storage_ledger.index.sqlite import Index, ask_files, damaged, standing, studies_with_upload
+from storage_ledger.index.follower import Index, ask_files, damaged, standing, studies_with_upload
 from storage_ledger.index.tables import INDEXES, SCHEMA, TABLES
 from storage_ledger.report.status import look_at
 from storage_ledger.report.story import story_of

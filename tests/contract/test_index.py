@@ -12,10 +12,10 @@ from storage_ledger.browse.typed import expression
 from storage_ledger.domain.entries import Kind, NewEntry, faults
 from storage_ledger.domain.entries import header as header_of
 from storage_ledger.errors import LedgerUnusable, Locked
-from storage_ledger.index import share
 from storage_ledger.index.batch import Batch
-from storage_ledger.index.rebuild import Workers
-from storage_ledger.index.sqlite import Index, _Unreadable
+from storage_ledger.index.follower import Index, _Unreadable
+from storage_ledger.index.rebuild import worker
+from storage_ledger.index.rebuild.partitions import Workers
 from storage_ledger.index.tables import INDEXES, SEARCH
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.system import locks
@@ -826,7 +826,7 @@ def test_a_worker_to_which_nobody_listens_ends_before_it_is_done(stories, tmp_pa
     file.touch()
     nobody, say = os.pipe()
     os.close(nobody)
-    command = [sys.executable, "-m", share.__name__, str(ledger.path), str(file), "0", "2000"]
+    command = [sys.executable, "-m", worker.__name__, str(ledger.path), str(file), "0", "2000"]
     done = subprocess.run(command, input=b"\0", stdout=say, stderr=subprocess.PIPE, timeout=60, check=False)
     os.close(say)
     assert done.returncode == 1

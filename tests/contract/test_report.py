@@ -19,7 +19,7 @@ from storage_ledger.clock import ahead
 from storage_ledger.domain.canonical_json import leaf_hash_of
 from storage_ledger.domain.entries import Kind, NewEntry, header
 from storage_ledger.domain.study import Study
-from storage_ledger.index.sqlite import Index
+from storage_ledger.index.follower import Index
 from storage_ledger.ledger.mirror.writer import Mirror
 from storage_ledger.outages import Outages
 from storage_ledger.quarantine import Word

@@ -526,7 +526,7 @@ import sys
 from pathlib import Path
 sys.modules["pysqlite3"] = None  # as where it has no wheel
 from storage_ledger.domain.entries import Kind, NewEntry
-from storage_ledger.index.sqlite import Index
+from storage_ledger.index.follower import Index
 from storage_ledger.system.sqlite import sqlite
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.sqlite import SqliteLedger

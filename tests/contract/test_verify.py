@@ -12,7 +12,7 @@ import pytest
 from storage_ledger.archive.inspection import Inspection
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.domain.work_queue import Stage
-from storage_ledger.index.sqlite import Index
+from storage_ledger.index.follower import Index
 from storage_ledger.ledger.mirror.writer import Mirror
 from storage_ledger.system.metrics import Metrics
 from storage_ledger.system.sqlalchemy_engine import sqlite

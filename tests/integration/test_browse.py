@@ -25,7 +25,7 @@ from storage_ledger.browse.back import back_to
 from storage_ledger.browse.catalogue import COLUMNS, HIDDEN, QUERIES
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.errors import BadSettings
-from storage_ledger.index.sqlite import Index
+from storage_ledger.index.follower import Index
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.settings import SERVE_LOCK

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from storage_ledger.index.sqlite import Index
+from storage_ledger.index.follower import Index
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.system.sqlalchemy_engine import sqlite
 from tests.support.browsing import CT, Browse, make_archive

@@ -23,7 +23,7 @@ from PIL import Image
 
 from storage_ledger.archive.header import read_header
 from storage_ledger.domain.entries import Kind, NewEntry
-from storage_ledger.index.sqlite import Index
+from storage_ledger.index.follower import Index
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.sqlite import SqliteLedger
 from tests.integration.test_browse import Browse

@@ -22,7 +22,7 @@ from storage_ledger.clock import acknowledge_ahead
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.domain.ids import rfc3339
 from storage_ledger.domain.work_queue import Stage
-from storage_ledger.index.sqlite import Index
+from storage_ledger.index.follower import Index
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.report.status import look_at
 from storage_ledger.settings import Settings

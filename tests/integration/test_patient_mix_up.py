@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from storage_ledger.domain.entries import Kind, NewEntry
-from storage_ledger.index.sqlite import Index
+from storage_ledger.index.follower import Index
 from tests.contract.making import Ledgers, archived
 from tests.contract.making import described as described_payload
 from tests.contract.pipeline import Pipeline

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage_ledger.domain.entries import Kind, NewEntry
-from storage_ledger.index.sqlite import Index
+from storage_ledger.index.follower import Index
 from storage_ledger.system.sqlalchemy_engine import sqlite
 from tests.contract.making import archived, described
 

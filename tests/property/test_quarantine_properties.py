@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from storage_ledger.domain.entries import Kind
-from storage_ledger.index.sqlite import Index
+from storage_ledger.index.follower import Index
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.quarantine import About, Word, say
 from storage_ledger.status import StatusClient

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from storage_ledger.domain.entries import Kind, NewEntry
-from storage_ledger.index.sqlite import Index
+from storage_ledger.index.follower import Index
 from storage_ledger.ledger.mirror import writer as mirror_module
 from storage_ledger.ledger.mirror.writer import Mirror
 from storage_ledger.quarantine import About, Word, say

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from storage_ledger.index.rebuild import WORTH_A_PROCESS, Workers
-from storage_ledger.index.sqlite import Index
+from storage_ledger.index.follower import Index
+from storage_ledger.index.rebuild.partitions import WORTH_A_PROCESS, Workers
 from storage_ledger.ledger.sqlite import SqliteLedger
 from tests.property.test_index_properties import rows
 from tests.support.figures import note
@@ -62,7 +62,7 @@ def replay(warm: Warm, folder: Path) -> WarmProcess:
 def workers(pid: int) -> list[int]:
     """The processes that it has started, once they run."""
     found = [int(each) for task in Path(f"/proc/{pid}/task").iterdir() for each in (task / "children").read_text().split()]
-    return [each for each in found if b"storage_ledger.index.share" in Path(f"/proc/{each}/cmdline").read_bytes()]
+    return [each for each in found if b"storage_ledger.index.rebuild.worker" in Path(f"/proc/{each}/cmdline").read_bytes()]
 
 
 def started(process: WarmProcess) -> list[int]:

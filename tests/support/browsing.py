@@ -11,7 +11,7 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from storage_ledger.index.sqlite import Index
+from storage_ledger.index.follower import Index
 from tests.contract.making import Ledgers
 from tests.contract.pipeline import Pipeline
 from tests.support.dicom import described, make_file

@@ -22,8 +22,8 @@ from storage_ledger.browse.access import BrowseSettings
 from storage_ledger.cli.main import app
 from storage_ledger.domain.entries import Kind
 from storage_ledger.index.batch import UNFOLDED
+from storage_ledger.index.follower import Index
 from storage_ledger.index.rows import NO_STUDY
-from storage_ledger.index.sqlite import Index
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.report.todo import ACTIONS, NOT_READY_ACTIONS, OUTAGE_ACTIONS

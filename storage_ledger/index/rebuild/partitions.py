@@ -12,8 +12,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 
-from storage_ledger.index import patients, share
-from storage_ledger.index.searched import write_search_text
+from storage_ledger.index import patient_conflicts
+from storage_ledger.index.rebuild import worker
+from storage_ledger.index.search import write_search_text
 from storage_ledger.index.tables import ADD, COLUMNS, NONE_ARRIVED, ROWID, conflicts, make_again, make_patients_again
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.sqlite import translated
@@ -89,7 +90,7 @@ class Shares:
             file.unlink()  # a worker may have begun it
             _make(file)
             with translated():
-                share.fold(file, ledger, after, to, on_progress, keep=self._keep)
+                worker.fold(file, ledger, after, to, on_progress, keep=self._keep)
             yield file
 
     def _cut(self, up_to: int, count: int) -> list[tuple[Path, int, int]]:
@@ -127,7 +128,7 @@ def bring_in(connection: Any, prefix: str, folded: Iterable[Path]) -> list[int]:
             moved = f"SELECT old.study_instance_uid FROM share.files new JOIN {prefix}files old ON old.rowid = new.position"  # noqa: S608 - the same
             left = "old.study_instance_uid IS NOT NULL AND old.study_instance_uid IS NOT new.study_instance_uid"
             connection.execute(f"INSERT OR IGNORE INTO again {moved} WHERE {left}")
-            for table in (*share.FOLDED, *share.DERIVED):
+            for table in (*worker.FOLDED, *worker.DERIVED):
                 names = ", ".join((["rowid"] if table in ROWID else []) + [f'"{name}"' for name in COLUMNS[table]])
                 how = f"INTO {prefix}{table} ({names}) SELECT {names} FROM share.{table}"  # noqa: S608 - names of ours
                 connection.execute(f"INSERT {how} WHERE true {ADD}" if table == "arrivals" else f"INSERT OR REPLACE {how}")
@@ -147,7 +148,9 @@ def derive_again(connection: Any) -> None:
     chosen = "IN (SELECT study_instance_uid FROM again)"
     for statement in make_patients_again(chosen):
         connection.execute(statement)
-    differing = {row[0] for row in connection.execute(conflicts("IS NOT NULL")).fetchall() if row[0]} | patients.flag_all(connection)
+    differing = {row[0] for row in connection.execute(conflicts("IS NOT NULL")).fetchall() if row[0]} | patient_conflicts.flag_all(
+        connection
+    )
     connection.executemany("INSERT OR IGNORE INTO again VALUES (?)", ((uid,) for uid in differing))
     for statement in make_again(chosen):
         connection.execute(statement)
@@ -182,7 +185,7 @@ def _folded_by_processes(workers: Workers, stretches: list[tuple[Path, int, int]
         given = 0
         for line in said:
             after, word = line.split()
-            if word != share.MADE:
+            if word != worker.MADE:
                 reached[int(after)] = int(word) - int(after)
                 on_progress(sum(reached.values()))
                 continue
@@ -209,7 +212,7 @@ def _numbers(count: int) -> Iterator[IO[bytes]]:
 def _worker(workers: Workers, stretches: list[tuple[Path, int, int]], queue: IO[bytes], say: IO[str]) -> Iterator[subprocess.Popen[bytes]]:
     """Folds those of these whose numbers it gets. A Ctrl-C of the terminal is for this process alone: the other is ended by it."""
     asked = [os.fspath(each) if isinstance(each, Path) else str(each) for stretch in stretches for each in stretch]
-    command = [sys.executable, "-I", "-m", share.__name__, os.fspath(workers.ledger_file), *asked]
+    command = [sys.executable, "-I", "-m", worker.__name__, os.fspath(workers.ledger_file), *asked]
     quiet = subprocess.DEVNULL
     with subprocess.Popen(command, stdin=queue, stdout=say, stderr=quiet, cwd="/", start_new_session=True) as process:  # and waits for it
         try:

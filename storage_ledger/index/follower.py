@@ -21,7 +21,7 @@ from storage_ledger.domain.entries import Entry, faults
 from storage_ledger.errors import LedgerBusy, LedgerError, LedgerUnusable, Locked, StorageLedgerError
 from storage_ledger.index import fixity
 from storage_ledger.index.batch import KEEP_STUDIES, UNFOLDED, Batch
-from storage_ledger.index.rebuild import Workers, bring_in, derive_again, left_over, remove, shares
+from storage_ledger.index.rebuild.partitions import Workers, bring_in, derive_again, left_over, remove, shares
 from storage_ledger.index.schema import SHADOW, progress_of, right_schema, schema, schema_version
 from storage_ledger.index.tables import INDEXES, SCHEMA, SEARCH, TABLES
 from storage_ledger.ledger.contract import Ledger

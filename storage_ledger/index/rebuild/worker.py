@@ -1,6 +1,6 @@
 """A share of a rebuild: a stretch of the ledger, checked and folded into a file of tables that is thrown away in the end.
 
-    python -m storage_ledger.index.share LEDGER FILE AFTER UP_TO [FILE AFTER UP_TO]… < NUMBERS
+    python -m storage_ledger.index.rebuild.worker LEDGER FILE AFTER UP_TO [FILE AFTER UP_TO]… < NUMBERS
 
 makes some, one after the other, in a process of its own: each byte that it reads is the number of the next one, and several such
 processes read from one pipe, so that none waits while there is work. It says how far it has come, a line each time: `AFTER position`,
@@ -22,7 +22,7 @@ from storage_ledger.domain.entries import Entry
 from storage_ledger.domain.patient_identity import PATIENT
 from storage_ledger.domain.search_text import Described
 from storage_ledger.index.batch import KEEP_STUDIES, Batch
-from storage_ledger.index.searched import write_search_text
+from storage_ledger.index.search import write_search_text
 from storage_ledger.index.tables import COLUMNS, FLAGS, OF_A_SERIES, OF_A_STUDY, ROWID, TABLES, add, add_patients, arrived
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.scan import Entries
