@@ -12,7 +12,7 @@ from typing import Any
 
 from storage_ledger import __version__
 from storage_ledger.archive.contract import Archive, Fixity
-from storage_ledger.archive.header import read_header
+from storage_ledger.archive.dicom_header import read_header
 from storage_ledger.domain.entries import Entry, Kind, NewEntry
 from storage_ledger.domain.paths import archive_path
 from storage_ledger.domain.study import Study

@@ -17,8 +17,8 @@ from typing import Any, BinaryIO
 
 from storage_ledger import __version__
 from storage_ledger.archive.contract import Archive, Fixity, Placed
-from storage_ledger.archive.files import digest_of
-from storage_ledger.archive.header import read_header
+from storage_ledger.archive.dicom_header import read_header
+from storage_ledger.archive.durable_copy import digest_of
 from storage_ledger.archive.uploads import Identity, Uploads
 from storage_ledger.domain.backoff import backoff_s, worth_an_entry
 from storage_ledger.domain.entries import Entry, Kind, NewEntry, require_whole

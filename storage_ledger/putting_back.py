@@ -14,7 +14,7 @@ from typing import Any
 
 from storage_ledger import __version__
 from storage_ledger.archive.contract import Archive, Fixity, Placed
-from storage_ledger.archive.files import digest_of
+from storage_ledger.archive.durable_copy import digest_of
 from storage_ledger.archive.uploads import Uploads
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.domain.paths import archive_path

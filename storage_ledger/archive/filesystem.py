@@ -14,10 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from storage_ledger.archive import files
+from storage_ledger.archive import durable_copy
 from storage_ledger.archive.contract import Fixity, Placed
-from storage_ledger.archive.files import FILE_MODE, FOLDER, METADATA_MODE, NO_LINKS, READ
-from storage_ledger.archive.files import digest_of as digest_of  # noqa: PLC0414 - remover and reconcile import it from here
+from storage_ledger.archive.durable_copy import FILE_MODE, FOLDER, METADATA_MODE, NO_LINKS, READ
+from storage_ledger.archive.durable_copy import digest_of as digest_of  # noqa: PLC0414 - remover and reconcile import it from here
 from storage_ledger.archive.uploads import Identity, Upload
 from storage_ledger.domain.paths import (
     DAMAGED_FOLDER,
@@ -73,12 +73,12 @@ class FilesystemArchive:
 
         See `contract.Archive.place`. Where an fsync fails, the next attempt makes a new copy.
         """
-        with files.translated(), self._study_folder(study_id, make=True) as folder:
+        with durable_copy.translated(), self._study_folder(study_id, make=True) as folder:
             if not owned:
                 self._require_own(study_id)
             with self._temporary(f"place-{position}", folder) as temporary:
                 with any_of_them(when=upload.size >= LARGE_BYTES):
-                    sha256 = files.copy(upload, temporary, folder, FILE_MODE)
+                    sha256 = durable_copy.copy(upload, temporary, folder, FILE_MODE)
                 self._note_ours(study_id, temporary, folder)
                 placed = self._link(folder, temporary, study_id, original_name, sha256, upload.size, owned, position)
             self._sync_names(folder, study_id, placed.name, sha256)
@@ -86,27 +86,27 @@ class FilesystemArchive:
 
     def put_back(self, copy: Upload, study_id: str, *, name: str, sha256: str, position: int, time: int) -> Placed:
         """As `place`, but to a name that is known. A second hidden name stays as the mark. See `contract.Archive.put_back`."""
-        with files.translated(), self._study_folder(study_id, make=True, alone=False) as folder:
+        with durable_copy.translated(), self._study_folder(study_id, make=True, alone=False) as folder:
             mark = putting_back_name(name, time)
             placed: Placed | None = None
             try:
                 with self._temporary(f"place-{position}", folder) as temporary:
-                    if files.copy(copy, temporary, folder, FILE_MODE) != sha256:
+                    if durable_copy.copy(copy, temporary, folder, FILE_MODE) != sha256:
                         raise Retryable("upload-changing", "the copy no longer has the bytes for which it was chosen")  # noqa: TRY301 - undone like any other
                     self._note_ours(study_id, temporary, folder)
-                    files.rename_over(temporary, mark, folder)  # whole, whoever else renames one over it
-                files.fsync(folder)  # the mark first: from here on it says what was begun
+                    durable_copy.rename_over(temporary, mark, folder)  # whole, whoever else renames one over it
+                durable_copy.fsync(folder)  # the mark first: from here on it says what was begun
                 placed = self._link_owned(folder, mark, name, study_id, sha256, copy.size, position)
                 self._sync_names(folder, study_id, name, sha256)
             except (OSError, Retryable, Permanent):
                 if placed is None:  # else it was put back, and the mark says that no entry says so yet
-                    files.unlink(mark, folder)
+                    durable_copy.unlink(mark, folder)
                 raise
             return placed
 
     def is_marked(self, study_id: str, name: str, time: int) -> bool:
         """See `contract.Archive.is_marked`."""
-        with files.translated():
+        with durable_copy.translated():
             try:
                 with self._study_folder(study_id, make=False) as folder:
                     os.stat(putting_back_name(name, time), dir_fd=folder, follow_symlinks=False)
@@ -116,24 +116,26 @@ class FilesystemArchive:
 
     def unmark(self, study_id: str, name: str, time: int) -> None:
         """See `contract.Archive.unmark`."""
-        with files.translated(), suppress(FileNotFoundError), self._study_folder(study_id, make=False) as folder:
+        with durable_copy.translated(), suppress(FileNotFoundError), self._study_folder(study_id, make=False) as folder:
             os.unlink(putting_back_name(name, time), dir_fd=folder)
-            files.fsync(folder)
+            durable_copy.fsync(folder)
 
     def write_metadata(self, study_id: str, data: bytes, *, ours: Callable[[bytes], bool] = lambda _: True) -> None:
         """Write to a temporary name, fsync, rename, fsync the folder. See `contract.Archive.write_metadata`."""
-        with files.translated(), self._study_folder(study_id, make=True) as folder:
+        with durable_copy.translated(), self._study_folder(study_id, make=True) as folder:
             sha256 = hashlib.sha256(data).hexdigest()
 
             def foreign(name: str, folder: int) -> bool:
-                return files.check(name, folder, sha256, len(data)) is Fixity.CHANGED and not ours(files.beginning(name, folder))
+                return durable_copy.check(name, folder, sha256, len(data)) is Fixity.CHANGED and not ours(
+                    durable_copy.beginning(name, folder)
+                )
 
             lost = (study_id, METADATA) in self._lost_names  # then it is ours, whatever it holds
-            found = files.check(METADATA, folder, sha256, len(data))
-            if lost or found is not Fixity.INTACT or not files.synced(METADATA, folder):
+            found = durable_copy.check(METADATA, folder, sha256, len(data))
+            if lost or found is not Fixity.INTACT or not durable_copy.synced(METADATA, folder):
                 self._replace_metadata(folder, data, study_id, (lambda *_: False) if lost else foreign)
             try:
-                files.fsync(folder)
+                durable_copy.fsync(folder)
             except OSError:
                 self._lost_names.add((study_id, METADATA))
                 self._replace_metadata(folder, data, study_id, lambda *_: False)
@@ -143,7 +145,7 @@ class FilesystemArchive:
 
     def settle(self, studies: Collection[str]) -> set[str]:
         """See `contract.Archive.settle`."""
-        with files.translated():
+        with durable_copy.translated():
             lost = self._discard_lost(studies)
             try:
                 self._sync_root()
@@ -154,11 +156,11 @@ class FilesystemArchive:
 
     def check(self, study_id: str, name: str, sha256: str, size: int) -> Fixity:
         """See `contract.Archive.check`."""
-        with files.translated():
+        with durable_copy.translated():
             try:
                 with self._study_folder(study_id, make=False) as folder:
-                    found = files.check(name, folder, sha256, size)
-                    if found is Fixity.INTACT and ((study_id, name) in self._lost_names or not files.synced(name, folder)):
+                    found = durable_copy.check(name, folder, sha256, size)
+                    if found is Fixity.INTACT and ((study_id, name) in self._lost_names or not durable_copy.synced(name, folder)):
                         found = self._renew(name, folder, study_id, sha256)
                     if found is Fixity.INTACT:
                         self._sync_names(folder, study_id, name, sha256)
@@ -170,25 +172,25 @@ class FilesystemArchive:
     @contextmanager
     def open(self, study_id: str, name: str) -> Iterator[BinaryIO]:
         """See `contract.Archive.open`."""
-        with files.translated(), self._study_folder(study_id, make=False) as folder:
+        with durable_copy.translated(), self._study_folder(study_id, make=False) as folder:
             descriptor = os.open(name, READ, dir_fd=folder)
-        with files.translated(), os.fdopen(descriptor, "rb") as file:  # of whoever reads it, too
+        with durable_copy.translated(), os.fdopen(descriptor, "rb") as file:  # of whoever reads it, too
             yield file
 
     def forget(self, study_id: str, position: int) -> None:
         """See `contract.Archive.forget`."""
-        with files.translated(), suppress(FileNotFoundError, Permanent), self._study_folder(study_id, make=False) as folder:
+        with durable_copy.translated(), suppress(FileNotFoundError, Permanent), self._study_folder(study_id, make=False) as folder:
             names = os.listdir(folder)
             ours = [name for name in names if is_attempt(name, position)]
             for name in ours:
-                files.unlink(name, folder)
+                durable_copy.unlink(name, folder)
             if len(ours) == len(names):  # an attempt that came to nothing leaves nothing
                 self._remove_empty(study_id)
 
     def trouble(self) -> tuple[str, str] | None:
         """See `contract.Archive.trouble`."""
         try:
-            with files.translated(), self._folder() as root:
+            with durable_copy.translated(), self._folder() as root:
                 status = os.fstatvfs(root)
         except Retryable as error:
             return error.code, f"{error.detail}. Is the volume mounted?"
@@ -225,10 +227,10 @@ class FilesystemArchive:
             if name in owned:
                 continue
             try:
-                if files.link_as(name, temporary, folder, sure=name == beside):
+                if durable_copy.link_as(name, temporary, folder, sure=name == beside):
                     return Placed(name, size, sha256, "copied")
             except FileExistsError:
-                if files.check(name, folder, sha256, size) is Fixity.INTACT and not files.is_metadata(name, folder):
+                if durable_copy.check(name, folder, sha256, size) is Fixity.INTACT and not durable_copy.is_metadata(name, folder):
                     # No entry knows it, so nobody knows whether whoever linked it made it durable. Ours is.
                     self._put_over(folder, temporary, name, position)
                     return Placed(name, size, sha256, "already-there")
@@ -237,17 +239,17 @@ class FilesystemArchive:
     def _link_owned(self, folder: int, source: str, name: str, study_id: str, sha256: str, size: int, position: int) -> Placed:
         """Under a name that the ledger gives to these bytes: other bytes there are damage, and are set aside."""
         for _ in range(ROUNDS):
-            if files.is_metadata(name, folder):
+            if durable_copy.is_metadata(name, folder):
                 break
             try:
-                if files.link_as(name, source, folder):
+                if durable_copy.link_as(name, source, folder):
                     return Placed(name, size, sha256, "copied")
                 break
             except FileExistsError:
-                found = files.check(name, folder, sha256, size)
+                found = durable_copy.check(name, folder, sha256, size)
             put = partial(self._put_over, folder, source, name, position)
             if found is Fixity.INTACT:
-                if (study_id, name) in self._lost_names or not files.synced(name, folder):
+                if (study_id, name) in self._lost_names or not durable_copy.synced(name, folder):
                     put()
                 return Placed(name, size, sha256, "already-there")
             if found is Fixity.CHANGED:
@@ -262,8 +264,8 @@ class FilesystemArchive:
     def _put_over(self, folder: int, source: str, name: str, position: int) -> None:
         """Give `source`'s durable file the name too, in one step, over whatever file has it."""
         with self._temporary(f"place-{position}", folder) as spare:
-            files.link_as(spare, source, folder, sure=True)
-            files.rename_over(spare, name, folder)
+            durable_copy.link_as(spare, source, folder, sure=True)
+            durable_copy.rename_over(spare, name, folder)
 
     def _set_aside(
         self,
@@ -285,28 +287,28 @@ class FilesystemArchive:
         with self._folder(*parts) as aside:
             kept, moved = _keep(name, folder, aside, damaged_name(position, name))
             try:
-                files.fsync(aside)
+                durable_copy.fsync(aside)
                 if not moved:
                     if not damaged(kept, aside):
-                        files.unlink(kept, aside)
+                        durable_copy.unlink(kept, aside)
                         return None
-                    if not files.same_file(name, folder, kept, aside):
+                    if not durable_copy.same_file(name, folder, kept, aside):
                         return None
                 put()
             except BaseException:  # the next attempt begins from the start: no evidence is kept twice
                 if moved and not _exists(name, folder):
                     os.rename(kept, name, src_dir_fd=aside, dst_dir_fd=folder)
-                elif not moved and files.same_file(name, folder, kept, aside):
-                    files.unlink(kept, aside)
+                elif not moved and durable_copy.same_file(name, folder, kept, aside):
+                    durable_copy.unlink(kept, aside)
                 raise
         return "/".join((*parts, kept))
 
     def _replace_metadata(self, folder: int, data: bytes, study_id: str, foreign: Callable[[str, int], bool]) -> None:
         """A new, durable file takes the name; the folder is not fsynced yet. What is `foreign`, or a folder, is set aside."""
         with self._temporary("metadata", folder) as temporary:
-            files.write(data, temporary, folder, METADATA_MODE)
+            durable_copy.write(data, temporary, folder, METADATA_MODE)
             self._note_ours(study_id, temporary, folder)
-            put = partial(files.rename_over, temporary, METADATA, folder)
+            put = partial(durable_copy.rename_over, temporary, METADATA, folder)
             if foreign(METADATA, folder) and self._set_aside(folder, METADATA, study_id, 0, foreign, put) is not None:
                 return
             try:
@@ -323,7 +325,7 @@ class FilesystemArchive:
             yield name
         finally:
             try:
-                files.unlink(name, folder)
+                durable_copy.unlink(name, folder)
             finally:
                 self._in_use.discard(name)
 
@@ -338,7 +340,7 @@ class FilesystemArchive:
             return
         for name in os.listdir(folder):
             if is_attempt(name) and name not in self._in_use:
-                files.unlink(name, folder)
+                durable_copy.unlink(name, folder)
 
     def _leave(self, study_id: str, folder: int, *, in_order: bool) -> None:
         changed = os.fstat(folder).st_mtime_ns
@@ -406,7 +408,7 @@ class FilesystemArchive:
     def _sync_parent(self, parts: tuple[str, ...], made: str) -> None:
         with self._folder(*parts) as parent:
             try:
-                files.fsync(parent)
+                durable_copy.fsync(parent)
             except OSError:
                 with suppress(OSError):  # it stays if another process has put something in it
                     os.rmdir(made, dir_fd=parent)
@@ -458,7 +460,7 @@ class FilesystemArchive:
         The name is not unlinked: another process may have found the file, and have recorded it.
         """
         try:
-            files.fsync(folder)
+            durable_copy.fsync(folder)
         except OSError:
             self._lost_names.add((study_id, name))
             if self._renew(name, folder, study_id, sha256) is Fixity.INTACT:
@@ -473,14 +475,14 @@ class FilesystemArchive:
             try:
                 status = os.fstat(source)
                 mode = METADATA_MODE if name == METADATA else FILE_MODE
-                if files.copy(Upload(source, Identity.of(status)), temporary, folder, mode) != sha256:
+                if durable_copy.copy(Upload(source, Identity.of(status)), temporary, folder, mode) != sha256:
                     return Fixity.CHANGED
             finally:
                 os.close(source)
             if not os.path.samestat(status, os.stat(name, dir_fd=folder, follow_symlinks=False)):
-                return files.check(name, folder, sha256, status.st_size)  # another process has put its own there, durably
+                return durable_copy.check(name, folder, sha256, status.st_size)  # another process has put its own there, durably
             self._note_ours(study_id, temporary, folder)
-            files.rename_over(temporary, name, folder)
+            durable_copy.rename_over(temporary, name, folder)
             return Fixity.INTACT
 
     def _sync_root(self) -> None:
@@ -492,7 +494,7 @@ class FilesystemArchive:
             new, before, self._root_before = set(self._new_folders), self._root_before, None
         try:
             with self._folder() as root:
-                files.fsync(root if before is None else before)
+                durable_copy.fsync(root if before is None else before)
         except OSError:
             with self._lock:
                 self._lost_folders |= self._new_folders
@@ -553,7 +555,7 @@ def _keep(name: str, folder: int, aside: int, wanted: str) -> tuple[str, bool]:
 
 
 def _is_changed(name: str, folder: int, *, sha256: str, size: int) -> bool:
-    return files.check(name, folder, sha256, size) is Fixity.CHANGED
+    return durable_copy.check(name, folder, sha256, size) is Fixity.CHANGED
 
 
 def _exists(name: str, folder: int) -> bool:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from storage_ledger.archive.files import digest_of
-from storage_ledger.archive.header import read_header
+from storage_ledger.archive.dicom_header import read_header
+from storage_ledger.archive.durable_copy import digest_of
 from storage_ledger.archive.uploads import Identity
 from storage_ledger.domain.paths import LEDGER_FOLDER, MAX_NAME_BYTES, METADATA, is_attempt, valid_study_id
 

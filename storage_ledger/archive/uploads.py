@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from storage_ledger.archive.removal import Lease, give_back, hidden_name, hidden_position, lease, no_writer, recover
+from storage_ledger.archive.unlink import Lease, give_back, hidden_name, hidden_position, lease, no_writer, recover
 from storage_ledger.errors import Permanent, Retryable
 
 MAX_DEPTH = 32

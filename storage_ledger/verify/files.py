@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, assert_never
 
-from storage_ledger.archive.inspection import Condition, Inspection, Look
+from storage_ledger.archive.fixity import Condition, Inspection, Look
 from storage_ledger.domain.entries import Entry, faults
 from storage_ledger.domain.metadata_json import metadata_json
 from storage_ledger.domain.paths import LEDGER_FOLDER, METADATA, archive_path, is_temporary, valid_study_id

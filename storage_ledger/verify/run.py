@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from storage_ledger.archive.inspection import Inspection
+from storage_ledger.archive.fixity import Inspection
 from storage_ledger.domain.ids import rfc3339
 from storage_ledger.domain.paths import LEDGER_FOLDER
 from storage_ledger.errors import LedgerBusy, LedgerError, LedgerUnusable, Retryable

@@ -8,7 +8,7 @@ from contextlib import closing
 from datetime import datetime
 from typing import Any
 
-from storage_ledger.archive.inspection import Inspection
+from storage_ledger.archive.fixity import Inspection
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.domain.ids import instant, later, rfc3339
 from storage_ledger.errors import LedgerError, Retryable

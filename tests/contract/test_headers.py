@@ -5,8 +5,8 @@ from contextlib import closing
 
 import pytest
 
+from storage_ledger.archive.dicom_header import read_header
 from storage_ledger.archive.filesystem import FilesystemArchive
-from storage_ledger.archive.header import read_header
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.errors import Retryable
 from storage_ledger.findings import Findings

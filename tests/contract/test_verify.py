@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from storage_ledger.archive.inspection import Inspection
+from storage_ledger.archive.fixity import Inspection
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.index.follower import Index

@@ -21,7 +21,7 @@ import pydicom
 import pytest
 from PIL import Image
 
-from storage_ledger.archive.header import read_header
+from storage_ledger.archive.dicom_header import read_header
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.index.follower import Index
 from storage_ledger.ledger.migrate import migrate

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = "storage_ledger/archive/files.py"
+FILES = "storage_ledger/archive/durable_copy.py"
 FILESYSTEM = "storage_ledger/archive/filesystem.py"
 LAYOUT = "storage_ledger/domain/paths.py"
 UPLOADS = "storage_ledger/archive/uploads.py"

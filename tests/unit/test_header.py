@@ -9,8 +9,8 @@ import zlib
 import pytest
 from pydicom.tag import Tag
 
-from storage_ledger.archive.elements import MAX_ELEMENTS, MAX_INFLATED_BYTES, WINDOW_BYTES
-from storage_ledger.archive.header import ATTRIBUTES, MAX_VALUE_CHARACTERS, read_header
+from storage_ledger.archive.dicom_elements import MAX_ELEMENTS, MAX_INFLATED_BYTES, WINDOW_BYTES
+from storage_ledger.archive.dicom_header import ATTRIBUTES, MAX_VALUE_CHARACTERS, read_header
 from tests.support.dicom import make_file, sequence, testdata_files
 
 # The service ignores pydicom's warnings (they quote values); here they would become errors inside of it.

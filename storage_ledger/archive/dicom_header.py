@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag, Tag
 from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR
 
-from storage_ledger.archive.elements import UNDEFINED, DataSet, Unreadable, data_set, is_delimiter
+from storage_ledger.archive.dicom_elements import UNDEFINED, DataSet, Unreadable, data_set, is_delimiter
 
 # Values are taken as they are: a wrong one is the sender's word, and pydicom's warnings would quote it in the logs.
 config.settings.reading_validation_mode = config.IGNORE
