@@ -21,7 +21,7 @@ from storage_ledger.domain.old_metadata import OldMetadata
 from storage_ledger.domain.study import ArchivedFile, State, Study
 from storage_ledger.errors import Retryable
 from storage_ledger.ledger.contract import Ledger, Transaction
-from storage_ledger.projector import metadata_bytes
+from storage_ledger.pipeline.place import metadata_bytes
 
 FILES_AT_ONCE = 256
 BYTES_AT_ONCE = 4 << 20

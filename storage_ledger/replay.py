@@ -28,8 +28,8 @@ from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerError, Permanent, Retryable, StorageLedgerError
 from storage_ledger.findings import Finding, Findings
 from storage_ledger.ledger.contract import Duty, Ledger
-from storage_ledger.notifier import CONFIRM_AFTER, Notifier, NotTold, Stays, Told
-from storage_ledger.projector import metadata_bytes
+from storage_ledger.pipeline.notify.notifier import CONFIRM_AFTER, Notifier, NotTold, Stays, Told
+from storage_ledger.pipeline.place import metadata_bytes
 from storage_ledger.system import logs
 
 WORKERS = 6

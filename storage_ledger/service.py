@@ -23,16 +23,16 @@ from storage_ledger.domain.ids import instant
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerError
 from storage_ledger.index.follower import Index
-from storage_ledger.intake import Intake
-from storage_ledger.lane import Lane
 from storage_ledger.ledger.contract import Ledger, QueueLength
-from storage_ledger.mirroring import Mirroring
-from storage_ledger.notifier import Notifier
-from storage_ledger.outages import Outages
-from storage_ledger.projector import Projector
-from storage_ledger.reconcile import Reconciler
-from storage_ledger.remover import Remover
-from storage_ledger.sources.contract import Source
+from storage_ledger.pipeline.notify.notifier import Notifier
+from storage_ledger.pipeline.outages import Outages
+from storage_ledger.pipeline.place import Projector
+from storage_ledger.pipeline.receive.intake import Intake
+from storage_ledger.pipeline.receive.source import Source
+from storage_ledger.pipeline.reconcile.sweep import Reconciler
+from storage_ledger.pipeline.remove import Remover
+from storage_ledger.pipeline.replicate import Mirroring
+from storage_ledger.pipeline.worker_pool import Lane
 from storage_ledger.supervisor import Supervisor
 from storage_ledger.system import cpu_affinity, logs
 from storage_ledger.system.metrics import Metrics

@@ -19,12 +19,12 @@ from storage_ledger.ledger.migrate import require_writable
 from storage_ledger.ledger.mirror.writer import Mirror, entries
 from storage_ledger.ledger.sqlite import SqliteLedger, utc_now
 from storage_ledger.looking import LookingArchive, LookingStatuses
-from storage_ledger.notifier import Notifier
-from storage_ledger.outages import Outages
+from storage_ledger.pipeline.notify.notifier import Notifier
+from storage_ledger.pipeline.notify.status_client import StatusClient
+from storage_ledger.pipeline.outages import Outages
 from storage_ledger.putting_back import put_back, record_in
 from storage_ledger.replay import AWAY_S, Begin, Order, Pace, Part, Patience, Report, Tally, metadata, record_told, statuses, studies
 from storage_ledger.settings import Settings
-from storage_ledger.status import StatusClient
 from storage_ledger.system import logs
 from storage_ledger.system.metrics import Metrics
 

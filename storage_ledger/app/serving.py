@@ -15,21 +15,21 @@ from storage_ledger.domain.paths import UploadPaths
 from storage_ledger.errors import BadSettings
 from storage_ledger.index.follower import Index
 from storage_ledger.index.rebuild.partitions import Workers
-from storage_ledger.intake import Intake
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.sqlite import SqliteLedger, utc_now
-from storage_ledger.mirroring import Mirroring
-from storage_ledger.notifier import CONFIRM_AFTER, Notifier
-from storage_ledger.outages import Outages
-from storage_ledger.projector import Projector
-from storage_ledger.reconcile import Reconciler
-from storage_ledger.remover import Remover
+from storage_ledger.pipeline.notify.notifier import CONFIRM_AFTER, Notifier
+from storage_ledger.pipeline.notify.status_client import StatusClient
+from storage_ledger.pipeline.outages import Outages
+from storage_ledger.pipeline.place import Projector
+from storage_ledger.pipeline.receive.intake import Intake
+from storage_ledger.pipeline.receive.pubsub import PubSub
+from storage_ledger.pipeline.receive.source import Source
+from storage_ledger.pipeline.receive.stream import Stream
+from storage_ledger.pipeline.reconcile.sweep import Reconciler
+from storage_ledger.pipeline.remove import Remover
+from storage_ledger.pipeline.replicate import Mirroring
 from storage_ledger.service import Parts, Service
 from storage_ledger.settings import Settings
-from storage_ledger.sources.contract import Source
-from storage_ledger.sources.pubsub import PubSub
-from storage_ledger.sources.stream import Stream
-from storage_ledger.status import StatusClient
 from storage_ledger.system import logs
 from storage_ledger.system.metrics import Metrics
 from storage_ledger.verify.run import Places

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from storage_ledger.reconcile import Sweep
+    from storage_ledger.pipeline.reconcile.sweep import Sweep
 
 
 def reconcile(

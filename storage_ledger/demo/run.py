@@ -28,9 +28,9 @@ from storage_ledger.demo.studies import Case, Upload
 from storage_ledger.demo.watch import Watch
 from storage_ledger.errors import Retryable
 from storage_ledger.ledger.contract import Ledger
+from storage_ledger.pipeline.notify.status_client import StatusClient
 from storage_ledger.report.status import look_at
 from storage_ledger.settings import Settings
-from storage_ledger.status import StatusClient
 
 GRACE_S = 1.0
 CONFIRM_S = 1.0

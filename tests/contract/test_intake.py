@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 import pytest
 
 from storage_ledger.ledger.sqlite import SqliteLedger
-from storage_ledger.sources.contract import Delivery
+from storage_ledger.pipeline.receive.source import Delivery
 from storage_ledger.system.sqlalchemy_engine import sqlite
 from tests.contract.making import Ledgers
 from tests.contract.pipeline import Pipeline

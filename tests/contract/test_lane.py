@@ -14,7 +14,7 @@ import pytest
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import BackupError, LedgerUnusable, Permanent, Rejected, Retryable
-from storage_ledger.lane import Lane
+from storage_ledger.pipeline.worker_pool import Lane
 from storage_ledger.system.metrics import Metrics
 from storage_ledger.system.sqlalchemy_engine import sqlite
 from tests.contract.making import described, made_entry

@@ -11,14 +11,14 @@ from storage_ledger.domain.backoff import calm_s
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerUnusable
-from storage_ledger.lane import MOST_HANGING, Lane
-from storage_ledger.outages import READY_AFTER_S, Outages
-from storage_ledger.projector import COMMON_AFTER
+from storage_ledger.pipeline.failures import record_hanging
+from storage_ledger.pipeline.outages import READY_AFTER_S, Outages
+from storage_ledger.pipeline.place import COMMON_AFTER
+from storage_ledger.pipeline.worker_pool import MOST_HANGING, Lane
 from storage_ledger.report.story import story_of
 from storage_ledger.settings import Settings
 from storage_ledger.system.metrics import Metrics
 from storage_ledger.system.sqlalchemy_engine import sqlite
-from storage_ledger.trouble import record_hanging
 from tests.contract.making import Clock, described, made_entry, small_volume
 from tests.contract.pipeline import Pipeline
 from tests.support.waiting import until

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from storage_ledger import reconcile
 from storage_ledger.archive.uploads import MAX_DEPTH, Uploads
 from storage_ledger.domain import canonical_json
 from storage_ledger.domain.entries import Kind
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.ledger.sqlite import SqliteLedger
-from storage_ledger.reconcile import Reconciler, Sweep
-from storage_ledger.status import StatusClient
+from storage_ledger.pipeline.notify.status_client import StatusClient
+from storage_ledger.pipeline.reconcile import sweep
+from storage_ledger.pipeline.reconcile.sweep import Reconciler, Sweep
 from storage_ledger.system.metrics import Metrics
 from tests.contract.making import Ledgers, damage
 from tests.contract.pipeline import Pipeline, tree
@@ -515,7 +515,7 @@ def test_while_the_status_service_is_away_leftovers_are_treated_and_the_rest_wai
     pipeline.status.always = Fault(code=500)
     done = pipeline.sweep()
     assert (done.trouble, done.unasked, done.leftovers, done.unexplained) == ("status-service-away", 10, 1, 0)
-    assert len(pipeline.status.reads) == reconcile.AWAY_AFTER
+    assert len(pipeline.status.reads) == sweep.AWAY_AFTER
     assert 'storage_ledger_sweeps_total{outcome="status-service-away"} 1.0' in pipeline.metrics.render().decode()
     pipeline.status.always = None
     done = pipeline.sweep()
@@ -562,7 +562,7 @@ def reconcile_beside(pipeline):
 
 
 def test_a_sweep_goes_on_where_the_last_one_had_enough_of_asking_in_vain(pipeline, monkeypatch):
-    monkeypatch.setattr(reconcile, "AT_ONCE", 10)
+    monkeypatch.setattr(sweep, "AT_ONCE", 10)
     for number in range(55):
         pipeline.upload(f"S{number:02}.dcm", b"x")
     seen = []
@@ -578,8 +578,8 @@ def test_a_sweep_goes_on_where_the_last_one_had_enough_of_asking_in_vain(pipelin
 
 
 def test_a_sweep_has_few_paths_in_memory_however_many_files_there_are(pipeline, monkeypatch):
-    monkeypatch.setattr(reconcile, "AT_ONCE", 7)
-    monkeypatch.setattr(reconcile, "LISTED", 5)
+    monkeypatch.setattr(sweep, "AT_ONCE", 7)
+    monkeypatch.setattr(sweep, "LISTED", 5)
     for number in range(40):
         pipeline.upload(f"{number % 3}/S{number}.dcm", b"x")
     portions = []
@@ -589,7 +589,7 @@ def test_a_sweep_has_few_paths_in_memory_however_many_files_there_are(pipeline, 
 
 
 def test_what_is_read_for_leftovers_is_bounded_between_two_rests_and_none_is_forgotten(pipeline, monkeypatch):
-    monkeypatch.setattr(reconcile, "BYTES_AT_ONCE", 10)
+    monkeypatch.setattr(sweep, "BYTES_AT_ONCE", 10)
     for number in range(5):
         archived(pipeline, f"S{number}.dcm", f"S{number}", b"seven77")
     for number in range(5):
@@ -600,7 +600,7 @@ def test_what_is_read_for_leftovers_is_bounded_between_two_rests_and_none_is_for
 
 
 def test_many_lost_messages_take_few_commits_and_none_takes_more_than_its_share(pipeline, monkeypatch):
-    monkeypatch.setattr(reconcile, "MESSAGES_AT_ONCE", 1000)
+    monkeypatch.setattr(sweep, "MESSAGES_AT_ONCE", 1000)
     for number in range(20):
         pipeline.lost(f"S{number}.dcm")
     portions = []

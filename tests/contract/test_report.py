@@ -21,7 +21,7 @@ from storage_ledger.domain.entries import Kind, NewEntry, header
 from storage_ledger.domain.study import Study
 from storage_ledger.index.follower import Index
 from storage_ledger.ledger.mirror.writer import Mirror
-from storage_ledger.outages import Outages
+from storage_ledger.pipeline.outages import Outages
 from storage_ledger.quarantine import Word
 from storage_ledger.report.quarantined import quarantined
 from storage_ledger.report.status import look_at

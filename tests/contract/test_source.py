@@ -1,4 +1,4 @@
-"""What every source promises: see storage_ledger/sources/contract.py and redis_source.py. Each against a real server."""
+"""What every source promises: see storage_ledger/pipeline/receive/source.py and redis_source.py. Each against a real server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import threading
 import pytest
 
 from storage_ledger.errors import BadSettings
-from storage_ledger.sources.contract import Delivery, Source
+from storage_ledger.pipeline.receive.source import Delivery, Source
 from storage_ledger.system.metrics import Metrics
 from tests.support.listening import PUBSUB, STREAM, listening
 from tests.support.proxy import Proxy

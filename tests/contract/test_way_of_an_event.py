@@ -11,9 +11,9 @@ import pytest
 from storage_ledger.domain.paths import UploadPaths
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerBusy, Retryable
-from storage_ledger.intake import Intake
 from storage_ledger.ledger.sqlite import SqliteLedger
-from storage_ledger.sources.contract import Delivery
+from storage_ledger.pipeline.receive.intake import Intake
+from storage_ledger.pipeline.receive.source import Delivery
 from tests.contract.making import Ledgers, fill, small_volume
 from tests.contract.pipeline import Pipeline, tree
 from tests.support.waiting import until

@@ -16,9 +16,9 @@ from redis._parsers.base import BaseParser
 from storage_ledger.domain.message import parse
 from storage_ledger.domain.paths import UploadPaths
 from storage_ledger.errors import Rejected
-from storage_ledger.sources import redis_source
-from storage_ledger.sources.contract import Delivery
-from storage_ledger.sources.stream import BATCH_MOST, GROUP, TAKE_OVER_AFTER_S, Stream
+from storage_ledger.pipeline.receive import redis_connection
+from storage_ledger.pipeline.receive.source import Delivery
+from storage_ledger.pipeline.receive.stream import BATCH_MOST, GROUP, TAKE_OVER_AFTER_S, Stream
 from storage_ledger.system.metrics import Metrics
 from tests.support.listening import STREAM, Listener, listening
 from tests.support.proxy import Proxy
@@ -611,4 +611,4 @@ def test_a_cluster_is_named(tmp_path, listen):
     ],
 )
 def test_each_word_of_the_server_has_its_code(said, code):
-    assert redis_source.trouble(BaseParser.parse_error(said)) == code
+    assert redis_connection.trouble(BaseParser.parse_error(said)) == code

@@ -13,9 +13,9 @@ import pytest
 from storage_ledger.app import serving
 from storage_ledger.errors import LedgerUnusable
 from storage_ledger.ledger.migrate import migrate
+from storage_ledger.pipeline.notify.status_client import StatusClient
 from storage_ledger.service import Service
 from storage_ledger.settings import Settings
-from storage_ledger.status import StatusClient
 from storage_ledger.web import WebServer, make_app
 from tests.support.dicom import described, make_file
 from tests.support.waiting import until

@@ -32,10 +32,10 @@ from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerBusy, StorageLedgerError
 from storage_ledger.ledger import migrate as migrations
 from storage_ledger.ledger.contract import Duty
+from storage_ledger.pipeline.notify.status_client import StatusClient
+from storage_ledger.pipeline.receive.source import Delivery
 from storage_ledger.service import Parts
 from storage_ledger.settings import Settings
-from storage_ledger.sources.contract import Delivery
-from storage_ledger.status import StatusClient
 from storage_ledger.system import locks, logs
 
 Tell = Callable[[dict[str, Any]], None]

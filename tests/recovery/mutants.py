@@ -24,11 +24,11 @@ FILES = "storage_ledger/archive/durable_copy.py"
 FILESYSTEM = "storage_ledger/archive/filesystem.py"
 LAYOUT = "storage_ledger/domain/paths.py"
 UPLOADS = "storage_ledger/archive/uploads.py"
-PROJECTOR = "storage_ledger/projector.py"
-REMOVER = "storage_ledger/remover.py"
-NOTIFIER = "storage_ledger/notifier.py"
+PROJECTOR = "storage_ledger/pipeline/place.py"
+REMOVER = "storage_ledger/pipeline/remove.py"
+NOTIFIER = "storage_ledger/pipeline/notify/notifier.py"
 ENGINE = "storage_ledger/system/sqlalchemy_engine.py"
-STATUS = "storage_ledger/status.py"
+STATUS = "storage_ledger/pipeline/notify/status_client.py"
 ENTRIES = "storage_ledger/domain/entries.py"
 STUDY = "storage_ledger/domain/study.py"
 MIRROR = "storage_ledger/ledger/mirror/writer.py"
@@ -187,7 +187,7 @@ MUTANTS = {
         "a message of the stream is acknowledged before its entry is committed",
         (
             Edit(
-                "storage_ledger/intake.py",
+                "storage_ledger/pipeline/receive/intake.py",
                 "        judged = [self._judge(delivery) for delivery in deliveries]\n",
                 "        self._source.acknowledge(deliveries)\n        judged = [self._judge(delivery) for delivery in deliveries]\n",
             ),
@@ -196,7 +196,7 @@ MUTANTS = {
     ),
     "told-and-removed-before-the-mirror": Mutant(
         "statuses are told and uploads removed before `archived` is in the mirror",
-        (Edit("storage_ledger/lane.py", "up_to = self._up_to() if self._up_to else None", "up_to = None"),),
+        (Edit("storage_ledger/pipeline/worker_pool.py", "up_to = self._up_to() if self._up_to else None", "up_to = None"),),
         ("mirror",),
     ),
     "no-fsync-of-the-mirror": Mutant(

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from storage_ledger.lane import HANGS_AFTER_S
+from storage_ledger.pipeline.worker_pool import HANGS_AFTER_S
 from tests.integration.test_the_way_of_one_event import assert_archived, upload
 from tests.support.figures import note
 from tests.support.stack import Stack

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from storage_ledger.sources.contract import Delivery
-from storage_ledger.sources.pubsub import PubSub
-from storage_ledger.sources.redis_source import RedisSource
-from storage_ledger.sources.stream import Stream
+from storage_ledger.pipeline.receive.pubsub import PubSub
+from storage_ledger.pipeline.receive.redis_connection import RedisSource
+from storage_ledger.pipeline.receive.source import Delivery
+from storage_ledger.pipeline.receive.stream import Stream
 from storage_ledger.system.metrics import Metrics
 from tests.support.valkey import Valkey
 from tests.support.waiting import until

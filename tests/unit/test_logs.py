@@ -9,7 +9,10 @@ CANARY = "KANARIENVOGEL^TWEETY"
 
 def logged(code: str, level: str = "DEBUG") -> list[str]:
     """The lines on standard error of a process that configures logs and runs this; the canary is `CANARY` in it."""
-    start = f"import logging, warnings\nfrom storage_ledger.system import logs\nCANARY = {CANARY!r}\nlogs.configure({level!r}, environment='test')\n"
+    start = (
+        "import logging, warnings\nfrom storage_ledger.system import logs\n"
+        f"CANARY = {CANARY!r}\nlogs.configure({level!r}, environment='test')\n"
+    )
     done = subprocess.run([sys.executable, "-c", start + code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""

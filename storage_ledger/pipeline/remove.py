@@ -20,11 +20,11 @@ from storage_ledger.domain.entries import Entry, require_whole
 from storage_ledger.domain.ids import later, rfc3339
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import Permanent, Retryable
-from storage_ledger.lane import Lane
 from storage_ledger.ledger.contract import Duty, Ledger, Transaction
-from storage_ledger.outages import Outages
+from storage_ledger.pipeline.failures import QUIET, append_failed, record_hanging
+from storage_ledger.pipeline.outages import Outages
+from storage_ledger.pipeline.worker_pool import Lane
 from storage_ledger.system.metrics import Metrics
-from storage_ledger.trouble import QUIET, append_failed, record_hanging
 
 
 @dataclass(frozen=True, slots=True)

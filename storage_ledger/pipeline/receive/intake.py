@@ -17,7 +17,7 @@ from storage_ledger.domain.message import parse
 from storage_ledger.domain.paths import UploadPaths
 from storage_ledger.errors import LedgerBusy, LedgerError, LedgerRefused, Rejected
 from storage_ledger.ledger.contract import Ledger, Transaction
-from storage_ledger.sources.contract import Delivery, Source
+from storage_ledger.pipeline.receive.source import Delivery, Source
 from storage_ledger.system import logs
 from storage_ledger.system.metrics import Metrics
 

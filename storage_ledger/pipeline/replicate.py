@@ -11,7 +11,7 @@ from storage_ledger.domain.ids import later, rfc3339
 from storage_ledger.errors import LedgerBusy, Retryable
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.mirror.writer import Mirror
-from storage_ledger.outages import Outages
+from storage_ledger.pipeline.outages import Outages
 from storage_ledger.system import logs
 from storage_ledger.system.metrics import Metrics
 

@@ -17,7 +17,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
 from storage_ledger.errors import BadSettings
-from storage_ledger.sources.contract import Delivery, Source
+from storage_ledger.pipeline.receive.source import Delivery, Source
 from storage_ledger.system import logs
 from storage_ledger.system.metrics import Metrics
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 
 import redis
 
-from storage_ledger.sources.contract import Delivery
-from storage_ledger.sources.redis_source import RedisSource, read
+from storage_ledger.pipeline.receive.redis_connection import RedisSource, read
+from storage_ledger.pipeline.receive.source import Delivery
 
 
 class PubSub(RedisSource):

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import redis
 
-from storage_ledger.sources.contract import Delivery
-from storage_ledger.sources.redis_source import CONNECT_S, SILENCE_S, RedisSource, ask, bare_connection, parsing, trouble
+from storage_ledger.pipeline.receive.redis_connection import CONNECT_S, SILENCE_S, RedisSource, ask, bare_connection, parsing, trouble
+from storage_ledger.pipeline.receive.source import Delivery
 from storage_ledger.system import logs
 from storage_ledger.system.metrics import Metrics
 

@@ -19,12 +19,12 @@ from storage_ledger.domain.paths import METADATA, archive_path, study_folder
 from storage_ledger.domain.study import Study
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import Retryable
-from storage_ledger.lane import Lane
 from storage_ledger.ledger.contract import Duty, Ledger, Transaction
-from storage_ledger.outages import Outages
-from storage_ledger.status import Statuses
+from storage_ledger.pipeline.failures import append_failed
+from storage_ledger.pipeline.notify.status_client import Statuses
+from storage_ledger.pipeline.outages import Outages
+from storage_ledger.pipeline.worker_pool import Lane
 from storage_ledger.system.metrics import Metrics
-from storage_ledger.trouble import append_failed
 
 CONFIRM_AFTER = (1, 6, 60)  # times STATUS_CONFIRM_SECONDS, after the telling
 LOST_WORDS = frozenset({None, "described"})

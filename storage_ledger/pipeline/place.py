@@ -27,12 +27,12 @@ from storage_ledger.domain.metadata_json import metadata_json, speaks_of
 from storage_ledger.domain.study import ArchivedFile, Described, Study
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import Permanent, Retryable
-from storage_ledger.lane import Lane
 from storage_ledger.ledger.contract import Duty, Ledger, Transaction
-from storage_ledger.outages import Outages
+from storage_ledger.pipeline.failures import NOT_WHOLE, QUIET, WAITS_FOR_THE_FILE, append_failed, record_hanging
+from storage_ledger.pipeline.outages import Outages
+from storage_ledger.pipeline.worker_pool import Lane
 from storage_ledger.system import logs
 from storage_ledger.system.metrics import Metrics
-from storage_ledger.trouble import NOT_WHOLE, QUIET, WAITS_FOR_THE_FILE, append_failed, record_hanging
 
 MOST_EARLIER = 8  # states of one upload that a new one is compared with
 COMMON_AFTER = 5  # studies in a row with one and the same trouble: then it is not theirs

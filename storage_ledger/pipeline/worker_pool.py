@@ -24,9 +24,9 @@ from storage_ledger.domain.ids import instant
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerBusy, LedgerUnusable
 from storage_ledger.ledger.contract import Duty, Ledger
+from storage_ledger.pipeline.failures import postpone_unsaid, record_internal_error
 from storage_ledger.system import logs
 from storage_ledger.system.metrics import Metrics
-from storage_ledger.trouble import postpone_unsaid, record_internal_error
 
 Outcome = TypeVar("Outcome")
 AHEAD = 4  # studies that are claimed for each worker

@@ -1,0 +1,1 @@
+"""The way of one event: receive, place, replicate, remove and notify; and reconcile, for what never arrived."""

@@ -1,0 +1,1 @@
+"""Delivers statuses to the Status Service."""

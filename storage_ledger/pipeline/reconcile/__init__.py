@@ -1,0 +1,1 @@
+"""Finds files in uploads that no message or work item accounts for."""

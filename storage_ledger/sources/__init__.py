@@ -1,1 +1,0 @@
-"""Where `described` messages come from: the contract and one module a source."""
