@@ -25,7 +25,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from storage_ledger.system import logs
-from storage_ledger.web import Server, listen, port_of
+from storage_ledger.system.http_server import Server, listen, port_of
 
 MAX_BODY_BYTES = 1 << 20
 

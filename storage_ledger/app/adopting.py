@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import closing, nullcontext, suppress
 
-from storage_ledger.adopt import Adopted, Adoption, Asked, Noted
 from storage_ledger.app.opening import alone, joined_mirror, reading
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.errors import LedgerBusy, Retryable
@@ -13,7 +12,8 @@ from storage_ledger.index.follower import Index, standing
 from storage_ledger.index.rebuild.partitions import Workers
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.sqlite import utc_now
-from storage_ledger.replay import Begin
+from storage_ledger.operations.adopt.adoption import Adopted, Adoption, Asked, Noted
+from storage_ledger.operations.replay.replay import Begin
 from storage_ledger.settings import Settings
 from storage_ledger.system import logs
 

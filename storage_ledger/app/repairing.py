@@ -10,12 +10,12 @@ from storage_ledger.app.opening import alone, appending, reading
 from storage_ledger.archive.contract import Archive
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.errors import Locked, StorageLedgerError
-from storage_ledger.findings import Findings
-from storage_ledger.headers import Tally, read_again, record_in, studies_read_again, studies_to_read
 from storage_ledger.ledger.contract import Ledger
-from storage_ledger.looking import LookingArchive
-from storage_ledger.replay import Begin, metadata, studies
-from storage_ledger.replay import Tally as MetadataTally
+from storage_ledger.operations.findings import Findings
+from storage_ledger.operations.repair_headers import Tally, read_again, record_in, studies_read_again, studies_to_read
+from storage_ledger.operations.replay.dry_run import LookingArchive
+from storage_ledger.operations.replay.replay import Begin, metadata, studies
+from storage_ledger.operations.replay.replay import Tally as MetadataTally
 from storage_ledger.settings import Settings
 from storage_ledger.system import logs
 

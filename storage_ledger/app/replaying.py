@@ -12,18 +12,31 @@ from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.domain.entries import faults
 from storage_ledger.domain.paths import LEDGER_FOLDER
 from storage_ledger.errors import LedgerError, LedgerUnusable, Locked, Retryable, StorageLedgerError
-from storage_ledger.findings import Finding, Findings
 from storage_ledger.index.follower import Index
 from storage_ledger.index.rebuild.partitions import Workers
 from storage_ledger.ledger.migrate import require_writable
 from storage_ledger.ledger.mirror.writer import Mirror, entries
 from storage_ledger.ledger.sqlite import SqliteLedger, utc_now
-from storage_ledger.looking import LookingArchive, LookingStatuses
+from storage_ledger.operations.findings import Finding, Findings
+from storage_ledger.operations.replay.dry_run import LookingArchive, LookingStatuses
+from storage_ledger.operations.replay.files import put_back, record_in
+from storage_ledger.operations.replay.replay import (
+    AWAY_S,
+    Begin,
+    Order,
+    Pace,
+    Part,
+    Patience,
+    Report,
+    Tally,
+    metadata,
+    record_told,
+    statuses,
+    studies,
+)
 from storage_ledger.pipeline.notify.notifier import Notifier
 from storage_ledger.pipeline.notify.status_client import StatusClient
 from storage_ledger.pipeline.outages import Outages
-from storage_ledger.putting_back import put_back, record_in
-from storage_ledger.replay import AWAY_S, Begin, Order, Pace, Part, Patience, Report, Tally, metadata, record_told, statuses, studies
 from storage_ledger.settings import Settings
 from storage_ledger.system import logs
 from storage_ledger.system.metrics import Metrics

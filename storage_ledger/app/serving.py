@@ -9,7 +9,6 @@ from collections.abc import Callable
 from storage_ledger.app.opening import alone, joined_mirror, reading
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.archive.uploads import Uploads
-from storage_ledger.clock import ClockWatch
 from storage_ledger.domain.entries import Entry
 from storage_ledger.domain.paths import UploadPaths
 from storage_ledger.errors import BadSettings
@@ -17,6 +16,8 @@ from storage_ledger.index.follower import Index
 from storage_ledger.index.rebuild.partitions import Workers
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.sqlite import SqliteLedger, utc_now
+from storage_ledger.operations.verify.scrub import Scrub
+from storage_ledger.operations.verify.verification import Places
 from storage_ledger.pipeline.notify.notifier import CONFIRM_AFTER, Notifier
 from storage_ledger.pipeline.notify.status_client import StatusClient
 from storage_ledger.pipeline.outages import Outages
@@ -28,13 +29,13 @@ from storage_ledger.pipeline.receive.stream import Stream
 from storage_ledger.pipeline.reconcile.sweep import Reconciler
 from storage_ledger.pipeline.remove import Remover
 from storage_ledger.pipeline.replicate import Mirroring
-from storage_ledger.service import Parts, Service
+from storage_ledger.service.clock_watch import ClockWatch
+from storage_ledger.service.health import make_app
+from storage_ledger.service.process import Parts, Service
 from storage_ledger.settings import Settings
 from storage_ledger.system import logs
+from storage_ledger.system.http_server import WebServer
 from storage_ledger.system.metrics import Metrics
-from storage_ledger.verify.run import Places
-from storage_ledger.verify.scrub import Scrub
-from storage_ledger.web import WebServer, make_app
 
 
 def serve(settings: Settings) -> int:

@@ -12,11 +12,11 @@ from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.domain.ids import rfc3339
 from storage_ledger.ledger.migrate import require_owner
 from storage_ledger.ledger.sqlite import utc_now
+from storage_ledger.operations.verify import unrecorded
+from storage_ledger.operations.verify.selection import Options
+from storage_ledger.operations.verify.verification import Places, Progress, Verification, Verified
 from storage_ledger.settings import Settings
 from storage_ledger.system import logs
-from storage_ledger.verify import unrecorded
-from storage_ledger.verify.chosen import Options
-from storage_ledger.verify.run import Places, Progress, Verification, Verified
 
 
 def verify(

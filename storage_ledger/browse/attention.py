@@ -15,11 +15,11 @@ from storage_ledger.browse.names import person
 from storage_ledger.browse.pipeline_study import FIXITY, action, meaning
 from storage_ledger.domain.entries import Kind
 from storage_ledger.index.tables import FLAGGED
-from storage_ledger.quarantine import BY, REASON
-from storage_ledger.report.flagged import FLAGS, Flag
-from storage_ledger.report.todo import commands, put_back
-from storage_ledger.report.verified import found_besides_files
-from storage_ledger.verify.unrecorded import Unrecorded
+from storage_ledger.operations.quarantine import BY, REASON
+from storage_ledger.operations.report.flags import FLAGS, Flag
+from storage_ledger.operations.report.remedies import commands, put_back
+from storage_ledger.operations.report.verifications import found_besides_files
+from storage_ledger.operations.verify.unrecorded import Unrecorded
 
 MOST = 10
 """Of one code, the newest; how many there are is told in any case."""

@@ -13,7 +13,7 @@ from storage_ledger.browse.names import age, modalities, person
 from storage_ledger.browse.studies import with_condition
 from storage_ledger.domain.patient_identity import PATIENT, UIDS
 from storage_ledger.index.tables import FLAGS as TABLE_FLAGS
-from storage_ledger.report.flagged import FLAGS
+from storage_ledger.operations.report.flags import FLAGS
 
 A_PAGE = 500
 """Files of a series at once."""

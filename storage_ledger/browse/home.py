@@ -10,8 +10,8 @@ from storage_ledger.browse.chart import Chart, stacked
 from storage_ledger.browse.ledger import clock_ahead, outages, verified
 from storage_ledger.browse.studies import LATEST, with_covers
 from storage_ledger.index.tables import FLAGGED
-from storage_ledger.report.status import waits_long
-from storage_ledger.report.verified import found_besides_files, verification
+from storage_ledger.operations.report.status import waits_long
+from storage_ledger.operations.report.verifications import found_besides_files, verification
 
 DAYS = 30
 NEWEST = 12

@@ -9,7 +9,7 @@ from typing import Any
 from storage_ledger.browse.ask import Row, ask
 from storage_ledger.browse.names import identity
 from storage_ledger.domain.patient_identity import PATIENT, disputed, names_any
-from storage_ledger.report.flagged import message_and_file
+from storage_ledger.operations.report.flags import message_and_file
 
 MOST_PATIENTS = 20
 """Of a study of several, named."""

@@ -10,13 +10,13 @@ from typing import Any
 
 from storage_ledger.browse.ask import Row, ask, ask_one, marks
 from storage_ledger.browse.codes import OUTAGES, Meaning
-from storage_ledger.clock import ACKNOWLEDGED_READ, Ahead, ahead_of
 from storage_ledger.domain.entries import Entry, Kind, faults
 from storage_ledger.ledger.sqlite import OPEN_OUTAGES
-from storage_ledger.report.outages import by_code, going_on
-from storage_ledger.report.status import waits_long
-from storage_ledger.report.todo import OUTAGE_ACTIONS
-from storage_ledger.report.verified import VERIFIED_READ
+from storage_ledger.operations.clock_ahead import ACKNOWLEDGED_READ, Ahead, ahead_of
+from storage_ledger.operations.report.outages import by_code, going_on
+from storage_ledger.operations.report.remedies import OUTAGE_ACTIONS
+from storage_ledger.operations.report.status import waits_long
+from storage_ledger.operations.report.verifications import VERIFIED_READ
 
 COLUMNS = "position, entry_id, study_id, version, kind, schema, recorded_at, cause, payload, payload_sha256, salt, leaf_hash"
 SHOWN_CHARACTERS = 200_000

@@ -16,7 +16,7 @@ from urllib.parse import quote, urlencode
 from storage_ledger.browse import attention, dicom_study, home, ledger, pipeline_study, studies, unarchived
 from storage_ledger.browse.cells import size
 from storage_ledger.browse.names import SEXES, day, time
-from storage_ledger.verify.unrecorded import Unrecorded
+from storage_ledger.operations.verify.unrecorded import Unrecorded
 
 
 class Databases(Protocol):

@@ -17,9 +17,9 @@ from storage_ledger.domain.ids import instant
 from storage_ledger.domain.study import State, Study
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.ledger.sqlite import NAMING_STUDY
-from storage_ledger.report.flagged import flags_of
-from storage_ledger.report.story import NEXT, WAITS_FOR, happened, summary
-from storage_ledger.report.todo import ACTIONS, ENTRY_DAMAGED, USUAL_ACTION, commands, put_back
+from storage_ledger.operations.report.flags import flags_of
+from storage_ledger.operations.report.remedies import ACTIONS, ENTRY_DAMAGED, USUAL_ACTION, commands, put_back
+from storage_ledger.operations.report.timeline import NEXT, WAITS_FOR, happened, summary
 
 MOST_ENTRIES = 500
 """Of a study described again and again the newest."""

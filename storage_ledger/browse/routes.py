@@ -12,9 +12,9 @@ from datasette.utils.asgi import Response  # type: ignore[import-untyped]
 from datasette.views.base import DatasetteError  # type: ignore[import-untyped]
 
 from storage_ledger.browse import pages
+from storage_ledger.operations.verify.unrecorded import kept
 from storage_ledger.settings import SERVE_LOCK
 from storage_ledger.system.locks import is_held
-from storage_ledger.verify.unrecorded import kept
 
 TIME_LIMIT_MS = 1000
 """For each look into a database: a long read keeps the writer from its checkpoints, and the WAL grows."""

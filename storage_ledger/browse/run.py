@@ -18,9 +18,9 @@ from storage_ledger.browse.access import Access, BrowseSettings
 from storage_ledger.browse.pictures.cache import Cache
 from storage_ledger.browse.pictures.pool import Pool
 from storage_ledger.errors import BadSettings, LedgerUnusable
+from storage_ledger.system.http_server import Server, listen, port_of
 from storage_ledger.system.sqlite import is_regular
 from storage_ledger.system.temporary_folder import scratch
-from storage_ledger.web import Server, listen, port_of
 
 
 def run(

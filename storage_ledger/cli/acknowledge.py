@@ -27,9 +27,9 @@ def acknowledge(
     """
     from storage_ledger.app import opening
     from storage_ledger.cli.output import print_json
-    from storage_ledger.clock import acknowledge_ahead
     from storage_ledger.ledger.sqlite import utc_now
-    from storage_ledger.quarantine import check_words
+    from storage_ledger.operations.clock_ahead import acknowledge_ahead
+    from storage_ledger.operations.quarantine import check_words
     from storage_ledger.settings import Settings
 
     try:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from storage_ledger.adopt import Adopted, Noted
+    from storage_ledger.operations.adopt.adoption import Adopted, Noted
 
 
 def adopt(
@@ -37,12 +37,12 @@ def adopt(
     docs/reference/error-codes.md tells what to do. Needs `serve` stopped. Interrupted, it may be run again: it goes on, and
     adopts nothing twice. The index is made at the end. Ends with 1 when something was left alone.
     """
-    from storage_ledger.adopt import Asked
     from storage_ledger.app import adopting
-    from storage_ledger.archive.old import count_studies
     from storage_ledger.cli.output import print_json
     from storage_ledger.cli.progress import progress
     from storage_ledger.errors import LedgerError, Locked, Retryable
+    from storage_ledger.operations.adopt.adoption import Asked
+    from storage_ledger.operations.adopt.legacy_archive import count_studies
     from storage_ledger.settings import Settings
 
     settings = Settings.load()

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from storage_ledger.cli.output import size
 
 if TYPE_CHECKING:
-    from storage_ledger.replay import Show
+    from storage_ledger.operations.replay.replay import Show
 
 LINE_EVERY_S = 10.0
 UNTIL_A_RATE_S = 1.0  # before that it would be a guess

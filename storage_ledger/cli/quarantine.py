@@ -11,7 +11,7 @@ from storage_ledger.cli.command import Command, Group
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from storage_ledger.quarantine import Answer, Word
+    from storage_ledger.operations.quarantine import Answer, Word
 
 app = typer.Typer(
     cls=Group,
@@ -33,7 +33,7 @@ def list_(as_json: _Json = False) -> None:
     """List what is quarantined, oldest first. Ends with 1 when there is something."""
     from storage_ledger.app import opening
     from storage_ledger.cli.output import console, print_json
-    from storage_ledger.report.quarantined import quarantined
+    from storage_ledger.operations.report.quarantine import quarantined
     from storage_ledger.settings import Settings
 
     settings = Settings.load()
@@ -57,7 +57,7 @@ def show(
     """Show what is quarantined of one study, why, and what to do. Ends with 1 when nothing is."""
     from storage_ledger.app import opening
     from storage_ledger.cli.output import age, console, print_commands, print_json, safe
-    from storage_ledger.report.quarantined import quarantined
+    from storage_ledger.operations.report.quarantine import quarantined
     from storage_ledger.settings import Settings
 
     settings = Settings.load()
@@ -96,7 +96,7 @@ def retry(
     when something was not (a redelivery or somebody else came first), or when there was nothing.
     """
     from storage_ledger.domain.entries import Kind
-    from storage_ledger.quarantine import Word
+    from storage_ledger.operations.quarantine import Word
 
     if every == (study_id is not None) or (every and upload is not None) or (code is not None and not every):
         raise typer.BadParameter("name one study, perhaps with --upload, or say --all, perhaps with --code")
@@ -121,7 +121,7 @@ def discard(
     when something was not, or when there was nothing.
     """
     from storage_ledger.domain.entries import Kind
-    from storage_ledger.quarantine import Word
+    from storage_ledger.operations.quarantine import Word
 
     try:
         word = Word(Kind.DISCARDED, by, reason)
@@ -143,10 +143,10 @@ def _listed(items: list[dict[str, Any]]) -> Table:
 
 
 def _say(word: Word, study_id: str | None, upload: str | None, code: str | None, *, as_json: bool) -> None:
-    from storage_ledger import quarantine
     from storage_ledger.app import opening
     from storage_ledger.domain.entries import Kind
     from storage_ledger.domain.paths import valid_study_id
+    from storage_ledger.operations import quarantine
     from storage_ledger.settings import Settings
 
     if study_id is not None and not valid_study_id(study_id):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from storage_ledger.replay import Order, Part, Report, Tally
+    from storage_ledger.operations.replay.replay import Order, Part, Report, Tally
 
 
 def replay(
@@ -48,7 +48,7 @@ def replay(
     from storage_ledger.app import replaying
     from storage_ledger.cli.progress import progress
     from storage_ledger.domain.paths import valid_study_id
-    from storage_ledger.replay import Order, Part
+    from storage_ledger.operations.replay.replay import Order, Part
     from storage_ledger.settings import Settings
 
     named = {Part.INDEX: index, Part.METADATA: metadata, Part.FILES: files, Part.STATUSES: statuses, Part.MIRROR: mirror}
@@ -86,7 +86,7 @@ def _print_json(report: Report, order: Order) -> None:
     """One document; the findings, of which there may be millions, one by one."""
     import json
 
-    from storage_ledger.replay import Part
+    from storage_ledger.operations.replay.replay import Part
 
     document = {
         "dry_run": order.dry_run,
@@ -105,7 +105,7 @@ def _print_json(report: Report, order: Order) -> None:
 
 def _print(report: Report, order: Order) -> None:
     from storage_ledger.cli.output import console, safe
-    from storage_ledger.replay import Part
+    from storage_ledger.operations.replay.replay import Part
 
     if order.dry_run:
         print("A dry run: nothing was changed.")
@@ -131,7 +131,7 @@ def _print(report: Report, order: Order) -> None:
 
 def _line(part: Part, tally: Tally, *, dry_run: bool) -> str:
     from storage_ledger.cli.output import size
-    from storage_ledger.replay import Part
+    from storage_ledger.operations.replay.replay import Part
 
     done = "would be" if dry_run else "were"
     left = f", {tally.left:,} could not be" if tally.left else ""

@@ -16,7 +16,7 @@ def show(
     Ends with 1 when the ledger knows nothing of it.
     """
     from storage_ledger.app.opening import reading
-    from storage_ledger.report.story import story_of
+    from storage_ledger.operations.report.timeline import story_of
     from storage_ledger.settings import Settings
 
     settings = Settings.load()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from storage_ledger.verify.run import Verified
+    from storage_ledger.operations.verify.verification import Verified
 
 SHOWN = 200
 _UNITS_S = {"s": 1, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -51,9 +51,9 @@ def verify(
     from storage_ledger.app import verifying
     from storage_ledger.cli.progress import Step, steps
     from storage_ledger.domain.paths import valid_study_id
+    from storage_ledger.operations.verify.selection import Options
+    from storage_ledger.operations.verify.verification import Progress
     from storage_ledger.settings import Settings
-    from storage_ledger.verify.chosen import Options
-    from storage_ledger.verify.run import Progress
 
     if sum(option is not None for option in (study, sample, older_than)) > 1:
         raise typer.BadParameter("one of --study, --sample and --older-than")

@@ -28,8 +28,8 @@ from storage_ledger.demo.studies import Case, Upload
 from storage_ledger.demo.watch import Watch
 from storage_ledger.errors import Retryable
 from storage_ledger.ledger.contract import Ledger
+from storage_ledger.operations.report.status import look_at
 from storage_ledger.pipeline.notify.status_client import StatusClient
-from storage_ledger.report.status import look_at
 from storage_ledger.settings import Settings
 
 GRACE_S = 1.0

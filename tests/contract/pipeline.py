@@ -10,7 +10,6 @@ from typing import Any
 
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.archive.uploads import Uploads
-from storage_ledger.clock import ClockWatch
 from storage_ledger.domain.entries import Kind
 from storage_ledger.domain.ids import instant
 from storage_ledger.domain.metadata_json import metadata_json
@@ -25,6 +24,7 @@ from storage_ledger.pipeline.place import Projector
 from storage_ledger.pipeline.receive.intake import Intake
 from storage_ledger.pipeline.receive.source import Delivery
 from storage_ledger.pipeline.remove import Remover
+from storage_ledger.service.clock_watch import ClockWatch
 from storage_ledger.system.metrics import Metrics
 from tests.contract.making import Clock, Ledgers
 

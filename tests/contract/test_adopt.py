@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 import pytest
 
-from storage_ledger.adopt import Adopted, Adoption, Asked
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.domain.metadata_json import metadata_json
@@ -19,7 +18,8 @@ from storage_ledger.domain.study import Study
 from storage_ledger.index.follower import Index
 from storage_ledger.ledger.mirror.writer import Mirror, entries
 from storage_ledger.ledger.sqlite import SqliteLedger
-from storage_ledger.restore import from_mirror
+from storage_ledger.operations.adopt.adoption import Adopted, Adoption, Asked
+from storage_ledger.operations.restore import from_mirror
 from tests.contract.making import damage
 from tests.contract.pipeline import Pipeline
 from tests.support.old_archive import BROKEN, REMARKS, add_broken, add_study, old_metadata, picture

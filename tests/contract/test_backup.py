@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pytest
 
-from storage_ledger import backup
 from storage_ledger.domain.entries import Entry, Kind, NewEntry
 from storage_ledger.errors import BackupError, LedgerUnusable, Locked
 from storage_ledger.ledger.mirror import segments
@@ -25,7 +24,8 @@ from storage_ledger.ledger.mirror import writer as module
 from storage_ledger.ledger.mirror.segments import Batch, Begin
 from storage_ledger.ledger.mirror.writer import Mirror
 from storage_ledger.ledger.sqlite import SqliteLedger
-from storage_ledger.restore import Restored, from_backup, from_mirror
+from storage_ledger.operations import backup
+from storage_ledger.operations.restore import Restored, from_backup, from_mirror
 from storage_ledger.system.sqlalchemy_engine import sqlite
 from tests.contract.making import Ledgers, described, fill, small_volume
 

@@ -15,8 +15,8 @@ import pytest
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.index.follower import Index, ask_files, damaged, standing, studies_with_upload
 from storage_ledger.index.tables import INDEXES, SCHEMA, TABLES
-from storage_ledger.report.status import look_at
-from storage_ledger.report.story import story_of
+from storage_ledger.operations.report.status import look_at
+from storage_ledger.operations.report.timeline import story_of
 from storage_ledger.settings import Settings
 from storage_ledger.system.sqlalchemy_engine import sqlite
 from tests.contract.making import archived, described

@@ -6,9 +6,9 @@ from datetime import timedelta
 
 import pytest
 
-from storage_ledger.clock import AHEAD_S, CLOCK_AHEAD, acknowledge_ahead, ahead
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.domain.ids import instant
+from storage_ledger.operations.clock_ahead import AHEAD_S, CLOCK_AHEAD, acknowledge_ahead, ahead
 from tests.contract.making import described
 
 YEARS_S = 74 * 365 * 86_400

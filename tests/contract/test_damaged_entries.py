@@ -11,10 +11,10 @@ from storage_ledger.browse import ledger as browse_ledger
 from storage_ledger.browse import pipeline_study
 from storage_ledger.domain.entries import Kind
 from storage_ledger.errors import LedgerUnusable
+from storage_ledger.operations.quarantine import About, Word, in_quarantine, say
+from storage_ledger.operations.report.status import look_at
+from storage_ledger.operations.report.timeline import story_of
 from storage_ledger.pipeline.notify.status_client import StatusClient
-from storage_ledger.quarantine import About, Word, in_quarantine, say
-from storage_ledger.report.status import look_at
-from storage_ledger.report.story import story_of
 from storage_ledger.settings import Settings
 from storage_ledger.system.sqlalchemy_engine import sqlite
 from tests.contract.making import damage

@@ -9,10 +9,10 @@ from storage_ledger.archive.dicom_header import read_header
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.errors import Retryable
-from storage_ledger.findings import Findings
-from storage_ledger.headers import Tally, headers_of, read_again, record_in, studies_read_again, studies_to_read
-from storage_ledger.replay import Tally as MetadataTally
-from storage_ledger.replay import metadata, studies
+from storage_ledger.operations.findings import Findings
+from storage_ledger.operations.repair_headers import Tally, headers_of, read_again, record_in, studies_read_again, studies_to_read
+from storage_ledger.operations.replay.replay import Tally as MetadataTally
+from storage_ledger.operations.replay.replay import metadata, studies
 from tests.contract.making import damage
 from tests.contract.pipeline import Pipeline
 from tests.support.dicom import make_file

@@ -11,11 +11,11 @@ from storage_ledger.domain.backoff import calm_s
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerUnusable
+from storage_ledger.operations.report.timeline import story_of
 from storage_ledger.pipeline.failures import record_hanging
 from storage_ledger.pipeline.outages import READY_AFTER_S, Outages
 from storage_ledger.pipeline.place import COMMON_AFTER
 from storage_ledger.pipeline.worker_pool import MOST_HANGING, Lane
-from storage_ledger.report.story import story_of
 from storage_ledger.settings import Settings
 from storage_ledger.system.metrics import Metrics
 from storage_ledger.system.sqlalchemy_engine import sqlite

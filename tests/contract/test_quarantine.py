@@ -11,10 +11,10 @@ from storage_ledger.domain.study import State, Study
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.index.follower import Index, archived_from, studies_with_upload
 from storage_ledger.ledger.sqlite import SqliteLedger
+from storage_ledger.operations.quarantine import MAX_BY, MAX_REASON, STUDIES_A_COMMIT, About, Word, in_quarantine, say
+from storage_ledger.operations.report.quarantine import quarantined
+from storage_ledger.operations.report.status import look_at
 from storage_ledger.pipeline.notify.status_client import StatusClient
-from storage_ledger.quarantine import MAX_BY, MAX_REASON, STUDIES_A_COMMIT, About, Word, in_quarantine, say
-from storage_ledger.report.quarantined import quarantined
-from storage_ledger.report.status import look_at
 from storage_ledger.settings import Settings
 from tests.contract.making import described
 from tests.contract.pipeline import Pipeline, tree

@@ -15,23 +15,23 @@ import pytest
 from storage_ledger.app import verifying
 from storage_ledger.browse import ledger as browse_ledger
 from storage_ledger.browse import pipeline_study
-from storage_ledger.clock import ahead
 from storage_ledger.domain.canonical_json import leaf_hash_of
 from storage_ledger.domain.entries import Kind, NewEntry, header
 from storage_ledger.domain.study import Study
 from storage_ledger.index.follower import Index
 from storage_ledger.ledger.mirror.writer import Mirror
+from storage_ledger.operations.clock_ahead import ahead
+from storage_ledger.operations.quarantine import Word
+from storage_ledger.operations.report.quarantine import quarantined
+from storage_ledger.operations.report.status import look_at
+from storage_ledger.operations.report.timeline import story_of
+from storage_ledger.operations.report.verifications import last_verify
+from storage_ledger.operations.verify import unrecorded
+from storage_ledger.operations.verify.selection import Options
 from storage_ledger.pipeline.outages import Outages
-from storage_ledger.quarantine import Word
-from storage_ledger.report.quarantined import quarantined
-from storage_ledger.report.status import look_at
-from storage_ledger.report.story import story_of
-from storage_ledger.report.verified import last_verify
 from storage_ledger.settings import Settings
 from storage_ledger.system.metrics import Metrics
 from storage_ledger.system.sqlalchemy_engine import sqlite
-from storage_ledger.verify import unrecorded
-from storage_ledger.verify.chosen import Options
 from tests.contract import making
 from tests.contract.making import made_entry
 from tests.contract.pipeline import Pipeline

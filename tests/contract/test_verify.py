@@ -14,13 +14,13 @@ from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.index.follower import Index
 from storage_ledger.ledger.mirror.writer import Mirror
+from storage_ledger.operations.verify import recording as module
+from storage_ledger.operations.verify.scrub import Scrub
+from storage_ledger.operations.verify.selection import Options
+from storage_ledger.operations.verify.verification import Places, Verification, Verified
 from storage_ledger.system.metrics import Metrics
+from storage_ledger.system.pacing import Pace
 from storage_ledger.system.sqlalchemy_engine import sqlite
-from storage_ledger.verify import portion as module
-from storage_ledger.verify.chosen import Options
-from storage_ledger.verify.pace import Pace
-from storage_ledger.verify.run import Places, Verification, Verified
-from storage_ledger.verify.scrub import Scrub
 from tests.contract.making import Ledgers
 from tests.contract.pipeline import Pipeline
 

@@ -11,7 +11,6 @@ from contextlib import closing
 import pytest
 import typer
 
-from storage_ledger.adopt import Asked
 from storage_ledger.app import adopting, backing_up
 from storage_ledger.cli.main import app as command_line
 from storage_ledger.domain.entries import Kind, NewEntry
@@ -19,6 +18,7 @@ from storage_ledger.errors import BackupError, LedgerUnusable, Retryable
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.mirror.writer import mirrored_position
 from storage_ledger.ledger.sqlite import SqliteLedger
+from storage_ledger.operations.adopt.adoption import Asked
 from storage_ledger.settings import Settings
 from tests.integration.test_lost_volumes import archive, entries
 from tests.integration.test_the_way_of_one_event import assert_archived

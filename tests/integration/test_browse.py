@@ -28,10 +28,10 @@ from storage_ledger.errors import BadSettings
 from storage_ledger.index.follower import Index
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.sqlite import SqliteLedger
+from storage_ledger.operations.verify import unrecorded
 from storage_ledger.settings import SERVE_LOCK
 from storage_ledger.system.locks import held
 from storage_ledger.system.sqlalchemy_engine import sqlite
-from storage_ledger.verify import unrecorded
 from tests.support.waiting import until
 from tests.support.warm import shared
 

@@ -18,13 +18,13 @@ from storage_ledger.browse.catalogue import QUERIES
 from storage_ledger.browse.pages import Asked
 from storage_ledger.browse.studies import Wanted
 from storage_ledger.browse.typed import terms
-from storage_ledger.clock import acknowledge_ahead
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.domain.ids import rfc3339
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.index.follower import Index
 from storage_ledger.ledger.sqlite import SqliteLedger
-from storage_ledger.report.status import look_at
+from storage_ledger.operations.clock_ahead import acknowledge_ahead
+from storage_ledger.operations.report.status import look_at
 from storage_ledger.settings import Settings
 from storage_ledger.system.sqlalchemy_engine import sqlite
 from tests.contract.making import Clock, Ledgers, archived

@@ -20,7 +20,7 @@ import pytest
 from storage_ledger.errors import BadSettings
 from storage_ledger.pipeline.notify.status_client import StatusClient
 from storage_ledger.status_service import MAX_BODY_BYTES, make_app, run
-from storage_ledger.web import WebServer
+from storage_ledger.system.http_server import WebServer
 from tests.support.valkey import Valkey
 from tests.support.waiting import until
 

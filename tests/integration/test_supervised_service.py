@@ -14,9 +14,10 @@ from storage_ledger.app import serving
 from storage_ledger.errors import LedgerUnusable
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.pipeline.notify.status_client import StatusClient
-from storage_ledger.service import Service
+from storage_ledger.service.health import make_app
+from storage_ledger.service.process import Service
 from storage_ledger.settings import Settings
-from storage_ledger.web import WebServer, make_app
+from storage_ledger.system.http_server import WebServer
 from tests.support.dicom import described, make_file
 from tests.support.waiting import until
 

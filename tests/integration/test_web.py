@@ -13,8 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from storage_ledger import __version__
 from storage_ledger.errors import BadSettings
+from storage_ledger.service.health import make_app
+from storage_ledger.system.http_server import MOST_OF_THE_SERVICE, Server, WebServer, listen
 from storage_ledger.system.metrics import Metrics
-from storage_ledger.web import MOST_OF_THE_SERVICE, Server, WebServer, listen, make_app
 from tests.support.waiting import until
 
 

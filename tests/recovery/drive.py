@@ -34,7 +34,7 @@ from storage_ledger.ledger import migrate as migrations
 from storage_ledger.ledger.contract import Duty
 from storage_ledger.pipeline.notify.status_client import StatusClient
 from storage_ledger.pipeline.receive.source import Delivery
-from storage_ledger.service import Parts
+from storage_ledger.service.process import Parts
 from storage_ledger.settings import Settings
 from storage_ledger.system import locks, logs
 

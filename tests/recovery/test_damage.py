@@ -16,11 +16,11 @@ from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.index.follower import Index
 from storage_ledger.ledger.mirror import writer as mirror_module
 from storage_ledger.ledger.mirror.writer import Mirror
+from storage_ledger.operations.quarantine import About, Word, say
+from storage_ledger.operations.verify import mirror as checked_mirror
+from storage_ledger.operations.verify.selection import Options
+from storage_ledger.operations.verify.verification import Places, Verification, Verified
 from storage_ledger.pipeline.notify.status_client import StatusClient
-from storage_ledger.quarantine import About, Word, say
-from storage_ledger.verify import mirror as checked_mirror
-from storage_ledger.verify.chosen import Options
-from storage_ledger.verify.run import Places, Verification, Verified
 from tests.contract.making import Clock, Ledgers
 from tests.contract.pipeline import Pipeline
 from tests.recovery.damage import DAMAGES, World

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import pytest
 
-from storage_ledger import backup
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.domain.metadata_json import metadata_json
@@ -27,6 +26,7 @@ from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.mirror import writer
 from storage_ledger.ledger.mirror.writer import Mirror
 from storage_ledger.ledger.sqlite import SqliteLedger
+from storage_ledger.operations import backup
 from tests.contract.making import described
 from tests.recovery import tracing
 from tests.support.figures import note

@@ -24,8 +24,9 @@ from pathlib import Path
 IMPORTS = {
     "service": "alembic.command, redis.connection, rich.progress, typer.rich_utils, uvicorn, "
     "storage_ledger.app.adopting, storage_ledger.app.backing_up, storage_ledger.app.reconciling, storage_ledger.app.replaying, "
-    "storage_ledger.app.serving, storage_ledger.app.verifying, storage_ledger.report.status, storage_ledger.report.story, "
-    "storage_ledger.restore",
+    "storage_ledger.app.serving, storage_ledger.app.verifying, "
+    "storage_ledger.operations.report.status, storage_ledger.operations.report.timeline, "
+    "storage_ledger.operations.restore",
     "browse": "storage_ledger.browse.plugin, storage_ledger.browse.run",
 }
 """What is warm, by what it is for: `serve` never loads what `browse` needs."""

@@ -4,8 +4,8 @@ from datetime import timedelta
 
 import pytest
 
-from storage_ledger.clock import SET_BY_S, ClockWatch
 from storage_ledger.errors import LedgerBusy
+from storage_ledger.service.clock_watch import SET_BY_S, ClockWatch
 from tests.contract.making import Clock
 
 

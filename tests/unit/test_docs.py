@@ -26,7 +26,7 @@ from storage_ledger.index.follower import Index
 from storage_ledger.index.rows import NO_STUDY
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.sqlite import SqliteLedger
-from storage_ledger.report.todo import ACTIONS, NOT_READY_ACTIONS, OUTAGE_ACTIONS
+from storage_ledger.operations.report.remedies import ACTIONS, NOT_READY_ACTIONS, OUTAGE_ACTIONS
 from storage_ledger.settings import Settings
 from storage_ledger.system.metrics import Metrics
 from storage_ledger.system.sqlalchemy_engine import sqlite

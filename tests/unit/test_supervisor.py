@@ -8,7 +8,7 @@ import weakref
 import pytest
 
 from storage_ledger.errors import LedgerBusy, LedgerUnusable, Locked, Permanent, Rejected, Retryable
-from storage_ledger.supervisor import CALM_S, TRIES_ONCE_STOPPED, Supervisor
+from storage_ledger.service.supervisor import CALM_S, TRIES_ONCE_STOPPED, Supervisor
 from storage_ledger.system.metrics import Metrics
 
 

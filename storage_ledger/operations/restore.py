@@ -8,8 +8,6 @@ from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
-from storage_ledger import backup
-from storage_ledger.backup import Manifest
 from storage_ledger.domain.entries import Entry, faults
 from storage_ledger.domain.merkle_tree import Tree
 from storage_ledger.errors import BackupError, LedgerUnusable, Retryable
@@ -17,6 +15,8 @@ from storage_ledger.ledger.migrate import make_again, make_folder, migrate, open
 from storage_ledger.ledger.mirror import writer
 from storage_ledger.ledger.snapshot import fsync
 from storage_ledger.ledger.sqlite import SqliteLedger, utc_now
+from storage_ledger.operations import backup
+from storage_ledger.operations.backup import Manifest
 
 BATCH = 1000
 _PARTS = ("", "-wal", "-shm", "-journal")

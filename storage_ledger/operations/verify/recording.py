@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from storage_ledger import __version__
-from storage_ledger.verify.files import Counts
-from storage_ledger.verify.findings import Finding
+from storage_ledger.operations.verify.files import Counts
+from storage_ledger.operations.verify.findings import Finding
 
 PORTION_FILES = 10_000
 PORTION_FINDINGS = 500

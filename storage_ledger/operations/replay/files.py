@@ -20,10 +20,10 @@ from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.domain.paths import archive_path
 from storage_ledger.domain.study import ArchivedFile, Study
 from storage_ledger.errors import Permanent, Retryable, StorageLedgerError
-from storage_ledger.findings import Finding, Findings
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.sqlite import translated
-from storage_ledger.replay import BATCH, WORKERS, Begin, Show, Tally, batches, in_parallel
+from storage_ledger.operations.findings import Finding, Findings
+from storage_ledger.operations.replay.replay import BATCH, WORKERS, Begin, Show, Tally, batches, in_parallel
 from storage_ledger.system.sqlalchemy_engine import sqlite
 
 UNRECORDED = "unrecorded"

@@ -10,9 +10,9 @@ from typing import Any
 
 from storage_ledger.domain.entries import Kind
 from storage_ledger.errors import LedgerUnusable
+from storage_ledger.operations.verify.untrusting_reader import Facts, FileFact
 from storage_ledger.system.sqlalchemy_engine import open_engine, sqlite
 from storage_ledger.system.sqlite import is_regular
-from storage_ledger.verify.facts import Facts, FileFact
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,15 +12,15 @@ from datetime import datetime
 from typing import Any
 
 from storage_ledger import __version__
-from storage_ledger.archive import old
 from storage_ledger.archive.filesystem import FilesystemArchive
-from storage_ledger.archive.old import OldFile, Unfit
 from storage_ledger.domain.entries import ADOPT, Entry, Kind, NewEntry
 from storage_ledger.domain.message import MAX_BYTES
-from storage_ledger.domain.old_metadata import OldMetadata
 from storage_ledger.domain.study import ArchivedFile, State, Study
 from storage_ledger.errors import Retryable
 from storage_ledger.ledger.contract import Ledger, Transaction
+from storage_ledger.operations.adopt import legacy_archive
+from storage_ledger.operations.adopt.legacy_archive import OldFile, Unfit
+from storage_ledger.operations.adopt.legacy_metadata import OldMetadata
 from storage_ledger.pipeline.place import metadata_bytes
 
 FILES_AT_ONCE = 256
@@ -98,9 +98,9 @@ class Adoption:
 
     def run(self) -> Adopted:
         """Adopt all that can be. Raises `Retryable` or `LedgerError` where the archive or the ledger fails: run it again then."""
-        for study_id in old.studies(self._archive.root, self._leave):
+        for study_id in legacy_archive.studies(self._archive.root, self._leave):
             try:
-                with old.study_folder(self._archive.root, study_id) as folder:
+                with legacy_archive.study_folder(self._archive.root, study_id) as folder:
                     self._study(study_id, folder)
             except Unfit as unfit:
                 self._leave(study_id, unfit.code)
@@ -118,7 +118,7 @@ class Adoption:
         refusal = known.refusal(rewrite=self._asked.rewrite)
         seen = self._seen()
         said: OldMetadata | None = None
-        names = old.files(study_id, folder, self._leave, rewriting=self._asked.rewrite)
+        names = legacy_archive.files(study_id, folder, self._leave, rewriting=self._asked.rewrite)
         for name in list(names) if self._asked.rewrite else names:  # rewriting changes the folder that is being listed
             path = f"{study_id}/{name}"
             if name in known.study.files:
@@ -128,7 +128,7 @@ class Adoption:
                 self._leave(path, refusal)
                 continue
             try:
-                found = old.look(folder, study_id, name, any_file=self._asked.any_file, whole=not self._asked.dry_run)
+                found = legacy_archive.look(folder, study_id, name, any_file=self._asked.any_file, whole=not self._asked.dry_run)
             except Unfit as unfit:
                 self._leave(path, unfit.code)
                 continue
@@ -152,7 +152,7 @@ class Adoption:
     def _said(self, study_id: str, folder: int, known: _Known) -> OldMetadata:
         if self._asked.rewrite and known.adopted is not None:
             return known.adopted  # an earlier run may have rewritten what lies there
-        data = old.metadata(folder, MAX_BYTES)
+        data = legacy_archive.metadata(folder, MAX_BYTES)
         if data is None and not self._asked.rewrite:
             raise Unfit("metadata-missing")
         said = OldMetadata.understood(study_id, data, rewritten=self._asked.rewrite, now=self._clock())

@@ -14,11 +14,11 @@ from storage_ledger.index.follower import Index
 from storage_ledger.index.tables import SCHEMA, SEARCH, TABLES
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.sqlite import translated
+from storage_ledger.operations.verify.findings import Findings
+from storage_ledger.operations.verify.untrusting_reader import Facts
 from storage_ledger.system.sqlalchemy_engine import hold_raw, open_engine, sqlite
 from storage_ledger.system.sqlite import is_regular
 from storage_ledger.system.temporary_folder import scratch
-from storage_ledger.verify.facts import Facts
-from storage_ledger.verify.findings import Findings
 
 PART = "index"
 FILE = "index.db"

@@ -18,12 +18,13 @@ from typing import Any
 
 from storage_ledger import __version__
 from storage_ledger.archive.contract import Archive
-from storage_ledger.clock import ClockWatch, ahead
 from storage_ledger.domain.ids import instant
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerError
 from storage_ledger.index.follower import Index
 from storage_ledger.ledger.contract import Ledger, QueueLength
+from storage_ledger.operations.clock_ahead import ahead
+from storage_ledger.operations.verify.scrub import Scrub
 from storage_ledger.pipeline.notify.notifier import Notifier
 from storage_ledger.pipeline.outages import Outages
 from storage_ledger.pipeline.place import Projector
@@ -33,13 +34,13 @@ from storage_ledger.pipeline.reconcile.sweep import Reconciler
 from storage_ledger.pipeline.remove import Remover
 from storage_ledger.pipeline.replicate import Mirroring
 from storage_ledger.pipeline.worker_pool import Lane
-from storage_ledger.supervisor import Supervisor
+from storage_ledger.service.clock_watch import ClockWatch
+from storage_ledger.service.supervisor import Supervisor
 from storage_ledger.system import cpu_affinity, logs
+from storage_ledger.system.http_server import WebServer
 from storage_ledger.system.metrics import Metrics
 from storage_ledger.system.sqlalchemy_engine import sqlite
 from storage_ledger.system.timed_checks import Hangs, Look
-from storage_ledger.verify.scrub import Scrub
-from storage_ledger.web import WebServer
 
 STOP_WITHIN_S = 25.0
 SIGNALS_EVERY_S = 0.25

@@ -14,14 +14,14 @@ from storage_ledger.domain.ids import instant, later, rfc3339
 from storage_ledger.errors import LedgerError, Retryable
 from storage_ledger.index.follower import ask_files
 from storage_ledger.ledger.contract import Ledger
+from storage_ledger.operations.verify.files import Counts, Files
+from storage_ledger.operations.verify.findings import Findings, Stopped
+from storage_ledger.operations.verify.recording import Portion, payload_of
+from storage_ledger.operations.verify.untrusting_reader import Facts, FileFact
+from storage_ledger.operations.verify.verification import Places
 from storage_ledger.system import logs
 from storage_ledger.system.metrics import Metrics
-from storage_ledger.verify.facts import Facts, FileFact
-from storage_ledger.verify.files import Counts, Files
-from storage_ledger.verify.findings import Findings, Stopped
-from storage_ledger.verify.pace import Pace
-from storage_ledger.verify.portion import Portion, payload_of
-from storage_ledger.verify.run import Places
+from storage_ledger.system.pacing import Pace
 
 ROUND_S = 86_400.0
 """No file is read more often by itself: a small archive would be read, and an entry appended, without end."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from storage_ledger.quarantine import BY, REASON
+from storage_ledger.operations.quarantine import BY, REASON
 
 _RETRY = "then `storage-ledger quarantine retry`"
 _DISCARD = "then `storage-ledger quarantine discard` this one"

@@ -17,9 +17,9 @@ from storage_ledger.domain.entries import Entry, Kind, NewEntry
 from storage_ledger.domain.paths import archive_path
 from storage_ledger.domain.study import Study
 from storage_ledger.errors import StorageLedgerError
-from storage_ledger.findings import Finding, Findings
 from storage_ledger.ledger.contract import Ledger
-from storage_ledger.replay import BATCH, Show, batches, in_parallel
+from storage_ledger.operations.findings import Finding, Findings
+from storage_ledger.operations.replay.replay import BATCH, Show, batches, in_parallel
 
 WORKERS = 4
 ENTRIES_A_PAGE = 1_000

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from storage_ledger.domain.entries import CURRENT_SCHEMA, Entry, Kind, faults
 from storage_ledger.errors import LedgerError, LedgerUnusable
 from storage_ledger.ledger.migrate import SCHEMA_SQL, known_revisions, schema_as_migrated, schema_of
+from storage_ledger.operations.verify.findings import Findings, Stopped
+from storage_ledger.operations.verify.untrusting_reader import Facts
 from storage_ledger.system.sqlalchemy_engine import sqlite
-from storage_ledger.verify.facts import Facts
-from storage_ledger.verify.findings import Findings, Stopped
 
 PART = "ledger"
 FILE = "ledger.db"

@@ -17,8 +17,8 @@ from storage_ledger.domain.paths import DAMAGED_FOLDER, LEDGER_FOLDER
 from storage_ledger.ledger.mirror import segments
 from storage_ledger.ledger.mirror.segments import Batch, Begin
 from storage_ledger.ledger.mirror.writer import SEGMENT_BYTES, SEGMENT_ENTRIES
-from storage_ledger.verify.facts import Facts
-from storage_ledger.verify.findings import Findings
+from storage_ledger.operations.verify.findings import Findings
+from storage_ledger.operations.verify.untrusting_reader import Facts
 
 PART = "mirror"
 TEMPORARY = ".segment.tmp"

@@ -12,7 +12,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from storage_ledger.clock import ahead
 from storage_ledger.domain.entries import Kind
 from storage_ledger.domain.ids import instant
 from storage_ledger.domain.work_queue import Stage
@@ -21,13 +20,14 @@ from storage_ledger.index.tables import FLAGGED
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.mirror.writer import mirrored_position
 from storage_ledger.ledger.sqlite import utc_now
-from storage_ledger.report.outages import by_code, going_on
-from storage_ledger.report.quarantined import quarantined
-from storage_ledger.report.todo import ENTRY_DAMAGED, NOT_READY_ACTIONS, OUTAGE_ACTIONS, SEE
-from storage_ledger.report.verified import VERIFIED_READ, found_besides_files, last_verify
+from storage_ledger.operations.clock_ahead import ahead
+from storage_ledger.operations.report.outages import by_code, going_on
+from storage_ledger.operations.report.quarantine import quarantined
+from storage_ledger.operations.report.remedies import ENTRY_DAMAGED, NOT_READY_ACTIONS, OUTAGE_ACTIONS, SEE
+from storage_ledger.operations.report.verifications import VERIFIED_READ, found_besides_files, last_verify
+from storage_ledger.operations.verify import unrecorded
 from storage_ledger.settings import Settings
 from storage_ledger.system import locks
-from storage_ledger.verify import unrecorded
 
 WAITING_LONG_S = 900
 MIRROR_LAGS_S = 60

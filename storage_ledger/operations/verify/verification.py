@@ -25,16 +25,16 @@ from storage_ledger.archive.fixity import Inspection
 from storage_ledger.domain.ids import rfc3339
 from storage_ledger.domain.paths import LEDGER_FOLDER
 from storage_ledger.errors import LedgerBusy, LedgerError, LedgerUnusable, Retryable
+from storage_ledger.operations.verify import index, ledger, mirror
+from storage_ledger.operations.verify.files import Counts, Files, Strangers
+from storage_ledger.operations.verify.findings import Findings, Stopped
+from storage_ledger.operations.verify.recording import Portion, payload_of
+from storage_ledger.operations.verify.selection import Chosen, Options
+from storage_ledger.operations.verify.untrusting_reader import Facts, FileFact
+from storage_ledger.operations.verify.work_queue import Duties
 from storage_ledger.settings import Settings
 from storage_ledger.system import locks
-from storage_ledger.verify import entries, index, mirror
-from storage_ledger.verify.chosen import Chosen, Options
-from storage_ledger.verify.duties import Duties
-from storage_ledger.verify.facts import Facts, FileFact
-from storage_ledger.verify.files import Counts, Files, Strangers
-from storage_ledger.verify.findings import Findings, Stopped
-from storage_ledger.verify.pace import Pace
-from storage_ledger.verify.portion import Portion, payload_of
+from storage_ledger.system.pacing import Pace
 
 PARTS = ("ledger", "mirror", "pending", "files", "strangers", "index")
 
@@ -128,7 +128,7 @@ class Verification:
         except LedgerUnusable as error:
             if error.code != "ledger-damaged":
                 raise
-            report.found.report("ledger-damaged", entries.PART, path=entries.FILE, detail=error.detail)
+            report.found.report("ledger-damaged", ledger.PART, path=ledger.FILE, detail=error.detail)
             for part in PARTS:
                 if part not in report.parts:
                     report.found.unseen("ledger-damaged", part, detail="SQLite cannot read all of the ledger")
@@ -144,16 +144,16 @@ class Verification:
 
     def _all(self) -> None:
         report, found = self._report, self._report.found
-        entries.check_file(self._facts, found, self._stopped)
+        ledger.check_file(self._facts, found, self._stopped)
         report.up_to = self._facts.last()
-        damage = entries.check_entries(self._facts, found, report.up_to, self._tell("ledger", report.up_to))
+        damage = ledger.check_entries(self._facts, found, report.up_to, self._tell("ledger", report.up_to))
         self._identify(damage)
         if damage.overflow:
             for part in PARTS[1:]:
                 found.unseen("ledger-damaged", part, detail="too much of the ledger is damaged to judge by it")
             report.parts.append("ledger")
             return
-        entries.check_keys(self._facts, found, damage, report.up_to)
+        ledger.check_keys(self._facts, found, damage, report.up_to)
         report.parts.append("ledger")
         has_mirror = self._mirror()
         self._pending()
@@ -168,7 +168,7 @@ class Verification:
         for row in self._facts.sql("SELECT position FROM entries WHERE study_id = ? ORDER BY position", study_id):
             known = True
             for entry in self._facts.rows(row[0] - 1, row[0]):
-                entries.check_entry(entry, report.found)
+                ledger.check_entry(entry, report.found)
         report.parts.append("ledger")
         if not known:
             raise LedgerUnusable("study-unknown", f"the ledger knows no study {study_id}")
@@ -185,7 +185,7 @@ class Verification:
         Strangers(self._facts, archive, report.found, serving=self._places.serving).of_study(study_id)
         report.parts.append("strangers")
 
-    def _identify(self, damage: entries.Damage) -> None:
+    def _identify(self, damage: ledger.Damage) -> None:
         """Whose ledger it is, and what the mirror has in place of entries that are damaged or gone."""
         ids = self._facts.sql("SELECT value FROM meta WHERE name = 'ledger_id'")
         self._ledger_id = ids[0][0] if ids else ""
@@ -201,20 +201,20 @@ class Verification:
             theirs = mirror.entries_at(self._places.archive_root, {1, common})
             ours = {position: self._facts.get(position) for position in theirs}
             if theirs and all(own is not None and own.leaf_hash == theirs[p].leaf_hash for p, own in ours.items()):
-                self._report.found.report("meta-changed", "ledger", path=entries.FILE, detail="its ledger_id is not that of the mirror")
+                self._report.found.report("meta-changed", "ledger", path=ledger.FILE, detail="its ledger_id is not that of the mirror")
                 self._ledger_id = looked.ledger_id or ""
             else:
                 self._facts.repaired = dict.fromkeys(damage.positions)
                 return
         last = self._facts.last()
-        beyond = range(last + 1, min(looked.position, last + entries.MOST_DAMAGED) + 1)
+        beyond = range(last + 1, min(looked.position, last + ledger.MOST_DAMAGED) + 1)
         lost = damage.positions | set(beyond)
         known = mirror.entries_at(self._places.archive_root, lost) if lost else {}
         self._facts.repaired = {position: known.get(position) for position in lost}
         if looked.position > last:
             self._report.up_to = max(self._report.up_to, looked.position)
             text = f"the mirror goes up to {looked.position}, the ledger only to {last}"
-            self._report.found.report("mirror-ahead", "ledger", position=last + 1, path=entries.FILE, detail=text)
+            self._report.found.report("mirror-ahead", "ledger", position=last + 1, path=ledger.FILE, detail=text)
 
     def _mirror(self) -> bool:
         """Whether there is one that is this ledger's."""
@@ -271,7 +271,7 @@ class Verification:
 
     def _pending(self) -> None:
         if None in self._facts.repaired.values():
-            self._report.found.unseen("ledger-damaged", "pending", path=entries.FILE, detail="not all of the ledger can be believed")
+            self._report.found.unseen("ledger-damaged", "pending", path=ledger.FILE, detail="not all of the ledger can be believed")
             return
         duties = Duties(self._facts)
         for entry in self._facts.believed(0, self._report.up_to):

@@ -13,8 +13,8 @@ from storage_ledger.archive.fixity import Condition, Inspection, Look
 from storage_ledger.domain.entries import Entry, faults
 from storage_ledger.domain.metadata_json import metadata_json
 from storage_ledger.domain.paths import LEDGER_FOLDER, METADATA, archive_path, is_temporary, valid_study_id
-from storage_ledger.verify.facts import Facts, FileFact, StudyFacts
-from storage_ledger.verify.findings import Findings
+from storage_ledger.operations.verify.findings import Findings
+from storage_ledger.operations.verify.untrusting_reader import Facts, FileFact, StudyFacts
 
 PART = "archive"
 KEPT_STUDIES = 64

@@ -13,8 +13,8 @@ from typing import Any
 from storage_ledger.domain.entries import Entry, Kind
 from storage_ledger.domain.ids import instant
 from storage_ledger.domain.work_queue import Stage
-from storage_ledger.verify.facts import Facts
-from storage_ledger.verify.findings import Findings
+from storage_ledger.operations.verify.findings import Findings
+from storage_ledger.operations.verify.untrusting_reader import Facts
 
 PART = "ledger"
 FILE = "ledger.db"

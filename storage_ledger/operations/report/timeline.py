@@ -20,9 +20,9 @@ from storage_ledger.index.follower import ask_files
 from storage_ledger.index.rows import StudyRows
 from storage_ledger.index.tables import COLUMNS
 from storage_ledger.ledger.contract import Duty, Ledger
-from storage_ledger.report.flagged import flags_of, message_and_file
-from storage_ledger.report.outages import Outage, going_on
-from storage_ledger.report.todo import (
+from storage_ledger.operations.report.flags import flags_of, message_and_file
+from storage_ledger.operations.report.outages import Outage, going_on
+from storage_ledger.operations.report.remedies import (
     ACTIONS,
     DAMAGED_FILES,
     ENTRY_DAMAGED,

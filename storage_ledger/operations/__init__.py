@@ -1,0 +1,1 @@
+"""What a person starts: verify, replay, adopt, report, backup, restore, quarantine, repair."""

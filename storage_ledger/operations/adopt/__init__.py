@@ -1,0 +1,1 @@
+"""Takes an archive that was not made by this program into the ledger, in place."""

@@ -1,0 +1,1 @@
+"""Rebuilds from the ledger: archived files, metadata.json, statuses, the mirror."""

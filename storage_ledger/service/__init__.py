@@ -1,0 +1,1 @@
+"""The process: its threads, each supervised, one way to stop, and the health endpoint."""
