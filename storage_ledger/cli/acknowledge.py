@@ -25,18 +25,18 @@ def acknowledge(
     `clock-ahead`: the ledger's last time is ahead of the clock. Set the clock first. The times in the ledger stay as they are; a
     further jump is reported again. Ends with 0 when it was recorded, with 1 when there is nothing to acknowledge.
     """
-    from storage_ledger.app import opening
     from storage_ledger.cli.output import print_json
     from storage_ledger.ledger.sqlite import utc_now
     from storage_ledger.operations.clock_ahead import acknowledge_ahead
     from storage_ledger.operations.quarantine import check_words
     from storage_ledger.settings import Settings
+    from storage_ledger.wiring import stores
 
     try:
         check_words(by, reason)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    with opening.appending(Settings.load()) as ledger:
+    with stores.appending(Settings.load()) as ledger:
         entry = acknowledge_ahead(ledger, utc_now, by=by, reason=reason)
     if as_json:
         print_json({"code": code.value, "position": None if entry is None else entry.position})

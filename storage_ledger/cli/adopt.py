@@ -37,21 +37,21 @@ def adopt(
     docs/reference/error-codes.md tells what to do. Needs `serve` stopped. Interrupted, it may be run again: it goes on, and
     adopts nothing twice. The index is made at the end. Ends with 1 when something was left alone.
     """
-    from storage_ledger.app import adopting
     from storage_ledger.cli.output import print_json
     from storage_ledger.cli.progress import progress
     from storage_ledger.errors import LedgerError, Locked, Retryable
     from storage_ledger.operations.adopt.adoption import Asked
     from storage_ledger.operations.adopt.legacy_archive import count_studies
     from storage_ledger.settings import Settings
+    from storage_ledger.wiring import adopt
 
     settings = Settings.load()
     asked = Asked(rewrite=rewrite_metadata, tell=tell, any_file=any_file, dry_run=dry_run)
     with _reporting(report) as noted, progress("Adopting", count_studies(settings.archive_path), "folders") as show:
-        done = adopting.adopt(settings, asked, on_progress=show, on_noted=noted)
+        done = adopt.adopt(settings, asked, on_progress=show, on_noted=noted)
     if not dry_run:
         try:
-            adopting.bring_up_index(settings, progress)
+            adopt.bring_up_index(settings, progress)
         except (LedgerError, Retryable, Locked) as error:
             print(f"storage-ledger: {error}. The files are adopted; `serve` makes the index when it starts.", file=sys.stderr)
     if as_json:

@@ -22,15 +22,15 @@ def backup(
     """
     from dataclasses import asdict
 
-    from storage_ledger.app import backing_up
     from storage_ledger.cli.output import counted, print_json, size
     from storage_ledger.cli.progress import Step, steps
     from storage_ledger.settings import Settings
+    from storage_ledger.wiring import backup
 
     settings = Settings.load()
     titles = {"copied": ("Copying", "pages"), "checked": ("Checking", "entries")}
     with steps() as show:
-        folder, manifest = backing_up.back_up(settings, dest, lambda step, done, total: show(Step(*titles[step], done, total)))
+        folder, manifest = backup.back_up(settings, dest, lambda step, done, total: show(Step(*titles[step], done, total)))
     if as_json:
         print_json({"backup": str(folder)} | asdict(manifest))
     else:

@@ -31,13 +31,13 @@ _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 @app.command("list", cls=Command)
 def list_(as_json: _Json = False) -> None:
     """List what is quarantined, oldest first. Ends with 1 when there is something."""
-    from storage_ledger.app import opening
     from storage_ledger.cli.output import console, print_json
     from storage_ledger.operations.report.quarantine import quarantined
     from storage_ledger.settings import Settings
+    from storage_ledger.wiring import stores
 
     settings = Settings.load()
-    with opening.reading(settings) as ledger:
+    with stores.reading(settings) as ledger:
         items = quarantined(ledger, settings)
     if as_json:
         print_json(items)
@@ -55,13 +55,13 @@ def show(
     as_json: _Json = False,
 ) -> None:
     """Show what is quarantined of one study, why, and what to do. Ends with 1 when nothing is."""
-    from storage_ledger.app import opening
     from storage_ledger.cli.output import age, console, print_commands, print_json, safe
     from storage_ledger.operations.report.quarantine import quarantined
     from storage_ledger.settings import Settings
+    from storage_ledger.wiring import stores
 
     settings = Settings.load()
-    with opening.reading(settings) as ledger:
+    with stores.reading(settings) as ledger:
         items = quarantined(ledger, settings, study_id)
     if as_json:
         print_json(items)
@@ -143,11 +143,11 @@ def _listed(items: list[dict[str, Any]]) -> Table:
 
 
 def _say(word: Word, study_id: str | None, upload: str | None, code: str | None, *, as_json: bool) -> None:
-    from storage_ledger.app import opening
     from storage_ledger.domain.entries import Kind
     from storage_ledger.domain.paths import valid_study_id
     from storage_ledger.operations import quarantine
     from storage_ledger.settings import Settings
+    from storage_ledger.wiring import stores
 
     if study_id is not None and not valid_study_id(study_id):
         raise typer.BadParameter("no study_id is like this one")
@@ -155,7 +155,7 @@ def _say(word: Word, study_id: str | None, upload: str | None, code: str | None,
         raise typer.BadParameter("--upload is not UTF-8, as all paths in the ledger are")
     settings = Settings.load()
     answers: list[Answer] = []
-    with opening.appending(settings) as ledger:
+    with stores.appending(settings) as ledger:
         if study_id is not None:
             about = [quarantine.About(study_id, upload)]
         else:

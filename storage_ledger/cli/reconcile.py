@@ -21,14 +21,14 @@ def reconcile(
     again; what cannot is listed, and stays as it is. Ends with 0 when all is explained, with 1 when files are listed, with
     2 when it could not judge all of them. Works whether `serve` runs or not.
     """
-    from storage_ledger.app import reconciling
     from storage_ledger.cli.output import print_json
     from storage_ledger.cli.progress import progress
     from storage_ledger.settings import Settings
+    from storage_ledger.wiring import reconcile
 
     settings = Settings.load()
     with progress("Searching uploads", None, "files") as show:
-        done = reconciling.reconcile(settings, lambda sweep: show(sweep.looked_at))
+        done = reconcile.reconcile(settings, lambda sweep: show(sweep.looked_at))
     if as_json:
         print_json(asdict(done))
     else:

@@ -12,7 +12,7 @@ import typer
 from storage_ledger.cli.command import Command, Group
 
 if TYPE_CHECKING:
-    from storage_ledger.app.repairing import Asked, Report
+    from storage_ledger.wiring.repair import Asked, Report
 
 app = typer.Typer(
     cls=Group,
@@ -43,16 +43,16 @@ def headers(
     """
     from contextlib import closing
 
-    from storage_ledger.app import repairing
-    from storage_ledger.app.repairing import Asked
     from storage_ledger.cli.progress import progress
     from storage_ledger.domain.paths import valid_study_id
     from storage_ledger.settings import Settings
+    from storage_ledger.wiring import repair
+    from storage_ledger.wiring.repair import Asked
 
     if study is not None and not valid_study_id(study):
         raise typer.BadParameter("no study_id is like this one")
     asked = Asked(study=study, every=every, dry_run=dry_run)
-    report = repairing.headers(Settings.load(), asked, progress)
+    report = repair.headers(Settings.load(), asked, progress)
     with closing(report.findings):
         if as_json:
             _print_json(report, asked)

@@ -45,11 +45,11 @@ def replay(
     """
     from contextlib import closing
 
-    from storage_ledger.app import replaying
     from storage_ledger.cli.progress import progress
     from storage_ledger.domain.paths import valid_study_id
     from storage_ledger.operations.replay.replay import Order, Part
     from storage_ledger.settings import Settings
+    from storage_ledger.wiring import replay
 
     named = {Part.INDEX: index, Part.METADATA: metadata, Part.FILES: files, Part.STATUSES: statuses, Part.MIRROR: mirror}
     parts = {part for part, wanted in named.items() if wanted or every}
@@ -70,7 +70,7 @@ def replay(
         rate=rate,
         mirror_anew=mirror,
     )
-    report = replaying.replay(Settings.load(), order, progress, lambda text: print(f"storage-ledger: {text}", file=sys.stderr, flush=True))
+    report = replay.replay(Settings.load(), order, progress, lambda text: print(f"storage-ledger: {text}", file=sys.stderr, flush=True))
     with closing(report.findings):
         if as_json:
             _print_json(report, order)

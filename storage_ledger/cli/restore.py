@@ -75,19 +75,19 @@ def restore(
 
 
 def _mirror(settings: Settings, force: bool, up_to_damage: bool) -> Restored:
-    from storage_ledger.app.opening import alone
     from storage_ledger.cli.progress import progress
     from storage_ledger.ledger.mirror.writer import mirrored_position
     from storage_ledger.operations import restore as work
+    from storage_ledger.wiring.stores import alone
 
     with alone(settings, "restore"), progress("Restoring", mirrored_position(settings.archive_path), "entries") as show:
         return work.from_mirror(settings.archive_path, settings.ledger_file, show, force=force, up_to_damage=up_to_damage)
 
 
 def _backup(settings: Settings, place: Path, with_mirror: bool | None, force: bool, up_to_damage: bool) -> Restored:
-    from storage_ledger.app.opening import alone
     from storage_ledger.cli.progress import Step, steps
     from storage_ledger.operations import restore as work
+    from storage_ledger.wiring.stores import alone
 
     def ask(backed_up: int, mirrored: int) -> bool:
         if with_mirror is not None or not sys.stdin.isatty():

@@ -14,10 +14,10 @@ def serve() -> None:
     begun and ends with 0. Ends with 2 when it cannot go on, with 11 when another one runs on the same ledger.
     """
     _without_pictures()
-    from storage_ledger.app import serving
     from storage_ledger.settings import Settings
+    from storage_ledger.wiring import serve
 
-    raise typer.Exit(serving.serve(Settings.load()))
+    raise typer.Exit(serve.serve(Settings.load()))
 
 
 def _without_pictures() -> None:

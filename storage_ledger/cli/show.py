@@ -15,9 +15,9 @@ def show(
 
     Ends with 1 when the ledger knows nothing of it.
     """
-    from storage_ledger.app.opening import reading
     from storage_ledger.operations.report.timeline import story_of
     from storage_ledger.settings import Settings
+    from storage_ledger.wiring.stores import reading
 
     settings = Settings.load()
     with reading(settings) as ledger:

@@ -14,9 +14,9 @@ def status(
 
     Ends with 0 when all is well, with 1 when something needs attention. Works whether `serve` runs or not.
     """
-    from storage_ledger.app.opening import reading
     from storage_ledger.operations.report.status import look_at
     from storage_ledger.settings import Settings
+    from storage_ledger.wiring.stores import reading
 
     settings = Settings.load()
     with reading(settings) as ledger:

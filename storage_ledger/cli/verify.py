@@ -48,12 +48,12 @@ def verify(
     import threading
     from functools import partial
 
-    from storage_ledger.app import verifying
     from storage_ledger.cli.progress import Step, steps
     from storage_ledger.domain.paths import valid_study_id
     from storage_ledger.operations.verify.selection import Options
     from storage_ledger.operations.verify.verification import Progress
     from storage_ledger.settings import Settings
+    from storage_ledger.wiring import verify
 
     if sum(option is not None for option in (study, sample, older_than)) > 1:
         raise typer.BadParameter("one of --study, --sample and --older-than")
@@ -76,7 +76,7 @@ def verify(
         def tell(progress: Progress) -> None:
             show(Step(*_PARTS[progress.part], progress.done, progress.total, progress.bytes, progress.total_bytes))
 
-        run = partial(verifying.verify, settings, options, record=not no_record, stop=stop)
+        run = partial(verify.verify, settings, options, record=not no_record, stop=stop)
         report = run(on_progress=tell)
     told = _told(report)
     if as_json:

@@ -20,7 +20,6 @@ from typing import Any
 
 from rich.console import Console
 
-from storage_ledger.app.opening import reading
 from storage_ledger.demo import show, studies
 from storage_ledger.demo.neighbours import CHANNEL, Neighbours
 from storage_ledger.demo.servers import LOOPBACK, CannotRun, Server, Servers, answers, find_valkey, free_ports, this_or_free
@@ -31,6 +30,7 @@ from storage_ledger.ledger.contract import Ledger
 from storage_ledger.operations.report.status import look_at
 from storage_ledger.pipeline.notify.status_client import StatusClient
 from storage_ledger.settings import Settings
+from storage_ledger.wiring.stores import reading
 
 GRACE_S = 1.0
 CONFIRM_S = 1.0

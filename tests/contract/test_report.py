@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from storage_ledger.app import verifying
 from storage_ledger.browse import ledger as browse_ledger
 from storage_ledger.browse import pipeline_study
 from storage_ledger.domain.canonical_json import leaf_hash_of
@@ -310,7 +309,7 @@ def test_what_verify_found_and_could_not_record_is_said_until_a_run_is_recorded_
     mirror.write_bytes(whole.replace(b"S1.dcm", b"S2.dcm"))
 
     def verify(**which) -> list[int]:
-        return verifying.verify(settings, Options(**which), record=True, stop=threading.Event()).recorded
+        return verify.verify(settings, Options(**which), record=True, stop=threading.Event()).recorded
 
     assert (verify(), scene.needs()) == ([], ["verify-findings"])
     [item] = [item for item in scene.status()["attention"] if item["code"] == "verify-findings"]

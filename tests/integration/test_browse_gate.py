@@ -219,7 +219,7 @@ def test_a_token_needs_a_name_that_can_be_told_and_something_to_see():
 def test_serve_loads_nothing_that_decodes_pictures():
     program = (
         "import sys; from storage_ledger.cli.serve import _without_pictures; _without_pictures();"
-        "import storage_ledger.app.serving, pydicom;"
+        "import storage_ledger.wiring.serve, pydicom;"
         "sys.exit(any(sys.modules.get(name) for name in ('numpy', 'PIL', 'gdcm', '_gdcm', 'pylibjpeg', 'datasette')))"
     )
     assert subprocess.run([sys.executable, "-c", program], timeout=30, check=False).returncode == 0

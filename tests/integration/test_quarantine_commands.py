@@ -238,11 +238,11 @@ main()
 LOOK_WHILE_OPEN = """
 import os, sys
 from pathlib import Path
-from storage_ledger.app import opening
+from storage_ledger.wiring import stores
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.settings import Settings
 settings = Settings.load()
-with opening.appending(settings) as ledger:
+with stores.appending(settings) as ledger:
     with ledger.write() as tx:
         tx.append(NewEntry(Kind.RECOVERED, {"step": "tell", "code": "x"}))
     for path in sorted(settings.ledger_path.iterdir()):

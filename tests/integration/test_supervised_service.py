@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from storage_ledger.app import serving
 from storage_ledger.errors import LedgerUnusable
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.pipeline.notify.status_client import StatusClient
@@ -18,6 +17,7 @@ from storage_ledger.service.health import make_app
 from storage_ledger.service.process import Service
 from storage_ledger.settings import Settings
 from storage_ledger.system.http_server import WebServer
+from storage_ledger.wiring import serve
 from tests.support.dicom import described, make_file
 from tests.support.waiting import until
 
@@ -39,7 +39,7 @@ class Running:
         )  # fmt: skip
         migrate(self.settings.ledger_file)
         self.client = StatusClient(status_server.url)
-        self.parts = serving._parts(self.settings, self.client)
+        self.parts = serve._parts(self.settings, self.client)
         self.service = Service(self.parts)
         self.web = WebServer(make_app(self.service.reasons, self.service.render_metrics), "127.0.0.1", 0)
 

@@ -26,8 +26,6 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from storage_ledger.app import serving
-from storage_ledger.app.opening import UMASK
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerBusy, StorageLedgerError
 from storage_ledger.ledger import migrate as migrations
@@ -37,6 +35,8 @@ from storage_ledger.pipeline.receive.source import Delivery
 from storage_ledger.service.process import Parts
 from storage_ledger.settings import Settings
 from storage_ledger.system import locks, logs
+from storage_ledger.wiring import serve
+from storage_ledger.wiring.stores import UMASK
 
 Tell = Callable[[dict[str, Any]], None]
 STUCK_AFTER = 4  # rounds in which nothing moved
@@ -62,8 +62,8 @@ def run(settings: Settings, client: StatusClient, groups: list[list[bytes]], tel
     migrations.make_folder(settings.ledger_path)
     with locks.held(settings.lock_file, "drive"):
         migrations.migrate(settings.ledger_file)
-        serving._make_archive(settings)
-        parts = serving._parts(settings, client)
+        serve._make_archive(settings)
+        parts = serve._parts(settings, client)
         tell({"started": True})
         Drive(parts, groups, tell, wait).to_the_end()
         parts.index.close()

@@ -23,8 +23,8 @@ from pathlib import Path
 
 IMPORTS = {
     "service": "alembic.command, redis.connection, rich.progress, typer.rich_utils, uvicorn, "
-    "storage_ledger.app.adopting, storage_ledger.app.backing_up, storage_ledger.app.reconciling, storage_ledger.app.replaying, "
-    "storage_ledger.app.serving, storage_ledger.app.verifying, "
+    "storage_ledger.wiring.adopt, storage_ledger.wiring.backup, storage_ledger.wiring.reconcile, storage_ledger.wiring.replay, "
+    "storage_ledger.wiring.serve, storage_ledger.wiring.verify, "
     "storage_ledger.operations.report.status, storage_ledger.operations.report.timeline, "
     "storage_ledger.operations.restore",
     "browse": "storage_ledger.browse.plugin, storage_ledger.browse.run",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import closing, nullcontext, suppress
 
-from storage_ledger.app.opening import alone, joined_mirror, reading
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.errors import LedgerBusy, Retryable
 from storage_ledger.index.follower import Index, standing
@@ -16,6 +15,7 @@ from storage_ledger.operations.adopt.adoption import Adopted, Adoption, Asked, N
 from storage_ledger.operations.replay.replay import Begin
 from storage_ledger.settings import Settings
 from storage_ledger.system import logs
+from storage_ledger.wiring.stores import alone, joined_mirror, reading
 
 
 def adopt(

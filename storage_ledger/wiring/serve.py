@@ -6,7 +6,6 @@ import os
 import threading
 from collections.abc import Callable
 
-from storage_ledger.app.opening import alone, joined_mirror, reading
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.archive.uploads import Uploads
 from storage_ledger.domain.entries import Entry
@@ -36,6 +35,7 @@ from storage_ledger.settings import Settings
 from storage_ledger.system import logs
 from storage_ledger.system.http_server import WebServer
 from storage_ledger.system.metrics import Metrics
+from storage_ledger.wiring.stores import alone, joined_mirror, reading
 
 
 def serve(settings: Settings) -> int:

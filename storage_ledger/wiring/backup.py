@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from storage_ledger.app.opening import UMASK
 from storage_ledger.errors import BackupError
 from storage_ledger.ledger.migrate import require_writable
 from storage_ledger.ledger.sqlite import utc_now
 from storage_ledger.operations import backup
 from storage_ledger.settings import Settings
+from storage_ledger.wiring.stores import UMASK
 
 
 def back_up(settings: Settings, dest: Path, on_progress: backup.Progress) -> tuple[Path, backup.Manifest]:

@@ -7,7 +7,6 @@ import os
 import threading
 from collections.abc import Callable
 
-from storage_ledger.app.opening import UMASK, mirrored, reading
 from storage_ledger.archive.uploads import Uploads
 from storage_ledger.ledger.sqlite import utc_now
 from storage_ledger.pipeline.notify.status_client import StatusClient
@@ -15,6 +14,7 @@ from storage_ledger.pipeline.reconcile.sweep import Reconciler, Sweep
 from storage_ledger.settings import Settings
 from storage_ledger.system import logs
 from storage_ledger.system.metrics import Metrics
+from storage_ledger.wiring.stores import UMASK, mirrored, reading
 
 
 def reconcile(settings: Settings, on_progress: Callable[[Sweep], None]) -> Sweep:

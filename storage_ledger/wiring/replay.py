@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
-from storage_ledger.app.opening import UMASK, alone, reading
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.domain.entries import faults
 from storage_ledger.domain.paths import LEDGER_FOLDER
@@ -40,6 +39,7 @@ from storage_ledger.pipeline.outages import Outages
 from storage_ledger.settings import Settings
 from storage_ledger.system import logs
 from storage_ledger.system.metrics import Metrics
+from storage_ledger.wiring.stores import UMASK, alone, reading
 
 TOLD_EVERY = 1_000
 WRITE_INTO_THE_ARCHIVE = frozenset({Part.MIRROR, Part.FILES, Part.METADATA})

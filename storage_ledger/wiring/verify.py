@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from storage_ledger.app.opening import UMASK, appending
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.domain.ids import rfc3339
 from storage_ledger.ledger.migrate import require_owner
@@ -17,6 +16,7 @@ from storage_ledger.operations.verify.selection import Options
 from storage_ledger.operations.verify.verification import Places, Progress, Verification, Verified
 from storage_ledger.settings import Settings
 from storage_ledger.system import logs
+from storage_ledger.wiring.stores import UMASK, appending
 
 
 def verify(

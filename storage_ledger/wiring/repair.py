@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from storage_ledger.app.opening import alone, appending, reading
 from storage_ledger.archive.contract import Archive
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.errors import Locked, StorageLedgerError
@@ -18,6 +17,7 @@ from storage_ledger.operations.replay.replay import Begin, metadata, studies
 from storage_ledger.operations.replay.replay import Tally as MetadataTally
 from storage_ledger.settings import Settings
 from storage_ledger.system import logs
+from storage_ledger.wiring.stores import alone, appending, reading
 
 
 @dataclass(frozen=True, slots=True)
