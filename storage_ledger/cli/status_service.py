@@ -17,7 +17,7 @@ def status_service(
 
     For demos, tests and pipelines that have none of their own. It has no authentication: keep it on a private network.
     """
-    from storage_ledger import status_service as service
+    from storage_ledger.demo import status_service as service
     from storage_ledger.settings import Settings
     from storage_ledger.system import logs
 

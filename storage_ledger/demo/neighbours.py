@@ -19,7 +19,7 @@ import pydicom
 import redis
 from pydicom.dataset import Dataset
 
-from storage_ledger.demo.studies import Case, Upload
+from storage_ledger.demo.dicom_files import Case, Upload
 from storage_ledger.pipeline.notify.status_client import StatusClient
 
 CHANNEL = "described"

@@ -20,11 +20,11 @@ from typing import Any
 
 from rich.console import Console
 
-from storage_ledger.demo import show, studies
+from storage_ledger.demo import dicom_files, printing
+from storage_ledger.demo.dicom_files import Case, Upload
 from storage_ledger.demo.neighbours import CHANNEL, Neighbours
+from storage_ledger.demo.outcomes import Watch
 from storage_ledger.demo.servers import LOOPBACK, CannotRun, Server, Servers, answers, find_valkey, free_ports, this_or_free
-from storage_ledger.demo.studies import Case, Upload
-from storage_ledger.demo.watch import Watch
 from storage_ledger.errors import Retryable
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.operations.report.status import look_at
@@ -105,11 +105,11 @@ class _Demo:
 
     def run(self) -> int:
         out, options = self._out, self._options
-        show.header(out)
-        with show.starting(out):
+        printing.header(out)
+        with printing.starting(out):
             page_port, uploads = self._start()
         page = f"http://{LOOPBACK}:{page_port}/"
-        show.places(out, self._places(page))
+        printing.places(out, self._places(page))
         if page_port != options.port:
             out.print(f"Port {options.port} is taken: the web page is on {page_port}.\n", style="yellow")
         uploads_path, archive_path, ledger_path = (Path(self._settings[name]) for name in _PATHS)
@@ -118,16 +118,16 @@ class _Demo:
             watch = self._archive(ledger, uploads, settings)
             differences = watch.differences(settings.archive_path)
         figures = watch.figures()
-        show.happened(out, figures, GRACE_S)
-        show.verdict(out, differences)
+        printing.happened(out, figures, GRACE_S)
+        printing.verdict(out, differences)
         document = {"as_expected": not differences, "differences": differences, **dataclasses.asdict(figures)}
         self._tell({**document, "folder": str(self._folder), "page": None if options.exit_when_done else page})
         study_id = to_show(watch.told_again, uploads)
         if not options.exit_when_done:
-            show.next_steps(out, page=page, environment=self._environment, study_id=study_id)
+            printing.next_steps(out, page=page, environment=self._environment, study_id=study_id)
             self._wait()
         elif _is_kept(options):
-            show.next_steps(out, page=None, environment=self._environment, study_id=study_id)
+            printing.next_steps(out, page=None, environment=self._environment, study_id=study_id)
         return 1 if differences else 0
 
     def close(self) -> None:
@@ -152,7 +152,7 @@ class _Demo:
         serve = servers.start("Storage service", "serve", port=http_port)
         browse = servers.start("Web page", "browse", "--port", str(page_port), "--no-login", port=page_port)
         today = datetime.now().astimezone().date()
-        uploads = studies.make(today, between=servers.check)
+        uploads = dicom_files.make(today, between=servers.check)
         ready: tuple[tuple[Server, str], ...] = ((status_service, "/health"), (serve, "/readyz"), (browse, "/-/health"))
         for server, path in ready:
             servers.until(partial(answers, server.port, path), server)
@@ -172,7 +172,7 @@ class _Demo:
         """Send everything, and watch until all of it has come to its end, or nothing happens any more."""
         self._neighbours = neighbours = Neighbours(uploads, settings.uploads_path, self._settings["REDIS_URL"], self._client)
         watch = Watch(ledger, uploads)
-        progress = show.Archiving(self._out, watch)
+        progress = printing.Archiving(self._out, watch)
         to_redeliver = [upload.study_id for upload in uploads if upload.case is Case.TWICE]
         neighbours.start()
         changed_at, before = time.monotonic(), (0, 0)

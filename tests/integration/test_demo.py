@@ -17,8 +17,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from storage_ledger.demo.dicom_files import Case, Upload
 from storage_ledger.demo.run import to_show
-from storage_ledger.demo.studies import Case, Upload
 from tests.support.valkey import server_binary
 from tests.support.waiting import until
 

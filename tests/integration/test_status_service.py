@@ -17,9 +17,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from storage_ledger.demo.status_service import MAX_BODY_BYTES, make_app, run
 from storage_ledger.errors import BadSettings
 from storage_ledger.pipeline.notify.status_client import StatusClient
-from storage_ledger.status_service import MAX_BODY_BYTES, make_app, run
 from storage_ledger.system.http_server import WebServer
 from tests.support.valkey import Valkey
 from tests.support.waiting import until
@@ -181,7 +181,7 @@ def test_our_client_and_the_service_understand_each_other(service):
 
 PROGRAM = """
 import sys
-from storage_ledger import status_service
+from storage_ledger.demo import status_service
 from storage_ledger.system import logs
 logs.configure("INFO")
 status_service.run(sys.argv[1], "127.0.0.1", 0)

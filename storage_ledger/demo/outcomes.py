@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from storage_ledger.demo.studies import Case, Upload
+from storage_ledger.demo.dicom_files import Case, Upload
 from storage_ledger.domain.entries import Entry, Kind
 from storage_ledger.domain.ids import instant
 from storage_ledger.domain.paths import archive_path
