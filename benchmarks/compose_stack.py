@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from storage_ledger.browse.access import hash_password
+from storage_ledger.web.auth.credentials import hash_password
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS = ("storage-service", "datasette")

@@ -41,9 +41,9 @@ def browse(
         return
     import os
 
-    from storage_ledger.browse.access import ADVICE, BrowseSettings, read_access
     from storage_ledger.settings import Settings
     from storage_ledger.system import logs
+    from storage_ledger.web.auth.credentials import ADVICE, BrowseSettings, read_access
 
     settings, ours = Settings.load(), BrowseSettings.load()
     os.umask(0o027)  # what SQLite puts beside the databases is not for everybody
@@ -51,7 +51,7 @@ def browse(
     access = read_access(ours, settings.ledger_path, is_open=no_login)
     if not access.users and not access.tokens and not no_login:
         _say(ADVICE)
-    from storage_ledger.browse.run import run  # Datasette takes a second: wrong settings are told before
+    from storage_ledger.web.server import run  # Datasette takes a second: wrong settings are told before
 
     run(settings.index_file, settings.ledger_file, settings.archive_path, access, ours, host=host, port=port, say=_say)
 
@@ -61,9 +61,9 @@ def _say(text: str) -> None:
 
 
 def _print_token(name: str, may: str) -> None:
-    from storage_ledger.browse.access import is_user_name
-    from storage_ledger.browse.access import new_token as make
-    from storage_ledger.browse.may import Grant
+    from storage_ledger.web.auth.credentials import is_user_name
+    from storage_ledger.web.auth.credentials import new_token as make
+    from storage_ledger.web.auth.token_scopes import Grant
 
     if not is_user_name(name):
         _say("A name is 1 to 64 of A-Z a-z 0-9 . _ @ -")
@@ -96,6 +96,6 @@ def _new_password() -> str:
 
 
 def _hash(password: str) -> str:
-    from storage_ledger.browse.access import hash_password
+    from storage_ledger.web.auth.credentials import hash_password
 
     return hash_password(password)

@@ -32,7 +32,7 @@ def show(
 
 
 def _explained(flag: str, file: dict[str, Any]) -> str:
-    from storage_ledger.browse.names import identity
+    from storage_ledger.web.pages.formatting import identity
 
     if flag not in {"message-differs", "study-uid-differs"}:
         return f": {MEANS[flag]}"

@@ -7,8 +7,6 @@ from itertools import product
 
 import pytest
 
-from storage_ledger.browse import ledger as browse_ledger
-from storage_ledger.browse import pipeline_study
 from storage_ledger.domain.entries import Kind
 from storage_ledger.errors import LedgerUnusable
 from storage_ledger.operations.quarantine import About, Word, in_quarantine, say
@@ -17,6 +15,8 @@ from storage_ledger.operations.report.timeline import story_of
 from storage_ledger.pipeline.notify.status_client import StatusClient
 from storage_ledger.settings import Settings
 from storage_ledger.system.sqlalchemy_engine import sqlite
+from storage_ledger.web.pages import ledger_entries as browse_ledger
+from storage_ledger.web.pages import pipeline_study
 from tests.contract.making import damage
 from tests.contract.pipeline import Pipeline, tree
 

@@ -8,7 +8,6 @@ from contextlib import closing
 
 import pytest
 
-from storage_ledger.browse.typed import expression
 from storage_ledger.domain.entries import Kind, NewEntry, faults
 from storage_ledger.domain.entries import header as header_of
 from storage_ledger.errors import LedgerUnusable, Locked
@@ -20,6 +19,7 @@ from storage_ledger.index.tables import INDEXES, SEARCH
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.system import locks
 from storage_ledger.system.sqlalchemy_engine import sqlite
+from storage_ledger.web.pages.search_terms import expression
 from tests.contract.making import Clock, archived, damage, described, made_entry
 from tests.property.test_index_properties import rows
 from tests.support.large_ledger import make

@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 
-from storage_ledger.browse import ledger as browse_ledger
-from storage_ledger.browse import pipeline_study
 from storage_ledger.domain.canonical_json import leaf_hash_of
 from storage_ledger.domain.entries import Kind, NewEntry, header
 from storage_ledger.domain.study import Study
@@ -31,6 +29,8 @@ from storage_ledger.pipeline.outages import Outages
 from storage_ledger.settings import Settings
 from storage_ledger.system.metrics import Metrics
 from storage_ledger.system.sqlalchemy_engine import sqlite
+from storage_ledger.web.pages import ledger_entries as browse_ledger
+from storage_ledger.web.pages import pipeline_study
 from tests.contract import making
 from tests.contract.making import made_entry
 from tests.contract.pipeline import Pipeline

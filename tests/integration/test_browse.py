@@ -20,9 +20,6 @@ from urllib.parse import quote
 
 import pytest
 
-from storage_ledger.browse.access import BrowseSettings, read_access
-from storage_ledger.browse.back import back_to
-from storage_ledger.browse.catalogue import COLUMNS, HIDDEN, QUERIES
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.errors import BadSettings
 from storage_ledger.index.follower import Index
@@ -32,6 +29,9 @@ from storage_ledger.operations.verify import unrecorded
 from storage_ledger.settings import SERVE_LOCK
 from storage_ledger.system.locks import held
 from storage_ledger.system.sqlalchemy_engine import sqlite
+from storage_ledger.web.auth.credentials import BrowseSettings, read_access
+from storage_ledger.web.auth.redirects import back_to
+from storage_ledger.web.datasette.table_metadata import COLUMNS, HIDDEN, QUERIES
 from tests.support.waiting import until
 from tests.support.warm import shared
 
@@ -238,7 +238,7 @@ EVERYWHERE = [
     "/-/metadata", "/-/metadata.json", "/-/versions.json", "/-/plugins.json", "/-/settings.json", "/-/databases.json", "/-/threads.json",
     "/-/actor.json", "/-/permissions", "/-/messages", "/-/allow-debug", "/-/patterns", "/-/auth-token?token=x", "/-/password-tool",
     "/-/logout", "/-/search?q=doe", "/-/ledger/row.html", "/-/static/table.js", "/-/static/../static/app.css", "/-/nothing", "/nothing/",
-    "//index/studies", "/-/login/", "/-/login/x", "/-/health/../../index", "/-/static-plugins/storage_ledger.browse.plugin/browse.css",
+    "//index/studies", "/-/login/", "/-/login/x", "/-/health/../../index", "/-/static-plugins/storage_ledger.web.datasette.plugin/browse.css",
 ]  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from storage_ledger.browse.access import hash_password
+from storage_ledger.web.auth.credentials import hash_password
 from tests.integration.test_browse import Browse, make_ledger
 from tests.support.waiting import until
 

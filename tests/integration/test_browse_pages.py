@@ -13,11 +13,6 @@ from typing import Any
 
 import pytest
 
-from storage_ledger.browse import attention, dicom_study, home, ledger, pages, pipeline_study, studies, unarchived
-from storage_ledger.browse.catalogue import QUERIES
-from storage_ledger.browse.pages import Asked
-from storage_ledger.browse.studies import Wanted
-from storage_ledger.browse.typed import terms
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.domain.ids import rfc3339
 from storage_ledger.domain.work_queue import Stage
@@ -27,6 +22,11 @@ from storage_ledger.operations.clock_ahead import acknowledge_ahead
 from storage_ledger.operations.report.status import look_at
 from storage_ledger.settings import Settings
 from storage_ledger.system.sqlalchemy_engine import sqlite
+from storage_ledger.web.datasette.table_metadata import QUERIES
+from storage_ledger.web.pages import attention, dicom_study, home, ledger_entries, pipeline_study, study_list, unarchived
+from storage_ledger.web.pages.search_terms import terms
+from storage_ledger.web.pages.study_list import Wanted
+from storage_ledger.web.pages.views import Asked
 from tests.contract.making import Clock, Ledgers, archived
 from tests.contract.making import described as described_payload
 from tests.contract.pipeline import Pipeline
@@ -53,7 +53,7 @@ def book(archive: Path) -> Iterator[Any]:
 
 
 def found(index: Any, **arguments: str) -> list[str]:
-    return [row["study_instance_uid"] for row in studies.of_index(index, Wanted.of(arguments))["rows"]]
+    return [row["study_instance_uid"] for row in study_list.of_index(index, Wanted.of(arguments))["rows"]]
 
 
 def test_the_start_page_counts_what_is_there(index: Any, book: Any):
@@ -83,7 +83,7 @@ def test_a_search_finds_by_name_id_and_description(index: Any, text: str, wanted
 
 
 def test_facets_count_what_is_found_and_narrow_it(index: Any):
-    everything = studies.of_index(index, Wanted())
+    everything = study_list.of_index(index, Wanted())
     assert everything["total"] == 6
     (modality,) = [facet for facet in everything["facets"] if facet["name"] == "modality"]
     assert {entry["value"]: entry["count"] for entry in modality["entries"]} == {"CT": 5, "MR": 1}
@@ -93,21 +93,21 @@ def test_facets_count_what_is_found_and_narrow_it(index: Any):
     assert found(index, year="2026", institution="</title><i>x") == [EVIL]
     assert found(index, year="1999") == found(index, institution="-") == []
     assert found(index, year="9" * 20) == found(index, year="20260") == []
-    chosen = studies.of_index(index, Wanted.of({"modality": "US"}))
+    chosen = study_list.of_index(index, Wanted.of({"modality": "US"}))
     assert [entry["count"] for facet in chosen["facets"] for entry in facet["entries"] if entry["chosen"]] == [0]
     assert chosen["known"]
 
 
 def test_the_order_can_be_chosen(index: Any):
-    names = [row["patient_name"] for row in studies.of_index(index, Wanted.of({"sort": "name"}))["rows"]]
+    names = [row["patient_name"] for row in study_list.of_index(index, Wanted.of({"sort": "name"}))["rows"]]
     assert names == sorted(names)
-    sizes = [row["bytes"] for row in studies.of_index(index, Wanted.of({"sort": "size"}))["rows"]]
+    sizes = [row["bytes"] for row in study_list.of_index(index, Wanted.of({"sort": "size"}))["rows"]]
     assert sizes == sorted(sizes, reverse=True)
     assert found(index, page="2") == []
 
 
 def test_a_row_of_the_list_says_how_it_stands(index: Any):
-    rows = {row["study_instance_uid"]: row for row in studies.of_index(index, Wanted())["rows"]}
+    rows = {row["study_instance_uid"]: row for row in study_list.of_index(index, Wanted())["rows"]}
     assert (rows[CT]["fixity"], rows[CT]["waiting"], rows[CT]["cover"]["name"]) == ({"unverified": 6}, {}, "ct-3.dcm")
     assert rows[TWINS]["flagged"] == 2
 
@@ -215,14 +215,14 @@ def test_home_counts_what_status_counts(archive: Path):
     """Flagged files stay flagged for ever: whoever is alarmed by them is always alarmed."""
     settings = Settings(uploads_path=archive / "uploads", archive_path=archive / "archive", ledger_path=archive / "ledger")
     (archive / "uploads").mkdir(exist_ok=True)
-    page = asyncio.run(pages.start(asked(archive, serving=True)))
-    ledger = SqliteLedger(settings.ledger_file)
-    told = look_at(ledger, settings)
-    ledger.close()
+    page = asyncio.run(views.start(asked(archive, serving=True)))
+    ledger_entries = SqliteLedger(settings.ledger_file)
+    told = look_at(ledger_entries, settings)
+    ledger_entries.close()
     codes = {item["code"] for item in told["attention"]} - {"mirror-missing", "not-serving"}  # this archive was made without
     assert (page.context["needs"], codes) == (1, {"quarantined"})
     assert page.context["flagged"] == told["flagged"] == 3
-    assert asyncio.run(pages.start(asked(archive, serving=False))).context["needs"] == 2
+    assert asyncio.run(views.start(asked(archive, serving=False))).context["needs"] == 2
 
 
 def test_a_cause_that_stops_several_steps_is_told_once(tmp_path: Path):
@@ -232,7 +232,7 @@ def test_a_cause_that_stops_several_steps_is_told_once(tmp_path: Path):
         with store.write() as tx:
             tx.append(NewEntry(Kind.FAILED, payload))
     connection = sqlite.connect(f"file:{tmp_path / 'ledger' / 'ledger.db'}?mode=ro", uri=True)
-    (outage,) = ledger.outages(connection)
+    (outage,) = ledger_entries.outages(connection)
     assert (outage["steps"], outage["position"]) == (["mirror", "place"], 1)
     connection.close()
 
@@ -329,7 +329,7 @@ def test_what_is_damaged_is_shown_wherever_the_study_is(archive: Path, tmp_path:
     assert home.of_index(connection, datetime.now(UTC).date())["damaged"] == 1
     (group,) = attention.of_index(connection)["damaged"]
     assert (group["code"], group["count"], group["rows"][0]["name"]) == ("changed", 1, "ct-2.dcm")
-    rows = {row["study_instance_uid"]: row for row in studies.of_index(connection, Wanted())["rows"]}
+    rows = {row["study_instance_uid"]: row for row in study_list.of_index(connection, Wanted())["rows"]}
     assert rows[CT]["fixity"] == {"changed": 1, "intact": 1, "unverified": 4}
     told = dicom_study.of_index(connection, CT, None, None, 1)
     assert told
@@ -412,11 +412,11 @@ def test_a_long_series_comes_page_by_page(archive: Path, tmp_path: Path):
 
 def test_an_entry_leads_to_its_cause_and_what_it_caused_and_its_hashes_are_looked_at(book: Any):
     position = next(book.execute("SELECT position FROM entries WHERE study_id = 'ct-1' AND kind = 'described'"))[0]
-    told = ledger.entry(book, position)
+    told = ledger_entries.entry(book, position)
     assert told
     assert (told["faults"], told["cause"], [each["kind"] for each in told["effects"]]) == ([], None, ["archived"])
     assert json.loads(told["payload"])["message"]["study_id"] == "ct-1"
-    assert ledger.entry(book, 10_000) is None
+    assert ledger_entries.entry(book, 10_000) is None
 
 
 def test_outages_and_the_last_verification_are_told(tmp_path: Path):
@@ -427,7 +427,7 @@ def test_outages_and_the_last_verification_are_told(tmp_path: Path):
         tx.append(NewEntry(Kind.RECOVERED, {"step": "tell", "code": "status-service-away"}, cause=1))
         tx.append(NewEntry(Kind.FAILED, failed))
     connection = sqlite.connect(tmp_path / "ledger" / "ledger.db")
-    (outage,) = ledger.outages(connection)
+    (outage,) = ledger_entries.outages(connection)
     assert (outage["code"], outage["position"]) == ("archive-full", 3)
     assert "No space" in outage["means"]
     assert home.of_ledger(connection)["verified"] is None
@@ -494,8 +494,8 @@ def test_a_search_also_finds_what_is_not_archived_with_its_state_and_reason(inde
 
 def test_every_state_that_no_dicom_study_shows_is_found(tmp_path: Path):
     ledgers = Ledgers(tmp_path)
-    ledger = ledgers.open(tmp_path / "made")
-    index = Index(tmp_path / "made" / "index.db", ledger)
+    ledger_entries = ledgers.open(tmp_path / "made")
+    index = Index(tmp_path / "made" / "index.db", ledger_entries)
     index.ensure()
     about = {"patient_info": {"patient_name": "Đorđević^Ana"}, "study_info": {"study_instance_uid": "2.25.77"}}
     code = {"code": "upload-missing", "upload_path": "a.dcm"}
@@ -511,7 +511,7 @@ def test_every_state_that_no_dicom_study_shows_is_found(tmp_path: Path):
             (Kind.ARCHIVED, archived("a.dcm", content="x", dicom={"StudyInstanceUID": "2.25.77", "SOPInstanceUID": "9.1"}))
         ],
     }
-    with ledger.write() as tx:
+    with ledger_entries.write() as tx:
         for study_id, entries in ways.items():
             for kind, payload in [(Kind.DESCRIBED, described_payload("a.dcm", about)), *entries]:
                 tx.append(NewEntry(kind, payload, study_id), duty=False)
@@ -539,13 +539,13 @@ def test_every_state_that_no_dicom_study_shows_is_found(tmp_path: Path):
         assert shown(connection, "b01bc802-fail") == [("b01bc802-failed", "failed", "archive-io")]
         assert shown(connection, "b01bc80") == shown(connection, "berta b01bc802") == []
     index.close()
-    ledger.close()
+    ledger_entries.close()
 
 
 @pytest.mark.parametrize("uid", ["2.25.329800735698586629295641978511506172918", "1.2.840.0029.1.05.7", "448137", "1.2", "0.0"])
 def test_a_uid_of_any_form_and_an_id_that_looks_like_one_are_found(tmp_path: Path, uid: str):
-    ledger = Ledgers(tmp_path).open(tmp_path / "made")
-    index = Index(tmp_path / "made" / "index.db", ledger)
+    ledger_entries = Ledgers(tmp_path).open(tmp_path / "made")
+    index = Index(tmp_path / "made" / "index.db", ledger_entries)
     index.ensure()
     headers = [
         {"StudyInstanceUID": uid, "SeriesInstanceUID": f"{uid}.1", "SOPInstanceUID": f"{uid}.1.1"},
@@ -555,7 +555,7 @@ def test_a_uid_of_any_form_and_an_id_that_looks_like_one_are_found(tmp_path: Pat
         {"StudyInstanceUID": "1.9.4", "SOPInstanceUID": uid},
         {"StudyInstanceUID": "1.9.5", "PatientName": "DOE^JANE"},
     ]
-    with ledger.write() as tx:
+    with ledger_entries.write() as tx:
         for number, dicom in enumerate(headers):
             tx.append(NewEntry(Kind.ARCHIVED, archived(f"{number}.dcm", content=str(number), dicom=dicom), f"S{number}"), duty=False)
     while index.follow():
@@ -565,4 +565,4 @@ def test_a_uid_of_any_form_and_an_id_that_looks_like_one_are_found(tmp_path: Pat
         assert found(connection, q=f"{uid}.1") == found(connection, q=f"{uid}.1.1") == [uid]
         assert found(connection, q=f"doe {uid}") == []
     index.close()
-    ledger.close()
+    ledger_entries.close()

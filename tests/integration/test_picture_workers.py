@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from storage_ledger.browse.pictures import Asked, Made, Unavailable
-from storage_ledger.browse.pictures.pool import Pool
+from storage_ledger.web.files.pictures import Asked, Made, Unavailable
+from storage_ledger.web.files.pictures.pool import Pool
 from tests.support.dicom import make_file
 from tests.support.waiting import until
 

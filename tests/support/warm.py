@@ -27,7 +27,7 @@ IMPORTS = {
     "storage_ledger.wiring.serve, storage_ledger.wiring.verify, "
     "storage_ledger.operations.report.status, storage_ledger.operations.report.timeline, "
     "storage_ledger.operations.restore",
-    "browse": "storage_ledger.browse.plugin, storage_ledger.browse.run",
+    "browse": "storage_ledger.web.datasette.plugin, storage_ledger.web.server",
 }
 """What is warm, by what it is for: `serve` never loads what `browse` needs."""
 

@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage_ledger.browse.access import BrowseSettings, hash_password, new_token, read_access
-from storage_ledger.browse.back import LONGEST, asked_for, back_to
-from storage_ledger.browse.login import FREE, LONGEST_S, REMEMBERED, Attempts, OneAtATime
-from storage_ledger.browse.looked import Looks, looked_at
-from storage_ledger.browse.may import Grant
 from storage_ledger.errors import BadSettings
 from storage_ledger.system import logs
+from storage_ledger.web.auth.access_log import Looks, looked_at
+from storage_ledger.web.auth.credentials import BrowseSettings, hash_password, new_token, read_access
+from storage_ledger.web.auth.redirects import LONGEST, asked_for, back_to
+from storage_ledger.web.auth.throttle import FREE, LONGEST_S, REMEMBERED, Attempts, OneAtATime
+from storage_ledger.web.auth.token_scopes import Grant
 
 
 class Clock:

@@ -10,12 +10,12 @@ from typing import ClassVar
 
 import pytest
 
-from storage_ledger.browse import codes, names
-from storage_ledger.browse.chart import REST, stacked
-from storage_ledger.browse.pages import ROUTES, lasting
-from storage_ledger.browse.routes import routes
-from storage_ledger.browse.studies import Wanted
-from storage_ledger.browse.typed import expression
+from storage_ledger.web.datasette.routes import routes
+from storage_ledger.web.pages import error_codes, formatting
+from storage_ledger.web.pages.chart import REST, stacked
+from storage_ledger.web.pages.search_terms import expression
+from storage_ledger.web.pages.study_list import Wanted
+from storage_ledger.web.pages.views import ROUTES, lasting
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "error-codes.md"
 
@@ -48,14 +48,14 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "error-codes
     ],
 )
 def test_a_person_is_called_as_people_write_it(value: str | None, text: str, other: str):
-    assert names.person(value) == names.Name(text, other)
+    assert formatting.person(value) == formatting.Name(text, other)
 
 
 def test_dates_and_times_that_are_none_stay_as_they_are():
-    assert [names.day(each) for each in ("20260131", "2026-01-31", "20260231", "1990", "", None)] == [
+    assert [formatting.day(each) for each in ("20260131", "2026-01-31", "20260231", "1990", "", None)] == [
         "31 Jan 2026", "31 Jan 2026", "20260231", "1990", "", "",
     ]  # fmt: skip
-    assert [names.time(each) for each in ("142903.25", "0905", "2561", "x", None)] == ["14:29", "09:05", "2561", "x", ""]
+    assert [formatting.time(each) for each in ("142903.25", "0905", "2561", "x", None)] == ["14:29", "09:05", "2561", "x", ""]
 
 
 @pytest.mark.parametrize(
@@ -64,30 +64,30 @@ def test_dates_and_times_that_are_none_stay_as_they_are():
      ("20260102", "20260101", ""), ("", "20260101", ""), ("19700101", None, "")],
 )  # fmt: skip
 def test_an_age_is_that_on_the_day_of_the_study(born: str, on: str | None, age: str):
-    assert names.age(born, on) == age
+    assert formatting.age(born, on) == age
 
 
 def test_modalities_are_explained_where_they_are_known():
-    assert names.modalities("CT, XQ\\SR") == [("CT", "Computed tomography"), ("XQ", ""), ("SR", "Structured report")]
-    assert names.modalities(None) == []
+    assert formatting.modalities("CT, XQ\\SR") == [("CT", "Computed tomography"), ("XQ", ""), ("SR", "Structured report")]
+    assert formatting.modalities(None) == []
 
 
 def test_codes_are_explained_in_the_words_of_the_reference():
     sections = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL))
     for title, known in (
-        ("Rejected messages", codes.REJECTED),
-        ("Quarantined files", codes.QUARANTINED),
-        ("Retries of one file or study", codes.RETRIED),
-        ("Outages", codes.OUTAGES),
-        ("Flags", codes.FLAGS),
-        ("Headers", codes.HEADERS),
-        ("Verify", codes.VERIFIED),
+        ("Rejected messages", error_codes.REJECTED),
+        ("Quarantined files", error_codes.QUARANTINED),
+        ("Retries of one file or study", error_codes.RETRIED),
+        ("Outages", error_codes.OUTAGES),
+        ("Flags", error_codes.FLAGS),
+        ("Headers", error_codes.HEADERS),
+        ("Verify", error_codes.VERIFIED),
     ):
         told = {}
         for line in re.findall(r"^\| (`.*) \|$", sections[title], flags=re.MULTILINE):
             cells = line.split(" | ")
             for code in re.findall(r"`([^`]+)`", cells[0]):
-                told[code] = codes.Meaning(plain(cells[-2]), plain(cells[-1]))
+                told[code] = error_codes.Meaning(plain(cells[-2]), plain(cells[-1]))
         if title == "Verify":  # what is never recorded is told by the command alone
             told = {code: meaning for code, meaning in told.items() if code in known}
         assert told == known, title

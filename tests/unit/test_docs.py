@@ -18,7 +18,6 @@ from typer.testing import CliRunner
 
 from storage_ledger import errors
 from storage_ledger.archive.contract import Fixity
-from storage_ledger.browse.access import BrowseSettings
 from storage_ledger.cli.main import app
 from storage_ledger.domain.entries import Kind
 from storage_ledger.index.batch import UNFOLDED
@@ -30,6 +29,7 @@ from storage_ledger.operations.report.remedies import ACTIONS, NOT_READY_ACTIONS
 from storage_ledger.settings import Settings
 from storage_ledger.system.metrics import Metrics
 from storage_ledger.system.sqlalchemy_engine import sqlite
+from storage_ledger.web.auth.credentials import BrowseSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"

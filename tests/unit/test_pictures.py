@@ -14,8 +14,8 @@ from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from storage_ledger.browse.pictures import Asked, Made, Unavailable, header, render
-from storage_ledger.browse.pictures.cache import Cache, key_of
+from storage_ledger.web.files.pictures import Asked, Made, Unavailable, header, render
+from storage_ledger.web.files.pictures.cache import Cache, key_of
 from tests.support.dicom import make_file, testdata_files
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from storage_ledger.browse.content import attachment
-from storage_ledger.browse.pictures import Unavailable
-from storage_ledger.browse.shelf import Kept
-from storage_ledger.browse.zips import MAX_NAME_BYTES, PROBLEMS, paths, safe, zipped
+from storage_ledger.web.files.lookup import Kept
+from storage_ledger.web.files.pictures import Unavailable
+from storage_ledger.web.files.routes import attachment
+from storage_ledger.web.files.zip_stream import MAX_NAME_BYTES, PROBLEMS, paths, safe, zipped
 
 
 def kept(name: str, data: bytes = b"x", series: int | None = 1) -> Kept:

@@ -1,0 +1,1 @@
+"""Who may enter, what a machine may see, and who looked at what."""

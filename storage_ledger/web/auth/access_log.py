@@ -1,0 +1,103 @@
+"""Who looked at which study: an access log without a patient in it.
+
+A pipeline study is named by its study_id, a DICOM study by the ledger position with which it begins: its UID would name it to
+everybody who has it. Of searches, filters and SQL only the route is told, since the question itself may hold a patient's name.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import parse_qs, unquote
+
+from datasette.utils import tilde_decode  # type: ignore[import-untyped] # it ships no types
+from starlette.types import Scope
+
+from storage_ledger.domain.paths import valid_study_id
+from storage_ledger.system import logs
+from storage_ledger.web.files.lookup import Shelf
+
+ONCE_IN_S = 60.0
+"""Turning the pages of one study is one look, not three hundred."""
+
+REMEMBERED = 10_000
+_KEY = "storage_ledger.looked"
+_STUDY = re.compile(r"/(?:studies|index/studies)/([^/]+?)(?:\.json)?/?")
+_FILE = re.compile(r"/index/files/([^/,]+),[^/]+?(?:\.json)?/?")
+_DICOM_STUDY = re.compile(r"/(?:dicom|index/dicom_studies)/([^/]+?)(?:\.json)?/?")
+_ENTRY = re.compile(r"/ledger/entries/([0-9]{1,18})(?:\.json)?/?")
+_ROUTES = re.compile(
+    r"/(image|header|metadata|file|zip|zip-study|studies|dicom|attention|index/[a-z_]+|ledger/[a-z_]+|index|ledger)(?=[/.]|$)"
+)
+
+
+def looked_at(scope: Scope, *, study_id: str | None = None, position: int | None = None) -> None:
+    """A route says which study its answer shows. `position` is where a DICOM study begins."""
+    scope[_KEY].update(study_id=study_id, position=position)
+
+
+class Looks:
+    """Writes it down. `shelf` knows which studies there are; `clock` counts seconds."""
+
+    def __init__(self, shelf: Shelf, clock: Callable[[], float] = time.monotonic) -> None:
+        self._shelf = shelf
+        self._clock = clock
+        self._last: OrderedDict[tuple[Any, ...], float] = OrderedDict()
+
+    def begin(self, scope: Scope) -> None:
+        """Before the routes: there is room for what they have to say."""
+        scope[_KEY] = {}
+
+    async def end(self, scope: Scope, path: str, actor: str, status: int) -> None:
+        """After an answer has begun. Only what showed something is told."""
+        found = _ROUTES.match(path)
+        if found is None and path not in {"/", "/.json"}:
+            return
+        route = found[1] if found else "home"
+        told: dict[str, Any] = scope[_KEY] or await self._judged(scope, path)
+        if route == "image" and not told:
+            return  # a thumbnail: the page on which it stands is told
+        what = (actor, route, told.get("study_id"), told.get("position"), status)
+        if route in {"image", "header", "home"} and self._just_told(what):
+            return
+        fields = {name: value for name, value in told.items() if value is not None}
+        logs.get().info("browse.looked", actor=actor, route=route, http_status=status, **fields)
+
+    async def _judged(self, scope: Scope, path: str) -> dict[str, Any]:
+        """By the address, for the pages that are Datasette's."""
+        if found := _STUDY.fullmatch(path) or _FILE.fullmatch(path):
+            return await self._if_known(_plain(found[1]))
+        if found := _DICOM_STUDY.fullmatch(path):
+            return {"position": await self._shelf.first_position(_plain(found[1]))}
+        if found := _ENTRY.fullmatch(path):
+            return {"position": int(found[1])}
+        query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
+        for name in ("study_id", "study_id__exact"):
+            if len(query.get(name, [])) == 1:
+                return await self._if_known(query[name][0])
+        for name in ("study_instance_uid", "study_instance_uid__exact"):
+            if len(query.get(name, [])) == 1:
+                return {"position": await self._shelf.first_position(query[name][0])}
+        return {}
+
+    async def _if_known(self, study_id: str) -> dict[str, Any]:
+        """What somebody typed may be a patient's name: only what is a study's is told."""
+        return {"study_id": study_id} if valid_study_id(study_id) and await self._shelf.knows(study_id) else {}
+
+    def _just_told(self, what: tuple[Any, ...]) -> bool:
+        now = self._clock()
+        last = self._last.get(what)
+        if last is not None and now - last < ONCE_IN_S:
+            return True
+        self._last[what] = now
+        self._last.move_to_end(what)
+        if len(self._last) > REMEMBERED:
+            self._last.popitem(last=False)
+        return False
+
+
+def _plain(text: str) -> str:
+    return unquote(tilde_decode(text))

@@ -1,0 +1,282 @@
+"""Everything that is Datasette's: its settings, and our hooks. What Datasette 1.0 does otherwise is in this module and `routes`.
+
+1.0 drops the hooks `get_metadata` and `permission_allowed`, and takes what `metadata=` holds here in two parts, `config=`
+(allow, queries, hidden, sort, facets) and metadata (titles, descriptions); the module name of `Request` and `await_me_maybe` stays.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pluggy
+from datasette.app import Datasette  # type: ignore[import-untyped] # it ships no types
+from datasette.plugins import pm  # type: ignore[import-untyped]
+from datasette.utils import actor_matches_allow, await_me_maybe, baseconv  # type: ignore[import-untyped]
+from datasette.utils.asgi import Base400, Request, Response  # type: ignore[import-untyped]
+from datasette.views.base import DatasetteError  # type: ignore[import-untyped]
+from markupsafe import Markup
+from starlette.types import ASGIApp, Scope
+
+from storage_ledger.archive.filesystem import FilesystemArchive
+from storage_ledger.system import logs
+from storage_ledger.web.auth import middleware
+from storage_ledger.web.auth.access_log import Looks
+from storage_ledger.web.auth.credentials import ADVICE, Access
+from storage_ledger.web.auth.redirects import back_to
+from storage_ledger.web.auth.throttle import Attempts, OneAtATime
+from storage_ledger.web.datasette import cells, routes
+from storage_ledger.web.datasette.database import ReplaceableDatabase
+from storage_ledger.web.datasette.table_metadata import metadata
+from storage_ledger.web.files.lookup import Shelf
+from storage_ledger.web.files.pictures.cache import Cache
+from storage_ledger.web.files.pictures.pool import Pool
+from storage_ledger.web.files.routes import Content
+from storage_ledger.web.pages import views
+from storage_ledger.web.pages.search_terms import expression
+
+SETTINGS = {
+    "allow_download": False,  # the whole database in one request; backups have a command of their own
+    "default_cache_ttl": 0,
+    "default_page_size": 50,
+    "max_returned_rows": 1000,
+    "sql_time_limit_ms": 1000,  # a long read keeps the writer from its checkpoints, and the WAL grows
+    "suggest_facets": False,  # would count every column of every page
+    "truncate_cells_html": 200,
+}
+NOT_GRANTED = "This token may not see that, but: {}. What a token may see stands in BROWSE_TOKENS."
+NO_SQL = "You may look at all tables and ready-made queries, but not ask with SQL of your own: BROWSE_SQL_USERS says who may."
+_HERE = Path(__file__).resolve().parent.parent
+
+hookimpl = pluggy.HookimplMarker("datasette")
+_PASSWORDS = OneAtATime("passwords", waiting=20)
+
+
+class Browse(Datasette):  # type: ignore[misc] # untyped, as above
+    """Datasette that knows who may enter, and what stands before it."""
+
+    access: Access
+    attempts: Attempts
+    archive: Archive
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """What pictures and downloads are made of, and with."""
+
+    archive: FilesystemArchive
+    pool: Pool
+    cache: Cache
+
+
+def make_app(index: Path, ledger: Path, access: Access, archive: Archive) -> ASGIApp:
+    """The whole of it as one ASGI app; both files must exist. They are opened `mode=ro`, and never as immutable."""
+    # The constructor makes an app already, and asks the hooks.
+    Browse.access, Browse.attempts, Browse.archive = access, Attempts(), archive
+    if not pm.has_plugin("storage-ledger"):
+        pm.register(sys.modules[__name__], "storage-ledger")
+        pm.unregister(name="datasette.handle_exception")  # prints tracebacks with all local variables: patients' data in the log
+    datasette = Browse(
+        files=[str(index), str(ledger)],
+        metadata=metadata(access.allow),
+        settings=SETTINGS,
+        secret=access.secret,
+        template_dir=str(_HERE / "templates"),
+        static_mounts=[(middleware.STYLE.strip("/").rpartition("/")[0], str(_HERE / "static"))],
+    )
+    for name in ("index", "ledger"):
+        before = datasette.databases[name]
+        datasette.remove_database(name)
+        datasette.add_database(ReplaceableDatabase(datasette, before.path, is_mutable=True), name=name)
+    datasette.jinja_env.filters |= views.FILTERS
+    for template in (_HERE / "templates").glob("*.html"):
+        datasette.jinja_env.get_template(template.name)  # compiled now: nobody has to wait for it
+    app: ASGIApp = datasette.app()
+    return app
+
+
+@hookimpl(trylast=True)  # the outermost of all wrappers
+def asgi_wrapper(datasette: Browse) -> Callable[[ASGIApp], ASGIApp]:
+    """Put the gate in front of everything, and what is not Datasette's right behind it."""
+    access = datasette.access
+
+    async def who(scope: Scope) -> str | None:
+        if access.open:
+            return "anybody"
+        for found in pm.hook.actor_from_request(datasette=datasette, request=Request(scope, None)):
+            if actor := await await_me_maybe(found):
+                return str(actor["id"]) if actor_matches_allow(actor, access.allow) else None
+        return None
+
+    async def query(sql: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+        return [dict(row) for row in (await datasette.get_database("index").execute(sql, dict(parameters))).rows]
+
+    shelf = Shelf(query, datasette.archive.archive)
+    content = Content(shelf, datasette.archive.pool, datasette.archive.cache)
+    advice = (
+        f"Log in at {middleware.LOGIN} first."
+        if access.users
+        else "Send a token as `Authorization: Bearer …`."
+        if access.tokens
+        else ADVICE
+    )
+
+    def refused(actor: str, path: str) -> str | None:
+        grant = access.grant(actor)
+        return None if grant is None or grant.path(path) else NOT_GRANTED.format(grant)
+
+    return lambda app: middleware.Gate(content.before(app), who, advice, refused, Looks(shelf))
+
+
+@hookimpl
+def permission_allowed(datasette: Browse, actor: dict[str, str] | None, action: str, resource: Any) -> bool | None:
+    """A machine may do what its token is for. Of users the `allow` of the gate has decided already, but for SQL."""
+    who = None if actor is None else str(actor["id"])
+    grant = datasette.access.grant(who)
+    if grant is not None:
+        return grant.action(action, resource)
+    if action == "execute-sql" and who is not None and not datasette.access.may_sql(who):
+        return False
+    return None
+
+
+@hookimpl(tryfirst=True)
+def forbidden(datasette: Browse, request: Any, message: str) -> Any:
+    """In words that help; `message` is the name of what was not allowed."""
+    grant = datasette.access.grant((request.actor or {}).get("id"))
+    why = NOT_GRANTED.format(grant) if grant else NO_SQL if message == "execute-sql" else message
+
+    async def answer() -> Any:
+        if ".json" in request.path:
+            return Response.json({"ok": False, "status": 403, "error": why}, status=403)
+        if grant is not None:
+            return Response.text(why + "\n", status=403)
+        context = {"title": "Not allowed", "error": why}
+        return Response.html(await datasette.render_template("error.html", context, request=request), status=403)
+
+    return answer
+
+
+@hookimpl(tryfirst=True)
+def actor_from_request(datasette: Browse, request: Any) -> dict[str, str] | None:
+    """A machine, by its token."""
+    scheme, _, token = (request.headers.get("authorization") or "").partition(" ")
+    actor = datasette.access.token(token.strip()) if scheme.lower() == "bearer" else None
+    return None if actor is None else {"id": actor}
+
+
+@hookimpl
+def register_routes() -> list[tuple[str, Callable[..., Any]]]:
+    """The login page, and our own; they come before Datasette's of the same address."""
+    return [(f"^{middleware.LOGIN}$", login), *routes.routes()]
+
+
+async def login(request: Any, datasette: Browse) -> Any:
+    """The form, and what comes of it: a cookie that ends and the page that was asked for, or a refusal, at some point a slow one."""
+    if request.method != "POST":
+        return await _login_page(datasette, request, {"next": request.args.get("next")})
+    access, attempts = datasette.access, datasette.attempts
+    told = await request.post_vars()
+    user, password = told.get("username") or "", told.get("password") or ""
+    address = _address(request.scope, access.proxies)
+    wait_s = max(attempts.wait_s(address, user), 1.0 if _PASSWORDS.full() else 0.0)
+    if wait_s > 0:
+        text = f"Too many attempts: try again in {math.ceil(wait_s)} s."
+        return await _login_page(datasette, request, told, text, 429, {"retry-after": str(math.ceil(wait_s))})
+    attempts.failed(address, user)  # until it turns out well: those at the same moment count, too
+    if not await _PASSWORDS.ask(lambda: access.password_is(user, password)):
+        logs.get().warning("browse.login-refused", address=address, actor=user if user in access.users else None)
+        return await _login_page(datasette, request, told, "Invalid username or password")
+    attempts.succeeded(address, user)
+    logs.get().info("browse.login", address=address, actor=user)
+    response = Response.redirect(back_to(told.get("next")))
+    ends = baseconv.base62.encode(int(time.time()) + access.login_s)
+    response.set_cookie("ds_actor", datasette.sign({"a": {"id": user}, "e": ends}, "actor"))
+    return response
+
+
+async def _login_page(
+    datasette: Browse,
+    request: Any,
+    told: Mapping[str, Any],
+    error: str | None = None,
+    status: int = 200,
+    headers: dict[str, str] | None = None,
+) -> Any:
+    """With what was told before, but for the password."""
+    context = {"error": error, "next": back_to(told.get("next")), "username": (told.get("username") or "")[:64]}
+    page = await datasette.render_template("password_login.html", context, request=request)
+    return Response.html(page, status=status, headers=headers or {})
+
+
+def _address(scope: Scope, proxies: frozenset[str]) -> str:
+    """Of who asks: of the connection, or as a proxy that may be believed says."""
+    address = str((scope.get("client") or ("",))[0])
+    told = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for").decode("latin-1")
+    for each in reversed([part.strip() for part in told.split(",") if part.strip()]):
+        if address not in proxies:
+            break
+        address = each
+    return address
+
+
+@hookimpl
+def menu_links(datasette: Browse, actor: dict[str, str] | None) -> list[dict[str, str]]:
+    """A way to the login page."""
+    return [] if actor or datasette.access.open else [{"href": datasette.urls.path(middleware.LOGIN), "label": "Log in"}]
+
+
+@hookimpl
+def extra_css_urls() -> list[str]:
+    """Our style on every page."""
+    return [middleware.STYLE]
+
+
+@hookimpl
+def extra_template_vars(datasette: Browse) -> dict[str, str]:
+    """For the login page, what is to be done before anybody can log in; for the foot of all others, who can look."""
+    access = datasette.access
+    advice = "No login is needed: go to the start page." if access.open else "" if access.users else ADVICE
+    return {"login_advice": advice, "notice": access.notice}
+
+
+@hookimpl
+def render_cell(row: Any, value: Any, column: str, table: str | None, database: str) -> Markup | None:
+    """Links, sizes, dates."""
+    if database not in {"index", "ledger"}:
+        return None
+    return cells.render(cells.Cell(value, column, table, {name: row[name] for name in row.keys()}))  # noqa: SIM118 - sqlite3.Row iterates over values
+
+
+@hookimpl(trylast=True)  # after Datasette's own, which it replaces
+def prepare_connection(conn: Any) -> None:
+    """Searches of tables find what searches of studies find: `escape_fts` is what Datasette puts around the words of a search."""
+    conn.create_function("escape_fts", 1, expression)
+
+
+@hookimpl
+def handle_exception(datasette: Browse, request: Any, exception: Exception) -> Callable[[], Any]:
+    """An error page like Datasette's; the log gets the kind of error and the place, never its text."""
+
+    async def answer() -> Any:
+        info: dict[str, Any] = {}
+        if isinstance(exception, Base400):
+            status, message = exception.status, exception.args[0]
+        elif isinstance(exception, DatasetteError):
+            status, info = exception.status, exception.error_dict
+            message = Markup(exception.message) if exception.message_is_html else exception.message  # noqa: S704 - Datasette's own HTML
+        else:
+            status, message = 500, "Something went wrong; the log of this process says where."
+            logs.get().error("browse.failed", error_type=type(exception).__name__, frames_at=logs.where(exception))
+        info |= {"ok": False, "error": message, "status": status, "title": getattr(exception, "title", None)}
+        if request.path.endswith(".json"):
+            return Response.json(info, status=status)
+        templates = [f"{status}.html", "error.html"]
+        return Response.html(await datasette.render_template(templates, info, request=request), status=status)
+
+    return answer

@@ -1,0 +1,61 @@
+"""Our pages as Datasette's routes: guarded, within a time limit, rendered. The other module that knows Datasette."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from datasette.utils import sqlite3, sqlite_timelimit  # type: ignore[import-untyped] # it ships no types
+from datasette.utils.asgi import Response  # type: ignore[import-untyped]
+from datasette.views.base import DatasetteError  # type: ignore[import-untyped]
+
+from storage_ledger.operations.verify.unrecorded import kept
+from storage_ledger.settings import SERVE_LOCK
+from storage_ledger.system.locks import is_held
+from storage_ledger.web.pages import views
+
+TIME_LIMIT_MS = 1000
+"""For each look into a database: a long read keeps the writer from its checkpoints, and the WAL grows."""
+
+
+def routes() -> list[tuple[str, Callable[..., Any]]]:
+    """As the hook `register_routes` wants them."""
+    return [(route, _guarded(view)) for route, view in views.ROUTES]
+
+
+def _guarded(view: views.View) -> Callable[..., Any]:
+    """A plugin's route is asked with any method, and by anybody: the gate stands before it, and this is the second lock."""
+
+    async def answer(request: Any, datasette: Any) -> Any:
+        if request.method not in {"GET", "HEAD"}:
+            return Response.text("Only looking is possible here\n", status=405, headers={"Allow": "GET, HEAD"})
+        for name in ("index", "ledger"):
+            await datasette.ensure_permissions(request.actor, [("view-database", name), "view-instance"])
+        may_sql = bool(await datasette.permission_allowed(request.actor, "execute-sql", resource="index", default=True))
+        place = {name: unquote(value) for name, value in request.url_vars.items()}
+        arguments = {name: request.args.get(name) for name in request.args}
+        folder = Path(datasette.get_database("ledger").path).parent
+        asked = views.Asked(place, arguments, _databases(datasette), may_sql, is_held(folder / SERVE_LOCK), kept(folder))
+        page = await view(asked)
+        context = {**page.context, "page_name": page.name, "page_title": page.title}
+        return Response.html(await datasette.render_template([f"ledger_{page.name}.html"], context, request=request), status=page.status)
+
+    return answer
+
+
+def _databases(datasette: Any) -> views.Databases:
+    async def asking(database: str, question: Callable[[Any], Any]) -> Any:
+        def within_time(connection: Any) -> Any:
+            with sqlite_timelimit(connection, TIME_LIMIT_MS):
+                return question(connection)
+
+        try:
+            return await datasette.get_database(database).execute_fn(within_time)
+        except sqlite3.OperationalError as error:
+            if error.args == ("interrupted",):
+                raise DatasetteError("That took too long. Narrow it down, or try again when less is going on.", status=503) from None
+            raise
+
+    return asking

@@ -1,0 +1,1 @@
+"""Files of the archive for the browser: downloads, ZIP files, headers, pictures."""

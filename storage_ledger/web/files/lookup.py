@@ -1,0 +1,114 @@
+"""Files of the archive for who looks: found through the index's rows alone, opened without following a link, and never written."""
+
+from __future__ import annotations
+
+import errno as errnos
+import os
+import stat
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from storage_ledger.archive.filesystem import FilesystemArchive
+from storage_ledger.domain.paths import METADATA, valid_study_id
+from storage_ledger.errors import Permanent, Retryable
+from storage_ledger.web.files.pictures import Unavailable
+
+Query = Callable[[str, Mapping[str, Any]], Awaitable[Sequence[Mapping[str, Any]]]]
+"""Asks the index: SQL and its parameters → rows."""
+
+MAX_METADATA_BYTES = 16 << 20
+
+_FILES = (
+    "SELECT study_id, name, sha256, bytes, fixity, modality, study_date, series_number, instance_number, study_instance_uid FROM files "
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A file as the index knows it. `sha256` and `bytes` are what the ledger says of it."""
+
+    study_id: str
+    name: str
+    sha256: str
+    bytes: int
+    fixity: str
+    modality: str | None
+    study_date: str | None
+    series_number: int | None
+    instance_number: int | None
+    study_instance_uid: str | None
+
+
+class Shelf:
+    """What `query` finds, from `archive`. Its methods that open may block, and are for threads."""
+
+    def __init__(self, query: Query, archive: FilesystemArchive) -> None:
+        self._query = query
+        self._archive = archive
+
+    async def file(self, study_id: str, name: str) -> Kept | None:
+        """The file of that name, or None."""
+        rows = await self._query(f"{_FILES} WHERE study_id = :study_id AND name = :name", {"study_id": study_id, "name": name})
+        return Kept(**rows[0]) if rows else None
+
+    async def of_study(self, study_id: str) -> list[Kept]:
+        """All files of a pipeline study."""
+        return [Kept(**row) for row in await self._query(f"{_FILES} WHERE study_id = :key ORDER BY position", {"key": study_id})]
+
+    async def of_dicom_study(self, uid: str) -> list[Kept]:
+        """All files of a DICOM study, in the order of its series and images."""
+        order = "series_number, series_instance_uid, instance_number, position"
+        return [Kept(**row) for row in await self._query(f"{_FILES} WHERE study_instance_uid = :key ORDER BY {order}", {"key": uid})]
+
+    async def knows(self, study_id: str) -> bool:
+        """Whether there is such a pipeline study."""
+        return bool(await self._query("SELECT 1 AS one FROM studies WHERE study_id = :key", {"key": study_id}))
+
+    async def first_position(self, uid: str) -> int | None:
+        """Where in the ledger a DICOM study begins: a name for it that says nothing of the patient."""
+        rows = await self._query("SELECT first_position FROM dicom_studies WHERE study_instance_uid = :key", {"key": uid})
+        return int(rows[0]["first_position"]) if rows else None
+
+    def open(self, kept: Kept) -> int:
+        """A descriptor of the file, as long as the ledger says. Raises `Unavailable`."""
+        if kept.fixity == "changed":
+            raise Unavailable("file-changed")
+        descriptor, size = self._open(kept.study_id, kept.name)
+        if size != kept.bytes:
+            os.close(descriptor)
+            raise Unavailable("file-changed")
+        return descriptor
+
+    def metadata(self, study_id: str) -> bytes:
+        """metadata.json of a study, as it lies there. Raises `Unavailable`."""
+        descriptor, size = self._open(study_id, METADATA)
+        with os.fdopen(descriptor, "rb") as file:
+            if size > MAX_METADATA_BYTES:
+                raise Unavailable("file-unreadable")
+            return file.read(MAX_METADATA_BYTES)
+
+    def _open(self, study_id: str, name: str) -> tuple[int, int]:
+        """A descriptor and the size of a regular file; of no other may anybody read."""
+        if not valid_study_id(study_id) or not _is_name(name):
+            raise Unavailable("file-missing")
+        try:
+            with self._archive.open(study_id, name) as file:
+                status = os.fstat(file.fileno())
+                if not stat.S_ISREG(status.st_mode):
+                    raise Unavailable("file-changed")
+                return os.dup(file.fileno()), status.st_size
+        except (Permanent, Retryable) as error:
+            if error.code == "archive-missing":
+                raise Unavailable("archive-missing") from error
+            match error.errno:
+                case errnos.ENOENT:
+                    raise Unavailable("file-missing") from error
+                case errnos.ELOOP | errnos.ENOTDIR | errnos.ENXIO:
+                    raise Unavailable("file-changed") from error
+                case _:
+                    raise Unavailable("file-unreadable") from error
+
+
+def _is_name(name: str) -> bool:
+    return not name.startswith(".") and "/" not in name and "\0" not in name and name != ""

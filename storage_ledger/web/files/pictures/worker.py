@@ -1,0 +1,106 @@
+"""The process in which pictures are made: one file at a time, within limits, until its owner hangs up.
+
+It is given open files, never names; it can write none; and what it has to say goes back through the one socket that is its
+standard input. Run as `python -m storage_ledger.web.files.pictures.worker`; only `pool` does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import socket
+import warnings
+from typing import Any, BinaryIO
+
+from pydicom import config
+
+from storage_ledger.system.logs import where
+from storage_ledger.web.files.pictures import LENGTHS, MAX_REQUEST_BYTES, Asked, Made, Unavailable, header, render
+
+MAX_MEMORY_BYTES = 768 << 20
+"""So much address space on top of what the libraries take."""
+
+MAX_CPU_S = 30
+"""Only for a worker whose owner was killed meanwhile: the owner's own patience ends sooner."""
+
+_LIMITS = {
+    resource.RLIMIT_CORE: 0,  # a core dump would hold a patient's data
+    resource.RLIMIT_FSIZE: 0,
+    resource.RLIMIT_NOFILE: 32,
+}
+
+
+def main() -> None:
+    """Answer until the other end closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is its owner's business, who then hangs up
+    warnings.simplefilter("ignore")  # they quote values
+    config.settings.reading_validation_mode = config.IGNORE
+    _limit()
+    line = socket.socket(fileno=os.dup(0))
+    _send(line, {"ready": True})
+    as_good_as_before = True
+    while as_good_as_before:
+        request, files, _, _ = socket.recv_fds(line, MAX_REQUEST_BYTES, 1)
+        if not request:
+            return
+        resource.setrlimit(resource.RLIMIT_CPU, (int(_cpu_s()) + MAX_CPU_S, resource.RLIM_INFINITY))
+        with os.fdopen(files[0], "rb") as file:
+            as_good_as_before = _answer(line, Asked.heard(json.loads(request)), file)
+
+
+def _answer(line: socket.socket, asked: Asked, file: BinaryIO) -> bool:
+    """Whether to go on: what ran out of memory, or of stack, does not."""
+    try:
+        made = _make(asked, file)
+    except Unavailable as error:
+        _send(line, {"code": error.code, "where": where(error.__cause__) if error.__cause__ else ""})
+    except MemoryError:
+        _send(line, {"code": "picture-too-large", "last": True})
+        return False
+    except RecursionError:
+        _send(line, {"code": "header-unreadable", "last": True})
+        return False
+    except Exception as error:  # noqa: BLE001 - decoders raise whatever a broken file makes them stumble over; its owner logs where
+        _send(line, {"code": "header-unreadable" if asked.what == "header" else "pixels-unreadable", "where": where(error)})
+    else:
+        _send(line, {"kind": made.kind}, made.data)
+    return True
+
+
+def _make(asked: Asked, file: BinaryIO) -> Made:
+    match asked.what:
+        case "picture":
+            return render.picture(file, asked)
+        case "about":
+            return Made("json", json.dumps(render.about(file, asked)).encode())
+        case "header":
+            return Made("json", json.dumps(header.table(file)).encode())
+
+
+def _send(line: socket.socket, told: dict[str, Any], data: bytes = b"") -> None:
+    head = json.dumps(told).encode()
+    line.sendall(LENGTHS.pack(len(head), len(data)) + head + data)
+
+
+def _limit() -> None:
+    for which, most in _LIMITS.items():
+        resource.setrlimit(which, (most, most))
+    with contextlib.suppress(OSError, ValueError):  # Linux has these; elsewhere the owner's clock has to do
+        with open("/proc/self/statm", encoding="ascii") as file:
+            most = int(file.read().split()[0]) * resource.getpagesize() + MAX_MEMORY_BYTES
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write("1000")  # where memory is short for all, this process goes first (a write to /proc has no size)
+    os.nice(5)  # pages, and whoever writes the archive, come first
+
+
+def _cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+if __name__ == "__main__":
+    main()

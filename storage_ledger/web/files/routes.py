@@ -1,0 +1,346 @@
+"""What pages show of the archive itself: pictures, headers, metadata.json, files and ZIPs. Behind the gate, before Datasette.
+
+/image/<study_id>/<name>?size=128&frame=0&window=<center>,<width>      a picture, or one that says that there is none
+/image/<study_id>/<name>/about                                         what can be asked of it, or why there is none
+/header/<study_id>/<name>     /metadata/<study_id>                     JSON
+/file/<study_id>/<name>       /zip/<study_instance_uid>     /zip-study/<study_id>
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Generator
+from typing import BinaryIO
+from urllib.parse import quote
+
+from starlette.concurrency import iterate_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from storage_ledger.system import logs
+from storage_ledger.web.auth.access_log import looked_at
+from storage_ledger.web.files.lookup import Kept, Shelf
+from storage_ledger.web.files.pictures import MAX_FRAME, SIZES, WHY, Asked, Made, Unavailable
+from storage_ledger.web.files.pictures.cache import Cache, key_of
+from storage_ledger.web.files.pictures.pool import Pool
+from storage_ledger.web.files.zip_stream import PIECE, paths, safe, zipped
+
+THUMBNAIL = 256
+"""Pictures up to this size belong to a page that was looked at; larger ones are looked at themselves."""
+
+PRIVATE = "private, max-age=3600"
+"""For the browser of who is logged in, as long as he is: see `Vary`."""
+
+_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "json": "application/json"}
+_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
+_FAILED_FOR_S = 600.0
+_FAILED_AT_MOST = 10_000
+_STATUS = {"file-missing": 404, "archive-missing": 503, "file-unreadable": 503}
+_PASSING = frozenset({"pictures-busy", "archive-missing", "file-missing", "file-changed", "file-unreadable"})
+
+
+class Content:
+    """The routes; `close` ends what they started."""
+
+    def __init__(self, shelf: Shelf, pool: Pool, cache: Cache) -> None:
+        self._shelf = shelf
+        self._pool = pool
+        self._cache = cache
+        self._failed: dict[tuple[str, bool, int], tuple[float, str]] = {}
+
+    def before(self, app: ASGIApp) -> Router:
+        """These routes, and `app` for all else."""
+        return Router(
+            [
+                Route("/image/{study_id}/{name}", self.image),
+                Route("/image/{study_id}/{name}/about", self.about),
+                Route("/header/{study_id}/{name}", self.header),
+                Route("/metadata/{study_id}", self.metadata),
+                Route("/file/{study_id}/{name}", self.file),
+                Route("/zip/{uid}", self.zip_of_dicom_study),
+                Route("/zip-study/{study_id}", self.zip_of_study),
+                *(Route(f"/{name}/{{rest:path}}", self.nothing) for name in ("image", "header", "metadata", "file", "zip", "zip-study")),
+            ],
+            redirect_slashes=False,
+            default=app,
+        )
+
+    async def image(self, request: Request) -> Response:
+        """A picture; 200 with one that says so where there is none, its code in X-Picture-Why."""
+        try:
+            asked = _asked(request)
+        except ValueError as error:
+            return _refusal(400, str(error))
+        kept = await self._kept(request)
+        if kept is None:
+            return _not_there()
+        if asked.size > THUMBNAIL:
+            looked_at(request.scope, study_id=kept.study_id)
+        key = key_of(kept.sha256, asked.what, asked.frame, asked.size, asked.window)
+        if _matches(request, key):
+            return Response(status_code=304, headers={**_private(), "ETag": f'"{key}"'})
+        try:
+            made = await self._made(key, kept, asked)
+        except Unavailable as error:
+            return Response(
+                _placeholder(WHY[error.code]),
+                media_type="image/svg+xml",
+                headers={"X-Picture-Why": error.code, "Cache-Control": "no-store"},
+            )
+        return Response(made.data, media_type=_TYPES[made.kind], headers={**_private(), "ETag": f'"{key}"'})
+
+    async def about(self, request: Request) -> Response:
+        """What a viewer needs to know; `why` is a code, and `text` says it in words, where there is no picture."""
+        kept = await self._kept(request)
+        if kept is None:
+            return _not_there()
+        try:
+            frame = _whole(request, "frame", 0, MAX_FRAME)
+        except ValueError as error:
+            return _refusal(400, str(error))
+        try:
+            made = await self._made(key_of(kept.sha256, "about", frame), kept, Asked("about", frame))
+        except Unavailable as error:
+            return JSONResponse({"frames": 0, "windows": [], "why": error.code, "text": WHY[error.code]})
+        return JSONResponse({**json.loads(made.data), "why": None, "text": ""})
+
+    async def header(self, request: Request) -> Response:
+        """The elements of a file; where that cannot be had, no rows, and `why` and `text`."""
+        kept = await self._kept(request)
+        if kept is None:
+            return _not_there()
+        looked_at(request.scope, study_id=kept.study_id)
+        try:
+            made = await self._made(key_of(kept.sha256, "header"), kept, Asked("header"))
+        except Unavailable as error:
+            return JSONResponse({"rows": [], "cut": False, "why": error.code, "text": WHY[error.code]})
+        return Response(made.data, media_type="application/json")
+
+    async def metadata(self, request: Request) -> Response:
+        """metadata.json as it lies there."""
+        study_id = request.path_params["study_id"]
+        if not await self._shelf.knows(study_id):
+            return _not_there()
+        looked_at(request.scope, study_id=study_id)
+        try:
+            data = await asyncio.to_thread(self._shelf.metadata, study_id)
+        except Unavailable as error:
+            return _refusal(_STATUS.get(error.code, 409), WHY[error.code], error.code)
+        return Response(data, media_type="application/json")
+
+    async def file(self, request: Request) -> Response:
+        """The archived bytes (RFC 9110 §14: one range). Where they turn out to be others, the answer breaks off before its end."""
+        kept = await self._kept(request)
+        if kept is None:
+            return _not_there()
+        looked_at(request.scope, study_id=kept.study_id)
+        etag = f'"{kept.sha256}"'
+        headers = {**_private(), "ETag": etag, "Accept-Ranges": "bytes", "Content-Disposition": attachment(kept.name)}
+        if _matches(request, kept.sha256):
+            return Response(status_code=304, headers=headers)
+        wanted = _range(request, kept.bytes, etag)
+        if wanted is None:
+            return PlainTextResponse("No such range\n", 416, {"Content-Range": f"bytes */{kept.bytes}"})
+        try:
+            descriptor = await asyncio.to_thread(self._shelf.open, kept)
+        except Unavailable as error:
+            return _refusal(_STATUS.get(error.code, 409), WHY[error.code], error.code)
+        first, count = wanted
+        partial = count != kept.bytes
+        headers["Content-Length"] = str(count)
+        if partial:
+            headers["Content-Range"] = f"bytes {first}-{first + count - 1}/{kept.bytes}"
+        if request.method == "HEAD":
+            os.close(descriptor)
+            return Response(headers=headers, media_type="application/dicom")
+        file = os.fdopen(descriptor, "rb", buffering=0)
+        pieces = _pieces(file, first, count, None if partial else kept.sha256)
+        return _Streamed(pieces, 206 if partial else 200, headers, "application/dicom", file.close)
+
+    async def zip_of_dicom_study(self, request: Request) -> Response:
+        """All files of a DICOM study, by series."""
+        uid = request.path_params["uid"]
+        kept = await self._shelf.of_dicom_study(uid)
+        if not kept:
+            return _not_there()
+        looked_at(request.scope, position=await self._shelf.first_position(uid))
+        name = "-".join(filter(None, ("study", _digits(kept[0].study_date), safe(kept[0].modality or ""), safe(uid)[-12:].strip("."))))
+        return self._zip(request, name, paths(kept, series=True), [])
+
+    async def zip_of_study(self, request: Request) -> Response:
+        """All files of a pipeline study, and its metadata.json."""
+        study_id = request.path_params["study_id"]
+        kept = await self._shelf.of_study(study_id)
+        if not kept:
+            return _not_there()
+        looked_at(request.scope, study_id=study_id)
+        extra = []
+        try:
+            extra.append(("metadata.json", await asyncio.to_thread(self._shelf.metadata, study_id)))
+        except Unavailable as error:
+            extra.append(("metadata.json-IS-MISSING.txt", f"{WHY[error.code]}\n".encode()))
+        return self._zip(request, safe(study_id), paths(kept, series=False), extra)
+
+    async def nothing(self, _: Request) -> Response:
+        """An address that only looks like one of ours; Datasette would redirect it to another one."""
+        return _not_there()
+
+    def _zip(self, request: Request, name: str, kept: list[tuple[str, Kept]], extra: list[tuple[str, bytes]]) -> Response:
+        headers = {"Content-Disposition": attachment(f"{name}.zip")}
+        if request.method == "HEAD":
+            return _Streamed(_none(), 200, headers, "application/zip")
+        return _Streamed(zipped(kept, self._shelf.open, extra), 200, headers, "application/zip")
+
+    async def _kept(self, request: Request) -> Kept | None:
+        return await self._shelf.file(request.path_params["study_id"], request.path_params["name"])
+
+    async def _made(self, key: str, kept: Kept, asked: Asked) -> Made:
+        """From the cache, or made now and kept there. Raises `Unavailable`."""
+        if (made := await asyncio.to_thread(self._cache.get, key)) is not None:
+            return made
+        now = asyncio.get_running_loop().time()
+        question = (kept.sha256, asked.what == "header", asked.frame)  # whichever size or window is asked for
+        if (failed := self._failed.get(question)) is not None and now < failed[0]:
+            raise Unavailable(failed[1])
+        descriptor = await asyncio.to_thread(self._shelf.open, kept)
+        try:
+            made = await self._pool.make(descriptor, asked)
+        except Unavailable as error:
+            if error.code not in _PASSING:
+                self._remember(question, now + _FAILED_FOR_S, error.code)
+                logs.get().info("browse.no-picture", code=error.code, frames_at=error.where, study_id=kept.study_id)
+            raise
+        finally:
+            os.close(descriptor)
+        await asyncio.to_thread(self._cache.put, key, made)
+        return made
+
+    def _remember(self, question: tuple[str, bool, int], until: float, code: str) -> None:
+        """A file that costs a worker its life does so once in a while, not at each look."""
+        self._failed.pop(question, None)
+        self._failed[question] = (until, code)
+        while len(self._failed) > _FAILED_AT_MOST:
+            del self._failed[next(iter(self._failed))]
+
+
+def attachment(name: str) -> str:
+    """A Content-Disposition that names a file, whatever its name is made of (RFC 6266 §4.3, RFC 8187)."""
+    sound = name.encode("utf-8", "replace").decode()
+    plain = "".join(c if c.isascii() and c.isprintable() and c not in '"\\%;' else "_" for c in sound)
+    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(sound, safe='')}"
+
+
+class _Streamed(StreamingResponse):
+    """Pieces of a generator that may block; it is closed however the answer ends, and then `done` is called."""
+
+    def __init__(
+        self, pieces: Generator[bytes], status: int, headers: dict[str, str], kind: str, done: Callable[[], None] = lambda: None
+    ) -> None:
+        self._pieces = pieces
+        self._done = done
+        super().__init__(iterate_in_threadpool(pieces), status, headers, kind)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._pieces.close()
+            self._done()
+
+
+def _pieces(file: BinaryIO, first: int, count: int, sha256: str | None) -> Generator[bytes]:
+    """So many bytes. With a digest the last piece goes out only if the whole has it: a client sees too short a file then."""
+    digest = hashlib.sha256()
+    file.seek(first)
+    while count:
+        piece = file.read(min(PIECE, count))
+        count -= len(piece)
+        if sha256 is not None:
+            digest.update(piece)
+        if not piece or (count == 0 and sha256 is not None and digest.hexdigest() != sha256):
+            raise Unavailable("file-changed")
+        yield piece
+
+
+def _none() -> Generator[bytes]:
+    yield from ()
+
+
+def _range(request: Request, size: int, etag: str) -> tuple[int, int] | None:
+    """First byte and how many; all of it without a range that we know or that still holds; None for one that cannot be had."""
+    text = request.headers.get("range", "")
+    found = _RANGE.fullmatch(text.replace(" ", "")) if request.method == "GET" else None
+    if found is None or request.headers.get("if-range", etag) != etag or not (found[1] or found[2]):
+        return 0, size  # several ranges, or other units: RFC 9110 allows to leave them alone
+    if not found[1]:
+        count = min(int(found[2]), size)
+        return (size - count, count) if count else None
+    first, last = int(found[1]), min(int(found[2]), size - 1) if found[2] else size - 1
+    if found[2] and int(found[2]) < first:
+        return 0, size  # not a range at all
+    return (first, last - first + 1) if first < size else None
+
+
+def _asked(request: Request) -> Asked:
+    """Raises `ValueError` saying what is wrong."""
+    wanted = _whole(request, "size", SIZES[0], 1 << 16)
+    size = next((size for size in SIZES if size >= wanted), SIZES[-1])
+    return Asked("picture", _whole(request, "frame", 0, MAX_FRAME), size, _window(request.query_params.get("window")))
+
+
+def _whole(request: Request, name: str, default: int, most: int) -> int:
+    text = request.query_params.get(name) or str(default)
+    if not re.fullmatch("[0-9]{1,9}", text, re.ASCII) or int(text) > most:
+        raise ValueError(f"{name} is a whole number from 0 to {most}")
+    return int(text)
+
+
+def _window(text: str | None) -> tuple[float, float] | None:
+    if not text:
+        return None
+    try:
+        center, width = (float(f"{float(part):.6g}") for part in text.split(",", 1))
+    except ValueError:
+        center, width = math.nan, math.nan
+    if not (math.isfinite(center) and math.isfinite(width) and abs(center) <= 1e9 and 0 < width <= 1e9):
+        raise ValueError("window is center,width: two numbers, the second above 0")
+    return center, width
+
+
+def _matches(request: Request, tag: str) -> bool:
+    """Whether the browser has it (RFC 9110 §13.1.2)."""
+    told = [each.strip().removeprefix("W/") for each in request.headers.get("if-none-match", "").split(",")]
+    return f'"{tag}"' in told or told == ["*"]
+
+
+def _private() -> dict[str, str]:
+    return {"Cache-Control": PRIVATE, "Vary": "Cookie, Authorization"}
+
+
+def _not_there() -> Response:
+    return _refusal(404, "The archive has nothing of that name.")
+
+
+def _refusal(status: int, text: str, why: str | None = None) -> Response:
+    return JSONResponse({"ok": False, "status": status, "error": text, "why": why}, status)
+
+
+def _digits(text: str | None) -> str:
+    return "".join(c for c in text or "" if c.isascii() and c.isdigit())[:8]
+
+
+def _placeholder(text: str) -> str:
+    """Quiet, and legible in light and dark; the text is ours."""
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 128 128" width="128" height="128" role="img"><title>{text}</title>'
+        '<rect width="128" height="128" fill="#808080" fill-opacity=".12"/>'
+        '<g fill="none" stroke="#808080" stroke-width="3" stroke-linejoin="round"><rect x="36" y="42" width="56" height="44" rx="4"/>'
+        '<path d="M36 78l16-16 12 12 8-8 20 20M30 96L98 32"/></g></svg>'
+    )

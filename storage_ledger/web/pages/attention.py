@@ -1,0 +1,160 @@
+"""What needs somebody: by kind and code, each code explained once, with what it is about below it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from storage_ledger.domain.entries import Kind
+from storage_ledger.index.tables import FLAGGED
+from storage_ledger.operations.quarantine import BY, REASON
+from storage_ledger.operations.report.flags import FLAGS, Flag
+from storage_ledger.operations.report.remedies import commands, put_back
+from storage_ledger.operations.report.verifications import found_besides_files
+from storage_ledger.operations.verify.unrecorded import Unrecorded
+from storage_ledger.web.pages import ledger_entries
+from storage_ledger.web.pages.dicom_study import path
+from storage_ledger.web.pages.error_codes import FLAGS as FLAG_MEANS
+from storage_ledger.web.pages.error_codes import HEADERS, VERIFIED, Meaning
+from storage_ledger.web.pages.formatting import person
+from storage_ledger.web.pages.patients import patients_of, sides
+from storage_ledger.web.pages.pipeline_study import FIXITY, action, meaning
+from storage_ledger.web.pages.queries import Row, ask
+
+MOST = 10
+"""Of one code, the newest; how many there are is told in any case."""
+
+MOST_REJECTED = 200
+
+BROKEN = Meaning(
+    "Entries of the ledger are not what their hashes say: somebody or something has changed the file below SQLite. "
+    "The index is without them.",
+    "Look at the disk of LEDGER_PATH. Then, with serve stopped, storage-ledger restore --from-mirror --force makes the ledger anew, "
+    "and keeps this one beside it.",
+)
+
+
+def of_index(connection: Any) -> Row:
+    """What index.db knows: uploads that are not archived, files that are damaged, flagged, or whose header could not be read."""
+    return {
+        "uploads": [_uploads(connection, state, code, count) for state, code, count in _codes(connection)],
+        "broken": ask(connection, "SELECT position, code FROM damaged ORDER BY position LIMIT ?", (MOST,)),
+        "broken_means": BROKEN,
+        "damaged": [group for fixity in FIXITY if (group := _damaged(connection, fixity))["count"]],
+        "flagged": [group for flag in FLAGS if (group := _flagged(connection, flag))["count"]],
+        "unread": _unread(connection),
+    }
+
+
+def of_ledger(connection: Any) -> Row:
+    """What ledger.db knows: outages, rejected messages."""
+    found: dict[str, list[Row]] = {}
+    entries = list(ledger_entries.of_no_study(connection, (Kind.REJECTED.value,), MOST_REJECTED))
+    for each in entries:
+        data = each.data
+        found.setdefault(str(data["reason"]), []).append({
+            "position": each.position, "recorded_at": each.recorded_at, "detail": data["detail"], "study_id": data.get("study_id"),
+            "bytes": data.get("bytes"),
+        })  # fmt: skip
+    rejected = [
+        {"code": code, "meaning": meaning("rejected", code), "rows": rows[:MOST], "count": len(rows)} for code, rows in found.items()
+    ]
+    return {
+        "outages": ledger_entries.outages(connection),
+        "ahead": ledger_entries.clock_ahead(connection),
+        "waiting": ledger_entries.waiting_long(connection),
+        "rejected": rejected,
+        "all_rejected": len(entries) < MOST_REJECTED,
+        "found": _found(connection),
+    }
+
+
+def unrecorded(what: Unrecorded) -> list[Row]:
+    """The same of what could not be recorded: where each of it is, a new run says."""
+    return [
+        {"code": code, **VERIFIED.get(code, Meaning("", ""))._asdict(), "count": count, "at": what.at}
+        for code, count in what.counts.most_common()
+    ]
+
+
+def _found(connection: Any) -> list[Row]:
+    """What was verified and is not as it should be, besides the files that the index calls damaged."""
+    groups: dict[str, list[Row]] = {}
+    for each in found_besides_files(ledger_entries.verified(connection)):
+        groups.setdefault(str(each["code"]), []).append(each)
+    return [
+        {"code": code, **VERIFIED.get(code, Meaning("", ""))._asdict(), "rows": rows[:MOST], "count": len(rows)}
+        for code, rows in groups.items()
+    ]
+
+
+def _codes(connection: Any) -> Iterable[tuple[str, str, int]]:
+    rows = ask(connection, "SELECT state, coalesce(code, '') AS code, count(*) AS n FROM uploads WHERE state <> 'archived' "
+                           "AND state IN ('quarantined', 'failed') GROUP BY 1, 2 ORDER BY state DESC, n DESC")  # fmt: skip
+    return [(row["state"], row["code"], row["n"]) for row in rows]
+
+
+def _uploads(connection: Any, state: str, code: str, count: int) -> Row:
+    sql = """
+SELECT u.study_id, u.upload_path, u.position, s.patient_name, s.patient_id, s.modality, s.study_description, s.described_at
+FROM uploads u LEFT JOIN studies s USING (study_id)
+WHERE u.state <> 'archived' AND u.state = ? AND coalesce(u.code, '') = ? ORDER BY u.position DESC LIMIT ?"""
+    rows = [
+        {**row, "person": person(row["patient_name"]), "command": commands(row["study_id"], code)[0]}
+        for row in ask(connection, sql, (state, code, MOST))
+    ]
+    means = meaning(state, code)
+    return {
+        "state": state,
+        "code": code,
+        "count": count,
+        "rows": rows,
+        "means": means.means,
+        "action": action(code) if state == "quarantined" else means.action,
+        "command": f"storage-ledger quarantine retry --all --code {code} --by '{BY}' --reason '{REASON}'" if state == "quarantined" else "",
+    }
+
+
+def _damaged(connection: Any, fixity: str) -> Row:
+    where = "INDEXED BY files_damaged WHERE fixity IN ('missing', 'changed') AND fixity = ?"  # SQLite would count in a larger one
+    return {"code": fixity, "command": put_back(), **VERIFIED[FIXITY[fixity]]._asdict(), **_files(connection, where, (fixity,))}
+
+
+def _flagged(connection: Any, flag: Flag) -> Row:
+    found = _files(connection, f"WHERE {FLAGGED} AND {flag.column}", ())
+    if flag.column == "patient_differs":
+        found["rows"], found["studies"] = [], _mixed_up(connection)
+    return {"code": flag.code, "column": flag.column, "title": flag.title, **FLAG_MEANS[flag.code]._asdict(), **found}
+
+
+def _mixed_up(connection: Any) -> list[Row]:
+    """The DICOM studies of several patients, each with its patients: those whose files came last."""
+    sql = f"""
+SELECT study_instance_uid, count(*) AS files, max(archived_at) AS archived_at, max(study_description) AS study_description
+FROM files WHERE {FLAGGED} AND patient_differs GROUP BY 1 ORDER BY max(position) DESC LIMIT {MOST}"""  # noqa: S608 - names of ours
+    rows = [each for each in ask(connection, sql) if each["study_instance_uid"]]
+    return [{**row, **patients_of(connection, row["study_instance_uid"])} for row in rows]
+
+
+def _unread(connection: Any) -> list[Row]:
+    """Files whose header could not be read, or only in part, by code; the most frequent code first."""
+    unread = "INDEXED BY files_unread WHERE dicom_error IS NOT NULL"
+    codes = ask(connection, f"SELECT dicom_error AS code, count(*) AS n FROM files {unread} GROUP BY 1 ORDER BY n DESC, 1")  # noqa: S608 - ours
+    return [
+        {
+            "code": row["code"],
+            **HEADERS.get(row["code"], Meaning("", ""))._asdict(),
+            **_files(connection, f"{unread} AND dicom_error = ?", (row["code"],)),
+        }
+        for row in codes
+    ]
+
+
+def _files(connection: Any, where: str, values: tuple[Any, ...]) -> Row:
+    columns = (
+        "study_id, name, modality, study_description, position, archived_at, verified_at, announced, "
+        "patient_name, patient_id, patient_birth_date, patient_sex, study_instance_uid, series_instance_uid, sop_instance_uid"
+    )
+    rows = ask(connection, f"SELECT {columns} FROM files {where} ORDER BY position DESC LIMIT {MOST}", values)  # noqa: S608 - names and conditions of ours
+    count = next(iter(connection.execute(f"SELECT count(*) FROM files {where}", values)))[0]  # noqa: S608 - the same
+    return {"count": count, "rows": [{**row, "person": person(row["patient_name"]), "path": path(row), **sides(row)} for row in rows]}

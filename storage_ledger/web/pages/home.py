@@ -1,0 +1,69 @@
+"""The start page: what there is, what needs somebody, what came in."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+from storage_ledger.index.tables import FLAGGED
+from storage_ledger.operations.report.status import waits_long
+from storage_ledger.operations.report.verifications import found_besides_files, verification
+from storage_ledger.web.pages.chart import Chart, stacked
+from storage_ledger.web.pages.ledger_entries import clock_ahead, outages, verified
+from storage_ledger.web.pages.queries import Row, ask, ask_one
+from storage_ledger.web.pages.study_list import LATEST, with_covers
+
+DAYS = 30
+NEWEST = 12
+
+
+def of_index(connection: Any, today: date) -> Row:
+    """What index.db says. Everything from counters or covering indexes: some milliseconds, however much there is."""
+    total = ask_one(connection, "SELECT coalesce(sum(files), 0) AS files, coalesce(sum(bytes), 0) AS bytes FROM arrivals")
+    states = ask(connection, "SELECT state, count(*) AS n FROM studies WHERE state IN ('pending', 'failed', 'quarantined') GROUP BY state")
+    flagged = ask_one(connection, f"SELECT count(*) AS n FROM files WHERE {FLAGGED}")  # noqa: S608 - names of ours
+    unread = ask_one(connection, "SELECT count(*) AS n FROM files INDEXED BY files_unread WHERE dicom_error IS NOT NULL")
+    damaged = ask_one(connection, "SELECT count(*) AS n FROM files INDEXED BY files_damaged WHERE fixity IN ('missing', 'changed')")
+    broken = ask_one(connection, "SELECT count(*) AS n FROM damaged")
+    progress = ask_one(connection, "SELECT position FROM progress")
+    return {
+        **(total or {}),
+        "dicom_studies": (ask_one(connection, "SELECT count(*) AS n FROM dicom_studies") or {"n": 0})["n"],
+        "states": {row["state"]: row["n"] for row in states},
+        "flagged": (flagged or {"n": 0})["n"],
+        "unread": (unread or {"n": 0})["n"],
+        "damaged": (damaged or {"n": 0})["n"],
+        "broken": (broken or {"n": 0})["n"],
+        "followed": progress["position"] if progress else 0,
+        "chart": _chart(connection, today),
+        "latest": with_covers(connection, ask(connection, f"{LATEST} LIMIT {NEWEST}")),
+    }
+
+
+def of_ledger(connection: Any) -> Row:
+    """What ledger.db says: how far it is, what goes on, what was last verified."""
+    last = ask_one(connection, "SELECT position, recorded_at FROM entries ORDER BY position DESC LIMIT 1")
+    oldest = ask_one(
+        connection,
+        "SELECT e.recorded_at, p.stage FROM pending p JOIN entries e ON e.position = p.position "
+        "WHERE p.stage <> 'confirm' ORDER BY p.position LIMIT 1",
+    )
+    rejected = ask_one(connection, "SELECT count(*) AS n, max(recorded_at) AS last FROM (SELECT recorded_at FROM entries "
+                       "WHERE kind = 'rejected' AND study_id IS NULL ORDER BY position DESC LIMIT 1000)")  # fmt: skip
+    return {
+        "last": last,
+        "oldest": oldest,
+        "waits_long": oldest is not None and waits_long(oldest["recorded_at"], datetime.now(UTC)),
+        "rejected": rejected,
+        "outages": outages(connection),
+        "ahead": clock_ahead(connection),
+        "verified": verification(verified(connection)),
+        "found": len(found_besides_files(verified(connection))),
+    }
+
+
+def _chart(connection: Any, today: date) -> Chart:
+    first = today - timedelta(days=DAYS - 1)
+    rows = ask(connection, "SELECT day, modality, files, bytes FROM arrivals WHERE day >= ?", (first.isoformat(),))
+    days = [(first + timedelta(days=n)).isoformat() for n in range(DAYS)]
+    return stacked(days, [(row["day"], row["modality"] or "none", row["files"]) for row in rows])

@@ -1,0 +1,106 @@
+"""Facts from ledger.db for a page: an entry with its proof, outages that go on, when it was last verified."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any
+
+from storage_ledger.domain.entries import Entry, Kind, faults
+from storage_ledger.ledger.sqlite import OPEN_OUTAGES
+from storage_ledger.operations.clock_ahead import ACKNOWLEDGED_READ, Ahead, ahead_of
+from storage_ledger.operations.report.outages import by_code, going_on
+from storage_ledger.operations.report.remedies import OUTAGE_ACTIONS
+from storage_ledger.operations.report.status import waits_long
+from storage_ledger.operations.report.verifications import VERIFIED_READ
+from storage_ledger.web.pages.error_codes import OUTAGES, Meaning
+from storage_ledger.web.pages.queries import Row, ask, ask_one, marks
+
+COLUMNS = "position, entry_id, study_id, version, kind, schema, recorded_at, cause, payload, payload_sha256, salt, leaf_hash"
+SHOWN_CHARACTERS = 200_000
+"""Of a payload; the rest of a larger one is in the JSON of the row."""
+
+
+def entry(connection: Any, position: int) -> Row | None:
+    """One entry, what led to it and what came of it; None where there is none."""
+    found = entries(connection, "position = ?", (position,))
+    if not found:
+        return None
+    this = found[0]
+    effects = ask(
+        connection,
+        "SELECT position, kind, recorded_at FROM entries WHERE study_id = ? AND cause = ? ORDER BY position LIMIT 50",
+        (this.study_id, position),
+    )
+    neighbours = ask_one(
+        connection,
+        "SELECT (SELECT max(position) FROM entries WHERE position < :at) AS before, "
+        "(SELECT min(position) FROM entries WHERE position > :at) AS after",
+        {"at": position},
+    )
+    cause = ask_one(connection, "SELECT position, kind, recorded_at FROM entries WHERE position = ?", (this.cause,))
+    return {
+        "entry": this,
+        "payload": pretty(str(this.payload)),
+        "faults": faults(this),
+        "cause": cause,
+        "effects": effects,
+        **(neighbours or {}),
+    }
+
+
+def entries(connection: Any, where: str, values: tuple[Any, ...]) -> list[Entry]:
+    """The entries that a condition admits, in order."""
+    return [Entry(*row) for row in connection.execute(f"SELECT {COLUMNS} FROM entries WHERE {where} ORDER BY position", values)]  # noqa: S608 - ours
+
+
+def pretty(payload: str) -> str:
+    """Indented, in its own order of keys. Of a huge one the beginning."""
+    text = payload
+    if len(text) <= SHOWN_CHARACTERS:
+        try:
+            text = json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+        except (ValueError, RecursionError):
+            text = payload
+    return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "\n…"
+
+
+def outages(connection: Any) -> list[Row]:
+    """What all studies wait for just now: begun, and not ended. A cause that stops several steps is told once, since it began."""
+    found = []
+    failed = [each for each in entries(connection, OPEN_OUTAGES, ()) if not faults(each)]
+    for code, steps, since, position in by_code(going_on(failed)):
+        meaning = OUTAGES.get(code, Meaning("", ""))
+        action = OUTAGE_ACTIONS.get(code, meaning.action)
+        action = action[:1].upper() + action[1:]
+        found.append({"steps": steps, "code": code, "since": since, "position": position, "means": meaning.means, "action": action})
+    return found
+
+
+def clock_ahead(connection: Any) -> Ahead | None:
+    """How far the ledger's last time is ahead of this machine's clock, unless a person has acknowledged it."""
+    last = next(iter(entries(connection, "position = (SELECT max(position) FROM entries)", ())), None)
+    acknowledged = of_no_study(connection, (Kind.ACKNOWLEDGED.value,), ACKNOWLEDGED_READ)
+    return ahead_of(last, acknowledged, datetime.now(UTC))
+
+
+def waiting_long(connection: Any) -> list[Row]:
+    """By stage, what has waited for too long: how many rows, and since when the oldest."""
+    sql = (
+        "SELECT q.stage, q.n, e.recorded_at AS oldest FROM (SELECT stage, count(*) AS n, min(position) AS position FROM pending "
+        "WHERE stage <> 'confirm' GROUP BY stage) q JOIN entries e USING (position) ORDER BY q.position"
+    )
+    return [row for row in ask(connection, sql) if waits_long(row["oldest"], datetime.now(UTC))]
+
+
+def of_no_study(connection: Any, kinds: tuple[str, ...], limit: int) -> Iterator[Entry]:
+    """The newest entries of these kinds that belong to no study, the newest first, without those that are damaged."""
+    sql = f"SELECT {COLUMNS} FROM entries WHERE study_id IS NULL AND kind IN ({marks(kinds)}) ORDER BY position DESC"  # noqa: S608 - marks
+    return islice((each for each in map(Entry._make, connection.execute(sql, kinds)) if not faults(each)), limit)
+
+
+def verified(connection: Any) -> Iterator[Entry]:
+    """What was verified, the newest first."""
+    return of_no_study(connection, (Kind.VERIFIED.value,), VERIFIED_READ)

@@ -1,0 +1,209 @@
+"""A pipeline study: what the ledger tells of one study_id, why it waits or failed, and what mends it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+from storage_ledger.domain.entries import Entry, Kind, faults
+from storage_ledger.domain.ids import instant
+from storage_ledger.domain.study import State, Study
+from storage_ledger.domain.work_queue import Stage
+from storage_ledger.ledger.sqlite import NAMING_STUDY
+from storage_ledger.operations.report.flags import flags_of
+from storage_ledger.operations.report.remedies import ACTIONS, ENTRY_DAMAGED, USUAL_ACTION, commands, put_back
+from storage_ledger.operations.report.timeline import NEXT, WAITS_FOR, happened, summary
+from storage_ledger.web.pages import ledger_entries
+from storage_ledger.web.pages.dicom_study import path
+from storage_ledger.web.pages.error_codes import HEADERS, OUTAGES, QUARANTINED, REJECTED, RETRIED, VERIFIED, Meaning
+from storage_ledger.web.pages.formatting import modalities, person
+from storage_ledger.web.pages.patients import sides
+from storage_ledger.web.pages.queries import Row, ask, ask_one
+
+MOST_ENTRIES = 500
+"""Of a study described again and again the newest."""
+
+FIXITY = {"missing": "file-missing", "changed": "file-changed"}
+"""What the index calls it → the code of `verify`."""
+
+MOST_FILES = 200
+"""Shown with a picture each. A study of the pipeline has one, mostly."""
+
+MOST_DAMAGED = 20
+"""Named; how many there are is told in any case."""
+
+MOST_FLAGGED = 5
+"""Told above all else; each file has its flags beside it."""
+
+MOST_PAYLOAD = 20_000
+"""Characters."""
+
+_UNKNOWN = Meaning("", "")
+_NEXT = {stage.value: text for stage, text in NEXT.items()}
+
+
+def of_ledger(connection: Any, study_id: str) -> Row:
+    """What happened to it; `entries` is empty where the ledger knows nothing."""
+    entries = ledger_entries.entries(connection, "study_id = ?", (study_id,))
+    study = Study.as_far_as_whole(study_id, entries)
+    whole = [each for each in entries if not faults(each)]
+    pending = ask(
+        connection,
+        "SELECT p.position, p.stage, p.not_before, p.attempts, e.recorded_at FROM pending p JOIN entries e ON e.position = p.position "
+        "WHERE e.study_id = ? ORDER BY p.position",
+        (study_id,),
+    )
+    waits_for = {step for each in pending if each["stage"] != Stage.CONFIRM for step in WAITS_FOR[Stage(each["stage"])]}
+    told = [each.data["status"] for each in whole if each.kind == Kind.STATUS_SENT]
+    return {
+        "state": study.state.value if study.uploads else None,
+        "told": told[-1] if told else None,
+        "began": whole[0].recorded_at if whole else None,
+        "took_s": _took(whole),
+        "entries": _timeline(entries),
+        "left_out": max(0, len(entries) - MOST_ENTRIES),
+        "next": [{**each, "text": _NEXT.get(each["stage"], each["stage"]), "trouble": _trouble(whole, each)} for each in pending],
+        "troubles": _troubles(study, whole),
+        "rejected": [] if entries else _rejected(connection, study_id),
+        "entry_damaged": ENTRY_DAMAGED[:1].upper() + ENTRY_DAMAGED[1:].replace("`", "") if len(whole) < len(entries) else "",
+        "outages": [each for each in ledger_entries.outages(connection) if waits_for.intersection(each["steps"])] if waits_for else [],
+    }
+
+
+def of_index(connection: Any, study_id: str) -> Row:
+    """What the index knows: whose it is, its files, the DICOM studies that they belong to."""
+    study = ask_one(connection, "SELECT * FROM studies WHERE study_id = ?", (study_id,))
+    files = ask(connection, "SELECT * FROM files WHERE study_id = ? ORDER BY position, name LIMIT ?", (study_id, MOST_FILES))
+    counts = {row["fixity"]: row["n"] for row in ask(connection, "SELECT fixity, count(*) AS n FROM files WHERE study_id = ? GROUP BY 1",
+                                                     (study_id,))}  # fmt: skip
+    dicom = {row["study_instance_uid"]: None for row in files if row["study_instance_uid"]}
+    damaged = [_damaged(connection, study_id, fixity, counts[fixity]) for fixity in FIXITY if fixity in counts]
+    return {
+        "study": study,
+        "damaged": damaged,
+        "put_back": put_back(study_id) if damaged else "",
+        "person": person(study["patient_name"]) if study else None,
+        "kinds": modalities(study["modality"]) if study else [],
+        "files": [{**row, "path": path(row), "header": HEADERS.get(row["dicom_error"] or ""), "flags": flags_of(row)} for row in files],
+        "flagged": _flagged(connection, study_id),
+        "more_files": max(0, sum(counts.values()) - MOST_FILES),
+        "dicom": [{"uid": uid, "href": f"/dicom/{quote(uid, safe='')}"} for uid in dicom],
+    }
+
+
+def _flagged(connection: Any, study_id: str) -> list[Row]:
+    """Its files that disagree with their messages, or with the other files of their DICOM study, about the patient: the first ones."""
+    sql = "SELECT * FROM files WHERE study_id = ? AND (message_differs OR patient_differs) ORDER BY position, name LIMIT ?"
+    return [{**row, **sides(row)} for row in ask(connection, sql, (study_id, MOST_FLAGGED))]
+
+
+def _damaged(connection: Any, study_id: str, fixity: str, count: int) -> Row:
+    """The files that are missing, or changed: the first of them, and how many there are."""
+    sql = "SELECT name, verified_at FROM files WHERE study_id = ? AND fixity = ? ORDER BY position, name LIMIT ?"
+    rows = ask(connection, sql, (study_id, fixity, MOST_DAMAGED))
+    return {"fixity": fixity, "count": count, "rows": rows, **VERIFIED[FIXITY[fixity]]._asdict()}
+
+
+def meaning(kind: str, code: str | None) -> Meaning:
+    """What a code in an entry of this kind means. Entries that end something name its code as well: it does not explain them."""
+    places: Mapping[str, tuple[dict[str, Meaning], ...]] = {
+        "quarantined": (QUARANTINED,),
+        "rejected": (REJECTED,),
+        "failed": (RETRIED, OUTAGES),
+        "archived": (HEADERS,),
+    }
+    return next((place[code] for place in places.get(kind, ()) if code in place), _UNKNOWN)
+
+
+def action(code: str | None) -> str:
+    """What to do about what is quarantined, as a sentence without commands' quotes."""
+    text = ACTIONS.get(code or "", USUAL_ACTION).replace("`", "")
+    return text[:1].upper() + text[1:] + "."
+
+
+def _troubles(study: Study, entries: list[Entry]) -> list[Row]:
+    """Each upload that is not in the archive, and why."""
+    by_position = {each.position: each for each in entries}
+    found = []
+    for upload_path, upload in study.uploads.items():
+        if upload.state in {State.ARCHIVED, State.PENDING}:
+            continue
+        at = by_position[upload.position]
+        code = upload.code
+        quarantined = upload.state is State.QUARANTINED
+        found.append({
+            "upload_path": upload_path,
+            "state": upload.state.value,
+            "code": code,
+            "position": upload.position,
+            "recorded_at": at.recorded_at,
+            "detail": _said(at) if at.kind == Kind.DISCARDED else str(at.data.get("detail") or at.data.get("reason") or ""),
+            "means": meaning("quarantined" if upload.state is State.DISCARDED else at.kind, code).means,
+            "action": action(code) if quarantined else meaning(at.kind, code).action if upload.state is State.FAILED else "",
+            "commands": commands(study.study_id, code) if quarantined else [],
+            "retry_at": at.data.get("retry_at"),
+            "attempt": at.data.get("attempt"),
+        })  # fmt: skip
+    return found
+
+
+def _trouble(entries: list[Entry], duty: Row) -> Row | None:
+    """Why a duty was tried in vain, as far as that stands in the ledger."""
+    if not duty["attempts"] or duty["stage"] == Stage.CONFIRM:
+        return None
+    failed = [each for each in entries if each.kind == Kind.FAILED and each.cause == duty["position"]]
+    data = next((each.data for each in reversed(failed)), {})
+    code = data.get("code", "")
+    return {"code": code, "meaning": meaning("failed", code)} if code else None
+
+
+def _timeline(entries: list[Entry]) -> list[Row]:
+    shown = list(zip(entries, [None, *entries], strict=False))[-MOST_ENTRIES:]
+    return [
+        happened(entry, earlier)
+        | {
+            "summary": _said(entry),
+            "meaning": _UNKNOWN if faults(entry) else meaning(entry.kind, _code(entry.data)),
+            "payload": ledger_entries.pretty(str(entry.payload)) if len(str(entry.payload)) <= MOST_PAYLOAD else None,
+        }
+        for entry, earlier in shown
+    ]
+
+
+def _code(data: Row) -> str:
+    return str(data.get("code") or data.get("dicom_error") or "")
+
+
+def _said(entry: Entry) -> str:
+    """What the badge with its kind does not say already."""
+    if faults(entry):
+        return summary(entry)
+    if entry.kind in {Kind.RELEASED, Kind.DISCARDED}:
+        return f"by {entry.data['by']}: {entry.data['reason']}"
+    return summary(entry).partition(": ")[2] or summary(entry)
+
+
+def _took(entries: list[Entry]) -> float | None:
+    """From the first `described` to the first `archived`, in seconds."""
+    archived = next((each for each in entries if each.kind == Kind.ARCHIVED), None)
+    return (instant(archived.recorded_at) - instant(entries[0].recorded_at)).total_seconds() if archived else None
+
+
+def _rejected(connection: Any, study_id: str) -> list[Row]:
+    """Messages with this id that were no events, the newest first."""
+    where = f"{NAMING_STUDY} AND kind = 'rejected' AND position > ?"
+    oldest = ask_one(connection, f"SELECT position FROM entries WHERE {NAMING_STUDY} AND kind = 'rejected' "  # noqa: S608 - ours
+                     "ORDER BY position DESC LIMIT 1 OFFSET ?", (study_id, MOST_ENTRIES))  # fmt: skip
+    entries = ledger_entries.entries(connection, where, (study_id, oldest["position"] if oldest else 0))
+    found = [(each, each.data) for each in reversed(entries) if not faults(each)]
+    return [
+        {
+            "position": each.position,
+            "recorded_at": each.recorded_at,
+            "code": data["reason"],
+            "detail": data["detail"],
+            "means": meaning("rejected", data["reason"]),
+        }
+        for each, data in found
+    ]

@@ -1,0 +1,255 @@
+"""The list of DICOM studies: search, facets, order, and of each what one wants to see at a glance."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from storage_ledger.web.pages.formatting import modalities, person
+from storage_ledger.web.pages.patients import with_other_patients
+from storage_ledger.web.pages.queries import Row, ask, ask_one, marks
+from storage_ledger.web.pages.search_terms import Term, all_of, terms
+
+A_PAGE = 50
+MOST_FOUND = 5000
+"""Of what a search finds the studies that came last: one letter finds half the archive."""
+
+MOST_PAGES = 2000
+FACET_VALUES = 12
+
+LATEST = "SELECT * FROM dicom_studies ORDER BY last_archived_at DESC"
+
+SORTS = {
+    "arrived": ("Archived", "last_archived_at", "desc"),
+    "date": ("Study date", "study_date", "desc"),
+    "name": ("Patient", "patient_name", "asc"),
+    "size": ("Size", "bytes", "desc"),
+}
+"""Name in the address → what it is called, column, the way that is meant without saying so."""
+
+NOT_THERE = "state IN ('pending', 'failed', 'quarantined')"
+
+FACETS = {"modality": "Modality", "institution": "Institution", "year": "Year"}
+COLUMNS = {"modality": "modalities", "institution": "institution_name", "year": "year"}
+NONE = "-"
+"""Stands in an address for: has no such value."""
+
+PREFIX = 8
+"""As many characters of a study_id are enough to name it, as commands and pages abbreviate it."""
+
+MOST_NAMED = 500
+
+_WORDS = "SELECT rowid FROM dicom_studies_fts WHERE dicom_studies_fts MATCH ?"
+
+_NAMED = """
+SELECT study_instance_uid FROM dicom_studies WHERE study_instance_uid = :text
+UNION SELECT study_instance_uid FROM series WHERE series_instance_uid = :text
+UNION SELECT study_instance_uid FROM files WHERE sop_instance_uid = :text AND study_instance_uid IS NOT NULL
+UNION SELECT study_instance_uid FROM files WHERE study_id = :text AND study_instance_uid IS NOT NULL
+UNION SELECT study_instance_uid FROM files WHERE study_id BETWEEN :first AND :last AND study_instance_uid IS NOT NULL
+UNION SELECT f.study_instance_uid FROM studies s JOIN files f USING (study_id)
+  WHERE s.study_instance_uid = :text AND f.study_instance_uid IS NOT NULL LIMIT :most"""
+
+# The few different values, each found by one step in the index: DISTINCT would read all of it.
+_ALL_MODALITIES = """
+WITH RECURSIVE each (m) AS (SELECT min(modalities) FROM dicom_studies UNION ALL
+  SELECT (SELECT min(modalities) FROM dicom_studies WHERE modalities > m) FROM each WHERE m IS NOT NULL)
+SELECT m FROM each WHERE m IS NOT NULL"""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What an address asks for; everything in it may be nonsense."""
+
+    text: str = ""
+    chosen: Mapping[str, str] = field(default_factory=dict)
+    flagged: bool = False
+    sort: str = "arrived"
+    way: str = "desc"
+    page: int = 1
+
+    @classmethod
+    def of(cls, arguments: Mapping[str, str]) -> Wanted:
+        """From the arguments of an address."""
+        sort = arguments.get("sort", "")
+        sort = sort if sort in SORTS else "arrived"
+        way = arguments.get("way", "")
+        page = arguments.get("page", "")
+        return cls(
+            text=arguments.get("q", "").strip()[:200],
+            chosen={name: arguments[name][:200] for name in FACETS if arguments.get(name)},
+            flagged=arguments.get("flagged") == "1",
+            sort=sort,
+            way=way if way in {"asc", "desc"} else SORTS[sort][2],
+            page=min(max(int(page), 1), MOST_PAGES) if page.isascii() and page.isdigit() and len(page) < 9 else 1,
+        )
+
+    @property
+    def terms(self) -> list[Term]:
+        """What of the text is searched for."""
+        return terms(self.text)
+
+    def address(self, **other: str | int | None) -> str:
+        """The same with something else in it, from its first page."""
+        told: dict[str, Any] = {"q": self.text, **self.chosen, "flagged": "1" if self.flagged else ""}
+        if self.sort != "arrived" or self.way != "desc":
+            told |= {"sort": self.sort, "way": self.way}
+        told |= other
+        kept = {name: value for name, value in told.items() if value not in {None, ""}}
+        return "/dicom" + (f"?{urlencode(kept)}" if kept else "")
+
+    def conditions(self, named: Mapping[str, Sequence[str]]) -> tuple[str, list[Any]]:
+        """As SQL. `named`: the studies that a term names by a UID or a study_id; see `named_by`."""
+        parts: list[str] = []
+        values: list[Any] = []
+        words = [term for term in self.terms if term.text not in named]
+        if words or (self.text and not named):
+            # Where a study is named all are searched: few are left.
+            parts.append(f"first_position IN ({_WORDS})" if named else f"first_position IN ({_WORDS} ORDER BY rowid DESC LIMIT ?)")
+            values += [all_of(words)] if named else [all_of(words), MOST_FOUND]
+        for term in self.terms:
+            if term.text in named:
+                uids = named[term.text]
+                parts.append(f"(study_instance_uid IN ({marks(uids)}) OR first_position IN ({_WORDS}))")
+                values += [*uids, term.match]
+        for name, value in self.chosen.items():
+            column = COLUMNS[name]
+            if value == NONE:
+                parts.append(f"{column} IS NULL")
+            elif name == "modality":
+                each = f"SELECT m FROM ({_ALL_MODALITIES}) WHERE instr(', ' || m || ',', ', ' || ? || ',') > 0"  # noqa: S608 - ours
+                parts.append(f"modalities IN ({each})")
+                values.append(value)
+            else:
+                parts.append(f"{column} = ?")
+                values.append(int(value) if name == "year" and re.fullmatch("[0-9]{1,4}", value) else value)
+        if self.flagged:
+            parts.append("flagged > 0")
+        return " AND ".join(parts) or "1", values
+
+
+def id_range(text: str) -> tuple[str, str]:
+    """Between which a study_id lies that begins with `text`; nothing lies there where that is too short to name one."""
+    return (text, text + "~") if len(text) >= PREFIX else ("~", "")
+
+
+def named_by(connection: Any, some: Sequence[Term]) -> dict[str, list[str]]:
+    """What of these names DICOM studies: its text → their Study Instance UIDs. Whether it is one more word as well, it does not say.
+
+    A UID of a study, a series or an instance, in any form that it has there; a study_id of the pipeline, whole or its beginning; the
+    Study Instance UID that a message announced.
+    """
+    found = {}
+    for term in some:
+        for text in dict.fromkeys((term.text, term.text.lower())):  # a UUID may come in capitals
+            first, last = id_range(text)
+            values = {"text": text, "first": first, "last": last, "most": MOST_NAMED}
+            if uids := [row[0] for row in connection.execute(_NAMED, values)]:
+                found[term.text] = uids
+                break
+    return found
+
+
+def of_index(connection: Any, wanted: Wanted) -> Row:
+    """The page of the list that is wanted."""
+    named = named_by(connection, wanted.terms)
+    where, values = wanted.conditions(named)
+    column, way = SORTS[wanted.sort][1], wanted.way
+    # The inner one finds the page in an index alone; only its rows are read.
+    keys = f"SELECT study_instance_uid FROM dicom_studies WHERE {where} ORDER BY {column} {way} LIMIT ? OFFSET ?"  # noqa: S608 - ours
+    sql = f"SELECT * FROM dicom_studies WHERE study_instance_uid IN ({keys}) ORDER BY {column} {way}"  # noqa: S608 - ours
+    rows = ask(connection, sql, [*values, A_PAGE, (wanted.page - 1) * A_PAGE])
+    total, facets = _facets(connection, wanted, where, values)
+    return {
+        "rows": with_covers(connection, with_other_patients(connection, with_condition(connection, rows))),
+        "total": total,
+        "pages": max(1, -(-total // A_PAGE)),
+        "facets": facets,
+        "cut": bool(wanted.terms) and not named and _found(connection, wanted.terms) > MOST_FOUND,
+        "named": named,
+        "known": total or _any(connection),
+    }
+
+
+def with_covers(connection: Any, rows: Sequence[Row]) -> list[Row]:
+    """Each study with `cover`: the file (study_id, name) that stands for it, None where none has a picture."""
+    uids = [row["study_instance_uid"] for row in rows]
+    sql = f"""
+SELECT study_instance_uid, study_id, name FROM (
+  SELECT study_instance_uid, study_id, name,
+    row_number() OVER (PARTITION BY study_instance_uid ORDER BY series_instance_uid, instance_number, study_id, name) AS n,
+    count(*) OVER (PARTITION BY study_instance_uid) AS c
+  FROM files WHERE study_instance_uid IN ({marks(uids)}) AND "rows" IS NOT NULL
+) WHERE n = c / 3 + 1"""  # noqa: S608 - marks. A third of the way in: the first slices of a series show little
+    covers = {row["study_instance_uid"]: row for row in ask(connection, sql, uids)}
+    return [{**_said(row), "cover": covers.get(row["study_instance_uid"])} for row in rows]
+
+
+def with_condition(connection: Any, rows: Sequence[Row]) -> list[Row]:
+    """Each study with `fixity` (how many files are how) and `waiting` (how many pipeline studies are how, but archived)."""
+    uids = [row["study_instance_uid"] for row in rows]
+    sources = {"fixity": "fixity AS word FROM files", "waiting": "state AS word FROM studies"}
+    found: dict[str, dict[str, dict[str, int]]] = {name: {} for name in sources}
+    for name, source in sources.items():
+        sql = f"SELECT study_instance_uid AS uid, count(*) AS n, {source} WHERE study_instance_uid IN ({marks(uids)}) GROUP BY 1, 3"
+        for row in ask(connection, sql if name == "fixity" else sql.replace(" GROUP", f" AND {NOT_THERE} GROUP"), uids):
+            found[name].setdefault(row["uid"], {})[row["word"]] = row["n"]
+    return [{**row, **{name: each.get(row["study_instance_uid"], {}) for name, each in found.items()}} for row in rows]
+
+
+def _said(row: Row) -> Row:
+    return {
+        **row,
+        "person": person(row["patient_name"]),
+        "kinds": modalities(row["modalities"]),
+        "href": f"/dicom/{quote(row['study_instance_uid'], safe='')}",
+    }
+
+
+def _facets(connection: Any, wanted: Wanted, where: str, values: Sequence[Any]) -> tuple[int, list[Row]]:
+    everything = where == "1"  # counted in the indexes that are there for it
+    source = "dicom_studies" if everything else "hit"
+    sql = " UNION ALL ".join(f"SELECT '{name}', {column}, count(*) FROM {source} GROUP BY 2" for name, column in COLUMNS.items())  # noqa: S608
+    if not everything:
+        sql = f"WITH hit AS MATERIALIZED (SELECT {', '.join(COLUMNS.values())} FROM dicom_studies WHERE {where}) {sql}"  # noqa: S608 - ours
+    rows = list(connection.execute(sql, list(values)))
+    counts: dict[str, Counter[str]] = {name: Counter() for name in COLUMNS}
+    total = 0
+    for name, value, count in rows:
+        total += count if name == "year" else 0
+        for each in [code for code, _ in modalities(value)] or [""] if name == "modality" else [value]:
+            counts[name][NONE if each in {None, ""} else str(each)] += count
+    return total, [_facet(wanted, name, counts[name]) for name in COLUMNS]
+
+
+def _facet(wanted: Wanted, name: str, counts: Counter[str]) -> Row:
+    chosen = wanted.chosen.get(name)
+    most = counts.most_common(FACET_VALUES)
+    if name == "year":
+        most.sort(key=lambda each: each[0] if each[0] != NONE else "", reverse=True)
+    if chosen is not None and chosen not in dict(most):
+        most.insert(0, (chosen, counts[chosen]))
+    entries = [
+        {
+            "value": "none" if value == NONE else value,
+            "means": dict(modalities(value)).get(value, "") if name == "modality" else "",
+            "count": count,
+            "chosen": value == chosen,
+            "href": wanted.address(**{name: None if value == chosen else value}),
+        }
+        for value, count in most
+    ]
+    return {"name": name, "title": FACETS[name], "entries": entries, "more": len(counts) > FACET_VALUES}
+
+
+def _found(connection: Any, some: Sequence[Term]) -> int:
+    sql = f"SELECT count(*) AS n FROM ({_WORDS} ORDER BY rowid DESC LIMIT ?)"  # noqa: S608 - ours
+    return int((ask_one(connection, sql, (all_of(some), MOST_FOUND + 1)) or {"n": 0})["n"])
+
+
+def _any(connection: Any) -> int:
+    return int((ask_one(connection, "SELECT EXISTS (SELECT 1 FROM dicom_studies) AS n") or {"n": 0})["n"])

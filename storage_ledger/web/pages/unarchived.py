@@ -1,0 +1,85 @@
+"""The pipeline studies that a search finds and the list of DICOM studies does not show: quarantined, failed, pending and the like."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from storage_ledger.index.tables import FLAGGED
+from storage_ledger.web.pages.error_codes import FLAGS, HEADERS
+from storage_ledger.web.pages.formatting import modalities, person
+from storage_ledger.web.pages.pipeline_study import meaning
+from storage_ledger.web.pages.queries import Row, ask, ask_one
+from storage_ledger.web.pages.search_terms import Term, all_of
+from storage_ledger.web.pages.study_list import id_range
+
+MOST = 20
+"""Shown, the newest."""
+
+SAID = "Found by what its message says; the file's header does not say so."
+
+# Archived ones that no DICOM study shows under what was typed: nothing names their study, or the message says something else.
+_DIFFERS = f"SELECT study_id FROM files WHERE {FLAGGED} AND message_differs"  # noqa: S608 - names of ours
+_UNSEEN = f"SELECT study_id FROM files WHERE study_instance_uid IS NULL UNION ALL {_DIFFERS}"  # noqa: S608 - the same
+_OUTSIDE = f"(state IN ('pending', 'failed', 'quarantined', 'discarded') OR study_id IN ({_UNSEEN}))"
+_NAMED = "(study_instance_uid = ? OR study_id IN (?, ?) OR study_id BETWEEN ? AND ? OR study_id BETWEEN ? AND ?)"
+_WORDS = "first_position IN (SELECT rowid FROM studies_fts WHERE studies_fts MATCH ?)"
+
+
+def of_index(connection: Any, terms: Sequence[Term], *, archived: bool = False) -> Row:
+    """`rows`: the newest of them, each with its state and why it is in it; `total`: how many there are.
+
+    `archived`: all archived ones, too, for when no DICOM study is found: the message may say what the header does not.
+    """
+    if not terms:
+        return {"rows": [], "total": 0}
+    where, values = _conditions(connection, terms, "1" if archived else _OUTSIDE)
+    # Counted and found at once: the search for a short word takes nearly all of the time.
+    sql = f"SELECT study_id, count(*) OVER () AS total FROM studies WHERE {where} ORDER BY last_position DESC LIMIT ?"  # noqa: S608 - ours
+    found = ask(connection, sql, [*values, MOST])
+    rows = [ask(connection, "SELECT * FROM studies WHERE study_id = ?", (each["study_id"],))[0] for each in found]
+    return {"rows": [_shown(connection, row) for row in rows], "total": found[0]["total"] if found else 0}
+
+
+def _conditions(connection: Any, terms: Sequence[Term], which: str) -> tuple[str, list[Any]]:
+    parts: list[str] = [which]
+    values: list[Any] = []
+    words: list[Term] = []
+    for term in terms:
+        text, lower = term.text, term.text.lower()  # a UUID may come in capitals
+        named = [text, text, lower, *id_range(text), *id_range(lower)]
+        if ask_one(connection, f"SELECT 1 FROM studies WHERE {_NAMED} LIMIT 1", named):  # noqa: S608 - ours
+            parts.append(f"({_NAMED} OR {_WORDS})")
+            values += [*named, term.match]
+        else:
+            words.append(term)
+    if words:
+        parts.append(_WORDS)
+        values.append(all_of(words))
+    return " AND ".join(parts), values
+
+
+def _shown(connection: Any, row: Row) -> Row:
+    code, means = _archived(connection, row["study_id"]) if row["state"] == "archived" else _elsewhere(connection, row)
+    return {**row, "code": code, "means": means, "person": person(row["patient_name"]), "kinds": modalities(row["modality"])}
+
+
+def _archived(connection: Any, study_id: str) -> tuple[str | None, str]:
+    sql = "SELECT dicom_error, study_instance_uid, message_differs FROM files WHERE study_id = ? ORDER BY study_instance_uid LIMIT 1"
+    file = ask_one(connection, sql, (study_id,))
+    if file is None:
+        return None, ""
+    if file["study_instance_uid"] is None:
+        code = file["dicom_error"]
+        return code, HEADERS[code].means if code in HEADERS else "The header names no study."
+    return ("message-differs", FLAGS["message-differs"].means) if file["message_differs"] else (None, SAID)
+
+
+def _elsewhere(connection: Any, row: Row) -> tuple[str | None, str]:
+    upload = ask_one(
+        connection,
+        "SELECT code FROM uploads WHERE study_id = ? AND state <> 'archived' AND state = ? ORDER BY position DESC LIMIT 1",
+        (row["study_id"], row["state"]),
+    )
+    code = upload["code"] if upload else None
+    return code, meaning(row["state"], code).means if code else ""

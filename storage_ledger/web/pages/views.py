@@ -1,0 +1,186 @@
+"""The pages that are ours: an address → what is asked of the two databases → a template and its variables.
+
+Nothing here knows Datasette: `plugin` routes, guards and renders.
+"""
+
+from __future__ import annotations
+
+import os.path
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, Protocol
+from urllib.parse import quote, urlencode
+
+from storage_ledger.operations.verify.unrecorded import Unrecorded
+from storage_ledger.web.datasette.cells import size
+from storage_ledger.web.pages import attention, dicom_study, home, ledger_entries, pipeline_study, study_list, unarchived
+from storage_ledger.web.pages.formatting import SEXES, day, time
+
+
+class Databases(Protocol):
+    """What a page asks."""
+
+    async def __call__(self, database: str, question: Callable[[Any], Any]) -> Any:
+        """The answer of `question`, which is given a connection to that database, in another thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One request: what stood in the address (decoded), and its arguments."""
+
+    place: Mapping[str, str]
+    arguments: Mapping[str, str]
+    databases: Databases
+    may_sql: bool = False
+    serving: bool = True
+    """Whether `storage-ledger serve` runs on this ledger."""
+    unrecorded: Unrecorded | None = None
+    """What `verify` found there and could not record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What to show. `name` is what the body is called, too: `home`, `study` …"""
+
+    name: str
+    title: str
+    context: dict[str, Any] = field(default_factory=dict)
+    status: int = 200
+
+
+async def start(asked: Asked) -> Page:
+    """`/`."""
+    index = await asked.databases("index", partial(home.of_index, today=datetime.now(UTC).date()))
+    book = await asked.databases("ledger", home.of_ledger)
+    states = index["states"]
+    # As `storage-ledger status` has it: what is tried again by itself, and what stays as it is, needs nobody.
+    needs = states.get("quarantined", 0) + index["damaged"] + index["broken"] + len(book["outages"])
+    book["found"] += asked.unrecorded.counts.total() if asked.unrecorded else 0
+    needs += book["found"] + book["waits_long"] + (book["ahead"] is not None) + (not asked.serving)
+    behind = max(0, (book["last"] or {"position": 0})["position"] - index["followed"])
+    return Page("home", "Home", {**index, **book, "serving": asked.serving, "needs": needs, "behind": behind, "now": _now()})
+
+
+async def studies(asked: Asked) -> Page:
+    """`/dicom`."""
+    wanted = study_list.Wanted.of(asked.arguments)
+    found = await asked.databases("index", partial(study_list.of_index, wanted=wanted))
+    narrowed = found["total"] or wanted.chosen or wanted.flagged
+    outside = {"rows": [], "total": 0}
+    if wanted.page == 1:
+        outside = await asked.databases("index", partial(unarchived.of_index, terms=wanted.terms, archived=not narrowed))
+    exported = {
+        **_exported(wanted, found["named"]),
+        "institution_name": wanted.chosen.get("institution"),
+        "year": wanted.chosen.get("year"),
+        "modalities__contains": wanted.chosen.get("modality"),
+        "flagged__gt": "0" if wanted.flagged else "",
+    }
+    query = urlencode({name: value for name, value in exported.items() if value and value != study_list.NONE})
+    sorts = [
+        {"name": name, "title": title, "chosen": name == wanted.sort, "way": wanted.way,
+         "href": wanted.address(sort=name, way=("asc" if wanted.way == "desc" else "desc") if name == wanted.sort else way)}
+        for name, (title, _, way) in study_list.SORTS.items()
+    ]  # fmt: skip
+    context = {**found, "outside": outside, "wanted": wanted, "sorts": sorts, "export": query, "may_sql": asked.may_sql}
+    return Page("studies", "Studies", context)
+
+
+def _exported(wanted: study_list.Wanted, named: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """What was typed, as Datasette's tables take it: words, and the studies that all terms name which name any."""
+    words = " ".join(term.text for term in wanted.terms if term.text not in named)
+    uids = sorted(set[str].intersection(*map(set, named.values()))) if named else []
+    return {"_search": words, "study_instance_uid" if len(uids) == 1 else "study_instance_uid__in": ",".join(uids)}
+
+
+async def dicom(asked: Asked) -> Page:
+    """`/dicom/<study_instance_uid>`."""
+    uid = asked.place["uid"]
+    page = asked.arguments.get("page", "")
+    number = int(page) if page.isascii() and page.isdigit() and 0 < len(page) < 6 else 1
+    find = partial(
+        dicom_study.of_index, uid=uid, series_uid=asked.arguments.get("series"), chosen=asked.arguments.get("file"), page=max(number, 1)
+    )
+    found = await asked.databases("index", find)
+    waiting = await asked.databases("index", partial(dicom_study.waiting, uid=uid))
+    if found is None:
+        return Page("nothing", "No such study", {"what": "DICOM study", "name": uid, "waiting": waiting}, 404)
+    name = found["study"]["person"].text or "No name"
+    return Page("study", name, {**found, "uid": uid, "waiting": waiting, "zip_href": f"/zip/{quote(uid, safe='')}"})
+
+
+async def pipeline(asked: Asked) -> Page:
+    """`/studies/<study_id>`."""
+    study_id = asked.place["study_id"]
+    told = await asked.databases("ledger", partial(pipeline_study.of_ledger, study_id=study_id))
+    if not told["entries"] and not told["rejected"]:
+        return Page("nothing", "No such study", {"what": "pipeline study", "name": study_id, "waiting": []}, 404)
+    known = await asked.databases("index", partial(pipeline_study.of_index, study_id=study_id))
+    return Page(
+        "pipeline",
+        f"Pipeline study {study_id}",
+        {**told, **known, "study_id": study_id, "zip_href": f"/zip-study/{quote(study_id, safe='')}"},
+    )
+
+
+async def needs_attention(asked: Asked) -> Page:
+    """`/attention`."""
+    index = await asked.databases("index", attention.of_index)
+    book = await asked.databases("ledger", attention.of_ledger)
+    unrecorded = attention.unrecorded(asked.unrecorded) if asked.unrecorded else []
+    return Page("attention", "Needs attention", {**index, **book, "unrecorded": unrecorded, "serving": asked.serving})
+
+
+async def entry(asked: Asked) -> Page:
+    """`/ledger/entries/<position>`."""
+    position = int(asked.place["position"])
+    found = await asked.databases("ledger", partial(ledger_entries.entry, position=position))
+    if found is None:
+        return Page("nothing", "No such entry", {"what": "ledger entry", "name": str(position), "waiting": []}, 404)
+    return Page("entry", f"Entry {position}", found)
+
+
+View = Callable[[Asked], Awaitable[Page]]
+
+ROUTES: tuple[tuple[str, View], ...] = (
+    (r"/$", start),
+    (r"/dicom$", studies),
+    (r"/dicom/(?P<uid>[^/]+)$", dicom),
+    (r"/studies/(?P<study_id>[^/]+)$", pipeline),
+    (r"/attention$", needs_attention),
+    (r"/ledger/entries/(?P<position>[0-9]{1,18})$", entry),
+)
+"""Addresses as they come, not decoded."""
+
+
+def lasting(seconds: float) -> str:
+    """`0.031 s`, `4.2 s`, `12 min`, `3 h`, `5 d`."""
+    for most, unit in ((120, "s"), (7200, "min"), (172_800, "h")):
+        if seconds < most:
+            return (
+                f"{seconds:.3f} s"
+                if seconds < 1
+                else f"{seconds:.1f} s"
+                if unit == "s"
+                else f"{seconds / (60 if unit == 'min' else 3600):.0f} {unit}"
+            )
+    return f"{seconds / 86_400:.0f} d"
+
+
+FILTERS: dict[str, Callable[..., str]] = {
+    "size": size,
+    "day": day,
+    "clock": time,
+    "sex": lambda value: SEXES.get(value or "", value or ""),
+    "segment": lambda value: quote(str(value), safe=""),
+    "count": lambda value: f"{value:,}",
+    "lasting": lasting,
+    "suffix": lambda name: os.path.splitext(name)[1],
+}
+"""For templates."""
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,0 +1,135 @@
+"""The process: wait for the files, listen, end on a signal."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+
+from storage_ledger.archive.filesystem import FilesystemArchive
+from storage_ledger.errors import BadSettings, LedgerUnusable
+from storage_ledger.system.http_server import Server, listen, port_of
+from storage_ledger.system.sqlite import is_regular
+from storage_ledger.system.temporary_folder import scratch
+from storage_ledger.web.auth.credentials import Access, BrowseSettings
+from storage_ledger.web.files.pictures.cache import Cache
+from storage_ledger.web.files.pictures.pool import Pool
+
+
+def run(
+    index: Path,
+    ledger: Path,
+    archive: Path,
+    access: Access,
+    settings: BrowseSettings,
+    *,
+    host: str,
+    port: int,
+    say: Callable[[str], None],
+) -> None:
+    """Serve until SIGTERM or SIGINT, then return; port 0 takes a free one. For the main thread.
+
+    `archive` is ARCHIVE_PATH: without it there are no pictures and no downloads, and all the rest.
+    Waits for a while for the two files; `say` is told what a person should know. Raises `LedgerUnusable` when they do
+    not come, `BadSettings` when nobody can listen there.
+    """
+    with _signals() as ending:
+        if not _wait_for(index, ledger, settings.browse_wait_seconds, ending.asked, say):
+            return
+        with (
+            contextlib.closing(listen(host, port, "BROWSE")) as listener,
+            contextlib.closing(Pool(settings.browse_workers)) as pool,
+            _cache(settings, archive) as cache,
+        ):
+            pool.warm()
+            from storage_ledger.web.datasette.plugin import Archive, make_app  # noqa: PLC0415 - takes as long to load as the workers
+
+            shown = Archive(FilesystemArchive(archive), pool, cache)
+            server = ending.server = Server(make_app(index, ledger, access, shown))
+            server.should_exit = ending.asked.is_set()
+            if access.open and not _is_loopback(host):
+                say(f"WARNING: no login, and not only this machine: whoever reaches {host} sees patients' data.")
+            say(f"Browse on http://{_in_url(host)}:{port_of(listener)}/")
+            # Datasette writes there what somebody searched for when a query fails; the log is bound to the real one already.
+            with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stderr(nowhere):
+                server.run([listener])
+
+
+@contextlib.contextmanager
+def _cache(settings: BrowseSettings, archive: Path) -> Iterator[Cache]:
+    size = settings.browse_cache_mb * 1_000_000
+    if settings.browse_cache_path is not None:
+        if settings.browse_cache_path.resolve().is_relative_to(archive.resolve()):
+            raise BadSettings("bad-settings", "BROWSE_CACHE_PATH: must not lie in ARCHIVE_PATH, where nothing is written by browsing")
+        try:
+            settings.browse_cache_path.mkdir(mode=0o750, parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=settings.browse_cache_path):
+                pass
+        except OSError as error:
+            text = f"BROWSE_CACHE_PATH: {settings.browse_cache_path} cannot be written to: {os.strerror(error.errno or 0)}"
+            raise BadSettings("bad-settings", text, errno=error.errno) from error
+        yield Cache(settings.browse_cache_path, size)
+        return
+    with scratch("storage-ledger-pictures-", Path(tempfile.gettempdir())) as folder:
+        yield Cache(folder, size)
+
+
+class _Ending:
+    """What a signal ends: the wait, or the server once there is one."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.server: Server | None = None
+
+    def __call__(self, _: int, __: FrameType | None) -> None:
+        self.asked.set()
+        if self.server is not None:
+            self.server.should_exit = True
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[_Ending]:
+    ending = _Ending()
+    before = {number: signal.signal(number, ending) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield ending
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _wait_for(index: Path, ledger: Path, wait_s: float, stop: threading.Event, say: Callable[[str], None]) -> bool:
+    """Whether to go on; False when it was asked to end."""
+    until = time.monotonic() + wait_s
+    told = False
+    while missing := [path for path in (ledger, index) if not is_regular(path)]:
+        names = " and ".join(str(path) for path in missing)
+        if time.monotonic() >= until:
+            code = "ledger-missing" if ledger in missing else "index-missing"
+            raise LedgerUnusable(
+                code, f"after {wait_s:g} s there is no {names}: start `storage-ledger serve`, which makes it, with the same LEDGER_PATH"
+            )
+        if not told:
+            say(f"Waiting for {names}, which `storage-ledger serve` makes …")
+            told = True
+        if stop.wait(0.1):
+            return False
+    return not stop.is_set()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
