@@ -32,7 +32,7 @@ from storage_ledger.cli import (
     status_service,
     verify,
 )
-from storage_ledger.cli.command import Command, Group
+from storage_ledger.cli.help_format import Command, Group
 from storage_ledger.errors import Locked, StorageLedgerError
 
 app = typer.Typer(

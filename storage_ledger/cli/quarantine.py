@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from storage_ledger.cli.command import Command, Group
+from storage_ledger.cli.help_format import Command, Group
 
 if TYPE_CHECKING:
     from rich.table import Table

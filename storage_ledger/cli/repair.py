@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from storage_ledger.cli.command import Command, Group
+from storage_ledger.cli.help_format import Command, Group
 
 if TYPE_CHECKING:
     from storage_ledger.wiring.repair import Asked, Report

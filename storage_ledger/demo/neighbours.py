@@ -20,7 +20,7 @@ import redis
 from pydicom.dataset import Dataset
 
 from storage_ledger.demo.dicom_files import Case, Upload
-from storage_ledger.pipeline.notify.status_client import StatusClient
+from storage_ledger.pipeline.status_client import StatusClient
 
 CHANNEL = "described"
 MALFORMED = b'{"study_id": "5d1f0c52-77a4-4f0e-9c39-0b6f5a2b7c11", "file_path": "/app/upl'

@@ -28,7 +28,7 @@ from storage_ledger.demo.servers import LOOPBACK, CannotRun, Server, Servers, an
 from storage_ledger.errors import Retryable
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.operations.report.status import look_at
-from storage_ledger.pipeline.notify.status_client import StatusClient
+from storage_ledger.pipeline.status_client import StatusClient
 from storage_ledger.settings import Settings
 from storage_ledger.wiring.stores import reading
 

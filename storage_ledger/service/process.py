@@ -25,7 +25,7 @@ from storage_ledger.index.follower import Index
 from storage_ledger.ledger.contract import Ledger, QueueLength
 from storage_ledger.operations.clock_ahead import ahead
 from storage_ledger.operations.verify.scrub import Scrub
-from storage_ledger.pipeline.notify.notifier import Notifier
+from storage_ledger.pipeline.notify import Notifier
 from storage_ledger.pipeline.outages import Outages
 from storage_ledger.pipeline.place import Projector
 from storage_ledger.pipeline.receive.intake import Intake

@@ -33,9 +33,9 @@ from storage_ledger.operations.replay.replay import (
     statuses,
     studies,
 )
-from storage_ledger.pipeline.notify.notifier import Notifier
-from storage_ledger.pipeline.notify.status_client import StatusClient
+from storage_ledger.pipeline.notify import Notifier
 from storage_ledger.pipeline.outages import Outages
+from storage_ledger.pipeline.status_client import StatusClient
 from storage_ledger.settings import Settings
 from storage_ledger.system import logs
 from storage_ledger.system.metrics import Metrics

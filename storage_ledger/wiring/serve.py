@@ -17,8 +17,7 @@ from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.sqlite import SqliteLedger, utc_now
 from storage_ledger.operations.verify.scrub import Scrub
 from storage_ledger.operations.verify.verification import Places
-from storage_ledger.pipeline.notify.notifier import CONFIRM_AFTER, Notifier
-from storage_ledger.pipeline.notify.status_client import StatusClient
+from storage_ledger.pipeline.notify import CONFIRM_AFTER, Notifier
 from storage_ledger.pipeline.outages import Outages
 from storage_ledger.pipeline.place import Projector
 from storage_ledger.pipeline.receive.intake import Intake
@@ -28,6 +27,7 @@ from storage_ledger.pipeline.receive.stream import Stream
 from storage_ledger.pipeline.reconcile.sweep import Reconciler
 from storage_ledger.pipeline.remove import Remover
 from storage_ledger.pipeline.replicate import Mirroring
+from storage_ledger.pipeline.status_client import StatusClient
 from storage_ledger.service.clock_watch import ClockWatch
 from storage_ledger.service.health import make_app
 from storage_ledger.service.process import Parts, Service

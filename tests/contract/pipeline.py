@@ -17,13 +17,13 @@ from storage_ledger.domain.paths import UploadPaths
 from storage_ledger.domain.study import Study
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.ledger.contract import Duty
-from storage_ledger.pipeline.notify.notifier import Notifier
-from storage_ledger.pipeline.notify.status_client import StatusClient
+from storage_ledger.pipeline.notify import Notifier
 from storage_ledger.pipeline.outages import Outages
 from storage_ledger.pipeline.place import Projector
 from storage_ledger.pipeline.receive.intake import Intake
 from storage_ledger.pipeline.receive.source import Delivery
 from storage_ledger.pipeline.remove import Remover
+from storage_ledger.pipeline.status_client import StatusClient
 from storage_ledger.service.clock_watch import ClockWatch
 from storage_ledger.system.metrics import Metrics
 from tests.contract.making import Clock, Ledgers

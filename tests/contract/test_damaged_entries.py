@@ -12,7 +12,7 @@ from storage_ledger.errors import LedgerUnusable
 from storage_ledger.operations.quarantine import About, Word, in_quarantine, say
 from storage_ledger.operations.report.status import look_at
 from storage_ledger.operations.report.timeline import story_of
-from storage_ledger.pipeline.notify.status_client import StatusClient
+from storage_ledger.pipeline.status_client import StatusClient
 from storage_ledger.settings import Settings
 from storage_ledger.system.sqlalchemy_engine import sqlite
 from storage_ledger.web.pages import ledger_entries as browse_ledger

@@ -14,7 +14,7 @@ from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.operations.quarantine import MAX_BY, MAX_REASON, STUDIES_A_COMMIT, About, Word, in_quarantine, say
 from storage_ledger.operations.report.quarantine import quarantined
 from storage_ledger.operations.report.status import look_at
-from storage_ledger.pipeline.notify.status_client import StatusClient
+from storage_ledger.pipeline.status_client import StatusClient
 from storage_ledger.settings import Settings
 from tests.contract.making import described
 from tests.contract.pipeline import Pipeline, tree

@@ -15,9 +15,9 @@ from storage_ledger.domain import canonical_json
 from storage_ledger.domain.entries import Kind
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.ledger.sqlite import SqliteLedger
-from storage_ledger.pipeline.notify.status_client import StatusClient
 from storage_ledger.pipeline.reconcile import sweep
 from storage_ledger.pipeline.reconcile.sweep import Reconciler, Sweep
+from storage_ledger.pipeline.status_client import StatusClient
 from storage_ledger.system.metrics import Metrics
 from tests.contract.making import Ledgers, damage
 from tests.contract.pipeline import Pipeline, tree

@@ -16,9 +16,9 @@ from storage_ledger.operations.findings import Findings
 from storage_ledger.operations.replay.dry_run import LookingArchive, LookingStatuses
 from storage_ledger.operations.replay.files import put_back, record_in
 from storage_ledger.operations.replay.replay import Pace, Patience, Tally, in_parallel, metadata, record_told, statuses, studies
-from storage_ledger.pipeline.notify.notifier import Notifier
-from storage_ledger.pipeline.notify.status_client import StatusClient
+from storage_ledger.pipeline.notify import Notifier
 from storage_ledger.pipeline.outages import Outages
+from storage_ledger.pipeline.status_client import StatusClient
 from storage_ledger.system.metrics import Metrics
 from tests.contract.pipeline import Pipeline, tree
 from tests.support.status_server import Fault

@@ -238,7 +238,8 @@ EVERYWHERE = [
     "/-/metadata", "/-/metadata.json", "/-/versions.json", "/-/plugins.json", "/-/settings.json", "/-/databases.json", "/-/threads.json",
     "/-/actor.json", "/-/permissions", "/-/messages", "/-/allow-debug", "/-/patterns", "/-/auth-token?token=x", "/-/password-tool",
     "/-/logout", "/-/search?q=doe", "/-/ledger/row.html", "/-/static/table.js", "/-/static/../static/app.css", "/-/nothing", "/nothing/",
-    "//index/studies", "/-/login/", "/-/login/x", "/-/health/../../index", "/-/static-plugins/storage_ledger.web.datasette.plugin/browse.css",
+    "//index/studies", "/-/login/", "/-/login/x", "/-/health/../../index",
+    "/-/static-plugins/storage_ledger.web.datasette.plugin/browse.css",
 ]  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from storage_ledger.errors import BadSettings, Retryable
-from storage_ledger.pipeline.notify.status_client import MAX_ANSWER_BYTES, StatusClient
+from storage_ledger.pipeline.status_client import MAX_ANSWER_BYTES, StatusClient
 from tests.support.status_server import Call, Fault, StatusServer
 from tests.support.valkey import free_port
 

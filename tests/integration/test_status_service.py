@@ -19,7 +19,7 @@ import pytest
 
 from storage_ledger.demo.status_service import MAX_BODY_BYTES, make_app, run
 from storage_ledger.errors import BadSettings
-from storage_ledger.pipeline.notify.status_client import StatusClient
+from storage_ledger.pipeline.status_client import StatusClient
 from storage_ledger.system.http_server import WebServer
 from tests.support.valkey import Valkey
 from tests.support.waiting import until

@@ -12,7 +12,7 @@ import pytest
 
 from storage_ledger.errors import LedgerUnusable
 from storage_ledger.ledger.migrate import migrate
-from storage_ledger.pipeline.notify.status_client import StatusClient
+from storage_ledger.pipeline.status_client import StatusClient
 from storage_ledger.service.health import make_app
 from storage_ledger.service.process import Service
 from storage_ledger.settings import Settings

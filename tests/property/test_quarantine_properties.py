@@ -12,7 +12,7 @@ from storage_ledger.domain.entries import Kind
 from storage_ledger.index.follower import Index
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.operations.quarantine import About, Word, say
-from storage_ledger.pipeline.notify.status_client import StatusClient
+from storage_ledger.pipeline.status_client import StatusClient
 from storage_ledger.system.sqlalchemy_engine import sqlite
 from tests.contract.pipeline import Pipeline, tree
 from tests.recovery.invariants import Checker

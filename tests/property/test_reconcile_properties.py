@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from storage_ledger.archive.uploads import Uploads
 from storage_ledger.domain.entries import Kind
-from storage_ledger.pipeline.notify.status_client import StatusClient
 from storage_ledger.pipeline.reconcile.sweep import Reconciler
+from storage_ledger.pipeline.status_client import StatusClient
 from tests.contract.pipeline import Pipeline
 from tests.support.status_server import Call, Fault, StatusServer
 

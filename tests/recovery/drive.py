@@ -30,12 +30,12 @@ from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerBusy, StorageLedgerError
 from storage_ledger.ledger import migrate as migrations
 from storage_ledger.ledger.contract import Duty
-from storage_ledger.pipeline.notify.status_client import StatusClient
 from storage_ledger.pipeline.receive.source import Delivery
+from storage_ledger.pipeline.status_client import StatusClient
 from storage_ledger.service.process import Parts
 from storage_ledger.settings import Settings
 from storage_ledger.system import locks, logs
-from storage_ledger.wiring import serve
+from storage_ledger.wiring import serve as wiring
 from storage_ledger.wiring.stores import UMASK
 
 Tell = Callable[[dict[str, Any]], None]
@@ -57,13 +57,13 @@ class Always(Event):
 
 
 def run(settings: Settings, client: StatusClient, groups: list[list[bytes]], tell: Tell, wait: Callable[[], None]) -> None:
-    """As `serving.serve`, but in one thread, and only until nothing is left to do."""
+    """As `wiring.serve.serve`, but in one thread, and only until nothing is left to do."""
     os.umask(UMASK)
     migrations.make_folder(settings.ledger_path)
     with locks.held(settings.lock_file, "drive"):
         migrations.migrate(settings.ledger_file)
-        serve._make_archive(settings)
-        parts = serve._parts(settings, client)
+        wiring._make_archive(settings)
+        parts = wiring._parts(settings, client)
         tell({"started": True})
         Drive(parts, groups, tell, wait).to_the_end()
         parts.index.close()

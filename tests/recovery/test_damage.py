@@ -20,7 +20,7 @@ from storage_ledger.operations.quarantine import About, Word, say
 from storage_ledger.operations.verify import mirror as checked_mirror
 from storage_ledger.operations.verify.selection import Options
 from storage_ledger.operations.verify.verification import Places, Verification, Verified
-from storage_ledger.pipeline.notify.status_client import StatusClient
+from storage_ledger.pipeline.status_client import StatusClient
 from tests.contract.making import Clock, Ledgers
 from tests.contract.pipeline import Pipeline
 from tests.recovery.damage import DAMAGES, World

@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from storage_ledger.archive.contract import Archive, Fixity, Placed
 from storage_ledger.archive.uploads import Upload
-from storage_ledger.pipeline.notify.status_client import Statuses
+from storage_ledger.pipeline.status_client import Statuses
 
 
 class LookingArchive:

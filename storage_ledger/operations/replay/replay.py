@@ -28,7 +28,7 @@ from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerError, Permanent, Retryable, StorageLedgerError
 from storage_ledger.ledger.contract import Duty, Ledger
 from storage_ledger.operations.findings import Finding, Findings
-from storage_ledger.pipeline.notify.notifier import CONFIRM_AFTER, Notifier, NotTold, Stays, Told
+from storage_ledger.pipeline.notify import CONFIRM_AFTER, Notifier, NotTold, Stays, Told
 from storage_ledger.pipeline.place import metadata_bytes
 from storage_ledger.system import logs
 

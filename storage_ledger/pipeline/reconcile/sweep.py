@@ -36,7 +36,7 @@ from storage_ledger.domain.study import State, upload_state
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerBusy, Permanent, Rejected, Retryable
 from storage_ledger.ledger.contract import Ledger
-from storage_ledger.pipeline.notify.status_client import StatusClient
+from storage_ledger.pipeline.status_client import StatusClient
 from storage_ledger.system import logs
 from storage_ledger.system.metrics import Metrics
 

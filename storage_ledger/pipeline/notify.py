@@ -21,8 +21,8 @@ from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import Retryable
 from storage_ledger.ledger.contract import Duty, Ledger, Transaction
 from storage_ledger.pipeline.failures import append_failed
-from storage_ledger.pipeline.notify.status_client import Statuses
 from storage_ledger.pipeline.outages import Outages
+from storage_ledger.pipeline.status_client import Statuses
 from storage_ledger.pipeline.worker_pool import Lane
 from storage_ledger.system.metrics import Metrics
 

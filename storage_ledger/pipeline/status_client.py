@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import queue
-import ssl
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import quote
 
-import httpcore
 import httpx
 
 from storage_ledger.errors import BadSettings, Retryable
+from storage_ledger.system.http_connection import Connection, Deadline
 
 MAX_ANSWER_BYTES = 4 << 20
 """A status carries the whole metadata of its study in `details`; more than this is not a status."""
@@ -25,9 +24,6 @@ MAX_IGNORED_BYTES = 64 << 10
 
 IGNORED_WITHIN_S = 1.0
 """A service that gives its code at once and its body byte by byte keeps nobody waiting for longer."""
-
-KEEP_IDLE_S = 3.0
-"""Shorter than uvicorn's five seconds: who closes an idle connection first must be us, or a POST gets lost in it."""
 
 _AWAY_CODES = frozenset({408, 429})
 
@@ -74,10 +70,10 @@ class StatusClient:
         self._base_url = str(url).rstrip("/")
         self._headers = _headers(url)
         context = httpx.create_ssl_context()
-        self._lanes = [_Lane(context) for _ in range(connections)]
-        self._free: queue.LifoQueue[_Lane] = queue.LifoQueue()  # the last used first: its connection is still open
-        for lane in self._lanes:
-            self._free.put(lane)
+        self._connections = [Connection(context) for _ in range(connections)]
+        self._free: queue.LifoQueue[Connection] = queue.LifoQueue()  # the last used first: its connection is still open
+        for connection in self._connections:
+            self._free.put(connection)
 
     def tell(self, study_id: str, status: str, details: Mapping[str, object]) -> int:
         """POST a status; return the HTTP status that accepted it (2xx). May be called twice: the last one wins.
@@ -110,23 +106,23 @@ class StatusClient:
 
     def close(self) -> None:
         """Close the kept connections. No call may run or come after it."""
-        for lane in self._lanes:
-            lane.transport.close()
+        for connection in self._connections:
+            connection.transport.close()
 
     @contextlib.contextmanager
-    def _call(self, method: str, study_id: str, body: bytes | None = None) -> Iterator[tuple[httpx.Response, _Deadline]]:
+    def _call(self, method: str, study_id: str, body: bytes | None = None) -> Iterator[tuple[httpx.Response, Deadline]]:
         url = f"{self._base_url}/status/{quote(study_id, safe='')}"
         headers = self._headers | ({"Content-Type": "application/json"} if body is not None else {})
         request = httpx.Request(method, url, content=body, headers=headers, extensions=self._timeout)
-        lane = self._free.get()
+        connection = self._free.get()
         try:
-            lane.deadline.at = time.monotonic() + self._timeout_s
-            with contextlib.closing(lane.transport.handle_request(request)) as answer:
-                yield answer, lane.deadline
+            connection.deadline.at = time.monotonic() + self._timeout_s
+            with contextlib.closing(connection.transport.handle_request(request)) as answer:
+                yield answer, connection.deadline
         except httpx.HTTPError as error:
             raise Retryable("status-service-away", type(error).__name__, shared=True) from error
         finally:
-            self._free.put(lane)
+            self._free.put(connection)
 
 
 def _headers(url: httpx.URL) -> dict[str, str]:
@@ -145,7 +141,7 @@ def _check_code(code: int) -> None:
         raise Retryable("status-refused", f"HTTP {code}")
 
 
-def _ignore_body(answer: httpx.Response, deadline: _Deadline) -> None:
+def _ignore_body(answer: httpx.Response, deadline: Deadline) -> None:
     """Read a small body to its end, so that the connection is kept; leave a large, slow or broken one, which closes it.
 
     The code has been given: what happens to the body can't take it back.
@@ -183,87 +179,3 @@ def _status(body: bytes) -> Status:
     if not isinstance(word, str):
         raise Retryable("status-unreadable", "no string `status`")
     return Status(word, value.get("details"))
-
-
-class _Lane:
-    """One connection, used by one call at a time; no httpx client, and so no redirects, cookies or proxies, at three quarters the price.
-
-    One pool for all threads would do, were it not that it closes connections which it has just given to another thread
-    (httpcore 1.0.9, encode/httpcore#1110: with 8 threads on 4 connections 37 of 4,000 POSTs failed with EBADF or hung,
-    and each would count as an outage).
-    """
-
-    def __init__(self, context: ssl.SSLContext) -> None:
-        self.deadline = _Deadline()
-        self.transport = _Transport(context, self.deadline)
-
-
-class _Transport(httpx.HTTPTransport):
-    """httpx's own transport, with a pool of one connection whose every step respects a deadline.
-
-    The pool is replaced because httpx takes no network backend (0.28); a test drips an answer and would notice.
-    """
-
-    def __init__(self, context: ssl.SSLContext, deadline: _Deadline) -> None:
-        super().__init__(verify=context)
-        self._pool = httpcore.ConnectionPool(
-            ssl_context=context,
-            max_connections=1,
-            max_keepalive_connections=1,
-            keepalive_expiry=KEEP_IDLE_S,
-            network_backend=_Backend(deadline),
-        )
-
-
-class _Deadline:
-    """When the call must be over. httpx's time-outs are for single reads: a slow drip outlasts them."""
-
-    at: float = 0.0
-
-    def left(self, timeout: float | None, error: type[Exception]) -> float | None:
-        """Return the time-out of one step; raise `error` when there is no time left."""
-        left = self.at - time.monotonic()
-        if left <= 0:
-            raise error
-        return left if timeout is None else min(left, timeout)
-
-
-class _Backend(httpcore.NetworkBackend):
-    def __init__(self, deadline: _Deadline) -> None:
-        self._inner = httpcore.SyncBackend()
-        self._deadline = deadline
-
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.NetworkStream:
-        left = self._deadline.left(timeout, httpcore.ConnectTimeout)
-        return _Stream(self._inner.connect_tcp(host, port, left, local_address, socket_options), self._deadline)
-
-
-class _Stream(httpcore.NetworkStream):
-    def __init__(self, inner: httpcore.NetworkStream, deadline: _Deadline) -> None:
-        self._inner = inner
-        self._deadline = deadline
-
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._inner.read(max_bytes, self._deadline.left(timeout, httpcore.ReadTimeout))
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._inner.write(buffer, self._deadline.left(timeout, httpcore.WriteTimeout))
-
-    def close(self) -> None:
-        self._inner.close()
-
-    def start_tls(
-        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore.NetworkStream:
-        left = self._deadline.left(timeout, httpcore.ConnectTimeout)
-        return _Stream(self._inner.start_tls(ssl_context, server_hostname, left), self._deadline)
-
-    def get_extra_info(self, info: str) -> object:
-        return self._inner.get_extra_info(info)

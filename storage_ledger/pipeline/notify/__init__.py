@@ -1,1 +1,0 @@
-"""Delivers statuses to the Status Service."""
