@@ -1,4 +1,4 @@
-"""Entry → effects: which duties an entry makes, and which it discharges.
+"""Entry → effects: which work items an entry makes, and which it discharges.
 
     described ──place──► archived ──remove──► (upload gone)
                             └─────tell──────► status-sent ──confirm──► (stays)
@@ -8,7 +8,7 @@
     rejected  ──tell──► status-sent ──confirm──►
 
 The ledger applies `changes` in the transaction of the entry itself, so that after a crash somebody is always still
-responsible. A duty whose end is no entry (`remove`, `confirm`) is dropped by who performed it, once that is durable.
+responsible. A work item whose end is no entry (`remove`, `confirm`) is dropped by who performed it, once that is durable.
 `released` and `discarded` are a person's: the first makes the `place` of an earlier `described` anew.
 """
 
@@ -44,7 +44,7 @@ class Changes:
 
 
 def changes(entry: NewEntry) -> Changes:
-    """The duties that `entry` makes (at its own position) and discharges."""
+    """The work items that `entry` makes (at its own position) and discharges."""
     cause = () if entry.cause is None else (entry.cause,)
     match entry.kind:
         case Kind.DESCRIBED:

@@ -12,7 +12,7 @@ from storage_ledger.domain.work_queue import Stage
 
 
 @dataclass(frozen=True, slots=True)
-class Duty:
+class WorkItem:
     """One row of the work queue with the entry that it belongs to. `attempts`: how many failed."""
 
     entry: Entry
@@ -34,14 +34,14 @@ class QueueLength:
 class Transaction(Protocol):
     """Appends and their effect on the work queue; all of it or nothing."""
 
-    def append(self, new: NewEntry, *, due_in_s: float = 0.0, duty: bool = True) -> Entry:
-        """Append one entry and apply `plan.changes`; new duties are due after `due_in_s`. Without `duty` none is made."""
+    def append(self, new: NewEntry, *, due_in_s: float = 0.0, work_item: bool = True) -> Entry:
+        """Append one entry and apply `plan.changes`; new work items are due after `due_in_s`. Without `work_item` none is made."""
         ...
 
     def take_over(self, entry: Entry) -> None:
         """Append an entry as it was once written, with all its hashes, and apply `plan.changes`. It must be the next one.
 
-        Duties whose end is no entry (`remove`, `confirm`) come back with it: their effects may be done twice. Read-backs
+        Work items whose end is no entry (`remove`, `confirm`) come back with it: their effects may be done twice. Read-backs
         only for statuses of the last day.
         """
         ...
@@ -66,7 +66,7 @@ class Transaction(Protocol):
         ...
 
     def is_pending(self, position: int, stage: Stage) -> bool:
-        """Whether that duty still exists: another process may have ended it."""
+        """Whether that work item still exists: another process may have ended it."""
         ...
 
     def drop(self, position: int, stage: Stage) -> None:
@@ -78,7 +78,7 @@ class Transaction(Protocol):
         ...
 
     def is_retrying(self, stage: Stage) -> bool:
-        """Whether any duty of that stage has failed before."""
+        """Whether any work item of that stage has failed before."""
         ...
 
     def on_commit(self, then: Callable[[], None]) -> None:
@@ -184,8 +184,8 @@ class Ledger(Protocol):
         busy: Collection[int] = (),
         busy_studies: Collection[str] = (),
         up_to: int | None = None,
-    ) -> list[Duty]:
-        """Duties that are due now, longest due first, without those positions and studies, of positions up to `up_to`."""
+    ) -> list[WorkItem]:
+        """Work items that are due now, longest due first, without those positions and studies, of positions up to `up_to`."""
         ...
 
     def queue(self) -> list[QueueLength]:
@@ -193,11 +193,11 @@ class Ledger(Protocol):
         ...
 
     def next_due(self, stages: Sequence[Stage]) -> str | None:
-        """When the next duty becomes due that is not due yet (RFC 3339)."""
+        """When the next work item becomes due that is not due yet (RFC 3339)."""
         ...
 
-    def pending_of(self, study_id: str) -> list[Duty]:
-        """The duties of one study."""
+    def pending_of(self, study_id: str) -> list[WorkItem]:
+        """The work items of one study."""
         ...
 
     def close(self) -> None:

@@ -23,7 +23,7 @@ from storage_ledger.domain.entries import CURRENT_SCHEMA, Entry, Kind, NewEntry,
 from storage_ledger.domain.ids import later, rfc3339, uuid7
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerBusy, LedgerRefused, LedgerUnusable
-from storage_ledger.ledger.contract import Duty, QueueLength
+from storage_ledger.ledger.contract import QueueLength, WorkItem
 from storage_ledger.ledger.scan import SCAN, as_entry, one_by_one, scanned
 from storage_ledger.system.sqlalchemy_engine import driver, open_engine, sqlite
 from storage_ledger.system.sqlite import BUSY_TIMEOUT_S, fetched
@@ -182,7 +182,7 @@ class SqliteLedger:
         busy: Collection[int] = (),
         busy_studies: Collection[str] = (),
         up_to: int | None = None,
-    ) -> list[Duty]:
+    ) -> list[WorkItem]:
         """See `contract.Ledger.due`."""
         sql = f"""SELECT p.stage, p.not_before, p.attempts, {_E_COLUMNS} FROM pending p JOIN entries e ON e.position = p.position
             WHERE p.stage IN ({", ".join("?" * len(stages))}) AND p.not_before <= ? AND p.position <= ?
@@ -191,7 +191,7 @@ class SqliteLedger:
             ORDER BY p.not_before, p.position LIMIT ?"""  # noqa: S608 - only marks are put in
         most = _MAX_POSITION if up_to is None else up_to
         rows = self._rows(sql, *stages, rfc3339(self._clock()), most, *busy, *busy_studies, limit)
-        return [Duty(Entry(*row[3:]), Stage(row[0]), row[1], row[2]) for row in rows if row[0] in _STAGES]
+        return [WorkItem(Entry(*row[3:]), Stage(row[0]), row[1], row[2]) for row in rows if row[0] in _STAGES]
 
     def queue(self) -> list[QueueLength]:
         """See `contract.Ledger.queue`."""
@@ -207,14 +207,14 @@ class SqliteLedger:
         sql = "SELECT min(not_before) FROM pending WHERE stage = ? AND not_before > ?"
         return min((row[0] for stage in stages for row in self._rows(sql, stage.value, now) if row[0]), default=None)
 
-    def pending_of(self, study_id: str) -> list[Duty]:
+    def pending_of(self, study_id: str) -> list[WorkItem]:
         """See `contract.Ledger.pending_of`."""
         rows = self._rows(
             f"SELECT p.stage, p.not_before, p.attempts, {_E_COLUMNS} FROM entries e JOIN pending p ON e.position = p.position "  # noqa: S608 - constants
             "WHERE e.study_id = ? ORDER BY p.position",
             study_id,
         )
-        return [Duty(Entry(*row[3:]), Stage(row[0]), row[1], row[2]) for row in rows if row[0] in _STAGES]
+        return [WorkItem(Entry(*row[3:]), Stage(row[0]), row[1], row[2]) for row in rows if row[0] in _STAGES]
 
     def close(self) -> None:
         """See `contract.Ledger.close`."""
@@ -265,11 +265,11 @@ class SqliteTransaction:
         self.appended: list[Entry] = []
         self.then: list[Callable[[], None]] = []
 
-    def append(self, new: NewEntry, *, due_in_s: float = 0.0, duty: bool = True) -> Entry:
+    def append(self, new: NewEntry, *, due_in_s: float = 0.0, work_item: bool = True) -> Entry:
         """See `contract.Transaction.append`."""
         entry = self._seal(new)
         self._insert(entry)
-        self._apply(new, entry.position, due_in_s=due_in_s, duty=duty)
+        self._apply(new, entry.position, due_in_s=due_in_s, work_item=work_item)
         return entry
 
     def take_over(self, entry: Entry) -> None:
@@ -284,7 +284,7 @@ class SqliteTransaction:
                 self.drop(position, Stage.PLACE)
         self._insert(entry)
         study_id = new.payload.get("study_id") if new.kind is Kind.REJECTED else None
-        self._apply(new, entry.position, due_in_s=0.0, duty=study_id is None or not self.knows_study(study_id))
+        self._apply(new, entry.position, due_in_s=0.0, work_item=study_id is None or not self.knows_study(study_id))
         if new.kind is Kind.STATUS_SENT and entry.recorded_at < later(self._now_text, -READ_BACK_WITHIN_S):
             self.drop(entry.position, Stage.CONFIRM)  # a million of them were read back long ago
 
@@ -303,7 +303,7 @@ class SqliteTransaction:
         self._position, self._time = entry.position, entry.recorded_at
         self.appended.append(entry)
 
-    def _apply(self, new: NewEntry, at: int, *, due_in_s: float, duty: bool) -> None:
+    def _apply(self, new: NewEntry, at: int, *, due_in_s: float, work_item: bool) -> None:
         changes = work_queue.changes(new)
         for position, stage in changes.drop:
             self.drop(position, stage)
@@ -313,7 +313,7 @@ class SqliteTransaction:
                 "AND position IN (SELECT position FROM entries WHERE study_id = ? AND kind = ?)",
                 (new.study_id, Kind.STATUS_SENT.value),
             )
-        if duty:
+        if work_item:
             for stage in changes.add:
                 self._sql(
                     "INSERT INTO pending (position, stage, not_before, attempts) VALUES (?, ?, ?, 0)",
@@ -381,12 +381,12 @@ class SqliteTransaction:
 
     def is_settled(self, upload_path: str, position: int) -> bool:
         """See `contract.Transaction.is_settled`."""
-        last, duties = self._sql(
+        last, work_items = self._sql(
             f"SELECT max(e.position), count(p.position) FROM entries e "  # noqa: S608 - a constant
             f"LEFT JOIN pending p ON p.position = e.position AND p.stage IN ('place', 'remove') WHERE {_UPLOAD_PATH} = ?",
             (upload_path,),
         ).fetchone()
-        return (last or 0) == position and duties == 0
+        return (last or 0) == position and work_items == 0
 
     def _again(self, position: int, stage: Stage) -> None:
         self._sql(

@@ -19,11 +19,11 @@ from storage_ledger.domain.paths import METADATA, archive_path, study_folder
 from storage_ledger.domain.study import Study
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import Retryable
-from storage_ledger.ledger.contract import Duty, Ledger, Transaction
+from storage_ledger.ledger.contract import Ledger, Transaction, WorkItem
 from storage_ledger.pipeline.failures import append_failed
 from storage_ledger.pipeline.outages import Outages
 from storage_ledger.pipeline.status_client import Statuses
-from storage_ledger.pipeline.worker_pool import Lane
+from storage_ledger.pipeline.worker_pool import WorkerPool
 from storage_ledger.system.metrics import Metrics
 
 CONFIRM_AFTER = (1, 6, 60)  # times STATUS_CONFIRM_SECONDS, after the telling
@@ -34,20 +34,20 @@ OUTAGE_AFTER = 5
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """The Status Service accepted it. `tells`: the duties that this discharges; `overwritten`: the read-back that found it lost."""
+    """The Status Service accepted it. `tells`: the work items that this discharges; `overwritten`: the read-back that found it lost."""
 
     study_id: str
-    tells: list[Duty]
+    tells: list[WorkItem]
     status: str
     http_status: int
-    overwritten: Duty | None = None
+    overwritten: WorkItem | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Stays:
     """A read-back that found nothing to mend. `error`: the answer was of no use, so that nobody knows."""
 
-    duty: Duty
+    work_item: WorkItem
     error: Retryable | None = None
 
 
@@ -55,14 +55,14 @@ class Stays:
 class Moot:
     """`failed` for a rejected message need not be told: the ledger knows its study by a good one."""
 
-    tells: list[Duty]
+    tells: list[WorkItem]
 
 
 @dataclass(frozen=True, slots=True)
 class NotTold:
     """Later again."""
 
-    duties: list[Duty]
+    work_items: list[WorkItem]
     error: Retryable
 
 
@@ -70,7 +70,7 @@ Outcome = Told | Stays | Moot | NotTold
 
 
 class Notifier:
-    """One lane: a study's statuses are told in order, studies in parallel, several duties of one study with one call."""
+    """One worker pool: a study's statuses are told in order, studies in parallel, several work items of one study with one call."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class Notifier:
         self._confirm_s = confirm_s
         self._random = random.Random()  # noqa: S311 - spreads retries, guards nothing
         self._failures = 0
-        self.lane: Lane[Outcome] = Lane(
+        self.pool: WorkerPool[Outcome] = WorkerPool(
             "notify",
             ledger,
             [Stage.TELL, Stage.CONFIRM],
@@ -105,16 +105,16 @@ class Notifier:
             up_to=mirrored,
         )
 
-    def tell(self, duties: list[Duty]) -> Outcome:
+    def tell(self, work_items: list[WorkItem]) -> Outcome:
         """Tell, or read back, what is due of one study. Raises `LedgerError`."""
         try:
-            require_whole(duty.entry for duty in duties)
-            tells = [duty for duty in duties if duty.stage is Stage.TELL]
-            return self._tell(tells) if tells else self._read_back(duties[-1])
+            require_whole(work_item.entry for work_item in work_items)
+            tells = [work_item for work_item in work_items if work_item.stage is Stage.TELL]
+            return self._tell(tells) if tells else self._read_back(work_items[-1])
         except Retryable as error:
-            return NotTold(duties, error)
+            return NotTold(work_items, error)
 
-    def _tell(self, tells: list[Duty]) -> Outcome:
+    def _tell(self, tells: list[WorkItem]) -> Outcome:
         entry = tells[-1].entry
         rejected = entry.data if entry.kind == Kind.REJECTED else None
         study_id = entry.study_id or str((rejected or {})["study_id"])
@@ -123,24 +123,24 @@ class Notifier:
         status, details = self._status(study_id, rejected)
         return Told(study_id, tells, status, self._client.tell(study_id, status, details))
 
-    def _read_back(self, duty: Duty) -> Outcome:
-        data = duty.entry.data
-        study_id: str = duty.entry.study_id or data["study_id"]
+    def _read_back(self, work_item: WorkItem) -> Outcome:
+        data = work_item.entry.data
+        study_id: str = work_item.entry.study_id or data["study_id"]
         try:
             word = self._client.read(study_id)
         except Retryable as error:
             if error.shared:
                 raise
-            return Stays(duty, error)  # it answers, but not this: there is nothing to be learnt
+            return Stays(work_item, error)  # it answers, but not this: there is nothing to be learnt
         if word not in LOST_WORDS or any(d.stage in {Stage.PLACE, Stage.TELL} for d in self._ledger.pending_of(study_id)):
-            return Stays(duty)
+            return Stays(work_item)
         rejected = None
-        if duty.entry.study_id is None:
+        if work_item.entry.study_id is None:
             if self._ledger.has_kind(study_id, Kind.DESCRIBED.value):
-                return Stays(duty)
+                return Stays(work_item)
             rejected = {"reason": data["error"]}
         status, details = self._status(study_id, rejected)
-        return Told(study_id, [], status, self._client.tell(study_id, status, details), overwritten=duty)
+        return Told(study_id, [], status, self._client.tell(study_id, status, details), overwritten=work_item)
 
     def _status(self, study_id: str, rejected: dict[str, Any] | None) -> tuple[str, dict[str, Any]]:
         """What to say of a study now: see `Study.failure`."""
@@ -154,21 +154,21 @@ class Notifier:
         return "archived", {"archive_path": folder, "metadata_file": archive_path(folder, METADATA)}
 
     def record(self, outcomes: list[Outcome], fresh: bool = True) -> None:
-        """Append `status-sent` for what was accepted; put off what was not; one commit for all. `fresh`: see `Lane`."""
+        """Append `status-sent` for what was accepted; put off what was not; one commit for all. `fresh`: see `WorkerPool`."""
         shared = [o.error for o in outcomes if isinstance(o, NotTold) and o.error.shared]
         reached = fresh and any(isinstance(o, (Told, Stays)) for o in outcomes)
         self._failures = 0 if reached else self._failures + len(shared)
-        pause_s = self.lane.pause(base_s=0.5, cap_s=15) if shared and self._failures >= PAUSE_AFTER else 0.0
+        pause_s = self.pool.pause(base_s=0.5, cap_s=15) if shared and self._failures >= PAUSE_AFTER else 0.0
         with self._ledger.write() as tx:
             for outcome in outcomes:
                 match outcome:
                     case Told():
                         self.append_told(tx, outcome)
                     case Stays():
-                        self._next_read_back(tx, outcome.duty)
+                        self._next_read_back(tx, outcome.work_item)
                     case Moot():
-                        for duty in outcome.tells:
-                            tx.drop(duty.entry.position, duty.stage)
+                        for work_item in outcome.tells:
+                            tx.drop(work_item.entry.position, work_item.stage)
                     case NotTold():
                         self._postpone(tx, outcome)
             if self._failures >= OUTAGE_AFTER and shared:
@@ -176,7 +176,7 @@ class Notifier:
             elif reached:
                 self._outages.end(tx, "tell")
         if reached:
-            self.lane.resume()
+            self.pool.resume()
         self._count(outcomes)
 
     def append_told(self, tx: Transaction, told: Told) -> None:
@@ -185,8 +185,8 @@ class Notifier:
         payload: dict[str, Any] = {
             "status": told.status,
             "http_status": told.http_status,
-            "attempts": 1 + max((duty.attempts for duty in told.tells), default=0),
-            "tells": [duty.entry.position for duty in told.tells],
+            "attempts": 1 + max((work_item.attempts for work_item in told.tells), default=0),
+            "tells": [work_item.entry.position for work_item in told.tells],
         }
         if told.overwritten:
             payload["reason"] = "overwritten"
@@ -202,14 +202,14 @@ class Notifier:
         step = 0 if told.overwritten is None else min(told.overwritten.attempts + 1, len(CONFIRM_AFTER) - 1)
         tx.postpone(entry.position, Stage.CONFIRM, due_in_s=CONFIRM_AFTER[step] * self._confirm_s, attempts=step)
 
-    def _next_read_back(self, tx: Transaction, duty: Duty) -> None:
-        step = duty.attempts + 1
+    def _next_read_back(self, tx: Transaction, work_item: WorkItem) -> None:
+        step = work_item.attempts + 1
         if step >= len(CONFIRM_AFTER) or self._confirm_s == 0:
-            tx.drop(duty.entry.position, Stage.CONFIRM)
+            tx.drop(work_item.entry.position, Stage.CONFIRM)
             return
-        since_s = max(0.0, (self._clock() - instant(duty.entry.recorded_at)).total_seconds())
+        since_s = max(0.0, (self._clock() - instant(work_item.entry.recorded_at)).total_seconds())
         tx.postpone(
-            duty.entry.position,
+            work_item.entry.position,
             Stage.CONFIRM,
             due_in_s=max(0.0, CONFIRM_AFTER[step] * self._confirm_s - since_s),
             attempts=step,
@@ -217,16 +217,16 @@ class Notifier:
 
     def _postpone(self, tx: Transaction, outcome: NotTold) -> None:
         error = outcome.error
-        for duty in outcome.duties:
-            if duty.stage is Stage.CONFIRM:  # its attempts count read-backs, not failures
-                tx.postpone(duty.entry.position, duty.stage, due_in_s=max(1.0, self._confirm_s / 2), attempts=duty.attempts)
+        for work_item in outcome.work_items:
+            if work_item.stage is Stage.CONFIRM:  # its attempts count read-backs, not failures
+                tx.postpone(work_item.entry.position, work_item.stage, due_in_s=max(1.0, self._confirm_s / 2), attempts=work_item.attempts)
                 continue
-            attempt = duty.attempts + 1
+            attempt = work_item.attempts + 1
             wait_s = backoff_s(attempt, base_s=0.25, cap_s=15 if error.shared else 900, chance=self._random.random())
-            tx.postpone(duty.entry.position, duty.stage, due_in_s=wait_s, attempts=attempt)
-            if worth_an_entry(attempt) and not error.shared and duty is outcome.duties[-1]:
+            tx.postpone(work_item.entry.position, work_item.stage, due_in_s=wait_s, attempts=attempt)
+            if worth_an_entry(attempt) and not error.shared and work_item is outcome.work_items[-1]:
                 retry_at = later(rfc3339(self._clock()), wait_s)
-                append_failed(tx, "tell", duty, error, attempt=attempt, retry_at=retry_at, of_upload=False)
+                append_failed(tx, "tell", work_item, error, attempt=attempt, retry_at=retry_at, of_upload=False)
 
     def _begin_outage(self, tx: Transaction, error: Retryable, pause_s: float) -> None:
         retry_at = later(rfc3339(self._clock()), pause_s)

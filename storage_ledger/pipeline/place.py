@@ -27,10 +27,10 @@ from storage_ledger.domain.metadata_json import metadata_json, speaks_of
 from storage_ledger.domain.study import ArchivedFile, Described, Study
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import Permanent, Retryable
-from storage_ledger.ledger.contract import Duty, Ledger, Transaction
+from storage_ledger.ledger.contract import Ledger, Transaction, WorkItem
 from storage_ledger.pipeline.failures import NOT_WHOLE, QUIET, WAITS_FOR_THE_FILE, append_failed, record_hanging
 from storage_ledger.pipeline.outages import Outages
-from storage_ledger.pipeline.worker_pool import Lane
+from storage_ledger.pipeline.worker_pool import WorkerPool
 from storage_ledger.system import logs
 from storage_ledger.system.metrics import Metrics
 
@@ -46,7 +46,7 @@ class Archived:
     something of it that was never said while it was there.
     """
 
-    duty: Duty
+    work_item: WorkItem
     placed: Placed
     original_name: str
     dicom: dict[str, Any] | None
@@ -61,7 +61,7 @@ class Archived:
 class Quarantined:
     """Only a person or a redelivery can help. `twins`: repetitions that were at hand when it was judged; a later one may."""
 
-    duty: Duty
+    work_item: WorkItem
     code: str
     detail: str
     twins: tuple[int, ...] = ()
@@ -71,7 +71,7 @@ class Quarantined:
 class Retry:
     """Later again. `due_in_s`: None for the usual backoff. `common`: many fail with it just now, which is said once for all."""
 
-    duty: Duty
+    work_item: WorkItem
     error: Retryable
     due_in_s: float | None = None
     common: bool = False
@@ -80,8 +80,8 @@ class Retry:
 Outcome = Archived | Quarantined | Retry
 
 
-class Projector:
-    """One lane, studies in parallel. `on_copied`: from which state of its upload the file of an `archived` entry was copied.
+class Placer:
+    """One worker pool, studies in parallel. `on_copied`: from which state of its upload the file of an `archived` entry was copied.
 
     `look_at_clock` is called before a file is given up because its time is over; it may call `begin_grace_anew`.
     """
@@ -115,7 +115,7 @@ class Projector:
         self._random = random.Random()  # noqa: S311 - spreads retries, guards nothing
         self._host = socket.gethostname()
         self._in_a_row: dict[str, set[str | None]] = {}
-        self.lane: Lane[list[Outcome]] = Lane(
+        self.pool: WorkerPool[list[Outcome]] = WorkerPool(
             "place",
             ledger,
             [Stage.PLACE],
@@ -123,94 +123,94 @@ class Projector:
             record=self.record,
             metrics=metrics,
             workers=workers,
-            on_hanging=lambda duties: record_hanging(ledger, "place", duties),
+            on_hanging=lambda work_items: record_hanging(ledger, "place", work_items),
         )
 
     def begin_grace_anew(self) -> None:
         """No file has been waited for before now: the clock was set, and nobody can tell for how long."""
         self._grace_from = self._clock()
 
-    def place_batch(self, duties: list[Duty]) -> list[Outcome]:
-        """Place the files of these duties, all of one study, in order; then its metadata.json, once. Raises `LedgerError`.
+    def place_batch(self, work_items: list[WorkItem]) -> list[Outcome]:
+        """Place the files of these work items, all of one study, in order; then its metadata.json, once. Raises `LedgerError`.
 
         What is `Archived` on return is durable but for a new study folder's own name, which `record` settles.
         """
-        study_id = duties[0].entry.study_id or ""  # one of no study is damaged: a `described` has one
+        study_id = work_items[0].entry.study_id or ""  # one of no study is damaged: a `described` has one
         try:
-            require_whole(duty.entry for duty in duties)
+            require_whole(work_item.entry for work_item in work_items)
             study = Study.of(study_id, self._ledger.study(study_id))
         except Retryable as error:
-            return [Retry(duty, error) for duty in duties]
+            return [Retry(work_item, error) for work_item in work_items]
         ours = _ours(study)
-        outcomes = [self._place(study, first, twins) for first, twins in _without_twins(duties)]
-        return self._with_metadata(study, outcomes, {duty.entry.position: duty.entry for duty in duties}, ours)
+        outcomes = [self._place(study, first, twins) for first, twins in _without_twins(work_items)]
+        return self._with_metadata(study, outcomes, {work_item.entry.position: work_item.entry for work_item in work_items}, ours)
 
-    def _place(self, study: Study, duty: Duty, twins: list[Duty]) -> Outcome:
-        described = study.described[duty.entry.position]
+    def _place(self, study: Study, work_item: WorkItem, twins: list[WorkItem]) -> Outcome:
+        described = study.described[work_item.entry.position]
         try:
-            return self._copied(study, described, duty)
+            return self._copied(study, described, work_item)
         except (Retryable, Permanent) as error:
             try:
-                outcome = self._not_placed(study, described, duty, error)
+                outcome = self._not_placed(study, described, work_item, error)
             except Retryable as another:  # the archive cannot be read: this file's trouble, not that of its neighbours
-                return Retry(duty, another)
+                return Retry(work_item, another)
         return replace(outcome, twins=tuple(twin.entry.position for twin in twins)) if isinstance(outcome, Quarantined) else outcome
 
-    def _copied(self, study: Study, described: Described, duty: Duty) -> Archived:
+    def _copied(self, study: Study, described: Described, work_item: WorkItem) -> Archived:
         original_name = described.upload_path.rpartition("/")[2]
         owned = {file.name: file.sha256 for file in study.files.values()}
-        with self._uploads.open(described.upload_path, self.lane.beat) as upload:
+        with self._uploads.open(described.upload_path, self.pool.beat) as upload:
             upload.check_complete()
             if upload.is_being_written and self._waited_s(described) < self._grace_s:
                 raise Retryable("upload-changing", "somebody has it open for writing")
             placed = self._archive.place(upload, study.study_id, original_name=original_name, owned=owned, position=described.position)
             identity = upload.identity
-        return self._archived(study, described, duty, placed, original_name, identity)
+        return self._archived(study, described, work_item, placed, original_name, identity)
 
-    def _not_placed(self, study: Study, described: Described, duty: Duty, error: Retryable | Permanent) -> Outcome:
+    def _not_placed(self, study: Study, described: Described, work_item: WorkItem, error: Retryable | Permanent) -> Outcome:
         if isinstance(error, Permanent):
             self._archive.forget(study.study_id, described.position)
-            return Quarantined(duty, error.code, error.detail)
+            return Quarantined(work_item, error.code, error.detail)
         if error.code == "upload-changing":
-            return Retry(duty, error, due_in_s=self._soon_s(duty))
+            return Retry(work_item, error, due_in_s=self._soon_s(work_item))
         if error.code not in WAITS_FOR_THE_FILE:
-            return Retry(duty, error)
+            return Retry(work_item, error)
         self._archive.forget(study.study_id, described.position)
         state = None
         if error.code not in NOT_WHOLE:
             # Nothing in uploads: a redelivery of what is archived already looks like that.
             if self._recover(study, described):
-                return Retry(duty, error, due_in_s=0.0)
+                return Retry(work_item, error, due_in_s=0.0)
             try:
                 state, placed = self._in_archive(study, described)
             except Permanent as taken:  # the study's folder is a link or a file
-                return Quarantined(duty, taken.code, taken.detail)
+                return Quarantined(work_item, taken.code, taken.detail)
             if placed is not None:
-                return self._archived(study, described, duty, placed, study.files[placed.name].original_name, None)
+                return self._archived(study, described, work_item, placed, study.files[placed.name].original_name, None)
         if self._waited_s(described) >= self._grace_s:
             self._look_at_clock()
         waited_s = self._waited_s(described)
         if waited_s >= self._grace_s:
             if state is None:
-                return Quarantined(duty, error.code, error.detail)
+                return Quarantined(work_item, error.code, error.detail)
             return Quarantined(
-                duty,
+                work_item,
                 f"archive-copy-{state.value}",
                 "the archive's file is not what the ledger says, and uploads has none",
             )
-        return Retry(duty, error, due_in_s=min(self._soon_s(duty), self._grace_s - waited_s))
+        return Retry(work_item, error, due_in_s=min(self._soon_s(work_item), self._grace_s - waited_s))
 
-    def _soon_s(self, duty: Duty) -> float:
-        return backoff_s(duty.attempts + 1, base_s=0.25, cap_s=15, chance=self._random.random())
+    def _soon_s(self, work_item: WorkItem) -> float:
+        return backoff_s(work_item.attempts + 1, base_s=0.25, cap_s=15, chance=self._random.random())
 
     def _recover(self, study: Study, described: Described) -> bool:
         """Whether the upload was there, but hidden by a removal that a crash has cut short; now it has its name again."""
         if described.upload_path not in study.sources:  # nothing of it is archived, so nothing of it is removed
             return False
         return any(
-            self._uploads.recover(described.upload_path, duty.entry.position)
-            for duty in self._ledger.pending_of(study.study_id)
-            if duty.stage is Stage.REMOVE and duty.entry.data.get("upload_path") == described.upload_path
+            self._uploads.recover(described.upload_path, work_item.entry.position)
+            for work_item in self._ledger.pending_of(study.study_id)
+            if work_item.stage is Stage.REMOVE and work_item.entry.data.get("upload_path") == described.upload_path
         )
 
     def _waited_s(self, described: Described) -> float:
@@ -233,7 +233,7 @@ class Projector:
         self,
         study: Study,
         described: Described,
-        duty: Duty,
+        work_item: WorkItem,
         placed: Placed,
         original_name: str,
         identity: Identity | None,
@@ -247,7 +247,7 @@ class Projector:
         confirmed = identity is not None or study.is_confirmed(described)
         archived = ArchivedFile(placed.name, original_name, placed.bytes, placed.sha256, sop, described.position)
         study.archive(described, archived, confirmed=confirmed)
-        return Archived(duty, placed, original_name, dicom, dicom_error, identity, supersedes=supersedes, unconfirmed=not confirmed)
+        return Archived(work_item, placed, original_name, dicom, dicom_error, identity, supersedes=supersedes, unconfirmed=not confirmed)
 
     def _with_metadata(
         self, study: Study, outcomes: list[Outcome], at_hand: dict[int, Entry], ours: Callable[[bytes], bool]
@@ -258,27 +258,27 @@ class Projector:
         try:
             self._archive.write_metadata(study.study_id, data, ours=ours)
         except Retryable as error:
-            return [Retry(o.duty, error) if isinstance(o, Archived) else o for o in outcomes]
+            return [Retry(o.work_item, error) if isinstance(o, Archived) else o for o in outcomes]
         sha256 = hashlib.sha256(data).hexdigest()
         return [replace(o, metadata_sha256=sha256) if isinstance(o, Archived) else o for o in outcomes]
 
     def record(self, batches: list[list[Outcome]], fresh: bool = True) -> None:
-        """Append what came of it, one commit for all. Only now is it true that they are archived. `fresh`: see `Lane`."""
+        """Append what came of it, one commit for all. Only now is it true that they are archived. `fresh`: see `WorkerPool`."""
         outcomes = [outcome for batch in batches for outcome in batch]
-        studies = {str(o.duty.entry.study_id) for o in outcomes if isinstance(o, Archived)}
+        studies = {str(o.work_item.entry.study_id) for o in outcomes if isinstance(o, Archived)}
         try:
             lost = self._archive.settle(studies)
             error = Retryable("archive-io", "ARCHIVE_PATH could not be synced when the study's folder was new")
         except Retryable as raised:
             lost, error = studies, raised
-        outcomes = [Retry(o.duty, error) if isinstance(o, Archived) and o.duty.entry.study_id in lost else o for o in outcomes]
+        outcomes = [Retry(o.work_item, error) if isinstance(o, Archived) and o.work_item.entry.study_id in lost else o for o in outcomes]
         outcomes = self._with_common_causes(outcomes, fresh)
         shared = next((o.error for o in outcomes if isinstance(o, Retry) and (o.error.shared or o.common)), None)
-        pause_s = self.lane.pause() if shared is not None else 0.0
+        pause_s = self.pool.pause() if shared is not None else 0.0
         recorded: list[tuple[Entry, Outcome]] = []
         with self._ledger.write() as tx:
-            for outcome in sorted(outcomes, key=lambda o: o.duty.entry.position):
-                if tx.is_pending(outcome.duty.entry.position, Stage.PLACE):
+            for outcome in sorted(outcomes, key=lambda o: o.work_item.entry.position):
+                if tx.is_pending(outcome.work_item.entry.position, Stage.PLACE):
                     entry = self._append(tx, outcome)
                     if entry is not None:
                         recorded.append((entry, outcome))
@@ -288,7 +288,7 @@ class Projector:
             elif fresh and any(isinstance(o, Archived) for o in outcomes):
                 self._outages.end(tx, "place")
         if shared is None and fresh:
-            self.lane.resume()
+            self.pool.resume()
         self._count(recorded, outcomes)
         self._on_recorded()
 
@@ -301,12 +301,12 @@ class Projector:
             self._in_a_row.clear()
         alike = [o for o in outcomes if isinstance(o, Retry) and not o.error.shared and o.error.code not in QUIET]
         for outcome in alike:
-            self._in_a_row.setdefault(outcome.error.code, set()).add(outcome.duty.entry.study_id)
+            self._in_a_row.setdefault(outcome.error.code, set()).add(outcome.work_item.entry.study_id)
         common = {code for code, studies in self._in_a_row.items() if len(studies) >= COMMON_AFTER}
         return [replace(o, common=True) if isinstance(o, Retry) and not o.error.shared and o.error.code in common else o for o in outcomes]
 
     def _append(self, tx: Transaction, outcome: Outcome) -> Entry | None:
-        described = outcome.duty.entry
+        described = outcome.work_item.entry
         match outcome:
             case Archived():
                 path = described.data["upload_path"]
@@ -321,10 +321,10 @@ class Projector:
                 return tx.append(NewEntry(Kind.QUARANTINED, payload, described.study_id, described.position))
             case Retry():
                 if outcome.error.shared:
-                    # The lane waits, not each of its duties. But another one is tried next: a smaller file may fit.
-                    tx.postpone(described.position, Stage.PLACE, due_in_s=0, attempts=outcome.duty.attempts)
+                    # The pool waits, not each of its work items. But another one is tried next: a smaller file may fit.
+                    tx.postpone(described.position, Stage.PLACE, due_in_s=0, attempts=outcome.work_item.attempts)
                     return None
-                attempt = outcome.duty.attempts + 1
+                attempt = outcome.work_item.attempts + 1
                 wait_s = outcome.due_in_s
                 if wait_s is None:
                     wait_s = backoff_s(attempt, base_s=0.5, cap_s=300, chance=self._random.random())
@@ -332,7 +332,7 @@ class Projector:
                 if outcome.common or outcome.error.code in QUIET or not worth_an_entry(attempt):
                     return None
                 retry_at = later(rfc3339(self._clock()), wait_s)
-                return append_failed(tx, "place", outcome.duty, outcome.error, attempt=attempt, retry_at=retry_at)
+                return append_failed(tx, "place", outcome.work_item, outcome.error, attempt=attempt, retry_at=retry_at)
 
     def _archived_payload(self, outcome: Archived, upload_path: str) -> dict[str, Any]:
         placed = outcome.placed
@@ -371,7 +371,7 @@ class Projector:
                     self._metrics.files.labels(outcome.placed.placement).inc()
                     if outcome.placed.placement != "already-there":
                         self._metrics.bytes.inc(outcome.placed.bytes)
-                    took_s = (instant(entry.recorded_at) - instant(outcome.duty.entry.recorded_at)).total_seconds()
+                    took_s = (instant(entry.recorded_at) - instant(outcome.work_item.entry.recorded_at)).total_seconds()
                     self._metrics.archive_seconds.observe(took_s)
                     if outcome.identity is not None:
                         self._on_copied(entry.position, outcome.identity)
@@ -380,7 +380,7 @@ class Projector:
                     self._metrics.quarantined.labels(outcome.code).inc()
                     log.warning("quarantined", study_id=entry.study_id, position=entry.position, code=outcome.code)
                 case Retry():
-                    log.warning("place.failed", position=entry.cause, code=outcome.error.code, attempt=outcome.duty.attempts + 1)
+                    log.warning("place.failed", position=entry.cause, code=outcome.error.code, attempt=outcome.work_item.attempts + 1)
 
 
 def _superseded(file: BinaryIO, sop: str | None, size: int, by: Described, earlier: list[ArchivedFile]) -> str | None:
@@ -418,16 +418,16 @@ def _ours(study: Study) -> Callable[[bytes], bool]:
     return partial(speaks_of, recorded={each.recorded_at for each in study.described.values()})
 
 
-def _without_twins(duties: list[Duty]) -> list[tuple[Duty, list[Duty]]]:
+def _without_twins(work_items: list[WorkItem]) -> list[tuple[WorkItem, list[WorkItem]]]:
     """A redelivery of what is pending adds nothing but its `described`: the first one's outcome answers for it."""
-    firsts: list[tuple[Duty, list[Duty]]] = []
-    last: dict[str, tuple[str, list[Duty]]] = {}
-    for duty in duties:
-        data = duty.entry.data
+    firsts: list[tuple[WorkItem, list[WorkItem]]] = []
+    last: dict[str, tuple[str, list[WorkItem]]] = {}
+    for work_item in work_items:
+        data = work_item.entry.data
         raw_sha256, twins = last.get(data["upload_path"], ("", []))
         if raw_sha256 == data["raw_sha256"]:
-            twins.append(duty)
+            twins.append(work_item)
         else:
             last[data["upload_path"]] = (data["raw_sha256"], twins := [])
-            firsts.append((duty, twins))
+            firsts.append((work_item, twins))
     return firsts

@@ -18,7 +18,7 @@ from storage_ledger.system.metrics import Metrics
 LOOK_EVERY_S = 1.0  # nobody waits for what is described or told, and another process may append
 
 
-class Mirroring:
+class Replicator:
     """One follower of the ledger. `wake` it when something was recorded that others wait to hear of."""
 
     def __init__(

@@ -1,7 +1,7 @@
-"""One lane of the work queue: claim what is due, work on it in a few threads, record the outcomes in groups.
+"""Workers on some stages of the work queue: claim what is due, work on it in a few threads, record the outcomes in groups.
 
 Whatever one work item raises is that item's own failure: it is recorded, tried again later, and stops nobody else. Only a ledger
-that cannot be used ends a lane.
+that cannot be used ends a pool.
 
 A call into a volume that hangs (a network file system whose server is gone) comes back when it likes, and no thread can be
 called away from it. So one that hangs is given up on, not waited for: another worker takes its place.
@@ -23,7 +23,7 @@ from storage_ledger.domain.backoff import backoff_s
 from storage_ledger.domain.ids import instant
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerBusy, LedgerUnusable
-from storage_ledger.ledger.contract import Duty, Ledger
+from storage_ledger.ledger.contract import Ledger, WorkItem
 from storage_ledger.pipeline.failures import postpone_unsaid, record_internal_error
 from storage_ledger.system import logs
 from storage_ledger.system.metrics import Metrics
@@ -33,28 +33,28 @@ AHEAD = 4  # studies that are claimed for each worker
 GATHER_S = 0.01
 CALM_S = 60.0  # so long without a shared cause, and the pauses begin small again
 LOOK_EVERY_S = 1.0  # another process may append; nobody tells us
-HANGS_AFTER_S = 120.0  # without a sign of life: see `Lane.beat`
-MOST_HANGING = 32  # threads that are given up on; beyond that the lane is as stuck as its volume
+HANGS_AFTER_S = 120.0  # without a sign of life: see `WorkerPool.beat`
+MOST_HANGING = 32  # threads that are given up on; beyond that the pool is as stuck as its volume
 SCAN_SHARE = 5  # a look past the studies in hand that took long and found nothing is repeated after this many times as long
 
 
 @dataclass(frozen=True, slots=True)
 class _Result(Generic[Outcome]):
-    """What came of these duties: an outcome, or what was raised instead."""
+    """What came of these work items: an outcome, or what was raised instead."""
 
-    duties: list[Duty]
+    work_items: list[WorkItem]
     outcome: Outcome | None = None
     error: BaseException | None = None
 
 
 @dataclass(slots=True)
 class _Task(Generic[Outcome]):
-    """Duties in somebody's hands. `begun`: in which round it was handed out; `alive_at`: the last sign of life, None before it runs.
+    """Work items in somebody's hands. `begun`: in which round it was handed out; `alive_at`: the last sign of life, None before it runs.
 
-    `singly`: one of its duties broke `work` or `record` for all of them, so each is worked on and recorded by itself, before the next.
+    `singly`: one of its work items broke `work` or `record` for all of them, so each is worked on and recorded by itself, before the next.
     """
 
-    duties: list[Duty]
+    work_items: list[WorkItem]
     begun: int
     future: Future[list[_Result[Outcome]]]
     singly: bool = False
@@ -62,17 +62,17 @@ class _Task(Generic[Outcome]):
     hangs: bool = False
 
 
-class Lane(Generic[Outcome]):
-    """Duties of some stages. One study is in at most one pair of hands, and its duties go in order.
+class WorkerPool(Generic[Outcome]):
+    """Work items of some stages. One study is in at most one pair of hands, and its work items go in order.
 
-    `work` gets the due duties of one study (with `by_study=False`: of all) and returns an outcome; `record` gets the
+    `work` gets the due work items of one study (with `by_study=False`: of all) and returns an outcome; `record` gets the
     outcomes that are there, and commits them together: the slower the disk, the larger the groups. It is also told
     whether they were all begun after the last pause: only then does a success say that a shared cause has gone. What
     `record` could not commit (`LedgerBusy`) is simply done again: every effect may be done twice. When either raises
-    anything else, the duties are taken one by one, and the one that raises is recorded as `failed` (`internal-error`)
+    anything else, the work items are taken one by one, and the one that raises is recorded as `failed` (`internal-error`)
     and tried again with backoff. `gather_s`: how long to
     wait for company; `drain`: on a stop, do what is due before ending; `up_to`: only entries up to that position count.
-    `on_hanging` gets the duties of a `work` that gave no sign of life for `hangs_after_s`; it may append, and its duties stay
+    `on_hanging` gets the work items of a `work` that gave no sign of life for `hangs_after_s`; it may append, and its work items stay
     in those hands until they come back.
     """
 
@@ -82,7 +82,7 @@ class Lane(Generic[Outcome]):
         ledger: Ledger,
         stages: Sequence[Stage],
         *,
-        work: Callable[[list[Duty]], Outcome],
+        work: Callable[[list[WorkItem]], Outcome],
         record: Callable[[list[Outcome], bool], None],
         metrics: Metrics,
         workers: int,
@@ -91,7 +91,7 @@ class Lane(Generic[Outcome]):
         gather_s: float = 0.0,
         drain: bool = False,
         up_to: Callable[[], int] | None = None,
-        on_hanging: Callable[[list[Duty]], None] = lambda _: None,
+        on_hanging: Callable[[list[WorkItem]], None] = lambda _: None,
         hangs_after_s: float = HANGS_AFTER_S,
     ) -> None:
         self.name = name
@@ -167,7 +167,7 @@ class Lane(Generic[Outcome]):
     def _go_round(self, stop: threading.Event) -> None:
         while True:
             if self._gather_s and not stop.is_set():
-                stop.wait(self._gather_s)  # nobody waits for this lane: fewer and larger groups cost less
+                stop.wait(self._gather_s)  # nobody waits for this pool: fewer and larger groups cost less
             elif len(self._running) > 1:
                 stop.wait(GATHER_S)  # others are about to end: one commit for all of them
             self._bell.clear()
@@ -202,16 +202,16 @@ class Lane(Generic[Outcome]):
     def _results(self, task: _Task[Outcome]) -> list[_Result[Outcome]]:
         """Never raises."""
         if not task.singly:
-            together = self._try(task.duties)
-            if together.error is None or len(task.duties) == 1 or _is_of_the_ledger(together.error):
+            together = self._try(task.work_items)
+            if together.error is None or len(task.work_items) == 1 or _is_of_the_ledger(together.error):
                 return [together]
-        return [self._try(task.duties[:1])]  # the others when this one is recorded: they build on it (one metadata.json)
+        return [self._try(task.work_items[:1])]  # the others when this one is recorded: they build on it (one metadata.json)
 
-    def _try(self, duties: list[Duty]) -> _Result[Outcome]:
+    def _try(self, work_items: list[WorkItem]) -> _Result[Outcome]:
         try:
-            return _Result(duties, outcome=self._work(duties))
-        except BaseException as error:  # noqa: BLE001 - becomes the outcome of these duties; the lane's own thread records it
-            return _Result(duties, error=error)
+            return _Result(work_items, outcome=self._work(work_items))
+        except BaseException as error:  # noqa: BLE001 - becomes the outcome of these work items; the pool's own thread records it
+            return _Result(work_items, error=error)
 
     def _give_up_on_hanging(self) -> None:
         now = time.monotonic()
@@ -222,10 +222,10 @@ class Lane(Generic[Outcome]):
             task.hangs = True
             self._hanging += 1
             self._hire()
-            positions = [duty.entry.position for duty in task.duties]
+            positions = [work_item.entry.position for work_item in task.work_items]
             logs.get().error(f"{self.name}.hangs", position=positions[0], count=len(positions))
             try:
-                self._on_hanging(task.duties)
+                self._on_hanging(task.work_items)
             except LedgerBusy as error:
                 self._stumbled(error)
 
@@ -249,12 +249,12 @@ class Lane(Generic[Outcome]):
             return self._stumbled(error)
 
     def _hand_out(self, free: int) -> int:
-        """Hand out up to `free` groups of duties. Returns how many.
+        """Hand out up to `free` groups of work items. Returns how many.
 
-        A page may be full of one study's duties, of which only one group goes out at a time: then the next page is asked for
+        A page may be full of one study's work items, of which only one group goes out at a time: then the next page is asked for
         without that study, so that the others get their turn.
         """
-        in_hand = [duty.entry for task in self._running.values() for duty in task.duties]
+        in_hand = [work_item.entry for task in self._running.values() for work_item in task.work_items]
         studies = {entry.study_id for entry in in_hand if entry.study_id} if self._by_study else set()
         busy = [entry.position for entry in in_hand if entry.study_id not in studies]
         limit = max(self._most, free)
@@ -265,31 +265,31 @@ class Lane(Generic[Outcome]):
                 break
             up_to = self._up_to() if self._up_to else None
             due = self._ledger.due(self._stages, limit=limit, busy=busy, busy_studies=studies, up_to=up_to)
-            if not due and studies:  # it had to read all their duties: with a hundred thousand of them not at each wake-up
+            if not due and studies:  # it had to read all their work items: with a hundred thousand of them not at each wake-up
                 self._scan_at = time.monotonic() + SCAN_SHARE * (time.monotonic() - began)
             groups = self._groups(due)[: free - handed_out]
             for group in groups:
                 self._begin(group)
-                busy += [duty.entry.position for duty in group if not duty.entry.study_id]
-                studies |= {duty.entry.study_id for duty in group if duty.entry.study_id}
+                busy += [work_item.entry.position for work_item in group if not work_item.entry.study_id]
+                studies |= {work_item.entry.study_id for work_item in group if work_item.entry.study_id}
             handed_out += len(groups)
             if len(due) < limit or not self._by_study:
                 break
         return handed_out
 
-    def _begin(self, duties: list[Duty], *, singly: bool = False) -> None:
-        task = _Task(duties, self._round, Future[list[_Result[Outcome]]](), singly)
+    def _begin(self, work_items: list[WorkItem], *, singly: bool = False) -> None:
+        task = _Task(work_items, self._round, Future[list[_Result[Outcome]]](), singly)
         task.future.add_done_callback(lambda _: self._bell.set())
         self._running[task.future] = task
         self._tasks.put(task)
 
-    def _groups(self, due: list[Duty]) -> list[list[Duty]]:
+    def _groups(self, due: list[WorkItem]) -> list[list[WorkItem]]:
         if not self._by_study:
             return [due] if due else []
-        groups: dict[str | int, list[Duty]] = {}
-        for duty in due:
-            groups.setdefault(duty.entry.study_id or duty.entry.position, []).append(duty)
-        return [sorted(group[: self._most], key=lambda duty: duty.entry.position) for group in groups.values()]
+        groups: dict[str | int, list[WorkItem]] = {}
+        for work_item in due:
+            groups.setdefault(work_item.entry.study_id or work_item.entry.position, []).append(work_item)
+        return [sorted(group[: self._most], key=lambda work_item: work_item.entry.position) for group in groups.values()]
 
     def _collect(self) -> None:
         done = [task for task in self._running.values() if task.future.done()]
@@ -317,12 +317,12 @@ class Lane(Generic[Outcome]):
         if good and not self._recorded(good, fresh):
             for result in good:
                 if len(good) == 1 or not self._recorded([result], fresh):
-                    self._begin(result.duties, singly=True)
+                    self._begin(result.work_items, singly=True)
         for result in results:
             if result.error is not None and not _is_of_the_ledger(result.error):
-                self._put_off(result.duties, result.error)
+                self._put_off(result.work_items, result.error)
         for task in done:
-            if rest := task.duties[sum(len(result.duties) for result in task.future.result()) :]:
+            if rest := task.work_items[sum(len(result.work_items) for result in task.future.result()) :]:
                 self._begin(rest, singly=True)
 
     def _recorded(self, results: list[_Result[Outcome]], fresh: bool) -> bool:
@@ -332,28 +332,28 @@ class Lane(Generic[Outcome]):
         except BaseException as error:
             if _is_of_the_ledger(error):
                 raise
-            if len(results) == 1 and len(results[0].duties) == 1:
-                self._put_off(results[0].duties, error)
+            if len(results) == 1 and len(results[0].work_items) == 1:
+                self._put_off(results[0].work_items, error)
                 return True
             logs.get().error(f"{self.name}.record-failed", error_type=type(error).__name__, frames_at=logs.where(error))
             return False
         return True
 
-    def _put_off(self, duties: list[Duty], error: BaseException) -> None:
-        for duty in duties:
+    def _put_off(self, work_items: list[WorkItem], error: BaseException) -> None:
+        for work_item in work_items:
             try:
-                record_internal_error(self._ledger, self._metrics, duty, error)
+                record_internal_error(self._ledger, self._metrics, work_item, error)
             except BaseException as another:
                 if _is_of_the_ledger(another):
                     raise
-                position = duty.entry.position
+                position = work_item.entry.position
                 logs.get().error(f"{self.name}.record-failed", position=position, error_type=type(another).__name__)
-                self._put_off_unsaid(duty)
+                self._put_off_unsaid(work_item)
 
-    def _put_off_unsaid(self, duty: Duty) -> None:
+    def _put_off_unsaid(self, work_item: WorkItem) -> None:
         """Not even that could be recorded. It must not be claimed again at once, and the others must not wait for it."""
         try:
-            postpone_unsaid(self._ledger, duty)
+            postpone_unsaid(self._ledger, work_item)
         except BaseException as error:
             if _is_of_the_ledger(error):
                 raise

@@ -27,13 +27,13 @@ from storage_ledger.operations.clock_ahead import ahead
 from storage_ledger.operations.verify.scrub import Scrub
 from storage_ledger.pipeline.notify import Notifier
 from storage_ledger.pipeline.outages import Outages
-from storage_ledger.pipeline.place import Projector
+from storage_ledger.pipeline.place import Placer
 from storage_ledger.pipeline.receive.intake import Intake
 from storage_ledger.pipeline.receive.source import Source
 from storage_ledger.pipeline.reconcile.sweep import Reconciler
 from storage_ledger.pipeline.remove import Remover
-from storage_ledger.pipeline.replicate import Mirroring
-from storage_ledger.pipeline.worker_pool import Lane
+from storage_ledger.pipeline.replicate import Replicator
+from storage_ledger.pipeline.worker_pool import WorkerPool
 from storage_ledger.service.clock_watch import ClockWatch
 from storage_ledger.service.supervisor import Supervisor
 from storage_ledger.system import cpu_affinity, logs
@@ -64,10 +64,10 @@ class Parts:
     ledger_root: Path
     source: Source
     intake: Intake
-    projector: Projector
+    placer: Placer
     remover: Remover
     notifier: Notifier
-    mirroring: Mirroring
+    replicator: Replicator
     reconciler: Reconciler
     scrub: Scrub
     index: Index
@@ -114,8 +114,8 @@ class Service:
         """Finish what was begun, begin nothing more."""
         self._stop.set()
         parts = self._parts
-        for lane in (*self._lanes(), parts.notifier.lane):
-            lane.wake()
+        for pool in (*self._pools(), parts.notifier.pool):
+            pool.wake()
         parts.reconciler.ring()
         parts.index_bell.set()
 
@@ -128,13 +128,13 @@ class Service:
         gc.freeze()  # what is there by now stays: walking through it would be a fourteenth of all work
         last = parts.ledger.last()  # what fails here ends the process before anything has begun
         web.start(lambda job: self._in_thread("web", job, self._stop))
-        source, placing = parts.source, parts.projector.lane
+        source, placing = parts.source, parts.placer.pool
         threads = [
             self._thread("intake", lambda: parts.intake.run(self._stop, self._reading_ended), at_end=parts.intake.close),
             self._thread("place", lambda: self._place(placing), at_end=self._have_placed),
-            self._thread("remove", lambda: parts.remover.lane.run(self._placed), self._placed),
-            self._thread("mirror", lambda: parts.mirroring.run(self._appended), self._appended),
-            self._thread("notify", lambda: parts.notifier.lane.run(self._stop)),
+            self._thread("remove", lambda: parts.remover.pool.run(self._placed), self._placed),
+            self._thread("mirror", lambda: parts.replicator.run(self._appended), self._appended),
+            self._thread("notify", lambda: parts.notifier.pool.run(self._stop)),
             self._thread("reconcile", lambda: parts.reconciler.run(self._stop)),
             self._thread("outages", lambda: parts.outages.run(self._stop)),
             self._thread("clock", lambda: parts.clock_watch.run(self._stop)),
@@ -187,7 +187,7 @@ class Service:
             steps.setdefault(code, []).append(step)
         found += [(code, f"going on at step {' and '.join(each)}") for code, each in steps.items()]
         found += [
-            ("hangs", f"{lane.hanging} calls of step {lane.name} have not come back for minutes") for lane in self._lanes() if lane.hanging
+            ("hangs", f"{pool.hanging} calls of step {pool.name} have not come back for minutes") for pool in self._pools() if pool.hanging
         ]
         return [{"code": code, "detail": detail} for code, detail in dict.fromkeys(found)]
 
@@ -216,8 +216,8 @@ class Service:
         self._figures.begin()
         for volume in self._free:
             volume.begin()
-        for lane in self._lanes():
-            metrics.hanging.labels(lane.name).set(lane.hanging)
+        for pool in self._pools():
+            metrics.hanging.labels(pool.name).set(pool.hanging)
         metrics.index_position.set(parts.index.position)
         metrics.index_failing.set(parts.index.trouble is not None)
         metrics.damaged_entries.set(parts.index.damaged)
@@ -252,17 +252,17 @@ class Service:
         metrics.position.set(figures.position)
         metrics.clock_ahead.set(figures.ahead_s)
 
-    def _lanes(self) -> tuple[Lane[Any], ...]:
+    def _pools(self) -> tuple[WorkerPool[Any], ...]:
         """Those that call into volumes, where a call may hang."""
-        return self._parts.projector.lane, self._parts.remover.lane
+        return self._parts.placer.pool, self._parts.remover.pool
 
-    def _place(self, lane: Lane[Any]) -> None:
-        lane.run(self._stop)
-        self._parts.mirroring.follow()
+    def _place(self, pool: WorkerPool[Any]) -> None:
+        pool.run(self._stop)
+        self._parts.replicator.follow()
 
     def _have_placed(self) -> None:
         self._placed.set()  # now the uploads of what it placed last are removed as well
-        self._parts.remover.lane.wake()
+        self._parts.remover.pool.wake()
 
     def _thread(
         self, name: str, job: Callable[[], None], stop: threading.Event | None = None, *, at_end: Callable[[], None] = lambda: None
@@ -282,7 +282,7 @@ class Service:
         for thread in sorted(threads, key=lambda thread: last.get(thread.name, 0)):
             if thread.name == "mirror":
                 self._appended.set()
-                self._parts.mirroring.wake()
+                self._parts.replicator.wake()
             elif thread.name == "index":
                 self._mirrored.set()
                 self._parts.index_bell.set()

@@ -12,7 +12,7 @@ from storage_ledger.errors import Locked, StorageLedgerError
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.operations.findings import Findings
 from storage_ledger.operations.repair_headers import Tally, read_again, record_in, studies_read_again, studies_to_read
-from storage_ledger.operations.replay.dry_run import LookingArchive
+from storage_ledger.operations.replay.dry_run import DryRunArchive
 from storage_ledger.operations.replay.replay import Begin, metadata, studies
 from storage_ledger.operations.replay.replay import Tally as MetadataTally
 from storage_ledger.settings import Settings
@@ -54,7 +54,7 @@ def headers(settings: Settings, asked: Asked, begin: Begin) -> Report:
         archive = FilesystemArchive(settings.archive_path)
         report = Report(Findings())
         try:
-            _headers(ledger, LookingArchive(archive) if asked.dry_run else archive, asked, begin, report)
+            _headers(ledger, DryRunArchive(archive) if asked.dry_run else archive, asked, begin, report)
         except Locked:
             report.findings.close()
             raise

@@ -17,7 +17,7 @@ from storage_ledger.ledger.migrate import require_writable
 from storage_ledger.ledger.mirror.writer import Mirror, entries
 from storage_ledger.ledger.sqlite import SqliteLedger, utc_now
 from storage_ledger.operations.findings import Finding, Findings
-from storage_ledger.operations.replay.dry_run import LookingArchive, LookingStatuses
+from storage_ledger.operations.replay.dry_run import DryRunArchive, DryRunStatuses
 from storage_ledger.operations.replay.files import put_back, record_in
 from storage_ledger.operations.replay.replay import (
     AWAY_S,
@@ -173,7 +173,7 @@ class _Replaying:
         return None
 
     def files(self, tally: Tally) -> None:
-        archive = LookingArchive(self.archive) if self.order.dry_run else self.archive
+        archive = DryRunArchive(self.archive) if self.order.dry_run else self.archive
         put_back(
             self.ledger,
             archive,
@@ -187,7 +187,7 @@ class _Replaying:
         )
 
     def metadata(self, tally: Tally) -> None:
-        archive = LookingArchive(self.archive) if self.order.dry_run else self.archive
+        archive = DryRunArchive(self.archive) if self.order.dry_run else self.archive
         with self.begin("metadata.json", self._count(), "studies") as show:
             metadata(self.ledger, archive, self._chosen(), findings=self.report.findings, tally=tally, show=show)
 
@@ -217,7 +217,7 @@ class _Replaying:
             metrics = Metrics()
             notifier = Notifier(
                 self.ledger,
-                LookingStatuses(client) if self.order.dry_run else client,
+                DryRunStatuses(client) if self.order.dry_run else client,
                 archive_root=str(self.settings.archive_path),
                 outages=Outages(self.ledger, metrics),
                 metrics=metrics,

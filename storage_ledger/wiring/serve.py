@@ -19,14 +19,14 @@ from storage_ledger.operations.verify.scrub import Scrub
 from storage_ledger.operations.verify.verification import Places
 from storage_ledger.pipeline.notify import CONFIRM_AFTER, Notifier
 from storage_ledger.pipeline.outages import Outages
-from storage_ledger.pipeline.place import Projector
+from storage_ledger.pipeline.place import Placer
 from storage_ledger.pipeline.receive.intake import Intake
 from storage_ledger.pipeline.receive.pubsub import PubSub
 from storage_ledger.pipeline.receive.source import Source
 from storage_ledger.pipeline.receive.stream import Stream
 from storage_ledger.pipeline.reconcile.sweep import Reconciler
 from storage_ledger.pipeline.remove import Remover
-from storage_ledger.pipeline.replicate import Mirroring
+from storage_ledger.pipeline.replicate import Replicator
 from storage_ledger.pipeline.status_client import StatusClient
 from storage_ledger.service.clock_watch import ClockWatch
 from storage_ledger.service.health import make_app
@@ -100,7 +100,7 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
     uploads = Uploads(settings.uploads_path, ledger_id=ledger.ledger_id)
     outages = Outages(ledger, metrics)
     waiting_for_mirror: list[Callable[[], None]] = []
-    mirroring = Mirroring(
+    replicator = Replicator(
         ledger,
         mirror,
         outages=outages,
@@ -120,13 +120,13 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
     )
 
     def clock_was_set() -> None:
-        projector.begin_grace_anew()
+        placer.begin_grace_anew()
         look_at_what_was_put_off()
 
     clock_watch = ClockWatch(utc_now, on_set=clock_was_set)
 
     def place_again() -> None:
-        projector.lane.wake()
+        placer.pool.wake()
 
     remover = Remover(
         ledger,
@@ -139,7 +139,7 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
         mirrored=lambda: mirror.position,
         on_place_again=place_again,
     )
-    projector = Projector(
+    placer = Placer(
         ledger,
         uploads,
         archive,
@@ -148,14 +148,14 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
         clock=utc_now,
         grace_s=settings.missing_file_grace_seconds,
         on_copied=remover.remember,
-        on_recorded=mirroring.wake,
+        on_recorded=replicator.wake,
         look_at_clock=clock_watch.look,
     )
-    waiting_for_mirror += [remover.lane.wake, notifier.lane.wake]
+    waiting_for_mirror += [remover.pool.wake, notifier.pool.wake]
 
     def handed_over() -> None:
-        projector.lane.wake()
-        remover.lane.wake()
+        placer.pool.wake()
+        remover.pool.wake()
 
     reconciler = Reconciler(
         ledger,
@@ -175,8 +175,8 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
         metrics=metrics,
         clock=utc_now,
         rejected_per_hour=settings.rejected_per_hour,
-        on_described=projector.lane.wake,
-        on_rejected=mirroring.wake,
+        on_described=placer.pool.wake,
+        on_rejected=replicator.wake,
         on_recovered=reconciler.ring,
     )
     index = Index(settings.index_file, ledger, workers=Workers.of(settings.ledger_file))
@@ -196,10 +196,10 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
         ledger_root=settings.ledger_path,
         source=source,
         intake=intake,
-        projector=projector,
+        placer=placer,
         remover=remover,
         notifier=notifier,
-        mirroring=mirroring,
+        replicator=replicator,
         reconciler=reconciler,
         scrub=scrub,
         index=index,

@@ -16,10 +16,10 @@ from storage_ledger.domain.metadata_json import metadata_json
 from storage_ledger.domain.paths import UploadPaths
 from storage_ledger.domain.study import Study
 from storage_ledger.domain.work_queue import Stage
-from storage_ledger.ledger.contract import Duty
+from storage_ledger.ledger.contract import WorkItem
 from storage_ledger.pipeline.notify import Notifier
 from storage_ledger.pipeline.outages import Outages
-from storage_ledger.pipeline.place import Projector
+from storage_ledger.pipeline.place import Placer
 from storage_ledger.pipeline.receive.intake import Intake
 from storage_ledger.pipeline.receive.source import Delivery
 from storage_ledger.pipeline.remove import Remover
@@ -81,7 +81,7 @@ class Pipeline:
         self.clock_watch = ClockWatch(
             self.clock, on_set=self._clock_was_set, monotonic=lambda: self.clock.now.timestamp() - self.clock_set_by_s
         )
-        self.projector = Projector(
+        self.placer = Placer(
             self.ledger,
             uploads,
             archive,
@@ -121,7 +121,7 @@ class Pipeline:
         return self.clock.now.timestamp()
 
     def _clock_was_set(self) -> None:
-        self.projector.begin_grace_anew()
+        self.placer.begin_grace_anew()
         with self.ledger.write() as tx:
             tx.make_due(beyond_s=600)
 
@@ -139,26 +139,26 @@ class Pipeline:
         """Deliver these messages in one group."""
         self.intake.append([Delivery(raw, "pubsub") for raw in raws])
 
-    def due(self, *stages: Stage) -> list[list[Duty]]:
+    def due(self, *stages: Stage) -> list[list[WorkItem]]:
         """What is due now, study by study."""
-        groups: dict[str | None, list[Duty]] = {}
-        for duty in self.ledger.due(stages, limit=1000):
-            groups.setdefault(duty.entry.study_id, []).append(duty)
-        return [sorted(group, key=lambda duty: duty.entry.position) for group in groups.values()]
+        groups: dict[str | None, list[WorkItem]] = {}
+        for work_item in self.ledger.due(stages, limit=1000):
+            groups.setdefault(work_item.entry.study_id, []).append(work_item)
+        return [sorted(group, key=lambda work_item: work_item.entry.position) for group in groups.values()]
 
     def place(self, studies: int = 1000, most: int = 64) -> int:
         """Place and record what is due of so many studies, so many duties of each; returns of how many."""
         groups = [group[:most] for group in self.due(Stage.PLACE)[:studies]]
         if groups:
-            self.projector.record([self.projector.place_batch(group) for group in groups])
+            self.placer.record([self.placer.place_batch(group) for group in groups])
         return len(groups)
 
     def remove(self, most: int = 1000) -> int:
         """Remove and record that many due uploads; returns how many."""
-        duties = [duty for group in self.due(Stage.REMOVE) for duty in group][:most]
-        if duties:
-            self.remover.record([self.remover.remove_batch(duties)])
-        return len(duties)
+        work_items = [work_item for group in self.due(Stage.REMOVE) for work_item in group][:most]
+        if work_items:
+            self.remover.record([self.remover.remove_batch(work_items)])
+        return len(work_items)
 
     def tell(self) -> int:
         """Tell, or read back, and record what is due; returns of how many studies."""

@@ -1,4 +1,4 @@
-"""Every class of exception at every call that a step makes for one study: the lanes live, the others go on, the study is seen to fail."""
+"""Every class of exception at every call that a step makes for one study: the pool live, the others go on, the study is seen to fail."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.sqlite import SqliteLedger, utc_now
 from storage_ledger.pipeline.notify import Notifier
 from storage_ledger.pipeline.outages import Outages
-from storage_ledger.pipeline.place import Projector
+from storage_ledger.pipeline.place import Placer
 from storage_ledger.pipeline.receive.intake import Intake
 from storage_ledger.pipeline.receive.source import Delivery
 from storage_ledger.pipeline.remove import Remover
@@ -73,7 +73,7 @@ def named(arguments):
 
 
 class Lanes:
-    """The three lanes in threads of their own, on a real ledger, real folders and a real Status Service."""
+    """The three pools in threads of their own, on a real ledger, real folders and a real Status Service."""
 
     def __init__(self, folder, status_url):
         for name in ("uploads", "archive", "ledger"):
@@ -91,21 +91,21 @@ class Lanes:
         outages = Outages(self.real, self.metrics)
         common = {"outages": outages, "metrics": self.metrics, "clock": utc_now}
         self.remover = Remover(ledger, uploads, archive, settle_s=0, **common)
-        self.projector = Projector(ledger, uploads, archive, grace_s=300, on_copied=self.remover.remember, **common)
+        self.placer = Placer(ledger, uploads, archive, grace_s=300, on_copied=self.remover.remember, **common)
         self.notifier = Notifier(ledger, client, archive_root=str(folder / "archive"), confirm_s=0, **common)
         self.intake = Intake(
             self.real, Acknowledging(), UploadPaths(str(self.uploads)), metrics=self.metrics, clock=utc_now, rejected_per_hour=9,
-            on_described=self.projector.lane.wake, on_rejected=lambda: None,
+            on_described=self.placer.pool.wake, on_rejected=lambda: None,
         )  # fmt: skip
         self.stop = threading.Event()
         self.died = []
-        self.threads = [threading.Thread(target=self.run, args=(part.lane,)) for part in (self.projector, self.remover, self.notifier)]
+        self.threads = [threading.Thread(target=self.run, args=(part.pool,)) for part in (self.placer, self.remover, self.notifier)]
 
-    def run(self, lane):
+    def run(self, pool):
         try:
-            lane.run(self.stop)
+            pool.run(self.stop)
         except BaseException as error:  # noqa: BLE001 - the test looks at it
-            self.died.append((lane.name, error))
+            self.died.append((pool.name, error))
 
     def describe(self, studies):
         for study in studies:
@@ -119,8 +119,8 @@ class Lanes:
 
     def __exit__(self, *_):
         self.stop.set()
-        for part in (self.projector, self.remover, self.notifier):
-            part.lane.wake()
+        for part in (self.placer, self.remover, self.notifier):
+            part.pool.wake()
         for thread in self.threads:
             thread.join(30)
         self.client.close()

@@ -41,8 +41,8 @@ class Scene:
 
     def append(self, study_id: str) -> None:
         with self.ledger.write() as tx:
-            cause = tx.append(NewEntry(Kind.DESCRIBED, described(f"{study_id}.dcm"), study_id), duty=False).position
-            tx.append(NewEntry(Kind.ARCHIVED, archived(f"{study_id}.dcm"), study_id, cause), duty=False)
+            cause = tx.append(NewEntry(Kind.DESCRIBED, described(f"{study_id}.dcm"), study_id), work_item=False).position
+            tx.append(NewEntry(Kind.ARCHIVED, archived(f"{study_id}.dcm"), study_id, cause), work_item=False)
         self.bell.set()
 
     @contextmanager
@@ -244,7 +244,7 @@ def test_a_lock_that_cannot_be_had_is_said_and_the_index_is_rebuilt_once_it_can(
 
 def test_an_entry_that_says_nothing_of_use_costs_one_rebuild_and_is_left_out(scene, log):
     with scene.ledger.write() as tx:
-        position = tx.append(NewEntry(Kind.ARCHIVED, {"no": "file"}, "S1", 1), duty=False).position
+        position = tx.append(NewEntry(Kind.ARCHIVED, {"no": "file"}, "S1", 1), work_item=False).position
     with scene.serving() as index:
         until(lambda: index.position >= position and index.trouble is None, 60)
         scene.append("S8")

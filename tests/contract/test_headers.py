@@ -36,11 +36,11 @@ class Repairing(Pipeline):
         with self.ledger.write() as tx:
             described = tx.append(
                 NewEntry(Kind.DESCRIBED, {"message": message, "source": "pubsub", "raw_sha256": "", "upload_path": name}, study_id),
-                duty=False,
+                work_item=False,
             )
             payload = {"file": file, "placement": "copied", "metadata_sha256": "", "dicom": dicom, "upload_path": name}
             tx.append(
-                NewEntry(Kind.ARCHIVED, payload | ({"dicom_error": error} if error else {}), study_id, described.position), duty=False
+                NewEntry(Kind.ARCHIVED, payload | ({"dicom_error": error} if error else {}), study_id, described.position), work_item=False
             )
         self.write_metadata()
         with (folder / name).open("rb") as opened:
@@ -179,12 +179,14 @@ def test_the_header_that_counts_is_the_last_that_was_read(pipeline):
     first = pipeline.archived_before("S1", dicom={"SOPInstanceUID": "1.2"}, error=None)
     archived = pipeline.ledger.last()
     with pipeline.ledger.write() as tx:
-        tx.append(NewEntry(Kind.ARCHIVED, archived.data | {"placement": "already-there", "dicom": first}, "S1", archived.cause), duty=False)
+        tx.append(
+            NewEntry(Kind.ARCHIVED, archived.data | {"placement": "already-there", "dicom": first}, "S1", archived.cause), work_item=False
+        )
     [known] = headers_of("S1", pipeline.ledger.study("S1"))
     assert (known.dicom, known.position) == ({"SOPInstanceUID": "1.2"}, archived.position)
     pipeline.archived_before("S2", seed=2)
     archived = pipeline.ledger.last()
     with pipeline.ledger.write() as tx:
-        tx.append(NewEntry(Kind.ARCHIVED, {**archived.data, "dicom": first}, "S2", archived.cause), duty=False)
+        tx.append(NewEntry(Kind.ARCHIVED, {**archived.data, "dicom": first}, "S2", archived.cause), work_item=False)
     [known] = headers_of("S2", pipeline.ledger.study("S2"))
     assert (known.dicom, known.position) == (first, archived.position)

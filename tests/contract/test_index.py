@@ -35,7 +35,7 @@ class Following:
 
     def append(self, kind, payload, study_id="S1", cause=None):
         with self.ledger.write() as tx:
-            entry = tx.append(NewEntry(kind, payload, study_id, cause), duty=False)
+            entry = tx.append(NewEntry(kind, payload, study_id, cause), work_item=False)
         self.index.follow()
         return entry
 
@@ -534,7 +534,7 @@ def anew(following):
 def test_a_follower_goes_on_from_where_another_process_has_made_the_index_anew(following, ledgers, tmp_path):
     following.append(Kind.ARCHIVED, archived("a.dcm", dicom=header("9.1")), "A")
     with following.ledger.write() as tx:
-        tx.append(NewEntry(Kind.ARCHIVED, archived("b.dcm", dicom=header("9.2")), "A"), duty=False)
+        tx.append(NewEntry(Kind.ARCHIVED, archived("b.dcm", dicom=header("9.2")), "A"), work_item=False)
     other = anew(following)
     assert other.remake() == 2
     other.close()
@@ -661,7 +661,7 @@ def test_a_damaged_entry_is_left_out_of_the_index_and_named(following, log, code
             (Kind.ARCHIVED, archived(), "S1"),
             (Kind.ARCHIVED, archived(), "S3"),
         ]:
-            tx.append(NewEntry(kind, payload, study_id), duty=False)
+            tx.append(NewEntry(kind, payload, study_id), work_item=False)
     damage(following.ledger, DAMAGES[code])
     following.index.follow()
     for _ in range(2):
@@ -755,7 +755,7 @@ def stories(tmp_path_factory):
             found = {"findings": [{"code": "file-changed", "position": files[number].position}]}
             tx.append(NewEntry(Kind.VERIFIED, seen | found))
             tx.append(NewEntry(Kind.RESTORED, {"file": {"name": file.data["file"]["name"]}}, file.study_id))
-            tx.append(NewEntry(Kind.ARCHIVED, file.data, file.study_id), duty=False)
+            tx.append(NewEntry(Kind.ARCHIVED, file.data, file.study_id), work_item=False)
     for position in (1, files[5].position, 1_000, 1_001):
         damage(ledger, f"UPDATE entries SET payload = payload || ' ' WHERE position = {position}")
     damage(ledger, f"UPDATE entries SET study_id = 'another' WHERE position = {files[9].position}")
@@ -911,7 +911,7 @@ def test_shares_of_a_rebuild_that_disagree_about_a_study_come_to_what_a_follower
     with ledger.write() as tx:
         for number, name in enumerate(["DOE^JANE", "DOE^JANE", "Weiß^P", "ROE^R"]):
             dicom = header(f"9.{number}", PatientName=name, PatientID=f"P{number // 2}")
-            tx.append(NewEntry(Kind.ARCHIVED, archived(f"{number}.dcm", content=str(number), dicom=dicom), f"S{number}"), duty=False)
+            tx.append(NewEntry(Kind.ARCHIVED, archived(f"{number}.dcm", content=str(number), dicom=dicom), f"S{number}"), work_item=False)
     followed = Index(tmp_path / "followed.db", ledger)
     followed.ensure()
     for stretches in (1, 2, 4):

@@ -1,4 +1,4 @@
-"""A lane on a real ledger: who gets a turn, and what comes of work that raises whatever there is."""
+"""A worker pool on a real ledger: who gets a turn, and what comes of work that raises whatever there is."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import BackupError, LedgerUnusable, Permanent, Rejected, Retryable
-from storage_ledger.pipeline.worker_pool import Lane
+from storage_ledger.pipeline.worker_pool import WorkerPool
 from storage_ledger.system.metrics import Metrics
 from storage_ledger.system.sqlalchemy_engine import sqlite
 from tests.contract.making import described, made_entry
@@ -22,7 +22,7 @@ from tests.support.waiting import until
 
 
 class Turns:
-    """A lane whose work takes note of whose turn it is; `breaks` raises in `work`, `spoils` in `record`."""
+    """A worker pool whose work takes note of whose turn it is; `breaks` raises in `work`, `spoils` in `record`."""
 
     def __init__(self, ledger, *, workers=3, breaks=None, spoils=None):
         self.ledger = ledger
@@ -33,30 +33,30 @@ class Turns:
         self.died = []
         self.stop = threading.Event()
         self.metrics = Metrics()
-        self.lane = Lane("place", ledger, [Stage.PLACE], work=self.work, record=self.record, metrics=self.metrics, workers=workers)
+        self.pool = WorkerPool("place", ledger, [Stage.PLACE], work=self.work, record=self.record, metrics=self.metrics, workers=workers)
         self.thread = threading.Thread(target=self.run)
 
     def run(self):
         try:
-            self.lane.run(self.stop)
+            self.pool.run(self.stop)
         except BaseException as error:  # noqa: BLE001 - the test looks at it
             self.died.append(error)
 
-    def work(self, duties):
-        self.turns.append(duties[0].entry.study_id)
-        for duty in duties:
-            if duty.entry.position in self.breaks:
-                raise self.breaks[duty.entry.position]
-        return duties
+    def work(self, work_items):
+        self.turns.append(work_items[0].entry.study_id)
+        for work_item in work_items:
+            if work_item.entry.position in self.breaks:
+                raise self.breaks[work_item.entry.position]
+        return work_items
 
     def record(self, outcomes, _fresh):
         with self.ledger.write() as tx:
-            for duties in outcomes:
-                for duty in duties:
-                    if duty.entry.position in self.spoils:
-                        raise self.spoils[duty.entry.position]
-                    tx.drop(duty.entry.position, Stage.PLACE)
-                    self.recorded.append(duty.entry.position)
+            for work_items in outcomes:
+                for work_item in work_items:
+                    if work_item.entry.position in self.spoils:
+                        raise self.spoils[work_item.entry.position]
+                    tx.drop(work_item.entry.position, Stage.PLACE)
+                    self.recorded.append(work_item.entry.position)
 
     def __enter__(self):
         self.thread.start()
@@ -64,7 +64,7 @@ class Turns:
 
     def __exit__(self, *_):
         self.stop.set()
-        self.lane.wake()
+        self.pool.wake()
         self.thread.join(30)
         assert not self.thread.is_alive()
 
@@ -83,7 +83,7 @@ def add(ledger, *studies):
 
 
 def pending(ledger):
-    return [duty.entry.position for study in {e.study_id for e in ledger.read(0, 10_000)} for duty in ledger.pending_of(study)]
+    return [work_item.entry.position for study in {e.study_id for e in ledger.read(0, 10_000)} for work_item in ledger.pending_of(study)]
 
 
 def failed(ledger):
@@ -92,20 +92,20 @@ def failed(ledger):
 
 def test_one_large_study_leaves_the_others_their_turn(ledger):
     add(ledger, *["large"] * 1_920, *(f"small{number}" for number in range(30)))
-    with Turns(ledger) as lane:
+    with Turns(ledger) as pool:
         until(lambda: not pending(ledger), 60)
-    order = [study == "large" for study in lane.turns]
+    order = [study == "large" for study in pool.turns]
     last_small = len(order) - 1 - order[::-1].index(False)
     assert sum(order[:last_small]) <= 10, "the small ones had to wait for nearly all of the large one"
-    assert sorted(lane.recorded) == list(range(1, 1_951))
+    assert sorted(pool.recorded) == list(range(1, 1_951))
 
 
 def test_several_large_studies_side_by_side_are_all_worked_on(ledger):
     add(ledger, *["a"] * 300, *["b"] * 300, *["c"] * 300, "d")
-    with Turns(ledger) as lane:
+    with Turns(ledger) as pool:
         until(lambda: not pending(ledger), 60)
-    assert set(lane.turns[:4]) == {"a", "b", "c", "d"}
-    assert sorted(lane.recorded) == list(range(1, 902))
+    assert set(pool.turns[:4]) == {"a", "b", "c", "d"}
+    assert sorted(pool.recorded) == list(range(1, 902))
 
 
 def of_every_class():
@@ -132,11 +132,11 @@ def test_whatever_one_item_raises_is_its_own_failure_and_the_others_go_on(ledger
     others = set(range(1, max(among) + 2)) - set(alone) - set(among)
     errors = list(CLASSES.values())
     raised = dict(zip(alone, errors, strict=True)) | dict(zip(among, errors, strict=False))
-    with Turns(ledger, **{where: raised}) as lane:
-        until(lambda: others <= set(lane.recorded) and len(failed(ledger)) == len(raised), 60)
-        assert lane.thread.is_alive()
-    assert lane.died == []
-    assert Counter(lane.recorded).keys() == others
+    with Turns(ledger, **{where: raised}) as pool:
+        until(lambda: others <= set(pool.recorded) and len(failed(ledger)) == len(raised), 60)
+        assert pool.thread.is_alive()
+    assert pool.died == []
+    assert Counter(pool.recorded).keys() == others
     assert {position: detail for position, _, detail in failed(ledger)} == {at: type(error).__name__ for at, error in raised.items()}
     assert {code for _, code, _ in failed(ledger)} == {"internal-error"}
     assert set(pending(ledger)) == set(raised), "they are tried again"
@@ -152,46 +152,46 @@ def test_an_entry_of_which_not_even_a_failure_can_be_recorded_leaves_the_others_
         )
         connection.execute("INSERT INTO pending VALUES (1, 'place', '2026-01-01T00:00:00.000000Z', 0)")
         connection.commit()
-    with Turns(ledger, breaks={1: TypeError()}) as lane:
-        until(lambda: lane.turns)
+    with Turns(ledger, breaks={1: TypeError()}) as pool:
+        until(lambda: pool.turns)
         for number in range(2, 5):
             add(ledger, f"study{number}")
-            lane.lane.wake()
-            until(lambda number=number: number in lane.recorded, 10)
-    assert lane.died == []
+            pool.pool.wake()
+            until(lambda number=number: number in pool.recorded, 10)
+    assert pool.died == []
     [waits] = ledger.pending_of("odd")
     assert waits.not_before > "2026-01-01T12:00:00", "put off"
 
 
 def test_what_raised_once_is_done_when_it_is_tried_again(ledger):
     [position] = add(ledger, "S1")
-    with Turns(ledger, breaks={position: ValueError()}) as lane:
+    with Turns(ledger, breaks={position: ValueError()}) as pool:
         until(lambda: failed(ledger), 30)
-        lane.breaks.clear()
+        pool.breaks.clear()
         with ledger.write() as tx:
             tx.make_due(beyond_s=0)
-        lane.lane.wake()
-        until(lambda: lane.recorded == [position], 30)
+        pool.pool.wake()
+        until(lambda: pool.recorded == [position], 30)
     assert pending(ledger) == []
 
 
 def test_only_a_ledger_that_cannot_be_used_ends_a_lane(ledger):
     [position] = add(ledger, "S1")
-    with Turns(ledger, breaks={position: LedgerUnusable("ledger-damaged")}) as lane:
-        until(lambda: lane.died, 30)
+    with Turns(ledger, breaks={position: LedgerUnusable("ledger-damaged")}) as pool:
+        until(lambda: pool.died, 30)
     assert failed(ledger) == []
 
 
 def test_a_lane_that_raised_goes_on_when_it_is_run_again(ledger):
     first, second = add(ledger, "S1", "S2")
-    with Turns(ledger, breaks={first: LedgerUnusable("ledger-damaged")}) as lane:
-        until(lambda: lane.died, 30)
-    lane.breaks.clear()
-    lane.stop.clear()
-    lane.thread = threading.Thread(target=lane.run)
-    with lane:
+    with Turns(ledger, breaks={first: LedgerUnusable("ledger-damaged")}) as pool:
+        until(lambda: pool.died, 30)
+    pool.breaks.clear()
+    pool.stop.clear()
+    pool.thread = threading.Thread(target=pool.run)
+    with pool:
         until(lambda: not pending(ledger), 30)
-    assert sorted(set(lane.recorded)) == [first, second]
+    assert sorted(set(pool.recorded)) == [first, second]
 
 
 def test_a_time_that_is_none_stops_nobody(ledger):
@@ -199,6 +199,6 @@ def test_a_time_that_is_none_stops_nobody(ledger):
     with sqlite3.connect(ledger.path) as direct:
         direct.execute("UPDATE pending SET not_before = 'never' WHERE position = ?", (first,))
     direct.close()
-    with Turns(ledger) as lane:
-        until(lambda: second in lane.recorded, 30)
-        assert lane.thread.is_alive()
+    with Turns(ledger) as pool:
+        until(lambda: second in pool.recorded, 30)
+        assert pool.thread.is_alive()

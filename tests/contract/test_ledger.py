@@ -54,8 +54,8 @@ def append(ledger, *entries, **how):
         return [tx.append(entry, **how) for entry in entries]
 
 
-def duties(ledger, study_id="S1"):
-    return [(duty.entry.position, duty.stage) for duty in ledger.pending_of(study_id)]
+def work_items(ledger, study_id="S1"):
+    return [(work_item.entry.position, work_item.stage) for work_item in ledger.pending_of(study_id)]
 
 
 # -- entries
@@ -225,7 +225,7 @@ def test_what_is_appended_after_the_clock_was_set_back_is_due_at_once(ledger, cl
     append(ledger, said("A"))
     clock.move(-86_400)
     append(ledger, said("B"))
-    assert [duty.entry.study_id for duty in ledger.due([Stage.PLACE], limit=10)] == ["B"]
+    assert [work_item.entry.study_id for work_item in ledger.due([Stage.PLACE], limit=10)] == ["B"]
 
 
 def test_after_a_start_everything_put_off_is_due_even_if_the_clock_was_set_back(ledger, clock):
@@ -235,7 +235,7 @@ def test_after_a_start_everything_put_off_is_due_even_if_the_clock_was_set_back(
     clock.move(-86_400)
     with ledger.write() as tx:
         tx.make_due(beyond_s=600)
-    assert [(duty.entry.position, duty.attempts) for duty in ledger.due([Stage.PLACE], limit=10)] == [(1, 0), (2, 4)]
+    assert [(work_item.entry.position, work_item.attempts) for work_item in ledger.due([Stage.PLACE], limit=10)] == [(1, 0), (2, 4)]
 
 
 def test_a_start_leaves_read_backs_that_lie_within_reach_as_they_are(ledger, clock):
@@ -246,7 +246,7 @@ def test_a_start_leaves_read_backs_that_lie_within_reach_as_they_are(ledger, clo
         tx.postpone(1, Stage.CONFIRM, due_in_s=600, attempts=0)
         tx.postpone(2, Stage.CONFIRM, due_in_s=601, attempts=0)
         tx.make_due(beyond_s=600)
-    soon = {duty.entry.position: duty.not_before for study in ("S1", "S2") for duty in ledger.pending_of(study)}
+    soon = {work_item.entry.position: work_item.not_before for study in ("S1", "S2") for work_item in ledger.pending_of(study)}
     assert soon[1] == rfc3339(clock.now + timedelta(seconds=600))
     assert soon[2] <= rfc3339(clock.now + timedelta(seconds=600))
 
@@ -256,13 +256,13 @@ def test_a_start_leaves_read_backs_that_lie_within_reach_as_they_are(ledger, clo
 
 def test_an_entrys_duties_are_made_and_discharged_in_its_own_transaction(ledger):
     append(ledger, said())
-    assert duties(ledger) == [(1, Stage.PLACE)]
+    assert work_items(ledger) == [(1, Stage.PLACE)]
     append(ledger, NewEntry(Kind.ARCHIVED, archived(), "S1", 1))
-    assert duties(ledger) == [(2, Stage.REMOVE), (2, Stage.TELL)]
+    assert work_items(ledger) == [(2, Stage.REMOVE), (2, Stage.TELL)]
     append(ledger, NewEntry(Kind.STATUS_SENT, {"status": "archived", "tells": [2]}, "S1", 2))
-    assert duties(ledger) == [(2, Stage.REMOVE), (3, Stage.CONFIRM)]
+    assert work_items(ledger) == [(2, Stage.REMOVE), (3, Stage.CONFIRM)]
     append(ledger, NewEntry(Kind.STATUS_SENT, {"status": "archived", "tells": []}, "S1", 3))
-    assert duties(ledger) == [(2, Stage.REMOVE), (4, Stage.CONFIRM)]
+    assert work_items(ledger) == [(2, Stage.REMOVE), (4, Stage.CONFIRM)]
 
 
 def test_a_word_of_release_makes_the_duty_to_place_anew_in_its_own_transaction(ledger, clock):
@@ -270,39 +270,39 @@ def test_a_word_of_release_makes_the_duty_to_place_anew_in_its_own_transaction(l
     clock.move(5)
     with pytest.raises(Boom):
         append_and_fail(ledger, NewEntry(Kind.RELEASED, {"described": 1}, "S1", 2))
-    assert duties(ledger) == [(3, Stage.CONFIRM)]
+    assert work_items(ledger) == [(3, Stage.CONFIRM)]
     append(ledger, NewEntry(Kind.RELEASED, {"described": 1}, "S1", 2))
-    assert duties(ledger) == [(1, Stage.PLACE), (3, Stage.CONFIRM)]
-    assert [(duty.entry.position, duty.attempts, duty.not_before) for duty in ledger.due([Stage.PLACE], limit=9)] == [
+    assert work_items(ledger) == [(1, Stage.PLACE), (3, Stage.CONFIRM)]
+    assert [(work_item.entry.position, work_item.attempts, work_item.not_before) for work_item in ledger.due([Stage.PLACE], limit=9)] == [
         (1, 0, rfc3339(clock.now))
     ]
     append(ledger, NewEntry(Kind.QUARANTINED, {}, "S1", 1), NewEntry(Kind.DISCARDED, {}, "S1", 5))
-    assert duties(ledger) == [(3, Stage.CONFIRM), (5, Stage.TELL), (6, Stage.TELL)]
+    assert work_items(ledger) == [(3, Stage.CONFIRM), (5, Stage.TELL), (6, Stage.TELL)]
 
 
 def test_a_new_status_ends_the_read_backs_of_earlier_ones_of_its_own_study_only(ledger):
     sent = {"status": "archived", "tells": []}
     append(ledger, NewEntry(Kind.STATUS_SENT, sent, "S1"), NewEntry(Kind.STATUS_SENT, sent, "S2"), NewEntry(Kind.STATUS_SENT, sent, "S1"))
-    assert (duties(ledger, "S1"), duties(ledger, "S2")) == ([(3, Stage.CONFIRM)], [(2, Stage.CONFIRM)])
+    assert (work_items(ledger, "S1"), work_items(ledger, "S2")) == ([(3, Stage.CONFIRM)], [(2, Stage.CONFIRM)])
 
 
 def test_a_status_discharges_what_it_tells_even_of_another_study(ledger):
     append(ledger, said("A"), NewEntry(Kind.ARCHIVED, archived(), "A", 1))
     append(ledger, NewEntry(Kind.STATUS_SENT, {"status": "archived", "tells": [2]}, "A", 2))
-    assert duties(ledger, "A") == [(2, Stage.REMOVE), (3, Stage.CONFIRM)]
+    assert work_items(ledger, "A") == [(2, Stage.REMOVE), (3, Stage.CONFIRM)]
 
 
 def test_an_entry_appended_without_duty_makes_none_and_still_discharges(ledger):
     append(ledger, said())
-    append(ledger, NewEntry(Kind.ARCHIVED, archived(), "S1", 1), duty=False)
-    assert duties(ledger) == []
+    append(ledger, NewEntry(Kind.ARCHIVED, archived(), "S1", 1), work_item=False)
+    assert work_items(ledger) == []
 
 
 def test_a_duty_made_for_later_is_due_then(ledger, clock):
     append(ledger, said(), due_in_s=5)
     assert ledger.due([Stage.PLACE], limit=10) == []
     clock.move(5)
-    assert [duty.entry.position for duty in ledger.due([Stage.PLACE], limit=10)] == [1]
+    assert [work_item.entry.position for work_item in ledger.due([Stage.PLACE], limit=10)] == [1]
 
 
 def test_the_longest_due_comes_first_and_the_lower_position_among_equals(ledger, clock):
@@ -312,14 +312,14 @@ def test_the_longest_due_comes_first_and_the_lower_position_among_equals(ledger,
         tx.postpone(2, Stage.PLACE, due_in_s=1, attempts=1)
         tx.postpone(3, Stage.PLACE, due_in_s=1, attempts=1)
     clock.move(10)
-    assert [duty.entry.position for duty in ledger.due([Stage.PLACE], limit=10)] == [2, 3, 1]
-    assert [duty.entry.position for duty in ledger.due([Stage.PLACE], limit=1)] == [2]
+    assert [work_item.entry.position for work_item in ledger.due([Stage.PLACE], limit=10)] == [2, 3, 1]
+    assert [work_item.entry.position for work_item in ledger.due([Stage.PLACE], limit=1)] == [2]
 
 
 def test_what_is_in_somebodys_hands_is_not_due(ledger):
     append(ledger, said("A"), said("A"), said("B"), NewEntry(Kind.REJECTED, {"study_id": "A"}))
     stages = [Stage.PLACE, Stage.TELL]
-    due = lambda **busy: sorted(duty.entry.position for duty in ledger.due(stages, limit=10, **busy))  # noqa: E731
+    due = lambda **busy: sorted(work_item.entry.position for work_item in ledger.due(stages, limit=10, **busy))  # noqa: E731
     assert due() == [1, 2, 3, 4]
     assert due(busy=[2, 4]) == [1, 3]
     assert due(busy_studies=["A"]) == [3, 4]
@@ -328,7 +328,7 @@ def test_what_is_in_somebodys_hands_is_not_due(ledger):
 
 def test_only_the_stages_asked_for_are_due(ledger):
     append(ledger, said("A"), NewEntry(Kind.ARCHIVED, archived(), "A", 1), said("B"))
-    found = [(duty.entry.position, duty.stage) for duty in ledger.due([Stage.REMOVE, Stage.PLACE], limit=10)]
+    found = [(work_item.entry.position, work_item.stage) for work_item in ledger.due([Stage.REMOVE, Stage.PLACE], limit=10)]
     assert sorted(found) == [(2, Stage.REMOVE), (3, Stage.PLACE)]
     assert ledger.due([Stage.CONFIRM], limit=10) == []
 
@@ -354,7 +354,7 @@ def test_dropping_and_postponing_what_is_gone_does_nothing(ledger):
             tx.drop(99, Stage.TELL)
             tx.postpone(1, Stage.PLACE, due_in_s=1, attempts=1)
             assert not tx.is_pending(1, Stage.PLACE)
-    assert duties(ledger) == []
+    assert work_items(ledger) == []
 
 
 def test_a_duty_to_place_can_be_made_anew_once(ledger):
@@ -363,7 +363,7 @@ def test_a_duty_to_place_can_be_made_anew_once(ledger):
         with ledger.write() as tx:
             tx.place_again(1)
             assert tx.is_pending(1, Stage.PLACE)
-    assert [duty.entry.position for duty in ledger.due([Stage.PLACE], limit=10)] == [1]
+    assert [work_item.entry.position for work_item in ledger.due([Stage.PLACE], limit=10)] == [1]
 
 
 def test_a_duty_to_remove_can_be_made_anew_once(ledger):
@@ -372,7 +372,7 @@ def test_a_duty_to_remove_can_be_made_anew_once(ledger):
         tx.drop(2, Stage.REMOVE)
         tx.remove_again(2)
         tx.remove_again(2)
-    assert [duty.entry.position for duty in ledger.due([Stage.REMOVE], limit=9)] == [2]
+    assert [work_item.entry.position for work_item in ledger.due([Stage.REMOVE], limit=9)] == [2]
 
 
 def test_an_uploads_entries_are_found_in_order_whichever_study_they_are_of(ledger):
@@ -476,7 +476,7 @@ def test_an_exception_leaves_nothing_behind(ledger):
     with pytest.raises(Boom):
         append_and_fail(ledger, NewEntry(Kind.ARCHIVED, archived(), "S1", 1), called=called)
     assert ledger.last().position == 1
-    assert duties(ledger) == [(1, Stage.PLACE)]
+    assert work_items(ledger) == [(1, Stage.PLACE)]
     assert called == []
     assert [entry.position for entry in append(ledger, said("S2"))] == [2]
 
@@ -485,7 +485,7 @@ def test_an_entry_that_cannot_be_stored_leaves_nothing_behind(ledger):
     with pytest.raises(ValueError, match="JSON"):
         append(ledger, said(), NewEntry(Kind.DESCRIBED, {"n": float("nan")}, "S1"))
     assert ledger.last() is None
-    assert duties(ledger) == []
+    assert work_items(ledger) == []
 
 
 def test_what_waits_for_the_commit_sees_the_entry_durable(ledger):
@@ -588,7 +588,7 @@ def test_a_full_volume_refuses_records_nothing_and_is_forgiven(tmp_path, ledgers
         assert (error.code, error.errno) == ("ledger-full", errno.ENOSPC)
         last = ledger.last().position
         assert [entry.position for entry in ledger.read(0, 10_000)] == list(range(1, last + 1))
-        assert len(duties(ledger, "S2")) == last - 1
+        assert len(work_items(ledger, "S2")) == last - 1
         with pytest.raises(LedgerBusy):
             append(ledger, large)
         assert ledger.last().position == last
@@ -629,5 +629,5 @@ def test_entries_that_are_taken_over_are_the_same_and_their_duties_come_back(tmp
             for entry in old.read(0, 100):
                 tx.take_over(entry)
         assert new.read(0, 100) == old.read(0, 100)
-        duties = {(duty.entry.position, duty.stage) for duty in new.due(list(Stage), limit=100)}
-        assert duties == {(other.position, Stage.PLACE), (done.position, Stage.REMOVE)} | read_back
+        work_items = {(work_item.entry.position, work_item.stage) for work_item in new.due(list(Stage), limit=100)}
+        assert work_items == {(other.position, Stage.PLACE), (done.position, Stage.REMOVE)} | read_back

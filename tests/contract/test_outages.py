@@ -15,7 +15,7 @@ from storage_ledger.operations.report.timeline import story_of
 from storage_ledger.pipeline.failures import record_hanging
 from storage_ledger.pipeline.outages import READY_AFTER_S, Outages
 from storage_ledger.pipeline.place import COMMON_AFTER
-from storage_ledger.pipeline.worker_pool import MOST_HANGING, Lane
+from storage_ledger.pipeline.worker_pool import MOST_HANGING, WorkerPool
 from storage_ledger.settings import Settings
 from storage_ledger.system.metrics import Metrics
 from storage_ledger.system.sqlalchemy_engine import sqlite
@@ -243,7 +243,7 @@ def test_what_one_study_after_the_other_fails_with_is_said_once(pipeline):
     many = [f"S{n}" for n in range(40)]
     broken(pipeline, *many)
     describe(pipeline, *many)
-    for _ in range(len(many)):  # as the lane does it: one after the other
+    for _ in range(len(many)):  # as the pool does it: one after the other
         pipeline.place(studies=1)
     each = [(study_id, "archive-error") for study_id in many[: COMMON_AFTER - 1]]
     assert failed(pipeline) == [*each, (None, "archive-error")]
@@ -270,7 +270,7 @@ def test_a_file_that_does_not_fit_into_a_nearly_full_archive_holds_up_no_smaller
         pipeline.say("large", "large.dcm")
         pipeline.place()
         describe(pipeline, "small")
-        for _ in range(2):  # as the lane does it in an outage: one after the other
+        for _ in range(2):  # as the pool does it in an outage: one after the other
             pipeline.clock.move(1)
             pipeline.place(studies=1)
         assert "small/small.dcm" in pipeline.files()
@@ -304,7 +304,7 @@ def test_the_story_of_a_study_says_what_holds_it_up(pipeline):
 
 
 class Hung:
-    """A lane on a real ledger, whose work of some studies hangs until it is let go."""
+    """A worker pool on a real ledger, whose work of some studies hangs until it is let go."""
 
     def __init__(self, ledger, workers=2):
         self.ledger = ledger
@@ -313,7 +313,7 @@ class Hung:
         self.hanging = []
         self.done = []
         self.died = []
-        self.lane = Lane(
+        self.pool = WorkerPool(
             "place",
             ledger,
             [Stage.PLACE],
@@ -321,43 +321,43 @@ class Hung:
             record=self.record,
             metrics=Metrics(),
             workers=workers,
-            on_hanging=lambda duties: self.hanging.extend(duty.entry.study_id for duty in duties),
+            on_hanging=lambda work_items: self.hanging.extend(work_item.entry.study_id for work_item in work_items),
             hangs_after_s=0.5,
         )
         self.thread = threading.Thread(target=self.run)
 
     def run(self):
         try:
-            self.lane.run(self.stop)
+            self.pool.run(self.stop)
         except LedgerUnusable as error:
             self.died.append(error.code)
 
-    def work(self, duties):
-        if duties[0].entry.study_id.startswith("hangs"):
+    def work(self, work_items):
+        if work_items[0].entry.study_id.startswith("hangs"):
             self.free.wait()
-        if duties[0].entry.study_id.startswith("slow"):
+        if work_items[0].entry.study_id.startswith("slow"):
             for _ in range(60):
-                self.lane.beat()
+                self.pool.beat()
                 self.free.wait(0.02)
-        if duties[0].entry.study_id.startswith("fatal"):
+        if work_items[0].entry.study_id.startswith("fatal"):
             raise LedgerUnusable("ledger-damaged", "")
-        return duties
+        return work_items
 
     def record(self, outcomes, _fresh):
         with self.ledger.write() as tx:
-            for duty in (duty for duties in outcomes for duty in duties):
-                self.done.append(duty.entry.study_id)
-                tx.drop(duty.entry.position, Stage.PLACE)
+            for work_item in (work_item for work_items in outcomes for work_item in work_items):
+                self.done.append(work_item.entry.study_id)
+                tx.drop(work_item.entry.position, Stage.PLACE)
 
     def describe(self, *studies):
         with self.ledger.write() as tx:
             for study_id in studies:
                 tx.append(NewEntry(Kind.DESCRIBED, {"upload_path": study_id, "raw_sha256": study_id, "message": {}}, study_id))
-        self.lane.wake()
+        self.pool.wake()
 
     def end(self):
         self.stop.set()
-        self.lane.wake()
+        self.pool.wake()
         self.thread.join(30)
         assert not self.thread.is_alive()
 
@@ -376,10 +376,10 @@ def test_more_hanging_files_than_workers_stop_nobody_else(hung):
     hung.thread.start()
     until(lambda: len(hung.done) == 30, 30)
     until(lambda: sorted(hung.hanging) == stuck, 30)
-    assert hung.lane.hanging == len(stuck)
+    assert hung.pool.hanging == len(stuck)
     hung.free.set()
     until(lambda: len(hung.done) == 42, 30)
-    until(lambda: hung.lane.hanging == 0, 30)
+    until(lambda: hung.pool.hanging == 0, 30)
     assert len(hung.hanging) == len(stuck)  # said once
     hung.end()
 
@@ -387,7 +387,7 @@ def test_more_hanging_files_than_workers_stop_nobody_else(hung):
 def test_a_stop_does_not_wait_for_what_hangs(hung):
     hung.describe("hangs", "S1")
     hung.thread.start()
-    until(lambda: hung.done == ["S1"] and hung.lane.hanging == 1, 30)
+    until(lambda: hung.done == ["S1"] and hung.pool.hanging == 1, 30)
     hung.end()
     assert hung.done == ["S1"]
 
@@ -403,7 +403,7 @@ def test_what_is_slow_but_goes_on_does_not_hang(hung):
 def test_so_many_threads_are_given_up_on_and_no_more(hung):
     hung.describe(*(f"hangs{n}" for n in range(MOST_HANGING + 8)))
     hung.thread.start()
-    until(lambda: hung.lane.hanging == MOST_HANGING, 30)
+    until(lambda: hung.pool.hanging == MOST_HANGING, 30)
     hung.free.set()
     until(lambda: len(hung.done) == MOST_HANGING + 8, 30)
     hung.end()
@@ -418,8 +418,8 @@ def test_what_ends_a_worker_ends_the_lane(hung):
 
 def test_a_hanging_file_is_recorded_and_shown(pipeline):
     describe(pipeline, "S1")
-    [duties] = pipeline.due(Stage.PLACE)
-    record_hanging(pipeline.ledger, "place", duties)
+    [work_items] = pipeline.due(Stage.PLACE)
+    record_hanging(pipeline.ledger, "place", work_items)
     [entry] = [entry for entry in pipeline.ledger.read(0, 10) if entry.kind == "failed"]
     assert (entry.data["step"], entry.data["code"], entry.data["retry_at"], entry.study_id) == ("place", "hangs", None, "S1")
     pipeline.finish()

@@ -74,7 +74,9 @@ def test_a_retry_archives_the_file_and_the_status_follows(pipeline, status_serve
         "reason": "the file is back",
         "upload_path": "a.dcm",
     }
-    assert [(duty.entry.position, duty.stage, duty.attempts) for duty in pipeline.ledger.due([Stage.PLACE], limit=9)] == [(1, "place", 0)]
+    assert [
+        (work_item.entry.position, work_item.stage, work_item.attempts) for work_item in pipeline.ledger.due([Stage.PLACE], limit=9)
+    ] == [(1, "place", 0)]
     pipeline.finish()
     assert pipeline.kinds() == ["described", "quarantined", "status-sent", "released", "archived", "status-sent"]
     assert list(pipeline.files()) == ["S1/a.dcm"]
@@ -159,10 +161,10 @@ def test_what_the_ledger_does_not_know_is_told(pipeline):
 def test_what_a_redelivery_is_trying_already_needs_no_word(pipeline):
     """The redelivery came between the judgement and its record: the upload is quarantined, and somebody is at it."""
     pipeline.say("S1", "a.dcm")
-    [duties] = pipeline.due(Stage.PLACE)
-    judged = pipeline.projector.place_batch(duties)
+    [work_items] = pipeline.due(Stage.PLACE)
+    judged = pipeline.placer.place_batch(work_items)
     pipeline.say("S1", "a.dcm")
-    pipeline.projector.record([judged])
+    pipeline.placer.record([judged])
     assert pipeline.kinds() == ["described", "described", "quarantined"]
     for said in (RETRY, DISCARD):
         [answer] = word(pipeline, said, About("S1"))
@@ -188,7 +190,7 @@ def test_so_many_that_it_takes_several_commits(pipeline):
         for number in range(count):
             entry = tx.append(NewEntry(Kind.DESCRIBED, described(f"{number}.dcm"), f"S{number}"))
             payload = {"code": "upload-missing", "detail": "", "upload_path": f"{number}.dcm", "by": "projector"}
-            tx.append(NewEntry(Kind.QUARANTINED, payload, f"S{number}", entry.position), duty=False)
+            tx.append(NewEntry(Kind.QUARANTINED, payload, f"S{number}", entry.position), work_item=False)
     about = [
         About(each.study_id, each.upload_path, each.position) for each in in_quarantine(pipeline.ledger, [f"S{n}" for n in range(count)])
     ]
@@ -226,10 +228,10 @@ def test_a_retry_while_another_study_is_being_placed_changes_nothing_of_that(pip
     pipeline.upload("a.dcm", b"x")
     pipeline.upload("b.dcm", b"y")
     pipeline.say("S2", "b.dcm")
-    [duties] = pipeline.due(Stage.PLACE)
-    judged = pipeline.projector.place_batch(duties)
+    [work_items] = pipeline.due(Stage.PLACE)
+    judged = pipeline.placer.place_batch(work_items)
     word(pipeline, RETRY)
-    pipeline.projector.record([judged])
+    pipeline.placer.record([judged])
     pipeline.finish()
     assert list(pipeline.files()) == ["S1/a.dcm", "S2/b.dcm"]
 
@@ -324,8 +326,8 @@ def test_another_file_that_is_archived_meanwhile_does_not_make_up_for_the_one_th
     word(pipeline, RETRY)
     pipeline.upload("b.dcm", b"y")
     pipeline.say("S1", "b.dcm")
-    [duties] = pipeline.due(Stage.PLACE)
-    pipeline.projector.record([pipeline.projector.place_batch([duty for duty in duties if duty.entry.position != 1])])
+    [work_items] = pipeline.due(Stage.PLACE)
+    pipeline.placer.record([pipeline.placer.place_batch([work_item for work_item in work_items if work_item.entry.position != 1])])
     pipeline.tell()
     assert status_server.posted("S1") == ["failed", "failed"]
     pipeline.upload("a.dcm", b"x")

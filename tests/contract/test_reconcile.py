@@ -251,7 +251,7 @@ def test_a_leftover_is_removed_the_ordinary_way_and_adds_no_entry(pipeline, name
     done = pipeline.sweep()
     assert (done.leftovers, done.described, done.unexplained) == (1, 0, 0)
     assert pipeline.status.reads == []
-    assert [duty.entry.position for [duty] in pipeline.due(Stage.REMOVE)] == [2]
+    assert [work_item.entry.position for [work_item] in pipeline.due(Stage.REMOVE)] == [2]
     assert tree(pipeline.uploads)  # it itself removes nothing
     assert pipeline.sweep().held == 1
     pipeline.finish()
@@ -302,7 +302,7 @@ def test_of_several_versions_of_a_file_the_one_that_lies_there_is_the_leftover(p
         archived(pipeline, content=content)
     pipeline.upload("S1.dcm", b"other")
     pipeline.sweep()
-    assert [duty.entry.position for [duty] in pipeline.due(Stage.REMOVE)] == [4]
+    assert [work_item.entry.position for [work_item] in pipeline.due(Stage.REMOVE)] == [4]
     pipeline.finish()
     assert (len(pipeline.files()), tree(pipeline.uploads)) == (3, {})
 
@@ -649,7 +649,7 @@ def test_two_sweeps_at_once_make_up_for_each_message_once(tmp_path, ledgers, sta
         described += 3
         assert sum(each.described for each in done) == 3
         assert len([entry for entry in pipeline.described() if entry.data["source"] == "reconcile"]) == described
-        assert len([duty for group in pipeline.due(Stage.REMOVE) for duty in group]) == 1
+        assert len([work_item for group in pipeline.due(Stage.REMOVE) for work_item in group]) == 1
         pipeline.finish()
         assert tree(pipeline.uploads) == {}
     assert len(pipeline.files()) == 300

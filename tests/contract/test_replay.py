@@ -13,7 +13,7 @@ from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.errors import LedgerUnusable, Permanent, Retryable
 from storage_ledger.operations.findings import Findings
-from storage_ledger.operations.replay.dry_run import LookingArchive, LookingStatuses
+from storage_ledger.operations.replay.dry_run import DryRunArchive, DryRunStatuses
 from storage_ledger.operations.replay.files import put_back, record_in
 from storage_ledger.operations.replay.replay import Pace, Patience, Tally, in_parallel, metadata, record_told, statuses, studies
 from storage_ledger.pipeline.notify import Notifier
@@ -348,7 +348,7 @@ def test_a_dry_run_says_the_same_and_changes_nothing(filled, source):
     lose(filled, "A/a.dcm", "B/b.dcm", "A/metadata.json")
     before = tree(filled.archive)
     last = filled.ledger.last()
-    looking = LookingArchive(FilesystemArchive(filled.archive))
+    looking = DryRunArchive(FilesystemArchive(filled.archive))
     tally, found = filled.files(source, archive=looking, record=lambda _: None)
     assert (tally.mended, tally.bytes, found) == (2, 10, [])
     assert filled.metadata_again(looking)[0].mended == 1
@@ -472,7 +472,7 @@ def test_what_stands_is_not_told_and_what_is_waiting_is_the_services(told, clien
 def test_a_dry_run_asks_and_tells_nothing(told, client, status_server):
     status_server.forget()
     last = told.ledger.last()
-    tally, _ = told.statuses_again(LookingStatuses(client), record=lambda _: None)
+    tally, _ = told.statuses_again(DryRunStatuses(client), record=lambda _: None)
     assert tally.mended >= 4
     assert (status_server.statuses, told.ledger.last()) == ({}, last)
 
@@ -535,8 +535,8 @@ def test_a_status_that_cannot_be_asked_for_is_listed_and_not_taken_for_one_that_
 def test_a_study_that_was_never_told_anything_is_told_what_came_of_it(filled, client, status_server):
     """As one that was adopted: its duty to tell was never made, or was dropped."""
     with filled.ledger.write() as tx:
-        for duty in filled.ledger.pending_of("A"):
-            tx.drop(duty.entry.position, duty.stage)
+        for work_item in filled.ledger.pending_of("A"):
+            tx.drop(work_item.entry.position, work_item.stage)
     assert filled.statuses_again(client, chosen="A")[0].mended == 1
     assert words(status_server) == {"A": "archived"}
 

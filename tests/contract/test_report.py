@@ -186,9 +186,9 @@ def reject(scene: Scene, study_id: str, size: int) -> NewEntry:
 
 def test_a_rejected_message_of_a_study_is_in_its_story_however_many_others_came_after_it(scene):
     with scene.pipeline.ledger.write() as tx:
-        tx.append(reject(scene, "S1", 10), duty=False)
+        tx.append(reject(scene, "S1", 10), work_item=False)
         for _ in range(1100):
-            tx.append(reject(scene, "other", 10), duty=False)
+            tx.append(reject(scene, "other", 10), work_item=False)
     told = scene.study("S1")
     assert ([entry["kind"] for entry in told["entries"]], told["state"]) == (["rejected"], "rejected")
     with closing(sqlite.connect(scene.pipeline.ledger.path)) as connection:
@@ -210,10 +210,10 @@ def peak_of(call) -> int:
 def test_the_story_of_a_study_takes_no_more_memory_for_larger_messages(scene):
     with scene.pipeline.ledger.write() as tx:
         for n in range(200):
-            tx.append(NewEntry(Kind.DESCRIBED, making.described("a.dcm", {"n": n}, pad="x" * 200_000), "large"), duty=False)
-            tx.append(NewEntry(Kind.DESCRIBED, making.described("a.dcm", {"n": n}, pad="x"), "small"), duty=False)
-            tx.append(reject(scene, "many-large", 50_000), duty=False)
-            tx.append(reject(scene, "many-small", 50), duty=False)
+            tx.append(NewEntry(Kind.DESCRIBED, making.described("a.dcm", {"n": n}, pad="x" * 200_000), "large"), work_item=False)
+            tx.append(NewEntry(Kind.DESCRIBED, making.described("a.dcm", {"n": n}, pad="x"), "small"), work_item=False)
+            tx.append(reject(scene, "many-large", 50_000), work_item=False)
+            tx.append(reject(scene, "many-small", 50), work_item=False)
     large, small = (peak_of(lambda name=name: scene.study(name)) for name in ("large", "small"))
     assert large - small < 10 * 200_000
     large, small = (peak_of(lambda name=name: scene.study(name)) for name in ("many-large", "many-small"))
@@ -282,12 +282,12 @@ def test_the_words_that_stand_for_a_persons_own_do_not_get_into_the_ledger(by, r
 
 def test_what_fails_by_itself_comes_with_what_to_do(scene):
     scene.pipeline.say("S1", "S1.dcm")
-    [duty] = scene.pipeline.ledger.pending_of("S1")
-    payload = {"step": "place", "code": "archive-not-writable", "detail": "", "errno": 13, "attempt": 1, "retry_at": duty.not_before}
+    [work_item] = scene.pipeline.ledger.pending_of("S1")
+    payload = {"step": "place", "code": "archive-not-writable", "detail": "", "errno": 13, "attempt": 1, "retry_at": work_item.not_before}
     payload |= {"upload_path": "S1.dcm"}
     with scene.pipeline.ledger.write() as tx:
-        tx.append(NewEntry(Kind.FAILED, payload, "S1", duty.entry.position))
-        tx.postpone(duty.entry.position, duty.stage, due_in_s=1, attempts=1)
+        tx.append(NewEntry(Kind.FAILED, payload, "S1", work_item.entry.position))
+        tx.postpone(work_item.entry.position, work_item.stage, due_in_s=1, attempts=1)
     [step] = scene.study("S1")["next"]
     assert (step["failed_with"]["code"], "owner and mode" in step["failed_with"]["action"]) == ("archive-not-writable", True)
 

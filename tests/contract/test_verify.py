@@ -51,9 +51,9 @@ class Scene:
 
     def tell_all(self) -> None:
         with self.ledger.write() as tx:
-            for duty in self.ledger.due([Stage.TELL], limit=1000):
-                payload = {"status": "archived", "http_status": 200, "attempts": 1, "tells": [duty.entry.position]}
-                entry = tx.append(NewEntry(Kind.STATUS_SENT, payload, duty.entry.study_id, duty.entry.position))
+            for work_item in self.ledger.due([Stage.TELL], limit=1000):
+                payload = {"status": "archived", "http_status": 200, "attempts": 1, "tells": [work_item.entry.position]}
+                entry = tx.append(NewEntry(Kind.STATUS_SENT, payload, work_item.entry.study_id, work_item.entry.position))
                 tx.drop(entry.position, Stage.CONFIRM)
 
     def follow(self) -> None:
@@ -263,7 +263,7 @@ def test_what_is_placed_and_not_recorded_yet_is_no_finding(scene):
     scene.pipeline.say("a", "a2.dcm")
     scene.mirror.catch_up()
     for group in scene.pipeline.due(Stage.PLACE):
-        scene.pipeline.projector.place_batch(group)  # and there it is killed
+        scene.pipeline.placer.place_batch(group)  # and there it is killed
     for name in (".place-9.tmp", ".place-9-a1-2.tmp", ".metadata-a1-3.tmp", ".renew-a1-4.tmp"):
         (scene.pipeline.archive / "b" / name).write_bytes(b"half")
     report = scene.verify(record=False)

@@ -45,7 +45,7 @@ def test_a_described_file_is_archived_and_its_upload_removed(pipeline):
     assert pipeline.kinds() == ["described", "archived"]
     assert pipeline.files() == {"S1/a.dcm": hashlib.sha256(b"content").hexdigest()}
     assert tree(pipeline.uploads) == {}
-    assert [duty.stage for duty in pipeline.ledger.pending_of("S1")] == [Stage.TELL]
+    assert [work_item.stage for work_item in pipeline.ledger.pending_of("S1")] == [Stage.TELL]
     pipeline.check_metadata()
     [archived] = entries(pipeline, "archived")
     assert archived.data["metadata_sha256"] == tree(pipeline.archive)["S1/metadata.json"]
@@ -64,7 +64,7 @@ def test_every_message_becomes_an_entry_and_bad_ones_do_not_stop_good_ones(pipel
     assert [entry.data.get("reason") for entry in found] == ["not-json", None, "not-utf8", "unsafe-path"]
     assert [entry.study_id for entry in found] == [None, "S1", None, None]
     assert found[3].data["study_id"] == "S2"
-    assert [duty.entry.position for duty in pipeline.ledger.due([Stage.TELL], limit=9)] == [4]
+    assert [work_item.entry.position for work_item in pipeline.ledger.due([Stage.TELL], limit=9)] == [4]
 
 
 def test_a_rejected_message_of_a_study_that_is_known_is_told_to_nobody(pipeline):
@@ -213,7 +213,7 @@ def test_a_file_that_never_comes_is_quarantined_after_the_grace_and_leaves_no_fo
     pipeline.finish()
     assert pipeline.kinds() == ["described", "quarantined"]
     assert entries(pipeline, "quarantined")[0].data["code"] == "upload-missing"
-    waited_s = (pipeline.clock.now.timestamp()) - pipeline.projector._grace_from.timestamp()
+    waited_s = (pipeline.clock.now.timestamp()) - pipeline.placer._grace_from.timestamp()
     assert waited_s == pytest.approx(300, abs=1)
     assert list(pipeline.archive.iterdir()) == []
 
@@ -314,11 +314,11 @@ def test_a_redelivery_gets_a_quarantined_file_archived(pipeline):
 def test_a_redelivery_that_comes_while_the_first_is_being_quarantined_is_not_lost(pipeline):
     pipeline.say("S1", "a.dcm")
     pipeline.clock.move(301)
-    [duties] = pipeline.due(Stage.PLACE)
-    judged = pipeline.projector.place_batch(duties)  # still nothing there …
+    [work_items] = pipeline.due(Stage.PLACE)
+    judged = pipeline.placer.place_batch(work_items)  # still nothing there …
     pipeline.upload("a.dcm", b"x")  # … but now
     pipeline.say("S1", "a.dcm")
-    pipeline.projector.record([judged])
+    pipeline.placer.record([judged])
     pipeline.finish()
     assert list(pipeline.files()) == ["S1/a.dcm"]
 
@@ -437,11 +437,11 @@ def test_an_archive_that_is_away_is_one_outage_and_quarantines_nothing(pipeline)
 def test_what_was_placed_is_not_recorded_while_its_folders_name_cannot_be_made_durable(pipeline):
     pipeline.upload("a.dcm", b"x")
     pipeline.say("S1", "a.dcm")
-    [duties] = pipeline.due(Stage.PLACE)
-    judged = pipeline.projector.place_batch(duties)
+    [work_items] = pipeline.due(Stage.PLACE)
+    judged = pipeline.placer.place_batch(work_items)
     away = pipeline.archive.with_name("away")
     pipeline.archive.rename(away)
-    pipeline.projector.record([judged])
+    pipeline.placer.record([judged])
     assert pipeline.kinds() == ["described", "failed"]
     away.rename(pipeline.archive)
     pipeline.finish()
@@ -451,10 +451,10 @@ def test_what_was_placed_is_not_recorded_while_its_folders_name_cannot_be_made_d
 def test_what_another_process_ended_meanwhile_is_not_recorded_again(pipeline):
     pipeline.upload("a.dcm", b"x")
     pipeline.say("S1", "a.dcm")
-    [duties] = pipeline.due(Stage.PLACE)
-    judged = [pipeline.projector.place_batch(duties) for _ in range(2)]
+    [work_items] = pipeline.due(Stage.PLACE)
+    judged = [pipeline.placer.place_batch(work_items) for _ in range(2)]
     for outcomes in judged:
-        pipeline.projector.record([outcomes])
+        pipeline.placer.record([outcomes])
     assert pipeline.kinds() == ["described", "archived"]
 
 
@@ -511,7 +511,7 @@ def test_one_archived_file_that_cannot_be_read_costs_its_neighbours_nothing(pipe
     for number in range(5):
         pipeline.upload(f"{number}.dcm", b"%d" % number)
         pipeline.say("S1", f"{number}.dcm")
-    archive = pipeline.projector._archive
+    archive = pipeline.placer._archive
     really = archive.open
 
     def failing(study_id, name):

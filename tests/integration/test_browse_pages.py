@@ -168,7 +168,7 @@ def test_only_what_quarantined_a_file_is_explained_beside_it_in_the_timeline(tmp
     word = {"code": "upload-missing", "upload_path": "gone.dcm", "described": 1, "by": "me", "reason": "the file is there now"}
     with pipeline.ledger.write() as tx:
         for kind in (Kind.RELEASED, Kind.DISCARDED):
-            tx.append(NewEntry(kind, word, "S1", 2), duty=False)
+            tx.append(NewEntry(kind, word, "S1", 2), work_item=False)
     pipeline.ledger.close()
     connection = sqlite.connect(f"file:{tmp_path / 'ledger' / 'ledger.db'}?mode=ro", uri=True)
     told = pipeline_study.of_ledger(connection, "S1")
@@ -450,7 +450,7 @@ def test_arrivals_are_the_same_when_followed_and_when_made_anew(tmp_path: Path):
     index = Index(folder / "index.db", book)
     last = index.rebuild()
     assert arrivals(folder) == anew != []
-    duty = {"name": "late.dcm", "original_name": "late.dcm", "bytes": 5, "sha256": "c" * 64}
+    work_item = {"name": "late.dcm", "original_name": "late.dcm", "bytes": 5, "sha256": "c" * 64}
     with book.write() as tx:
         for study_id, name in (("late-1", "late.dcm"), ("late-1", "late.dcm"), ("late-2", "other.dcm")):
             message = {
@@ -460,7 +460,13 @@ def test_arrivals_are_the_same_when_followed_and_when_made_anew(tmp_path: Path):
                 "upload_path": name,
             }
             cause = tx.append(NewEntry(Kind.DESCRIBED, message, study_id)).position
-            data = {"file": {**duty, "name": name}, "placement": "copied", "metadata_sha256": "b" * 64, "dicom": None, "upload_path": name}
+            data = {
+                "file": {**work_item, "name": name},
+                "placement": "copied",
+                "metadata_sha256": "b" * 64,
+                "dicom": None,
+                "upload_path": name,
+            }
             tx.append(NewEntry(Kind.ARCHIVED, data | {"software": "0", "host": "h"}, study_id, cause))
     while index.follow():
         pass
@@ -514,7 +520,7 @@ def test_every_state_that_no_dicom_study_shows_is_found(tmp_path: Path):
     with ledger_entries.write() as tx:
         for study_id, entries in ways.items():
             for kind, payload in [(Kind.DESCRIBED, described_payload("a.dcm", about)), *entries]:
-                tx.append(NewEntry(kind, payload, study_id), duty=False)
+                tx.append(NewEntry(kind, payload, study_id), work_item=False)
     while index.follow():
         pass
     expected = {
@@ -557,7 +563,7 @@ def test_a_uid_of_any_form_and_an_id_that_looks_like_one_are_found(tmp_path: Pat
     ]
     with ledger_entries.write() as tx:
         for number, dicom in enumerate(headers):
-            tx.append(NewEntry(Kind.ARCHIVED, archived(f"{number}.dcm", content=str(number), dicom=dicom), f"S{number}"), duty=False)
+            tx.append(NewEntry(Kind.ARCHIVED, archived(f"{number}.dcm", content=str(number), dicom=dicom), f"S{number}"), work_item=False)
     while index.follow():
         pass
     with closing(sqlite.connect(index.path)) as connection:

@@ -54,8 +54,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pipeline.finish()
     with pipeline.ledger.write() as tx:
         for more in ({}, {"supersedes": "a.dcm", "file": archived("b.dcm", content="whole")["file"]}, {"unconfirmed": True}):
-            said = tx.append(NewEntry(Kind.DESCRIBED, described_payload(), "half-1"), duty=False)
-            tx.append(NewEntry(Kind.ARCHIVED, archived(content="half") | more, "half-1", said.position), duty=False)
+            said = tx.append(NewEntry(Kind.DESCRIBED, described_payload(), "half-1"), work_item=False)
+            tx.append(NewEntry(Kind.ARCHIVED, archived(content="half") | more, "half-1", said.position), work_item=False)
     index = Index(folder / "ledger" / "index.db", pipeline.ledger)
     index.ensure()
     index.close()

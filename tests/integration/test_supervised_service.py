@@ -87,8 +87,8 @@ def running(tmp_path, valkey, status_server) -> Running:
 
 def runner(parts: Any, job: str) -> Any:
     """What has the `run` of a job."""
-    lanes = {"place": parts.projector.lane, "remove": parts.remover.lane, "notify": parts.notifier.lane}
-    others = {"mirror": parts.mirroring, "reconcile": parts.reconciler, "clock": parts.clock_watch}
+    lanes = {"place": parts.placer.pool, "remove": parts.remover.pool, "notify": parts.notifier.pool}
+    others = {"mirror": parts.replicator, "reconcile": parts.reconciler, "clock": parts.clock_watch}
     return {**lanes, **others}.get(job) or getattr(parts, job)
 
 

@@ -53,8 +53,8 @@ def run(pipeline: Pipeline, events, story) -> None:
             case "remove":
                 pipeline.remove(most=number)
             case "judge and crash":  # the file is in the archive, and nobody wrote it down
-                for duties in pipeline.due("place")[:number]:
-                    pipeline.projector.place_batch(duties)
+                for work_items in pipeline.due("place")[:number]:
+                    pipeline.placer.place_batch(work_items)
                 pipeline.restart()
             case "restart":
                 pipeline.restart()

@@ -152,7 +152,7 @@ def test_following_in_any_batches_comes_to_the_same_as_making_it_anew(ledgers, b
                     described_at = [e.position for e in tx.study(new.study_id) if e.kind == Kind.DESCRIBED] if new.study_id else []
                     if described_at and new.kind == Kind.ARCHIVED and which:
                         new = replace(new, cause=described_at[which % len(described_at)])  # noqa: PLW2901 - its own
-                    tx.append(new if (new.cause or 0) < appended else replace(new, cause=None), duty=False)
+                    tx.append(new if (new.cause or 0) < appended else replace(new, cause=None), work_item=False)
             while index.follow():
                 pass
         followed = rows(index.path)

@@ -99,19 +99,19 @@ class Story:
             case "restart":
                 self.pipeline.restart()
             case "judge and crash":
-                for duties in self.pipeline.due("place"):
-                    self.pipeline.projector.place_batch(duties)
+                for work_items in self.pipeline.due("place"):
+                    self.pipeline.placer.place_batch(work_items)
                 self.pipeline.restart()
             case "tell and crash":
-                for duties in self.pipeline.due("tell"):
-                    self.pipeline.notifier.tell(duties)
+                for work_items in self.pipeline.due("tell"):
+                    self.pipeline.notifier.tell(work_items)
                 self.pipeline.restart()
             case "meanwhile":
-                judged = [self.pipeline.projector.place_batch(duties) for duties in self.pipeline.due("place")]
-                telling = [self.pipeline.notifier.tell(duties) for duties in self.pipeline.due("tell")]
+                judged = [self.pipeline.placer.place_batch(work_items) for work_items in self.pipeline.due("place")]
+                telling = [self.pipeline.notifier.tell(work_items) for work_items in self.pipeline.due("tell")]
                 self.step(*what)
                 if judged:
-                    self.pipeline.projector.record(judged)
+                    self.pipeline.placer.record(judged)
                 if telling:
                     self.pipeline.notifier.record(telling)
 

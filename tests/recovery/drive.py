@@ -29,7 +29,7 @@ from typing import Any
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerBusy, StorageLedgerError
 from storage_ledger.ledger import migrate as migrations
-from storage_ledger.ledger.contract import Duty
+from storage_ledger.ledger.contract import WorkItem
 from storage_ledger.pipeline.receive.source import Delivery
 from storage_ledger.pipeline.status_client import StatusClient
 from storage_ledger.service.process import Parts
@@ -87,12 +87,12 @@ class Drive:
         for _ in range(ROUNDS):
             self.trouble = []
             self.deliver()
-            projector, remover, notifier = self.parts.projector, self.parts.remover, self.parts.notifier
-            self.work("place", [Stage.PLACE], projector.place_batch, projector.record)
-            self.parts.mirroring.follow()
+            placer, remover, notifier = self.parts.placer, self.parts.remover, self.parts.notifier
+            self.work("place", [Stage.PLACE], placer.place_batch, placer.record)
+            self.parts.replicator.follow()
             self.work("remove", [Stage.REMOVE], remover.remove_batch, remover.record, by_study=False)
             self.work("tell", [Stage.TELL, Stage.CONFIRM], notifier.tell, notifier.record)
-            self.parts.mirroring.follow()
+            self.parts.replicator.follow()
             self.parts.index.run(Always(), Always())
             now = self.state()
             if now == (0, {}, 0, 0):
@@ -119,18 +119,18 @@ class Drive:
     def work(self, step: str, stages: list[Stage], work: Callable[..., Any], record: Callable[..., None], *, by_study: bool = True) -> None:
         """What a lane does, for all that is due."""
         with self.outlived(step):
-            groups: dict[object, list[Duty]] = {}
+            groups: dict[object, list[WorkItem]] = {}
             up_to = None if step == "place" else self.mirrored
-            for duty in self.parts.ledger.due(stages, limit=1000, up_to=up_to):
-                groups.setdefault((duty.entry.study_id or duty.entry.position) if by_study else None, []).append(duty)
+            for work_item in self.parts.ledger.due(stages, limit=1000, up_to=up_to):
+                groups.setdefault((work_item.entry.study_id or work_item.entry.position) if by_study else None, []).append(work_item)
             if groups:
-                outcomes = [work(sorted(group, key=lambda duty: duty.entry.position)) for group in groups.values()]
+                outcomes = [work(sorted(group, key=lambda work_item: work_item.entry.position)) for group in groups.values()]
                 record(outcomes, True)
 
     @property
     def mirrored(self) -> int:
         """Up to where the others may go."""
-        return self.parts.mirroring._mirror.position
+        return self.parts.replicator._mirror.position
 
     @contextmanager
     def outlived(self, step: str) -> Any:

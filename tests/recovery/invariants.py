@@ -231,11 +231,11 @@ class Checker:
                 self.bad("mirror-torn", **at)
         if self.settled and mirrored != len(self.entries):
             self.bad("mirror-lags", position=mirrored)
-        duties = {(row["position"], row["stage"]) for row in self.pending}
+        work_items = {(row["position"], row["stage"]) for row in self.pending}
         for e in self.entries:
             told = e["data"]["tells"] if e["kind"] == "status-sent" else []
             removed = e["kind"] == "archived" and (
-                (e["position"], "remove") not in duties or not (self.uploads / e["data"]["upload_path"]).exists()
+                (e["position"], "remove") not in work_items or not (self.uploads / e["data"]["upload_path"]).exists()
             )
             redelivered = e["kind"] == "archived" and e["data"]["placement"] == "already-there"  # its upload was gone before
             if any(position > mirrored for position in told):
@@ -264,7 +264,7 @@ class Checker:
 
     def check_duties(self):
         """Invariant 1: somebody is responsible for whatever was logged and is not finished."""
-        duties = {(row["position"], row["stage"]) for row in self.pending}
+        work_items = {(row["position"], row["stage"]) for row in self.pending}
         answered = {e["cause"] for e in self.entries if e["kind"] in {"archived", "quarantined"}}
         told = {p for e in self.entries if e["kind"] == "status-sent" for p in e["data"]["tells"]}
         waiting = defaultdict(list)
@@ -273,28 +273,28 @@ class Checker:
             if e["kind"] == "described":
                 if e["position"] in answered:
                     continue
-                if (e["position"], "place") in duties:
+                if (e["position"], "place") in work_items:
                     waiting[key].append(e)
                 # a redelivery of what was pending at that time: another one with the same message answers for it
                 elif not any(
-                    o["data"]["message"] == e["data"]["message"] and (o["position"] in answered or (o["position"], "place") in duties)
+                    o["data"]["message"] == e["data"]["message"] and (o["position"] in answered or (o["position"], "place") in work_items)
                     for o in self.entries
                     if o["kind"] == "described" and (o["study_id"], o["data"].get("upload_path")) == key and o is not e
                 ):
                     self.bad("nobody-responsible", position=e["position"], stage="place")
-            elif e["kind"] in OUTCOMES and not untold(e) and e["position"] not in told and (e["position"], "tell") not in duties:
+            elif e["kind"] in OUTCOMES and not untold(e) and e["position"] not in told and (e["position"], "tell") not in work_items:
                 self.bad("nobody-responsible", position=e["position"], stage="tell")
             elif e["kind"] == "released":  # tried again since, or somebody still has to
                 position = e["data"]["described"]
                 message = self.by_position[position]["data"]["message"]
-                if (position, "place") not in duties and not any(
+                if (position, "place") not in work_items and not any(
                     o["kind"] in {"archived", "quarantined"}
                     and (o["study_id"], o["data"]["upload_path"]) == key
                     and self.by_position[o["cause"]]["data"]["message"] == message
                     for o in self.entries[e["position"] :]
                 ):
                     self.bad("nobody-responsible", position=e["position"], stage="place again")
-        for position, stage in duties:
+        for position, stage in work_items:
             if position not in self.by_position:
                 self.bad("duty-without-entry", position=position, stage=stage)
             if self.settled and stage != "confirm":

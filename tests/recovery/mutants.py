@@ -56,16 +56,16 @@ class Mutant:
 
 PLACE_FOLDER = Edit(
     FILESYSTEM,
-    "        try:\n            files.fsync(folder)\n        except OSError:\n            self._lost_names.add((study_id, name))",
+    "        try:\n            durable_copy.fsync(folder)\n        except OSError:\n            self._lost_names.add((study_id, name))",
     "        try:\n            pass\n        except OSError:\n            self._lost_names.add((study_id, name))",
 )
 METADATA_FOLDER = Edit(
     FILESYSTEM,
-    "            try:\n                files.fsync(folder)\n            except OSError:\n"
+    "            try:\n                durable_copy.fsync(folder)\n            except OSError:\n"
     "                self._lost_names.add((study_id, METADATA))",
     "            try:\n                pass\n            except OSError:\n                self._lost_names.add((study_id, METADATA))",
 )
-ARCHIVE_ROOT = Edit(FILESYSTEM, "                files.fsync(root if before is None else before)\n", "                pass\n")
+ARCHIVE_ROOT = Edit(FILESYSTEM, "                durable_copy.fsync(root if before is None else before)\n", "                pass\n")
 UPLOADS_FOLDER = Edit(UPLOADS, "                    os.fsync(folder)\n", "                    pass\n")
 COPY = Edit(FILES, "        fsync(descriptor)\n        return digest.hexdigest()\n", "        return digest.hexdigest()\n")
 METADATA = Edit(FILES, "        fsync(descriptor)\n    finally:\n", "    finally:\n")
@@ -79,13 +79,13 @@ CHECKED_FOLDER = Edit(
     "                        self._sync_names(folder, study_id, name, sha256)\n                    return found\n",
     "                        pass\n                    return found\n",
 )
-DAMAGED = Edit(FILESYSTEM, "                files.fsync(aside)\n", "                pass\n")
+DAMAGED = Edit(FILESYSTEM, "                durable_copy.fsync(aside)\n", "                pass\n")
 EVIDENCE_FIRST = Edit(
     FILESYSTEM,
     "            kept, moved = _keep(name, folder, aside, damaged_name(position, name))\n",
     "            put()\n            kept, moved = _keep(name, folder, aside, damaged_name(position, name))\n",
 )
-DAMAGED_PARENTS = Edit(FILESYSTEM, "                files.fsync(parent)\n", "                pass\n")
+DAMAGED_PARENTS = Edit(FILESYSTEM, "                durable_copy.fsync(parent)\n", "                pass\n")
 
 MUTANTS = {
     "no-fsync-of-the-copied-file": Mutant("the copied file is not fsynced before it is linked", (COPY,), ("cuts", "order")),
@@ -146,10 +146,10 @@ MUTANTS = {
         (
             Edit(
                 REMOVER,
-                "        removals = [self._remove(duty) for duty in duties]\n",
-                "        with self._ledger.write() as tx:\n            for duty in duties:\n"
-                "                tx.drop(duty.entry.position, Stage.REMOVE)\n"
-                "        removals = [self._remove(duty) for duty in duties]\n",
+                "        removals = [self._remove(work_item) for work_item in work_items]\n",
+                "        with self._ledger.write() as tx:\n            for work_item in work_items:\n"
+                "                tx.drop(work_item.entry.position, Stage.REMOVE)\n"
+                "        removals = [self._remove(work_item) for work_item in work_items]\n",
             ),
         ),
         ("order", "kills"),
@@ -161,8 +161,8 @@ MUTANTS = {
                 NOTIFIER,
                 "        status, details = self._status(study_id, rejected)\n        return Told(study_id, tells,",
                 "        status, details = self._status(study_id, rejected)\n"
-                "        with self._ledger.write() as tx:\n            for duty in tells:\n"
-                "                tx.drop(duty.entry.position, duty.stage)\n        return Told(study_id, tells,",
+                "        with self._ledger.write() as tx:\n            for work_item in tells:\n"
+                "                tx.drop(work_item.entry.position, work_item.stage)\n        return Told(study_id, tells,",
             ),
         ),
         ("order", "status", "kills"),

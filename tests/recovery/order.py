@@ -377,7 +377,7 @@ class Disk:
             return  # another thread's fsync has ended while the write of a commit, which was looked at as it began, is under way
         for entry in state.entries[len(self._may.entries) :]:
             self._entry(entry)
-        for position, stage in self._may.duties - state.duties:
+        for position, stage in self._may.work_items - state.work_items:
             self._duty_gone(state, position, stage)
         self._may = state
 
@@ -519,7 +519,7 @@ class State:
     """A ledger as SQLite reads it."""
 
     entries: list[dict] = field(default_factory=list)
-    duties: set[tuple[int, str]] = field(default_factory=set)
+    work_items: set[tuple[int, str]] = field(default_factory=set)
 
     @classmethod
     def of(cls, files: dict[str, bytes]) -> State:
@@ -533,10 +533,10 @@ class State:
                 if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'entries'").fetchone():
                     return cls()
                 entries = [dict(row) for row in connection.execute("SELECT position, study_id, kind, cause, payload FROM entries")]
-                duties = {(row[0], row[1]) for row in connection.execute("SELECT position, stage FROM pending")}
+                work_items = {(row[0], row[1]) for row in connection.execute("SELECT position, stage FROM pending")}
         for entry in entries:
             entry["data"] = json.loads(entry["payload"])
-        return cls(entries, duties)
+        return cls(entries, work_items)
 
     @property
     def archived(self) -> set[str]:
@@ -562,8 +562,8 @@ class State:
         return {
             (e["position"], e["data"]["upload_path"])
             for e in self.entries
-            if (e["cause"], "place") in self.duties and e["kind"] == "archived"
+            if (e["cause"], "place") in self.work_items and e["kind"] == "archived"
         }
 
     def has_duty(self, stage: str, path: str) -> bool:
-        return any(s == stage and self.entries[p - 1]["data"].get("upload_path") == path for p, s in self.duties)
+        return any(s == stage and self.entries[p - 1]["data"].get("upload_path") == path for p, s in self.work_items)

@@ -1,14 +1,15 @@
-"""The table of mutants fits the code: one that does not would be found only when somebody runs them."""
+"""The mutants of tests/recovery/mutants.py fit the code: one that does not would never be tried."""
 
-from __future__ import annotations
+from pathlib import Path
 
 import pytest
 
-from tests.recovery.mutants import MUTANTS, ROOT
+from tests.recovery.mutants import MUTANTS
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("name", MUTANTS)
-def test_what_a_mutant_changes_is_there_once(name):
-    assert [(ROOT / edit.file).read_text(encoding="utf-8").count(edit.old) for edit in MUTANTS[name].edits] == [1] * len(
-        MUTANTS[name].edits
-    )
+def test_a_mutant_fits_the_code(name):
+    for edit in MUTANTS[name].edits:
+        assert (ROOT / edit.file).read_text().count(edit.old) == 1, edit.file

@@ -11,7 +11,7 @@ from storage_ledger.archive.uploads import Upload
 from storage_ledger.pipeline.status_client import Statuses
 
 
-class LookingArchive:
+class DryRunArchive:
     """See `archive.contract.Archive`: reads the real one, and writes nothing."""
 
     def __init__(self, archive: Archive) -> None:
@@ -57,7 +57,7 @@ class LookingArchive:
         return self._archive.trouble()
 
 
-class LookingStatuses:
+class DryRunStatuses:
     """See `status.Statuses`: reads what stands, and tells nothing."""
 
     def __init__(self, statuses: Statuses) -> None:

@@ -26,7 +26,7 @@ from storage_ledger.domain.paths import METADATA, archive_path
 from storage_ledger.domain.study import Study
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerError, Permanent, Retryable, StorageLedgerError
-from storage_ledger.ledger.contract import Duty, Ledger
+from storage_ledger.ledger.contract import Ledger, WorkItem
 from storage_ledger.operations.findings import Finding, Findings
 from storage_ledger.pipeline.notify import CONFIRM_AFTER, Notifier, NotTold, Stays, Told
 from storage_ledger.pipeline.place import metadata_bytes
@@ -175,7 +175,7 @@ def statuses(
     longer than `patience` lasts.
     """
 
-    def tell(word: tuple[str, Duty]) -> Told | None:
+    def tell(word: tuple[str, WorkItem]) -> Told | None:
         while True:
             patience.require()
             pace()
@@ -221,7 +221,7 @@ def record_told(ledger: Ledger, notifier: Notifier) -> Callable[[Sequence[Told]]
     return record
 
 
-def _last_words(ledger: Ledger, chosen: Iterable[str]) -> Iterator[tuple[str, Duty]]:
+def _last_words(ledger: Ledger, chosen: Iterable[str]) -> Iterator[tuple[str, WorkItem]]:
     """Of each study of which something has come: what was last told of it, or, where nothing was (adopted), what last came."""
     for study_id in chosen:
         told = outcome = None
@@ -235,7 +235,7 @@ def _last_words(ledger: Ledger, chosen: Iterable[str]) -> Iterator[tuple[str, Du
             yield study_id, _to_read_back(word)
 
 
-def _of_rejected(ledger: Ledger) -> Iterator[tuple[str, Duty]]:
+def _of_rejected(ledger: Ledger) -> Iterator[tuple[str, WorkItem]]:
     """What was told of rejected messages, newest first: an older word of the same study then finds that one standing."""
     before = None
     while page := list(ledger.of_no_study((Kind.STATUS_SENT.value,), REJECTED_A_PAGE, before=before)):
@@ -243,9 +243,9 @@ def _of_rejected(ledger: Ledger) -> Iterator[tuple[str, Duty]]:
         before = page[-1].position
 
 
-def _to_read_back(word: Entry) -> Duty:
+def _to_read_back(word: Entry) -> WorkItem:
     """Told again, it is read back once more, after the longest wait."""
-    return Duty(word, Stage.CONFIRM, word.recorded_at, attempts=len(CONFIRM_AFTER) - 2)
+    return WorkItem(word, Stage.CONFIRM, word.recorded_at, attempts=len(CONFIRM_AFTER) - 2)
 
 
 class Patience:

@@ -19,7 +19,7 @@ from storage_ledger.errors import LedgerUnusable
 from storage_ledger.index.follower import ask_files
 from storage_ledger.index.rows import StudyRows
 from storage_ledger.index.tables import COLUMNS
-from storage_ledger.ledger.contract import Duty, Ledger
+from storage_ledger.ledger.contract import Ledger, WorkItem
 from storage_ledger.operations.report.flags import flags_of, message_and_file
 from storage_ledger.operations.report.outages import Outage, going_on
 from storage_ledger.operations.report.remedies import (
@@ -48,7 +48,7 @@ WAITS_FOR = {
     Stage.TELL: {"tell", "mirror"},
     Stage.CONFIRM: {"tell", "mirror"},
 }
-"""At which steps an outage holds up a duty of that stage."""
+"""At which steps an outage holds up a work item of that stage."""
 _INDEXED = ("fixity", "verified_at", "sop_conflict", "patient_differs")
 """What only the index knows of a file: it takes the files of other studies, or a run of `verify`."""
 
@@ -75,16 +75,16 @@ def story_of(ledger: Ledger, settings: Settings, study_id: str) -> dict[str, Any
         "entries": told.entries,
         "next": [
             {
-                "stage": duty.stage.value,
-                "position": duty.entry.position,
-                "recorded_at": duty.entry.recorded_at,
-                "not_before": duty.not_before,
-                "attempts": duty.attempts,
-                "summary": NEXT[duty.stage],
-                "held_up_by": _held_up_by(duty.stage, outages),
-                "failed_with": _failed_with(told.failed, duty),
+                "stage": work_item.stage.value,
+                "position": work_item.entry.position,
+                "recorded_at": work_item.entry.recorded_at,
+                "not_before": work_item.not_before,
+                "attempts": work_item.attempts,
+                "summary": NEXT[work_item.stage],
+                "held_up_by": _held_up_by(work_item.stage, outages),
+                "failed_with": _failed_with(told.failed, work_item),
             }
-            for duty in pending
+            for work_item in pending
         ],
         "advice": advice,
         "commands": todo,
@@ -157,10 +157,10 @@ def _advice(study: Study, fixity: set[str], *, damaged: bool, known: bool) -> tu
     return (REJECTED_ACTION if known and not study.uploads else None), []
 
 
-def _failed_with(failed: dict[int, str], duty: Duty) -> dict[str, str] | None:
-    """Why a duty was tried in vain, as far as that stands in the ledger."""
-    code = failed.get(duty.entry.position)
-    if code is None or not duty.attempts or duty.stage is Stage.CONFIRM:
+def _failed_with(failed: dict[int, str], work_item: WorkItem) -> dict[str, str] | None:
+    """Why a work item was tried in vain, as far as that stands in the ledger."""
+    code = failed.get(work_item.entry.position)
+    if code is None or not work_item.attempts or work_item.stage is Stage.CONFIRM:
         return None
     return {"code": code, "action": FAILING_ACTIONS.get(code, SEE)}
 
@@ -219,7 +219,7 @@ def _summary(entry: Entry, data: dict[str, Any]) -> str:
 
 
 def _held_up_by(stage: Stage, outages: list[Outage]) -> list[dict[str, str]]:
-    """The outages for which a duty of that stage waits, each with what to do. All but placing waits for the mirror as well."""
+    """The outages for which a work item of that stage waits, each with what to do. All but placing waits for the mirror as well."""
     return [
         {"code": code, "since": since, "action": OUTAGE_ACTIONS.get(code, SEE)}
         for step, code, since, _ in outages

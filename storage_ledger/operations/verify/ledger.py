@@ -46,7 +46,7 @@ def check_file(facts: Facts, found: Findings, stopped: Callable[[], bool]) -> No
         if stopped():  # SQLite calls it an error when it is interrupted
             raise Stopped from None
         raise
-    wrong = [line for line in lines if line != "ok" and "CHECK constraint failed in pending" not in line]  # see `duties`
+    wrong = [line for line in lines if line != "ok" and "CHECK constraint failed in pending" not in line]  # see `work_items`
     if wrong:
         more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         found.report("ledger-damaged", PART, path=FILE, detail="SQLite: " + "; ".join(wrong[:3]) + more)

@@ -31,7 +31,7 @@ from storage_ledger.operations.verify.findings import Findings, Stopped
 from storage_ledger.operations.verify.recording import Portion, payload_of
 from storage_ledger.operations.verify.selection import Chosen, Options
 from storage_ledger.operations.verify.untrusting_reader import Facts, FileFact
-from storage_ledger.operations.verify.work_queue import Duties
+from storage_ledger.operations.verify.work_queue import WorkQueueCheck
 from storage_ledger.settings import Settings
 from storage_ledger.system import locks
 from storage_ledger.system.pacing import Pace
@@ -273,16 +273,16 @@ class Verification:
         if None in self._facts.repaired.values():
             self._report.found.unseen("ledger-damaged", "pending", path=ledger.FILE, detail="not all of the ledger can be believed")
             return
-        duties = Duties(self._facts)
+        work_items = WorkQueueCheck(self._facts)
         for entry in self._facts.believed(0, self._report.up_to):
-            duties.apply(entry)
+            work_items.apply(entry)
             if entry.position % 1000 == 0:
                 self._check_stop()
         with self._facts.snapshot():
             for entry in self._facts.believed(self._report.up_to, self._facts.last()):
-                duties.apply(entry)
+                work_items.apply(entry)
             rows = self._facts.sql("SELECT position, stage, not_before, attempts FROM pending ORDER BY position, stage")
-            duties.judge(rows, self._report.found, self._clock())
+            work_items.judge(rows, self._report.found, self._clock())
         self._report.parts.append("pending")
 
     def _archive(self, *, has_mirror: bool) -> None:

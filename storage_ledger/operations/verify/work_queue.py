@@ -22,7 +22,7 @@ FAR_S = 86_400.0
 """No backoff is as long as this: what waits longer waits for nothing."""
 
 
-class Duties:
+class WorkQueueCheck:
     """The fold. `apply` every entry in order; then `judge` the rows. Memory for what is still to be done, not for what was."""
 
     def __init__(self, facts: Facts) -> None:

@@ -202,7 +202,7 @@ class Intake:
             return None
         # `failed` is told only where the study has no better word: see the notifier, which looks again.
         study_id = new.payload.get("study_id")
-        return tx.append(new, duty=study_id is not None and not tx.knows_study(study_id))
+        return tx.append(new, work_item=study_id is not None and not tx.knows_study(study_id))
 
     def _count_rejected(self, new: NewEntry, entry: Entry | None) -> None:
         self._metrics.rejected.labels(new.payload["reason"]).inc()

@@ -7,7 +7,7 @@
       ├─ the Status Service says `described`, with metadata    its message was lost: `described`, source `reconcile`
       └─ anything else                                         reported, untouched
 
-It touches no file itself, and asks for nothing that the lanes do not do anyway: they look at the real bytes once more.
+It touches no file itself, and asks for nothing that the pool do not do anyway: they look at the real bytes once more.
 """
 
 from __future__ import annotations
@@ -329,7 +329,7 @@ class Reconciler:
         if (cut_short := self._cut_short(found)) is not None:
             return cut_short
         told = Told.of(self._ledger.of_upload(found.path))
-        if told.held or self._has_duty(told, found.path):
+        if told.held or self._has_work_item(told, found.path):
             return Other.HELD
         if found.code is not None:
             return self._unexplained(found, found.code)
@@ -348,7 +348,7 @@ class Reconciler:
     def _cut_short(self, found: Found) -> Other | None:
         """Of an upload under the hidden name of its removal. None where it is none, or its entry says another folder.
 
-        While there is a duty to remove it, the remover sees to it. Else it gets its own name back.
+        While there is a work item to remove it, the remover sees to it. Else it gets its own name back.
         """
         position = self._uploads.hidden_position(found.path)
         entry = None if position is None else self._ledger.get(position)
@@ -358,18 +358,19 @@ class Reconciler:
         if folder_of(path) != folder_of(found.path):
             return None
         waits = any(
-            duty.stage is Stage.REMOVE and duty.entry.position == position for duty in self._ledger.pending_of(entry.study_id or "")
+            work_item.stage is Stage.REMOVE and work_item.entry.position == position
+            for work_item in self._ledger.pending_of(entry.study_id or "")
         )
         if not waits and self._uploads.recover(path, entry.position):
             logs.get().warning("reconcile.recovered", position=position)
         return Other.HELD if waits else Other.CHANGING
 
-    def _has_duty(self, told: Told, path: str) -> bool:
+    def _has_work_item(self, told: Told, path: str) -> bool:
         """Archived, and to be removed; or described again meanwhile."""
         return any(
-            duty.stage in {Stage.PLACE, Stage.REMOVE} and not faults(duty.entry) and duty.entry.data["upload_path"] == path
+            work_item.stage in {Stage.PLACE, Stage.REMOVE} and not faults(work_item.entry) and work_item.entry.data["upload_path"] == path
             for study_id in told.studies
-            for duty in self._ledger.pending_of(study_id)
+            for work_item in self._ledger.pending_of(study_id)
         )
 
     def _same_bytes(self, told: Told, path: str, identity: Identity) -> int | None:

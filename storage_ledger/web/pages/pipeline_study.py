@@ -148,11 +148,11 @@ def _troubles(study: Study, entries: list[Entry]) -> list[Row]:
     return found
 
 
-def _trouble(entries: list[Entry], duty: Row) -> Row | None:
-    """Why a duty was tried in vain, as far as that stands in the ledger."""
-    if not duty["attempts"] or duty["stage"] == Stage.CONFIRM:
+def _trouble(entries: list[Entry], work_item: Row) -> Row | None:
+    """Why a work item was tried in vain, as far as that stands in the ledger."""
+    if not work_item["attempts"] or work_item["stage"] == Stage.CONFIRM:
         return None
-    failed = [each for each in entries if each.kind == Kind.FAILED and each.cause == duty["position"]]
+    failed = [each for each in entries if each.kind == Kind.FAILED and each.cause == work_item["position"]]
     data = next((each.data for each in reversed(failed)), {})
     code = data.get("code", "")
     return {"code": code, "meaning": meaning("failed", code)} if code else None
