@@ -7,8 +7,9 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import typer.main
@@ -19,6 +20,7 @@ from typer.testing import CliRunner
 from storage_ledger import errors
 from storage_ledger.archive.contract import Fixity
 from storage_ledger.cli.main import app
+from storage_ledger.domain import payloads
 from storage_ledger.domain.entries import Kind
 from storage_ledger.index.batch import UNFOLDED
 from storage_ledger.index.follower import Index
@@ -194,27 +196,19 @@ def test_the_example_of_a_kind_is_canonical_and_has_the_fields_of_its_table(kind
     assert {f"file.{name}" for name in value.get("file", {})} == {name for name in fields if name.startswith("file.")}
 
 
-def test_every_field_that_a_payload_can_have_is_documented_and_no_other():
-    """By what stands in the source: literals given to NewEntry, or called `payload`, and what is put into them later."""
-    page = {name.rpartition(".")[2] for kind in Kind for name in names(sections("entry-kinds.md")[kind.value])}
-    real: set[str] = set()
-    for module in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(module.read_text())):
-            match node:
-                case ast.Assign(targets=[ast.Name(id="payload" | "scope")], value=ast.Dict() as value):
-                    real |= keys(value)
-                case ast.AnnAssign(target=ast.Name(id="payload" | "scope"), value=ast.Dict() as value):
-                    real |= keys(value)
-                case ast.Assign(targets=[ast.Subscript(value=ast.Name(id="payload"), slice=ast.Constant(value=str(key)))]):
-                    real.add(key)
-                case ast.Call(func=ast.Name(id="NewEntry"), args=[_, ast.Dict() as value, *_]):
-                    real |= keys(value)
-    assert real == page
+@pytest.mark.parametrize("payload", get_args(payloads.AnyPayload))
+def test_every_field_that_a_payload_can_have_is_documented_and_no_other(payload):
+    table = {re.findall(r"`([^`]+)`", row[0])[0]: "optional" in row[1] for row in rows(sections("entry-kinds.md")[payload.KIND.value])}
+    assert table == dict(fields_of(payload))
 
 
-def keys(value: ast.Dict) -> set[str]:
-    found = {key.value for key in value.keys if isinstance(key, ast.Constant)}
-    return found.union(*(keys(inner) for inner in value.values if isinstance(inner, ast.Dict)))
+def fields_of(record: type, prefix: str = "") -> Iterator[tuple[str, bool]]:
+    """Each field by its dotted name, and whether it is optional."""
+    types = get_type_hints(record)
+    for each in fields(record):
+        yield prefix + each.name, each.default is not MISSING
+        if is_dataclass(types[each.name]):
+            yield from fields_of(types[each.name], f"{prefix}{each.name}.")
 
 
 # -- error codes
