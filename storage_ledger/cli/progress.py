@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from storage_ledger.cli.output import size
 
 if TYPE_CHECKING:
-    from storage_ledger.operations.replay.replay import Show
+    from storage_ledger.operations.progress import ShowProgress
 
 LINE_EVERY_S = 10.0
 UNTIL_A_RATE_S = 1.0  # before that it would be a guess
@@ -50,7 +50,7 @@ def steps() -> Iterator[Callable[[Step], None]]:
 
 
 @contextmanager
-def progress(title: str, total: int | None, unit: str) -> Iterator[Show]:
+def progress(title: str, total: int | None, unit: str) -> Iterator[ShowProgress]:
     """The same for a work of one part: give a function that is told how many are done by now."""
     with steps() as tell:
 

@@ -12,7 +12,7 @@ import typer
 from storage_ledger.cli.help_format import Command, Group
 
 if TYPE_CHECKING:
-    from storage_ledger.wiring.repair import Asked, Report
+    from storage_ledger.wiring.repair import RepairPlan, RepairReport
 
 app = typer.Typer(
     cls=Group,
@@ -47,51 +47,51 @@ def headers(
     from storage_ledger.domain.paths import valid_study_id
     from storage_ledger.settings import Settings
     from storage_ledger.wiring import repair
-    from storage_ledger.wiring.repair import Asked
+    from storage_ledger.wiring.repair import RepairPlan
 
     if study is not None and not valid_study_id(study):
         raise typer.BadParameter("no study_id is like this one")
-    asked = Asked(study=study, every=every, dry_run=dry_run)
-    report = repair.headers(Settings.load(), asked, progress)
-    with closing(report.findings):
+    plan = RepairPlan(study=study, every=every, dry_run=dry_run)
+    report = repair.headers(Settings.load(), plan, progress)
+    with closing(report.problems):
         if as_json:
-            _print_json(report, asked)
+            _print_json(report, plan)
         else:
-            _print(report, asked)
-    if report.trouble is not None:
-        print(f"storage-ledger: {report.trouble}", file=sys.stderr)
+            _print(report, plan)
+    if report.error is not None:
+        print(f"storage-ledger: {report.error}", file=sys.stderr)
         raise typer.Exit(2)
-    raise typer.Exit(1 if len(report.findings) else 0)
+    raise typer.Exit(1 if len(report.problems) else 0)
 
 
-def _print_json(report: Report, asked: Asked) -> None:
-    """One document; the findings, of which there may be millions, one by one."""
+def _print_json(report: RepairReport, plan: RepairPlan) -> None:
+    """One document; the problems, of which there may be millions, one by one."""
     document = {
-        "dry_run": asked.dry_run,
+        "dry_run": plan.dry_run,
         "headers": asdict(report.headers),
         "metadata_written": report.metadata.mended,
-        "trouble": report.trouble.code if report.trouble else None,
-        "detail": report.trouble.detail if report.trouble else None,
+        "trouble": report.error.code if report.error else None,
+        "detail": report.error.detail if report.error else None,
     }
     print(json.dumps(document, indent=2, ensure_ascii=False).removesuffix("\n}") + ',\n  "findings": [', end="")
-    for number, finding in enumerate(report.findings):
-        print(f"{',' if number else ''}\n    {json.dumps(asdict(finding), ensure_ascii=False)}", end="")
-    print("\n  ]\n}" if len(report.findings) else "]\n}")
+    for number, problem in enumerate(report.problems):
+        print(f"{',' if number else ''}\n    {json.dumps(asdict(problem), ensure_ascii=False)}", end="")
+    print("\n  ]\n}" if len(report.problems) else "]\n}")
 
 
-def _print(report: Report, asked: Asked) -> None:
+def _print(report: RepairReport, plan: RepairPlan) -> None:
     from storage_ledger.cli.output import console, counted, safe
 
-    if asked.dry_run:
+    if plan.dry_run:
         print("A dry run: nothing was changed.")
-    tally = report.headers
-    verb = "would be recorded" if asked.dry_run else "recorded"
-    print(f"Headers: {counted(tally.looked_at, 'file')} read, {tally.changed:,} {verb}, {tally.left:,} still not complete.")
+    counts = report.headers
+    verb = "would be recorded" if plan.dry_run else "recorded"
+    print(f"Headers: {counted(counts.looked_at, 'file')} read, {counts.changed:,} {verb}, {counts.left:,} still not complete.")
     if report.metadata.mended:
         print(f"metadata.json: {report.metadata.mended:,} written.")
-    if len(report.findings):
+    if len(report.problems):
         out = console()
         out.print("\nNot read or not written:")
-        for finding in report.findings:
-            where = finding.path or finding.study_id or ""
-            out.print("  ", safe(f"{finding.code}: {where}" + (f" ({finding.detail})" if finding.detail else "")), sep="", soft_wrap=True)
+        for problem in report.problems:
+            where = problem.path or problem.study_id or ""
+            out.print("  ", safe(f"{problem.code}: {where}" + (f" ({problem.detail})" if problem.detail else "")), sep="", soft_wrap=True)

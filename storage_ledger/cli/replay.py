@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from storage_ledger.operations.replay.replay import Order, Part, Report, Tally
+    from storage_ledger.operations.replay.report import ReplayCounts, ReplayPart, ReplayPlan, ReplayReport
 
 
 def replay(
@@ -47,106 +47,112 @@ def replay(
 
     from storage_ledger.cli.progress import progress
     from storage_ledger.domain.paths import valid_study_id
-    from storage_ledger.operations.replay.replay import Order, Part
+    from storage_ledger.operations.replay.report import ReplayPart, ReplayPlan
     from storage_ledger.settings import Settings
     from storage_ledger.wiring import replay
 
-    named = {Part.INDEX: index, Part.METADATA: metadata, Part.FILES: files, Part.STATUSES: statuses, Part.MIRROR: mirror}
+    named = {
+        ReplayPart.INDEX: index,
+        ReplayPart.METADATA: metadata,
+        ReplayPart.FILES: files,
+        ReplayPart.STATUSES: statuses,
+        ReplayPart.MIRROR: mirror,
+    }
     parts = {part for part, wanted in named.items() if wanted or every}
     if study is not None:
         if not valid_study_id(study):
             raise typer.BadParameter("no study_id is like this one")
         if every and not (index or mirror):
-            parts -= {Part.INDEX, Part.MIRROR}
-        if not parts or parts & {Part.INDEX, Part.MIRROR}:
+            parts -= {ReplayPart.INDEX, ReplayPart.MIRROR}
+        if not parts or parts & {ReplayPart.INDEX, ReplayPart.MIRROR}:
             raise typer.BadParameter("--study goes with --metadata, --files, --statuses or --all: index and mirror are made whole")
-    if source and Part.FILES not in parts:
+    if source and ReplayPart.FILES not in parts:
         raise typer.BadParameter("--source goes with --files or --all")
-    order = Order(
-        parts=frozenset(parts or {Part.INDEX}),
+    plan = ReplayPlan(
+        parts=frozenset(parts or {ReplayPart.INDEX}),
         sources=tuple(source or ()),
         study=study,
         dry_run=dry_run,
         rate=rate,
         mirror_anew=mirror,
     )
-    report = replay.replay(Settings.load(), order, progress, lambda text: print(f"storage-ledger: {text}", file=sys.stderr, flush=True))
-    with closing(report.findings):
+    report = replay.replay(Settings.load(), plan, progress, lambda text: print(f"storage-ledger: {text}", file=sys.stderr, flush=True))
+    with closing(report.problems):
         if as_json:
-            _print_json(report, order)
+            _print_json(report, plan)
         else:
-            _print(report, order)
-    if report.trouble is not None:
-        print(f"storage-ledger: {report.trouble}", file=sys.stderr)
+            _print(report, plan)
+    if report.error is not None:
+        print(f"storage-ledger: {report.error}", file=sys.stderr)
         raise typer.Exit(2)
-    raise typer.Exit(1 if len(report.findings) else 0)
+    raise typer.Exit(1 if len(report.problems) else 0)
 
 
-def _print_json(report: Report, order: Order) -> None:
-    """One document; the findings, of which there may be millions, one by one."""
+def _print_json(report: ReplayReport, plan: ReplayPlan) -> None:
+    """One document; the problems, of which there may be millions, one by one."""
     import json
 
-    from storage_ledger.operations.replay.replay import Part
+    from storage_ledger.operations.replay.report import ReplayPart
 
     document = {
-        "dry_run": order.dry_run,
+        "dry_run": plan.dry_run,
         "position": report.position,
-        "parts": {part.value: asdict(tally) for part, tally in report.tallies.items()},
-        "trouble": report.trouble.code if report.trouble else None,
-        "detail": report.trouble.detail if report.trouble else None,
+        "parts": {part.value: asdict(counts) for part, counts in report.counts.items()},
+        "trouble": report.error.code if report.error else None,
+        "detail": report.error.detail if report.error else None,
     }
-    if Part.MIRROR in report.tallies:
-        document["mirrored"] = report.tallies[Part.MIRROR].mended
+    if ReplayPart.MIRROR in report.counts:
+        document["mirrored"] = report.counts[ReplayPart.MIRROR].mended
     print(json.dumps(document, indent=2, ensure_ascii=False).removesuffix("\n}") + ',\n  "findings": [', end="")
-    for number, finding in enumerate(report.findings):
-        print(f"{',' if number else ''}\n    {json.dumps(asdict(finding), ensure_ascii=False)}", end="")
-    print("\n  ]\n}" if len(report.findings) else "]\n}")
+    for number, problem in enumerate(report.problems):
+        print(f"{',' if number else ''}\n    {json.dumps(asdict(problem), ensure_ascii=False)}", end="")
+    print("\n  ]\n}" if len(report.problems) else "]\n}")
 
 
-def _print(report: Report, order: Order) -> None:
+def _print(report: ReplayReport, plan: ReplayPlan) -> None:
     from storage_ledger.cli.output import console, safe
-    from storage_ledger.operations.replay.replay import Part
+    from storage_ledger.operations.replay.report import ReplayPart
 
-    if order.dry_run:
+    if plan.dry_run:
         print("A dry run: nothing was changed.")
-    parts = list(report.tallies)
+    parts = list(report.counts)
     begun = len(parts) if report.ended_in is None else parts.index(report.ended_in) + 1
     for part in parts[:begun]:
-        if part is report.ended_in and part in {Part.MIRROR, Part.INDEX}:
+        if part is report.ended_in and part in {ReplayPart.MIRROR, ReplayPart.INDEX}:
             print(f"The {part.value} is not made anew.")  # these are made whole, or not at all
         else:
-            print(_line(part, report.tallies[part], dry_run=order.dry_run))
+            print(_line(part, report.counts[part], dry_run=plan.dry_run))
     if parts[begun:]:
         print(f"Not begun: {', '.join(parts[begun:])}.")
-    if not len(report.findings):
+    if not len(report.problems):
         return
     out = console()
     out.print("\nWhat could not be:")
-    for finding in report.findings:
-        where = finding.path or finding.study_id or ""
-        out.print("  ", safe(f"{finding.code}: {where}" + (f" ({finding.detail})" if finding.detail else "")), sep="", soft_wrap=True)
-    if Part.FILES in report.tallies and report.tallies[Part.FILES].left:
+    for problem in report.problems:
+        where = problem.path or problem.study_id or ""
+        out.print("  ", safe(f"{problem.code}: {where}" + (f" ({problem.detail})" if problem.detail else "")), sep="", soft_wrap=True)
+    if ReplayPart.FILES in report.counts and report.counts[ReplayPart.FILES].left:
         print("\nFiles are looked for in the folders that --source names: an old archive, a backup, uploads. Name more, and run it again.")
 
 
-def _line(part: Part, tally: Tally, *, dry_run: bool) -> str:
+def _line(part: ReplayPart, counts: ReplayCounts, *, dry_run: bool) -> str:
     from storage_ledger.cli.output import size
-    from storage_ledger.operations.replay.replay import Part
+    from storage_ledger.operations.replay.report import ReplayPart
 
     done = "would be" if dry_run else "were"
-    left = f", {tally.left:,} could not be" if tally.left else ""
+    left = f", {counts.left:,} could not be" if counts.left else ""
     match part:
-        case Part.MIRROR:
-            if tally.left:
+        case ReplayPart.MIRROR:
+            if counts.left:
                 return "The mirror is damaged, and was left as it is."
-            if not tally.mended:
-                return f"The mirror: {tally.looked_at:,} entries read, all as they were written."
-            return f"The mirror {'would be' if dry_run else 'is'} made anew: {tally.mended:,} entries."
-        case Part.INDEX:
-            return f"The index {'would be' if dry_run else 'is'} made anew: {tally.mended:,} entries."
-        case Part.FILES:
-            return f"Files: {tally.looked_at:,} read, {tally.mended:,} ({size(tally.bytes)}) {done} put back{left}."
-        case Part.METADATA:
-            return f"metadata.json: {tally.looked_at:,} read, {tally.mended:,} ({size(tally.bytes)}) {done} written{left}."
-        case Part.STATUSES:
-            return f"Statuses: {tally.looked_at:,} asked for, {tally.mended:,} {done} told again{left}."
+            if not counts.mended:
+                return f"The mirror: {counts.looked_at:,} entries read, all as they were written."
+            return f"The mirror {'would be' if dry_run else 'is'} made anew: {counts.mended:,} entries."
+        case ReplayPart.INDEX:
+            return f"The index {'would be' if dry_run else 'is'} made anew: {counts.mended:,} entries."
+        case ReplayPart.FILES:
+            return f"Files: {counts.looked_at:,} read, {counts.mended:,} ({size(counts.bytes)}) {done} put back{left}."
+        case ReplayPart.METADATA:
+            return f"metadata.json: {counts.looked_at:,} read, {counts.mended:,} ({size(counts.bytes)}) {done} written{left}."
+        case ReplayPart.STATUSES:
+            return f"Statuses: {counts.looked_at:,} asked for, {counts.mended:,} {done} told again{left}."

@@ -5,7 +5,7 @@ A header may have been too large for an earlier version of this program, or the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -18,10 +18,12 @@ from storage_ledger.domain.paths import archive_path
 from storage_ledger.domain.study import Study
 from storage_ledger.errors import StorageLedgerError
 from storage_ledger.ledger.contract import Ledger
-from storage_ledger.operations.findings import Finding, Findings
-from storage_ledger.operations.replay.replay import BATCH, Show, batches, in_parallel
+from storage_ledger.operations.problems import Problem, Problems
+from storage_ledger.operations.progress import ShowProgress
+from storage_ledger.system.parallel import batches, each_batch
 
 WORKERS = 4
+BATCH = 64
 ENTRIES_A_PAGE = 1_000
 
 
@@ -64,7 +66,7 @@ class ReadAgain:
 
 
 @dataclass(slots=True)
-class Tally:
+class HeaderCounts:
     """How many files were read; of how many the header is other than the ledger said (`changed`), or still not whole (`left`)."""
 
     looked_at: int = 0
@@ -95,7 +97,7 @@ def headers_of(study_id: str, entries: Iterable[Entry]) -> list[KnownHeader]:
     return list(found.values())
 
 
-def studies_to_read(ledger: Ledger, up_to: int, show: Show) -> list[str]:
+def studies_to_read(ledger: Ledger, up_to: int, show: ShowProgress) -> list[str]:
     """The studies with an entry that has no header, or not a whole one, in the order of the ledger. Reads all of it."""
     found: dict[str, None] = {}
     after = 0
@@ -116,17 +118,18 @@ def _may_lack(payload: str) -> bool:
 def read_again(
     ledger: Ledger,
     archive: Archive,
-    chosen: Iterable[str],
+    studies: Iterable[str],
     *,
     every: bool,
-    record: Callable[[Sequence[ReadAgain]], None],
-    findings: Findings,
-    tally: Tally,
-    show: Show,
+    dry_run: bool,
+    problems: Problems,
+    counts: HeaderCounts,
+    show: ShowProgress,
 ) -> None:
-    """Read the headers of these studies' files that are not whole (`every`: all), and `record` those that are other now.
+    """Read the incomplete headers of these studies' files (`every`: all), and append `header-read` for those that differ now.
 
-    A file that is missing or changed is a finding, and its header is not read. Raises `Retryable` for a shared cause, `LedgerError`.
+    One commit a batch; none in a `dry_run`. A file that is missing or changed is a problem, and its header is not read.
+    Raises `Retryable` for a shared cause, `LedgerError`.
     """
 
     def look(study_id: str) -> list[tuple[KnownHeader, ReadAgain | Fixity | StorageLedgerError | None]]:
@@ -134,22 +137,21 @@ def read_again(
 
     done = 0
     with ThreadPoolExecutor(WORKERS, thread_name_prefix="headers") as pool:
-        for batch in batches(chosen, BATCH):
-            outcomes, stop = in_parallel(pool, look, batch)
+        for outcomes in each_batch(pool, look, batches(studies, BATCH)):
             new: list[ReadAgain] = []
             for study_id, outcome in outcomes:
                 if isinstance(outcome, StorageLedgerError):
-                    findings.add(Finding(outcome.code, study_id, detail=outcome.detail))
+                    problems.add(Problem(outcome.code, study_id, detail=outcome.detail))
                     continue
                 for known, found in outcome:
-                    _count(known, found, findings, tally)
+                    _count(known, found, problems, counts)
                     new += [found] if isinstance(found, ReadAgain) else []
-            if new:
-                record(new)
+            if new and not dry_run:
+                with ledger.write() as tx:
+                    for each in new:
+                        tx.append(each.entry())
             done += len(outcomes)
             show(done)
-            if stop is not None:
-                raise stop
 
 
 def _read(archive: Archive, known: KnownHeader) -> ReadAgain | Fixity | StorageLedgerError | None:
@@ -169,32 +171,21 @@ def _read(archive: Archive, known: KnownHeader) -> ReadAgain | Fixity | StorageL
     return None if (dicom, error) == (known.dicom, known.error) else ReadAgain(known, dicom, error)
 
 
-def _count(known: KnownHeader, found: ReadAgain | Fixity | StorageLedgerError | None, findings: Findings, tally: Tally) -> None:
+def _count(known: KnownHeader, found: ReadAgain | Fixity | StorageLedgerError | None, problems: Problems, counts: HeaderCounts) -> None:
     path = archive_path(known.study_id, known.name)
     match found:
         case Fixity():
             code = "file-missing" if found is Fixity.MISSING else "file-changed"
-            findings.add(Finding(code, known.study_id, path, known.position, "its header was not read"))
+            problems.add(Problem(code, known.study_id, path, known.position, "its header was not read"))
         case StorageLedgerError():
-            findings.add(Finding(found.code, known.study_id, path, known.position, found.detail))
+            problems.add(Problem(found.code, known.study_id, path, known.position, found.detail))
         case ReadAgain():
-            tally.looked_at += 1
-            tally.changed += 1
-            tally.left += found.dicom is None or found.error is not None
+            counts.looked_at += 1
+            counts.changed += 1
+            counts.left += found.dicom is None or found.error is not None
         case None:
-            tally.looked_at += 1
-            tally.left += not known.is_whole
-
-
-def record_in(ledger: Ledger) -> Callable[[Sequence[ReadAgain]], None]:
-    """Appends `header-read` for each, one commit for all."""
-
-    def record(read: Sequence[ReadAgain]) -> None:
-        with ledger.write() as tx:
-            for each in read:
-                tx.append(each.entry())
-
-    return record
+            counts.looked_at += 1
+            counts.left += not known.is_whole
 
 
 def studies_read_again(ledger: Ledger, only: str | None) -> Iterator[str]:

@@ -1,30 +1,40 @@
-"""Reads no faster than it may."""
+"""Limits a rate: bytes read or questions asked per second."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 
-LONGEST_S = 1.0
-
 
 class Pace:
-    """`took` waits so long that no more than `rate` bytes a second are read; 0: it never waits.
+    """At most `rate` units a second, by all threads together; 0: no limit.
 
-    What was not read while somebody else had to be waited for is not made up for.
+    What was not used in the last `burst_s` seconds may be made up for, and nothing before that; it begins with as much unused.
     """
 
-    def __init__(self, rate: float, wait: Callable[[float], object], monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        rate: float,
+        *,
+        burst_s: float,
+        wait: Callable[[float], object] = time.sleep,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._rate = rate
+        self._burst_s = burst_s
         self._wait = wait
         self._monotonic = monotonic
-        self._free_at = monotonic()
+        self._lock = threading.Lock()
+        self._free_at = monotonic() - burst_s
 
-    def took(self, count: int) -> None:
-        """So many bytes were read."""
+    def spend(self, units: float = 1) -> None:
+        """Wait until the rate allows these units and all that were spent before."""
         if self._rate <= 0:
             return
-        now = self._monotonic()
-        self._free_at = max(self._free_at, now - LONGEST_S) + count / self._rate
-        if self._free_at > now:
-            self._wait(self._free_at - now)
+        with self._lock:
+            now = self._monotonic()
+            self._free_at = max(self._free_at, now - self._burst_s) + units / self._rate
+            wait_s = self._free_at - now
+        if wait_s > 0:
+            self._wait(wait_s)

@@ -12,7 +12,7 @@ from storage_ledger.index.rebuild.partitions import Workers
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.sqlite import utc_now
 from storage_ledger.operations.adopt.adoption import Adopted, Adoption, Asked, Noted
-from storage_ledger.operations.replay.replay import Begin
+from storage_ledger.operations.progress import StartProgress
 from storage_ledger.settings import Settings
 from storage_ledger.system import logs
 from storage_ledger.wiring.stores import alone, joined_mirror, reading
@@ -47,7 +47,7 @@ def adopt(
                 follow()  # an earlier run may have been killed before it did
 
 
-def bring_up_index(settings: Settings, begin: Begin) -> None:
+def bring_up_index(settings: Settings, begin: StartProgress) -> None:
     """Make the index anew, as `replay --index` does, unless it stands where the ledger does: what was adopted can be found at once.
 
     Raises `Locked` where another process is at it, `LedgerError` and `Retryable` as that does; `serve` makes up for it then.

@@ -10,18 +10,20 @@ from storage_ledger.archive.contract import Archive
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.errors import Locked, StorageLedgerError
 from storage_ledger.ledger.contract import Ledger
-from storage_ledger.operations.findings import Findings
-from storage_ledger.operations.repair_headers import Tally, read_again, record_in, studies_read_again, studies_to_read
+from storage_ledger.operations.problems import Problems
+from storage_ledger.operations.progress import StartProgress
+from storage_ledger.operations.repair_headers import HeaderCounts, read_again, studies_read_again, studies_to_read
 from storage_ledger.operations.replay.dry_run import DryRunArchive
-from storage_ledger.operations.replay.replay import Begin, metadata, studies
-from storage_ledger.operations.replay.replay import Tally as MetadataTally
+from storage_ledger.operations.replay.metadata import rewrite_metadata
+from storage_ledger.operations.replay.report import ReplayCounts
+from storage_ledger.operations.replay.studies import described_studies
 from storage_ledger.settings import Settings
 from storage_ledger.system import logs
 from storage_ledger.wiring.stores import alone, appending, reading
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class RepairPlan:
     """Which headers: of this study only, also those that are whole (`every`); `dry_run`: say what would be done."""
 
     study: str | None = None
@@ -30,69 +32,65 @@ class Asked:
 
 
 @dataclass(slots=True)
-class Report:
-    """What came of it; the caller closes `findings`. `trouble`: what ended it early."""
+class RepairReport:
+    """What came of it; the caller closes `problems`. `error`: what ended it early."""
 
-    findings: Findings
-    headers: Tally = field(default_factory=Tally)
-    metadata: MetadataTally = field(default_factory=MetadataTally)
-    trouble: StorageLedgerError | None = None
+    problems: Problems
+    headers: HeaderCounts = field(default_factory=HeaderCounts)
+    metadata: ReplayCounts = field(default_factory=ReplayCounts)
+    error: StorageLedgerError | None = None
 
 
-def headers(settings: Settings, asked: Asked, begin: Begin) -> Report:
+def headers(settings: Settings, plan: RepairPlan, begin: StartProgress) -> RepairReport:
     """Read headers again, append what is new, and bring metadata.json up to date; the index follows when `serve` starts.
 
     Holds `serve.lock`, but for a dry run. Raises `Locked`, and `LedgerUnusable` where ledger and archive do not belong together.
     """
     logs.configure(settings.log_level, environment=settings.environment)
     with ExitStack() as stack:
-        if not asked.dry_run:
+        if not plan.dry_run:
             stack.enter_context(alone(settings, "repair"))
-        ledger = stack.enter_context(reading(settings) if asked.dry_run else appending(settings))
-        if asked.study is not None and next(ledger.study(asked.study), None) is None:
+        ledger = stack.enter_context(reading(settings) if plan.dry_run else appending(settings))
+        if plan.study is not None and next(ledger.study(plan.study), None) is None:
             raise StorageLedgerError("study-unknown", "the ledger knows nothing of this study_id")
         archive = FilesystemArchive(settings.archive_path)
-        report = Report(Findings())
+        report = RepairReport(Problems())
         try:
-            _headers(ledger, DryRunArchive(archive) if asked.dry_run else archive, asked, begin, report)
+            _headers(ledger, DryRunArchive(archive) if plan.dry_run else archive, plan, begin, report)
         except Locked:
-            report.findings.close()
+            report.problems.close()
             raise
         except StorageLedgerError as error:
-            report.trouble = error
+            report.error = error
         return report
 
 
-def _headers(ledger: Ledger, archive: Archive, asked: Asked, begin: Begin, report: Report) -> None:
-    chosen, count = _chosen(ledger, asked, begin)
+def _headers(ledger: Ledger, archive: Archive, plan: RepairPlan, begin: StartProgress, report: RepairReport) -> None:
+    chosen, count = _chosen(ledger, plan, begin)
     with begin("Headers", count, "studies") as show:
         read_again(
             ledger,
             archive,
             chosen,
-            every=asked.every,
-            record=_nothing if asked.dry_run else record_in(ledger),
-            findings=report.findings,
-            tally=report.headers,
+            every=plan.every,
+            dry_run=plan.dry_run,
+            problems=report.problems,
+            counts=report.headers,
             show=show,
         )
-    if not asked.dry_run:
+    if not plan.dry_run:
         with begin("metadata.json", None, "studies") as show:
-            again = studies_read_again(ledger, asked.study)
-            metadata(ledger, archive, again, findings=report.findings, tally=report.metadata, show=show)
+            again = studies_read_again(ledger, plan.study)
+            rewrite_metadata(ledger, archive, again, problems=report.problems, counts=report.metadata, show=show)
 
 
-def _chosen(ledger: Ledger, asked: Asked, begin: Begin) -> tuple[Iterable[str], int]:
-    if asked.study is not None:
-        return [asked.study], 1
-    if asked.every:
-        return studies(ledger), ledger.count_studies()
+def _chosen(ledger: Ledger, plan: RepairPlan, begin: StartProgress) -> tuple[Iterable[str], int]:
+    if plan.study is not None:
+        return [plan.study], 1
+    if plan.every:
+        return described_studies(ledger), ledger.count_studies()
     last = ledger.last()
     position = last.position if last else 0
     with begin("Searching the ledger", position, "entries") as show:
         found = studies_to_read(ledger, position, show)
     return found, len(found)
-
-
-def _nothing(_: object) -> None:
-    """What a dry run records."""

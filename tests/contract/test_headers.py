@@ -9,10 +9,11 @@ from storage_ledger.archive.dicom_header import read_header
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.errors import Retryable
-from storage_ledger.operations.findings import Findings
-from storage_ledger.operations.repair_headers import Tally, headers_of, read_again, record_in, studies_read_again, studies_to_read
-from storage_ledger.operations.replay.replay import Tally as MetadataTally
-from storage_ledger.operations.replay.replay import metadata, studies
+from storage_ledger.operations.problems import Problems
+from storage_ledger.operations.repair_headers import HeaderCounts, headers_of, read_again, studies_read_again, studies_to_read
+from storage_ledger.operations.replay.metadata import rewrite_metadata
+from storage_ledger.operations.replay.report import ReplayCounts
+from storage_ledger.operations.replay.studies import described_studies
 from tests.contract.making import damage
 from tests.contract.pipeline import Pipeline
 from tests.support.dicom import make_file
@@ -47,32 +48,32 @@ class Repairing(Pipeline):
             return read_header(opened)[0]
 
     def write_metadata(self, chosen=None):
-        with closing(Findings()) as findings:
-            tally = MetadataTally()
+        with closing(Problems()) as problems:
+            counts = ReplayCounts()
             archive = FilesystemArchive(self.archive)
-            metadata(self.ledger, archive, chosen or studies(self.ledger), findings=findings, tally=tally, show=show)
-            assert len(findings) == 0
-            return tally.mended
+            rewrite_metadata(self.ledger, archive, chosen or described_studies(self.ledger), problems=problems, counts=counts, show=show)
+            assert len(problems) == 0
+            return counts.mended
 
-    def repair(self, *, every=False, chosen=None, record=None):
-        """As the command does; returns the tally, the findings as (code, path), and how many metadata.json were written."""
-        tally = Tally()
-        with closing(Findings()) as findings:
+    def repair(self, *, every=False, chosen=None):
+        """As the command does; returns the counts, the problems as (code, path), and how many metadata.json were written."""
+        counts = HeaderCounts()
+        with closing(Problems()) as problems:
             if chosen is None:
-                chosen = list(studies(self.ledger)) if every else studies_to_read(self.ledger, self.ledger.last().position, show)
+                chosen = list(described_studies(self.ledger)) if every else studies_to_read(self.ledger, self.ledger.last().position, show)
             archive = FilesystemArchive(self.archive)
             read_again(
                 self.ledger,
                 archive,
                 chosen,
                 every=every,
-                record=record or record_in(self.ledger),
-                findings=findings,
-                tally=tally,
+                dry_run=False,
+                problems=problems,
+                counts=counts,
                 show=show,
             )
-            found = [(each.code, each.path) for each in findings]
-        return tally, found, self.write_metadata(studies_read_again(self.ledger, None))
+            found = [(each.code, each.path) for each in problems]
+        return counts, found, self.write_metadata(studies_read_again(self.ledger, None))
 
     def headers_read(self):
         return [entry for entry in self.ledger.read(0, 10_000) if entry.kind == Kind.HEADER_READ]
@@ -95,7 +96,7 @@ def pipeline(tmp_path, ledgers):
 )
 def test_a_header_that_the_ledger_lacks_is_read_again_and_recorded_once(pipeline, dicom, error):
     header = pipeline.archived_before("S1", dicom=dicom, error=error)
-    assert pipeline.repair() == (Tally(looked_at=1, changed=1), [], 1)
+    assert pipeline.repair() == (HeaderCounts(looked_at=1, changed=1), [], 1)
     [entry] = pipeline.headers_read()
     described, archived = pipeline.ledger.read(0, 2)
     assert (entry.study_id, entry.cause) == ("S1", archived.position)
@@ -105,30 +106,30 @@ def test_a_header_that_the_ledger_lacks_is_read_again_and_recorded_once(pipeline
     assert pipeline.metadata("S1")["files"][0]["sop_instance_uid"] == header["SOPInstanceUID"]
     assert pipeline.metadata("S1")["files"][0]["position"] == described.position
     pipeline.check_metadata()
-    assert pipeline.repair() == (Tally(), [], 0)
+    assert pipeline.repair() == (HeaderCounts(), [], 0)
     assert len(pipeline.headers_read()) == 1
 
 
 def test_a_header_that_is_whole_is_not_read_again_unless_all_are_asked_for(pipeline):
     header = pipeline.archived_before("S1", dicom={"SOPInstanceUID": "1.2"}, error=None)
-    assert pipeline.repair() == (Tally(), [], 0)
-    assert pipeline.repair(every=True) == (Tally(looked_at=1, changed=1), [], 1)
+    assert pipeline.repair() == (HeaderCounts(), [], 0)
+    assert pipeline.repair(every=True) == (HeaderCounts(looked_at=1, changed=1), [], 1)
     assert pipeline.headers_read()[0].data["dicom"] == header
-    assert pipeline.repair(every=True) == (Tally(looked_at=1), [], 0)
+    assert pipeline.repair(every=True) == (HeaderCounts(looked_at=1), [], 0)
 
 
 def test_a_header_that_still_cannot_be_read_is_counted_and_adds_nothing(pipeline):
     pipeline.archived_before("S1", data=b"no DICOM at all", error="not-dicom")
     before = pipeline.ledger.last()
-    assert pipeline.repair() == (Tally(looked_at=1, left=1), [], 0)
+    assert pipeline.repair() == (HeaderCounts(looked_at=1, left=1), [], 0)
     assert pipeline.ledger.last() == before
 
 
 def test_another_reason_is_recorded_once(pipeline):
     pipeline.archived_before("S1", data=b"no DICOM at all", error="header-unreadable")
-    assert pipeline.repair() == (Tally(looked_at=1, changed=1, left=1), [], 0)
+    assert pipeline.repair() == (HeaderCounts(looked_at=1, changed=1, left=1), [], 0)
     assert (pipeline.headers_read()[0].data["dicom"], pipeline.headers_read()[0].data["dicom_error"]) == (None, "not-dicom")
-    assert pipeline.repair() == (Tally(looked_at=1, left=1), [], 0)
+    assert pipeline.repair() == (HeaderCounts(looked_at=1, left=1), [], 0)
 
 
 @pytest.mark.parametrize("how", ["changed", "missing"])
@@ -140,7 +141,7 @@ def test_the_header_of_a_file_that_is_not_the_ledgers_is_not_taken(pipeline, how
         make_file(file, seed=9)
     else:
         file.unlink()
-    assert pipeline.repair() == (Tally(looked_at=1, changed=1), [(f"file-{how}", "S1/S1.dcm")], 1)
+    assert pipeline.repair() == (HeaderCounts(looked_at=1, changed=1), [(f"file-{how}", "S1/S1.dcm")], 1)
     assert [entry.study_id for entry in pipeline.headers_read()] == ["S2"]
 
 
@@ -148,20 +149,18 @@ def test_a_damaged_entry_is_a_finding_and_stops_nobody_else(pipeline):
     pipeline.archived_before("S1")
     pipeline.archived_before("S2", seed=2)
     damage(pipeline.ledger, "UPDATE entries SET payload = payload || ' ' WHERE position = 2")
-    tally, found, _ = pipeline.repair(chosen=["S1", "S2"])
-    assert (tally, found) == (Tally(looked_at=1, changed=1), [("entry-damaged", None)])
+    counts, found, _ = pipeline.repair(chosen=["S1", "S2"])
+    assert (counts, found) == (HeaderCounts(looked_at=1, changed=1), [("entry-damaged", None)])
 
 
 def test_a_run_that_is_killed_before_it_wrote_metadata_is_made_up_for_by_the_next(pipeline):
     header = pipeline.archived_before("S1")
-    tally = Tally()
-    with closing(Findings()) as findings:
+    counts = HeaderCounts()
+    with closing(Problems()) as problems:
         archive = FilesystemArchive(pipeline.archive)
-        read_again(
-            pipeline.ledger, archive, ["S1"], every=False, record=record_in(pipeline.ledger), findings=findings, tally=tally, show=show
-        )
+        read_again(pipeline.ledger, archive, ["S1"], every=False, dry_run=False, problems=problems, counts=counts, show=show)
     assert pipeline.metadata("S1")["files"][0]["sop_instance_uid"] is None
-    assert pipeline.repair() == (Tally(), [], 1)
+    assert pipeline.repair() == (HeaderCounts(), [], 1)
     assert pipeline.metadata("S1")["files"][0]["sop_instance_uid"] == header["SOPInstanceUID"]
 
 

@@ -12,14 +12,20 @@ import pytest
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.errors import LedgerUnusable, Permanent, Retryable
-from storage_ledger.operations.findings import Findings
+from storage_ledger.operations.problems import Problems
 from storage_ledger.operations.replay.dry_run import DryRunArchive, DryRunStatuses
-from storage_ledger.operations.replay.files import put_back, record_in
-from storage_ledger.operations.replay.replay import Pace, Patience, Tally, in_parallel, metadata, record_told, statuses, studies
+from storage_ledger.operations.replay.files import put_back
+from storage_ledger.operations.replay.metadata import rewrite_metadata
+from storage_ledger.operations.replay.patience import Patience
+from storage_ledger.operations.replay.report import ReplayCounts
+from storage_ledger.operations.replay.statuses import resend_statuses
+from storage_ledger.operations.replay.studies import described_studies
 from storage_ledger.pipeline.notify import Notifier
 from storage_ledger.pipeline.outages import Outages
 from storage_ledger.pipeline.status_client import StatusClient
 from storage_ledger.system.metrics import Metrics
+from storage_ledger.system.pacing import Pace
+from storage_ledger.system.parallel import in_parallel
 from tests.contract.pipeline import Pipeline, tree
 from tests.support.status_server import Fault
 
@@ -27,39 +33,39 @@ from tests.support.status_server import Fault
 class Replaying(Pipeline):
     """A pipeline of which something is lost, and the parts of a replay on it."""
 
-    def files(self, *sources, chosen=None, archive=None, record=None):
-        """Put files back; returns the tally, and the findings as (code, path)."""
+    def files(self, *sources, chosen=None, archive=None, ledger=None, dry_run=False):
+        """Put files back; returns the counts, and the problems as (code, path)."""
         archive = archive or FilesystemArchive(self.archive)
-        tally = Tally()
-        findings = Findings()
+        counts = ReplayCounts()
+        problems = Problems()
         put_back(
-            self.ledger,
+            ledger or self.ledger,
             archive,
-            studies(self.ledger, chosen),
+            described_studies(self.ledger, chosen),
             sources,
-            record=record or record_in(self.ledger, archive),
-            findings=findings,
-            tally=tally,
-            studies=1,
+            dry_run=dry_run,
+            problems=problems,
+            counts=counts,
+            studies_count=1,
             begin=silent,
         )
-        found = [(finding.code, finding.path) for finding in findings]
-        assert len(findings) == len(found)
-        findings.close()
-        return tally, found
+        found = [(problem.code, problem.path) for problem in problems]
+        assert len(problems) == len(found)
+        problems.close()
+        return counts, found
 
     def metadata_again(self, archive=None):
-        """Write what is not as it should be; returns the tally, and the findings as (code, path)."""
-        tally = Tally()
-        findings = Findings()
+        """Write what is not as it should be; returns the counts, and the problems as (code, path)."""
+        counts = ReplayCounts()
+        problems = Problems()
         archive = archive or FilesystemArchive(self.archive)
-        metadata(self.ledger, archive, studies(self.ledger), findings=findings, tally=tally, show=show)
-        found = [(finding.code, finding.path) for finding in findings]
-        findings.close()
-        return tally, found
+        rewrite_metadata(self.ledger, archive, described_studies(self.ledger), problems=problems, counts=counts, show=show)
+        found = [(problem.code, problem.path) for problem in problems]
+        problems.close()
+        return counts, found
 
-    def statuses_again(self, client, record=None, patience=None, chosen=None):
-        """Ask, and tell what is lost; returns the tally, and the findings as (code, study_id)."""
+    def statuses_again(self, client, dry_run=False, patience=None, chosen=None):
+        """Ask, and tell what is lost; returns the counts, and the problems as (code, study_id)."""
         notifier = Notifier(
             self.ledger,
             client,
@@ -69,23 +75,23 @@ class Replaying(Pipeline):
             clock=self.clock,
             confirm_s=10,
         )
-        tally = Tally()
-        findings = Findings()
-        statuses(
+        counts = ReplayCounts()
+        problems = Problems()
+        resend_statuses(
             self.ledger,
             notifier,
-            studies(self.ledger, chosen),
+            described_studies(self.ledger, chosen),
             rejected=chosen is None,
-            record=record or record_told(self.ledger, notifier),
-            pace=lambda: None,
+            dry_run=dry_run,
+            pace=Pace(0, burst_s=0),
             patience=patience or Patience(),
-            findings=findings,
-            tally=tally,
+            problems=problems,
+            counts=counts,
             show=show,
         )
-        found = [(finding.code, finding.study_id) for finding in findings]
-        findings.close()
-        return tally, found
+        found = [(problem.code, problem.study_id) for problem in problems]
+        problems.close()
+        return counts, found
 
     def restored(self):
         return [entry.data for entry in self.ledger.read(0, 10_000) if entry.kind == Kind.RESTORED]
@@ -147,8 +153,8 @@ def lose(pipeline, *paths):
 def test_lost_files_are_found_by_their_digest_whatever_they_are_called(filled, source):
     before, copies = tree(filled.archive), tree(source)
     lose(filled, "A/a.dcm", "B/b.dcm", "C/c.dcm")
-    tally, found = filled.files(source)
-    assert (tally.looked_at, tally.mended, tally.bytes, found) == (5, 3, 15, [])
+    counts, found = filled.files(source)
+    assert (counts.looked_at, counts.mended, counts.bytes, found) == (5, 3, 15, [])
     assert tree(filled.archive) == before
     assert tree(source) == copies
     first = filled.restored()[0]
@@ -172,14 +178,14 @@ def test_what_no_source_has_is_listed_and_the_damaged_file_stays_as_it_is(filled
     for file in (source / "deep" / "down").iterdir():
         if file.stat().st_size == 5:
             file.unlink()
-    tally, found = filled.files(source)
-    assert (tally.mended, tally.left, [path for _, path in found]) == (1, 2, ["A/a.dcm", "B/b.dcm"])
+    counts, found = filled.files(source)
+    assert (counts.mended, counts.left, [path for _, path in found]) == (1, 2, ["A/a.dcm", "B/b.dcm"])
 
 
 def test_one_study_alone(filled, source):
     lose(filled, "A/a.dcm", "B/b.dcm")
-    tally, found = filled.files(source, chosen="B")
-    assert (tally.looked_at, tally.mended, found) == (1, 1, [])
+    counts, found = filled.files(source, chosen="B")
+    assert (counts.looked_at, counts.mended, found) == (1, 1, [])
     assert not (filled.archive / "A" / "a.dcm").exists()
 
 
@@ -230,11 +236,11 @@ def test_what_lay_in_a_folder_that_could_not_be_made_durable_is_not_recorded(fil
     shutil.rmtree(filled.archive / "A")
     shutil.rmtree(filled.archive / "B")
     failing = Failing(filled.archive)
-    tally, found = filled.files(source, archive=failing)
-    assert (tally.mended, tally.left, found) == (1, 1, [("archive-copy-missing", "A/a.dcm")])
+    counts, found = filled.files(source, archive=failing)
+    assert (counts.mended, counts.left, found) == (1, 1, [("archive-copy-missing", "A/a.dcm")])
     assert [each["file"]["name"] for each in filled.restored()] == ["b.dcm"]
-    tally, found = filled.metadata_again(failing)
-    assert (tally.mended, tally.left, found) == (1, 1, [("archive-io", "A/metadata.json")])
+    counts, found = filled.metadata_again(failing)
+    assert (counts.mended, counts.left, found) == (1, 1, [("archive-io", "A/metadata.json")])
     assert filled.files(source)[1] == filled.metadata_again()[1] == []
     assert tree(filled.archive) == before
 
@@ -255,8 +261,8 @@ def test_a_hostile_source_leads_nowhere_and_blocks_nothing(filled, source, tmp_p
         for _ in range(40):
             deep = deep / "x"
             deep.mkdir()
-        tally, found = filled.files(source)
-        assert (tally.mended, [code for code, _ in found]) == (0, ["archive-copy-missing", "folder-too-deep"])
+        counts, found = filled.files(source)
+        assert (counts.mended, [code for code, _ in found]) == (0, ["archive-copy-missing", "folder-too-deep"])
         os.link(tmp_path / "elsewhere" / "good", os.fsencode(source) + b"/\xff\n\x1b[2J")
         assert filled.files(source)[0].mended == 1
     assert filled.restored()[-1]["source"].endswith("/\\xff\n\x1b[2J")
@@ -281,14 +287,24 @@ def test_a_source_is_not_read_when_nothing_is_wanted(filled, tmp_path):
     assert filled.files(tmp_path / "nowhere")[0].left == 0
 
 
-def test_a_run_that_was_killed_before_its_entry_is_made_up_for_once(filled, source):
-    def killed(_):
+class Killed:
+    """A ledger at whose first write the process is killed."""
+
+    def __init__(self, ledger):
+        self._ledger = ledger
+
+    def __getattr__(self, name):
+        return getattr(self._ledger, name)
+
+    def write(self):
         raise KeyboardInterrupt
 
+
+def test_a_run_that_was_killed_before_its_entry_is_made_up_for_once(filled, source):
     lose(filled, "A/a.dcm", "B/b.dcm")
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            filled.files(source, record=killed)
+            filled.files(source, ledger=Killed(filled.ledger))
     assert filled.restored() == []
     assert (filled.archive / "A" / "a.dcm").read_bytes() == b"first"
     assert (filled.files(source)[0].mended, filled.files(source)[0].mended) == (2, 0)
@@ -304,38 +320,32 @@ def test_what_was_put_back_and_not_recorded_stays_marked_whatever_happens_next(f
         def put_back(self, *_, **__):
             raise AssertionError("it lies there already")
 
-    def killed(_):
-        raise KeyboardInterrupt
-
     lose(filled, "A/a.dcm")
     with pytest.raises(KeyboardInterrupt):
-        filled.files(source, record=killed)
+        filled.files(source, ledger=Killed(filled.ledger))
     with pytest.raises(KeyboardInterrupt):
-        filled.files(source, record=killed, archive=Refusing(filled.archive))
+        filled.files(source, ledger=Killed(filled.ledger), archive=Refusing(filled.archive))
     assert filled.files(source, archive=Refusing(filled.archive))[0].mended == 1
     assert len(filled.restored()) == 1
 
 
 def test_what_was_put_back_and_not_recorded_is_recorded_without_its_source_too(filled, source):
-    def killed(_):
-        raise KeyboardInterrupt
-
     lose(filled, "A/a.dcm")
     with pytest.raises(KeyboardInterrupt):
-        filled.files(source, record=killed)
-    tally, found = filled.files()
-    assert (tally.mended, tally.left, found) == (1, 0, [])
+        filled.files(source, ledger=Killed(filled.ledger))
+    counts, found = filled.files()
+    assert (counts.mended, counts.left, found) == (1, 0, [])
     assert [each["source"] for each in filled.restored()] == [None]
 
 
 def test_a_run_that_was_killed_after_its_entry_records_it_no_second_time(filled, source):
-    class Killed(FilesystemArchive):
+    class KilledArchive(FilesystemArchive):
         def unmark(self, *_):
             raise KeyboardInterrupt
 
     lose(filled, "A/a.dcm")
     with pytest.raises(KeyboardInterrupt):
-        filled.files(source, archive=Killed(filled.archive))
+        filled.files(source, archive=KilledArchive(filled.archive))
     assert list(filled.archive.rglob(".restore-*"))
     assert filled.files(source)[0].mended == 0
     assert not list(filled.archive.rglob(".restore-*"))
@@ -349,8 +359,8 @@ def test_a_dry_run_says_the_same_and_changes_nothing(filled, source):
     before = tree(filled.archive)
     last = filled.ledger.last()
     looking = DryRunArchive(FilesystemArchive(filled.archive))
-    tally, found = filled.files(source, archive=looking, record=lambda _: None)
-    assert (tally.mended, tally.bytes, found) == (2, 10, [])
+    counts, found = filled.files(source, archive=looking, dry_run=True)
+    assert (counts.mended, counts.bytes, found) == (2, 10, [])
     assert filled.metadata_again(looking)[0].mended == 1
     assert (tree(filled.archive), filled.ledger.last()) == (before, last)
 
@@ -384,8 +394,8 @@ def test_metadata_is_written_again_with_the_same_bytes_and_no_other_is_touched(f
         path.unlink()
         if damage == "link":
             path.symlink_to(filled.archive / "A" / "metadata.json")
-    tally, found = filled.metadata_again()
-    assert (tally.looked_at, tally.mended, tally.bytes, found) == (4, 1, path.stat().st_size, [])
+    counts, found = filled.metadata_again()
+    assert (counts.looked_at, counts.mended, counts.bytes, found) == (4, 1, path.stat().st_size, [])
     now = tree(filled.archive)
     assert all(now[each] == before[each] for each in now)
     assert {each for each in now if os.stat(filled.archive / each).st_ctime_ns != made[each]} == {"D/metadata.json"}
@@ -396,16 +406,16 @@ def test_metadata_that_cannot_be_written_is_listed_and_the_others_are(filled):
     (filled.archive / "B" / ".metadata.json.tmp").mkdir()
     (filled.archive / "B" / ".metadata.json.tmp" / "in it").touch()
     lose(filled, "A/metadata.json", "B/metadata.json", "D/metadata.json")
-    tally, found = filled.metadata_again()
-    assert (tally.mended, tally.left, found) == (2, 1, [("archive-error", "B/metadata.json")])
+    counts, found = filled.metadata_again()
+    assert (counts.mended, counts.left, found) == (2, 1, [("archive-error", "B/metadata.json")])
     assert json.loads((filled.archive / "A" / "metadata.json").read_text())["study_id"] == "A"
 
 
 def test_studies_without_an_archived_file_have_no_metadata(pipeline):
     pipeline.say("gone", "gone.dcm")
     pipeline.finish()
-    tally, found = pipeline.metadata_again()
-    assert (tally.looked_at, tally.mended, found) == (0, 0, [])
+    counts, found = pipeline.metadata_again()
+    assert (counts.looked_at, counts.mended, found) == (0, 0, [])
     assert list(pipeline.archive.iterdir()) == []
 
 
@@ -448,8 +458,8 @@ def test_an_emptied_status_service_hears_all_again(told, client, status_server):
     assert words(status_server) == WORDS
     status_server.forget()
     last = told.ledger.last().position
-    tally, found = told.statuses_again(client)
-    assert (tally.mended, tally.left, found) == (4, 0, [])
+    counts, found = told.statuses_again(client)
+    assert (counts.mended, counts.left, found) == (4, 0, [])
     assert words(status_server) == WORDS
     assert {study_id: value["details"] for study_id, value in status_server.statuses.items()} == before
     assert before["bad"] == {"error": "unsafe-path"}, "the last that was told, not the first"
@@ -472,8 +482,8 @@ def test_what_stands_is_not_told_and_what_is_waiting_is_the_services(told, clien
 def test_a_dry_run_asks_and_tells_nothing(told, client, status_server):
     status_server.forget()
     last = told.ledger.last()
-    tally, _ = told.statuses_again(DryRunStatuses(client), record=lambda _: None)
-    assert tally.mended >= 4
+    counts, _ = told.statuses_again(DryRunStatuses(client), dry_run=True)
+    assert counts.mended >= 4
     assert (status_server.statuses, told.ledger.last()) == ({}, last)
 
 
@@ -518,8 +528,8 @@ def test_a_status_service_that_stays_away_is_given_up_for_all_studies_at_once(to
 def test_a_status_that_is_refused_is_listed_and_the_others_are_told(told, client, status_server):
     status_server.forget()
     status_server.always = lambda call: Fault(code=422) if (call.method, call.study_id) == ("POST", "A") else None
-    tally, found = told.statuses_again(client)
-    assert (tally.mended, tally.left, found) == (3, 1, [("status-refused", "A")])
+    counts, found = told.statuses_again(client)
+    assert (counts.mended, counts.left, found) == (3, 1, [("status-refused", "A")])
 
 
 @pytest.mark.parametrize(
@@ -528,8 +538,8 @@ def test_a_status_that_is_refused_is_listed_and_the_others_are_told(told, client
 )
 def test_a_status_that_cannot_be_asked_for_is_listed_and_not_taken_for_one_that_stands(told, client, status_server, fault, code):
     status_server.always = lambda call: fault if call.study_id == "A" else None
-    tally, found = told.statuses_again(client)
-    assert (tally.looked_at, tally.mended, tally.left, found) == (3, 0, 1, [(code, "A")])
+    counts, found = told.statuses_again(client)
+    assert (counts.looked_at, counts.mended, counts.left, found) == (3, 0, 1, [(code, "A")])
 
 
 def test_a_study_that_was_never_told_anything_is_told_what_came_of_it(filled, client, status_server):
@@ -547,12 +557,12 @@ def test_a_study_that_was_never_told_anything_is_told_what_came_of_it(filled, cl
 def test_the_pace_is_kept_by_all_threads_together():
     now = [100.0]
     waits = []
-    pace = Pace(4, clock=lambda: now[0], sleep=waits.append)
+    pace = Pace(4, burst_s=0.25, wait=waits.append, monotonic=lambda: now[0])
     for _ in range(3):
-        pace()
+        pace.spend()
     assert waits == [0.25, 0.5]
     now[0] = 200.0
-    pace()
+    pace.spend()
     assert len(waits) == 2
 
 

@@ -302,16 +302,16 @@ def test_reading_keeps_to_its_rate():
         waits.append(seconds)
         now += seconds
 
-    pace = Pace(1e6, wait, monotonic=lambda: now)
+    pace = Pace(1e6, burst_s=1.0, wait=wait, monotonic=lambda: now)
     for _ in range(30):
-        pace.took(500_000)
+        pace.spend(500_000)
     assert sum(waits) == pytest.approx(14, abs=1.1)
     now += 100.0
     waits.clear()
-    pace.took(500_000)
+    pace.spend(500_000)
     assert waits == []  # but the time that nobody read in is not made up for
     for _ in range(10):
-        pace.took(500_000)
+        pace.spend(500_000)
     assert sum(waits) > 4
 
 

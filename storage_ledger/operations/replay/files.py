@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import astuple, dataclass
@@ -22,10 +22,14 @@ from storage_ledger.domain.study import ArchivedFile, Study
 from storage_ledger.errors import Permanent, Retryable, StorageLedgerError
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.sqlite import translated
-from storage_ledger.operations.findings import Finding, Findings
-from storage_ledger.operations.replay.replay import BATCH, WORKERS, Begin, Show, Tally, batches, in_parallel
+from storage_ledger.operations.problems import Problem, Problems
+from storage_ledger.operations.progress import ShowProgress, StartProgress
+from storage_ledger.operations.replay.report import ReplayCounts
+from storage_ledger.system.parallel import batches, each_batch, in_parallel
 from storage_ledger.system.sqlalchemy_engine import sqlite
 
+WORKERS = 6
+BATCH = 64
 UNRECORDED = "unrecorded"
 LOST = "archive-io: the study's new folder could not be made durable, and was taken away again"
 UNSEARCHABLE = frozenset({"folder-unreadable", "folder-too-deep", "upload-io"})
@@ -34,8 +38,8 @@ _COLUMNS = "study_id, name, sha256, bytes, position, time, found"
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """A file that is not as the ledger says. `time`: how often it was put back before.
+class MissingFile:
+    """An archived file that is not as the ledger says. `time`: how often it was put back before.
 
     `found`: `missing`, `changed`, or `unrecorded`: put back by a run that was killed before it could say so.
     """
@@ -53,7 +57,7 @@ class Wanted:
 class PutBack:
     """Durably in the archive again. `source`: the path of the copy; None when it is no longer known."""
 
-    wanted: Wanted
+    wanted: MissingFile
     placed: Placed
     source: str | None
 
@@ -61,84 +65,80 @@ class PutBack:
 def put_back(
     ledger: Ledger,
     archive: Archive,
-    chosen: Iterable[str],
+    studies: Iterable[str],
     sources: Sequence[Path],
     *,
-    record: Callable[[Sequence[PutBack]], None],
-    findings: Findings,
-    tally: Tally,
-    studies: int,
-    begin: Begin,
+    dry_run: bool,
+    problems: Problems,
+    counts: ReplayCounts,
+    studies_count: int,
+    begin: StartProgress,
 ) -> None:
     """Read every archived file of these studies; put back, from the first copy that has its bytes, each that is not intact.
 
-    Sources are only read. `record` is given what is durable. What no source has is a finding. Raises `Retryable` for a
-    shared cause, `LedgerError`; then, too, what was put back is recorded.
+    Sources are only read. What is durably back is recorded as `restored`, but for a `dry_run`. A file that no source has is
+    a problem. Raises `Retryable` for a shared cause, `LedgerError`; then, too, what was put back is recorded.
     """
-    with closing(_Wants()) as wants, ThreadPoolExecutor(WORKERS, thread_name_prefix="files") as pool:
-        with begin("Reading the archive", studies, "studies") as show:
-            _look(ledger, archive, chosen, pool, wants, findings, tally, show)
-        putting = _Putting(archive, pool, wants, record, tally)
+    recorder = None if dry_run else ledger
+    with closing(_MissingFiles()) as missing, ThreadPoolExecutor(WORKERS, thread_name_prefix="files") as pool:
+        with begin("Reading the archive", studies_count, "studies") as show:
+            _check_archive(ledger, archive, studies, pool, missing, problems, counts, show)
+        search = _Search(archive, pool, missing, recorder, counts)
         for source in sources:
-            if wants.left:
+            if missing.left:
                 with begin(f"Searching {_text(source)}", None, "files") as show:
-                    putting.search(source, show)
-        for some in batches(wants.unrecorded(), BATCH):
+                    search.through(source, show)
+        for some in batches(missing.unrecorded(), BATCH):
             archive.settle({each.study_id for each in some})
-            record([_unrecorded(each, None) for each in some])
-            tally.mended += len(some)
-        for each, why in wants.unfound():
-            tally.left += 1
+            _record(recorder, archive, [_unrecorded(each, None) for each in some])
+            counts.mended += len(some)
+        for each, why in missing.unfound():
+            counts.left += 1
             code = "archive-copy-missing" if each.found == Fixity.MISSING.value else "archive-copy-changed"
-            findings.add(Finding(code, each.study_id, archive_path(each.study_id, each.name), each.position, why))
-        for finding in putting.unsearched if tally.left else ():
-            findings.add(finding)
+            problems.add(Problem(code, each.study_id, archive_path(each.study_id, each.name), each.position, why))
+        for problem in search.unsearched if counts.left else ():
+            problems.add(problem)
 
 
-def _look(
+def _check_archive(
     ledger: Ledger,
     archive: Archive,
-    chosen: Iterable[str],
+    studies: Iterable[str],
     pool: ThreadPoolExecutor,
-    wants: _Wants,
-    findings: Findings,
-    tally: Tally,
-    show: Show,
+    missing: _MissingFiles,
+    problems: Problems,
+    counts: ReplayCounts,
+    show: ShowProgress,
 ) -> None:
-    """Every archived file; `wants` gets those that are not as the ledger says."""
+    """Read every archived file; `missing` gets those that are not as the ledger says."""
     done = size = 0
-    for batch in batches(chosen, BATCH):
-        outcomes, stop = in_parallel(pool, lambda study_id: _look_at(ledger, archive, study_id), batch)
+    for outcomes in each_batch(pool, lambda study_id: _check_study(ledger, archive, study_id), batches(studies, BATCH)):
         for study_id, outcome in outcomes:
             if isinstance(outcome, StorageLedgerError):
-                tally.left += 1
-                findings.add(Finding(outcome.code, study_id, detail=outcome.detail))
+                counts.left += 1
+                problems.add(Problem(outcome.code, study_id, detail=outcome.detail))
                 continue
             for file, time, found in outcome:
-                tally.looked_at += 1
+                counts.looked_at += 1
                 size += file.bytes
                 if isinstance(found, StorageLedgerError):
-                    tally.left += 1
-                    findings.add(Finding(found.code, study_id, archive_path(study_id, file.name), file.position, found.detail))
+                    counts.left += 1
+                    problems.add(Problem(found.code, study_id, archive_path(study_id, file.name), file.position, found.detail))
                 elif found is not None:
-                    wants.add(Wanted(study_id, file.name, file.sha256, file.bytes, file.position, time, found))
-        if stop is not None:
-            raise stop
-        done += len(batch)
+                    missing.add(MissingFile(study_id, file.name, file.sha256, file.bytes, file.position, time, found))
+        done += len(outcomes)
         show(done, size)
 
 
-def record_in(ledger: Ledger, archive: Archive) -> Callable[[Sequence[PutBack]], None]:
-    """Appends `restored` for each, one commit for all; only then their marks go."""
-
-    def record(put: Sequence[PutBack]) -> None:
-        with ledger.write() as tx:
-            for each in put:
-                tx.append(_restored(each))
+def _record(ledger: Ledger | None, archive: Archive, put: Sequence[PutBack]) -> None:
+    """Append `restored` for each, one commit for all, and only then remove their marks; None in a dry run, for nothing at all."""
+    if ledger is None:
+        return
+    with ledger.write() as tx:
         for each in put:
-            archive.unmark(each.wanted.study_id, each.wanted.name, each.wanted.time)
-
-    return record
+            tx.append(_restored(each))
+    for each in put:
+        archive.unmark(each.wanted.study_id, each.wanted.name, each.wanted.time)
 
 
 def _restored(put: PutBack) -> NewEntry:
@@ -154,7 +154,7 @@ def _restored(put: PutBack) -> NewEntry:
     return NewEntry(Kind.RESTORED, payload, put.wanted.study_id, put.wanted.position)
 
 
-def _look_at(ledger: Ledger, archive: Archive, study_id: str) -> list[tuple[ArchivedFile, int, str | StorageLedgerError | None]]:
+def _check_study(ledger: Ledger, archive: Archive, study_id: str) -> list[tuple[ArchivedFile, int, str | StorageLedgerError | None]]:
     """The study's files, each with how often it was put back and what is wrong with it: None for an intact one."""
     study = Study.of(study_id, ledger.study(study_id))
     restored = ledger.study(study_id) if ledger.has_kind(study_id, Kind.RESTORED.value) else ()
@@ -177,33 +177,33 @@ def _look_at(ledger: Ledger, archive: Archive, study_id: str) -> list[tuple[Arch
     return found
 
 
-def _unrecorded(wanted: Wanted, source: str | None) -> PutBack:
+def _unrecorded(wanted: MissingFile, source: str | None) -> PutBack:
     """It lies there, durably since it was read; its mark must stay until that is recorded, so nothing is copied again."""
     return PutBack(wanted, Placed(wanted.name, wanted.bytes, wanted.sha256, "already-there"), source)
 
 
-class _Putting:
-    """Goes through one source after the other. `unsearched`: the first of what could not be looked at in them."""
+class _Search:
+    """Searches one source after the other. `unsearched`: the first of what could not be looked at in them."""
 
     def __init__(
         self,
         archive: Archive,
         pool: ThreadPoolExecutor,
-        wants: _Wants,
-        record: Callable[[Sequence[PutBack]], None],
-        tally: Tally,
+        missing: _MissingFiles,
+        recorder: Ledger | None,
+        counts: ReplayCounts,
     ) -> None:
         self._archive = archive
         self._pool = pool
-        self._wants = wants
-        self._record = record
-        self._tally = tally
-        self.unsearched: list[Finding] = []
+        self._missing = missing
+        self._recorder = recorder
+        self._counts = counts
+        self.unsearched: list[Problem] = []
 
-    def search(self, source: Path, show: Show) -> None:
+    def through(self, source: Path, show: ShowProgress) -> None:
         """All regular files below a folder; links are not followed. Reads only those that have a wanted file's length."""
         copies = Uploads(source)
-        jobs: list[tuple[Wanted, str]] = []
+        jobs: list[tuple[MissingFile, str]] = []
         seen = size = 0
         try:
             with closing(copies.walk()) as walk:
@@ -212,16 +212,16 @@ class _Putting:
                     show(seen, size)
                     if found.code in UNSEARCHABLE:
                         self._not_searched(found.code, source, found.path)
-                    if found.code is not None or found.identity is None or not self._wants.has_bytes(found.identity.size):
+                    if found.code is not None or found.identity is None or not self._missing.has_bytes(found.identity.size):
                         continue
                     sha256 = self._digest(copies, found.path)
                     size += found.identity.size
-                    while some := self._wants.take(found.identity.size, sha256):
+                    while some := self._missing.take(found.identity.size, sha256):
                         jobs += [(each, found.path) for each in some]
                         if len(jobs) >= BATCH:
                             self._put(copies, jobs)
                             jobs = []
-                    if not self._wants.left:
+                    if not self._missing.left:
                         break
         except Retryable as error:
             if error.code == "uploads-missing":
@@ -230,7 +230,7 @@ class _Putting:
         self._put(copies, jobs)
         if not seen:
             text = "nothing lies in this folder: is it the one that was meant, and mounted?"
-            self.unsearched.append(Finding("source-empty", path=_text(source), detail=text))
+            self.unsearched.append(Problem("source-empty", path=_text(source), detail=text))
 
     def _digest(self, copies: Uploads, path: str) -> str:
         """Empty where the file cannot be read, or changes meanwhile."""
@@ -247,8 +247,8 @@ class _Putting:
             self._not_searched(error.code, copies.root, path)
         return ""
 
-    def _put(self, copies: Uploads, jobs: list[tuple[Wanted, str]]) -> None:
-        def put(job: tuple[Wanted, str]) -> PutBack:
+    def _put(self, copies: Uploads, jobs: list[tuple[MissingFile, str]]) -> None:
+        def put(job: tuple[MissingFile, str]) -> PutBack:
             wanted, path = job
             if wanted.found == UNRECORDED:
                 return _unrecorded(wanted, _text(copies.root / path))
@@ -264,63 +264,63 @@ class _Putting:
             lost = self._archive.settle({each.wanted.study_id for each in done})
             for each in done:
                 if each.wanted.study_id in lost:
-                    self._wants.give_back(each.wanted, LOST)
+                    self._missing.give_back(each.wanted, LOST)
             done = [each for each in done if each.wanted.study_id not in lost]
-            self._record(done)
-            self._tally.mended += len(done)
-            self._tally.bytes += sum(each.wanted.bytes for each in done)
+            _record(self._recorder, self._archive, done)
+            self._counts.mended += len(done)
+            self._counts.bytes += sum(each.wanted.bytes for each in done)
         for (wanted, _), outcome in outcomes:
             if isinstance(outcome, StorageLedgerError):
-                self._wants.give_back(wanted, f"{outcome.code}: {outcome.detail}")
+                self._missing.give_back(wanted, f"{outcome.code}: {outcome.detail}")
         if stop is not None:
             raise stop
 
     def _not_searched(self, code: str, source: Path, path: str) -> None:
         if len(self.unsearched) < MOST_UNSEARCHED:
-            self.unsearched.append(Finding(code, None, _text(source / path), detail="in a source: it could not be looked at"))
+            self.unsearched.append(Problem(code, None, _text(source / path), detail="in a source: it could not be looked at"))
 
 
-class _Wants:
-    """The files that are wanted, in a temporary database: of an archive that is lost altogether there are millions."""
+class _MissingFiles:
+    """In a temporary database: there are millions if the whole archive is lost."""
 
     def __init__(self) -> None:
         self._database = sqlite.connect("", isolation_level=None)
-        self._database.execute(f"CREATE TABLE wants ({_COLUMNS}, taken DEFAULT 0, why DEFAULT '')")
-        self._database.execute("CREATE INDEX wants_by_bytes ON wants (bytes, sha256) WHERE NOT taken")
-        self._database.execute("CREATE INDEX wants_by_name ON wants (study_id, name)")
+        self._database.execute(f"CREATE TABLE missing ({_COLUMNS}, taken DEFAULT 0, why DEFAULT '')")
+        self._database.execute("CREATE INDEX missing_by_bytes ON missing (bytes, sha256) WHERE NOT taken")
+        self._database.execute("CREATE INDEX missing_by_name ON missing (study_id, name)")
         self.left = 0
 
-    def add(self, wanted: Wanted) -> None:
-        sql = f"INSERT INTO wants ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - constants
+    def add(self, wanted: MissingFile) -> None:
+        sql = f"INSERT INTO missing ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - constants
         with translated():
             self._database.execute(sql, astuple(wanted))
         self.left += 1
 
     def has_bytes(self, count: int) -> bool:
         """Whether any that is left is of this length."""
-        return self._database.execute("SELECT 1 FROM wants WHERE bytes = ? AND NOT taken LIMIT 1", (count,)).fetchone() is not None
+        return self._database.execute("SELECT 1 FROM missing WHERE bytes = ? AND NOT taken LIMIT 1", (count,)).fetchone() is not None
 
-    def take(self, count: int, sha256: str) -> list[Wanted]:
+    def take(self, count: int, sha256: str) -> list[MissingFile]:
         """The next of those with these bytes; nobody else gets them."""
-        some = "SELECT rowid FROM wants WHERE bytes = ? AND sha256 = ? AND NOT taken LIMIT ?"
-        sql = f"UPDATE wants SET taken = 1 WHERE rowid IN ({some}) RETURNING {_COLUMNS}"  # noqa: S608 - constants
+        some = "SELECT rowid FROM missing WHERE bytes = ? AND sha256 = ? AND NOT taken LIMIT ?"
+        sql = f"UPDATE missing SET taken = 1 WHERE rowid IN ({some}) RETURNING {_COLUMNS}"  # noqa: S608 - constants
         rows = self._database.execute(sql, (count, sha256, BATCH)).fetchall()
         self.left -= len(rows)
-        return [Wanted(*row) for row in rows]
+        return [MissingFile(*row) for row in rows]
 
-    def give_back(self, wanted: Wanted, why: str) -> None:
+    def give_back(self, wanted: MissingFile, why: str) -> None:
         """It could not be put back: perhaps from another copy."""
-        self._database.execute("UPDATE wants SET taken = 0, why = ? WHERE study_id = ? AND name = ?", (why, wanted.study_id, wanted.name))
+        self._database.execute("UPDATE missing SET taken = 0, why = ? WHERE study_id = ? AND name = ?", (why, wanted.study_id, wanted.name))
         self.left += 1
 
-    def unrecorded(self) -> Iterator[Wanted]:
+    def unrecorded(self) -> Iterator[MissingFile]:
         """Those of which the archive has the right bytes, but no source."""
-        yield from (Wanted(*row) for row in self._rows(f"SELECT {_COLUMNS} FROM wants WHERE NOT taken AND found = ?", UNRECORDED))  # noqa: S608
+        yield from (MissingFile(*row) for row in self._rows(f"SELECT {_COLUMNS} FROM missing WHERE NOT taken AND found = ?", UNRECORDED))  # noqa: S608
 
-    def unfound(self) -> Iterator[tuple[Wanted, str]]:
+    def unfound(self) -> Iterator[tuple[MissingFile, str]]:
         """Those that are still not as they should be, with why putting them back failed where a copy was found."""
-        rows = self._rows(f"SELECT {_COLUMNS}, why FROM wants WHERE NOT taken AND found <> ? ORDER BY rowid", UNRECORDED)  # noqa: S608
-        yield from ((Wanted(*row[:-1]), row[-1]) for row in rows)
+        rows = self._rows(f"SELECT {_COLUMNS}, why FROM missing WHERE NOT taken AND found <> ? ORDER BY rowid", UNRECORDED)  # noqa: S608
+        yield from ((MissingFile(*row[:-1]), row[-1]) for row in rows)
 
     def close(self) -> None:
         self._database.close()

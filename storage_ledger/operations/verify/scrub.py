@@ -50,6 +50,7 @@ class Scrub:
         self._ledger = ledger
         self._places = places
         self._rate = rate
+        self._pace: Pace | None = None  # one for all portions: each of them would begin with a burst
         self._metrics = metrics
         self._clock = clock
         self._index_position = index_position
@@ -101,13 +102,14 @@ class Scrub:
         return 0.0
 
     def _read(self, facts: Facts, found: Findings, portion: Portion, first: int, up_to: int, stop: threading.Event) -> None:
+        pace = self._pace = self._pace or Pace(self._rate, burst_s=1.0, wait=stop.wait)
+
         def on_bytes(count: int) -> None:
             if stop.is_set():
                 raise Stopped
             self._metrics.scrubbed_bytes.inc(count)
-            pace.took(count)
+            pace.spend(count)
 
-        pace = Pace(self._rate, stop.wait)
         archive = Inspection(self._places.archive_root, on_bytes)
         files = Files(facts, archive, found, wait=stop.wait, settle_s=SETTLE_S)
         until = later(rfc3339(self._clock()), PORTION_S)

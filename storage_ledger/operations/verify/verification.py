@@ -113,7 +113,7 @@ class Verification:
         self._report = Verified(rfc3339(clock()))
         self._ledger_id = ""
         self._open = Portion()
-        self._pace = Pace(options.rate, wait)
+        self._pace = Pace(options.rate, burst_s=1.0, wait=wait)
         self._bytes = 0
         self._reading: Progress | None = None
 
@@ -375,7 +375,7 @@ class Verification:
 
     def _on_bytes(self, count: int) -> None:
         self._bytes += count
-        self._pace.took(count)
+        self._pace.spend(count)
         self._check_stop()
         if self._reading is not None:
             self._on_progress(replace(self._reading, bytes=self._bytes))

@@ -1,0 +1,51 @@
+"""What a long command could not put right: kept on disk, so that memory stays flat however many there are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import astuple, dataclass
+
+from storage_ledger.ledger.sqlite import translated
+from storage_ledger.system.sqlalchemy_engine import sqlite
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One file or study that could not be put right.
+
+    `path`: relative to ARCHIVE_PATH, or a path in a source; `position`: of the `described` that brought the file.
+    """
+
+    code: str
+    study_id: str | None = None
+    path: str | None = None
+    position: int | None = None
+    detail: str = ""
+
+
+class Problems:
+    """A list in a temporary database, which disappears with the process, however that ends (sqlite.org/inmemorydb.html §3)."""
+
+    def __init__(self) -> None:
+        self._database = sqlite.connect("", isolation_level=None)
+        self._database.execute("CREATE TABLE problems (code, study_id, path, position, detail)")
+        self._count = 0
+
+    def add(self, problem: Problem) -> None:
+        """Append one. Raises `LedgerBusy` if there is no room for temporary files (SQLITE_TMPDIR, in compose the ledger's volume)."""
+        with translated():
+            self._database.execute("INSERT INTO problems VALUES (?, ?, ?, ?, ?)", astuple(problem))
+        self._count += 1
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Problem]:
+        with closing(self._database.execute("SELECT code, study_id, path, position, detail FROM problems ORDER BY rowid")) as rows:
+            for code, study_id, path, position, detail in rows:
+                yield Problem(code, study_id, path, position, detail)
+
+    def close(self) -> None:
+        """Discard the list."""
+        self._database.close()

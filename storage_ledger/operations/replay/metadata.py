@@ -1,0 +1,74 @@
+"""metadata.json of each study, written again where it is not what the ledger's entries amount to.
+
+The code of the place step makes the bytes; a dry run passes an archive that writes nothing (`dry_run.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+from storage_ledger.archive.contract import Archive, Fixity
+from storage_ledger.domain.paths import METADATA, archive_path
+from storage_ledger.domain.study import Study
+from storage_ledger.errors import StorageLedgerError
+from storage_ledger.ledger.contract import Ledger
+from storage_ledger.operations.problems import Problem, Problems
+from storage_ledger.operations.progress import ShowProgress
+from storage_ledger.operations.replay.report import ReplayCounts
+from storage_ledger.pipeline.place import metadata_bytes
+from storage_ledger.system.parallel import batches, each_batch
+
+WORKERS = 6
+BATCH = 64
+
+
+def rewrite_metadata(
+    ledger: Ledger, archive: Archive, studies: Iterable[str], *, problems: Problems, counts: ReplayCounts, show: ShowProgress
+) -> None:
+    """Write metadata.json of each study that has an archived file, where it is not byte for byte what the entries amount to.
+
+    Durable on return. A failure of one study becomes a problem; raises `Retryable` for a shared cause, `LedgerError`.
+    """
+
+    def write(study_id: str) -> int | None:
+        return _write_if_different(ledger, archive, study_id)
+
+    done = 0
+    with ThreadPoolExecutor(WORKERS, thread_name_prefix="metadata") as pool:
+        for outcomes in each_batch(pool, write, batches(studies, BATCH)):
+            written: list[str] = []
+            for study_id, size in outcomes:
+                if isinstance(size, StorageLedgerError):
+                    counts.left += 1
+                    problems.add(Problem(size.code, study_id, archive_path(study_id, METADATA), detail=size.detail))
+                elif size is not None:
+                    counts.looked_at += 1
+                    counts.bytes += size
+                    written += [study_id] if size else []
+            if written:
+                _make_durable(archive, written, problems, counts)
+            done += len(outcomes)
+            show(done)
+
+
+def _write_if_different(ledger: Ledger, archive: Archive, study_id: str) -> int | None:
+    """How many bytes were written, 0 if the file is right; None for a study that has no metadata.json."""
+    study = Study.of(study_id, ledger.study(study_id))
+    if study.speaker is None:
+        return None
+    data = metadata_bytes(study, ledger)
+    if archive.check(study_id, METADATA, hashlib.sha256(data).hexdigest(), len(data)) is Fixity.INTACT:
+        return 0
+    archive.write_metadata(study_id, data)
+    return len(data)
+
+
+def _make_durable(archive: Archive, written: list[str], problems: Problems, counts: ReplayCounts) -> None:
+    lost = archive.settle(written)
+    counts.mended += len(written) - len(lost)
+    counts.left += len(lost)
+    for study_id in sorted(lost):
+        text = "the study's new folder could not be made durable, and was taken away again"
+        problems.add(Problem("archive-io", study_id, archive_path(study_id, METADATA), detail=text))

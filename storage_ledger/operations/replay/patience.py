@@ -1,0 +1,66 @@
+"""How long a command waits for a neighbour that does not answer."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+
+from storage_ledger.domain.backoff import backoff_s
+from storage_ledger.errors import Retryable
+
+AWAY_S = 15.0  # long enough for a restart of the Status Service; a longer outage is reported
+
+
+class Patience:
+    """Lasts for `lasts_s` from the first call that got no answer, for all threads together.
+
+    `say` is called when a thread waits for the first time.
+    """
+
+    def __init__(
+        self,
+        lasts_s: float = AWAY_S,
+        *,
+        say: Callable[[Retryable], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._lasts_s = lasts_s
+        self._say = say
+        self._clock = clock
+        self._pause = pause
+        self._chance = random.Random()  # noqa: S311 - spreads retries, guards nothing
+        self._lock = threading.Lock()
+        self._since: float | None = None
+        self._attempts = 0
+        self._said = False
+        self._over: Retryable | None = None
+
+    def require(self) -> None:
+        """Raise the error that exhausted it, if one has."""
+        if self._over is not None:
+            raise self._over
+
+    def wait(self, error: Retryable) -> None:
+        """A call got no answer: wait before the next one. Raises `error` when no call got an answer for too long."""
+        with self._lock:
+            now = self._clock()
+            if self._since is None:
+                self._since, self._attempts = now, 0
+            self._attempts += 1
+            left_s = self._since + self._lasts_s - now
+            if left_s <= 0:
+                self._over = self._over or error
+                raise error
+            wait_s = min(left_s, backoff_s(self._attempts, base_s=0.5, cap_s=4, chance=self._chance.random()))
+            said, self._said = self._said, True
+        if not said:
+            self._say(error)
+        self._pause(wait_s)
+
+    def renew(self) -> None:
+        """A call got an answer."""
+        with self._lock:
+            self._since = None

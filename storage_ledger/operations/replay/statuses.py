@@ -1,0 +1,123 @@
+"""The statuses that a Status Service has lost, sent again.
+
+The notify step does it: each study's last message is handed to it to be read back, as it is after a status was sent. A dry
+run passes a Status Service that accepts nothing (`dry_run.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+
+from storage_ledger.domain.entries import Entry, Kind
+from storage_ledger.domain.work_queue import Stage
+from storage_ledger.errors import StorageLedgerError
+from storage_ledger.ledger.contract import Ledger, WorkItem
+from storage_ledger.operations.problems import Problem, Problems
+from storage_ledger.operations.progress import ShowProgress
+from storage_ledger.operations.replay.patience import Patience
+from storage_ledger.operations.replay.report import ReplayCounts
+from storage_ledger.pipeline.notify import CONFIRM_AFTER, Notifier, NotTold, Stays, Told
+from storage_ledger.system.pacing import Pace
+from storage_ledger.system.parallel import batches, each_batch
+
+WORKERS = 6
+BATCH = 64
+REJECTED_A_PAGE = 256
+OUTCOMES = frozenset({Kind.ARCHIVED, Kind.QUARANTINED, Kind.DISCARDED})
+
+
+def resend_statuses(
+    ledger: Ledger,
+    notifier: Notifier,
+    studies: Iterable[str],
+    *,
+    rejected: bool,
+    dry_run: bool,
+    pace: Pace,
+    patience: Patience,
+    problems: Problems,
+    counts: ReplayCounts,
+    show: ShowProgress,
+) -> None:
+    """Ask the Status Service for each study's status, and send it again where the answer is `described` or nothing.
+
+    With `rejected` also the statuses of rejected messages. A study of which something is still to be placed or sent is left
+    to the service. What was sent is recorded as `status-sent`, but for a `dry_run`. Raises `Retryable` when the Status
+    Service stays away for longer than `patience` lasts.
+    """
+
+    def send(last: tuple[str, WorkItem]) -> Told | None:
+        return _send_if_lost(notifier, last[1], pace, patience)
+
+    last_sent = chain(_last_of_each(ledger, studies), _of_rejected(ledger) if rejected else ())
+    done = 0
+    with ThreadPoolExecutor(WORKERS, thread_name_prefix="statuses") as pool:
+        for outcomes in each_batch(pool, send, map(_first_of_each_study, batches(last_sent, BATCH))):
+            sent = [outcome for _, outcome in outcomes if isinstance(outcome, Told)]
+            if sent and not dry_run:
+                _record(ledger, notifier, sent)
+            counts.mended += len(sent)
+            for (study_id, _), outcome in outcomes:
+                if isinstance(outcome, StorageLedgerError):
+                    counts.left += 1
+                    problems.add(Problem(outcome.code, study_id, detail=outcome.detail))
+                else:
+                    counts.looked_at += 1
+            done += len(outcomes)
+            show(done)
+
+
+def _last_of_each(ledger: Ledger, studies: Iterable[str]) -> Iterator[tuple[str, WorkItem]]:
+    """Each study's last `status-sent`; where there is none (it was adopted), the last entry that would have been reported."""
+    for study_id in studies:
+        sent = outcome = None
+        for entry in ledger.study(study_id):
+            if entry.kind == Kind.STATUS_SENT:
+                sent = entry
+            elif entry.kind in OUTCOMES:
+                outcome = entry
+        last = sent or outcome
+        if last is not None:
+            yield study_id, _to_read_back(last)
+
+
+def _of_rejected(ledger: Ledger) -> Iterator[tuple[str, WorkItem]]:
+    """The statuses of rejected messages, newest first: an older one of the same study then finds the newer one in place."""
+    before = None
+    while page := list(ledger.of_no_study((Kind.STATUS_SENT.value,), REJECTED_A_PAGE, before=before)):
+        yield from ((entry.data["study_id"], _to_read_back(entry)) for entry in page)
+        before = page[-1].position
+
+
+def _to_read_back(entry: Entry) -> WorkItem:
+    """A work item whose status, if it is sent again, is read back once more, after the longest wait."""
+    return WorkItem(entry, Stage.CONFIRM, entry.recorded_at, attempts=len(CONFIRM_AFTER) - 2)
+
+
+def _first_of_each_study(batch: list[tuple[str, WorkItem]]) -> list[tuple[str, WorkItem]]:
+    """Several messages of one study_id may have been rejected: only the newest counts."""
+    return list({study_id: (study_id, work_item) for study_id, work_item in reversed(batch)}.values())
+
+
+def _send_if_lost(notifier: Notifier, last: WorkItem, pace: Pace, patience: Patience) -> Told | None:
+    """None: the status is there, or is the service's to send. Raises what refused this one status, or the end of `patience`."""
+    while True:
+        patience.require()
+        pace.spend()
+        outcome = notifier.tell([last])
+        if isinstance(outcome, NotTold) and outcome.error.shared:
+            patience.wait(outcome.error)
+            continue
+        patience.renew()
+        if isinstance(outcome, (NotTold, Stays)) and outcome.error is not None:
+            raise outcome.error
+        return outcome if isinstance(outcome, Told) else None
+
+
+def _record(ledger: Ledger, notifier: Notifier, sent: Sequence[Told]) -> None:
+    """Append `status-sent` for each, as the notifier does; one commit for all."""
+    with ledger.write() as tx:
+        for each in sent:
+            notifier.append_told(tx, each)
