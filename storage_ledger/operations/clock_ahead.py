@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from storage_ledger.domain.entries import Entry, Kind, NewEntry, has_whole_header
+from storage_ledger.domain.entries import Entry, Kind, has_whole_header
 from storage_ledger.domain.ids import instant, rfc3339
+from storage_ledger.domain.payloads import AcknowledgedPayload, readable
 from storage_ledger.ledger.contract import Ledger
 
 CLOCK_AHEAD = "clock-ahead"
@@ -48,15 +49,15 @@ def ahead_of(last: Entry | None, acknowledged: Iterable[Entry], now: datetime) -
     seconds = 0.0 if moment is None else (moment - now).total_seconds()
     if seconds <= AHEAD_S:
         return None
-    data = (each for entry in acknowledged if isinstance(each := entry.data, dict) and each.get("code") == CLOCK_AHEAD)
-    known = max((str(each["ledger_time"]) for each in data if _moment(each.get("ledger_time"))), default="")
+    said = (each for each in map(readable, acknowledged) if isinstance(each, AcknowledgedPayload) and each.code == CLOCK_AHEAD)
+    known = max((each.ledger_time for each in said if _moment(each.ledger_time)), default="")
     return Ahead(last.recorded_at, rfc3339(now), seconds) if last.recorded_at > known else None
 
 
-def _moment(text: object) -> datetime | None:
+def _moment(text: str) -> datetime | None:
     """None for what is no time as the ledger writes it: whoever can write an entry's hashes can write anything."""
     try:
-        moment = instant(text) if isinstance(text, str) else None
+        moment = instant(text)
     except ValueError:
         return None
     return moment if moment is not None and moment.tzinfo is not None else None
@@ -71,5 +72,5 @@ def acknowledge_ahead(ledger: Ledger, clock: Callable[[], datetime], *, by: str,
         found = ahead(ledger, clock())
         if found is None:
             return None
-        payload = {"code": CLOCK_AHEAD, "by": by, "reason": reason, "ledger_time": found.ledger_time, "clock": found.clock}
-        return tx.append(NewEntry(Kind.ACKNOWLEDGED, payload))
+        said = AcknowledgedPayload(code=CLOCK_AHEAD, by=by, reason=reason, ledger_time=found.ledger_time, clock=found.clock)
+        return tx.append(said.entry())

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from storage_ledger.domain.entries import Entry, Kind, NewEntry
+from storage_ledger.domain.entries import Entry, Kind
+from storage_ledger.domain.payloads import DiscardedPayload, QuarantinedPayload, ReleasedPayload
 from storage_ledger.domain.study import State, Study
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import Retryable
@@ -77,7 +78,7 @@ def in_quarantine(ledger: Ledger, studies: Iterable[str]) -> Iterator[Waiting]:
         for path, upload in Study.as_far_as_whole(study_id, _noted(ledger.study(study_id), quarantined)).uploads.items():
             if upload.state is State.QUARANTINED:
                 entry = quarantined[upload.position]
-                yield Waiting(study_id, path, entry.position, entry.recorded_at, upload.code or "", entry.data.get("detail", ""))
+                yield Waiting(study_id, path, entry.position, entry.recorded_at, upload.code or "", QuarantinedPayload.of(entry).detail)
 
 
 def _noted(entries: Iterable[Entry], quarantined: dict[int, Entry]) -> Iterator[Entry]:
@@ -122,11 +123,14 @@ def _say_of(tx: Transaction, word: Word, study: Study, path: str, position: int 
         return Answer(study.study_id, path, State.PENDING)
     if upload.state is not State.QUARANTINED or position not in {None, upload.position}:
         return Answer(study.study_id, path, upload.state)
-    payload: dict[str, Any] = {"upload_path": path, "code": upload.code, "by": word.by, "reason": word.reason}
-    if word.kind is Kind.RELEASED:
-        payload["described"] = max(described)  # the last word about it counts, whichever was judged last
-    entry = tx.append(NewEntry(word.kind, payload, study.study_id, upload.position))
-    return Answer(study.study_id, path, upload.state, upload.code, entry.position)
+    code = upload.code or ""
+    new = (
+        # The last message about it counts, whichever was judged last.
+        ReleasedPayload(path, code, word.by, word.reason, described=max(described)).entry(study.study_id, quarantined=upload.position)
+        if word.kind is Kind.RELEASED
+        else DiscardedPayload(path, code, word.by, word.reason).entry(study.study_id, quarantined=upload.position)
+    )
+    return Answer(study.study_id, path, upload.state, upload.code, tx.append(new).position)
 
 
 def check_words(by: str, reason: str) -> None:

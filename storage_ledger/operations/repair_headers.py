@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from storage_ledger import __version__
@@ -15,6 +15,7 @@ from storage_ledger.archive.contract import Archive, Fixity
 from storage_ledger.archive.dicom_header import read_header
 from storage_ledger.domain.entries import Entry, Kind, NewEntry
 from storage_ledger.domain.paths import archive_path
+from storage_ledger.domain.payloads import ArchivedPayload, HeaderReadFileFields, HeaderReadPayload
 from storage_ledger.domain.study import Study
 from storage_ledger.errors import StorageLedgerError
 from storage_ledger.ledger.contract import Ledger
@@ -55,14 +56,12 @@ class ReadAgain:
 
     def entry(self) -> NewEntry:
         """What says so."""
-        payload: dict[str, Any] = {
-            "file": {"name": self.known.name, "sha256": self.known.sha256},
-            "dicom": self.dicom,
-            "software": __version__,
-        }
-        if self.error:
-            payload["dicom_error"] = self.error
-        return NewEntry(Kind.HEADER_READ, payload, self.known.study_id, self.known.position)
+        return HeaderReadPayload(
+            file=HeaderReadFileFields(self.known.name, self.known.sha256),
+            dicom=self.dicom,
+            software=__version__,
+            dicom_error=self.error or None,
+        ).entry(self.known.study_id, archived=self.known.position)
 
 
 @dataclass(slots=True)
@@ -76,24 +75,26 @@ class HeaderCounts:
 
 def headers_of(study_id: str, entries: Iterable[Entry]) -> list[KnownHeader]:
     """The headers of a study's files, as its entries tell. Raises `Retryable` (`entry-damaged`) as `Study.of` does."""
-    telling: list[Entry] = []
+    telling: list[tuple[int, ArchivedPayload | HeaderReadPayload]] = []
 
     def keeping_those() -> Iterator[Entry]:
         for entry in entries:
-            if entry.kind in {Kind.ARCHIVED, Kind.HEADER_READ}:
-                telling.append(entry)
             yield entry
+            if entry.kind == Kind.ARCHIVED:
+                telling.append((entry.position, ArchivedPayload.of(entry)))
+            elif entry.kind == Kind.HEADER_READ:
+                telling.append((entry.position, HeaderReadPayload.of(entry)))
 
     files = Study.of(study_id, keeping_those()).files
     found: dict[str, KnownHeader] = {}
-    for entry in telling:
-        data = entry.data
-        name, dicom, error = data["file"]["name"], data["dicom"], data.get("dicom_error")
+    for position, said in telling:
+        name = said.file.name
         known = found.get(name)
-        if entry.kind == Kind.ARCHIVED and known is None:
-            found[name] = KnownHeader(study_id, name, files[name].sha256, files[name].bytes, entry.position, dicom, error)
-        elif known is not None and (entry.kind == Kind.HEADER_READ or (not known.is_whole and dicom is not None)):
-            found[name] = KnownHeader(study_id, name, known.sha256, known.bytes, known.position, dicom, error)
+        if isinstance(said, ArchivedPayload) and known is None:
+            file = files[name]
+            found[name] = KnownHeader(study_id, name, file.sha256, file.bytes, position, said.dicom, said.dicom_error)
+        elif known is not None and (isinstance(said, HeaderReadPayload) or (not known.is_whole and said.dicom is not None)):
+            found[name] = replace(known, dicom=said.dicom, error=said.dicom_error)
     return list(found.values())
 
 

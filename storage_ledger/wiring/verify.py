@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from typing import Any
 
-from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.domain.ids import rfc3339
+from storage_ledger.domain.payloads import VerifiedPayload
 from storage_ledger.ledger.migrate import require_owner
 from storage_ledger.ledger.sqlite import utc_now
 from storage_ledger.operations.verify import unrecorded
@@ -36,9 +35,9 @@ def verify(
     if record:
         require_owner(settings.ledger_file)
 
-    def append(payload: dict[str, Any]) -> int:
+    def append(payload: VerifiedPayload) -> int:
         with appending(settings) as ledger, ledger.write() as tx:
-            return tx.append(NewEntry(Kind.VERIFIED, payload)).position
+            return tx.append(payload.entry()).position
 
     report = Verification(
         Places.of(settings),

@@ -73,7 +73,8 @@ def archived(path: str = "a.dcm", name: str | None = None, content: str = "bytes
     """The payload of an `archived` entry."""
     name = name or path.rpartition("/")[2]
     file = {"name": name, "original_name": name, "bytes": len(content), "sha256": _digest(content)}
-    return {"file": file, "placement": "copied", "metadata_sha256": _digest(""), "dicom": dicom, "upload_path": path}
+    by = {"software": "0", "host": "h"}
+    return {"file": file, "placement": "copied", "metadata_sha256": _digest(""), "dicom": dicom, "upload_path": path, **by}
 
 
 def made_entry(

@@ -40,6 +40,7 @@ class Repairing(Pipeline):
                 work_item=False,
             )
             payload = {"file": file, "placement": "copied", "metadata_sha256": "", "dicom": dicom, "upload_path": name}
+            payload |= {"software": "0", "host": "h"}
             tx.append(
                 NewEntry(Kind.ARCHIVED, payload | ({"dicom_error": error} if error else {}), study_id, described.position), work_item=False
             )

@@ -11,6 +11,7 @@ import pytest
 
 from storage_ledger.archive.fixity import Inspection
 from storage_ledger.domain.entries import Kind, NewEntry
+from storage_ledger.domain.payloads import VerifiedPayload
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.index.follower import Index
 from storage_ledger.ledger.mirror.writer import Mirror
@@ -61,9 +62,9 @@ class Scene:
         while self.index.follow():
             pass
 
-    def record(self, payload: dict) -> int:
+    def record(self, payload: VerifiedPayload) -> int:
         with self.ledger.write() as tx:
-            position = tx.append(NewEntry(Kind.VERIFIED, payload)).position
+            position = tx.append(payload.entry()).position
         self.follow()
         return position
 

@@ -37,7 +37,7 @@ like_an_old_one = st.dictionaries(keys, values, max_size=2).map(lambda more: jso
 @example(b"\xef\xbb\xbf{}", False)
 def test_whatever_the_old_file_holds_it_is_kept_and_can_be_stored(data, rewritten):
     old = OldMetadata.understood("S1", data, rewritten=rewritten, now=NOW)
-    payload = old.payload("a.dcm")
+    payload = old.described("a.dcm").stored()
     described = made_entry(1, "described", payload)  # canonical JSON: it can be stored
     assert described.data == canonical_json.loads(canonical_json.dumps(payload))
     assert base64.b64decode(payload["raw"]) == data

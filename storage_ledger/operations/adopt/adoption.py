@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
 from storage_ledger import __version__
 from storage_ledger.archive.filesystem import FilesystemArchive
-from storage_ledger.domain.entries import ADOPT, Entry, Kind, NewEntry
+from storage_ledger.domain.entries import ADOPT, Entry, Kind
 from storage_ledger.domain.message import MAX_BYTES
+from storage_ledger.domain.payloads import ArchivedFileFields, ArchivedPayload, DescribedPayload
 from storage_ledger.domain.study import ArchivedFile, State, Study
 from storage_ledger.errors import Retryable
 from storage_ledger.ledger.contract import Ledger, Transaction
@@ -206,10 +205,7 @@ class Adoption:
             finds.files.clear()
         known.continued = True
         begun = known.begun if self._asked.rewrite else {}
-        finds.described = [
-            begun.get(file.name) or tx.append(NewEntry(Kind.DESCRIBED, finds.said.payload(file.name), finds.study_id))
-            for file in finds.files
-        ]
+        finds.described = [begun.get(file.name) or tx.append(finds.said.described(file.name).entry(finds.study_id)) for file in finds.files]
 
     def _rewrite(self, ledger: Ledger, finds: _Finds) -> None:
         if not finds.files:
@@ -225,23 +221,20 @@ class Adoption:
 
     def _append_archived(self, tx: Transaction, finds: _Finds) -> None:
         for described, file in zip(finds.described, finds.files, strict=True):
-            payload: dict[str, Any] = {
-                "file": {"name": file.name, "original_name": file.name, "bytes": file.bytes, "sha256": file.sha256},
-                "placement": "already-there",
-                "metadata_sha256": finds.metadata_sha256 or finds.said.sha256,
-                "dicom": file.dicom,
-                "upload_path": file.name,
-                "software": __version__,
-                "host": self._host,
-                "adopted": True,
-            }
-            if file.dicom_error:
-                payload["dicom_error"] = file.dicom_error
-            if finds.said.processing_time:
-                payload["processing_time"] = finds.said.processing_time
-            if self._asked.tell or finds.known.told:
-                payload["tell"] = True
-            tx.append(NewEntry(Kind.ARCHIVED, payload, finds.study_id, described.position))
+            archived = ArchivedPayload(
+                file=ArchivedFileFields(file.name, file.name, file.bytes, file.sha256),
+                placement="already-there",
+                metadata_sha256=finds.metadata_sha256 or finds.said.sha256,
+                dicom=file.dicom,
+                upload_path=file.name,
+                software=__version__,
+                host=self._host,
+                dicom_error=file.dicom_error or None,
+                adopted=True,
+                tell=self._asked.tell or finds.known.told,
+                processing_time=finds.said.processing_time or None,
+            )
+            tx.append(archived.entry(finds.study_id, described=described.position))
 
     def _leave(self, path: str, code: str) -> None:
         self._note(path, code, self._done.left_alone, self._done.left_alone_by_code)
@@ -282,15 +275,14 @@ class _Known:
         for entry in ledger.study(study_id) if ledger else ():
             told = told or entry.kind == Kind.STATUS_SENT
             if entry.kind == Kind.DESCRIBED:
-                data = entry.data
-                if data["source"] == ADOPT:
+                described = DescribedPayload.of(entry)
+                if described.source == ADOPT:
                     ours.add(entry.position)
                 if study.speaker is not None and study.speaker.position == entry.position:
-                    source = data["source"]
-                if data["source"] == ADOPT and data.get("rewritten"):
-                    begun[data["upload_path"]] = entry
-                    raw = base64.b64decode(data["raw"]) if "raw" in data else None
-                    adopted = adopted or OldMetadata(data["message"], raw, data.get("processing_time"), rewritten=True)
+                    source = described.source
+                if described.source == ADOPT and described.rewritten:
+                    begun[described.upload_path] = entry
+                    adopted = adopted or OldMetadata.of_described(described)
         return cls(study, source, adopted, begun, ours, told)
 
     def refusal(self, *, rewrite: bool) -> str | None:

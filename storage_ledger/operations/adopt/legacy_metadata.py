@@ -14,6 +14,7 @@ from storage_ledger.domain.entries import ADOPT
 from storage_ledger.domain.ids import rfc3339
 from storage_ledger.domain.message import parse
 from storage_ledger.domain.paths import UploadPaths
+from storage_ledger.domain.payloads import DescribedPayload
 from storage_ledger.errors import Rejected
 
 STAMPS = frozenset({"study_id", "processing_time", "validation_details"})  # what the old service put on top of the message's metadata
@@ -63,20 +64,25 @@ class OldMetadata:
         """Of the file, in hex."""
         return hashlib.sha256(self.data or b"").hexdigest()
 
-    def payload(self, name: str) -> dict[str, Any]:
+    def described(self, name: str) -> DescribedPayload:
         """What the `described` entry of the file `name` says."""
         message = self.message | {"file_path": name}
-        payload: dict[str, Any] = {"message": message, "source": ADOPT, "upload_path": name}
-        if self.data is None:
-            payload["raw_sha256"] = hashlib.sha256(canonical_json.dumps(message).encode("utf-8")).hexdigest()
-        else:
-            payload["raw_sha256"] = self.sha256
-            payload["raw"] = base64.b64encode(self.data).decode("ascii")
-        if self.processing_time:
-            payload["processing_time"] = self.processing_time
-        if self.rewritten:
-            payload["rewritten"] = True
-        return payload
+        data = canonical_json.dumps(message).encode("utf-8") if self.data is None else self.data
+        return DescribedPayload(
+            message=message,
+            source=ADOPT,
+            raw_sha256=hashlib.sha256(data).hexdigest(),
+            upload_path=name,
+            raw=None if self.data is None else base64.b64encode(self.data).decode("ascii"),
+            processing_time=self.processing_time or None,
+            rewritten=self.rewritten,
+        )
+
+    @classmethod
+    def of_described(cls, described: DescribedPayload) -> OldMetadata:
+        """From what `described` made of it."""
+        data = None if described.raw is None else base64.b64decode(described.raw)
+        return cls(described.message, data, described.processing_time, described.rewritten)
 
 
 def _document(data: bytes) -> dict[str, Any] | None:

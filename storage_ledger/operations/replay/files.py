@@ -18,6 +18,7 @@ from storage_ledger.archive.durable_copy import digest_of
 from storage_ledger.archive.uploads import Uploads
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.domain.paths import archive_path
+from storage_ledger.domain.payloads import RestoredFileFields, RestoredPayload
 from storage_ledger.domain.study import ArchivedFile, Study
 from storage_ledger.errors import Permanent, Retryable, StorageLedgerError
 from storage_ledger.ledger.contract import Ledger
@@ -142,23 +143,21 @@ def _record(ledger: Ledger | None, archive: Archive, put: Sequence[PutBack]) -> 
 
 
 def _restored(put: PutBack) -> NewEntry:
-    payload: dict[str, Any] = {
-        "file": {"name": put.wanted.name, "bytes": put.wanted.bytes, "sha256": put.wanted.sha256},
-        "found": put.wanted.found,
-        "source": put.source,
-        "software": __version__,
-        "host": socket.gethostname(),
-    }
-    if put.placed.set_aside:
-        payload["set_aside"] = put.placed.set_aside
-    return NewEntry(Kind.RESTORED, payload, put.wanted.study_id, put.wanted.position)
+    return RestoredPayload(
+        file=RestoredFileFields(put.wanted.name, put.wanted.bytes, put.wanted.sha256),
+        found=put.wanted.found,
+        source=put.source,
+        software=__version__,
+        host=socket.gethostname(),
+        set_aside=put.placed.set_aside or None,
+    ).entry(put.wanted.study_id, described=put.wanted.position)
 
 
 def _check_study(ledger: Ledger, archive: Archive, study_id: str) -> list[tuple[ArchivedFile, int, str | StorageLedgerError | None]]:
     """The study's files, each with how often it was put back and what is wrong with it: None for an intact one."""
     study = Study.of(study_id, ledger.study(study_id))
     restored = ledger.study(study_id) if ledger.has_kind(study_id, Kind.RESTORED.value) else ()
-    times = Counter(entry.data["file"]["name"] for entry in restored if entry.kind == Kind.RESTORED)
+    times = Counter(RestoredPayload.of(entry).file.name for entry in restored if entry.kind == Kind.RESTORED)
     found: list[tuple[ArchivedFile, int, str | StorageLedgerError | None]] = []
     for file in study.files.values():
         time = times[file.name]

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, TypedDict, Unpack
 
 from storage_ledger.domain.paths import valid_study_id
+from storage_ledger.domain.payloads import VerifiedFinding
 
 LISTED = 100_000
 """So many are kept, and told one by one; beyond it they are only counted."""
@@ -32,9 +33,9 @@ class Finding:
     path: str | None = None
     detail: str = ""
 
-    def stored(self) -> dict[str, Any]:
+    def stored(self) -> VerifiedFinding:
         """As it stands in a `verified` entry."""
-        return {"code": self.code, "position": self.position, "study_id": self.study_id, "path": self.path}
+        return VerifiedFinding(self.code, self.position, self.study_id, self.path)
 
     def told(self) -> dict[str, Any]:
         """As a command tells it."""

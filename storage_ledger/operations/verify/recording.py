@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from storage_ledger import __version__
+from storage_ledger.domain.payloads import VerifiedCounts, VerifiedPayload, VerifiedScope
 from storage_ledger.operations.verify.files import Counts
 from storage_ledger.operations.verify.findings import Finding
 
@@ -57,23 +57,22 @@ class Portion:
         )
 
 
-def payload_of(by: str, began: str, scope: dict[str, Any], portion: Portion, *, complete: bool) -> dict[str, Any]:
+def payload_of(by: str, began: str, scope: VerifiedScope, portion: Portion, *, complete: bool) -> VerifiedPayload:
     """Of a `verified` entry."""
-    payload: dict[str, Any] = {
-        "by": by,
-        "began": began,
-        "scope": scope,
-        "counts": {
-            "files": portion.counts.files,
-            "intact": portion.counts.intact,
-            "damaged": portion.counts.damaged,
-            "unchecked": portion.counts.unchecked,
-            "bytes": portion.counts.bytes,
-            "findings": len(portion.damaged) + portion.more,
-        },
-        "findings": [found.stored() for found in portion.damaged],
-        "unchecked": [found.stored() for found in portion.unchecked],
-        "complete": complete,
-        "software": __version__,
-    }
-    return payload
+    return VerifiedPayload(
+        by=by,
+        began=began,
+        scope=scope,
+        counts=VerifiedCounts(
+            files=portion.counts.files,
+            intact=portion.counts.intact,
+            damaged=portion.counts.damaged,
+            unchecked=portion.counts.unchecked,
+            bytes=portion.counts.bytes,
+            findings=len(portion.damaged) + portion.more,
+        ),
+        findings=[found.stored() for found in portion.damaged],
+        unchecked=[found.stored() for found in portion.unchecked],
+        complete=complete,
+        software=__version__,
+    )

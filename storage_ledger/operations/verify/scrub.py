@@ -6,11 +6,11 @@ import threading
 from collections.abc import Callable
 from contextlib import closing
 from datetime import datetime
-from typing import Any
 
 from storage_ledger.archive.fixity import Inspection
-from storage_ledger.domain.entries import Kind, NewEntry
+from storage_ledger.domain.entries import Kind
 from storage_ledger.domain.ids import instant, later, rfc3339
+from storage_ledger.domain.payloads import VerifiedPayload, VerifiedScope, readable
 from storage_ledger.errors import LedgerError, Retryable
 from storage_ledger.index.follower import ask_files
 from storage_ledger.ledger.contract import Ledger
@@ -146,9 +146,9 @@ class Scrub:
             first, last = portion.ranges[0][0], portion.ranges[-1][1]
             left = ask_files(self._places.index_file, self._ledger, _LEFT, began, first, last, len(self._in_vain) + 1)
             complete = left is not None and all(row[0] in self._in_vain for row in left)
-        scope: dict[str, Any] = {"parts": ["files"], "selection": "oldest", "up_to": up_to, "ranges": portion.ranges}
+        scope = VerifiedScope(parts=["files"], selection="oldest", up_to=up_to, ranges=portion.ranges)
         with self._ledger.write() as tx:
-            entry = tx.append(NewEntry(Kind.VERIFIED, payload_of("scrub", began, scope, portion, complete=complete)))
+            entry = tx.append(payload_of("scrub", began, scope, portion, complete=complete).entry())
         for each in portion.damaged:
             self._metrics.scrub_findings.labels(each.code).inc()
             logs.get().error("scrub.damaged", code=each.code, position=each.position, study_id=each.study_id)
@@ -161,11 +161,11 @@ class Scrub:
         """Go on with the round that an earlier process began."""
         newest = True
         for entry in self._ledger.of_no_study((Kind.VERIFIED.value,), 10_000):
-            data = entry.data
-            if data["by"] != "scrub":
+            verified = readable(entry)
+            if not isinstance(verified, VerifiedPayload) or verified.by != "scrub":
                 continue
-            if data["complete"]:
+            if verified.complete:
                 self._metrics.scrubbed.set(instant(entry.recorded_at).timestamp())
                 return
-            self._began = data["began"] if newest else self._began
+            self._began = verified.began if newest else self._began
             newest = False

@@ -19,11 +19,11 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from storage_ledger.archive.fixity import Inspection
 from storage_ledger.domain.ids import rfc3339
 from storage_ledger.domain.paths import LEDGER_FOLDER
+from storage_ledger.domain.payloads import VerifiedPayload, VerifiedScope
 from storage_ledger.errors import LedgerBusy, LedgerError, LedgerUnusable, Retryable
 from storage_ledger.operations.verify import index, ledger, mirror
 from storage_ledger.operations.verify.files import Counts, Files, Strangers
@@ -83,7 +83,7 @@ class Verified:
     interrupted: bool = False
 
 
-Record = Callable[[dict[str, Any]], int]
+Record = Callable[[VerifiedPayload], int]
 
 
 class Verification:
@@ -406,14 +406,13 @@ class Verification:
         portion, report = self._open, self._report
         self._open = Portion()
         report.found.on_found = self._open.take
-        scope: dict[str, Any] = {
-            "parts": [*report.parts] if complete else ["files"] if portion.ranges else [*report.parts],
-            "selection": self._options.selection,
-            "up_to": report.up_to,
-            "ranges": portion.ranges,
-        }
-        if self._options.study_id is not None:
-            scope["study_id"] = self._options.study_id
+        scope = VerifiedScope(
+            parts=["files"] if portion.ranges and not complete else [*report.parts],
+            selection=self._options.selection,
+            up_to=report.up_to,
+            ranges=portion.ranges,
+            study_id=self._options.study_id,
+        )
         try:
             report.recorded.append(self._record(payload_of("verify", report.began, scope, portion, complete=complete)))
         except (LedgerError, Retryable) as error:

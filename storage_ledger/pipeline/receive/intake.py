@@ -9,12 +9,12 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any
 
 from storage_ledger.domain.backoff import backoff_s
 from storage_ledger.domain.entries import Entry, Kind, NewEntry
 from storage_ledger.domain.message import parse
 from storage_ledger.domain.paths import UploadPaths
+from storage_ledger.domain.payloads import DescribedPayload, RejectedPayload
 from storage_ledger.errors import LedgerBusy, LedgerError, LedgerRefused, Rejected
 from storage_ledger.ledger.contract import Ledger, Transaction
 from storage_ledger.pipeline.receive.source import Delivery, Source
@@ -175,15 +175,13 @@ class Intake:
     def _judge(self, delivery: Delivery) -> NewEntry:
         try:
             parsed = parse(delivery.raw, self._paths)
-            payload = {
-                "message": parsed.message,
-                "source": delivery.source,
-                "raw_sha256": hashlib.sha256(delivery.raw).hexdigest(),
-                "upload_path": parsed.upload_path,
-            }
-            if not parsed.plain:
-                payload["raw"] = base64.b64encode(delivery.raw).decode("ascii")
-            return NewEntry(Kind.DESCRIBED, payload, parsed.study_id)
+            return DescribedPayload(
+                message=parsed.message,
+                source=delivery.source,
+                raw_sha256=hashlib.sha256(delivery.raw).hexdigest(),
+                upload_path=parsed.upload_path,
+                raw=None if parsed.plain else base64.b64encode(delivery.raw).decode("ascii"),
+            ).entry(parsed.study_id)
         except Rejected as error:
             return _rejected(delivery, error)
         except Exception as error:  # noqa: BLE001 - whatever a message does to the parser, it is recorded, and the others go on
@@ -219,14 +217,12 @@ def _not_processable(delivery: Delivery, error: Exception) -> NewEntry:
 
 
 def _rejected(delivery: Delivery, error: Rejected, raw_bytes: int = REJECTED_RAW_BYTES) -> NewEntry:
-    payload: dict[str, Any] = {
-        "reason": error.code,
-        "detail": error.detail,
-        "source": delivery.source,
-        "bytes": len(delivery.raw),
-        "raw_sha256": hashlib.sha256(delivery.raw).hexdigest(),
-        "raw": base64.b64encode(delivery.raw[:raw_bytes]).decode("ascii"),
-    }
-    if error.study_id is not None:
-        payload["study_id"] = error.study_id
-    return NewEntry(Kind.REJECTED, payload)
+    return RejectedPayload(
+        reason=error.code,
+        detail=error.detail,
+        source=delivery.source,
+        bytes=len(delivery.raw),
+        raw_sha256=hashlib.sha256(delivery.raw).hexdigest(),
+        raw=base64.b64encode(delivery.raw[:raw_bytes]).decode("ascii"),
+        study_id=error.study_id,
+    ).entry()

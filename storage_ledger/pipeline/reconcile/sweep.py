@@ -29,9 +29,10 @@ from typing import Any, assert_never
 from storage_ledger.archive.filesystem import digest_of
 from storage_ledger.archive.uploads import Found, Identity, Uploads, folder_of
 from storage_ledger.domain import canonical_json
-from storage_ledger.domain.entries import Entry, Kind, NewEntry, faults, require_whole
+from storage_ledger.domain.entries import Entry, Kind, faults, require_whole
 from storage_ledger.domain.message import parse
 from storage_ledger.domain.paths import UploadPaths, valid_study_id
+from storage_ledger.domain.payloads import DescribedPayload
 from storage_ledger.domain.study import State, upload_state
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerBusy, Permanent, Rejected, Retryable
@@ -107,7 +108,7 @@ class Missed:
     path: str
     last: int
     study_id: str
-    payload: dict[str, Any]
+    payload: DescribedPayload
     size: int
     new: bool
 
@@ -434,12 +435,12 @@ class Reconciler:
         except Rejected as error:
             return self._unexplained(found, error.code, "described")
         raw = canonical_json.dumps(parsed.message).encode("utf-8")
-        payload = {
-            "message": parsed.message,
-            "source": "reconcile",
-            "raw_sha256": hashlib.sha256(raw).hexdigest(),
-            "upload_path": parsed.upload_path,
-        }
+        payload = DescribedPayload(
+            message=parsed.message,
+            source="reconcile",
+            raw_sha256=hashlib.sha256(raw).hexdigest(),
+            upload_path=parsed.upload_path,
+        )
         return Missed(found.path, told.last, study_id, payload, len(raw), new)
 
     def _hand_over(self, verdicts: list[Missed | Leftover], done: Sweep) -> None:
@@ -456,7 +457,7 @@ class Reconciler:
                 elif verdict.new and tx.knows_study(verdict.study_id):
                     held += 1
                 else:
-                    described.append(tx.append(NewEntry(Kind.DESCRIBED, verdict.payload, verdict.study_id)))
+                    described.append(tx.append(verdict.payload.entry(verdict.study_id)))
         done.described += len(described)
         done.leftovers += leftovers
         done.held += held
