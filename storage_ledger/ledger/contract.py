@@ -31,6 +31,14 @@ class QueueLength:
     next_due: str
 
 
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What one transaction has made durable: the kind of each entry it appended, and the stages of which work has become due."""
+
+    kinds: tuple[str, ...]
+    due: frozenset[Stage]
+
+
 class Transaction(Protocol):
     """Appends and their effect on the work queue; all of it or nothing."""
 

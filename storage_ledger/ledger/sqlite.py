@@ -23,7 +23,7 @@ from storage_ledger.domain.entries import CURRENT_SCHEMA, Entry, Kind, NewEntry,
 from storage_ledger.domain.ids import later, rfc3339, uuid7
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerBusy, LedgerRefused, LedgerUnusable
-from storage_ledger.ledger.contract import QueueLength, WorkItem
+from storage_ledger.ledger.contract import Commit, QueueLength, WorkItem
 from storage_ledger.ledger.scan import SCAN, as_entry, one_by_one, scanned
 from storage_ledger.system.sqlalchemy_engine import driver, open_engine, sqlite
 from storage_ledger.system.sqlite import BUSY_TIMEOUT_S, fetched
@@ -66,7 +66,7 @@ def utc_now() -> datetime:
 class SqliteLedger:
     """See `contract.Ledger`. `clock` gives UTC moments, `randomness(n)` n bytes; both are passed in for the tests.
 
-    Opening needs a migrated file (`ledger.migrate`). `on_append` is told each entry after its commit.
+    Opening needs a migrated file (`ledger.migrate`). `on_commit` gets each commit that appended an entry or made work due.
     """
 
     def __init__(
@@ -75,12 +75,12 @@ class SqliteLedger:
         *,
         clock: Clock = utc_now,
         randomness: Randomness = os.urandom,
-        on_append: Callable[[list[Entry]], None] | None = None,
+        on_commit: Callable[[Commit], None] = lambda _: None,
     ) -> None:
         self.path = path
         self._clock = clock
         self._randomness = randomness
-        self._on_append = on_append
+        self._on_commit = on_commit
         self._writing = threading.Lock()
         if not path.exists():
             raise LedgerUnusable("ledger-missing", f"{path} {NOT_THERE}")
@@ -103,8 +103,8 @@ class SqliteLedger:
             with _refused(), translated(), self._writer.connect() as connection, _waiting_for(connection, left_s), connection.begin():
                 transaction = SqliteTransaction(connection, self._clock, self._randomness)
                 yield transaction
-            if self._on_append is not None and transaction.appended:
-                self._on_append(transaction.appended)
+            if transaction.appended or transaction.due:
+                self._on_commit(Commit(tuple(entry.kind for entry in transaction.appended), frozenset(transaction.due)))
             for then in transaction.then:
                 then()
         finally:
@@ -263,6 +263,7 @@ class SqliteTransaction:
         # A clock that was set back must not make the log run backwards.
         self._time: str = max(self._now_text, last.recorded_at if last else "")
         self.appended: list[Entry] = []
+        self.due: set[Stage] = set()
         self.then: list[Callable[[], None]] = []
 
     def append(self, new: NewEntry, *, due_in_s: float = 0.0, work_item: bool = True) -> Entry:
@@ -319,6 +320,8 @@ class SqliteTransaction:
                     "INSERT INTO pending (position, stage, not_before, attempts) VALUES (?, ?, ?, 0)",
                     (at, stage.value, later(self._now_text, due_in_s) if due_in_s else self._now_text),
                 )
+                if not due_in_s:
+                    self.due.add(stage)
             for position in changes.place_again:
                 self.place_again(position)
 
@@ -334,6 +337,7 @@ class SqliteTransaction:
     def make_due(self, *, beyond_s: float) -> None:
         """See `contract.Transaction.make_due`."""
         now = self._now_text
+        self.due.update(Stage)
         self._sql("UPDATE pending SET not_before = ? WHERE stage <> 'confirm' AND not_before > ?", (now, now))
         self._sql("UPDATE pending SET not_before = ? WHERE stage = 'confirm' AND not_before > ?", (now, later(now, beyond_s)))
 
@@ -393,6 +397,7 @@ class SqliteTransaction:
             "INSERT INTO pending (position, stage, not_before, attempts) VALUES (?, ?, ?, 0) ON CONFLICT DO NOTHING",
             (position, stage.value, self._now_text),
         )
+        self.due.add(stage)
 
     def _seal(self, new: NewEntry) -> Entry:
         version = None

@@ -7,6 +7,7 @@ status is read back after 1, 6 and 60 times STATUS_CONFIRM_SECONDS, and told aga
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -82,6 +83,7 @@ class Notifier:
         metrics: Metrics,
         clock: Callable[[], datetime],
         confirm_s: float,
+        bell: threading.Event,
         mirrored: Callable[[], int] | None = None,
         workers: int = 4,
     ) -> None:
@@ -101,6 +103,7 @@ class Notifier:
             work=self.tell,
             record=self.record,
             metrics=metrics,
+            bell=bell,
             workers=workers,
             up_to=mirrored,
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import random
 import socket
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -83,7 +84,7 @@ Outcome = Archived | Quarantined | Retry
 class Placer:
     """One worker pool, studies in parallel. `on_copied`: from which state of its upload the file of an `archived` entry was copied.
 
-    `look_at_clock` is called before a file is given up because its time is over; it may call `begin_grace_anew`.
+    `steady_since`: when the service started or, later, when the clock was last set. No file has been waited for before that.
     """
 
     def __init__(
@@ -96,10 +97,10 @@ class Placer:
         metrics: Metrics,
         clock: Callable[[], datetime],
         grace_s: float,
+        steady_since: Callable[[], datetime],
+        bell: threading.Event,
+        on_copied: Callable[[int, Identity], None],
         workers: int = 6,
-        on_copied: Callable[[int, Identity], None] = lambda _, __: None,
-        on_recorded: Callable[[], None] = lambda: None,
-        look_at_clock: Callable[[], None] = lambda: None,
     ) -> None:
         self._ledger = ledger
         self._uploads = uploads
@@ -108,10 +109,8 @@ class Placer:
         self._metrics = metrics
         self._clock = clock
         self._grace_s = grace_s
-        self._grace_from = clock()
         self._on_copied = on_copied
-        self._on_recorded = on_recorded
-        self._look_at_clock = look_at_clock
+        self._steady_since = steady_since
         self._random = random.Random()  # noqa: S311 - spreads retries, guards nothing
         self._host = socket.gethostname()
         self._in_a_row: dict[str, set[str | None]] = {}
@@ -122,13 +121,10 @@ class Placer:
             work=self.place_batch,
             record=self.record,
             metrics=metrics,
+            bell=bell,
             workers=workers,
             on_hanging=lambda work_items: record_hanging(ledger, "place", work_items),
         )
-
-    def begin_grace_anew(self) -> None:
-        """No file has been waited for before now: the clock was set, and nobody can tell for how long."""
-        self._grace_from = self._clock()
 
     def place_batch(self, work_items: list[WorkItem]) -> list[Outcome]:
         """Place the files of these work items, all of one study, in order; then its metadata.json, once. Raises `LedgerError`.
@@ -187,8 +183,6 @@ class Placer:
                 return Quarantined(work_item, taken.code, taken.detail)
             if placed is not None:
                 return self._archived(study, described, work_item, placed, study.files[placed.name].original_name, None)
-        if self._waited_s(described) >= self._grace_s:
-            self._look_at_clock()
         waited_s = self._waited_s(described)
         if waited_s >= self._grace_s:
             if state is None:
@@ -215,8 +209,8 @@ class Placer:
 
     def _waited_s(self, described: Described) -> float:
         """Since it was recorded, or since we started: a volume may be mounted after us. A clock may have been set since."""
-        now, recorded = self._clock(), instant(described.recorded_at)
-        since = max(recorded, self._grace_from) if recorded <= now else self._grace_from
+        steady_since, now, recorded = self._steady_since(), self._clock(), instant(described.recorded_at)
+        since = max(recorded, steady_since) if recorded <= now else steady_since
         return (now - since).total_seconds()
 
     def _in_archive(self, study: Study, described: Described) -> tuple[Fixity | None, Placed | None]:
@@ -290,7 +284,6 @@ class Placer:
         if shared is None and fresh:
             self.pool.resume()
         self._count(recorded, outcomes)
-        self._on_recorded()
 
     def _with_common_causes(self, outcomes: list[Outcome], fresh: bool) -> list[Outcome]:
         """Mark what fails for one study after the other, with no success between: a dying disk, say.

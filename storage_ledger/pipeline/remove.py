@@ -6,6 +6,7 @@ The last effect of a move; docs/explanation/how-a-move-survives-a-power-cut.md t
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -55,7 +56,7 @@ class _Copied:
 
 
 class Remover:
-    """One worker pool, in batches, so that one fsync serves a whole folder. `on_place_again`: a file is to be placed once more."""
+    """One worker pool, in batches, so that one fsync serves a whole folder."""
 
     def __init__(
         self,
@@ -69,7 +70,7 @@ class Remover:
         settle_s: float,
         monotonic: Callable[[], float] = time.monotonic,
         mirrored: Callable[[], int] | None = None,
-        on_place_again: Callable[[], None] = lambda: None,
+        bell: threading.Event,
     ) -> None:
         self._ledger = ledger
         self._uploads = uploads
@@ -79,7 +80,6 @@ class Remover:
         self._clock = clock
         self._settle_s = settle_s
         self._monotonic = monotonic
-        self._on_place_again = on_place_again
         self._random = random.Random()  # noqa: S311 - spreads retries, guards nothing
         self._copied: dict[int, _Copied] = {}
         self.pool: WorkerPool[list[Removal]] = WorkerPool(
@@ -89,6 +89,7 @@ class Remover:
             work=self.remove_batch,
             record=self.record,
             metrics=metrics,
+            bell=bell,
             workers=1,
             by_study=False,
             most=256,
@@ -182,8 +183,6 @@ class Remover:
                 self._copied.pop(removal.work_item.entry.position, None)
         if shared is None and fresh:
             self.pool.resume()
-        if any(r.place_again for r in removals):
-            self._on_place_again()
 
     def _postpone(self, tx: Transaction, removal: Removal, error: Retryable) -> None:
         work_item = removal.work_item

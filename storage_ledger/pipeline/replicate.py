@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 
 from storage_ledger.domain.backoff import backoff_s
@@ -11,6 +11,7 @@ from storage_ledger.domain.ids import later, rfc3339
 from storage_ledger.errors import LedgerBusy, Retryable
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.mirror.writer import Mirror
+from storage_ledger.pipeline.bells import Bells, Signal, Sleeper
 from storage_ledger.pipeline.outages import Outages
 from storage_ledger.system import logs
 from storage_ledger.system.metrics import Metrics
@@ -19,7 +20,7 @@ LOOK_EVERY_S = 1.0  # nobody waits for what is described or told, and another pr
 
 
 class Replicator:
-    """One follower of the ledger. `wake` it when something was recorded that others wait to hear of."""
+    """One follower of the ledger."""
 
     def __init__(
         self,
@@ -29,20 +30,16 @@ class Replicator:
         outages: Outages,
         metrics: Metrics,
         clock: Callable[[], datetime],
-        on_advanced: Sequence[Callable[[], None]],
+        bells: Bells,
     ) -> None:
         self._ledger = ledger
         self._mirror = mirror
         self._outages = outages
         self._metrics = metrics
         self._clock = clock
-        self._on_advanced = on_advanced
-        self._bell = threading.Event()
+        self._bells = bells
+        self._bell = bells.of(Sleeper.REPLICATE)
         self._failures = 0
-
-    def wake(self) -> None:
-        """There is something that must be mirrored before it is told or removed."""
-        self._bell.set()
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop` is set, and once more after it. Raises `LedgerUnusable` when the mirror is not this ledger's any more."""
@@ -64,8 +61,7 @@ class Replicator:
         error = self._try()
         if self._mirror.position > before:
             self._metrics.mirror_position.set(self._mirror.position)
-            for tell in self._on_advanced:
-                tell()
+            self._bells.ring(Signal.MIRRORED)
         if error is None:
             if self._failures or self._outages.goes_on("mirror"):
                 self._failures = 0

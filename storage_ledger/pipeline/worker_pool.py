@@ -70,7 +70,7 @@ class WorkerPool(Generic[Outcome]):
     whether they were all begun after the last pause: only then does a success say that a shared cause has gone. What
     `record` could not commit (`LedgerBusy`) is simply done again: every effect may be done twice. When either raises
     anything else, the work items are taken one by one, and the one that raises is recorded as `failed` (`internal-error`)
-    and tried again with backoff. `gather_s`: how long to
+    and tried again with backoff. `bell` rings when there may be something to do. `gather_s`: how long to
     wait for company; `drain`: on a stop, do what is due before ending; `up_to`: only entries up to that position count.
     `on_hanging` gets the work items of a `work` that gave no sign of life for `hangs_after_s`; it may append, and its work items stay
     in those hands until they come back.
@@ -85,6 +85,7 @@ class WorkerPool(Generic[Outcome]):
         work: Callable[[list[WorkItem]], Outcome],
         record: Callable[[list[Outcome], bool], None],
         metrics: Metrics,
+        bell: threading.Event,
         workers: int,
         by_study: bool = True,
         most: int = 64,
@@ -108,7 +109,7 @@ class WorkerPool(Generic[Outcome]):
         self._up_to = up_to
         self._on_hanging = on_hanging
         self._hangs_after_s = hangs_after_s
-        self._bell = threading.Event()
+        self._bell = bell
         self._running: dict[Future[list[_Result[Outcome]]], _Task[Outcome]] = {}
         self._tasks: queue.SimpleQueue[_Task[Outcome] | None] = queue.SimpleQueue()
         self._mine = threading.local()
@@ -122,10 +123,6 @@ class WorkerPool(Generic[Outcome]):
         self._resumed_at = 0.0
         self._scan_at = 0.0
         self._random = random.Random()  # noqa: S311 - spreads retries, guards nothing
-
-    def wake(self) -> None:
-        """There may be something to do."""
-        self._bell.set()
 
     def beat(self) -> None:
         """A sign of life of the `work` that calls it: for what may take long, but goes on."""

@@ -28,6 +28,7 @@ class ClockWatch:
         self._on_set = on_set
         self._monotonic = monotonic
         self._looking = threading.Lock()
+        self._steady_since = clock()
         self._difference_s = self._now_s()
 
     def run(self, stop: threading.Event) -> None:
@@ -41,6 +42,7 @@ class ClockWatch:
             difference_s = self._now_s()
             set_by_s = difference_s - self._difference_s
             if abs(set_by_s) >= SET_BY_S:
+                self._steady_since = self._clock()
                 try:
                     self._on_set()
                 except LedgerBusy as error:
@@ -48,6 +50,11 @@ class ClockWatch:
                     return
                 logs.get().warning("clock.set", seconds=round(set_by_s, 1))
             self._difference_s = difference_s
+
+    def steady_since(self) -> datetime:
+        """When it was last set, as far as can be told now; when this watch began where it never was. From any thread."""
+        self.look()
+        return self._steady_since
 
     def _now_s(self) -> float:
         return self._clock().timestamp() - self._monotonic()

@@ -25,6 +25,7 @@ from storage_ledger.index.follower import Index
 from storage_ledger.ledger.contract import Ledger, QueueLength
 from storage_ledger.operations.clock_ahead import ahead
 from storage_ledger.operations.verify.scrub import Scrub
+from storage_ledger.pipeline.bells import Bells, Sleeper
 from storage_ledger.pipeline.notify import Notifier
 from storage_ledger.pipeline.outages import Outages
 from storage_ledger.pipeline.place import Placer
@@ -71,7 +72,7 @@ class Parts:
     reconciler: Reconciler
     scrub: Scrub
     index: Index
-    index_bell: threading.Event
+    bells: Bells
     outages: Outages
     metrics: Metrics
     clock: Callable[[], datetime]
@@ -113,11 +114,7 @@ class Service:
     def stop(self) -> None:
         """Finish what was begun, begin nothing more."""
         self._stop.set()
-        parts = self._parts
-        for pool in (*self._pools(), parts.notifier.pool):
-            pool.wake()
-        parts.reconciler.ring()
-        parts.index_bell.set()
+        self._parts.bells.ring_all()
 
     def run(self, web: WebServer) -> int:
         """Until stopped; 0, or 2 when the ledger cannot be used. Installs handlers for SIGTERM and SIGINT: call it in the main thread."""
@@ -139,7 +136,7 @@ class Service:
             self._thread("outages", lambda: parts.outages.run(self._stop)),
             self._thread("clock", lambda: parts.clock_watch.run(self._stop)),
             self._thread("scrub", lambda: parts.scrub.run(self._stop)),
-            self._thread("index", lambda: parts.index.run(self._mirrored, parts.index_bell), self._mirrored),
+            self._thread("index", lambda: parts.index.run(self._mirrored, parts.bells.of(Sleeper.INDEX)), self._mirrored),
             self._thread("source", lambda: source.run(parts.intake.deliver, self._stop), at_end=self._reading_ended.set),
         ]
         position = last.position if last else 0
@@ -262,7 +259,7 @@ class Service:
 
     def _have_placed(self) -> None:
         self._placed.set()  # now the uploads of what it placed last are removed as well
-        self._parts.remover.pool.wake()
+        self._parts.bells.of(Sleeper.REMOVE).set()
 
     def _thread(
         self, name: str, job: Callable[[], None], stop: threading.Event | None = None, *, at_end: Callable[[], None] = lambda: None
@@ -282,10 +279,10 @@ class Service:
         for thread in sorted(threads, key=lambda thread: last.get(thread.name, 0)):
             if thread.name == "mirror":
                 self._appended.set()
-                self._parts.replicator.wake()
+                self._parts.bells.of(Sleeper.REPLICATE).set()
             elif thread.name == "index":
                 self._mirrored.set()
-                self._parts.index_bell.set()
+                self._parts.bells.of(Sleeper.INDEX).set()
             thread.join(max(0.0, deadline - time.monotonic()))
         stuck = [thread.name for thread in threads if thread.is_alive()]
         code = 2 if failed else self._supervisor.exit_code

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -168,6 +169,7 @@ class _Replay:
                 metrics=metrics,
                 clock=utc_now,
                 confirm_s=self.settings.status_confirm_seconds,
+                bell=threading.Event(),
             )
             with self.begin("Statuses", self._count(), "studies") as show:
                 resend_statuses(

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable
+from functools import partial
 
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.archive.uploads import Uploads
-from storage_ledger.domain.entries import Entry
 from storage_ledger.domain.paths import UploadPaths
 from storage_ledger.errors import BadSettings
 from storage_ledger.index.follower import Index
 from storage_ledger.index.rebuild.partitions import Workers
+from storage_ledger.ledger.contract import Commit, Ledger
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.sqlite import SqliteLedger, utc_now
 from storage_ledger.operations.verify.scrub import Scrub
 from storage_ledger.operations.verify.verification import Places
+from storage_ledger.pipeline.bells import Bells, Signal, Sleeper
 from storage_ledger.pipeline.notify import CONFIRM_AFTER, Notifier
 from storage_ledger.pipeline.outages import Outages
 from storage_ledger.pipeline.place import Placer
@@ -81,53 +82,34 @@ def _source(settings: Settings, ledger_id: str, metrics: Metrics, on_subscribed:
 
 def _parts(settings: Settings, client: StatusClient) -> Parts:
     metrics = Metrics()
-    index_bell = threading.Event()
-
-    def appended(entries: list[Entry]) -> None:
-        for entry in entries:
-            metrics.entries.labels(entry.kind).inc()
-        index_bell.set()
-
-    ledger = SqliteLedger(settings.ledger_file, on_append=appended)
-
-    def look_at_what_was_put_off() -> None:
-        with ledger.write() as tx:
-            tx.make_due(beyond_s=CONFIRM_AFTER[-1] * settings.status_confirm_seconds)
-
-    look_at_what_was_put_off()  # recovery
+    bells = Bells()
+    ledger = SqliteLedger(settings.ledger_file, on_commit=partial(_committed, metrics, bells))
+    clock_watch = ClockWatch(utc_now, on_set=partial(_make_due, ledger, settings))
+    _make_due(ledger, settings)  # recovery: what an earlier process put off is due
     archive = FilesystemArchive(settings.archive_path)
     mirror = joined_mirror(settings, ledger, archive)
     uploads = Uploads(settings.uploads_path, ledger_id=ledger.ledger_id)
     outages = Outages(ledger, metrics)
-    waiting_for_mirror: list[Callable[[], None]] = []
-    replicator = Replicator(
+    reconciler = Reconciler(
         ledger,
-        mirror,
-        outages=outages,
-        metrics=metrics,
-        clock=utc_now,
-        on_advanced=waiting_for_mirror,
-    )
-    notifier = Notifier(
-        ledger,
+        uploads,
         client,
-        archive_root=str(settings.archive_path),
-        outages=outages,
         metrics=metrics,
         clock=utc_now,
-        confirm_s=settings.status_confirm_seconds,
-        mirrored=lambda: mirror.position,
+        grace_s=settings.reconcile_grace_seconds,
+        every_s=settings.reconcile_seconds,
+        bell=bells.of(Sleeper.RECONCILE),
     )
-
-    def clock_was_set() -> None:
-        placer.begin_grace_anew()
-        look_at_what_was_put_off()
-
-    clock_watch = ClockWatch(utc_now, on_set=clock_was_set)
-
-    def place_again() -> None:
-        placer.pool.wake()
-
+    source = _source(settings, ledger.ledger_id, metrics, on_subscribed=partial(bells.ring, Signal.SUBSCRIBED))
+    intake = Intake(
+        ledger,
+        source,
+        UploadPaths(str(settings.uploads_path), settings.neighbour_uploads_paths),
+        metrics=metrics,
+        clock=utc_now,
+        rejected_per_hour=settings.rejected_per_hour,
+        bells=bells,
+    )
     remover = Remover(
         ledger,
         uploads,
@@ -137,7 +119,7 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
         clock=utc_now,
         settle_s=settings.upload_settle_seconds,
         mirrored=lambda: mirror.position,
-        on_place_again=place_again,
+        bell=bells.of(Sleeper.REMOVE),
     )
     placer = Placer(
         ledger,
@@ -147,37 +129,21 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
         metrics=metrics,
         clock=utc_now,
         grace_s=settings.missing_file_grace_seconds,
+        steady_since=clock_watch.steady_since,
         on_copied=remover.remember,
-        on_recorded=replicator.wake,
-        look_at_clock=clock_watch.look,
+        bell=bells.of(Sleeper.PLACE),
     )
-    waiting_for_mirror += [remover.pool.wake, notifier.pool.wake]
-
-    def handed_over() -> None:
-        placer.pool.wake()
-        remover.pool.wake()
-
-    reconciler = Reconciler(
+    replicator = Replicator(ledger, mirror, outages=outages, metrics=metrics, clock=utc_now, bells=bells)
+    notifier = Notifier(
         ledger,
-        uploads,
         client,
+        archive_root=str(settings.archive_path),
+        outages=outages,
         metrics=metrics,
         clock=utc_now,
-        grace_s=settings.reconcile_grace_seconds,
-        every_s=settings.reconcile_seconds,
-        on_handed_over=handed_over,
-    )
-    source = _source(settings, ledger.ledger_id, metrics, reconciler.ring)
-    intake = Intake(
-        ledger,
-        source,
-        UploadPaths(str(settings.uploads_path), settings.neighbour_uploads_paths),
-        metrics=metrics,
-        clock=utc_now,
-        rejected_per_hour=settings.rejected_per_hour,
-        on_described=placer.pool.wake,
-        on_rejected=replicator.wake,
-        on_recovered=reconciler.ring,
+        confirm_s=settings.status_confirm_seconds,
+        mirrored=lambda: mirror.position,
+        bell=bells.of(Sleeper.NOTIFY),
     )
     index = Index(settings.index_file, ledger, workers=Workers.of(settings.ledger_file))
     scrub = Scrub(
@@ -203,9 +169,20 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
         reconciler=reconciler,
         scrub=scrub,
         index=index,
-        index_bell=index_bell,
+        bells=bells,
         outages=outages,
         metrics=metrics,
         clock=utc_now,
         clock_watch=clock_watch,
     )
+
+
+def _committed(metrics: Metrics, bells: Bells, commit: Commit) -> None:
+    for kind in commit.kinds:
+        metrics.entries.labels(kind).inc()
+    bells.committed(commit)
+
+
+def _make_due(ledger: Ledger, settings: Settings) -> None:
+    with ledger.write() as tx:
+        tx.make_due(beyond_s=CONFIRM_AFTER[-1] * settings.status_confirm_seconds)

@@ -17,6 +17,7 @@ from storage_ledger.domain.paths import UploadPaths
 from storage_ledger.domain.study import Study
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.ledger.contract import WorkItem
+from storage_ledger.pipeline.bells import Bells, Sleeper
 from storage_ledger.pipeline.notify import Notifier
 from storage_ledger.pipeline.outages import Outages
 from storage_ledger.pipeline.place import Placer
@@ -67,6 +68,7 @@ class Pipeline:
     def restart(self) -> None:
         """Forget all that is only in memory."""
         self.metrics = Metrics()
+        self.bells = Bells()
         uploads, archive, outages = Uploads(self.uploads), FilesystemArchive(self.archive), Outages(self.ledger, self.metrics)
         self.remover = Remover(
             self.ledger,
@@ -76,6 +78,7 @@ class Pipeline:
             metrics=self.metrics,
             clock=self.clock,
             settle_s=5,
+            bell=self.bells.of(Sleeper.REMOVE),
             monotonic=self._seconds,
         )
         self.clock_watch = ClockWatch(
@@ -89,8 +92,9 @@ class Pipeline:
             metrics=self.metrics,
             clock=self.clock,
             grace_s=self.grace_s,
+            steady_since=self.clock_watch.steady_since,
             on_copied=self.remover.remember,
-            look_at_clock=self.clock_watch.look,
+            bell=self.bells.of(Sleeper.PLACE),
         )
         self.notifier = self.client and Notifier(
             self.ledger,
@@ -100,6 +104,7 @@ class Pipeline:
             metrics=self.metrics,
             clock=self.clock,
             confirm_s=10,
+            bell=self.bells.of(Sleeper.NOTIFY),
         )
         self.intake = Intake(
             self.ledger,
@@ -108,8 +113,7 @@ class Pipeline:
             metrics=self.metrics,
             clock=self.clock,
             rejected_per_hour=5,
-            on_described=lambda: None,
-            on_rejected=lambda: None,
+            bells=self.bells,
         )
 
     def set_clock(self, seconds: float) -> None:
@@ -121,7 +125,6 @@ class Pipeline:
         return self.clock.now.timestamp()
 
     def _clock_was_set(self) -> None:
-        self.placer.begin_grace_anew()
         with self.ledger.write() as tx:
             tx.make_due(beyond_s=600)
 

@@ -15,6 +15,7 @@ from storage_ledger.domain.paths import UploadPaths
 from storage_ledger.errors import LedgerBusy
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.sqlite import SqliteLedger, utc_now
+from storage_ledger.pipeline.bells import Bells, Sleeper
 from storage_ledger.pipeline.notify import Notifier
 from storage_ledger.pipeline.outages import Outages
 from storage_ledger.pipeline.place import Placer
@@ -81,7 +82,8 @@ class Lanes:
         migrate(folder / "ledger" / "ledger.db")
         self.uploads = folder / "uploads"
         self.waiting = {}
-        self.real = SqliteLedger(folder / "ledger" / "ledger.db")
+        self.bells = Bells()
+        self.real = SqliteLedger(folder / "ledger" / "ledger.db", on_commit=self.bells.committed)
         self.client = StatusClient(status_url)
         self.metrics = Metrics()
         ledger = Breaking(self.real, "ledger", self.waiting)
@@ -90,12 +92,17 @@ class Lanes:
         client = Breaking(self.client, "client", self.waiting)
         outages = Outages(self.real, self.metrics)
         common = {"outages": outages, "metrics": self.metrics, "clock": utc_now}
-        self.remover = Remover(ledger, uploads, archive, settle_s=0, **common)
-        self.placer = Placer(ledger, uploads, archive, grace_s=300, on_copied=self.remover.remember, **common)
-        self.notifier = Notifier(ledger, client, archive_root=str(folder / "archive"), confirm_s=0, **common)
+        self.remover = Remover(ledger, uploads, archive, settle_s=0, bell=self.bells.of(Sleeper.REMOVE), **common)
+        self.placer = Placer(
+            ledger, uploads, archive, grace_s=300, steady_since=utc_now, on_copied=self.remover.remember,
+            bell=self.bells.of(Sleeper.PLACE), **common,
+        )  # fmt: skip
+        self.notifier = Notifier(
+            ledger, client, archive_root=str(folder / "archive"), confirm_s=0, bell=self.bells.of(Sleeper.NOTIFY), **common
+        )
         self.intake = Intake(
             self.real, Acknowledging(), UploadPaths(str(self.uploads)), metrics=self.metrics, clock=utc_now, rejected_per_hour=9,
-            on_described=self.placer.pool.wake, on_rejected=lambda: None,
+            bells=self.bells,
         )  # fmt: skip
         self.stop = threading.Event()
         self.died = []
@@ -119,8 +126,7 @@ class Lanes:
 
     def __exit__(self, *_):
         self.stop.set()
-        for part in (self.placer, self.remover, self.notifier):
-            part.pool.wake()
+        self.bells.ring_all()
         for thread in self.threads:
             thread.join(30)
         self.client.close()

@@ -32,8 +32,11 @@ class Turns:
         self.recorded = []
         self.died = []
         self.stop = threading.Event()
+        self.bell = threading.Event()
         self.metrics = Metrics()
-        self.pool = WorkerPool("place", ledger, [Stage.PLACE], work=self.work, record=self.record, metrics=self.metrics, workers=workers)
+        self.pool = WorkerPool(
+            "place", ledger, [Stage.PLACE], work=self.work, record=self.record, metrics=self.metrics, bell=self.bell, workers=workers
+        )
         self.thread = threading.Thread(target=self.run)
 
     def run(self):
@@ -64,7 +67,7 @@ class Turns:
 
     def __exit__(self, *_):
         self.stop.set()
-        self.pool.wake()
+        self.bell.set()
         self.thread.join(30)
         assert not self.thread.is_alive()
 
@@ -156,7 +159,7 @@ def test_an_entry_of_which_not_even_a_failure_can_be_recorded_leaves_the_others_
         until(lambda: pool.turns)
         for number in range(2, 5):
             add(ledger, f"study{number}")
-            pool.pool.wake()
+            pool.bell.set()
             until(lambda number=number: number in pool.recorded, 10)
     assert pool.died == []
     [waits] = ledger.pending_of("odd")
@@ -170,7 +173,7 @@ def test_what_raised_once_is_done_when_it_is_tried_again(ledger):
         pool.breaks.clear()
         with ledger.write() as tx:
             tx.make_due(beyond_s=0)
-        pool.pool.wake()
+        pool.bell.set()
         until(lambda: pool.recorded == [position], 30)
     assert pending(ledger) == []
 

@@ -14,6 +14,7 @@ from storage_ledger.domain.entries import Kind, NewEntry, faults
 from storage_ledger.domain.ids import instant, rfc3339
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerBusy
+from storage_ledger.ledger.contract import Commit
 from storage_ledger.ledger.sqlite import SqliteLedger
 from tests.contract.making import Clock, archived, described, fill, small_volume
 
@@ -528,17 +529,25 @@ def test_threads_append_without_gaps(ledger):
     assert [entry.version for entry in ledger.study("all")] == list(range(1, 101))
 
 
-def test_listeners_are_told_each_entry_after_its_commit(tmp_path, ledgers):
+def test_after_each_commit_the_ledger_says_what_it_brought(tmp_path, ledgers):
     told = []
-    ledger = ledgers.open(tmp_path, on_append=lambda entries: told.append([entry.position for entry in entries]))
+    ledger = ledgers.open(tmp_path, on_commit=told.append)
     append(ledger, said(), said())
     with pytest.raises(Boom):
         append_and_fail(ledger, said())
     with ledger.write():
         pass
-    append(ledger, said())
+    append(ledger, NewEntry(Kind.VERIFIED, {}))
+    with ledger.write() as tx:
+        tx.drop(1, Stage.PLACE)
+    with ledger.write() as tx:
+        tx.place_again(1)
     ledger.close()
-    assert told == [[1, 2], [3]]
+    assert told == [
+        Commit(("described", "described"), frozenset({Stage.PLACE})),
+        Commit(("verified",), frozenset()),
+        Commit((), frozenset({Stage.PLACE})),
+    ]
 
 
 def test_two_processes_append_without_gaps(tmp_path, ledgers):

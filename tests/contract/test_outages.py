@@ -310,6 +310,7 @@ class Hung:
         self.ledger = ledger
         self.free = threading.Event()
         self.stop = threading.Event()
+        self.bell = threading.Event()
         self.hanging = []
         self.done = []
         self.died = []
@@ -320,6 +321,7 @@ class Hung:
             work=self.work,
             record=self.record,
             metrics=Metrics(),
+            bell=self.bell,
             workers=workers,
             on_hanging=lambda work_items: self.hanging.extend(work_item.entry.study_id for work_item in work_items),
             hangs_after_s=0.5,
@@ -353,11 +355,11 @@ class Hung:
         with self.ledger.write() as tx:
             for study_id in studies:
                 tx.append(NewEntry(Kind.DESCRIBED, {"upload_path": study_id, "raw_sha256": study_id, "message": {}}, study_id))
-        self.pool.wake()
+        self.bell.set()
 
     def end(self):
         self.stop.set()
-        self.pool.wake()
+        self.bell.set()
         self.thread.join(30)
         assert not self.thread.is_alive()
 

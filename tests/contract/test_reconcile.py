@@ -48,6 +48,7 @@ class Looking(Pipeline):
             metrics=self.metrics,
             clock=self.clock,
             grace_s=60,
+            bell=threading.Event(),
             **{"settle_s": 0.0, **how},
         )
 
@@ -624,8 +625,9 @@ def test_two_sweeps_at_once_make_up_for_each_message_once(tmp_path, ledgers, sta
     pipeline = Looking(tmp_path, ledgers, status_server)
     other = reconcile_beside(pipeline)
     second = Reconciler(
-        other, Uploads(pipeline.uploads), pipeline.client, metrics=Metrics(), clock=pipeline.clock, grace_s=60, settle_s=0.0
-    )
+        other, Uploads(pipeline.uploads), pipeline.client, metrics=Metrics(), clock=pipeline.clock, grace_s=60, settle_s=0.0,
+        bell=threading.Event(),
+    )  # fmt: skip
     described = 0
     for number in range(60):
         pipeline.lost(f"R{number}-a.dcm")
@@ -720,7 +722,7 @@ class Counting(Reconciler):
 def running(pipeline, **how):
     reconciler = Counting(
         pipeline.ledger, Uploads(pipeline.uploads), pipeline.client, metrics=pipeline.metrics, clock=pipeline.clock,
-        **{"grace_s": 0, "settle_s": 0.0, **how},
+        **{"grace_s": 0, "settle_s": 0.0, "bell": threading.Event(), **how},
     )  # fmt: skip
     stop = threading.Event()
     thread = threading.Thread(target=reconciler.run, args=(stop,))
@@ -728,7 +730,7 @@ def running(pipeline, **how):
 
     def end() -> None:
         stop.set()
-        reconciler.ring()
+        reconciler._bell.set()
         thread.join(30)
         assert not thread.is_alive()
 
@@ -740,7 +742,7 @@ def test_it_sweeps_at_the_start_after_each_ring_and_once_more_when_the_grace_is_
     for _ in range(2):  # at the start, and after the grace
         assert reconciler.swept.acquire(timeout=20)
     assert not reconciler.swept.acquire(blocking=False)
-    reconciler.ring()
+    reconciler._bell.set()
     for _ in range(2):
         assert reconciler.swept.acquire(timeout=20)
     end()
@@ -756,7 +758,7 @@ def test_it_sweeps_by_the_clock(pipeline):
 def test_zero_seconds_switch_it_off_and_it_still_ends_when_told(pipeline):
     pipeline.lost()
     reconciler, end = running(pipeline, every_s=0)
-    reconciler.ring()
+    reconciler._bell.set()
     end()
     assert not reconciler.swept.acquire(blocking=False)
     assert pipeline.described() == []

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import socket
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -74,6 +75,7 @@ class Replaying(Pipeline):
             metrics=Metrics(),
             clock=self.clock,
             confirm_s=10,
+            bell=threading.Event(),
         )
         counts = ReplayCounts()
         problems = Problems()

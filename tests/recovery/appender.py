@@ -10,6 +10,7 @@ from pathlib import Path
 
 from storage_ledger.domain.paths import UploadPaths
 from storage_ledger.ledger.sqlite import SqliteLedger, utc_now
+from storage_ledger.pipeline.bells import Bells
 from storage_ledger.pipeline.receive.intake import Intake
 from storage_ledger.pipeline.receive.source import Delivery, Source
 from storage_ledger.settings import Settings
@@ -44,8 +45,7 @@ def main() -> None:
         metrics=Metrics(),
         clock=utc_now,
         rejected_per_hour=settings.rejected_per_hour,
-        on_described=lambda: None,
-        on_rejected=lambda: None,
+        bells=Bells(),
     )
     for _ in range(GROUPS):
         intake.append([Delivery(rng.choice(messages), Nobody.name) for _ in range(rng.randrange(1, 4))])

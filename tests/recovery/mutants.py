@@ -120,8 +120,8 @@ MUTANTS = {
             Edit(PROJECTOR, "            lost = self._archive.settle(studies)\n", "            lost = set()\n"),
             Edit(
                 PROJECTOR,
-                "        self._count(recorded, outcomes)\n        self._on_recorded()",
-                "        self._archive.settle(studies)\n        self._count(recorded, outcomes)\n        self._on_recorded()",
+                "        self._count(recorded, outcomes)\n",
+                "        self._archive.settle(studies)\n        self._count(recorded, outcomes)\n",
             ),
         ),
     ),

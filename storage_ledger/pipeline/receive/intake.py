@@ -17,6 +17,7 @@ from storage_ledger.domain.paths import UploadPaths
 from storage_ledger.domain.payloads import DescribedPayload, RejectedPayload
 from storage_ledger.errors import LedgerBusy, LedgerError, LedgerRefused, Rejected
 from storage_ledger.ledger.contract import Ledger, Transaction
+from storage_ledger.pipeline.bells import Bells, Signal
 from storage_ledger.pipeline.receive.source import Delivery, Source
 from storage_ledger.system import logs
 from storage_ledger.system.metrics import Metrics
@@ -41,9 +42,7 @@ class Intake:
         metrics: Metrics,
         clock: Callable[[], datetime],
         rejected_per_hour: int,
-        on_described: Callable[[], None],
-        on_rejected: Callable[[], None],
-        on_recovered: Callable[[], None] = lambda: None,
+        bells: Bells,
     ) -> None:
         self._ledger = ledger
         self._source = source
@@ -51,9 +50,7 @@ class Intake:
         self._metrics = metrics
         self._clock = clock
         self._rejected_per_hour = rejected_per_hour
-        self._on_described = on_described
-        self._on_rejected = on_rejected
-        self._on_recovered = on_recovered
+        self._bells = bells
         self._group: list[Delivery] = []  # in hand: taken from the queue, and not recorded yet
         self._waiting: deque[Delivery] = deque()
         self._bytes = 0
@@ -94,7 +91,7 @@ class Intake:
                     return
                 if behind:  # all that was kept is recorded; what Redis dropped meanwhile is not
                     behind = False
-                    self._on_recovered()
+                    self._bells.ring(Signal.CAUGHT_UP)
                 continue
             try:
                 self.append(group)
@@ -135,11 +132,6 @@ class Intake:
         for new, entry in zip(judged, entries, strict=True):
             if new.kind is Kind.REJECTED:
                 self._count_rejected(new, entry)
-        kinds = {new.kind for new in judged}
-        if Kind.DESCRIBED in kinds:
-            self._on_described()
-        if Kind.REJECTED in kinds:
-            self._on_rejected()
         return [entry for entry in entries if entry is not None]
 
     def close(self) -> None:

@@ -165,7 +165,10 @@ class Told:
 
 
 class Reconciler:
-    """`sweep` looks once through uploads; `run` does so again and again. Several may work on one ledger at a time."""
+    """`sweep` looks once through uploads; `run` does so again and again. Several may work on one ledger at a time.
+
+    `bell` rings when messages may have been missed, or when it is to stop.
+    """
 
     def __init__(
         self,
@@ -178,7 +181,7 @@ class Reconciler:
         grace_s: float,
         every_s: float = 0.0,
         settle_s: float = SETTLE_S,
-        on_handed_over: Callable[[], None] = lambda: None,
+        bell: threading.Event,
     ) -> None:
         self._ledger = ledger
         self._uploads = uploads
@@ -188,21 +191,16 @@ class Reconciler:
         self._grace_s = grace_s
         self._every_s = every_s
         self._settle_s = settle_s
-        self._on_handed_over = on_handed_over
         self._paths = UploadPaths(str(uploads.root))
-        self._bell = threading.Event()
+        self._bell = bell
         self._walk: Generator[Found] | None = None
         self._done = Sweep()
         self._in_vain = 0
         self._away = 0
         self._read = 0
 
-    def ring(self) -> None:
-        """Messages may have been missed until now (or `stop` was set). Only takes note: call it from any thread."""
-        self._bell.set()
-
     def run(self, stop: threading.Event) -> None:
-        """Sweep at the start, after each `ring`, and every `every_s`, until `stop` is set. With `every_s` 0 not at all.
+        """Sweep at the start, each time the bell rings, and every `every_s`, until `stop` is set. With `every_s` 0 not at all.
 
         The start waits `START_S` at most for the first ring.
         A file whose message was missed was there before the ring, but may be younger than the grace: so there is one more
@@ -212,7 +210,7 @@ class Reconciler:
             stop.wait()
             return
         self._bell.wait(START_S)
-        self.ring()
+        self._bell.set()
         timed = after_grace = time.monotonic()
         while True:
             self._bell.wait(max(0.0, min(timed, after_grace) - time.monotonic()))
@@ -467,7 +465,6 @@ class Reconciler:
             logs.get().warning("reconcile.described", study_id=entry.study_id, position=entry.position)
         if leftovers:
             logs.get().info("reconcile.leftovers", count=leftovers)
-        self._on_handed_over()
 
     def _unexplained(self, found: Found, code: str, status: str | None = None) -> Unexplained:
         path = os.fsencode(found.path).decode("utf-8", "backslashreplace")
