@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from storage_ledger.domain.entries import faults  # noqa: E402
 from storage_ledger.index.follower import Index  # noqa: E402
-from storage_ledger.index.rebuild.partitions import Workers  # noqa: E402
+from storage_ledger.index.rebuild.processes import RebuildProcesses  # noqa: E402
 from storage_ledger.ledger.sqlite import COLUMNS, SqliteLedger  # noqa: E402
 from storage_ledger.system.sqlalchemy_engine import sqlite  # noqa: E402
 
@@ -137,7 +137,7 @@ def rebuild(folder: Path) -> dict:
     for suffix in ("", "-wal", "-shm"):
         (folder / f"index.db{suffix}").unlink(missing_ok=True)
     ledger = SqliteLedger(folder / "ledger.db")
-    index = Index(folder / "index.db", ledger, workers=Workers.of(folder / "ledger.db"))
+    index = Index(folder / "index.db", ledger, processes=RebuildProcesses.of(folder / "ledger.db"))
     found: dict = {}
     with measured(found):
         found["entries"] = index.rebuild()

@@ -62,7 +62,7 @@ def make(folder: Path, studies: int) -> None:
     print(f"{studies:,} studies, {files:,} files in the ledger after {time.monotonic() - began:.0f} s", flush=True)
     index = Index(folder / "index.db", ledger)
     began = time.monotonic()
-    index.remake()
+    index.rebuild()
     print(f"index made in {time.monotonic() - began:.0f} s, {(folder / 'index.db').stat().st_size / 1e6:.0f} MB", flush=True)
     index.close()
     ledger.close()

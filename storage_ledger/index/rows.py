@@ -12,7 +12,7 @@ from storage_ledger.domain.paths import archive_path
 from storage_ledger.domain.patient_identity import MAX_TEXT, PATIENT, UIDS, differences, name_of, names_a_patient, said_by
 from storage_ledger.domain.patient_identity import text_of as _text
 from storage_ledger.domain.study import State, metadata_of, study_state, upload_state
-from storage_ledger.index.tables import COLUMNS, FILE, FLAGS, STUDY, UPLOAD
+from storage_ledger.index.schema import COLUMNS, FILE, FLAGS, STUDY, UPLOAD
 
 # index column ← (group of the message, key in it, keyword of the header). Who the patient is: see `_identify`.
 DESCRIPTIVE = {
@@ -57,7 +57,7 @@ WHOLE = 1 << 53  # below that every JSON reader has the same number
 Row = list[Any]
 """The values of a row in the order of its table's columns, as they are written: `STUDY`, `UPLOAD` and `FILE` say where each stands."""
 
-# The loops below run for every entry of the ledger when the index is made anew: they have nothing left to look up.
+# The loops below run for every entry of the ledger in a rebuild: they have nothing left to look up.
 _SAID = tuple(
     (group, tuple((getattr(STUDY, column), key) for column, (of, key, _) in DESCRIPTIVE.items() if of == group))
     for group in dict.fromkeys(group for group, _, _ in DESCRIPTIVE.values())
@@ -123,6 +123,13 @@ class StudyRows:
                 state = study_state(row[UPLOAD.state] for row in self.uploads.values())
             self.study[STUDY.state] = _VALUES[state]
         self.study[STUDY.last_position] = entry.position
+
+    def forget_changes(self) -> None:
+        """The tables have all that changed."""
+        self.changed_files.clear()
+        self.changed_uploads.clear()
+        self.before.clear()
+        self.stale.clear()
 
     def needs(self, entry: Entry) -> int | None:
         """The position of the `described` whose message `apply` needs for this entry's file, where it is not known: `hear` it."""

@@ -1,17 +1,34 @@
-"""What a DICOM study is found by: the values of all its files, also those that its row does not show."""
+"""The full-text search: which words find a study. A DICOM study is found by the values of all its files, not only those that it shows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from storage_ledger.domain.search_text import Described, search_text, search_text_with
+from storage_ledger.index.schema import KEYS, SEARCHED
 
 _COLUMNS = Described._fields
 _ALL = " || char(31) || ".join(f"ifnull({name}, '')" for name in _COLUMNS)
 """All of them as one text, the same for two rows only if they say the same."""
 
+_TEXTS = ", ".join(SEARCHED)
 _AT_ONCE = 1_000
+_IN_A_STATEMENT = 500
+
+
+def take_out_of_search(connection: Any, table: str, keys: Iterable[str]) -> None:
+    """The search does not find these rows of `table` any more; call it before they change. It reads no other row."""
+    columns = f"{table}_fts ({table}_fts, rowid, {_TEXTS}) SELECT 'delete', first_position, {_TEXTS}"
+    for some in chunks(keys):
+        connection.execute(f"INSERT INTO {columns} FROM {table} WHERE {KEYS[table]} {in_list(some)}", some)
+
+
+def put_into_search(connection: Any, table: str, keys: Iterable[str]) -> None:
+    """The search finds them by what they say now. It reads no other row."""
+    columns = f"{table}_fts (rowid, {_TEXTS}) SELECT first_position, {_TEXTS}"
+    for some in chunks(keys):
+        connection.execute(f"INSERT INTO {columns} FROM {table} WHERE {KEYS[table]} {in_list(some)}", some)
 
 
 def shown_of(chosen: str) -> str:
@@ -28,7 +45,7 @@ def add_search_text(
 
 
 def write_search_text(connection: Any, chosen: str, values: Sequence[str] = ()) -> None:
-    """Fill `dicom_studies.search_text` for the UIDs that `chosen` (a condition, with `values`) admits; after `refresh` made their rows."""
+    """Fill `dicom_studies.search_text` for the UIDs that `chosen` (a condition, with `values`) admits; once their rows are there."""
     rows = connection.execute(
         f"SELECT dicom_studies.rowid, study_instance_uid, least = most AND least = {_ALL}, {', '.join(_COLUMNS)} "  # noqa: S608 - names of ours
         f"FROM (SELECT study_instance_uid, min({_ALL}) AS least, max({_ALL}) AS most FROM files "
@@ -46,3 +63,14 @@ def write_search_text(connection: Any, chosen: str, values: Sequence[str] = ()) 
 def _values(connection: Any, uid: str, column: str) -> list[str]:
     sql = f"SELECT DISTINCT {column} FROM files WHERE study_instance_uid = ? AND {column} IS NOT NULL ORDER BY 1"  # noqa: S608 - a name of ours
     return [row[0] for row in connection.execute(sql, (uid,))]
+
+
+def in_list(values: Sequence[str]) -> str:
+    """A condition with a mark for each of these values."""
+    return f"IN ({', '.join('?' * len(values))})"
+
+
+def chunks(values: Iterable[str]) -> Iterator[tuple[str, ...]]:
+    """All of them in order, as many at a time as one statement takes."""
+    ordered = tuple(sorted(values))
+    return (ordered[i : i + _IN_A_STATEMENT] for i in range(0, len(ordered), _IN_A_STATEMENT))

@@ -7,8 +7,9 @@ from contextlib import closing, nullcontext, suppress
 
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.errors import LedgerBusy, Retryable
-from storage_ledger.index.follower import Index, standing
-from storage_ledger.index.rebuild.partitions import Workers
+from storage_ledger.index.follower import Index
+from storage_ledger.index.queries import standing
+from storage_ledger.index.rebuild.processes import RebuildProcesses
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.sqlite import utc_now
 from storage_ledger.operations.adopt.adoption import Adopted, Adoption, Asked, Noted
@@ -56,6 +57,6 @@ def bring_up_index(settings: Settings, begin: StartProgress) -> None:
         last = ledger.last()
         if last is None or standing(settings.index_file, ledger) == last.position:
             return
-        index = Index(settings.index_file, ledger, command="adopt", workers=Workers.of(settings.ledger_file))
+        index = Index(settings.index_file, ledger, command="adopt", processes=RebuildProcesses.of(settings.ledger_file))
         with closing(index), begin("Index", last.position, "entries") as show:
-            index.remake(show)
+            index.rebuild(show)

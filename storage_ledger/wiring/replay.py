@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.errors import Locked, Retryable, StorageLedgerError
 from storage_ledger.index.follower import Index
-from storage_ledger.index.rebuild.partitions import Workers
+from storage_ledger.index.rebuild.processes import RebuildProcesses
 from storage_ledger.ledger.migrate import require_writable
 from storage_ledger.ledger.mirror.writer import Mirror
 from storage_ledger.ledger.sqlite import SqliteLedger, utc_now
@@ -141,7 +141,7 @@ class _Replay:
         if self.plan.dry_run:
             counts.looked_at = counts.mended = self.report.position
             return
-        index = Index(self.settings.index_file, self.ledger, command="replay", workers=Workers.of(self.settings.ledger_file))
+        index = Index(self.settings.index_file, self.ledger, command="replay", processes=RebuildProcesses.of(self.settings.ledger_file))
         try:
             with ExitStack() as shown:
                 show = shown.enter_context(self.begin("Index", self.report.position, "entries"))
@@ -153,7 +153,7 @@ class _Replay:
                         show = shown.enter_context(self.begin("Indexes and search", of, "made"))
                     show(done)
 
-                counts.looked_at = counts.mended = index.remake(show, on_made=made, waits=self._say_waits_for_index)
+                counts.looked_at = counts.mended = index.rebuild(show, on_indexed=made, waits=self._say_waits_for_index)
         finally:
             index.close()
 

@@ -11,7 +11,7 @@ from storage_ledger.archive.uploads import Uploads
 from storage_ledger.domain.paths import UploadPaths
 from storage_ledger.errors import BadSettings
 from storage_ledger.index.follower import Index
-from storage_ledger.index.rebuild.partitions import Workers
+from storage_ledger.index.rebuild.processes import RebuildProcesses
 from storage_ledger.ledger.contract import Commit, Ledger
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.sqlite import SqliteLedger, utc_now
@@ -145,7 +145,7 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
         mirrored=lambda: mirror.position,
         bell=bells.of(Sleeper.NOTIFY),
     )
-    index = Index(settings.index_file, ledger, workers=Workers.of(settings.ledger_file))
+    index = Index(settings.index_file, ledger, processes=RebuildProcesses.of(settings.ledger_file))
     scrub = Scrub(
         ledger,
         Places.of(settings),

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from storage_ledger.domain.entries import Kind, NewEntry
-from storage_ledger.index.follower import Index, ask_files, damaged, standing, studies_with_upload
-from storage_ledger.index.tables import INDEXES, SCHEMA, TABLES
+from storage_ledger.index.follower import Index
+from storage_ledger.index.queries import ask_files, damaged, standing, studies_with_upload
+from storage_ledger.index.schema import INDEXES, SCHEMA, TABLES
 from storage_ledger.operations.report.status import look_at
 from storage_ledger.operations.report.timeline import story_of
 from storage_ledger.settings import Settings

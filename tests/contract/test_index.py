@@ -11,11 +11,12 @@ import pytest
 from storage_ledger.domain.entries import Kind, NewEntry, faults
 from storage_ledger.domain.entries import header as header_of
 from storage_ledger.errors import LedgerUnusable, Locked
-from storage_ledger.index.batch import Batch
-from storage_ledger.index.follower import Index, _Unreadable
+from storage_ledger.index.file import IndexUnreadable
+from storage_ledger.index.follower import Index
 from storage_ledger.index.rebuild import worker
-from storage_ledger.index.rebuild.partitions import Workers
-from storage_ledger.index.tables import INDEXES, SEARCH
+from storage_ledger.index.rebuild.processes import RebuildProcesses
+from storage_ledger.index.schema import INDEXES, SEARCH
+from storage_ledger.index.writer import FollowingWriter
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.system import locks
 from storage_ledger.system.sqlalchemy_engine import sqlite
@@ -327,9 +328,9 @@ def test_a_file_more_costs_the_same_however_many_files_its_study_has(following, 
                 payload = archived(f"{number}.dcm", dicom=header(f"9.{size}.{number}", f"1.{size}", **who))
                 return made_entry(number, "archived", payload, study_id=f"S{size}-{number}", version=1)
 
-            Batch(connection).apply([one_more(size * 10 + n) for n in range(size)])
+            FollowingWriter(connection, get=lambda _: None).apply([one_more(size * 10 + n) for n in range(size)])
             counting.steps = 0
-            Batch(connection).apply([one_more(size * 20 + n) for n in range(20)])
+            FollowingWriter(connection, get=lambda _: None).apply([one_more(size * 20 + n) for n in range(20)])
             connection.set_progress_handler(None, 0)
             work.append(counting.steps)
             found = connection.execute(
@@ -361,8 +362,8 @@ def the_same_anew(following):
     """In the end an index that is made anew is the same, wherever the rebuild cuts the ledger."""
     yield
     followed = rows(following.index.path)
-    for stretches in (1, 2, 3):
-        index = Index(following.index.path.with_name(f"anew-{stretches}.db"), following.ledger, rebuild_stretches=stretches)
+    for partitions in (1, 2, 3):
+        index = Index(following.index.path.with_name(f"anew-{partitions}.db"), following.ledger, rebuild_partitions=partitions)
         index.rebuild()
         index.close()
         assert rows(index.path) == followed
@@ -536,7 +537,7 @@ def test_a_follower_goes_on_from_where_another_process_has_made_the_index_anew(f
     with following.ledger.write() as tx:
         tx.append(NewEntry(Kind.ARCHIVED, archived("b.dcm", dicom=header("9.2")), "A"), work_item=False)
     other = anew(following)
-    assert other.remake() == 2
+    assert other.rebuild() == 2
     other.close()
     assert following.index.position == 1
     assert (following.index.follow(), following.index.position) == (0, 2), "nothing is applied twice"
@@ -563,7 +564,7 @@ def test_an_index_that_is_made_anew_has_what_was_followed_meanwhile(following):
 
     following.append(Kind.ARCHIVED, archived("a.dcm", dicom=header("9.1")), "A")
     other = Index(following.index.path, Meanwhile(), command="replay")
-    assert other.remake() == 2
+    assert other.rebuild() == 2
     other.close()
     assert following.rows("SELECT position FROM progress") == [(2,)]
     assert following.rows("SELECT study_id FROM studies ORDER BY 1") == [("A",), ("B",)]
@@ -578,7 +579,7 @@ def test_an_index_that_is_removed_is_made_anew_and_not_followed_in_the_file_that
         file.unlink()
     if by_another:
         other = anew(following)
-        other.remake()
+        other.rebuild()
         other.close()
     following.append(Kind.ARCHIVED, archived("b.dcm", dicom=header("9.2")), "B")
     assert following.rows("SELECT study_id FROM studies ORDER BY 1") == [("A",), ("B",)]
@@ -589,7 +590,7 @@ def test_an_index_that_cannot_be_read_is_made_anew_by_a_command(following):
     following.index.close()
     following.index.path.write_bytes(b"garbage " * 4096)
     following.index = anew(following)
-    following.index.remake()
+    following.index.rebuild()
     assert following.rows("SELECT study_id FROM studies") == [("A",)]
 
 
@@ -597,7 +598,7 @@ def test_one_at_a_time_makes_the_index_anew(following):
     following.append(Kind.ARCHIVED, archived("a.dcm", dicom=header("9.1")), "A")
     with locks.held(following.index.path.with_suffix(".lock"), "replay"):
         with pytest.raises(Locked, match="storage-ledger replay"):
-            following.index.remake()
+            following.index.rebuild()
         following.append(Kind.ARCHIVED, archived("b.dcm", dicom=header("9.2")), "B")  # whoever follows need not wait for it
     assert following.rows("SELECT study_id FROM studies ORDER BY 1") == [("A",), ("B",)]
 
@@ -628,7 +629,7 @@ def test_a_command_waits_for_whoever_makes_the_index_anew_and_does_not_write_int
             holder.stdin.write("\n")
             holder.stdin.flush()
 
-        assert other.remake(waits=waits) == 1
+        assert other.rebuild(waits=waits) == 1
     other.close()
     assert len(told) == 1
     assert told[0].startswith(f"`storage-ledger serve` (process {holder.pid} on ")
@@ -730,7 +731,7 @@ def test_an_entry_that_this_program_cannot_read_is_left_out_and_named_and_the_re
         for study in ("S1", "S2"):
             tx.append(NewEntry(Kind.DESCRIBED, described("b.dcm"), study))
     if kind != "verified":
-        with pytest.raises(_Unreadable):  # the follower leaves it to a rebuild to find out whose fault it is
+        with pytest.raises(IndexUnreadable):  # the follower leaves it to a rebuild to find out whose fault it is
             following.index.follow()
     for take in (following.index.rebuild, following.index.follow):
         take()
@@ -768,11 +769,11 @@ def stories(tmp_path_factory):
     ledger.close()
 
 
-@pytest.mark.parametrize("how", ["in stretches", "keeping little", "2 processes", "3 processes"])
+@pytest.mark.parametrize("how", ["in partitions", "keeping little", "2 processes", "3 processes"])
 def test_an_index_is_the_same_however_it_is_made(stories, tmp_path, log, how):
     ledger, expected = stories
-    more = {"in stretches": {"rebuild_stretches": 7}, "keeping little": {"rebuild_stretches": 3, "rebuild_keep": 5}}.get(
-        how, {"workers": Workers(ledger.path, int(how[0]) if how[0].isdigit() else 1, least=0)}
+    more = {"in partitions": {"rebuild_partitions": 7}, "keeping little": {"rebuild_partitions": 3, "rebuild_keep": 5}}.get(
+        how, {"processes": RebuildProcesses(ledger.path, int(how[0]) if how[0].isdigit() else 1, least=0)}
     )
     index = Index(tmp_path / "index.db", ledger, **more)
     seen = []
@@ -784,11 +785,11 @@ def test_an_index_is_the_same_however_it_is_made(stories, tmp_path, log, how):
     assert "index.worker-lost" not in log.getvalue()
     assert "event=index.entry-damaged position=1 code=payload-changed count=6" in log.getvalue()
     index.close()
-    assert {each.name.removeprefix("index.db") for each in tmp_path.iterdir()} <= {"", "-wal", "-shm"}
+    assert {each.name for each in tmp_path.iterdir()} <= {"index.db", "index.db-wal", "index.db-shm", "index.lock"}
 
 
-@pytest.mark.parametrize("stretches", [2, 3, 4, 5])
-def test_a_study_is_the_same_wherever_a_rebuild_cuts_it(following, tmp_path, stretches):
+@pytest.mark.parametrize("partitions", [2, 3, 4, 5])
+def test_a_study_is_the_same_wherever_a_rebuild_cuts_it(following, tmp_path, partitions):
     for kind, payload in [
         (Kind.DESCRIBED, described("a.dcm", {"patient_info": {"patient_id": "FIRST"}})),
         (Kind.ARCHIVED, archived("a.dcm", dicom=header("9.1")) | {"placement": "already-there"}),
@@ -797,7 +798,7 @@ def test_a_study_is_the_same_wherever_a_rebuild_cuts_it(following, tmp_path, str
         (Kind.QUARANTINED, {"code": "upload-missing", "upload_path": "c.dcm"}),
     ]:
         following.append(kind, payload)
-    index = Index(tmp_path / "anew.db", following.ledger, rebuild_stretches=stretches)
+    index = Index(tmp_path / "anew.db", following.ledger, rebuild_partitions=partitions)
     index.rebuild()
     index.close()
     assert rows(index.path) == rows(following.index.path)
@@ -806,14 +807,14 @@ def test_a_study_is_the_same_wherever_a_rebuild_cuts_it(following, tmp_path, str
 def test_a_rebuild_tells_of_every_entry_and_then_of_every_index(following):
     following.append(Kind.ARCHIVED, archived(dicom=header("9.1")))
     told: list[int | tuple[int, int]] = []
-    following.index.remake(told.append, on_made=lambda done, of: told.append((done, of)))
+    following.index.rebuild(told.append, on_indexed=lambda done, of: told.append((done, of)))
     steps = len(INDEXES) + len(SEARCH) + 1
     assert told == [1, *((done, steps) for done in range(steps + 1))]
 
 
 def test_a_rebuild_whose_workers_are_lost_is_done_by_one_process(stories, tmp_path, log):
     ledger, expected = stories
-    index = Index(tmp_path / "index.db", ledger, workers=Workers(tmp_path / "no-ledger.db", 2, least=0))
+    index = Index(tmp_path / "index.db", ledger, processes=RebuildProcesses(tmp_path / "no-ledger.db", 2, least=0))
     index.rebuild()
     assert rows(index.path) == expected
     assert "event=index.worker-lost exit_code=1" in log.getvalue()
@@ -852,7 +853,7 @@ def test_what_a_killed_rebuild_left_behind_goes_at_the_next_start(following, sha
 def test_of_a_ledger_that_workers_cannot_read_the_error_is_the_ledgers(following, log):
     following.append(Kind.DESCRIBED, described())
     broken = Broken(following.ledger.path)
-    index = Index(following.index.path, broken, workers=Workers(following.ledger.path.with_name("no-ledger.db"), 2, least=0))
+    index = Index(following.index.path, broken, processes=RebuildProcesses(following.ledger.path.with_name("no-ledger.db"), 2, least=0))
     with pytest.raises(LedgerUnusable, match="ledger-damaged"):
         index.rebuild()
     index.close()
@@ -914,8 +915,8 @@ def test_shares_of_a_rebuild_that_disagree_about_a_study_come_to_what_a_follower
             tx.append(NewEntry(Kind.ARCHIVED, archived(f"{number}.dcm", content=str(number), dicom=dicom), f"S{number}"), work_item=False)
     followed = Index(tmp_path / "followed.db", ledger)
     followed.ensure()
-    for stretches in (1, 2, 4):
-        made = Index(tmp_path / f"{stretches}.db", ledger, rebuild_stretches=stretches)
+    for partitions in (1, 2, 4):
+        made = Index(tmp_path / f"{partitions}.db", ledger, rebuild_partitions=partitions)
         made.rebuild()
         assert rows(made.path) == rows(followed.path)
         made.close()

@@ -9,7 +9,8 @@ from storage_ledger.cli.main import _UsageError, app
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.domain.study import State, Study
 from storage_ledger.domain.work_queue import Stage
-from storage_ledger.index.follower import Index, archived_from, studies_with_upload
+from storage_ledger.index.follower import Index
+from storage_ledger.index.queries import archived_from, studies_with_upload
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.operations.quarantine import MAX_BY, MAX_REASON, STUDIES_A_COMMIT, About, Word, in_quarantine, say
 from storage_ledger.operations.report.quarantine import quarantined

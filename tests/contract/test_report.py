@@ -343,7 +343,7 @@ def test_whatever_an_entry_holds_people_are_told_of_the_rest(scene, kind, study_
             connection.execute(f"INSERT INTO entries VALUES ({', '.join('?' * 12)})", entry)
         connection.commit()
     index = Index(scene.settings.index_file, scene.pipeline.ledger)
-    index.remake()
+    index.rebuild()
     index.close()
     assert scene.status()["position"] == first + len(ODD) - 1
     assert scene.study("b")["state"] == "archived"

@@ -538,7 +538,7 @@ with ledger.write() as tx:
     tx.append(NewEntry(Kind.DESCRIBED, {"upload_path": "a.dcm", "message": {}, "source": "pubsub", "raw_sha256": ""}, "S1"))
 assert len(ledger.of_upload("a.dcm")) == 1
 index = Index(folder / "index.db", ledger)
-assert index.remake() == 1
+assert index.rebuild() == 1
 assert not index.ensure()
 """
 

@@ -46,7 +46,7 @@ def pages(folder: Path, tmp_path: Path) -> Iterator[httpx.Client]:
 
 def rebuild(folder: Path) -> None:
     with closing(SqliteLedger(folder / "ledger" / "ledger.db")) as ledger, closing(Index(folder / "ledger" / "index.db", ledger)) as index:
-        index.remake()
+        index.rebuild()
 
 
 @pytest.mark.parametrize("how", ["a FIFO", "its log a FIFO", "a folder", "garbage", "no file", "no tables", "an empty file"])

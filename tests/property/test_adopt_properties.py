@@ -14,7 +14,7 @@ from storage_ledger.domain.ids import instant
 from storage_ledger.domain.metadata_json import metadata_json
 from storage_ledger.domain.study import GROUPS, Study
 from storage_ledger.index.rows import StudyRows
-from storage_ledger.index.tables import STUDY
+from storage_ledger.index.schema import STUDY
 from storage_ledger.operations.adopt.legacy_metadata import OldMetadata
 from tests.contract.making import archived, made_entry
 from tests.support.old_archive import old_metadata

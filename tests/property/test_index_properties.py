@@ -138,7 +138,7 @@ def rows(path: Path) -> dict[str, list[tuple]]:
     st.integers(1, 5),
     st.integers(0, 2),
 )
-def test_following_in_any_batches_comes_to_the_same_as_making_it_anew(ledgers, batches, stretches, keep):
+def test_following_in_any_batches_comes_to_the_same_as_making_it_anew(ledgers, batches, partitions, keep):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         ledger = ledgers.open(folder)
@@ -156,7 +156,7 @@ def test_following_in_any_batches_comes_to_the_same_as_making_it_anew(ledgers, b
             while index.follow():
                 pass
         followed = rows(index.path)
-        anew = Index(folder / "anew.db", ledger, rebuild_stretches=stretches, rebuild_keep=keep)
+        anew = Index(folder / "anew.db", ledger, rebuild_partitions=partitions, rebuild_keep=keep)
         anew.rebuild()
         made_anew = rows(anew.path)
         index.rebuild()

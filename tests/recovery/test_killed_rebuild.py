@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from storage_ledger.index.follower import Index
-from storage_ledger.index.rebuild.partitions import WORTH_A_PROCESS, Workers
+from storage_ledger.index.rebuild.processes import WORTH_A_PROCESS, RebuildProcesses
 from storage_ledger.ledger.sqlite import SqliteLedger
 from tests.property.test_index_properties import rows
 from tests.support.figures import note
@@ -29,7 +29,7 @@ MOST_BYTES = 20_000_000  # about what is written until all shares are folded
 SEED = int(os.environ.get("STORAGE_LEDGER_SEED", "5"))
 
 pytestmark = pytest.mark.skipif(
-    not Path("/proc/self/task").exists() or Workers.of(Path()).processes < 2, reason="needs /proc and two processors"
+    not Path("/proc/self/task").exists() or RebuildProcesses.of(Path()).processes < 2, reason="needs /proc and two processors"
 )
 
 

@@ -22,9 +22,9 @@ from storage_ledger.archive.contract import Fixity
 from storage_ledger.cli.main import app
 from storage_ledger.domain import payloads
 from storage_ledger.domain.entries import Kind
-from storage_ledger.index.batch import UNFOLDED
 from storage_ledger.index.follower import Index
 from storage_ledger.index.rows import NO_STUDY
+from storage_ledger.index.writer import NOT_UNDERSTOOD
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.operations.report.remedies import ACTIONS, NOT_READY_ACTIONS, OUTAGE_ACTIONS
@@ -315,7 +315,7 @@ class Codes(ast.NodeVisitor):
 
 
 def codes() -> tuple[set[str], list[str]]:
-    found = {NO_STUDY, UNFOLDED}  # those that the index gives by itself
+    found = {NO_STUDY, NOT_UNDERSTOOD}  # those that the index gives by itself
     unknown: list[str] = []
     for path in sorted(PACKAGE.rglob("*.py")):
         if "demo" in path.relative_to(PACKAGE).parts or path.name == "status_service.py":

@@ -7,7 +7,7 @@ from typing import Any
 
 from storage_ledger.domain.entries import Kind
 from storage_ledger.domain.study import State
-from storage_ledger.index.follower import archived_from, studies_with_upload
+from storage_ledger.index.queries import archived_from, studies_with_upload
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.operations.quarantine import Waiting, in_quarantine
 from storage_ledger.operations.report.remedies import ACTIONS, TWICE_NAMED, USUAL_ACTION, commands

@@ -15,8 +15,8 @@ from typing import Any
 from storage_ledger.domain.entries import Kind
 from storage_ledger.domain.ids import instant
 from storage_ledger.domain.work_queue import Stage
-from storage_ledger.index.follower import ask_files, damaged, standing
-from storage_ledger.index.tables import FLAGGED
+from storage_ledger.index.queries import ask_files, damaged, standing
+from storage_ledger.index.schema import FLAGGED
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.mirror.writer import mirrored_position
 from storage_ledger.ledger.sqlite import utc_now

@@ -16,9 +16,9 @@ from storage_ledger.domain.patient_identity import PATIENT
 from storage_ledger.domain.study import Study
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerUnusable
-from storage_ledger.index.follower import ask_files
+from storage_ledger.index.queries import ask_files
 from storage_ledger.index.rows import StudyRows
-from storage_ledger.index.tables import COLUMNS
+from storage_ledger.index.schema import COLUMNS
 from storage_ledger.ledger.contract import Ledger, WorkItem
 from storage_ledger.operations.report.flags import flags_of, message_and_file
 from storage_ledger.operations.report.outages import Outage, going_on

@@ -11,7 +11,7 @@ from typing import Any
 from storage_ledger.domain.entries import Entry
 from storage_ledger.errors import LedgerUnusable
 from storage_ledger.index.follower import Index
-from storage_ledger.index.tables import SCHEMA, SEARCH, TABLES
+from storage_ledger.index.schema import SCHEMA, SEARCH, TABLES
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.sqlite import translated
 from storage_ledger.operations.verify.findings import Findings

@@ -12,7 +12,7 @@ from storage_ledger.domain.entries import Kind
 from storage_ledger.domain.ids import instant, later, rfc3339
 from storage_ledger.domain.payloads import VerifiedPayload, VerifiedScope, readable
 from storage_ledger.errors import LedgerError, Retryable
-from storage_ledger.index.follower import ask_files
+from storage_ledger.index.queries import ask_files
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.operations.verify.files import Counts, Files
 from storage_ledger.operations.verify.findings import Findings, Stopped

@@ -1,6 +1,6 @@
 """What the pages say: titles, what each column means and in which unit, facets, order, ready-made queries.
 
-The columns' own order is that of the tables (`index/tables.py`): then pages, CSV, JSON and `select *` agree.
+The columns' own order is that of the tables (`index/schema.py`): then pages, CSV, JSON and `select *` agree.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from storage_ledger.domain.patient_identity import PATIENT
-from storage_ledger.index.tables import KEYS, TABLES
+from storage_ledger.index.schema import KEYS, TABLES
 
 _WHEN = "UTC, RFC 3339 with microseconds"
 _DICOM_DATE = "a DICOM date: YYYYMMDD (shown as YYYY-MM-DD; filter by the eight digits)"

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from storage_ledger.domain.entries import Kind
-from storage_ledger.index.tables import FLAGGED
+from storage_ledger.index.schema import FLAGGED
 from storage_ledger.operations.quarantine import BY, REASON
 from storage_ledger.operations.report.flags import FLAGS, Flag
 from storage_ledger.operations.report.remedies import commands, put_back

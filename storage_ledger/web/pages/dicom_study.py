@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from storage_ledger.domain.patient_identity import PATIENT, UIDS
-from storage_ledger.index.tables import FLAGS as TABLE_FLAGS
+from storage_ledger.index.schema import FLAGS as TABLE_FLAGS
 from storage_ledger.operations.report.flags import FLAGS
 from storage_ledger.web.pages.formatting import age, modalities, person
 from storage_ledger.web.pages.patients import patients_of, sides

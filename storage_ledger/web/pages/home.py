@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-from storage_ledger.index.tables import FLAGGED
+from storage_ledger.index.schema import FLAGGED
 from storage_ledger.operations.report.status import waits_long
 from storage_ledger.operations.report.verifications import found_besides_files, verification
 from storage_ledger.web.pages.chart import Chart, stacked

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from storage_ledger.index.tables import FLAGGED
+from storage_ledger.index.schema import FLAGGED
 from storage_ledger.web.pages.error_codes import FLAGS, HEADERS
 from storage_ledger.web.pages.formatting import modalities, person
 from storage_ledger.web.pages.pipeline_study import meaning

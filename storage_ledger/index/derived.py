@@ -1,0 +1,222 @@
+"""What is made from `files`: `series`, `dicom_studies`, `patients`, `arrivals`, the flags of conflicts, and the search over studies."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from operator import itemgetter
+from typing import Any
+
+from storage_ledger.domain.patient_identity import PATIENT
+from storage_ledger.domain.search_text import Described
+from storage_ledger.index import patient_conflicts
+from storage_ledger.index.rows import Row
+from storage_ledger.index.schema import FILE, FLAGGED, OF_A_SERIES, OF_A_STUDY
+from storage_ledger.index.search import (
+    add_search_text,
+    chunks,
+    in_list,
+    put_into_search,
+    shown_of,
+    take_out_of_search,
+    write_search_text,
+)
+
+
+def refresh(connection: Any, first: int, changed: Sequence[Row], before: Sequence[tuple[Row, Row]], stale: set[str]) -> None:
+    """Bring what is made from `files` up to date with rows of it that are new or changed, of which the new begin at position `first`.
+
+    New files are added to what is there; a study is computed again only where an earlier file counts otherwise now, or says
+    something else: those in `stale` (study UIDs), and those of `before`, which has rows that may have been of another study, or
+    another instance, each with what it is now.
+    """
+    sops = {uid for row in changed if (uid := row[FILE.sop_instance_uid])}
+    new = {uid for row in changed if (uid := row[FILE.study_instance_uid]) and row[FILE.position] >= first}
+    if before:
+        sops |= {uid for row, _ in before if (uid := row[FILE.sop_instance_uid])}
+        earlier = [row for pair in before if pair[0][FILE.position] < first for row in pair]
+        stale |= {uid for row in earlier if (uid := row[FILE.study_instance_uid])}
+        stale |= {row[0] for row in _each(connection, sops, lambda chosen: (unflag_conflicts(chosen),)) if row[0]}
+    flagged = _each(connection, sops, lambda chosen: (flag_conflicts(chosen),))
+    stale |= {uid for uid, position in flagged if uid and position < first}
+    _each(connection, stale, recompute_patients)
+    _each(connection, new - stale, lambda chosen: (add_patients(chosen, first),))
+    patient_conflicts.flag(connection, stale)
+    stale |= patient_conflicts.flag(connection, new - stale, first)
+    shown = {row[0]: row[1:] for row in _each(connection, new - stale, lambda chosen: (shown_of(chosen),))}
+    says = _new_words(shown, [row for row in changed if row[FILE.study_instance_uid] in shown])
+    whole = (stale | new) - shown.keys() | {uid for uid, files in says.items() if _fills_a_gap(shown[uid][1:], files)}
+    take_out_of_search(connection, "dicom_studies", whole | says.keys())
+    _each(connection, stale, recompute_studies)
+    _each(connection, new - stale, lambda chosen: add_files(chosen, first))
+    for some in chunks(whole):
+        write_search_text(connection, in_list(some), some)
+    for uid in says.keys() - whole:
+        add_search_text(connection, uid, shown[uid][0], shown[uid][1:], says[uid])
+    put_into_search(connection, "dicom_studies", whole | says.keys())
+
+
+def _new_words(shown: dict[str, Sequence[Any]], files: Iterable[Row]) -> dict[str, list[Sequence[Any]]]:
+    """By study, what new files say of it that its row does not show."""
+    found: dict[str, list[Sequence[Any]]] = {}
+    for row in files:
+        uid, says = row[FILE.study_instance_uid], _said_by(row)
+        if any(value is not None and value != other for value, other in zip(says, shown[uid][1:], strict=True)):
+            found.setdefault(uid, []).append(says)
+    return found
+
+
+def _fills_a_gap(shown: Sequence[Any], files: Iterable[Sequence[Any]]) -> bool:
+    """Whether one of these files says what the study's row has nothing of yet, and so may change what it shows."""
+    return any(value is not None and other is None for says in files for value, other in zip(says, shown, strict=True))
+
+
+def _each(connection: Any, uids: Iterable[str], statements: Callable[[str], Iterable[str]]) -> list[Any]:
+    """Run the statements for all of these UIDs, some at a time. Returns the rows that they return."""
+    found: list[Any] = []
+    for some in chunks(uids):
+        for statement in statements(in_list(some)):
+            found += connection.execute(statement, some).fetchall()
+    return found
+
+
+def recompute_studies(chosen: str) -> tuple[str, ...]:
+    """SQL that makes `series` and `dicom_studies` again from `files` and `patients`, for the UIDs that `chosen` (a condition) admits."""
+    return tuple(f"DELETE FROM {table} WHERE study_instance_uid {chosen}" for table in ("series", "dicom_studies")) + add_files(chosen)  # noqa: S608 - names and marks of ours
+
+
+def recompute_patients(chosen: str) -> tuple[str, ...]:
+    """The same for `patients`, which the flag `patient_differs` is set by: make them first."""
+    return f"DELETE FROM patients WHERE study_instance_uid {chosen}", add_patients(chosen)  # noqa: S608 - the same
+
+
+def add_files(chosen: str, first: int = 1) -> tuple[str, ...]:
+    """SQL that adds the files whose `position` is `first` or later to `dicom_studies` and `series`; the others are in them already.
+
+    Its cost does not grow with the files that a study has already, unless a series has several modalities.
+    """
+    return _add_studies(chosen, first), _add_series(chosen, first)  # the first one asks which series were there before
+
+
+def add_patients(chosen: str, first: int = 1) -> str:
+    """SQL that adds these files to `patients`: one row for each patient that the files of a study name."""
+    names = ", ".join(f"coalesce({name}, '')" for name in PATIENT)
+    return f"""
+INSERT INTO patients SELECT study_instance_uid, {names}, count(*), min(position) FROM {_files(chosen, first)} GROUP BY 1, 2, 3, 4, 5
+ON CONFLICT DO UPDATE SET files = files + excluded.files, first_position = min(first_position, excluded.first_position)"""  # noqa: S608 - names and marks of ours
+
+
+_NO_PATIENT = 1 << 60
+"""Added to the position of a file that has neither name nor ID: any other one comes before it."""
+
+
+def _files(chosen: str, first: int) -> str:
+    """The new ones are found by their position: SQLite would read all of the study, or of the table, to have them sorted."""
+    if first == 1:
+        return f"files n WHERE study_instance_uid {chosen}"
+    return f"files n INDEXED BY files_by_position WHERE position >= {first} AND +study_instance_uid {chosen}"
+
+
+def _firsts(columns: Sequence[str]) -> str:
+    return ", ".join(f"min(CASE WHEN {column} IS NOT NULL THEN position END) AS first_{column}" for column in columns)
+
+
+def _value(column: str) -> str:
+    return f"(SELECT {column} FROM files WHERE position = a.first_{column}) AS {column}"  # noqa: S608 - names of ours
+
+
+def _kept(columns: Sequence[str]) -> str:
+    """What an earlier file says stays."""
+    return ", ".join(f"{column} = coalesce({column}, excluded.{column})" for column in columns)
+
+
+def _add_series(chosen: str, first: int) -> str:
+    return f"""
+INSERT INTO series
+SELECT {", ".join(map(_value, OF_A_SERIES))}, a.files, a.bytes, a.study_instance_uid, a.series_instance_uid
+FROM (SELECT study_instance_uid, series_instance_uid, {_firsts(OF_A_SERIES)}, count(*) AS files, sum(bytes) AS bytes
+      FROM {_files(chosen, first)} AND series_instance_uid IS NOT NULL GROUP BY 1, 2) a
+WHERE true ON CONFLICT DO UPDATE SET {_kept(OF_A_SERIES)}, files = files + excluded.files, bytes = bytes + excluded.bytes"""  # noqa: S608 - names and marks of ours
+
+
+def _add_studies(chosen: str, first: int) -> str:
+    known_study = known_series = known_modality = ""
+    if first > 1:
+        of_series = (
+            "SELECT 1 FROM series s WHERE s.study_instance_uid = n.study_instance_uid AND s.series_instance_uid = n.series_instance_uid"
+        )
+        known_study = f"""WHEN EXISTS (SELECT 1 FROM files e WHERE e.study_id = n.study_id
+               AND +e.study_instance_uid = n.study_instance_uid AND +e.position < {first}) THEN NULL"""  # noqa: S608 - a number
+        known_series = f"WHEN EXISTS ({of_series}) THEN NULL"
+        known_modality = f"AND NOT EXISTS ({of_series} AND s.modality = n.modality)"
+    whole = ", ".join(f"{name} = CASE WHEN patient_name IS NULL AND patient_id IS NULL AND "
+                      f"(excluded.patient_name IS NOT NULL OR excluded.patient_id IS NOT NULL) THEN excluded.{name} ELSE {name} END"
+                      for name in PATIENT)  # fmt: skip
+    value = {column: _value(column) for column in OF_A_STUDY}
+    return f"""
+INSERT INTO dicom_studies (
+  study_instance_uid, patient_name, patient_id, study_date, modalities, study_description, series, files, bytes, institution_name,
+  accession_number, patient_birth_date, patient_sex, study_time, manufacturer, studies, flagged, first_archived_at, last_archived_at,
+  first_position, year)
+SELECT *, CASE WHEN study_date GLOB '[12][0-9][0-9][0-9]*' THEN CAST(substr(study_date, 1, 4) AS INTEGER) END FROM (
+SELECT a.study_instance_uid, p.patient_name, p.patient_id, {value["study_date"]},
+       CASE WHEN a.another_modality THEN (SELECT group_concat(modality, ', ') FROM (SELECT DISTINCT modality FROM files m
+          WHERE m.study_instance_uid = a.study_instance_uid AND modality IS NOT NULL ORDER BY modality)) END AS modalities,
+       {value["study_description"]}, a.series, a.files, a.bytes, {value["institution_name"]},
+       {value["accession_number"]}, p.patient_birth_date, p.patient_sex,
+       {value["study_time"]}, {value["manufacturer"]}, a.studies, a.flagged, a.first_at, a.last_at, a.first
+FROM (SELECT study_instance_uid, min(position) AS first, count(*) AS files, sum(bytes) AS bytes,
+             min(position + {_NO_PATIENT} * (patient_name IS NULL AND patient_id IS NULL)) % {_NO_PATIENT} AS identity,
+             count(DISTINCT CASE {known_study} WHEN true THEN study_id END) AS studies,
+             count(DISTINCT CASE {known_series} WHEN true THEN series_instance_uid END) AS series, sum({FLAGGED}) AS flagged,
+             min(archived_at) AS first_at, max(archived_at) AS last_at, max(modality IS NOT NULL {known_modality}) AS another_modality,
+             {_firsts(OF_A_STUDY)}
+      FROM {_files(chosen, first)} GROUP BY 1) a
+JOIN files p ON p.position = a.identity)
+WHERE true ON CONFLICT DO UPDATE SET {whole}, {_kept(OF_A_STUDY)}, modalities = coalesce(excluded.modalities, modalities),
+  series = series + excluded.series, files = files + excluded.files, bytes = bytes + excluded.bytes, studies = studies + excluded.studies,
+  flagged = flagged + excluded.flagged, first_archived_at = min(first_archived_at, excluded.first_archived_at),
+  last_archived_at = max(last_archived_at, excluded.last_archived_at), first_position = min(first_position, excluded.first_position),
+  year = CASE WHEN study_date IS NULL THEN excluded.year ELSE year END"""  # noqa: S608 - names and marks of ours
+
+
+def flag_conflicts(chosen: str) -> str:
+    """SQL that flags files that share a SOP Instance UID that `chosen` admits, but not their bytes; it returns study UIDs and positions."""
+    shared = f"SELECT sop_instance_uid FROM files WHERE sop_instance_uid {chosen} GROUP BY 1 HAVING count(*) > 1"  # noqa: S608 - marks of ours
+    differing = f"SELECT sop_instance_uid FROM files WHERE sop_instance_uid IN ({shared}) GROUP BY 1 HAVING count(DISTINCT sha256) > 1"  # noqa: S608 - the same
+    found = f"sop_conflict = 0 AND sop_instance_uid IN ({differing})"
+    return f"UPDATE files SET sop_conflict = 1 WHERE {found} RETURNING study_instance_uid, position"  # noqa: S608 - the same
+
+
+def unflag_conflicts(chosen: str) -> str:
+    """SQL that unflags the files whose SOP Instance UID `chosen` admits, before `flag_conflicts`; it returns their study UIDs."""
+    return f"UPDATE files SET sop_conflict = 0 WHERE sop_conflict = 1 AND sop_instance_uid {chosen} RETURNING study_instance_uid"  # noqa: S608 - marks of ours
+
+
+def count_arrivals(first: int = 1) -> str:
+    """SQL that counts into `arrivals` the files whose `archived` entry stands at position `first` or later."""
+    return f"""
+INSERT INTO arrivals
+SELECT substr(archived_at, 1, 10), coalesce(modality, ''), count(*), sum(bytes) FROM files WHERE position >= {first} GROUP BY 1, 2
+{ADD_TO_ARRIVALS}"""  # noqa: S608 - a number
+
+
+ADD_TO_ARRIVALS = "ON CONFLICT (day, modality) DO UPDATE SET files = files + excluded.files, bytes = bytes + excluded.bytes"
+
+COUNT_ARRIVAL = f"INSERT INTO arrivals VALUES (?, ?, ?, ?) {ADD_TO_ARRIVALS}"  # noqa: S608 - a constant
+"""For a file that `count_arrivals` has counted and that has another modality now: once negative, for the old one; once for the new one."""
+
+DROP_EMPTY_ARRIVALS = "DELETE FROM arrivals WHERE files = 0"
+
+
+def year(study_date: str | None) -> int | None:
+    """Of a date that begins like one: before 1993 they came as 1990.12.31, and anything at all is found in the field.
+
+    `add_files` says the same in SQL.
+    """
+    return int(study_date[:4]) if study_date and _BEGINS_WITH_A_YEAR(study_date) else None
+
+
+_BEGINS_WITH_A_YEAR = re.compile("[12][0-9]{3}").match
+
+_said_by: Callable[[Row], tuple[Any, ...]] = itemgetter(*(getattr(FILE, name) for name in Described._fields))

@@ -1,0 +1,116 @@
+"""Other processes that fold partitions of the ledger, each as soon as it is free."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from storage_ledger.index.rebuild import worker
+from storage_ledger.system import logs
+
+MOST_PROCESSES = 4
+WORTH_A_PROCESS = 20_000
+"""Entries: below that, one process is done before a second one has started."""
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """The entries of the ledger beyond position `after` up to `up_to`, and the file that gets what follows from them."""
+
+    file: Path
+    after: int
+    up_to: int
+
+
+@dataclass(frozen=True, slots=True)
+class RebuildProcesses:
+    """How many processes help with a rebuild, and where they find the ledger. `least`: from how many entries on they do.
+
+    Each folds several partitions, so that what is folded is merged while others still are.
+    """
+
+    ledger_file: Path
+    processes: int
+    least: int = WORTH_A_PROCESS
+    partitions_each: int = 4
+
+    @property
+    def partitions(self) -> int:
+        """In all; 256 at most."""
+        return self.processes * self.partitions_each
+
+    @classmethod
+    def of(cls, ledger_file: Path) -> RebuildProcesses:
+        """As many as there are processors that this process may use."""
+        usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return cls(ledger_file, min(usable, MOST_PROCESSES))
+
+    def are_worth_it(self, entries: int) -> bool:
+        """Whether they help with so large a ledger."""
+        return self.processes > 1 and entries >= self.least
+
+    def fold(self, partitions: Sequence[Partition], on_progress: Callable[[int], None]) -> Iterator[Partition]:
+        """Each partition, in order, as soon as its file is complete; ends early where a process is lost.
+
+        `on_progress` hears how many entries are folded in all. Closing the iterator ends the processes.
+        """
+        with ExitStack() as stack:
+            said, say = (os.fdopen(each, mode) for each, mode in zip(os.pipe(), ("r", "w"), strict=True))
+            stack.enter_context(said)
+            try:
+                with say, _queue(len(partitions)) as queue:
+                    running = [stack.enter_context(self._worker(partitions, queue, say)) for _ in range(self.processes)]
+            except OSError as error:
+                logs.get().warning("index.worker-lost", errno=error.errno)
+                return
+            yield from _complete(partitions, said, on_progress)
+            codes = [process.wait() for process in running]
+        if any(codes):
+            logs.get().warning("index.worker-lost", exit_code=next(filter(None, codes)))
+
+    @contextmanager
+    def _worker(self, partitions: Sequence[Partition], queue: IO[bytes], say: IO[str]) -> Iterator[subprocess.Popen[bytes]]:
+        """A process that folds those partitions whose numbers it gets; it is killed in the end."""
+        asked = [text for each in partitions for text in (os.fspath(each.file), str(each.after), str(each.up_to))]
+        command = [sys.executable, "-I", "-m", worker.__name__, os.fspath(self.ledger_file), *asked]
+        # In a session of its own: a Ctrl-C of the terminal is for this process alone, which ends the other.
+        with subprocess.Popen(
+            command, stdin=queue, stdout=say, stderr=subprocess.DEVNULL, cwd="/", start_new_session=True
+        ) as process:  # and waits for it
+            try:
+                yield process
+            finally:
+                process.kill()
+
+
+@contextmanager
+def _queue(count: int) -> Iterator[IO[bytes]]:
+    """A pipe that holds the numbers below `count`, a byte each, and then ends: each is read by one process alone."""
+    reads, fill = (os.fdopen(each, mode) for each, mode in zip(os.pipe(), ("rb", "wb"), strict=True))
+    with reads:
+        with fill:
+            fill.write(bytes(range(count)))
+        yield reads
+
+
+def _complete(partitions: Sequence[Partition], said: IO[str], on_progress: Callable[[int], None]) -> Iterator[Partition]:
+    """Read what the processes say, see `worker`, until the last one has ended."""
+    reached: dict[int, int] = {}
+    complete: set[int] = set()
+    given = 0
+    for line in said:
+        after, word = line.split()
+        if word != worker.COMPLETE:
+            reached[int(after)] = int(word) - int(after)
+            on_progress(sum(reached.values()))
+            continue
+        complete.add(int(after))
+        while given < len(partitions) and partitions[given].after in complete:
+            yield partitions[given]
+            given += 1

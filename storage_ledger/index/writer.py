@@ -1,0 +1,253 @@
+"""Entries → tables: each entry is checked and folded into its study's rows, and the rows that changed are written."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from itertools import islice
+from operator import itemgetter
+from typing import Any
+
+from storage_ledger.domain.entries import Entry, Kind, faults
+from storage_ledger.domain.search_text import Described, search_text
+from storage_ledger.errors import LedgerUnusable
+from storage_ledger.index import fixity
+from storage_ledger.index.derived import COUNT_ARRIVAL, DROP_EMPTY_ARRIVALS, count_arrivals, refresh, year
+from storage_ledger.index.rows import Row, StudyRows
+from storage_ledger.index.schema import COLUMNS, FILE, ROWID, SEARCHED, STUDY, UPLOAD
+from storage_ledger.index.search import put_into_search, take_out_of_search
+
+NOT_UNDERSTOOD = "entry-not-understood"
+WRITE_STUDIES = 2_000
+WRITE_ENTRIES = 10_000
+KEEP_STUDIES = 2_000
+KEEP_ROWS = 20  # of one study: a larger one is read again when it is needed
+
+
+class IndexWriter(ABC):
+    """Applies entries to the tables of an index; the caller begins and ends the transaction. `connection`: the driver's.
+
+    `damaged` has position and fault of the entries that it left out: nobody knows what was recorded there.
+    """
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self.damaged: list[tuple[int, str]] = []
+        self._studies: dict[str, StudyRows] = {}  # in memory; the one used last comes last
+        self._changed: dict[str, StudyRows] = {}  # since the last write
+        self._first = 1  # position of the first entry since the last write
+        self._headers_read_again: list[tuple[Row, Row]] = []  # files as they were, and as they are
+
+    def apply(self, entries: Iterable[Entry]) -> Entry | None:
+        """Fold them in, in order; on return all that follows from them is in the tables. Returns the last one, None if there are none."""
+        first = last = None
+        unwritten = 0
+        verified = Kind.VERIFIED
+        for last in entries:
+            if first is None:
+                first = last
+            if not unwritten:
+                self._first = last.position
+            if found := faults(last):
+                self.damaged.append((last.position, found[0]))
+            elif last.kind == verified:
+                if not fixity.is_understood(last):
+                    self.damaged.append((last.position, NOT_UNDERSTOOD))
+                elif self._apply_verified(last):
+                    unwritten = 0
+                    continue
+            elif last.study_id is not None:
+                self._fold(last, last.study_id)
+            unwritten += 1
+            if unwritten == WRITE_ENTRIES or len(self._changed) == WRITE_STUDIES:
+                self._write()
+                unwritten = 0
+        self._write()
+        self._connection.executemany("INSERT OR REPLACE INTO damaged VALUES (?, ?)", self.damaged)
+        if first is not None:
+            self._count_arrivals(first.position)
+        return last
+
+    @abstractmethod
+    def _apply_verified(self, entry: Entry) -> bool:
+        """Take a `verified` entry. Returns whether everything before it has been written for that."""
+
+    @abstractmethod
+    def _fold(self, entry: Entry, study_id: str) -> None:
+        """Fold an entry into the rows of its study."""
+
+    @abstractmethod
+    def _write_studies(self, rows: list[Row]) -> None:
+        """Write changed rows of `studies`."""
+
+    @abstractmethod
+    def _refresh(self, files: list[Row], before: list[tuple[Row, Row]]) -> None:
+        """Bring what is made from `files` up to date. `before`: rows whose header was read again, as they were and as they are."""
+
+    @abstractmethod
+    def _count_arrivals(self, first: int) -> None:
+        """Bring `arrivals` up to date with all entries of `apply`, of which this was the first position."""
+
+    @property
+    def _keep(self) -> int:
+        """How many studies may stay in memory after a write."""
+        return 0
+
+    def _write(self) -> None:
+        changed = self._changed.values()
+        for rows in changed:
+            rows.study[STUDY.year] = year(rows.study[STUDY.study_date])
+            rows.study[STUDY.search_text] = search_text(_described(rows.study))
+        self._write_studies([rows.study for rows in changed])
+        self._put("uploads", [rows.uploads[path] for rows in changed for path in sorted(rows.changed_uploads)])
+        files = [rows.files[name] for rows in changed for name in sorted(rows.changed_files)]
+        self._put("files", files)
+        before = [(row, rows.files[name].copy()) for rows in changed for name, row in rows.before.items()]
+        self._headers_read_again += before
+        self._refresh(files, before)
+        for study_id, rows in self._changed.items():
+            rows.forget_changes()
+            if len(rows.files) + len(rows.uploads) > KEEP_ROWS:
+                del self._studies[study_id]
+        self._changed.clear()
+        for study_id in list(islice(self._studies, max(0, len(self._studies) - self._keep))):
+            del self._studies[study_id]
+
+    def _put(self, table: str, rows: Sequence[Row]) -> None:
+        self._connection.executemany(_UPSERT[table], rows)
+
+    def _count_other_modalities(self, first: int) -> bool:
+        """Count files again that arrived before these entries, and have another modality since. Returns whether there were any."""
+        any_changed = False
+        for before, after in self._headers_read_again:
+            if after[FILE.position] < first and before[FILE.modality] != after[FILE.modality]:
+                any_changed = True
+                for row, sign in ((before, -1), (after, 1)):
+                    values = (row[FILE.archived_at][:10], row[FILE.modality] or "", sign, sign * row[FILE.bytes])
+                    self._connection.execute(COUNT_ARRIVAL, values)
+        self._headers_read_again.clear()
+        return any_changed
+
+
+class FollowingWriter(IndexWriter):
+    """Applies new entries to a whole index. `get`: the entry at a position of the ledger."""
+
+    def __init__(self, connection: Any, get: Callable[[int], Entry | None]) -> None:
+        super().__init__(connection)
+        self._get = get
+        self._words_before: dict[str, tuple[Any, ...] | None] = {}  # by study: what the search finds it by; None for a new one
+
+    def _apply_verified(self, entry: Entry) -> bool:
+        self._write()
+        fixity.apply(self._connection.execute, entry)
+        return True
+
+    def _fold(self, entry: Entry, study_id: str) -> None:
+        rows = self._studies.pop(study_id, None) or self._load(entry, study_id)
+        self._studies[study_id] = self._changed[study_id] = rows
+        if (position := rows.needs(entry)) is not None:
+            described = self._get(position) if position < entry.position else None
+            rows.hear(position, None if described is None or faults(described) else described)
+        rows.apply(entry)
+
+    def _load(self, entry: Entry, study_id: str) -> StudyRows:
+        """The study as it was before this entry."""
+        studies = [] if entry.version == 1 else self._select("studies", study_id)
+        if not studies:
+            self._words_before[study_id] = None
+            return _new_rows(study_id, entry.position)
+        self._words_before[study_id] = _words(studies[0])
+        uploads = {row[UPLOAD.upload_path]: row for row in self._select("uploads", study_id)}
+        files = {row[FILE.name]: row for row in self._select("files", study_id)}
+        return StudyRows(studies[0], uploads, files)
+
+    def _select(self, table: str, study_id: str) -> list[Row]:
+        return list(map(list, self._connection.execute(f"SELECT * FROM {table} WHERE study_id = ?", (study_id,))))  # noqa: S608 - names of ours
+
+    def _write_studies(self, rows: list[Row]) -> None:
+        other_words = [study_id for study_id, each in self._changed.items() if _words(each.study) != self._words_before[study_id]]
+        take_out_of_search(self._connection, "studies", other_words)
+        self._put("studies", rows)
+        put_into_search(self._connection, "studies", other_words)
+        self._words_before.clear()
+
+    def _refresh(self, files: list[Row], before: list[tuple[Row, Row]]) -> None:
+        stale = {uid for rows in self._changed.values() for uid, position in rows.stale if position < self._first}
+        refresh(self._connection, self._first, files, before, stale)
+
+    def _count_arrivals(self, first: int) -> None:
+        if self._count_other_modalities(first):
+            self._connection.execute(DROP_EMPTY_ARRIVALS)
+        self._connection.execute(count_arrivals(first))
+
+
+class PartitionWriter(IndexWriter):
+    """Applies the entries of a partition to tables without indexes and without search. What is made from `files` is the caller's.
+
+    `keep_studies` stay in memory from one write to the next, except large ones; of others `earlier` gives all entries again when
+    they are needed. `verified` has the positions of `verified` entries, which the caller applies once all partitions are merged.
+    """
+
+    def __init__(self, connection: Any, earlier: Callable[[str], Iterable[Entry]], keep_studies: int) -> None:
+        super().__init__(connection)
+        self._earlier = earlier
+        self._keep_studies = keep_studies
+        self.verified: list[int] = []
+
+    @property
+    def _keep(self) -> int:
+        return self._keep_studies
+
+    def _apply_verified(self, entry: Entry) -> bool:
+        self.verified.append(entry.position)
+        return False
+
+    def _fold(self, entry: Entry, study_id: str) -> None:
+        rows = self._studies.pop(study_id, None) or self._load(entry, study_id)
+        self._studies[study_id] = self._changed[study_id] = rows
+        try:
+            if (position := rows.needs(entry)) is not None:
+                rows.hear(position, None)
+            rows.apply(entry)
+        except Exception as error:  # noqa: BLE001 - the rows follow from whole entries alone: it is this one's fault
+            self.damaged.append((entry.position, error.code if isinstance(error, LedgerUnusable) else NOT_UNDERSTOOD))
+
+    def _load(self, entry: Entry, study_id: str) -> StudyRows:
+        """The study as it was before this entry, folded from its first one on."""
+        earlier = () if entry.version == 1 else self._earlier(study_id)
+        whole = [each for each in earlier if each.position < entry.position and not faults(each)]
+        rows = _new_rows(study_id, whole[0].position if whole else entry.position)
+        for each in whole:
+            with suppress(Exception):  # it was left out, and named, when it was its turn
+                rows.apply(each)
+        rows.forget_changes()
+        return rows
+
+    def _write_studies(self, rows: list[Row]) -> None:
+        self._put("studies", rows)
+
+    def _refresh(self, files: list[Row], before: list[tuple[Row, Row]]) -> None:
+        pass
+
+    def _count_arrivals(self, first: int) -> None:
+        self._count_other_modalities(first)
+
+
+def _new_rows(study_id: str, first_position: int) -> StudyRows:
+    rows = StudyRows.new(study_id)
+    rows.study[STUDY.first_position] = first_position
+    return rows
+
+
+def _upsert(table: str) -> str:
+    """SQL that writes a row whose values are in the order of its columns."""
+    numbered = {f'"{name}"': f"?{number}" for number, name in enumerate(COLUMNS[table], 1)}
+    numbered |= {"rowid": numbered[f'"{ROWID[table]}"']} if table in ROWID else {}
+    return f"INSERT OR REPLACE INTO {table} ({', '.join(numbered)}) VALUES ({', '.join(numbered.values())})"  # noqa: S608 - names of ours
+
+
+_UPSERT = {table: _upsert(table) for table in ("studies", "uploads", "files")}
+
+_described: Callable[[Row], tuple[Any, ...]] = itemgetter(*(getattr(STUDY, name) for name in Described._fields))
+_words: Callable[[Row], tuple[Any, ...]] = itemgetter(*(getattr(STUDY, name) for name in SEARCHED))
