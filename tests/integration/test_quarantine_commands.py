@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.test_the_way_of_one_event import upload
+from tests.support.as_user import SERVICE, open_package
 from tests.support.stack import Stack
 from tests.support.waiting import until
 
@@ -249,8 +250,6 @@ with stores.appending(settings) as ledger:
         print(path.name, path.stat().st_uid, oct(path.stat().st_mode & 0o777))
 """
 
-SERVICE = 10001
-
 
 @pytest.fixture
 def ledger_of_the_service(stack):
@@ -271,13 +270,14 @@ def ledger_of_the_service(stack):
             os.chown(path, SERVICE, SERVICE)
         stack.environment["LEDGER_PATH"] = str(folder)
         stack.environment["WARM"] = str(Path(open_folder) / "warm")
+        stack.environment["PACKAGE"] = str(open_package(Path(open_folder)))
         yield folder
 
 
 def run(stack, code, *arguments):
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments], env=stack.environment, capture_output=True, text=True, timeout=60, check=False
-    )
+    command = [sys.executable, "-c", code, *arguments]
+    environment, folder = stack.environment, stack.environment["PACKAGE"]
+    return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_root_appends_and_leaves_nothing_that_locks_the_service_out(stack, ledger_of_the_service):

@@ -33,6 +33,18 @@ def open_folder(uid: int = SERVICE) -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
+def open_package(folder: Path) -> Path:
+    """A copy of the package and its migrations below `folder`, for other users: a checkout may lie where they cannot get to."""
+    checkout = Path(__file__).resolve().parents[2]
+    copy = folder / "package"
+    shutil.copytree(checkout / "storage_ledger", copy / "storage_ledger", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(checkout / "alembic", copy / "alembic", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(checkout / "migrations.ini", copy)
+    for path in (copy, *copy.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    return copy
+
+
 def as_user(function: Callable[[Callable[[], None]], Any], uid: int = SERVICE) -> Any:
     """What `function` returns (as JSON holds it), run in a process of its own.
 
