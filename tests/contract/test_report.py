@@ -31,6 +31,7 @@ from storage_ledger.system.metrics import Metrics
 from storage_ledger.system.sqlalchemy_engine import sqlite
 from storage_ledger.web.pages import ledger_entries as browse_ledger
 from storage_ledger.web.pages import pipeline_study
+from storage_ledger.wiring import verify
 from tests.contract import making
 from tests.contract.making import made_entry
 from tests.contract.pipeline import Pipeline
@@ -308,17 +309,17 @@ def test_what_verify_found_and_could_not_record_is_said_until_a_run_is_recorded_
     mirror.chmod(0o640)
     mirror.write_bytes(whole.replace(b"S1.dcm", b"S2.dcm"))
 
-    def verify(**which) -> list[int]:
+    def verified(**which) -> list[int]:
         return verify.verify(settings, Options(**which), record=True, stop=threading.Event()).recorded
 
-    assert (verify(), scene.needs()) == ([], ["verify-findings"])
+    assert (verified(), scene.needs()) == ([], ["verify-findings"])
     [item] = [item for item in scene.status()["attention"] if item["code"] == "verify-findings"]
     assert item["detail"].startswith("1 mirror-damaged, of ")
     mirror.write_bytes(whole)
-    assert (len(verify(study_id="S1")), scene.needs()) == (1, ["verify-findings"]), "it has not looked at the mirror"
+    assert (len(verified(study_id="S1")), scene.needs()) == (1, ["verify-findings"]), "it has not looked at the mirror"
     (settings.ledger_path / unrecorded.FILE).write_text("{")
     assert scene.needs() == ["verify-findings"], "whatever it said"
-    assert (len(verify()), scene.needs()) == (1, [])
+    assert (len(verified()), scene.needs()) == (1, [])
     assert pipeline.ledger.last().kind == Kind.VERIFIED
 
 

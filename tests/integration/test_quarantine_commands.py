@@ -223,8 +223,13 @@ def test_a_study_that_nobody_knows_is_told_with_1(stack):
 # -- users
 
 WARM_THEN_AS = """
-import contextlib, os, sys
+import contextlib, importlib, os, pkgutil, sys
+import rich
 from storage_ledger.cli import main
+for module in pkgutil.iter_modules(rich.__path__, "rich."):  # it imports when it prints
+    if not module.name.endswith("__main__"):
+        with contextlib.suppress(ImportError):  # what is for another system
+            importlib.import_module(module.name)
 uid, warm = int(sys.argv[1]), sys.argv[2]
 real, arguments = os.environ["LEDGER_PATH"], sys.argv[3:]
 os.environ["LEDGER_PATH"] = warm  # all that is imported on the way: the user may not be able to read this interpreter's library
