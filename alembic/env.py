@@ -4,7 +4,8 @@ from alembic import context
 
 from storage_ledger.ledger.migrate import make_private
 from storage_ledger.settings import Settings
-from storage_ledger.system.sqlalchemy_engine import open_engine
+from storage_ledger.system.sqlalchemy_engine import engine_on
+from storage_ledger.system.sqlite import connect
 
 
 def run(connection) -> None:
@@ -21,7 +22,7 @@ else:
     settings = Settings.load()
     settings.ledger_path.mkdir(mode=0o750, parents=True, exist_ok=True)
     make_private(settings.ledger_file)
-    engine = open_engine(settings.ledger_file, writable=True, pool_size=1)
+    engine = engine_on(connect(settings.ledger_file, writable=True))
     with engine.connect() as own:
         run(own)
     engine.dispose()

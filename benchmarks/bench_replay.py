@@ -33,7 +33,7 @@ from storage_ledger.domain.entries import faults  # noqa: E402
 from storage_ledger.index.follower import Index  # noqa: E402
 from storage_ledger.index.rebuild.processes import RebuildProcesses  # noqa: E402
 from storage_ledger.ledger.sqlite import COLUMNS, SqliteLedger  # noqa: E402
-from storage_ledger.system.sqlalchemy_engine import sqlite  # noqa: E402
+from storage_ledger.system.sqlite import sqlite  # noqa: E402
 
 
 def main() -> None:

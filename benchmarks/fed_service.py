@@ -23,7 +23,7 @@ from many_studies import examples, make, slices
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from storage_ledger.system.sqlalchemy_engine import sqlite  # noqa: E402
+from storage_ledger.system.sqlite import sqlite  # noqa: E402
 from tests.support.dicom import described, make_file  # noqa: E402
 
 PIXELS = 128

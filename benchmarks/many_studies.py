@@ -16,7 +16,7 @@ from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.index.follower import Index
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.sqlite import SqliteLedger
-from storage_ledger.system.sqlalchemy_engine import sqlite
+from storage_ledger.system.sqlite import sqlite
 
 FAMILY = (
     "Adams",

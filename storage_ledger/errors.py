@@ -6,7 +6,7 @@
     ├── Rejected             a message that is not a `described` event
     ├── LedgerError          the ledger itself
     │   ├── LedgerBusy       another process writes; or the ledger's volume is full (retryable)
-    │   ├── LedgerRefused    SQLite takes this append for an error; another one may succeed
+    │   ├── LedgerRefused    SQLite takes this statement for an error; another one may succeed
     │   └── LedgerUnusable   stop the service: damaged, foreign, newer than the program
     ├── BackupError          a backup that could not be made, is none, or may not take the ledger's place
     ├── Locked               another process holds serve.lock or index.lock

@@ -13,10 +13,9 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from storage_ledger.errors import LedgerBusy
-from storage_ledger.ledger.sqlite import translated
 from storage_ledger.system import logs
 from storage_ledger.system.ownership import hand_over
-from storage_ledger.system.sqlalchemy_engine import driver, open_engine
+from storage_ledger.system.sqlalchemy_engine import driver, open_engine, translated
 from storage_ledger.system.sqlite import beside_of, is_regular, sqlite
 
 PAGE_BYTES = 8_192

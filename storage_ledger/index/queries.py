@@ -11,8 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from storage_ledger.errors import LedgerError
 from storage_ledger.index.schema import progress_of
 from storage_ledger.ledger.contract import Ledger
-from storage_ledger.ledger.sqlite import translated
-from storage_ledger.system.sqlalchemy_engine import driver, open_engine
+from storage_ledger.system.sqlalchemy_engine import driver, open_engine, translated
 from storage_ledger.system.sqlite import is_regular, sqlite
 
 READ_WITHIN_MS = 2_000

@@ -10,15 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, StaticPool, create_engine
-
 from storage_ledger.errors import LedgerUnusable
 from storage_ledger.ledger.schema import HEAD
 from storage_ledger.ledger.snapshot import copy_to, fsync
-from storage_ledger.ledger.sqlite import translated
 from storage_ledger.system import locks
+from storage_ledger.system.file_system import require_local
 from storage_ledger.system.ownership import hand_over
-from storage_ledger.system.sqlalchemy_engine import check_place, open_engine, sqlite
+from storage_ledger.system.sqlite import SqliteFile, connect, errors_mapped, sqlite
 
 SCHEMA_SQL = "SELECT type, name, coalesce(sql, '') FROM sqlite_master WHERE name NOT LIKE 'sqlite!_stat%' ESCAPE '!'"
 """Reads the schema; what SQLite gathers by itself about the sizes of tables is no part of it."""
@@ -45,22 +43,19 @@ def migrate(ledger_file: Path) -> Migration:
     `LedgerUnusable` for a ledger newer than this program, a foreign database, a network file system, scripts that are not there.
     """
     make_folder(ledger_file.parent)
-    check_place(ledger_file.parent)
+    require_local(ledger_file.parent)
     with _alone(ledger_file.parent):
         make_private(ledger_file)
         before = revision_of(ledger_file)
-        engine = open_engine_for(ledger_file)
-        try:
+        with errors_mapped(), closing(connect(ledger_file, writable=True)) as connection:
             if before == HEAD:
                 return Migration(before, HEAD, None)
             _require_scripts()
             backup = _backup(ledger_file, before) if before is not None else None
-            _upgrade(engine)
+            _upgrade(connection)
             if revision_of(ledger_file) != HEAD:  # Alembic takes scripts that it cannot list for none
                 raise _without_scripts()
             return Migration(before, HEAD, backup)
-        finally:
-            engine.dispose()
 
 
 def schema_as_migrated(revision: str) -> set[tuple[str, str, str]]:
@@ -68,13 +63,9 @@ def schema_as_migrated(revision: str) -> set[tuple[str, str, str]]:
 
     A revision that this program does not know counts as its own.
     """
-    engine = create_engine("sqlite://", module=sqlite, poolclass=StaticPool)
-    try:
-        _upgrade(engine, revision if revision in known_revisions() else HEAD)
-        with engine.connect() as connection:
-            return schema_of(connection.exec_driver_sql(SCHEMA_SQL).fetchall())
-    finally:
-        engine.dispose()
+    with errors_mapped(), closing(sqlite.connect(":memory:", isolation_level=None)) as connection:
+        _upgrade(connection, revision if revision in known_revisions() else HEAD)
+        return schema_of(connection.execute(SCHEMA_SQL))
 
 
 def schema_of(rows: Iterable[Any]) -> set[tuple[str, str, str]]:
@@ -85,12 +76,8 @@ def schema_of(rows: Iterable[Any]) -> set[tuple[str, str, str]]:
 def make_again(ledger_file: Path, ledger_id: str) -> None:
     """A new, empty ledger that has the id of one that was lost. `ledger_file` must not exist yet."""
     migrate(ledger_file)
-    engine = open_engine_for(ledger_file)
-    try:
-        with translated(), engine.begin() as connection:
-            connection.exec_driver_sql("UPDATE meta SET value = ? WHERE name = 'ledger_id'", (ledger_id,))
-    finally:
-        engine.dispose()
+    with closing(SqliteFile(ledger_file, writable=True)) as file, file.transaction() as connection:
+        connection.execute("UPDATE meta SET value = ? WHERE name = 'ledger_id'", (ledger_id,))
 
 
 @contextmanager
@@ -144,18 +131,6 @@ def _read_only(path: Path) -> str | None:
     return None
 
 
-def open_engine_for(ledger_file: Path) -> Engine:
-    """A writing engine; a file that cannot be opened is told as such."""
-    engine = open_engine(ledger_file, writable=True, pool_size=1)
-    try:
-        with translated():
-            engine.connect().close()
-    except BaseException:
-        engine.dispose()
-        raise
-    return engine
-
-
 def script_folder() -> Path:
     """Where the migrations lie: inside the installed package, or at the top of the checkout."""
     package = Path(__file__).resolve().parent.parent
@@ -187,7 +162,7 @@ def revision_of(ledger_file: Path) -> str | None:
 
     Raises `LedgerUnusable`: no ledger, or newer than this program.
     """
-    with translated(), closing(sqlite.connect(ledger_file)) as connection:
+    with errors_mapped(), closing(sqlite.connect(ledger_file)) as connection:
         names = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if not names:
             return None
@@ -222,16 +197,19 @@ def _without_scripts() -> LedgerUnusable:
     return LedgerUnusable("migrations-missing", text)
 
 
-def _upgrade(engine: Engine, revision: str = "head") -> None:
+def _upgrade(connection: Any, revision: str = "head") -> None:
+    """Run the migrations by Alembic, on this connection of the driver's."""
     # Imported here: a service whose ledger is up to date does not pay for it.
     from alembic import command  # noqa: PLC0415
     from alembic.config import Config  # noqa: PLC0415
 
+    from storage_ledger.system.sqlalchemy_engine import engine_on  # noqa: PLC0415
+
     config = Config()
     config.set_main_option("script_location", str(script_folder()).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
-    with translated(), engine.connect() as connection:
-        config.attributes["connection"] = connection
+    with engine_on(connection).connect() as bound:
+        config.attributes["connection"] = bound
         command.upgrade(config, revision)
 
 

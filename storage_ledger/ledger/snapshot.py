@@ -9,9 +9,8 @@ from contextlib import closing
 from pathlib import Path
 
 from storage_ledger.errors import LedgerBusy
-from storage_ledger.ledger.sqlite import translated
 from storage_ledger.system.ownership import hand_over
-from storage_ledger.system.sqlalchemy_engine import quoted, sqlite
+from storage_ledger.system.sqlite import errors_mapped, quoted, sqlite
 
 MODE = 0o640
 PAGES_AT_ONCE = 2048
@@ -29,7 +28,7 @@ def copy_to(ledger_file: Path, target: Path, on_progress: Callable[[int, int], N
     os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, MODE))
     # Nobody else knows the target: it needs no locks, which a backup's volume may not have, and no journal.
     with (
-        translated(),
+        errors_mapped(),
         closing(sqlite.connect(f"file:{quoted(ledger_file)}?mode=rw", uri=True, isolation_level=None, timeout=30)) as source,
         closing(sqlite.connect(f"file:{quoted(target)}?mode=rw&nolock=1", uri=True, isolation_level=None)) as copy,
     ):

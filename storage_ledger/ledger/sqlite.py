@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno as errnos
 import os
 import threading
 import time
@@ -15,20 +14,15 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
-
 from storage_ledger.domain import canonical_json, work_queue
 from storage_ledger.domain.entries import CURRENT_SCHEMA, Entry, Kind, NewEntry, faults, has_whole_header, understood
 from storage_ledger.domain.ids import later, rfc3339, uuid7
 from storage_ledger.domain.work_queue import Stage
-from storage_ledger.errors import LedgerBusy, LedgerRefused, LedgerUnusable
+from storage_ledger.errors import LedgerBusy, LedgerUnusable
 from storage_ledger.ledger.contract import Commit, QueueLength, WorkItem
 from storage_ledger.ledger.scan import SCAN, as_entry, one_by_one, scanned
-from storage_ledger.system.sqlalchemy_engine import driver, open_engine, sqlite
-from storage_ledger.system.sqlite import BUSY_TIMEOUT_S, fetched
+from storage_ledger.system.sqlite import BUSY_TIMEOUT_S, RESTORE, SqliteFile, fetched
 
-RESTORE = "Look at the disk, then make the ledger again: `storage-ledger restore --from-mirror --force`"
 NOT_THERE = "does not exist: is LEDGER_PATH right, and its volume mounted? `storage-ledger migrate` makes a new, empty one"
 COLUMNS = "position, entry_id, study_id, version, kind, schema, recorded_at, cause, payload, payload_sha256, salt, leaf_hash"
 _E_COLUMNS = ", ".join(f"e.{name}" for name in COLUMNS.split(", "))
@@ -84,13 +78,12 @@ class SqliteLedger:
         self._writing = threading.Lock()
         if not path.exists():
             raise LedgerUnusable("ledger-missing", f"{path} {NOT_THERE}")
-        self._writer = open_engine(path, writable=True, pool_size=1)
-        self._reader = open_engine(path, writable=False, pool_size=6)
-        with translated(), self._reader.connect() as connection:
-            row = connection.exec_driver_sql("SELECT value FROM meta WHERE name = 'ledger_id'").fetchone()
-        if row is None:
+        self._writer = SqliteFile(path, writable=True)
+        self._reader = SqliteFile(path, writable=False)
+        rows = self._rows("SELECT value FROM meta WHERE name = 'ledger_id'")
+        if not rows:
             raise LedgerUnusable("ledger-without-id", f"{path} holds no ledger_id: it was not made by `storage-ledger migrate`")
-        self.ledger_id: str = row[0]
+        self.ledger_id: str = rows[0][0]
 
     @contextmanager
     def write(self, *, within_s: float | None = None) -> Iterator[SqliteTransaction]:
@@ -99,8 +92,8 @@ class SqliteLedger:
         if not self._writing.acquire(timeout=-1 if within_s is None else within_s):
             raise LedgerBusy("ledger-busy", "another process, or another thread of this one, has been writing for a long time")
         try:
-            left_s = None if within_s is None else max(0.0, within_s - (time.monotonic() - asked_at))
-            with _refused(), translated(), self._writer.connect() as connection, _waiting_for(connection, left_s), connection.begin():
+            left_s = BUSY_TIMEOUT_S if within_s is None else max(0.0, within_s - (time.monotonic() - asked_at))
+            with self._writer.transaction(within_s=left_s) as connection:
                 transaction = SqliteTransaction(connection, self._clock, self._randomness)
                 yield transaction
             if transaction.appended or transaction.due:
@@ -125,7 +118,7 @@ class SqliteLedger:
     def scan(self, after: int, up_to: int) -> Iterator[Entry]:
         """See `contract.Ledger.scan`."""
         # Each is made when it is asked for: a list of them would be out of the processor's cache again before it is used.
-        with translated(), self._read() as connection:
+        with self._reader.connection() as connection:
             yield from scanned(connection, SCAN, after, up_to, as_entry)
 
     def study(self, study_id: str) -> Iterator[Entry]:
@@ -218,8 +211,8 @@ class SqliteLedger:
 
     def close(self) -> None:
         """See `contract.Ledger.close`."""
-        self._reader.dispose()
-        self._writer.dispose()
+        self._reader.close()
+        self._writer.close()
 
     def _one(self, where: str, *values: object) -> Entry | None:
         found = self._entries(where, *values)
@@ -229,29 +222,20 @@ class SqliteLedger:
         return list(map(as_entry, self._rows(f"SELECT {COLUMNS} FROM entries {where}", *values)))  # noqa: S608 - constants
 
     def _rows(self, sql: str, *values: object) -> Sequence[Any]:
-        with translated(), self._read() as connection:
+        with self._reader.connection() as connection:
             return fetched(connection, sql, values)
 
     def _one_by_one(self, where: str, *values: object) -> Iterator[Entry]:
-        with translated(), self._read() as connection:
+        with self._reader.connection() as connection:
             yield from one_by_one(connection, f"SELECT {COLUMNS} FROM entries {where}", values, as_entry)  # noqa: S608 - constants
-
-    @contextmanager
-    def _read(self) -> Iterator[Any]:
-        """The driver's connection; one statement is one snapshot, and needs no transaction around it."""
-        pooled: Any = self._reader.raw_connection()
-        try:
-            yield pooled.driver_connection
-        finally:
-            pooled.close()
 
 
 class SqliteTransaction:
     """See `contract.Transaction`. Position, version and time are read inside it, never cached: others append too."""
 
-    def __init__(self, connection: Connection, clock: Clock, randomness: Randomness) -> None:
-        self._connection = driver(connection)
-        self._sql = self._connection.execute
+    def __init__(self, connection: Any, clock: Clock, randomness: Randomness) -> None:
+        self._connection = connection
+        self._sql = connection.execute
         self._now = clock()
         self._now_text = rfc3339(self._now)
         self._randomness = randomness
@@ -417,46 +401,3 @@ class SqliteTransaction:
             "payload_sha256": canonical_json.payload_sha256(salt, payload),
         }
         return Entry(**fields, payload=payload, salt=salt, leaf_hash=canonical_json.leaf_hash(fields))
-
-
-@contextmanager
-def _waiting_for(connection: Connection, seconds: float | None) -> Iterator[None]:
-    """Meanwhile SQLite waits for other writers for so long, and not for its usual time."""
-    if seconds is None:
-        yield
-        return
-    sql = driver(connection).execute
-    sql(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
-    try:
-        yield
-    finally:
-        sql(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
-
-
-@contextmanager
-def _refused() -> Iterator[None]:
-    """What else SQLite may say: a bug, a trigger or constraint that did its duty, a table that is gone."""
-    try:
-        yield
-    except (DBAPIError, sqlite.Error) as error:
-        name = getattr(getattr(error, "orig", None) or error, "sqlite_errorname", None) or type(error).__name__
-        raise LedgerRefused("ledger-refused", f"SQLite refuses to append to the ledger ({name})") from error
-
-
-@contextmanager
-def translated() -> Iterator[None]:
-    """SQLite's errors as ours: full, busy and I/O are worth another try; damage and foreign files are not."""
-    try:
-        yield
-    except (DBAPIError, sqlite.Error) as error:
-        original = getattr(error, "orig", None) or error
-        name = getattr(original, "sqlite_errorname", "") or ""
-        if name.startswith(("SQLITE_FULL",)):
-            raise LedgerBusy("ledger-full", "the ledger's volume is full: nothing was recorded", errno=errnos.ENOSPC) from error
-        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL")):
-            raise LedgerBusy("ledger-busy", f"another process has been writing for a long time ({name})") from error
-        if name.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM")):
-            raise LedgerBusy("ledger-io", f"the ledger cannot be written ({name})", errno=errnos.EIO) from error
-        if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-            raise LedgerUnusable("ledger-damaged", f"SQLite says {name}. {RESTORE}") from error
-        raise  # a bug, or a trigger that did its duty

@@ -24,9 +24,9 @@ from storage_ledger.domain.merkle_tree import Tree
 from storage_ledger.errors import BackupError, LedgerError, LedgerUnusable, Locked
 from storage_ledger.ledger.migrate import revision_of
 from storage_ledger.ledger.snapshot import MODE, copy_to, fsync
-from storage_ledger.ledger.sqlite import COLUMNS, translated
+from storage_ledger.ledger.sqlite import COLUMNS
 from storage_ledger.system.ownership import hand_over
-from storage_ledger.system.sqlalchemy_engine import quoted, sqlite
+from storage_ledger.system.sqlite import errors_mapped, quoted, sqlite
 
 FORMAT = "storage-ledger-backup 1"
 LEDGER = "ledger.db"
@@ -141,7 +141,7 @@ def check(file: Path, on_progress: Progress = lambda *_: None) -> tuple[str, int
     Returns ledger_id, last position, its leaf hash, and the root of the tree, in hex. Raises `BackupError`.
     """
     tree, last = Tree(), ""
-    with translated(), closing(sqlite.connect(f"file:{quoted(file)}?mode=ro&immutable=1", uri=True)) as connection:
+    with errors_mapped(), closing(sqlite.connect(f"file:{quoted(file)}?mode=ro&immutable=1", uri=True)) as connection:
         row = connection.execute("SELECT value FROM meta WHERE name = 'ledger_id'").fetchone()
         total = connection.execute("SELECT coalesce(max(position), 0) FROM entries").fetchone()[0]
         found = connection.execute(f"SELECT {COLUMNS} FROM entries ORDER BY position")  # noqa: S608 - constants

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import astuple, dataclass
 
-from storage_ledger.ledger.sqlite import translated
-from storage_ledger.system.sqlalchemy_engine import sqlite
+from storage_ledger.system.sqlite import errors_mapped, sqlite
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +33,7 @@ class Problems:
 
     def add(self, problem: Problem) -> None:
         """Append one. Raises `LedgerBusy` if there is no room for temporary files (SQLITE_TMPDIR, in compose the ledger's volume)."""
-        with translated():
+        with errors_mapped():
             self._database.execute("INSERT INTO problems VALUES (?, ?, ?, ?, ?)", astuple(problem))
         self._count += 1
 

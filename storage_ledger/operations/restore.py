@@ -11,12 +11,13 @@ from pathlib import Path
 from storage_ledger.domain.entries import Entry, faults
 from storage_ledger.domain.merkle_tree import Tree
 from storage_ledger.errors import BackupError, LedgerUnusable, Retryable
-from storage_ledger.ledger.migrate import make_again, make_folder, migrate, open_engine_for
+from storage_ledger.ledger.migrate import make_again, make_folder, migrate
 from storage_ledger.ledger.mirror import writer
 from storage_ledger.ledger.snapshot import fsync
 from storage_ledger.ledger.sqlite import SqliteLedger, utc_now
 from storage_ledger.operations import backup
 from storage_ledger.operations.backup import Manifest
+from storage_ledger.system.sqlite import connect, errors_mapped
 
 BATCH = 1000
 _PARTS = ("", "-wal", "-shm", "-journal")
@@ -251,7 +252,8 @@ def _remove(file: Path) -> None:
 
 def _settle(file: Path) -> None:
     """One file, and durable: a connection that may write, and is the last to close, brings the WAL into it."""
-    open_engine_for(file).dispose()
+    with errors_mapped():
+        connect(file, writable=True).close()
     if Path(f"{file}-wal").exists() and Path(f"{file}-wal").stat().st_size:
         raise LedgerUnusable("ledger-io", f"{file}-wal could not be brought into its database")
     fsync(file)

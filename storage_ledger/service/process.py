@@ -40,7 +40,7 @@ from storage_ledger.service.supervisor import Supervisor
 from storage_ledger.system import cpu_affinity, logs
 from storage_ledger.system.http_server import WebServer
 from storage_ledger.system.metrics import Metrics
-from storage_ledger.system.sqlalchemy_engine import sqlite
+from storage_ledger.system.sqlite import sqlite
 from storage_ledger.system.timed_checks import Hangs, Look
 
 STOP_WITHIN_S = 25.0

@@ -1,4 +1,4 @@
-"""The SQLite library of this process, by itself: whoever only reads needs no SQLAlchemy, and starts in a tenth of its time.
+"""SQLite files, opened the one safe way; ledger and index both come through here, and so do the driver's errors.
 
 One library for all files of the process: two SQLite libraries on one file drop each other's POSIX locks
 (sqlite.org/howtocorrupt.html §2.2.1).
@@ -6,6 +6,7 @@ One library for all files of the process: two SQLite libraries on one file drop 
 
 from __future__ import annotations
 
+import errno as errnos
 import importlib
 import os
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from storage_ledger.errors import LedgerBusy, LedgerError, LedgerRefused, LedgerUnusable
 
 sqlite: ModuleType
 try:
@@ -25,6 +28,132 @@ except ImportError:  # no wheel for this platform: the standard library's, in th
 sqlite.register_adapter(type(None), {}.get)
 
 BUSY_TIMEOUT_S = 30.0
+KEEP_IDLE = 6
+OLDEST_SUPPORTED = (3, 35, 0)
+RESTORE = "Look at the disk, then make the ledger again: `storage-ledger restore --from-mirror --force`"
+
+
+class SqliteFile:
+    """One SQLite file, for any number of threads; every error of the driver comes out as one of ours (`errors_mapped`).
+
+    It is opened when it is first needed, and must exist unless `writable`. A thread has a connection to itself while its `with`
+    runs; up to `keep` connections are kept for the next one. For `durable` and `page_bytes` see `connect`.
+    """
+
+    def __init__(self, path: Path, *, writable: bool, durable: bool = True, page_bytes: int | None = None, keep: int = KEEP_IDLE) -> None:
+        self.path = path
+        self._writable = writable
+        self._durable = durable
+        self._page_bytes = page_bytes
+        self._keep = keep
+        self._idle: list[Any] = []  # append and pop are atomic; the last one that was used is taken first
+
+    @contextmanager
+    def connection(self) -> Iterator[Any]:
+        """A connection outside of any transaction: each statement is one by itself, and each read one snapshot."""
+        with errors_mapped():
+            connection = self._take()
+            try:
+                yield connection
+            finally:
+                self._give_back(connection)
+
+    @contextmanager
+    def transaction(self, *, within_s: float = BUSY_TIMEOUT_S) -> Iterator[Any]:
+        """A connection inside a transaction: committed when the `with` ends, rolled back when it raises.
+
+        A writable file's holds the write lock from the beginning, so that what it reads is still so when it writes; it waits
+        `within_s` for other writers before it raises `LedgerBusy`. A reader's is one snapshot.
+        """
+        with self.connection() as connection:
+            if within_s != BUSY_TIMEOUT_S:
+                _set_busy_timeout(connection, within_s)
+            try:
+                connection.execute("BEGIN IMMEDIATE" if self._writable else "BEGIN")
+                yield connection
+                connection.commit()
+            finally:
+                if connection.in_transaction:
+                    connection.rollback()
+                if within_s != BUSY_TIMEOUT_S:
+                    _set_busy_timeout(connection, BUSY_TIMEOUT_S)
+
+    def close(self) -> None:
+        """Close what is idle now, and what is in use as soon as it is given back."""
+        self._keep = 0
+        while self._idle:
+            self._idle.pop().close()
+
+    def _take(self) -> Any:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return connect(self.path, writable=self._writable, durable=self._durable, page_bytes=self._page_bytes)
+
+    def _give_back(self, connection: Any) -> None:
+        if len(self._idle) < self._keep and not connection.in_transaction:  # one that could not be rolled back is of no more use
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+
+def connect(path: Path, *, writable: bool = False, durable: bool = True, page_bytes: int | None = None) -> Any:
+    """A connection of the driver's, which begins no transaction by itself and may be handed from thread to thread.
+
+    With `durable`, a commit that returned survives a power cut: WAL with synchronous=FULL, or, on a library with the WAL-reset
+    bug, a rollback journal with synchronous=EXTRA. Both are read back; `LedgerUnusable` if they did not take. One that is not
+    `writable` cannot write. `page_bytes`: of a file that is still empty; SQLite's own default otherwise. Raises the driver's errors.
+    """
+    version = tuple(sqlite.sqlite_version_info)
+    if version < OLDEST_SUPPORTED:
+        raise LedgerUnusable("sqlite-too-old", f"SQLite {sqlite.sqlite_version}; at least 3.35 is needed: install pysqlite3")
+    uri = f"file:{quoted(path)}?mode={'rwc' if writable else 'ro'}"
+    connection = sqlite.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=256)
+    try:
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute(f"PRAGMA trusted_schema = {TRUSTED_SCHEMA}")
+        if writable:
+            _make_safe(connection, wal=wal_is_safe(version), durable=durable, page_bytes=page_bytes)
+        else:
+            connection.execute("PRAGMA query_only = ON")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _make_safe(connection: Any, *, wal: bool, durable: bool, page_bytes: int | None) -> None:
+
+    def one(sql: str) -> object:
+        row = connection.execute(sql).fetchone()
+        return row[0] if row else None
+
+    if page_bytes is not None:
+        connection.execute(f"PRAGMA page_size = {page_bytes}")
+    wanted = "wal" if wal else "delete"
+    if one("PRAGMA journal_mode") != wanted and (got := one(f"PRAGMA journal_mode = {wanted}")) != wanted:
+        raise LedgerUnusable("sqlite-journal-mode", f"journal_mode is {got!r}, {wanted!r} is needed; another process may hold the file")
+    level = (2 if wal else 3) if durable else 1
+    connection.execute(f"PRAGMA synchronous = {level}")
+    if one("PRAGMA synchronous") != level:
+        raise LedgerUnusable("sqlite-synchronous", f"synchronous is {one('PRAGMA synchronous')}, {level} is needed")
+    connection.execute("PRAGMA fullfsync = ON")  # macOS: a plain fsync does not reach the disk
+    connection.execute("PRAGMA checkpoint_fullfsync = ON")
+    connection.execute("PRAGMA journal_size_limit = 67108864")
+    # A file that could not be opened for writing, if only this once, SQLite opens for reading and says nothing: such a
+    # connection would be kept, and would refuse every write from now on.
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("PRAGMA user_version = 0")  # the beginning alone succeeds; this is refused, or taken back
+    connection.execute("ROLLBACK")
+
+
+def _set_busy_timeout(connection: Any, seconds: float) -> None:
+    connection.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
+
+
+def wal_is_safe(version: tuple[int, ...]) -> bool:
+    """Whether this SQLite is free of the WAL-reset bug (sqlite.org/wal.html: fixed in 3.51.3, 3.50.7, 3.44.6)."""
+    return version >= (3, 51, 3) or (version[:2] == (3, 50) and version >= (3, 50, 7)) or (version[:2] == (3, 44) and version >= (3, 44, 6))
 
 
 def _takes_json_for_harmless() -> bool:
@@ -41,6 +170,33 @@ def _takes_json_for_harmless() -> bool:
 
 TRUSTED_SCHEMA = "OFF" if _takes_json_for_harmless() else "ON"
 """What functions a file's own schema may call: those that harm nobody, where the library knows that JSON's are among them."""
+
+
+@contextmanager
+def errors_mapped() -> Iterator[None]:
+    """Every error of the driver inside comes out as one of ours: see `as_ours`."""
+    try:
+        yield
+    except sqlite.Error as error:
+        raise as_ours(error) from error
+
+
+def as_ours(error: Exception) -> LedgerError:
+    """What a driver's error means here. This is the only place that says so.
+
+    Full, busy and I/O are worth another try (`LedgerBusy`); damage and foreign files are not (`LedgerUnusable`). The rest is a
+    trigger or constraint that did its duty, a table that is gone, or a bug (`LedgerRefused`).
+    """
+    name = getattr(error, "sqlite_errorname", None) or type(error).__name__
+    if name.startswith("SQLITE_FULL"):
+        return LedgerBusy("ledger-full", "the ledger's volume is full: nothing was recorded", errno=errnos.ENOSPC)
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL")):
+        return LedgerBusy("ledger-busy", f"another process has been writing for a long time ({name})")
+    if name.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM")):
+        return LedgerBusy("ledger-io", f"the ledger cannot be written ({name})", errno=errnos.EIO)
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return LedgerUnusable("ledger-damaged", f"SQLite says {name}. {RESTORE}")
+    return LedgerRefused("ledger-refused", f"SQLite refuses a statement ({name})")
 
 
 def quoted(path: Path) -> str:

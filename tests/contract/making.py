@@ -20,7 +20,7 @@ from storage_ledger.domain.entries import Entry
 from storage_ledger.domain.ids import rfc3339, uuid7
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.sqlite import SqliteLedger
-from storage_ledger.system.sqlalchemy_engine import sqlite
+from storage_ledger.system.sqlite import sqlite
 
 
 class Clock:

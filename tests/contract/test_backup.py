@@ -26,7 +26,7 @@ from storage_ledger.ledger.mirror.writer import Mirror
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.operations import backup
 from storage_ledger.operations.restore import Restored, from_backup, from_mirror
-from storage_ledger.system.sqlalchemy_engine import sqlite
+from storage_ledger.system.sqlite import sqlite
 from tests.contract.making import Ledgers, described, fill, small_volume
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC)

@@ -19,7 +19,7 @@ from storage_ledger.index.schema import INDEXES, SCHEMA, TABLES
 from storage_ledger.operations.report.status import look_at
 from storage_ledger.operations.report.timeline import story_of
 from storage_ledger.settings import Settings
-from storage_ledger.system.sqlalchemy_engine import sqlite
+from storage_ledger.system.sqlite import sqlite
 from tests.contract.making import archived, described
 from tests.property.test_index_properties import rows
 from tests.support.waiting import until

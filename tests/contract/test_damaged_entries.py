@@ -14,7 +14,7 @@ from storage_ledger.operations.report.status import look_at
 from storage_ledger.operations.report.timeline import story_of
 from storage_ledger.pipeline.status_client import StatusClient
 from storage_ledger.settings import Settings
-from storage_ledger.system.sqlalchemy_engine import sqlite
+from storage_ledger.system.sqlite import sqlite
 from storage_ledger.web.pages import ledger_entries as browse_ledger
 from storage_ledger.web.pages import pipeline_study
 from tests.contract.making import damage

@@ -19,7 +19,7 @@ from storage_ledger.index.schema import INDEXES, SEARCH
 from storage_ledger.index.writer import FollowingWriter
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.system import locks
-from storage_ledger.system.sqlalchemy_engine import sqlite
+from storage_ledger.system.sqlite import sqlite
 from storage_ledger.web.pages.search_terms import expression
 from tests.contract.making import Clock, archived, damage, described, made_entry
 from tests.property.test_index_properties import rows

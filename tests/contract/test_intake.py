@@ -12,7 +12,7 @@ import pytest
 
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.pipeline.receive.source import Delivery
-from storage_ledger.system.sqlalchemy_engine import sqlite
+from storage_ledger.system.sqlite import sqlite
 from tests.contract.making import Ledgers
 from tests.contract.pipeline import Pipeline
 from tests.support.waiting import until

@@ -16,7 +16,7 @@ from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import BackupError, LedgerUnusable, Permanent, Rejected, Retryable
 from storage_ledger.pipeline.worker_pool import WorkerPool
 from storage_ledger.system.metrics import Metrics
-from storage_ledger.system.sqlalchemy_engine import sqlite
+from storage_ledger.system.sqlite import sqlite
 from tests.contract.making import described, made_entry
 from tests.support.waiting import until
 

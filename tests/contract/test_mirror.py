@@ -185,8 +185,8 @@ def test_the_mirror_of_another_ledger_is_refused(scene, tmp_path, ledgers):
     scene.begun(3)
     (tmp_path / "other").mkdir()
     other = Scene(tmp_path / "other", ledgers, archive=scene.archive)
-    with other.ledger._writer.begin() as connection:
-        connection.exec_driver_sql("UPDATE meta SET value = '0198f3a0-0000-7000-8000-000000000000' WHERE name = 'ledger_id'")
+    with other.ledger._writer.transaction() as connection:
+        connection.execute("UPDATE meta SET value = '0198f3a0-0000-7000-8000-000000000000' WHERE name = 'ledger_id'")
     other.ledger.ledger_id = "0198f3a0-0000-7000-8000-000000000000"
     for count in (0, 2):
         other.append(count)

@@ -18,7 +18,7 @@ from storage_ledger.pipeline.place import COMMON_AFTER
 from storage_ledger.pipeline.worker_pool import MOST_HANGING, WorkerPool
 from storage_ledger.settings import Settings
 from storage_ledger.system.metrics import Metrics
-from storage_ledger.system.sqlalchemy_engine import sqlite
+from storage_ledger.system.sqlite import sqlite
 from tests.contract.making import Clock, described, made_entry, small_volume
 from tests.contract.pipeline import Pipeline
 from tests.support.waiting import until

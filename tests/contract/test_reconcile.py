@@ -542,9 +542,8 @@ def test_uploads_that_are_not_mounted_are_a_trouble_and_no_error(pipeline):
 def test_a_ledger_that_another_holds_is_a_trouble_and_nothing_is_lost(tmp_path, ledgers, status_server):
     pipeline = Looking(tmp_path, ledgers, status_server)
     pipeline.lost()
-    with pipeline.ledger._writer.connect() as connection:  # the last connection: the next one waits as for another process
-        connection.exec_driver_sql("PRAGMA busy_timeout = 1")
-        connection.rollback()
+    with pipeline.ledger._writer.connection() as connection:  # the last connection: the next one waits as for another process
+        connection.execute("PRAGMA busy_timeout = 1")
     other = reconcile_beside(pipeline)
     with other.write():
         done = pipeline.sweep()

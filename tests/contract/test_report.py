@@ -28,7 +28,7 @@ from storage_ledger.operations.verify.selection import Options
 from storage_ledger.pipeline.outages import Outages
 from storage_ledger.settings import Settings
 from storage_ledger.system.metrics import Metrics
-from storage_ledger.system.sqlalchemy_engine import sqlite
+from storage_ledger.system.sqlite import sqlite
 from storage_ledger.web.pages import ledger_entries as browse_ledger
 from storage_ledger.web.pages import pipeline_study
 from storage_ledger.wiring import verify

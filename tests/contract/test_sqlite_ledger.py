@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from storage_ledger.domain.entries import Kind, NewEntry
-from storage_ledger.errors import LedgerUnusable, Locked
+from storage_ledger.errors import LedgerRefused, LedgerUnusable, Locked
 from storage_ledger.ledger.migrate import _backup, migrate, require_owner, script_folder
 from storage_ledger.ledger.schema import HEAD
 from storage_ledger.ledger.sqlite import _TWINS, _UPLOAD_PATH, COLUMNS, NAMING_STUDY, OPEN_OUTAGES, SqliteLedger
 from storage_ledger.system import locks
-from storage_ledger.system.sqlalchemy_engine import sqlite, wal_is_safe
+from storage_ledger.system.sqlite import sqlite, wal_is_safe
 from tests.contract.making import described, small_volume
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -191,8 +191,8 @@ def test_an_upsert_does_not_get_through_either(filled):
 
 def test_the_writer_is_in_wal_mode_and_fully_synchronous(tmp_path, ledgers):
     ledger = ledgers.open(tmp_path)
-    with ledger._writer.connect() as connection:
-        found = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "synchronous", "foreign_keys")]
+    with ledger._writer.connection() as connection:
+        found = [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous", "foreign_keys")]
     ledger.close()
     assert wal_is_safe(sqlite.sqlite_version_info)
     assert found == ["wal", 2, 1]
@@ -200,9 +200,25 @@ def test_the_writer_is_in_wal_mode_and_fully_synchronous(tmp_path, ledgers):
 
 def test_a_reader_cannot_write(tmp_path, ledgers):
     ledger = ledgers.open(tmp_path)
-    with ledger._reader.connect() as connection, pytest.raises(Exception, match="readonly"):
-        connection.exec_driver_sql("INSERT INTO meta VALUES ('x', 'y')")
+    with ledger._reader.connection() as connection, pytest.raises(sqlite.OperationalError, match="readonly"):
+        connection.execute("INSERT INTO meta VALUES ('x', 'y')")
     ledger.close()
+
+
+def test_a_table_that_is_gone_is_an_error_of_ours_for_reads_appends_and_migrations(tmp_path, ledgers):
+    ledger = ledgers.open(tmp_path)
+    with closing(sqlite.connect(ledger.path)) as connection:
+        connection.execute("DROP TABLE pending")
+        connection.execute("UPDATE alembic_version SET version_num = '0001'")  # 0002 makes an index that is there already
+        connection.commit()
+    with pytest.raises(LedgerRefused):
+        ledger.queue()
+    with pytest.raises(LedgerRefused), ledger.write() as tx:
+        tx.append(NewEntry(Kind.DESCRIBED, described(), "A"))
+    assert ledger.last() is None
+    ledger.close()
+    with pytest.raises(LedgerRefused):
+        migrate(ledger.path)
 
 
 @pytest.mark.parametrize("mask", [0, 0o077])

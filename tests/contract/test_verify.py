@@ -21,7 +21,7 @@ from storage_ledger.operations.verify.selection import Options
 from storage_ledger.operations.verify.verification import Places, Verification, Verified
 from storage_ledger.system.metrics import Metrics
 from storage_ledger.system.pacing import Pace
-from storage_ledger.system.sqlalchemy_engine import sqlite
+from storage_ledger.system.sqlite import sqlite
 from tests.contract.making import Ledgers
 from tests.contract.pipeline import Pipeline
 

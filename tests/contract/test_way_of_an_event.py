@@ -124,9 +124,8 @@ def test_that_the_ledger_could_be_written_again_is_told_when_all_that_waited_is_
         rejected_per_hour=5, bells=bells,
     )  # fmt: skip
     thread = threading.Thread(target=intake.run, args=(stop, ended))
-    with pipeline.ledger._writer.connect() as connection:  # the connection that is used again: it does not wait for the other one
-        connection.exec_driver_sql("PRAGMA busy_timeout = 1")
-        connection.rollback()
+    with pipeline.ledger._writer.connection() as connection:  # the connection that is used again: it does not wait for the other one
+        connection.execute("PRAGMA busy_timeout = 1")
     other = SqliteLedger(pipeline.ledger.path)
     with other.write():
         thread.start()

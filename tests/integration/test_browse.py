@@ -28,7 +28,7 @@ from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.operations.verify import unrecorded
 from storage_ledger.settings import SERVE_LOCK
 from storage_ledger.system.locks import held
-from storage_ledger.system.sqlalchemy_engine import sqlite
+from storage_ledger.system.sqlite import sqlite
 from storage_ledger.web.auth.credentials import BrowseSettings, read_access
 from storage_ledger.web.auth.redirects import back_to
 from storage_ledger.web.datasette.table_metadata import COLUMNS, HIDDEN, QUERIES

@@ -13,7 +13,7 @@ import pytest
 
 from storage_ledger.index.follower import Index
 from storage_ledger.ledger.sqlite import SqliteLedger
-from storage_ledger.system.sqlalchemy_engine import sqlite
+from storage_ledger.system.sqlite import sqlite
 from tests.support.browsing import CT, Browse, make_archive
 
 PAGES = [

@@ -21,7 +21,7 @@ from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.operations.clock_ahead import acknowledge_ahead
 from storage_ledger.operations.report.status import look_at
 from storage_ledger.settings import Settings
-from storage_ledger.system.sqlalchemy_engine import sqlite
+from storage_ledger.system.sqlite import sqlite
 from storage_ledger.web.datasette.table_metadata import QUERIES
 from storage_ledger.web.pages import attention, dicom_study, home, ledger_entries, pipeline_study, study_list, unarchived, views
 from storage_ledger.web.pages.search_terms import terms

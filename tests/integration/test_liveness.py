@@ -14,7 +14,7 @@ from contextlib import closing
 import pytest
 
 from storage_ledger.index.schema import TABLES
-from storage_ledger.system.sqlalchemy_engine import sqlite
+from storage_ledger.system.sqlite import sqlite
 from tests.integration.test_the_way_of_one_event import assert_archived, upload
 from tests.support.stack import Stack
 from tests.support.waiting import until

@@ -10,7 +10,7 @@ import pytest
 
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.ledger.sqlite import SqliteLedger
-from storage_ledger.system.sqlalchemy_engine import sqlite
+from storage_ledger.system.sqlite import sqlite
 from tests.integration.test_the_way_of_one_event import upload
 from tests.support.dicom import make_file
 from tests.support.stack import Stack

@@ -18,7 +18,7 @@ import pytest
 
 from storage_ledger.ledger.mirror.writer import Mirror
 from storage_ledger.ledger.sqlite import SqliteLedger
-from storage_ledger.system.sqlalchemy_engine import sqlite
+from storage_ledger.system.sqlite import sqlite
 from tests.contract.making import damage as damage_ledger
 from tests.contract.making import fill as fill_up
 from tests.contract.making import small_volume

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from storage_ledger.system.sqlalchemy_engine import sqlite
+from storage_ledger.system.sqlite import sqlite
 from tests.contract.making import fill, small_volume
 from tests.integration.test_the_way_of_one_event import assert_archived, bad_messages, upload
 from tests.support.stack import Stack

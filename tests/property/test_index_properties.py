@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.index.follower import Index
-from storage_ledger.system.sqlalchemy_engine import sqlite
+from storage_ledger.system.sqlite import sqlite
 from tests.contract.making import archived, described
 
 STUDIES = ["S1", "S2", "S3"]

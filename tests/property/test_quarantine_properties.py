@@ -13,7 +13,7 @@ from storage_ledger.index.follower import Index
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.operations.quarantine import About, Word, say
 from storage_ledger.pipeline.status_client import StatusClient
-from storage_ledger.system.sqlalchemy_engine import sqlite
+from storage_ledger.system.sqlite import sqlite
 from tests.contract.pipeline import Pipeline, tree
 from tests.recovery.invariants import Checker
 from tests.support.status_server import StatusServer

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from storage_ledger.system.sqlalchemy_engine import sqlite
+from storage_ledger.system.sqlite import sqlite
 
 COLUMNS = ("entry_id", "study_id", "version", "kind", "schema", "recorded_at", "cause", "payload", "payload_sha256", "salt", "leaf_hash")
 INDEXED = {

@@ -27,7 +27,7 @@ UPLOADS = "storage_ledger/archive/uploads.py"
 PROJECTOR = "storage_ledger/pipeline/place.py"
 REMOVER = "storage_ledger/pipeline/remove.py"
 NOTIFIER = "storage_ledger/pipeline/notify.py"
-ENGINE = "storage_ledger/system/sqlalchemy_engine.py"
+SQLITE = "storage_ledger/system/sqlite.py"
 STATUS = "storage_ledger/pipeline/status_client.py"
 ENTRIES = "storage_ledger/domain/entries.py"
 STUDY = "storage_ledger/domain/study.py"
@@ -127,7 +127,7 @@ MUTANTS = {
     ),
     "synchronous-normal": Mutant(
         "the ledger's commits are not synced",
-        (Edit(ENGINE, "    level = (2 if wal else 3) if durable else 1\n", "    level = 1\n"),),
+        (Edit(SQLITE, "    level = (2 if wal else 3) if durable else 1\n", "    level = 1\n"),),
         ("cuts", "order"),
     ),
     "removed-before-archived": Mutant(
@@ -228,7 +228,7 @@ MUTANTS = {
     ),
     "position-read-outside-the-transaction": Mutant(
         "writers do not wait for each other before they read the last position",
-        (Edit(ENGINE, 'begin = "BEGIN IMMEDIATE" if writable else "BEGIN"', 'begin = "BEGIN"'),),
+        (Edit(SQLITE, '"BEGIN IMMEDIATE" if self._writable else "BEGIN"', '"BEGIN"'),),
         ("kills",),
     ),
     "damaged-entry-believed": Mutant(

@@ -21,7 +21,7 @@ from storage_ledger.domain.entries import CURRENT_SCHEMA, Kind, NewEntry
 from storage_ledger.domain.ids import rfc3339, uuid7
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.ledger.migrate import migrate
-from storage_ledger.system.sqlalchemy_engine import sqlite
+from storage_ledger.system.sqlite import sqlite
 
 BATCH = 20_000
 SECONDS_A_STUDY = 60.0

@@ -30,7 +30,7 @@ from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.operations.report.remedies import ACTIONS, NOT_READY_ACTIONS, OUTAGE_ACTIONS
 from storage_ledger.settings import Settings
 from storage_ledger.system.metrics import Metrics
-from storage_ledger.system.sqlalchemy_engine import sqlite
+from storage_ledger.system.sqlite import sqlite
 from storage_ledger.web.auth.credentials import BrowseSettings
 
 ROOT = Path(__file__).resolve().parents[2]

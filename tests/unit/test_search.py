@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from storage_ledger.domain.search_text import Described, compact, search_text
 from storage_ledger.domain.text_folding import fold, spelled
 from storage_ledger.index.schema import COLUMNS, SEARCH, SEARCHED
-from storage_ledger.system.sqlalchemy_engine import sqlite
+from storage_ledger.system.sqlite import sqlite
 from storage_ledger.web.pages.search_terms import LONGEST, expression, period, terms
 
 NOBODY = Described(None, None, None, None, None, None)

@@ -11,7 +11,7 @@ from pathlib import Path
 from storage_ledger.index.rebuild import worker
 from storage_ledger.index.rebuild.processes import Partition, RebuildProcesses
 from storage_ledger.ledger.contract import Ledger
-from storage_ledger.ledger.sqlite import translated
+from storage_ledger.system.sqlalchemy_engine import translated
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,12 +22,11 @@ from storage_ledger.domain.payloads import RestoredFileFields, RestoredPayload
 from storage_ledger.domain.study import ArchivedFile, Study
 from storage_ledger.errors import Permanent, Retryable, StorageLedgerError
 from storage_ledger.ledger.contract import Ledger
-from storage_ledger.ledger.sqlite import translated
 from storage_ledger.operations.problems import Problem, Problems
 from storage_ledger.operations.progress import ShowProgress, StartProgress
 from storage_ledger.operations.replay.report import ReplayCounts
 from storage_ledger.system.parallel import batches, each_batch, in_parallel
-from storage_ledger.system.sqlalchemy_engine import sqlite
+from storage_ledger.system.sqlite import errors_mapped, sqlite
 
 WORKERS = 6
 BATCH = 64
@@ -291,7 +290,7 @@ class _MissingFiles:
 
     def add(self, wanted: MissingFile) -> None:
         sql = f"INSERT INTO missing ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - constants
-        with translated():
+        with errors_mapped():
             self._database.execute(sql, astuple(wanted))
         self.left += 1
 

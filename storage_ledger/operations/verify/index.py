@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from storage_ledger.domain.entries import Entry
-from storage_ledger.errors import LedgerUnusable
+from storage_ledger.errors import LedgerRefused, LedgerUnusable
 from storage_ledger.index.follower import Index
 from storage_ledger.index.schema import SCHEMA, SEARCH, TABLES
 from storage_ledger.ledger.contract import Ledger
-from storage_ledger.ledger.sqlite import translated
 from storage_ledger.operations.verify.findings import Findings
 from storage_ledger.operations.verify.untrusting_reader import Facts
-from storage_ledger.system.sqlalchemy_engine import hold_raw, open_engine, sqlite
-from storage_ledger.system.sqlite import is_regular
+from storage_ledger.system.sqlite import as_it_is, connect, errors_mapped, is_regular, sqlite
 from storage_ledger.system.temporary_folder import scratch
 
 PART = "index"
@@ -77,7 +75,7 @@ def check_index(
         return
     try:
         live = _Rows(index_file) if is_regular(index_file) else None
-    except LedgerUnusable:
+    except (LedgerUnusable, LedgerRefused):
         live = None
     if live is None:
         found.report("index-unreadable", PART, path=FILE, detail="SQLite cannot read it")
@@ -197,26 +195,23 @@ class _Rows:
     """Reads one index file."""
 
     def __init__(self, path: Path) -> None:
-        self._engine = open_engine(path, writable=False, pool_size=1)
-        try:
-            with translated():
-                self._held = hold_raw(self._engine)
-                self._connection = self._held.driver_connection
-                self._connection.execute(
-                    "PRAGMA query_only = OFF"
-                )  # for the temporary table that shows the words; the file is open mode=ro
+        with errors_mapped():
+            self._connection = connect(path)
+            try:
+                self._connection.text_factory = as_it_is
+                # For the temporary table that shows the words; the file is open mode=ro.
+                self._connection.execute("PRAGMA query_only = OFF")
                 self.version = self._connection.execute("PRAGMA user_version").fetchone()[0]
                 made = list(self._connection.execute("SELECT type, name, coalesce(sql, '') FROM sqlite_master"))
-        except BaseException:
-            self._engine.dispose()
-            raise
+            except BaseException:
+                self._connection.close()
+                raise
         hidden = tuple(f"{table}_fts_" for table in SEARCH)
         self.schema = {tuple(row) for row in made if not row[1].startswith((*hidden, "rebuild_", "sqlite_stat"))}
         self._tables = {row[1] for row in made if row[0] == "table"}
 
     def close(self) -> None:
-        self._held.close()
-        self._engine.dispose()
+        self._connection.close()
 
     def has(self, table: str) -> bool:
         return table in self._tables

@@ -10,7 +10,6 @@ from storage_ledger.errors import LedgerError, LedgerUnusable
 from storage_ledger.ledger.migrate import SCHEMA_SQL, known_revisions, schema_as_migrated, schema_of
 from storage_ledger.operations.verify.findings import Findings, Stopped
 from storage_ledger.operations.verify.untrusting_reader import Facts
-from storage_ledger.system.sqlalchemy_engine import sqlite
 
 PART = "ledger"
 FILE = "ledger.db"
@@ -42,7 +41,7 @@ def check_file(facts: Facts, found: Findings, stopped: Callable[[], bool]) -> No
     try:
         with facts.interruptible(stopped):
             lines = [str(row[0]) for row in facts.stream("PRAGMA integrity_check(20)")]
-    except (LedgerError, sqlite.Error):
+    except LedgerError:
         if stopped():  # SQLite calls it an error when it is interrupted
             raise Stopped from None
         raise

@@ -11,8 +11,7 @@ from typing import Any
 from storage_ledger.domain.entries import Kind
 from storage_ledger.errors import LedgerUnusable
 from storage_ledger.operations.verify.untrusting_reader import Facts, FileFact
-from storage_ledger.system.sqlalchemy_engine import open_engine, sqlite
-from storage_ledger.system.sqlite import is_regular
+from storage_ledger.system.sqlite import connect, is_regular, sqlite
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +92,8 @@ class Chosen:
         if not is_regular(self._index_file):
             return None
         try:
-            engine = open_engine(self._index_file, writable=False, pool_size=1)
-            try:
-                with closing(engine.raw_connection()) as connection:
-                    return list(connection.driver_connection.execute(sql, values))  # type: ignore[union-attr] # the driver's own
-            finally:
-                engine.dispose()
+            with closing(connect(self._index_file)) as connection:
+                return list(connection.execute(sql, values))
         except sqlite.Error:
             return None
 

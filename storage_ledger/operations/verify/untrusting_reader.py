@@ -11,8 +11,8 @@ from typing import Any
 from storage_ledger.domain.entries import Entry, Kind, faults
 from storage_ledger.domain.study import Study
 from storage_ledger.errors import LedgerUnusable
-from storage_ledger.ledger.sqlite import COLUMNS, NOT_THERE, translated
-from storage_ledger.system.sqlalchemy_engine import hold_raw, open_engine
+from storage_ledger.ledger.sqlite import COLUMNS, NOT_THERE
+from storage_ledger.system.sqlite import as_it_is, connect, errors_mapped
 
 BATCH = 500
 HEAD_COLUMNS = "position, leaf_hash"
@@ -55,30 +55,28 @@ class Facts:
             raise LedgerUnusable("ledger-missing", f"{path} {NOT_THERE}")
         self.path = path
         self.repaired: dict[int, Entry | None] = {}
-        self._engine = open_engine(path, writable=False, pool_size=1)
-        with translated():
-            self._held = hold_raw(self._engine)
-        self._connection = self._held.driver_connection
+        with errors_mapped():
+            self._connection = connect(path)
+        self._connection.text_factory = as_it_is
 
     def close(self) -> None:
         """Release the file."""
-        self._held.close()
-        self._engine.dispose()
+        self._connection.close()
 
     def sql(self, statement: str, *values: object) -> list[Any]:
         """All rows of one statement. Raises as the ledger does."""
-        with translated():
+        with errors_mapped():
             return list(self._connection.execute(statement, values))
 
     def stream(self, statement: str, *values: object) -> Iterator[Any]:
         """The same, row by row; what is read stays as it was when it began."""
-        with translated():
+        with errors_mapped():
             yield from self._connection.execute(statement, values)
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
         """All that is read inside is of one moment. Keep it short: the WAL grows meanwhile."""
-        with translated():
+        with errors_mapped():
             self._connection.execute("BEGIN")
         try:
             yield
