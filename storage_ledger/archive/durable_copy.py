@@ -6,61 +6,47 @@ import errno as errnos
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 
 from storage_ledger.archive.contract import Fixity
 from storage_ledger.archive.uploads import Upload
 from storage_ledger.domain.paths import METADATA
 from storage_ledger.errors import Retryable
+from storage_ledger.system import files
 from storage_ledger.system.cpu_affinity import LARGE_BYTES, any_of_them
-from storage_ledger.system.ownership import hand_over
+from storage_ledger.system.files import Failure
 
 FILE_MODE = 0o440
 METADATA_MODE = 0o640
-FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-NO_LINKS = frozenset({errnos.EPERM, errnos.EOPNOTSUPP, errnos.ENOTSUP, errnos.ENOSYS})
-_NO_FSYNC = frozenset({errnos.EINVAL, errnos.EOPNOTSUPP, errnos.ENOTSUP, errnos.ENOSYS})
-_MAKE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_CHUNK = 1 << 20
 METADATA_BYTES = 16 << 20
+_CHUNK = 1 << 20
+FAILURES: files.FailureTable = {
+    **dict.fromkeys(files.NO_SPACE, Failure("archive-full", shared=True)),
+    errnos.EROFS: Failure("archive-read-only", shared=True),
+    errnos.EACCES: Failure("archive-not-writable"),
+    errnos.EPERM: Failure("archive-not-writable"),
+    errnos.EIO: Failure("archive-io"),
+    None: Failure("archive-error"),
+}
 
 
 def copy(upload: Upload, name: str, folder: int, mode: int) -> str:
     """Copy the upload's bytes into a new file, durable on return. Returns their SHA-256 in hex."""
-    descriptor = os.open(name, _MAKE, 0o600, dir_fd=folder)
-    try:
+    with files.opened(name, files.CREATE, folder) as descriptor:
         digest = hashlib.sha256()
         buffer = memoryview(bytearray(min(_CHUNK, upload.size + 1)))
         done = 0
         while count := _read(upload, buffer, done):
             digest.update(buffer[:count])
-            _write_all(descriptor, buffer[:count])
+            files.write_all(descriptor, buffer[:count])
             done += count
             if done > upload.size:
                 raise Retryable("upload-changing", "the file grew while it was read")
         upload.check_unchanged()
         if done != upload.size:
             raise Retryable("upload-changing", "the file's length changed while it was read")
-        os.fchmod(descriptor, mode)
-        hand_over(descriptor, folder)
+        files.set_mode_and_owner(descriptor, folder, mode)
         fsync(descriptor)
         return digest.hexdigest()
-    finally:
-        os.close(descriptor)
-
-
-def write(data: bytes, name: str, folder: int, mode: int) -> None:
-    """Write `data` into a new file, durable on return."""
-    descriptor = os.open(name, _MAKE, 0o600, dir_fd=folder)
-    try:
-        _write_all(descriptor, data)
-        os.fchmod(descriptor, mode)
-        hand_over(descriptor, folder)
-        fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def fsync(descriptor: int) -> None:
@@ -68,7 +54,7 @@ def fsync(descriptor: int) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in _NO_FSYNC:
+        if error.errno not in files.NO_FSYNC:
             raise
         text = "the archive's file system cannot fsync, so nothing on it is known to survive a power cut"
         raise Retryable("archive-no-fsync", text, errno=error.errno, shared=True) from error
@@ -76,13 +62,11 @@ def fsync(descriptor: int) -> None:
 
 def synced(name: str, folder: int) -> bool:
     """Fsync a file that another process may have written and been killed. False: the fsync failed, and the file has to be copied again."""
-    descriptor = os.open(name, READ, dir_fd=folder)
-    try:
-        fsync(descriptor)
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
+    with files.opened(name, files.READ, folder) as descriptor:
+        try:
+            fsync(descriptor)
+        except OSError:
+            return False
     return True
 
 
@@ -91,15 +75,12 @@ def check(name: str, folder: int, sha256: str, size: int) -> Fixity:
     try:
         if not stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
             return Fixity.CHANGED
-        descriptor = os.open(name, READ, dir_fd=folder)
+        with files.opened(name, files.READ, folder) as descriptor:
+            if os.fstat(descriptor).st_size != size or digest_of(descriptor) != sha256:
+                return Fixity.CHANGED
+            return Fixity.INTACT
     except FileNotFoundError:
         return Fixity.MISSING
-    try:
-        if os.fstat(descriptor).st_size != size or digest_of(descriptor) != sha256:
-            return Fixity.CHANGED
-        return Fixity.INTACT
-    finally:
-        os.close(descriptor)
 
 
 def digest_of(descriptor: int, size: int | None = None) -> str:
@@ -118,8 +99,7 @@ def beginning(name: str, folder: int) -> bytes:
     """A file's bytes, up to the most that a metadata.json may have; nothing if it is not a regular file."""
     if not stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
         return b""
-    with os.fdopen(os.open(name, READ, dir_fd=folder), "rb") as file:
-        return file.read(METADATA_BYTES)
+    return files.read_file(name, folder, METADATA_BYTES)
 
 
 def link_as(name: str, temporary: str, folder: int, *, sure: bool = False) -> bool:
@@ -133,13 +113,13 @@ def link_as(name: str, temporary: str, folder: int, *, sure: bool = False) -> bo
     except FileNotFoundError as error:
         raise _taken_away(error) from error
     except OSError as error:
-        if error.errno not in NO_LINKS:
+        if error.errno not in files.NO_HARD_LINKS:
             raise
         text = "the archive's file system makes no hard links"
         raise Retryable("archive-no-links", text, errno=error.errno, shared=True) from error
     if sure or not is_metadata(name, folder):
         return True
-    unlink(name, folder)
+    files.unlink_if_exists(name, folder)
     return False
 
 
@@ -171,32 +151,6 @@ def same_file(name: str, folder: int, other: str, others_folder: int) -> bool:
         return False
 
 
-def unlink(name: str, folder: int) -> None:
-    """Remove a name; nothing happens if it is gone."""
-    with suppress(FileNotFoundError):
-        os.unlink(name, dir_fd=folder)
-
-
-@contextmanager
-def translated() -> Iterator[None]:
-    """`OSError`s of the archive's volume come out as `Retryable`."""
-    try:
-        yield
-    except OSError as error:
-        text = os.strerror(error.errno or 0)
-        match error.errno:
-            case errnos.ENOSPC | errnos.EDQUOT:
-                raise Retryable("archive-full", text, errno=error.errno, shared=True) from error
-            case errnos.EROFS:
-                raise Retryable("archive-read-only", text, errno=error.errno, shared=True) from error
-            case errnos.EACCES | errnos.EPERM:
-                raise Retryable("archive-not-writable", text, errno=error.errno) from error
-            case errnos.EIO:
-                raise Retryable("archive-io", text, errno=error.errno) from error
-            case _:
-                raise Retryable("archive-error", text, errno=error.errno) from error
-
-
 def _taken_away(error: FileNotFoundError) -> Retryable:
     return Retryable("archive-error", "another process removed the temporary file of this attempt", errno=error.errno)
 
@@ -207,9 +161,3 @@ def _read(upload: Upload, buffer: memoryview, offset: int) -> int:
         return os.preadv(upload.descriptor, [buffer], offset)
     except OSError as error:
         raise Retryable("upload-io", os.strerror(error.errno or 0), errno=error.errno) from error
-
-
-def _write_all(descriptor: int, data: bytes | memoryview) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]

@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from storage_ledger.archive import durable_copy
 from storage_ledger.archive.contract import Fixity, Placed
-from storage_ledger.archive.durable_copy import FILE_MODE, FOLDER, METADATA_MODE, NO_LINKS, READ
+from storage_ledger.archive.durable_copy import FAILURES, FILE_MODE, METADATA_MODE
 from storage_ledger.archive.durable_copy import digest_of as digest_of  # noqa: PLC0414 - remover and reconcile import it from here
 from storage_ledger.archive.uploads import Identity, Upload
 from storage_ledger.domain.paths import (
@@ -31,8 +31,9 @@ from storage_ledger.domain.paths import (
     temporary_name,
 )
 from storage_ledger.errors import Permanent, Retryable
+from storage_ledger.system import files
 from storage_ledger.system.cpu_affinity import LARGE_BYTES, any_of_them
-from storage_ledger.system.ownership import hand_over
+from storage_ledger.system.files import FolderId
 
 FOLDER_MODE = 0o750
 LOW_BYTES = 1 << 20
@@ -57,7 +58,7 @@ class FilesystemArchive:
         self._epochs = itertools.count(1)
         self._in_use: set[str] = set()  # temporary names of this process
         self._known: OrderedDict[str, tuple[int, bool]] = OrderedDict()  # study → its folder's mtime_ns as we left it; left in order?
-        self._recognised: tuple[int, int] | None = None
+        self._recognised: FolderId | None = None
         self._lock = threading.Lock()
         self._new_folders: dict[str, set[int]] = {}  # study → inodes that we put there; made since the last good fsync of the root
         self._lost_folders: dict[str, set[int]] = {}  # an fsync of the root failed when they were new
@@ -66,14 +67,14 @@ class FilesystemArchive:
 
     def recognise(self, device: int, inode: int) -> None:
         """From now on only this root folder is the archive: a volume that comes off leaves an empty folder of the same name."""
-        self._recognised = (device, inode)
+        self._recognised = FolderId(device, inode)
 
     def place(self, upload: Upload, study_id: str, *, original_name: str, owned: Mapping[str, str], position: int) -> Placed:
         """Copy to a temporary name, fsync, link to the final name (never over one), unlink the temporary one, fsync the folder.
 
         See `contract.Archive.place`. Where an fsync fails, the next attempt makes a new copy.
         """
-        with durable_copy.translated(), self._study_folder(study_id, make=True) as folder:
+        with files.translated(FAILURES), self._study_folder(study_id, make=True) as folder:
             if not owned:
                 self._require_own(study_id)
             with self._temporary(f"place-{position}", folder) as temporary:
@@ -86,7 +87,7 @@ class FilesystemArchive:
 
     def put_back(self, copy: Upload, study_id: str, *, name: str, sha256: str, position: int, time: int) -> Placed:
         """As `place`, but to a name that is known. A second hidden name stays as the mark. See `contract.Archive.put_back`."""
-        with durable_copy.translated(), self._study_folder(study_id, make=True, alone=False) as folder:
+        with files.translated(FAILURES), self._study_folder(study_id, make=True, alone=False) as folder:
             mark = putting_back_name(name, time)
             placed: Placed | None = None
             try:
@@ -100,13 +101,13 @@ class FilesystemArchive:
                 self._sync_names(folder, study_id, name, sha256)
             except (OSError, Retryable, Permanent):
                 if placed is None:  # else it was put back, and the mark says that no entry says so yet
-                    durable_copy.unlink(mark, folder)
+                    files.unlink_if_exists(mark, folder)
                 raise
             return placed
 
     def is_marked(self, study_id: str, name: str, time: int) -> bool:
         """See `contract.Archive.is_marked`."""
-        with durable_copy.translated():
+        with files.translated(FAILURES):
             try:
                 with self._study_folder(study_id, make=False) as folder:
                     os.stat(putting_back_name(name, time), dir_fd=folder, follow_symlinks=False)
@@ -116,13 +117,13 @@ class FilesystemArchive:
 
     def unmark(self, study_id: str, name: str, time: int) -> None:
         """See `contract.Archive.unmark`."""
-        with durable_copy.translated(), suppress(FileNotFoundError), self._study_folder(study_id, make=False) as folder:
+        with files.translated(FAILURES), suppress(FileNotFoundError), self._study_folder(study_id, make=False) as folder:
             os.unlink(putting_back_name(name, time), dir_fd=folder)
             durable_copy.fsync(folder)
 
     def write_metadata(self, study_id: str, data: bytes, *, ours: Callable[[bytes], bool] = lambda _: True) -> None:
         """Write to a temporary name, fsync, rename, fsync the folder. See `contract.Archive.write_metadata`."""
-        with durable_copy.translated(), self._study_folder(study_id, make=True) as folder:
+        with files.translated(FAILURES), self._study_folder(study_id, make=True) as folder:
             sha256 = hashlib.sha256(data).hexdigest()
 
             def foreign(name: str, folder: int) -> bool:
@@ -145,7 +146,7 @@ class FilesystemArchive:
 
     def settle(self, studies: Collection[str]) -> set[str]:
         """See `contract.Archive.settle`."""
-        with durable_copy.translated():
+        with files.translated(FAILURES):
             lost = self._discard_lost(studies)
             try:
                 self._sync_root()
@@ -156,7 +157,7 @@ class FilesystemArchive:
 
     def check(self, study_id: str, name: str, sha256: str, size: int) -> Fixity:
         """See `contract.Archive.check`."""
-        with durable_copy.translated():
+        with files.translated(FAILURES):
             try:
                 with self._study_folder(study_id, make=False) as folder:
                     found = durable_copy.check(name, folder, sha256, size)
@@ -172,25 +173,25 @@ class FilesystemArchive:
     @contextmanager
     def open(self, study_id: str, name: str) -> Iterator[BinaryIO]:
         """See `contract.Archive.open`."""
-        with durable_copy.translated(), self._study_folder(study_id, make=False) as folder:
-            descriptor = os.open(name, READ, dir_fd=folder)
-        with durable_copy.translated(), os.fdopen(descriptor, "rb") as file:  # of whoever reads it, too
+        with files.translated(FAILURES), self._study_folder(study_id, make=False) as folder:
+            descriptor = os.open(name, files.READ, dir_fd=folder)
+        with files.translated(FAILURES), os.fdopen(descriptor, "rb") as file:  # of whoever reads it, too
             yield file
 
     def forget(self, study_id: str, position: int) -> None:
         """See `contract.Archive.forget`."""
-        with durable_copy.translated(), suppress(FileNotFoundError, Permanent), self._study_folder(study_id, make=False) as folder:
+        with files.translated(FAILURES), suppress(FileNotFoundError, Permanent), self._study_folder(study_id, make=False) as folder:
             names = os.listdir(folder)
             ours = [name for name in names if is_attempt(name, position)]
             for name in ours:
-                durable_copy.unlink(name, folder)
+                files.unlink_if_exists(name, folder)
             if len(ours) == len(names):  # an attempt that came to nothing leaves nothing
                 self._remove_empty(study_id)
 
     def trouble(self) -> tuple[str, str] | None:
         """See `contract.Archive.trouble`."""
         try:
-            with durable_copy.translated(), self._folder() as root:
+            with files.translated(FAILURES), self._folder() as root:
                 status = os.fstatvfs(root)
         except Retryable as error:
             return error.code, f"{error.detail}. Is the volume mounted?"
@@ -290,23 +291,23 @@ class FilesystemArchive:
                 durable_copy.fsync(aside)
                 if not moved:
                     if not damaged(kept, aside):
-                        durable_copy.unlink(kept, aside)
+                        files.unlink_if_exists(kept, aside)
                         return None
                     if not durable_copy.same_file(name, folder, kept, aside):
                         return None
                 put()
             except BaseException:  # the next attempt begins from the start: no evidence is kept twice
-                if moved and not _exists(name, folder):
+                if moved and not files.exists(name, folder):
                     os.rename(kept, name, src_dir_fd=aside, dst_dir_fd=folder)
                 elif not moved and durable_copy.same_file(name, folder, kept, aside):
-                    durable_copy.unlink(kept, aside)
+                    files.unlink_if_exists(kept, aside)
                 raise
         return "/".join((*parts, kept))
 
     def _replace_metadata(self, folder: int, data: bytes, study_id: str, foreign: Callable[[str, int], bool]) -> None:
         """A new, durable file takes the name; the folder is not fsynced yet. What is `foreign`, or a folder, is set aside."""
         with self._temporary("metadata", folder) as temporary:
-            durable_copy.write(data, temporary, folder, METADATA_MODE)
+            files.write_file(temporary, data, folder, METADATA_MODE, fsync=durable_copy.fsync)
             self._note_ours(study_id, temporary, folder)
             put = partial(durable_copy.rename_over, temporary, METADATA, folder)
             if foreign(METADATA, folder) and self._set_aside(folder, METADATA, study_id, 0, foreign, put) is not None:
@@ -325,7 +326,7 @@ class FilesystemArchive:
             yield name
         finally:
             try:
-                durable_copy.unlink(name, folder)
+                files.unlink_if_exists(name, folder)
             finally:
                 self._in_use.discard(name)
 
@@ -340,7 +341,7 @@ class FilesystemArchive:
             return
         for name in os.listdir(folder):
             if is_attempt(name) and name not in self._in_use:
-                durable_copy.unlink(name, folder)
+                files.unlink_if_exists(name, folder)
 
     def _leave(self, study_id: str, folder: int, *, in_order: bool) -> None:
         changed = os.fstat(folder).st_mtime_ns
@@ -385,34 +386,19 @@ class FilesystemArchive:
 
     def _make_folder(self, *parts: str) -> None:
         """Make what is missing of these folders, each with its mode, whatever the umask."""
-        path = self.root
         with self._folder() as root:
             for depth, part in enumerate(parts):
-                path = path / part
-                try:
-                    os.mkdir(path, FOLDER_MODE)
-                except FileExistsError:
-                    pass
-                except PermissionError as error:
-                    shared = depth == 0  # nobody's study can be made; further down it is one folder's trouble alone
-                    text = os.strerror(error.errno or 0)
-                    raise Retryable("archive-not-writable", text, errno=error.errno, shared=shared) from error
-                else:
-                    os.chmod(path, FOLDER_MODE, follow_symlinks=os.chmod not in os.supports_follow_symlinks)
-                    hand_over(path, path.parent)
-                    if depth == 0 and part != LEDGER_FOLDER:
+                with files.opened_below(root, *parts[:depth]) as parent:
+                    try:
+                        made = files.make_folder(part, parent, FOLDER_MODE)
+                    except PermissionError as error:
+                        shared = depth == 0  # nobody's study can be made; further down it is one folder's trouble alone
+                        text = os.strerror(error.errno or 0)
+                        raise Retryable("archive-not-writable", text, errno=error.errno, shared=shared) from error
+                    if made and depth == 0 and part != LEDGER_FOLDER:
                         self._note_new(part, root)
-                if depth > 0:  # also one that was there: whoever made it may have been killed before this
-                    self._sync_parent(parts[:depth], part)
-
-    def _sync_parent(self, parts: tuple[str, ...], made: str) -> None:
-        with self._folder(*parts) as parent:
-            try:
-                durable_copy.fsync(parent)
-            except OSError:
-                with suppress(OSError):  # it stays if another process has put something in it
-                    os.rmdir(made, dir_fd=parent)
-                raise
+                    if depth > 0:  # also one that was there: whoever made it may have been killed before this
+                        _sync_parent(parent, part)
 
     def _note_new(self, study_id: str, root: int) -> None:
         with self._lock:
@@ -471,14 +457,11 @@ class FilesystemArchive:
     def _renew(self, name: str, folder: int, study_id: str, sha256: str) -> Fixity:
         """Put a durable copy over a file of which an fsync failed, in one step: what has the name is what the ledger says."""
         with self._temporary("renew", folder) as temporary:
-            source = os.open(name, READ, dir_fd=folder)
-            try:
+            with files.opened(name, files.READ, folder) as source:
                 status = os.fstat(source)
                 mode = METADATA_MODE if name == METADATA else FILE_MODE
                 if durable_copy.copy(Upload(source, Identity.of(status)), temporary, folder, mode) != sha256:
                     return Fixity.CHANGED
-            finally:
-                os.close(source)
             if not os.path.samestat(status, os.stat(name, dir_fd=folder, follow_symlinks=False)):
                 return durable_copy.check(name, folder, sha256, status.st_size)  # another process has put its own there, durably
             self._note_ours(study_id, temporary, folder)
@@ -513,26 +496,9 @@ class FilesystemArchive:
 
     @contextmanager
     def _folder(self, *parts: str) -> Iterator[int]:
-        try:
-            current = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as error:
-            raise Retryable(
-                "archive-missing",
-                f"ARCHIVE_PATH cannot be opened: {os.strerror(error.errno or 0)}",
-                errno=error.errno,
-                shared=True,
-            ) from error
-        try:
-            status = os.fstat(current)
-            if self._recognised not in {None, (status.st_dev, status.st_ino)}:
-                raise Retryable("archive-missing", "another volume, or none, is mounted at ARCHIVE_PATH", shared=True)
-            for part in parts:
-                below = os.open(part, FOLDER, dir_fd=current)
-                os.close(current)
-                current = below
-            yield current
-        finally:
-            os.close(current)
+        opened_root = files.opened_volume(self.root, setting="ARCHIVE_PATH", code="archive-missing", same_as=self._recognised)
+        with opened_root as root, files.opened_below(root, *parts) as folder:
+            yield folder
 
 
 def _keep(name: str, folder: int, aside: int, wanted: str) -> tuple[str, bool]:
@@ -544,7 +510,7 @@ def _keep(name: str, folder: int, aside: int, wanted: str) -> tuple[str, bool]:
         except FileExistsError:
             continue
         except OSError as error:
-            if error.errno not in NO_LINKS:
+            if error.errno not in files.NO_HARD_LINKS:
                 raise
             break
         return kept, False
@@ -554,13 +520,14 @@ def _keep(name: str, folder: int, aside: int, wanted: str) -> tuple[str, bool]:
     return kept, True
 
 
+def _sync_parent(parent: int, made: str) -> None:
+    try:
+        durable_copy.fsync(parent)
+    except OSError:
+        with suppress(OSError):  # it stays if another process has put something in it
+            os.rmdir(made, dir_fd=parent)
+        raise
+
+
 def _is_changed(name: str, folder: int, *, sha256: str, size: int) -> bool:
     return durable_copy.check(name, folder, sha256, size) is Fixity.CHANGED
-
-
-def _exists(name: str, folder: int) -> bool:
-    try:
-        os.stat(name, dir_fd=folder, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True

@@ -7,16 +7,15 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from storage_ledger.errors import Retryable
+from storage_ledger.system import files
+from storage_ledger.system.files import FolderId
 
 _CHUNK = 1 << 20
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Condition(StrEnum):
@@ -56,8 +55,8 @@ class Inspection:
     def __init__(self, root: Path, on_bytes: Callable[[int], None] = lambda _: None) -> None:
         self.root = root
         self._on_bytes = on_bytes
-        with self._open_root(None) as status:
-            self._identity = (status.st_dev, status.st_ino)
+        with self._opened_root() as folder:
+            self._identity = FolderId.of(folder)
 
     def read(self, study_id: str, name: str, sha256: str, size: int) -> Look:
         """Read the whole file, from the disk where the kernel lets us, and compare."""
@@ -84,35 +83,16 @@ class Inspection:
 
     def require_root(self) -> None:
         """Raises `Retryable` (`archive-missing`) when another folder, or none, lies at ARCHIVE_PATH by now."""
-        with self._open_root(self._identity):
+        with self._opened_root(same_as=self._identity):
             pass
 
-    @contextmanager
-    def _open_root(self, identity: tuple[int, int] | None) -> Iterator[os.stat_result]:
-        try:
-            descriptor = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as error:
-            text = f"ARCHIVE_PATH cannot be opened: {os.strerror(error.errno or 0)}"
-            raise Retryable("archive-missing", text, errno=error.errno, shared=True) from error
-        try:
-            status = os.fstat(descriptor)
-            if identity not in {None, (status.st_dev, status.st_ino)}:
-                raise Retryable("archive-missing", "another volume, or none, is mounted at ARCHIVE_PATH by now", shared=True)
-            yield status
-        finally:
-            os.close(descriptor)
+    def _opened_root(self, same_as: FolderId | None = None) -> AbstractContextManager[int]:
+        return files.opened_volume(self.root, setting="ARCHIVE_PATH", code="archive-missing", same_as=same_as)
 
     @contextmanager
     def _folder(self, *parts: str) -> Iterator[int]:
-        current = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            for part in parts:
-                below = os.open(part, _FOLDER, dir_fd=current)
-                os.close(current)
-                current = below
-            yield current
-        finally:
-            os.close(current)
+        with files.opened(self.root, files.VOLUME) as root, files.opened_below(root, *parts) as folder:
+            yield folder
 
     def _read(self, folder: int, name: str, sha256: str, size: int) -> Look:
         status = os.stat(name, dir_fd=folder, follow_symlinks=False)
@@ -121,11 +101,8 @@ class Inspection:
         exposed = bool(status.st_mode & stat.S_IWOTH)
         if status.st_size != size:
             return Look(Condition.CHANGED, f"it has {status.st_size} bytes in place of {size}", exposed, status.st_size)
-        descriptor = os.open(name, _READ, dir_fd=folder)
-        try:
+        with files.opened(name, files.READ, folder) as descriptor:
             found = self._digest(descriptor, size)
-        finally:
-            os.close(descriptor)
         if found != sha256:
             return Look(Condition.CHANGED, "it has other bytes", exposed, size)
         return Look(Condition.INTACT, "", exposed, size)

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from enum import Enum, auto
 
 from storage_ledger.errors import Retryable
+from storage_ledger.system import files
 
 _HIDDEN = re.compile(r"\.remove-([0-9a-f]{8})-([1-9][0-9]{0,18})\.tmp", re.ASCII)
 _NO_LINKS = frozenset({errnos.EPERM, errnos.EACCES, errnos.EOPNOTSUPP, errnos.ENOTSUP, errnos.ENOSYS, errnos.EMLINK})
@@ -60,7 +61,7 @@ def no_writer(name: str, folder: int) -> Iterator[tuple[Lease, os.stat_result | 
     Yields the lease and the state of the very file that it is on; None for one that we may remove, but not read.
     """
     try:
-        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+        descriptor = os.open(name, files.READ, dir_fd=folder)
     except PermissionError:
         yield Lease.UNKNOWN, None
         return
@@ -68,8 +69,7 @@ def no_writer(name: str, folder: int) -> Iterator[tuple[Lease, os.stat_result | 
         given = lease(descriptor)
         yield given, os.fstat(descriptor)
     finally:
-        with suppress(OSError):  # what was only read has nothing to lose
-            os.close(descriptor)
+        files.close_after_reading(descriptor)
 
 
 def hidden_name(owner: str, position: int) -> str:

@@ -12,18 +12,33 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from storage_ledger.archive.unlink import Lease, give_back, hidden_name, hidden_position, lease, no_writer, recover
 from storage_ledger.errors import Permanent, Retryable
+from storage_ledger.system import files
+from storage_ledger.system.files import Failure, FolderId
 
 MAX_DEPTH = 32
 """Folders in each other that a walk goes into; each is open meanwhile."""
 
-
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READING: files.FailureTable = {
+    errnos.ENOENT: Failure("upload-missing", text="no such file"),
+    errnos.ENOTDIR: Failure("upload-missing", text="a part of its path is not a folder"),
+    errnos.ELOOP: Failure("upload-is-link", permanent=True),
+    errnos.ENAMETOOLONG: Failure("upload-name-too-long", permanent=True),
+    errnos.EACCES: Failure("upload-unreadable"),
+    errnos.EPERM: Failure("upload-unreadable"),
+    None: Failure("upload-io"),
+}
+_REMOVING: files.FailureTable = {
+    errnos.EROFS: Failure("uploads-read-only", shared=True),
+    errnos.EACCES: Failure("upload-not-removable", shared=True),
+    errnos.EPERM: Failure("upload-not-removable", shared=True),
+    None: Failure("upload-io"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +121,7 @@ class Uploads:
     def __init__(self, root: Path, *, ledger_id: str = "") -> None:
         self.root = root
         self._owner = hashlib.sha256(ledger_id.encode()).hexdigest()[:8]
-        self._found_in: tuple[int, int] | None = None  # device and inode
+        self._found_in: FolderId | None = None
 
     @contextmanager
     def open(self, path: str, beat: Callable[[], None] = lambda: None) -> Iterator[Upload]:
@@ -115,21 +130,21 @@ class Uploads:
         Raises `Permanent` for a link, FIFO, device, socket or directory, without opening it; `Retryable` for what may
         yet come: `upload-missing`, `upload-unreadable`, `uploads-missing` (the whole folder; shared), `upload-io`.
         """
-        with self._parent(path) as (folder, name, root), _translated():
+        with self._parent(path) as (folder, name, root), files.translated(_READING):
             _refuse_special(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
-            descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+            descriptor = os.open(name, files.READ, dir_fd=folder)
             try:
                 status = os.fstat(descriptor)
                 _refuse_special(status.st_mode)  # it may have been replaced since the look before
                 self._found_in = root
                 yield Upload(descriptor, Identity.of(status), beat, status.st_nlink)
             finally:
-                _close(descriptor)
+                files.close_after_reading(descriptor)
 
     def look(self, path: str) -> Identity | None:
         """What lies there now; None when nothing does, or nothing that could be an upload. Raises `Retryable` as `open`."""
         try:
-            with self._parent(path) as (folder, name, root), _translated():
+            with self._parent(path) as (folder, name, root), files.translated(_READING):
                 status = os.stat(name, dir_fd=folder, follow_symlinks=False)
                 self._found_in = root
         except (Permanent, Retryable) as error:
@@ -157,7 +172,7 @@ class Uploads:
         read-only file system.
         """
         hidden = hidden_name(self._owner, position)
-        with self._parent(path) as (folder, name, _), _not_removable():
+        with self._parent(path) as (folder, name, _), files.translated(_REMOVING):
             recover(folder, name, hidden)
             try:
                 with no_writer(name, folder) as (given, now):
@@ -187,7 +202,7 @@ class Uploads:
         Raises `Retryable` as `remove` does; `Permanent` where a folder on the way is a link.
         """
         try:
-            with self._parent(path) as (folder, name, _), _not_removable():
+            with self._parent(path) as (folder, name, _), files.translated(_REMOVING):
                 return recover(folder, name, hidden_name(self._owner, position))
         except Retryable as error:
             if error.code != "upload-missing":
@@ -203,7 +218,7 @@ class Uploads:
         failed: dict[str, Retryable] = {}
         for folder_path in sorted({folder_of(path) for path in paths}):
             try:
-                with self._parent(f"{folder_path}/_" if folder_path else "_") as (folder, _, _), _translated():
+                with self._parent(f"{folder_path}/_" if folder_path else "_") as (folder, _, _), files.translated(_READING):
                     os.fsync(folder)
             except Permanent:
                 continue
@@ -213,37 +228,32 @@ class Uploads:
         return failed
 
     @contextmanager
-    def _parent(self, path: str) -> Iterator[tuple[int, str, tuple[int, int]]]:
+    def _parent(self, path: str) -> Iterator[tuple[int, str, FolderId]]:
         """Descriptor of the folder, the name in it, and which folder UPLOADS_PATH is now."""
         *folders, name = path.split("/")
-        try:
-            current = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as error:
-            raise Retryable(
-                "uploads-missing",
-                f"UPLOADS_PATH cannot be opened: {os.strerror(error.errno or 0)}",
-                errno=error.errno,
-                shared=True,
-            ) from error
-        try:
-            with _translated():
-                status = os.fstat(current)
-                root = (status.st_dev, status.st_ino)
-                other_and_empty = self._found_in not in {None, root} and _is_empty(current)
-            for part in folders:
-                with _translated():
-                    _refuse_link(os.stat(part, dir_fd=current, follow_symlinks=False).st_mode)
-                    below = os.open(part, _FOLDER, dir_fd=current)
-                _close(current)
-                current = below
-            yield current, name, root
-        except Retryable as error:
-            if error.code == "upload-missing" and other_and_empty:
-                text = "another folder than before is at UPLOADS_PATH, and it is empty"
-                raise Retryable("uploads-missing", text, errno=error.errno, shared=True) from error
-            raise
-        finally:
-            _close(current)
+        with files.opened_volume(self.root, setting="UPLOADS_PATH", code="uploads-missing") as root:
+            with files.translated(_READING):
+                root_id = FolderId.of(root)
+                other_and_empty = self._found_in not in {None, root_id} and _is_empty(root)
+            try:
+                with _opened_below(root, folders) as folder:
+                    yield folder, name, root_id
+            except Retryable as error:
+                if error.code == "upload-missing" and other_and_empty:
+                    text = "another folder than before is at UPLOADS_PATH, and it is empty"
+                    raise Retryable("uploads-missing", text, errno=error.errno, shared=True) from error
+                raise
+
+
+@contextmanager
+def _opened_below(root: int, folders: list[str]) -> Iterator[int]:
+    with ExitStack() as stack:
+        current = root
+        for part in folders:
+            with files.translated(_READING):
+                _refuse_link(os.stat(part, dir_fd=current, follow_symlinks=False).st_mode)
+                current = stack.enter_context(files.opened_below(current, part))
+        yield current
 
 
 def folder_of(path: str) -> str:
@@ -251,27 +261,9 @@ def folder_of(path: str) -> str:
     return path.rpartition("/")[0]
 
 
-@contextmanager
-def _not_removable() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        text = os.strerror(error.errno or 0)
-        if error.errno == errnos.EROFS:
-            raise Retryable("uploads-read-only", text, errno=error.errno, shared=True) from error
-        if error.errno in {errnos.EACCES, errnos.EPERM}:
-            raise Retryable("upload-not-removable", text, errno=error.errno, shared=True) from error
-        raise Retryable("upload-io", text, errno=error.errno) from error
-
-
 def _is_empty(folder: int) -> bool:
     with os.scandir(folder) as entries:
         return next(entries, None) is None
-
-
-def _close(descriptor: int) -> None:
-    with suppress(OSError):  # what was only read has nothing to lose
-        os.close(descriptor)
 
 
 def _walk(folder: int, prefix: str, depth: int) -> Generator[Found]:
@@ -314,7 +306,7 @@ def _look_at(entry: os.DirEntry[str], folder: int, prefix: str, depth: int) -> G
         yield Found(path, identity, "folder-too-deep")
         return
     try:
-        below = os.open(entry.name, _FOLDER, dir_fd=folder)
+        below = os.open(entry.name, files.FOLDER, dir_fd=folder)
     except OSError as error:
         gone = error.errno in {errnos.ENOENT, errnos.ENOTDIR, errnos.ELOOP}  # or no folder any more: the next walk sees what it is
         if not gone and path != "lost+found":  # fsck's own, of root: on an ext4 volume it is always there
@@ -345,24 +337,3 @@ def _refuse_special(mode: int) -> None:
             raise Permanent("upload-is-socket", "a socket, not a file")
         case _:
             raise Permanent("upload-is-device", "a device, not a file")
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        text = os.strerror(error.errno or 0)
-        match error.errno:
-            case errnos.ENOENT:
-                raise Retryable("upload-missing", "no such file", errno=error.errno) from error
-            case errnos.ENOTDIR:
-                raise Retryable("upload-missing", "a part of its path is not a folder", errno=error.errno) from error
-            case errnos.ELOOP:
-                raise Permanent("upload-is-link", text, errno=error.errno) from error
-            case errnos.ENAMETOOLONG:
-                raise Permanent("upload-name-too-long", text, errno=error.errno) from error
-            case errnos.EACCES | errnos.EPERM:
-                raise Retryable("upload-unreadable", text, errno=error.errno) from error
-            case _:
-                raise Retryable("upload-io", text, errno=error.errno) from error

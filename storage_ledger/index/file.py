@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from storage_ledger.errors import LedgerBusy
 from storage_ledger.system import logs
-from storage_ledger.system.ownership import hand_over
+from storage_ledger.system.files import chown_like_folder
 from storage_ledger.system.sqlalchemy_engine import driver, open_engine, translated
 from storage_ledger.system.sqlite import beside_of, is_regular, sqlite
 
@@ -97,7 +97,7 @@ class IndexFile:
         try:
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640))
             self.path.chmod(0o640)
-            hand_over(self.path, self.path.parent)
+            chown_like_folder(self.path, self.path.parent)
         except FileExistsError:
             pass
         status = self.path.stat()

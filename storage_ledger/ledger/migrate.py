@@ -15,7 +15,7 @@ from storage_ledger.ledger.schema import HEAD
 from storage_ledger.ledger.snapshot import copy_to, fsync
 from storage_ledger.system import locks
 from storage_ledger.system.file_system import require_local
-from storage_ledger.system.ownership import hand_over
+from storage_ledger.system.files import chown_like_folder
 from storage_ledger.system.sqlite import SqliteFile, connect, errors_mapped, sqlite
 
 SCHEMA_SQL = "SELECT type, name, coalesce(sql, '') FROM sqlite_master WHERE name NOT LIKE 'sqlite!_stat%' ESCAPE '!'"
@@ -150,7 +150,7 @@ def make_private(ledger_file: Path) -> None:
         raise LedgerUnusable("ledger-folder", f"{ledger_file} cannot be made: {text}. {who}", errno=error.errno) from error
     try:
         os.fchmod(descriptor, 0o640)
-        hand_over(descriptor, ledger_file.parent)
+        chown_like_folder(descriptor, ledger_file.parent)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 from storage_ledger.errors import LedgerBusy
-from storage_ledger.system.ownership import hand_over
+from storage_ledger.system.files import chown_like_folder
 from storage_ledger.system.sqlite import errors_mapped, quoted, sqlite
 
 MODE = 0o640
@@ -50,7 +50,7 @@ def copy_to(ledger_file: Path, target: Path, on_progress: Callable[[int, int], N
     try:
         os.pwrite(descriptor, b"\x01\x01", _FORMAT_VERSIONS)
         os.fchmod(descriptor, MODE)
-        hand_over(descriptor, target.parent)
+        chown_like_folder(descriptor, target.parent)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -25,7 +25,7 @@ from storage_ledger.errors import BackupError, LedgerError, LedgerUnusable, Lock
 from storage_ledger.ledger.migrate import revision_of
 from storage_ledger.ledger.snapshot import MODE, copy_to, fsync
 from storage_ledger.ledger.sqlite import COLUMNS
-from storage_ledger.system.ownership import hand_over
+from storage_ledger.system.files import chown_like_folder
 from storage_ledger.system.sqlite import errors_mapped, quoted, sqlite
 
 FORMAT = "storage-ledger-backup 1"
@@ -75,7 +75,7 @@ def back_up(ledger_file: Path, dest: Path, *, now: datetime, on_progress: Progre
         try:
             part.mkdir(FOLDER_MODE)
             part.chmod(FOLDER_MODE)  # whatever the umask
-            hand_over(part, dest)
+            chown_like_folder(part, dest)
             copy_to(ledger_file, part / LEDGER, lambda done, pages: on_progress("copied", done, pages))
             sha256, size = _digest(part / LEDGER)
             manifest = Manifest(FORMAT, *check(part / LEDGER, on_progress), sha256, size, revision, __version__, rfc3339(now))
@@ -177,7 +177,7 @@ def _alone(dest: Path) -> Iterator[None]:
     """One at a time; what one that was killed has left is removed. A volume that knows no such locks goes without."""
     if not dest.exists():
         dest.mkdir(FOLDER_MODE)
-        hand_over(dest, dest.parent)
+        chown_like_folder(dest, dest.parent)
         fsync(dest.parent)
     descriptor = os.open(dest, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -229,7 +229,7 @@ def _write(path: Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fchmod(file.fileno(), MODE)
-        hand_over(file.fileno(), path.parent)
+        chown_like_folder(file.fileno(), path.parent)
         os.fsync(file.fileno())
 
 
@@ -250,6 +250,6 @@ def _copy(source: Path, target: Path, on_progress: Callable[[int], None]) -> tup
             on_progress(size)
         write.flush()
         os.fchmod(write.fileno(), MODE)
-        hand_over(write.fileno(), target.parent)
+        chown_like_folder(write.fileno(), target.parent)
         os.fsync(write.fileno())
     return digest.hexdigest(), size

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from storage_ledger.errors import LedgerBusy, Locked
-from storage_ledger.system.ownership import hand_over
+from storage_ledger.system.files import chown_like_folder
 
 LOOKERS = 10_000
 """So many times in a row somebody may be met who only looks; each takes some microseconds."""
@@ -44,7 +44,7 @@ def let_go(descriptor: int) -> None:
 def _taken(path: Path, command: str, waits: Callable[[str], None] | None) -> int:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
-        hand_over(descriptor, path.parent)
+        chown_like_folder(descriptor, path.parent)
         try:
             _take(descriptor, path, command, waits)
         except BaseException:

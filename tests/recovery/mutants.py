@@ -68,11 +68,11 @@ METADATA_FOLDER = Edit(
 ARCHIVE_ROOT = Edit(FILESYSTEM, "                durable_copy.fsync(root if before is None else before)\n", "                pass\n")
 UPLOADS_FOLDER = Edit(UPLOADS, "                    os.fsync(folder)\n", "                    pass\n")
 COPY = Edit(FILES, "        fsync(descriptor)\n        return digest.hexdigest()\n", "        return digest.hexdigest()\n")
-METADATA = Edit(FILES, "        fsync(descriptor)\n    finally:\n", "    finally:\n")
+METADATA = Edit(FILESYSTEM, "METADATA_MODE, fsync=durable_copy.fsync)", "METADATA_MODE, fsync=lambda _: None)")
 CHECKED_FILE = Edit(
     FILES,
-    "    try:\n        fsync(descriptor)\n    except OSError:\n        return False",
-    "    try:\n        pass\n    except OSError:\n        return False",
+    "        try:\n            fsync(descriptor)\n        except OSError:\n            return False",
+    "        try:\n            pass\n        except OSError:\n            return False",
 )
 CHECKED_FOLDER = Edit(
     FILESYSTEM,
@@ -85,7 +85,7 @@ EVIDENCE_FIRST = Edit(
     "            kept, moved = _keep(name, folder, aside, damaged_name(position, name))\n",
     "            put()\n            kept, moved = _keep(name, folder, aside, damaged_name(position, name))\n",
 )
-DAMAGED_PARENTS = Edit(FILESYSTEM, "                durable_copy.fsync(parent)\n", "                pass\n")
+DAMAGED_PARENTS = Edit(FILESYSTEM, "        durable_copy.fsync(parent)\n", "        pass\n")
 
 MUTANTS = {
     "no-fsync-of-the-copied-file": Mutant("the copied file is not fsynced before it is linked", (COPY,), ("cuts", "order")),

@@ -234,7 +234,7 @@ TELLERS = {
 
 CODE_AT = {
     "Finding": 0, "Problem": 0, "Quarantined": 1, "_unexplained": 1, "Found": 2, "Unfit": 0, "_leave": 1, "left_alone": 1, "report": 0,
-    "unseen": 0, "Unavailable": 0, "Unreadable": 0,
+    "unseen": 0, "Unavailable": 0, "Unreadable": 0, "Failure": 0,
 }  # fmt: skip
 """Calls that take a code: at which place."""
 

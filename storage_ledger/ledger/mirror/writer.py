@@ -24,7 +24,7 @@ from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.mirror import segments
 from storage_ledger.ledger.mirror.segments import Batch, Begin
 from storage_ledger.system import locks, logs
-from storage_ledger.system.ownership import hand_over
+from storage_ledger.system.files import chown_like_folder
 
 SEGMENT_ENTRIES = 4096
 SEGMENT_BYTES = 8 << 20
@@ -180,7 +180,7 @@ class Mirror:
             with _opened(name, (_MAKE if full else os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC), folder) as descriptor:
                 if full:
                     os.fchmod(descriptor, FILE_MODE)
-                    hand_over(descriptor, folder)
+                    chown_like_folder(descriptor, folder)
                 elif _identity(descriptor) != tail.state:
                     raise Retryable("mirror-moved", "the mirror's last segment has been changed meanwhile", shared=True)
                 _write_all(descriptor, data)
@@ -305,7 +305,7 @@ class Mirror:
         """A descriptor that holds the lock."""
         try:
             descriptor = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
-            hand_over(descriptor, self._lock_file.parent)
+            chown_like_folder(descriptor, self._lock_file.parent)
             try:
                 _take(descriptor)
             except BaseException:
@@ -494,7 +494,7 @@ def _make_folder(parent: int, name: str) -> None:
         return
     with _opened(name, _FOLDER, parent) as made:
         os.fchmod(made, FOLDER_MODE)  # whatever the umask
-        hand_over(made, parent)
+        chown_like_folder(made, parent)
     os.fsync(parent)
 
 
@@ -503,7 +503,7 @@ def _write_anew(folder: int, name: str, data: bytes) -> Identity:
     _remove(folder, _TEMPORARY)
     with _opened(_TEMPORARY, _MAKE, folder) as descriptor:
         os.fchmod(descriptor, FILE_MODE)
-        hand_over(descriptor, folder)
+        chown_like_folder(descriptor, folder)
         _write_all(descriptor, data)
         os.fsync(descriptor)
         os.rename(_TEMPORARY, name, src_dir_fd=folder, dst_dir_fd=folder)

@@ -1,0 +1,214 @@
+"""Files and folders by descriptor: how they are opened, written durably, handed to their owner, and what an errno means.
+
+A name is always looked up in an open folder, so that nobody can put another folder in its place between two calls. "Durable"
+means: it survives a power cut. The bytes of a file are durable after an fsync of the file, its name after an fsync of the folder.
+Functions raise `OSError` unless they say otherwise.
+"""
+
+from __future__ import annotations
+
+import errno as errnos
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from storage_ledger.errors import Permanent, Retryable
+
+VOLUME = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+"""To open a folder that a setting names: it may be a symbolic link."""
+FOLDER = VOLUME | os.O_NOFOLLOW
+"""To open any other folder."""
+READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""To open a file for reading; a FIFO in its place does not block."""
+CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+"""To make a file that must not exist yet."""
+
+NO_SPACE = frozenset({errnos.ENOSPC, errnos.EDQUOT})
+NO_HARD_LINKS = frozenset({errnos.EPERM, errnos.EOPNOTSUPP, errnos.ENOTSUP, errnos.ENOSYS})
+NO_FSYNC = frozenset({errnos.EINVAL, errnos.EOPNOTSUPP, errnos.ENOTSUP, errnos.ENOSYS})
+
+
+class FolderId(NamedTuple):
+    """Tells one folder from any other that is mounted or put at the same path."""
+
+    device: int
+    inode: int
+
+    @classmethod
+    def of(cls, folder: int) -> FolderId:
+        """Of an open folder."""
+        status = os.fstat(folder)
+        return cls(status.st_dev, status.st_ino)
+
+
+@contextmanager
+def opened(name: str | Path, flags: int, folder: int | None = None, *, mode: int = 0o600) -> Iterator[int]:
+    """A descriptor of what has this name (in the open `folder`), closed at the end. `mode` is for a file that `flags` make."""
+    descriptor = os.open(name, flags, mode, dir_fd=folder)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def opened_volume(path: Path, *, setting: str, code: str, same_as: FolderId | None = None) -> Iterator[int]:
+    """Open the folder that `setting` names.
+
+    Raises `Retryable` with this `code` (shared) when it cannot be opened, or when it is another folder than `same_as`: a volume
+    that comes off leaves an empty folder at its path.
+    """
+    try:
+        descriptor = os.open(path, VOLUME)
+    except OSError as error:
+        text = f"{setting} cannot be opened: {os.strerror(error.errno or 0)}"
+        raise Retryable(code, text, errno=error.errno, shared=True) from error
+    try:
+        if same_as not in {None, FolderId.of(descriptor)}:
+            raise Retryable(code, f"another volume, or none, is mounted at {setting}", shared=True)
+        yield descriptor
+    finally:
+        close_after_reading(descriptor)
+
+
+@contextmanager
+def opened_below(folder: int, *parts: str) -> Iterator[int]:
+    """Open the folder at `parts` below an open one, following no link on the way; at most one more is open at a time."""
+    current = folder
+    try:
+        for part in parts:
+            below = os.open(part, FOLDER, dir_fd=current)
+            if current != folder:
+                close_after_reading(current)
+            current = below
+        yield current
+    finally:
+        if current != folder:
+            close_after_reading(current)
+
+
+def close_after_reading(descriptor: int) -> None:
+    """Close what was not written to, or is fsynced: an error loses nothing, and is ignored."""
+    with suppress(OSError):
+        os.close(descriptor)
+
+
+def exists(name: str, folder: int) -> bool:
+    """Whether anything has this name, a dangling link too."""
+    try:
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def read_file(name: str, folder: int, limit: int = -1) -> bytes:
+    """The bytes of a file, at most the first `limit` of them."""
+    with os.fdopen(os.open(name, READ, dir_fd=folder), "rb") as file:
+        return file.read(limit)
+
+
+def write_all(descriptor: int, data: bytes | memoryview) -> None:
+    """Write all of it: one write(2) may take less."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def write_file(name: str, data: bytes, folder: int, mode: int, *, fsync: Callable[[int], None] = os.fsync) -> os.stat_result:
+    """Make a new file of these bytes; returns its state. The bytes are durable on return, the name is not: fsync the folder."""
+    with opened(name, CREATE, folder) as descriptor:
+        write_all(descriptor, data)
+        set_mode_and_owner(descriptor, folder, mode)
+        fsync(descriptor)
+        return os.fstat(descriptor)
+
+
+def replace_file(name: str, data: bytes, folder: int, mode: int, *, temporary: str) -> os.stat_result:
+    """Put a file of these bytes under this name, whole or not at all, whatever file had it. Bytes and name are durable on return.
+
+    Only one caller at a time may use the name `temporary`; what a killed one left under it is removed. Returns the file's state
+    before it got its name.
+    """
+    unlink_if_exists(temporary, folder)
+    state = write_file(temporary, data, folder, mode)
+    os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+    os.fsync(folder)
+    return state
+
+
+def make_folder(name: str, parent: int, mode: int) -> bool:
+    """Make a folder; False where something has that name. Its name is not durable: fsync the parent."""
+    try:
+        os.mkdir(name, mode, dir_fd=parent)
+    except FileExistsError:
+        return False
+    os.chmod(name, mode, dir_fd=parent)  # whatever the umask
+    chown_like_folder(name, parent)
+    return True
+
+
+def unlink_if_exists(name: str, folder: int) -> None:
+    """Remove a name. Not durable: fsync the folder."""
+    with suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=folder)
+
+
+def fsync_path(path: Path) -> None:
+    """Fsync a file or folder. Not for a database that SQLite has open in this process: closing it would drop SQLite's locks."""
+    with opened(path, os.O_RDONLY | os.O_CLOEXEC) as descriptor:
+        os.fsync(descriptor)
+
+
+def set_mode_and_owner(descriptor: int, folder: int | Path, mode: int) -> None:
+    """Give a new file its mode, whatever the umask, and its owner (see `chown_like_folder`)."""
+    os.fchmod(descriptor, mode)
+    chown_like_folder(descriptor, folder)
+
+
+def chown_like_folder(made: int | str | Path, folder: int | Path) -> None:
+    """If we are root, give what we just made to the owner and group of the `folder` that it lies in.
+
+    The service runs as a user of its own. A command that is run as root, by hand or from root's crontab, would otherwise leave
+    a segment of the mirror, a folder or a lock that the service cannot open. SQLite does the same with its own files
+    (sqlite.org/src/file/src/os_unix.c). Nothing happens where the file system has no owners or lets root give nothing away.
+    """
+    if os.geteuid() != 0:
+        return
+    with suppress(OSError):
+        owner = os.stat(folder)
+        if owner.st_uid == 0:
+            return
+        if isinstance(made, int):
+            os.fchown(made, owner.st_uid, owner.st_gid)
+        else:
+            parent = folder if isinstance(folder, int) else None
+            os.chown(made, owner.st_uid, owner.st_gid, dir_fd=parent, follow_symlinks=False)
+
+
+class Failure(NamedTuple):
+    """The error code that an errno stands for on one volume. `text`: in place of what the C library says."""
+
+    code: str
+    shared: bool = False
+    permanent: bool = False
+    text: str = ""
+
+
+FailureTable = Mapping[int | None, Failure]
+"""By errno; the entry of None is for every other errno."""
+
+
+@contextmanager
+def translated(failures: FailureTable, about: str = "") -> Iterator[None]:
+    """Every `OSError` within comes out as the `Retryable` or `Permanent` that the table gives for it, its text after `about`."""
+    try:
+        yield
+    except OSError as error:
+        failure = failures.get(error.errno, failures[None])
+        text = f"{about}{failure.text or os.strerror(error.errno or 0)}"
+        if failure.permanent:
+            raise Permanent(failure.code, text, errno=error.errno) from error
+        raise Retryable(failure.code, text, errno=error.errno, shared=failure.shared) from error
