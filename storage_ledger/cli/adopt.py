@@ -34,7 +34,7 @@ def adopt(
 
     That is ARCHIVE_PATH/<study_id>/<file>, with metadata.json. Files are read, and entries appended; nothing is moved,
     renamed or (without --rewrite-metadata) rewritten. What cannot be adopted is left alone and listed with a code:
-    docs/reference/error-codes.md tells what to do. Needs `serve` stopped. Interrupted, it may be run again: it goes on, and
+    `storage-ledger explain CODE` tells what to do. Needs `serve` stopped. Interrupted, it may be run again: it goes on, and
     adopts nothing twice. The index is made at the end. Ends with 1 when something was left alone.
     """
     from storage_ledger.cli.output import print_json
@@ -76,7 +76,8 @@ def _reporting(report: Path | None) -> Iterator[Callable[[Noted, bool], None]]:
 
 
 def _print(done: Adopted) -> None:
-    from storage_ledger.cli.output import console, counted, safe, size, table
+    from storage_ledger.cli.output import console, counted, print_advice, safe, size, table
+    from storage_ledger.domain.error_catalogue.adopt import LEFT_ALONE, REMARKS
 
     out = console()
     verb = "Would adopt" if done.dry_run else "Adopted"
@@ -96,3 +97,4 @@ def _print(done: Adopted) -> None:
         more = sum(by_code.values()) - len(listed)
         if more:
             out.print(f"… and {more} more: --report FILE writes them all.")
+    print_advice(out, [*done.left_alone_by_code, *done.remarks_by_code], LEFT_ALONE, REMARKS)

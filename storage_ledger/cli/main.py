@@ -20,6 +20,7 @@ from storage_ledger.cli import (
     backup,
     browse,
     demo,
+    explain,
     migrate,
     quarantine,
     reconcile,
@@ -72,7 +73,7 @@ def _add(panel: str, *commands: Callable[..., None]) -> None:
 
 _add("Every day", serve.serve, status.status, show.show)
 app.add_typer(quarantine.app, name="quarantine", rich_help_panel="Every day")
-_add("Every day", acknowledge.acknowledge, browse.browse)
+_add("Every day", explain.explain, acknowledge.acknowledge, browse.browse)
 _add("Keep it safe", backup.backup, verify.verify)
 _add("Make good what was lost", replay.replay, restore.restore, reconcile.reconcile)
 app.add_typer(repair.app, name="repair", rich_help_panel="Make good what was lost")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from storage_ledger.domain.error_catalogue.catalogue import explained
+from storage_ledger.domain.error_catalogue.explanation import Section, plain
 from storage_ledger.domain.ids import instant
 
 
@@ -41,6 +44,16 @@ def print_commands(out: Console, commands: list[str]) -> None:
     """Each in one line, however long, so that it can be copied."""
     for command in commands:
         out.print("  ", safe(command), sep="", soft_wrap=True)
+
+
+def print_advice(out: Console, codes: Iterable[str], *sections: Section) -> None:
+    """What to do about each code that one of the sections explains, once."""
+    found = [each for code in dict.fromkeys(codes) if (each := explained(code, sections))]
+    if not found:
+        return
+    out.print("\n[bold]What to do[/bold]")
+    for each in found:
+        out.print("  ", safe(f"{each.code}: {plain(each.advice)}"), sep="", soft_wrap=True)
 
 
 def age(recorded_at: str, now: datetime | None = None) -> str:

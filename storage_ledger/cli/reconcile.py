@@ -40,7 +40,8 @@ def reconcile(
 
 
 def _print(done: Sweep) -> None:
-    from storage_ledger.cli.output import console, counted, safe, size, table
+    from storage_ledger.cli.output import console, counted, print_advice, safe, size, table
+    from storage_ledger.domain.error_catalogue.uploads_search import UNEXPLAINED_FILES
 
     out = console()
     out.print(
@@ -59,3 +60,4 @@ def _print(done: Sweep) -> None:
         out.print(rows)
     if done.unexplained > len(done.files):
         out.print(f"\n… and {done.unexplained - len(done.files)} more.")
+    print_advice(out, (file.code for file in done.files), UNEXPLAINED_FILES)

@@ -32,21 +32,15 @@ def show(
 
 
 def _explained(flag: str, file: dict[str, Any]) -> str:
+    from storage_ledger.domain.error_catalogue.flags_and_headers import FLAGS
     from storage_ledger.web.pages.formatting import identity
 
     if flag not in {"message-differs", "study-uid-differs"}:
-        return f": {MEANS[flag]}"
+        means = FLAGS.find(flag)
+        return f": {means.summary}" if means else ""
     differing = [each["attribute"] for each in file["differences"]]
     header = file["patient"] | {each["attribute"]: each["file"] for each in file["differences"]}
     return f": Message: {identity(file['message'], differing)}. File: {identity(header, differing)}."
-
-
-MEANS = {
-    "patient-differs": "another file of its DICOM study names another patient",
-    "sop-conflict": "another file has the same SOP Instance UID and other bytes",
-    "superseded": "an earlier, incomplete state of its upload; a later state is archived as well",
-    "unconfirmed": "its last message came when the upload was gone, and was never seen together with the file",
-}
 
 
 def _print(story: dict[str, Any]) -> None:
@@ -70,7 +64,7 @@ def _print(story: dict[str, Any]) -> None:
         for flag in file["flags"]:
             out.print(f"       [bold red]{flag}[/bold red]", safe(_explained(flag, file)), sep="", soft_wrap=True)
     if any(file["flags"] for file in story["files"]):
-        out.print("\nThese files are archived as they came. What the flags mean, and what to do: docs/how-to/patient-mix-up.md")
+        out.print("\nThese files are archived as they came. What to do: storage-ledger explain FLAG, or docs/how-to/patient-mix-up.md")
     out.print()
     line = table("Position", "Recorded at (UTC)", "After", "What happened", "Because of")
     for entry in story["entries"]:
@@ -84,7 +78,7 @@ def _print(story: dict[str, Any]) -> None:
             out.print("[bold]Next[/bold]   ", safe(step["summary"]), when, sep="")
             if failed := step["failed_with"]:
                 times = counted(step["attempts"], "time")
-                out.print("       ", safe(f"tried {times} in vain, {failed['code']}: {failed['action']}"), sep="")
+                out.print("       ", safe(f"tried {times}. {failed['code']}: {failed['action']}"), sep="")
             for cause in step["held_up_by"]:
                 out.print("       ", safe(f"held up by {cause['code']} since {cause['since']}: {cause['action']}"), sep="")
     if story["advice"]:

@@ -117,7 +117,9 @@ def _told(report: Verified) -> dict[str, Any]:
 
 
 def _print(report: Verified, told: dict[str, Any]) -> None:
-    from storage_ledger.cli.output import console, safe, size, table
+    from storage_ledger.cli.output import console, print_advice, safe, size, table
+    from storage_ledger.domain.error_catalogue.ledger_and_mirror import ENTRIES
+    from storage_ledger.domain.error_catalogue.verify import VERIFY
 
     out = console()
     out.print(f"[bold]Up to[/bold]     position {report.up_to}")
@@ -143,9 +145,9 @@ def _print(report: Verified, told: dict[str, Any]) -> None:
         out.print(rows)
         if counts.total() > SHOWN:
             out.print(f"… and {counts.total() - SHOWN} more: see --json.")
-    if report.found.counts:
-        out.print("\nWhat to do about each: docs/reference/error-codes.md, under Verify.")
-    elif not report.interrupted and not report.found.unchecked_counts:
+    if report.found.counts or report.found.unchecked_counts:
+        print_advice(out, [*report.found.counts, *report.found.unchecked_counts], VERIFY, ENTRIES)
+    elif not report.interrupted:
         out.print("\nAll is intact.")
 
 

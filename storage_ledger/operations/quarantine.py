@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from storage_ledger.domain.entries import Entry, Kind
+from storage_ledger.domain.error_catalogue.explanation import BY, REASON
 from storage_ledger.domain.payloads import DiscardedPayload, QuarantinedPayload, ReleasedPayload
 from storage_ledger.domain.study import State, Study
 from storage_ledger.domain.work_queue import Stage
@@ -18,8 +19,6 @@ from storage_ledger.ledger.contract import Ledger, Transaction
 
 MAX_BY = 100
 MAX_REASON = 1000
-BY, REASON = "YOUR NAME", "WHY"
-"""Stand in the commands that are shown to people, who put their own words there."""
 STUDIES_A_COMMIT = 100  # `serve` waits for its turn meanwhile
 
 

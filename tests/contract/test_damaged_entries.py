@@ -189,7 +189,7 @@ def test_people_are_shown_what_is_whole_and_what_is_not(pipeline, how, position)
         browse_ledger.outages(connection)
         assert browse_ledger.entry(connection, position)["faults"]
         if "study" not in how:
-            assert page["entry_damaged"].startswith("Look at the ledger's disk")
+            assert page["entry_damaged"].startswith("Check the disk of LEDGER_PATH")
     if "study" in how:
         assert position not in [each["position"] for each in shown["entries"]]
     else:

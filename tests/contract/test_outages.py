@@ -293,7 +293,7 @@ def test_the_story_of_a_study_says_what_holds_it_up(pipeline):
     pipeline.archive.rename(away)
     pipeline.place()
     [step] = story_of(pipeline.ledger, settings, "S1")["next"]
-    assert [(cause["code"], "mount" in cause["action"]) for cause in step["held_up_by"]] == [("archive-missing", True)]
+    assert [(cause["code"], "Mount" in cause["action"]) for cause in step["held_up_by"]] == [("archive-missing", True)]
     away.rename(pipeline.archive)
     pipeline.finish()
     assert story_of(pipeline.ledger, settings, "S1")["state"] == "archived"

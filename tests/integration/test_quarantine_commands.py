@@ -196,7 +196,7 @@ def test_two_studies_that_name_one_upload_are_told_of_each_other(stack, status_s
     assert (code, item["code"], item["archived_as"]) == (0, "upload-missing", ["first"])
     said = stack.command("quarantine", "show", "second").stdout
     assert "archived for study first" in said
-    assert "nothing is lost: `storage-ledger quarantine discard`" in " ".join(said.split())
+    assert "nothing is lost: discard this one" in " ".join(said.split())
 
 
 def test_a_word_without_a_name_is_refused_with_2_before_anything_is_opened(stack):

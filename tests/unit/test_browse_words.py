@@ -4,20 +4,16 @@
 from __future__ import annotations
 
 import asyncio
-import re
-from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
 from storage_ledger.web.datasette.routes import routes
-from storage_ledger.web.pages import error_codes, formatting
+from storage_ledger.web.pages import formatting
 from storage_ledger.web.pages.chart import REST, stacked
 from storage_ledger.web.pages.search_terms import expression
 from storage_ledger.web.pages.study_list import Wanted
 from storage_ledger.web.pages.views import ROUTES, lasting
-
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "error-codes.md"
 
 
 @pytest.mark.parametrize(
@@ -70,31 +66,6 @@ def test_an_age_is_that_on_the_day_of_the_study(born: str, on: str | None, age: 
 def test_modalities_are_explained_where_they_are_known():
     assert formatting.modalities("CT, XQ\\SR") == [("CT", "Computed tomography"), ("XQ", ""), ("SR", "Structured report")]
     assert formatting.modalities(None) == []
-
-
-def test_codes_are_explained_in_the_words_of_the_reference():
-    sections = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL))
-    for title, known in (
-        ("Rejected messages", error_codes.REJECTED),
-        ("Quarantined files", error_codes.QUARANTINED),
-        ("Retries of one file or study", error_codes.RETRIED),
-        ("Outages", error_codes.OUTAGES),
-        ("Flags", error_codes.FLAGS),
-        ("Headers", error_codes.HEADERS),
-        ("Verify", error_codes.VERIFIED),
-    ):
-        told = {}
-        for line in re.findall(r"^\| (`.*) \|$", sections[title], flags=re.MULTILINE):
-            cells = line.split(" | ")
-            for code in re.findall(r"`([^`]+)`", cells[0]):
-                told[code] = error_codes.Meaning(plain(cells[-2]), plain(cells[-1]))
-        if title == "Verify":  # what is never recorded is told by the command alone
-            told = {code: meaning for code, meaning in told.items() if code in known}
-        assert told == known, title
-
-
-def plain(text: str) -> str:
-    return re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", text).replace("`", "").replace("*quiet*", "quiet").strip()
 
 
 def test_a_chart_has_every_day_and_loses_no_file():

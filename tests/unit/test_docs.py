@@ -1,4 +1,4 @@
-"""What the docs name exists, and what exists is named: settings, commands, kinds, codes, metrics, tables, files."""
+"""What the docs name exists, and what exists is named: settings, commands, kinds, metrics, tables, files."""
 
 from __future__ import annotations
 
@@ -17,17 +17,13 @@ import yaml
 from pydantic_core import PydanticUndefined
 from typer.testing import CliRunner
 
-from storage_ledger import errors
-from storage_ledger.archive.contract import Fixity
 from storage_ledger.cli.main import app
 from storage_ledger.domain import payloads
 from storage_ledger.domain.entries import Kind
+from storage_ledger.domain.error_catalogue.catalogue import codes
 from storage_ledger.index.follower import Index
-from storage_ledger.index.rows import NO_STUDY
-from storage_ledger.index.writer import NOT_UNDERSTOOD
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.sqlite import SqliteLedger
-from storage_ledger.operations.report.remedies import ACTIONS, NOT_READY_ACTIONS, OUTAGE_ACTIONS
 from storage_ledger.settings import Settings
 from storage_ledger.system.metrics import Metrics
 from storage_ledger.system.sqlite import sqlite
@@ -38,7 +34,6 @@ DOCS = ROOT / "docs"
 REFERENCE = DOCS / "reference"
 PACKAGE = ROOT / "storage_ledger"
 PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md")])
-CODE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
 def sections(page: str) -> dict[str, str]:
@@ -211,156 +206,6 @@ def fields_of(record: type, prefix: str = "") -> Iterator[tuple[str, bool]]:
             yield from fields_of(types[each.name], f"{prefix}{each.name}.")
 
 
-# -- error codes
-
-
-ERRORS = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, errors.StorageLedgerError)}
-TELLERS = {
-    "trouble",
-    "reasons",
-    "read_header",
-    "_wanted",
-    "faults",
-    "_unfit",
-    "refusal",
-    "understood",
-    "code_of",
-    "unseen_code",
-    "_look_at_ledger",
-    "_look_at_uploads",
-    "_checked",
-}
-"""Functions whose texts in kebab case are codes, whichever way they hand them on."""
-
-CODE_AT = {
-    "Finding": 0, "Problem": 0, "Quarantined": 1, "_unexplained": 1, "Found": 2, "Unfit": 0, "_leave": 1, "left_alone": 1, "report": 0,
-    "unseen": 0, "Unavailable": 0, "Unreadable": 0, "Failure": 0,
-}  # fmt: skip
-"""Calls that take a code: at which place."""
-
-FILLED_IN = {
-    "archive-copy-{}": [fixity.value for fixity in Fixity if fixity is not Fixity.INTACT],
-    "{}-missing": ["uploads", "archive", "ledger"],
-    "{}-not-regular": ["file", "metadata"],
-}
-"""Codes that are put together: what can stand in the gap."""
-
-
-class Codes(ast.NodeVisitor):
-    """Collects every code that a module can come up with; what it cannot work out is `unknown`, with its place."""
-
-    def __init__(self, module: str) -> None:
-        self.module = module
-        self.functions: list[ast.AST] = []
-        self.found: set[str] = set()
-        self.unknown: list[str] = []
-
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
-        self.functions.append(node)
-        if node.name in TELLERS:
-            body = node.body[1:] if ast.get_docstring(node) else node.body
-            texts = [
-                each.value for part in body for each in ast.walk(part) if isinstance(each, ast.Constant) and isinstance(each.value, str)
-            ]
-            self.found |= {text for text in texts if "-" in text and CODE.fullmatch(text)}
-        self.generic_visit(node)
-        self.functions.pop()
-
-    def visit_Call(self, node: ast.Call) -> None:
-        name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
-        if name in ERRORS and node.args:
-            self.take(node.args[0])
-        elif name in CODE_AT and len(node.args) > CODE_AT[name]:
-            self.take(node.args[CODE_AT[name]])
-        for keyword in node.keywords:
-            if keyword.arg == "code":
-                self.take(keyword.value)
-        self.generic_visit(node)
-
-    def visit_Dict(self, node: ast.Dict) -> None:
-        for key, value in zip(node.keys, node.values, strict=True):
-            sentence = isinstance(value, ast.Constant) and " " in str(value.value)  # the description of a column called `code`
-            if isinstance(key, ast.Constant) and key.value == "code" and not sentence:
-                self.take(value)
-        self.generic_visit(node)
-
-    def take(self, node: ast.expr) -> None:
-        match node:
-            case ast.Constant(value=str(text)):
-                self.found.add(text)
-            case ast.IfExp():
-                self.take(node.body)
-                self.take(node.orelse)
-            case ast.JoinedStr():
-                pattern = "".join(part.value if isinstance(part, ast.Constant) else "{}" for part in node.values)
-                if pattern in FILLED_IN:
-                    self.found |= {pattern.format(text) for text in FILLED_IN[pattern]}
-                else:
-                    self.unknown.append(f"{self.module}:{node.lineno}: {pattern}")
-            case ast.Name():
-                self.take_name(node)
-            case ast.Attribute() | ast.Subscript() | ast.Call(func=ast.Attribute(attr="get")):
-                pass  # handed on: the code of an error, the field of a payload
-            case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name)) if name in TELLERS:
-                pass  # collected where that function is defined
-            case _:
-                self.unknown.append(f"{self.module}:{node.lineno}: {ast.unparse(node)}")
-
-    def take_name(self, node: ast.Name) -> None:
-        """What the enclosing function assigns to it; a parameter or loop variable is handed on."""
-        for function in self.functions[-1:]:
-            for each in ast.walk(function):
-                if isinstance(each, ast.Assign) and any(isinstance(target, ast.Name) and target.id == node.id for target in each.targets):
-                    self.take(each.value)
-
-
-def codes() -> tuple[set[str], list[str]]:
-    found = {NO_STUDY, NOT_UNDERSTOOD}  # those that the index gives by itself
-    unknown: list[str] = []
-    for path in sorted(PACKAGE.rglob("*.py")):
-        if "demo" in path.relative_to(PACKAGE).parts or path.name == "status_service.py":
-            continue  # neighbours of the service: they have no codes
-        collector = Codes(str(path.relative_to(PACKAGE)))
-        collector.visit(ast.parse(path.read_text()))
-        found |= collector.found
-        unknown += collector.unknown
-    return found, unknown
-
-
-def documented_codes() -> set[str]:
-    found = set()
-    for row in rows((REFERENCE / "error-codes.md").read_text()):
-        found |= set(re.findall(r"`([^`]+)`", row[0]))
-    return found
-
-
-def test_every_code_of_the_source_is_one_that_can_be_worked_out():
-    assert codes()[1] == []
-
-
-def test_every_code_is_documented_and_every_documented_code_exists():
-    found, _ = codes()
-    assert len(found) > 50  # it does find them
-    assert {"found, but not documented": found - documented_codes(), "documented, but not found": documented_codes() - found} == {
-        "found, but not documented": set(),
-        "documented, but not found": set(),
-    }
-
-
-def test_every_code_row_says_what_to_do():
-    assert [row[0] for row in rows((REFERENCE / "error-codes.md").read_text()) if len(row[-1]) < 8] == []
-
-
-def test_what_the_commands_advise_is_advised_for_codes_that_exist():
-    assert (ACTIONS.keys() | OUTAGE_ACTIONS.keys()) - codes()[0] == set()
-
-
-def test_the_errors_that_status_calls_attention_to_have_an_action_each():
-    outages = set(names(sections("error-codes.md")["Outages"]))
-    assert outages == OUTAGE_ACTIONS.keys()
-    assert {"hangs", "redis-not-subscribed", "ledger-full"} < NOT_READY_ACTIONS.keys() <= documented_codes()
-
-
 # -- metrics
 
 
@@ -415,7 +260,7 @@ def test_the_example_alerts_are_rules_with_all_that_a_rule_needs():
 
 
 def test_the_example_alerts_match_labels_that_exist():
-    known = {"code": codes()[0], "stage": {"place", "remove", "tell", "confirm"}, "volume": {"uploads", "archive", "ledger"}}
+    known = {"code": set(codes()), "stage": {"place", "remove", "tell", "confirm"}, "volume": {"uploads", "archive", "ledger"}}
     seen = 0
     for rule in alerts():
         for name, matchers in re.findall(r"(storage_ledger_\w+)\{([^}]*)\}", rule["expr"]):

@@ -10,7 +10,7 @@ from storage_ledger.domain.study import State
 from storage_ledger.index.queries import archived_from, studies_with_upload
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.operations.quarantine import Waiting, in_quarantine
-from storage_ledger.operations.report.remedies import ACTIONS, TWICE_NAMED, USUAL_ACTION, commands
+from storage_ledger.operations.report import remedies
 from storage_ledger.settings import Settings
 
 
@@ -28,8 +28,8 @@ def quarantined(ledger: Ledger, settings: Settings, study_id: str | None = None)
                 "upload_path": each.upload_path,
                 "code": each.code,
                 "detail": each.detail,
-                "action": TWICE_NAMED if others else ACTIONS.get(each.code, USUAL_ACTION),
-                "commands": commands(each.study_id, each.code),
+                "action": remedies.quarantined(each.code, named_twice=bool(others)),
+                "commands": remedies.commands(each.study_id, each.code),
             }
             | ({} if study_id is None else {"archived_as": others})
         )

@@ -1,91 +1,76 @@
-"""What a person does about each code, and the commands for it."""
+"""What a person should do about a code, as commands say it. The texts stand in domain/error_catalogue."""
 
 from __future__ import annotations
 
 import shlex
 
-from storage_ledger.operations.quarantine import BY, REASON
+from storage_ledger.domain.error_catalogue.attention import ATTENTION
+from storage_ledger.domain.error_catalogue.catalogue import explained
+from storage_ledger.domain.error_catalogue.explanation import REFERENCE, Section, plain
+from storage_ledger.domain.error_catalogue.ledger_and_mirror import LEDGER
+from storage_ledger.domain.error_catalogue.outages import OUTAGES
+from storage_ledger.domain.error_catalogue.quarantined_files import NAMED_TWICE, QUARANTINED_FILES
+from storage_ledger.domain.error_catalogue.readiness import READINESS
+from storage_ledger.domain.error_catalogue.rejected_messages import REJECTED_MESSAGES
+from storage_ledger.domain.error_catalogue.retries import RETRIES
 
-_RETRY = "then `storage-ledger quarantine retry`"
-_DISCARD = "then `storage-ledger quarantine discard` this one"
-ACTIONS = {
-    "upload-missing": f"put the file back into uploads, {_RETRY}",
-    "upload-unreadable": f"let the service's user read it, {_RETRY}",
-    "upload-empty": f"have the file sent again, or put it into uploads, {_RETRY}",
-    "upload-hard-linked": f"remove the file's other name, or replace the file by a copy of it, {_RETRY}",
-    "upload-is-link": f"replace the link by the file itself, {_RETRY}",
-    "upload-is-folder": f"publish a message for each file in it, {_DISCARD}",
-    "upload-name-too-long": f"correct the sender and have the message published again, {_DISCARD}",
-    "archive-folder-taken": f"have the file published again under another study_id, {_DISCARD}",
-    "archive-copy-missing": f"restore the archive's file from a backup, or put it back into uploads, {_RETRY}",
-    "archive-copy-changed": f"restore the archive's file from a backup, or put it back into uploads, {_RETRY}",
-    "archive-name-taken": f"move what is not ours out of the study's archive folder: it has both names of this file, {_RETRY}",
-}
-TWICE_NAMED = (
-    f"if both messages were about one file, nothing is lost: `storage-ledger quarantine discard` this one. Else {ACTIONS['upload-missing']}"
-)
-"""For `upload-missing` where a file of the same path was archived for another study."""
-ENTRY_DAMAGED = (
-    "look at the ledger's disk, stop `serve`, then `storage-ledger restore --from-mirror --force`, which keeps this one beside it: see "
-    "docs/how-to/ledger-volume-lost.md"
-)
 DAMAGED_FILES = (
-    "a file of it is missing or changed in the archive: see whether the disk fails, stop `serve`, and put it back from a folder with copies"
+    "A file of this study is missing or changed in the archive. Check whether the disk fails, stop `serve`, and put the file back from a "
+    "folder that has copies."
 )
-REJECTED_ACTION = (
-    "nothing was archived: the sender has to publish a right message; each reason is explained in docs/reference/error-codes.md"
-)
-SEE = "see docs/reference/error-codes.md"
-USUAL_ACTION = f"mend the upload, {_RETRY}"
-OUTAGE_ACTIONS = {
-    "entry-damaged": ENTRY_DAMAGED,
-    "archive-io": "look at the archive's disk and the kernel's log; what failed is tried again by itself",
-    "archive-error": "see errno in the entry `failed`; what failed is tried again by itself",
-    "upload-io": "look at the disk of uploads and the kernel's log; what failed is tried again by itself",
-    "internal-error": "report it with the lines `place.internal-error` or `thread.failed` of the log; the files are safe in uploads",
-    "ledger-io": "see rights and owner of LEDGER_PATH, then its disk; it goes on by itself",
-    "mirror-io": "look at the archive's disk and the kernel's log; it goes on by itself",
-    "mirror-busy": "find the process that holds mirror.lock in LEDGER_PATH, and end it; it goes on by itself",
-    "mirror-moved": "see that nobody writes into ARCHIVE_PATH/.ledger, and which volume is mounted; it goes on by itself",
-    "archive-full": "make room on the archive's volume; it goes on by itself",
-    "archive-missing": "mount the archive's volume; it goes on by itself",
-    "archive-read-only": "remount the archive writable; it goes on by itself",
-    "archive-not-writable": "let the service's user write into ARCHIVE_PATH; it goes on by itself",
-    "archive-no-links": "move the archive to a file system with hard links (not FAT, exFAT); it goes on by itself",
-    "archive-no-fsync": "move the archive to a file system that supports fsync on files and folders; it goes on by itself",
-    "uploads-missing": "mount the uploads volume; it goes on by itself",
-    "uploads-read-only": "mount uploads writable: archived files cannot be removed from it",
-    "upload-not-removable": "let the service's user remove files from uploads: see docs/how-to/match-uids.md",
-    "status-service-away": "start the Status Service; it goes on by itself, and tells all that it missed",
-}
-NOT_READY_ACTIONS = OUTAGE_ACTIONS | {
-    "clock-ahead": "set the clock, find out which entries are dated wrong, then `storage-ledger acknowledge clock-ahead`: see "
-    "docs/how-to/clock-ahead.md",
-    "index-failing": "see rights and owner of LEDGER_PATH, then its disk; the index is rebuilt by itself, and archiving goes on",
-    "ledger-busy": "find out which program holds ledger.db open in a transaction; it goes on by itself",
-    "hangs": "see whether the volume answers, and the kernel's log; what hangs goes on by itself when it does",
-    "ledger-full": "make room on the ledger's volume; it goes on by itself",
-    "redis-not-subscribed": "see that Redis runs at REDIS_URL; it subscribes by itself, and looks through uploads for what it missed",
-}
-FAILING_ACTIONS = OUTAGE_ACTIONS | {
-    "archive-not-writable": "see owner and mode of the study's folder in the archive: somebody else has made it",
-    "hangs": NOT_READY_ACTIONS["hangs"],
-    "status-refused": "see the Status Service's log for this study_id, and whether STATUS_SERVICE_URL is the right service",
-    "upload-unreadable": "let the service's user read it: see docs/how-to/match-uids.md",
-}
-"""Of one study alone; all of them are tried again by themselves."""
+CONTINUES = "The service then continues by itself."
+
+
+def attention(code: str) -> str:
+    """About something that `status` itself noticed."""
+    return advice(code, ATTENTION, READINESS)
+
+
+def outage(code: str) -> str:
+    """About a cause that stops all studies."""
+    return f"{advice(code, OUTAGES)} {CONTINUES}"
+
+
+def not_ready(code: str) -> str:
+    """About what the service names in /readyz."""
+    return advice(code, READINESS, OUTAGES, LEDGER)
+
+
+def failing(code: str) -> str:
+    """About a work item of one study that is retried."""
+    return advice(code, RETRIES, OUTAGES)
+
+
+def rejected(code: str) -> str:
+    """About a message that was rejected."""
+    return f"Nothing was archived; the sender has to publish a correct message. {advice(code, REJECTED_MESSAGES)}"
+
+
+def quarantined(code: str | None, *, named_twice: bool = False) -> str:
+    """About a quarantined file, without the commands: `commands` has them.
+
+    `named_twice`: a file of the same path was archived for another study.
+    """
+    if named_twice:
+        return NAMED_TWICE
+    found = QUARANTINED_FILES.find(code)
+    return plain(found.action) if found else "Fix the upload, then retry."
 
 
 def commands(study_id: str, code: str | None) -> list[str]:
-    """For what is quarantined, to be copied into a terminal; the two words of the person are to be filled in."""
-    verb = "discard" if "quarantine discard" in ACTIONS.get(code or "", "") else "retry"
-    return [
-        f"storage-ledger quarantine {each} {shlex.quote(study_id)} --by '{BY}' --reason '{REASON}'"
-        for each in dict.fromkeys((verb, "retry", "discard"))
-    ]
+    """For a quarantined file, the likeliest first, to be copied into a terminal; name and reason are to be filled in."""
+    found = QUARANTINED_FILES.find(code)
+    templates = (found.commands if found else ()) or QUARANTINED_FILES.commands
+    return [each.replace("STUDY_ID", shlex.quote(study_id)) for each in templates]
 
 
 def put_back(study_id: str | None = None) -> str:
-    """The command that looks for lost bytes in a folder; of one study, or of all."""
+    """The command that looks for lost files in a folder; of one study, or of all."""
     only = "" if study_id is None else f" --study {shlex.quote(study_id)}"
     return f"storage-ledger replay --files{only} --source FOLDER"
+
+
+def advice(code: str, *sections: Section) -> str:
+    """What to do, in the first of these sections that explains the code; a newer program may have written one that none has."""
+    found = explained(code, sections)
+    return plain(found.advice) if found else f"See {REFERENCE}."

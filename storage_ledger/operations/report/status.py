@@ -20,10 +20,10 @@ from storage_ledger.index.schema import FLAGGED
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.mirror.writer import mirrored_position
 from storage_ledger.ledger.sqlite import utc_now
-from storage_ledger.operations.clock_ahead import ahead
+from storage_ledger.operations.clock_ahead import CLOCK_AHEAD, ahead
+from storage_ledger.operations.report import remedies
 from storage_ledger.operations.report.outages import by_code, going_on
 from storage_ledger.operations.report.quarantine import quarantined
-from storage_ledger.operations.report.remedies import ENTRY_DAMAGED, NOT_READY_ACTIONS, OUTAGE_ACTIONS, SEE
 from storage_ledger.operations.report.verifications import VERIFIED_READ, found_besides_files, last_verify
 from storage_ledger.operations.verify import unrecorded
 from storage_ledger.settings import Settings
@@ -33,9 +33,7 @@ WAITING_LONG_S = 900
 MIRROR_LAGS_S = 60
 READY_WITHIN_S = 10.0
 UNEXPLAINED = "storage_ledger_unexplained_files"
-VERIFY_AGAIN = "run `storage-ledger verify` again; see docs/how-to/verify.md"
 NO_INDEX = "index.db is not there, or cannot be read: which files are damaged is not known"
-INDEX_ACTION = "`serve` makes it by itself; if that lasts, `storage-ledger replay --index`"
 
 
 def look_at(ledger: Ledger, settings: Settings) -> dict[str, Any]:
@@ -55,32 +53,24 @@ def look_at(ledger: Ledger, settings: Settings) -> dict[str, Any]:
     serving = locks.is_held(settings.lock_file)
     mirrored = mirrored_position(settings.archive_path)
     attention = [
-        {"code": code, "detail": f"step {' and '.join(steps)}, since {since}", "action": OUTAGE_ACTIONS.get(code, SEE)}
+        {"code": code, "detail": f"step {' and '.join(steps)}, since {since}", "action": remedies.outage(code)}
         for code, steps, since, _ in by_code(outages)
     ]
     if quarantine:
         count = "1 file" if len(quarantine) == 1 else f"{len(quarantine)} files"
-        attention.append({"code": "quarantined", "detail": count, "action": "see `storage-ledger quarantine list`"})
+        attention.append(_noticed("quarantined", count))
     if (found := ahead(ledger, utc_now())) is not None:
-        attention.append({"code": "clock-ahead", "detail": found.detail, "action": NOT_READY_ACTIONS["clock-ahead"]})
+        attention.append(_noticed(CLOCK_AHEAD, found.detail))
     if broken := damaged(settings.index_file, ledger, 1):
         position, fault = broken[0]
-        attention.append({"code": "entry-damaged", "detail": f"first at position {position}: {fault}", "action": ENTRY_DAMAGED})
+        attention.append(_noticed("entry-damaged", f"first at position {position}: {fault}"))
     attention += [
-        {
-            "code": f"{v['name']}-missing",
-            "detail": f"{v['path']} cannot be looked at",
-            "action": "is the volume mounted?",
-        }
+        _noticed(f"{v['name']}-missing", f"{v['path']} cannot be looked at")
         for v in volumes
         if v["free_bytes"] is None and f"{v['name']}-missing" not in {item["code"] for item in attention}
     ]
     attention += [
-        {
-            "code": "waiting-long",
-            "detail": f"{q.rows} to {q.stage.value}, the oldest since {q.oldest}",
-            "action": "see the log, and `storage-ledger show` of a study",
-        }
+        _noticed("waiting-long", f"{q.rows} to {q.stage.value}, the oldest since {q.oldest}")
         for q in ledger.queue()
         if q.stage is not Stage.CONFIRM and waits_long(q.oldest, utc_now())
     ]
@@ -88,7 +78,7 @@ def look_at(ledger: Ledger, settings: Settings) -> dict[str, Any]:
         attention += _mirror_lag(ledger, mirrored)
     followed = standing(settings.index_file, ledger)
     if followed is None and last is not None:
-        attention.append({"code": "index-missing", "detail": NO_INDEX, "action": INDEX_ACTION})
+        attention.append(_noticed("index-missing", NO_INDEX))
     attention += _damage(ledger, settings)
     unexplained = None
     if serving:
@@ -96,7 +86,7 @@ def look_at(ledger: Ledger, settings: Settings) -> dict[str, Any]:
         not_ready, unexplained = _asked(settings)
         attention += [item for item in not_ready if item["code"] not in known]
     else:
-        attention.append({"code": "not-serving", "detail": "no `storage-ledger serve` holds serve.lock", "action": "start it"})
+        attention.append(_noticed("not-serving", "no `storage-ledger serve` holds serve.lock"))
     return {
         "position": last.position if last else 0,
         "recorded_at": last.recorded_at if last else None,
@@ -116,6 +106,10 @@ def look_at(ledger: Ledger, settings: Settings) -> dict[str, Any]:
     }
 
 
+def _noticed(code: str, detail: str) -> dict[str, str]:
+    return {"code": code, "detail": detail, "action": remedies.attention(code)}
+
+
 def waits_long(oldest: str, now: datetime) -> bool:
     """Whether something that is to be done is old enough to be looked at."""
     return (now - instant(oldest)).total_seconds() > WAITING_LONG_S
@@ -130,15 +124,15 @@ def _damage(ledger: Ledger, settings: Settings) -> list[dict[str, str]]:
         path, fixity, number = rows[0]
         count = "1 file of the archive is" if number == 1 else f"{number} files of the archive are"
         text = f"{count} missing or changed, when last read; {'' if number == 1 else 'the first: '}{path}, {fixity}"
-        found.append({"code": "damaged-files", "detail": text, "action": "see docs/how-to/verify.md"})
+        found.append(_noticed("damaged-files", text))
     others = found_besides_files(ledger.of_no_study((Kind.VERIFIED.value,), VERIFIED_READ))
     if others:
         codes = _numbers(Counter(str(each["code"]) for each in others))
         text = f"{codes}; the last of {others[0]['recorded_at']}"
-        found.append({"code": "verify-findings", "detail": text, "action": VERIFY_AGAIN})
+        found.append(_noticed("verify-findings", text))
     if (later := unrecorded.kept(settings.ledger_path)) is not None:
         text = f"{_numbers(later.counts)}, of {later.at}; not recorded: where ledger or mirror are damaged, nothing is"
-        found.append({"code": "verify-findings", "detail": text, "action": VERIFY_AGAIN})
+        found.append(_noticed("verify-findings", text))
     return found
 
 
@@ -151,10 +145,8 @@ def _mirror_lag(ledger: Ledger, mirrored: int | None) -> list[dict[str, str]]:
     if first is None or (mirrored is not None and (utc_now() - instant(first.recorded_at)).total_seconds() < MIRROR_LAGS_S):
         return []
     if mirrored is None:
-        text, action = "ARCHIVE_PATH holds no mirror of the ledger", "is the right volume mounted?"
-    else:
-        text, action = f"nothing after position {mirrored} is mirrored", "see the log; what is not mirrored is not told"
-    return [{"code": "mirror-lags" if mirrored is not None else "mirror-missing", "detail": text, "action": action}]
+        return [_noticed("mirror-missing", "ARCHIVE_PATH holds no mirror of the ledger")]
+    return [_noticed("mirror-lags", f"nothing after position {mirrored} is mirrored")]
 
 
 def _flagged(ledger: Ledger, settings: Settings) -> int | None:
@@ -190,7 +182,7 @@ def _asked(settings: Settings) -> tuple[list[dict[str, str]], int | None]:
     try:
         reasons = json.loads(_read(connection, "/readyz")).get("reasons", [])
         not_ready = [
-            {**{name: str(reason[name]) for name in ("code", "detail")}, "action": NOT_READY_ACTIONS.get(str(reason["code"]), SEE)}
+            {**{name: str(reason[name]) for name in ("code", "detail")}, "action": remedies.not_ready(str(reason["code"]))}
             for reason in reasons
         ]
         found = re.search(rf"^{UNEXPLAINED} (\S+)$", _read(connection, "/metrics").decode(), re.MULTILINE)
@@ -198,8 +190,7 @@ def _asked(settings: Settings) -> tuple[list[dict[str, str]], int | None]:
     except (OSError, http.client.HTTPException, ValueError, OverflowError, KeyError, TypeError, AttributeError):
         where = f"http://{host}:{settings.http_port}"
         text = f"`serve` holds serve.lock, but nothing of use came from {where} within {READY_WITHIN_S:.0f} s"
-        action = "are HTTP_HOST and HTTP_PORT those of the service? Else see its log"
-        return [{"code": "not-answering", "detail": text, "action": action}], None
+        return [_noticed("not-answering", text)], None
     finally:
         connection.close()
 

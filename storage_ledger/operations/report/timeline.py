@@ -20,20 +20,9 @@ from storage_ledger.index.queries import ask_files
 from storage_ledger.index.rows import StudyRows
 from storage_ledger.index.schema import COLUMNS
 from storage_ledger.ledger.contract import Ledger, WorkItem
+from storage_ledger.operations.report import remedies
 from storage_ledger.operations.report.flags import flags_of, message_and_file
 from storage_ledger.operations.report.outages import Outage, going_on
-from storage_ledger.operations.report.remedies import (
-    ACTIONS,
-    DAMAGED_FILES,
-    ENTRY_DAMAGED,
-    FAILING_ACTIONS,
-    OUTAGE_ACTIONS,
-    REJECTED_ACTION,
-    SEE,
-    USUAL_ACTION,
-    commands,
-    put_back,
-)
 from storage_ledger.settings import Settings
 
 NEXT = {
@@ -66,7 +55,7 @@ def story_of(ledger: Ledger, settings: Settings, study_id: str) -> dict[str, Any
     pending = ledger.pending_of(study_id)
     outages = going_on(ledger.open_outages()) if pending else []
     files = _files(settings, ledger, study_id, folded)
-    advice, todo = _advice(folded, {each["fixity"] for each in files}, damaged=told.damaged, known=bool(told.entries))
+    advice, todo = _advice(folded, {each["fixity"] for each in files}, told)
     return {
         "study_id": study_id,
         "state": folded.state.value if folded.uploads else ("rejected" if told.entries else None),
@@ -93,11 +82,15 @@ def story_of(ledger: Ledger, settings: Settings, study_id: str) -> dict[str, Any
 
 @dataclass(slots=True)
 class _Told:
-    """What the entries about a study tell one after the other. `failed`: the code of the last failure, by the position that it is about."""
+    """What the entries about a study tell one after the other. `failed`: the code of the last failure, by the position that it is about.
+
+    `rejected`: the code of the last message that was.
+    """
 
     entries: list[dict[str, Any]] = field(default_factory=list)
     failed: dict[int, str] = field(default_factory=dict)
     status: str | None = None
+    rejected: str | None = None
     damaged: bool = False
 
     def of(self, about: Iterable[Entry]) -> Iterator[Entry]:
@@ -110,6 +103,8 @@ class _Told:
                 self.damaged = True
             elif entry.kind == Kind.STATUS_SENT:
                 self.status = (understood(entry) or {}).get("status", self.status)
+            elif entry.kind == Kind.REJECTED:
+                self.rejected = str((understood(entry) or {}).get("reason"))
             elif entry.kind == Kind.FAILED and entry.cause is not None:
                 self.failed[entry.cause] = str((understood(entry) or {}).get("code"))
             if entry.study_id is not None:
@@ -145,24 +140,26 @@ def _files(settings: Settings, ledger: Ledger, study_id: str, study: Study) -> l
     return found
 
 
-def _advice(study: Study, fixity: set[str], *, damaged: bool, known: bool) -> tuple[str | None, list[str]]:
+def _advice(study: Study, fixity: set[str], told: _Told) -> tuple[str | None, list[str]]:
     """What a person should do about a study, and the commands for it; only the first that matters."""
     code = study.quarantine_code
-    if damaged:
-        return f"entry-damaged: {ENTRY_DAMAGED}", []
+    if told.damaged:
+        return f"entry-damaged: {remedies.attention('entry-damaged')}", []
     if code:
-        return f"{code}: {ACTIONS.get(code, USUAL_ACTION)}", commands(study.study_id, code)
+        return f"{code}: {remedies.quarantined(code)}", remedies.commands(study.study_id, code)
     if fixity & {"missing", "changed"}:
-        return DAMAGED_FILES, [put_back(study.study_id)]
-    return (REJECTED_ACTION if known and not study.uploads else None), []
+        return remedies.DAMAGED_FILES, [remedies.put_back(study.study_id)]
+    if told.rejected and not study.uploads:
+        return f"{told.rejected}: {remedies.rejected(told.rejected)}", []
+    return None, []
 
 
 def _failed_with(failed: dict[int, str], work_item: WorkItem) -> dict[str, str] | None:
-    """Why a work item was tried in vain, as far as that stands in the ledger."""
+    """Why a work item failed when it was last tried, as far as that stands in the ledger."""
     code = failed.get(work_item.entry.position)
     if code is None or not work_item.attempts or work_item.stage is Stage.CONFIRM:
         return None
-    return {"code": code, "action": FAILING_ACTIONS.get(code, SEE)}
+    return {"code": code, "action": remedies.failing(code)}
 
 
 def happened(entry: Entry, earlier: Entry | None) -> dict[str, Any]:
@@ -220,8 +217,4 @@ def _summary(entry: Entry, data: dict[str, Any]) -> str:
 
 def _held_up_by(stage: Stage, outages: list[Outage]) -> list[dict[str, str]]:
     """The outages for which a work item of that stage waits, each with what to do. All but placing waits for the mirror as well."""
-    return [
-        {"code": code, "since": since, "action": OUTAGE_ACTIONS.get(code, SEE)}
-        for step, code, since, _ in outages
-        if step in WAITS_FOR[stage]
-    ]
+    return [{"code": code, "since": since, "action": remedies.outage(code)} for step, code, since, _ in outages if step in WAITS_FOR[stage]]

@@ -6,19 +6,23 @@ from collections.abc import Iterable
 from typing import Any
 
 from storage_ledger.domain.entries import Kind
+from storage_ledger.domain.error_catalogue.attention import ATTENTION
+from storage_ledger.domain.error_catalogue.flags_and_headers import FLAGS as FLAG_MEANINGS
+from storage_ledger.domain.error_catalogue.flags_and_headers import HEADERS
+from storage_ledger.domain.error_catalogue.quarantined_files import RETRY_ALL
+from storage_ledger.domain.error_catalogue.readiness import READINESS
+from storage_ledger.domain.error_catalogue.verify import VERIFY
 from storage_ledger.index.schema import FLAGGED
-from storage_ledger.operations.quarantine import BY, REASON
 from storage_ledger.operations.report.flags import FLAGS, Flag
 from storage_ledger.operations.report.remedies import commands, put_back
 from storage_ledger.operations.report.verifications import found_besides_files
 from storage_ledger.operations.verify.unrecorded import Unrecorded
 from storage_ledger.web.pages import ledger_entries
 from storage_ledger.web.pages.dicom_study import path
-from storage_ledger.web.pages.error_codes import FLAGS as FLAG_MEANS
-from storage_ledger.web.pages.error_codes import HEADERS, VERIFIED, Meaning
+from storage_ledger.web.pages.error_codes import meaning, meaning_in
 from storage_ledger.web.pages.formatting import person
 from storage_ledger.web.pages.patients import patients_of, sides
-from storage_ledger.web.pages.pipeline_study import FIXITY, action, meaning
+from storage_ledger.web.pages.pipeline_study import FIXITY
 from storage_ledger.web.pages.queries import Row, ask
 
 MOST = 10
@@ -26,20 +30,13 @@ MOST = 10
 
 MOST_REJECTED = 200
 
-BROKEN = Meaning(
-    "Entries of the ledger are not what their hashes say: somebody or something has changed the file below SQLite. "
-    "The index is without them.",
-    "Look at the disk of LEDGER_PATH. Then, with serve stopped, storage-ledger restore --from-mirror --force makes the ledger anew, "
-    "and keeps this one beside it.",
-)
-
 
 def of_index(connection: Any) -> Row:
     """What index.db knows: uploads that are not archived, files that are damaged, flagged, or whose header could not be read."""
     return {
         "uploads": [_uploads(connection, state, code, count) for state, code, count in _codes(connection)],
         "broken": ask(connection, "SELECT position, code FROM damaged ORDER BY position LIMIT ?", (MOST,)),
-        "broken_means": BROKEN,
+        "broken_means": meaning("entry-damaged", ATTENTION),
         "damaged": [group for fixity in FIXITY if (group := _damaged(connection, fixity))["count"]],
         "flagged": [group for flag in FLAGS if (group := _flagged(connection, flag))["count"]],
         "unread": _unread(connection),
@@ -57,12 +54,15 @@ def of_ledger(connection: Any) -> Row:
             "bytes": data.get("bytes"),
         })  # fmt: skip
     rejected = [
-        {"code": code, "meaning": meaning("rejected", code), "rows": rows[:MOST], "count": len(rows)} for code, rows in found.items()
+        {"code": code, "meaning": meaning_in("rejected", code), "rows": rows[:MOST], "count": len(rows)} for code, rows in found.items()
     ]
     return {
         "outages": ledger_entries.outages(connection),
         "ahead": ledger_entries.clock_ahead(connection),
+        "ahead_means": meaning("clock-ahead", READINESS),
         "waiting": ledger_entries.waiting_long(connection),
+        "waiting_means": meaning("waiting-long", ATTENTION),
+        "not_serving_means": meaning("not-serving", ATTENTION),
         "rejected": rejected,
         "all_rejected": len(entries) < MOST_REJECTED,
         "found": _found(connection),
@@ -71,10 +71,7 @@ def of_ledger(connection: Any) -> Row:
 
 def unrecorded(what: Unrecorded) -> list[Row]:
     """The same of what could not be recorded: where each of it is, a new run says."""
-    return [
-        {"code": code, **VERIFIED.get(code, Meaning("", ""))._asdict(), "count": count, "at": what.at}
-        for code, count in what.counts.most_common()
-    ]
+    return [{"code": code, **meaning(code, VERIFY)._asdict(), "count": count, "at": what.at} for code, count in what.counts.most_common()]
 
 
 def _found(connection: Any) -> list[Row]:
@@ -82,10 +79,7 @@ def _found(connection: Any) -> list[Row]:
     groups: dict[str, list[Row]] = {}
     for each in found_besides_files(ledger_entries.verified(connection)):
         groups.setdefault(str(each["code"]), []).append(each)
-    return [
-        {"code": code, **VERIFIED.get(code, Meaning("", ""))._asdict(), "rows": rows[:MOST], "count": len(rows)}
-        for code, rows in groups.items()
-    ]
+    return [{"code": code, **meaning(code, VERIFY)._asdict(), "rows": rows[:MOST], "count": len(rows)} for code, rows in groups.items()]
 
 
 def _codes(connection: Any) -> Iterable[tuple[str, str, int]]:
@@ -103,28 +97,28 @@ WHERE u.state <> 'archived' AND u.state = ? AND coalesce(u.code, '') = ? ORDER B
         {**row, "person": person(row["patient_name"]), "command": commands(row["study_id"], code)[0]}
         for row in ask(connection, sql, (state, code, MOST))
     ]
-    means = meaning(state, code)
+    means = meaning_in(state, code)
     return {
         "state": state,
         "code": code,
         "count": count,
         "rows": rows,
         "means": means.means,
-        "action": action(code) if state == "quarantined" else means.action,
-        "command": f"storage-ledger quarantine retry --all --code {code} --by '{BY}' --reason '{REASON}'" if state == "quarantined" else "",
+        "action": means.action,
+        "command": RETRY_ALL.replace("CODE", code) if state == "quarantined" else "",
     }
 
 
 def _damaged(connection: Any, fixity: str) -> Row:
     where = "INDEXED BY files_damaged WHERE fixity IN ('missing', 'changed') AND fixity = ?"  # SQLite would count in a larger one
-    return {"code": fixity, "command": put_back(), **VERIFIED[FIXITY[fixity]]._asdict(), **_files(connection, where, (fixity,))}
+    return {"code": fixity, "command": put_back(), **meaning(FIXITY[fixity], VERIFY)._asdict(), **_files(connection, where, (fixity,))}
 
 
 def _flagged(connection: Any, flag: Flag) -> Row:
     found = _files(connection, f"WHERE {FLAGGED} AND {flag.column}", ())
     if flag.column == "patient_differs":
         found["rows"], found["studies"] = [], _mixed_up(connection)
-    return {"code": flag.code, "column": flag.column, "title": flag.title, **FLAG_MEANS[flag.code]._asdict(), **found}
+    return {"code": flag.code, "column": flag.column, "title": flag.title, **meaning(flag.code, FLAG_MEANINGS)._asdict(), **found}
 
 
 def _mixed_up(connection: Any) -> list[Row]:
@@ -143,7 +137,7 @@ def _unread(connection: Any) -> list[Row]:
     return [
         {
             "code": row["code"],
-            **HEADERS.get(row["code"], Meaning("", ""))._asdict(),
+            **meaning(row["code"], HEADERS)._asdict(),
             **_files(connection, f"{unread} AND dicom_error = ?", (row["code"],)),
         }
         for row in codes

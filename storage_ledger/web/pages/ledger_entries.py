@@ -9,13 +9,13 @@ from itertools import islice
 from typing import Any
 
 from storage_ledger.domain.entries import Entry, Kind, faults
+from storage_ledger.domain.error_catalogue.outages import OUTAGES
 from storage_ledger.ledger.sqlite import OPEN_OUTAGES
 from storage_ledger.operations.clock_ahead import ACKNOWLEDGED_READ, Ahead, ahead_of
 from storage_ledger.operations.report.outages import by_code, going_on
-from storage_ledger.operations.report.remedies import OUTAGE_ACTIONS
 from storage_ledger.operations.report.status import waits_long
 from storage_ledger.operations.report.verifications import VERIFIED_READ
-from storage_ledger.web.pages.error_codes import OUTAGES, Meaning
+from storage_ledger.web.pages.error_codes import meaning
 from storage_ledger.web.pages.queries import Row, ask, ask_one, marks
 
 COLUMNS = "position, entry_id, study_id, version, kind, schema, recorded_at, cause, payload, payload_sha256, salt, leaf_hash"
@@ -72,10 +72,7 @@ def outages(connection: Any) -> list[Row]:
     found = []
     failed = [each for each in entries(connection, OPEN_OUTAGES, ()) if not faults(each)]
     for code, steps, since, position in by_code(going_on(failed)):
-        meaning = OUTAGES.get(code, Meaning("", ""))
-        action = OUTAGE_ACTIONS.get(code, meaning.action)
-        action = action[:1].upper() + action[1:]
-        found.append({"steps": steps, "code": code, "since": since, "position": position, "means": meaning.means, "action": action})
+        found.append({"steps": steps, "code": code, "since": since, "position": position, **meaning(code, OUTAGES)._asdict()})
     return found
 
 

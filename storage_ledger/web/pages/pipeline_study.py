@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
 from storage_ledger.domain.entries import Entry, Kind, faults
+from storage_ledger.domain.error_catalogue.attention import ATTENTION
+from storage_ledger.domain.error_catalogue.flags_and_headers import HEADERS
+from storage_ledger.domain.error_catalogue.verify import VERIFY
 from storage_ledger.domain.ids import instant
 from storage_ledger.domain.study import State, Study
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.ledger.sqlite import NAMING_STUDY
 from storage_ledger.operations.report.flags import flags_of
-from storage_ledger.operations.report.remedies import ACTIONS, ENTRY_DAMAGED, USUAL_ACTION, commands, put_back
+from storage_ledger.operations.report.remedies import commands, put_back
 from storage_ledger.operations.report.timeline import NEXT, WAITS_FOR, happened, summary
 from storage_ledger.web.pages import ledger_entries
 from storage_ledger.web.pages.dicom_study import path
-from storage_ledger.web.pages.error_codes import HEADERS, OUTAGES, QUARANTINED, REJECTED, RETRIED, VERIFIED, Meaning
+from storage_ledger.web.pages.error_codes import UNKNOWN, meaning, meaning_in
 from storage_ledger.web.pages.formatting import modalities, person
 from storage_ledger.web.pages.patients import sides
 from storage_ledger.web.pages.queries import Row, ask, ask_one
@@ -39,7 +41,6 @@ MOST_FLAGGED = 5
 MOST_PAYLOAD = 20_000
 """Characters."""
 
-_UNKNOWN = Meaning("", "")
 _NEXT = {stage.value: text for stage, text in NEXT.items()}
 
 
@@ -66,7 +67,7 @@ def of_ledger(connection: Any, study_id: str) -> Row:
         "next": [{**each, "text": _NEXT.get(each["stage"], each["stage"]), "trouble": _trouble(whole, each)} for each in pending],
         "troubles": _troubles(study, whole),
         "rejected": [] if entries else _rejected(connection, study_id),
-        "entry_damaged": ENTRY_DAMAGED[:1].upper() + ENTRY_DAMAGED[1:].replace("`", "") if len(whole) < len(entries) else "",
+        "entry_damaged": meaning("entry-damaged", ATTENTION).action if len(whole) < len(entries) else "",
         "outages": [each for each in ledger_entries.outages(connection) if waits_for.intersection(each["steps"])] if waits_for else [],
     }
 
@@ -85,7 +86,7 @@ def of_index(connection: Any, study_id: str) -> Row:
         "put_back": put_back(study_id) if damaged else "",
         "person": person(study["patient_name"]) if study else None,
         "kinds": modalities(study["modality"]) if study else [],
-        "files": [{**row, "path": path(row), "header": HEADERS.get(row["dicom_error"] or ""), "flags": flags_of(row)} for row in files],
+        "files": [{**row, "path": path(row), "header": meaning(row["dicom_error"], HEADERS), "flags": flags_of(row)} for row in files],
         "flagged": _flagged(connection, study_id),
         "more_files": max(0, sum(counts.values()) - MOST_FILES),
         "dicom": [{"uid": uid, "href": f"/dicom/{quote(uid, safe='')}"} for uid in dicom],
@@ -102,24 +103,7 @@ def _damaged(connection: Any, study_id: str, fixity: str, count: int) -> Row:
     """The files that are missing, or changed: the first of them, and how many there are."""
     sql = "SELECT name, verified_at FROM files WHERE study_id = ? AND fixity = ? ORDER BY position, name LIMIT ?"
     rows = ask(connection, sql, (study_id, fixity, MOST_DAMAGED))
-    return {"fixity": fixity, "count": count, "rows": rows, **VERIFIED[FIXITY[fixity]]._asdict()}
-
-
-def meaning(kind: str, code: str | None) -> Meaning:
-    """What a code in an entry of this kind means. Entries that end something name its code as well: it does not explain them."""
-    places: Mapping[str, tuple[dict[str, Meaning], ...]] = {
-        "quarantined": (QUARANTINED,),
-        "rejected": (REJECTED,),
-        "failed": (RETRIED, OUTAGES),
-        "archived": (HEADERS,),
-    }
-    return next((place[code] for place in places.get(kind, ()) if code in place), _UNKNOWN)
-
-
-def action(code: str | None) -> str:
-    """What to do about what is quarantined, as a sentence without commands' quotes."""
-    text = ACTIONS.get(code or "", USUAL_ACTION).replace("`", "")
-    return text[:1].upper() + text[1:] + "."
+    return {"fixity": fixity, "count": count, "rows": rows, **meaning(FIXITY[fixity], VERIFY)._asdict()}
 
 
 def _troubles(study: Study, entries: list[Entry]) -> list[Row]:
@@ -131,7 +115,8 @@ def _troubles(study: Study, entries: list[Entry]) -> list[Row]:
             continue
         at = by_position[upload.position]
         code = upload.code
-        quarantined = upload.state is State.QUARANTINED
+        waits = upload.state is State.QUARANTINED
+        means = meaning_in("quarantined" if upload.state is State.DISCARDED else at.kind, code)
         found.append({
             "upload_path": upload_path,
             "state": upload.state.value,
@@ -139,9 +124,9 @@ def _troubles(study: Study, entries: list[Entry]) -> list[Row]:
             "position": upload.position,
             "recorded_at": at.recorded_at,
             "detail": _said(at) if at.kind == Kind.DISCARDED else str(at.data.get("detail") or at.data.get("reason") or ""),
-            "means": meaning("quarantined" if upload.state is State.DISCARDED else at.kind, code).means,
-            "action": action(code) if quarantined else meaning(at.kind, code).action if upload.state is State.FAILED else "",
-            "commands": commands(study.study_id, code) if quarantined else [],
+            "means": means.means,
+            "action": "" if upload.state is State.DISCARDED else means.action,
+            "commands": commands(study.study_id, code) if waits else [],
             "retry_at": at.data.get("retry_at"),
             "attempt": at.data.get("attempt"),
         })  # fmt: skip
@@ -149,13 +134,13 @@ def _troubles(study: Study, entries: list[Entry]) -> list[Row]:
 
 
 def _trouble(entries: list[Entry], work_item: Row) -> Row | None:
-    """Why a work item was tried in vain, as far as that stands in the ledger."""
+    """Why a work item failed when it was last tried, as far as that stands in the ledger."""
     if not work_item["attempts"] or work_item["stage"] == Stage.CONFIRM:
         return None
     failed = [each for each in entries if each.kind == Kind.FAILED and each.cause == work_item["position"]]
     data = next((each.data for each in reversed(failed)), {})
     code = data.get("code", "")
-    return {"code": code, "meaning": meaning("failed", code)} if code else None
+    return {"code": code, "meaning": meaning_in("failed", code)} if code else None
 
 
 def _timeline(entries: list[Entry]) -> list[Row]:
@@ -164,7 +149,7 @@ def _timeline(entries: list[Entry]) -> list[Row]:
         happened(entry, earlier)
         | {
             "summary": _said(entry),
-            "meaning": _UNKNOWN if faults(entry) else meaning(entry.kind, _code(entry.data)),
+            "meaning": UNKNOWN if faults(entry) else meaning_in(entry.kind, _code(entry.data)),
             "payload": ledger_entries.pretty(str(entry.payload)) if len(str(entry.payload)) <= MOST_PAYLOAD else None,
         }
         for entry, earlier in shown
@@ -203,7 +188,7 @@ def _rejected(connection: Any, study_id: str) -> list[Row]:
             "recorded_at": each.recorded_at,
             "code": data["reason"],
             "detail": data["detail"],
-            "means": meaning("rejected", data["reason"]),
+            "means": meaning_in("rejected", data["reason"]),
         }
         for each, data in found
     ]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from storage_ledger.domain.error_catalogue.flags_and_headers import FLAGS, HEADERS
 from storage_ledger.index.schema import FLAGGED
-from storage_ledger.web.pages.error_codes import FLAGS, HEADERS
+from storage_ledger.web.pages.error_codes import meaning, meaning_in
 from storage_ledger.web.pages.formatting import modalities, person
-from storage_ledger.web.pages.pipeline_study import meaning
 from storage_ledger.web.pages.queries import Row, ask, ask_one
 from storage_ledger.web.pages.search_terms import Term, all_of
 from storage_ledger.web.pages.study_list import id_range
@@ -71,8 +71,8 @@ def _archived(connection: Any, study_id: str) -> tuple[str | None, str]:
         return None, ""
     if file["study_instance_uid"] is None:
         code = file["dicom_error"]
-        return code, HEADERS[code].means if code in HEADERS else "The header names no study."
-    return ("message-differs", FLAGS["message-differs"].means) if file["message_differs"] else (None, SAID)
+        return code, meaning(code, HEADERS).means or "The header names no study."
+    return ("message-differs", meaning("message-differs", FLAGS).means) if file["message_differs"] else (None, SAID)
 
 
 def _elsewhere(connection: Any, row: Row) -> tuple[str | None, str]:
@@ -82,4 +82,4 @@ def _elsewhere(connection: Any, row: Row) -> tuple[str | None, str]:
         (row["study_id"], row["state"]),
     )
     code = upload["code"] if upload else None
-    return code, meaning(row["state"], code).means if code else ""
+    return code, meaning_in(row["state"], code).means if code else ""

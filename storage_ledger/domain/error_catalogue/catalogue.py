@@ -1,0 +1,61 @@
+"""All sections of the catalogue, in the order of the reference page, and how to find a code in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from storage_ledger.domain.error_catalogue.adopt import LEFT_ALONE, REMARKS
+from storage_ledger.domain.error_catalogue.attention import ATTENTION
+from storage_ledger.domain.error_catalogue.backups import BACKUPS
+from storage_ledger.domain.error_catalogue.explanation import Explanation, Section
+from storage_ledger.domain.error_catalogue.flags_and_headers import FLAGS, HEADERS
+from storage_ledger.domain.error_catalogue.ledger_and_mirror import ENTRIES, LEDGER, MIRROR
+from storage_ledger.domain.error_catalogue.outages import OUTAGES
+from storage_ledger.domain.error_catalogue.pictures import PICTURES
+from storage_ledger.domain.error_catalogue.quarantined_files import QUARANTINED_FILES
+from storage_ledger.domain.error_catalogue.readiness import READINESS, REDIS
+from storage_ledger.domain.error_catalogue.rejected_messages import REJECTED_MESSAGES
+from storage_ledger.domain.error_catalogue.replay import REPLAY
+from storage_ledger.domain.error_catalogue.retries import RETRIES
+from storage_ledger.domain.error_catalogue.settings_and_locks import SETTINGS_AND_LOCKS
+from storage_ledger.domain.error_catalogue.uploads_search import SWEEPS, UNEXPLAINED_FILES
+from storage_ledger.domain.error_catalogue.verify import VERIFY
+
+SECTIONS = (
+    REJECTED_MESSAGES,
+    QUARANTINED_FILES,
+    RETRIES,
+    OUTAGES,
+    SWEEPS,
+    UNEXPLAINED_FILES,
+    REPLAY,
+    LEDGER,
+    MIRROR,
+    BACKUPS,
+    LEFT_ALONE,
+    REMARKS,
+    SETTINGS_AND_LOCKS,
+    READINESS,
+    REDIS,
+    ATTENTION,
+    VERIFY,
+    PICTURES,
+    FLAGS,
+    HEADERS,
+    ENTRIES,
+)
+
+
+def codes() -> list[str]:
+    """Every code, in alphabetical order."""
+    return sorted({each.code for section in SECTIONS for each in section.explanations})
+
+
+def meanings(code: str) -> list[tuple[Section, Explanation]]:
+    """Every section that has the code, with what it means there; empty for what is no code."""
+    return [(section, found) for section in SECTIONS if (found := section.find(code))]
+
+
+def explained(code: str | None, sections: Iterable[Section]) -> Explanation | None:
+    """What a code means in the first of these sections that has it."""
+    return next((found for section in sections if (found := section.find(code))), None)
