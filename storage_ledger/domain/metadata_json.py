@@ -5,19 +5,19 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Collection
-from typing import Any
 
 import msgspec
 
 from storage_ledger.domain import canonical_json
 from storage_ledger.domain.entries import ADOPT
+from storage_ledger.domain.payloads import DescribedPayload
 from storage_ledger.domain.study import GROUPS, Study, metadata_of, validation_details_of
 
 
-def metadata_json(study: Study, described: dict[str, Any]) -> bytes:
+def metadata_json(study: Study, described: DescribedPayload) -> bytes:
     """The file's bytes, a pure function of the study's entries: replay writes the same.
 
-    `described` is the payload (`Entry.data`) of the entry at `study.speaker`.
+    `described` is the payload of the entry at `study.speaker`.
 
     Where that is an adopted one, the file is as the old service left it, byte for byte, unless it was to be rewritten.
     Otherwise readers of the old service's file find what they know: `study_id`, `processing_time` (the `recorded_at` of
@@ -27,14 +27,15 @@ def metadata_json(study: Study, described: dict[str, Any]) -> bytes:
     by = study.speaker
     if by is None:
         raise ValueError("a study without an archived file has no metadata.json")
-    if described["source"] == ADOPT and not described.get("rewritten"):
-        return base64.b64decode(described["raw"])
-    message = described["message"]
-    metadata = metadata_of(message)
+    if described.source == ADOPT and not described.rewritten:
+        if described.raw is None:
+            raise ValueError("an adopted file whose metadata.json was not rewritten had none")
+        return base64.b64decode(described.raw)
+    metadata = metadata_of(described.message)
     document = {
         "study_id": study.study_id,
-        "processing_time": described.get("processing_time", by.recorded_at),
-        "validation_details": validation_details_of(message),
+        "processing_time": by.recorded_at if described.processing_time is None else described.processing_time,
+        "validation_details": validation_details_of(described.message),
         **{group: metadata.get(group) or {} for group in GROUPS},
     }
     own = {*document, "files"}

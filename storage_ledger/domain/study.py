@@ -9,8 +9,19 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from storage_ledger.domain import canonical_json
+from storage_ledger.domain import canonical_json, payloads
 from storage_ledger.domain.entries import Entry, Kind, faults, require_whole
+from storage_ledger.domain.payloads import (
+    ArchivedPayload,
+    DescribedPayload,
+    DiscardedPayload,
+    FailedPayload,
+    HeaderReadPayload,
+    QuarantinedPayload,
+    ReleasedPayload,
+    UnreadablePayload,
+)
+from storage_ledger.domain.redeliveries import DescribedUpload
 from storage_ledger.errors import LedgerUnusable, Retryable
 
 GROUPS = ("patient_info", "study_info", "modality_info", "exposure_info", "location_info")
@@ -26,13 +37,12 @@ class State(StrEnum):
     DISCARDED = "discarded"
 
 
-OF_AN_UPLOAD = frozenset({Kind.ARCHIVED, Kind.QUARANTINED, Kind.RELEASED, Kind.DISCARDED, Kind.FAILED})
 OUTCOMES = frozenset({State.ARCHIVED, State.QUARANTINED, State.DISCARDED})
 LOST_COPY = frozenset({"archive-copy-missing", "archive-copy-changed"})
 
 
-def upload_state(kind: str, payload: dict[str, Any]) -> State | None:
-    """The state that an entry puts its upload into; None where it changes nothing.
+def upload_state(kind: str, step: object = None) -> State | None:
+    """The state that an entry puts its upload into; None where it changes nothing. `step`: that of a `failed` entry.
 
     described → pending ─┬→ archived
                          ├→ failed (will be tried again) → archived | quarantined
@@ -40,7 +50,7 @@ def upload_state(kind: str, payload: dict[str, Any]) -> State | None:
                                          └→ discarded → (a redelivery) pending → …
     """
     state = _BECOMES.get(kind)
-    return None if state is _FAILED and payload.get("step") != "place" else state
+    return None if state is _FAILED and step != "place" else state
 
 
 _FAILED = State.FAILED  # a name that is asked for by the million; up to Python 3.11 that of a member takes 0.2 µs to find
@@ -63,9 +73,12 @@ def study_state(uploads: Iterable[str]) -> State:
     return State.DISCARDED
 
 
+_FOLDED = frozenset({*_BECOMES, Kind.HEADER_READ})
+
+
 @dataclass(frozen=True, slots=True)
-class Described:
-    """What a `described` entry says, but for the message itself: of that only the digest of its metadata.
+class DescribedEvent:
+    """What a `described` entry says, except for the message itself. `said`: digest of the message's metadata.
 
     A study may have been described a thousand times with a megabyte each; its fold stays small.
     """
@@ -73,14 +86,20 @@ class Described:
     position: int
     recorded_at: str
     upload_path: str
+    raw_sha256: str
     said: bytes
 
     @classmethod
-    def of(cls, entry: Entry) -> Described:
-        """From an entry of that kind."""
-        data = entry.data
-        said = canonical_json.dumps([metadata_of(data["message"]), validation_details_of(data["message"])])
-        return cls(entry.position, entry.recorded_at, data["upload_path"], hashlib.sha256(said.encode("utf-8")).digest())
+    def of(cls, entry: Entry, payload: DescribedPayload) -> DescribedEvent:
+        """From an entry of that kind and its payload."""
+        said = canonical_json.dumps([metadata_of(payload.message), validation_details_of(payload.message)])
+        digest = hashlib.sha256(said.encode("utf-8")).digest()
+        return cls(entry.position, entry.recorded_at, payload.upload_path, payload.raw_sha256, digest)
+
+    @property
+    def upload(self) -> DescribedUpload:
+        """What tells whether it repeats another one."""
+        return DescribedUpload(self.position, self.upload_path, self.raw_sha256)
 
 
 def metadata_of(message: dict[str, Any]) -> dict[str, Any]:
@@ -106,8 +125,8 @@ class ArchivedFile:
 
 
 @dataclass(slots=True)
-class Upload:
-    """What became of one upload. `code`: why it failed, is quarantined, or was when it was discarded."""
+class UploadRecord:
+    """What the entry at `position` says of one upload. `code`: why it failed, is quarantined, or was when it was discarded."""
 
     state: State
     code: str | None
@@ -124,15 +143,15 @@ class Study:
     """
 
     study_id: str
-    described: dict[int, Described] = field(default_factory=dict)
-    uploads: dict[str, Upload] = field(default_factory=dict)
+    described: dict[int, DescribedEvent] = field(default_factory=dict)
+    uploads: dict[str, UploadRecord] = field(default_factory=dict)
     files: dict[str, ArchivedFile] = field(default_factory=dict)
     sources: dict[str, set[str]] = field(default_factory=dict)
-    outcomes: dict[str, Upload] = field(default_factory=dict)
+    outcomes: dict[str, UploadRecord] = field(default_factory=dict)
     lost: set[str] = field(default_factory=set)
     latest: dict[str, str] = field(default_factory=dict)
-    speaker: Described | None = None
-    _said: dict[str, Described] = field(default_factory=dict)
+    speaker: DescribedEvent | None = None
+    _said: dict[str, DescribedEvent] = field(default_factory=dict)
     _confirmed: dict[str, set[bytes]] = field(default_factory=dict)
 
     @classmethod
@@ -154,53 +173,56 @@ class Study:
         for entry in entries:
             if not faults(entry):
                 # Its `described` is damaged; or the program that wrote it is newer, or none of ours.
-                with suppress(KeyError, TypeError, AttributeError, ValueError, LedgerUnusable):
+                with suppress(KeyError, UnreadablePayload, LedgerUnusable):
                     study.apply(entry)
         return study
 
     def apply(self, entry: Entry) -> None:
-        """Take one more entry of this study."""
-        if entry.kind == Kind.DESCRIBED:
-            described = Described.of(entry)
-            self.described[entry.position] = described
-            self.uploads[described.upload_path] = Upload(State.PENDING, None, entry.position)
+        """Take one more entry of this study. Raises `UnreadablePayload`, `LedgerUnusable`, and `KeyError` where its cause is missing."""
+        if entry.kind not in _FOLDED:
             return
-        if entry.kind == Kind.HEADER_READ:
-            self._header_read(entry.data)
-            return
-        if entry.kind not in OF_AN_UPLOAD or entry.cause is None:
-            return
-        data = entry.data
-        state = upload_state(entry.kind, data)
-        path = data.get("upload_path")  # `failed` of an internal error may not know it
-        if state is not None and path is not None:
-            upload = Upload(state, None if state is State.PENDING else data.get("code"), entry.position)
-            self.uploads[path] = upload
-            if state in OUTCOMES:
-                self.outcomes[path] = upload
-            if state is State.ARCHIVED:
-                self.lost.discard(path)
-            elif upload.code in LOST_COPY:
-                self.lost.add(path)
-        if entry.kind == Kind.ARCHIVED:
-            file = data["file"]
-            sop = (data.get("dicom") or {}).get("SOPInstanceUID")
-            self.archive(
-                self.described[entry.cause],
-                ArchivedFile(file["name"], file["original_name"], file["bytes"], file["sha256"], sop, entry.cause),
-                confirmed=not data.get("unconfirmed"),
-            )
+        match payload := payloads.of(entry):
+            case DescribedPayload():
+                described = DescribedEvent.of(entry, payload)
+                self.described[entry.position] = described
+                self.uploads[described.upload_path] = UploadRecord(State.PENDING, None, entry.position)
+            case HeaderReadPayload():
+                self._header_read(payload)
+            case ArchivedPayload() if entry.cause is not None:
+                self._came_to(entry, State.ARCHIVED, payload.upload_path, None)
+                self._archived(payload, entry.cause)
+            case ReleasedPayload() if entry.cause is not None:
+                self._came_to(entry, State.PENDING, payload.upload_path, None)
+            case FailedPayload() | QuarantinedPayload() | DiscardedPayload() if entry.cause is not None:
+                state = upload_state(entry.kind, payload.step if isinstance(payload, FailedPayload) else None)
+                if state is not None and payload.upload_path is not None:  # `failed` of an internal error may not know it
+                    self._came_to(entry, state, payload.upload_path, payload.code)
 
-    def is_confirmed(self, by: Described) -> bool:
+    def _came_to(self, entry: Entry, state: State, path: str, code: str | None) -> None:
+        self.uploads[path] = record = UploadRecord(state, code, entry.position)
+        if state in OUTCOMES:
+            self.outcomes[path] = record
+        if state is State.ARCHIVED:
+            self.lost.discard(path)
+        elif code in LOST_COPY:
+            self.lost.add(path)
+
+    def _archived(self, payload: ArchivedPayload, cause: int) -> None:
+        file = payload.file
+        sop = (payload.dicom or {}).get("SOPInstanceUID")
+        archived = ArchivedFile(file.name, file.original_name, file.bytes, file.sha256, sop, cause)
+        self.archive(self.described[cause], archived, confirmed=not payload.unconfirmed)
+
+    def is_confirmed(self, by: DescribedEvent) -> bool:
         """Whether what `by` says of its upload was once said while a file was there to be looked at."""
         return any(by.said in self._confirmed.get(name, ()) for name in self.sources.get(by.upload_path, ()))
 
-    def earlier_states(self, by: Described, name: str) -> list[ArchivedFile]:
+    def earlier_states(self, by: DescribedEvent, name: str) -> list[ArchivedFile]:
         """The other files that the upload of `by` has brought, the last one first."""
         brought = self.sources.get(by.upload_path, set()) - {name}
         return [file for each, file in reversed(self.files.items()) if each in brought] if brought else []
 
-    def archive(self, by: Described, file: ArchivedFile, *, confirmed: bool = True) -> None:
+    def archive(self, by: DescribedEvent, file: ArchivedFile, *, confirmed: bool = True) -> None:
         """A file is archived because of `by`. The event that last brought a new file or other metadata speaks for the study.
 
         "Other" is judged against what was last said with the same file: a redelivery of one of several files that came
@@ -221,12 +243,11 @@ class Study:
         if brings_something and (self.speaker is None or self.speaker.position < by.position):
             self.speaker = by
 
-    def _header_read(self, data: dict[str, Any]) -> None:
+    def _header_read(self, payload: HeaderReadPayload) -> None:
         """The header of an archived file was read again: what was found now counts, if the file is the one that it was read from."""
-        file = data["file"]
-        known = self.files.get(file["name"])
-        if known is not None and known.sha256 == file["sha256"]:
-            self.files[known.name] = replace(known, sop_instance_uid=(data["dicom"] or {}).get("SOPInstanceUID"))
+        known = self.files.get(payload.file.name)
+        if known is not None and known.sha256 == payload.file.sha256:
+            self.files[known.name] = replace(known, sop_instance_uid=(payload.dicom or {}).get("SOPInstanceUID"))
 
     @property
     def state(self) -> State:

@@ -114,7 +114,7 @@ class StudyRows:
         data = entry.data
         if (says := self._SAYS.get(entry.kind)) is not None:
             says(self, entry, data)
-        state = upload_state(entry.kind, data)
+        state = upload_state(entry.kind, data.get("step"))
         if state is not None and (path := data.get("upload_path")) is not None:
             why = _NOTHING if state is _PENDING else data
             self.uploads[path] = [self.study[STUDY.study_id], path, _VALUES[state], why.get("code"), entry.position]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from storage_ledger.domain.entries import Entry, NewEntry
+from storage_ledger.domain.redeliveries import DescribedUpload
 from storage_ledger.domain.work_queue import Stage
 
 
@@ -54,8 +55,8 @@ class Transaction(Protocol):
         """
         ...
 
-    def pending_twins(self, described: Entry) -> list[int]:
-        """Positions of the pending(place) entries that say the same of the same upload, up to the first later one that does not."""
+    def pending_repeats(self, study_id: str, described: DescribedUpload) -> list[int]:
+        """Positions of the pending(place) entries of this study that the outcome of `described` answers too: see `repeats_of`."""
         ...
 
     def make_due(self, *, beyond_s: float) -> None:

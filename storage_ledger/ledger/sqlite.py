@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from heapq import merge
-from itertools import islice, takewhile
+from itertools import islice
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from typing import Any
 from storage_ledger.domain import canonical_json, work_queue
 from storage_ledger.domain.entries import CURRENT_SCHEMA, Entry, Kind, NewEntry, faults, has_whole_header, understood
 from storage_ledger.domain.ids import later, rfc3339, uuid7
+from storage_ledger.domain.payloads import DescribedPayload
+from storage_ledger.domain.redeliveries import DescribedUpload, repeats_of
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerBusy, LedgerUnusable
 from storage_ledger.ledger.contract import Commit, QueueLength, WorkItem
@@ -29,10 +31,10 @@ _E_COLUMNS = ", ".join(f"e.{name}" for name in COLUMNS.split(", "))
 _row = attrgetter(*COLUMNS.split(", "))
 _UPLOAD_PATH = "CASE WHEN json_valid(payload) THEN json_extract(payload, '$.upload_path') END"  # the very words of the index
 # The + keeps SQLite from going through all entries of the study, of which there may be thousands, instead of the upload's.
-_TWINS = (
+_TO_PLACE = (
     "SELECT e.position, json_extract(e.payload, '$.raw_sha256') FROM entries e "  # noqa: S608 - constants
     "JOIN pending p ON p.position = e.position AND p.stage = 'place' "
-    f"WHERE +e.study_id = ? AND e.position <> ? AND {_UPLOAD_PATH} = ? ORDER BY e.version"
+    f"WHERE +e.study_id = ? AND {_UPLOAD_PATH} = ? ORDER BY e.position"
 )
 _INSERT = f"INSERT INTO entries ({COLUMNS}) VALUES ({', '.join('?' * 12)})"  # noqa: S608 - constants
 
@@ -265,7 +267,10 @@ class SqliteTransaction:
             )
         new = NewEntry(Kind(entry.kind), entry.data, entry.study_id, entry.cause)
         if new.kind is Kind.ARCHIVED and entry.cause is not None and (described := self._get(entry.cause)) is not None:
-            for position in self.pending_twins(described):  # as the projector does in the commit of the first `archived`
+            said = DescribedPayload.of(described)
+            upload = DescribedUpload(described.position, said.upload_path, said.raw_sha256)
+            # As the placer does in the commit of the first `archived`.
+            for position in self.pending_repeats(described.study_id or "", upload):
                 self.drop(position, Stage.PLACE)
         self._insert(entry)
         study_id = new.payload.get("study_id") if new.kind is Kind.REJECTED else None
@@ -309,14 +314,11 @@ class SqliteTransaction:
             for position in changes.place_again:
                 self.place_again(position)
 
-    def pending_twins(self, described: Entry) -> list[int]:
-        """See `contract.Transaction.pending_twins`."""
-        raw_sha256 = described.data["raw_sha256"]
-        rows = self._sql(_TWINS, (described.study_id, described.position, described.data["upload_path"])).fetchall()
-        earlier = [row for row in rows if row[0] < described.position and row[1] == raw_sha256]
-        # Later ones only up to the first that says something else: what comes after that one is the last word again.
-        later_ones = takewhile(lambda row: row[1] == raw_sha256, (row for row in rows if row[0] > described.position))
-        return [position for position, _ in (*earlier, *later_ones)]
+    def pending_repeats(self, study_id: str, described: DescribedUpload) -> list[int]:
+        """See `contract.Transaction.pending_repeats`."""
+        path = described.upload_path
+        rows = self._sql(_TO_PLACE, (study_id, path)).fetchall()
+        return repeats_of(described, (DescribedUpload(position, path, raw_sha256) for position, raw_sha256 in rows))
 
     def make_due(self, *, beyond_s: float) -> None:
         """See `contract.Transaction.make_due`."""

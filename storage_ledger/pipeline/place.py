@@ -25,7 +25,9 @@ from storage_ledger.domain.backoff import backoff_s, worth_an_entry
 from storage_ledger.domain.entries import Entry, Kind, NewEntry, require_whole
 from storage_ledger.domain.ids import instant, later, rfc3339
 from storage_ledger.domain.metadata_json import metadata_json, speaks_of
-from storage_ledger.domain.study import ArchivedFile, Described, Study
+from storage_ledger.domain.payloads import DescribedPayload
+from storage_ledger.domain.redeliveries import with_repeats
+from storage_ledger.domain.study import ArchivedFile, DescribedEvent, Study
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import Permanent, Retryable
 from storage_ledger.ledger.contract import Ledger, Transaction, WorkItem
@@ -48,6 +50,7 @@ class Archived:
     """
 
     work_item: WorkItem
+    described: DescribedEvent
     placed: Placed
     original_name: str
     dicom: dict[str, Any] | None
@@ -60,12 +63,13 @@ class Archived:
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:
-    """Only a person or a redelivery can help. `twins`: repetitions that were at hand when it was judged; a later one may."""
+    """Only a person or a redelivery can help. `repeats`: of its event, those that were at hand when it was judged; a later one may."""
 
     work_item: WorkItem
+    described: DescribedEvent
     code: str
     detail: str
-    twins: tuple[int, ...] = ()
+    repeats: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +142,13 @@ class Placer:
         except Retryable as error:
             return [Retry(work_item, error) for work_item in work_items]
         ours = _ours(study)
-        outcomes = [self._place(study, first, twins) for first, twins in _without_twins(work_items)]
-        return self._with_metadata(study, outcomes, {work_item.entry.position: work_item.entry for work_item in work_items}, ours)
+        by_position = {work_item.entry.position: work_item for work_item in work_items}
+        # A redelivery of what is pending adds nothing but its `described`: the first one's outcome answers it.
+        to_place = with_repeats(study.described[position].upload for position in by_position)
+        outcomes = [self._place(study, by_position[position], repeats) for position, repeats in to_place.items()]
+        return self._with_metadata(study, outcomes, {position: work_item.entry for position, work_item in by_position.items()}, ours)
 
-    def _place(self, study: Study, work_item: WorkItem, twins: list[WorkItem]) -> Outcome:
+    def _place(self, study: Study, work_item: WorkItem, repeats: list[int]) -> Outcome:
         described = study.described[work_item.entry.position]
         try:
             return self._copied(study, described, work_item)
@@ -150,9 +157,9 @@ class Placer:
                 outcome = self._not_placed(study, described, work_item, error)
             except Retryable as another:  # the archive cannot be read: this file's trouble, not that of its neighbours
                 return Retry(work_item, another)
-        return replace(outcome, twins=tuple(twin.entry.position for twin in twins)) if isinstance(outcome, Quarantined) else outcome
+        return replace(outcome, repeats=tuple(repeats)) if isinstance(outcome, Quarantined) else outcome
 
-    def _copied(self, study: Study, described: Described, work_item: WorkItem) -> Archived:
+    def _copied(self, study: Study, described: DescribedEvent, work_item: WorkItem) -> Archived:
         original_name = described.upload_path.rpartition("/")[2]
         owned = {file.name: file.sha256 for file in study.files.values()}
         with self._uploads.open(described.upload_path, self.pool.beat) as upload:
@@ -163,10 +170,10 @@ class Placer:
             identity = upload.identity
         return self._archived(study, described, work_item, placed, original_name, identity)
 
-    def _not_placed(self, study: Study, described: Described, work_item: WorkItem, error: Retryable | Permanent) -> Outcome:
+    def _not_placed(self, study: Study, described: DescribedEvent, work_item: WorkItem, error: Retryable | Permanent) -> Outcome:
         if isinstance(error, Permanent):
             self._archive.forget(study.study_id, described.position)
-            return Quarantined(work_item, error.code, error.detail)
+            return Quarantined(work_item, described, error.code, error.detail)
         if error.code == "upload-changing":
             return Retry(work_item, error, due_in_s=self._soon_s(work_item))
         if error.code not in WAITS_FOR_THE_FILE:
@@ -180,15 +187,16 @@ class Placer:
             try:
                 state, placed = self._in_archive(study, described)
             except Permanent as taken:  # the study's folder is a link or a file
-                return Quarantined(work_item, taken.code, taken.detail)
+                return Quarantined(work_item, described, taken.code, taken.detail)
             if placed is not None:
                 return self._archived(study, described, work_item, placed, study.files[placed.name].original_name, None)
         waited_s = self._waited_s(described)
         if waited_s >= self._grace_s:
             if state is None:
-                return Quarantined(work_item, error.code, error.detail)
+                return Quarantined(work_item, described, error.code, error.detail)
             return Quarantined(
                 work_item,
+                described,
                 f"archive-copy-{state.value}",
                 "the archive's file is not what the ledger says, and uploads has none",
             )
@@ -197,7 +205,7 @@ class Placer:
     def _soon_s(self, work_item: WorkItem) -> float:
         return backoff_s(work_item.attempts + 1, base_s=0.25, cap_s=15, chance=self._random.random())
 
-    def _recover(self, study: Study, described: Described) -> bool:
+    def _recover(self, study: Study, described: DescribedEvent) -> bool:
         """Whether the upload was there, but hidden by a removal that a crash has cut short; now it has its name again."""
         if described.upload_path not in study.sources:  # nothing of it is archived, so nothing of it is removed
             return False
@@ -207,13 +215,13 @@ class Placer:
             if work_item.stage is Stage.REMOVE and work_item.entry.data.get("upload_path") == described.upload_path
         )
 
-    def _waited_s(self, described: Described) -> float:
+    def _waited_s(self, described: DescribedEvent) -> float:
         """Since it was recorded, or since we started: a volume may be mounted after us. A clock may have been set since."""
         steady_since, now, recorded = self._steady_since(), self._clock(), instant(described.recorded_at)
         since = max(recorded, steady_since) if recorded <= now else steady_since
         return (now - since).total_seconds()
 
-    def _in_archive(self, study: Study, described: Described) -> tuple[Fixity | None, Placed | None]:
+    def _in_archive(self, study: Study, described: DescribedEvent) -> tuple[Fixity | None, Placed | None]:
         """Whether what this upload once brought is intact. (None, None) when it never brought anything."""
         for name in sorted(study.sources.get(described.upload_path, ())):
             file = study.files[name]
@@ -226,7 +234,7 @@ class Placer:
     def _archived(
         self,
         study: Study,
-        described: Described,
+        described: DescribedEvent,
         work_item: WorkItem,
         placed: Placed,
         original_name: str,
@@ -241,7 +249,9 @@ class Placer:
         confirmed = identity is not None or study.is_confirmed(described)
         archived = ArchivedFile(placed.name, original_name, placed.bytes, placed.sha256, sop, described.position)
         study.archive(described, archived, confirmed=confirmed)
-        return Archived(work_item, placed, original_name, dicom, dicom_error, identity, supersedes=supersedes, unconfirmed=not confirmed)
+        return Archived(
+            work_item, described, placed, original_name, dicom, dicom_error, identity, supersedes=supersedes, unconfirmed=not confirmed
+        )
 
     def _with_metadata(
         self, study: Study, outcomes: list[Outcome], at_hand: dict[int, Entry], ours: Callable[[bytes], bool]
@@ -302,14 +312,14 @@ class Placer:
         described = outcome.work_item.entry
         match outcome:
             case Archived():
-                path = described.data["upload_path"]
-                for position in tx.pending_twins(described):
+                path = outcome.described.upload_path
+                for position in tx.pending_repeats(str(described.study_id), outcome.described.upload):
                     tx.drop(position, Stage.PLACE)
                 return tx.append(NewEntry(Kind.ARCHIVED, self._archived_payload(outcome, path), described.study_id, described.position))
             case Quarantined():
-                for position in outcome.twins:
+                for position in outcome.repeats:
                     tx.drop(position, Stage.PLACE)
-                path = described.data["upload_path"]
+                path = outcome.described.upload_path
                 payload = {"code": outcome.code, "detail": outcome.detail, "upload_path": path, "by": "projector"}
                 return tx.append(NewEntry(Kind.QUARANTINED, payload, described.study_id, described.position))
             case Retry():
@@ -376,7 +386,7 @@ class Placer:
                     log.warning("place.failed", position=entry.cause, code=outcome.error.code, attempt=outcome.work_item.attempts + 1)
 
 
-def _superseded(file: BinaryIO, sop: str | None, size: int, by: Described, earlier: list[ArchivedFile]) -> str | None:
+def _superseded(file: BinaryIO, sop: str | None, size: int, by: DescribedEvent, earlier: list[ArchivedFile]) -> str | None:
     """The name of an earlier, incomplete state of the same upload, which this file takes the place of; None where there is none.
 
     The earlier file is what this one begins with: a writer went on. Or the same event has brought both, and they do not say that they are
@@ -397,7 +407,7 @@ def metadata_bytes(study: Study, ledger: Ledger, at_hand: Mapping[int, Entry] = 
     speaker = at_hand.get(position) or ledger.get(position)
     if speaker is None:
         raise ValueError("a study with an archived file has an event that speaks for it")
-    return metadata_json(study, speaker.data)
+    return metadata_json(study, DescribedPayload.of(speaker))
 
 
 def _ours(study: Study) -> Callable[[bytes], bool]:
@@ -409,18 +419,3 @@ def _ours(study: Study) -> Callable[[bytes], bool]:
     if study.files:
         return lambda _: True
     return partial(speaks_of, recorded={each.recorded_at for each in study.described.values()})
-
-
-def _without_twins(work_items: list[WorkItem]) -> list[tuple[WorkItem, list[WorkItem]]]:
-    """A redelivery of what is pending adds nothing but its `described`: the first one's outcome answers for it."""
-    firsts: list[tuple[WorkItem, list[WorkItem]]] = []
-    last: dict[str, tuple[str, list[WorkItem]]] = {}
-    for work_item in work_items:
-        data = work_item.entry.data
-        raw_sha256, twins = last.get(data["upload_path"], ("", []))
-        if raw_sha256 == data["raw_sha256"]:
-            twins.append(work_item)
-        else:
-            last[data["upload_path"]] = (data["raw_sha256"], twins := [])
-            firsts.append((work_item, twins))
-    return firsts

@@ -77,6 +77,16 @@ def archived(path: str = "a.dcm", name: str | None = None, content: str = "bytes
     return {"file": file, "placement": "copied", "metadata_sha256": _digest(""), "dicom": dicom, "upload_path": path, **by}
 
 
+def failed(step: str, code: str, **over: Any) -> dict[str, Any]:
+    """The payload of a `failed` entry."""
+    return {"step": step, "code": code, "detail": "", "errno": None, "attempt": 1, "retry_at": None, **over}
+
+
+def quarantined(code: str, path: str) -> dict[str, Any]:
+    """The payload of a `quarantined` entry."""
+    return {"code": code, "detail": "", "upload_path": path, "by": "projector"}
+
+
 def made_entry(
     position: int,
     kind: str,

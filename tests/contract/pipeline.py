@@ -14,6 +14,7 @@ from storage_ledger.domain.entries import Kind
 from storage_ledger.domain.ids import instant
 from storage_ledger.domain.metadata_json import metadata_json
 from storage_ledger.domain.paths import UploadPaths
+from storage_ledger.domain.payloads import DescribedPayload
 from storage_ledger.domain.study import Study
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.ledger.contract import WorkItem
@@ -197,7 +198,7 @@ class Pipeline:
         for study_id in self.ledger.studies_with_kind(Kind.ARCHIVED):
             entries = list(self.ledger.study(study_id))
             study = Study.of(study_id, entries)
-            [described] = [entry.data for entry in entries if entry.position == study.speaker.position]
+            [described] = [DescribedPayload.of(entry) for entry in entries if entry.position == study.speaker.position]
             assert (self.archive / study_id / "metadata.json").read_bytes() == metadata_json(study, described)
 
     def metadata(self, study_id: str) -> dict[str, Any]:

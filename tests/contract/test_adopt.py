@@ -14,6 +14,7 @@ import pytest
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.domain.metadata_json import metadata_json
+from storage_ledger.domain.payloads import DescribedPayload
 from storage_ledger.domain.study import Study
 from storage_ledger.index.follower import Index
 from storage_ledger.ledger.mirror.writer import Mirror, entries
@@ -39,7 +40,7 @@ def folded(pipeline: Pipeline, study_id: str) -> bytes:
     """The bytes that the study's entries amount to."""
     study = Study.of(study_id, pipeline.ledger.study(study_id))
     assert study.speaker is not None
-    return metadata_json(study, pipeline.ledger.get(study.speaker.position).data)
+    return metadata_json(study, DescribedPayload.of(pipeline.ledger.get(study.speaker.position)))
 
 
 def noted(listed) -> dict[str, str]:

@@ -12,6 +12,8 @@ import pytest
 from storage_ledger.domain import canonical_json
 from storage_ledger.domain.entries import Kind, NewEntry, faults
 from storage_ledger.domain.ids import instant, rfc3339
+from storage_ledger.domain.payloads import DescribedPayload
+from storage_ledger.domain.redeliveries import DescribedUpload
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerBusy
 from storage_ledger.ledger.contract import Commit
@@ -423,35 +425,40 @@ def test_only_a_described_entry_makes_a_study_known(ledger):
         assert (tx.knows_study("A"), tx.knows_study("B"), tx.knows_study("C")) == (False, True, False)
 
 
-# -- twins: the same bytes once more, while the first are pending
+# -- repeats: the same message once more, while the first is pending
 
 
-def test_a_twin_is_a_pending_entry_of_the_same_upload_and_the_same_bytes(ledger):
+def repeats(tx, entry):
+    said = DescribedPayload.of(entry)
+    return tx.pending_repeats(entry.study_id, DescribedUpload(entry.position, said.upload_path, said.raw_sha256))
+
+
+def test_a_repeat_is_a_pending_entry_of_the_same_study_upload_and_bytes(ledger):
     first, *_ = append(ledger, said(), said(), said(path="b.dcm"), said("S2"), said())
     with ledger.write() as tx:
-        assert tx.pending_twins(first) == [2, 5]
+        assert repeats(tx, first) == [2, 5]
         tx.drop(2, Stage.PLACE)
-        assert tx.pending_twins(first) == [5]
+        assert repeats(tx, first) == [5]
 
 
-def test_an_earlier_one_that_was_put_off_is_a_twin_too(ledger):
+def test_an_earlier_one_that_was_put_off_is_a_repeat_too(ledger):
     *_, last = append(ledger, said(), said(path="b.dcm"), said(metadata={"n": 1}), said())
     with ledger.write() as tx:
-        assert tx.pending_twins(last) == [1]
+        assert repeats(tx, last) == [1]
 
 
-def test_a_message_that_only_mentions_the_digest_is_no_twin(ledger):
+def test_a_message_that_only_mentions_the_digest_is_no_repeat(ledger):
     [first] = append(ledger, said())
     append(ledger, said(metadata={"error": first.data["raw_sha256"]}))
     with ledger.write() as tx:
-        assert tx.pending_twins(first) == []
+        assert repeats(tx, first) == []
 
 
-def test_what_was_contradicted_meanwhile_is_no_twin(ledger):
+def test_what_was_contradicted_meanwhile_is_no_repeat(ledger):
     """One, other, one: the last word is `one`, and it must not be lost."""
     first, *_ = append(ledger, said(metadata={"n": 1}), said(metadata={"n": 2}), said(metadata={"n": 1}))
     with ledger.write() as tx:
-        assert tx.pending_twins(first) == []
+        assert repeats(tx, first) == []
 
 
 # -- transactions
@@ -626,9 +633,9 @@ def test_entries_that_are_taken_over_are_the_same_and_their_duties_come_back(tmp
     old = ledgers.open(tmp_path / "old", clock)
     with old.write() as tx:
         first = tx.append(NewEntry(Kind.DESCRIBED, described("a.dcm"), "S1"))
-        twin = tx.append(NewEntry(Kind.DESCRIBED, described("a.dcm"), "S1"))
+        repeat = tx.append(NewEntry(Kind.DESCRIBED, described("a.dcm"), "S1"))
         other = tx.append(NewEntry(Kind.DESCRIBED, described("b.dcm"), "S2"))
-        tx.drop(twin.position, Stage.PLACE)
+        tx.drop(repeat.position, Stage.PLACE)
         done = tx.append(NewEntry(Kind.ARCHIVED, archived("a.dcm"), "S1", first.position))
         told = tx.append(NewEntry(Kind.STATUS_SENT, {"status": "archived", "tells": [done.position]}, "S1", done.position))
     for seconds, read_back in ((0, {(told.position, Stage.CONFIRM)}), (2 * 86_400, set())):

@@ -15,7 +15,7 @@ from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.errors import LedgerRefused, LedgerUnusable, Locked
 from storage_ledger.ledger.migrate import _backup, migrate, require_owner, script_folder
 from storage_ledger.ledger.schema import HEAD
-from storage_ledger.ledger.sqlite import _TWINS, _UPLOAD_PATH, COLUMNS, NAMING_STUDY, OPEN_OUTAGES, SqliteLedger
+from storage_ledger.ledger.sqlite import _TO_PLACE, _UPLOAD_PATH, COLUMNS, NAMING_STUDY, OPEN_OUTAGES, SqliteLedger
 from storage_ledger.system import locks
 from storage_ledger.system.sqlite import sqlite, wal_is_safe
 from tests.contract.making import described, small_volume
@@ -309,7 +309,7 @@ def test_the_entries_of_an_upload_are_found_through_the_index(filled):
                 "EXPLAIN QUERY PLAN SELECT max(e.position), count(p.position) FROM entries e "
                 f"LEFT JOIN pending p ON p.position = e.position AND p.stage IN ('place', 'remove') WHERE {_UPLOAD_PATH} = 'a.dcm'"
             ).fetchall(),
-            connection.execute(f"EXPLAIN QUERY PLAN {_TWINS}", ("S1", 1, "a.dcm")).fetchall(),
+            connection.execute(f"EXPLAIN QUERY PLAN {_TO_PLACE}", ("S1", "a.dcm")).fetchall(),
         ]
     assert all("USING INDEX entries_of_upload" in plan[0][3] or "USING COVERING INDEX entries_of_upload" in plan[0][3] for plan in plans)
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from storage_ledger.domain import canonical_json
 from storage_ledger.domain.ids import instant
 from storage_ledger.domain.metadata_json import metadata_json
+from storage_ledger.domain.payloads import DescribedPayload
 from storage_ledger.domain.study import GROUPS, Study
 from storage_ledger.index.rows import StudyRows
 from storage_ledger.index.schema import STUDY
@@ -44,7 +45,7 @@ def test_whatever_the_old_file_holds_it_is_kept_and_can_be_stored(data, rewritte
     assert (payload["message"]["study_id"], payload["message"]["file_path"]) == ("S1", "a.dcm")
     assert "processing_time" not in payload or instant(payload["processing_time"]) <= NOW
     entries = [described, made_entry(2, "archived", {**archived("a.dcm"), "adopted": True}, cause=1)]
-    written = metadata_json(Study.of("S1", entries), described.data)
+    written = metadata_json(Study.of("S1", entries), DescribedPayload.of(described))
     rows = StudyRows.new("S1")
     for entry in entries:
         rows.apply(entry)

@@ -11,6 +11,7 @@ from storage_ledger.domain.entries import EncodedEntry, Entry, faults
 from storage_ledger.domain.message import Parsed, parse
 from storage_ledger.domain.metadata_json import metadata_json
 from storage_ledger.domain.paths import UploadPaths, archive_name, beside_name, valid_study_id
+from storage_ledger.domain.payloads import DescribedPayload
 from storage_ledger.domain.study import Study
 from storage_ledger.errors import Rejected
 from tests.contract.making import archived, described, made_entry
@@ -245,5 +246,5 @@ def test_metadata_json_is_laid_out_as_the_standard_library_lays_out_json(said):
         made_entry(2, "archived", archived(path, content="x"), cause=1),
     ]
     study = Study.of("S1", entries)
-    data = metadata_json(study, entries[0].data)
+    data = metadata_json(study, DescribedPayload.of(entries[0]))
     assert data.decode() == json.dumps(json.loads(data), indent=2, ensure_ascii=False) + "\n"

@@ -21,6 +21,7 @@ import pytest
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.domain.metadata_json import metadata_json
+from storage_ledger.domain.payloads import DescribedPayload
 from storage_ledger.domain.study import Study
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.mirror import writer
@@ -246,7 +247,7 @@ def test_an_adoption(beginning: Folders, warm: Warm, rewrite: bool) -> None:
         assert ledger.queue() == []
         for study_id, old in olds.items():
             study = Study.of(study_id, ledger.study(study_id))
-            data = metadata_json(study, ledger.get(study.speaker.position).data)
+            data = metadata_json(study, DescribedPayload.of(ledger.get(study.speaker.position)))
             assert (folders.archive / study_id / "metadata.json").read_bytes() == data
             assert (data == old) == (not rewrite)
             kept = [entry.data["raw"] for entry in ledger.study(study_id) if entry.kind == Kind.DESCRIBED]

@@ -5,8 +5,9 @@ import json
 import pytest
 
 from storage_ledger.domain.metadata_json import metadata_json
+from storage_ledger.domain.payloads import DescribedPayload
 from storage_ledger.domain.study import GROUPS, State, Study
-from tests.contract.making import archived, described, made_entry
+from tests.contract.making import archived, described, failed, made_entry, quarantined
 
 
 def fold(*entries):
@@ -17,7 +18,7 @@ def document(*entries) -> bytes:
     """The bytes of metadata.json after these entries."""
     study = fold(*entries)
     speaker = next(entry for entry in entries if entry.position == study.speaker.position)
-    return metadata_json(study, speaker.data)
+    return metadata_json(study, DescribedPayload.of(speaker))
 
 
 def parsed(*entries) -> dict:
@@ -162,11 +163,10 @@ def test_the_event_speaks_that_was_described_last_whichever_was_archived_last():
 
 def test_outcomes_that_archive_nothing_change_no_byte():
     entries = story(("said", "a.dcm", {"n": 1}), ("kept", "a.dcm", "x", 1))
-    failed = {"step": "place", "code": "archive-io", "upload_path": "a.dcm"}
     more = [
         made_entry(3, "status-sent", {"status": "archived", "tells": [2]}, cause=2),
-        made_entry(4, "failed", failed, cause=1),
-        made_entry(5, "quarantined", {"code": "upload-missing", "upload_path": "b.dcm"}, cause=1),
+        made_entry(4, "failed", failed("place", "archive-io", upload_path="a.dcm"), cause=1),
+        made_entry(5, "quarantined", quarantined("upload-missing", "b.dcm"), cause=1),
     ]
     assert document(*entries) == document(*entries, *more)
 
@@ -176,19 +176,20 @@ def test_feeding_an_outcome_before_it_is_appended_comes_to_the_same():
     early = fold(*entries[:3])
     late = fold(*entries)
     early.archive(early.described[3], late.files["b.dcm"])
-    assert metadata_json(early, entries[2].data) == metadata_json(late, entries[2].data)
+    said = DescribedPayload.of(entries[2])
+    assert metadata_json(early, said) == metadata_json(late, said)
 
 
 def test_a_study_without_an_archived_file_has_no_metadata():
     with pytest.raises(ValueError, match="without an archived file"):
-        metadata_json(fold(*story(("said", "a.dcm", {}))), {})
+        metadata_json(fold(*story(("said", "a.dcm", {}))), DescribedPayload({}, "pubsub", "", "a.dcm"))
 
 
 def test_the_state_of_a_study_is_that_of_the_upload_which_most_needs_attention():
     a, b = made_entry(1, "described", described("a.dcm")), made_entry(2, "described", described("b.dcm"))
     a_kept = made_entry(3, "archived", archived("a.dcm"), cause=1)
-    b_failed = made_entry(4, "failed", {"step": "place", "code": "archive-io", "upload_path": "b.dcm"}, cause=2)
-    b_lost = made_entry(5, "quarantined", {"code": "upload-missing", "upload_path": "b.dcm"}, cause=2)
+    b_failed = made_entry(4, "failed", failed("place", "archive-io", upload_path="b.dcm"), cause=2)
+    b_lost = made_entry(5, "quarantined", quarantined("upload-missing", "b.dcm"), cause=2)
     b_again = made_entry(6, "described", described("b.dcm"))
     b_kept = made_entry(7, "archived", archived("b.dcm"), cause=6)
     told = [a, b, a_kept, b_failed, b_lost, b_again, b_kept]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from storage_ledger.domain.entries import Entry, Kind, faults
+from storage_ledger.domain.payloads import ArchivedPayload, DescribedPayload, UnreadablePayload
 from storage_ledger.domain.study import Study
 from storage_ledger.errors import LedgerUnusable
 from storage_ledger.ledger.sqlite import COLUMNS, NOT_THERE
@@ -38,7 +39,7 @@ class StudyFacts:
 
     study: Study
     files: dict[str, FileFact]
-    speaker: dict[str, Any] | None
+    speaker: DescribedPayload | None
     first: int
     whole: bool
 
@@ -152,15 +153,16 @@ class Facts:
                 continue
             try:
                 study.apply(entry)
-            except KeyError:  # its `described` is lost
+            except (KeyError, UnreadablePayload):  # its `described` is lost, or its payload is not one of its kind
                 whole = False
                 continue
             if entry.kind == Kind.ARCHIVED:
-                file = entry.data["file"]
-                files.setdefault(file["name"], FileFact(study_id, file["name"], file["sha256"], file["bytes"], entry.position))
+                file = ArchivedPayload.of(entry).file
+                files.setdefault(file.name, FileFact(study_id, file.name, file.sha256, file.bytes, entry.position))
         speaker = self.get(study.speaker.position) if study.speaker else None
         whole = whole and None not in self.repaired.values()
-        return StudyFacts(study, files, speaker.data if speaker else None, min((f.position for f in files.values()), default=0), whole)
+        said = DescribedPayload.of(speaker) if speaker else None
+        return StudyFacts(study, files, said, min((f.position for f in files.values()), default=0), whole)
 
     def names(self, study_id: str) -> set[str] | None:
         """Of the study's archived files, by their entries as they are. None: only `study` can tell."""

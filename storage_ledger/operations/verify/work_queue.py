@@ -8,10 +8,12 @@ are let be.
 from __future__ import annotations
 
 from datetime import datetime
+from itertools import takewhile
 from typing import Any
 
 from storage_ledger.domain.entries import Entry, Kind
 from storage_ledger.domain.ids import instant
+from storage_ledger.domain.redeliveries import DescribedUpload, repeats_of
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.operations.verify.findings import Findings
 from storage_ledger.operations.verify.untrusting_reader import Facts
@@ -102,24 +104,18 @@ class WorkQueueCheck:
             data = described.data
             known = (described.study_id or "", data["upload_path"], data["raw_sha256"])
         self._close(cause)
-        twins = self._twins(cause, known, entry.position)
-        for position in twins:
+        for position in self._repeats(cause, known, entry.position):
             if entry.kind == Kind.ARCHIVED:
                 self._close(position)
             else:
                 self._perhaps.add(position)  # those that were at hand went with the first, others did not
 
-    def _twins(self, cause: int, known: tuple[str, str, str], before: int) -> list[int]:
-        """Repetitions that wait: earlier ones, and later ones up to the first that says something else."""
-        found = []
-        for position in self._by_upload.get(known[:2], []):
-            if position >= before:
-                break
-            if self._place[position][2] == known[2]:
-                found.append(position)
-            elif position > cause:
-                break
-        return found
+    def _repeats(self, cause: int, known: tuple[str, str, str], before: int) -> list[int]:
+        """Those that wait, and that this outcome answers too."""
+        _, path, raw_sha256 = known
+        waiting = takewhile(lambda position: position < before, self._by_upload.get(known[:2], []))
+        others = (DescribedUpload(position, path, self._place[position][2]) for position in waiting)
+        return repeats_of(DescribedUpload(cause, path, raw_sha256), others)
 
     def _close(self, position: int) -> None:
         known = self._place.pop(position, None)

@@ -28,11 +28,11 @@ from typing import Any, assert_never
 
 from storage_ledger.archive.filesystem import digest_of
 from storage_ledger.archive.uploads import Found, Identity, Uploads, folder_of
-from storage_ledger.domain import canonical_json
+from storage_ledger.domain import canonical_json, payloads
 from storage_ledger.domain.entries import Entry, Kind, faults, require_whole
 from storage_ledger.domain.message import parse
 from storage_ledger.domain.paths import UploadPaths, valid_study_id
-from storage_ledger.domain.payloads import DescribedPayload
+from storage_ledger.domain.payloads import ArchivedPayload, DescribedPayload, FailedPayload, UnreadablePayload
 from storage_ledger.domain.study import State, upload_state
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerBusy, Permanent, Rejected, Retryable
@@ -144,17 +144,20 @@ class Told:
 
     @classmethod
     def of(cls, entries: Sequence[Entry]) -> Told:
-        """From all entries that name it, in order. Raises as `require_whole` does."""
+        """From all entries that name it, in order. Raises `Retryable` (`entry-damaged`) where one is damaged or unreadable."""
         require_whole(entries)
         states: dict[str | None, State] = {}
         archived: list[tuple[int, int, str]] = []
         for entry in entries:
-            data = entry.data
-            state = upload_state(entry.kind, data)
+            try:
+                payload = payloads.of(entry)
+            except UnreadablePayload as error:
+                raise Retryable("entry-damaged", str(error)) from error
+            state = upload_state(entry.kind, payload.step if isinstance(payload, FailedPayload) else None)
             if state is not None:
                 states[entry.study_id] = state
-            if entry.kind == Kind.ARCHIVED:
-                archived.append((entry.position, data["file"]["bytes"], data["file"]["sha256"]))
+            if isinstance(payload, ArchivedPayload):
+                archived.append((entry.position, payload.file.bytes, payload.file.sha256))
         studies = frozenset(entry.study_id for entry in entries if entry.study_id is not None)
         return cls(entries[-1].position if entries else 0, studies, frozenset(states.values()), tuple(archived))
 
