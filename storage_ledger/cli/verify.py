@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from storage_ledger.operations.verify.verification import Verified
+    from storage_ledger.operations.verify.report import VerifyReport
 
 SHOWN = 200
 _UNITS_S = {"s": 1, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -50,8 +50,8 @@ def verify(
 
     from storage_ledger.cli.progress import Step, steps
     from storage_ledger.domain.paths import valid_study_id
-    from storage_ledger.operations.verify.selection import Options
-    from storage_ledger.operations.verify.verification import Progress
+    from storage_ledger.operations.verify.report import VerifyProgress
+    from storage_ledger.operations.verify.selection import VerifyOptions
     from storage_ledger.settings import Settings
     from storage_ledger.wiring import verify
 
@@ -59,7 +59,7 @@ def verify(
         raise typer.BadParameter("one of --study, --sample and --older-than")
     if study is not None and not valid_study_id(study):
         raise typer.BadParameter("no study_id is like this one")
-    options = Options(study_id=study, sample=_sample(sample), older_than=_since(older_than), rate=rate * 1e6)
+    options = VerifyOptions(study_id=study, sample=_sample(sample), older_than=_since(older_than), rate=rate * 1e6)
     settings = Settings.load()
     stop = threading.Event()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -73,7 +73,7 @@ def verify(
         signal.signal(number, end)
     with steps() as show:
 
-        def tell(progress: Progress) -> None:
+        def tell(progress: VerifyProgress) -> None:
             show(Step(*_PARTS[progress.part], progress.done, progress.total, progress.bytes, progress.total_bytes))
 
         run = partial(verify.verify, settings, options, record=not no_record, stop=stop)
@@ -88,7 +88,7 @@ def verify(
     raise typer.Exit(_exit_code(report, wants_record=not no_record))
 
 
-def _exit_code(report: Verified, *, wants_record: bool) -> int:
+def _exit_code(report: VerifyReport, *, wants_record: bool) -> int:
     if report.interrupted:
         return 130
     if report.found.counts:
@@ -96,7 +96,7 @@ def _exit_code(report: Verified, *, wants_record: bool) -> int:
     return 2 if report.found.unchecked_counts or (wants_record and report.not_recorded) else 0
 
 
-def _told(report: Verified) -> dict[str, Any]:
+def _told(report: VerifyReport) -> dict[str, Any]:
     counts, found = report.counts, report.found
     return {
         "began": report.began,
@@ -116,7 +116,7 @@ def _told(report: Verified) -> dict[str, Any]:
     }
 
 
-def _print(report: Verified, told: dict[str, Any]) -> None:
+def _print(report: VerifyReport, told: dict[str, Any]) -> None:
     from storage_ledger.cli.output import console, print_advice, safe, size, table
     from storage_ledger.domain.error_catalogue.ledger_and_mirror import ENTRIES
     from storage_ledger.domain.error_catalogue.verify import VERIFY

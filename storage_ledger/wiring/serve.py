@@ -16,7 +16,7 @@ from storage_ledger.ledger.contract import Commit, Ledger
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.sqlite import SqliteLedger, utc_now
 from storage_ledger.operations.verify.scrub import Scrub
-from storage_ledger.operations.verify.verification import Places
+from storage_ledger.operations.verify.selection import VerifyPaths
 from storage_ledger.pipeline.bells import Bells, Signal, Sleeper
 from storage_ledger.pipeline.notify import CONFIRM_AFTER, Notifier
 from storage_ledger.pipeline.outages import Outages
@@ -148,7 +148,7 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
     index = Index(settings.index_file, ledger, processes=RebuildProcesses.of(settings.ledger_file))
     scrub = Scrub(
         ledger,
-        Places.of(settings),
+        VerifyPaths.of(settings),
         rate=settings.scrub_rate_mb_s * 1e6,
         metrics=metrics,
         clock=utc_now,

@@ -11,8 +11,9 @@ from storage_ledger.domain.payloads import VerifiedPayload
 from storage_ledger.ledger.migrate import require_owner
 from storage_ledger.ledger.sqlite import utc_now
 from storage_ledger.operations.verify import unrecorded
-from storage_ledger.operations.verify.selection import Options
-from storage_ledger.operations.verify.verification import Places, Progress, Verification, Verified
+from storage_ledger.operations.verify.report import VerifyProgress, VerifyReport
+from storage_ledger.operations.verify.selection import VerifyOptions, VerifyPaths
+from storage_ledger.operations.verify.verification import Verification
 from storage_ledger.settings import Settings
 from storage_ledger.system import logs
 from storage_ledger.wiring.stores import UMASK, appending
@@ -20,12 +21,12 @@ from storage_ledger.wiring.stores import UMASK, appending
 
 def verify(
     settings: Settings,
-    options: Options,
+    options: VerifyOptions,
     *,
     record: bool,
     stop: threading.Event,
-    on_progress: Callable[[Progress], None] = lambda _: None,
-) -> Verified:
+    on_progress: Callable[[VerifyProgress], None] = lambda _: None,
+) -> VerifyReport:
     """Look whether everything is as the ledger says, beside `serve` or without it; with `record` it becomes `verified` entries.
 
     Ends soon after `stop` is set, and keeps what was seen until then. Raises `LedgerUnusable`.
@@ -40,12 +41,12 @@ def verify(
             return tx.append(payload.entry()).position
 
     report = Verification(
-        Places.of(settings),
+        VerifyPaths.of(settings),
         options,
         clock=utc_now,
         stopped=stop.is_set,
         wait=stop.wait,
-        record=append if record else None,
+        append=append if record else None,
         on_progress=on_progress,
     ).run()
     if record:
@@ -53,7 +54,7 @@ def verify(
     return report
 
 
-def _keep(settings: Settings, options: Options, report: Verified) -> None:
+def _keep(settings: Settings, options: VerifyOptions, report: VerifyReport) -> None:
     """What the ledger does not say, `status` says all the same."""
     try:
         if report.not_recorded and report.found.counts:

@@ -24,7 +24,6 @@ from storage_ledger.operations.report.status import look_at
 from storage_ledger.operations.report.timeline import story_of
 from storage_ledger.operations.report.verifications import last_verify
 from storage_ledger.operations.verify import unrecorded
-from storage_ledger.operations.verify.selection import Options
 from storage_ledger.pipeline.outages import Outages
 from storage_ledger.settings import Settings
 from storage_ledger.system.metrics import Metrics
@@ -310,7 +309,7 @@ def test_what_verify_found_and_could_not_record_is_said_until_a_run_is_recorded_
     mirror.write_bytes(whole.replace(b"S1.dcm", b"S2.dcm"))
 
     def verified(**which) -> list[int]:
-        return verify.verify(settings, Options(**which), record=True, stop=threading.Event()).recorded
+        return verify.verify(settings, VerifyOptions(**which), record=True, stop=threading.Event()).recorded
 
     assert (verified(), scene.needs()) == ([], ["verify-findings"])
     [item] = [item for item in scene.status()["attention"] if item["code"] == "verify-findings"]

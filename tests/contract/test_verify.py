@@ -17,8 +17,8 @@ from storage_ledger.index.follower import Index
 from storage_ledger.ledger.mirror.writer import Mirror
 from storage_ledger.operations.verify import recording as module
 from storage_ledger.operations.verify.scrub import Scrub
-from storage_ledger.operations.verify.selection import Options
-from storage_ledger.operations.verify.verification import Places, Verification, Verified
+from storage_ledger.operations.verify.selection import VerifyOptions
+from storage_ledger.operations.verify.verification import Verification, VerifyPaths, VerifyReport
 from storage_ledger.system.metrics import Metrics
 from storage_ledger.system.pacing import Pace
 from storage_ledger.system.sqlite import sqlite
@@ -38,7 +38,7 @@ class Scene:
         self.mirror.begin()
         self.index = Index(folder / "ledger" / "index.db", self.ledger)
         self.index.ensure()
-        self.places = Places(self.ledger.path, self.index.path, self.pipeline.archive, lambda: self.serving)
+        self.places = VerifyPaths(self.ledger.path, self.index.path, self.pipeline.archive, lambda: self.serving)
         self.waits: list[float] = []
         self.stop = threading.Event()
 
@@ -68,14 +68,14 @@ class Scene:
         self.follow()
         return position
 
-    def verify(self, *, record: bool = True, chance=lambda: 0.0, on_progress=lambda _: None, **options: object) -> Verified:
+    def verify(self, *, record: bool = True, chance=lambda: 0.0, on_progress=lambda _: None, **options: object) -> VerifyReport:
         return Verification(
             self.places,
-            Options(**{"settle_s": 0.0, **options}),
+            VerifyOptions(**{"settle_s": 0.0, **options}),
             clock=self.clock,
             stopped=self.stop.is_set,
             wait=self.waits.append,
-            record=self.record if record else None,
+            append=self.record if record else None,
             on_progress=on_progress,
             chance=chance,
         ).run()
@@ -109,7 +109,7 @@ def scene(tmp_path, ledgers):
     made.ledger.close()
 
 
-def codes(report: Verified) -> list[tuple[str, str | None]]:
+def codes(report: VerifyReport) -> list[tuple[str, str | None]]:
     return [(each.code, each.path) for each in report.found.damaged]
 
 

@@ -18,8 +18,8 @@ from storage_ledger.ledger.mirror import writer as mirror_module
 from storage_ledger.ledger.mirror.writer import Mirror
 from storage_ledger.operations.quarantine import About, Word, say
 from storage_ledger.operations.verify import mirror as checked_mirror
-from storage_ledger.operations.verify.selection import Options
-from storage_ledger.operations.verify.verification import Places, Verification, Verified
+from storage_ledger.operations.verify.selection import VerifyOptions
+from storage_ledger.operations.verify.verification import Verification, VerifyPaths, VerifyReport
 from storage_ledger.pipeline.status_client import StatusClient
 from tests.contract.making import Clock, Ledgers
 from tests.contract.pipeline import Pipeline
@@ -104,15 +104,15 @@ def _happen(pipeline: Pipeline, mirror: Mirror) -> None:
     mirror.catch_up()
 
 
-def verified(world: World, **options: object) -> Verified:
-    places = Places(world.ledger, world.index, world.archive, lambda: False)
+def verified(world: World, **options: object) -> VerifyReport:
+    places = VerifyPaths(world.ledger, world.index, world.archive, lambda: False)
     return Verification(
         places,
-        Options(settle_s=0.0, **options),  # type: ignore[arg-type]
+        VerifyOptions(settle_s=0.0, **options),  # type: ignore[arg-type]
         clock=Clock(),
         stopped=lambda: False,
         wait=lambda _: None,
-        record=None,
+        append=None,
     ).run()
 
 

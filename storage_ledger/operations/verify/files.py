@@ -14,7 +14,7 @@ from storage_ledger.domain.entries import Entry, faults
 from storage_ledger.domain.metadata_json import metadata_json
 from storage_ledger.domain.paths import LEDGER_FOLDER, METADATA, archive_path, is_temporary, valid_study_id
 from storage_ledger.operations.verify.findings import Findings
-from storage_ledger.operations.verify.untrusting_reader import Facts, FileFact, StudyFacts
+from storage_ledger.operations.verify.untrusting_reader import BelievedFile, BelievedStudy, UntrustingReader
 
 PART = "archive"
 KEPT_STUDIES = 64
@@ -22,7 +22,7 @@ LOOKS = 3
 
 
 @dataclass(slots=True)
-class Counts:
+class FileCounts:
     """Of files that were read. `bytes`: of those that were intact."""
 
     files: int = 0
@@ -31,7 +31,7 @@ class Counts:
     unchecked: int = 0
     bytes: int = 0
 
-    def add(self, other: Counts) -> None:
+    def add(self, other: FileCounts) -> None:
         """Sum up."""
         for name in ("files", "intact", "damaged", "unchecked", "bytes"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
@@ -40,15 +40,17 @@ class Counts:
 class Files:
     """Checks single files. What a running service has under its hands just now is looked at again before it is told."""
 
-    def __init__(self, facts: Facts, archive: Inspection, found: Findings, *, wait: Callable[[float], object], settle_s: float) -> None:
-        self._facts = facts
+    def __init__(
+        self, reader: UntrustingReader, archive: Inspection, found: Findings, *, wait: Callable[[float], object], settle_s: float
+    ) -> None:
+        self._reader = reader
         self._archive = archive
         self._found = found
         self._wait = wait
         self._settle_s = settle_s
-        self._studies: OrderedDict[str, StudyFacts] = OrderedDict()
+        self._studies: OrderedDict[str, BelievedStudy] = OrderedDict()
 
-    def fact(self, archived: Entry) -> FileFact | None:
+    def fact(self, archived: Entry) -> BelievedFile | None:
         """The file of an `archived` entry, if that is the first one that names it."""
         if faults(archived) or archived.study_id is None:
             self._found.unseen("ledger-damaged", PART, position=archived.position, detail="the entry is damaged")
@@ -56,7 +58,7 @@ class Files:
         file = self._study(archived.study_id, archived.position).files.get(archived.data["file"]["name"])
         return file if file is not None and file.position == archived.position else None
 
-    def check(self, file: FileFact, counts: Counts) -> None:
+    def check(self, file: BelievedFile, counts: FileCounts) -> None:
         """Read one file, and metadata.json with the study's first one."""
         counts.files += 1
         path = archive_path(file.study_id, file.name)
@@ -92,10 +94,10 @@ class Files:
             self._found.report(code, PART, **where, position=position, detail=look.detail)
         self._tell_exposed(look, {**where, "position": position})
 
-    def _look(self, file: FileFact) -> Look:
+    def _look(self, file: BelievedFile) -> Look:
         look = self._archive.read(file.study_id, file.name, file.sha256, file.bytes)
         if look.condition is not Condition.INTACT:  # it may be replaced by a good one just now
-            if self._facts.is_placing(file.study_id):
+            if self._reader.is_placing(file.study_id):
                 self._wait(self._settle_s)
             look = self._archive.read(file.study_id, file.name, file.sha256, file.bytes)
         return look
@@ -104,7 +106,7 @@ class Files:
         """None: it cannot be judged, or its file is ahead of the ledger for good reason."""
         look, position = None, None
         for _ in range(LOOKS):
-            study = self._facts.study(study_id)
+            study = self._reader.study(study_id)
             if not study.whole or study.speaker is None or study.study.speaker is None:
                 self._found.unseen("ledger-damaged", PART, study_id=study_id, path=archive_path(study_id, METADATA))
                 return None, None
@@ -113,7 +115,7 @@ class Files:
             look = self._archive.read(study_id, METADATA, hashlib.sha256(right).hexdigest(), len(right))
             if look.condition is Condition.INTACT:
                 break
-            if self._facts.is_placing(study_id):
+            if self._reader.is_placing(study_id):
                 return None, None
         return look, position
 
@@ -121,21 +123,21 @@ class Files:
         if look.exposed:
             self._found.report("file-exposed", PART, **where, detail="anybody on the machine may write to it")
 
-    def _study(self, study_id: str, position: int) -> StudyFacts:
+    def _study(self, study_id: str, position: int) -> BelievedStudy:
         known = self._studies.get(study_id)
         if known is None or all(file.position < position for file in known.files.values()):
-            known = self._facts.study(study_id)
+            known = self._reader.study(study_id)
             self._studies[study_id] = known
             if len(self._studies) > KEPT_STUDIES:
                 self._studies.popitem(last=False)
         return known
 
 
-class Strangers:
+class UntrackedFiles:
     """The ledger against the archive: what lies there that the ledger does not know."""
 
-    def __init__(self, facts: Facts, archive: Inspection, found: Findings, *, serving: Callable[[], bool]) -> None:
-        self._facts = facts
+    def __init__(self, reader: UntrustingReader, archive: Inspection, found: Findings, *, serving: Callable[[], bool]) -> None:
+        self._reader = reader
         self._archive = archive
         self._found = found
         self._serving = serving
@@ -152,9 +154,9 @@ class Strangers:
         self._top(study_id, is_folder=True)
 
     def _top(self, name: str, *, is_folder: bool) -> None:
-        known = self._facts.names(name) if valid_study_id(name) else set[str]()
+        known = self._reader.names(name) if valid_study_id(name) else set[str]()
         if known is None:
-            study = self._facts.study(name)
+            study = self._reader.study(name)
             known = set(study.files)
             if not study.whole:
                 self._found.unseen("ledger-damaged", PART, study_id=name, path=name)
@@ -164,7 +166,7 @@ class Strangers:
                 self._found.report("untracked-file", PART, path=name)
             return
         if not known and not self._is_placing(name):
-            if valid_study_id(name) and self._facts.study(name).files:
+            if valid_study_id(name) and self._reader.study(name).files:
                 return  # archived meanwhile
             self._found.report("untracked-folder", PART, study_id=name if valid_study_id(name) else None, path=name)
             return
@@ -180,7 +182,7 @@ class Strangers:
             return
         if not names or self._is_placing(study_id):
             return
-        known = set(self._facts.study(study_id).files)
+        known = set(self._reader.study(study_id).files)
         for each in names:
             temporary = is_temporary(each.name) and not each.is_folder and self._serving()
             if each.name not in known and not temporary:
@@ -188,7 +190,7 @@ class Strangers:
                 self._found.report(code, PART, study_id=study_id, path=f"{study_id}/{each.name}")
 
     def _is_placing(self, study_id: str) -> bool:
-        return valid_study_id(study_id) and self._facts.is_placing(study_id)
+        return valid_study_id(study_id) and self._reader.is_placing(study_id)
 
 
 def code_of(condition: Condition) -> str:

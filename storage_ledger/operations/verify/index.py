@@ -14,7 +14,7 @@ from storage_ledger.index.follower import Index
 from storage_ledger.index.schema import SCHEMA, SEARCH, TABLES
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.operations.verify.findings import Findings
-from storage_ledger.operations.verify.untrusting_reader import Facts
+from storage_ledger.operations.verify.untrusting_reader import UntrustingReader
 from storage_ledger.system.sqlite import as_it_is, connect, errors_mapped, is_regular, sqlite
 from storage_ledger.system.temporary_folder import scratch
 
@@ -26,8 +26,8 @@ _SCRATCH = "verify-"
 class BelievedLedger:
     """As much of a `contract.Ledger` as an index needs to be made: the entries that can be believed, up to a position."""
 
-    def __init__(self, facts: Facts, ledger_id: str, up_to: int, stopped: Callable[[], None]) -> None:
-        self._facts = facts
+    def __init__(self, reader: UntrustingReader, ledger_id: str, up_to: int, stopped: Callable[[], None]) -> None:
+        self._reader = reader
         self._stopped = stopped
         self.ledger_id = ledger_id
         self.up_to = up_to
@@ -35,20 +35,20 @@ class BelievedLedger:
     def read(self, after: int, limit: int) -> list[Entry]:
         """See `contract.Ledger.read`."""
         self._stopped()
-        return list(self._facts.believed(after, min(self.up_to, after + limit)))
+        return list(self._reader.believed(after, min(self.up_to, after + limit)))
 
     def scan(self, after: int, up_to: int) -> Iterator[Entry]:
         """See `contract.Ledger.scan`."""
         self._stopped()
-        yield from self._facts.believed(after, min(self.up_to, up_to))
+        yield from self._reader.believed(after, min(self.up_to, up_to))
 
     def study(self, study_id: str) -> Iterator[Entry]:
         """See `contract.Ledger.study`."""
-        return self._facts.of_study(study_id)
+        return self._reader.of_study(study_id)
 
     def get(self, position: int) -> Entry | None:
         """See `contract.Ledger.get`."""
-        return self._facts.get(position) if position <= self.up_to else None
+        return self._reader.get(position) if position <= self.up_to else None
 
     def last(self) -> Entry | None:
         """See `contract.Ledger.last`."""
@@ -56,7 +56,7 @@ class BelievedLedger:
 
 
 def check_index(
-    facts: Facts,
+    reader: UntrustingReader,
     index_file: Path,
     ledger_id: str,
     found: Findings,
@@ -70,7 +70,7 @@ def check_index(
     no room for it.
     """
     if not index_file.exists():
-        if facts.sql("SELECT 1 FROM entries WHERE study_id IS NOT NULL LIMIT 1"):
+        if reader.sql("SELECT 1 FROM entries WHERE study_id IS NOT NULL LIMIT 1"):
             found.report("index-missing", PART, path=FILE, detail="`storage-ledger serve` makes it anew when it starts")
         return
     try:
@@ -82,10 +82,10 @@ def check_index(
         return
     with closing(live):
         try:
-            position = _standing(facts, live, found)
+            position = _standing(reader, live, found)
             if position is None:
                 return
-            ledger = BelievedLedger(facts, ledger_id, position, stopped)
+            ledger = BelievedLedger(reader, ledger_id, position, stopped)
             with scratch(_SCRATCH, index_file.parent) as folder, closing(Index(folder / FILE, _as_ledger(ledger))) as index:
                 index.rebuild(on_progress)
                 with live.snapshot():
@@ -98,13 +98,13 @@ def check_index(
             found.report("index-unreadable", PART, path=FILE, detail="SQLite cannot read all of it")
 
 
-def _standing(facts: Facts, live: _Rows, found: Findings) -> int | None:
+def _standing(reader: UntrustingReader, live: _Rows, found: Findings) -> int | None:
     """The position that it stands at; None where it is of no position of this ledger, which is told."""
     if live.version != SCHEMA:
         found.report("index-differs", PART, path=FILE, detail="it is of another version: `storage-ledger serve` makes it anew")
         return None
     position = _position(live)
-    entry = facts.get(position) if position else None
+    entry = reader.get(position) if position else None
     if position is None or (position and (entry is None or _leaf(live) != entry.leaf_hash)):
         found.report("index-differs", PART, path=FILE, detail="progress: it stands at no position of this ledger")
         return None

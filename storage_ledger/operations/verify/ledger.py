@@ -9,7 +9,7 @@ from storage_ledger.domain.entries import CURRENT_SCHEMA, Entry, Kind, faults
 from storage_ledger.errors import LedgerError, LedgerUnusable
 from storage_ledger.ledger.migrate import SCHEMA_SQL, known_revisions, schema_as_migrated, schema_of
 from storage_ledger.operations.verify.findings import Findings, Stopped
-from storage_ledger.operations.verify.untrusting_reader import Facts
+from storage_ledger.operations.verify.untrusting_reader import UntrustingReader
 
 PART = "ledger"
 FILE = "ledger.db"
@@ -34,13 +34,13 @@ class Damage:
             self.overflow = True
 
 
-def check_file(facts: Facts, found: Findings, stopped: Callable[[], bool]) -> None:
+def check_file(reader: UntrustingReader, found: Findings, stopped: Callable[[], bool]) -> None:
     """Schema and triggers as the migrations make them, one ledger_id in `meta`, and SQLite's `integrity_check`."""
-    _schema(facts, found)
-    _meta(facts, found)
+    _schema(reader, found)
+    _meta(reader, found)
     try:
-        with facts.interruptible(stopped):
-            lines = [str(row[0]) for row in facts.stream("PRAGMA integrity_check(20)")]
+        with reader.interruptible(stopped):
+            lines = [str(row[0]) for row in reader.stream("PRAGMA integrity_check(20)")]
     except LedgerError:
         if stopped():  # SQLite calls it an error when it is interrupted
             raise Stopped from None
@@ -51,12 +51,12 @@ def check_file(facts: Facts, found: Findings, stopped: Callable[[], bool]) -> No
         found.report("ledger-damaged", PART, path=FILE, detail="SQLite: " + "; ".join(wrong[:3]) + more)
 
 
-def check_entries(facts: Facts, found: Findings, up_to: int, on_progress: Callable[[int], None]) -> Damage:
+def check_entries(reader: UntrustingReader, found: Findings, up_to: int, on_progress: Callable[[int], None]) -> Damage:
     """Positions 1 to `up_to` without gaps, each entry whole by its hashes, times in order, causes and versions valid."""
     damage = Damage()
     before, time = 0, ""
     while before < up_to:
-        rows = facts.rows(before, up_to)
+        rows = reader.rows(before, up_to)
         for entry in rows:
             _gap(found, damage, before + 1, entry.position - 1)
             before = entry.position
@@ -70,11 +70,11 @@ def check_entries(facts: Facts, found: Findings, up_to: int, on_progress: Callab
     return damage
 
 
-def check_keys(facts: Facts, found: Findings, damage: Damage, up_to: int) -> None:
-    """Each study's versions are 1, 2, 3 … in the order of positions, and no entry_id is there twice. After `facts.repaired` is set."""
-    known = {(entry.study_id, entry.version) for entry in facts.repaired.values() if entry is not None}
-    guessing = damage.overflow or None in facts.repaired.values()
-    lost = facts.stream(
+def check_keys(reader: UntrustingReader, found: Findings, damage: Damage, up_to: int) -> None:
+    """Each study's versions are 1, 2, 3 … in the order of positions, and no entry_id is there twice. After `reader.repaired` is set."""
+    known = {(entry.study_id, entry.version) for entry in reader.repaired.values() if entry is not None}
+    guessing = damage.overflow or None in reader.repaired.values()
+    lost = reader.stream(
         "SELECT e.position, e.study_id, e.version FROM entries e WHERE e.study_id IS NOT NULL AND e.position <= ? AND "
         "CASE WHEN e.version = 1 THEN EXISTS (SELECT 1 FROM entries p WHERE p.study_id = e.study_id AND p.version < 1) "
         "ELSE NOT EXISTS (SELECT 1 FROM entries p WHERE p.study_id = e.study_id AND p.version = e.version - 1 AND p.position < e.position) "
@@ -87,7 +87,7 @@ def check_keys(facts: Facts, found: Findings, damage: Damage, up_to: int) -> Non
             found.report(
                 "version-wrong", PART, position=position, study_id=study_id, path=FILE, detail=f"version {version} does not follow"
             )
-    for position, _ in facts.stream("SELECT max(position), count(*) FROM entries GROUP BY entry_id HAVING count(*) > 1"):
+    for position, _ in reader.stream("SELECT max(position), count(*) FROM entries GROUP BY entry_id HAVING count(*) > 1"):
         if position <= up_to and position not in damage.positions:
             found.report("entry-id-twice", PART, position=position, path=FILE)
 
@@ -127,12 +127,12 @@ def _gap(found: Findings, damage: Damage, first: int, last: int) -> None:
         damage.overflow = True
 
 
-def _schema(facts: Facts, found: Findings) -> None:
-    here = schema_of(facts.sql(SCHEMA_SQL))
+def _schema(reader: UntrustingReader, found: Findings) -> None:
+    here = schema_of(reader.sql(SCHEMA_SQL))
     tables = {name for kind, name, _ in here if kind == "table"}
     if not {"entries", "pending", "meta"} <= tables:
-        raise LedgerUnusable("ledger-foreign", f"{facts.path} is an SQLite database, but not a ledger, or not a whole one")
-    versions = [row[0] for row in facts.sql("SELECT version_num FROM alembic_version")] if "alembic_version" in tables else []
+        raise LedgerUnusable("ledger-foreign", f"{reader.path} is an SQLite database, but not a ledger, or not a whole one")
+    versions = [row[0] for row in reader.sql("SELECT version_num FROM alembic_version")] if "alembic_version" in tables else []
     if len(versions) != 1 or versions[0] not in known_revisions():
         found.report("schema-changed", PART, path=FILE, detail="alembic_version does not hold one known revision")
     right = schema_as_migrated(versions[0] if versions else "")
@@ -146,8 +146,8 @@ def _schema(facts: Facts, found: Findings) -> None:
         found.report("schema-changed", PART, path=FILE, detail=f"{kind} {name} {text}")
 
 
-def _meta(facts: Facts, found: Findings) -> None:
-    names = [row[0] for row in facts.sql("SELECT name FROM meta")]
+def _meta(reader: UntrustingReader, found: Findings) -> None:
+    names = [row[0] for row in reader.sql("SELECT name FROM meta")]
     if "ledger_id" not in names:
         found.report("meta-changed", PART, path=FILE, detail="it has no ledger_id")
     if len(names) > 1:

@@ -18,7 +18,7 @@ from storage_ledger.ledger.mirror import segments
 from storage_ledger.ledger.mirror.segments import Batch, Begin
 from storage_ledger.ledger.mirror.writer import SEGMENT_BYTES, SEGMENT_ENTRIES
 from storage_ledger.operations.verify.findings import Findings
-from storage_ledger.operations.verify.untrusting_reader import Facts
+from storage_ledger.operations.verify.untrusting_reader import UntrustingReader
 
 PART = "mirror"
 TEMPORARY = ".segment.tmp"
@@ -103,7 +103,7 @@ class MirrorCheck:
 
     def __init__(
         self,
-        facts: Facts,
+        facts: UntrustingReader,
         archive_root: Path,
         ledger_id: str,
         found: Findings,

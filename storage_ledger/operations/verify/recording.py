@@ -1,19 +1,26 @@
-"""What one `verified` entry is about: so much was read, and this was found."""
+"""What a verification has seen, recorded as `verified` entries."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from storage_ledger import __version__
 from storage_ledger.domain.payloads import VerifiedCounts, VerifiedPayload, VerifiedScope
-from storage_ledger.operations.verify.files import Counts
+from storage_ledger.errors import LedgerError, Retryable
+from storage_ledger.operations.verify.files import FileCounts
 from storage_ledger.operations.verify.findings import Finding
+from storage_ledger.operations.verify.report import VerifyReport
+from storage_ledger.operations.verify.selection import VerifyOptions
 
 PORTION_FILES = 10_000
 PORTION_FINDINGS = 500
 PORTION_RANGES = 1000
 ENTRY_FINDINGS = 1000
-"""What one `verified` entry tells at most: so it stays small, and what was read before a kill stays known."""
+"""The most that one `verified` entry reports: entries stay small, and a kill loses only what was read since the last one."""
+
+Append = Callable[[VerifiedPayload], int]
+"""Appends a `verified` entry with this payload, and returns its position."""
 
 
 @dataclass(slots=True)
@@ -21,21 +28,21 @@ class Portion:
     """What one `verified` entry is about."""
 
     ranges: list[list[int]] = field(default_factory=list)
-    counts: Counts = field(default_factory=Counts)
+    counts: FileCounts = field(default_factory=FileCounts)
     damaged: list[Finding] = field(default_factory=list)
     unchecked: list[Finding] = field(default_factory=list)
     more: int = 0
 
     def take(self, found: Finding, damaged: bool) -> None:
-        """A finding. Those of files are all kept: the index goes by them."""
+        """Add a finding. All findings about files are kept, since the index depends on them."""
         kept = self.damaged if damaged else self.unchecked
         if found.part == "archive" or len(kept) < ENTRY_FINDINGS:
             kept.append(found)
         else:
             self.more += 1
 
-    def add(self, position: int, counts: Counts, *, alone: bool) -> None:
-        """A file that was read."""
+    def add(self, position: int, counts: FileCounts, *, alone: bool) -> None:
+        """Add a file that was read. `alone`: the file before it was not, so that a new range begins."""
         self.counts.add(counts)
         if alone or not self.ranges:
             self.ranges.append([position, position])
@@ -49,7 +56,7 @@ class Portion:
 
     @property
     def is_full(self) -> bool:
-        """Whether it is to be recorded now."""
+        """Whether it should be recorded now."""
         return (
             self.counts.files >= PORTION_FILES
             or len(self.damaged) + len(self.unchecked) >= PORTION_FINDINGS
@@ -57,8 +64,60 @@ class Portion:
         )
 
 
+class Recording:
+    """The `verified` entries of one verification, each about what was seen since the one before it.
+
+    Findings of the report arrive by themselves; files by `add`. `append` None: nothing is recorded.
+    """
+
+    def __init__(self, append: Append | None, report: VerifyReport, options: VerifyOptions) -> None:
+        self._append = append
+        self._report = report
+        self._options = options
+        self._portion = Portion()
+        report.found.on_found = self._portion.take
+
+    def add(self, position: int, counts: FileCounts, *, alone: bool) -> None:
+        """A file was read; an entry is appended when there is enough for one. `alone`: the file before it was not read."""
+        self._portion.add(position, counts, alone=alone)
+        if self._portion.is_full:
+            self._close(complete=False)
+
+    def end_if_damaged(self) -> None:
+        """Append nothing more once the ledger is found damaged, or the mirror: a new entry would make it worse."""
+        if self._append is not None and any(
+            each.part in {"ledger", "mirror"} and each.code != "mirror-lags" for each in self._report.found.damaged
+        ):
+            self._append = None
+            self._report.not_recorded = "nothing is appended to a ledger that is damaged, or beside a mirror that is"
+
+    def finish(self) -> None:
+        """Append the last entry; after an interruption only if it would say anything."""
+        if not self._report.interrupted or self._portion.has_something:
+            self._close(complete=not self._report.interrupted)
+
+    def _close(self, *, complete: bool) -> None:
+        if self._append is None:
+            return
+        portion, report = self._portion, self._report
+        self._portion = Portion()
+        report.found.on_found = self._portion.take
+        scope = VerifiedScope(
+            parts=["files"] if portion.ranges and not complete else [*report.parts],
+            selection=self._options.selection,
+            up_to=report.up_to,
+            ranges=portion.ranges,
+            study_id=self._options.study_id,
+        )
+        try:
+            report.recorded.append(self._append(payload_of("verify", report.began, scope, portion, complete=complete)))
+        except (LedgerError, Retryable) as error:
+            report.not_recorded = f"{error.code}: {error.detail}"
+            self._append = None
+
+
 def payload_of(by: str, began: str, scope: VerifiedScope, portion: Portion, *, complete: bool) -> VerifiedPayload:
-    """Of a `verified` entry."""
+    """The payload of a `verified` entry about a portion."""
     return VerifiedPayload(
         by=by,
         began=began,

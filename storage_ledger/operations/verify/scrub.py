@@ -14,11 +14,11 @@ from storage_ledger.domain.payloads import VerifiedPayload, VerifiedScope, reada
 from storage_ledger.errors import LedgerError, Retryable
 from storage_ledger.index.queries import ask_files
 from storage_ledger.ledger.contract import Ledger
-from storage_ledger.operations.verify.files import Counts, Files
+from storage_ledger.operations.verify.files import FileCounts, Files
 from storage_ledger.operations.verify.findings import Findings, Stopped
 from storage_ledger.operations.verify.recording import Portion, payload_of
-from storage_ledger.operations.verify.untrusting_reader import Facts, FileFact
-from storage_ledger.operations.verify.verification import Places
+from storage_ledger.operations.verify.selection import VerifyPaths
+from storage_ledger.operations.verify.untrusting_reader import BelievedFile, UntrustingReader
 from storage_ledger.system import logs
 from storage_ledger.system.metrics import Metrics
 from storage_ledger.system.pacing import Pace
@@ -40,7 +40,7 @@ class Scrub:
     def __init__(
         self,
         ledger: Ledger,
-        places: Places,
+        paths: VerifyPaths,
         *,
         rate: float,
         metrics: Metrics,
@@ -48,7 +48,7 @@ class Scrub:
         index_position: Callable[[], int],
     ) -> None:
         self._ledger = ledger
-        self._places = places
+        self._paths = paths
         self._rate = rate
         self._pace: Pace | None = None  # one for all portions: each of them would begin with a burst
         self._metrics = metrics
@@ -81,7 +81,7 @@ class Scrub:
         last = self._ledger.last()
         if last is None or self._index_position() < last.position:
             return 1.0  # the index says which are oldest, once it has heard of the last portion
-        rows = ask_files(self._places.index_file, self._ledger, _OLDEST, len(self._in_vain) + 1) or []
+        rows = ask_files(self._paths.index_file, self._ledger, _OLDEST, len(self._in_vain) + 1) or []
         oldest = [row for row in rows if row[0] not in self._in_vain]
         if not oldest:
             return LOOK_EVERY_S
@@ -92,8 +92,8 @@ class Scrub:
         found = Findings()
         portion = Portion()
         found.on_found = portion.take
-        with closing(Facts(self._places.ledger_file)) as facts:
-            self._read(facts, found, portion, first, last.position, stop)
+        with closing(UntrustingReader(self._paths.ledger_file)) as reader:
+            self._read(reader, found, portion, first, last.position, stop)
         if portion.has_something:
             self._record(portion, last.position)
         if not stop.is_set():
@@ -101,7 +101,7 @@ class Scrub:
             self._in_vain |= dict.fromkeys(in_vain if portion.ranges else [first, *in_vain], now)
         return 0.0
 
-    def _read(self, facts: Facts, found: Findings, portion: Portion, first: int, up_to: int, stop: threading.Event) -> None:
+    def _read(self, reader: UntrustingReader, found: Findings, portion: Portion, first: int, up_to: int, stop: threading.Event) -> None:
         pace = self._pace = self._pace or Pace(self._rate, burst_s=1.0, wait=stop.wait)
 
         def on_bytes(count: int) -> None:
@@ -110,13 +110,13 @@ class Scrub:
             self._metrics.scrubbed_bytes.inc(count)
             pace.spend(count)
 
-        archive = Inspection(self._places.archive_root, on_bytes)
-        files = Files(facts, archive, found, wait=stop.wait, settle_s=SETTLE_S)
+        archive = Inspection(self._paths.archive_root, on_bytes)
+        files = Files(reader, archive, found, wait=stop.wait, settle_s=SETTLE_S)
         until = later(rfc3339(self._clock()), PORTION_S)
         after = first - 1
         try:
             while after < up_to and not portion.is_full and not stop.is_set() and rfc3339(self._clock()) < until:
-                some, end = facts.archived(after, up_to, 50)
+                some, end = reader.archived(after, up_to, 50)
                 recent = self._recent(after, end)
                 for file in (files.fact(entry) for entry in some):
                     if file is None:
@@ -128,8 +128,8 @@ class Scrub:
         except Stopped:
             return  # the file that was being read does not count
 
-    def _one(self, files: Files, file: FileFact, portion: Portion) -> None:
-        counts = Counts()
+    def _one(self, files: Files, file: BelievedFile, portion: Portion) -> None:
+        counts = FileCounts()
         files.check(file, counts)
         portion.add(file.position, counts, alone=False)
         for outcome in ("intact", "damaged", "unchecked"):
@@ -137,14 +137,14 @@ class Scrub:
 
     def _recent(self, after: int, up_to: int) -> set[int]:
         since = later(rfc3339(self._clock()), -ROUND_S)
-        return {row[0] for row in ask_files(self._places.index_file, self._ledger, _RECENT, after, up_to, since) or []}
+        return {row[0] for row in ask_files(self._paths.index_file, self._ledger, _RECENT, after, up_to, since) or []}
 
     def _record(self, portion: Portion, up_to: int) -> None:
         began = self._began or rfc3339(self._clock())
         complete = False
         if portion.ranges:
             first, last = portion.ranges[0][0], portion.ranges[-1][1]
-            left = ask_files(self._places.index_file, self._ledger, _LEFT, began, first, last, len(self._in_vain) + 1)
+            left = ask_files(self._paths.index_file, self._ledger, _LEFT, began, first, last, len(self._in_vain) + 1)
             complete = left is not None and all(row[0] in self._in_vain for row in left)
         scope = VerifiedScope(parts=["files"], selection="oldest", up_to=up_to, ranges=portion.ranges)
         with self._ledger.write() as tx:

@@ -1,21 +1,39 @@
-"""Which files are read: all, a sample, or those that were not read for long."""
+"""What a verification looks at: where everything is, and which files are read."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from storage_ledger.domain.entries import Kind
 from storage_ledger.errors import LedgerUnusable
-from storage_ledger.operations.verify.untrusting_reader import Facts, FileFact
+from storage_ledger.operations.verify.untrusting_reader import BelievedFile, UntrustingReader
+from storage_ledger.settings import Settings
+from storage_ledger.system import locks
 from storage_ledger.system.sqlite import connect, is_regular, sqlite
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class VerifyPaths:
+    """Where everything is. `serving`: whether `serve` runs at the moment."""
+
+    ledger_file: Path
+    index_file: Path
+    archive_root: Path
+    serving: Callable[[], bool]
+
+    @classmethod
+    def of(cls, settings: Settings) -> VerifyPaths:
+        """As the settings say."""
+        return cls(settings.ledger_file, settings.index_file, settings.archive_path, partial(locks.is_held, settings.lock_file))
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyOptions:
     """What is looked at. `study_id`: this one alone, and nothing else.
 
     Of all files only: `sample`, so many, or (below 1) that share of them; `older_than`, those not read since (RFC 3339).
@@ -39,10 +57,10 @@ class Options:
         return "older-than" if self.older_than is not None else "all"
 
 
-class Chosen:
+class FileSelection:
     """`files` and `bytes`: how many there will be, as far as the index knows (None: it does not)."""
 
-    def __init__(self, options: Options, index_file: Path, facts: Facts, chance: Callable[[], float]) -> None:
+    def __init__(self, options: VerifyOptions, index_file: Path, reader: UntrustingReader, chance: Callable[[], float]) -> None:
         self._options = options
         self._index_file = index_file
         self._chance = chance
@@ -57,7 +75,7 @@ class Chosen:
             raise LedgerUnusable(
                 "index-missing", "index.db knows when a file was last read, and cannot be read: start `storage-ledger serve`"
             )
-        self._left = self.files if self.files is not None else _count(facts)
+        self._left = self.files if self.files is not None else _count(reader)
         if options.sample is not None:
             self._wanted = round(options.sample if options.sample >= 1 else options.sample * self._left)
             self._wanted = max(1, min(self._wanted, self._left))
@@ -65,14 +83,14 @@ class Chosen:
             self.bytes = None if self.bytes is None else round(self.bytes * share)
             self.files = self._wanted
 
-    def of(self, after: int, up_to: int) -> Callable[[FileFact], bool]:
+    def of(self, after: int, up_to: int) -> Callable[[BelievedFile], bool]:
         """Whether a file is read, for those at positions beyond `after` up to `up_to`; ask once of each, in order."""
         recent: set[int] = set()
         if self._options.older_than is not None:
             sql = f"SELECT position FROM files WHERE position > ? AND position <= ? AND {self._recent}"  # noqa: S608 - constants
             recent = {row[0] for row in self._ask(sql, after, up_to, self._options.older_than) or []}
 
-        def take(file: FileFact) -> bool:
+        def take(file: BelievedFile) -> bool:
             if file.position in recent:
                 return False
             return self._options.sample is None or self._draw()
@@ -98,5 +116,5 @@ class Chosen:
             return None
 
 
-def _count(facts: Facts) -> int:
-    return int(facts.sql("SELECT count(*) FROM entries WHERE kind = ?", Kind.ARCHIVED.value)[0][0])
+def _count(reader: UntrustingReader) -> int:
+    return int(reader.sql("SELECT count(*) FROM entries WHERE kind = ?", Kind.ARCHIVED.value)[0][0])

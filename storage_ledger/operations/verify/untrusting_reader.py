@@ -20,7 +20,7 @@ HEAD_COLUMNS = "position, leaf_hash"
 
 
 @dataclass(frozen=True, slots=True)
-class FileFact:
+class BelievedFile:
     """A file that the ledger says is archived. `position`: of the first `archived` entry with this name in its study."""
 
     study_id: str
@@ -31,20 +31,20 @@ class FileFact:
 
 
 @dataclass(frozen=True, slots=True)
-class StudyFacts:
+class BelievedStudy:
     """A study by its whole entries: its fold, its files by name, the message that metadata.json speaks of.
 
     `first`: position of the first of the files; `whole`: none of its entries is damaged beyond what the mirror knows.
     """
 
     study: Study
-    files: dict[str, FileFact]
+    files: dict[str, BelievedFile]
     speaker: DescribedPayload | None
     first: int
     whole: bool
 
 
-class Facts:
+class UntrustingReader:
     """Reads ledger.db by a connection of its own, in short statements, in one thread at a time.
 
     `repaired`: what the mirror has in place of entries that are damaged or gone (None: nothing is known). The reading
@@ -144,9 +144,9 @@ class Facts:
         end = rows[-1].position if len(rows) == limit else up_to
         return [entry for entry in self._merged(rows, after, end) if entry.kind == Kind.ARCHIVED], end
 
-    def study(self, study_id: str) -> StudyFacts:
+    def study(self, study_id: str) -> BelievedStudy:
         """All that is known of a study now; its entries go by one by one."""
-        study, files, whole = Study(study_id), dict[str, FileFact](), True
+        study, files, whole = Study(study_id), dict[str, BelievedFile](), True
         for entry in self.of_study(study_id):
             if faults(entry):
                 whole = False
@@ -158,11 +158,11 @@ class Facts:
                 continue
             if entry.kind == Kind.ARCHIVED:
                 file = ArchivedPayload.of(entry).file
-                files.setdefault(file.name, FileFact(study_id, file.name, file.sha256, file.bytes, entry.position))
+                files.setdefault(file.name, BelievedFile(study_id, file.name, file.sha256, file.bytes, entry.position))
         speaker = self.get(study.speaker.position) if study.speaker else None
         whole = whole and None not in self.repaired.values()
         said = DescribedPayload.of(speaker) if speaker else None
-        return StudyFacts(study, files, said, min((f.position for f in files.values()), default=0), whole)
+        return BelievedStudy(study, files, said, min((f.position for f in files.values()), default=0), whole)
 
     def names(self, study_id: str) -> set[str] | None:
         """Of the study's archived files, by their entries as they are. None: only `study` can tell."""

@@ -16,7 +16,7 @@ from storage_ledger.domain.ids import instant
 from storage_ledger.domain.redeliveries import DescribedUpload, repeats_of
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.operations.verify.findings import Findings
-from storage_ledger.operations.verify.untrusting_reader import Facts
+from storage_ledger.operations.verify.untrusting_reader import UntrustingReader
 
 PART = "ledger"
 FILE = "ledger.db"
@@ -27,8 +27,8 @@ FAR_S = 86_400.0
 class WorkQueueCheck:
     """The fold. `apply` every entry in order; then `judge` the rows. Memory for what is still to be done, not for what was."""
 
-    def __init__(self, facts: Facts) -> None:
-        self._facts = facts
+    def __init__(self, reader: UntrustingReader) -> None:
+        self._reader = reader
         self._place: dict[int, tuple[str, str, str]] = {}  # position of a `described` → study, upload, digest of the message
         self._by_upload: dict[tuple[str, str], list[int]] = {}
         self._perhaps: set[int] = set()
@@ -42,7 +42,7 @@ class WorkQueueCheck:
             case Kind.ARCHIVED | Kind.QUARANTINED:
                 self._judged(entry)
             case Kind.RELEASED:
-                described = self._facts.get(entry.data["described"])
+                described = self._reader.get(entry.data["described"])
                 if described is not None:
                     self._open(described)
             case Kind.DISCARDED:
@@ -67,7 +67,7 @@ class WorkQueueCheck:
         for position, stage, not_before, attempts in rows:
             text = self._trouble(position, stage) or _odd(stage, not_before, attempts, now)
             if text:
-                entry = self._facts.get(position)
+                entry = self._reader.get(position)
                 found.report(
                     "duty-unexplained",
                     PART,
@@ -98,7 +98,7 @@ class WorkQueueCheck:
             self._tell[entry.position] = entry.study_id
         known = self._place.get(cause)
         if known is None:
-            described = self._facts.get(cause)
+            described = self._reader.get(cause)
             if described is None:
                 return
             data = described.data
@@ -128,7 +128,7 @@ class WorkQueueCheck:
 
     def _trouble(self, position: int, stage: str) -> str | None:
         """Why there can be no such row; None where there can."""
-        entry = self._facts.get(position)
+        entry = self._reader.get(position)
         if entry is None:
             return f"{stage} of an entry that is not there"
         match stage:
@@ -147,7 +147,7 @@ class WorkQueueCheck:
     def _was_archived(self, described: Entry) -> bool:
         """Then it may be placed once more: something else was found in uploads when the upload was to be removed."""
         return bool(
-            self._facts.sql(
+            self._reader.sql(
                 "SELECT 1 FROM entries WHERE study_id = ? AND kind = ? AND cause = ? LIMIT 1",
                 described.study_id,
                 Kind.ARCHIVED.value,
@@ -159,16 +159,16 @@ class WorkQueueCheck:
         if told.study_id is None:
             return True
         sql = "SELECT 1 FROM entries WHERE study_id = ? AND kind = ? AND position > ? LIMIT 1"
-        return not self._facts.sql(sql, told.study_id, Kind.STATUS_SENT.value, told.position)
+        return not self._reader.sql(sql, told.study_id, Kind.STATUS_SENT.value, told.position)
 
     def _moot(self, position: int, study_id: str | None) -> bool:
         """`failed` for a rejected message need not be told once its study was described after all."""
-        entry = self._facts.get(position)
+        entry = self._reader.get(position)
         return entry is not None and entry.kind == Kind.REJECTED and study_id is not None and self._knows(study_id, None)
 
     def _knows(self, study_id: str, before: int | None) -> bool:
         sql = "SELECT 1 FROM entries WHERE study_id = ? AND kind = ? AND position < ? LIMIT 1"
-        return bool(self._facts.sql(sql, study_id, Kind.DESCRIBED.value, before if before is not None else 2**62))
+        return bool(self._reader.sql(sql, study_id, Kind.DESCRIBED.value, before if before is not None else 2**62))
 
 
 def _missing(found: Findings, position: int, study_id: str | None, stage: Stage) -> None:
