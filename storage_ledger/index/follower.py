@@ -20,7 +20,7 @@ from storage_ledger.index.rebuild.processes import RebuildProcesses
 from storage_ledger.index.rebuild.rebuild import has_left_over, rebuild, remove_left_over
 from storage_ledger.index.schema import progress_of, right_schema, schema, schema_version, set_progress
 from storage_ledger.index.writer import KEEP_STUDIES, NOT_UNDERSTOOD, FollowingWriter
-from storage_ledger.ledger.contract import Ledger
+from storage_ledger.ledger.contract import IndexSource
 from storage_ledger.system import cpu_affinity, locks, logs
 
 BATCH = 500
@@ -41,7 +41,7 @@ class Index:
     def __init__(
         self,
         path: Path,
-        ledger: Ledger,
+        ledger: IndexSource,
         *,
         command: str = "serve",
         processes: RebuildProcesses | None = None,

@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from storage_ledger.errors import LedgerError
 from storage_ledger.index.schema import progress_of
-from storage_ledger.ledger.contract import Ledger
+from storage_ledger.ledger.contract import IndexSource, Ledger
 from storage_ledger.system.sqlalchemy_engine import driver, open_engine, translated
 from storage_ledger.system.sqlite import is_regular, sqlite
 
@@ -71,7 +71,7 @@ def _ask(path: Path, ledger: Ledger, sql: str, values: tuple[object, ...]) -> tu
     return progress[0], rows
 
 
-def is_of(progress: tuple[int, str, bytes], ledger: Ledger) -> bool:
+def is_of(progress: tuple[int, str, bytes], ledger: IndexSource) -> bool:
     """Whether an index with this progress is of this ledger, and not of one that went on otherwise after a restore."""
     position, ledger_id, leaf_hash = progress
     if ledger_id != ledger.ledger_id:

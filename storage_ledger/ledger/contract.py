@@ -107,18 +107,10 @@ class Transaction(Protocol):
         ...
 
 
-class Ledger(Protocol):
-    """The log. Safe to use from several threads; several processes may append to the same one."""
+class IndexSource(Protocol):
+    """What an index is made from: a `Ledger`, or the entries of one that can be believed."""
 
     ledger_id: str
-
-    def write(self, *, within_s: float | None = None) -> AbstractContextManager[Transaction]:
-        """A transaction; durable when the `with` ends, nothing of it is there when it raises.
-
-        Raises `LedgerBusy` (nothing committed, try again) or `LedgerUnusable` (stop the service). `within_s`: how long to wait
-        for other writers before it raises `LedgerBusy`; the engine's own patience unless given.
-        """
-        ...
 
     def last(self) -> Entry | None:
         """The entry at the end."""
@@ -144,6 +136,18 @@ class Ledger(Protocol):
 
         Take them without waiting for anything else in between, as for `scan`: until the last one is taken, or the iterator is
         closed, a connection is in use and SQLite's log cannot shrink.
+        """
+        ...
+
+
+class Ledger(IndexSource, Protocol):
+    """The log. Safe to use from several threads; several processes may append to the same one."""
+
+    def write(self, *, within_s: float | None = None) -> AbstractContextManager[Transaction]:
+        """A transaction; durable when the `with` ends, nothing of it is there when it raises.
+
+        Raises `LedgerBusy` (nothing committed, try again) or `LedgerUnusable` (stop the service). `within_s`: how long to wait
+        for other writers before it raises `LedgerBusy`; the engine's own patience unless given.
         """
         ...
 

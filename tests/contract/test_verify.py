@@ -16,9 +16,13 @@ from storage_ledger.domain.work_queue import Stage
 from storage_ledger.index.follower import Index
 from storage_ledger.ledger.mirror.writer import Mirror
 from storage_ledger.operations.verify import recording as module
+from storage_ledger.operations.verify.files import Files
+from storage_ledger.operations.verify.findings import Findings
+from storage_ledger.operations.verify.report import VerifyReport
 from storage_ledger.operations.verify.scrub import Scrub
-from storage_ledger.operations.verify.selection import VerifyOptions
-from storage_ledger.operations.verify.verification import Verification, VerifyPaths, VerifyReport
+from storage_ledger.operations.verify.selection import VerifyOptions, VerifyPaths
+from storage_ledger.operations.verify.untrusting_reader import UntrustingReader
+from storage_ledger.operations.verify.verification import Verification
 from storage_ledger.system.metrics import Metrics
 from storage_ledger.system.pacing import Pace
 from storage_ledger.system.sqlite import sqlite
@@ -314,6 +318,37 @@ def test_reading_keeps_to_its_rate():
     for _ in range(10):
         pace.spend(500_000)
     assert sum(waits) > 4
+
+
+def test_a_study_is_folded_once_however_many_lie_between_its_files(scene):
+    """Else a study of n files costs n folds of n entries as soon as others are archived beside it."""
+    folds = []
+
+    class Counting(UntrustingReader):
+        def study(self, study_id):
+            folds.append(study_id)
+            return super().study(study_id)
+
+    studies = [f"S{number}" for number in range(100)]
+    with scene.ledger.write() as tx:
+        for name in ("1.dcm", "2.dcm", "1.dcm"):
+            for study_id in studies:
+                described = {
+                    "message": {"study_id": study_id, "file_path": name, "metadata": {}},
+                    "source": "pubsub",
+                    "raw_sha256": "0" * 64,
+                }
+                cause = tx.append(NewEntry(Kind.DESCRIBED, described | {"upload_path": name}, study_id), work_item=False)
+                file = {"name": name, "original_name": name, "bytes": 1, "sha256": "0" * 64}
+                archived = {"file": file, "placement": "copied", "metadata_sha256": "0" * 64, "dicom": None, "upload_path": name}
+                tx.append(NewEntry(Kind.ARCHIVED, archived, study_id, cause.position), work_item=False)
+    with closing(Counting(scene.ledger.path)) as reader:
+        files = Files(reader, Inspection(scene.pipeline.archive, lambda _: None), Findings(), wait=scene.stop.wait, settle_s=0)
+        entries, _ = reader.archived(0, reader.last(), 1000)
+        facts = [files.fact(entry) for entry in entries]
+    assert [fact.name for fact in facts[:200]] == ["1.dcm"] * 100 + ["2.dcm"] * 100
+    assert facts[200:] == [None] * 100, "only the first entry of a name is its file"
+    assert sorted(folds) == sorted(studies)
 
 
 # -- the scrub

@@ -18,8 +18,9 @@ from storage_ledger.ledger.mirror import writer as mirror_module
 from storage_ledger.ledger.mirror.writer import Mirror
 from storage_ledger.operations.quarantine import About, Word, say
 from storage_ledger.operations.verify import mirror as checked_mirror
-from storage_ledger.operations.verify.selection import VerifyOptions
-from storage_ledger.operations.verify.verification import Verification, VerifyPaths, VerifyReport
+from storage_ledger.operations.verify.report import VerifyReport
+from storage_ledger.operations.verify.selection import VerifyOptions, VerifyPaths
+from storage_ledger.operations.verify.verification import Verification
 from storage_ledger.pipeline.status_client import StatusClient
 from tests.contract.making import Clock, Ledgers
 from tests.contract.pipeline import Pipeline

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from storage_ledger.index.rebuild import worker
 from storage_ledger.index.rebuild.processes import Partition, RebuildProcesses
-from storage_ledger.ledger.contract import Ledger
+from storage_ledger.ledger.contract import IndexSource
 from storage_ledger.system.sqlalchemy_engine import translated
 
 
@@ -28,7 +28,7 @@ class RebuildOptions:
 
 
 def folded(
-    index_file: Path, ledger: Ledger, up_to: int, options: RebuildOptions, on_progress: Callable[[int], None]
+    index_file: Path, ledger: IndexSource, up_to: int, options: RebuildOptions, on_progress: Callable[[int], None]
 ) -> Generator[Path, None, None]:
     """Fold the ledger up to a position. Gives the file of each partition as soon as it and all before it are complete.
 

@@ -16,7 +16,7 @@ from storage_ledger.index.rebuild.merge import derive_again, merge
 from storage_ledger.index.rebuild.partitions import RebuildOptions, folded, left_over, remove
 from storage_ledger.index.schema import INDEXES, SCHEMA, SEARCH, SHADOW, TABLES, schema_version, set_progress
 from storage_ledger.index.writer import FollowingWriter
-from storage_ledger.ledger.contract import Ledger
+from storage_ledger.ledger.contract import IndexSource
 from storage_ledger.system import logs
 
 CACHE_KB = 65_536
@@ -34,7 +34,7 @@ class Rebuilt:
 
 def rebuild(
     file: IndexFile,
-    ledger: Ledger,
+    ledger: IndexSource,
     options: RebuildOptions,
     on_progress: Callable[[int], None],
     on_indexed: Callable[[int, int], None],
@@ -139,7 +139,7 @@ def _make_search(connection: Any, table: str) -> None:
     connection.execute(f"INSERT INTO {table}_fts ({table}_fts) VALUES ('rebuild')")  # noqa: S608 - a name of ours
 
 
-def _beyond(ledger: Ledger, position: int) -> Iterator[Entry]:
+def _beyond(ledger: IndexSource, position: int) -> Iterator[Entry]:
     while entries := of_ledger(partial(ledger.read, position, READ)):
         yield from entries
         position = entries[-1].position

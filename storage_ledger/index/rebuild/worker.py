@@ -26,7 +26,7 @@ from storage_ledger.index.derived import add_files, add_patients, count_arrivals
 from storage_ledger.index.schema import COLUMNS, FLAGS, OF_A_SERIES, OF_A_STUDY, ROWID, TABLES
 from storage_ledger.index.search import write_search_text
 from storage_ledger.index.writer import KEEP_STUDIES, PartitionWriter
-from storage_ledger.ledger.contract import Ledger
+from storage_ledger.ledger.contract import IndexSource
 from storage_ledger.ledger.scan import Entries
 from storage_ledger.system.sqlite import quoted, sqlite
 
@@ -46,7 +46,13 @@ READ = 1_000
 
 
 def fold(
-    file: Path, ledger: Ledger | Entries, after: int, up_to: int, on_progress: Callable[[int], None], *, keep_studies: int = KEEP_STUDIES
+    file: Path,
+    ledger: IndexSource | Entries,
+    after: int,
+    up_to: int,
+    on_progress: Callable[[int], None],
+    *,
+    keep_studies: int = KEEP_STUDIES,
 ) -> None:
     """Fold the entries beyond `after` up to `up_to` into `file`, which exists and is empty. Nothing of it is durable.
 
@@ -85,7 +91,7 @@ def _create_tables(connection: Any) -> None:
     connection.execute("CREATE TABLE verified (position INTEGER PRIMARY KEY)")
 
 
-def _entries(ledger: Ledger | Entries, after: int, up_to: int, on_progress: Callable[[int], None]) -> Iterator[Entry]:
+def _entries(ledger: IndexSource | Entries, after: int, up_to: int, on_progress: Callable[[int], None]) -> Iterator[Entry]:
     for start in range(after, up_to, READ):
         end = min(start + READ, up_to)
         yield from ledger.scan(start, end)

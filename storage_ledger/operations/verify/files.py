@@ -14,10 +14,12 @@ from storage_ledger.domain.entries import Entry, faults
 from storage_ledger.domain.metadata_json import metadata_json
 from storage_ledger.domain.paths import LEDGER_FOLDER, METADATA, archive_path, is_temporary, valid_study_id
 from storage_ledger.operations.verify.findings import Findings
-from storage_ledger.operations.verify.untrusting_reader import BelievedFile, BelievedStudy, UntrustingReader
+from storage_ledger.operations.verify.untrusting_reader import BelievedFile, UntrustingReader
 
 PART = "archive"
-KEPT_STUDIES = 64
+KEPT_FILES = 50_000
+"""Names of archived files in memory, some 20 MB: studies that are archived side by side are folded once each."""
+
 LOOKS = 3
 
 
@@ -48,14 +50,14 @@ class Files:
         self._found = found
         self._wait = wait
         self._settle_s = settle_s
-        self._studies: OrderedDict[str, BelievedStudy] = OrderedDict()
+        self._known = _KnownFiles(reader)
 
     def fact(self, archived: Entry) -> BelievedFile | None:
         """The file of an `archived` entry, if that is the first one that names it."""
         if faults(archived) or archived.study_id is None:
             self._found.unseen("ledger-damaged", PART, position=archived.position, detail="the entry is damaged")
             return None
-        file = self._study(archived.study_id, archived.position).files.get(archived.data["file"]["name"])
+        file = self._known.of(archived.study_id).get(archived.data["file"]["name"])
         return file if file is not None and file.position == archived.position else None
 
     def check(self, file: BelievedFile, counts: FileCounts) -> None:
@@ -76,7 +78,7 @@ class Files:
                 counts.damaged += 1
                 self._found.report(code_of(look.condition), PART, **where, detail=look.detail)
             self._tell_exposed(look, where)
-        if file.position == self._study(file.study_id, file.position).first:
+        if self._known.is_first(file):
             self.check_metadata(file.study_id)
 
     def check_metadata(self, study_id: str) -> None:
@@ -123,14 +125,32 @@ class Files:
         if look.exposed:
             self._found.report("file-exposed", PART, **where, detail="anybody on the machine may write to it")
 
-    def _study(self, study_id: str, position: int) -> BelievedStudy:
+
+class _KnownFiles:
+    """The archived files of the studies that were asked for last, by study and name.
+
+    A study is folded when it is first asked for. Ask only about entries that were there by then.
+    """
+
+    def __init__(self, reader: UntrustingReader) -> None:
+        self._reader = reader
+        self._studies: OrderedDict[str, dict[str, BelievedFile]] = OrderedDict()
+        self._count = 0
+
+    def of(self, study_id: str) -> dict[str, BelievedFile]:
+        """By name, in the order of their positions."""
         known = self._studies.get(study_id)
-        if known is None or all(file.position < position for file in known.files.values()):
-            known = self._reader.study(study_id)
-            self._studies[study_id] = known
-            if len(self._studies) > KEPT_STUDIES:
-                self._studies.popitem(last=False)
+        if known is None:
+            known = self._studies[study_id] = self._reader.study(study_id).files
+            self._count += len(known)
+            while self._count > KEPT_FILES and len(self._studies) > 1:
+                self._count -= len(self._studies.popitem(last=False)[1])
+        self._studies.move_to_end(study_id)
         return known
+
+    def is_first(self, file: BelievedFile) -> bool:
+        """Whether no other file of its study was archived before."""
+        return next(iter(self.of(file.study_id).values())).position == file.position
 
 
 class UntrackedFiles:

@@ -12,7 +12,6 @@ from storage_ledger.domain.entries import Entry
 from storage_ledger.errors import LedgerRefused, LedgerUnusable
 from storage_ledger.index.follower import Index
 from storage_ledger.index.schema import SCHEMA, SEARCH, TABLES
-from storage_ledger.ledger.contract import Ledger
 from storage_ledger.operations.verify.findings import Findings
 from storage_ledger.operations.verify.untrusting_reader import UntrustingReader
 from storage_ledger.system.sqlite import as_it_is, connect, errors_mapped, is_regular, sqlite
@@ -24,7 +23,7 @@ _SCRATCH = "verify-"
 
 
 class BelievedLedger:
-    """As much of a `contract.Ledger` as an index needs to be made: the entries that can be believed, up to a position."""
+    """A `contract.IndexSource`: the entries that can be believed, up to a position."""
 
     def __init__(self, reader: UntrustingReader, ledger_id: str, up_to: int, stopped: Callable[[], None]) -> None:
         self._reader = reader
@@ -33,25 +32,25 @@ class BelievedLedger:
         self.up_to = up_to
 
     def read(self, after: int, limit: int) -> list[Entry]:
-        """See `contract.Ledger.read`."""
+        """See `contract.IndexSource.read`."""
         self._stopped()
         return list(self._reader.believed(after, min(self.up_to, after + limit)))
 
     def scan(self, after: int, up_to: int) -> Iterator[Entry]:
-        """See `contract.Ledger.scan`."""
+        """See `contract.IndexSource.scan`."""
         self._stopped()
         yield from self._reader.believed(after, min(self.up_to, up_to))
 
     def study(self, study_id: str) -> Iterator[Entry]:
-        """See `contract.Ledger.study`."""
+        """See `contract.IndexSource.study`."""
         return self._reader.of_study(study_id)
 
     def get(self, position: int) -> Entry | None:
-        """See `contract.Ledger.get`."""
+        """See `contract.IndexSource.get`."""
         return self._reader.get(position) if position <= self.up_to else None
 
     def last(self) -> Entry | None:
-        """See `contract.Ledger.last`."""
+        """See `contract.IndexSource.last`."""
         return self.get(self.up_to)
 
 
@@ -86,7 +85,7 @@ def check_index(
             if position is None:
                 return
             ledger = BelievedLedger(reader, ledger_id, position, stopped)
-            with scratch(_SCRATCH, index_file.parent) as folder, closing(Index(folder / FILE, _as_ledger(ledger))) as index:
+            with scratch(_SCRATCH, index_file.parent) as folder, closing(Index(folder / FILE, ledger)) as index:
                 index.rebuild(on_progress)
                 with live.snapshot():
                     ledger.up_to = _position(live) or position
@@ -109,11 +108,6 @@ def _standing(reader: UntrustingReader, live: _Rows, found: Findings) -> int | N
         found.report("index-differs", PART, path=FILE, detail="progress: it stands at no position of this ledger")
         return None
     return position
-
-
-def _as_ledger(ledger: BelievedLedger) -> Ledger:
-    made: Any = ledger  # an index reads it and asks for nothing else
-    return made  # type: ignore[no-any-return]
 
 
 def _position(live: _Rows) -> int | None:

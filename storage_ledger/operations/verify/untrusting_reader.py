@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,10 +14,10 @@ from storage_ledger.domain.payloads import ArchivedPayload, DescribedPayload, Un
 from storage_ledger.domain.study import Study
 from storage_ledger.errors import LedgerUnusable
 from storage_ledger.ledger.sqlite import COLUMNS, NOT_THERE
+from storage_ledger.system.parallel import batches
 from storage_ledger.system.sqlite import as_it_is, connect, errors_mapped
 
 BATCH = 500
-HEAD_COLUMNS = "position, leaf_hash"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +35,12 @@ class BelievedFile:
 class BelievedStudy:
     """A study by its whole entries: its fold, its files by name, the message that metadata.json speaks of.
 
-    `first`: position of the first of the files; `whole`: none of its entries is damaged beyond what the mirror knows.
+    `files`: in the order of their positions; `whole`: none of its entries is damaged beyond what the mirror knows.
     """
 
     study: Study
     files: dict[str, BelievedFile]
     speaker: DescribedPayload | None
-    first: int
     whole: bool
 
 
@@ -145,7 +145,7 @@ class UntrustingReader:
         return [entry for entry in self._merged(rows, after, end) if entry.kind == Kind.ARCHIVED], end
 
     def study(self, study_id: str) -> BelievedStudy:
-        """All that is known of a study now; its entries go by one by one."""
+        """All that is known of a study now."""
         study, files, whole = Study(study_id), dict[str, BelievedFile](), True
         for entry in self.of_study(study_id):
             if faults(entry):
@@ -162,7 +162,7 @@ class UntrustingReader:
         speaker = self.get(study.speaker.position) if study.speaker else None
         whole = whole and None not in self.repaired.values()
         said = DescribedPayload.of(speaker) if speaker else None
-        return BelievedStudy(study, files, said, min((f.position for f in files.values()), default=0), whole)
+        return BelievedStudy(study, files, said, whole)
 
     def names(self, study_id: str) -> set[str] | None:
         """Of the study's archived files, by their entries as they are. None: only `study` can tell."""
@@ -183,16 +183,20 @@ class UntrustingReader:
         )
 
     def of_study(self, study_id: str) -> Iterator[Entry]:
-        """Its entries in order, one by one; those that are damaged or gone as the mirror has them, where it does."""
-        rows = self.sql("SELECT position FROM entries WHERE study_id = ? ORDER BY version", study_id)
-        own = {position for position, entry in self.repaired.items() if entry is not None and entry.study_id == study_id}
-        for position in sorted({row[0] for row in rows} | own):
-            if position not in self.repaired:
-                yield from self.rows(position - 1, position)
-            elif position in own:
-                entry = self.repaired[position]
+        """Its entries in order, a few hundred in memory; those that are damaged or gone as the mirror has them, if it does."""
+        rows = self.sql("SELECT position FROM entries WHERE study_id = ?", study_id)
+        ours = {position: entry for position, entry in self.repaired.items() if entry is not None and entry.study_id == study_id}
+        for batch in batches(sorted({row[0] for row in rows} | ours.keys()), BATCH):
+            found = {entry.position: entry for entry in self._at(each for each in batch if each not in self.repaired)}
+            for position in batch:
+                entry = found.get(position) or ours.get(position)
                 if entry is not None:
                     yield entry
+
+    def _at(self, positions: Iterable[int]) -> list[Entry]:
+        """The entries at these positions as they are; one statement text for any number of them."""
+        sql = f"SELECT {COLUMNS} FROM entries WHERE position IN (SELECT value FROM json_each(?))"  # noqa: S608 - constants
+        return [Entry(*row) for row in self.sql(sql, json.dumps(list(positions)))]
 
     def _merged(self, rows: Iterable[Entry], after: int, end: int) -> Iterator[Entry]:
         if not self.repaired:

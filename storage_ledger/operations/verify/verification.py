@@ -124,9 +124,9 @@ class Verification:
         if archive is None:
             return
         files = self._files(archive)
-        facts = self._reader.study(study_id)
-        self._reading = VerifyProgress("files", 0, len(facts.files), 0, sum(file.bytes for file in facts.files.values()))
-        for file in sorted(facts.files.values(), key=lambda file: file.position):
+        study = self._reader.study(study_id)
+        self._reading = VerifyProgress("files", 0, len(study.files), 0, sum(file.bytes for file in study.files.values()))
+        for file in study.files.values():
             self._read(files, file, alone=True)
         report.parts.append("files")
         UntrackedFiles(self._reader, archive, report.found, serving=self._paths.serving).of_study(study_id)
