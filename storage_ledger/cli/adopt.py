@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from storage_ledger.operations.adopt.adoption import Adopted, Noted
+    from storage_ledger.operations.adopt.adoption import AdoptNote, AdoptReport
 
 
 def adopt(
@@ -40,15 +40,15 @@ def adopt(
     from storage_ledger.cli.output import print_json
     from storage_ledger.cli.progress import progress
     from storage_ledger.errors import LedgerError, Locked, Retryable
-    from storage_ledger.operations.adopt.adoption import Asked
+    from storage_ledger.operations.adopt.adoption import AdoptPlan
     from storage_ledger.operations.adopt.legacy_archive import count_studies
     from storage_ledger.settings import Settings
     from storage_ledger.wiring import adopt
 
     settings = Settings.load()
-    asked = Asked(rewrite=rewrite_metadata, tell=tell, any_file=any_file, dry_run=dry_run)
+    plan = AdoptPlan(rewrite=rewrite_metadata, tell=tell, any_file=any_file, dry_run=dry_run)
     with _reporting(report) as noted, progress("Adopting", count_studies(settings.archive_path), "folders") as show:
-        done = adopt.adopt(settings, asked, on_progress=show, on_noted=noted)
+        done = adopt.adopt(settings, plan, on_progress=show, on_noted=noted)
     if not dry_run:
         try:
             adopt.bring_up_index(settings, progress)
@@ -62,20 +62,20 @@ def adopt(
 
 
 @contextmanager
-def _reporting(report: Path | None) -> Iterator[Callable[[Noted, bool], None]]:
+def _reporting(report: Path | None) -> Iterator[Callable[[AdoptNote, bool], None]]:
     if report is None:
         yield lambda _, __: None
         return
     descriptor = os.open(report, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
 
-        def write(noted: Noted, left_alone: bool) -> None:
+        def write(noted: AdoptNote, left_alone: bool) -> None:
             print(json.dumps(asdict(noted) | {"adopted": not left_alone}, ensure_ascii=False), file=file)
 
         yield write
 
 
-def _print(done: Adopted) -> None:
+def _print(done: AdoptReport) -> None:
     from storage_ledger.cli.output import console, counted, print_advice, safe, size, table
     from storage_ledger.domain.error_catalogue.adopt import LEFT_ALONE, REMARKS
 

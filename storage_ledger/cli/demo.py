@@ -30,10 +30,10 @@ def demo(
     from rich.console import Console
 
     from storage_ledger.cli.output import console, print_json
-    from storage_ledger.demo.run import Options, run
+    from storage_ledger.demo.run import DemoOptions, run
     from storage_ledger.demo.servers import CannotRun
 
-    options = Options(exit_when_done=exit_when_done, port=port, folder=folder, keep=keep)
+    options = DemoOptions(exit_when_done=exit_when_done, port=port, folder=folder, keep=keep)
     try:
         code = run(options, Console(stderr=True, highlight=False), print_json) if as_json else run(options, console())
     except CannotRun as error:

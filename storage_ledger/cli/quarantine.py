@@ -11,7 +11,7 @@ from storage_ledger.cli.help_format import Command, Group
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from storage_ledger.operations.quarantine import Answer, Word
+    from storage_ledger.operations.quarantine import Decision, DecisionResult
 
 app = typer.Typer(
     cls=Group,
@@ -96,15 +96,15 @@ def retry(
     when something was not (a redelivery or somebody else came first), or when there was nothing.
     """
     from storage_ledger.domain.entries import Kind
-    from storage_ledger.operations.quarantine import Word
+    from storage_ledger.operations.quarantine import Decision
 
     if every == (study_id is not None) or (every and upload is not None) or (code is not None and not every):
         raise typer.BadParameter("name one study, perhaps with --upload, or say --all, perhaps with --code")
     try:
-        word = Word(Kind.RELEASED, by, reason)
+        decision = Decision(Kind.RELEASED, by, reason)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    _say(word, study_id, upload, code, as_json=as_json)
+    _decide(decision, study_id, upload, code, as_json=as_json)
 
 
 @app.command("discard", cls=Command)
@@ -121,13 +121,13 @@ def discard(
     when something was not, or when there was nothing.
     """
     from storage_ledger.domain.entries import Kind
-    from storage_ledger.operations.quarantine import Word
+    from storage_ledger.operations.quarantine import Decision
 
     try:
-        word = Word(Kind.DISCARDED, by, reason)
+        decision = Decision(Kind.DISCARDED, by, reason)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    _say(word, study_id, upload, None, as_json=as_json)
+    _decide(decision, study_id, upload, None, as_json=as_json)
 
 
 def _listed(items: list[dict[str, Any]]) -> Table:
@@ -142,7 +142,7 @@ def _listed(items: list[dict[str, Any]]) -> Table:
     return rows
 
 
-def _say(word: Word, study_id: str | None, upload: str | None, code: str | None, *, as_json: bool) -> None:
+def _decide(decision: Decision, study_id: str | None, upload: str | None, code: str | None, *, as_json: bool) -> None:
     from storage_ledger.domain.entries import Kind
     from storage_ledger.domain.paths import valid_study_id
     from storage_ledger.operations import quarantine
@@ -154,22 +154,24 @@ def _say(word: Word, study_id: str | None, upload: str | None, code: str | None,
     if upload is not None and not _is_text(upload):
         raise typer.BadParameter("--upload is not UTF-8, as all paths in the ledger are")
     settings = Settings.load()
-    answers: list[Answer] = []
+    results: list[DecisionResult] = []
     with stores.appending(settings) as ledger:
         if study_id is not None:
-            about = [quarantine.About(study_id, upload)]
+            targets = [quarantine.DecisionTarget(study_id, upload)]
         else:
             found = quarantine.in_quarantine(ledger, ledger.studies_with_kind(Kind.QUARANTINED.value))
-            about = [quarantine.About(each.study_id, each.upload_path, each.position) for each in found if code in {None, each.code}]
+            targets = [
+                quarantine.DecisionTarget(each.study_id, each.upload_path, each.position) for each in found if code in {None, each.code}
+            ]
         try:
-            for answer in quarantine.say(ledger, word, about):
-                answers.append(answer)  # noqa: PERF402 - those that came before an error are told, too: they are done
+            for result in quarantine.decide(ledger, decision, targets):
+                results.append(result)  # noqa: PERF402 - those that came before an error are told, too: they are done
         finally:
-            _print(word, answers, as_json=as_json)
-    raise typer.Exit(0 if answers and all(answer.position for answer in answers) else 1)
+            _print(decision, results, as_json=as_json)
+    raise typer.Exit(0 if results and all(result.position for result in results) else 1)
 
 
-def _print(word: Word, answers: list[Answer], *, as_json: bool) -> None:
+def _print(decision: Decision, results: list[DecisionResult], *, as_json: bool) -> None:
     from storage_ledger.cli.output import console, print_json, safe, table
     from storage_ledger.domain.entries import Kind
 
@@ -177,27 +179,27 @@ def _print(word: Word, answers: list[Answer], *, as_json: bool) -> None:
         print_json(
             [
                 {
-                    "study_id": answer.study_id,
-                    "upload_path": answer.upload_path,
-                    "found": answer.found,
-                    "code": answer.code,
-                    "position": answer.position,
+                    "study_id": result.study_id,
+                    "upload_path": result.upload_path,
+                    "found": result.found,
+                    "code": result.code,
+                    "position": result.position,
                 }
-                for answer in answers
+                for result in results
             ]
         )
         return
-    if not answers:
+    if not results:
         print("Nothing is quarantined like that.")
         return
     rows = table("Study", "Upload", "Was", "Now")
-    for answer in answers:
-        was = answer.code or answer.found or "unknown to the ledger"
-        now = f"{word.kind.value}, position {answer.position}" if answer.position else "left as it is"
-        rows.add_row(safe(answer.study_id), safe(answer.upload_path), safe(was), now)
+    for result in results:
+        was = result.code or result.found or "unknown to the ledger"
+        now = f"{decision.kind.value}, position {result.position}" if result.position else "left as it is"
+        rows.add_row(safe(result.study_id), safe(result.upload_path), safe(was), now)
     out = console()
     out.print(rows)
-    if word.kind is Kind.RELEASED and any(answer.position for answer in answers):
+    if decision.kind is Kind.RELEASED and any(result.position for result in results):
         out.print("\n`serve` tries them within seconds, or when it next starts.", markup=False)
 
 

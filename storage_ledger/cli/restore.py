@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from storage_ledger.operations.restore import Restored
+    from storage_ledger.operations.restore import RestoreReport
     from storage_ledger.settings import Settings
 
 
@@ -74,7 +74,7 @@ def restore(
     raise typer.Exit(0 if (done.beyond, done.damaged, done.mirror_damaged) == (None, None, None) else 1)
 
 
-def _mirror(settings: Settings, force: bool, up_to_damage: bool) -> Restored:
+def _mirror(settings: Settings, force: bool, up_to_damage: bool) -> RestoreReport:
     from storage_ledger.cli.progress import progress
     from storage_ledger.ledger.mirror.writer import mirrored_position
     from storage_ledger.operations import restore as work
@@ -84,7 +84,7 @@ def _mirror(settings: Settings, force: bool, up_to_damage: bool) -> Restored:
         return work.from_mirror(settings.archive_path, settings.ledger_file, show, force=force, up_to_damage=up_to_damage)
 
 
-def _backup(settings: Settings, place: Path, with_mirror: bool | None, force: bool, up_to_damage: bool) -> Restored:
+def _backup(settings: Settings, place: Path, with_mirror: bool | None, force: bool, up_to_damage: bool) -> RestoreReport:
     from storage_ledger.cli.progress import Step, steps
     from storage_ledger.operations import restore as work
     from storage_ledger.wiring.stores import alone
@@ -108,7 +108,7 @@ def _backup(settings: Settings, place: Path, with_mirror: bool | None, force: bo
         )
 
 
-def _print(done: Restored) -> None:
+def _print(done: RestoreReport) -> None:
     print(f"Ledger {done.ledger_id} now has {done.entries} entries; {done.appended} of them came from the mirror.")
     if done.set_aside:
         print(f"What lay there before is kept as {done.set_aside}")

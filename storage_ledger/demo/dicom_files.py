@@ -36,7 +36,7 @@ class Case(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Upload:
+class DemoUpload:
     """One file on its way. `study_id`: the pipeline's; `dicom_study`: the Study Instance UID, None where none can be read."""
 
     study_id: str
@@ -192,7 +192,7 @@ _MAKERS = {
 }  # fmt: skip
 
 
-def make(today: date, between: Callable[[], None] = lambda: None) -> list[Upload]:
+def make(today: date, between: Callable[[], None] = lambda: None) -> list[DemoUpload]:
     """All uploads, in the order in which they are sent; some 8 MB. `between` is called between two files.
 
     Study, series and instance UIDs are the same each time; the pipeline's study_ids are new ones, as the gateway's are.
@@ -209,7 +209,7 @@ def make(today: date, between: Callable[[], None] = lambda: None) -> list[Upload
     return uploads
 
 
-def _uploads(exam: _Exam, number: int, today: date) -> Iterator[Upload]:
+def _uploads(exam: _Exam, number: int, today: date) -> Iterator[DemoUpload]:
     study_id = str(uuid.uuid4())
     several = 0
     for series_number, series in enumerate(exam.series, 1):
@@ -228,9 +228,9 @@ def _uploads(exam: _Exam, number: int, today: date) -> Iterator[Upload]:
                 data, identity = data[: len(data) * 2 // 3], (None, None, None)
             if exam.case is Case.SEVERAL:
                 several += 1
-                yield Upload(study_id, f"{study_id}-{several}.dcm", data, exam.case, *identity)
+                yield DemoUpload(study_id, f"{study_id}-{several}.dcm", data, exam.case, *identity)
             else:
-                yield Upload(study_id, f"{study_id}.dcm", data, exam.case, *identity)
+                yield DemoUpload(study_id, f"{study_id}.dcm", data, exam.case, *identity)
                 study_id = str(uuid.uuid4())
 
 

@@ -19,7 +19,7 @@ import pydicom
 import redis
 from pydicom.dataset import Dataset
 
-from storage_ledger.demo.dicom_files import Case, Upload
+from storage_ledger.demo.dicom_files import Case, DemoUpload
 from storage_ledger.pipeline.status_client import StatusClient
 
 CHANNEL = "described"
@@ -60,7 +60,7 @@ class Neighbours:
     `spoken`: the studies about which the descriptor says nothing more. `failure`: what ended it early, if anything did.
     """
 
-    def __init__(self, uploads: Sequence[Upload], folder: Path, redis_url: str, client: StatusClient) -> None:
+    def __init__(self, uploads: Sequence[DemoUpload], folder: Path, redis_url: str, client: StatusClient) -> None:
         self._uploads = uploads
         self._folder = folder
         self._client = client
@@ -102,7 +102,7 @@ class Neighbours:
         except Exception as error:  # noqa: BLE001 - shown by who waits for us, and the demo ends
             self.failure = error
 
-    def _send(self, upload: Upload, *, late_s: float) -> None:
+    def _send(self, upload: DemoUpload, *, late_s: float) -> None:
         if upload.case is not Case.MISSING:
             (self._folder / upload.name).write_bytes(upload.data)
         metadata = _describe(upload.data)

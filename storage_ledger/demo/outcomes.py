@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from storage_ledger.demo.dicom_files import Case, Upload
+from storage_ledger.demo.dicom_files import Case, DemoUpload
 from storage_ledger.domain.entries import Entry, Kind
 from storage_ledger.domain.ids import instant
 from storage_ledger.domain.paths import archive_path
@@ -48,7 +48,7 @@ class Figures:
 class Watch:
     """Follows the ledger by position; `look` again and again."""
 
-    def __init__(self, ledger: Ledger, uploads: Sequence[Upload]) -> None:
+    def __init__(self, ledger: Ledger, uploads: Sequence[DemoUpload]) -> None:
         self._ledger = ledger
         self._uploads = uploads
         self._expected = {upload.study_id: "failed" if upload.case is Case.MISSING else "archived" for upload in uploads}
@@ -169,7 +169,7 @@ class Watch:
             rejected=len(self._rejected),
         )
 
-    def _differs(self, upload: Upload, archive: Path) -> list[str]:
+    def _differs(self, upload: DemoUpload, archive: Path) -> list[str]:
         there = self._copies.get((upload.study_id, upload.name))
         if there is None:
             return [f"{upload.study_id}: {upload.name} is not archived"]

@@ -21,10 +21,10 @@ from typing import Any
 from rich.console import Console
 
 from storage_ledger.demo import dicom_files, printing
-from storage_ledger.demo.dicom_files import Case, Upload
+from storage_ledger.demo.dicom_files import Case, DemoUpload
 from storage_ledger.demo.neighbours import CHANNEL, Neighbours
 from storage_ledger.demo.outcomes import Watch
-from storage_ledger.demo.servers import LOOPBACK, CannotRun, Server, Servers, answers, find_valkey, free_ports, this_or_free
+from storage_ledger.demo.servers import LOOPBACK, CannotRun, DemoServer, DemoServers, answers, find_valkey, free_ports, this_or_free
 from storage_ledger.errors import Retryable
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.operations.report.status import look_at
@@ -41,7 +41,7 @@ INTERRUPTED = 130
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class DemoOptions:
     """See the command's help. `folder`: None for a temporary one."""
 
     exit_when_done: bool = False
@@ -50,7 +50,7 @@ class Options:
     keep: bool = False
 
 
-def run(options: Options, out: Console, tell: Callable[[dict[str, Any]], None] = lambda _: None) -> int:
+def run(options: DemoOptions, out: Console, tell: Callable[[dict[str, Any]], None] = lambda _: None) -> int:
     """Returns 0 as it should be, 1 not, 130 interrupted before that was known. Raises `CannotRun`.
 
     `out` is for people; `tell` is given what happened, once, as soon as that is known. Whatever comes of it, all that
@@ -91,7 +91,7 @@ class _Signals:
 
 
 class _Demo:
-    def __init__(self, options: Options, out: Console, tell: Callable[[dict[str, Any]], None], folder: Path, signals: _Signals) -> None:
+    def __init__(self, options: DemoOptions, out: Console, tell: Callable[[dict[str, Any]], None], folder: Path, signals: _Signals) -> None:
         self._options = options
         self._out = out
         self._tell = tell
@@ -99,7 +99,7 @@ class _Demo:
         self._signals = signals
         self._settings = _settings(folder)
         self._environment = folder / "env"
-        self._servers = Servers(folder, self._settings, signals.check)
+        self._servers = DemoServers(folder, self._settings, signals.check)
         self._client = StatusClient(self._settings["STATUS_SERVICE_URL"])
         self._neighbours: Neighbours | None = None
 
@@ -137,7 +137,7 @@ class _Demo:
         self._servers.close(self._signals.again)
         self._client.close()
 
-    def _start(self) -> tuple[int, list[Upload]]:
+    def _start(self) -> tuple[int, list[DemoUpload]]:
         settings, servers = self._settings, self._servers
         self._environment.write_text(_environment_file(settings), encoding="utf-8")
         for name in _PATHS:
@@ -153,7 +153,7 @@ class _Demo:
         browse = servers.start("Web page", "browse", "--port", str(page_port), "--no-login", port=page_port)
         today = datetime.now().astimezone().date()
         uploads = dicom_files.make(today, between=servers.check)
-        ready: tuple[tuple[Server, str], ...] = ((status_service, "/health"), (serve, "/readyz"), (browse, "/-/health"))
+        ready: tuple[tuple[DemoServer, str], ...] = ((status_service, "/health"), (serve, "/readyz"), (browse, "/-/health"))
         for server, path in ready:
             servers.until(partial(answers, server.port, path), server)
         return page_port, uploads
@@ -168,7 +168,7 @@ class _Demo:
             "Folder": f"{self._folder}  ({gone})",
         }
 
-    def _archive(self, ledger: Ledger, uploads: list[Upload], settings: Settings) -> Watch:
+    def _archive(self, ledger: Ledger, uploads: list[DemoUpload], settings: Settings) -> Watch:
         """Send everything, and watch until all of it has come to its end, or nothing happens any more."""
         self._neighbours = neighbours = Neighbours(uploads, settings.uploads_path, self._settings["REDIS_URL"], self._client)
         watch = Watch(ledger, uploads)
@@ -217,7 +217,7 @@ class _Demo:
             self._out.print("\nEnding.")
 
 
-def to_show(told_again: Iterable[str], uploads: list[Upload]) -> str:
+def to_show(told_again: Iterable[str], uploads: list[DemoUpload]) -> str:
     """The study that is proposed to look at: its status was told again, and it has one whole file, which the tutorial copies."""
     by_case = {upload.study_id: upload.case for upload in uploads}
     told_again = (study_id for study_id in told_again if by_case[study_id] is Case.ORDINARY)
@@ -257,12 +257,12 @@ def _environment_file(settings: Mapping[str, str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _is_kept(options: Options) -> bool:
+def _is_kept(options: DemoOptions) -> bool:
     return options.keep or options.folder is not None
 
 
 @contextmanager
-def _folder(options: Options) -> Iterator[Path]:
+def _folder(options: DemoOptions) -> Iterator[Path]:
     """A new folder for everything, removed at the end unless it is to be kept. Raises `CannotRun`."""
     try:
         if options.folder is None:

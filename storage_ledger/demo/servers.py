@@ -35,7 +35,7 @@ class CannotRun(Exception):
     """The demo cannot go on; the text is for people, and says what to do or shows what was logged."""
 
 
-class Server:
+class DemoServer:
     """One process, in a process group of its own so that a terminal's Ctrl-C reaches the demo alone."""
 
     def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str], *, port: int, folder: Path) -> None:
@@ -79,17 +79,17 @@ class Server:
         self._process.wait()
 
 
-class Servers:
+class DemoServers:
     """All of them. `check` while anything else goes on; `close` ends them whatever happened, and may be called twice."""
 
     def __init__(self, folder: Path, settings: Mapping[str, str], check: Callable[[], None]) -> None:
         self._folder = folder
         self._environment = {**_bare_environment(), **settings}
         self._check_caller = check
-        self._running: list[Server] = []
+        self._running: list[DemoServer] = []
         (folder / "logs").mkdir()
 
-    def start_valkey(self, port: int) -> Server:
+    def start_valkey(self, port: int) -> DemoServer:
         """Valkey, or Redis; returns when it answers. Raises `CannotRun` where there is none."""
         # Nothing is written to disk: what the demo's Status Service knows goes with it.
         server = self._start(
@@ -100,11 +100,11 @@ class Servers:
         self.until(lambda: _pings(port), server)
         return server
 
-    def start(self, name: str, *arguments: str, port: int) -> Server:
+    def start(self, name: str, *arguments: str, port: int) -> DemoServer:
         """`storage-ledger` with these arguments. Returns at once: see `until`."""
         return self._start(name, [sys.executable, "-m", "storage_ledger", *arguments], port)
 
-    def until(self, ready: Callable[[], bool], server: Server) -> None:
+    def until(self, ready: Callable[[], bool], server: DemoServer) -> None:
         """Wait for it. Raises `CannotRun` when it is not ready in time, or any of them has ended."""
         deadline = time.monotonic() + START_WITHIN_S
         while not ready():
@@ -129,8 +129,8 @@ class Servers:
             server.ended_by(deadline, hurry)
         self._running.clear()
 
-    def _start(self, name: str, command: Sequence[str], port: int) -> Server:
-        server = Server(name, command, self._environment, port=port, folder=self._folder)
+    def _start(self, name: str, command: Sequence[str], port: int) -> DemoServer:
+        server = DemoServer(name, command, self._environment, port=port, folder=self._folder)
         self._running.append(server)
         return server
 

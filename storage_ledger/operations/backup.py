@@ -38,7 +38,7 @@ _PART = ".part"
 _CHUNK = 1 << 20
 _ROWS = 500
 
-Progress = Callable[[str, int, int], None]
+BackupProgress = Callable[[str, int, int], None]
 """Is told what is done just now (`copied`, `checked`), how much of it, and of how much; bytes or entries."""
 
 
@@ -58,7 +58,7 @@ class Manifest:
     created: str
 
 
-def back_up(ledger_file: Path, dest: Path, *, now: datetime, on_progress: Progress = lambda *_: None) -> tuple[Path, Manifest]:
+def back_up(ledger_file: Path, dest: Path, *, now: datetime, on_progress: BackupProgress = lambda *_: None) -> tuple[Path, Manifest]:
     """Make a new backup in `dest`, a folder of backups, which is made if it is missing (its parent is not).
 
     On return it is whole, durable, and every entry in it was checked. Nothing that lies in `dest` is overwritten. Raises
@@ -99,7 +99,7 @@ def find(place: Path) -> tuple[Path, Manifest]:
         return place / names[-1], _manifest(place / names[-1])
 
 
-def take_out(folder: Path, manifest: Manifest, target: Path, on_progress: Progress = lambda *_: None) -> None:
+def take_out(folder: Path, manifest: Manifest, target: Path, on_progress: BackupProgress = lambda *_: None) -> None:
     """Copy the backup's ledger to `target`, which must not exist, and check all of it: digest, every entry, the tree.
 
     Fsynced on return. Raises `BackupError` (`backup-damaged`, naming what is wrong; the copy is then removed).
@@ -112,7 +112,7 @@ def take_out(folder: Path, manifest: Manifest, target: Path, on_progress: Progre
             raise
 
 
-def _take_out(folder: Path, manifest: Manifest, target: Path, on_progress: Progress) -> None:
+def _take_out(folder: Path, manifest: Manifest, target: Path, on_progress: BackupProgress) -> None:
     digest, size = _copy(folder / LEDGER, target, lambda done: on_progress("copied", done, manifest.bytes))
     if (digest, size) != (manifest.sha256, manifest.bytes):
         raise BackupError("backup-damaged", f"{folder / LEDGER} does not have the digest that {MANIFEST} says")
@@ -135,7 +135,7 @@ def _revision_of(copy: Path, folder: Path) -> str:
     return revision
 
 
-def check(file: Path, on_progress: Progress = lambda *_: None) -> tuple[str, int, str, str]:
+def check(file: Path, on_progress: BackupProgress = lambda *_: None) -> tuple[str, int, str, str]:
     """Read a copy that nobody writes to: every entry against its hashes, one position after the other.
 
     Returns ledger_id, last position, its leaf hash, and the root of the tree, in hex. Raises `BackupError`.

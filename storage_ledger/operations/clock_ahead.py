@@ -23,7 +23,7 @@ ACKNOWLEDGED_READ = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Ahead:
+class ClockAhead:
     """The ledger's last time is `seconds` ahead of the clock; both times as RFC 3339."""
 
     ledger_time: str
@@ -36,12 +36,12 @@ class Ahead:
         return f"the ledger's last entry is dated {self.ledger_time}, and the clock says {self.clock}"
 
 
-def ahead(ledger: Ledger, now: datetime) -> Ahead | None:
+def ahead(ledger: Ledger, now: datetime) -> ClockAhead | None:
     """How far the ledger's last time is ahead of `now`; None below a minute, and once a person has acknowledged that time."""
     return ahead_of(ledger.last(), ledger.of_no_study((Kind.ACKNOWLEDGED.value,), ACKNOWLEDGED_READ), now)
 
 
-def ahead_of(last: Entry | None, acknowledged: Iterable[Entry], now: datetime) -> Ahead | None:
+def ahead_of(last: Entry | None, acknowledged: Iterable[Entry], now: datetime) -> ClockAhead | None:
     """The same, from the ledger's last entry and its newest entries `acknowledged`."""
     if last is None or not has_whole_header(last):
         return None
@@ -51,7 +51,7 @@ def ahead_of(last: Entry | None, acknowledged: Iterable[Entry], now: datetime) -
         return None
     said = (each for each in map(readable, acknowledged) if isinstance(each, AcknowledgedPayload) and each.code == CLOCK_AHEAD)
     known = max((each.ledger_time for each in said if _moment(each.ledger_time)), default="")
-    return Ahead(last.recorded_at, rfc3339(now), seconds) if last.recorded_at > known else None
+    return ClockAhead(last.recorded_at, rfc3339(now), seconds) if last.recorded_at > known else None
 
 
 def _moment(text: str) -> datetime | None:

@@ -1,6 +1,6 @@
-"""What waits for a person, and the person's word: `released`, it is tried again, or `discarded`, nobody waits for it any more.
+"""What waits for a person, and the person's decision: `released`, it is tried again, or `discarded`, nothing more is done about it.
 
-It does not matter whether `serve` runs: a word is an entry, and what it asks for is in the work queue, where `serve` looks.
+It does not matter whether `serve` runs: a decision is an entry, and what it asks for is in the work queue of `serve`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ STUDIES_A_COMMIT = 100  # `serve` waits for its turn meanwhile
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class QuarantinedUpload:
     """An upload that is quarantined. `position`: of the entry that says so."""
 
     study_id: str
@@ -35,8 +35,8 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
-class Word:
-    """Of a person. `ValueError` says what is wrong with a text: it goes into the ledger, and onto terminals, as it is."""
+class Decision:
+    """A person's. Raises `ValueError`, which says what is wrong with a text: texts go into the ledger, and onto terminals, as they are."""
 
     kind: Literal[Kind.RELEASED, Kind.DISCARDED]
     by: str
@@ -47,8 +47,8 @@ class Word:
 
 
 @dataclass(frozen=True, slots=True)
-class About:
-    """What a word is about: all of the study that is quarantined, or one upload, or that only while `position` is its last word."""
+class DecisionTarget:
+    """All of the study that is quarantined, or one upload, or that upload only while `position` is the last entry about it."""
 
     study_id: str
     upload_path: str | None = None
@@ -56,11 +56,11 @@ class About:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What came of a word on one upload. `position`: of the new entry, None where there was nothing to be said.
+class DecisionResult:
+    """What a decision did to one upload. `position`: of the new entry; None if there was nothing to decide.
 
-    `found`: how the upload stood; None where the ledger knows nothing of it, or nothing that can be believed: then `code` is
-    `entry-damaged`. Else `code`: why it was quarantined.
+    `found`: the state of the upload; None if the ledger knows nothing of it, or nothing that can be believed: then `code` is
+    `entry-damaged`. Otherwise `code`: why it was quarantined.
     """
 
     study_id: str
@@ -70,14 +70,16 @@ class Answer:
     position: int | None = None
 
 
-def in_quarantine(ledger: Ledger, studies: Iterable[str]) -> Iterator[Waiting]:
+def in_quarantine(ledger: Ledger, studies: Iterable[str]) -> Iterator[QuarantinedUpload]:
     """What is quarantined of these studies, study by study, as far as their entries can be believed."""
     for study_id in studies:
         quarantined: dict[int, Entry] = {}
         for path, upload in Study.as_far_as_whole(study_id, _noted(ledger.study(study_id), quarantined)).uploads.items():
             if upload.state is State.QUARANTINED:
                 entry = quarantined[upload.position]
-                yield Waiting(study_id, path, entry.position, entry.recorded_at, upload.code or "", QuarantinedPayload.of(entry).detail)
+                yield QuarantinedUpload(
+                    study_id, path, entry.position, entry.recorded_at, upload.code or "", QuarantinedPayload.of(entry).detail
+                )
 
 
 def _noted(entries: Iterable[Entry], quarantined: dict[int, Entry]) -> Iterator[Entry]:
@@ -88,48 +90,50 @@ def _noted(entries: Iterable[Entry], quarantined: dict[int, Entry]) -> Iterator[
         yield entry
 
 
-def say(ledger: Ledger, word: Word, about: Sequence[About]) -> Iterator[Answer]:
-    """Append the word for each upload that is quarantined; it is durable when its answer comes.
+def decide(ledger: Ledger, decision: Decision, targets: Sequence[DecisionTarget]) -> Iterator[DecisionResult]:
+    """Append the decision for each quarantined upload; it is durable when its result is yielded.
 
-    Looked at and appended in one transaction: of two persons the second is told that it is no longer quarantined. Raises
-    `LedgerBusy`: what was not answered was not appended, and all of it may be said again.
+    Checked and appended in one transaction: the second of two persons learns that it is no longer quarantined. Raises
+    `LedgerBusy`: what was not yielded was not appended, and all of it may be decided again.
     """
-    for start in range(0, len(about), STUDIES_A_COMMIT):
+    for start in range(0, len(targets), STUDIES_A_COMMIT):
         with ledger.write() as tx:
-            answers = [answer for each in about[start : start + STUDIES_A_COMMIT] for answer in _say(tx, word, each)]
-        yield from answers
+            results = [result for each in targets[start : start + STUDIES_A_COMMIT] for result in _decide(tx, decision, each)]
+        yield from results
 
 
-def _say(tx: Transaction, word: Word, about: About) -> list[Answer]:
+def _decide(tx: Transaction, decision: Decision, target: DecisionTarget) -> list[DecisionResult]:
     try:
-        study = Study.of(about.study_id, tx.study(about.study_id))
+        study = Study.of(target.study_id, tx.study(target.study_id))
     except Retryable as damaged:
-        return [Answer(about.study_id, about.upload_path, None, damaged.code)]
+        return [DecisionResult(target.study_id, target.upload_path, None, damaged.code)]
     paths = [path for path, upload in study.uploads.items() if upload.state is State.QUARANTINED]
-    if about.upload_path is not None:
-        paths = [about.upload_path]
+    if target.upload_path is not None:
+        paths = [target.upload_path]
     if not paths:
-        return [Answer(about.study_id, None, study.state if study.uploads else None)]
-    return [_say_of(tx, word, study, path, about.position) for path in paths]
+        return [DecisionResult(target.study_id, None, study.state if study.uploads else None)]
+    return [_decide_one(tx, decision, study, path, target.position) for path in paths]
 
 
-def _say_of(tx: Transaction, word: Word, study: Study, path: str, position: int | None) -> Answer:
+def _decide_one(tx: Transaction, decision: Decision, study: Study, path: str, position: int | None) -> DecisionResult:
     upload = study.uploads.get(path)
     if upload is None:
-        return Answer(study.study_id, path, None)
+        return DecisionResult(study.study_id, path, None)
     described = [each.position for each in study.described.values() if each.upload_path == path]
     if any(tx.is_pending(each, Stage.PLACE) for each in described):  # a redelivery that came while the first was being judged
-        return Answer(study.study_id, path, State.PENDING)
+        return DecisionResult(study.study_id, path, State.PENDING)
     if upload.state is not State.QUARANTINED or position not in {None, upload.position}:
-        return Answer(study.study_id, path, upload.state)
+        return DecisionResult(study.study_id, path, upload.state)
     code = upload.code or ""
     new = (
         # The last message about it counts, whichever was judged last.
-        ReleasedPayload(path, code, word.by, word.reason, described=max(described)).entry(study.study_id, quarantined=upload.position)
-        if word.kind is Kind.RELEASED
-        else DiscardedPayload(path, code, word.by, word.reason).entry(study.study_id, quarantined=upload.position)
+        ReleasedPayload(path, code, decision.by, decision.reason, described=max(described)).entry(
+            study.study_id, quarantined=upload.position
+        )
+        if decision.kind is Kind.RELEASED
+        else DiscardedPayload(path, code, decision.by, decision.reason).entry(study.study_id, quarantined=upload.position)
     )
-    return Answer(study.study_id, path, upload.state, upload.code, tx.append(new).position)
+    return DecisionResult(study.study_id, path, upload.state, upload.code, tx.append(new).position)
 
 
 def check_words(by: str, reason: str) -> None:

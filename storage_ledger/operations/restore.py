@@ -24,7 +24,7 @@ _PARTS = ("", "-wal", "-shm", "-journal")
 
 
 @dataclass(frozen=True, slots=True)
-class Restored:
+class RestoreReport:
     """What was done. `entries`: now in the ledger; `appended`: of those, taken over now from the mirror.
 
     `set_aside`: where the old file went; `beyond`: how far the mirror goes, where that is further; `damaged`: the first entry of a
@@ -47,7 +47,7 @@ def from_mirror(
     *,
     force: bool = False,
     up_to_damage: bool = False,
-) -> Restored:
+) -> RestoreReport:
     """Make `ledger_file` what the mirror says; the caller holds `serve.lock`.
 
     No ledger, or one without entries: it is made beside, whole, and then takes the name; the old one is set aside. A
@@ -71,7 +71,7 @@ def from_mirror(
         last = ledger.last()
         ledger.close()
         count = last.position if last else 0
-        return Restored(ledger_id, count, count, set_aside, mirror_damaged=mirror_damaged)
+        return RestoreReport(ledger_id, count, count, set_aside, mirror_damaged=mirror_damaged)
     migrate(ledger_file)
     ledger = SqliteLedger(ledger_file)
     try:
@@ -85,7 +85,7 @@ def from_mirror(
         last = ledger.last()
         position = last.position if last else 0
         damaged = next((entry.position for entry in ledger.scan(0, position) if faults(entry)), None)
-        return Restored(ledger_id, position, appended, None, damaged=damaged, mirror_damaged=mirror_damaged)
+        return RestoreReport(ledger_id, position, appended, None, damaged=damaged, mirror_damaged=mirror_damaged)
     finally:
         ledger.close()
 
@@ -97,9 +97,9 @@ def from_backup(
     *,
     force: bool,
     with_mirror: Callable[[int, int], bool],
-    on_progress: backup.Progress = lambda *_: None,
+    on_progress: backup.BackupProgress = lambda *_: None,
     up_to_damage: bool = False,
-) -> Restored:
+) -> RestoreReport:
     """Make `ledger_file` what the backup at `place` says (see `backup.find`); the caller holds `serve.lock`.
 
     All of the backup is checked before anything is changed. A ledger in its place is set aside, never deleted; one with
@@ -124,7 +124,7 @@ def from_backup(
                 if add:
                     tell = partial(_tell_restored, on_progress, beyond)
                     return from_mirror(archive_root, ledger_file, tell, up_to_damage=up_to_damage)
-                return Restored(manifest.ledger_id, position, 0, None, beyond)
+                return RestoreReport(manifest.ledger_id, position, 0, None, beyond)
         if (migration := migrate(new)).backup is not None:
             migration.backup.unlink()
         ledger = SqliteLedger(new)
@@ -143,10 +143,10 @@ def from_backup(
         raise
     set_aside = _take_the_place_of(ledger_file)
     count = last.position if last else 0
-    return Restored(manifest.ledger_id, count, appended, set_aside, None if add else beyond, mirror_damaged=mirror_damaged)
+    return RestoreReport(manifest.ledger_id, count, appended, set_aside, None if add else beyond, mirror_damaged=mirror_damaged)
 
 
-def _tell_restored(on_progress: backup.Progress, beyond: int | None, position: int) -> None:
+def _tell_restored(on_progress: backup.BackupProgress, beyond: int | None, position: int) -> None:
     on_progress("restored", position, beyond or position)
 
 

@@ -49,9 +49,9 @@ def run(
             _cache(settings, archive) as cache,
         ):
             pool.warm()
-            from storage_ledger.web.datasette.plugin import Archive, make_app  # noqa: PLC0415 - takes as long to load as the workers
+            from storage_ledger.web.datasette.plugin import ContentSources, make_app  # noqa: PLC0415 - takes as long to load as the workers
 
-            shown = Archive(FilesystemArchive(archive), pool, cache)
+            shown = ContentSources(FilesystemArchive(archive), pool, cache)
             server = ending.server = Server(make_app(index, ledger, access, shown))
             server.should_exit = ending.asked.is_set()
             if access.open and not _is_loopback(host):

@@ -12,7 +12,7 @@ from storage_ledger.index.queries import standing
 from storage_ledger.index.rebuild.processes import RebuildProcesses
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.sqlite import utc_now
-from storage_ledger.operations.adopt.adoption import Adopted, Adoption, Asked, Noted
+from storage_ledger.operations.adopt.adoption import Adoption, AdoptNote, AdoptPlan, AdoptReport
 from storage_ledger.operations.progress import StartProgress
 from storage_ledger.settings import Settings
 from storage_ledger.system import logs
@@ -20,17 +20,21 @@ from storage_ledger.wiring.stores import alone, joined_mirror, reading
 
 
 def adopt(
-    settings: Settings, asked: Asked, *, on_progress: Callable[[int], None], on_noted: Callable[[Noted, bool], None] = lambda _, __: None
-) -> Adopted:
+    settings: Settings,
+    plan: AdoptPlan,
+    *,
+    on_progress: Callable[[int], None],
+    on_noted: Callable[[AdoptNote, bool], None] = lambda _, __: None,
+) -> AdoptReport:
     """Take the archive into the ledger, which is made if there is none; holds `serve.lock`. A dry run looks only.
 
     Raises `Locked`, `LedgerUnusable`, `Retryable`.
     """
     logs.configure(settings.log_level, environment=settings.environment)
     archive = FilesystemArchive(settings.archive_path)
-    if asked.dry_run:
+    if plan.dry_run:
         with reading(settings) if settings.ledger_file.exists() else nullcontext() as ledger:
-            return Adoption(ledger, archive, asked, clock=utc_now, on_progress=on_progress, on_noted=on_noted).run()
+            return Adoption(ledger, archive, plan, clock=utc_now, on_progress=on_progress, on_noted=on_noted).run()
     with alone(settings, "adopt"):
         archive.settle(())  # before a ledger is made for an archive that is not there
         migrate(settings.ledger_file)
@@ -41,7 +45,7 @@ def adopt(
                 with suppress(Retryable, LedgerBusy):  # `serve` brings it up before anything is done because of these entries
                     mirror.catch_up()
 
-            adoption = Adoption(ledger, archive, asked, clock=utc_now, on_progress=on_progress, on_committed=follow, on_noted=on_noted)
+            adoption = Adoption(ledger, archive, plan, clock=utc_now, on_progress=on_progress, on_committed=follow, on_noted=on_noted)
             try:
                 return adoption.run()
             finally:

@@ -13,7 +13,7 @@ from storage_ledger.settings import Settings
 from storage_ledger.wiring.stores import UMASK
 
 
-def back_up(settings: Settings, dest: Path, on_progress: backup.Progress) -> tuple[Path, backup.Manifest]:
+def back_up(settings: Settings, dest: Path, on_progress: backup.BackupProgress) -> tuple[Path, backup.Manifest]:
     """A new backup of the ledger in `dest`, whether `serve` runs or not. Raises `BackupError`, `LedgerError`, `Locked`."""
     os.umask(UMASK)
     require_writable(settings.ledger_file)

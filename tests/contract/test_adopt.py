@@ -19,7 +19,7 @@ from storage_ledger.domain.study import Study
 from storage_ledger.index.follower import Index
 from storage_ledger.ledger.mirror.writer import Mirror, entries
 from storage_ledger.ledger.sqlite import SqliteLedger
-from storage_ledger.operations.adopt.adoption import Adopted, Adoption, Asked
+from storage_ledger.operations.adopt.adoption import Adoption, AdoptPlan, AdoptReport
 from storage_ledger.operations.restore import from_mirror
 from tests.contract.making import damage
 from tests.contract.pipeline import Pipeline
@@ -31,9 +31,9 @@ def pipeline(tmp_path, ledgers) -> Pipeline:
     return Pipeline(tmp_path, ledgers)
 
 
-def adopt(pipeline: Pipeline, *, at_once: int = 256, **asked: bool) -> Adopted:
+def adopt(pipeline: Pipeline, *, at_once: int = 256, **asked: bool) -> AdoptReport:
     archive = FilesystemArchive(pipeline.archive)
-    return Adoption(pipeline.ledger, archive, Asked(**asked), clock=pipeline.clock, files_at_once=at_once).run()
+    return Adoption(pipeline.ledger, archive, AdoptPlan(**asked), clock=pipeline.clock, files_at_once=at_once).run()
 
 
 def folded(pipeline: Pipeline, study_id: str) -> bytes:
@@ -271,7 +271,7 @@ def test_rewriting_that_was_cut_short_goes_on(pipeline, again):
             raise Cut
 
     with pytest.raises(Cut):
-        Adoption(pipeline.ledger, Cutting(pipeline.archive), Asked(rewrite=True), clock=pipeline.clock).run()
+        Adoption(pipeline.ledger, Cutting(pipeline.archive), AdoptPlan(rewrite=True), clock=pipeline.clock).run()
     assert pipeline.kinds() == ["described"]
     assert pipeline.ledger.queue() == []
     done = adopt(pipeline, rewrite=again)
@@ -302,7 +302,7 @@ def test_a_ledger_made_again_from_the_mirror_has_no_duties_of_adopted_studies(pi
     add_broken(pipeline.archive)
     mirror = Mirror(pipeline.archive, tmp_path / "mirror.lock", pipeline.ledger)
     mirror.begin()
-    Adoption(pipeline.ledger, FilesystemArchive(pipeline.archive), Asked(), clock=pipeline.clock, on_committed=mirror.catch_up).run()
+    Adoption(pipeline.ledger, FilesystemArchive(pipeline.archive), AdoptPlan(), clock=pipeline.clock, on_committed=mirror.catch_up).run()
     assert list(entries(pipeline.archive, pipeline.ledger.ledger_id)) == pipeline.ledger.read(0, 1000)
     from_mirror(pipeline.archive, tmp_path / "again" / "ledger.db")
     again = SqliteLedger(tmp_path / "again" / "ledger.db")
@@ -317,7 +317,7 @@ def test_an_adoption_of_which_a_torn_mirror_kept_but_the_first_half_is_done_agai
     old = (folder / "metadata.json").read_bytes()
     mirror = Mirror(pipeline.archive, tmp_path / "mirror.lock", pipeline.ledger)
     mirror.begin()
-    Adoption(pipeline.ledger, FilesystemArchive(pipeline.archive), Asked(), clock=pipeline.clock, on_committed=mirror.catch_up).run()
+    Adoption(pipeline.ledger, FilesystemArchive(pipeline.archive), AdoptPlan(), clock=pipeline.clock, on_committed=mirror.catch_up).run()
     [segment] = (pipeline.archive / ".ledger").glob("*.entries")
     data = segment.read_bytes()
     segment.write_bytes(data[: data.index(b"\nentry", data.index(b"\nentry") + 1) + 9])

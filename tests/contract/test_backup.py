@@ -25,7 +25,7 @@ from storage_ledger.ledger.mirror.segments import Batch, Begin
 from storage_ledger.ledger.mirror.writer import Mirror
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.operations import backup
-from storage_ledger.operations.restore import Restored, from_backup, from_mirror
+from storage_ledger.operations.restore import RestoreReport, from_backup, from_mirror
 from storage_ledger.system.sqlite import sqlite
 from tests.contract.making import Ledgers, described, fill, small_volume
 
@@ -55,7 +55,7 @@ class Scene:
         self.now += timedelta(seconds=1)
         return backup.back_up(self.file, dest or self.dest, now=self.now)[0]
 
-    def restore(self, place: Path | None = None, *, force: bool = False, with_mirror: bool = False) -> Restored:
+    def restore(self, place: Path | None = None, *, force: bool = False, with_mirror: bool = False) -> RestoreReport:
         self.ledger.close()
         self.asked: list[tuple[int, int]] = []
 

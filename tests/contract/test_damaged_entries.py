@@ -9,7 +9,7 @@ import pytest
 
 from storage_ledger.domain.entries import Kind
 from storage_ledger.errors import LedgerUnusable
-from storage_ledger.operations.quarantine import About, Word, in_quarantine, say
+from storage_ledger.operations.quarantine import Decision, DecisionTarget, decide, in_quarantine
 from storage_ledger.operations.report.status import look_at
 from storage_ledger.operations.report.timeline import story_of
 from storage_ledger.pipeline.status_client import StatusClient
@@ -164,7 +164,7 @@ def test_a_person_cannot_decide_on_it(pipeline, how):
     hurt = Hurt(pipeline, 1)
     hurt.by(how)
     count = len(pipeline.ledger.read(0, 100))
-    [answer] = say(pipeline.ledger, Word(Kind.DISCARDED, "Jane Doe", "gone"), [About("S1")])
+    [answer] = decide(pipeline.ledger, Decision(Kind.DISCARDED, "Jane Doe", "gone"), [DecisionTarget("S1")])
     assert (answer.code, answer.position) == ("entry-damaged", None)
     assert len(list(in_quarantine(pipeline.ledger, ["S1"]))) <= 1
     assert len(pipeline.ledger.read(0, 100)) == count

@@ -12,7 +12,7 @@ from storage_ledger.domain.work_queue import Stage
 from storage_ledger.index.follower import Index
 from storage_ledger.index.queries import archived_from, studies_with_upload
 from storage_ledger.ledger.sqlite import SqliteLedger
-from storage_ledger.operations.quarantine import MAX_BY, MAX_REASON, STUDIES_A_COMMIT, About, Word, in_quarantine, say
+from storage_ledger.operations.quarantine import MAX_BY, MAX_REASON, STUDIES_A_COMMIT, Decision, DecisionTarget, decide, in_quarantine
 from storage_ledger.operations.report.quarantine import quarantined
 from storage_ledger.operations.report.status import look_at
 from storage_ledger.pipeline.status_client import StatusClient
@@ -20,9 +20,9 @@ from storage_ledger.settings import Settings
 from tests.contract.making import described
 from tests.contract.pipeline import Pipeline, tree
 
-RETRY = Word(Kind.RELEASED, "Jane Doe", "the file is back")
+RETRY = Decision(Kind.RELEASED, "Jane Doe", "the file is back")
 WHO = ["--by", "Jane Doe", "--reason", "the file is back"]
-DISCARD = Word(Kind.DISCARDED, "Jane Doe", "it will never come")
+DISCARD = Decision(Kind.DISCARDED, "Jane Doe", "it will never come")
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def lose(pipeline, study_id="S1", path="a.dcm", metadata=None):
 
 
 def word(pipeline, said, *about):
-    return list(say(pipeline.ledger, said, about or [About("S1")]))
+    return list(decide(pipeline.ledger, said, about or [DecisionTarget("S1")]))
 
 
 def positions(answers):
@@ -133,7 +133,7 @@ def test_of_two_persons_the_second_is_told_how_it_stands_and_nothing_is_appended
     for first, found in ((RETRY, State.PENDING), (DISCARD, State.DISCARDED)):
         assert word(pipeline, first)[0].position is not None
         before = last(pipeline)
-        [answer] = word(pipeline, said, About("S1", path))
+        [answer] = word(pipeline, said, DecisionTarget("S1", path))
         assert (answer.upload_path, answer.found, answer.position) == (path, found, None)
         assert last(pipeline) == before
         pipeline.finish()  # the retry ends in quarantine again
@@ -144,15 +144,15 @@ def test_a_word_on_what_was_tried_since_it_was_chosen_is_not_appended(pipeline):
     [chosen] = in_quarantine(pipeline.ledger, ["S1"])
     word(pipeline, RETRY)
     pipeline.finish()
-    about = About("S1", "a.dcm", chosen.position)
+    about = DecisionTarget("S1", "a.dcm", chosen.position)
     assert positions(word(pipeline, DISCARD, about)) == [None]
     [chosen] = in_quarantine(pipeline.ledger, ["S1"])
-    assert positions(word(pipeline, DISCARD, About("S1", "a.dcm", chosen.position))) != [None]
+    assert positions(word(pipeline, DISCARD, DecisionTarget("S1", "a.dcm", chosen.position))) != [None]
 
 
 def test_what_the_ledger_does_not_know_is_told(pipeline):
     lose(pipeline)
-    answers = word(pipeline, RETRY, About("S1", "b.dcm"), About("S2"))
+    answers = word(pipeline, RETRY, DecisionTarget("S1", "b.dcm"), DecisionTarget("S2"))
     assert [(answer.study_id, answer.upload_path, answer.found, answer.position) for answer in answers] == [
         ("S1", "b.dcm", None, None),
         ("S2", None, None, None),
@@ -168,7 +168,7 @@ def test_what_a_redelivery_is_trying_already_needs_no_word(pipeline):
     pipeline.placer.record([judged])
     assert pipeline.kinds() == ["described", "described", "quarantined"]
     for said in (RETRY, DISCARD):
-        [answer] = word(pipeline, said, About("S1"))
+        [answer] = word(pipeline, said, DecisionTarget("S1"))
         assert (answer.found, answer.position) == (State.PENDING, None)
     pipeline.upload("a.dcm", b"x")
     pipeline.finish()
@@ -180,7 +180,7 @@ def test_a_word_on_a_study_is_about_each_of_its_quarantined_files_and_no_other(p
         pipeline.say("S1", f"{name}.dcm")
     pipeline.upload("b.dcm", b"x")
     pipeline.finish()
-    assert [answer.upload_path for answer in word(pipeline, RETRY, About("S1", "c.dcm"))] == ["c.dcm"]
+    assert [answer.upload_path for answer in word(pipeline, RETRY, DecisionTarget("S1", "c.dcm"))] == ["c.dcm"]
     pipeline.finish()
     assert [answer.upload_path for answer in word(pipeline, DISCARD)] == ["a.dcm", "c.dcm"]
 
@@ -193,9 +193,10 @@ def test_so_many_that_it_takes_several_commits(pipeline):
             payload = {"code": "upload-missing", "detail": "", "upload_path": f"{number}.dcm", "by": "projector"}
             tx.append(NewEntry(Kind.QUARANTINED, payload, f"S{number}", entry.position), work_item=False)
     about = [
-        About(each.study_id, each.upload_path, each.position) for each in in_quarantine(pipeline.ledger, [f"S{n}" for n in range(count)])
+        DecisionTarget(each.study_id, each.upload_path, each.position)
+        for each in in_quarantine(pipeline.ledger, [f"S{n}" for n in range(count)])
     ]
-    answers = say(pipeline.ledger, RETRY, about)
+    answers = decide(pipeline.ledger, RETRY, about)
     next(answers)
     assert last(pipeline).position == 2 * count + STUDIES_A_COMMIT, "what is answered is durable, and no more is begun"
     assert len(list(answers)) == count - 1
@@ -210,7 +211,7 @@ def test_many_persons_at_once_release_it_once(pipeline):
 
     def person(ledger, said):
         start.wait()
-        answers.extend(say(ledger, said, [About("S1")]))
+        answers.extend(decide(ledger, said, [DecisionTarget("S1")]))
 
     threads = [threading.Thread(target=person, args=(ledger, (RETRY, DISCARD)[n % 2])) for n, ledger in enumerate(ledgers)]
     for thread in threads:
@@ -288,7 +289,7 @@ def test_with_the_last_quarantined_file_discarded_a_study_with_archived_ones_is_
     pipeline.finish()
     heard = [status_server.status("S1")]
     for name in ("b", "c"):
-        word(pipeline, DISCARD, About("S1", f"{name}.dcm"))
+        word(pipeline, DISCARD, DecisionTarget("S1", f"{name}.dcm"))
         pipeline.finish()
         heard.append(status_server.status("S1"))
     assert heard == ["failed", "failed", "archived"]
@@ -345,18 +346,18 @@ def test_another_file_that_is_archived_meanwhile_does_not_make_up_for_the_one_th
 )
 def test_texts_that_would_command_a_terminal_or_say_nothing_are_refused(text):
     with pytest.raises(ValueError, match="--by"):
-        Word(Kind.RELEASED, text, "reason")
+        Decision(Kind.RELEASED, text, "reason")
     with pytest.raises(ValueError, match="--reason"):
-        Word(Kind.DISCARDED, "somebody", text)
+        Decision(Kind.DISCARDED, "somebody", text)
 
 
 def test_texts_have_a_limit_and_may_be_in_any_script(pipeline):
     with pytest.raises(ValueError, match="101 characters; 100"):
-        Word(Kind.RELEASED, "x" * (MAX_BY + 1), "reason")
+        Decision(Kind.RELEASED, "x" * (MAX_BY + 1), "reason")
     with pytest.raises(ValueError, match="1001 characters; 1000"):
-        Word(Kind.RELEASED, "x", "x" * (MAX_REASON + 1))
+        Decision(Kind.RELEASED, "x", "x" * (MAX_REASON + 1))
     lose(pipeline)
-    said = Word(Kind.RELEASED, "Ж" * MAX_BY, "ö😀'\";DROP TABLE entries; --[bold]" + "x" * 900)
+    said = Decision(Kind.RELEASED, "Ж" * MAX_BY, "ö😀'\";DROP TABLE entries; --[bold]" + "x" * 900)
     assert positions(word(pipeline, said)) == [4]
     assert last(pipeline).data["reason"] == said.reason
 
@@ -399,7 +400,7 @@ def test_the_index_knows_which_studies_to_look_at_and_never_more_than_it_has_see
     index.ensure()
     seen = last(pipeline).position
     lose(pipeline, "S3", "c.dcm")
-    word(pipeline, DISCARD, About("S2"))
+    word(pipeline, DISCARD, DecisionTarget("S2"))
     assert studies_with_upload(path, pipeline.ledger, "quarantined") == (seen, ["S1", "S2"])
     assert pipeline.ledger.studies_with_kind("quarantined", after=seen) == ["S3"]
     index.follow()
@@ -441,7 +442,7 @@ def test_what_is_quarantined_is_listed_whatever_the_index_is_like(pipeline, kind
         settings.index_file.write_bytes(b"garbage " * 4096)
     if kind == "behind":
         lose(pipeline, "S3", "c.dcm")
-        word(pipeline, DISCARD, About("S1"))
+        word(pipeline, DISCARD, DecisionTarget("S1"))
     expected = ["S2", "S3"] if kind == "behind" else ["S1", "S2"]
     assert [each["study_id"] for each in quarantined(pipeline.ledger, settings)] == expected
     assert look_at(pipeline.ledger, settings)["quarantined"] == 2

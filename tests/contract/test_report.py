@@ -18,7 +18,7 @@ from storage_ledger.domain.study import Study
 from storage_ledger.index.follower import Index
 from storage_ledger.ledger.mirror.writer import Mirror
 from storage_ledger.operations.clock_ahead import ahead
-from storage_ledger.operations.quarantine import Word
+from storage_ledger.operations.quarantine import Decision
 from storage_ledger.operations.report.quarantine import quarantined
 from storage_ledger.operations.report.status import look_at
 from storage_ledger.operations.report.timeline import story_of
@@ -278,7 +278,7 @@ def test_what_is_quarantined_comes_with_its_commands_whole(scene):
 @pytest.mark.parametrize(("by", "reason"), [("YOUR NAME", "it is there now"), ("Jane Doe", "WHY")])
 def test_the_words_that_stand_for_a_persons_own_do_not_get_into_the_ledger(by, reason):
     with pytest.raises(ValueError, match="words of your own"):
-        Word(Kind.RELEASED, by, reason)
+        Decision(Kind.RELEASED, by, reason)
 
 
 def test_what_fails_by_itself_comes_with_what_to_do(scene):

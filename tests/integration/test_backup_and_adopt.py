@@ -17,7 +17,7 @@ from storage_ledger.errors import BackupError, LedgerUnusable, Retryable
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.mirror.writer import mirrored_position
 from storage_ledger.ledger.sqlite import SqliteLedger
-from storage_ledger.operations.adopt.adoption import Asked
+from storage_ledger.operations.adopt.adoption import AdoptPlan
 from storage_ledger.settings import Settings
 from storage_ledger.wiring import adopt, backup
 from tests.integration.test_lost_volumes import archive, entries
@@ -168,7 +168,7 @@ def test_an_old_archive_is_adopted_and_the_service_goes_on_from_there(stack, sta
 @pytest.mark.usefixtures("umask", "log")
 def test_adopt_makes_no_ledger_for_an_archive_that_is_not_there(tmp_path):
     with pytest.raises(Retryable, match="archive-missing"):
-        adopt.adopt(settings(tmp_path), Asked(), on_progress=lambda _: None)
+        adopt.adopt(settings(tmp_path), AdoptPlan(), on_progress=lambda _: None)
     assert not (tmp_path / "ledger" / "ledger.db").exists()
 
 
@@ -176,13 +176,13 @@ def test_adopt_makes_no_ledger_for_an_archive_that_is_not_there(tmp_path):
 def test_what_a_run_that_was_killed_has_not_mirrored_is_mirrored_by_the_next(tmp_path):
     made = settings(tmp_path)
     add_study(made.archive_path, "S1")
-    adopt.adopt(made, Asked(), on_progress=lambda _: None)
+    adopt.adopt(made, AdoptPlan(), on_progress=lambda _: None)
     ledger = SqliteLedger(made.ledger_file)
     with ledger.write() as tx:
         tx.append(NewEntry(Kind.RECOVERED, {"step": "place", "code": "archive-full"}))
     ledger.close()
     assert mirrored_position(made.archive_path) == 2
-    adopt.adopt(made, Asked(), on_progress=lambda _: None)
+    adopt.adopt(made, AdoptPlan(), on_progress=lambda _: None)
     assert mirrored_position(made.archive_path) == 3
 
 
@@ -190,7 +190,7 @@ def test_what_a_run_that_was_killed_has_not_mirrored_is_mirrored_by_the_next(tmp
 def test_another_ledgers_archive_is_not_adopted(tmp_path):
     made = settings(tmp_path)
     add_study(made.archive_path, "S1")
-    adopt.adopt(made, Asked(), on_progress=lambda _: None)
+    adopt.adopt(made, AdoptPlan(), on_progress=lambda _: None)
     other = made.model_copy(update={"ledger_path": tmp_path / "other"})
     with pytest.raises(LedgerUnusable, match=r"mirror-foreign: .*restore --from-mirror"):
-        adopt.adopt(other, Asked(), on_progress=lambda _: None)
+        adopt.adopt(other, AdoptPlan(), on_progress=lambda _: None)

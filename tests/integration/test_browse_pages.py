@@ -25,8 +25,8 @@ from storage_ledger.system.sqlite import sqlite
 from storage_ledger.web.datasette.table_metadata import QUERIES
 from storage_ledger.web.pages import attention, dicom_study, home, ledger_entries, pipeline_study, study_list, unarchived, views
 from storage_ledger.web.pages.search_terms import terms
-from storage_ledger.web.pages.study_list import Wanted
-from storage_ledger.web.pages.views import Asked
+from storage_ledger.web.pages.study_list import ListRequest
+from storage_ledger.web.pages.views import PageRequest
 from tests.contract.making import Clock, Ledgers, archived
 from tests.contract.making import described as described_payload
 from tests.contract.pipeline import Pipeline
@@ -53,7 +53,7 @@ def book(archive: Path) -> Iterator[Any]:
 
 
 def found(index: Any, **arguments: str) -> list[str]:
-    return [row["study_instance_uid"] for row in study_list.of_index(index, Wanted.of(arguments))["rows"]]
+    return [row["study_instance_uid"] for row in study_list.of_index(index, ListRequest.of(arguments))["rows"]]
 
 
 def test_the_start_page_counts_what_is_there(index: Any, book: Any):
@@ -83,7 +83,7 @@ def test_a_search_finds_by_name_id_and_description(index: Any, text: str, wanted
 
 
 def test_facets_count_what_is_found_and_narrow_it(index: Any):
-    everything = study_list.of_index(index, Wanted())
+    everything = study_list.of_index(index, ListRequest())
     assert everything["total"] == 6
     (modality,) = [facet for facet in everything["facets"] if facet["name"] == "modality"]
     assert {entry["value"]: entry["count"] for entry in modality["entries"]} == {"CT": 5, "MR": 1}
@@ -93,21 +93,21 @@ def test_facets_count_what_is_found_and_narrow_it(index: Any):
     assert found(index, year="2026", institution="</title><i>x") == [EVIL]
     assert found(index, year="1999") == found(index, institution="-") == []
     assert found(index, year="9" * 20) == found(index, year="20260") == []
-    chosen = study_list.of_index(index, Wanted.of({"modality": "US"}))
+    chosen = study_list.of_index(index, ListRequest.of({"modality": "US"}))
     assert [entry["count"] for facet in chosen["facets"] for entry in facet["entries"] if entry["chosen"]] == [0]
     assert chosen["known"]
 
 
 def test_the_order_can_be_chosen(index: Any):
-    names = [row["patient_name"] for row in study_list.of_index(index, Wanted.of({"sort": "name"}))["rows"]]
+    names = [row["patient_name"] for row in study_list.of_index(index, ListRequest.of({"sort": "name"}))["rows"]]
     assert names == sorted(names)
-    sizes = [row["bytes"] for row in study_list.of_index(index, Wanted.of({"sort": "size"}))["rows"]]
+    sizes = [row["bytes"] for row in study_list.of_index(index, ListRequest.of({"sort": "size"}))["rows"]]
     assert sizes == sorted(sizes, reverse=True)
     assert found(index, page="2") == []
 
 
 def test_a_row_of_the_list_says_how_it_stands(index: Any):
-    rows = {row["study_instance_uid"]: row for row in study_list.of_index(index, Wanted())["rows"]}
+    rows = {row["study_instance_uid"]: row for row in study_list.of_index(index, ListRequest())["rows"]}
     assert (rows[CT]["fixity"], rows[CT]["waiting"], rows[CT]["cover"]["name"]) == ({"unverified": 6}, {}, "ct-3.dcm")
     assert rows[TWINS]["flagged"] == 2
 
@@ -198,7 +198,7 @@ def test_attention_lists_each_kind_with_its_meaning(index: Any, book: Any):
     assert [(group["code"], group["count"]) for group in attention.of_ledger(book)["rejected"]] == [("not-json", 1)]
 
 
-def asked(archive: Path, *, serving: bool) -> Asked:
+def asked(archive: Path, *, serving: bool) -> PageRequest:
     """A request for a page without anything in its address."""
 
     async def databases(name: str, question: Any) -> Any:
@@ -208,7 +208,7 @@ def asked(archive: Path, *, serving: bool) -> Asked:
         finally:
             connection.close()
 
-    return Asked({}, {}, databases, serving=serving)
+    return PageRequest({}, {}, databases, serving=serving)
 
 
 def test_home_counts_what_status_counts(archive: Path):
@@ -329,7 +329,7 @@ def test_what_is_damaged_is_shown_wherever_the_study_is(archive: Path, tmp_path:
     assert home.of_index(connection, datetime.now(UTC).date())["damaged"] == 1
     (group,) = attention.of_index(connection)["damaged"]
     assert (group["code"], group["count"], group["rows"][0]["name"]) == ("changed", 1, "ct-2.dcm")
-    rows = {row["study_instance_uid"]: row for row in study_list.of_index(connection, Wanted())["rows"]}
+    rows = {row["study_instance_uid"]: row for row in study_list.of_index(connection, ListRequest())["rows"]}
     assert rows[CT]["fixity"] == {"changed": 1, "intact": 1, "unverified": 4}
     told = dicom_study.of_index(connection, CT, None, None, 1)
     assert told

@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from storage_ledger.demo.dicom_files import Case, Upload
+from storage_ledger.demo.dicom_files import Case, DemoUpload
 from storage_ledger.demo.run import to_show
 from tests.support.valkey import server_binary
 from tests.support.waiting import until
@@ -26,7 +26,7 @@ ENDS_WITHIN_S = 60
 
 
 def test_the_study_that_is_proposed_has_one_whole_file_of_its_name():
-    uploads = [Upload(case.value, f"{case}.dcm", b"", case, None, None, None) for case in Case]
+    uploads = [DemoUpload(case.value, f"{case}.dcm", b"", case, None, None, None) for case in Case]
     assert to_show(["several", "broken", "ordinary", "twice"], uploads) == "ordinary"
     assert to_show(["broken"], uploads) == to_show([], uploads) == "twice"
 

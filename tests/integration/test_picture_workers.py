@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from storage_ledger.web.files.pictures import Asked, Made, Unavailable
+from storage_ledger.web.files.pictures import Rendered, RenderRequest, Unavailable
 from storage_ledger.web.files.pictures.pool import Pool
 from tests.support.dicom import make_file
 from tests.support.waiting import until
@@ -38,10 +38,10 @@ def pool() -> Iterator[Pool]:
 
 async def told(pool: Pool, file: int, before: Callable[[int], Any] = lambda _: None, during: Callable[[int], Any] = lambda _: None) -> str:
     """The kind of what is made, or the code of why not. `before` and `during` are done to the worker."""
-    await pool.make(file, Asked("picture"))
+    await pool.make(file, RenderRequest("picture"))
     (pid,) = pool.pids
     before(pid)
-    asked = asyncio.ensure_future(pool.make(file, Asked("picture")))
+    asked = asyncio.ensure_future(pool.make(file, RenderRequest("picture")))
     await asyncio.sleep(0)
     during(pid)
     try:
@@ -69,8 +69,8 @@ def test_one_that_crashes_costs_its_picture_only(pool: Pool, file: int):
 
 
 def test_many_at_once_are_answered_each_with_its_own(pool: Pool, file: int):
-    async def many() -> list[Made]:
-        return await asyncio.gather(*(pool.make(file, Asked("picture", size=512, window=(float(n), 100.0))) for n in range(20)))
+    async def many() -> list[Rendered]:
+        return await asyncio.gather(*(pool.make(file, RenderRequest("picture", size=512, window=(float(n), 100.0))) for n in range(20)))
 
     made = asyncio.run(many())
     assert len({one.data for one in made}) > 10
@@ -84,7 +84,7 @@ def test_after_its_end_nothing_is_made_and_nothing_runs(file: int):
     pool.close()
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
     with pytest.raises(Unavailable) as caught:
-        asyncio.run(pool.make(file, Asked("picture")))
+        asyncio.run(pool.make(file, RenderRequest("picture")))
     assert caught.value.code == "pictures-busy"
 
 
@@ -114,13 +114,13 @@ def test_a_frame_of_a_large_file_costs_the_memory_of_one_frame(pool: Pool, tmp_p
         file.write(struct.pack("<HH2sHI", 0x7FE0, 0x0010, b"OW", 0, size))
         file.truncate(file.tell() + size)  # nearly all of it a hole
     with open(tmp_path / "x.dcm", "rb") as large:
-        picture = asyncio.run(pool.make(large.fileno(), Asked("picture", frame=199, size=1024)))
+        picture = asyncio.run(pool.make(large.fileno(), RenderRequest("picture", frame=199, size=1024)))
         assert Image.open(io.BytesIO(picture.data)).size == (1024, 1024)
-        assert asyncio.run(pool.make(large.fileno(), Asked("header"))).kind == "json"
+        assert asyncio.run(pool.make(large.fileno(), RenderRequest("header"))).kind == "json"
     peak_kb = int(Path(f"/proc/{pool.pids[0]}/status").read_text().partition("VmHWM:")[2].split()[0])
     assert peak_kb < 200_000
 
 
 def test_an_answer_says_what_it_is(pool: Pool, file: int):
-    made = asyncio.run(pool.make(file, Asked("about")))
+    made = asyncio.run(pool.make(file, RenderRequest("about")))
     assert (made.kind, io.BytesIO(made.data).read(1)) == ("json", b"{")

@@ -16,7 +16,7 @@ from storage_ledger.domain.payloads import DescribedPayload
 from storage_ledger.domain.study import GROUPS, Study
 from storage_ledger.index.rows import StudyRows
 from storage_ledger.index.schema import STUDY
-from storage_ledger.operations.adopt.legacy_metadata import OldMetadata
+from storage_ledger.operations.adopt.legacy_metadata import LegacyMetadata
 from tests.contract.making import archived, made_entry
 from tests.support.old_archive import old_metadata
 
@@ -37,7 +37,7 @@ like_an_old_one = st.dictionaries(keys, values, max_size=2).map(lambda more: jso
 @example(b'{"patient_info": ' * 900 + b"1" + b"}" * 900, False)
 @example(b"\xef\xbb\xbf{}", False)
 def test_whatever_the_old_file_holds_it_is_kept_and_can_be_stored(data, rewritten):
-    old = OldMetadata.understood("S1", data, rewritten=rewritten, now=NOW)
+    old = LegacyMetadata.understood("S1", data, rewritten=rewritten, now=NOW)
     payload = old.described("a.dcm").stored()
     described = made_entry(1, "described", payload)  # canonical JSON: it can be stored
     assert described.data == canonical_json.loads(canonical_json.dumps(payload))
@@ -63,7 +63,7 @@ def test_whatever_the_old_file_holds_it_is_kept_and_can_be_stored(data, rewritte
 def test_what_the_old_service_wrote_is_understood_as_the_message_that_it_had(raw):
     text = raw.decode("utf-8", "replace")
     document = old_metadata("S1", error=text, patient_info={"patient_name": text})
-    old = OldMetadata.understood("S1", json.dumps(document).encode(), rewritten=False, now=NOW)
+    old = LegacyMetadata.understood("S1", json.dumps(document).encode(), rewritten=False, now=NOW)
     assert old.remarks == ()
     groups = {key: value for key, value in document.items() if key not in {"study_id", "processing_time", "validation_details"}}
     assert old.message["metadata"] == groups

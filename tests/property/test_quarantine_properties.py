@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from storage_ledger.domain.entries import Kind
 from storage_ledger.index.follower import Index
 from storage_ledger.ledger.sqlite import SqliteLedger
-from storage_ledger.operations.quarantine import About, Word, say
+from storage_ledger.operations.quarantine import Decision, DecisionTarget, decide
 from storage_ledger.pipeline.status_client import StatusClient
 from storage_ledger.system.sqlite import sqlite
 from tests.contract.pipeline import Pipeline, tree
@@ -19,7 +19,7 @@ from tests.recovery.invariants import Checker
 from tests.support.status_server import StatusServer
 
 UPLOADS = [("S1", "a.dcm"), ("S1", "b.dcm"), ("S2", "c.dcm")]
-WORDS = {"retry": Word(Kind.RELEASED, "Jane", "mended"), "discard": Word(Kind.DISCARDED, "Joe", "given up")}
+WORDS = {"retry": Decision(Kind.RELEASED, "Jane", "mended"), "discard": Decision(Kind.DISCARDED, "Joe", "given up")}
 LAST_WORDS = {"described", "archived", "quarantined", "released", "discarded"}
 
 which = st.integers(0, len(UPLOADS) - 1)
@@ -87,9 +87,9 @@ class Story:
             case "damage":
                 (self.pipeline.archive / place[0] / place[1]).unlink(missing_ok=True)
             case "retry" | "discard":
-                self.word(WORDS[name], About(*place))
+                self.word(WORDS[name], DecisionTarget(*place))
             case "retry all" | "discard all":
-                self.word(WORDS[name.split()[0]], About(what[0]))
+                self.word(WORDS[name.split()[0]], DecisionTarget(what[0]))
             case "place":
                 self.pipeline.place(studies=1)
             case "remove":
@@ -124,7 +124,7 @@ class Story:
 
     def word(self, said, about):
         before = {path: (*self.last_word(study, path), self.placing(study, path)) for study, path in UPLOADS}
-        answers = list(say(self.persons, said, [about]))
+        answers = list(decide(self.persons, said, [about]))
         for answer in answers:
             if answer.upload_path is None:
                 assert answer.position is None

@@ -16,7 +16,7 @@ from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.index.follower import Index
 from storage_ledger.ledger.mirror import writer as mirror_module
 from storage_ledger.ledger.mirror.writer import Mirror
-from storage_ledger.operations.quarantine import About, Word, say
+from storage_ledger.operations.quarantine import Decision, DecisionTarget, decide
 from storage_ledger.operations.verify import mirror as checked_mirror
 from storage_ledger.operations.verify.report import VerifyReport
 from storage_ledger.operations.verify.selection import VerifyOptions, VerifyPaths
@@ -86,7 +86,7 @@ def _happen(pipeline: Pipeline, mirror: Mirror) -> None:
     pipeline.say("later", "later.dcm", {})
     pipeline.finish()  # both are quarantined
     for kind, study_id in ((Kind.DISCARDED, "gone"), (Kind.RELEASED, "later")):
-        assert [answer.position for answer in say(pipeline.ledger, Word(kind, "me", "why"), [About(study_id)])] != [None]
+        assert [answer.position for answer in decide(pipeline.ledger, Decision(kind, "me", "why"), [DecisionTarget(study_id)])] != [None]
     [archived] = [entry for entry in pipeline.ledger.study("S2") if entry.kind == Kind.ARCHIVED]
     file = {name: archived.data["file"][name] for name in ("name", "sha256")}
     header = {"file": file, "dicom": archived.data["dicom"] | {"StudyDescription": "read again"}, "software": "x"}

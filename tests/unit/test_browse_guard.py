@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from storage_ledger.errors import BadSettings
 from storage_ledger.system import logs
-from storage_ledger.web.auth.access_log import Looks, looked_at
+from storage_ledger.web.auth.access_log import AccessLog, looked_at
 from storage_ledger.web.auth.credentials import BrowseSettings, hash_password, new_token, read_access
 from storage_ledger.web.auth.redirects import LONGEST, asked_for, back_to
 from storage_ledger.web.auth.throttle import FREE, LONGEST_S, REMEMBERED, Attempts, OneAtATime
@@ -232,7 +232,7 @@ def told(*looks: tuple[str, str, dict[str, Any]], clock: Clock | None = None) ->
     """What the log says of looks: path, query string, what the route said."""
     stream = io.StringIO()
     logs.configure("INFO", stream=stream)
-    log = Looks(FakeShelf(), clock or Clock())  # type: ignore[arg-type]
+    log = AccessLog(FakeShelf(), clock or Clock())  # type: ignore[arg-type]
     for path, query, said in looks:
         scope: Any = {"query_string": query.encode()}
         log.begin(scope)

@@ -12,7 +12,7 @@ from storage_ledger.web.datasette.routes import routes
 from storage_ledger.web.pages import formatting
 from storage_ledger.web.pages.chart import REST, stacked
 from storage_ledger.web.pages.search_terms import expression
-from storage_ledger.web.pages.study_list import Wanted
+from storage_ledger.web.pages.study_list import ListRequest
 from storage_ledger.web.pages.views import ROUTES, lasting
 
 
@@ -89,15 +89,18 @@ def test_a_chart_of_nothing_is_one_too():
 
 
 def test_whatever_stands_in_an_address_is_a_list_that_can_be_shown():
-    wanted = Wanted.of(
+    wanted = ListRequest.of(
         {"q": " x" * 500, "sort": "'; drop table", "way": "up", "page": "-1", "year": "x", "modality": "'", "flagged": "yes"}
     )
     assert (wanted.sort, wanted.way, wanted.page, wanted.flagged) == ("arrived", "desc", 1, False)
     assert len(wanted.text) <= 200
     for page in ("0", "999999999999", "\uff11", "1e3", ""):
-        assert 1 <= Wanted.of({"page": page}).page <= 2000
-    assert Wanted.of({"q": "a b", "modality": "CT", "sort": "name"}).address(page=2) == "/dicom?q=a+b&modality=CT&sort=name&way=asc&page=2"
-    assert Wanted().address() == "/dicom"
+        assert 1 <= ListRequest.of({"page": page}).page <= 2000
+    assert (
+        ListRequest.of({"q": "a b", "modality": "CT", "sort": "name"}).address(page=2)
+        == "/dicom?q=a+b&modality=CT&sort=name&way=asc&page=2"
+    )
+    assert ListRequest().address() == "/dicom"
 
 
 def test_a_search_has_no_syntax():

@@ -14,7 +14,7 @@ from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from storage_ledger.web.files.pictures import Asked, Made, Unavailable, header, render
+from storage_ledger.web.files.pictures import Rendered, RenderRequest, Unavailable, header, render
 from storage_ledger.web.files.pictures.cache import Cache, key_of
 from tests.support.dicom import make_file, testdata_files
 
@@ -40,7 +40,7 @@ def dataset(pixels: Any, **elements: Any) -> io.BytesIO:
 
 
 def shown(file: io.BytesIO, **asked: Any) -> Any:
-    made = render.picture(file, Asked("picture", **{"size": 512, **asked}))
+    made = render.picture(file, RenderRequest("picture", **{"size": 512, **asked}))
     return np.asarray(Image.open(io.BytesIO(made.data))).astype(int)
 
 
@@ -154,7 +154,7 @@ def test_each_frame_of_an_enhanced_image_has_its_own_values():
 )
 def test_what_cannot_be_shown_has_a_code(name: str, code: str):
     with pytest.raises(Unavailable) as caught:
-        render.picture(bundled(name), Asked("picture"))
+        render.picture(bundled(name), RenderRequest("picture"))
     assert caught.value.code == code
 
 
@@ -163,7 +163,7 @@ def test_a_window_has_its_name_and_a_nonsensical_window_left_out():
         dataset(
             RAMP, WindowCenter=[1, 2, 3], WindowWidth=[10, 0, 30], WindowCenterWidthExplanation=["<b>" * 21, "", "LUNG"], Modality="MR"
         ),
-        Asked("about"),
+        RenderRequest("about"),
     )
     assert [(w["name"], w["center"], w["width"]) for w in about["windows"]] == [("<b>" * 21, 1, 10), ("LUNG", 3, 30)]
 
@@ -192,8 +192,8 @@ def test_a_broken_element_costs_only_itself():
 def test_what_was_kept_is_found_again_and_what_is_not_whole_is_not(tmp_path: Path):
     cache, key = Cache(tmp_path / "cache", 10_000), key_of("a" * 64, "picture", 0, 128, None)
     assert cache.get(key) is None
-    cache.put(key, Made("png", b"\x89PNG"))
-    assert cache.get(key) == Made("png", b"\x89PNG")
+    cache.put(key, Rendered("png", b"\x89PNG"))
+    assert cache.get(key) == Rendered("png", b"\x89PNG")
     (file,) = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
     file.write_bytes(file.read_bytes()[:-1])
     assert cache.get(key) is None
@@ -207,18 +207,18 @@ def test_the_longest_unseen_goes_when_there_is_no_room(tmp_path: Path):
     cache = Cache(folder, 10_000)
     keys = [key_of("a" * 64, number) for number in range(20)]
     for age, key in enumerate(keys[:9]):
-        cache.put(key, Made("jpeg", bytes(1000)))
+        cache.put(key, Rendered("jpeg", bytes(1000)))
         os.utime(folder / key[:2] / key[2:], (1e9 + age, 1e9 + age))
     assert cache.get(keys[0]) is not None  # and so it is seen now
-    cache.put(keys[9], Made("jpeg", bytes(1000)))
+    cache.put(keys[9], Rendered("jpeg", bytes(1000)))
     assert [key for key in keys[:10] if cache.get(key) is None] == keys[1:3]
     for key in keys[10:]:
-        cache.put(key, Made("jpeg", bytes(1000)))
+        cache.put(key, Rendered("jpeg", bytes(1000)))
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 10_000
 
 
 def test_a_cache_of_nothing_or_that_cannot_be_written_hurts_nobody(tmp_path: Path):
     for cache in (Cache(tmp_path / "none", 0), Cache(Path("/dev/null/x"), 1000)):
-        cache.put("a" * 64, Made("png", b"x"))
+        cache.put("a" * 64, Rendered("png", b"x"))
         assert cache.get("a" * 64) is None
     assert not (tmp_path / "none").exists()

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from storage_ledger.web.files.lookup import Kept
+from storage_ledger.web.files.lookup import IndexedFile
 from storage_ledger.web.files.pictures import Unavailable
 from storage_ledger.web.files.routes import attachment
 from storage_ledger.web.files.zip_stream import MAX_NAME_BYTES, PROBLEMS, paths, safe, zipped
 
 
-def kept(name: str, data: bytes = b"x", series: int | None = 1) -> Kept:
-    return Kept("s1", name, hashlib.sha256(data).hexdigest(), len(data), "unverified", "CT", "20260101", series, 1, "1.2.3")
+def kept(name: str, data: bytes = b"x", series: int | None = 1) -> IndexedFile:
+    return IndexedFile("s1", name, hashlib.sha256(data).hexdigest(), len(data), "unverified", "CT", "20260101", series, 1, "1.2.3")
 
 
 def test_a_zip_is_made_piece_by_piece_and_larger_than_what_is_held(tmp_path: Path):
@@ -35,7 +35,7 @@ def test_what_is_missing_or_damaged_is_named_and_the_rest_is_there(tmp_path: Pat
     (tmp_path / "good").write_bytes(b"x")
     (tmp_path / "damaged").write_bytes(b"y")
 
-    def opened(one: Kept) -> int:
+    def opened(one: IndexedFile) -> int:
         if one.name == "gone":
             raise Unavailable("file-missing")
         return os.open(tmp_path / one.name, os.O_RDONLY)

@@ -18,8 +18,8 @@ from storage_ledger.domain.study import ArchivedFile, State, Study
 from storage_ledger.errors import Retryable
 from storage_ledger.ledger.contract import Ledger, Transaction
 from storage_ledger.operations.adopt import legacy_archive
-from storage_ledger.operations.adopt.legacy_archive import OldFile, Unfit
-from storage_ledger.operations.adopt.legacy_metadata import OldMetadata
+from storage_ledger.operations.adopt.legacy_archive import LegacyFile, NotAdoptable
+from storage_ledger.operations.adopt.legacy_metadata import LegacyMetadata
 from storage_ledger.pipeline.place import metadata_bytes
 
 FILES_AT_ONCE = 256
@@ -28,15 +28,15 @@ LISTED = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Noted:
-    """Something that was left alone, or adopted with a remark; `path` is relative to ARCHIVE_PATH."""
+class AdoptNote:
+    """A file or folder that was left alone, or adopted with a remark; `path` is relative to ARCHIVE_PATH."""
 
     path: str
     code: str
 
 
 @dataclass(slots=True)
-class Adopted:
+class AdoptReport:
     """What was done. `known`: files that the ledger had already. `left_alone` and `remarks` hold the first 1,000 each."""
 
     studies: int = 0
@@ -46,13 +46,13 @@ class Adopted:
     folders: int = 0
     dry_run: bool = False
     left_alone_by_code: dict[str, int] = field(default_factory=dict)
-    left_alone: list[Noted] = field(default_factory=list)
+    left_alone: list[AdoptNote] = field(default_factory=list)
     remarks_by_code: dict[str, int] = field(default_factory=dict)
-    remarks: list[Noted] = field(default_factory=list)
+    remarks: list[AdoptNote] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class AdoptPlan:
     """How to adopt.
 
     `rewrite`: each metadata.json anew in this program's form; `tell`: the Status Service, too; `any_file`: whether it is
@@ -75,33 +75,33 @@ class Adoption:
         self,
         ledger: Ledger | None,
         archive: FilesystemArchive,
-        asked: Asked,
+        plan: AdoptPlan,
         *,
         clock: Callable[[], datetime],
         on_progress: Callable[[int], None] = lambda _: None,
         on_committed: Callable[[], None] = lambda: None,
-        on_noted: Callable[[Noted, bool], None] = lambda _, __: None,
+        on_noted: Callable[[AdoptNote, bool], None] = lambda _, __: None,
         files_at_once: int = FILES_AT_ONCE,
     ) -> None:
         self._ledger = ledger
         self._archive = archive
-        self._asked = asked
+        self._plan = plan
         self._clock = clock
         self._on_progress = on_progress
         self._on_committed = on_committed
         self._on_noted = on_noted
         self._files_at_once = files_at_once
         self._host = socket.gethostname()
-        self._done = Adopted(dry_run=asked.dry_run)
+        self._done = AdoptReport(dry_run=plan.dry_run)
         self._waiting: list[_Finds] = []
 
-    def run(self) -> Adopted:
+    def run(self) -> AdoptReport:
         """Adopt all that can be. Raises `Retryable` or `LedgerError` where the archive or the ledger fails: run it again then."""
-        for study_id in legacy_archive.studies(self._archive.root, self._leave):
+        for study_id in legacy_archive.study_folders(self._archive.root, self._leave):
             try:
-                with legacy_archive.study_folder(self._archive.root, study_id) as folder:
+                with legacy_archive.open_study_folder(self._archive.root, study_id) as folder:
                     self._study(study_id, folder)
-            except Unfit as unfit:
+            except NotAdoptable as unfit:
                 self._leave(study_id, unfit.code)
             except Retryable as error:
                 if error.code != "entry-damaged":
@@ -114,11 +114,11 @@ class Adoption:
 
     def _study(self, study_id: str, folder: int) -> None:
         known = _Known.of(study_id, self._ledger)
-        refusal = known.refusal(rewrite=self._asked.rewrite)
+        refusal = known.refusal(rewrite=self._plan.rewrite)
         seen = self._seen()
-        said: OldMetadata | None = None
-        names = legacy_archive.files(study_id, folder, self._leave, rewriting=self._asked.rewrite)
-        for name in list(names) if self._asked.rewrite else names:  # rewriting changes the folder that is being listed
+        said: LegacyMetadata | None = None
+        names = legacy_archive.file_names(study_id, folder, self._leave, rewriting=self._plan.rewrite)
+        for name in list(names) if self._plan.rewrite else names:  # rewriting changes the folder that is being listed
             path = f"{study_id}/{name}"
             if name in known.study.files:
                 self._done.known += 1
@@ -127,14 +127,14 @@ class Adoption:
                 self._leave(path, refusal)
                 continue
             try:
-                found = legacy_archive.look(folder, study_id, name, any_file=self._asked.any_file, whole=not self._asked.dry_run)
-            except Unfit as unfit:
+                found = legacy_archive.examine(folder, study_id, name, any_file=self._plan.any_file, whole=not self._plan.dry_run)
+            except NotAdoptable as unfit:
                 self._leave(path, unfit.code)
                 continue
             if said is None:
                 try:
                     said = self._said(study_id, folder, known)
-                except Unfit as unfit:
+                except NotAdoptable as unfit:
                     self._leave(f"{study_id}/metadata.json", unfit.code)
                     return
                 self._done.studies += 1
@@ -142,27 +142,27 @@ class Adoption:
             self._take(folder, found)
         if self._seen() == seen:
             self._leave(study_id, "no-file")
-        if said is not None and not self._asked.dry_run:
+        if said is not None and not self._plan.dry_run:
             os.fsync(folder)  # before the commit: it holds the names that this very listing showed
 
     def _seen(self) -> int:
         return self._done.files + self._done.known + sum(self._done.left_alone_by_code.values())
 
-    def _said(self, study_id: str, folder: int, known: _Known) -> OldMetadata:
-        if self._asked.rewrite and known.adopted is not None:
+    def _said(self, study_id: str, folder: int, known: _Known) -> LegacyMetadata:
+        if self._plan.rewrite and known.adopted is not None:
             return known.adopted  # an earlier run may have rewritten what lies there
-        data = legacy_archive.metadata(folder, MAX_BYTES)
-        if data is None and not self._asked.rewrite:
-            raise Unfit("metadata-missing")
-        said = OldMetadata.understood(study_id, data, rewritten=self._asked.rewrite, now=self._clock())
+        data = legacy_archive.read_metadata(folder, MAX_BYTES)
+        if data is None and not self._plan.rewrite:
+            raise NotAdoptable("metadata-missing")
+        said = LegacyMetadata.understood(study_id, data, rewritten=self._plan.rewrite, now=self._clock())
         for code in said.remarks:
             self._note(f"{study_id}/metadata.json", code, self._done.remarks, self._done.remarks_by_code)
         return said
 
-    def _take(self, folder: int, file: OldFile) -> None:
+    def _take(self, folder: int, file: LegacyFile) -> None:
         self._done.files += 1
         self._done.bytes += file.bytes
-        if self._asked.dry_run:
+        if self._plan.dry_run:
             self._waiting.clear()
             return
         finds = self._waiting[-1]
@@ -180,7 +180,7 @@ class Adoption:
         if not finds or self._ledger is None:
             return
         self._archive.settle(())
-        if self._asked.rewrite:
+        if self._plan.rewrite:
             with self._ledger.write() as tx:
                 for each in finds:
                     self._describe(tx, each)
@@ -189,7 +189,7 @@ class Adoption:
             self._archive.settle(())
         with self._ledger.write() as tx:
             for each in finds:
-                if not self._asked.rewrite:
+                if not self._plan.rewrite:
                     self._describe(tx, each)
                 self._append_archived(tx, each)
         self._on_committed()
@@ -204,7 +204,7 @@ class Adoption:
             self._done.studies -= 1
             finds.files.clear()
         known.continued = True
-        begun = known.begun if self._asked.rewrite else {}
+        begun = known.begun if self._plan.rewrite else {}
         finds.described = [begun.get(file.name) or tx.append(finds.said.described(file.name).entry(finds.study_id)) for file in finds.files]
 
     def _rewrite(self, ledger: Ledger, finds: _Finds) -> None:
@@ -231,7 +231,7 @@ class Adoption:
                 host=self._host,
                 dicom_error=file.dicom_error or None,
                 adopted=True,
-                tell=self._asked.tell or finds.known.told,
+                tell=self._plan.tell or finds.known.told,
                 processing_time=finds.said.processing_time or None,
             )
             tx.append(archived.entry(finds.study_id, described=described.position))
@@ -239,8 +239,8 @@ class Adoption:
     def _leave(self, path: str, code: str) -> None:
         self._note(path, code, self._done.left_alone, self._done.left_alone_by_code)
 
-    def _note(self, path: str, code: str, listed: list[Noted], by_code: dict[str, int]) -> None:
-        noted = Noted(os.fsencode(path).decode("utf-8", "backslashreplace"), code)
+    def _note(self, path: str, code: str, listed: list[AdoptNote], by_code: dict[str, int]) -> None:
+        noted = AdoptNote(os.fsencode(path).decode("utf-8", "backslashreplace"), code)
         by_code[code] = by_code.get(code, 0) + 1
         if len(listed) < LISTED:
             listed.append(noted)
@@ -258,7 +258,7 @@ class _Known:
 
     study: Study
     speaker_source: str | None
-    adopted: OldMetadata | None
+    adopted: LegacyMetadata | None
     begun: dict[str, Entry]
     ours: set[int]
     told: bool
@@ -282,7 +282,7 @@ class _Known:
                     source = described.source
                 if described.source == ADOPT and described.rewritten:
                     begun[described.upload_path] = entry
-                    adopted = adopted or OldMetadata.of_described(described)
+                    adopted = adopted or LegacyMetadata.of_described(described)
         return cls(study, source, adopted, begun, ours, told)
 
     def refusal(self, *, rewrite: bool) -> str | None:
@@ -305,7 +305,7 @@ class _Finds:
 
     study_id: str
     known: _Known
-    said: OldMetadata
-    files: list[OldFile] = field(default_factory=list)
+    said: LegacyMetadata
+    files: list[LegacyFile] = field(default_factory=list)
     described: list[Entry] = field(default_factory=list)
     metadata_sha256: str = ""

@@ -24,7 +24,7 @@ LeftAlone = Callable[[str, str], None]
 """Is told the path, relative to ARCHIVE_PATH, and the code why."""
 
 
-class Unfit(Exception):
+class NotAdoptable(Exception):
     """What cannot be taken in; `code` says why."""
 
     def __init__(self, code: str) -> None:
@@ -33,7 +33,7 @@ class Unfit(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class OldFile:
+class LegacyFile:
     """A file as it lies there; durable, if it was read to be adopted. `sha256` is empty where it was only looked at."""
 
     name: str
@@ -43,7 +43,7 @@ class OldFile:
     dicom_error: str | None
 
 
-def studies(root: Path, left_alone: LeftAlone) -> Iterator[str]:
+def study_folders(root: Path, left_alone: LeftAlone) -> Iterator[str]:
     """The study_ids of which there is a folder, in no order, one by one. Raises `OSError` when the root cannot be read."""
     with os.scandir(root) as found:
         for entry in found:
@@ -67,19 +67,19 @@ def count_studies(root: Path) -> int | None:
 
 
 @contextmanager
-def study_folder(root: Path, study_id: str) -> Iterator[int]:
-    """The folder, open. Raises `Unfit` where it may not be read, or has become something else."""
+def open_study_folder(root: Path, study_id: str) -> Iterator[int]:
+    """The folder, open. Raises `NotAdoptable` where it may not be read, or has become something else."""
     try:
         descriptor = os.open(root / study_id, _FOLDER)
     except OSError:
-        raise Unfit("folder-unreadable") from None
+        raise NotAdoptable("folder-unreadable") from None
     try:
         yield descriptor
     finally:
         os.close(descriptor)
 
 
-def files(study_id: str, folder: int, left_alone: LeftAlone, *, rewriting: bool = False) -> Iterator[str]:
+def file_names(study_id: str, folder: int, left_alone: LeftAlone, *, rewriting: bool = False) -> Iterator[str]:
     """The names of regular files in a study's folder but metadata.json, in no order; of what else lies there `left_alone` hears.
 
     Who is `rewriting` metadata.json removes what an attempt that was cut short has left of it.
@@ -111,43 +111,43 @@ def _unfit(entry: os.DirEntry[str]) -> str | None:
     return "name-too-long" if size > MAX_NAME_BYTES else None
 
 
-def metadata(folder: int, most_bytes: int) -> bytes | None:
-    """metadata.json as it is, None where there is none. Raises `Unfit`."""
+def read_metadata(folder: int, most_bytes: int) -> bytes | None:
+    """metadata.json as it is, None where there is none. Raises `NotAdoptable`."""
     try:
         with _opened(folder, METADATA, "metadata") as (descriptor, identity):
             if identity.size > most_bytes:
-                raise Unfit("metadata-too-large")
+                raise NotAdoptable("metadata-too-large")
             data = b"".join(iter(lambda: os.read(descriptor, 1 << 20), b""))
             os.fsync(descriptor)
             return data
     except FileNotFoundError:
         return None
     except OSError:
-        raise Unfit("metadata-unreadable") from None
+        raise NotAdoptable("metadata-unreadable") from None
 
 
-def look(folder: int, study_id: str, name: str, *, any_file: bool, whole: bool) -> OldFile:
-    """Judge a file by its header; with `whole`, read all of it and see that it is durable. Raises `Unfit`.
+def examine(folder: int, study_id: str, name: str, *, any_file: bool, whole: bool) -> LegacyFile:
+    """Judge a file by its header; with `whole`, read all of it and see that it is durable. Raises `NotAdoptable`.
 
     A file that is no DICOM is somebody else's, unless it is called like one, or `any_file`.
     """
     try:
         with _opened(folder, name, "file") as (descriptor, identity):
             if identity.size == 0:
-                raise Unfit("empty-file")
+                raise NotAdoptable("empty-file")
             with os.fdopen(os.dup(descriptor), "rb") as file:
                 dicom, dicom_error = read_header(file)
             if dicom_error == "not-dicom" and not any_file and not _called_like_dicom(name, study_id):
-                raise Unfit("not-dicom")
+                raise NotAdoptable("not-dicom")
             sha256 = ""
             if whole:
                 sha256 = digest_of(descriptor)
                 os.fsync(descriptor)
             if Identity.of(os.fstat(descriptor)) != identity:
-                raise Unfit("file-changing")
-            return OldFile(name, identity.size, sha256, dicom, dicom_error)
+                raise NotAdoptable("file-changing")
+            return LegacyFile(name, identity.size, sha256, dicom, dicom_error)
     except OSError:
-        raise Unfit("file-unreadable") from None
+        raise NotAdoptable("file-unreadable") from None
 
 
 def _called_like_dicom(name: str, study_id: str) -> bool:
@@ -159,12 +159,12 @@ def _called_like_dicom(name: str, study_id: str) -> bool:
 def _opened(folder: int, name: str, what: str) -> Iterator[tuple[int, Identity]]:
     """Never a link, a FIFO or a device, whatever was seen before."""
     if not stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
-        raise Unfit(f"{what}-not-regular")
+        raise NotAdoptable(f"{what}-not-regular")
     descriptor = os.open(name, _READ, dir_fd=folder)
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise Unfit(f"{what}-not-regular")
+            raise NotAdoptable(f"{what}-not-regular")
         yield descriptor, Identity.of(status)
     finally:
         os.close(descriptor)

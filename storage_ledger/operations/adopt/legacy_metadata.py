@@ -22,7 +22,7 @@ MADE_BY_US = frozenset({"files"})  # and what this program adds, where it has wr
 
 
 @dataclass(frozen=True, slots=True)
-class OldMetadata:
+class LegacyMetadata:
     """What an old metadata.json amounts to: the message that the old service will have had, as near as can be known.
 
     `data`: its bytes; `rewritten`: whether the file is to be written anew; `remarks`: codes.
@@ -35,7 +35,7 @@ class OldMetadata:
     remarks: tuple[str, ...] = ()
 
     @classmethod
-    def understood(cls, study_id: str, data: bytes | None, *, rewritten: bool, now: datetime) -> OldMetadata:
+    def understood(cls, study_id: str, data: bytes | None, *, rewritten: bool, now: datetime) -> LegacyMetadata:
         """From the file's bytes, None where there is none. What cannot be understood is kept all the same, with a remark."""
         message: dict[str, Any] = {"study_id": study_id, "file_path": "-"}  # each file puts its own name here
         if data is None:
@@ -79,7 +79,7 @@ class OldMetadata:
         )
 
     @classmethod
-    def of_described(cls, described: DescribedPayload) -> OldMetadata:
+    def of_described(cls, described: DescribedPayload) -> LegacyMetadata:
         """From what `described` made of it."""
         data = None if described.raw is None else base64.b64decode(described.raw)
         return cls(described.message, data, described.processing_time, described.rewritten)

@@ -9,7 +9,7 @@ from storage_ledger.domain.entries import Kind
 from storage_ledger.domain.study import State
 from storage_ledger.index.queries import archived_from, studies_with_upload
 from storage_ledger.ledger.contract import Ledger
-from storage_ledger.operations.quarantine import Waiting, in_quarantine
+from storage_ledger.operations.quarantine import QuarantinedUpload, in_quarantine
 from storage_ledger.operations.report import remedies
 from storage_ledger.settings import Settings
 
@@ -42,7 +42,7 @@ def _maybe_quarantined(ledger: Ledger, index_file: Path) -> list[str]:
     return list(dict.fromkeys([*found, *ledger.studies_with_kind(Kind.QUARANTINED.value, after=position)]))
 
 
-def _archived_as(ledger: Ledger, index_file: Path, upload: Waiting) -> list[str]:
+def _archived_as(ledger: Ledger, index_file: Path, upload: QuarantinedUpload) -> list[str]:
     """Two study_ids may have named one upload: then the second finds nothing there any more."""
     if upload.code != "upload-missing":
         return []

@@ -18,7 +18,7 @@ from starlette.types import Scope
 
 from storage_ledger.domain.paths import valid_study_id
 from storage_ledger.system import logs
-from storage_ledger.web.files.lookup import Shelf
+from storage_ledger.web.files.lookup import FileLookup
 
 ONCE_IN_S = 60.0
 """Turning the pages of one study is one look, not three hundred."""
@@ -39,11 +39,11 @@ def looked_at(scope: Scope, *, study_id: str | None = None, position: int | None
     scope[_KEY].update(study_id=study_id, position=position)
 
 
-class Looks:
-    """Writes it down. `shelf` knows which studies there are; `clock` counts seconds."""
+class AccessLog:
+    """Writes the log. `lookup` knows which studies there are; `clock` counts seconds."""
 
-    def __init__(self, shelf: Shelf, clock: Callable[[], float] = time.monotonic) -> None:
-        self._shelf = shelf
+    def __init__(self, lookup: FileLookup, clock: Callable[[], float] = time.monotonic) -> None:
+        self._lookup = lookup
         self._clock = clock
         self._last: OrderedDict[tuple[Any, ...], float] = OrderedDict()
 
@@ -71,7 +71,7 @@ class Looks:
         if found := _STUDY.fullmatch(path) or _FILE.fullmatch(path):
             return await self._if_known(_plain(found[1]))
         if found := _DICOM_STUDY.fullmatch(path):
-            return {"position": await self._shelf.first_position(_plain(found[1]))}
+            return {"position": await self._lookup.first_position(_plain(found[1]))}
         if found := _ENTRY.fullmatch(path):
             return {"position": int(found[1])}
         query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
@@ -80,12 +80,12 @@ class Looks:
                 return await self._if_known(query[name][0])
         for name in ("study_instance_uid", "study_instance_uid__exact"):
             if len(query.get(name, [])) == 1:
-                return {"position": await self._shelf.first_position(query[name][0])}
+                return {"position": await self._lookup.first_position(query[name][0])}
         return {}
 
     async def _if_known(self, study_id: str) -> dict[str, Any]:
         """What somebody typed may be a patient's name: only what is a study's is told."""
-        return {"study_id": study_id} if valid_study_id(study_id) and await self._shelf.knows(study_id) else {}
+        return {"study_id": study_id} if valid_study_id(study_id) and await self._lookup.knows(study_id) else {}
 
     def _just_told(self, what: tuple[Any, ...]) -> bool:
         now = self._clock()

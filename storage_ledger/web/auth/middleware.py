@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from storage_ledger.web.auth.access_log import Looks
+from storage_ledger.web.auth.access_log import AccessLog
 from storage_ledger.web.auth.redirects import asked_for
 
 LOGIN = "/-/login"
@@ -37,11 +37,11 @@ _HEADERS = {
 _NAMES = re.compile(r"/(?:image|file|header|dicom|zip)/")
 
 
-class Gate:
+class AccessMiddleware:
     """ASGI in, ASGI out. `who` judges by the scope alone, None is a stranger; `advice` is told to whom it turns away.
 
     `refused` says what somebody who may enter may not see of an address, None is nothing. What those who enter have looked at goes
-    to `looks`.
+    to `log`.
     """
 
     def __init__(
@@ -50,13 +50,13 @@ class Gate:
         who: Callable[[Scope], Awaitable[str | None]],
         advice: str,
         refused: Callable[[str, str], str | None],
-        looks: Looks,
+        log: AccessLog,
     ) -> None:
         self._app = app
         self._who = who
         self._advice = advice
         self._refused = refused
-        self._looks = looks
+        self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -73,14 +73,14 @@ class Gate:
             elif (why := self._refused(actor, _path(scope))) is not None:
                 answer = forbidden(_path(scope), why)
             else:
-                self._looks.begin(scope)
+                self._log.begin(scope)
                 send = self._looking(send, scope, actor)
         await (answer or self._app)(scope, receive, send)
 
     def _looking(self, send: Send, scope: Scope, actor: str) -> Send:
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start" and message["status"] < 300:
-                await self._looks.end(scope, _path(scope), actor, message["status"])
+                await self._log.end(scope, _path(scope), actor, message["status"])
             await send(message)
 
         return sending

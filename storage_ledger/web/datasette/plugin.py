@@ -26,17 +26,17 @@ from starlette.types import ASGIApp, Scope
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.system import logs
 from storage_ledger.web.auth import middleware
-from storage_ledger.web.auth.access_log import Looks
+from storage_ledger.web.auth.access_log import AccessLog
 from storage_ledger.web.auth.credentials import ADVICE, Access
 from storage_ledger.web.auth.redirects import back_to
 from storage_ledger.web.auth.throttle import Attempts, OneAtATime
 from storage_ledger.web.datasette import cells, routes
 from storage_ledger.web.datasette.database import ReplaceableDatabase
-from storage_ledger.web.datasette.table_metadata import metadata
-from storage_ledger.web.files.lookup import Shelf
+from storage_ledger.web.datasette.table_metadata import table_metadata
+from storage_ledger.web.files.lookup import FileLookup
 from storage_ledger.web.files.pictures.cache import Cache
 from storage_ledger.web.files.pictures.pool import Pool
-from storage_ledger.web.files.routes import Content
+from storage_ledger.web.files.routes import ContentRoutes
 from storage_ledger.web.pages import views
 from storage_ledger.web.pages.search_terms import expression
 
@@ -62,11 +62,11 @@ class Browse(Datasette):  # type: ignore[misc] # untyped, as above
 
     access: Access
     attempts: Attempts
-    archive: Archive
+    archive: ContentSources
 
 
 @dataclass(frozen=True, slots=True)
-class Archive:
+class ContentSources:
     """What pictures and downloads are made of, and with."""
 
     archive: FilesystemArchive
@@ -74,7 +74,7 @@ class Archive:
     cache: Cache
 
 
-def make_app(index: Path, ledger: Path, access: Access, archive: Archive) -> ASGIApp:
+def make_app(index: Path, ledger: Path, access: Access, archive: ContentSources) -> ASGIApp:
     """The whole of it as one ASGI app; both files must exist. They are opened `mode=ro`, and never as immutable."""
     # The constructor makes an app already, and asks the hooks.
     Browse.access, Browse.attempts, Browse.archive = access, Attempts(), archive
@@ -83,7 +83,7 @@ def make_app(index: Path, ledger: Path, access: Access, archive: Archive) -> ASG
         pm.unregister(name="datasette.handle_exception")  # prints tracebacks with all local variables: patients' data in the log
     datasette = Browse(
         files=[str(index), str(ledger)],
-        metadata=metadata(access.allow),
+        metadata=table_metadata(access.allow),
         settings=SETTINGS,
         secret=access.secret,
         template_dir=str(_HERE / "templates"),
@@ -116,8 +116,8 @@ def asgi_wrapper(datasette: Browse) -> Callable[[ASGIApp], ASGIApp]:
     async def query(sql: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
         return [dict(row) for row in (await datasette.get_database("index").execute(sql, dict(parameters))).rows]
 
-    shelf = Shelf(query, datasette.archive.archive)
-    content = Content(shelf, datasette.archive.pool, datasette.archive.cache)
+    lookup = FileLookup(query, datasette.archive.archive)
+    content = ContentRoutes(lookup, datasette.archive.pool, datasette.archive.cache)
     advice = (
         f"Log in at {middleware.LOGIN} first."
         if access.users
@@ -130,7 +130,7 @@ def asgi_wrapper(datasette: Browse) -> Callable[[ASGIApp], ASGIApp]:
         grant = access.grant(actor)
         return None if grant is None or grant.path(path) else NOT_GRANTED.format(grant)
 
-    return lambda app: middleware.Gate(content.before(app), who, advice, refused, Looks(shelf))
+    return lambda app: middleware.AccessMiddleware(content.before(app), who, advice, refused, AccessLog(lookup))
 
 
 @hookimpl

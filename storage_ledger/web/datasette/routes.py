@@ -37,7 +37,7 @@ def _guarded(view: views.View) -> Callable[..., Any]:
         place = {name: unquote(value) for name, value in request.url_vars.items()}
         arguments = {name: request.args.get(name) for name in request.args}
         folder = Path(datasette.get_database("ledger").path).parent
-        asked = views.Asked(place, arguments, _databases(datasette), may_sql, is_held(folder / SERVE_LOCK), kept(folder))
+        asked = views.PageRequest(place, arguments, _databases(datasette), may_sql, is_held(folder / SERVE_LOCK), kept(folder))
         page = await view(asked)
         context = {**page.context, "page_name": page.name, "page_title": page.title}
         return Response.html(await datasette.render_template([f"ledger_{page.name}.html"], context, request=request), status=page.status)

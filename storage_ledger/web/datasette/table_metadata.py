@@ -286,7 +286,7 @@ _DATABASES = {
 }
 
 
-def metadata(allow: dict[str, list[str]] | None) -> dict[str, Any]:
+def table_metadata(allow: dict[str, list[str]] | None) -> dict[str, Any]:
     """All of it in Datasette's shape; `allow` says who may see it, None is everybody."""
     databases = {
         name: {

@@ -1,4 +1,4 @@
-"""Files of the archive for who looks: found through the index's rows alone, opened without following a link, and never written."""
+"""Archived files for the web page: found through the index's rows alone, opened without following a link, and never written."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _FILES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class IndexedFile:
     """A file as the index knows it. `sha256` and `bytes` are what the ledger says of it."""
 
     study_id: str
@@ -40,26 +40,26 @@ class Kept:
     study_instance_uid: str | None
 
 
-class Shelf:
-    """What `query` finds, from `archive`. Its methods that open may block, and are for threads."""
+class FileLookup:
+    """Finds files with `query`, and opens them in `archive`. The methods that open a file may block: call them in a thread."""
 
     def __init__(self, query: Query, archive: FilesystemArchive) -> None:
         self._query = query
         self._archive = archive
 
-    async def file(self, study_id: str, name: str) -> Kept | None:
+    async def file(self, study_id: str, name: str) -> IndexedFile | None:
         """The file of that name, or None."""
         rows = await self._query(f"{_FILES} WHERE study_id = :study_id AND name = :name", {"study_id": study_id, "name": name})
-        return Kept(**rows[0]) if rows else None
+        return IndexedFile(**rows[0]) if rows else None
 
-    async def of_study(self, study_id: str) -> list[Kept]:
+    async def of_study(self, study_id: str) -> list[IndexedFile]:
         """All files of a pipeline study."""
-        return [Kept(**row) for row in await self._query(f"{_FILES} WHERE study_id = :key ORDER BY position", {"key": study_id})]
+        return [IndexedFile(**row) for row in await self._query(f"{_FILES} WHERE study_id = :key ORDER BY position", {"key": study_id})]
 
-    async def of_dicom_study(self, uid: str) -> list[Kept]:
+    async def of_dicom_study(self, uid: str) -> list[IndexedFile]:
         """All files of a DICOM study, in the order of its series and images."""
         order = "series_number, series_instance_uid, instance_number, position"
-        return [Kept(**row) for row in await self._query(f"{_FILES} WHERE study_instance_uid = :key ORDER BY {order}", {"key": uid})]
+        return [IndexedFile(**row) for row in await self._query(f"{_FILES} WHERE study_instance_uid = :key ORDER BY {order}", {"key": uid})]
 
     async def knows(self, study_id: str) -> bool:
         """Whether there is such a pipeline study."""
@@ -70,18 +70,18 @@ class Shelf:
         rows = await self._query("SELECT first_position FROM dicom_studies WHERE study_instance_uid = :key", {"key": uid})
         return int(rows[0]["first_position"]) if rows else None
 
-    def open(self, kept: Kept) -> int:
+    def open(self, file: IndexedFile) -> int:
         """A descriptor of the file, as long as the ledger says. Raises `Unavailable`."""
-        if kept.fixity == "changed":
+        if file.fixity == "changed":
             raise Unavailable("file-changed")
-        descriptor, size = self._open(kept.study_id, kept.name)
-        if size != kept.bytes:
+        descriptor, size = self._open(file.study_id, file.name)
+        if size != file.bytes:
             os.close(descriptor)
             raise Unavailable("file-changed")
         return descriptor
 
     def metadata(self, study_id: str) -> bytes:
-        """metadata.json of a study, as it lies there. Raises `Unavailable`."""
+        """metadata.json of a study, as it is. Raises `Unavailable`."""
         descriptor, size = self._open(study_id, METADATA)
         with os.fdopen(descriptor, "rb") as file:
             if size > MAX_METADATA_BYTES:

@@ -26,8 +26,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from storage_ledger.system import logs
 from storage_ledger.web.auth.access_log import looked_at
-from storage_ledger.web.files.lookup import Kept, Shelf
-from storage_ledger.web.files.pictures import MAX_FRAME, SIZES, WHY, Asked, Made, Unavailable
+from storage_ledger.web.files.lookup import FileLookup, IndexedFile
+from storage_ledger.web.files.pictures import MAX_FRAME, SIZES, WHY, Rendered, RenderRequest, Unavailable
 from storage_ledger.web.files.pictures.cache import Cache, key_of
 from storage_ledger.web.files.pictures.pool import Pool
 from storage_ledger.web.files.zip_stream import PIECE, paths, safe, zipped
@@ -46,11 +46,11 @@ _STATUS = {"file-missing": 404, "archive-missing": 503, "file-unreadable": 503}
 _PASSING = frozenset({"pictures-busy", "archive-missing", "file-missing", "file-changed", "file-unreadable"})
 
 
-class Content:
+class ContentRoutes:
     """The routes; `close` ends what they started."""
 
-    def __init__(self, shelf: Shelf, pool: Pool, cache: Cache) -> None:
-        self._shelf = shelf
+    def __init__(self, lookup: FileLookup, pool: Pool, cache: Cache) -> None:
+        self._lookup = lookup
         self._pool = pool
         self._cache = cache
         self._failed: dict[tuple[str, bool, int], tuple[float, str]] = {}
@@ -75,19 +75,19 @@ class Content:
     async def image(self, request: Request) -> Response:
         """A picture; 200 with one that says so where there is none, its code in X-Picture-Why."""
         try:
-            asked = _asked(request)
+            wanted = _wanted(request)
         except ValueError as error:
             return _refusal(400, str(error))
-        kept = await self._kept(request)
-        if kept is None:
+        file = await self._file(request)
+        if file is None:
             return _not_there()
-        if asked.size > THUMBNAIL:
-            looked_at(request.scope, study_id=kept.study_id)
-        key = key_of(kept.sha256, asked.what, asked.frame, asked.size, asked.window)
+        if wanted.size > THUMBNAIL:
+            looked_at(request.scope, study_id=file.study_id)
+        key = key_of(file.sha256, wanted.what, wanted.frame, wanted.size, wanted.window)
         if _matches(request, key):
             return Response(status_code=304, headers={**_private(), "ETag": f'"{key}"'})
         try:
-            made = await self._made(key, kept, asked)
+            made = await self._made(key, file, wanted)
         except Unavailable as error:
             return Response(
                 _placeholder(WHY[error.code]),
@@ -98,27 +98,27 @@ class Content:
 
     async def about(self, request: Request) -> Response:
         """What a viewer needs to know; `why` is a code, and `text` says it in words, where there is no picture."""
-        kept = await self._kept(request)
-        if kept is None:
+        file = await self._file(request)
+        if file is None:
             return _not_there()
         try:
             frame = _whole(request, "frame", 0, MAX_FRAME)
         except ValueError as error:
             return _refusal(400, str(error))
         try:
-            made = await self._made(key_of(kept.sha256, "about", frame), kept, Asked("about", frame))
+            made = await self._made(key_of(file.sha256, "about", frame), file, RenderRequest("about", frame))
         except Unavailable as error:
             return JSONResponse({"frames": 0, "windows": [], "why": error.code, "text": WHY[error.code]})
         return JSONResponse({**json.loads(made.data), "why": None, "text": ""})
 
     async def header(self, request: Request) -> Response:
         """The elements of a file; where that cannot be had, no rows, and `why` and `text`."""
-        kept = await self._kept(request)
-        if kept is None:
+        file = await self._file(request)
+        if file is None:
             return _not_there()
-        looked_at(request.scope, study_id=kept.study_id)
+        looked_at(request.scope, study_id=file.study_id)
         try:
-            made = await self._made(key_of(kept.sha256, "header"), kept, Asked("header"))
+            made = await self._made(key_of(file.sha256, "header"), file, RenderRequest("header"))
         except Unavailable as error:
             return JSONResponse({"rows": [], "cut": False, "why": error.code, "text": WHY[error.code]})
         return Response(made.data, media_type="application/json")
@@ -126,96 +126,96 @@ class Content:
     async def metadata(self, request: Request) -> Response:
         """metadata.json as it lies there."""
         study_id = request.path_params["study_id"]
-        if not await self._shelf.knows(study_id):
+        if not await self._lookup.knows(study_id):
             return _not_there()
         looked_at(request.scope, study_id=study_id)
         try:
-            data = await asyncio.to_thread(self._shelf.metadata, study_id)
+            data = await asyncio.to_thread(self._lookup.metadata, study_id)
         except Unavailable as error:
             return _refusal(_STATUS.get(error.code, 409), WHY[error.code], error.code)
         return Response(data, media_type="application/json")
 
     async def file(self, request: Request) -> Response:
         """The archived bytes (RFC 9110 §14: one range). Where they turn out to be others, the answer breaks off before its end."""
-        kept = await self._kept(request)
-        if kept is None:
+        file = await self._file(request)
+        if file is None:
             return _not_there()
-        looked_at(request.scope, study_id=kept.study_id)
-        etag = f'"{kept.sha256}"'
-        headers = {**_private(), "ETag": etag, "Accept-Ranges": "bytes", "Content-Disposition": attachment(kept.name)}
-        if _matches(request, kept.sha256):
+        looked_at(request.scope, study_id=file.study_id)
+        etag = f'"{file.sha256}"'
+        headers = {**_private(), "ETag": etag, "Accept-Ranges": "bytes", "Content-Disposition": attachment(file.name)}
+        if _matches(request, file.sha256):
             return Response(status_code=304, headers=headers)
-        wanted = _range(request, kept.bytes, etag)
-        if wanted is None:
-            return PlainTextResponse("No such range\n", 416, {"Content-Range": f"bytes */{kept.bytes}"})
+        span = _range(request, file.bytes, etag)
+        if span is None:
+            return PlainTextResponse("No such range\n", 416, {"Content-Range": f"bytes */{file.bytes}"})
         try:
-            descriptor = await asyncio.to_thread(self._shelf.open, kept)
+            descriptor = await asyncio.to_thread(self._lookup.open, file)
         except Unavailable as error:
             return _refusal(_STATUS.get(error.code, 409), WHY[error.code], error.code)
-        first, count = wanted
-        partial = count != kept.bytes
+        first, count = span
+        partial = count != file.bytes
         headers["Content-Length"] = str(count)
         if partial:
-            headers["Content-Range"] = f"bytes {first}-{first + count - 1}/{kept.bytes}"
+            headers["Content-Range"] = f"bytes {first}-{first + count - 1}/{file.bytes}"
         if request.method == "HEAD":
             os.close(descriptor)
             return Response(headers=headers, media_type="application/dicom")
-        file = os.fdopen(descriptor, "rb", buffering=0)
-        pieces = _pieces(file, first, count, None if partial else kept.sha256)
-        return _Streamed(pieces, 206 if partial else 200, headers, "application/dicom", file.close)
+        opened = os.fdopen(descriptor, "rb", buffering=0)
+        pieces = _pieces(opened, first, count, None if partial else file.sha256)
+        return _Streamed(pieces, 206 if partial else 200, headers, "application/dicom", opened.close)
 
     async def zip_of_dicom_study(self, request: Request) -> Response:
         """All files of a DICOM study, by series."""
         uid = request.path_params["uid"]
-        kept = await self._shelf.of_dicom_study(uid)
-        if not kept:
+        files = await self._lookup.of_dicom_study(uid)
+        if not files:
             return _not_there()
-        looked_at(request.scope, position=await self._shelf.first_position(uid))
-        name = "-".join(filter(None, ("study", _digits(kept[0].study_date), safe(kept[0].modality or ""), safe(uid)[-12:].strip("."))))
-        return self._zip(request, name, paths(kept, series=True), [])
+        looked_at(request.scope, position=await self._lookup.first_position(uid))
+        name = "-".join(filter(None, ("study", _digits(files[0].study_date), safe(files[0].modality or ""), safe(uid)[-12:].strip("."))))
+        return self._zip(request, name, paths(files, series=True), [])
 
     async def zip_of_study(self, request: Request) -> Response:
         """All files of a pipeline study, and its metadata.json."""
         study_id = request.path_params["study_id"]
-        kept = await self._shelf.of_study(study_id)
-        if not kept:
+        files = await self._lookup.of_study(study_id)
+        if not files:
             return _not_there()
         looked_at(request.scope, study_id=study_id)
         extra = []
         try:
-            extra.append(("metadata.json", await asyncio.to_thread(self._shelf.metadata, study_id)))
+            extra.append(("metadata.json", await asyncio.to_thread(self._lookup.metadata, study_id)))
         except Unavailable as error:
             extra.append(("metadata.json-IS-MISSING.txt", f"{WHY[error.code]}\n".encode()))
-        return self._zip(request, safe(study_id), paths(kept, series=False), extra)
+        return self._zip(request, safe(study_id), paths(files, series=False), extra)
 
     async def nothing(self, _: Request) -> Response:
         """An address that only looks like one of ours; Datasette would redirect it to another one."""
         return _not_there()
 
-    def _zip(self, request: Request, name: str, kept: list[tuple[str, Kept]], extra: list[tuple[str, bytes]]) -> Response:
+    def _zip(self, request: Request, name: str, files: list[tuple[str, IndexedFile]], extra: list[tuple[str, bytes]]) -> Response:
         headers = {"Content-Disposition": attachment(f"{name}.zip")}
         if request.method == "HEAD":
             return _Streamed(_none(), 200, headers, "application/zip")
-        return _Streamed(zipped(kept, self._shelf.open, extra), 200, headers, "application/zip")
+        return _Streamed(zipped(files, self._lookup.open, extra), 200, headers, "application/zip")
 
-    async def _kept(self, request: Request) -> Kept | None:
-        return await self._shelf.file(request.path_params["study_id"], request.path_params["name"])
+    async def _file(self, request: Request) -> IndexedFile | None:
+        return await self._lookup.file(request.path_params["study_id"], request.path_params["name"])
 
-    async def _made(self, key: str, kept: Kept, asked: Asked) -> Made:
+    async def _made(self, key: str, file: IndexedFile, wanted: RenderRequest) -> Rendered:
         """From the cache, or made now and kept there. Raises `Unavailable`."""
         if (made := await asyncio.to_thread(self._cache.get, key)) is not None:
             return made
         now = asyncio.get_running_loop().time()
-        question = (kept.sha256, asked.what == "header", asked.frame)  # whichever size or window is asked for
+        question = (file.sha256, wanted.what == "header", wanted.frame)  # whichever size or window is asked for
         if (failed := self._failed.get(question)) is not None and now < failed[0]:
             raise Unavailable(failed[1])
-        descriptor = await asyncio.to_thread(self._shelf.open, kept)
+        descriptor = await asyncio.to_thread(self._lookup.open, file)
         try:
-            made = await self._pool.make(descriptor, asked)
+            made = await self._pool.make(descriptor, wanted)
         except Unavailable as error:
             if error.code not in _PASSING:
                 self._remember(question, now + _FAILED_FOR_S, error.code)
-                logs.get().info("browse.no-picture", code=error.code, frames_at=error.where, study_id=kept.study_id)
+                logs.get().info("browse.no-picture", code=error.code, frames_at=error.where, study_id=file.study_id)
             raise
         finally:
             os.close(descriptor)
@@ -288,11 +288,11 @@ def _range(request: Request, size: int, etag: str) -> tuple[int, int] | None:
     return (first, last - first + 1) if first < size else None
 
 
-def _asked(request: Request) -> Asked:
+def _wanted(request: Request) -> RenderRequest:
     """Raises `ValueError` saying what is wrong."""
     wanted = _whole(request, "size", SIZES[0], 1 << 16)
     size = next((size for size in SIZES if size >= wanted), SIZES[-1])
-    return Asked("picture", _whole(request, "frame", 0, MAX_FRAME), size, _window(request.query_params.get("window")))
+    return RenderRequest("picture", _whole(request, "frame", 0, MAX_FRAME), size, _window(request.query_params.get("window")))
 
 
 def _whole(request: Request, name: str, default: int, most: int) -> int:

@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Callable, Generator, Sequence
 from typing import IO, Any, cast
 
-from storage_ledger.web.files.lookup import Kept
+from storage_ledger.web.files.lookup import IndexedFile
 from storage_ledger.web.files.pictures import WHY, Unavailable
 
 PIECE = 1 << 20
@@ -27,7 +27,9 @@ _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"/\\|?*\u200e\u200f\u202a-\u202e
 _RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?")
 
 
-def zipped(kept: Sequence[tuple[str, Kept]], opened: Callable[[Kept], int], extra: Sequence[tuple[str, bytes]] = ()) -> Generator[bytes]:
+def zipped(
+    kept: Sequence[tuple[str, IndexedFile]], opened: Callable[[IndexedFile], int], extra: Sequence[tuple[str, bytes]] = ()
+) -> Generator[bytes]:
     """The pieces of a ZIP file of these files, each under its path (`paths` makes good ones), and of some short texts.
 
     `opened` gives a descriptor, or raises `Unavailable`. SHA256SUMS.txt says what the ledger says of each: `sha256sum -c` reads
@@ -64,7 +66,7 @@ def zipped(kept: Sequence[tuple[str, Kept]], opened: Callable[[Kept], int], extr
     yield out.taken()
 
 
-def paths(kept: Sequence[Kept], *, series: bool) -> list[tuple[str, Kept]]:
+def paths(kept: Sequence[IndexedFile], *, series: bool) -> list[tuple[str, IndexedFile]]:
     """A path for each that every system can unpack, no two alike even where case does not count; with a folder a series."""
     taken = {DIGESTS.casefold(), PROBLEMS.casefold(), "metadata.json"}
     found = []

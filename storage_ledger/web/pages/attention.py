@@ -23,7 +23,7 @@ from storage_ledger.web.pages.error_codes import meaning, meaning_in
 from storage_ledger.web.pages.formatting import person
 from storage_ledger.web.pages.patients import patients_of, sides
 from storage_ledger.web.pages.pipeline_study import FIXITY
-from storage_ledger.web.pages.queries import Row, ask
+from storage_ledger.web.pages.queries import QueryRow, ask
 
 MOST = 10
 """Of one code, the newest; how many there are is told in any case."""
@@ -31,7 +31,7 @@ MOST = 10
 MOST_REJECTED = 200
 
 
-def of_index(connection: Any) -> Row:
+def of_index(connection: Any) -> QueryRow:
     """What index.db knows: uploads that are not archived, files that are damaged, flagged, or whose header could not be read."""
     return {
         "uploads": [_uploads(connection, state, code, count) for state, code, count in _codes(connection)],
@@ -43,9 +43,9 @@ def of_index(connection: Any) -> Row:
     }
 
 
-def of_ledger(connection: Any) -> Row:
+def of_ledger(connection: Any) -> QueryRow:
     """What ledger.db knows: outages, rejected messages."""
-    found: dict[str, list[Row]] = {}
+    found: dict[str, list[QueryRow]] = {}
     entries = list(ledger_entries.of_no_study(connection, (Kind.REJECTED.value,), MOST_REJECTED))
     for each in entries:
         data = each.data
@@ -69,14 +69,14 @@ def of_ledger(connection: Any) -> Row:
     }
 
 
-def unrecorded(what: Unrecorded) -> list[Row]:
+def unrecorded(what: Unrecorded) -> list[QueryRow]:
     """The same of what could not be recorded: where each of it is, a new run says."""
     return [{"code": code, **meaning(code, VERIFY)._asdict(), "count": count, "at": what.at} for code, count in what.counts.most_common()]
 
 
-def _found(connection: Any) -> list[Row]:
+def _found(connection: Any) -> list[QueryRow]:
     """What was verified and is not as it should be, besides the files that the index calls damaged."""
-    groups: dict[str, list[Row]] = {}
+    groups: dict[str, list[QueryRow]] = {}
     for each in found_besides_files(ledger_entries.verified(connection)):
         groups.setdefault(str(each["code"]), []).append(each)
     return [{"code": code, **meaning(code, VERIFY)._asdict(), "rows": rows[:MOST], "count": len(rows)} for code, rows in groups.items()]
@@ -88,7 +88,7 @@ def _codes(connection: Any) -> Iterable[tuple[str, str, int]]:
     return [(row["state"], row["code"], row["n"]) for row in rows]
 
 
-def _uploads(connection: Any, state: str, code: str, count: int) -> Row:
+def _uploads(connection: Any, state: str, code: str, count: int) -> QueryRow:
     sql = """
 SELECT u.study_id, u.upload_path, u.position, s.patient_name, s.patient_id, s.modality, s.study_description, s.described_at
 FROM uploads u LEFT JOIN studies s USING (study_id)
@@ -109,19 +109,19 @@ WHERE u.state <> 'archived' AND u.state = ? AND coalesce(u.code, '') = ? ORDER B
     }
 
 
-def _damaged(connection: Any, fixity: str) -> Row:
+def _damaged(connection: Any, fixity: str) -> QueryRow:
     where = "INDEXED BY files_damaged WHERE fixity IN ('missing', 'changed') AND fixity = ?"  # SQLite would count in a larger one
     return {"code": fixity, "command": put_back(), **meaning(FIXITY[fixity], VERIFY)._asdict(), **_files(connection, where, (fixity,))}
 
 
-def _flagged(connection: Any, flag: Flag) -> Row:
+def _flagged(connection: Any, flag: Flag) -> QueryRow:
     found = _files(connection, f"WHERE {FLAGGED} AND {flag.column}", ())
     if flag.column == "patient_differs":
         found["rows"], found["studies"] = [], _mixed_up(connection)
     return {"code": flag.code, "column": flag.column, "title": flag.title, **meaning(flag.code, FLAG_MEANINGS)._asdict(), **found}
 
 
-def _mixed_up(connection: Any) -> list[Row]:
+def _mixed_up(connection: Any) -> list[QueryRow]:
     """The DICOM studies of several patients, each with its patients: those whose files came last."""
     sql = f"""
 SELECT study_instance_uid, count(*) AS files, max(archived_at) AS archived_at, max(study_description) AS study_description
@@ -130,7 +130,7 @@ FROM files WHERE {FLAGGED} AND patient_differs GROUP BY 1 ORDER BY max(position)
     return [{**row, **patients_of(connection, row["study_instance_uid"])} for row in rows]
 
 
-def _unread(connection: Any) -> list[Row]:
+def _unread(connection: Any) -> list[QueryRow]:
     """Files whose header could not be read, or only in part, by code; the most frequent code first."""
     unread = "INDEXED BY files_unread WHERE dicom_error IS NOT NULL"
     codes = ask(connection, f"SELECT dicom_error AS code, count(*) AS n FROM files {unread} GROUP BY 1 ORDER BY n DESC, 1")  # noqa: S608 - ours
@@ -144,7 +144,7 @@ def _unread(connection: Any) -> list[Row]:
     ]
 
 
-def _files(connection: Any, where: str, values: tuple[Any, ...]) -> Row:
+def _files(connection: Any, where: str, values: tuple[Any, ...]) -> QueryRow:
     columns = (
         "study_id, name, modality, study_description, position, archived_at, verified_at, announced, "
         "patient_name, patient_id, patient_birth_date, patient_sex, study_instance_uid, series_instance_uid, sop_instance_uid"

@@ -14,7 +14,7 @@ HEIGHT = 100.0
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class BarPart:
     """One rectangle, in hundredths of the height from above. `colour`: its number among the kinds."""
 
     kind: str
@@ -30,7 +30,7 @@ class Bar:
 
     day: str
     count: int
-    parts: tuple[Part, ...]
+    parts: tuple[BarPart, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +65,14 @@ def stacked(days: Sequence[str], counts: Iterable[tuple[str, str, int]]) -> Char
     return Chart(bars, totals, top)
 
 
-def _parts(found: Counter[str], kinds: Sequence[str], top: int) -> tuple[Part, ...]:
+def _parts(found: Counter[str], kinds: Sequence[str], top: int) -> tuple[BarPart, ...]:
     parts = []
     y = HEIGHT
     for number, kind in enumerate(kinds):
         if count := found[kind]:
             height = HEIGHT * count / top
             y -= height
-            parts.append(Part(kind, count, number, round(y, 3), round(height, 3)))
+            parts.append(BarPart(kind, count, number, round(y, 3), round(height, 3)))
     return tuple(parts)
 
 

@@ -12,13 +12,13 @@ from storage_ledger.index.schema import FLAGS as TABLE_FLAGS
 from storage_ledger.operations.report.flags import FLAGS
 from storage_ledger.web.pages.formatting import age, modalities, person
 from storage_ledger.web.pages.patients import patients_of, sides
-from storage_ledger.web.pages.queries import Row, ask, ask_one
+from storage_ledger.web.pages.queries import QueryRow, ask, ask_one
 from storage_ledger.web.pages.study_list import with_condition
 
 A_PAGE = 500
 """Files of a series at once."""
 
-NO_FLAGS: Row = {"flags": [], "more_flags": 0, "patients": [], "more_patients": 0}
+NO_FLAGS: QueryRow = {"flags": [], "more_flags": 0, "patients": [], "more_patients": 0}
 
 MOST_FLAGS = 3
 """Explained above the pictures; how many there are is told in any case."""
@@ -27,7 +27,7 @@ _NO_SERIES = ""
 """Stands in an address for the files that name no series."""
 
 
-def of_index(connection: Any, uid: str, series_uid: str | None, chosen: str | None, page: int) -> Row | None:
+def of_index(connection: Any, uid: str, series_uid: str | None, chosen: str | None, page: int) -> QueryRow | None:
     """The study; None where there is none. `chosen`: `<study_id>/<name>` of the file to be looked at first."""
     study = ask_one(connection, "SELECT * FROM dicom_studies WHERE study_instance_uid = ?", (uid,))
     if study is None:
@@ -66,13 +66,13 @@ def of_index(connection: Any, uid: str, series_uid: str | None, chosen: str | No
     }  # fmt: skip
 
 
-def waiting(connection: Any, uid: str) -> list[Row]:
+def waiting(connection: Any, uid: str) -> list[QueryRow]:
     """Pipeline studies that are to become part of it, and are not in the archive yet."""
     sql = "SELECT study_id, state, last_error FROM studies WHERE study_instance_uid = ? AND state IN ('pending', 'failed', 'quarantined')"
     return ask(connection, f"{sql} LIMIT 20", (uid,))
 
 
-def path(file: Row) -> str:
+def path(file: QueryRow) -> str:
     """`<study_id>/<name>`, as it stands in an address."""
     return f"{quote(file['study_id'], safe='')}/{quote(file['name'], safe='')}"
 
@@ -85,7 +85,7 @@ _FILE = f"SELECT {_OF_A_FILE} FROM files"  # noqa: S608 - names of ours
 _ORDER = "ORDER BY series_instance_uid, instance_number, study_id, name"  # that of the index
 
 
-def _series(connection: Any, uid: str) -> list[Row]:
+def _series(connection: Any, uid: str) -> list[QueryRow]:
     rows = ask(connection, "SELECT *, series_instance_uid AS uid FROM series WHERE study_instance_uid = ? "
                            "ORDER BY series_number NULLS LAST, series_instance_uid LIMIT 500", (uid,))  # fmt: skip
     of_none = ask_one(connection, "SELECT count(*) AS files, sum(bytes) AS bytes, min(modality) AS modality FROM files "
@@ -102,19 +102,19 @@ def _series(connection: Any, uid: str) -> list[Row]:
     return rows
 
 
-def _best(all_series: list[Row]) -> Row | None:
+def _best(all_series: list[QueryRow]) -> QueryRow | None:
     """The first that has pictures."""
     return next((each for each in all_series if each["cover"]), all_series[0] if all_series else None)
 
 
-def _file(connection: Any, uid: str, chosen: str | None) -> Row | None:
+def _file(connection: Any, uid: str, chosen: str | None) -> QueryRow | None:
     study_id, _, name = (chosen or "").partition("/")
     return (
         ask_one(connection, f"{_FILE} WHERE study_id = ? AND name = ? AND study_instance_uid = ?", (study_id, name, uid)) if name else None
     )
 
 
-def _place(connection: Any, uid: str, series_uid: str, file: Row) -> int:
+def _place(connection: Any, uid: str, series_uid: str, file: QueryRow) -> int:
     """How many files of the series come before it."""
     found = ask_one(
         connection,
@@ -125,13 +125,13 @@ def _place(connection: Any, uid: str, series_uid: str, file: Row) -> int:
     return int(found["n"]) if found else 0
 
 
-def _files(connection: Any, uid: str, series_uid: str, offset: int) -> list[Row]:
+def _files(connection: Any, uid: str, series_uid: str, offset: int) -> list[QueryRow]:
     sql = f"{_FILE} WHERE study_instance_uid = ? AND series_instance_uid IS ? {_ORDER} LIMIT ? OFFSET ?"
     rows = ask(connection, sql, (uid, series_uid or None, A_PAGE, max(0, offset)))
     return [{**row, "path": path(row), "suffix": os.path.splitext(row["name"])[1]} for row in rows]
 
 
-def _flags(connection: Any, uid: str) -> Row:
+def _flags(connection: Any, uid: str) -> QueryRow:
     """The first files that are flagged, each with those that it is at odds with, which are not named again; and how many are left.
 
     Those that differ in their patient alone are told of by `patients_of`: all files of a study may.
@@ -139,7 +139,7 @@ def _flags(connection: Any, uid: str) -> Row:
     flagged = f"study_instance_uid = ? AND ({' OR '.join(_EXPLAINED)})"
     rows = ask(connection, f"{_FILE} WHERE {flagged} LIMIT 20", (uid,))
     named: set[tuple[str, str]] = set()
-    flags: list[Row] = []
+    flags: list[QueryRow] = []
     for row in rows:
         if len(flags) == MOST_FLAGS or ((row["study_id"], row["name"]) in named and not row["message_differs"]):
             continue

@@ -10,14 +10,14 @@ from storage_ledger.operations.report.status import waits_long
 from storage_ledger.operations.report.verifications import found_besides_files, verification
 from storage_ledger.web.pages.chart import Chart, stacked
 from storage_ledger.web.pages.ledger_entries import clock_ahead, outages, verified
-from storage_ledger.web.pages.queries import Row, ask, ask_one
+from storage_ledger.web.pages.queries import QueryRow, ask, ask_one
 from storage_ledger.web.pages.study_list import LATEST, with_covers
 
 DAYS = 30
 NEWEST = 12
 
 
-def of_index(connection: Any, today: date) -> Row:
+def of_index(connection: Any, today: date) -> QueryRow:
     """What index.db says. Everything from counters or covering indexes: some milliseconds, however much there is."""
     total = ask_one(connection, "SELECT coalesce(sum(files), 0) AS files, coalesce(sum(bytes), 0) AS bytes FROM arrivals")
     states = ask(connection, "SELECT state, count(*) AS n FROM studies WHERE state IN ('pending', 'failed', 'quarantined') GROUP BY state")
@@ -40,7 +40,7 @@ def of_index(connection: Any, today: date) -> Row:
     }
 
 
-def of_ledger(connection: Any) -> Row:
+def of_ledger(connection: Any) -> QueryRow:
     """What ledger.db says: how far it is, what goes on, what was last verified."""
     last = ask_one(connection, "SELECT position, recorded_at FROM entries ORDER BY position DESC LIMIT 1")
     oldest = ask_one(

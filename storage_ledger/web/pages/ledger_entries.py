@@ -11,19 +11,19 @@ from typing import Any
 from storage_ledger.domain.entries import Entry, Kind, faults
 from storage_ledger.domain.error_catalogue.outages import OUTAGES
 from storage_ledger.ledger.sqlite import OPEN_OUTAGES
-from storage_ledger.operations.clock_ahead import ACKNOWLEDGED_READ, Ahead, ahead_of
+from storage_ledger.operations.clock_ahead import ACKNOWLEDGED_READ, ClockAhead, ahead_of
 from storage_ledger.operations.report.outages import by_code, going_on
 from storage_ledger.operations.report.status import waits_long
 from storage_ledger.operations.report.verifications import VERIFIED_READ
 from storage_ledger.web.pages.error_codes import meaning
-from storage_ledger.web.pages.queries import Row, ask, ask_one, marks
+from storage_ledger.web.pages.queries import QueryRow, ask, ask_one, marks
 
 COLUMNS = "position, entry_id, study_id, version, kind, schema, recorded_at, cause, payload, payload_sha256, salt, leaf_hash"
 SHOWN_CHARACTERS = 200_000
 """Of a payload; the rest of a larger one is in the JSON of the row."""
 
 
-def entry(connection: Any, position: int) -> Row | None:
+def entry(connection: Any, position: int) -> QueryRow | None:
     """One entry, what led to it and what came of it; None where there is none."""
     found = entries(connection, "position = ?", (position,))
     if not found:
@@ -67,7 +67,7 @@ def pretty(payload: str) -> str:
     return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "\n…"
 
 
-def outages(connection: Any) -> list[Row]:
+def outages(connection: Any) -> list[QueryRow]:
     """What all studies wait for just now: begun, and not ended. A cause that stops several steps is told once, since it began."""
     found = []
     failed = [each for each in entries(connection, OPEN_OUTAGES, ()) if not faults(each)]
@@ -76,14 +76,14 @@ def outages(connection: Any) -> list[Row]:
     return found
 
 
-def clock_ahead(connection: Any) -> Ahead | None:
+def clock_ahead(connection: Any) -> ClockAhead | None:
     """How far the ledger's last time is ahead of this machine's clock, unless a person has acknowledged it."""
     last = next(iter(entries(connection, "position = (SELECT max(position) FROM entries)", ())), None)
     acknowledged = of_no_study(connection, (Kind.ACKNOWLEDGED.value,), ACKNOWLEDGED_READ)
     return ahead_of(last, acknowledged, datetime.now(UTC))
 
 
-def waiting_long(connection: Any) -> list[Row]:
+def waiting_long(connection: Any) -> list[QueryRow]:
     """By stage, what has waited for too long: how many rows, and since when the oldest."""
     sql = (
         "SELECT q.stage, q.n, e.recorded_at AS oldest FROM (SELECT stage, count(*) AS n, min(position) AS position FROM pending "

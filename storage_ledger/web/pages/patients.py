@@ -9,7 +9,7 @@ from typing import Any
 from storage_ledger.domain.patient_identity import PATIENT, disputed, names_any
 from storage_ledger.operations.report.flags import message_and_file
 from storage_ledger.web.pages.formatting import identity
-from storage_ledger.web.pages.queries import Row, ask
+from storage_ledger.web.pages.queries import QueryRow, ask
 
 MOST_PATIENTS = 20
 """Of a study of several, named."""
@@ -18,7 +18,7 @@ MOST_OTHERS = 3
 """Of these, in a list of studies."""
 
 
-def sides(file: Row) -> Row:
+def sides(file: QueryRow) -> QueryRow:
     """What message and header of a file say, one line each, where they disagree: `message_says`, `file_says`; else nothing."""
     found = message_and_file(file)
     if not found["differences"]:
@@ -27,7 +27,7 @@ def sides(file: Row) -> Row:
     return {"message_says": identity(found["message"], differing), "file_says": identity(file, differing)}
 
 
-def patients_of(connection: Any, uid: str) -> Row:
+def patients_of(connection: Any, uid: str) -> QueryRow:
     """The patients whom the files of a DICOM study name, with the number of files, most first; empty unless they differ.
 
     `patients`: the first of them, `more_patients`: how many more there are.
@@ -42,11 +42,11 @@ def patients_of(connection: Any, uid: str) -> Row:
     return {"patients": shown, "more_patients": len(named) - len(shown)}
 
 
-def with_other_patients(connection: Any, studies: Sequence[Row]) -> list[Row]:
+def with_other_patients(connection: Any, studies: Sequence[QueryRow]) -> list[QueryRow]:
     """Each study with `others`: the patients besides the one under whom it is listed. Whoever searched for one has to see why."""
     return [{**study, "others": _others(connection, study) if study["flagged"] else []} for study in studies]
 
 
-def _others(connection: Any, study: Row) -> list[str]:
+def _others(connection: Any, study: QueryRow) -> list[str]:
     says = [each["says"] for each in patients_of(connection, study["study_instance_uid"])["patients"]]
     return [each for each in says if each != identity(study, PATIENT)][:MOST_OTHERS]

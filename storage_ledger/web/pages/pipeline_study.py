@@ -21,7 +21,7 @@ from storage_ledger.web.pages.dicom_study import path
 from storage_ledger.web.pages.error_codes import UNKNOWN, meaning, meaning_in
 from storage_ledger.web.pages.formatting import modalities, person
 from storage_ledger.web.pages.patients import sides
-from storage_ledger.web.pages.queries import Row, ask, ask_one
+from storage_ledger.web.pages.queries import QueryRow, ask, ask_one
 
 MOST_ENTRIES = 500
 """Of a study described again and again the newest."""
@@ -44,7 +44,7 @@ MOST_PAYLOAD = 20_000
 _NEXT = {stage.value: text for stage, text in NEXT.items()}
 
 
-def of_ledger(connection: Any, study_id: str) -> Row:
+def of_ledger(connection: Any, study_id: str) -> QueryRow:
     """What happened to it; `entries` is empty where the ledger knows nothing."""
     entries = ledger_entries.entries(connection, "study_id = ?", (study_id,))
     study = Study.as_far_as_whole(study_id, entries)
@@ -72,7 +72,7 @@ def of_ledger(connection: Any, study_id: str) -> Row:
     }
 
 
-def of_index(connection: Any, study_id: str) -> Row:
+def of_index(connection: Any, study_id: str) -> QueryRow:
     """What the index knows: whose it is, its files, the DICOM studies that they belong to."""
     study = ask_one(connection, "SELECT * FROM studies WHERE study_id = ?", (study_id,))
     files = ask(connection, "SELECT * FROM files WHERE study_id = ? ORDER BY position, name LIMIT ?", (study_id, MOST_FILES))
@@ -93,20 +93,20 @@ def of_index(connection: Any, study_id: str) -> Row:
     }
 
 
-def _flagged(connection: Any, study_id: str) -> list[Row]:
+def _flagged(connection: Any, study_id: str) -> list[QueryRow]:
     """Its files that disagree with their messages, or with the other files of their DICOM study, about the patient: the first ones."""
     sql = "SELECT * FROM files WHERE study_id = ? AND (message_differs OR patient_differs) ORDER BY position, name LIMIT ?"
     return [{**row, **sides(row)} for row in ask(connection, sql, (study_id, MOST_FLAGGED))]
 
 
-def _damaged(connection: Any, study_id: str, fixity: str, count: int) -> Row:
+def _damaged(connection: Any, study_id: str, fixity: str, count: int) -> QueryRow:
     """The files that are missing, or changed: the first of them, and how many there are."""
     sql = "SELECT name, verified_at FROM files WHERE study_id = ? AND fixity = ? ORDER BY position, name LIMIT ?"
     rows = ask(connection, sql, (study_id, fixity, MOST_DAMAGED))
     return {"fixity": fixity, "count": count, "rows": rows, **meaning(FIXITY[fixity], VERIFY)._asdict()}
 
 
-def _troubles(study: Study, entries: list[Entry]) -> list[Row]:
+def _troubles(study: Study, entries: list[Entry]) -> list[QueryRow]:
     """Each upload that is not in the archive, and why."""
     by_position = {each.position: each for each in entries}
     found = []
@@ -133,7 +133,7 @@ def _troubles(study: Study, entries: list[Entry]) -> list[Row]:
     return found
 
 
-def _trouble(entries: list[Entry], work_item: Row) -> Row | None:
+def _trouble(entries: list[Entry], work_item: QueryRow) -> QueryRow | None:
     """Why a work item failed when it was last tried, as far as that stands in the ledger."""
     if not work_item["attempts"] or work_item["stage"] == Stage.CONFIRM:
         return None
@@ -143,7 +143,7 @@ def _trouble(entries: list[Entry], work_item: Row) -> Row | None:
     return {"code": code, "meaning": meaning_in("failed", code)} if code else None
 
 
-def _timeline(entries: list[Entry]) -> list[Row]:
+def _timeline(entries: list[Entry]) -> list[QueryRow]:
     shown = list(zip(entries, [None, *entries], strict=False))[-MOST_ENTRIES:]
     return [
         happened(entry, earlier)
@@ -156,7 +156,7 @@ def _timeline(entries: list[Entry]) -> list[Row]:
     ]
 
 
-def _code(data: Row) -> str:
+def _code(data: QueryRow) -> str:
     return str(data.get("code") or data.get("dicom_error") or "")
 
 
@@ -175,7 +175,7 @@ def _took(entries: list[Entry]) -> float | None:
     return (instant(archived.recorded_at) - instant(entries[0].recorded_at)).total_seconds() if archived else None
 
 
-def _rejected(connection: Any, study_id: str) -> list[Row]:
+def _rejected(connection: Any, study_id: str) -> list[QueryRow]:
     """Messages with this id that were no events, the newest first."""
     where = f"{NAMING_STUDY} AND kind = 'rejected' AND position > ?"
     oldest = ask_one(connection, f"SELECT position FROM entries WHERE {NAMING_STUDY} AND kind = 'rejected' "  # noqa: S608 - ours

@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode
 
 from storage_ledger.web.pages.formatting import modalities, person
 from storage_ledger.web.pages.patients import with_other_patients
-from storage_ledger.web.pages.queries import Row, ask, ask_one, marks
+from storage_ledger.web.pages.queries import QueryRow, ask, ask_one, marks
 from storage_ledger.web.pages.search_terms import Term, all_of, terms
 
 A_PAGE = 50
@@ -62,7 +62,7 @@ SELECT m FROM each WHERE m IS NOT NULL"""
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ListRequest:
     """What an address asks for; everything in it may be nonsense."""
 
     text: str = ""
@@ -73,7 +73,7 @@ class Wanted:
     page: int = 1
 
     @classmethod
-    def of(cls, arguments: Mapping[str, str]) -> Wanted:
+    def of(cls, arguments: Mapping[str, str]) -> ListRequest:
         """From the arguments of an address."""
         sort = arguments.get("sort", "")
         sort = sort if sort in SORTS else "arrived"
@@ -154,7 +154,7 @@ def named_by(connection: Any, some: Sequence[Term]) -> dict[str, list[str]]:
     return found
 
 
-def of_index(connection: Any, wanted: Wanted) -> Row:
+def of_index(connection: Any, wanted: ListRequest) -> QueryRow:
     """The page of the list that is wanted."""
     named = named_by(connection, wanted.terms)
     where, values = wanted.conditions(named)
@@ -175,7 +175,7 @@ def of_index(connection: Any, wanted: Wanted) -> Row:
     }
 
 
-def with_covers(connection: Any, rows: Sequence[Row]) -> list[Row]:
+def with_covers(connection: Any, rows: Sequence[QueryRow]) -> list[QueryRow]:
     """Each study with `cover`: the file (study_id, name) that stands for it, None where none has a picture."""
     uids = [row["study_instance_uid"] for row in rows]
     sql = f"""
@@ -189,7 +189,7 @@ SELECT study_instance_uid, study_id, name FROM (
     return [{**_said(row), "cover": covers.get(row["study_instance_uid"])} for row in rows]
 
 
-def with_condition(connection: Any, rows: Sequence[Row]) -> list[Row]:
+def with_condition(connection: Any, rows: Sequence[QueryRow]) -> list[QueryRow]:
     """Each study with `fixity` (how many files are how) and `waiting` (how many pipeline studies are how, but archived)."""
     uids = [row["study_instance_uid"] for row in rows]
     sources = {"fixity": "fixity AS word FROM files", "waiting": "state AS word FROM studies"}
@@ -201,7 +201,7 @@ def with_condition(connection: Any, rows: Sequence[Row]) -> list[Row]:
     return [{**row, **{name: each.get(row["study_instance_uid"], {}) for name, each in found.items()}} for row in rows]
 
 
-def _said(row: Row) -> Row:
+def _said(row: QueryRow) -> QueryRow:
     return {
         **row,
         "person": person(row["patient_name"]),
@@ -210,7 +210,7 @@ def _said(row: Row) -> Row:
     }
 
 
-def _facets(connection: Any, wanted: Wanted, where: str, values: Sequence[Any]) -> tuple[int, list[Row]]:
+def _facets(connection: Any, wanted: ListRequest, where: str, values: Sequence[Any]) -> tuple[int, list[QueryRow]]:
     everything = where == "1"  # counted in the indexes that are there for it
     source = "dicom_studies" if everything else "hit"
     sql = " UNION ALL ".join(f"SELECT '{name}', {column}, count(*) FROM {source} GROUP BY 2" for name, column in COLUMNS.items())  # noqa: S608
@@ -226,7 +226,7 @@ def _facets(connection: Any, wanted: Wanted, where: str, values: Sequence[Any]) 
     return total, [_facet(wanted, name, counts[name]) for name in COLUMNS]
 
 
-def _facet(wanted: Wanted, name: str, counts: Counter[str]) -> Row:
+def _facet(wanted: ListRequest, name: str, counts: Counter[str]) -> QueryRow:
     chosen = wanted.chosen.get(name)
     most = counts.most_common(FACET_VALUES)
     if name == "year":

@@ -9,7 +9,7 @@ from storage_ledger.domain.error_catalogue.flags_and_headers import FLAGS, HEADE
 from storage_ledger.index.schema import FLAGGED
 from storage_ledger.web.pages.error_codes import meaning, meaning_in
 from storage_ledger.web.pages.formatting import modalities, person
-from storage_ledger.web.pages.queries import Row, ask, ask_one
+from storage_ledger.web.pages.queries import QueryRow, ask, ask_one
 from storage_ledger.web.pages.search_terms import Term, all_of
 from storage_ledger.web.pages.study_list import id_range
 
@@ -26,7 +26,7 @@ _NAMED = "(study_instance_uid = ? OR study_id IN (?, ?) OR study_id BETWEEN ? AN
 _WORDS = "first_position IN (SELECT rowid FROM studies_fts WHERE studies_fts MATCH ?)"
 
 
-def of_index(connection: Any, terms: Sequence[Term], *, archived: bool = False) -> Row:
+def of_index(connection: Any, terms: Sequence[Term], *, archived: bool = False) -> QueryRow:
     """`rows`: the newest of them, each with its state and why it is in it; `total`: how many there are.
 
     `archived`: all archived ones, too, for when no DICOM study is found: the message may say what the header does not.
@@ -59,7 +59,7 @@ def _conditions(connection: Any, terms: Sequence[Term], which: str) -> tuple[str
     return " AND ".join(parts), values
 
 
-def _shown(connection: Any, row: Row) -> Row:
+def _shown(connection: Any, row: QueryRow) -> QueryRow:
     code, means = _archived(connection, row["study_id"]) if row["state"] == "archived" else _elsewhere(connection, row)
     return {**row, "code": code, "means": means, "person": person(row["patient_name"]), "kinds": modalities(row["modality"])}
 
@@ -75,7 +75,7 @@ def _archived(connection: Any, study_id: str) -> tuple[str | None, str]:
     return ("message-differs", meaning("message-differs", FLAGS).means) if file["message_differs"] else (None, SAID)
 
 
-def _elsewhere(connection: Any, row: Row) -> tuple[str | None, str]:
+def _elsewhere(connection: Any, row: QueryRow) -> tuple[str | None, str]:
     upload = ask_one(
         connection,
         "SELECT code FROM uploads WHERE study_id = ? AND state <> 'archived' AND state = ? ORDER BY position DESC LIMIT 1",

@@ -27,7 +27,7 @@ class Databases(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class PageRequest:
     """One request: what stood in the address (decoded), and its arguments."""
 
     place: Mapping[str, str]
@@ -50,27 +50,27 @@ class Page:
     status: int = 200
 
 
-async def start(asked: Asked) -> Page:
+async def start(request: PageRequest) -> Page:
     """`/`."""
-    index = await asked.databases("index", partial(home.of_index, today=datetime.now(UTC).date()))
-    book = await asked.databases("ledger", home.of_ledger)
+    index = await request.databases("index", partial(home.of_index, today=datetime.now(UTC).date()))
+    book = await request.databases("ledger", home.of_ledger)
     states = index["states"]
     # As `storage-ledger status` has it: what is tried again by itself, and what stays as it is, needs nobody.
     needs = states.get("quarantined", 0) + index["damaged"] + index["broken"] + len(book["outages"])
-    book["found"] += asked.unrecorded.counts.total() if asked.unrecorded else 0
-    needs += book["found"] + book["waits_long"] + (book["ahead"] is not None) + (not asked.serving)
+    book["found"] += request.unrecorded.counts.total() if request.unrecorded else 0
+    needs += book["found"] + book["waits_long"] + (book["ahead"] is not None) + (not request.serving)
     behind = max(0, (book["last"] or {"position": 0})["position"] - index["followed"])
-    return Page("home", "Home", {**index, **book, "serving": asked.serving, "needs": needs, "behind": behind, "now": _now()})
+    return Page("home", "Home", {**index, **book, "serving": request.serving, "needs": needs, "behind": behind, "now": _now()})
 
 
-async def studies(asked: Asked) -> Page:
+async def studies(request: PageRequest) -> Page:
     """`/dicom`."""
-    wanted = study_list.Wanted.of(asked.arguments)
-    found = await asked.databases("index", partial(study_list.of_index, wanted=wanted))
+    wanted = study_list.ListRequest.of(request.arguments)
+    found = await request.databases("index", partial(study_list.of_index, wanted=wanted))
     narrowed = found["total"] or wanted.chosen or wanted.flagged
     outside = {"rows": [], "total": 0}
     if wanted.page == 1:
-        outside = await asked.databases("index", partial(unarchived.of_index, terms=wanted.terms, archived=not narrowed))
+        outside = await request.databases("index", partial(unarchived.of_index, terms=wanted.terms, archived=not narrowed))
     exported = {
         **_exported(wanted, found["named"]),
         "institution_name": wanted.chosen.get("institution"),
@@ -84,40 +84,40 @@ async def studies(asked: Asked) -> Page:
          "href": wanted.address(sort=name, way=("asc" if wanted.way == "desc" else "desc") if name == wanted.sort else way)}
         for name, (title, _, way) in study_list.SORTS.items()
     ]  # fmt: skip
-    context = {**found, "outside": outside, "wanted": wanted, "sorts": sorts, "export": query, "may_sql": asked.may_sql}
+    context = {**found, "outside": outside, "wanted": wanted, "sorts": sorts, "export": query, "may_sql": request.may_sql}
     return Page("studies", "Studies", context)
 
 
-def _exported(wanted: study_list.Wanted, named: Mapping[str, Sequence[str]]) -> dict[str, str]:
+def _exported(wanted: study_list.ListRequest, named: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """What was typed, as Datasette's tables take it: words, and the studies that all terms name which name any."""
     words = " ".join(term.text for term in wanted.terms if term.text not in named)
     uids = sorted(set[str].intersection(*map(set, named.values()))) if named else []
     return {"_search": words, "study_instance_uid" if len(uids) == 1 else "study_instance_uid__in": ",".join(uids)}
 
 
-async def dicom(asked: Asked) -> Page:
+async def dicom(request: PageRequest) -> Page:
     """`/dicom/<study_instance_uid>`."""
-    uid = asked.place["uid"]
-    page = asked.arguments.get("page", "")
+    uid = request.place["uid"]
+    page = request.arguments.get("page", "")
     number = int(page) if page.isascii() and page.isdigit() and 0 < len(page) < 6 else 1
     find = partial(
-        dicom_study.of_index, uid=uid, series_uid=asked.arguments.get("series"), chosen=asked.arguments.get("file"), page=max(number, 1)
+        dicom_study.of_index, uid=uid, series_uid=request.arguments.get("series"), chosen=request.arguments.get("file"), page=max(number, 1)
     )
-    found = await asked.databases("index", find)
-    waiting = await asked.databases("index", partial(dicom_study.waiting, uid=uid))
+    found = await request.databases("index", find)
+    waiting = await request.databases("index", partial(dicom_study.waiting, uid=uid))
     if found is None:
         return Page("nothing", "No such study", {"what": "DICOM study", "name": uid, "waiting": waiting}, 404)
     name = found["study"]["person"].text or "No name"
     return Page("study", name, {**found, "uid": uid, "waiting": waiting, "zip_href": f"/zip/{quote(uid, safe='')}"})
 
 
-async def pipeline(asked: Asked) -> Page:
+async def pipeline(request: PageRequest) -> Page:
     """`/studies/<study_id>`."""
-    study_id = asked.place["study_id"]
-    told = await asked.databases("ledger", partial(pipeline_study.of_ledger, study_id=study_id))
+    study_id = request.place["study_id"]
+    told = await request.databases("ledger", partial(pipeline_study.of_ledger, study_id=study_id))
     if not told["entries"] and not told["rejected"]:
         return Page("nothing", "No such study", {"what": "pipeline study", "name": study_id, "waiting": []}, 404)
-    known = await asked.databases("index", partial(pipeline_study.of_index, study_id=study_id))
+    known = await request.databases("index", partial(pipeline_study.of_index, study_id=study_id))
     return Page(
         "pipeline",
         f"Pipeline study {study_id}",
@@ -125,24 +125,24 @@ async def pipeline(asked: Asked) -> Page:
     )
 
 
-async def needs_attention(asked: Asked) -> Page:
+async def needs_attention(request: PageRequest) -> Page:
     """`/attention`."""
-    index = await asked.databases("index", attention.of_index)
-    book = await asked.databases("ledger", attention.of_ledger)
-    unrecorded = attention.unrecorded(asked.unrecorded) if asked.unrecorded else []
-    return Page("attention", "Needs attention", {**index, **book, "unrecorded": unrecorded, "serving": asked.serving})
+    index = await request.databases("index", attention.of_index)
+    book = await request.databases("ledger", attention.of_ledger)
+    unrecorded = attention.unrecorded(request.unrecorded) if request.unrecorded else []
+    return Page("attention", "Needs attention", {**index, **book, "unrecorded": unrecorded, "serving": request.serving})
 
 
-async def entry(asked: Asked) -> Page:
+async def entry(request: PageRequest) -> Page:
     """`/ledger/entries/<position>`."""
-    position = int(asked.place["position"])
-    found = await asked.databases("ledger", partial(ledger_entries.entry, position=position))
+    position = int(request.place["position"])
+    found = await request.databases("ledger", partial(ledger_entries.entry, position=position))
     if found is None:
         return Page("nothing", "No such entry", {"what": "ledger entry", "name": str(position), "waiting": []}, 404)
     return Page("entry", f"Entry {position}", found)
 
 
-View = Callable[[Asked], Awaitable[Page]]
+View = Callable[[PageRequest], Awaitable[Page]]
 
 ROUTES: tuple[tuple[str, View], ...] = (
     (r"/$", start),

@@ -10,7 +10,7 @@ import struct
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-Kind = Literal["png", "jpeg", "json"]
+MediaKind = Literal["png", "jpeg", "json"]
 
 SIZES = (128, 256, 512, 1024, 2048)
 """A picture fits into a square of so many pixels."""
@@ -46,7 +46,7 @@ class Unavailable(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class RenderRequest:
     """What is wanted of a file.
 
     `picture`: frame number `frame` (from 0) within `size` by `size` pixels, with a window (center, width; in the values that
@@ -63,17 +63,17 @@ class Asked:
         return asdict(self)
 
     @classmethod
-    def heard(cls, told: dict[str, Any]) -> Asked:
+    def heard(cls, told: dict[str, Any]) -> RenderRequest:
         """What `told` said."""
         window = told.pop("window")
         return cls(**told, window=None if window is None else (float(window[0]), float(window[1])))
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class Rendered:
     """What came of it: bytes, and which kind of bytes."""
 
-    kind: Kind
+    kind: MediaKind
     data: bytes
 
 

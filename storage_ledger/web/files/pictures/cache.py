@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
-from storage_ledger.web.files.pictures import Kind, Made
+from storage_ledger.web.files.pictures import MediaKind, Rendered
 
 VERSION = "1"
 """Changes when the same question gets another answer than before."""
@@ -32,7 +32,7 @@ SEEN_S = 600
 FILE_MODE = 0o640
 FOLDER_MODE = 0o750
 _KEY = re.compile(r"[0-9a-f]{64}")
-_HEAD = re.compile(rb"(%s) ([0-9]{1,10})\n" % "|".join(get_args(Kind)).encode())
+_HEAD = re.compile(rb"(%s) ([0-9]{1,10})\n" % "|".join(get_args(MediaKind)).encode())
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -50,7 +50,7 @@ class Cache:
         self._lock = threading.Lock()
         self._used: int | None = None
 
-    def get(self, key: str) -> Made | None:
+    def get(self, key: str) -> Rendered | None:
         """What was put there; None when it is not there, or not whole."""
         if self._size == 0:
             return None
@@ -68,9 +68,9 @@ class Cache:
                 with contextlib.suppress(OSError):
                     os.utime(descriptor)
             kind = head[1].decode()
-            return Made(kind, data)  # type: ignore[arg-type] # one of the three, says the pattern
+            return Rendered(kind, data)  # type: ignore[arg-type] # one of the three, says the pattern
 
-    def put(self, key: str, made: Made) -> None:
+    def put(self, key: str, made: Rendered) -> None:
         """Keep it, and make room. Where that cannot be done (a full disk), it is not kept."""
         if self._size == 0:
             return

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from storage_ledger.web.files.pictures import LENGTHS, Asked, Made, Unavailable
+from storage_ledger.web.files.pictures import LENGTHS, Rendered, RenderRequest, Unavailable
 
 Result = TypeVar("Result")
 
@@ -49,18 +49,18 @@ class Pool:
         for _ in self._workers:
             self._threads.submit(self._warm)
 
-    async def make(self, descriptor: int, asked: Asked) -> Made:
-        """What is asked of the open file, which stays the caller's. Raises `Unavailable`."""
+    async def make(self, descriptor: int, request: RenderRequest) -> Rendered:
+        """Do what is requested with the open file, which stays the caller's. Raises `Unavailable`."""
         if not self._room.acquire(blocking=False):
             raise Unavailable("pictures-busy")
         mine = os.dup(descriptor)  # who asked may be gone, and its file closed, before a worker is free
 
-        def done(_: Future[Made]) -> None:
+        def done(_: Future[Rendered]) -> None:
             os.close(mine)
             self._room.release()
 
         try:
-            future = self._threads.submit(self._make, mine, asked)
+            future = self._threads.submit(self._make, mine, request)
         except RuntimeError:  # it is closed
             os.close(mine)
             raise Unavailable("pictures-busy") from None
@@ -84,8 +84,8 @@ class Pool:
         with contextlib.suppress(Unavailable):
             self._with(lambda worker: worker.start())
 
-    def _make(self, descriptor: int, asked: Asked) -> Made:
-        return self._with(lambda worker: worker.make(descriptor, asked, self._patience_s))
+    def _make(self, descriptor: int, request: RenderRequest) -> Rendered:
+        return self._with(lambda worker: worker.make(descriptor, request, self._patience_s))
 
     def _with(self, use: Callable[[_Worker], Result]) -> Result:
         worker = self._idle.get()
@@ -103,11 +103,11 @@ class _Worker:
         self._line: socket.socket | None = None
         self._retired = False
 
-    def make(self, descriptor: int, asked: Asked, patience_s: float) -> Made:
+    def make(self, descriptor: int, request: RenderRequest, patience_s: float) -> Rendered:
         line = self.start()
         until = time.monotonic() + patience_s
         try:
-            socket.send_fds(line, [json.dumps(asked.told()).encode()], [descriptor])
+            socket.send_fds(line, [json.dumps(request.told()).encode()], [descriptor])
             told, data = _heard(line, until)
         except TimeoutError:
             self.end()
@@ -119,7 +119,7 @@ class _Worker:
             self.end()
         if "code" in told:
             raise Unavailable(told["code"], str(told.get("where", "")))
-        return Made(told["kind"], data)
+        return Rendered(told["kind"], data)
 
     def start(self) -> socket.socket:
         """Our end of the line. Raises `Unavailable` when no process can be had."""

@@ -21,7 +21,7 @@ from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
-from storage_ledger.web.files.pictures import Asked, Made, Unavailable
+from storage_ledger.web.files.pictures import Rendered, RenderRequest, Unavailable
 
 TAGS = (
     "SOPClassUID", "Modality", "Rows", "Columns", "NumberOfFrames", "PixelSpacing", "ImagerPixelSpacing", "PixelAspectRatio",
@@ -53,30 +53,30 @@ _MAX_ASPECT = 8.0
 Pixels: TypeAlias = NDArray[Any]
 
 
-def picture(file: BinaryIO, asked: Asked) -> Made:
+def picture(file: BinaryIO, request: RenderRequest) -> Rendered:
     """The frame as PNG, or as JPEG when small; never enlarged. Raises `Unavailable`."""
     dataset = read(file)
-    pixels = _decode(file, dataset, asked.frame)
-    image = _image(pixels, dataset, asked.frame, asked.window)
-    image = image.resize(_fitting(image.size, _aspect(dataset, asked.frame), asked.size), Image.Resampling.BOX, reducing_gap=None)
+    pixels = _decode(file, dataset, request.frame)
+    image = _image(pixels, dataset, request.frame, request.window)
+    image = image.resize(_fitting(image.size, _aspect(dataset, request.frame), request.size), Image.Resampling.BOX, reducing_gap=None)
     buffer = io.BytesIO()
-    if asked.size <= JPEG_UP_TO:
+    if request.size <= JPEG_UP_TO:
         image.save(buffer, "JPEG", quality=88)
-        return Made("jpeg", buffer.getvalue())
+        return Rendered("jpeg", buffer.getvalue())
     image.save(buffer, "PNG", compress_level=1)
-    return Made("png", buffer.getvalue())
+    return Rendered("png", buffer.getvalue())
 
 
-def about(file: BinaryIO, asked: Asked) -> dict[str, Any]:
+def about(file: BinaryIO, request: RenderRequest) -> dict[str, Any]:
     """What a viewer needs to know: `frames`, `rows`, `columns`, `frame_ms` (0: no film), `windows` (name, center, width).
 
     The first window is what a picture without one shows. Raises `Unavailable` when the frame cannot be shown.
     """
     dataset = read(file)
-    pixels = _decode(file, dataset, asked.frame)
-    windows = [] if _is_colour(pixels, dataset) else _windows(dataset, asked.frame)
+    pixels = _decode(file, dataset, request.frame)
+    windows = [] if _is_colour(pixels, dataset) else _windows(dataset, request.frame)
     if not windows and not _is_colour(pixels, dataset):
-        windows = [("Automatic", *_automatic(_Values(pixels, dataset, asked.frame)))]
+        windows = [("Automatic", *_automatic(_Values(pixels, dataset, request.frame)))]
     if str(dataset.get("Modality", "")) == "CT" and "RescaleSlope" in dataset and not _is_colour(pixels, dataset):
         windows += CT_WINDOWS
     return {

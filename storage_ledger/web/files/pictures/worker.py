@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 from pydicom import config
 
 from storage_ledger.system.logs import where
-from storage_ledger.web.files.pictures import LENGTHS, MAX_REQUEST_BYTES, Asked, Made, Unavailable, header, render
+from storage_ledger.web.files.pictures import LENGTHS, MAX_REQUEST_BYTES, Rendered, RenderRequest, Unavailable, header, render
 
 MAX_MEMORY_BYTES = 768 << 20
 """So much address space on top of what the libraries take."""
@@ -48,13 +48,13 @@ def main() -> None:
             return
         resource.setrlimit(resource.RLIMIT_CPU, (int(_cpu_s()) + MAX_CPU_S, resource.RLIM_INFINITY))
         with os.fdopen(files[0], "rb") as file:
-            as_good_as_before = _answer(line, Asked.heard(json.loads(request)), file)
+            as_good_as_before = _answer(line, RenderRequest.heard(json.loads(request)), file)
 
 
-def _answer(line: socket.socket, asked: Asked, file: BinaryIO) -> bool:
+def _answer(line: socket.socket, request: RenderRequest, file: BinaryIO) -> bool:
     """Whether to go on: what ran out of memory, or of stack, does not."""
     try:
-        made = _make(asked, file)
+        made = _make(request, file)
     except Unavailable as error:
         _send(line, {"code": error.code, "where": where(error.__cause__) if error.__cause__ else ""})
     except MemoryError:
@@ -64,20 +64,20 @@ def _answer(line: socket.socket, asked: Asked, file: BinaryIO) -> bool:
         _send(line, {"code": "header-unreadable", "last": True})
         return False
     except Exception as error:  # noqa: BLE001 - decoders raise whatever a broken file makes them stumble over; its owner logs where
-        _send(line, {"code": "header-unreadable" if asked.what == "header" else "pixels-unreadable", "where": where(error)})
+        _send(line, {"code": "header-unreadable" if request.what == "header" else "pixels-unreadable", "where": where(error)})
     else:
         _send(line, {"kind": made.kind}, made.data)
     return True
 
 
-def _make(asked: Asked, file: BinaryIO) -> Made:
-    match asked.what:
+def _make(request: RenderRequest, file: BinaryIO) -> Rendered:
+    match request.what:
         case "picture":
-            return render.picture(file, asked)
+            return render.picture(file, request)
         case "about":
-            return Made("json", json.dumps(render.about(file, asked)).encode())
+            return Rendered("json", json.dumps(render.about(file, request)).encode())
         case "header":
-            return Made("json", json.dumps(header.table(file)).encode())
+            return Rendered("json", json.dumps(header.table(file)).encode())
 
 
 def _send(line: socket.socket, told: dict[str, Any], data: bytes = b"") -> None:
