@@ -57,21 +57,10 @@ def restore(
     else:
         done = _backup(settings, from_backup, with_mirror, force, up_to_damage)
     if as_json:
-        set_aside = str(done.set_aside) if done.set_aside else None
-        print_json(
-            {
-                "ledger_id": done.ledger_id,
-                "entries": done.entries,
-                "appended": done.appended,
-                "set_aside": set_aside,
-                "mirror_beyond": done.beyond,
-                "damaged": done.damaged,
-                "mirror_damaged": done.mirror_damaged,
-            }
-        )
+        print_json(done.to_json())
     else:
         _print(done)
-    raise typer.Exit(0 if (done.beyond, done.damaged, done.mirror_damaged) == (None, None, None) else 1)
+    raise typer.Exit(1 if done.not_restored else 0)
 
 
 def _mirror(settings: Settings, force: bool, up_to_damage: bool) -> RestoreReport:
@@ -109,20 +98,23 @@ def _backup(settings: Settings, place: Path, with_mirror: bool | None, force: bo
 
 
 def _print(done: RestoreReport) -> None:
+    from storage_ledger.operations.restore import EntryDamaged, MirrorDamaged, MirrorGoesOn
+
     print(f"Ledger {done.ledger_id} now has {done.entries} entries; {done.appended} of them came from the mirror.")
     if done.set_aside:
         print(f"What lay there before is kept as {done.set_aside}")
-    if done.mirror_damaged is not None:
-        print(f"The mirror is damaged: {done.mirror_damaged}. What it had after position {done.entries} is not restored.")
-        print("`storage-ledger replay --mirror` makes it anew, and keeps the damaged one in .ledger/damaged/. Then see")
-        print("docs/how-to/ledger-volume-lost.md for what was archived after that.")
-    elif done.damaged is not None:
-        print(
-            f"But entry {done.damaged} is not what its hashes say, and stays so: what was there is kept, and gets what it lacks at its end."
-        )
-        print("`storage-ledger restore --from-mirror --force` makes all of it anew, and keeps this one beside it.")
-    elif done.beyond is not None:
-        print(f"The archive's mirror goes on to position {done.beyond}: `storage-ledger restore --from-mirror` takes over the rest.")
-        print("`storage-ledger serve` does not start before.")
-    else:
-        print("Start `storage-ledger serve`: it makes the index anew, and goes on where the ledger stands.")
+    match done.not_restored:
+        case ():
+            print("Start `storage-ledger serve`: it makes the index anew, and goes on where the ledger stands.")
+        case (MirrorDamaged(detail), *_):
+            print(f"The mirror is damaged: {detail}. What it had after position {done.entries} is not restored.")
+            print("`storage-ledger replay --mirror` makes it anew, and keeps the damaged one in .ledger/damaged/. Then see")
+            print("docs/how-to/ledger-volume-lost.md for what was archived after that.")
+        case (EntryDamaged(position), *_):
+            print(
+                f"But entry {position} is not what its hashes say, and stays so: what was there is kept, and gets what it lacks at its end."
+            )
+            print("`storage-ledger restore --from-mirror --force` makes all of it anew, and keeps this one beside it.")
+        case (MirrorGoesOn(position), *_):
+            print(f"The archive's mirror goes on to position {position}: `storage-ledger restore --from-mirror` takes over the rest.")
+            print("`storage-ledger serve` does not start before.")

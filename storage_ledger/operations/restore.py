@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any, assert_never
 
 from storage_ledger.domain.entries import Entry, faults
 from storage_ledger.domain.merkle_tree import Tree
@@ -24,20 +25,64 @@ _PARTS = ("", "-wal", "-shm", "-journal")
 
 
 @dataclass(frozen=True, slots=True)
+class MirrorGoesOn:
+    """The mirror has entries up to `position` that were not taken over."""
+
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class EntryDamaged:
+    """The ledger was kept, and its entry at `position`, the first of perhaps several, is not what its hashes say."""
+
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorDamaged:
+    """The mirror is damaged, `detail` says where; what it had after that was not taken over."""
+
+    detail: str
+
+
+NotRestored = MirrorGoesOn | EntryDamaged | MirrorDamaged
+
+
+@dataclass(frozen=True, slots=True)
 class RestoreReport:
     """What was done. `entries`: now in the ledger; `appended`: of those, taken over now from the mirror.
 
-    `set_aside`: where the old file went; `beyond`: how far the mirror goes, where that is further; `damaged`: the first entry of a
-    ledger that was kept that is not what its hashes say. `mirror_damaged`: where the mirror is damaged, and what comes after was left.
+    `set_aside`: where the old file is now; `not_restored`: empty if the ledger has all that the mirror has.
     """
 
     ledger_id: str
     entries: int
     appended: int
     set_aside: Path | None
-    beyond: int | None = None
-    damaged: int | None = None
-    mirror_damaged: str | None = None
+    not_restored: tuple[NotRestored, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """As the command prints it."""
+        document: dict[str, Any] = {
+            "ledger_id": self.ledger_id,
+            "entries": self.entries,
+            "appended": self.appended,
+            "set_aside": str(self.set_aside) if self.set_aside else None,
+            "mirror_beyond": None,
+            "damaged": None,
+            "mirror_damaged": None,
+        }
+        for each in self.not_restored:
+            match each:
+                case MirrorGoesOn(position):
+                    document["mirror_beyond"] = position
+                case EntryDamaged(position):
+                    document["damaged"] = position
+                case MirrorDamaged(detail):
+                    document["mirror_damaged"] = detail
+                case _:
+                    assert_never(each)
+        return document
 
 
 def from_mirror(
@@ -71,7 +116,7 @@ def from_mirror(
         last = ledger.last()
         ledger.close()
         count = last.position if last else 0
-        return RestoreReport(ledger_id, count, count, set_aside, mirror_damaged=mirror_damaged)
+        return RestoreReport(ledger_id, count, count, set_aside, _damage(mirror_damaged))
     migrate(ledger_file)
     ledger = SqliteLedger(ledger_file)
     try:
@@ -85,7 +130,8 @@ def from_mirror(
         last = ledger.last()
         position = last.position if last else 0
         damaged = next((entry.position for entry in ledger.scan(0, position) if faults(entry)), None)
-        return RestoreReport(ledger_id, position, appended, None, damaged=damaged, mirror_damaged=mirror_damaged)
+        own = () if damaged is None else (EntryDamaged(damaged),)
+        return RestoreReport(ledger_id, position, appended, None, (*_damage(mirror_damaged), *own))
     finally:
         ledger.close()
 
@@ -124,7 +170,7 @@ def from_backup(
                 if add:
                     tell = partial(_tell_restored, on_progress, beyond)
                     return from_mirror(archive_root, ledger_file, tell, up_to_damage=up_to_damage)
-                return RestoreReport(manifest.ledger_id, position, 0, None, beyond)
+                return RestoreReport(manifest.ledger_id, position, 0, None, _goes_on(beyond))
         if (migration := migrate(new)).backup is not None:
             migration.backup.unlink()
         ledger = SqliteLedger(new)
@@ -143,7 +189,16 @@ def from_backup(
         raise
     set_aside = _take_the_place_of(ledger_file)
     count = last.position if last else 0
-    return RestoreReport(manifest.ledger_id, count, appended, set_aside, None if add else beyond, mirror_damaged=mirror_damaged)
+    not_restored = _damage(mirror_damaged) if add else _goes_on(beyond)
+    return RestoreReport(manifest.ledger_id, count, appended, set_aside, not_restored)
+
+
+def _damage(mirror_damaged: str | None) -> tuple[NotRestored, ...]:
+    return () if mirror_damaged is None else (MirrorDamaged(mirror_damaged),)
+
+
+def _goes_on(beyond: int | None) -> tuple[NotRestored, ...]:
+    return () if beyond is None else (MirrorGoesOn(beyond),)
 
 
 def _tell_restored(on_progress: backup.BackupProgress, beyond: int | None, position: int) -> None:

@@ -25,7 +25,7 @@ from storage_ledger.ledger.mirror.segments import Batch, Begin
 from storage_ledger.ledger.mirror.writer import Mirror
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.operations import backup
-from storage_ledger.operations.restore import RestoreReport, from_backup, from_mirror
+from storage_ledger.operations.restore import MirrorDamaged, MirrorGoesOn, RestoreReport, from_backup, from_mirror
 from storage_ledger.system.sqlite import sqlite
 from tests.contract.making import Ledgers, described, fill, small_volume
 
@@ -220,7 +220,7 @@ def test_a_lost_ledger_is_restored_entry_for_entry_with_its_duties(scene):
     scene.lose()
     done = scene.restore()
     assert scene.rows() == before
-    assert (done.entries, done.appended, done.set_aside, done.beyond) == (30, 0, None, None)
+    assert (done.entries, done.appended, done.set_aside, done.not_restored) == (30, 0, None, ())
     assert stat.S_IMODE(scene.file.stat().st_mode) == 0o640
     scene.append(1)
     assert sorted(path.name for path in scene.file.parent.iterdir() if "restor" in path.name) == []
@@ -233,11 +233,11 @@ def test_an_old_backup_offers_what_the_mirror_has_beyond_it(scene):
     before = scene.rows()
     scene.lose()
     done = scene.restore()
-    assert (scene.asked, done.entries, done.beyond) == ([(10, 30)], 10, 30)
+    assert (scene.asked, done.entries, done.not_restored) == ([(10, 30)], 10, (MirrorGoesOn(30),))
     with pytest.raises(LedgerUnusable, match=r"mirror-ahead.*restore --from-mirror"):
         Mirror(scene.archive, scene.file.with_name("mirror.lock"), scene.ledger).check()
     done = scene.restore(with_mirror=True)
-    assert (done.entries, done.appended, done.beyond) == (30, 20, None)
+    assert (done.entries, done.appended, done.not_restored) == (30, 20, ())
     assert scene.rows() == before
     done = scene.restore(with_mirror=True)  # killed at its very end, it is run again
     assert (done.entries, done.appended, done.set_aside) == (30, 0, None)
@@ -290,12 +290,12 @@ def test_what_a_damaged_mirror_has_before_its_damage_is_taken_where_it_is_asked_
         assert list(scene.file.parent.iterdir()) == []
     else:
         done = from_mirror(scene.archive, scene.file, up_to_damage=True)
-        assert (done.entries, done.mirror_damaged is not None) == (proved, True)
+        assert (done.entries, [type(each) for each in done.not_restored]) == (proved, [MirrorDamaged])
         scene.ledger = SqliteLedger(scene.file)
         assert scene.ledger.read(0, 1000) == before[:proved]
         scene.lose()
     done = from_backup(scene.dest, scene.archive, scene.file, force=False, with_mirror=lambda *_: True, up_to_damage=True)
-    assert (done.entries, done.mirror_damaged is not None) == (proved or 35, proved != 0)
+    assert (done.entries, [type(each) for each in done.not_restored]) == (proved or 35, [MirrorDamaged] if proved else [])
     scene.ledger = SqliteLedger(scene.file)
     assert scene.ledger.read(0, 1000) == before[: done.entries]
 
@@ -312,7 +312,7 @@ def test_what_the_mirror_has_beyond_a_backup_that_tells_something_else_is_not_ta
         from_backup(scene.dest, scene.archive, scene.file, force=False, with_mirror=lambda *_: True)
     assert list(scene.file.parent.iterdir()) == []
     done = from_backup(scene.dest, scene.archive, scene.file, force=False, with_mirror=lambda *_: True, up_to_damage=True)
-    assert (done.entries, done.appended, done.mirror_damaged is not None) == (10, 0, True)
+    assert (done.entries, done.appended, [type(each) for each in done.not_restored]) == (10, 0, [MirrorDamaged])
     other.ledger.close()
 
 
