@@ -26,6 +26,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from storage_ledger.system import logs
 from storage_ledger.web.auth.access_log import looked_at
+from storage_ledger.web.files.http_ranges import ByteRange, is_current, requested_range
 from storage_ledger.web.files.lookup import FileLookup, IndexedFile
 from storage_ledger.web.files.pictures import MAX_FRAME, SIZES, WHY, Rendered, RenderRequest, Unavailable
 from storage_ledger.web.files.pictures.cache import Cache, key_of
@@ -39,7 +40,6 @@ PRIVATE = "private, max-age=3600"
 """For the browser of who is logged in, as long as he is: see `Vary`."""
 
 _TYPES = {"png": "image/png", "jpeg": "image/jpeg", "json": "application/json"}
-_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 _FAILED_FOR_S = 600.0
 _FAILED_AT_MOST = 10_000
 _STATUS = {"file-missing": 404, "archive-missing": 503, "file-unreadable": 503}
@@ -84,7 +84,7 @@ class ContentRoutes:
         if wanted.size > THUMBNAIL:
             looked_at(request.scope, study_id=file.study_id)
         key = key_of(file.sha256, wanted.what, wanted.frame, wanted.size, wanted.window)
-        if _matches(request, key):
+        if is_current(request.headers, key):
             return Response(status_code=304, headers={**_private(), "ETag": f'"{key}"'})
         try:
             made = await self._made(key, file, wanted)
@@ -143,26 +143,24 @@ class ContentRoutes:
         looked_at(request.scope, study_id=file.study_id)
         etag = f'"{file.sha256}"'
         headers = {**_private(), "ETag": etag, "Accept-Ranges": "bytes", "Content-Disposition": attachment(file.name)}
-        if _matches(request, file.sha256):
+        if is_current(request.headers, file.sha256):
             return Response(status_code=304, headers=headers)
-        span = _range(request, file.bytes, etag)
+        span = requested_range(request.method, request.headers, file.bytes, etag)
         if span is None:
             return PlainTextResponse("No such range\n", 416, {"Content-Range": f"bytes */{file.bytes}"})
         try:
             descriptor = await asyncio.to_thread(self._lookup.open, file)
         except Unavailable as error:
             return _refusal(_STATUS.get(error.code, 409), WHY[error.code], error.code)
-        first, count = span
-        partial = count != file.bytes
-        headers["Content-Length"] = str(count)
-        if partial:
-            headers["Content-Range"] = f"bytes {first}-{first + count - 1}/{file.bytes}"
+        headers["Content-Length"] = str(span.count)
+        if span.is_partial:
+            headers["Content-Range"] = span.content_range
         if request.method == "HEAD":
             os.close(descriptor)
             return Response(headers=headers, media_type="application/dicom")
         opened = os.fdopen(descriptor, "rb", buffering=0)
-        pieces = _pieces(opened, first, count, None if partial else file.sha256)
-        return _Streamed(pieces, 206 if partial else 200, headers, "application/dicom", opened.close)
+        pieces = _pieces(opened, span, None if span.is_partial else file.sha256)
+        return _Streamed(pieces, 206 if span.is_partial else 200, headers, "application/dicom", opened.close)
 
     async def zip_of_dicom_study(self, request: Request) -> Response:
         """All files of a DICOM study, by series."""
@@ -255,10 +253,11 @@ class _Streamed(StreamingResponse):
             self._done()
 
 
-def _pieces(file: BinaryIO, first: int, count: int, sha256: str | None) -> Generator[bytes]:
-    """So many bytes. With a digest the last piece goes out only if the whole has it: a client sees too short a file then."""
+def _pieces(file: BinaryIO, span: ByteRange, sha256: str | None) -> Generator[bytes]:
+    """The bytes of the range. With a digest the last piece is sent only if the whole has it; otherwise the client gets too short a file."""
     digest = hashlib.sha256()
-    file.seek(first)
+    file.seek(span.first)
+    count = span.count
     while count:
         piece = file.read(min(PIECE, count))
         count -= len(piece)
@@ -271,21 +270,6 @@ def _pieces(file: BinaryIO, first: int, count: int, sha256: str | None) -> Gener
 
 def _none() -> Generator[bytes]:
     yield from ()
-
-
-def _range(request: Request, size: int, etag: str) -> tuple[int, int] | None:
-    """First byte and how many; all of it without a range that we know or that still holds; None for one that cannot be had."""
-    text = request.headers.get("range", "")
-    found = _RANGE.fullmatch(text.replace(" ", "")) if request.method == "GET" else None
-    if found is None or request.headers.get("if-range", etag) != etag or not (found[1] or found[2]):
-        return 0, size  # several ranges, or other units: RFC 9110 allows to leave them alone
-    if not found[1]:
-        count = min(int(found[2]), size)
-        return (size - count, count) if count else None
-    first, last = int(found[1]), min(int(found[2]), size - 1) if found[2] else size - 1
-    if found[2] and int(found[2]) < first:
-        return 0, size  # not a range at all
-    return (first, last - first + 1) if first < size else None
 
 
 def _wanted(request: Request) -> RenderRequest:
@@ -312,12 +296,6 @@ def _window(text: str | None) -> tuple[float, float] | None:
     if not (math.isfinite(center) and math.isfinite(width) and abs(center) <= 1e9 and 0 < width <= 1e9):
         raise ValueError("window is center,width: two numbers, the second above 0")
     return center, width
-
-
-def _matches(request: Request, tag: str) -> bool:
-    """Whether the browser has it (RFC 9110 §13.1.2)."""
-    told = [each.strip().removeprefix("W/") for each in request.headers.get("if-none-match", "").split(",")]
-    return f'"{tag}"' in told or told == ["*"]
 
 
 def _private() -> dict[str, str]:
