@@ -32,7 +32,8 @@ sys.path.insert(0, str(ROOT))
 from storage_ledger.domain.entries import faults  # noqa: E402
 from storage_ledger.index.follower import Index  # noqa: E402
 from storage_ledger.index.rebuild.processes import RebuildProcesses  # noqa: E402
-from storage_ledger.ledger.sqlite import COLUMNS, SqliteLedger  # noqa: E402
+from storage_ledger.ledger.entry_rows import COLUMNS  # noqa: E402
+from storage_ledger.ledger.sqlite import SqliteLedger  # noqa: E402
 from storage_ledger.system.sqlite import sqlite  # noqa: E402
 
 

@@ -26,10 +26,10 @@ def acknowledge(
     further jump is reported again. Ends with 0 when it was recorded, with 1 when there is nothing to acknowledge.
     """
     from storage_ledger.cli.output import print_json
-    from storage_ledger.ledger.sqlite import utc_now
     from storage_ledger.operations.clock_ahead import acknowledge_ahead
     from storage_ledger.operations.quarantine import check_words
     from storage_ledger.settings import Settings
+    from storage_ledger.system.clock import utc_now
     from storage_ledger.wiring import stores
 
     try:

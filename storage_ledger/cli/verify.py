@@ -169,7 +169,7 @@ def _sample(text: str | None) -> float | None:
 
 def _since(text: str | None) -> str | None:
     from storage_ledger.domain.ids import later, rfc3339
-    from storage_ledger.ledger.sqlite import utc_now
+    from storage_ledger.system.clock import utc_now
 
     if text is None:
         return None

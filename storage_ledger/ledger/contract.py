@@ -94,12 +94,8 @@ class Transaction(Protocol):
         """Call `then` once this transaction is durable, and not at all if it is not."""
         ...
 
-    def place_again(self, position: int) -> None:
-        """Make pending(place) of a `described` entry anew, due now."""
-        ...
-
-    def remove_again(self, position: int) -> None:
-        """Make pending(remove) of an `archived` entry anew, due now."""
+    def add_work_item(self, position: int, stage: Stage) -> None:
+        """Have an entry placed or removed once more, due now. Nothing happens if that work item still exists."""
         ...
 
     def is_settled(self, upload_path: str, position: int) -> bool:

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from storage_ledger.errors import LedgerUnusable
-from storage_ledger.ledger.schema import HEAD
 from storage_ledger.ledger.snapshot import copy_to, fsync
 from storage_ledger.system import locks
 from storage_ledger.system.file_system import require_local
 from storage_ledger.system.files import chown_like_folder
 from storage_ledger.system.sqlite import SqliteFile, connect, errors_mapped, sqlite
 
+HEAD = "0003"
+"""The revision of the ledger's schema that this program is made for; the schema itself stands in alembic/versions/."""
 SCHEMA_SQL = "SELECT type, name, coalesce(sql, '') FROM sqlite_master WHERE name NOT LIKE 'sqlite!_stat%' ESCAPE '!'"
 """Reads the schema; what SQLite gathers by itself about the sizes of tables is no part of it."""
 

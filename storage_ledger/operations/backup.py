@@ -22,9 +22,9 @@ from storage_ledger.domain.entries import Entry, faults
 from storage_ledger.domain.ids import rfc3339
 from storage_ledger.domain.merkle_tree import Tree
 from storage_ledger.errors import BackupError, LedgerError, LedgerUnusable, Locked
+from storage_ledger.ledger.entry_rows import COLUMNS
 from storage_ledger.ledger.migrate import revision_of
 from storage_ledger.ledger.snapshot import MODE, copy_to, fsync
-from storage_ledger.ledger.sqlite import COLUMNS
 from storage_ledger.system.files import chown_like_folder
 from storage_ledger.system.sqlite import errors_mapped, quoted, sqlite
 

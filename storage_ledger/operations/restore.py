@@ -15,9 +15,10 @@ from storage_ledger.errors import BackupError, LedgerUnusable, Retryable
 from storage_ledger.ledger.migrate import make_again, make_folder, migrate
 from storage_ledger.ledger.mirror import writer
 from storage_ledger.ledger.snapshot import fsync
-from storage_ledger.ledger.sqlite import SqliteLedger, utc_now
+from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.operations import backup
 from storage_ledger.operations.backup import Manifest
+from storage_ledger.system.clock import utc_now
 from storage_ledger.system.sqlite import connect, errors_mapped
 
 BATCH = 1000

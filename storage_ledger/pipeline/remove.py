@@ -170,7 +170,7 @@ class Remover:
                 else:
                     tx.drop(position, Stage.REMOVE)
                     if removal.place_again and removal.work_item.entry.cause is not None:
-                        tx.place_again(removal.work_item.entry.cause)
+                        tx.add_work_item(removal.work_item.entry.cause, Stage.PLACE)
             if shared is not None:
                 retry_at = later(rfc3339(self._clock()), pause_s)
                 self._outages.begin(tx, "remove", shared.code, detail=shared.detail, errno=shared.errno, attempt=1, retry_at=retry_at)

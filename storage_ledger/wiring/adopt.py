@@ -11,11 +11,11 @@ from storage_ledger.index.follower import Index
 from storage_ledger.index.queries import standing
 from storage_ledger.index.rebuild.processes import RebuildProcesses
 from storage_ledger.ledger.migrate import migrate
-from storage_ledger.ledger.sqlite import utc_now
 from storage_ledger.operations.adopt.adoption import Adoption, AdoptNote, AdoptPlan, AdoptReport
 from storage_ledger.operations.progress import StartProgress
 from storage_ledger.settings import Settings
 from storage_ledger.system import logs
+from storage_ledger.system.clock import utc_now
 from storage_ledger.wiring.stores import alone, joined_mirror, reading
 
 

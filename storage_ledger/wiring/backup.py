@@ -7,9 +7,9 @@ from pathlib import Path
 
 from storage_ledger.errors import BackupError
 from storage_ledger.ledger.migrate import require_writable
-from storage_ledger.ledger.sqlite import utc_now
 from storage_ledger.operations import backup
 from storage_ledger.settings import Settings
+from storage_ledger.system.clock import utc_now
 from storage_ledger.wiring.stores import UMASK
 
 

@@ -8,11 +8,11 @@ import threading
 from collections.abc import Callable
 
 from storage_ledger.archive.uploads import Uploads
-from storage_ledger.ledger.sqlite import utc_now
 from storage_ledger.pipeline.reconcile.sweep import Reconciler, Sweep
 from storage_ledger.pipeline.status_client import StatusClient
 from storage_ledger.settings import Settings
 from storage_ledger.system import logs
+from storage_ledger.system.clock import utc_now
 from storage_ledger.system.metrics import Metrics
 from storage_ledger.wiring.stores import UMASK, mirrored, reading
 

@@ -14,7 +14,7 @@ from storage_ledger.index.follower import Index
 from storage_ledger.index.rebuild.processes import RebuildProcesses
 from storage_ledger.ledger.migrate import require_writable
 from storage_ledger.ledger.mirror.writer import Mirror
-from storage_ledger.ledger.sqlite import SqliteLedger, utc_now
+from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.operations.problems import Problems
 from storage_ledger.operations.progress import StartProgress
 from storage_ledger.operations.replay import mirror as mirror_part
@@ -30,6 +30,7 @@ from storage_ledger.pipeline.outages import Outages
 from storage_ledger.pipeline.status_client import StatusClient
 from storage_ledger.settings import Settings
 from storage_ledger.system import logs
+from storage_ledger.system.clock import utc_now
 from storage_ledger.system.metrics import Metrics
 from storage_ledger.system.pacing import Pace
 from storage_ledger.wiring.stores import UMASK, alone, reading

@@ -14,7 +14,7 @@ from storage_ledger.index.follower import Index
 from storage_ledger.index.rebuild.processes import RebuildProcesses
 from storage_ledger.ledger.contract import Commit, Ledger
 from storage_ledger.ledger.migrate import migrate
-from storage_ledger.ledger.sqlite import SqliteLedger, utc_now
+from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.operations.verify.scrub import Scrub
 from storage_ledger.operations.verify.selection import VerifyPaths
 from storage_ledger.pipeline.bells import Bells, Signal, Sleeper
@@ -34,6 +34,7 @@ from storage_ledger.service.health import make_app
 from storage_ledger.service.process import Parts, Service
 from storage_ledger.settings import Settings
 from storage_ledger.system import logs
+from storage_ledger.system.clock import utc_now
 from storage_ledger.system.http_server import WebServer
 from storage_ledger.system.metrics import Metrics
 from storage_ledger.wiring.stores import alone, joined_mirror, reading

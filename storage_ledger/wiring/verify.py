@@ -9,13 +9,13 @@ from collections.abc import Callable
 from storage_ledger.domain.ids import rfc3339
 from storage_ledger.domain.payloads import VerifiedPayload
 from storage_ledger.ledger.migrate import require_owner
-from storage_ledger.ledger.sqlite import utc_now
 from storage_ledger.operations.verify import unrecorded
 from storage_ledger.operations.verify.report import VerifyProgress, VerifyReport
 from storage_ledger.operations.verify.selection import VerifyOptions, VerifyPaths
 from storage_ledger.operations.verify.verification import Verification
 from storage_ledger.settings import Settings
 from storage_ledger.system import logs
+from storage_ledger.system.clock import utc_now
 from storage_ledger.wiring.stores import UMASK, appending
 
 

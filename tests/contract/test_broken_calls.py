@@ -14,7 +14,7 @@ from storage_ledger.domain.entries import Kind
 from storage_ledger.domain.paths import UploadPaths
 from storage_ledger.errors import LedgerBusy
 from storage_ledger.ledger.migrate import migrate
-from storage_ledger.ledger.sqlite import SqliteLedger, utc_now
+from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.pipeline.bells import Bells, Sleeper
 from storage_ledger.pipeline.notify import Notifier
 from storage_ledger.pipeline.outages import Outages
@@ -23,6 +23,7 @@ from storage_ledger.pipeline.receive.intake import Intake
 from storage_ledger.pipeline.receive.source import Delivery
 from storage_ledger.pipeline.remove import Remover
 from storage_ledger.pipeline.status_client import StatusClient
+from storage_ledger.system.clock import utc_now
 from storage_ledger.system.metrics import Metrics
 from tests.contract.pipeline import Acknowledging
 from tests.contract.test_lane import CLASSES

@@ -364,7 +364,7 @@ def test_a_duty_to_place_can_be_made_anew_once(ledger):
     append(ledger, said(), NewEntry(Kind.ARCHIVED, archived(), "S1", 1))
     for _ in range(2):
         with ledger.write() as tx:
-            tx.place_again(1)
+            tx.add_work_item(1, Stage.PLACE)
             assert tx.is_pending(1, Stage.PLACE)
     assert [work_item.entry.position for work_item in ledger.due([Stage.PLACE], limit=10)] == [1]
 
@@ -373,8 +373,8 @@ def test_a_duty_to_remove_can_be_made_anew_once(ledger):
     append(ledger, said(), NewEntry(Kind.ARCHIVED, archived(), "S1", cause=1))
     with ledger.write() as tx:
         tx.drop(2, Stage.REMOVE)
-        tx.remove_again(2)
-        tx.remove_again(2)
+        tx.add_work_item(2, Stage.REMOVE)
+        tx.add_work_item(2, Stage.REMOVE)
     assert [work_item.entry.position for work_item in ledger.due([Stage.REMOVE], limit=9)] == [2]
 
 
@@ -548,7 +548,7 @@ def test_after_each_commit_the_ledger_says_what_it_brought(tmp_path, ledgers):
     with ledger.write() as tx:
         tx.drop(1, Stage.PLACE)
     with ledger.write() as tx:
-        tx.place_again(1)
+        tx.add_work_item(1, Stage.PLACE)
     ledger.close()
     assert told == [
         Commit(("described", "described"), frozenset({Stage.PLACE})),

@@ -13,9 +13,10 @@ import pytest
 
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.errors import LedgerRefused, LedgerUnusable, Locked
-from storage_ledger.ledger.migrate import _backup, migrate, require_owner, script_folder
-from storage_ledger.ledger.schema import HEAD
-from storage_ledger.ledger.sqlite import _TO_PLACE, _UPLOAD_PATH, COLUMNS, NAMING_STUDY, OPEN_OUTAGES, SqliteLedger
+from storage_ledger.ledger.entry_rows import COLUMNS, NAMING_STUDY, OPEN_OUTAGES, UPLOAD_PATH
+from storage_ledger.ledger.migrate import HEAD, _backup, migrate, require_owner, script_folder
+from storage_ledger.ledger.sqlite import SqliteLedger
+from storage_ledger.ledger.transaction import _TO_PLACE
 from storage_ledger.system import locks
 from storage_ledger.system.sqlite import sqlite, wal_is_safe
 from tests.contract.making import described, small_volume
@@ -304,10 +305,10 @@ def test_a_ledger_of_an_earlier_revision_gets_the_indexes_that_it_lacks_and_keep
 def test_the_entries_of_an_upload_are_found_through_the_index(filled):
     with closing(sqlite.connect(filled)) as connection:
         plans = [
-            connection.execute(f"EXPLAIN QUERY PLAN SELECT {COLUMNS} FROM entries WHERE {_UPLOAD_PATH} = 'a.dcm'").fetchall(),
+            connection.execute(f"EXPLAIN QUERY PLAN SELECT {COLUMNS} FROM entries WHERE {UPLOAD_PATH} = 'a.dcm'").fetchall(),
             connection.execute(
                 "EXPLAIN QUERY PLAN SELECT max(e.position), count(p.position) FROM entries e "
-                f"LEFT JOIN pending p ON p.position = e.position AND p.stage IN ('place', 'remove') WHERE {_UPLOAD_PATH} = 'a.dcm'"
+                f"LEFT JOIN pending p ON p.position = e.position AND p.stage IN ('place', 'remove') WHERE {UPLOAD_PATH} = 'a.dcm'"
             ).fetchall(),
             connection.execute(f"EXPLAIN QUERY PLAN {_TO_PLACE}", ("S1", "a.dcm")).fetchall(),
         ]

@@ -9,11 +9,12 @@ import sys
 from pathlib import Path
 
 from storage_ledger.domain.paths import UploadPaths
-from storage_ledger.ledger.sqlite import SqliteLedger, utc_now
+from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.pipeline.bells import Bells
 from storage_ledger.pipeline.receive.intake import Intake
 from storage_ledger.pipeline.receive.source import Delivery, Source
 from storage_ledger.settings import Settings
+from storage_ledger.system.clock import utc_now
 from storage_ledger.system.metrics import Metrics
 
 GROUPS = 12

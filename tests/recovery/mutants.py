@@ -32,7 +32,7 @@ STATUS = "storage_ledger/pipeline/status_client.py"
 ENTRIES = "storage_ledger/domain/entries.py"
 STUDY = "storage_ledger/domain/study.py"
 MIRROR = "storage_ledger/ledger/mirror/writer.py"
-LEDGER = "storage_ledger/ledger/sqlite.py"
+LEDGER = "storage_ledger/ledger/transaction.py"
 
 
 @dataclass(frozen=True)

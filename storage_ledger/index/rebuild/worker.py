@@ -27,7 +27,7 @@ from storage_ledger.index.schema import COLUMNS, FLAGS, OF_A_SERIES, OF_A_STUDY,
 from storage_ledger.index.search import write_search_text
 from storage_ledger.index.writer import KEEP_STUDIES, PartitionWriter
 from storage_ledger.ledger.contract import IndexSource
-from storage_ledger.ledger.scan import Entries
+from storage_ledger.ledger.entry_rows import Entries
 from storage_ledger.system.sqlite import quoted, sqlite
 
 FOLDED = ("studies", "files", "uploads", "damaged")

@@ -19,7 +19,6 @@ from storage_ledger.index.queries import ask_files, damaged, standing
 from storage_ledger.index.schema import FLAGGED
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.mirror.writer import mirrored_position
-from storage_ledger.ledger.sqlite import utc_now
 from storage_ledger.operations.clock_ahead import CLOCK_AHEAD, ahead
 from storage_ledger.operations.report import remedies
 from storage_ledger.operations.report.outages import by_code, going_on
@@ -28,6 +27,7 @@ from storage_ledger.operations.report.verifications import VERIFIED_READ, found_
 from storage_ledger.operations.verify import unrecorded
 from storage_ledger.settings import Settings
 from storage_ledger.system import locks
+from storage_ledger.system.clock import utc_now
 
 WAITING_LONG_S = 900
 MIRROR_LAGS_S = 60

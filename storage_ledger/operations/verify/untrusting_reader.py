@@ -13,7 +13,8 @@ from storage_ledger.domain.entries import Entry, Kind, faults
 from storage_ledger.domain.payloads import ArchivedPayload, DescribedPayload, UnreadablePayload
 from storage_ledger.domain.study import Study
 from storage_ledger.errors import LedgerUnusable
-from storage_ledger.ledger.sqlite import COLUMNS, NOT_THERE
+from storage_ledger.ledger.entry_rows import COLUMNS
+from storage_ledger.ledger.sqlite import NOT_THERE
 from storage_ledger.system.parallel import batches
 from storage_ledger.system.sqlite import as_it_is, connect, errors_mapped
 

@@ -453,7 +453,7 @@ class Reconciler:
                 if not tx.is_settled(verdict.path, verdict.last):
                     held += 1
                 elif isinstance(verdict, Leftover):
-                    tx.remove_again(verdict.position)
+                    tx.add_work_item(verdict.position, Stage.REMOVE)
                     leftovers += 1
                 elif verdict.new and tx.knows_study(verdict.study_id):
                     held += 1

@@ -10,7 +10,7 @@ from typing import Any
 
 from storage_ledger.domain.entries import Entry, Kind, faults
 from storage_ledger.domain.error_catalogue.outages import OUTAGES
-from storage_ledger.ledger.sqlite import OPEN_OUTAGES
+from storage_ledger.ledger.entry_rows import COLUMNS, OPEN_OUTAGES
 from storage_ledger.operations.clock_ahead import ACKNOWLEDGED_READ, ClockAhead, ahead_of
 from storage_ledger.operations.report.outages import by_code, going_on
 from storage_ledger.operations.report.status import waits_long
@@ -18,7 +18,6 @@ from storage_ledger.operations.report.verifications import VERIFIED_READ
 from storage_ledger.web.pages.error_codes import meaning
 from storage_ledger.web.pages.queries import QueryRow, ask, ask_one, marks
 
-COLUMNS = "position, entry_id, study_id, version, kind, schema, recorded_at, cause, payload, payload_sha256, salt, leaf_hash"
 SHOWN_CHARACTERS = 200_000
 """Of a payload; the rest of a larger one is in the JSON of the row."""
 

@@ -12,7 +12,7 @@ from storage_ledger.domain.error_catalogue.verify import VERIFY
 from storage_ledger.domain.ids import instant
 from storage_ledger.domain.study import State, Study
 from storage_ledger.domain.work_queue import Stage
-from storage_ledger.ledger.sqlite import NAMING_STUDY
+from storage_ledger.ledger.entry_rows import NAMING_STUDY
 from storage_ledger.operations.report.flags import flags_of
 from storage_ledger.operations.report.remedies import commands, put_back
 from storage_ledger.operations.report.timeline import NEXT, WAITS_FOR, happened, summary

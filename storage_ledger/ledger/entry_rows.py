@@ -1,4 +1,4 @@
-"""The entries of a ledger in an SQLite file, for a process that reads them and does nothing else."""
+"""The rows of `entries` in SQLite: their columns, the conditions that an index answers, and an `Entry` of each row."""
 
 from __future__ import annotations
 
@@ -13,10 +13,20 @@ from storage_ledger.system.sqlite import BUSY_TIMEOUT_S, is_undecodable, quoted,
 
 E = TypeVar("E", bound=Entry)
 
-_COLUMNS = ", ".join(Entry._fields)
-_ENCODED = _COLUMNS.replace(" payload,", " CASE typeof(payload) WHEN 'text' THEN CAST(payload AS BLOB) END,")
+COLUMNS = ", ".join(Entry._fields)
+UPLOAD_PATH = "CASE WHEN json_valid(payload) THEN json_extract(payload, '$.upload_path') END"
+"""The upload that an entry names. The very words of the index: SQLite takes it for no others."""
+NAMING_STUDY = "study_id IS NULL AND CASE WHEN json_valid(payload) THEN json_extract(payload, '$.study_id') END = ?"
+"""Which entries of no study are about one all the same. The very words of the index."""
+OPEN_OUTAGES = (
+    "study_id IS NULL AND kind = 'failed' AND position NOT IN (SELECT cause FROM entries "
+    "WHERE study_id IS NULL AND kind = 'recovered' AND cause IS NOT NULL)"
+)
+"""Which entries say that an outage began, without another one that says it ended."""
+
+_ENCODED = COLUMNS.replace(" payload,", " CASE typeof(payload) WHEN 'text' THEN CAST(payload AS BLOB) END,")
 _RANGE = "WHERE position > ? AND position <= ? ORDER BY position"
-SCAN = f"SELECT {_COLUMNS} FROM entries {_RANGE}"  # noqa: S608 - constants
+SCAN = f"SELECT {COLUMNS} FROM entries {_RANGE}"  # noqa: S608 - constants
 _SCAN_ENCODED = f"SELECT {_ENCODED} FROM entries {_RANGE}"  # noqa: S608 - constants
 _STUDY_ENCODED = f"SELECT {_ENCODED} FROM entries WHERE study_id = ? ORDER BY version"  # noqa: S608 - constants
 

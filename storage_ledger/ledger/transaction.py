@@ -1,0 +1,196 @@
+"""Appends to the ledger's SQLite file, and what they change in its work queue."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from operator import attrgetter
+from typing import Any
+
+from storage_ledger.domain import canonical_json, work_queue
+from storage_ledger.domain.entries import CURRENT_SCHEMA, Entry, Kind, NewEntry, has_whole_header
+from storage_ledger.domain.ids import later, rfc3339, uuid7
+from storage_ledger.domain.payloads import DescribedPayload
+from storage_ledger.domain.redeliveries import DescribedUpload, repeats_of
+from storage_ledger.domain.work_queue import Stage
+from storage_ledger.errors import LedgerUnusable
+from storage_ledger.ledger.entry_rows import COLUMNS, UPLOAD_PATH, as_entry, one_by_one
+from storage_ledger.system.clock import Clock
+from storage_ledger.system.sqlite import RESTORE, fetched
+
+READ_BACK_WITHIN_S = 86_400.0
+Randomness = Callable[[int], bytes]
+
+_row = attrgetter(*Entry._fields)
+_INSERT = f"INSERT INTO entries ({COLUMNS}) VALUES ({', '.join('?' * len(Entry._fields))})"  # noqa: S608 - constants
+# The + keeps SQLite from going through all entries of the study, of which there may be thousands, instead of the upload's.
+_TO_PLACE = (
+    "SELECT e.position, json_extract(e.payload, '$.raw_sha256') FROM entries e "  # noqa: S608 - constants
+    "JOIN pending p ON p.position = e.position AND p.stage = 'place' "
+    f"WHERE +e.study_id = ? AND {UPLOAD_PATH} = ? ORDER BY e.position"
+)
+
+
+class SqliteTransaction:
+    """See `contract.Transaction`. Position, version and time are read inside it, never cached: others append too."""
+
+    def __init__(self, connection: Any, clock: Clock, randomness: Randomness) -> None:
+        self._connection = connection
+        self._sql = connection.execute
+        self._now = clock()
+        self._now_text = rfc3339(self._now)
+        self._randomness = randomness
+        last = self._one("ORDER BY position DESC LIMIT 1")
+        if last is not None and not has_whole_header(last):  # its time, for one, would be that of all to come
+            text = f"the last entry, at position {last.position}, is not what its hash says. {RESTORE}"
+            raise LedgerUnusable("ledger-damaged", text)
+        self._position: int = last.position if last else 0
+        # A clock that was set back must not make the log run backwards.
+        self._time: str = max(self._now_text, last.recorded_at if last else "")
+        self.appended: list[Entry] = []
+        self.due: set[Stage] = set()
+        self.then: list[Callable[[], None]] = []
+
+    def append(self, new: NewEntry, *, due_in_s: float = 0.0, work_item: bool = True) -> Entry:
+        """See `contract.Transaction.append`."""
+        entry = self._seal(new)
+        self._insert(entry)
+        self._apply(new, entry.position, due_in_s=due_in_s, work_item=work_item)
+        return entry
+
+    def take_over(self, entry: Entry) -> None:
+        """See `contract.Transaction.take_over`."""
+        if entry.kind not in {kind.value for kind in Kind}:
+            raise LedgerUnusable(
+                "ledger-newer", f"the entry at position {entry.position} is of kind {entry.kind!r}, unknown to this program"
+            )
+        new = NewEntry(Kind(entry.kind), entry.data, entry.study_id, entry.cause)
+        if new.kind is Kind.ARCHIVED and entry.cause is not None and (described := self._get(entry.cause)) is not None:
+            said = DescribedPayload.of(described)
+            upload = DescribedUpload(described.position, said.upload_path, said.raw_sha256)
+            # As the placer does in the commit of the first `archived`.
+            for position in self.pending_repeats(described.study_id or "", upload):
+                self.drop(position, Stage.PLACE)
+        self._insert(entry)
+        study_id = new.payload.get("study_id") if new.kind is Kind.REJECTED else None
+        self._apply(new, entry.position, due_in_s=0.0, work_item=study_id is None or not self.knows_study(study_id))
+        if new.kind is Kind.STATUS_SENT and entry.recorded_at < later(self._now_text, -READ_BACK_WITHIN_S):
+            self.drop(entry.position, Stage.CONFIRM)  # a million of them were read back long ago
+
+    def _get(self, position: int) -> Entry | None:
+        return self._one("WHERE position = ?", position)
+
+    def _one(self, where: str, *values: object) -> Entry | None:
+        found = self._entries(where, *values)
+        return found[0] if found else None
+
+    def _entries(self, where: str, *values: object) -> list[Entry]:
+        return list(map(as_entry, fetched(self._connection, f"SELECT {COLUMNS} FROM entries {where}", values)))  # noqa: S608 - constants
+
+    def _insert(self, entry: Entry) -> None:
+        self._sql(_INSERT, _row(entry))
+        self._position, self._time = entry.position, entry.recorded_at
+        self.appended.append(entry)
+
+    def _apply(self, new: NewEntry, at: int, *, due_in_s: float, work_item: bool) -> None:
+        changes = work_queue.changes(new)
+        for position, stage in changes.drop:
+            self.drop(position, stage)
+        if changes.drop_confirms and new.study_id is not None:
+            self._sql(
+                "DELETE FROM pending WHERE stage = 'confirm' "
+                "AND position IN (SELECT position FROM entries WHERE study_id = ? AND kind = ?)",
+                (new.study_id, Kind.STATUS_SENT.value),
+            )
+        if work_item:
+            for stage in changes.add:
+                self._sql(
+                    "INSERT INTO pending (position, stage, not_before, attempts) VALUES (?, ?, ?, 0)",
+                    (at, stage.value, later(self._now_text, due_in_s) if due_in_s else self._now_text),
+                )
+                if not due_in_s:
+                    self.due.add(stage)
+            for position in changes.place_again:
+                self.add_work_item(position, Stage.PLACE)
+
+    def pending_repeats(self, study_id: str, described: DescribedUpload) -> list[int]:
+        """See `contract.Transaction.pending_repeats`."""
+        path = described.upload_path
+        rows = self._sql(_TO_PLACE, (study_id, path)).fetchall()
+        return repeats_of(described, (DescribedUpload(position, path, raw_sha256) for position, raw_sha256 in rows))
+
+    def make_due(self, *, beyond_s: float) -> None:
+        """See `contract.Transaction.make_due`."""
+        now = self._now_text
+        self.due.update(Stage)
+        self._sql("UPDATE pending SET not_before = ? WHERE stage <> 'confirm' AND not_before > ?", (now, now))
+        self._sql("UPDATE pending SET not_before = ? WHERE stage = 'confirm' AND not_before > ?", (now, later(now, beyond_s)))
+
+    def study(self, study_id: str) -> Iterator[Entry]:
+        """See `contract.Transaction.study`."""
+        return one_by_one(self._connection, f"SELECT {COLUMNS} FROM entries WHERE study_id = ? ORDER BY version", (study_id,), as_entry)  # noqa: S608 - constants
+
+    def knows_study(self, study_id: str) -> bool:
+        """See `contract.Transaction.knows_study`."""
+        return (
+            self._sql("SELECT 1 FROM entries WHERE study_id = ? AND kind = ? LIMIT 1", (study_id, Kind.DESCRIBED.value)).fetchone()
+            is not None
+        )
+
+    def is_pending(self, position: int, stage: Stage) -> bool:
+        """See `contract.Transaction.is_pending`."""
+        return self._sql("SELECT 1 FROM pending WHERE position = ? AND stage = ?", (position, stage.value)).fetchone() is not None
+
+    def drop(self, position: int, stage: Stage) -> None:
+        """See `contract.Transaction.drop`."""
+        self._sql("DELETE FROM pending WHERE position = ? AND stage = ?", (position, stage.value))
+
+    def postpone(self, position: int, stage: Stage, *, due_in_s: float, attempts: int) -> None:
+        """See `contract.Transaction.postpone`."""
+        self._sql(
+            "UPDATE pending SET not_before = ?, attempts = ? WHERE position = ? AND stage = ?",
+            (later(self._now_text, due_in_s), attempts, position, stage.value),
+        )
+
+    def is_retrying(self, stage: Stage) -> bool:
+        """See `contract.Transaction.is_retrying`."""
+        return self._sql("SELECT 1 FROM pending WHERE stage = ? AND attempts > 0 LIMIT 1", (stage.value,)).fetchone() is not None
+
+    def on_commit(self, then: Callable[[], None]) -> None:
+        """See `contract.Transaction.on_commit`."""
+        self.then.append(then)
+
+    def add_work_item(self, position: int, stage: Stage) -> None:
+        """See `contract.Transaction.add_work_item`."""
+        self._sql(
+            "INSERT INTO pending (position, stage, not_before, attempts) VALUES (?, ?, ?, 0) ON CONFLICT DO NOTHING",
+            (position, stage.value, self._now_text),
+        )
+        self.due.add(stage)
+
+    def is_settled(self, upload_path: str, position: int) -> bool:
+        """See `contract.Transaction.is_settled`."""
+        last, work_items = self._sql(
+            f"SELECT max(e.position), count(p.position) FROM entries e "  # noqa: S608 - a constant
+            f"LEFT JOIN pending p ON p.position = e.position AND p.stage IN ('place', 'remove') WHERE {UPLOAD_PATH} = ?",
+            (upload_path,),
+        ).fetchone()
+        return (last or 0) == position and work_items == 0
+
+    def _seal(self, new: NewEntry) -> Entry:
+        version = None
+        if new.study_id is not None:
+            version = self._sql("SELECT coalesce(max(version), 0) + 1 FROM entries WHERE study_id = ?", (new.study_id,)).fetchone()[0]
+        payload = canonical_json.dumps(new.payload)
+        salt = self._randomness(16)
+        fields: dict[str, Any] = {
+            "position": self._position + 1,
+            "entry_id": uuid7(int(self._now.timestamp() * 1000), self._randomness(10)),
+            "study_id": new.study_id,
+            "version": version,
+            "kind": new.kind.value,
+            "schema": CURRENT_SCHEMA,
+            "recorded_at": self._time,
+            "cause": new.cause,
+            "payload_sha256": canonical_json.payload_sha256(salt, payload),
+        }
+        return Entry(**fields, payload=payload, salt=salt, leaf_hash=canonical_json.leaf_hash(fields))
