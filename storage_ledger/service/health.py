@@ -11,14 +11,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from storage_ledger import __version__
+from storage_ledger.domain.reason import Reason
 
 _NEVER_CACHED = {"Cache-Control": "no-store"}
 
 
-def make_app(reasons: Callable[[], list[dict[str, str]]], render_metrics: Callable[[], bytes]) -> Starlette:
+def make_app(reasons: Callable[[], list[Reason]], render_metrics: Callable[[], bytes]) -> Starlette:
     """Make the app of `/healthz`, `/readyz` and `/metrics` (GET and HEAD only, 405 otherwise).
 
-    `reasons` says why the service is not ready, an object with `code` and `detail` each, and nothing when it is; it and
+    `reasons` says why the service is not ready, and nothing when it is; it and
     `render_metrics` may block: they are called in threads of their own, while `/healthz` needs none and answers even
     when those are stuck.
     """
@@ -28,7 +29,7 @@ def make_app(reasons: Callable[[], list[dict[str, str]]], render_metrics: Callab
 
     def readyz(_: Request) -> Response:
         if found := reasons():
-            body = {"status": "not-ready", "reasons": [{"code": r["code"], "detail": r["detail"]} for r in found]}
+            body = {"status": "not-ready", "reasons": [{"code": each.code, "detail": each.detail} for each in found]}
             return JSONResponse(body, 503, headers=_NEVER_CACHED)
         return JSONResponse({"status": "ready"}, headers=_NEVER_CACHED)
 

@@ -19,6 +19,7 @@ from typing import Any
 from storage_ledger import __version__
 from storage_ledger.archive.contract import Archive
 from storage_ledger.domain.ids import instant
+from storage_ledger.domain.reason import Reason
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerError
 from storage_ledger.index.follower import Index
@@ -49,9 +50,6 @@ ANSWER_WITHIN_S = 1.5
 """For whoever asks for readiness or metrics: what is not known by then is said to hang."""
 WRITE_WITHIN_S = 1.0
 """A write lock on the ledger that cannot be had within this is somebody else's."""
-
-Reason = tuple[str, str]
-"""Code and detail."""
 
 
 @dataclass(slots=True)
@@ -102,7 +100,7 @@ class Service:
         self._signal: signal.Signals | None = None
         self._checks: list[Look[list[Reason]]] = [
             Look("ledger", self._look_at_ledger),
-            Look("archive", lambda: [trouble] if (trouble := parts.archive.trouble()) else []),
+            Look("archive", lambda: [Reason(*trouble)] if (trouble := parts.archive.trouble()) else []),
             Look("uploads", self._look_at_uploads),
         ]
         self._figures = Look("ledger's figures", self._look_up_figures)
@@ -160,33 +158,35 @@ class Service:
             self.stop()
         return False
 
-    def reasons(self) -> list[dict[str, str]]:
+    def reasons(self) -> list[Reason]:
         """Why the service is not ready; empty when it is. Answers within two seconds, whatever hangs."""
         parts = self._parts
         until = time.monotonic() + ANSWER_WITHIN_S
         for check in self._checks:
             check.begin()
         found: list[Reason] = [
-            ("internal-error", f"thread {name} fails and is started again: see `thread.failed` in the log")
+            Reason("internal-error", f"thread {name} fails and is started again: see `thread.failed` in the log")
             for name in self._supervisor.failing()
         ]
         if not parts.source.subscribed:
             why = parts.source.trouble or "not asked yet"
-            found.append(("redis-not-subscribed", f"nothing is heard from Redis: {why}"))
+            found.append(Reason("redis-not-subscribed", f"nothing is heard from Redis: {why}"))
         if parts.intake.trouble is not None:
-            found.append((parts.intake.trouble, "what arrives cannot be recorded"))
+            found.append(Reason(parts.intake.trouble, "what arrives cannot be recorded"))
         if parts.index.trouble is not None:
-            found.append(("index-failing", f"index.db cannot be written or rebuilt ({parts.index.trouble}); archiving goes on"))
+            found.append(Reason("index-failing", f"index.db cannot be written or rebuilt ({parts.index.trouble}); archiving goes on"))
         for check in self._checks:
             found += _checked(check, until)
         steps: dict[str, list[str]] = {}
         for step, code in parts.outages.current():
             steps.setdefault(code, []).append(step)
-        found += [(code, f"going on at step {' and '.join(each)}") for code, each in steps.items()]
+        found += [Reason(code, f"going on at step {' and '.join(each)}") for code, each in steps.items()]
         found += [
-            ("hangs", f"{pool.hanging} calls of step {pool.name} have not come back for minutes") for pool in self._pools() if pool.hanging
+            Reason("hangs", f"{pool.hanging} calls of step {pool.name} have not come back for minutes")
+            for pool in self._pools()
+            if pool.hanging
         ]
-        return [{"code": code, "detail": detail} for code, detail in dict.fromkeys(found)]
+        return list(dict.fromkeys(found))
 
     def _look_at_ledger(self) -> list[Reason]:
         ledger = self._parts.ledger
@@ -195,13 +195,13 @@ class Service:
                 pass
             found = ahead(ledger, self._parts.clock())
         except LedgerError as error:
-            return [(error.code, error.detail)]
-        return [] if found is None else [("clock-ahead", found.detail)]
+            return [Reason(error.code, error.detail)]
+        return [] if found is None else [Reason("clock-ahead", found.detail)]
 
     def _look_at_uploads(self) -> list[Reason]:
         if self._parts.uploads_root.is_dir():
             return []
-        return [("uploads-missing", "UPLOADS_PATH is not there: is the volume mounted?")]
+        return [Reason("uploads-missing", "UPLOADS_PATH is not there: is the volume mounted?")]
 
     def render_metrics(self) -> bytes:
         """The metrics, with those that are looked up now. Answers within two seconds: what hangs keeps its last value.
@@ -305,10 +305,10 @@ def _checked(check: Look[list[Reason]], until: float) -> list[Reason]:
     try:
         return check.result(until)
     except Hangs as hangs:
-        return [("hangs", f"the check of {check.name} has not come back for {hangs.after_s:.0f} s")]
+        return [Reason("hangs", f"the check of {check.name} has not come back for {hangs.after_s:.0f} s")]
     except Exception as error:  # noqa: BLE001 - said where it is asked for
         logs.get().error("check.failed", reason=check.name, error_type=type(error).__name__, frames_at=logs.where(error))
-        return [("internal-error", f"the check of {check.name} fails: see `check.failed` in the log")]
+        return [Reason("internal-error", f"the check of {check.name} fails: see `check.failed` in the log")]
 
 
 def _free_bytes(path: Path) -> float:

@@ -12,6 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from storage_ledger import __version__
+from storage_ledger.domain.reason import Reason
 from storage_ledger.errors import BadSettings
 from storage_ledger.service.health import make_app
 from storage_ledger.system.http_server import MOST_OF_THE_SERVICE, Server, WebServer, listen
@@ -23,7 +24,7 @@ class Face:
     """A running web server with what it asks of the service."""
 
     def __init__(self) -> None:
-        self.reasons: list[dict[str, str]] = []
+        self.reasons: list[Reason] = []
         self.metrics = Metrics()
         self.gate = threading.Event()
         self.gate.set()
@@ -33,7 +34,7 @@ class Face:
         self.server.start()
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.server.port}", trust_env=False, timeout=20)
 
-    def _reasons(self) -> list[dict[str, str]]:
+    def _reasons(self) -> list[Reason]:
         self.threads.add(threading.current_thread().name)
         self.asked.set()
         self.gate.wait(20)
@@ -58,7 +59,7 @@ def test_healthz_says_that_it_lives_and_which_version(face):
 
 def test_readyz_is_200_without_reasons_and_503_with_them(face):
     assert face.http.get("/readyz").json() == {"status": "ready"}
-    face.reasons = [{"code": "not-subscribed", "detail": "channel described"}, {"code": "archive-full", "detail": ""}]
+    face.reasons = [Reason("not-subscribed", "channel described"), Reason("archive-full")]
     answer = face.http.get("/readyz")
     assert answer.status_code == 503
     assert answer.json() == {"status": "not-ready", "reasons": face.reasons}

@@ -32,8 +32,8 @@ def outage(code: str) -> str:
 
 
 def not_ready(code: str) -> str:
-    """About what the service names in /readyz."""
-    return advice(code, READINESS, OUTAGES, LEDGER)
+    """About what the service names in /readyz, or that it does not answer."""
+    return advice(code, READINESS, OUTAGES, LEDGER, ATTENTION)
 
 
 def failing(code: str) -> str:

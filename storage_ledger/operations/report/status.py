@@ -14,6 +14,7 @@ from typing import Any
 
 from storage_ledger.domain.entries import Kind
 from storage_ledger.domain.ids import instant
+from storage_ledger.domain.reason import Reason
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.index.queries import ask_files, damaged, standing
 from storage_ledger.index.schema import FLAGGED
@@ -39,7 +40,6 @@ NO_INDEX = "index.db is not there, or cannot be read: which files are damaged is
 def look_at(ledger: Ledger, settings: Settings) -> dict[str, Any]:
     """One look. `attention`: what needs it, empty when all is well."""
     last = ledger.last()
-    outages = going_on(ledger.open_outages())
     waiting = [{"stage": q.stage.value, "rows": q.rows, "oldest": q.oldest, "next_due": q.next_due} for q in ledger.queue()]
     quarantine = quarantined(ledger, settings)
     volumes = [
@@ -52,41 +52,21 @@ def look_at(ledger: Ledger, settings: Settings) -> dict[str, Any]:
     ]
     serving = locks.is_held(settings.lock_file)
     mirrored = mirrored_position(settings.archive_path)
-    attention = [
-        {"code": code, "detail": f"step {' and '.join(steps)}, since {since}", "action": remedies.outage(code)}
-        for code, steps, since, _ in by_code(outages)
-    ]
-    if quarantine:
-        count = "1 file" if len(quarantine) == 1 else f"{len(quarantine)} files"
-        attention.append(_noticed("quarantined", count))
-    if (found := ahead(ledger, utc_now())) is not None:
-        attention.append(_noticed(CLOCK_AHEAD, found.detail))
-    if broken := damaged(settings.index_file, ledger, 1):
-        position, fault = broken[0]
-        attention.append(_noticed("entry-damaged", f"first at position {position}: {fault}"))
-    attention += [
-        _noticed(f"{v['name']}-missing", f"{v['path']} cannot be looked at")
-        for v in volumes
-        if v["free_bytes"] is None and f"{v['name']}-missing" not in {item["code"] for item in attention}
-    ]
-    attention += [
-        _noticed("waiting-long", f"{q.rows} to {q.stage.value}, the oldest since {q.oldest}")
-        for q in ledger.queue()
-        if q.stage is not Stage.CONFIRM and waits_long(q.oldest, utc_now())
-    ]
-    if volumes[1]["free_bytes"] is not None:  # where the archive is away, the mirror is away with it, and that is said
-        attention += _mirror_lag(ledger, mirrored)
     followed = standing(settings.index_file, ledger)
-    if followed is None and last is not None:
-        attention.append(_noticed("index-missing", NO_INDEX))
-    attention += _damage(ledger, settings)
-    unexplained = None
-    if serving:
-        known = {item["code"] for item in attention}
-        not_ready, unexplained = _asked(settings)
-        attention += [item for item in not_ready if item["code"] not in known]
-    else:
-        attention.append(_noticed("not-serving", "no `storage-ledger serve` holds serve.lock"))
+    outages = [
+        Reason(code, f"step {' and '.join(steps)}, since {since}") for code, steps, since, _ in by_code(going_on(ledger.open_outages()))
+    ]
+    noticed = [
+        *_waiting_for_a_person(quarantine),
+        *_clock(ledger),
+        *_damaged_entries(ledger, settings),
+        *_missing_volumes(volumes, outages),
+        *_waiting_long(ledger),
+        *(_mirror_lag(ledger, mirrored) if volumes[1]["free_bytes"] is not None else []),  # its volume is named already
+        *([Reason("index-missing", NO_INDEX)] if followed is None and last is not None else []),
+        *_damage(ledger, settings),
+    ]
+    not_ready, unexplained = _asked(settings) if serving else ([Reason("not-serving", "no `storage-ledger serve` holds serve.lock")], None)
     return {
         "position": last.position if last else 0,
         "recorded_at": last.recorded_at if last else None,
@@ -102,12 +82,49 @@ def look_at(ledger: Ledger, settings: Settings) -> dict[str, Any]:
         "unexplained": unexplained,
         "last_verify": last_verify(ledger),
         "volumes": volumes,
-        "attention": attention,
+        "attention": _attention(outages, noticed, not_ready),
     }
 
 
-def _noticed(code: str, detail: str) -> dict[str, str]:
-    return {"code": code, "detail": detail, "action": remedies.attention(code)}
+def _attention(outages: list[Reason], noticed: list[Reason], not_ready: list[Reason]) -> list[dict[str, str]]:
+    """Each with what to do about it. The service is not ready for a reason that stands here already: that is not said twice."""
+    known = {each.code for each in (*outages, *noticed)}
+    not_ready = [each for each in not_ready if each.code not in known]
+    return [
+        {"code": reason.code, "detail": reason.detail, "action": action(reason.code)}
+        for reasons, action in ((outages, remedies.outage), (noticed, remedies.attention), (not_ready, remedies.not_ready))
+        for reason in reasons
+    ]
+
+
+def _waiting_for_a_person(quarantine: list[dict[str, Any]]) -> list[Reason]:
+    count = "1 file" if len(quarantine) == 1 else f"{len(quarantine)} files"
+    return [Reason("quarantined", count)] if quarantine else []
+
+
+def _clock(ledger: Ledger) -> list[Reason]:
+    found = ahead(ledger, utc_now())
+    return [] if found is None else [Reason(CLOCK_AHEAD, found.detail)]
+
+
+def _damaged_entries(ledger: Ledger, settings: Settings) -> list[Reason]:
+    return [
+        Reason("entry-damaged", f"first at position {position}: {fault}") for position, fault in damaged(settings.index_file, ledger, 1)
+    ]
+
+
+def _missing_volumes(volumes: list[dict[str, Any]], outages: list[Reason]) -> list[Reason]:
+    known = {each.code for each in outages}
+    found = [Reason(f"{v['name']}-missing", f"{v['path']} cannot be looked at") for v in volumes if v["free_bytes"] is None]
+    return [each for each in found if each.code not in known]
+
+
+def _waiting_long(ledger: Ledger) -> list[Reason]:
+    return [
+        Reason("waiting-long", f"{q.rows} to {q.stage.value}, the oldest since {q.oldest}")
+        for q in ledger.queue()
+        if q.stage is not Stage.CONFIRM and waits_long(q.oldest, utc_now())
+    ]
 
 
 def waits_long(oldest: str, now: datetime) -> bool:
@@ -115,7 +132,7 @@ def waits_long(oldest: str, now: datetime) -> bool:
     return (now - instant(oldest)).total_seconds() > WAITING_LONG_S
 
 
-def _damage(ledger: Ledger, settings: Settings) -> list[dict[str, str]]:
+def _damage(ledger: Ledger, settings: Settings) -> list[Reason]:
     where = "FROM files INDEXED BY files_damaged WHERE fixity IN ('missing', 'changed')"  # SQLite would count in a larger one
     sql = f"SELECT archive_path, fixity, (SELECT count(*) {where}) {where} ORDER BY position LIMIT 1"
     rows = ask_files(settings.index_file, ledger, sql)
@@ -124,15 +141,15 @@ def _damage(ledger: Ledger, settings: Settings) -> list[dict[str, str]]:
         path, fixity, number = rows[0]
         count = "1 file of the archive is" if number == 1 else f"{number} files of the archive are"
         text = f"{count} missing or changed, when last read; {'' if number == 1 else 'the first: '}{path}, {fixity}"
-        found.append(_noticed("damaged-files", text))
+        found.append(Reason("damaged-files", text))
     others = found_besides_files(ledger.of_no_study((Kind.VERIFIED.value,), VERIFIED_READ))
     if others:
         codes = _numbers(Counter(str(each["code"]) for each in others))
         text = f"{codes}; the last of {others[0]['recorded_at']}"
-        found.append(_noticed("verify-findings", text))
+        found.append(Reason("verify-findings", text))
     if (later := unrecorded.kept(settings.ledger_path)) is not None:
         text = f"{_numbers(later.counts)}, of {later.at}; not recorded: where ledger or mirror are damaged, nothing is"
-        found.append(_noticed("verify-findings", text))
+        found.append(Reason("verify-findings", text))
     return found
 
 
@@ -140,13 +157,13 @@ def _numbers(counts: Counter[str]) -> str:
     return ", ".join(f"{count} {code}" for code, count in counts.most_common())
 
 
-def _mirror_lag(ledger: Ledger, mirrored: int | None) -> list[dict[str, str]]:
+def _mirror_lag(ledger: Ledger, mirrored: int | None) -> list[Reason]:
     first = next(iter(ledger.read(mirrored or 0, 1)), None)
     if first is None or (mirrored is not None and (utc_now() - instant(first.recorded_at)).total_seconds() < MIRROR_LAGS_S):
         return []
     if mirrored is None:
-        return [_noticed("mirror-missing", "ARCHIVE_PATH holds no mirror of the ledger")]
-    return [_noticed("mirror-lags", f"nothing after position {mirrored} is mirrored")]
+        return [Reason("mirror-missing", "ARCHIVE_PATH holds no mirror of the ledger")]
+    return [Reason("mirror-lags", f"nothing after position {mirrored} is mirrored")]
 
 
 def _flagged(ledger: Ledger, settings: Settings) -> int | None:
@@ -170,7 +187,7 @@ def _volume(name: str, path: Path) -> dict[str, Any]:
     return {"name": name, "path": str(path), "free_bytes": usage.free, "total_bytes": usage.total}
 
 
-def _asked(settings: Settings) -> tuple[list[dict[str, str]], int | None]:
+def _asked(settings: Settings) -> tuple[list[Reason], int | None]:
     """What `serve` itself says: why it is not ready, and how many files in uploads nothing explains; None where it does not say.
 
     Whether it hears Redis, and what its last look through uploads came to, is known to nobody else.
@@ -181,16 +198,13 @@ def _asked(settings: Settings) -> tuple[list[dict[str, str]], int | None]:
     connection = http.client.HTTPConnection(host, settings.http_port, timeout=READY_WITHIN_S)
     try:
         reasons = json.loads(_read(connection, "/readyz")).get("reasons", [])
-        not_ready = [
-            {**{name: str(reason[name]) for name in ("code", "detail")}, "action": remedies.not_ready(str(reason["code"]))}
-            for reason in reasons
-        ]
+        not_ready = [Reason(str(reason["code"]), str(reason["detail"])) for reason in reasons]
         found = re.search(rf"^{UNEXPLAINED} (\S+)$", _read(connection, "/metrics").decode(), re.MULTILINE)
         return not_ready, None if found is None else int(float(found[1]))
     except (OSError, http.client.HTTPException, ValueError, OverflowError, KeyError, TypeError, AttributeError):
         where = f"http://{host}:{settings.http_port}"
         text = f"`serve` holds serve.lock, but nothing of use came from {where} within {READY_WITHIN_S:.0f} s"
-        return [_noticed("not-answering", text)], None
+        return [Reason("not-answering", text)], None
     finally:
         connection.close()
 
