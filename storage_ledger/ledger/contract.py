@@ -24,7 +24,7 @@ class WorkItem:
 
 @dataclass(frozen=True, slots=True)
 class QueueLength:
-    """Of one stage: how many rows, when the oldest of their entries was recorded, when the next is due (RFC 3339)."""
+    """Of one stage: how many rows, when the oldest of their entries was recorded, and when the next is due (RFC 3339)."""
 
     stage: Stage
     rows: int
@@ -34,24 +34,24 @@ class QueueLength:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """What one transaction has made durable: the kind of each entry it appended, and the stages of which work has become due."""
+    """What one transaction has made durable: the kind of each entry it appended, and the stages that have work due now."""
 
     kinds: tuple[str, ...]
     due: frozenset[Stage]
 
 
 class Transaction(Protocol):
-    """Appends and their effect on the work queue; all of it or nothing."""
+    """Appends and their effect on the work queue. All of it becomes durable, or none."""
 
     def append(self, new: NewEntry, *, due_in_s: float = 0.0, work_item: bool = True) -> Entry:
-        """Append one entry and apply `plan.changes`; new work items are due after `due_in_s`. Without `work_item` none is made."""
+        """Append one entry and apply its `work_queue.changes`. New work items are due after `due_in_s` seconds; no `work_item`, none."""
         ...
 
     def take_over(self, entry: Entry) -> None:
-        """Append an entry as it was once written, with all its hashes, and apply `plan.changes`. It must be the next one.
+        """Append an entry exactly as it was recorded before, hashes included, and apply its `work_queue.changes`.
 
-        Work items whose end is no entry (`remove`, `confirm`) come back with it: their effects may be done twice. Read-backs
-        only for statuses of the last day.
+        It must be the next one. Work items that end without an entry (`remove`, `confirm`) come back with it, so their effects may
+        be done twice; a status is read back only if it is less than a day old. Raises `LedgerUnusable` for an unknown kind.
         """
         ...
 
@@ -60,38 +60,38 @@ class Transaction(Protocol):
         ...
 
     def make_due(self, *, beyond_s: float) -> None:
-        """What was put off is due now; read-backs only if they lie more than `beyond_s` ahead (a clock was set back)."""
+        """Make everything that was postponed due now; read-backs only if they are due in more than `beyond_s` (the clock was set back)."""
         ...
 
-    def study(self, study_id: str) -> Iterator[Entry]:
-        """All entries of a study, in order, one by one, with those of this transaction; nobody else appends before it ends.
+    def study(self, study_id: str, *, after: int = 0) -> Iterator[Entry]:
+        """The entries of a study beyond version `after`, in order, including those of this transaction.
 
-        Take them before the next call on this transaction.
+        They are read as they are taken. Take them all before the next call on this transaction.
         """
         ...
 
     def knows_study(self, study_id: str) -> bool:
-        """Whether there is a `described` entry of it."""
+        """Whether the study has a `described` entry."""
         ...
 
     def is_pending(self, position: int, stage: Stage) -> bool:
-        """Whether that work item still exists: another process may have ended it."""
+        """Whether that work item still exists; another process may have finished it."""
         ...
 
     def drop(self, position: int, stage: Stage) -> None:
-        """Its effect is durable: nobody has to care any more. Nothing happens if it is gone."""
+        """Remove a work item whose effect is durable. Nothing happens if it is gone already."""
         ...
 
     def postpone(self, position: int, stage: Stage, *, due_in_s: float, attempts: int) -> None:
-        """Try again later. Nothing happens if it is gone."""
+        """Try a work item again in `due_in_s` seconds. Nothing happens if it is gone already."""
         ...
 
     def is_retrying(self, stage: Stage) -> bool:
-        """Whether any work item of that stage has failed before."""
+        """Whether any work item of that stage has failed at least once."""
         ...
 
     def on_commit(self, then: Callable[[], None]) -> None:
-        """Call `then` once this transaction is durable, and not at all if it is not."""
+        """Call `then` once this transaction is durable. It is never called if the transaction fails."""
         ...
 
     def add_work_item(self, position: int, stage: Stage) -> None:
@@ -104,16 +104,16 @@ class Transaction(Protocol):
 
 
 class IndexSource(Protocol):
-    """What an index is made from: a `Ledger`, or the entries of one that can be believed."""
+    """What an index is built from: a `Ledger`, or those entries of one that are whole."""
 
     ledger_id: str
 
     def last(self) -> Entry | None:
-        """The entry at the end."""
+        """The last entry; None for an empty ledger."""
         ...
 
     def get(self, position: int) -> Entry | None:
-        """One entry."""
+        """The entry at this position, if there is one."""
         ...
 
     def read(self, after: int, limit: int) -> list[Entry]:
@@ -121,67 +121,72 @@ class IndexSource(Protocol):
         ...
 
     def scan(self, after: int, up_to: int) -> Iterator[Entry]:
-        """The entries beyond position `after`, up to `up_to`, in order, one by one, as of one moment.
+        """The entries beyond position `after` up to `up_to`, in order, as of one moment.
 
-        Keep it short: until the last one is taken nothing that was appended meanwhile gets out of SQLite's log.
+        They are read as they are taken. Take them without a pause: until the last one is taken or the iterator is closed, a
+        connection is in use and SQLite's WAL cannot shrink.
         """
         ...
 
     def study(self, study_id: str) -> Iterator[Entry]:
-        """All entries of a study, in order, one by one, as of one moment: a study may have been described a thousand times.
-
-        Take them without waiting for anything else in between, as for `scan`: until the last one is taken, or the iterator is
-        closed, a connection is in use and SQLite's log cannot shrink.
-        """
+        """All entries of a study, in order, as of one moment. Take them without a pause, as for `scan`."""
         ...
 
 
 class Ledger(IndexSource, Protocol):
     """The log. Safe to use from several threads; several processes may append to the same one."""
 
-    def write(self, *, within_s: float | None = None) -> AbstractContextManager[Transaction]:
-        """A transaction; durable when the `with` ends, nothing of it is there when it raises.
+    def study(self, study_id: str, *, after: int = 0) -> Iterator[Entry]:
+        """The entries of a study beyond version `after`, in order, as of one moment. Take them without a pause, as for `scan`.
 
-        Raises `LedgerBusy` (nothing committed, try again) or `LedgerUnusable` (stop the service). `within_s`: how long to wait
-        for other writers before it raises `LedgerBusy`; the engine's own patience unless given.
+        Versions of a study follow each other without a gap, so whoever keeps its fold can read on from the last one it has.
+        """
+        ...
+
+    def write(self, *, within_s: float | None = None) -> AbstractContextManager[Transaction]:
+        """A transaction: durable when the `with` ends, rolled back when it raises.
+
+        Raises `LedgerBusy` (nothing was committed, try again), `LedgerRefused` (nothing was committed, a bug or a changed schema)
+        or `LedgerUnusable` (stop the service). `within_s`: how long to wait for other writers before it raises `LedgerBusy`; the
+        engine's own timeout unless given.
         """
         ...
 
     def naming_study(self, study_id: str) -> Iterator[Entry]:
-        """Entries without study_id whose payload names this one (a rejected message, what was told of it), in order. As `study`."""
+        """Entries without study_id whose payload names this study (a rejected message, its status), in order. Taken as for `scan`."""
         ...
 
     def open_outages(self) -> list[Entry]:
-        """The entries `failed` without study_id that no `recovered` has for its cause, in order; none damaged, and only objects."""
+        """The `failed` entries without study_id that are the cause of no `recovered`, in order. Damaged ones are left out."""
         ...
 
     def of_upload(self, upload_path: str) -> list[Entry]:
-        """All entries that name this upload, of whatever study, in order."""
+        """All entries that name this upload, of any study, in order."""
         ...
 
     def has_kind(self, study_id: str, kind: str) -> bool:
-        """Whether the study has an entry of that kind; reads no payload."""
+        """Whether the study has an entry of this kind. Reads no payload."""
         ...
 
     def count_studies(self) -> int:
-        """How many studies were ever described."""
+        """How many studies the ledger knows."""
         ...
 
     def studies_with_kind(self, kind: str, *, after: int = 0) -> list[str]:
-        """The studies that have an entry of that kind beyond position `after`, in the order of their first one.
+        """The studies that have an entry of this kind beyond position `after`, ordered by the first of them.
 
         Reads every row beyond `after`.
         """
         ...
 
     def first_of_studies(self, after: int, limit: int) -> list[tuple[int, str]]:
-        """Up to `limit` studies whose first entry lies beyond position `after`, with that position, in order; reads no payload."""
+        """Up to `limit` studies whose first entry is beyond position `after`, with that position, in order. Reads no payload."""
         ...
 
     def of_no_study(self, kinds: Sequence[str], limit: int, *, before: int | None = None) -> Iterator[Entry]:
-        """The newest `limit` without study_id of these kinds (below position `before`), newest first; the damaged do not count.
+        """Up to `limit` entries without study_id of these kinds (below position `before`), newest first.
 
-        Take them as those of `study`.
+        Damaged ones are left out and do not count. Taken as for `scan`.
         """
         ...
 
@@ -194,15 +199,15 @@ class Ledger(IndexSource, Protocol):
         busy_studies: Collection[str] = (),
         up_to: int | None = None,
     ) -> list[WorkItem]:
-        """Work items that are due now, longest due first, without those positions and studies, of positions up to `up_to`."""
+        """Work items that are due now, longest due first, for positions up to `up_to`. `busy` positions and studies are left out."""
         ...
 
     def queue(self) -> list[QueueLength]:
-        """The work queue, stage by stage; stages without rows are left out."""
+        """The length of the work queue, stage by stage; a stage without work is left out."""
         ...
 
     def next_due(self, stages: Sequence[Stage]) -> str | None:
-        """When the next work item becomes due that is not due yet (RFC 3339)."""
+        """When the next work item that is not due yet becomes due (RFC 3339)."""
         ...
 
     def pending_of(self, study_id: str) -> list[WorkItem]:

@@ -24,6 +24,8 @@ OPEN_OUTAGES = (
 )
 """Which entries say that an outage began, without another one that says it ended."""
 
+OF_STUDY = f"SELECT {COLUMNS} FROM entries WHERE study_id = ? ORDER BY version"  # noqa: S608 - constants
+OF_STUDY_BEYOND = f"SELECT {COLUMNS} FROM entries WHERE study_id = ? AND version > ? ORDER BY version"  # noqa: S608 - constants
 _ENCODED = COLUMNS.replace(" payload,", " CASE typeof(payload) WHEN 'text' THEN CAST(payload AS BLOB) END,")
 _RANGE = "WHERE position > ? AND position <= ? ORDER BY position"
 SCAN = f"SELECT {COLUMNS} FROM entries {_RANGE}"  # noqa: S608 - constants
@@ -67,6 +69,13 @@ def one_by_one(connection: Any, sql: str, values: Sequence[object], make: Callab
         yield from map(make, islice(connection.execute(sql, values), taken, None))
 
 
+def of_study(connection: Any, study_id: str, after: int) -> Iterator[Entry]:
+    """The entries of a study beyond version `after`; with 0 all, also one whose version is damaged."""
+    if after:
+        return one_by_one(connection, OF_STUDY_BEYOND, (study_id, after), as_entry)
+    return one_by_one(connection, OF_STUDY, (study_id,), as_entry)
+
+
 class Entries:
     """As much of a `contract.Ledger` as a share of a rebuild needs, payloads in UTF-8. Raises the driver's errors.
 
@@ -77,11 +86,11 @@ class Entries:
         self._connection = sqlite.connect(f"file:{quoted(path)}?mode=ro", uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)
 
     def scan(self, after: int, up_to: int) -> Iterator[EncodedEntry]:
-        """See `contract.Ledger.scan`."""
+        """The entries beyond position `after` up to `up_to`, in order."""
         return scanned(self._connection, _SCAN_ENCODED, after, up_to, _as_encoded)
 
     def study(self, study_id: str) -> Iterator[EncodedEntry]:
-        """See `contract.Ledger.study`."""
+        """All entries of a study, in order."""
         return one_by_one(self._connection, _STUDY_ENCODED, (study_id,), _as_encoded)
 
     def close(self) -> None:

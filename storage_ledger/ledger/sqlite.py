@@ -13,12 +13,14 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 from storage_ledger.domain.entries import Entry, faults, understood
 from storage_ledger.domain.ids import rfc3339
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerBusy, LedgerUnusable
-from storage_ledger.ledger.contract import Commit, QueueLength, WorkItem
-from storage_ledger.ledger.entry_rows import COLUMNS, NAMING_STUDY, OPEN_OUTAGES, SCAN, UPLOAD_PATH, as_entry, one_by_one, scanned
+from storage_ledger.ledger.contract import Commit, Ledger, QueueLength, WorkItem
+from storage_ledger.ledger.entry_rows import COLUMNS, NAMING_STUDY, OPEN_OUTAGES, SCAN, UPLOAD_PATH, as_entry, of_study, one_by_one, scanned
 from storage_ledger.ledger.transaction import Randomness, SqliteTransaction
 from storage_ledger.system.clock import Clock, utc_now
 from storage_ledger.system.sqlite import BUSY_TIMEOUT_S, SqliteFile, fetched
@@ -30,8 +32,8 @@ _STAGES = frozenset(stage.value for stage in Stage)
 _MAX_POSITION = 2**63 - 1
 
 
-class SqliteLedger:
-    """See `contract.Ledger`. `clock` gives UTC moments, `randomness(n)` n bytes; both are passed in for the tests.
+class SqliteLedger(Ledger):
+    """The ledger in one SQLite file. `clock` gives UTC moments, `randomness(n)` n bytes; both are passed in for the tests.
 
     Opening needs a migrated file (`ledger.migrate`). `on_commit` gets each commit that appended an entry or made work due.
     """
@@ -58,9 +60,9 @@ class SqliteLedger:
             raise LedgerUnusable("ledger-without-id", f"{path} holds no ledger_id: it was not made by `storage-ledger migrate`")
         self.ledger_id: str = rows[0][0]
 
+    @override
     @contextmanager
     def write(self, *, within_s: float | None = None) -> Iterator[SqliteTransaction]:
-        """See `contract.Ledger.write`."""
         asked_at = time.monotonic()
         if not self._writing.acquire(timeout=-1 if within_s is None else within_s):
             raise LedgerBusy("ledger-busy", "another process, or another thread of this one, has been writing for a long time")
@@ -76,63 +78,64 @@ class SqliteLedger:
         finally:
             self._writing.release()
 
+    @override
     def last(self) -> Entry | None:
-        """See `contract.Ledger.last`."""
         return self._one("ORDER BY position DESC LIMIT 1")
 
+    @override
     def get(self, position: int) -> Entry | None:
-        """See `contract.Ledger.get`."""
         return self._one("WHERE position = ?", position)
 
+    @override
     def read(self, after: int, limit: int) -> list[Entry]:
-        """See `contract.Ledger.read`."""
         return self._entries("WHERE position > ? ORDER BY position LIMIT ?", after, limit)
 
+    @override
     def scan(self, after: int, up_to: int) -> Iterator[Entry]:
-        """See `contract.Ledger.scan`."""
         # Each is made when it is asked for: a list of them would be out of the processor's cache again before it is used.
         with self._reader.connection() as connection:
             yield from scanned(connection, SCAN, after, up_to, as_entry)
 
-    def study(self, study_id: str) -> Iterator[Entry]:
-        """See `contract.Ledger.study`."""
-        return self._one_by_one("WHERE study_id = ? ORDER BY version", study_id)
+    @override
+    def study(self, study_id: str, *, after: int = 0) -> Iterator[Entry]:
+        with self._reader.connection() as connection:
+            yield from of_study(connection, study_id, after)
 
+    @override
     def naming_study(self, study_id: str) -> Iterator[Entry]:
-        """See `contract.Ledger.naming_study`."""
         return self._one_by_one(f"WHERE {NAMING_STUDY} ORDER BY position", study_id)
 
+    @override
     def open_outages(self) -> list[Entry]:
-        """See `contract.Ledger.open_outages`."""
         found = self._entries(f"WHERE {OPEN_OUTAGES} ORDER BY position")
         return [entry for entry in found if not faults(entry) and understood(entry) is not None]
 
+    @override
     def of_upload(self, upload_path: str) -> list[Entry]:
-        """See `contract.Ledger.of_upload`."""
         return self._entries(f"WHERE {UPLOAD_PATH} = ? ORDER BY position", upload_path)
 
+    @override
     def has_kind(self, study_id: str, kind: str) -> bool:
-        """See `contract.Ledger.has_kind`."""
         return bool(self._rows("SELECT 1 FROM entries WHERE study_id = ? AND kind = ? LIMIT 1", study_id, kind))
 
+    @override
     def count_studies(self) -> int:
-        """See `contract.Ledger.count_studies`."""
         return int(self._rows("SELECT count(*) FROM entries WHERE version = 1")[0][0])
 
+    @override
     def studies_with_kind(self, kind: str, *, after: int = 0) -> list[str]:
-        """See `contract.Ledger.studies_with_kind`."""
         sql = (
             "SELECT study_id FROM entries WHERE position > ? AND kind = ? AND study_id IS NOT NULL GROUP BY study_id ORDER BY min(position)"
         )
         return [row[0] for row in self._rows(sql, after, kind)]
 
+    @override
     def first_of_studies(self, after: int, limit: int) -> list[tuple[int, str]]:
-        """See `contract.Ledger.first_of_studies`."""
         sql = "SELECT position, study_id FROM entries WHERE position > ? AND version = 1 ORDER BY position LIMIT ?"
         return [(row[0], row[1]) for row in self._rows(sql, after, limit)]
 
+    @override
     def of_no_study(self, kinds: Sequence[str], limit: int, *, before: int | None = None) -> Iterator[Entry]:
-        """See `contract.Ledger.of_no_study`."""
         # Kind by kind, as the index has them: of several at once SQLite would sort all there ever were.
         where = "WHERE study_id IS NULL AND kind = ? AND position < ? ORDER BY position DESC"
         below = _MAX_POSITION if before is None else before
@@ -140,6 +143,7 @@ class SqliteLedger:
         merged = newest[0] if len(newest) == 1 else merge(*newest, key=attrgetter("position"), reverse=True)
         yield from islice((each for each in merged if not faults(each)), limit)
 
+    @override
     def due(
         self,
         stages: Sequence[Stage],
@@ -149,7 +153,6 @@ class SqliteLedger:
         busy_studies: Collection[str] = (),
         up_to: int | None = None,
     ) -> list[WorkItem]:
-        """See `contract.Ledger.due`."""
         sql = f"""SELECT p.stage, p.not_before, p.attempts, {_E_COLUMNS} FROM pending p JOIN entries e ON e.position = p.position
             WHERE p.stage IN ({", ".join("?" * len(stages))}) AND p.not_before <= ? AND p.position <= ?
               AND p.position NOT IN ({", ".join("?" * len(busy))})
@@ -159,22 +162,22 @@ class SqliteLedger:
         rows = self._rows(sql, *stages, rfc3339(self._clock()), most, *busy, *busy_studies, limit)
         return [WorkItem(Entry(*row[3:]), Stage(row[0]), row[1], row[2]) for row in rows if row[0] in _STAGES]
 
+    @override
     def queue(self) -> list[QueueLength]:
-        """See `contract.Ledger.queue`."""
         rows = self._rows(
             "SELECT q.stage, q.rows, e.recorded_at, q.next FROM (SELECT stage, count(*) AS rows, min(position) AS oldest, "
             "min(not_before) AS next FROM pending GROUP BY stage) q JOIN entries e ON e.position = q.oldest ORDER BY q.stage"
         )
         return [QueueLength(Stage(row[0]), *row[1:]) for row in rows if row[0] in _STAGES]
 
+    @override
     def next_due(self, stages: Sequence[Stage]) -> str | None:
-        """See `contract.Ledger.next_due`."""
         now = rfc3339(self._clock())
         sql = "SELECT min(not_before) FROM pending WHERE stage = ? AND not_before > ?"
         return min((row[0] for stage in stages for row in self._rows(sql, stage.value, now) if row[0]), default=None)
 
+    @override
     def pending_of(self, study_id: str) -> list[WorkItem]:
-        """See `contract.Ledger.pending_of`."""
         rows = self._rows(
             f"SELECT p.stage, p.not_before, p.attempts, {_E_COLUMNS} FROM entries e JOIN pending p ON e.position = p.position "  # noqa: S608 - constants
             "WHERE e.study_id = ? ORDER BY p.position",
@@ -182,8 +185,8 @@ class SqliteLedger:
         )
         return [WorkItem(Entry(*row[3:]), Stage(row[0]), row[1], row[2]) for row in rows if row[0] in _STAGES]
 
+    @override
     def close(self) -> None:
-        """See `contract.Ledger.close`."""
         self._reader.close()
         self._writer.close()
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from operator import attrgetter
 from typing import Any
 
+from typing_extensions import override
+
 from storage_ledger.domain import canonical_json, work_queue
 from storage_ledger.domain.entries import CURRENT_SCHEMA, Entry, Kind, NewEntry, has_whole_header
 from storage_ledger.domain.ids import later, rfc3339, uuid7
@@ -13,7 +15,8 @@ from storage_ledger.domain.payloads import DescribedPayload
 from storage_ledger.domain.redeliveries import DescribedUpload, repeats_of
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerUnusable
-from storage_ledger.ledger.entry_rows import COLUMNS, UPLOAD_PATH, as_entry, one_by_one
+from storage_ledger.ledger.contract import Transaction
+from storage_ledger.ledger.entry_rows import COLUMNS, UPLOAD_PATH, as_entry, of_study
 from storage_ledger.system.clock import Clock
 from storage_ledger.system.sqlite import RESTORE, fetched
 
@@ -30,8 +33,8 @@ _TO_PLACE = (
 )
 
 
-class SqliteTransaction:
-    """See `contract.Transaction`. Position, version and time are read inside it, never cached: others append too."""
+class SqliteTransaction(Transaction):
+    """One transaction. Position, version and time are read inside it, never cached: other processes append too."""
 
     def __init__(self, connection: Any, clock: Clock, randomness: Randomness) -> None:
         self._connection = connection
@@ -50,15 +53,15 @@ class SqliteTransaction:
         self.due: set[Stage] = set()
         self.then: list[Callable[[], None]] = []
 
+    @override
     def append(self, new: NewEntry, *, due_in_s: float = 0.0, work_item: bool = True) -> Entry:
-        """See `contract.Transaction.append`."""
         entry = self._seal(new)
         self._insert(entry)
         self._apply(new, entry.position, due_in_s=due_in_s, work_item=work_item)
         return entry
 
+    @override
     def take_over(self, entry: Entry) -> None:
-        """See `contract.Transaction.take_over`."""
         if entry.kind not in {kind.value for kind in Kind}:
             raise LedgerUnusable(
                 "ledger-newer", f"the entry at position {entry.position} is of kind {entry.kind!r}, unknown to this program"
@@ -112,63 +115,63 @@ class SqliteTransaction:
             for position in changes.place_again:
                 self.add_work_item(position, Stage.PLACE)
 
+    @override
     def pending_repeats(self, study_id: str, described: DescribedUpload) -> list[int]:
-        """See `contract.Transaction.pending_repeats`."""
         path = described.upload_path
         rows = self._sql(_TO_PLACE, (study_id, path)).fetchall()
         return repeats_of(described, (DescribedUpload(position, path, raw_sha256) for position, raw_sha256 in rows))
 
+    @override
     def make_due(self, *, beyond_s: float) -> None:
-        """See `contract.Transaction.make_due`."""
         now = self._now_text
         self.due.update(Stage)
         self._sql("UPDATE pending SET not_before = ? WHERE stage <> 'confirm' AND not_before > ?", (now, now))
         self._sql("UPDATE pending SET not_before = ? WHERE stage = 'confirm' AND not_before > ?", (now, later(now, beyond_s)))
 
-    def study(self, study_id: str) -> Iterator[Entry]:
-        """See `contract.Transaction.study`."""
-        return one_by_one(self._connection, f"SELECT {COLUMNS} FROM entries WHERE study_id = ? ORDER BY version", (study_id,), as_entry)  # noqa: S608 - constants
+    @override
+    def study(self, study_id: str, *, after: int = 0) -> Iterator[Entry]:
+        return of_study(self._connection, study_id, after)
 
+    @override
     def knows_study(self, study_id: str) -> bool:
-        """See `contract.Transaction.knows_study`."""
         return (
             self._sql("SELECT 1 FROM entries WHERE study_id = ? AND kind = ? LIMIT 1", (study_id, Kind.DESCRIBED.value)).fetchone()
             is not None
         )
 
+    @override
     def is_pending(self, position: int, stage: Stage) -> bool:
-        """See `contract.Transaction.is_pending`."""
         return self._sql("SELECT 1 FROM pending WHERE position = ? AND stage = ?", (position, stage.value)).fetchone() is not None
 
+    @override
     def drop(self, position: int, stage: Stage) -> None:
-        """See `contract.Transaction.drop`."""
         self._sql("DELETE FROM pending WHERE position = ? AND stage = ?", (position, stage.value))
 
+    @override
     def postpone(self, position: int, stage: Stage, *, due_in_s: float, attempts: int) -> None:
-        """See `contract.Transaction.postpone`."""
         self._sql(
             "UPDATE pending SET not_before = ?, attempts = ? WHERE position = ? AND stage = ?",
             (later(self._now_text, due_in_s), attempts, position, stage.value),
         )
 
+    @override
     def is_retrying(self, stage: Stage) -> bool:
-        """See `contract.Transaction.is_retrying`."""
         return self._sql("SELECT 1 FROM pending WHERE stage = ? AND attempts > 0 LIMIT 1", (stage.value,)).fetchone() is not None
 
+    @override
     def on_commit(self, then: Callable[[], None]) -> None:
-        """See `contract.Transaction.on_commit`."""
         self.then.append(then)
 
+    @override
     def add_work_item(self, position: int, stage: Stage) -> None:
-        """See `contract.Transaction.add_work_item`."""
         self._sql(
             "INSERT INTO pending (position, stage, not_before, attempts) VALUES (?, ?, ?, 0) ON CONFLICT DO NOTHING",
             (position, stage.value, self._now_text),
         )
         self.due.add(stage)
 
+    @override
     def is_settled(self, upload_path: str, position: int) -> bool:
-        """See `contract.Transaction.is_settled`."""
         last, work_items = self._sql(
             f"SELECT max(e.position), count(p.position) FROM entries e "  # noqa: S608 - a constant
             f"LEFT JOIN pending p ON p.position = e.position AND p.stage IN ('place', 'remove') WHERE {UPLOAD_PATH} = ?",

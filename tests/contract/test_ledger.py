@@ -119,6 +119,15 @@ def test_a_study_is_read_in_order_and_alone(ledger):
     assert list(ledger.study("a")) == []
 
 
+def test_a_study_is_read_on_from_a_version(ledger):
+    append(ledger, said("A"), said("B"), said("A"), said("A"))
+    assert [(entry.position, entry.version) for entry in ledger.study("A", after=1)] == [(3, 2), (4, 3)]
+    assert list(ledger.study("A", after=3)) == []
+    with ledger.write() as tx:
+        tx.append(said("A"))
+        assert [entry.version for entry in tx.study("A", after=2)] == [3, 4]
+
+
 def test_kinds_of_studies(ledger):
     append(ledger, said("A"), said("B"), NewEntry(Kind.QUARANTINED, {}, "B", 2), said("A"), NewEntry(Kind.REJECTED, {}))
     assert (ledger.has_kind("B", "quarantined"), ledger.has_kind("A", "quarantined")) == (True, False)

@@ -13,7 +13,7 @@ import pytest
 
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.errors import LedgerRefused, LedgerUnusable, Locked
-from storage_ledger.ledger.entry_rows import COLUMNS, NAMING_STUDY, OPEN_OUTAGES, UPLOAD_PATH
+from storage_ledger.ledger.entry_rows import COLUMNS, NAMING_STUDY, OF_STUDY_BEYOND, OPEN_OUTAGES, UPLOAD_PATH
 from storage_ledger.ledger.migrate import HEAD, _backup, migrate, require_owner, script_folder
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.ledger.transaction import _TO_PLACE
@@ -313,6 +313,12 @@ def test_the_entries_of_an_upload_are_found_through_the_index(filled):
             connection.execute(f"EXPLAIN QUERY PLAN {_TO_PLACE}", ("S1", "a.dcm")).fetchall(),
         ]
     assert all("USING INDEX entries_of_upload" in plan[0][3] or "USING COVERING INDEX entries_of_upload" in plan[0][3] for plan in plans)
+
+
+def test_what_a_study_has_beyond_a_version_is_found_through_the_index_and_needs_no_sorting(filled):
+    with closing(sqlite.connect(filled)) as connection:
+        steps = [step[3] for step in connection.execute(f"EXPLAIN QUERY PLAN {OF_STUDY_BEYOND}", ("A", 1))]
+    assert steps == ["SEARCH entries USING INDEX sqlite_autoindex_entries_2 (study_id=? AND version>?)"]
 
 
 def test_the_entries_that_name_a_study_and_the_open_outages_are_found_through_indexes(filled):
