@@ -37,6 +37,8 @@ class State(StrEnum):
     DISCARDED = "discarded"
 
 
+MOST_URGENT_FIRST = (State.QUARANTINED, State.FAILED, State.PENDING, State.ARCHIVED)
+"""States of uploads: the first one that any upload of a study is in is the study's state; `discarded` where there is none."""
 OUTCOMES = frozenset({State.ARCHIVED, State.QUARANTINED, State.DISCARDED})
 LOST_COPY = frozenset({"archive-copy-missing", "archive-copy-changed"})
 
@@ -67,10 +69,7 @@ _BECOMES: dict[str, State] = {
 def study_state(uploads: Iterable[str]) -> State:
     """Of a whole study: the state that most needs somebody's attention wins."""
     states = set(uploads)
-    for state in (State.QUARANTINED, State.FAILED, State.PENDING, State.ARCHIVED):
-        if state in states:
-            return state
-    return State.DISCARDED
+    return next((state for state in MOST_URGENT_FIRST if state in states), State.DISCARDED)
 
 
 _FOLDED = frozenset({*_BECOMES, Kind.HEADER_READ})

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from storage_ledger.domain import canonical_json
 from storage_ledger.domain.entries import Entry, Kind
 from storage_ledger.domain.paths import archive_path
 from storage_ledger.domain.patient_identity import MAX_TEXT, PATIENT, UIDS, differences, name_of, names_a_patient, said_by
 from storage_ledger.domain.patient_identity import text_of as _text
-from storage_ledger.domain.study import State, metadata_of, study_state, upload_state
+from storage_ledger.domain.study import MOST_URGENT_FIRST, State, metadata_of, upload_state
 from storage_ledger.index.schema import COLUMNS, FILE, FLAGS, STUDY, UPLOAD
 
 # index column ← (group of the message, key in it, keyword of the header). Who the patient is: see `_identify`.
@@ -70,6 +71,7 @@ _NOTHING: dict[str, Any] = {}
 _PATIENT, _STUDY = "patient", "study"  # in `files.from_message`
 NO_STUDY = "no-study-uid"
 """`dicom_error` of a file whose header was read, and of which neither header nor message names a study: it is in no list of studies."""
+_OF_A_FILE = frozenset({Kind.ARCHIVED, Kind.HEADER_READ, Kind.RESTORED})
 _PENDING, _ARCHIVED = State.PENDING, State.ARCHIVED
 _VALUES = {state: state.value for state in State}
 
@@ -84,10 +86,18 @@ _STUDY_IDENTITY = tuple((name, getattr(STUDY, name)) for name in PATIENT)
 _PLACES = {name: getattr(FILE, name) for name in (*PATIENT, *UIDS)}
 
 
+class OtherUploads(Protocol):
+    """The uploads of a study that are in the table and not in memory."""
+
+    def any_in(self, state: State) -> bool:
+        """Whether one of them is in this state."""
+
+
 @dataclass(slots=True)
 class StudyRows:
     """The rows of one study; `apply` its entries in order. `changed_*`: keys of rows that are new or different.
 
+    `others`: where not all of its uploads and files are in memory; then `files` needs those that `names` gives before `apply`.
     `said`: what the messages that are known here say of patient and UIDs, by the position of their `described` entry. `stale`:
     study UID and position of files that count otherwise now in what is made from `files`. `before`: each row of `files` as it was
     before its header was read again, or another message stood in for it.
@@ -101,6 +111,9 @@ class StudyRows:
     said: dict[int, dict[str, str]] = field(default_factory=dict)
     stale: set[tuple[str, int]] = field(default_factory=set)
     before: dict[str, Row] = field(default_factory=dict)
+    others: OtherUploads | None = None
+    states: Counter[str] | None = None
+    """How many of `uploads` are in each state, once there are several: a study may have ten thousand."""
 
     @classmethod
     def new(cls, study_id: str) -> StudyRows:
@@ -116,13 +129,35 @@ class StudyRows:
             says(self, entry, data)
         state = upload_state(entry.kind, data.get("step"))
         if state is not None and (path := data.get("upload_path")) is not None:
+            before = self.uploads.get(path)
             why = _NOTHING if state is _PENDING else data
             self.uploads[path] = [self.study[STUDY.study_id], path, _VALUES[state], why.get("code"), entry.position]
             self.changed_uploads.add(path)
-            if len(self.uploads) > 1:
-                state = study_state(row[UPLOAD.state] for row in self.uploads.values())
+            if len(self.uploads) > 1 or self.others is not None:
+                state = self._state_of_all(before, state)
             self.study[STUDY.state] = _VALUES[state]
         self.study[STUDY.last_position] = entry.position
+
+    def _state_of_all(self, before: Row | None, now: State) -> State:
+        """The study's state, after one upload got into another state."""
+        if self.states is None:
+            self.states = Counter(row[UPLOAD.state] for row in self.uploads.values())
+        else:
+            self.states[_VALUES[now]] += 1
+            if before is not None:
+                self.states[before[UPLOAD.state]] -= 1
+        for state in MOST_URGENT_FIRST:
+            if self.states[_VALUES[state]] or (self.others is not None and self.others.any_in(state)):
+                return state
+        return State.DISCARDED
+
+    @staticmethod
+    def names(entry: Entry) -> Iterator[str]:
+        """The files whose rows `apply` reads for this entry."""
+        if entry.kind in _OF_A_FILE:
+            yield entry.data["file"]["name"]
+            if isinstance(replaced := entry.data.get("supersedes"), str):
+                yield replaced
 
     def forget_changes(self) -> None:
         """The tables have all that changed."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from operator import itemgetter
@@ -11,11 +11,12 @@ from typing import Any
 
 from storage_ledger.domain.entries import Entry, Kind, faults
 from storage_ledger.domain.search_text import Described, search_text
+from storage_ledger.domain.study import State
 from storage_ledger.errors import LedgerUnusable
 from storage_ledger.index import fixity
 from storage_ledger.index.derived import COUNT_ARRIVAL, DROP_EMPTY_ARRIVALS, count_arrivals, refresh, year
 from storage_ledger.index.rows import Row, StudyRows
-from storage_ledger.index.schema import COLUMNS, FILE, ROWID, SEARCHED, STUDY, UPLOAD
+from storage_ledger.index.schema import COLUMNS, FILE, ROWID, SEARCHED, STUDY
 from storage_ledger.index.search import put_into_search, take_out_of_search
 
 NOT_UNDERSTOOD = "entry-not-understood"
@@ -146,6 +147,8 @@ class FollowingWriter(IndexWriter):
     def _fold(self, entry: Entry, study_id: str) -> None:
         rows = self._studies.pop(study_id, None) or self._load(entry, study_id)
         self._studies[study_id] = self._changed[study_id] = rows
+        if rows.others is not None:
+            self._read_files(rows, study_id, entry)
         if (position := rows.needs(entry)) is not None:
             described = self._get(position) if position < entry.position else None
             rows.hear(position, None if described is None or faults(described) else described)
@@ -158,12 +161,18 @@ class FollowingWriter(IndexWriter):
             self._words_before[study_id] = None
             return _new_rows(study_id, entry.position)
         self._words_before[study_id] = _words(studies[0])
-        uploads = {row[UPLOAD.upload_path]: row for row in self._select("uploads", study_id)}
-        files = {row[FILE.name]: row for row in self._select("files", study_id)}
-        return StudyRows(studies[0], uploads, files)
+        rows = StudyRows(studies[0])
+        rows.others = _UploadsInTable(self._connection, study_id, rows.uploads)
+        return rows
 
-    def _select(self, table: str, study_id: str) -> list[Row]:
-        return list(map(list, self._connection.execute(f"SELECT * FROM {table} WHERE study_id = ?", (study_id,))))  # noqa: S608 - names of ours
+    def _read_files(self, rows: StudyRows, study_id: str, entry: Entry) -> None:
+        for name in rows.names(entry):
+            if name not in rows.files and (found := self._select("files", study_id, "AND name = ?", name)):
+                rows.files[name] = found[0]
+
+    def _select(self, table: str, study_id: str, further: str = "", *values: str) -> list[Row]:
+        sql = f"SELECT * FROM {table} WHERE study_id = ? {further}"  # noqa: S608 - names of ours
+        return list(map(list, self._connection.execute(sql, (study_id, *values))))
 
     def _write_studies(self, rows: list[Row]) -> None:
         other_words = [study_id for study_id, each in self._changed.items() if _words(each.study) != self._words_before[study_id]]
@@ -180,6 +189,29 @@ class FollowingWriter(IndexWriter):
         if self._count_other_modalities(first):
             self._connection.execute(DROP_EMPTY_ARRIVALS)
         self._connection.execute(count_arrivals(first))
+
+
+class _UploadsInTable:
+    """See `rows.OtherUploads`. Reads no more of them than it needs: a study may have ten thousand."""
+
+    def __init__(self, connection: Any, study_id: str, in_memory: Mapping[str, Row]) -> None:
+        self._connection = connection
+        self._study_id = study_id
+        self._in_memory = in_memory
+        self._reached: dict[State, str | None] = {}  # by state: all before this path are in memory; None: all are
+
+    def any_in(self, state: State) -> bool:
+        reached = self._reached.get(state, "")
+        if reached is None:
+            return False
+        if reached and reached not in self._in_memory:
+            return True
+        # The very words of the index over those that are not archived; without it, of the archived the first one will do.
+        index = "" if state is State.ARCHIVED else "AND state <> 'archived'"
+        sql = f"SELECT upload_path FROM uploads WHERE study_id = ? AND state = ? {index} AND upload_path >= ? ORDER BY upload_path"  # noqa: S608 - constants
+        found = self._connection.execute(sql, (self._study_id, state.value, reached))
+        self._reached[state] = next((path for (path,) in found if path not in self._in_memory), None)
+        return self._reached[state] is not None
 
 
 class PartitionWriter(IndexWriter):

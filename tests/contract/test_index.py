@@ -1,10 +1,13 @@
 """What the index says of studies and files, on entries appended by hand, followed one at a time."""
 
 import hashlib
+import itertools
 import os
+import random
 import subprocess
 import sys
 from contextlib import closing
+from functools import partial
 
 import pytest
 
@@ -338,6 +341,70 @@ def test_a_file_more_costs_the_same_however_many_files_its_study_has(following, 
             )
             assert found.fetchone() == (size + 20, size + 20, 1, 0 if of_one_patient else size + 20)
     assert work[1] < 2 * work[0], work
+
+
+def calls(work):
+    """How many functions Python calls, or goes on in, while it does the work."""
+    count = 0
+
+    def count_one(*_):
+        nonlocal count
+        count += 1
+
+    sys.setprofile(count_one)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+@pytest.mark.parametrize("described_first", [True, False])
+def test_a_file_more_costs_the_same_however_many_its_pipeline_study_has(following, described_first):
+    work = []
+    for size in (100, 1000):
+        counting = Counting(following.index.path)
+        with closing(counting.connection) as connection:
+            kinds = [("described", described), ("archived", lambda name: archived(name, dicom=header(f"9.{name}")))]
+            numbers = range(size + 20)
+            steps = [(number, kind) for kind in kinds for number in numbers] if described_first else itertools.product(numbers, kinds)
+            entries = [
+                made_entry(size * 10 + at, kind, payload(f"{number}.dcm"), study_id=f"S{size}", version=at + 1)
+                for at, (number, (kind, payload)) in enumerate(steps)
+            ]
+            FollowingWriter(connection, get=lambda _: None).apply(entries[:-20])
+            counting.steps = 0
+            called = calls(partial(FollowingWriter(connection, get=lambda _: None).apply, entries[-20:]))
+            connection.set_progress_handler(None, 0)
+            work.append((counting.steps, called))
+            found = connection.execute("SELECT state, files FROM studies WHERE study_id = ?", (f"S{size}",))
+            assert found.fetchone() == ("archived", size + 20)
+    assert work[1][0] < 1.3 * work[0][0], work
+    assert work[1][1] < 1.3 * work[0][1], work
+
+
+@pytest.mark.usefixtures("the_same_anew")
+def test_a_large_pipeline_study_that_is_followed_in_batches_is_as_a_rebuild_makes_it(following):
+    rng = random.Random(1)
+    for _ in range(60):
+        with following.ledger.write() as tx:
+            for _ in range(10):
+                name = f"{rng.randrange(300)}.dcm"
+                cause = tx.append(NewEntry(Kind.DESCRIBED, described(name), "S1"), work_item=False).position
+                outcome = rng.choice(["archived", "archived", "archived", "waits", "quarantined", "failed", "discarded", "verified"])
+                if outcome == "archived":
+                    payload = archived(name, content=rng.choice("xy"), dicom=header(f"9.{name}", rng.choice(["1.2", "1.2", "1.3"])))
+                    replaced = {"supersedes": f"{rng.randrange(300)}.dcm"} if rng.random() < 0.1 else {}
+                    tx.append(NewEntry(Kind.ARCHIVED, payload | replaced, "S1", cause), work_item=False)
+                elif outcome == "verified":
+                    scope = {"scope": {"up_to": cause, "ranges": [[1, rng.randrange(1, cause + 1)]]}}
+                    tx.append(NewEntry(Kind.VERIFIED, {"findings": [], "unchecked": []} | scope))
+                elif outcome != "waits":
+                    why = {"code": "upload-missing", "step": "place", "upload_path": name, "described": cause, "by": "x", "reason": "y"}
+                    tx.append(NewEntry(Kind(outcome), why, "S1", cause), work_item=False)
+        following.index.follow()
+    assert following.rows("SELECT count(*) > 100 FROM files") == [(1,)]
+    assert following.rows("SELECT count(DISTINCT state) FROM uploads") == [(5,)]
 
 
 SAID = {
