@@ -9,14 +9,10 @@ from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
-
 from storage_ledger.errors import LedgerBusy
 from storage_ledger.system import logs
 from storage_ledger.system.files import chown_like_folder
-from storage_ledger.system.sqlalchemy_engine import driver, open_engine, translated
-from storage_ledger.system.sqlite import beside_of, is_regular, sqlite
+from storage_ledger.system.sqlite import SqliteFile, beside_of, is_regular, sqlite
 
 PAGE_BYTES = 8_192
 """Of a new file: a rebuild takes a twentieth less time than with 4,096, and an entry that is followed writes half as much again."""
@@ -41,24 +37,20 @@ class IndexFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._engine: Engine | None = None  # opened when it is first needed: a file that cannot be opened is no reason not to start
+        self._sqlite: SqliteFile | None = None  # opened when it is first needed: a file that cannot be opened is no reason not to start
         self._opened: tuple[int, int] | None = None
 
     @contextmanager
     def transaction(self) -> Iterator[Any]:
-        """The driver's connection within a transaction that may write from its first statement on."""
-        with judged(), self._file().begin() as connection:
-            yield driver(connection)
+        """A connection inside a transaction that holds the write lock from the beginning."""
+        with judged(), self._open_file().transaction() as connection:
+            yield connection
 
     @contextmanager
     def connection(self) -> Iterator[Any]:
-        """The driver's connection outside of any transaction."""
-        with judged():
-            held = self._file().raw_connection()
-            try:
-                yield held.driver_connection
-            finally:
-                held.close()
+        """A connection outside of any transaction. It is the same one each time: temporary tables and cache size stay."""
+        with judged(), self._open_file().connection() as connection:
+            yield connection
 
     def is_replaced(self) -> bool:
         """Whether the name leads to another file than the one that is open, or to none, or to one that nobody else can open."""
@@ -84,13 +76,13 @@ class IndexFile:
 
     def close(self) -> None:
         """Release the file; it is opened again when it is needed again."""
-        if self._engine is not None:
-            self._engine.dispose()
+        if self._sqlite is not None:
+            self._sqlite.close()
 
-    def _file(self) -> Engine:
-        return self._engine or self._open()
+    def _open_file(self) -> SqliteFile:
+        return self._sqlite or self._open()
 
-    def _open(self) -> Engine:
+    def _open(self) -> SqliteFile:
         for path in (self.path, *beside_of(self.path)):
             if not path.is_file() and os.path.lexists(path):  # not ours; of a FIFO, opening would never end
                 _remove(path)
@@ -102,16 +94,15 @@ class IndexFile:
             pass
         status = self.path.stat()
         self._opened = (status.st_dev, status.st_ino)
-        self._engine = open_engine(self.path, writable=True, durable=False, pool_size=1, page_bytes=PAGE_BYTES)
-        return self._engine
+        self._sqlite = SqliteFile(self.path, writable=True, durable=False, page_bytes=PAGE_BYTES, keep=1)
+        return self._sqlite
 
 
 @contextmanager
 def judged() -> Iterator[None]:
     """Raise what fails as `IndexFile` says."""
     try:
-        with translated():
-            yield
+        yield
     except (IndexUnreadable, IndexUnwritable):
         raise
     except _OfTheLedger as error:
@@ -127,11 +118,11 @@ def judged() -> Iterator[None]:
 def of_ledger(read: Callable[[], T]) -> T:
     """What `read` returns. Where it fails while the index is written, the ledger's error passes `judged` as it is.
 
-    An error of the driver or the machine is not the ledger's: that one's errors are translated.
+    An error of the driver or the machine is not the ledger's: that one's errors are mapped to ours.
     """
     try:
         return read()
-    except (sqlite.Error, SQLAlchemyError, OSError):
+    except (sqlite.Error, OSError):
         raise
     except Exception as error:
         raise _OfTheLedger from error

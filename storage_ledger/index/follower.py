@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from storage_ledger.domain.entries import faults
-from storage_ledger.errors import LedgerBusy, LedgerUnusable, Locked, StorageLedgerError
+from storage_ledger.errors import LedgerBusy, LedgerRefused, LedgerUnusable, Locked, StorageLedgerError
 from storage_ledger.index.file import IndexFile, IndexUnreadable, IndexUnwritable, of_ledger
 from storage_ledger.index.queries import is_of
 from storage_ledger.index.rebuild.partitions import RebuildOptions
@@ -177,6 +177,7 @@ class Index:
 
     def _trouble_with(self, error: Exception, failures: int) -> None:
         cause = error.__cause__ if isinstance(error, IndexUnreadable) and error.__cause__ else error
+        cause = cause.__cause__ if isinstance(cause, LedgerRefused) and cause.__cause__ else cause  # no table of that name, and the like
         code = cause.code if isinstance(cause, StorageLedgerError) else "index-unreadable"
         errno = getattr(cause, "errno", None)
         frames = {"frames_at": logs.where(cause)} if code == "index-unreadable" else {}

@@ -6,15 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from storage_ledger.errors import LedgerError
 from storage_ledger.index.schema import progress_of
 from storage_ledger.ledger.contract import IndexSource, Ledger
-from storage_ledger.system.sqlalchemy_engine import driver, open_engine, translated
-from storage_ledger.system.sqlite import is_regular, sqlite
+from storage_ledger.system.sqlite import SqliteFile, is_regular
 
-READ_WITHIN_MS = 2_000
+READ_WITHIN_S = 2.0
 """How long a reader waits for somebody who has locked the whole file."""
 
 
@@ -53,18 +50,12 @@ def _ask(path: Path, ledger: Ledger, sql: str, values: tuple[object, ...]) -> tu
     if not is_regular(path):
         return None
     try:
-        engine = open_engine(path, writable=False, pool_size=1)
-        try:
-            with translated(), engine.begin() as transaction:
-                connection = driver(transaction)
-                connection.execute(f"PRAGMA busy_timeout = {READ_WITHIN_MS}")
-                progress = progress_of(connection)
-                if progress is None or not is_of(progress, ledger):
-                    return None
-                rows = connection.execute(sql, values).fetchall()
-        finally:
-            engine.dispose()
-    except (LedgerError, SQLAlchemyError, sqlite.Error, OSError):
+        with SqliteFile(path, writable=False, keep=0).transaction(within_s=READ_WITHIN_S) as connection:
+            progress = progress_of(connection)
+            if progress is None or not is_of(progress, ledger):
+                return None
+            rows = connection.execute(sql, values).fetchall()
+    except (LedgerError, OSError):
         return None  # whoever writes it rebuilds it
     if any(isinstance(value, bytes) for row in rows for value in row):  # no column that is asked for here holds bytes
         return None

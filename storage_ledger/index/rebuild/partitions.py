@@ -11,7 +11,6 @@ from pathlib import Path
 from storage_ledger.index.rebuild import worker
 from storage_ledger.index.rebuild.processes import Partition, RebuildProcesses
 from storage_ledger.ledger.contract import IndexSource
-from storage_ledger.system.sqlalchemy_engine import translated
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +32,8 @@ def folded(
     """Fold the ledger up to a position. Gives the file of each partition as soon as it and all before it are complete.
 
     Other processes fold a large ledger. This process folds a small one, and also what another one could not: then it succeeds
-    here, or fails with the right error. Close this to end the processes and to remove the files.
+    here, or fails with the right error: the driver's own where a file of a partition cannot be written. Close this to end the
+    processes and to remove the files.
     """
     remove(left_over(index_file))
     processes = options.processes if options.processes is not None and options.processes.are_worth_it(up_to) else None
@@ -47,8 +47,7 @@ def folded(
         for each in planned[given:]:
             each.file.unlink()  # another process may have begun it
             _create(each.file)
-            with translated():
-                worker.fold(each.file, ledger, each.after, each.up_to, on_progress, keep_studies=options.keep_studies)
+            worker.fold(each.file, ledger, each.after, each.up_to, on_progress, keep_studies=options.keep_studies)
             yield each.file
     finally:
         remove(each.file for each in planned)
