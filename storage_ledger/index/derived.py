@@ -10,8 +10,8 @@ from typing import Any
 from storage_ledger.domain.patient_identity import PATIENT
 from storage_ledger.domain.search_text import Described
 from storage_ledger.index import patient_conflicts
-from storage_ledger.index.rows import Row
-from storage_ledger.index.schema import FILE, FLAGGED, OF_A_SERIES, OF_A_STUDY
+from storage_ledger.index.columns import FILE, FileRow
+from storage_ledger.index.schema import FLAGGED, OF_A_SERIES, OF_A_STUDY
 from storage_ledger.index.search import (
     add_search_text,
     chunks,
@@ -23,7 +23,7 @@ from storage_ledger.index.search import (
 )
 
 
-def refresh(connection: Any, first: int, changed: Sequence[Row], before: Sequence[tuple[Row, Row]], stale: set[str]) -> None:
+def refresh(connection: Any, first: int, changed: Sequence[FileRow], before: Sequence[tuple[FileRow, FileRow]], stale: set[str]) -> None:
     """Bring what is made from `files` up to date with rows of it that are new or changed, of which the new begin at position `first`.
 
     New files are added to what is there; a study is computed again only where an earlier file counts otherwise now, or says
@@ -56,12 +56,12 @@ def refresh(connection: Any, first: int, changed: Sequence[Row], before: Sequenc
     put_into_search(connection, "dicom_studies", whole | says.keys())
 
 
-def _new_words(shown: dict[str, Sequence[Any]], files: Iterable[Row]) -> dict[str, list[Sequence[Any]]]:
+def _new_words(shown: dict[str, Sequence[Any]], files: Iterable[FileRow]) -> dict[str, list[Sequence[Any]]]:
     """By study, what new files say of it that its row does not show."""
     found: dict[str, list[Sequence[Any]]] = {}
     for row in files:
         uid, says = row[FILE.study_instance_uid], _said_by(row)
-        if any(value is not None and value != other for value, other in zip(says, shown[uid][1:], strict=True)):
+        if uid is not None and any(value is not None and value != other for value, other in zip(says, shown[uid][1:], strict=True)):
             found.setdefault(uid, []).append(says)
     return found
 
@@ -219,4 +219,4 @@ def year(study_date: str | None) -> int | None:
 
 _BEGINS_WITH_A_YEAR = re.compile("[12][0-9]{3}").match
 
-_said_by: Callable[[Row], tuple[Any, ...]] = itemgetter(*(getattr(FILE, name) for name in Described._fields))
+_said_by: Callable[[FileRow], tuple[Any, ...]] = itemgetter(*(getattr(FILE, name) for name in Described._fields))

@@ -13,60 +13,18 @@ from storage_ledger.domain.paths import archive_path
 from storage_ledger.domain.patient_identity import MAX_TEXT, PATIENT, UIDS, differences, name_of, names_a_patient, said_by
 from storage_ledger.domain.patient_identity import text_of as _text
 from storage_ledger.domain.study import MOST_URGENT_FIRST, State, metadata_of, upload_state
-from storage_ledger.index.schema import COLUMNS, FILE, FLAGS, STUDY, UPLOAD
-
-# index column ← (group of the message, key in it, keyword of the header). Who the patient is: see `_identify`.
-DESCRIPTIVE = {
-    "study_instance_uid": ("study_info", "study_instance_uid", "StudyInstanceUID"),
-    "study_date": ("study_info", "study_date", "StudyDate"),
-    "study_time": ("study_info", "study_time", "StudyTime"),
-    "study_description": ("study_info", "study_description", "StudyDescription"),
-    "accession_number": ("study_info", "accession_number", "AccessionNumber"),
-    "modality": ("modality_info", "modality", "Modality"),
-    "manufacturer": ("modality_info", "manufacturer", "Manufacturer"),
-    "institution_name": ("location_info", "institution_name", "InstitutionName"),
-}
-
-FROM_HEADER = {
-    "study_instance_uid": "StudyInstanceUID",
-    "series_instance_uid": "SeriesInstanceUID",
-    "sop_instance_uid": "SOPInstanceUID",
-    "sop_class_uid": "SOPClassUID",
-    "transfer_syntax_uid": "TransferSyntaxUID",
-    "modality": "Modality",
-    "instance_number": "InstanceNumber",
-    "rows": "Rows",
-    "columns": "Columns",
-    "frames": "NumberOfFrames",
-    "patient_id": "PatientID",
-    "patient_name": "PatientName",
-    "patient_birth_date": "PatientBirthDate",
-    "patient_sex": "PatientSex",
-    "study_date": "StudyDate",
-    "study_time": "StudyTime",
-    "study_description": "StudyDescription",
-    "accession_number": "AccessionNumber",
-    "institution_name": "InstitutionName",
-    "manufacturer": "Manufacturer",
-    "series_number": "SeriesNumber",
-    "series_description": "SeriesDescription",
-    "body_part": "BodyPartExamined",
-}
-WHOLE_NUMBERS = frozenset({"instance_number", "rows", "columns", "frames", "series_number"})
-
-WHOLE = 1 << 53  # below that every JSON reader has the same number
-Row = list[Any]
-"""The values of a row in the order of its table's columns, as they are written: `STUDY`, `UPLOAD` and `FILE` say where each stands."""
-
-# The loops below run for every entry of the ledger in a rebuild: they have nothing left to look up.
-_SAID = tuple(
-    (group, tuple((getattr(STUDY, column), key) for column, (of, key, _) in DESCRIPTIVE.items() if of == group))
-    for group in dict.fromkeys(group for group, _, _ in DESCRIPTIVE.values())
+from storage_ledger.index.column_sources import (
+    FILE_FROM_STUDY,
+    FROM_MESSAGE,
+    NUMBERS_FROM_HEADER,
+    STUDY_FROM_HEADER,
+    TEXTS_FROM_HEADER,
+    WHOLE,
+    whole_number,
 )
-_FOUND = tuple((getattr(STUDY, column), keyword) for column, (_, _, keyword) in DESCRIPTIVE.items())
-_TEXTS = tuple((getattr(FILE, column), keyword) for column, keyword in FROM_HEADER.items() if column not in WHOLE_NUMBERS)
-_NUMBERS = tuple((getattr(FILE, column), keyword) for column, keyword in FROM_HEADER.items() if column in WHOLE_NUMBERS)
-_OTHERS = tuple((column, getattr(STUDY, column)) for column in DESCRIPTIVE if column != "study_instance_uid")
+from storage_ledger.index.columns import FILE, STUDY, UPLOAD, FileColumn, FileRow, StudyColumn, StudyRow, UploadRow
+from storage_ledger.index.schema import COLUMNS, FLAGS
+
 _NOTHING: dict[str, Any] = {}
 _PATIENT, _STUDY = "patient", "study"  # in `files.from_message`
 NO_STUDY = "no-study-uid"
@@ -76,14 +34,14 @@ _PENDING, _ARCHIVED = State.PENDING, State.ARCHIVED
 _VALUES = {state: state.value for state in State}
 
 
-def _new(table: str, **values: Any) -> Row:
+def _new(table: str, **values: Any) -> Any:
     return list((dict.fromkeys(COLUMNS[table]) | values).values())
 
 
-_NEW_STUDY = _new("studies", state=State.PENDING.value, files=0, bytes=0, last_position=0)
-_NEW_FILE = _new("files", fixity="unverified", **dict.fromkeys(FLAGS, 0))
-_STUDY_IDENTITY = tuple((name, getattr(STUDY, name)) for name in PATIENT)
-_PLACES = {name: getattr(FILE, name) for name in (*PATIENT, *UIDS)}
+_NEW_STUDY: StudyRow = _new("studies", state=State.PENDING.value, files=0, bytes=0, last_position=0)
+_NEW_FILE: FileRow = _new("files", fixity="unverified", **dict.fromkeys(FLAGS, 0))
+_STUDY_IDENTITY: tuple[tuple[str, StudyColumn[str | None]], ...] = tuple((name, getattr(STUDY, name)) for name in PATIENT)
+_COLUMN_OF: dict[str, FileColumn[str | None]] = {name: getattr(FILE, name) for name in (*PATIENT, *UIDS)}
 
 
 class OtherUploads(Protocol):
@@ -103,14 +61,14 @@ class StudyRows:
     before its header was read again, or another message stood in for it.
     """
 
-    study: Row
-    uploads: dict[str, Row] = field(default_factory=dict)
-    files: dict[str, Row] = field(default_factory=dict)
+    study: StudyRow
+    uploads: dict[str, UploadRow] = field(default_factory=dict)
+    files: dict[str, FileRow] = field(default_factory=dict)
     changed_files: set[str] = field(default_factory=set)
     changed_uploads: set[str] = field(default_factory=set)
-    said: dict[int, dict[str, str]] = field(default_factory=dict)
+    said: dict[int | None, dict[str, str]] = field(default_factory=dict)
     stale: set[tuple[str, int]] = field(default_factory=set)
-    before: dict[str, Row] = field(default_factory=dict)
+    before: dict[str, FileRow] = field(default_factory=dict)
     others: OtherUploads | None = None
     states: Counter[str] | None = None
     """How many of `uploads` are in each state, once there are several: a study may have ten thousand."""
@@ -125,20 +83,21 @@ class StudyRows:
     def apply(self, entry: Entry) -> None:
         """Take one more entry of this study."""
         data = entry.data
-        if (says := self._SAYS.get(entry.kind)) is not None:
-            says(self, entry, data)
+        if (take := self._TAKES.get(entry.kind)) is not None:
+            take(self, entry, data)
         state = upload_state(entry.kind, data.get("step"))
         if state is not None and (path := data.get("upload_path")) is not None:
             before = self.uploads.get(path)
             why = _NOTHING if state is _PENDING else data
-            self.uploads[path] = [self.study[STUDY.study_id], path, _VALUES[state], why.get("code"), entry.position]
+            row: Any = [self.study[STUDY.study_id], path, _VALUES[state], why.get("code"), entry.position]
+            self.uploads[path] = row
             self.changed_uploads.add(path)
             if len(self.uploads) > 1 or self.others is not None:
                 state = self._state_of_all(before, state)
             self.study[STUDY.state] = _VALUES[state]
         self.study[STUDY.last_position] = entry.position
 
-    def _state_of_all(self, before: Row | None, now: State) -> State:
+    def _state_of_all(self, before: UploadRow | None, now: State) -> State:
         """The study's state, after one upload got into another state."""
         if self.states is None:
             self.states = Counter(row[UPLOAD.state] for row in self.uploads.values())
@@ -184,7 +143,7 @@ class StudyRows:
         metadata = metadata_of(data["message"])
         self.said[entry.position] = said_by(metadata)
         self._identify(self.said[entry.position], instead=True)
-        for group, columns in _SAID:
+        for group, columns in FROM_MESSAGE:
             if said := metadata.get(group):
                 for column, key in columns:
                     value = said.get(key)
@@ -198,14 +157,14 @@ class StudyRows:
         study = self.study
         study[STUDY.archived_at] = archived_at
         study[STUDY.last_error] = None
-        for column, keyword in _FOUND:
+        for column, keyword in STUDY_FROM_HEADER:
             if study[column] is None:
                 study[column] = _text(header.get(keyword))
         file = data["file"]
         name = file["name"]
         if name in self.files:
-            if data.get("placement") == "copied":  # its bytes were put there anew: what was found before is past
-                self._placed_anew(name, placed=entry.position, fixity="unverified", verified_at=None)
+            if data.get("placement") == "copied":  # its bytes were placed again: what was found before is past
+                self._placed_again(name, placed=entry.position, fixity="unverified", verified_at=None)
             if header and self.files[name][FILE.dicom_error] is not None:
                 self._read_again(name, header, data.get("dicom_error"))
             self._spoken_for(name, entry, data)
@@ -229,11 +188,11 @@ class StudyRows:
         study[STUDY.files] += 1
         study[STUDY.bytes] += file["bytes"]
 
-    def _take(self, row: Row, header: dict[str, Any], error: str | None) -> None:
+    def _take(self, row: FileRow, header: dict[str, Any], error: str | None) -> None:
         """Put into a file's row what its header says, and nothing else."""
         row[FILE.dicom_error] = error
         get = header.get
-        for column, keyword in _TEXTS:
+        for column, keyword in TEXTS_FROM_HEADER:
             value = get(keyword)
             if value is None:
                 row[column] = None
@@ -241,12 +200,12 @@ class StudyRows:
                 row[column] = value.strip() or None
             else:
                 row[column] = _text(value)
-        for column, keyword in _NUMBERS:
+        for number, keyword in NUMBERS_FROM_HEADER:
             value = get(keyword)
             if value is None or (value.__class__ is int and -WHOLE < value < WHOLE):
-                row[column] = value
+                row[number] = value
             else:
-                row[column] = _number(value)
+                row[number] = whole_number(value)
         row[FILE.patient_name] = name_of(row[FILE.patient_name])
         row[FILE.from_message] = None
 
@@ -254,7 +213,7 @@ class StudyRows:
         name, header = data["file"]["name"], data["dicom"] or {}
         if name not in self.files or self.files[name][FILE.sha256] != data["file"]["sha256"]:
             return
-        for column, keyword in _FOUND:
+        for column, keyword in STUDY_FROM_HEADER:
             if self.study[column] is None:
                 self.study[column] = _text(header.get(keyword))
         self._read_again(name, header, data.get("dicom_error"))
@@ -269,7 +228,7 @@ class StudyRows:
         self._name_patient(row)
         self._compare(name)
 
-    def _about_to_change(self, name: str) -> Row:
+    def _about_to_change(self, name: str) -> FileRow:
         row = self.files[name]
         self.before.setdefault(name, row.copy())
         self.changed_files.add(name)
@@ -285,24 +244,25 @@ class StudyRows:
         said = self.said.get(row[FILE.described], _NOTHING)
         of = []
         if names_a_patient(said) and (_PATIENT in before or not (row[FILE.patient_id] or row[FILE.patient_name])):
-            self._fill(name, {_PLACES[each]: said.get(each) for each in PATIENT})
+            self._fill(name, {_COLUMN_OF[each]: said.get(each) for each in PATIENT})
             of.append(_PATIENT)
         uid = said.get("study_instance_uid")
         if uid and (_STUDY in before or row[FILE.study_instance_uid] is None):
-            others = {getattr(FILE, each): self.study[place] for each, place in _OTHERS if row[getattr(FILE, each)] is None}
-            self._fill(name, {FILE.study_instance_uid: uid} | others)
+            missing = {column: self.study[of_study] for column, of_study in FILE_FROM_STUDY if row[column] is None}
+            missing[FILE.study_instance_uid] = uid
+            self._fill(name, missing)
             of.append(_STUDY)
         row[FILE.from_message] = ", ".join(of) or row[FILE.from_message]
         if row[FILE.dicom_error] in {None, NO_STUDY}:
             row[FILE.dicom_error] = NO_STUDY if row[FILE.study_instance_uid] is None else None
 
-    def _fill(self, name: str, values: dict[int, str | None]) -> None:
-        if any(self.files[name][place] != value for place, value in values.items()):
+    def _fill(self, name: str, values: dict[FileColumn[str | None], str | None]) -> None:
+        if any(self.files[name][column] != value for column, value in values.items()):
             row = self._about_to_change(name)
-            for place, value in values.items():
-                row[place] = value
+            for column, value in values.items():
+                row[column] = value
 
-    def _name_patient(self, row: Row) -> None:
+    def _name_patient(self, row: FileRow) -> None:
         if not (self.study[STUDY.patient_name] or self.study[STUDY.patient_id]):
             self._identify(_identity_in(row))
 
@@ -343,7 +303,7 @@ class StudyRows:
         row = self.files[name]
         said = self.said.get(row[FILE.described], _NOTHING)
         for attribute, value in said.items():
-            if row[_PLACES[attribute]] != value:
+            if row[_COLUMN_OF[attribute]] != value:
                 break
         else:
             if row[FILE.announced] is None:  # as nearly always: both say the same, as before
@@ -353,13 +313,13 @@ class StudyRows:
         self._flag(name, FILE.message_differs, bool(attributes))
         self._flag(name, FILE.study_uid_differs, "study_instance_uid" in attributes)
 
-    def _flag(self, name: str, place: int, is_set: bool) -> None:
+    def _flag(self, name: str, column: FileColumn[int], is_set: bool) -> None:
         row = self.files[name]
-        if row[place] != is_set:
-            row[place] = int(is_set)
+        if row[column] != is_set:
+            row[column] = int(is_set)
             self.changed_files.add(name)
-            if row[FILE.study_instance_uid]:
-                self.stale.add((row[FILE.study_instance_uid], row[FILE.position]))
+            if uid := row[FILE.study_instance_uid]:
+                self.stale.add((uid, row[FILE.position]))
 
     def _status_sent(self, _: Entry, data: dict[str, Any]) -> None:
         self.study[STUDY.status_sent] = data["status"]
@@ -367,51 +327,41 @@ class StudyRows:
             self.study[STUDY.last_error] = None
 
     def _restored(self, entry: Entry, data: dict[str, Any]) -> None:
-        self._placed_anew(data["file"]["name"], placed=entry.position, fixity="intact", verified_at=entry.recorded_at)
+        self._placed_again(data["file"]["name"], placed=entry.position, fixity="intact", verified_at=entry.recorded_at)
 
-    def _in_trouble(self, _: Entry, data: dict[str, Any]) -> None:
+    def _failed(self, _: Entry, data: dict[str, Any]) -> None:
         self.study[STUDY.last_error] = data["code"]
 
-    def _placed_anew(self, name: str, placed: int, fixity: str, verified_at: str | None) -> None:
+    def _placed_again(self, name: str, placed: int, fixity: str, verified_at: str | None) -> None:
         if (row := self.files.get(name)) is not None:
             row[FILE.placed], row[FILE.fixity], row[FILE.verified_at] = placed, fixity, verified_at
             self.changed_files.add(name)
 
     # `released` and `discarded` say nothing of the study but the state of an upload.
-    _SAYS: ClassVar[dict[str, Callable[[StudyRows, Entry, dict[str, Any]], None]]] = {
+    _TAKES: ClassVar[dict[str, Callable[[StudyRows, Entry, dict[str, Any]], None]]] = {
         Kind.DESCRIBED: _described,
         Kind.ARCHIVED: _archived,
         Kind.STATUS_SENT: _status_sent,
         Kind.RESTORED: _restored,
         Kind.HEADER_READ: _header_read,
-        Kind.FAILED: _in_trouble,
-        Kind.QUARANTINED: _in_trouble,
+        Kind.FAILED: _failed,
+        Kind.QUARANTINED: _failed,
     }
 
 
-def _identity_in(row: Row) -> dict[str, str | None]:
+def _identity_in(row: FileRow) -> dict[str, str | None]:
     """Of a file, as its row has it."""
-    return {name: row[place] for name, place in _PLACES.items()}
+    return {name: row[place] for name, place in _COLUMN_OF.items()}
 
 
-def _lacks_something(row: Row) -> bool:
+def _lacks_something(row: FileRow) -> bool:
     """Whether a header cannot be read completely, or does not say of which study, or whose, its file is."""
     names_nobody = row[FILE.patient_id] is None and row[FILE.patient_name] is None
     return names_nobody or row[FILE.study_instance_uid] is None or row[FILE.dicom_error] is not None
 
 
-def _header_of(row: Row) -> dict[str, str | None]:
+def _header_of(row: FileRow) -> dict[str, str | None]:
     """The same without what a message has said in the place of its header."""
     of = row[FILE.from_message] or ""
     left_out = (PATIENT if _PATIENT in of else ()) + (("study_instance_uid",) if _STUDY in of else ())
     return _identity_in(row) | dict.fromkeys(left_out)
-
-
-def _number(value: Any) -> int | None:
-    if isinstance(value, list):
-        value = value[0] if value else None
-    try:
-        number = int(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return number if abs(number) < WHOLE else None

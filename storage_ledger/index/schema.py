@@ -69,17 +69,6 @@ COLUMNS = {name: tuple(re.findall(r'[(,]\s*"?(\w+)"? (?:TEXT|INTEGER|BLOB)', tex
 """Their names, in order."""
 
 
-def _places(table: str) -> Any:
-    """An attribute for each column. A slot, which is found as fast as a local name: they are asked for by the million."""
-    places = type(table, (), {"__slots__": COLUMNS[table]})()
-    for place, column in enumerate(COLUMNS[table]):
-        setattr(places, column, place)
-    return places
-
-
-STUDY, UPLOAD, FILE = map(_places, ("studies", "uploads", "files"))
-"""Where each column stands in a row: `row[FILE.sha256]`."""
-
 FLAGS = ("sop_conflict", "study_uid_differs", "patient_differs", "message_differs", "superseded", "unconfirmed")
 """The columns of `files` that are 1 where a person should look at the file; nothing waits for it."""
 

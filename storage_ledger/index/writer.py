@@ -14,9 +14,10 @@ from storage_ledger.domain.search_text import Described, search_text
 from storage_ledger.domain.study import State
 from storage_ledger.errors import LedgerUnusable
 from storage_ledger.index import fixity
+from storage_ledger.index.columns import FILE, STUDY, FileRow, Row, StudyRow, UploadRow
 from storage_ledger.index.derived import COUNT_ARRIVAL, DROP_EMPTY_ARRIVALS, count_arrivals, refresh, year
-from storage_ledger.index.rows import Row, StudyRows
-from storage_ledger.index.schema import COLUMNS, FILE, ROWID, SEARCHED, STUDY
+from storage_ledger.index.rows import StudyRows
+from storage_ledger.index.schema import COLUMNS, ROWID, SEARCHED
 from storage_ledger.index.search import put_into_search, take_out_of_search
 
 NOT_UNDERSTOOD = "entry-not-understood"
@@ -38,7 +39,7 @@ class IndexWriter(ABC):
         self._studies: dict[str, StudyRows] = {}  # in memory; the one used last comes last
         self._changed: dict[str, StudyRows] = {}  # since the last write
         self._first = 1  # position of the first entry since the last write
-        self._headers_read_again: list[tuple[Row, Row]] = []  # files as they were, and as they are
+        self._headers_read_again: list[tuple[FileRow, FileRow]] = []  # files as they were, and as they are
 
     def apply(self, entries: Iterable[Entry]) -> Entry | None:
         """Fold them in, in order; on return all that follows from them is in the tables. Returns the last one, None if there are none."""
@@ -79,11 +80,11 @@ class IndexWriter(ABC):
         """Fold an entry into the rows of its study."""
 
     @abstractmethod
-    def _write_studies(self, rows: list[Row]) -> None:
+    def _write_studies(self, rows: list[StudyRow]) -> None:
         """Write changed rows of `studies`."""
 
     @abstractmethod
-    def _refresh(self, files: list[Row], before: list[tuple[Row, Row]]) -> None:
+    def _refresh(self, files: list[FileRow], before: list[tuple[FileRow, FileRow]]) -> None:
         """Bring what is made from `files` up to date. `before`: rows whose header was read again, as they were and as they are."""
 
     @abstractmethod
@@ -115,7 +116,7 @@ class IndexWriter(ABC):
         for study_id in list(islice(self._studies, max(0, len(self._studies) - self._keep))):
             del self._studies[study_id]
 
-    def _put(self, table: str, rows: Sequence[Row]) -> None:
+    def _put(self, table: str, rows: Sequence[Row[Any]]) -> None:
         self._connection.executemany(_UPSERT[table], rows)
 
     def _count_other_modalities(self, first: int) -> bool:
@@ -170,18 +171,18 @@ class FollowingWriter(IndexWriter):
             if name not in rows.files and (found := self._select("files", study_id, "AND name = ?", name)):
                 rows.files[name] = found[0]
 
-    def _select(self, table: str, study_id: str, further: str = "", *values: str) -> list[Row]:
+    def _select(self, table: str, study_id: str, further: str = "", *values: str) -> list[Any]:
         sql = f"SELECT * FROM {table} WHERE study_id = ? {further}"  # noqa: S608 - names of ours
         return list(map(list, self._connection.execute(sql, (study_id, *values))))
 
-    def _write_studies(self, rows: list[Row]) -> None:
+    def _write_studies(self, rows: list[StudyRow]) -> None:
         other_words = [study_id for study_id, each in self._changed.items() if _words(each.study) != self._words_before[study_id]]
         take_out_of_search(self._connection, "studies", other_words)
         self._put("studies", rows)
         put_into_search(self._connection, "studies", other_words)
         self._words_before.clear()
 
-    def _refresh(self, files: list[Row], before: list[tuple[Row, Row]]) -> None:
+    def _refresh(self, files: list[FileRow], before: list[tuple[FileRow, FileRow]]) -> None:
         stale = {uid for rows in self._changed.values() for uid, position in rows.stale if position < self._first}
         refresh(self._connection, self._first, files, before, stale)
 
@@ -194,7 +195,7 @@ class FollowingWriter(IndexWriter):
 class _UploadsInTable:
     """See `rows.OtherUploads`. Reads no more of them than it needs: a study may have ten thousand."""
 
-    def __init__(self, connection: Any, study_id: str, in_memory: Mapping[str, Row]) -> None:
+    def __init__(self, connection: Any, study_id: str, in_memory: Mapping[str, UploadRow]) -> None:
         self._connection = connection
         self._study_id = study_id
         self._in_memory = in_memory
@@ -256,10 +257,10 @@ class PartitionWriter(IndexWriter):
         rows.forget_changes()
         return rows
 
-    def _write_studies(self, rows: list[Row]) -> None:
+    def _write_studies(self, rows: list[StudyRow]) -> None:
         self._put("studies", rows)
 
-    def _refresh(self, files: list[Row], before: list[tuple[Row, Row]]) -> None:
+    def _refresh(self, files: list[FileRow], before: list[tuple[FileRow, FileRow]]) -> None:
         pass
 
     def _count_arrivals(self, first: int) -> None:
@@ -281,5 +282,5 @@ def _upsert(table: str) -> str:
 
 _UPSERT = {table: _upsert(table) for table in ("studies", "uploads", "files")}
 
-_described: Callable[[Row], tuple[Any, ...]] = itemgetter(*(getattr(STUDY, name) for name in Described._fields))
-_words: Callable[[Row], tuple[Any, ...]] = itemgetter(*(getattr(STUDY, name) for name in SEARCHED))
+_described: Callable[[StudyRow], tuple[Any, ...]] = itemgetter(*(getattr(STUDY, name) for name in Described._fields))
+_words: Callable[[StudyRow], tuple[Any, ...]] = itemgetter(*(getattr(STUDY, name) for name in SEARCHED))

@@ -14,8 +14,8 @@ from storage_ledger.domain.ids import instant
 from storage_ledger.domain.metadata_json import metadata_json
 from storage_ledger.domain.payloads import DescribedPayload
 from storage_ledger.domain.study import GROUPS, Study
+from storage_ledger.index.columns import STUDY
 from storage_ledger.index.rows import StudyRows
-from storage_ledger.index.schema import STUDY
 from storage_ledger.operations.adopt.legacy_metadata import LegacyMetadata
 from tests.contract.making import archived, made_entry
 from tests.support.old_archive import old_metadata
