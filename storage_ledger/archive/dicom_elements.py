@@ -40,7 +40,7 @@ class Unreadable(Exception):
         self.code = code
 
 
-class Source(Protocol):
+class ByteSource(Protocol):
     """Bytes by position, which only ever goes forward."""
 
     def at(self, position: int, count: int) -> bytes:
@@ -66,7 +66,7 @@ class Element(NamedTuple):
 class DataSet:
     """A data set, ready to be walked over once. `has_prefix`: the file begins as PS3.10 §7.1 says."""
 
-    source: Source
+    source: ByteSource
     position: int
     is_implicit: bool
     is_little_endian: bool
@@ -90,7 +90,7 @@ def data_set(file: BinaryIO) -> DataSet | None:
 
     Byte order and VR encoding are those of the first element, whatever the transfer syntax says. Raises `Unreadable`.
     """
-    source: Source = _File(file)
+    source: ByteSource = _File(file)
     has_prefix = source.at(0, 132)[128:] == b"DICM"
     if not has_prefix and source.at(0, 2) not in _FIRST_GROUPS:
         return None
@@ -112,7 +112,7 @@ def data_set(file: BinaryIO) -> DataSet | None:
 _FIRST_GROUPS = frozenset(struct.pack(order, group) for group in (0, 2, 4, 8) for order in ("<H", ">H"))
 
 
-def _meta(source: Source, position: int) -> tuple[int, str | None]:
+def _meta(source: ByteSource, position: int) -> tuple[int, str | None]:
     """Where the data set begins, and the transfer syntax that group 2 names; the group's length is not relied on."""
     syntax = None
     for element in _walk(source, position, is_implicit=False, is_little_endian=True):
@@ -124,7 +124,7 @@ def _meta(source: Source, position: int) -> tuple[int, str | None]:
     return position, syntax
 
 
-def _after_command_set(source: Source, position: int) -> int:
+def _after_command_set(source: ByteSource, position: int) -> int:
     """Where the data set begins: some files have elements of a DICOM message before it (PS3.7 §6.3)."""
     for element in _walk(source, position, is_implicit=True, is_little_endian=True):
         if element.tag >> 16 != 0:
@@ -133,7 +133,7 @@ def _after_command_set(source: Source, position: int) -> int:
     return position
 
 
-def _walk(source: Source, position: int, *, is_implicit: bool, is_little_endian: bool) -> Iterator[Element]:
+def _walk(source: ByteSource, position: int, *, is_implicit: bool, is_little_endian: bool) -> Iterator[Element]:
     read = _reader(source, is_implicit=is_implicit, is_little_endian=is_little_endian)
     while source.at(position, 1):
         element = read(position)
@@ -154,7 +154,7 @@ class _Read(Protocol):
     def __call__(self, position: int, *, is_nested: bool = False) -> Element: ...
 
 
-def _reader(source: Source, *, is_implicit: bool, is_little_endian: bool) -> _Read:
+def _reader(source: ByteSource, *, is_implicit: bool, is_little_endian: bool) -> _Read:
     order = "<" if is_little_endian else ">"
     implicit = struct.Struct(order + "HHL").unpack_from
     explicit = struct.Struct(order + "HH2sH").unpack_from

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno as errnos
 import hashlib
+import itertools
 import os
 import stat
 
 from storage_ledger.archive.contract import Fixity
-from storage_ledger.archive.uploads import Upload
+from storage_ledger.archive.uploads import OpenUpload
 from storage_ledger.domain.paths import METADATA
 from storage_ledger.errors import Retryable
 from storage_ledger.system import files
@@ -29,7 +30,7 @@ FAILURES: files.FailureTable = {
 }
 
 
-def copy(upload: Upload, name: str, folder: int, mode: int) -> str:
+def copy(upload: OpenUpload, name: str, folder: int, mode: int) -> str:
     """Copy the upload's bytes into a new file, durable on return. Returns their SHA-256 in hex."""
     with files.opened(name, files.CREATE, folder) as descriptor:
         digest = hashlib.sha256()
@@ -81,6 +82,11 @@ def check(name: str, folder: int, sha256: str, size: int) -> Fixity:
             return Fixity.INTACT
     except FileNotFoundError:
         return Fixity.MISSING
+
+
+def is_changed(name: str, folder: int, *, sha256: str, size: int) -> bool:
+    """Whether something has this name that is not the file with these bytes."""
+    return check(name, folder, sha256, size) is Fixity.CHANGED
 
 
 def digest_of(descriptor: int, size: int | None = None) -> str:
@@ -141,6 +147,28 @@ def is_metadata(name: str, folder: int) -> bool:
     return os.path.samestat(own, metadata) or (own.st_size, own.st_mtime_ns) == (metadata.st_size, metadata.st_mtime_ns)
 
 
+def keep_evidence(name: str, folder: int, aside: int, wanted: str) -> tuple[str, bool]:
+    """Give what has `name` a free name like `wanted` in the folder `aside` too. Returns that, and whether it had to be moved there.
+
+    It is moved where the file system makes no such link: of a folder, or of another user's file. Not durable yet.
+    """
+    for number in itertools.count():
+        kept = f"{wanted}.{number}" if number else wanted
+        try:
+            os.link(name, kept, src_dir_fd=folder, dst_dir_fd=aside, follow_symlinks=False)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            if error.errno not in files.NO_HARD_LINKS:
+                raise
+            break
+        return kept, False
+    taken = set(os.listdir(aside))
+    kept = next(new for number in itertools.count() if (new := f"{wanted}.{number}" if number else wanted) not in taken)
+    os.rename(name, kept, src_dir_fd=folder, dst_dir_fd=aside)
+    return kept, True
+
+
 def same_file(name: str, folder: int, other: str, others_folder: int) -> bool:
     """Whether two names lead to one file. False if one of them is gone."""
     try:
@@ -155,7 +183,7 @@ def _taken_away(error: FileNotFoundError) -> Retryable:
     return Retryable("archive-error", "another process removed the temporary file of this attempt", errno=error.errno)
 
 
-def _read(upload: Upload, buffer: memoryview, offset: int) -> int:
+def _read(upload: OpenUpload, buffer: memoryview, offset: int) -> int:
     upload.beat()
     try:
         return os.preadv(upload.descriptor, [buffer], offset)

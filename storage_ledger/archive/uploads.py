@@ -42,7 +42,7 @@ _REMOVING: files.FailureTable = {
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class FileIdentity:
     """Tells one state of one file from any other: a write or a replacement changes it."""
 
     device: int
@@ -52,21 +52,21 @@ class Identity:
     changed_ns: int
 
     @classmethod
-    def of(cls, status: os.stat_result) -> Identity:
+    def of(cls, status: os.stat_result) -> FileIdentity:
         """From fstat or lstat."""
         return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
-    def is_but_for_its_name(self, other: Identity) -> bool:
+    def is_but_for_its_name(self, other: FileIdentity) -> bool:
         """The same, whatever the time of the last change: a rename sets that."""
         return replace(self, changed_ns=0) == replace(other, changed_ns=0)
 
 
 @dataclass(frozen=True, slots=True)
-class Upload:
+class OpenUpload:
     """An open regular file below UPLOADS_PATH. `size` in bytes, as it was opened. `beat` is called by who reads it, as he gets on."""
 
     descriptor: int
-    identity: Identity
+    identity: FileIdentity
     beat: Callable[[], None] = lambda: None
     links: int = 1
 
@@ -95,19 +95,19 @@ class Upload:
 
     def check_unchanged(self) -> None:
         """Raise `Retryable` if somebody wrote to it since it was opened: what was read is no file that ever was."""
-        if Identity.of(os.fstat(self.descriptor)) != self.identity:
+        if FileIdentity.of(os.fstat(self.descriptor)) != self.identity:
             raise Retryable("upload-changing", "the file changed while it was read")
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundUpload:
     """What lies in uploads under `path`. `code`: why it is no upload (a link, say), or cannot be looked at; then `identity` may be missing.
 
     `path` is as `os.fsdecode` gives it: bytes that are not UTF-8 are lone surrogates in it.
     """
 
     path: str
-    identity: Identity | None
+    identity: FileIdentity | None
     code: str | None = None
 
 
@@ -124,7 +124,7 @@ class Uploads:
         self._found_in: FolderId | None = None
 
     @contextmanager
-    def open(self, path: str, beat: Callable[[], None] = lambda: None) -> Iterator[Upload]:
+    def open(self, path: str, beat: Callable[[], None] = lambda: None) -> Iterator[OpenUpload]:
         """The file at `path` (relative, as `core.layout` judged it).
 
         Raises `Permanent` for a link, FIFO, device, socket or directory, without opening it; `Retryable` for what may
@@ -137,11 +137,11 @@ class Uploads:
                 status = os.fstat(descriptor)
                 _refuse_special(status.st_mode)  # it may have been replaced since the look before
                 self._found_in = root
-                yield Upload(descriptor, Identity.of(status), beat, status.st_nlink)
+                yield OpenUpload(descriptor, FileIdentity.of(status), beat, status.st_nlink)
             finally:
                 files.close_after_reading(descriptor)
 
-    def look(self, path: str) -> Identity | None:
+    def look(self, path: str) -> FileIdentity | None:
         """What lies there now; None when nothing does, or nothing that could be an upload. Raises `Retryable` as `open`."""
         try:
             with self._parent(path) as (folder, name, root), files.translated(_READING):
@@ -151,9 +151,9 @@ class Uploads:
             if error.code == "upload-missing" or isinstance(error, Permanent):
                 return None
             raise
-        return Identity.of(status) if stat.S_ISREG(status.st_mode) else None
+        return FileIdentity.of(status) if stat.S_ISREG(status.st_mode) else None
 
-    def walk(self) -> Generator[Found]:
+    def walk(self) -> Generator[FoundUpload]:
         """All that lies below UPLOADS_PATH but folders that can be looked into; opens folders only, and follows no link.
 
         One by one, in no order, so that memory does not grow with their number; a folder is open while it is walked. What
@@ -162,8 +162,8 @@ class Uploads:
         with self._parent("_") as (root, _, _):
             yield from _walk(root, "", 1)
 
-    def remove(self, path: str, identity: Identity, position: int, *, settled: bool) -> None:
-        """Unlink the file if it still is `identity`; not durable before `settle` of its folder. Nothing happens if it is gone.
+    def remove(self, path: str, identity: FileIdentity, position: int, *, settled: bool) -> None:
+        """Unlink the file if it still is `identity`; not durable before `sync_folders`. Nothing happens if it is gone.
 
         `position`: of the `archived` entry because of which it goes; the hidden name tells it. `settled`: it has not changed for
         long enough to be taken for complete where the kernel cannot tell whether somebody writes.
@@ -178,12 +178,12 @@ class Uploads:
                 with no_writer(name, folder) as (given, now):
                     if given is Lease.WRITER:
                         raise Retryable("upload-changing", "somebody has it open for writing")
-                    if now is not None and Identity.of(now) != identity:
+                    if now is not None and FileIdentity.of(now) != identity:
                         raise Retryable("upload-changing", "it changed since it was looked at")
                     if given is not Lease.GIVEN and not settled:
                         raise Retryable("upload-settling", "nobody can tell whether it is still being written")
                     os.rename(name, hidden, src_dir_fd=folder, dst_dir_fd=folder)
-                    if Identity.of(os.stat(hidden, dir_fd=folder, follow_symlinks=False)).is_but_for_its_name(identity):
+                    if FileIdentity.of(os.stat(hidden, dir_fd=folder, follow_symlinks=False)).is_but_for_its_name(identity):
                         os.unlink(hidden, dir_fd=folder)
                         return
             except FileNotFoundError:
@@ -209,7 +209,7 @@ class Uploads:
                 raise
             return False  # the folder is gone, and what was in it
 
-    def settle(self, paths: Iterable[str]) -> dict[str, Retryable]:
+    def sync_folders(self, paths: Iterable[str]) -> dict[str, Retryable]:
         """Fsync the folders of these paths, each once: an unlink that was not comes back after a power cut.
 
         Returns, by folder, what kept it from being synced. A folder that is gone, or a link by now, needs none: what it held
@@ -266,51 +266,51 @@ def _is_empty(folder: int) -> bool:
         return next(entries, None) is None
 
 
-def _walk(folder: int, prefix: str, depth: int) -> Generator[Found]:
+def _walk(folder: int, prefix: str, depth: int) -> Generator[FoundUpload]:
     try:
         entries = os.scandir(folder)
     except OSError:
-        yield Found(prefix.rstrip("/") or ".", None, "folder-unreadable")
+        yield FoundUpload(prefix.rstrip("/") or ".", None, "folder-unreadable")
         return
     with entries:
         while True:
             try:
                 entry = next(entries, None)
             except OSError:
-                yield Found(prefix.rstrip("/") or ".", None, "folder-unreadable")
+                yield FoundUpload(prefix.rstrip("/") or ".", None, "folder-unreadable")
                 return
             if entry is None:
                 return
             yield from _look_at(entry, folder, prefix, depth)
 
 
-def _look_at(entry: os.DirEntry[str], folder: int, prefix: str, depth: int) -> Generator[Found]:
+def _look_at(entry: os.DirEntry[str], folder: int, prefix: str, depth: int) -> Generator[FoundUpload]:
     path = prefix + entry.name
     try:
         status = os.stat(entry.name, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
         return
     except OSError:
-        yield Found(path, None, "upload-io")
+        yield FoundUpload(path, None, "upload-io")
         return
-    identity = Identity.of(status)
+    identity = FileIdentity.of(status)
     if not stat.S_ISDIR(status.st_mode):
         try:
             _refuse_special(status.st_mode)
         except Permanent as error:
-            yield Found(path, identity, error.code)
+            yield FoundUpload(path, identity, error.code)
         else:
-            yield Found(path, identity)
+            yield FoundUpload(path, identity)
         return
     if depth == MAX_DEPTH:
-        yield Found(path, identity, "folder-too-deep")
+        yield FoundUpload(path, identity, "folder-too-deep")
         return
     try:
         below = os.open(entry.name, files.FOLDER, dir_fd=folder)
     except OSError as error:
         gone = error.errno in {errnos.ENOENT, errnos.ENOTDIR, errnos.ELOOP}  # or no folder any more: the next walk sees what it is
         if not gone and path != "lost+found":  # fsck's own, of root: on an ext4 volume it is always there
-            yield Found(path, identity, "folder-unreadable")
+            yield FoundUpload(path, identity, "folder-unreadable")
         return
     try:
         yield from _walk(below, path + "/", depth + 1)

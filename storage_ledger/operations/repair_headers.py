@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from storage_ledger import __version__
-from storage_ledger.archive.contract import Archive, Fixity
+from storage_ledger.archive.contract import ArchiveReader, Fixity
 from storage_ledger.archive.dicom_header import read_header
 from storage_ledger.domain.entries import Entry, Kind, NewEntry
 from storage_ledger.domain.paths import archive_path
@@ -118,7 +118,7 @@ def _may_lack(payload: str) -> bool:
 
 def read_again(
     ledger: Ledger,
-    archive: Archive,
+    archive: ArchiveReader,
     studies: Iterable[str],
     *,
     every: bool,
@@ -155,7 +155,7 @@ def read_again(
             show(done)
 
 
-def _read(archive: Archive, known: KnownHeader) -> ReadAgain | Fixity | StorageLedgerError | None:
+def _read(archive: ArchiveReader, known: KnownHeader) -> ReadAgain | Fixity | StorageLedgerError | None:
     """None: as the ledger says."""
     try:
         fixity = archive.check(known.study_id, known.name, known.sha256, known.bytes)

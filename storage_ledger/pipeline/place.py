@@ -17,10 +17,10 @@ from types import MappingProxyType
 from typing import Any, BinaryIO
 
 from storage_ledger import __version__
-from storage_ledger.archive.contract import Archive, Fixity, Placed
+from storage_ledger.archive.contract import Archive, Fixity, Placed, StudyFolder
 from storage_ledger.archive.dicom_header import read_header
 from storage_ledger.archive.durable_copy import digest_of
-from storage_ledger.archive.uploads import Identity, Uploads
+from storage_ledger.archive.uploads import FileIdentity, Uploads
 from storage_ledger.domain.backoff import backoff_s, worth_an_entry
 from storage_ledger.domain.entries import Entry, Kind, NewEntry, require_whole
 from storage_ledger.domain.ids import instant, later, rfc3339
@@ -55,7 +55,7 @@ class Archived:
     original_name: str
     dicom: dict[str, Any] | None
     dicom_error: str | None
-    identity: Identity | None
+    identity: FileIdentity | None
     metadata_sha256: str = ""
     supersedes: str | None = None
     unconfirmed: bool = False
@@ -103,7 +103,7 @@ class Placer:
         grace_s: float,
         steady_since: Callable[[], datetime],
         bell: threading.Event,
-        on_copied: Callable[[int, Identity], None],
+        on_copied: Callable[[int, FileIdentity], None],
         workers: int = 6,
     ) -> None:
         self._ledger = ledger
@@ -141,63 +141,66 @@ class Placer:
             study = Study.of(study_id, self._ledger.study(study_id))
         except Retryable as error:
             return [Retry(work_item, error) for work_item in work_items]
-        ours = _ours(study)
         by_position = {work_item.entry.position: work_item for work_item in work_items}
         # A redelivery of what is pending adds nothing but its `described`: the first one's outcome answers it.
         to_place = with_repeats(study.described[position].upload for position in by_position)
-        outcomes = [self._place(study, by_position[position], repeats) for position, repeats in to_place.items()]
-        return self._with_metadata(study, outcomes, {position: work_item.entry for position, work_item in by_position.items()}, ours)
+        known = {file.name: file.sha256 for file in study.files.values()}
+        with self._archive.study(study_id, known=known, is_ours=_is_ours(study)) as folder:
+            outcomes = [self._place(folder, study, by_position[position], repeats) for position, repeats in to_place.items()]
+            return self._with_metadata(folder, study, outcomes, {position: item.entry for position, item in by_position.items()})
 
-    def _place(self, study: Study, work_item: WorkItem, repeats: list[int]) -> Outcome:
+    def _place(self, folder: StudyFolder, study: Study, work_item: WorkItem, repeats: list[int]) -> Outcome:
         described = study.described[work_item.entry.position]
         try:
-            return self._copied(study, described, work_item)
+            return self._copied(folder, study, described, work_item)
         except (Retryable, Permanent) as error:
             try:
-                outcome = self._not_placed(study, described, work_item, error)
+                outcome = self._not_placed(folder, study, described, work_item, error)
             except Retryable as another:  # the archive cannot be read: this file's trouble, not that of its neighbours
                 return Retry(work_item, another)
         return replace(outcome, repeats=tuple(repeats)) if isinstance(outcome, Quarantined) else outcome
 
-    def _copied(self, study: Study, described: DescribedEvent, work_item: WorkItem) -> Archived:
+    def _copied(self, folder: StudyFolder, study: Study, described: DescribedEvent, work_item: WorkItem) -> Archived:
         original_name = described.upload_path.rpartition("/")[2]
-        owned = {file.name: file.sha256 for file in study.files.values()}
         with self._uploads.open(described.upload_path, self.pool.beat) as upload:
             upload.check_complete()
             if upload.is_being_written and self._waited_s(described) < self._grace_s:
                 raise Retryable("upload-changing", "somebody has it open for writing")
-            placed = self._archive.place(upload, study.study_id, original_name=original_name, owned=owned, position=described.position)
+            placed = folder.place(upload, original_name, position=described.position)
             identity = upload.identity
-        return self._archived(study, described, work_item, placed, original_name, identity)
+        return self._archived(folder, study, described, work_item, placed, original_name, identity)
 
-    def _not_placed(self, study: Study, described: DescribedEvent, work_item: WorkItem, error: Retryable | Permanent) -> Outcome:
+    def _not_placed(
+        self, folder: StudyFolder, study: Study, described: DescribedEvent, work_item: WorkItem, error: Retryable | Permanent
+    ) -> Outcome:
         if isinstance(error, Permanent):
-            self._archive.forget(study.study_id, described.position)
+            folder.discard_attempts(described.position)
             return Quarantined(work_item, described, error.code, error.detail)
         if error.code == "upload-changing":
             return Retry(work_item, error, due_in_s=self._soon_s(work_item))
         if error.code not in WAITS_FOR_THE_FILE:
             return Retry(work_item, error)
-        self._archive.forget(study.study_id, described.position)
-        state = None
+        folder.discard_attempts(described.position)
+        damage: Fixity | None = None
         if error.code not in NOT_WHOLE:
             # Nothing in uploads: a redelivery of what is archived already looks like that.
             if self._recover(study, described):
                 return Retry(work_item, error, due_in_s=0.0)
             try:
-                state, placed = self._in_archive(study, described)
+                found = _in_archive(folder, study, described)
             except Permanent as taken:  # the study's folder is a link or a file
                 return Quarantined(work_item, described, taken.code, taken.detail)
-            if placed is not None:
-                return self._archived(study, described, work_item, placed, study.files[placed.name].original_name, None)
+            if isinstance(found, Placed):
+                return self._archived(folder, study, described, work_item, found, study.files[found.name].original_name, None)
+            damage = found
         waited_s = self._waited_s(described)
         if waited_s >= self._grace_s:
-            if state is None:
+            if damage is None:
                 return Quarantined(work_item, described, error.code, error.detail)
             return Quarantined(
                 work_item,
                 described,
-                f"archive-copy-{state.value}",
+                f"archive-copy-{damage.value}",
                 "the archive's file is not what the ledger says, and uploads has none",
             )
         return Retry(work_item, error, due_in_s=min(self._soon_s(work_item), self._grace_s - waited_s))
@@ -221,26 +224,17 @@ class Placer:
         since = max(recorded, steady_since) if recorded <= now else steady_since
         return (now - since).total_seconds()
 
-    def _in_archive(self, study: Study, described: DescribedEvent) -> tuple[Fixity | None, Placed | None]:
-        """Whether what this upload once brought is intact. (None, None) when it never brought anything."""
-        for name in sorted(study.sources.get(described.upload_path, ())):
-            file = study.files[name]
-            fixity = self._archive.check(study.study_id, name, file.sha256, file.bytes)
-            if fixity is not Fixity.INTACT:
-                return fixity, None
-        latest = study.files.get(study.latest.get(described.upload_path, ""))
-        return (None, None) if latest is None else (Fixity.INTACT, Placed(latest.name, latest.bytes, latest.sha256, "already-there"))
-
     def _archived(
         self,
+        folder: StudyFolder,
         study: Study,
         described: DescribedEvent,
         work_item: WorkItem,
         placed: Placed,
         original_name: str,
-        identity: Identity | None,
+        identity: FileIdentity | None,
     ) -> Archived:
-        with self._archive.open(study.study_id, placed.name) as file:
+        with folder.open(placed.name) as file:
             dicom, dicom_error = read_header(file)
             sop = (dicom or {}).get("SOPInstanceUID")
             supersedes = (
@@ -253,14 +247,12 @@ class Placer:
             work_item, described, placed, original_name, dicom, dicom_error, identity, supersedes=supersedes, unconfirmed=not confirmed
         )
 
-    def _with_metadata(
-        self, study: Study, outcomes: list[Outcome], at_hand: dict[int, Entry], ours: Callable[[bytes], bool]
-    ) -> list[Outcome]:
+    def _with_metadata(self, folder: StudyFolder, study: Study, outcomes: list[Outcome], at_hand: dict[int, Entry]) -> list[Outcome]:
         if not any(isinstance(outcome, Archived) for outcome in outcomes):
             return outcomes
         data = metadata_bytes(study, self._ledger, at_hand)
         try:
-            self._archive.write_metadata(study.study_id, data, ours=ours)
+            folder.write_metadata(data)
         except Retryable as error:
             return [Retry(o.work_item, error) if isinstance(o, Archived) else o for o in outcomes]
         sha256 = hashlib.sha256(data).hexdigest()
@@ -271,7 +263,7 @@ class Placer:
         outcomes = [outcome for batch in batches for outcome in batch]
         studies = {str(o.work_item.entry.study_id) for o in outcomes if isinstance(o, Archived)}
         try:
-            lost = self._archive.settle(studies)
+            lost = self._archive.sync_new_folders(studies)
             error = Retryable("archive-io", "ARCHIVE_PATH could not be synced when the study's folder was new")
         except Retryable as raised:
             lost, error = studies, raised
@@ -386,6 +378,17 @@ class Placer:
                     log.warning("place.failed", position=entry.cause, code=outcome.error.code, attempt=outcome.work_item.attempts + 1)
 
 
+def _in_archive(folder: StudyFolder, study: Study, described: DescribedEvent) -> Placed | Fixity | None:
+    """What this upload once brought: the last of its files if all are intact, else what is wrong with one; None if it brought nothing."""
+    for name in sorted(study.sources.get(described.upload_path, ())):
+        file = study.files[name]
+        fixity = folder.check(name, file.sha256, file.bytes)
+        if fixity is not Fixity.INTACT:
+            return fixity
+    latest = study.files.get(study.latest.get(described.upload_path, ""))
+    return None if latest is None else Placed(latest.name, latest.bytes, latest.sha256, "already-there")
+
+
 def _superseded(file: BinaryIO, sop: str | None, size: int, by: DescribedEvent, earlier: list[ArchivedFile]) -> str | None:
     """The name of an earlier, incomplete state of the same upload, which this file takes the place of; None where there is none.
 
@@ -410,7 +413,7 @@ def metadata_bytes(study: Study, ledger: Ledger, at_hand: Mapping[int, Entry] = 
     return metadata_json(study, DescribedPayload.of(speaker))
 
 
-def _ours(study: Study) -> Callable[[bytes], bool]:
+def _is_ours(study: Study) -> Callable[[bytes], bool]:
     """Whether a metadata.json that lies there may be overwritten.
 
     Where the ledger has no file of the study it may be what the old service left; or it is what we made before a crash, and then it

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from storage_ledger.archive.contract import Archive, Fixity
-from storage_ledger.archive.filesystem import digest_of
-from storage_ledger.archive.uploads import Identity, Uploads, folder_of
+from storage_ledger.archive.contract import ArchiveReader, Fixity
+from storage_ledger.archive.durable_copy import digest_of
+from storage_ledger.archive.uploads import FileIdentity, Uploads, folder_of
 from storage_ledger.domain.backoff import backoff_s, worth_an_entry
 from storage_ledger.domain.entries import Entry, require_whole
 from storage_ledger.domain.ids import later, rfc3339
@@ -51,7 +51,7 @@ class Removal:
 class _Copied:
     """The state of an upload that the archive's file was copied from, or compared with, and since when we know it (monotonic)."""
 
-    identity: Identity
+    identity: FileIdentity
     since: float
 
 
@@ -62,7 +62,7 @@ class Remover:
         self,
         ledger: Ledger,
         uploads: Uploads,
-        archive: Archive,
+        archive: ArchiveReader,
         *,
         outages: Outages,
         metrics: Metrics,
@@ -99,7 +99,7 @@ class Remover:
             on_hanging=lambda work_items: record_hanging(ledger, "remove", work_items[:1]),
         )
 
-    def remember(self, position: int, identity: Identity) -> None:
+    def remember(self, position: int, identity: FileIdentity) -> None:
         """The file of the `archived` entry there was copied from this very state of the upload: it need not be read again."""
         self._copied[position] = _Copied(identity, self._monotonic())
 
@@ -111,7 +111,7 @@ class Remover:
         And only where nobody writes to it: the kernel says so, or it has not changed for UPLOAD_SETTLE_SECONDS.
         """
         removals = [self._remove(work_item) for work_item in work_items]
-        failed = self._uploads.settle(r.path for r in removals if r.is_gone)
+        failed = self._uploads.sync_folders(r.path for r in removals if r.is_gone)
         return [replace(r, error=failed[folder_of(r.path)]) if r.is_gone and folder_of(r.path) in failed else r for r in removals]
 
     def _remove(self, work_item: WorkItem) -> Removal:

@@ -36,7 +36,7 @@ def adopt(
         with reading(settings) if settings.ledger_file.exists() else nullcontext() as ledger:
             return Adoption(ledger, archive, plan, clock=utc_now, on_progress=on_progress, on_noted=on_noted).run()
     with alone(settings, "adopt"):
-        archive.settle(())  # before a ledger is made for an archive that is not there
+        archive.sync_new_folders(())  # before a ledger is made for an archive that is not there
         migrate(settings.ledger_file)
         with reading(settings) as ledger:
             mirror = joined_mirror(settings, ledger, archive)

@@ -6,14 +6,12 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from storage_ledger.archive.contract import Archive
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.errors import Locked, StorageLedgerError
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.operations.problems import Problems
 from storage_ledger.operations.progress import StartProgress
 from storage_ledger.operations.repair_headers import HeaderCounts, read_again, studies_read_again, studies_to_read
-from storage_ledger.operations.replay.dry_run import DryRunArchive
 from storage_ledger.operations.replay.metadata import rewrite_metadata
 from storage_ledger.operations.replay.report import ReplayCounts
 from storage_ledger.operations.replay.studies import described_studies
@@ -56,7 +54,7 @@ def headers(settings: Settings, plan: RepairPlan, begin: StartProgress) -> Repai
         archive = FilesystemArchive(settings.archive_path)
         report = RepairReport(Problems())
         try:
-            _headers(ledger, DryRunArchive(archive) if plan.dry_run else archive, plan, begin, report)
+            _headers(ledger, archive, plan, begin, report)
         except Locked:
             report.problems.close()
             raise
@@ -65,7 +63,7 @@ def headers(settings: Settings, plan: RepairPlan, begin: StartProgress) -> Repai
         return report
 
 
-def _headers(ledger: Ledger, archive: Archive, plan: RepairPlan, begin: StartProgress, report: RepairReport) -> None:
+def _headers(ledger: Ledger, archive: FilesystemArchive, plan: RepairPlan, begin: StartProgress, report: RepairReport) -> None:
     chosen, count = _chosen(ledger, plan, begin)
     with begin("Headers", count, "studies") as show:
         read_again(
@@ -81,7 +79,7 @@ def _headers(ledger: Ledger, archive: Archive, plan: RepairPlan, begin: StartPro
     if not plan.dry_run:
         with begin("metadata.json", None, "studies") as show:
             again = studies_read_again(ledger, plan.study)
-            rewrite_metadata(ledger, archive, again, problems=report.problems, counts=report.metadata, show=show)
+            rewrite_metadata(ledger, archive, archive, again, problems=report.problems, counts=report.metadata, show=show)
 
 
 def _chosen(ledger: Ledger, plan: RepairPlan, begin: StartProgress) -> tuple[Iterable[str], int]:

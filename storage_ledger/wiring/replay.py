@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from storage_ledger.archive.contract import ArchiveRepair
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.errors import Locked, Retryable, StorageLedgerError
 from storage_ledger.index.follower import Index
@@ -18,7 +19,7 @@ from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.operations.problems import Problems
 from storage_ledger.operations.progress import StartProgress
 from storage_ledger.operations.replay import mirror as mirror_part
-from storage_ledger.operations.replay.dry_run import DryRunArchive, DryRunStatuses
+from storage_ledger.operations.replay.dry_run import DryRunRepair, DryRunStatuses
 from storage_ledger.operations.replay.files import put_back
 from storage_ledger.operations.replay.metadata import rewrite_metadata
 from storage_ledger.operations.replay.patience import AWAY_S, Patience
@@ -31,6 +32,7 @@ from storage_ledger.pipeline.status_client import StatusClient
 from storage_ledger.settings import Settings
 from storage_ledger.system import logs
 from storage_ledger.system.clock import utc_now
+from storage_ledger.system.files import FolderId
 from storage_ledger.system.metrics import Metrics
 from storage_ledger.system.pacing import Pace
 from storage_ledger.wiring.stores import UMASK, alone, reading
@@ -60,7 +62,7 @@ def replay(settings: Settings, plan: ReplayPlan, begin: StartProgress, say: Call
             settings.archive_path,
             settings.mirror_lock_file,
             ledger,
-            on_recognised=lambda root: archive.recognise(root.device, root.inode),
+            on_recognised=lambda root: archive.recognise(FolderId(root.device, root.inode)),
         )
         mirror_anew = plan.parts != {ReplayPart.INDEX} and mirror_part.must_be_rewritten(mirror, plan, say)
         counts = {part: ReplayCounts() for part in ReplayPart if part in plan.parts}
@@ -124,7 +126,8 @@ class _Replay:
     def _files(self, counts: ReplayCounts) -> None:
         put_back(
             self.ledger,
-            self._archive(),
+            self.archive,
+            self._repair(),
             self._studies(),
             self.plan.sources,
             dry_run=self.plan.dry_run,
@@ -136,7 +139,9 @@ class _Replay:
 
     def _metadata(self, counts: ReplayCounts) -> None:
         with self.begin("metadata.json", self._count(), "studies") as show:
-            rewrite_metadata(self.ledger, self._archive(), self._studies(), problems=self.report.problems, counts=counts, show=show)
+            rewrite_metadata(
+                self.ledger, self.archive, self._repair(), self._studies(), problems=self.report.problems, counts=counts, show=show
+            )
 
     def _index(self, counts: ReplayCounts) -> None:
         if self.plan.dry_run:
@@ -192,8 +197,8 @@ class _Replay:
         finally:
             client.close()
 
-    def _archive(self) -> FilesystemArchive | DryRunArchive:
-        return DryRunArchive(self.archive) if self.plan.dry_run else self.archive
+    def _repair(self) -> ArchiveRepair:
+        return DryRunRepair() if self.plan.dry_run else self.archive
 
     def _studies(self) -> Iterator[str]:
         return described_studies(self.ledger, self.plan.study)

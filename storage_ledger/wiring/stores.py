@@ -13,6 +13,7 @@ from storage_ledger.ledger.mirror.writer import Mirror
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.settings import Settings
 from storage_ledger.system import locks, logs
+from storage_ledger.system.files import FolderId
 
 UMASK = 0o027  # nothing that this process makes is for everybody: patients' data
 
@@ -76,7 +77,7 @@ def joined_mirror(settings: Settings, ledger: SqliteLedger, archive: FilesystemA
         settings.archive_path,
         settings.mirror_lock_file,
         ledger,
-        on_recognised=lambda root: archive.recognise(root.device, root.inode),
+        on_recognised=lambda root: archive.recognise(FolderId(root.device, root.inode)),
     )
     mirror.begin()
     try:

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import sqlite3
-from collections.abc import Callable
 
 import pytest
 
@@ -264,8 +263,8 @@ def test_rewriting_that_was_cut_short_goes_on(pipeline, again):
         pass
 
     class Cutting(FilesystemArchive):
-        def write_metadata(self, study_id: str, data: bytes, *, ours: Callable[[bytes], bool] = lambda _: True) -> None:
-            super().write_metadata(study_id, data, ours=ours)
+        def write_metadata(self, study_id: str, data: bytes) -> None:
+            super().write_metadata(study_id, data)
             (folder / ".metadata.json.tmp").write_bytes(b"half")
             (folder / "metadata.json").write_bytes(old)
             raise Cut

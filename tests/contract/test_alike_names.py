@@ -7,7 +7,7 @@ import pytest
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.archive.uploads import Uploads
 from storage_ledger.errors import Permanent, Retryable
-from tests.contract.test_archive import Placing, content_of, digest, tree
+from tests.contract.test_archive import Placing, content_of, digest, discard_attempts, tree
 from tests.support.alike import alike
 
 
@@ -40,7 +40,8 @@ def test_what_a_crash_left_under_such_a_name_is_not_taken_for_the_file(place, ar
     place(b"first", "a.dcm", study_id="S1")
     (archive.root / "S1" / "METADATA.JSON").write_bytes(b"an image")  # linked, and then came the crash
     placed = place(b"an image", "METADATA.JSON")
-    archive.write_metadata("S1", b"{}", ours=lambda _: False)
+    with archive.study("S1", is_ours=lambda _: False) as folder:
+        folder.write_metadata(b"{}")
     assert content_of(archive, "S1", placed.name) == b"an image"
     assert content_of(archive, "S1", "metadata.json") == b"{}"
 
@@ -62,7 +63,7 @@ def test_two_studies_never_share_a_folder(place, archive, first, second):
     with pytest.raises(Permanent) as caught:
         place(b"another image", study_id=second, owned={})
     assert caught.value.code == "archive-folder-taken"
-    archive.forget(second, 2)
+    discard_attempts(archive, second, 2)
     assert tree(archive.root) == before
     place(b"a third image", study_id=first, owned={})  # as after a crash before its entry
 

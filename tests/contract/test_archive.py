@@ -15,7 +15,7 @@ import pytest
 
 from storage_ledger.archive.contract import Fixity
 from storage_ledger.archive.filesystem import FilesystemArchive
-from storage_ledger.archive.uploads import Identity, Uploads
+from storage_ledger.archive.uploads import FileIdentity, Uploads
 from storage_ledger.errors import Permanent, Retryable
 from tests.contract.making import small_volume
 
@@ -46,14 +46,24 @@ class Placing:
         self.position += 1
         (self.uploads.root / "incoming").write_bytes(content)
         with self.uploads.open("incoming") as upload:
-            placed = self.archive.place(
-                upload, study_id, original_name=name, owned=self.owned if owned is None else owned, position=self.position
-            )
+            known = self.owned if owned is None else owned
+            placed = place_in(self.archive, upload, name, study_id=study_id, known=known, position=self.position)
         self.owned[placed.name] = placed.sha256
         assert placed.sha256 == digest(content)
         assert placed.bytes == len(content)
         assert content_of(self.archive, study_id, placed.name) == content
         return placed
+
+
+def place_in(archive, upload, name, *, study_id="S1", known=None, position=1):
+    """In a batch of its own."""
+    with archive.study(study_id, known=known) as folder:
+        return folder.place(upload, name, position=position)
+
+
+def discard_attempts(archive, study_id, position):
+    with archive.study(study_id) as folder:
+        folder.discard_attempts(position)
 
 
 @pytest.fixture
@@ -87,7 +97,7 @@ def put(path: Path, content: bytes) -> None:
 @pytest.mark.parametrize("content", [b"", b"x", b"0123456789abcdef" * 200_000])
 def test_bytes_lie_under_their_name_and_nothing_else_lies_there(place, archive, content):
     placed = place(content)
-    archive.settle(())
+    archive.sync_new_folders(())
     assert (placed.name, placed.placement, placed.set_aside) == ("a.dcm", "copied", None)
     assert tree(archive.root) == {"S1/a.dcm": content}
 
@@ -246,7 +256,7 @@ def test_an_upload_that_grew_while_it_was_open_is_no_file_that_ever_was(uploads,
         with path.open("ab") as file:
             file.write(b"y")
         with pytest.raises(Retryable) as caught:
-            archive.place(upload, "S1", original_name="growing", owned={}, position=1)
+            place_in(archive, upload, "growing")
     assert (caught.value.code, caught.value.shared) == ("upload-changing", False)
     assert tree(archive.root) == {}
 
@@ -258,7 +268,7 @@ def test_an_upload_that_was_written_over_while_it_was_open_is_not_placed(uploads
         path.write_bytes(b"two")
         os.utime(path, ns=(0, 0))  # a coarse clock might not tell the two writes apart
         with pytest.raises(Retryable, match="upload-changing"):
-            archive.place(upload, "S1", original_name="changing", owned={}, position=1)
+            place_in(archive, upload, "changing")
     assert tree(archive.root) == {}
 
 
@@ -268,7 +278,7 @@ def test_an_upload_that_goes_on_growing_does_not_fill_the_archive(uploads, tmp_p
     with small_volume(tmp_path / "small", "1m") as root, uploads.open("growing") as upload:
         os.truncate(path, 64 << 20)
         with pytest.raises(Retryable) as caught:
-            FilesystemArchive(root).place(upload, "S1", original_name="growing", owned={}, position=1)
+            place_in(FilesystemArchive(root), upload, "growing")
     assert (caught.value.code, caught.value.shared) == ("upload-changing", False)
 
 
@@ -278,7 +288,7 @@ def test_an_upload_that_was_cut_while_it_was_open_is_not_placed(uploads, archive
     with uploads.open("cut") as upload:
         os.truncate(path, 3)
         with pytest.raises(Retryable, match="upload-changing"):
-            archive.place(upload, "S1", original_name="cut", owned={}, position=1)
+            place_in(archive, upload, "cut")
     assert tree(archive.root) == {}
 
 
@@ -293,9 +303,9 @@ def test_from_another_file_system_it_is_copied_all_the_same(archive):
         (folder / "a.dcm").write_bytes(b"x" * 3_000_000)
         uploads = Uploads(folder)
         with uploads.open("a.dcm") as upload:
-            placed = archive.place(upload, "S1", original_name="a.dcm", owned={}, position=1)
+            placed = place_in(archive, upload, "a.dcm")
         uploads.remove("a.dcm", upload.identity, 1, settled=False)
-        uploads.settle(["a.dcm"])
+        uploads.sync_folders(["a.dcm"])
         assert content_of(archive, "S1", placed.name) == b"x" * 3_000_000
         assert list(folder.iterdir()) == []
     finally:
@@ -307,7 +317,7 @@ def test_a_full_volume_leaves_no_final_name_and_is_a_shared_cause(uploads, tmp_p
     with small_volume(tmp_path / "small", "1m") as root:
         archive = FilesystemArchive(root)
         with pytest.raises(Retryable) as caught, uploads.open("large") as upload:
-            archive.place(upload, "S1", original_name="large", owned={}, position=1)
+            place_in(archive, upload, "large")
         assert (caught.value.code, caught.value.errno, caught.value.shared) == ("archive-full", errno.ENOSPC, True)
         assert tree(root) == {}
         (root / "ballast").write_bytes(bytes(1 << 20))
@@ -349,10 +359,10 @@ def test_a_study_folder_that_is_none_waits_for_a_person_and_nothing_is_written_e
 
 
 @pytest.mark.parametrize("what", ["link", "file"])
-def test_forgetting_in_a_study_folder_that_is_none_does_nothing(archive, tmp_path, what):
+def test_discarding_attempts_in_a_study_folder_that_is_none_does_nothing(archive, tmp_path, what):
     folder = archive.root / "S1"
     folder.symlink_to(tmp_path) if what == "link" else folder.write_bytes(b"x")
-    archive.forget("S1", 1)
+    discard_attempts(archive, "S1", 1)
     assert os.path.lexists(folder)
 
 
@@ -386,15 +396,16 @@ class immutable:  # noqa: N801 - reads as what it does
 # -- durability that a restart must not forget
 
 
-SETTLE = """
+PLACE_AND_SYNC = """
 import sys
 from pathlib import Path
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.archive.uploads import Uploads
 archive, uploads = FilesystemArchive(Path(sys.argv[1])), Uploads(Path(sys.argv[2]))
 with uploads.open("a.dcm") as upload:
-    archive.place(upload, "S1", original_name="a.dcm", owned={}, position=1)
-archive.settle(())
+    with archive.study("S1") as folder:
+        folder.place(upload, "a.dcm", position=1)
+archive.sync_new_folders(())
 """
 
 
@@ -403,7 +414,7 @@ def test_a_study_folder_is_made_durable_also_when_a_killed_process_had_made_it(u
     (uploads.root / "a.dcm").write_bytes(b"x")
     if folder_was_made:
         (archive.root / "S1").mkdir()
-    synced = synced_by(SETTLE, tmp_path, archive.root, uploads.root)
+    synced = synced_by(PLACE_AND_SYNC, tmp_path, archive.root, uploads.root)
     assert str(archive.root) in synced
     assert str(archive.root / "S1") in synced
 
@@ -423,17 +434,45 @@ def test_an_intact_file_that_somebody_else_may_have_put_there_is_made_durable_wi
     assert str(archive.root / "S1") in synced
 
 
+BATCH = """
+import sys
+from pathlib import Path
+from storage_ledger.archive.filesystem import FilesystemArchive
+from storage_ledger.archive.uploads import Uploads
+archive, uploads = FilesystemArchive(Path(sys.argv[1])), Uploads(Path(sys.argv[2]))
+with archive.study("S1") as folder:
+    for position in range(1, 4):
+        with uploads.open("a.dcm") as upload:
+            placed = folder.place(upload, f"{position}.dcm", position=position)
+        with folder.open(placed.name) as file:
+            assert file.read() == b"x"
+    folder.write_metadata(b"{}")
+archive.sync_new_folders(["S1"])
+"""
+
+
+def test_a_batch_opens_its_study_folder_once_and_the_archive_twice(uploads, archive, tmp_path):
+    (uploads.root / "a.dcm").write_bytes(b"x")
+    opened = re.findall(r"openat\(.*O_DIRECTORY.* = \d+<([^>]*)>", trace_of("openat", BATCH, tmp_path, archive.root, uploads.root))
+    assert (opened.count(str(archive.root / "S1")), opened.count(str(archive.root))) == (1, 2)
+
+
 def synced_by(program, folder, *arguments) -> list[str]:
-    """What a program fsyncs, by strace."""
+    """What a program fsyncs."""
+    return re.findall(r"fsync\(\d+<([^>]*)>\)\s+= 0", trace_of("fsync", program, folder, *arguments))
+
+
+def trace_of(calls, program, folder, *arguments) -> str:
+    """The system calls of a program, by strace."""
     if shutil.which("strace") is None:
         pytest.skip("strace is not installed")
     trace = folder / "trace"
-    command = ["strace", "-f", "-y", "-e", "trace=fsync", "-o", trace, sys.executable, "-c", program, *arguments]
+    command = ["strace", "-f", "-y", "-e", f"trace={calls}", "-o", trace, sys.executable, "-c", program, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode and "ptrace" in done.stderr.lower():
         pytest.skip("strace may not trace here")
     assert done.returncode == 0, done.stderr
-    return re.findall(r"fsync\(\d+<([^>]*)>\)\s+= 0", trace.read_text())
+    return trace.read_text()
 
 
 # -- metadata
@@ -573,25 +612,25 @@ def test_open_does_not_follow_a_link(archive, tmp_path):
         pass
 
 
-def test_forget_leaves_nothing_of_an_attempt_that_came_to_nothing(archive):
+def test_discarding_attempts_leaves_nothing_of_an_attempt_that_came_to_nothing(archive):
     put(archive.root / "S1" / ".place-7.tmp", b"half")
     for _ in range(2):
-        archive.forget("S1", 7)
+        discard_attempts(archive, "S1", 7)
         assert list(archive.root.iterdir()) == []
 
 
-def test_forget_leaves_what_is_kept_and_what_others_are_at(place, archive):
+def test_discarding_attempts_leaves_what_is_kept_and_what_others_are_at(place, archive):
     place(b"x")
     put(archive.root / "S1" / ".place-8.tmp", b"others")
-    archive.forget("S1", 7)
+    discard_attempts(archive, "S1", 7)
     assert tree(archive.root) == {"S1/a.dcm": b"x", "S1/.place-8.tmp": b"others"}
 
 
-def test_settling_twice_or_with_nothing_to_settle_is_fine(place, archive):
-    archive.settle(())
+def test_syncing_new_folders_twice_or_when_there_are_none_is_fine(place, archive):
+    archive.sync_new_folders(())
     place(b"x")
-    archive.settle(())
-    archive.settle(())
+    archive.sync_new_folders(())
+    archive.sync_new_folders(())
 
 
 def test_an_archive_without_trouble_says_none(archive):
@@ -640,7 +679,7 @@ def test_a_folder_on_the_way_that_is_a_link_is_refused(uploads, tmp_path, target
     assert refused(uploads, "sub/a.dcm") == "Permanent upload-is-link"
     assert uploads.look("sub/a.dcm") is None
     with pytest.raises(Permanent):
-        uploads.remove("sub/a.dcm", Identity.of((real / "a.dcm").stat()), 1, settled=True)
+        uploads.remove("sub/a.dcm", FileIdentity.of((real / "a.dcm").stat()), 1, settled=True)
     assert (real / "a.dcm").exists()
 
 
@@ -655,7 +694,7 @@ def test_what_is_missing_may_yet_come(uploads, path):
     (uploads.root / "file").write_bytes(b"")
     assert refused(uploads, path) == "Retryable upload-missing"
     assert uploads.look(path) is None
-    uploads.settle([path])
+    uploads.sync_folders([path])
 
 
 @pytest.mark.parametrize("path", ["x" * 300, "x" * 300 + "/a.dcm"])
@@ -724,7 +763,7 @@ def test_a_write_or_a_replacement_changes_the_identity(uploads):
     path = uploads.root / "a.dcm"
     path.write_bytes(b"one")
     first = uploads.look("a.dcm")
-    assert first == uploads.look("a.dcm") == Identity.of(path.stat())
+    assert first == uploads.look("a.dcm") == FileIdentity.of(path.stat())
     with path.open("ab") as file:
         file.write(b"more")
     second = uploads.look("a.dcm")
@@ -748,7 +787,7 @@ def test_what_somebody_has_open_for_writing_is_not_removed_nor_what_was_written_
     assert not path.exists()
 
 
-def removing(uploads: Uploads, identity: Identity) -> str | None:
+def removing(uploads: Uploads, identity: FileIdentity) -> str | None:
     try:
         uploads.remove("a.dcm", identity, 1, settled=False)
     except Retryable as error:
@@ -762,7 +801,7 @@ def test_removing_twice_does_nothing_more(uploads):
     identity = uploads.look("sub/a.dcm")
     for _ in range(2):
         uploads.remove("sub/a.dcm", identity, 1, settled=False)
-        uploads.settle(["sub/a.dcm", "sub/b.dcm", "c.dcm"])
+        uploads.sync_folders(["sub/a.dcm", "sub/b.dcm", "c.dcm"])
     assert list((uploads.root / "sub").iterdir()) == []
     (uploads.root / "sub").rmdir()
-    uploads.settle(["sub/a.dcm"])
+    uploads.sync_folders(["sub/a.dcm"])

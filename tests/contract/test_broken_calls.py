@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import Counter
+from contextlib import contextmanager
 
 import pytest
 
@@ -33,10 +34,11 @@ from tests.support.waiting import until
 CALLS = {
     "ledger": ("study", "has_kind"),
     "uploads": ("open", "look", "remove"),
-    "archive": ("place", "open", "write_metadata"),
+    "archive": ("study",),
+    "folder": ("place", "open", "write_metadata"),
     "client": ("tell",),
 }
-SHARED = {"archive": ("settle",), "uploads": ("settle",)}
+SHARED = {"archive": ("sync_new_folders",), "uploads": ("sync_folders",)}
 """Calls for several studies at once."""
 
 TIMES = 2
@@ -46,10 +48,11 @@ TIMES = 2
 class Breaking:
     """Hands every call on; raises instead the first times that one is made for a study that has exceptions waiting there."""
 
-    def __init__(self, target, name, waiting):
+    def __init__(self, target, name, waiting, study=None):
         self._target = target
         self._name = name
         self._waiting = waiting
+        self._study = study
 
     def __getattr__(self, called):
         real = getattr(self._target, called)
@@ -58,12 +61,23 @@ class Breaking:
 
         def call(*arguments, **more):
             arguments = tuple(list(each) if each.__class__.__name__ == "generator" else each for each in arguments)
-            for study in named(arguments):
+            for study in [self._study] if self._study else named(arguments):
                 if errors := self._waiting.get((self._name, called, study)):
                     raise errors.pop()
             return real(*arguments, **more)
 
         return call
+
+
+class BreakingArchive(Breaking):
+    """Of a study's folder, too, whose calls do not name the study."""
+
+    @contextmanager
+    def study(self, study_id, **more):
+        if errors := self._waiting.get((self._name, "study", study_id)):
+            raise errors.pop()
+        with self._target.study(study_id, **more) as folder:
+            yield Breaking(folder, "folder", self._waiting, study_id)
 
 
 def named(arguments):
@@ -89,7 +103,7 @@ class Lanes:
         self.metrics = Metrics()
         ledger = Breaking(self.real, "ledger", self.waiting)
         uploads = Breaking(Uploads(self.uploads), "uploads", self.waiting)
-        archive = Breaking(FilesystemArchive(folder / "archive"), "archive", self.waiting)
+        archive = BreakingArchive(FilesystemArchive(folder / "archive"), "archive", self.waiting)
         client = Breaking(self.client, "client", self.waiting)
         outages = Outages(self.real, self.metrics)
         common = {"outages": outages, "metrics": self.metrics, "clock": utc_now}
@@ -174,7 +188,7 @@ def test_whatever_a_call_raises_for_one_study_stops_nobody_and_is_recorded(tmp_p
     assert all(status_server.status(study) == "archived" for study in everybody)
 
 
-@pytest.mark.parametrize(("part", "call", "named", "times"), [("archive", "settle", "S", 1), ("uploads", "open", "f1", 2)])
+@pytest.mark.parametrize(("part", "call", "named", "times"), [("archive", "sync_new_folders", "S", 1), ("uploads", "open", "f1", 2)])
 def test_metadata_json_of_a_study_that_was_taken_one_by_one_has_all_its_files(tmp_path, status_server, part, call, named, times):
     lanes = Lanes(tmp_path, status_server.url)
     names = [f"f{number}.dcm" for number in range(4)]

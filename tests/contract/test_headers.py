@@ -52,7 +52,9 @@ class Repairing(Pipeline):
         with closing(Problems()) as problems:
             counts = ReplayCounts()
             archive = FilesystemArchive(self.archive)
-            rewrite_metadata(self.ledger, archive, chosen or described_studies(self.ledger), problems=problems, counts=counts, show=show)
+            rewrite_metadata(
+                self.ledger, archive, archive, chosen or described_studies(self.ledger), problems=problems, counts=counts, show=show
+            )
             assert len(problems) == 0
             return counts.mended
 

@@ -14,7 +14,7 @@ from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.errors import LedgerUnusable, Permanent, Retryable
 from storage_ledger.operations.problems import Problems
-from storage_ledger.operations.replay.dry_run import DryRunArchive, DryRunStatuses
+from storage_ledger.operations.replay.dry_run import DryRunRepair, DryRunStatuses
 from storage_ledger.operations.replay.files import put_back
 from storage_ledger.operations.replay.metadata import rewrite_metadata
 from storage_ledger.operations.replay.patience import Patience
@@ -42,6 +42,7 @@ class Replaying(Pipeline):
         put_back(
             ledger or self.ledger,
             archive,
+            DryRunRepair() if dry_run else archive,
             described_studies(self.ledger, chosen),
             sources,
             dry_run=dry_run,
@@ -55,12 +56,13 @@ class Replaying(Pipeline):
         problems.close()
         return counts, found
 
-    def metadata_again(self, archive=None):
+    def metadata_again(self, archive=None, *, dry_run=False):
         """Write what is not as it should be; returns the counts, and the problems as (code, path)."""
         counts = ReplayCounts()
         problems = Problems()
         archive = archive or FilesystemArchive(self.archive)
-        rewrite_metadata(self.ledger, archive, described_studies(self.ledger), problems=problems, counts=counts, show=show)
+        repair = DryRunRepair() if dry_run else archive
+        rewrite_metadata(self.ledger, archive, repair, described_studies(self.ledger), problems=problems, counts=counts, show=show)
         found = [(problem.code, problem.path) for problem in problems]
         problems.close()
         return counts, found
@@ -227,7 +229,7 @@ def test_what_lay_in_a_folder_that_could_not_be_made_durable_is_not_recorded(fil
     class Failing(FilesystemArchive):
         """As when an fsync of the root failed while another file was being placed: the folder is taken away."""
 
-        def settle(self, studies):
+        def sync_new_folders(self, studies):
             assert studies
             lost = {"A"} & set(studies)
             for study_id in lost:
@@ -360,10 +362,9 @@ def test_a_dry_run_says_the_same_and_changes_nothing(filled, source):
     lose(filled, "A/a.dcm", "B/b.dcm", "A/metadata.json")
     before = tree(filled.archive)
     last = filled.ledger.last()
-    looking = DryRunArchive(FilesystemArchive(filled.archive))
-    counts, found = filled.files(source, archive=looking, dry_run=True)
+    counts, found = filled.files(source, dry_run=True)
     assert (counts.mended, counts.bytes, found) == (2, 10, [])
-    assert filled.metadata_again(looking)[0].mended == 1
+    assert filled.metadata_again(dry_run=True)[0].mended == 1
     assert (tree(filled.archive), filled.ledger.last()) == (before, last)
 
 

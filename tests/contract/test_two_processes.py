@@ -19,7 +19,7 @@ from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.archive.uploads import Uploads
 from storage_ledger.domain.paths import is_attempt
 from storage_ledger.errors import Retryable
-from tests.contract.test_archive import digest, put, tree
+from tests.contract.test_archive import digest, discard_attempts, place_in, put, tree
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def place(archive, uploads, content=b"x", *, name="a.dcm", owned=None, position=
     if not (uploads.root / name).exists():
         (uploads.root / name).write_bytes(content)
     with uploads.open(name, beat) as upload:
-        return archive.place(upload, "S1", original_name=name, owned=owned or {}, position=position)
+        return place_in(archive, upload, name, known=owned, position=position)
 
 
 # -- temporary names
@@ -129,12 +129,12 @@ def test_names_that_only_look_like_temporary_ones_stay(one, uploads, root):
     assert sorted(tree(root)) == sorted([*(f"S1/{name}" for name in kept), "S1/a.dcm"])
 
 
-def test_forgetting_takes_the_files_of_that_position_whichever_process_left_them(one, root):
+def test_discarding_attempts_takes_the_files_of_that_position_whichever_process_left_them(one, root):
     for name in (".place-7.tmp", ".place-7-dead-3.tmp", ".place-77-dead-3.tmp"):
         put(root / "S1" / name, b"half")
-    one.forget("S1", 7)
+    discard_attempts(one, "S1", 7)
     assert os.listdir(root / "S1") == [".place-77-dead-3.tmp"]
-    one.forget("S1", 77)
+    discard_attempts(one, "S1", 77)
     assert os.listdir(root) == []
 
 
@@ -142,7 +142,8 @@ MANY = """
 archive, uploads = FilesystemArchive(root), Uploads(root.parent / "uploads")
 for n in range(40):
     with uploads.open("a.dcm") as upload:
-        archive.place(upload, "S1", original_name=f"{n}.dcm", owned={}, position=n + 1)
+        with archive.study("S1") as folder:
+            folder.place(upload, f"{n}.dcm", position=n + 1)
     archive.write_metadata("S1", b"%d" % n)
 """
 
@@ -208,7 +209,8 @@ def test_what_turns_out_to_be_good_is_no_evidence(one, root, tmp_path):
             (tmp_path / "theirs").replace(root / "S1" / "metadata.json")
         return data == b"{}"
 
-    one.write_metadata("S1", b"{}", ours=ours)
+    with one.study("S1", is_ours=ours) as folder:
+        folder.write_metadata(b"{}")
     assert tree(root) == {"S1/metadata.json": b"{}"}
     assert asked[0] == b"a strangers"
 
@@ -221,7 +223,8 @@ os.setuid(65534)
 archive, uploads = FilesystemArchive(root), Uploads(root.parent / "uploads")
 owned = {"a.dcm": hashlib.sha256(b"good").hexdigest()}
 with uploads.open("good") as upload:
-    placed = archive.place(upload, "S1", original_name="a.dcm", owned=owned, position=41)
+    with archive.study("S1", known=owned) as folder:
+        placed = folder.place(upload, "a.dcm", position=41)
 print(placed.placement, placed.set_aside)
 """
 )
@@ -261,7 +264,8 @@ archive, uploads = FilesystemArchive(root), Uploads(root.parent / "uploads")
 for attempt in range(4):
     try:
         with uploads.open("good") as upload:
-            print(archive.place(upload, "S1", original_name="a.dcm", owned=%s, position=41).placement)
+            with archive.study("S1", known=%s) as folder:
+                print(folder.place(upload, "a.dcm", position=41).placement)
         break
     except Retryable as error:
         print(error.code, error.shared, os.path.exists(root / "S1" / "a.dcm"))
@@ -291,21 +295,22 @@ LOST = """
 one, two, uploads = FilesystemArchive(root), FilesystemArchive(root), Uploads(root.parent / "uploads")
 def place(archive, position, owned):
     with uploads.open("good") as upload:
-        return archive.place(upload, "S1", original_name="a.dcm", owned=owned, position=position)
+        with archive.study("S1", known=owned) as folder:
+            return folder.place(upload, "a.dcm", position=position)
 place(one, 1, {})
 one.write_metadata("S1", b"{}")
 if %(others)s is not None:
     placed = place(two, 1, %(others)s)
     two.write_metadata("S1", b"{}")
-    two.settle(["S1"])
+    two.sync_new_folders(["S1"])
 print("recorded")
 os.write(2, b"")
 try:
-    one.settle(["S1"])
+    one.sync_new_folders(["S1"])
     print("settled")
 except Retryable as error:
     print(error.code, os.path.exists(root / "S1" / "a.dcm"))
-print(sorted(one.settle(["S1"])))
+print(sorted(one.sync_new_folders(["S1"])))
 """
 
 
@@ -327,7 +332,7 @@ def test_a_new_folder_whose_fsync_failed_is_taken_away_only_if_nobody_else_has_a
 
 def test_the_root_is_fsynced_by_a_descriptor_that_is_older_than_the_new_folder(uploads, root, tmp_path):
     (uploads.root / "good").write_bytes(b"good")
-    run = under_strace(FIRST + "archive.settle(['S1'])", tmp_path, root, "openat,mkdir,mkdirat,fcntl,dup,fsync")
+    run = under_strace(FIRST + "archive.sync_new_folders(['S1'])", tmp_path, root, "openat,mkdir,mkdirat,fcntl,dup,fsync")
     made = next(n for n, call in enumerate(run.calls) if call.startswith("mkdir"))
     last = next(call for call in run.calls if call.startswith("fsync") and f"<{root}>" in call)
     descriptor = re.match(r"fsync\((\d+)<", last)[1]

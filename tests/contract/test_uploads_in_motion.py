@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from storage_ledger.archive import unlink
-from storage_ledger.archive.uploads import Identity, Uploads
+from storage_ledger.archive.uploads import FileIdentity, Uploads
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import Permanent, Retryable
 from storage_ledger.ledger.sqlite import SqliteLedger
@@ -463,7 +463,7 @@ def test_a_folder_that_becomes_a_link_before_it_is_synced_needs_no_sync(tmp_path
     uploads = Uploads(tmp_path)
     (tmp_path / "real").mkdir()
     (tmp_path / "day0").symlink_to("real")
-    assert uploads.settle(["day0/a.dcm", "gone/a.dcm", "a.dcm"]) == {}
+    assert uploads.sync_folders(["day0/a.dcm", "gone/a.dcm", "a.dcm"]) == {}
 
 
 def test_nothing_is_removed_through_a_folder_that_became_a_link(tmp_path):
@@ -471,6 +471,6 @@ def test_nothing_is_removed_through_a_folder_that_became_a_link(tmp_path):
     (tmp_path / "real" / "a.dcm").write_bytes(b"x")
     (tmp_path / "day0").symlink_to("real")
     with pytest.raises(Permanent):
-        Uploads(tmp_path).remove("day0/a.dcm", Identity.of((tmp_path / "real" / "a.dcm").stat()), 1, settled=True)
+        Uploads(tmp_path).remove("day0/a.dcm", FileIdentity.of((tmp_path / "real" / "a.dcm").stat()), 1, settled=True)
     assert (tmp_path / "real" / "a.dcm").exists()
     shutil.rmtree(tmp_path / "real")

@@ -4,7 +4,7 @@ import base64
 import hashlib
 import json
 import threading
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -511,18 +511,26 @@ def test_one_archived_file_that_cannot_be_read_costs_its_neighbours_nothing(pipe
         pipeline.upload(f"{number}.dcm", b"%d" % number)
         pipeline.say("S1", f"{number}.dcm")
     archive = pipeline.placer._archive
-    really = archive.open
+    really = archive.study
 
-    def failing(study_id, name):
-        if name == "2.dcm":
-            raise Retryable("archive-io", "EIO")
-        return really(study_id, name)
+    @contextmanager
+    def failing(study_id, **more):
+        with really(study_id, **more) as folder:
+            opened = folder.open
 
-    archive.open = failing
+            def open_file(name):
+                if name == "2.dcm":
+                    raise Retryable("archive-io", "EIO")
+                return opened(name)
+
+            folder.open = open_file
+            yield folder
+
+    archive.study = failing
     pipeline.place()
     assert sorted(entry.data["file"]["name"] for entry in entries(pipeline, "archived")) == ["0.dcm", "1.dcm", "3.dcm", "4.dcm"]
     assert [entry.data["code"] for entry in entries(pipeline, "failed")] == ["archive-io"]
-    archive.open = really
+    archive.study = really
     pipeline.finish()
     assert len(pipeline.files()) == 5
     pipeline.check_metadata()

@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = "storage_ledger/archive/durable_copy.py"
-FILESYSTEM = "storage_ledger/archive/filesystem.py"
+DURABLE_COPY = "storage_ledger/archive/durable_copy.py"
+FOLDERS = "storage_ledger/archive/folders.py"
+STUDY_FOLDER = "storage_ledger/archive/study_folder.py"
 LAYOUT = "storage_ledger/domain/paths.py"
 UPLOADS = "storage_ledger/archive/uploads.py"
 PROJECTOR = "storage_ledger/pipeline/place.py"
@@ -55,37 +56,36 @@ class Mutant:
 
 
 PLACE_FOLDER = Edit(
-    FILESYSTEM,
-    "        try:\n            durable_copy.fsync(folder)\n        except OSError:\n            self._lost_names.add((study_id, name))",
-    "        try:\n            pass\n        except OSError:\n            self._lost_names.add((study_id, name))",
+    STUDY_FOLDER,
+    "            durable_copy.fsync(folder)\n        except OSError:\n            self._folders.lost_names.add((self._study_id, name))",
+    "            pass\n        except OSError:\n            self._folders.lost_names.add((self._study_id, name))",
 )
 METADATA_FOLDER = Edit(
-    FILESYSTEM,
-    "            try:\n                durable_copy.fsync(folder)\n            except OSError:\n"
-    "                self._lost_names.add((study_id, METADATA))",
-    "            try:\n                pass\n            except OSError:\n                self._lost_names.add((study_id, METADATA))",
+    STUDY_FOLDER,
+    "                durable_copy.fsync(folder)\n            except OSError:\n                self._folders.lost_names.add(lost_name)",
+    "                pass\n            except OSError:\n                self._folders.lost_names.add(lost_name)",
 )
-ARCHIVE_ROOT = Edit(FILESYSTEM, "                durable_copy.fsync(root if before is None else before)\n", "                pass\n")
+ARCHIVE_ROOT = Edit(FOLDERS, "                durable_copy.fsync(root if before is None else before)\n", "                pass\n")
 UPLOADS_FOLDER = Edit(UPLOADS, "                    os.fsync(folder)\n", "                    pass\n")
-COPY = Edit(FILES, "        fsync(descriptor)\n        return digest.hexdigest()\n", "        return digest.hexdigest()\n")
-METADATA = Edit(FILESYSTEM, "METADATA_MODE, fsync=durable_copy.fsync)", "METADATA_MODE, fsync=lambda _: None)")
+COPY = Edit(DURABLE_COPY, "        fsync(descriptor)\n        return digest.hexdigest()\n", "        return digest.hexdigest()\n")
+METADATA = Edit(STUDY_FOLDER, "METADATA_MODE, fsync=durable_copy.fsync)", "METADATA_MODE, fsync=lambda _: None)")
 CHECKED_FILE = Edit(
-    FILES,
+    DURABLE_COPY,
     "        try:\n            fsync(descriptor)\n        except OSError:\n            return False",
     "        try:\n            pass\n        except OSError:\n            return False",
 )
 CHECKED_FOLDER = Edit(
-    FILESYSTEM,
-    "                        self._sync_names(folder, study_id, name, sha256)\n                    return found\n",
-    "                        pass\n                    return found\n",
+    STUDY_FOLDER,
+    "                    self._sync_name(folder, name, sha256)\n            except FileNotFoundError:\n",
+    "                    pass\n            except FileNotFoundError:\n",
 )
-DAMAGED = Edit(FILESYSTEM, "                durable_copy.fsync(aside)\n", "                pass\n")
+DAMAGED = Edit(STUDY_FOLDER, "                durable_copy.fsync(aside)\n", "                pass\n")
 EVIDENCE_FIRST = Edit(
-    FILESYSTEM,
-    "            kept, moved = _keep(name, folder, aside, damaged_name(position, name))\n",
-    "            put()\n            kept, moved = _keep(name, folder, aside, damaged_name(position, name))\n",
+    STUDY_FOLDER,
+    "            kept, moved = durable_copy.keep_evidence(name, folder, aside, damaged_name(position, name))\n",
+    "            put()\n            kept, moved = durable_copy.keep_evidence(name, folder, aside, damaged_name(position, name))\n",
 )
-DAMAGED_PARENTS = Edit(FILESYSTEM, "        durable_copy.fsync(parent)\n", "        pass\n")
+DAMAGED_PARENTS = Edit(FOLDERS, "        durable_copy.fsync(parent)\n", "        pass\n")
 
 MUTANTS = {
     "no-fsync-of-the-copied-file": Mutant("the copied file is not fsynced before it is linked", (COPY,), ("cuts", "order")),
@@ -117,11 +117,11 @@ MUTANTS = {
     "fsync-of-the-archive-after-the-commit": Mutant(
         "ARCHIVE_PATH is fsynced, but after `archived` is committed",
         (
-            Edit(PROJECTOR, "            lost = self._archive.settle(studies)\n", "            lost = set()\n"),
+            Edit(PROJECTOR, "            lost = self._archive.sync_new_folders(studies)\n", "            lost = set()\n"),
             Edit(
                 PROJECTOR,
                 "        self._count(recorded, outcomes)\n",
-                "        self._archive.settle(studies)\n        self._count(recorded, outcomes)\n",
+                "        self._archive.sync_new_folders(studies)\n        self._count(recorded, outcomes)\n",
             ),
         ),
     ),
@@ -171,7 +171,7 @@ MUTANTS = {
         "the copy is renamed to its final name, over whatever has it",
         (
             Edit(
-                FILES,
+                DURABLE_COPY,
                 "        os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)\n",
                 "        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)\n",
             ),
@@ -180,7 +180,13 @@ MUTANTS = {
     ),
     "hash-not-compared": Mutant(
         "a file in the archive is taken for the right one by its length",
-        (Edit(FILES, "os.fstat(descriptor).st_size != size or digest_of(descriptor) != sha256", "os.fstat(descriptor).st_size != size"),),
+        (
+            Edit(
+                DURABLE_COPY,
+                "os.fstat(descriptor).st_size != size or digest_of(descriptor) != sha256",
+                "os.fstat(descriptor).st_size != size",
+            ),
+        ),
         ("order", "archive-contract"),
     ),
     "acknowledged-before-commit": Mutant(

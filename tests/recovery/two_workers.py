@@ -73,7 +73,8 @@ def work(archive: FilesystemArchive, uploads: Uploads, job: dict[str, Any]) -> d
                             upload, study, name=job["name"], sha256=job["owned"][job["name"]], position=job["position"], time=0
                         )
                     else:
-                        placed = archive.place(upload, study, original_name=job["name"], owned=job["owned"], position=job["position"])
+                        with archive.study(study, known=job["owned"]) as folder:
+                            placed = folder.place(upload, job["name"], position=job["position"])
                 there = read(archive.root / study / placed.name)
                 done |= {"name": placed.name, "placement": placed.placement, "set_aside": placed.set_aside}
                 done |= {"sha256": placed.sha256, "there": None if there is None else digest(there)}
@@ -81,7 +82,7 @@ def work(archive: FilesystemArchive, uploads: Uploads, job: dict[str, Any]) -> d
                 archive.write_metadata(study, job["metadata"][len(done["metadata"])].encode())
                 there = read(archive.root / study / "metadata.json")
                 done["metadata"].append(None if there is None else digest(there))
-            if archive.settle([study]):
+            if archive.sync_new_folders([study]):
                 done["codes"].append("lost")
         except Retryable as error:
             done["codes"].append(f"{error.code} {error.errno}")

@@ -179,14 +179,14 @@ class Adoption:
         self._waiting = []
         if not finds or self._ledger is None:
             return
-        self._archive.settle(())
+        self._archive.sync_new_folders(())
         if self._plan.rewrite:
             with self._ledger.write() as tx:
                 for each in finds:
                     self._describe(tx, each)
             for each in finds:
                 self._rewrite(self._ledger, each)
-            self._archive.settle(())
+            self._archive.sync_new_folders(())
         with self._ledger.write() as tx:
             for each in finds:
                 if not self._plan.rewrite:

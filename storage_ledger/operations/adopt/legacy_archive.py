@@ -12,7 +12,7 @@ from typing import Any
 
 from storage_ledger.archive.dicom_header import read_header
 from storage_ledger.archive.durable_copy import digest_of
-from storage_ledger.archive.uploads import Identity
+from storage_ledger.archive.uploads import FileIdentity
 from storage_ledger.domain.paths import LEDGER_FOLDER, MAX_NAME_BYTES, METADATA, is_attempt, valid_study_id
 
 OF_THE_VOLUME = frozenset({LEDGER_FOLDER, "lost+found"})
@@ -143,7 +143,7 @@ def examine(folder: int, study_id: str, name: str, *, any_file: bool, whole: boo
             if whole:
                 sha256 = digest_of(descriptor)
                 os.fsync(descriptor)
-            if Identity.of(os.fstat(descriptor)) != identity:
+            if FileIdentity.of(os.fstat(descriptor)) != identity:
                 raise NotAdoptable("file-changing")
             return LegacyFile(name, identity.size, sha256, dicom, dicom_error)
     except OSError:
@@ -156,7 +156,7 @@ def _called_like_dicom(name: str, study_id: str) -> bool:
 
 
 @contextmanager
-def _opened(folder: int, name: str, what: str) -> Iterator[tuple[int, Identity]]:
+def _opened(folder: int, name: str, what: str) -> Iterator[tuple[int, FileIdentity]]:
     """Never a link, a FIFO or a device, whatever was seen before."""
     if not stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
         raise NotAdoptable(f"{what}-not-regular")
@@ -165,6 +165,6 @@ def _opened(folder: int, name: str, what: str) -> Iterator[tuple[int, Identity]]
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise NotAdoptable(f"{what}-not-regular")
-        yield descriptor, Identity.of(status)
+        yield descriptor, FileIdentity.of(status)
     finally:
         os.close(descriptor)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from storage_ledger import __version__
-from storage_ledger.archive.contract import Archive, Fixity, Placed
+from storage_ledger.archive.contract import ArchiveReader, ArchiveRepair, Fixity, Placed
 from storage_ledger.archive.durable_copy import digest_of
 from storage_ledger.archive.uploads import Uploads
 from storage_ledger.domain.entries import Kind, NewEntry
@@ -64,7 +64,8 @@ class PutBack:
 
 def put_back(
     ledger: Ledger,
-    archive: Archive,
+    archive: ArchiveReader,
+    repair: ArchiveRepair,
     studies: Iterable[str],
     sources: Sequence[Path],
     *,
@@ -82,15 +83,15 @@ def put_back(
     recorder = None if dry_run else ledger
     with closing(_MissingFiles()) as missing, ThreadPoolExecutor(WORKERS, thread_name_prefix="files") as pool:
         with begin("Reading the archive", studies_count, "studies") as show:
-            _check_archive(ledger, archive, studies, pool, missing, problems, counts, show)
-        search = _Search(archive, pool, missing, recorder, counts)
+            _check_archive(ledger, archive, repair, studies, pool, missing, problems, counts, show)
+        search = _Search(repair, pool, missing, recorder, counts)
         for source in sources:
             if missing.left:
                 with begin(f"Searching {_text(source)}", None, "files") as show:
                     search.through(source, show)
         for some in batches(missing.unrecorded(), BATCH):
-            archive.settle({each.study_id for each in some})
-            _record(recorder, archive, [_unrecorded(each, None) for each in some])
+            repair.sync_new_folders({each.study_id for each in some})
+            _record(recorder, repair, [_unrecorded(each, None) for each in some])
             counts.mended += len(some)
         for each, why in missing.unfound():
             counts.left += 1
@@ -102,7 +103,8 @@ def put_back(
 
 def _check_archive(
     ledger: Ledger,
-    archive: Archive,
+    archive: ArchiveReader,
+    repair: ArchiveRepair,
     studies: Iterable[str],
     pool: ThreadPoolExecutor,
     missing: _MissingFiles,
@@ -112,7 +114,7 @@ def _check_archive(
 ) -> None:
     """Read every archived file; `missing` gets those that are not as the ledger says."""
     done = size = 0
-    for outcomes in each_batch(pool, lambda study_id: _check_study(ledger, archive, study_id), batches(studies, BATCH)):
+    for outcomes in each_batch(pool, lambda study_id: _check_study(ledger, archive, repair, study_id), batches(studies, BATCH)):
         for study_id, outcome in outcomes:
             if isinstance(outcome, StorageLedgerError):
                 counts.left += 1
@@ -130,7 +132,7 @@ def _check_archive(
         show(done, size)
 
 
-def _record(ledger: Ledger | None, archive: Archive, put: Sequence[PutBack]) -> None:
+def _record(ledger: Ledger | None, repair: ArchiveRepair, put: Sequence[PutBack]) -> None:
     """Append `restored` for each, one commit for all, and only then remove their marks; None in a dry run, for nothing at all."""
     if ledger is None:
         return
@@ -138,7 +140,7 @@ def _record(ledger: Ledger | None, archive: Archive, put: Sequence[PutBack]) -> 
         for each in put:
             tx.append(_restored(each))
     for each in put:
-        archive.unmark(each.wanted.study_id, each.wanted.name, each.wanted.time)
+        repair.unmark(each.wanted.study_id, each.wanted.name, each.wanted.time)
 
 
 def _restored(put: PutBack) -> NewEntry:
@@ -152,7 +154,9 @@ def _restored(put: PutBack) -> NewEntry:
     ).entry(put.wanted.study_id, described=put.wanted.position)
 
 
-def _check_study(ledger: Ledger, archive: Archive, study_id: str) -> list[tuple[ArchivedFile, int, str | StorageLedgerError | None]]:
+def _check_study(
+    ledger: Ledger, archive: ArchiveReader, repair: ArchiveRepair, study_id: str
+) -> list[tuple[ArchivedFile, int, str | StorageLedgerError | None]]:
     """The study's files, each with how often it was put back and what is wrong with it: None for an intact one."""
     study = Study.of(study_id, ledger.study(study_id))
     restored = ledger.study(study_id) if ledger.has_kind(study_id, Kind.RESTORED.value) else ()
@@ -167,7 +171,7 @@ def _check_study(ledger: Ledger, archive: Archive, study_id: str) -> list[tuple[
                 continue
             found.append((file, time, UNRECORDED if archive.is_marked(study_id, file.name, time) else None))
             if time:  # who recorded it last may have been killed before the mark was gone
-                archive.unmark(study_id, file.name, time - 1)
+                repair.unmark(study_id, file.name, time - 1)
         except (Retryable, Permanent) as error:
             if isinstance(error, Retryable) and error.shared:
                 raise
@@ -185,13 +189,13 @@ class _Search:
 
     def __init__(
         self,
-        archive: Archive,
+        repair: ArchiveRepair,
         pool: ThreadPoolExecutor,
         missing: _MissingFiles,
         recorder: Ledger | None,
         counts: ReplayCounts,
     ) -> None:
-        self._archive = archive
+        self._repair = repair
         self._pool = pool
         self._missing = missing
         self._recorder = recorder
@@ -251,7 +255,7 @@ class _Search:
             if wanted.found == UNRECORDED:
                 return _unrecorded(wanted, _text(copies.root / path))
             with copies.open(path) as copy:
-                placed = self._archive.put_back(
+                placed = self._repair.put_back(
                     copy, wanted.study_id, name=wanted.name, sha256=wanted.sha256, position=wanted.position, time=wanted.time
                 )
             return PutBack(wanted, placed, _text(copies.root / path))
@@ -259,12 +263,12 @@ class _Search:
         outcomes, stop = in_parallel(self._pool, put, jobs)
         done = [outcome for _, outcome in outcomes if isinstance(outcome, PutBack)]
         if done:
-            lost = self._archive.settle({each.wanted.study_id for each in done})
+            lost = self._repair.sync_new_folders({each.wanted.study_id for each in done})
             for each in done:
                 if each.wanted.study_id in lost:
                     self._missing.give_back(each.wanted, LOST)
             done = [each for each in done if each.wanted.study_id not in lost]
-            _record(self._recorder, self._archive, done)
+            _record(self._recorder, self._repair, done)
             self._counts.mended += len(done)
             self._counts.bytes += sum(each.wanted.bytes for each in done)
         for (wanted, _), outcome in outcomes:

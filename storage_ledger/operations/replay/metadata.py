@@ -1,6 +1,6 @@
 """metadata.json of each study, written again where it is not what the ledger's entries amount to.
 
-The code of the place step makes the bytes; a dry run passes an archive that writes nothing (`dry_run.py`).
+The code of the place step makes the bytes; a dry run passes a repair that writes nothing (`dry_run.py`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-from storage_ledger.archive.contract import Archive, Fixity
+from storage_ledger.archive.contract import ArchiveReader, ArchiveRepair, Fixity
 from storage_ledger.domain.paths import METADATA, archive_path
 from storage_ledger.domain.study import Study
 from storage_ledger.errors import StorageLedgerError
@@ -25,7 +25,14 @@ BATCH = 64
 
 
 def rewrite_metadata(
-    ledger: Ledger, archive: Archive, studies: Iterable[str], *, problems: Problems, counts: ReplayCounts, show: ShowProgress
+    ledger: Ledger,
+    archive: ArchiveReader,
+    repair: ArchiveRepair,
+    studies: Iterable[str],
+    *,
+    problems: Problems,
+    counts: ReplayCounts,
+    show: ShowProgress,
 ) -> None:
     """Write metadata.json of each study that has an archived file, where it is not byte for byte what the entries amount to.
 
@@ -33,7 +40,7 @@ def rewrite_metadata(
     """
 
     def write(study_id: str) -> int | None:
-        return _write_if_different(ledger, archive, study_id)
+        return _write_if_different(ledger, archive, repair, study_id)
 
     done = 0
     with ThreadPoolExecutor(WORKERS, thread_name_prefix="metadata") as pool:
@@ -48,12 +55,12 @@ def rewrite_metadata(
                     counts.bytes += size
                     written += [study_id] if size else []
             if written:
-                _make_durable(archive, written, problems, counts)
+                _make_durable(repair, written, problems, counts)
             done += len(outcomes)
             show(done)
 
 
-def _write_if_different(ledger: Ledger, archive: Archive, study_id: str) -> int | None:
+def _write_if_different(ledger: Ledger, archive: ArchiveReader, repair: ArchiveRepair, study_id: str) -> int | None:
     """How many bytes were written, 0 if the file is right; None for a study that has no metadata.json."""
     study = Study.of(study_id, ledger.study(study_id))
     if study.speaker is None:
@@ -61,12 +68,12 @@ def _write_if_different(ledger: Ledger, archive: Archive, study_id: str) -> int 
     data = metadata_bytes(study, ledger)
     if archive.check(study_id, METADATA, hashlib.sha256(data).hexdigest(), len(data)) is Fixity.INTACT:
         return 0
-    archive.write_metadata(study_id, data)
+    repair.write_metadata(study_id, data)
     return len(data)
 
 
-def _make_durable(archive: Archive, written: list[str], problems: Problems, counts: ReplayCounts) -> None:
-    lost = archive.settle(written)
+def _make_durable(repair: ArchiveRepair, written: list[str], problems: Problems, counts: ReplayCounts) -> None:
+    lost = repair.sync_new_folders(written)
     counts.mended += len(written) - len(lost)
     counts.left += len(lost)
     for study_id in sorted(lost):

@@ -26,8 +26,8 @@ from enum import Enum, auto
 from itertools import islice
 from typing import Any, assert_never
 
-from storage_ledger.archive.filesystem import digest_of
-from storage_ledger.archive.uploads import Found, Identity, Uploads, folder_of
+from storage_ledger.archive.durable_copy import digest_of
+from storage_ledger.archive.uploads import FileIdentity, FoundUpload, Uploads, folder_of
 from storage_ledger.domain import canonical_json, payloads
 from storage_ledger.domain.entries import Entry, Kind, faults, require_whole
 from storage_ledger.domain.message import parse
@@ -196,7 +196,7 @@ class Reconciler:
         self._settle_s = settle_s
         self._paths = UploadPaths(str(uploads.root))
         self._bell = bell
-        self._walk: Generator[Found] | None = None
+        self._walk: Generator[FoundUpload] | None = None
         self._done = Sweep()
         self._in_vain = 0
         self._away = 0
@@ -252,9 +252,9 @@ class Reconciler:
         return done
 
     def _go_through(
-        self, walk: Generator[Found], done: Sweep, stop: threading.Event, in_vain: float, on_progress: Callable[[Sweep], None]
+        self, walk: Generator[FoundUpload], done: Sweep, stop: threading.Event, in_vain: float, on_progress: Callable[[Sweep], None]
     ) -> None:
-        ripe: deque[Found] = deque()
+        ripe: deque[FoundUpload] = deque()
         while not stop.is_set():
             began = time.monotonic()
             if not ripe:
@@ -269,7 +269,7 @@ class Reconciler:
             on_progress(done)
             stop.wait(min(REST_S, time.monotonic() - began))
 
-    def _ripe(self, found: list[Found], done: Sweep, stop: threading.Event) -> list[Found]:
+    def _ripe(self, found: list[FoundUpload], done: Sweep, stop: threading.Event) -> list[FoundUpload]:
         """Those that are older than the grace; each is looked at once more when it is judged.
 
         The kernel's own time of the last change cannot be set by anybody. Where that is old as well, nothing was written for
@@ -284,7 +284,7 @@ class Reconciler:
             stop.wait(self._settle_s)
         return ripe
 
-    def _judge_some(self, ripe: deque[Found], done: Sweep, stop: threading.Event) -> None:
+    def _judge_some(self, ripe: deque[FoundUpload], done: Sweep, stop: threading.Event) -> None:
         """Judge as many as go into one commit, and commit."""
         self._read = size = 0
         handed_over: list[Missed | Leftover] = []
@@ -310,7 +310,7 @@ class Reconciler:
         if handed_over:
             self._hand_over(handed_over, done)
 
-    def _judge(self, found: Found) -> Verdict:
+    def _judge(self, found: FoundUpload) -> Verdict:
         try:
             verdict = self._verdict(found)
             # The second look: has anybody written to it, or taken it away, since the walk came by?
@@ -323,7 +323,7 @@ class Reconciler:
             return Other.CHANGING if error.code in {"upload-missing", "upload-changing"} else self._unexplained(found, error.code)
         return Other.CHANGING if changed else verdict
 
-    def _verdict(self, found: Found) -> Verdict:
+    def _verdict(self, found: FoundUpload) -> Verdict:
         try:
             found.path.encode("utf-8")
         except UnicodeEncodeError:
@@ -347,7 +347,7 @@ class Reconciler:
             return Other.HELD  # explained meanwhile
         return verdict
 
-    def _cut_short(self, found: Found) -> Other | None:
+    def _cut_short(self, found: FoundUpload) -> Other | None:
         """Of an upload under the hidden name of its removal. None where it is none, or its entry says another folder.
 
         While there is a work item to remove it, the remover sees to it. Else it gets its own name back.
@@ -375,7 +375,7 @@ class Reconciler:
             for work_item in self._ledger.pending_of(study_id)
         )
 
-    def _same_bytes(self, told: Told, path: str, identity: Identity) -> int | None:
+    def _same_bytes(self, told: Told, path: str, identity: FileIdentity) -> int | None:
         """Position of the last `archived` of this upload that has the bytes which lie there now."""
         alike = [(position, sha256) for position, size, sha256 in told.archived if size == identity.size]
         if not alike:
@@ -386,7 +386,7 @@ class Reconciler:
             upload.check_unchanged()
         return max((position for position, known in alike if known == sha256), default=None)
 
-    def _ask(self, found: Found, told: Told) -> Verdict:
+    def _ask(self, found: FoundUpload, told: Told) -> Verdict:
         """What the Status Service says of the study whose id is the file's name without its suffix."""
         folder, _, name = found.path.rpartition("/")
         study_id = os.path.splitext(name)[0]
@@ -426,7 +426,7 @@ class Reconciler:
         usual = f"{study_id}.dcm"
         return name != usual and self._uploads.look(f"{folder}/{usual}" if folder else usual) is not None
 
-    def _missed(self, found: Found, told: Told, study_id: str, metadata: dict[str, Any], *, new: bool) -> Missed | Unexplained:
+    def _missed(self, found: FoundUpload, told: Told, study_id: str, metadata: dict[str, Any], *, new: bool) -> Missed | Unexplained:
         """The message that the descriptor would have sent, as near as can be known, judged as any message is."""
         try:
             text = json.dumps({"study_id": study_id, "file_path": found.path, "metadata": metadata}, ensure_ascii=False)
@@ -469,7 +469,7 @@ class Reconciler:
         if leftovers:
             logs.get().info("reconcile.leftovers", count=leftovers)
 
-    def _unexplained(self, found: Found, code: str, status: str | None = None) -> Unexplained:
+    def _unexplained(self, found: FoundUpload, code: str, status: str | None = None) -> Unexplained:
         path = os.fsencode(found.path).decode("utf-8", "backslashreplace")
         if found.identity is None:
             return Unexplained(path, None, None, code, status)
@@ -495,7 +495,7 @@ class Reconciler:
             self._walk = None
 
 
-def age_s(identity: Identity, now_s: float) -> float:
+def age_s(identity: FileIdentity, now_s: float) -> float:
     """Seconds since it was written. A time that is still to come says nothing: then since its last change, or infinitely long."""
     for moment_ns in (identity.modified_ns, identity.changed_ns):
         if moment_ns / 1e9 <= now_s:

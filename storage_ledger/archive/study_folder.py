@@ -1,0 +1,331 @@
+"""One study's folder: how a file gets its name for good, and how what is damaged or foreign is kept as evidence.
+
+`place` reads top to bottom: temporary file, copy, length check, fsync, link to the final name, unlink the temporary, fsync of the
+folder. `durable_copy` has each of these steps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from typing import BinaryIO
+
+from storage_ledger.archive import durable_copy
+from storage_ledger.archive.contract import Fixity, Placed
+from storage_ledger.archive.durable_copy import FAILURES, FILE_MODE, METADATA_MODE
+from storage_ledger.archive.folders import ArchiveFolders, remove_if_empty
+from storage_ledger.archive.uploads import FileIdentity, OpenUpload
+from storage_ledger.domain.paths import (
+    DAMAGED_FOLDER,
+    LEDGER_FOLDER,
+    METADATA,
+    archive_name,
+    beside_name,
+    damaged_name,
+    is_attempt,
+    putting_back_name,
+)
+from storage_ledger.errors import Permanent, Retryable
+from storage_ledger.system import files
+from storage_ledger.system.cpu_affinity import LARGE_BYTES, any_of_them
+
+ROUNDS = 16  # in which other processes may change a file under our hands before we leave it to the next attempt
+
+
+class FilesystemStudyFolder:
+    """See `contract.StudyFolder`. The folder is opened, with ARCHIVE_PATH, by the first call that needs it, and stays open until `close`.
+
+    After a call that failed the next one opens both again: another process may have removed the folder while it was empty, or
+    the volume may have come off.
+    """
+
+    def __init__(
+        self, folders: ArchiveFolders, study_id: str, known: Mapping[str, str], is_ours: Callable[[bytes], bool], *, alone: bool
+    ) -> None:
+        self._folders = folders
+        self._study_id = study_id
+        self._known = dict(known)
+        self._is_ours = is_ours
+        self._alone = alone
+        self._stack = ExitStack()
+        self._root: int | None = None
+        self._folder: int | None = None
+        self._made = False
+
+    def place(self, upload: OpenUpload, original_name: str, *, position: int) -> Placed:
+        """See `contract.StudyFolder.place`. Where an fsync fails, the next attempt makes a new copy."""
+        with files.translated(FAILURES), self._written() as folder:
+            if not self._known:
+                self._folders.require_own(self._opened_root(), self._study_id)
+            with self._folders.temporary(f"place-{position}", folder) as temporary:
+                with any_of_them(when=upload.size >= LARGE_BYTES):
+                    sha256 = durable_copy.copy(upload, temporary, folder, FILE_MODE)
+                self._folders.note_ours(self._study_id, temporary, folder)
+                placed = self._link(folder, temporary, original_name, sha256, upload.size, position)
+            self._sync_name(folder, placed.name, sha256)
+            self._known[placed.name] = sha256
+            return placed
+
+    def put_back(self, copy: OpenUpload, *, name: str, sha256: str, position: int, time: int) -> Placed:
+        """As `place`, but to a name that is known. A second hidden name stays as the mark. See `contract.ArchiveRepair.put_back`."""
+        with files.translated(FAILURES), self._written() as folder:
+            mark = putting_back_name(name, time)
+            placed: Placed | None = None
+            try:
+                with self._folders.temporary(f"place-{position}", folder) as temporary:
+                    if durable_copy.copy(copy, temporary, folder, FILE_MODE) != sha256:
+                        raise Retryable("upload-changing", "the copy no longer has the bytes for which it was chosen")  # noqa: TRY301 - undone like any other
+                    self._folders.note_ours(self._study_id, temporary, folder)
+                    durable_copy.rename_over(temporary, mark, folder)  # whole, whoever else renames one over it
+                durable_copy.fsync(folder)  # the mark first: from here on it says what was begun
+                placed = self._link_known(folder, mark, name, sha256, copy.size, position)
+                self._sync_name(folder, name, sha256)
+            except (OSError, Retryable, Permanent):
+                if placed is None:  # else it was put back, and the mark says that no entry says so yet
+                    files.unlink_if_exists(mark, folder)
+                raise
+            return placed
+
+    def is_marked(self, name: str, time: int) -> bool:
+        """See `contract.ArchiveReader.is_marked`."""
+        with files.translated(FAILURES):
+            try:
+                return files.exists(putting_back_name(name, time), self._opened())
+            except FileNotFoundError:
+                return False
+
+    def unmark(self, name: str, time: int) -> None:
+        """See `contract.ArchiveRepair.unmark`."""
+        with files.translated(FAILURES), suppress(FileNotFoundError):
+            folder = self._opened()
+            os.unlink(putting_back_name(name, time), dir_fd=folder)
+            durable_copy.fsync(folder)
+
+    def check(self, name: str, sha256: str, size: int) -> Fixity:
+        """See `contract.StudyFolder.check`."""
+        with files.translated(FAILURES):
+            try:
+                folder = self._opened()
+                found = durable_copy.check(name, folder, sha256, size)
+                if found is Fixity.INTACT and ((self._study_id, name) in self._folders.lost_names or not durable_copy.synced(name, folder)):
+                    found = self._renew(name, folder, sha256)
+                if found is Fixity.INTACT:
+                    self._sync_name(folder, name, sha256)
+            except FileNotFoundError:
+                with self._folders.opened():  # it is missing on the right volume
+                    return Fixity.MISSING
+            return found
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[BinaryIO]:
+        """See `contract.StudyFolder.open`."""
+        with files.translated(FAILURES), os.fdopen(os.open(name, files.READ, dir_fd=self._opened()), "rb") as file:
+            yield file
+
+    def write_metadata(self, data: bytes) -> None:
+        """Write to a temporary name, fsync, rename, fsync the folder. See `contract.StudyFolder.write_metadata`."""
+        with files.translated(FAILURES), self._written() as folder:
+            sha256 = hashlib.sha256(data).hexdigest()
+
+            def foreign(name: str, folder: int) -> bool:
+                changed = durable_copy.check(name, folder, sha256, len(data)) is Fixity.CHANGED
+                return changed and not self._is_ours(durable_copy.beginning(name, folder))
+
+            lost_name = (self._study_id, METADATA)
+            lost = lost_name in self._folders.lost_names  # then it is ours, whatever it holds
+            found = durable_copy.check(METADATA, folder, sha256, len(data))
+            if lost or found is not Fixity.INTACT or not durable_copy.synced(METADATA, folder):
+                self._replace_metadata(folder, data, (lambda *_: False) if lost else foreign)
+            try:
+                durable_copy.fsync(folder)
+            except OSError:
+                self._folders.lost_names.add(lost_name)
+                self._replace_metadata(folder, data, lambda *_: False)
+                self._folders.lost_names.discard(lost_name)
+                raise
+            self._folders.lost_names.discard(lost_name)
+
+    def discard_attempts(self, position: int) -> None:
+        """See `contract.StudyFolder.discard_attempts`."""
+        with files.translated(FAILURES), suppress(FileNotFoundError, Permanent):
+            folder = self._opened()
+            names = os.listdir(folder)
+            ours = [name for name in names if is_attempt(name, position)]
+            for name in ours:
+                files.unlink_if_exists(name, folder)
+            if len(ours) == len(names):  # an attempt that came to nothing leaves nothing
+                remove_if_empty(self._study_id, self._opened_root())
+                self.close()
+
+    def close(self) -> None:
+        """Close the folder and ARCHIVE_PATH; a later call opens them again."""
+        self._root = self._folder = None
+        self._made = False
+        self._stack.close()
+
+    # -- the folder
+
+    @contextmanager
+    def _written(self) -> Iterator[int]:
+        """The folder, made where it is missing, and swept of what killed processes left in it."""
+        if not self._made:
+            if self._folders.make(self._opened_root(), self._study_id):
+                self._folder = None  # what was open before has been removed
+            self._made = True
+        folder = self._opened()
+        self._folders.sweep(self._study_id, folder, alone=self._alone)
+        in_order = False
+        try:
+            yield folder
+            in_order = True
+        finally:
+            self._folders.leave(self._study_id, folder, in_order=in_order)
+            if not in_order:
+                self.close()
+
+    def _opened(self) -> int:
+        """The folder. Raises `FileNotFoundError` where there is none, `Permanent` where it is a link or a file."""
+        if self._folder is None:
+            root = self._opened_root()
+            try:
+                self._folder = self._stack.enter_context(files.opened_below(root, self._study_id))
+            except NotADirectoryError as error:
+                raise Permanent("archive-name-taken", "the study's folder is a link or a file", errno=error.errno) from error
+        return self._folder
+
+    def _opened_root(self) -> int:
+        if self._root is None:
+            self._root = self._stack.enter_context(self._folders.opened())
+        return self._root
+
+    # -- names
+
+    def _link(self, folder: int, temporary: str, original_name: str, sha256: str, size: int, position: int) -> Placed:
+        """Find the name that these bytes have or get, and see that they lie there.
+
+        The ledger decides first: a name that it gives to these bytes is theirs, even if something else lies there now
+        (that is damage: set aside); one that it gives to other bytes is taken, even if nothing lies there now.
+        """
+        plain = archive_name(original_name, sha256)
+        beside = beside_name(plain, sha256)
+        known = next((name for name in (plain, beside) if self._known.get(name) == sha256), None)
+        if known:
+            return self._link_known(folder, temporary, known, sha256, size, position)
+        for name in (plain, beside):
+            if name in self._known:
+                continue
+            try:
+                if durable_copy.link_as(name, temporary, folder, sure=name == beside):
+                    return Placed(name, size, sha256, "copied")
+            except FileExistsError:
+                if durable_copy.check(name, folder, sha256, size) is Fixity.INTACT and not durable_copy.is_metadata(name, folder):
+                    # No entry knows it, so nobody knows whether whoever linked it made it durable. Ours is.
+                    self._put_over(folder, temporary, name, position)
+                    return Placed(name, size, sha256, "already-there")
+        raise Permanent("archive-name-taken", "both names that this file could have are taken by other bytes")
+
+    def _link_known(self, folder: int, source: str, name: str, sha256: str, size: int, position: int) -> Placed:
+        """Under a name that the ledger gives to these bytes: other bytes there are damage, and are set aside."""
+        for _ in range(ROUNDS):
+            if durable_copy.is_metadata(name, folder):
+                break
+            try:
+                if durable_copy.link_as(name, source, folder):
+                    return Placed(name, size, sha256, "copied")
+                break
+            except FileExistsError:
+                found = durable_copy.check(name, folder, sha256, size)
+            put = partial(self._put_over, folder, source, name, position)
+            if found is Fixity.INTACT:
+                if (self._study_id, name) in self._folders.lost_names or not durable_copy.synced(name, folder):
+                    put()
+                return Placed(name, size, sha256, "already-there")
+            if found is Fixity.CHANGED:
+                damaged = partial(durable_copy.is_changed, sha256=sha256, size=size)
+                aside = self._set_aside(folder, name, position, damaged, put)
+                if aside is not None:
+                    return Placed(name, size, sha256, "copied", aside)
+        else:
+            raise Retryable("archive-error", "other processes keep changing the file under this name")
+        raise Permanent("archive-name-taken", "the archive's file system takes the file's name for that of metadata.json")
+
+    def _put_over(self, folder: int, source: str, name: str, position: int) -> None:
+        """Give `source`'s durable file the name too, in one step, over whatever file has it."""
+        with self._folders.temporary(f"place-{position}", folder) as spare:
+            durable_copy.link_as(spare, source, folder, sure=True)
+            durable_copy.rename_over(spare, name, folder)
+
+    def _replace_metadata(self, folder: int, data: bytes, foreign: Callable[[str, int], bool]) -> None:
+        """A new, durable file takes the name; the folder is not fsynced yet. A `foreign` file, or a folder, is set aside."""
+        with self._folders.temporary("metadata", folder) as temporary:
+            files.write_file(temporary, data, folder, METADATA_MODE, fsync=durable_copy.fsync)
+            self._folders.note_ours(self._study_id, temporary, folder)
+            put = partial(durable_copy.rename_over, temporary, METADATA, folder)
+            if foreign(METADATA, folder) and self._set_aside(folder, METADATA, 0, foreign, put) is not None:
+                return
+            try:
+                put()
+            except IsADirectoryError:
+                self._set_aside(folder, METADATA, 0, lambda *_: True, put)
+
+    def _set_aside(self, folder: int, name: str, position: int, damaged: Callable[[str, int], bool], put: Callable[[], None]) -> str | None:
+        """Keep what has `name` as evidence in .ledger/damaged/<study_id>/, durably; only then `put` the right file over the name.
+
+        The evidence is a second link, so that the name is never without a file. A folder, or a file that we may not link
+        (another user's), is moved. None, and nothing is put: another process was faster, the name has another file by now.
+        """
+        parts = (LEDGER_FOLDER, DAMAGED_FOLDER, self._study_id)
+        root = self._opened_root()
+        self._folders.make(root, *parts)
+        self._folders.sync_root()
+        with files.opened_below(root, *parts) as aside:
+            kept, moved = durable_copy.keep_evidence(name, folder, aside, damaged_name(position, name))
+            try:
+                durable_copy.fsync(aside)
+                if not moved:
+                    if not damaged(kept, aside):
+                        files.unlink_if_exists(kept, aside)
+                        return None
+                    if not durable_copy.same_file(name, folder, kept, aside):
+                        return None
+                put()
+            except BaseException:  # the next attempt begins from the start: no evidence is kept twice
+                if moved and not files.exists(name, folder):
+                    os.rename(kept, name, src_dir_fd=aside, dst_dir_fd=folder)
+                elif not moved and durable_copy.same_file(name, folder, kept, aside):
+                    files.unlink_if_exists(kept, aside)
+                raise
+        return "/".join((*parts, kept))
+
+    # -- an fsync that failed
+
+    def _sync_name(self, folder: int, name: str, sha256: str) -> None:
+        """Fsync the study's folder. Where that fails, a new copy takes the name at once, so that the next fsync means something again.
+
+        The name is not unlinked: another process may have found the file, and have recorded it.
+        """
+        try:
+            durable_copy.fsync(folder)
+        except OSError:
+            self._folders.lost_names.add((self._study_id, name))
+            if self._renew(name, folder, sha256) is Fixity.INTACT:
+                self._folders.lost_names.discard((self._study_id, name))
+            raise
+        self._folders.lost_names.discard((self._study_id, name))
+
+    def _renew(self, name: str, folder: int, sha256: str) -> Fixity:
+        """Put a durable copy over a file of which an fsync failed, in one step: what has the name is what the ledger says."""
+        with self._folders.temporary("renew", folder) as temporary:
+            with files.opened(name, files.READ, folder) as source:
+                status = os.fstat(source)
+                mode = METADATA_MODE if name == METADATA else FILE_MODE
+                if durable_copy.copy(OpenUpload(source, FileIdentity.of(status)), temporary, folder, mode) != sha256:
+                    return Fixity.CHANGED
+            if not os.path.samestat(status, os.stat(name, dir_fd=folder, follow_symlinks=False)):
+                return durable_copy.check(name, folder, sha256, status.st_size)  # another process has put its own there, durably
+            self._folders.note_ours(self._study_id, temporary, folder)
+            durable_copy.rename_over(temporary, name, folder)
+            return Fixity.INTACT
