@@ -77,7 +77,7 @@ class Running:
         assert (self.settings.archive_path / study_id / path.name).read_bytes() == data
 
     def reasons(self) -> set[str]:
-        return {f"{reason['code']} {reason['detail']}" for reason in self.service.reasons()}
+        return {f"{reason.code} {reason.detail}" for reason in self.service.reasons()}
 
 
 @pytest.fixture

@@ -62,7 +62,10 @@ def test_readyz_is_200_without_reasons_and_503_with_them(face):
     face.reasons = [Reason("not-subscribed", "channel described"), Reason("archive-full")]
     answer = face.http.get("/readyz")
     assert answer.status_code == 503
-    assert answer.json() == {"status": "not-ready", "reasons": face.reasons}
+    assert answer.json() == {
+        "status": "not-ready",
+        "reasons": [{"code": "not-subscribed", "detail": "channel described"}, {"code": "archive-full", "detail": ""}],
+    }
     face.reasons = []
     assert face.http.get("/readyz").status_code == 200
 
