@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from storage_ledger.errors import LedgerUnusable
-from storage_ledger.ledger.snapshot import copy_to, fsync
-from storage_ledger.system import locks
+from storage_ledger.ledger.snapshot import copy_to
+from storage_ledger.system import files, locks
 from storage_ledger.system.file_system import require_local
-from storage_ledger.system.files import chown_like_folder
 from storage_ledger.system.sqlite import SqliteFile, connect, errors_mapped, sqlite
 
 HEAD = "0003"
@@ -84,7 +83,7 @@ def make_again(ledger_file: Path, ledger_id: str) -> None:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """One at a time: SQLite does not wait its turn when two processes switch a new file to WAL, but says that it is busy."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = os.open(folder, files.VOLUME)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
@@ -142,7 +141,7 @@ def script_folder() -> Path:
 def make_private(ledger_file: Path) -> None:
     """Make the file if there is none. Patients' data: 0640 whatever the umask; SQLite gives its -wal and -shm the mode of the database."""
     try:
-        descriptor = os.open(ledger_file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        descriptor = os.open(ledger_file, files.CREATE, 0o640)
     except FileExistsError:
         return
     except OSError as error:
@@ -150,12 +149,11 @@ def make_private(ledger_file: Path) -> None:
         who = f"Who owns the folder, and as which user does this run? (user {os.geteuid()})"
         raise LedgerUnusable("ledger-folder", f"{ledger_file} cannot be made: {text}. {who}", errno=error.errno) from error
     try:
-        os.fchmod(descriptor, 0o640)
-        chown_like_folder(descriptor, ledger_file.parent)
+        files.set_mode_and_owner(descriptor, ledger_file.parent, 0o640)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    fsync(ledger_file.parent)
+    files.fsync_path(ledger_file.parent)
 
 
 def revision_of(ledger_file: Path) -> str | None:
@@ -221,5 +219,5 @@ def _backup(ledger_file: Path, revision: str) -> Path:
     part.unlink(missing_ok=True)
     copy_to(ledger_file, part)
     part.replace(target)
-    fsync(ledger_file.parent)
+    files.fsync_path(ledger_file.parent)
     return target

@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 from storage_ledger.errors import LedgerBusy
-from storage_ledger.system.files import chown_like_folder
+from storage_ledger.system import files
 from storage_ledger.system.sqlite import errors_mapped, quoted, sqlite
 
 MODE = 0o640
@@ -25,7 +25,8 @@ def copy_to(ledger_file: Path, target: Path, on_progress: Callable[[int, int], N
     to begin anew. The copy is in rollback mode, so that it is one file, and can be read where nothing can be written.
     `on_progress` gets pages, done and of all.
     """
-    os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, MODE))
+    with files.opened(target, files.CREATE, mode=MODE):
+        pass
     # Nobody else knows the target: it needs no locks, which a backup's volume may not have, and no journal.
     with (
         errors_mapped(),
@@ -46,20 +47,7 @@ def copy_to(ledger_file: Path, target: Path, on_progress: Callable[[int, int], N
                 raise LedgerBusy("ledger-io", f"could not be copied to {target}", errno=errnos.EIO) from error
             raise
         source.execute("ROLLBACK")
-    descriptor = os.open(target, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
+    with files.opened(target, files.READ_WRITE) as descriptor:
         os.pwrite(descriptor, b"\x01\x01", _FORMAT_VERSIONS)
-        os.fchmod(descriptor, MODE)
-        chown_like_folder(descriptor, target.parent)
+        files.set_mode_and_owner(descriptor, target.parent, MODE)
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def fsync(path: Path) -> None:
-    """Of a file or a folder that no SQLite connection of this process has open."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -24,8 +24,8 @@ from storage_ledger.domain.merkle_tree import Tree
 from storage_ledger.errors import BackupError, LedgerError, LedgerUnusable, Locked
 from storage_ledger.ledger.entry_rows import COLUMNS
 from storage_ledger.ledger.migrate import revision_of
-from storage_ledger.ledger.snapshot import MODE, copy_to, fsync
-from storage_ledger.system.files import chown_like_folder
+from storage_ledger.ledger.snapshot import MODE, copy_to
+from storage_ledger.system import files
 from storage_ledger.system.sqlite import errors_mapped, quoted, sqlite
 
 FORMAT = "storage-ledger-backup 1"
@@ -75,14 +75,15 @@ def back_up(ledger_file: Path, dest: Path, *, now: datetime, on_progress: Backup
         try:
             part.mkdir(FOLDER_MODE)
             part.chmod(FOLDER_MODE)  # whatever the umask
-            chown_like_folder(part, dest)
+            files.chown_like_folder(part, dest)
             copy_to(ledger_file, part / LEDGER, lambda done, pages: on_progress("copied", done, pages))
             sha256, size = _digest(part / LEDGER)
             manifest = Manifest(FORMAT, *check(part / LEDGER, on_progress), sha256, size, revision, __version__, rfc3339(now))
-            _write(part / MANIFEST, json.dumps(asdict(manifest), indent=2) + "\n")
-            fsync(part)
+            with files.opened(part, files.FOLDER) as folder:
+                files.write_file(MANIFEST, (json.dumps(asdict(manifest), indent=2) + "\n").encode(), folder, MODE)
+                os.fsync(folder)
             part.rename(final)
-            fsync(dest)
+            files.fsync_path(dest)
         finally:
             shutil.rmtree(part, ignore_errors=True)
     return final, manifest
@@ -177,10 +178,9 @@ def _alone(dest: Path) -> Iterator[None]:
     """One at a time; what one that was killed has left is removed. A volume that knows no such locks goes without."""
     if not dest.exists():
         dest.mkdir(FOLDER_MODE)
-        chown_like_folder(dest, dest.parent)
-        fsync(dest.parent)
-    descriptor = os.open(dest, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+        files.chown_like_folder(dest, dest.parent)
+        files.fsync_path(dest.parent)
+    with files.opened(dest, files.VOLUME) as descriptor:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -191,8 +191,6 @@ def _alone(dest: Path) -> Iterator[None]:
         for left in dest.glob(f".{_PREFIX}*{_PART}"):
             shutil.rmtree(left)
         yield
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
@@ -212,7 +210,7 @@ def _translated(place: Path) -> Iterator[None]:
         if error.errno in {errnos.EACCES, errnos.EPERM}:
             text = f"{place}: user {os.geteuid()} may not {'write there' if os.access(place, os.R_OK | os.X_OK) else 'open it'}"
             raise BackupError("backup-folder", text, errno=error.errno) from error
-        if error.errno in {errnos.ENOSPC, errnos.EDQUOT}:
+        if error.errno in files.NO_SPACE:
             raise _full(place) from error
         if error.errno in {errnos.EIO, errnos.ESTALE}:
             raise BackupError("backup-io", f"{place}: {text}", errno=error.errno) from error
@@ -223,16 +221,6 @@ def _full(place: Path) -> BackupError:
     return BackupError("backup-full", f"the volume of {place} is full: nothing was done, and nothing is left there", errno=errnos.ENOSPC)
 
 
-def _write(path: Path, text: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, MODE)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fchmod(file.fileno(), MODE)
-        chown_like_folder(file.fileno(), path.parent)
-        os.fsync(file.fileno())
-
-
 def _digest(path: Path) -> tuple[str, int]:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest(), os.fstat(file.fileno()).st_size
@@ -241,15 +229,12 @@ def _digest(path: Path) -> tuple[str, int]:
 def _copy(source: Path, target: Path, on_progress: Callable[[int], None]) -> tuple[str, int]:
     """Copies, hashing what is read; fsynced."""
     digest, size = hashlib.sha256(), 0
-    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, MODE)
-    with source.open("rb") as read, os.fdopen(descriptor, "wb") as write:
+    with source.open("rb") as read, files.opened(target, files.CREATE) as descriptor:
         while chunk := read.read(_CHUNK):
             digest.update(chunk)
-            write.write(chunk)
+            files.write_all(descriptor, chunk)
             size += len(chunk)
             on_progress(size)
-        write.flush()
-        os.fchmod(write.fileno(), MODE)
-        chown_like_folder(write.fileno(), target.parent)
-        os.fsync(write.fileno())
+        files.set_mode_and_owner(descriptor, target.parent, MODE)
+        os.fsync(descriptor)
     return digest.hexdigest(), size

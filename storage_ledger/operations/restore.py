@@ -14,10 +14,10 @@ from storage_ledger.domain.merkle_tree import Tree
 from storage_ledger.errors import BackupError, LedgerUnusable, Retryable
 from storage_ledger.ledger.migrate import make_again, make_folder, migrate
 from storage_ledger.ledger.mirror import writer
-from storage_ledger.ledger.snapshot import fsync
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.operations import backup
 from storage_ledger.operations.backup import Manifest
+from storage_ledger.system import files
 from storage_ledger.system.clock import utc_now
 from storage_ledger.system.sqlite import connect, errors_mapped
 
@@ -312,7 +312,7 @@ def _settle(file: Path) -> None:
         connect(file, writable=True).close()
     if Path(f"{file}-wal").exists() and Path(f"{file}-wal").stat().st_size:
         raise LedgerUnusable("ledger-io", f"{file}-wal could not be brought into its database")
-    fsync(file)
+    files.fsync_path(file)
 
 
 def _take_the_place_of(ledger_file: Path) -> Path | None:
@@ -325,7 +325,7 @@ def _take_the_place_of(ledger_file: Path) -> Path | None:
             old.rename(f"{ledger_file}.before-restore-{stamp}{part}")
             set_aside = Path(f"{ledger_file}.before-restore-{stamp}")
     _beside(ledger_file).rename(ledger_file)
-    fsync(ledger_file.parent)
+    files.fsync_path(ledger_file.parent)
     return set_aside
 
 

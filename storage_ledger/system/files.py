@@ -22,6 +22,8 @@ FOLDER = VOLUME | os.O_NOFOLLOW
 """To open any other folder."""
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 """To open a file for reading; a FIFO in its place does not block."""
+READ_WRITE = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+"""To change a file that is there."""
 CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 """To make a file that must not exist yet."""
 

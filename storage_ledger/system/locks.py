@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno as errnos
 import fcntl
 import json
 import os
@@ -12,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from storage_ledger.errors import LedgerBusy, Locked
-from storage_ledger.system.files import chown_like_folder
+from storage_ledger.system import files
 
 LOOKERS = 10_000
 """So many times in a row somebody may be met who only looks; each takes some microseconds."""
@@ -44,14 +43,14 @@ def let_go(descriptor: int) -> None:
 def _taken(path: Path, command: str, waits: Callable[[str], None] | None) -> int:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
-        chown_like_folder(descriptor, path.parent)
+        files.chown_like_folder(descriptor, path.parent)
         try:
             _take(descriptor, path, command, waits)
         except BaseException:
             os.close(descriptor)
             raise
     except OSError as error:
-        code = "ledger-full" if error.errno in {errnos.ENOSPC, errnos.EDQUOT} else "ledger-io"
+        code = "ledger-full" if error.errno in files.NO_SPACE else "ledger-io"
         raise LedgerBusy(code, f"{path.name}: {os.strerror(error.errno or 0)}", errno=error.errno) from error
     return descriptor
 

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from storage_ledger.system import files
+
 
 @contextmanager
 def scratch(prefix: str, parent: Path) -> Iterator[Path]:
@@ -32,11 +34,8 @@ def scratch(prefix: str, parent: Path) -> Iterator[Path]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
+    with files.opened(folder, files.FOLDER) as descriptor:
         if os.fstat(descriptor).st_uid != os.geteuid():
             raise PermissionError(f"{folder} is not ours")
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
-    finally:
-        os.close(descriptor)

@@ -14,11 +14,10 @@ from storage_ledger.archive.dicom_header import read_header
 from storage_ledger.archive.durable_copy import digest_of
 from storage_ledger.archive.uploads import FileIdentity
 from storage_ledger.domain.paths import LEDGER_FOLDER, MAX_NAME_BYTES, METADATA, is_attempt, valid_study_id
+from storage_ledger.system.files import FOLDER, READ, opened
 
 OF_THE_VOLUME = frozenset({LEDGER_FOLDER, "lost+found"})
 DICOM_SUFFIXES = (".dcm", ".dicom", ".dic")
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 LeftAlone = Callable[[str, str], None]
 """Is told the path, relative to ARCHIVE_PATH, and the code why."""
@@ -70,7 +69,7 @@ def count_studies(root: Path) -> int | None:
 def open_study_folder(root: Path, study_id: str) -> Iterator[int]:
     """The folder, open. Raises `NotAdoptable` where it may not be read, or has become something else."""
     try:
-        descriptor = os.open(root / study_id, _FOLDER)
+        descriptor = os.open(root / study_id, FOLDER)
     except OSError:
         raise NotAdoptable("folder-unreadable") from None
     try:
@@ -160,11 +159,8 @@ def _opened(folder: int, name: str, what: str) -> Iterator[tuple[int, FileIdenti
     """Never a link, a FIFO or a device, whatever was seen before."""
     if not stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
         raise NotAdoptable(f"{what}-not-regular")
-    descriptor = os.open(name, _READ, dir_fd=folder)
-    try:
+    with opened(name, READ, folder) as descriptor:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise NotAdoptable(f"{what}-not-regular")
         yield descriptor, FileIdentity.of(status)
-    finally:
-        os.close(descriptor)

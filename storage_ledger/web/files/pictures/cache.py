@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
+from storage_ledger.system.files import READ
 from storage_ledger.web.files.pictures import MediaKind, Rendered
 
 VERSION = "1"
@@ -33,7 +34,6 @@ FILE_MODE = 0o640
 FOLDER_MODE = 0o750
 _KEY = re.compile(r"[0-9a-f]{64}")
 _HEAD = re.compile(rb"(%s) ([0-9]{1,10})\n" % "|".join(get_args(MediaKind)).encode())
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 def key_of(sha256: str, *parts: object) -> str:
@@ -55,7 +55,7 @@ class Cache:
         if self._size == 0:
             return None
         try:
-            descriptor = os.open(self._path(key), _READ)
+            descriptor = os.open(self._path(key), READ)
         except OSError:
             return None
         with os.fdopen(descriptor, "rb") as file:
