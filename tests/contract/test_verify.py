@@ -11,7 +11,7 @@ import pytest
 
 from storage_ledger.archive.fixity import Inspection
 from storage_ledger.domain.entries import Kind, NewEntry
-from storage_ledger.domain.payloads import VerifiedPayload
+from storage_ledger.domain.payloads import ArchivedFileFields, ArchivedPayload, DescribedPayload, VerifiedPayload
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.index.follower import Index
 from storage_ledger.ledger.mirror.writer import Mirror
@@ -333,15 +333,11 @@ def test_a_study_is_folded_once_however_many_lie_between_its_files(scene):
     with scene.ledger.write() as tx:
         for name in ("1.dcm", "2.dcm", "1.dcm"):
             for study_id in studies:
-                described = {
-                    "message": {"study_id": study_id, "file_path": name, "metadata": {}},
-                    "source": "pubsub",
-                    "raw_sha256": "0" * 64,
-                }
-                cause = tx.append(NewEntry(Kind.DESCRIBED, described | {"upload_path": name}, study_id), work_item=False)
-                file = {"name": name, "original_name": name, "bytes": 1, "sha256": "0" * 64}
-                archived = {"file": file, "placement": "copied", "metadata_sha256": "0" * 64, "dicom": None, "upload_path": name}
-                tx.append(NewEntry(Kind.ARCHIVED, archived, study_id, cause.position), work_item=False)
+                message = {"study_id": study_id, "file_path": name, "metadata": {}}
+                described = tx.append(DescribedPayload(message, "pubsub", "0" * 64, name).entry(study_id), work_item=False)
+                file = ArchivedFileFields(name, name, 1, "0" * 64)
+                archived = ArchivedPayload(file, "copied", "0" * 64, None, name, "test", "here")
+                tx.append(archived.entry(study_id, described=described.position), work_item=False)
     with closing(Counting(scene.ledger.path)) as reader:
         files = Files(reader, Inspection(scene.pipeline.archive, lambda _: None), Findings(), wait=scene.stop.wait, settle_s=0)
         entries, _ = reader.archived(0, reader.last(), 1000)
