@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from storage_ledger.operations.quarantine import Decision, DecisionResult
+    from storage_ledger.operations.report.quarantine import QuarantinedFile
 
 app = typer.Typer(
     cls=Group,
@@ -40,7 +41,7 @@ def list_(as_json: _Json = False) -> None:
     with stores.reading(settings) as ledger:
         items = quarantined(ledger, settings)
     if as_json:
-        print_json(items)
+        print_json([item.to_json() for item in items])
     elif not items:
         print("Nothing is quarantined.")
     else:
@@ -64,19 +65,19 @@ def show(
     with stores.reading(settings) as ledger:
         items = quarantined(ledger, settings, study_id)
     if as_json:
-        print_json(items)
+        print_json([item.to_json() for item in items])
     elif not items:
         print("Nothing of this study is quarantined.")
     else:
         out = console()
         for item in items:
-            out.print("[bold]Upload[/bold]   ", safe(item["upload_path"]), sep="")
-            out.print(f"[bold]Since[/bold]    {item['recorded_at']} ({age(item['recorded_at'])}), position {item['position']}")
-            out.print("[bold]Why[/bold]      ", safe(f"{item['code']}: {item['detail']}"), sep="")
-            for other in item["archived_as"]:
+            out.print("[bold]Upload[/bold]   ", safe(item.upload_path), sep="")
+            out.print(f"[bold]Since[/bold]    {item.recorded_at} ({age(item.recorded_at)}), position {item.position}")
+            out.print("[bold]Why[/bold]      ", safe(f"{item.code}: {item.detail}"), sep="")
+            for other in item.archived_as or ():
                 out.print("[bold]But[/bold]      ", safe(f"a file of this path was archived for study {other}"), sep="")
-            out.print("[bold]To do[/bold]    ", safe(item["action"]), sep="")
-            print_commands(out, item["commands"])
+            out.print("[bold]To do[/bold]    ", safe(item.action), sep="")
+            print_commands(out, item.commands)
     raise typer.Exit(0 if items else 1)
 
 
@@ -130,15 +131,14 @@ def discard(
     _decide(decision, study_id, upload, None, as_json=as_json)
 
 
-def _listed(items: list[dict[str, Any]]) -> Table:
+def _listed(items: list[QuarantinedFile]) -> Table:
     from storage_ledger.cli.output import age, safe, table
 
     rows = table("Position", "Since", "Study", "Upload", "Why")
     # What somebody copies into the next command stays in one piece; for the longest that a study_id may be there is no room.
-    rows.columns[2].no_wrap = all(len(item["study_id"]) <= LENGTH_OF_A_UUID for item in items)
+    rows.columns[2].no_wrap = all(len(item.study_id) <= LENGTH_OF_A_UUID for item in items)
     for item in items:
-        cells = (safe(item[name]) for name in ("study_id", "upload_path", "code"))
-        rows.add_row(str(item["position"]), age(item["recorded_at"]), *cells)
+        rows.add_row(str(item.position), age(item.recorded_at), safe(item.study_id), safe(item.upload_path), safe(item.code))
     return rows
 
 

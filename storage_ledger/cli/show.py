@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from storage_ledger.operations.report.timeline import StudyTimeline, TimelineFile
 
 
 def show(
@@ -15,72 +18,72 @@ def show(
 
     Ends with 1 when the ledger knows nothing of it.
     """
-    from storage_ledger.operations.report.timeline import story_of
+    from storage_ledger.operations.report.timeline import timeline_of
     from storage_ledger.settings import Settings
     from storage_ledger.wiring.stores import reading
 
     settings = Settings.load()
     with reading(settings) as ledger:
-        story = story_of(ledger, settings, study_id)
+        timeline = timeline_of(ledger, settings, study_id)
     if as_json:
         from storage_ledger.cli.output import print_json
 
-        print_json(story)
+        print_json(timeline.to_json())
     else:
-        _print(story)
-    raise typer.Exit(0 if story["entries"] else 1)
+        _print(timeline)
+    raise typer.Exit(0 if timeline.entries else 1)
 
 
-def _explained(flag: str, file: dict[str, Any]) -> str:
+def _explained(flag: str, file: TimelineFile) -> str:
     from storage_ledger.domain.error_catalogue.flags_and_headers import FLAGS
     from storage_ledger.web.pages.formatting import identity
 
     if flag not in {"message-differs", "study-uid-differs"}:
         means = FLAGS.find(flag)
         return f": {means.summary}" if means else ""
-    differing = [each["attribute"] for each in file["differences"]]
-    header = file["patient"] | {each["attribute"]: each["file"] for each in file["differences"]}
-    return f": Message: {identity(file['message'], differing)}. File: {identity(header, differing)}."
+    differing = [each["attribute"] for each in file.differences]
+    header = file.patient | {each["attribute"]: each["file"] for each in file.differences}
+    return f": Message: {identity(file.message, differing)}. File: {identity(header, differing)}."
 
 
-def _print(story: dict[str, Any]) -> None:
+def _print(timeline: StudyTimeline) -> None:
     from storage_ledger.cli.output import age, console, counted, print_commands, safe, size, table
 
     out = console()
-    if not story["entries"]:
-        out.print("The ledger knows nothing of ", safe(story["study_id"]), ".", sep="")
+    if not timeline.entries:
+        out.print("The ledger knows nothing of ", safe(timeline.study_id), ".", sep="")
         return
-    out.print("[bold]Study[/bold]  ", safe(story["study_id"]), sep="")
-    out.print(f"[bold]State[/bold]  {story['state']}; the Status Service was last told: {story['status_sent'] or 'nothing yet'}")
-    for file in story["files"]:
+    out.print("[bold]Study[/bold]  ", safe(timeline.study_id), sep="")
+    out.print(f"[bold]State[/bold]  {timeline.state}; the Status Service was last told: {timeline.status_sent or 'nothing yet'}")
+    for file in timeline.files:
         out.print(
             "[bold]File[/bold]   ",
-            safe(file["archive_path"]),
-            f"  {size(file['bytes'])}  sha256 {file['sha256']}",
+            safe(file.archive_path),
+            f"  {size(file.bytes)}  sha256 {file.sha256}",
             sep="",
         )
-        if file["fixity"] in {"missing", "changed"}:
-            out.print(f"       [bold]{file['fixity']}[/bold] in the archive, when last read {file['verified_at']}")
-        for flag in file["flags"]:
+        if file.fixity in {"missing", "changed"}:
+            out.print(f"       [bold]{file.fixity}[/bold] in the archive, when last read {file.verified_at}")
+        for flag in file.flags:
             out.print(f"       [bold red]{flag}[/bold red]", safe(_explained(flag, file)), sep="", soft_wrap=True)
-    if any(file["flags"] for file in story["files"]):
+    if any(file.flags for file in timeline.files):
         out.print("\nThese files are archived as they came. What to do: storage-ledger explain FLAG, or docs/how-to/patient-mix-up.md")
     out.print()
     line = table("Position", "Recorded at (UTC)", "After", "What happened", "Because of")
-    for entry in story["entries"]:
-        after = "" if entry["after_s"] is None else f"+{entry['after_s']:.3f} s"
-        line.add_row(str(entry["position"]), entry["recorded_at"], after, safe(entry["summary"]), str(entry["cause"] or ""))
+    for entry in timeline.entries:
+        after = "" if entry.after_s is None else f"+{entry.after_s:.3f} s"
+        line.add_row(str(entry.position), entry.recorded_at, after, safe(entry.summary), str(entry.cause or ""))
     out.print(line)
-    if story["next"]:
+    if timeline.next:
         out.print()
-        for step in story["next"]:
-            when = f" (due {step['not_before']})" if step["attempts"] else f" (since {age(step['recorded_at'])})"
-            out.print("[bold]Next[/bold]   ", safe(step["summary"]), when, sep="")
-            if failed := step["failed_with"]:
-                times = counted(step["attempts"], "time")
-                out.print("       ", safe(f"tried {times}. {failed['code']}: {failed['action']}"), sep="")
-            for cause in step["held_up_by"]:
-                out.print("       ", safe(f"held up by {cause['code']} since {cause['since']}: {cause['action']}"), sep="")
-    if story["advice"]:
-        out.print("\n", safe(story["advice"]), sep="")
-        print_commands(out, story["commands"])
+        for step in timeline.next:
+            when = f" (due {step.not_before})" if step.attempts else f" (since {age(step.recorded_at)})"
+            out.print("[bold]Next[/bold]   ", safe(step.summary), when, sep="")
+            if failed := step.failed_with:
+                times = counted(step.attempts, "time")
+                out.print("       ", safe(f"tried {times}. {failed.code}: {failed.action}"), sep="")
+            for cause in step.held_up_by:
+                out.print("       ", safe(f"held up by {cause.code} since {cause.since}: {cause.action}"), sep="")
+    if timeline.advice:
+        out.print("\n", safe(timeline.advice), sep="")
+        print_commands(out, timeline.commands)

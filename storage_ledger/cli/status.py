@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from storage_ledger.operations.report.status import StatusReport
+    from storage_ledger.operations.report.verifications import VerificationSummary
 
 
 def status(
@@ -24,55 +28,55 @@ def status(
     if as_json:
         from storage_ledger.cli.output import print_json
 
-        print_json(look)
+        print_json(look.to_json())
     else:
         _print(look)
-    raise typer.Exit(1 if look["attention"] else 0)
+    raise typer.Exit(1 if look.attention else 0)
 
 
-def _print(look: dict[str, Any]) -> None:
+def _print(look: StatusReport) -> None:
     from storage_ledger.cli.output import age, console, counted, safe, size, table
 
     out = console()
-    runs = "runs" if look["serving"] else "does not run"
-    out.print(f"[bold]Entries[/bold]    position {look['position']}, {counted(look['studies'], 'study', 'studies')}; serve {runs}")
-    out.print(f"[bold]Index[/bold]      position {look['index_position'] if look['index_position'] is not None else 'none'}")
-    out.print(f"[bold]Mirror[/bold]     position {look['mirror_position'] if look['mirror_position'] is not None else 'none'}")
-    out.print(f"[bold]Verified[/bold]   {_verified(look['last_verify'])}")
-    if look["flagged"]:
-        out.print(f"[bold]Flagged[/bold]    {counted(look['flagged'], 'file')} worth a look; nothing waits for it")
-    if look["headers_unreadable"]:
-        count = counted(look["headers_unreadable"], "file")
+    runs = "runs" if look.serving else "does not run"
+    out.print(f"[bold]Entries[/bold]    position {look.position}, {counted(look.studies, 'study', 'studies')}; serve {runs}")
+    out.print(f"[bold]Index[/bold]      position {look.index_position if look.index_position is not None else 'none'}")
+    out.print(f"[bold]Mirror[/bold]     position {look.mirror_position if look.mirror_position is not None else 'none'}")
+    out.print(f"[bold]Verified[/bold]   {_verified(look.last_verify)}")
+    if look.flagged:
+        out.print(f"[bold]Flagged[/bold]    {counted(look.flagged, 'file')} worth a look; nothing waits for it")
+    if look.headers_unreadable:
+        count = counted(look.headers_unreadable, "file")
         out.print(f"[bold]Headers[/bold]    {count} whose header could not be read completely, or names no study; nothing waits for it")
-    for volume in look["volumes"]:
-        free = "cannot be looked at" if volume["free_bytes"] is None else f"{size(volume['free_bytes'])} free"
-        out.print(f"[bold]{volume['name'].capitalize():10}[/bold] {free}, ", safe(volume["path"]), sep="")
-        if volume["name"] == "uploads" and look["unexplained"]:
-            left = counted(look["unexplained"], "file")
+    for volume in look.volumes:
+        free = "cannot be looked at" if volume.free_bytes is None else f"{size(volume.free_bytes)} free"
+        out.print(f"[bold]{volume.name.capitalize():10}[/bold] {free}, ", safe(volume.path), sep="")
+        if volume.name == "uploads" and look.unexplained:
+            left = counted(look.unexplained, "file")
             out.print(f"           {left} there that nothing explains: `storage-ledger reconcile` lists them")
-    if look["queue"]:
+    if look.queue:
         out.print()
         waiting = table("Waiting for", "How many", "Oldest")
-        for stage in look["queue"]:
-            waiting.add_row(stage["stage"], str(stage["rows"]), age(stage["oldest"]))
+        for stage in look.queue:
+            waiting.add_row(stage.stage, str(stage.rows), age(stage.oldest))
         out.print(waiting)
-    if look["attention"]:
+    if look.attention:
         out.print()
         wrong = table("Needs attention", "", "What to do")
-        for item in look["attention"]:
-            wrong.add_row(safe(item["code"]), safe(item["detail"]), safe(item["action"]))
+        for item in look.attention:
+            wrong.add_row(safe(item.code), safe(item.detail), safe(item.action))
         out.print(wrong)
     else:
         out.print("\nAll is well.")
 
 
-def _verified(last: dict[str, Any] | None) -> str:
+def _verified(last: VerificationSummary | None) -> str:
     from storage_ledger.cli.output import age, counted, size
 
     if last is None:
         return "never"
-    what = "scrub" if last["by"] == "scrub" else "verify"
-    whole = "" if last["complete"] else (", not through yet" if what == "scrub" else ", interrupted")
-    files, findings = counted(last["files"], "file"), counted(last["findings"], "finding")
-    unseen = f", {last['unseen']} could not be checked" if last["unseen"] else ""
-    return f"{what}, {age(last['recorded_at'])} ago{whole}: {files}, {size(last['bytes'])} intact, {findings}{unseen}"
+    what = "scrub" if last.by == "scrub" else "verify"
+    whole = "" if last.complete else (", not through yet" if what == "scrub" else ", interrupted")
+    files, findings = counted(last.files, "file"), counted(last.findings, "finding")
+    unseen = f", {last.unseen} could not be checked" if last.unseen else ""
+    return f"{what}, {age(last.recorded_at)} ago{whole}: {files}, {size(last.bytes)} intact, {findings}{unseen}"

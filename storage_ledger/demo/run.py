@@ -177,7 +177,7 @@ class _Demo:
         neighbours.start()
         changed_at, before = time.monotonic(), (0, 0)
         with progress.shown():
-            while not (watch.is_done and look_at(ledger, settings)["index_position"] == watch.position):
+            while not (watch.is_done and look_at(ledger, settings).index_position == watch.position):
                 self._servers.check()
                 if neighbours.failure is not None:
                     raise self._why(neighbours.failure) from neighbours.failure

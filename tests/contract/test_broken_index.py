@@ -17,7 +17,7 @@ from storage_ledger.index.follower import Index
 from storage_ledger.index.queries import ask_files, damaged, standing, studies_with_upload
 from storage_ledger.index.schema import INDEXES, SCHEMA, TABLES
 from storage_ledger.operations.report.status import look_at
-from storage_ledger.operations.report.timeline import story_of
+from storage_ledger.operations.report.timeline import timeline_of
 from storage_ledger.settings import Settings
 from storage_ledger.system.sqlite import sqlite
 from tests.contract.making import archived, described
@@ -84,8 +84,8 @@ class Scene:
 
     def look(self) -> None:
         """What commands read; all of it has to come back, whatever it says."""
-        assert look_at(self.ledger, self.settings)["position"] == self.ledger.last().position
-        assert story_of(self.ledger, self.settings, "S1")["state"] == "archived"
+        assert look_at(self.ledger, self.settings).position == self.ledger.last().position
+        assert timeline_of(self.ledger, self.settings, "S1").state == "archived"
         ask_files(self.path, self.ledger, "SELECT name FROM files")
         damaged(self.path, self.ledger, 1)
         studies_with_upload(self.path, self.ledger, "quarantined")

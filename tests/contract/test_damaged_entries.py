@@ -11,7 +11,7 @@ from storage_ledger.domain.entries import Kind
 from storage_ledger.errors import LedgerUnusable
 from storage_ledger.operations.quarantine import Decision, DecisionTarget, decide, in_quarantine
 from storage_ledger.operations.report.status import look_at
-from storage_ledger.operations.report.timeline import story_of
+from storage_ledger.operations.report.timeline import timeline_of
 from storage_ledger.pipeline.status_client import StatusClient
 from storage_ledger.settings import Settings
 from storage_ledger.system.sqlite import sqlite
@@ -181,8 +181,8 @@ def test_people_are_shown_what_is_whole_and_what_is_not(pipeline, how, position)
     hurt = Hurt(pipeline, position)
     hurt.by(how)
     settings = Settings(uploads_path=pipeline.uploads, archive_path=pipeline.archive, ledger_path=pipeline.ledger.path.parent)
-    shown = story_of(pipeline.ledger, settings, "S1")
-    assert look_at(pipeline.ledger, settings)["position"] == pipeline.ledger.last().position
+    shown = timeline_of(pipeline.ledger, settings, "S1").to_json()
+    assert look_at(pipeline.ledger, settings).position == pipeline.ledger.last().position
     with closing(sqlite.connect(pipeline.ledger.path)) as connection:
         connection.text_factory = lambda raw: raw.decode("utf-8", "replace")  # as Datasette reads
         page = pipeline_study.of_ledger(connection, "S1")

@@ -11,7 +11,7 @@ from storage_ledger.domain.backoff import calm_s
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerUnusable
-from storage_ledger.operations.report.timeline import story_of
+from storage_ledger.operations.report.timeline import timeline_of
 from storage_ledger.pipeline.failures import record_hanging
 from storage_ledger.pipeline.outages import READY_AFTER_S, Outages
 from storage_ledger.pipeline.place import COMMON_AFTER
@@ -292,12 +292,12 @@ def test_the_story_of_a_study_says_what_holds_it_up(pipeline):
     away = pipeline.archive.with_name("away")
     pipeline.archive.rename(away)
     pipeline.place()
-    [step] = story_of(pipeline.ledger, settings, "S1")["next"]
-    assert [(cause["code"], "Mount" in cause["action"]) for cause in step["held_up_by"]] == [("archive-missing", True)]
+    [step] = timeline_of(pipeline.ledger, settings, "S1").next
+    assert [(cause.code, "Mount" in cause.action) for cause in step.held_up_by] == [("archive-missing", True)]
     away.rename(pipeline.archive)
     pipeline.finish()
-    assert story_of(pipeline.ledger, settings, "S1")["state"] == "archived"
-    assert all(step["held_up_by"] == [] for step in story_of(pipeline.ledger, settings, "S1")["next"])
+    assert timeline_of(pipeline.ledger, settings, "S1").state == "archived"
+    assert all(step.held_up_by == [] for step in timeline_of(pipeline.ledger, settings, "S1").next)
 
 
 # -- what never comes back

@@ -444,5 +444,5 @@ def test_what_is_quarantined_is_listed_whatever_the_index_is_like(pipeline, kind
         lose(pipeline, "S3", "c.dcm")
         word(pipeline, DISCARD, DecisionTarget("S1"))
     expected = ["S2", "S3"] if kind == "behind" else ["S1", "S2"]
-    assert [each["study_id"] for each in quarantined(pipeline.ledger, settings)] == expected
-    assert look_at(pipeline.ledger, settings)["quarantined"] == 2
+    assert [each.study_id for each in quarantined(pipeline.ledger, settings)] == expected
+    assert look_at(pipeline.ledger, settings).quarantined == 2

@@ -21,7 +21,7 @@ from storage_ledger.operations.clock_ahead import ahead
 from storage_ledger.operations.quarantine import Decision
 from storage_ledger.operations.report.quarantine import quarantined
 from storage_ledger.operations.report.status import look_at
-from storage_ledger.operations.report.timeline import story_of
+from storage_ledger.operations.report.timeline import timeline_of
 from storage_ledger.operations.report.verifications import last_verify
 from storage_ledger.operations.verify import unrecorded
 from storage_ledger.operations.verify.selection import VerifyOptions
@@ -77,14 +77,14 @@ class Scene:
         self.follow()
 
     def status(self) -> dict[str, Any]:
-        return look_at(self.pipeline.ledger, self.settings)
+        return look_at(self.pipeline.ledger, self.settings).to_json()
 
     def needs(self) -> list[str]:
         """The codes; but nobody serves here, and the pipeline's clock stands still in the past."""
         return [item["code"] for item in self.status()["attention"] if item["code"] not in {"not-serving", "waiting-long"}]
 
     def study(self, study_id: str) -> dict[str, Any]:
-        return story_of(self.pipeline.ledger, self.settings, study_id)
+        return timeline_of(self.pipeline.ledger, self.settings, study_id).to_json()
 
 
 @pytest.fixture
@@ -269,7 +269,7 @@ def test_what_is_quarantined_comes_with_its_commands_whole(scene):
     scene.pipeline.place()
     told = scene.study("S1")
     [item] = quarantined(scene.pipeline.ledger, scene.settings, "S1")
-    assert told["commands"] == item["commands"]
+    assert told["commands"] == item.commands
     assert [shlex.split(command)[:4] for command in told["commands"]] == [
         ["storage-ledger", "quarantine", verb, "S1"] for verb in ("retry", "discard")
     ]

@@ -1,29 +1,49 @@
-"""What stops a step for all studies just now."""
+"""What stops a step for all studies at the moment."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from storage_ledger.domain.entries import Entry
 
-Outage = tuple[str, str, str, int]
-"""Step, code, since when (RFC 3339), and the position of the entry that says so."""
+
+@dataclass(frozen=True, slots=True)
+class OngoingOutage:
+    """One step is stopped. `since`: RFC 3339; `position`: of the entry that says so."""
+
+    step: str
+    code: str
+    since: str
+    position: int
 
 
-def going_on(failed: Iterable[Entry]) -> list[Outage]:
+@dataclass(frozen=True, slots=True)
+class OngoingCause:
+    """One cause, which may stop several steps. `since` and `position`: of the first of them."""
+
+    code: str
+    steps: list[str]
+    since: str
+    position: int
+
+
+def going_on(failed: Iterable[Entry]) -> list[OngoingOutage]:
     """The outages that go on, newest first, from the entries of `Ledger.open_outages`; one a step and code, since its first."""
-    found: dict[tuple[str, str], Outage] = {}
+    found: dict[tuple[str, str], OngoingOutage] = {}
     for entry in failed:
         data = entry.data
         step, code = str(data.get("step")), str(data.get("code"))
-        found.setdefault((step, code), (step, code, entry.recorded_at, entry.position))
+        found.setdefault((step, code), OngoingOutage(step, code, entry.recorded_at, entry.position))
     return list(reversed(found.values()))
 
 
-def by_code(outages: Iterable[Outage]) -> list[tuple[str, list[str], str, int]]:
-    """One cause stops several steps: code, steps, and since when and at which position the first of them."""
-    found: dict[str, tuple[list[str], str, int]] = {}
-    for step, code, since, position in outages:
-        steps, first, at = found.get(code, ([], since, position))
-        found[code] = ([*steps, step], min(first, since), min(at, position))
-    return [(code, *rest) for code, rest in found.items()]
+def by_code(outages: Iterable[OngoingOutage]) -> list[OngoingCause]:
+    """The outages by their cause, in the order of the first of each."""
+    found: dict[str, list[OngoingOutage]] = {}
+    for each in outages:
+        found.setdefault(each.code, []).append(each)
+    return [
+        OngoingCause(code, [each.step for each in some], min(each.since for each in some), min(each.position for each in some))
+        for code, some in found.items()
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +15,46 @@ from storage_ledger.operations.report import remedies
 from storage_ledger.settings import Settings
 
 
-def quarantined(ledger: Ledger, settings: Settings, study_id: str | None = None) -> list[dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class QuarantinedFile:
+    """An upload that waits for a person, why, and what to do. `position`: of the entry that says so.
+
+    `archived_as`: the other studies for which a file of this path was archived; None where nobody looked.
+    """
+
+    position: int
+    recorded_at: str
+    study_id: str
+    upload_path: str
+    code: str
+    detail: str
+    action: str
+    commands: list[str]
+    archived_as: list[str] | None
+
+    def to_json(self) -> dict[str, Any]:
+        """As the commands print it."""
+        return {name: value for name, value in asdict(self).items() if name != "archived_as" or value is not None}
+
+
+def quarantined(ledger: Ledger, settings: Settings, study_id: str | None = None) -> list[QuarantinedFile]:
     """Uploads that wait for a person, oldest first. Of one study it also says under which others such a path was archived."""
     studies = [study_id] if study_id is not None else _maybe_quarantined(ledger, settings.index_file)
     found = []
     for each in sorted(in_quarantine(ledger, studies), key=lambda each: each.position):
-        others = _archived_as(ledger, settings.index_file, each) if study_id is not None else []
+        others = _archived_as(ledger, settings.index_file, each) if study_id is not None else None
         found.append(
-            {
-                "position": each.position,
-                "recorded_at": each.recorded_at,
-                "study_id": each.study_id,
-                "upload_path": each.upload_path,
-                "code": each.code,
-                "detail": each.detail,
-                "action": remedies.quarantined(each.code, named_twice=bool(others)),
-                "commands": remedies.commands(each.study_id, each.code),
-            }
-            | ({} if study_id is None else {"archived_as": others})
+            QuarantinedFile(
+                position=each.position,
+                recorded_at=each.recorded_at,
+                study_id=each.study_id,
+                upload_path=each.upload_path,
+                code=each.code,
+                detail=each.detail,
+                action=remedies.quarantined(each.code, named_twice=bool(others)),
+                commands=remedies.commands(each.study_id, each.code),
+                archived_as=others,
+            )
         )
     return found
 

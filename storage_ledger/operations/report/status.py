@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 from collections import Counter
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,13 @@ from storage_ledger.domain.reason import Reason
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.index.queries import ask_files, damaged, standing
 from storage_ledger.index.schema import FLAGGED
-from storage_ledger.ledger.contract import Ledger
+from storage_ledger.ledger.contract import Ledger, QueueLength
 from storage_ledger.ledger.mirror.writer import mirrored_position
 from storage_ledger.operations.clock_ahead import CLOCK_AHEAD, ahead
 from storage_ledger.operations.report import remedies
 from storage_ledger.operations.report.outages import by_code, going_on
-from storage_ledger.operations.report.quarantine import quarantined
-from storage_ledger.operations.report.verifications import VERIFIED_READ, found_besides_files, last_verify
+from storage_ledger.operations.report.quarantine import QuarantinedFile, quarantined
+from storage_ledger.operations.report.verifications import VERIFIED_READ, VerificationSummary, found_besides_files, last_verify
 from storage_ledger.operations.verify import unrecorded
 from storage_ledger.settings import Settings
 from storage_ledger.system import locks
@@ -37,10 +38,58 @@ UNEXPLAINED = "storage_ledger_unexplained_files"
 NO_INDEX = "index.db is not there, or cannot be read: which files are damaged is not known"
 
 
-def look_at(ledger: Ledger, settings: Settings) -> dict[str, Any]:
-    """One look. `attention`: what needs it, empty when all is well."""
+@dataclass(frozen=True, slots=True)
+class NeedsAttention:
+    """Something that a person should know, and what to do about it."""
+
+    code: str
+    detail: str
+    action: str
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """One of the three volumes; no sizes where it cannot be looked at."""
+
+    name: str
+    path: str
+    free_bytes: int | None
+    total_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class StatusReport:
+    """The state of everything. `attention`: empty when all is well.
+
+    None: `recorded_at` of an empty ledger; a position of an index or a mirror that is not there; what only an index or a
+    running service could say; `last_verify` if there was none.
+    """
+
+    position: int
+    recorded_at: str | None
+    ledger_id: str
+    studies: int
+    index_position: int | None
+    mirror_position: int | None
+    serving: bool
+    queue: list[QueueLength]
+    quarantined: int
+    flagged: int | None
+    headers_unreadable: int | None
+    unexplained: int | None
+    last_verify: VerificationSummary | None
+    volumes: list[Volume]
+    attention: list[NeedsAttention]
+
+    def to_json(self) -> dict[str, Any]:
+        """As `status --json` prints it."""
+        return asdict(self)
+
+
+def look_at(ledger: Ledger, settings: Settings) -> StatusReport:
+    """Look at ledger, index, mirror, volumes and the running service, as they are now."""
     last = ledger.last()
-    waiting = [{"stage": q.stage.value, "rows": q.rows, "oldest": q.oldest, "next_due": q.next_due} for q in ledger.queue()]
+    queue = ledger.queue()
     quarantine = quarantined(ledger, settings)
     volumes = [
         _volume(name, path)
@@ -54,50 +103,50 @@ def look_at(ledger: Ledger, settings: Settings) -> dict[str, Any]:
     mirrored = mirrored_position(settings.archive_path)
     followed = standing(settings.index_file, ledger)
     outages = [
-        Reason(code, f"step {' and '.join(steps)}, since {since}") for code, steps, since, _ in by_code(going_on(ledger.open_outages()))
+        Reason(cause.code, f"step {' and '.join(cause.steps)}, since {cause.since}") for cause in by_code(going_on(ledger.open_outages()))
     ]
     noticed = [
         *_waiting_for_a_person(quarantine),
         *_clock(ledger),
         *_damaged_entries(ledger, settings),
         *_missing_volumes(volumes, outages),
-        *_waiting_long(ledger),
-        *(_mirror_lag(ledger, mirrored) if volumes[1]["free_bytes"] is not None else []),  # its volume is named already
+        *_waiting_long(queue),
+        *(_mirror_lag(ledger, mirrored) if volumes[1].free_bytes is not None else []),  # its volume is named already
         *([Reason("index-missing", NO_INDEX)] if followed is None and last is not None else []),
         *_damage(ledger, settings),
     ]
     not_ready, unexplained = _asked(settings) if serving else ([Reason("not-serving", "no `storage-ledger serve` holds serve.lock")], None)
-    return {
-        "position": last.position if last else 0,
-        "recorded_at": last.recorded_at if last else None,
-        "ledger_id": ledger.ledger_id,
-        "studies": ledger.count_studies(),
-        "index_position": followed,
-        "mirror_position": mirrored,
-        "serving": serving,
-        "queue": waiting,
-        "quarantined": len(quarantine),
-        "flagged": _flagged(ledger, settings),
-        "headers_unreadable": _headers_unreadable(ledger, settings),
-        "unexplained": unexplained,
-        "last_verify": last_verify(ledger),
-        "volumes": volumes,
-        "attention": _attention(outages, noticed, not_ready),
-    }
+    return StatusReport(
+        position=last.position if last else 0,
+        recorded_at=last.recorded_at if last else None,
+        ledger_id=ledger.ledger_id,
+        studies=ledger.count_studies(),
+        index_position=followed,
+        mirror_position=mirrored,
+        serving=serving,
+        queue=queue,
+        quarantined=len(quarantine),
+        flagged=_flagged(ledger, settings),
+        headers_unreadable=_headers_unreadable(ledger, settings),
+        unexplained=unexplained,
+        last_verify=last_verify(ledger),
+        volumes=volumes,
+        attention=_attention(outages, noticed, not_ready),
+    )
 
 
-def _attention(outages: list[Reason], noticed: list[Reason], not_ready: list[Reason]) -> list[dict[str, str]]:
+def _attention(outages: list[Reason], noticed: list[Reason], not_ready: list[Reason]) -> list[NeedsAttention]:
     """Each with what to do about it. The service is not ready for a reason that stands here already: that is not said twice."""
     known = {each.code for each in (*outages, *noticed)}
     not_ready = [each for each in not_ready if each.code not in known]
     return [
-        {"code": reason.code, "detail": reason.detail, "action": action(reason.code)}
+        NeedsAttention(reason.code, reason.detail, action(reason.code))
         for reasons, action in ((outages, remedies.outage), (noticed, remedies.attention), (not_ready, remedies.not_ready))
         for reason in reasons
     ]
 
 
-def _waiting_for_a_person(quarantine: list[dict[str, Any]]) -> list[Reason]:
+def _waiting_for_a_person(quarantine: list[QuarantinedFile]) -> list[Reason]:
     count = "1 file" if len(quarantine) == 1 else f"{len(quarantine)} files"
     return [Reason("quarantined", count)] if quarantine else []
 
@@ -113,16 +162,16 @@ def _damaged_entries(ledger: Ledger, settings: Settings) -> list[Reason]:
     ]
 
 
-def _missing_volumes(volumes: list[dict[str, Any]], outages: list[Reason]) -> list[Reason]:
+def _missing_volumes(volumes: list[Volume], outages: list[Reason]) -> list[Reason]:
     known = {each.code for each in outages}
-    found = [Reason(f"{v['name']}-missing", f"{v['path']} cannot be looked at") for v in volumes if v["free_bytes"] is None]
+    found = [Reason(f"{each.name}-missing", f"{each.path} cannot be looked at") for each in volumes if each.free_bytes is None]
     return [each for each in found if each.code not in known]
 
 
-def _waiting_long(ledger: Ledger) -> list[Reason]:
+def _waiting_long(queue: list[QueueLength]) -> list[Reason]:
     return [
         Reason("waiting-long", f"{q.rows} to {q.stage.value}, the oldest since {q.oldest}")
-        for q in ledger.queue()
+        for q in queue
         if q.stage is not Stage.CONFIRM and waits_long(q.oldest, utc_now())
     ]
 
@@ -144,8 +193,8 @@ def _damage(ledger: Ledger, settings: Settings) -> list[Reason]:
         found.append(Reason("damaged-files", text))
     others = found_besides_files(ledger.of_no_study((Kind.VERIFIED.value,), VERIFIED_READ))
     if others:
-        codes = _numbers(Counter(str(each["code"]) for each in others))
-        text = f"{codes}; the last of {others[0]['recorded_at']}"
+        codes = _numbers(Counter(each.code for each in others))
+        text = f"{codes}; the last of {others[0].recorded_at}"
         found.append(Reason("verify-findings", text))
     if (later := unrecorded.kept(settings.ledger_path)) is not None:
         text = f"{_numbers(later.counts)}, of {later.at}; not recorded: where ledger or mirror are damaged, nothing is"
@@ -179,12 +228,12 @@ def _headers_unreadable(ledger: Ledger, settings: Settings) -> int | None:
     return int(rows[0][0]) if rows else None
 
 
-def _volume(name: str, path: Path) -> dict[str, Any]:
+def _volume(name: str, path: Path) -> Volume:
     try:
         usage = shutil.disk_usage(path)
     except OSError:
-        return {"name": name, "path": str(path), "free_bytes": None, "total_bytes": None}
-    return {"name": name, "path": str(path), "free_bytes": usage.free, "total_bytes": usage.total}
+        return Volume(name, str(path), None, None)
+    return Volume(name, str(path), usage.free, usage.total)
 
 
 def _asked(settings: Settings) -> tuple[list[Reason], int | None]:

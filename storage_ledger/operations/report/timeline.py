@@ -1,10 +1,10 @@
-"""The story of one study."""
+"""What happened to one study, what comes next, and what a person should do about it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from heapq import merge
 from operator import attrgetter
 from typing import Any
@@ -22,7 +22,7 @@ from storage_ledger.index.schema import COLUMNS
 from storage_ledger.ledger.contract import Ledger, WorkItem
 from storage_ledger.operations.report import remedies
 from storage_ledger.operations.report.flags import flags_of, message_and_file
-from storage_ledger.operations.report.outages import Outage, going_on
+from storage_ledger.operations.report.outages import OngoingOutage, going_on
 from storage_ledger.settings import Settings
 
 NEXT = {
@@ -42,52 +42,121 @@ _INDEXED = ("fixity", "verified_at", "sop_conflict", "patient_differs")
 """What only the index knows of a file: it takes the files of other studies, or a run of `verify`."""
 
 
-def story_of(ledger: Ledger, settings: Settings, study_id: str) -> dict[str, Any]:
-    """The story of one study, and of messages with its id that were rejected.
+@dataclass(frozen=True, slots=True)
+class TimelineEntry:
+    """One entry about a study. `after_s`: seconds since the one before it; None if there is none, or one of both is damaged."""
 
-    `fixity` of a file is what `verify` last found, as far as the index knows; so are the flags for which other studies count.
-    `commands` are what `advice` speaks of.
+    position: int
+    version: int | None
+    kind: str
+    recorded_at: str
+    cause: int | None
+    after_s: float | None
+    summary: str
+
+
+@dataclass(frozen=True, slots=True)
+class TimelineFile:
+    """An archived file of the study.
+
+    `fixity`: what `verify` last found, as far as the index knows; so are the flags that depend on other studies.
+    `message` and `differences`: see `flags.message_and_file`.
     """
-    told = _Told()
+
+    archive_path: str
+    bytes: int
+    sha256: str
+    sop_instance_uid: str | None
+    fixity: str | None
+    verified_at: str | None
+    patient: dict[str, Any]
+    flags: list[str]
+    message: dict[str, Any]
+    differences: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class HoldUp:
+    """An outage for which a work item waits, and what to do about it."""
+
+    code: str
+    since: str
+    action: str
+
+
+@dataclass(frozen=True, slots=True)
+class LastFailure:
+    """Why a work item failed when it was last tried, and what to do about it."""
+
+    code: str
+    action: str
+
+
+@dataclass(frozen=True, slots=True)
+class NextStep:
+    """A work item of the study: what happens next, and what keeps it from happening. `position`: of its entry."""
+
+    stage: str
+    position: int
+    recorded_at: str
+    not_before: str
+    attempts: int
+    summary: str
+    held_up_by: list[HoldUp]
+    failed_with: LastFailure | None
+
+
+@dataclass(frozen=True, slots=True)
+class StudyTimeline:
+    """All about one study, and about messages with its id that were rejected. `commands` are those that `advice` speaks of.
+
+    `state` None: the ledger knows nothing of it.
+    """
+
+    study_id: str
+    state: str | None
+    status_sent: str | None
+    files: list[TimelineFile]
+    entries: list[TimelineEntry]
+    next: list[NextStep]
+    advice: str | None
+    commands: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """As `show --json` prints it."""
+        return asdict(self)
+
+
+def timeline_of(ledger: Ledger, settings: Settings, study_id: str) -> StudyTimeline:
+    """What happened to one study, what comes next, and what a person should do."""
+    seen = _Seen()
     # Each entry is looked at once and let go: a study may have been described, or rejected, a thousand times.
     about = merge(ledger.study(study_id), filter(_is_about_a_study, ledger.naming_study(study_id)), key=attrgetter("position"))
-    folded = Study.as_far_as_whole(study_id, told.of(about))
+    folded = Study.as_far_as_whole(study_id, seen.of(about))
     pending = ledger.pending_of(study_id)
     outages = going_on(ledger.open_outages()) if pending else []
     files = _files(settings, ledger, study_id, folded)
-    advice, todo = _advice(folded, {each["fixity"] for each in files}, told)
-    return {
-        "study_id": study_id,
-        "state": folded.state.value if folded.uploads else ("rejected" if told.entries else None),
-        "status_sent": told.status,
-        "files": files,
-        "entries": told.entries,
-        "next": [
-            {
-                "stage": work_item.stage.value,
-                "position": work_item.entry.position,
-                "recorded_at": work_item.entry.recorded_at,
-                "not_before": work_item.not_before,
-                "attempts": work_item.attempts,
-                "summary": NEXT[work_item.stage],
-                "held_up_by": _held_up_by(work_item.stage, outages),
-                "failed_with": _failed_with(told.failed, work_item),
-            }
-            for work_item in pending
-        ],
-        "advice": advice,
-        "commands": todo,
-    }
+    advice, todo = _advice(folded, {each.fixity for each in files}, seen)
+    return StudyTimeline(
+        study_id=study_id,
+        state=folded.state.value if folded.uploads else ("rejected" if seen.entries else None),
+        status_sent=seen.status,
+        files=files,
+        entries=seen.entries,
+        next=[_next(work_item, outages, seen.failed) for work_item in pending],
+        advice=advice,
+        commands=todo,
+    )
 
 
 @dataclass(slots=True)
-class _Told:
-    """What the entries about a study tell one after the other. `failed`: the code of the last failure, by the position that it is about.
+class _Seen:
+    """What the entries about a study say, one after the other.
 
-    `rejected`: the code of the last message that was.
+    `failed`: the code of the last failure, by the position that it is about; `rejected`: that of the last message that was rejected.
     """
 
-    entries: list[dict[str, Any]] = field(default_factory=list)
+    entries: list[TimelineEntry] = field(default_factory=list)
     failed: dict[int, str] = field(default_factory=dict)
     status: str | None = None
     rejected: str | None = None
@@ -97,7 +166,7 @@ class _Told:
         """Note them all, and hand on those of the study itself."""
         earlier = None
         for entry in about:
-            self.entries.append(happened(entry, earlier))
+            self.entries.append(timeline_entry(entry, earlier))
             earlier = entry
             if faults(entry):
                 self.damaged = True
@@ -115,7 +184,7 @@ def _is_about_a_study(entry: Entry) -> bool:
     return entry.kind in {Kind.REJECTED, Kind.STATUS_SENT} and not faults(entry)
 
 
-def _files(settings: Settings, ledger: Ledger, study_id: str, study: Study) -> list[dict[str, Any]]:
+def _files(settings: Settings, ledger: Ledger, study_id: str, study: Study) -> list[TimelineFile]:
     sql = f"SELECT name, {', '.join(_INDEXED)} FROM files WHERE study_id = ?"  # noqa: S608 - names of ours
     indexed = {row[0]: dict(zip(_INDEXED, row[1:], strict=True)) for row in ask_files(settings.index_file, ledger, sql, study_id) or ()}
     rows = StudyRows.new(study_id)
@@ -126,54 +195,69 @@ def _files(settings: Settings, ledger: Ledger, study_id: str, study: Study) -> l
     found = []
     for file in (each for each in study.files.values() if each.name in rows.files):
         row = dict(zip(COLUMNS["files"], rows.files[file.name], strict=True)) | indexed.get(file.name, dict.fromkeys(_INDEXED))
-        found.append({
-            "archive_path": archive_path(study_id, file.name),
-            "bytes": file.bytes,
-            "sha256": file.sha256,
-            "sop_instance_uid": file.sop_instance_uid,
-            "fixity": row["fixity"],
-            "verified_at": row["verified_at"],
-            "patient": {name: row[name] for name in PATIENT},
-            "flags": flags_of(row),
-            **message_and_file(row),
-        })  # fmt: skip
+        found.append(
+            TimelineFile(
+                archive_path=archive_path(study_id, file.name),
+                bytes=file.bytes,
+                sha256=file.sha256,
+                sop_instance_uid=file.sop_instance_uid,
+                fixity=row["fixity"],
+                verified_at=row["verified_at"],
+                patient={name: row[name] for name in PATIENT},
+                flags=flags_of(row),
+                **message_and_file(row),
+            )
+        )
     return found
 
 
-def _advice(study: Study, fixity: set[str], told: _Told) -> tuple[str | None, list[str]]:
+def _advice(study: Study, fixity: set[str | None], seen: _Seen) -> tuple[str | None, list[str]]:
     """What a person should do about a study, and the commands for it; only the first that matters."""
     code = study.quarantine_code
-    if told.damaged:
+    if seen.damaged:
         return f"entry-damaged: {remedies.attention('entry-damaged')}", []
     if code:
         return f"{code}: {remedies.quarantined(code)}", remedies.commands(study.study_id, code)
     if fixity & {"missing", "changed"}:
         return remedies.DAMAGED_FILES, [remedies.put_back(study.study_id)]
-    if told.rejected and not study.uploads:
-        return f"{told.rejected}: {remedies.rejected(told.rejected)}", []
+    if seen.rejected and not study.uploads:
+        return f"{seen.rejected}: {remedies.rejected(seen.rejected)}", []
     return None, []
 
 
-def _failed_with(failed: dict[int, str], work_item: WorkItem) -> dict[str, str] | None:
-    """Why a work item failed when it was last tried, as far as that stands in the ledger."""
+def _next(work_item: WorkItem, outages: list[OngoingOutage], failed: dict[int, str]) -> NextStep:
+    return NextStep(
+        stage=work_item.stage.value,
+        position=work_item.entry.position,
+        recorded_at=work_item.entry.recorded_at,
+        not_before=work_item.not_before,
+        attempts=work_item.attempts,
+        summary=NEXT[work_item.stage],
+        held_up_by=_held_up_by(work_item.stage, outages),
+        failed_with=_failed_with(failed, work_item),
+    )
+
+
+def _failed_with(failed: dict[int, str], work_item: WorkItem) -> LastFailure | None:
+    """None where the ledger does not say: a failure need not have an entry."""
     code = failed.get(work_item.entry.position)
     if code is None or not work_item.attempts or work_item.stage is Stage.CONFIRM:
         return None
-    return {"code": code, "action": remedies.failing(code)}
+    return LastFailure(code, remedies.failing(code))
 
 
-def happened(entry: Entry, earlier: Entry | None) -> dict[str, Any]:
-    """One entry of a study's story; `after_s`: how long after the one before it, None where one of both is damaged."""
+def timeline_entry(entry: Entry, earlier: Entry | None) -> TimelineEntry:
+    """The entry, and how long after the `earlier` one it was recorded."""
     timed = earlier is not None and not faults(entry) and not faults(earlier)
-    return {
-        "position": entry.position,
-        "version": entry.version,
-        "kind": entry.kind,
-        "recorded_at": entry.recorded_at,
-        "cause": entry.cause,
-        "after_s": (instant(entry.recorded_at) - instant(earlier.recorded_at)).total_seconds() if timed and earlier else None,
-        "summary": summary(entry),
-    }
+    return TimelineEntry(
+        position=entry.position,
+        version=entry.version,
+        kind=entry.kind,
+        recorded_at=entry.recorded_at,
+        cause=entry.cause,
+        after_s=(instant(entry.recorded_at) - instant(earlier.recorded_at)).total_seconds() if timed and earlier else None,
+        summary=summary(entry),
+    )
 
 
 def summary(entry: Entry) -> str:
@@ -215,6 +299,6 @@ def _summary(entry: Entry, data: dict[str, Any]) -> str:
             return entry.kind
 
 
-def _held_up_by(stage: Stage, outages: list[Outage]) -> list[dict[str, str]]:
+def _held_up_by(stage: Stage, outages: list[OngoingOutage]) -> list[HoldUp]:
     """The outages for which a work item of that stage waits, each with what to do. All but placing waits for the mirror as well."""
-    return [{"code": code, "since": since, "action": remedies.outage(code)} for step, code, since, _ in outages if step in WAITS_FOR[stage]]
+    return [HoldUp(each.code, each.since, remedies.outage(each.code)) for each in outages if each.step in WAITS_FOR[stage]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from storage_ledger.domain.entries import Entry, Kind, understood
@@ -14,16 +15,47 @@ VERIFIED_READ = 1000
 """Entries `verified` at most, the newest."""
 
 
-def last_verify(ledger: Ledger) -> dict[str, Any] | None:
+@dataclass(frozen=True, slots=True)
+class VerificationSummary:
+    """The last run of `verify`, or the last round of the scrub so far, added up over its entries.
+
+    `position` and `recorded_at`: of the newest of them. `unseen`: how many files, folders and parts could not be looked at.
+    """
+
+    position: int
+    by: str
+    began: str
+    recorded_at: str
+    complete: bool
+    selection: str
+    files: int
+    intact: int
+    damaged: int
+    unchecked: int
+    bytes: int
+    findings: int
+    unseen: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFinding:
+    """Something besides a file's bytes that a verification found. `entry`: position of the `verified` that says so."""
+
+    code: str
+    position: int | None
+    study_id: str | None
+    path: str | None
+    entry: int
+    recorded_at: str
+
+
+def last_verify(ledger: Ledger) -> VerificationSummary | None:
     """What came of the last run of `verify`, or of the last round of the scrub so far; None when there was none."""
     return verification(ledger.of_no_study((Kind.VERIFIED.value,), VERIFIED_READ))
 
 
-def verification(newest_first: Iterable[Entry]) -> dict[str, Any] | None:
-    """The same, of the newest `verified` entries; `position` is that of the newest.
-
-    `unseen`: how many files, folders and parts could not be looked at.
-    """
+def verification(newest_first: Iterable[Entry]) -> VerificationSummary | None:
+    """The same, from the newest `verified` entries."""
     run: list[Entry] = []
     for entry in filter(_is_understood, newest_first):
         data = entry.data
@@ -33,26 +65,25 @@ def verification(newest_first: Iterable[Entry]) -> dict[str, Any] | None:
     if not run:
         return None
     payloads = [entry.data for entry in run]
-    return {
-        "position": run[0].position,
-        "by": payloads[0]["by"],
-        "began": payloads[0]["began"],
-        "recorded_at": run[0].recorded_at,
-        "complete": payloads[0]["complete"],
-        "selection": payloads[0]["scope"]["selection"],
+    return VerificationSummary(
+        position=run[0].position,
+        by=payloads[0]["by"],
+        began=payloads[0]["began"],
+        recorded_at=run[0].recorded_at,
+        complete=payloads[0]["complete"],
+        selection=payloads[0]["scope"]["selection"],
         **{name: sum(p["counts"][name] for p in payloads) for name in COUNTED},
-        "unseen": sum(len(p["unchecked"]) for p in payloads),
-    }
+        unseen=sum(len(p["unchecked"]) for p in payloads),
+    )
 
 
-def found_besides_files(newest_first: Iterable[Entry]) -> list[dict[str, Any]]:
+def found_besides_files(newest_first: Iterable[Entry]) -> list[OpenFinding]:
     """What the newest `verified` entries tell of anything but the bytes of a file, which the index knows, the newest first.
 
     Of the last whole run of `verify` and what came after it, and of the scrub's last round: a scrub reads files alone, a run that
-    was interrupted or was about one study has not seen the rest, so neither takes back what was found there. Each has `code`,
-    `position`, `study_id` and `path`, and `entry`, the position of the `verified`, with `recorded_at`.
+    was interrupted or was about one study has not seen the rest, so neither takes back what was found there.
     """
-    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    found: dict[tuple[Any, ...], OpenFinding] = {}
     whole: str | None = None
     scrub: str | None = None
     for entry in filter(_is_understood, newest_first):
@@ -68,8 +99,10 @@ def found_besides_files(newest_first: Iterable[Entry]) -> list[dict[str, Any]]:
                 whole = data["began"]
         for each in data["findings"]:
             if each["code"] not in FIXITY:
-                key = tuple(each.get(name) for name in ("code", "position", "path"))
-                found.setdefault(key, {**each, "entry": entry.position, "recorded_at": entry.recorded_at})
+                one = OpenFinding(
+                    str(each["code"]), each.get("position"), each.get("study_id"), each.get("path"), entry.position, entry.recorded_at
+                )
+                found.setdefault((one.code, one.position, one.path), one)
     return list(found.values())
 
 

@@ -15,7 +15,7 @@ from storage_ledger.domain.error_catalogue.verify import VERIFY
 from storage_ledger.index.schema import FLAGGED
 from storage_ledger.operations.report.flags import FLAGS, Flag
 from storage_ledger.operations.report.remedies import commands, put_back
-from storage_ledger.operations.report.verifications import found_besides_files
+from storage_ledger.operations.report.verifications import OpenFinding, found_besides_files
 from storage_ledger.operations.verify.unrecorded import Unrecorded
 from storage_ledger.web.pages import ledger_entries
 from storage_ledger.web.pages.dicom_study import path
@@ -76,9 +76,9 @@ def unrecorded(what: Unrecorded) -> list[QueryRow]:
 
 def _found(connection: Any) -> list[QueryRow]:
     """What was verified and is not as it should be, besides the files that the index calls damaged."""
-    groups: dict[str, list[QueryRow]] = {}
+    groups: dict[str, list[OpenFinding]] = {}
     for each in found_besides_files(ledger_entries.verified(connection)):
-        groups.setdefault(str(each["code"]), []).append(each)
+        groups.setdefault(each.code, []).append(each)
     return [{"code": code, **meaning(code, VERIFY)._asdict(), "rows": rows[:MOST], "count": len(rows)} for code, rows in groups.items()]
 
 

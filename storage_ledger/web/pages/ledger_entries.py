@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
@@ -68,11 +69,8 @@ def pretty(payload: str) -> str:
 
 def outages(connection: Any) -> list[QueryRow]:
     """What all studies wait for just now: begun, and not ended. A cause that stops several steps is told once, since it began."""
-    found = []
     failed = [each for each in entries(connection, OPEN_OUTAGES, ()) if not faults(each)]
-    for code, steps, since, position in by_code(going_on(failed)):
-        found.append({"steps": steps, "code": code, "since": since, "position": position, **meaning(code, OUTAGES)._asdict()})
-    return found
+    return [asdict(cause) | meaning(cause.code, OUTAGES)._asdict() for cause in by_code(going_on(failed))]
 
 
 def clock_ahead(connection: Any) -> ClockAhead | None:

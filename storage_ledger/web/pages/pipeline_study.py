@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 from urllib.parse import quote
 
@@ -15,7 +16,7 @@ from storage_ledger.domain.work_queue import Stage
 from storage_ledger.ledger.entry_rows import NAMING_STUDY
 from storage_ledger.operations.report.flags import flags_of
 from storage_ledger.operations.report.remedies import commands, put_back
-from storage_ledger.operations.report.timeline import NEXT, WAITS_FOR, happened, summary
+from storage_ledger.operations.report.timeline import NEXT, WAITS_FOR, summary, timeline_entry
 from storage_ledger.web.pages import ledger_entries
 from storage_ledger.web.pages.dicom_study import path
 from storage_ledger.web.pages.error_codes import UNKNOWN, meaning, meaning_in
@@ -146,7 +147,7 @@ def _trouble(entries: list[Entry], work_item: QueryRow) -> QueryRow | None:
 def _timeline(entries: list[Entry]) -> list[QueryRow]:
     shown = list(zip(entries, [None, *entries], strict=False))[-MOST_ENTRIES:]
     return [
-        happened(entry, earlier)
+        asdict(timeline_entry(entry, earlier))
         | {
             "summary": _said(entry),
             "meaning": UNKNOWN if faults(entry) else meaning_in(entry.kind, _code(entry.data)),
