@@ -216,12 +216,12 @@ def test_home_counts_what_status_counts(archive: Path):
     settings = Settings(uploads_path=archive / "uploads", archive_path=archive / "archive", ledger_path=archive / "ledger")
     (archive / "uploads").mkdir(exist_ok=True)
     page = asyncio.run(views.start(asked(archive, serving=True)))
-    ledger_entries = SqliteLedger(settings.ledger_file)
-    told = look_at(ledger_entries, settings)
-    ledger_entries.close()
-    codes = {item["code"] for item in told["attention"]} - {"mirror-missing", "not-serving"}  # this archive was made without
+    ledger = SqliteLedger(settings.ledger_file)
+    told = look_at(ledger, settings)
+    ledger.close()
+    codes = {item.code for item in told.attention} - {"mirror-missing", "not-serving"}  # this archive was made without
     assert (page.context["needs"], codes) == (1, {"quarantined"})
-    assert page.context["flagged"] == told["flagged"] == 3
+    assert page.context["flagged"] == told.flagged == 3
     assert asyncio.run(views.start(asked(archive, serving=False))).context["needs"] == 2
 
 
@@ -378,7 +378,7 @@ def test_what_verify_found_stays_until_a_whole_run_does_not_find_it(tmp_path: Pa
         assert all(group["means"] and group["action"] for group in groups)
         assert told["found"] == len(groups)
         last = told["verified"]
-        seen.append((last["by"], last["findings"], last["files"], {group["code"] for group in groups}))
+        seen.append((last.by, last.findings, last.files, {group["code"] for group in groups}))
     assert seen == [
         ("verify", 1, 2, {"untracked-file"}),
         ("verify", 2, 4, {"untracked-file"}),
