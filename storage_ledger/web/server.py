@@ -19,8 +19,12 @@ from storage_ledger.system.http_server import Server, listen, port_of
 from storage_ledger.system.sqlite import is_regular
 from storage_ledger.system.temporary_folder import scratch
 from storage_ledger.web.auth.credentials import Access, BrowseSettings
+from storage_ledger.web.auth.throttle import Attempts, OneAtATime
 from storage_ledger.web.files.pictures.cache import Cache
 from storage_ledger.web.files.pictures.pool import Pool
+
+PASSWORDS_WAITING = 20
+"""Logins that may wait for their password to be checked; more are asked to come back later."""
 
 
 def run(
@@ -47,12 +51,14 @@ def run(
             contextlib.closing(listen(host, port, "BROWSE")) as listener,
             contextlib.closing(Pool(settings.browse_workers)) as pool,
             _cache(settings, archive) as cache,
+            contextlib.closing(OneAtATime("passwords", waiting=PASSWORDS_WAITING)) as passwords,
         ):
             pool.warm()
-            from storage_ledger.web.datasette.plugin import ContentSources, make_app  # noqa: PLC0415 - takes as long to load as the workers
+            from storage_ledger.web.datasette.plugin import ContentSources, Login, make_app  # noqa: PLC0415 - takes as long to load as the workers
 
-            shown = ContentSources(FilesystemArchive(archive), pool, cache)
-            server = ending.server = Server(make_app(index, ledger, access, shown))
+            content = ContentSources(FilesystemArchive(archive), pool, cache)
+            app = make_app(index, ledger, access, content, Login(Attempts(), passwords))
+            server = ending.server = Server(app)
             server.should_exit = ending.asked.is_set()
             if access.open and not _is_loopback(host):
                 say(f"WARNING: no login, and not only this machine: whoever reaches {host} sees patients' data.")

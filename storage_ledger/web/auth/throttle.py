@@ -98,6 +98,10 @@ class OneAtATime:
         finally:
             self._waiting -= 1
 
+    def close(self) -> None:
+        """End the thread, once the question in hand is answered; the others get no answer."""
+        self._thread.shutdown(cancel_futures=True)
+
 
 def _pause_s(failures: int) -> float:
     return 0.0 if failures < FREE else min(LONGEST_S, 2.0 ** min(failures - FREE, 10))

@@ -54,34 +54,44 @@ NO_SQL = "You may look at all tables and ready-made queries, but not ask with SQ
 _HERE = Path(__file__).resolve().parent.parent
 
 hookimpl = pluggy.HookimplMarker("datasette")
-_PASSWORDS = OneAtATime("passwords", waiting=20)
-
-
-class Browse(Datasette):  # type: ignore[misc] # untyped, as above
-    """Datasette that knows who may enter, and what stands before it."""
-
-    access: Access
-    attempts: Attempts
-    archive: ContentSources
 
 
 @dataclass(frozen=True, slots=True)
 class ContentSources:
-    """What pictures and downloads are made of, and with."""
+    """Where pictures and downloads come from: the archive, the processes that render, and what they rendered before."""
 
     archive: FilesystemArchive
     pool: Pool
     cache: Cache
 
 
-def make_app(index: Path, ledger: Path, access: Access, archive: ContentSources) -> ASGIApp:
+@dataclass(frozen=True, slots=True)
+class Login:
+    """What the login page needs: who failed how often, and the thread in which passwords are checked."""
+
+    attempts: Attempts
+    passwords: OneAtATime
+
+
+class Browse(Datasette):  # type: ignore[misc] # untyped, as above
+    """Datasette with what our hooks need, which get nothing but it."""
+
+    def __init__(self, access: Access, content: ContentSources, login: Login, **options: Any) -> None:
+        self.access = access
+        self.content = content
+        self.login = login
+        super().__init__(**options)  # makes an app already, and asks the hooks
+
+
+def make_app(index: Path, ledger: Path, access: Access, content: ContentSources, login: Login) -> ASGIApp:
     """The whole of it as one ASGI app; both files must exist. They are opened `mode=ro`, and never as immutable."""
-    # The constructor makes an app already, and asks the hooks.
-    Browse.access, Browse.attempts, Browse.archive = access, Attempts(), archive
     if not pm.has_plugin("storage-ledger"):
         pm.register(sys.modules[__name__], "storage-ledger")
         pm.unregister(name="datasette.handle_exception")  # prints tracebacks with all local variables: patients' data in the log
     datasette = Browse(
+        access,
+        content,
+        login,
         files=[str(index), str(ledger)],
         metadata=table_metadata(access.allow),
         settings=SETTINGS,
@@ -116,8 +126,8 @@ def asgi_wrapper(datasette: Browse) -> Callable[[ASGIApp], ASGIApp]:
     async def query(sql: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
         return [dict(row) for row in (await datasette.get_database("index").execute(sql, dict(parameters))).rows]
 
-    lookup = FileLookup(query, datasette.archive.archive)
-    content = ContentRoutes(lookup, datasette.archive.pool, datasette.archive.cache)
+    lookup = FileLookup(query, datasette.content.archive)
+    content = ContentRoutes(lookup, datasette.content.pool, datasette.content.cache)
     advice = (
         f"Log in at {middleware.LOGIN} first."
         if access.users
@@ -180,16 +190,16 @@ async def login(request: Any, datasette: Browse) -> Any:
     """The form, and what comes of it: a cookie that ends and the page that was asked for, or a refusal, at some point a slow one."""
     if request.method != "POST":
         return await _login_page(datasette, request, {"next": request.args.get("next")})
-    access, attempts = datasette.access, datasette.attempts
+    access, attempts, passwords = datasette.access, datasette.login.attempts, datasette.login.passwords
     told = await request.post_vars()
     user, password = told.get("username") or "", told.get("password") or ""
     address = _address(request.scope, access.proxies)
-    wait_s = max(attempts.wait_s(address, user), 1.0 if _PASSWORDS.full() else 0.0)
+    wait_s = max(attempts.wait_s(address, user), 1.0 if passwords.full() else 0.0)
     if wait_s > 0:
         text = f"Too many attempts: try again in {math.ceil(wait_s)} s."
         return await _login_page(datasette, request, told, text, 429, {"retry-after": str(math.ceil(wait_s))})
     attempts.failed(address, user)  # until it turns out well: those at the same moment count, too
-    if not await _PASSWORDS.ask(lambda: access.password_is(user, password)):
+    if not await passwords.ask(lambda: access.password_is(user, password)):
         logs.get().warning("browse.login-refused", address=address, actor=user if user in access.users else None)
         return await _login_page(datasette, request, told, "Invalid username or password")
     attempts.succeeded(address, user)
