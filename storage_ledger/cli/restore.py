@@ -67,16 +67,16 @@ def _mirror(settings: Settings, force: bool, up_to_damage: bool) -> RestoreRepor
     from storage_ledger.cli.progress import progress
     from storage_ledger.ledger.mirror.writer import mirrored_position
     from storage_ledger.operations import restore as work
-    from storage_ledger.wiring.stores import alone
+    from storage_ledger.wiring.stores import serve_lock_held
 
-    with alone(settings, "restore"), progress("Restoring", mirrored_position(settings.archive_path), "entries") as show:
+    with serve_lock_held(settings, "restore"), progress("Restoring", mirrored_position(settings.archive_path), "entries") as show:
         return work.from_mirror(settings.archive_path, settings.ledger_file, show, force=force, up_to_damage=up_to_damage)
 
 
 def _backup(settings: Settings, place: Path, with_mirror: bool | None, force: bool, up_to_damage: bool) -> RestoreReport:
     from storage_ledger.cli.progress import Step, steps
     from storage_ledger.operations import restore as work
-    from storage_ledger.wiring.stores import alone
+    from storage_ledger.wiring.stores import serve_lock_held
 
     def ask(backed_up: int, mirrored: int) -> bool:
         if with_mirror is not None or not sys.stdin.isatty():
@@ -85,7 +85,7 @@ def _backup(settings: Settings, place: Path, with_mirror: bool | None, force: bo
         return typer.confirm(question, default=True, err=True)
 
     titles = {"copied": ("Copying", "bytes"), "checked": ("Checking", "entries"), "restored": ("From the mirror", "entries")}
-    with alone(settings, "restore"), steps() as show:
+    with serve_lock_held(settings, "restore"), steps() as show:
         return work.from_backup(
             place,
             settings.archive_path,

@@ -78,13 +78,13 @@ def verify(
 
         run = partial(verify.verify, settings, options, record=not no_record, stop=stop)
         report = run(on_progress=tell)
-    told = _told(report)
+    document = _document(report)
     if as_json:
         from storage_ledger.cli.output import print_json
 
-        print_json(told)
+        print_json(document)
     else:
-        _print(report, told)
+        _print(report, document)
     raise typer.Exit(_exit_code(report, wants_record=not no_record))
 
 
@@ -96,7 +96,7 @@ def _exit_code(report: VerifyReport, *, wants_record: bool) -> int:
     return 2 if report.found.unchecked_counts or (wants_record and report.not_recorded) else 0
 
 
-def _told(report: VerifyReport) -> dict[str, Any]:
+def _document(report: VerifyReport) -> dict[str, Any]:
     counts, found = report.counts, report.found
     return {
         "began": report.began,
@@ -108,15 +108,15 @@ def _told(report: VerifyReport) -> dict[str, Any]:
         "unchecked_files": counts.unchecked,
         "bytes": counts.bytes,
         "counts": dict(sorted(found.counts.items())),
-        "findings": [each.told() for each in found.damaged],
-        "unchecked": [each.told() for each in found.unchecked],
+        "findings": [each.to_json() for each in found.damaged],
+        "unchecked": [each.to_json() for each in found.unchecked],
         "recorded": report.recorded,
         "not_recorded": report.not_recorded,
         "interrupted": report.interrupted,
     }
 
 
-def _print(report: VerifyReport, told: dict[str, Any]) -> None:
+def _print(report: VerifyReport, document: dict[str, Any]) -> None:
     from storage_ledger.cli.output import console, print_advice, safe, size, table
     from storage_ledger.domain.error_catalogue.ledger_and_mirror import ENTRIES
     from storage_ledger.domain.error_catalogue.verify import VERIFY
@@ -133,8 +133,8 @@ def _print(report: VerifyReport, told: dict[str, Any]) -> None:
     if report.not_recorded:
         out.print("[bold]Not recorded[/bold]: ", safe(report.not_recorded), sep="")
     for title, listed, counts in (
-        ("Damaged", told["findings"], report.found.counts),
-        ("Could not be checked", told["unchecked"], report.found.unchecked_counts),
+        ("Damaged", document["findings"], report.found.counts),
+        ("Could not be checked", document["unchecked"], report.found.unchecked_counts),
     ):
         if not counts:
             continue

@@ -14,7 +14,7 @@ from storage_ledger.settings import Settings
 from storage_ledger.system import logs
 from storage_ledger.system.clock import utc_now
 from storage_ledger.system.metrics import Metrics
-from storage_ledger.wiring.stores import UMASK, mirrored, reading
+from storage_ledger.wiring.stores import UMASK, mirror_caught_up, reading
 
 
 def reconcile(settings: Settings, on_progress: Callable[[Sweep], None]) -> Sweep:
@@ -23,7 +23,7 @@ def reconcile(settings: Settings, on_progress: Callable[[Sweep], None]) -> Sweep
     logs.configure(settings.log_level, environment=settings.environment)
     client = StatusClient(settings.status_service_url)
     try:
-        with reading(settings) as ledger, mirrored(settings, ledger):
+        with reading(settings) as ledger, mirror_caught_up(settings, ledger):
             reconciler = Reconciler(
                 ledger,
                 Uploads(settings.uploads_path, ledger_id=ledger.ledger_id),

@@ -35,7 +35,7 @@ from storage_ledger.system.clock import utc_now
 from storage_ledger.system.files import FolderId
 from storage_ledger.system.metrics import Metrics
 from storage_ledger.system.pacing import Pace
-from storage_ledger.wiring.stores import UMASK, alone, reading
+from storage_ledger.wiring.stores import UMASK, reading, serve_lock_held
 
 WRITE_INTO_THE_ARCHIVE = frozenset({ReplayPart.MIRROR, ReplayPart.FILES, ReplayPart.METADATA})
 
@@ -52,7 +52,7 @@ def replay(settings: Settings, plan: ReplayPlan, begin: StartProgress, say: Call
         require_writable(settings.ledger_file)
     with ExitStack() as stack:
         if plan.parts & WRITE_INTO_THE_ARCHIVE and not plan.dry_run:
-            stack.enter_context(alone(settings, "replay"))
+            stack.enter_context(serve_lock_held(settings, "replay"))
         ledger = stack.enter_context(reading(settings))
         last = ledger.last()
         if plan.study is not None and next(ledger.study(plan.study), None) is None:

@@ -37,7 +37,7 @@ from storage_ledger.system import logs
 from storage_ledger.system.clock import utc_now
 from storage_ledger.system.http_server import WebServer
 from storage_ledger.system.metrics import Metrics
-from storage_ledger.wiring.stores import alone, joined_mirror, reading
+from storage_ledger.wiring.stores import joined_mirror, reading, serve_lock_held
 
 
 def serve(settings: Settings) -> int:
@@ -46,7 +46,7 @@ def serve(settings: Settings) -> int:
     Raises `Locked` when another one runs, `LedgerUnusable`, `BadSettings`.
     """
     logs.configure(settings.log_level, environment=settings.environment)
-    with alone(settings, "serve"):
+    with serve_lock_held(settings, "serve"):
         done = migrate(settings.ledger_file)
         if done.changed:
             logs.get().info("ledger.migrated", from_revision=done.before, to_revision=done.after)

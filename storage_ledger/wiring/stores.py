@@ -36,12 +36,12 @@ def appending(settings: Settings) -> Iterator[SqliteLedger]:
     would be that user's, and would lock the service out.
     """
     require_writable(settings.ledger_file)
-    with reading(settings) as ledger, mirrored(settings, ledger):
+    with reading(settings) as ledger, mirror_caught_up(settings, ledger):
         yield ledger
 
 
 @contextmanager
-def mirrored(settings: Settings, ledger: SqliteLedger) -> Iterator[None]:
+def mirror_caught_up(settings: Settings, ledger: SqliteLedger) -> Iterator[None]:
     """Around a command that appends: the mirror is this ledger's, and has what was appended. Raises `LedgerUnusable`.
 
     Where the archive cannot be reached the entries stand in the ledger alone, until `serve` follows.
@@ -58,7 +58,7 @@ def mirrored(settings: Settings, ledger: SqliteLedger) -> Iterator[None]:
 
 
 @contextmanager
-def alone(settings: Settings, command: str) -> Iterator[None]:
+def serve_lock_held(settings: Settings, command: str) -> Iterator[None]:
     """Hold `serve.lock`, for a command that writes what `serve` writes. Raises `Locked`."""
     os.umask(UMASK)
     make_folder(settings.ledger_path)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import io
-from typing import Any
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from storage_ledger.cli import quarantine, status
 from storage_ledger.cli.output import counted
+from storage_ledger.operations.report.quarantine import QuarantinedFile
+from storage_ledger.operations.report.verifications import VerificationSummary
 
 UUID = "3f0c7a52-9a8e-4d0b-b0a4-0c9d2c7b1e55"
 
 
 def listed(study_id: str, width: int) -> str:
-    item = {"position": 279, "recorded_at": "2026-11-25T03:33:00.000000Z", "study_id": study_id}
-    rows = quarantine._listed([item | {"upload_path": f"{study_id}.dcm", "code": "upload-missing"}])
+    time = "2026-11-25T03:33:00.000000Z"
+    rows = quarantine._listed([QuarantinedFile(279, time, study_id, f"{study_id}.dcm", "upload-missing", "", "", [], None)])
     out = Console(file=io.StringIO(), width=width)
     out.print(rows)
     return out.file.getvalue()  # type: ignore[attr-defined] # it is ours
@@ -36,7 +38,8 @@ def test_no_character_of_an_id_of_any_length_is_left_out():
 def test_one_is_not_told_as_many():
     assert [counted(n, "file") for n in (0, 1, 2)] == ["0 files", "1 file", "2 files"]
     assert [counted(n, "study", "studies") for n in (1, 2)] == ["1 study", "2 studies"]
-    last: dict[str, Any] = {"by": "verify", "complete": True, "recorded_at": "2026-11-25T03:33:00.000000Z", "bytes": 9900, "unseen": 0}
-    assert status._verified(last | {"files": 1, "findings": 1}).endswith(": 1 file, 9.9 kB intact, 1 finding")
-    nothing = status._verified(last | {"files": 0, "findings": 0, "unseen": 3})
+    time = "2026-11-25T03:33:00.000000Z"
+    last = VerificationSummary(1, "verify", time, time, True, "all", 1, 1, 0, 0, 9900, 1, 0)
+    assert status._verified(last).endswith(": 1 file, 9.9 kB intact, 1 finding")
+    nothing = status._verified(replace(last, files=0, findings=0, unseen=3))
     assert nothing.endswith(": 0 files, 9.9 kB intact, 0 findings, 3 could not be checked")

@@ -1,4 +1,4 @@
-"""What a verification found: damage, and apart from it what could not be looked at."""
+"""What a verification found: damage, and apart from that what could not be checked."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from storage_ledger.domain.paths import valid_study_id
 from storage_ledger.domain.payloads import VerifiedFinding
 
 LISTED = 100_000
-"""So many are kept, and told one by one; beyond it they are only counted."""
+"""The most findings that are listed; further ones are only counted."""
 
 
 class Stopped(Exception):
-    """It was told to stop; what was seen until then stands."""
+    """The verification was stopped; what was seen until then stands."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is not as the ledger says, or (in `Findings.unchecked`) that could not be looked at.
+    """One thing that is not as the ledger says, or (in `Findings.unchecked`) that could not be checked.
 
     `path`: relative to ARCHIVE_PATH, made printable; or `ledger.db`, `index.db`. `position`: of the entry that it is about.
     """
@@ -37,13 +37,13 @@ class Finding:
         """As it stands in a `verified` entry."""
         return VerifiedFinding(self.code, self.position, self.study_id, self.path)
 
-    def told(self) -> dict[str, Any]:
-        """As a command tells it."""
+    def to_json(self) -> dict[str, Any]:
+        """As `verify --json` prints it."""
         return asdict(self)
 
 
 class Where(TypedDict, total=False):
-    """What a finding is about, as whoever found it has it: a path may be any bytes, a study_id from a damaged column anything."""
+    """What a finding is about, unchecked: a path may be any bytes, a study_id from a damaged column anything."""
 
     position: int | None
     study_id: str | None
@@ -53,7 +53,7 @@ class Where(TypedDict, total=False):
 
 @dataclass(slots=True)
 class Findings:
-    """Collects. `damaged` and `unchecked` are lists of what came first, `counts` knows all of them, by code."""
+    """A collection. `damaged` and `unchecked` list the first ones, the counts have all of them, by code."""
 
     damaged: list[Finding] = field(default_factory=list)
     unchecked: list[Finding] = field(default_factory=list)
@@ -62,7 +62,7 @@ class Findings:
     on_found: Callable[[Finding, bool], None] = lambda _, __: None
 
     def report(self, code: str, part: str, **where: Unpack[Where]) -> None:
-        """Something is not as it should be."""
+        """Add damage."""
         found = _finding(code, part, **where)
         self.counts[code] += 1
         if len(self.damaged) < LISTED:
@@ -70,7 +70,7 @@ class Findings:
         self.on_found(found, True)
 
     def unseen(self, code: str, part: str, **where: Unpack[Where]) -> None:
-        """Something could not be looked at: nobody knows."""
+        """Add something that could not be checked, and may be damaged or not."""
         found = _finding(code, part, **where)
         self.unchecked_counts[code] += 1
         if len(self.unchecked) < LISTED:

@@ -58,15 +58,15 @@ class RenderRequest:
     size: int = SIZES[0]
     window: tuple[float, float] | None = None
 
-    def told(self) -> dict[str, Any]:
-        """As JSON tells it to a worker."""
+    def to_json(self) -> dict[str, Any]:
+        """For a worker."""
         return asdict(self)
 
     @classmethod
-    def heard(cls, told: dict[str, Any]) -> RenderRequest:
-        """What `told` said."""
-        window = told.pop("window")
-        return cls(**told, window=None if window is None else (float(window[0]), float(window[1])))
+    def from_json(cls, document: dict[str, Any]) -> RenderRequest:
+        """The reverse."""
+        window = document.pop("window")
+        return cls(**document, window=None if window is None else (float(window[0]), float(window[1])))
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,7 +107,7 @@ class _Worker:
         line = self.start()
         until = time.monotonic() + patience_s
         try:
-            socket.send_fds(line, [json.dumps(request.told()).encode()], [descriptor])
+            socket.send_fds(line, [json.dumps(request.to_json()).encode()], [descriptor])
             told, data = _heard(line, until)
         except TimeoutError:
             self.end()

@@ -48,7 +48,7 @@ def main() -> None:
             return
         resource.setrlimit(resource.RLIMIT_CPU, (int(_cpu_s()) + MAX_CPU_S, resource.RLIM_INFINITY))
         with os.fdopen(files[0], "rb") as file:
-            as_good_as_before = _answer(line, RenderRequest.heard(json.loads(request)), file)
+            as_good_as_before = _answer(line, RenderRequest.from_json(json.loads(request)), file)
 
 
 def _answer(line: socket.socket, request: RenderRequest, file: BinaryIO) -> bool:
