@@ -72,7 +72,8 @@ def study_state(uploads: Iterable[str]) -> State:
     return next((state for state in MOST_URGENT_FIRST if state in states), State.DISCARDED)
 
 
-_FOLDED = frozenset({*_BECOMES, Kind.HEADER_READ})
+OF_AN_UPLOAD = frozenset(_BECOMES)
+_FOLDED = OF_AN_UPLOAD | {Kind.HEADER_READ}
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,6 +164,14 @@ class Ledger(IndexSource, Protocol):
         """All entries that name this upload, of any study, in order."""
         ...
 
+    def is_pending(self, position: int, stage: Stage) -> bool:
+        """Whether that work item exists."""
+        ...
+
+    def is_upload_waiting(self, upload_path: str) -> bool:
+        """Whether an entry that names this upload, of whatever study, has a work item to place or to remove it; reads no payload."""
+        ...
+
     def has_kind(self, study_id: str, kind: str) -> bool:
         """Whether the study has an entry of this kind. Reads no payload."""
         ...

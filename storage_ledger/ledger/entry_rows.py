@@ -26,6 +26,11 @@ OPEN_OUTAGES = (
 
 OF_STUDY = f"SELECT {COLUMNS} FROM entries WHERE study_id = ? ORDER BY version"  # noqa: S608 - constants
 OF_STUDY_BEYOND = f"SELECT {COLUMNS} FROM entries WHERE study_id = ? AND version > ? ORDER BY version"  # noqa: S608 - constants
+LAST_AND_WAITING = (
+    "SELECT max(e.position), count(p.position) FROM entries e "  # noqa: S608 - constants
+    f"LEFT JOIN pending p ON p.position = e.position AND p.stage IN ('place', 'remove') WHERE {UPLOAD_PATH} = ?"
+)
+"""Of the entries that name one upload: the last position, and the number of work items to place or to remove it."""
 _ENCODED = COLUMNS.replace(" payload,", " CASE typeof(payload) WHEN 'text' THEN CAST(payload AS BLOB) END,")
 _RANGE = "WHERE position > ? AND position <= ? ORDER BY position"
 SCAN = f"SELECT {COLUMNS} FROM entries {_RANGE}"  # noqa: S608 - constants

@@ -20,7 +20,18 @@ from storage_ledger.domain.ids import rfc3339
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerBusy, LedgerUnusable
 from storage_ledger.ledger.contract import Commit, Ledger, QueueLength, WorkItem
-from storage_ledger.ledger.entry_rows import COLUMNS, NAMING_STUDY, OPEN_OUTAGES, SCAN, UPLOAD_PATH, as_entry, of_study, one_by_one, scanned
+from storage_ledger.ledger.entry_rows import (
+    COLUMNS,
+    LAST_AND_WAITING,
+    NAMING_STUDY,
+    OPEN_OUTAGES,
+    SCAN,
+    UPLOAD_PATH,
+    as_entry,
+    of_study,
+    one_by_one,
+    scanned,
+)
 from storage_ledger.ledger.transaction import Randomness, SqliteTransaction
 from storage_ledger.system.clock import Clock, utc_now
 from storage_ledger.system.sqlite import BUSY_TIMEOUT_S, SqliteFile, fetched
@@ -113,6 +124,15 @@ class SqliteLedger(Ledger):
     @override
     def of_upload(self, upload_path: str) -> list[Entry]:
         return self._entries(f"WHERE {UPLOAD_PATH} = ? ORDER BY position", upload_path)
+
+    @override
+    def is_pending(self, position: int, stage: Stage) -> bool:
+        return bool(self._rows("SELECT 1 FROM pending WHERE position = ? AND stage = ?", position, stage.value))
+
+    @override
+    def is_upload_waiting(self, upload_path: str) -> bool:
+        [(_, work_items)] = self._rows(LAST_AND_WAITING, upload_path)
+        return bool(work_items)
 
     @override
     def has_kind(self, study_id: str, kind: str) -> bool:

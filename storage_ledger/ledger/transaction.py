@@ -16,7 +16,7 @@ from storage_ledger.domain.redeliveries import DescribedUpload, repeats_of
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerUnusable
 from storage_ledger.ledger.contract import Transaction
-from storage_ledger.ledger.entry_rows import COLUMNS, UPLOAD_PATH, as_entry, of_study
+from storage_ledger.ledger.entry_rows import COLUMNS, LAST_AND_WAITING, UPLOAD_PATH, as_entry, of_study
 from storage_ledger.system.clock import Clock
 from storage_ledger.system.sqlite import RESTORE, fetched
 
@@ -172,11 +172,7 @@ class SqliteTransaction(Transaction):
 
     @override
     def is_settled(self, upload_path: str, position: int) -> bool:
-        last, work_items = self._sql(
-            f"SELECT max(e.position), count(p.position) FROM entries e "  # noqa: S608 - a constant
-            f"LEFT JOIN pending p ON p.position = e.position AND p.stage IN ('place', 'remove') WHERE {UPLOAD_PATH} = ?",
-            (upload_path,),
-        ).fetchone()
+        last, work_items = self._sql(LAST_AND_WAITING, (upload_path,)).fetchone()
         return (last or 0) == position and work_items == 0
 
     def _seal(self, new: NewEntry) -> Entry:

@@ -33,6 +33,6 @@ def reconcile(settings: Settings, on_progress: Callable[[Sweep], None]) -> Sweep
                 grace_s=settings.reconcile_grace_seconds,
                 bell=threading.Event(),
             )
-            return reconciler.sweep(threading.Event(), in_vain=math.inf, on_progress=on_progress)
+            return reconciler.sweep(threading.Event(), most_fruitless=math.inf, on_progress=on_progress)
     finally:
         client.close()

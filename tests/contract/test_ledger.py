@@ -434,6 +434,27 @@ def test_only_a_described_entry_makes_a_study_known(ledger):
         assert (tx.knows_study("A"), tx.knows_study("B"), tx.knows_study("C")) == (False, True, False)
 
 
+def test_whether_an_upload_waits_is_asked_of_all_the_entries_that_name_it(ledger):
+    append(ledger, said(path="a.dcm"), said(path="b.dcm"), said("S2", path="a.dcm"))
+    assert [ledger.is_upload_waiting(path) for path in ("a.dcm", "b.dcm", "c.dcm")] == [True, True, False]
+    append(ledger, NewEntry(Kind.ARCHIVED, archived("a.dcm"), "S1", 1), NewEntry(Kind.QUARANTINED, {"upload_path": "b.dcm"}, "S1", 2))
+    assert [ledger.is_upload_waiting(path) for path in ("a.dcm", "b.dcm")] == [True, False], "what is to be told does not count"
+    with ledger.write() as tx:
+        tx.drop(4, Stage.REMOVE)
+    assert ledger.is_upload_waiting("a.dcm"), "S2 waits"
+    with ledger.write() as tx:
+        tx.drop(3, Stage.PLACE)
+    assert not ledger.is_upload_waiting("a.dcm")
+
+
+def test_a_work_item_is_pending_until_it_is_dropped(ledger):
+    append(ledger, said())
+    assert [ledger.is_pending(1, stage) for stage in (Stage.PLACE, Stage.REMOVE)] == [True, False]
+    with ledger.write() as tx:
+        tx.drop(1, Stage.PLACE)
+    assert not ledger.is_pending(1, Stage.PLACE)
+
+
 # -- repeats: the same message once more, while the first is pending
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import threading
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from storage_ledger.domain import canonical_json
 from storage_ledger.domain.entries import Kind
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.ledger.sqlite import SqliteLedger
-from storage_ledger.pipeline.reconcile import sweep
+from storage_ledger.pipeline.reconcile import sweep, verdict
 from storage_ledger.pipeline.reconcile.sweep import Reconciler, Sweep
 from storage_ledger.pipeline.status_client import StatusClient
 from storage_ledger.system.metrics import Metrics
@@ -516,7 +517,7 @@ def test_while_the_status_service_is_away_leftovers_are_treated_and_the_rest_wai
     pipeline.status.always = Fault(code=500)
     done = pipeline.sweep()
     assert (done.trouble, done.unasked, done.leftovers, done.unexplained) == ("status-service-away", 10, 1, 0)
-    assert len(pipeline.status.reads) == sweep.AWAY_AFTER
+    assert len(pipeline.status.reads) == verdict.AWAY_AFTER
     assert 'storage_ledger_sweeps_total{outcome="status-service-away"} 1.0' in pipeline.metrics.render().decode()
     pipeline.status.always = None
     done = pipeline.sweep()
@@ -561,20 +562,46 @@ def reconcile_beside(pipeline):
 # -- much, and much at once
 
 
-def test_a_sweep_goes_on_where_the_last_one_had_enough_of_asking_in_vain(pipeline, monkeypatch):
+def test_a_sweep_goes_on_where_the_last_one_ended_after_fruitless_requests(pipeline, monkeypatch):
     monkeypatch.setattr(sweep, "AT_ONCE", 10)
     for number in range(55):
         pipeline.upload(f"S{number:02}.dcm", b"x")
     seen = []
     for _ in range(3):
-        done = pipeline.sweep(in_vain=20)
+        done = pipeline.sweep(most_fruitless=20)
         seen.append((done.looked_at, done.complete))
     assert seen == [(20, False), (40, False), (55, True)]
     assert {call.study_id for call in pipeline.status.reads} == {f"S{number:02}" for number in range(55)}
     assert len(pipeline.status.reads) == 55  # each once
     text = pipeline.metrics.render().decode()
     assert "storage_ledger_unexplained_files 55.0" in text
-    assert pipeline.sweep(in_vain=20).looked_at == 20  # from the beginning again
+    assert pipeline.sweep(most_fruitless=20).looked_at == 20  # from the beginning again
+
+
+class CountingLedger(SqliteLedger):
+    """Counts the rows that it reads."""
+
+    read_rows = 0
+
+    def _rows(self, *args):
+        rows = super()._rows(*args)
+        self.read_rows += len(rows)
+        return rows
+
+
+def test_a_sweep_reads_as_little_for_each_file_however_many_of_one_study_wait_to_be_removed(pipeline):
+    for number in range(40):
+        pipeline.upload(f"{number}.dcm", b"x")
+        pipeline.say("S1", f"/app/uploads/{number}.dcm")
+    pipeline.place()
+    with closing(CountingLedger(pipeline.ledger.path, clock=pipeline.clock)) as ledger:
+        looking = Reconciler(
+            ledger, Uploads(pipeline.uploads), pipeline.client, metrics=pipeline.metrics, clock=pipeline.clock,
+            grace_s=0, settle_s=0.0, bell=threading.Event(),
+        )  # fmt: skip
+        pipeline.clock.move(3600)
+        assert looking.sweep(threading.Event()).held == 40
+        assert ledger.read_rows <= 40 * 4, "the two entries of each, and whether it waits"
 
 
 def test_a_sweep_has_few_paths_in_memory_however_many_files_there_are(pipeline, monkeypatch):
@@ -771,7 +798,7 @@ def test_an_unmounted_folder_or_an_absent_neighbour_does_not_end_the_run_and_a_b
     end()
     pipeline.lost()
     broken = pipeline.another(every_s=0.01)
-    broken._client = None
+    broken._judge = None
     with pytest.raises(AttributeError):
         broken.run(threading.Event())
 
