@@ -21,12 +21,14 @@ from storage_ledger.index.rebuild.rebuild import has_left_over, rebuild, remove_
 from storage_ledger.index.schema import progress_of, right_schema, schema, schema_version, set_progress
 from storage_ledger.index.writer import KEEP_STUDIES, NOT_UNDERSTOOD, FollowingWriter
 from storage_ledger.ledger.contract import IndexSource
+from storage_ledger.ledger.follower import Behind, CaughtUp, Round, RoundFailed, follow_until_stopped
 from storage_ledger.system import cpu_affinity, locks, logs
 
 BATCH = 500
 GATHER_S = 0.1  # one batch for what belongs together: a study's entries follow each other closely
 RECHECKED = 100
-TRIES_ONCE_STOPPED = 3
+GIVE_UP_EACH = 3  # failures to write: then a new file may help
+BUSY_PAUSE_S = 5.0
 PAUSE_MOST_S = 60.0
 
 
@@ -58,6 +60,8 @@ class Index:
         self._ledger = ledger
         self._command = command
         self._options = RebuildOptions(processes, rebuild_partitions, rebuild_keep)
+        self._failures = 0  # rounds in a row
+        self._cure: Callable[[], object] | None = None  # what to do before the next round
         self._schema_version: int | None = None  # as SQLite counts changes of the schema, when it was last seen to be ours
 
     def run(self, stop: threading.Event, bell: threading.Event) -> None:
@@ -66,37 +70,7 @@ class Index:
         Raises `LedgerUnusable` when the ledger is, and nothing else: what goes wrong with the index is logged, tried again with
         growing pauses, and in `trouble` from the second time on.
         """
-        behind, failures = True, 0
-        cure: Callable[[], object] | None = None
-        while behind or not stop.is_set():
-            try:
-                if cure is not None:
-                    cure()
-                    cure = None
-                if self.position == 0:
-                    self.ensure()
-                bell.clear()
-                applied = self.follow()
-            except LedgerUnusable:
-                raise
-            except Locked:  # another process rebuilds it
-                logs.get().warning("index.busy", code="locked")
-                stop.wait(5.0)
-                failures += 1
-                behind = failures < TRIES_ONCE_STOPPED  # and then, on a stop, the next start follows
-            except Exception as error:  # noqa: BLE001 - it is disposable: whatever is wrong with it, the service goes on
-                failures += 1
-                behind = failures < TRIES_ONCE_STOPPED
-                cure = self._cure(error, failures) or cure
-                self._trouble_with(error, failures)
-                stop.wait(min(PAUSE_MOST_S, 0.5 * 2.0 ** min(failures, 10)))
-            else:
-                self.trouble = None
-                behind, failures = applied > 0, 0
-                if not behind:
-                    bell.wait(1.0)
-                elif applied < BATCH:
-                    stop.wait(GATHER_S)
+        follow_until_stopped(self._round, bell, stop)
 
     def follow(self) -> int:
         """Apply what the ledger has beyond the index, one batch in one transaction. Returns how many entries.
@@ -167,22 +141,47 @@ class Index:
         """Release the file."""
         self._file.close()
 
-    def _cure(self, error: Exception, failures: int) -> Callable[[], object] | None:
+    def _round(self) -> Round:
+        try:
+            if self._cure is not None:
+                self._cure()
+                self._cure = None
+            if self.position == 0:
+                self.ensure()
+            applied = self.follow()
+        except LedgerUnusable:
+            raise
+        except Locked:  # another process rebuilds it
+            logs.get().warning("index.busy", code="locked")
+            self._failures += 1
+            return RoundFailed(BUSY_PAUSE_S)
+        except Exception as error:  # noqa: BLE001 - it is disposable: whatever is wrong with it, the service goes on
+            self._failures += 1
+            self._cure = self._cure_for(error) or self._cure
+            self._log_failure(error)
+            return RoundFailed(min(PAUSE_MOST_S, 0.5 * 2.0 ** min(self._failures, 10)))
+        self.trouble = None
+        self._failures = 0
+        if applied == 0:
+            return CaughtUp(moved=False)
+        return Behind() if applied == BATCH else Behind(GATHER_S)
+
+    def _cure_for(self, error: Exception) -> Callable[[], object] | None:
         """What to do before the next try. A file that SQLite cannot write in spite of several tries is given up for a new one."""
         if isinstance(error, IndexUnreadable):
             return self.rebuild
-        if isinstance(error, IndexUnwritable) and error.code == "ledger-io" and failures % TRIES_ONCE_STOPPED == 0:
+        if isinstance(error, IndexUnwritable) and error.code == "ledger-io" and self._failures % GIVE_UP_EACH == 0:
             return self._discard
         return None
 
-    def _trouble_with(self, error: Exception, failures: int) -> None:
+    def _log_failure(self, error: Exception) -> None:
         cause = error.__cause__ if isinstance(error, IndexUnreadable) and error.__cause__ else error
         cause = cause.__cause__ if isinstance(cause, LedgerRefused) and cause.__cause__ else cause  # no table of that name, and the like
         code = cause.code if isinstance(cause, StorageLedgerError) else "index-unreadable"
         errno = getattr(cause, "errno", None)
         frames = {"frames_at": logs.where(cause)} if code == "index-unreadable" else {}
-        logs.get().error("index.failed", code=code, errno=errno, attempt=failures, error_type=type(cause).__name__, **frames)
-        if failures > 1:
+        logs.get().error("index.failed", code=code, errno=errno, attempt=self._failures, error_type=type(cause).__name__, **frames)
+        if self._failures > 1:
             self.trouble = code
 
     def _fits(self) -> bool:

@@ -10,13 +10,12 @@ from storage_ledger.domain.backoff import backoff_s
 from storage_ledger.domain.ids import later, rfc3339
 from storage_ledger.errors import LedgerBusy, Retryable
 from storage_ledger.ledger.contract import Ledger
+from storage_ledger.ledger.follower import LOOK_EVERY_S, CaughtUp, Round, RoundFailed, follow_until_stopped
 from storage_ledger.ledger.mirror.writer import Mirror
 from storage_ledger.pipeline.bells import Bells, Signal, Sleeper
 from storage_ledger.pipeline.outages import Outages
 from storage_ledger.system import logs
 from storage_ledger.system.metrics import Metrics
-
-LOOK_EVERY_S = 1.0  # nobody waits for what is described or told, and another process may append
 
 
 class Replicator:
@@ -42,36 +41,27 @@ class Replicator:
         self._failures = 0
 
     def run(self, stop: threading.Event) -> None:
-        """Until `stop` is set, and once more after it. Raises `LedgerUnusable` when the mirror is not this ledger's any more."""
-        while True:
-            self._bell.clear()
-            last_time = stop.is_set()
-            wait_s = self.follow()
-            if last_time:
-                self._try()  # it may have recorded that it works again
-                return
-            if wait_s > LOOK_EVERY_S:
-                stop.wait(wait_s)  # whatever is appended meanwhile: the volume needs its time
-            else:
-                self._bell.wait(wait_s)
+        """Follow until `stop` is set and all is mirrored. Raises `LedgerUnusable` when the mirror is not this ledger's any more."""
+        follow_until_stopped(self.follow, self._bell, stop)
 
-    def follow(self) -> float:
-        """Bring the mirror up to the ledger. Returns after how many seconds to look again, longer when it could not be."""
+    def follow(self) -> Round:
+        """Bring the mirror up to the ledger. What it cannot write is logged, and recorded as an outage of `mirror`."""
         before = self._mirror.position
         error = self._try()
-        if self._mirror.position > before:
+        moved = self._mirror.position > before
+        if moved:
             self._metrics.mirror_position.set(self._mirror.position)
             self._bells.ring(Signal.MIRRORED)
         if error is None:
-            if self._failures or self._outages.goes_on("mirror"):
+            if works_again := self._failures > 0 or self._outages.goes_on("mirror"):
                 self._failures = 0
                 self._record(None, 0.0)
-            return LOOK_EVERY_S
+            return CaughtUp(moved=moved or works_again)
         self._failures += 1
         wait_s = LOOK_EVERY_S + backoff_s(self._failures, base_s=0.5, cap_s=15, chance=0.5)
         if isinstance(error, Retryable):
             self._record(error, wait_s)
-        return wait_s
+        return RoundFailed(wait_s)
 
     def _try(self) -> Retryable | LedgerBusy | None:
         try:
