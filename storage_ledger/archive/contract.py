@@ -11,17 +11,25 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Literal, Protocol
 
 from storage_ledger.archive.uploads import OpenUpload
 
 
 class Fixity(StrEnum):
-    """Does the file still have the bytes that the ledger says?"""
+    """Does the file still have the bytes that the ledger says?
+
+    `REPLACED`: a link, a folder or a device has its name. Only `fixity.FixityReader` tells that apart; the archive itself, which
+    sets it aside like other bytes, calls it `CHANGED`.
+    """
 
     INTACT = "intact"
     MISSING = "missing"
     CHANGED = "changed"
+    REPLACED = "replaced"
+
+
+Placement = Literal["copied", "already-there"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +39,7 @@ class Placed:
     name: str
     bytes: int
     sha256: str
-    placement: str
+    placement: Placement
     set_aside: str | None = None
 
 

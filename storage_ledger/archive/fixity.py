@@ -1,4 +1,4 @@
-"""Looks at the archive's files without touching anything: does each have its bytes, and what else lies there?"""
+"""Reads the archive's files and changes nothing: does each have its bytes, and which other files are there?"""
 
 from __future__ import annotations
 
@@ -9,47 +9,38 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
+from storage_ledger.archive.contract import Fixity
 from storage_ledger.system import files
 from storage_ledger.system.files import FolderId
 
 _CHUNK = 1 << 20
 
 
-class Condition(StrEnum):
-    """Of one file, against size and digest."""
-
-    INTACT = "intact"
-    MISSING = "missing"
-    CHANGED = "changed"
-    REPLACED = "replaced"
-
-
 @dataclass(frozen=True, slots=True)
-class Look:
-    """What was found. `exposed`: anybody on the machine may write to it; `bytes`: how many there are."""
+class FixityReport:
+    """What was found of one file. `exposed`: anybody on the machine may write to it; `bytes`: its size."""
 
-    condition: Condition
+    fixity: Fixity
     detail: str = ""
     exposed: bool = False
     bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Stranger:
-    """A name in a folder; `is_folder` of what it is now, without following a link."""
+class FolderEntry:
+    """A name in a folder; `is_folder`: whether it is a folder now, and no link to one."""
 
     name: str
     is_folder: bool
 
 
-class Inspection:
+class FixityReader:
     """Reads below `root`. It remembers which folder that was: a volume that comes off is no archive whose files are gone.
 
-    `on_bytes` is told how many bytes were read, after each megabyte at most; it may raise to end the reading. `OSError`s other
-    than "there is none" come through: they say nothing of the file.
+    `on_bytes` gets the number of bytes just read, a megabyte at most; it may raise to end the reading. `OSError`s other than
+    "there is none" come through: they say nothing of the file.
     """
 
     def __init__(self, root: Path, on_bytes: Callable[[int], None] = lambda _: None) -> None:
@@ -58,20 +49,20 @@ class Inspection:
         with self._opened_root() as folder:
             self._identity = FolderId.of(folder)
 
-    def read(self, study_id: str, name: str, sha256: str, size: int) -> Look:
+    def read(self, study_id: str, name: str, sha256: str, size: int) -> FixityReport:
         """Read the whole file, from the disk where the kernel lets us, and compare."""
         try:
             with self._folder(study_id) as folder:
                 return self._read(folder, name, sha256, size)
         except FileNotFoundError:
             self.require_root()
-            return Look(Condition.MISSING, "there is no such file")
+            return FixityReport(Fixity.MISSING, "there is no such file")
         except OSError as error:
             if error.errno in {errnos.ENOTDIR, errnos.ELOOP}:
-                return Look(Condition.REPLACED, "its folder is a link or a file")
+                return FixityReport(Fixity.REPLACED, "its folder is a link or a file")
             raise
 
-    def names(self, *parts: str) -> Iterator[Stranger]:
+    def names(self, *parts: str) -> Iterator[FolderEntry]:
         """What lies in a folder, one by one, in no order. Raises `FileNotFoundError`, `NotADirectoryError` and the like."""
         with self._folder(*parts) as folder, os.scandir(folder) as entries:
             for entry in entries:
@@ -79,7 +70,7 @@ class Inspection:
                     is_folder = entry.is_dir(follow_symlinks=False)
                 except FileNotFoundError:
                     continue
-                yield Stranger(entry.name, is_folder)
+                yield FolderEntry(entry.name, is_folder)
 
     def require_root(self) -> None:
         """Raises `Retryable` (`archive-missing`) when another folder, or none, lies at ARCHIVE_PATH by now."""
@@ -94,21 +85,21 @@ class Inspection:
         with files.opened(self.root, files.VOLUME) as root, files.opened_below(root, *parts) as folder:
             yield folder
 
-    def _read(self, folder: int, name: str, sha256: str, size: int) -> Look:
+    def _read(self, folder: int, name: str, sha256: str, size: int) -> FixityReport:
         status = os.stat(name, dir_fd=folder, follow_symlinks=False)
         if not stat.S_ISREG(status.st_mode):
-            return Look(Condition.REPLACED, f"it is {_kind(status.st_mode)}, not a file")
+            return FixityReport(Fixity.REPLACED, f"it is {_kind(status.st_mode)}, not a file")
         exposed = bool(status.st_mode & stat.S_IWOTH)
         if status.st_size != size:
-            return Look(Condition.CHANGED, f"it has {status.st_size} bytes in place of {size}", exposed, status.st_size)
+            return FixityReport(Fixity.CHANGED, f"it has {status.st_size} bytes in place of {size}", exposed, status.st_size)
         with files.opened(name, files.READ, folder) as descriptor:
             found = self._digest(descriptor, size)
         if found != sha256:
-            return Look(Condition.CHANGED, "it has other bytes", exposed, size)
-        return Look(Condition.INTACT, "", exposed, size)
+            return FixityReport(Fixity.CHANGED, "it has other bytes", exposed, size)
+        return FixityReport(Fixity.INTACT, "", exposed, size)
 
     def _digest(self, descriptor: int, size: int) -> str:
-        _forget(descriptor)
+        _drop_from_memory(descriptor)
         digest = hashlib.sha256()
         buffer = memoryview(bytearray(min(_CHUNK, size + 1)))
         offset = 0
@@ -116,11 +107,11 @@ class Inspection:
             digest.update(buffer[:count])
             offset += count
             self._on_bytes(count)
-        _forget(descriptor)
+        _drop_from_memory(descriptor)
         return digest.hexdigest()
 
 
-def _forget(descriptor: int) -> None:
+def _drop_from_memory(descriptor: int) -> None:
     """Have the kernel drop what it holds of a file: memory may be right where the disk is not, and others need it more."""
     if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from storage_ledger.archive.fixity import Inspection
+from storage_ledger.archive.fixity import FixityReader
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.domain.payloads import ArchivedFileFields, ArchivedPayload, DescribedPayload, VerifiedPayload
 from storage_ledger.domain.work_queue import Stage
@@ -231,14 +231,14 @@ def test_nothing_is_appended_to_a_ledger_that_is_damaged(scene):
 
 def test_what_cannot_be_read_is_neither_intact_nor_damaged(scene, monkeypatch):
     scene.archive("a", "b")
-    read = Inspection.read
+    read = FixityReader.read
 
     def fails(self, study_id, name, *more):
         if name == "a.dcm":
             raise OSError(5, "Input/output error")
         return read(self, study_id, name, *more)
 
-    monkeypatch.setattr(Inspection, "read", fails)
+    monkeypatch.setattr(FixityReader, "read", fails)
     report = scene.verify()
     assert codes(report) == []
     assert [(each.code, each.path) for each in report.found.unchecked] == [("archive-io", "a/a.dcm")]
@@ -339,7 +339,7 @@ def test_a_study_is_folded_once_however_many_lie_between_its_files(scene):
                 archived = ArchivedPayload(file, "copied", "0" * 64, None, name, "test", "here")
                 tx.append(archived.entry(study_id, described=described.position), work_item=False)
     with closing(Counting(scene.ledger.path)) as reader:
-        files = Files(reader, Inspection(scene.pipeline.archive, lambda _: None), Findings(), wait=scene.stop.wait, settle_s=0)
+        files = Files(reader, FixityReader(scene.pipeline.archive, lambda _: None), Findings(), wait=scene.stop.wait, settle_s=0)
         entries, _ = reader.archived(0, reader.last(), 1000)
         facts = [files.fact(entry) for entry in entries]
     assert [fact.name for fact in facts[:200]] == ["1.dcm"] * 100 + ["2.dcm"] * 100
@@ -389,14 +389,14 @@ def test_the_scrub_tells_of_damage_and_repairs_nothing(scene, log):
 
 def test_a_file_that_cannot_be_read_does_not_keep_the_scrub_busy(scene, monkeypatch):
     scene.archive("a", "b")
-    read = Inspection.read
+    read = FixityReader.read
 
     def fails(self, study_id, name, *more):
         if name == "a.dcm":
             raise PermissionError(13, "Permission denied")
         return read(self, study_id, name, *more)
 
-    monkeypatch.setattr(Inspection, "read", fails)
+    monkeypatch.setattr(FixityReader, "read", fails)
     scrub = scene.scrub()
     for _ in range(5):
         scrub.portion(scene.stop)

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "storage_ledger"
 
 PUT_TOGETHER = {
-    "archive-copy-{}": [fixity.value for fixity in Fixity if fixity is not Fixity.INTACT],
+    "archive-copy-{}": [Fixity.MISSING.value, Fixity.CHANGED.value],
     "{}-missing": ["uploads", "archive", "ledger"],
     "{}-not-regular": ["file", "metadata"],
 }

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, assert_never
 
-from storage_ledger.archive.fixity import Condition, Inspection, Look
+from storage_ledger.archive.contract import Fixity
+from storage_ledger.archive.fixity import FixityReader, FixityReport
 from storage_ledger.domain.entries import Entry, faults
 from storage_ledger.domain.metadata_json import metadata_json
 from storage_ledger.domain.paths import LEDGER_FOLDER, METADATA, archive_path, is_temporary, valid_study_id
@@ -43,7 +44,7 @@ class Files:
     """Checks single files. What a running service has under its hands just now is looked at again before it is told."""
 
     def __init__(
-        self, reader: UntrustingReader, archive: Inspection, found: Findings, *, wait: Callable[[float], object], settle_s: float
+        self, reader: UntrustingReader, archive: FixityReader, found: Findings, *, wait: Callable[[float], object], settle_s: float
     ) -> None:
         self._reader = reader
         self._archive = archive
@@ -66,18 +67,18 @@ class Files:
         path = archive_path(file.study_id, file.name)
         where: dict[str, Any] = {"position": file.position, "study_id": file.study_id, "path": path}
         try:
-            look = self._look(file)
+            report = self._read(file)
         except OSError as error:
             counts.unchecked += 1
             self._found.unseen(unseen_code(error), PART, **where, detail=os.strerror(error.errno or 0))
         else:
-            if look.condition is Condition.INTACT:
+            if report.fixity is Fixity.INTACT:
                 counts.intact += 1
-                counts.bytes += look.bytes
+                counts.bytes += report.bytes
             else:
                 counts.damaged += 1
-                self._found.report(code_of(look.condition), PART, **where, detail=look.detail)
-            self._tell_exposed(look, where)
+                self._found.report(code_of(report.fixity), PART, **where, detail=report.detail)
+            self._tell_exposed(report, where)
         if self._known.is_first(file):
             self.check_metadata(file.study_id)
 
@@ -85,44 +86,45 @@ class Files:
         """metadata.json has the bytes that the study's entries amount to."""
         where: dict[str, Any] = {"study_id": study_id, "path": archive_path(study_id, METADATA)}
         try:
-            look, position = self._metadata(study_id)
+            found = self._metadata(study_id)
         except OSError as error:
             self._found.unseen(unseen_code(error), PART, **where, detail=os.strerror(error.errno or 0))
             return
-        if look is None:
+        if found is None:
             return
-        if look.condition is not Condition.INTACT:
-            code = "metadata-missing" if look.condition is Condition.MISSING else "metadata-changed"
-            self._found.report(code, PART, **where, position=position, detail=look.detail)
-        self._tell_exposed(look, {**where, "position": position})
+        report, position = found
+        if report.fixity is not Fixity.INTACT:
+            code = "metadata-missing" if report.fixity is Fixity.MISSING else "metadata-changed"
+            self._found.report(code, PART, **where, position=position, detail=report.detail)
+        self._tell_exposed(report, {**where, "position": position})
 
-    def _look(self, file: BelievedFile) -> Look:
-        look = self._archive.read(file.study_id, file.name, file.sha256, file.bytes)
-        if look.condition is not Condition.INTACT:  # it may be replaced by a good one just now
+    def _read(self, file: BelievedFile) -> FixityReport:
+        report = self._archive.read(file.study_id, file.name, file.sha256, file.bytes)
+        if report.fixity is not Fixity.INTACT:  # it may be replaced by a good one just now
             if self._reader.is_placing(file.study_id):
                 self._wait(self._settle_s)
-            look = self._archive.read(file.study_id, file.name, file.sha256, file.bytes)
-        return look
+            report = self._archive.read(file.study_id, file.name, file.sha256, file.bytes)
+        return report
 
-    def _metadata(self, study_id: str) -> tuple[Look | None, int | None]:
-        """None: it cannot be judged, or its file is ahead of the ledger for good reason."""
-        look, position = None, None
+    def _metadata(self, study_id: str) -> tuple[FixityReport, int] | None:
+        """The file, and the position that its bytes are of. None: it cannot be judged, or is ahead of the ledger for good reason."""
+        found: tuple[FixityReport, int] | None = None
         for _ in range(LOOKS):
             study = self._reader.study(study_id)
             if not study.whole or study.speaker is None or study.study.speaker is None:
                 self._found.unseen("ledger-damaged", PART, study_id=study_id, path=archive_path(study_id, METADATA))
-                return None, None
-            position = study.study.speaker.position
+                return None
             right = metadata_json(study.study, study.speaker)
-            look = self._archive.read(study_id, METADATA, hashlib.sha256(right).hexdigest(), len(right))
-            if look.condition is Condition.INTACT:
+            report = self._archive.read(study_id, METADATA, hashlib.sha256(right).hexdigest(), len(right))
+            found = (report, study.study.speaker.position)
+            if report.fixity is Fixity.INTACT:
                 break
             if self._reader.is_placing(study_id):
-                return None, None
-        return look, position
+                return None
+        return found
 
-    def _tell_exposed(self, look: Look, where: dict[str, Any]) -> None:
-        if look.exposed:
+    def _tell_exposed(self, report: FixityReport, where: dict[str, Any]) -> None:
+        if report.exposed:
             self._found.report("file-exposed", PART, **where, detail="anybody on the machine may write to it")
 
 
@@ -156,7 +158,7 @@ class _KnownFiles:
 class UntrackedFiles:
     """The ledger against the archive: what lies there that the ledger does not know."""
 
-    def __init__(self, reader: UntrustingReader, archive: Inspection, found: Findings, *, serving: Callable[[], bool]) -> None:
+    def __init__(self, reader: UntrustingReader, archive: FixityReader, found: Findings, *, serving: Callable[[], bool]) -> None:
         self._reader = reader
         self._archive = archive
         self._found = found
@@ -213,19 +215,19 @@ class UntrackedFiles:
         return valid_study_id(study_id) and self._reader.is_placing(study_id)
 
 
-def code_of(condition: Condition) -> str:
-    """What a file in such a condition is called."""
-    match condition:
-        case Condition.MISSING:
+def code_of(fixity: Fixity) -> str:
+    """The code of a file that is not intact."""
+    match fixity:
+        case Fixity.MISSING:
             return "file-missing"
-        case Condition.REPLACED:
+        case Fixity.REPLACED:
             return "file-replaced"
-        case Condition.CHANGED:
+        case Fixity.CHANGED:
             return "file-changed"
-        case Condition.INTACT:
+        case Fixity.INTACT:
             raise ValueError("an intact file has no code")
         case _:
-            assert_never(condition)
+            assert_never(fixity)
 
 
 def unseen_code(error: OSError) -> str:

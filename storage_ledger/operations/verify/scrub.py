@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import closing
 from datetime import datetime
 
-from storage_ledger.archive.fixity import Inspection
+from storage_ledger.archive.fixity import FixityReader
 from storage_ledger.domain.entries import Kind
 from storage_ledger.domain.ids import instant, later, rfc3339
 from storage_ledger.domain.payloads import VerifiedPayload, VerifiedScope, readable
@@ -110,7 +110,7 @@ class Scrub:
             self._metrics.scrubbed_bytes.inc(count)
             pace.spend(count)
 
-        archive = Inspection(self._paths.archive_root, on_bytes)
+        archive = FixityReader(self._paths.archive_root, on_bytes)
         files = Files(reader, archive, found, wait=stop.wait, settle_s=SETTLE_S)
         until = later(rfc3339(self._clock()), PORTION_S)
         after = first - 1

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 
-from storage_ledger.archive.fixity import Inspection
+from storage_ledger.archive.fixity import FixityReader
 from storage_ledger.domain.ids import rfc3339
 from storage_ledger.domain.paths import LEDGER_FOLDER
 from storage_ledger.errors import LedgerBusy, LedgerUnusable, Retryable
@@ -120,7 +120,7 @@ class Verification:
         if not known:
             raise LedgerUnusable("study-unknown", f"the ledger knows no study {study_id}")
         self._recording.end_if_damaged()
-        archive = self._inspection()
+        archive = self._opened_archive()
         if archive is None:
             return
         files = self._files(archive)
@@ -233,7 +233,7 @@ class Verification:
         self._report.parts.append("pending")
 
     def _archive(self, *, has_mirror: bool) -> None:
-        archive = self._inspection()
+        archive = self._opened_archive()
         if archive is None:
             return
         if not has_mirror and not any(name.name not in {LEDGER_FOLDER, "lost+found"} for name in archive.names()):
@@ -307,15 +307,15 @@ class Verification:
 
     # -- what they share
 
-    def _inspection(self) -> Inspection | None:
+    def _opened_archive(self) -> FixityReader | None:
         try:
-            return Inspection(self._paths.archive_root, self._on_bytes)
+            return FixityReader(self._paths.archive_root, self._on_bytes)
         except Retryable as error:
             for part in ("files", "strangers"):
                 self._report.found.unseen(error.code, part, detail=error.detail)
             return None
 
-    def _files(self, archive: Inspection) -> Files:
+    def _files(self, archive: FixityReader) -> Files:
         return Files(self._reader, archive, self._report.found, wait=self._wait, settle_s=min(2.0, self._options.settle_s))
 
     def _on_bytes(self, count: int) -> None:
