@@ -65,11 +65,11 @@ def restore(
 
 def _mirror(settings: Settings, force: bool, up_to_damage: bool) -> RestoreReport:
     from storage_ledger.cli.progress import progress
-    from storage_ledger.ledger.mirror.writer import mirrored_position
+    from storage_ledger.ledger.mirror.reader import mirror_position
     from storage_ledger.operations import restore as work
     from storage_ledger.wiring.stores import serve_lock_held
 
-    with serve_lock_held(settings, "restore"), progress("Restoring", mirrored_position(settings.archive_path), "entries") as show:
+    with serve_lock_held(settings, "restore"), progress("Restoring", mirror_position(settings.archive_path), "entries") as show:
         return work.from_mirror(settings.archive_path, settings.ledger_file, show, force=force, up_to_damage=up_to_damage)
 
 
@@ -78,10 +78,10 @@ def _backup(settings: Settings, place: Path, with_mirror: bool | None, force: bo
     from storage_ledger.operations import restore as work
     from storage_ledger.wiring.stores import serve_lock_held
 
-    def ask(backed_up: int, mirrored: int) -> bool:
+    def ask(backed_up: int, up_to: int) -> bool:
         if with_mirror is not None or not sys.stdin.isatty():
             return bool(with_mirror)
-        question = f"The backup ends at position {backed_up}; the archive's mirror goes on to {mirrored}. Take over the rest from there?"
+        question = f"The backup ends at position {backed_up}; the archive's mirror goes on to {up_to}. Take over the rest from there?"
         return typer.confirm(question, default=True, err=True)
 
     titles = {"copied": ("Copying", "bytes"), "checked": ("Checking", "entries"), "restored": ("From the mirror", "entries")}

@@ -13,7 +13,7 @@ from storage_ledger.domain.entries import Entry, faults
 from storage_ledger.domain.merkle_tree import Tree
 from storage_ledger.errors import BackupError, LedgerUnusable, Retryable
 from storage_ledger.ledger.migrate import make_again, make_folder, migrate
-from storage_ledger.ledger.mirror import writer
+from storage_ledger.ledger.mirror import reader
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.operations import backup
 from storage_ledger.operations.backup import Manifest
@@ -103,7 +103,7 @@ def from_mirror(
     called again. `on_progress` gets positions. Raises `LedgerUnusable`.
     """
     make_folder(ledger_file.parent)
-    ledger_id = writer.look(archive_root).ledger_id
+    ledger_id = reader.ledger_id_of(archive_root)
     set_aside = None
     if force or not _holds_entries(ledger_file):
         new = _beside(ledger_file)
@@ -252,7 +252,7 @@ def _refuse_what_would_be_lost(ledger_file: Path, manifest: Manifest, new: Path,
 def _refuse_the_backup_of_another(archive_root: Path, folder: Path, manifest: Manifest) -> None:
     """Raise where the archive is another ledger's: `serve` would not start beside it. Without a mirror nobody can know."""
     try:
-        other = writer.look(archive_root).ledger_id
+        other = reader.ledger_id_of(archive_root)
     except (LedgerUnusable, Retryable):
         return
     if other != manifest.ledger_id:
@@ -266,11 +266,11 @@ def _refuse_the_backup_of_another(archive_root: Path, folder: Path, manifest: Ma
 def _beyond(archive_root: Path, manifest: Manifest) -> int | None:
     """The position of the mirror, where it is this ledger's and goes further; None where it does not, or cannot be read."""
     try:
-        if writer.look(archive_root).ledger_id != manifest.ledger_id:
+        if reader.ledger_id_of(archive_root) != manifest.ledger_id:
             return None
     except (LedgerUnusable, Retryable):
         return None
-    position = writer.mirrored_position(archive_root)
+    position = reader.mirror_position(archive_root)
     return position if position is not None and position > manifest.position else None
 
 
@@ -337,7 +337,7 @@ def _append_the_rest(
     position = last.position if last else 0
     appended = 0
     proved, damage = _proved(archive_root, ledger.ledger_id, known) if up_to_damage else (0, None)
-    stream = writer.entries(archive_root, ledger.ledger_id, known)
+    stream = reader.entries(archive_root, ledger.ledger_id, known)
     if damage is not None:
         if proved <= position:
             return _nothing_to_be_had(position, damage)
@@ -377,7 +377,7 @@ def _proved(archive_root: Path, ledger_id: str, known: Tree | None) -> tuple[int
         proved = position
 
     try:
-        for _ in writer.entries(archive_root, ledger_id, known, on_proved=on_proved):
+        for _ in reader.entries(archive_root, ledger_id, known, on_proved=on_proved):
             pass
     except LedgerUnusable as error:
         if error.code != "mirror-damaged":

@@ -16,7 +16,8 @@ from storage_ledger.domain.metadata_json import metadata_json
 from storage_ledger.domain.payloads import DescribedPayload
 from storage_ledger.domain.study import Study
 from storage_ledger.index.follower import Index
-from storage_ledger.ledger.mirror.writer import Mirror, entries
+from storage_ledger.ledger.mirror.reader import entries
+from storage_ledger.ledger.mirror.writer import Mirror
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.operations.adopt.adoption import Adoption, AdoptPlan, AdoptReport
 from storage_ledger.operations.restore import from_mirror

@@ -20,8 +20,7 @@ import pytest
 from storage_ledger.domain.entries import Entry, Kind, NewEntry
 from storage_ledger.errors import BackupError, LedgerUnusable, Locked
 from storage_ledger.ledger.mirror import segments
-from storage_ledger.ledger.mirror import writer as module
-from storage_ledger.ledger.mirror.segments import Batch, Begin
+from storage_ledger.ledger.mirror.segments import BatchSeal, SegmentHeader
 from storage_ledger.ledger.mirror.writer import Mirror
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.operations import backup
@@ -247,7 +246,7 @@ def test_an_old_backup_offers_what_the_mirror_has_beyond_it(scene):
 @pytest.mark.parametrize("segment", [10, 4096])
 @pytest.mark.parametrize("at", ["begin", 3, 20, 23, "batch"])
 def test_a_mirror_that_is_damaged_only_before_the_end_of_the_backup_gives_the_rest(scene, monkeypatch, segment, at):
-    monkeypatch.setattr(module, "SEGMENT_ENTRIES", segment)
+    monkeypatch.setattr(segments, "SEGMENT_ENTRIES", segment)
     scene.append(13)
     scene.append(10)
     scene.back_up()
@@ -322,9 +321,9 @@ def damage_line(archive: Path, at: int | str, *, up_to: int) -> None:
         lines = path.read_bytes().splitlines(keepends=True)
         for n, line in enumerate(lines):
             match segments.parse(line[:-1]):
-                case Begin():
+                case SegmentHeader():
                     hit = at == "begin"
-                case Batch(size=size):
+                case BatchSeal(size=size):
                     hit = at == "batch" and size <= up_to
                 case Entry(position=position):
                     hit = at == position

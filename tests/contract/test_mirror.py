@@ -16,11 +16,12 @@ import pytest
 from storage_ledger.domain.entries import Entry, Kind, NewEntry
 from storage_ledger.domain.merkle_tree import Tree
 from storage_ledger.errors import LedgerUnusable, Retryable
-from storage_ledger.ledger.mirror import segments
-from storage_ledger.ledger.mirror import writer as module
-from storage_ledger.ledger.mirror.segments import Batch, Begin
-from storage_ledger.ledger.mirror.writer import Mirror, mirrored_position
+from storage_ledger.ledger.mirror import segments, writer
+from storage_ledger.ledger.mirror.reader import entries, mirror_position
+from storage_ledger.ledger.mirror.segments import BatchSeal, SegmentHeader
+from storage_ledger.ledger.mirror.writer import Mirror
 from storage_ledger.ledger.sqlite import SqliteLedger
+from storage_ledger.system.files import FolderId
 from tests.contract.making import damage, described, fill, small_volume
 
 
@@ -33,7 +34,7 @@ class Scene:
         self.archive.mkdir(exist_ok=True)
         self.ledger: SqliteLedger = ledgers.open(root / "ledger")
         self.folder = self.archive / ".ledger"
-        self.recognised: list[module.Identity] = []
+        self.recognised: list[FolderId] = []
 
     def mirror(self) -> Mirror:
         return Mirror(self.archive, self.root / "mirror.lock", self.ledger, on_recognised=self.recognised.append)
@@ -64,14 +65,14 @@ class Scene:
             assert data.endswith(b"\n")
             assert segments.first_position(name) == tree.size + 1
             lines = [line for _, line in segments.lines(data)]
-            assert lines[0] == Begin(self.ledger.ledger_id, tree)
+            assert lines[0] == SegmentHeader(self.ledger.ledger_id, tree)
             for line in lines[1:]:
                 if isinstance(line, Entry):
                     tree.append(line.leaf_hash)
                     found.append(line)
                 else:
-                    assert line == Batch(self.ledger.ledger_id, tree.size, tree.root())
-            assert len(lines) == 1 or isinstance(lines[-1], Batch)
+                    assert line == BatchSeal(self.ledger.ledger_id, tree.size, tree.root())
+            assert len(lines) == 1 or isinstance(lines[-1], BatchSeal)
         assert found == self.ledger.read(0, 100_000)
 
 
@@ -86,14 +87,14 @@ def test_every_entry_is_mirrored_as_it_is_in_the_ledger(scene):
         scene.append(count)
         assert mirror.catch_up() == count
         scene.assert_mirrors_the_ledger()
-    assert mirror.position == 24 == mirrored_position(scene.archive)
+    assert mirror.position == 24 == mirror_position(scene.archive)
     assert mirror.catch_up() == 0
     assert [oct(os.stat(scene.folder / name).st_mode)[-3:] for name in scene.names()] == ["640"]
     assert oct(scene.folder.stat().st_mode)[-3:] == "750"
 
 
 def test_a_new_segment_begins_when_one_is_full(scene, monkeypatch):
-    monkeypatch.setattr(module, "SEGMENT_ENTRIES", 10)
+    monkeypatch.setattr(segments, "SEGMENT_ENTRIES", 10)
     mirror = scene.begun()
     for count in (7, 4, 1, 25, 1):
         scene.append(count)
@@ -107,7 +108,7 @@ def test_a_new_segment_begins_when_one_is_full(scene, monkeypatch):
 
 
 def test_a_large_segment_is_full_too(scene, monkeypatch):
-    monkeypatch.setattr(module, "SEGMENT_BYTES", 10_000)
+    monkeypatch.setattr(segments, "SEGMENT_BYTES", 10_000)
     mirror = scene.begun()
     for _ in range(4):
         scene.append(2, "x" * 6000)
@@ -135,9 +136,9 @@ def test_two_processes_take_turns(scene):
 @pytest.mark.parametrize("seed", range(40))
 def test_whatever_a_crash_leaves_of_the_last_batch_is_mended(scene, seed, monkeypatch):
     rng = random.Random(seed)
-    monkeypatch.setattr(module, "SEGMENT_ENTRIES", rng.choice((4, 4096)))
+    monkeypatch.setattr(segments, "SEGMENT_ENTRIES", rng.choice((4, 4096)))
     mirror = scene.begun(4)
-    kept = mirrored_position(scene.archive)
+    kept = mirror_position(scene.archive)
     name = scene.names()[-1]
     before = (scene.folder / name).read_bytes()
     scene.append(rng.randrange(1, 6))
@@ -148,7 +149,7 @@ def test_whatever_a_crash_leaves_of_the_last_batch_is_mended(scene, seed, monkey
     cut = rng.randrange(begin, len(data) + 1)
     torn = data[:cut] + rng.choice((b"", bytes(rng.randrange(1, 5000))))  # a file may be longer than what reached the disk
     last.write_bytes(torn)
-    assert mirrored_position(scene.archive) >= kept
+    assert mirror_position(scene.archive) >= kept
     again = scene.mirror()
     again.check()
     again.catch_up()
@@ -255,7 +256,7 @@ def test_a_missing_mirror_is_refused_once_there_are_entries(scene):
 
 
 def test_rewriting_makes_it_anew_and_keeps_the_old_one(scene, monkeypatch):
-    monkeypatch.setattr(module, "SEGMENT_ENTRIES", 10)
+    monkeypatch.setattr(segments, "SEGMENT_ENTRIES", 10)
     scene.begun(25)
     old = scene.names()
     (scene.folder / old[0]).write_bytes(b"damaged\n")
@@ -270,13 +271,13 @@ def test_rewriting_makes_it_anew_and_keeps_the_old_one(scene, monkeypatch):
 
 
 def test_rewriting_that_is_cut_short_leaves_a_mirror_that_only_ends_earlier(scene, monkeypatch):
-    monkeypatch.setattr(module, "SEGMENT_ENTRIES", 10)
+    monkeypatch.setattr(segments, "SEGMENT_ENTRIES", 10)
     scene.begun(25)
     old = scene.names()
     with immovable(scene.folder / old[1]), pytest.raises(Retryable):
         scene.mirror().rewrite()
     assert scene.names() == old[:2]
-    assert list(module.entries(scene.archive, scene.ledger.ledger_id)) == scene.ledger.read(0, 20)
+    assert list(entries(scene.archive, scene.ledger.ledger_id)) == scene.ledger.read(0, 20)
     scene.mirror().catch_up()
     scene.assert_mirrors_the_ledger()
 
@@ -379,14 +380,14 @@ def test_a_damaged_entry_is_not_mirrored_unless_the_mirror_is_made_anew(scene, h
     again.catch_up()
     lines = [line for _, line in segments.lines((scene.folder / scene.names()[0]).read_bytes())]
     assert [each.position if isinstance(each, Entry) else each and type(each).__name__ for each in lines] == (
-        ["Begin", 1, None, 3, "Batch", 4, "Batch"]
+        ["SegmentHeader", 1, None, 3, "BatchSeal", 4, "BatchSeal"]
     )
 
 
 def test_who_holds_the_lock_for_ever_holds_up_nobody_for_ever(tmp_path, ledgers, monkeypatch):
     scene = Scene(tmp_path, ledgers)
     mirror = scene.begun(1)
-    monkeypatch.setattr(module, "LOCK_WITHIN_S", 0.2)
+    monkeypatch.setattr(writer, "LOCK_WITHIN_S", 0.2)
     with (tmp_path / "mirror.lock").open() as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(Retryable) as caught:

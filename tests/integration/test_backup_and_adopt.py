@@ -15,7 +15,7 @@ from storage_ledger.cli.main import app as command_line
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.errors import BackupError, LedgerUnusable, Retryable
 from storage_ledger.ledger.migrate import migrate
-from storage_ledger.ledger.mirror.writer import mirrored_position
+from storage_ledger.ledger.mirror.reader import mirror_position
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.operations.adopt.adoption import AdoptPlan
 from storage_ledger.settings import Settings
@@ -181,9 +181,9 @@ def test_what_a_run_that_was_killed_has_not_mirrored_is_mirrored_by_the_next(tmp
     with ledger.write() as tx:
         tx.append(NewEntry(Kind.RECOVERED, {"step": "place", "code": "archive-full"}))
     ledger.close()
-    assert mirrored_position(made.archive_path) == 2
+    assert mirror_position(made.archive_path) == 2
     adopt.adopt(made, AdoptPlan(), on_progress=lambda _: None)
-    assert mirrored_position(made.archive_path) == 3
+    assert mirror_position(made.archive_path) == 3
 
 
 @pytest.mark.usefixtures("umask", "log")

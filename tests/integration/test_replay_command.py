@@ -314,7 +314,7 @@ def test_an_archive_without_a_mirror_is_taken_for_one_that_is_not_mounted(stack)
 @pytest.fixture
 def segments(stack, monkeypatch):
     """The mirror in several segments, as that of a larger ledger is."""
-    monkeypatch.setattr("storage_ledger.ledger.mirror.writer.SEGMENT_ENTRIES", 20)
+    monkeypatch.setattr("storage_ledger.ledger.mirror.segments.SEGMENT_ENTRIES", 20)
     with closing(SqliteLedger(stack.ledger / "ledger.db")) as ledger:
         Mirror(stack.archive, stack.ledger / "mirror.lock", ledger).rewrite()
     shutil.rmtree(stack.archive / ".ledger/damaged")

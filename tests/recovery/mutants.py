@@ -33,6 +33,7 @@ STATUS = "storage_ledger/pipeline/status_client.py"
 ENTRIES = "storage_ledger/domain/entries.py"
 STUDY = "storage_ledger/domain/study.py"
 MIRROR = "storage_ledger/ledger/mirror/writer.py"
+LAST_SEGMENT = "storage_ledger/ledger/mirror/last_segment.py"
 LEDGER = "storage_ledger/ledger/transaction.py"
 
 
@@ -265,7 +266,7 @@ MUTANTS = {
     ),
     "mirror-mended-from-damage": Mutant(
         "the mirror's last segment is made anew from what is damaged in the ledger",
-        (Edit(MIRROR, "            if own is not None and faults(own):\n", "            if False:\n"),),
+        (Edit(LAST_SEGMENT, "        if own is not None and faults(own):\n", "        if False:\n"),),
         ("damaged",),
     ),
 }

@@ -14,10 +14,9 @@ import pytest
 
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.index.follower import Index
-from storage_ledger.ledger.mirror import writer as mirror_module
+from storage_ledger.ledger.mirror import segments
 from storage_ledger.ledger.mirror.writer import Mirror
 from storage_ledger.operations.quarantine import Decision, DecisionTarget, decide
-from storage_ledger.operations.verify import mirror as checked_mirror
 from storage_ledger.operations.verify.report import VerifyReport
 from storage_ledger.operations.verify.selection import VerifyOptions, VerifyPaths
 from storage_ledger.operations.verify.verification import Verification
@@ -40,7 +39,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """Studies of all sorts, some of which still wait for something, several segments of mirror, an index; nobody runs."""
     folder = tmp_path_factory.mktemp("world")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mirror_module, "SEGMENT_ENTRIES", SEGMENT)
+        patch.setattr(segments, "SEGMENT_ENTRIES", SEGMENT)
         made = World(folder / "here", folder / "saved", random.Random(SEED))
         _fill(made, Ledgers(tmp_path_factory.mktemp("template")))
     made.save()
@@ -134,7 +133,7 @@ def test_the_world_is_intact(world: World) -> None:
 
 @pytest.mark.timeout(7200)
 def test_every_damage_is_named_at_its_place_and_nothing_else_is(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checked_mirror, "SEGMENT_ENTRIES", SEGMENT)
+    monkeypatch.setattr(segments, "SEGMENT_ENTRIES", SEGMENT)
     wrong = []
     names = sorted(DAMAGES)
     for n in range(COUNT):

@@ -24,7 +24,7 @@ from storage_ledger.domain.metadata_json import metadata_json
 from storage_ledger.domain.payloads import DescribedPayload
 from storage_ledger.domain.study import Study
 from storage_ledger.ledger.migrate import migrate
-from storage_ledger.ledger.mirror import writer
+from storage_ledger.ledger.mirror import reader
 from storage_ledger.ledger.mirror.writer import Mirror
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.operations import backup
@@ -240,7 +240,7 @@ def test_an_adoption(beginning: Folders, warm: Warm, rewrite: bool) -> None:
         whole(folders.file)
         ledger = SqliteLedger(folders.file)
         entries = ledger.read(0, 10_000)
-        assert list(writer.entries(folders.archive, ledger.ledger_id)) == entries
+        assert list(reader.entries(folders.archive, ledger.ledger_id)) == entries
         archived = [f"{entry.study_id}/{entry.data['file']['name']}" for entry in entries if entry.kind == Kind.ARCHIVED]
         assert sorted(archived) == sorted(files)
         assert [entry.kind for entry in entries].count("described") == len(files)

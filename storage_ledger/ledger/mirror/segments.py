@@ -21,11 +21,14 @@ from storage_ledger.domain.entries import Entry, faults, header
 from storage_ledger.domain.merkle_tree import Tree
 
 FORMAT = "storage-ledger-mirror\t1"
+SEGMENT_ENTRIES = 4096
+SEGMENT_BYTES = 8 << 20
+"""A segment is full when it has reached either of them; the next batch begins another one."""
 NAME = re.compile(r"([0-9]{12})\.entries", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
-class Begin:
+class SegmentHeader:
     """The first line of a segment: what lies before it."""
 
     ledger_id: str
@@ -33,7 +36,7 @@ class Begin:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class BatchSeal:
     """The last line of what was made durable together. `size`: entries from position 1 on; `root`: of their tree."""
 
     ledger_id: str
@@ -41,7 +44,7 @@ class Batch:
     root: bytes
 
 
-Line = Begin | Entry | Batch
+MirrorLine = SegmentHeader | Entry | BatchSeal
 
 
 def segment_name(first: int) -> str:
@@ -55,7 +58,7 @@ def first_position(name: str) -> int | None:
     return int(found[1]) if found and int(found[1]) > 0 else None
 
 
-def begin_line(ledger_id: str, before: Tree) -> bytes:
+def header_line(ledger_id: str, before: Tree) -> bytes:
     """The first line of a segment."""
     return _with_digest(f"{FORMAT}\t{ledger_id}\t{before.size}\t{','.join(peak.hex() for peak in before.peaks)}")
 
@@ -83,7 +86,7 @@ def batch_bytes(ledger_id: str, tree: Tree, entries: Iterable[Entry]) -> bytes:
     return b"".join((*lines, batch_line(ledger_id, tree.size, tree.root())))
 
 
-def parse(line: bytes) -> Line | None:
+def parse(line: bytes) -> MirrorLine | None:
     """One line without its line feed; None unless it is, byte for byte, a line that this module writes.
 
     An entry comes back only if payload and header fit their hashes. Whether it is the *right* one, and whether a batch's
@@ -93,13 +96,13 @@ def parse(line: bytes) -> Line | None:
         kind, *fields = line.decode("utf-8").split("\t")
         match kind, fields:
             case "entry", [leaf_hash, salt, head, payload]:
-                found: Line = Entry(
+                found: MirrorLine = Entry(
                     **canonical_json.loads(head), payload=payload, salt=bytes.fromhex(salt), leaf_hash=bytes.fromhex(leaf_hash)
                 )
             case "batch", [ledger_id, size, root, _]:
-                found = Batch(ledger_id, int(size), bytes.fromhex(root))
+                found = BatchSeal(ledger_id, int(size), bytes.fromhex(root))
             case "storage-ledger-mirror", [_, ledger_id, size, peaks, _]:
-                found = Begin(ledger_id, Tree(int(size), [bytes.fromhex(peak) for peak in peaks.split(",") if peak]))
+                found = SegmentHeader(ledger_id, Tree(int(size), [bytes.fromhex(peak) for peak in peaks.split(",") if peak]))
             case _:
                 return None
         return found if _render(found) == line + b"\n" and not (isinstance(found, Entry) and faults(found)) else None
@@ -107,7 +110,7 @@ def parse(line: bytes) -> Line | None:
         return None
 
 
-def lines(data: bytes) -> Iterator[tuple[int, Line | None]]:
+def lines(data: bytes) -> Iterator[tuple[int, MirrorLine | None]]:
     """Every line that ends in a line feed: the offset of its first byte, and what it says. A torn last one is left out."""
     offset = 0
     while (end := data.find(b"\n", offset)) >= 0:
@@ -115,14 +118,14 @@ def lines(data: bytes) -> Iterator[tuple[int, Line | None]]:
         offset = end + 1
 
 
-def _render(line: Line) -> bytes:
+def _render(line: MirrorLine) -> bytes:
     match line:
         case Entry():
             return entry_line(line)
-        case Batch(ledger_id, size, root):
+        case BatchSeal(ledger_id, size, root):
             return batch_line(ledger_id, size, root)
-        case Begin(ledger_id, before):
-            return begin_line(ledger_id, before)
+        case SegmentHeader(ledger_id, before):
+            return header_line(ledger_id, before)
 
 
 def _with_digest(text: str) -> bytes:

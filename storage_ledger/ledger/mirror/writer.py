@@ -6,45 +6,52 @@ all of them so far, fsynced. From it alone the ledger can be made again.
 
 from __future__ import annotations
 
-import errno as errnos
 import fcntl
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from storage_ledger.domain.entries import Entry, faults
 from storage_ledger.domain.merkle_tree import Tree
-from storage_ledger.domain.paths import DAMAGED_FOLDER, LEDGER_FOLDER
+from storage_ledger.domain.paths import LEDGER_FOLDER
 from storage_ledger.errors import LedgerUnusable, Retryable
 from storage_ledger.ledger.contract import Ledger
-from storage_ledger.ledger.mirror import segments
-from storage_ledger.ledger.mirror.segments import Batch, Begin
-from storage_ledger.system import locks, logs
-from storage_ledger.system.files import chown_like_folder
+from storage_ledger.ledger.mirror import refusals, segments
+from storage_ledger.ledger.mirror.last_segment import FILE_MODE, READ_ENTRIES, make_mirror_folder, repair, set_aside, survey, write_segment
+from storage_ledger.ledger.mirror.reader import ABOUT, FAILURES, segment_names
+from storage_ledger.system import locks
+from storage_ledger.system.files import (
+    CREATE,
+    FOLDER,
+    FolderId,
+    chown_like_folder,
+    opened,
+    opened_volume,
+    set_mode_and_owner,
+    translated,
+    unlink_if_exists,
+    write_all,
+)
 
-SEGMENT_ENTRIES = 4096
-SEGMENT_BYTES = 8 << 20
-READ_ENTRIES = 256
-FOLDER_MODE = 0o750
-FILE_MODE = 0o640
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_MAKE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_TEMPORARY = ".segment.tmp"
 LOCK_WITHIN_S = 5.0
+_APPEND = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Of a folder or file: another one of the same name differs. `size` in bytes, 0 for a folder."""
+class _FileState(NamedTuple):
+    """Tells whether a file is still the one that we left, and as long."""
 
     device: int
     inode: int
     size: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> _FileState:
+        return cls(status.st_dev, status.st_ino, status.st_size)
 
 
 @dataclass(slots=True)
@@ -52,8 +59,8 @@ class _Tail:
     """The segment that is appended to. `state`: as we left it; `entries`: how many it holds; `tree`: over all so far."""
 
     name: str
-    root: Identity
-    state: Identity
+    root: FolderId
+    state: _FileState
     entries: int
     tree: Tree
 
@@ -61,8 +68,8 @@ class _Tail:
 class Mirror:
     """Appends to the mirror; safe from several threads, and several processes may do it for one ledger.
 
-    `lock_file` lies on the ledger's volume: the archive may be a network file system that locks badly. `on_recognised`
-    is told the identity of the archive's root folder whenever the mirror in it was found to be this ledger's.
+    `lock_file` is on the ledger's volume: the archive may be a network file system, where locks do not hold. `on_recognised` gets
+    the archive's root folder whenever the mirror in it was found to be this ledger's.
     """
 
     def __init__(
@@ -71,7 +78,7 @@ class Mirror:
         lock_file: Path,
         ledger: Ledger,
         *,
-        on_recognised: Callable[[Identity], None] = lambda _: None,
+        on_recognised: Callable[[FolderId], None] = lambda _: None,
     ) -> None:
         self._root = archive_root
         self._lock_file = lock_file
@@ -96,8 +103,8 @@ class Mirror:
             if self._ledger.last() is not None:
                 return
             with self._folder(make=True) as (_, folder):
-                if not _names(folder):
-                    _write_anew(folder, segments.segment_name(1), segments.begin_line(self._ledger.ledger_id, Tree()))
+                if not segment_names(folder):
+                    write_segment(folder, segments.segment_name(1), segments.header_line(self._ledger.ledger_id, Tree()))
 
     def check(self) -> None:
         """See that the mirror there is this ledger's, and not ahead of it: look only, from the last segment.
@@ -106,7 +113,7 @@ class Mirror:
         command that mends it, and `Retryable` when the volume fails.
         """
         with self._alone(), self._folder() as (root, folder):
-            self._survey(folder)
+            survey(folder, self._ledger)
         self._on_recognised(root)
 
     def catch_up(self) -> int:
@@ -137,9 +144,9 @@ class Mirror:
         with self._alone():
             with self._folder(make=True) as (_, folder):
                 self._tail = None
-                for name in reversed(_names(folder)):  # cut short, it leaves a mirror that only ends earlier
-                    _set_aside(folder, name)
-                _write_anew(folder, segments.segment_name(1), segments.begin_line(self._ledger.ledger_id, Tree()))
+                for name in reversed(segment_names(folder)):  # cut short, it leaves a mirror that only ends earlier
+                    set_aside(folder, name, keep_name=False)
+                write_segment(folder, segments.segment_name(1), segments.header_line(self._ledger.ledger_id, Tree()))
             while entries := self._more():
                 self._append(entries, as_they_are=True)
                 on_progress(self._position)
@@ -151,8 +158,8 @@ class Mirror:
             self._open()
         found: list[Entry] = []
         size = 0
-        while len(found) < SEGMENT_ENTRIES and size < SEGMENT_BYTES:
-            wanted = min(READ_ENTRIES, SEGMENT_ENTRIES - len(found))
+        while len(found) < segments.SEGMENT_ENTRIES and size < segments.SEGMENT_BYTES:
+            wanted = min(READ_ENTRIES, segments.SEGMENT_ENTRIES - len(found))
             some = self._ledger.read(self._position + len(found), wanted)
             found += some
             size += sum(len(entry.payload) for entry in some)
@@ -165,27 +172,26 @@ class Mirror:
         if tail is None:
             raise RuntimeError("the mirror is opened before it is appended to")
         if not as_they_are and (damaged := next(filter(faults, entries), None)):
-            raise _not_whole(damaged.position)
+            raise refusals.not_whole(damaged.position)
         self._tail = None  # until it is durable nobody knows what the file holds
         tree = tail.tree.copy()
-        full = tail.entries >= SEGMENT_ENTRIES or tail.state.size >= SEGMENT_BYTES
-        head = segments.begin_line(self._ledger.ledger_id, tree) if full else b""
+        full = tail.entries >= segments.SEGMENT_ENTRIES or tail.state.size >= segments.SEGMENT_BYTES
+        head = segments.header_line(self._ledger.ledger_id, tree) if full else b""
         name = segments.segment_name(tree.size + 1) if full else tail.name
         data = head + segments.batch_bytes(self._ledger.ledger_id, tree, entries)
         with self._folder() as (root, folder):
             if root != tail.root:
                 raise Retryable("mirror-moved", "another volume has been mounted at ARCHIVE_PATH meanwhile", shared=True)
             if full:
-                _remove(folder, name)  # left by somebody who did not get so far
-            with _opened(name, (_MAKE if full else os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC), folder) as descriptor:
+                unlink_if_exists(name, folder)  # left by somebody who was interrupted
+            with opened(name, CREATE if full else _APPEND, folder) as descriptor:
                 if full:
-                    os.fchmod(descriptor, FILE_MODE)
-                    chown_like_folder(descriptor, folder)
-                elif _identity(descriptor) != tail.state:
+                    set_mode_and_owner(descriptor, folder, FILE_MODE)
+                elif _FileState.of(os.fstat(descriptor)) != tail.state:
                     raise Retryable("mirror-moved", "the mirror's last segment has been changed meanwhile", shared=True)
-                _write_all(descriptor, data)
+                write_all(descriptor, data)
                 os.fsync(descriptor)
-                state = _identity(descriptor)
+                state = _FileState.of(os.fstat(descriptor))
             if full:
                 os.fsync(folder)
         self._tail = _Tail(name, root, state, (0 if full else tail.entries) + len(entries), tree)
@@ -197,98 +203,17 @@ class Mirror:
                 status = os.stat(tail.name, dir_fd=folder, follow_symlinks=False)
             except FileNotFoundError:
                 return False
-            return root == tail.root and Identity(status.st_dev, status.st_ino, status.st_size) == tail.state
+            return root == tail.root and _FileState.of(status) == tail.state
 
     def _open(self) -> None:
-        """Find the end, and make the last segment anew: whoever wrote it may have been killed, or its fsync have failed."""
+        """Find the end, and repair the last segment."""
         self._tail = None
         with self._folder() as (root, folder):
-            survey = self._survey(folder)
-            if not survey.whole:
-                _set_aside_copy(folder, survey.name)
-                logs.get().error("mirror.damaged", position=survey.tree.size)
-            elif survey.torn:
-                logs.get().info("mirror.repaired", position=survey.tree.size, bytes=survey.torn)
-            state = _write_anew(folder, survey.name, survey.data)
-            self._tail = _Tail(survey.name, root, state, survey.entries, survey.tree)
-            self._position = survey.tree.size
+            last = survey(folder, self._ledger)
+            state = _FileState.of(repair(folder, last))
+            self._tail = _Tail(last.name, root, state, last.entries, last.tree)
+            self._position = last.tree.size
         self._on_recognised(root)
-
-    def _survey(self, folder: int) -> _Survey:
-        """What the last segment is, and what it ought to be by the ledger. Raises `LedgerUnusable` where they contradict."""
-        names = _names(folder)
-        if not names:
-            raise _missing(self._ledger)
-        name = names[-1]
-        data = _read(folder, name)
-        before = (segments.first_position(name) or 1) - 1
-        begin: Begin | None = None
-        sizes: list[int] = []
-        said: list[Entry] = []
-        ids: set[str] = set()
-        for _, line in segments.lines(data):
-            match line:
-                case Begin():
-                    begin = line
-                    ids.add(line.ledger_id)
-                case Batch():
-                    sizes.append(line.size)
-                    ids.add(line.ledger_id)
-                case Entry():
-                    said.append(line)
-        last = self._ledger.last()
-        position = last.position if last else 0
-        if ids and ids != {self._ledger.ledger_id}:
-            raise _foreign(self._ledger, min(ids - {self._ledger.ledger_id}), position)
-        claimed = max([before, *sizes, *(entry.position for entry in said)])
-        if claimed > position:
-            raise _ahead(claimed, position)
-        ours = self._as_recorded(said, before, claimed)
-        tree = self._tree_before(folder, names, begin, before)
-        expected = [segments.begin_line(self._ledger.ledger_id, tree)]
-        count = 0
-        for size in sizes:
-            batch = [ours[p] for p in range(tree.size + 1, size + 1)]
-            if batch:
-                expected.append(segments.batch_bytes(self._ledger.ledger_id, tree, batch))
-                count += len(batch)
-        right = b"".join(expected)
-        # After the last batch there may be entries of one that was not completed, and a torn line: no more than that.
-        rest = data[len(right) :]
-        whole = right.startswith(data) or (data.startswith(right) and all(isinstance(line, Entry) for _, line in segments.lines(rest)))
-        return _Survey(name, right, tree, count, whole=whole, torn=len(rest) if whole else 0)
-
-    def _as_recorded(self, said: list[Entry], after: int, up_to: int) -> dict[int, Entry]:
-        """The ledger's entries; one that is damaged there as the mirror has it. That may be the only whole copy of it."""
-        ours = self._entries(after, up_to)
-        for entry in said:
-            own = ours.get(entry.position)
-            if own is not None and faults(own):
-                ours[entry.position] = entry
-            elif own is not None and own.leaf_hash != entry.leaf_hash:
-                raise _disagrees(entry.position)
-        return ours
-
-    def _entries(self, after: int, up_to: int) -> dict[int, Entry]:
-        found: dict[int, Entry] = {}
-        while after < up_to:
-            some = self._ledger.read(after, min(READ_ENTRIES, up_to - after))
-            found.update((entry.position, entry) for entry in some)
-            after += len(some)
-        return found
-
-    def _tree_before(self, folder: int, names: list[str], begin: Begin | None, before: int) -> Tree:
-        """The tree over what earlier segments hold: from the two lines that say so, or from the ledger if they don't agree."""
-        if before == 0:
-            return Tree()
-        if begin is not None and begin.before.size == before and len(names) > 1:
-            last_line = _last_line(folder, names[-2])
-            if isinstance(last_line, Batch) and (last_line.size, last_line.root) == (before, begin.before.root()):
-                return begin.before.copy()
-        tree = Tree()
-        while tree.size < before:
-            tree.extend(entry.leaf_hash for entry in self._ledger.read(tree.size, min(READ_ENTRIES, before - tree.size)))
-        return tree
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -296,7 +221,7 @@ class Mirror:
         with self._mutex:
             descriptor = self._locked()
             try:
-                with _translated():
+                with translated(FAILURES, ABOUT):
                     yield
             finally:
                 locks.let_go(descriptor)
@@ -316,26 +241,19 @@ class Mirror:
         return descriptor
 
     @contextmanager
-    def _folder(self, *, make: bool = False) -> Iterator[tuple[Identity, int]]:
-        """The mirror's folder, open, and the identity of the archive's root that it lies in."""
-        try:
-            root = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as error:
-            text = f"ARCHIVE_PATH cannot be opened: {os.strerror(error.errno or 0)}"
-            raise Retryable("archive-missing", text, errno=error.errno, shared=True) from error
-        try:
+    def _folder(self, *, make: bool = False) -> Iterator[tuple[FolderId, int]]:
+        """The mirror's folder, open, and the archive's root folder that it lies in."""
+        with opened_volume(self._root, setting="ARCHIVE_PATH", code="archive-missing") as root:
             if make:
-                _make_folder(root, LEDGER_FOLDER)
+                make_mirror_folder(LEDGER_FOLDER, root)
             try:
-                folder = os.open(LEDGER_FOLDER, _FOLDER, dir_fd=root)
+                folder = os.open(LEDGER_FOLDER, FOLDER, dir_fd=root)
             except (FileNotFoundError, NotADirectoryError):
-                raise _missing(self._ledger) from None
+                raise refusals.missing(self._ledger) from None
             try:
-                yield _identity(root, sized=False), folder
+                yield FolderId.of(root), folder
             finally:
                 os.close(folder)
-        finally:
-            os.close(root)
 
 
 def _take(descriptor: int) -> None:
@@ -351,280 +269,3 @@ def _take(descriptor: int) -> None:
             time.sleep(0.02)
         else:
             return
-
-
-@dataclass(frozen=True, slots=True)
-class _Survey:
-    """Of the last segment. `data`: its bytes as the ledger has them, up to the last batch; `tree`, `entries`: of those.
-
-    `whole`: what lies there agrees with them; `torn`: bytes of a batch that was not completed.
-    """
-
-    name: str
-    data: bytes
-    tree: Tree
-    entries: int
-    whole: bool
-    torn: int
-
-
-def mirrored_position(archive_root: Path) -> int | None:
-    """Up to which position the mirror says to go, from its last lines; None where there is none, or it can't be read."""
-    folder_path = archive_root / LEDGER_FOLDER
-    with suppress(OSError), _opened(str(folder_path), _FOLDER) as folder:
-        names = _names(folder)
-        if names:
-            sizes = [line.size for _, line in segments.lines(_read(folder, names[-1])) if isinstance(line, Batch)]
-            return max(sizes, default=(segments.first_position(names[-1]) or 1) - 1)
-    return None
-
-
-@dataclass(frozen=True, slots=True)
-class Mirrored:
-    """What a mirror is of: how many segments, and the ledger's id from the last line that is whole and has one."""
-
-    ledger_id: str
-    segments: int
-
-
-def look(archive_root: Path) -> Mirrored:
-    """Whose mirror lies there. Raises `LedgerUnusable` (`mirror-missing`, `mirror-damaged`)."""
-    with _translated(), _opened_folder(archive_root) as folder:
-        names = _names(folder)
-        for name in reversed(names):
-            ids = [line.ledger_id for _, line in segments.lines(_read(folder, name)) if isinstance(line, Begin | Batch)]
-            if ids:
-                return Mirrored(ids[-1], len(names))
-    raise LedgerUnusable("mirror-damaged", f"no line of {len(names)} segments in {LEDGER_FOLDER}/ says whose mirror it is")
-
-
-def entries(
-    archive_root: Path, ledger_id: str, known: Tree | None = None, *, on_proved: Callable[[int], None] = lambda _: None
-) -> Iterator[Entry]:
-    """All entries of the mirror in order, each checked: hashes, positions, the tree's root after every batch.
-
-    Of a last batch that a crash cut short those entries are given that are whole: they were in the ledger before they
-    came here. Raises `LedgerUnusable`: `mirror-damaged` naming segment and line, after all entries before it were given.
-
-    With `known`, the tree over what is known already, it begins with the segment that holds the last entry of that, and damage up to
-    there is passed over: the root of the first batch beyond says whether all of it was the same. `on_proved` hears up to which
-    position a root has said so.
-    """
-    tree = known.copy() if known is not None else Tree()
-    passing = tree.size > 0
-    with _translated(), _opened_folder(archive_root) as folder:
-        names = _names(folder)
-        begun = sum(1 for name in names if (segments.first_position(name) or 0) <= tree.size)
-        for name in names[max(0, begun - 1) :]:
-            if not passing and segments.first_position(name) != tree.size + 1:
-                raise _damaged(name, 1, f"it should begin at position {tree.size + 1}: is a segment missing?")
-            data = _read(folder, name)
-            number = 0
-            for number, (_, line) in enumerate(segments.lines(data), 1):
-                if passing and _goes_no_further(line, tree):
-                    if isinstance(line, Entry):
-                        yield line
-                    continue
-                passing = False
-                trouble = _contradiction(line, number, tree, ledger_id)
-                if trouble is not None:
-                    raise _damaged(name, number, trouble)
-                if isinstance(line, Entry):
-                    tree.append(line.leaf_hash)
-                    yield line
-                else:
-                    on_proved(tree.size)
-            if not data.endswith(b"\n") and name != names[-1]:
-                raise _damaged(name, number + 1, "the line does not end")
-
-
-def _goes_no_further(line: segments.Line | None, known: Tree) -> bool:
-    match line:
-        case Entry():
-            return line.position <= known.size
-        case Batch():
-            return line.size < known.size or (line.size, line.root) == (known.size, known.root())
-        case Begin():
-            return line.before.size < known.size
-        case None:
-            return True
-
-
-def _contradiction(line: segments.Line | None, number: int, tree: Tree, ledger_id: str) -> str | None:
-    """What is wrong with a line, after all before it; None when nothing is."""
-    match line:
-        case None:
-            return "it is not as it was written"
-        case Entry() if number > 1 and line.position == tree.size + 1:
-            return None
-        case Begin() if number == 1 and (line.ledger_id, line.before) == (ledger_id, tree):
-            return None
-        case Batch() if number > 1 and (line.ledger_id, line.size, line.root) == (ledger_id, tree.size, tree.root()):
-            return None
-        case _:
-            return "it does not follow from those before it"
-
-
-@contextmanager
-def _opened_folder(archive_root: Path) -> Iterator[int]:
-    try:
-        descriptor = os.open(archive_root / LEDGER_FOLDER, _FOLDER)
-    except OSError as error:
-        text = f"{archive_root / LEDGER_FOLDER} cannot be opened: {os.strerror(error.errno or 0)}. Is the archive's volume mounted?"
-        raise LedgerUnusable("mirror-missing", text, errno=error.errno) from error
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _damaged(name: str, line: int, text: str) -> LedgerUnusable:
-    return LedgerUnusable("mirror-damaged", f"{LEDGER_FOLDER}/{name}, line {line}: {text}")
-
-
-def _names(folder: int) -> list[str]:
-    """The segments, in order. A file of another name is none; verify tells of it."""
-    return sorted(name for name in os.listdir(folder) if segments.first_position(name) is not None)
-
-
-def _make_folder(parent: int, name: str) -> None:
-    try:
-        os.mkdir(name, FOLDER_MODE, dir_fd=parent)
-    except FileExistsError:
-        return
-    with _opened(name, _FOLDER, parent) as made:
-        os.fchmod(made, FOLDER_MODE)  # whatever the umask
-        chown_like_folder(made, parent)
-    os.fsync(parent)
-
-
-def _write_anew(folder: int, name: str, data: bytes) -> Identity:
-    """A file of these bytes under this name, durable on return: written under another one, fsynced, renamed."""
-    _remove(folder, _TEMPORARY)
-    with _opened(_TEMPORARY, _MAKE, folder) as descriptor:
-        os.fchmod(descriptor, FILE_MODE)
-        chown_like_folder(descriptor, folder)
-        _write_all(descriptor, data)
-        os.fsync(descriptor)
-        os.rename(_TEMPORARY, name, src_dir_fd=folder, dst_dir_fd=folder)
-        os.fsync(folder)
-        return _identity(descriptor)
-
-
-def _set_aside(folder: int, name: str) -> None:
-    """Move it to `damaged/`: evidence."""
-    _make_folder(folder, DAMAGED_FOLDER)
-    with _opened(DAMAGED_FOLDER, _FOLDER, folder) as damaged:
-        os.rename(name, _free(damaged, name), src_dir_fd=folder, dst_dir_fd=damaged)
-        os.fsync(damaged)
-    os.fsync(folder)
-
-
-def _set_aside_copy(folder: int, name: str) -> None:
-    """Link it into `damaged/`; the name itself is about to be taken over by a right one."""
-    _make_folder(folder, DAMAGED_FOLDER)
-    with _opened(DAMAGED_FOLDER, _FOLDER, folder) as damaged:
-        os.link(name, _free(damaged, name), src_dir_fd=folder, dst_dir_fd=damaged, follow_symlinks=False)
-        os.fsync(damaged)
-
-
-def _free(damaged: int, name: str) -> str:
-    taken = set(os.listdir(damaged))
-    return next(n for i in range(len(taken) + 1) if (n := f"{name}.{time.time_ns() // 1_000_000}{f'.{i}' if i else ''}") not in taken)
-
-
-def _remove(folder: int, name: str) -> None:
-    with suppress(FileNotFoundError):
-        os.unlink(name, dir_fd=folder)
-
-
-def _read(folder: int, name: str) -> bytes:
-    with _opened(name, _READ, folder) as descriptor, os.fdopen(os.dup(descriptor), "rb") as file:
-        return file.read()
-
-
-def _last_line(folder: int, name: str) -> segments.Line | None:
-    with _opened(name, _READ, folder) as descriptor:
-        size = os.fstat(descriptor).st_size
-        end = os.pread(descriptor, 4096, max(0, size - 4096))
-    return segments.parse(end[:-1].rpartition(b"\n")[2]) if end.endswith(b"\n") else None
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
-
-
-@contextmanager
-def _opened(name: str, flags: int, folder: int | None = None) -> Iterator[int]:
-    descriptor = os.open(name, flags, FILE_MODE, dir_fd=folder)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _identity(descriptor: int, *, sized: bool = True) -> Identity:
-    status = os.fstat(descriptor)
-    return Identity(status.st_dev, status.st_ino, status.st_size if sized else 0)
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        text = os.strerror(error.errno or 0)
-        match error.errno:
-            case errnos.ENOSPC | errnos.EDQUOT:
-                code = "archive-full"
-            case errnos.EROFS:
-                code = "archive-read-only"
-            case errnos.EACCES | errnos.EPERM:
-                code = "archive-not-writable"
-            case _:
-                code = "mirror-io"
-        raise Retryable(code, f"the mirror in {LEDGER_FOLDER}/: {text}", errno=error.errno, shared=True) from error
-
-
-def _missing(ledger: Ledger) -> LedgerUnusable:
-    last = ledger.last()
-    return LedgerUnusable(
-        "mirror-missing",
-        f"the ledger has {last.position if last else 0} entries, but ARCHIVE_PATH holds no mirror of it ({LEDGER_FOLDER}/). "
-        "Is the archive's volume mounted, and is it the right one? If the archive is new on purpose: `storage-ledger replay --mirror`",
-    )
-
-
-def _foreign(ledger: Ledger, other: str, position: int) -> LedgerUnusable:
-    return LedgerUnusable(
-        "mirror-foreign",
-        f"the archive's mirror is that of ledger {other}; LEDGER_PATH holds ledger {ledger.ledger_id} with {position} entries. "
-        "If the ledger's volume is new or was lost: `storage-ledger restore --from-mirror`. "
-        "Else the wrong volume is mounted at ARCHIVE_PATH or LEDGER_PATH",
-    )
-
-
-def _ahead(claimed: int, position: int) -> LedgerUnusable:
-    return LedgerUnusable(
-        "mirror-ahead",
-        f"the archive's mirror goes up to position {claimed}, the ledger only to {position}: an old backup of the ledger? "
-        "`storage-ledger restore --from-mirror` takes over what it lacks",
-    )
-
-
-def _not_whole(position: int) -> LedgerUnusable:
-    return LedgerUnusable(
-        "ledger-damaged",
-        f"the entry at position {position} is not what its hashes say, and the mirror does not have it yet. Restore a backup: "
-        "`storage-ledger restore --from-backup`. Without one, `storage-ledger replay --mirror` makes a mirror of what is there",
-    )
-
-
-def _disagrees(position: int) -> LedgerUnusable:
-    return LedgerUnusable(
-        "mirror-disagrees",
-        f"ledger and mirror tell different things at position {position}: one of them went on from an old copy. "
-        "Keep both as they are; `storage-ledger restore --from-mirror` tells how to make the mirror's ledger again beside it",
-    )

@@ -10,7 +10,8 @@ from storage_ledger.domain.entries import faults
 from storage_ledger.domain.paths import LEDGER_FOLDER
 from storage_ledger.errors import LedgerError, LedgerUnusable, Retryable
 from storage_ledger.ledger.contract import Ledger
-from storage_ledger.ledger.mirror.writer import Mirror, entries
+from storage_ledger.ledger.mirror.reader import entries
+from storage_ledger.ledger.mirror.writer import Mirror
 from storage_ledger.operations.problems import Problem, Problems
 from storage_ledger.operations.progress import StartProgress
 from storage_ledger.operations.replay.report import ReplayCounts, ReplayPart, ReplayPlan

@@ -20,7 +20,7 @@ from storage_ledger.domain.work_queue import Stage
 from storage_ledger.index.queries import ask_files, damaged, standing
 from storage_ledger.index.schema import FLAGGED
 from storage_ledger.ledger.contract import Ledger, QueueLength
-from storage_ledger.ledger.mirror.writer import mirrored_position
+from storage_ledger.ledger.mirror.reader import mirror_position
 from storage_ledger.operations.clock_ahead import CLOCK_AHEAD, ahead
 from storage_ledger.operations.report import remedies
 from storage_ledger.operations.report.outages import by_code, going_on
@@ -100,7 +100,7 @@ def look_at(ledger: Ledger, settings: Settings) -> StatusReport:
         )
     ]
     serving = locks.is_held(settings.lock_file)
-    mirrored = mirrored_position(settings.archive_path)
+    mirrored = mirror_position(settings.archive_path)
     followed = standing(settings.index_file, ledger)
     outages = [
         Reason(cause.code, f"step {' and '.join(cause.steps)}, since {cause.since}") for cause in by_code(going_on(ledger.open_outages()))

@@ -2,96 +2,38 @@
 
 from __future__ import annotations
 
-import errno as errnos
 import os
 import stat
-from bisect import bisect_right
-from collections.abc import Callable, Iterable
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from storage_ledger.domain.entries import Entry
 from storage_ledger.domain.merkle_tree import Tree
 from storage_ledger.domain.paths import DAMAGED_FOLDER, LEDGER_FOLDER
 from storage_ledger.ledger.mirror import segments
-from storage_ledger.ledger.mirror.segments import Batch, Begin
-from storage_ledger.ledger.mirror.writer import SEGMENT_BYTES, SEGMENT_ENTRIES
+from storage_ledger.ledger.mirror.reader import NOT_A_FILE, read_segment
+from storage_ledger.ledger.mirror.segments import BatchSeal, SegmentHeader
 from storage_ledger.operations.verify.findings import Findings
 from storage_ledger.operations.verify.untrusting_reader import UntrustingReader
+from storage_ledger.system.files import FOLDER, opened
 
 PART = "mirror"
 TEMPORARY = ".segment.tmp"
 LEAVES = 4096
-_NO_FILE = frozenset({errnos.ELOOP, errnos.ENOENT, errnos.EISDIR, errnos.ENXIO})
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
-@dataclass(slots=True)
-class MirrorState:
-    """`ledger_id`: whose it says to be; `position`: up to where its batches go; `tail`: there is more after the last of them.
+@dataclass(frozen=True, slots=True)
+class CheckedMirror:
+    """What the check came to. `position`: up to where the batches go; `tail`: something follows the last of them.
 
-    `segments`: their names; `path`: where the next line would stand; `told`: what is wrong at the end was told already.
+    `path`: where the next line would stand; `reported`: what is wrong at the end was reported already.
     """
 
-    ledger_id: str | None = None
-    position: int = 0
-    tail: bool = False
-    segments: list[str] = field(default_factory=list)
-    path: str = LEDGER_FOLDER
-    told: bool = False
-
-
-def look(archive_root: Path) -> MirrorState:
-    """What the mirror says to be, from its last segments.
-
-    Raises `OSError` when it cannot be read, `FileNotFoundError` for one without any segment.
-    """
-    state = MirrorState()
-    folder = os.open(archive_root / LEDGER_FOLDER, _FOLDER)
-    try:
-        state.segments = sorted(name for name in os.listdir(folder) if segments.first_position(name) is not None)
-        if not state.segments:
-            raise FileNotFoundError(errnos.ENOENT, "no segment")
-        for name in reversed(state.segments):
-            try:
-                data = _bytes(folder, name)
-            except OSError as error:
-                if error.errno in _NO_FILE:
-                    continue  # `MirrorCheck` tells of it
-                raise
-            lines = [line for _, line in segments.lines(data)]
-            if name == state.segments[-1]:
-                state.tail = not data.endswith(b"\n") or not isinstance(lines[-1], Begin | Batch)
-            found = [line for line in lines if isinstance(line, Begin | Batch)]
-            if state.position == 0:
-                state.position = max((line.size for line in found if isinstance(line, Batch)), default=0)
-            if found and state.ledger_id is None:
-                state.ledger_id = found[-1].ledger_id
-            if state.ledger_id is not None and state.position:
-                break
-    finally:
-        os.close(folder)
-    return state
-
-
-def entries_at(archive_root: Path, positions: Iterable[int]) -> dict[int, Entry]:
-    """What the mirror has at these positions, where the line is whole. Reads only the segments in question."""
-    wanted = set(positions)
-    found: dict[int, Entry] = {}
-    folder = os.open(archive_root / LEDGER_FOLDER, _FOLDER)
-    try:
-        names = sorted(name for name in os.listdir(folder) if segments.first_position(name) is not None)
-        firsts = [segments.first_position(name) or 1 for name in names]
-        for index in sorted({bisect_right(firsts, position) - 1 for position in wanted} - {-1}):
-            with suppress(OSError):  # what cannot be read is told by who reads all of it
-                for _, line in segments.lines(_bytes(folder, names[index])):
-                    if isinstance(line, Entry) and line.position in wanted:
-                        found.setdefault(line.position, line)
-    finally:
-        os.close(folder)
-    return found
+    position: int
+    tail: bool
+    path: str
+    reported: bool
 
 
 class MirrorCheck:
@@ -128,33 +70,30 @@ class MirrorCheck:
         self._next_line = 1
         self._blind = False  # an entry that neither of the two has: roots say nothing before the next segment begins
 
-    def run(self, *, quiet_tail: bool) -> MirrorState:
+    def run(self, *, quiet_tail: bool) -> CheckedMirror:
         """Check it. What follows the last batch is left to the caller with `quiet_tail`: it may be being written."""
-        state = MirrorState(self._ledger_id)
-        folder = os.open(self._root / LEDGER_FOLDER, _FOLDER)
-        try:
-            state.segments = self._names(folder)
-            for name in state.segments:
+        position, tail, path, reported = 0, False, LEDGER_FOLDER, False
+        with opened(self._root / LEDGER_FOLDER, FOLDER) as folder:
+            names = self._names(folder)
+            for name in names:
                 self._stopped()
-                is_last = name == state.segments[-1]
-                state.path = f"{LEDGER_FOLDER}/{name}"
+                is_last = name == names[-1]
+                path = f"{LEDGER_FOLDER}/{name}"
                 self._begins(name)
                 try:
-                    data = _bytes(folder, name)
+                    data = read_segment(folder, name)
                 except OSError as error:
-                    self._unreadable(state.path, error)
-                    self._ended = (state.path, True)
-                    state.told = is_last
+                    self._unreadable(path, error)
+                    self._ended = (path, True)
+                    reported = is_last
                     continue
-                state.tail = self._segment(state.path, data, is_last=is_last, quiet_tail=quiet_tail)
-                state.position = self._sealed
-                state.told = self._wrong is not None and self._wrong[:2] == (state.path, self._next_line)
+                tail = self._segment(path, data, is_last=is_last, quiet_tail=quiet_tail)
+                position = self._sealed
+                reported = self._wrong is not None and self._wrong[:2] == (path, self._next_line)
                 self._on_progress(self._tree.size)
-        finally:
-            os.close(folder)
-        if self._ended and self._ended[1] and state.segments:
-            state.path = f"{LEDGER_FOLDER}/{segments.segment_name(state.position + 1)}"
-        return state
+        if self._ended and self._ended[1] and names:
+            path = f"{LEDGER_FOLDER}/{segments.segment_name(position + 1)}"
+        return CheckedMirror(position, tail, path, reported)
 
     def _names(self, folder: int) -> list[str]:
         names = []
@@ -188,7 +127,7 @@ class MirrorCheck:
         for number, (offset, line) in enumerate(segments.lines(data), 1):
             end = data.index(b"\n", offset) + 1
             self._line(path, number, line, first=number == 1)
-            if self._tree.size and isinstance(line, Batch) and line.size == self._tree.size:
+            if self._tree.size and isinstance(line, BatchSeal) and line.size == self._tree.size:
                 self._sealed, sealed_line = self._tree.size, number
         rest = len(data) - end
         tail = rest > 0 or (self._tree.size > self._sealed and sealed_line < number)
@@ -197,14 +136,14 @@ class MirrorCheck:
             self._region(path, number + 1, self._tree.size + 1, text)
             self._sealed = self._tree.size
         self._next_line = number + 1
-        full = self._tree.size - before >= SEGMENT_ENTRIES or len(data) >= SEGMENT_BYTES
+        full = self._tree.size - before >= segments.SEGMENT_ENTRIES or len(data) >= segments.SEGMENT_BYTES
         self._ended = (path, full)
         return tail
 
-    def _line(self, path: str, number: int, line: segments.Line | None, *, first: bool) -> None:
+    def _line(self, path: str, number: int, line: segments.MirrorLine | None, *, first: bool) -> None:
         expected = self._tree.size + 1
         match line:
-            case Begin(ledger_id, before) if first:
+            case SegmentHeader(ledger_id, before) if first:
                 if self._blind and before.size == self._tree.size:
                     self._tree, self._other, self._blind = before.copy(), None, False
                 other = self._other is not None and before == self._other
@@ -212,7 +151,7 @@ class MirrorCheck:
                     self._region(path, number, expected, "its first line is not the right one")
             case Entry() if not first:
                 self._entry(path, number, line, expected)
-            case Batch() if not first:
+            case BatchSeal() if not first:
                 self._batch(path, number, line, expected)
             case _:
                 text = "the line is not as it was written" if line is None else "the line does not belong here"
@@ -224,7 +163,7 @@ class MirrorCheck:
             return
         if entry.position > expected:
             # Far beyond what the ledger has it is no gap, but a line that does not belong here.
-            if entry.position > max(self._facts.last(), expected) + SEGMENT_ENTRIES:
+            if entry.position > max(self._facts.last(), expected) + segments.SEGMENT_ENTRIES:
                 self._region(path, number, expected, "the line does not belong here")
                 return
             self._region(path, number, expected, f"the entries {expected} to {entry.position - 1} are not there")
@@ -243,7 +182,7 @@ class MirrorCheck:
             )
             self._grow(own, entry.leaf_hash)
 
-    def _batch(self, path: str, number: int, batch: Batch, expected: int) -> None:
+    def _batch(self, path: str, number: int, batch: BatchSeal, expected: int) -> None:
         if batch.ledger_id != self._ledger_id or batch.size < self._tree.size or batch.size == self._sealed:
             self._region(path, number, expected, "the line does not belong here")
             return
@@ -267,7 +206,7 @@ class MirrorCheck:
         self._wrong = (path, line + 1, self._tree.size + 1)
 
     def _unreadable(self, path: str, error: OSError) -> None:
-        if error.errno in _NO_FILE:
+        if error.errno in NOT_A_FILE:
             self._found.report("mirror-damaged", PART, position=self._tree.size + 1, path=path, detail="it is no regular file")
         else:
             text = os.strerror(error.errno or 0)
@@ -296,11 +235,3 @@ class MirrorCheck:
         if position not in self._leaves:
             self._leaves = dict(self._facts.leaves(position - 1, LEAVES))
         return self._leaves.get(position)
-
-
-def _bytes(folder: int, name: str) -> bytes:
-    descriptor = os.open(name, _READ, dir_fd=folder)
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errnos.EISDIR, "not a regular file", name)
-        return file.read()

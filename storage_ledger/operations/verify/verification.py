@@ -22,6 +22,8 @@ from storage_ledger.archive.fixity import FixityReader
 from storage_ledger.domain.ids import rfc3339
 from storage_ledger.domain.paths import LEDGER_FOLDER
 from storage_ledger.errors import LedgerBusy, LedgerUnusable, Retryable
+from storage_ledger.ledger.mirror import reader
+from storage_ledger.ledger.mirror.reader import MirrorEnd
 from storage_ledger.operations.verify import index, ledger, mirror
 from storage_ledger.operations.verify.files import FileCounts, Files, UntrackedFiles
 from storage_ledger.operations.verify.findings import Stopped
@@ -137,7 +139,7 @@ class Verification:
         ids = self._reader.sql("SELECT value FROM meta WHERE name = 'ledger_id'")
         self._ledger_id = ids[0][0] if ids else ""
         try:
-            looked = mirror.look(self._paths.archive_root)
+            looked = reader.look(self._paths.archive_root)
         except OSError:
             self._reader.repaired = dict.fromkeys(damage.positions)
             return  # `_mirror` tells why
@@ -145,7 +147,7 @@ class Verification:
             self._ledger_id = looked.ledger_id  # that it is gone was told
         elif looked.ledger_id not in {None, self._ledger_id}:
             common = min(looked.position, self._report.up_to)
-            theirs = mirror.entries_at(self._paths.archive_root, {1, common})
+            theirs = reader.entries_at(self._paths.archive_root, {1, common})
             ours = {position: self._reader.get(position) for position in theirs}
             if theirs and all(own is not None and own.leaf_hash == theirs[p].leaf_hash for p, own in ours.items()):
                 self._report.found.report("meta-changed", "ledger", path=ledger.FILE, detail="its ledger_id is not that of the mirror")
@@ -156,7 +158,7 @@ class Verification:
         last = self._reader.last()
         beyond = range(last + 1, min(looked.position, last + ledger.MOST_DAMAGED) + 1)
         lost = damage.positions | set(beyond)
-        known = mirror.entries_at(self._paths.archive_root, lost) if lost else {}
+        known = reader.entries_at(self._paths.archive_root, lost) if lost else {}
         self._reader.repaired = {position: known.get(position) for position in lost}
         if looked.position > last:
             self._report.up_to = max(self._report.up_to, looked.position)
@@ -170,7 +172,7 @@ class Verification:
         while before in self._reader.repaired:  # nobody mirrors what is none of the ledger's
             before -= 1
         try:
-            looked = mirror.look(root)
+            looked = reader.look(root)
             if looked.ledger_id not in {None, self._ledger_id}:
                 text = f"it is that of ledger {looked.ledger_id}, this one is {self._ledger_id}"
                 found.report("mirror-foreign", mirror.PART, path=LEDGER_FOLDER, detail=text)
@@ -197,17 +199,17 @@ class Verification:
         self._report.parts.append("mirror")
         return True
 
-    def _settle_mirror(self, state: mirror.MirrorState, before: int) -> None:
+    def _settle_mirror(self, state: mirror.CheckedMirror, before: int) -> None:
         """What follows the last batch, and what is not mirrored yet, may be under way: look again before it is told."""
-        now = state
+        now: mirror.CheckedMirror | MirrorEnd = state
         waited = 0.0
         most = self._options.settle_s if self._paths.serving() else min(1.0, self._options.settle_s)
-        while (now.tail or now.position < before) and waited < most and not state.told:
+        while (now.tail or now.position < before) and waited < most and not state.reported:
             self._wait(0.5)
             self._check_stop()
             waited += 0.5
-            now = mirror.look(self._paths.archive_root)
-        if state.told:
+            now = reader.look(self._paths.archive_root)
+        if state.reported:
             return
         if now.position < before:
             text = f"nothing after position {now.position} is mirrored; the ledger goes up to {before}"
