@@ -1,14 +1,27 @@
-"""What goes wrong with one upload, as an entry."""
+"""What goes wrong, as entries: with one work item, and with a whole step.
+
+A shared cause (a full disk, an absent neighbour) is one `failed` entry when it begins and one `recovered` when it ends.
+A cause that comes and goes (small files fit on a nearly full volume, large ones don't) would fill the ledger with pairs of
+these. So each time that it came back, it must have been gone for longer before it counts as ended.
+
+An outage for which nothing waits any more has ended, too: what did wait is archived, quarantined or given up, and nothing will
+try that step before the next file comes. That is also how the end of an outage is seen that a crash kept from being recorded.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from storage_ledger.domain.backoff import backoff_s, worth_an_entry
-from storage_ledger.domain.entries import Entry, Kind, NewEntry, faults
+from storage_ledger.domain.backoff import INTERNAL_ERROR_AGAIN, calm_s, worth_an_entry
+from storage_ledger.domain.entries import Entry, faults
+from storage_ledger.domain.outages import going_on
+from storage_ledger.domain.payloads import FailedPayload, RecoveredPayload
 from storage_ledger.domain.work_queue import Stage
-from storage_ledger.errors import Retryable
+from storage_ledger.errors import LedgerBusy, Retryable
 from storage_ledger.ledger.contract import Ledger, Transaction, WorkItem
 from storage_ledger.system import logs
 from storage_ledger.system.metrics import Metrics
@@ -23,6 +36,15 @@ INTERNAL_ERROR = "internal-error"
 CONFIRM_AGAIN_S = 60.0
 UNSAID_AGAIN_S = 300.0
 
+LOOK_EVERY_S = 1.0
+REMEMBERED_S = 86_400.0
+READY_AFTER_S = 30.0
+
+WAITS = {"place": [Stage.PLACE], "remove": [Stage.REMOVE], "tell": [Stage.TELL, Stage.CONFIRM]}
+"""What waits while a step fails. The mirror is tried all the time."""
+
+Key = tuple[str, str]
+
 
 def append_failed(
     tx: Transaction, step: str, work_item: WorkItem, error: Retryable, *, attempt: int, retry_at: str | None, of_upload: bool = True
@@ -34,17 +56,9 @@ def append_failed(
     if found := faults(work_item.entry):
         logs.get().error(f"{step}.entry-damaged", position=work_item.entry.position, code=found[0], attempt=attempt)
         return None
-    payload = {
-        "step": step,
-        "code": error.code,
-        "detail": error.detail,
-        "errno": error.errno,
-        "attempt": attempt,
-        "retry_at": retry_at,
-    }
-    if of_upload and (path := work_item.entry.data.get("upload_path")) is not None:
-        payload["upload_path"] = path
-    return tx.append(NewEntry(Kind.FAILED, payload, work_item.entry.study_id, work_item.entry.position))
+    path = work_item.entry.data.get("upload_path") if of_upload else None
+    failed = FailedPayload(step, error.code, error.detail, error.errno, attempt, retry_at, path)
+    return tx.append(failed.entry(work_item.entry.study_id, cause=work_item.entry.position))
 
 
 def record_internal_error(ledger: Ledger, metrics: Metrics, work_item: WorkItem, error: BaseException) -> None:
@@ -56,7 +70,7 @@ def record_internal_error(ledger: Ledger, metrics: Metrics, work_item: WorkItem,
     stage, position = work_item.stage, work_item.entry.position
     attempts = work_item.attempts if isinstance(work_item.attempts, int) else 0
     attempt = attempts + 1
-    wait_s = backoff_s(attempt, base_s=0.5, cap_s=300, chance=random.random())  # noqa: S311 - spreads retries, guards nothing
+    wait_s = INTERNAL_ERROR_AGAIN.wait_s(attempt, chance=random.random())  # noqa: S311 - spreads retries, guards nothing
     logs.get().error(
         f"{stage.value}.{INTERNAL_ERROR}",
         position=position,
@@ -93,3 +107,124 @@ def record_hanging(ledger: Ledger, step: str, work_items: Sequence[WorkItem]) ->
         for work_item in work_items:
             if tx.is_pending(work_item.entry.position, work_item.stage):
                 append_failed(tx, step, work_item, error, attempt=work_item.attempts + 1, retry_at=None)
+
+
+@dataclass(slots=True)
+class _Open:
+    """`positions`: of its `failed` (one, unless an earlier process forgot one). `well_since`: last met then; None while it is met."""
+
+    positions: list[int]
+    well_since: float | None = None
+
+
+class Outages:
+    """What goes on just now, by step and code; what the ledger tells of before this process counts."""
+
+    def __init__(self, ledger: Ledger, metrics: Metrics, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._ledger = ledger
+        self._metrics = metrics
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._open: dict[Key, _Open] = {}
+        self._ended: dict[Key, list[float]] = {}
+        for outage in going_on(ledger.open_outages()):
+            self._open[outage.step, outage.code] = _Open(list(outage.positions))
+            self._metrics.outage.labels(outage.step, outage.code).set(1)
+
+    def current(self) -> list[Key]:
+        """(step, code) of each that keeps us from being ready: met within the last half minute, or not seen to be over."""
+        with self._lock:
+            now = self._monotonic()
+            return sorted(key for key, o in self._open.items() if o.well_since is None or now - o.well_since < READY_AFTER_S)
+
+    def goes_on(self, step: str) -> bool:
+        """Whether something of that step is met, and was not seen to work since."""
+        with self._lock:
+            return any(key[0] == step and outage.well_since is None for key, outage in self._open.items())
+
+    def begin(self, tx: Transaction, step: str, error: Retryable, *, attempt: int, retry_at: str) -> None:
+        """It is met: append `failed`, unless it is going on already."""
+        with self._lock:
+            outage = self._open.get((step, error.code))
+            if outage is not None:
+                outage.well_since = None
+                return
+        failed = FailedPayload(step, error.code, error.detail, error.errno, attempt, retry_at)
+        position = tx.append(failed.entry_of_outage()).position
+
+        def opened() -> None:
+            with self._lock:
+                self._open[step, error.code] = _Open([position])
+            self._metrics.outage.labels(step, error.code).set(1)
+            logs.get().error("outage.begins", step=step, code=error.code, errno=error.errno)
+
+        tx.on_commit(opened)
+
+    def end(self, tx: Transaction, step: str) -> None:
+        """The step works again. Appends `recovered` for what has been gone long enough; `run` sees to the rest."""
+        with self._lock:
+            now = self._monotonic()
+            for key, outage in self._open.items():
+                if key[0] == step and outage.well_since is None:
+                    outage.well_since = now
+        self._append_ended(tx)
+
+    def run(self, stop: threading.Event) -> None:
+        """Append `recovered` for what nobody has met for long enough, until `stop` is set."""
+        while not stop.wait(LOOK_EVERY_S):
+            self.look()
+
+    def look(self) -> None:
+        """Once."""
+        try:
+            self._let_go()
+            if not self._due():
+                return
+            with self._ledger.write() as tx:
+                self._append_ended(tx)
+        except LedgerBusy as error:
+            logs.get().warning("ledger.busy", thread="outages", code=error.code)
+
+    def _let_go(self) -> None:
+        """Of what nothing waits for."""
+        with self._lock:
+            steps = {step for (step, _), outage in self._open.items() if outage.well_since is None}
+        idle = {
+            step for step in steps & WAITS.keys() if not self._ledger.due(WAITS[step], limit=1) and not self._ledger.next_due(WAITS[step])
+        }
+        with self._lock:
+            for (step, _), outage in self._open.items():
+                if step in idle and outage.well_since is None:
+                    outage.well_since = self._monotonic()
+
+    def _due(self) -> dict[Key, list[int]]:
+        with self._lock:
+            now = self._monotonic()
+            return {
+                key: outage.positions
+                for key, outage in self._open.items()
+                if outage.well_since is not None and now - outage.well_since >= calm_s(self._ends_lately(key, now))
+            }
+
+    def _ends_lately(self, key: Key, now: float) -> int:
+        lately = [at for at in self._ended.get(key, ()) if now - at < REMEMBERED_S]
+        self._ended[key] = lately
+        return len(lately)
+
+    def _append_ended(self, tx: Transaction) -> None:
+        over = self._due()
+        for (step, code), positions in over.items():
+            for position in positions:
+                tx.append(RecoveredPayload(step, code).entry(failed=position))
+
+        def closed() -> None:
+            with self._lock:
+                for key in over:
+                    del self._open[key]
+                    self._ended.setdefault(key, []).append(self._monotonic())
+            for step, code in over:
+                self._metrics.outage.labels(step, code).set(0)
+                logs.get().info("outage.ends", step=step, code=code)
+
+        if over:
+            tx.on_commit(closed)

@@ -7,13 +7,13 @@ status is read back after 1, 6 and 60 times STATUS_CONFIRM_SECONDS, and told aga
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
-from storage_ledger.domain.backoff import backoff_s, worth_an_entry
+from storage_ledger.domain.backoff import TELL_AGAIN_AWAY, TELL_AGAIN_REFUSED, TELL_PAUSES, worth_an_entry
 from storage_ledger.domain.entries import Kind, NewEntry, require_whole
 from storage_ledger.domain.ids import instant, later, rfc3339
 from storage_ledger.domain.paths import METADATA, archive_path, study_folder
@@ -22,15 +22,23 @@ from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import Retryable
 from storage_ledger.ledger.contract import Ledger, Transaction, WorkItem
 from storage_ledger.pipeline.failures import append_failed
-from storage_ledger.pipeline.outages import Outages
 from storage_ledger.pipeline.status_client import Statuses
-from storage_ledger.pipeline.worker_pool import WorkerPool
+from storage_ledger.pipeline.worker_pool import Policy, Report
 from storage_ledger.system.metrics import Metrics
 
 CONFIRM_AFTER = (1, 6, 60)  # times STATUS_CONFIRM_SECONDS, after the telling
 LOST_WORDS = frozenset({None, "described"})
-PAUSE_AFTER = 3  # failures in a row, of whatever studies: until then each is retried by itself
-OUTAGE_AFTER = 5
+POLICY = Policy(
+    "tell",
+    "notify",
+    (Stage.TELL, Stage.CONFIRM),
+    workers=4,
+    pauses=TELL_PAUSES,
+    pause_after=3,  # until then each is retried by itself
+    outage_after=5,
+    into_volumes=False,
+)
+"""A study's statuses are told in order, studies in parallel, several work items of one study with one call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +79,7 @@ Outcome = Told | Stays | Moot | NotTold
 
 
 class Notifier:
-    """One worker pool: a study's statuses are told in order, studies in parallel, several work items of one study with one call."""
+    """Tells statuses, reads them back, and records what came of it: the work of a `WorkerPool`."""
 
     def __init__(
         self,
@@ -79,34 +87,17 @@ class Notifier:
         client: Statuses,
         *,
         archive_root: str,
-        outages: Outages,
         metrics: Metrics,
         clock: Callable[[], datetime],
         confirm_s: float,
-        bell: threading.Event,
-        mirrored: Callable[[], int] | None = None,
-        workers: int = 4,
     ) -> None:
         self._ledger = ledger
         self._client = client
         self._archive_root = archive_root
-        self._outages = outages
         self._metrics = metrics
         self._clock = clock
         self._confirm_s = confirm_s
         self._random = random.Random()  # noqa: S311 - spreads retries, guards nothing
-        self._failures = 0
-        self.pool: WorkerPool[Outcome] = WorkerPool(
-            "notify",
-            ledger,
-            [Stage.TELL, Stage.CONFIRM],
-            work=self.tell,
-            record=self.record,
-            metrics=metrics,
-            bell=bell,
-            workers=workers,
-            up_to=mirrored,
-        )
 
     def tell(self, work_items: list[WorkItem]) -> Outcome:
         """Tell, or read back, what is due of one study. Raises `LedgerError`."""
@@ -156,31 +147,22 @@ class Notifier:
         folder = study_folder(self._archive_root, study_id)
         return "archived", {"archive_path": folder, "metadata_file": archive_path(folder, METADATA)}
 
-    def record(self, outcomes: list[Outcome], fresh: bool = True) -> None:
-        """Append `status-sent` for what was accepted; put off what was not; one commit for all. `fresh`: see `WorkerPool`."""
-        shared = [o.error for o in outcomes if isinstance(o, NotTold) and o.error.shared]
-        reached = fresh and any(isinstance(o, (Told, Stays)) for o in outcomes)
-        self._failures = 0 if reached else self._failures + len(shared)
-        pause_s = self.pool.pause(base_s=0.5, cap_s=15) if shared and self._failures >= PAUSE_AFTER else 0.0
-        with self._ledger.write() as tx:
-            for outcome in outcomes:
-                match outcome:
-                    case Told():
-                        self.append_told(tx, outcome)
-                    case Stays():
-                        self._next_read_back(tx, outcome.work_item)
-                    case Moot():
-                        for work_item in outcome.tells:
-                            tx.drop(work_item.entry.position, work_item.stage)
-                    case NotTold():
-                        self._postpone(tx, outcome)
-            if self._failures >= OUTAGE_AFTER and shared:
-                self._begin_outage(tx, shared[0], pause_s)
-            elif reached:
-                self._outages.end(tx, "tell")
-        if reached:
-            self.pool.resume()
-        self._count(outcomes)
+    def record(self, tx: Transaction, outcomes: list[Outcome], _fresh: bool) -> Report:
+        """Append `status-sent` for what was accepted; put off what was not."""
+        for outcome in outcomes:
+            match outcome:
+                case Told():
+                    self.append_told(tx, outcome)
+                case Stays():
+                    self._next_read_back(tx, outcome.work_item)
+                case Moot():
+                    for work_item in outcome.tells:
+                        tx.drop(work_item.entry.position, work_item.stage)
+                case NotTold():
+                    self._postpone(tx, outcome)
+        met = [outcome.error for outcome in outcomes if isinstance(outcome, NotTold) and outcome.error.shared]
+        works = any(isinstance(outcome, (Told, Stays)) for outcome in outcomes)
+        return Report(met, works, on_commit=partial(self._count, outcomes))
 
     def append_told(self, tx: Transaction, told: Told) -> None:
         """Append `status-sent`, and have it read back later."""
@@ -225,15 +207,11 @@ class Notifier:
                 tx.postpone(work_item.entry.position, work_item.stage, due_in_s=max(1.0, self._confirm_s / 2), attempts=work_item.attempts)
                 continue
             attempt = work_item.attempts + 1
-            wait_s = backoff_s(attempt, base_s=0.25, cap_s=15 if error.shared else 900, chance=self._random.random())
+            wait_s = (TELL_AGAIN_AWAY if error.shared else TELL_AGAIN_REFUSED).wait_s(attempt, chance=self._random.random())
             tx.postpone(work_item.entry.position, work_item.stage, due_in_s=wait_s, attempts=attempt)
             if worth_an_entry(attempt) and not error.shared and work_item is outcome.work_items[-1]:
                 retry_at = later(rfc3339(self._clock()), wait_s)
                 append_failed(tx, "tell", work_item, error, attempt=attempt, retry_at=retry_at, of_upload=False)
-
-    def _begin_outage(self, tx: Transaction, error: Retryable, pause_s: float) -> None:
-        retry_at = later(rfc3339(self._clock()), pause_s)
-        self._outages.begin(tx, "tell", error.code, detail=error.detail, errno=error.errno, attempt=self._failures, retry_at=retry_at)
 
     def _count(self, outcomes: list[Outcome]) -> None:
         for outcome in outcomes:

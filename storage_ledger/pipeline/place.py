@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import random
 import socket
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -21,24 +20,25 @@ from storage_ledger.archive.contract import Archive, Fixity, Placed, StudyFolder
 from storage_ledger.archive.dicom_header import read_header
 from storage_ledger.archive.durable_copy import digest_of
 from storage_ledger.archive.uploads import FileIdentity, Uploads
-from storage_ledger.domain.backoff import backoff_s, worth_an_entry
-from storage_ledger.domain.entries import Entry, Kind, NewEntry, require_whole
+from storage_ledger.domain.backoff import NOT_WHOLE_YET, PLACE_AGAIN, PLACE_PAUSES, worth_an_entry
+from storage_ledger.domain.entries import Entry, require_whole
 from storage_ledger.domain.ids import instant, later, rfc3339
 from storage_ledger.domain.metadata_json import metadata_json, speaks_of
-from storage_ledger.domain.payloads import DescribedPayload
+from storage_ledger.domain.payloads import ArchivedFileFields, ArchivedPayload, DescribedPayload, QuarantinedPayload
 from storage_ledger.domain.redeliveries import with_repeats
 from storage_ledger.domain.study import ArchivedFile, DescribedEvent, Study
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import Permanent, Retryable
 from storage_ledger.ledger.contract import Ledger, Transaction, WorkItem
-from storage_ledger.pipeline.failures import NOT_WHOLE, QUIET, WAITS_FOR_THE_FILE, append_failed, record_hanging
-from storage_ledger.pipeline.outages import Outages
-from storage_ledger.pipeline.worker_pool import WorkerPool
+from storage_ledger.pipeline.failures import NOT_WHOLE, QUIET, WAITS_FOR_THE_FILE, append_failed
+from storage_ledger.pipeline.worker_pool import Policy, Report
+from storage_ledger.pipeline.worker_threads import beat
 from storage_ledger.system import logs
 from storage_ledger.system.metrics import Metrics
 
 MOST_EARLIER = 8  # states of one upload that a new one is compared with
 COMMON_AFTER = 5  # studies in a row with one and the same trouble: then it is not theirs
+POLICY = Policy("place", "place", (Stage.PLACE,), workers=6, pauses=PLACE_PAUSES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +86,9 @@ Outcome = Archived | Quarantined | Retry
 
 
 class Placer:
-    """One worker pool, studies in parallel. `on_copied`: from which state of its upload the file of an `archived` entry was copied.
+    """Places files, several studies at the same time, and records what came of it: the work of a `WorkerPool`.
 
+    `on_copied`: from which state of its upload the file of an `archived` entry was copied.
     `steady_since`: when the service started or, later, when the clock was last set. No file has been waited for before that.
     """
 
@@ -97,19 +98,15 @@ class Placer:
         uploads: Uploads,
         archive: Archive,
         *,
-        outages: Outages,
         metrics: Metrics,
         clock: Callable[[], datetime],
         grace_s: float,
         steady_since: Callable[[], datetime],
-        bell: threading.Event,
         on_copied: Callable[[int, FileIdentity], None],
-        workers: int = 6,
     ) -> None:
         self._ledger = ledger
         self._uploads = uploads
         self._archive = archive
-        self._outages = outages
         self._metrics = metrics
         self._clock = clock
         self._grace_s = grace_s
@@ -118,22 +115,11 @@ class Placer:
         self._random = random.Random()  # noqa: S311 - spreads retries, guards nothing
         self._host = socket.gethostname()
         self._in_a_row: dict[str, set[str | None]] = {}
-        self.pool: WorkerPool[list[Outcome]] = WorkerPool(
-            "place",
-            ledger,
-            [Stage.PLACE],
-            work=self.place_batch,
-            record=self.record,
-            metrics=metrics,
-            bell=bell,
-            workers=workers,
-            on_hanging=lambda work_items: record_hanging(ledger, "place", work_items),
-        )
 
     def place_batch(self, work_items: list[WorkItem]) -> list[Outcome]:
         """Place the files of these work items, all of one study, in order; then its metadata.json, once. Raises `LedgerError`.
 
-        What is `Archived` on return is durable but for a new study folder's own name, which `record` settles.
+        What is `Archived` on return is durable but for a new study folder's own name: see `sync_new_folders`.
         """
         study_id = work_items[0].entry.study_id or ""  # one of no study is damaged: a `described` has one
         try:
@@ -162,7 +148,7 @@ class Placer:
 
     def _copied(self, folder: StudyFolder, study: Study, described: DescribedEvent, work_item: WorkItem) -> Archived:
         original_name = described.upload_path.rpartition("/")[2]
-        with self._uploads.open(described.upload_path, self.pool.beat) as upload:
+        with self._uploads.open(described.upload_path, beat) as upload:
             upload.check_complete()
             if upload.is_being_written and self._waited_s(described) < self._grace_s:
                 raise Retryable("upload-changing", "somebody has it open for writing")
@@ -206,7 +192,7 @@ class Placer:
         return Retry(work_item, error, due_in_s=min(self._soon_s(work_item), self._grace_s - waited_s))
 
     def _soon_s(self, work_item: WorkItem) -> float:
-        return backoff_s(work_item.attempts + 1, base_s=0.25, cap_s=15, chance=self._random.random())
+        return NOT_WHOLE_YET.wait_s(work_item.attempts + 1, chance=self._random.random())
 
     def _recover(self, study: Study, described: DescribedEvent) -> bool:
         """Whether the upload was there, but hidden by a removal that a crash has cut short; now it has its name again."""
@@ -258,34 +244,31 @@ class Placer:
         sha256 = hashlib.sha256(data).hexdigest()
         return [replace(o, metadata_sha256=sha256) if isinstance(o, Archived) else o for o in outcomes]
 
-    def record(self, batches: list[list[Outcome]], fresh: bool = True) -> None:
-        """Append what came of it, one commit for all. Only now is it true that they are archived. `fresh`: see `WorkerPool`."""
-        outcomes = [outcome for batch in batches for outcome in batch]
-        studies = {str(o.work_item.entry.study_id) for o in outcomes if isinstance(o, Archived)}
+    def sync_new_folders(self, batches: list[list[Outcome]]) -> list[list[Outcome]]:
+        """Sync the names of new study folders, for all batches with one call. What could not be synced is a `Retry`."""
+        studies = {str(o.work_item.entry.study_id) for batch in batches for o in batch if isinstance(o, Archived)}
         try:
             lost = self._archive.sync_new_folders(studies)
             error = Retryable("archive-io", "ARCHIVE_PATH could not be synced when the study's folder was new")
         except Retryable as raised:
             lost, error = studies, raised
-        outcomes = [Retry(o.work_item, error) if isinstance(o, Archived) and o.work_item.entry.study_id in lost else o for o in outcomes]
-        outcomes = self._with_common_causes(outcomes, fresh)
-        shared = next((o.error for o in outcomes if isinstance(o, Retry) and (o.error.shared or o.common)), None)
-        pause_s = self.pool.pause() if shared is not None else 0.0
+        return [
+            [Retry(o.work_item, error) if isinstance(o, Archived) and o.work_item.entry.study_id in lost else o for o in batch]
+            for batch in batches
+        ]
+
+    def record(self, tx: Transaction, batches: list[list[Outcome]], fresh: bool) -> Report:
+        """Append what came of it. Only with this commit is it true that the files are archived."""
+        outcomes = self._with_common_causes([outcome for batch in batches for outcome in batch], fresh)
         recorded: list[tuple[Entry, Outcome]] = []
-        with self._ledger.write() as tx:
-            for outcome in sorted(outcomes, key=lambda o: o.work_item.entry.position):
-                if tx.is_pending(outcome.work_item.entry.position, Stage.PLACE):
-                    entry = self._append(tx, outcome)
-                    if entry is not None:
-                        recorded.append((entry, outcome))
-            if shared is not None:
-                retry_at = later(rfc3339(self._clock()), pause_s)
-                self._outages.begin(tx, "place", shared.code, detail=shared.detail, errno=shared.errno, attempt=1, retry_at=retry_at)
-            elif fresh and any(isinstance(o, Archived) for o in outcomes):
-                self._outages.end(tx, "place")
-        if shared is None and fresh:
-            self.pool.resume()
-        self._count(recorded, outcomes)
+        for outcome in sorted(outcomes, key=lambda o: o.work_item.entry.position):
+            if tx.is_pending(outcome.work_item.entry.position, Stage.PLACE):
+                entry = self._append(tx, outcome)
+                if entry is not None:
+                    recorded.append((entry, outcome))
+        met = [o.error for o in outcomes if isinstance(o, Retry) and (o.error.shared or o.common)][:1]
+        works = not met and any(isinstance(o, Archived) for o in outcomes)
+        return Report(met, works, on_commit=partial(self._count, recorded, outcomes))
 
     def _with_common_causes(self, outcomes: list[Outcome], fresh: bool) -> list[Outcome]:
         """Mark what fails for one study after the other, with no success between: a dying disk, say.
@@ -304,16 +287,14 @@ class Placer:
         described = outcome.work_item.entry
         match outcome:
             case Archived():
-                path = outcome.described.upload_path
                 for position in tx.pending_repeats(str(described.study_id), outcome.described.upload):
                     tx.drop(position, Stage.PLACE)
-                return tx.append(NewEntry(Kind.ARCHIVED, self._archived_payload(outcome, path), described.study_id, described.position))
+                return tx.append(self._archived_payload(outcome).entry(str(described.study_id), described=described.position))
             case Quarantined():
                 for position in outcome.repeats:
                     tx.drop(position, Stage.PLACE)
-                path = outcome.described.upload_path
-                payload = {"code": outcome.code, "detail": outcome.detail, "upload_path": path, "by": "projector"}
-                return tx.append(NewEntry(Kind.QUARANTINED, payload, described.study_id, described.position))
+                quarantined = QuarantinedPayload(outcome.code, outcome.detail, outcome.described.upload_path, "projector")
+                return tx.append(quarantined.entry(str(described.study_id), described=described.position))
             case Retry():
                 if outcome.error.shared:
                     # The pool waits, not each of its work items. But another one is tried next: a smaller file may fit.
@@ -322,38 +303,28 @@ class Placer:
                 attempt = outcome.work_item.attempts + 1
                 wait_s = outcome.due_in_s
                 if wait_s is None:
-                    wait_s = backoff_s(attempt, base_s=0.5, cap_s=300, chance=self._random.random())
+                    wait_s = PLACE_AGAIN.wait_s(attempt, chance=self._random.random())
                 tx.postpone(described.position, Stage.PLACE, due_in_s=wait_s, attempts=attempt)
                 if outcome.common or outcome.error.code in QUIET or not worth_an_entry(attempt):
                     return None
                 retry_at = later(rfc3339(self._clock()), wait_s)
                 return append_failed(tx, "place", outcome.work_item, outcome.error, attempt=attempt, retry_at=retry_at)
 
-    def _archived_payload(self, outcome: Archived, upload_path: str) -> dict[str, Any]:
+    def _archived_payload(self, outcome: Archived) -> ArchivedPayload:
         placed = outcome.placed
-        payload: dict[str, Any] = {
-            "file": {
-                "name": placed.name,
-                "original_name": outcome.original_name,
-                "bytes": placed.bytes,
-                "sha256": placed.sha256,
-            },
-            "placement": placed.placement,
-            "metadata_sha256": outcome.metadata_sha256,
-            "dicom": outcome.dicom,
-            "upload_path": upload_path,
-            "software": __version__,
-            "host": self._host,
-        }
-        if outcome.dicom_error:
-            payload["dicom_error"] = outcome.dicom_error
-        if placed.set_aside:
-            payload["set_aside"] = placed.set_aside
-        if outcome.supersedes is not None:
-            payload["supersedes"] = outcome.supersedes
-        if outcome.unconfirmed:
-            payload["unconfirmed"] = True
-        return payload
+        return ArchivedPayload(
+            file=ArchivedFileFields(placed.name, outcome.original_name, placed.bytes, placed.sha256),
+            placement=placed.placement,
+            metadata_sha256=outcome.metadata_sha256,
+            dicom=outcome.dicom,
+            upload_path=outcome.described.upload_path,
+            software=__version__,
+            host=self._host,
+            dicom_error=outcome.dicom_error or None,
+            set_aside=placed.set_aside or None,
+            supersedes=outcome.supersedes,
+            unconfirmed=outcome.unconfirmed,
+        )
 
     def _count(self, recorded: list[tuple[Entry, Outcome]], outcomes: list[Outcome]) -> None:
         log = logs.get()

@@ -6,14 +6,14 @@ import threading
 from collections.abc import Callable
 from datetime import datetime
 
-from storage_ledger.domain.backoff import backoff_s
+from storage_ledger.domain.backoff import MIRROR_PAUSES
 from storage_ledger.domain.ids import later, rfc3339
 from storage_ledger.errors import LedgerBusy, Retryable
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.follower import LOOK_EVERY_S, CaughtUp, Round, RoundFailed, follow_until_stopped
 from storage_ledger.ledger.mirror.writer import Mirror
 from storage_ledger.pipeline.bells import Bells, Signal, Sleeper
-from storage_ledger.pipeline.outages import Outages
+from storage_ledger.pipeline.failures import Outages
 from storage_ledger.system import logs
 from storage_ledger.system.metrics import Metrics
 
@@ -58,7 +58,7 @@ class Replicator:
                 self._record(None, 0.0)
             return CaughtUp(moved=moved or works_again)
         self._failures += 1
-        wait_s = LOOK_EVERY_S + backoff_s(self._failures, base_s=0.5, cap_s=15, chance=0.5)
+        wait_s = LOOK_EVERY_S + MIRROR_PAUSES.wait_s(self._failures, chance=0.5)
         if isinstance(error, Retryable):
             self._record(error, wait_s)
         return RoundFailed(wait_s)
@@ -77,14 +77,7 @@ class Replicator:
                 if error is None:
                     self._outages.end(tx, "mirror")
                 else:
-                    self._outages.begin(
-                        tx,
-                        "mirror",
-                        error.code,
-                        detail=error.detail,
-                        errno=error.errno,
-                        attempt=self._failures,
-                        retry_at=later(rfc3339(self._clock()), wait_s),
-                    )
+                    retry_at = later(rfc3339(self._clock()), wait_s)
+                    self._outages.begin(tx, "mirror", error, attempt=self._failures, retry_at=retry_at)
         except LedgerBusy as busy:  # then it is told with the next failure; an end that is not told stands until the next one
             logs.get().warning("ledger.busy", thread="mirror", code=busy.code)

@@ -27,13 +27,10 @@ from storage_ledger.ledger.contract import Ledger, QueueLength
 from storage_ledger.operations.clock_ahead import ahead
 from storage_ledger.operations.verify.scrub import Scrub
 from storage_ledger.pipeline.bells import Bells, Sleeper
-from storage_ledger.pipeline.notify import Notifier
-from storage_ledger.pipeline.outages import Outages
-from storage_ledger.pipeline.place import Placer
+from storage_ledger.pipeline.failures import Outages
 from storage_ledger.pipeline.receive.intake import Intake
 from storage_ledger.pipeline.receive.source import Source
 from storage_ledger.pipeline.reconcile.sweep import Reconciler
-from storage_ledger.pipeline.remove import Remover
 from storage_ledger.pipeline.replicate import Replicator
 from storage_ledger.pipeline.worker_pool import WorkerPool
 from storage_ledger.service.clock_watch import ClockWatch
@@ -63,9 +60,9 @@ class Parts:
     ledger_root: Path
     source: Source
     intake: Intake
-    placer: Placer
-    remover: Remover
-    notifier: Notifier
+    placing: WorkerPool[Any]
+    removing: WorkerPool[Any]
+    notifying: WorkerPool[Any]
     replicator: Replicator
     reconciler: Reconciler
     scrub: Scrub
@@ -123,13 +120,13 @@ class Service:
         gc.freeze()  # what is there by now stays: walking through it would be a fourteenth of all work
         last = parts.ledger.last()  # what fails here ends the process before anything has begun
         web.start(lambda job: self._in_thread("web", job, self._stop))
-        source, placing = parts.source, parts.placer.pool
+        source, placing = parts.source, parts.placing
         threads = [
             self._thread("intake", lambda: parts.intake.run(self._stop, self._reading_ended), at_end=parts.intake.close),
             self._thread("place", lambda: self._place(placing), at_end=self._have_placed),
-            self._thread("remove", lambda: parts.remover.pool.run(self._placed), self._placed),
+            self._thread("remove", lambda: parts.removing.run(self._placed), self._placed),
             self._thread("mirror", lambda: parts.replicator.run(self._appended), self._appended),
-            self._thread("notify", lambda: parts.notifier.pool.run(self._stop)),
+            self._thread("notify", lambda: parts.notifying.run(self._stop)),
             self._thread("reconcile", lambda: parts.reconciler.run(self._stop)),
             self._thread("outages", lambda: parts.outages.run(self._stop)),
             self._thread("clock", lambda: parts.clock_watch.run(self._stop)),
@@ -182,7 +179,7 @@ class Service:
             steps.setdefault(code, []).append(step)
         found += [Reason(code, f"going on at step {' and '.join(each)}") for code, each in steps.items()]
         found += [
-            Reason("hangs", f"{pool.hanging} calls of step {pool.name} have not come back for minutes")
+            Reason("hangs", f"{pool.hanging} calls of step {pool.policy.step} have not come back for minutes")
             for pool in self._pools()
             if pool.hanging
         ]
@@ -214,7 +211,7 @@ class Service:
         for volume in self._free:
             volume.begin()
         for pool in self._pools():
-            metrics.hanging.labels(pool.name).set(pool.hanging)
+            metrics.hanging.labels(pool.policy.step).set(pool.hanging)
         metrics.index_position.set(parts.index.position)
         metrics.index_failing.set(parts.index.trouble is not None)
         metrics.damaged_entries.set(parts.index.damaged)
@@ -251,7 +248,7 @@ class Service:
 
     def _pools(self) -> tuple[WorkerPool[Any], ...]:
         """Those that call into volumes, where a call may hang."""
-        return self._parts.placer.pool, self._parts.remover.pool
+        return self._parts.placing, self._parts.removing
 
     def _place(self, pool: WorkerPool[Any]) -> None:
         pool.run(self._stop)

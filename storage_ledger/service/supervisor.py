@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from storage_ledger.domain.backoff import backoff_s
+from storage_ledger.domain.backoff import Backoff
 from storage_ledger.errors import LedgerUnusable, StorageLedgerError
 from storage_ledger.system import logs
 from storage_ledger.system.metrics import Metrics
@@ -102,7 +102,7 @@ class Supervisor:
             failing = self._failing.get(name)
             times = failing.times + 1 if failing is not None and now - failing.last_at < CALM_S else 1
             self._failing[name] = _Failing(times, now)
-        return backoff_s(times, base_s=self._first_s, cap_s=MOST_S, chance=random.random())  # noqa: S311 - spreads retries
+        return Backoff(self._first_s, MOST_S).wait_s(times, chance=random.random())  # noqa: S311 - spreads retries
 
     def _end(self) -> None:
         with self._lock:

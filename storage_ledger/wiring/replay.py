@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -27,7 +26,6 @@ from storage_ledger.operations.replay.report import ReplayCounts, ReplayPart, Re
 from storage_ledger.operations.replay.statuses import resend_statuses
 from storage_ledger.operations.replay.studies import described_studies
 from storage_ledger.pipeline.notify import Notifier
-from storage_ledger.pipeline.outages import Outages
 from storage_ledger.pipeline.status_client import StatusClient
 from storage_ledger.settings import Settings
 from storage_ledger.system import logs
@@ -171,11 +169,9 @@ class _Replay:
                 self.ledger,
                 DryRunStatuses(client) if self.plan.dry_run else client,
                 archive_root=str(self.settings.archive_path),
-                outages=Outages(self.ledger, metrics),
                 metrics=metrics,
                 clock=utc_now,
                 confirm_s=self.settings.status_confirm_seconds,
-                bell=threading.Event(),
             )
             with self.begin("Statuses", self._count(), "studies") as show:
                 resend_statuses(

@@ -17,9 +17,10 @@ from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.operations.verify.scrub import Scrub
 from storage_ledger.operations.verify.selection import VerifyPaths
+from storage_ledger.pipeline import notify, place, remove
 from storage_ledger.pipeline.bells import Bells, Signal, Sleeper
+from storage_ledger.pipeline.failures import Outages
 from storage_ledger.pipeline.notify import CONFIRM_AFTER, Notifier
-from storage_ledger.pipeline.outages import Outages
 from storage_ledger.pipeline.place import Placer
 from storage_ledger.pipeline.receive.intake import Intake
 from storage_ledger.pipeline.receive.pubsub import PubSub
@@ -29,6 +30,7 @@ from storage_ledger.pipeline.reconcile.sweep import Reconciler
 from storage_ledger.pipeline.remove import Remover
 from storage_ledger.pipeline.replicate import Replicator
 from storage_ledger.pipeline.status_client import StatusClient
+from storage_ledger.pipeline.worker_pool import WorkerPool
 from storage_ledger.service.clock_watch import ClockWatch
 from storage_ledger.service.health import make_app
 from storage_ledger.service.process import Parts, Service
@@ -111,40 +113,58 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
         rejected_per_hour=settings.rejected_per_hour,
         bells=bells,
     )
-    remover = Remover(
-        ledger,
-        uploads,
-        archive,
-        outages=outages,
-        metrics=metrics,
-        clock=utc_now,
-        settle_s=settings.upload_settle_seconds,
-        mirrored=lambda: mirror.position,
-        bell=bells.of(Sleeper.REMOVE),
-    )
+    remover = Remover(uploads, archive, metrics=metrics, clock=utc_now, settle_s=settings.upload_settle_seconds)
     placer = Placer(
         ledger,
         uploads,
         archive,
-        outages=outages,
         metrics=metrics,
         clock=utc_now,
         grace_s=settings.missing_file_grace_seconds,
         steady_since=clock_watch.steady_since,
         on_copied=remover.remember,
-        bell=bells.of(Sleeper.PLACE),
     )
     replicator = Replicator(ledger, mirror, outages=outages, metrics=metrics, clock=utc_now, bells=bells)
     notifier = Notifier(
         ledger,
         client,
         archive_root=str(settings.archive_path),
-        outages=outages,
         metrics=metrics,
         clock=utc_now,
         confirm_s=settings.status_confirm_seconds,
-        mirrored=lambda: mirror.position,
+    )
+    placing = WorkerPool(
+        place.POLICY,
+        ledger,
+        work=placer.place_batch,
+        before_commit=placer.sync_new_folders,
+        record=placer.record,
+        outages=outages,
+        metrics=metrics,
+        clock=utc_now,
+        bell=bells.of(Sleeper.PLACE),
+    )
+    removing = WorkerPool(
+        remove.POLICY,
+        ledger,
+        work=remover.remove_batch,
+        record=remover.record,
+        outages=outages,
+        metrics=metrics,
+        clock=utc_now,
+        bell=bells.of(Sleeper.REMOVE),
+        up_to=lambda: mirror.position,
+    )
+    notifying = WorkerPool(
+        notify.POLICY,
+        ledger,
+        work=notifier.tell,
+        record=notifier.record,
+        outages=outages,
+        metrics=metrics,
+        clock=utc_now,
         bell=bells.of(Sleeper.NOTIFY),
+        up_to=lambda: mirror.position,
     )
     index = Index(settings.index_file, ledger, processes=RebuildProcesses.of(settings.ledger_file))
     scrub = Scrub(
@@ -163,9 +183,9 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
         ledger_root=settings.ledger_path,
         source=source,
         intake=intake,
-        placer=placer,
-        remover=remover,
-        notifier=notifier,
+        placing=placing,
+        removing=removing,
+        notifying=notifying,
         replicator=replicator,
         reconciler=reconciler,
         scrub=scrub,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,16 @@ from storage_ledger.domain.payloads import DescribedPayload
 from storage_ledger.domain.study import Study
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.ledger.contract import WorkItem
-from storage_ledger.pipeline.bells import Bells, Sleeper
+from storage_ledger.pipeline import notify, place, remove
+from storage_ledger.pipeline.bells import Bells
+from storage_ledger.pipeline.failures import Outages
 from storage_ledger.pipeline.notify import Notifier
-from storage_ledger.pipeline.outages import Outages
 from storage_ledger.pipeline.place import Placer
 from storage_ledger.pipeline.receive.intake import Intake
 from storage_ledger.pipeline.receive.source import Delivery
 from storage_ledger.pipeline.remove import Remover
 from storage_ledger.pipeline.status_client import StatusClient
+from storage_ledger.pipeline.worker_pool import WorkerPool
 from storage_ledger.service.clock_watch import ClockWatch
 from storage_ledger.system.metrics import Metrics
 from tests.contract.making import Clock, Ledgers
@@ -69,19 +72,8 @@ class Pipeline:
     def restart(self) -> None:
         """Forget all that is only in memory."""
         self.metrics = Metrics()
-        self.bells = Bells()
-        uploads, archive, outages = Uploads(self.uploads), FilesystemArchive(self.archive), Outages(self.ledger, self.metrics)
-        self.remover = Remover(
-            self.ledger,
-            uploads,
-            archive,
-            outages=outages,
-            metrics=self.metrics,
-            clock=self.clock,
-            settle_s=5,
-            bell=self.bells.of(Sleeper.REMOVE),
-            monotonic=self._seconds,
-        )
+        uploads, archive = Uploads(self.uploads), FilesystemArchive(self.archive)
+        self.remover = Remover(uploads, archive, metrics=self.metrics, clock=self.clock, settle_s=5, monotonic=self._seconds)
         self.clock_watch = ClockWatch(
             self.clock, on_set=self._clock_was_set, monotonic=lambda: self.clock.now.timestamp() - self.clock_set_by_s
         )
@@ -89,23 +81,32 @@ class Pipeline:
             self.ledger,
             uploads,
             archive,
-            outages=outages,
             metrics=self.metrics,
             clock=self.clock,
             grace_s=self.grace_s,
             steady_since=self.clock_watch.steady_since,
             on_copied=self.remover.remember,
-            bell=self.bells.of(Sleeper.PLACE),
         )
         self.notifier = self.client and Notifier(
+            self.ledger, self.client, archive_root=str(self.archive), metrics=self.metrics, clock=self.clock, confirm_s=10
+        )
+        shared = {
+            "outages": Outages(self.ledger, self.metrics),
+            "metrics": self.metrics,
+            "clock": self.clock,
+            "bell": threading.Event(),
+        }
+        self.placing = WorkerPool(
+            place.POLICY,
             self.ledger,
-            self.client,
-            archive_root=str(self.archive),
-            outages=Outages(self.ledger, self.metrics),
-            metrics=self.metrics,
-            clock=self.clock,
-            confirm_s=10,
-            bell=self.bells.of(Sleeper.NOTIFY),
+            work=self.placer.place_batch,
+            before_commit=self.placer.sync_new_folders,
+            record=self.placer.record,
+            **shared,
+        )
+        self.removing = WorkerPool(remove.POLICY, self.ledger, work=self.remover.remove_batch, record=self.remover.record, **shared)
+        self.notifying = self.notifier and WorkerPool(
+            notify.POLICY, self.ledger, work=self.notifier.tell, record=self.notifier.record, **shared
         )
         self.intake = Intake(
             self.ledger,
@@ -114,7 +115,7 @@ class Pipeline:
             metrics=self.metrics,
             clock=self.clock,
             rejected_per_hour=5,
-            bells=self.bells,
+            bells=Bells(),
         )
 
     def set_clock(self, seconds: float) -> None:
@@ -154,23 +155,23 @@ class Pipeline:
         """Place and record what is due of so many studies, so many duties of each; returns of how many."""
         groups = [group[:most] for group in self.due(Stage.PLACE)[:studies]]
         if groups:
-            self.placer.record([self.placer.place_batch(group) for group in groups])
+            self.placing.record([self.placer.place_batch(group) for group in groups], fresh=True)
         return len(groups)
 
     def remove(self, most: int = 1000) -> int:
         """Remove and record that many due uploads; returns how many."""
         work_items = [work_item for group in self.due(Stage.REMOVE) for work_item in group][:most]
         if work_items:
-            self.remover.record([self.remover.remove_batch(work_items)])
+            self.removing.record([self.remover.remove_batch(work_items)], fresh=True)
         return len(work_items)
 
     def tell(self) -> int:
         """Tell, or read back, and record what is due; returns of how many studies."""
-        if self.notifier is None:
+        if self.notifying is None or self.notifier is None:
             return 0
         groups = self.due(Stage.TELL, Stage.CONFIRM)
         if groups:
-            self.notifier.record([self.notifier.tell(group) for group in groups])
+            self.notifying.record([self.notifier.tell(group) for group in groups], fresh=True)
         return len(groups)
 
     def finish(self) -> None:

@@ -16,14 +16,16 @@ from storage_ledger.domain.paths import UploadPaths
 from storage_ledger.errors import LedgerBusy
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.sqlite import SqliteLedger
+from storage_ledger.pipeline import notify, place, remove
 from storage_ledger.pipeline.bells import Bells, Sleeper
+from storage_ledger.pipeline.failures import Outages
 from storage_ledger.pipeline.notify import Notifier
-from storage_ledger.pipeline.outages import Outages
 from storage_ledger.pipeline.place import Placer
 from storage_ledger.pipeline.receive.intake import Intake
 from storage_ledger.pipeline.receive.source import Delivery
 from storage_ledger.pipeline.remove import Remover
 from storage_ledger.pipeline.status_client import StatusClient
+from storage_ledger.pipeline.worker_pool import WorkerPool
 from storage_ledger.system.clock import utc_now
 from storage_ledger.system.metrics import Metrics
 from tests.contract.pipeline import Acknowledging
@@ -106,28 +108,34 @@ class Lanes:
         archive = BreakingArchive(FilesystemArchive(folder / "archive"), "archive", self.waiting)
         client = Breaking(self.client, "client", self.waiting)
         outages = Outages(self.real, self.metrics)
-        common = {"outages": outages, "metrics": self.metrics, "clock": utc_now}
-        self.remover = Remover(ledger, uploads, archive, settle_s=0, bell=self.bells.of(Sleeper.REMOVE), **common)
-        self.placer = Placer(
-            ledger, uploads, archive, grace_s=300, steady_since=utc_now, on_copied=self.remover.remember,
-            bell=self.bells.of(Sleeper.PLACE), **common,
-        )  # fmt: skip
-        self.notifier = Notifier(
-            ledger, client, archive_root=str(folder / "archive"), confirm_s=0, bell=self.bells.of(Sleeper.NOTIFY), **common
-        )
+        common = {"metrics": self.metrics, "clock": utc_now}
+        remover = Remover(uploads, archive, settle_s=0, **common)
+        placer = Placer(ledger, uploads, archive, grace_s=300, steady_since=utc_now, on_copied=remover.remember, **common)
+        notifier = Notifier(ledger, client, archive_root=str(folder / "archive"), confirm_s=0, **common)
+        shared = {"outages": outages, **common}
+        self.pools = [
+            WorkerPool(
+                place.POLICY, ledger, work=placer.place_batch, before_commit=placer.sync_new_folders, record=placer.record,
+                bell=self.bells.of(Sleeper.PLACE), **shared,
+            ),
+            WorkerPool(
+                remove.POLICY, ledger, work=remover.remove_batch, record=remover.record, bell=self.bells.of(Sleeper.REMOVE), **shared
+            ),
+            WorkerPool(notify.POLICY, ledger, work=notifier.tell, record=notifier.record, bell=self.bells.of(Sleeper.NOTIFY), **shared),
+        ]  # fmt: skip
         self.intake = Intake(
             self.real, Acknowledging(), UploadPaths(str(self.uploads)), metrics=self.metrics, clock=utc_now, rejected_per_hour=9,
             bells=self.bells,
         )  # fmt: skip
         self.stop = threading.Event()
         self.died = []
-        self.threads = [threading.Thread(target=self.run, args=(part.pool,)) for part in (self.placer, self.remover, self.notifier)]
+        self.threads = [threading.Thread(target=self.run, args=(pool,)) for pool in self.pools]
 
     def run(self, pool):
         try:
             pool.run(self.stop)
         except BaseException as error:  # noqa: BLE001 - the test looks at it
-            self.died.append((pool.name, error))
+            self.died.append((pool.policy.step, error))
 
     def describe(self, studies):
         for study in studies:

@@ -8,13 +8,17 @@ import sqlite3
 import threading
 from collections import Counter
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import BackupError, LedgerUnusable, Permanent, Rejected, Retryable
-from storage_ledger.pipeline.worker_pool import WorkerPool
+from storage_ledger.pipeline import place
+from storage_ledger.pipeline.failures import Outages
+from storage_ledger.pipeline.worker_pool import Report, WorkerPool
+from storage_ledger.system.clock import utc_now
 from storage_ledger.system.metrics import Metrics
 from storage_ledger.system.sqlite import sqlite
 from tests.contract.making import described, made_entry
@@ -35,8 +39,9 @@ class Turns:
         self.bell = threading.Event()
         self.metrics = Metrics()
         self.pool = WorkerPool(
-            "place", ledger, [Stage.PLACE], work=self.work, record=self.record, metrics=self.metrics, bell=self.bell, workers=workers
-        )
+            replace(place.POLICY, workers=workers), ledger, work=self.work, record=self.record,
+            outages=Outages(ledger, self.metrics), metrics=self.metrics, clock=utc_now, bell=self.bell,
+        )  # fmt: skip
         self.thread = threading.Thread(target=self.run)
 
     def run(self):
@@ -52,14 +57,14 @@ class Turns:
                 raise self.breaks[work_item.entry.position]
         return work_items
 
-    def record(self, outcomes, _fresh):
-        with self.ledger.write() as tx:
-            for work_items in outcomes:
-                for work_item in work_items:
-                    if work_item.entry.position in self.spoils:
-                        raise self.spoils[work_item.entry.position]
-                    tx.drop(work_item.entry.position, Stage.PLACE)
-                    self.recorded.append(work_item.entry.position)
+    def record(self, tx, outcomes, _fresh):
+        for work_items in outcomes:
+            for work_item in work_items:
+                if work_item.entry.position in self.spoils:
+                    raise self.spoils[work_item.entry.position]
+                tx.drop(work_item.entry.position, Stage.PLACE)
+                self.recorded.append(work_item.entry.position)
+        return Report([], True, lambda: None)
 
     def __enter__(self):
         self.thread.start()

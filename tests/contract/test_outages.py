@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import threading
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 
 from storage_ledger.domain.backoff import calm_s
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.domain.work_queue import Stage
-from storage_ledger.errors import LedgerUnusable
+from storage_ledger.errors import LedgerUnusable, Retryable
 from storage_ledger.operations.report.timeline import timeline_of
-from storage_ledger.pipeline.failures import record_hanging
-from storage_ledger.pipeline.outages import READY_AFTER_S, Outages
+from storage_ledger.pipeline import place
+from storage_ledger.pipeline.failures import READY_AFTER_S, Outages, record_hanging
 from storage_ledger.pipeline.place import COMMON_AFTER
-from storage_ledger.pipeline.worker_pool import MOST_HANGING, WorkerPool
+from storage_ledger.pipeline.worker_pool import Report, WorkerPool
+from storage_ledger.pipeline.worker_threads import MOST_HANGING, beat
 from storage_ledger.settings import Settings
+from storage_ledger.system.clock import utc_now
 from storage_ledger.system.metrics import Metrics
 from storage_ledger.system.sqlite import sqlite
 from tests.contract.making import Clock, described, made_entry, small_volume
@@ -57,7 +60,7 @@ def wait(ledger) -> int:
 
 def begin(outages, ledger, code="archive-full"):
     with ledger.write() as tx:
-        outages.begin(tx, "place", code, detail="", errno=28, attempt=1, retry_at="")
+        outages.begin(tx, "place", Retryable(code, "", errno=28), attempt=1, retry_at="")
 
 
 def end(outages, ledger):
@@ -311,21 +314,13 @@ class Hung:
         self.free = threading.Event()
         self.stop = threading.Event()
         self.bell = threading.Event()
-        self.hanging = []
         self.done = []
         self.died = []
+        metrics = Metrics()
         self.pool = WorkerPool(
-            "place",
-            ledger,
-            [Stage.PLACE],
-            work=self.work,
-            record=self.record,
-            metrics=Metrics(),
-            bell=self.bell,
-            workers=workers,
-            on_hanging=lambda work_items: self.hanging.extend(work_item.entry.study_id for work_item in work_items),
-            hangs_after_s=0.5,
-        )
+            replace(place.POLICY, workers=workers, hangs_after_s=0.5), ledger, work=self.work, record=self.record,
+            outages=Outages(ledger, metrics), metrics=metrics, clock=utc_now, bell=self.bell,
+        )  # fmt: skip
         self.thread = threading.Thread(target=self.run)
 
     def run(self):
@@ -339,17 +334,24 @@ class Hung:
             self.free.wait()
         if work_items[0].entry.study_id.startswith("slow"):
             for _ in range(60):
-                self.pool.beat()
+                beat()
                 self.free.wait(0.02)
         if work_items[0].entry.study_id.startswith("fatal"):
             raise LedgerUnusable("ledger-damaged", "")
         return work_items
 
-    def record(self, outcomes, _fresh):
-        with self.ledger.write() as tx:
-            for work_item in (work_item for work_items in outcomes for work_item in work_items):
-                self.done.append(work_item.entry.study_id)
-                tx.drop(work_item.entry.position, Stage.PLACE)
+    def record(self, tx, outcomes, _fresh):
+        for work_item in (work_item for work_items in outcomes for work_item in work_items):
+            self.done.append(work_item.entry.study_id)
+            tx.drop(work_item.entry.position, Stage.PLACE)
+        return Report([], True, lambda: None)
+
+    @property
+    def hanging(self):
+        """The studies whose work is recorded as hanging."""
+        entries = [entry for entry in self.ledger.read(0, 10_000) if entry.kind == Kind.FAILED]
+        assert {entry.data["code"] for entry in entries} <= {"hangs"}
+        return [entry.study_id for entry in entries]
 
     def describe(self, *studies):
         with self.ledger.write() as tx:

@@ -165,7 +165,7 @@ def test_what_a_redelivery_is_trying_already_needs_no_word(pipeline):
     [work_items] = pipeline.due(Stage.PLACE)
     judged = pipeline.placer.place_batch(work_items)
     pipeline.say("S1", "a.dcm")
-    pipeline.placer.record([judged])
+    pipeline.placing.record([judged], fresh=True)
     assert pipeline.kinds() == ["described", "described", "quarantined"]
     for said in (RETRY, DISCARD):
         [answer] = word(pipeline, said, DecisionTarget("S1"))
@@ -233,7 +233,7 @@ def test_a_retry_while_another_study_is_being_placed_changes_nothing_of_that(pip
     [work_items] = pipeline.due(Stage.PLACE)
     judged = pipeline.placer.place_batch(work_items)
     word(pipeline, RETRY)
-    pipeline.placer.record([judged])
+    pipeline.placing.record([judged], fresh=True)
     pipeline.finish()
     assert list(pipeline.files()) == ["S1/a.dcm", "S2/b.dcm"]
 
@@ -329,7 +329,9 @@ def test_another_file_that_is_archived_meanwhile_does_not_make_up_for_the_one_th
     pipeline.upload("b.dcm", b"y")
     pipeline.say("S1", "b.dcm")
     [work_items] = pipeline.due(Stage.PLACE)
-    pipeline.placer.record([pipeline.placer.place_batch([work_item for work_item in work_items if work_item.entry.position != 1])])
+    pipeline.placing.record(
+        [pipeline.placer.place_batch([work_item for work_item in work_items if work_item.entry.position != 1])], fresh=True
+    )
     pipeline.tell()
     assert status_server.posted("S1") == ["failed", "failed"]
     pipeline.upload("a.dcm", b"x")

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import socket
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -22,7 +21,6 @@ from storage_ledger.operations.replay.report import ReplayCounts
 from storage_ledger.operations.replay.statuses import resend_statuses
 from storage_ledger.operations.replay.studies import described_studies
 from storage_ledger.pipeline.notify import Notifier
-from storage_ledger.pipeline.outages import Outages
 from storage_ledger.pipeline.status_client import StatusClient
 from storage_ledger.system.metrics import Metrics
 from storage_ledger.system.pacing import Pace
@@ -73,11 +71,9 @@ class Replaying(Pipeline):
             self.ledger,
             client,
             archive_root=str(self.archive),
-            outages=Outages(self.ledger, Metrics()),
             metrics=Metrics(),
             clock=self.clock,
             confirm_s=10,
-            bell=threading.Event(),
         )
         counts = ReplayCounts()
         problems = Problems()

@@ -25,7 +25,7 @@ from storage_ledger.operations.report.timeline import timeline_of
 from storage_ledger.operations.report.verifications import last_verify
 from storage_ledger.operations.verify import unrecorded
 from storage_ledger.operations.verify.selection import VerifyOptions
-from storage_ledger.pipeline.outages import Outages
+from storage_ledger.pipeline.failures import Outages
 from storage_ledger.settings import Settings
 from storage_ledger.system.metrics import Metrics
 from storage_ledger.system.sqlite import sqlite

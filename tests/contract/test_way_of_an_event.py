@@ -317,7 +317,7 @@ def test_a_redelivery_that_comes_while_the_first_is_being_quarantined_is_not_los
     judged = pipeline.placer.place_batch(work_items)  # still nothing there …
     pipeline.upload("a.dcm", b"x")  # … but now
     pipeline.say("S1", "a.dcm")
-    pipeline.placer.record([judged])
+    pipeline.placing.record([judged], fresh=True)
     pipeline.finish()
     assert list(pipeline.files()) == ["S1/a.dcm"]
 
@@ -440,7 +440,7 @@ def test_what_was_placed_is_not_recorded_while_its_folders_name_cannot_be_made_d
     judged = pipeline.placer.place_batch(work_items)
     away = pipeline.archive.with_name("away")
     pipeline.archive.rename(away)
-    pipeline.placer.record([judged])
+    pipeline.placing.record([judged], fresh=True)
     assert pipeline.kinds() == ["described", "failed"]
     away.rename(pipeline.archive)
     pipeline.finish()
@@ -453,7 +453,7 @@ def test_what_another_process_ended_meanwhile_is_not_recorded_again(pipeline):
     [work_items] = pipeline.due(Stage.PLACE)
     judged = [pipeline.placer.place_batch(work_items) for _ in range(2)]
     for outcomes in judged:
-        pipeline.placer.record([outcomes])
+        pipeline.placing.record([outcomes], fresh=True)
     assert pipeline.kinds() == ["described", "archived"]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from storage_ledger.errors import LedgerUnusable
+from storage_ledger.errors import LedgerUnusable, Retryable
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.pipeline.status_client import StatusClient
 from storage_ledger.service.health import make_app
@@ -87,7 +87,7 @@ def running(tmp_path, valkey, status_server) -> Running:
 
 def runner(parts: Any, job: str) -> Any:
     """What has the `run` of a job."""
-    lanes = {"place": parts.placer.pool, "remove": parts.remover.pool, "notify": parts.notifier.pool}
+    lanes = {"place": parts.placing, "remove": parts.removing, "notify": parts.notifying}
     others = {"mirror": parts.replicator, "reconcile": parts.reconciler, "clock": parts.clock_watch}
     return {**lanes, **others}.get(job) or getattr(parts, job)
 
@@ -155,7 +155,7 @@ def test_reasons_with_one_code_and_different_details_are_all_told_and_the_steps_
     outages = running.parts.outages
     with running.parts.ledger.write() as tx:
         for step, code in (("place", "archive-full"), ("mirror", "archive-full"), ("tell", "status-service-away")):
-            outages.begin(tx, step, code, detail="", errno=None, attempt=1, retry_at="")
+            outages.begin(tx, step, Retryable(code), attempt=1, retry_at="")
     running.parts.archive.trouble = lambda: ("archive-full", "12,345 bytes free on the archive's volume")
     assert running.reasons() >= {
         "archive-full 12,345 bytes free on the archive's volume",

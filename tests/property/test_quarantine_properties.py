@@ -111,9 +111,9 @@ class Story:
                 telling = [self.pipeline.notifier.tell(work_items) for work_items in self.pipeline.due("tell")]
                 self.step(*what)
                 if judged:
-                    self.pipeline.placer.record(judged)
+                    self.pipeline.placing.record(judged, fresh=True)
                 if telling:
-                    self.pipeline.notifier.record(telling)
+                    self.pipeline.notifying.record(telling, fresh=True)
 
     def remove(self):
         """Whatever goes from uploads is in the archive, whole."""

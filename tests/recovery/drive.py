@@ -32,6 +32,7 @@ from storage_ledger.ledger import migrate as migrations
 from storage_ledger.ledger.contract import WorkItem
 from storage_ledger.pipeline.receive.source import Delivery
 from storage_ledger.pipeline.status_client import StatusClient
+from storage_ledger.pipeline.worker_pool import WorkerPool
 from storage_ledger.service.process import Parts
 from storage_ledger.settings import Settings
 from storage_ledger.system import locks, logs
@@ -87,11 +88,10 @@ class Drive:
         for _ in range(ROUNDS):
             self.trouble = []
             self.deliver()
-            placer, remover, notifier = self.parts.placer, self.parts.remover, self.parts.notifier
-            self.work("place", [Stage.PLACE], placer.place_batch, placer.record)
+            self.work(self.parts.placing)
             self.parts.replicator.follow()
-            self.work("remove", [Stage.REMOVE], remover.remove_batch, remover.record, by_study=False)
-            self.work("tell", [Stage.TELL, Stage.CONFIRM], notifier.tell, notifier.record)
+            self.work(self.parts.removing)
+            self.work(self.parts.notifying)
             self.parts.replicator.follow()
             self.parts.index.run(Always(), Always())
             now = self.state()
@@ -116,16 +116,17 @@ class Drive:
                 self.waiting.popleft()
                 self.tell({"acknowledged": number})
 
-    def work(self, step: str, stages: list[Stage], work: Callable[..., Any], record: Callable[..., None], *, by_study: bool = True) -> None:
-        """What a lane does, for all that is due."""
-        with self.outlived(step):
+    def work(self, pool: WorkerPool[Any]) -> None:
+        """What the pool does, for all that is due."""
+        policy = pool.policy
+        with self.outlived(policy.step):
             groups: dict[object, list[WorkItem]] = {}
-            up_to = None if step == "place" else self.mirrored
-            for work_item in self.parts.ledger.due(stages, limit=1000, up_to=up_to):
-                groups.setdefault((work_item.entry.study_id or work_item.entry.position) if by_study else None, []).append(work_item)
+            up_to = None if policy.step == "place" else self.mirrored
+            for work_item in self.parts.ledger.due(policy.stages, limit=1000, up_to=up_to):
+                groups.setdefault((work_item.entry.study_id or work_item.entry.position) if policy.by_study else None, []).append(work_item)
             if groups:
-                outcomes = [work(sorted(group, key=lambda work_item: work_item.entry.position)) for group in groups.values()]
-                record(outcomes, True)
+                outcomes = [pool._threads._work(sorted(group, key=lambda work_item: work_item.entry.position)) for group in groups.values()]
+                pool.record(outcomes, fresh=True)
 
     @property
     def mirrored(self) -> int:

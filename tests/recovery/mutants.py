@@ -26,7 +26,7 @@ STUDY_FOLDER = "storage_ledger/archive/study_folder.py"
 LAYOUT = "storage_ledger/domain/paths.py"
 UPLOADS = "storage_ledger/archive/uploads.py"
 PROJECTOR = "storage_ledger/pipeline/place.py"
-REMOVER = "storage_ledger/pipeline/remove.py"
+POOL = "storage_ledger/pipeline/worker_pool.py"
 NOTIFIER = "storage_ledger/pipeline/notify.py"
 SQLITE = "storage_ledger/system/sqlite.py"
 STATUS = "storage_ledger/pipeline/status_client.py"
@@ -121,8 +121,9 @@ MUTANTS = {
             Edit(PROJECTOR, "            lost = self._archive.sync_new_folders(studies)\n", "            lost = set()\n"),
             Edit(
                 PROJECTOR,
-                "        self._count(recorded, outcomes)\n",
-                "        self._archive.sync_new_folders(studies)\n        self._count(recorded, outcomes)\n",
+                "        log = logs.get()\n        for outcome in outcomes:\n",
+                "        self._archive.sync_new_folders({str(o.work_item.entry.study_id) for o in outcomes})\n"
+                "        log = logs.get()\n        for outcome in outcomes:\n",
             ),
         ),
     ),
@@ -146,11 +147,16 @@ MUTANTS = {
         "pending(remove) is dropped before the upload is removed",
         (
             Edit(
-                REMOVER,
-                "        removals = [self._remove(work_item) for work_item in work_items]\n",
-                "        with self._ledger.write() as tx:\n            for work_item in work_items:\n"
-                "                tx.drop(work_item.entry.position, Stage.REMOVE)\n"
-                "        removals = [self._remove(work_item) for work_item in work_items]\n",
+                POOL,
+                "WorkerThreads(policy.thread, work, bell)",
+                "WorkerThreads(policy.thread, _dropping(ledger, work) if policy.step == 'remove' else work, bell)",
+            ),
+            Edit(
+                POOL,
+                "class WorkerPool(Generic[Outcome]):\n",
+                "def _dropping(ledger, work):\n    def drop(work_items):\n        with ledger.write() as tx:\n"
+                "            for work_item in work_items:\n                tx.drop(work_item.entry.position, Stage.REMOVE)\n"
+                "        return work(work_items)\n\n    return drop\n\n\nclass WorkerPool(Generic[Outcome]):\n",
             ),
         ),
         ("order", "kills"),
@@ -203,7 +209,7 @@ MUTANTS = {
     ),
     "told-and-removed-before-the-mirror": Mutant(
         "statuses are told and uploads removed before `archived` is in the mirror",
-        (Edit("storage_ledger/pipeline/worker_pool.py", "up_to = self._up_to() if self._up_to else None", "up_to = None"),),
+        (Edit(POOL, "up_to = self._up_to() if self._up_to else None", "up_to = None"),),
         ("mirror",),
     ),
     "no-fsync-of-the-mirror": Mutant(

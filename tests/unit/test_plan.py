@@ -2,7 +2,7 @@
 
 import pytest
 
-from storage_ledger.domain.backoff import backoff_s, worth_an_entry
+from storage_ledger.domain.backoff import Backoff, worth_an_entry
 from storage_ledger.domain.entries import Kind, NewEntry, upcast
 from storage_ledger.domain.ids import instant, later, rfc3339, uuid7
 from storage_ledger.domain.work_queue import Changes, Stage, changes
@@ -58,16 +58,16 @@ def test_no_kind_leaves_a_described_study_without_somebody_responsible():
 
 
 def test_waits_double_up_to_the_cap():
-    assert [backoff_s(n, base_s=1, cap_s=10, chance=1) for n in range(1, 7)] == [1, 2, 4, 8, 10, 10]
+    assert [Backoff(1, 10).wait_s(n, chance=1) for n in range(1, 7)] == [1, 2, 4, 8, 10, 10]
 
 
 def test_waits_are_spread_over_their_upper_half():
-    assert backoff_s(3, base_s=1, cap_s=10, chance=0) == 2
-    assert backoff_s(3, base_s=1, cap_s=10, chance=0.5) == 3
+    assert Backoff(1, 10).wait_s(3, chance=0) == 2
+    assert Backoff(1, 10).wait_s(3, chance=0.5) == 3
 
 
 def test_a_wait_stays_at_the_cap_however_often_it_failed():
-    assert backoff_s(10**9, base_s=0.5, cap_s=300, chance=1) == 300
+    assert Backoff(0.5, 300).wait_s(10**9, chance=1) == 300
 
 
 def test_of_a_thousand_failures_a_handful_becomes_entries():

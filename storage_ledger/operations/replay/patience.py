@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from storage_ledger.domain.backoff import backoff_s
+from storage_ledger.domain.backoff import REPLAY_STATUS_AWAY
 from storage_ledger.errors import Retryable
 
 AWAY_S = 15.0  # long enough for a restart of the Status Service; a longer outage is reported
@@ -54,7 +54,7 @@ class Patience:
             if left_s <= 0:
                 self._over = self._over or error
                 raise error
-            wait_s = min(left_s, backoff_s(self._attempts, base_s=0.5, cap_s=4, chance=self._chance.random()))
+            wait_s = min(left_s, REPLAY_STATUS_AWAY.wait_s(self._attempts, chance=self._chance.random()))
             said, self._said = self._said, True
         if not said:
             self._say(error)

@@ -15,6 +15,7 @@ from typing import Any
 
 from storage_ledger.domain.entries import Kind
 from storage_ledger.domain.ids import instant
+from storage_ledger.domain.outages import by_code, going_on
 from storage_ledger.domain.reason import Reason
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.index.queries import ask_files, damaged, standing
@@ -23,7 +24,6 @@ from storage_ledger.ledger.contract import Ledger, QueueLength
 from storage_ledger.ledger.mirror.reader import mirror_position
 from storage_ledger.operations.clock_ahead import CLOCK_AHEAD, ahead
 from storage_ledger.operations.report import remedies
-from storage_ledger.operations.report.outages import by_code, going_on
 from storage_ledger.operations.report.quarantine import QuarantinedFile, quarantined
 from storage_ledger.operations.report.verifications import VERIFIED_READ, VerificationSummary, found_besides_files, last_verify
 from storage_ledger.operations.verify import unrecorded

@@ -11,6 +11,7 @@ from typing import Any
 
 from storage_ledger.domain.entries import Entry, Kind, faults, understood
 from storage_ledger.domain.ids import instant
+from storage_ledger.domain.outages import OngoingOutage, going_on
 from storage_ledger.domain.paths import archive_path
 from storage_ledger.domain.patient_identity import PATIENT
 from storage_ledger.domain.study import Study
@@ -22,7 +23,6 @@ from storage_ledger.index.schema import COLUMNS
 from storage_ledger.ledger.contract import Ledger, WorkItem
 from storage_ledger.operations.report import remedies
 from storage_ledger.operations.report.flags import flags_of, message_and_file
-from storage_ledger.operations.report.outages import OngoingOutage, going_on
 from storage_ledger.settings import Settings
 
 NEXT = {

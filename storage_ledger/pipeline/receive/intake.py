@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from datetime import datetime
 
-from storage_ledger.domain.backoff import backoff_s
+from storage_ledger.domain.backoff import INTAKE_PAUSES
 from storage_ledger.domain.entries import Entry, Kind, NewEntry
 from storage_ledger.domain.message import parse
 from storage_ledger.domain.paths import UploadPaths
@@ -100,7 +100,7 @@ class Intake:
                 attempt += 1
                 behind = True
                 self._full = error.code
-                wait_s = backoff_s(attempt, base_s=0.2, cap_s=15, chance=random.random())  # noqa: S311 - spreads retries
+                wait_s = INTAKE_PAUSES.wait_s(attempt, chance=random.random())  # noqa: S311 - spreads retries
                 logs.get().error("intake.ledger-busy", code=error.code, count=len(group), due_in_s=round(wait_s, 1))
                 if stop.wait(wait_s) and attempt > 3:
                     logs.get().error("intake.gave-up", code=error.code, count=len(group) + len(self._waiting))

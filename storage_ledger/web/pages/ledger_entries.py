@@ -11,9 +11,9 @@ from typing import Any
 
 from storage_ledger.domain.entries import Entry, Kind, faults
 from storage_ledger.domain.error_catalogue.outages import OUTAGES
+from storage_ledger.domain.outages import by_code, going_on
 from storage_ledger.ledger.entry_rows import COLUMNS, OPEN_OUTAGES
 from storage_ledger.operations.clock_ahead import ACKNOWLEDGED_READ, ClockAhead, ahead_of
-from storage_ledger.operations.report.outages import by_code, going_on
 from storage_ledger.operations.report.status import waits_long
 from storage_ledger.operations.report.verifications import VERIFIED_READ
 from storage_ledger.web.pages.error_codes import meaning
