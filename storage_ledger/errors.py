@@ -1,22 +1,41 @@
-"""Every error that is ours.
+"""Every error that is ours, and the codes that steer the program.
 
     StorageLedgerError
-    ├── Retryable            try again later, for ever; nothing is lost by waiting
-    ├── Permanent            waits for a person or a redelivery
-    ├── Rejected             a message that is not a `described` event
+    ├── Retryable            retryable: the same call may succeed later; nothing is lost by waiting
+    ├── Permanent            permanent: waits for a person or a redelivery
+    ├── Rejected             permanent: a message that is not a `described` event
     ├── LedgerError          the ledger itself
-    │   ├── LedgerBusy       another process writes; or the ledger's volume is full (retryable)
-    │   ├── LedgerRefused    SQLite takes this statement for an error; another one may succeed
-    │   └── LedgerUnusable   stop the service: damaged, foreign, newer than the program
+    │   ├── LedgerBusy       retryable: another process writes; the ledger's volume is full or cannot be read or written
+    │   ├── LedgerRefused    retryable: SQLite takes this statement for an error; another one may succeed
+    │   └── LedgerUnusable   stop the service: the ledger or its mirror is damaged, foreign, missing, or newer than the program
     ├── BackupError          a backup that could not be made, is none, or may not take the ledger's place
-    ├── Locked               another process holds serve.lock or index.lock
+    ├── Locked               another process holds a lock
     └── BadSettings          the environment
 
-Each carries a stable `code` that goes into the ledger, the metrics and the docs. A code is never renamed. Texts are for
-people and may name paths and positions, never a value from a message or a DICOM file.
+Each carries a stable `code` that goes into the ledger, the metrics and the docs. A code is never renamed. What each code means, what
+happens meanwhile and what to do: domain/error_catalogue. Texts are for people and may name paths and positions, never a value from a
+message or a DICOM file.
 """
 
 from __future__ import annotations
+
+ARCHIVE_MISSING = "archive-missing"
+ENTRY_DAMAGED = "entry-damaged"
+INDEX_UNREADABLE = "index-unreadable"
+INTERNAL_ERROR = "internal-error"
+LEDGER_DAMAGED = "ledger-damaged"
+LEDGER_FULL = "ledger-full"
+LEDGER_IO = "ledger-io"
+LEDGER_NEWER = "ledger-newer"
+MIRROR_DAMAGED = "mirror-damaged"
+MIRROR_LAGS = "mirror-lags"
+MIRROR_MISSING = "mirror-missing"
+NOT_DICOM = "not-dicom"
+UPLOAD_CHANGING = "upload-changing"
+UPLOAD_MISSING = "upload-missing"
+UPLOAD_SETTLING = "upload-settling"
+UPLOADS_MISSING = "uploads-missing"
+# Whoever decides by a code compares with one of these names, so that a misspelt one does not pass unnoticed.
 
 
 class StorageLedgerError(Exception):
@@ -50,7 +69,7 @@ class Rejected(StorageLedgerError):
 
 
 class LedgerError(StorageLedgerError):
-    """Something about ledger.db."""
+    """Something about ledger.db, or about its mirror as a copy of it."""
 
 
 class LedgerBusy(LedgerError):
@@ -70,7 +89,11 @@ class BackupError(StorageLedgerError):
 
 
 class Locked(StorageLedgerError):
-    """Another process holds `serve.lock`, or `index.lock` while it rebuilds the index; the detail names it."""
+    """Another process holds a lock; the detail names it.
+
+    `serve.lock`: `serve` runs, or a command that needs it stopped. `index.lock`: the index is being rebuilt. A lock on the folder of
+    backups: a backup is being made there.
+    """
 
 
 class BadSettings(StorageLedgerError):

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from storage_ledger.archive.unlink import Lease, give_back, hidden_name, hidden_position, lease, no_writer, recover
-from storage_ledger.errors import Permanent, Retryable
+from storage_ledger.errors import UPLOAD_MISSING, Permanent, Retryable
 from storage_ledger.system import files
 from storage_ledger.system.files import Failure, FolderId
 
@@ -148,7 +148,7 @@ class Uploads:
                 status = os.stat(name, dir_fd=folder, follow_symlinks=False)
                 self._found_in = root
         except (Permanent, Retryable) as error:
-            if error.code == "upload-missing" or isinstance(error, Permanent):
+            if error.code == UPLOAD_MISSING or isinstance(error, Permanent):
                 return None
             raise
         return FileIdentity.of(status) if stat.S_ISREG(status.st_mode) else None
@@ -205,7 +205,7 @@ class Uploads:
             with self._parent(path) as (folder, name, _), files.translated(_REMOVING):
                 return recover(folder, name, hidden_name(self._owner, position))
         except Retryable as error:
-            if error.code != "upload-missing":
+            if error.code != UPLOAD_MISSING:
                 raise
             return False  # the folder is gone, and what was in it
 
@@ -223,7 +223,7 @@ class Uploads:
             except Permanent:
                 continue
             except Retryable as error:
-                if error.code != "upload-missing":
+                if error.code != UPLOAD_MISSING:
                     failed[folder_path] = error
         return failed
 
@@ -239,7 +239,7 @@ class Uploads:
                 with _opened_below(root, folders) as folder:
                     yield folder, name, root_id
             except Retryable as error:
-                if error.code == "upload-missing" and other_and_empty:
+                if error.code == UPLOAD_MISSING and other_and_empty:
                     text = "another folder than before is at UPLOADS_PATH, and it is empty"
                     raise Retryable("uploads-missing", text, errno=error.errno, shared=True) from error
                 raise

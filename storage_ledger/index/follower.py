@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from storage_ledger.domain.entries import faults
-from storage_ledger.errors import LedgerBusy, LedgerRefused, LedgerUnusable, Locked, StorageLedgerError
+from storage_ledger.errors import INDEX_UNREADABLE, LEDGER_IO, LedgerBusy, LedgerRefused, LedgerUnusable, Locked, StorageLedgerError
 from storage_ledger.index.file import IndexFile, IndexUnreadable, IndexUnwritable, of_ledger
 from storage_ledger.index.queries import is_of
 from storage_ledger.index.rebuild.partitions import RebuildOptions
@@ -170,7 +170,7 @@ class Index:
         """What to do before the next try. A file that SQLite cannot write in spite of several tries is given up for a new one."""
         if isinstance(error, IndexUnreadable):
             return self.rebuild
-        if isinstance(error, IndexUnwritable) and error.code == "ledger-io" and self._failures % GIVE_UP_EACH == 0:
+        if isinstance(error, IndexUnwritable) and error.code == LEDGER_IO and self._failures % GIVE_UP_EACH == 0:
             return self._discard
         return None
 
@@ -179,7 +179,7 @@ class Index:
         cause = cause.__cause__ if isinstance(cause, LedgerRefused) and cause.__cause__ else cause  # no table of that name, and the like
         code = cause.code if isinstance(cause, StorageLedgerError) else "index-unreadable"
         errno = getattr(cause, "errno", None)
-        frames = {"frames_at": logs.where(cause)} if code == "index-unreadable" else {}
+        frames = {"frames_at": logs.where(cause)} if code == INDEX_UNREADABLE else {}
         logs.get().error("index.failed", code=code, errno=errno, attempt=self._failures, error_type=type(cause).__name__, **frames)
         if self._failures > 1:
             self.trouble = code

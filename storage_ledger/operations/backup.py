@@ -21,7 +21,7 @@ from storage_ledger import __version__
 from storage_ledger.domain.entries import Entry, faults
 from storage_ledger.domain.ids import rfc3339
 from storage_ledger.domain.merkle_tree import Tree
-from storage_ledger.errors import BackupError, LedgerError, LedgerUnusable, Locked
+from storage_ledger.errors import LEDGER_DAMAGED, LEDGER_FULL, LEDGER_IO, LEDGER_NEWER, BackupError, LedgerError, LedgerUnusable, Locked
 from storage_ledger.ledger.entry_rows import COLUMNS
 from storage_ledger.ledger.migrate import revision_of
 from storage_ledger.ledger.snapshot import MODE, copy_to
@@ -127,7 +127,7 @@ def _revision_of(copy: Path, folder: Path) -> str:
     try:
         revision = revision_of(copy)
     except LedgerUnusable as error:
-        if error.code == "ledger-newer":
+        if error.code == LEDGER_NEWER:
             text = f"{folder / LEDGER} has a schema that this program does not know: restore it with the version that made it"
             raise BackupError("backup-newer", text) from error
         raise BackupError("backup-damaged", f"{folder / LEDGER} is no ledger: take another backup") from error
@@ -198,11 +198,11 @@ def _translated(place: Path) -> Iterator[None]:
     try:
         yield
     except LedgerError as error:
-        if error.code == "ledger-full":
+        if error.code == LEDGER_FULL:
             raise _full(place) from error
-        if error.code == "ledger-io":
+        if error.code == LEDGER_IO:
             raise BackupError("backup-io", f"the ledger cannot be read, or {place} cannot be written", errno=error.errno) from error
-        if error.code == "ledger-damaged":
+        if error.code == LEDGER_DAMAGED:
             raise BackupError("backup-damaged", error.detail) from error
         raise
     except OSError as error:

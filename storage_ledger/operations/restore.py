@@ -11,7 +11,7 @@ from typing import Any, assert_never
 
 from storage_ledger.domain.entries import Entry, faults
 from storage_ledger.domain.merkle_tree import Tree
-from storage_ledger.errors import BackupError, LedgerUnusable, Retryable
+from storage_ledger.errors import MIRROR_DAMAGED, BackupError, LedgerUnusable, Retryable
 from storage_ledger.ledger.migrate import make_again, make_folder, migrate
 from storage_ledger.ledger.mirror import reader
 from storage_ledger.ledger.sqlite import SqliteLedger
@@ -362,7 +362,7 @@ def _append_the_rest(
             appended += len(batch)
             on_progress(batch[-1].position)
     except LedgerUnusable as error:
-        if error.code != "mirror-damaged":
+        if error.code != MIRROR_DAMAGED:
             raise
         raise LedgerUnusable(error.code, f"{error.detail}. With --up-to-damage all before it is restored") from error
     return appended, damage.detail if damage is not None else None
@@ -380,7 +380,7 @@ def _proved(archive_root: Path, ledger_id: str, known: Tree | None) -> tuple[int
         for _ in reader.entries(archive_root, ledger_id, known, on_proved=on_proved):
             pass
     except LedgerUnusable as error:
-        if error.code != "mirror-damaged":
+        if error.code != MIRROR_DAMAGED:
             raise
         return proved, error
     return proved, None

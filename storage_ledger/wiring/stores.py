@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from storage_ledger.archive.filesystem import FilesystemArchive
-from storage_ledger.errors import LedgerBusy, LedgerUnusable, Retryable
+from storage_ledger.errors import ARCHIVE_MISSING, LedgerBusy, LedgerUnusable, Retryable
 from storage_ledger.ledger.migrate import make_folder, require_writable
 from storage_ledger.ledger.mirror.writer import Mirror
 from storage_ledger.ledger.sqlite import SqliteLedger
@@ -83,7 +83,7 @@ def joined_mirror(settings: Settings, ledger: SqliteLedger, archive: FilesystemA
     try:
         mirror.check()
     except Retryable as error:
-        if error.code == "archive-missing":  # not mounted, and we know it before anything is done
+        if error.code == ARCHIVE_MISSING:  # not mounted, and we know it before anything is done
             raise LedgerUnusable("mirror-missing", f"{error.detail}. Is the archive's volume mounted?", errno=error.errno) from error
         logs.get().error("mirror.failed", code=error.code, errno=error.errno)  # an outage: it goes on when the volume does
     return mirror

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from storage_ledger.domain.entries import Entry, faults
 from storage_ledger.domain.merkle_tree import Tree
 from storage_ledger.domain.paths import LEDGER_FOLDER
-from storage_ledger.errors import LedgerUnusable, Retryable
+from storage_ledger.errors import MIRROR_MISSING, LedgerUnusable, Retryable
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.mirror import refusals, segments
 from storage_ledger.ledger.mirror.last_segment import FILE_MODE, READ_ENTRIES, make_mirror_folder, repair, set_aside, survey, write_segment
@@ -131,7 +131,7 @@ class Mirror:
                     count += len(entries)
                 return count
         except LedgerUnusable as error:
-            if error.code == "mirror-missing":  # it was there at the start
+            if error.code == MIRROR_MISSING:  # it was there at the start
                 raise Retryable("archive-missing", "ARCHIVE_PATH holds no mirror any more", shared=True) from error
             raise
 

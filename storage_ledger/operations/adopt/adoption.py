@@ -15,7 +15,7 @@ from storage_ledger.domain.entries import ADOPT, Entry, Kind
 from storage_ledger.domain.message import MAX_BYTES
 from storage_ledger.domain.payloads import ArchivedFileFields, ArchivedPayload, DescribedPayload
 from storage_ledger.domain.study import ArchivedFile, State, Study
-from storage_ledger.errors import Retryable
+from storage_ledger.errors import ENTRY_DAMAGED, Retryable
 from storage_ledger.ledger.contract import Ledger, Transaction
 from storage_ledger.operations.adopt import legacy_archive
 from storage_ledger.operations.adopt.legacy_archive import LegacyFile, NotAdoptable
@@ -104,7 +104,7 @@ class Adoption:
             except NotAdoptable as unfit:
                 self._leave(study_id, unfit.code)
             except Retryable as error:
-                if error.code != "entry-damaged":
+                if error.code != ENTRY_DAMAGED:
                     raise
                 self._leave(study_id, error.code)
             self._done.folders += 1

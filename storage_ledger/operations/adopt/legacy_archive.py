@@ -14,6 +14,7 @@ from storage_ledger.archive.dicom_header import read_header
 from storage_ledger.archive.durable_copy import digest_of
 from storage_ledger.archive.uploads import FileIdentity
 from storage_ledger.domain.paths import LEDGER_FOLDER, MAX_NAME_BYTES, METADATA, is_attempt, valid_study_id
+from storage_ledger.errors import NOT_DICOM
 from storage_ledger.system.files import FOLDER, READ, opened
 
 OF_THE_VOLUME = frozenset({LEDGER_FOLDER, "lost+found"})
@@ -136,7 +137,7 @@ def examine(folder: int, study_id: str, name: str, *, any_file: bool, whole: boo
                 raise NotAdoptable("empty-file")
             with os.fdopen(os.dup(descriptor), "rb") as file:
                 dicom, dicom_error = read_header(file)
-            if dicom_error == "not-dicom" and not any_file and not _called_like_dicom(name, study_id):
+            if dicom_error == NOT_DICOM and not any_file and not _called_like_dicom(name, study_id):
                 raise NotAdoptable("not-dicom")
             sha256 = ""
             if whole:

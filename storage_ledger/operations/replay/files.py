@@ -20,7 +20,7 @@ from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.domain.paths import archive_path
 from storage_ledger.domain.payloads import RestoredFileFields, RestoredPayload
 from storage_ledger.domain.study import ArchivedFile, Study
-from storage_ledger.errors import Permanent, Retryable, StorageLedgerError
+from storage_ledger.errors import UPLOADS_MISSING, Permanent, Retryable, StorageLedgerError
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.operations.problems import Problem, Problems
 from storage_ledger.operations.progress import ShowProgress, StartProgress
@@ -226,7 +226,7 @@ class _Search:
                     if not self._missing.left:
                         break
         except Retryable as error:
-            if error.code == "uploads-missing":
+            if error.code == UPLOADS_MISSING:
                 raise Retryable("source-missing", f"{_text(source)} cannot be opened", errno=error.errno, shared=True) from error
             raise
         self._put(copies, jobs)
@@ -244,7 +244,7 @@ class _Search:
         except OSError:
             self._not_searched("upload-io", copies.root, path)
         except (Retryable, Permanent) as error:
-            if error.code == "uploads-missing":
+            if error.code == UPLOADS_MISSING:
                 raise
             self._not_searched(error.code, copies.root, path)
         return ""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from storage_ledger.domain.entries import faults
 from storage_ledger.domain.paths import LEDGER_FOLDER
-from storage_ledger.errors import LedgerError, LedgerUnusable, Retryable
+from storage_ledger.errors import MIRROR_DAMAGED, MIRROR_MISSING, LedgerError, LedgerUnusable, Retryable
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.mirror.reader import entries
 from storage_ledger.ledger.mirror.writer import Mirror
@@ -30,7 +30,7 @@ def must_be_rewritten(mirror: Mirror, plan: ReplayPlan, say: Callable[[str], Non
             mirror.begin()
         mirror.check()
     except LedgerUnusable as error:
-        if error.code == "mirror-missing" and ReplayPart.MIRROR in plan.parts:
+        if error.code == MIRROR_MISSING and ReplayPart.MIRROR in plan.parts:
             return True
         if plan.mirror_anew:
             _say_set_aside(error, plan, say)
@@ -92,7 +92,7 @@ def _damage(archive_root: Path, ledger_id: str, position: int, counts: ReplayCou
                 if counts.looked_at % SHOWN_EVERY == 0:
                     show(counts.looked_at)
         except LedgerUnusable as error:
-            if error.code == "mirror-damaged":
+            if error.code == MIRROR_DAMAGED:
                 return error
             raise
     return None

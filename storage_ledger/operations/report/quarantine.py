@@ -8,6 +8,7 @@ from typing import Any
 
 from storage_ledger.domain.entries import Kind
 from storage_ledger.domain.study import State
+from storage_ledger.errors import UPLOAD_MISSING
 from storage_ledger.index.queries import archived_from, studies_with_upload
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.operations.quarantine import QuarantinedUpload, in_quarantine
@@ -67,6 +68,6 @@ def _maybe_quarantined(ledger: Ledger, index_file: Path) -> list[str]:
 
 def _archived_as(ledger: Ledger, index_file: Path, upload: QuarantinedUpload) -> list[str]:
     """Two study_ids may have named one upload: then the second finds nothing there any more."""
-    if upload.code != "upload-missing":
+    if upload.code != UPLOAD_MISSING:
         return []
     return [each for each in archived_from(index_file, ledger, upload.upload_path) if each != upload.study_id]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from storage_ledger import __version__
 from storage_ledger.domain.payloads import VerifiedCounts, VerifiedPayload, VerifiedScope
-from storage_ledger.errors import LedgerError, Retryable
+from storage_ledger.errors import MIRROR_LAGS, LedgerError, Retryable
 from storage_ledger.operations.verify.files import FileCounts
 from storage_ledger.operations.verify.findings import Finding
 from storage_ledger.operations.verify.report import VerifyReport
@@ -86,7 +86,7 @@ class Recording:
     def end_if_damaged(self) -> None:
         """Append nothing more once the ledger is found damaged, or the mirror: a new entry would make it worse."""
         if self._append is not None and any(
-            each.part in {"ledger", "mirror"} and each.code != "mirror-lags" for each in self._report.found.damaged
+            each.part in {"ledger", "mirror"} and each.code != MIRROR_LAGS for each in self._report.found.damaged
         ):
             self._append = None
             self._report.not_recorded = "nothing is appended to a ledger that is damaged, or beside a mirror that is"

@@ -21,7 +21,7 @@ from datetime import datetime
 from storage_ledger.archive.fixity import FixityReader
 from storage_ledger.domain.ids import rfc3339
 from storage_ledger.domain.paths import LEDGER_FOLDER
-from storage_ledger.errors import LedgerBusy, LedgerUnusable, Retryable
+from storage_ledger.errors import LEDGER_DAMAGED, LedgerBusy, LedgerUnusable, Retryable
 from storage_ledger.ledger.mirror import reader
 from storage_ledger.ledger.mirror.reader import MirrorEnd
 from storage_ledger.operations.verify import index, ledger, mirror
@@ -76,7 +76,7 @@ class Verification:
         except Stopped:
             report.interrupted = True
         except LedgerUnusable as error:
-            if error.code != "ledger-damaged":
+            if error.code != LEDGER_DAMAGED:
                 raise
             report.found.report("ledger-damaged", ledger.PART, path=ledger.FILE, detail=error.detail)
             for part in PARTS:

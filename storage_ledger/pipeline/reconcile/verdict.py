@@ -29,7 +29,7 @@ from storage_ledger.domain.paths import UploadPaths, valid_study_id
 from storage_ledger.domain.payloads import ArchivedPayload, DescribedPayload, FailedPayload, UnreadablePayload
 from storage_ledger.domain.study import OF_AN_UPLOAD, State, upload_state
 from storage_ledger.domain.work_queue import Stage
-from storage_ledger.errors import Permanent, Rejected, Retryable
+from storage_ledger.errors import UPLOAD_CHANGING, UPLOAD_MISSING, Permanent, Rejected, Retryable
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.pipeline.status_client import StatusClient
 from storage_ledger.system import logs
@@ -160,7 +160,7 @@ class Judge:
         except Retryable as error:
             if error.shared:
                 raise
-            return Other.CHANGING if error.code in {"upload-missing", "upload-changing"} else self._unexplained(found, error.code)
+            return Other.CHANGING if error.code in {UPLOAD_MISSING, UPLOAD_CHANGING} else self._unexplained(found, error.code)
         return Other.CHANGING if changed else verdict
 
     def _by_ledger(self, found: FoundUpload) -> Verdict:

@@ -11,7 +11,7 @@ from typing import Any
 
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.domain.paths import METADATA, valid_study_id
-from storage_ledger.errors import Permanent, Retryable
+from storage_ledger.errors import ARCHIVE_MISSING, Permanent, Retryable
 from storage_ledger.web.files.pictures import Unavailable
 
 Query = Callable[[str, Mapping[str, Any]], Awaitable[Sequence[Mapping[str, Any]]]]
@@ -99,7 +99,7 @@ class FileLookup:
                     raise Unavailable("file-changed")
                 return os.dup(file.fileno()), status.st_size
         except (Permanent, Retryable) as error:
-            if error.code == "archive-missing":
+            if error.code == ARCHIVE_MISSING:
                 raise Unavailable("archive-missing") from error
             match error.errno:
                 case errnos.ENOENT:
