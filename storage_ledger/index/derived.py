@@ -24,11 +24,12 @@ from storage_ledger.index.search import (
 
 
 def refresh(connection: Any, first: int, changed: Sequence[FileRow], before: Sequence[tuple[FileRow, FileRow]], stale: set[str]) -> None:
-    """Bring what is made from `files` up to date with rows of it that are new or changed, of which the new begin at position `first`.
+    """Bring everything that is derived from `files` up to date with rows that were written just now.
 
-    New files are added to what is there; a study is computed again only where an earlier file counts otherwise now, or says
-    something else: those in `stale` (study UIDs), and those of `before`, which has rows that may have been of another study, or
-    another instance, each with what it is now.
+    `changed`: these rows; those of new files have positions from `first` on. `before`: for files whose header or message was
+    read again, the row as it was and as it is: it may have been of another DICOM study, or another instance. `stale`: UIDs of
+    studies with other flags than before. New files are added to their study; a study is computed again from all its files only
+    where an earlier file has changed.
     """
     sops = {uid for row in changed if (uid := row[FILE.sop_instance_uid])}
     new = {uid for row in changed if (uid := row[FILE.study_instance_uid]) and row[FILE.position] >= first}
@@ -93,7 +94,7 @@ def recompute_patients(chosen: str) -> tuple[str, ...]:
 def add_files(chosen: str, first: int = 1) -> tuple[str, ...]:
     """SQL that adds the files whose `position` is `first` or later to `dicom_studies` and `series`; the others are in them already.
 
-    Its cost does not grow with the files that a study has already, unless a series has several modalities.
+    Its cost does not grow with the files that a study has already.
     """
     return _add_studies(chosen, first), _add_series(chosen, first)  # the first one asks which series were there before
 
@@ -148,7 +149,10 @@ def _add_studies(chosen: str, first: int) -> str:
         known_study = f"""WHEN EXISTS (SELECT 1 FROM files e WHERE e.study_id = n.study_id
                AND +e.study_instance_uid = n.study_instance_uid AND +e.position < {first}) THEN NULL"""  # noqa: S608 - a number
         known_series = f"WHEN EXISTS ({of_series}) THEN NULL"
-        known_modality = f"AND NOT EXISTS ({of_series} AND s.modality = n.modality)"
+        # A series has the modality of its first file alone; of files of several modalities, or of no series, one soon matches.
+        known_modality = f"""AND NOT EXISTS ({of_series} AND s.modality = n.modality)
+             AND NOT EXISTS (SELECT 1 FROM files e WHERE e.study_instance_uid = n.study_instance_uid
+               AND e.modality = n.modality AND +e.position < {first})"""  # noqa: S608 - a number
     whole = ", ".join(f"{name} = CASE WHEN patient_name IS NULL AND patient_id IS NULL AND "
                       f"(excluded.patient_name IS NOT NULL OR excluded.patient_id IS NOT NULL) THEN excluded.{name} ELSE {name} END"
                       for name in PATIENT)  # fmt: skip

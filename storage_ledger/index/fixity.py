@@ -1,7 +1,7 @@
-"""`verified` → `files.fixity` and `verified_at`: what was looked at lies in ranges of `files.position`, exceptions stand by name.
+"""`verified` entries → `files.fixity` and `files.verified_at`.
 
-An entry says: all files whose first `archived` has a position in one of `ranges`, as they were placed up to `up_to`, were read
-and are intact, but those in `findings` and those in `unchecked`. So it stays small, however many files it is about.
+An entry names ranges of `files.position`: all files in them, as they were placed up to `up_to`, were read and are intact, except
+those in `findings` and in `unchecked`. So it stays small, however many files it is about.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _write(sql: Callable[..., Any], entry: Entry, ranges: list[Range]) -> None:
 
 
 def _placed_later(sql: Callable[..., Any], entry: Entry, ranges: list[Range]) -> set[int]:
-    """Files that were put there anew since it was judged: it says nothing of these, an older one that ran longer may."""
+    """Files that were placed again since they were verified: this entry says nothing of them, an older one that ran longer may."""
     statement = "SELECT position FROM files WHERE position BETWEEN ? AND ? AND placed > ?"
     return {row[0] for each in ranges for row in sql(statement, (*each, _up_to(entry)))}
 

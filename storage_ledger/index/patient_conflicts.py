@@ -16,10 +16,10 @@ _EVERYTHING = 1 << 62
 
 
 def flag(connection: Any, uids: Iterable[str], first: int = 1) -> set[str]:
-    """Set the flag of the files of these studies, of which `patients` knows; those before `first` have been flagged already.
+    """Flag the files of these studies, from what `patients` says. Files before position `first` have been flagged already.
 
-    Every file that has what is disputed is flagged: nobody knows which patient is the right one. Returns the studies with files
-    before `first` that are flagged otherwise now. While a study's patients stay in dispute, a new file costs no look at the others.
+    Every file that names a disputed patient is flagged: nobody knows which patient is the right one. Returns the studies of which
+    files before `first` have got or lost the flag. As long as the same patients are disputed, no other file is read.
     """
     changed = set()
     for uid in sorted(uids):
@@ -38,7 +38,7 @@ def flag(connection: Any, uids: Iterable[str], first: int = 1) -> set[str]:
 
 
 def flag_all(connection: Any) -> set[str]:
-    """The same of a whole index in which no file is flagged yet. Returns the studies of more than one patient."""
+    """Flag the files of a whole index in which none is flagged yet. Returns the studies of more than one patient."""
     several = "SELECT study_instance_uid FROM patients GROUP BY 1 HAVING count(*) > 1"
     uids = {row[0] for row in connection.execute(several).fetchall()}
     flag(connection, uids)
@@ -51,9 +51,9 @@ def _disputed(connection: Any, uid: str, among: AbstractSet[str] | None = None, 
     for name in PATIENT:
         # SQLite gives each value once, as it finds it.
         sql = f"SELECT DISTINCT {name} FROM patients WHERE study_instance_uid = ? AND first_position < ?"  # noqa: S608 - a name of ours
-        of_it = None if among is None else {part for part in among if part.startswith(name)}
-        if of_it is None or of_it:
-            found |= disputed(({name: row[0]} for row in connection.execute(sql, (uid, before))), of_it)
+        parts = None if among is None else {part for part in among if part.startswith(name)}
+        if parts is None or parts:
+            found |= disputed(({name: row[0]} for row in connection.execute(sql, (uid, before))), parts)
     return found
 
 

@@ -53,12 +53,13 @@ class OtherUploads(Protocol):
 
 @dataclass(slots=True)
 class StudyRows:
-    """The rows of one study; `apply` its entries in order. `changed_*`: keys of rows that are new or different.
+    """The rows of one study; `apply` its entries in order.
 
-    `others`: where not all of its uploads and files are in memory; then `files` needs those that `names` gives before `apply`.
-    `said`: what the messages that are known here say of patient and UIDs, by the position of their `described` entry. `stale`:
-    study UID and position of files that count otherwise now in what is made from `files`. `before`: each row of `files` as it was
-    before its header was read again, or another message stood in for it.
+    `changed_*`: keys of rows that are new or different.
+    `said`: what messages say of patient and UIDs, by the position of their `described` entry, as far as they are known here.
+    `stale`: study UID and position of files whose flags have changed, so that tables derived from `files` are out of date.
+    `before`: by name, rows of `files` as they were before another header, or another message, changed them.
+    `others`: set when not all uploads and files of the study are in memory; then `files` must have what `names` gives before `apply`.
     """
 
     study: StudyRow
@@ -126,14 +127,14 @@ class StudyRows:
         self.stale.clear()
 
     def needs(self, entry: Entry) -> int | None:
-        """The position of the `described` whose message `apply` needs for this entry's file, where it is not known: `hear` it."""
+        """The position of the `described` entry whose message `apply` needs for this entry's file; None if it is known: see `hear`."""
         position = entry.cause if entry.kind == Kind.ARCHIVED else None
         if entry.kind == Kind.HEADER_READ and (row := self.files.get(entry.data["file"]["name"])) is not None:
             position = row[FILE.described]
         return None if position in self.said else position
 
     def hear(self, position: int, described: Entry | None) -> None:
-        """What the message of the `described` at this position says; None where it is damaged, or is not there."""
+        """Note what the message at this position says. `described`: the entry there; None if it is damaged or does not exist."""
         ours = described is not None and described.kind == Kind.DESCRIBED and described.study_id == self.study[STUDY.study_id]
         self.said[position] = said_by(metadata_of(described.data["message"])) if described is not None and ours else {}
 
@@ -235,9 +236,9 @@ class StudyRows:
         return row
 
     def _stand_in(self, name: str) -> None:
-        """Let the file's message say whose it is, and of which study, where its header cannot be read or does not tell.
+        """Take patient and study from the file's message where its header cannot be read, or names none.
 
-        Name, ID, birth date and sex are all of the header, or all of the message: a patient is never put together from two sources.
+        Name, ID, birth date and sex all come from the header, or all from the message: no patient is composed of two sources.
         """
         row = self.files[name]
         before = row[FILE.from_message] or ""
@@ -267,10 +268,10 @@ class StudyRows:
             self._identify(_identity_in(row))
 
     def _identify(self, identity: Mapping[str, str | None], *, instead: bool = False) -> None:
-        """Name the study's patient: name, ID, birth date and sex are of one message or of one file, never of both.
+        """Set the study's patient: name, ID, birth date and sex come from one message or one file, never from both.
 
-        The last message that has a name or an ID (`instead`), else the first file that has; else the first of them that has a
-        birth date or a sex.
+        It is the last message with a name or an ID (`instead`); without one, the first file that has; without that, the first of
+        either with a birth date or a sex.
         """
         study = self.study
         if names_a_patient(identity):
@@ -282,7 +283,7 @@ class StudyRows:
             study[place] = identity.get(name)
 
     def _spoken_for(self, name: str, entry: Entry, data: dict[str, Any]) -> None:
-        """Flag a file by the message that it was archived for; of several the one that was described last."""
+        """Flag a file by the message that it was archived for: of several, by the one that was described last."""
         replaced = data.get("supersedes")
         if isinstance(replaced, str) and replaced in self.files and replaced != name:
             self._flag(replaced, FILE.superseded, is_set=True)
