@@ -1,4 +1,4 @@
-"""The archive against the ledger: every file that is archived, and each study's metadata.json; then whatever else lies there."""
+"""The archive against the ledger: every archived file and each study's metadata.json; then everything else in the archive."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LOOKS = 3
 
 @dataclass(slots=True)
 class FileCounts:
-    """Of files that were read. `bytes`: of those that were intact."""
+    """How many files were read, by result. `bytes`: of the intact ones."""
 
     files: int = 0
     intact: int = 0
@@ -35,13 +35,13 @@ class FileCounts:
     bytes: int = 0
 
     def add(self, other: FileCounts) -> None:
-        """Sum up."""
+        """Add the other counts to these."""
         for name in ("files", "intact", "damaged", "unchecked", "bytes"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
 class Files:
-    """Checks single files. What a running service has under its hands just now is looked at again before it is told."""
+    """Checks single files. A file that a running service may be writing is read again before it is reported."""
 
     def __init__(
         self, reader: UntrustingReader, archive: FixityReader, found: Findings, *, wait: Callable[[float], object], settle_s: float
@@ -54,7 +54,7 @@ class Files:
         self._known = _KnownFiles(reader)
 
     def fact(self, archived: Entry) -> BelievedFile | None:
-        """The file of an `archived` entry, if that is the first one that names it."""
+        """The file of an `archived` entry, if that entry is the first one with this name; otherwise None."""
         if faults(archived) or archived.study_id is None:
             self._found.unseen("ledger-damaged", PART, position=archived.position, detail="the entry is damaged")
             return None
@@ -62,7 +62,7 @@ class Files:
         return file if file is not None and file.position == archived.position else None
 
     def check(self, file: BelievedFile, counts: FileCounts) -> None:
-        """Read one file, and metadata.json with the study's first one."""
+        """Read one file; with the first file of a study also its metadata.json."""
         counts.files += 1
         path = archive_path(file.study_id, file.name)
         where: dict[str, Any] = {"position": file.position, "study_id": file.study_id, "path": path}
@@ -83,7 +83,7 @@ class Files:
             self.check_metadata(file.study_id)
 
     def check_metadata(self, study_id: str) -> None:
-        """metadata.json has the bytes that the study's entries amount to."""
+        """Compare metadata.json with the bytes that follow from the study's entries."""
         where: dict[str, Any] = {"study_id": study_id, "path": archive_path(study_id, METADATA)}
         try:
             found = self._metadata(study_id)
@@ -156,7 +156,7 @@ class _KnownFiles:
 
 
 class UntrackedFiles:
-    """The ledger against the archive: what lies there that the ledger does not know."""
+    """Finds files and folders in the archive that the ledger does not know."""
 
     def __init__(self, reader: UntrustingReader, archive: FixityReader, found: Findings, *, serving: Callable[[], bool]) -> None:
         self._reader = reader
@@ -165,14 +165,14 @@ class UntrackedFiles:
         self._serving = serving
 
     def all(self) -> Iterator[int]:
-        """Look through the whole archive; yields how many folders by now."""
+        """Go through the whole archive; yields the number of folders so far."""
         for count, name in enumerate(self._archive.names(), 1):
             if not (name.is_folder and name.name in {LEDGER_FOLDER, "lost+found"}):
                 self._top(name.name, is_folder=name.is_folder)
             yield count
 
     def of_study(self, study_id: str) -> None:
-        """Only this study's folder."""
+        """Go through this study's folder only."""
         self._top(study_id, is_folder=True)
 
     def _top(self, name: str, *, is_folder: bool) -> None:
@@ -184,12 +184,12 @@ class UntrackedFiles:
                 self._found.unseen("ledger-damaged", PART, study_id=name, path=name)
                 return
         if not is_folder:
-            if not known:  # a file in place of a study's folder was told with the study's files
+            if not known:  # a file in place of a study's folder was reported with the study's files
                 self._found.report("untracked-file", PART, path=name)
             return
         if not known and not self._is_placing(name):
             if valid_study_id(name) and self._reader.study(name).files:
-                return  # archived meanwhile
+                return  # it was archived in the meantime
             self._found.report("untracked-folder", PART, study_id=name if valid_study_id(name) else None, path=name)
             return
         self._folder(name, known)

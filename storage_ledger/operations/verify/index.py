@@ -98,7 +98,7 @@ def check_index(
 
 
 def _standing(reader: UntrustingReader, live: _Rows, found: Findings) -> int | None:
-    """The position that it stands at; None where it is of no position of this ledger, which is told."""
+    """The position of the index; None, after a finding, if this ledger has no such position."""
     if live.version != SCHEMA:
         found.report("index-differs", PART, path=FILE, detail="it is of another version: `storage-ledger serve` makes it anew")
         return None

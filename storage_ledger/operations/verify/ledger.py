@@ -1,4 +1,4 @@
-"""ledger.db by itself: its schema, its meta, SQLite's own view of the file, and every entry."""
+"""ledger.db by itself: its schema, its meta, SQLite's own check of the file, and every entry."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from storage_ledger.operations.verify.untrusting_reader import UntrustingReader
 PART = "ledger"
 FILE = "ledger.db"
 MOST_DAMAGED = 10_000
-"""Beyond so many the file is not what it was; what would follow from it is not worth the telling."""
+"""With more damage than this the file is no longer a ledger; what would follow from it is not reported."""
 
 _KINDS = frozenset(kind.value for kind in Kind)
 
@@ -27,7 +27,7 @@ class Damage:
     overflow: bool = False
 
     def add(self, position: int) -> None:
-        """One more, up to `MOST_DAMAGED`."""
+        """Add a position, up to `MOST_DAMAGED` of them."""
         if len(self.positions) < MOST_DAMAGED:
             self.positions.add(position)
         else:
@@ -93,7 +93,7 @@ def check_keys(reader: UntrustingReader, found: Findings, damage: Damage, up_to:
 
 
 def check_entry(entry: Entry, found: Findings) -> bool:
-    """One entry by itself: one finding, whatever is wrong with it. True when it is whole.
+    """Check one entry by itself: at most one finding, whatever is wrong. True if it is whole.
 
     Raises `LedgerUnusable` (`ledger-newer`) for a whole one that this program does not know.
     """

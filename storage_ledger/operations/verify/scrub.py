@@ -1,4 +1,4 @@
-"""Reads the archive round and round while the service runs, slowly, the file first that was not verified for longest."""
+"""Reads the archive slowly, again and again, while the service runs; the files that were verified longest ago come first."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from storage_ledger.system.metrics import Metrics
 from storage_ledger.system.pacing import Pace
 
 ROUND_S = 86_400.0
-"""No file is read more often by itself: a small archive would be read, and an entry appended, without end."""
+"""No file is read more often than this: a small archive would be read, and entries appended, without end."""
 
 PORTION_S = 3600.0
 LOOK_EVERY_S = 60.0
@@ -35,7 +35,7 @@ _LEFT = "SELECT position FROM files WHERE (verified_at IS NULL OR verified_at < 
 
 
 class Scrub:
-    """One reader. What it finds is an entry `verified`, a line in the log, a metric; nothing is repaired."""
+    """One reader. A finding becomes part of a `verified` entry, a line in the log and a metric; nothing is repaired."""
 
     def __init__(
         self,
@@ -54,11 +54,11 @@ class Scrub:
         self._metrics = metrics
         self._clock = clock
         self._index_position = index_position
-        self._began: str | None = None  # of the round that goes on
-        self._in_vain: dict[int, str] = {}  # what could not be read, and when: it stays the oldest
+        self._began: str | None = None  # of the current round
+        self._unreadable: dict[int, str] = {}  # what could not be read, and when: it remains the oldest
 
     def run(self, stop: threading.Event) -> None:
-        """Until `stop` is set; ends within a second, and records what it has read. With `rate` 0 it only waits."""
+        """Run until `stop` is set; end within a second, and record what was read. With `rate` 0 only wait."""
         if self._rate <= 0:
             stop.wait()
             return
@@ -72,17 +72,17 @@ class Scrub:
             stop.wait(wait_s)
 
     def portion(self, stop: threading.Event) -> float:
-        """Read what is oldest, up to an hour or 10,000 files, and record it. Returns after how many seconds to go on.
+        """Read the oldest files, for up to an hour or 10,000 files, and record that. Returns how many seconds to wait before the next.
 
-        Raises `Retryable` while the archive is away, `LedgerError`: then it is read again.
+        Raises `Retryable` while the archive is away, and `LedgerError`: the files are then read again.
         """
         now = rfc3339(self._clock())
-        self._in_vain = {position: at for position, at in self._in_vain.items() if at > later(now, -ROUND_S)}
+        self._unreadable = {position: at for position, at in self._unreadable.items() if at > later(now, -ROUND_S)}
         last = self._ledger.last()
         if last is None or self._index_position() < last.position:
-            return 1.0  # the index says which are oldest, once it has heard of the last portion
-        rows = ask_files(self._paths.index_file, self._ledger, _OLDEST, len(self._in_vain) + 1) or []
-        oldest = [row for row in rows if row[0] not in self._in_vain]
+            return 1.0  # the index says which are oldest once it has followed up to the last portion
+        rows = ask_files(self._paths.index_file, self._ledger, _OLDEST, len(self._unreadable) + 1) or []
+        oldest = [row for row in rows if row[0] not in self._unreadable]
         if not oldest:
             return LOOK_EVERY_S
         first, verified_at = oldest[0]
@@ -97,8 +97,8 @@ class Scrub:
         if portion.has_something:
             self._record(portion, last.position)
         if not stop.is_set():
-            in_vain = [each.position for each in portion.unchecked if each.position is not None]
-            self._in_vain |= dict.fromkeys(in_vain if portion.ranges else [first, *in_vain], now)
+            unreadable = [each.position for each in portion.unchecked if each.position is not None]
+            self._unreadable |= dict.fromkeys(unreadable if portion.ranges else [first, *unreadable], now)
         return 0.0
 
     def _read(self, reader: UntrustingReader, found: Findings, portion: Portion, first: int, up_to: int, stop: threading.Event) -> None:
@@ -121,7 +121,7 @@ class Scrub:
                 for file in (files.fact(entry) for entry in some):
                     if file is None:
                         continue
-                    if stop.is_set() or portion.is_full or file.position in recent or file.position in self._in_vain:
+                    if stop.is_set() or portion.is_full or file.position in recent or file.position in self._unreadable:
                         return
                     self._one(files, file, portion)
                 after = end
@@ -144,8 +144,8 @@ class Scrub:
         complete = False
         if portion.ranges:
             first, last = portion.ranges[0][0], portion.ranges[-1][1]
-            left = ask_files(self._paths.index_file, self._ledger, _LEFT, began, first, last, len(self._in_vain) + 1)
-            complete = left is not None and all(row[0] in self._in_vain for row in left)
+            left = ask_files(self._paths.index_file, self._ledger, _LEFT, began, first, last, len(self._unreadable) + 1)
+            complete = left is not None and all(row[0] in self._unreadable for row in left)
         scope = VerifiedScope(parts=["files"], selection="oldest", up_to=up_to, ranges=portion.ranges)
         with self._ledger.write() as tx:
             entry = tx.append(payload_of("scrub", began, scope, portion, complete=complete).entry())
@@ -158,7 +158,7 @@ class Scrub:
             self._metrics.scrubbed.set(instant(entry.recorded_at).timestamp())
 
     def _remember(self) -> None:
-        """Go on with the round that an earlier process began."""
+        """Continue the round that an earlier process began."""
         newest = True
         for entry in self._ledger.of_no_study((Kind.VERIFIED.value,), 10_000):
             verified = readable(entry)

@@ -34,11 +34,11 @@ class VerifyPaths:
 
 @dataclass(frozen=True, slots=True)
 class VerifyOptions:
-    """What is looked at. `study_id`: this one alone, and nothing else.
+    """What is checked. `study_id`: only this study.
 
-    Of all files only: `sample`, so many, or (below 1) that share of them; `older_than`, those not read since (RFC 3339).
-    `rate`: bytes read in a second at most, 0 for no limit. `settle_s`: how long a running service gets to finish what it has
-    under its hands.
+    `sample`: only so many files, or (below 1) that share of them; `older_than`: only files not verified since (RFC 3339).
+    `rate`: bytes read per second at most, 0 for no limit. `settle_s`: how long a running service gets to finish what it is
+    doing.
     """
 
     study_id: str | None = None
@@ -49,7 +49,7 @@ class VerifyOptions:
 
     @property
     def selection(self) -> str:
-        """How the files were chosen."""
+        """How the files are selected, as `verified` entries name it."""
         if self.study_id is not None:
             return "study"
         if self.sample is not None:
@@ -58,7 +58,7 @@ class VerifyOptions:
 
 
 class FileSelection:
-    """`files` and `bytes`: how many there will be, as far as the index knows (None: it does not)."""
+    """Which files are read. `files` and `bytes`: how many there will be, as far as the index knows; otherwise None."""
 
     def __init__(self, options: VerifyOptions, index_file: Path, reader: UntrustingReader, chance: Callable[[], float]) -> None:
         self._options = options
@@ -84,7 +84,7 @@ class FileSelection:
             self.files = self._wanted
 
     def of(self, after: int, up_to: int) -> Callable[[BelievedFile], bool]:
-        """Whether a file is read, for those at positions beyond `after` up to `up_to`; ask once of each, in order."""
+        """A function that says whether a file between these positions is read; call it once for each, in order."""
         recent: set[int] = set()
         if self._options.older_than is not None:
             sql = f"SELECT position FROM files WHERE position > ? AND position <= ? AND {self._recent}"  # noqa: S608 - constants
@@ -98,7 +98,7 @@ class FileSelection:
         return take
 
     def _draw(self) -> bool:
-        """Each as likely as any other, and exactly as many as wanted (Knuth, selection sampling)."""
+        """Every file is equally likely, and exactly the wanted number is drawn (Knuth, selection sampling)."""
         if self._wanted <= 0:
             return False
         drawn = self._chance() * max(self._left, 1) < self._wanted

@@ -1,4 +1,4 @@
-"""What a verification found and could not record: kept in a file beside the ledger until a later one comes through."""
+"""What a verification found and could not record: kept in a file beside the ledger until a later one is recorded."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Unrecorded:
 
 
 def keep(ledger_folder: Path, counts: Mapping[str, int], at: str) -> None:
-    """Put it in place of what an earlier one left. Not durable: whoever wants to know verifies again. Raises `OSError`."""
+    """Replace what an earlier verification left. Not durable: a new verification would find it again. Raises `OSError`."""
     file = ledger_folder / FILE
     part = file.with_suffix(".part")
     part.unlink(missing_ok=True)
@@ -33,12 +33,12 @@ def keep(ledger_folder: Path, counts: Mapping[str, int], at: str) -> None:
 
 
 def forget(ledger_folder: Path) -> None:
-    """All that was to be looked at was looked at, and recorded."""
+    """Remove the file: a complete verification was recorded."""
     (ledger_folder / FILE).unlink(missing_ok=True)
 
 
 def kept(ledger_folder: Path) -> Unrecorded | None:
-    """None where there is nothing of that kind."""
+    """None if there is no such file."""
     try:
         text = (ledger_folder / FILE).read_bytes()
     except FileNotFoundError:

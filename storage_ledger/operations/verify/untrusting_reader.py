@@ -1,4 +1,4 @@
-"""The ledger's rows, for who does not trust them: nothing here fails on a row that is damaged, and nothing writes."""
+"""Reads the ledger's rows without trusting them: nothing here fails on a damaged row, and nothing writes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class UntrustingReader:
     """Reads ledger.db by a connection of its own, in short statements, in one thread at a time.
 
     `repaired`: what the mirror has in place of entries that are damaged or gone (None: nothing is known). The reading
-    methods give the entry from there, so that damage in the ledger is told once, and not again by what follows from it.
+    methods give the entry from there, so that damage in the ledger is reported once, and not again by what follows from it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -71,13 +71,13 @@ class UntrustingReader:
             return list(self._connection.execute(statement, values))
 
     def stream(self, statement: str, *values: object) -> Iterator[Any]:
-        """The same, row by row; what is read stays as it was when it began."""
+        """The same, row by row, as of the moment when the statement began."""
         with errors_mapped():
             yield from self._connection.execute(statement, values)
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
-        """All that is read inside is of one moment. Keep it short: the WAL grows meanwhile."""
+        """Everything read inside is as of one moment. Keep it short: the WAL grows meanwhile."""
         with errors_mapped():
             self._connection.execute("BEGIN")
         try:
@@ -99,7 +99,7 @@ class UntrustingReader:
         return int(self.sql("SELECT coalesce(max(position), 0) FROM entries")[0][0])
 
     def rows(self, after: int, up_to: int, limit: int = BATCH) -> list[Entry]:
-        """Entries as they are, damaged or not, in order."""
+        """Entries in order, damaged or not."""
         found = self.sql(
             f"SELECT {COLUMNS} FROM entries WHERE position > ? AND position <= ? ORDER BY position LIMIT ?",  # noqa: S608 - constants
             after,
@@ -115,7 +115,7 @@ class UntrustingReader:
         )]  # fmt: skip
 
     def get(self, position: int) -> Entry | None:
-        """One entry, believed."""
+        """One entry, if it can be believed."""
         if position in self.repaired:
             return self.repaired[position]
         found = self.sql(f"SELECT {COLUMNS} FROM entries WHERE position = ?", position)  # noqa: S608 - constants
@@ -123,7 +123,7 @@ class UntrustingReader:
         return entry if entry is not None and not faults(entry) else None
 
     def believed(self, after: int, up_to: int) -> Iterator[Entry]:
-        """Entries in order, those that are damaged or gone as the mirror has them, or left out."""
+        """Entries in order; one that is damaged or gone as the mirror has it, or left out."""
         while after < up_to:
             rows = self.rows(after, up_to)
             end = rows[-1].position if len(rows) == BATCH else up_to
@@ -131,7 +131,7 @@ class UntrustingReader:
             after = end
 
     def archived(self, after: int, up_to: int, limit: int = BATCH) -> tuple[list[Entry], int]:
-        """`archived` entries in order, believed, and up to which position these are all."""
+        """`archived` entries in order that can be believed, and the position up to which these are all."""
         rows = [
             Entry(*row)
             for row in self.sql(
@@ -146,7 +146,7 @@ class UntrustingReader:
         return [entry for entry in self._merged(rows, after, end) if entry.kind == Kind.ARCHIVED], end
 
     def study(self, study_id: str) -> BelievedStudy:
-        """All that is known of a study now."""
+        """What follows from a study's entries as they are now."""
         study, files, whole = Study(study_id), dict[str, BelievedFile](), True
         for entry in self.of_study(study_id):
             if faults(entry):
@@ -175,7 +175,7 @@ class UntrustingReader:
         return None if self.repaired or not all(isinstance(name, str) for name in found) else found
 
     def is_placing(self, study_id: str) -> bool:
-        """Whether something of the study is to be placed: then its folder may be ahead of the ledger."""
+        """Whether something of the study is still to be placed: its folder may then be ahead of the ledger."""
         return bool(
             self.sql(
                 "SELECT 1 FROM entries e JOIN pending p ON p.position = e.position WHERE e.study_id = ? AND p.stage = 'place' LIMIT 1",

@@ -69,7 +69,7 @@ class Verification:
         self._reading: VerifyProgress | None = None
 
     def run(self) -> VerifyReport:
-        """Look at all of it. Raises `LedgerUnusable` where the ledger cannot be read at all, or is newer than this program."""
+        """Check everything. Raises `LedgerUnusable` if the ledger cannot be read at all, or is newer than this program."""
         report = self._report
         try:
             self._all() if self._options.study_id is None else self._one_study(self._options.study_id)
@@ -135,16 +135,16 @@ class Verification:
         report.parts.append("strangers")
 
     def _identify(self, damage: ledger.Damage) -> None:
-        """Whose ledger it is, and what the mirror has in place of entries that are damaged or gone."""
+        """Find out which ledger this is, and what the mirror has in place of entries that are damaged or gone."""
         ids = self._reader.sql("SELECT value FROM meta WHERE name = 'ledger_id'")
         self._ledger_id = ids[0][0] if ids else ""
         try:
             looked = reader.look(self._paths.archive_root)
         except OSError:
             self._reader.repaired = dict.fromkeys(damage.positions)
-            return  # `_mirror` tells why
+            return  # `_mirror` reports why
         if not ids and looked.ledger_id is not None:
-            self._ledger_id = looked.ledger_id  # that it is gone was told
+            self._ledger_id = looked.ledger_id  # that it is gone has been reported
         elif looked.ledger_id not in {None, self._ledger_id}:
             common = min(looked.position, self._report.up_to)
             theirs = reader.entries_at(self._paths.archive_root, {1, common})
@@ -166,10 +166,10 @@ class Verification:
             self._report.found.report("mirror-ahead", "ledger", position=last + 1, path=ledger.FILE, detail=text)
 
     def _mirror(self) -> bool:
-        """Whether there is one that is this ledger's."""
+        """Whether there is a mirror of this ledger."""
         found, root = self._report.found, self._paths.archive_root
         before = self._reader.last()
-        while before in self._reader.repaired:  # nobody mirrors what is none of the ledger's
+        while before in self._reader.repaired:  # what is not in the ledger is not mirrored either
             before -= 1
         try:
             looked = reader.look(root)

@@ -1,8 +1,8 @@
-"""`pending` against the fold of the entries: nobody who must act is lost, and nobody acts for whom there is no reason.
+"""`pending` against the fold of the entries: no work item is missing, and none is there without a reason.
 
-What must be there follows from the entries for `place` and `tell`. `remove` and `confirm` end without an entry: of these only
-what can have no reason is told. Some rows may be there or not (a repetition that was judged together with the first); these
-are let be.
+For `place` and `tell` the entries say which rows must be there. `remove` and `confirm` end without an entry: only rows that
+can have no reason are reported. Some rows may be there or not (a redelivery that was judged together with the first); they
+are ignored.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from storage_ledger.operations.verify.untrusting_reader import UntrustingReader
 PART = "ledger"
 FILE = "ledger.db"
 FAR_S = 86_400.0
-"""No backoff is as long as this: what waits longer waits for nothing."""
+"""No backoff is as long as this: a row that waits longer waits for nothing."""
 
 
 class WorkQueueCheck:
-    """The fold. `apply` every entry in order; then `judge` the rows. Memory for what is still to be done, not for what was."""
+    """The fold. `apply` every entry in order; then `judge` the rows. Takes memory for open work only."""
 
     def __init__(self, reader: UntrustingReader) -> None:
         self._reader = reader
@@ -35,7 +35,7 @@ class WorkQueueCheck:
         self._tell: dict[int, str | None] = {}
 
     def apply(self, entry: Entry) -> None:
-        """Take one more."""
+        """Apply the next entry."""
         match entry.kind:
             case Kind.DESCRIBED:
                 self._described(entry)
