@@ -39,12 +39,12 @@ _CHUNK = 1 << 20
 _ROWS = 500
 
 BackupProgress = Callable[[str, int, int], None]
-"""Is told what is done just now (`copied`, `checked`), how much of it, and of how much; bytes or entries."""
+"""Called with the current step (`copied`, `checked`), how much of it is done, and of how much; in bytes or entries."""
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a backup says of itself. `sha256`, `bytes`: of its ledger.db; `leaf_hash`: of the last entry; `root`: of the tree over all."""
+    """The description in a backup. `sha256`, `bytes`: of its ledger.db; `leaf_hash`: of the last entry; `root`: of the tree over all."""
 
     format: str
     ledger_id: str

@@ -17,9 +17,9 @@ from storage_ledger.ledger.contract import Ledger
 
 CLOCK_AHEAD = "clock-ahead"
 AHEAD_S = 60.0
-"""A ledger whose last time is less than this ahead of the clock is not worth a word."""
+"""If the ledger's last time is less than this ahead of the clock, nothing is reported."""
 ACKNOWLEDGED_READ = 64
-"""Newest entries `acknowledged` that are read to find the one about the clock."""
+"""The number of newest `acknowledged` entries that are read to find the one about the clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def ahead_of(last: Entry | None, acknowledged: Iterable[Entry], now: datetime) -
 
 
 def _moment(text: str) -> datetime | None:
-    """None for what is no time as the ledger writes it: whoever can write an entry's hashes can write anything."""
+    """None for a text that is no time as the ledger writes it: whoever can write an entry's hashes can write anything."""
     try:
         moment = instant(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Reads the headers of archived files again, where the ledger has none or only a part.
+"""Reads the headers of archived files again if the ledger has none, or only a part of one.
 
 A header may have been too large for an earlier version of this program, or the file was damaged and has been put back.
 """
@@ -42,20 +42,20 @@ class KnownHeader:
 
     @property
     def is_whole(self) -> bool:
-        """Whether there is nothing to be gained by reading it again."""
+        """Whether reading it again could not add anything."""
         return self.dicom is not None and self.error is None
 
 
 @dataclass(frozen=True, slots=True)
 class ReadAgain:
-    """A header that is not what the ledger says."""
+    """A header that differs from what the ledger has."""
 
     known: KnownHeader
     dicom: dict[str, Any] | None
     error: str | None
 
     def entry(self) -> NewEntry:
-        """What says so."""
+        """The `header-read` entry."""
         return HeaderReadPayload(
             file=HeaderReadFileFields(self.known.name, self.known.sha256),
             dicom=self.dicom,
@@ -66,7 +66,7 @@ class ReadAgain:
 
 @dataclass(slots=True)
 class HeaderCounts:
-    """How many files were read; of how many the header is other than the ledger said (`changed`), or still not whole (`left`)."""
+    """How many files were read; how many headers differ from the ledger's (`changed`), or are still incomplete (`left`)."""
 
     looked_at: int = 0
     changed: int = 0
@@ -74,7 +74,7 @@ class HeaderCounts:
 
 
 def headers_of(study_id: str, entries: Iterable[Entry]) -> list[KnownHeader]:
-    """The headers of a study's files, as its entries tell. Raises `Retryable` (`entry-damaged`) as `Study.of` does."""
+    """The headers of a study's files, according to its entries. Raises `Retryable` (`entry-damaged`) as `Study.of` does."""
     telling: list[tuple[int, ArchivedPayload | HeaderReadPayload]] = []
 
     def keeping_those() -> Iterator[Entry]:
@@ -99,7 +99,7 @@ def headers_of(study_id: str, entries: Iterable[Entry]) -> list[KnownHeader]:
 
 
 def studies_to_read(ledger: Ledger, up_to: int, show: ShowProgress) -> list[str]:
-    """The studies with an entry that has no header, or not a whole one, in the order of the ledger. Reads all of it."""
+    """The studies with an entry that has no header or an incomplete one, in the order of the ledger. Reads the whole ledger."""
     found: dict[str, None] = {}
     after = 0
     while after < up_to and (page := ledger.read(after, ENTRIES_A_PAGE)):
@@ -112,7 +112,7 @@ def studies_to_read(ledger: Ledger, up_to: int, show: ShowProgress) -> list[str]
 
 
 def _may_lack(payload: str) -> bool:
-    """Asked of every entry, so the text is not parsed: at worst a study too many is looked at."""
+    """Called for every entry, so the text is not parsed: at worst a study is read without need."""
     return '"dicom":null' in payload or '"dicom_error":' in payload
 
 
@@ -156,7 +156,7 @@ def read_again(
 
 
 def _read(archive: ArchiveReader, known: KnownHeader) -> ReadAgain | Fixity | StorageLedgerError | None:
-    """None: as the ledger says."""
+    """None if the header is what the ledger has."""
     try:
         fixity = archive.check(known.study_id, known.name, known.sha256, known.bytes)
         if fixity is not Fixity.INTACT:
@@ -190,7 +190,7 @@ def _count(known: KnownHeader, found: ReadAgain | Fixity | StorageLedgerError | 
 
 
 def studies_read_again(ledger: Ledger, only: str | None) -> Iterator[str]:
-    """Those with a `header-read`: a run that was killed may have left their metadata.json behind."""
+    """The studies with a `header-read`: a run that was killed may not have rewritten their metadata.json."""
     if only is None:
         yield from ledger.studies_with_kind(Kind.HEADER_READ.value)
     elif ledger.has_kind(only, Kind.HEADER_READ.value):

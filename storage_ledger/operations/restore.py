@@ -1,4 +1,4 @@
-"""The ledger again, entry for entry: from its mirror on the archive volume, or from a backup."""
+"""Restores the ledger, entry for entry, from its mirror on the archive volume or from a backup."""
 
 from __future__ import annotations
 
@@ -250,7 +250,7 @@ def _refuse_what_would_be_lost(ledger_file: Path, manifest: Manifest, new: Path,
 
 
 def _refuse_the_backup_of_another(archive_root: Path, folder: Path, manifest: Manifest) -> None:
-    """Raise where the archive is another ledger's: `serve` would not start beside it. Without a mirror nobody can know."""
+    """Raise if the archive is another ledger's: `serve` would not start with it. Without a mirror that is not known."""
     try:
         other = reader.ledger_id_of(archive_root)
     except (LedgerUnusable, Retryable):
@@ -316,7 +316,7 @@ def _settle(file: Path) -> None:
 
 
 def _take_the_place_of(ledger_file: Path) -> Path | None:
-    """The new file gets the name. What lies there, a leftover WAL too, keeps its bytes under another one."""
+    """Give the new file the ledger's name. Files that had the name, a leftover WAL too, are renamed and keep their bytes."""
     stamp = utc_now().strftime("%Y%m%dT%H%M%S%fZ")
     set_aside = None
     for part in reversed(_PARTS):

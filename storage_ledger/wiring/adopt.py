@@ -26,7 +26,7 @@ def adopt(
     on_progress: Callable[[int], None],
     on_noted: Callable[[AdoptNote, bool], None] = lambda _, __: None,
 ) -> AdoptReport:
-    """Take the archive into the ledger, which is made if there is none; holds `serve.lock`. A dry run looks only.
+    """Take the archive into the ledger, which is made if there is none; holds `serve.lock`. A dry run changes nothing.
 
     Raises `Locked`, `LedgerUnusable`, `Retryable`.
     """
@@ -53,7 +53,7 @@ def adopt(
 
 
 def bring_up_index(settings: Settings, begin: StartProgress) -> None:
-    """Make the index anew, as `replay --index` does, unless it stands where the ledger does: what was adopted can be found at once.
+    """Rebuild the index, as `replay --index` does, unless it is up to date: what was adopted can then be found at once.
 
     Raises `Locked` where another process is at it, `LedgerError` and `Retryable` as that does; `serve` makes up for it then.
     """

@@ -18,7 +18,7 @@ from storage_ledger.wiring.stores import UMASK, mirror_caught_up, reading
 
 
 def reconcile(settings: Settings, on_progress: Callable[[Sweep], None]) -> Sweep:
-    """One sweep over all of uploads, whether `serve` runs or not: what it hands over is the service's to do."""
+    """One sweep over all of uploads, whether `serve` runs or not; the service then works on what the sweep appended."""
     os.umask(UMASK)
     logs.configure(settings.log_level, environment=settings.environment)
     client = StatusClient(settings.status_service_url)

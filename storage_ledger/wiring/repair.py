@@ -22,7 +22,7 @@ from storage_ledger.wiring.stores import appending, reading, serve_lock_held
 
 @dataclass(frozen=True, slots=True)
 class RepairPlan:
-    """Which headers: of this study only, also those that are whole (`every`); `dry_run`: say what would be done."""
+    """Which headers are read: `study`: only this one's; `every`: complete ones too; `dry_run`: change nothing."""
 
     study: str | None = None
     every: bool = False
@@ -31,7 +31,7 @@ class RepairPlan:
 
 @dataclass(slots=True)
 class RepairReport:
-    """What came of it; the caller closes `problems`. `error`: what ended it early."""
+    """The result; the caller closes `problems`. `error`: what ended it early."""
 
     problems: Problems
     headers: HeaderCounts = field(default_factory=HeaderCounts)

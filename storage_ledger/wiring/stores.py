@@ -1,4 +1,4 @@
-"""Ledger and mirror, for whoever looks at them or writes them."""
+"""Ledger and mirror, opened for a command that reads or appends."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ UMASK = 0o027  # nothing that this process makes is for everybody: patients' dat
 
 @contextmanager
 def reading(settings: Settings) -> Iterator[SqliteLedger]:
-    """The ledger, for a command that looks at it or appends beside the service."""
+    """The ledger, for a command that reads it, or appends while the service runs."""
     ledger = SqliteLedger(settings.ledger_file)
     try:
         yield ledger
@@ -30,7 +30,7 @@ def reading(settings: Settings) -> Iterator[SqliteLedger]:
 
 @contextmanager
 def appending(settings: Settings) -> Iterator[SqliteLedger]:
-    """The ledger, for a command that adds a person's word to it; `serve` may run meanwhile.
+    """The ledger, for a command that appends a person's decision; `serve` may run meanwhile.
 
     Raises `LedgerUnusable`, before anything is opened, for a user who could not write: what SQLite puts beside the file
     would be that user's, and would lock the service out.
@@ -42,7 +42,7 @@ def appending(settings: Settings) -> Iterator[SqliteLedger]:
 
 @contextmanager
 def mirror_caught_up(settings: Settings, ledger: SqliteLedger) -> Iterator[None]:
-    """Around a command that appends: the mirror is this ledger's, and has what was appended. Raises `LedgerUnusable`.
+    """Around appends: check that the mirror is this ledger's, and bring it up to date afterwards. Raises `LedgerUnusable`.
 
     Where the archive cannot be reached the entries stand in the ledger alone, until `serve` follows.
     """
@@ -67,12 +67,12 @@ def serve_lock_held(settings: Settings, command: str) -> Iterator[None]:
 
 
 def mirror_of(settings: Settings, ledger: SqliteLedger) -> Mirror:
-    """The mirror, for a command; nothing is looked at yet."""
+    """The mirror, not yet opened or checked."""
     return Mirror(settings.archive_path, settings.mirror_lock_file, ledger)
 
 
 def joined_mirror(settings: Settings, ledger: SqliteLedger, archive: FilesystemArchive) -> Mirror:
-    """The mirror, seen to be this ledger's. Raises `LedgerUnusable` where it is another's, ahead, at odds, or missing."""
+    """The mirror, checked to be this ledger's. Raises `LedgerUnusable` if it is another's, ahead, contradicts it, or is missing."""
     mirror = Mirror(
         settings.archive_path,
         settings.mirror_lock_file,

@@ -27,7 +27,7 @@ def verify(
     stop: threading.Event,
     on_progress: Callable[[VerifyProgress], None] = lambda _: None,
 ) -> VerifyReport:
-    """Look whether everything is as the ledger says, beside `serve` or without it; with `record` it becomes `verified` entries.
+    """Check whether everything is as the ledger says, whether `serve` runs or not; with `record`, append `verified` entries.
 
     Ends soon after `stop` is set, and keeps what was seen until then. Raises `LedgerUnusable`.
     """
@@ -55,7 +55,7 @@ def verify(
 
 
 def _keep(settings: Settings, options: VerifyOptions, report: VerifyReport) -> None:
-    """What the ledger does not say, `status` says all the same."""
+    """Keep findings that could not be recorded, so that `status` reports them; forget them after a complete run."""
     try:
         if report.not_recorded and report.found.counts:
             unrecorded.keep(settings.ledger_path, report.found.counts, rfc3339(utc_now()))

@@ -1,4 +1,4 @@
-"""An archive of the old service comes into the ledger: in place, nothing of it moved or, unless asked for, rewritten."""
+"""Takes an archive of the old service into the ledger in place: no file is moved, nor rewritten unless asked for."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class AdoptNote:
 
 @dataclass(slots=True)
 class AdoptReport:
-    """What was done. `known`: files that the ledger had already. `left_alone` and `remarks` hold the first 1,000 each."""
+    """The result. `known`: files that the ledger had already. `left_alone` and `remarks` list the first 1,000 each."""
 
     studies: int = 0
     files: int = 0
@@ -55,8 +55,8 @@ class AdoptReport:
 class AdoptPlan:
     """How to adopt.
 
-    `rewrite`: each metadata.json anew in this program's form; `tell`: the Status Service, too; `any_file`: whether it is
-    DICOM or not; `dry_run`: look only, and read no more than headers.
+    `rewrite`: write each metadata.json again in this program's form; `tell`: report each study to the Status Service too;
+    `any_file`: also files that are not DICOM; `dry_run`: change nothing, and read no more than headers.
     """
 
     rewrite: bool = False
@@ -66,9 +66,10 @@ class AdoptPlan:
 
 
 class Adoption:
-    """One walk through the archive. The caller holds `serve.lock`; `ledger` None, for a dry run, is one without entries.
+    """One walk through the archive. The caller holds `serve.lock`; `ledger` None, in a dry run, means one without entries.
 
-    Every commit holds whole facts: killed at any point it may be run again, and goes on. `on_committed` is called after each.
+    Each commit is complete by itself: an adoption that was killed may be run again, and continues. `on_committed` is called
+    after each commit.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class Adoption:
         self._waiting: list[_Finds] = []
 
     def run(self) -> AdoptReport:
-        """Adopt all that can be. Raises `Retryable` or `LedgerError` where the archive or the ledger fails: run it again then."""
+        """Adopt everything that can be adopted. Raises `Retryable` or `LedgerError` if archive or ledger fail: run it again then."""
         for study_id in legacy_archive.study_folders(self._archive.root, self._leave):
             try:
                 with legacy_archive.open_study_folder(self._archive.root, study_id) as folder:
@@ -251,9 +252,9 @@ class Adoption:
 class _Known:
     """What the ledger knows of a study.
 
-    `adopted`, `begun`: of `described` entries whose metadata.json was to be rewritten, what the first of them carries, and
-    each by the name of its file. `ours`: the positions of all `described` that an adoption appended. `told`: whether the
-    Status Service has our word on the study; `continued`: since then we have appended.
+    `adopted`, `begun`: of the `described` entries whose metadata.json was to be rewritten, the metadata in the first one, and
+    each entry by the name of its file. `ours`: the positions of all `described` that an adoption appended. `told`: whether
+    the Status Service was told about the study; `continued`: whether this adoption has appended to it.
     """
 
     study: Study
@@ -286,10 +287,10 @@ class _Known:
         return cls(study, source, adopted, begun, ours, told)
 
     def refusal(self, *, rewrite: bool) -> str | None:
-        """Why a file of this study that the ledger does not know is left alone; None when it need not be.
+        """Why a file of this study that the ledger does not know is left alone; None if it is adopted.
 
-        What an adoption has described and not archived waits for nobody but the next one: rewriting was cut short, or the
-        ledger was made again from a mirror whose end was.
+        A file that an earlier adoption described and did not archive is adopted: rewriting was interrupted, or the ledger was
+        restored from a mirror whose end was missing.
         """
         uploads = self.study.uploads.values()
         if any(upload.state in {State.PENDING, State.FAILED} and upload.position not in self.ours for upload in uploads):

@@ -23,7 +23,7 @@ MADE_BY_US = frozenset({"files"})  # and what this program adds, where it has wr
 
 @dataclass(frozen=True, slots=True)
 class LegacyMetadata:
-    """What an old metadata.json amounts to: the message that the old service will have had, as near as can be known.
+    """What an old metadata.json says: the message that the old service received, as far as it can be known.
 
     `data`: its bytes; `rewritten`: whether the file is to be written anew; `remarks`: codes.
     """

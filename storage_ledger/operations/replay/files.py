@@ -180,7 +180,7 @@ def _check_study(
 
 
 def _unrecorded(wanted: MissingFile, source: str | None) -> PutBack:
-    """It lies there, durably since it was read; its mark must stay until that is recorded, so nothing is copied again."""
+    """The archive has it, durably since it was read; its mark must stay until that is recorded, so nothing is copied again."""
     return PutBack(wanted, Placed(wanted.name, wanted.bytes, wanted.sha256, "already-there"), source)
 
 
@@ -303,7 +303,7 @@ class _MissingFiles:
         return self._database.execute("SELECT 1 FROM missing WHERE bytes = ? AND NOT taken LIMIT 1", (count,)).fetchone() is not None
 
     def take(self, count: int, sha256: str) -> list[MissingFile]:
-        """The next of those with these bytes; nobody else gets them."""
+        """The next files with these bytes; they are not returned again."""
         some = "SELECT rowid FROM missing WHERE bytes = ? AND sha256 = ? AND NOT taken LIMIT ?"
         sql = f"UPDATE missing SET taken = 1 WHERE rowid IN ({some}) RETURNING {_COLUMNS}"  # noqa: S608 - constants
         rows = self._database.execute(sql, (count, sha256, BATCH)).fetchall()

@@ -1,4 +1,4 @@
-"""metadata.json of each study, written again where it is not what the ledger's entries amount to.
+"""metadata.json of each study, written again where it is not what follows from the ledger's entries.
 
 The code of the place step makes the bytes; a dry run passes a repair that writes nothing (`dry_run.py`).
 """
@@ -34,7 +34,7 @@ def rewrite_metadata(
     counts: ReplayCounts,
     show: ShowProgress,
 ) -> None:
-    """Write metadata.json of each study that has an archived file, where it is not byte for byte what the entries amount to.
+    """Write metadata.json of each study that has an archived file, where it is not byte for byte what follows from the entries.
 
     Durable on return. A failure of one study becomes a problem; raises `Retryable` for a shared cause, `LedgerError`.
     """

@@ -136,7 +136,7 @@ def look_at(ledger: Ledger, settings: Settings) -> StatusReport:
 
 
 def _attention(outages: list[Reason], noticed: list[Reason], not_ready: list[Reason]) -> list[NeedsAttention]:
-    """Each with what to do about it. The service is not ready for a reason that stands here already: that is not said twice."""
+    """Each reason with what to do about it. Why the service is not ready is left out where another reason has the same code."""
     known = {each.code for each in (*outages, *noticed)}
     not_ready = [each for each in not_ready if each.code not in known]
     return [
@@ -216,7 +216,7 @@ def _mirror_lag(ledger: Ledger, mirrored: int | None) -> list[Reason]:
 
 
 def _flagged(ledger: Ledger, settings: Settings) -> int | None:
-    """How many files are worth a look and wait for nobody; None without an index. They stay, so nothing may be alarmed by them."""
+    """How many files have a flag; None without an index. Flags stay, so they need no attention each time."""
     rows = ask_files(settings.index_file, ledger, f"SELECT count(*) FROM files WHERE {FLAGGED}")  # noqa: S608 - names of ours
     return int(rows[0][0]) if rows else None
 

@@ -1,4 +1,4 @@
-"""What came of verifications, from their entries."""
+"""The results of verifications, from their entries."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class OpenFinding:
 
 
 def last_verify(ledger: Ledger) -> VerificationSummary | None:
-    """What came of the last run of `verify`, or of the last round of the scrub so far; None when there was none."""
+    """The result of the last run of `verify`, or of the last round of the scrub so far; None if there was none."""
     return verification(ledger.of_no_study((Kind.VERIFIED.value,), VERIFIED_READ))
 
 
@@ -78,7 +78,7 @@ def verification(newest_first: Iterable[Entry]) -> VerificationSummary | None:
 
 
 def found_besides_files(newest_first: Iterable[Entry]) -> list[OpenFinding]:
-    """What the newest `verified` entries tell of anything but the bytes of a file, which the index knows, the newest first.
+    """What the newest `verified` entries found besides changes of a file's bytes, which the index knows, the newest first.
 
     Of the last whole run of `verify` and what came after it, and of the scrub's last round: a scrub reads files alone, a run that
     was interrupted or was about one study has not seen the rest, so neither takes back what was found there.
@@ -107,7 +107,7 @@ def found_besides_files(newest_first: Iterable[Entry]) -> list[OpenFinding]:
 
 
 def _is_understood(entry: Entry) -> bool:
-    """Whether it has what is asked of it here: whoever can write an entry's hashes can write any payload."""
+    """Whether it has the fields that are read here: whoever can write an entry's hashes can write any payload."""
     data = understood(entry) or {}
     scope, counts = data.get("scope"), data.get("counts")
     return (
