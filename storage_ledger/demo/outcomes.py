@@ -46,7 +46,7 @@ class Figures:
 
 
 class Watch:
-    """Follows the ledger by position; `look` again and again."""
+    """Follows the ledger by position; call `look` repeatedly."""
 
     def __init__(self, ledger: Ledger, uploads: Sequence[DemoUpload]) -> None:
         self._ledger = ledger
@@ -77,7 +77,7 @@ class Watch:
 
     @property
     def settled(self) -> int:
-        """Of how many studies the Status Service says what it should, and nobody will overwrite it any more."""
+        """The number of studies whose status is right at the Status Service, and will not be overwritten any more."""
         return len(self._settled)
 
     @property
@@ -105,7 +105,7 @@ class Watch:
         return news
 
     def settle(self, spoken: Collection[str], status_of: Callable[[str], str | None]) -> None:
-        """Ask the Status Service about the studies of which nobody will say anything more; once after each `status-sent`."""
+        """Ask the Status Service about the studies that nobody will report on any more; once after each `status-sent`."""
         for study_id, told in self._told.items():
             expected = self._expected.get(study_id)
             if study_id in spoken and study_id not in self._settled and self._asked.get(study_id) is not told:
@@ -124,7 +124,7 @@ class Watch:
         )
 
     def differences(self, archive: Path) -> list[str]:
-        """What is not as it should be, a sentence each; looks at the archive's files, byte for byte."""
+        """What is not as it should be, a sentence each; compares the archive's files byte for byte."""
         found = []
         for upload in self._uploads:
             if upload.case is not Case.MISSING:

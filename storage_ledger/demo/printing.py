@@ -1,4 +1,4 @@
-"""What the demo prints: who runs where, how far it is, what happened, what to try next."""
+"""What the demo prints: which server runs where, the progress, what happened, what to try next."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def starting(out: Console) -> Iterator[None]:
 
 
 def places(out: Console, rows: Mapping[str, str]) -> None:
-    """Who runs where."""
+    """Which server runs where."""
     grid = Table.grid(padding=(0, 2))
     for name, place in rows.items():
         grid.add_row(Text(name, style="bold"), Text(place, overflow="fold"))
@@ -77,7 +77,7 @@ class Archiving:
             yield
 
     def update(self, news: Sequence[str]) -> None:
-        """After each look."""
+        """Show the progress after each look at the ledger."""
         for line in news:
             self._progress.console.print(Text(f"  {line}", style="yellow", overflow="fold"))
         watch, now = self._watch, time.monotonic()

@@ -35,7 +35,7 @@ from storage_ledger.wiring.stores import reading
 GRACE_S = 1.0
 CONFIRM_S = 1.0
 STALLED_S = 30.0
-"""So long may nothing happen before it is taken as it is."""
+"""If nothing happens for this long, the demo takes the result as it is."""
 
 INTERRUPTED = 130
 
@@ -73,7 +73,7 @@ class Interrupted(Exception):
 
 
 class _Signals:
-    """Only counts: everything that waits looks here often, so that a signal never cuts a step in two."""
+    """Counts signals: everything that waits checks the count often, so that a signal never interrupts a step."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -83,7 +83,7 @@ class _Signals:
             raise Interrupted
 
     def again(self) -> bool:
-        """Whether somebody is impatient."""
+        """Whether a second signal came."""
         return self.count > 1
 
     def __call__(self, _: int, __: FrameType | None) -> None:
@@ -198,7 +198,7 @@ class _Demo:
         return watch
 
     def _why(self, error: Exception) -> CannotRun:
-        """Who cannot be reached has mostly ended a moment ago: then `check` raises, and says who and why."""
+        """A server that cannot be reached has usually just ended: then `check` raises, and says which one and why."""
         deadline = time.monotonic() + 1.0
         while time.monotonic() < deadline:
             self._servers.check()
@@ -206,7 +206,7 @@ class _Demo:
         return CannotRun(f"what plays the neighbours could not go on: {error}.")
 
     def _wait(self) -> None:
-        """Until somebody has seen enough."""
+        """Wait until the user ends the demo."""
         goes = "" if _is_kept(self._options) else " and removes the folder"
         self._out.print(f"[bold]Ctrl-C[/bold] ends everything{goes}.")
         try:
@@ -218,7 +218,7 @@ class _Demo:
 
 
 def to_show(told_again: Iterable[str], uploads: list[DemoUpload]) -> str:
-    """The study that is proposed to look at: its status was told again, and it has one whole file, which the tutorial copies."""
+    """The study to show: its status was sent again, and it has one intact file, which the tutorial copies."""
     by_case = {upload.study_id: upload.case for upload in uploads}
     told_again = (study_id for study_id in told_again if by_case[study_id] is Case.ORDINARY)
     return next(told_again, None) or next(upload.study_id for upload in uploads if upload.case is Case.TWICE)

@@ -158,7 +158,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def this_or_free(port: int) -> int:
-    """The port if we may listen there on loopback and nobody does, else a free one."""
+    """The port if it is free on loopback and we may use it, else another one."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what somebody left a minute ago is not taken
         try:
@@ -189,7 +189,7 @@ def _pings(port: int) -> bool:
 
 
 def _bare_environment() -> dict[str, str]:
-    """This environment without any setting: whoever has REDIS_URL pointing at a real pipeline must not meet it here."""
+    """This environment without any setting: a REDIS_URL that points at a real pipeline must not be used here."""
     ours = {name.upper() for name in Settings.model_fields}
     prefixes = ("REDIS_", "STATUS_SERVICE_", "DESCRIBED_", "RECONCILE_", "DATASETTE_", "BROWSE_")
     return {

@@ -1,1 +1,1 @@
-"""Who may enter, what a machine may see, and who looked at what."""
+"""Who may log in, what a token may see, and the log of who saw which study."""

@@ -1,7 +1,7 @@
-"""Who looked at which study: an access log without a patient in it.
+"""A log of who saw which study, without a patient in it.
 
 A pipeline study is named by its study_id, a DICOM study by the ledger position with which it begins: its UID would name it to
-everybody who has it. Of searches, filters and SQL only the route is told, since the question itself may hold a patient's name.
+everybody who has it. Of searches, filters and SQL only the route is logged, since the query itself may hold a patient's name.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from storage_ledger.system import logs
 from storage_ledger.web.files.lookup import FileLookup
 
 ONCE_IN_S = 60.0
-"""Turning the pages of one study is one look, not three hundred."""
+"""Paging through one study is logged once, not three hundred times."""
 
 REMEMBERED = 10_000
 _KEY = "storage_ledger.looked"
@@ -52,7 +52,7 @@ class AccessLog:
         scope[_KEY] = {}
 
     async def end(self, scope: Scope, path: str, actor: str, status: int) -> None:
-        """After an answer has begun. Only what showed something is told."""
+        """After an answer has begun. Only requests that showed data are logged."""
         found = _ROUTES.match(path)
         if found is None and path not in {"/", "/.json"}:
             return
@@ -84,7 +84,7 @@ class AccessLog:
         return {}
 
     async def _if_known(self, study_id: str) -> dict[str, Any]:
-        """What somebody typed may be a patient's name: only what is a study's is told."""
+        """A typed text may be a patient's name: only the id of a known study is logged."""
         return {"study_id": study_id} if valid_study_id(study_id) and await self._lookup.knows(study_id) else {}
 
     def _just_told(self, what: tuple[Any, ...]) -> bool:

@@ -1,4 +1,4 @@
-"""Who may enter: users with their password hashes, machines with their tokens, and the secret that signs cookies."""
+"""Who may log in: users with their password hashes, machines with their tokens, and the secret that signs cookies."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _TOKEN_HASH = re.compile(r"[0-9a-f]{64}")
 _MACHINE = "token:"
 ROUNDS = 480_000
 NOBODY = f"pbkdf2_sha256${ROUNDS}$nobody$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
-"""A hash that no password has: to look at an unknown user takes as long as at a known one."""
+"""A hash that no password has: checking an unknown user takes as long as a known one."""
 
 
 class BrowseSettings(BaseSettings):
@@ -103,16 +103,16 @@ class Access:
 
     @property
     def allow(self) -> dict[str, list[str]] | None:
-        """As Datasette's `allow` blocks say it: also somebody whose cookie is still good, but who was taken out, stays outside."""
+        """A Datasette `allow` block: it also refuses a user who was removed, but whose cookie is still valid."""
         return None if self.open else {"id": sorted([*self.users, *map(actor_of_token, self.tokens.values())])}
 
     def token(self, text: str) -> str | None:
-        """Who has this token."""
+        """The name that belongs to this token; None if there is none."""
         name = self.tokens.get(hashlib.sha256(text.encode("utf-8", "replace")).hexdigest())
         return None if name is None else actor_of_token(name)
 
     def grant(self, actor: str | None) -> Grant | None:
-        """What a machine may see; None for who is none."""
+        """What a machine may see; None for a user."""
         return self.grants.get(actor.removeprefix(_MACHINE)) if actor is not None and actor.startswith(_MACHINE) else None
 
     def may_sql(self, user: str) -> bool:
@@ -151,7 +151,7 @@ def _hashed(password: str, rounds: int, salt: str) -> str:
 
 
 def new_token() -> tuple[str, str]:
-    """A token of 256 random bits, and its hash: nobody can guess the one or turn back the other."""
+    """A token of 256 random bits, and its hash: the one cannot be guessed, nor derived from the other."""
     token = f"slt_{secrets.token_urlsafe(32)}"
     return token, hashlib.sha256(token.encode()).hexdigest()
 
@@ -250,7 +250,7 @@ def _text(name: str, given: str | None, file: Path | None) -> tuple[str, str]:
 
 
 def _kept_secret(file: Path) -> str:
-    """The secret of this ledger, made at the first start; whoever reads it can enter as anybody, hence 0600."""
+    """The secret of this ledger, made at the first start. With it one can log in as anybody, hence 0600."""
     try:
         _make(file)
         kept = file.read_text(encoding="ascii").strip()

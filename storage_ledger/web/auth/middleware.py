@@ -38,7 +38,7 @@ _NAMES = re.compile(r"/(?:image|file|header|dicom|zip)/")
 
 
 class AccessMiddleware:
-    """ASGI in, ASGI out. `who` judges by the scope alone, None is a stranger; `advice` is told to whom it turns away.
+    """Lets requests through or refuses them. `who` names the actor by the scope alone, None if unknown; `advice` goes to the refused.
 
     `refused` says what somebody who may enter may not see of an address, None is nothing. What those who enter have looked at goes
     to `log`.
@@ -86,7 +86,7 @@ class AccessMiddleware:
         return sending
 
     def _refusal(self, scope: Scope) -> Response | None:
-        """What to say in place of anybody else, whoever asks."""
+        """The answer to a request that is refused, or answered here, whoever sent it; None for all others."""
         path, method = _path(scope), scope["method"]
         if _hostile(path) or _has_another_address(path):
             return PlainTextResponse("No such address\n", 400)
@@ -107,7 +107,7 @@ class AccessMiddleware:
 
 
 def forbidden(path: str, why: str) -> Response:
-    """403 for who reads no pages."""
+    """403 without a page."""
     if ".json" in path:
         return JSONResponse({"ok": False, "status": 403, "error": why}, 403)
     return PlainTextResponse(why + "\n", 403)
@@ -134,7 +134,7 @@ def _has_another_address(path: str) -> bool:
 
 
 def _sane(scope: Scope) -> Scope:
-    """Believe a proxy about TLS, which costs nothing if it lies; forget Basic credentials, which cost 0.1 s of CPU each."""
+    """Trust a proxy about TLS, which does no harm if it is wrong; drop Basic credentials, which cost 0.1 s of CPU each."""
     headers = [(k, v) for k, v in scope["headers"] if not (k == b"authorization" and not v.lower().startswith(b"bearer "))]
     behind_tls = _header(scope, b"x-forwarded-proto").strip().lower() == b"https"
     return {**scope, "headers": headers, "scheme": "https" if behind_tls else scope["scheme"]}

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 FREE = 5
-"""So many failures in a row cost nothing: people mistype."""
+"""The number of failures in a row without a delay: people mistype."""
 
 LONGEST_S = 60.0
 FORGOTTEN_S = 900.0
@@ -47,7 +47,7 @@ class Attempts:
         return max(pauses)
 
     def failed(self, address: str, user: str) -> None:
-        """A wrong password, or no such user; or one that is not looked at yet: `succeeded` takes that back."""
+        """A wrong password, no such user, or a password that is not checked yet: `succeeded` then takes this back."""
         now = self._clock()
         for key in self._keys(address, user):
             failures = self._failed.pop(key, None)
@@ -79,7 +79,7 @@ class Attempts:
 
 
 class OneAtATime:
-    """A thread for what takes CPU, so that any number of guesses takes no more than one of them, and nobody else's threads."""
+    """One thread for work that takes CPU: any number of guesses takes no more than one processor, and no other thread."""
 
     def __init__(self, name: str, *, waiting: int) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
@@ -87,7 +87,7 @@ class OneAtATime:
         self._waiting = 0
 
     def full(self) -> bool:
-        """Whether so many wait that another one had better come later."""
+        """Whether too many wait already."""
         return self._waiting >= self._most
 
     async def ask(self, question: Callable[[], bool]) -> bool:

@@ -22,7 +22,7 @@ MAX_PAYLOAD_CHARACTERS = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A value and where it stands. `table` is None in the results of a query; `row` is the whole row by column."""
+    """A value and its place in a table. `table` is None in the results of a query; `row` is the whole row by column."""
 
     value: Any
     column: str

@@ -112,7 +112,7 @@ def make_app(index: Path, ledger: Path, access: Access, content: ContentSources,
 
 @hookimpl(trylast=True)  # the outermost of all wrappers
 def asgi_wrapper(datasette: Browse) -> Callable[[ASGIApp], ASGIApp]:
-    """Put the gate in front of everything, and what is not Datasette's right behind it."""
+    """Put the access check in front of everything, and the routes that are not Datasette's right behind it."""
     access = datasette.access
 
     async def who(scope: Scope) -> str | None:
@@ -218,14 +218,14 @@ async def _login_page(
     status: int = 200,
     headers: dict[str, str] | None = None,
 ) -> Any:
-    """With what was told before, but for the password."""
+    """The form, filled with what was entered before, except the password."""
     context = {"error": error, "next": back_to(told.get("next")), "username": (told.get("username") or "")[:64]}
     page = await datasette.render_template("password_login.html", context, request=request)
     return Response.html(page, status=status, headers=headers or {})
 
 
 def _address(scope: Scope, proxies: frozenset[str]) -> str:
-    """Of who asks: of the connection, or as a proxy that may be believed says."""
+    """The client's address: the connection's, or what a trusted proxy says."""
     address = str((scope.get("client") or ("",))[0])
     told = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for").decode("latin-1")
     for each in reversed([part.strip() for part in told.split(",") if part.strip()]):
@@ -249,7 +249,7 @@ def extra_css_urls() -> list[str]:
 
 @hookimpl
 def extra_template_vars(datasette: Browse) -> dict[str, str]:
-    """For the login page, what is to be done before anybody can log in; for the foot of all others, who can look."""
+    """For the login page, how to make logging in possible; for the foot of all other pages, who can see them."""
     access = datasette.access
     advice = "No login is needed: go to the start page." if access.open else "" if access.users else ADVICE
     return {"login_advice": advice, "notice": access.notice}

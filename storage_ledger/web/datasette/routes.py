@@ -17,7 +17,7 @@ from storage_ledger.system.locks import is_held
 from storage_ledger.web.pages import views
 
 TIME_LIMIT_MS = 1000
-"""For each look into a database: a long read keeps the writer from its checkpoints, and the WAL grows."""
+"""For each query: a long read keeps the writer from its checkpoints, and the WAL grows."""
 
 
 def routes() -> list[tuple[str, Callable[..., Any]]]:
@@ -26,7 +26,7 @@ def routes() -> list[tuple[str, Callable[..., Any]]]:
 
 
 def _guarded(view: views.View) -> Callable[..., Any]:
-    """A plugin's route is asked with any method, and by anybody: the gate stands before it, and this is the second lock."""
+    """Check method and permissions: Datasette checks neither for a plugin's routes. The middleware is the first check."""
 
     async def answer(request: Any, datasette: Any) -> Any:
         if request.method not in {"GET", "HEAD"}:

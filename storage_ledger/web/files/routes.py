@@ -1,4 +1,4 @@
-"""What pages show of the archive itself: pictures, headers, metadata.json, files and ZIPs. Behind the gate, before Datasette.
+"""What pages show of the archive itself: pictures, headers, metadata.json, files and ZIPs. Behind the access check, before Datasette.
 
 /image/<study_id>/<name>?size=128&frame=0&window=<center>,<width>      a picture, or one that says that there is none
 /image/<study_id>/<name>/about                                         what can be asked of it, or why there is none
@@ -34,10 +34,10 @@ from storage_ledger.web.files.pictures.pool import Pool
 from storage_ledger.web.files.zip_stream import PIECE, paths, safe, zipped
 
 THUMBNAIL = 256
-"""Pictures up to this size belong to a page that was looked at; larger ones are looked at themselves."""
+"""Pictures up to this size belong to a page that is logged itself; larger ones are logged."""
 
 PRIVATE = "private, max-age=3600"
-"""For the browser of who is logged in, as long as he is: see `Vary`."""
+"""For the user's own browser, while logged in: see `Vary`."""
 
 _TYPES = {"png": "image/png", "jpeg": "image/jpeg", "json": "application/json"}
 _FAILED_FOR_S = 600.0
@@ -124,7 +124,7 @@ class ContentRoutes:
         return Response(made.data, media_type="application/json")
 
     async def metadata(self, request: Request) -> Response:
-        """metadata.json as it lies there."""
+        """metadata.json as it is in the archive."""
         study_id = request.path_params["study_id"]
         if not await self._lookup.knows(study_id):
             return _not_there()
@@ -187,7 +187,7 @@ class ContentRoutes:
         return self._zip(request, safe(study_id), paths(files, series=False), extra)
 
     async def nothing(self, _: Request) -> Response:
-        """An address that only looks like one of ours; Datasette would redirect it to another one."""
+        """404 for an address below ours that has no route; Datasette would redirect it to another one."""
         return _not_there()
 
     def _zip(self, request: Request, name: str, files: list[tuple[str, IndexedFile]], extra: list[tuple[str, bytes]]) -> Response:
@@ -221,7 +221,7 @@ class ContentRoutes:
         return made
 
     def _remember(self, question: tuple[str, bool, int], until: float, code: str) -> None:
-        """A file that costs a worker its life does so once in a while, not at each look."""
+        """A file that crashes a worker is tried again only after a while, not at each request."""
         self._failed.pop(question, None)
         self._failed[question] = (until, code)
         while len(self._failed) > _FAILED_AT_MOST:

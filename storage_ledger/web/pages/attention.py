@@ -1,4 +1,4 @@
-"""What needs somebody: by kind and code, each code explained once, with what it is about below it."""
+"""What needs attention: by kind and code, each code explained once, with the files or entries below it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from storage_ledger.web.pages.pipeline_study import FIXITY
 from storage_ledger.web.pages.queries import QueryRow, ask
 
 MOST = 10
-"""Of one code, the newest; how many there are is told in any case."""
+"""The most, and the newest, that are listed of one code; their number is always shown."""
 
 MOST_REJECTED = 200
 

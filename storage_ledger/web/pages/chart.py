@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 KINDS = 6
-"""So many kinds get a colour of their own; the others share one."""
+"""The number of kinds that get a colour of their own; the others share one."""
 
 REST = "other"
 HEIGHT = 100.0
@@ -35,7 +35,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """`top`: what the whole height stands for. `kinds`: each with its sum, the largest first."""
+    """`top`: the number of files that the whole height means. `kinds`: each with its sum, the largest first."""
 
     bars: tuple[Bar, ...]
     kinds: tuple[tuple[str, int], ...]

@@ -1,4 +1,4 @@
-"""A DICOM study: what it is, its series, the files of the series that one looks at."""
+"""A DICOM study: its attributes, its series, and the files of the selected series."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ A_PAGE = 500
 NO_FLAGS: QueryRow = {"flags": [], "more_flags": 0, "patients": [], "more_patients": 0}
 
 MOST_FLAGS = 3
-"""Explained above the pictures; how many there are is told in any case."""
+"""The most that are explained above the pictures; their number is always shown."""
 
 _NO_SERIES = ""
-"""Stands in an address for the files that name no series."""
+"""In an address: the files that name no series."""
 
 
 def of_index(connection: Any, uid: str, series_uid: str | None, chosen: str | None, page: int) -> QueryRow | None:
-    """The study; None where there is none. `chosen`: `<study_id>/<name>` of the file to be looked at first."""
+    """The study; None where there is none. `chosen`: `<study_id>/<name>` of the file to be shown first."""
     study = ask_one(connection, "SELECT * FROM dicom_studies WHERE study_instance_uid = ?", (uid,))
     if study is None:
         return None
@@ -73,7 +73,7 @@ def waiting(connection: Any, uid: str) -> list[QueryRow]:
 
 
 def path(file: QueryRow) -> str:
-    """`<study_id>/<name>`, as it stands in an address."""
+    """`<study_id>/<name>`, quoted for an address."""
     return f"{quote(file['study_id'], safe='')}/{quote(file['name'], safe='')}"
 
 

@@ -55,7 +55,7 @@ def identity(of: Mapping[str, str | None], differing: Collection[str] = ()) -> s
 
 
 def day(value: str | None) -> str:
-    """`20260131` → `31 Jan 2026`: the same for whoever reads day or month first."""
+    """`20260131` → `31 Jan 2026`: unambiguous, whether one expects the day or the month first."""
     found = _date(value)
     return f"{found.day} {_MONTHS[found.month - 1]} {found.year}" if found else value or ""
 
@@ -67,7 +67,7 @@ def time(value: str | None) -> str:
 
 
 def age(born: str | None, on: str | None) -> str:
-    """How old somebody was on a day, in years, or in months or days for small children; empty where that is not known."""
+    """A patient's age on a day, in years, or in months or days for small children; empty if unknown."""
     first, last = _date(born), _date(on)
     if first is None or last is None or last < first:
         return ""

@@ -1,4 +1,4 @@
-"""The start page: what there is, what needs somebody, what came in."""
+"""The start page: what there is, what needs attention, what came in."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ SHOWN_CHARACTERS = 200_000
 
 
 def entry(connection: Any, position: int) -> QueryRow | None:
-    """One entry, what led to it and what came of it; None where there is none."""
+    """One entry, its cause, and the entries that it caused; None if there is no such entry."""
     found = entries(connection, "position = ?", (position,))
     if not found:
         return None
@@ -68,7 +68,7 @@ def pretty(payload: str) -> str:
 
 
 def outages(connection: Any) -> list[QueryRow]:
-    """What all studies wait for just now: begun, and not ended. A cause that stops several steps is told once, since it began."""
+    """The current outages, which stop all studies. A cause that stops several steps is listed once, since its beginning."""
     failed = [each for each in entries(connection, OPEN_OUTAGES, ()) if not faults(each)]
     return [asdict(cause) | meaning(cause.code, OUTAGES)._asdict() for cause in by_code(going_on(failed))]
 

@@ -43,7 +43,7 @@ def patients_of(connection: Any, uid: str) -> QueryRow:
 
 
 def with_other_patients(connection: Any, studies: Sequence[QueryRow]) -> list[QueryRow]:
-    """Each study with `others`: the patients besides the one under whom it is listed. Whoever searched for one has to see why."""
+    """Each study with `others`: its patients besides the one under whom it is listed, so that a search hit is explained."""
     return [{**study, "others": _others(connection, study) if study["flagged"] else []} for study in studies]
 
 

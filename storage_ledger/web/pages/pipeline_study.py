@@ -1,4 +1,4 @@
-"""A pipeline study: what the ledger tells of one study_id, why it waits or failed, and what mends it."""
+"""A pipeline study: what the ledger says about one study_id, why it waits or failed, and what to do."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ MOST_FILES = 200
 """Shown with a picture each. A study of the pipeline has one, mostly."""
 
 MOST_DAMAGED = 20
-"""Named; how many there are is told in any case."""
+"""The most that are named; their number is always shown."""
 
 MOST_FLAGGED = 5
-"""Told above all else; each file has its flags beside it."""
+"""Shown at the top of the page; each file has its flags beside it."""
 
 MOST_PAYLOAD = 20_000
 """Characters."""
@@ -135,7 +135,7 @@ def _troubles(study: Study, entries: list[Entry]) -> list[QueryRow]:
 
 
 def _trouble(entries: list[Entry], work_item: QueryRow) -> QueryRow | None:
-    """Why a work item failed when it was last tried, as far as that stands in the ledger."""
+    """Why a work item failed when it was last tried, as far as the ledger says."""
     if not work_item["attempts"] or work_item["stage"] == Stage.CONFIRM:
         return None
     failed = [each for each in entries if each.kind == Kind.FAILED and each.cause == work_item["position"]]

@@ -1,4 +1,4 @@
-"""What somebody types to find a study → its terms, each with what the full-text search is asked for it. Pure.
+"""The text of a search → its terms, each with its full-text query. Pure.
 
 A search has no syntax: whatever is typed finds something or nothing.
 """
@@ -20,7 +20,7 @@ NOTHING = '""'
 
 LONGEST = 500
 MOST_JOINED = 4
-"""Up to so many words are also tried joined: `van den berg` finds VANDENBERG."""
+"""The most words that are also tried joined: `van den berg` finds VANDENBERG."""
 
 _MONTHS = (
     ("january", "januar"), ("february", "februar"), ("march", "marz", "maerz", "mrz"), ("april",), ("may", "mai"), ("june", "juni"),

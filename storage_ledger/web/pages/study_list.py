@@ -1,4 +1,4 @@
-"""The list of DICOM studies: search, facets, order, and of each what one wants to see at a glance."""
+"""The list of DICOM studies: search, facets, order, and a summary of each."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ NOT_THERE = "state IN ('pending', 'failed', 'quarantined')"
 FACETS = {"modality": "Modality", "institution": "Institution", "year": "Year"}
 COLUMNS = {"modality": "modalities", "institution": "institution_name", "year": "year"}
 NONE = "-"
-"""Stands in an address for: has no such value."""
+"""In an address: has no such value."""
 
 PREFIX = 8
 """As many characters of a study_id are enough to name it, as commands and pages abbreviate it."""
@@ -133,7 +133,7 @@ class ListRequest:
 
 
 def id_range(text: str) -> tuple[str, str]:
-    """Between which a study_id lies that begins with `text`; nothing lies there where that is too short to name one."""
+    """The range of study_ids that begin with `text`; empty if the text is too short."""
     return (text, text + "~") if len(text) >= PREFIX else ("~", "")
 
 
@@ -176,7 +176,7 @@ def of_index(connection: Any, wanted: ListRequest) -> QueryRow:
 
 
 def with_covers(connection: Any, rows: Sequence[QueryRow]) -> list[QueryRow]:
-    """Each study with `cover`: the file (study_id, name) that stands for it, None where none has a picture."""
+    """Each study with `cover`: the file (study_id, name) whose picture represents it, None if none has one."""
     uids = [row["study_instance_uid"] for row in rows]
     sql = f"""
 SELECT study_instance_uid, study_id, name FROM (

@@ -13,7 +13,7 @@ from typing import Any, Literal
 MediaKind = Literal["png", "jpeg", "json"]
 
 SIZES = (128, 256, 512, 1024, 2048)
-"""A picture fits into a square of so many pixels."""
+"""The sides of the squares, in pixels, into which pictures are made to fit."""
 
 MAX_FRAME = 1 << 24
 
@@ -33,7 +33,7 @@ WHY = {
     "file-changed": "The file in the archive is not the one that was archived.",
     "file-unreadable": "The file in the archive cannot be read.",
 }
-"""Why there is no picture: code → what a person is told."""
+"""Why there is no picture: code → the text shown."""
 
 
 class Unavailable(Exception):
@@ -71,7 +71,7 @@ class RenderRequest:
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """What came of it: bytes, and which kind of bytes."""
+    """A rendered picture or document: its bytes, and their type."""
 
     kind: MediaKind
     data: bytes

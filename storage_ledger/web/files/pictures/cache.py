@@ -42,7 +42,7 @@ def key_of(sha256: str, *parts: object) -> str:
 
 
 class Cache:
-    """Below `folder`, which is made; at most `size` bytes, 0 keeps nothing. For several threads; its trouble is nobody else's."""
+    """Files below `folder`, which is made; at most `size` bytes, 0 keeps nothing. Thread-safe; errors are not passed on."""
 
     def __init__(self, folder: Path, size: int) -> None:
         self._folder = folder

@@ -143,7 +143,7 @@ class _Worker:
         return ours
 
     def retire(self) -> None:
-        """Let whoever waits for it hear no more; it is not started again."""
+        """End the process, so that waiting callers get no answer; it is not started again."""
         self._retired = True
         if (process := self.process) is not None:
             process.kill()

@@ -38,7 +38,7 @@ TAGS = (
 )  # fmt: skip
 
 JPEG_UP_TO = 256
-"""Thumbnails are small files; what somebody may judge by keeps each grey value."""
+"""Up to this size a picture is JPEG, which is small; larger ones, by which somebody may judge, keep each grey value."""
 
 MAX_WINDOWS = 16
 CT_WINDOWS = (
@@ -200,7 +200,7 @@ class _Values:
         self.ramp = np.asarray(apply_modality_lut(stored, self.about), dtype=np.float64)
 
     def _leave_out_padding(self, stored: Pixels) -> None:
-        """What lies around the image counts for no window (PS3.3 §C.7.5.1.1.2)."""
+        """Padding around the image does not count for the window (PS3.3 §C.7.5.1.1.2)."""
         first = self.about.get("PixelPaddingValue")
         if isinstance(first, int):
             last = self.about.get("PixelPaddingRangeLimit", first)
