@@ -78,7 +78,7 @@ def back_up(ledger_file: Path, dest: Path, *, now: datetime, on_progress: Backup
             files.chown_like_folder(part, dest)
             copy_to(ledger_file, part / LEDGER, lambda done, pages: on_progress("copied", done, pages))
             sha256, size = _digest(part / LEDGER)
-            manifest = Manifest(FORMAT, *check(part / LEDGER, on_progress), sha256, size, revision, __version__, rfc3339(now))
+            manifest = Manifest(FORMAT, *check_copy(part / LEDGER, on_progress), sha256, size, revision, __version__, rfc3339(now))
             with files.opened(part, files.FOLDER) as folder:
                 files.write_file(MANIFEST, (json.dumps(asdict(manifest), indent=2) + "\n").encode(), folder, MODE)
                 os.fsync(folder)
@@ -118,7 +118,7 @@ def _take_out(folder: Path, manifest: Manifest, target: Path, on_progress: Backu
     if (digest, size) != (manifest.sha256, manifest.bytes):
         raise BackupError("backup-damaged", f"{folder / LEDGER} does not have the digest that {MANIFEST} says")
     revision = _revision_of(target, folder)  # before any entry: a newer schema may have other columns
-    found = (*check(target, on_progress), revision)
+    found = (*check_copy(target, on_progress), revision)
     if found != (manifest.ledger_id, manifest.position, manifest.leaf_hash, manifest.root, manifest.revision):
         raise BackupError("backup-damaged", f"{folder / MANIFEST} does not say what is in {LEDGER}")
 
@@ -136,7 +136,7 @@ def _revision_of(copy: Path, folder: Path) -> str:
     return revision
 
 
-def check(file: Path, on_progress: BackupProgress = lambda *_: None) -> tuple[str, int, str, str]:
+def check_copy(file: Path, on_progress: BackupProgress = lambda *_: None) -> tuple[str, int, str, str]:
     """Read a copy that nobody writes to: every entry against its hashes, one position after the other.
 
     Returns ledger_id, last position, its leaf hash, and the root of the tree, in hex. Raises `BackupError`.

@@ -105,7 +105,7 @@ def whole(file: Path) -> None:
     connection = sqlite3.connect(file)
     assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     connection.close()
-    backup.check(file)
+    backup.check_copy(file)
 
 
 def kill_everywhere(warm: Warm, beginning: Folders, arguments: list[str], check: Callable[[Folders, bool], None]) -> None:

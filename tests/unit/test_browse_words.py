@@ -60,7 +60,7 @@ def test_dates_and_times_that_are_none_stay_as_they_are():
      ("20260102", "20260101", ""), ("", "20260101", ""), ("19700101", None, "")],
 )  # fmt: skip
 def test_an_age_is_that_on_the_day_of_the_study(born: str, on: str | None, age: str):
-    assert formatting.age(born, on) == age
+    assert formatting.patient_age(born, on) == age
 
 
 def test_modalities_are_explained_where_they_are_known():

@@ -13,7 +13,7 @@ import pytest
 from storage_ledger.web.files.lookup import IndexedFile
 from storage_ledger.web.files.pictures import Unavailable
 from storage_ledger.web.files.routes import attachment
-from storage_ledger.web.files.zip_stream import MAX_NAME_BYTES, PROBLEMS, paths, safe, zipped
+from storage_ledger.web.files.zip_stream import MAX_NAME_BYTES, PROBLEMS, paths, safe_name, zipped
 
 
 def kept(name: str, data: bytes = b"x", series: int | None = 1) -> IndexedFile:
@@ -65,13 +65,13 @@ def test_names_differ_where_case_and_composition_do_not_count():
     ],
 )  # fmt: skip
 def test_a_name_means_nothing_to_any_system(name: str, wanted: str):
-    assert safe(name) == wanted
+    assert safe_name(name) == wanted
 
 
 def test_a_long_name_is_cut_and_keeps_its_suffix():
-    assert len(safe("é" * 200 + ".dcm").encode()) <= MAX_NAME_BYTES
-    assert safe("é" * 200 + ".dcm").endswith(".dcm")
-    assert len(safe("." + "x" * 300).encode()) <= MAX_NAME_BYTES
+    assert len(safe_name("é" * 200 + ".dcm").encode()) <= MAX_NAME_BYTES
+    assert safe_name("é" * 200 + ".dcm").endswith(".dcm")
+    assert len(safe_name("." + "x" * 300).encode()) <= MAX_NAME_BYTES
 
 
 @pytest.mark.parametrize("name", ['a"b.dcm', "a\r\nSet-Cookie: x=y", "a;b", "100%41", "\\x", "ü.dcm", "\ud800", "\x00"])

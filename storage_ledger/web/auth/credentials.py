@@ -121,7 +121,7 @@ class Access:
 
     def password_is(self, user: str, password: str) -> bool:
         """Whether it is this user's. Takes 0.1 s of CPU, also for one whom there is not; for a thread."""
-        return verify(password, self.users.get(user, NOBODY)) and user in self.users
+        return password_matches(password, self.users.get(user, NOBODY)) and user in self.users
 
 
 def is_user_name(text: str) -> bool:
@@ -139,7 +139,7 @@ def hash_password(password: str) -> str:
     return _hashed(password, ROUNDS, secrets.token_hex(16))
 
 
-def verify(password: str, hashed: str) -> bool:
+def password_matches(password: str, hashed: str) -> bool:
     """Whether `hashed` was made of it."""
     _, rounds, salt, _ = hashed.split("$")
     return hmac.compare_digest(_hashed(password, int(rounds), salt), hashed)

@@ -31,7 +31,7 @@ from storage_ledger.web.files.lookup import FileLookup, IndexedFile
 from storage_ledger.web.files.pictures import MAX_FRAME, SIZES, WHY, Rendered, RenderRequest, Unavailable
 from storage_ledger.web.files.pictures.cache import Cache, key_of
 from storage_ledger.web.files.pictures.pool import Pool
-from storage_ledger.web.files.zip_stream import PIECE, paths, safe, zipped
+from storage_ledger.web.files.zip_stream import PIECE, paths, safe_name, zipped
 
 THUMBNAIL = 256
 """Pictures up to this size belong to a page that is logged itself; larger ones are logged."""
@@ -169,7 +169,9 @@ class ContentRoutes:
         if not files:
             return _not_there()
         looked_at(request.scope, position=await self._lookup.first_position(uid))
-        name = "-".join(filter(None, ("study", _digits(files[0].study_date), safe(files[0].modality or ""), safe(uid)[-12:].strip("."))))
+        name = "-".join(
+            filter(None, ("study", _digits(files[0].study_date), safe_name(files[0].modality or ""), safe_name(uid)[-12:].strip(".")))
+        )
         return self._zip(request, name, paths(files, series=True), [])
 
     async def zip_of_study(self, request: Request) -> Response:
@@ -184,7 +186,7 @@ class ContentRoutes:
             extra.append(("metadata.json", await asyncio.to_thread(self._lookup.metadata, study_id)))
         except Unavailable as error:
             extra.append(("metadata.json-IS-MISSING.txt", f"{WHY[error.code]}\n".encode()))
-        return self._zip(request, safe(study_id), paths(files, series=False), extra)
+        return self._zip(request, safe_name(study_id), paths(files, series=False), extra)
 
     async def nothing(self, _: Request) -> Response:
         """404 for an address below ours that has no route; Datasette would redirect it to another one."""

@@ -71,8 +71,10 @@ def paths(kept: Sequence[IndexedFile], *, series: bool) -> list[tuple[str, Index
     taken = {DIGESTS.casefold(), PROBLEMS.casefold(), "metadata.json"}
     found = []
     for one in kept:
-        folder = f"series-{one.series_number if one.series_number is not None else 'x'}-{safe(one.modality or 'OT')}/" if series else ""
-        stem, suffix = os.path.splitext(safe(one.name))
+        folder = (
+            f"series-{one.series_number if one.series_number is not None else 'x'}-{safe_name(one.modality or 'OT')}/" if series else ""
+        )
+        stem, suffix = os.path.splitext(safe_name(one.name))
         path, number = f"{folder}{stem}{suffix}", 1
         while _folded(path) in taken:
             number += 1
@@ -82,7 +84,7 @@ def paths(kept: Sequence[IndexedFile], *, series: bool) -> list[tuple[str, Index
     return found
 
 
-def safe(text: str) -> str:
+def safe_name(text: str) -> str:
     """A file name that means nothing to any system, nor in a terminal."""
     name = unicodedata.normalize("NFC", _FORBIDDEN.sub("_", text.encode("utf-8", "replace").decode())).strip(" .")
     stem, suffix = os.path.splitext(name)

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from storage_ledger.domain.patient_identity import PATIENT, UIDS
 from storage_ledger.index.schema import FLAGS as TABLE_FLAGS
 from storage_ledger.operations.report.flags import FLAGS
-from storage_ledger.web.pages.formatting import age, modalities, person
+from storage_ledger.web.pages.formatting import modalities, patient_age, person
 from storage_ledger.web.pages.patients import patients_of, sides
 from storage_ledger.web.pages.queries import QueryRow, ask, ask_one
 from storage_ledger.web.pages.study_list import with_condition
@@ -52,7 +52,7 @@ def of_index(connection: Any, uid: str, series_uid: str | None, chosen: str | No
     )
     return {
         "study": {**study, "person": person(study["patient_name"]), "kinds": modalities(study["modalities"])},
-        "age": age(study["patient_birth_date"], study["study_date"]),
+        "age": patient_age(study["patient_birth_date"], study["study_date"]),
         "all_series": all_series,
         "series": series,
         "files": files,

@@ -66,7 +66,7 @@ def time(value: str | None) -> str:
     return f"{found[1]}:{found[2]}" if found else value or ""
 
 
-def age(born: str | None, on: str | None) -> str:
+def patient_age(born: str | None, on: str | None) -> str:
     """A patient's age on a day, in years, or in months or days for small children; empty if unknown."""
     first, last = _date(born), _date(on)
     if first is None or last is None or last < first:
