@@ -77,10 +77,6 @@ class Findings:
             self.unchecked.append(found)
         self.on_found(found, False)
 
-    def of(self, *parts: str) -> list[Finding]:
-        """The damage of these parts."""
-        return [found for found in self.damaged if found.part in parts]
-
 
 def _finding(code: str, part: str, **where: Unpack[Where]) -> Finding:
     study_id = where.get("study_id")
