@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
+from dataclasses import asdict
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING, NoReturn
 
+import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -14,6 +17,10 @@ from rich.text import Text
 from storage_ledger.domain.error_catalogue.catalogue import explained
 from storage_ledger.domain.error_catalogue.explanation import Section, plain
 from storage_ledger.domain.ids import instant
+
+if TYPE_CHECKING:
+    from storage_ledger.errors import StorageLedgerError
+    from storage_ledger.operations.problems import Problems
 
 
 def console() -> Console:
@@ -54,6 +61,37 @@ def print_advice(out: Console, codes: Iterable[str], *sections: Section) -> None
     out.print("\n[bold]What to do[/bold]")
     for each in found:
         out.print("  ", safe(f"{each.code}: {plain(each.advice)}"), sep="", soft_wrap=True)
+
+
+def print_problems(title: str, problems: Problems, *sections: Section) -> None:
+    """What a long command could not put right, a line each, and what to do about each code; nothing when there is none."""
+    if not len(problems):
+        return
+    out = console()
+    out.print(f"\n{title}:")
+    codes: dict[str, None] = {}
+    for each in problems:
+        codes[each.code] = None
+        detail = f" ({each.detail})" if each.detail else ""
+        out.print("  ", safe(f"{each.code}: {each.path or each.study_id or ''}{detail}"), sep="", soft_wrap=True)
+    print_advice(out, codes, *sections)
+
+
+def print_json_with_problems(document: dict[str, object], error: StorageLedgerError | None, problems: Problems) -> None:
+    """One document with what ended the command early, if anything, and the problems: there may be millions, so one by one."""
+    ended = {"trouble": error.code if error else None, "detail": error.detail if error else None}
+    print(json.dumps(document | ended, indent=2, ensure_ascii=False).removesuffix("\n}") + ',\n  "findings": [', end="")
+    for number, each in enumerate(problems):
+        print(f"{',' if number else ''}\n    {json.dumps(asdict(each), ensure_ascii=False)}", end="")
+    print("\n  ]\n}" if len(problems) else "]\n}")
+
+
+def end(error: StorageLedgerError | None, problems: Problems) -> NoReturn:
+    """End a long command: with 2 when an error ended it early, with 1 when there are problems, else with 0."""
+    if error is not None:
+        print(f"storage-ledger: {error}", file=sys.stderr)
+        raise typer.Exit(2)
+    raise typer.Exit(1 if len(problems) else 0)
 
 
 def age(recorded_at: str, now: datetime | None = None) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,6 +41,7 @@ def headers(
     """
     from contextlib import closing
 
+    from storage_ledger.cli.output import end, print_json_with_problems
     from storage_ledger.cli.progress import progress
     from storage_ledger.domain.paths import valid_study_id
     from storage_ledger.settings import Settings
@@ -55,32 +54,18 @@ def headers(
     report = repair.headers(Settings.load(), plan, progress)
     with closing(report.problems):
         if as_json:
-            _print_json(report, plan)
+            document = {"dry_run": dry_run, "headers": asdict(report.headers), "metadata_written": report.metadata.mended}
+            print_json_with_problems(document, report.error, report.problems)
         else:
             _print(report, plan)
-    if report.error is not None:
-        print(f"storage-ledger: {report.error}", file=sys.stderr)
-        raise typer.Exit(2)
-    raise typer.Exit(1 if len(report.problems) else 0)
-
-
-def _print_json(report: RepairReport, plan: RepairPlan) -> None:
-    """One document; the problems, of which there may be millions, one by one."""
-    document = {
-        "dry_run": plan.dry_run,
-        "headers": asdict(report.headers),
-        "metadata_written": report.metadata.mended,
-        "trouble": report.error.code if report.error else None,
-        "detail": report.error.detail if report.error else None,
-    }
-    print(json.dumps(document, indent=2, ensure_ascii=False).removesuffix("\n}") + ',\n  "findings": [', end="")
-    for number, problem in enumerate(report.problems):
-        print(f"{',' if number else ''}\n    {json.dumps(asdict(problem), ensure_ascii=False)}", end="")
-    print("\n  ]\n}" if len(report.problems) else "]\n}")
+        end(report.error, report.problems)
 
 
 def _print(report: RepairReport, plan: RepairPlan) -> None:
-    from storage_ledger.cli.output import console, counted, safe
+    from storage_ledger.cli.output import counted, print_problems
+    from storage_ledger.domain.error_catalogue.flags_and_headers import HEADERS
+    from storage_ledger.domain.error_catalogue.retries import RETRIES
+    from storage_ledger.domain.error_catalogue.verify import VERIFY
 
     if plan.dry_run:
         print("A dry run: nothing was changed.")
@@ -89,9 +74,4 @@ def _print(report: RepairReport, plan: RepairPlan) -> None:
     print(f"Headers: {counted(counts.looked_at, 'file')} read, {counts.changed:,} {verb}, {counts.left:,} still not complete.")
     if report.metadata.mended:
         print(f"metadata.json: {report.metadata.mended:,} written.")
-    if len(report.problems):
-        out = console()
-        out.print("\nNot read or not written:")
-        for problem in report.problems:
-            where = problem.path or problem.study_id or ""
-            out.print("  ", safe(f"{problem.code}: {where}" + (f" ({problem.detail})" if problem.detail else "")), sep="", soft_wrap=True)
+    print_problems("Not read or not written", report.problems, VERIFY, RETRIES, HEADERS)

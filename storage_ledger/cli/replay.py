@@ -45,6 +45,7 @@ def replay(
     """
     from contextlib import closing
 
+    from storage_ledger.cli.output import end, print_json_with_problems
     from storage_ledger.cli.progress import progress
     from storage_ledger.domain.paths import valid_study_id
     from storage_ledger.operations.replay.report import ReplayPart, ReplayPlan
@@ -79,38 +80,30 @@ def replay(
     report = replay.replay(Settings.load(), plan, progress, lambda text: print(f"storage-ledger: {text}", file=sys.stderr, flush=True))
     with closing(report.problems):
         if as_json:
-            _print_json(report, plan)
+            print_json_with_problems(_document(report, plan), report.error, report.problems)
         else:
             _print(report, plan)
-    if report.error is not None:
-        print(f"storage-ledger: {report.error}", file=sys.stderr)
-        raise typer.Exit(2)
-    raise typer.Exit(1 if len(report.problems) else 0)
+        end(report.error, report.problems)
 
 
-def _print_json(report: ReplayReport, plan: ReplayPlan) -> None:
-    """One document; the problems, of which there may be millions, one by one."""
-    import json
-
+def _document(report: ReplayReport, plan: ReplayPlan) -> dict[str, object]:
     from storage_ledger.operations.replay.report import ReplayPart
 
-    document = {
+    document: dict[str, object] = {
         "dry_run": plan.dry_run,
         "position": report.position,
         "parts": {part.value: asdict(counts) for part, counts in report.counts.items()},
-        "trouble": report.error.code if report.error else None,
-        "detail": report.error.detail if report.error else None,
     }
     if ReplayPart.MIRROR in report.counts:
         document["mirrored"] = report.counts[ReplayPart.MIRROR].mended
-    print(json.dumps(document, indent=2, ensure_ascii=False).removesuffix("\n}") + ',\n  "findings": [', end="")
-    for number, problem in enumerate(report.problems):
-        print(f"{',' if number else ''}\n    {json.dumps(asdict(problem), ensure_ascii=False)}", end="")
-    print("\n  ]\n}" if len(report.problems) else "]\n}")
+    return document
 
 
 def _print(report: ReplayReport, plan: ReplayPlan) -> None:
-    from storage_ledger.cli.output import console, safe
+    from storage_ledger.cli.output import print_problems
+    from storage_ledger.domain.error_catalogue.ledger_and_mirror import MIRROR
+    from storage_ledger.domain.error_catalogue.replay import REPLAY
+    from storage_ledger.domain.error_catalogue.retries import RETRIES
     from storage_ledger.operations.replay.report import ReplayPart
 
     if plan.dry_run:
@@ -124,13 +117,7 @@ def _print(report: ReplayReport, plan: ReplayPlan) -> None:
             print(_line(part, report.counts[part], dry_run=plan.dry_run))
     if parts[begun:]:
         print(f"Not begun: {', '.join(parts[begun:])}.")
-    if not len(report.problems):
-        return
-    out = console()
-    out.print("\nWhat could not be:")
-    for problem in report.problems:
-        where = problem.path or problem.study_id or ""
-        out.print("  ", safe(f"{problem.code}: {where}" + (f" ({problem.detail})" if problem.detail else "")), sep="", soft_wrap=True)
+    print_problems("What could not be", report.problems, REPLAY, RETRIES, MIRROR)
     if ReplayPart.FILES in report.counts and report.counts[ReplayPart.FILES].left:
         print("\nFiles are looked for in the folders that --source names: an old archive, a backup, uploads. Name more, and run it again.")
 
