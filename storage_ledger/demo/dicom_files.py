@@ -71,13 +71,13 @@ class _Place:
 
 @dataclass(frozen=True, slots=True)
 class _Series:
-    """`source`: the test file. `slices`: so many pictures are made of it. `mirrored`: left for right, to tell them apart."""
+    """`source`: the test file. `slices`: how many images to make of it. `flipped`: left and right swapped, to tell the images apart."""
 
     source: str
     description: str
     body_part: str = ""
     slices: int = 1
-    mirrored: bool = False
+    flipped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +150,7 @@ _EXAMS = (
     _exam(10, 0, "", "", ("image_dfl", "", ""), case=Case.BROKEN),
     _Exam(
         12, 1, "MR heart, function", "Cardiology",
-        (_Series("MR_small", "Cine, short axis", "HEART", slices=8), _Series("MR_small", "T1 map", "HEART", slices=4, mirrored=True)),
+        (_Series("MR_small", "Cine, short axis", "HEART", slices=8), _Series("MR_small", "T1 map", "HEART", slices=4, flipped=True)),
     ),
     _exam(15, 1, "CT head, follow-up", "Radiology", (_HEAD, "Axial 5 mm", "HEAD")),
     _exam(14, 0, "Whole body bone scan", "Nuclear Medicine", ("JPEG2000", "Anterior", "WHOLEBODY")),
@@ -158,7 +158,7 @@ _EXAMS = (
         16, 0, "MR liver", "Radiology",
         (_Series("examples_overlay", "T2 axial", "ABDOMEN", slices=6), _Series("liver_1frame", "Liver, segmented", "ABDOMEN")),
     ),
-    _Exam(17, 2, "CT thoracic spine", "Radiology", (_Series("CT_small", "Axial, bone", "TSPINE", mirrored=True),)),
+    _Exam(17, 2, "CT thoracic spine", "Radiology", (_Series("CT_small", "Axial, bone", "TSPINE", flipped=True),)),
     _exam(18, 1, "MR heart", "Cardiology", ("MR_small_RLE", "Short axis", "HEART")),
     _exam(19, 2, "US lymph nodes", "Radiology", ("examples_palette", "Groin, both sides", "PELVIS"), ("reportsi", "Report", "")),
     _exam(20, 0, "Radiotherapy planning", "Radiation Oncology", ("rtplan", "Plan A", "CHEST"), ("rtdose_rle", "Dose of plan A", "CHEST")),
@@ -167,7 +167,7 @@ _EXAMS = (
     _exam(23, 1, "MR heart", "Cardiology", ("MR_small_jp2klossless", "Short axis", "HEART")),
     _exam(8, 1, "ECG, follow-up", "Cardiology", ("waveform_ecg", "12 leads", "HEART")),
     _exam(2, 1, "Whole body bone scan, follow-up", "Nuclear Medicine", (_BONE, "Anterior", "WHOLEBODY")),
-    _Exam(12, 1, "MR abdomen", "Radiology", (_Series("examples_overlay", "T2 axial", "ABDOMEN", mirrored=True),)),
+    _Exam(12, 1, "MR abdomen", "Radiology", (_Series("examples_overlay", "T2 axial", "ABDOMEN", flipped=True),)),
     _exam(4, 2, "US thyroid, follow-up", "Radiology", ("examples_rgb_color", "Right lobe, Doppler", "NECK")),
     _exam(11, 2, "MR heart, follow-up", "Cardiology", ("MR_small_implicit", "Short axis", "HEART")),
     _exam(0, 0, "Second opinion, outside report", "Radiology", ("test-SR", "Report", "")),
@@ -280,15 +280,15 @@ def _place_in_study(dataset: FileDataset, series: _Series, numbers: tuple[int, i
         dataset.ImagePositionPatient = [f"{x:.3f}", f"{y:.3f}", f"{z:.3f}"]
         dataset.SliceLocation = f"{z:.3f}"
         dataset.ImagesInAcquisition = series.slices
-    if series.slices > 1 or series.mirrored:
+    if series.slices > 1 or series.flipped:
         zoom = 1.0 + 0.35 * math.sin(math.pi * slice_number / series.slices)
-        dataset.PixelData = _zoomed(dataset.PixelData, dataset.Rows, dataset.Columns, zoom, mirrored=series.mirrored)
+        dataset.PixelData = _zoomed(dataset.PixelData, dataset.Rows, dataset.Columns, zoom, flipped=series.flipped)
 
 
-def _zoomed(pixels: bytes, rows: int, columns: int, zoom: float, *, mirrored: bool) -> bytes:
+def _zoomed(pixels: bytes, rows: int, columns: int, zoom: float, *, flipped: bool) -> bytes:
     """The middle of a picture of 16-bit pixels, magnified to the whole of it."""
     xs = [int((column - columns / 2) / zoom + columns / 2) for column in range(columns)]
-    pick = itemgetter(*(xs[::-1] if mirrored else xs))
+    pick = itemgetter(*(xs[::-1] if flipped else xs))
     source = memoryview(pixels)[: 2 * rows * columns].cast("H")
     picked = []
     for row in range(rows):

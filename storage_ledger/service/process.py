@@ -92,7 +92,7 @@ class Service:
         self._reading_ended = threading.Event()
         self._placed = threading.Event()
         self._appended = threading.Event()
-        self._mirrored = threading.Event()
+        self._mirror_done = threading.Event()
         self._supervisor = Supervisor(parts.metrics, on_unusable=self.stop)
         self._signal: signal.Signals | None = None
         self._checks: list[Look[list[Reason]]] = [
@@ -131,7 +131,7 @@ class Service:
             self._thread("outages", lambda: parts.outages.run(self._stop)),
             self._thread("clock", lambda: parts.clock_watch.run(self._stop)),
             self._thread("scrub", lambda: parts.scrub.run(self._stop)),
-            self._thread("index", lambda: parts.index.run(self._mirrored, parts.bells.of(Sleeper.INDEX)), self._mirrored),
+            self._thread("index", lambda: parts.index.run(self._mirror_done, parts.bells.of(Sleeper.INDEX)), self._mirror_done),
             self._thread("source", lambda: source.run(parts.intake.deliver, self._stop), at_end=self._reading_ended.set),
         ]
         position = last.position if last else 0
@@ -278,7 +278,7 @@ class Service:
                 self._appended.set()
                 self._parts.bells.of(Sleeper.REPLICATE).set()
             elif thread.name == "index":
-                self._mirrored.set()
+                self._mirror_done.set()
                 self._parts.bells.of(Sleeper.INDEX).set()
             thread.join(max(0.0, deadline - time.monotonic()))
         stuck = [thread.name for thread in threads if thread.is_alive()]

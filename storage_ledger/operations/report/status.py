@@ -100,7 +100,7 @@ def look_at(ledger: Ledger, settings: Settings) -> StatusReport:
         )
     ]
     serving = locks.is_held(settings.lock_file)
-    mirrored = mirror_position(settings.archive_path)
+    mirror_at = mirror_position(settings.archive_path)
     followed = standing(settings.index_file, ledger)
     outages = [
         Reason(cause.code, f"step {' and '.join(cause.steps)}, since {cause.since}") for cause in by_code(going_on(ledger.open_outages()))
@@ -111,7 +111,7 @@ def look_at(ledger: Ledger, settings: Settings) -> StatusReport:
         *_damaged_entries(ledger, settings),
         *_missing_volumes(volumes, outages),
         *_waiting_long(queue),
-        *(_mirror_lag(ledger, mirrored) if volumes[1].free_bytes is not None else []),  # its volume is named already
+        *(_mirror_lag(ledger, mirror_at) if volumes[1].free_bytes is not None else []),  # its volume is named already
         *([Reason("index-missing", NO_INDEX)] if followed is None and last is not None else []),
         *_damage(ledger, settings),
     ]
@@ -122,7 +122,7 @@ def look_at(ledger: Ledger, settings: Settings) -> StatusReport:
         ledger_id=ledger.ledger_id,
         studies=ledger.count_studies(),
         index_position=followed,
-        mirror_position=mirrored,
+        mirror_position=mirror_at,
         serving=serving,
         queue=queue,
         quarantined=len(quarantine),
@@ -206,13 +206,13 @@ def _numbers(counts: Counter[str]) -> str:
     return ", ".join(f"{count} {code}" for code, count in counts.most_common())
 
 
-def _mirror_lag(ledger: Ledger, mirrored: int | None) -> list[Reason]:
-    first = next(iter(ledger.read(mirrored or 0, 1)), None)
-    if first is None or (mirrored is not None and (utc_now() - instant(first.recorded_at)).total_seconds() < MIRROR_LAGS_S):
+def _mirror_lag(ledger: Ledger, mirror_at: int | None) -> list[Reason]:
+    first = next(iter(ledger.read(mirror_at or 0, 1)), None)
+    if first is None or (mirror_at is not None and (utc_now() - instant(first.recorded_at)).total_seconds() < MIRROR_LAGS_S):
         return []
-    if mirrored is None:
+    if mirror_at is None:
         return [Reason("mirror-missing", "ARCHIVE_PATH holds no mirror of the ledger")]
-    return [Reason("mirror-lags", f"nothing after position {mirrored} is mirrored")]
+    return [Reason("mirror-lags", f"nothing after position {mirror_at} is mirrored")]
 
 
 def _flagged(ledger: Ledger, settings: Settings) -> int | None:
