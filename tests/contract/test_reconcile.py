@@ -50,7 +50,7 @@ class Looking(Pipeline):
             clock=self.clock,
             grace_s=60,
             bell=threading.Event(),
-            **{"settle_s": 0.0, **how},
+            **{"second_look_s": 0.0, **how},
         )
 
     def sweep(self, **how) -> Sweep:
@@ -597,7 +597,7 @@ def test_a_sweep_reads_as_little_for_each_file_however_many_of_one_study_wait_to
     with closing(CountingLedger(pipeline.ledger.path, clock=pipeline.clock)) as ledger:
         looking = Reconciler(
             ledger, Uploads(pipeline.uploads), pipeline.client, metrics=pipeline.metrics, clock=pipeline.clock,
-            grace_s=0, settle_s=0.0, bell=threading.Event(),
+            grace_s=0, second_look_s=0.0, bell=threading.Event(),
         )  # fmt: skip
         pipeline.clock.move(3600)
         assert looking.sweep(threading.Event()).held == 40
@@ -651,7 +651,7 @@ def test_two_sweeps_at_once_make_up_for_each_message_once(tmp_path, ledgers, sta
     pipeline = Looking(tmp_path, ledgers, status_server)
     other = reconcile_beside(pipeline)
     second = Reconciler(
-        other, Uploads(pipeline.uploads), pipeline.client, metrics=Metrics(), clock=pipeline.clock, grace_s=60, settle_s=0.0,
+        other, Uploads(pipeline.uploads), pipeline.client, metrics=Metrics(), clock=pipeline.clock, grace_s=60, second_look_s=0.0,
         bell=threading.Event(),
     )  # fmt: skip
     described = 0
@@ -748,7 +748,7 @@ class Counting(Reconciler):
 def running(pipeline, **how):
     reconciler = Counting(
         pipeline.ledger, Uploads(pipeline.uploads), pipeline.client, metrics=pipeline.metrics, clock=pipeline.clock,
-        **{"grace_s": 0, "settle_s": 0.0, "bell": threading.Event(), **how},
+        **{"grace_s": 0, "second_look_s": 0.0, "bell": threading.Event(), **how},
     )  # fmt: skip
     stop = threading.Event()
     thread = threading.Thread(target=reconciler.run, args=(stop,))

@@ -65,7 +65,7 @@ def test_every_file_is_archived_once_or_still_there(ledgers, server, files, word
         for finish in finishes:
             reconciler = Reconciler(
                 pipeline.ledger, Uploads(pipeline.uploads), client,
-                metrics=pipeline.metrics, clock=pipeline.clock, grace_s=60, settle_s=0.0,
+                metrics=pipeline.metrics, clock=pipeline.clock, grace_s=60, second_look_s=0.0,
                 bell=threading.Event(),
             )  # fmt: skip
             done = reconciler.sweep(threading.Event())

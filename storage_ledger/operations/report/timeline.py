@@ -7,13 +7,30 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from heapq import merge
 from operator import attrgetter
-from typing import Any
+from typing import Any, assert_never
 
-from storage_ledger.domain.entries import Entry, Kind, faults, understood
+from storage_ledger.domain.entries import Entry, Kind, faults
 from storage_ledger.domain.ids import instant
 from storage_ledger.domain.outages import OngoingOutage, going_on
 from storage_ledger.domain.paths import archive_path
 from storage_ledger.domain.patient_identity import PATIENT
+from storage_ledger.domain.payloads import (
+    AcknowledgedPayload,
+    AnyPayload,
+    ArchivedPayload,
+    DescribedPayload,
+    DiscardedPayload,
+    FailedPayload,
+    HeaderReadPayload,
+    QuarantinedPayload,
+    RecoveredPayload,
+    RejectedPayload,
+    ReleasedPayload,
+    RestoredPayload,
+    StatusSentPayload,
+    VerifiedPayload,
+    readable,
+)
 from storage_ledger.domain.study import Study
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerUnusable
@@ -170,14 +187,19 @@ class _Seen:
             earlier = entry
             if faults(entry):
                 self.damaged = True
-            elif entry.kind == Kind.STATUS_SENT:
-                self.status = (understood(entry) or {}).get("status", self.status)
-            elif entry.kind == Kind.REJECTED:
-                self.rejected = str((understood(entry) or {}).get("reason"))
-            elif entry.kind == Kind.FAILED and entry.cause is not None:
-                self.failed[entry.cause] = str((understood(entry) or {}).get("code"))
+            elif entry.kind in _NOTED:
+                match payload := readable(entry):
+                    case StatusSentPayload():
+                        self.status = payload.status
+                    case RejectedPayload():
+                        self.rejected = payload.reason
+                    case FailedPayload() if entry.cause is not None:
+                        self.failed[entry.cause] = payload.code
             if entry.study_id is not None:
                 yield entry
+
+
+_NOTED = frozenset({Kind.STATUS_SENT, Kind.REJECTED, Kind.FAILED})
 
 
 def _is_about_a_study(entry: Entry) -> bool:
@@ -264,39 +286,39 @@ def summary(entry: Entry) -> str:
     """One line for people."""
     if found := faults(entry):
         return f"damaged ({found[0]}): what it says may not be believed"
-    try:
-        return _summary(entry, understood(entry) or {})
-    except (KeyError, TypeError, AttributeError):
-        return f"{entry.kind}: this program cannot read what it says"
+    payload = readable(entry)
+    return f"{entry.kind}: this program cannot read what it says" if payload is None else _summary(payload)
 
 
-def _summary(entry: Entry, data: dict[str, Any]) -> str:
-    match entry.kind:
-        case Kind.DESCRIBED:
-            return f"described: {data['upload_path']} ({data['source']})"
-        case Kind.REJECTED:
-            return f"rejected: {data['reason']}, {data['detail']}"
-        case Kind.ARCHIVED:
-            return f"archived: {data['file']['name']}, {data['file']['bytes']} bytes, {data['placement']}"
-        case Kind.QUARANTINED:
-            return f"quarantined: {data['code']}, {data['detail']}"
-        case Kind.RELEASED:
-            return f"released, to be tried again, by {data['by']}: {data['reason']}"
-        case Kind.DISCARDED:
-            return f"discarded by {data['by']}: {data['reason']}"
-        case Kind.RESTORED:
-            return f"restored: {data['file']['name']}, which was {data['found']}, from {data['source'] or 'a source that is not known'}"
-        case Kind.ACKNOWLEDGED:
-            return f"acknowledged {data['code']} by {data['by']}: {data['reason']}"
-        case Kind.HEADER_READ:
-            return f"header read again: {data['file']['name']}, {data.get('dicom_error') or 'complete'}"
-        case Kind.STATUS_SENT:
-            return f"status told: {data['status']}" + (" again, it had been overwritten" if data.get("reason") == "overwritten" else "")
-        case Kind.FAILED:
-            then = f"next {data['retry_at']}" if data["retry_at"] else "it has not come back yet"
-            return f"failed to {data['step']}: {data['code']}, attempt {data['attempt']}, {then}"
+def _summary(payload: AnyPayload) -> str:  # noqa: C901, PLR0912 - one line for each kind
+    match payload:
+        case DescribedPayload():
+            return f"described: {payload.upload_path} ({payload.source})"
+        case RejectedPayload():
+            return f"rejected: {payload.reason}, {payload.detail}"
+        case ArchivedPayload():
+            return f"archived: {payload.file.name}, {payload.file.bytes} bytes, {payload.placement}"
+        case QuarantinedPayload():
+            return f"quarantined: {payload.code}, {payload.detail}"
+        case ReleasedPayload():
+            return f"released, to be tried again, by {payload.by}: {payload.reason}"
+        case DiscardedPayload():
+            return f"discarded by {payload.by}: {payload.reason}"
+        case RestoredPayload():
+            return f"restored: {payload.file.name}, which was {payload.found}, from {payload.source or 'a source that is not known'}"
+        case AcknowledgedPayload():
+            return f"acknowledged {payload.code} by {payload.by}: {payload.reason}"
+        case HeaderReadPayload():
+            return f"header read again: {payload.file.name}, {payload.dicom_error or 'complete'}"
+        case StatusSentPayload():
+            return f"status told: {payload.status}" + (" again, it had been overwritten" if payload.reason == "overwritten" else "")
+        case FailedPayload():
+            then = f"next {payload.retry_at}" if payload.retry_at else "it has not come back yet"
+            return f"failed to {payload.step}: {payload.code}, attempt {payload.attempt}, {then}"
+        case RecoveredPayload() | VerifiedPayload():
+            return payload.KIND.value
         case _:
-            return entry.kind
+            assert_never(payload)
 
 
 def _held_up_by(stage: Stage, outages: list[OngoingOutage]) -> list[HoldUp]:

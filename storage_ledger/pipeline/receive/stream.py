@@ -97,7 +97,7 @@ class Stream(RedisSource):
         finally:
             with self._lock:
                 self._reading = False
-            self._settle_afterwards()
+            self._acknowledge_afterwards()
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         """See `Source.acknowledge`. Returns at once while `run` runs, which then tells the server, and tries until it has."""
@@ -108,7 +108,7 @@ class Stream(RedisSource):
                     self._owed[entry_id] = None
             if self._reading:
                 return
-        self._settle_afterwards()
+        self._acknowledge_afterwards()
 
     def _session(self, stop: threading.Event) -> Iterator[Delivery | None]:
         def call(*command: str) -> object:
@@ -121,7 +121,7 @@ class Stream(RedisSource):
         yield from self._own(call, stop)
         looked_at = None
         while not stop.is_set():
-            self._settle(call)
+            self._acknowledge_owed(call)
             if looked_at is None or time.monotonic() - looked_at > TAKE_OVER_EVERY_S:
                 yield from self._stale(call, stop)
                 looked_at = time.monotonic()
@@ -151,7 +151,7 @@ class Stream(RedisSource):
         """What was given to us before and is not acknowledged: of an earlier run, or in an answer that was lost."""
         after = _FIRST
         while not stop.is_set():
-            self._settle(call)
+            self._acknowledge_owed(call)
             entries = _entries_of(call(*self._read_group(), after))
             if not entries:
                 return
@@ -162,7 +162,7 @@ class Stream(RedisSource):
         """What other consumers were given long ago and have not acknowledged; from now on it is ours."""
         after = _FIRST
         while not stop.is_set():
-            self._settle(call)
+            self._acknowledge_owed(call)
             match call(*self._claim(after)):
                 case [bytes(cursor), list(found), list(deleted)]:
                     pass
@@ -206,7 +206,7 @@ class Stream(RedisSource):
             self._metrics.stream_missed.inc(count)
             logs.get().error("source.entries-missed", channel=self._channel, count=count)
 
-    def _settle(self, call: Callable[..., object]) -> None:
+    def _acknowledge_owed(self, call: Callable[..., object]) -> None:
         """Acknowledge what is owed; what an error interrupts is still owed."""
         while True:
             with self._lock:
@@ -220,7 +220,7 @@ class Stream(RedisSource):
                 self._held.difference_update(ids)
             self._metrics.stream_pending.set(len(self._held))
 
-    def _settle_afterwards(self) -> None:
+    def _acknowledge_afterwards(self) -> None:
         """The same once nobody reads any more. If it cannot be, the next start has these as redeliveries."""
         if not self._owed or self._gave_up:
             return
@@ -228,7 +228,7 @@ class Stream(RedisSource):
         try:
             with parsing():
                 connection.connect()
-            self._settle(lambda *command: ask(connection, *command, within_s=CONNECT_S))
+            self._acknowledge_owed(lambda *command: ask(connection, *command, within_s=CONNECT_S))
         except (redis.RedisError, OSError) as error:
             self._gave_up = True
             logs.get().warning("source.not-acknowledged", code=trouble(error), count=len(self._owed))

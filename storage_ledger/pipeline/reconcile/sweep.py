@@ -45,7 +45,7 @@ REST_S = 1.0
 START_S = 2.0
 """A source usually subscribes within this time after the start, so that one sweep serves both occasions."""
 
-SETTLE_S = 2.0
+SECOND_LOOK_S = 2.0
 """Time between two looks at a file that only its modification time says is old: anybody who is writing to it changes it meanwhile."""
 
 
@@ -87,7 +87,7 @@ class Reconciler:
         clock: Callable[[], datetime],
         grace_s: float,
         every_s: float = 0.0,
-        settle_s: float = SETTLE_S,
+        second_look_s: float = SECOND_LOOK_S,
         bell: threading.Event,
     ) -> None:
         self._ledger = ledger
@@ -96,7 +96,7 @@ class Reconciler:
         self._clock = clock
         self._grace_s = grace_s
         self._every_s = every_s
-        self._settle_s = settle_s
+        self._second_look_s = second_look_s
         self._judge = Judge(ledger, uploads, client, clock)
         self._bell = bell
         self._walk: Generator[FoundUpload] | None = None
@@ -122,7 +122,7 @@ class Reconciler:
             now = time.monotonic()
             if self._bell.is_set():
                 self._bell.clear()
-                after_grace = now + self._grace_s + SETTLE_S
+                after_grace = now + self._grace_s + SECOND_LOOK_S
             elif now >= after_grace:
                 after_grace = math.inf
             timed = now + self._every_s
@@ -181,9 +181,9 @@ class Reconciler:
         ripe = [each for each in found if each.identity is None or age_s(each.identity, now_s) >= self._grace_s]
         done.looked_at += len(found)
         done.young += len(found) - len(ripe)
-        quiet_s = max(self._grace_s, self._settle_s)
+        quiet_s = max(self._grace_s, self._second_look_s)
         if any(each.identity is not None and not quiet_s <= now_s - each.identity.changed_ns / 1e9 for each in ripe):
-            stop.wait(self._settle_s)
+            stop.wait(self._second_look_s)
         return ripe
 
     def _judge_some(self, ripe: deque[FoundUpload], done: Sweep, stop: threading.Event) -> None:
