@@ -32,8 +32,11 @@ MIRROR_LAGS = "mirror-lags"
 MIRROR_MISSING = "mirror-missing"
 NOT_DICOM = "not-dicom"
 UPLOAD_CHANGING = "upload-changing"
+UPLOAD_EMPTY = "upload-empty"
+UPLOAD_HARD_LINKED = "upload-hard-linked"
 UPLOAD_MISSING = "upload-missing"
 UPLOAD_SETTLING = "upload-settling"
+UPLOAD_UNREADABLE = "upload-unreadable"
 UPLOADS_MISSING = "uploads-missing"
 # Whoever decides by a code compares with one of these names, so that a misspelt one does not pass unnoticed.
 

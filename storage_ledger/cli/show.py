@@ -9,6 +9,9 @@ import typer
 if TYPE_CHECKING:
     from storage_ledger.operations.report.timeline import StudyTimeline, TimelineFile
 
+MESSAGE_DIFFERS = frozenset({"message-differs", "study-uid-differs"})
+"""Flags that are shown with what message and file say."""
+
 
 def show(
     study_id: Annotated[str, typer.Argument(help="The pipeline's study_id.")],
@@ -32,18 +35,6 @@ def show(
     else:
         _print(timeline)
     raise typer.Exit(0 if timeline.entries else 1)
-
-
-def _explained(flag: str, file: TimelineFile) -> str:
-    from storage_ledger.domain.error_catalogue.flags_and_headers import FLAGS
-    from storage_ledger.web.pages.formatting import identity
-
-    if flag not in {"message-differs", "study-uid-differs"}:
-        means = FLAGS.find(flag)
-        return f": {means.summary}" if means else ""
-    differing = [each["attribute"] for each in file.differences]
-    header = file.patient | {each["attribute"]: each["file"] for each in file.differences}
-    return f": Message: {identity(file.message, differing)}. File: {identity(header, differing)}."
 
 
 def _print(timeline: StudyTimeline) -> None:
@@ -87,3 +78,15 @@ def _print(timeline: StudyTimeline) -> None:
     if timeline.advice:
         out.print("\n", safe(timeline.advice), sep="")
         print_commands(out, timeline.commands)
+
+
+def _explained(flag: str, file: TimelineFile) -> str:
+    from storage_ledger.domain.error_catalogue.flags_and_headers import FLAGS
+    from storage_ledger.web.pages.formatting import identity
+
+    if flag not in MESSAGE_DIFFERS:
+        means = FLAGS.find(flag)
+        return f": {means.summary}" if means else ""
+    differing = [each["attribute"] for each in file.differences]
+    header = file.patient | {each["attribute"]: each["file"] for each in file.differences}
+    return f": Message: {identity(file.message, differing)}. File: {identity(header, differing)}."

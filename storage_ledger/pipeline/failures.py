@@ -21,18 +21,27 @@ from storage_ledger.domain.entries import Entry, faults
 from storage_ledger.domain.outages import going_on
 from storage_ledger.domain.payloads import FailedPayload, RecoveredPayload
 from storage_ledger.domain.work_queue import Stage
-from storage_ledger.errors import LedgerBusy, Retryable
+from storage_ledger.errors import (
+    INTERNAL_ERROR,
+    UPLOAD_CHANGING,
+    UPLOAD_EMPTY,
+    UPLOAD_HARD_LINKED,
+    UPLOAD_MISSING,
+    UPLOAD_SETTLING,
+    UPLOAD_UNREADABLE,
+    LedgerBusy,
+    Retryable,
+)
 from storage_ledger.ledger.contract import Ledger, Transaction, WorkItem
 from storage_ledger.system import logs
 from storage_ledger.system.metrics import Metrics
 
-NOT_WHOLE = frozenset({"upload-empty", "upload-hard-linked"})
+NOT_WHOLE = frozenset({UPLOAD_EMPTY, UPLOAD_HARD_LINKED})
 """What is there, and is no upload yet."""
-WAITS_FOR_THE_FILE = frozenset({"upload-missing", "upload-unreadable"}) | NOT_WHOLE
+WAITS_FOR_THE_FILE = frozenset({UPLOAD_MISSING, UPLOAD_UNREADABLE}) | NOT_WHOLE
 """What may still become a whole file within the grace; after it the upload is quarantined under the same code."""
-QUIET = WAITS_FOR_THE_FILE | {"upload-changing", "upload-settling"}
+QUIET = WAITS_FOR_THE_FILE | {UPLOAD_CHANGING, UPLOAD_SETTLING}
 """What may pass by itself, and says nothing in the ledger before the grace is over."""
-INTERNAL_ERROR = "internal-error"
 CONFIRM_AGAIN_S = 60.0
 UNSAID_AGAIN_S = 300.0
 

@@ -28,7 +28,7 @@ from storage_ledger.domain.payloads import ArchivedFileFields, ArchivedPayload, 
 from storage_ledger.domain.redeliveries import with_repeats
 from storage_ledger.domain.study import ArchivedFile, DescribedEvent, Study
 from storage_ledger.domain.work_queue import Stage
-from storage_ledger.errors import Permanent, Retryable
+from storage_ledger.errors import UPLOAD_CHANGING, Permanent, Retryable
 from storage_ledger.ledger.contract import Ledger, Transaction, WorkItem
 from storage_ledger.pipeline.failures import NOT_WHOLE, QUIET, WAITS_FOR_THE_FILE, append_failed
 from storage_ledger.pipeline.worker_pool import Policy, Report
@@ -162,7 +162,7 @@ class Placer:
         if isinstance(error, Permanent):
             folder.discard_attempts(described.position)
             return Quarantined(work_item, described, error.code, error.detail)
-        if error.code == "upload-changing":
+        if error.code == UPLOAD_CHANGING:
             return Retry(work_item, error, due_in_s=self._soon_s(work_item))
         if error.code not in WAITS_FOR_THE_FILE:
             return Retry(work_item, error)

@@ -21,7 +21,7 @@ from storage_ledger.domain.entries import require_whole
 from storage_ledger.domain.ids import later, rfc3339
 from storage_ledger.domain.payloads import ArchivedPayload
 from storage_ledger.domain.work_queue import Stage
-from storage_ledger.errors import Permanent, Retryable
+from storage_ledger.errors import UPLOAD_SETTLING, Permanent, Retryable
 from storage_ledger.ledger.contract import Transaction, WorkItem
 from storage_ledger.pipeline.failures import QUIET, append_failed
 from storage_ledger.pipeline.worker_pool import Policy, Report
@@ -143,7 +143,7 @@ class Remover:
         try:
             self._uploads.remove(path, now, position, settled=settles_in_s <= 0)
         except Retryable as error:
-            if error.code != "upload-settling":
+            if error.code != UPLOAD_SETTLING:
                 raise
             return Settling(work_item, max(settles_in_s, 0.05))
         return Gone(work_item)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from storage_ledger.domain.entries import Entry
-from storage_ledger.errors import LedgerBusy, LedgerUnusable
+from storage_ledger.errors import LEDGER_NEWER, LedgerBusy, LedgerUnusable
 from storage_ledger.ledger.contract import WorkItem
 
 Outcome = TypeVar("Outcome")
@@ -145,4 +145,4 @@ class WorkerThreads(Generic[Outcome]):
 
 def is_of_the_ledger(error: BaseException) -> bool:
     """Whether the ledger itself is the reason, and not one of its entries (which another program may have written: `ledger-newer`)."""
-    return isinstance(error, LedgerBusy) or (isinstance(error, LedgerUnusable) and error.code != "ledger-newer")
+    return isinstance(error, LedgerBusy) or (isinstance(error, LedgerUnusable) and error.code != LEDGER_NEWER)

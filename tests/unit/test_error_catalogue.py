@@ -68,6 +68,16 @@ def test_nothing_is_in_the_catalogue_that_cannot_occur():
     assert set(codes()) - set(texts()) == set()
 
 
+def test_the_program_decides_by_the_name_of_a_code_not_by_its_text():
+    """A misspelt name does not pass mypy; `storage_ledger/errors.py` has them."""
+    wrong = []
+    for path in PACKAGE.rglob("*.py"):
+        compared = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Compare)]
+        texts = [part for node in compared for part in ast.walk(node) if isinstance(part, ast.Constant) and "-" in str(part.value)]
+        wrong += [f"{path.relative_to(PACKAGE)}:{part.lineno}: {part.value}" for part in texts if part.value in codes()]
+    assert wrong == []
+
+
 EXPLANATIONS = [(section, each) for section in SECTIONS for each in section.explanations]
 
 
