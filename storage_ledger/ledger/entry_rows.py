@@ -38,12 +38,12 @@ _SCAN_ENCODED = f"SELECT {_ENCODED} FROM entries {_RANGE}"  # noqa: S608 - const
 _STUDY_ENCODED = f"SELECT {_ENCODED} FROM entries WHERE study_id = ? ORDER BY version"  # noqa: S608 - constants
 
 as_entry: Callable[[Any], Entry] = partial(tuple.__new__, Entry)
-"""`Entry._make`, in a third of its time."""
+"""`Entry._make` in a third of the time."""
 _as_encoded: Callable[[Any], EncodedEntry] = partial(tuple.__new__, EncodedEntry)
 
 
 def scanned(connection: Any, sql: str, after: int, up_to: int, make: Callable[[Any], E]) -> Iterator[E]:
-    """The entries beyond `after` up to `up_to`, each made when it is asked for. Texts that are no UTF-8: see `fetched`."""
+    """The entries beyond `after` up to `up_to`, each made when it is taken. For texts that are not UTF-8 see `fetched`."""
     reached = after
     try:
         for row in connection.execute(sql, (after, up_to)):
@@ -59,7 +59,7 @@ def scanned(connection: Any, sql: str, after: int, up_to: int, make: Callable[[A
 
 
 def one_by_one(connection: Any, sql: str, values: Sequence[object], make: Callable[[Any], E]) -> Iterator[E]:
-    """The rows of any other statement, each made when it is asked for. Texts that are no UTF-8: see `fetched`."""
+    """The entries that any other statement gives, each made when it is taken. For texts that are not UTF-8 see `fetched`."""
     taken = 0
     try:
         for row in connection.execute(sql, values):
@@ -82,9 +82,9 @@ def of_study(connection: Any, study_id: str, after: int) -> Iterator[Entry]:
 
 
 class Entries:
-    """As much of a `contract.Ledger` as a share of a rebuild needs, payloads in UTF-8. Raises the driver's errors.
+    """What a rebuild of the index reads in a process of its own, with payloads in UTF-8. Raises the driver's errors.
 
-    A million texts that are hashed and parsed would be made from UTF-8 and into it again: a fifteenth of a fold's time.
+    Decoding a million payloads, only to encode them again for their hashes, would take a fifteenth of the rebuild's time.
     """
 
     def __init__(self, path: Path) -> None:

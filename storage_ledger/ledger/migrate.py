@@ -1,4 +1,4 @@
-"""Brings a ledger file to the schema of this program; makes it when there is none."""
+"""Brings a ledger file to the schema of this program, and makes it if there is none."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from storage_ledger.system.sqlite import SqliteFile, connect, errors_mapped, sql
 HEAD = "0003"
 """The revision of the ledger's schema that this program is made for; the schema itself stands in alembic/versions/."""
 SCHEMA_SQL = "SELECT type, name, coalesce(sql, '') FROM sqlite_master WHERE name NOT LIKE 'sqlite!_stat%' ESCAPE '!'"
-"""Reads the schema; what SQLite gathers by itself about the sizes of tables is no part of it."""
+"""Reads the schema, without the tables in which SQLite keeps its own statistics."""
 
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """What `migrate` did. `before` is None for a ledger that it made; `backup` the copy it took first."""
+    """What `migrate` did. `before` is None for a ledger that it made; `backup` is the copy that it took first."""
 
     before: str | None
     after: str
@@ -32,15 +32,15 @@ class Migration:
 
     @property
     def changed(self) -> bool:
-        """Whether anything was done."""
+        """Whether the file's schema was changed."""
         return self.before != self.after
 
 
 def migrate(ledger_file: Path) -> Migration:
-    """Bring `ledger_file` to `HEAD`, in one transaction, after a backup beside it when it holds a ledger already.
+    """Bring `ledger_file` to `HEAD` in one transaction. A ledger that exists is copied first, to a file beside it.
 
-    The folder is made if it is missing. Doing it twice, or from two processes at once, changes nothing more. Raises
-    `LedgerUnusable` for a ledger newer than this program, a foreign database, a network file system, scripts that are not there.
+    The folder is made if it is missing. A second call, or one from another process at the same time, changes nothing. Raises
+    `LedgerUnusable` for a ledger newer than this program, a foreign database, a network file system, or missing scripts.
     """
     make_folder(ledger_file.parent)
     require_local(ledger_file.parent)
@@ -59,9 +59,9 @@ def migrate(ledger_file: Path) -> Migration:
 
 
 def schema_as_migrated(revision: str) -> set[tuple[str, str, str]]:
-    """What a ledger has at this revision: type, name and SQL of each table, index and trigger. Made in memory.
+    """The schema at this revision, made in memory: type, name and SQL of each table, index and trigger.
 
-    A revision that this program does not know counts as its own.
+    For a revision that this program does not know it is that of `HEAD`.
     """
     with errors_mapped(), closing(sqlite.connect(":memory:", isolation_level=None)) as connection:
         _upgrade(connection, revision if revision in known_revisions() else HEAD)
@@ -69,12 +69,12 @@ def schema_as_migrated(revision: str) -> set[tuple[str, str, str]]:
 
 
 def schema_of(rows: Iterable[Any]) -> set[tuple[str, str, str]]:
-    """What the rows of `SCHEMA_SQL` amount to."""
+    """The schema that the rows of `SCHEMA_SQL` describe."""
     return {(row[0], row[1], row[2]) for row in rows}
 
 
 def make_again(ledger_file: Path, ledger_id: str) -> None:
-    """A new, empty ledger that has the id of one that was lost. `ledger_file` must not exist yet."""
+    """Make a new, empty ledger with the id of one that was lost. `ledger_file` must not exist."""
     migrate(ledger_file)
     with closing(SqliteFile(ledger_file, writable=True)) as file, file.transaction() as connection:
         connection.execute("UPDATE meta SET value = ? WHERE name = 'ledger_id'", (ledger_id,))
@@ -82,17 +82,17 @@ def make_again(ledger_file: Path, ledger_id: str) -> None:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """One at a time: SQLite does not wait its turn when two processes switch a new file to WAL, but says that it is busy."""
+    """One process at a time: when two switch a new file to WAL, SQLite does not wait but fails with BUSY."""
     descriptor = os.open(folder, files.VOLUME)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
-        locks.let_go(descriptor)
+        locks.unlock_and_close(descriptor)
 
 
 def make_folder(folder: Path) -> None:
-    """Make LEDGER_PATH if it is missing, and see that this user may write there. Raises `LedgerUnusable`."""
+    """Make LEDGER_PATH if it is missing, and check that this user may write there. Raises `LedgerUnusable`."""
     try:
         folder.mkdir(mode=0o750, parents=True, exist_ok=True)
     except OSError as error:
@@ -103,16 +103,16 @@ def make_folder(folder: Path) -> None:
 
 
 def require_writable(ledger_file: Path) -> None:
-    """See that this program and this user may append to a ledger that is there. Opens nothing that this user may not write.
+    """Check that this program and this user may append to an existing ledger. Opens nothing that this user may not write.
 
-    Raises `LedgerUnusable`: missing, not ours to write, foreign, or newer than this program.
+    Raises `LedgerUnusable` if it is missing, not writable, foreign, or newer than this program.
     """
     require_owner(ledger_file)
     revision_of(ledger_file)
 
 
 def require_owner(ledger_file: Path) -> None:
-    """See that this user may append to a ledger that is there; it is not opened. Raises `LedgerUnusable`."""
+    """Check that this user may append to an existing ledger, without opening it. Raises `LedgerUnusable`."""
     for path, needed in ((ledger_file.parent, os.R_OK | os.W_OK | os.X_OK), (ledger_file, os.R_OK | os.W_OK)):
         if os.access(path.parent, os.X_OK) and not path.exists():
             raise LedgerUnusable("ledger-missing", f"{path} does not exist: is LEDGER_PATH the service's?")
@@ -125,21 +125,21 @@ def require_owner(ledger_file: Path) -> None:
 
 
 def _read_only(path: Path) -> str | None:
-    """What to say where nobody may write, whoever he is; None where it is a matter of rights."""
+    """What to say if the file system is read-only for everybody; None if it is a matter of permissions."""
     if os.access(path, os.R_OK) and os.statvfs(path).f_flag & os.ST_RDONLY:
         return f"{path} lies on a file system that is mounted read-only; a kernel does that after a disk error: see its log"
     return None
 
 
 def script_folder() -> Path:
-    """Where the migrations lie: inside the installed package, or at the top of the checkout."""
+    """The folder of the migrations: inside the installed package, or at the top of the checkout."""
     package = Path(__file__).resolve().parent.parent
     installed = package / "_migrations" / "alembic"
     return installed if installed.is_dir() else package.parent / "alembic"
 
 
 def make_private(ledger_file: Path) -> None:
-    """Make the file if there is none. Patients' data: 0640 whatever the umask; SQLite gives its -wal and -shm the mode of the database."""
+    """Make the file if there is none, with mode 0640 whatever the umask: patients' data. SQLite gives -wal and -shm the same mode."""
     try:
         descriptor = os.open(ledger_file, files.CREATE, 0o640)
     except FileExistsError:
@@ -157,9 +157,9 @@ def make_private(ledger_file: Path) -> None:
 
 
 def revision_of(ledger_file: Path) -> str | None:
-    """The schema that the file has, None for an empty one. Looks only: a file that is not ours stays as it is.
+    """The revision of the file's schema; None for an empty file. Changes nothing, whatever the file is.
 
-    Raises `LedgerUnusable`: no ledger, or newer than this program.
+    Raises `LedgerUnusable` if it is no ledger, or newer than this program.
     """
     with errors_mapped(), closing(sqlite.connect(ledger_file)) as connection:
         names = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
@@ -182,7 +182,7 @@ def revision_of(ledger_file: Path) -> str | None:
 
 
 def known_revisions() -> set[str]:
-    """Of the ledger's schema, all that this program can bring up to `HEAD`."""
+    """The revisions of the ledger's schema that this program can bring to `HEAD`."""
     return {path.name.partition("_")[0] for path in (script_folder() / "versions").glob("*.py")}
 
 

@@ -19,11 +19,10 @@ _FORMAT_VERSIONS = 18  # sqlite.org/fileformat.html §1.3.3: two bytes, 2 for WA
 
 
 def copy_to(ledger_file: Path, target: Path, on_progress: Callable[[int, int], None] = lambda _, __: None) -> None:
-    """Copy the ledger as it is at one moment, whoever appends meanwhile; `target` must not exist. Fsynced on return.
+    """Copy the ledger as it is at one moment, while others may append. `target` must not exist; it is fsynced on return.
 
-    One read transaction around SQLite's backup (sqlite.org/backup.html): in WAL mode nobody waits for it, and no step has
-    to begin anew. The copy is in rollback mode, so that it is one file, and can be read where nothing can be written.
-    `on_progress` gets pages, done and of all.
+    One read transaction around SQLite's backup (sqlite.org/backup.html): in WAL mode nobody waits for it, and no step has to
+    start again. The copy is in rollback mode: one file, readable on a read-only volume. `on_progress` gets pages copied and in all.
     """
     with files.opened(target, files.CREATE, mode=MODE):
         pass

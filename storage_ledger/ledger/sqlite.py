@@ -103,7 +103,7 @@ class SqliteLedger(Ledger):
 
     @override
     def scan(self, after: int, up_to: int) -> Iterator[Entry]:
-        # Each is made when it is asked for: a list of them would be out of the processor's cache again before it is used.
+        # Each is made when it is taken: a list of them would be out of the processor's cache again before it is used.
         with self._reader.connection() as connection:
             yield from scanned(connection, SCAN, after, up_to, as_entry)
 
@@ -156,7 +156,7 @@ class SqliteLedger(Ledger):
 
     @override
     def of_no_study(self, kinds: Sequence[str], limit: int, *, before: int | None = None) -> Iterator[Entry]:
-        # Kind by kind, as the index has them: of several at once SQLite would sort all there ever were.
+        # Kind by kind, as the index has them: asked for several at once, SQLite would sort all that there are.
         where = "WHERE study_id IS NULL AND kind = ? AND position < ? ORDER BY position DESC"
         below = _MAX_POSITION if before is None else before
         newest = [self._one_by_one(where, kind, below) for kind in kinds]

@@ -25,7 +25,7 @@ Randomness = Callable[[int], bytes]
 
 _row = attrgetter(*Entry._fields)
 _INSERT = f"INSERT INTO entries ({COLUMNS}) VALUES ({', '.join('?' * len(Entry._fields))})"  # noqa: S608 - constants
-# The + keeps SQLite from going through all entries of the study, of which there may be thousands, instead of the upload's.
+# The + makes SQLite search by the upload, not by the study, which may have thousands of entries.
 _TO_PLACE = (
     "SELECT e.position, json_extract(e.payload, '$.raw_sha256') FROM entries e "  # noqa: S608 - constants
     "JOIN pending p ON p.position = e.position AND p.stage = 'place' "

@@ -1,4 +1,4 @@
-"""`serve.lock`: at most one process writes into the archive. `index.lock`: at most one makes the index anew."""
+"""File locks: `serve.lock` for the one process that writes into the archive, `index.lock` for the one that rebuilds the index."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from pathlib import Path
 from storage_ledger.errors import LedgerBusy, Locked
 from storage_ledger.system import files
 
-LOOKERS = 10_000
-"""So many times in a row somebody may be met who only looks; each takes some microseconds."""
+MOST_LOOKS = 10_000
+"""How many times in a row a process may be met that only looks whether the lock is held; each takes some microseconds."""
 
 
 @contextmanager
 def held(path: Path, command: str, *, waits: Callable[[str], None] | None = None) -> Iterator[None]:
-    """Hold the lock while the `with` runs; the kernel lets go of it however the process ends.
+    """Hold the lock while the `with` runs. The kernel releases it however the process ends.
 
-    With `waits` it waits for its turn, however long that takes, and tells that function before who holds it; a signal whose
-    handler raises ends the waiting. Raises `Locked` naming the holder, `LedgerBusy` where the volume is full or fails. The file
-    stays: removing it would let two processes lock two files of one name.
+    With `waits` it waits for its turn, however long that takes, and calls that function first with the name of the holder; a signal
+    handler that raises ends the wait. Raises `Locked`, which names the holder, or `LedgerBusy` if the volume is full or fails.
+    The file stays: if it were removed, two processes could lock two files of the same name.
     """
     descriptor = _taken(path, command, waits)
     try:
         yield
     finally:
-        let_go(descriptor)
+        unlock_and_close(descriptor)
 
 
-def let_go(descriptor: int) -> None:
-    """Unlock, then close. It holds no bytes that an error could lose; and where closing fails, nobody waits for us for ever."""
+def unlock_and_close(descriptor: int) -> None:
+    """Unlock, then close, so that nobody waits for ever if closing fails. Errors are ignored: no bytes can be lost."""
     with suppress(OSError):
         fcntl.flock(descriptor, fcntl.LOCK_UN)
     with suppress(OSError):
@@ -63,13 +63,13 @@ def _take(descriptor: int, path: Path, command: str, waits: Callable[[str], None
         fcntl.flock(descriptor, fcntl.LOCK_EX)
     note = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "command": command}).encode()
     os.ftruncate(descriptor, 0)
-    with suppress(OSError):  # on a full volume nobody is named, and the lock holds all the same
+    with suppress(OSError):  # on a full volume the holder is not named; the lock holds all the same
         os.pwrite(descriptor, note, 0)
 
 
 def _is_taken_now(descriptor: int) -> bool:
-    """Whether we have it. Who only looks (`is_held`) shares it for a moment: that is nobody who holds it."""
-    for _ in range(LOOKERS):
+    """Take it if it is free. A process that only looks (`is_held`) shares it for a moment: that does not count as holding it."""
+    for _ in range(MOST_LOOKS):
         with suppress(BlockingIOError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
@@ -82,9 +82,9 @@ def _is_taken_now(descriptor: int) -> bool:
 
 
 def is_held(path: Path) -> bool:
-    """Whether somebody holds it just now."""
+    """Whether a process holds it just now."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # of a FIFO in its place, opening would never end
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # opening a FIFO in its place would never return
     except OSError:
         return False
     try:
@@ -92,7 +92,7 @@ def is_held(path: Path) -> bool:
     except BlockingIOError:
         return True
     finally:
-        let_go(descriptor)
+        unlock_and_close(descriptor)
     return False
 
 

@@ -169,7 +169,7 @@ def _takes_json_for_harmless() -> bool:
 
 
 TRUSTED_SCHEMA = "OFF" if _takes_json_for_harmless() else "ON"
-"""What functions a file's own schema may call: those that harm nobody, where the library knows that JSON's are among them."""
+"""OFF: a file's own schema may call harmless functions only. ON for a library that does not count JSON's among them."""
 
 
 @contextmanager
@@ -200,12 +200,12 @@ def as_ours(error: Exception) -> LedgerError:
 
 
 def quoted(path: Path) -> str:
-    """For an SQLite URI."""
+    """The path as it stands in an SQLite URI."""
     return os.fspath(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
 
 
 def is_regular(path: Path) -> bool:
-    """Whether there is an SQLite file that may be opened: of a FIFO in its place, or in that of its log, opening never ends."""
+    """Whether there is a file that SQLite may open. Opening a FIFO in its place, or in that of its WAL, would never return."""
     return path.is_file() and all(beside.is_file() or not os.path.lexists(beside) for beside in beside_of(path))
 
 
@@ -215,7 +215,7 @@ def beside_of(path: Path) -> list[Path]:
 
 
 def fetched(connection: Any, sql: str, values: Sequence[object] = ()) -> list[Any]:
-    """All rows. A text that is no UTF-8 comes as `as_it_is` gives it: one flipped bit must not hide all others."""
+    """All rows. Bytes that are not UTF-8 come as lone surrogates: one flipped bit must not hide all other rows."""
     try:
         rows: list[Any] = connection.execute(sql, values).fetchall()
     except sqlite.OperationalError as error:
@@ -227,18 +227,18 @@ def fetched(connection: Any, sql: str, values: Sequence[object] = ()) -> list[An
 
 
 def is_undecodable(error: Exception) -> bool:
-    """Whether the driver has met a text that is no UTF-8. It has no code of its own."""
+    """Whether the driver has met a text that is not UTF-8. That error has no code of its own."""
     return isinstance(error, sqlite.OperationalError) and str(error).startswith("Could not decode to UTF-8")
 
 
 def as_it_is(raw: bytes) -> str:
-    """Bytes that are no UTF-8 become lone surrogates, and do not fail."""
+    """Decode bytes; those that are not UTF-8 become lone surrogates instead of an error."""
     return raw.decode("utf-8", "surrogateescape")
 
 
 @contextmanager
 def texts_as_they_are(connection: Any) -> Iterator[None]:
-    """Read texts by `as_it_is`, at a call of Python for each."""
+    """Read texts by `as_it_is`. Costs a call of Python for each."""
     before = connection.text_factory
     connection.text_factory = as_it_is
     try:

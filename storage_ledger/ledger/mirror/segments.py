@@ -1,4 +1,4 @@
-"""The lines of the mirror: a fixed, plain format, meant to be read without this program. docs/reference/mirror.md tells it.
+"""The lines of the mirror: a fixed, plain format, meant to be read without this program. See docs/reference/mirror.md.
 
     storage-ledger-mirror ⇥ 1 ⇥ ledger_id ⇥ entries before this segment ⇥ their tree's peaks ⇥ SHA-256 of the line so far
     entry ⇥ leaf_hash ⇥ salt ⇥ header ⇥ payload
@@ -29,7 +29,7 @@ NAME = re.compile(r"([0-9]{12})\.entries", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class SegmentHeader:
-    """The first line of a segment: what lies before it."""
+    """The first line of a segment. `before`: the tree over all entries in earlier segments."""
 
     ledger_id: str
     before: Tree
@@ -37,7 +37,7 @@ class SegmentHeader:
 
 @dataclass(frozen=True, slots=True)
 class BatchSeal:
-    """The last line of what was made durable together. `size`: entries from position 1 on; `root`: of their tree."""
+    """The last line of a batch that was made durable together. `size`: entries from position 1 on; `root`: of their tree."""
 
     ledger_id: str
     size: int
@@ -53,7 +53,7 @@ def segment_name(first: int) -> str:
 
 
 def first_position(name: str) -> int | None:
-    """The other way round; None for what is no segment's name."""
+    """The position of a segment's first entry, from its name; None if it is not a segment's name."""
     found = NAME.fullmatch(name)
     return int(found[1]) if found and int(found[1]) > 0 else None
 
@@ -64,7 +64,7 @@ def header_line(ledger_id: str, before: Tree) -> bytes:
 
 
 def entry_line(entry: Entry) -> bytes:
-    """One entry. Of one that is damaged a line that `parse` takes for damaged, too."""
+    """One entry. The line of a damaged entry is one that `parse` takes for damaged too."""
     try:
         line = f"entry\t{entry.leaf_hash.hex()}\t{entry.salt.hex()}\t{header(entry).decode()}\t{entry.payload}\n"
     except (TypeError, ValueError, AttributeError):  # a column of another type, or a text that is no UTF-8
@@ -78,7 +78,7 @@ def batch_line(ledger_id: str, size: int, root: bytes) -> bytes:
 
 
 def batch_bytes(ledger_id: str, tree: Tree, entries: Iterable[Entry]) -> bytes:
-    """Entries and their seal; `tree` grows by them."""
+    """Entries and their seal. The entries are added to `tree`."""
     lines = []
     for entry in entries:
         tree.append(entry.leaf_hash)
@@ -111,7 +111,7 @@ def parse(line: bytes) -> MirrorLine | None:
 
 
 def lines(data: bytes) -> Iterator[tuple[int, MirrorLine | None]]:
-    """Every line that ends in a line feed: the offset of its first byte, and what it says. A torn last one is left out."""
+    """Every line that ends in a line feed, with the offset of its first byte. A torn last line is left out."""
     offset = 0
     while (end := data.find(b"\n", offset)) >= 0:
         yield offset, parse(data[offset:end])

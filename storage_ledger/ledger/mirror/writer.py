@@ -1,7 +1,7 @@
-"""The ledger's copy on the archive volume (`ARCHIVE_PATH/.ledger/`): what is told to others, or removed, is in it first.
+"""Writes the ledger's copy on the archive volume (`ARCHIVE_PATH/.ledger/`). No status is sent and no upload removed before it.
 
-It follows the ledger by position, as the index does. Each append is a batch of entries and the root of the tree over
-all of them so far, fsynced. From it alone the ledger can be made again.
+It follows the ledger by position, as the index does. Each append is a batch of entries and the root of the tree over all entries
+so far, fsynced. The ledger can be re-created from it alone.
 """
 
 from __future__ import annotations
@@ -90,14 +90,14 @@ class Mirror:
 
     @property
     def position(self) -> int:
-        """Up to here all entries are durably mirrored, as far as this process has seen to it."""
+        """Up to which position this process has made the mirror durable."""
         return self._position
 
     def begin(self) -> None:
-        """Make the mirror of a ledger that has no entries yet. Nothing happens if there is one, or if there are entries.
+        """Make the mirror of a ledger that has no entries yet. Nothing happens if there is a mirror, or if there are entries.
 
-        Nothing may be appended before this has succeeded: entries without a mirror are taken for the wrong archive. Raises
-        `Retryable` when the volume fails.
+        Nothing may be appended to the ledger before this has succeeded: a ledger with entries, and an archive without a mirror, do
+        not belong together. Raises `Retryable` when the volume fails.
         """
         with self._alone():
             if self._ledger.last() is not None:
@@ -107,21 +107,21 @@ class Mirror:
                     write_segment(folder, segments.segment_name(1), segments.header_line(self._ledger.ledger_id, Tree()))
 
     def check(self) -> None:
-        """See that the mirror there is this ledger's, and not ahead of it: look only, from the last segment.
+        """Check by its last segment that the mirror is this ledger's and not ahead of it. Changes nothing.
 
-        Raises `LedgerUnusable` (`mirror-missing`, `mirror-foreign`, `mirror-ahead`, `mirror-disagrees`), each with the
-        command that mends it, and `Retryable` when the volume fails.
+        Raises `LedgerUnusable` (`mirror-missing`, `mirror-foreign`, `mirror-ahead`, `mirror-disagrees`), each with the command that
+        puts it right, and `Retryable` when the volume fails.
         """
         with self._alone(), self._folder() as (root, folder):
             survey(folder, self._ledger)
         self._on_recognised(root)
 
     def catch_up(self) -> int:
-        """Append what the ledger has beyond the mirror; durable on return, and `position` says so. Returns how many entries.
+        """Append what the ledger has beyond the mirror. It is durable on return, up to `position`. Returns the number of entries.
 
-        May be called twice. After a write or fsync that failed the last segment is made anew from the ledger, under
-        another name first: what the kernel dropped cannot be synced again. Errors as with `check`, but a volume that has
-        come off (`archive-missing`) is `Retryable`.
+        May be called twice. After a write or fsync that failed, the last segment is written once more from the ledger, under
+        another name first: what the kernel dropped cannot be synced again. Raises as `check` does, but a volume that is no longer
+        mounted (`archive-missing`) is `Retryable`.
         """
         try:
             with self._alone():
@@ -136,10 +136,10 @@ class Mirror:
             raise
 
     def rewrite(self, on_progress: Callable[[int], None] = lambda _: None) -> int:
-        """Make the whole mirror anew from the ledger, for an archive that has none; an old one is set aside first.
+        """Write the whole mirror from the ledger. An old one is moved to `damaged/` first.
 
-        What is damaged in the ledger is written as it is: a reader of the mirror takes it for damaged, too.
-        Returns the number of entries. May be called again after it was interrupted.
+        A damaged entry is written as it is, and readers of the mirror take it for damaged too. Returns the number of entries. May be
+        called again after it was interrupted.
         """
         with self._alone():
             with self._folder(make=True) as (_, folder):
@@ -217,14 +217,14 @@ class Mirror:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """One at a time, of all threads and processes."""
+        """One thread of one process at a time."""
         with self._mutex:
             descriptor = self._locked()
             try:
                 with translated(FAILURES, ABOUT):
                     yield
             finally:
-                locks.let_go(descriptor)
+                locks.unlock_and_close(descriptor)
 
     def _locked(self) -> int:
         """A descriptor that holds the lock."""
@@ -257,7 +257,7 @@ class Mirror:
 
 
 def _take(descriptor: int) -> None:
-    """Whoever writes the mirror has the lock for one batch; a process that hangs may have it for ever."""
+    """Take the lock. A writer holds it for one batch, but a process that hangs may hold it for ever."""
     until = time.monotonic() + LOCK_WITHIN_S
     while True:
         try:
