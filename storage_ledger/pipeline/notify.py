@@ -14,9 +14,10 @@ from functools import partial
 from typing import Any
 
 from storage_ledger.domain.backoff import TELL_AGAIN_AWAY, TELL_AGAIN_REFUSED, TELL_PAUSES, worth_an_entry
-from storage_ledger.domain.entries import Kind, NewEntry, require_whole
+from storage_ledger.domain.entries import Entry, Kind, require_whole
 from storage_ledger.domain.ids import instant, later, rfc3339
 from storage_ledger.domain.paths import METADATA, archive_path, study_folder
+from storage_ledger.domain.payloads import RejectedPayload, StatusSentPayload
 from storage_ledger.domain.study import Study
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import Retryable
@@ -43,12 +44,16 @@ POLICY = Policy(
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """The Status Service accepted it. `tells`: the work items that this discharges; `overwritten`: the read-back that found it lost."""
+    """The Status Service accepted it. `tells`: the work items that this discharges; `overwritten`: the read-back that found it lost.
+
+    `rejected`: why a message was rejected, if it is about one.
+    """
 
     study_id: str
     tells: list[WorkItem]
     status: str
     http_status: int
+    rejected: str | None
     overwritten: WorkItem | None = None
 
 
@@ -109,17 +114,14 @@ class Notifier:
             return NotTold(work_items, error)
 
     def _tell(self, tells: list[WorkItem]) -> Outcome:
-        entry = tells[-1].entry
-        rejected = entry.data if entry.kind == Kind.REJECTED else None
-        study_id = entry.study_id or str((rejected or {})["study_id"])
+        study_id, rejected = _about(tells[-1].entry)
         if rejected is not None and self._ledger.has_kind(study_id, Kind.DESCRIBED.value):
             return Moot(tells)
         status, details = self._status(study_id, rejected)
-        return Told(study_id, tells, status, self._client.tell(study_id, status, details))
+        return Told(study_id, tells, status, self._client.tell(study_id, status, details), rejected)
 
     def _read_back(self, work_item: WorkItem) -> Outcome:
-        data = work_item.entry.data
-        study_id: str = work_item.entry.study_id or data["study_id"]
+        study_id, rejected = _about(work_item.entry)
         try:
             word = self._client.read(study_id)
         except Retryable as error:
@@ -128,18 +130,15 @@ class Notifier:
             return Stays(work_item, error)  # it answers, but not this: there is nothing to be learnt
         if word not in LOST_WORDS or any(d.stage in {Stage.PLACE, Stage.TELL} for d in self._ledger.pending_of(study_id)):
             return Stays(work_item)
-        rejected = None
-        if work_item.entry.study_id is None:
-            if self._ledger.has_kind(study_id, Kind.DESCRIBED.value):
-                return Stays(work_item)
-            rejected = {"reason": data["error"]}
+        if rejected is not None and self._ledger.has_kind(study_id, Kind.DESCRIBED.value):
+            return Stays(work_item)
         status, details = self._status(study_id, rejected)
-        return Told(study_id, [], status, self._client.tell(study_id, status, details), overwritten=work_item)
+        return Told(study_id, [], status, self._client.tell(study_id, status, details), rejected, overwritten=work_item)
 
-    def _status(self, study_id: str, rejected: dict[str, Any] | None) -> tuple[str, dict[str, Any]]:
+    def _status(self, study_id: str, rejected: str | None) -> tuple[str, dict[str, Any]]:
         """What to say of a study now: see `Study.failure`."""
         if rejected is not None:
-            return "failed", {"error": rejected["reason"]}
+            return "failed", {"error": rejected}
         if self._ledger.has_kind(study_id, Kind.QUARANTINED.value):
             code = Study.of(study_id, self._ledger.study(study_id)).failure
             if code is not None:
@@ -167,19 +166,17 @@ class Notifier:
     def append_told(self, tx: Transaction, told: Told) -> None:
         """Append `status-sent`, and have it read back later."""
         cause = told.overwritten or told.tells[-1]
-        payload: dict[str, Any] = {
-            "status": told.status,
-            "http_status": told.http_status,
-            "attempts": 1 + max((work_item.attempts for work_item in told.tells), default=0),
-            "tells": [work_item.entry.position for work_item in told.tells],
-        }
-        if told.overwritten:
-            payload["reason"] = "overwritten"
-        study_id = cause.entry.study_id
-        if study_id is None:
-            payload["study_id"] = told.study_id
-            payload["error"] = cause.entry.data.get("reason" if cause.entry.kind == Kind.REJECTED else "error")
-        entry = tx.append(NewEntry(Kind.STATUS_SENT, payload, study_id, cause.entry.position))
+        of_no_study = cause.entry.study_id is None
+        sent = StatusSentPayload(
+            status=told.status,
+            http_status=told.http_status,
+            attempts=1 + max((work_item.attempts for work_item in told.tells), default=0),
+            tells=[work_item.entry.position for work_item in told.tells],
+            reason="overwritten" if told.overwritten else None,
+            study_id=told.study_id if of_no_study else None,
+            error=told.rejected if of_no_study else None,
+        )
+        entry = tx.append(sent.entry(cause.entry.study_id, cause=cause.entry.position))
         if self._confirm_s == 0:
             tx.drop(entry.position, Stage.CONFIRM)
             return
@@ -221,3 +218,14 @@ class Notifier:
                     self._metrics.overwritten.inc()
             elif isinstance(outcome, NotTold):
                 self._metrics.retries.labels("tell", outcome.error.code).inc()
+
+
+def _about(entry: Entry) -> tuple[str, str | None]:
+    """The study that a status is about, and why its message was rejected, if it is about that: such an entry is of no study."""
+    if entry.kind == Kind.REJECTED:
+        rejected = RejectedPayload.of(entry)
+        return entry.study_id or str(rejected.study_id), rejected.reason
+    if entry.study_id is not None:
+        return entry.study_id, None
+    sent = StatusSentPayload.of(entry)
+    return str(sent.study_id), str(sent.error)

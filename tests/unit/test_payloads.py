@@ -9,6 +9,7 @@ from typing import get_args
 
 import pytest
 
+import storage_ledger
 from storage_ledger.domain import canonical_json, payloads
 from storage_ledger.domain.entries import Entry, Kind, NewEntry
 from storage_ledger.domain.payloads import (
@@ -22,6 +23,7 @@ from storage_ledger.domain.payloads import (
 )
 from storage_ledger.errors import LedgerUnusable
 
+PACKAGE = Path(storage_ledger.__file__).parent
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "entry-kinds.md"
 EXAMPLES = {
     Kind(kind): example
@@ -114,3 +116,11 @@ def test_an_entry_of_a_newer_schema_is_not_guessed_at():
     with pytest.raises(LedgerUnusable, match="ledger-newer"):
         payloads.of(newer)
     assert payloads.readable(newer) is None
+
+
+def test_entries_are_built_from_payloads_alone():
+    """A `NewEntry` from a dict has no study or cause that its kind demands. The ledger alone takes over what another one has written."""
+    built = {
+        str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if re.search(r"\bNewEntry\(", path.read_text(encoding="utf-8"))
+    }
+    assert built == {"domain/payloads.py", "ledger/transaction.py"}
