@@ -87,7 +87,7 @@ So a volume that is nearly full, where small files fit and large ones do not, le
         Explanation(
             "mirror-busy",
             steps=("mirror",),
-            means="Another process has held `mirror.lock` for seconds. It is a command that hangs, perhaps stopped by a signal.",
+            means="Another process has held `mirror.lock` for seconds. Usually it is a command that hangs, perhaps stopped by a signal.",
             meanwhile="Archiving goes on, but no status is sent and no upload removed.",
             action="Find that process (`fuser LEDGER_PATH/mirror.lock`) and end it.",
         ),

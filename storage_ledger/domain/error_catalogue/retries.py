@@ -87,7 +87,7 @@ If five studies in a row cannot be placed because of the same code, it becomes a
         Explanation(
             "hangs",
             steps=("place", "remove"),
-            means="A call into uploads or the archive has shown no sign of life for two minutes. The cause is a network volume whose server is gone, a dying disk, or a huge file on a slow one.",
+            means="A call into uploads or the archive has shown no sign of life for two minutes. Usual causes are a network volume whose server is gone, a dying disk, or a huge file on a slow one.",
             meanwhile="Another worker takes over, up to 32 times; other files go on. It is recorded once, stands in `/readyz` and `storage_ledger_hanging` while it lasts, and does not count as a retry, because the call was not given up.",
             action="Check the kernel log for the volume. When the volume is back, the call goes on by itself; if it never comes back, unmount it by force (`umount -f`) and restart the service.",
         ),
