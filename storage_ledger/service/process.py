@@ -83,6 +83,15 @@ class _Figures:
     ahead_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Follower:
+    """A thread that applies what the others append: it is stopped once they have ended."""
+
+    thread: threading.Thread
+    stop: threading.Event
+    bell: threading.Event
+
+
 class Service:
     """Runs the parts until a signal comes, or the ledger cannot be used any more. A part that fails is started again."""
 
@@ -125,18 +134,23 @@ class Service:
             self._thread("intake", lambda: parts.intake.run(self._stop, self._reading_ended), at_end=parts.intake.close),
             self._thread("place", lambda: self._place(placing), at_end=self._have_placed),
             self._thread("remove", lambda: parts.removing.run(self._placed), self._placed),
-            self._thread("mirror", lambda: parts.replicator.run(self._appended), self._appended),
             self._thread("notify", lambda: parts.notifying.run(self._stop)),
             self._thread("reconcile", lambda: parts.reconciler.run(self._stop)),
             self._thread("outages", lambda: parts.outages.run(self._stop)),
             self._thread("clock", lambda: parts.clock_watch.run(self._stop)),
             self._thread("scrub", lambda: parts.scrub.run(self._stop)),
-            self._thread("index", lambda: parts.index.run(self._mirror_done, parts.bells.of(Sleeper.INDEX)), self._mirror_done),
             self._thread("source", lambda: source.run(parts.intake.deliver, self._stop), at_end=self._reading_ended.set),
         ]
+        mirrors, indexes = parts.bells.of(Sleeper.REPLICATE), parts.bells.of(Sleeper.INDEX)
+        followers = [  # in the order in which they end: the mirror may append that it works again, and the index applies that
+            _Follower(self._thread("mirror", lambda: parts.replicator.run(self._appended), self._appended), self._appended, mirrors),
+            _Follower(
+                self._thread("index", lambda: parts.index.run(self._mirror_done, indexes), self._mirror_done), self._mirror_done, indexes
+            ),
+        ]
         position = last.position if last else 0
-        failed = self._watch(threads, port=web.port, position=position)
-        return self._wind_down([thread for thread in threads if thread.ident is not None], web, failed=failed)
+        failed = self._watch([*(each.thread for each in followers), *threads], port=web.port, position=position)
+        return self._wind_down(threads, followers, web, failed=failed)
 
     def _watch(self, threads: list[threading.Thread], **started: int) -> bool:
         """Start them, and wait for a signal or `stop`. Returns whether they could not be started."""
@@ -270,18 +284,16 @@ class Service:
         cpu_affinity.share_one()
         self._supervisor.run(name, job, stop, at_end=at_end)
 
-    def _wind_down(self, threads: list[threading.Thread], web: WebServer, *, failed: bool) -> int:
+    def _wind_down(self, threads: list[threading.Thread], followers: list[_Follower], web: WebServer, *, failed: bool) -> int:
+        """Wait for the threads, which `stop` has told to end; then for one follower after the other."""
         deadline = time.monotonic() + STOP_WITHIN_S
-        last = {"mirror": 1, "index": 2}  # they follow what the others append, and the mirror may append that it works again
-        for thread in sorted(threads, key=lambda thread: last.get(thread.name, 0)):
-            if thread.name == "mirror":
-                self._appended.set()
-                self._parts.bells.of(Sleeper.REPLICATE).set()
-            elif thread.name == "index":
-                self._mirror_done.set()
-                self._parts.bells.of(Sleeper.INDEX).set()
-            thread.join(max(0.0, deadline - time.monotonic()))
-        stuck = [thread.name for thread in threads if thread.is_alive()]
+        for thread in threads:
+            _join(thread, deadline)
+        for follower in followers:
+            follower.stop.set()
+            follower.bell.set()
+            _join(follower.thread, deadline)
+        stuck = [thread.name for thread in (*threads, *(each.thread for each in followers)) if thread.is_alive()]
         code = 2 if failed else self._supervisor.exit_code
         if stuck:
             # A file that hangs holds its thread for ever; all that was recorded is durable, the rest is still pending.
@@ -296,6 +308,11 @@ class Service:
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         # Nothing else: it runs in the middle of whatever the main thread does, which may hold the lock that a call would want.
         self._signal = signal.Signals(number)
+
+
+def _join(thread: threading.Thread, deadline: float) -> None:
+    if thread.ident is not None:  # it was started
+        thread.join(max(0.0, deadline - time.monotonic()))
 
 
 def _checked(check: Look[list[Reason]], until: float) -> list[Reason]:
