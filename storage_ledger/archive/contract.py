@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import BinaryIO, Literal, Protocol
 
 from storage_ledger.archive.uploads import OpenUpload
+from storage_ledger.domain.reason import Reason
 
 
 class Fixity(StrEnum):
@@ -115,8 +116,8 @@ class Archive(ArchiveReader, Protocol):
         """
         ...
 
-    def trouble(self) -> tuple[str, str] | None:
-        """Code and text of what keeps the archive from being written just now; None when nothing does."""
+    def trouble(self) -> Reason | None:
+        """Why nothing can be written into the archive just now; None if it can."""
         ...
 
 

@@ -61,8 +61,8 @@ def fsync(descriptor: int) -> None:
         raise Retryable("archive-no-fsync", text, errno=error.errno, shared=True) from error
 
 
-def synced(name: str, folder: int) -> bool:
-    """Fsync a file that another process may have written and been killed. False: the fsync failed, and the file has to be copied again."""
+def sync_file(name: str, folder: int) -> bool:
+    """Fsync a file whose writer may have been killed before it did. False: the fsync failed, and the file has to be copied again."""
     with files.opened(name, files.READ, folder) as descriptor:
         try:
             fsync(descriptor)
@@ -101,8 +101,8 @@ def digest_of(descriptor: int, size: int | None = None) -> str:
     return digest.hexdigest()
 
 
-def beginning(name: str, folder: int) -> bytes:
-    """A file's bytes, up to the most that a metadata.json may have; nothing if it is not a regular file."""
+def first_bytes(name: str, folder: int) -> bytes:
+    """A file's bytes, at most as many as a metadata.json may have; none if it is not a regular file."""
     if not stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
         return b""
     return files.read_file(name, folder, METADATA_BYTES)

@@ -13,6 +13,7 @@ from storage_ledger.archive.durable_copy import FAILURES
 from storage_ledger.archive.folders import ArchiveFolders
 from storage_ledger.archive.study_folder import FilesystemStudyFolder
 from storage_ledger.archive.uploads import OpenUpload
+from storage_ledger.domain.reason import Reason
 from storage_ledger.errors import Retryable
 from storage_ledger.system import files
 from storage_ledger.system.files import FolderId
@@ -98,17 +99,17 @@ class FilesystemArchive:
         with self.study(study_id) as folder:
             folder.write_metadata(data)
 
-    def trouble(self) -> tuple[str, str] | None:
+    def trouble(self) -> Reason | None:
         """See `contract.Archive.trouble`."""
         try:
             with files.translated(FAILURES), self._folders.opened() as root:
                 status = os.fstatvfs(root)
         except Retryable as error:
-            return error.code, f"{error.detail}. Is the volume mounted?"
+            return Reason(error.code, f"{error.detail}. Is the volume mounted?")
         if status.f_flag & os.ST_RDONLY:
-            return "archive-read-only", "the archive's file system is mounted read-only"
+            return Reason("archive-read-only", "the archive's file system is mounted read-only")
         if not os.access(self.root, os.W_OK | os.X_OK):
-            return "archive-not-writable", f"user {os.geteuid()} may not write into ARCHIVE_PATH"
+            return Reason("archive-not-writable", f"user {os.geteuid()} may not write into ARCHIVE_PATH")
         if status.f_bavail * status.f_frsize < LOW_BYTES or (status.f_files and status.f_favail < LOW_FILES):
-            return "archive-full", f"{status.f_bavail * status.f_frsize} bytes free on the archive's volume"
+            return Reason("archive-full", f"{status.f_bavail * status.f_frsize} bytes free on the archive's volume")
         return None

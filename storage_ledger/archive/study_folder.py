@@ -110,7 +110,7 @@ class FilesystemStudyFolder:
             try:
                 folder = self._opened()
                 found = durable_copy.check(name, folder, sha256, size)
-                if found is Fixity.INTACT and ((self._study_id, name) in self._folders.lost_names or not durable_copy.synced(name, folder)):
+                if found is Fixity.INTACT and not self._is_durable(name, folder):
                     found = self._renew(name, folder, sha256)
                 if found is Fixity.INTACT:
                     self._sync_name(folder, name, sha256)
@@ -132,12 +132,12 @@ class FilesystemStudyFolder:
 
             def foreign(name: str, folder: int) -> bool:
                 changed = durable_copy.check(name, folder, sha256, len(data)) is Fixity.CHANGED
-                return changed and not self._is_ours(durable_copy.beginning(name, folder))
+                return changed and not self._is_ours(durable_copy.first_bytes(name, folder))
 
             lost_name = (self._study_id, METADATA)
             lost = lost_name in self._folders.lost_names  # then it is ours, whatever it holds
             found = durable_copy.check(METADATA, folder, sha256, len(data))
-            if lost or found is not Fixity.INTACT or not durable_copy.synced(METADATA, folder):
+            if lost or found is not Fixity.INTACT or not durable_copy.sync_file(METADATA, folder):
                 self._replace_metadata(folder, data, (lambda *_: False) if lost else foreign)
             try:
                 durable_copy.fsync(folder)
@@ -240,7 +240,7 @@ class FilesystemStudyFolder:
                 found = durable_copy.check(name, folder, sha256, size)
             put = partial(self._put_over, folder, source, name, position)
             if found is Fixity.INTACT:
-                if (self._study_id, name) in self._folders.lost_names or not durable_copy.synced(name, folder):
+                if not self._is_durable(name, folder):
                     put()
                 return Placed(name, size, sha256, "already-there")
             if found is Fixity.CHANGED:
@@ -301,6 +301,10 @@ class FilesystemStudyFolder:
         return "/".join((*parts, kept))
 
     # -- an fsync that failed
+
+    def _is_durable(self, name: str, folder: int) -> bool:
+        """Fsync the file. False if that fails, or an fsync of its name had failed: then the file has to be put again."""
+        return (self._study_id, name) not in self._folders.lost_names and durable_copy.sync_file(name, folder)
 
     def _sync_name(self, folder: int, name: str, sha256: str) -> None:
         """Fsync the study's folder. Where that fails, a new copy takes the name at once, so that the next fsync means something again.

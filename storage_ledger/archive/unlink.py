@@ -1,4 +1,4 @@
-"""What it takes to unlink one certain file and no other: a lease against writers, and a hidden name on the way out.
+"""What it takes to unlink one certain file and no other: a lease against writers, and a hidden name on the way.
 
 Every call works on a name in an open folder. Nothing here ever replaces a file.
 """
@@ -25,14 +25,14 @@ _NAMES_BESIDE = 1000
 
 
 class Lease(Enum):
-    """`GIVEN`: nobody has the file open for writing, or can before it is given back. `WRITER`: somebody has. `UNKNOWN`: see `lease`."""
+    """`GIVEN`: nobody has the file open for writing, or can until it is released. `WRITER`: somebody has. `UNKNOWN`: see `take_lease`."""
 
     GIVEN = auto()
     WRITER = auto()
     UNKNOWN = auto()
 
 
-def lease(descriptor: int) -> Lease:
+def take_lease(descriptor: int) -> Lease:
     """Ask for a read lease (fcntl(2), F_SETLEASE; Linux) on a file that is open for reading.
 
     `UNKNOWN` where the kernel gives none: on a file of another user (without CAP_LEASE), on most network file systems, not on Linux.
@@ -48,17 +48,17 @@ def lease(descriptor: int) -> Lease:
     return Lease.GIVEN
 
 
-def give_back(descriptor: int) -> None:
+def release_lease(descriptor: int) -> None:
     """End the lease, if there is one. Closing the descriptor does the same."""
     with suppress(OSError, AttributeError):
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
 
 
 @contextmanager
-def no_writer(name: str, folder: int) -> Iterator[tuple[Lease, os.stat_result | None]]:
-    """While this lasts nobody begins to write to the file, where a lease is given. What a writer adds to a file without a name is lost.
+def leased(name: str, folder: int) -> Iterator[tuple[Lease, os.stat_result | None]]:
+    """Nobody can begin to write to the file within the `with`, if the lease is given: bytes that go into an unlinked file are lost.
 
-    Yields the lease and the state of the very file that it is on; None for one that we may remove, but not read.
+    Yields the lease and the state of the very file that it is on; None for a file that we may remove, but not read.
     """
     try:
         descriptor = os.open(name, files.READ, dir_fd=folder)
@@ -66,31 +66,31 @@ def no_writer(name: str, folder: int) -> Iterator[tuple[Lease, os.stat_result | 
         yield Lease.UNKNOWN, None
         return
     try:
-        given = lease(descriptor)
+        given = take_lease(descriptor)
         yield given, os.fstat(descriptor)
     finally:
         files.close_after_reading(descriptor)
 
 
 def hidden_name(owner: str, position: int) -> str:
-    """The name of an upload for the moment between the last look at it and its end.
+    """The name of an upload between the last comparison and its unlink.
 
-    `position`: of its `archived` entry. `owner`: eight hex digits of that ledger's own, for another one has the same positions.
+    `position`: of its `archived` entry. `owner`: eight hex digits that tell this ledger from another, which has the same positions.
     """
     return f".remove-{owner}-{position}.tmp"
 
 
 def hidden_position(owner: str, name: str) -> int | None:
-    """The position in such a name; None where it is another name, or of another owner."""
+    """The position in a hidden name; None for any other name, or one of another owner."""
     found = _HIDDEN.fullmatch(name)
     return int(found[2]) if found and found[1] == owner else None
 
 
 def recover(folder: int, name: str, hidden: str) -> bool:
-    """Give what has the name `hidden` its own `name` back, durably. Whether there was anything.
+    """Give the file that is called `hidden` its own `name` back, durably; False if there is none.
 
-    Where another file has the name by now, it gets one beside it that people see: `<name>~remove-<owner>-<position>.tmp`.
-    A sender's own file may be called `hidden`: then nothing is hidden. Raises `OSError`; may be called again then.
+    If another file has the name by now, it gets a visible one beside it: `<name>~remove-<owner>-<position>.tmp`. A sender's own
+    file may be called `hidden`: then nothing is hidden. Raises `OSError`, and may then be called again.
     """
     if name == hidden:
         return False
@@ -137,7 +137,7 @@ def rename_to_new(folder: int, old: str, new: str) -> None:
 
 
 def link_to_new(folder: int, old: str, new: str) -> None:
-    """The same with a hard link in between."""
+    """As `rename_to_new`, by a hard link that is fsynced before the old name goes."""
     os.link(old, new, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
     os.fsync(folder)
     os.unlink(old, dir_fd=folder)

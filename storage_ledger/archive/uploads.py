@@ -1,7 +1,7 @@
-"""The uploads folder: read what was described, never anything else, and remove it when its time has come.
+"""The uploads folder: open what was described, never anything else, and remove it once it is archived.
 
-An upload is removed in two steps, since a name cannot be unlinked on the condition that it still means one certain file: it is
-renamed to a hidden name, looked at once more under that, and only then unlinked. What turns out to be another file gets its
+An upload is removed in two steps, since unlink(2) cannot be told to do so only if the name still means one certain file: it is
+renamed to a hidden name, compared once more under that, and only then unlinked. If it turns out to be another file it gets its
 name back. A hidden name that a crash leaves behind is found by the work item that made it, or by the reconciler.
 """
 
@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from storage_ledger.archive.unlink import Lease, give_back, hidden_name, hidden_position, lease, no_writer, recover
+from storage_ledger.archive.unlink import Lease, hidden_name, hidden_position, leased, recover, release_lease, take_lease
 from storage_ledger.errors import UPLOAD_MISSING, Permanent, Retryable
 from storage_ledger.system import files
 from storage_ledger.system.files import Failure, FolderId
@@ -63,7 +63,10 @@ class FileIdentity:
 
 @dataclass(frozen=True, slots=True)
 class OpenUpload:
-    """An open regular file below UPLOADS_PATH. `size` in bytes, as it was opened. `beat` is called by who reads it, as he gets on."""
+    """A regular file below UPLOADS_PATH, open for reading. Whoever reads it calls `beat` before each megabyte.
+
+    `identity`: as it was opened; `links`: how many names (hard links) it had then.
+    """
 
     descriptor: int
     identity: FileIdentity
@@ -72,14 +75,14 @@ class OpenUpload:
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """In bytes, as it was opened."""
         return self.identity.size
 
     @property
     def is_being_written(self) -> bool:
-        """Whether somebody has it open for writing, as far as the kernel tells us: see `removal.lease`."""
-        writer = lease(self.descriptor) is Lease.WRITER
-        give_back(self.descriptor)  # a writer that comes now does not have to wait for us
+        """Whether somebody has it open for writing, as far as the kernel tells us: see `unlink.take_lease`."""
+        writer = take_lease(self.descriptor) is Lease.WRITER
+        release_lease(self.descriptor)  # a writer that comes now does not have to wait for us
         return writer
 
     def check_complete(self) -> None:
@@ -94,14 +97,14 @@ class OpenUpload:
             raise Retryable("upload-hard-linked", f"the file has {self.links} names (hard links); an upload has one")
 
     def check_unchanged(self) -> None:
-        """Raise `Retryable` if somebody wrote to it since it was opened: what was read is no file that ever was."""
+        """Raise `Retryable` if somebody wrote to it since it was opened: the bytes that were read may never have been one file."""
         if FileIdentity.of(os.fstat(self.descriptor)) != self.identity:
             raise Retryable("upload-changing", "the file changed while it was read")
 
 
 @dataclass(frozen=True, slots=True)
 class FoundUpload:
-    """What lies in uploads under `path`. `code`: why it is no upload (a link, say), or cannot be looked at; then `identity` may be missing.
+    """What a walk found under `path`. `code`: why it is no upload (a link, say) or cannot be read; then `identity` may be None.
 
     `path` is as `os.fsdecode` gives it: bytes that are not UTF-8 are lone surrogates in it.
     """
@@ -114,8 +117,8 @@ class FoundUpload:
 class Uploads:
     """UPLOADS_PATH. Links are followed in that path itself and nowhere below it.
 
-    A volume that comes off mostly leaves an empty folder in its place. So where another folder lies at that path than the one
-    in which files were found, and nothing at all in it, that is no file's trouble: `uploads-missing`.
+    A volume that comes off mostly leaves an empty folder in its place. So if the folder at that path is another one than files
+    were found in before, and it is empty, a missing file is reported as `uploads-missing`.
     """
 
     def __init__(self, root: Path, *, ledger_id: str = "") -> None:
@@ -125,7 +128,7 @@ class Uploads:
 
     @contextmanager
     def open(self, path: str, beat: Callable[[], None] = lambda: None) -> Iterator[OpenUpload]:
-        """The file at `path` (relative, as `core.layout` judged it).
+        """The file at `path` (relative, as `domain.paths` resolved it).
 
         Raises `Permanent` for a link, FIFO, device, socket or directory, without opening it; `Retryable` for what may
         yet come: `upload-missing`, `upload-unreadable`, `uploads-missing` (the whole folder; shared), `upload-io`.
@@ -141,8 +144,8 @@ class Uploads:
             finally:
                 files.close_after_reading(descriptor)
 
-    def look(self, path: str) -> FileIdentity | None:
-        """What lies there now; None when nothing does, or nothing that could be an upload. Raises `Retryable` as `open`."""
+    def identity_of(self, path: str) -> FileIdentity | None:
+        """The file at this path now; None if there is none, or nothing that could be an upload. Raises `Retryable` as `open`."""
         try:
             with self._parent(path) as (folder, name, root), files.translated(_READING):
                 status = os.stat(name, dir_fd=folder, follow_symlinks=False)
@@ -154,10 +157,10 @@ class Uploads:
         return FileIdentity.of(status) if stat.S_ISREG(status.st_mode) else None
 
     def walk(self) -> Generator[FoundUpload]:
-        """All that lies below UPLOADS_PATH but folders that can be looked into; opens folders only, and follows no link.
+        """Everything below UPLOADS_PATH but readable folders, one by one, in no order; opens folders only, and follows no link.
 
-        One by one, in no order, so that memory does not grow with their number; a folder is open while it is walked. What
-        comes or goes meanwhile is there or not. Raises `Retryable` (`uploads-missing`) when it begins.
+        Memory does not grow with the number of files; a folder is open while it is walked. A file that comes or goes meanwhile
+        may be found or not. Raises `Retryable` (`uploads-missing`) when it begins.
         """
         with self._parent("_") as (root, _, _):
             yield from _walk(root, "", 1)
@@ -165,17 +168,17 @@ class Uploads:
     def remove(self, path: str, identity: FileIdentity, position: int, *, settled: bool) -> None:
         """Unlink the file if it still is `identity`; not durable before `sync_folders`. Nothing happens if it is gone.
 
-        `position`: of the `archived` entry because of which it goes; the hidden name tells it. `settled`: it has not changed for
-        long enough to be taken for complete where the kernel cannot tell whether somebody writes.
-        Raises `Retryable`: `upload-changing` where it is another file by now (which then has its name) or somebody has it open for
-        writing; `upload-settling` where nobody knows and it is not `settled`; shared where we may not remove it: foreign owner,
+        `position`: of the `archived` entry; the hidden name carries it. `settled`: it has not changed for long enough to be taken
+        for complete where the kernel cannot tell whether somebody writes to it.
+        Raises `Retryable`: `upload-changing` if it is another file by now (which keeps its name) or somebody has it open for
+        writing; `upload-settling` if nobody can tell and it is not `settled`; shared if we may not remove it: foreign owner,
         read-only file system.
         """
         hidden = hidden_name(self._owner, position)
         with self._parent(path) as (folder, name, _), files.translated(_REMOVING):
             recover(folder, name, hidden)
             try:
-                with no_writer(name, folder) as (given, now):
+                with leased(name, folder) as (given, now):
                     if given is Lease.WRITER:
                         raise Retryable("upload-changing", "somebody has it open for writing")
                     if now is not None and FileIdentity.of(now) != identity:
@@ -192,13 +195,13 @@ class Uploads:
             raise Retryable("upload-changing", "another file took its name since it was looked at")
 
     def hidden_position(self, path: str) -> int | None:
-        """The position because of which an upload lies under this path, hidden for its removal; None of any other path."""
+        """The `archived` entry's position in the hidden name of an upload that is being removed; None for any other path."""
         return hidden_position(self._owner, path.rpartition("/")[2])
 
     def recover(self, path: str, position: int) -> bool:
-        """Give an upload its name back that a crash left under the hidden name of `position`. Whether there was one.
+        """Give an upload its name back that a crash left under the hidden name of `position`; False if there was none.
 
-        Durable on return. Where the name is taken by another file by now, the hidden one gets a name beside it that people see.
+        Durable on return. If another file has the name by now, the hidden one gets a visible name beside it.
         Raises `Retryable` as `remove` does; `Permanent` where a folder on the way is a link.
         """
         try:
@@ -207,13 +210,13 @@ class Uploads:
         except Retryable as error:
             if error.code != UPLOAD_MISSING:
                 raise
-            return False  # the folder is gone, and what was in it
+            return False  # the folder is gone, with all that was in it
 
     def sync_folders(self, paths: Iterable[str]) -> dict[str, Retryable]:
-        """Fsync the folders of these paths, each once: an unlink that was not comes back after a power cut.
+        """Fsync the folders of these paths, each once: without it an unlinked file comes back after a power cut.
 
-        Returns, by folder, what kept it from being synced. A folder that is gone, or a link by now, needs none: what it held
-        is nowhere below UPLOADS_PATH any more, or under another name, which the reconciler finds.
+        Returns the error of each folder that could not be synced. A folder that is gone, or a link by now, needs no fsync: its
+        files are below UPLOADS_PATH no more, or under another name, where the reconciler finds them.
         """
         failed: dict[str, Retryable] = {}
         for folder_path in sorted({folder_of(path) for path in paths}):
@@ -281,10 +284,10 @@ def _walk(folder: int, prefix: str, depth: int) -> Generator[FoundUpload]:
                 return
             if entry is None:
                 return
-            yield from _look_at(entry, folder, prefix, depth)
+            yield from _found(entry, folder, prefix, depth)
 
 
-def _look_at(entry: os.DirEntry[str], folder: int, prefix: str, depth: int) -> Generator[FoundUpload]:
+def _found(entry: os.DirEntry[str], folder: int, prefix: str, depth: int) -> Generator[FoundUpload]:
     path = prefix + entry.name
     try:
         status = os.stat(entry.name, dir_fd=folder, follow_symlinks=False)

@@ -129,9 +129,9 @@ class Remover:
 
     def _removed(self, work_item: WorkItem, archived: ArchivedPayload) -> Removal:
         path, position = archived.upload_path, work_item.entry.position
-        now = self._uploads.look(path)
+        now = self._uploads.identity_of(path)
         if now is None and self._uploads.recover(path, position):
-            now = self._uploads.look(path)
+            now = self._uploads.identity_of(path)
         if now is None:
             return Gone(work_item)
         copied = self._copied.get(position)

@@ -106,7 +106,7 @@ class Service:
         self._signal: signal.Signals | None = None
         self._checks: list[Look[list[Reason]]] = [
             Look("ledger", self._look_at_ledger),
-            Look("archive", lambda: [Reason(*trouble)] if (trouble := parts.archive.trouble()) else []),
+            Look("archive", lambda: [trouble] if (trouble := parts.archive.trouble()) else []),
             Look("uploads", self._look_at_uploads),
         ]
         self._figures = Look("ledger's figures", self._look_up_figures)

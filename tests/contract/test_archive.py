@@ -324,7 +324,7 @@ def test_a_full_volume_leaves_no_final_name_and_is_a_shared_cause(uploads, tmp_p
         with pytest.raises(Retryable, match="archive-full"):
             archive.write_metadata("S1", b"x" * 10_000)
         assert list(tree(root)) == ["ballast"]
-        assert archive.trouble()[0] == "archive-full"
+        assert archive.trouble().code == "archive-full"
 
 
 def test_an_archive_that_is_not_there_is_a_shared_cause_and_is_not_made_up(place, archive):
@@ -337,7 +337,7 @@ def test_an_archive_that_is_not_there_is_a_shared_cause_and_is_not_made_up(place
         with pytest.raises(Retryable) as caught:
             call()
         assert (caught.value.code, caught.value.shared) == ("archive-missing", True)
-    assert archive.trouble()[0] == "archive-missing"
+    assert archive.trouble().code == "archive-missing"
     assert not archive.root.exists()
 
 
@@ -667,7 +667,7 @@ def test_what_is_no_regular_file_waits_for_a_person_and_is_not_opened(uploads, t
         except PermissionError:
             pytest.skip(f"making a {kind} takes root")
         assert refused(uploads, "odd.dcm") == f"Permanent upload-is-{kind.split()[0] if 'dangling' not in kind else 'link'}"
-        assert uploads.look("odd.dcm") is None
+        assert uploads.identity_of("odd.dcm") is None
 
 
 @pytest.mark.parametrize("target", ["inside", "outside"])
@@ -677,7 +677,7 @@ def test_a_folder_on_the_way_that_is_a_link_is_refused(uploads, tmp_path, target
     (real / "a.dcm").write_bytes(b"x")
     (uploads.root / "sub").symlink_to(real)
     assert refused(uploads, "sub/a.dcm") == "Permanent upload-is-link"
-    assert uploads.look("sub/a.dcm") is None
+    assert uploads.identity_of("sub/a.dcm") is None
     with pytest.raises(Permanent):
         uploads.remove("sub/a.dcm", FileIdentity.of((real / "a.dcm").stat()), 1, settled=True)
     assert (real / "a.dcm").exists()
@@ -693,7 +693,7 @@ def test_a_fifo_on_the_way_does_not_block(uploads):
 def test_what_is_missing_may_yet_come(uploads, path):
     (uploads.root / "file").write_bytes(b"")
     assert refused(uploads, path) == "Retryable upload-missing"
-    assert uploads.look(path) is None
+    assert uploads.identity_of(path) is None
     uploads.sync_folders([path])
 
 
@@ -712,7 +712,7 @@ def test_without_uploads_path_the_cause_is_shared(uploads):
         pass
     assert (caught.value.code, caught.value.shared) == ("uploads-missing", True)
     with pytest.raises(Retryable):
-        uploads.look("a.dcm")
+        uploads.identity_of("a.dcm")
 
 
 def test_uploads_path_itself_may_be_a_link(uploads, tmp_path):
@@ -739,7 +739,7 @@ for name in ("closed.dcm", "closed/a.dcm"):
     except Retryable as error:
         print(error.code, error.shared)
 try:
-    uploads.remove("foreign.dcm", uploads.look("foreign.dcm"), 1, settled=True)
+    uploads.remove("foreign.dcm", uploads.identity_of("foreign.dcm"), 1, settled=True)
 except Retryable as error:
     print(error.code, error.shared)
 """
@@ -762,28 +762,28 @@ def test_what_we_may_not_read_or_remove_is_tried_again(uploads):
 def test_a_write_or_a_replacement_changes_the_identity(uploads):
     path = uploads.root / "a.dcm"
     path.write_bytes(b"one")
-    first = uploads.look("a.dcm")
-    assert first == uploads.look("a.dcm") == FileIdentity.of(path.stat())
+    first = uploads.identity_of("a.dcm")
+    assert first == uploads.identity_of("a.dcm") == FileIdentity.of(path.stat())
     with path.open("ab") as file:
         file.write(b"more")
-    second = uploads.look("a.dcm")
+    second = uploads.identity_of("a.dcm")
     (uploads.root / "new").write_bytes(b"onemore")
     (uploads.root / "new").rename(path)
-    third = uploads.look("a.dcm")
+    third = uploads.identity_of("a.dcm")
     os.utime(path, ns=(0, 0))
-    assert len({first, second, third, uploads.look("a.dcm")}) == 4
+    assert len({first, second, third, uploads.identity_of("a.dcm")}) == 4
 
 
 def test_what_somebody_has_open_for_writing_is_not_removed_nor_what_was_written_to_since(uploads):
     path = uploads.root / "a.dcm"
     path.write_bytes(b"x")
-    identity = uploads.look("a.dcm")
+    identity = uploads.identity_of("a.dcm")
     with path.open("rb"), path.open("ab") as writer:
         assert removing(uploads, identity) == "upload-changing"
         writer.write(b"and this")
     assert removing(uploads, identity) == "upload-changing"
     assert path.read_bytes() == b"xand this"
-    assert removing(uploads, uploads.look("a.dcm")) is None
+    assert removing(uploads, uploads.identity_of("a.dcm")) is None
     assert not path.exists()
 
 
@@ -798,7 +798,7 @@ def removing(uploads: Uploads, identity: FileIdentity) -> str | None:
 def test_removing_twice_does_nothing_more(uploads):
     (uploads.root / "sub").mkdir()
     (uploads.root / "sub" / "a.dcm").write_bytes(b"x")
-    identity = uploads.look("sub/a.dcm")
+    identity = uploads.identity_of("sub/a.dcm")
     for _ in range(2):
         uploads.remove("sub/a.dcm", identity, 1, settled=False)
         uploads.sync_folders(["sub/a.dcm", "sub/b.dcm", "c.dcm"])

@@ -35,7 +35,7 @@ from tests.support.waiting import until
 # The calls that name a study, by its id or by the path of its upload; S<number>.dcm is that of study S<number>.
 CALLS = {
     "ledger": ("study", "has_kind"),
-    "uploads": ("open", "look", "remove"),
+    "uploads": ("open", "identity_of", "remove"),
     "archive": ("study",),
     "folder": ("place", "open", "write_metadata"),
     "client": ("tell",),

@@ -373,7 +373,7 @@ def test_a_copy_that_was_taken_away_while_a_file_was_checked_does_not_make_the_f
 
 
 def test_a_volume_that_cannot_even_be_asked_is_trouble_and_no_crash(root, tmp_path):
-    run = under_strace("print(FilesystemArchive(root).trouble()[0])", tmp_path, root, "fstatfs", inject="fstatfs:error=EIO")
+    run = under_strace("print(FilesystemArchive(root).trouble().code)", tmp_path, root, "fstatfs", inject="fstatfs:error=EIO")
     assert run.output == ["archive-io"]
 
 

@@ -430,7 +430,7 @@ def test_files_that_are_replaced_at_the_moment_of_removal_are_never_lost(tmp_pat
         for number in range(1, RENAMES + 1):
             (tmp_path / "a.dcm").write_bytes(b"first")
             (tmp_path / "new").write_bytes(b"%d" % number)
-            identity = uploads.look("a.dcm")
+            identity = uploads.identity_of("a.dcm")
             let_go()
             with suppress(Retryable):
                 uploads.remove("a.dcm", identity, number, settled=True)

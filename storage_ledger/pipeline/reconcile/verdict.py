@@ -154,7 +154,7 @@ class Judge:
         try:
             verdict = self._by_ledger(found)
             # The second look: has anybody written to it, or taken it away, since the walk came by?
-            changed = found.code is None and verdict is not Other.HELD and self._uploads.look(found.path) != found.identity
+            changed = found.code is None and verdict is not Other.HELD and self._uploads.identity_of(found.path) != found.identity
         except Permanent:
             return Other.CHANGING  # no regular file any more
         except Retryable as error:
@@ -253,7 +253,7 @@ class Judge:
         if self._ledger.has_kind(study_id, Kind.DESCRIBED.value):
             return True
         usual = f"{study_id}.dcm"
-        return name != usual and self._uploads.look(f"{folder}/{usual}" if folder else usual) is not None
+        return name != usual and self._uploads.identity_of(f"{folder}/{usual}" if folder else usual) is not None
 
     def _missed(
         self, found: FoundUpload, history: UploadHistory, study_id: str, metadata: dict[str, Any], *, new: bool
