@@ -80,7 +80,7 @@ class NotTold:
     error: Retryable
 
 
-Outcome = Told | Stays | Moot | NotTold
+TellOutcome = Told | Stays | Moot | NotTold
 
 
 class Notifier:
@@ -104,7 +104,7 @@ class Notifier:
         self._confirm_s = confirm_s
         self._random = random.Random()  # noqa: S311 - spreads retries, guards nothing
 
-    def tell(self, work_items: list[WorkItem]) -> Outcome:
+    def tell(self, work_items: list[WorkItem]) -> TellOutcome:
         """Tell, or read back, what is due of one study. Raises `LedgerError`."""
         try:
             require_whole(work_item.entry for work_item in work_items)
@@ -113,14 +113,14 @@ class Notifier:
         except Retryable as error:
             return NotTold(work_items, error)
 
-    def _tell(self, tells: list[WorkItem]) -> Outcome:
+    def _tell(self, tells: list[WorkItem]) -> TellOutcome:
         study_id, rejected = _about(tells[-1].entry)
         if rejected is not None and self._ledger.has_kind(study_id, Kind.DESCRIBED.value):
             return Moot(tells)
         status, details = self._status(study_id, rejected)
         return Told(study_id, tells, status, self._client.tell(study_id, status, details), rejected)
 
-    def _read_back(self, work_item: WorkItem) -> Outcome:
+    def _read_back(self, work_item: WorkItem) -> TellOutcome:
         study_id, rejected = _about(work_item.entry)
         try:
             word = self._client.read(study_id)
@@ -146,7 +146,7 @@ class Notifier:
         folder = study_folder(self._archive_root, study_id)
         return "archived", {"archive_path": folder, "metadata_file": archive_path(folder, METADATA)}
 
-    def record(self, tx: Transaction, outcomes: list[Outcome], _fresh: bool) -> Report:
+    def record(self, tx: Transaction, outcomes: list[TellOutcome], _fresh: bool) -> Report:
         """Append `status-sent` for what was accepted; put off what was not."""
         for outcome in outcomes:
             match outcome:
@@ -210,7 +210,7 @@ class Notifier:
                 retry_at = later(rfc3339(self._clock()), wait_s)
                 append_failed(tx, "tell", work_item, error, attempt=attempt, retry_at=retry_at, of_upload=False)
 
-    def _count(self, outcomes: list[Outcome]) -> None:
+    def _count(self, outcomes: list[TellOutcome]) -> None:
         for outcome in outcomes:
             if isinstance(outcome, Told):
                 self._metrics.told.labels(outcome.status).inc()
