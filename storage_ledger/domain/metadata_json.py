@@ -5,13 +5,15 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Collection
+from json.encoder import encode_basestring as _quoted
+from operator import attrgetter
 
 import msgspec
 
 from storage_ledger.domain import canonical_json
 from storage_ledger.domain.entries import ADOPT
 from storage_ledger.domain.payloads import DescribedPayload
-from storage_ledger.domain.study import GROUPS, Study, metadata_of, validation_details_of
+from storage_ledger.domain.study import GROUPS, ArchivedFile, Study, metadata_of, validation_details_of
 
 
 def metadata_json(study: Study, described: DescribedPayload) -> bytes:
@@ -40,19 +42,23 @@ def metadata_json(study: Study, described: DescribedPayload) -> bytes:
     }
     own = {*document, "files"}
     document.update({key: metadata[key] for key in sorted(metadata) if key not in own})
-    document["files"] = [
-        {
-            "name": file.name,
-            "bytes": file.bytes,
-            "sha256": file.sha256,
-            "sop_instance_uid": file.sop_instance_uid,
-            "position": file.position,
-        }
-        for file in sorted(study.files.values(), key=lambda file: (file.position, file.name))
-    ]
     text = json.dumps(document, ensure_ascii=False, allow_nan=False)
     # What `json.dumps(…, indent=2)` writes, byte for byte, which would be Python for every value: five times as long.
-    return msgspec.json.format(text.encode("utf-8"), indent=2) + b"\n"
+    head = msgspec.json.format(text.encode("utf-8"), indent=2)
+    files = ",\n".join(map(_file_json, sorted(study.files.values(), key=_place_in_list)))
+    return b'%s,\n  "files": [\n%s\n  ]\n}\n' % (head.removesuffix(b"\n}"), files.encode("utf-8"))
+
+
+_place_in_list = attrgetter("position", "name")
+
+
+def _file_json(file: ArchivedFile) -> str:
+    # By hand, as all files of a study are written for each batch of new ones.
+    sop = "null" if file.sop_instance_uid is None else _quoted(file.sop_instance_uid)
+    return (
+        f'    {{\n      "name": {_quoted(file.name)},\n      "bytes": {file.bytes},\n      "sha256": {_quoted(file.sha256)},\n'
+        f'      "sop_instance_uid": {sop},\n      "position": {file.position}\n    }}'
+    )
 
 
 def speaks_of(metadata: bytes, recorded: Collection[str]) -> bool:

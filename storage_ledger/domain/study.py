@@ -137,12 +137,15 @@ class UploadRecord:
 class Study:
     """The fold. Feed it the study's entries in order; `archive` may also be fed outcomes that are about to be appended.
 
+    `version`: of the last entry that `follow` took.
+
     By upload path: `uploads`, how it stands; `outcomes`, what last came of it, whatever is being tried now; `sources`, the
     names of the files that it brought; `latest`, the last of them; `lost`, those of whose files one was found to be missing or changed
     in the archive.
     """
 
     study_id: str
+    version: int = 0
     described: dict[int, DescribedEvent] = field(default_factory=dict)
     uploads: dict[str, UploadRecord] = field(default_factory=dict)
     files: dict[str, ArchivedFile] = field(default_factory=dict)
@@ -158,13 +161,18 @@ class Study:
     def of(cls, study_id: str, entries: Iterable[Entry]) -> Study:
         """The study as all its entries tell it, in order. Raises as `require_whole` does; also where one is missing."""
         study = cls(study_id)
-        for version, entry in enumerate(entries, 1):
+        study.follow(entries)
+        return study
+
+    def follow(self, entries: Iterable[Entry]) -> None:
+        """Take the entries beyond `version`, in order. Raises as `of` does; then this fold is of no more use."""
+        for version, entry in enumerate(entries, self.version + 1):
             require_whole([entry])
             if entry.version != version:
                 text = f"the ledger has no version {version} of this study, but has {entry.version} at position {entry.position}"
                 raise Retryable("entry-damaged", text)
-            study.apply(entry)
-        return study
+            self.apply(entry)
+            self.version = version
 
     @classmethod
     def as_far_as_whole(cls, study_id: str, entries: Iterable[Entry]) -> Study:

@@ -8,11 +8,10 @@ from __future__ import annotations
 import hashlib
 import random
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
-from types import MappingProxyType
 from typing import Any, BinaryIO
 
 from storage_ledger import __version__
@@ -21,16 +20,17 @@ from storage_ledger.archive.dicom_header import read_header
 from storage_ledger.archive.durable_copy import digest_of
 from storage_ledger.archive.uploads import FileIdentity, Uploads
 from storage_ledger.domain.backoff import NOT_WHOLE_YET, PLACE_AGAIN, PLACE_PAUSES, worth_an_entry
-from storage_ledger.domain.entries import Entry, require_whole
+from storage_ledger.domain.entries import Entry
 from storage_ledger.domain.ids import instant, later, rfc3339
-from storage_ledger.domain.metadata_json import metadata_json, speaks_of
-from storage_ledger.domain.payloads import ArchivedFileFields, ArchivedPayload, DescribedPayload, QuarantinedPayload
+from storage_ledger.domain.payloads import ArchivedFileFields, ArchivedPayload, QuarantinedPayload
 from storage_ledger.domain.redeliveries import with_repeats
 from storage_ledger.domain.study import ArchivedFile, DescribedEvent, Study
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import UPLOAD_CHANGING, Permanent, Retryable
 from storage_ledger.ledger.contract import Ledger, Transaction, WorkItem
 from storage_ledger.pipeline.failures import NOT_WHOLE, QUIET, WAITS_FOR_THE_FILE, append_failed
+from storage_ledger.pipeline.study_folds import StudyFolds
+from storage_ledger.pipeline.study_metadata import may_overwrite, metadata_bytes
 from storage_ledger.pipeline.worker_pool import Policy, Report
 from storage_ledger.pipeline.worker_threads import beat
 from storage_ledger.system import logs
@@ -114,6 +114,7 @@ class Placer:
         self._steady_since = steady_since
         self._random = random.Random()  # noqa: S311 - spreads retries, guards nothing
         self._host = socket.gethostname()
+        self._folds = StudyFolds(ledger)
         self._in_a_row: dict[str, set[str | None]] = {}
 
     def place_batch(self, work_items: list[WorkItem]) -> list[Outcome]:
@@ -123,15 +124,14 @@ class Placer:
         """
         study_id = work_items[0].entry.study_id or ""  # one of no study is damaged: a `described` has one
         try:
-            require_whole(work_item.entry for work_item in work_items)
-            study = Study.of(study_id, self._ledger.study(study_id))
+            study = self._folds.lend(study_id, [work_item.entry for work_item in work_items])
         except Retryable as error:
             return [Retry(work_item, error) for work_item in work_items]
         by_position = {work_item.entry.position: work_item for work_item in work_items}
         # A redelivery of what is pending adds nothing but its `described`: the first one's outcome answers it.
         to_place = with_repeats(study.described[position].upload for position in by_position)
         known = {file.name: file.sha256 for file in study.files.values()}
-        with self._archive.study(study_id, known=known, is_ours=_is_ours(study)) as folder:
+        with self._archive.study(study_id, known=known, is_ours=may_overwrite(study)) as folder:
             outcomes = [self._place(folder, study, by_position[position], repeats) for position, repeats in to_place.items()]
             return self._with_metadata(folder, study, outcomes, {position: item.entry for position, item in by_position.items()})
 
@@ -236,10 +236,11 @@ class Placer:
     def _with_metadata(self, folder: StudyFolder, study: Study, outcomes: list[Outcome], at_hand: dict[int, Entry]) -> list[Outcome]:
         if not any(isinstance(outcome, Archived) for outcome in outcomes):
             return outcomes
-        data = metadata_bytes(study, self._ledger, at_hand)
         try:
+            data = metadata_bytes(study, self._ledger, at_hand)
             folder.write_metadata(data)
         except Retryable as error:
+            self._folds.forget(study.study_id)
             return [Retry(o.work_item, error) if isinstance(o, Archived) else o for o in outcomes]
         sha256 = hashlib.sha256(data).hexdigest()
         return [replace(o, metadata_sha256=sha256) if isinstance(o, Archived) else o for o in outcomes]
@@ -252,6 +253,8 @@ class Placer:
             error = Retryable("archive-io", "ARCHIVE_PATH could not be synced when the study's folder was new")
         except Retryable as raised:
             lost, error = studies, raised
+        for study_id in lost:
+            self._folds.forget(study_id)
         return [
             [Retry(o.work_item, error) if isinstance(o, Archived) and o.work_item.entry.study_id in lost else o for o in batch]
             for batch in batches
@@ -266,6 +269,8 @@ class Placer:
                 entry = self._append(tx, outcome)
                 if entry is not None:
                     recorded.append((entry, outcome))
+            elif isinstance(outcome, Archived):  # another process has ended it meanwhile
+                self._folds.forget(str(outcome.work_item.entry.study_id))
         met = [o.error for o in outcomes if isinstance(o, Retry) and (o.error.shared or o.common)][:1]
         works = not met and any(isinstance(o, Archived) for o in outcomes)
         return Report(met, works, on_commit=partial(self._count, recorded, outcomes))
@@ -327,6 +332,8 @@ class Placer:
         )
 
     def _count(self, recorded: list[tuple[Entry, Outcome]], outcomes: list[Outcome]) -> None:
+        for study_id in {outcome.work_item.entry.study_id for outcome in outcomes}:
+            self._folds.keep(str(study_id))
         log = logs.get()
         for outcome in outcomes:
             if isinstance(outcome, Retry):
@@ -373,23 +380,3 @@ def _superseded(file: BinaryIO, sop: str | None, size: int, by: DescribedEvent, 
         if each.bytes < size and digest_of(file.fileno(), each.bytes) == each.sha256:
             return each.name
     return None
-
-
-def metadata_bytes(study: Study, ledger: Ledger, at_hand: Mapping[int, Entry] = MappingProxyType({})) -> bytes:
-    """metadata.json of a study with at least one archived file; `at_hand` spares the ledger a question. Raises `LedgerError`."""
-    position = study.speaker.position if study.speaker else 0
-    speaker = at_hand.get(position) or ledger.get(position)
-    if speaker is None:
-        raise ValueError("a study with an archived file has an event that speaks for it")
-    return metadata_json(study, DescribedPayload.of(speaker))
-
-
-def _is_ours(study: Study) -> Callable[[bytes], bool]:
-    """Whether a metadata.json that lies there may be overwritten.
-
-    Where the ledger has no file of the study it may be what the old service left; or it is what we made before a crash, and then it
-    speaks of an event of ours.
-    """
-    if study.files:
-        return lambda _: True
-    return partial(speaks_of, recorded={each.recorded_at for each in study.described.values()})

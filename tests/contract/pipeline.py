@@ -199,6 +199,7 @@ class Pipeline:
         for study_id in self.ledger.studies_with_kind(Kind.ARCHIVED):
             entries = list(self.ledger.study(study_id))
             study = Study.of(study_id, entries)
+            assert self.placer._folds.lend(study_id, entries) == study, "the fold that is kept is that of the entries"
             [described] = [DescribedPayload.of(entry) for entry in entries if entry.position == study.speaker.position]
             assert (self.archive / study_id / "metadata.json").read_bytes() == metadata_json(study, described)
 

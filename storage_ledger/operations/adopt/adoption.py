@@ -20,7 +20,7 @@ from storage_ledger.ledger.contract import Ledger, Transaction
 from storage_ledger.operations.adopt import legacy_archive
 from storage_ledger.operations.adopt.legacy_archive import LegacyFile, NotAdoptable
 from storage_ledger.operations.adopt.legacy_metadata import LegacyMetadata
-from storage_ledger.pipeline.place import metadata_bytes
+from storage_ledger.pipeline.study_metadata import metadata_bytes
 
 FILES_AT_ONCE = 256
 BYTES_AT_ONCE = 4 << 20

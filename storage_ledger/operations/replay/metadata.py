@@ -17,7 +17,7 @@ from storage_ledger.ledger.contract import Ledger
 from storage_ledger.operations.problems import Problem, Problems
 from storage_ledger.operations.progress import ShowProgress
 from storage_ledger.operations.replay.report import ReplayCounts
-from storage_ledger.pipeline.place import metadata_bytes
+from storage_ledger.pipeline.study_metadata import metadata_bytes
 from storage_ledger.system.parallel import batches, each_batch
 
 WORKERS = 6

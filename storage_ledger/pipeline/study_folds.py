@@ -1,0 +1,66 @@
+"""The folds of the studies in hand: a study of ten thousand files is not folded anew for each batch of them."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from storage_ledger.domain.entries import Entry, require_whole
+from storage_ledger.domain.study import Study
+from storage_ledger.ledger.contract import Ledger
+
+MOST = 8
+MOST_FILES = 50_000  # of all that are kept: some 2 KiB each
+
+
+class StudyFolds:
+    """Lends the fold of a study, brought up to the ledger. Safe to use from several threads; one study is in one pair of hands.
+
+    Whoever has a fold may feed it outcomes that are about to be appended. It is kept only if they were: see `keep`.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._lock = threading.Lock()
+        self._lent: dict[str, Study] = {}
+        self._kept: OrderedDict[str, Study] = OrderedDict()
+
+    def lend(self, study_id: str, at_hand: Sequence[Entry]) -> Study:
+        """The study as all its entries tell it. Each entry is checked when it is first folded, and those at hand in any case.
+
+        Raises as `Study.of` does.
+        """
+        with self._lock:
+            self._lent.pop(study_id, None)
+            study = self._kept.pop(study_id, None) or Study(study_id)
+        checked: set[int] = set()
+        same = {entry.position: entry for entry in at_hand}
+        study.follow(_noting(self._ledger.study(study_id, after=study.version), same, checked))
+        require_whole(entry for entry in at_hand if entry.position not in checked)
+        with self._lock:
+            self._lent[study_id] = study
+        return study
+
+    def forget(self, study_id: str) -> None:
+        """The fold was fed something that did not come about, or is not known to have."""
+        with self._lock:
+            self._lent.pop(study_id, None)
+
+    def keep(self, study_id: str) -> None:
+        """All that the lent fold was fed is in the ledger. Does nothing if it was forgotten."""
+        with self._lock:
+            study = self._lent.pop(study_id, None)
+            if study is None:
+                return
+            self._kept[study_id] = study
+            while len(self._kept) > MOST or (len(self._kept) > 1 and sum(len(each.files) for each in self._kept.values()) > MOST_FILES):
+                self._kept.popitem(last=False)
+
+
+def _noting(entries: Iterable[Entry], at_hand: Mapping[int, Entry], checked: set[int]) -> Iterator[Entry]:
+    """The entries as they are; what is the same as one at hand is checked with it."""
+    for entry in entries:
+        if at_hand.get(entry.position) == entry:
+            checked.add(entry.position)
+        yield entry
