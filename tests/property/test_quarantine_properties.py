@@ -9,6 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from storage_ledger.domain.entries import Kind
+from storage_ledger.domain.work_queue import Stage
 from storage_ledger.index.follower import Index
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.operations.quarantine import Decision, DecisionTarget, decide
@@ -122,6 +123,14 @@ class Story:
         after = tree(self.pipeline.uploads)
         assert {digest for path, digest in before.items() if path not in after} <= set(self.pipeline.files().values())
 
+    def hand_over_leftovers(self):
+        """What the reconciler does with a file that is archived, and appeared again without a message."""
+        for study, path in UPLOADS:
+            kind, position = self.last_word(study, path)
+            if kind == "archived" and (self.pipeline.uploads / path).exists():
+                with self.pipeline.ledger.write() as tx:
+                    tx.add_work_item(position, Stage.REMOVE)
+
     def word(self, said, about):
         before = {path: (*self.last_word(study, path), self.placing(study, path)) for study, path in UPLOADS}
         answers = list(decide(self.persons, said, [about]))
@@ -160,6 +169,7 @@ def play(ledgers, neighbour, story):
                 it.step(*step)
                 if step[0] in {"judge and crash", "restart", "meanwhile"}:
                     it.check(settled=False)
+            it.hand_over_leftovers()
             it.pipeline.finish()
             it.remove()
             index = Index(folder / "ledger" / "index.db", it.pipeline.ledger)
@@ -186,6 +196,7 @@ def play(ledgers, neighbour, story):
 @example([("say", 0, 1), ("meanwhile", "say", 0), ("retry", 0), ("discard", 0), ("upload", 0)])
 @example([("say", 0, 1), ("place",), ("upload", 0), ("retry", 0), ("judge and crash",), ("discard", 0), ("say", 0, 2), ("tell and crash",)])
 @example([("say", 0, 1), ("upload", 0), ("place",), ("remove",), ("damage", 0), ("say", 0, 1), ("place",), ("discard", 0)])
+@example([("say", 1, 1), ("upload", 1), ("place",), ("remove",), ("upload", 1)])
 def test_whatever_persons_redeliveries_and_crashes_do_in_any_order_the_ledger_and_the_world_agree(ledgers, neighbour, story):
     play(ledgers, neighbour, story)
 
