@@ -197,6 +197,8 @@ def play(ledgers, neighbour, story):
 @example([("say", 0, 1), ("place",), ("upload", 0), ("retry", 0), ("judge and crash",), ("discard", 0), ("say", 0, 2), ("tell and crash",)])
 @example([("say", 0, 1), ("upload", 0), ("place",), ("remove",), ("damage", 0), ("say", 0, 1), ("place",), ("discard", 0)])
 @example([("say", 1, 1), ("upload", 1), ("place",), ("remove",), ("upload", 1)])
+@example([("say", 0, 1), ("upload", 0), ("place",), ("take away", 0), ("link", 0)])
+@example([("say", 1, 1), ("upload", 1), ("place",), ("take away", 1), ("link", 1)])
 def test_whatever_persons_redeliveries_and_crashes_do_in_any_order_the_ledger_and_the_world_agree(ledgers, neighbour, story):
     play(ledgers, neighbour, story)
 
