@@ -8,7 +8,7 @@ only up to the first message about that upload that says something else: what fo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
 from typing import NamedTuple
 
@@ -29,16 +29,17 @@ def repeats_of(answered: DescribedUpload, others: Iterable[DescribedUpload]) -> 
     return [each.position for each in (*earlier, *takewhile(lambda each: each.raw_sha256 == answered.raw_sha256, later))]
 
 
-def with_repeats(described: Iterable[DescribedUpload]) -> dict[int, list[int]]:
-    """Those of one study that need an outcome of their own, by position and in order, each with the positions of its repeats."""
-    of_upload: dict[str, list[DescribedUpload]] = {}
-    in_order = sorted(described)
-    for each in in_order:
-        of_upload.setdefault(each.upload_path, []).append(each)
+def with_repeats(due: Iterable[DescribedUpload], described: Mapping[str, Sequence[DescribedUpload]]) -> dict[int, list[int]]:
+    """Those of `due` that need an outcome of their own, by position and in order, each with the positions of its repeats among `due`.
+
+    `described`: by upload path, all that was ever described of the same study, in order. What is not due says something as well.
+    """
+    waiting = {each.position: each for each in sorted(due)}
     found: dict[int, list[int]] = {}
-    answered: set[int] = set()
-    for each in in_order:
-        if each.position not in answered:
-            found[each.position] = [position for position in repeats_of(each, of_upload[each.upload_path]) if position > each.position]
-            answered.update(found[each.position])
+    while waiting:
+        position, each = next(iter(waiting.items()))
+        del waiting[position]
+        found[position] = [later for later in repeats_of(each, described[each.upload_path]) if later in waiting]
+        for later in found[position]:
+            del waiting[later]
     return found

@@ -140,8 +140,8 @@ class Study:
     `version`: of the last entry that `follow` took.
 
     By upload path: `uploads`, how it stands; `outcomes`, what last came of it, whatever is being tried now; `sources`, the
-    names of the files that it brought; `latest`, the last of them; `lost`, those of whose files one was found to be missing or changed
-    in the archive.
+    names of the files that it brought; `latest`, the last of them; `deliveries`, what was described of it; `lost`, those of whose files
+    one was found to be missing or changed in the archive.
     """
 
     study_id: str
@@ -153,6 +153,7 @@ class Study:
     outcomes: dict[str, UploadRecord] = field(default_factory=dict)
     lost: set[str] = field(default_factory=set)
     latest: dict[str, str] = field(default_factory=dict)
+    deliveries: dict[str, list[DescribedUpload]] = field(default_factory=dict)
     speaker: DescribedEvent | None = None
     _said: dict[str, DescribedEvent] = field(default_factory=dict)
     _confirmed: dict[str, set[bytes]] = field(default_factory=dict)
@@ -193,6 +194,7 @@ class Study:
             case DescribedPayload():
                 described = DescribedEvent.of(entry, payload)
                 self.described[entry.position] = described
+                self.deliveries.setdefault(described.upload_path, []).append(described.upload)
                 self.uploads[described.upload_path] = UploadRecord(State.PENDING, None, entry.position)
             case HeaderReadPayload():
                 self._header_read(payload)

@@ -31,6 +31,11 @@ _TO_PLACE = (
     "JOIN pending p ON p.position = e.position AND p.stage = 'place' "
     f"WHERE +e.study_id = ? AND {UPLOAD_PATH} = ? ORDER BY e.position"
 )
+_ANSWERED = (
+    "SELECT e.position, json_extract(e.payload, '$.raw_sha256') FROM entries e "  # noqa: S608 - constants
+    f"WHERE +e.study_id = ? AND +e.kind = 'described' AND {UPLOAD_PATH} = ? AND +e.position > ? AND +e.position < ? "
+    "AND NOT EXISTS (SELECT 1 FROM pending p WHERE p.position = e.position AND p.stage = 'place')"
+)
 
 
 class SqliteTransaction(Transaction):
@@ -118,8 +123,11 @@ class SqliteTransaction(Transaction):
     @override
     def pending_repeats(self, study_id: str, described: DescribedUpload) -> list[int]:
         path = described.upload_path
-        rows = self._sql(_TO_PLACE, (study_id, path)).fetchall()
-        return repeats_of(described, (DescribedUpload(position, path, raw_sha256) for position, raw_sha256 in rows))
+        waiting: dict[int, str] = dict(self._sql(_TO_PLACE, (study_id, path)).fetchall())
+        between = (described.position, max(waiting, default=0))
+        answered: dict[int, str] = dict(self._sql(_ANSWERED, (study_id, path, *between)).fetchall()) if between[0] < between[1] else {}
+        others = (DescribedUpload(position, path, raw_sha256) for position, raw_sha256 in sorted((waiting | answered).items()))
+        return [position for position in repeats_of(described, others) if position in waiting]
 
     @override
     def make_due(self, *, beyond_s: float) -> None:

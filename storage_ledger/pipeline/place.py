@@ -129,7 +129,7 @@ class Placer:
             return [Retry(work_item, error) for work_item in work_items]
         by_position = {work_item.entry.position: work_item for work_item in work_items}
         # A redelivery of what is pending adds nothing but its `described`: the first one's outcome answers it.
-        to_place = with_repeats(study.described[position].upload for position in by_position)
+        to_place = with_repeats((study.described[position].upload for position in by_position), study.deliveries)
         known = {file.name: file.sha256 for file in study.files.values()}
         with self._archive.study(study_id, known=known, is_ours=may_overwrite(study)) as folder:
             outcomes = [self._place(folder, study, by_position[position], repeats) for position, repeats in to_place.items()]

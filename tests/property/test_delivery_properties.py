@@ -132,6 +132,7 @@ talk = st.lists(
 @given(story=talk)
 @example(story=[("say", 0), ("say", 1), ("place", 1)])
 @example(story=[("say", 0), ("place", 1), ("upload", 0), ("say", 1), ("place", 1), ("remove", 1)])
+@example(story=[("say", 0), ("say", 1), ("place", 1), ("upload", 0), ("say", 0), ("place", 1), ("wait", 1)])
 def test_the_last_word_about_an_upload_is_the_one_in_its_metadata(ledgers, story):
     files, studies = outcome(ledgers, TALKING, story)
     words = [TALKING[number % 3][3]["n"] for step, number in story if step == "say"] or [1, 2, 3]

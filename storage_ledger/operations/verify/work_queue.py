@@ -11,7 +11,7 @@ from datetime import datetime
 from itertools import takewhile
 from typing import Any
 
-from storage_ledger.domain.entries import Entry, Kind
+from storage_ledger.domain.entries import Entry, Kind, understood
 from storage_ledger.domain.ids import instant
 from storage_ledger.domain.redeliveries import DescribedUpload, repeats_of
 from storage_ledger.domain.work_queue import Stage
@@ -105,7 +105,7 @@ class WorkQueueCheck:
             known = (described.study_id or "", data["upload_path"], data["raw_sha256"])
         self._close(cause)
         for position in self._repeats(cause, known, entry.position):
-            if entry.kind == Kind.ARCHIVED:
+            if entry.kind == Kind.ARCHIVED and not self._contradicted(cause, known, position):
                 self._close(position)
             else:
                 self._perhaps.add(position)  # those that were at hand went with the first, others did not
@@ -116,6 +116,19 @@ class WorkQueueCheck:
         waiting = takewhile(lambda position: position < before, self._by_upload.get(known[:2], []))
         others = (DescribedUpload(position, path, self._place[position][2]) for position in waiting)
         return repeats_of(DescribedUpload(cause, path, raw_sha256), others)
+
+    def _contradicted(self, cause: int, known: tuple[str, str, str], position: int) -> bool:
+        """Whether a message between the two said something else of that upload, and was answered before: earlier programs overlooked it."""
+        study_id, path, raw_sha256 = known
+        if cause > position:
+            return False
+        between = "SELECT position FROM entries WHERE study_id = ? AND kind = 'described' AND position > ? AND position < ?"
+        for row in self._reader.sql(between, study_id, cause, position):
+            other = self._reader.get(row[0])
+            data = {} if other is None else understood(other) or {}
+            if data.get("upload_path") == path and data.get("raw_sha256") != raw_sha256:
+                return True
+        return False
 
     def _close(self, position: int) -> None:
         known = self._place.pop(position, None)
