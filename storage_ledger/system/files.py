@@ -65,14 +65,24 @@ def opened_volume(path: Path, *, setting: str, code: str, same_as: FolderId | No
     try:
         descriptor = os.open(path, VOLUME)
     except OSError as error:
-        text = f"{setting} cannot be opened: {os.strerror(error.errno or 0)}"
-        raise Retryable(code, text, errno=error.errno, shared=True) from error
+        raise _cannot_be_opened(setting, code, error) from error
     try:
-        if same_as not in {None, FolderId.of(descriptor)}:
+        if same_as is not None and _folder_id(descriptor, setting, code) != same_as:
             raise Retryable(code, f"another volume, or none, is mounted at {setting}", shared=True)
         yield descriptor
     finally:
         close_after_reading(descriptor)
+
+
+def _folder_id(descriptor: int, setting: str, code: str) -> FolderId:
+    try:
+        return FolderId.of(descriptor)
+    except OSError as error:
+        raise _cannot_be_opened(setting, code, error) from error
+
+
+def _cannot_be_opened(setting: str, code: str, error: OSError) -> Retryable:
+    return Retryable(code, f"{setting} cannot be opened: {os.strerror(error.errno or 0)}", errno=error.errno, shared=True)
 
 
 @contextmanager
