@@ -33,8 +33,8 @@ def main() -> None:
     ledger = SqliteLedger(folder / "ledger.db")
     index = Index(folder / "index.db", ledger)
     index.ensure()
-    stop, bell = threading.Event(), threading.Event()
-    follower = threading.Thread(target=index.run, args=(stop, bell))
+    stop, wakeup = threading.Event(), threading.Event()
+    follower = threading.Thread(target=index.run, args=(stop, wakeup))
     follower.start()
     rng = random.Random()
     number = 10_000_000 + rng.randrange(10**9)
@@ -51,7 +51,7 @@ def main() -> None:
                 batch += a_study(rng, number, 1)
             at = time.perf_counter()
             append(ledger, batch)
-            bell.set()
+            wakeup.set()
             took.append((time.perf_counter() - at) * 1000)
             done += 1
         rate = done * EVENTS_A_COMMIT / max(time.perf_counter() - began, float(line))
@@ -61,7 +61,7 @@ def main() -> None:
                  "behind": (last.position if last else 0) - index.position, "wal": wal}  # fmt: skip
         print(json.dumps(found), flush=True)
     stop.set()
-    bell.set()
+    wakeup.set()
     follower.join()
 
 

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from storage_ledger.archive.unlink import Lease, hidden_name, hidden_position, leased, recover, release_lease, take_lease
+from storage_ledger.archive.safe_unlink import Lease, hidden_name, hidden_position, leased, recover, release_lease, take_lease
 from storage_ledger.errors import UPLOAD_MISSING, Permanent, Retryable
 from storage_ledger.system import files
 from storage_ledger.system.files import Failure, FolderId

@@ -20,7 +20,7 @@ from storage_ledger.domain.ids import instant
 
 if TYPE_CHECKING:
     from storage_ledger.errors import StorageLedgerError
-    from storage_ledger.operations.problems import Problems
+    from storage_ledger.operations.unresolved_problems import Problems
 
 
 def console() -> Console:

@@ -41,7 +41,7 @@ def reconcile(
 
 def _print(done: Sweep) -> None:
     from storage_ledger.cli.output import console, counted, print_advice, safe, size, table
-    from storage_ledger.domain.error_catalogue.uploads_search import UNEXPLAINED_FILES
+    from storage_ledger.domain.error_catalogue.reconcile import UNEXPLAINED_FILES
 
     out = console()
     out.print(

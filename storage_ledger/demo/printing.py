@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from storage_ledger.demo.outcomes import Figures, Watch
+from storage_ledger.demo.expected_outcomes import Figures, Watch
 
 EVERY_S = 1.0
 """How often a line is printed where there is no terminal to draw bars on."""

@@ -22,8 +22,8 @@ from rich.console import Console
 
 from storage_ledger.demo import dicom_files, printing
 from storage_ledger.demo.dicom_files import Case, DemoUpload
+from storage_ledger.demo.expected_outcomes import Watch
 from storage_ledger.demo.neighbours import CHANNEL, Neighbours
-from storage_ledger.demo.outcomes import Watch
 from storage_ledger.demo.servers import LOOPBACK, CannotRun, DemoServer, DemoServers, answers, find_valkey, free_ports, this_or_free
 from storage_ledger.errors import Retryable
 from storage_ledger.ledger.contract import Ledger

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from storage_ledger.domain.entries import faults
 from storage_ledger.errors import INDEX_UNREADABLE, LEDGER_IO, LedgerBusy, LedgerRefused, LedgerUnusable, Locked, StorageLedgerError
-from storage_ledger.index.file import IndexFile, IndexUnreadable, IndexUnwritable, of_ledger
+from storage_ledger.index.database_file import IndexFile, IndexUnreadable, IndexUnwritable, of_ledger
 from storage_ledger.index.queries import is_of
 from storage_ledger.index.rebuild.partitions import RebuildOptions
 from storage_ledger.index.rebuild.processes import RebuildProcesses
@@ -64,13 +64,13 @@ class Index:
         self._cure: Callable[[], object] | None = None  # what to do before the next round
         self._schema_version: int | None = None  # as SQLite counts changes of the schema, when it was last seen to be ours
 
-    def run(self, stop: threading.Event, bell: threading.Event) -> None:
-        """Follow until `stop` is set and all is applied; `bell` rings when there is more. A broken index is rebuilt.
+    def run(self, stop: threading.Event, wakeup: threading.Event) -> None:
+        """Follow until `stop` is set and all is applied; `wakeup` rings when there is more. A broken index is rebuilt.
 
         Raises `LedgerUnusable` when the ledger is, and nothing else: what goes wrong with the index is logged, tried again with
         growing pauses, and in `trouble` from the second time on.
         """
-        follow_until_stopped(self._round, bell, stop)
+        follow_until_stopped(self._round, wakeup, stop)
 
     def follow(self) -> int:
         """Apply what the ledger has beyond the index, one batch in one transaction. Returns how many entries.

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import assert_never
 
-LOOK_EVERY_S = 1.0  # what another process appends rings no bell here
+LOOK_EVERY_S = 1.0  # what another process appends wakes nobody here
 TRIES_ONCE_STOPPED = 3
 
 
@@ -35,16 +35,16 @@ class RoundFailed:
 Round = CaughtUp | Behind | RoundFailed
 
 
-def follow_until_stopped(apply_more: Callable[[], Round], bell: threading.Event, stop: threading.Event) -> None:
-    """Run one round after the other; `bell` says that there is more for one that has caught up.
+def follow_until_stopped(apply_more: Callable[[], Round], wakeup: threading.Event, stop: threading.Event) -> None:
+    """Run one round after the other; `wakeup` says that there is more for one that has caught up.
 
     When `stop` is set it goes on until a round finds nothing new, so that all that was appended before is applied, or until
-    `TRIES_ONCE_STOPPED` rounds in a row have failed. Who sets `stop` sets the bell, too. What a round raises ends it.
+    `TRIES_ONCE_STOPPED` rounds in a row have failed. Who sets `stop` sets the wakeup, too. What a round raises ends it.
     """
     failures = 0
     while True:
         stopping = stop.is_set()  # asked before the round: it sees whatever was appended before the stop
-        bell.clear()
+        wakeup.clear()
         done = apply_more()
         failures = failures + 1 if isinstance(done, RoundFailed) else 0
         match done:
@@ -52,7 +52,7 @@ def follow_until_stopped(apply_more: Callable[[], Round], bell: threading.Event,
                 if stopping and not moved:
                     return
                 if not stopping:
-                    bell.wait(LOOK_EVERY_S)
+                    wakeup.wait(LOOK_EVERY_S)
             case Behind(pause_s=pause_s):
                 stop.wait(pause_s)
             case RoundFailed(pause_s=pause_s):

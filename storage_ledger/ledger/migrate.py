@@ -13,8 +13,8 @@ from typing import Any
 from storage_ledger.errors import LedgerUnusable
 from storage_ledger.ledger.snapshot import copy_to
 from storage_ledger.system import files, locks
-from storage_ledger.system.file_system import require_local
 from storage_ledger.system.sqlite import SqliteFile, connect, errors_mapped, sqlite
+from storage_ledger.system.sqlite_file_systems import require_local
 
 HEAD = "0003"
 """The revision of the ledger's schema that this program is made for; the schema itself stands in alembic/versions/."""

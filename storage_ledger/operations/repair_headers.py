@@ -19,8 +19,8 @@ from storage_ledger.domain.payloads import ArchivedPayload, HeaderReadFileFields
 from storage_ledger.domain.study import Study
 from storage_ledger.errors import StorageLedgerError
 from storage_ledger.ledger.contract import Ledger
-from storage_ledger.operations.problems import Problem, Problems
 from storage_ledger.operations.progress import ShowProgress
+from storage_ledger.operations.unresolved_problems import Problem, Problems
 from storage_ledger.system.parallel import batches, each_batch
 
 WORKERS = 4

@@ -20,7 +20,7 @@ The steps know nothing of each other. Each finds its work in the ledger's work q
 
     worker_pool      claims work items, records what came of them, pauses a step for a shared cause; worker_threads: its threads
     failures         what goes wrong, as entries: with one work item, and with a whole step (an outage)
-    bells            who is woken by what: one table
+    wakeups          who is woken by what: one table
     study_folds      the folds of the studies in hand; study_metadata: metadata.json from a fold
 
 The order of effects is what the promise rests on; docs/explanation/how-a-move-survives-a-power-cut.md says why.

@@ -12,8 +12,8 @@ from storage_ledger.errors import LedgerBusy, Retryable
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.follower import LOOK_EVERY_S, CaughtUp, Round, RoundFailed, follow_until_stopped
 from storage_ledger.ledger.mirror.writer import Mirror
-from storage_ledger.pipeline.bells import Bells, Signal, Sleeper
 from storage_ledger.pipeline.failures import Outages
+from storage_ledger.pipeline.wakeups import Signal, Sleeper, Wakeups
 from storage_ledger.system import logs
 from storage_ledger.system.metrics import Metrics
 
@@ -29,20 +29,20 @@ class Replicator:
         outages: Outages,
         metrics: Metrics,
         clock: Callable[[], datetime],
-        bells: Bells,
+        wakeups: Wakeups,
     ) -> None:
         self._ledger = ledger
         self._mirror = mirror
         self._outages = outages
         self._metrics = metrics
         self._clock = clock
-        self._bells = bells
-        self._bell = bells.of(Sleeper.REPLICATE)
+        self._wakeups = wakeups
+        self._wakeup = wakeups.of(Sleeper.REPLICATE)
         self._failures = 0
 
     def run(self, stop: threading.Event) -> None:
         """Follow until `stop` is set and all is mirrored. Raises `LedgerUnusable` when the mirror is not this ledger's any more."""
-        follow_until_stopped(self.follow, self._bell, stop)
+        follow_until_stopped(self.follow, self._wakeup, stop)
 
     def follow(self) -> Round:
         """Bring the mirror up to the ledger. What it cannot write is logged, and recorded as an outage of `mirror`."""
@@ -51,7 +51,7 @@ class Replicator:
         moved = self._mirror.position > before
         if moved:
             self._metrics.mirror_position.set(self._mirror.position)
-            self._bells.ring(Signal.MIRRORED)
+            self._wakeups.ring(Signal.MIRRORED)
         if error is None:
             if works_again := self._failures > 0 or self._outages.goes_on("mirror"):
                 self._failures = 0

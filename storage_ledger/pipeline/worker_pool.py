@@ -88,7 +88,7 @@ class WorkerPool(Generic[Outcome]):
     something else, the work items are taken one by one, and the one that raises is recorded as `failed` (`internal-error`) and tried
     again with backoff.
 
-    `bell` rings when there may be something to do. `up_to`: only entries up to that position count.
+    `wakeup` rings when there may be something to do. `up_to`: only entries up to that position count.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class WorkerPool(Generic[Outcome]):
         outages: Outages,
         metrics: Metrics,
         clock: Callable[[], datetime],
-        bell: threading.Event,
+        wakeup: threading.Event,
         up_to: Callable[[], int] | None = None,
     ) -> None:
         self.policy = policy
@@ -112,9 +112,9 @@ class WorkerPool(Generic[Outcome]):
         self._outages = outages
         self._metrics = metrics
         self._clock = clock
-        self._bell = bell
+        self._wakeup = wakeup
         self._up_to = up_to
-        self._threads: WorkerThreads[Outcome] = WorkerThreads(policy.thread, work, bell)
+        self._threads: WorkerThreads[Outcome] = WorkerThreads(policy.thread, work, wakeup)
         self._met_in_a_row = 0
         self._paused_until = 0.0
         self._probing = False
@@ -180,7 +180,7 @@ class WorkerPool(Generic[Outcome]):
                 stop.wait(self.policy.gather_s)
             elif self._threads.at_work() > 1:
                 stop.wait(GATHER_S)  # others are about to end: one commit for all of them
-            self._bell.clear()
+            self._wakeup.clear()
             self._collect()
             self._give_up_on_hanging()
             if stop.is_set():
@@ -188,9 +188,9 @@ class WorkerPool(Generic[Outcome]):
                     self._claim()
                 if not self._threads.at_work():
                     return
-                self._bell.wait(LOOK_EVERY_S)
+                self._wakeup.wait(LOOK_EVERY_S)
                 continue
-            self._bell.wait(self._claim())
+            self._wakeup.wait(self._claim())
 
     def _give_up_on_hanging(self) -> None:
         for work_items in self._threads.give_up_on_hanging(self.policy.hangs_after_s):

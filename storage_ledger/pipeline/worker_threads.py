@@ -56,12 +56,12 @@ class WorkerTask(Generic[Outcome]):
 
 
 class WorkerThreads(Generic[Outcome]):
-    """Owned by one thread, which hands out work and takes the results. `bell` rings when one is done."""
+    """Owned by one thread, which hands out work and takes the results. `wakeup` rings when one is done."""
 
-    def __init__(self, name: str, work: Callable[[list[WorkItem]], Outcome], bell: threading.Event) -> None:
+    def __init__(self, name: str, work: Callable[[list[WorkItem]], Outcome], wakeup: threading.Event) -> None:
         self._name = name
         self._work = work
-        self._bell = bell
+        self._wakeup = wakeup
         self._running: list[WorkerTask[Outcome]] = []
         self._waiting: queue.SimpleQueue[WorkerTask[Outcome] | None] = queue.SimpleQueue()
         self._there = 0
@@ -80,7 +80,7 @@ class WorkerThreads(Generic[Outcome]):
     def hand_out(self, work_items: list[WorkItem], *, begun: int, singly: bool) -> None:
         """Give these work items to the next who is free."""
         task = WorkerTask(work_items, begun, singly, Future[list[WorkResult[Outcome]]]())
-        task.future.add_done_callback(lambda _: self._bell.set())
+        task.future.add_done_callback(lambda _: self._wakeup.set())
         self._running.append(task)
         self._waiting.put(task)
 

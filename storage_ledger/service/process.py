@@ -26,20 +26,20 @@ from storage_ledger.index.follower import Index
 from storage_ledger.ledger.contract import Ledger, QueueLength
 from storage_ledger.operations.clock_ahead import ahead
 from storage_ledger.operations.verify.scrub import Scrub
-from storage_ledger.pipeline.bells import Bells, Sleeper
 from storage_ledger.pipeline.failures import Outages
 from storage_ledger.pipeline.receive.intake import Intake
 from storage_ledger.pipeline.receive.source import Source
 from storage_ledger.pipeline.reconcile.sweep import Reconciler
 from storage_ledger.pipeline.replicate import Replicator
+from storage_ledger.pipeline.wakeups import Sleeper, Wakeups
 from storage_ledger.pipeline.worker_pool import WorkerPool
 from storage_ledger.service.clock_watch import ClockWatch
 from storage_ledger.service.supervisor import Supervisor
 from storage_ledger.system import cpu_affinity, logs
+from storage_ledger.system.checks_with_timeout import Hangs, Look
 from storage_ledger.system.http_server import WebServer
 from storage_ledger.system.metrics import Metrics
 from storage_ledger.system.sqlite import sqlite
-from storage_ledger.system.timed_checks import Hangs, Look
 
 STOP_WITHIN_S = 25.0
 SIGNALS_EVERY_S = 0.25
@@ -67,7 +67,7 @@ class Parts:
     reconciler: Reconciler
     scrub: Scrub
     index: Index
-    bells: Bells
+    wakeups: Wakeups
     outages: Outages
     metrics: Metrics
     clock: Callable[[], datetime]
@@ -89,7 +89,7 @@ class _Follower:
 
     thread: threading.Thread
     stop: threading.Event
-    bell: threading.Event
+    wakeup: threading.Event
 
 
 class Service:
@@ -118,7 +118,7 @@ class Service:
     def stop(self) -> None:
         """Finish what was begun, begin nothing more."""
         self._stop.set()
-        self._parts.bells.ring_all()
+        self._parts.wakeups.ring_all()
 
     def run(self, web: WebServer) -> int:
         """Until stopped; 0, or 2 when the ledger cannot be used. Installs handlers for SIGTERM and SIGINT: call it in the main thread."""
@@ -141,7 +141,7 @@ class Service:
             self._thread("scrub", lambda: parts.scrub.run(self._stop)),
             self._thread("source", lambda: source.run(parts.intake.deliver, self._stop), at_end=self._reading_ended.set),
         ]
-        mirrors, indexes = parts.bells.of(Sleeper.REPLICATE), parts.bells.of(Sleeper.INDEX)
+        mirrors, indexes = parts.wakeups.of(Sleeper.REPLICATE), parts.wakeups.of(Sleeper.INDEX)
         followers = [  # in the order in which they end: the mirror may append that it works again, and the index applies that
             _Follower(self._thread("mirror", lambda: parts.replicator.run(self._appended), self._appended), self._appended, mirrors),
             _Follower(
@@ -270,7 +270,7 @@ class Service:
 
     def _have_placed(self) -> None:
         self._placed.set()  # now the uploads of what it placed last are removed as well
-        self._parts.bells.of(Sleeper.REMOVE).set()
+        self._parts.wakeups.of(Sleeper.REMOVE).set()
 
     def _thread(
         self, name: str, job: Callable[[], None], stop: threading.Event | None = None, *, at_end: Callable[[], None] = lambda: None
@@ -291,7 +291,7 @@ class Service:
             _join(thread, deadline)
         for follower in followers:
             follower.stop.set()
-            follower.bell.set()
+            follower.wakeup.set()
             _join(follower.thread, deadline)
         stuck = [thread.name for thread in (*threads, *(each.thread for each in followers)) if thread.is_alive()]
         code = 2 if failed else self._supervisor.exit_code

@@ -31,7 +31,7 @@ def reconcile(settings: Settings, on_progress: Callable[[Sweep], None]) -> Sweep
                 metrics=Metrics(),
                 clock=utc_now,
                 grace_s=settings.reconcile_grace_seconds,
-                bell=threading.Event(),
+                wakeup=threading.Event(),
             )
             return reconciler.sweep(threading.Event(), most_fruitless=math.inf, on_progress=on_progress)
     finally:

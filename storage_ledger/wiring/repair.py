@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.errors import Locked, StorageLedgerError
 from storage_ledger.ledger.contract import Ledger
-from storage_ledger.operations.problems import Problems
 from storage_ledger.operations.progress import StartProgress
 from storage_ledger.operations.repair_headers import HeaderCounts, read_again, studies_read_again, studies_to_read
 from storage_ledger.operations.replay.metadata import rewrite_metadata
 from storage_ledger.operations.replay.report import ReplayCounts
 from storage_ledger.operations.replay.studies import described_studies
+from storage_ledger.operations.unresolved_problems import Problems
 from storage_ledger.settings import Settings
 from storage_ledger.system import logs
 from storage_ledger.wiring.stores import appending, reading, serve_lock_held

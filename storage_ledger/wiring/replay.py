@@ -15,16 +15,16 @@ from storage_ledger.index.rebuild.processes import RebuildProcesses
 from storage_ledger.ledger.migrate import require_writable
 from storage_ledger.ledger.mirror.writer import Mirror
 from storage_ledger.ledger.sqlite import SqliteLedger
-from storage_ledger.operations.problems import Problems
 from storage_ledger.operations.progress import StartProgress
 from storage_ledger.operations.replay import mirror as mirror_part
 from storage_ledger.operations.replay.dry_run import DryRunRepair, DryRunStatuses
 from storage_ledger.operations.replay.files import put_back
 from storage_ledger.operations.replay.metadata import rewrite_metadata
-from storage_ledger.operations.replay.patience import AWAY_S, Patience
 from storage_ledger.operations.replay.report import ReplayCounts, ReplayPart, ReplayPlan, ReplayReport
 from storage_ledger.operations.replay.statuses import resend_statuses
 from storage_ledger.operations.replay.studies import described_studies
+from storage_ledger.operations.replay.time_budget import AWAY_S, Patience
+from storage_ledger.operations.unresolved_problems import Problems
 from storage_ledger.pipeline.notify import Notifier
 from storage_ledger.pipeline.status_client import StatusClient
 from storage_ledger.settings import Settings
@@ -32,7 +32,7 @@ from storage_ledger.system import logs
 from storage_ledger.system.clock import utc_now
 from storage_ledger.system.files import FolderId
 from storage_ledger.system.metrics import Metrics
-from storage_ledger.system.pacing import Pace
+from storage_ledger.system.rate_limit import Pace
 from storage_ledger.wiring.stores import UMASK, reading, serve_lock_held
 
 WRITE_INTO_THE_ARCHIVE = frozenset({ReplayPart.MIRROR, ReplayPart.FILES, ReplayPart.METADATA})

@@ -18,7 +18,6 @@ from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.operations.verify.scrub import Scrub
 from storage_ledger.operations.verify.selection import VerifyPaths
 from storage_ledger.pipeline import notify, place, remove
-from storage_ledger.pipeline.bells import Bells, Signal, Sleeper
 from storage_ledger.pipeline.failures import Outages
 from storage_ledger.pipeline.notify import CONFIRM_AFTER, Notifier
 from storage_ledger.pipeline.place import Placer
@@ -30,6 +29,7 @@ from storage_ledger.pipeline.reconcile.sweep import Reconciler
 from storage_ledger.pipeline.remove import Remover
 from storage_ledger.pipeline.replicate import Replicator
 from storage_ledger.pipeline.status_client import StatusClient
+from storage_ledger.pipeline.wakeups import Signal, Sleeper, Wakeups
 from storage_ledger.pipeline.worker_pool import WorkerPool
 from storage_ledger.service.clock_watch import ClockWatch
 from storage_ledger.service.health import make_app
@@ -85,8 +85,8 @@ def _source(settings: Settings, ledger_id: str, metrics: Metrics, on_subscribed:
 
 def _parts(settings: Settings, client: StatusClient) -> Parts:
     metrics = Metrics()
-    bells = Bells()
-    ledger = SqliteLedger(settings.ledger_file, on_commit=partial(_committed, metrics, bells))
+    wakeups = Wakeups()
+    ledger = SqliteLedger(settings.ledger_file, on_commit=partial(_committed, metrics, wakeups))
     clock_watch = ClockWatch(utc_now, on_set=partial(_make_due, ledger, settings))
     _make_due(ledger, settings)  # recovery: what an earlier process put off is due
     archive = FilesystemArchive(settings.archive_path)
@@ -101,9 +101,9 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
         clock=utc_now,
         grace_s=settings.reconcile_grace_seconds,
         every_s=settings.reconcile_seconds,
-        bell=bells.of(Sleeper.RECONCILE),
+        wakeup=wakeups.of(Sleeper.RECONCILE),
     )
-    source = _source(settings, ledger.ledger_id, metrics, on_subscribed=partial(bells.ring, Signal.SUBSCRIBED))
+    source = _source(settings, ledger.ledger_id, metrics, on_subscribed=partial(wakeups.ring, Signal.SUBSCRIBED))
     intake = Intake(
         ledger,
         source,
@@ -111,7 +111,7 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
         metrics=metrics,
         clock=utc_now,
         rejected_per_hour=settings.rejected_per_hour,
-        bells=bells,
+        wakeups=wakeups,
     )
     remover = Remover(uploads, archive, metrics=metrics, clock=utc_now, settle_s=settings.upload_settle_seconds)
     placer = Placer(
@@ -124,7 +124,7 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
         steady_since=clock_watch.steady_since,
         on_copied=remover.remember,
     )
-    replicator = Replicator(ledger, mirror, outages=outages, metrics=metrics, clock=utc_now, bells=bells)
+    replicator = Replicator(ledger, mirror, outages=outages, metrics=metrics, clock=utc_now, wakeups=wakeups)
     notifier = Notifier(
         ledger,
         client,
@@ -142,7 +142,7 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
         outages=outages,
         metrics=metrics,
         clock=utc_now,
-        bell=bells.of(Sleeper.PLACE),
+        wakeup=wakeups.of(Sleeper.PLACE),
     )
     removing = WorkerPool(
         remove.POLICY,
@@ -152,7 +152,7 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
         outages=outages,
         metrics=metrics,
         clock=utc_now,
-        bell=bells.of(Sleeper.REMOVE),
+        wakeup=wakeups.of(Sleeper.REMOVE),
         up_to=lambda: mirror.position,
     )
     notifying = WorkerPool(
@@ -163,7 +163,7 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
         outages=outages,
         metrics=metrics,
         clock=utc_now,
-        bell=bells.of(Sleeper.NOTIFY),
+        wakeup=wakeups.of(Sleeper.NOTIFY),
         up_to=lambda: mirror.position,
     )
     index = Index(settings.index_file, ledger, processes=RebuildProcesses.of(settings.ledger_file))
@@ -190,7 +190,7 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
         reconciler=reconciler,
         scrub=scrub,
         index=index,
-        bells=bells,
+        wakeups=wakeups,
         outages=outages,
         metrics=metrics,
         clock=utc_now,
@@ -198,10 +198,10 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
     )
 
 
-def _committed(metrics: Metrics, bells: Bells, commit: Commit) -> None:
+def _committed(metrics: Metrics, wakeups: Wakeups, commit: Commit) -> None:
     for kind in commit.kinds:
         metrics.entries.labels(kind).inc()
-    bells.committed(commit)
+    wakeups.committed(commit)
 
 
 def _make_due(ledger: Ledger, settings: Settings) -> None:

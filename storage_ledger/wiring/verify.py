@@ -9,7 +9,7 @@ from collections.abc import Callable
 from storage_ledger.domain.ids import rfc3339
 from storage_ledger.domain.payloads import VerifiedPayload
 from storage_ledger.ledger.migrate import require_owner
-from storage_ledger.operations.verify import unrecorded
+from storage_ledger.operations.verify import unrecorded_result
 from storage_ledger.operations.verify.report import VerifyProgress, VerifyReport
 from storage_ledger.operations.verify.selection import VerifyOptions, VerifyPaths
 from storage_ledger.operations.verify.verification import Verification
@@ -58,8 +58,8 @@ def _keep(settings: Settings, options: VerifyOptions, report: VerifyReport) -> N
     """Keep findings that could not be recorded, so that `status` reports them; forget them after a complete run."""
     try:
         if report.not_recorded and report.found.counts:
-            unrecorded.keep(settings.ledger_path, report.found.counts, rfc3339(utc_now()))
+            unrecorded_result.keep(settings.ledger_path, report.found.counts, rfc3339(utc_now()))
         elif report.recorded and not report.not_recorded and not report.interrupted and options.study_id is None:
-            unrecorded.forget(settings.ledger_path)
+            unrecorded_result.forget(settings.ledger_path)
     except OSError as error:
         logs.get().warning("verify.not-kept", errno=error.errno)

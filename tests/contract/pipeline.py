@@ -20,7 +20,6 @@ from storage_ledger.domain.study import Study
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.ledger.contract import WorkItem
 from storage_ledger.pipeline import notify, place, remove
-from storage_ledger.pipeline.bells import Bells
 from storage_ledger.pipeline.failures import Outages
 from storage_ledger.pipeline.notify import Notifier
 from storage_ledger.pipeline.place import Placer
@@ -28,6 +27,7 @@ from storage_ledger.pipeline.receive.intake import Intake
 from storage_ledger.pipeline.receive.source import Delivery
 from storage_ledger.pipeline.remove import Remover
 from storage_ledger.pipeline.status_client import StatusClient
+from storage_ledger.pipeline.wakeups import Wakeups
 from storage_ledger.pipeline.worker_pool import WorkerPool
 from storage_ledger.service.clock_watch import ClockWatch
 from storage_ledger.system.metrics import Metrics
@@ -94,7 +94,7 @@ class Pipeline:
             "outages": Outages(self.ledger, self.metrics),
             "metrics": self.metrics,
             "clock": self.clock,
-            "bell": threading.Event(),
+            "wakeup": threading.Event(),
         }
         self.placing = WorkerPool(
             place.POLICY,
@@ -115,7 +115,7 @@ class Pipeline:
             metrics=self.metrics,
             clock=self.clock,
             rejected_per_hour=5,
-            bells=Bells(),
+            wakeups=Wakeups(),
         )
 
     def set_clock(self, seconds: float) -> None:

@@ -17,7 +17,6 @@ from storage_ledger.errors import LedgerBusy
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.pipeline import notify, place, remove
-from storage_ledger.pipeline.bells import Bells, Sleeper
 from storage_ledger.pipeline.failures import Outages
 from storage_ledger.pipeline.notify import Notifier
 from storage_ledger.pipeline.place import Placer
@@ -25,6 +24,7 @@ from storage_ledger.pipeline.receive.intake import Intake
 from storage_ledger.pipeline.receive.source import Delivery
 from storage_ledger.pipeline.remove import Remover
 from storage_ledger.pipeline.status_client import StatusClient
+from storage_ledger.pipeline.wakeups import Sleeper, Wakeups
 from storage_ledger.pipeline.worker_pool import WorkerPool
 from storage_ledger.system.clock import utc_now
 from storage_ledger.system.metrics import Metrics
@@ -99,8 +99,8 @@ class Lanes:
         migrate(folder / "ledger" / "ledger.db")
         self.uploads = folder / "uploads"
         self.waiting = {}
-        self.bells = Bells()
-        self.real = SqliteLedger(folder / "ledger" / "ledger.db", on_commit=self.bells.committed)
+        self.wakeups = Wakeups()
+        self.real = SqliteLedger(folder / "ledger" / "ledger.db", on_commit=self.wakeups.committed)
         self.client = StatusClient(status_url)
         self.metrics = Metrics()
         ledger = Breaking(self.real, "ledger", self.waiting)
@@ -116,16 +116,16 @@ class Lanes:
         self.pools = [
             WorkerPool(
                 place.POLICY, ledger, work=placer.place_batch, before_commit=placer.sync_new_folders, record=placer.record,
-                bell=self.bells.of(Sleeper.PLACE), **shared,
+                wakeup=self.wakeups.of(Sleeper.PLACE), **shared,
             ),
             WorkerPool(
-                remove.POLICY, ledger, work=remover.remove_batch, record=remover.record, bell=self.bells.of(Sleeper.REMOVE), **shared
+                remove.POLICY, ledger, work=remover.remove_batch, record=remover.record, wakeup=self.wakeups.of(Sleeper.REMOVE), **shared
             ),
-            WorkerPool(notify.POLICY, ledger, work=notifier.tell, record=notifier.record, bell=self.bells.of(Sleeper.NOTIFY), **shared),
+            WorkerPool(notify.POLICY, ledger, work=notifier.tell, record=notifier.record, wakeup=self.wakeups.of(Sleeper.NOTIFY), **shared),
         ]  # fmt: skip
         self.intake = Intake(
             self.real, Acknowledging(), UploadPaths(str(self.uploads)), metrics=self.metrics, clock=utc_now, rejected_per_hour=9,
-            bells=self.bells,
+            wakeups=self.wakeups,
         )  # fmt: skip
         self.stop = threading.Event()
         self.died = []
@@ -149,7 +149,7 @@ class Lanes:
 
     def __exit__(self, *_):
         self.stop.set()
-        self.bells.ring_all()
+        self.wakeups.ring_all()
         for thread in self.threads:
             thread.join(30)
         self.client.close()

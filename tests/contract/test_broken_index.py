@@ -34,7 +34,7 @@ class Scene:
         self.ledger = ledgers.open(folder)
         self.path = folder / "index.db"
         self.settings = Settings(uploads_path=folder / "u", archive_path=folder / "a", ledger_path=folder, http_port=0)
-        self.bell = threading.Event()
+        self.wakeup = threading.Event()
         for number in range(3):
             self.append(f"S{number}")
         with closing(Index(self.path, self.ledger)) as index:
@@ -44,7 +44,7 @@ class Scene:
         with self.ledger.write() as tx:
             cause = tx.append(NewEntry(Kind.DESCRIBED, described(f"{study_id}.dcm"), study_id), work_item=False).position
             tx.append(NewEntry(Kind.ARCHIVED, archived(f"{study_id}.dcm"), study_id, cause), work_item=False)
-        self.bell.set()
+        self.wakeup.set()
 
     @contextmanager
     def serving(self) -> Iterator[Index]:
@@ -55,7 +55,7 @@ class Scene:
 
         def run() -> None:
             try:
-                index.run(stop, self.bell)
+                index.run(stop, self.wakeup)
                 ended.append(None)
             except BaseException as error:  # noqa: BLE001 - told below
                 ended.append(error)
@@ -67,7 +67,7 @@ class Scene:
             assert ended == []
         finally:
             stop.set()
-            self.bell.set()
+            self.wakeup.set()
             thread.join(60)
             index.close()
         assert ended == [None]

@@ -9,11 +9,11 @@ from storage_ledger.archive.dicom_header import read_header
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.errors import Retryable
-from storage_ledger.operations.problems import Problems
 from storage_ledger.operations.repair_headers import HeaderCounts, headers_of, read_again, studies_read_again, studies_to_read
 from storage_ledger.operations.replay.metadata import rewrite_metadata
 from storage_ledger.operations.replay.report import ReplayCounts
 from storage_ledger.operations.replay.studies import described_studies
+from storage_ledger.operations.unresolved_problems import Problems
 from tests.contract.making import damage
 from tests.contract.pipeline import Pipeline
 from tests.support.dicom import make_file

@@ -14,7 +14,7 @@ import pytest
 from storage_ledger.domain.entries import Kind, NewEntry, faults
 from storage_ledger.domain.entries import header as header_of
 from storage_ledger.errors import LedgerUnusable, Locked
-from storage_ledger.index.file import IndexUnreadable
+from storage_ledger.index.database_file import IndexUnreadable
 from storage_ledger.index.follower import Index
 from storage_ledger.index.rebuild import worker
 from storage_ledger.index.rebuild.processes import RebuildProcesses

@@ -36,11 +36,11 @@ class Turns:
         self.recorded = []
         self.died = []
         self.stop = threading.Event()
-        self.bell = threading.Event()
+        self.wakeup = threading.Event()
         self.metrics = Metrics()
         self.pool = WorkerPool(
             replace(place.POLICY, workers=workers), ledger, work=self.work, record=self.record,
-            outages=Outages(ledger, self.metrics), metrics=self.metrics, clock=utc_now, bell=self.bell,
+            outages=Outages(ledger, self.metrics), metrics=self.metrics, clock=utc_now, wakeup=self.wakeup,
         )  # fmt: skip
         self.thread = threading.Thread(target=self.run)
 
@@ -72,7 +72,7 @@ class Turns:
 
     def __exit__(self, *_):
         self.stop.set()
-        self.bell.set()
+        self.wakeup.set()
         self.thread.join(30)
         assert not self.thread.is_alive()
 
@@ -164,7 +164,7 @@ def test_an_entry_of_which_not_even_a_failure_can_be_recorded_leaves_the_others_
         until(lambda: pool.turns)
         for number in range(2, 5):
             add(ledger, f"study{number}")
-            pool.bell.set()
+            pool.wakeup.set()
             until(lambda number=number: number in pool.recorded, 10)
     assert pool.died == []
     [waits] = ledger.pending_of("odd")
@@ -178,7 +178,7 @@ def test_what_raised_once_is_done_when_it_is_tried_again(ledger):
         pool.breaks.clear()
         with ledger.write() as tx:
             tx.make_due(beyond_s=0)
-        pool.bell.set()
+        pool.wakeup.set()
         until(lambda: pool.recorded == [position], 30)
     assert pending(ledger) == []
 

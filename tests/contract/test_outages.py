@@ -313,13 +313,13 @@ class Hung:
         self.ledger = ledger
         self.free = threading.Event()
         self.stop = threading.Event()
-        self.bell = threading.Event()
+        self.wakeup = threading.Event()
         self.done = []
         self.died = []
         metrics = Metrics()
         self.pool = WorkerPool(
             replace(place.POLICY, workers=workers, hangs_after_s=0.5), ledger, work=self.work, record=self.record,
-            outages=Outages(ledger, metrics), metrics=metrics, clock=utc_now, bell=self.bell,
+            outages=Outages(ledger, metrics), metrics=metrics, clock=utc_now, wakeup=self.wakeup,
         )  # fmt: skip
         self.thread = threading.Thread(target=self.run)
 
@@ -357,11 +357,11 @@ class Hung:
         with self.ledger.write() as tx:
             for study_id in studies:
                 tx.append(NewEntry(Kind.DESCRIBED, {"upload_path": study_id, "raw_sha256": study_id, "message": {}}, study_id))
-        self.bell.set()
+        self.wakeup.set()
 
     def end(self):
         self.stop.set()
-        self.bell.set()
+        self.wakeup.set()
         self.thread.join(30)
         assert not self.thread.is_alive()
 

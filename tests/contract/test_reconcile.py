@@ -49,7 +49,7 @@ class Looking(Pipeline):
             metrics=self.metrics,
             clock=self.clock,
             grace_s=60,
-            bell=threading.Event(),
+            wakeup=threading.Event(),
             **{"second_look_s": 0.0, **how},
         )
 
@@ -597,7 +597,7 @@ def test_a_sweep_reads_as_little_for_each_file_however_many_of_one_study_wait_to
     with closing(CountingLedger(pipeline.ledger.path, clock=pipeline.clock)) as ledger:
         looking = Reconciler(
             ledger, Uploads(pipeline.uploads), pipeline.client, metrics=pipeline.metrics, clock=pipeline.clock,
-            grace_s=0, second_look_s=0.0, bell=threading.Event(),
+            grace_s=0, second_look_s=0.0, wakeup=threading.Event(),
         )  # fmt: skip
         pipeline.clock.move(3600)
         assert looking.sweep(threading.Event()).held == 40
@@ -652,7 +652,7 @@ def test_two_sweeps_at_once_make_up_for_each_message_once(tmp_path, ledgers, sta
     other = reconcile_beside(pipeline)
     second = Reconciler(
         other, Uploads(pipeline.uploads), pipeline.client, metrics=Metrics(), clock=pipeline.clock, grace_s=60, second_look_s=0.0,
-        bell=threading.Event(),
+        wakeup=threading.Event(),
     )  # fmt: skip
     described = 0
     for number in range(60):
@@ -748,7 +748,7 @@ class Counting(Reconciler):
 def running(pipeline, **how):
     reconciler = Counting(
         pipeline.ledger, Uploads(pipeline.uploads), pipeline.client, metrics=pipeline.metrics, clock=pipeline.clock,
-        **{"grace_s": 0, "second_look_s": 0.0, "bell": threading.Event(), **how},
+        **{"grace_s": 0, "second_look_s": 0.0, "wakeup": threading.Event(), **how},
     )  # fmt: skip
     stop = threading.Event()
     thread = threading.Thread(target=reconciler.run, args=(stop,))
@@ -756,7 +756,7 @@ def running(pipeline, **how):
 
     def end() -> None:
         stop.set()
-        reconciler._bell.set()
+        reconciler._wakeup.set()
         thread.join(30)
         assert not thread.is_alive()
 
@@ -768,7 +768,7 @@ def test_it_sweeps_at_the_start_after_each_ring_and_once_more_when_the_grace_is_
     for _ in range(2):  # at the start, and after the grace
         assert reconciler.swept.acquire(timeout=20)
     assert not reconciler.swept.acquire(blocking=False)
-    reconciler._bell.set()
+    reconciler._wakeup.set()
     for _ in range(2):
         assert reconciler.swept.acquire(timeout=20)
     end()
@@ -784,7 +784,7 @@ def test_it_sweeps_by_the_clock(pipeline):
 def test_zero_seconds_switch_it_off_and_it_still_ends_when_told(pipeline):
     pipeline.lost()
     reconciler, end = running(pipeline, every_s=0)
-    reconciler._bell.set()
+    reconciler._wakeup.set()
     end()
     assert not reconciler.swept.acquire(blocking=False)
     assert pipeline.described() == []

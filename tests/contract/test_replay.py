@@ -12,19 +12,19 @@ import pytest
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.errors import LedgerUnusable, Permanent, Retryable
-from storage_ledger.operations.problems import Problems
 from storage_ledger.operations.replay.dry_run import DryRunRepair, DryRunStatuses
 from storage_ledger.operations.replay.files import put_back
 from storage_ledger.operations.replay.metadata import rewrite_metadata
-from storage_ledger.operations.replay.patience import Patience
 from storage_ledger.operations.replay.report import ReplayCounts
 from storage_ledger.operations.replay.statuses import resend_statuses
 from storage_ledger.operations.replay.studies import described_studies
+from storage_ledger.operations.replay.time_budget import Patience
+from storage_ledger.operations.unresolved_problems import Problems
 from storage_ledger.pipeline.notify import Notifier
 from storage_ledger.pipeline.status_client import StatusClient
 from storage_ledger.system.metrics import Metrics
-from storage_ledger.system.pacing import Pace
 from storage_ledger.system.parallel import in_parallel
+from storage_ledger.system.rate_limit import Pace
 from tests.contract.pipeline import Pipeline, tree
 from tests.support.status_server import Fault
 

@@ -23,7 +23,7 @@ from storage_ledger.operations.report.quarantine import quarantined
 from storage_ledger.operations.report.status import look_at
 from storage_ledger.operations.report.timeline import timeline_of
 from storage_ledger.operations.report.verifications import last_verify
-from storage_ledger.operations.verify import unrecorded
+from storage_ledger.operations.verify import unrecorded_result
 from storage_ledger.operations.verify.selection import VerifyOptions
 from storage_ledger.pipeline.failures import Outages
 from storage_ledger.settings import Settings
@@ -317,7 +317,7 @@ def test_what_verify_found_and_could_not_record_is_said_until_a_run_is_recorded_
     assert item["detail"].startswith("1 mirror-damaged, of ")
     mirror.write_bytes(whole)
     assert (len(verified(study_id="S1")), scene.needs()) == (1, ["verify-findings"]), "it has not looked at the mirror"
-    (settings.ledger_path / unrecorded.FILE).write_text("{")
+    (settings.ledger_path / unrecorded_result.FILE).write_text("{")
     assert scene.needs() == ["verify-findings"], "whatever it said"
     assert (len(verified()), scene.needs()) == (1, [])
     assert pipeline.ledger.last().kind == Kind.VERIFIED

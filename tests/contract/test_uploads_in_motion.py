@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from storage_ledger.archive import unlink
+from storage_ledger.archive import safe_unlink
 from storage_ledger.archive.uploads import FileIdentity, Uploads
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import Permanent, Retryable
@@ -30,7 +30,7 @@ OWNER = hashlib.sha256(b"").hexdigest()[:8]
 
 
 def hidden(position):
-    return unlink.hidden_name(OWNER, position)
+    return safe_unlink.hidden_name(OWNER, position)
 
 
 RENAMES = int(os.environ.get("RENAMES", "1000"))
@@ -322,10 +322,10 @@ def test_what_took_the_name_of_an_upload_and_is_no_file_keeps_it(tmp_path, kind)
 def test_where_the_file_system_cannot_rename_without_replacing_a_link_does_it(tmp_path):
     folder = os.open(tmp_path, os.O_RDONLY)
     (tmp_path / "old").write_bytes(b"x")
-    unlink.link_to_new(folder, "old", "new")
+    safe_unlink.link_to_new(folder, "old", "new")
     (tmp_path / "old").write_bytes(b"y")
     with pytest.raises(FileExistsError):
-        unlink.link_to_new(folder, "old", "new")
+        safe_unlink.link_to_new(folder, "old", "new")
     os.close(folder)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"old": b"y", "new": b"x"}
 

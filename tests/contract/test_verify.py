@@ -15,7 +15,7 @@ from storage_ledger.domain.payloads import ArchivedFileFields, ArchivedPayload, 
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.index.follower import Index
 from storage_ledger.ledger.mirror.writer import Mirror
-from storage_ledger.operations.verify import recording as module
+from storage_ledger.operations.verify import record_result as module
 from storage_ledger.operations.verify.files import Files
 from storage_ledger.operations.verify.findings import Findings
 from storage_ledger.operations.verify.report import VerifyReport
@@ -24,7 +24,7 @@ from storage_ledger.operations.verify.selection import VerifyOptions, VerifyPath
 from storage_ledger.operations.verify.untrusting_reader import UntrustingReader
 from storage_ledger.operations.verify.verification import Verification
 from storage_ledger.system.metrics import Metrics
-from storage_ledger.system.pacing import Pace
+from storage_ledger.system.rate_limit import Pace
 from storage_ledger.system.sqlite import sqlite
 from tests.contract.making import Ledgers
 from tests.contract.pipeline import Pipeline

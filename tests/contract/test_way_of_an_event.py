@@ -12,9 +12,9 @@ from storage_ledger.domain.paths import UploadPaths
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerBusy, Retryable
 from storage_ledger.ledger.sqlite import SqliteLedger
-from storage_ledger.pipeline.bells import Bells, Sleeper
 from storage_ledger.pipeline.receive.intake import Intake
 from storage_ledger.pipeline.receive.source import Delivery
+from storage_ledger.pipeline.wakeups import Sleeper, Wakeups
 from tests.contract.making import Ledgers, fill, small_volume
 from tests.contract.pipeline import Pipeline, tree
 from tests.support.waiting import until
@@ -116,12 +116,12 @@ def test_what_could_not_be_recorded_does_not_use_up_the_hours_share(tmp_path, le
 
 
 def test_that_the_ledger_could_be_written_again_is_told_when_all_that_waited_is_recorded(pipeline):
-    bells = Bells()
-    recovered = bells.of(Sleeper.RECONCILE)
+    wakeups = Wakeups()
+    recovered = wakeups.of(Sleeper.RECONCILE)
     stop, ended = threading.Event(), threading.Event()
     intake = Intake(
         pipeline.ledger, pipeline.source, UploadPaths("/app/uploads"), metrics=pipeline.metrics, clock=pipeline.clock,
-        rejected_per_hour=5, bells=bells,
+        rejected_per_hour=5, wakeups=wakeups,
     )  # fmt: skip
     thread = threading.Thread(target=intake.run, args=(stop, ended))
     with pipeline.ledger._writer.connection() as connection:  # the connection that is used again: it does not wait for the other one

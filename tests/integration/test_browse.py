@@ -25,7 +25,7 @@ from storage_ledger.errors import BadSettings
 from storage_ledger.index.follower import Index
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.sqlite import SqliteLedger
-from storage_ledger.operations.verify import unrecorded
+from storage_ledger.operations.verify import unrecorded_result
 from storage_ledger.settings import SERVE_LOCK
 from storage_ledger.system.locks import held
 from storage_ledger.system.sqlite import sqlite
@@ -659,9 +659,9 @@ def test_home_and_attention_say_whether_the_service_runs(opened: Browse, ledger:
 
 
 def test_home_and_attention_say_what_verify_found_and_could_not_record(opened: Browse, ledger: Path):
-    unrecorded.keep(ledger, {"mirror-damaged": 3}, "2026-02-03T04:05:06.000Z")
+    unrecorded_result.keep(ledger, {"mirror-damaged": 3}, "2026-02-03T04:05:06.000Z")
     assert "3 other findings" in opened.page("/").body
     told = opened.page("/attention").body
     assert ("mirror-damaged" in told, "3 findings, " in told) == (True, True)
-    unrecorded.forget(ledger)
+    unrecorded_result.forget(ledger)
     assert "mirror-damaged" not in opened.page("/attention").body

@@ -66,7 +66,7 @@ def test_every_file_is_archived_once_or_still_there(ledgers, server, files, word
             reconciler = Reconciler(
                 pipeline.ledger, Uploads(pipeline.uploads), client,
                 metrics=pipeline.metrics, clock=pipeline.clock, grace_s=60, second_look_s=0.0,
-                bell=threading.Event(),
+                wakeup=threading.Event(),
             )  # fmt: skip
             done = reconciler.sweep(threading.Event())
             assert (done.complete, done.trouble, done.changing) == (True, None, 0)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from storage_ledger.domain.paths import UploadPaths
 from storage_ledger.ledger.sqlite import SqliteLedger
-from storage_ledger.pipeline.bells import Bells
 from storage_ledger.pipeline.receive.intake import Intake
 from storage_ledger.pipeline.receive.source import Delivery, Source
+from storage_ledger.pipeline.wakeups import Wakeups
 from storage_ledger.settings import Settings
 from storage_ledger.system.clock import utc_now
 from storage_ledger.system.metrics import Metrics
@@ -46,7 +46,7 @@ def main() -> None:
         metrics=Metrics(),
         clock=utc_now,
         rejected_per_hour=settings.rejected_per_hour,
-        bells=Bells(),
+        wakeups=Wakeups(),
     )
     for _ in range(GROUPS):
         intake.append([Delivery(rng.choice(messages), Nobody.name) for _ in range(rng.randrange(1, 4))])

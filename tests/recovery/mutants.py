@@ -148,8 +148,8 @@ MUTANTS = {
         (
             Edit(
                 POOL,
-                "WorkerThreads(policy.thread, work, bell)",
-                "WorkerThreads(policy.thread, _dropping(ledger, work) if policy.step == 'remove' else work, bell)",
+                "WorkerThreads(policy.thread, work, wakeup)",
+                "WorkerThreads(policy.thread, _dropping(ledger, work) if policy.step == 'remove' else work, wakeup)",
             ),
             Edit(
                 POOL,

@@ -27,22 +27,22 @@ class Scene:
 
     def __init__(self) -> None:
         self.notes: list[object] = []
-        self.bell = Noted("bell", self.notes)
+        self.wakeup = Noted("wakeup", self.notes)
         self.stop = Noted("stop", self.notes)
 
     def run(self, *rounds: Round, stop_in: int) -> list[object]:
         script = iter(enumerate(rounds))
 
         def apply_more() -> Round:
-            assert not self.bell.is_set(), "what rings during a round must not be missed"
+            assert not self.wakeup.is_set(), "what rings during a round must not be missed"
             number, done = next(script)
             self.notes.append(number)
-            self.bell.set()
+            self.wakeup.set()
             if number == stop_in:
                 self.stop.set()
             return done
 
-        follow_until_stopped(apply_more, self.bell, self.stop)
+        follow_until_stopped(apply_more, self.wakeup, self.stop)
         assert next(script, None) is None, "there are rounds left"
         return self.notes
 
@@ -54,12 +54,12 @@ def scene() -> Scene:
 
 def test_one_that_has_caught_up_waits_for_the_bell_and_one_that_is_behind_does_not(scene):
     notes = scene.run(CaughtUp(moved=True), Behind(), Behind(0.1), CaughtUp(moved=False), CaughtUp(moved=False), stop_in=3)
-    assert notes == [0, ("bell", LOOK_EVERY_S), 1, ("stop", 0.0), 2, ("stop", 0.1), 3, ("bell", LOOK_EVERY_S), 4]
+    assert notes == [0, ("wakeup", LOOK_EVERY_S), 1, ("stop", 0.0), 2, ("stop", 0.1), 3, ("wakeup", LOOK_EVERY_S), 4]
 
 
 def test_after_a_failure_only_a_stop_cuts_the_pause_short(scene):
     notes = scene.run(RoundFailed(7.0), CaughtUp(moved=False), CaughtUp(moved=False), stop_in=1)
-    assert notes == [0, ("stop", 7.0), 1, ("bell", LOOK_EVERY_S), 2]
+    assert notes == [0, ("stop", 7.0), 1, ("wakeup", LOOK_EVERY_S), 2]
 
 
 def test_once_stopped_it_goes_on_until_there_is_nothing_new(scene):
@@ -68,7 +68,7 @@ def test_once_stopped_it_goes_on_until_there_is_nothing_new(scene):
 
 
 def test_a_round_that_began_before_the_stop_is_not_the_last(scene):
-    assert scene.run(CaughtUp(moved=False), CaughtUp(moved=False), stop_in=0) == [0, ("bell", LOOK_EVERY_S), 1]
+    assert scene.run(CaughtUp(moved=False), CaughtUp(moved=False), stop_in=0) == [0, ("wakeup", LOOK_EVERY_S), 1]
 
 
 def test_once_stopped_it_gives_up_after_some_failures(scene):
@@ -88,4 +88,4 @@ def test_what_a_round_raises_ends_it(scene):
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        follow_until_stopped(broken, scene.bell, scene.stop)
+        follow_until_stopped(broken, scene.wakeup, scene.stop)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from storage_ledger.system.timed_checks import Hangs, Look
+from storage_ledger.system.checks_with_timeout import Hangs, Look
 from tests.support.waiting import until
 
 

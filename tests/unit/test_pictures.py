@@ -14,7 +14,7 @@ from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from storage_ledger.web.files.pictures import Rendered, RenderRequest, Unavailable, header, render
+from storage_ledger.web.files.pictures import Rendered, RenderRequest, Unavailable, header_table, render
 from storage_ledger.web.files.pictures.cache import Cache, key_of
 from tests.support.dicom import make_file, testdata_files
 
@@ -173,20 +173,23 @@ def test_a_table_of_a_header_is_bounded():
     inner.PatientComments = "x" * 5000
     inner.add_new(0x00091010, "OB", bytes(70_000))
     file = dataset(RAMP, RequestAttributesSequence=Sequence([inner]), ImageType=["A"] * 100)
-    rows = {row["tag"]: row for row in header.table(file)["rows"]}
+    rows = {row["tag"]: row for row in header_table.table(file)["rows"]}
     assert rows["(0040,0275)"]["value"] == "1 items"
-    assert (rows["(0010,4000)"]["depth"], len(rows["(0010,4000)"]["value"])) == (2, header.MAX_CHARACTERS + len(" … (5,000 characters)"))
+    assert (rows["(0010,4000)"]["depth"], len(rows["(0010,4000)"]["value"])) == (
+        2,
+        header_table.MAX_CHARACTERS + len(" … (5,000 characters)"),
+    )
     assert rows["(0009,1010)"]["value"] == "70,000 bytes"
     assert rows["(0008,0008)"]["value"].endswith("(100 values)")
     assert "(7FE0,0010)" not in rows
 
 
 def test_a_broken_element_costs_only_itself():
-    rows = header.table(bundled("badVR.dcm"))["rows"]
+    rows = header_table.table(bundled("badVR.dcm"))["rows"]
     assert len(rows) > 20
-    many = dataset(RAMP, RequestAttributesSequence=Sequence([Dataset() for _ in range(header.MAX_ROWS)]))
-    told = header.table(many)
-    assert (len(told["rows"]), told["cut"]) == (header.MAX_ROWS, True)
+    many = dataset(RAMP, RequestAttributesSequence=Sequence([Dataset() for _ in range(header_table.MAX_ROWS)]))
+    told = header_table.table(many)
+    assert (len(told["rows"]), told["cut"]) == (header_table.MAX_ROWS, True)
 
 
 def test_what_was_kept_is_found_again_and_what_is_not_whole_is_not(tmp_path: Path):

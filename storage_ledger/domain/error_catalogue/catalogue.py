@@ -14,11 +14,11 @@ from storage_ledger.domain.error_catalogue.outages import OUTAGES
 from storage_ledger.domain.error_catalogue.pictures import PICTURES
 from storage_ledger.domain.error_catalogue.quarantined_files import QUARANTINED_FILES
 from storage_ledger.domain.error_catalogue.readiness import READINESS, REDIS
+from storage_ledger.domain.error_catalogue.reconcile import SWEEPS, UNEXPLAINED_FILES
 from storage_ledger.domain.error_catalogue.rejected_messages import REJECTED_MESSAGES
 from storage_ledger.domain.error_catalogue.replay import REPLAY
 from storage_ledger.domain.error_catalogue.retries import RETRIES
 from storage_ledger.domain.error_catalogue.settings_and_locks import SETTINGS_AND_LOCKS
-from storage_ledger.domain.error_catalogue.uploads_search import SWEEPS, UNEXPLAINED_FILES
 from storage_ledger.domain.error_catalogue.verify import VERIFY
 
 SECTIONS = (

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from storage_ledger.index import patient_conflicts
-from storage_ledger.index.derived import ADD_TO_ARRIVALS, DROP_EMPTY_ARRIVALS, flag_conflicts, recompute_patients, recompute_studies
+from storage_ledger.index.derived_tables import ADD_TO_ARRIVALS, DROP_EMPTY_ARRIVALS, flag_conflicts, recompute_patients, recompute_studies
 from storage_ledger.index.rebuild.worker import DERIVED, FOLDED
 from storage_ledger.index.schema import COLUMNS, ROWID
 from storage_ledger.index.search import write_search_text

@@ -11,7 +11,7 @@ from typing import Any
 
 from storage_ledger.domain.entries import Entry
 from storage_ledger.index import fixity
-from storage_ledger.index.file import IndexFile, of_ledger
+from storage_ledger.index.database_file import IndexFile, of_ledger
 from storage_ledger.index.rebuild.merge import derive_again, merge
 from storage_ledger.index.rebuild.partitions import RebuildOptions, folded, left_over, remove
 from storage_ledger.index.schema import INDEXES, SCHEMA, SEARCH, SHADOW, TABLES, schema_version, set_progress

@@ -22,7 +22,7 @@ from typing import Any
 from storage_ledger.domain.entries import Entry
 from storage_ledger.domain.patient_identity import PATIENT
 from storage_ledger.domain.search_text import Described
-from storage_ledger.index.derived import add_files, add_patients, count_arrivals
+from storage_ledger.index.derived_tables import add_files, add_patients, count_arrivals
 from storage_ledger.index.schema import COLUMNS, FLAGS, OF_A_SERIES, OF_A_STUDY, ROWID, TABLES
 from storage_ledger.index.search import write_search_text
 from storage_ledger.index.writer import KEEP_STUDIES, PartitionWriter

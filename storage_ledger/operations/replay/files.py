@@ -22,9 +22,9 @@ from storage_ledger.domain.payloads import RestoredFileFields, RestoredPayload
 from storage_ledger.domain.study import ArchivedFile, Study
 from storage_ledger.errors import UPLOADS_MISSING, Permanent, Retryable, StorageLedgerError
 from storage_ledger.ledger.contract import Ledger
-from storage_ledger.operations.problems import Problem, Problems
 from storage_ledger.operations.progress import ShowProgress, StartProgress
 from storage_ledger.operations.replay.report import ReplayCounts
+from storage_ledger.operations.unresolved_problems import Problem, Problems
 from storage_ledger.system.parallel import batches, each_batch, in_parallel
 from storage_ledger.system.sqlite import errors_mapped, sqlite
 

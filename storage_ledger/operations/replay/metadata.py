@@ -14,9 +14,9 @@ from storage_ledger.domain.paths import METADATA, archive_path
 from storage_ledger.domain.study import Study
 from storage_ledger.errors import StorageLedgerError
 from storage_ledger.ledger.contract import Ledger
-from storage_ledger.operations.problems import Problem, Problems
 from storage_ledger.operations.progress import ShowProgress
 from storage_ledger.operations.replay.report import ReplayCounts
+from storage_ledger.operations.unresolved_problems import Problem, Problems
 from storage_ledger.pipeline.study_metadata import metadata_bytes
 from storage_ledger.system.parallel import batches, each_batch
 

@@ -12,9 +12,9 @@ from storage_ledger.errors import MIRROR_DAMAGED, MIRROR_MISSING, LedgerError, L
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.mirror.reader import entries
 from storage_ledger.ledger.mirror.writer import Mirror
-from storage_ledger.operations.problems import Problem, Problems
 from storage_ledger.operations.progress import StartProgress
 from storage_ledger.operations.replay.report import ReplayCounts, ReplayPart, ReplayPlan
+from storage_ledger.operations.unresolved_problems import Problem, Problems
 
 SHOWN_EVERY = 1_000
 

@@ -7,7 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from storage_ledger.errors import StorageLedgerError
-from storage_ledger.operations.problems import Problems
+from storage_ledger.operations.unresolved_problems import Problems
 
 
 class ReplayPart(StrEnum):

@@ -14,13 +14,13 @@ from storage_ledger.domain.entries import Entry, Kind
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import StorageLedgerError
 from storage_ledger.ledger.contract import Ledger, WorkItem
-from storage_ledger.operations.problems import Problem, Problems
 from storage_ledger.operations.progress import ShowProgress
-from storage_ledger.operations.replay.patience import Patience
 from storage_ledger.operations.replay.report import ReplayCounts
+from storage_ledger.operations.replay.time_budget import Patience
+from storage_ledger.operations.unresolved_problems import Problem, Problems
 from storage_ledger.pipeline.notify import CONFIRM_AFTER, Notifier, NotTold, Stays, Told
-from storage_ledger.system.pacing import Pace
 from storage_ledger.system.parallel import batches, each_batch
+from storage_ledger.system.rate_limit import Pace
 
 WORKERS = 6
 BATCH = 64

@@ -26,7 +26,7 @@ from storage_ledger.operations.clock_ahead import CLOCK_AHEAD, ahead
 from storage_ledger.operations.report import remedies
 from storage_ledger.operations.report.quarantine import QuarantinedFile, quarantined
 from storage_ledger.operations.report.verifications import VERIFIED_READ, VerificationSummary, found_besides_files, last_verify
-from storage_ledger.operations.verify import unrecorded
+from storage_ledger.operations.verify import unrecorded_result
 from storage_ledger.settings import Settings
 from storage_ledger.system import locks
 from storage_ledger.system.clock import utc_now
@@ -196,7 +196,7 @@ def _damage(ledger: Ledger, settings: Settings) -> list[Reason]:
         codes = _numbers(Counter(each.code for each in others))
         text = f"{codes}; the last of {others[0].recorded_at}"
         found.append(Reason("verify-findings", text))
-    if (later := unrecorded.kept(settings.ledger_path)) is not None:
+    if (later := unrecorded_result.kept(settings.ledger_path)) is not None:
         text = f"{_numbers(later.counts)}, of {later.at}; not recorded: where ledger or mirror are damaged, nothing is"
         found.append(Reason("verify-findings", text))
     return found

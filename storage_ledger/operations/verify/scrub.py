@@ -16,12 +16,12 @@ from storage_ledger.index.queries import ask_files
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.operations.verify.files import FileCounts, Files
 from storage_ledger.operations.verify.findings import Findings, Stopped
-from storage_ledger.operations.verify.recording import Portion, payload_of
+from storage_ledger.operations.verify.record_result import Portion, payload_of
 from storage_ledger.operations.verify.selection import VerifyPaths
 from storage_ledger.operations.verify.untrusting_reader import BelievedFile, UntrustingReader
 from storage_ledger.system import logs
 from storage_ledger.system.metrics import Metrics
-from storage_ledger.system.pacing import Pace
+from storage_ledger.system.rate_limit import Pace
 
 ROUND_S = 86_400.0
 """No file is read more often than this: a small archive would be read, and entries appended, without end."""

@@ -27,12 +27,12 @@ from storage_ledger.ledger.mirror.reader import MirrorEnd
 from storage_ledger.operations.verify import index, ledger, mirror
 from storage_ledger.operations.verify.files import FileCounts, Files, UntrackedFiles
 from storage_ledger.operations.verify.findings import Stopped
-from storage_ledger.operations.verify.recording import Append, Recording
+from storage_ledger.operations.verify.record_result import Append, Recording
 from storage_ledger.operations.verify.report import VerifyProgress, VerifyReport
 from storage_ledger.operations.verify.selection import FileSelection, VerifyOptions, VerifyPaths
 from storage_ledger.operations.verify.untrusting_reader import BelievedFile, UntrustingReader
 from storage_ledger.operations.verify.work_queue import WorkQueueCheck
-from storage_ledger.system.pacing import Pace
+from storage_ledger.system.rate_limit import Pace
 
 PARTS = ("ledger", "mirror", "pending", "files", "strangers", "index")
 """In this order; the names are those in `verified` entries."""

@@ -17,8 +17,8 @@ from storage_ledger.domain.paths import UploadPaths
 from storage_ledger.domain.payloads import DescribedPayload, RejectedPayload
 from storage_ledger.errors import LedgerBusy, LedgerError, LedgerRefused, Rejected
 from storage_ledger.ledger.contract import Ledger, Transaction
-from storage_ledger.pipeline.bells import Bells, Signal
 from storage_ledger.pipeline.receive.source import Delivery, Source
+from storage_ledger.pipeline.wakeups import Signal, Wakeups
 from storage_ledger.system import logs
 from storage_ledger.system.metrics import Metrics
 
@@ -42,7 +42,7 @@ class Intake:
         metrics: Metrics,
         clock: Callable[[], datetime],
         rejected_per_hour: int,
-        bells: Bells,
+        wakeups: Wakeups,
     ) -> None:
         self._ledger = ledger
         self._source = source
@@ -50,7 +50,7 @@ class Intake:
         self._metrics = metrics
         self._clock = clock
         self._rejected_per_hour = rejected_per_hour
-        self._bells = bells
+        self._wakeups = wakeups
         self._group: list[Delivery] = []  # in hand: taken from the queue, and not recorded yet
         self._waiting: deque[Delivery] = deque()
         self._bytes = 0
@@ -91,7 +91,7 @@ class Intake:
                     return
                 if behind:  # all that was kept is recorded; what Redis dropped meanwhile is not
                     behind = False
-                    self._bells.ring(Signal.CAUGHT_UP)
+                    self._wakeups.ring(Signal.CAUGHT_UP)
                 continue
             try:
                 self.append(group)

@@ -74,7 +74,7 @@ class Sweep:
 class Reconciler:
     """`sweep` looks once through uploads; `run` does so again and again. Several may work on one ledger at a time.
 
-    `bell` rings when messages may have been missed, or when it is to stop.
+    `wakeup` rings when messages may have been missed, or when it is to stop.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Reconciler:
         grace_s: float,
         every_s: float = 0.0,
         second_look_s: float = SECOND_LOOK_S,
-        bell: threading.Event,
+        wakeup: threading.Event,
     ) -> None:
         self._ledger = ledger
         self._uploads = uploads
@@ -98,12 +98,12 @@ class Reconciler:
         self._every_s = every_s
         self._second_look_s = second_look_s
         self._judge = Judge(ledger, uploads, client, clock)
-        self._bell = bell
+        self._wakeup = wakeup
         self._walk: Generator[FoundUpload] | None = None
         self._done = Sweep()
 
     def run(self, stop: threading.Event) -> None:
-        """Sweep at the start, each time the bell rings, and every `every_s`, until `stop` is set. With `every_s` 0 not at all.
+        """Sweep at the start, each time it is woken, and every `every_s`, until `stop` is set. With `every_s` 0 not at all.
 
         The start waits `START_S` at most for the first ring.
         A file whose message was missed was there before the ring, but may be younger than the grace: so there is one more
@@ -112,16 +112,16 @@ class Reconciler:
         if self._every_s == 0:
             stop.wait()
             return
-        self._bell.wait(START_S)
-        self._bell.set()
+        self._wakeup.wait(START_S)
+        self._wakeup.set()
         timed = after_grace = time.monotonic()
         while True:
-            self._bell.wait(max(0.0, min(timed, after_grace) - time.monotonic()))
+            self._wakeup.wait(max(0.0, min(timed, after_grace) - time.monotonic()))
             if stop.is_set():
                 break
             now = time.monotonic()
-            if self._bell.is_set():
-                self._bell.clear()
+            if self._wakeup.is_set():
+                self._wakeup.clear()
                 after_grace = now + self._grace_s + SECOND_LOOK_S
             elif now >= after_grace:
                 after_grace = math.inf

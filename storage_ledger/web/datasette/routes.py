@@ -11,7 +11,7 @@ from datasette.utils import sqlite3, sqlite_timelimit  # type: ignore[import-unt
 from datasette.utils.asgi import Response  # type: ignore[import-untyped]
 from datasette.views.base import DatasetteError  # type: ignore[import-untyped]
 
-from storage_ledger.operations.verify.unrecorded import kept
+from storage_ledger.operations.verify.unrecorded_result import kept
 from storage_ledger.settings import SERVE_LOCK
 from storage_ledger.system.locks import is_held
 from storage_ledger.web.pages import views

@@ -16,7 +16,7 @@ from storage_ledger.index.schema import FLAGGED
 from storage_ledger.operations.report.flags import FLAGS, Flag
 from storage_ledger.operations.report.remedies import commands, put_back
 from storage_ledger.operations.report.verifications import OpenFinding, found_besides_files
-from storage_ledger.operations.verify.unrecorded import Unrecorded
+from storage_ledger.operations.verify.unrecorded_result import Unrecorded
 from storage_ledger.web.pages import ledger_entries
 from storage_ledger.web.pages.dicom_study import path
 from storage_ledger.web.pages.error_codes import meaning, meaning_in

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, Protocol
 from urllib.parse import quote, urlencode
 
-from storage_ledger.operations.verify.unrecorded import Unrecorded
+from storage_ledger.operations.verify.unrecorded_result import Unrecorded
 from storage_ledger.web.datasette.cells import size
 from storage_ledger.web.pages import attention, dicom_study, home, ledger_entries, pipeline_study, study_list, unarchived
 from storage_ledger.web.pages.formatting import SEXES, day, time

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 from pydicom import config
 
 from storage_ledger.system.logs import where
-from storage_ledger.web.files.pictures import LENGTHS, MAX_REQUEST_BYTES, Rendered, RenderRequest, Unavailable, header, render
+from storage_ledger.web.files.pictures import LENGTHS, MAX_REQUEST_BYTES, Rendered, RenderRequest, Unavailable, header_table, render
 
 MAX_MEMORY_BYTES = 768 << 20
 """So much address space on top of what the libraries take."""
@@ -77,7 +77,7 @@ def _make(request: RenderRequest, file: BinaryIO) -> Rendered:
         case "about":
             return Rendered("json", json.dumps(render.about(file, request)).encode())
         case "header":
-            return Rendered("json", json.dumps(header.table(file)).encode())
+            return Rendered("json", json.dumps(header_table.table(file)).encode())
 
 
 def _send(line: socket.socket, told: dict[str, Any], data: bytes = b"") -> None:

@@ -1,6 +1,6 @@
 """Who wakes up when something happens: one table.
 
-What another process appends rings no bell here: each part also looks by itself, once a second.
+What another process appends wakes nobody here: each part also looks by itself, once a second.
 """
 
 from __future__ import annotations
@@ -50,25 +50,25 @@ WAKES: Mapping[Stage | Signal, tuple[Sleeper, ...]] = {
 """A stage stands for work of that stage that has become due."""
 
 
-class Bells:
-    """One bell for each sleeper. Safe to use from several threads."""
+class Wakeups:
+    """One event for each sleeper. Safe to use from several threads."""
 
     def __init__(self) -> None:
-        self._bells = {sleeper: threading.Event() for sleeper in Sleeper}
+        self._wakeups = {sleeper: threading.Event() for sleeper in Sleeper}
 
     def of(self, sleeper: Sleeper) -> threading.Event:
         """Set when there may be something to do; the sleeper clears it before it looks."""
-        return self._bells[sleeper]
+        return self._wakeups[sleeper]
 
     def ring(self, happened: Stage | Signal) -> None:
         """Wake whoever the table names."""
         for sleeper in WAKES[happened]:
-            self._bells[sleeper].set()
+            self._wakeups[sleeper].set()
 
     def ring_all(self) -> None:
         """Wake everybody: a stop was asked for."""
-        for bell in self._bells.values():
-            bell.set()
+        for wakeup in self._wakeups.values():
+            wakeup.set()
 
     def committed(self, commit: Commit) -> None:
         """Wake whoever waits for what this commit has brought."""
