@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from storage_ledger.domain.reason import Reason
 from storage_ledger.errors import LedgerUnusable, Retryable
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.pipeline.status_client import StatusClient
@@ -156,7 +157,7 @@ def test_reasons_with_one_code_and_different_details_are_all_told_and_the_steps_
     with running.parts.ledger.write() as tx:
         for step, code in (("place", "archive-full"), ("mirror", "archive-full"), ("tell", "status-service-away")):
             outages.begin(tx, step, Retryable(code), attempt=1, retry_at="")
-    running.parts.archive.trouble = lambda: ("archive-full", "12,345 bytes free on the archive's volume")
+    running.parts.archive.trouble = lambda: Reason("archive-full", "12,345 bytes free on the archive's volume")
     assert running.reasons() >= {
         "archive-full 12,345 bytes free on the archive's volume",
         "archive-full going on at step mirror and place",
