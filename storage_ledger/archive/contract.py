@@ -1,6 +1,6 @@
 """What an archive does, by who needs it: the place step, whoever reads, and whoever repairs.
 
-One suite of tests, tests/contract/test_archive.py, holds every archive to it. Every call may be made twice, and by several
+One suite of tests, tests/contract/archive/test_archive.py, holds every archive to it. Every call may be made twice, and by several
 processes at once, for one work item too. `OSError`s come as `Retryable` or `Permanent`. Nothing intact is ever replaced, except
 by a durable copy of the same bytes, and no name under which a file was reported as placed is ever without one.
 """

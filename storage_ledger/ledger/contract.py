@@ -1,4 +1,4 @@
-"""What a ledger engine does. One suite of tests, tests/contract/test_ledger.py, holds every engine to it."""
+"""What a ledger engine does. One suite of tests, tests/contract/ledger/test_ledger.py, holds every engine to it."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.contract.making import Clock, Ledgers
+from tests.support.making import Clock, Ledgers
 
 
 @pytest.fixture(scope="session")

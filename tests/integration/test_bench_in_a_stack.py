@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from storage_ledger.domain.entries import Kind, NewEntry
-from tests.contract.making import Ledgers
+from tests.support.making import Ledgers
 
 ROOT = Path(__file__).resolve().parents[2]
 

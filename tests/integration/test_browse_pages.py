@@ -27,10 +27,10 @@ from storage_ledger.web.pages import attention, dicom_study, home, ledger_entrie
 from storage_ledger.web.pages.search_terms import terms
 from storage_ledger.web.pages.study_list import ListRequest
 from storage_ledger.web.pages.views import PageRequest
-from tests.contract.making import Clock, Ledgers, archived
-from tests.contract.making import described as described_payload
-from tests.contract.pipeline import Pipeline
 from tests.support.browsing import ANNOUNCED, CT, EVIL, FOUND, JAPANESE, MR, TWINS, make_archive
+from tests.support.making import Clock, Ledgers, archived
+from tests.support.making import described as described_payload
+from tests.support.pipeline import Pipeline
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 import typer.main
 
 from storage_ledger.cli.main import app
-from tests.contract.making import Ledgers
+from tests.support.making import Ledgers
 from tests.support.stack import Stack
 
 ARGUMENTS = {

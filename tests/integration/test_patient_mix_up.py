@@ -17,11 +17,11 @@ import pytest
 
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.index.follower import Index
-from tests.contract.making import Ledgers, archived
-from tests.contract.making import described as described_payload
-from tests.contract.pipeline import Pipeline
 from tests.support.browsing import Browse
 from tests.support.dicom import described, make_file
+from tests.support.making import Ledgers, archived
+from tests.support.making import described as described_payload
+from tests.support.pipeline import Pipeline
 
 MIXED, WRONG, PLAIN = (f"1.2.826.0.1.3680043.8.498.{number}" for number in (21, 22, 23))
 SIDE_BY_SIDE = "Message: Rossi, Giulia, SGC-122138. File: Mueller, Kaethe, SGC-106969."

@@ -1,4 +1,4 @@
-"""What only pub/sub does; the rest stands in tests/contract/test_source.py."""
+"""What only pub/sub does; the rest stands in tests/contract/pipeline/test_source.py."""
 
 from __future__ import annotations
 

@@ -19,14 +19,14 @@ import pytest
 from storage_ledger.ledger.mirror.writer import Mirror
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.system.sqlite import sqlite
-from tests.contract.making import damage as damage_ledger
-from tests.contract.making import fill as fill_up
-from tests.contract.making import small_volume
-from tests.contract.pipeline import tree
 from tests.integration.test_lost_volumes import entries
 from tests.integration.test_the_way_of_one_event import upload
 from tests.property.test_index_properties import rows
 from tests.recovery.tracing import needs_strace
+from tests.support.making import damage as damage_ledger
+from tests.support.making import fill as fill_up
+from tests.support.making import small_volume
+from tests.support.pipeline import tree
 from tests.support.stack import Stack
 from tests.support.status_server import StatusServer
 from tests.support.waiting import until

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.making import small_volume
 from tests.support.dicom import described, make_file, testdata_files
+from tests.support.making import small_volume
 from tests.support.stack import Stack
 from tests.support.status_server import Fault
 from tests.support.waiting import until

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from storage_ledger.system.sqlite import sqlite
-from tests.contract.making import fill, small_volume
 from tests.integration.test_the_way_of_one_event import assert_archived, bad_messages, upload
+from tests.support.making import fill, small_volume
 from tests.support.stack import Stack
 from tests.support.waiting import until
 

@@ -17,7 +17,7 @@ from storage_ledger.domain.study import GROUPS, Study
 from storage_ledger.index.columns import STUDY
 from storage_ledger.index.rows import StudyRows
 from storage_ledger.operations.adopt.legacy_metadata import LegacyMetadata
-from tests.contract.making import archived, made_entry
+from tests.support.making import archived, made_entry
 from tests.support.old_archive import old_metadata
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.domain.entries import Kind, faults
-from tests.contract.pipeline import Pipeline, tree
+from tests.support.pipeline import Pipeline, tree
 
 # study, path, content, metadata: no two of one study with the same name, so that the names do not depend on the order
 EVENTS = [

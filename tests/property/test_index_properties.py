@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.index.follower import Index
 from storage_ledger.system.sqlite import sqlite
-from tests.contract.making import archived, described
+from tests.support.making import archived, described
 
 STUDIES = ["S1", "S2", "S3"]
 PATHS = ["a.dcm", "sub/a.dcm", "b.dcm"]

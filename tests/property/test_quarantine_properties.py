@@ -15,8 +15,8 @@ from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.operations.quarantine import Decision, DecisionTarget, decide
 from storage_ledger.pipeline.status_client import StatusClient
 from storage_ledger.system.sqlite import sqlite
-from tests.contract.pipeline import Pipeline, tree
 from tests.recovery.invariants import Checker
+from tests.support.pipeline import Pipeline, tree
 from tests.support.status_server import StatusServer
 
 UPLOADS = [("S1", "a.dcm"), ("S1", "b.dcm"), ("S2", "c.dcm")]

@@ -15,7 +15,7 @@ from storage_ledger.archive.uploads import Uploads
 from storage_ledger.domain.entries import Kind
 from storage_ledger.pipeline.reconcile.sweep import Reconciler
 from storage_ledger.pipeline.status_client import StatusClient
-from tests.contract.pipeline import Pipeline
+from tests.support.pipeline import Pipeline
 from tests.support.status_server import Call, Fault, StatusServer
 
 names = st.one_of(

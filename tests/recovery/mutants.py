@@ -286,9 +286,9 @@ PROGRAMMES = {
     "workers": ("tests/recovery/test_two_workers.py",),
     "mirror": ("tests/integration/test_lost_volumes.py", "-k", "mirrored"),
     "streams": ("tests/recovery/test_stream_kill.py",),
-    "archive-contract": ("tests/contract/test_archive.py", "tests/contract/test_two_processes.py"),
+    "archive-contract": ("tests/contract/archive/test_archive.py", "tests/contract/archive/test_two_processes.py"),
     "status-client": ("tests/integration/test_status_client.py",),
-    "damaged": ("tests/contract/test_damaged_entries.py", "tests/contract/test_mirror.py"),
+    "damaged": ("tests/contract/ledger/test_damaged_entries.py", "tests/contract/ledger/test_mirror.py"),
 }
 COPIED = ("storage_ledger", "tests", "alembic", "migrations.ini", "pyproject.toml")
 

@@ -21,11 +21,11 @@ from storage_ledger.operations.verify.report import VerifyReport
 from storage_ledger.operations.verify.selection import VerifyOptions, VerifyPaths
 from storage_ledger.operations.verify.verification import Verification
 from storage_ledger.pipeline.status_client import StatusClient
-from tests.contract.making import Clock, Ledgers
-from tests.contract.pipeline import Pipeline
 from tests.recovery.damage import DAMAGES, World
 from tests.support.dicom import described, make_file
 from tests.support.figures import note
+from tests.support.making import Clock, Ledgers
+from tests.support.pipeline import Pipeline
 from tests.support.status_server import StatusServer
 
 COUNT = int(os.environ.get("STORAGE_LEDGER_DAMAGES", "40"))

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.making import small_volume
 from tests.recovery.trial import Driver, Trial, Violations, copy_of, empty, summary, template
 from tests.support.figures import note
+from tests.support.making import small_volume
 from tests.support.volumes import Volume
 
 STEP = int(os.environ.get("STORAGE_LEDGER_FULL", "0"))

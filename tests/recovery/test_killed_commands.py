@@ -28,9 +28,9 @@ from storage_ledger.ledger.mirror import reader
 from storage_ledger.ledger.mirror.writer import Mirror
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.operations import backup
-from tests.contract.making import described
 from tests.recovery import tracing
 from tests.support.figures import note
+from tests.support.making import described
 from tests.support.old_archive import add_study, picture
 from tests.support.waiting import until
 from tests.support.warm import Warm

@@ -12,9 +12,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from storage_ledger.index.follower import Index
-from tests.contract.making import Ledgers
-from tests.contract.pipeline import Pipeline
 from tests.support.dicom import described, make_file
+from tests.support.making import Ledgers
+from tests.support.pipeline import Pipeline
 from tests.support.waiting import until
 
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">^EVE"

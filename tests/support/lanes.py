@@ -25,7 +25,7 @@ LONGEST_FIRST = (
     "tests/recovery/",
     "tests/browser/",
     "tests/integration/",
-    "tests/contract/test_reconcile.py",
+    "tests/contract/pipeline/test_reconcile.py",
     "tests/property/",
     "tests/contract/",
     "tests/unit/",

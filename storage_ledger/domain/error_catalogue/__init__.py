@@ -17,5 +17,5 @@ A file holds a section of docs/reference/error-codes.md, or a few that belong to
 `explanation.py` has the types, `catalogue.py` the list of all sections and how to find a code. Made from this: the reference
 page (scripts/reference), the web pages, the advice of the commands, and `storage-ledger explain CODE`.
 
-A code that is raised or recorded must stand here, and nothing may stand here that cannot occur: tests/unit/test_error_catalogue.py.
+A code that is raised or recorded must stand here, and nothing may stand here that cannot occur: tests/unit/domain/test_error_catalogue.py.
 """

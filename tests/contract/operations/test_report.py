@@ -1,0 +1,356 @@
+"""What `status`, `show` and `quarantine` say, from real ledgers, archives and indexes: each thing once, and the command that mends it."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shlex
+import threading
+import tracemalloc
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from storage_ledger.domain.canonical_json import leaf_hash_of
+from storage_ledger.domain.entries import Kind, NewEntry, header
+from storage_ledger.domain.study import Study
+from storage_ledger.index.follower import Index
+from storage_ledger.ledger.mirror.writer import Mirror
+from storage_ledger.operations.clock_ahead import ahead
+from storage_ledger.operations.quarantine import Decision
+from storage_ledger.operations.report.quarantine import quarantined
+from storage_ledger.operations.report.status import look_at
+from storage_ledger.operations.report.timeline import timeline_of
+from storage_ledger.operations.report.verifications import last_verify
+from storage_ledger.operations.verify import unrecorded_result
+from storage_ledger.operations.verify.selection import VerifyOptions
+from storage_ledger.pipeline.failures import Outages
+from storage_ledger.settings import Settings
+from storage_ledger.system.metrics import Metrics
+from storage_ledger.system.sqlite import sqlite
+from storage_ledger.web.pages import ledger_entries as browse_ledger
+from storage_ledger.web.pages import pipeline_study
+from storage_ledger.wiring import verify
+from tests.support import making
+from tests.support.dicom import described, make_file
+from tests.support.making import made_entry
+from tests.support.pipeline import Pipeline
+
+
+class Scene:
+    """A pipeline, and what commands see of it."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.pipeline = pipeline
+        self.settings = Settings(
+            uploads_path=pipeline.uploads, archive_path=pipeline.archive, ledger_path=pipeline.ledger.path.parent, http_port=0
+        )
+        self.mirror = Mirror(pipeline.archive, self.settings.mirror_lock_file, pipeline.ledger)
+        self.mirror.begin()
+
+    def follow(self) -> None:
+        """Bring mirror and index up to the ledger."""
+        self.mirror.catch_up()
+        index = Index(self.settings.index_file, self.pipeline.ledger)
+        index.ensure()
+        while index.follow():
+            pass
+        index.close()
+
+    def archive(self, *study_ids: str) -> None:
+        for study_id in study_ids:
+            self.pipeline.upload(f"{study_id}.dcm", study_id.encode() * 100)
+            self.pipeline.say(study_id, f"{study_id}.dcm")
+        self.pipeline.finish()
+        self.follow()
+
+    def verified(self, *findings: dict[str, Any], unchecked: tuple[dict[str, Any], ...] = ()) -> None:
+        """Append what a run of `verify` would that found this."""
+        last = self.pipeline.ledger.last()
+        up_to = last.position if last else 0
+        counts = {"files": 0, "intact": 0, "damaged": 0, "unchecked": 0, "bytes": 0, "findings": len(findings)}
+        scope = {"parts": ["files"], "selection": "all", "up_to": up_to, "ranges": [[1, up_to]]}
+        payload = {"by": "verify", "began": "1", "scope": scope, "counts": counts, "findings": [*findings], "unchecked": [*unchecked]}
+        with self.pipeline.ledger.write() as tx:
+            tx.append(NewEntry(Kind.VERIFIED, {**payload, "complete": True, "software": "0"}))
+        self.follow()
+
+    def status(self) -> dict[str, Any]:
+        return look_at(self.pipeline.ledger, self.settings).to_json()
+
+    def needs(self) -> list[str]:
+        """The codes; but nobody serves here, and the pipeline's clock stands still in the past."""
+        return [item["code"] for item in self.status()["attention"] if item["code"] not in {"not-serving", "waiting-long"}]
+
+    def study(self, study_id: str) -> dict[str, Any]:
+        return timeline_of(self.pipeline.ledger, self.settings, study_id).to_json()
+
+
+@pytest.fixture
+def scene(tmp_path, ledgers):
+    return Scene(Pipeline(tmp_path / "run", ledgers, grace_s=0))
+
+
+def test_flagged_files_are_counted_and_need_nobody(scene):
+    for twin in ("a", "b"):
+        made = make_file(scene.pipeline.uploads / f"{twin}.dcm", study_uid="1.2.3", sop_uid="1.2.3.4", seed=ord(twin))
+        scene.pipeline.say(twin, f"{twin}.dcm", described(twin, f"{twin}.dcm", made)["metadata"])
+    scene.pipeline.finish()
+    scene.follow()
+    assert (scene.status()["flagged"], scene.needs()) == (2, [])
+
+
+def test_files_whose_header_cannot_be_read_are_counted_and_need_nobody(scene):
+    assert scene.status()["headers_unreadable"] is None, "there is no index yet"
+    make_file(scene.pipeline.uploads / "cut.dcm")
+    whole = (scene.pipeline.uploads / "cut.dcm").read_bytes()
+    scene.pipeline.upload("cut.dcm", whole[: whole.index(b"DOE^JANE") + 3])
+    scene.pipeline.upload("note.dcm", b"no DICOM at all")
+    scene.pipeline.upload("whole.dcm", whole)
+    for name in ("cut", "note", "whole"):
+        scene.pipeline.say(name, f"{name}.dcm")
+    scene.pipeline.finish()
+    scene.follow()
+    assert (scene.status()["headers_unreadable"], scene.needs()) == (2, [])
+
+
+def mixed_up(scene: Scene) -> None:
+    """A file of one patient, announced as another's."""
+    made = make_file(scene.pipeline.uploads / "a.dcm", patient_name="MUELLER^KAETHE", patient_id="SGC-106969")
+    metadata = described("a", "a.dcm", made)["metadata"]
+    metadata["patient_info"] |= {"patient_name": "ROSSI^GIULIA", "patient_id": "SGC-122138"}
+    scene.pipeline.say("a", "a.dcm", metadata)
+    scene.pipeline.finish()
+
+
+def test_a_study_tells_of_a_message_about_another_patient_even_without_an_index(scene):
+    mixed_up(scene)
+    [without_index] = scene.study("a")["files"]
+    scene.follow()
+    [file] = scene.study("a")["files"]
+    assert without_index | {"fixity": "unverified"} == file
+    assert file["flags"] == ["message-differs"]
+    assert [(each["attribute"], each["message"], each["file"]) for each in file["differences"]] == [
+        ("patient_name", "ROSSI^GIULIA", "MUELLER^KAETHE"),
+        ("patient_id", "SGC-122138", "SGC-106969"),
+    ]
+
+
+def test_files_of_different_patients_are_counted_as_flagged(scene):
+    mixed_up(scene)
+    for name, patient in (("b", "DOE^JANE"), ("c", "ROE^RICHARD")):
+        made = make_file(scene.pipeline.uploads / f"{name}.dcm", study_uid="1.2.3", patient_name=patient, seed=ord(name))
+        scene.pipeline.say(name, f"{name}.dcm", described(name, f"{name}.dcm", made)["metadata"])
+    scene.pipeline.finish()
+    scene.follow()
+    assert (scene.status()["flagged"], scene.needs()) == (3, [])
+    assert [file["flags"] for name in "bc" for file in scene.study(name)["files"]] == [["patient-differs"], ["patient-differs"]]
+
+
+def test_an_archive_that_is_away_is_said_once_whatever_stands_still_for_it(scene):
+    scene.archive("S1")
+    scene.pipeline.archive.rename(scene.pipeline.archive.with_name("away"))
+    assert scene.needs() == ["archive-missing"]
+    with scene.pipeline.ledger.write() as tx:
+        for step in ("place", "mirror"):
+            payload = {"step": step, "code": "archive-missing", "detail": "", "errno": 2, "attempt": 1, "retry_at": None}
+            tx.append(NewEntry(Kind.FAILED, payload))
+    [item] = [item for item in scene.status()["attention"] if item["code"] == "archive-missing"]
+    assert item["detail"].startswith("step mirror and place, since ")
+    assert "mirror-missing" not in scene.needs()
+
+
+def test_an_archive_that_is_there_without_its_mirror_is_told_apart(scene):
+    scene.archive("S1")
+    (scene.pipeline.archive / ".ledger").rename(scene.pipeline.archive.with_name("mirror"))
+    assert scene.needs() == ["mirror-missing"]
+
+
+def test_an_outage_is_said_as_long_as_it_goes_on_however_much_came_after_it(scene):
+    scene.archive("S1")
+    with scene.pipeline.ledger.write() as tx:
+        tx.append(NewEntry(Kind.FAILED, {"step": "place", "code": "archive-full"}))
+        for _ in range(100):
+            begun = tx.append(NewEntry(Kind.FAILED, {"step": "tell", "code": "status-service-away"}))
+            tx.append(NewEntry(Kind.RECOVERED, {"step": "tell", "code": "status-service-away"}, cause=begun.position))
+    scene.follow()
+    assert scene.needs() == ["archive-full"]
+    with closing(sqlite.connect(scene.pipeline.ledger.path)) as connection:
+        assert [each["code"] for each in browse_ledger.outages(connection)] == ["archive-full"]
+
+
+def reject(scene: Scene, study_id: str, size: int) -> NewEntry:
+    payload = {"reason": "unsafe-path", "detail": "", "bytes": size, "raw": "x" * size, "raw_sha256": "", "source": "pubsub"}
+    return NewEntry(Kind.REJECTED, {**payload, "study_id": study_id})
+
+
+def test_a_rejected_message_of_a_study_is_in_its_story_however_many_others_came_after_it(scene):
+    with scene.pipeline.ledger.write() as tx:
+        tx.append(reject(scene, "S1", 10), work_item=False)
+        for _ in range(1100):
+            tx.append(reject(scene, "other", 10), work_item=False)
+    told = scene.study("S1")
+    assert ([entry["kind"] for entry in told["entries"]], told["state"]) == (["rejected"], "rejected")
+    with closing(sqlite.connect(scene.pipeline.ledger.path)) as connection:
+        assert [each["position"] for each in pipeline_study.of_ledger(connection, "S1")["rejected"]] == [1]
+        assert len(pipeline_study.of_ledger(connection, "other")["rejected"]) == pipeline_study.MOST_ENTRIES
+
+
+def peak_of(call) -> int:
+    """Bytes that Python held at once, at most."""
+    gc.collect()
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_story_of_a_study_takes_no_more_memory_for_larger_messages(scene):
+    with scene.pipeline.ledger.write() as tx:
+        for n in range(200):
+            tx.append(NewEntry(Kind.DESCRIBED, making.described("a.dcm", {"n": n}, pad="x" * 200_000), "large"), work_item=False)
+            tx.append(NewEntry(Kind.DESCRIBED, making.described("a.dcm", {"n": n}, pad="x"), "small"), work_item=False)
+            tx.append(reject(scene, "many-large", 50_000), work_item=False)
+            tx.append(reject(scene, "many-small", 50), work_item=False)
+    large, small = (peak_of(lambda name=name: scene.study(name)) for name in ("large", "small"))
+    assert large - small < 10 * 200_000
+    large, small = (peak_of(lambda name=name: scene.study(name)) for name in ("many-large", "many-small"))
+    assert large - small < 10 * 50_000
+    assert peak_of(lambda: Study.of("large", scene.pipeline.ledger.study("large"))) < 10 * 200_000
+
+
+def test_without_an_index_damage_is_not_known_and_that_is_said(scene):
+    assert scene.needs() == [], "a ledger without entries needs no index"
+    scene.archive("S1")
+    scene.verified({"code": "file-changed", "position": 2, "study_id": "S1", "path": "S1/S1.dcm"})
+    assert scene.needs() == ["damaged-files"]
+    os.truncate(scene.settings.index_file, 100)
+    assert scene.needs() == ["index-missing"]
+    for path in scene.settings.ledger_path.glob("index.db*"):
+        path.unlink()
+    assert scene.needs() == ["index-missing"]
+
+
+def test_what_verify_found_is_named(scene):
+    scene.archive("S1", "S2")
+    first = {"code": "file-missing", "position": 3, "study_id": "S1", "path": "S1/S1.dcm"}
+    second = {"code": "file-changed", "position": 4, "study_id": "S2", "path": "S2/S2.dcm"}
+    strangers = [{"code": "untracked-file", "position": None, "study_id": None, "path": f"x{n}"} for n in range(2)]
+    scene.verified(first, second, *strangers, {"code": "metadata-missing", "position": 3, "study_id": "S1", "path": "S1/metadata.json"})
+    told = {item["code"]: item["detail"] for item in scene.status()["attention"]}
+    assert told["damaged-files"] == "2 files of the archive are missing or changed, when last read; the first: S1/S1.dcm, missing"
+    assert told["verify-findings"].startswith("2 untracked-file, 1 metadata-missing; the last of ")
+
+
+def test_a_run_of_verify_that_could_look_at_nothing_does_not_pass_for_one_that_found_nothing(scene):
+    scene.archive("S1")
+    scene.verified(unchecked=({"code": "archive-missing", "position": None, "study_id": None, "path": None},))
+    assert (scene.status()["last_verify"]["findings"], scene.status()["last_verify"]["unseen"]) == (0, 1)
+
+
+def test_the_story_of_a_study_says_that_its_file_is_damaged_and_what_puts_it_back(scene):
+    scene.archive("S1", "S2")
+    scene.verified({"code": "file-missing", "position": 3, "study_id": "S1", "path": "S1/S1.dcm"})
+    told = scene.study("S1")
+    assert ([file["fixity"] for file in told["files"]], told["commands"]) == (
+        ["missing"],
+        ["storage-ledger replay --files --study S1 --source FOLDER"],
+    )
+    assert "missing or changed" in told["advice"]
+    told = scene.study("S2")
+    assert ([file["fixity"] for file in told["files"]], told["advice"], told["commands"]) == (["intact"], None, [])
+
+
+def test_what_is_quarantined_comes_with_its_commands_whole(scene):
+    scene.pipeline.say("S1", "gone.dcm")
+    scene.pipeline.place()
+    told = scene.study("S1")
+    [item] = quarantined(scene.pipeline.ledger, scene.settings, "S1")
+    assert told["commands"] == item.commands
+    assert [shlex.split(command)[:4] for command in told["commands"]] == [
+        ["storage-ledger", "quarantine", verb, "S1"] for verb in ("retry", "discard")
+    ]
+
+
+@pytest.mark.parametrize(("by", "reason"), [("YOUR NAME", "it is there now"), ("Jane Doe", "WHY")])
+def test_the_words_that_stand_for_a_persons_own_do_not_get_into_the_ledger(by, reason):
+    with pytest.raises(ValueError, match="words of your own"):
+        Decision(Kind.RELEASED, by, reason)
+
+
+def test_what_fails_by_itself_comes_with_what_to_do(scene):
+    scene.pipeline.say("S1", "S1.dcm")
+    [work_item] = scene.pipeline.ledger.pending_of("S1")
+    payload = {"step": "place", "code": "archive-not-writable", "detail": "", "errno": 13, "attempt": 1, "retry_at": work_item.not_before}
+    payload |= {"upload_path": "S1.dcm"}
+    with scene.pipeline.ledger.write() as tx:
+        tx.append(NewEntry(Kind.FAILED, payload, "S1", work_item.entry.position))
+        tx.postpone(work_item.entry.position, work_item.stage, due_in_s=1, attempts=1)
+    [step] = scene.study("S1")["next"]
+    assert (step["failed_with"]["code"], "owner and mode" in step["failed_with"]["action"]) == ("archive-not-writable", True)
+
+
+def test_a_rejected_message_says_who_has_to_do_something(scene):
+    scene.pipeline.say("S1", "/elsewhere/a.dcm")
+    told = scene.study("S1")
+    assert told["state"] == "rejected"
+    assert "the sender has to publish" in told["advice"]
+    assert scene.study("unknown")["advice"] is None
+
+
+def test_what_verify_found_and_could_not_record_is_said_until_a_run_is_recorded_again(scene):
+    scene.archive("S1")
+    pipeline, settings = scene.pipeline, scene.settings
+    mirror = next((settings.archive_path / ".ledger").glob("*.entries"))
+    whole = mirror.read_bytes()
+    mirror.chmod(0o640)
+    mirror.write_bytes(whole.replace(b"S1.dcm", b"S2.dcm"))
+
+    def verified(**which) -> list[int]:
+        return verify.verify(settings, VerifyOptions(**which), record=True, stop=threading.Event()).recorded
+
+    assert (verified(), scene.needs()) == ([], ["verify-findings"])
+    [item] = [item for item in scene.status()["attention"] if item["code"] == "verify-findings"]
+    assert item["detail"].startswith("1 mirror-damaged, of ")
+    mirror.write_bytes(whole)
+    assert (len(verified(study_id="S1")), scene.needs()) == (1, ["verify-findings"]), "it has not looked at the mirror"
+    (settings.ledger_path / unrecorded_result.FILE).write_text("{")
+    assert scene.needs() == ["verify-findings"], "whatever it said"
+    assert (len(verified()), scene.needs()) == (1, [])
+    assert pipeline.ledger.last().kind == Kind.VERIFIED
+
+
+# -- entries that hold what nobody would expect
+
+
+ODD = [[], {}, "text", 7, None, {"code": 5, "by": [], "file": "x", "message": 3, "step": {}, "scope": [], "ledger_time": "zzz"}]
+
+
+@pytest.mark.parametrize("kind", [kind.value for kind in Kind] + ["unheard-of"])
+@pytest.mark.parametrize("study_id", ["a", None])
+def test_whatever_an_entry_holds_people_are_told_of_the_rest(scene, kind, study_id):
+    """Their hashes hold: another program wrote them, or a bug, or somebody who knows how."""
+    scene.archive("a", "b")
+    first = scene.pipeline.ledger.last().position + 1
+    with closing(sqlite.connect(scene.pipeline.ledger.path)) as connection:
+        (version,) = connection.execute("SELECT max(version) FROM entries WHERE study_id = 'a'").fetchone()
+        for number, payload in enumerate(ODD):
+            entry = made_entry(first + number, kind, payload, study_id=study_id, version=version + 1 + number, cause=1)
+            later = entry._replace(recorded_at=scene.pipeline.ledger.last().recorded_at)
+            entry = later._replace(leaf_hash=leaf_hash_of(header(later)))
+            connection.execute(f"INSERT INTO entries VALUES ({', '.join('?' * 12)})", entry)
+        connection.commit()
+    index = Index(scene.settings.index_file, scene.pipeline.ledger)
+    index.rebuild()
+    index.close()
+    assert scene.status()["position"] == first + len(ODD) - 1
+    assert scene.study("b")["state"] == "archived"
+    assert len(scene.study("a")["entries"]) >= 2
+    assert len(scene.study("a")["files"]) == 1
+    Outages(scene.pipeline.ledger, Metrics())
+    ahead(scene.pipeline.ledger, scene.pipeline.clock())
+    quarantined(scene.pipeline.ledger, scene.settings)
+    last_verify(scene.pipeline.ledger)
