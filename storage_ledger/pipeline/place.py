@@ -42,13 +42,14 @@ POLICY = Policy("place", "place", (Stage.PLACE,), workers=6, pauses=PLACE_PAUSES
 
 
 @dataclass(frozen=True, slots=True)
-class Archived:
-    """The file lies durably in the archive, and so does metadata.json. `identity`: of the upload it was copied from.
+class PlacedUpload:
+    """The file lies durably in the archive, and its study's fold knows it. `identity`: of the upload it was copied from.
 
     `supersedes`: the name of an earlier, incomplete state of the same upload. `unconfirmed`: the upload is gone, and this message says
     something of it that was never said while it was there.
     """
 
+    study_id: str
     work_item: WorkItem
     described: DescribedEvent
     placed: Placed
@@ -56,15 +57,28 @@ class Archived:
     dicom: dict[str, Any] | None
     dicom_error: str | None
     identity: FileIdentity | None
-    metadata_sha256: str = ""
-    supersedes: str | None = None
-    unconfirmed: bool = False
+    supersedes: str | None
+    unconfirmed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Archived:
+    """The same once metadata.json, with that digest, lies there durably as well."""
+
+    upload: PlacedUpload
+    metadata_sha256: str
+
+    @property
+    def work_item(self) -> WorkItem:
+        """The work item that this ends."""
+        return self.upload.work_item
 
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:
     """Only a person or a redelivery can help. `repeats`: of its event, those that were at hand when it was judged; a later one may."""
 
+    study_id: str
     work_item: WorkItem
     described: DescribedEvent
     code: str
@@ -82,6 +96,7 @@ class Retry:
     common: bool = False
 
 
+BeforeMetadata = PlacedUpload | Quarantined | Retry
 Outcome = Archived | Quarantined | Retry
 
 
@@ -135,7 +150,7 @@ class Placer:
             outcomes = [self._place(folder, study, by_position[position], repeats) for position, repeats in to_place.items()]
             return self._with_metadata(folder, study, outcomes, {position: item.entry for position, item in by_position.items()})
 
-    def _place(self, folder: StudyFolder, study: Study, work_item: WorkItem, repeats: list[int]) -> Outcome:
+    def _place(self, folder: StudyFolder, study: Study, work_item: WorkItem, repeats: list[int]) -> BeforeMetadata:
         described = study.described[work_item.entry.position]
         try:
             return self._copied(folder, study, described, work_item)
@@ -146,7 +161,7 @@ class Placer:
                 return Retry(work_item, another)
         return replace(outcome, repeats=tuple(repeats)) if isinstance(outcome, Quarantined) else outcome
 
-    def _copied(self, folder: StudyFolder, study: Study, described: DescribedEvent, work_item: WorkItem) -> Archived:
+    def _copied(self, folder: StudyFolder, study: Study, described: DescribedEvent, work_item: WorkItem) -> PlacedUpload:
         original_name = described.upload_path.rpartition("/")[2]
         with self._uploads.open(described.upload_path, beat) as upload:
             upload.check_complete()
@@ -158,10 +173,10 @@ class Placer:
 
     def _not_placed(
         self, folder: StudyFolder, study: Study, described: DescribedEvent, work_item: WorkItem, error: Retryable | Permanent
-    ) -> Outcome:
+    ) -> BeforeMetadata:
         if isinstance(error, Permanent):
             folder.discard_attempts(described.position)
-            return Quarantined(work_item, described, error.code, error.detail)
+            return Quarantined(study.study_id, work_item, described, error.code, error.detail)
         if error.code == UPLOAD_CHANGING:
             return Retry(work_item, error, due_in_s=self._soon_s(work_item))
         if error.code not in WAITS_FOR_THE_FILE:
@@ -175,20 +190,16 @@ class Placer:
             try:
                 found = _in_archive(folder, study, described)
             except Permanent as taken:  # the study's folder is a link or a file
-                return Quarantined(work_item, described, taken.code, taken.detail)
+                return Quarantined(study.study_id, work_item, described, taken.code, taken.detail)
             if isinstance(found, Placed):
                 return self._archived(folder, study, described, work_item, found, study.files[found.name].original_name, None)
             damage = found
         waited_s = self._waited_s(described)
         if waited_s >= self._grace_s:
             if damage is None:
-                return Quarantined(work_item, described, error.code, error.detail)
-            return Quarantined(
-                work_item,
-                described,
-                f"archive-copy-{damage.value}",
-                "the archive's file is not what the ledger says, and uploads has none",
-            )
+                return Quarantined(study.study_id, work_item, described, error.code, error.detail)
+            text = "the archive's file is not what the ledger says, and uploads has none"
+            return Quarantined(study.study_id, work_item, described, f"archive-copy-{damage.value}", text)
         return Retry(work_item, error, due_in_s=min(self._soon_s(work_item), self._grace_s - waited_s))
 
     def _soon_s(self, work_item: WorkItem) -> float:
@@ -219,7 +230,7 @@ class Placer:
         placed: Placed,
         original_name: str,
         identity: FileIdentity | None,
-    ) -> Archived:
+    ) -> PlacedUpload:
         with folder.open(placed.name) as file:
             dicom, dicom_error = read_header(file)
             sop = (dicom or {}).get("SOPInstanceUID")
@@ -229,25 +240,28 @@ class Placer:
         confirmed = identity is not None or study.is_confirmed(described)
         archived = ArchivedFile(placed.name, original_name, placed.bytes, placed.sha256, sop, described.position)
         study.archive(described, archived, confirmed=confirmed)
-        return Archived(
-            work_item, described, placed, original_name, dicom, dicom_error, identity, supersedes=supersedes, unconfirmed=not confirmed
+        return PlacedUpload(
+            study.study_id, work_item, described, placed, original_name, dicom, dicom_error, identity, supersedes, unconfirmed=not confirmed
         )
 
-    def _with_metadata(self, folder: StudyFolder, study: Study, outcomes: list[Outcome], at_hand: dict[int, Entry]) -> list[Outcome]:
-        if not any(isinstance(outcome, Archived) for outcome in outcomes):
-            return outcomes
-        try:
-            data = metadata_bytes(study, self._ledger, at_hand)
-            folder.write_metadata(data)
-        except Retryable as error:
-            self._folds.forget(study.study_id)
-            return [Retry(o.work_item, error) if isinstance(o, Archived) else o for o in outcomes]
-        sha256 = hashlib.sha256(data).hexdigest()
-        return [replace(o, metadata_sha256=sha256) if isinstance(o, Archived) else o for o in outcomes]
+    def _with_metadata(self, folder: StudyFolder, study: Study, outcomes: list[BeforeMetadata], at_hand: dict[int, Entry]) -> list[Outcome]:
+        """Write metadata.json if it has something new to say. What was placed is `Archived` with it, and a `Retry` without."""
+        sha256, error = "", None
+        if any(isinstance(outcome, PlacedUpload) for outcome in outcomes):
+            try:
+                data = metadata_bytes(study, self._ledger, at_hand)
+                folder.write_metadata(data)
+                sha256 = hashlib.sha256(data).hexdigest()
+            except Retryable as raised:
+                self._folds.forget(study.study_id)
+                error = raised
+        return [
+            o if not isinstance(o, PlacedUpload) else Archived(o, sha256) if error is None else Retry(o.work_item, error) for o in outcomes
+        ]
 
     def sync_new_folders(self, batches: list[list[Outcome]]) -> list[list[Outcome]]:
         """Sync the names of new study folders, for all batches with one call. What could not be synced is a `Retry`."""
-        studies = {str(o.work_item.entry.study_id) for batch in batches for o in batch if isinstance(o, Archived)}
+        studies = {o.upload.study_id for batch in batches for o in batch if isinstance(o, Archived)}
         try:
             lost = self._archive.sync_new_folders(studies)
             error = Retryable("archive-io", "ARCHIVE_PATH could not be synced when the study's folder was new")
@@ -256,8 +270,7 @@ class Placer:
         for study_id in lost:
             self._folds.forget(study_id)
         return [
-            [Retry(o.work_item, error) if isinstance(o, Archived) and o.work_item.entry.study_id in lost else o for o in batch]
-            for batch in batches
+            [Retry(o.work_item, error) if isinstance(o, Archived) and o.upload.study_id in lost else o for o in batch] for batch in batches
         ]
 
     def record(self, tx: Transaction, batches: list[list[Outcome]], fresh: bool) -> Report:
@@ -270,7 +283,7 @@ class Placer:
                 if entry is not None:
                     recorded.append((entry, outcome))
             elif isinstance(outcome, Archived):  # another process has ended it meanwhile
-                self._folds.forget(str(outcome.work_item.entry.study_id))
+                self._folds.forget(outcome.upload.study_id)
         met = [o.error for o in outcomes if isinstance(o, Retry) and (o.error.shared or o.common)][:1]
         works = not met and any(isinstance(o, Archived) for o in outcomes)
         return Report(met, works, on_commit=partial(self._count, recorded, outcomes))
@@ -289,46 +302,47 @@ class Placer:
         return [replace(o, common=True) if isinstance(o, Retry) and not o.error.shared and o.error.code in common else o for o in outcomes]
 
     def _append(self, tx: Transaction, outcome: Outcome) -> Entry | None:
-        described = outcome.work_item.entry
+        position = outcome.work_item.entry.position
         match outcome:
-            case Archived():
-                for position in tx.pending_repeats(str(described.study_id), outcome.described.upload):
-                    tx.drop(position, Stage.PLACE)
-                return tx.append(self._archived_payload(outcome).entry(str(described.study_id), described=described.position))
+            case Archived(upload):
+                for repeat in tx.pending_repeats(upload.study_id, upload.described.upload):
+                    tx.drop(repeat, Stage.PLACE)
+                payload = self._archived_payload(upload, outcome.metadata_sha256)
+                return tx.append(payload.entry(upload.study_id, described=position))
             case Quarantined():
-                for position in outcome.repeats:
-                    tx.drop(position, Stage.PLACE)
+                for repeat in outcome.repeats:
+                    tx.drop(repeat, Stage.PLACE)
                 quarantined = QuarantinedPayload(outcome.code, outcome.detail, outcome.described.upload_path, "projector")
-                return tx.append(quarantined.entry(str(described.study_id), described=described.position))
+                return tx.append(quarantined.entry(outcome.study_id, described=position))
             case Retry():
                 if outcome.error.shared:
                     # The pool waits, not each of its work items. But another one is tried next: a smaller file may fit.
-                    tx.postpone(described.position, Stage.PLACE, due_in_s=0, attempts=outcome.work_item.attempts)
+                    tx.postpone(position, Stage.PLACE, due_in_s=0, attempts=outcome.work_item.attempts)
                     return None
                 attempt = outcome.work_item.attempts + 1
                 wait_s = outcome.due_in_s
                 if wait_s is None:
                     wait_s = PLACE_AGAIN.wait_s(attempt, chance=self._random.random())
-                tx.postpone(described.position, Stage.PLACE, due_in_s=wait_s, attempts=attempt)
+                tx.postpone(position, Stage.PLACE, due_in_s=wait_s, attempts=attempt)
                 if outcome.common or outcome.error.code in QUIET or not worth_an_entry(attempt):
                     return None
                 retry_at = later(rfc3339(self._clock()), wait_s)
                 return append_failed(tx, "place", outcome.work_item, outcome.error, attempt=attempt, retry_at=retry_at)
 
-    def _archived_payload(self, outcome: Archived) -> ArchivedPayload:
-        placed = outcome.placed
+    def _archived_payload(self, upload: PlacedUpload, metadata_sha256: str) -> ArchivedPayload:
+        placed = upload.placed
         return ArchivedPayload(
-            file=ArchivedFileFields(placed.name, outcome.original_name, placed.bytes, placed.sha256),
+            file=ArchivedFileFields(placed.name, upload.original_name, placed.bytes, placed.sha256),
             placement=placed.placement,
-            metadata_sha256=outcome.metadata_sha256,
-            dicom=outcome.dicom,
-            upload_path=outcome.described.upload_path,
+            metadata_sha256=metadata_sha256,
+            dicom=upload.dicom,
+            upload_path=upload.described.upload_path,
             software=__version__,
             host=self._host,
-            dicom_error=outcome.dicom_error or None,
+            dicom_error=upload.dicom_error or None,
             set_aside=placed.set_aside or None,
-            supersedes=outcome.supersedes,
-            unconfirmed=outcome.unconfirmed,
+            supersedes=upload.supersedes,
+            unconfirmed=upload.unconfirmed,
         )
 
     def _count(self, recorded: list[tuple[Entry, Outcome]], outcomes: list[Outcome]) -> None:
@@ -340,15 +354,15 @@ class Placer:
                 self._metrics.retries.labels("place", outcome.error.code).inc()
         for entry, outcome in recorded:
             match outcome:
-                case Archived():
-                    self._metrics.files.labels(outcome.placed.placement).inc()
-                    if outcome.placed.placement != "already-there":
-                        self._metrics.bytes.inc(outcome.placed.bytes)
+                case Archived(upload):
+                    self._metrics.files.labels(upload.placed.placement).inc()
+                    if upload.placed.placement != "already-there":
+                        self._metrics.bytes.inc(upload.placed.bytes)
                     took_s = (instant(entry.recorded_at) - instant(outcome.work_item.entry.recorded_at)).total_seconds()
                     self._metrics.archive_seconds.observe(took_s)
-                    if outcome.identity is not None:
-                        self._on_copied(entry.position, outcome.identity)
-                    log.info("archived", study_id=entry.study_id, position=entry.position, bytes=outcome.placed.bytes)
+                    if upload.identity is not None:
+                        self._on_copied(entry.position, upload.identity)
+                    log.info("archived", study_id=entry.study_id, position=entry.position, bytes=upload.placed.bytes)
                 case Quarantined():
                     self._metrics.quarantined.labels(outcome.code).inc()
                     log.warning("quarantined", study_id=entry.study_id, position=entry.position, code=outcome.code)
