@@ -54,11 +54,16 @@ _place_in_list = attrgetter("position", "name")
 
 def _file_json(file: ArchivedFile) -> str:
     # By hand, as all files of a study are written for each batch of new ones.
-    sop = "null" if file.sop_instance_uid is None else _quoted(file.sop_instance_uid)
+    sop = _quoted(uid) if isinstance(uid := file.sop_instance_uid, str) else _indented(uid)
     return (
         f'    {{\n      "name": {_quoted(file.name)},\n      "bytes": {file.bytes},\n      "sha256": {_quoted(file.sha256)},\n'
         f'      "sop_instance_uid": {sop},\n      "position": {file.position}\n    }}'
     )
+
+
+def _indented(value: object) -> str:
+    """What is no text, as a header may have it: two UIDs, or none."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=2).replace("\n", "\n      ")
 
 
 def speaks_of(metadata: bytes, recorded: Collection[str]) -> bool:

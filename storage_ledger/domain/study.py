@@ -114,13 +114,16 @@ def validation_details_of(message: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class ArchivedFile:
-    """One file of a study in the archive. `position`: of the `described` entry that first brought it."""
+    """One file of a study in the archive. `position`: of the `described` entry that first brought it.
+
+    `sop_instance_uid`: as the ledger has it, which is a list where a header names several.
+    """
 
     name: str
     original_name: str
     bytes: int
     sha256: str
-    sop_instance_uid: str | None
+    sop_instance_uid: str | list[str] | None
     position: int
 
 

@@ -38,6 +38,7 @@ POLICY = Policy(
     pause_after=3,  # until then each is retried by itself
     outage_after=5,
     into_volumes=False,
+    resumes_unless_met=False,  # what needs no answer of the Status Service does not show that it is back
 )
 """A study's statuses are told in order, studies in parallel, several work items of one study with one call."""
 

@@ -17,7 +17,7 @@ from storage_ledger.archive.contract import ArchiveReader, Fixity
 from storage_ledger.archive.durable_copy import digest_of
 from storage_ledger.archive.uploads import FileIdentity, Uploads, folder_of
 from storage_ledger.domain.backoff import REMOVE_AGAIN, REMOVE_PAUSES, worth_an_entry
-from storage_ledger.domain.entries import require_whole
+from storage_ledger.domain.entries import Kind, require_whole
 from storage_ledger.domain.ids import later, rfc3339
 from storage_ledger.domain.payloads import ArchivedPayload
 from storage_ledger.domain.work_queue import Stage
@@ -119,6 +119,8 @@ class Remover:
         path = None
         try:
             require_whole([work_item.entry])
+            if work_item.entry.kind != Kind.ARCHIVED:  # a row that nothing explains; there is no upload to remove
+                return path, Gone(work_item)
             archived = ArchivedPayload.of(work_item.entry)
             path = archived.upload_path
             return path, self._removed(work_item, archived)

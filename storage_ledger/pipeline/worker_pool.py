@@ -45,6 +45,7 @@ class Policy:
     gather_s: how long to wait for company: fewer and larger groups cost less.
     drain: on a stop, do what is due before ending.
     pauses: after a shared cause, when it was met `pause_after` times in a row; recorded as an outage after `outage_after` times.
+    resumes_unless_met: work that met no shared cause ends the pauses; without it only work that came through does.
     hangs_after_s: without a sign of life (`beat`) a call is given up on. Where a step calls `into_volumes`, that is recorded as `failed`.
     """
 
@@ -60,6 +61,7 @@ class Policy:
     gather_s: float = 0.0
     drain: bool = False
     into_volumes: bool = True
+    resumes_unless_met: bool = True
     hangs_after_s: float = HANGS_AFTER_S
 
 
@@ -141,7 +143,7 @@ class WorkerPool(Generic[Outcome]):
         with self._ledger.write() as tx:
             report = self._record(tx, outcomes, fresh)
             self._account(tx, report, works=fresh and report.works)
-        if fresh and (report.works or not report.met):
+        if fresh and (report.works or (self.policy.resumes_unless_met and not report.met)):
             self._resume()
         report.on_commit()
 

@@ -83,7 +83,7 @@ class TimelineFile:
     archive_path: str
     bytes: int
     sha256: str
-    sop_instance_uid: str | None
+    sop_instance_uid: str | list[str] | None
     fixity: str | None
     verified_at: str | None
     patient: dict[str, Any]

@@ -534,3 +534,14 @@ def test_one_archived_file_that_cannot_be_read_costs_its_neighbours_nothing(pipe
     pipeline.finish()
     assert len(pipeline.files()) == 5
     pipeline.check_metadata()
+
+
+def test_a_removal_that_no_archived_entry_explains_is_dropped(pipeline):
+    """A row of a damaged work queue: nothing was archived, so nothing is to be removed, and nothing is to be recorded."""
+    pipeline.upload("a.dcm", b"a")
+    pipeline.say("S1", "a.dcm")
+    with pipeline.ledger.write() as tx:
+        tx.add_work_item(1, Stage.REMOVE)
+    pipeline.remove()
+    assert [item.stage for item in pipeline.ledger.pending_of("S1")] == [Stage.PLACE]
+    assert (pipeline.kinds(), (pipeline.uploads / "a.dcm").exists()) == (["described"], True)

@@ -74,6 +74,15 @@ def test_the_whole_file_is_these_bytes():
     )
 
 
+@pytest.mark.parametrize("uid", [None, "1.2.3", 'quote " and \\', "é\u2028", ["1.2", "1.3"], [], 7])
+def test_each_file_is_written_as_json_dumps_would_write_it(uid):
+    said = made_entry(1, "described", described("a.dcm", {}))
+    kept = made_entry(2, "archived", {**archived("a.dcm"), "dicom": {"SOPInstanceUID": uid}}, cause=1)
+    written = document(said, kept)
+    assert written.decode() == json.dumps(json.loads(written), indent=2, ensure_ascii=False) + "\n"
+    assert json.loads(written)["files"][0]["sop_instance_uid"] == uid
+
+
 @pytest.mark.parametrize("over", [{}, {"metadata": None}, {"metadata": {}, "validation_details": None}])
 def test_all_five_groups_and_validation_details_are_there_even_when_the_message_had_none(over):
     payload = described("a.dcm")
