@@ -122,7 +122,11 @@ class FilesystemStudyFolder:
     @contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
         """See `contract.StudyFolder.open`."""
-        with files.translated(FAILURES), os.fdopen(os.open(name, files.READ, dir_fd=self._opened()), "rb") as file:
+        with (
+            files.translated(FAILURES),
+            files.opened(name, files.READ, self._opened()) as descriptor,
+            os.fdopen(descriptor, "rb", closefd=False) as file,
+        ):
             yield file
 
     def write_metadata(self, data: bytes) -> None:
@@ -147,6 +151,16 @@ class FilesystemStudyFolder:
                 self._folders.lost_names.discard(lost_name)
                 raise
             self._folders.lost_names.discard(lost_name)
+            self._require_name(folder)
+
+    def _require_name(self, folder: int) -> None:
+        """Raise `Retryable` if the folder that the whole batch went to does not have the study's name any more."""
+        try:
+            named = os.stat(self._study_id, dir_fd=self._opened_root(), follow_symlinks=False)
+        except FileNotFoundError:
+            named = None
+        if named is None or not os.path.samestat(named, os.fstat(folder)):
+            raise Retryable("archive-error", "the study's folder was renamed or replaced while files were placed in it")
 
     def discard_attempts(self, position: int) -> None:
         """See `contract.StudyFolder.discard_attempts`."""

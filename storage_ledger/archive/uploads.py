@@ -12,7 +12,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -250,13 +250,19 @@ class Uploads:
 
 @contextmanager
 def _opened_below(root: int, folders: list[str]) -> Iterator[int]:
-    with ExitStack() as stack:
-        current = root
-        for part in folders:
+    current = root
+    try:
+        for part in folders:  # at most one more is open at a time: a path may have a thousand parts
             with files.translated(_READING):
                 _refuse_link(os.stat(part, dir_fd=current, follow_symlinks=False).st_mode)
-                current = stack.enter_context(files.opened_below(current, part))
+                below = os.open(part, files.FOLDER, dir_fd=current)
+            if current != root:
+                files.close_after_reading(current)
+            current = below
         yield current
+    finally:
+        if current != root:
+            files.close_after_reading(current)
 
 
 def folder_of(path: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from operator import attrgetter
 from typing import Any
 
@@ -11,7 +12,7 @@ from typing_extensions import override
 from storage_ledger.domain import canonical_json, work_queue
 from storage_ledger.domain.entries import CURRENT_SCHEMA, Entry, Kind, NewEntry, has_whole_header
 from storage_ledger.domain.ids import later, rfc3339, uuid7
-from storage_ledger.domain.payloads import DescribedPayload
+from storage_ledger.domain.payloads import DescribedPayload, UnreadablePayload
 from storage_ledger.domain.redeliveries import DescribedUpload, repeats_of
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerUnusable
@@ -73,11 +74,12 @@ class SqliteTransaction(Transaction):
             )
         new = NewEntry(Kind(entry.kind), entry.data, entry.study_id, entry.cause)
         if new.kind is Kind.ARCHIVED and entry.cause is not None and (described := self._get(entry.cause)) is not None:
-            said = DescribedPayload.of(described)
-            upload = DescribedUpload(described.position, said.upload_path, said.raw_sha256)
-            # As the placer does in the commit of the first `archived`.
-            for position in self.pending_repeats(described.study_id or "", upload):
-                self.drop(position, Stage.PLACE)
+            # As the placer does in the commit of the first `archived`. Of an odd one nobody knows what it repeats.
+            with suppress(UnreadablePayload):
+                said = DescribedPayload.of(described)
+                upload = DescribedUpload(described.position, said.upload_path, said.raw_sha256)
+                for position in self.pending_repeats(described.study_id or "", upload):
+                    self.drop(position, Stage.PLACE)
         self._insert(entry)
         study_id = new.payload.get("study_id") if new.kind is Kind.REJECTED else None
         self._apply(new, entry.position, due_in_s=0.0, work_item=study_id is None or not self.knows_study(study_id))

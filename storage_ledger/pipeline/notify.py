@@ -17,7 +17,7 @@ from storage_ledger.domain.backoff import TELL_AGAIN_AWAY, TELL_AGAIN_REFUSED, T
 from storage_ledger.domain.entries import Entry, Kind, require_whole
 from storage_ledger.domain.ids import instant, later, rfc3339
 from storage_ledger.domain.paths import METADATA, archive_path, study_folder
-from storage_ledger.domain.payloads import RejectedPayload, StatusSentPayload
+from storage_ledger.domain.payloads import RejectedPayload, StatusSentPayload, UnreadablePayload
 from storage_ledger.domain.study import Study
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import Retryable
@@ -225,8 +225,14 @@ def _about(entry: Entry) -> tuple[str, str | None]:
     """The study that a status is about, and why its message was rejected, if it is about that: such an entry is of no study."""
     if entry.kind == Kind.REJECTED:
         rejected = RejectedPayload.of(entry)
-        return entry.study_id or str(rejected.study_id), rejected.reason
+        return entry.study_id or _named(rejected.study_id), rejected.reason
     if entry.study_id is not None:
         return entry.study_id, None
     sent = StatusSentPayload.of(entry)
-    return str(sent.study_id), str(sent.error)
+    return _named(sent.study_id), str(sent.error)
+
+
+def _named(study_id: str | None) -> str:
+    if study_id is None:
+        raise UnreadablePayload("an entry of no study, with something to tell, names none")
+    return study_id

@@ -347,7 +347,7 @@ class Placer:
 
     def _count(self, recorded: list[tuple[Entry, Outcome]], outcomes: list[Outcome]) -> None:
         for study_id in {outcome.work_item.entry.study_id for outcome in outcomes}:
-            self._folds.keep(str(study_id))
+            self._folds.keep(study_id or "")
         log = logs.get()
         for outcome in outcomes:
             if isinstance(outcome, Retry):

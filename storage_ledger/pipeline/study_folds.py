@@ -11,6 +11,7 @@ from storage_ledger.domain.study import Study
 from storage_ledger.ledger.contract import Ledger
 
 MOST = 8
+MOST_LENT = 64  # more are in nobody's hands any more: work on them raised
 MOST_FILES = 50_000  # of all that are kept: some 2 KiB each
 
 
@@ -40,6 +41,8 @@ class StudyFolds:
         require_whole(entry for entry in at_hand if entry.position not in checked)
         with self._lock:
             self._lent[study_id] = study
+            while len(self._lent) > MOST_LENT:
+                del self._lent[next(iter(self._lent))]
         return study
 
     def forget(self, study_id: str) -> None:

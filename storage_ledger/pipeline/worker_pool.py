@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Generic
 
@@ -139,7 +139,9 @@ class WorkerPool(Generic[Outcome]):
 
     def record(self, outcomes: list[Outcome], *, fresh: bool) -> None:
         """Record what came of some work, in one commit. `fresh`: it was begun after the last pause. Raises `LedgerError`, and any bug."""
-        outcomes = self._before_commit(outcomes)
+        self._commit(self._before_commit(outcomes), fresh=fresh)
+
+    def _commit(self, outcomes: list[Outcome], *, fresh: bool) -> None:
         with self._ledger.write() as tx:
             report = self._record(tx, outcomes, fresh)
             self._account(tx, report, works=fresh and report.works)
@@ -285,22 +287,42 @@ class WorkerPool(Generic[Outcome]):
                 raise result.error
             if isinstance(result.error, LedgerBusy):
                 self._stumbled(result.error)
-        good = [result for result in results if result.error is None]
-        if good and not self._recorded(good, fresh):
-            for result in good:
-                if len(good) == 1 or not self._recorded([result], fresh):
-                    self._begin(result.work_items, singly=True)
-        for result in results:
-            if result.error is not None and not is_of_the_ledger(result.error):
+            elif result.error is not None:
                 self._put_off(result.work_items, result.error)
+        together = [result for task in done if not task.singly for result in task.future.result() if result.error is None]
+        by_themselves = [[result] for task in done if task.singly for result in task.future.result() if result.error is None]
+        for group in (together, *by_themselves):
+            good = self._prepared(group)
+            if good and not self._recorded(good, fresh):
+                for result in good:
+                    if len(good) == 1 or not self._recorded([result], fresh):
+                        self._begin(result.work_items, singly=True)
         for task in done:
             if rest := task.work_items[sum(len(result.work_items) for result in task.future.result()) :]:
                 self._begin(rest, singly=True)
 
+    def _prepared(self, results: list[WorkResult[Outcome]]) -> list[WorkResult[Outcome]]:
+        """With what `before_commit` makes of the outcomes: it is called once for each, since it may undo what came of one."""
+        if not results:
+            return []
+        try:
+            outcomes = self._before_commit([result.outcome for result in results if result.outcome is not None])
+        except BaseException as error:
+            if is_of_the_ledger(error):
+                raise
+            if len(results) == 1 and len(results[0].work_items) == 1:
+                self._put_off(results[0].work_items, error)
+                return []
+            logs.get().error(f"{self.policy.thread}.record-failed", error_type=type(error).__name__, frames_at=logs.where(error))
+            for result in results:  # nobody knows what it has undone: each by itself, from the start
+                self._begin(result.work_items, singly=True)
+            return []
+        return [replace(result, outcome=outcome) for result, outcome in zip(results, outcomes, strict=True)]
+
     def _recorded(self, results: list[WorkResult[Outcome]], fresh: bool) -> bool:
         """Whether these outcomes could be recorded. Raises `LedgerError` where the ledger is the reason; nothing is committed then."""
         try:
-            self.record([result.outcome for result in results if result.outcome is not None], fresh=fresh)
+            self._commit([result.outcome for result in results if result.outcome is not None], fresh=fresh)
         except BaseException as error:
             if is_of_the_ledger(error):
                 raise

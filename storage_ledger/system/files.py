@@ -118,7 +118,7 @@ def exists(name: str, folder: int) -> bool:
 
 def read_file(name: str, folder: int, limit: int = -1) -> bytes:
     """The bytes of a file, at most the first `limit` of them."""
-    with os.fdopen(os.open(name, READ, dir_fd=folder), "rb") as file:
+    with opened(name, READ, folder) as descriptor, os.fdopen(descriptor, "rb", closefd=False) as file:  # of a folder it raises
         return file.read(limit)
 
 

@@ -95,8 +95,10 @@ def made_entry(
     study_id: str | None = "S1",
     version: int | None = None,
     cause: int | None = None,
+    schema: int = 1,
+    recorded_at: str | None = None,
 ) -> Entry:
-    """A whole entry, recorded `position` seconds after midnight; its version is its position unless given."""
+    """A whole entry, recorded `position` seconds after midnight, and its version is its position, unless given."""
     text = canonical_json.dumps(payload)
     salt = bytes([position % 256]) * 16
     fields = {
@@ -105,8 +107,8 @@ def made_entry(
         "study_id": study_id,
         "version": (version or position) if study_id is not None else None,
         "kind": kind,
-        "schema": 1,
-        "recorded_at": rfc3339(datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=position)),
+        "schema": schema,
+        "recorded_at": recorded_at or rfc3339(datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=position)),
         "cause": cause,
         "payload_sha256": canonical_json.payload_sha256(salt, text),
     }

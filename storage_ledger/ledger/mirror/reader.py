@@ -136,10 +136,11 @@ def segment_names(folder: int) -> list[str]:
 
 def read_segment(folder: int, name: str) -> bytes:
     """The bytes of a segment. Raises `OSError`, with an errno of `NOT_A_FILE` if it is no regular file."""
-    with os.fdopen(os.open(name, READ, dir_fd=folder), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+    with opened(name, READ, folder) as descriptor:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errnos.EISDIR, "not a regular file", name)
-        return file.read()
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read()
 
 
 def _end_of(folder: int) -> MirrorEnd:

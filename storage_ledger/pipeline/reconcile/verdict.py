@@ -29,7 +29,7 @@ from storage_ledger.domain.paths import UploadPaths, valid_study_id
 from storage_ledger.domain.payloads import ArchivedPayload, DescribedPayload, FailedPayload, UnreadablePayload
 from storage_ledger.domain.study import OF_AN_UPLOAD, State, upload_state
 from storage_ledger.domain.work_queue import Stage
-from storage_ledger.errors import UPLOAD_CHANGING, UPLOAD_MISSING, Permanent, Rejected, Retryable
+from storage_ledger.errors import UPLOAD_CHANGING, UPLOAD_MISSING, LedgerUnusable, Permanent, Rejected, Retryable
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.pipeline.status_client import StatusClient
 from storage_ledger.system import logs
@@ -113,7 +113,7 @@ class UploadHistory:
                 continue
             try:
                 payload = payloads.of(entry)
-            except UnreadablePayload as error:
+            except (UnreadablePayload, LedgerUnusable) as error:  # `ledger-newer`: of this entry alone
                 raise Retryable("entry-damaged", str(error)) from error
             state = upload_state(entry.kind, payload.step if isinstance(payload, FailedPayload) else None)
             if state is not None:

@@ -474,3 +474,21 @@ def test_nothing_is_removed_through_a_folder_that_became_a_link(tmp_path):
         Uploads(tmp_path).remove("day0/a.dcm", FileIdentity.of((tmp_path / "real" / "a.dcm").stat()), 1, settled=True)
     assert (tmp_path / "real" / "a.dcm").exists()
     shutil.rmtree(tmp_path / "real")
+
+
+def test_an_upload_below_many_folders_takes_few_descriptors(tmp_path):
+    levels = 300
+    folder = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(levels):
+        os.mkdir("a", dir_fd=folder)
+        below = os.open("a", os.O_RDONLY, dir_fd=folder)
+        os.close(folder)
+        folder = below
+    with open(os.open("x.dcm", os.O_CREAT | os.O_WRONLY, dir_fd=folder), "wb") as file:
+        file.write(b"data")
+    os.close(folder)
+    before = len(os.listdir("/proc/self/fd"))
+    with Uploads(tmp_path).open("/".join(["a"] * levels + ["x.dcm"])) as upload:
+        assert upload.size == 4
+        assert len(os.listdir("/proc/self/fd")) - before < 8
+    assert len(os.listdir("/proc/self/fd")) == before

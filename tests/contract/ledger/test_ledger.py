@@ -18,7 +18,7 @@ from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerBusy
 from storage_ledger.ledger.contract import Commit
 from storage_ledger.ledger.sqlite import SqliteLedger
-from tests.support.making import Clock, archived, described, fill, small_volume
+from tests.support.making import Clock, archived, described, fill, made_entry, small_volume
 
 ENGINES = ["sqlite"]
 
@@ -679,3 +679,13 @@ def test_entries_that_are_taken_over_are_the_same_and_their_duties_come_back(tmp
         assert new.read(0, 100) == old.read(0, 100)
         work_items = {(work_item.entry.position, work_item.stage) for work_item in new.due(list(Stage), limit=100)}
         assert work_items == {(other.position, Stage.PLACE), (done.position, Stage.REMOVE)} | read_back
+
+
+@pytest.mark.parametrize("changed", [{"source": None}, {"message": []}, {"upload_path": 5}])
+def test_an_odd_described_that_was_archived_is_taken_over(ledger, changed):
+    """Whoever can write an entry's hashes can write any payload; a restore brings it back as it was."""
+    odd = {name: value for name, value in {**described("a.dcm"), **changed}.items() if value is not None}
+    with ledger.write() as tx:
+        tx.take_over(made_entry(1, "described", odd))
+        tx.take_over(made_entry(2, "archived", archived("a.dcm"), cause=1))
+    assert [entry.kind for entry in ledger.read(0, 10)] == ["described", "archived"]

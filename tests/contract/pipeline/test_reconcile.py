@@ -20,7 +20,9 @@ from storage_ledger.pipeline.reconcile import sweep, verdict
 from storage_ledger.pipeline.reconcile.sweep import Reconciler, Sweep
 from storage_ledger.pipeline.status_client import StatusClient
 from storage_ledger.system.metrics import Metrics
-from tests.support.making import Ledgers, damage
+from storage_ledger.system.sqlite import sqlite
+from tests.support import making
+from tests.support.making import Ledgers, damage, made_entry
 from tests.support.pipeline import Pipeline, tree
 from tests.support.status_server import Fault, StatusServer
 
@@ -814,3 +816,21 @@ def test_a_file_of_which_a_damaged_entry_tells_is_left_to_people(pipeline):
     assert reasons(done) == {"S1.dcm": "entry-damaged"}
     assert [entry.study_id for entry in pipeline.ledger.read(before, 100)] == ["S2"]
     assert (pipeline.uploads / "S1.dcm").exists()
+
+
+def test_a_file_that_an_entry_of_a_newer_program_names_is_left_to_people(pipeline):
+    """After a downgrade, say. It must not end the service at each start."""
+    pipeline.upload("S1.dcm", b"content")
+    pipeline.say("S1", "/app/uploads/S1.dcm")
+    pipeline.place()
+    last = pipeline.ledger.last()
+    newer = made_entry(
+        last.position + 1, "archived", making.archived("S1.dcm"), version=last.version + 1, cause=1, schema=2, recorded_at=last.recorded_at
+    )
+    with closing(sqlite.connect(pipeline.ledger.path)) as connection:
+        connection.execute(f"INSERT INTO entries VALUES ({', '.join('?' * len(newer))})", newer)
+        connection.commit()
+    pipeline.lost("S2.dcm")
+    done = pipeline.sweep()
+    assert reasons(done) == {"S1.dcm": "entry-damaged"}
+    assert pipeline.ledger.last().study_id == "S2"

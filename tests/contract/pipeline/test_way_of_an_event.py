@@ -1,20 +1,28 @@
 """From a delivered message to the file in the archive, one step after another in one thread."""
 
 import base64
+import errno
 import hashlib
 import json
+import os
 import threading
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 
 import pytest
 
+from storage_ledger.archive.study_folder import FilesystemStudyFolder
+from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.domain.paths import UploadPaths
+from storage_ledger.domain.payloads import UnreadablePayload
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerBusy, Retryable
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.pipeline.receive.intake import Intake
 from storage_ledger.pipeline.receive.source import Delivery
+from storage_ledger.pipeline.status_client import StatusClient
 from storage_ledger.pipeline.wakeups import Sleeper, Wakeups
+from storage_ledger.pipeline.worker_threads import WorkerTask, WorkResult
 from tests.support.making import Ledgers, fill, small_volume
 from tests.support.pipeline import Pipeline, tree
 from tests.support.waiting import until
@@ -545,3 +553,67 @@ def test_a_removal_that_no_archived_entry_explains_is_dropped(pipeline):
     pipeline.remove()
     assert [item.stage for item in pipeline.ledger.pending_of("S1")] == [Stage.PLACE]
     assert (pipeline.kinds(), (pipeline.uploads / "a.dcm").exists()) == (["described"], True)
+
+
+def test_a_new_folder_that_was_lost_is_not_recorded_by_the_second_try_of_its_group(pipeline, monkeypatch):
+    """The archive's fsync fails, so the folder of S is given up; then the outcome of T cannot be recorded, and each is tried by itself."""
+    for study in "ST":
+        pipeline.upload(f"{study}.dcm", study.encode())
+        pipeline.say(study, f"{study}.dcm")
+    tasks = []
+    for work_items in pipeline.due(Stage.PLACE):
+        done: Future = Future()
+        done.set_result([WorkResult(work_items, outcome=pipeline.placer.place_batch(work_items))])
+        tasks.append(WorkerTask(work_items, 0, False, done))
+    root, fsync, append = pipeline.archive.stat().st_ino, os.fsync, pipeline.placer._append
+    failures = [OSError(errno.EIO, "I/O error")]
+
+    def failing_once(descriptor):
+        if os.fstat(descriptor).st_ino == root and failures:
+            raise failures.pop()
+        return fsync(descriptor)
+
+    def breaking(tx, outcome):
+        if outcome.work_item.entry.study_id == "T":
+            raise TypeError
+        return append(tx, outcome)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", failing_once)
+        patched.setattr(pipeline.placer, "_append", breaking)
+        pipeline.placing._take(tasks)
+    assert failures == []
+    assert "archived" not in pipeline.kinds()
+    pipeline.finish()
+    assert set(pipeline.files()) == {"S/S.dcm", "T/T.dcm"}
+
+
+def test_a_folder_that_is_renamed_while_files_are_placed_in_it_brings_nothing_that_is_archived_elsewhere(pipeline, monkeypatch):
+    for name in "ab":
+        pipeline.upload(f"{name}.dcm", name.encode())
+        pipeline.say("S", f"{name}.dcm")
+    place = FilesystemStudyFolder.place
+
+    def then_renamed(self, upload, name, *, position):
+        placed = place(self, upload, name, position=position)
+        if name == "a.dcm":
+            (pipeline.archive / "S").rename(pipeline.archive / "S.moved")
+        return placed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FilesystemStudyFolder, "place", then_renamed)
+        pipeline.place()
+    assert "archived" not in pipeline.kinds()
+    pipeline.finish()
+    assert {name for name in pipeline.files() if name.startswith("S/")} == {"S/a.dcm", "S/b.dcm"}
+
+
+def test_nothing_is_told_of_an_entry_that_names_no_study(tmp_path, ledgers):
+    pipeline = Pipeline(tmp_path, ledgers, client=StatusClient("http://127.0.0.1:9"))
+    with pipeline.ledger.write() as tx:
+        payload = {"reason": "not-json", "detail": "", "source": "pubsub", "bytes": 1, "raw_sha256": "", "raw": ""}
+        entry = tx.append(NewEntry(Kind.REJECTED, payload))
+        tx.add_work_item(entry.position, Stage.TELL)
+    with pytest.raises(UnreadablePayload):
+        pipeline.notifier.tell(pipeline.due(Stage.TELL)[0])
+    pipeline.ledger.close()
