@@ -161,9 +161,13 @@ def play(ledgers, neighbour, story):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         it = Story(folder, ledgers, *neighbour)
+        names = [step[0] for step in story]
+        if "judge and crash" in names and "take away" in names[names.index("judge and crash") :]:
+            # The file was placed, and nobody could write it down; then a person took the upload away. `verify` names the file.
+            it.excused |= {"untracked-in-archive"}
         damaged = any("damage" in step for step in story)
         if damaged:  # what a person removed from the archive is missing there until somebody tries it again
-            it.excused = frozenset({"archived-file-missing", "metadata-digest", "metadata-files"})
+            it.excused |= {"archived-file-missing", "metadata-digest", "metadata-files"}
         try:
             for step in story:
                 it.step(*step)
@@ -197,6 +201,7 @@ def play(ledgers, neighbour, story):
 @example([("say", 0, 1), ("place",), ("upload", 0), ("retry", 0), ("judge and crash",), ("discard", 0), ("say", 0, 2), ("tell and crash",)])
 @example([("say", 0, 1), ("upload", 0), ("place",), ("remove",), ("damage", 0), ("say", 0, 1), ("place",), ("discard", 0)])
 @example([("say", 1, 1), ("upload", 1), ("place",), ("remove",), ("upload", 1)])
+@example([("say", 0, 1), ("upload", 0), ("judge and crash",), ("take away", 0)])
 @example([("say", 0, 1), ("upload", 0), ("place",), ("take away", 0), ("link", 0)])
 @example([("say", 1, 1), ("upload", 1), ("place",), ("take away", 1), ("link", 1)])
 def test_whatever_persons_redeliveries_and_crashes_do_in_any_order_the_ledger_and_the_world_agree(ledgers, neighbour, story):
