@@ -104,7 +104,7 @@ class Watch:
             self.position = entries[-1].position
         return news
 
-    def settle(self, spoken: Collection[str], status_of: Callable[[str], str | None]) -> None:
+    def judge_statuses(self, spoken: Collection[str], status_of: Callable[[str], str | None]) -> None:
         """Ask the Status Service about the studies that nobody will report on any more; once after each `status-sent`."""
         for study_id, told in self._told.items():
             expected = self._expected.get(study_id)

@@ -184,7 +184,7 @@ def from_backup(
             last = ledger.last()
         finally:
             ledger.close()
-        _settle(new)
+        _checkpointed(new)
     except BaseException:
         _remove(new)
         raise
@@ -293,7 +293,7 @@ def _make_whole(archive_root: Path, ledger_id: str, file: Path, on_progress: Cal
         _, mirror_damaged = _append_the_rest(archive_root, ledger, on_progress, up_to_damage=up_to_damage)
     finally:
         ledger.close()
-    _settle(file)
+    _checkpointed(file)
     return mirror_damaged
 
 
@@ -306,7 +306,7 @@ def _remove(file: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _settle(file: Path) -> None:
+def _checkpointed(file: Path) -> None:
     """One file, and durable: a connection that may write, and is the last to close, brings the WAL into it."""
     with errors_mapped():
         connect(file, writable=True).close()

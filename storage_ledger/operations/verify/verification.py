@@ -186,7 +186,7 @@ class Verification:
                 stopped=self._check_stop,
                 on_progress=self._progress_of("mirror", before),
             )
-            self._settle_mirror(check.run(quiet_tail=True), before)
+            self._judge_end_of_mirror(check.run(quiet_tail=True), before)
         except (FileNotFoundError, NotADirectoryError):
             if before and root.is_dir():
                 found.report("mirror-missing", mirror.PART, path=LEDGER_FOLDER, detail="there is no mirror. Is this the right volume?")
@@ -199,7 +199,7 @@ class Verification:
         self._report.parts.append("mirror")
         return True
 
-    def _settle_mirror(self, state: mirror.CheckedMirror, before: int) -> None:
+    def _judge_end_of_mirror(self, state: mirror.CheckedMirror, before: int) -> None:
         """What follows the last batch, and what is not mirrored yet, may be under way: look again before it is told."""
         now: mirror.CheckedMirror | MirrorEnd = state
         waited = 0.0
