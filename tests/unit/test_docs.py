@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import json
 import re
+import subprocess
+import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import MISSING, fields, is_dataclass
@@ -54,6 +56,14 @@ def rows(text: str) -> list[list[str]]:
 def names(text: str) -> list[str]:
     """What stands in backticks in the first column."""
     return [name for row in rows(text) for name in re.findall(r"`([^`]+)`", row[0])]
+
+
+# -- pages that are generated from the code
+
+
+def test_every_generated_page_is_what_the_code_says():
+    checked = subprocess.run([sys.executable, ROOT / "scripts" / "reference.py", "--check"], capture_output=True, text=True, check=False)
+    assert (checked.returncode, checked.stderr) == (0, "")
 
 
 # -- settings

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import json
 import re
 from collections.abc import Iterator
@@ -109,16 +108,6 @@ def test_an_outage_and_a_retry_say_at_which_step():
 
 
 # -- where the texts are shown
-
-
-def test_the_reference_page_is_what_the_script_writes():
-    spec = importlib.util.spec_from_file_location("reference", ROOT / "scripts" / "reference.py")
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    for name, text in script.pages().items():
-        assert (ROOT / "docs" / "reference" / name).read_text() == text, f"run scripts/reference: it writes {name}"
 
 
 def test_a_text_for_a_terminal_names_the_page_that_a_link_leads_to():
