@@ -152,7 +152,7 @@ So a volume that is nearly full, where small files fit and large ones do not, le
             steps=("tell",),
             means="The Status Service cannot be reached, is too slow, or answered 5xx, 408 or 429 several times in a row.",
             meanwhile="Files are archived and uploads removed; statuses wait.",
-            action="Start the Status Service. It is then sent all that it missed, oldest first. If it lost its data, statuses of the last ten minutes are sent again by themselves; the others [by `replay --statuses`](../how-to/status-store-emptied.md).",
+            action="Start the Status Service. It is then sent all that it missed, oldest first. If it lost its data, statuses of the last ten minutes are sent again by themselves; the others [by `replay --statuses`](../how-to/rebuild-what-is-derived.md#statuses).",
         ),
     ),
 )
