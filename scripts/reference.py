@@ -7,11 +7,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from reference_pages import error_codes
+from reference_pages import error_codes, metrics
 
 REFERENCE = Path(__file__).resolve().parents[1] / "docs" / "reference"
 PAGES: dict[str, Callable[[], str]] = {
     "error-codes.md": error_codes.page,
+    "metrics.md": metrics.page,
 }
 
 
