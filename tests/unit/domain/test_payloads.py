@@ -123,4 +123,4 @@ def test_entries_are_built_from_payloads_alone():
     built = {
         str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if re.search(r"\bNewEntry\(", path.read_text(encoding="utf-8"))
     }
-    assert built == {"domain/payloads.py", "ledger/transaction.py"}
+    assert {path for path in built if not path.startswith("domain/payloads/")} == {"ledger/transaction.py"}

@@ -1,0 +1,113 @@
+"""Payloads about the work of the steps: `failed`, `recovered`, `quarantined` and `status-sent`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from storage_ledger.domain.entries import Kind, NewEntry
+from storage_ledger.domain.payloads.payload import Payload
+
+
+@dataclass(frozen=True, slots=True)
+class FailedPayload(Payload):
+    """An attempt failed and will be retried, or an outage begins.
+
+    Appended by the steps place, remove and notify (stage `tell`). For one work item: at the 1st, 10th, 100th … attempt, and once if it
+    [hangs](error-codes.md#retries-of-one-file-or-study). Cause: the entry of the work item; `study_id` is NULL where the status of a
+    rejected message could not be sent. For an [outage](error-codes.md#outages): once when it begins, without `study_id` and cause.
+    """
+
+    KIND: ClassVar = Kind.FAILED
+    step: str
+    """`place`, `remove` or `tell`."""
+    code: str
+    """An error code of [retries](error-codes.md#retries-of-one-file-or-study) or [outages](error-codes.md#outages)."""
+    detail: str
+    """For people."""
+    errno: int | None
+    """Of the system call that failed."""
+    attempt: int
+    """Number of the attempt, from 1."""
+    retry_at: str | None
+    """When the next attempt is due; null if this one has not returned yet (`hangs`)."""
+    upload_path: str | None = None
+    """For one work item of `place` or `remove`."""
+
+    def entry(self, study_id: str | None, *, cause: int) -> NewEntry:
+        """Return the entry to append for one work item: that of the entry at `cause`, which has no study if it is `rejected`."""
+        return NewEntry(self.KIND, self.stored(), study_id, cause)
+
+    def entry_of_outage(self) -> NewEntry:
+        """Return the entry to append for a cause that all work items share."""
+        return NewEntry(self.KIND, self.stored())
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveredPayload(Payload):
+    """An outage has ended.
+
+    Appended by the step that had stopped: at its first success, once the cause has been gone for long enough, or when the step has no work
+    left. `study_id`: NULL. Cause: the `failed` that began the outage.
+    """
+
+    KIND: ClassVar = Kind.RECOVERED
+    step: str
+    """As in the `failed`."""
+    code: str
+    """As in the `failed`."""
+
+    def entry(self, *, failed: int) -> NewEntry:
+        """Return the entry to append. `failed`: position of the entry that began the outage."""
+        return NewEntry(self.KIND, self.stored(), cause=failed)
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantinedPayload(Payload):
+    """The file cannot be archived until a person or a redelivery changes something.
+
+    Appended by the place step. Cause: the `described`.
+    """
+
+    KIND: ClassVar = Kind.QUARANTINED
+    code: str
+    """An [error code](error-codes.md#quarantined-files)."""
+    detail: str
+    """For people."""
+    upload_path: str
+    """As in the `described`."""
+    by: str
+    """`projector`."""
+
+    def entry(self, study_id: str, *, described: int) -> NewEntry:
+        """Return the entry to append. `described`: position of the `described` entry that named the file."""
+        return NewEntry(self.KIND, self.stored(), study_id, described)
+
+
+@dataclass(frozen=True, slots=True)
+class StatusSentPayload(Payload):
+    """The Status Service accepted a status.
+
+    Appended by the notify step, or by `storage-ledger replay --statuses`. `study_id`: NULL for a rejected message. Cause: the last entry
+    that the status is about; for a re-sent status, the `status-sent` that was lost, or the last outcome if no status was ever sent.
+    """
+
+    KIND: ClassVar = Kind.STATUS_SENT
+    status: str
+    """`archived` or `failed`."""
+    http_status: int
+    """Of the answer: 200 to 299."""
+    attempts: int
+    """Number of calls, including this one."""
+    tells: list[int]
+    """Positions of the outcomes that this status reports: several if they were due together, empty if it was re-sent."""
+    reason: str | None = None
+    """`overwritten`: re-sent, because the status read back was `described` or missing."""
+    study_id: str | None = None
+    """For a rejected message: its `study_id`."""
+    error: str | None = None
+    """For a rejected message: the reason that was sent."""
+
+    def entry(self, study_id: str | None, *, cause: int) -> NewEntry:
+        """Return the entry to append. `study_id`: None for a rejected message; `cause`: the last entry that the status is about."""
+        return NewEntry(self.KIND, self.stored(), study_id, cause)
