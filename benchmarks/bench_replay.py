@@ -1,13 +1,13 @@
-"""A large ledger: how long the index takes to be made anew, beside a bare scan of the same rows; and how soon `serve` is ready.
+"""A large ledger: time to rebuild the index, beside a bare scan of the same rows, and time until `serve` is ready.
 
     scripts/bench replay [--entries 1000000] [--rounds 3] [--folder DIR] [--parts rebuild,serve]
 
 scan      one cursor over the same columns of the same rows: nothing parsed, nothing checked
-rebuild   `Index.rebuild`, every payload and every header checked against its hash, all tables, indexes and search
-serve     from its start to 200 from /readyz, on that ledger with its index and its mirror, and on an empty one
+rebuild   `Index.rebuild`: every payload and header checked against its hash, all tables, indexes and search
+serve     from process start to 200 from /readyz, on that ledger with its index and mirror, and on an empty ledger
 
-With --folder the ledger is kept there, and used again. Each measurement is a process of its own. Absolute figures depend on the
-machine, and on who else uses it: quote the ratios. CPU seconds and memory are those of the process and of those that it starts.
+--folder keeps the ledger there and uses it again. Each measurement is a process of its own; CPU seconds and memory include
+its child processes. Absolute figures depend on the machine and its load: compare ratios.
 """
 
 from __future__ import annotations
@@ -27,8 +27,14 @@ from pathlib import Path
 
 import httpx
 
+TARGET_A_SECOND = 60_000
+TARGET_READY_S = 2.0
+NAMES = {"scan": "bare scan of the rows", "rebuild": "rebuild of the index, every hash checked"}
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+from results import Table, save  # noqa: E402
+
 from storage_ledger.domain.entries import faults  # noqa: E402
 from storage_ledger.index.follower import Index  # noqa: E402
 from storage_ledger.index.rebuild.processes import RebuildProcesses  # noqa: E402
@@ -44,6 +50,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--parts", default="rebuild,serve")
     parser.add_argument("--measure", choices=["scan", "rebuild", "check"], help=argparse.SUPPRESS)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="save the tables for scripts/bench --write")
     options = parser.parse_args()
     if options.measure:
         print(json.dumps(MEASURES[options.measure](options.folder)))
@@ -51,14 +58,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="storage-ledger-bench-") as scratch:
         folder = (options.folder or Path(scratch)) / "ledger"
         folder.mkdir(parents=True, exist_ok=True)
-        prepare(folder, options.entries)
+        tables = [prepare(folder, options.entries)]
         if "rebuild" in options.parts:
-            compare(folder, options.rounds)
+            compare(folder, options.rounds, tables[0])
         if "serve" in options.parts:
-            serving(folder, options.rounds)
+            tables.append(serving(folder, options.rounds))
+    if options.json:
+        save(options.json, tables)
 
 
-def prepare(folder: Path, entries: int) -> None:
+def prepare(folder: Path, entries: int) -> Table:
     from tests.support.large_ledger import make  # not above: it would count as the memory of what is measured
 
     path = folder / "ledger.db"
@@ -72,9 +81,13 @@ def prepare(folder: Path, entries: int) -> None:
         f"{found['entries']:,} entries, {path.stat().st_size / 1e6:,.0f} MB; each checked by itself, {found['faults']} faults", flush=True
     )
     assert not found["faults"]
+    return Table(
+        f"replay: a ledger of {found['entries']:,} entries ({path.stat().st_size / 1e6:,.0f} MB)",
+        ("what", "entries/s, median", "lowest to highest", "CPU", "peak memory", "target", "reached"),
+    )
 
 
-def compare(folder: Path, rounds: int) -> None:
+def compare(folder: Path, rounds: int, table: Table) -> None:
     measure("scan", folder)  # brings it into memory: both read from there
     results: dict[str, list[dict]] = {"scan": [], "rebuild": []}
     for round_ in range(rounds):
@@ -86,12 +99,21 @@ def compare(folder: Path, rounds: int) -> None:
             f"{name:8} {statistics.median(rates):9,.0f} entries/s ({', '.join(f'{rate:,.0f}' for rate in rates)})   "
             f"CPU {statistics.median(each['cpu_s'] for each in found):5.1f} s   peak {max(each['peak_kb'] for each in found) / 1024:.0f} MB"
         )
+        target, reached = ("", "")
+        if name == "rebuild":
+            target, reached = f"{TARGET_A_SECOND:,}/s", "yes" if statistics.median(rates) >= TARGET_A_SECOND else "**no**"
+        table.rows.append((
+            NAMES[name], f"{statistics.median(rates):,.0f}", f"{rates[0]:,.0f} to {rates[-1]:,.0f}",
+            f"{statistics.median(each['cpu_s'] for each in found):.1f} s", f"{max(each['peak_kb'] for each in found) / 1024:.0f} MB",
+            target, reached,
+        ))  # fmt: skip
     pairs = list(zip(results["rebuild"], results["scan"], strict=True))
-    print(
-        f"rebuild / scan: time {statistics.median(a['seconds'] / b['seconds'] for a, b in pairs):.1f}, "
-        f"CPU {statistics.median(a['cpu_s'] / b['cpu_s'] for a, b in pairs):.1f}",
-        flush=True,
+    text = (
+        f"Rebuild / scan: {statistics.median(a['seconds'] / b['seconds'] for a, b in pairs):.1f} times the time, "
+        f"{statistics.median(a['cpu_s'] / b['cpu_s'] for a, b in pairs):.1f} times the CPU."
     )
+    print(text, flush=True)
+    table.notes.append(text)
 
 
 def measure(name: str, folder: Path) -> dict:
@@ -108,7 +130,7 @@ def measure(name: str, folder: Path) -> dict:
 
 
 def memory_kb(pid: int) -> int:
-    """What it and those that it started have in memory now; pages that several of them share are counted once."""
+    """Return the memory of a process and its descendants now; pages that they share are counted once."""
     try:
         started = [each for task in Path(f"/proc/{pid}/task").iterdir() for each in (task / "children").read_text().split()]
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
@@ -123,7 +145,7 @@ def measured(entries: dict):
     began, cpu = time.perf_counter(), sum(os.times()[:4])
     yield
     entries |= {"seconds": time.perf_counter() - began, "cpu_s": sum(os.times()[:4]) - cpu}
-    entries["peak_kb"] = peak_kb(os.getpid())  # since its own start; getrusage tells the parent's, too
+    entries["peak_kb"] = peak_kb(os.getpid())  # since its own start; getrusage would include the parent's peak
 
 
 def scan(folder: Path) -> dict:
@@ -162,11 +184,12 @@ def check(folder: Path) -> dict:
 MEASURES = {"scan": scan, "rebuild": rebuild, "check": check}
 
 
-def serving(folder: Path, rounds: int) -> None:
-    """On the large ledger and on an empty one, by turns; then the commands, beside the running service."""
+def serving(folder: Path, rounds: int) -> Table:
+    """Start on the large ledger and on an empty one alternately; then run the commands beside the running service."""
     from tests.support.status_server import StatusServer
     from tests.support.valkey import Valkey
 
+    table = Table("replay: the service and commands on that ledger", ("what", "seconds", "target", "reached"))
     archive, status = folder.parent / "archive", StatusServer()
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
@@ -186,30 +209,49 @@ def serving(folder: Path, rounds: int) -> None:
                 measure("rebuild", folder)
             if not archive.exists():
                 archive.mkdir()
-                print(f"replay --mirror: {command({**common, **large}, 'replay', '--mirror'):.1f} s")
+                took = command({**common, **large}, "replay", "--mirror")
+                print(f"replay --mirror: {took:.1f} s")
+                table.rows.append(("`replay --mirror`", f"{took:.1f}", "", ""))
             seconds: dict[str, list[float]] = {"empty": [], "large": []}
             for _ in range(rounds):
                 for name, more in (("empty", empty), ("large", large)):
                     with service({**common, **more}) as (ready_s, _, _):
                         seconds[name].append(ready_s)
             print("serve is ready: " + ", ".join(f"{name} ledger {statistics.median(each):.2f} s" for name, each in seconds.items()))
-            print(f"of that our part (large less empty): {statistics.median(seconds['large']) - statistics.median(seconds['empty']):.2f} s")
+            ready = {name: statistics.median(each) for name, each in seconds.items()}
+            table.rows += [
+                ("`serve` ready, empty ledger", f"{ready['empty']:.2f}", "", ""),
+                (
+                    "`serve` ready",
+                    f"{ready['large']:.2f}",
+                    f"{TARGET_READY_S:.0f}",
+                    "yes" if ready["large"] <= TARGET_READY_S else "**no**",
+                ),
+            ]
             with service({**common, **large}) as (_, url, process):
                 began = time.perf_counter()
                 httpx.get(f"{url}/metrics").raise_for_status()
-                print(f"/metrics: {time.perf_counter() - began:.3f} s; peak of serve {peak_kb(process.pid) / 1024:.0f} MB")
-                commands({**common, **large}, folder)
+                took = time.perf_counter() - began
+                print(f"/metrics: {took:.3f} s; peak of serve {peak_kb(process.pid) / 1024:.0f} MB")
+                table.rows.append(("`GET /metrics`", f"{took:.3f}", "", ""))
+                table.notes.append(f"Peak memory of `serve` on that ledger: {peak_kb(process.pid) / 1024:.0f} MB.")
+                table.rows += commands({**common, **large}, folder)
         finally:
             valkey.stop()
             status.close()
+    return table
 
 
-def commands(environment: dict, folder: Path) -> None:
+def commands(environment: dict, folder: Path) -> list[tuple[str, ...]]:
     with closing(sqlite.connect(f"file:{folder / 'ledger.db'}?mode=ro", uri=True)) as connection:
         last = connection.execute("SELECT max(position) FROM entries").fetchone()[0]
         study = connection.execute("SELECT study_id FROM entries WHERE position > ? AND study_id IS NOT NULL", (last // 2,)).fetchone()[0]
+    rows = []
     for words in (["--version"], ["status"], ["show", study], ["quarantine", "list"]):
-        print(f"storage-ledger {' '.join(words):24.24} {command(environment, *words):.2f} s", flush=True)
+        took = command(environment, *words)
+        print(f"storage-ledger {' '.join(words):24.24} {took:.2f} s", flush=True)
+        rows.append((f"`{' '.join(words[:1] if words[0] == 'show' else words)}`", f"{took:.2f}", "", ""))
+    return rows
 
 
 def command(environment: dict, *words: str) -> float:
@@ -220,7 +262,7 @@ def command(environment: dict, *words: str) -> float:
 
 @contextmanager
 def service(environment: dict):
-    """`serve`, once /readyz says 200: after how many seconds, its address, its process."""
+    """Start `serve` and yield the seconds until /readyz said 200, its address and its process."""
     from tests.support.valkey import free_port
 
     url = f"http://127.0.0.1:{(port := free_port())}"

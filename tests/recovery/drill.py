@@ -29,6 +29,7 @@ from typing import Any
 
 from tests.support.dicom import described, make_file
 from tests.support.guard import guarded
+from tests.support.results import ROOT, conditions, table, write_table
 from tests.support.stack import Stack
 from tests.support.status_server import StatusServer
 from tests.support.valkey import Valkey
@@ -497,12 +498,16 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=5)
     parser.add_argument("--only", action="append", metavar="NAME", choices=DISASTERS, help="this one; may be repeated")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the table as JSON, too")
+    parser.add_argument("--write", action="store_true", help="replace the table in docs/reliability.md; takes all disasters")
     parser.add_argument("--list", action="store_true", help="the disasters' names")
     given = parser.parse_args()
+    if given.write and given.only:
+        parser.error("--write replaces the whole table: leave out --only")
     if given.list:
         print("\n".join(DISASTERS))
         return 0
     results = []
+    measured = conditions()
     with tempfile.TemporaryDirectory(prefix="drill-") as name:
         folder = Path(name)
         (folder / "valkey").mkdir()
@@ -528,6 +533,10 @@ def main() -> int:
     if given.json is not None:
         document = {"made": counts, "seed": given.seed, "disasters": [asdict(result) for result in results]}
         given.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    if given.write:
+        rows = [(each.disaster, f"{each.seconds:.1f}", "NO" if each.differences else "yes") for each in results]
+        text = table(("disaster", "seconds to recover", "all came back"), rows)
+        write_table(ROOT / "docs" / "reliability.md", "drill", f"{measured} Seed {given.seed}; {counts}.\n\n{text}")
     print(f"{len(results) - wrong} of {len(results)} came back")
     return 1 if wrong else 0
 

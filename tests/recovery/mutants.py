@@ -19,7 +19,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.results import ROOT, conditions, table, write_table
+
 DURABLE_COPY = "storage_ledger/archive/durable_copy.py"
 FOLDERS = "storage_ledger/archive/folders.py"
 STUDY_FOLDER = "storage_ledger/archive/study_folder.py"
@@ -99,9 +100,11 @@ MUTANTS = {
     "no-fsync-of-the-archive": Mutant("ARCHIVE_PATH is not fsynced after a study's folder was made", (ARCHIVE_ROOT,)),
     "no-fsync-of-uploads": Mutant("the uploads folder is not fsynced after the upload was unlinked", (UPLOADS_FOLDER,)),
     "no-fsync-of-a-checked-file": Mutant("a file that is found in the archive is not fsynced", (CHECKED_FILE,)),
-    "no-fsync-of-a-checked-folder": Mutant("its folder is not fsynced", (CHECKED_FOLDER,), ("archive-contract",)),
+    "no-fsync-of-a-checked-folder": Mutant(
+        "the folder of a file found in the archive is not fsynced", (CHECKED_FOLDER,), ("archive-contract",)
+    ),
     "no-fsync-of-damaged": Mutant("the folder that keeps the evidence of a damaged file is not fsynced", (DAMAGED,)),
-    "no-fsync-of-damaged-parents": Mutant("nor are the folders above it", (DAMAGED_PARENTS,)),
+    "no-fsync-of-damaged-parents": Mutant("the folders above the evidence of a damaged file are not fsynced", (DAMAGED_PARENTS,)),
     "replaced-before-the-evidence": Mutant(
         "a damaged file is replaced before its evidence is kept", (EVIDENCE_FIRST,), ("archive-contract", "order")
     ),
@@ -271,7 +274,7 @@ MUTANTS = {
         ("damaged",),
     ),
     "mirror-mended-from-damage": Mutant(
-        "the mirror's last segment is made anew from what is damaged in the ledger",
+        "the mirror's last segment is rebuilt from what is damaged in the ledger",
         (Edit(LAST_SEGMENT, "        if own is not None and faults(own):\n", "        if False:\n"),),
         ("damaged",),
     ),
@@ -298,8 +301,11 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--list", action="store_true", help="the names, and what each breaks")
     parser.add_argument("--programme", choices=PROGRAMMES, action="append", help="look here and nowhere else")
+    parser.add_argument("--write", action="store_true", help="replace the table in docs/reliability.md; takes all mutants")
     parser.add_argument("--attempts", type=int, default=3, help="of a programme that works by chance (3)")
     arguments = parser.parse_args()
+    if arguments.write and (arguments.names or arguments.programme):
+        parser.error("--write replaces the whole table: leave out names and --programme")
     chosen = {name: MUTANTS[name] for name in arguments.names or MUTANTS}
     if arguments.list:
         for name, mutant in chosen.items():
@@ -308,9 +314,10 @@ def main() -> int:
     for name, mutant in chosen.items():
         for edit in mutant.edits:  # else it would break nothing, and nobody would notice
             if (ROOT / edit.file).read_text().count(edit.old) != 1:
-                print(f"{name} no longer fits {edit.file}: mend its `old` in {Path(__file__).name}", file=sys.stderr)
+                print(f"{name} no longer fits {edit.file}: update its `old` in {Path(__file__).name}", file=sys.stderr)
                 return 2
-    alive = []
+    measured = conditions()
+    alive, rows = [], []
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "copy"
         if not arguments.names:
@@ -320,24 +327,23 @@ def main() -> int:
                     return 2
         for name, mutant in chosen.items():
             if mutant.equivalent:
-                print(f"| {name} | {mutant.what} | breaks no promise: {mutant.equivalent} |", flush=True)
+                print(f"{name}: breaks no promise: {mutant.equivalent}", flush=True)
                 continue
             began = time.monotonic()
-            caught = [
-                (programme, why, attempt)
+            seen = {
+                programme: why
                 for programme in arguments.programme or mutant.programmes
-                for attempt, why in attempts(copy, mutant, programme, arguments.attempts)
+                for _, why in attempts(copy, mutant, programme, arguments.attempts)
                 if why
-            ]
-            seconds = time.monotonic() - began
-            for programme, why, attempt in caught:
-                print(f"| {name} | {mutant.what} | {programme}, attempt {attempt}: {why} | {seconds:.0f} s", flush=True)
-            if not caught:
-                print(
-                    f"| {name} | {mutant.what} | LIVES in {', '.join(arguments.programme or mutant.programmes)} | {seconds:.0f} s",
-                    flush=True,
-                )
+            }
+            said = "; ".join(f"{programme}: {why}" for programme, why in seen.items()) or "LIVES"
+            print(f"{name}: {mutant.what}: {said} ({time.monotonic() - began:.0f} s)", flush=True)
+            rows.append((mutant.what, ", ".join(seen) or "nothing: it LIVES"))
+            if not seen:
                 alive.append(name)
+    if arguments.write:
+        write_table(ROOT / "docs" / "reliability.md", "mutants", f"{measured}\n\n{table(('broken on purpose', 'seen by'), rows)}")
+    print(f"{len(rows) - len(alive)} of {len(rows)} seen" + (f"; alive: {', '.join(alive)}" if alive else ""))
     return 1 if alive else 0
 
 

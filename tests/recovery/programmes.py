@@ -21,6 +21,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.support.results import conditions, table, write_table
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 EVERY_S = 10.0
@@ -88,6 +90,7 @@ class Result:
 def main() -> int:
     """0 clean, 1 violations, 2 could not, 130 interrupted."""
     given = _arguments()
+    measured = conditions()
     names = given.only or [programme.name for programme in PROGRAMMES]
     results: list[Result] = []
     code = 0
@@ -103,7 +106,18 @@ def main() -> int:
     if given.json is not None:
         found = {"seed": given.seed, "exit_code": code, "programmes": [asdict(result) for result in results]}
         given.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    if given.write and code in {0, 1}:
+        _write(measured, results)
     return code
+
+
+def _write(measured: str, results: list[Result]) -> None:
+    rows = [
+        (f"`{r.programme}`", r.outcome, f"{r.points:,}", f"{r.studies:,}" if r.studies else "", f"{r.seconds:.0f}", str(r.violations))
+        for r in results
+    ]
+    text = table(("programme", "outcome", "faults", "studies", "seconds", "violations"), rows)
+    write_table(ROOT / "docs" / "reliability.md", "faults", f"{measured} Seed {results[0].seed}.\n\n{text}")
 
 
 def _arguments() -> argparse.Namespace:
@@ -114,10 +128,14 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", action="append", metavar="NAME", choices=[p.name for p in PROGRAMMES], help="this one; may be repeated")
     parser.add_argument("--seed", type=int, default=5, help="of whatever is left to chance (default 5)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the table as JSON, too")
+    parser.add_argument("--write", action="store_true", help="replace the table in docs/reliability.md; takes all programmes")
     for programme in PROGRAMMES:
         text = f"{programme.name}: {programme.help} (default {programme.count})"
         parser.add_argument(f"--{programme.option}", type=int, default=programme.count, metavar="N", help=text)
-    return parser.parse_args()
+    given = parser.parse_args()
+    if given.write and given.only:
+        parser.error("--write replaces the whole table: leave out --only")
+    return given
 
 
 def _run(programme: Programme, count: int, seed: int) -> Result:
