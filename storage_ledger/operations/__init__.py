@@ -1,1 +1,1 @@
-"""What a person starts: verify, replay, adopt, report, backup, restore, quarantine, repair."""
+"""Commands for operators: verify, replay, adopt, report, backup, restore, quarantine, repair."""

@@ -1,6 +1,6 @@
-"""Copies of the ledger that can be trusted: made while the service runs, checked when made, and checked again before use.
+"""Back up the ledger while the service runs; check each backup when it is made and again before it is used.
 
-A backup is a folder of two files, `ledger.db` and `manifest.json`. It gets its name when it is whole.
+A backup is a folder with two files, `ledger.db` and `manifest.json`. It gets its final name once it is complete.
 """
 
 from __future__ import annotations
@@ -39,12 +39,15 @@ _CHUNK = 1 << 20
 _ROWS = 500
 
 BackupProgress = Callable[[str, int, int], None]
-"""Called with the current step (`copied`, `checked`), how much of it is done, and of how much; in bytes or entries."""
+"""Called with the current step (`copied`, `checked`), the amount done and the total, in bytes or entries."""
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The description in a backup. `sha256`, `bytes`: of its ledger.db; `leaf_hash`: of the last entry; `root`: of the tree over all."""
+    """The contents of manifest.json.
+
+    `sha256`, `bytes`: of the backup's ledger.db; `leaf_hash`: of its last entry; `root`: of the Merkle tree over all its entries.
+    """
 
     format: str
     ledger_id: str
@@ -59,10 +62,10 @@ class Manifest:
 
 
 def back_up(ledger_file: Path, dest: Path, *, now: datetime, on_progress: BackupProgress = lambda *_: None) -> tuple[Path, Manifest]:
-    """Make a new backup in `dest`, a folder of backups, which is made if it is missing (its parent is not).
+    """Make a new backup in `dest`, a folder of backups, which is created if it is missing (its parent is not).
 
-    On return it is whole, durable, and every entry in it was checked. Nothing that lies in `dest` is overwritten. Raises
-    `BackupError` (nothing is left behind), `LedgerError`, `Locked` while another one is being made there.
+    On return the backup is complete and durable, and every entry in it has been checked. Nothing in `dest` is overwritten.
+    Raises `BackupError` (nothing is left behind), `LedgerError`, and `Locked` while another backup is being made there.
     """
     revision = revision_of(ledger_file)
     if revision is None:
@@ -71,7 +74,7 @@ def back_up(ledger_file: Path, dest: Path, *, now: datetime, on_progress: Backup
     final, part = dest / name, dest / f".{name}{_PART}"
     with _translated(dest), _alone(dest):
         if final.exists():
-            raise BackupError("backup-exists", f"{final} is there already: it is not overwritten")
+            raise BackupError("backup-exists", f"{final} already exists and is not overwritten")
         try:
             part.mkdir(FOLDER_MODE)
             part.chmod(FOLDER_MODE)  # whatever the umask
@@ -90,20 +93,23 @@ def back_up(ledger_file: Path, dest: Path, *, now: datetime, on_progress: Backup
 
 
 def find(place: Path) -> tuple[Path, Manifest]:
-    """The backup that `place` is, or the newest one in it; its manifest is read, its ledger not yet. Raises `BackupError`."""
+    """Return the backup at `place`, or the newest one in that folder, and its manifest; ledger.db is not read yet.
+
+    Raises `BackupError`.
+    """
     with _translated(place):
         if (place / MANIFEST).exists():
             return place, _manifest(place)
         names = sorted(each.name for each in place.iterdir() if each.name.startswith(_PREFIX) and (each / MANIFEST).exists())
         if not names:
-            raise BackupError("backup-missing", f"{place} is no backup ({MANIFEST} is not in it), and holds none ({_PREFIX}…/)")
+            raise BackupError("backup-missing", f"{place} is not a backup (it has no {MANIFEST}) and contains none ({_PREFIX}…/)")
         return place / names[-1], _manifest(place / names[-1])
 
 
 def take_out(folder: Path, manifest: Manifest, target: Path, on_progress: BackupProgress = lambda *_: None) -> None:
-    """Copy the backup's ledger to `target`, which must not exist, and check all of it: digest, every entry, the tree.
+    """Copy the backup's ledger to `target`, which must not exist, and check all of it: SHA-256, every entry, the Merkle root.
 
-    Fsynced on return. Raises `BackupError` (`backup-damaged`, naming what is wrong; the copy is then removed).
+    The copy is fsynced on return. Raises `BackupError` (`backup-damaged`, with what is wrong; the copy is then removed).
     """
     with _translated(target.parent):
         try:
@@ -116,11 +122,11 @@ def take_out(folder: Path, manifest: Manifest, target: Path, on_progress: Backup
 def _take_out(folder: Path, manifest: Manifest, target: Path, on_progress: BackupProgress) -> None:
     digest, size = _copy(folder / LEDGER, target, lambda done: on_progress("copied", done, manifest.bytes))
     if (digest, size) != (manifest.sha256, manifest.bytes):
-        raise BackupError("backup-damaged", f"{folder / LEDGER} does not have the digest that {MANIFEST} says")
+        raise BackupError("backup-damaged", f"{folder / LEDGER} does not have the SHA-256 given in {MANIFEST}")
     revision = _revision_of(target, folder)  # before any entry: a newer schema may have other columns
     found = (*check_copy(target, on_progress), revision)
     if found != (manifest.ledger_id, manifest.position, manifest.leaf_hash, manifest.root, manifest.revision):
-        raise BackupError("backup-damaged", f"{folder / MANIFEST} does not say what is in {LEDGER}")
+        raise BackupError("backup-damaged", f"{folder / MANIFEST} does not match the entries in {LEDGER}")
 
 
 def _revision_of(copy: Path, folder: Path) -> str:
@@ -128,18 +134,18 @@ def _revision_of(copy: Path, folder: Path) -> str:
         revision = revision_of(copy)
     except LedgerUnusable as error:
         if error.code == LEDGER_NEWER:
-            text = f"{folder / LEDGER} has a schema that this program does not know: restore it with the version that made it"
+            text = f"{folder / LEDGER} has a newer schema than this program knows: restore it with the version that made it"
             raise BackupError("backup-newer", text) from error
-        raise BackupError("backup-damaged", f"{folder / LEDGER} is no ledger: take another backup") from error
+        raise BackupError("backup-damaged", f"{folder / LEDGER} is not a ledger: use another backup") from error
     if revision is None:
-        raise BackupError("backup-damaged", f"{folder / LEDGER} is empty: take another backup")
+        raise BackupError("backup-damaged", f"{folder / LEDGER} is empty: use another backup")
     return revision
 
 
 def check_copy(file: Path, on_progress: BackupProgress = lambda *_: None) -> tuple[str, int, str, str]:
-    """Read a copy that nobody writes to: every entry against its hashes, one position after the other.
+    """Check every entry of a copy against its hashes, without gaps in the positions. Nothing may be writing to the copy.
 
-    Returns ledger_id, last position, its leaf hash, and the root of the tree, in hex. Raises `BackupError`.
+    Returns ledger_id, last position, its leaf hash and the Merkle root, both in hex. Raises `BackupError`.
     """
     tree, last = Tree(), ""
     with errors_mapped(), closing(sqlite.connect(f"file:{quoted(file)}?mode=ro&immutable=1", uri=True)) as connection:
@@ -155,7 +161,7 @@ def check_copy(file: Path, on_progress: BackupProgress = lambda *_: None) -> tup
                 last = entry.leaf_hash.hex()
             on_progress("checked", tree.size, total)
     if row is None:
-        raise BackupError("backup-damaged", "there is no ledger_id in it")
+        raise BackupError("backup-damaged", "the backup has no ledger_id")
     return row[0], tree.size, last, tree.root().hex()
 
 
@@ -163,19 +169,19 @@ def _manifest(folder: Path) -> Manifest:
     try:
         with (folder / MANIFEST).open("rb") as file:
             said = json.loads(file.read(MAX_MANIFEST_BYTES))
-        if isinstance(said, dict) and said.get("format") != FORMAT and "format" in said:  # whatever else that one has
-            raise BackupError("backup-newer", f"{folder / MANIFEST} has a format that this program does not know: run a newer version")
+        if isinstance(said, dict) and said.get("format") != FORMAT and "format" in said:  # its other fields may differ, too
+            raise BackupError("backup-newer", f"{folder / MANIFEST} has a newer format than this program knows: run a newer version")
         manifest = Manifest(**said)
     except (ValueError, TypeError, RecursionError):
-        raise BackupError("backup-damaged", f"{folder / MANIFEST} cannot be read: take another backup") from None
+        raise BackupError("backup-damaged", f"{folder / MANIFEST} cannot be read: use another backup") from None
     if not (isinstance(manifest.position, int) and isinstance(manifest.bytes, int)):
-        raise BackupError("backup-damaged", f"{folder / MANIFEST} cannot be read: take another backup")
+        raise BackupError("backup-damaged", f"{folder / MANIFEST} cannot be read: use another backup")
     return manifest
 
 
 @contextmanager
 def _alone(dest: Path) -> Iterator[None]:
-    """One at a time; what one that was killed has left is removed. A volume that knows no such locks goes without."""
+    """Allow one backup at a time, and remove what a killed one left. On a volume without flock there is no lock."""
     if not dest.exists():
         dest.mkdir(FOLDER_MODE)
         files.chown_like_folder(dest, dest.parent)
@@ -218,7 +224,7 @@ def _translated(place: Path) -> Iterator[None]:
 
 
 def _full(place: Path) -> BackupError:
-    return BackupError("backup-full", f"the volume of {place} is full: nothing was done, and nothing is left there", errno=errnos.ENOSPC)
+    return BackupError("backup-full", f"the volume of {place} is full: nothing was done and nothing was left there", errno=errnos.ENOSPC)
 
 
 def _digest(path: Path) -> tuple[str, int]:
@@ -227,7 +233,7 @@ def _digest(path: Path) -> tuple[str, int]:
 
 
 def _copy(source: Path, target: Path, on_progress: Callable[[int], None]) -> tuple[str, int]:
-    """Copies, hashing what is read; fsynced."""
+    """Copy and fsync; return the SHA-256 of what was read, and its length."""
     digest, size = hashlib.sha256(), 0
     with source.open("rb") as read, files.opened(target, files.CREATE) as descriptor:
         while chunk := read.read(_CHUNK):

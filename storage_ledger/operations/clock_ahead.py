@@ -1,7 +1,7 @@
-"""The ledger's last time lies ahead of the clock: noticed, and acknowledged by a person.
+"""Detect that the ledger's last timestamp is ahead of the clock, and record that an operator acknowledged it.
 
-An entry is never dated earlier than the one before it, so one look at a wrong clock that is ahead dates every later entry,
-until the right time has caught up.
+An entry is never dated earlier than the one before it. If the clock is wrong and ahead just once, all later entries get that
+wrong time until the real time has caught up.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from storage_ledger.ledger.contract import Ledger
 
 CLOCK_AHEAD = "clock-ahead"
 AHEAD_S = 60.0
-"""If the ledger's last time is less than this ahead of the clock, nothing is reported."""
+"""A smaller difference between the ledger's last timestamp and the clock is not reported."""
 ACKNOWLEDGED_READ = 64
-"""The number of newest `acknowledged` entries that are read to find the one about the clock."""
+"""How many of the newest `acknowledged` entries are read to find the one about the clock."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClockAhead:
-    """The ledger's last time is `seconds` ahead of the clock; both times as RFC 3339."""
+    """The ledger's last timestamp is `seconds` ahead of the clock; both times are RFC 3339."""
 
     ledger_time: str
     clock: str
@@ -32,17 +32,17 @@ class ClockAhead:
 
     @property
     def detail(self) -> str:
-        """For people."""
-        return f"the ledger's last entry is dated {self.ledger_time}, and the clock says {self.clock}"
+        """The text for reports."""
+        return f"the ledger's last entry is dated {self.ledger_time}, but the clock says {self.clock}"
 
 
 def ahead(ledger: Ledger, now: datetime) -> ClockAhead | None:
-    """How far the ledger's last time is ahead of `now`; None below a minute, and once a person has acknowledged that time."""
+    """Return how far the ledger's last timestamp is ahead of `now`; None below a minute, or once that time was acknowledged."""
     return ahead_of(ledger.last(), ledger.of_no_study((Kind.ACKNOWLEDGED.value,), ACKNOWLEDGED_READ), now)
 
 
 def ahead_of(last: Entry | None, acknowledged: Iterable[Entry], now: datetime) -> ClockAhead | None:
-    """The same, from the ledger's last entry and its newest entries `acknowledged`."""
+    """Like `ahead`, from the ledger's last entry and its newest `acknowledged` entries."""
     if last is None or not has_whole_header(last):
         return None
     moment = _moment(last.recorded_at)
@@ -55,7 +55,7 @@ def ahead_of(last: Entry | None, acknowledged: Iterable[Entry], now: datetime) -
 
 
 def _moment(text: str) -> datetime | None:
-    """None for a text that is no time as the ledger writes it: whoever can write an entry's hashes can write anything."""
+    """Return None if the text is not a timestamp with a time zone: an entry with valid hashes may still hold anything."""
     try:
         moment = instant(text)
     except ValueError:
@@ -64,7 +64,7 @@ def _moment(text: str) -> datetime | None:
 
 
 def acknowledge_ahead(ledger: Ledger, clock: Callable[[], datetime], *, by: str, reason: str) -> Entry | None:
-    """Append `acknowledged`: a person knows that the ledger's times are ahead. None, and nothing appended, where they are not.
+    """Append an `acknowledged` entry about the clock; if the ledger is not ahead, append nothing and return None.
 
     Raises `LedgerBusy`.
     """

@@ -1,4 +1,4 @@
-"""How a long command reports its progress, whoever displays it."""
+"""The interface through which a long operation reports its progress to the command that displays it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Protocol
 
 
 class ShowProgress(Protocol):
-    """Called with how many items are done so far, and how many bytes they had."""
+    """A function that displays how much is done so far."""
 
     def __call__(self, done: int, size: int | None = None) -> None:
-        """See above."""
+        """Display `done` items with `size` bytes; both are totals since the start."""
         ...
 
 
 StartProgress = Callable[[str, int | None, str], AbstractContextManager[ShowProgress]]
-"""Title, number of items (None: unknown) and their name in the plural: displays progress while the `with` block runs."""
+"""Takes a title, the number of items (None: unknown) and their name in the plural; displays progress during the `with` block."""

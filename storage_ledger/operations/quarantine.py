@@ -1,6 +1,6 @@
-"""What waits for a person, and the person's decision: `released`, it is tried again, or `discarded`, nothing more is done about it.
+"""List quarantined uploads and record an operator's decision: `released` (retry) or `discarded` (nothing more is done).
 
-It does not matter whether `serve` runs: a decision is an entry, and what it asks for is in the work queue of `serve`.
+Works whether or not `serve` is running: a decision is an entry, and a retry is a work item in the queue of `serve`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from storage_ledger.ledger.contract import Ledger, Transaction
 
 MAX_BY = 100
 MAX_REASON = 1000
-STUDIES_A_COMMIT = 100  # `serve` waits for its turn meanwhile
+STUDIES_A_COMMIT = 100  # small, because `serve` cannot write during a commit
 
 
 @dataclass(frozen=True, slots=True)
 class QuarantinedUpload:
-    """An upload that is quarantined. `position`: of the entry that says so."""
+    """An upload in quarantine. `position`: of its `quarantined` entry."""
 
     study_id: str
     upload_path: str
@@ -36,7 +36,10 @@ class QuarantinedUpload:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A person's. Raises `ValueError`, which says what is wrong with a text: texts go into the ledger, and onto terminals, as they are."""
+    """An operator's decision, name and reason.
+
+    Raises `ValueError` with the problem if `by` or `reason` cannot be stored: both appear unchanged in the ledger and on terminals.
+    """
 
     kind: Literal[Kind.RELEASED, Kind.DISCARDED]
     by: str
@@ -48,7 +51,7 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class DecisionTarget:
-    """All of the study that is quarantined, or one upload, or that upload only while `position` is the last entry about it."""
+    """All quarantined uploads of a study, or one of them; with `position`, only if that entry is still its latest."""
 
     study_id: str
     upload_path: str | None = None
@@ -57,10 +60,10 @@ class DecisionTarget:
 
 @dataclass(frozen=True, slots=True)
 class DecisionResult:
-    """What a decision did to one upload. `position`: of the new entry; None if there was nothing to decide.
+    """The effect of a decision on one upload. `position`: of the new entry; None if there was nothing to decide.
 
-    `found`: the state of the upload; None if the ledger knows nothing of it, or nothing that can be believed: then `code` is
-    `entry-damaged`. Otherwise `code`: why it was quarantined.
+    `found`: the upload's state before; None if it is not in the ledger or its entries are damaged. `code`: why it was
+    quarantined; `entry-damaged` if its entries are damaged.
     """
 
     study_id: str
@@ -71,7 +74,7 @@ class DecisionResult:
 
 
 def in_quarantine(ledger: Ledger, studies: Iterable[str]) -> Iterator[QuarantinedUpload]:
-    """What is quarantined of these studies, study by study, as far as their entries can be believed."""
+    """Yield the quarantined uploads of these studies, study by study; damaged entries are left out."""
     for study_id in studies:
         quarantined: dict[int, Entry] = {}
         for path, upload in Study.as_far_as_whole(study_id, _noted(ledger.study(study_id), quarantined)).uploads.items():
@@ -83,7 +86,7 @@ def in_quarantine(ledger: Ledger, studies: Iterable[str]) -> Iterator[Quarantine
 
 
 def _noted(entries: Iterable[Entry], quarantined: dict[int, Entry]) -> Iterator[Entry]:
-    """Hands the entries on, and notes those that quarantine something by their position."""
+    """Pass the entries through, and collect the `quarantined` ones by position."""
     for entry in entries:
         if entry.kind == Kind.QUARANTINED:
             quarantined[entry.position] = entry
@@ -91,10 +94,10 @@ def _noted(entries: Iterable[Entry], quarantined: dict[int, Entry]) -> Iterator[
 
 
 def decide(ledger: Ledger, decision: Decision, targets: Sequence[DecisionTarget]) -> Iterator[DecisionResult]:
-    """Append the decision for each quarantined upload; it is durable when its result is yielded.
+    """Append the decision for each quarantined upload; a decision is durable when its result is yielded.
 
-    Checked and appended in one transaction: the second of two persons learns that it is no longer quarantined. Raises
-    `LedgerBusy`: what was not yielded was not appended, and all of it may be decided again.
+    The check and the append share a transaction, so of two simultaneous decisions the second finds the upload no longer
+    quarantined. May be called again. Raises `LedgerBusy`; decisions whose results were not yielded were then not appended.
     """
     for start in range(0, len(targets), STUDIES_A_COMMIT):
         with ledger.write() as tx:
@@ -120,13 +123,13 @@ def _decide_one(tx: Transaction, decision: Decision, study: Study, path: str, po
     if upload is None:
         return DecisionResult(study.study_id, path, None)
     described = [each.position for each in study.described.values() if each.upload_path == path]
-    if any(tx.is_pending(each, Stage.PLACE) for each in described):  # a redelivery that came while the first was being judged
+    if any(tx.is_pending(each, Stage.PLACE) for each in described):  # a redelivery that arrived while the first message was being processed
         return DecisionResult(study.study_id, path, State.PENDING)
     if upload.state is not State.QUARANTINED or position not in {None, upload.position}:
         return DecisionResult(study.study_id, path, upload.state)
     code = upload.code or ""
     new = (
-        # The last message about it counts, whichever was judged last.
+        # The last message about the upload counts, whichever was processed last.
         ReleasedPayload(path, code, decision.by, decision.reason, described=max(described)).entry(
             study.study_id, quarantined=upload.position
         )
@@ -137,17 +140,17 @@ def _decide_one(tx: Transaction, decision: Decision, study: Study, path: str, po
 
 
 def check_words(by: str, reason: str) -> None:
-    """Raises `ValueError`, which says what is wrong, for what cannot stand in the ledger as a person's name and reason."""
+    """Raise `ValueError` with the problem if these cannot be stored in the ledger as a person's name and reason."""
     _check("--by", by, MAX_BY)
     _check("--reason", reason, MAX_REASON)
 
 
 def _check(name: str, text: str, most: int) -> None:
     if not text.strip():
-        raise ValueError(f"{name} is empty: whoever asks later wants to know")
+        raise ValueError(f"{name} is empty; it is kept in the ledger as the record of who decided and why")
     if text in {BY, REASON}:
-        raise ValueError(f"{name} '{text}' stands for words of your own: whoever asks later wants to know")
+        raise ValueError(f"{name} '{text}' is a placeholder: fill in your own words")
     if len(text) > most:
-        raise ValueError(f"{name} has {len(text)} characters; {most} are allowed")
+        raise ValueError(f"{name} has {len(text)} characters; the limit is {most}")
     if not text.isprintable():
-        raise ValueError(f"{name} has line breaks or characters that cannot be seen; one plain line is allowed")
+        raise ValueError(f"{name} contains line breaks or invisible characters; use one plain line")

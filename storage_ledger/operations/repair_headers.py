@@ -1,6 +1,6 @@
-"""Reads the headers of archived files again if the ledger has none, or only a part of one.
+"""Re-read the headers of archived files that have none in the ledger, or only part of one.
 
-A header may have been too large for an earlier version of this program, or the file was damaged and has been put back.
+Either the header was too large for an earlier version of this program, or the file was damaged and has been put back.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ENTRIES_A_PAGE = 1_000
 
 @dataclass(frozen=True, slots=True)
 class KnownHeader:
-    """What the ledger says of one archived file's header. `position`: of the `archived` entry that brought the file."""
+    """The header of one archived file according to the ledger. `position`: of the file's `archived` entry."""
 
     study_id: str
     name: str
@@ -42,20 +42,20 @@ class KnownHeader:
 
     @property
     def is_whole(self) -> bool:
-        """Whether reading it again could not add anything."""
+        """Whether the header is complete, so that re-reading it cannot add anything."""
         return self.dicom is not None and self.error is None
 
 
 @dataclass(frozen=True, slots=True)
 class ReadAgain:
-    """A header that differs from what the ledger has."""
+    """A header that was read and differs from the ledger."""
 
     known: KnownHeader
     dicom: dict[str, Any] | None
     error: str | None
 
     def entry(self) -> NewEntry:
-        """The `header-read` entry."""
+        """Return the `header-read` entry to append."""
         return HeaderReadPayload(
             file=HeaderReadFileFields(self.known.name, self.known.sha256),
             dicom=self.dicom,
@@ -66,7 +66,7 @@ class ReadAgain:
 
 @dataclass(slots=True)
 class HeaderCounts:
-    """How many files were read; how many headers differ from the ledger's (`changed`), or are still incomplete (`left`)."""
+    """Counts of files read, of headers that differ from the ledger (`changed`), and of headers still incomplete (`left`)."""
 
     looked_at: int = 0
     changed: int = 0
@@ -74,7 +74,7 @@ class HeaderCounts:
 
 
 def headers_of(study_id: str, entries: Iterable[Entry]) -> list[KnownHeader]:
-    """The headers of a study's files, according to its entries. Raises `Retryable` (`entry-damaged`) as `Study.of` does."""
+    """Return the headers of a study's files according to its entries. Raises `Retryable` (`entry-damaged`) as `Study.of` does."""
     telling: list[tuple[int, ArchivedPayload | HeaderReadPayload]] = []
 
     def keeping_those() -> Iterator[Entry]:
@@ -99,7 +99,7 @@ def headers_of(study_id: str, entries: Iterable[Entry]) -> list[KnownHeader]:
 
 
 def studies_to_read(ledger: Ledger, up_to: int, show: ShowProgress) -> list[str]:
-    """The studies with an entry that has no header or an incomplete one, in the order of the ledger. Reads the whole ledger."""
+    """Return the studies that have an entry with no header or an incomplete one, in ledger order. Reads the whole ledger."""
     found: dict[str, None] = {}
     after = 0
     while after < up_to and (page := ledger.read(after, ENTRIES_A_PAGE)):
@@ -112,7 +112,7 @@ def studies_to_read(ledger: Ledger, up_to: int, show: ShowProgress) -> list[str]
 
 
 def _may_lack(payload: str) -> bool:
-    """Called for every entry, so the text is not parsed: at worst a study is read without need."""
+    """Guess from the text, which is not parsed because this runs for every entry: at worst a study is read needlessly."""
     return '"dicom":null' in payload or '"dicom_error":' in payload
 
 
@@ -127,10 +127,10 @@ def read_again(
     counts: HeaderCounts,
     show: ShowProgress,
 ) -> None:
-    """Read the incomplete headers of these studies' files (`every`: all), and append `header-read` for those that differ now.
+    """Re-read the incomplete headers of these studies' files (`every`: all), and append `header-read` for those that differ.
 
-    One commit a batch; none in a `dry_run`. A file that is missing or changed is a problem, and its header is not read.
-    Raises `Retryable` for a shared cause, `LedgerError`.
+    One commit a batch; none in a `dry_run`. A missing or changed file becomes a problem, and its header is not read.
+    Raises `LedgerError`, and `Retryable` for a cause that affects all studies.
     """
 
     def look(study_id: str) -> list[tuple[KnownHeader, ReadAgain | Fixity | StorageLedgerError | None]]:
@@ -156,7 +156,7 @@ def read_again(
 
 
 def _read(archive: ArchiveReader, known: KnownHeader) -> ReadAgain | Fixity | StorageLedgerError | None:
-    """None if the header is what the ledger has."""
+    """Return None if the header matches the ledger."""
     try:
         fixity = archive.check(known.study_id, known.name, known.sha256, known.bytes)
         if fixity is not Fixity.INTACT:
@@ -168,7 +168,7 @@ def _read(archive: ArchiveReader, known: KnownHeader) -> ReadAgain | Fixity | St
             raise
         return failed
     if dicom is None and known.dicom is not None:
-        return None  # what is known is not given up for nothing
+        return None  # keep the known header rather than replace it with none
     return None if (dicom, error) == (known.dicom, known.error) else ReadAgain(known, dicom, error)
 
 
@@ -190,7 +190,7 @@ def _count(known: KnownHeader, found: ReadAgain | Fixity | StorageLedgerError | 
 
 
 def studies_read_again(ledger: Ledger, only: str | None) -> Iterator[str]:
-    """The studies with a `header-read`: a run that was killed may not have rewritten their metadata.json."""
+    """Yield the studies with a `header-read` entry: a killed run may not have rewritten their metadata.json."""
     if only is None:
         yield from ledger.studies_with_kind(Kind.HEADER_READ.value)
     elif ledger.has_kind(only, Kind.HEADER_READ.value):

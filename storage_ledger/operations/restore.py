@@ -1,4 +1,4 @@
-"""Restores the ledger, entry for entry, from its mirror on the archive volume or from a backup."""
+"""Restore the ledger, entry by entry, from its mirror on the archive volume or from a backup."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ _PARTS = ("", "-wal", "-shm", "-journal")
 
 @dataclass(frozen=True, slots=True)
 class MirrorGoesOn:
-    """The mirror has entries up to `position` that were not taken over."""
+    """The mirror has further entries, up to `position`, that were not restored."""
 
     position: int
 
 
 @dataclass(frozen=True, slots=True)
 class EntryDamaged:
-    """The ledger was kept, and its entry at `position`, the first of perhaps several, is not what its hashes say."""
+    """The ledger was kept, but its entry at `position` (the first, perhaps not the only one) does not match its hashes."""
 
     position: int
 
 
 @dataclass(frozen=True, slots=True)
 class MirrorDamaged:
-    """The mirror is damaged, `detail` says where; what it had after that was not taken over."""
+    """The mirror is damaged (`detail` says where); what it has after that was not restored."""
 
     detail: str
 
@@ -51,9 +51,9 @@ NotRestored = MirrorGoesOn | EntryDamaged | MirrorDamaged
 
 @dataclass(frozen=True, slots=True)
 class RestoreReport:
-    """What was done. `entries`: now in the ledger; `appended`: of those, taken over now from the mirror.
+    """The result. `entries`: how many the ledger has now; `appended`: how many of them were just taken from the mirror.
 
-    `set_aside`: where the old file is now; `not_restored`: empty if the ledger has all that the mirror has.
+    `set_aside`: where the old file is now; `not_restored`: empty if the ledger has everything that the mirror has.
     """
 
     ledger_id: str
@@ -63,7 +63,7 @@ class RestoreReport:
     not_restored: tuple[NotRestored, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """As the command prints it."""
+        """Return what `restore --json` prints."""
         document: dict[str, Any] = {
             "ledger_id": self.ledger_id,
             "entries": self.entries,
@@ -94,13 +94,12 @@ def from_mirror(
     force: bool = False,
     up_to_damage: bool = False,
 ) -> RestoreReport:
-    """Make `ledger_file` what the mirror says; the caller holds `serve.lock`.
+    """Restore `ledger_file` from the mirror; the caller holds `serve.lock`.
 
-    No ledger, or one without entries: it is made beside, whole, and then takes the name; the old one is set aside. A
-    ledger that the mirror goes on from (an old backup): what it lacks is appended. Anything else is refused, and nothing
-    is changed; with `force` it is set aside, too, whatever is in it or cannot be read of it. A damaged mirror is refused; with
-    `up_to_damage` all before the damage is taken, which is a ledger that ends earlier. Killed at any point it may be
-    called again. `on_progress` gets positions. Raises `LedgerUnusable`.
+    A missing or empty ledger is replaced by a complete one (the old file is set aside). A ledger that the mirror continues (an
+    old copy) gets the missing entries. Any other ledger is refused and left unchanged; with `force` it is set aside, even if it
+    cannot be read. A damaged mirror is refused; with `up_to_damage` the entries before the damage are restored.
+    May be called again after a kill at any point. `on_progress` gets positions. Raises `LedgerUnusable`.
     """
     make_folder(ledger_file.parent)
     ledger_id = reader.ledger_id_of(archive_root)
@@ -110,7 +109,7 @@ def from_mirror(
         try:
             mirror_damaged = _make_whole(archive_root, ledger_id, new, on_progress, up_to_damage)
         except BaseException:
-            _remove(new)  # on a full volume it is what fills it
+            _remove(new)  # it may be what filled the volume
             raise
         set_aside = _take_the_place_of(ledger_file)
         ledger = SqliteLedger(ledger_file)
@@ -124,8 +123,8 @@ def from_mirror(
         if ledger.ledger_id != ledger_id:
             raise LedgerUnusable(
                 "ledger-foreign",
-                f"{ledger_file} is another ledger ({ledger.ledger_id}), with entries of its own; the mirror is that of {ledger_id}. "
-                "With --force it is set aside",
+                f"{ledger_file} is a different ledger ({ledger.ledger_id}) and has entries; the mirror belongs to {ledger_id}. "
+                "With --force that ledger is set aside",
             )
         appended, mirror_damaged = _append_the_rest(archive_root, ledger, on_progress, up_to_damage=up_to_damage)
         last = ledger.last()
@@ -147,13 +146,13 @@ def from_backup(
     on_progress: backup.BackupProgress = lambda *_: None,
     up_to_damage: bool = False,
 ) -> RestoreReport:
-    """Make `ledger_file` what the backup at `place` says (see `backup.find`); the caller holds `serve.lock`.
+    """Restore `ledger_file` from the backup at `place` (see `backup.find`); the caller holds `serve.lock`.
 
-    All of the backup is checked before anything is changed. A ledger in its place is set aside, never deleted; one with
-    entries that the backup lacks, or one that cannot be read, only with `force`, and so is a backup of another ledger than
-    the archive's mirror. Where the archive's mirror goes on from the
-    backup, `with_mirror(position of the backup, of the mirror)` is asked whether to take over the rest as well (`up_to_damage`: as
-    with `from_mirror`). Killed at any point it may be called again. Raises `BackupError`, `LedgerUnusable`.
+    The whole backup is checked before anything is changed. An existing ledger is set aside, never deleted. `force` is needed
+    if that ledger has entries missing from the backup or cannot be read, or if the archive's mirror belongs to a different
+    ledger than the backup. If the mirror continues the backup, `with_mirror(backup's position, mirror's position)` decides
+    whether to restore the rest from it (`up_to_damage`: as for `from_mirror`). May be called again after a kill at any point.
+    Raises `BackupError`, `LedgerUnusable`.
     """
     make_folder(ledger_file.parent)
     folder, manifest = backup.find(place)
@@ -166,7 +165,7 @@ def from_backup(
         if not force:
             _refuse_the_backup_of_another(archive_root, folder, manifest)
             position = _refuse_what_would_be_lost(ledger_file, manifest, new, beyond if beyond is not None and add else 0)
-            if position >= manifest.position:  # a run that was killed at its very end had done it, or there was no need
+            if position >= manifest.position:  # already restored by a run that was then killed, or never needed
                 _remove(new)
                 if add:
                     tell = partial(_tell_restored, on_progress, beyond)
@@ -178,7 +177,7 @@ def from_backup(
         try:
             appended, mirror_damaged = 0, None
             if add:
-                known = Tree().extend(entry.leaf_hash for entry in ledger.scan(0, manifest.position))  # each was checked just now
+                known = Tree().extend(entry.leaf_hash for entry in ledger.scan(0, manifest.position))  # `take_out` has just checked them
                 tell = partial(_tell_restored, on_progress, beyond)
                 appended, mirror_damaged = _append_the_rest(archive_root, ledger, tell, known, up_to_damage=up_to_damage)
             last = ledger.last()
@@ -207,16 +206,16 @@ def _tell_restored(on_progress: backup.BackupProgress, beyond: int | None, posit
 
 
 def _refuse_what_would_be_lost(ledger_file: Path, manifest: Manifest, new: Path, up_to: int) -> int:
-    """Raise for a ledger that must not go unasked: the backup, and what the mirror adds `up_to` a position, lack some of it.
+    """Raise if the ledger has entries that neither the backup nor the mirror, which adds entries `up_to` a position, would restore.
 
-    Returns its last position; 0 where there is none.
+    Returns the ledger's last position, or 0.
     """
     try:
         if not _holds_entries(ledger_file):
             return 0
         ledger = SqliteLedger(ledger_file)
     except LedgerUnusable as error:
-        text = f"{ledger_file}: {error.detail}. With --force it is set aside"
+        text = f"{ledger_file}: {error.detail}. With --force that ledger is set aside"
         raise LedgerUnusable(error.code, text, errno=error.errno) from error
     copy = SqliteLedger(new)
     try:
@@ -226,22 +225,22 @@ def _refuse_what_would_be_lost(ledger_file: Path, manifest: Manifest, new: Path,
         if ledger.ledger_id != manifest.ledger_id:
             raise LedgerUnusable(
                 "ledger-foreign",
-                f"{ledger_file} is another ledger ({ledger.ledger_id}), with {last.position} entries; the backup is of "
-                f"{manifest.ledger_id}. With --force it is set aside",
+                f"{ledger_file} is a different ledger ({ledger.ledger_id}) with {last.position} entries; the backup is of "
+                f"{manifest.ledger_id}. With --force that ledger is set aside",
             )
         common = min(last.position, manifest.position)
         ours, theirs = ledger.get(common), copy.get(common)
         if common and (ours is None or theirs is None or ours.leaf_hash != theirs.leaf_hash):
             raise BackupError(
                 "backup-disagrees",
-                f"ledger and backup tell different things at position {common}: one of them went on from an old copy. "
+                f"ledger and backup diverge at position {common}: one of them was continued from an older copy. "
                 "With --force the ledger is set aside",
             )
         if last.position > max(manifest.position, up_to):
             raise BackupError(
                 "backup-older",
-                f"{ledger_file} goes up to position {last.position}, the backup only to {manifest.position}: there is no need for it. "
-                "If there is one after all, with --force the ledger is set aside",
+                f"{ledger_file} goes up to position {last.position}, the backup only to {manifest.position}: the ledger is newer "
+                "and is kept. To restore the backup anyway, use --force: the ledger is then set aside",
             )
         return last.position
     finally:
@@ -250,7 +249,7 @@ def _refuse_what_would_be_lost(ledger_file: Path, manifest: Manifest, new: Path,
 
 
 def _refuse_the_backup_of_another(archive_root: Path, folder: Path, manifest: Manifest) -> None:
-    """Raise if the archive is another ledger's: `serve` would not start with it. Without a mirror that is not known."""
+    """Raise if the archive belongs to another ledger, since `serve` would refuse to start. Without a mirror this is unknown."""
     try:
         other = reader.ledger_id_of(archive_root)
     except (LedgerUnusable, Retryable):
@@ -258,13 +257,13 @@ def _refuse_the_backup_of_another(archive_root: Path, folder: Path, manifest: Ma
     if other != manifest.ledger_id:
         raise LedgerUnusable(
             "mirror-foreign",
-            f"{folder} is a backup of ledger {manifest.ledger_id}; the archive's mirror is that of {other}. Name a backup of that one, "
-            "or mount the right archive; with --force this one is restored all the same",
+            f"{folder} is a backup of ledger {manifest.ledger_id}; the archive's mirror belongs to ledger {other}. Use a backup of "
+            f"{other}, or mount the right archive. With --force this backup is restored anyway",
         )
 
 
 def _beyond(archive_root: Path, manifest: Manifest) -> int | None:
-    """The position of the mirror, where it is this ledger's and goes further; None where it does not, or cannot be read."""
+    """Return the mirror's position if it belongs to this ledger and goes beyond the backup; None otherwise or if unreadable."""
     try:
         if reader.ledger_id_of(archive_root) != manifest.ledger_id:
             return None
@@ -307,16 +306,16 @@ def _remove(file: Path) -> None:
 
 
 def _checkpointed(file: Path) -> None:
-    """One file, and durable: a connection that may write, and is the last to close, brings the WAL into it."""
+    """Move the WAL into the database file and fsync it: the last writable connection to close does that."""
     with errors_mapped():
         connect(file, writable=True).close()
     if Path(f"{file}-wal").exists() and Path(f"{file}-wal").stat().st_size:
-        raise LedgerUnusable("ledger-io", f"{file}-wal could not be brought into its database")
+        raise LedgerUnusable("ledger-io", f"{file}-wal could not be checkpointed into its database")
     files.fsync_path(file)
 
 
 def _take_the_place_of(ledger_file: Path) -> Path | None:
-    """Give the new file the ledger's name. Files that had the name, a leftover WAL too, are renamed and keep their bytes."""
+    """Rename the new file to the ledger's name. Existing files of that name, including a leftover WAL, are renamed first."""
     stamp = utc_now().strftime("%Y%m%dT%H%M%S%fZ")
     set_aside = None
     for part in reversed(_PARTS):
@@ -332,7 +331,7 @@ def _take_the_place_of(ledger_file: Path) -> Path | None:
 def _append_the_rest(
     archive_root: Path, ledger: SqliteLedger, on_progress: Callable[[int], None], known: Tree | None = None, *, up_to_damage: bool
 ) -> tuple[int, str | None]:
-    """Returns how many entries, and with `up_to_damage` where the mirror is damaged: then those up to the last good root before that."""
+    """Append what the mirror has beyond the ledger, `up_to_damage` up to the last valid root; return the count and the damage."""
     last = ledger.last()
     position = last.position if last else 0
     appended = 0
@@ -350,7 +349,7 @@ def _append_the_rest(
         if entry.position == position and last is not None and entry.leaf_hash != last.leaf_hash:
             raise LedgerUnusable(
                 "mirror-disagrees",
-                f"ledger and mirror tell different things at position {position}: neither goes on from the other. "
+                f"ledger and mirror diverge at position {position}: neither is a continuation of the other. "
                 "With --force the ledger is set aside",
             )
     rest = stream if beyond is None else chain((beyond,), stream)
@@ -364,12 +363,12 @@ def _append_the_rest(
     except LedgerUnusable as error:
         if error.code != MIRROR_DAMAGED:
             raise
-        raise LedgerUnusable(error.code, f"{error.detail}. With --up-to-damage all before it is restored") from error
+        raise LedgerUnusable(error.code, f"{error.detail}. With --up-to-damage everything before that is restored") from error
     return appended, damage.detail if damage is not None else None
 
 
 def _proved(archive_root: Path, ledger_id: str, known: Tree | None) -> tuple[int, LedgerUnusable | None]:
-    """Up to which position a root of the mirror says that all is right, and how it is damaged after that; None when it is not."""
+    """Return the last position that a valid root of the mirror covers, and the damage after it, or None if there is none."""
     proved = 0
 
     def on_proved(position: int) -> None:

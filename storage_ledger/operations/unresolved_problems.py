@@ -1,4 +1,4 @@
-"""What a long command could not put right: kept on disk, so that memory stays flat however many there are."""
+"""The problems that a long command could not fix, kept on disk so that any number of them takes no memory."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from storage_ledger.system.sqlite import errors_mapped, sqlite
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One file or study that could not be put right.
+    """One file or study that could not be fixed.
 
-    `path`: relative to ARCHIVE_PATH, or a path in a source; `position`: of the `described` that brought the file.
+    `path`: relative to ARCHIVE_PATH, or a path in a source; `position`: of the file's `described` entry.
     """
 
     code: str
@@ -24,7 +24,7 @@ class Problem:
 
 
 class Problems:
-    """A list in a temporary database, which disappears with the process, however that ends (sqlite.org/inmemorydb.html §3)."""
+    """A list in a temporary database that disappears with the process, even if it is killed (sqlite.org/inmemorydb.html §3)."""
 
     def __init__(self) -> None:
         self._database = sqlite.connect("", isolation_level=None)
@@ -32,7 +32,7 @@ class Problems:
         self._count = 0
 
     def add(self, problem: Problem) -> None:
-        """Append one. Raises `LedgerBusy` if there is no room for temporary files (SQLITE_TMPDIR, in compose the ledger's volume)."""
+        """Append a problem. Raises `LedgerBusy` if temporary files have no space (SQLITE_TMPDIR, in compose the ledger volume)."""
         with errors_mapped():
             self._database.execute("INSERT INTO problems VALUES (?, ?, ?, ?, ?)", astuple(problem))
         self._count += 1

@@ -411,7 +411,7 @@ def test_a_ledger_that_cannot_be_read_stays_without_force(scene):
     scene.lose()
     scene.file.write_bytes(b"SQLite format 3\0" + random.Random(1).randbytes(8192))
     damaged = scene.file.read_bytes()
-    with pytest.raises(LedgerUnusable, match="With --force it is set aside"):
+    with pytest.raises(LedgerUnusable, match="With --force that ledger is set aside"):
         scene.restore()
     assert scene.file.read_bytes() == damaged
     done = scene.restore(force=True)
@@ -459,10 +459,10 @@ def test_a_backup_of_a_newer_version_is_told_as_such_whatever_else_is_new_in_it(
     folder = scene.back_up()
     remade(folder, "UPDATE alembic_version SET version_num = '9999'; ALTER TABLE entries RENAME COLUMN salt TO pepper", revision="9999")
     scene.lose()
-    with pytest.raises(BackupError, match=r"backup-newer: .*ledger\.db has a schema"):
+    with pytest.raises(BackupError, match=r"backup-newer: .*ledger\.db has a newer schema"):
         from_backup(folder, scene.archive, scene.file, force=False, with_mirror=lambda *_: False)
     (folder / "manifest.json").write_text('{"format": "storage-ledger-backup 2", "parts": []}')
-    with pytest.raises(BackupError, match=r"backup-newer: .*manifest\.json has a format"):
+    with pytest.raises(BackupError, match=r"backup-newer: .*manifest\.json has a newer format"):
         backup.find(folder)
     assert list(scene.file.parent.iterdir()) == []
 

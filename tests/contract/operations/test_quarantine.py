@@ -354,9 +354,9 @@ def test_texts_that_would_command_a_terminal_or_say_nothing_are_refused(text):
 
 
 def test_texts_have_a_limit_and_may_be_in_any_script(pipeline):
-    with pytest.raises(ValueError, match="101 characters; 100"):
+    with pytest.raises(ValueError, match="101 characters; the limit is 100"):
         Decision(Kind.RELEASED, "x" * (MAX_BY + 1), "reason")
-    with pytest.raises(ValueError, match="1001 characters; 1000"):
+    with pytest.raises(ValueError, match="1001 characters; the limit is 1000"):
         Decision(Kind.RELEASED, "x", "x" * (MAX_REASON + 1))
     lose(pipeline)
     said = Decision(Kind.RELEASED, "Ж" * MAX_BY, "ö😀'\";DROP TABLE entries; --[bold]" + "x" * 900)
@@ -380,7 +380,7 @@ def test_texts_have_a_limit_and_may_be_in_any_script(pipeline):
         (["retry", "../s", *WHO], "no study_id"),
         (["retry", "\udcff", *WHO], "no study_id"),
         (["retry", "s", "--upload", "\udcff", *WHO], "UTF-8"),
-        (["retry", "s", "--by", "\udcff", "--reason", "x"], "cannot be seen"),
+        (["retry", "s", "--by", "\udcff", "--reason", "x"], "invisible characters"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(arguments, why):
