@@ -7,13 +7,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from reference_pages import entry_kinds, error_codes, metrics
+from reference_pages import entry_kinds, error_codes, metrics, tables
 
 REFERENCE = Path(__file__).resolve().parents[1] / "docs" / "reference"
 PAGES: dict[str, Callable[[], str]] = {
     "entry-kinds.md": entry_kinds.page,
     "error-codes.md": error_codes.page,
     "metrics.md": metrics.page,
+    "tables.md": tables.page,
 }
 
 

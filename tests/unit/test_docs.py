@@ -21,12 +21,8 @@ from storage_ledger.cli.main import app
 from storage_ledger.domain import canonical_json, payloads
 from storage_ledger.domain.entries import Entry, Kind
 from storage_ledger.domain.error_catalogue.catalogue import codes
-from storage_ledger.index.follower import Index
-from storage_ledger.ledger.migrate import migrate
-from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.settings import Settings
 from storage_ledger.system.metrics import Metrics
-from storage_ledger.system.sqlite import sqlite
 from storage_ledger.web.auth.credentials import BrowseSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -254,50 +250,6 @@ def test_the_example_alerts_match_labels_that_exist():
                 assert label not in known or set(value.split("|") if "~" in operator else [value]) <= known[label]
                 seen += 1
     assert seen
-
-
-# -- tables
-
-
-@pytest.fixture
-def files(tmp_path):
-    """A new ledger and the index of it."""
-    migrate(tmp_path / "ledger.db")
-    ledger = SqliteLedger(tmp_path / "ledger.db")
-    index = Index(tmp_path / "index.db", ledger)
-    index.ensure()
-    index.close()
-    ledger.close()
-    return tmp_path
-
-
-def tables(file: Path) -> dict[str, set[str]]:
-    connection = sqlite.connect(f"file:{file}?mode=ro", uri=True)
-    made = {
-        name: sql for name, sql in connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'") if name[:7] != "sqlite_"
-    }
-    searches = [name for name, sql in made.items() if "VIRTUAL" in sql]
-    ours = [name for name in made if not any(name.startswith(f"{search}_") for search in searches)]  # without SQLite's own
-    found = {
-        name: {row[0] for row in connection.execute("SELECT name FROM pragma_table_xinfo(?) WHERE hidden <> 1", (name,))} for name in ours
-    }
-    connection.close()
-    return found
-
-
-def test_every_table_and_column_stands_in_its_page_and_no_other(files):
-    real = {**tables(files / "ledger.db"), **tables(files / "index.db")}
-    assert set(real) >= {"entries", "pending", "meta", "studies", "files"}
-    others = {"Tables", "ledger.db", "index.db", "Triggers", "Who the patient is"}
-    page = {heading: set(names(text)) for heading, text in sections("tables.md").items() if heading not in others}
-    assert page == real
-
-
-def test_every_trigger_stands_in_its_page_and_no_other(files):
-    connection = sqlite.connect(f"file:{files / 'ledger.db'}?mode=ro", uri=True)
-    real = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'")}
-    connection.close()
-    assert set(names(sections("tables.md")["Triggers"])) == real
 
 
 # -- links

@@ -1,0 +1,150 @@
+"""What the tables and columns of index.db mean. scripts/reference writes docs/reference/tables.md from this and the schema.
+
+A column that holds a DICOM attribute needs no description: `FROM_HEADER` says which one.
+"""
+
+from __future__ import annotations
+
+from storage_ledger.index.schema import FLAGS
+
+_STUDY_ID = "The pipeline's study_id."
+_SEARCH_TEXT = "More words by which the search finds this row: [see below](#studies_fts)."
+_FILES = {"files": "Number of archived files.", "bytes": "Their size."}
+
+TABLES = {
+    "studies": """\
+One row per study_id: one job of the pipeline, usually one file.
+
+Name, ID, birth date and sex come from [one source](#who-the-patient-is).
+The other attributes come from the last message that had a value, or from the file's header if none had.
+""",
+    "uploads": """\
+One row per upload of a study; `studies.state` is derived from these.
+""",
+    "files": """\
+One row per archived file, with the attributes of its own header, as last read.
+
+If the header has no Study Instance UID, names no patient or is incomplete (`dicom_error`), the file's message fills the gaps:
+
+- its Study Instance UID, and with it any missing study date, time, description, accession number, modality, manufacturer and institution;
+- its name, ID, birth date and sex, all four of them, if the header has neither name nor ID.
+""",
+    "dicom_studies": """\
+One row per Study Instance UID: what people call a study.
+A CT of many slices is many rows in `studies` and one here.
+
+Derived from `files`: the patient as described [below](#who-the-patient-is), other attributes from the first file that has them.
+""",
+    "series": """\
+One row per series of a DICOM study, derived from `files`; files without a Series Instance UID are left out.
+Attributes come from the first file that has them.
+""",
+    "patients": """\
+One row per patient named by the files of a DICOM study, as their headers write it; derived from `files`.
+Several rows mean several patients, or one patient written in several ways.
+Missing values are empty.
+""",
+    "damaged": """\
+Entries left out of the index because they do not match their [hashes](hashes.md): what was recorded is unknown.
+Usually empty.
+""",
+    "arrivals": """\
+One row per day and modality, for quick counts; derived from `files`.
+""",
+    "progress": """\
+One row: how far the index has followed the ledger.
+""",
+    "studies_fts": """\
+Full-text search over `studies` (SQLite FTS5, external content; SQLite adds tables of its own such as `studies_fts_data`).
+The tokenizer, `unicode61`, ignores case and the accents of Latin letters.
+`search_text` has the same words as people type them:
+
+- folded as [the search](http.md#what-a-search-finds) folds what is typed, so `weiss` and `weiß` find Weiß;
+- the parts of a name joined (`doejane`, `janedoe`), and numbers and hyphenated words without punctuation;
+- in scripts without spaces between words, every ending of a run, so `太郎` finds 山田太郎;
+- dates as `ᴅ20260131` (study) and `ʙ19440506` (birth), however they were written;
+- for a DICOM study, the values of all its files, including those that its row does not show.
+
+Fold the words of your own queries in the same way.
+""",
+    "dicom_studies_fts": """\
+The same for `dicom_studies`.
+""",
+}
+
+COLUMNS: dict[str, dict[str, str]] = {
+    "studies": _FILES | {
+        "study_id": _STUDY_ID,
+        "state": "`pending`, `archived`, `failed` (will be retried), `quarantined` or `discarded` (given up). "
+                 "With several files, the state that most needs attention.",
+        "status_sent": "Last status that the Status Service accepted.",
+        "archived_at": "Time of the last `archived`; for an adopted file, when the old service archived it, if known.",
+        "last_error": "[Code](error-codes.md) of the last `failed` or `quarantined` since the last `archived`.",
+        "described_at": "Time of the first `described`; for an adopted file, as in `archived_at`.",
+        "first_position": "Its first entry.",
+        "last_position": "Its last entry.",
+        "year": "Of `study_date`.",
+        "search_text": _SEARCH_TEXT,
+    },
+    "uploads": {
+        "study_id": _STUDY_ID,
+        "upload_path": "Relative to UPLOADS_PATH.",
+        "state": "As in `studies`, for this upload.",
+        "code": "Why it failed or was quarantined.",
+        "position": "Entry that put it into this state.",
+    },
+    "files": {
+        "study_id": _STUDY_ID,
+        "name": "Name in the archive.",
+        "bytes": "Size.",
+        "frames": "(0028,0008); NULL if the header does not say: then one, if the file has pixels.",
+        "archived_at": "When it was first archived, by this service or the old one.",
+        "position": "`archived` entry that first brought it. (In metadata.json, `position` is that of its `described`.)",
+        "placed": "Last entry that says its bytes were put there.",
+        "fixity": "Integrity, as [verification](../how-to/verify.md) last found it: `unverified`, `intact`, `missing`, `changed`.",
+        "verified_at": "When it was last read for that.",
+        "dicom_error": "Why header attributes are missing: a [code](error-codes.md#headers).",
+        "sop_conflict": "1 if another file has the same SOP Instance UID but different bytes.",
+        "study_uid_differs": "1 if message and header name different Study Instance UIDs.",
+        "patient_differs": "1 if another file of the same DICOM study names [another patient](#who-the-patient-is).",
+        "message_differs": "1 if message and header name different patients, or different Study, Series or SOP Instance UIDs.",
+        "superseded": "1 if this is an earlier, incomplete copy of an upload (`supersedes` in an [`archived`](entry-kinds.md#archived)).",
+        "unconfirmed": "1 if the last message about this file was [never seen together with it](entry-kinds.md#archived).",
+        "described": "`described` entry whose message the file came with; the last, if several.",
+        "announced": 'Patient and UIDs in that message, as JSON, if any differ from the header: `{"patient_id":"SGC-122138",…}`.',
+        "from_message": "What comes from the message instead of the header: `patient` (name, ID, birth date, sex), "
+                        "`study` (Study Instance UID), or both.",
+        "original_name": "Name in uploads.",
+        "archive_path": "Relative to ARCHIVE_PATH.",
+        "sha256": "Hex.",
+    },
+    "dicom_studies": _FILES | {
+        "modalities": "Of all its files, sorted: `CT, SR`.",
+        "series": "Number of series.",
+        "studies": "Number of pipeline studies.",
+        "flagged": f"Number of files with a flag: {', '.join(f'`{flag}`' for flag in FLAGS[:-1])} or `{FLAGS[-1]}`.",
+        "first_archived_at": "Of its first file.",
+        "last_archived_at": "Of its last file.",
+        "first_position": "`archived` entry of its first file.",
+        "year": "Of `study_date`.",
+        "search_text": _SEARCH_TEXT,
+    },
+    "series": _FILES,
+    "patients": {
+        "files": "Number of files that name this patient.",
+        "first_position": "`archived` entry of the first of them.",
+    },
+    "damaged": {
+        "position": "The entry.",
+        "code": "[What is wrong](error-codes.md#entries) with it.",
+    },
+    "arrivals": _FILES | {
+        "day": "Date of `files.archived_at` (UTC): `2026-01-31`.",
+        "modality": "(0008,0060); empty for files without one.",
+    },
+    "progress": {
+        "position": "Last entry in the index.",
+        "ledger_id": "Of the ledger that it follows.",
+        "leaf_hash": "Of the entry at `position`.",
+    },
+}  # fmt: skip
