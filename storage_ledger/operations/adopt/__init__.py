@@ -1,1 +1,1 @@
-"""Takes an archive that was not made by this program into the ledger, in place."""
+"""Adopt an archive that another service made: record its files in the ledger, in place."""

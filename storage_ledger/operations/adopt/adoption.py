@@ -1,4 +1,4 @@
-"""Takes an archive of the old service into the ledger in place: no file is moved, nor rewritten unless asked for."""
+"""Record the old service's archive in the ledger, in place: no file is moved, and none is rewritten unless asked for."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LISTED = 1000
 
 @dataclass(frozen=True, slots=True)
 class AdoptNote:
-    """A file or folder that was left alone, or adopted with a remark; `path` is relative to ARCHIVE_PATH."""
+    """A file or folder that was not adopted, or adopted with a remark; `path` is relative to ARCHIVE_PATH."""
 
     path: str
     code: str
@@ -37,7 +37,7 @@ class AdoptNote:
 
 @dataclass(slots=True)
 class AdoptReport:
-    """The result. `known`: files that the ledger had already. `left_alone` and `remarks` list the first 1,000 each."""
+    """The result. `known`: files that were already in the ledger. `left_alone` and `remarks` list the first 1,000 each."""
 
     studies: int = 0
     files: int = 0
@@ -53,10 +53,10 @@ class AdoptReport:
 
 @dataclass(frozen=True, slots=True)
 class AdoptPlan:
-    """How to adopt.
+    """The options of an adoption.
 
-    `rewrite`: write each metadata.json again in this program's form; `tell`: report each study to the Status Service too;
-    `any_file`: also files that are not DICOM; `dry_run`: change nothing, and read no more than headers.
+    `rewrite`: rewrite each metadata.json in this program's format; `tell`: also send each study's status to the Status
+    Service; `any_file`: also adopt files that are not DICOM; `dry_run`: change nothing, and read headers only.
     """
 
     rewrite: bool = False
@@ -66,10 +66,10 @@ class AdoptPlan:
 
 
 class Adoption:
-    """One walk through the archive. The caller holds `serve.lock`; `ledger` None, in a dry run, means one without entries.
+    """One walk through the archive. The caller holds `serve.lock`; in a dry run `ledger` may be None, for an empty one.
 
-    Each commit is complete by itself: an adoption that was killed may be run again, and continues. `on_committed` is called
-    after each commit.
+    Each commit is complete by itself: after a kill, run the adoption again and it continues. `on_committed` is called after
+    each commit.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Adoption:
         self._waiting: list[_Finds] = []
 
     def run(self) -> AdoptReport:
-        """Adopt everything that can be adopted. Raises `Retryable` or `LedgerError` if archive or ledger fail: run it again then."""
+        """Adopt everything that can be adopted. Raises `Retryable` or `LedgerError` if archive or ledger fail; then run it again."""
         for study_id in legacy_archive.study_folders(self._archive.root, self._leave):
             try:
                 with legacy_archive.open_study_folder(self._archive.root, study_id) as folder:
@@ -151,7 +151,7 @@ class Adoption:
 
     def _said(self, study_id: str, folder: int, known: _Known) -> LegacyMetadata:
         if self._plan.rewrite and known.adopted is not None:
-            return known.adopted  # an earlier run may have rewritten what lies there
+            return known.adopted  # an earlier run may have rewritten metadata.json
         data = legacy_archive.read_metadata(folder, MAX_BYTES)
         if data is None and not self._plan.rewrite:
             raise NotAdoptable("metadata-missing")
@@ -175,7 +175,7 @@ class Adoption:
             self._waiting.append(_Finds(finds.study_id, finds.known, finds.said))
 
     def _commit(self) -> None:
-        """One commit for all that waits. Where metadata.json is rewritten: what was there before is in the ledger first."""
+        """Commit all waiting files together. The old metadata.json is in the ledger, durably, before it is rewritten."""
         finds = [each for each in self._waiting if each.files]
         self._waiting = []
         if not finds or self._ledger is None:
@@ -198,7 +198,7 @@ class Adoption:
     def _describe(self, tx: Transaction, finds: _Finds) -> None:
         known = finds.known
         if not known.study.described and not known.continued and tx.knows_study(finds.study_id):
-            for file in finds.files:  # a sweep of uploads has just found a message for it
+            for file in finds.files:  # a reconciliation pass has just recorded a message for this study
                 self._done.files -= 1
                 self._done.bytes -= file.bytes
                 self._leave(f"{finds.study_id}/{file.name}", "study-waits")
@@ -250,11 +250,11 @@ class Adoption:
 
 @dataclass(slots=True)
 class _Known:
-    """What the ledger knows of a study.
+    """What the ledger already has about a study.
 
-    `adopted`, `begun`: of the `described` entries whose metadata.json was to be rewritten, the metadata in the first one, and
-    each entry by the name of its file. `ours`: the positions of all `described` that an adoption appended. `told`: whether
-    the Status Service was told about the study; `continued`: whether this adoption has appended to it.
+    `adopted`, `begun`: from `described` entries of an earlier adoption that rewrote metadata.json, the first one's metadata,
+    and all such entries by file name. `ours`: the positions of all `described` that an adoption appended. `told`: whether a
+    status of the study was sent; `continued`: whether this adoption has appended to the study.
     """
 
     study: Study
@@ -267,7 +267,7 @@ class _Known:
 
     @classmethod
     def of(cls, study_id: str, ledger: Ledger | None) -> _Known:
-        """Without a ledger: nothing."""
+        """Read a study's entries; without a ledger there are none."""
         study = Study.of(study_id, ledger.study(study_id) if ledger else ())
         told = False
         source = adopted = None
@@ -287,22 +287,22 @@ class _Known:
         return cls(study, source, adopted, begun, ours, told)
 
     def refusal(self, *, rewrite: bool) -> str | None:
-        """Why a file of this study that the ledger does not know is left alone; None if it is adopted.
+        """Return why a file of this study that is not in the ledger may not be adopted; None if it may.
 
-        A file that an earlier adoption described and did not archive is adopted: rewriting was interrupted, or the ledger was
-        restored from a mirror whose end was missing.
+        A file that an earlier adoption described but did not archive may: that run was interrupted, or the ledger was restored
+        from a mirror that ended earlier.
         """
         uploads = self.study.uploads.values()
         if any(upload.state in {State.PENDING, State.FAILED} and upload.position not in self.ours for upload in uploads):
             return "study-waits"
         if self.study.files and not rewrite and self.speaker_source != ADOPT:
-            return "study-known"  # its metadata.json would have to name the file
+            return "study-known"  # its metadata.json would have to list the file
         return None
 
 
 @dataclass(slots=True)
 class _Finds:
-    """Files of one study that wait for the next commit."""
+    """Files of one study to be appended in the next commit."""
 
     study_id: str
     known: _Known

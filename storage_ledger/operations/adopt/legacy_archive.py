@@ -1,4 +1,4 @@
-"""Reads the archive as the old service left it, file by file, and never changes it."""
+"""Read the archive as the old service left it, file by file, without changing it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OF_THE_VOLUME = frozenset({LEDGER_FOLDER, "lost+found"})
 DICOM_SUFFIXES = (".dcm", ".dicom", ".dic")
 
 LeftAlone = Callable[[str, str], None]
-"""Called with a path, relative to ARCHIVE_PATH, and the code of why it is left alone."""
+"""Called with a path, relative to ARCHIVE_PATH, and the code that says why it is not adopted."""
 
 
 class NotAdoptable(Exception):
@@ -34,7 +34,7 @@ class NotAdoptable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class LegacyFile:
-    """A file as it is; durable if it was read to be adopted. `sha256` is empty if only its header was read."""
+    """A file in the archive; durable if it was read completely. `sha256` is empty if only its header was read."""
 
     name: str
     bytes: int
@@ -44,7 +44,7 @@ class LegacyFile:
 
 
 def study_folders(root: Path, left_alone: LeftAlone) -> Iterator[str]:
-    """The study_ids that have a folder, in no order. Raises `OSError` if the root cannot be read."""
+    """Yield the study_ids that have a folder, in no order. Raises `OSError` if the root cannot be read."""
     with os.scandir(root) as found:
         for entry in found:
             if entry.name in OF_THE_VOLUME:
@@ -58,7 +58,7 @@ def study_folders(root: Path, left_alone: LeftAlone) -> Iterator[str]:
 
 
 def count_studies(root: Path) -> int | None:
-    """The number of study folders; None if the archive cannot be read."""
+    """Return the number of study folders; None if the archive cannot be read."""
     try:
         with os.scandir(root) as found:
             return sum(1 for entry in found if entry.name not in OF_THE_VOLUME and entry.is_dir(follow_symlinks=False))
@@ -68,7 +68,7 @@ def count_studies(root: Path) -> int | None:
 
 @contextmanager
 def open_study_folder(root: Path, study_id: str) -> Iterator[int]:
-    """A descriptor of the study's folder. Raises `NotAdoptable` if it may not be read, or is no folder any more."""
+    """Open the study's folder, for a descriptor. Raises `NotAdoptable` if it cannot be read or is no longer a folder."""
     try:
         descriptor = os.open(root / study_id, FOLDER)
     except OSError:
@@ -80,9 +80,9 @@ def open_study_folder(root: Path, study_id: str) -> Iterator[int]:
 
 
 def file_names(study_id: str, folder: int, left_alone: LeftAlone, *, rewriting: bool = False) -> Iterator[str]:
-    """The names of the regular files in a study's folder except metadata.json, in no order; `left_alone` gets everything else.
+    """Yield the names of regular files in a study's folder except metadata.json, in no order; `left_alone` gets the rest.
 
-    When `rewriting` metadata.json, temporary files of an interrupted attempt are ignored, since they are removed.
+    When `rewriting` metadata.json, temporary files of an interrupted attempt are ignored, because they will be removed.
     """
     with os.scandir(folder) as found:
         for entry in found:
@@ -112,7 +112,7 @@ def _unfit(entry: os.DirEntry[str]) -> str | None:
 
 
 def read_metadata(folder: int, most_bytes: int) -> bytes | None:
-    """The bytes of metadata.json, made durable; None if there is none. Raises `NotAdoptable`."""
+    """Return the bytes of metadata.json after an fsync; None if there is none. Raises `NotAdoptable`."""
     try:
         with _opened(folder, METADATA, "metadata") as (descriptor, identity):
             if identity.size > most_bytes:
@@ -127,9 +127,9 @@ def read_metadata(folder: int, most_bytes: int) -> bytes | None:
 
 
 def examine(folder: int, study_id: str, name: str, *, any_file: bool, whole: bool) -> LegacyFile:
-    """Read a file's header; with `whole`, read and fsync all of it. Raises `NotAdoptable`.
+    """Read a file's header; with `whole`, read and fsync the whole file. Raises `NotAdoptable`.
 
-    A file that is not DICOM is not adopted, unless its name says that it is, or with `any_file`.
+    A file that is not DICOM is accepted only if its name suggests DICOM, or with `any_file`.
     """
     try:
         with _opened(folder, name, "file") as (descriptor, identity):
@@ -157,7 +157,7 @@ def _called_like_dicom(name: str, study_id: str) -> bool:
 
 @contextmanager
 def _opened(folder: int, name: str, what: str) -> Iterator[tuple[int, FileIdentity]]:
-    """Open a regular file: never a link, a FIFO or a device, even if the name has changed its meaning in between."""
+    """Open a regular file; never a link, FIFO or device, even if the name is replaced between check and open."""
     if not stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
         raise NotAdoptable(f"{what}-not-regular")
     with opened(name, READ, folder) as descriptor:

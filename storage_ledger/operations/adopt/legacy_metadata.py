@@ -1,4 +1,4 @@
-"""The old service's metadata.json → what a `described` entry says of an adopted file."""
+"""The old service's metadata.json → the `described` entry of an adopted file."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from storage_ledger.domain.paths import UploadPaths
 from storage_ledger.domain.payloads import DescribedPayload
 from storage_ledger.errors import Rejected
 
-STAMPS = frozenset({"study_id", "processing_time", "validation_details"})  # what the old service put on top of the message's metadata
-MADE_BY_US = frozenset({"files"})  # and what this program adds, where it has written the file before
+STAMPS = frozenset({"study_id", "processing_time", "validation_details"})  # added by the old service to the message's metadata
+MADE_BY_US = frozenset({"files"})  # added by this program, if it has written the file before
 
 
 @dataclass(frozen=True, slots=True)
 class LegacyMetadata:
-    """What an old metadata.json says: the message that the old service received, as far as it can be known.
+    """The contents of an old metadata.json: the message that the old service received, as far as it can be reconstructed.
 
-    `data`: its bytes; `rewritten`: whether the file is to be written anew; `remarks`: codes.
+    `data`: the file's bytes; `rewritten`: whether the file is to be rewritten; `remarks`: codes.
     """
 
     message: dict[str, Any]
@@ -36,8 +36,8 @@ class LegacyMetadata:
 
     @classmethod
     def understood(cls, study_id: str, data: bytes | None, *, rewritten: bool, now: datetime) -> LegacyMetadata:
-        """From the file's bytes, None where there is none. What cannot be understood is kept all the same, with a remark."""
-        message: dict[str, Any] = {"study_id": study_id, "file_path": "-"}  # each file puts its own name here
+        """Parse the file's bytes (None: no such file). What cannot be parsed is kept too, with a remark."""
+        message: dict[str, Any] = {"study_id": study_id, "file_path": "-"}  # `described` replaces this with a file's name
         if data is None:
             return cls(message, None, None, rewritten, ("metadata-missing",))
         document = _document(data)
@@ -56,16 +56,16 @@ class LegacyMetadata:
 
     @property
     def size(self) -> int:
-        """About how many bytes an entry takes that carries it."""
+        """Return roughly how many bytes an entry with this metadata takes."""
         return 3 * len(self.data or b"") + 2048
 
     @property
     def sha256(self) -> str:
-        """Of the file, in hex."""
+        """Return the file's SHA-256 in hex."""
         return hashlib.sha256(self.data or b"").hexdigest()
 
     def described(self, name: str) -> DescribedPayload:
-        """What the `described` entry of the file `name` says."""
+        """Return the payload of the `described` entry for the file `name`."""
         message = self.message | {"file_path": name}
         data = canonical_json.dumps(message).encode("utf-8") if self.data is None else self.data
         return DescribedPayload(
@@ -80,7 +80,7 @@ class LegacyMetadata:
 
     @classmethod
     def of_described(cls, described: DescribedPayload) -> LegacyMetadata:
-        """From what `described` made of it."""
+        """Read it back from a payload that `described` returned."""
         data = None if described.raw is None else base64.b64decode(described.raw)
         return cls(described.message, data, described.processing_time, described.rewritten)
 
@@ -88,19 +88,19 @@ class LegacyMetadata:
 def _document(data: bytes) -> dict[str, Any] | None:
     try:
         document = json.loads(data.decode("utf-8-sig"))
-    except (ValueError, RecursionError):  # no UTF-8, no JSON, a number of 5,000 digits, nested without end
+    except (ValueError, RecursionError):  # not UTF-8, not JSON, a number of 5,000 digits, nested too deep
         return None
     return document if isinstance(document, dict) else None
 
 
 def _as_message(said: dict[str, Any]) -> dict[str, Any]:
-    """Judged as any message is, so that the ledger can hold it. A lone surrogate becomes its JSON escape first."""
+    """Validate it like any message, so that the ledger can hold it. Lone surrogates become JSON escapes first."""
     text = json.dumps(said, ensure_ascii=False)
     return parse(text.encode("utf-8", "backslashreplace"), UploadPaths("/")).message
 
 
 def _moment(text: object, now: datetime) -> str | None:
-    """The instant in UTC that an ISO 8601 text means; without an offset it is taken for UTC. None for none, or one to come."""
+    """Parse an ISO 8601 text into a UTC timestamp; without an offset it is read as UTC. None if invalid or in the future."""
     if not isinstance(text, str):
         return None
     try:

@@ -1,1 +1,1 @@
-"""Rebuilds from the ledger: archived files, metadata.json, statuses, the mirror."""
+"""Re-create from the ledger what was lost: the mirror, archived files (from copies), metadata.json, statuses."""

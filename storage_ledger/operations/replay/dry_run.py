@@ -1,4 +1,4 @@
-"""An archive's repair and a Status Service that change nothing: what a dry run is given in place of the real ones."""
+"""Read-only stand-ins for the archive's repair and the Status Service, for `--dry-run`."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from storage_ledger.pipeline.status_client import Statuses
 
 
 class DryRunRepair:
-    """See `archive.contract.ArchiveRepair`: says what it would write, and writes nothing."""
+    """An `archive.contract.ArchiveRepair` that reports success and writes nothing."""
 
     def put_back(self, copy: OpenUpload, study_id: str, *, name: str, sha256: str, position: int, time: int) -> Placed:
-        """As if the copy had been written."""
+        """Report the copy as written."""
         del study_id, position, time
         return Placed(name, copy.size, sha256, "copied")
 
     def unmark(self, study_id: str, name: str, time: int) -> None:
-        """Nothing was marked."""
+        """Do nothing, because there is no marker."""
 
     def write_metadata(self, study_id: str, data: bytes) -> None:
-        """Nothing is written."""
+        """Do nothing."""
 
     def sync_new_folders(self, studies: Collection[str]) -> set[str]:
-        """Nothing was made, so nothing is lost."""
+        """Return no lost folders, because none was created."""
         del studies
         return set()
 
 
 class DryRunStatuses:
-    """See `status.Statuses`: reads what stands, and tells nothing."""
+    """A `Statuses` client that reads real statuses and sends none."""
 
     def __init__(self, statuses: Statuses) -> None:
         self._statuses = statuses
 
     def tell(self, study_id: str, status: str, details: Mapping[str, object]) -> int:
-        """As if it had been accepted."""
+        """Report the status as accepted."""
         del study_id, status, details
         return 200
 
     def read(self, study_id: str) -> str | None:
-        """As it stands."""
+        """Read the study's current status."""
         return self._statuses.read(study_id)

@@ -1,4 +1,4 @@
-"""Archived files that are missing or damaged, found by their digest in other folders and put back."""
+"""Put back archived files that are missing or damaged, from copies in other folders that have the same SHA-256."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from storage_ledger.system.sqlite import errors_mapped, sqlite
 WORKERS = 6
 BATCH = 64
 UNRECORDED = "unrecorded"
-LOST = "archive-io: the study's new folder could not be made durable, and was taken away again"
+LOST = "archive-io: the study's new folder could not be fsynced and was removed again"
 UNSEARCHABLE = frozenset({"folder-unreadable", "folder-too-deep", "upload-io"})
 MOST_UNSEARCHED = 1000
 _COLUMNS = "study_id, name, sha256, bytes, position, time, found"
@@ -39,9 +39,9 @@ _COLUMNS = "study_id, name, sha256, bytes, position, time, found"
 
 @dataclass(frozen=True, slots=True)
 class MissingFile:
-    """An archived file that is not as the ledger says. `time`: how often it was put back before.
+    """An archived file that does not match the ledger. `time`: the number of its earlier `restored` entries.
 
-    `found`: `missing`, `changed`, or `unrecorded`: put back by a run that was killed before it could say so.
+    `found`: `missing`, `changed`, or `unrecorded`: put back by a run that was killed before it could record that.
     """
 
     study_id: str
@@ -55,7 +55,7 @@ class MissingFile:
 
 @dataclass(frozen=True, slots=True)
 class PutBack:
-    """Durably in the archive again. `source`: the path of the copy; None when it is no longer known."""
+    """A file that is in the archive again, durably. `source`: the path of the copy; None if no longer known."""
 
     wanted: MissingFile
     placed: Placed
@@ -75,10 +75,11 @@ def put_back(
     studies_count: int,
     begin: StartProgress,
 ) -> None:
-    """Read every archived file of these studies; put back, from the first copy that has its bytes, each that is not intact.
+    """Read every archived file of these studies, and replace each one that is not intact with the first copy that matches.
 
-    Sources are only read. What is durably back is recorded as `restored`, but for a `dry_run`. A file that no source has is
-    a problem. Raises `Retryable` for a shared cause, `LedgerError`; then, too, what was put back is recorded.
+    Sources are only read. Each file put back is durable, then recorded as `restored` (not in a `dry_run`). A file that no
+    source has becomes a problem. Raises `LedgerError`, and `Retryable` for a cause that affects all studies; files put back
+    until then are recorded.
     """
     recorder = None if dry_run else ledger
     with closing(_MissingFiles()) as missing, ThreadPoolExecutor(WORKERS, thread_name_prefix="files") as pool:
@@ -112,7 +113,7 @@ def _check_archive(
     counts: ReplayCounts,
     show: ShowProgress,
 ) -> None:
-    """Read every archived file; `missing` gets those that are not as the ledger says."""
+    """Read every archived file; add those that do not match the ledger to `missing`."""
     done = size = 0
     for outcomes in each_batch(pool, lambda study_id: _check_study(ledger, archive, repair, study_id), batches(studies, BATCH)):
         for study_id, outcome in outcomes:
@@ -133,7 +134,7 @@ def _check_archive(
 
 
 def _record(ledger: Ledger | None, repair: ArchiveRepair, put: Sequence[PutBack]) -> None:
-    """Append `restored` for each, one commit for all, and only then remove their marks; None in a dry run, for nothing at all."""
+    """Append `restored` for each in one commit, then remove their markers. With `ledger` None (dry run) do neither."""
     if ledger is None:
         return
     with ledger.write() as tx:
@@ -157,7 +158,7 @@ def _restored(put: PutBack) -> NewEntry:
 def _check_study(
     ledger: Ledger, archive: ArchiveReader, repair: ArchiveRepair, study_id: str
 ) -> list[tuple[ArchivedFile, int, str | StorageLedgerError | None]]:
-    """The study's files, each with how often it was put back and what is wrong with it: None for an intact one."""
+    """Return the study's files, each with the number of its `restored` entries and what is wrong with it (None: intact)."""
     study = Study.of(study_id, ledger.study(study_id))
     restored = ledger.study(study_id) if ledger.has_kind(study_id, Kind.RESTORED.value) else ()
     times = Counter(RestoredPayload.of(entry).file.name for entry in restored if entry.kind == Kind.RESTORED)
@@ -170,7 +171,7 @@ def _check_study(
                 found.append((file, time, fixity.value))
                 continue
             found.append((file, time, UNRECORDED if archive.is_marked(study_id, file.name, time) else None))
-            if time:  # who recorded it last may have been killed before the mark was gone
+            if time:  # the run that recorded it may have been killed before it removed the marker
                 repair.unmark(study_id, file.name, time - 1)
         except (Retryable, Permanent) as error:
             if isinstance(error, Retryable) and error.shared:
@@ -180,12 +181,12 @@ def _check_study(
 
 
 def _unrecorded(wanted: MissingFile, source: str | None) -> PutBack:
-    """The archive has it, durably since it was read; its mark must stay until that is recorded, so nothing is copied again."""
+    """Return a file that a killed run put back. It was fsynced when read just now; its marker stays until it is recorded."""
     return PutBack(wanted, Placed(wanted.name, wanted.bytes, wanted.sha256, "already-there"), source)
 
 
 class _Search:
-    """Searches one source after the other. `unsearched`: the first of what could not be looked at in them."""
+    """Searches the sources one after another. `unsearched`: the first files and folders in them that could not be read."""
 
     def __init__(
         self,
@@ -203,7 +204,7 @@ class _Search:
         self.unsearched: list[Problem] = []
 
     def through(self, source: Path, show: ShowProgress) -> None:
-        """All regular files below a folder; links are not followed. Reads only those that have a wanted file's length."""
+        """Search all regular files below a folder without following links; read only those with the length of a wanted file."""
         copies = Uploads(source)
         jobs: list[tuple[MissingFile, str]] = []
         seen = size = 0
@@ -231,11 +232,11 @@ class _Search:
             raise
         self._put(copies, jobs)
         if not seen:
-            text = "nothing lies in this folder: is it the one that was meant, and mounted?"
+            text = "this folder is empty: is it the right one, and is it mounted?"
             self.unsearched.append(Problem("source-empty", path=_text(source), detail=text))
 
     def _digest(self, copies: Uploads, path: str) -> str:
-        """Empty where the file cannot be read, or changes meanwhile."""
+        """Return a file's SHA-256; "" if it cannot be read or is being changed."""
         try:
             with copies.open(path) as copy:
                 sha256 = digest_of(copy.descriptor)
@@ -279,11 +280,11 @@ class _Search:
 
     def _not_searched(self, code: str, source: Path, path: str) -> None:
         if len(self.unsearched) < MOST_UNSEARCHED:
-            self.unsearched.append(Problem(code, None, _text(source / path), detail="in a source: it could not be looked at"))
+            self.unsearched.append(Problem(code, None, _text(source / path), detail="in a source: cannot be read"))
 
 
 class _MissingFiles:
-    """In a temporary database: there are millions if the whole archive is lost."""
+    """The files to put back, in a temporary database: a lost archive may have millions of them."""
 
     def __init__(self) -> None:
         self._database = sqlite.connect("", isolation_level=None)
@@ -299,11 +300,11 @@ class _MissingFiles:
         self.left += 1
 
     def has_bytes(self, count: int) -> bool:
-        """Whether any that is left is of this length."""
+        """Whether a file of this length is still wanted."""
         return self._database.execute("SELECT 1 FROM missing WHERE bytes = ? AND NOT taken LIMIT 1", (count,)).fetchone() is not None
 
     def take(self, count: int, sha256: str) -> list[MissingFile]:
-        """The next files with these bytes; they are not returned again."""
+        """Return the next wanted files with these bytes, each only once."""
         some = "SELECT rowid FROM missing WHERE bytes = ? AND sha256 = ? AND NOT taken LIMIT ?"
         sql = f"UPDATE missing SET taken = 1 WHERE rowid IN ({some}) RETURNING {_COLUMNS}"  # noqa: S608 - constants
         rows = self._database.execute(sql, (count, sha256, BATCH)).fetchall()
@@ -311,16 +312,16 @@ class _MissingFiles:
         return [MissingFile(*row) for row in rows]
 
     def give_back(self, wanted: MissingFile, why: str) -> None:
-        """It could not be put back: perhaps from another copy."""
+        """Make the file wanted again after a failure: another copy may work."""
         self._database.execute("UPDATE missing SET taken = 0, why = ? WHERE study_id = ? AND name = ?", (why, wanted.study_id, wanted.name))
         self.left += 1
 
     def unrecorded(self) -> Iterator[MissingFile]:
-        """Those of which the archive has the right bytes, but no source."""
+        """Yield the files that an earlier run put back and that no source has."""
         yield from (MissingFile(*row) for row in self._rows(f"SELECT {_COLUMNS} FROM missing WHERE NOT taken AND found = ?", UNRECORDED))  # noqa: S608
 
     def unfound(self) -> Iterator[tuple[MissingFile, str]]:
-        """Those that are still not as they should be, with why putting them back failed where a copy was found."""
+        """Yield the files that are still missing or damaged; if a copy was found, with why it could not be put back."""
         rows = self._rows(f"SELECT {_COLUMNS}, why FROM missing WHERE NOT taken AND found <> ? ORDER BY rowid", UNRECORDED)  # noqa: S608
         yield from ((MissingFile(*row[:-1]), row[-1]) for row in rows)
 
@@ -333,5 +334,5 @@ class _MissingFiles:
 
 
 def _text(path: Path) -> str:
-    """A path as text that the ledger can hold, whatever bytes it has."""
+    """Return a path, whatever bytes it has, as text that the ledger can hold."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

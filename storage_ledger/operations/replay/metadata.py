@@ -1,6 +1,6 @@
-"""metadata.json of each study, written again where it is not what follows from the ledger's entries.
+"""Rewrite each study's metadata.json where it does not match the ledger.
 
-The code of the place step makes the bytes; a dry run passes a repair that writes nothing (`dry_run.py`).
+The code of the place step makes the bytes; a dry run passes an `ArchiveRepair` that writes nothing (`dry_run.py`).
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ def rewrite_metadata(
     counts: ReplayCounts,
     show: ShowProgress,
 ) -> None:
-    """Write metadata.json of each study that has an archived file, where it is not byte for byte what follows from the entries.
+    """Rewrite metadata.json of each study with an archived file, unless its bytes match the ledger's entries exactly.
 
-    Durable on return. A failure of one study becomes a problem; raises `Retryable` for a shared cause, `LedgerError`.
+    Durable on return. A failure of one study becomes a problem. Raises `LedgerError`, and `Retryable` for a cause that affects
+    all studies.
     """
 
     def write(study_id: str) -> int | None:
@@ -61,7 +62,7 @@ def rewrite_metadata(
 
 
 def _write_if_different(ledger: Ledger, archive: ArchiveReader, repair: ArchiveRepair, study_id: str) -> int | None:
-    """How many bytes were written, 0 if the file is right; None for a study that has no metadata.json."""
+    """Return how many bytes were written (0: the file is right); None for a study that has no metadata.json."""
     study = Study.of(study_id, ledger.study(study_id))
     if study.speaker is None:
         return None
@@ -77,5 +78,5 @@ def _make_durable(repair: ArchiveRepair, written: list[str], problems: Problems,
     counts.mended += len(written) - len(lost)
     counts.left += len(lost)
     for study_id in sorted(lost):
-        text = "the study's new folder could not be made durable, and was taken away again"
+        text = "the study's new folder could not be fsynced and was removed again"
         problems.add(Problem("archive-io", study_id, archive_path(study_id, METADATA), detail=text))

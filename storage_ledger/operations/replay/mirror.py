@@ -1,4 +1,4 @@
-"""The mirror on the archive volume, written again from the ledger where it is damaged or missing."""
+"""Rewrite the mirror on the archive volume from the ledger if it is damaged or missing."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ SHOWN_EVERY = 1_000
 
 
 def must_be_rewritten(mirror: Mirror, plan: ReplayPlan, say: Callable[[str], None]) -> bool:
-    """Whether the mirror is to be rewritten in any case: the plan says so, or there is none.
+    """Return whether to rewrite the mirror unseen: the plan says so, or there is none.
 
-    Raises `LedgerUnusable` for a mirror that is another ledger's, is ahead of this one, or contradicts it, unless the plan
-    is to rewrite it.
+    Raises `LedgerUnusable` for a mirror that belongs to another ledger, is ahead of this one or contradicts it, unless the
+    plan is to rewrite it.
     """
     try:
         if not plan.dry_run:
@@ -43,7 +43,7 @@ def must_be_rewritten(mirror: Mirror, plan: ReplayPlan, say: Callable[[str], Non
 
 
 def rewrite(mirror: Mirror, position: int, plan: ReplayPlan, *, counts: ReplayCounts, begin: StartProgress) -> None:
-    """Write the mirror again, whole; the old one is set aside. `position`: of the ledger."""
+    """Rewrite the whole mirror; the old one is set aside. `position`: of the ledger."""
     with begin("Mirroring", position, "entries") as show:
         counts.looked_at = counts.mended = position if plan.dry_run else mirror.rewrite(show)
 
@@ -60,12 +60,12 @@ def rewrite_if_damaged(
     begin: StartProgress,
     say: Callable[[str], None],
 ) -> None:
-    """Read all of the mirror, and write it again if it is damaged.
+    """Read the whole mirror, and rewrite it if it is damaged.
 
-    If the ledger is damaged too, that is a problem and the mirror is left as it is: it may be the only whole copy.
+    If the ledger is damaged too, report a problem and leave the mirror unchanged: it may be the only good copy.
     """
     if not plan.dry_run:
-        catch_up(mirror)  # repairs the last segment, of what ledger and mirror have
+        catch_up(mirror)  # also repairs the last segment
     damage = _damage(archive_root, ledger.ledger_id, position, counts, begin)
     if damage is None:
         return
@@ -74,13 +74,13 @@ def rewrite_if_damaged(
         _say_set_aside(damage, plan, say)
         rewrite(mirror, position, plan, counts=counts, begin=begin)
     else:
-        text = f"and the ledger's entry at position {broken} is damaged, too: `storage-ledger verify` tells which of them has what"
+        text = f"the ledger's entry at position {broken} is damaged, too: run `storage-ledger verify` to compare them"
         problems.add(Problem(damage.code, path=LEDGER_FOLDER, position=broken, detail=f"{damage.detail}; {text}"))
         counts.left = 1
 
 
 def catch_up(mirror: Mirror) -> None:
-    """Append to the mirror what the ledger has by now, if that can be done; otherwise `serve` does, or says why it cannot."""
+    """Append the ledger's new entries to the mirror if possible; if not, `serve` will, or reports why it cannot."""
     with suppress(Retryable, LedgerError):
         mirror.catch_up()
 

@@ -1,4 +1,4 @@
-"""What a replay is asked to do, and what it reports."""
+"""The plan of a replay and its result."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from storage_ledger.operations.unresolved_problems import Problems
 
 
 class ReplayPart(StrEnum):
-    """What can be re-created from the ledger, in the order in which it is done."""
+    """The things that can be re-created from the ledger, in the order in which that is done."""
 
     MIRROR = "mirror"
     FILES = "files"
@@ -22,7 +22,10 @@ class ReplayPart(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ReplayPlan:
-    """What to do. `mirror_anew`: rewrite the mirror even if there is one; `study`: only this one; `rate`: statuses per second."""
+    """The options of a replay.
+
+    `mirror_anew`: rewrite the mirror even if it is good; `study`: only this one; `rate`: statuses per second.
+    """
 
     parts: frozenset[ReplayPart]
     sources: tuple[Path, ...] = ()
@@ -34,10 +37,10 @@ class ReplayPlan:
 
 @dataclass(slots=True)
 class ReplayCounts:
-    """The counts of one part. `mended`: correct now, and not before; `left`: could not be corrected, see the problems.
+    """The counts of one part. `mended`: repaired; `left`: could not be repaired, see the problems.
 
-    Both and `looked_at` count files, metadata.json of studies, entries of index and mirror, or statuses; `bytes`: of those mended.
-    The names are those of the JSON output.
+    These and `looked_at` count archived files, metadata.json files, entries (of index or mirror) or statuses, depending on the
+    part; `bytes`: of the repaired ones. The names are those of the JSON output.
     """
 
     looked_at: int = 0
@@ -48,7 +51,7 @@ class ReplayCounts:
 
 @dataclass(slots=True)
 class ReplayReport:
-    """The result. `position`: of the ledger at the start; `error`: what ended the replay early, while it did `ended_in`."""
+    """The result. `position`: of the ledger at the start; `error`: what ended the replay early, during the part `ended_in`."""
 
     problems: Problems
     position: int = 0

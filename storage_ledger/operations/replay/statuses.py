@@ -1,7 +1,7 @@
-"""The statuses that a Status Service has lost, sent again.
+"""Re-send the statuses that the Status Service has lost.
 
-The notify step does it: each study's last message is handed to it to be read back, as it is after a status was sent. A dry
-run passes a Status Service that accepts nothing (`dry_run.py`).
+The notify step does this: it reads each study's last status back, as it does after sending one, and re-sends it if it is gone. A
+dry run passes a Status Service client that sends nothing (`dry_run.py`).
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ def resend_statuses(
     counts: ReplayCounts,
     show: ShowProgress,
 ) -> None:
-    """Ask the Status Service for each study's status, and send it again where the answer is `described` or nothing.
+    """Read each study's status back from the Status Service, and re-send it if the answer is `described` or there is none.
 
-    With `rejected` also the statuses of rejected messages. A study of which something is still to be placed or sent is left
-    to the service. What was sent is recorded as `status-sent`, but for a `dry_run`. Raises `Retryable` when the Status
-    Service stays away for longer than `patience` lasts.
+    With `rejected`, also the statuses of rejected messages. Studies with a file still to be placed or a status still to be sent
+    are left to the service. Each status sent is recorded as `status-sent` (not in a `dry_run`). Raises `Retryable` if the
+    Status Service is away for longer than `patience` allows.
     """
 
     def send(last: tuple[str, WorkItem]) -> Told | None:
@@ -70,7 +70,7 @@ def resend_statuses(
 
 
 def _last_of_each(ledger: Ledger, studies: Iterable[str]) -> Iterator[tuple[str, WorkItem]]:
-    """Each study's last `status-sent`; where there is none (it was adopted), the last entry that would have been reported."""
+    """Yield each study's last `status-sent`; if it has none (an adopted study), its last entry with a status to send."""
     for study_id in studies:
         sent = outcome = None
         for entry in ledger.study(study_id):
@@ -84,7 +84,7 @@ def _last_of_each(ledger: Ledger, studies: Iterable[str]) -> Iterator[tuple[str,
 
 
 def _of_rejected(ledger: Ledger) -> Iterator[tuple[str, WorkItem]]:
-    """The statuses of rejected messages, newest first: an older one of the same study then finds the newer one in place."""
+    """Yield the statuses of rejected messages, newest first, so that an older status never replaces a newer one."""
     before = None
     while page := list(ledger.of_no_study((Kind.STATUS_SENT.value,), REJECTED_A_PAGE, before=before)):
         yield from ((entry.data["study_id"], _to_read_back(entry)) for entry in page)
@@ -92,17 +92,20 @@ def _of_rejected(ledger: Ledger) -> Iterator[tuple[str, WorkItem]]:
 
 
 def _to_read_back(entry: Entry) -> WorkItem:
-    """A work item whose status, if it is sent again, is read back once more, after the longest wait."""
+    """Return a work item to read a status back; if that re-sends it, it is read back once more, after the longest wait."""
     return WorkItem(entry, Stage.CONFIRM, entry.recorded_at, attempts=len(CONFIRM_AFTER) - 2)
 
 
 def _first_of_each_study(batch: list[tuple[str, WorkItem]]) -> list[tuple[str, WorkItem]]:
-    """Several messages of one study_id may have been rejected: only the newest counts."""
+    """Keep only the newest of several rejected messages with the same study_id."""
     return list({study_id: (study_id, work_item) for study_id, work_item in reversed(batch)}.values())
 
 
 def _send_if_lost(notifier: Notifier, last: WorkItem, pace: Pace, patience: Patience) -> Told | None:
-    """None: the status is there, or is the service's to send. Raises what refused this one status, or the end of `patience`."""
+    """Return what was sent; None if the status is there or the service will send it.
+
+    Raises the error that refused this status, or the one that exhausted `patience`.
+    """
     while True:
         patience.require()
         pace.spend()
@@ -117,7 +120,7 @@ def _send_if_lost(notifier: Notifier, last: WorkItem, pace: Pace, patience: Pati
 
 
 def _record(ledger: Ledger, notifier: Notifier, sent: Sequence[Told]) -> None:
-    """Append `status-sent` for each, as the notifier does; one commit for all."""
+    """Append `status-sent` for each, as the notifier does, in one commit."""
     with ledger.write() as tx:
         for each in sent:
             notifier.append_told(tx, each)

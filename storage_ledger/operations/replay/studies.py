@@ -1,4 +1,4 @@
-"""The studies that a long command works through."""
+"""Iterate over the studies for a long command."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ STUDIES_A_PAGE = 1000
 
 
 def described_studies(ledger: Ledger, only: str | None = None) -> Iterator[str]:
-    """Every study that was ever described, or `only` this one, in the order of their first entry; memory for one page."""
+    """Yield every study that was ever described, or `only` this one, by first entry; holds one page in memory."""
     if only is not None:
         yield only
         return

@@ -1,4 +1,4 @@
-"""How long a command waits for a neighbour that does not answer."""
+"""Limit how long a command waits for a service that does not answer."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ AWAY_S = 15.0  # long enough for a restart of the Status Service; a longer outag
 
 
 class Patience:
-    """Lasts for `lasts_s` from the first call that got no answer, for all threads together.
+    """A time budget of `lasts_s` from the first unanswered call, shared by all threads; an answer resets it.
 
-    `say` is called when a thread waits for the first time.
+    `say` is called once, when a thread first waits.
     """
 
     def __init__(
@@ -39,12 +39,12 @@ class Patience:
         self._over: Retryable | None = None
 
     def require(self) -> None:
-        """Raise the error that exhausted it, if one has."""
+        """Raise the error that exhausted the budget, if it is exhausted."""
         if self._over is not None:
             raise self._over
 
     def wait(self, error: Retryable) -> None:
-        """A call got no answer: wait before the next one. Raises `error` when no call got an answer for too long."""
+        """Wait before the next try after an unanswered call. Raises `error` once the budget is exhausted."""
         with self._lock:
             now = self._clock()
             if self._since is None:
@@ -61,6 +61,6 @@ class Patience:
         self._pause(wait_s)
 
     def renew(self) -> None:
-        """A call got an answer."""
+        """Reset the budget after a call that got an answer."""
         with self._lock:
             self._since = None
