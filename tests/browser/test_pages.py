@@ -209,7 +209,7 @@ def test_what_needs_a_person_is_explained_with_its_command(reader: Visitor):
     expect(page.get_by_role("region", name="State")).to_contain_text("1 study quarantined")
     page.get_by_role("link", name="See what to do").click()
     expect(page.locator("main")).to_contain_text("No such file in uploads")
-    for text in ("not-json", "The same SOP Instance UID, other bytes", "Message and file disagree"):
+    for text in ("not-json", "Same SOP Instance UID, different bytes", "Message and file disagree"):
         expect(page.locator("main")).to_contain_text(text)
     expect(page.locator(".command code")).to_contain_text("storage-ledger quarantine retry gone-1 --by")
     page.get_by_role("link", name="gone-1", exact=True).click()

@@ -67,7 +67,7 @@ def test_a_retry_is_picked_up_by_the_running_service(stack, status_server):
     assert stack.check()["violations"] == []
     assert found(stack, "gone")[:6] == ["described", "quarantined", "status-sent", "released", "archived", "status-sent"]
     story = json.loads(stack.command("show", "gone", "--json").stdout)
-    assert story["entries"][3]["summary"] == "released, to be tried again, by Jane Doe: the gateway has sent it again"
+    assert story["entries"][3]["summary"] == "released (retry) by Jane Doe: the gateway has sent it again"
     assert "Jane Doe" in stack.command("show", "gone").stdout
     code, answers = quarantine(stack, "retry", "gone", *WHO)
     assert (code, answers[0]["found"], answers[0]["position"]) == (1, "archived", None)

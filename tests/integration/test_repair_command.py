@@ -85,7 +85,7 @@ def test_headers_are_read_again_while_the_service_is_stopped(stack, status_serve
     assert "1 file whose header could not be read completely" in stack.command("status").stdout
     assert stack.command("verify").returncode == 0
     story = json.loads(stack.command("show", UNREAD, "--json").stdout)
-    assert f"header read again: {UNREAD}.dcm, complete" in {each["summary"] for each in story["entries"]}
+    assert f"header re-read: {UNREAD}.dcm, complete" in {each["summary"] for each in story["entries"]}
 
 
 def test_a_file_that_is_not_the_ledgers_is_a_finding(stack):

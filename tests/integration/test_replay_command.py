@@ -297,7 +297,7 @@ def test_one_study_alone_comes_back_and_a_person_reads_what_was_done(stack, stat
     assert "archive-copy-missing: s-0002/s-0002.dcm" in said
     assert "--source names" in said
     story = json.loads(stack.command("show", "s-0001", "--json").stdout)["entries"]
-    assert f"restored: s-0001.dcm, which was missing, from {tmp_path}/copy/s-0001.dcm" in [each["summary"] for each in story]
+    assert f"restored: s-0001.dcm (was missing), from {tmp_path}/copy/s-0001.dcm" in [each["summary"] for each in story]
 
 
 def test_an_archive_without_a_mirror_is_taken_for_one_that_is_not_mounted(stack):

@@ -1,1 +1,1 @@
-"""What commands and pages say of the service's work: facts from the ledger, put together for a person."""
+"""Reports for operators, shared by commands and web pages: the state of the service and of each study."""

@@ -1,4 +1,4 @@
-"""The flags of a file in the index, and what its message and its header say where they disagree."""
+"""The flags of a file in the index, and the differences between its message and its header."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from storage_ledger.domain.patient_identity import differences
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """Why a person should look at an archived file. Nothing waits for it. `docs/reference/error-codes.md` explains each code."""
+    """A reason to review an archived file; it blocks nothing. `storage-ledger explain CODE` explains each code."""
 
     code: str
     title: str
 
     @property
     def column(self) -> str:
-        """Its column of `files` in the index."""
+        """The flag's column in table `files` of the index."""
         return self.code.replace("-", "_")
 
 
@@ -27,21 +27,21 @@ FLAGS = (
     Flag(code="patient-differs", title="Different patients in one DICOM study"),
     Flag(code="message-differs", title="Message and file disagree"),
     Flag(code="study-uid-differs", title="Message and file name different studies"),
-    Flag(code="sop-conflict", title="The same SOP Instance UID, other bytes"),
-    Flag(code="superseded", title="An earlier, incomplete state of an upload"),
-    Flag(code="unconfirmed", title="A message without its upload"),
+    Flag(code="sop-conflict", title="Same SOP Instance UID, different bytes"),
+    Flag(code="superseded", title="Earlier, incomplete version of an upload"),
+    Flag(code="unconfirmed", title="Message without its upload"),
 )
 
 
 def flags_of(row: Mapping[str, Any]) -> list[str]:
-    """The codes of the flags that a row of `files` has."""
+    """Return the codes of the flags set in a row of `files`."""
     return [flag.code for flag in FLAGS if row.get(flag.column)]
 
 
 def message_and_file(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What the message and the header of a row of `files` say, and where they disagree: nothing where they don't.
+    """Compare the message and the header of a file, given its row of `files`.
 
-    `message`: whom and what the message names; `differences`: the attributes that differ, each with both values.
+    `message`: the patient and study named in the message; `differences`: the attributes that differ, each with both values.
     """
     message = json.loads(row["announced"]) if row.get("announced") else {}
     found = differences(message, row)

@@ -1,4 +1,4 @@
-"""What waits for a person."""
+"""The quarantined uploads, each with its reason and what to do about it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from storage_ledger.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class QuarantinedFile:
-    """An upload that waits for a person, why, and what to do. `position`: of the entry that says so.
+    """An upload that needs manual review, why, and what to do. `position`: of its `quarantined` entry.
 
-    `archived_as`: the other studies for which a file of this path was archived; None where nobody looked.
+    `archived_as`: other studies for which a file of this path was archived; None if that was not checked.
     """
 
     position: int
@@ -34,12 +34,12 @@ class QuarantinedFile:
     archived_as: list[str] | None
 
     def to_json(self) -> dict[str, Any]:
-        """As the commands print it."""
+        """Return what `quarantine list --json` and `quarantine show --json` print."""
         return {name: value for name, value in asdict(self).items() if name != "archived_as" or value is not None}
 
 
 def quarantined(ledger: Ledger, settings: Settings, study_id: str | None = None) -> list[QuarantinedFile]:
-    """Uploads that wait for a person, oldest first. Of one study it also says under which others such a path was archived."""
+    """Return the quarantined uploads, oldest first. For a single study also find other studies that archived the same path."""
     studies = [study_id] if study_id is not None else _maybe_quarantined(ledger, settings.index_file)
     found = []
     for each in sorted(in_quarantine(ledger, studies), key=lambda each: each.position):
@@ -61,13 +61,13 @@ def quarantined(ledger: Ledger, settings: Settings, study_id: str | None = None)
 
 
 def _maybe_quarantined(ledger: Ledger, index_file: Path) -> list[str]:
-    """Every study of which something is quarantined, and perhaps others. Without an index this reads the whole ledger."""
+    """Return all studies with a quarantined upload, and perhaps others. Without an index this reads the whole ledger."""
     position, found = studies_with_upload(index_file, ledger, State.QUARANTINED.value) or (0, [])
     return list(dict.fromkeys([*found, *ledger.studies_with_kind(Kind.QUARANTINED.value, after=position)]))
 
 
 def _archived_as(ledger: Ledger, index_file: Path, upload: QuarantinedUpload) -> list[str]:
-    """Two study_ids may have named one upload: then the second finds nothing there any more."""
+    """Return the other studies that archived the missing upload: if two study_ids name one upload, only the first gets it."""
     if upload.code != UPLOAD_MISSING:
         return []
     return [each for each in archived_from(index_file, ledger, upload.upload_path) if each != upload.study_id]

@@ -1,4 +1,4 @@
-"""What a person should do about a code, as commands say it. The texts stand in domain/error_catalogue."""
+"""What to do about a code, for commands and pages. The texts are in domain/error_catalogue."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ from storage_ledger.domain.error_catalogue.rejected_messages import REJECTED_MES
 from storage_ledger.domain.error_catalogue.retries import RETRIES
 
 DAMAGED_FILES = (
-    "A file of this study is missing or changed in the archive. Check whether the disk fails, stop `serve`, and put the file back from a "
-    "folder that has copies."
+    "A file of this study is missing or changed in the archive. Check the disk for errors, stop `serve`, and put the file back from a "
+    "folder with copies."
 )
 CONTINUES = "The service then continues by itself."
 
 
 def attention(code: str) -> str:
-    """About something that `status` itself noticed."""
+    """Return what to do about something that `status` itself found."""
     return advice(code, ATTENTION, READINESS)
 
 
 def outage(code: str) -> str:
-    """About a cause that stops all studies."""
+    """Return what to do about an outage."""
     return f"{advice(code, OUTAGES)} {CONTINUES}"
 
 
 def not_ready(code: str) -> str:
-    """About what the service names in /readyz, or that it does not answer."""
+    """Return what to do about a reason given by /readyz, or about a service that does not answer."""
     return advice(code, READINESS, OUTAGES, LEDGER, ATTENTION)
 
 
 def failing(code: str) -> str:
-    """About a work item of one study that is retried."""
+    """Return what to do about a work item that is being retried."""
     return advice(code, RETRIES, OUTAGES)
 
 
 def rejected(code: str) -> str:
-    """About a message that was rejected."""
-    return f"Nothing was archived; the sender has to publish a correct message. {advice(code, REJECTED_MESSAGES)}"
+    """Return what to do about a rejected message."""
+    return f"Nothing was archived; the sender must publish a corrected message. {advice(code, REJECTED_MESSAGES)}"
 
 
 def quarantined(code: str | None, *, named_twice: bool = False) -> str:
-    """About a quarantined file, without the commands: `commands` has them.
+    """Return what to do about a quarantined file; `commands` returns the commands for it.
 
     `named_twice`: a file of the same path was archived for another study.
     """
@@ -58,19 +58,19 @@ def quarantined(code: str | None, *, named_twice: bool = False) -> str:
 
 
 def commands(study_id: str, code: str | None) -> list[str]:
-    """For a quarantined file, the likeliest first, to be copied into a terminal; name and reason are to be filled in."""
+    """Return the commands for a quarantined file, the likeliest first; the operator fills in name and reason."""
     found = QUARANTINED_FILES.find(code)
     templates = (found.commands if found else ()) or QUARANTINED_FILES.commands
     return [each.replace("STUDY_ID", shlex.quote(study_id)) for each in templates]
 
 
 def put_back(study_id: str | None = None) -> str:
-    """The command that looks for lost files in a folder; of one study, or of all."""
+    """Return the command that puts lost files back from a folder, for one study or all."""
     only = "" if study_id is None else f" --study {shlex.quote(study_id)}"
     return f"storage-ledger replay --files{only} --source FOLDER"
 
 
 def advice(code: str, *sections: Section) -> str:
-    """What to do, in the first of these sections that explains the code; a newer program may have written one that none has."""
+    """Return what to do, from the first section that has the code; a code written by a newer program may be in none."""
     found = explained(code, sections)
     return plain(found.advice) if found else f"See {REFERENCE}."

@@ -1,4 +1,4 @@
-"""One look at all of it: what is there, what waits, what needs attention."""
+"""The report of `storage-ledger status`: the state of every part, the work queue, and what needs attention."""
 
 from __future__ import annotations
 
@@ -35,12 +35,13 @@ WAITING_LONG_S = 900
 MIRROR_LAGS_S = 60
 READY_WITHIN_S = 10.0
 UNEXPLAINED = "storage_ledger_unexplained_files"
-NO_INDEX = "index.db is not there, or cannot be read: which files are damaged is not known"
+NOT_SERVING = "`storage-ledger serve` is not running (serve.lock is free)"
+NO_INDEX = "index.db is missing or unreadable, so damaged files cannot be listed"
 
 
 @dataclass(frozen=True, slots=True)
 class NeedsAttention:
-    """Something that a person should know, and what to do about it."""
+    """Something that needs attention, and what to do about it."""
 
     code: str
     detail: str
@@ -49,7 +50,7 @@ class NeedsAttention:
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """One of the three volumes; no sizes where it cannot be looked at."""
+    """One of the three volumes. The sizes are None if it cannot be read."""
 
     name: str
     path: str
@@ -59,10 +60,10 @@ class Volume:
 
 @dataclass(frozen=True, slots=True)
 class StatusReport:
-    """The state of everything. `attention`: empty when all is well.
+    """The state of every part. `attention`: empty when all is well.
 
-    None: `recorded_at` of an empty ledger; a position of an index or a mirror that is not there; what only an index or a
-    running service could say; `last_verify` if there was none.
+    A field is None if it has no value: `recorded_at` of an empty ledger, the position of a missing index or mirror, a figure
+    that needs the index or a running service, `last_verify` before the first verification.
     """
 
     position: int
@@ -82,12 +83,12 @@ class StatusReport:
     attention: list[NeedsAttention]
 
     def to_json(self) -> dict[str, Any]:
-        """As `status --json` prints it."""
+        """Return what `status --json` prints."""
         return asdict(self)
 
 
 def look_at(ledger: Ledger, settings: Settings) -> StatusReport:
-    """Look at ledger, index, mirror, volumes and the running service, as they are now."""
+    """Report the current state of ledger, index, mirror, volumes and the running service."""
     last = ledger.last()
     queue = ledger.queue()
     quarantine = quarantined(ledger, settings)
@@ -111,11 +112,11 @@ def look_at(ledger: Ledger, settings: Settings) -> StatusReport:
         *_damaged_entries(ledger, settings),
         *_missing_volumes(volumes, outages),
         *_waiting_long(queue),
-        *(_mirror_lag(ledger, mirror_at) if volumes[1].free_bytes is not None else []),  # its volume is named already
+        *(_mirror_lag(ledger, mirror_at) if volumes[1].free_bytes is not None else []),  # else the missing volume is reported
         *([Reason("index-missing", NO_INDEX)] if followed is None and last is not None else []),
         *_damage(ledger, settings),
     ]
-    not_ready, unexplained = _asked(settings) if serving else ([Reason("not-serving", "no `storage-ledger serve` holds serve.lock")], None)
+    not_ready, unexplained = _asked(settings) if serving else ([Reason("not-serving", NOT_SERVING)], None)
     return StatusReport(
         position=last.position if last else 0,
         recorded_at=last.recorded_at if last else None,
@@ -136,7 +137,7 @@ def look_at(ledger: Ledger, settings: Settings) -> StatusReport:
 
 
 def _attention(outages: list[Reason], noticed: list[Reason], not_ready: list[Reason]) -> list[NeedsAttention]:
-    """Each reason with what to do about it. Why the service is not ready is left out where another reason has the same code."""
+    """Add to each reason what to do about it. A reason from /readyz is left out if another reason has the same code."""
     known = {each.code for each in (*outages, *noticed)}
     not_ready = [each for each in not_ready if each.code not in known]
     return [
@@ -164,20 +165,20 @@ def _damaged_entries(ledger: Ledger, settings: Settings) -> list[Reason]:
 
 def _missing_volumes(volumes: list[Volume], outages: list[Reason]) -> list[Reason]:
     known = {each.code for each in outages}
-    found = [Reason(f"{each.name}-missing", f"{each.path} cannot be looked at") for each in volumes if each.free_bytes is None]
+    found = [Reason(f"{each.name}-missing", f"{each.path} cannot be read") for each in volumes if each.free_bytes is None]
     return [each for each in found if each.code not in known]
 
 
 def _waiting_long(queue: list[QueueLength]) -> list[Reason]:
     return [
-        Reason("waiting-long", f"{q.rows} to {q.stage.value}, the oldest since {q.oldest}")
+        Reason("waiting-long", f"stage {q.stage.value}: {q.rows} waiting, the oldest since {q.oldest}")
         for q in queue
         if q.stage is not Stage.CONFIRM and waits_long(q.oldest, utc_now())
     ]
 
 
 def waits_long(oldest: str, now: datetime) -> bool:
-    """Whether something that is to be done is old enough to be looked at."""
+    """Return whether a work item of this age needs attention."""
     return (now - instant(oldest)).total_seconds() > WAITING_LONG_S
 
 
@@ -188,16 +189,16 @@ def _damage(ledger: Ledger, settings: Settings) -> list[Reason]:
     found = []
     if rows:
         path, fixity, number = rows[0]
-        count = "1 file of the archive is" if number == 1 else f"{number} files of the archive are"
-        text = f"{count} missing or changed, when last read; {'' if number == 1 else 'the first: '}{path}, {fixity}"
+        count = "1 archived file was" if number == 1 else f"{number} archived files were"
+        text = f"{count} missing or changed when last read; {'' if number == 1 else 'first: '}{path}, {fixity}"
         found.append(Reason("damaged-files", text))
     others = found_besides_files(ledger.of_no_study((Kind.VERIFIED.value,), VERIFIED_READ))
     if others:
         codes = _numbers(Counter(each.code for each in others))
-        text = f"{codes}; the last of {others[0].recorded_at}"
+        text = f"{codes}; the latest at {others[0].recorded_at}"
         found.append(Reason("verify-findings", text))
     if (later := unrecorded_result.kept(settings.ledger_path)) is not None:
-        text = f"{_numbers(later.counts)}, of {later.at}; not recorded: where ledger or mirror are damaged, nothing is"
+        text = f"{_numbers(later.counts)}, at {later.at}; not recorded in the ledger, because ledger or mirror is damaged"
         found.append(Reason("verify-findings", text))
     return found
 
@@ -211,18 +212,18 @@ def _mirror_lag(ledger: Ledger, mirror_at: int | None) -> list[Reason]:
     if first is None or (mirror_at is not None and (utc_now() - instant(first.recorded_at)).total_seconds() < MIRROR_LAGS_S):
         return []
     if mirror_at is None:
-        return [Reason("mirror-missing", "ARCHIVE_PATH holds no mirror of the ledger")]
-    return [Reason("mirror-lags", f"nothing after position {mirror_at} is mirrored")]
+        return [Reason("mirror-missing", "ARCHIVE_PATH has no mirror of the ledger")]
+    return [Reason("mirror-lags", f"the mirror ends at position {mirror_at}")]
 
 
 def _flagged(ledger: Ledger, settings: Settings) -> int | None:
-    """How many files have a flag; None without an index. Flags stay, so they need no attention each time."""
+    """Return the number of flagged files; None without an index. Flags are permanent, so they are not listed under attention."""
     rows = ask_files(settings.index_file, ledger, f"SELECT count(*) FROM files WHERE {FLAGGED}")  # noqa: S608 - names of ours
     return int(rows[0][0]) if rows else None
 
 
 def _headers_unreadable(ledger: Ledger, settings: Settings) -> int | None:
-    """How many files were archived whose header could not be read completely, or names no study; None without an index."""
+    """Return the number of archived files whose header is incomplete or names no study; None without an index."""
     sql = "SELECT count(*) FROM files INDEXED BY files_unread WHERE dicom_error IS NOT NULL"
     rows = ask_files(settings.index_file, ledger, sql)
     return int(rows[0][0]) if rows else None
@@ -237,12 +238,12 @@ def _volume(name: str, path: Path) -> Volume:
 
 
 def _asked(settings: Settings) -> tuple[list[Reason], int | None]:
-    """What `serve` itself says: why it is not ready, and how many files in uploads nothing explains; None where it does not say.
+    """Ask `serve` why it is not ready, and how many files in uploads are unexplained (None: no answer).
 
-    Whether it hears Redis, and what its last look through uploads came to, is known to nobody else.
+    Only `serve` knows whether it is connected to Redis, and the result of its last reconciliation pass.
     """
     if settings.http_port == 0:
-        return [], None  # it took a free one, and did not tell us
+        return [], None  # it listens on a random free port that we do not know
     host = "127.0.0.1" if _is_any(settings.http_host) else settings.http_host
     connection = http.client.HTTPConnection(host, settings.http_port, timeout=READY_WITHIN_S)
     try:
@@ -252,7 +253,7 @@ def _asked(settings: Settings) -> tuple[list[Reason], int | None]:
         return not_ready, None if found is None else int(float(found[1]))
     except (OSError, http.client.HTTPException, ValueError, OverflowError, KeyError, TypeError, AttributeError):
         where = f"http://{host}:{settings.http_port}"
-        text = f"`serve` holds serve.lock, but nothing of use came from {where} within {READY_WITHIN_S:.0f} s"
+        text = f"`serve` holds serve.lock but gave no valid answer at {where} within {READY_WITHIN_S:.0f} s"
         return [Reason("not-answering", text)], None
     finally:
         connection.close()

@@ -1,4 +1,4 @@
-"""What happened to one study, what comes next, and what a person should do about it."""
+"""The report of `storage-ledger show`: what happened to a study, what comes next, and what to do."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ from storage_ledger.operations.report.flags import flags_of, message_and_file
 from storage_ledger.settings import Settings
 
 NEXT = {
-    Stage.PLACE: "the file is to be placed in the archive",
-    Stage.REMOVE: "the upload is to be removed",
-    Stage.TELL: "the Status Service is to be told",
-    Stage.CONFIRM: "the status is to be read back",
+    Stage.PLACE: "place the file in the archive",
+    Stage.REMOVE: "remove the upload",
+    Stage.TELL: "send the status to the Status Service",
+    Stage.CONFIRM: "read the status back",
 }
 WAITS_FOR = {
     Stage.PLACE: {"place"},
@@ -61,7 +61,7 @@ _INDEXED = ("fixity", "verified_at", "sop_conflict", "patient_differs")
 
 @dataclass(frozen=True, slots=True)
 class TimelineEntry:
-    """One entry about a study. `after_s`: seconds since the one before it; None if there is none, or one of both is damaged."""
+    """One entry about a study. `after_s`: seconds since the entry before it; None if there is none or either is damaged."""
 
     position: int
     version: int | None
@@ -76,8 +76,8 @@ class TimelineEntry:
 class TimelineFile:
     """An archived file of the study.
 
-    `fixity`: what `verify` last found, as far as the index knows; so are the flags that depend on other studies.
-    `message` and `differences`: see `flags.message_and_file`.
+    `fixity`: what `verify` last found, from the index, as are flags that depend on other studies. `message` and
+    `differences`: see `flags.message_and_file`.
     """
 
     archive_path: str
@@ -94,7 +94,7 @@ class TimelineFile:
 
 @dataclass(frozen=True, slots=True)
 class HoldUp:
-    """An outage for which a work item waits, and what to do about it."""
+    """An outage that blocks a work item, and what to do about it."""
 
     code: str
     since: str
@@ -103,7 +103,7 @@ class HoldUp:
 
 @dataclass(frozen=True, slots=True)
 class LastFailure:
-    """Why a work item failed when it was last tried, and what to do about it."""
+    """Why the last attempt at a work item failed, and what to do about it."""
 
     code: str
     action: str
@@ -111,7 +111,7 @@ class LastFailure:
 
 @dataclass(frozen=True, slots=True)
 class NextStep:
-    """A work item of the study: what happens next, and what keeps it from happening. `position`: of its entry."""
+    """A work item of the study: what happens next, and what blocks it. `position`: of its entry."""
 
     stage: str
     position: int
@@ -125,9 +125,9 @@ class NextStep:
 
 @dataclass(frozen=True, slots=True)
 class StudyTimeline:
-    """All about one study, and about messages with its id that were rejected. `commands` are those that `advice` speaks of.
+    """The history of one study, including rejected messages with its id. `commands`: for what `advice` recommends.
 
-    `state` None: the ledger knows nothing of it.
+    `state`: None if the study is not in the ledger.
     """
 
     study_id: str
@@ -140,14 +140,14 @@ class StudyTimeline:
     commands: list[str]
 
     def to_json(self) -> dict[str, Any]:
-        """As `show --json` prints it."""
+        """Return what `show --json` prints."""
         return asdict(self)
 
 
 def timeline_of(ledger: Ledger, settings: Settings, study_id: str) -> StudyTimeline:
-    """What happened to one study, what comes next, and what a person should do."""
+    """Report what happened to one study, what comes next, and what to do."""
     seen = _Seen()
-    # Each entry is looked at once and let go: a study may have been described, or rejected, a thousand times.
+    # Each entry is read once and not kept: a study may have been described, or rejected, a thousand times.
     about = merge(ledger.study(study_id), filter(_is_about_a_study, ledger.naming_study(study_id)), key=attrgetter("position"))
     folded = Study.as_far_as_whole(study_id, seen.of(about))
     pending = ledger.pending_of(study_id)
@@ -168,9 +168,9 @@ def timeline_of(ledger: Ledger, settings: Settings, study_id: str) -> StudyTimel
 
 @dataclass(slots=True)
 class _Seen:
-    """What the entries about a study say, one after the other.
+    """What was collected from the entries about a study.
 
-    `failed`: the code of the last failure, by the position that it is about; `rejected`: that of the last message that was rejected.
+    `failed`: the code of the last failure, by the position of the work item's entry; `rejected`: the code of the last rejection.
     """
 
     entries: list[TimelineEntry] = field(default_factory=list)
@@ -180,7 +180,7 @@ class _Seen:
     damaged: bool = False
 
     def of(self, about: Iterable[Entry]) -> Iterator[Entry]:
-        """Note them all, and hand on those of the study itself."""
+        """Collect from all entries, and pass on those that belong to the study."""
         earlier = None
         for entry in about:
             self.entries.append(timeline_entry(entry, earlier))
@@ -234,7 +234,7 @@ def _files(settings: Settings, ledger: Ledger, study_id: str, study: Study) -> l
 
 
 def _advice(study: Study, fixity: set[str | None], seen: _Seen) -> tuple[str | None, list[str]]:
-    """What a person should do about a study, and the commands for it; only the first that matters."""
+    """Return what to do about a study, and the commands for it, for its most important problem."""
     code = study.quarantine_code
     if seen.damaged:
         return f"entry-damaged: {remedies.attention('entry-damaged')}", []
@@ -261,7 +261,7 @@ def _next(work_item: WorkItem, outages: list[OngoingOutage], failed: dict[int, s
 
 
 def _failed_with(failed: dict[int, str], work_item: WorkItem) -> LastFailure | None:
-    """None where the ledger does not say: a failure need not have an entry."""
+    """Return the last failure; None if the ledger has none, since not every failure has an entry."""
     code = failed.get(work_item.entry.position)
     if code is None or not work_item.attempts or work_item.stage is Stage.CONFIRM:
         return None
@@ -269,7 +269,7 @@ def _failed_with(failed: dict[int, str], work_item: WorkItem) -> LastFailure | N
 
 
 def timeline_entry(entry: Entry, earlier: Entry | None) -> TimelineEntry:
-    """The entry, and how long after the `earlier` one it was recorded."""
+    """Return the entry with the time since the `earlier` one."""
     timed = earlier is not None and not faults(entry) and not faults(earlier)
     return TimelineEntry(
         position=entry.position,
@@ -283,11 +283,11 @@ def timeline_entry(entry: Entry, earlier: Entry | None) -> TimelineEntry:
 
 
 def summary(entry: Entry) -> str:
-    """One line for people."""
+    """Return one line of text about the entry."""
     if found := faults(entry):
-        return f"damaged ({found[0]}): what it says may not be believed"
+        return f"damaged ({found[0]}): its content cannot be trusted"
     payload = readable(entry)
-    return f"{entry.kind}: this program cannot read what it says" if payload is None else _summary(payload)
+    return f"{entry.kind}: this version cannot read its content" if payload is None else _summary(payload)
 
 
 def _summary(payload: AnyPayload) -> str:  # noqa: C901, PLR0912 - one line for each kind
@@ -301,20 +301,21 @@ def _summary(payload: AnyPayload) -> str:  # noqa: C901, PLR0912 - one line for 
         case QuarantinedPayload():
             return f"quarantined: {payload.code}, {payload.detail}"
         case ReleasedPayload():
-            return f"released, to be tried again, by {payload.by}: {payload.reason}"
+            return f"released (retry) by {payload.by}: {payload.reason}"
         case DiscardedPayload():
             return f"discarded by {payload.by}: {payload.reason}"
         case RestoredPayload():
-            return f"restored: {payload.file.name}, which was {payload.found}, from {payload.source or 'a source that is not known'}"
+            return f"restored: {payload.file.name} (was {payload.found}), from {payload.source or 'an unknown source'}"
         case AcknowledgedPayload():
             return f"acknowledged {payload.code} by {payload.by}: {payload.reason}"
         case HeaderReadPayload():
-            return f"header read again: {payload.file.name}, {payload.dicom_error or 'complete'}"
+            return f"header re-read: {payload.file.name}, {payload.dicom_error or 'complete'}"
         case StatusSentPayload():
-            return f"status told: {payload.status}" + (" again, it had been overwritten" if payload.reason == "overwritten" else "")
+            verb = "re-sent (it had been overwritten)" if payload.reason == "overwritten" else "sent"
+            return f"status {verb}: {payload.status}"
         case FailedPayload():
-            then = f"next {payload.retry_at}" if payload.retry_at else "it has not come back yet"
-            return f"failed to {payload.step}: {payload.code}, attempt {payload.attempt}, {then}"
+            then = f"next retry at {payload.retry_at}" if payload.retry_at else "still hanging"
+            return f"{payload.step} failed: {payload.code}, attempt {payload.attempt}, {then}"
         case RecoveredPayload() | VerifiedPayload():
             return payload.KIND.value
         case _:
@@ -322,5 +323,5 @@ def _summary(payload: AnyPayload) -> str:  # noqa: C901, PLR0912 - one line for 
 
 
 def _held_up_by(stage: Stage, outages: list[OngoingOutage]) -> list[HoldUp]:
-    """The outages for which a work item of that stage waits, each with what to do. All but placing waits for the mirror as well."""
+    """Return the outages that block a work item of that stage. All stages but place also wait for the mirror."""
     return [HoldUp(each.code, each.since, remedies.outage(each.code)) for each in outages if each.step in WAITS_FOR[stage]]

@@ -1,4 +1,4 @@
-"""The results of verifications, from their entries."""
+"""The results of verifications, read from `verified` entries."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from storage_ledger.ledger.contract import Ledger
 
 COUNTED = ("files", "intact", "damaged", "unchecked", "bytes", "findings")
 VERIFIED_READ = 1000
-"""Entries `verified` at most, the newest."""
+"""How many of the newest `verified` entries are read."""
 
 
 @dataclass(frozen=True, slots=True)
 class VerificationSummary:
-    """The last run of `verify`, or the last round of the scrub so far, added up over its entries.
+    """The totals of the last `verify` run, or of the background scrub's current round, over its entries.
 
-    `position` and `recorded_at`: of the newest of them. `unseen`: how many files, folders and parts could not be looked at.
+    `position` and `recorded_at`: of the newest entry. `unseen`: how many files, folders and parts could not be checked.
     """
 
     position: int
@@ -39,7 +39,7 @@ class VerificationSummary:
 
 @dataclass(frozen=True, slots=True)
 class OpenFinding:
-    """Something besides a file's bytes that a verification found. `entry`: position of the `verified` that says so."""
+    """A finding other than a missing or changed file. `entry`: position of the `verified` entry."""
 
     code: str
     position: int | None
@@ -50,12 +50,12 @@ class OpenFinding:
 
 
 def last_verify(ledger: Ledger) -> VerificationSummary | None:
-    """The result of the last run of `verify`, or of the last round of the scrub so far; None if there was none."""
+    """Return the result of the last `verify` run or the scrub's current round, whichever is newer; None if there is none."""
     return verification(ledger.of_no_study((Kind.VERIFIED.value,), VERIFIED_READ))
 
 
 def verification(newest_first: Iterable[Entry]) -> VerificationSummary | None:
-    """The same, from the newest `verified` entries."""
+    """Like `last_verify`, from the newest `verified` entries."""
     run: list[Entry] = []
     for entry in filter(_is_understood, newest_first):
         data = entry.data
@@ -78,10 +78,10 @@ def verification(newest_first: Iterable[Entry]) -> VerificationSummary | None:
 
 
 def found_besides_files(newest_first: Iterable[Entry]) -> list[OpenFinding]:
-    """What the newest `verified` entries found besides changes of a file's bytes, which the index knows, the newest first.
+    """Return the open findings other than missing or changed files (the index has those), newest first.
 
-    Of the last whole run of `verify` and what came after it, and of the scrub's last round: a scrub reads files alone, a run that
-    was interrupted or was about one study has not seen the rest, so neither takes back what was found there.
+    They come from the last complete `verify` run and later ones, and from the scrub's last round. A scrub reads only files, and
+    an interrupted run or one about a single study does not see the rest, so none of these clears earlier findings.
     """
     found: dict[tuple[Any, ...], OpenFinding] = {}
     whole: str | None = None
@@ -107,7 +107,7 @@ def found_besides_files(newest_first: Iterable[Entry]) -> list[OpenFinding]:
 
 
 def _is_understood(entry: Entry) -> bool:
-    """Whether it has the fields that are read here: whoever can write an entry's hashes can write any payload."""
+    """Return whether the entry has all fields read here: valid hashes do not prove a valid payload."""
     data = understood(entry) or {}
     scope, counts = data.get("scope"), data.get("counts")
     return (

@@ -241,8 +241,8 @@ def test_what_verify_found_is_named(scene):
     strangers = [{"code": "untracked-file", "position": None, "study_id": None, "path": f"x{n}"} for n in range(2)]
     scene.verified(first, second, *strangers, {"code": "metadata-missing", "position": 3, "study_id": "S1", "path": "S1/metadata.json"})
     told = {item["code"]: item["detail"] for item in scene.status()["attention"]}
-    assert told["damaged-files"] == "2 files of the archive are missing or changed, when last read; the first: S1/S1.dcm, missing"
-    assert told["verify-findings"].startswith("2 untracked-file, 1 metadata-missing; the last of ")
+    assert told["damaged-files"] == "2 archived files were missing or changed when last read; first: S1/S1.dcm, missing"
+    assert told["verify-findings"].startswith("2 untracked-file, 1 metadata-missing; the latest at ")
 
 
 def test_a_run_of_verify_that_could_look_at_nothing_does_not_pass_for_one_that_found_nothing(scene):
@@ -297,7 +297,7 @@ def test_a_rejected_message_says_who_has_to_do_something(scene):
     scene.pipeline.say("S1", "/elsewhere/a.dcm")
     told = scene.study("S1")
     assert told["state"] == "rejected"
-    assert "the sender has to publish" in told["advice"]
+    assert "the sender must publish" in told["advice"]
     assert scene.study("unknown")["advice"] is None
 
 
@@ -314,7 +314,7 @@ def test_what_verify_found_and_could_not_record_is_said_until_a_run_is_recorded_
 
     assert (verified(), scene.needs()) == ([], ["verify-findings"])
     [item] = [item for item in scene.status()["attention"] if item["code"] == "verify-findings"]
-    assert item["detail"].startswith("1 mirror-damaged, of ")
+    assert item["detail"].startswith("1 mirror-damaged, at ")
     mirror.write_bytes(whole)
     assert (len(verified(study_id="S1")), scene.needs()) == (1, ["verify-findings"]), "it has not looked at the mirror"
     (settings.ledger_path / unrecorded_result.FILE).write_text("{")
