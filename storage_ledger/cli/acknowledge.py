@@ -15,15 +15,17 @@ class Code(StrEnum):
 
 
 def acknowledge(
-    code: Annotated[Code, typer.Argument(help="What you have looked into: the code that `storage-ledger status` shows.")],
-    by: Annotated[str, typer.Option("--by", help="Who decides this; it stands in the ledger.", metavar="NAME")],
-    reason: Annotated[str, typer.Option("--reason", help="Why; it stands in the ledger.", metavar="TEXT")],
+    code: Annotated[Code, typer.Argument(metavar="CODE", help="The code that `storage-ledger status` shows: clock-ahead.")],
+    by: Annotated[str, typer.Option("--by", help="Your name, recorded in the ledger; up to 100 characters.", metavar="NAME")],
+    reason: Annotated[str, typer.Option("--reason", help="The reason, recorded in the ledger; up to 1000 characters.", metavar="TEXT")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Record that you know about something that cannot be undone, so that it is no longer reported.
+    """Acknowledge a problem that cannot be undone, so that it is no longer reported.
 
-    `clock-ahead`: the ledger's last time is ahead of the clock. Set the clock first. The times in the ledger stay as they are; a
-    further jump is reported again. Ends with 0 when it was recorded, with 1 when there is nothing to acknowledge.
+    `clock-ahead`: the ledger's latest time is ahead of the clock. Set the clock first; times in the ledger stay as they
+    are, and a later jump is reported again. Works whether `serve` runs or not.
+
+    Exit code 1 if there is nothing to acknowledge.
     """
     from storage_ledger.cli.output import print_json
     from storage_ledger.operations.clock_ahead import acknowledge_ahead

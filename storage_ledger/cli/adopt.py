@@ -18,24 +18,41 @@ if TYPE_CHECKING:
 
 
 def adopt(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only look, and say what would be adopted and what would not.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be adopted, reading headers only; change nothing. `serve` may run.")
+    ] = False,
     rewrite_metadata: Annotated[
         bool,
-        typer.Option("--rewrite-metadata", help="Write each adopted study's metadata.json anew in today's form, also where there is none."),
+        typer.Option(
+            "--rewrite-metadata",
+            help="Write metadata.json of each adopted study in the current format; the ledger keeps the old one. "
+            "Also adopt unknown files in studies of this service.",
+        ),
     ] = False,
-    any_file: Annotated[bool, typer.Option("--any-file", help="Adopt files that are no DICOM and are not called like one, too.")] = False,
-    tell: Annotated[bool, typer.Option("--tell", help="Have `serve` tell the Status Service of them; the old service once did.")] = False,
+    any_file: Annotated[bool, typer.Option("--any-file", help="Also adopt files that are not DICOM and have no DICOM-like name.")] = False,
+    tell: Annotated[
+        bool, typer.Option("--tell", help="Have `serve` send the status `archived` for these studies, even if it never sent one before.")
+    ] = False,
     report: Annotated[
-        Path | None, typer.Option("--report", metavar="FILE", help="Write all that was left alone or remarked, a line of JSON each.")
+        Path | None,
+        typer.Option(
+            "--report",
+            metavar="FILE",
+            help="Write every file left alone or remarked on to this new file, one JSON object a line: path, code, adopted.",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Take an archive of the old service into the ledger, in place.
+    """Adopt an archive of the old storage-service into the ledger, in place.
 
-    That is ARCHIVE_PATH/<study_id>/<file>, with metadata.json. Files are read, and entries appended; nothing is moved,
-    renamed or (without --rewrite-metadata) rewritten. What cannot be adopted is left alone and listed with a code:
-    `storage-ledger explain CODE` tells what to do. Needs `serve` stopped. Interrupted, it may be run again: it goes on, and
-    adopts nothing twice. The index is made at the end. Ends with 1 when something was left alone.
+    The archive is `ARCHIVE_PATH/<study_id>/<file>` with metadata.json. Each file is read, hashed and fsynced, and gets
+    entries `described` and `archived`. No file is moved, renamed or, without --rewrite-metadata, changed. Files that cannot
+    be adopted are left alone and listed with a code.
+
+    Needs `serve` stopped. May be interrupted and run again: nothing is adopted twice. Rebuilds the index at the end; if
+    that fails, `serve` does it when it starts.
+
+    Exit code 1 if something was left alone, 2 if the archive or the ledger failed: run it again.
     """
     from storage_ledger.cli.output import print_json
     from storage_ledger.cli.progress import progress

@@ -9,16 +9,21 @@ import typer
 
 
 def backup(
-    dest: Annotated[Path, typer.Argument(metavar="DEST", help="A folder of backups, best on another disk; made if it is missing.")],
+    dest: Annotated[
+        Path, typer.Argument(metavar="DEST", help="Folder for backups, preferably on another disk; created if its parent exists.")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Copy the ledger into a new folder in DEST, while `serve` goes on.
+    """Back up the ledger into a new folder in DEST, while `serve` runs.
 
-    DEST/ledger-<time in UTC>/ gets ledger.db, as it was at one moment, and manifest.json with its digests. Every entry of
-    the copy is read again and checked against its hashes; then the folder gets its name. Nothing in DEST is overwritten or
-    removed. It holds patients' data: files 0640, folders 0750.
+    Creates `DEST/ledger-<time in UTC>/` with a consistent copy of ledger.db and a manifest.json. All hashes of the copy are
+    checked before the folder gets this name: a folder named `ledger-…` is complete. Earlier backups are never changed or
+    removed, only leftovers of killed ones (`.ledger-….part`).
 
-    Run it as the service's user. `storage-ledger restore --from-backup DEST` takes the newest one.
+    Run it as the service's user. DEST may be on a network file system, but not inside UPLOADS_PATH, ARCHIVE_PATH or
+    LEDGER_PATH. Backups hold patient data.
+
+    Exit code 2 if it failed: nothing is left behind. 11 if another backup into DEST is running.
     """
     from dataclasses import asdict
 

@@ -9,29 +9,39 @@ import typer
 
 
 def browse(
-    host: Annotated[str, typer.Option(help="Address to listen on.", envvar="BROWSE_HOST")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.", envvar="BROWSE_PORT", min=0, max=65535)] = 8001,
-    no_login: Annotated[bool, typer.Option("--no-login", help="Let everybody in who reaches the address.")] = False,
+    host: Annotated[str, typer.Option(help="Address to listen on.", envvar="BROWSE_HOST", metavar="ADDRESS")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(help="Port to listen on; 0 picks a free one.", envvar="BROWSE_PORT", min=0, max=65535, metavar="PORT")
+    ] = 8001,
+    no_login: Annotated[
+        bool, typer.Option("--no-login", help="Admit everyone who can reach the address. The pages show patient data.")
+    ] = False,
     hash_password: Annotated[
-        bool, typer.Option("--hash-password", help="Ask for a password, print its hash for BROWSE_PASSWORD_HASH, and end.")
+        bool, typer.Option("--hash-password", help="Ask for a password, print its hash for BROWSE_PASSWORD_HASH, and exit.")
     ] = False,
     new_token: Annotated[
         str | None,
-        typer.Option("--new-token", metavar="NAME", help="Print a new API token for NAME and what BROWSE_TOKENS is to say; end."),
+        typer.Option(
+            "--new-token",
+            metavar="NAME",
+            help="Create an API token: print its entry for BROWSE_TOKENS to standard output and the token, once, to standard error; exit.",
+        ),
     ] = None,
     may: Annotated[
         str,
         typer.Option(
             "--may",
             metavar="WORDS",
-            help="With --new-token: what it may see, with commas: index, ledger, index/TABLE, ledger/TABLE, files, sql.",
+            help="With --new-token: what the token may read, comma-separated: index, ledger, index/TABLE, ledger/TABLE, files, sql.",
         ),
     ] = "index,ledger",
 ) -> None:
-    """Look at studies, pictures, files and ledger entries in a web browser; nothing can be changed there.
+    """Serve the web page: studies, images and the ledger, read-only.
 
-    Who may log in is set by BROWSE_PASSWORD_HASH (or BROWSE_PASSWORD_HASH_FILE) and BROWSE_USER; as long as that is not set,
-    it starts and lets nobody in. Run it as the same user as `serve`. SIGTERM or Ctrl-C ends it with 0.
+    As long as BROWSE_PASSWORD_HASH and BROWSE_TOKENS (or their _FILE twins) are not set, it starts but admits nobody. Run it as
+    the same user as `serve`, which creates ledger.db and index.db: it waits BROWSE_WAIT_SECONDS for them.
+
+    Exit code 2 if a setting is wrong or the files do not appear in time.
     """
     if hash_password:
         print(_hash(_new_password()))
@@ -46,12 +56,12 @@ def browse(
     from storage_ledger.web.auth.credentials import ADVICE, BrowseSettings, read_access
 
     settings, ours = Settings.load(), BrowseSettings.load()
-    os.umask(0o027)  # what SQLite puts beside the databases is not for everybody
+    os.umask(0o027)  # files that SQLite creates beside the databases are not readable for others
     logs.configure(settings.log_level, environment=settings.environment)
     access = read_access(ours, settings.ledger_path, is_open=no_login)
     if not access.users and not access.tokens and not no_login:
         _say(ADVICE)
-    from storage_ledger.web.server import run  # Datasette takes a second: wrong settings are told before
+    from storage_ledger.web.server import run  # loading Datasette takes a second: report wrong settings first
 
     run(settings.index_file, settings.ledger_file, settings.archive_path, access, ours, host=host, port=port, say=_say)
 

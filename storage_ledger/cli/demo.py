@@ -10,22 +10,24 @@ import typer
 
 
 def demo(
-    exit_when_done: Annotated[bool, typer.Option("--exit", help="End when all is archived, instead of waiting for Ctrl-C.")] = False,
-    port: Annotated[int, typer.Option(help="Port of the web page; where it is taken, a free one.", min=1, max=65535)] = 8001,
+    exit_when_done: Annotated[
+        bool, typer.Option("--exit", help="Exit when all studies are archived, instead of waiting for Ctrl-C.")
+    ] = False,
+    port: Annotated[
+        int, typer.Option(help="Port of the web page; if it is taken, a free one is used.", min=1, max=65535, metavar="PORT")
+    ] = 8001,
     folder: Annotated[
-        Path | None, typer.Option(help="An empty or new folder for everything, which is kept; without it a temporary one.", metavar="DIR")
+        Path | None, typer.Option(help="Keep all data in this new or empty folder, instead of in a temporary one.", metavar="DIR")
     ] = None,
-    keep: Annotated[bool, typer.Option("--keep", help="Keep the temporary folder, too.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what happened as JSON; all else goes to standard error.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the temporary folder.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON; everything else goes to standard error.")] = False,
 ) -> None:
-    """Show everything at work on this machine: no Docker, no network, no root, made-up patients.
+    """Run a complete pipeline with made-up patients on this machine, without Docker, network or root.
 
-    Starts a real Valkey, the reference Status Service, `serve` and the web page on loopback, each a process of its own;
-    sends some 90 studies as the pipeline would, some of them faulty on purpose; and says what became of them. Then it
-    waits for Ctrl-C, which ends everything.
+    Starts Valkey, the reference Status Service, `serve` and the web page on loopback, sends about 90 studies, some faulty
+    on purpose, reports the results, and waits for Ctrl-C. Ignores the settings in the environment.
 
-    Ends with 0 when all of it became what it should, however it was ended after that; with 1 when something did not,
-    with 2 when it could not run, with 130 when it was interrupted before it was done.
+    Exit code 1 if a study did not end as expected: it is listed. 2 if the demo could not run, for example without Valkey.
     """
     from rich.console import Console
 

@@ -11,13 +11,16 @@ if TYPE_CHECKING:
 
 
 def explain(
-    code: Annotated[str | None, typer.Argument(help="The error code, such as archive-full; left out: list all codes.")] = None,
+    code: Annotated[
+        str | None, typer.Argument(metavar="CODE", help="Error code, such as archive-full. Without it, list all codes.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Explain an error code: what it means, what happens meanwhile, and what to do.
 
-    A code may mean different things in different places: each is explained. Needs no ledger and no settings. Ends with 2
-    when there is no such code.
+    A code with several meanings is explained for each. Needs no ledger and no settings.
+
+    Exit code 2 if there is no such code; similar codes are suggested.
     """
     from storage_ledger.cli.output import print_json
     from storage_ledger.domain.error_catalogue.catalogue import codes, meanings

@@ -1,4 +1,4 @@
-"""A command's help: as wide as the terminal, and without the type of what takes no value."""
+"""The format of a command's help: text flows to the terminal's width, and flags show no type."""
 
 from __future__ import annotations
 
@@ -10,28 +10,40 @@ from typer.core import TyperCommand, TyperGroup
 
 
 class Command(TyperCommand):
-    """A command whose help flows: where the docstring breaks a line says nothing about the reader's terminal."""
+    """A command whose help ignores the line breaks of its docstring."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if self.help:
-            self.help = re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.cleandoc(self.help))
+        self.help = _flowing(self.help)
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return the parts of the usage line; typer would write `{STUDY_ID}` for STUDY_ID."""
+        return [each.strip("{}") for each in super().collect_usage_pieces(ctx)]
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """All of them, `--help` too."""
+        """Return all parameters, `--help` too."""
         return _flags_without_type(super().get_params(ctx))
 
 
 class Group(TyperGroup):
-    """Commands under one name, with options as those of a `Command`."""
+    """A group of commands, formatted like a `Command`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.help = _flowing(self.help)
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """All of them, `--help` too."""
+        """Return all parameters, `--help` too."""
         return _flags_without_type(super().get_params(ctx))
 
 
+def _flowing(text: str | None) -> str | None:
+    """Join the lines of each paragraph."""
+    return re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.cleandoc(text)) if text else text
+
+
 def _flags_without_type(params: list[Any]) -> list[Any]:
-    """typer would have `--json <bool>`, as if a value could follow."""
+    """Remove the type of flags: typer would show `--json <bool>`, as if a value followed."""
     for each in params:
         if getattr(each, "is_flag", False):
             each.metavar = ""

@@ -1,6 +1,6 @@
-"""`storage-ledger …`: the commands, and how each way of failing ends.
+"""The `storage-ledger` program: its commands, and the exit code for each kind of error.
 
-Each command imports what it needs when it is called: `serve` does not pay for the others, nor `--help` for anything.
+Each command imports what it needs when it runs, so that `serve` does not load the others and `--help` loads none.
 """
 
 from __future__ import annotations
@@ -33,13 +33,18 @@ from storage_ledger.cli import (
     status_service,
     verify,
 )
+from storage_ledger.cli.exit_codes import EPILOGUE
 from storage_ledger.cli.help_format import Command, Group
 from storage_ledger.errors import Locked, StorageLedgerError
 
 app = typer.Typer(
     name="storage-ledger",
     cls=Group,
-    help="An event-sourced archive for described DICOM studies. Settings come from the environment: see docs/reference/settings.md.",
+    help="""Archive DICOM studies and record every step in an append-only ledger.
+
+Settings are environment variables; every command reads the same ones as `serve`.
+Results go to standard output; logs, progress and errors to standard error.""",
+    epilog=EPILOGUE,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -48,7 +53,7 @@ app = typer.Typer(
 )
 
 
-# typer carries a click of its own and exports only some of its errors; this is what they have in common.
+# typer bundles its own click and exports only some of its errors; this is their common base class.
 _UsageError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
 
@@ -60,29 +65,29 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and end.", callback=_version, is_eager=True)] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)] = False,
 ) -> None:
     del version
 
 
 def _add(panel: str, *commands: Callable[..., None]) -> None:
-    """Each under its function's name."""
+    """Add each command under its function's name."""
     for command in commands:
         app.command(command.__name__.replace("_", "-"), cls=Command, rich_help_panel=panel)(command)
 
 
-_add("Every day", serve.serve, status.status, show.show)
-app.add_typer(quarantine.app, name="quarantine", rich_help_panel="Every day")
-_add("Every day", explain.explain, acknowledge.acknowledge, browse.browse)
-_add("Keep it safe", backup.backup, verify.verify)
-_add("Make good what was lost", replay.replay, restore.restore, reconcile.reconcile)
-app.add_typer(repair.app, name="repair", rich_help_panel="Make good what was lost")
-_add("Set it up", adopt.adopt, migrate.migrate)
-_add("Try it", demo.demo, status_service.status_service)
+_add("Operations", serve.serve, status.status, show.show)
+app.add_typer(quarantine.app, name="quarantine", rich_help_panel="Operations")
+_add("Operations", explain.explain, acknowledge.acknowledge, browse.browse)
+_add("Backup and integrity", backup.backup, verify.verify)
+_add("Recovery", replay.replay, restore.restore, reconcile.reconcile)
+app.add_typer(repair.app, name="repair", rich_help_panel="Recovery")
+_add("Setup", adopt.adopt, migrate.migrate)
+_add("Demo and testing", demo.demo, status_service.status_service)
 
 
 def main() -> None:
-    """Run the command line. Ends the process: 0 well, 1 findings, 2 could not do it, 11 locked, 130 interrupted."""
+    """Run the command line, and end the process with one of `EXIT_CODES`."""
     try:
         code = app(standalone_mode=False)
     except Locked as error:
@@ -99,12 +104,12 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of a pipe has gone: nothing is wrong here
+        sys.stderr.close()  # the reader of the pipe has gone, which is not an error
         sys.exit(0)
     except OSError as error:
         _say(StorageLedgerError("os-error", f"{os.strerror(error.errno or 0)}: {error.filename or 'no file'}"))
         sys.exit(2)
-    except Exception as error:  # noqa: BLE001 - a bug: said without its text, which may quote a value, and never with 1, which means findings
+    except Exception as error:  # noqa: BLE001 - a bug: reported without its text, which may quote a value, and never as 1, which means findings
         from storage_ledger.system.logs import where
 
         _say(StorageLedgerError("internal-error", f"{type(error).__name__} at {where(error)}. Please report this line."))
@@ -119,6 +124,6 @@ def _say(error: StorageLedgerError) -> None:
             file=sys.stderr,
             flush=True,
         )
-    except OSError:  # a full disk, or nobody who reads: the exit code says it all the same
-        with suppress(OSError):  # what is left in the buffer fails again at the end, and Python would make the code 120
+    except OSError:  # a full disk or a closed pipe: the exit code still reports the failure
+        with suppress(OSError):  # otherwise Python would flush the buffer at exit, fail again and change the exit code to 120
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())

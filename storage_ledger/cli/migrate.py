@@ -4,9 +4,11 @@ from __future__ import annotations
 
 
 def migrate() -> None:
-    """Bring the ledger to the schema of this version; make it if there is none.
+    """Migrate the ledger to this version's schema, or create an empty ledger.
 
-    A ledger that holds entries is copied first. `serve` does the same when it starts.
+    `serve` does this when it starts. Before a migration the ledger is copied to `ledger.db.before-OLD-to-NEW` beside it.
+
+    Exit code 2 if the ledger is newer than this program, is another program's database, or is on a network file system.
     """
     from storage_ledger.ledger.migrate import migrate as run
     from storage_ledger.settings import Settings

@@ -16,22 +16,27 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     cls=Group,
-    help="See what waits for a person, have it tried again, or give it up.",
+    help="List files that need manual review; retry or discard them.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 LENGTH_OF_A_UUID = 36
 
-_Upload = Annotated[str | None, typer.Option("--upload", help="Only this upload: its path below UPLOADS_PATH, as `list` shows it.")]
-_By = Annotated[str, typer.Option("--by", help="Who decides this; it stands in the ledger.", metavar="NAME")]
-_Reason = Annotated[str, typer.Option("--reason", help="Why; it stands in the ledger.", metavar="TEXT")]
+_Upload = Annotated[
+    str | None, typer.Option("--upload", metavar="PATH", help="Only this upload: its path below UPLOADS_PATH, as `list` shows it.")
+]
+_By = Annotated[str, typer.Option("--by", help="Your name, recorded in the ledger; up to 100 characters.", metavar="NAME")]
+_Reason = Annotated[str, typer.Option("--reason", help="The reason, recorded in the ledger; up to 1000 characters.", metavar="TEXT")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command("list", cls=Command)
 def list_(as_json: _Json = False) -> None:
-    """List what is quarantined, oldest first. Ends with 1 when there is something."""
+    """List quarantined files, oldest first.
+
+    Exit code 1 if there are any.
+    """
     from storage_ledger.cli.output import console, print_json
     from storage_ledger.operations.report.quarantine import quarantined
     from storage_ledger.settings import Settings
@@ -52,10 +57,13 @@ def list_(as_json: _Json = False) -> None:
 
 @app.command("show", cls=Command)
 def show(
-    study_id: Annotated[str, typer.Argument(help="The pipeline's study_id.")],
+    study_id: Annotated[str, typer.Argument(metavar="STUDY_ID", help="The pipeline's study_id.")],
     as_json: _Json = False,
 ) -> None:
-    """Show what is quarantined of one study, why, and what to do. Ends with 1 when nothing is."""
+    """Show why files of a study are quarantined, since when, and what to do.
+
+    Exit code 1 if no file of the study is quarantined.
+    """
     from storage_ledger.cli.output import age, console, print_commands, print_json, safe
     from storage_ledger.operations.report.quarantine import quarantined
     from storage_ledger.settings import Settings
@@ -85,16 +93,19 @@ def show(
 def retry(
     by: _By,
     reason: _Reason,
-    study_id: Annotated[str | None, typer.Argument(help="The pipeline's study_id; left out with --all.")] = None,
+    study_id: Annotated[str | None, typer.Argument(metavar="STUDY_ID", help="The pipeline's study_id; omit it with --all.")] = None,
     upload: _Upload = None,
-    every: Annotated[bool, typer.Option("--all", help="Everything that is quarantined.")] = False,
-    code: Annotated[str | None, typer.Option("--code", help="With --all: only what is quarantined with this code.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Retry all quarantined files.")] = False,
+    code: Annotated[str | None, typer.Option("--code", metavar="CODE", help="With --all: only files quarantined with this code.")] = None,
     as_json: _Json = False,
 ) -> None:
-    """Have quarantined files tried again, once what kept them has been mended.
+    """Retry quarantined files, once you have fixed the cause.
 
-    `serve` does it within seconds, or when it next starts. Ends with 0 when all were quarantined and will be tried, with 1
-    when something was not (a redelivery or somebody else came first), or when there was nothing.
+    Retries all quarantined files of the study, or one (--upload). `serve` does it within seconds, or when it next starts.
+    There is no new grace period: a file that is still missing is quarantined again immediately.
+
+    Exit code 1 if there was nothing to retry, or a file was no longer quarantined: a redelivery or another decision came
+    first. 2 if the ledger could not be written; decisions printed before are recorded, and you may run it again.
     """
     from storage_ledger.domain.entries import Kind
     from storage_ledger.operations.quarantine import Decision
@@ -110,16 +121,18 @@ def retry(
 
 @app.command("discard", cls=Command)
 def discard(
-    study_id: Annotated[str, typer.Argument(help="The pipeline's study_id.")],
+    study_id: Annotated[str, typer.Argument(metavar="STUDY_ID", help="The pipeline's study_id.")],
     by: _By,
     reason: _Reason,
     upload: _Upload = None,
     as_json: _Json = False,
 ) -> None:
-    """Give quarantined files up: nobody waits for them any more. What lies in uploads stays there.
+    """Discard quarantined files: stop waiting for them.
 
-    A redelivery of the message still brings the file back. Ends with 0 when all were quarantined and are discarded, with 1
-    when something was not, or when there was nothing.
+    Discards all quarantined files of the study, or one (--upload). The files stay in uploads. A redelivery of the message
+    still archives its file.
+
+    Exit codes 1 and 2 as for `quarantine retry`.
     """
     from storage_ledger.domain.entries import Kind
     from storage_ledger.operations.quarantine import Decision

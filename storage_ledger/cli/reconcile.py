@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 def reconcile(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Look through uploads for files that nobody will come for.
+    """Search uploads once for files whose message was lost, and for leftover uploads.
 
-    Their message was lost, or they were left over. What can be explained is handed to the service, now or when it runs
-    again; what cannot is listed, and stays as it is. Ends with 0 when all is explained, with 1 when files are listed, with
-    2 when it could not judge all of them. Works whether `serve` runs or not.
+    `serve` does the same every RECONCILE_SECONDS. This command moves and removes nothing itself: what it finds is queued
+    for `serve`. Files that it cannot explain are listed and stay as they are. Works whether `serve` runs or not.
+
+    Exit code 1 if there are unexplained files, 2 if some files could not be checked; the result so far is printed.
     """
     from storage_ledger.cli.output import print_json
     from storage_ledger.cli.progress import progress

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     cls=Group,
-    help="Complete what the ledger knows of archived files.",
+    help="Repair what the ledger records about archived files.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -22,22 +22,25 @@ app = typer.Typer(
 
 @app.callback()
 def _root() -> None:
-    """Keep `headers` a command of its own: typer would take the only one for the group itself."""
+    """Keep `headers` a subcommand: typer would turn a group with one command into that command."""
 
 
 @app.command("headers", cls=Command)
 def headers(
-    study: Annotated[str | None, typer.Option("--study", help="Only the files of this study_id.", metavar="ID")] = None,
-    every: Annotated[bool, typer.Option("--all", help="Read the headers that are complete again, too.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change, and change nothing; `serve` may run.")] = False,
+    study: Annotated[str | None, typer.Option("--study", help="Only files of this study.", metavar="STUDY_ID")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Also read headers that are already complete.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change; change nothing. `serve` may run.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Read DICOM headers again that the ledger does not have, or has only in part.
+    """Read DICOM headers again that are missing or incomplete in the ledger.
 
-    Files are read from the archive and not changed. Where the result differs from what the ledger has, an entry
-    `header-read` is appended; metadata.json follows, and so does the index when `serve` starts. Needs `serve` stopped,
-    since both write metadata.json. May be interrupted and run again; a second run appends nothing. Ends with 1 when a
-    file is missing, changed or cannot be read.
+    For files that an earlier version could not read, or that were damaged and have been put back. Where a header differs
+    from the ledger, a `header-read` entry is appended and metadata.json is updated; the index follows when `serve` starts.
+    Archived files are not changed.
+
+    Needs `serve` stopped. May be interrupted and run again.
+
+    Exit code 1 if a file is missing, changed or cannot be read: it is listed. 2 if the command ended early.
     """
     from contextlib import closing
 

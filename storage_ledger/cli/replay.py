@@ -14,34 +14,64 @@ if TYPE_CHECKING:
 
 
 def replay(
-    index: Annotated[bool, typer.Option("--index", help="The index, whole; this is the default. `serve` and `browse` may run.")] = False,
-    metadata: Annotated[bool, typer.Option("--metadata", help="metadata.json of every study.")] = False,
-    files: Annotated[bool, typer.Option("--files", help="Archived files that are missing or damaged, from --source.")] = False,
-    statuses: Annotated[
-        bool, typer.Option("--statuses", help="Every study's last status, at a Status Service that has lost it. `serve` may run.")
+    index: Annotated[
+        bool,
+        typer.Option(
+            "--index",
+            help="Rebuild the index (default). `serve` and `browse` may run; they use the old one until then.",
+        ),
     ] = False,
-    mirror: Annotated[bool, typer.Option("--mirror", help="The mirror on the archive volume, anew; an old one is set aside.")] = False,
-    every: Annotated[bool, typer.Option("--all", help="All of these; the mirror where it is damaged or gone.")] = False,
+    metadata: Annotated[
+        bool, typer.Option("--metadata", help="Write each metadata.json that is missing or differs from the ledger.")
+    ] = False,
+    files: Annotated[
+        bool,
+        typer.Option(
+            "--files",
+            help="Read all archived files; put missing or damaged ones back from --source. Damaged ones are set aside in .ledger/damaged/.",
+        ),
+    ] = False,
+    statuses: Annotated[
+        bool,
+        typer.Option(
+            "--statuses",
+            help="Re-send the last status of each study for which the Status Service has none, or `described`. `serve` may run.",
+        ),
+    ] = False,
+    mirror: Annotated[
+        bool, typer.Option("--mirror", help="Rebuild the mirror on the archive volume. An old one is set aside in .ledger/damaged/.")
+    ] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="All parts. The mirror is rebuilt only if it is missing, or damaged while the ledger is intact.")
+    ] = False,
     source: Annotated[
         list[Path] | None,
         typer.Option(
             "--source",
-            help="With --files or --all: a folder to look in, such as an old archive or a backup; several times for several. Only read.",
+            help="With --files or --all: search this folder and its subfolders for copies, whatever their names. Repeatable.",
             metavar="DIR",
             exists=True,
             file_okay=False,
             resolve_path=True,
         ),
     ] = None,
-    study: Annotated[str | None, typer.Option("--study", help="Only this study_id; not with --index or --mirror.", metavar="ID")] = None,
-    rate: Annotated[float, typer.Option("--rate", help="With --statuses: questions a second at most.", min=0.01, max=100_000)] = 100.0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and change nothing; `serve` may run.")] = False,
+    study: Annotated[
+        str | None,
+        typer.Option("--study", help="Only this study. Not with --index or --mirror; --all skips these two.", metavar="STUDY_ID"),
+    ] = None,
+    rate: Annotated[
+        float, typer.Option("--rate", help="With --statuses: requests per second, at most.", min=0.01, max=100_000, metavar="NUMBER")
+    ] = 100.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done; change nothing. `serve` may run.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Make again from the ledger what was lost or damaged.
+    """Rebuild from the ledger what was lost or damaged.
 
-    What is as the ledger says is left alone. --metadata, --files, --mirror and --all need `serve` stopped. Interrupted, it
-    may be run again. Ends with 0 when all is as the ledger says, with 1 when something could not be mended: it is listed.
+    Runs the parts that you name, in the order mirror, files, metadata.json, index, statuses. Whatever matches the ledger is
+    left alone. --metadata, --files, --mirror and --all need `serve` stopped. May be interrupted and run again.
+
+    Exit code 1 if something could not be repaired: it is listed. 2 if the command ended early, for example because the
+    Status Service did not answer for 15 seconds: what was done stays done.
     """
     from contextlib import closing
 

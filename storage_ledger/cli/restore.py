@@ -15,34 +15,45 @@ if TYPE_CHECKING:
 
 def restore(
     from_mirror: Annotated[
-        bool, typer.Option("--from-mirror", help="From ARCHIVE_PATH/.ledger/, the ledger's copy on the archive volume.")
+        bool, typer.Option("--from-mirror", help="Restore from the mirror, the ledger's copy in ARCHIVE_PATH/.ledger/.")
     ] = False,
     from_backup: Annotated[
-        Path | None, typer.Option("--from-backup", metavar="DEST", help="From a backup, or the newest one in a folder of backups.")
+        Path | None, typer.Option("--from-backup", metavar="DEST", help="Restore from this backup, or from the newest one in this folder.")
     ] = None,
     with_mirror: Annotated[
         bool | None,
         typer.Option(
             "--with-mirror/--without-mirror",
-            help="With --from-backup: whether to add what the archive's mirror has beyond it. Asked on a terminal; else not added.",
+            help="With --from-backup: whether to add the mirror's later entries. Default: ask on a terminal, otherwise do not add them.",
         ),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Set aside a ledger that is damaged, another's, or has entries which mirror or backup lack.")
+        bool,
+        typer.Option(
+            "--force",
+            help="Replace the current ledger even if it is damaged, foreign or newer, or if the backup is not of the mirror's ledger.",
+        ),
     ] = False,
     up_to_damage: Annotated[
         bool,
-        typer.Option("--up-to-damage", help="Where the mirror is damaged: take all entries before that, and leave what came after."),
+        typer.Option("--up-to-damage", help="If the mirror is damaged: restore the entries before the damage, and none after it."),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Make the ledger again, entry for entry, into LEDGER_PATH.
+    """Restore the ledger in LEDGER_PATH from its mirror or from a backup.
 
-    For a ledger volume that was lost, or an old copy of it. Every entry is checked against its hashes, the mirror's
-    against its roots, a backup's against its manifest, before anything is changed. An empty ledger is set aside and
-    replaced; an older one gets the entries that it lacks; a ledger with other entries is refused and stays as it is.
-    Nothing is ever deleted. Needs `serve` stopped. Interrupted, it may be run again. The index is made anew at the next
-    start.
+    All hashes are checked before anything is changed. A ledger without entries is replaced. An older ledger gets the
+    missing entries from the mirror, or is replaced by the backup. Without --force, a ledger that cannot be read, or that has
+    entries which the mirror or backup lacks, is left as it is.
+
+    Nothing is deleted: a replaced ledger is kept as `ledger.db.before-restore-<time>`. Afterwards `serve` removes leftover
+    uploads, reads back the statuses of the last day, and rebuilds the index.
+
+    Needs `serve` stopped; stop `browse`, too. May be interrupted and run again.
+
+    Exit code 1 if not everything was restored: the mirror has later entries (`serve` does not start until `restore
+    --from-mirror` has added them) or is damaged, or the ledger that was kept has a damaged entry (--force replaces it).
+    2 if it failed; the message says where the mirror or backup is damaged.
     """
     from storage_ledger.cli.output import print_json
     from storage_ledger.settings import Settings

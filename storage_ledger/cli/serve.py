@@ -8,10 +8,12 @@ import typer
 
 
 def serve() -> None:
-    """Run the service: archive what is described on Redis.
+    """Run the service: archive the studies announced on Redis.
 
-    Migrates the ledger if need be, finishes what a crash interrupted, and listens. SIGTERM or Ctrl-C finishes what was
-    begun and ends with 0. Ends with 2 when it cannot go on, with 11 when another one runs on the same ledger.
+    Migrates the ledger if needed, finishes work left by an earlier run, and listens for messages. SIGTERM or Ctrl-C stops
+    it within 25 seconds: work in progress is finished and recorded. Killing it loses nothing that was recorded.
+
+    Exit code 2 if it cannot continue, or a thread could not finish; 11 if another `serve` runs on this ledger.
     """
     _without_pictures()
     from storage_ledger.settings import Settings
@@ -21,6 +23,6 @@ def serve() -> None:
 
 
 def _without_pictures() -> None:
-    """pydicom loads whatever can decode pixels, a C++ library too: that is for the web page's workers, not for the archive."""
+    """Keep pydicom from loading pixel decoders, C++ libraries among them: only the web page's workers need these."""
     for name in ("numpy", "PIL", "gdcm", "pylibjpeg"):
-        sys.modules.setdefault(name, None)  # type: ignore[arg-type] # Python's way to say that it is not there
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type] # None makes an import fail

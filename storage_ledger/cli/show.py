@@ -14,12 +14,14 @@ MESSAGE_DIFFERS = frozenset({"message-differs", "study-uid-differs"})
 
 
 def show(
-    study_id: Annotated[str, typer.Argument(help="The pipeline's study_id.")],
+    study_id: Annotated[str, typer.Argument(metavar="STUDY_ID", help="The pipeline's study_id, not the DICOM Study Instance UID.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Tell the story of one study: its state, what happened and when, why it waits, what comes next.
+    """Show one study: its state, its history, and what happens next.
 
-    Ends with 1 when the ledger knows nothing of it.
+    Rejected messages that named the study are included.
+
+    Exit code 1 if the ledger has no entry for the study.
     """
     from storage_ledger.operations.report.timeline import timeline_of
     from storage_ledger.settings import Settings

@@ -14,9 +14,12 @@ if TYPE_CHECKING:
 def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """One look: what waits, what needs a person, what is wrong, how much room there is.
+    """Show the work queue, free space, and everything that needs attention.
 
-    Ends with 0 when all is well, with 1 when something needs attention. Works whether `serve` runs or not.
+    Works whether `serve` runs or not; if it runs, its /readyz and /metrics are queried, too.
+
+    Exit code 1 if something needs attention. Flagged files, files with unreadable headers and unexplained files in uploads
+    are shown, but do not count.
     """
     from storage_ledger.operations.report.status import look_at
     from storage_ledger.settings import Settings

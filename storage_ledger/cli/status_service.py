@@ -8,14 +8,15 @@ import typer
 
 
 def status_service(
-    host: Annotated[str, typer.Option(help="Address to listen on.", envvar="STATUS_SERVICE_HOST")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen on.", envvar="STATUS_SERVICE_HOST", metavar="ADDRESS")] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(help="Port to listen on; 0 takes a free one.", envvar="STATUS_SERVICE_PORT", min=0, max=65535)
+        int, typer.Option(help="Port to listen on; 0 picks a free one.", envvar="STATUS_SERVICE_PORT", min=0, max=65535, metavar="PORT")
     ] = 8003,
 ) -> None:
-    """Run the reference Status Service: it keeps each study's last status in the Redis of REDIS_URL.
+    """Run the reference Status Service.
 
-    For demos, tests and pipelines that have none of their own. It has no authentication: keep it on a private network.
+    Keeps the latest status of each study in Redis (REDIS_URL), as `status:<study_id>`. For demos, tests, and pipelines that
+    have no Status Service. It has no authentication: keep it on a private network.
     """
     from storage_ledger.demo import status_service as service
     from storage_ledger.settings import Settings

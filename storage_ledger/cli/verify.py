@@ -22,27 +22,37 @@ _PARTS = {
 
 
 def verify(
-    study: Annotated[str | None, typer.Option("--study", help="Only this study: its entries and its files.", metavar="STUDY_ID")] = None,
+    study: Annotated[
+        str | None, typer.Option("--study", help="Check only this study: its entries, its files and its folder.", metavar="STUDY_ID")
+    ] = None,
     sample: Annotated[
-        str | None, typer.Option(help="Read only so many files, or a share of them, chosen by chance: 500, 5%, 0.05.", metavar="N|SHARE")
+        str | None,
+        typer.Option(
+            help="Read only this many files, or this share, chosen at random: 500, 5%, 0.05. Check everything else in full.",
+            metavar="N|SHARE",
+        ),
     ] = None,
     older_than: Annotated[
-        str | None, typer.Option(help="Read only files that were not verified since: 30d, 12h, 2w, 90min.", metavar="AGE")
+        str | None, typer.Option(help="Read only files not verified for this long, or never: 30d, 12h, 2w, 90min, 45s.", metavar="AGE")
     ] = None,
-    rate: Annotated[float, typer.Option(help="Read no more than so many MB of files in a second; 0: no limit.", min=0)] = 0.0,
+    rate: Annotated[float, typer.Option(help="Read files at this rate at most, in MB/s; 0: no limit.", min=0, metavar="MB_S")] = 0.0,
     no_record: Annotated[
-        bool, typer.Option("--no-record", help="Append nothing to the ledger; for a user who may only read, or a copy.")
+        bool,
+        typer.Option(
+            "--no-record",
+            help="Do not append the result to the ledger; for a read-only user, or a copy. LEDGER_PATH must be writable all the same.",
+        ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """See whether everything is still as the ledger says.
+    """Verify that the ledger, its mirror, the archive and the index are intact and agree.
 
-    Ledger, mirror, archive and index, each against the others. Every archived file is read and compared, unless --sample,
-    --older-than or --study say less. Nothing is repaired. What was found becomes an entry `verified`, and so does what was
-    read until Ctrl-C. Works whether `serve` runs or not.
+    Reads every entry, the mirror, the work queue, the index, and every archived file and metadata.json; looks for
+    unexpected files in the archive. Repairs nothing. Appends the result as a `verified` entry, even after Ctrl-C. Works
+    whether `serve` runs or not. --study, --sample and --older-than cannot be combined.
 
-    Ends with 0 when all is intact, with 1 when something is damaged, with 2 when nothing is but not all could be looked at
-    or recorded, with 130 when it was interrupted.
+    Exit code 1 if something is damaged, 2 if nothing is damaged but something could not be checked or recorded, 130 if it
+    was interrupted. A second Ctrl-C ends it immediately.
     """
     import signal
     import threading

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import subprocess
 import sys
@@ -15,7 +14,6 @@ import pytest
 import typer.main
 import yaml
 from pydantic_core import PydanticUndefined
-from typer.testing import CliRunner
 
 from storage_ledger.cli.main import app
 from storage_ledger.domain import canonical_json, payloads
@@ -115,29 +113,9 @@ def options() -> Iterator[tuple[str, Any]]:
             yield name, option
 
 
-def test_no_flag_looks_in_the_help_as_if_a_value_followed():
-    for name in ["storage-ledger", "storage-ledger quarantine", *commands()]:
-        shown = CliRunner().invoke(app, [*name.split()[1:], "--help"])
-        assert shown.exit_code == 0
-        assert "--help" in shown.output
-        assert "bool" not in shown.output, name
-
-
 def test_nobody_is_told_to_take_this_project_from_an_index_where_it_is_not():
     for path in [*PAGES, *PACKAGE.rglob("*.py")]:
         assert not re.search(r"pip install[^`.]*storage-ledger", path.read_text()), path
-
-
-def test_every_command_has_its_section_and_every_section_its_command():
-    assert {heading for heading in sections("commands.md") if heading.startswith("storage-ledger")} == commands().keys()
-
-
-def test_every_option_and_argument_stands_in_its_commands_table_and_no_other():
-    page = {heading: set(names(text)) for heading, text in sections("commands.md").items() if heading.startswith("storage-ledger")}
-    real: dict[str, set[str]] = {name: set() for name in commands()}
-    for name, option in options():
-        real[name] |= set(option.opts) if option.opts[0].startswith("-") else {option.name.upper()}
-    assert page == real
 
 
 def test_every_command_that_a_page_shows_exists():
@@ -157,21 +135,6 @@ def literal(text: str) -> list[str]:
     """Code blocks of a shell, and code between backticks."""
     blocks = re.findall(r"^```(?:sh|console)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
     return blocks + re.findall(r"`(storage-ledger [^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
-
-
-def test_every_exit_code_of_the_command_line_is_documented():
-    source = ast.parse((PACKAGE / "cli" / "main.py").read_text())
-    exits = {
-        node.args[0].value
-        for node in ast.walk(source)
-        if isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Attribute)
-        and node.func.attr == "exit"
-        and node.args
-        and isinstance(node.args[0], ast.Constant)
-    }
-    assert {11, 2, 130} <= exits
-    assert {str(code) for code in exits | {0, 1}} == set(names(sections("commands.md")["Exit codes"]))
 
 
 # -- entry kinds

@@ -1,0 +1,139 @@
+"""commands.md, and the README's table of commands, from the program's own help."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import typer.main
+from reference_pages.json_keys import JSON_KEYS, Json
+
+from storage_ledger.cli.exit_codes import EXIT_CODES
+from storage_ledger.cli.main import app
+
+NAME = "storage-ledger"
+
+HEAD = """\
+# Commands
+
+<!-- scripts/reference writes this page from storage_ledger/cli: change it there. -->
+
+`storage-ledger COMMAND [OPTIONS]`, or `python -m storage_ledger COMMAND [OPTIONS]`.
+With compose: `docker compose exec storage-service storage-ledger status`.
+Every command takes `--help` (`-h`).
+
+Settings are [environment variables](settings.md); every command reads the same ones as `serve`.
+Results go to standard output; logs, progress and errors to standard error.
+Progress is a bar on a terminal, and elsewhere a line every ten seconds.
+
+## Exit codes
+The sections below say what 1 and 2 mean for a command.
+The CODE of an error is [stable](error-codes.md).
+
+"""
+
+READ_ON = {
+    "serve": "[its HTTP endpoints](http.md)",
+    "status": "[needs attention](error-codes.md#attention), [flags](error-codes.md#flags), [headers](error-codes.md#headers)",
+    "show": "[flags](error-codes.md#flags)",
+    "explain": "[all error codes](error-codes.md)",
+    "quarantine list": "[when something is quarantined](../how-to/look-after-it.md)",
+    "acknowledge": "[the clock is ahead](../how-to/clock-ahead.md), [`acknowledged`](entry-kinds.md#acknowledged)",
+    "browse": "[settings](settings.md#browse), [HTTP](http.md#browse), [what a token may see](http.md#what-a-token-may-see)",
+    "backup": "[back up](../how-to/look-after-it.md#back-up), [codes](error-codes.md#backups)",
+    "verify": "[verify](../how-to/verify.md), [codes](error-codes.md#verify), [`verified`](entry-kinds.md#verified)",
+    "replay": "[rebuild what is derived](../how-to/rebuild-what-is-derived.md), [files damaged or "
+    "deleted](../how-to/files-damaged-or-deleted.md), [archive volume lost](../how-to/archive-volume-lost.md), "
+    "[codes](error-codes.md#replay)",
+    "restore": "[ledger volume lost](../how-to/ledger-volume-lost.md), [old backup restored](../how-to/old-backup-restored.md)",
+    "repair headers": "[DICOM headers](../how-to/rebuild-what-is-derived.md#dicom-headers), [`header-read`](entry-kinds.md#header-read)",
+    "reconcile": "[lost messages](../how-to/make-up-for-lost-messages.md), [unexplained files](error-codes.md#unexplained-files), "
+    "[codes](error-codes.md#sweeps)",
+    "adopt": "[adopt an old archive](../how-to/adopt-an-old-archive.md), [codes](error-codes.md#left-alone-by-adopt)",
+    "demo": "[tutorial](../tutorial.md)",
+}
+"""Where the page says more of a command."""
+
+
+def page() -> str:
+    """Return the text of commands.md."""
+    exits = _table({"code": [f"`{code}`" for code in EXIT_CODES], "means": list(EXIT_CODES.values())})
+    return HEAD + "\n".join([*exits, "", *(line for name, command in commands().items() for line in _section(name, command))])
+
+
+def readme_table() -> str:
+    """Return the README's table: each command, or group of commands, with the first sentence of its help; no demo."""
+    top = typer.main.get_command(app).commands  # type: ignore[attr-defined] # it is a group
+    shown = {
+        _with_subcommands(name, each): each.help.partition("\n\n")[0] for name, each in top.items() if "Demo" not in each.rich_help_panel
+    }
+    return "\n".join(_table({f"`{NAME} …`": list(shown), "does": list(shown.values())}))
+
+
+def _with_subcommands(name: str, command: Any) -> str:
+    return ", ".join(f"`{name} {each}`" for each in getattr(command, "commands", {})) or f"`{name}`"
+
+
+def commands() -> dict[str, Any]:
+    """Return each command by its name, such as `quarantine list`, in the order of the program's help."""
+    found: dict[str, Any] = {}
+
+    def walk(name: str, command: Any) -> None:
+        for sub, each in getattr(command, "commands", {}).items():
+            walk(f"{name} {sub}".strip(), each)
+        if not hasattr(command, "commands"):
+            found[name] = command
+
+    walk("", typer.main.get_command(app))
+    return found
+
+
+def _section(name: str, command: Any) -> Iterator[str]:
+    params = [each for each in command.params if not (name in JSON_KEYS and "--json" in each.opts)]
+    params.sort(key=_is_option)
+    yield f"## {NAME} {name}"
+    arguments = [each.metavar if each.required else f"[{each.metavar}]" for each in params if not _is_option(each)]
+    if arguments:
+        yield f"`{' '.join([NAME, name, *arguments, '[OPTIONS]'])}`\n"
+    for paragraph in command.help.split("\n\n"):
+        yield paragraph.replace(". ", ".\n") + "\n"
+    if params:
+        yield "\n".join(f"- {_spelled(each)}: {_does(each)}" for each in params) + "\n"
+    if name in JSON_KEYS:
+        yield f"`--json` prints {_keys(JSON_KEYS[name])}.\n"
+    if name in READ_ON:
+        yield f"More: {READ_ON[name]}.\n"
+
+
+def _is_option(param: Any) -> bool:
+    return bool(param.opts[0].startswith("-"))
+
+
+def _spelled(param: Any) -> str:
+    if not _is_option(param):
+        return f"`{param.metavar}`"
+    value = "" if param.is_flag else f" {param.metavar}"
+    return "`" + ", ".join([param.opts[0] + value, *param.secondary_opts]) + "`"
+
+
+def _does(param: Any) -> str:
+    text: str = param.help
+    if param.required and _is_option(param):
+        text += " Required."
+    if param.default is not None and not param.required and not param.is_flag:
+        text += f" Default: `{param.default:g}`." if isinstance(param.default, float) else f" Default: `{param.default}`."
+    return text + (f" Environment: `{param.envvar}`." if param.envvar else "")
+
+
+def _keys(json: Json) -> str:
+    keys = [f"`{key}` ({note})" if note else f"`{key}`" for key, note in json.keys.items()]
+    if json.like:
+        return " and ".join([f"what `{json.like}` prints", *keys])
+    return f"a list of objects with {', '.join(keys)}" if json.listed else ", ".join(keys)
+
+
+def _table(columns: dict[str, list[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(columns)} |"
+    yield "|" + "---|" * len(columns)
+    for cells in zip(*columns.values(), strict=True):
+        yield f"| {' | '.join(cells)} |"
