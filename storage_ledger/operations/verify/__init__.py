@@ -1,1 +1,1 @@
-"""Is everything still as the ledger says? Looks at all of it, and repairs nothing."""
+"""Check that everything still matches the ledger, without repairing anything."""

@@ -1,4 +1,4 @@
-"""The archive against the ledger: every archived file and each study's metadata.json; then everything else in the archive."""
+"""Compare the archive with the ledger: every archived file, each metadata.json, and unexpected files in the archive."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from storage_ledger.operations.verify.untrusting_reader import BelievedFile, Unt
 
 PART = "archive"
 KEPT_FILES = 50_000
-"""Names of archived files in memory, some 20 MB: studies that are archived side by side are folded once each."""
+"""How many names of archived files are cached (some 20 MB), so that a study whose entries are spread out is read once."""
 
 LOOKS = 3
 
 
 @dataclass(slots=True)
 class FileCounts:
-    """How many files were read, by result. `bytes`: of the intact ones."""
+    """Counts of files by result. `bytes`: of the intact ones."""
 
     files: int = 0
     intact: int = 0
@@ -41,7 +41,7 @@ class FileCounts:
 
 
 class Files:
-    """Checks single files. A file that a running service may be writing is read again before it is reported."""
+    """Checks single files. A file that a running service may be writing is re-read before it is reported."""
 
     def __init__(
         self, reader: UntrustingReader, archive: FixityReader, found: Findings, *, wait: Callable[[float], object], settle_s: float
@@ -54,7 +54,7 @@ class Files:
         self._known = _KnownFiles(reader)
 
     def fact(self, archived: Entry) -> BelievedFile | None:
-        """The file of an `archived` entry, if that entry is the first one with this name; otherwise None."""
+        """Return the file of an `archived` entry if that entry is the first with this name; otherwise None."""
         if faults(archived) or archived.study_id is None:
             self._found.unseen("ledger-damaged", PART, position=archived.position, detail="the entry is damaged")
             return None
@@ -62,7 +62,7 @@ class Files:
         return file if file is not None and file.position == archived.position else None
 
     def check(self, file: BelievedFile, counts: FileCounts) -> None:
-        """Read one file; with the first file of a study also its metadata.json."""
+        """Check one file; with a study's first file, also check its metadata.json."""
         counts.files += 1
         path = archive_path(file.study_id, file.name)
         where: dict[str, Any] = {"position": file.position, "study_id": file.study_id, "path": path}
@@ -83,7 +83,7 @@ class Files:
             self.check_metadata(file.study_id)
 
     def check_metadata(self, study_id: str) -> None:
-        """Compare metadata.json with the bytes that follow from the study's entries."""
+        """Compare a study's metadata.json with its entries, byte for byte."""
         where: dict[str, Any] = {"study_id": study_id, "path": archive_path(study_id, METADATA)}
         try:
             found = self._metadata(study_id)
@@ -100,14 +100,17 @@ class Files:
 
     def _read(self, file: BelievedFile) -> FixityReport:
         report = self._archive.read(file.study_id, file.name, file.sha256, file.bytes)
-        if report.fixity is not Fixity.INTACT:  # it may be replaced by a good one just now
+        if report.fixity is not Fixity.INTACT:  # `serve` may be replacing it with a good one
             if self._reader.is_placing(file.study_id):
                 self._wait(self._settle_s)
             report = self._archive.read(file.study_id, file.name, file.sha256, file.bytes)
         return report
 
     def _metadata(self, study_id: str) -> tuple[FixityReport, int] | None:
-        """The file, and the position that its bytes are of. None: it cannot be judged, or is ahead of the ledger for good reason."""
+        """Check the file; return also the position of the message it is made from.
+
+        Return None if it cannot be judged, or may be ahead of the ledger because a file of the study is being placed.
+        """
         found: tuple[FixityReport, int] | None = None
         for _ in range(LOOKS):
             study = self._reader.study(study_id)
@@ -125,13 +128,13 @@ class Files:
 
     def _tell_exposed(self, report: FixityReport, where: dict[str, Any]) -> None:
         if report.exposed:
-            self._found.report("file-exposed", PART, **where, detail="anybody on the machine may write to it")
+            self._found.report("file-exposed", PART, **where, detail="anyone on this machine may write to it")
 
 
 class _KnownFiles:
-    """The archived files of the studies that were asked for last, by study and name.
+    """A cache of the archived files of recently used studies, by study and name.
 
-    A study is folded when it is first asked for. Ask only about entries that were there by then.
+    A study's entries are read at the first request and not again: do not ask about later entries.
     """
 
     def __init__(self, reader: UntrustingReader) -> None:
@@ -140,7 +143,7 @@ class _KnownFiles:
         self._count = 0
 
     def of(self, study_id: str) -> dict[str, BelievedFile]:
-        """By name, in the order of their positions."""
+        """Return the study's files by name, ordered by position."""
         known = self._studies.get(study_id)
         if known is None:
             known = self._studies[study_id] = self._reader.study(study_id).files
@@ -151,12 +154,12 @@ class _KnownFiles:
         return known
 
     def is_first(self, file: BelievedFile) -> bool:
-        """Whether no other file of its study was archived before."""
+        """Return whether this is the study's first archived file."""
         return next(iter(self.of(file.study_id).values())).position == file.position
 
 
 class UntrackedFiles:
-    """Finds files and folders in the archive that the ledger does not know."""
+    """Finds unexpected files and folders: those in the archive that are not in the ledger."""
 
     def __init__(self, reader: UntrustingReader, archive: FixityReader, found: Findings, *, serving: Callable[[], bool]) -> None:
         self._reader = reader
@@ -165,14 +168,14 @@ class UntrackedFiles:
         self._serving = serving
 
     def all(self) -> Iterator[int]:
-        """Go through the whole archive; yields the number of folders so far."""
+        """Search the whole archive; yield the number of folders so far."""
         for count, name in enumerate(self._archive.names(), 1):
             if not (name.is_folder and name.name in {LEDGER_FOLDER, "lost+found"}):
                 self._top(name.name, is_folder=name.is_folder)
             yield count
 
     def of_study(self, study_id: str) -> None:
-        """Go through this study's folder only."""
+        """Search this study's folder only."""
         self._top(study_id, is_folder=True)
 
     def _top(self, name: str, *, is_folder: bool) -> None:
@@ -184,7 +187,7 @@ class UntrackedFiles:
                 self._found.unseen("ledger-damaged", PART, study_id=name, path=name)
                 return
         if not is_folder:
-            if not known:  # a file in place of a study's folder was reported with the study's files
+            if not known:  # if known: a file in place of a study's folder, reported with the study's files
                 self._found.report("untracked-file", PART, path=name)
             return
         if not known and not self._is_placing(name):
@@ -216,7 +219,7 @@ class UntrackedFiles:
 
 
 def code_of(fixity: Fixity) -> str:
-    """The code of a file that is not intact."""
+    """Return the finding code for a file that is not intact."""
     match fixity:
         case Fixity.MISSING:
             return "file-missing"
@@ -231,5 +234,5 @@ def code_of(fixity: Fixity) -> str:
 
 
 def unseen_code(error: OSError) -> str:
-    """Why something could not be read."""
+    """Return the code that says why something could not be read."""
     return "archive-not-readable" if isinstance(error, PermissionError) else "archive-io"

@@ -1,4 +1,4 @@
-"""What a verification found: damage, and apart from that what could not be checked."""
+"""The findings of a verification: damage and, separately, what could not be checked."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from storage_ledger.domain.paths import valid_study_id
 from storage_ledger.domain.payloads import VerifiedFinding
 
 LISTED = 100_000
-"""The most findings that are listed; further ones are only counted."""
+"""How many findings are listed; further ones are only counted."""
 
 
 class Stopped(Exception):
-    """The verification was stopped; what was seen until then stands."""
+    """The verification was interrupted; its findings so far are valid."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is not as the ledger says, or (in `Findings.unchecked`) that could not be checked.
+    """Something that does not match the ledger, or (in `Findings.unchecked`) that could not be checked.
 
-    `path`: relative to ARCHIVE_PATH, made printable; or `ledger.db`, `index.db`. `position`: of the entry that it is about.
+    `path`: relative to ARCHIVE_PATH, made printable; or `ledger.db`, `index.db`. `position`: of the entry concerned.
     """
 
     code: str
@@ -34,16 +34,16 @@ class Finding:
     detail: str = ""
 
     def stored(self) -> VerifiedFinding:
-        """As it stands in a `verified` entry."""
+        """Return the finding as stored in a `verified` entry."""
         return VerifiedFinding(self.code, self.position, self.study_id, self.path)
 
     def to_json(self) -> dict[str, Any]:
-        """As `verify --json` prints it."""
+        """Return what `verify --json` prints."""
         return asdict(self)
 
 
 class Where(TypedDict, total=False):
-    """What a finding is about, unchecked: a path may be any bytes, a study_id from a damaged column anything."""
+    """What a finding is about, as read: a path may have any bytes, and a study_id from a damaged row may be anything."""
 
     position: int | None
     study_id: str | None
@@ -53,7 +53,7 @@ class Where(TypedDict, total=False):
 
 @dataclass(slots=True)
 class Findings:
-    """A collection. `damaged` and `unchecked` list the first ones, the counts have all of them, by code."""
+    """All findings. `damaged` and `unchecked` list the first ones; the counts by code include the rest."""
 
     damaged: list[Finding] = field(default_factory=list)
     unchecked: list[Finding] = field(default_factory=list)
@@ -70,7 +70,7 @@ class Findings:
         self.on_found(found, True)
 
     def unseen(self, code: str, part: str, **where: Unpack[Where]) -> None:
-        """Add something that could not be checked, and may be damaged or not."""
+        """Add something that could not be checked, so may be damaged or not."""
         found = _finding(code, part, **where)
         self.unchecked_counts[code] += 1
         if len(self.unchecked) < LISTED:
@@ -85,5 +85,5 @@ def _finding(code: str, part: str, **where: Unpack[Where]) -> Finding:
 
 
 def printable(path: str | None) -> str | None:
-    """As UTF-8: a name may be any bytes, and goes into the ledger."""
+    """Return the path as valid UTF-8 for the ledger: a name may have any bytes."""
     return None if path is None else os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -1,4 +1,4 @@
-"""index.db against a fresh fold of the ledger, row for row."""
+"""Compare index.db, row by row, with an index freshly built from the ledger."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SCRATCH = "verify-"
 
 
 class BelievedLedger:
-    """A `contract.IndexSource`: the entries that can be believed, up to a position."""
+    """A `contract.IndexSource` of the undamaged entries up to a position."""
 
     def __init__(self, reader: UntrustingReader, ledger_id: str, up_to: int, stopped: Callable[[], None]) -> None:
         self._reader = reader
@@ -63,14 +63,14 @@ def check_index(
     stopped: Callable[[], None],
     on_progress: Callable[[int], None],
 ) -> None:
-    """Make an index of the same entries beside it (as large, in LEDGER_PATH, removed at the end), and compare all tables.
+    """Build a temporary index from the same entries (in LEDGER_PATH, of the same size), compare all tables, and remove it.
 
-    Where `serve` follows meanwhile, both are brought to one position first. Raises `OSError` and `LedgerError`s when there is
-    no room for it.
+    If `serve` updates index.db meanwhile, the new one is brought to the same position first. Raises `OSError` or a
+    `LedgerError` if there is no space for it.
     """
     if not index_file.exists():
         if reader.sql("SELECT 1 FROM entries WHERE study_id IS NOT NULL LIMIT 1"):
-            found.report("index-missing", PART, path=FILE, detail="`storage-ledger serve` makes it anew when it starts")
+            found.report("index-missing", PART, path=FILE, detail="`storage-ledger serve` rebuilds it when it starts")
         return
     try:
         live = _Rows(index_file) if is_regular(index_file) else None
@@ -98,14 +98,14 @@ def check_index(
 
 
 def _standing(reader: UntrustingReader, live: _Rows, found: Findings) -> int | None:
-    """The position of the index; None, after a finding, if this ledger has no such position."""
+    """Return the position of the index; if it is not one of this ledger, report that and return None."""
     if live.version != SCHEMA:
-        found.report("index-differs", PART, path=FILE, detail="it is of another version: `storage-ledger serve` makes it anew")
+        found.report("index-differs", PART, path=FILE, detail="made by another version: `storage-ledger serve` rebuilds it")
         return None
     position = _position(live)
     entry = reader.get(position) if position else None
     if position is None or (position and (entry is None or _leaf(live) != entry.leaf_hash)):
-        found.report("index-differs", PART, path=FILE, detail="progress: it stands at no position of this ledger")
+        found.report("index-differs", PART, path=FILE, detail="progress: its position is not one of this ledger")
         return None
     return position
 
@@ -121,17 +121,17 @@ def _leaf(live: _Rows) -> object:
 
 def _tables(right: _Rows, live: _Rows, found: Findings, stopped: Callable[[], None]) -> None:
     for name in sorted(live.schema ^ right.schema):
-        found.report("index-differs", PART, path=FILE, detail=f"{name[0]} {name[1]}: not as this version makes it")
+        found.report("index-differs", PART, path=FILE, detail=f"{name[0]} {name[1]}: differs from this version's schema")
     for table in TABLES:
         if live.has(table):
             _table(table, right, live, found, stopped)
     for table in SEARCH:
         if live.has(f"{table}_fts") and any(a != b for a, b in zip_longest(right.words(table), live.words(table))):
-            found.report("index-differs", PART, path=FILE, detail=f"{table}_fts: the search finds something else")
+            found.report("index-differs", PART, path=FILE, detail=f"{table}_fts: search results differ")
 
 
 def _table(table: str, right: _Rows, live: _Rows, found: Findings, stopped: Callable[[], None]) -> None:
-    """Two sorted streams side by side."""
+    """Compare a table's rows in both files, both sorted by key."""
     columns = right.columns(table)
     keys = [columns.index(name) for name in right.key(table)]
     order = f" ORDER BY {', '.join(str(key + 1) for key in keys)}" if keys else ""
@@ -148,13 +148,13 @@ def _table(table: str, right: _Rows, live: _Rows, found: Findings, stopped: Call
         if a is not None and (left == other):
             if a != b and b is not None:
                 wrong = [name for name, x, y in zip(columns, a, b, strict=True) if x != y or type(x) is not type(y)]
-                _row(found, table, columns, a, f"{', '.join(wrong)} not as in the ledger")
+                _row(found, table, columns, a, f"{', '.join(wrong)} differs from the ledger")
             a, b = next(ours, None), next(theirs, None)
         elif other is None or (left is not None and left < other):
             _row(found, table, columns, a, "a row is missing")
             a = next(ours, None)
         else:
-            _row(found, table, columns, b, "a row that does not follow from the ledger")
+            _row(found, table, columns, b, "a row is not in the ledger")
             b = next(theirs, None)
 
 
@@ -165,7 +165,7 @@ def _row(found: Findings, table: str, columns: list[str], row: Any, text: str) -
 
 
 def _sortable(row: Any, keys: list[int]) -> tuple[tuple[int, Any], ...]:
-    """In SQLite's order of types: NULL, numbers, text, blobs; text and blobs by their bytes."""
+    """Return a sort key with SQLite's order of types: NULL, numbers, text, blobs; text and blobs by their bytes."""
     return tuple(_rank(row[key]) for key in keys)
 
 
@@ -182,7 +182,7 @@ def _rank(value: Any) -> tuple[int, Any]:
 
 
 class _Unreadable(Exception):
-    """SQLite cannot go on with the index; the cause says why."""
+    """SQLite cannot read all of the index; `__cause__` says why."""
 
 
 class _Rows:
@@ -193,7 +193,7 @@ class _Rows:
             self._connection = connect(path)
             try:
                 self._connection.text_factory = as_it_is
-                # For the temporary table that shows the words; the file is open mode=ro.
+                # `words` needs a temporary table; the file itself is open with mode=ro.
                 self._connection.execute("PRAGMA query_only = OFF")
                 self.version = self._connection.execute("PRAGMA user_version").fetchone()[0]
                 made = list(self._connection.execute("SELECT type, name, coalesce(sql, '') FROM sqlite_master"))
@@ -217,7 +217,7 @@ class _Rows:
         return [row[0] for row in self.rows("SELECT name FROM pragma_table_info(?) WHERE pk > 0 ORDER BY pk", table)]
 
     def words(self, table: str) -> Iterator[Any]:
-        """Which word of the full-text search stands where, in the order of words (sqlite.org/fts5.html §7)."""
+        """Yield every word of the full-text index with its place, ordered by word (sqlite.org/fts5.html §7)."""
         name = f"{table}_words"
         list(self.rows(f"CREATE VIRTUAL TABLE IF NOT EXISTS temp.{name} USING fts5vocab(main, {table}_fts, instance)"))
         yield from self.rows(f"SELECT term, doc, col, offset FROM temp.{name}")  # noqa: S608 - names of ours
@@ -230,7 +230,7 @@ class _Rows:
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
-        """All that is read inside is of one moment."""
+        """Read everything inside from one snapshot."""
         list(self.rows("BEGIN"))
         try:
             yield

@@ -1,4 +1,4 @@
-"""ledger.db by itself: its schema, its meta, SQLite's own check of the file, and every entry."""
+"""Check ledger.db by itself: its schema, its table `meta`, SQLite's integrity check, and every entry."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from storage_ledger.operations.verify.untrusting_reader import UntrustingReader
 PART = "ledger"
 FILE = "ledger.db"
 MOST_DAMAGED = 10_000
-"""With more damage than this the file is no longer a ledger; what would follow from it is not reported."""
+"""Give up on details after this many damaged entries."""
 
 _KINDS = frozenset(kind.value for kind in Kind)
 
 
 @dataclass(slots=True)
 class Damage:
-    """Which entries cannot be believed. `positions`: of those that are damaged, and of gaps; `overflow`: there are more."""
+    """The positions of damaged and missing entries. `overflow`: there are more than `MOST_DAMAGED`."""
 
     positions: set[int] = field(default_factory=set)
     overflow: bool = False
@@ -35,14 +35,14 @@ class Damage:
 
 
 def check_file(reader: UntrustingReader, found: Findings, stopped: Callable[[], bool]) -> None:
-    """Schema and triggers as the migrations make them, one ledger_id in `meta`, and SQLite's `integrity_check`."""
+    """Compare schema and triggers with the migrations, check `meta` for one ledger_id, and run SQLite's `integrity_check`."""
     _schema(reader, found)
     _meta(reader, found)
     try:
         with reader.interruptible(stopped):
             lines = [str(row[0]) for row in reader.stream("PRAGMA integrity_check(20)")]
     except LedgerError:
-        if stopped():  # SQLite calls it an error when it is interrupted
+        if stopped():  # SQLite reports an interruption as an error
             raise Stopped from None
         raise
     wrong = [line for line in lines if line != "ok" and "CHECK constraint failed in pending" not in line]  # see `work_items`
@@ -52,7 +52,7 @@ def check_file(reader: UntrustingReader, found: Findings, stopped: Callable[[], 
 
 
 def check_entries(reader: UntrustingReader, found: Findings, up_to: int, on_progress: Callable[[int], None]) -> Damage:
-    """Positions 1 to `up_to` without gaps, each entry whole by its hashes, times in order, causes and versions valid."""
+    """Check entries 1 to `up_to`: no gaps, valid hashes, timestamps in order, valid causes and versions."""
     damage = Damage()
     before, time = 0, ""
     while before < up_to:
@@ -71,7 +71,10 @@ def check_entries(reader: UntrustingReader, found: Findings, up_to: int, on_prog
 
 
 def check_keys(reader: UntrustingReader, found: Findings, damage: Damage, up_to: int) -> None:
-    """Each study's versions are 1, 2, 3 … in the order of positions, and no entry_id is there twice. After `reader.repaired` is set."""
+    """Check that each study's versions run 1, 2, 3 … by position, and that no entry_id occurs twice.
+
+    Call it after `reader.repaired` is set.
+    """
     known = {(entry.study_id, entry.version) for entry in reader.repaired.values() if entry is not None}
     guessing = damage.overflow or None in reader.repaired.values()
     lost = reader.stream(
@@ -93,9 +96,9 @@ def check_keys(reader: UntrustingReader, found: Findings, damage: Damage, up_to:
 
 
 def check_entry(entry: Entry, found: Findings) -> bool:
-    """Check one entry by itself: at most one finding, whatever is wrong. True if it is whole.
+    """Check one entry by itself, reporting at most one finding. Return True if it is undamaged.
 
-    Raises `LedgerUnusable` (`ledger-newer`) for a whole one that this program does not know.
+    Raises `LedgerUnusable` (`ledger-newer`) for an undamaged entry of a kind or schema that this program does not know.
     """
     wrong = faults(entry)
     if wrong:
@@ -131,24 +134,24 @@ def _schema(reader: UntrustingReader, found: Findings) -> None:
     here = schema_of(reader.sql(SCHEMA_SQL))
     tables = {name for kind, name, _ in here if kind == "table"}
     if not {"entries", "pending", "meta"} <= tables:
-        raise LedgerUnusable("ledger-foreign", f"{reader.path} is an SQLite database, but not a ledger, or not a whole one")
+        raise LedgerUnusable("ledger-foreign", f"{reader.path} is an SQLite database, but not a complete ledger")
     versions = [row[0] for row in reader.sql("SELECT version_num FROM alembic_version")] if "alembic_version" in tables else []
     if len(versions) != 1 or versions[0] not in known_revisions():
         found.report("schema-changed", PART, path=FILE, detail="alembic_version does not hold one known revision")
     right = schema_as_migrated(versions[0] if versions else "")
     for kind, name in sorted({each[:2] for each in here ^ right}):
         if not any(each[:2] == (kind, name) for each in right):
-            text = "is none of ours"
+            text = "is unexpected"
         elif any(each[:2] == (kind, name) for each in here):
-            text = "is not as the migrations make it"
+            text = "differs from the migrations"
         else:
-            text = "is gone"
+            text = "is missing"
         found.report("schema-changed", PART, path=FILE, detail=f"{kind} {name} {text}")
 
 
 def _meta(reader: UntrustingReader, found: Findings) -> None:
     names = [row[0] for row in reader.sql("SELECT name FROM meta")]
     if "ledger_id" not in names:
-        found.report("meta-changed", PART, path=FILE, detail="it has no ledger_id")
+        found.report("meta-changed", PART, path=FILE, detail="meta has no ledger_id")
     if len(names) > 1:
-        found.report("meta-changed", PART, path=FILE, detail="it has rows that no version of this program writes")
+        found.report("meta-changed", PART, path=FILE, detail="meta has rows that no version of this program writes")

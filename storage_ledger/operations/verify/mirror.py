@@ -1,4 +1,4 @@
-"""The mirror, every byte of it: each line whole, each the right one, each root right, up to where the ledger stands."""
+"""Check the mirror byte by byte against the ledger: every line, every Merkle root, and where it ends."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ LEAVES = 4096
 
 @dataclass(frozen=True, slots=True)
 class CheckedMirror:
-    """What the check came to. `position`: up to where the batches go; `tail`: something follows the last of them.
+    """The result. `position`: where the last batch ends; `tail`: something follows the last batch.
 
-    `path`: where the next line would stand; `reported`: what is wrong at the end was reported already.
+    `path`: where the next line would go; `reported`: damage at the end has been reported.
     """
 
     position: int
@@ -37,10 +37,9 @@ class CheckedMirror:
 
 
 class MirrorCheck:
-    """Goes through all segments, in step with the ledger's leaf hashes; memory for one segment.
+    """Reads all segments in step with the ledger's leaf hashes; holds one segment in memory.
 
-    Damage is told by region: from the first line that is wrong to the next that is right again, once. `damaged`: positions
-    at which the ledger itself cannot be believed.
+    Adjoining damaged lines are reported as one finding. `damaged`: positions at which the ledger itself is damaged.
     """
 
     def __init__(
@@ -62,16 +61,16 @@ class MirrorCheck:
         self._stopped = stopped
         self._on_progress = on_progress
         self._tree = Tree()
-        self._other: Tree | None = None  # where an entry differs: the tree with the mirror's word in place of the ledger's
+        self._other: Tree | None = None  # after an entry that differs: the tree with the mirror's entry instead of the ledger's
         self._leaves: dict[int, bytes] = {}
         self._wrong: tuple[str, int, int] | None = None  # the last region: path, and the line and position after it
         self._ended: tuple[str, bool] | None = None  # the segment before: path, and whether it was full
-        self._sealed = 0  # up to where the last batch goes
+        self._sealed = 0  # position at which the last batch ends
         self._next_line = 1
-        self._blind = False  # an entry that neither of the two has: roots say nothing before the next segment begins
+        self._blind = False  # neither ledger nor mirror has an entry: roots cannot be checked until the next segment
 
     def run(self, *, quiet_tail: bool) -> CheckedMirror:
-        """Check it. What follows the last batch is left to the caller with `quiet_tail`: it may be being written."""
+        """Check everything; with `quiet_tail`, leave what follows the last batch to the caller: `serve` may be writing it."""
         position, tail, path, reported = 0, False, LEDGER_FOLDER, False
         with opened(self._root / LEDGER_FOLDER, FOLDER) as folder:
             names = self._names(folder)
@@ -102,19 +101,19 @@ class MirrorCheck:
                 names.append(name)
             elif name == DAMAGED_FOLDER and stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
                 continue
-            elif name != TEMPORARY:  # what was interrupted is written anew before anything else is
-                self._found.report("untracked-file", PART, path=f"{LEDGER_FOLDER}/{name}", detail="none of the mirror's files")
+            elif name != TEMPORARY:  # left by an interrupted write, which is redone first
+                self._found.report("untracked-file", PART, path=f"{LEDGER_FOLDER}/{name}", detail="not a file of the mirror")
         return names
 
     def _begins(self, name: str) -> None:
-        """A segment goes on where the one before ended, or else something is missing between them."""
+        """Check that the segment continues where the one before it ended; otherwise entries are missing in between."""
         first = segments.first_position(name) or 1
         missing = self._tree.size + 1
         if first > missing:
             lost = f"{LEDGER_FOLDER}/{segments.segment_name(missing)}"
             path, full = self._ended or (lost, True)
             if not (self._wrong and self._wrong[2] == missing and self._wrong[0] == path):
-                text = f"the entries {missing} to {first - 1} are not there"
+                text = f"entries {missing} to {first - 1} are missing"
                 self._found.report("mirror-damaged", PART, position=missing, path=lost if full else path, detail=text)
             self._fill(first - 1)
         self._wrong = None
@@ -132,7 +131,7 @@ class MirrorCheck:
         rest = len(data) - end
         tail = rest > 0 or (self._tree.size > self._sealed and sealed_line < number)
         if (rest or tail) and not (is_last and quiet_tail):
-            text = "it does not end with a whole line" if rest else "it does not end with the seal of a batch"
+            text = "the file does not end with a complete line" if rest else "the file does not end with the seal of a batch"
             self._region(path, number + 1, self._tree.size + 1, text)
             self._sealed = self._tree.size
         self._next_line = number + 1
@@ -148,25 +147,25 @@ class MirrorCheck:
                     self._tree, self._other, self._blind = before.copy(), None, False
                 other = self._other is not None and before == self._other
                 if ledger_id != self._ledger_id or not (before == self._tree or other):
-                    self._region(path, number, expected, "its first line is not the right one")
+                    self._region(path, number, expected, "the first line is wrong")
             case Entry() if not first:
                 self._entry(path, number, line, expected)
             case BatchSeal() if not first:
                 self._batch(path, number, line, expected)
             case _:
-                text = "the line is not as it was written" if line is None else "the line does not belong here"
+                text = "the line is corrupt" if line is None else "the line does not belong here"
                 self._region(path, number, expected, text)
 
     def _entry(self, path: str, number: int, entry: Entry, expected: int) -> None:
         if entry.position < expected:
-            self._region(path, number, expected, f"the entry {entry.position} once more, or out of place")
+            self._region(path, number, expected, f"entry {entry.position} is repeated or out of place")
             return
         if entry.position > expected:
-            # Far beyond what the ledger has it is no gap, but a line that does not belong here.
+            # A position far beyond the ledger's last is not a gap but a line that does not belong here.
             if entry.position > max(self._facts.last(), expected) + segments.SEGMENT_ENTRIES:
                 self._region(path, number, expected, "the line does not belong here")
                 return
-            self._region(path, number, expected, f"the entries {expected} to {entry.position - 1} are not there")
+            self._region(path, number, expected, f"entries {expected} to {entry.position - 1} are missing")
             self._fill(entry.position - 1)
         own = self._leaf(entry.position)
         if own is None or own == entry.leaf_hash:
@@ -178,7 +177,7 @@ class MirrorCheck:
                 position=entry.position,
                 study_id=entry.study_id,
                 path=path,
-                detail=f"line {number}: ledger and mirror tell different things, each whole by itself",
+                detail=f"line {number}: ledger and mirror have different entries, each with valid hashes",
             )
             self._grow(own, entry.leaf_hash)
 
@@ -190,24 +189,24 @@ class MirrorCheck:
             if batch.size > max(self._facts.last(), self._tree.size):
                 self._region(path, number, expected, "the line does not belong here")
                 return
-            self._region(path, number, expected, f"the entries {expected} to {batch.size} are not there")
+            self._region(path, number, expected, f"entries {expected} to {batch.size} are missing")
             self._fill(batch.size)
         if batch.root == self._tree.root():
             self._other = None
         elif self._other is not None and batch.root == self._other.root():
-            self._tree, self._other = self._other, None  # the mirror agrees with itself: the ledger's entry was told above
+            self._tree, self._other = self._other, None  # the mirror is consistent; the entry that differs has been reported
         elif not self._blind:
-            self._region(path, number, batch.size, "the root is not that of the entries before it")
+            self._region(path, number, batch.size, "the root does not match the entries before it")
 
     def _region(self, path: str, line: int, position: int, text: str) -> None:
-        """One finding for lines that follow each other."""
+        """Report damage, unless the line before was already reported."""
         if self._wrong is None or self._wrong[:2] != (path, line):
             self._found.report("mirror-damaged", PART, position=position, path=path, detail=f"line {line}: {text}")
         self._wrong = (path, line + 1, self._tree.size + 1)
 
     def _unreadable(self, path: str, error: OSError) -> None:
         if error.errno in NOT_A_FILE:
-            self._found.report("mirror-damaged", PART, position=self._tree.size + 1, path=path, detail="it is no regular file")
+            self._found.report("mirror-damaged", PART, position=self._tree.size + 1, path=path, detail="not a regular file")
         else:
             text = os.strerror(error.errno or 0)
             self._found.unseen("mirror-io", PART, position=self._tree.size + 1, path=path, detail=text)
@@ -221,14 +220,14 @@ class MirrorCheck:
             self._other.append(theirs)
 
     def _fill(self, up_to: int) -> None:
-        """Go on as the ledger has it, over what the mirror lacks."""
+        """Continue with the ledger's entries where the mirror has none."""
         while self._tree.size < up_to:
             leaf = self._leaf(self._tree.size + 1)
             self._blind = self._blind or leaf is None
             self._grow(leaf or b"", leaf or b"")
 
     def _leaf(self, position: int) -> bytes | None:
-        """The ledger's, where that can be believed."""
+        """Return the ledger's leaf hash, if undamaged; otherwise the one found in the mirror, or None."""
         if position in self._damaged:
             repaired = self._facts.repaired.get(position)
             return repaired.leaf_hash if repaired is not None else None

@@ -1,4 +1,4 @@
-"""What a verification has seen, recorded as `verified` entries."""
+"""Record the results of a verification as `verified` entries."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PORTION_FILES = 10_000
 PORTION_FINDINGS = 500
 PORTION_RANGES = 1000
 ENTRY_FINDINGS = 1000
-"""The most that one `verified` entry reports: entries stay small, and a kill loses only what was read since the last one."""
+"""Limits for one `verified` entry: entries stay small, and a kill loses only the results since the last one."""
 
 Append = Callable[[VerifiedPayload], int]
 """Appends a `verified` entry with this payload, and returns its position."""
@@ -25,7 +25,7 @@ Append = Callable[[VerifiedPayload], int]
 
 @dataclass(slots=True)
 class Portion:
-    """What one `verified` entry is about."""
+    """The results that go into one `verified` entry."""
 
     ranges: list[list[int]] = field(default_factory=list)
     counts: FileCounts = field(default_factory=FileCounts)
@@ -34,7 +34,7 @@ class Portion:
     more: int = 0
 
     def take(self, found: Finding, damaged: bool) -> None:
-        """Add a finding. All findings about files are kept, since the index depends on them."""
+        """Add a finding. All findings about files are kept, because the index needs them."""
         kept = self.damaged if damaged else self.unchecked
         if found.part == "archive" or len(kept) < ENTRY_FINDINGS:
             kept.append(found)
@@ -42,7 +42,7 @@ class Portion:
             self.more += 1
 
     def add(self, position: int, counts: FileCounts, *, alone: bool) -> None:
-        """Add a file that was read. `alone`: the file before it was not, so that a new range begins."""
+        """Add a checked file. `alone`: the file before it was not checked, so a new range begins."""
         self.counts.add(counts)
         if alone or not self.ranges:
             self.ranges.append([position, position])
@@ -51,12 +51,12 @@ class Portion:
 
     @property
     def has_something(self) -> bool:
-        """Whether an entry would say anything."""
+        """Whether there is anything to record."""
         return bool(self.ranges or self.damaged or self.unchecked)
 
     @property
     def is_full(self) -> bool:
-        """Whether it should be recorded now."""
+        """Whether it is large enough to be recorded now."""
         return (
             self.counts.files >= PORTION_FILES
             or len(self.damaged) + len(self.unchecked) >= PORTION_FINDINGS
@@ -65,9 +65,9 @@ class Portion:
 
 
 class Recording:
-    """The `verified` entries of one verification, each about what was seen since the one before it.
+    """Appends the `verified` entries of one verification, each with the results since the one before.
 
-    Findings of the report arrive by themselves; files by `add`. `append` None: nothing is recorded.
+    Findings are taken from the report as they are added to it; files are passed to `add`. `append` None: record nothing.
     """
 
     def __init__(self, append: Append | None, report: VerifyReport, options: VerifyOptions) -> None:
@@ -78,21 +78,21 @@ class Recording:
         report.found.on_found = self._portion.take
 
     def add(self, position: int, counts: FileCounts, *, alone: bool) -> None:
-        """A file was read; an entry is appended when there is enough for one. `alone`: the file before it was not read."""
+        """Add a checked file, and append an entry if there is enough for one. `alone`: the file before it was not checked."""
         self._portion.add(position, counts, alone=alone)
         if self._portion.is_full:
             self._close(complete=False)
 
     def end_if_damaged(self) -> None:
-        """Append nothing more once the ledger is found damaged, or the mirror: a new entry would make it worse."""
+        """Stop recording if ledger or mirror is damaged: a new entry could make the damage worse."""
         if self._append is not None and any(
             each.part in {"ledger", "mirror"} and each.code != MIRROR_LAGS for each in self._report.found.damaged
         ):
             self._append = None
-            self._report.not_recorded = "nothing is appended to a ledger that is damaged, or beside a mirror that is"
+            self._report.not_recorded = "ledger or mirror is damaged, so nothing is appended"
 
     def finish(self) -> None:
-        """Append the last entry; after an interruption only if it would say anything."""
+        """Append the last entry; after an interruption, only if there is anything to record."""
         if not self._report.interrupted or self._portion.has_something:
             self._close(complete=not self._report.interrupted)
 
@@ -117,7 +117,7 @@ class Recording:
 
 
 def payload_of(by: str, began: str, scope: VerifiedScope, portion: Portion, *, complete: bool) -> VerifiedPayload:
-    """The payload of a `verified` entry about a portion."""
+    """Return the payload of a `verified` entry for a portion."""
     return VerifiedPayload(
         by=by,
         began=began,

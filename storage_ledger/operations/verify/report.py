@@ -1,4 +1,4 @@
-"""What a verification reports: its progress, and its result."""
+"""The progress and the result of a verification."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from storage_ledger.operations.verify.findings import Findings
 
 @dataclass(frozen=True, slots=True)
 class VerifyProgress:
-    """How far one part is. `total` None: unknown. `bytes` and `total_bytes`: of files; 0 and None for the other parts."""
+    """The progress of one part. `total` None: unknown. `bytes`, `total_bytes`: for the part `files`; else 0 and None."""
 
     part: str
     done: int
@@ -21,10 +21,10 @@ class VerifyProgress:
 
 @dataclass(slots=True)
 class VerifyReport:
-    """The result. `up_to`: the position by which everything was judged. `parts`: what was checked, whole or in part.
+    """The result. `up_to`: the ledger's position at the start, up to which everything was checked; `parts`: the finished parts.
 
-    `recorded`: positions of the `verified` entries; `not_recorded`: why there are none, or no more. `interrupted`: it was
-    stopped before everything was checked.
+    `recorded`: positions of the `verified` entries; `not_recorded`: why recording stopped. `interrupted`: it was stopped
+    before everything was checked.
     """
 
     began: str

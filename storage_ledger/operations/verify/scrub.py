@@ -1,4 +1,4 @@
-"""Reads the archive slowly, again and again, while the service runs; the files that were verified longest ago come first."""
+"""The background scrub: verify archived files at a limited rate while the service runs, longest-unverified files first."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from storage_ledger.system.metrics import Metrics
 from storage_ledger.system.rate_limit import Pace
 
 ROUND_S = 86_400.0
-"""No file is read more often than this: a small archive would be read, and entries appended, without end."""
+"""Each file is read at most once in this time; otherwise a small archive would be read, and entries appended, constantly."""
 
 PORTION_S = 3600.0
 LOOK_EVERY_S = 60.0
@@ -35,7 +35,7 @@ _LEFT = "SELECT position FROM files WHERE (verified_at IS NULL OR verified_at < 
 
 
 class Scrub:
-    """One reader. A finding becomes part of a `verified` entry, a line in the log and a metric; nothing is repaired."""
+    """The scrub's thread. Each finding goes into a `verified` entry, the log and a metric; nothing is repaired."""
 
     def __init__(
         self,
@@ -50,15 +50,15 @@ class Scrub:
         self._ledger = ledger
         self._paths = paths
         self._rate = rate
-        self._pace: Pace | None = None  # one for all portions: each of them would begin with a burst
+        self._pace: Pace | None = None  # kept across portions, since a new one starts with a burst
         self._metrics = metrics
         self._clock = clock
         self._index_position = index_position
         self._began: str | None = None  # of the current round
-        self._unreadable: dict[int, str] = {}  # what could not be read, and when: it remains the oldest
+        self._unreadable: dict[int, str] = {}  # unreadable files, with the time of the attempt; they stay the oldest, so they are skipped
 
     def run(self, stop: threading.Event) -> None:
-        """Run until `stop` is set; end within a second, and record what was read. With `rate` 0 only wait."""
+        """Run until `stop` is set, then record the results so far and return within a second. With `rate` 0 only wait."""
         if self._rate <= 0:
             stop.wait()
             return
@@ -72,15 +72,16 @@ class Scrub:
             stop.wait(wait_s)
 
     def portion(self, stop: threading.Event) -> float:
-        """Read the oldest files, for up to an hour or 10,000 files, and record that. Returns how many seconds to wait before the next.
+        """Verify the longest-unverified files for up to an hour or 10,000 files, and record the results.
 
-        Raises `Retryable` while the archive is away, and `LedgerError`: the files are then read again.
+        Returns how many seconds to wait before the next portion. Raises `Retryable` while the archive is unavailable, and
+        `LedgerError`; the files are then read again.
         """
         now = rfc3339(self._clock())
         self._unreadable = {position: at for position, at in self._unreadable.items() if at > later(now, -ROUND_S)}
         last = self._ledger.last()
         if last is None or self._index_position() < last.position:
-            return 1.0  # the index says which are oldest once it has followed up to the last portion
+            return 1.0  # the index knows which files are oldest only after it has indexed the last portion
         rows = ask_files(self._paths.index_file, self._ledger, _OLDEST, len(self._unreadable) + 1) or []
         oldest = [row for row in rows if row[0] not in self._unreadable]
         if not oldest:
@@ -126,7 +127,7 @@ class Scrub:
                     self._one(files, file, portion)
                 after = end
         except Stopped:
-            return  # the file that was being read does not count
+            return  # the unfinished file is not counted
 
     def _one(self, files: Files, file: BelievedFile, portion: Portion) -> None:
         counts = FileCounts()
@@ -158,7 +159,7 @@ class Scrub:
             self._metrics.scrubbed.set(instant(entry.recorded_at).timestamp())
 
     def _remember(self) -> None:
-        """Continue the round that an earlier process began."""
+        """Find the round that an earlier process began, to continue it."""
         newest = True
         for entry in self._ledger.of_no_study((Kind.VERIFIED.value,), 10_000):
             verified = readable(entry)

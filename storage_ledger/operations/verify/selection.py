@@ -1,4 +1,4 @@
-"""What a verification looks at: where everything is, and which files are read."""
+"""The options of a verification, and the selection of the files to read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from storage_ledger.system.sqlite import connect, is_regular, sqlite
 
 @dataclass(frozen=True, slots=True)
 class VerifyPaths:
-    """Where everything is. `serving`: whether `serve` runs at the moment."""
+    """Where ledger, index and archive are. `serving`: returns whether `serve` is running now."""
 
     ledger_file: Path
     index_file: Path
@@ -28,17 +28,17 @@ class VerifyPaths:
 
     @classmethod
     def of(cls, settings: Settings) -> VerifyPaths:
-        """As the settings say."""
+        """Take the paths from the settings."""
         return cls(settings.ledger_file, settings.index_file, settings.archive_path, partial(locks.is_held, settings.lock_file))
 
 
 @dataclass(frozen=True, slots=True)
 class VerifyOptions:
-    """What is checked. `study_id`: only this study.
+    """What to check. `study_id`: only this study.
 
-    `sample`: only so many files, or (below 1) that share of them; `older_than`: only files not verified since (RFC 3339).
-    `rate`: bytes read per second at most, 0 for no limit. `settle_s`: how long a running service gets to finish what it is
-    doing.
+    `sample`: a number of files or, below 1, a fraction of them; `older_than`: only files not verified since (RFC 3339).
+    `rate`: bytes read per second, at most (0: no limit). `settle_s`: how long to wait for a running service to finish what
+    would look like damage.
     """
 
     study_id: str | None = None
@@ -49,7 +49,7 @@ class VerifyOptions:
 
     @property
     def selection(self) -> str:
-        """How the files are selected, as `verified` entries name it."""
+        """The kind of selection as stored in `verified` entries."""
         if self.study_id is not None:
             return "study"
         if self.sample is not None:
@@ -58,7 +58,7 @@ class VerifyOptions:
 
 
 class FileSelection:
-    """Which files are read. `files` and `bytes`: how many there will be, as far as the index knows; otherwise None."""
+    """Selects the files to read. `files` and `bytes`: how many there will be, according to the index; None without one."""
 
     def __init__(self, options: VerifyOptions, index_file: Path, reader: UntrustingReader, chance: Callable[[], float]) -> None:
         self._options = options
@@ -72,9 +72,7 @@ class FileSelection:
         if rows is not None:
             self.files, self.bytes = rows[0]
         elif options.older_than is not None:
-            raise LedgerUnusable(
-                "index-missing", "index.db knows when a file was last read, and cannot be read: start `storage-ledger serve`"
-            )
+            raise LedgerUnusable("index-missing", "--older-than needs index.db, which cannot be read: start `storage-ledger serve`")
         self._left = self.files if self.files is not None else _count(reader)
         if options.sample is not None:
             self._wanted = round(options.sample if options.sample >= 1 else options.sample * self._left)
@@ -84,7 +82,7 @@ class FileSelection:
             self.files = self._wanted
 
     def of(self, after: int, up_to: int) -> Callable[[BelievedFile], bool]:
-        """A function that says whether a file between these positions is read; call it once for each, in order."""
+        """Return a function that says whether to read a file between these positions; call it once per file, in order."""
         recent: set[int] = set()
         if self._options.older_than is not None:
             sql = f"SELECT position FROM files WHERE position > ? AND position <= ? AND {self._recent}"  # noqa: S608 - constants
@@ -98,7 +96,7 @@ class FileSelection:
         return take
 
     def _draw(self) -> bool:
-        """Every file is equally likely, and exactly the wanted number is drawn (Knuth, selection sampling)."""
+        """Draw exactly the wanted number of files, each with equal probability (Knuth, TAOCP 3.4.2, algorithm S)."""
         if self._wanted <= 0:
             return False
         drawn = self._chance() * max(self._left, 1) < self._wanted

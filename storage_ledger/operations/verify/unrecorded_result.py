@@ -1,4 +1,4 @@
-"""What a verification found and could not record: kept in a file beside the ledger until a later one is recorded."""
+"""Findings that could not be recorded in the ledger: kept in a file beside it until a later verification is recorded."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ WHEN, COUNTS = "recorded_at", "findings"
 
 @dataclass(frozen=True, slots=True)
 class Unrecorded:
-    """`counts`: findings by code. `at`: when the verification ended, RFC 3339; "" where the file cannot be read."""
+    """`counts`: findings by code. `at`: when the verification ended, RFC 3339; "" if the file cannot be read."""
 
     counts: Counter[str]
     at: str
 
 
 def keep(ledger_folder: Path, counts: Mapping[str, int], at: str) -> None:
-    """Replace what an earlier verification left. Not durable: a new verification would find it again. Raises `OSError`."""
+    """Write the file, replacing an earlier one. Not durable: a new verification would find the same. Raises `OSError`."""
     file = ledger_folder / FILE
     part = file.with_suffix(".part")
     part.unlink(missing_ok=True)
@@ -33,12 +33,12 @@ def keep(ledger_folder: Path, counts: Mapping[str, int], at: str) -> None:
 
 
 def forget(ledger_folder: Path) -> None:
-    """Remove the file: a complete verification was recorded."""
+    """Remove the file, once a complete verification has been recorded."""
     (ledger_folder / FILE).unlink(missing_ok=True)
 
 
 def kept(ledger_folder: Path) -> Unrecorded | None:
-    """None if there is no such file."""
+    """Return the file's content; None if there is no file."""
     try:
         text = (ledger_folder / FILE).read_bytes()
     except FileNotFoundError:

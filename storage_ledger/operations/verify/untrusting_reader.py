@@ -1,4 +1,4 @@
-"""Reads the ledger's rows without trusting them: nothing here fails on a damaged row, and nothing writes."""
+"""Read ledger rows without assuming they are valid; nothing here fails on a damaged row or writes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BATCH = 500
 
 @dataclass(frozen=True, slots=True)
 class BelievedFile:
-    """A file that the ledger says is archived. `position`: of the first `archived` entry with this name in its study."""
+    """An archived file according to the ledger. `position`: of the first `archived` entry with this name in its study."""
 
     study_id: str
     name: str
@@ -34,9 +34,10 @@ class BelievedFile:
 
 @dataclass(frozen=True, slots=True)
 class BelievedStudy:
-    """A study by its whole entries: its fold, its files by name, the message that metadata.json speaks of.
+    """A study computed from its undamaged entries.
 
-    `files`: in the order of their positions; `whole`: none of its entries is damaged beyond what the mirror knows.
+    `files`: by name, ordered by position; `speaker`: the message from which metadata.json is made; `whole`: every damaged entry
+    could be taken from the mirror.
     """
 
     study: Study
@@ -46,10 +47,10 @@ class BelievedStudy:
 
 
 class UntrustingReader:
-    """Reads ledger.db by a connection of its own, in short statements, in one thread at a time.
+    """Reads ledger.db through its own connection, with short statements, from one thread at a time.
 
-    `repaired`: what the mirror has in place of entries that are damaged or gone (None: nothing is known). The reading
-    methods give the entry from there, so that damage in the ledger is reported once, and not again by what follows from it.
+    `repaired`: for each damaged or missing entry the mirror's copy, or None. The methods return that copy, so that damage in
+    the ledger is reported once and not again by every later part.
     """
 
     def __init__(self, path: Path) -> None:
@@ -62,22 +63,22 @@ class UntrustingReader:
         self._connection.text_factory = as_it_is
 
     def close(self) -> None:
-        """Release the file."""
+        """Close the connection."""
         self._connection.close()
 
     def sql(self, statement: str, *values: object) -> list[Any]:
-        """All rows of one statement. Raises as the ledger does."""
+        """Return all rows of one statement. Raises the same errors as the ledger."""
         with errors_mapped():
             return list(self._connection.execute(statement, values))
 
     def stream(self, statement: str, *values: object) -> Iterator[Any]:
-        """The same, row by row, as of the moment when the statement began."""
+        """Yield the rows one by one, as of the moment the statement began."""
         with errors_mapped():
             yield from self._connection.execute(statement, values)
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
-        """Everything read inside is as of one moment. Keep it short: the WAL grows meanwhile."""
+        """Read everything inside from one snapshot. Keep it short: the WAL grows meanwhile."""
         with errors_mapped():
             self._connection.execute("BEGIN")
         try:
@@ -87,7 +88,7 @@ class UntrustingReader:
 
     @contextmanager
     def interruptible(self, stopped: Any) -> Iterator[None]:
-        """Long statements inside end (`ledger-…` errors) soon after `stopped()` is true."""
+        """Abort long statements inside (with a `ledger-…` error) soon after `stopped()` returns true."""
         self._connection.set_progress_handler(lambda: int(stopped()), 100_000)
         try:
             yield
@@ -95,11 +96,11 @@ class UntrustingReader:
             self._connection.set_progress_handler(None, 0)
 
     def last(self) -> int:
-        """The last position; 0 of an empty ledger."""
+        """Return the last position; 0 for an empty ledger."""
         return int(self.sql("SELECT coalesce(max(position), 0) FROM entries")[0][0])
 
     def rows(self, after: int, up_to: int, limit: int = BATCH) -> list[Entry]:
-        """Entries in order, damaged or not."""
+        """Return entries in order, damaged or not."""
         found = self.sql(
             f"SELECT {COLUMNS} FROM entries WHERE position > ? AND position <= ? ORDER BY position LIMIT ?",  # noqa: S608 - constants
             after,
@@ -109,13 +110,13 @@ class UntrustingReader:
         return [Entry(*row) for row in found]
 
     def leaves(self, after: int, limit: int) -> list[tuple[int, bytes]]:
-        """Position and leaf hash as they are, in order."""
+        """Return positions and leaf hashes in order, damaged or not."""
         return [(row[0], row[1]) for row in self.sql(
             "SELECT position, leaf_hash FROM entries WHERE position > ? ORDER BY position LIMIT ?", after, limit
         )]  # fmt: skip
 
     def get(self, position: int) -> Entry | None:
-        """One entry, if it can be believed."""
+        """Return one entry, from the mirror if it is damaged here; None if neither has it undamaged."""
         if position in self.repaired:
             return self.repaired[position]
         found = self.sql(f"SELECT {COLUMNS} FROM entries WHERE position = ?", position)  # noqa: S608 - constants
@@ -123,7 +124,7 @@ class UntrustingReader:
         return entry if entry is not None and not faults(entry) else None
 
     def believed(self, after: int, up_to: int) -> Iterator[Entry]:
-        """Entries in order; one that is damaged or gone as the mirror has it, or left out."""
+        """Yield entries in order; a damaged or missing one is taken from the mirror or left out."""
         while after < up_to:
             rows = self.rows(after, up_to)
             end = rows[-1].position if len(rows) == BATCH else up_to
@@ -131,7 +132,7 @@ class UntrustingReader:
             after = end
 
     def archived(self, after: int, up_to: int, limit: int = BATCH) -> tuple[list[Entry], int]:
-        """`archived` entries in order that can be believed, and the position up to which these are all."""
+        """Return undamaged `archived` entries in order, and the position up to which the list is complete."""
         rows = [
             Entry(*row)
             for row in self.sql(
@@ -146,7 +147,7 @@ class UntrustingReader:
         return [entry for entry in self._merged(rows, after, end) if entry.kind == Kind.ARCHIVED], end
 
     def study(self, study_id: str) -> BelievedStudy:
-        """What follows from a study's entries as they are now."""
+        """Compute a study from its current entries."""
         study, files, whole = Study(study_id), dict[str, BelievedFile](), True
         for entry in self.of_study(study_id):
             if faults(entry):
@@ -154,7 +155,7 @@ class UntrustingReader:
                 continue
             try:
                 study.apply(entry)
-            except (KeyError, UnreadablePayload):  # its `described` is lost, or its payload is not one of its kind
+            except (KeyError, UnreadablePayload):  # its `described` is lost, or its payload does not fit its kind
                 whole = False
                 continue
             if entry.kind == Kind.ARCHIVED:
@@ -166,7 +167,7 @@ class UntrustingReader:
         return BelievedStudy(study, files, said, whole)
 
     def names(self, study_id: str) -> set[str] | None:
-        """Of the study's archived files, by their entries as they are. None: only `study` can tell."""
+        """Return the names of the study's archived files, quickly; None if that needs `study`, because of damaged entries."""
         sql = (
             "SELECT CASE WHEN json_valid(payload) THEN json_extract(payload, '$.file.name') END FROM entries "
             "WHERE study_id = ? AND kind = ?"
@@ -175,7 +176,7 @@ class UntrustingReader:
         return None if self.repaired or not all(isinstance(name, str) for name in found) else found
 
     def is_placing(self, study_id: str) -> bool:
-        """Whether something of the study is still to be placed: its folder may then be ahead of the ledger."""
+        """Return whether the study has a `place` work item: its folder may then be ahead of the ledger."""
         return bool(
             self.sql(
                 "SELECT 1 FROM entries e JOIN pending p ON p.position = e.position WHERE e.study_id = ? AND p.stage = 'place' LIMIT 1",
@@ -184,7 +185,7 @@ class UntrustingReader:
         )
 
     def of_study(self, study_id: str) -> Iterator[Entry]:
-        """Its entries in order, a few hundred in memory; those that are damaged or gone as the mirror has them, if it does."""
+        """Yield a study's entries in order, a few hundred in memory; damaged or missing ones as the mirror has them, if it does."""
         rows = self.sql("SELECT position FROM entries WHERE study_id = ?", study_id)
         ours = {position: entry for position, entry in self.repaired.items() if entry is not None and entry.study_id == study_id}
         for batch in batches(sorted({row[0] for row in rows} | ours.keys()), BATCH):
@@ -195,7 +196,7 @@ class UntrustingReader:
                     yield entry
 
     def _at(self, positions: Iterable[int]) -> list[Entry]:
-        """The entries at these positions as they are; one statement text for any number of them."""
+        """Return the entries at these positions, damaged or not; one statement text for any number of positions."""
         sql = f"SELECT {COLUMNS} FROM entries WHERE position IN (SELECT value FROM json_each(?))"  # noqa: S608 - constants
         return [Entry(*row) for row in self.sql(sql, json.dumps(list(positions)))]
 

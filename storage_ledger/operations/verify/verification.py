@@ -1,14 +1,14 @@
-"""One verification: the ledger, the mirror, the archive and the index, each compared with the others, part by part.
+"""One verification: compare ledger, mirror, archive and index with each other, part by part.
 
-    ledger      by itself: schema, meta, SQLite's own check, every entry
+    ledger      by itself: schema, meta, SQLite's integrity check, every entry
     mirror      every byte, against the ledger
-    pending     the work queue, against the fold of the entries
+    pending     the work queue, against the entries
     files       each archived file, and metadata.json
-    strangers   files and folders in the archive that the ledger does not know
-    index       against a fresh fold
+    strangers   unexpected files and folders in the archive: not in the ledger
+    index       against a freshly built index
 
-Damage is reported once, by the part that has it: for all later parts, an entry that is damaged in the ledger is taken from
-the mirror. Nothing is repaired.
+Damage is reported once, for the part where it is: later parts take a damaged entry of the ledger from the mirror. Nothing is
+repaired.
 """
 
 from __future__ import annotations
@@ -35,11 +35,14 @@ from storage_ledger.operations.verify.work_queue import WorkQueueCheck
 from storage_ledger.system.rate_limit import Pace
 
 PARTS = ("ledger", "mirror", "pending", "files", "strangers", "index")
-"""In this order; the names are those in `verified` entries."""
+"""The parts in their order, by their names in `verified` entries."""
+
+
+NOT_RELIABLE = "some entries of the ledger are damaged and not in the mirror"
 
 
 class Verification:
-    """`run` once. `append` appends a `verified` entry and returns its position; None: nothing is recorded."""
+    """One verification: call `run` once. `append` appends a `verified` entry and returns its position; None: record nothing."""
 
     def __init__(
         self,
@@ -99,7 +102,7 @@ class Verification:
         self._identify(damage)
         if damage.overflow:
             for part in PARTS[1:]:
-                found.unseen("ledger-damaged", part, detail="too much of the ledger is damaged to judge by it")
+                found.unseen("ledger-damaged", part, detail="too much of the ledger is damaged to compare with it")
             report.parts.append("ledger")
             return
         ledger.check_keys(self._reader, found, damage, report.up_to)
@@ -120,7 +123,7 @@ class Verification:
                 ledger.check_entry(entry, report.found)
         report.parts.append("ledger")
         if not known:
-            raise LedgerUnusable("study-unknown", f"the ledger knows no study {study_id}")
+            raise LedgerUnusable("study-unknown", f"no study {study_id} in the ledger")
         self._recording.end_if_damaged()
         archive = self._opened_archive()
         if archive is None:
@@ -135,7 +138,7 @@ class Verification:
         report.parts.append("strangers")
 
     def _identify(self, damage: ledger.Damage) -> None:
-        """Find out which ledger this is, and what the mirror has in place of entries that are damaged or gone."""
+        """Determine the ledger_id, and get the mirror's copies of damaged and missing entries."""
         ids = self._reader.sql("SELECT value FROM meta WHERE name = 'ledger_id'")
         self._ledger_id = ids[0][0] if ids else ""
         try:
@@ -144,13 +147,13 @@ class Verification:
             self._reader.repaired = dict.fromkeys(damage.positions)
             return  # `_mirror` reports why
         if not ids and looked.ledger_id is not None:
-            self._ledger_id = looked.ledger_id  # that it is gone has been reported
+            self._ledger_id = looked.ledger_id  # the missing ledger_id has been reported
         elif looked.ledger_id not in {None, self._ledger_id}:
             common = min(looked.position, self._report.up_to)
             theirs = reader.entries_at(self._paths.archive_root, {1, common})
             ours = {position: self._reader.get(position) for position in theirs}
             if theirs and all(own is not None and own.leaf_hash == theirs[p].leaf_hash for p, own in ours.items()):
-                self._report.found.report("meta-changed", "ledger", path=ledger.FILE, detail="its ledger_id is not that of the mirror")
+                self._report.found.report("meta-changed", "ledger", path=ledger.FILE, detail="its ledger_id differs from the mirror's")
                 self._ledger_id = looked.ledger_id or ""
             else:
                 self._reader.repaired = dict.fromkeys(damage.positions)
@@ -166,15 +169,15 @@ class Verification:
             self._report.found.report("mirror-ahead", "ledger", position=last + 1, path=ledger.FILE, detail=text)
 
     def _mirror(self) -> bool:
-        """Whether there is a mirror of this ledger."""
+        """Check the mirror; return whether there is one of this ledger."""
         found, root = self._report.found, self._paths.archive_root
         before = self._reader.last()
-        while before in self._reader.repaired:  # what is not in the ledger is not mirrored either
+        while before in self._reader.repaired:  # an entry missing from the end of the ledger cannot be mirrored
             before -= 1
         try:
             looked = reader.look(root)
             if looked.ledger_id not in {None, self._ledger_id}:
-                text = f"it is that of ledger {looked.ledger_id}, this one is {self._ledger_id}"
+                text = f"it belongs to ledger {looked.ledger_id}; this ledger is {self._ledger_id}"
                 found.report("mirror-foreign", mirror.PART, path=LEDGER_FOLDER, detail=text)
                 return False
             check = mirror.MirrorCheck(
@@ -191,7 +194,7 @@ class Verification:
             if before and root.is_dir():
                 found.report("mirror-missing", mirror.PART, path=LEDGER_FOLDER, detail="there is no mirror. Is this the right volume?")
             elif before:
-                found.unseen("archive-missing", mirror.PART, path=LEDGER_FOLDER, detail="ARCHIVE_PATH is not there")
+                found.unseen("archive-missing", mirror.PART, path=LEDGER_FOLDER, detail="ARCHIVE_PATH does not exist")
             return before == 0
         except OSError as error:
             found.unseen("mirror-io", mirror.PART, path=LEDGER_FOLDER, detail=error.strerror or "")
@@ -200,7 +203,7 @@ class Verification:
         return True
 
     def _judge_end_of_mirror(self, state: mirror.CheckedMirror, before: int) -> None:
-        """What follows the last batch, and what is not mirrored yet, may be under way: look again before it is told."""
+        """Report an incomplete end only after waiting: `serve` may be mirroring entries now."""
         now: mirror.CheckedMirror | MirrorEnd = state
         waited = 0.0
         most = self._options.settle_s if self._paths.serving() else min(1.0, self._options.settle_s)
@@ -212,15 +215,15 @@ class Verification:
         if state.reported:
             return
         if now.position < before:
-            text = f"nothing after position {now.position} is mirrored; the ledger goes up to {before}"
+            text = f"the mirror ends at position {now.position}, the ledger at {before}"
             self._report.found.report("mirror-lags", mirror.PART, position=now.position + 1, path=state.path, detail=text)
         elif now.tail:
-            text = "something follows the last batch"
+            text = "unexpected data after the last batch"
             self._report.found.report("mirror-damaged", mirror.PART, position=now.position + 1, path=state.path, detail=text)
 
     def _pending(self) -> None:
         if None in self._reader.repaired.values():
-            self._report.found.unseen("ledger-damaged", "pending", path=ledger.FILE, detail="not all of the ledger can be believed")
+            self._report.found.unseen("ledger-damaged", "pending", path=ledger.FILE, detail=NOT_RELIABLE)
             return
         work_items = WorkQueueCheck(self._reader)
         for entry in self._reader.believed(0, self._report.up_to):
@@ -245,8 +248,8 @@ class Verification:
         try:
             self._all_files(self._files(archive))
             self._report.parts.append("files")
-            strangers = UntrackedFiles(self._reader, archive, self._report.found, serving=self._paths.serving)
-            for count in strangers.all():
+            untracked = UntrackedFiles(self._reader, archive, self._report.found, serving=self._paths.serving)
+            for count in untracked.all():
                 self._check_stop()
                 self._on_progress(VerifyProgress("strangers", count))
             self._report.parts.append("strangers")
@@ -275,7 +278,7 @@ class Verification:
             after = end
 
     def _read(self, files: Files, file: BelievedFile, *, alone: bool) -> None:
-        """Read one file. `alone`: the one before it was not read."""
+        """Check one file. `alone`: the one before it was not checked."""
         self._check_stop()
         counts = FileCounts()
         files.check(file, counts)
@@ -288,7 +291,7 @@ class Verification:
     def _index(self) -> None:
         found = self._report.found
         if None in self._reader.repaired.values():
-            found.unseen("ledger-damaged", index.PART, path=index.FILE, detail="not all of the ledger can be believed")
+            found.unseen("ledger-damaged", index.PART, path=index.FILE, detail=NOT_RELIABLE)
             return
         try:
             index.check_index(
@@ -307,7 +310,7 @@ class Verification:
             return
         self._report.parts.append("index")
 
-    # -- what they share
+    # -- shared by the parts
 
     def _opened_archive(self) -> FixityReader | None:
         try:

@@ -1,8 +1,7 @@
-"""`pending` against the fold of the entries: no work item is missing, and none is there without a reason.
+"""Check the work queue (table `pending`) against the entries: no work item is missing, and none is unexplained.
 
-For `place` and `tell` the entries say which rows must be there. `remove` and `confirm` end without an entry: only rows that
-can have no reason are reported. Some rows may be there or not (a redelivery that was judged together with the first); they
-are ignored.
+For `place` and `tell`, the entries say which rows must exist. `remove` and `confirm` end without an entry, so only impossible
+rows are reported. Rows that may or may not exist (a redelivery that was processed together with the first message) are ignored.
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ from storage_ledger.operations.verify.untrusting_reader import UntrustingReader
 PART = "ledger"
 FILE = "ledger.db"
 FAR_S = 86_400.0
-"""No backoff is as long as this: a row that waits longer waits for nothing."""
+"""No backoff is this long: a row with a later time is wrong."""
 
 
 class WorkQueueCheck:
-    """The fold. `apply` every entry in order; then `judge` the rows. Takes memory for open work only."""
+    """Call `apply` with every entry in order, then `judge` with the rows. Holds only open work items in memory."""
 
     def __init__(self, reader: UntrustingReader) -> None:
         self._reader = reader
-        self._place: dict[int, tuple[str, str, str]] = {}  # position of a `described` → study, upload, digest of the message
+        self._place: dict[int, tuple[str, str, str]] = {}  # position of a `described` → study, upload, SHA-256 of the message
         self._by_upload: dict[tuple[str, str], list[int]] = {}
         self._perhaps: set[int] = set()
         self._tell: dict[int, str | None] = {}
@@ -56,7 +55,7 @@ class WorkQueueCheck:
                     self._tell.pop(position, None)
 
     def judge(self, rows: list[Any], found: Findings, now: datetime) -> None:
-        """Compare with the rows of `pending` (position, stage, not_before, attempts) of the same moment."""
+        """Compare with the rows of `pending` (position, stage, not_before, attempts), read in the same snapshot."""
         there = {(row[0], row[1]) for row in rows}
         for position, (study_id, _, _) in self._place.items():
             if (position, Stage.PLACE.value) not in there and position not in self._perhaps:
@@ -78,7 +77,7 @@ class WorkQueueCheck:
                 )
 
     def _described(self, entry: Entry) -> None:
-        if entry.data["source"] != "adopt":  # then nothing was uploaded: it lies in the archive already
+        if entry.data["source"] != "adopt":  # an adopted file was in the archive already; nothing was uploaded
             self._open(entry)
 
     def _open(self, described: Entry) -> None:
@@ -108,17 +107,20 @@ class WorkQueueCheck:
             if entry.kind == Kind.ARCHIVED and not self._contradicted(cause, known, position):
                 self._close(position)
             else:
-                self._perhaps.add(position)  # those that were at hand went with the first, others did not
+                self._perhaps.add(position)  # a message recorded by then was answered together with the first; a later one was not
 
     def _repeats(self, cause: int, known: tuple[str, str, str], before: int) -> list[int]:
-        """Those that wait, and that this outcome answers too."""
+        """Return the waiting messages that this outcome may answer, too."""
         _, path, raw_sha256 = known
         waiting = takewhile(lambda position: position < before, self._by_upload.get(known[:2], []))
         others = (DescribedUpload(position, path, self._place[position][2]) for position in waiting)
         return repeats_of(DescribedUpload(cause, path, raw_sha256), others)
 
     def _contradicted(self, cause: int, known: tuple[str, str, str], position: int) -> bool:
-        """Whether a message between the two said something else of that upload, and was answered before: earlier programs overlooked it."""
+        """Return whether a different message about that upload came between the two.
+
+        Earlier versions of this program ignored such a message.
+        """
         study_id, path, raw_sha256 = known
         if cause > position:
             return False
@@ -140,10 +142,10 @@ class WorkQueueCheck:
                 del self._by_upload[known[:2]]
 
     def _trouble(self, position: int, stage: str) -> str | None:
-        """Why there can be no such row; None where there can."""
+        """Return why such a row is impossible; None if it is possible."""
         entry = self._reader.get(position)
         if entry is None:
-            return f"{stage} of an entry that is not there"
+            return f"{stage} for an entry that does not exist"
         match stage:
             case Stage.PLACE:
                 fine = entry.kind == Kind.DESCRIBED and (position in self._place or self._was_archived(entry))
@@ -154,11 +156,11 @@ class WorkQueueCheck:
             case Stage.CONFIRM:
                 fine = entry.kind == Kind.STATUS_SENT and self._is_newest(entry)
             case _:
-                return "no stage of that name"
-        return None if fine else f"nothing makes it necessary to {stage}"
+                return "unknown stage"
+        return None if fine else f"{stage} is not needed"
 
     def _was_archived(self, described: Entry) -> bool:
-        """Then it may be placed once more: something else was found in uploads when the upload was to be removed."""
+        """Return whether it was archived: it may then be placed again, if the upload had changed when it was to be removed."""
         return bool(
             self._reader.sql(
                 "SELECT 1 FROM entries WHERE study_id = ? AND kind = ? AND cause = ? LIMIT 1",
@@ -175,7 +177,7 @@ class WorkQueueCheck:
         return not self._reader.sql(sql, told.study_id, Kind.STATUS_SENT.value, told.position)
 
     def _moot(self, position: int, study_id: str | None) -> bool:
-        """`failed` for a rejected message need not be told once its study was described after all."""
+        """Return whether a rejected message's status need not be sent, because its study was described after all."""
         entry = self._reader.get(position)
         return entry is not None and entry.kind == Kind.REJECTED and study_id is not None and self._knows(study_id, None)
 
@@ -185,16 +187,16 @@ class WorkQueueCheck:
 
 
 def _missing(found: Findings, position: int, study_id: str | None, stage: Stage) -> None:
-    text = f"pending: nobody is responsible any more to {stage.value}"
+    text = f"pending: no work item {stage.value}"
     found.report("duty-missing", PART, position=position, study_id=study_id, path=FILE, detail=text)
 
 
 def _odd(stage: str, not_before: object, attempts: object, now: datetime) -> str | None:
     if not isinstance(attempts, int) or attempts < 0:
-        return "attempts is no count"
+        return "attempts is not a count"
     try:
         due = instant(str(not_before))
         away_s = (due - now).total_seconds()
     except (ValueError, TypeError):
-        return "not_before is no time"
-    return "it waits for more than a day" if away_s > FAR_S and stage != Stage.CONFIRM else None
+        return "not_before is not a time"
+    return "not_before is more than a day ahead" if away_s > FAR_S and stage != Stage.CONFIRM else None
