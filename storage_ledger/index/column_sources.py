@@ -1,4 +1,4 @@
-"""Which value of a message, or of a file's header, gets into which column of `studies` and `files`."""
+"""Which value of a message or of a file's header goes into which column of `studies` and `files`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from storage_ledger.index.columns import FILE, STUDY, FileColumn, StudyColumn
 
-# index column ← (group of the message, key in it, keyword of the header). Who the patient is: see `rows`.
+# index column ← (group in the message, key in the group, DICOM keyword in the header). For the patient, see `rows`.
 DESCRIPTIVE = {
     "study_instance_uid": ("study_info", "study_instance_uid", "StudyInstanceUID"),
     "study_date": ("study_info", "study_date", "StudyDate"),
@@ -45,9 +45,9 @@ FROM_HEADER = {
 }
 WHOLE_NUMBERS = frozenset({"instance_number", "rows", "columns", "frames", "series_number"})
 
-WHOLE = 1 << 53  # below that every JSON reader has the same number
+WHOLE = 1 << 53  # every JSON reader reads integers below this exactly
 
-# The loops below run for every entry of the ledger in a rebuild: they have nothing left to look up.
+# A rebuild loops over these for every entry in the ledger, so columns are looked up once, here.
 FROM_MESSAGE: tuple[tuple[str, tuple[tuple[StudyColumn[str | None], str], ...]], ...] = tuple(
     (group, tuple((getattr(STUDY, column), key) for column, (of, key, _) in DESCRIPTIVE.items() if of == group))
     for group in dict.fromkeys(group for group, _, _ in DESCRIPTIVE.values())
@@ -67,7 +67,7 @@ FILE_FROM_STUDY: tuple[tuple[FileColumn[str | None], StudyColumn[str | None]], .
 
 
 def whole_number(value: Any) -> int | None:
-    """The number in a value of a header, of several the first; None where it is none, or too large."""
+    """Return the integer in a header's value, the first if there are several; None if it is not an integer or too large."""
     if isinstance(value, list):
         value = value[0] if value else None
     try:

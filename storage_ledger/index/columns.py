@@ -1,7 +1,7 @@
 """Where each column is in a row that is held in memory: `row[FILE.sha256]`.
 
-A row is a list of values in the order of its table's columns, as it is written; a column is its number there. A rebuild asks for
-them by the million, so nothing stands in between. mypy knows more: which columns a table has, and what type each value is.
+A row is a plain list of values in the order of its table's columns, and a column is an index into it: a rebuild reads millions of
+them. Only mypy sees more: which columns a table has, and the type of each value.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Value = TypeVar("Value")
 if TYPE_CHECKING:
 
     class Column(int, Generic[Table, Value]):
-        """A column of a table, and the type of its values."""
+        """A column of a table, with the type of its values."""
 
     class Row(list[Any], Generic[Table]):
         """The values of one row of a table."""
@@ -39,7 +39,7 @@ else:
 
 @dataclass(frozen=True, slots=True)
 class StudyColumns:
-    """Of `studies`."""
+    """The columns of `studies`."""
 
     study_id: StudyColumn[str]
     patient_name: StudyColumn[str | None]
@@ -69,7 +69,7 @@ class StudyColumns:
 
 @dataclass(frozen=True, slots=True)
 class UploadColumns:
-    """Of `uploads`."""
+    """The columns of `uploads`."""
 
     study_id: UploadColumn[str]
     upload_path: UploadColumn[str]
@@ -80,7 +80,7 @@ class UploadColumns:
 
 @dataclass(frozen=True, slots=True)
 class FileColumns:
-    """Of `files`."""
+    """The columns of `files`."""
 
     study_id: FileColumn[str]
     name: FileColumn[str]
@@ -132,7 +132,7 @@ def _numbers(table: str) -> dict[str, Any]:
     return {column: number for number, column in enumerate(COLUMNS[table])}
 
 
-# A class that has not the columns of its table fails here.
+# Fails at import if a class and its table have different columns.
 STUDY = StudyColumns(**_numbers("studies"))
 UPLOAD = UploadColumns(**_numbers("uploads"))
 FILE = FileColumns(**_numbers("files"))

@@ -1,4 +1,4 @@
-"""What is made from `files`: `series`, `dicom_studies`, `patients`, `arrivals`, the flags of conflicts, and the search over studies."""
+"""Everything derived from `files`: `series`, `dicom_studies`, `patients`, `arrivals`, conflict flags, and the search over studies."""
 
 from __future__ import annotations
 
@@ -24,12 +24,11 @@ from storage_ledger.index.search import (
 
 
 def refresh(connection: Any, first: int, changed: Sequence[FileRow], before: Sequence[tuple[FileRow, FileRow]], stale: set[str]) -> None:
-    """Bring everything that is derived from `files` up to date with rows that were written just now.
+    """Update everything derived from `files` after rows of it were written.
 
-    `changed`: these rows; those of new files have positions from `first` on. `before`: for files whose header or message was
-    read again, the row as it was and as it is: it may have been of another DICOM study, or another instance. `stale`: UIDs of
-    studies with other flags than before. New files are added to their study; a study is computed again from all its files only
-    where an earlier file has changed.
+    `changed`: these rows; new files have positions from `first` on. `before`: old and new row of each file whose header or message was
+    read again, and which may therefore have moved to another DICOM study or instance. `stale`: UIDs of studies whose flags changed.
+    New files are added to their study; a study is recomputed from all its files only if an earlier file has changed.
     """
     sops = {uid for row in changed if (uid := row[FILE.sop_instance_uid])}
     new = {uid for row in changed if (uid := row[FILE.study_instance_uid]) and row[FILE.position] >= first}
@@ -58,7 +57,7 @@ def refresh(connection: Any, first: int, changed: Sequence[FileRow], before: Seq
 
 
 def _new_words(shown: dict[str, Sequence[Any]], files: Iterable[FileRow]) -> dict[str, list[Sequence[Any]]]:
-    """By study, what new files say of it that its row does not show."""
+    """Return, by study UID, the values of new files that differ from the study's row."""
     found: dict[str, list[Sequence[Any]]] = {}
     for row in files:
         uid, says = row[FILE.study_instance_uid], _said_by(row)
@@ -68,12 +67,12 @@ def _new_words(shown: dict[str, Sequence[Any]], files: Iterable[FileRow]) -> dic
 
 
 def _fills_a_gap(shown: Sequence[Any], files: Iterable[Sequence[Any]]) -> bool:
-    """Whether one of these files says what the study's row has nothing of yet, and so may change what it shows."""
+    """Return whether a file has a value where the study's row has none, so that the row may change."""
     return any(value is not None and other is None for says in files for value, other in zip(says, shown, strict=True))
 
 
 def _each(connection: Any, uids: Iterable[str], statements: Callable[[str], Iterable[str]]) -> list[Any]:
-    """Run the statements for all of these UIDs, some at a time. Returns the rows that they return."""
+    """Run the statements for all UIDs, in groups, and return all rows that they return."""
     found: list[Any] = []
     for some in chunks(uids):
         for statement in statements(in_list(some)):
@@ -82,25 +81,25 @@ def _each(connection: Any, uids: Iterable[str], statements: Callable[[str], Iter
 
 
 def recompute_studies(chosen: str) -> tuple[str, ...]:
-    """SQL that makes `series` and `dicom_studies` again from `files` and `patients`, for the UIDs that `chosen` (a condition) admits."""
+    """Return SQL that recomputes `series` and `dicom_studies` from `files` and `patients` for the UIDs that `chosen` selects."""
     return tuple(f"DELETE FROM {table} WHERE study_instance_uid {chosen}" for table in ("series", "dicom_studies")) + add_files(chosen)  # noqa: S608 - names and marks of ours
 
 
 def recompute_patients(chosen: str) -> tuple[str, ...]:
-    """The same for `patients`, which the flag `patient_differs` is set by: make them first."""
+    """Return SQL that recomputes `patients`. Run it first: the flag `patient_differs` depends on it."""
     return f"DELETE FROM patients WHERE study_instance_uid {chosen}", add_patients(chosen)  # noqa: S608 - the same
 
 
 def add_files(chosen: str, first: int = 1) -> tuple[str, ...]:
-    """SQL that adds the files whose `position` is `first` or later to `dicom_studies` and `series`; the others are in them already.
+    """Return SQL that adds the files with `position` ≥ `first` to `dicom_studies` and `series`, which have the earlier ones already.
 
-    Its cost does not grow with the files that a study has already.
+    The cost does not depend on how many files a study already has.
     """
-    return _add_studies(chosen, first), _add_series(chosen, first)  # the first one asks which series were there before
+    return _add_studies(chosen, first), _add_series(chosen, first)  # in this order: the first asks which series exist already
 
 
 def add_patients(chosen: str, first: int = 1) -> str:
-    """SQL that adds these files to `patients`: one row for each patient that the files of a study name."""
+    """Return SQL that adds these files to `patients`: one row for each patient named by the files of a study."""
     names = ", ".join(f"coalesce({name}, '')" for name in PATIENT)
     return f"""
 INSERT INTO patients SELECT study_instance_uid, {names}, count(*), min(position) FROM {_files(chosen, first)} GROUP BY 1, 2, 3, 4, 5
@@ -108,11 +107,11 @@ ON CONFLICT DO UPDATE SET files = files + excluded.files, first_position = min(f
 
 
 _NO_PATIENT = 1 << 60
-"""Added to the position of a file that has neither name nor ID: any other one comes before it."""
+"""Added to the position of a file with neither name nor ID, so that it sorts after all others."""
 
 
 def _files(chosen: str, first: int) -> str:
-    """The new ones are found by their position: SQLite would read all of the study, or of the table, to have them sorted."""
+    """Return the FROM clause. It forces the index by position: SQLite would otherwise read the whole study or table."""
     if first == 1:
         return f"files n WHERE study_instance_uid {chosen}"
     return f"files n INDEXED BY files_by_position WHERE position >= {first} AND +study_instance_uid {chosen}"
@@ -127,7 +126,7 @@ def _value(column: str) -> str:
 
 
 def _kept(columns: Sequence[str]) -> str:
-    """What an earlier file says stays."""
+    """Return SET clauses that keep values from earlier files."""
     return ", ".join(f"{column} = coalesce({column}, excluded.{column})" for column in columns)
 
 
@@ -149,7 +148,7 @@ def _add_studies(chosen: str, first: int) -> str:
         known_study = f"""WHEN EXISTS (SELECT 1 FROM files e WHERE e.study_id = n.study_id
                AND +e.study_instance_uid = n.study_instance_uid AND +e.position < {first}) THEN NULL"""  # noqa: S608 - a number
         known_series = f"WHEN EXISTS ({of_series}) THEN NULL"
-        # A series has the modality of its first file alone; of files of several modalities, or of no series, one soon matches.
+        # `series` has only its first file's modality, so files are checked too; among several modalities a match is found soon.
         known_modality = f"""AND NOT EXISTS ({of_series} AND s.modality = n.modality)
              AND NOT EXISTS (SELECT 1 FROM files e WHERE e.study_instance_uid = n.study_instance_uid
                AND e.modality = n.modality AND +e.position < {first})"""  # noqa: S608 - a number
@@ -185,7 +184,7 @@ WHERE true ON CONFLICT DO UPDATE SET {whole}, {_kept(OF_A_STUDY)}, modalities = 
 
 
 def flag_conflicts(chosen: str) -> str:
-    """SQL that flags files that share a SOP Instance UID that `chosen` admits, but not their bytes; it returns study UIDs and positions."""
+    """Return SQL that flags files with the same SOP Instance UID (in `chosen`) but other bytes; it returns study UIDs and positions."""
     shared = f"SELECT sop_instance_uid FROM files WHERE sop_instance_uid {chosen} GROUP BY 1 HAVING count(*) > 1"  # noqa: S608 - marks of ours
     differing = f"SELECT sop_instance_uid FROM files WHERE sop_instance_uid IN ({shared}) GROUP BY 1 HAVING count(DISTINCT sha256) > 1"  # noqa: S608 - the same
     found = f"sop_conflict = 0 AND sop_instance_uid IN ({differing})"
@@ -193,12 +192,12 @@ def flag_conflicts(chosen: str) -> str:
 
 
 def unflag_conflicts(chosen: str) -> str:
-    """SQL that unflags the files whose SOP Instance UID `chosen` admits, before `flag_conflicts`; it returns their study UIDs."""
+    """Return SQL that clears that flag for the SOP Instance UIDs in `chosen`, before `flag_conflicts`; it returns study UIDs."""
     return f"UPDATE files SET sop_conflict = 0 WHERE sop_conflict = 1 AND sop_instance_uid {chosen} RETURNING study_instance_uid"  # noqa: S608 - marks of ours
 
 
 def count_arrivals(first: int = 1) -> str:
-    """SQL that counts into `arrivals` the files whose `archived` entry stands at position `first` or later."""
+    """Return SQL that adds the files whose `archived` entry is at position `first` or later to `arrivals`."""
     return f"""
 INSERT INTO arrivals
 SELECT substr(archived_at, 1, 10), coalesce(modality, ''), count(*), sum(bytes) FROM files WHERE position >= {first} GROUP BY 1, 2
@@ -208,15 +207,15 @@ SELECT substr(archived_at, 1, 10), coalesce(modality, ''), count(*), sum(bytes) 
 ADD_TO_ARRIVALS = "ON CONFLICT (day, modality) DO UPDATE SET files = files + excluded.files, bytes = bytes + excluded.bytes"
 
 COUNT_ARRIVAL = f"INSERT INTO arrivals VALUES (?, ?, ?, ?) {ADD_TO_ARRIVALS}"  # noqa: S608 - a constant
-"""For a file that `count_arrivals` has counted and that has another modality now: once negative, for the old one; once for the new one."""
+"""For a counted file whose modality has changed: run it with negative numbers for the old one, then for the new one."""
 
 DROP_EMPTY_ARRIVALS = "DELETE FROM arrivals WHERE files = 0"
 
 
 def year(study_date: str | None) -> int | None:
-    """Of a date that begins like one: before 1993 they came as 1990.12.31, and anything at all is found in the field.
+    """Return the year if the text begins with one: dates before 1993 look like 1990.12.31, and the field may hold anything.
 
-    `add_files` says the same in SQL.
+    `add_files` has the same rule in SQL.
     """
     return int(study_date[:4]) if study_date and _BEGINS_WITH_A_YEAR(study_date) else None
 

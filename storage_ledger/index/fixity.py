@@ -1,7 +1,7 @@
 """`verified` entries → `files.fixity` and `files.verified_at`.
 
-An entry names ranges of `files.position`: all files in them, as they were placed up to `up_to`, were read and are intact, except
-those in `findings` and in `unchecked`. So it stays small, however many files it is about.
+An entry names ranges of `files.position`. Every file in them that was placed up to `up_to` was read and is intact, except those in
+`findings` and `unchecked`. This keeps the entry small for any number of files.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Any
 from storage_ledger.domain.entries import Entry
 from storage_ledger.errors import LedgerUnusable
 
-# What a finding says of a file's bytes; the other codes say nothing of them.
+# Findings about a file's bytes; other codes say nothing about them.
 FIXITY = {"file-missing": "missing", "file-changed": "changed", "file-replaced": "changed"}
 
 Range = tuple[int, int]
 
 
 def is_understood(entry: Entry) -> bool:
-    """Whether the entry has what `apply` asks of it."""
+    """Return whether the entry has everything that `apply` needs."""
     try:
         positions = [*_unseen(entry), *(each["position"] for each in entry.data["findings"] if each["code"] in FIXITY)]
         numbers = [_up_to(entry), *positions, *(number for each in _ranges(entry) for number in each)]
@@ -29,15 +29,14 @@ def is_understood(entry: Entry) -> bool:
 
 
 def apply(sql: Callable[..., Any], entry: Entry) -> None:
-    """Take one `verified` entry into `files`; the entries before it have been taken already."""
+    """Update `files` from one `verified` entry; all entries before it must already be in the index."""
     _write(sql, entry, _ranges(entry))
 
 
 def apply_all(sql: Callable[..., Any], newest_first: Iterable[Entry | None]) -> None:
-    """Take all of them, newest first, into `files` that hold the fold of everything else.
+    """Update `files`, in which all other entries are already folded, from all `verified` entries, newest first.
 
-    It comes to the same as `apply` of each in its turn, and every file is written once: the archive may have been verified
-    a thousand times.
+    The result equals `apply` of each in order, but each file is written once: the archive may have been verified a thousand times.
     """
     done: list[Range] = []
     for entry in newest_first:
@@ -64,13 +63,13 @@ def _write(sql: Callable[..., Any], entry: Entry, ranges: list[Range]) -> None:
 
 
 def _placed_later(sql: Callable[..., Any], entry: Entry, ranges: list[Range]) -> set[int]:
-    """Files that were placed again since they were verified: this entry says nothing of them, an older one that ran longer may."""
+    """Return files placed again after they were verified: this entry says nothing about them, but an older, longer run may."""
     statement = "SELECT position FROM files WHERE position BETWEEN ? AND ? AND placed > ?"
     return {row[0] for each in ranges for row in sql(statement, (*each, _up_to(entry)))}
 
 
 def _up_to(entry: Entry) -> int:
-    return min(int(entry.data["scope"]["up_to"]), entry.position)  # nobody knows what is still to come
+    return min(int(entry.data["scope"]["up_to"]), entry.position)  # an entry cannot speak about later ones
 
 
 def _ranges(entry: Entry) -> list[Range]:
@@ -86,7 +85,7 @@ def _points(positions: Iterable[int]) -> list[Range]:
 
 
 def _without(ranges: list[Range], taken: list[Range]) -> list[Range]:
-    """What is left of `ranges` (ascending) without `taken` (ascending)."""
+    """Return `ranges` minus `taken`; both are ascending."""
     left: list[Range] = []
     index = 0
     for first, last in ranges:
@@ -105,7 +104,7 @@ def _without(ranges: list[Range], taken: list[Range]) -> list[Range]:
 
 
 def _joined(ranges: list[Range]) -> list[Range]:
-    """Ascending, without overlaps."""
+    """Return the ranges in ascending order, overlaps merged."""
     joined: list[Range] = []
     for first, last in sorted(ranges):
         if joined and first <= joined[-1][1] + 1:

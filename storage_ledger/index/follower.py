@@ -1,6 +1,6 @@
-"""index.db follows the ledger by position, in its own transactions, and is rebuilt when it does not fit or cannot be read.
+"""Keeps index.db up to date with the ledger, in its own transactions, and rebuilds it if it does not match or cannot be read.
 
-It is disposable: whatever is in it, or happens to it, nothing else may stop because of it.
+The index is disposable: no content of it, and no failure, may stop anything else.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from storage_ledger.ledger.follower import Behind, CaughtUp, Round, RoundFailed,
 from storage_ledger.system import cpu_affinity, locks, logs
 
 BATCH = 500
-GATHER_S = 0.1  # one batch for what belongs together: a study's entries follow each other closely
+GATHER_S = 0.1  # a study's entries follow each other closely: wait, to apply them in one batch
 RECHECKED = 100
-GIVE_UP_EACH = 3  # failures to write: then a new file may help
+GIVE_UP_EACH = 3  # discard the file after this many failed writes: a new one may help
 BUSY_PAUSE_S = 5.0
 PAUSE_MOST_S = 60.0
 
 
 class Index:
-    """Writes index.db. Losing it loses nothing: it is rebuilt from position 1.
+    """Writes index.db, which can be lost without harm: it is rebuilt from position 1.
 
-    Two processes may: one that follows, and a command that rebuilds it. Each transaction reads where the index stands; whoever
-    rebuilds it holds `index.lock`, in which `command` says who that is. `processes` help with a rebuild; for `rebuild_partitions`
-    and `rebuild_keep` see `RebuildOptions`.
+    Two processes may write it: `serve`, which follows the ledger, and a command that rebuilds. So each transaction first reads the
+    index's position, and a rebuild holds `index.lock`, which names its `command`. `processes` help with a rebuild; for
+    `rebuild_partitions` and `rebuild_keep` see `RebuildOptions`.
     """
 
     def __init__(
@@ -53,30 +53,30 @@ class Index:
         self.path = path
         self.position = 0
         self.damaged = 0
-        """How many entries are not in it, since they are not what their hashes say; the table of that name has them."""
+        """Number of entries left out because they are damaged; the table `damaged` lists them."""
         self.trouble: str | None = None
-        """The code of what keeps it from being written and rebuilt; None while it follows."""
+        """Error code of what prevents writing and rebuilding; None while the index follows."""
         self._file = IndexFile(path)
         self._ledger = ledger
         self._command = command
         self._options = RebuildOptions(processes, rebuild_partitions, rebuild_keep)
-        self._failures = 0  # rounds in a row
-        self._cure: Callable[[], object] | None = None  # what to do before the next round
-        self._schema_version: int | None = None  # as SQLite counts changes of the schema, when it was last seen to be ours
+        self._failures = 0  # failed rounds in a row
+        self._cure: Callable[[], object] | None = None  # to run before the next round
+        self._schema_version: int | None = None  # SQLite's counter when the schema was last checked
 
     def run(self, stop: threading.Event, wakeup: threading.Event) -> None:
-        """Follow until `stop` is set and all is applied; `wakeup` rings when there is more. A broken index is rebuilt.
+        """Follow the ledger until `stop` is set and everything is applied; `wakeup` is set when there is more. Rebuilds a broken index.
 
-        Raises `LedgerUnusable` when the ledger is, and nothing else: what goes wrong with the index is logged, tried again with
-        growing pauses, and in `trouble` from the second time on.
+        Raises `LedgerUnusable` and nothing else: problems with the index are logged, retried with growing pauses, and reported in
+        `trouble` from the second failure on.
         """
         follow_until_stopped(self._round, wakeup, stop)
 
     def follow(self) -> int:
-        """Apply what the ledger has beyond the index, one batch in one transaction. Returns how many entries.
+        """Apply the next batch of entries in one transaction. Returns how many.
 
-        Where another process has rebuilt the index meanwhile, it goes on from where that one stands; where somebody has
-        changed its tables, it is rebuilt. Raises `Locked` while another process rebuilds it, and what `IndexFile` says.
+        If another process has rebuilt the index meanwhile, this continues from there; if its tables were altered, it is rebuilt.
+        Raises `Locked` while another process rebuilds it, and what `IndexFile` documents.
         """
         if self._file.is_replaced():
             self._reopen()
@@ -100,9 +100,9 @@ class Index:
         return len(entries)
 
     def ensure(self) -> bool:
-        """Rebuild it if it is missing, of another schema or ledger, disagrees with this one, or lacks an entry that is whole now.
+        """Rebuild the index if it is missing, has another schema, does not match this ledger, or lacks an entry that is intact now.
 
-        True if so. Raises `Locked` while another process does.
+        Returns whether it was rebuilt. Raises `Locked` while another process rebuilds it.
         """
         try:
             fits = self._fits()
@@ -123,13 +123,13 @@ class Index:
         on_indexed: Callable[[int, int], None] = lambda _, __: None,
         waits: Callable[[str], None] | None = None,
     ) -> int:
-        """Rebuild it, whatever is in it; a file that SQLite cannot read is thrown away. Returns the position that it stands at.
+        """Rebuild the index, whatever is in it; a file that SQLite cannot read is discarded. Returns its position.
 
-        Others may read and follow meanwhile. While another process rebuilds it: `waits`, see `locks.held`; without that it raises
-        `Locked`. For the rest see `rebuild.rebuild`.
+        Other processes may read and follow meanwhile. If another process is rebuilding, it waits with `waits` (see `locks.held`) and
+        raises `Locked` without. For the other arguments and errors see `rebuild.rebuild`.
         """
         with locks.held(self.path.with_suffix(".lock"), self._command, waits=waits), cpu_affinity.any_of_them():
-            if self._file.is_replaced():  # by whoever held the lock before
+            if self._file.is_replaced():  # by the previous holder of the lock
                 self._reopen()
             try:
                 return self._rebuild(on_progress, on_indexed)
@@ -138,7 +138,7 @@ class Index:
                 return self._rebuild(on_progress, on_indexed)
 
     def close(self) -> None:
-        """Release the file."""
+        """Close the file."""
         self._file.close()
 
     def _round(self) -> Round:
@@ -151,11 +151,11 @@ class Index:
             applied = self.follow()
         except LedgerUnusable:
             raise
-        except Locked:  # another process rebuilds it
+        except Locked:  # another process is rebuilding it
             logs.get().warning("index.busy", code="locked")
             self._failures += 1
             return RoundFailed(BUSY_PAUSE_S)
-        except Exception as error:  # noqa: BLE001 - it is disposable: whatever is wrong with it, the service goes on
+        except Exception as error:  # noqa: BLE001 - the index is disposable: the service continues
             self._failures += 1
             self._cure = self._cure_for(error) or self._cure
             self._log_failure(error)
@@ -167,7 +167,7 @@ class Index:
         return Behind() if applied == BATCH else Behind(GATHER_S)
 
     def _cure_for(self, error: Exception) -> Callable[[], object] | None:
-        """What to do before the next try. A file that SQLite cannot write in spite of several tries is given up for a new one."""
+        """Return what to do before the next attempt. A file that SQLite repeatedly cannot write is replaced by a new one."""
         if isinstance(error, IndexUnreadable):
             return self.rebuild
         if isinstance(error, IndexUnwritable) and error.code == LEDGER_IO and self._failures % GIVE_UP_EACH == 0:
@@ -176,7 +176,7 @@ class Index:
 
     def _log_failure(self, error: Exception) -> None:
         cause = error.__cause__ if isinstance(error, IndexUnreadable) and error.__cause__ else error
-        cause = cause.__cause__ if isinstance(cause, LedgerRefused) and cause.__cause__ else cause  # no table of that name, and the like
+        cause = cause.__cause__ if isinstance(cause, LedgerRefused) and cause.__cause__ else cause  # such as a missing table
         code = cause.code if isinstance(cause, StorageLedgerError) else "index-unreadable"
         errno = getattr(cause, "errno", None)
         frames = {"frames_at": logs.where(cause)} if code == INDEX_UNREADABLE else {}
@@ -198,7 +198,7 @@ class Index:
         return True
 
     def _is_whole(self, position: int) -> bool:
-        """Whether an entry that was left out could be folded now: it was restored, or this program knows its schema."""
+        """Return whether an entry that was left out could be folded now: it was repaired, or this program knows its schema."""
         entry = self._ledger.get(position)
         if entry is None or faults(entry):
             return False

@@ -1,4 +1,4 @@
-"""`files.patient_differs`: the files of one DICOM study that name different patients, whichever of them came first."""
+"""Sets `files.patient_differs`: files of one DICOM study that name different patients, in whatever order they came."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _EVERYTHING = 1 << 62
 
 
 def flag(connection: Any, uids: Iterable[str], first: int = 1) -> set[str]:
-    """Flag the files of these studies, from what `patients` says. Files before position `first` have been flagged already.
+    """Flag the files of these DICOM studies by the table `patients`. Files before position `first` are already flagged.
 
-    Every file that names a disputed patient is flagged: nobody knows which patient is the right one. Returns the studies of which
-    files before `first` have got or lost the flag. As long as the same patients are disputed, no other file is read.
+    Every file that names a disputed patient is flagged, because it is unknown which patient is right. Returns the studies in which files
+    before `first` may have gained or lost the flag. Earlier files are read only if other patients are disputed than before.
     """
     changed = set()
     for uid in sorted(uids):
@@ -38,7 +38,7 @@ def flag(connection: Any, uids: Iterable[str], first: int = 1) -> set[str]:
 
 
 def flag_all(connection: Any) -> set[str]:
-    """Flag the files of a whole index in which none is flagged yet. Returns the studies of more than one patient."""
+    """Flag the files of a whole index in which none is flagged yet. Returns the studies with more than one patient."""
     several = "SELECT study_instance_uid FROM patients GROUP BY 1 HAVING count(*) > 1"
     uids = {row[0] for row in connection.execute(several).fetchall()}
     flag(connection, uids)
@@ -46,10 +46,10 @@ def flag_all(connection: Any) -> set[str]:
 
 
 def _disputed(connection: Any, uid: str, among: AbstractSet[str] | None = None, before: int = _EVERYTHING) -> set[str]:
-    """See `disputed`: by the patients whose first file comes before that position."""
+    """Return what `disputed` returns for the study's patients whose first file is before position `before`."""
     found = set()
     for name in PATIENT:
-        # SQLite gives each value once, as it finds it.
+        # DISTINCT streams: SQLite returns each value as soon as it finds it.
         sql = f"SELECT DISTINCT {name} FROM patients WHERE study_instance_uid = ? AND first_position < ?"  # noqa: S608 - a name of ours
         parts = None if among is None else {part for part in among if part.startswith(name)}
         if parts is None or parts:

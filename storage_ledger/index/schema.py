@@ -1,6 +1,6 @@
-"""What an index.db looks like, and what one says of itself.
+"""The schema of index.db, and how far an index has followed its ledger.
 
-There are no migrations: `SCHEMA` changes with any of this, and an index of another schema is rebuilt.
+There are no migrations: any change here changes `SCHEMA`, and an index with another schema is rebuilt.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 from storage_ledger.domain.entries import Entry
 from storage_ledger.system.sqlite import sqlite
 
-# Columns stand in the order in which people read them: pages, CSV and `select *` all follow it.
-# The large ones have a rowid besides their key (`ROWID`): their rows lie in the order in which they came, so that a rebuild only
-# ever appends, and each of their many indexes holds eight bytes a row in place of a whole key.
+# Columns are in reading order: web pages, CSV and `SELECT *` follow it.
+# The large tables keep a rowid beside their key (`ROWID`): rows are stored in order of arrival, so a rebuild only appends, and each of
+# their many indexes holds an integer per row instead of the whole key.
 TABLES = {
     "studies": """(
   study_id TEXT PRIMARY KEY NOT NULL, patient_name TEXT, patient_id TEXT, study_date TEXT, modality TEXT, study_description TEXT,
@@ -66,21 +66,21 @@ TABLES = {
 }
 
 COLUMNS = {name: tuple(re.findall(r'[(,]\s*"?(\w+)"? (?:TEXT|INTEGER|BLOB)', text)) for name, text in TABLES.items()}
-"""Their names, in order."""
+"""The column names of each table, in order."""
 
 
 FLAGS = ("sop_conflict", "study_uid_differs", "patient_differs", "message_differs", "superseded", "unconfirmed")
-"""The columns of `files` that are 1 where a person should look at the file; nothing waits for it."""
+"""The columns of `files` that are 1 if a person should review the file. They block nothing."""
 
 FLAGGED = f"({' OR '.join(FLAGS)})"
-"""A condition for the files that have any of them. `files_flagged` is for exactly this text."""
+"""SQL condition for files with any flag. The partial index `files_flagged` is used for exactly this text."""
 
 OF_A_SERIES = ("series_number", "modality", "series_description", "body_part")
 OF_A_STUDY = ("study_date", "study_description", "institution_name", "accession_number", "study_time", "manufacturer")
-"""Of series and DICOM studies: each is what the first file says that has it."""
+"""Columns of `series` and of `dicom_studies` that take their value from the first file that has one."""
 
 ROWID = {"studies": "first_position", "files": "position"}
-"""The column that says a row's number, so that a row that changes stays where it lies."""
+"""The column whose value is also the rowid, so that a changed row stays in its place."""
 
 INDEXES = (
     "CREATE INDEX studies_by_state ON studies (state, last_position)",
@@ -90,7 +90,7 @@ INDEXES = (
     "CREATE INDEX studies_by_patient ON studies (patient_id)",
     "CREATE INDEX files_by_position ON files (position)",
     "CREATE INDEX files_by_day ON files (archived_at, bytes)",
-    # The last two so that cover picture and fixity of the studies of a list are found in the index alone.
+    # The last two columns let a list of studies find cover images and fixity in the index alone.
     'CREATE INDEX files_by_uid ON files (study_instance_uid, series_instance_uid, instance_number, fixity, "rows")',
     "CREATE INDEX files_damaged ON files (position) WHERE fixity IN ('missing', 'changed')",
     "CREATE INDEX files_unread ON files (dicom_error, position) WHERE dicom_error IS NOT NULL",
@@ -103,9 +103,9 @@ INDEXES = (
     "CREATE INDEX dicom_studies_by_date ON dicom_studies (study_date)",
     "CREATE INDEX dicom_studies_by_arrival ON dicom_studies (last_archived_at)",
     "CREATE INDEX dicom_studies_by_first ON dicom_studies (first_position, last_archived_at, modalities, institution_name, year)",
-    # For counting alone: a facet over 100,000 studies takes 10 ms in place of 200. (For that `year` is no generated column:
-    # SQLite takes no index on one for covering.)
-    # Those of dicom_studies hold all that a list which one of them narrows asks for: no other page of the table is read.
+    # For counting only: a facet over 100,000 studies takes 10 ms instead of 200. (That is why `year` is not a generated column:
+    # SQLite does not use an index on one as a covering index.)
+    # Those on dicom_studies cover everything that a list filtered by their first column reads.
     "CREATE INDEX studies_by_modality ON studies (modality)",
     "CREATE INDEX studies_by_institution ON studies (institution_name)",
     "CREATE INDEX studies_by_year ON studies (year)",
@@ -121,11 +121,11 @@ KEYS = {"studies": "study_id", "dicom_studies": "study_instance_uid"}
 SEARCHED = ("patient_name", "patient_id", "accession_number", "study_description", "search_text")
 _TEXT = ", ".join(SEARCHED)
 
-# Full-text search (sqlite.org/fts5.html). The words lie in `studies` and `dicom_studies` themselves (§4.4.3, external content):
-# as they are shown, and in `search_text` the same words in other forms; see `domain.search_text`.
-# A row's number there is `first_position`: it is the same in an index that followed and in one that was rebuilt.
-# Datasette finds these tables by `content` in double quotes only.
-# Nothing is ranked by how long the text is (columnsize); only our own pages, which search DICOM studies, look for how a word begins.
+# Full-text search (sqlite.org/fts5.html). The words are in `studies` and `dicom_studies` themselves (§4.4.3, external content):
+# as displayed, and in `search_text` in other forms; see `domain.search_text`.
+# The rowid is `first_position`: it is the same in an index that followed the ledger and in one that was rebuilt.
+# Datasette recognises these tables only if `content` is in double quotes.
+# columnsize=0, because nothing is ranked by text length; prefix only for DICOM studies, because only their pages search by prefix.
 SEARCH = {
     table: f"""CREATE VIRTUAL TABLE {table}_fts USING fts5 ({_TEXT}, content="{table}", content_rowid="first_position",
   tokenize="unicode61 remove_diacritics 2", columnsize=0{', prefix="2 3"' if table == "dicom_studies" else ""})"""
@@ -133,21 +133,21 @@ SEARCH = {
 }
 
 SCHEMA = zlib.crc32(repr((TABLES, INDEXES, SEARCH, "rows 6")).encode()) & 0x7FFFFFFF
-"""PRAGMA user_version of an index of this shape; "rows 6" changes when the same columns get to mean something else."""
+"""PRAGMA user_version of an index with this schema. Change "rows 6" when existing columns change their meaning."""
 
 SHADOW = "rebuild_"
-"""Prefix of the tables that a rebuild fills; they lose it when they take the place of the old ones."""
+"""Prefix of the tables that a rebuild fills; they lose it when they replace the old ones."""
 
 
 def schema(connection: Any) -> set[tuple[str, str, str]]:
-    """Tables, indexes, views and triggers with their SQL, except SQLite's own and those of a rebuild."""
+    """Return type, name and SQL of all tables, indexes, views and triggers, except SQLite's own and those of a rebuild."""
     rows = connection.execute("SELECT type, name, coalesce(sql, '') FROM sqlite_master").fetchall()
     return {(row[0], row[1], row[2]) for row in rows if not row[1].startswith((SHADOW, "sqlite_"))}
 
 
 @cache
 def right_schema() -> frozenset[tuple[str, str, str]]:
-    """The schema that a rebuild makes."""
+    """Return the schema that a rebuild creates."""
     with closing(sqlite.connect(":memory:")) as connection:
         for name, columns in TABLES.items():
             connection.execute(f"CREATE TABLE {SHADOW}{name} {columns}")
@@ -159,12 +159,12 @@ def right_schema() -> frozenset[tuple[str, str, str]]:
 
 
 def schema_version(connection: Any) -> int:
-    """Rises with each change of the schema (sqlite.org/pragma.html#pragma_schema_version)."""
+    """Return SQLite's counter of schema changes (sqlite.org/pragma.html#pragma_schema_version)."""
     return int(connection.execute("PRAGMA schema_version").fetchone()[0])
 
 
 def progress_of(connection: Any) -> tuple[int, str, bytes] | None:
-    """How far an index of this schema has come: position, ledger_id, leaf_hash. None if it has another schema, or is garbage."""
+    """Return position, ledger_id and leaf_hash up to which the index follows; None if it has another schema or is garbage."""
     if connection.execute("PRAGMA user_version").fetchone()[0] != SCHEMA:
         return None
     rows = connection.execute("SELECT position, ledger_id, leaf_hash FROM progress").fetchall()
@@ -174,7 +174,7 @@ def progress_of(connection: Any) -> tuple[int, str, bytes] | None:
 
 
 def set_progress(connection: Any, last: Entry | None, ledger_id: str) -> None:
-    """The index holds all of this ledger up to `last`."""
+    """Record that the index holds all entries of this ledger up to `last`."""
     connection.execute("DELETE FROM progress")
     values = (last.position, ledger_id, last.leaf_hash) if last else (0, ledger_id, b"")
     connection.execute("INSERT INTO progress VALUES (?, ?, ?)", values)

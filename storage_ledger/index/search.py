@@ -1,4 +1,4 @@
-"""The full-text search: which words find a study. A DICOM study is found by the values of all its files, not only those that it shows."""
+"""Full-text search: which words find a study. A DICOM study is found by the values of all its files, not only those in its row."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from storage_ledger.index.schema import KEYS, SEARCHED
 
 _COLUMNS = Described._fields
 _ALL = " || char(31) || ".join(f"ifnull({name}, '')" for name in _COLUMNS)
-"""All of them as one text, the same for two rows only if they say the same."""
+"""SQL for all of them as one text, equal for two rows only if all values are equal."""
 
 _TEXTS = ", ".join(SEARCHED)
 _AT_ONCE = 1_000
@@ -18,34 +18,34 @@ _IN_A_STATEMENT = 500
 
 
 def take_out_of_search(connection: Any, table: str, keys: Iterable[str]) -> None:
-    """The search does not find these rows of `table` any more; call it before they change. It reads no other row."""
+    """Remove these rows of `table` from the search; call it before they change. Reads no other row."""
     columns = f"{table}_fts ({table}_fts, rowid, {_TEXTS}) SELECT 'delete', first_position, {_TEXTS}"
     for some in chunks(keys):
         connection.execute(f"INSERT INTO {columns} FROM {table} WHERE {KEYS[table]} {in_list(some)}", some)
 
 
 def put_into_search(connection: Any, table: str, keys: Iterable[str]) -> None:
-    """The search finds them by what they say now. It reads no other row."""
+    """Add these rows to the search with their current words. Reads no other row."""
     columns = f"{table}_fts (rowid, {_TEXTS}) SELECT first_position, {_TEXTS}"
     for some in chunks(keys):
         connection.execute(f"INSERT INTO {columns} FROM {table} WHERE {KEYS[table]} {in_list(some)}", some)
 
 
 def shown_of(chosen: str) -> str:
-    """SQL for the UIDs that `chosen` (a condition) admits: with `search_text`, and what the row in `dicom_studies` shows of `Described`."""
+    """Return SQL for the UID, `search_text` and the fields of `Described` of the DICOM studies that `chosen` (a condition) selects."""
     return f"SELECT study_instance_uid, search_text, {', '.join(_COLUMNS)} FROM dicom_studies WHERE study_instance_uid {chosen}"  # noqa: S608 - names of ours
 
 
 def add_search_text(
     connection: Any, uid: str, text: str | None, shown: Sequence[str | None], files: Sequence[Sequence[str | None]]
 ) -> None:
-    """Let a study be found by what these new files say, too. Its row shows the same as before; no other file is read."""
+    """Add the words of new files to a study whose row otherwise stays the same. Reads no other file."""
     text = search_text_with(text, shown, list(zip(*files, strict=True)))
     connection.execute("UPDATE dicom_studies SET search_text = ? WHERE study_instance_uid = ?", (text, uid))
 
 
 def write_search_text(connection: Any, chosen: str, values: Sequence[str] = ()) -> None:
-    """Fill `dicom_studies.search_text` for the UIDs that `chosen` (a condition, with `values`) admits; once their rows are there."""
+    """Fill `search_text` of the DICOM studies that `chosen` (a condition, with `values`) selects; their rows must exist."""
     rows = connection.execute(
         f"SELECT dicom_studies.rowid, study_instance_uid, least = most AND least = {_ALL}, {', '.join(_COLUMNS)} "  # noqa: S608 - names of ours
         f"FROM (SELECT study_instance_uid, min({_ALL}) AS least, max({_ALL}) AS most FROM files "
@@ -66,11 +66,11 @@ def _values(connection: Any, uid: str, column: str) -> list[str]:
 
 
 def in_list(values: Sequence[str]) -> str:
-    """A condition with a mark for each of these values."""
+    """Return an `IN (…)` condition with a placeholder for each value."""
     return f"IN ({', '.join('?' * len(values))})"
 
 
 def chunks(values: Iterable[str]) -> Iterator[tuple[str, ...]]:
-    """All of them in order, as many at a time as one statement takes."""
+    """Yield the values in order, in groups small enough for one statement."""
     ordered = tuple(sorted(values))
     return (ordered[i : i + _IN_A_STATEMENT] for i in range(0, len(ordered), _IN_A_STATEMENT))
