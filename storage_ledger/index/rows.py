@@ -1,4 +1,4 @@
-"""Entry → rows: what one study's entries amount to in `studies`, `uploads` and `files`. Pure."""
+"""Entry → rows: folds one study's entries into its rows of `studies`, `uploads` and `files`. Pure."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from storage_ledger.index.columns import FILE, STUDY, UPLOAD, FileColumn, FileRo
 from storage_ledger.index.schema import COLUMNS, FLAGS
 
 _NOTHING: dict[str, Any] = {}
-_PATIENT, _STUDY = "patient", "study"  # in `files.from_message`
+_PATIENT, _STUDY = "patient", "study"  # values of `files.from_message`
 NO_STUDY = "no-study-uid"
-"""`dicom_error` of a file whose header was read, and of which neither header nor message names a study: it is in no list of studies."""
+"""`dicom_error` of a file whose header was read, but neither header nor message names a DICOM study: no list of studies has it."""
 _OF_A_FILE = frozenset({Kind.ARCHIVED, Kind.HEADER_READ, Kind.RESTORED})
 _PENDING, _ARCHIVED = State.PENDING, State.ARCHIVED
 _VALUES = {state: state.value for state in State}
@@ -45,21 +45,21 @@ _COLUMN_OF: dict[str, FileColumn[str | None]] = {name: getattr(FILE, name) for n
 
 
 class OtherUploads(Protocol):
-    """The uploads of a study that are in the table and not in memory."""
+    """The uploads of a study that are in the table but not in memory."""
 
     def any_in(self, state: State) -> bool:
-        """Whether one of them is in this state."""
+        """Return whether one of them is in this state."""
 
 
 @dataclass(slots=True)
 class StudyRows:
     """The rows of one study; `apply` its entries in order.
 
-    `changed_*`: keys of rows that are new or different.
-    `said`: what messages say of patient and UIDs, by the position of their `described` entry, as far as they are known here.
-    `stale`: study UID and position of files whose flags have changed, so that tables derived from `files` are out of date.
-    `before`: by name, rows of `files` as they were before another header, or another message, changed them.
-    `others`: set when not all uploads and files of the study are in memory; then `files` must have what `names` gives before `apply`.
+    `changed_files`, `changed_uploads`: keys of rows that are new or different.
+    `said`: patient and UIDs according to each message that is known here, by the position of its `described` entry.
+    `stale`: study UID and position of files whose flags have changed, which makes tables derived from `files` out of date.
+    `before`: by name, rows of `files` before another header or message changed them.
+    `others`: set if not all of the study's uploads and files are in memory; then `files` must have those in `names` before `apply`.
     """
 
     study: StudyRow
@@ -72,17 +72,17 @@ class StudyRows:
     before: dict[str, FileRow] = field(default_factory=dict)
     others: OtherUploads | None = None
     states: Counter[str] | None = None
-    """How many of `uploads` are in each state, once there are several: a study may have ten thousand."""
+    """Number of `uploads` in each state, counted once there are several: a study may have ten thousand."""
 
     @classmethod
     def new(cls, study_id: str) -> StudyRows:
-        """A study of which nothing is known yet."""
+        """Create the rows of a new study."""
         rows = cls(_NEW_STUDY.copy())
         rows.study[STUDY.study_id] = study_id
         return rows
 
     def apply(self, entry: Entry) -> None:
-        """Take one more entry of this study."""
+        """Fold in the next entry of this study."""
         data = entry.data
         if (take := self._TAKES.get(entry.kind)) is not None:
             take(self, entry, data)
@@ -99,7 +99,7 @@ class StudyRows:
         self.study[STUDY.last_position] = entry.position
 
     def _state_of_all(self, before: UploadRow | None, now: State) -> State:
-        """The study's state, after one upload got into another state."""
+        """Return the study's state after one upload changed its state."""
         if self.states is None:
             self.states = Counter(row[UPLOAD.state] for row in self.uploads.values())
         else:
@@ -113,28 +113,28 @@ class StudyRows:
 
     @staticmethod
     def names(entry: Entry) -> Iterator[str]:
-        """The files whose rows `apply` reads for this entry."""
+        """Yield the names of the files whose rows `apply` reads for this entry."""
         if entry.kind in _OF_A_FILE:
             yield entry.data["file"]["name"]
             if isinstance(replaced := entry.data.get("supersedes"), str):
                 yield replaced
 
     def forget_changes(self) -> None:
-        """The tables have all that changed."""
+        """Mark all changes as written."""
         self.changed_files.clear()
         self.changed_uploads.clear()
         self.before.clear()
         self.stale.clear()
 
     def needs(self, entry: Entry) -> int | None:
-        """The position of the `described` entry whose message `apply` needs for this entry's file; None if it is known: see `hear`."""
+        """Return the position of the `described` entry that `apply` needs for this entry's file: pass it to `hear`. None if known."""
         position = entry.cause if entry.kind == Kind.ARCHIVED else None
         if entry.kind == Kind.HEADER_READ and (row := self.files.get(entry.data["file"]["name"])) is not None:
             position = row[FILE.described]
         return None if position in self.said else position
 
     def hear(self, position: int, described: Entry | None) -> None:
-        """Note what the message at this position says. `described`: the entry there; None if it is damaged or does not exist."""
+        """Remember patient and UIDs of the message at this position. `described`: the entry; None if it is damaged or missing."""
         ours = described is not None and described.kind == Kind.DESCRIBED and described.study_id == self.study[STUDY.study_id]
         self.said[position] = said_by(metadata_of(described.data["message"])) if described is not None and ours else {}
 
@@ -154,7 +154,7 @@ class StudyRows:
 
     def _archived(self, entry: Entry, data: dict[str, Any]) -> None:
         header = data.get("dicom") or {}
-        archived_at = data.get("processing_time", entry.recorded_at)  # an adopted file has been there for long
+        archived_at = data.get("processing_time", entry.recorded_at)  # of an adopted file, the old service's
         study = self.study
         study[STUDY.archived_at] = archived_at
         study[STUDY.last_error] = None
@@ -164,7 +164,7 @@ class StudyRows:
         file = data["file"]
         name = file["name"]
         if name in self.files:
-            if data.get("placement") == "copied":  # its bytes were placed again: what was found before is past
+            if data.get("placement") == "copied":  # its bytes were placed again: earlier verification no longer counts
                 self._placed_again(name, placed=entry.position, fixity="unverified", verified_at=None)
             if header and self.files[name][FILE.dicom_error] is not None:
                 self._read_again(name, header, data.get("dicom_error"))
@@ -185,12 +185,12 @@ class StudyRows:
         self.changed_files.add(name)
         self._name_patient(row)
         self._spoken_for(name, entry, data)
-        self.before.pop(name, None)  # it is new: nothing was made from it yet
+        self.before.pop(name, None)  # it is new: nothing was derived from it yet
         study[STUDY.files] += 1
         study[STUDY.bytes] += file["bytes"]
 
     def _take(self, row: FileRow, header: dict[str, Any], error: str | None) -> None:
-        """Put into a file's row what its header says, and nothing else."""
+        """Set the columns that come from the header, from the header alone."""
         row[FILE.dicom_error] = error
         get = header.get
         for column, keyword in TEXTS_FROM_HEADER:
@@ -220,10 +220,10 @@ class StudyRows:
         self._read_again(name, header, data.get("dicom_error"))
 
     def _read_again(self, name: str, header: dict[str, Any], error: str | None) -> None:
-        """A file's header takes the place of what was known of it."""
+        """Replace what was known from a file's header."""
         row = self._about_to_change(name)
         self._take(row, header, error)
-        row[FILE.sop_conflict] = 0  # judged again, by the instance that it is now
+        row[FILE.sop_conflict] = 0  # to be decided again for its present SOP Instance UID
         if _lacks_something(row):
             self._stand_in(name)
         self._name_patient(row)
@@ -236,9 +236,9 @@ class StudyRows:
         return row
 
     def _stand_in(self, name: str) -> None:
-        """Take patient and study from the file's message where its header cannot be read, or names none.
+        """Take patient and study from the file's message if its header cannot be read or does not name them.
 
-        Name, ID, birth date and sex all come from the header, or all from the message: no patient is composed of two sources.
+        Name, ID, birth date and sex all come from the header or all from the message: a patient is never composed of two sources.
         """
         row = self.files[name]
         before = row[FILE.from_message] or ""
@@ -268,10 +268,10 @@ class StudyRows:
             self._identify(_identity_in(row))
 
     def _identify(self, identity: Mapping[str, str | None], *, instead: bool = False) -> None:
-        """Set the study's patient: name, ID, birth date and sex come from one message or one file, never from both.
+        """Set the study's patient: name, ID, birth date and sex all come from one message or one file.
 
-        It is the last message with a name or an ID (`instead`); without one, the first file that has; without that, the first of
-        either with a birth date or a sex.
+        The source is the last message with a name or an ID (`instead`), or else the first file with one, or else the first message or
+        file with a birth date or a sex.
         """
         study = self.study
         if names_a_patient(identity):
@@ -283,14 +283,14 @@ class StudyRows:
             study[place] = identity.get(name)
 
     def _spoken_for(self, name: str, entry: Entry, data: dict[str, Any]) -> None:
-        """Flag a file by the message that it was archived for: of several, by the one that was described last."""
+        """Flag a file according to the message it was archived for; the last one described, if there are several."""
         replaced = data.get("supersedes")
         if isinstance(replaced, str) and replaced in self.files and replaced != name:
             self._flag(replaced, FILE.superseded, is_set=True)
             self._flag(name, FILE.superseded, is_set=False)
         row = self.files[name]
         if (row[FILE.described] or 0) > (entry.cause or 0):
-            return  # it had to wait, and something newer was said meanwhile
+            return  # it was delayed, and a newer message came first
         row[FILE.described] = entry.cause
         self.changed_files.add(name)
         if (unconfirmed := data.get("unconfirmed") is True) or row[FILE.unconfirmed]:
@@ -300,14 +300,14 @@ class StudyRows:
         self._compare(name)
 
     def _compare(self, name: str) -> None:
-        """Set what follows from a file's header and its message, which `said` has."""
+        """Set the flags that follow from comparing a file's header with its message (in `said`)."""
         row = self.files[name]
         said = self.said.get(row[FILE.described], _NOTHING)
         for attribute, value in said.items():
             if row[_COLUMN_OF[attribute]] != value:
                 break
         else:
-            if row[FILE.announced] is None:  # as nearly always: both say the same, as before
+            if row[FILE.announced] is None:  # the usual case: both agree, as before
                 return
         attributes = {each.attribute for each in differences(said, _header_of(row))}
         row[FILE.announced] = canonical_json.dumps(said) if attributes else None
@@ -338,7 +338,7 @@ class StudyRows:
             row[FILE.placed], row[FILE.fixity], row[FILE.verified_at] = placed, fixity, verified_at
             self.changed_files.add(name)
 
-    # `released` and `discarded` say nothing of the study but the state of an upload.
+    # `released` and `discarded` only change the state of an upload.
     _TAKES: ClassVar[dict[str, Callable[[StudyRows, Entry, dict[str, Any]], None]]] = {
         Kind.DESCRIBED: _described,
         Kind.ARCHIVED: _archived,
@@ -351,18 +351,18 @@ class StudyRows:
 
 
 def _identity_in(row: FileRow) -> dict[str, str | None]:
-    """Of a file, as its row has it."""
+    """Return patient and UIDs in the file's row."""
     return {name: row[place] for name, place in _COLUMN_OF.items()}
 
 
 def _lacks_something(row: FileRow) -> bool:
-    """Whether a header cannot be read completely, or does not say of which study, or whose, its file is."""
+    """Return whether the header is incomplete, or does not name a study or a patient."""
     names_nobody = row[FILE.patient_id] is None and row[FILE.patient_name] is None
     return names_nobody or row[FILE.study_instance_uid] is None or row[FILE.dicom_error] is not None
 
 
 def _header_of(row: FileRow) -> dict[str, str | None]:
-    """The same without what a message has said in the place of its header."""
+    """Return patient and UIDs in the file's row, without those that came from the message."""
     of = row[FILE.from_message] or ""
     left_out = (PATIENT if _PATIENT in of else ()) + (("study_instance_uid",) if _STUDY in of else ())
     return _identity_in(row) | dict.fromkeys(left_out)

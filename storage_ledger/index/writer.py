@@ -1,4 +1,4 @@
-"""Entries → tables: each entry is checked and folded into its study's rows, and the rows that changed are written."""
+"""Entries → tables: checks each entry, folds it into its study's rows and writes the changed rows."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ NOT_UNDERSTOOD = "entry-not-understood"
 WRITE_STUDIES = 2_000
 WRITE_ENTRIES = 10_000
 KEEP_STUDIES = 2_000
-KEEP_ROWS = 20  # of one study: a larger one is read again when it is needed
+KEEP_ROWS = 20  # of one study: a larger one is read again when needed
 
 
 class IndexWriter(ABC):
     """Applies entries to the tables of an index; the caller begins and ends the transaction. `connection`: the driver's.
 
-    `damaged` has position and fault of the entries that it left out: nobody knows what was recorded there.
+    `damaged` lists position and fault of the entries that were left out.
     """
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
         self.damaged: list[tuple[int, str]] = []
-        self._studies: dict[str, StudyRows] = {}  # in memory; the one used last comes last
+        self._studies: dict[str, StudyRows] = {}  # in memory, least recently used first
         self._changed: dict[str, StudyRows] = {}  # since the last write
         self._first = 1  # position of the first entry since the last write
         self._headers_read_again: list[tuple[FileRow, FileRow]] = []  # files as they were, and as they are
 
     def apply(self, entries: Iterable[Entry]) -> Entry | None:
-        """Fold them in, in order; on return all that follows from them is in the tables. Returns the last one, None if there are none."""
+        """Fold in the entries in order and write everything that follows from them. Returns the last one, or None if there are none."""
         first = last = None
         unwritten = 0
         verified = Kind.VERIFIED
@@ -73,7 +73,7 @@ class IndexWriter(ABC):
 
     @abstractmethod
     def _apply_verified(self, entry: Entry) -> bool:
-        """Take a `verified` entry. Returns whether everything before it has been written for that."""
+        """Apply a `verified` entry. Returns whether this wrote everything before it."""
 
     @abstractmethod
     def _fold(self, entry: Entry, study_id: str) -> None:
@@ -85,15 +85,15 @@ class IndexWriter(ABC):
 
     @abstractmethod
     def _refresh(self, files: list[FileRow], before: list[tuple[FileRow, FileRow]]) -> None:
-        """Bring what is made from `files` up to date. `before`: rows whose header was read again, as they were and as they are."""
+        """Update what is derived from `files`. `before`: old and new row of each file whose header was read again."""
 
     @abstractmethod
     def _count_arrivals(self, first: int) -> None:
-        """Bring `arrivals` up to date with all entries of `apply`, of which this was the first position."""
+        """Update `arrivals` with all entries of `apply`; `first` is the position of the first one."""
 
     @property
     def _keep(self) -> int:
-        """How many studies may stay in memory after a write."""
+        """The number of studies that may stay in memory after a write."""
         return 0
 
     def _write(self) -> None:
@@ -120,7 +120,7 @@ class IndexWriter(ABC):
         self._connection.executemany(_UPSERT[table], rows)
 
     def _count_other_modalities(self, first: int) -> bool:
-        """Count files again that arrived before these entries, and have another modality since. Returns whether there were any."""
+        """Recount files that arrived before these entries and whose modality has changed. Returns whether there were any."""
         any_changed = False
         for before, after in self._headers_read_again:
             if after[FILE.position] < first and before[FILE.modality] != after[FILE.modality]:
@@ -133,12 +133,12 @@ class IndexWriter(ABC):
 
 
 class FollowingWriter(IndexWriter):
-    """Applies new entries to a whole index. `get`: the entry at a position of the ledger."""
+    """Applies new entries to a complete index. `get` returns the ledger's entry at a position."""
 
     def __init__(self, connection: Any, get: Callable[[int], Entry | None]) -> None:
         super().__init__(connection)
         self._get = get
-        self._words_before: dict[str, tuple[Any, ...] | None] = {}  # by study: what the search finds it by; None for a new one
+        self._words_before: dict[str, tuple[Any, ...] | None] = {}  # by study: the words that find it; None if it is new
 
     def _apply_verified(self, entry: Entry) -> bool:
         self._write()
@@ -156,7 +156,7 @@ class FollowingWriter(IndexWriter):
         rows.apply(entry)
 
     def _load(self, entry: Entry, study_id: str) -> StudyRows:
-        """The study as it was before this entry."""
+        """Return the study's rows as they were before this entry."""
         studies = [] if entry.version == 1 else self._select("studies", study_id)
         if not studies:
             self._words_before[study_id] = None
@@ -193,13 +193,13 @@ class FollowingWriter(IndexWriter):
 
 
 class _UploadsInTable:
-    """See `rows.OtherUploads`. Reads no more of them than it needs: a study may have ten thousand."""
+    """Implements `rows.OtherUploads`. Reads as few uploads as possible: a study may have ten thousand."""
 
     def __init__(self, connection: Any, study_id: str, in_memory: Mapping[str, UploadRow]) -> None:
         self._connection = connection
         self._study_id = study_id
         self._in_memory = in_memory
-        self._reached: dict[State, str | None] = {}  # by state: all before this path are in memory; None: all are
+        self._reached: dict[State, str | None] = {}  # by state: all uploads before this path are in memory; None: all of them are
 
     def any_in(self, state: State) -> bool:
         reached = self._reached.get(state, "")
@@ -207,7 +207,7 @@ class _UploadsInTable:
             return False
         if reached and reached not in self._in_memory:
             return True
-        # The very words of the index over those that are not archived; without it, of the archived the first one will do.
+        # Phrased to match the partial index over uploads that are not archived. For archived ones any row will do.
         index = "" if state is State.ARCHIVED else "AND state <> 'archived'"
         sql = f"SELECT upload_path FROM uploads WHERE study_id = ? AND state = ? {index} AND upload_path >= ? ORDER BY upload_path"  # noqa: S608 - constants
         found = self._connection.execute(sql, (self._study_id, state.value, reached))
@@ -216,10 +216,10 @@ class _UploadsInTable:
 
 
 class PartitionWriter(IndexWriter):
-    """Applies the entries of a partition to tables without indexes and without search. What is made from `files` is the caller's.
+    """Applies the entries of a partition to tables without indexes or search; the caller fills the tables derived from `files`.
 
-    `keep_studies` stay in memory from one write to the next, except large ones; of others `earlier` gives all entries again when
-    they are needed. `verified` has the positions of `verified` entries, which the caller applies once all partitions are merged.
+    Up to `keep_studies` studies, except large ones, stay in memory from one write to the next; for others, `earlier` returns their
+    entries when needed. `verified` lists the positions of `verified` entries, to be applied once all partitions are merged.
     """
 
     def __init__(self, connection: Any, earlier: Callable[[str], Iterable[Entry]], keep_studies: int) -> None:
@@ -243,16 +243,16 @@ class PartitionWriter(IndexWriter):
             if (position := rows.needs(entry)) is not None:
                 rows.hear(position, None)
             rows.apply(entry)
-        except Exception as error:  # noqa: BLE001 - the rows follow from whole entries alone: it is this one's fault
+        except Exception as error:  # noqa: BLE001 - earlier entries were fine, so this one is at fault
             self.damaged.append((entry.position, error.code if isinstance(error, LedgerUnusable) else NOT_UNDERSTOOD))
 
     def _load(self, entry: Entry, study_id: str) -> StudyRows:
-        """The study as it was before this entry, folded from its first one on."""
+        """Return the study's rows as they were before this entry, folded from its first entry."""
         earlier = () if entry.version == 1 else self._earlier(study_id)
         whole = [each for each in earlier if each.position < entry.position and not faults(each)]
         rows = _new_rows(study_id, whole[0].position if whole else entry.position)
         for each in whole:
-            with suppress(Exception):  # it was left out, and named, when it was its turn
+            with suppress(Exception):  # it was left out and reported when it was its turn
                 rows.apply(each)
         rows.forget_changes()
         return rows
@@ -274,7 +274,7 @@ def _new_rows(study_id: str, first_position: int) -> StudyRows:
 
 
 def _upsert(table: str) -> str:
-    """SQL that writes a row whose values are in the order of its columns."""
+    """Return SQL that writes a row, with values in the order of the table's columns."""
     numbered = {f'"{name}"': f"?{number}" for number, name in enumerate(COLUMNS[table], 1)}
     numbered |= {"rowid": numbered[f'"{ROWID[table]}"']} if table in ROWID else {}
     return f"INSERT OR REPLACE INTO {table} ({', '.join(numbered)}) VALUES ({', '.join(numbered.values())})"  # noqa: S608 - names of ours

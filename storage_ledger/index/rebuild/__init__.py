@@ -1,5 +1,4 @@
-"""The rebuild of index.db: partitions of the ledger are folded by processes, merged into shadow tables, and these replace the old ones.
+"""Rebuilds index.db: processes fold partitions of the ledger, which are merged into shadow tables that replace the old tables.
 
-`rebuild` is the whole of it; `partitions` and `processes` share the ledger out, `worker` folds one partition, `merge` brings
-them together.
+`rebuild` runs it all; `partitions` and `processes` divide the work, `worker` folds one partition, `merge` combines them.
 """

@@ -1,4 +1,4 @@
-"""Brings the partitions of a rebuild together in one set of tables."""
+"""Merges the partitions of a rebuild into one set of tables."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from storage_ledger.system.sqlite import quoted
 
 
 def merge(connection: Any, prefix: str, files: Iterable[Path]) -> list[int]:
-    """Put what these files of partitions hold into the tables with this prefix, in their order: where several have a row, the last wins.
+    """Merge these partition files, in order, into the tables with this prefix; if several have a row, the last one wins.
 
-    DICOM studies of which several partitions have files are noted in the table `temp.recompute`, for `derive_again`. Each table of a
-    partition is a transaction of its own, so that a process that follows has to wait for one of them at most. A file is removed once
-    it is merged. Returns the positions of the `verified` entries, ascending.
+    DICOM studies with files in several partitions are noted in the table `temp.recompute`, for `derive_again`. Each table of a partition
+    is a transaction of its own, so a process that follows waits for one table at most. A file is deleted once merged.
+    Returns the positions of the `verified` entries, ascending.
     """
     connection.execute("DROP TABLE IF EXISTS temp.recompute")
     connection.execute("CREATE TABLE temp.recompute (study_instance_uid TEXT PRIMARY KEY)")
@@ -44,16 +44,16 @@ def merge(connection: Any, prefix: str, files: Iterable[Path]) -> list[int]:
 def _note_studies_of_several(connection: Any, prefix: str) -> None:
     several = f"SELECT study_instance_uid FROM partition.dicom_studies JOIN {prefix}dicom_studies USING (study_instance_uid)"  # noqa: S608 - names of ours
     connection.execute(f"INSERT OR IGNORE INTO recompute {several}")
-    # A header that was read again may have moved a file to another study.
+    # A header that was read again may have moved a file to another DICOM study.
     moved = f"SELECT old.study_instance_uid FROM partition.files new JOIN {prefix}files old ON old.rowid = new.position"  # noqa: S608 - the same
     left = "old.study_instance_uid IS NOT NULL AND old.study_instance_uid IS NOT new.study_instance_uid"
     connection.execute(f"INSERT OR IGNORE INTO recompute {moved} WHERE {left}")
 
 
 def derive_again(connection: Any) -> None:
-    """Compute again what no partition could know by itself: conflicts, and the studies that `merge` has noted.
+    """Recompute what no partition could know alone: conflicts, and the studies that `merge` noted.
 
-    Call it within a transaction, once the indexes are there.
+    Call it in a transaction, once the indexes exist.
     """
     chosen = "IN (SELECT study_instance_uid FROM recompute)"
     for statement in recompute_patients(chosen):

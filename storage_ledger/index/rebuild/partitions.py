@@ -1,4 +1,4 @@
-"""Partitions of the ledger: each is folded into a file of its own beside index.db, by another process or by this one."""
+"""Divides the ledger into partitions; each is folded into its own file beside index.db, by another process or this one."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from storage_ledger.ledger.contract import IndexSource
 
 @dataclass(frozen=True, slots=True)
 class RebuildOptions:
-    """How the ledger is partitioned.
+    """How a rebuild divides its work.
 
-    `processes` fold the partitions of a large ledger. This process by itself makes `partitions` of it, and keeps the rows of
-    `keep_studies` studies in memory meanwhile.
+    `processes` fold the partitions of a large ledger. Without them, this process folds `partitions` partitions, keeping the rows of up
+    to `keep_studies` studies in memory.
     """
 
     processes: RebuildProcesses | None
@@ -29,11 +29,11 @@ class RebuildOptions:
 def folded(
     index_file: Path, ledger: IndexSource, up_to: int, options: RebuildOptions, on_progress: Callable[[int], None]
 ) -> Generator[Path, None, None]:
-    """Fold the ledger up to a position. Gives the file of each partition as soon as it and all before it are complete.
+    """Fold the ledger up to a position. Yields each partition's file as soon as it and all earlier ones are complete.
 
-    Other processes fold a large ledger. This process folds a small one, and also what another one could not: then it succeeds
-    here, or fails with the right error: the driver's own where a file of a partition cannot be written. Close this to end the
-    processes and to remove the files.
+    Other processes fold a large ledger. This process folds a small one, and any partition that another process could not fold: it then
+    succeeds here or raises the actual error (the driver's own if a partition file cannot be written). Close the generator to end the
+    processes and delete the files.
     """
     remove(left_over(index_file))
     processes = options.processes if options.processes is not None and options.processes.are_worth_it(up_to) else None
@@ -45,7 +45,7 @@ def folded(
                 yield each.file
                 given += 1
         for each in planned[given:]:
-            each.file.unlink()  # another process may have begun it
+            each.file.unlink()  # another process may have started it
             _create(each.file)
             worker.fold(each.file, ledger, each.after, each.up_to, on_progress, keep_studies=options.keep_studies)
             yield each.file
@@ -54,20 +54,20 @@ def folded(
 
 
 def left_over(index_file: Path) -> Iterator[Path]:
-    """The files that a killed rebuild has left behind, if none runs now."""
+    """Return the partition files left by a killed rebuild, or in use by a running one."""
     return index_file.parent.glob(f"{index_file.name}-share-*")
 
 
 def remove(files: Iterable[Path]) -> None:
-    """Remove those of these files that are there."""
+    """Remove these files, if they exist."""
     for file in list(files):
         file.unlink(missing_ok=True)
 
 
 def _planned(index_file: Path, up_to: int, count: int) -> list[Partition]:
-    """Partitions of the same size, each with an empty file."""
+    """Return partitions of equal size, each with a new empty file."""
     bounds = pairwise(up_to * number // count for number in range(count + 1))
-    # Named by the process, too: a worker of one that was killed just now must not find the file of its successor.
+    # The process id is in the name so that a worker of a rebuild just killed cannot write to a file of the next one.
     planned = [
         Partition(index_file.with_name(f"{index_file.name}-share-{os.getpid()}-{number}"), *each) for number, each in enumerate(bounds)
     ]

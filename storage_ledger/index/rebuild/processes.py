@@ -1,4 +1,4 @@
-"""Other processes that fold partitions of the ledger, each as soon as it is free."""
+"""Worker processes that fold partitions of the ledger, each taking the next one when it is free."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from storage_ledger.system import logs
 
 MOST_PROCESSES = 4
 WORTH_A_PROCESS = 20_000
-"""Entries: below that, one process is done before a second one has started."""
+"""Number of entries below which one process finishes before a second one has started."""
 
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """The entries of the ledger beyond position `after` up to `up_to`, and the file that gets what follows from them."""
+    """The ledger's entries after position `after` up to `up_to`, and the file that they are folded into."""
 
     file: Path
     after: int
@@ -30,9 +30,9 @@ class Partition:
 
 @dataclass(frozen=True, slots=True)
 class RebuildProcesses:
-    """How many processes help with a rebuild, and where they find the ledger. `least`: from how many entries on they do.
+    """The number of worker processes for a rebuild, used for ledgers of `least` entries or more.
 
-    Each folds several partitions, so that what is folded is merged while others still are.
+    Each folds several partitions, so that merging starts while others are still being folded.
     """
 
     ledger_file: Path
@@ -42,23 +42,23 @@ class RebuildProcesses:
 
     @property
     def partitions(self) -> int:
-        """In all; 256 at most."""
+        """Total number of partitions, 256 at most."""
         return self.processes * self.partitions_each
 
     @classmethod
     def of(cls, ledger_file: Path) -> RebuildProcesses:
-        """As many as there are processors that this process may use."""
+        """Use one worker per processor available to this process, up to `MOST_PROCESSES`."""
         usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return cls(ledger_file, min(usable, MOST_PROCESSES))
 
     def are_worth_it(self, entries: int) -> bool:
-        """Whether they help with so large a ledger."""
+        """Return whether a ledger of this size is rebuilt faster with them."""
         return self.processes > 1 and entries >= self.least
 
     def fold(self, partitions: Sequence[Partition], on_progress: Callable[[int], None]) -> Iterator[Partition]:
-        """Each partition, in order, as soon as its file is complete; ends early where a process is lost.
+        """Yield each partition in order, as soon as its file is complete; stop early if a process is lost.
 
-        `on_progress` hears how many entries are folded in all. Closing the iterator ends the processes.
+        `on_progress` gets the total number of entries folded so far. Closing the iterator kills the processes.
         """
         with ExitStack() as stack:
             said, say = (os.fdopen(each, mode) for each, mode in zip(os.pipe(), ("r", "w"), strict=True))
@@ -76,13 +76,13 @@ class RebuildProcesses:
 
     @contextmanager
     def _worker(self, partitions: Sequence[Partition], queue: IO[bytes], say: IO[str]) -> Iterator[subprocess.Popen[bytes]]:
-        """A process that folds those partitions whose numbers it gets; it is killed in the end."""
+        """Start a process that folds the partitions whose numbers it reads from `queue`; kill it at the end."""
         asked = [text for each in partitions for text in (os.fspath(each.file), str(each.after), str(each.up_to))]
         command = [sys.executable, "-I", "-m", worker.__name__, os.fspath(self.ledger_file), *asked]
-        # In a session of its own: a Ctrl-C of the terminal is for this process alone, which ends the other.
+        # In its own session: Ctrl-C in the terminal reaches only this process, which then ends the worker.
         with subprocess.Popen(
             command, stdin=queue, stdout=say, stderr=subprocess.DEVNULL, cwd="/", start_new_session=True
-        ) as process:  # and waits for it
+        ) as process:  # leaving the block waits for it
             try:
                 yield process
             finally:
@@ -91,7 +91,7 @@ class RebuildProcesses:
 
 @contextmanager
 def _queue(count: int) -> Iterator[IO[bytes]]:
-    """A pipe that holds the numbers below `count`, a byte each, and then ends: each is read by one process alone."""
+    """Yield a pipe that serves as a job queue: one byte per partition number below `count`, then end of file."""
     reads, fill = (os.fdopen(each, mode) for each, mode in zip(os.pipe(), ("rb", "wb"), strict=True))
     with reads:
         with fill:
@@ -100,7 +100,7 @@ def _queue(count: int) -> Iterator[IO[bytes]]:
 
 
 def _complete(partitions: Sequence[Partition], said: IO[str], on_progress: Callable[[int], None]) -> Iterator[Partition]:
-    """Read what the processes say, see `worker`, until the last one has ended."""
+    """Read the workers' reports (see `worker`) until the last worker has ended; yield completed partitions in order."""
     reached: dict[int, int] = {}
     complete: set[int] = set()
     given = 0

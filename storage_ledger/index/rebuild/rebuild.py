@@ -1,4 +1,4 @@
-"""Makes every table of index.db from the ledger, in shadow tables that take the place of the old ones in one transaction."""
+"""Rebuilds all tables of index.db from the ledger, in shadow tables that replace the old ones in one transaction."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ READ = 500
 
 @dataclass(frozen=True, slots=True)
 class Rebuilt:
-    """What a rebuild came to: where the index stands now, the entries that it had to leave out, and SQLite's `schema_version`."""
+    """Result of a rebuild: the last entry in the index, the entries left out, and SQLite's `schema_version`."""
 
     last: Entry | None
     damaged: Sequence[tuple[int, str]]
@@ -39,13 +39,13 @@ def rebuild(
     on_progress: Callable[[int], None],
     on_indexed: Callable[[int, int], None],
 ) -> Rebuilt:
-    """Rebuild the index up to the ledger's end. Call it while no other process does.
+    """Rebuild the index up to the end of the ledger. No other process may rebuild at the same time.
 
-    Readers see the old index until it returns, and another process may follow meanwhile. Each entry is checked against its hashes;
-    one that fails is left out, and named in the table `damaged`. Memory does not grow with the number of entries, except for SQLite's
-    sorting for two indexes at a time; the disk needs room for the new index and about as much again.
-    `on_progress` hears how many entries are folded; after that `on_indexed` hears how many of how many indexes are made, from 0.
-    When it fails the old index is still there. Raises what `IndexFile` says.
+    Readers see the old index until this returns, and another process may follow meanwhile. Each entry is checked against its hashes; one
+    that fails is left out and listed in the table `damaged`. Memory does not grow with the number of entries, except for SQLite's sorting
+    for two indexes at a time. The disk needs about twice the size of the new index.
+    `on_progress` gets the number of entries folded; then `on_indexed` gets the number of indexes built and their total, starting at 0.
+    If it fails, the old index is kept. Raises what `IndexFile` documents.
     """
     last = ledger.last()
     position = last.position if last else 0
@@ -56,10 +56,10 @@ def rebuild(
             file.connection() as connection,
         ):
             verified = merge(connection, SHADOW, _read_of_ledger(files))
-        with file.transaction() as connection:  # from here on a process that follows has to wait
+        with file.transaction() as connection:  # from here on, a process that follows has to wait
             _replace_tables(connection, on_indexed)
             fixity.apply_all(connection.execute, (of_ledger(partial(ledger.get, each)) for each in reversed(verified)))
-            # The old tables may have got entries meanwhile that the new ones lack.
+            # A process that follows may have added entries to the old tables that the new ones lack.
             writer = FollowingWriter(connection, get=lambda described: of_ledger(partial(ledger.get, described)))
             last = writer.apply(_beyond(ledger, position)) or last
             set_progress(connection, last, ledger.ledger_id)
@@ -69,14 +69,14 @@ def rebuild(
 
 
 def remove_left_over(file: IndexFile) -> None:
-    """Remove what a rebuild that was killed has left behind. Call it while none runs."""
+    """Remove what a killed rebuild left behind. No rebuild may be running."""
     with file.transaction() as connection:
         _drop_shadow_tables(connection)
     remove(left_over(file.path))
 
 
 def has_left_over(file: IndexFile) -> bool:
-    """Whether there is anything of a rebuild: one goes on just now, or one was killed."""
+    """Return whether there are remains of a rebuild, running or killed."""
     with file.transaction() as connection:
         found = connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (f"{SHADOW}studies",)).fetchone()
     return found is not None or any(left_over(file.path))
@@ -84,7 +84,7 @@ def has_left_over(file: IndexFile) -> bool:
 
 @contextmanager
 def _shadow_tables(file: IndexFile) -> Iterator[None]:
-    """Empty tables beside those that are read; they go when something fails."""
+    """Create empty shadow tables beside those in use; drop them if the block fails."""
     with file.transaction() as connection:
         connection.execute(f"PRAGMA cache_size = -{CACHE_KB}")
         _drop_shadow_tables(connection)
@@ -104,22 +104,22 @@ def _drop_shadow_tables(connection: Any) -> None:
 
 
 def _read_of_ledger(files: Iterator[Path]) -> Iterator[Path]:
-    """The same files: they are made while they are asked for, and what fails then is the ledger's fault."""
+    """Yield the same files; producing one reads the ledger, so pass errors on as the ledger's (see `of_ledger`)."""
     while (file := of_ledger(partial(next, files, None))) is not None:
         yield file
 
 
 def _replace_tables(connection: Any, on_indexed: Callable[[int, int], None]) -> None:
-    """Drop everything but the shadow tables, give these the names, and make what is made of whole tables."""
+    """Drop everything except the shadow tables, rename these, and build indexes, search and what spans partitions."""
     sql = connection.execute
     for table in SEARCH:
-        sql(f"DROP TABLE IF EXISTS {table}_fts")  # drops the tables behind it, too, which cannot be dropped by themselves
+        sql(f"DROP TABLE IF EXISTS {table}_fts")  # also drops its internal tables, which cannot be dropped directly
     for kind, name in sql("SELECT type, name FROM sqlite_master WHERE type IN ('table', 'view')").fetchall():
         if not name.startswith((SHADOW, "sqlite_")):
             sql(f'DROP {kind} IF EXISTS "{name.replace(chr(34), chr(34) * 2)}"')
     for name in TABLES:
         sql(f"ALTER TABLE {SHADOW}{name} RENAME TO {name}")
-    late = [index for index in INDEXES if " ON dicom_studies " in index]  # once the rows are as they stay
+    late = [index for index in INDEXES if " ON dicom_studies " in index]  # after `derive_again` has written the final rows
     steps: list[Callable[[], object]] = [
         *(partial(sql, index) for index in INDEXES if index not in late),
         partial(_make_search, connection, "studies"),

@@ -1,11 +1,10 @@
-"""Folds one partition of the ledger: its entries are checked and folded into a file of tables that is thrown away in the end.
+"""Folds partitions of the ledger: checks their entries and folds each partition into a temporary file of tables.
 
     python -m storage_ledger.index.rebuild.worker LEDGER FILE AFTER UP_TO [FILE AFTER UP_TO]… < NUMBERS
 
-folds some of these partitions, one after the other, in a process of its own: each byte that it reads is the number of the next
-one, and several such processes read from one pipe, so that none waits while there is work. It reports on stdout, a line each time:
-`AFTER position` says how far a partition is folded, `AFTER made` that its file is complete. When nobody reads that any more, it
-ends: the process that started it is gone.
+Several workers share one pipe on stdin as a job queue; each byte is a partition number. A worker folds one partition after another and
+reports on stdout, one line each: `AFTER position` (progress of a partition) or `AFTER made` (its file is complete). It ends when stdout is
+closed, because then the process that started it is gone.
 """
 
 from __future__ import annotations
@@ -32,13 +31,13 @@ from storage_ledger.system.sqlite import quoted, sqlite
 
 FOLDED = ("studies", "files", "uploads", "damaged")
 DERIVED = ("series", "dicom_studies", "patients", "arrivals")
-"""The tables of a partition; besides them `verified`, positions of entries that are applied in the end."""
+"""The tables of a partition file. A further table, `verified`, has the positions of `verified` entries, applied after merging."""
 
 READ_BY_DERIVED = tuple(dict.fromkeys((
     "study_instance_uid", "series_instance_uid", "bytes", "study_id", "archived_at", *FLAGS, *PATIENT, *OF_A_SERIES, *OF_A_STUDY,
     *Described._fields,
 )))  # fmt: skip
-"""All that `add_files`, `add_patients` and `write_search_text` read of a file: an index over it is smaller, and in their order."""
+"""All columns that `add_files`, `add_patients` and `write_search_text` read, for a covering index in their order."""
 
 COMPLETE = "made"
 CACHE_KB = 16_384
@@ -54,10 +53,10 @@ def fold(
     *,
     keep_studies: int = KEEP_STUDIES,
 ) -> None:
-    """Fold the entries beyond `after` up to `up_to` into `file`, which exists and is empty. Nothing of it is durable.
+    """Fold the entries after `after` up to `up_to` into `file`, which must exist and be empty. Nothing is made durable.
 
-    `FOLDED` get every row that these entries have changed, as it is after the last of them: what came before is folded, too.
-    `DERIVED` get what the files of this partition by themselves amount to; of `arrivals`, what came in it.
+    The `FOLDED` tables get each row that these entries change, in its final state, for which earlier entries of the study are folded too.
+    The `DERIVED` tables cover only the files of this partition; `arrivals`, only those that arrived in it.
     """
     with _scratch_file(file) as connection:
         _create_tables(connection)
@@ -72,7 +71,7 @@ def fold(
 
 @contextmanager
 def _scratch_file(file: Path) -> Iterator[Any]:
-    """A connection of the driver to a file that exists and is empty, in one transaction."""
+    """Yield a driver connection to an existing empty file, in one transaction."""
     with closing(sqlite.connect(f"file:{quoted(file)}?mode=rw", uri=True, isolation_level=None)) as connection:
         for pragma in ("journal_mode = OFF", "synchronous = OFF", f"cache_size = -{CACHE_KB}"):
             connection.execute(f"PRAGMA {pragma}")
@@ -84,7 +83,7 @@ def _scratch_file(file: Path) -> Iterator[Any]:
 def _create_tables(connection: Any) -> None:
     for name in (*FOLDED, *DERIVED):
         columns = TABLES[name]
-        if (number := ROWID.get(name)) is not None:  # its rows are found by that alone, and nobody asks for their keys here
+        if (number := ROWID.get(name)) is not None:  # the only column by which rows are found here
             others = [f'"{column}"' for column in COLUMNS[name] if column != number]
             columns = f"({number} INTEGER PRIMARY KEY, {', '.join(others)})"
         connection.execute(f"CREATE TABLE {name} {columns}")
@@ -99,8 +98,8 @@ def _entries(ledger: IndexSource | Entries, after: int, up_to: int, on_progress:
 
 
 def main(ledger_file: str, *asked: str) -> None:
-    """Fold those of the partitions whose numbers stdin gives."""
-    gc.disable()  # nothing that a fold makes holds itself
+    """Fold the partitions whose numbers arrive on stdin."""
+    gc.disable()  # folding creates no reference cycles
     ledger = Entries(Path(ledger_file))
     partitions = list(zip(asked[0::3], asked[1::3], asked[2::3], strict=True))
     while number := os.read(0, 1):
@@ -111,7 +110,7 @@ def main(ledger_file: str, *asked: str) -> None:
 
 
 def _report(after: str, word: object) -> None:
-    os.write(1, f"{after} {word}\n".encode())  # fails once nobody reads it, however that process ended
+    os.write(1, f"{after} {word}\n".encode())  # fails when the reader is gone, however it ended
 
 
 if __name__ == "__main__":
