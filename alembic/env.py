@@ -1,4 +1,4 @@
-"""Runs migrations on the ledger, on the connection that `storage-ledger migrate` hands over, or on LEDGER_PATH's."""
+"""Runs migrations on the ledger: on the connection passed by `storage-ledger migrate`, or else on the ledger in LEDGER_PATH."""
 
 from alembic import context
 
@@ -9,7 +9,7 @@ from storage_ledger.system.sqlite import connect
 
 
 def run(connection) -> None:
-    # One transaction for all revisions: a migration is there whole or not at all. SQLite's DDL is transactional.
+    # One transaction for all revisions, so that a migration is applied completely or not at all. DDL in SQLite is transactional.
     context.configure(connection=connection, target_metadata=None, transaction_per_migration=False, transactional_ddl=True)
     with context.begin_transaction():
         context.run_migrations()

@@ -1,4 +1,4 @@
-"""The ledger: entries, pending, meta, and the triggers that keep entries as they are."""
+"""The ledger: the tables entries, pending and meta, and the triggers that make entries append-only."""
 
 import uuid
 
@@ -7,7 +7,7 @@ from alembic import op
 revision = "0001"
 down_revision = None
 
-# Written out, not imported: a migration must do tomorrow what it does today.
+# Written out rather than imported: a migration must never change.
 STATEMENTS = (
     """
     CREATE TABLE entries (
@@ -38,8 +38,8 @@ STATEMENTS = (
     "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
     "CREATE INDEX pending_due ON pending (stage, not_before, position)",
     "CREATE INDEX entries_of_no_study ON entries (kind, position) WHERE study_id IS NULL",
-    # REPLACE deletes whatever row the new one collides with, on any unique key, without firing a DELETE trigger: so each
-    # key has a line of its own, and nothing that is not the next entry ever gets to the point of colliding.
+    # REPLACE deletes the row that the new one conflicts with, on any unique key, without firing a DELETE trigger. So each key is checked
+    # here: only the next entry gets through, and it conflicts with nothing.
     """
     CREATE TRIGGER entries_insert BEFORE INSERT ON entries BEGIN
       SELECT RAISE(ABORT, 'entries: position must be the last one + 1')
@@ -78,4 +78,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    raise NotImplementedError("The ledger is never taken back: restore a backup instead.")
+    raise NotImplementedError("The ledger cannot be downgraded: restore a backup instead.")

@@ -1,4 +1,4 @@
-"""What was said of one upload, whichever study said it: an index, no column. The reconciler asks it for each file that it finds."""
+"""An index to find the entries that name an upload, whatever their study. The reconciler uses it for each file that it finds."""
 
 from alembic import op
 
@@ -7,7 +7,7 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
-    # A payload that is no JSON any more (erased, or damaged) is in no upload's list, and can still be written and read.
+    # json_valid: a payload that is no longer JSON (erased or damaged) is left out of the index, and can still be read and copied.
     op.get_bind().exec_driver_sql(
         "CREATE INDEX entries_of_upload ON entries (CASE WHEN json_valid(payload) THEN json_extract(payload, '$.upload_path') END) "
         "WHERE CASE WHEN json_valid(payload) THEN json_extract(payload, '$.upload_path') END IS NOT NULL"
@@ -15,4 +15,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    raise NotImplementedError("The ledger is never taken back: restore a backup instead.")
+    raise NotImplementedError("The ledger cannot be downgraded: restore a backup instead.")

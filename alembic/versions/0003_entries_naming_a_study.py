@@ -1,4 +1,4 @@
-"""Entries of no study that name one all the same: a rejected message, and what was told of it. An index, no column."""
+"""An index to find entries without study_id whose payload names a study: rejected messages, and statuses sent for them."""
 
 from alembic import op
 
@@ -7,7 +7,7 @@ down_revision = "0002"
 
 
 def upgrade() -> None:
-    # A payload that is no JSON any more (erased, or damaged) names no study, and can still be written and read.
+    # json_valid: a payload that is no longer JSON (erased or damaged) is left out of the index, and can still be read and copied.
     op.get_bind().exec_driver_sql(
         "CREATE INDEX entries_naming_study ON entries (CASE WHEN json_valid(payload) THEN json_extract(payload, '$.study_id') END) "
         "WHERE study_id IS NULL AND CASE WHEN json_valid(payload) THEN json_extract(payload, '$.study_id') END IS NOT NULL"
@@ -15,4 +15,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    raise NotImplementedError("The ledger is never taken back: restore a backup instead.")
+    raise NotImplementedError("The ledger cannot be downgraded: restore a backup instead.")
