@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import links
 import pytest
 import typer.main
 import yaml
@@ -218,29 +218,21 @@ def test_the_example_alerts_match_labels_that_exist():
 # -- links
 
 
-def anchors(path: Path) -> set[str]:
-    """As GitHub makes them from headings."""
-    found: dict[str, int] = defaultdict(int)
-    text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
-    for heading in re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE):
-        found[re.sub(r"[^\w\- ]", "", heading.replace("`", "").lower()).replace(" ", "-")] += 1
-    return set(found)
-
-
-def links(path: Path) -> list[str]:
-    text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
-    return [target for target in re.findall(r"\]\(([^)\s]+)\)", text) if not re.match(r"[a-z]+:", target)]
-
-
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_link_leads_to_a_file_and_a_heading_that_exist(path):
-    wrong = []
-    for target in links(path):
-        name, _, anchor = target.partition("#")
-        file = (path.parent / name).resolve() if name else path
-        if not file.exists() or (anchor and file.suffix == ".md" and anchor not in anchors(file)):
-            wrong.append(target)
-    assert wrong == []
+    assert list(links.broken(path)) == []
+
+
+def test_a_link_to_a_file_or_a_heading_that_does_not_exist_is_found(tmp_path):
+    (tmp_path / "other.md").write_text("# One `name`, twice\n\n# One name twice\n")
+    (tmp_path / "page.md").write_text(
+        "# Here\n\n[a](other.md) [b](other.md#one-name-twice) [c](other.md#one-name-twice-1) [d](#here) [e](https://example.org/x)\n\n"
+        "```sh\n[no](link.md)\n```\n\n[f](gone.md), `[no](link.md)`\n"
+        "[g](other.md#three) ![h](gone.png) [i][ref] [j](#there)\n\n[ref]: gone.md\n"
+    )
+    assert list(links.broken(tmp_path / "page.md")) == [
+        (9, target) for target in ("gone.md", "other.md#three", "gone.png", "gone.md", "#there")
+    ]
 
 
 def test_every_page_can_be_reached_from_the_map():
@@ -249,6 +241,6 @@ def test_every_page_can_be_reached_from_the_map():
     while waiting:
         path = waiting.pop()
         reached.add(path)
-        found = {(path.parent / target.partition("#")[0]).resolve() for target in links(path) if target.partition("#")[0]}
+        found = {(path.parent / target.partition("#")[0]).resolve() for _, target in links.links(path) if target.partition("#")[0]}
         waiting += [each for each in found if each.suffix == ".md" and each.is_file() and each not in reached and each not in waiting]
     assert set(PAGES) - reached == set()
