@@ -36,7 +36,7 @@ MIRROR_LAGS_S = 60
 READY_WITHIN_S = 10.0
 UNEXPLAINED = "storage_ledger_unexplained_files"
 NOT_SERVING = "`storage-ledger serve` is not running (serve.lock is free)"
-NO_INDEX = "index.db is missing or unreadable, so damaged files cannot be listed"
+NO_INDEX = "index.db is missing, unreadable or not of this ledger, so damaged files are not known"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,13 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 from storage_ledger.domain.entries import Entry
 from storage_ledger.errors import LedgerRefused, LedgerUnusable
 from storage_ledger.index.follower import Index
 from storage_ledger.index.schema import SCHEMA, SEARCH, TABLES
+from storage_ledger.ledger.contract import IndexSource
 from storage_ledger.operations.verify.findings import Findings
 from storage_ledger.operations.verify.untrusting_reader import UntrustingReader
 from storage_ledger.system.sqlite import as_it_is, connect, errors_mapped, is_regular, sqlite
@@ -22,8 +25,8 @@ FILE = "index.db"
 _SCRATCH = "verify-"
 
 
-class BelievedLedger:
-    """A `contract.IndexSource` of the undamaged entries up to a position."""
+class BelievedLedger(IndexSource):
+    """The undamaged entries of a ledger up to a position, as the source of an index."""
 
     def __init__(self, reader: UntrustingReader, ledger_id: str, up_to: int, stopped: Callable[[], None]) -> None:
         self._reader = reader
@@ -31,26 +34,26 @@ class BelievedLedger:
         self.ledger_id = ledger_id
         self.up_to = up_to
 
+    @override
     def read(self, after: int, limit: int) -> list[Entry]:
-        """See `contract.IndexSource.read`."""
         self._stopped()
         return list(self._reader.believed(after, min(self.up_to, after + limit)))
 
+    @override
     def scan(self, after: int, up_to: int) -> Iterator[Entry]:
-        """See `contract.IndexSource.scan`."""
         self._stopped()
         yield from self._reader.believed(after, min(self.up_to, up_to))
 
+    @override
     def study(self, study_id: str) -> Iterator[Entry]:
-        """See `contract.IndexSource.study`."""
         return self._reader.of_study(study_id)
 
+    @override
     def get(self, position: int) -> Entry | None:
-        """See `contract.IndexSource.get`."""
         return self._reader.get(position) if position <= self.up_to else None
 
+    @override
     def last(self) -> Entry | None:
-        """See `contract.IndexSource.last`."""
         return self.get(self.up_to)
 
 
