@@ -48,7 +48,7 @@ READ_ON = {
     "restore": "[ledger volume lost](../how-to/ledger-volume-lost.md), [old backup restored](../how-to/old-backup-restored.md)",
     "repair headers": "[DICOM headers](../how-to/rebuild-what-is-derived.md#dicom-headers), [`header-read`](entry-kinds.md#header-read)",
     "reconcile": "[lost messages](../how-to/make-up-for-lost-messages.md), [unexplained files](error-codes.md#unexplained-files), "
-    "[codes](error-codes.md#sweeps)",
+    "[codes](error-codes.md#reconciliation)",
     "adopt": "[adopt an old archive](../how-to/adopt-an-old-archive.md), [codes](error-codes.md#left-alone-by-adopt)",
     "demo": "[tutorial](../tutorial.md)",
 }

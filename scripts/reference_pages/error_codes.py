@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
-from storage_ledger.domain.error_catalogue.catalogue import SECTIONS
+from storage_ledger.domain.error_catalogue.catalogue import SECTIONS, meanings
 from storage_ledger.domain.error_catalogue.explanation import Explanation, Section
 
 HEAD = """\
@@ -12,23 +13,24 @@ HEAD = """\
 
 <!-- scripts/reference writes this page from storage_ledger/domain/error_catalogue: change it there. -->
 
-Each code is stable: it stands in the ledger, in logs, metrics, `/readyz` and the commands, and is never renamed.
-The text beside it is for people and may change.
-No text quotes a value of a message, of a DICOM file or of a neighbour's answer.
+Codes never change: the ledger, logs, metrics, `/readyz` and commands use them.
+Texts may change; they never quote a message, a DICOM file or another service.
 
-`storage-ledger explain CODE` prints the same.
-Where to look: `storage-ledger status` for what needs a person now, `storage-ledger show STUDY_ID` for one study,
-`storage-ledger quarantine list` for what waits.
-A code may stand in several sections: each says what it means there.
+The [runbook](../how-to/outages.md) finds a code by symptom; `storage-ledger explain CODE` prints its texts.
+Below each code: what it means and what the service does meanwhile; on a new line, what to do.
 """
+
+LONG = 6
+"""An action of more words is printed once; other codes refer to it."""
 
 
 def page() -> str:
-    """What each code means, section by section."""
-    return "\n".join([HEAD, *(line for section in SECTIONS for line in _section(section))])
+    """Return the page: a section for each place that reports codes, a heading for each code."""
+    first: dict[str, str] = {}
+    return "\n".join([HEAD, *(line for section in SECTIONS for line in _section(section, first))])
 
 
-def _section(section: Section) -> Iterator[str]:
+def _section(section: Section, first: dict[str, str]) -> Iterator[str]:
     yield f"## {section.title}"
     yield section.intro
     if section.meanwhile:
@@ -38,26 +40,49 @@ def _section(section: Section) -> Iterator[str]:
         yield from section.commands
         yield "```"
     yield ""
-    yield from _table(section.explanations)
-    yield ""
+    elsewhere = [each.code for each in section.explanations if meanings(each.code)[0][0] is not section]
+    if elsewhere:
+        yield f"Also: {', '.join(f'[`{code}`](#{code})' for code in elsewhere)}.\n"
+    for each in section.explanations:
+        if each.code not in elsewhere:
+            yield from _code(each.code, first)
 
 
-def _table(explanations: tuple[Explanation, ...]) -> Iterator[str]:
-    """A column that no code of the section fills is left out."""
-    columns = {
-        "code": [f"`{each.code}`" for each in explanations],
-        "step": [", ".join(each.steps) for each in explanations],
-        "means": [each.means for each in explanations],
-        "meanwhile": [each.meanwhile for each in explanations],
-        "what to do": [_to_do(each) for each in explanations],
-    }
-    shown = {title: cells for title, cells in columns.items() if any(cells)}
-    yield f"| {' | '.join(shown)} |"
-    yield "|" + "---|" * len(shown)
-    for cells in zip(*shown.values(), strict=True):
-        yield f"| {' | '.join(cells)} |"
+def _code(code: str, first: dict[str, str]) -> Iterator[str]:
+    """A list if the code has several meanings; with one action below it if that is the same for all.
+
+    `first`: by action, the code that explains it, and no other action.
+    """
+    yield f"### `{code}`"
+    found = _distinct(meanings(code))
+    actions = [_action(explanation) for _, explanation in found]
+    shared = len(set(actions)) == 1
+    if shared:
+        first.setdefault(actions[0], code)
+    bullet = "- " if len(found) > 1 else ""
+    for (title, explanation), action in zip(found, actions, strict=True):
+        condition = f"{title}{explanation.means} {explanation.meanwhile}".strip()
+        yield f"{bullet}{condition}" if shared else f"{bullet}{condition}<br>\n  {_once(action, code, first)}"
+    yield f"\n{_once(actions[0], code, first)}\n" if shared else ""
 
 
-def _to_do(explanation: Explanation) -> str:
-    """The commands of a quarantined file stand above the table."""
+def _distinct(found: list[tuple[Section, Explanation]]) -> list[tuple[str, Explanation]]:
+    """The meanings of a code; several that differ only in section and step are one."""
+    where: dict[Explanation, list[str]] = {}
+    for section, explanation in found:
+        steps = f" ({', '.join(explanation.steps)})" if explanation.steps else ""
+        where.setdefault(replace(explanation, steps=()), []).append(section.title + steps)
+    if len(where) == 1:
+        [(explanation, _)] = where.items()
+        return [(f"*{', '.join(found[0][1].steps)}:* " if found[0][1].steps else "", explanation)]
+    return [(f"*{', '.join(titles)}:* ", explanation) for explanation, titles in where.items()]
+
+
+def _once(action: str, code: str, first: dict[str, str]) -> str:
+    known = first.get(action, code)
+    return action if known == code or len(action.split()) <= LONG else f"Do as for [`{known}`](#{known})."
+
+
+def _action(explanation: Explanation) -> str:
+    """The commands of a quarantined file are in the section's introduction."""
     return explanation.action if any("quarantine retry" in each for each in explanation.commands) else explanation.advice

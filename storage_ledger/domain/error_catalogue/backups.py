@@ -8,54 +8,53 @@ from storage_ledger.domain.error_catalogue.explanation import Explanation, Secti
 
 BACKUPS = Section(
     "Backups",
-    where="`storage-ledger backup` or `restore --from-backup`",
-    intro="Errors of `storage-ledger backup` and `storage-ledger restore --from-backup`.",
-    meanwhile="The command ends with 2. No ledger was changed, and no half-made backup was left behind.",
+    intro="Errors of `storage-ledger backup` and `restore --from-backup`.",
+    meanwhile="Exit code 2; no ledger was changed, no partial backup left behind.",
     explanations=(
         Explanation(
             "backup-full",
-            means="The volume that should take the copy is full.",
+            means="The destination volume is full.",
             action="Make room there, then run it again.",
         ),
         Explanation(
             "backup-folder",
-            means="DEST cannot be made, read or written, or is inside the service's own folders; the text says which.",
-            action="Check that its volume is mounted. Give it to the service's user: `chown 10001:10001`, in compose on the host's side of the mount.",
+            means="DEST cannot be created, read or written, or is inside the service's own folders; the text says which.",
+            action="Mount its volume; give it to the service's user (`chown 10001:10001`, on the host).",
         ),
         Explanation(
             "backup-io",
-            means="The disk failed while reading or writing; the text has its reason.",
+            means="The disk failed; the text has its reason.",
             action="Check the kernel log.",
         ),
         Explanation(
             "backup-exists",
-            means="There is already a backup with this very time.",
+            means="There is already a backup with this timestamp.",
             action="Run it again.",
         ),
         Explanation(
             "backup-missing",
             means="There is no backup in this folder.",
-            action="Name a folder that has a `manifest.json`, or one that holds such folders.",
+            action="Name a folder with a `manifest.json`, or its parent.",
         ),
         Explanation(
             "backup-damaged",
-            means="An entry, a digest or the manifest of the backup is not as it was written. From `backup`: the ledger itself is damaged at that position.",
-            action="From `restore`: take an older backup, then run `restore --from-mirror` for the rest. From `backup`: stop `serve`, copy LEDGER_PATH away as it is, then restore.",
+            means="The backup is damaged; from `backup`: the ledger is.",
+            action="Restore an older backup, then run `storage-ledger restore --from-mirror` for the rest. For the ledger: stop the service, copy LEDGER_PATH away, then restore it.",
         ),
         Explanation(
             "backup-newer",
             means="A newer version of the program made the backup.",
-            action="Restore with that version.",
+            action="Restore it with that version.",
         ),
         Explanation(
             "backup-older",
-            means="The ledger in place has more entries than the backup.",
-            action="Most likely you need no backup. If you do, add `--force`.",
+            means="The current ledger has more entries than the backup.",
+            action="Keep the ledger. To restore the backup anyway, add `--force`.",
         ),
         Explanation(
             "backup-disagrees",
-            means="Ledger and backup have different entries at the same position: one of them went on from an old copy.",
-            action="Find out which one is right: the archive's mirror agrees with one of them. Then add `--force`, or leave it.",
+            means="Ledger and backup have different entries at one position: one was continued from an older copy.",
+            action="Find out which one agrees with the archive's mirror. To restore the backup, add `--force`.",
         ),
     ),
 )

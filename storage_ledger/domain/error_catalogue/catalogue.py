@@ -1,4 +1,4 @@
-"""All sections of the catalogue, in the order of the reference page, and how to find a code in them."""
+"""All sections of the catalogue, in the order of the reference page, and look-ups by code."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ SECTIONS = (
 
 
 def codes() -> list[str]:
-    """Every code, in alphabetical order."""
+    """Return every code, in alphabetical order."""
     return sorted({each.code for section in SECTIONS for each in section.explanations})
 
 
 def meanings(code: str) -> list[tuple[Section, Explanation]]:
-    """Every section that has the code, with what it means there; empty for what is no code."""
+    """Return each section that has the code, with its explanation; empty for an unknown code."""
     return [(section, found) for section in SECTIONS if (found := section.find(code))]
 
 
 def explained(code: str | None, sections: Iterable[Section]) -> Explanation | None:
-    """What a code means in the first of these sections that has it."""
+    """Return the explanation from the first of these sections that has the code, or None."""
     return next((found for section in sections if (found := section.find(code))), None)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 REFERENCE = "docs/reference/error-codes.md"
 BY, REASON = "YOUR NAME", "WHY"
-"""Placeholders in the commands that are shown to people, who put their own words there."""
-_LINK = re.compile(r"\[([^\]]+)\]\(([^)#]*)(?:#[^)]*)?\)")
+"""Placeholders in commands, to be filled in."""
+_LINK = re.compile(r"\[([^\]]+)\]\([^)]*\)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,9 +16,9 @@ class Explanation:
     """What one code means in one section.
 
     Texts are Markdown of one line: code in backticks, links relative to the reference page. `means` begins with a sentence that can
-    stand alone. `meanwhile` is what the service does until somebody acts, beyond what the section says of all its codes. `action` is an
-    imperative. `steps` of the pipeline are those at which the code occurs, where the section tells them apart. `commands` can be
-    copied; words in capitals are to be filled in.
+    stand alone. `meanwhile` adds to the section's `meanwhile`. `action` is an imperative that can be followed without its links: an
+    image has no documentation. `steps` are the steps of the pipeline at which the code occurs, if the section distinguishes them.
+    `commands` can be copied; words in capitals are placeholders.
     """
 
     code: str
@@ -35,43 +35,38 @@ class Explanation:
 
     @property
     def advice(self) -> str:
-        """`action`, with the commands named."""
+        """`action`, followed by the commands."""
         return f"{self.action} Run {' or '.join(f'`{each}`' for each in self.commands)}." if self.commands else self.action
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """The codes of one place where the program speaks of an error. `title` is the heading in the reference page.
+    """The codes that one part of the program reports.
 
-    `where` says in a few words what has such a code. `intro` is Markdown of several lines for the page. `meanwhile` holds for all of its
-    codes, and so do `commands` for those that have none of their own.
+    `title` is the heading on the reference page, `intro` Markdown of several lines below it. `meanwhile` is true for all codes of the section,
+    `commands` are for those without commands of their own.
     """
 
     title: str
-    where: str
     intro: str
     explanations: tuple[Explanation, ...]
     meanwhile: str = ""
     commands: tuple[str, ...] = ()
 
     def find(self, code: str | None) -> Explanation | None:
-        """The explanation of a code; None where the section has none."""
+        """Return the explanation of a code, or None."""
         return next((each for each in self.explanations if each.code == code), None)
 
     @property
     def anchor(self) -> str:
-        """Its address in the reference page."""
+        """The section's address on the reference page."""
         return f"{REFERENCE}#{self.title.lower().replace(' ', '-')}"
 
 
 def plain(text: str, *, backticks: bool = True) -> str:
-    """Markdown as text: a link becomes its words and the path of the page; without `backticks` code is not marked."""
-    shown = _LINK.sub(lambda found: found[1] + _path(found[2]), text)
+    """Return Markdown as text for a terminal or web page: only the words of a link stay.
+
+    Without `backticks`, code is not marked either.
+    """
+    shown = _LINK.sub(r"\1", text)
     return shown if backticks else shown.replace("`", "")
-
-
-def _path(target: str) -> str:
-    """` (docs/how-to/verify.md)` of a link in the reference page; nothing of one within that page."""
-    if not target:
-        return ""
-    return f" (docs/{target.removeprefix('../')})" if target.startswith("../") else f" (docs/reference/{target})"

@@ -1,83 +1,68 @@
-"""Why the web page has no picture, header or file."""
+"""Why the web page cannot show an image, header or file."""
 
 from __future__ import annotations
 
 from storage_ledger.domain.error_catalogue.explanation import Explanation, Section
+from storage_ledger.domain.error_catalogue.flags_and_headers import HEADER_UNREADABLE, NOT_DICOM
+from storage_ledger.domain.error_catalogue.verify import FILE_CHANGED, FILE_MISSING
 
 PICTURES = Section(
-    "Pictures and downloads",
-    where="a picture or download of the web page",
-    intro="Why the web page has no picture, header or file: in `X-Picture-Why`, in `why`, in the log as `browse.no-picture code=…`.",
+    "Images and downloads",
+    intro="The web page shows no image, header or file: `X-Picture-Why`, `why`, `browse.no-picture` in the log.",
     explanations=(
         Explanation(
             "no-pixels",
-            means="The file has no pixels: a report, a plan, a waveform, a DICOMDIR.",
+            means="The file has no pixels: a report, plan, waveform or DICOMDIR.",
             action="Do nothing.",
         ),
-        Explanation(
-            "not-dicom",
-            means="It is not a DICOM file. It is archived all the same.",
-            action="Find out who sent it.",
-        ),
-        Explanation(
-            "header-unreadable",
-            means="The file's header is damaged, or made to be unreadable (sequences nested without end).",
-            action="Look at the file with another program.",
-        ),
+        NOT_DICOM,
+        HEADER_UNREADABLE,
         Explanation(
             "no-such-frame",
-            means="The file has fewer frames than the address asks for.",
-            action="Ask for another frame.",
+            means="The file has fewer frames.",
+            action="Request another frame.",
         ),
         Explanation(
             "syntax-unsupported",
-            means="No decoder that the program may ship reads this transfer syntax: 12-bit lossy JPEG (JPEG Extended), video.",
-            action="Download the file, and use a viewer that can.",
+            means="The program has no decoder for this transfer syntax: 12-bit lossy JPEG (JPEG Extended) or video.",
+            action="Download the file, and use a viewer that supports it.",
         ),
         Explanation(
             "pixels-unreadable",
-            means="The pixels are cut off, or not as the header says.",
-            action="Check whether the file is `intact`. If so, it arrived like this: ask the sender.",
+            means="The pixels are truncated, or do not match the header.",
+            action="If the file is `intact`, it arrived like this: ask the sender.",
         ),
         Explanation(
             "picture-too-large",
-            means="The picture would take more memory than a worker may have. Also a deflated file that grows without end.",
+            means="The image needs more memory than a worker may use, or a deflated file grows without end.",
             action="Download the file.",
         ),
         Explanation(
             "picture-too-slow",
-            means="The picture takes longer than 10 seconds to make.",
-            meanwhile="The worker was ended. For ten minutes the same request is answered like this at once.",
+            means="Rendering the image takes longer than 10 seconds.",
+            meanwhile="The worker was ended; the same request gets this answer for ten minutes.",
             action="Download the file.",
         ),
         Explanation(
             "picture-crashed",
-            means="The decoder crashed its process, or the process could not be started. Nothing else is affected.",
-            action="If it is one file, report it. If it is all of them, check the memory of the container.",
+            means="The decoder's process crashed or could not start. Nothing else is affected.",
+            action="Report it if it is one file. If it is all of them, check the container's memory.",
         ),
         Explanation(
             "pictures-busy",
-            means="More than 256 pictures are waited for, or `browse` is ending.",
+            means="More than 256 images are queued, or `browse` is stopping.",
             action="Try again.",
         ),
         Explanation(
             "archive-missing",
-            means="ARCHIVE_PATH cannot be opened by `browse`.",
-            action="Mount it for `browse`, too.",
+            means="`browse` cannot open ARCHIVE_PATH.",
+            action="Mount it for `browse` too.",
         ),
-        Explanation(
-            "file-missing",
-            means="The archive has no such file, though the ledger knows it.",
-            action="Run `storage-ledger show` for the study; [restore the file](../how-to/files-damaged-or-deleted.md) from a backup.",
-        ),
-        Explanation(
-            "file-changed",
-            means="The file has another length or other bytes than the ledger says, or is not a regular file; links are not followed.",
-            action="Run `storage-ledger show` for the study; [restore the file](../how-to/files-damaged-or-deleted.md) from a backup.",
-        ),
+        FILE_MISSING,
+        FILE_CHANGED,
         Explanation(
             "file-unreadable",
-            means="The file cannot be read: missing rights, or the disk. Or metadata.json is larger than 16 MB.",
+            means="The file cannot be read, or metadata.json is larger than 16 MB.",
             action="Check owner and mode, and the kernel log.",
         ),
     ),

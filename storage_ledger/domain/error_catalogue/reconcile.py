@@ -1,53 +1,56 @@
-"""The search of uploads for lost messages: why it stopped short, and the files there that nothing explains."""
+"""Reconciliation of uploads: why a pass stopped short, and the files that nothing explains."""
 
 # ruff: noqa: E501 - a sentence is one line
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from storage_ledger.domain.error_catalogue.explanation import Explanation, Section
+from storage_ledger.domain.error_catalogue.retries import UPLOAD_IO
+from storage_ledger.domain.error_catalogue.shared import ENTRY_DAMAGED, OWNER, REPLACE, STATUS_REFUSED, STATUS_UNREADABLE
 
 SWEEPS = Section(
-    "Sweeps",
-    where="a search of uploads that stopped short",
+    "Reconciliation",
     intro="""\
-Why a search of uploads for lost messages did not get to all files: `storage_ledger_sweeps_total`, the log line `reconcile.stopped-short`, exit code 2 of `storage-ledger reconcile`.
-Besides these: `ledger-full`, `ledger-busy` and `ledger-io` of [the ledger](#the-ledger).""",
-    meanwhile="The next search begins from the start; nothing is lost by waiting.",
+A reconciliation pass did not check every file in uploads: `storage_ledger_sweeps_total`, `reconcile.stopped-short` in the log, exit code 2 of `storage-ledger reconcile`.
+`ledger-full`, `ledger-busy` and `ledger-io` occur too.""",
+    meanwhile="The next pass starts from the beginning; nothing is lost.",
     explanations=(
         Explanation(
             "uploads-missing",
             means="UPLOADS_PATH cannot be opened.",
-            action="Mount the uploads volume; check who may enter it.",
+            action="Mount the uploads volume; check its owner and mode.",
         ),
         Explanation(
             "status-service-away",
-            means="The Status Service did not answer, and its word was needed for some files.",
-            meanwhile="Leftovers of archived files were handled all the same.",
+            means="The Status Service did not answer.",
+            meanwhile="Leftover uploads were handled all the same.",
             action="Start the Status Service.",
         ),
     ),
 )
 
-_REJECTED = "The Status Service says `described`, but a message with its `details` would be [rejected](#rejected-messages)."
+_PUBLISH_OR_REMOVE = "Publish its message if it belongs to a study; otherwise take it out of uploads."
+_FIND_OUT = f"Find out where the pipeline stopped. {_PUBLISH_OR_REMOVE}"
 
 UNEXPLAINED_FILES = Section(
     "Unexplained files",
-    where="a file in uploads that nothing explains",
     intro="""\
-A file in uploads, older than RECONCILE_GRACE_SECONDS, that no message or work item accounts for.
-`storage-ledger reconcile` lists these files, `storage_ledger_unexplained_files` counts them.
-"The study" is the one whose study_id is the file's name without its suffix.""",
-    meanwhile="The file stays as it is.",
+A file in uploads that is older than RECONCILE_GRACE_SECONDS and belongs to no message or work item.
+`storage-ledger reconcile` lists such files, `storage_ledger_unexplained_files` counts them.
+"The study" is the one named like the file, without suffix.""",
+    meanwhile="The file is left alone.",
     explanations=(
         Explanation(
             "not-described",
-            means="The Status Service has another status than `described` for the study; it stands beside the code. `uploaded`, `validating`: the pipeline has not finished, or has lost it. `failed`: see `storage-ledger show`. `archived`: another file, or other bytes, than the ledger knows. `other`: none of the pipeline's.",
-            action="Find out where the pipeline stopped. If the file belongs to a study, publish its message. If it does not, take it out of uploads.",
+            means="The study's status is not `described` but the one beside the code. With `archived`, the ledger knows another file or other bytes; `other` is not the pipeline's.",
+            action=_FIND_OUT,
         ),
         Explanation(
             "no-status",
-            means="The Status Service knows no such study.",
-            action="Find out where the pipeline stopped. If the Status Service has lost its data, or the file belongs to a study, publish its message. If it does not, take the file out of uploads.",
+            means="The Status Service does not know the study.",
+            action=_FIND_OUT,
         ),
         Explanation(
             "no-metadata",
@@ -56,13 +59,13 @@ A file in uploads, older than RECONCILE_GRACE_SECONDS, that no message or work i
         ),
         Explanation(
             "study-has-another-upload",
-            means="The study has another file. The ledger knows the study by it; or `<study_id>.dcm` lies beside this one and comes first.",
-            action="If this file belongs to the study too, publish its message. Otherwise take it out of uploads.",
+            means="The study already has another file, in the ledger or as `<study_id>.dcm` beside this one.",
+            action=_PUBLISH_OR_REMOVE,
         ),
         Explanation(
             "unsafe-study-id",
-            means="The file's name cannot be a study_id: see [rejected messages](#rejected-messages).",
-            action="If the file belongs to a study, publish its message. Otherwise take it out of uploads.",
+            means="The file's name cannot be a study_id.",
+            action=_PUBLISH_OR_REMOVE,
         ),
         Explanation(
             "unsafe-path",
@@ -70,50 +73,37 @@ A file in uploads, older than RECONCILE_GRACE_SECONDS, that no message or work i
             action="Rename the file, then publish its message.",
         ),
         *(
-            Explanation(code, means=_REJECTED, action="Check the descriptor service; publish a correct message.")
+            Explanation(
+                code,
+                means="The Status Service's `details` would be [rejected](#rejected-messages).",
+                action="Check the descriptor service, then publish a correct message.",
+            )
             for code in ("too-large", "nested-too-deep", "wrong-field")
         ),
+        STATUS_REFUSED,
+        STATUS_UNREADABLE,
         *(
-            Explanation(code, means=f"The Status Service's answer about this study {how}.", action="Check the Status Service's log.")
-            for code, how in (("status-refused", "is a refusal"), ("status-unreadable", "cannot be understood"))
+            Explanation(f"upload-is-{what.lower()}", means=f"The path is a {what}; it was not opened.", action=REPLACE)
+            for what in ("FIFO", "socket", "device")
         ),
-        *(
-            Explanation(
-                f"upload-is-{what}",
-                means=f"A {name}, not a regular file. It is not opened.",
-                action="Take it out of uploads; put the file itself there.",
-            )
-            for what, name in (("link", "symbolic link"), ("fifo", "FIFO"), ("socket", "socket"), ("device", "device"))
-        ),
-        Explanation(
-            "upload-unreadable",
-            means="The service may not read the file.",
-            action="[Match the uids](../how-to/match-uids.md).",
-        ),
-        Explanation(
-            "upload-io",
-            means="The disk cannot read the file.",
-            action="Check the kernel log and the uploads disk.",
-        ),
-        Explanation(
-            "entry-damaged",
-            means="An entry of the ledger about this file is damaged, so nobody knows whether the file is archived.",
-            action="[Make the ledger again](../how-to/ledger-volume-lost.md) from its mirror.",
-        ),
+        Explanation("upload-is-link", means="The path is or contains a symbolic link; it was not opened.", action=REPLACE),
+        Explanation("upload-unreadable", means="The service may not read the file.", action=f"{OWNER}."),
+        replace(UPLOAD_IO, steps=()),
+        ENTRY_DAMAGED,
         Explanation(
             "upload-name-too-long",
-            means="The file's path is longer than the system allows.",
+            means="The path is longer than the file system allows.",
             action="Rename the file.",
         ),
         Explanation(
             "folder-unreadable",
-            means="The service may not look into a folder, or the disk cannot read it. What it holds is not known.",
-            action="[Match the uids](../how-to/match-uids.md); check the kernel log.",
+            means="The folder cannot be read: no permission, or a disk error.",
+            action=f"{OWNER}, or check the kernel log.",
         ),
         Explanation(
             "folder-too-deep",
-            means="More than 32 folders are nested: this one is not searched.",
-            action="Put the files elsewhere.",
+            means="More than 32 folders are nested; deeper ones are not searched.",
+            action="Move the files up.",
         ),
     ),
 )

@@ -1,4 +1,4 @@
-"""A message that is no `described` event, by the `reason` of its entry `rejected`."""
+"""Rejected messages, by the `reason` of the entry `rejected`."""
 
 # ruff: noqa: E501, RUF001 - a sentence is one line, with its own dashes
 
@@ -8,38 +8,37 @@ from storage_ledger.domain.error_catalogue.explanation import Explanation, Secti
 
 REJECTED_MESSAGES = Section(
     "Rejected messages",
-    where="a rejected message",
     intro="""\
-A message that is not a valid `described` event becomes an entry `rejected` with one of these codes as its `reason`.
-The entry keeps the first 4 KiB of the message (`raw`).
-If the message has a valid study_id for which the ledger has no `described`, the Status Service is sent `failed`, with the code as `error`.
-The sender always has to publish a correct message.""",
-    meanwhile="Nothing is archived, and the rejected message is not retried.",
+The `reason` of an entry `rejected`: a message is not a valid `described` event.
+The entry keeps its first 4 KiB (`raw`).
+If the study_id is valid and not yet described, the Status Service is sent `failed` with the code as `error`.
+The sender must publish a corrected message.""",
+    meanwhile="Nothing is archived, and the message is not retried.",
     explanations=(
         Explanation(
             "too-large",
             means="The message is larger than 1 MiB.",
-            action="Publish less: metadata belongs in the message, pixels and private elements do not.",
+            action="Leave pixels and private elements out.",
         ),
         Explanation(
             "not-utf8",
-            means="The bytes are not UTF-8.",
-            action="Encode the message as UTF-8.",
+            means="The message is not UTF-8.",
+            action="Encode it as UTF-8.",
         ),
         Explanation(
             "not-json",
-            means="The text is not JSON.",
-            action="Look at the line and column in the detail. Often another program publishes to the same channel.",
+            means="The message is not JSON; the detail gives line and column.",
+            action="Find out what else publishes to the channel, or fix the sender.",
         ),
         Explanation(
             "not-an-object",
-            means="The message is JSON, but a list, a string, a number or null. Also an entry of a stream that has anything but one field `data`: `raw` then lists its fields and values.",
-            action="Publish one object per message; in a stream, [as `data`](../how-to/publish-through-a-stream.md#publish).",
+            means="The message is JSON but not an object, or a stream entry has other fields than `data`.",
+            action="Publish one JSON object per message, in a stream [as the field `data`](../how-to/publish-through-a-stream.md#publish).",
         ),
         Explanation(
             "nested-too-deep",
             means="Objects or lists are nested more than 64 levels deep.",
-            action="Publish flat metadata.",
+            action="Publish flatter metadata.",
         ),
         Explanation(
             "missing-field",
@@ -48,25 +47,25 @@ The sender always has to publish a correct message.""",
         ),
         Explanation(
             "wrong-field",
-            means="A field has the wrong type; the detail names it. `study_id` and `file_path` must be strings; `metadata`, its five groups and `validation_details` must be objects or null.",
+            means="A field has the wrong type; the detail names it. `study_id` and `file_path` must be strings; `metadata`, its groups and `validation_details` objects or null.",
             action="Correct the type.",
         ),
         Explanation(
             "unsafe-study-id",
-            means="The study_id cannot be the name of a folder. It must be 1 to 128 characters of `A–Z a–z 0–9 . _ -`, begin with a letter or digit, and contain no `..`.",
-            meanwhile="No status can be sent for this study_id.",
+            means="The study_id cannot be a folder name. It needs 1 to 128 of `A–Za–z0–9._-`, a letter or digit first, and no `..`.",
+            meanwhile="No status can be sent for it.",
             action="Use another study_id.",
         ),
         Explanation(
             "unsafe-path",
-            means="`file_path` is no path below uploads. It is empty, is UPLOADS_PATH itself, contains `..` or a NUL, cannot be written as UTF-8, or leads outside uploads; the detail says which.",
-            action="If a neighbour mounts uploads elsewhere, add that place to NEIGHBOUR_UPLOADS_PATHS. Then publish the message again.",
+            means="`file_path` is not a path inside uploads; the detail says why.",
+            action="Correct the path, or add the sender's mount point of uploads to NEIGHBOUR_UPLOADS_PATHS; then publish the message again.",
         ),
         Explanation(
             "not-processable",
-            means="Reading or recording the message failed in a way that the program does not foresee. The log line `intake.not-processable` says where.",
-            meanwhile="Other messages are not affected. The file is still in uploads.",
-            action="Report it with that log line. Then correct the message and publish it again.",
+            means="A bug; the log line `intake.not-processable` says where.",
+            meanwhile="Other messages are not affected; the file stays in uploads.",
+            action="Report it with that line, then publish a corrected message.",
         ),
     ),
 )

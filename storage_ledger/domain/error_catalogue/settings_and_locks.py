@@ -1,6 +1,4 @@
-"""What any command may end with: bad settings, an error of the operating system, a lock that another process holds, a bug."""
-
-# ruff: noqa: E501 - a sentence is one line
+"""What any command may end with: bad settings, an error of the operating system, a lock, a bug."""
 
 from __future__ import annotations
 
@@ -8,32 +6,31 @@ from storage_ledger.domain.error_catalogue.explanation import Explanation, Secti
 
 SETTINGS_AND_LOCKS = Section(
     "Settings and the lock",
-    where="any command",
-    intro="What any command may end with, besides the codes of its own section.",
+    intro="Any command may end with these.",
     explanations=(
         Explanation(
             "bad-settings",
-            means="One or more [settings](settings.md) are wrong, or the program cannot listen on a port or address; all of them are named.",
-            meanwhile="The command ends with 2.",
+            means="[Settings](settings.md) are wrong, or a port or address cannot be used. All of them are named.",
+            meanwhile="Exit code 2.",
             action="Correct them.",
         ),
         Explanation(
             "os-error",
-            means="The operating system refused something that has no code of its own; the text has its reason and the file.",
-            meanwhile="The command ends with 2.",
-            action="Do what the reason says.",
+            means="The operating system refused something; the text has its reason and the file.",
+            meanwhile="Exit code 2.",
+            action="Fix what the text names.",
         ),
         Explanation(
             "internal-error",
-            means="A bug in the program; the text names the place.",
-            meanwhile="The command ends with 2.",
+            means="A bug; the text says where.",
+            meanwhile="Exit code 2.",
             action="Report that line.",
         ),
         Explanation(
             "locked",
-            means="Another process holds `serve.lock`; the text names it. (A process that rebuilds the index holds `index.lock`: `replay` says so and waits, `serve` retries.)",
-            meanwhile="The command ends with 11.",
-            action="Stop that process first. Do not delete the lock file: the lock is the kernel's, and ends with its process.",
+            means="Another process holds a lock such as `serve.lock`; the text names it.",
+            meanwhile="Exit code 11. For `index.lock` (index rebuild), `replay` waits and the service retries.",
+            action="Stop that process. Do not delete the lock file: the lock ends with the process.",
         ),
     ),
 )

@@ -6,7 +6,7 @@ import shlex
 
 from storage_ledger.domain.error_catalogue.attention import ATTENTION
 from storage_ledger.domain.error_catalogue.catalogue import explained
-from storage_ledger.domain.error_catalogue.explanation import REFERENCE, Section, plain
+from storage_ledger.domain.error_catalogue.explanation import Section, plain
 from storage_ledger.domain.error_catalogue.ledger_and_mirror import LEDGER
 from storage_ledger.domain.error_catalogue.outages import OUTAGES
 from storage_ledger.domain.error_catalogue.quarantined_files import NAMED_TWICE, QUARANTINED_FILES
@@ -73,4 +73,4 @@ def put_back(study_id: str | None = None) -> str:
 def advice(code: str, *sections: Section) -> str:
     """Return what to do, from the first section that has the code; a code written by a newer program may be in none."""
     found = explained(code, sections)
-    return plain(found.advice) if found else f"See {REFERENCE}."
+    return plain(found.advice) if found else f"Run `storage-ledger explain {code}` with the program's newest version."

@@ -1,0 +1,63 @@
+"""Explanations and instructions that several sections share."""
+
+# ruff: noqa: E501 - a sentence is one line
+
+from __future__ import annotations
+
+from storage_ledger.domain.error_catalogue.explanation import Explanation
+
+RESTORE = "storage-ledger restore --from-mirror --force"
+
+OWNER = "Correct its owner or mode ([match UID and GID](../how-to/match-uids.md))"
+REPLACE = "Replace it by the file itself."
+RESTORE_LEDGER = (
+    "Check the disk of LEDGER_PATH, stop the service, then [restore the ledger from its mirror](../how-to/ledger-volume-lost.md)."
+)
+HUNG_VOLUME = "Check the volume and the kernel log. If it never answers, unmount it by force (`umount -f`), then restart the service."
+
+ENTRY_DAMAGED = Explanation(
+    "entry-damaged",
+    means="An entry is missing or does not match its hashes: something changed the ledger's file. The log may have `place.entry-damaged`, `remove.entry-damaged`, `tell.entry-damaged` or `index.entry-damaged`.",
+    meanwhile="Nothing is placed, removed or sent for its study; files are safe in uploads. The index continues without the entry.",
+    action=RESTORE_LEDGER,
+    commands=(RESTORE,),
+)
+INDEX_MISSING = Explanation(
+    "index-missing",
+    means="There is no readable index.db.",
+    meanwhile="The service rebuilds it by itself.",
+    action="Start the service with the same LEDGER_PATH. If that does not help, rebuild the index.",
+    commands=("storage-ledger replay --index",),
+)
+MIRROR_LAGS = Explanation(
+    "mirror-lags",
+    means="The mirror lacks entries of the ledger.",
+    meanwhile="Until an entry is mirrored, its status is not sent and its upload not removed.",
+    action="Start the service, or check its log and outages. If it caught up after no crash, the mirror's end was cut off.",
+)
+MIRROR_MISSING = Explanation(
+    "mirror-missing",
+    means="The archive holds no mirror of the ledger.",
+    action="Mount the archive. If it was lost, [restore a copy](../how-to/archive-volume-lost.md); if it is new on purpose, run `storage-ledger replay --mirror`.",
+)
+NAME_TAKEN = Explanation(
+    "archive-name-taken",
+    means="Something unknown to the ledger has the file's name or its study's folder in the archive, or the file system confuses the name with metadata.json.",
+    action="Move away what another program left there, then try again.",
+)
+STATUS_REFUSED = Explanation(
+    "status-refused",
+    means="The Status Service refused the call (neither 2xx, 5xx, 408 nor 429), or a proxy or login page answered.",
+    action="Check the Status Service's log and STATUS_SERVICE_URL. Redirects are not followed.",
+)
+STATUS_UNREADABLE = Explanation(
+    "status-unreadable",
+    means="The Status Service's answer was not an object with a `status`.",
+    action="Check the Status Service and STATUS_SERVICE_URL.",
+)
+STUDY_UNKNOWN = Explanation(
+    "study-unknown",
+    means="The ledger has no entry for the study_id of `--study`.",
+    meanwhile="Exit code 2.",
+    action="Check the spelling; it is the pipeline's study_id.",
+)
