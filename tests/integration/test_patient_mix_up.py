@@ -132,9 +132,9 @@ def test_show_names_both_patients_and_what_differs(folder: Path):
 
 
 def test_show_names_the_other_flags(folder: Path):
-    assert "patient-differs: Another file of the same DICOM study names another patient" in show(folder, "mixed-1")
+    assert "patient-differs: Files of one DICOM study name different patients" in show(folder, "mixed-1")
     text = show(folder, "half-1")
-    assert "superseded: The file is an earlier, incomplete state" in text
-    assert "unconfirmed: A later message with other metadata" in text
+    assert "superseded: The file is incomplete" in text
+    assert "unconfirmed: A message with other metadata" in text
     [file] = json.loads(show(folder, "plain-1", "--json"))["files"]
     assert (file["flags"], file["differences"], file["message"]) == ([], [], {})
