@@ -1,4 +1,4 @@
-"""Fixtures that several kinds of tests share: real neighbours on loopback."""
+"""Fixtures shared by several kinds of tests: the real neighbouring services on loopback."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from tests.support.status_server import StatusServer
 from tests.support.valkey import Valkey
 from tests.support.warm import Warm, close_shared, shared
 
-# A shell without job control has what it starts with `&` ignore Ctrl-C, and so would all that the tests start and interrupt.
+# A shell without job control makes background processes ignore Ctrl-C; whatever the tests start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """What is imported and collected lives as long as the run: to look for garbage among it takes a second of each lane."""
+    """Exempt imported and collected objects from garbage collection: they live as long as the run, and scanning them costs a second."""
     gc.disable()
     try:
         return (yield)
@@ -37,14 +37,14 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """In lanes."""
+    """Order the tests for the lanes."""
     if hasattr(config, "workerinput"):
         in_order(items)
 
 
 @pytest.fixture(scope="session")
 def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    """One server for the whole run."""
+    """A Valkey server for the whole run."""
     server = Valkey(tmp_path_factory.mktemp("valkey"))
     server.start()
     yield server
@@ -53,7 +53,7 @@ def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
 
 @pytest.fixture
 def valkey(valkey_server: Valkey) -> Valkey:
-    """The server of the run, empty, and running though an earlier test may have killed it; see `Valkey.channel`."""
+    """The run's server, empty, and restarted if an earlier test killed it; see `Valkey.channel`."""
     valkey_server.start()
     valkey_server.flush()
     return valkey_server
@@ -61,7 +61,7 @@ def valkey(valkey_server: Valkey) -> Valkey:
 
 @pytest.fixture
 def own_valkey(tmp_path: Path) -> Iterator[Valkey]:
-    """A server that may be killed."""
+    """A Valkey server that the test may kill."""
     server = Valkey(tmp_path)
     server.start()
     yield server
@@ -70,7 +70,7 @@ def own_valkey(tmp_path: Path) -> Iterator[Valkey]:
 
 @pytest.fixture
 def status_server() -> Iterator[StatusServer]:
-    """A Status Service of its own for each test."""
+    """A Status Service for this test alone."""
     server = StatusServer()
     yield server
     server.close()
@@ -84,7 +84,7 @@ def warm() -> Warm:
 
 @pytest.fixture(scope="session", autouse=True)
 def _nothing_stays_behind() -> Iterator[None]:
-    """A thread would keep the process for ever; of a lane nobody would see it."""
+    """Fail if threads are left: they would keep the process alive for ever, unseen in a lane."""
     yield
     close_shared()
     others = set(threading.enumerate()) - {threading.main_thread()}
@@ -96,7 +96,7 @@ def _nothing_stays_behind() -> Iterator[None]:
 
 @pytest.fixture
 def log() -> Iterator[io.StringIO]:
-    """What this process logs from here on, at every level, ours and foreign."""
+    """Everything that this process logs from here on, at every level, from any library."""
     root = logging.root
     handlers, level, show = root.handlers[:], root.level, warnings.showwarning
     stream = io.StringIO()

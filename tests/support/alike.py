@@ -1,12 +1,12 @@
-"""A file system that takes names for alike as SMB, APFS and NTFS do: letter case does not count, nor does a dot at the end.
+"""A file system that, like SMB, APFS and NTFS, treats names as equal if they differ only in case or in a trailing dot.
 
     python -m tests.support.alike FOLDER MOUNT_POINT [OPTION]…
 
-shows FOLDER there, through FUSE, until it is unmounted. Options: `numbers` (one number for one file, whatever it is called; without
-it each name has its own, as with some network file systems), `no-links` (no hard links, as FAT).
+mounts FOLDER there, through FUSE, until it is unmounted. Options: `numbers` (all names of a file share one inode number; without
+it each name has its own, as on some network file systems), `no-links` (no hard links, as on FAT).
 """
 
-# ruff: noqa: ARG002 - FUSE calls each with all of these
+# ruff: noqa: ARG002 - FUSE passes all of these arguments
 from __future__ import annotations
 
 import errno
@@ -26,7 +26,7 @@ from tests.support.waiting import until
 
 @contextmanager
 def alike(folder: Path, mount_point: Path, *options: str) -> Iterator[Path]:
-    """Mounted there, for as long as this lasts; skips the test where that cannot be."""
+    """Mount it there for the `with` block; skip the test where that is impossible."""
     if not os.access("/dev/fuse", os.W_OK) or shutil.which("fusermount3") is None:
         pytest.skip("a file system that does not tell upper from lower case takes /dev/fuse and fuse3")
     for each in (folder, mount_point):
@@ -44,7 +44,7 @@ def alike(folder: Path, mount_point: Path, *options: str) -> Iterator[Path]:
 
 
 def _main(folder: str, mount_point: str, *options: str) -> None:
-    import mfusepy  # noqa: PLC0415 - nobody else needs libfuse
+    import mfusepy  # noqa: PLC0415 - only this needs libfuse
 
     class Alike(mfusepy.Operations):  # type: ignore[misc] # it ships no types
         use_ns = True
@@ -65,7 +65,7 @@ def _main(folder: str, mount_point: str, *options: str) -> None:
             }
 
         def readdir(self, path: str, fh: int) -> list[tuple[str, dict[str, int], int]]:
-            # Without a number the kernel passes over an entry.
+            # The kernel skips an entry without an inode number.
             return [(name, {"st_ino": os.lstat(os.path.join(_real(path), name)).st_ino}, 0) for name in os.listdir(_real(path))]
 
         def statfs(self, path: str) -> dict[str, int]:

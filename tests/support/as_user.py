@@ -1,4 +1,4 @@
-"""Runs a function as another user: in a fork of this process, which has imported everything it needs already."""
+"""Run a function as another user, in a fork of this process, which has already imported everything."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SERVICE = 10001
 
 @contextmanager
 def open_folder(uid: int = SERVICE) -> Iterator[Path]:
-    """A folder of that user, which others may pass through; those of pytest are root's alone. Skips without root."""
+    """Make a folder owned by that user that others may enter, unlike pytest's own folders. Skips the test without root."""
     if os.geteuid() != 0:
         pytest.skip("other users take root")
     folder = Path(tempfile.mkdtemp())
@@ -34,7 +34,7 @@ def open_folder(uid: int = SERVICE) -> Iterator[Path]:
 
 
 def open_package(folder: Path) -> Path:
-    """A copy of the package and its migrations below `folder`, for other users: a checkout may lie where they cannot get to."""
+    """Copy the package and its migrations below `folder` for other users, who may have no access to the checkout."""
     checkout = Path(__file__).resolve().parents[2]
     copy = folder / "package"
     shutil.copytree(checkout / "storage_ledger", copy / "storage_ledger", ignore=shutil.ignore_patterns("__pycache__"))
@@ -46,9 +46,9 @@ def open_package(folder: Path) -> Path:
 
 
 def as_user(function: Callable[[Callable[[], None]], Any], uid: int = SERVICE) -> Any:
-    """What `function` returns (as JSON holds it), run in a process of its own.
+    """Run `function` in its own process and return its result, which must fit into JSON.
 
-    It begins as root, to prepare what is another's, and becomes that user when it calls its argument.
+    It starts as root, so that it can prepare files of other users, and becomes the user when it calls its argument.
     """
     read_end, write_end = os.pipe()
     pid = os.fork()

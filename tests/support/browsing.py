@@ -1,4 +1,4 @@
-"""An archive worth looking at, made by the real parts, and `storage-ledger browse` on it as a process of its own."""
+"""A varied archive, made by the real parts, and `storage-ledger browse` on it in its own process."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from tests.support.waiting import until
 
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">^EVE"
 CT, MR, JAPANESE, EVIL, TWINS, FOUND, ANNOUNCED = (f"1.2.826.0.1.3680043.8.498.{number}" for number in range(1, 8))
-PASSWORD = "correct horse ✓"  # noqa: S105 - of these tests only
+PASSWORD = "correct horse ✓"  # noqa: S105 - used in these tests only
 
 
 def make_archive(folder: Path) -> Path:
-    """A CT of six slices, an MR of two series, names in other writing, hostile ones; a file that never came, a message that
-    was no event, two files of one SOP Instance UID, one file of another study than announced. Returns `folder`."""
+    """Make an archive and return `folder`: a CT of six slices, an MR of two series, patient names in other scripts and hostile
+    ones, a file that never arrived, a message that was not an event, two files with the same SOP Instance UID, and a file of a
+    different study than its message says."""
     pipeline = Pipeline(folder, Ledgers(folder), grace_s=0)
     pipeline.clock.now = datetime.now(UTC) - timedelta(minutes=5)
     files = 0
@@ -79,7 +80,7 @@ def make_archive(folder: Path) -> Path:
 
 
 class Browse:
-    """`storage-ledger browse` on what `make_archive` made, on a port that it chooses; ready when it is made."""
+    """`storage-ledger browse` on an archive of `make_archive`, on a free port; ready once constructed."""
 
     def __init__(self, folder: Path, log: Path, *arguments: str, **environment: str) -> None:
         self._log = log
@@ -95,25 +96,25 @@ class Browse:
         try:
             until(lambda: "Browse on http" in self.said() or self._process.poll() is not None, 60, what="browse to listen")
         except AssertionError:
-            self.stop()  # left behind it would be a warning, and with that an error, of some test that comes later
+            self.stop()  # left open it would become a warning, hence an error, in some later test
             raise
         found = re.search(r"Browse on (http://127\.0\.0\.1:\d+)/", self.said())
         assert found, self.said()
         self.url = found[1]
 
     def said(self) -> str:
-        """All that it wrote."""
+        """Return everything that it wrote."""
         return self._log.read_text()
 
     def stop(self) -> None:
-        """End it, and wait."""
+        """End it and wait for that."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
         self._process.wait(20)
 
 
 def hash_of(password: str) -> str:
-    """What `browse --hash-password` prints."""
+    """Return what `browse --hash-password` prints."""
     command = [sys.executable, "-m", "storage_ledger", "browse", "--hash-password"]
     done = subprocess.run(command, input=password + "\n", capture_output=True, text=True, check=True, timeout=30)
     return done.stdout.strip()

@@ -1,4 +1,4 @@
-"""Real DICOM files made fast, and the messages that the descriptor would send about them."""
+"""Make real DICOM files quickly, and the messages that the descriptor service would send about them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
         "reading_physician": "NameOfPhysiciansReadingStudy",
     },
 }  # fmt: skip
-"""The five groups of a message: the neighbour's names and the DICOM keywords behind them."""
+"""The five groups of a message: the descriptor service's names and the DICOM keywords behind them."""
 
 _CLASSES = {"CT": CTImageStorage, "MR": MRImageStorage}
 
@@ -64,8 +64,8 @@ def make_file(
 ) -> Dataset:
     """Write a valid Part 10 file with 16-bit pixels; return its data set.
 
-    The same arguments give the same bytes: UIDs that are not given are made from `seed`. `elements` are further
-    elements by their DICOM keyword; None leaves one out.
+    The same arguments give the same bytes; UIDs not given are derived from `seed`. `elements`: further elements by DICOM
+    keyword; None omits one.
     """
     uids = {name: str(generate_uid(entropy_srcs=[name, str(seed)])) for name in ("study", "series", "instance")}
     ds = Dataset()
@@ -98,7 +98,7 @@ def make_file(
 
 
 def sequence(group: int, element: int, items: Sequence[bytes], *, defined: bool = False) -> bytes:
-    """The bytes of a sequence of these items in explicit VR little endian (PS3.5 §7.5), of stated length or with delimiters."""
+    """Return the bytes of a sequence of these items in explicit VR little endian (PS3.5 §7.5), with a length or with delimiters."""
     length = None if not defined else sum(8 + len(item) for item in items)
     head = struct.pack("<HH2sHI", group, element, b"SQ", 0, 0xFFFFFFFF if length is None else length)
     if defined:
@@ -110,9 +110,9 @@ def sequence(group: int, element: int, items: Sequence[bytes], *, defined: bool 
 def described(
     study_id: str, path: str | os.PathLike[str], ds_or_fields: Dataset | Mapping[str, Any] | None = None, **over: Any
 ) -> dict[str, Any]:
-    """Build the `described` message of a file: strings only, and what the data set lacks is absent.
+    """Build the `described` message of a file; all values are strings, and fields missing from the data set are omitted.
 
-    The fields are a data set or a mapping by DICOM keyword. `over` replaces or adds keys at the top of the message.
+    `fields`: a data set or a mapping by DICOM keyword. `over` replaces or adds keys at the top level of the message.
     """
     if isinstance(ds_or_fields, Dataset):
         fields = {element.keyword: element.value for element in ds_or_fields if element.keyword != "PixelData"}
@@ -131,11 +131,11 @@ def described(
 
 
 def testdata_files() -> list[Path]:
-    """Return the DICOM files that pydicom's wheel brings, with or without a suffix; nothing is downloaded."""
+    """Return the DICOM files in pydicom's wheel, with or without a suffix; nothing is downloaded."""
     return sorted(Path(name) for name in get_testdata_files() if os.path.isfile(name) and _is_dicom(name))
 
 
-testdata_files.__test__ = False  # type: ignore[attr-defined] # pytest would take the name for a test's
+testdata_files.__test__ = False  # type: ignore[attr-defined] # keeps pytest from collecting it as a test
 
 
 def _is_dicom(name: str) -> bool:

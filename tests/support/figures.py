@@ -1,4 +1,4 @@
-"""What a fault programme has done so far, for who runs it: scripts/faults reads this file every few seconds."""
+"""The progress of a fault programme, in a file that scripts/faults reads every few seconds."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import Any
 
 
 def note(programme: str, **counts: Any) -> None:
-    """Write the counts of one programme (`points`, `of`, `studies`, `violations`, …) in place of those before.
+    """Replace the counts of one programme (`points`, `of`, `studies`, `violations`, …) in the file STORAGE_LEDGER_FIGURES.
 
-    Into the file STORAGE_LEDGER_FIGURES, which holds one JSON object by programme; nothing happens where that is unset.
-    Only one process writes it at a time.
+    The file holds one JSON object per programme. Without that variable nothing is written. Only one process may write at a time.
     """
     name = os.environ.get("STORAGE_LEDGER_FIGURES")
     if not name:

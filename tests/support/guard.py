@@ -1,4 +1,4 @@
-"""Runs something in a process of its own, and ends whatever that leaves behind: Ctrl-C ends the lanes of a test run at once."""
+"""Run a function in its own process and end every process that it leaves behind, so that Ctrl-C ends all lanes of a test run."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ WATCHED = (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def guarded(work: Callable[[], int]) -> int:
-    """What `work` returns; 128 and its number where a signal ended it. What it has started ends with it, in sessions of their own too.
+    """Return what `work` returns, or 128 plus the signal that ended it; end all processes it started, in any session.
 
-    Only on Linux, where a process can have the orphans of its descendants: elsewhere this is `work()`. To be called before
-    there are threads.
+    Only on Linux, where a process can adopt its descendants' orphans; elsewhere this is just `work()`. Call it before any
+    thread is started.
     """
     if sys.platform != "linux":
         return work()
@@ -30,12 +30,12 @@ def guarded(work: Callable[[], int]) -> int:
         return work()
     code = _wait_for(child)
     if left := _end_all():
-        print(f"ended {left} processes that were left behind", file=sys.stderr)  # noqa: T201 - for a person
+        print(f"ended {left} processes that were left behind", file=sys.stderr)  # noqa: T201 - for the terminal
     return code
 
 
 def _wait_for(child: int) -> int:
-    """Takes the orphans of others, too. A signal that only we got is passed on; Ctrl-C on a terminal goes to all by itself."""
+    """Wait for the child, reaping orphans too. A signal sent to us alone is passed on; Ctrl-C on a terminal reaches all anyway."""
     while True:
         got = signal.sigwaitinfo(WATCHED)
         if got.si_signo != signal.SIGCHLD:
@@ -49,7 +49,7 @@ def _wait_for(child: int) -> int:
 
 
 def _end_all() -> int:
-    """Each that is ended leaves its own children to us."""
+    """End all children, repeatedly: each one that ends leaves us its own."""
     count = 0
     while children := Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
         for pid in map(int, children):

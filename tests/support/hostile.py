@@ -1,4 +1,4 @@
-"""Messages that nobody should send: valid ones that were bent, and bytes that never were any."""
+"""Hostile messages: valid ones with something changed, and bytes that are no message at all."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GROUPS = ("patient_info", "study_info", "modality_info", "exposure_info", "locat
 
 
 def hostile(rng: random.Random, count: int) -> Iterator[bytes]:
-    """So many, of every kind in turn. Some can be taken for an event all the same; none names a file that `valid` does."""
+    """Yield `count` messages, cycling through all kinds. Some still parse as events; none names a file that `valid` names."""
     kinds = (_bytes, _flipped, _cut_off, _doubled_keys, _deep, _number, _text, _path, _study_id, _wrong_type, _encoding, _giant)
     for n in range(count):
         yield kinds[n % len(kinds)](rng, n)
@@ -43,7 +43,7 @@ def _valid(n: int) -> dict[str, Any]:
 
 
 def _dump(value: object) -> bytes:
-    return json.dumps(value).encode()  # escapes what cannot be written, lone surrogates too
+    return json.dumps(value).encode()  # escapes what UTF-8 cannot hold, such as lone surrogates
 
 
 def _bytes(rng: random.Random, n: int) -> bytes:
@@ -111,7 +111,7 @@ def _text(rng: random.Random, n: int) -> bytes:
             message["metadata"][text] = {text: text}
         case 3:
             message["validation_details"] = {text: [text]}
-        case _:  # as it is, not escaped: control characters are not JSON then, and lone surrogates not UTF-8
+        case _:  # unescaped, so control characters make invalid JSON and lone surrogates invalid UTF-8
             message["metadata"]["patient_info"]["patient_name"] = "@"
             return _dump(message).replace(b"@", text.encode("utf-8", "surrogatepass"))
     return _dump(message)
@@ -141,7 +141,7 @@ def _encoding(rng: random.Random, n: int) -> bytes:
         lambda: text.encode("utf-32-le"),
         lambda: b"\xef\xbb\xbf" + text.encode(),
         lambda: text.replace("DOE", "D\xd6E").encode("latin-1"),
-        lambda: text.encode().replace(b"D", b"\xc1\x84"),  # overlong
+        lambda: text.encode().replace(b"D", b"\xc1\x84"),  # an overlong encoding
         lambda: text.replace('"', "'").encode(),
         lambda: text.encode() * 2,
         lambda: text.encode() + b"\x00",

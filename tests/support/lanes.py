@@ -1,10 +1,10 @@
-"""`scripts/test`: runs pytest, all tests in lanes side by side, chosen ones in one; says aloud what was skipped.
+"""`scripts/test`: run pytest, all tests in parallel lanes or chosen ones in a single one, and report what was skipped.
 
-A lane is a process (pytest-xdist) that is dealt whole files, those that take longest first: see `in_order`. Most tests wait
-most of the time, for a disk, a timer, another process: so there are twice as many lanes as processors.
+A lane is a process (pytest-xdist) that gets whole files, slowest first: see `in_order`. Most tests spend their time waiting for
+a disk, a timer or another process, so there are twice as many lanes as processors.
 """
 
-# ruff: noqa: T201 - this one talks to a person
+# ruff: noqa: T201 - prints to the terminal
 from __future__ import annotations
 
 import faulthandler
@@ -30,32 +30,32 @@ LONGEST_FIRST = (
     "tests/contract/",
     "tests/unit/",
 )
-"""Files and folders; what is none of them comes first."""
+"""The order of files and folders in the lanes; files that are not listed come first."""
 
 
 class Lanes:
-    """How many, for `-n auto`; and what was skipped."""
+    """A pytest plugin: sets the number of lanes for `-n auto` and counts skipped tests."""
 
     def __init__(self) -> None:
         self.skipped: int | None = None
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_xdist_auto_num_workers(self, config: pytest.Config) -> int:
-        """One lane, this process, where somebody wants to look at single tests."""
+        """Return the number of lanes; 0 (this process) to run single tests."""
         option = config.option
         chosen = config.args_source is not pytest.Config.ArgsSource.TESTPATHS or option.keyword or option.markexpr
         looks = option.capture == "no" or option.collectonly or option.usepdb or option.trace or getattr(option, "lf", False)
         return 0 if chosen or looks else min(MOST, LANES_OF_A_PROCESSOR * (os.cpu_count() or 1))
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Count; in lanes it is the reports that tell of tests."""
+        """Count the skipped tests, from the reports, since with lanes only reports reach this process."""
         reporter = session.config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None and not session.config.option.collectonly and any(reporter.stats.values()):
             self.skipped = len(reporter.stats.get("skipped", []))
 
 
 def in_order(items: list[pytest.Item]) -> None:
-    """The files that take longest first: what is dealt last should be short."""
+    """Sort the tests by file, slowest first, so that the last ones handed out are short."""
 
     def place(item: pytest.Item) -> int:
         return next((number for number, name in enumerate(LONGEST_FIRST) if item.nodeid.startswith(name)), -1)
@@ -64,7 +64,7 @@ def in_order(items: list[pytest.Item]) -> None:
 
 
 def main() -> int:
-    """As pytest ends: 0 all passed, 1 some failed, 2 interrupted, …"""
+    """Return pytest's exit code: 0 all passed, 1 some failed, 2 interrupted, …"""
     sys.argv[0] = "scripts/test"
     print("Python", sys.version.split()[0], flush=True)
     lanes = Lanes()
@@ -73,7 +73,7 @@ def main() -> int:
         print(f"SKIPPED: {lanes.skipped} tests, reasons above")
     elif lanes.skipped == 0:
         print("nothing skipped")
-    faulthandler.dump_traceback_later(30, exit=True)  # a thread left behind would keep us for ever: show where it is
+    faulthandler.dump_traceback_later(30, exit=True)  # a leftover thread would keep the process alive for ever: show where it is
     return code
 
 

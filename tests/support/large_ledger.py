@@ -1,7 +1,7 @@
-"""A large ledger made fast, entry for entry as the service would have written it: real payloads, hashes, versions, causes.
+"""Make a large ledger quickly, with entries as the service would write them: real payloads, hashes, versions, causes.
 
-Rows go in in bulk, with the ledger's own triggers watching. What a year of a small hospital's pipeline may look like: mostly one
-file a study, some with several, redeliveries at once and weeks later, failed, quarantined and given up, rejected messages, outages.
+Rows are inserted in bulk, with the ledger's triggers active. The content resembles a year of a small hospital's pipeline: mostly
+one file a study, some with several; redeliveries within seconds and weeks later; failures, quarantine, discards, rejections, outages.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Story = Generator[tuple[float, NewEntry], int]
 
 
 def make(path: Path, count: int, seed: int = 0) -> None:
-    """Write `count` entries into a new ledger; the last statuses are still to be read back, all else is done."""
+    """Write `count` entries into a new ledger; only the read-backs of the last statuses are still pending."""
     migrate(path)
     with closing(sqlite.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA synchronous = OFF")
@@ -71,7 +71,7 @@ def _insert(connection, rows: list[tuple]) -> None:
 
 
 def _rows(count: int, seed: int) -> Iterator[tuple[tuple, work_queue.Changes]]:
-    """Stories run side by side, each entry at its own time; what a story gets back is the position of its entry."""
+    """Yield the rows of overlapping stories, ordered by time; each story is sent the positions of its entries."""
     chance = random.Random(seed)
     hospital = Hospital(chance)
     versions: dict[str, int] = {}
@@ -117,7 +117,7 @@ def _sealed(new: NewEntry, position: int, version: int | None, moment: datetime,
 
 
 class Hospital:
-    """Makes the stories of pipeline studies; the patients, DICOM studies and series behind them go on from one to the next."""
+    """Makes the stories of pipeline studies, which share patients, DICOM studies and series."""
 
     def __init__(self, chance: random.Random) -> None:
         self._chance = chance
@@ -128,7 +128,7 @@ class Hospital:
         self._instance = 0
 
     def story(self) -> Story:
-        """What is recorded because of one pipeline study; yields (seconds since the entry before, entry)."""
+        """Yield the entries of one pipeline study, each with the seconds since the one before."""
         chance, lot = self._chance, self._chance.random()
         if lot < 0.01:
             raw = b'{"study_id": "' + b"x" * chance.randrange(20, 2000)
@@ -144,7 +144,7 @@ class Hospital:
         files = chance.randrange(2, 7) if lot > 0.95 else 1
         events = [self._file(study_id, name, files) for name in range(files)]
         yield from self._archiving(study_id, events, 0.0, "copied", outcome=lot)
-        if lot > 0.90:  # somebody publishes it again, at once or after weeks
+        if lot > 0.90:  # redelivered within seconds or after weeks
             yield from self._archiving(study_id, events[:1], chance.choice([5.0, 3600.0, 30 * 86_400.0]), "already-there", outcome=1.0)
 
     def _archiving(self, study_id: str, events: list[tuple[dict, dict]], after: float, placement: str, outcome: float) -> Story:

@@ -1,4 +1,4 @@
-"""A source that runs in a thread of its own, and what came out of it."""
+"""Run a message source in its own thread and collect its deliveries."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.waiting import until
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of source, and how one publishes to it."""
+    """A kind of source, and how to publish to it."""
 
     name: str
     make: Callable[..., RedisSource]
@@ -37,7 +37,7 @@ STREAM = Kind("stream", _stream, Valkey.add)
 
 
 class Listener:
-    """Starts at once. `deliver`: what to do with each delivery; unless told otherwise they wait in `received`."""
+    """A running source. `deliver`: called with each delivery; by default deliveries are put into `received`."""
 
     def __init__(self, kind: Kind, url: str, channel: str, *, deliver: Callable[[Delivery], None] | None = None, **options: Any):
         self.metrics = Metrics()
@@ -84,7 +84,7 @@ class Listener:
 
 @contextlib.contextmanager
 def listening(kind: Kind) -> Iterator[Callable[..., Listener]]:
-    """Makes listeners, and ends all of them."""
+    """Makes listeners; all of them are ended after the test."""
     with contextlib.ExitStack() as stack:
 
         def make(url: str, channel: str, **options: object) -> Listener:

@@ -1,4 +1,4 @@
-"""Clocks that stand still, entries and ledgers made by hand, and small volumes that can be filled."""
+"""Fixed clocks, hand-made entries and ledgers, and small volumes that can be filled."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from storage_ledger.system.sqlite import sqlite
 
 
 class Clock:
-    """Gives the moment that it was set to; moves only when told."""
+    """A clock that changes only when it is set or moved."""
 
     def __init__(self, now: datetime = datetime(2026, 1, 1, 12, tzinfo=UTC)) -> None:
         self.now = now
@@ -33,17 +33,17 @@ class Clock:
         return self.now
 
     def move(self, seconds: float) -> None:
-        """Forward, or back."""
+        """Move the clock forward, or back."""
         self.now += timedelta(seconds=seconds)
 
 
 def seeded(seed: int = 0) -> Callable[[int], bytes]:
-    """A source of bytes that gives the same ones each time."""
+    """Return a source of reproducible random bytes."""
     return random.Random(seed).randbytes
 
 
 class Ledgers:
-    """Makes ledgers quickly: the first is migrated, the others begin as a copy of that file."""
+    """Makes ledgers quickly: the first is migrated, the others are copies of it."""
 
     def __init__(self, folder: Path) -> None:
         self._template = folder / "ledger.db"
@@ -51,17 +51,17 @@ class Ledgers:
         self._numbers = itertools.count()
 
     def file(self, folder: Path) -> Path:
-        """A migrated, empty ledger file in `folder`."""
+        """Make a migrated, empty ledger file in `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
         return Path(shutil.copy(self._template, folder / "ledger.db"))
 
     def open(self, folder: Path, clock: Callable[[], datetime] | None = None, **more: Any) -> SqliteLedger:
-        """A new, empty ledger in `folder`."""
+        """Open a new, empty ledger in `folder`."""
         return SqliteLedger(self.file(folder), clock=clock or Clock(), **{"randomness": seeded(next(self._numbers)), **more})
 
 
 def described(path: str = "a.dcm", metadata: Mapping[str, Any] | None = None, **over: Any) -> dict[str, Any]:
-    """The payload of a `described` entry."""
+    """Make the payload of a `described` entry."""
     message: dict[str, Any] = {"study_id": "S1", "file_path": path}
     if metadata is not None:
         message["metadata"] = dict(metadata)
@@ -70,7 +70,7 @@ def described(path: str = "a.dcm", metadata: Mapping[str, Any] | None = None, **
 
 
 def archived(path: str = "a.dcm", name: str | None = None, content: str = "bytes", dicom: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The payload of an `archived` entry."""
+    """Make the payload of an `archived` entry."""
     name = name or path.rpartition("/")[2]
     file = {"name": name, "original_name": name, "bytes": len(content), "sha256": _digest(content)}
     by = {"software": "0", "host": "h"}
@@ -78,12 +78,12 @@ def archived(path: str = "a.dcm", name: str | None = None, content: str = "bytes
 
 
 def failed(step: str, code: str, **over: Any) -> dict[str, Any]:
-    """The payload of a `failed` entry."""
+    """Make the payload of a `failed` entry."""
     return {"step": step, "code": code, "detail": "", "errno": None, "attempt": 1, "retry_at": None, **over}
 
 
 def quarantined(code: str, path: str) -> dict[str, Any]:
-    """The payload of a `quarantined` entry."""
+    """Make the payload of a `quarantined` entry."""
     return {"code": code, "detail": "", "upload_path": path, "by": "projector"}
 
 
@@ -98,7 +98,7 @@ def made_entry(
     schema: int = 1,
     recorded_at: str | None = None,
 ) -> Entry:
-    """A whole entry, recorded `position` seconds after midnight, and its version is its position, unless given."""
+    """Make a valid entry, recorded `position` seconds after midnight; its version defaults to its position."""
     text = canonical_json.dumps(payload)
     salt = bytes([position % 256]) * 16
     fields = {
@@ -117,7 +117,7 @@ def made_entry(
 
 @contextmanager
 def small_volume(folder: Path, size: str) -> Iterator[Path]:
-    """A file system of its own that is full soon. Skips, saying so, where none can be mounted."""
+    """Mount a small file system, soon full. Skips the test where none can be mounted."""
     folder.mkdir()
     if os.geteuid() != 0 or shutil.which("mount") is None:
         pytest.skip("a small volume takes root and mount(8)")
@@ -131,14 +131,14 @@ def small_volume(folder: Path, size: str) -> Iterator[Path]:
 
 
 def damage(ledger: SqliteLedger, statement: str) -> None:
-    """What somebody does who may write the file."""
+    """Change the ledger's file past its triggers, as anyone with write access could."""
     with closing(sqlite.connect(ledger.path)) as connection:
         trigger = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'entries_update'").fetchone()[0]
         connection.executescript(f"DROP TRIGGER entries_update; {statement}; {trigger}")
 
 
 def fill(path: Path) -> None:
-    """Write into this file until its volume has no page left."""
+    """Fill the file's volume to the last page."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
     try:
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Folders in memory, for what would wait for a disk most of its time."""
+"""Folders in memory, for tests that would mostly wait for a disk."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _NAME = re.compile(r"storage-ledger-tests-([0-9]+)-.*")
 
 @contextmanager
 def in_memory(otherwise: Path | None = None) -> Iterator[Path]:
-    """A folder in memory, where there is such a thing; else in `otherwise` (None: where temporary files go). Removed at the end."""
+    """Make a folder in memory if possible, else in `otherwise` (None: the folder for temporary files). Removed at the end."""
     place = MEMORY if os.access(MEMORY, os.W_OK) else otherwise
     with tempfile.TemporaryDirectory(prefix=f"storage-ledger-tests-{os.getpid()}-", dir=place) as folder:
         yield Path(folder)
 
 
 def sweep() -> None:
-    """Remove those of processes that have gone, and did not come to it: memory is not given back by itself."""
+    """Remove folders left by processes that have ended: their memory is not freed otherwise."""
     for path in MEMORY.glob("storage-ledger-tests-*"):
         found = _NAME.fullmatch(path.name)
         if found and not Path(f"/proc/{found[1]}").exists():

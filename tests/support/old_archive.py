@@ -1,4 +1,4 @@
-"""An archive as the old service left it, good and broken."""
+"""Make an archive as the old service left it, with good and broken files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BROKEN = {
     "several/sub": "is-folder",
     f"several/{'n' * 201}": "name-too-long",
 }
-"""What `add_broken` makes that is to be left alone, and why."""
+"""Paths made by `add_broken` that must not be adopted, and why."""
 
 REMARKS = {
     "not-json/metadata.json": "metadata-not-understood",
@@ -40,11 +40,11 @@ REMARKS = {
     "wrong-groups/metadata.json": "metadata-not-understood",
     "another-study/metadata.json": "study-id-differs",
 }
-"""What it makes that is to be adopted all the same."""
+"""Paths made by `add_broken` that are adopted with a remark."""
 
 
 def old_metadata(study_id: str, **more: Any) -> dict[str, Any]:
-    """The document that the old service wrote."""
+    """Return the metadata.json that the old service wrote."""
     return {
         "study_id": study_id,
         "processing_time": "2021-03-04T05:06:07.000008",
@@ -59,7 +59,7 @@ def old_metadata(study_id: str, **more: Any) -> dict[str, Any]:
 
 
 def add_study(root: Path, study_id: str, *names: str, metadata: Mapping[str, Any] | bytes | None = None) -> Path:
-    """A study with these files (one, called as the gateway does, if none is named), DICOM where the name says so."""
+    """Add a study with these files, DICOM where the name says so; by default one file, named as the gateway does."""
     folder = root / study_id
     folder.mkdir(parents=True)
     for name in names or (f"{study_id}.dcm",):
@@ -71,7 +71,7 @@ def add_study(root: Path, study_id: str, *names: str, metadata: Mapping[str, Any
 
 
 def add_broken(root: Path) -> None:
-    """All of `BROKEN` and `REMARKS`, and one study with two good files among what is to be left alone."""
+    """Add everything in `BROKEN` and `REMARKS`, and one study with two good files among the broken ones."""
     (root / "README.txt").write_text("hello")
     (root / "lost+found").mkdir()
     (root / "link-to-a-study").symlink_to("several")
@@ -106,7 +106,7 @@ def add_broken(root: Path) -> None:
 
 
 def picture(root: Path) -> dict[str, tuple[Any, ...]]:
-    """Everything below `root` but the mirror: what it is, its bytes, mode, times and inode."""
+    """Return everything below `root` except the mirror: type, bytes, mode, times and inode."""
     found = {}
     for path in sorted(root.rglob("*")):
         name = os.fsdecode(os.path.relpath(os.fsencode(path), os.fsencode(root)))

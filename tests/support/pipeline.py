@@ -1,4 +1,4 @@
-"""Intake, projector and (given a client) notifier in one thread, on a real ledger, archive and uploads, step by step in any order."""
+"""The service's parts in one thread, on a real ledger, archive and uploads, to be called step by step in any order."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.support.making import Clock, Ledgers
 
 
 class Acknowledging:
-    """A source that brings nothing and takes note of what was acknowledged."""
+    """A source that delivers nothing and records acknowledgements."""
 
     name = "pubsub"
     subscribed = True
@@ -44,15 +44,15 @@ class Acknowledging:
         self.acknowledged: list[Delivery] = []
 
     def run(self, *_: object) -> None:
-        """Nothing comes."""
+        """Deliver nothing."""
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
-        """Keep them."""
+        """Record the acknowledgements."""
         self.acknowledged += deliveries
 
 
 class Pipeline:
-    """One service's worth of parts below `folder`. `restart` is what a crash leaves: everything but the memory."""
+    """All parts of one service below `folder`. `restart` keeps what survives a crash: everything except memory."""
 
     def __init__(
         self, folder: Path, ledgers: Ledgers, *, grace_s: float = 300, client: StatusClient | None = None, uploads: Path | None = None
@@ -70,7 +70,7 @@ class Pipeline:
         self.restart()
 
     def restart(self) -> None:
-        """Forget all that is only in memory."""
+        """Discard everything that is only in memory."""
         self.metrics = Metrics()
         uploads, archive = Uploads(self.uploads), FilesystemArchive(self.archive)
         self.remover = Remover(uploads, archive, metrics=self.metrics, clock=self.clock, settle_s=5, monotonic=self._seconds)
@@ -119,7 +119,7 @@ class Pipeline:
         )
 
     def set_clock(self, seconds: float) -> None:
-        """Somebody sets it, forward or back; no time passes."""
+        """Set the clock, forward or back, without time passing."""
         self.clock.move(seconds)
         self.clock_set_by_s += seconds
 
@@ -145,28 +145,28 @@ class Pipeline:
         self.intake.append([Delivery(raw, "pubsub") for raw in raws])
 
     def due(self, *stages: Stage) -> list[list[WorkItem]]:
-        """What is due now, study by study."""
+        """Return the work items due now, by study."""
         groups: dict[str | None, list[WorkItem]] = {}
         for work_item in self.ledger.due(stages, limit=1000):
             groups.setdefault(work_item.entry.study_id, []).append(work_item)
         return [sorted(group, key=lambda work_item: work_item.entry.position) for group in groups.values()]
 
     def place(self, studies: int = 1000, most: int = 64) -> int:
-        """Place and record what is due of so many studies, so many duties of each; returns of how many."""
+        """Place and record due work items, up to this many studies and items of each; return the number of studies."""
         groups = [group[:most] for group in self.due(Stage.PLACE)[:studies]]
         if groups:
             self.placing.record([self.placer.place_batch(group) for group in groups], fresh=True)
         return len(groups)
 
     def remove(self, most: int = 1000) -> int:
-        """Remove and record that many due uploads; returns how many."""
+        """Remove up to this many due uploads and record that; return how many."""
         work_items = [work_item for group in self.due(Stage.REMOVE) for work_item in group][:most]
         if work_items:
             self.removing.record([self.remover.remove_batch(work_items)], fresh=True)
         return len(work_items)
 
     def tell(self) -> int:
-        """Tell, or read back, and record what is due; returns of how many studies."""
+        """Send or read back the statuses that are due, and record that; return the number of studies."""
         if self.notifying is None or self.notifier is None:
             return 0
         groups = self.due(Stage.TELL, Stage.CONFIRM)
@@ -175,7 +175,7 @@ class Pipeline:
         return len(groups)
 
     def finish(self) -> None:
-        """Until nothing is left to place, to remove or to tell, moving the clock to whatever is due next."""
+        """Work until nothing is left to place, remove or send, moving the clock to whatever is due next."""
         stages = [Stage.PLACE, Stage.REMOVE, *([Stage.TELL, Stage.CONFIRM] if self.notifier else [])]
         for _ in range(1000):
             if self.place() + self.remove() + self.tell():
@@ -187,15 +187,15 @@ class Pipeline:
         raise AssertionError("it never comes to rest")
 
     def kinds(self) -> list[str]:
-        """Of all entries."""
+        """Return the kinds of all entries."""
         return [entry.kind for entry in self.ledger.read(0, 10_000)]
 
     def files(self) -> dict[str, str]:
-        """What lies in the archive but metadata.json: path → SHA-256."""
+        """Return all files in the archive except metadata.json: path → SHA-256."""
         return {path: digest for path, digest in tree(self.archive).items() if not path.endswith("/metadata.json")}
 
     def check_metadata(self) -> None:
-        """Each study's metadata.json is what its entries in the ledger amount to."""
+        """Assert that each study's metadata.json matches its entries."""
         for study_id in self.ledger.studies_with_kind(Kind.ARCHIVED):
             entries = list(self.ledger.study(study_id))
             study = Study.of(study_id, entries)
@@ -204,12 +204,12 @@ class Pipeline:
             assert (self.archive / study_id / "metadata.json").read_bytes() == metadata_json(study, described)
 
     def metadata(self, study_id: str) -> dict[str, Any]:
-        """The parsed metadata.json."""
+        """Return a study's parsed metadata.json."""
         return json.loads((self.archive / study_id / "metadata.json").read_text(encoding="utf-8"))
 
 
 def tree(root: Path) -> dict[str, str]:
-    """Every file below a folder: path → SHA-256."""
+    """Return every file below a folder: path → SHA-256."""
     return {
         str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(root.rglob("*")) if path.is_file()
     }

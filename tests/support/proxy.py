@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback that can swallow what passes, as a dead network does, or cut its connections."""
+"""A TCP proxy on loopback that can drop all traffic, like a dead network, or cut its connections."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 
 class Proxy:
-    """Forwards to a loopback port. `swallow` set: nothing passes either way, and nobody is told."""
+    """Forwards to a loopback port. With `swallow` set it silently drops everything in both directions."""
 
     def __init__(self, target_port: int) -> None:
         self._target_port = target_port
@@ -22,7 +22,7 @@ class Proxy:
         self._start(self._accept)
 
     def cut(self) -> None:
-        """Close every connection that passes through."""
+        """Close every connection through the proxy."""
         for each in self._open:
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)

@@ -1,4 +1,4 @@
-"""The real service as a process of its own, on folders of its own, beside a real Valkey and a real HTTP Status Service."""
+"""The real service in its own process and folders, with a real Valkey and a real HTTP Status Service."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ CHECKER = Path(__file__).resolve().parent.parent / "recovery" / "invariants.py"
 
 
 class Stack:
-    """`start`, `stop` (SIGTERM) and `kill` (SIGKILL) as often as you like; `command` runs any other command beside it.
+    """`start`, `stop` (SIGTERM) and `kill` (SIGKILL) the service as often as you like; `command` runs any other command.
 
-    All of them are forked from a process that has imported everything; `cold`: each is a Python of its own.
+    The processes are forked from one that has imported everything; with `cold`, each starts its own Python.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Stack:
         }
 
     def start(self, *, ready: bool = True, under: Sequence[str] = ()) -> None:
-        """Start `serve` (`under` another program, such as strace); wait until it is ready, unless told not to."""
+        """Start `serve` (`under` another program, such as strace); wait until it is ready, unless `ready` is false."""
         if not (self.cold or under):
             self.process = self.warm.start(self.environment, self.log, self.root, "storage-ledger", "serve")
         else:
@@ -84,33 +84,33 @@ class Stack:
             until(self._ready_or_dead, 60, what=f"the service to be ready; its log: {self.log}")
 
     def stop(self) -> int:
-        """SIGTERM; returns the exit code."""
+        """Send SIGTERM; return the exit code."""
         assert self.process is not None
         os.kill(self._pid(), signal.SIGTERM)
         return self.process.wait(40)
 
     def _pid(self) -> int:
-        """Of the service itself, whatever it runs under."""
+        """Return the pid of the service itself, whatever it runs under."""
         note = (self.ledger / "serve.lock").read_text()
         if note:
             return int(json.loads(note)["pid"])
-        assert self.process is not None  # the note could not be written, for a fault of strace: that has one child
+        assert self.process is not None  # a fault injected by strace prevented the note; strace has one child
         return int(Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()[0])
 
     def kill(self) -> None:
         """SIGKILL; it may have ended by itself."""
         assert self.process is not None
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)  # with whatever it runs under
+            os.killpg(self.process.pid, signal.SIGKILL)  # including whatever it runs under
         self.process.wait(60)
 
     def close(self) -> None:
-        """End whatever still runs."""
+        """End every process that is still running."""
         if self.process is not None and self.process.poll() is None:
             self.kill()
 
     def publish(self, message: Mapping[str, Any] | bytes) -> int:
-        """Publish on the service's channel; returns how many heard it."""
+        """Publish on the service's channel; return the number of subscribers."""
         data = message if isinstance(message, bytes) else json.dumps(message).encode()
         return self.valkey.publish(self.channel, data)
 
@@ -120,7 +120,7 @@ class Stack:
         self.valkey.add(self.environment["DESCRIBED_STREAM"], data)
 
     def get(self, path: str) -> tuple[int, str]:
-        """Ask the service's HTTP face."""
+        """Send a GET request to the service."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=30) as answer:
                 return answer.status, answer.read().decode()
@@ -131,7 +131,7 @@ class Stack:
             return 0, ""
 
     def metric(self, line: str) -> float:
-        """The value of one line of /metrics; 0 where it is missing."""
+        """Return the value of one line of /metrics; 0 if it is missing."""
         found = [row for row in self.get("/metrics")[1].splitlines() if row.startswith(line + " ")]
         return float(found[0].rsplit(" ", 1)[1]) if found else 0.0
 
@@ -150,7 +150,7 @@ class Stack:
         )
 
     def check(self, *, settled: bool = True) -> dict[str, Any]:
-        """What the independent checker finds; it runs in a process of its own."""
+        """Run the independent checker in its own process; return its findings."""
         arguments = ["--uploads", str(self.uploads), "--archive", str(self.archive), "--ledger", str(self.ledger)]
         done = subprocess.run(
             [sys.executable, "-I", str(CHECKER), *arguments, *(["--settled"] if settled else [])],
@@ -159,11 +159,11 @@ class Stack:
             timeout=120,
             check=False,
         )
-        assert done.stdout, done.stderr  # it ends with 1 for violations, and for a bug of its own
+        assert done.stdout, done.stderr  # exit code 1 means violations, or a bug in the checker
         return json.loads(done.stdout)
 
     def idle(self) -> bool:
-        """Whether nothing waits but read-backs, and index and mirror have caught up."""
+        """Return whether only read-backs are waiting, and index and mirror have caught up."""
         _, text = self.get("/metrics")
         rows = dict(row.rsplit(" ", 1) for row in text.splitlines() if row and not row.startswith("#"))
         stages = [rows.get(f'storage_ledger_pending{{stage="{stage}"}}') for stage in ("place", "remove", "tell")]

@@ -1,4 +1,4 @@
-"""A Status Service over real HTTP, in this process, that misbehaves on demand."""
+"""A Status Service over real HTTP, in this process, with faults on demand."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request. `body` is the parsed JSON of a POST, None where there was none."""
+    """One request. `body`: the parsed JSON of a POST, or None."""
 
     method: str
     study_id: str
@@ -25,29 +25,28 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What to do instead of answering well; the parts happen in the order of these fields."""
+    """What to do instead of answering normally; the parts happen in the order of these fields."""
 
     hang: threading.Event | None = None
     """Wait for this (or the end of the server) first."""
     close: Literal["before-storing", "after-storing"] | None = None
     """Close the connection without an answer."""
     code: int | None = None
-    """Answer with this code (200 where a body is given without one); anything but 2xx stores nothing."""
+    """Answer with this code (200 if only a body is given); anything but 2xx stores nothing."""
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes | None = None
     """Answer with these bytes."""
     chunks: Callable[[], Iterable[bytes]] | None = None
-    """Answer with a chunked body of these, however slow or endless."""
+    """Answer with a chunked body of these, which may be slow or endless."""
     raw: Callable[[], Iterable[bytes]] | None = None
     """Send these bytes as they are, status line included, then close."""
 
 
 class StatusServer:
-    """Keeps the last status of each study as the real one does, and every POST in the order in which it came.
+    """Keeps each study's last status, like the real service, and every POST in order of arrival.
 
-    `next(...)` queues faults for the requests to come, one each; `always` (a fault, or a function from the call to a
-    fault or None) applies when the queue is empty. `posts` holds what arrived, whether it was stored or not; `headers` those
-    of every request.
+    `next(...)` queues faults for the next requests, one each; `always` (a fault, or a function from the call to a fault or
+    None) applies when the queue is empty. `posts`: everything that arrived, stored or not; `headers`: those of every request.
     """
 
     def __init__(self, port: int = 0) -> None:
@@ -70,7 +69,7 @@ class StatusServer:
         return f"http://127.0.0.1:{self.port}"
 
     def next(self, *faults: Fault | None) -> None:
-        """Queue what the next requests meet; None is a good answer."""
+        """Queue faults for the next requests; None is a normal answer."""
         with self._lock:
             self._faults.extend(faults)
 
@@ -98,7 +97,7 @@ class StatusServer:
                 self.statuses.pop(study_id, None)
 
     def close(self) -> None:
-        """End it and every connection; a fault that hangs is released. May be called twice."""
+        """End the server and every connection, and release hanging faults. May be called twice."""
         if self.ending.is_set():
             return
         self.ending.set()
@@ -108,7 +107,7 @@ class StatusServer:
         self._server.server_close()
 
     def met(self, call: Call) -> Fault | None:
-        """Note a request; return the fault that it meets."""
+        """Record a request; return the fault for it."""
         with self._lock:
             (self.posts if call.method == "POST" else self.reads).append(call)
             if self._faults:
@@ -132,7 +131,7 @@ class StatusServer:
 
 
 class _Server(ThreadingHTTPServer):
-    daemon_threads = False  # server_close waits for them: no thread and no socket outlives a test
+    daemon_threads = False  # server_close waits for them, so that no thread or socket outlives a test
     request_queue_size = 128
 
     def __init__(self, address: tuple[str, int], owner: StatusServer) -> None:
@@ -159,7 +158,7 @@ class _Server(ThreadingHTTPServer):
                     each.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: a client that went away is part of the tests."""
+        """Log nothing: clients that go away are part of the tests."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -223,4 +222,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body or b"")
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is the base class's
-        """Say nothing."""
+        """Log nothing."""

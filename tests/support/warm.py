@@ -1,8 +1,7 @@
-"""Commands without the second that Python takes to import them: a process that has imported everything forks one on demand.
+"""Start commands without the second that their imports take: a process that has imported everything forks them on demand.
 
-What is forked has no thread, no open file and no state of the service; what runs is the same `storage-ledger serve`, or
-whatever command it is. That each of them also starts by itself is seen where nothing is warm: test_cold_starts, the demo, strace,
-the tests in a browser.
+The forked process has no threads, open files or state of the service, and runs the same `storage-ledger serve` or other command.
+Cold starts are tested by test_cold_starts, the demo, the tests under strace and the browser tests.
 """
 
 from __future__ import annotations
@@ -29,9 +28,9 @@ IMPORTS = {
     "storage_ledger.operations.restore",
     "browse": "storage_ledger.web.datasette.plugin, storage_ledger.web.server",
 }
-"""What is warm, by what it is for: `serve` never loads what `browse` needs."""
+"""The imported modules, by purpose: `serve` never loads what `browse` needs."""
 
-# An order is one message with three descriptors: where its process tells of itself, its standard output, its standard error.
+# An order is one message with three descriptors: one on which its process reports, standard output and standard error.
 SERVER = """
 import gc, json, os, runpy, signal, socket, sys
 from storage_ledger.cli import main
@@ -100,7 +99,7 @@ if found is not None:  # from here on it is the command's own process
 
 
 class Warm:
-    """The process that forks. `close` ends it; what it started goes on."""
+    """The process that forks. `close` ends it; the processes it started continue."""
 
     def __init__(self, what: str = "service") -> None:
         server = f"import {IMPORTS[what]}{SERVER}"
@@ -110,12 +109,12 @@ class Warm:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
 
     def start(self, environment: Mapping[str, str], log: Path, folder: Path, *command: str) -> WarmProcess:
-        """Run `storage-ledger …`, or a Python file, in a process group of its own; both its outputs are added to `log`."""
+        """Run `storage-ledger …` or a Python file in its own process group; append both its outputs to `log`."""
         with log.open("ab") as out:
             return self._start(environment, folder, command, out.fileno(), out.fileno())
 
     def run(self, environment: Mapping[str, str], folder: Path, *command: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
-        """Run it to its end, as `subprocess.run` does."""
+        """Run it to completion, like `subprocess.run`."""
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             process = self._start(environment, folder, command, out.fileno(), err.fileno())
             try:
@@ -144,7 +143,7 @@ class Warm:
 
 
 class WarmProcess:
-    """What `Stack` needs of `subprocess.Popen`; any thread may ask."""
+    """The part of `subprocess.Popen` that `Stack` needs; thread-safe."""
 
     def __init__(self, told: socket.socket) -> None:
         self._told = told
@@ -166,12 +165,12 @@ class WarmProcess:
             left = deadline - time.monotonic()
             if left < 0:
                 raise subprocess.TimeoutExpired("storage-ledger", timeout)
-            with contextlib.suppress(ValueError, OSError):  # another thread has heard of its end
+            with contextlib.suppress(ValueError, OSError):  # another thread has read its exit code
                 select.select([self._told], [], [], left)
         return code
 
     def send_signal(self, number: signal.Signals) -> None:
-        """It may have ended by itself."""
+        """Send a signal; the process may have ended by itself."""
         if self.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
@@ -186,7 +185,7 @@ _lock = threading.Lock()
 
 
 def shared(what: str = "service") -> Warm:
-    """The one of this run; the first who asks starts it."""
+    """Return this run's process, starting it at the first call."""
     with _lock:
         if what not in _shared:
             _shared[what] = Warm(what)
@@ -194,6 +193,6 @@ def shared(what: str = "service") -> Warm:
 
 
 def close_shared() -> None:
-    """At the end of the run."""
+    """End this run's process."""
     while _shared:
         _shared.popitem()[1].close()
