@@ -1,4 +1,4 @@
-"""The commands, beside the real service: a backup taken while it works, a ledger restored from it, an old archive adopted."""
+"""Commands beside the real service: a backup while it works, a ledger restored from it, an old archive adopted."""
 
 from __future__ import annotations
 

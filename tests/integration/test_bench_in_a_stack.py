@@ -1,4 +1,4 @@
-"""What `scripts/bench browse --compose` runs inside a stack leaves alone what is somebody's."""
+"""`scripts/bench browse --compose` inside a stack leaves the user's own data alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pages as a browser meets them: the real process, over real HTTP, on a ledger made by the package."""
+"""The web pages over real HTTP, from the real process, on a ledger made by the package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever happens to index.db, the pages answer; and once it is rebuilt, in whichever file, they show it without a restart."""
+"""The web pages answer whatever happens to index.db, and show a rebuilt index, in any file, without a restart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures, headers, files and ZIPs as a browser meets them: the real process on a real archive, hostile files among them."""
+"""Images, headers, files and ZIPs over real HTTP, from the real process on a real archive with hostile files."""
 
 from __future__ import annotations
 

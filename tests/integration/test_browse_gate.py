@@ -1,4 +1,4 @@
-"""What guards the pages, on the real process: tokens, slow guessing, and a policy under which Datasette's pages still work."""
+"""The web pages' protection in the real process: tokens, slow guessing, and a policy under which Datasette's pages still work."""
 
 from __future__ import annotations
 

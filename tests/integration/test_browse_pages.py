@@ -1,4 +1,4 @@
-"""What our own pages are made of, from real databases; how they look is for tests/browser."""
+"""The content of our own web pages, from real databases; tests/browser checks how they look."""
 
 from __future__ import annotations
 

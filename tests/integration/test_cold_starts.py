@@ -1,4 +1,4 @@
-"""Each command as a Python of its own: other tests fork theirs from a process that has imported everything."""
+"""Each command started as its own Python; other tests fork from a process that has imported everything."""
 
 from __future__ import annotations
 

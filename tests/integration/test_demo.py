@@ -1,4 +1,4 @@
-"""The demo as a person runs it: a process of its own, that leaves nothing behind however it ends."""
+"""The demo as a user runs it: its own process, which leaves nothing behind however it ends."""
 
 from __future__ import annotations
 

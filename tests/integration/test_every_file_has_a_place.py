@@ -1,4 +1,4 @@
-"""Whatever DICOM file comes, and however odd: it is archived, and somebody who looks finds it."""
+"""Any DICOM file, however odd, is archived, and can be found on the web pages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The service under a user of its own, as in the image, with uploads that belong to somebody else."""
+"""The service under its own user, as in the image, with uploads that belong to another user."""
 
 from __future__ import annotations
 

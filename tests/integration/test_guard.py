@@ -1,4 +1,4 @@
-"""What a test run leaves behind is ended with it."""
+"""Processes left behind by a test run end with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a command prints with --json has the keys that docs/reference/commands.md names, and no other."""
+"""The output of each command with --json has exactly the keys named in docs/reference/commands.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The real service lives, archives and tells, whatever happens to what is disposable, and answers in time, whatever hangs."""
+"""The real service keeps running, archiving and sending statuses without its disposable parts, and answers even if a volume hangs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The real service and the real command make up for what pub/sub lost."""
+"""The real service and the real command recover messages that pub/sub lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the mirror is for: a lost, emptied or old ledger is noticed before anything is done, and is made again from it."""
+"""The mirror's purpose: a lost, emptied or old ledger is detected before anything is done, and restored from the mirror."""
 
 from __future__ import annotations
 

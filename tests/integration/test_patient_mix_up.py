@@ -1,4 +1,4 @@
-"""Two patients where one was expected: what people see of it on the pages and in `show`, by the real processes."""
+"""Two patients where one was expected: how the web pages and `show` report it, from the real processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Workers that hang, crash or end, for real: what is asked next is answered."""
+"""Real image workers that hang, crash or end: the next request is answered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What only pub/sub does; the rest stands in tests/contract/pipeline/test_source.py."""
+"""Behaviour specific to pub/sub; tests/contract/pipeline/test_source.py has the rest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`storage-ledger quarantine retry | discard` as processes of their own, beside the real service and without it."""
+"""`storage-ledger quarantine retry` and `discard` as processes, with and without a running service."""
 
 from __future__ import annotations
 

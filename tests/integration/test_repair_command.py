@@ -1,4 +1,4 @@
-"""`storage-ledger repair headers`: beside the service, and after it."""
+"""`storage-ledger repair headers`, beside the service and after it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`storage-ledger replay`: what was lost comes back from the ledger, and equals what was there before, digest for digest."""
+"""`storage-ledger replay` re-creates what was lost, and it equals the original, checksum by checksum."""
 
 from __future__ import annotations
 

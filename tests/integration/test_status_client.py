@@ -1,4 +1,4 @@
-"""The client of the Status Service over real HTTP, against a server that misbehaves on demand."""
+"""The Status Service client over real HTTP, against a server with faults on demand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What only a stream does: a consumer group on a real server, and every way to lose or repeat an entry."""
+"""Behaviour specific to streams: a consumer group on a real server, and every way to lose or repeat an entry."""
 
 from __future__ import annotations
 

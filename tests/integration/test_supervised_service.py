@@ -1,4 +1,4 @@
-"""The whole service in this process, one of its jobs failing: it says which, and everything is archived all the same."""
+"""The whole service in this process with one of its jobs failing: it reports which, and still archives everything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The real service from the message to the archive, the Status Service, the ledger and the index."""
+"""The real service, from the message to the archive, the Status Service, the ledger and the index."""
 
 from __future__ import annotations
 

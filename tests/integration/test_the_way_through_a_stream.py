@@ -1,4 +1,4 @@
-"""The real service reading a stream: the way of one event, a ledger that cannot be written, a long queue at the start."""
+"""The real service on a stream: one event from end to end, a ledger that cannot be written, a long queue at the start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`storage-ledger verify` as a process of its own, beside the real service while it works; and the scrub in the service."""
+"""`storage-ledger verify` as a process beside the working service; and the scrub inside the service."""
 
 from __future__ import annotations
 

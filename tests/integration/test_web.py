@@ -1,4 +1,4 @@
-"""The HTTP face of the service over a real port."""
+"""The service's HTTP endpoints over a real port."""
 
 from __future__ import annotations
 

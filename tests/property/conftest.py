@@ -1,4 +1,4 @@
-"""Fixtures of the property tests, and how long they may search."""
+"""Fixtures of the property tests, and their search limits."""
 
 from __future__ import annotations
 

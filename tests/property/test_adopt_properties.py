@@ -1,4 +1,4 @@
-"""Whatever the old service's metadata.json holds: it is adopted, kept byte for byte, and can be stored."""
+"""Any metadata.json of the old service can be adopted, is kept byte for byte, and can be stored."""
 
 from __future__ import annotations
 

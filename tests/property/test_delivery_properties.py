@@ -1,4 +1,4 @@
-"""Whatever the order, the repetitions and the crashes: the archive ends the same, and as the ledger says."""
+"""With any order, repetition and crashes, the archive ends the same and matches the ledger."""
 
 import hashlib
 import tempfile

@@ -1,4 +1,4 @@
-"""What must hold of any bytes, names and entries whatever."""
+"""Properties of any bytes, names and entries."""
 
 import json
 import os

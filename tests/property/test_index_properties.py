@@ -1,4 +1,4 @@
-"""The index that followed and the index that was made anew are the same, row for row."""
+"""An index that followed the ledger and a rebuilt one are equal, row for row."""
 
 import tempfile
 from contextlib import closing

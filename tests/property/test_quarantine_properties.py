@@ -1,4 +1,4 @@
-"""Retries, discards, redeliveries and crashes in any order: one pair of hands, one file, the last act's state, no duty lost."""
+"""Retries, discards, redeliveries and crashes in any order: one worker per study, one file, the last decision holds, no work lost."""
 
 import json
 import tempfile

@@ -1,4 +1,4 @@
-"""Whatever lies in uploads and whatever the Status Service says: a sweep ends, and nothing is lost or doubled."""
+"""With any files in uploads and any answers of the Status Service, a pass ends, and nothing is lost or duplicated."""
 
 import json
 import os

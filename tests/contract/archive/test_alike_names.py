@@ -1,4 +1,4 @@
-"""An archive on a file system that takes names for alike (SMB, APFS, NTFS), or makes no hard links: no file replaces another."""
+"""The archive on a file system with case-insensitive names (SMB, APFS, NTFS) or without hard links: no file replaces another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every archive does, and what an upload may be. An archive is added to `ARCHIVES` and has to pass all of it."""
+"""The contract of every archive and of uploads. Add an implementation to `ARCHIVES` to run all of it."""
 
 import errno
 import hashlib

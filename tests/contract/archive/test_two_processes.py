@@ -1,4 +1,4 @@
-"""Several processes on one archive: nothing torn, no good file taken away, whoever stops, is killed or meets an error at whatever call."""
+"""Several processes on one archive: no torn file and no good file removed, even if one is stopped, killed or gets an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Uploads that change, move or vanish while they are archived: every byte ends in the archive or stays in uploads."""
+"""Uploads that change, move or vanish while being archived: every byte ends up in the archive or stays in uploads."""
 
 from __future__ import annotations
 

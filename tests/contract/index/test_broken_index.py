@@ -1,4 +1,4 @@
-"""Whatever is in index.db, or happens to it: it is rebuilt or tried again, and nothing else stops because of it."""
+"""A damaged or missing index.db is rebuilt or retried, and nothing else stops because of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the index says of studies and files, on entries appended by hand, followed one at a time."""
+"""The contents of the index for studies and files, from hand-made entries that it follows one at a time."""
 
 import hashlib
 import itertools

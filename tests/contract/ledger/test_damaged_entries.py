@@ -1,4 +1,4 @@
-"""An entry of the ledger is damaged: nothing is done because of it, all else goes on, and once it is mended so does the rest."""
+"""A damaged entry in the ledger: nothing acts on it, everything else continues, and after its repair its study does too."""
 
 from __future__ import annotations
 

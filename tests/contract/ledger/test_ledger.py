@@ -1,4 +1,4 @@
-"""What every ledger engine does. An engine is added to `ENGINES` and has to pass all of it."""
+"""The contract of every ledger engine. Add an engine to `ENGINES` to run all of it."""
 
 import errno
 import hashlib

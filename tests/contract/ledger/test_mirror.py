@@ -1,4 +1,4 @@
-"""The mirror on a real folder: it follows, repairs what a crash tore, and refuses what is not its ledger's."""
+"""The mirror in a real folder: it follows the ledger, repairs what a crash tore, and refuses another ledger's mirror."""
 
 from __future__ import annotations
 

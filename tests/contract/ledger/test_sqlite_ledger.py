@@ -1,4 +1,4 @@
-"""What only the SQLite engine promises: its file, its triggers, its migrations, its lock."""
+"""The SQLite engine's own promises: its file, triggers, migrations and lock."""
 
 import os
 import re

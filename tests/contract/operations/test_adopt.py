@@ -1,4 +1,4 @@
-"""An archive of the old service on a real folder, taken into a real ledger: all that can be, in place, and nothing twice."""
+"""Adopt an archive of the old service from a real folder into a real ledger: everything possible, in place, nothing twice."""
 
 from __future__ import annotations
 

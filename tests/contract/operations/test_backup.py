@@ -1,4 +1,4 @@
-"""A backup is whole or not there, and takes the ledger's place only where nothing is lost by it."""
+"""A backup is complete or does not exist, and a restore replaces the ledger only if nothing is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One look at a clock that is ahead dates every later entry: that is said until a person acknowledges it, and said again after another."""
+"""A ledger whose timestamps are ahead of the clock is reported until acknowledged, and again after the next such jump."""
 
 from __future__ import annotations
 

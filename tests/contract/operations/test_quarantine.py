@@ -1,4 +1,4 @@
-"""A person's word on what is quarantined, and what comes of it; step by step, with a real Status Service."""
+"""Decisions on quarantined uploads and their effects, step by step, with a real Status Service."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""Headers that the ledger lacks are read again from the archive, on real ledgers, archives and DICOM files."""
+"""Headers missing from the ledger are read again from the archive: real ledgers, archives and DICOM files."""
 
 import hashlib
 from contextlib import closing

@@ -1,4 +1,4 @@
-"""What replay makes of the ledger, part by part, on real ledgers, archives, folders and a real HTTP Status Service."""
+"""Each part of replay, on real ledgers, archives and folders, with a real HTTP Status Service."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What `status`, `show` and `quarantine` say, from real ledgers, archives and indexes: each thing once, and the command that mends it."""
+"""The reports of `status`, `show` and `quarantine` on real ledgers, archives and indexes: each problem once, with its remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Verification beside a service that works, what it records, what the index makes of that, and the slow round of the scrub."""
+"""Verification beside a running service, what it records, how the index uses that, and the background scrub."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every class of exception at every call that a step makes for one study: the pool live, the others go on, the study is seen to fail."""
+"""Every class of exception at every call of a step: the pool survives, other studies continue, the failure is reported."""
 
 from __future__ import annotations
 

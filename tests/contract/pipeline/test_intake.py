@@ -1,4 +1,4 @@
-"""One message that cannot be processed, or a bug behind it: the others go on, and none is lost or recorded twice."""
+"""A message that cannot be processed, even because of a bug: the others continue, and none is lost or recorded twice."""
 
 from __future__ import annotations
 

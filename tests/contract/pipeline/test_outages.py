@@ -1,4 +1,4 @@
-"""What many studies fail with, what comes and goes, and what never comes back: said once, and nobody else is held up."""
+"""Outages: a cause that hits many studies, comes and goes, or stays is reported once, and blocks nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that nobody will come for: real folders, a real ledger, a real HTTP Status Service, step by step in one thread."""
+"""Reconciliation of orphaned uploads: real folders, a real ledger and HTTP Status Service, step by step in one thread."""
 
 import hashlib
 import json

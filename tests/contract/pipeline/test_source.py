@@ -1,4 +1,4 @@
-"""What every source promises: see storage_ledger/pipeline/receive/source.py and redis_source.py. Each against a real server."""
+"""The contract of every message source (storage_ledger/pipeline/receive/source.py), each against a real server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fold of a study that is kept between batches is the one that its entries give, whatever became of the batch before."""
+"""A study's state that is kept between batches equals the one from its entries, whatever happened to the batch before."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a delivered message to the file in the archive, one step after another in one thread."""
+"""From a delivered message to the file in the archive, step by step in one thread."""
 
 import base64
 import errno

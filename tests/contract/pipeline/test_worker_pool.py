@@ -1,4 +1,4 @@
-"""A worker pool on a real ledger: who gets a turn, and what comes of work that raises whatever there is."""
+"""A worker pool on a real ledger: who gets a turn, and what happens when work raises any exception."""
 
 from __future__ import annotations
 
