@@ -2,7 +2,7 @@
 
 Python lets one thread run at a time. On several processors each of the many that come back from a system call wakes up on
 another one, only to wait there for the interpreter's lock: 250 switches a study instead of 30, and half of all CPU time
-(docs/adr/0027). So the threads share one processor, but for what works without that lock for long. The main thread, which only
+(docs/adr/0003). So the threads share one processor, but for what works without that lock for long. The main thread, which only
 waits, keeps all that were given to the process: there they are read from.
 """
 

@@ -3,7 +3,7 @@
 The server remembers for each consumer of the group what it was given and has not acknowledged. So nothing is remembered
 here that a crash could lose, and whatever a crash, a stop or a lost answer leaves unacknowledged is read again: by the same
 consumer at its next session, by another one when it has lain idle for long. What had been recorded already, and only its
-acknowledgement was lost, becomes a redelivery (see docs/adr/0013-a-stream-is-acknowledged-after-the-commit.md).
+acknowledgement was lost, becomes a redelivery.
 """
 
 from __future__ import annotations

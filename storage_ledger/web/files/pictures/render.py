@@ -130,7 +130,7 @@ def _decode(file: BinaryIO, dataset: Dataset, frame: int) -> Pixels:
         # pydicom says so of a file without pixel data, and of one whose header lacks what describes it.
         raise Unavailable("no-pixels" if "no 'Pixel Data'" in str(error) else "pixels-unreadable") from error
     except RuntimeError as error:
-        unsupported = "plugins are missing" in str(error) or "does not support" in str(error)  # 12-bit JPEG, for one: ADR 22
+        unsupported = "plugins are missing" in str(error) or "does not support" in str(error)  # such as 12-bit JPEG: docs/adr/0011
         raise Unavailable("syntax-unsupported" if unsupported else "pixels-unreadable") from error
     if pixels.ndim not in {2, 3} or (pixels.ndim == 3 and pixels.shape[2] not in {3, 4}):
         raise Unavailable("pixels-unreadable")
