@@ -1,1 +1,1 @@
-"""What is true of entries, studies, names and the work queue: pure functions, no I/O, no clock, no randomness."""
+"""The rules for entries, studies, names and the work queue: pure functions without I/O, clock or randomness."""

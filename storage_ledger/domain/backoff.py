@@ -7,30 +7,30 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Exponential waits: about `base_s` seconds after the first failure, twice as long after each further one, at most `cap_s`."""
+    """Exponential backoff: about `base_s` seconds after the first failure, doubling with each further one, at most `cap_s`."""
 
     base_s: float
     cap_s: float
 
     def wait_s(self, attempt: int, *, chance: float) -> float:
-        """Seconds before attempt `attempt + 1`, spread over its upper half by `chance` in [0, 1).
+        """Return the seconds to wait after attempt number `attempt`; `chance` in [0, 1) picks a point in the upper half of the wait.
 
-        The spread keeps a thousand studies that failed together from coming back together.
+        This jitter keeps a thousand studies that failed together from retrying together.
         """
         whole = min(self.cap_s, self.base_s * 2.0 ** min(attempt - 1, 40))
         return whole * (0.5 + chance / 2)
 
 
-# One work item, by itself.
+# Retries of one work item.
 PLACE_AGAIN = Backoff(0.5, 300)
 NOT_WHOLE_YET = Backoff(0.25, 15)
-"""The upload is missing, being written or still settling."""
+"""The upload is missing, still being written, or changed too recently."""
 REMOVE_AGAIN = Backoff(1, 600)
 TELL_AGAIN_REFUSED = Backoff(0.25, 900)
 TELL_AGAIN_AWAY = Backoff(0.25, 15)
 INTERNAL_ERROR_AGAIN = Backoff(0.5, 300)
 
-# A whole step, because of a cause that all work items share.
+# Pauses of a whole step, for a cause that all work items share.
 PLACE_PAUSES = Backoff(0.5, 30)
 REMOVE_PAUSES = Backoff(0.5, 60)
 TELL_PAUSES = Backoff(0.5, 15)
@@ -42,15 +42,15 @@ REPLAY_STATUS_AWAY = Backoff(0.5, 4)
 
 
 def worth_an_entry(attempt: int) -> bool:
-    """Whether this failed attempt is recorded: the 1st, 10th, 100th …, so that a day of them leaves a handful of entries."""
+    """Return whether to record this failed attempt: the 1st, 10th, 100th …, so a day of retries leaves only a few entries."""
     while attempt >= 10 and attempt % 10 == 0:
         attempt //= 10
     return attempt == 1
 
 
 def calm_s(times: int) -> float:
-    """Seconds for which a cause must be gone before it counts as ended, after it has ended `times` times lately.
+    """Return how long a cause must be gone before its outage counts as ended, if it has ended `times` times recently.
 
-    0 at first, then 15 s, 1 min, 4 min …, an hour at the most: a cause that comes and goes all day leaves a handful of entries.
+    0 at first, then 15 s, 1 min, 4 min …, at most an hour, so a cause that comes and goes all day leaves only a few entries.
     """
     return 0.0 if times == 0 else min(3600.0, 15 * 4.0 ** min(times - 1, 10))

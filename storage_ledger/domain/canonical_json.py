@@ -1,7 +1,7 @@
 """Canonical JSON and the two hashes of an entry.
 
-Fixed formats: what is stored, mirrored and proved depends on every byte of them. A golden vector stands in
-docs/reference/hashes.md and in the tests.
+These formats are fixed: the ledger, the mirror and every proof depend on each byte. docs/reference/hashes.md has an example with all
+hashes, which the tests check.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import msgspec
 
 
 def dumps(value: object) -> str:
-    """Canonical JSON: keys sorted by code point, no spaces, not escaped to ASCII.
+    """Return canonical JSON: keys sorted by code point, no spaces, no ASCII escapes.
 
-    Raises `ValueError` for NaN and infinities, `UnicodeEncodeError` for a lone surrogate: neither can be stored.
+    Raises `ValueError` for NaN and infinities and `UnicodeEncodeError` for lone surrogates, which cannot be stored.
     """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     text.encode("utf-8")
@@ -27,18 +27,18 @@ def dumps(value: object) -> str:
 
 
 def loads(text: str | bytes) -> Any:
-    """What `dumps` wrote, or its UTF-8; integers of any size too. Raises `ValueError` for what is no JSON, or what could not be stored."""
+    """Decode what `dumps` wrote, as text or UTF-8, with integers of any size. Raises `ValueError` if it is not JSON or not storable."""
     try:
         return _decode(text)
     except msgspec.DecodeError as error:
         raise ValueError(str(error)) from None
 
 
-_decode = msgspec.json.Decoder().decode  # as `json.loads` for whatever `dumps` can write, in a third of its time
+_decode = msgspec.json.Decoder().decode  # equals `json.loads` for all that `dumps` writes, three times as fast
 
 
 def payload_sha256(salt: bytes, payload: str | bytes) -> str:
-    """Lower-case hex of SHA-256(salt ‖ payload as stored); bytes are its UTF-8."""
+    """Return SHA-256(salt ‖ stored payload) in lower-case hex. A payload in bytes is the UTF-8 of the text."""
     hashed = _begun()
     hashed.update(salt)
     hashed.update(payload if isinstance(payload, bytes) else payload.encode())
@@ -49,7 +49,7 @@ HEADER = ("cause", "entry_id", "kind", "payload_sha256", "position", "recorded_a
 
 
 def header(fields: Mapping[str, object]) -> bytes:
-    """The canonical JSON of exactly the nine header fields, UTF-8. Raises as `dumps` does, and `TypeError` for a wrong type."""
+    """Return the canonical JSON of exactly the nine header fields, in UTF-8. Raises as `dumps`, and `TypeError` for a wrong type."""
     return header_of(*(fields[name] for name in HEADER))
 
 
@@ -64,16 +64,16 @@ def header_of(
     study_id: object,
     version: object,
 ) -> bytes:
-    """The same of the values, in the order of `HEADER`: what `dumps` would write, in a seventh of its time.
+    """Return the same from values in the order of `HEADER`: the bytes that `dumps` would write, seven times as fast.
 
-    A million of them are checked whenever the index is made anew.
+    A rebuild of the index checks millions of headers.
     """
     types = (
         cause.__class__, entry_id.__class__, kind.__class__, payload_sha256.__class__, position.__class__,
         recorded_at.__class__, schema.__class__, study_id.__class__, version.__class__,
     )  # fmt: skip
-    if types not in _TYPES:  # else bytes would be written as the text that is their Base64
-        raise TypeError("a field of the header is of another type")
+    if types not in _TYPES:  # otherwise bytes would be encoded as Base64 text
+        raise TypeError("a header field has the wrong type")
     return _encode(_Header(cause, entry_id, kind, payload_sha256, position, recorded_at, schema, study_id, version))
 
 
@@ -91,18 +91,18 @@ class _Header(msgspec.Struct, gc=False):
 
 _TYPES = frozenset(product((NoneType, int), [str], [str], [str], [int], [str], [int], (NoneType, str), (NoneType, int)))
 _encode = msgspec.json.Encoder().encode  # fields in the order of the class
-# A copy of a hash that has begun takes less time than a new one, which OpenSSL looks up by its name.
+# Copying a started hash is faster than creating one, which OpenSSL looks up by name.
 _begun = hashlib.sha256().copy
 _begun_leaf = hashlib.sha256(b"\x00").copy
 
 
 def leaf_hash(fields: Mapping[str, object]) -> bytes:
-    """The leaf hash of exactly the nine header fields. Raises as `header` does."""
+    """Return the leaf hash of exactly the nine header fields. Raises as `header`."""
     return leaf_hash_of(header(fields))
 
 
 def leaf_hash_of(header: bytes) -> bytes:
-    """SHA-256(0x00 ‖ header), 32 bytes: a leaf of an RFC 6962 §2.1 Merkle tree."""
+    """Return SHA-256(0x00 ‖ header), 32 bytes: a leaf of an RFC 6962 §2.1 Merkle tree."""
     hashed = _begun_leaf()
     hashed.update(header)
     return hashed.digest()

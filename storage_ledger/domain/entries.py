@@ -1,7 +1,7 @@
-"""What an entry is: its kinds, its fields, its proof.
+"""Entries: their kinds, their fields, and the checks against their hashes.
 
-A new kind is a new member of `Kind`; `match` statements over kinds end in `assert_never`, so that mypy names every
-place that has to know it. A changed payload is a new `schema` number with an upcaster in `upcast`.
+A new kind is a new member of `Kind`; `match` statements over kinds end in `assert_never`, so mypy reports every place that must handle it.
+A changed payload gets a new `schema` number and an upcaster in `upcast`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from storage_ledger.errors import LedgerUnusable, Retryable
 
 
 class Kind(StrEnum):
-    """The stored names: stable, independent of any class or module."""
+    """The stored names of entry kinds: stable, independent of classes and modules."""
 
     DESCRIBED = "described"
     REJECTED = "rejected"
@@ -36,12 +36,12 @@ class Kind(StrEnum):
 
 CURRENT_SCHEMA = 1
 ADOPT = "adopt"
-"""The `source` of a `described` entry that was made from what the old service left in the archive."""
+"""The `source` of a `described` entry for a file that the old service left in the archive."""
 
 
 @dataclass(frozen=True, slots=True)
 class NewEntry:
-    """A fact that is to be appended: the ledger gives it position, version, id, time and hashes."""
+    """An entry to be appended; the ledger adds position, version, id, time and hashes."""
 
     kind: Kind
     payload: dict[str, Any]
@@ -50,9 +50,9 @@ class NewEntry:
 
 
 class Entry(NamedTuple):
-    """One row of `entries`, as stored. `payload` is canonical JSON text; `data` is it parsed and upcast.
+    """One row of `entries`, as stored. `payload` is canonical JSON text; `data` is the same parsed and upcast.
 
-    A tuple since a frozen dataclass of twelve fields takes ten times as long to make, and they are made by the million.
+    A tuple, because a frozen dataclass of twelve fields takes ten times as long to create, and millions are created.
     """
 
     position: int
@@ -70,25 +70,25 @@ class Entry(NamedTuple):
 
     @property
     def data(self) -> dict[str, Any]:
-        """The payload in its current shape; parsed at each call, so keep it."""
+        """The payload in the current schema. It is parsed at each access, so keep the result."""
         return upcast(self.kind, self.schema, canonical_json.loads(self.payload))
 
 
 class EncodedEntry(Entry):
-    """The same with `payload` in UTF-8, as it lies in the file: for whoever checks and folds them by the million, and no more."""
+    """An entry with `payload` in UTF-8, as in the file. Only for code that checks and folds millions of entries."""
 
     __slots__ = ()
 
 
 def upcast(kind: str, schema: int, payload: dict[str, Any]) -> dict[str, Any]:
-    """Bring a payload of an older schema into the current shape. Pure; every kind is at schema 1 so far."""
+    """Convert a payload from an older schema to the current one. So far every kind is at schema 1."""
     if schema != CURRENT_SCHEMA:
         raise LedgerUnusable("ledger-newer", f"an entry of kind {kind!r} has schema {schema}; this program knows up to {CURRENT_SCHEMA}")
     return payload
 
 
 def understood(entry: Entry) -> dict[str, Any] | None:
-    """The payload, for whoever only looks; None where this program cannot read it: of a newer schema, or no object at all."""
+    """Return the payload for display; None if this program cannot read it: a newer schema, or not an object."""
     try:
         data = entry.data
     except (LedgerUnusable, ValueError):
@@ -97,19 +97,19 @@ def understood(entry: Entry) -> dict[str, Any] | None:
 
 
 def header(entry: Entry) -> bytes:
-    """The canonical JSON that its leaf hash is of."""
+    """Return the canonical JSON that the leaf hash is computed from."""
     return canonical_json.header_of(*_header(entry))
 
 
 def faults(entry: Entry) -> list[str]:
-    """What does not hold of an entry by itself: codes, empty when it is whole.
+    """Check an entry against its own hashes. Returns error codes; none if it is intact.
 
-    Any flipped bit of any column is seen: the payload and salt by `payload_sha256`, everything else by `leaf_hash`.
+    A flipped bit in any column is detected: payload and salt by `payload_sha256`, everything else by `leaf_hash`.
     """
     position, entry_id, study_id, version, kind, schema, recorded_at, cause, payload, payload_sha256, salt, leaf_hash = entry
     found = []
     try:
-        # Bytes in a column of text are no payload, even if they are the right ones.
+        # A BLOB in the payload column is damage, even if it has the right bytes.
         if canonical_json.payload_sha256(salt, payload if entry.__class__ is EncodedEntry else payload.encode()) != payload_sha256:
             found.append("payload-changed")
         whole = canonical_json.header_of(cause, entry_id, kind, payload_sha256, position, recorded_at, schema, study_id, version)
@@ -121,7 +121,7 @@ def faults(entry: Entry) -> list[str]:
 
 
 def has_whole_header(entry: Entry) -> bool:
-    """Whether everything but the payload is what was recorded."""
+    """Return whether everything but the payload matches the leaf hash."""
     try:
         return canonical_json.leaf_hash_of(header(entry)) == entry.leaf_hash
     except (TypeError, ValueError):
@@ -129,13 +129,13 @@ def has_whole_header(entry: Entry) -> bool:
 
 
 def require_whole(entries: Iterable[Entry]) -> None:
-    """See that all of them are what was recorded. Nothing may be done because of one that is not: no file placed, no word told.
+    """Check that all entries match their hashes. Nothing may be done on the word of a damaged one: no file placed, no status sent.
 
-    Raises `Retryable` (`entry-damaged`), of this study alone, which names the first that is not: it may be mended.
+    Raises `Retryable` (`entry-damaged`) naming the first damaged entry. It affects this study alone, and the entry may be repaired.
     """
     for entry in entries:
         if found := faults(entry):
-            raise Retryable("entry-damaged", f"the ledger's entry at position {entry.position} is not what its hashes say ({found[0]})")
+            raise Retryable("entry-damaged", f"the ledger's entry at position {entry.position} does not match its hashes ({found[0]})")
 
 
 _header = attrgetter(*canonical_json.HEADER)

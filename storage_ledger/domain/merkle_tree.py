@@ -1,4 +1,4 @@
-"""The Merkle tree over the entries' leaf hashes: one number for the whole log, that no entry can be changed under."""
+"""The Merkle tree over the entries' leaf hashes: one root hash for the whole log, which any changed entry would change."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Self
 
 @dataclass(slots=True)
 class Tree:
-    """RFC 6962 §2.1, kept as the roots of its perfect subtrees (`peaks`, largest first): 32 bytes for each 1 bit of `size`."""
+    """An RFC 6962 §2.1 tree, stored as the roots of its perfect subtrees (`peaks`, largest first), one per 1 bit of `size`."""
 
     size: int = 0
     peaks: list[bytes] = field(default_factory=list)
 
     def append(self, leaf_hash: bytes) -> None:
-        """Add the next leaf, as its hash (`canonical.leaf_hash`)."""
+        """Add the next leaf, given as its hash (`canonical_json.leaf_hash`)."""
         self.peaks.append(leaf_hash)
         self.size += 1
         size = self.size
@@ -26,13 +26,13 @@ class Tree:
             size //= 2
 
     def extend(self, leaf_hashes: Iterable[bytes]) -> Self:
-        """Add several; returns the tree itself."""
+        """Add several leaves. Returns the tree itself."""
         for leaf_hash in leaf_hashes:
             self.append(leaf_hash)
         return self
 
     def root(self) -> bytes:
-        """The tree's head, 32 bytes; of the empty tree SHA-256 of nothing."""
+        """Return the root hash, 32 bytes; for an empty tree, SHA-256 of the empty string."""
         if not self.peaks:
             return hashlib.sha256(b"").digest()
         root = self.peaks[-1]
@@ -41,7 +41,7 @@ class Tree:
         return root
 
     def copy(self) -> Tree:
-        """Another one that may grow by itself."""
+        """Return an independent copy."""
         return Tree(self.size, list(self.peaks))
 
 

@@ -1,8 +1,7 @@
-"""Bytes from outside → a `described` message, or the reason why not.
+"""Bytes of a message → a `described` event, or the reason why it is rejected.
 
-A message that is JSON but not plain I-JSON (RFC 7493: duplicate keys, numbers beyond a double, lone surrogates) is still
-an event: its meaning is kept as near as canonical JSON can hold it, and `plain` is False so that the raw bytes are kept
-beside it.
+JSON that is not plain I-JSON (RFC 7493: duplicate keys, numbers beyond a double, lone surrogates) is still accepted. It is converted to
+the nearest canonical JSON, and `plain` is False, so that the raw bytes are stored as well.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ class _Message(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """A message that is a `described` event. `upload_path`: what its file_path means, relative to UPLOADS_PATH."""
+    """A valid `described` event. `upload_path`: its file_path, relative to UPLOADS_PATH."""
 
     study_id: str
     upload_path: str
@@ -58,9 +57,9 @@ class Parsed:
 
 
 def parse(raw: bytes, paths: UploadPaths) -> Parsed:
-    """Judge one message of any bytes whatever. Raises `Rejected` with a stable code; the detail quotes nothing of it."""
+    """Parse one message from arbitrary bytes. Raises `Rejected` with a stable code; the detail quotes nothing from the message."""
     if len(raw) > MAX_BYTES:
-        raise Rejected("too-large", f"{len(raw)} bytes; a message has at most {MAX_BYTES}")
+        raise Rejected("too-large", f"{len(raw)} bytes; the limit is {MAX_BYTES}")
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -71,9 +70,9 @@ def parse(raw: bytes, paths: UploadPaths) -> Parsed:
     stated = value.get("study_id")
     study_id = stated if valid_study_id(stated) else None
     if _deeper_than(value, MAX_DEPTH):
-        raise Rejected("nested-too-deep", f"nested deeper than {MAX_DEPTH}", study_id=study_id)
+        raise Rejected("nested-too-deep", f"nested deeper than {MAX_DEPTH} levels", study_id=study_id)
     if (path := value.get("file_path")) is not None and isinstance(path, str) and _SURROGATE.search(path):
-        raise Rejected("unsafe-path", "file_path is not text that can be written as UTF-8", study_id=study_id)
+        raise Rejected("unsafe-path", "file_path cannot be encoded as UTF-8", study_id=study_id)
     if _ESCAPED_SURROGATE.search(text):
         value, clean = _without_surrogates(value)
         plain = plain and clean
@@ -81,7 +80,7 @@ def parse(raw: bytes, paths: UploadPaths) -> Parsed:
     if study_id is None:
         raise Rejected(
             "unsafe-study-id",
-            "study_id must be 1 to 128 characters of A-Z a-z 0-9 . _ -, begin with a letter or digit, and have no '..'",
+            "study_id must be 1 to 128 characters of A-Z a-z 0-9 . _ -, start with a letter or digit, and not contain '..'",
         )
     try:
         upload_path = paths.resolve(value["file_path"])
@@ -103,7 +102,7 @@ def _check_fields(value: dict[str, Any], study_id: str | None) -> None:
 
 
 def _json(text: str) -> tuple[Any, bool]:
-    """Parse leniently; False beside the value where it is not plain I-JSON."""
+    """Parse leniently. Returns the value, and whether it is plain I-JSON."""
     odd: list[None] = []
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -135,7 +134,7 @@ def _json(text: str) -> tuple[Any, bool]:
     try:
         value = json.loads(text, object_pairs_hook=pairs, parse_int=integer, parse_float=floating, parse_constant=constant)
     except RecursionError:
-        raise Rejected("nested-too-deep", f"nested deeper than {MAX_DEPTH}") from None
+        raise Rejected("nested-too-deep", f"nested deeper than {MAX_DEPTH} levels") from None
     except json.JSONDecodeError as error:
         raise Rejected("not-json", f"not JSON at line {error.lineno}, column {error.colno}") from None
     return value, not odd
@@ -158,7 +157,7 @@ def _deeper_than(value: Any, limit: int) -> bool:
 
 
 def _without_surrogates(value: Any) -> tuple[Any, bool]:
-    """The value with U+FFFD for each lone surrogate; True when there was none. Depth is bounded by now."""
+    """Return the value with U+FFFD for each lone surrogate, and whether there was none. The depth was checked before."""
     if isinstance(value, str):
         clean = _SURROGATE.sub("\ufffd", value)
         return clean, clean == value

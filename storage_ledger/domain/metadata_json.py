@@ -1,4 +1,4 @@
-"""metadata.json: the bytes that a study's entries amount to."""
+"""Builds metadata.json from a study's entries."""
 
 from __future__ import annotations
 
@@ -17,21 +17,20 @@ from storage_ledger.domain.study import GROUPS, ArchivedFile, Study, metadata_of
 
 
 def metadata_json(study: Study, described: DescribedPayload) -> bytes:
-    """The file's bytes, a pure function of the study's entries: replay writes the same.
+    """Return the file's bytes, which depend only on the study's entries, so that replay writes the same.
 
-    `described` is the payload of the entry at `study.speaker`.
+    `described` is the payload of the entry at `study.speaker`. The study must have at least one archived file.
 
-    Where that is an adopted one, the file is as the old service left it, byte for byte, unless it was to be rewritten.
-    Otherwise readers of the old service's file find what they know: `study_id`, `processing_time` (the `recorded_at` of
-    the `described` entry that speaks for the study), `validation_details` and all five groups; then the message's other
-    keys, then `files`. The study must have at least one archived file.
+    If that entry was adopted, the file stays as the old service left it, byte for byte, unless a rewrite was requested. Otherwise it starts
+    with what readers of the old service's file expect: `study_id`, `processing_time` (the `recorded_at` of that `described` entry),
+    `validation_details` and all five groups. Then come the message's other keys, then `files`.
     """
     by = study.speaker
     if by is None:
         raise ValueError("a study without an archived file has no metadata.json")
     if described.source == ADOPT and not described.rewritten:
         if described.raw is None:
-            raise ValueError("an adopted file whose metadata.json was not rewritten had none")
+            raise ValueError("this study was adopted without a metadata.json, and none was to be written")
         return base64.b64decode(described.raw)
     metadata = metadata_of(described.message)
     document = {
@@ -43,7 +42,7 @@ def metadata_json(study: Study, described: DescribedPayload) -> bytes:
     own = {*document, "files"}
     document.update({key: metadata[key] for key in sorted(metadata) if key not in own})
     text = json.dumps(document, ensure_ascii=False, allow_nan=False)
-    # What `json.dumps(…, indent=2)` writes, byte for byte, which would be Python for every value: five times as long.
+    # The same bytes as `json.dumps(…, indent=2)`, which runs in pure Python and takes five times as long.
     head = msgspec.json.format(text.encode("utf-8"), indent=2)
     files = ",\n".join(map(_file_json, sorted(study.files.values(), key=_place_in_list)))
     return b'%s,\n  "files": [\n%s\n  ]\n}\n' % (head.removesuffix(b"\n}"), files.encode("utf-8"))
@@ -53,7 +52,7 @@ _place_in_list = attrgetter("position", "name")
 
 
 def _file_json(file: ArchivedFile) -> str:
-    # By hand, as all files of a study are written for each batch of new ones.
+    # Formatted by hand for speed: each batch of new files writes all files of the study.
     sop = _quoted(uid) if isinstance(uid := file.sop_instance_uid, str) else _indented(uid)
     return (
         f'    {{\n      "name": {_quoted(file.name)},\n      "bytes": {file.bytes},\n      "sha256": {_quoted(file.sha256)},\n'
@@ -62,12 +61,12 @@ def _file_json(file: ArchivedFile) -> str:
 
 
 def _indented(value: object) -> str:
-    """What is no text, as a header may have it: two UIDs, or none."""
+    """Format a UID that is not a string: a header may have two, or none."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=2).replace("\n", "\n      ")
 
 
 def speaks_of(metadata: bytes, recorded: Collection[str]) -> bool:
-    """Whether `metadata_json` made these bytes of one of the events that were recorded at these times."""
+    """Return whether `metadata_json` wrote these bytes for an event recorded at one of these times."""
     try:
         found = canonical_json.loads(metadata)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Which outages go on, from the ledger's entries: what stops a step for all studies at the moment."""
+"""Ongoing outages, from the ledger's entries: what stops a step for all studies at the moment."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from storage_ledger.domain.entries import Entry
 
 @dataclass(frozen=True, slots=True)
 class OngoingOutage:
-    """One step is stopped. `since`: RFC 3339; `positions`: of the entries that say so, more than one if the end of one was not recorded."""
+    """A stopped step. `since`: RFC 3339; `positions`: its `failed` entries, more than one if the end of an outage was not recorded."""
 
     step: str
     code: str
@@ -20,7 +20,7 @@ class OngoingOutage:
 
 @dataclass(frozen=True, slots=True)
 class OngoingCause:
-    """One cause, which may stop several steps. `since` and `position`: of the first of them."""
+    """A cause that stops one or more steps. `since` and `position`: of its earliest outage."""
 
     code: str
     steps: list[str]
@@ -29,10 +29,10 @@ class OngoingCause:
 
 
 def going_on(failed: Iterable[Entry]) -> list[OngoingOutage]:
-    """The outages that go on, newest first, from the entries of `Ledger.open_outages`; one a step and code, since its first."""
+    """Return ongoing outages, newest first, from the entries of `Ledger.open_outages`; one per step and code, since its first entry."""
     found: dict[tuple[str, str], list[Entry]] = {}
     for entry in failed:
-        data = entry.data  # not `FailedPayload.of`: an entry that says nothing of use must not keep the service from starting
+        data = entry.data  # not `FailedPayload.of`: an unreadable entry must not prevent the service from starting
         found.setdefault((str(data.get("step")), str(data.get("code"))), []).append(entry)
     return [
         OngoingOutage(step, code, entries[0].recorded_at, tuple(entry.position for entry in entries))
@@ -41,7 +41,7 @@ def going_on(failed: Iterable[Entry]) -> list[OngoingOutage]:
 
 
 def by_code(outages: Iterable[OngoingOutage]) -> list[OngoingCause]:
-    """The outages by their cause, in the order of the first of each."""
+    """Group outages by cause, in the order of each cause's first outage."""
     found: dict[str, list[OngoingOutage]] = {}
     for each in outages:
         found.setdefault(each.code, []).append(each)

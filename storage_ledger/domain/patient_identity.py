@@ -1,4 +1,4 @@
-"""Whom a message or a file's header is about, and whether two of them name different patients or objects. Pure."""
+"""Patient and UIDs named by a message or a file's header, and whether two of them differ. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_TEXT = 1024
 PATIENT = ("patient_name", "patient_id", "patient_birth_date", "patient_sex")
 UIDS = ("study_instance_uid", "series_instance_uid", "sop_instance_uid")
 
-# attribute ← keyword of the header. In a message those of PATIENT stand in `patient_info`, those of UIDS in `study_info`.
+# attribute ← DICOM keyword in the header. In a message those of PATIENT are in `patient_info`, those of UIDS in `study_info`.
 FOUND = {
     "patient_name": "PatientName",
     "patient_id": "PatientID",
@@ -30,12 +30,12 @@ FOUND = {
 _IN_A_MESSAGE = (("patient_info", PATIENT), ("study_info", UIDS))
 
 Identity = Mapping[str, str | None]
-"""Attribute → text. An attribute that is missing, empty or None is not said."""
+"""Attribute → text. Missing, empty and None all mean that it is not given."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One attribute that both sides have, with different values. Both values are as they were given."""
+    """An attribute that both sides give, with different values. Both values are unchanged."""
 
     attribute: str
     said: str
@@ -43,9 +43,9 @@ class Difference:
 
 
 def said_by(metadata: Mapping[str, Any]) -> dict[str, str]:
-    """The identity that a message's `metadata` gives: no key for what it does not say."""
+    """Return the identity in a message's `metadata`, without keys for what it does not give."""
     found: dict[str, str] = {}
-    for group, names in _IN_A_MESSAGE:  # for every message of the ledger when the index is rebuilt: nothing is looked up twice
+    for group, names in _IN_A_MESSAGE:  # hot: an index rebuild runs this for every message
         said = metadata.get(group)
         if said.__class__ is not dict:
             continue
@@ -62,12 +62,12 @@ def said_by(metadata: Mapping[str, Any]) -> dict[str, str]:
 
 
 def found_in(header: Mapping[str, Any]) -> dict[str, str]:
-    """The identity that a file's header gives, keyed by DICOM keyword as in an `archived` entry."""
+    """Return the identity in a file's header, which is keyed by DICOM keyword as in an `archived` entry."""
     return _present({name: header.get(keyword) for name, keyword in FOUND.items()})
 
 
 def differences(said: Identity, found: Identity) -> list[Difference]:
-    """Where a message and a file disagree, in the order of `PATIENT` and `UIDS`. What only one of them says is no difference."""
+    """Return where a message and a file disagree, in the order of `PATIENT` and `UIDS`. A value on one side only is no difference."""
     return [
         Difference(name, a, b)
         for name in (*PATIENT, *UIDS)
@@ -76,9 +76,9 @@ def differences(said: Identity, found: Identity) -> list[Difference]:
 
 
 def disputed(patients: Iterable[Identity], among: AbstractSet[str] | None = None) -> set[str]:
-    """The parts that these name in more than one way. Whoever has one of them, by `names_any`, differs from another patient.
+    """Return the parts with more than one value. A patient with any of them (see `names_any`) differs from another one.
 
-    `among`: only these parts count, and no more patients are asked for once all of them are disputed.
+    `among`: only these parts count; iteration stops once all of them are disputed.
     """
     first: dict[str, str] = {}
     found: set[str] = set()
@@ -90,22 +90,22 @@ def disputed(patients: Iterable[Identity], among: AbstractSet[str] | None = None
 
 
 def parts_of(patient: Identity) -> AbstractSet[str]:
-    """The parts by which it can be told from others: of its name, ID, birth date and sex those that it has."""
+    """Return the parts that this patient has a value for: of name, ID, birth date and sex."""
     return _patient(patient).keys()
 
 
 def names_any(patient: Identity, parts: AbstractSet[str]) -> bool:
-    """Whether it has one of the parts that `disputed` returned."""
+    """Return whether this patient has one of the parts that `disputed` returned."""
     return bool(parts & _patient(patient).keys())
 
 
 def names_a_patient(identity: Identity) -> bool:
-    """Whether it has a name or an ID: a birth date or a sex alone tells nobody from somebody else."""
+    """Return whether it has a name or an ID; birth date and sex alone do not identify a patient."""
     return bool(identity.get("patient_name") or identity.get("patient_id"))
 
 
 def text_of(value: Any) -> str | None:
-    """A value as one line of text without NUL; lists joined by the backslash of DICOM PS3.5 §6.4; None for nothing."""
+    """Return a value as text without NUL, at most `MAX_TEXT` long; lists joined by backslashes (DICOM PS3.5 §6.4); None if empty."""
     if value.__class__ is str:
         if "\0" in value:
             value = value.replace("\0", "")
@@ -120,7 +120,7 @@ def text_of(value: Any) -> str | None:
 
 
 def name_of(value: str | None) -> str | None:
-    """A patient's name; None where it has separators only, as `^^^` has."""
+    """Return a patient's name; None if it consists of separators only, such as `^^^`."""
     return value if value and value.strip("^= ") else None
 
 
@@ -141,7 +141,7 @@ def _disagree(a: dict[str, str], b: dict[str, str]) -> bool:
 
 @lru_cache(maxsize=4096)
 def _parts(attribute: str, text: str) -> dict[str, str]:
-    """What of a value counts when it is compared, by part: a name has several. Do not change what is returned."""
+    """Return what counts when a value is compared, by part (a name has several). The result is cached: do not change it."""
     if attribute == "patient_name":
         return _name_parts(text)
     if attribute == "patient_birth_date" and (date := _DATE.match(text)):
@@ -158,9 +158,9 @@ def _parts(attribute: str, text: str) -> dict[str, str]:
 def _name_parts(text: str) -> dict[str, str]:
     """DICOM PS3.5 §6.2.1: up to three groups (alphabetic, ideographic, phonetic) of family^given^middle^prefix^suffix.
 
-    Each group is compared with the same group; one that stands first and has no letter of an alphabet is the ideographic or the phonetic
-    one that it looks like. A prefix does not count, and a suffix where both have one: a `DR` comes and goes,
-    but `JR` is not `SR`. Case, width, spaces and punctuation do not count either; accents do.
+    Each group is compared with the same group. If the first group has no alphabetic letters, it counts as ideographic or phonetic by its
+    script. A prefix does not count (`DR` comes and goes); a suffix counts if both names have one (`JR` is not `SR`).
+    Case, width, spaces and punctuation do not count; accents do.
     """
     parts: dict[str, str] = {}
     for number, group in enumerate(text.split("=")[:3]):
@@ -173,7 +173,7 @@ def _name_parts(text: str) -> dict[str, str]:
 
 
 def _kind(letters: str) -> int:
-    """The group that a name of these letters belongs to: 1 of ideographs or Hangul, 2 of kana, else 0."""
+    """Return the group that a name in these letters belongs to: 1 for ideographs or Hangul, 2 for kana, otherwise 0."""
     scripts = {unicodedata.name(letter, "").partition(" ")[0] for letter in letters}
     if scripts and scripts <= {"HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA"}:
         return 2
@@ -185,7 +185,7 @@ def _letters(text: str) -> str:
 
 
 def _folded(text: str) -> str:
-    """Unicode's caseless match (Unicode §3.13, D146), so that no way of writing the same letters makes a difference."""
+    """Fold for a caseless comparison (Unicode §3.13, D146) that ignores different encodings of the same letters."""
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).strip()
 
 

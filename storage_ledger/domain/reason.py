@@ -1,4 +1,4 @@
-"""Why something is not as it should be: a code of the error catalogue, with what is particular to this case."""
+"""The reason for a problem: a code of the error catalogue, with the details of the case."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """`code` is stable, `detail` is for people. Two reasons may have one code and different details."""
+    """A stable `code`, and a `detail` for people that differs from case to case."""
 
     code: str
     detail: str = ""

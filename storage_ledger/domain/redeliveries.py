@@ -1,9 +1,9 @@
-"""Which `described` entries one outcome answers: a message may be delivered several times before its upload is placed.
+"""Which `described` entries share one outcome: a message may be delivered several times before its upload is placed.
 
-A repeat names the same upload with the same bytes of message. Whatever came earlier is answered by the later outcome; what comes later
-only up to the first message about that upload that says something else: what follows that one is the last word again.
+A repeat is a message with the same bytes about the same upload. An outcome covers all earlier repeats, and later ones up to the next
+different message about that upload: a repeat after that one is the latest word again and needs an outcome of its own.
 
-    A  A  B  A        the outcome of the first A answers the second one, not the last; that of B answers B alone
+    A  A  B  A        the outcome of the first A covers the second A, not the last; that of B covers B alone
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 
 class DescribedUpload(NamedTuple):
-    """What the rule asks of a `described` entry: where it is, which upload it names, and the digest of its message."""
+    """What the rule needs from a `described` entry: its position, its upload, and the SHA-256 of its message."""
 
     position: int
     upload_path: str
@@ -22,7 +22,7 @@ class DescribedUpload(NamedTuple):
 
 
 def repeats_of(answered: DescribedUpload, others: Iterable[DescribedUpload]) -> list[int]:
-    """The positions of those of `others`, all of the same study and in order of position, that the outcome of `answered` answers too."""
+    """Return the positions of those `others` (same study, in order) that the outcome of `answered` covers too."""
     same_upload = [each for each in others if each.upload_path == answered.upload_path]
     earlier = [each for each in same_upload if each.position < answered.position and each.raw_sha256 == answered.raw_sha256]
     later = [each for each in same_upload if each.position > answered.position]
@@ -30,9 +30,9 @@ def repeats_of(answered: DescribedUpload, others: Iterable[DescribedUpload]) -> 
 
 
 def with_repeats(due: Iterable[DescribedUpload], described: Mapping[str, Sequence[DescribedUpload]]) -> dict[int, list[int]]:
-    """Those of `due` that need an outcome of their own, by position and in order, each with the positions of its repeats among `due`.
+    """Return the positions in `due` that need an outcome of their own, in order, each with the positions of its repeats in `due`.
 
-    `described`: by upload path, all that was ever described of the same study, in order. What is not due says something as well.
+    `described`: all `described` entries of the study by upload path, in order. Those that are not due matter too.
     """
     waiting = {each.position: each for each in sorted(due)}
     found: dict[int, list[int]] = {}

@@ -1,4 +1,4 @@
-"""The words by which a study is found, besides those that its columns show: one text a row, which the full-text search indexes. Pure."""
+"""Builds `search_text`: the words that find a study besides those in its columns, for the full-text index. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from storage_ledger.domain.text_folding import fold, spelled
 
 STUDY_DATE = "ᴅ"
 BIRTH_DATE = "ʙ"
-"""A date is a word that begins with one of these, `ᴅ20260131`: a period is searched by beginnings of words and finds no other number."""
+"""A date is a word with one of these prefixes, `ᴅ20260131`, so that a prefix search for a year or month finds no other numbers."""
 
 UNSPACED = (
     "\u0e00-\u0eff"  # Thai, Lao
@@ -20,7 +20,7 @@ UNSPACED = (
     "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # Han
     "\uac00-\ud7a3"  # Hangul
 )
-"""Letters of scripts that put no space between words, or none within a name: each place in a run of them may begin a word."""
+"""Letters of scripts without spaces between words, or within names: a word may begin at any of them."""
 
 LONGEST_RUN = 32
 _RUN = re.compile(f"[{UNSPACED}]+")
@@ -29,7 +29,7 @@ _DIGITS = re.compile(r"([12][0-9]{3})(?:([-./]?)([0-9]{2})(?:\2([0-9]{2}))?)?(?!
 
 
 class Described(NamedTuple):
-    """What a study is found by. Any of it may be None, and none of it need be as DICOM says."""
+    """The fields by which a study is found. Each may be None, and none needs to be valid DICOM."""
 
     patient_name: str | None
     patient_id: str | None
@@ -40,16 +40,16 @@ class Described(NamedTuple):
 
 
 def search_text(shown: Sequence[str | None], more: Sequence[Iterable[str]] = ()) -> str | None:
-    """The words of a study whose columns show `shown` (the fields of `Described`); `more`: for each, the values of all its files.
+    """Return the words for a study with the values `shown` (fields of `Described`); `more`: for each field, the values of all its files.
 
-    The plain words of the first four columns are not in it: the search indexes these columns, too. The words are sorted, each once,
-    so that the text does not depend on the order in which the files came.
+    The plain words of the first four fields are left out, because the search indexes those columns as well. Words are sorted and unique, so
+    the text does not depend on the order in which files arrived.
     """
     return search_text_with(_of_one(*shown), shown, more)
 
 
 def search_text_with(text: str | None, shown: Sequence[str | None], more: Sequence[Iterable[str | None]]) -> str | None:
-    """The same, made from the text of the study as it was before it had files with `more`; `shown` is what it was."""
+    """Return the same, by adding the values `more` of new files to the study's previous text; `shown` is unchanged."""
     found = [
         words
         for words_of, own, values in zip(_WORDS, shown, more, strict=bool(more))
@@ -64,7 +64,7 @@ def _sorted(texts: Iterable[str]) -> str | None:
     return " ".join(sorted(set(" ".join(texts).split()))) or None
 
 
-@lru_cache(4096)  # the files of a study come one after the other, and say the same
+@lru_cache(4096)  # consecutive files belong to one study and have equal values
 def _of_one(
     name: str | None,
     patient_id: str | None,
@@ -85,14 +85,14 @@ def _of_one(
 
 
 def compact(folded: str) -> str:
-    """Without spaces and punctuation: `o'brien` → `obrien`."""
+    """Remove spaces and punctuation: `o'brien` → `obrien`."""
     return folded if folded.isalnum() else _NOT_A_LETTER.sub("", folded)
 
 
 def _of_name(value: str) -> str:
-    """A person's name (DICOM PS3.5 §6.2.1), each of its groups joined, in the orders in which people write one."""
+    """Return a person's name (DICOM PS3.5 §6.2.1) with the parts of each group joined, in all orders that people use."""
     family, _, given = value.lower().partition("^")
-    if given.isalpha() and given.isascii() and family.isalpha() and family.isascii():  # as most of them are
+    if given.isalpha() and given.isascii() and family.isalpha() and family.isascii():  # the usual case
         return f"{family}{given} {given}{family}"
     found: list[str] = []
     for text in _ways(value):
@@ -100,7 +100,7 @@ def _of_name(value: str) -> str:
             found.append(text)
         for group in text.replace("\\", "=").split("="):
             parts = [compact(part) for part in group.split("^")[:3]]
-            if not any(parts[1:]):  # not a name as DICOM has it, but perhaps one
+            if not any(parts[1:]):  # not a DICOM name, but perhaps a name
                 parts = [compact(part) for part in group.replace(",", " ").split()]
                 orders = [parts, parts[1:] + parts[:1], parts[-1:] + parts[:-1]] if len(parts) > 1 else [parts]
             else:
@@ -115,7 +115,7 @@ def _of_name(value: str) -> str:
 
 
 def _of_text(value: str) -> str:
-    """A description or a number: the same in other letters, and what is written with a hyphen without one."""
+    """Return a description or number in its other spellings, and hyphenated words without the hyphen."""
     if value.isascii() and value.replace(" ", "").isalnum():
         return ""
     found: list[str] = []
@@ -127,22 +127,22 @@ def _of_text(value: str) -> str:
 
 
 def _of_number(value: str) -> str:
-    """An ID or accession number: as a text, and without its spaces and punctuation, in which people group it as they like."""
+    """Return an ID or accession number as text, and without spaces and punctuation, since people group digits as they like."""
     text = _of_text(value)
     whole = compact(fold(value))
     return f"{text} {whole}".strip() if " " in value.strip() and whole else text
 
 
-_of_description = lru_cache(4096)(_of_text)  # there are few different ones
+_of_description = lru_cache(4096)(_of_text)  # few distinct values
 
 
 def _ways(value: str) -> Iterable[str]:
-    """As it is folded, and spelled, if that is another way."""
+    """Return the folded and the spelled form, without duplicates."""
     return dict.fromkeys((fold(value), spelled(value)))
 
 
 def _ends(text: str) -> Iterable[str]:
-    """What each run of letters of scripts without spaces ends with, so that a search finds what stands within it."""
+    """Yield every ending of each run of unspaced letters, so that a prefix search finds words within the run."""
     for run in _RUN.findall(text):
         yield from (run[at : at + LONGEST_RUN] for at in range(1, len(run)))
 
@@ -150,7 +150,7 @@ def _ends(text: str) -> Iterable[str]:
 def _of_date(kind: str, value: str) -> str:
     if len(value) == 8 and value.isascii() and value.isdigit():
         return kind + value
-    found = _DIGITS.match(fold(value))  # before 1993 they came as 1990.12.31 (ACR-NEMA), and in messages there is anything
+    found = _DIGITS.match(fold(value))  # before 1993 dates were 1990.12.31 (ACR-NEMA); messages may hold anything
     return kind + "".join(part for part in (found[1], found[3], found[4]) if part) if found else ""
 
 
@@ -162,4 +162,4 @@ _WORDS: tuple[Callable[[str], str], ...] = (
     lambda value: _of_date(STUDY_DATE, value),
     lambda value: _of_date(BIRTH_DATE, value),
 )
-"""For each field of `Described`."""
+"""The function for each field of `Described`."""

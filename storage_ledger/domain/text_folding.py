@@ -1,16 +1,16 @@
-"""Folding of text for search: what is stored and what is typed become the same letters. Pure.
+"""Folds text for search, so that different spellings of a word match. Pure.
 
-Both sides use `fold`, so it may be generous: a difference that it removes costs at most a few more results.
+Stored and typed text are folded alike, so `fold` may be generous: ignoring one difference too many only adds a few results.
 """
 
-# ruff: noqa: RUF001, RUF002, RUF003 - letters that look alike are what this is about
+# ruff: noqa: RUF001, RUF002, RUF003 - this module is about letters that look alike
 from __future__ import annotations
 
 import re
 import unicodedata
 from functools import lru_cache
 
-# Letters that Unicode does not decompose and whose names do not lead to a base letter.
+# Letters that Unicode does not decompose, and whose names do not contain a base letter.
 _LETTERS = {
     "æ": "ae", "œ": "oe", "þ": "th", "ð": "d", "ı": "i", "ȷ": "j", "ŋ": "n", "ə": "e", "ǝ": "e", "ɛ": "e", "ɔ": "o", "ʒ": "z", "ĸ": "k",
     "ƿ": "w", "ȝ": "y", "ⱥ": "a", "·": "",
@@ -24,16 +24,16 @@ _SPELLED = str.maketrans({
 })  # fmt: skip
 
 _VOICED = "\u3099\u309a"
-"""The marks that make が of か and ぱ of は. In kana these are other letters, not accents: they stay."""
+"""The marks that turn か into が and は into ぱ. In kana these make other letters, not accented ones, so they are kept."""
 
 _HAS_A_BASE = re.compile("((?:LATIN|CYRILLIC) SMALL LETTER .+?) WITH ")
 
 
 def fold(text: str) -> str:
-    """The same for all ways to write a text: case, accents, full and half width, ligatures, and letters such as ß ø ł đ ı ё.
+    """Remove differences in spelling: case, accents, full and half width, ligatures, and letters such as ß ø ł đ ı ё.
 
-    Katakana become hiragana, Arabic letters lose their vowel signs, digits of other scripts become 0 to 9. Folding twice changes
-    nothing. The result has about the length of `text`.
+    Katakana become hiragana, Arabic loses its vowel signs, digits of other scripts become 0 to 9. Folding twice changes nothing. The result
+    is about as long as `text`.
     """
     if text.isascii():
         return text.lower()
@@ -42,7 +42,7 @@ def fold(text: str) -> str:
 
 
 def spelled(text: str) -> str:
-    """The same, with the letters that people spell with two where a keyboard lacks them: Müller as mueller, Ågård as aagaard."""
+    """Fold, but write letters in the two-letter form that people type without a local keyboard: Müller as mueller, Ågård as aagaard."""
     if text.isascii():
         return text.lower()
     return fold(unicodedata.normalize("NFC", text).translate(_SPELLED))
@@ -50,7 +50,7 @@ def spelled(text: str) -> str:
 
 @lru_cache(4096)
 def _folded(letter: str) -> str:
-    """One letter that is casefolded and cannot be decomposed."""
+    """Fold one letter that is casefolded and cannot be decomposed further."""
     if letter.isascii():
         return letter
     if letter in _LETTERS:
@@ -60,7 +60,7 @@ def _folded(letter: str) -> str:
             return letter if letter in _VOICED else ""
         case "Nd":
             return str(unicodedata.decimal(letter))
-        case "Lm" if "\u02b0" <= letter <= "\u02ff":  # apostrophes that count as letters, as in Oʻahu
+        case "Lm" if "\u02b0" <= letter <= "\u02ff":  # apostrophes that count as letters, such as in Oʻahu
             return ""
     if "\u30a1" <= letter <= "\u30f6":
         return chr(ord(letter) - 0x60)

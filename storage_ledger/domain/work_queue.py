@@ -1,4 +1,4 @@
-"""Entry → effects: which work items an entry makes, and which it discharges.
+"""Entry → work items: which ones an entry adds to the work queue, and which ones it completes.
 
     described ──place──► archived ──remove──► (upload gone)
                             └─────tell──────► status-sent ──confirm──► (stays)
@@ -7,9 +7,9 @@
                             └──► discarded ──tell──► status-sent ──confirm──►
     rejected  ──tell──► status-sent ──confirm──►
 
-The ledger applies `changes` in the transaction of the entry itself, so that after a crash somebody is always still
-responsible. A work item whose end is no entry (`remove`, `confirm`) is dropped by who performed it, once that is durable.
-`released` and `discarded` are a person's: the first makes the `place` of an earlier `described` anew.
+The ledger applies `changes` in the transaction of the entry itself, so no work is lost in a crash. Work items that end without an entry
+(`remove`, `confirm`) are deleted by the step that performed them, once the effect is durable.
+People append `released`, which adds the `place` of an earlier `described` again, and `discarded`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from storage_ledger.domain.entries import ADOPT, Kind, NewEntry
 
 
 class Stage(StrEnum):
-    """What is still to be done because of an entry; the stored names."""
+    """The stages of the work queue: what is still to be done because of an entry. Stored names."""
 
     PLACE = "place"
     REMOVE = "remove"
@@ -32,9 +32,10 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """To the work queue. `drop_confirms`: read-backs of the same study's earlier statuses are superseded.
+    """Changes to the work queue: stages to add at the entry's position, and work items to delete.
 
-    `place_again`: positions of `described` entries whose `place` is made anew.
+    `drop_confirms`: also delete all read-backs of the study's earlier statuses. `place_again`: positions of `described` entries to place
+    again.
     """
 
     add: tuple[Stage, ...] = ()
@@ -44,14 +45,14 @@ class Changes:
 
 
 def changes(entry: NewEntry) -> Changes:
-    """The work items that `entry` makes (at its own position) and discharges."""
+    """Return the work items that `entry` adds (at its own position) and completes."""
     cause = () if entry.cause is None else (entry.cause,)
     match entry.kind:
         case Kind.DESCRIBED:
             return Changes(add=() if entry.payload.get("source") == ADOPT else (Stage.PLACE,))
         case Kind.ARCHIVED:
             add: tuple[Stage, ...] = (Stage.REMOVE, Stage.TELL)
-            if entry.payload.get("adopted"):  # there was no upload, and the old service told the status
+            if entry.payload.get("adopted"):  # there was no upload, and the old service sent the status
                 add = (Stage.TELL,) if entry.payload.get("tell") else ()
             return Changes(add=add, drop=tuple((p, Stage.PLACE) for p in cause))
         case Kind.QUARANTINED:

@@ -9,6 +9,8 @@ from itertools import islice
 from operator import itemgetter
 from typing import Any
 
+from typing_extensions import override
+
 from storage_ledger.domain.entries import Entry, Kind, faults
 from storage_ledger.domain.search_text import Described, search_text
 from storage_ledger.domain.study import State
@@ -140,11 +142,13 @@ class FollowingWriter(IndexWriter):
         self._get = get
         self._words_before: dict[str, tuple[Any, ...] | None] = {}  # by study: the words that find it; None if it is new
 
+    @override
     def _apply_verified(self, entry: Entry) -> bool:
         self._write()
         fixity.apply(self._connection.execute, entry)
         return True
 
+    @override
     def _fold(self, entry: Entry, study_id: str) -> None:
         rows = self._studies.pop(study_id, None) or self._load(entry, study_id)
         self._studies[study_id] = self._changed[study_id] = rows
@@ -175,6 +179,7 @@ class FollowingWriter(IndexWriter):
         sql = f"SELECT * FROM {table} WHERE study_id = ? {further}"  # noqa: S608 - names of ours
         return list(map(list, self._connection.execute(sql, (study_id, *values))))
 
+    @override
     def _write_studies(self, rows: list[StudyRow]) -> None:
         other_words = [study_id for study_id, each in self._changed.items() if _words(each.study) != self._words_before[study_id]]
         take_out_of_search(self._connection, "studies", other_words)
@@ -182,10 +187,12 @@ class FollowingWriter(IndexWriter):
         put_into_search(self._connection, "studies", other_words)
         self._words_before.clear()
 
+    @override
     def _refresh(self, files: list[FileRow], before: list[tuple[FileRow, FileRow]]) -> None:
         stale = {uid for rows in self._changed.values() for uid, position in rows.stale if position < self._first}
         refresh(self._connection, self._first, files, before, stale)
 
+    @override
     def _count_arrivals(self, first: int) -> None:
         if self._count_other_modalities(first):
             self._connection.execute(DROP_EMPTY_ARRIVALS)
@@ -229,13 +236,16 @@ class PartitionWriter(IndexWriter):
         self.verified: list[int] = []
 
     @property
+    @override
     def _keep(self) -> int:
         return self._keep_studies
 
+    @override
     def _apply_verified(self, entry: Entry) -> bool:
         self.verified.append(entry.position)
         return False
 
+    @override
     def _fold(self, entry: Entry, study_id: str) -> None:
         rows = self._studies.pop(study_id, None) or self._load(entry, study_id)
         self._studies[study_id] = self._changed[study_id] = rows
@@ -257,12 +267,15 @@ class PartitionWriter(IndexWriter):
         rows.forget_changes()
         return rows
 
+    @override
     def _write_studies(self, rows: list[StudyRow]) -> None:
         self._put("studies", rows)
 
+    @override
     def _refresh(self, files: list[FileRow], before: list[tuple[FileRow, FileRow]]) -> None:
         pass
 
+    @override
     def _count_arrivals(self, first: int) -> None:
         self._count_other_modalities(first)
 
