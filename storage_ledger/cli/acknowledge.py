@@ -9,7 +9,7 @@ import typer
 
 
 class Code(StrEnum):
-    """What can be acknowledged."""
+    """The codes that can be acknowledged."""
 
     CLOCK_AHEAD = "clock-ahead"
 
@@ -43,7 +43,7 @@ def acknowledge(
     if as_json:
         print_json({"code": code.value, "position": None if entry is None else entry.position})
     elif entry is None:
-        print("Nothing to acknowledge: the ledger's last time is not ahead of the clock, or that has been acknowledged.")
+        print("Nothing to acknowledge: the ledger's latest time is not ahead of the clock, or was acknowledged before.")
     else:
-        print(f"Acknowledged, position {entry.position}.")
+        print(f"Acknowledged at position {entry.position}.")
     raise typer.Exit(1 if entry is None else 0)

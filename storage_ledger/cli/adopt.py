@@ -70,7 +70,7 @@ def adopt(
         try:
             adopt.bring_up_index(settings, progress)
         except (LedgerError, Retryable, Locked) as error:
-            print(f"storage-ledger: {error}. The files are adopted; `serve` makes the index when it starts.", file=sys.stderr)
+            print(f"storage-ledger: {error}. The files are adopted; `serve` rebuilds the index when it starts.", file=sys.stderr)
     if as_json:
         print_json(asdict(done))
     else:
@@ -99,7 +99,7 @@ def _print(done: AdoptReport) -> None:
     out = console()
     verb = "Would adopt" if done.dry_run else "Adopted"
     out.print(f"[bold]{verb}[/bold]  {counted(done.files, 'file')} of {counted(done.studies, 'study', 'studies')}, {size(done.bytes)}")
-    out.print(f"[bold]Known[/bold]       {counted(done.known, 'file')}: in the ledger already")
+    out.print(f"[bold]Known[/bold]       {counted(done.known, 'file')} already in the ledger")
     for title, by_code, listed in (
         ("Left alone", done.left_alone_by_code, done.left_alone),
         ("Remarks", done.remarks_by_code, done.remarks),
@@ -107,11 +107,11 @@ def _print(done: AdoptReport) -> None:
         if not by_code:
             continue
         out.print(f"\n[bold]{title}[/bold]  " + ", ".join(f"{count} {code}" for code, count in sorted(by_code.items())))
-        rows = table("In the archive", "Why")
+        rows = table("Path in the archive", "Code")
         for noted in listed:
             rows.add_row(safe(noted.path), noted.code)
         out.print(rows)
         more = sum(by_code.values()) - len(listed)
         if more:
-            out.print(f"… and {more} more: --report FILE writes them all.")
+            out.print(f"… and {more} more: --report FILE lists all of them.")
     print_advice(out, [*done.left_alone_by_code, *done.remarks_by_code], LEFT_ALONE, REMARKS)

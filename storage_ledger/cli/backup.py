@@ -39,4 +39,4 @@ def backup(
     if as_json:
         print_json({"backup": str(folder)} | asdict(manifest))
     else:
-        print(f"{folder}: {counted(manifest.position, 'entry', 'entries')}, {size(manifest.bytes)}, every one of them checked.")
+        print(f"{folder}: {counted(manifest.position, 'entry', 'entries')}, {size(manifest.bytes)}; all hashes checked.")

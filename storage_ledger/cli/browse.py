@@ -76,7 +76,7 @@ def _print_token(name: str, may: str) -> None:
     from storage_ledger.web.auth.token_scopes import Grant
 
     if not is_user_name(name):
-        _say("A name is 1 to 64 of A-Z a-z 0-9 . _ @ -")
+        _say("A name consists of 1 to 64 characters of A-Z a-z 0-9 . _ @ -")
         raise typer.Exit(2)
     try:
         grant = Grant.of(may)
@@ -85,22 +85,22 @@ def _print_token(name: str, may: str) -> None:
         raise typer.Exit(2) from None
     token, hashed = make()
     print(f"{name}:{grant}:{hashed}")
-    _say(f"BROWSE_TOKENS gets the line above. The token, which is shown only now, and goes into `Authorization: Bearer …`:\n{token}")
+    _say(f"Add the line above to BROWSE_TOKENS. The token for `Authorization: Bearer …`, shown only this once:\n{token}")
 
 
 def _new_password() -> str:
-    """Typed twice without echo; or all of standard input but for the end of its line, when that is no terminal."""
+    """Ask twice without echo; if standard input is not a terminal, read all of it, without the final line end."""
     import getpass
 
     if not sys.stdin.isatty():
         password = sys.stdin.read().removesuffix("\n").removesuffix("\r")
     else:
         password = getpass.getpass("Password: ")
-        if password != getpass.getpass("Once more: "):
-            _say("These were two different passwords.")
+        if password != getpass.getpass("Repeat: "):
+            _say("The passwords differ.")
             raise typer.Exit(2)
     if not password.strip() or "\n" in password:
-        _say("A password is one line, and not empty.")
+        _say("A password must be one line, and not empty.")
         raise typer.Exit(2)
     return password
 

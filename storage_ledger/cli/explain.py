@@ -88,7 +88,7 @@ def _told(section: Section, explanation: Explanation) -> dict[str, Any]:
 
 
 def _unknown(code: str) -> str:
-    """What to say of a text that is no code. It is shown as Python would write it: it may hold anything."""
+    """Return the error for an unknown code. `repr` shows it safely, whatever it contains."""
     from difflib import get_close_matches
 
     from storage_ledger.domain.error_catalogue.catalogue import codes
@@ -96,4 +96,4 @@ def _unknown(code: str) -> str:
     known = codes()
     near = get_close_matches(code, known, n=5) or [each for each in known if code and code in each][:5]
     hint = f"Did you mean {', '.join(near)}?" if near else "`storage-ledger explain` lists all codes."
-    return f"There is no code {code!r}. {hint}"
+    return f"Unknown code {code!r}. {hint}"

@@ -16,8 +16,8 @@ def migrate() -> None:
     settings = Settings.load()
     done = run(settings.ledger_file)
     if not done.changed:
-        print(f"{settings.ledger_file} is at revision {done.after} already.")
+        print(f"{settings.ledger_file} is already at revision {done.after}.")
     elif done.before is None:
-        print(f"{settings.ledger_file} made, at revision {done.after}.")
+        print(f"Created {settings.ledger_file} at revision {done.after}.")
     else:
-        print(f"{settings.ledger_file} migrated from revision {done.before} to {done.after}. A copy of before: {done.backup}")
+        print(f"Migrated {settings.ledger_file} from revision {done.before} to {done.after}. Copy from before: {done.backup}")

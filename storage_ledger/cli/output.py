@@ -1,4 +1,4 @@
-"""How commands print: tables on a terminal, JSON for machines, hostile text made harmless."""
+"""Output of the commands: tables for people, JSON for programs. Text from outside cannot control the terminal."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ if TYPE_CHECKING:
 
 
 def console() -> Console:
-    """Standard output; plain and 120 wide where it is no terminal."""
+    """Return a console on standard output: plain, and 120 characters wide, unless that is a terminal."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 
 def print_json(document: object) -> None:
-    """One document, indented."""
+    """Print one indented JSON document."""
     print(json.dumps(document, indent=2, ensure_ascii=False))
 
 
 def safe(value: object) -> Text:
-    """Text as text: no markup of rich, no control characters that would command the terminal."""
+    """Return the text without rich markup, and with control characters replaced."""
     text = "" if value is None else str(value)
     return Text("".join(char if char.isprintable() else "�" for char in text))
 
 
 def table(*columns: str) -> Table:
-    """An empty table in the house style."""
+    """Return an empty table with these headings."""
     made = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
     for column in columns:
         made.add_column(column, overflow="fold")
@@ -48,13 +48,13 @@ def table(*columns: str) -> Table:
 
 
 def print_commands(out: Console, commands: list[str]) -> None:
-    """Each in one line, however long, so that it can be copied."""
+    """Print each command on one line, however long, so that it can be copied."""
     for command in commands:
         out.print("  ", safe(command), sep="", soft_wrap=True)
 
 
 def print_advice(out: Console, codes: Iterable[str], *sections: Section) -> None:
-    """What to do about each code that one of the sections explains, once."""
+    """Print what to do about each code that one of the sections explains, once each."""
     found = [each for code in dict.fromkeys(codes) if (each := explained(code, sections))]
     if not found:
         return
@@ -64,7 +64,7 @@ def print_advice(out: Console, codes: Iterable[str], *sections: Section) -> None
 
 
 def print_problems(title: str, problems: Problems, *sections: Section) -> None:
-    """What a long command could not put right, a line each, and what to do about each code; nothing when there is none."""
+    """Print one line for each problem, then what to do about each code. Without problems, print nothing."""
     if not len(problems):
         return
     out = console()
@@ -78,7 +78,7 @@ def print_problems(title: str, problems: Problems, *sections: Section) -> None:
 
 
 def print_json_with_problems(document: dict[str, object], error: StorageLedgerError | None, problems: Problems) -> None:
-    """One document with what ended the command early, if anything, and the problems: there may be millions, so one by one."""
+    """Print the document with the error that ended the command early and all problems, one by one: there may be millions."""
     ended = {"trouble": error.code if error else None, "detail": error.detail if error else None}
     print(json.dumps(document | ended, indent=2, ensure_ascii=False).removesuffix("\n}") + ',\n  "findings": [', end="")
     for number, each in enumerate(problems):
@@ -87,7 +87,7 @@ def print_json_with_problems(document: dict[str, object], error: StorageLedgerEr
 
 
 def end(error: StorageLedgerError | None, problems: Problems) -> NoReturn:
-    """End a long command: with 2 when an error ended it early, with 1 when there are problems, else with 0."""
+    """Exit: 2 if an error ended the command early, 1 if there are problems, otherwise 0."""
     if error is not None:
         print(f"storage-ledger: {error}", file=sys.stderr)
         raise typer.Exit(2)
@@ -95,7 +95,7 @@ def end(error: StorageLedgerError | None, problems: Problems) -> NoReturn:
 
 
 def age(recorded_at: str, now: datetime | None = None) -> str:
-    """`3 min`, `2 d`: how long ago."""
+    """Return the time since then, such as `3 min` or `2 d`."""
     seconds = max(0.0, ((now or datetime.now(UTC)) - instant(recorded_at)).total_seconds())
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:
@@ -104,12 +104,12 @@ def age(recorded_at: str, now: datetime | None = None) -> str:
 
 
 def counted(number: int, one: str, many: str = "") -> str:
-    """`1 file`, `2 files`; `1 study`, `2 studies` where `many` says so."""
+    """Return the number with its noun: `1 file`, `2 files`. `many` is an irregular plural."""
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def size(count: float) -> str:
-    """`512 B`, `1.5 MB`."""
+    """Return a size, such as `512 B` or `1.5 MB`."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if count < 1000 or unit == "TB":
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

@@ -1,4 +1,4 @@
-"""How long commands show that they go on: a bar on a terminal, a line every ten seconds elsewhere; on standard error."""
+"""Progress of long commands on standard error: a bar on a terminal, elsewhere a line every ten seconds."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from storage_ledger.operations.progress import ShowProgress
 
 LINE_EVERY_S = 10.0
-UNTIL_A_RATE_S = 1.0  # before that it would be a guess
+UNTIL_A_RATE_S = 1.0  # an earlier rate would be a guess
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One look at a work of one or more parts, each with a title: how many are done, of how many (None: nobody knows).
+    """The progress of one part of a command: `done` of `total` (None: unknown).
 
-    `bytes` where these are known, `total_bytes` where it is them that say how long it takes. Unit "bytes": what is counted is bytes.
+    `bytes` is shown as well; where `total_bytes` is set, the time left follows from the bytes. Unit "bytes": bytes are counted.
     """
 
     title: str
@@ -38,7 +38,7 @@ class Step:
 
 @contextmanager
 def steps() -> Iterator[Callable[[Step], None]]:
-    """Give a function that is told of each step. Another title: another part begins. Nothing is shown before the first one."""
+    """Yield a function that shows a step. A new title begins a new part. Nothing is shown before the first step."""
     if not sys.stderr.isatty():
         yield _Lines().tell
         return
@@ -51,7 +51,7 @@ def steps() -> Iterator[Callable[[Step], None]]:
 
 @contextmanager
 def progress(title: str, total: int | None, unit: str) -> Iterator[ShowProgress]:
-    """The same for a work of one part: give a function that is told how many are done by now."""
+    """Yield a function that shows how many units of one part are done."""
     with steps() as tell:
 
         def show(done: int, size: int | None = None) -> None:
@@ -61,14 +61,14 @@ def progress(title: str, total: int | None, unit: str) -> Iterator[ShowProgress]
 
 
 class _Part:
-    """The part that is under way, and since when."""
+    """The current part and when it began."""
 
     def __init__(self) -> None:
         self.title = ""
         self.began = 0.0
 
     def follow(self, step: Step) -> bool:
-        """Whether another part begins with this."""
+        """Return whether this step begins a new part."""
         if step.title == self.title:
             return False
         self.title, self.began = step.title, time.monotonic()
@@ -86,7 +86,7 @@ class _Bar:
         self._part = _Part()
 
     def tell(self, step: Step) -> None:
-        self.bar.start()  # only now: somebody may have been asked something on the terminal first
+        self.bar.start()  # not earlier: the command may first ask something on the terminal
         if self._part.follow(step):
             self.bar.reset(self._task, total=None, description=step.title, text="")
         done, total = _measure(step)
@@ -107,12 +107,12 @@ class _Lines:
 
 
 def _measure(step: Step) -> tuple[int, int | None]:
-    """What says how long it takes: how much of it is done, and of how much."""
+    """Return what the time left follows from: the amount done and the total."""
     return (step.bytes, step.total_bytes) if step.total_bytes is not None else (step.done, step.total)
 
 
 def text(step: Step, seconds: float) -> str:
-    """`1,200 of 5,000 files, 60/s, 1.2 GB of 5.0 GB, 60.0 MB/s`: rates when there has been time for one."""
+    """Return, for example, `1,200 of 5,000 files, 60/s, 1.2 GB of 5.0 GB, 60.0 MB/s`; without rates in the first second."""
     if step.unit == "bytes":
         return _amount(step.done, step.total, "", seconds, size)
     text = _amount(step.done, step.total, f" {step.unit}", seconds, lambda count: f"{count:,.0f}")
@@ -126,7 +126,7 @@ def _amount(done: int, total: int | None, unit: str, seconds: float, words: Call
 
 
 def left(step: Step, seconds: float) -> str:
-    """`, 0:12:30 left`; nothing while nobody can know."""
+    """Return the time left, such as `, 0:12:30 left`, or nothing if it is unknown."""
     done, total = _measure(step)
     if not total or not 0 < done <= total or seconds < UNTIL_A_RATE_S:
         return ""

@@ -51,7 +51,7 @@ def list_(as_json: _Json = False) -> None:
         print("Nothing is quarantined.")
     else:
         console().print(_listed(items))
-        print("\nWhy, and what to do: storage-ledger quarantine show STUDY")
+        print("\nWhat to do: storage-ledger quarantine show STUDY_ID")
     raise typer.Exit(1 if items else 0)
 
 
@@ -75,7 +75,7 @@ def show(
     if as_json:
         print_json([item.to_json() for item in items])
     elif not items:
-        print("Nothing of this study is quarantined.")
+        print("No file of this study is quarantined.")
     else:
         out = console()
         for item in items:
@@ -83,7 +83,7 @@ def show(
             out.print(f"[bold]Since[/bold]    {item.recorded_at} ({age(item.recorded_at)}), position {item.position}")
             out.print("[bold]Why[/bold]      ", safe(f"{item.code}: {item.detail}"), sep="")
             for other in item.archived_as or ():
-                out.print("[bold]But[/bold]      ", safe(f"a file of this path was archived for study {other}"), sep="")
+                out.print("[bold]But[/bold]      ", safe(f"a file of this path is archived for study {other}"), sep="")
             out.print("[bold]To do[/bold]    ", safe(item.action), sep="")
             print_commands(out, item.commands)
     raise typer.Exit(0 if items else 1)
@@ -111,7 +111,7 @@ def retry(
     from storage_ledger.operations.quarantine import Decision
 
     if every == (study_id is not None) or (every and upload is not None) or (code is not None and not every):
-        raise typer.BadParameter("name one study, perhaps with --upload, or say --all, perhaps with --code")
+        raise typer.BadParameter("give a STUDY_ID, optionally with --upload, or --all, optionally with --code")
     try:
         decision = Decision(Kind.RELEASED, by, reason)
     except ValueError as error:
@@ -147,8 +147,8 @@ def discard(
 def _listed(items: list[QuarantinedFile]) -> Table:
     from storage_ledger.cli.output import age, safe, table
 
-    rows = table("Position", "Since", "Study", "Upload", "Why")
-    # What somebody copies into the next command stays in one piece; for the longest that a study_id may be there is no room.
+    rows = table("Position", "Age", "Study", "Upload", "Code")
+    # A study_id is not wrapped, so that it can be copied; there is no room for the longest possible ones.
     rows.columns[2].no_wrap = all(len(item.study_id) <= LENGTH_OF_A_UUID for item in items)
     for item in items:
         rows.add_row(str(item.position), age(item.recorded_at), safe(item.study_id), safe(item.upload_path), safe(item.code))
@@ -163,9 +163,9 @@ def _decide(decision: Decision, study_id: str | None, upload: str | None, code: 
     from storage_ledger.wiring import stores
 
     if study_id is not None and not valid_study_id(study_id):
-        raise typer.BadParameter("no study_id is like this one")
+        raise typer.BadParameter("not a valid study_id")
     if upload is not None and not _is_text(upload):
-        raise typer.BadParameter("--upload is not UTF-8, as all paths in the ledger are")
+        raise typer.BadParameter("--upload must be UTF-8, like every path in the ledger")
     settings = Settings.load()
     results: list[DecisionResult] = []
     with stores.appending(settings) as ledger:
@@ -178,7 +178,7 @@ def _decide(decision: Decision, study_id: str | None, upload: str | None, code: 
             ]
         try:
             for result in quarantine.decide(ledger, decision, targets):
-                results.append(result)  # noqa: PERF402 - those that came before an error are told, too: they are done
+                results.append(result)  # noqa: PERF402 - those before an error are recorded, and printed, too
         finally:
             _print(decision, results, as_json=as_json)
     raise typer.Exit(0 if results and all(result.position for result in results) else 1)
@@ -203,17 +203,17 @@ def _print(decision: Decision, results: list[DecisionResult], *, as_json: bool) 
         )
         return
     if not results:
-        print("Nothing is quarantined like that.")
+        print("No quarantined file matches.")
         return
-    rows = table("Study", "Upload", "Was", "Now")
+    rows = table("Study", "Upload", "Before", "Now")
     for result in results:
-        was = result.code or result.found or "unknown to the ledger"
-        now = f"{decision.kind.value}, position {result.position}" if result.position else "left as it is"
+        was = result.code or result.found or "not in the ledger"
+        now = f"{decision.kind.value}, position {result.position}" if result.position else "unchanged"
         rows.add_row(safe(result.study_id), safe(result.upload_path), safe(was), now)
     out = console()
     out.print(rows)
     if decision.kind is Kind.RELEASED and any(result.position for result in results):
-        out.print("\n`serve` tries them within seconds, or when it next starts.", markup=False)
+        out.print("\n`serve` retries them within seconds, or when it next starts.", markup=False)
 
 
 def _is_text(text: str) -> bool:

@@ -45,16 +45,14 @@ def _print(done: Sweep) -> None:
     from storage_ledger.domain.error_catalogue.reconcile import UNEXPLAINED_FILES
 
     out = console()
-    out.print(
-        f"[bold]Looked at[/bold]     {counted(done.looked_at, 'file')}, of these {done.young} too young, {done.changing} changing just now"
-    )
-    out.print(f"[bold]Known[/bold]         {counted(done.held, 'file')}: waiting, or quarantined")
-    out.print(f"[bold]Made up for[/bold]   {counted(done.described, 'file')} whose message was lost")
-    out.print(f"[bold]Left over[/bold]     {counted(done.leftovers, 'file')}, archived already: to be removed")
+    out.print(f"[bold]Examined[/bold]      {counted(done.looked_at, 'file')}; {done.young} too new, {done.changing} still changing")
+    out.print(f"[bold]Known[/bold]         {counted(done.held, 'file')} pending or quarantined")
+    out.print(f"[bold]Recovered[/bold]     {counted(done.described, 'file')} whose message was lost")
+    out.print(f"[bold]Leftover[/bold]      {counted(done.leftovers, 'file')} already archived, to be removed")
     out.print(f"[bold]Unexplained[/bold]   {counted(done.unexplained, 'file')}")
     if done.files:
         out.print()
-        rows = table("Upload", "Size", "Age", "Why", "Status")
+        rows = table("Upload", "Size", "Age", "Code", "Status")
         for file in done.files:
             age = "" if file.age_s is None else f"{file.age_s} s"
             rows.add_row(safe(file.path), "" if file.bytes is None else size(file.bytes), age, safe(file.code), safe(file.status))

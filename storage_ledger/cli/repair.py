@@ -52,7 +52,7 @@ def headers(
     from storage_ledger.wiring.repair import RepairPlan
 
     if study is not None and not valid_study_id(study):
-        raise typer.BadParameter("no study_id is like this one")
+        raise typer.BadParameter("not a valid study_id")
     plan = RepairPlan(study=study, every=every, dry_run=dry_run)
     report = repair.headers(Settings.load(), plan, progress)
     with closing(report.problems):
@@ -71,10 +71,10 @@ def _print(report: RepairReport, plan: RepairPlan) -> None:
     from storage_ledger.domain.error_catalogue.verify import VERIFY
 
     if plan.dry_run:
-        print("A dry run: nothing was changed.")
+        print("Dry run: nothing was changed.")
     counts = report.headers
     verb = "would be recorded" if plan.dry_run else "recorded"
-    print(f"Headers: {counted(counts.looked_at, 'file')} read, {counts.changed:,} {verb}, {counts.left:,} still not complete.")
+    print(f"Headers: {counted(counts.looked_at, 'file')} read, {counts.changed:,} {verb}, {counts.left:,} still incomplete.")
     if report.metadata.mended:
         print(f"metadata.json: {report.metadata.mended:,} written.")
-    print_problems("Not read or not written", report.problems, VERIFY, RETRIES, HEADERS)
+    print_problems("Could not be read or written", report.problems, VERIFY, RETRIES, HEADERS)

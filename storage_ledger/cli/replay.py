@@ -92,13 +92,13 @@ def replay(
     parts = {part for part, wanted in named.items() if wanted or every}
     if study is not None:
         if not valid_study_id(study):
-            raise typer.BadParameter("no study_id is like this one")
+            raise typer.BadParameter("not a valid study_id")
         if every and not (index or mirror):
             parts -= {ReplayPart.INDEX, ReplayPart.MIRROR}
         if not parts or parts & {ReplayPart.INDEX, ReplayPart.MIRROR}:
-            raise typer.BadParameter("--study goes with --metadata, --files, --statuses or --all: index and mirror are made whole")
+            raise typer.BadParameter("--study needs --metadata, --files, --statuses or --all: index and mirror are rebuilt as a whole")
     if source and ReplayPart.FILES not in parts:
-        raise typer.BadParameter("--source goes with --files or --all")
+        raise typer.BadParameter("--source needs --files or --all")
     plan = ReplayPlan(
         parts=frozenset(parts or {ReplayPart.INDEX}),
         sources=tuple(source or ()),
@@ -137,19 +137,19 @@ def _print(report: ReplayReport, plan: ReplayPlan) -> None:
     from storage_ledger.operations.replay.report import ReplayPart
 
     if plan.dry_run:
-        print("A dry run: nothing was changed.")
+        print("Dry run: nothing was changed.")
     parts = list(report.counts)
     begun = len(parts) if report.ended_in is None else parts.index(report.ended_in) + 1
     for part in parts[:begun]:
         if part is report.ended_in and part in {ReplayPart.MIRROR, ReplayPart.INDEX}:
-            print(f"The {part.value} is not made anew.")  # these are made whole, or not at all
+            print(f"The {part.value} was not rebuilt.")  # these are rebuilt as a whole or not at all
         else:
             print(_line(part, report.counts[part], dry_run=plan.dry_run))
     if parts[begun:]:
-        print(f"Not begun: {', '.join(parts[begun:])}.")
-    print_problems("What could not be", report.problems, REPLAY, RETRIES, MIRROR)
+        print(f"Not started: {', '.join(parts[begun:])}.")
+    print_problems("Could not be repaired", report.problems, REPLAY, RETRIES, MIRROR)
     if ReplayPart.FILES in report.counts and report.counts[ReplayPart.FILES].left:
-        print("\nFiles are looked for in the folders that --source names: an old archive, a backup, uploads. Name more, and run it again.")
+        print("\nName more folders with --source, such as an old archive, a backup or uploads, and run it again.")
 
 
 def _line(part: ReplayPart, counts: ReplayCounts, *, dry_run: bool) -> str:
@@ -161,15 +161,15 @@ def _line(part: ReplayPart, counts: ReplayCounts, *, dry_run: bool) -> str:
     match part:
         case ReplayPart.MIRROR:
             if counts.left:
-                return "The mirror is damaged, and was left as it is."
+                return "The mirror is damaged and was left unchanged."
             if not counts.mended:
-                return f"The mirror: {counts.looked_at:,} entries read, all as they were written."
-            return f"The mirror {'would be' if dry_run else 'is'} made anew: {counts.mended:,} entries."
+                return f"Mirror: {counts.looked_at:,} entries read, all intact."
+            return f"Mirror: {counts.mended:,} entries {done} rebuilt."
         case ReplayPart.INDEX:
-            return f"The index {'would be' if dry_run else 'is'} made anew: {counts.mended:,} entries."
+            return f"Index: {counts.mended:,} entries {done} rebuilt."
         case ReplayPart.FILES:
             return f"Files: {counts.looked_at:,} read, {counts.mended:,} ({size(counts.bytes)}) {done} put back{left}."
         case ReplayPart.METADATA:
             return f"metadata.json: {counts.looked_at:,} read, {counts.mended:,} ({size(counts.bytes)}) {done} written{left}."
         case ReplayPart.STATUSES:
-            return f"Statuses: {counts.looked_at:,} asked for, {counts.mended:,} {done} told again{left}."
+            return f"Statuses: {counts.looked_at:,} checked, {counts.mended:,} {done} re-sent{left}."

@@ -59,9 +59,9 @@ def restore(
     from storage_ledger.settings import Settings
 
     if from_mirror == (from_backup is not None):
-        raise typer.BadParameter("say from what: --from-mirror, or --from-backup DEST")
+        raise typer.BadParameter("use either --from-mirror or --from-backup DEST")
     if from_mirror and with_mirror is not None:
-        raise typer.BadParameter("--with-mirror goes with --from-backup")
+        raise typer.BadParameter("--with-mirror and --without-mirror need --from-backup")
     settings = Settings.load()
     if from_backup is None:
         done = _mirror(settings, force, up_to_damage)
@@ -92,7 +92,7 @@ def _backup(settings: Settings, place: Path, with_mirror: bool | None, force: bo
     def ask(backed_up: int, up_to: int) -> bool:
         if with_mirror is not None or not sys.stdin.isatty():
             return bool(with_mirror)
-        question = f"The backup ends at position {backed_up}; the archive's mirror goes on to {up_to}. Take over the rest from there?"
+        question = f"The backup ends at position {backed_up}; the archive's mirror continues to {up_to}. Add the rest from the mirror?"
         return typer.confirm(question, default=True, err=True)
 
     titles = {"copied": ("Copying", "bytes"), "checked": ("Checking", "entries"), "restored": ("From the mirror", "entries")}
@@ -111,21 +111,19 @@ def _backup(settings: Settings, place: Path, with_mirror: bool | None, force: bo
 def _print(done: RestoreReport) -> None:
     from storage_ledger.operations.restore import EntryDamaged, MirrorDamaged, MirrorGoesOn
 
-    print(f"Ledger {done.ledger_id} now has {done.entries} entries; {done.appended} of them came from the mirror.")
+    print(f"Ledger {done.ledger_id} now has {done.entries} entries; {done.appended} were added from the mirror.")
     if done.set_aside:
-        print(f"What lay there before is kept as {done.set_aside}")
+        print(f"The previous ledger is kept as {done.set_aside}")
     match done.not_restored:
         case ():
-            print("Start `storage-ledger serve`: it makes the index anew, and goes on where the ledger stands.")
+            print("Start `storage-ledger serve`: it rebuilds the index and continues from here.")
         case (MirrorDamaged(detail), *_):
-            print(f"The mirror is damaged: {detail}. What it had after position {done.entries} is not restored.")
-            print("`storage-ledger replay --mirror` makes it anew, and keeps the damaged one in .ledger/damaged/. Then see")
-            print("docs/how-to/ledger-volume-lost.md for what was archived after that.")
+            print(f"The mirror is damaged: {detail}. Entries after position {done.entries} were not restored.")
+            print("`storage-ledger replay --mirror` rebuilds it and keeps the damaged one in .ledger/damaged/.")
+            print("Then `storage-ledger adopt` takes over the files that were archived after that position.")
         case (EntryDamaged(position), *_):
-            print(
-                f"But entry {position} is not what its hashes say, and stays so: what was there is kept, and gets what it lacks at its end."
-            )
-            print("`storage-ledger restore --from-mirror --force` makes all of it anew, and keeps this one beside it.")
+            print(f"Entry {position} of the ledger is damaged and was kept: only missing entries were added at the end.")
+            print("`storage-ledger restore --from-mirror --force` restores all entries, and keeps this ledger under another name.")
         case (MirrorGoesOn(position), *_):
-            print(f"The archive's mirror goes on to position {position}: `storage-ledger restore --from-mirror` takes over the rest.")
-            print("`storage-ledger serve` does not start before.")
+            print(f"The archive's mirror continues to position {position}: `storage-ledger restore --from-mirror` adds the rest.")
+            print("`storage-ledger serve` does not start until then.")

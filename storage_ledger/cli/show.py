@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from storage_ledger.operations.report.timeline import StudyTimeline, TimelineFile
 
 MESSAGE_DIFFERS = frozenset({"message-differs", "study-uid-differs"})
-"""Flags that are shown with what message and file say."""
+"""Flags that are shown with the patient and UIDs of message and file."""
 
 
 def show(
@@ -44,10 +44,10 @@ def _print(timeline: StudyTimeline) -> None:
 
     out = console()
     if not timeline.entries:
-        out.print("The ledger knows nothing of ", safe(timeline.study_id), ".", sep="")
+        out.print("The ledger has no entry for ", safe(timeline.study_id), ".", sep="")
         return
     out.print("[bold]Study[/bold]  ", safe(timeline.study_id), sep="")
-    out.print(f"[bold]State[/bold]  {timeline.state}; the Status Service was last told: {timeline.status_sent or 'nothing yet'}")
+    out.print(f"[bold]State[/bold]  {timeline.state}; last status sent: {timeline.status_sent or 'none'}")
     for file in timeline.files:
         out.print(
             "[bold]File[/bold]   ",
@@ -60,9 +60,9 @@ def _print(timeline: StudyTimeline) -> None:
         for flag in file.flags:
             out.print(f"       [bold red]{flag}[/bold red]", safe(_explained(flag, file)), sep="", soft_wrap=True)
     if any(file.flags for file in timeline.files):
-        out.print("\nThese files are archived as they came. What to do: storage-ledger explain FLAG, or docs/how-to/patient-mix-up.md")
+        out.print("\nThese files are archived unchanged. What to do: storage-ledger explain FLAG")
     out.print()
-    line = table("Position", "Recorded at (UTC)", "After", "What happened", "Because of")
+    line = table("Position", "Recorded at (UTC)", "After", "What happened", "Caused by")
     for entry in timeline.entries:
         after = "" if entry.after_s is None else f"+{entry.after_s:.3f} s"
         line.add_row(str(entry.position), entry.recorded_at, after, safe(entry.summary), str(entry.cause or ""))
@@ -74,7 +74,7 @@ def _print(timeline: StudyTimeline) -> None:
             out.print("[bold]Next[/bold]   ", safe(step.summary), when, sep="")
             if failed := step.failed_with:
                 times = counted(step.attempts, "time")
-                out.print("       ", safe(f"tried {times}. {failed.code}: {failed.action}"), sep="")
+                out.print("       ", safe(f"tried {times}; {failed.code}: {failed.action}"), sep="")
             for cause in step.held_up_by:
                 out.print("       ", safe(f"held up by {cause.code} since {cause.since}: {cause.action}"), sep="")
     if timeline.advice:

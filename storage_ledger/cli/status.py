@@ -47,25 +47,25 @@ def _print(look: StatusReport) -> None:
     out.print(f"[bold]Mirror[/bold]     position {look.mirror_position if look.mirror_position is not None else 'none'}")
     out.print(f"[bold]Verified[/bold]   {_verified(look.last_verify)}")
     if look.flagged:
-        out.print(f"[bold]Flagged[/bold]    {counted(look.flagged, 'file')} worth a look; nothing waits for it")
+        out.print(f"[bold]Flagged[/bold]    {counted(look.flagged, 'file')} to review when convenient; nothing is held up")
     if look.headers_unreadable:
         count = counted(look.headers_unreadable, "file")
-        out.print(f"[bold]Headers[/bold]    {count} whose header could not be read completely, or names no study; nothing waits for it")
+        out.print(f"[bold]Headers[/bold]    {count} whose header could not be read completely, or names no study; nothing is held up")
     for volume in look.volumes:
-        free = "cannot be looked at" if volume.free_bytes is None else f"{size(volume.free_bytes)} free"
+        free = "not accessible" if volume.free_bytes is None else f"{size(volume.free_bytes)} free"
         out.print(f"[bold]{volume.name.capitalize():10}[/bold] {free}, ", safe(volume.path), sep="")
         if volume.name == "uploads" and look.unexplained:
             left = counted(look.unexplained, "file")
-            out.print(f"           {left} there that nothing explains: `storage-ledger reconcile` lists them")
+            out.print(f"           {left} unexplained: `storage-ledger reconcile` lists them")
     if look.queue:
         out.print()
-        waiting = table("Waiting for", "How many", "Oldest")
+        waiting = table("Queue", "Items", "Oldest")
         for stage in look.queue:
             waiting.add_row(stage.stage, str(stage.rows), age(stage.oldest))
         out.print(waiting)
     if look.attention:
         out.print()
-        wrong = table("Needs attention", "", "What to do")
+        wrong = table("Needs attention", "Details", "What to do")
         for item in look.attention:
             wrong.add_row(safe(item.code), safe(item.detail), safe(item.action))
         out.print(wrong)
@@ -79,7 +79,7 @@ def _verified(last: VerificationSummary | None) -> str:
     if last is None:
         return "never"
     what = "scrub" if last.by == "scrub" else "verify"
-    whole = "" if last.complete else (", not through yet" if what == "scrub" else ", interrupted")
+    whole = "" if last.complete else (", not complete yet" if what == "scrub" else ", interrupted")
     files, findings = counted(last.files, "file"), counted(last.findings, "finding")
     unseen = f", {last.unseen} could not be checked" if last.unseen else ""
     return f"{what}, {age(last.recorded_at)} ago{whole}: {files}, {size(last.bytes)} intact, {findings}{unseen}"

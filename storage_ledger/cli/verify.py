@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 SHOWN = 200
 _UNITS_S = {"s": 1, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _PARTS = {
-    "ledger": ("The ledger", "entries"),
-    "mirror": ("The mirror", "entries"),
+    "ledger": ("Ledger", "entries"),
+    "mirror": ("Mirror", "entries"),
     "files": ("Files", "files"),
-    "strangers": ("Folders of the archive", "folders"),
-    "index": ("The index", "entries"),
+    "strangers": ("Archive folders", "folders"),
+    "index": ("Index", "entries"),
 }
 
 
@@ -66,9 +66,9 @@ def verify(
     from storage_ledger.wiring import verify
 
     if sum(option is not None for option in (study, sample, older_than)) > 1:
-        raise typer.BadParameter("one of --study, --sample and --older-than")
+        raise typer.BadParameter("--study, --sample and --older-than cannot be combined")
     if study is not None and not valid_study_id(study):
-        raise typer.BadParameter("no study_id is like this one")
+        raise typer.BadParameter("not a valid study_id")
     options = VerifyOptions(study_id=study, sample=_sample(sample), older_than=_since(older_than), rate=rate * 1e6)
     settings = Settings.load()
     stop = threading.Event()
@@ -76,7 +76,7 @@ def verify(
 
     def end(*_: object) -> None:
         stop.set()
-        for number, handler in before.items():  # whoever asks twice does not want to wait
+        for number, handler in before.items():  # a second signal ends the process immediately
             signal.signal(number, handler)
 
     for number in before:
@@ -133,7 +133,7 @@ def _print(report: VerifyReport, document: dict[str, Any]) -> None:
 
     out = console()
     out.print(f"[bold]Up to[/bold]     position {report.up_to}")
-    out.print(f"[bold]Looked at[/bold] {', '.join(report.parts) or 'nothing'}" + (" (interrupted)" if report.interrupted else ""))
+    out.print(f"[bold]Checked[/bold]   {', '.join(report.parts) or 'nothing'}" + (" (interrupted)" if report.interrupted else ""))
     out.print(
         f"[bold]Files[/bold]     {report.counts.files} read, {report.counts.intact} intact ({size(report.counts.bytes)}), "
         f"{report.counts.damaged} damaged, {report.counts.unchecked} could not be checked"
@@ -141,7 +141,7 @@ def _print(report: VerifyReport, document: dict[str, Any]) -> None:
     if report.recorded:
         out.print(f"[bold]Recorded[/bold]  position {', '.join(str(position) for position in report.recorded[-5:])}")
     if report.not_recorded:
-        out.print("[bold]Not recorded[/bold]: ", safe(report.not_recorded), sep="")
+        out.print("[bold]Not recorded[/bold]  ", safe(report.not_recorded), sep="")
     for title, listed, counts in (
         ("Damaged", document["findings"], report.found.counts),
         ("Could not be checked", document["unchecked"], report.found.unchecked_counts),
@@ -149,7 +149,7 @@ def _print(report: VerifyReport, document: dict[str, Any]) -> None:
         if not counts:
             continue
         out.print()
-        rows = table(title, "Position", "Where", "")
+        rows = table(title, "Position", "Where", "Details")
         for each in listed[:SHOWN]:
             rows.add_row(safe(each["code"]), str(each["position"] or ""), safe(each["path"] or each["study_id"]), safe(each["detail"]))
         out.print(rows)
@@ -162,18 +162,18 @@ def _print(report: VerifyReport, document: dict[str, Any]) -> None:
 
 
 def _sample(text: str | None) -> float | None:
-    """At least 1: so many; below: such a share."""
+    """Return a number of files (at least 1) or a share (below 1); None: all files."""
     if text is None:
         return None
     try:
         share = text.endswith("%") or "." in text
         value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
-        raise typer.BadParameter("--sample is a count (500), or a share (5%, 0.05)") from None
+        raise typer.BadParameter("--sample must be a number (500) or a share (5%, 0.05)") from None
     if share and value == 1:
         return None
     if not (0 < value < 1 if share else 1 <= value < 1e12 and value == int(value)):
-        raise typer.BadParameter("--sample is a count of at least 1, or a share of at most 100%")
+        raise typer.BadParameter("--sample must be a number of at least 1, or a share of at most 100%")
     return value
 
 
@@ -185,5 +185,5 @@ def _since(text: str | None) -> str | None:
         return None
     found = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)(s|min|h|d|w)", text)
     if not found:
-        raise typer.BadParameter("--older-than is a number with a unit: 30d, 12h, 2w, 90min, 45s")
+        raise typer.BadParameter("--older-than must be a number with a unit: 30d, 12h, 2w, 90min, 45s")
     return later(rfc3339(utc_now()), -float(found[1]) * _UNITS_S[found[2]])

@@ -63,7 +63,7 @@ def test_a_backup_of_the_running_service_brings_back_a_lost_ledger_with_what_the
     shutil.rmtree(stack.ledger)
     code, said = stack.run("restore", "--from-backup", backups)  # no terminal: it does not ask, and says what is missing
     assert code == 1, said
-    assert f"goes on to position {len(before)}: `storage-ledger restore --from-mirror`" in said
+    assert f"continues to position {len(before)}: `storage-ledger restore --from-mirror`" in said
     assert entries(stack) == before[: made["position"]]
     code, said = stack.run("serve")
     assert (code, "mirror-ahead" in said, "restore --from-mirror" in said) == (2, True, True)

@@ -115,7 +115,7 @@ def test_what_cannot_be_explained_is_listed_counted_and_untouched(stack, status_
     assert {path.name: path.lstat() for path in stack.uploads.iterdir()} == before
     assert sources(stack) == {}
     status = stack.command("status")
-    assert "8 files there that nothing explains: `storage-ledger reconcile` lists them" in status.stdout
+    assert "8 files unexplained: `storage-ledger reconcile` lists them" in status.stdout
     assert (status.returncode, "All is well." in status.stdout) == (0, True), "perhaps the pipeline has not finished with them"
     assert stack.stop() == 0
     assert json.loads(stack.command("status", "--json").stdout)["unexplained"] is None, "nobody says so"

@@ -132,7 +132,7 @@ def test_a_new_archive_volume_is_refused_until_it_is_said_that_it_is_new(stack, 
     assert "replay --mirror" in refused(stack, "mirror-missing")
     assert list(stack.archive.iterdir()) == []
     done = stack.command("replay", "--mirror")
-    assert (done.returncode, done.stdout) == (0, f"The mirror is made anew: {len(entries(stack))} entries.\n")
+    assert (done.returncode, done.stdout) == (0, f"Mirror: {len(entries(stack))} entries were rebuilt.\n")
     stack.start()
     until(stack.idle, 30)
     archive(stack, status_server, "b", 2)
@@ -179,7 +179,7 @@ def test_a_ledger_that_cannot_be_read_or_was_changed_is_set_aside_for_the_mirror
     other.commit()
     other.close()
     done = stack.command("restore", "--from-mirror")
-    assert (done.returncode, "entry 2 is not what its hashes say" in done.stdout, "--force" in done.stdout) == (1, True, True)
+    assert (done.returncode, "Entry 2 of the ledger is damaged" in done.stdout, "--force" in done.stdout) == (1, True, True)
     assert entries(stack) != before, "what is there is kept"
     assert stack.command("restore", "--from-mirror", "--force").returncode == 0
     assert entries(stack) == before

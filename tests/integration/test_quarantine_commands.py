@@ -217,7 +217,7 @@ def test_a_study_that_nobody_knows_is_told_with_1(stack):
     stack.start()
     done = stack.command("quarantine", "retry", "nobody", *WHO)
     assert done.returncode == 1
-    assert "unknown to the ledger" in done.stdout
+    assert "not in the ledger" in done.stdout
 
 
 # -- users

@@ -73,7 +73,7 @@ def test_headers_are_read_again_while_the_service_is_stopped(stack, status_serve
     done = told(stack.command("repair", "headers", "--json"))
     assert (done["headers"], done["metadata_written"], done["findings"], done["trouble"]) == (counts, 1, [], None)
     again = stack.command("repair", "headers")
-    assert (again.returncode, again.stdout) == (0, "Headers: 1 file read, 0 recorded, 1 still not complete.\n")
+    assert (again.returncode, again.stdout) == (0, "Headers: 1 file read, 0 recorded, 1 still incomplete.\n")
     assert told(stack.command("repair", "headers", "--study", UNREAD, "--json"))["headers"]["looked_at"] == 0
     assert stack.command("repair", "headers", "--study", "nobody").returncode == 2
 

@@ -259,12 +259,12 @@ def tables(file: Path) -> set[str]:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--study", "s-0001"), "--study goes with"),
-        (("--index", "--study", "s-0001"), "--study goes with"),
-        (("--mirror", "--all", "--study", "s-0001"), "--study goes with"),
-        (("--metadata", "--study", "../x"), "no study_id"),
+        (("--study", "s-0001"), "--study needs"),
+        (("--index", "--study", "s-0001"), "--study needs"),
+        (("--mirror", "--all", "--study", "s-0001"), "--study needs"),
+        (("--metadata", "--study", "../x"), "not a valid study_id"),
         (("--metadata", "--study", "nobody"), "study-unknown"),
-        (("--metadata", "--source", "/"), "--source goes with"),
+        (("--metadata", "--source", "/"), "--source needs"),
         (("--files", "--source", "/nowhere"), "does not exist"),
         (("--statuses", "--rate", "0"), "--rate"),
     ],
@@ -295,7 +295,7 @@ def test_one_study_alone_comes_back_and_a_person_reads_what_was_done(stack, stat
     code, said = command(stack, "--files", "--source", str(tmp_path / "copy"))
     assert code == 1
     assert "archive-copy-missing: s-0002/s-0002.dcm" in said
-    assert "--source names" in said
+    assert "Name more folders with --source" in said
     story = json.loads(stack.command("show", "s-0001", "--json").stdout)["entries"]
     assert f"restored: s-0001.dcm (was missing), from {tmp_path}/copy/s-0001.dcm" in [each["summary"] for each in story]
 
@@ -339,7 +339,7 @@ def test_all_reads_the_mirror_and_makes_a_damaged_one_anew(stack, segments, numb
     assert tree(stack.archive / ".ledger") == damaged
     code, said = command(stack, "--all")
     assert (code, "mirror-damaged: .ledger/" in said) == (0, True), said
-    assert f"The mirror is made anew: {count:,} entries." in said
+    assert f"Mirror: {count:,} entries were rebuilt." in said
     assert sorted(tree(stack.archive / ".ledger/damaged").values()) == sorted(damaged.values()), "set aside"
     assert stack.command("verify").returncode == 0
 
@@ -351,7 +351,7 @@ def test_a_damaged_mirror_stays_where_the_ledger_is_damaged_as_well(stack, segme
         damage_ledger(ledger, "UPDATE entries SET payload = payload || ' ' WHERE position = 3")
     code, said = command(stack, "--all")
     assert code == 1, said
-    assert "The mirror is damaged, and was left as it is." in said
+    assert "The mirror is damaged and was left unchanged." in said
     assert f"mirror-damaged: .ledger (.ledger/{segments[1].name}, line" in said
     assert "the ledger's entry at position 3 is damaged, too" in said
     assert tree(stack.archive / ".ledger") == before
@@ -363,8 +363,8 @@ def test_what_ended_early_is_not_told_as_done(stack):
         fill_up(stack.archive / "ballast")
         code, said = command(stack, "--all")
         assert (code, "archive-full" in said) == (2, True), said
-        lines = [line for line in said.splitlines() if line.startswith(("The ", "Files", "metadata", "Statuses", "Not begun"))]
-        assert lines == ["The mirror is not made anew.", "Not begun: files, metadata, index, statuses."]
+        lines = [line for line in said.splitlines() if line.startswith(("The ", "Files", "metadata", "Statuses", "Not started"))]
+        assert lines == ["The mirror was not rebuilt.", "Not started: files, metadata, index, statuses."]
 
 
 def test_statuses_that_stand_are_not_told_again_and_a_neighbours_word_stays(stack, status_server):

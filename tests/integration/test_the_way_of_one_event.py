@@ -587,7 +587,7 @@ def test_show_and_status_and_quarantine_tell_the_story(stack, status_server):
     assert "told.dcm" in stack.command("show", "told").stdout
     nobody = stack.command("show", "nobody")
     assert (nobody.returncode, nobody.stderr) == (1, "")
-    assert "knows nothing of nobody" in nobody.stdout
+    assert "has no entry for nobody" in nobody.stdout
     assert stack.command("quarantine", "list").returncode == 0
     well = stack.command("status")
     assert well.returncode == 0, well.stdout
