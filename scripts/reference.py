@@ -9,9 +9,13 @@ import argparse
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from reference_pages import commands, entry_kinds, error_codes, metrics, tables
+from reference_pages import commands, entry_kinds, error_codes, metrics, settings, tables
+
+from storage_ledger.settings import Settings
+from storage_ledger.web.auth.credentials import BrowseSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES: dict[str, Callable[[], str]] = {
@@ -19,13 +23,18 @@ PAGES: dict[str, Callable[[], str]] = {
     "entry-kinds.md": entry_kinds.page,
     "error-codes.md": error_codes.page,
     "metrics.md": metrics.page,
+    "settings.md": settings.page,
     "tables.md": tables.page,
 }
 """The pages of docs/reference."""
 BLOCKS: dict[str, dict[str, Callable[[], str]]] = {
-    "README.md": {"commands": commands.readme_table},
+    "README.md": {"settings": settings.readme_table, "commands": commands.readme_table},
+    ".env.example": {
+        "service settings": partial(settings.env_example, Settings),
+        "web page settings": partial(settings.env_example, BrowseSettings),
+    },
 }
-"""Blocks of other files, by their names: each stands between `<!-- NAME: written by scripts/reference -->` and `<!-- end -->`."""
+"""Blocks of other files, by their names: each is between the lines `<!-- NAME: written by scripts/reference -->` and `<!-- end -->`."""
 
 
 def main() -> int:

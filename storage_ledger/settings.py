@@ -1,4 +1,8 @@
-"""The settings: read once, from the environment, in the composition root."""
+"""The settings, read from the environment once, when a command starts.
+
+scripts/reference writes docs/reference/settings.md, .env.example and the README's table from the descriptions: the first sentence of
+each must make sense alone.
+"""
 
 from __future__ import annotations
 
@@ -20,23 +24,32 @@ SERVE_LOCK = "serve.lock"
 
 
 class _Folders(BaseSettings):
-    """The three folders, which can be compared although another setting is wrong."""
+    """The three folders, apart from the rest so that they can be compared even if another setting is wrong."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True)
 
-    uploads_path: Path = Field(Path("/app/uploads"), description="Folder in which the described files lie.")
-    archive_path: Path = Field(Path("/app/archive"), description="Folder of the archive: one folder a study_id.")
-    ledger_path: Path = Field(Path("/app/ledger"), description="Folder of ledger.db and index.db; a local file system.")
+    uploads_path: Path = Field(
+        Path("/app/uploads"), description="Folder from which described files are taken. Archived files are removed from it."
+    )
+    archive_path: Path = Field(
+        Path("/app/archive"),
+        description="Folder of the archive, with one folder per study_id. Created at the first start; once the ledger has entries, a "
+        "missing folder counts as not mounted.",
+    )
+    ledger_path: Path = Field(
+        Path("/app/ledger"),
+        description="Folder of the ledger and the index, on a local disk. Network file systems are refused.",
+    )
 
     @field_validator("uploads_path", "archive_path", "ledger_path")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         if "\0" in str(value):
-            raise ValueError("a path holds no NUL")
+            raise ValueError("must not contain NUL")
         return Path(os.path.abspath(value))
 
     def overlaps(self) -> list[str]:
-        """Uploads are removed and the archive is kept: neither may be the other, nor inside it."""
+        """Return an error for each pair of folders that overlap: uploads are removed, the archive is kept."""
         paths = (("UPLOADS_PATH", self.uploads_path), ("ARCHIVE_PATH", self.archive_path), ("LEDGER_PATH", self.ledger_path))
         real = [(name, Path(os.path.realpath(path))) for name, path in paths]
         return [
@@ -47,45 +60,74 @@ class _Folders(BaseSettings):
 
 
 class Settings(_Folders):
-    """What the environment says. Every field is the environment variable of the same name in capitals."""
+    """The settings of the service and the commands. Each field is the environment variable of the same name in capitals."""
 
-    redis_url: str = Field("redis://localhost:6379", description="Redis or Valkey server that carries the channel or stream.")
-    status_service_url: str = Field("http://status-service:8003", description="Base URL of the Status Service.")
-    environment: str = Field("production", description="A label that each log line carries.")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
-    http_host: str = Field("0.0.0.0", description="Address of /healthz, /readyz and /metrics.")  # noqa: S104 - fixed default: it runs in a container
-    http_port: int = Field(8004, ge=0, le=65535, description="Port of /healthz, /readyz and /metrics; 0 takes a free one.")
-    neighbour_uploads_paths: Annotated[tuple[str, ...], NoDecode] = Field(
-        ("/app/uploads",), description="The uploads volume as neighbours name it in file_path; several with a colon."
+    redis_url: str = Field(
+        "redis://localhost:6379",
+        description="Redis or Valkey server that carries the messages. `redis://`, `rediss://` (TLS) or `unix://`, with user, "
+        "password and database if needed: `redis://user:secret@redis:6379/0`.",
     )
-    described_channel: str = Field("described", min_length=1, description="Redis pub/sub channel of the events.")
+    status_service_url: str = Field(
+        "http://status-service:8003",
+        description="Base URL of the Status Service. A path is kept: with `http://gateway/pipeline`, requests go to "
+        "`http://gateway/pipeline/status/<study_id>`. Proxy variables such as `http_proxy` are ignored.",
+    )
+    environment: str = Field("production", description="Label in every log line.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Lowest level that is logged.")
+    http_host: str = Field(
+        "0.0.0.0",  # noqa: S104 - it runs in a container
+        description="Address of /healthz, /readyz and /metrics. They need no login: publish the port only where it is needed.",
+    )
+    http_port: int = Field(
+        8004, ge=0, le=65535, description="Port of /healthz, /readyz and /metrics. 0 picks a free one, which the log names."
+    )
+    neighbour_uploads_paths: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("/app/uploads",),
+        description="The uploads folder as other services name it in `file_path`; several are separated by colons. This prefix is "
+        "replaced by UPLOADS_PATH.",
+    )
+    described_channel: str = Field(
+        "described", min_length=1, description="Redis pub/sub channel of the messages. Not used if DESCRIBED_STREAM is set."
+    )
     described_stream: str | None = Field(
-        None, min_length=1, description="Redis stream of the events, read through a consumer group instead of the channel."
+        None, min_length=1, description="Redis stream to read instead of the channel, with the consumer group `storage-ledger`."
     )
     rejected_per_hour: int = Field(
-        20_000, ge=0, description="So many rejected messages an hour become entries; beyond it they are only counted."
+        20_000,
+        ge=0,
+        description="Most rejected messages recorded per clock hour; the rest are only counted, in "
+        "`storage_ledger_messages_rejected_unlogged_total`. A restart resets the count.",
     )
     missing_file_grace_seconds: Seconds = Field(
-        300, description="How long a described file may be missing before its study is quarantined."
+        300,
+        description="How long a described file may be missing or unreadable before it is quarantined. The time starts again when the "
+        "service starts or the clock is set. 0: no waiting.",
     )
     upload_settle_seconds: Seconds = Field(
         5,
-        description="An archived upload is removed once it has not changed for this long, or at once where the kernel says that "
-        "nobody has it open for writing.",
+        description="How long an archived upload must stay unchanged before it is removed. It is removed immediately if the kernel "
+        "reports that no process has it open for writing (local file system, same user). Raise this if a program of "
+        "another user publishes files before it has finished writing them. 0: no waiting.",
     )
-    status_confirm_seconds: Seconds = Field(10, description="A status is read back after 1, 6 and 60 times this; 0 switches that off.")
+    status_confirm_seconds: Seconds = Field(
+        10, description="A status is read back after 1, 6 and 60 times this, and re-sent if it was overwritten. 0: never read back."
+    )
 
     reconcile_seconds: Seconds = Field(
-        300, description="How often uploads are searched for files whose message never came, besides each start and reconnection; 0: never."
+        300,
+        description="How often uploads are searched for files whose message was lost (reconciliation). This also happens at each "
+        "start, after each subscription to Redis, and after the ledger could not be written. 0: never automatically.",
     )
-    reconcile_grace_seconds: Seconds = Field(60, description="A file that was written less than this ago is left alone by such a search.")
+    reconcile_grace_seconds: Seconds = Field(
+        60, description="Reconciliation ignores files written less than this ago: their message may still be on its way."
+    )
 
     scrub_rate_mb_s: float = Field(
         0,
         ge=0,
         le=100_000,
         allow_inf_nan=False,
-        description="So many MB of archived files are read in a second to verify them; 0: none.",
+        description="Background verification rate. Longest-unverified files first, each at most once a day. 0: off.",
     )
 
     @field_validator("log_level", mode="before")
@@ -103,14 +145,14 @@ class Settings(_Folders):
     def _all_absolute(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         wrong = [part for part in value if not part.startswith("/") or ".." in part.split("/") or not part.strip("/")]
         if wrong:
-            raise ValueError("each must be an absolute path below /, without '..'; several are separated by a colon")
+            raise ValueError("each must be an absolute path below /, without '..'; several are separated by colons")
         return value
 
     @field_validator("status_service_url")
     @classmethod
     def _http(cls, value: str) -> str:
         checked = _checked_url(value, ("http", "https"))
-        if "?" in checked or "#" in checked:  # /status/<study_id> would end up behind it, and whatever answers at the root be believed
+        if "?" in checked or "#" in checked:  # /status/<study_id> would become part of it, and the root path would answer
             raise ValueError("must have neither a query nor a fragment")
         return checked.rstrip("/")
 
@@ -120,39 +162,39 @@ class Settings(_Folders):
         checked = _checked_url(value, ("redis", "rediss", "unix"))
         parts = urlsplit(checked)
         if parts.scheme != "unix" and not (parts.path.strip("/") or "0").isdecimal():
-            raise ValueError("must end with its host or the number of a database, such as redis://host:6379/0")
+            raise ValueError("must end with the host or a database number, such as redis://host:6379/0")
         return checked
 
     @property
     def ledger_file(self) -> Path:
-        """`LEDGER_PATH/ledger.db`."""
+        """Return `LEDGER_PATH/ledger.db`."""
         return self.ledger_path / "ledger.db"
 
     @property
     def index_file(self) -> Path:
-        """`LEDGER_PATH/index.db`."""
+        """Return `LEDGER_PATH/index.db`."""
         return self.ledger_path / "index.db"
 
     @property
     def lock_file(self) -> Path:
-        """`LEDGER_PATH/serve.lock`."""
+        """Return `LEDGER_PATH/serve.lock`."""
         return self.ledger_path / SERVE_LOCK
 
     @property
     def mirror_lock_file(self) -> Path:
-        """`LEDGER_PATH/mirror.lock`."""
+        """Return `LEDGER_PATH/mirror.lock`."""
         return self.ledger_path / "mirror.lock"
 
     @classmethod
     def load(cls) -> Self:
-        """Read the environment. Raises `BadSettings` naming every wrong variable at once, never its value."""
+        """Read the environment. Raises `BadSettings` with the name of every wrong variable, but no value."""
         wrong: list[str] = []
         settings = None
         try:
             settings = cls()
         except ValidationError as error:
             wrong = [f"{str(e['loc'][0]).upper()}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()]
-        with suppress(ValidationError):  # then the folder itself is named above
+        with suppress(ValidationError):  # the wrong folder is already in the list
             wrong += (settings or _Folders()).overlaps()
         if wrong or settings is None:
             raise BadSettings("bad-settings", "\n".join(wrong)) from None
@@ -161,7 +203,7 @@ class Settings(_Folders):
 
 def _checked_url(value: str, schemes: tuple[str, ...]) -> str:
     if not value.isprintable() or " " in value:
-        raise ValueError("has a space or a control character in it")
+        raise ValueError("must not contain a space or a control character")
     try:
         parts = urlsplit(value)
         _ = parts.port
@@ -170,9 +212,9 @@ def _checked_url(value: str, schemes: tuple[str, ...]) -> str:
     if parts.scheme not in schemes:
         raise ValueError(f"must begin with {' or '.join(s + '://' for s in schemes)}")
     if not (parts.hostname or (parts.scheme == "unix" and parts.path)):
-        raise ValueError("names no host")
+        raise ValueError("has no host")
     try:
-        (parts.hostname or "").encode("idna")  # as Python does before it looks the name up
+        (parts.hostname or "").encode("idna")  # as Python does before it resolves the name
     except UnicodeError:
-        raise ValueError("names a host that cannot be: a part between its dots is empty, or longer than 63 characters") from None
+        raise ValueError("has an impossible host: a part between dots is empty or longer than 63 characters") from None
     return value

@@ -13,7 +13,6 @@ import links
 import pytest
 import typer.main
 import yaml
-from pydantic_core import PydanticUndefined
 
 from storage_ledger.cli.main import app
 from storage_ledger.domain import canonical_json, payloads
@@ -28,6 +27,8 @@ DOCS = ROOT / "docs"
 REFERENCE = DOCS / "reference"
 PACKAGE = ROOT / "storage_ledger"
 PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md")])
+CURRENT = [path for path in PAGES if path.name != "CHANGELOG.md" and path.parent.name != "adr"]
+"""Without the pages that describe an earlier time."""
 
 
 def sections(page: str) -> dict[str, str]:
@@ -61,28 +62,33 @@ def test_every_generated_page_is_what_the_code_says():
 # -- settings
 
 
-def settings() -> dict[str, str]:
-    """Variable → default as the page writes it."""
-    fields = {**Settings.model_fields, **BrowseSettings.model_fields}
-    return {name.upper(): written(field.default) for name, field in fields.items()} | {
-        option.envvar: written(option.default) for _, option in options() if isinstance(getattr(option, "envvar", None), str)
-    }
+def settings() -> set[str]:
+    """Every variable that the program reads."""
+    fields = {name.upper() for name in {**Settings.model_fields, **BrowseSettings.model_fields}}
+    return fields | {option.envvar for _, option in options() if isinstance(getattr(option, "envvar", None), str)}
 
 
-def written(default: object) -> str:
-    if default is None or default is PydanticUndefined:
-        return "not set"
-    return f"`{':'.join(default) if isinstance(default, tuple) else default}`"
+def compose_defaults() -> dict[str, str]:
+    """The variables that compose.yaml takes from .env, with their defaults."""
+    return dict(re.findall(r"\$\{([A-Z_]+):-([^}]*)\}", (ROOT / "compose.yaml").read_text()))
 
 
-def test_every_setting_stands_in_its_page_with_its_default_and_no_other():
-    page = {re.findall(r"`([^`]+)`", row[0])[0]: row[1] for row in rows((REFERENCE / "settings.md").read_text())}
-    assert page == settings()
+def test_no_page_and_no_message_names_a_setting_that_does_not_exist():
+    known = settings() | compose_defaults().keys()
+    first_words = {name.partition("_")[0] for name in known} - {"STORAGE"}
+    named = re.compile(rf"\b(?:{'|'.join(first_words)})_[A-Z_]*[A-Z]\b")
+    wrong = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in [*CURRENT, *(PACKAGE / "cli").glob("*.py"), ROOT / "Dockerfile"]
+        for name in set(named.findall(path.read_text())) - known
+    ]
+    assert wrong == []
 
 
-def test_the_readme_names_no_setting_that_does_not_exist():
-    text = (ROOT / "README.md").read_text()
-    assert {name for name in names(text) if re.fullmatch(r"[A-Z][A-Z_]+", name)} <= settings().keys()
+def test_the_example_environment_has_every_variable_of_compose_with_its_default_and_no_other():
+    lines = re.findall(r"^#([A-Z_]+)=(.*)$", (ROOT / ".env.example").read_text(), flags=re.MULTILINE)
+    assert len(lines) == len(dict(lines))
+    assert dict(lines) == compose_defaults()
 
 
 # -- commands
@@ -121,9 +127,7 @@ def test_nobody_is_told_to_take_this_project_from_an_index_where_it_is_not():
 def test_every_command_that_a_page_shows_exists():
     known = {tuple(name.split()[1:]) for name in commands()} | {tuple(name.split()[1:-1]) for name in commands()}
     wrong = []
-    for path in PAGES:
-        if path.name == "CHANGELOG.md" or path.parent.name == "adr":
-            continue  # these speak of another time
+    for path in CURRENT:
         text = path.read_text()
         shown = re.findall(r"(?:`|^\s*|\s)storage-ledger ([a-z][a-z -]*[a-z])", "\n".join(literal(text)), flags=re.MULTILINE)
         unknown = [each for each in shown if not any(tuple(each.split())[: len(words)] == words for words in known if words)]

@@ -4,6 +4,7 @@ import pytest
 
 from storage_ledger.errors import BadSettings
 from storage_ledger.settings import Settings
+from storage_ledger.web.auth.credentials import BrowseSettings
 
 
 @pytest.fixture(autouse=True)
@@ -143,3 +144,9 @@ def test_neighbours_paths_are_a_list_with_colons(monkeypatch):
 def test_a_level_may_be_written_small_and_a_url_with_a_slash_at_its_end(monkeypatch):
     settings = load(monkeypatch, LOG_LEVEL="debug", STATUS_SERVICE_URL="http://host:1/")
     assert (settings.log_level, settings.status_service_url) == ("DEBUG", "http://host:1")
+
+
+@pytest.mark.parametrize(("name", "field"), [*Settings.model_fields.items(), *BrowseSettings.model_fields.items()])
+def test_every_setting_is_described_in_sentences(name, field):
+    assert len(field.description) > 20
+    assert field.description.endswith("."), name

@@ -38,39 +38,49 @@ class BrowseSettings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True)
 
-    browse_user: str = Field("admin", description="Name of the user whose hash stands without a name.")
+    browse_user: str = Field("admin", description="User name for a password hash that has none.")
     browse_password_hash: str | None = Field(
-        None, description="Hash of the password, made by `storage-ledger browse --hash-password`; or `user:hash`, several with a space."
+        None,
+        description="Password hash from `storage-ledger browse --hash-password`, or `user:hash`; several are separated by spaces. Put "
+        "it in single quotes in a shell, `.env` or compose file: it contains `$`.",
     )
     browse_password_hash_file: Path | None = Field(
-        None, description="A file that holds the same, one a line; for secrets. Only one of the two may be set."
+        None, description="File with the password hashes, one per line, instead of BROWSE_PASSWORD_HASH."
     )
     browse_secret: str | None = Field(
-        None, min_length=32, description="Signs the cookies; without it one is made and kept in LEDGER_PATH/browse-secret."
+        None, min_length=32, description="Secret that signs login cookies. If not set, one is created in `LEDGER_PATH/browse-secret`."
     )
     browse_tokens: str | None = Field(
-        None, description="For machines: `name:what it may:hash`, several with a space, as `storage-ledger browse --new-token` prints them."
+        None,
+        description="API tokens as `storage-ledger browse --new-token` prints them, `name:may:hash`; several are separated by spaces. "
+        "Programs send the token itself, `Authorization: Bearer TOKEN`.",
     )
-    browse_tokens_file: Path | None = Field(
-        None, description="A file that holds the same, one a line; for secrets. Only one of the two may be set."
-    )
+    browse_tokens_file: Path | None = Field(None, description="File with the API tokens, one per line, instead of BROWSE_TOKENS.")
     browse_sql_users: str | None = Field(
-        None, description="Users who may ask with SQL, several with a space, `-` is nobody; without it all of them."
+        None, description="Users who may write their own SQL, separated by spaces; `-`: nobody. If not set, all users may."
     )
-    browse_notice: str | None = Field(None, max_length=500, description="What stands at the foot of every page, for all who look.")
-    browse_login_hours: Annotated[float, Field(gt=0, le=8760, allow_inf_nan=False)] = Field(
-        12, description="How long a login lasts, in hours."
+    browse_notice: str | None = Field(
+        None, max_length=500, description="Text at the foot of every page, also of the login page: `Test system, not for diagnosis`."
     )
+    browse_login_hours: Annotated[float, Field(gt=0, le=8760, allow_inf_nan=False)] = Field(12, description="How long a login lasts.")
     browse_trusted_proxies: str | None = Field(
-        None, description="Addresses of proxies whose X-Forwarded-For names who is in front of them; several with a space."
+        None,
+        description="IP addresses of proxies whose `X-Forwarded-For` is trusted, separated by spaces. If not set, wrong passwords "
+        "slow down everyone behind a proxy.",
     )
     browse_cache_path: Path | None = Field(
-        None, description="Folder in which pictures are kept; without it a temporary one, which goes when `browse` ends."
+        None,
+        description="Folder for rendered images; if not set, a temporary one. It shows patients: give it to the service's user alone "
+        "(0750), and not on the ledger's volume. It may be emptied at any time.",
     )
-    browse_cache_mb: int = Field(512, ge=0, le=1_000_000, description="How much of them is kept, in MB; 0 keeps none.")
-    browse_workers: int = Field(2, ge=1, le=32, description="How many processes make pictures at the same time.")
+    browse_cache_mb: int = Field(
+        512, ge=0, le=1_000_000, description="Space for rendered images; those not seen for longest are removed first. 0: keep none."
+    )
+    browse_workers: int = Field(
+        2, ge=1, le=32, description="Number of processes that render images. Each takes about 90 MB, and up to 768 MB more for one file."
+    )
     browse_wait_seconds: Annotated[float, Field(ge=0, le=86400, allow_inf_nan=False)] = Field(
-        60, description="How long to wait at the start for ledger.db and index.db, which `serve` makes."
+        60, description="How long to wait at the start for ledger.db and index.db, which `serve` creates."
     )
 
     @classmethod
