@@ -27,7 +27,7 @@ New fields may be added; a changed or removed field gets a new `schema` number.
 Unless a section says otherwise, `study_id` is the study's.
 *Optional* fields are left out where they do not apply; all others are always there.
 A field without a type is a string.
-Times are RFC 3339 in UTC with microseconds, sizes and lengths are in bytes, SHA-256 is in hex.
+Times are RFC 3339 in UTC with microseconds, sizes are in bytes, SHA-256 is in hex.
 """
 
 STUDY = "123e4567-e89b-12d3-a456-426614174000"

@@ -82,12 +82,12 @@ def _each(connection: Any, uids: Iterable[str], statements: Callable[[str], Iter
 
 def recompute_studies(chosen: str) -> tuple[str, ...]:
     """Return SQL that recomputes `series` and `dicom_studies` from `files` and `patients` for the UIDs that `chosen` selects."""
-    return tuple(f"DELETE FROM {table} WHERE study_instance_uid {chosen}" for table in ("series", "dicom_studies")) + add_files(chosen)  # noqa: S608 - names and marks of ours
+    return tuple(f"DELETE FROM {table} WHERE study_instance_uid {chosen}" for table in ("series", "dicom_studies")) + add_files(chosen)  # noqa: S608 - our own names and placeholders
 
 
 def recompute_patients(chosen: str) -> tuple[str, ...]:
     """Return SQL that recomputes `patients`. Run it first: the flag `patient_differs` depends on it."""
-    return f"DELETE FROM patients WHERE study_instance_uid {chosen}", add_patients(chosen)  # noqa: S608 - the same
+    return f"DELETE FROM patients WHERE study_instance_uid {chosen}", add_patients(chosen)  # noqa: S608 - as above
 
 
 def add_files(chosen: str, first: int = 1) -> tuple[str, ...]:
@@ -103,7 +103,7 @@ def add_patients(chosen: str, first: int = 1) -> str:
     names = ", ".join(f"coalesce({name}, '')" for name in PATIENT)
     return f"""
 INSERT INTO patients SELECT study_instance_uid, {names}, count(*), min(position) FROM {_files(chosen, first)} GROUP BY 1, 2, 3, 4, 5
-ON CONFLICT DO UPDATE SET files = files + excluded.files, first_position = min(first_position, excluded.first_position)"""  # noqa: S608 - names and marks of ours
+ON CONFLICT DO UPDATE SET files = files + excluded.files, first_position = min(first_position, excluded.first_position)"""  # noqa: S608 - our own names and placeholders
 
 
 _NO_PATIENT = 1 << 60
@@ -122,7 +122,7 @@ def _firsts(columns: Sequence[str]) -> str:
 
 
 def _value(column: str) -> str:
-    return f"(SELECT {column} FROM files WHERE position = a.first_{column}) AS {column}"  # noqa: S608 - names of ours
+    return f"(SELECT {column} FROM files WHERE position = a.first_{column}) AS {column}"  # noqa: S608 - our own names
 
 
 def _kept(columns: Sequence[str]) -> str:
@@ -136,7 +136,7 @@ INSERT INTO series
 SELECT {", ".join(map(_value, OF_A_SERIES))}, a.files, a.bytes, a.study_instance_uid, a.series_instance_uid
 FROM (SELECT study_instance_uid, series_instance_uid, {_firsts(OF_A_SERIES)}, count(*) AS files, sum(bytes) AS bytes
       FROM {_files(chosen, first)} AND series_instance_uid IS NOT NULL GROUP BY 1, 2) a
-WHERE true ON CONFLICT DO UPDATE SET {_kept(OF_A_SERIES)}, files = files + excluded.files, bytes = bytes + excluded.bytes"""  # noqa: S608 - names and marks of ours
+WHERE true ON CONFLICT DO UPDATE SET {_kept(OF_A_SERIES)}, files = files + excluded.files, bytes = bytes + excluded.bytes"""  # noqa: S608 - our own names and placeholders
 
 
 def _add_studies(chosen: str, first: int) -> str:
@@ -180,20 +180,20 @@ WHERE true ON CONFLICT DO UPDATE SET {whole}, {_kept(OF_A_STUDY)}, modalities = 
   series = series + excluded.series, files = files + excluded.files, bytes = bytes + excluded.bytes, studies = studies + excluded.studies,
   flagged = flagged + excluded.flagged, first_archived_at = min(first_archived_at, excluded.first_archived_at),
   last_archived_at = max(last_archived_at, excluded.last_archived_at), first_position = min(first_position, excluded.first_position),
-  year = CASE WHEN study_date IS NULL THEN excluded.year ELSE year END"""  # noqa: S608 - names and marks of ours
+  year = CASE WHEN study_date IS NULL THEN excluded.year ELSE year END"""  # noqa: S608 - our own names and placeholders
 
 
 def flag_conflicts(chosen: str) -> str:
     """Return SQL that flags files with the same SOP Instance UID (in `chosen`) but other bytes; it returns study UIDs and positions."""
-    shared = f"SELECT sop_instance_uid FROM files WHERE sop_instance_uid {chosen} GROUP BY 1 HAVING count(*) > 1"  # noqa: S608 - marks of ours
-    differing = f"SELECT sop_instance_uid FROM files WHERE sop_instance_uid IN ({shared}) GROUP BY 1 HAVING count(DISTINCT sha256) > 1"  # noqa: S608 - the same
+    shared = f"SELECT sop_instance_uid FROM files WHERE sop_instance_uid {chosen} GROUP BY 1 HAVING count(*) > 1"  # noqa: S608 - placeholders
+    differing = f"SELECT sop_instance_uid FROM files WHERE sop_instance_uid IN ({shared}) GROUP BY 1 HAVING count(DISTINCT sha256) > 1"  # noqa: S608 - as above
     found = f"sop_conflict = 0 AND sop_instance_uid IN ({differing})"
-    return f"UPDATE files SET sop_conflict = 1 WHERE {found} RETURNING study_instance_uid, position"  # noqa: S608 - the same
+    return f"UPDATE files SET sop_conflict = 1 WHERE {found} RETURNING study_instance_uid, position"  # noqa: S608 - as above
 
 
 def unflag_conflicts(chosen: str) -> str:
     """Return SQL that clears that flag for the SOP Instance UIDs in `chosen`, before `flag_conflicts`; it returns study UIDs."""
-    return f"UPDATE files SET sop_conflict = 0 WHERE sop_conflict = 1 AND sop_instance_uid {chosen} RETURNING study_instance_uid"  # noqa: S608 - marks of ours
+    return f"UPDATE files SET sop_conflict = 0 WHERE sop_conflict = 1 AND sop_instance_uid {chosen} RETURNING study_instance_uid"  # noqa: S608 - placeholders
 
 
 def count_arrivals(first: int = 1) -> str:

@@ -78,9 +78,9 @@ COLUMNS: dict[str, dict[str, str]] = {
         "state": "`pending`, `archived`, `failed` (will be retried), `quarantined` or `discarded` (given up). "
                  "With several files, the state that most needs attention.",
         "status_sent": "Last status that the Status Service accepted.",
-        "archived_at": "Time of the last `archived`; for an adopted file, when the old service archived it, if known.",
-        "last_error": "[Code](error-codes.md) of the last `failed` or `quarantined` since the last `archived`.",
-        "described_at": "Time of the first `described`; for an adopted file, as in `archived_at`.",
+        "archived_at": "Time of the last `archived` entry; for an adopted file, when the old service archived it, if known.",
+        "last_error": "[Code](error-codes.md) of the last `failed` or `quarantined` since the last `archived` entry.",
+        "described_at": "Time of the first `described` entry; for an adopted file, as in `archived_at`.",
         "first_position": "Its first entry.",
         "last_position": "Its last entry.",
         "year": "Of `study_date`.",

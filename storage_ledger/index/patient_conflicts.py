@@ -9,7 +9,7 @@ from typing import Any
 from storage_ledger.domain.patient_identity import PATIENT, disputed, names_any, parts_of
 
 _NAMES = ", ".join(PATIENT)
-_FILES = f"SELECT position, patient_differs, {_NAMES} FROM files"  # noqa: S608 - names of ours
+_FILES = f"SELECT position, patient_differs, {_NAMES} FROM files"  # noqa: S608 - our own names
 _OF_A_STUDY = f"{_FILES} WHERE study_instance_uid = ?"
 _NEW = f"{_FILES} INDEXED BY files_by_position WHERE position >= ? AND +study_instance_uid = ?"
 _EVERYTHING = 1 << 62
@@ -50,7 +50,7 @@ def _disputed(connection: Any, uid: str, among: AbstractSet[str] | None = None, 
     found = set()
     for name in PATIENT:
         # DISTINCT streams: SQLite returns each value as soon as it finds it.
-        sql = f"SELECT DISTINCT {name} FROM patients WHERE study_instance_uid = ? AND first_position < ?"  # noqa: S608 - a name of ours
+        sql = f"SELECT DISTINCT {name} FROM patients WHERE study_instance_uid = ? AND first_position < ?"  # noqa: S608 - our own name
         parts = None if among is None else {part for part in among if part.startswith(name)}
         if parts is None or parts:
             found |= disputed(({name: row[0]} for row in connection.execute(sql, (uid, before))), parts)

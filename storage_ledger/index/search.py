@@ -33,7 +33,7 @@ def put_into_search(connection: Any, table: str, keys: Iterable[str]) -> None:
 
 def shown_of(chosen: str) -> str:
     """Return SQL for the UID, `search_text` and the fields of `Described` of the DICOM studies that `chosen` (a condition) selects."""
-    return f"SELECT study_instance_uid, search_text, {', '.join(_COLUMNS)} FROM dicom_studies WHERE study_instance_uid {chosen}"  # noqa: S608 - names of ours
+    return f"SELECT study_instance_uid, search_text, {', '.join(_COLUMNS)} FROM dicom_studies WHERE study_instance_uid {chosen}"  # noqa: S608 - our own names
 
 
 def add_search_text(
@@ -47,7 +47,7 @@ def add_search_text(
 def write_search_text(connection: Any, chosen: str, values: Sequence[str] = ()) -> None:
     """Fill `search_text` of the DICOM studies that `chosen` (a condition, with `values`) selects; their rows must exist."""
     rows = connection.execute(
-        f"SELECT dicom_studies.rowid, study_instance_uid, least = most AND least = {_ALL}, {', '.join(_COLUMNS)} "  # noqa: S608 - names of ours
+        f"SELECT dicom_studies.rowid, study_instance_uid, least = most AND least = {_ALL}, {', '.join(_COLUMNS)} "  # noqa: S608 - our own names
         f"FROM (SELECT study_instance_uid, min({_ALL}) AS least, max({_ALL}) AS most FROM files "
         f"WHERE study_instance_uid {chosen} GROUP BY 1) JOIN dicom_studies USING (study_instance_uid)",
         tuple(values),
@@ -61,7 +61,7 @@ def write_search_text(connection: Any, chosen: str, values: Sequence[str] = ()) 
 
 
 def _values(connection: Any, uid: str, column: str) -> list[str]:
-    sql = f"SELECT DISTINCT {column} FROM files WHERE study_instance_uid = ? AND {column} IS NOT NULL ORDER BY 1"  # noqa: S608 - a name of ours
+    sql = f"SELECT DISTINCT {column} FROM files WHERE study_instance_uid = ? AND {column} IS NOT NULL ORDER BY 1"  # noqa: S608 - our own name
     return [row[0] for row in connection.execute(sql, (uid,))]
 
 

@@ -176,7 +176,7 @@ class FollowingWriter(IndexWriter):
                 rows.files[name] = found[0]
 
     def _select(self, table: str, study_id: str, further: str = "", *values: str) -> list[Any]:
-        sql = f"SELECT * FROM {table} WHERE study_id = ? {further}"  # noqa: S608 - names of ours
+        sql = f"SELECT * FROM {table} WHERE study_id = ? {further}"  # noqa: S608 - our own names
         return list(map(list, self._connection.execute(sql, (study_id, *values))))
 
     @override
@@ -290,7 +290,7 @@ def _upsert(table: str) -> str:
     """Return SQL that writes a row, with values in the order of the table's columns."""
     numbered = {f'"{name}"': f"?{number}" for number, name in enumerate(COLUMNS[table], 1)}
     numbered |= {"rowid": numbered[f'"{ROWID[table]}"']} if table in ROWID else {}
-    return f"INSERT OR REPLACE INTO {table} ({', '.join(numbered)}) VALUES ({', '.join(numbered.values())})"  # noqa: S608 - names of ours
+    return f"INSERT OR REPLACE INTO {table} ({', '.join(numbered)}) VALUES ({', '.join(numbered.values())})"  # noqa: S608 - our own names
 
 
 _UPSERT = {table: _upsert(table) for table in ("studies", "uploads", "files")}

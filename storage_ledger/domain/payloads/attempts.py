@@ -48,14 +48,14 @@ class RecoveredPayload(Payload):
     """An outage has ended.
 
     Appended by the step that had stopped: at its first success, once the cause has been gone for long enough, or when the step has no work
-    left. `study_id`: NULL. Cause: the `failed` that began the outage.
+    left. `study_id`: NULL. Cause: the `failed` entry that began the outage.
     """
 
     KIND: ClassVar = Kind.RECOVERED
     step: str
-    """As in the `failed`."""
+    """As in the `failed` entry."""
     code: str
-    """As in the `failed`."""
+    """As in the `failed` entry."""
 
     def entry(self, *, failed: int) -> NewEntry:
         """Return the entry to append. `failed`: position of the entry that began the outage."""
@@ -66,7 +66,7 @@ class RecoveredPayload(Payload):
 class QuarantinedPayload(Payload):
     """The file cannot be archived until a person or a redelivery changes something.
 
-    Appended by the place step. Cause: the `described`.
+    Appended by the place step. Cause: the `described` entry.
     """
 
     KIND: ClassVar = Kind.QUARANTINED
@@ -75,7 +75,7 @@ class QuarantinedPayload(Payload):
     detail: str
     """For people."""
     upload_path: str
-    """As in the `described`."""
+    """As in the `described` entry."""
     by: str
     """`projector`."""
 
@@ -89,7 +89,7 @@ class StatusSentPayload(Payload):
     """The Status Service accepted a status.
 
     Appended by the notify step, or by `storage-ledger replay --statuses`. `study_id`: NULL for a rejected message. Cause: the last entry
-    that the status is about; for a re-sent status, the `status-sent` that was lost, or the last outcome if no status was ever sent.
+    that the status is about; for a re-sent status, the `status-sent` entry that was lost, or the last outcome if no status was ever sent.
     """
 
     KIND: ClassVar = Kind.STATUS_SENT

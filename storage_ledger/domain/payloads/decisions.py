@@ -13,20 +13,20 @@ from storage_ledger.domain.payloads.payload import Payload
 class ReleasedPayload(Payload):
     """A person decided to retry a quarantined file.
 
-    Appended by `storage-ledger quarantine retry`. Cause: the `quarantined`. The `described` gets its work item for the place step again.
+    Appended by `storage-ledger quarantine retry`. Cause: the `quarantined` entry. The file goes back into the queue of the place step.
     """
 
     KIND: ClassVar = Kind.RELEASED
     upload_path: str
-    """As in the `quarantined`."""
+    """As in the `quarantined` entry."""
     code: str
-    """As in the `quarantined`."""
+    """As in the `quarantined` entry."""
     by: str
     """Who decided, up to 100 characters."""
     reason: str
     """Why: one line of up to 1000 characters."""
     described: int
-    """Position of the last `described` of this upload, which is retried."""
+    """Position of the last `described` entry of this upload, which is retried."""
 
     def entry(self, study_id: str, *, quarantined: int) -> NewEntry:
         """Return the entry to append. `quarantined`: position of the entry that this answers."""
@@ -37,15 +37,14 @@ class ReleasedPayload(Payload):
 class DiscardedPayload(Payload):
     """A person decided to give up a quarantined file.
 
-    Appended by `storage-ledger quarantine discard`. Cause: the `quarantined`. The upload is left where it is, unless a redelivery brings it
-    back.
+    Appended by `storage-ledger quarantine discard`. Cause: the `quarantined` entry. The upload is left alone until a redelivery.
     """
 
     KIND: ClassVar = Kind.DISCARDED
     upload_path: str
-    """As in the `quarantined`."""
+    """As in the `quarantined` entry."""
     code: str
-    """As in the `quarantined`."""
+    """As in the `quarantined` entry."""
     by: str
     """Who decided, up to 100 characters."""
     reason: str

@@ -28,7 +28,7 @@ class ArchivedPayload(Payload):
     """The file is in the archive under its final name with exactly these bytes, metadata.json is beside it, and both are durable.
 
     Appended by the place step, once per `described` (redeliveries that arrive before the file is placed share the first one's), or by
-    `adopt` for a file that was already there. Cause: the `described`.
+    `adopt` for a file that was already there. Cause: the `described` entry.
     """
 
     KIND: ClassVar = Kind.ARCHIVED
@@ -42,7 +42,7 @@ class ArchivedPayload(Payload):
     dicom: dict[str, Any] | None
     """Header attributes by DICOM keyword: strings, integers, or lists of these."""
     upload_path: str
-    """As in the `described`."""
+    """As in the `described` entry."""
     software: str
     """Program version."""
     host: str
@@ -61,7 +61,7 @@ class ArchivedPayload(Payload):
     tell: bool = False
     """By `adopt`: send a status, because of `--tell` or because one was sent for this study before."""
     processing_time: str | None = None
-    """By `adopt`: as in the `described`."""
+    """By `adopt`: as in the `described` entry."""
 
     def entry(self, study_id: str, *, described: int) -> NewEntry:
         """Return the entry to append. `described`: position of the `described` entry for which the file was placed."""
@@ -84,7 +84,7 @@ class RestoredFileFields:
 class RestoredPayload(Payload):
     """An archived file that was missing or damaged is in the archive again, durably, with the bytes that the ledger recorded.
 
-    Appended by `storage-ledger replay`. Cause: the `described` that first brought the file.
+    Appended by `storage-ledger replay`. Cause: the `described` entry that first brought the file.
     """
 
     KIND: ClassVar = Kind.RESTORED
@@ -121,8 +121,8 @@ class HeaderReadFileFields:
 class HeaderReadPayload(Payload):
     """The DICOM header of an archived file was read again, and differs from what the ledger had.
 
-    The new values replace `dicom` and `dicom_error` of the `archived` in the index, and `sop_instance_uid` in metadata.json, but only for a
-    file with this name and SHA-256. Appended by `storage-ledger repair headers`. Cause: the `archived` that brought the file.
+    The new values replace those of the `archived` entry in the index, and `sop_instance_uid` in metadata.json, only for a file with this
+    name and SHA-256. Appended by `storage-ledger repair headers`. Cause: the `archived` entry that brought the file.
     """
 
     KIND: ClassVar = Kind.HEADER_READ

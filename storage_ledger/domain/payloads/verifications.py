@@ -64,9 +64,9 @@ class VerifiedPayload(Payload):
     Appended by `storage-ledger verify`, or by the scrub (background verification) of `serve`. A long run appends one about every 10,000
     files, so that results are kept if it is killed. `study_id` and cause: NULL.
 
-    Every file whose first `archived` has a position in `scope.ranges` was read, in its state as of `scope.up_to`, and is intact, except
-    those in `findings` with the code `file-missing`, `file-changed` or `file-replaced`, and those in `unchecked`. The index gets `fixity`
-    and `verified_at` from this.
+    Every file whose first `archived` entry is in `scope.ranges` was read, in its state as of `scope.up_to`, and is intact, except those in
+    `findings` with the code `file-missing`, `file-changed` or `file-replaced`, and those in `unchecked`. The index gets `fixity` and
+    `verified_at` from this.
     """
 
     KIND: ClassVar = Kind.VERIFIED

@@ -30,7 +30,7 @@ def merge(connection: Any, prefix: str, files: Iterable[Path]) -> list[int]:
             _note_studies_of_several(connection, prefix)
             for table in (*FOLDED, *DERIVED):
                 names = ", ".join((["rowid"] if table in ROWID else []) + [f'"{name}"' for name in COLUMNS[table]])
-                rows = f"INTO {prefix}{table} ({names}) SELECT {names} FROM partition.{table}"  # noqa: S608 - names of ours
+                rows = f"INTO {prefix}{table} ({names}) SELECT {names} FROM partition.{table}"  # noqa: S608 - our own names
                 added_up = table == "arrivals"
                 connection.execute(f"INSERT {rows} WHERE true {ADD_TO_ARRIVALS}" if added_up else f"INSERT OR REPLACE {rows}")
             verified += [row[0] for row in connection.execute("SELECT position FROM partition.verified ORDER BY position")]
@@ -42,10 +42,10 @@ def merge(connection: Any, prefix: str, files: Iterable[Path]) -> list[int]:
 
 
 def _note_studies_of_several(connection: Any, prefix: str) -> None:
-    several = f"SELECT study_instance_uid FROM partition.dicom_studies JOIN {prefix}dicom_studies USING (study_instance_uid)"  # noqa: S608 - names of ours
+    several = f"SELECT study_instance_uid FROM partition.dicom_studies JOIN {prefix}dicom_studies USING (study_instance_uid)"  # noqa: S608 - our own names
     connection.execute(f"INSERT OR IGNORE INTO recompute {several}")
     # A header that was read again may have moved a file to another DICOM study.
-    moved = f"SELECT old.study_instance_uid FROM partition.files new JOIN {prefix}files old ON old.rowid = new.position"  # noqa: S608 - the same
+    moved = f"SELECT old.study_instance_uid FROM partition.files new JOIN {prefix}files old ON old.rowid = new.position"  # noqa: S608 - as above
     left = "old.study_instance_uid IS NOT NULL AND old.study_instance_uid IS NOT new.study_instance_uid"
     connection.execute(f"INSERT OR IGNORE INTO recompute {moved} WHERE {left}")
 

@@ -136,7 +136,7 @@ def _replace_tables(connection: Any, on_indexed: Callable[[int, int], None]) -> 
 
 def _make_search(connection: Any, table: str) -> None:
     connection.execute(SEARCH[table])
-    connection.execute(f"INSERT INTO {table}_fts ({table}_fts) VALUES ('rebuild')")  # noqa: S608 - a name of ours
+    connection.execute(f"INSERT INTO {table}_fts ({table}_fts) VALUES ('rebuild')")  # noqa: S608 - our own name
 
 
 def _beyond(ledger: IndexSource, position: int) -> Iterator[Entry]:
