@@ -14,12 +14,14 @@ from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "storage_ledger"
+OTHERS = [".ci/run", ".env.example", "Dockerfile", "compose.yaml", "docs/how-to/alerts.yaml", "pyproject.toml"]
 STATEMENT = re.compile(
     r"^\s*(AND|BEGIN|DROP|PRAGMA|ATTACH|DETACH)\b"
     r"|\b(SELECT|INSERT|UPDATE|DELETE FROM|CREATE|FROM|WHERE|JOIN|TRIGGER|(?i:order by|group by))\b"
-    r"|\\|\{%"  # regular expressions and templates
+    r"|\\|\{%|'self'"  # regular expressions, templates, the Content-Security-Policy
 )
 TOOLS = re.compile(r"#\s*(noqa|type:|fmt:|ruff:|!)")
+NOT_WORDS = re.compile(r"\S*[\d_/\\=@<>{}$|*#%&+~]\S*|\S*\w[.,:(]\w\S*|(?<!\S)--?[a-z]\S*")  # names, paths, numbers, options
 MARKDOWN = MarkdownIt("commonmark").enable("table")
 
 
@@ -35,7 +37,7 @@ class Piece(NamedTuple):
 
 
 def everything() -> Iterator[Piece]:
-    """All text for people in docs, package and scripts."""
+    """All text for people in docs, package, scripts and configuration."""
     for path in pages():
         yield from in_markdown(path)
     for path in sorted([*PACKAGE.rglob("*.py"), *(ROOT / "scripts").rglob("*.py")]):
@@ -44,7 +46,9 @@ def everything() -> Iterator[Piece]:
         yield from in_template(path)
     for path in sorted((PACKAGE / "web" / "static").glob("*.js")):
         yield from in_script(path)
-    yield from in_settings_example(ROOT / ".env.example")
+    shell = [path for path in (ROOT / "scripts").iterdir() if path.is_file() and not path.suffix]
+    for path in sorted([*shell, *(ROOT / name for name in OTHERS)]):
+        yield from in_comments(path)
 
 
 def pages() -> list[Path]:
@@ -102,16 +106,24 @@ def in_script(path: Path) -> Iterator[Piece]:
                 yield Piece(path, number, re.sub(r"\$\{[^}]*\}", "0", text))
 
 
-def in_settings_example(path: Path) -> Iterator[Piece]:
-    """Comments that are not a setting."""
+def in_comments(path: Path) -> Iterator[Piece]:
+    """Comments that begin with `# ` and are not a setting."""
     for number, line in enumerate(path.read_text().split("\n"), 1):
-        if line.startswith("#") and not re.match(r"#\s*[A-Z_]+=", line):
-            yield Piece(path, number, without_code(line))
+        if (comment := re.search(r"(?:^|\s)#\s(.*)", line)) and not re.match(r"[A-Z_]+=|shellcheck", comment[1]):
+            yield Piece(path, number, without_code(comment[1]))
 
 
 def without_code(text: str) -> str:
-    """The text without what is between backticks."""
-    return re.sub(r"``[^`]*``|`[^`]*`", _blank, text)
+    """The text without what is between backticks, and without an error code before a colon."""
+    return re.sub(r"``[^`]*``|`[^`]*`|^[a-z0-9]+(?:-[a-z0-9]+)+(?=: )", _blank, text)
+
+
+def words(text: str) -> Iterator[str]:
+    """The words of a text, without names of code, abbreviations and numbers."""
+    for word in re.findall(r"[^\W_]+(?:['\u2019-][^\W_]+)*", NOT_WORDS.sub(" ", text)):
+        plain = re.sub(r"['\u2019]s$", "", word)
+        if len(plain) > 1 and plain.islower() | plain.istitle() | ("-" in plain) and not plain.isupper():
+            yield plain
 
 
 def _blank(match: re.Match[str]) -> str:

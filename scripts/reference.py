@@ -63,7 +63,7 @@ def texts() -> dict[str, str]:
 
 
 def _with_block(text: str, name: str, block: str) -> str:
-    """Replace what stands between the markers; a file without them is an error. `#` marks a block where `<!--` is no comment."""
+    """Replace the text between the markers; a file without them is an error. Markers begin with `#` where `<!--` is not a comment."""
     marked = re.compile(
         rf"(^(?:<!--|#) {name}: written by scripts/reference(?: -->)?\n).*?(^(?:<!--|#) end(?: -->)?$)", re.MULTILINE | re.DOTALL
     )

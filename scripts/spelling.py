@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 
@@ -13,7 +13,6 @@ from hunspell import Hunspell
 
 WORDS = Path(__file__).with_name("spelling_words.txt")
 OXFORD = re.compile(r"(?P<stem>\w+[iy])z(?P<end>e|ed|es|er|ers|ing|ation|ations)")  # the dictionary has -ize beside -ise
-NOT_WORDS = re.compile(r"\S*[\d_/\\=@<>{}$|*#%&+~]\S*|\S*\w[.,:(]\w\S*|--?[a-z]\S*")  # names, paths, numbers, options
 
 
 class Spelling:
@@ -26,7 +25,7 @@ class Spelling:
 
     def is_right(self, word: str) -> bool:
         """Whether the word, or each part of a word with hyphens, is spelt in the British way."""
-        return self._known(word) or ("-" in word and all(len(part) < 2 or self._known(part) for part in word.split("-")))
+        return self._known(word) or ("-" in word and all(len(part) < 2 or part.isupper() or self._known(part) for part in word.split("-")))
 
     def _known(self, word: str) -> bool:
         if word.casefold() in self._own:
@@ -44,14 +43,6 @@ class Spelling:
         return list(self._dictionary.suggest(word))[:3]
 
 
-def words(text: str) -> Iterator[str]:
-    """The words of a text, without names of code, abbreviations and numbers."""
-    for word in re.findall(r"[^\W_]+(?:['\u2019-][^\W_]+)*", NOT_WORDS.sub(" ", text)):
-        plain = re.sub(r"['\u2019]s$", "", word)
-        if len(plain) > 1 and plain.islower() | plain.istitle() | ("-" in plain) and not plain.isupper():
-            yield plain
-
-
 def main() -> int:
     """Print each unknown word with its place. Exit with 1 if there is one, or if one of the project's words is not needed."""
     own = WORDS.read_text().split()
@@ -59,7 +50,7 @@ def main() -> int:
     wrong = [
         f"{piece}: {word} (perhaps {', '.join(spelling.suggestions(word)) or 'no word at all'})"
         for piece in prose.everything()
-        for word in words(piece.text)
+        for word in prose.words(piece.text)
         if not spelling.is_right(word)
     ]
     if spelling.unused():
