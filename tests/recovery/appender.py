@@ -1,4 +1,4 @@
-"""Another process that appends to the same ledger, as a person's command does: messages that the service has had, and bad ones.
+"""A second process that appends to the same ledger, as an operator's command would: repeated messages and bad ones.
 
 python appender.py SEED FILE      one message a line in FILE, in hexadecimal
 """
@@ -21,7 +21,7 @@ GROUPS = 12
 
 
 class Nobody(Source):
-    """Nothing is acknowledged to anybody."""
+    """A source that acknowledges nothing."""
 
     name = "reconcile"
     subscribed = True

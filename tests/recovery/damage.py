@@ -1,4 +1,4 @@
-"""Single damages: done to a ledger, its mirror, its archive or its index, and what a verification must say of each."""
+"""Single damages to a ledger, its mirror, archive or index, and what a verification must report for each."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ INDEXED = {
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """One finding. None: any."""
+    """One expected finding. None matches anything."""
 
     part: str
     position: int | None = None
@@ -41,7 +41,7 @@ class Expected:
 
 @dataclass(slots=True)
 class World:
-    """The places. `saved` has a copy of all of it: what is undone is as it was, byte for byte."""
+    """The folders to damage. `saved` has a copy of everything, so that damage can be undone byte for byte."""
 
     root: Path
     saved: Path
@@ -68,7 +68,7 @@ class World:
         shutil.copytree(self.root, self.saved, symlinks=True)
 
     def undo(self) -> None:
-        """Only what differs is put back."""
+        """Restore what differs from the copy."""
         for name in ("second-name", "elsewhere.dcm", "elsewhere.entries"):
             (self.root / name).unlink(missing_ok=True)
         for folder in ("ledger", "archive"):
@@ -89,7 +89,7 @@ class World:
         return sorted(self.mirror.glob("*.entries"))
 
     def files(self) -> list[Path]:
-        """Archived files, without metadata.json."""
+        """Return the archived files, without metadata.json."""
         return [path for path in sorted(self.archive.glob("*/*")) if path.parent.name != ".ledger" and path.name != "metadata.json"]
 
     def metadata(self) -> list[Path]:
@@ -103,7 +103,7 @@ class World:
             return list(connection.execute(statement, values))
 
     def change(self, *statements: tuple[str, tuple[object, ...]], file: Path | None = None) -> None:
-        """Below the triggers, which are put back."""
+        """Run SQL without the triggers, then restore them."""
         with closing(sqlite.connect(file or self.ledger)) as connection:
             connection.execute("PRAGMA foreign_keys = OFF")
             connection.execute("PRAGMA ignore_check_constraints = ON")
@@ -145,7 +145,7 @@ def rewrite(path: Path, data: bytes) -> None:
 
 
 def _other(rng: random.Random, value: object) -> tuple[str, object]:
-    """SQL and value of something else of the same kind."""
+    """Return SQL and a different value of the same type."""
     if value is None:
         return "?", rng.choice([1, "x"])
     if isinstance(value, int):

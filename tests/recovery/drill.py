@@ -1,15 +1,14 @@
-"""One disaster after the other on a scratch copy, each mended with the commands of its how-to; then all must be as before.
+"""Rehearse one disaster after another on a scratch copy, each repaired with the commands of its how-to.
 
     scripts/drill [--studies 2000] [--seed 5] [--only NAME …] [--json FILE] [--list]
 
-An archive is made by the real service from real messages: files of mixed sizes, studies of several files, names with other
-bytes, redeliveries, studies that failed at first, that are quarantined or given up, messages that are rejected. Each
-disaster gets a copy of it. Afterwards every file of the archive, every entry that there was, the index and what the Status
-Service says must be what they were, `verify` must find nothing, and `serve` must start. Ends with 0 when all came back, 1
-when something did not.
+The real service makes an archive from real messages: files of mixed sizes, studies with several files, equal names with different
+bytes, redeliveries, studies that failed at first, were quarantined or discarded, and rejected messages. Each disaster gets a copy.
+Afterwards the archive's files, all earlier entries, the index and the statuses must be as before, `verify` must find nothing, and
+`serve` must start. Exit code 0: everything came back; 1: something did not.
 """
 
-# ruff: noqa: T201 - this one talks to a person
+# ruff: noqa: T201 - prints to the terminal
 from __future__ import annotations
 
 import argparse
@@ -37,18 +36,18 @@ from tests.support.waiting import until
 from tests.support.warm import Warm
 
 ADDED_BY_RECOVERY = {"restored", "verified", "status-sent"}
-"""Kinds of entries that say what was done."""
+"""The kinds of entries that a recovery may add."""
 
 FOLLOWS_THEM = {"last_position", "placed", "fixity", "verified_at"}
-"""Columns of the index that change with those entries."""
+"""The columns of the index that change with those entries."""
 
 SIDES = ((32, 60), (128, 30), (512, 10))
-"""Rows and columns of an image, and how many of a hundred have them: 2, 33, 525 KB."""
+"""Rows and columns of an image, and the percentage of files with them: 2, 33, 525 KB."""
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """All that must come back. `tree`: path → SHA-256 and mode, without `.ledger/`; `index`: table → rows, without FOLLOWS_THEM."""
+    """Everything that must come back. `tree`: path → SHA-256 and mode, without `.ledger/`; `index`: table → rows, without FOLLOWS_THEM."""
 
     entries: list[tuple[Any, ...]]
     tree: dict[str, tuple[str, int]]
@@ -58,7 +57,7 @@ class State:
 
 @dataclass(slots=True)
 class Scratch:
-    """A copy to do harm to. `copy`: of the archive's files as an operator may have one; `backups`: the newest, and an old one."""
+    """A copy to damage. `copy`: of the archive's files, as an operator may have one; `backups`: the newest and an old one."""
 
     stack: Stack
     statuses: StatusServer
@@ -72,7 +71,7 @@ class Scratch:
     commands: list[str] = field(default_factory=list)
 
     def run(self, *arguments: str, code: int = 0, **settings: str) -> str:
-        """A command of the how-to; what it said. It must end with `code`."""
+        """Run a command of the how-to, which must exit with `code`; return its output."""
         log = self.stack.root / f"command-{len(self.commands)}.log"
         began = time.monotonic()
         process = self.warm.start({**self.stack.environment, **settings}, log, self.stack.root, "storage-ledger", *arguments)
@@ -85,24 +84,24 @@ class Scratch:
         return said
 
     def refuses(self, word: str, **settings: str) -> None:
-        """`serve` must not start, and say why."""
+        """Assert that `serve` refuses to start and says why."""
         said = self.run("serve", code=2, **settings)
         if word not in said:
             raise Wrong(f"`serve` does not say {word}: {said[-800:]}")
 
     def studies(self, share: float) -> list[str]:
-        """Some of those that have files."""
+        """Return some of the studies with files."""
         names = sorted({path.partition("/")[0] for path in self.before.tree})
         return self.rng.sample(names, max(2, int(len(names) * share)))
 
     def files(self, share: float) -> list[Path]:
-        """Some archived files."""
+        """Return some archived files."""
         names = sorted(path for path in self.before.tree if not path.endswith("/metadata.json"))
         return [self.stack.archive / name for name in self.rng.sample(names, max(3, int(len(names) * share)))]
 
 
 class Wrong(Exception):
-    """Something did not go as the how-to says."""
+    """Something did not happen as the how-to says."""
 
 
 # -- the disasters
@@ -198,7 +197,7 @@ def ledger_damaged(s: Scratch) -> None:
 
 
 def entries_damaged(s: Scratch) -> None:
-    """A bit of each of some entries has flipped, the last one too; `serve` is started twice before anybody looks."""
+    """Flip a bit in each of several entries, including the last; `serve` is started twice before anyone notices."""
     with closing(sqlite3.connect(s.stack.ledger / "ledger.db")) as connection:
         [(trigger,)] = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'entries_update'")
         connection.execute("DROP TRIGGER entries_update")
@@ -250,7 +249,7 @@ def mirror_lost(s: Scratch) -> None:
 
 
 def both_but_the_mirror_lost(s: Scratch) -> None:
-    """Only the archive volume is left, and of it the files were damaged."""
+    """Keep only the archive volume, with damaged files."""
     empty(s.stack.ledger)
     harm(s)
     s.run("restore", "--from-mirror")
@@ -297,19 +296,19 @@ def empty(folder: Path) -> None:
 
 
 def start(s: Scratch) -> None:
-    """Until it is ready and the index has caught up."""
+    """Start `serve`; wait until it is ready and the index has caught up."""
     began = time.monotonic()
     s.stack.start()
     until(s.stack.idle, 120, what="the index to be there")
     s.seconds += time.monotonic() - began
 
 
-# -- one after the other
+# -- one after another
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """`differences`: what did not come back; empty when all did. `seconds`: for the commands of the recovery alone."""
+    """`differences`: what did not come back. `seconds`: the time of the recovery's commands alone."""
 
     disaster: str
     seconds: float
@@ -318,7 +317,7 @@ class Result:
 
 
 class Drill:
-    """An archive of so many studies in `folder`, and a copy of it for each disaster. `close` ends what it started."""
+    """An archive of `studies` studies in `folder`, and a copy of it for each disaster. `close` ends what it started."""
 
     def __init__(self, folder: Path, studies: int, seed: int, valkey: Valkey) -> None:
         self.folder = folder
@@ -331,19 +330,19 @@ class Drill:
         try:
             populate(self, studies)
         except BaseException:
-            self.close()  # its threads would keep the process
+            self.close()  # its threads would keep the process alive
             raise
         self.before = look(self.original, self.statuses)
         self.kept = dict(self.statuses.statuses)
 
     def close(self) -> None:
-        """End what runs."""
+        """End everything still running."""
         self.original.close()
         self.warm.close()
         self.statuses.close()
 
     def meet(self, name: str) -> Result:
-        """One disaster, its recovery, and what is different then."""
+        """Run one disaster and its recovery; return what differs afterwards."""
         root = self.folder / name
         shutil.copytree(self.original.root, root, symlinks=True)
         self.statuses.statuses.clear()
@@ -382,7 +381,7 @@ class Drill:
 
 
 def populate(drill: Drill, studies: int) -> None:
-    """Let the real service archive them, with a backup in the middle and one at the end."""
+    """Let the real service archive the studies, with a backup in the middle and one at the end."""
     stack, rng = drill.original, random.Random(drill.seed)
     stack.start()
     failing: list[Path] = []
@@ -407,7 +406,7 @@ def back_up(drill: Drill) -> None:
 
 
 def study(drill: Drill, study_id: str, rng: random.Random, failing: list[Path]) -> None:
-    """One of them, of whatever sort."""
+    """Make one study, of any sort."""
     stack = drill.original
     sort = rng.choices(
         ("single", "several", "conflict", "twice", "link", "missing", "fails", "rejected"), (70, 10, 5, 5, 3, 3, 2, 2)
@@ -432,7 +431,7 @@ def study(drill: Drill, study_id: str, rng: random.Random, failing: list[Path]) 
             side = rng.choices(*zip(*SIDES, strict=True))[0]
             make_file(path, rows=side, columns=side, patient_id=f"P{rng.randrange(500)}", modality=rng.choice(("CT", "MR")))
             message = {**described(study_id, path), "file_path": name}
-        if sort == "fails":  # a folder has the name under which metadata.json is written, until it has failed
+        if sort == "fails":  # a folder blocks the name of metadata.json until the study has failed once
             (stack.archive / study_id / ".metadata.json.tmp").mkdir(parents=True)
             failing.append(stack.archive / study_id / ".metadata.json.tmp")
         for _ in range(2 if sort == "twice" else 1):
@@ -440,7 +439,7 @@ def study(drill: Drill, study_id: str, rng: random.Random, failing: list[Path]) 
 
 
 def settle(drill: Drill, failing: list[Path]) -> None:
-    """Until nothing waits: what fails has failed, and goes through."""
+    """Wait until nothing is pending: what is to fail has failed once and then succeeded."""
     stack = drill.original
     until(lambda: stack.metric('storage_ledger_pending{stage="place"}') == len(failing), 600, what="all others to be placed")
     for path in failing:
@@ -450,7 +449,7 @@ def settle(drill: Drill, failing: list[Path]) -> None:
 
 
 def look(stack: Stack, statuses: StatusServer) -> State:
-    """All of it; `serve` does not run."""
+    """Read the whole state; `serve` must not be running."""
     tree = {}
     for path in sorted(stack.archive.rglob("*")):
         name = str(path.relative_to(stack.archive))
@@ -469,7 +468,7 @@ def look(stack: Stack, statuses: StatusServer) -> State:
 
 
 def differences(before: State, after: State) -> list[str]:
-    """In words; empty when all that there was is there, and nothing else but entries that say what was done."""
+    """Return the differences as text; none if everything is back and only entries of the recovery were added."""
     found = []
     if after.entries[: len(before.entries)] != before.entries:
         first = next((n for n, (a, b) in enumerate(zip(before.entries, after.entries, strict=False)) if a != b), len(after.entries))
@@ -492,7 +491,7 @@ def differences(before: State, after: State) -> list[str]:
 
 
 def main() -> int:
-    """0: all came back; 1: something did not."""
+    """Return 0 if everything came back; 1 if something did not."""
     parser = argparse.ArgumentParser(prog="scripts/drill", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=5)

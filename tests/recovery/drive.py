@@ -1,12 +1,12 @@
-"""The service's own parts, driven in one thread from the messages to the end: each run makes the same system calls.
+"""Drive the service's own parts in one thread, from the messages to the end, so that each run makes the same system calls.
 
     python drive.py SOCKET STATUS_URL
 
-imports once, listens on a Unix socket, and forks for each connection: a run costs its work, not its imports. What goes
-over the connection is one JSON object a line. It begins with the job, `{"root": …, "folders": {"uploads": …, …}, "groups":
-[[message in hex, …], …]}`; the child answers `{"pid": …}` and waits for a line, so that a tracer can attach. Then it tells
-`{"acknowledged": n}`, the number of a group, when that is recorded; `{"stuck": [step, …]}` when it comes no further, and
-waits for a line; and in the end `{"done": exit code, …}`. A connection that ends without that is a process that was killed.
+imports once, listens on a Unix socket, and forks for each connection, so that a run does not pay for imports. The connection
+carries one JSON object a line. First comes the job, `{"root": …, "folders": {"uploads": …, …}, "groups": [[message in hex, …],
+…]}`; the child answers `{"pid": …}` and waits for a line, so that a tracer can attach. It then reports `{"acknowledged": n}` when
+group n is recorded; `{"stuck": [step, …]}` when it makes no progress, and waits for a line; and finally `{"done": exit code, …}`.
+If the connection ends without that, the process was killed.
 """
 
 from __future__ import annotations
@@ -40,25 +40,25 @@ from storage_ledger.wiring import serve as wiring
 from storage_ledger.wiring.stores import UMASK
 
 Tell = Callable[[dict[str, Any]], None]
-STUCK_AFTER = 4  # rounds in which nothing moved
+STUCK_AFTER = 4  # rounds without progress
 ROUNDS = 400
 WORK = (Stage.PLACE, Stage.REMOVE, Stage.TELL)
 PR_SET_PTRACER = 0x59616D61
 
 
 class Always(Event):
-    """Set, and stays so: for `Index.run`, which then follows to the end and returns."""
+    """An event that is always set: `Index.run` then follows to the end and returns."""
 
     def __init__(self) -> None:
         super().__init__()
         self.set()
 
     def clear(self) -> None:
-        """Not this one."""
+        """Stay set."""
 
 
 def run(settings: Settings, client: StatusClient, groups: list[list[bytes]], tell: Tell, wait: Callable[[], None]) -> None:
-    """As `wiring.serve.serve`, but in one thread, and only until nothing is left to do."""
+    """Run like `wiring.serve.serve`, but in one thread and only until nothing is left to do."""
     os.umask(UMASK)
     migrations.make_folder(settings.ledger_path)
     with locks.held(settings.lock_file, "drive"):
@@ -72,7 +72,7 @@ def run(settings: Settings, client: StatusClient, groups: list[list[bytes]], tel
 
 
 class Drive:
-    """Each round does what the lanes would do, one after the other; what a lane outlives this outlives, and nothing else."""
+    """Each round does the work of all lanes, one after another, and survives exactly the errors that a lane survives."""
 
     def __init__(self, parts: Parts, groups: list[list[bytes]], tell: Tell, wait: Callable[[], None]) -> None:
         self.parts = parts
@@ -82,7 +82,7 @@ class Drive:
         self.trouble: list[str] = []
 
     def to_the_end(self) -> None:
-        """Until all is recorded, placed, removed, told and in the index."""
+        """Run until everything is recorded, placed, removed, sent and indexed."""
         before: object = None
         still = 0
         for _ in range(ROUNDS):
@@ -108,7 +108,7 @@ class Drive:
         raise AssertionError(f"it never comes to rest: {before}")
 
     def deliver(self) -> None:
-        """The next group of messages."""
+        """Deliver the next group of messages."""
         if self.waiting:
             number, group = self.waiting[0]
             with self.outlived("intake"):
@@ -117,7 +117,7 @@ class Drive:
                 self.tell({"acknowledged": number})
 
     def work(self, pool: WorkerPool[Any]) -> None:
-        """What the pool does, for all that is due."""
+        """Do what the worker pool does, for all due work items."""
         policy = pool.policy
         with self.outlived(policy.step):
             groups: dict[object, list[WorkItem]] = {}
@@ -130,19 +130,19 @@ class Drive:
 
     @property
     def mirrored(self) -> int:
-        """Up to where the others may go."""
+        """Return the position up to which the other steps may proceed."""
         return self.parts.replicator._mirror.position
 
     @contextmanager
     def outlived(self, step: str) -> Any:
-        """What a thread of the service outlives."""
+        """Record and survive an error that a thread of the service survives."""
         try:
             yield
         except LedgerBusy as error:
             self.trouble.append(f"{step}: {error.code}")
 
     def state(self) -> object:
-        """Whatever must change from round to round; (0, {}, 0, 0) when nothing is left."""
+        """Return what must change from round to round; (0, {}, 0, 0) when nothing is left."""
         with self.outlived("state"):
             queue = {length.stage.value: length.rows for length in self.parts.ledger.queue() if length.stage in WORK}
             last = self.parts.ledger.last()
@@ -152,7 +152,7 @@ class Drive:
 
 
 def serve(path: str, status_url: str) -> None:
-    """Fork for each connection; ends when stdin does."""
+    """Fork for each connection; return when stdin is closed."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     client = StatusClient(status_url)
     with socket.socket(socket.AF_UNIX) as listener, selectors.DefaultSelector() as selector:
@@ -172,7 +172,7 @@ def serve(path: str, status_url: str) -> None:
 
 
 def child(connection: socket.socket, client: StatusClient, status_url: str) -> None:
-    """One run. Never returns."""
+    """Do one run. Never returns."""
     lines = connection.makefile("r")
 
     def tell(event: dict[str, Any]) -> None:
@@ -180,7 +180,7 @@ def child(connection: socket.socket, client: StatusClient, status_url: str) -> N
 
     def wait() -> None:
         if not lines.readline():
-            os._exit(1)  # who started it has gone
+            os._exit(1)  # the process that started it has ended
 
     code, ended = 2, {}
     try:
@@ -196,16 +196,16 @@ def child(connection: socket.socket, client: StatusClient, status_url: str) -> N
             status_confirm_seconds=0,
         )
         logs.configure(settings.log_level, environment="drive")
-        # Where only a parent may trace (yama), the tracer, which is no parent, may trace this one.
+        # Where only a parent may trace (yama), allow the tracer, which is not the parent.
         ctypes.CDLL(None).prctl(PR_SET_PTRACER, ctypes.c_ulong(-1), 0, 0, 0)
         tell({"pid": os.getpid()})
         wait()
         run(settings, client, [[bytes.fromhex(raw) for raw in group] for group in job["groups"]], tell, wait)
         code = 0
-    except StorageLedgerError as error:  # the service ends, and says why
+    except StorageLedgerError as error:  # the service exits with a reason
         ended = {"code": error.code, "at": logs.where(error)}
         traceback.print_exc()
-    except BaseException as error:  # noqa: BLE001 - told, and this process ends
+    except BaseException as error:  # noqa: BLE001 - reported; then this process ends
         ended = {"code": type(error).__name__, "at": logs.where(error)}
         traceback.print_exc()
     with suppress(OSError):

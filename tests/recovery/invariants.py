@@ -1,9 +1,9 @@
-"""The independent checker: reads files and databases, knows the fixed formats only, shares no code with the package.
+"""The independent checker: reads files and databases by their documented formats and shares no code with the package.
 
     python invariants.py --uploads DIR --archive DIR --ledger DIR [--settled]
 
-Prints {"violations": [...], "counts": {...}, "archived": [study_id, ...]}; exit 1 when something is violated.
-`--settled`: the service has had the time to finish, so that what may be under way in the middle must be done.
+Prints {"violations": [...], "counts": {...}, "archived": [study_id, ...]}; exit code 1 if there is a violation.
+`--settled`: the service has had time to finish, so unfinished work is a violation.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def canonical(value):
 
 
 class Merkle:
-    """RFC 6962 section 2.1, growing."""
+    """A growing Merkle tree by RFC 6962 §2.1."""
 
     def __init__(self):
         self.subtrees = []  # (leaves, hash), the largest first
@@ -54,7 +54,7 @@ class Merkle:
 class Checker:
     def __init__(self, uploads, archive, ledger, settled, mirror=True):
         self.uploads, self.archive, self.ledger, self.settled = Path(uploads), Path(archive), Path(ledger), settled
-        self.mirror = mirror  # a test of parts that keep none says so
+        self.mirror = mirror  # set by tests of parts that keep no mirror
         self.violations = []
         self.entries = []
         self.pending = []
@@ -83,7 +83,7 @@ class Checker:
 
     def read_ledger(self):
         connection = self.open("ledger.db")
-        connection.execute("BEGIN")  # one snapshot, also of a service that goes on
+        connection.execute("BEGIN")  # one snapshot, even while the service is running
         if connection.execute("PRAGMA integrity_check").fetchone()[0] != "ok":
             self.bad("ledger-integrity")
         self.entries = [dict(row) for row in connection.execute("SELECT * FROM entries ORDER BY position")]
@@ -126,11 +126,11 @@ class Checker:
                 self.bad("rejected-shape", **at)
 
     def check_archive(self):
-        """Invariants 3, 4, 5: what is `archived` is there, once, whole, with its metadata.json; and nothing else is."""
+        """Invariants 3, 4, 5: each archived file is in the archive, once, complete, with its metadata.json; nothing else is."""
         files = defaultdict(dict)  # study → name → (sha256, bytes)
         origins = Counter()
         last_metadata = {}
-        adopted = set()  # their modes are as the old service left them
+        adopted = set()  # adopted files keep the modes of the old service
         for e in self.entries:
             if e["kind"] != "archived":
                 continue
@@ -197,7 +197,7 @@ class Checker:
         return {data.get("raw") for data in said if data["source"] == "adopt" and not data.get("rewritten")}
 
     def check_mirror(self):
-        """What was told or removed is in the mirror; what is in the mirror is in the ledger, byte for byte; its roots are right."""
+        """What was sent or removed is in the mirror; the mirror's entries are in the ledger, byte for byte; its roots are right."""
         tree, seen, open_batch, mirrored = Merkle(), 0, [], 0
         names = sorted(path.name for path in (self.archive / ".ledger").glob("*.entries")) if (self.archive / ".ledger").is_dir() else []
         for name in names:
@@ -252,7 +252,7 @@ class Checker:
             return None
 
     def check_uploads(self):
-        """Invariant 2: of every file there is a complete copy; what was archived and removed stays removed."""
+        """Invariant 2: every file has a complete copy; an archived upload that was removed stays removed."""
         outcome = {}
         for e in self.entries:
             path = e["data"].get("upload_path")
@@ -260,12 +260,12 @@ class Checker:
                 outcome[path] = e["kind"]
         for path, kind in outcome.items():
             upload = self.uploads / path
-            # A link that somebody put there since is not what was archived, and not the service's to remove.
+            # A link placed there later is not the archived upload, and the service must not remove it.
             if kind == "archived" and self.settled and upload.exists() and not upload.is_symlink():
                 self.bad("upload-left", path=path)
 
     def check_duties(self):
-        """Invariant 1: somebody is responsible for whatever was logged and is not finished."""
+        """Invariant 1: everything recorded and unfinished has a work item."""
         work_items = {(row["position"], row["stage"]) for row in self.pending}
         answered = {e["cause"] for e in self.entries if e["kind"] in {"archived", "quarantined"}}
         told = {p for e in self.entries if e["kind"] == "status-sent" for p in e["data"]["tells"]}
@@ -277,7 +277,7 @@ class Checker:
                     continue
                 if (e["position"], "place") in work_items:
                     waiting[key].append(e)
-                # a redelivery of what was pending at that time: another one with the same message answers for it
+                # a redelivery of a message pending at that time: that message's work item covers it
                 elif not any(
                     o["data"]["message"] == e["data"]["message"] and (o["position"] in answered or (o["position"], "place") in work_items)
                     for o in self.entries
@@ -286,7 +286,7 @@ class Checker:
                     self.bad("nobody-responsible", position=e["position"], stage="place")
             elif e["kind"] in OUTCOMES and not untold(e) and e["position"] not in told and (e["position"], "tell") not in work_items:
                 self.bad("nobody-responsible", position=e["position"], stage="tell")
-            elif e["kind"] == "released":  # tried again since, or somebody still has to
+            elif e["kind"] == "released":  # retried since, or a work item is left
                 position = e["data"]["described"]
                 message = self.by_position[position]["data"]["message"]
                 if (position, "place") not in work_items and not any(
@@ -303,7 +303,7 @@ class Checker:
                 self.bad("duty-left", position=position, stage=stage)
 
     def check_words_of_persons(self):
-        """`released` and `discarded` answer the last word on their upload, which is `quarantined`, and each of these once."""
+        """Every `released` and `discarded` refers to the upload's latest entry, a `quarantined`, answered at most once."""
         last = {}
         for e in self.entries:
             key = (e["study_id"], e["data"].get("upload_path"))
@@ -326,7 +326,7 @@ class Checker:
                 last[key] = e
 
     def check_told(self):
-        """Invariant 6: `failed` as long as a file is quarantined; `archived` when one is there; else `failed`."""
+        """Invariant 6: the status is `failed` while a file is quarantined; else `archived` if a file is archived; else `failed`."""
         if not self.settled:
             return
         words = defaultdict(dict)  # study → upload → its last outcome
@@ -350,7 +350,7 @@ class Checker:
                 self.bad("told-otherwise", study_id=study, expected=expected, told=told.get(study))
 
     def check_index(self):
-        if not self.settled or not self.entries:  # of an empty ledger there may be no index yet
+        if not self.settled or not self.entries:  # an empty ledger may have no index yet
             return
         connection = self.open("index.db")
         position, ledger_id, leaf_hash = tuple(connection.execute("SELECT position, ledger_id, leaf_hash FROM progress").fetchone())
@@ -372,7 +372,7 @@ class Checker:
 
 
 def untold(entry):
-    """An adopted file: the old service has told it, long ago."""
+    """Return whether it is an adopted file, whose status the old service sent long ago."""
     return entry["data"].get("adopted", False) and not entry["data"].get("tell", False)
 
 

@@ -1,9 +1,9 @@
-"""Breaks the code on purpose, one way at a time, in a copy of the tree, and tells which test sees it.
+"""Break the code on purpose, one way at a time, in a copy of the tree, and report which test catches it.
 
     python -m tests.recovery.mutants [--list] [NAME …]
 
-Ends with 0 when every mutant is caught, 1 when one lives, 2 when one no longer fits the code: then mend the table. The first
-run is the unbroken code, which all the tests must pass. docs/reliability.md has the table that came out.
+Exit code 0: every mutant was caught; 1: one survived; 2: one no longer fits the code, so fix the table. The first run is the
+unbroken code, which must pass all tests. docs/reliability.md has the results.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Edit:
 
 @dataclass(frozen=True)
 class Mutant:
-    """`programmes`: where it is looked for, in this order, until one catches it. `equivalent`: why none can."""
+    """`programmes`: those to run, in this order, until one catches it. `equivalent`: why none can."""
 
     what: str
     edits: tuple[Edit, ...] = ()
@@ -312,7 +312,7 @@ def main() -> int:
             print(f"{name}: {mutant.what}")
         return 0
     for name, mutant in chosen.items():
-        for edit in mutant.edits:  # else it would break nothing, and nobody would notice
+        for edit in mutant.edits:  # otherwise it would break nothing, unnoticed
             if (ROOT / edit.file).read_text().count(edit.old) != 1:
                 print(f"{name} no longer fits {edit.file}: update its `old` in {Path(__file__).name}", file=sys.stderr)
                 return 2
@@ -348,7 +348,7 @@ def main() -> int:
 
 
 def attempts(copy: Path, mutant: Mutant, programme: str, count: int):
-    """(attempt, what the test said) of the last attempt: the first that caught it, or `count`."""
+    """Return number and output of the last attempt: the first that caught the mutant, or attempt `count`."""
     why = ""
     attempt = 0
     for attempt in range(1, (count if programme in {"cuts", "kills", "order"} else 1) + 1):
@@ -358,7 +358,7 @@ def attempts(copy: Path, mutant: Mutant, programme: str, count: int):
 
 
 def run(copy: Path, edits: tuple[Edit, ...], programme: str, seed: int = 0) -> str:
-    """What the programme says of a copy with these edits; empty when it sees nothing."""
+    """Run a programme on a copy with these edits; return its complaint, empty if it passes."""
     shutil.rmtree(copy, ignore_errors=True)
     copy.mkdir()
     for name in COPIED:

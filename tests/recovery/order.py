@@ -1,12 +1,11 @@
-"""The order of effects, from outside: a model of the worst disk, fed with an strace log of the real service.
+"""Check the order of effects from outside: a model of the worst disk, fed with an strace log of the real service.
 
-This disk keeps nothing that was not fsynced: a file's bytes when the file was, a name when its folder was. What was written
-without an fsync *may* be there after a power cut, and may not. So each rule is asked of the worse of the two: what an entry
-relies on must be durable before the first instant at which the entry may be, and what relies on an entry must not begin before
-the entry certainly is. That is what POSIX promises; file systems promise more, each its own, so that a missing fsync of a
-directory may never show in real power cuts.
+This disk keeps only what was fsynced: a file's bytes if the file was, a name if its folder was. Anything else *may or may not*
+survive a power cut, so each rule assumes the worse case: what an entry relies on must be durable before the first instant at which
+the entry may be durable, and what relies on an entry must not begin before the entry certainly is. That is all POSIX promises. Real
+file systems promise more, each in its own way, so real power cuts may never reveal a missing fsync of a directory.
 
-The ledger is not parsed: its files' writes are applied, and SQLite opens what would be there. Shares no code with the package.
+The ledger is not parsed: the writes to its files are replayed, and SQLite opens the result. Shares no code with the package.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ CALLS = (
     "mkdir,mkdirat,rmdir,sendto,recvfrom"
 )
 STRACE = ["strace", "-f", "-y", "-qq", "-x", "-s", "8300", "--seccomp-bpf", "-e", f"trace={CALLS}", "-o"]
-"""And the log's path, and the command. The strings must hold a whole page of the ledger."""
+"""The log's path and the command follow. `-s` must be large enough for a whole page of the ledger."""
 
 _LINE = re.compile(r"(\d+) +(.*)", re.DOTALL)
 _CALL = re.compile(r"(\w+)\((.*)", re.DOTALL)
@@ -41,7 +40,7 @@ _STRING = re.compile(r'"([^"\\]*(?:\\.[^"\\]*)*)"(\.\.\.)?')
 
 @dataclass(eq=False)
 class File:
-    """`version` grows with each change; `durable` is the version that certainly survives. Bytes are kept of the ledger only."""
+    """`version` grows with each change; `durable` is the version that certainly survives. Only the ledger's bytes are kept."""
 
     version: int = 1
     durable: int = 0
@@ -52,7 +51,7 @@ class File:
 
 @dataclass(eq=False)
 class Folder:
-    """Names as processes see them, and as they certainly survive."""
+    """The names that processes see, and those that certainly survive."""
 
     names: dict[str, File | Folder] = field(default_factory=dict)
     durable: dict[str, File | Folder] = field(default_factory=dict)
@@ -61,7 +60,7 @@ class Folder:
 
 @dataclass(frozen=True)
 class Call:
-    """One system call, seen twice: when it begins (`result` None) and when it has ended."""
+    """One system call, reported twice: at its beginning (`result` None) and at its end."""
 
     thread: str
     name: str
@@ -70,7 +69,7 @@ class Call:
 
 
 def calls(log: Path) -> Iterator[Call]:
-    """In the order in which they began and ended."""
+    """Yield the calls in the order of their beginnings and ends."""
     begun: dict[str, str] = {}
     for line in log.read_text("latin-1").splitlines():
         found = _LINE.match(line)
@@ -91,12 +90,12 @@ def calls(log: Path) -> Iterator[Call]:
             returned = _RETURNED.match(text)
             yield Call(thread, name, text if returned is None else returned[1], None)
         returned = _RETURNED.match(text)
-        if returned is not None:  # else the process was killed in it, and nobody knows
+        if returned is not None:  # otherwise the process was killed in it, and the result is unknown
             yield Call(thread, name, returned[1], int(returned[2]))
 
 
 class Disk:
-    """Feed it the logs of one life of the service after the other; it collects `violations` and counts what it `saw`."""
+    """Takes the logs of one run of the service after another; collects `violations` and counts what it `saw`."""
 
     def __init__(self, uploads: Path, archive: Path, ledger: Path) -> None:
         self.roots = {str(uploads): Folder(), str(archive): Folder(), str(ledger): Folder()}
@@ -116,16 +115,16 @@ class Disk:
         self.violations.append({"code": code, **where})
 
     def outside(self, path: Path) -> None:
-        """Somebody else made this file, or replaced it, and fsynced nothing."""
+        """Record that another program created or replaced this file without any fsync."""
         folder, name = self._place(str(path))
         folder.names[name] = File(names=1)
 
     def uploaded(self, name: str) -> None:
-        """A neighbour put this into uploads, durably. Before the life in which it is removed."""
+        """Record that a neighbour put this into uploads, durably. Call it before the run that removes it."""
         self.uploads.names[name] = self.uploads.durable[name] = File(durable=1, names=1)
 
     def feed(self, log: Path) -> None:
-        """One process from its start to its end; to be called before the next one starts."""
+        """Read the log of one process from start to end. Call it before the next one starts."""
         self._open.clear()
         self._syncing.clear()
         self._posts.clear()
@@ -137,11 +136,11 @@ class Disk:
                 handle(call)
         for root, folder in self.roots.items():
             self._killed_in_a_call(Path(root), folder)
-        # A commit that a killed process had begun to write may be gone: what comes next goes on from what is there.
+        # A commit that a killed process had begun to write may be lost; the next process continues from what is there.
         self._may = State.of({name: bytes(node.content) for name, node in self._ledger_files()})
 
     def _killed_in_a_call(self, path: Path, folder: Folder) -> None:
-        """What a killed process had begun may have happened or not: look. Nothing of it is durable."""
+        """Look whether a call that a killed process had begun took effect. If it did, the effect is not durable."""
         found = {each.name: each for each in path.iterdir()}
         for name in folder.names.keys() - found.keys():
             del folder.names[name]
@@ -170,7 +169,7 @@ class Disk:
         folder, name = self._place(path)
         if name not in folder.names:
             if "O_CREAT" not in call.arguments:
-                return  # there before we looked, and nothing that we care for
+                return  # it existed before, and is irrelevant
             folder.names[name] = File(names=1)
         node = folder.names[name]
         if "O_TRUNC" in call.arguments and isinstance(node, File):
@@ -187,7 +186,7 @@ class Disk:
             return
         if call.result is None:
             if self._is_ledger(path) and self._commit_follows and len(self._data(call)) > 24:
-                # From here on the transaction may be on the disk, whoever syncs it.
+                # From here on the transaction may be on the disk: any process may have synced it.
                 self._commit_follows = False
                 self._look(self._with_write(node, call))
             return
@@ -265,7 +264,7 @@ class Disk:
         root = self._root(path)
         if call.result is None:
             if root is self.uploads:
-                if not _HIDDEN.fullmatch(name):  # else its end has begun with the rename
+                if not _HIDDEN.fullmatch(name):  # otherwise its removal began with the rename
                     self._removes(path)
             elif root is self.archive and self._is_final(path) and isinstance(folder.names.get(name), File):
                 self.bad("archived-file-removed", path=path)
@@ -296,24 +295,24 @@ class Disk:
                     self._removes(source)
                 elif new in to.names:
                     self.bad("renamed-over", path=target)
-            ours = new == "metadata.json" or new.endswith(".entries")  # made anew whole, and put in the place of the old one
+            ours = new == "metadata.json" or new.endswith(".entries")  # rewritten completely and renamed over the old one
             if self._root(target) is self.archive and new in to.names and not ours and not self._may_be_replaced(source, target):
                 self.bad("renamed-over", path=target)
         elif call.result == 0:
             folder, name = self._place(source)
             node = folder.names.pop(name, None)
-            if node is None:  # a neighbour's, of which nobody told this disk: it is there until the folder is synced
+            if node is None:  # a neighbour's file, unknown to this model: it exists until the folder is synced
                 node = folder.durable[name] = File()
             to.names[new] = node
 
     def _removes(self, path: str) -> None:
-        """An upload begins to go, by its unlink or by a rename to a hidden name: there must be a duty for that."""
+        """Check the removal of an upload, by unlink or by a rename to a hidden name: it needs a work item."""
         relative = path.removeprefix(next(iter(self.roots)) + "/")
         if not self._must.has_duty("remove", relative):
             self.bad("upload-removed-too-early", path=relative)
 
     def _may_be_replaced(self, source: str, target: str) -> bool:
-        """By a file that is durable already: what no entry speaks of, or what has a second, durable name as evidence of its damage."""
+        """Return whether a durable file replaces one that no entry names, or a damaged one that is kept under a second name."""
         from_, name = self._place(source)
         file = from_.names.get(name)
         to, new = self._place(target)
@@ -342,7 +341,7 @@ class Disk:
         if self._root(path) is self.archive and self._linked_finally(node):
             self.bad("archived-file-written", path=path)
 
-    # -- what neighbours hear
+    # -- what neighbours are sent
 
     def _sendto(self, call: Call) -> None:
         if call.result is not None:
@@ -371,10 +370,10 @@ class Disk:
     # -- what the ledger says
 
     def _look(self, files: dict[str, bytes] | None = None) -> None:
-        """What may be in the ledger from now on: all that it relies on must be durable already."""
+        """Check what may be in the ledger from now on: everything it relies on must be durable."""
         state = State.of(files or {name: bytes(node.content) for name, node in self._ledger_files()})
         if len(state.entries) < len(self._may.entries):
-            return  # another thread's fsync has ended while the write of a commit, which was looked at as it began, is under way
+            return  # another thread's fsync ended during the write of a commit that was checked at its beginning
         for entry in state.entries[len(self._may.entries) :]:
             self._entry(entry)
         for position, stage in self._may.work_items - state.work_items:
@@ -382,7 +381,7 @@ class Disk:
         self._may = state
 
     def _settled(self) -> None:
-        """What is in the ledger for certain: its bytes were synced, and so was the name that leads to them."""
+        """Note what is certainly in the ledger: both its bytes and its name were synced."""
         self._must = State.of({name: node.kept for name, node in self._ledger_files() if self.ledger.durable.get(name) is node})
 
     def _entry(self, entry: dict) -> None:
@@ -392,7 +391,7 @@ class Disk:
             for name in (data["file"]["name"], "metadata.json"):
                 if (lacking := self._lacking(f"{study_id}/{name}")) is not None:
                     self.bad("archived-too-early", position=position, name=name, not_durable=lacking)
-            # Of what was set aside only the name is ours to keep: who damaged it may not have synced its bytes.
+            # Only the name of a file set aside must be durable: whatever damaged it may not have synced its bytes.
             if "set_aside" in data and (lacking := self._lacking(data["set_aside"])) not in {None, "its bytes"}:
                 self.bad("set-aside-not-durable", position=position, not_durable=lacking)
         elif entry["kind"] == "status-sent":
@@ -413,7 +412,7 @@ class Disk:
             self.bad("duty-dropped-too-early", position=position, why="nobody-told")
 
     def _lacking(self, path: str) -> str | None:
-        """What of this path of the archive may be gone after a power cut; None when it all stays."""
+        """Return what of this path in the archive a power cut may lose; None if nothing."""
         node: File | Folder = self.archive
         for part in path.split("/"):
             below = node.names.get(part) if isinstance(node, Folder) else None
@@ -438,7 +437,7 @@ class Disk:
         node = self.roots[root]
         for part in folders:
             below = node.names.get(part)
-            if not isinstance(below, Folder):  # somebody else made it
+            if not isinstance(below, Folder):  # made by another program
                 below = node.names[part] = node.durable[part] = Folder()
             node = below
         return node, name
@@ -491,7 +490,7 @@ class Disk:
         found = _FD.match(call.arguments)
         if found is None or found[1] is None or not self._ours(found[2]):
             return None, ""
-        if found[2] in self.roots:  # perhaps by a copy of a descriptor, which no call here tells of
+        if found[2] in self.roots:  # perhaps through a duplicated descriptor, which this log does not show
             return self.roots[found[2]], found[2]
         return self._open.get(int(found[1])), found[2]
 
@@ -503,7 +502,7 @@ class Disk:
 
     @staticmethod
     def _joined(arguments: str, number: int) -> str | None:
-        """The path that the call means: a string, relative to the descriptor before it, if there is one."""
+        """Return the path of a call: a string, relative to the descriptor before it, if any."""
         strings = list(_STRING.finditer(arguments))
         if len(strings) <= number:
             return None
@@ -516,7 +515,7 @@ class Disk:
 
 @dataclass
 class State:
-    """A ledger as SQLite reads it."""
+    """The ledger as SQLite reads it."""
 
     entries: list[dict] = field(default_factory=list)
     work_items: set[tuple[int, str]] = field(default_factory=set)
@@ -544,12 +543,12 @@ class State:
 
     @property
     def files(self) -> set[tuple[str, str]]:
-        """Study and name of each archived file."""
+        """Return study and name of each archived file."""
         return {(entry["study_id"], entry["data"]["file"]["name"]) for entry in self.entries if entry["kind"] == "archived"}
 
     @property
     def heard(self) -> int:
-        """How many messages: each becomes one entry."""
+        """Return the number of messages received: each becomes one entry."""
         return sum(entry["kind"] in {"described", "rejected"} for entry in self.entries)
 
     @property
@@ -558,7 +557,7 @@ class State:
 
     @property
     def placed_again(self) -> set[tuple[int, str]]:
-        """Removals that gave way to another placing: of an upload that is no longer what was archived."""
+        """Return the removals replaced by another placing, because the upload was no longer the archived file."""
         return {
             (e["position"], e["data"]["upload_path"])
             for e in self.entries

@@ -1,10 +1,10 @@
-"""The long form of the fault tests: named programmes, one after the other, with a table at the end.
+"""Run the fault tests in their long form: named programmes, one after another, with a table at the end.
 
-A programme is a file of tests in this folder and an environment variable that says how much of it; the tests note their
-counts as they go (tests/support/figures.py). A new one is a line in PROGRAMMES.
+A programme is a test file in this folder and an environment variable that sets its size; the tests write their counts as they go
+(tests/support/figures.py). To add one, add a line to PROGRAMMES.
 """
 
-# ruff: noqa: T201 - this one talks to a person
+# ruff: noqa: T201 - prints to the terminal
 from __future__ import annotations
 
 import argparse
@@ -26,12 +26,12 @@ from tests.support.results import conditions, table, write_table
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 EVERY_S = 10.0
-TAIL = 60  # lines of the tests' own output that are shown of a failure
+TAIL = 60  # how many lines of the tests' own output are shown for a failure
 
 
 @dataclass(frozen=True, slots=True)
 class Programme:
-    """`--<name> N` is handed to the tests of `file` as `variable`; `count` without it."""
+    """`--<name> N` is passed to the tests in `file` as `variable`; the default is `count`."""
 
     name: str
     option: str
@@ -88,7 +88,7 @@ class Result:
 
 
 def main() -> int:
-    """0 clean, 1 violations, 2 could not, 130 interrupted."""
+    """Return 0 clean, 1 violations, 2 could not run, 130 interrupted."""
     given = _arguments()
     measured = conditions()
     names = given.only or [programme.name for programme in PROGRAMMES]
@@ -161,7 +161,7 @@ def _run(programme: Programme, count: int, seed: int) -> Result:
         try:
             exit_code = _wait(tests, lambda: _tell(programme, figures, began))
         except KeyboardInterrupt:
-            os.killpg(tests.pid, signal.SIGINT)  # they unmount, and end what they started
+            os.killpg(tests.pid, signal.SIGINT)  # so that they can unmount, and end what they started
             tests.wait(60)
             raise
         finally:
@@ -191,7 +191,7 @@ def _tell(programme: Programme, figures: Path, began: float) -> None:
 
 
 def _sum(figures: Path) -> dict[str, int]:
-    """Of what the tests of one programme noted, under whatever names."""
+    """Add up the counts of one programme's tests."""
     total: dict[str, int] = {}
     noted: dict[str, dict[str, Any]] = json.loads(figures.read_text(encoding="utf-8")) if figures.exists() else {}
     for counts in noted.values():
@@ -209,7 +209,7 @@ def _judge(result: Result, exit_code: int, counts: dict[str, int], output: str) 
     elif exit_code:
         result.outcome = "failed"
     elif result.violations:
-        result.outcome = "violated"  # noted, and no test failed: believe the worse
+        result.outcome = "violated"  # noted, though no test failed: assume the worse
     elif result.skipped and not re.search(r"\b\d+ passed\b", output):
         result.outcome = "skipped"
     if result.outcome in {"violated", "failed"}:

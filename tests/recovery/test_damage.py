@@ -1,4 +1,4 @@
-"""Random single damages: verify names every one of them, at its place, and nothing else; and nothing once it is undone.
+"""Random single damages: verify reports each one, at its place, and nothing else; and nothing once it is undone.
 
 STORAGE_LEDGER_DAMAGES: how many (40; scripts/faults: 1,000), STORAGE_LEDGER_SEED: which.
 """
@@ -36,7 +36,7 @@ STUDIES = 24
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """Studies of all sorts, some of which still wait for something, several segments of mirror, an index; nobody runs."""
+    """Make studies of all sorts, some unfinished, several mirror segments and an index; nothing is running."""
     folder = tmp_path_factory.mktemp("world")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(segments, "SEGMENT_ENTRIES", SEGMENT)
@@ -76,7 +76,7 @@ def _happen(pipeline: Pipeline, mirror: Mirror) -> None:
         if n % 4 == 0:
             pipeline.finish()
             mirror.catch_up()
-    for n in range(0, STUDIES, 5):  # other files, the same ones again, other bytes of the same name
+    for n in range(0, STUDIES, 5):  # other files, repeated files, different bytes under the same name
         send(f"S{n}", f"more-{n}.dcm", 100 + n)
         send(f"S{n}", f"S{n}.dcm", n + n % 2)
     pipeline.finish()
@@ -94,7 +94,7 @@ def _happen(pipeline: Pipeline, mirror: Mirror) -> None:
         tx.append(NewEntry(Kind.HEADER_READ, header, "S2", archived.position))
         tx.append(NewEntry(Kind.ACKNOWLEDGED, {"code": "clock-ahead", "by": "me", "reason": "why"} | times))
     pipeline.say("again", "again.dcm", {})
-    pipeline.say("again", "again.dcm", {})  # two of the same that wait
+    pipeline.say("again", "again.dcm", {})  # two pending messages about one upload
     send("told", "told.dcm", 800)
     pipeline.place()
     pipeline.remove()

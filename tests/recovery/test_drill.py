@@ -1,4 +1,4 @@
-"""Each disaster on a small scratch archive: `scripts/drill` in its short form."""
+"""Each disaster on a small scratch archive: the short form of `scripts/drill`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A volume that is full: after so many pages, or so many inodes. Then room is made, and all is archived.
+"""A volume that fills up after a given number of pages or inodes. Once it has space again, everything is archived.
 
-Each level is a run that finds so much room and no more; the levels go on until everything fits. STORAGE_LEDGER_FULL: of
-each volume every how many levels one (0 for the short form, which takes a few).
+Each level is a run with a fixed amount of space; levels increase until everything fits. STORAGE_LEDGER_FULL: run every n-th level
+of each volume (0: the short form, a few levels).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.support.volumes import Volume
 
 STEP = int(os.environ.get("STORAGE_LEDGER_FULL", "0"))
 PAGE = 4096
-MOST = 400  # levels; by then everything fits, or it never will
+MOST = 400  # levels; everything must fit by then
 SHORT = {"pages": (0, 3, 12), "inodes": (0, 2)}
 
 Room = Callable[[int], None]
@@ -31,7 +31,7 @@ Room = Callable[[int], None]
 
 @dataclass(slots=True)
 class Small:
-    """A mounted volume. `leave(n)` takes all its room but n pages, or inodes; `make_room` gives it back."""
+    """A mounted volume. `leave(n)` uses all its space except n pages or inodes; `make_room` frees it."""
 
     mount_point: Path
     unit: str
@@ -47,7 +47,7 @@ class Small:
                     while ballast.write(bytes(PAGE)):
                         pass
                 with contextlib.suppress(OSError):
-                    os.fsync(ballast.fileno())  # what was promised late is taken now, or is not there
+                    os.fsync(ballast.fileno())  # delayed allocation: take the space now, or fail
                 ballast.truncate(max(1, ballast.tell() - count * PAGE))
             return
         self._ballast.mkdir()
@@ -86,7 +86,7 @@ Kind = Callable[[Path], AbstractContextManager[Small]]
 
 
 def full_run(start: Trial, driver: Driver, folder: Path, kind: Kind, which: str, room: int) -> tuple[bool, Violations]:
-    """One level. Whether everything fitted, and what was wrong."""
+    """Run one level; return whether everything fitted, and what was wrong."""
     folder.mkdir()
     with kind(folder / "volume") as volume:
         trial = copy_of(start, driver, folder, {which: volume.mount_point / which})

@@ -1,8 +1,8 @@
-"""A volume that hangs for real: a frozen file system lets no write and no unlink come back, and nobody can end who waits for it.
+"""A volume that really hangs: on a frozen file system no write or unlink returns, and a waiting process cannot be killed.
 
-Each freeze is one of the archive's or the uploads' volume, while studies come in; some while the service is told to stop, or
-killed. Then the volume goes on, and all of it has to be there, once. STORAGE_LEDGER_HANGS: how many; from 4 on the first one
-lasts until the service gives up on the calls that hang.
+The archive's or the uploads' volume is frozen while studies arrive, sometimes while the service is stopped or killed. After the
+thaw, everything must be there, once. STORAGE_LEDGER_HANGS: how many freezes; from 4 on, the first one lasts until the service gives
+up on the hanging calls.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ STUDIES = 6
 
 @contextmanager
 def frozen(volume: Volume) -> Iterator[None]:
-    """Meanwhile whoever writes to the volume waits."""
+    """Freeze the volume: everything that writes to it waits."""
     subprocess.run(["fsfreeze", "--freeze", volume.mount_point], check=True)
     try:
         yield
@@ -73,7 +73,7 @@ def test_a_volume_that_hangs_stops_nobody_for_ever_and_nothing_is_lost_or_double
                 if ending is not None:
                     os.kill(stack.process.pid, ending)
             if ending is not None:
-                stack.process.wait(60)  # not before: the kernel lets nobody go who waits for the volume
+                stack.process.wait(60)  # not before: a process that waits for the volume cannot end
                 stack.start()
             until(lambda: all(status_server.status(s) == "archived" for s in files), 60, what="all to be archived")
             until(stack.idle, 30, what="nothing to be pending")

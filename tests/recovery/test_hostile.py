@@ -1,4 +1,4 @@
-"""Messages and files that nobody should send cost the service nothing but their entries.
+"""Hostile messages and files cost the service nothing but their entries.
 
 STORAGE_LEDGER_MESSAGES: how many (1,000; scripts/faults: 10,000), STORAGE_LEDGER_SEED: which.
 """
@@ -24,8 +24,8 @@ from tests.support.waiting import until
 MESSAGES = int(os.environ.get("STORAGE_LEDGER_MESSAGES", "1000"))
 SEED = int(os.environ.get("STORAGE_LEDGER_SEED", "5"))
 VALID_EVERY = 25
-AT_ONCE = 200  # so that the server's buffer for a slow subscriber is no part of this
-GROWTH_KB = 48 << 10  # of the second half over the first: what is kept of each message would be more
+AT_ONCE = 200  # keeps the server's buffer for slow subscribers out of this
+GROWTH_KB = 48 << 10  # growth in the second half: anything kept for each message would be more
 
 
 @pytest.mark.timeout(3600)
@@ -75,12 +75,12 @@ def test_hostile_messages_cost_nothing_but_their_entries(tmp_path: Path, valkey:
 
 
 def good(study_id: str, path: Path, fields: object) -> bytes:
-    """A good one."""
+    """Make a valid message."""
     return json.dumps(described(study_id, f"/app/uploads/{path.name}", fields)).encode()
 
 
 def poison(uploads: Path) -> list[bytes]:
-    """What is no file, in uploads, and the messages about it."""
+    """Put things that are not regular files into uploads, and return the messages about them."""
     os.mkfifo(uploads / "fifo")
     (uploads / "link").symlink_to("/etc/passwd")
     (uploads / "folder").mkdir()
@@ -90,7 +90,7 @@ def poison(uploads: Path) -> list[bytes]:
 
 
 def rss_kb(stack: Stack) -> int:
-    """What the service has in memory now."""
+    """Return the memory that the service uses now."""
     assert stack.process is not None
     lines = Path(f"/proc/{stack.process.pid}/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("VmRSS")).split()[1])

@@ -1,4 +1,4 @@
-"""kill -9 at random moments under traffic: nothing logged is lost, nothing doubled, no leftovers, all statuses told."""
+"""kill -9 at random moments under traffic: nothing recorded is lost or duplicated, no leftovers, all statuses sent."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.waiting import until
 
 KILLS = int(os.environ.get("STORAGE_LEDGER_KILLS", "14"))
 SEED = int(os.environ.get("STORAGE_LEDGER_SEED", "11"))
-KILLS_OF_A_LEDGER = 20  # then a new one: what is checked after each kill stays small
+KILLS_OF_A_LEDGER = 20  # then a new one, to keep the check after each kill short
 APPENDER = str(Path(__file__).with_name("appender.py"))
 
 
@@ -51,7 +51,7 @@ def test_kill_9_under_traffic_loses_nothing_and_doubles_nothing(tmp_path, valkey
 
 
 class Life:
-    """Of one ledger, from kill to kill. What another process appends is killed as well."""
+    """The life of one ledger, from kill to kill. A second process that appends to it is killed, too."""
 
     def __init__(self, stack: Stack, status_server, rng: random.Random, number: int) -> None:
         self.stack, self.status_server, self.rng, self.number = stack, status_server, rng, number
@@ -110,7 +110,7 @@ class Life:
         stack = self.stack
         stack.start()
         until(stack.idle, 60, what="recovery to finish")
-        # What no ledger ever heard of was never promised; its upload is still there, and is described again.
+        # A message that was never recorded was never promised; its upload is still there and is described again.
         for study_id, message in self.messages.items():
             if (stack.uploads / f"{study_id}.dcm").exists():
                 stack.publish(message)

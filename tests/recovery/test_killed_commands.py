@@ -1,4 +1,4 @@
-"""kill -9 of `backup`, `restore` and `adopt` at any of their system calls: run again, each finishes, and nothing is lost or there twice.
+"""kill -9 of `backup`, `restore` and `adopt` at any system call: run again, each finishes; nothing is lost or duplicated.
 
 STORAGE_LEDGER_COMMANDS: how many points of each command (2; 0: every one), STORAGE_LEDGER_SEED: which.
 """
@@ -46,7 +46,7 @@ STUDIES = 12
 
 @dataclass
 class Folders:
-    """Of one trial, all below `root`."""
+    """The folders of one trial, all below `root`."""
 
     root: Path
 
@@ -63,7 +63,7 @@ class Folders:
         return self.root / "backups"
 
     def run(self, warm: Warm, arguments: list[str], inject: str | None = None, trace: Path | None = None) -> int:
-        """Run the command, killed at a point if one is given. Returns the exit code."""
+        """Run the command, killed at `point` if given; return the exit code."""
         log = self.root.parent / f"{self.root.name}.log"
         log.unlink(missing_ok=True)
         environment = {
@@ -101,7 +101,7 @@ def rows(file: Path) -> list[list[tuple]]:
 
 
 def whole(file: Path) -> None:
-    """Every hash of it, as of a backup; SQLite's own structure."""
+    """Check all hashes as for a backup, and SQLite's own structure."""
     connection = sqlite3.connect(file)
     assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     connection.close()
@@ -109,7 +109,7 @@ def whole(file: Path) -> None:
 
 
 def kill_everywhere(warm: Warm, beginning: Folders, arguments: list[str], check: Callable[[Folders, bool], None]) -> None:
-    """The command from `beginning`, killed at each point by itself, and then run again. `check(folders, run again)`."""
+    """Run the command from `beginning`, killed at each point in turn, then again. `check(folders, run again)`."""
     tracing.needs_strace()
     folder = beginning.root.parent
     traced = Folders(folder / "traced")
@@ -144,7 +144,7 @@ def beginning(tmp_path: Path) -> Folders:
 
 @pytest.fixture
 def written(beginning: Folders) -> Folders:
-    """A ledger and its mirror, both with more than the one backup of it has."""
+    """Make a ledger and its mirror, both with more entries than its one backup."""
     migrate(beginning.file)
     ledger = SqliteLedger(beginning.file)
     follower = Mirror(beginning.archive, beginning.root / "ledger" / "mirror.lock", ledger)
@@ -165,7 +165,7 @@ def test_a_backup(written: Folders, warm: Warm) -> None:
     def check(folders: Folders, done: bool) -> None:
         names = os.listdir(folders.backups)
         for name in names:
-            if name.startswith("ledger-"):  # whatever has the name is whole
+            if name.startswith("ledger-"):  # whatever has the final name is complete
                 place, manifest = backup.find(folders.backups / name)
                 target = folders.root / "taken-out"
                 backup.take_out(place, manifest, target)
@@ -251,7 +251,7 @@ def test_an_adoption(beginning: Folders, warm: Warm, rewrite: bool) -> None:
             assert (folders.archive / study_id / "metadata.json").read_bytes() == data
             assert (data == old) == (not rewrite)
             kept = [entry.data["raw"] for entry in ledger.study(study_id) if entry.kind == Kind.DESCRIBED]
-            assert {base64.b64decode(raw) for raw in kept} == {old}  # nowhere lost, wherever it was cut off
+            assert {base64.b64decode(raw) for raw in kept} == {old}  # nothing is lost, at whatever point it was killed
             for file in study.files.values():
                 assert FilesystemArchive(folders.archive).check(study_id, file.name, file.sha256, file.bytes) == "intact"
         ledger.close()

@@ -1,6 +1,6 @@
-"""A rebuild of the index by several processes that ends before it is done: no worker goes on, and the next one finishes.
+"""An index rebuild by several processes that is killed: no worker continues, and the next rebuild finishes.
 
-STORAGE_LEDGER_REBUILDS: how many kills (2), STORAGE_LEDGER_SEED: when, by how much has been written until then.
+STORAGE_LEDGER_REBUILDS: how many kills (2), STORAGE_LEDGER_SEED: when, measured in bytes written.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.support.waiting import until
 from tests.support.warm import Warm, WarmProcess
 
 KILLS = int(os.environ.get("STORAGE_LEDGER_REBUILDS", "2"))
-MOST_BYTES = 20_000_000  # about what is written until all shares are folded
+MOST_BYTES = 20_000_000  # roughly what is written until all partitions are built
 SEED = int(os.environ.get("STORAGE_LEDGER_SEED", "5"))
 
 pytestmark = pytest.mark.skipif(
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list[tuple]]]:
-    """A ledger that several processes are worth, and its index as one process makes it."""
+    """Make a ledger large enough for several processes, and its index built by a single one."""
     folder = tmp_path_factory.mktemp("large")
     make(folder / "ledger.db", WORTH_A_PROCESS)
     ledger = SqliteLedger(folder / "ledger.db")
@@ -60,7 +60,7 @@ def replay(warm: Warm, folder: Path) -> WarmProcess:
 
 
 def workers(pid: int) -> list[int]:
-    """The processes that it has started, once they run."""
+    """Return the worker processes, once they run."""
     found = [int(each) for task in Path(f"/proc/{pid}/task").iterdir() for each in (task / "children").read_text().split()]
     return [each for each in found if b"storage_ledger.index.rebuild.worker" in Path(f"/proc/{each}/cmdline").read_bytes()]
 
@@ -84,7 +84,7 @@ def is_gone(pid: int) -> bool:
 
 
 def written(folder: Path) -> int:
-    """So many bytes, into the shares and the index."""
+    """Return how many bytes were written, into the partitions and the index."""
     total = 0
     for path in folder.glob("index.db*"):
         with contextlib.suppress(FileNotFoundError):
@@ -124,7 +124,7 @@ def test_a_rebuild_finishes_though_a_worker_of_it_is_killed(folder, large, warm)
 
 def test_ctrl_c_ends_a_rebuild_and_its_workers_and_leaves_nothing_behind(folder, warm):
     codes = []
-    while 130 not in codes and len(codes) < 4:  # one that comes when all is nearly done finds it done
+    while 130 not in codes and len(codes) < 4:  # a kill near the end may find the rebuild finished
         process = replay(warm, folder)
         theirs = started(process)
         os.kill(process.pid, signal.SIGINT)

@@ -1,4 +1,4 @@
-"""The real service under strace, on the worst disk that POSIX allows: every effect waits for what it relies on."""
+"""The real service under strace, on the worst disk that POSIX allows: every effect comes after what it relies on."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_every_effect_waits_for_the_fsync_that_it_relies_on(tmp_path, valkey, st
         assert disk.violations == []
 
     try:
-        # New studies, a folder below uploads, redeliveries of what is pending, the same name with other bytes, no event at all.
+        # New studies, a folder below uploads, redeliveries of pending messages, the same name with other bytes, an invalid message.
         messages = [put(f"s{i}.dcm", rng.randbytes(rng.choice((10, 5_000, 1_500_000)))) for i in range(8)]
         messages += [put("below/b0.dcm", b"b0"), put("one/twice.dcm", b"first"), put("two/twice.dcm", b"second")]
         live()
@@ -58,7 +58,7 @@ def test_every_effect_waits_for_the_fsync_that_it_relies_on(tmp_path, valkey, st
         until(stack.idle, 30)
         assert stack.stop() == 0
         died()
-        # Redeliveries: with the upload; without; without, and somebody put the archive's file back from a backup, unsynced;
+        # Redeliveries: with the upload; without; without, and the archive's file was put back from a backup, unsynced;
         # with the upload, and the archive's file is damaged. And new studies, until the process is killed.
         again = [put("s0.dcm", (stack.archive / "s0" / "s0.dcm").read_bytes()), messages[1], messages[2]]
         archived = stack.archive / "s2" / "s2.dcm"
@@ -90,7 +90,7 @@ def test_every_effect_waits_for_the_fsync_that_it_relies_on(tmp_path, valkey, st
         died()
     finally:
         stack.close()
-    # The model saw what happened, and not an empty log.
+    # The model saw real work, not an empty log.
     found = stack.check()
     assert found["violations"] == []
     assert {kind: disk.saw[kind] for kind in found["counts"]} == found["counts"]

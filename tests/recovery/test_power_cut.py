@@ -19,13 +19,13 @@ from tests.support.waiting import until
 
 CUTS = int(os.environ.get("STORAGE_LEDGER_CUTS", "10"))
 SEED = int(os.environ.get("STORAGE_LEDGER_SEED", "5"))
-CUTS_OF_A_LEDGER = 15  # then new volumes: what is checked after each cut stays small
+CUTS_OF_A_LEDGER = 15  # then new volumes, to keep the check after each cut short
 FIGURES = {"points": 0, "of": CUTS, "studies": 0, "seconds": 0.0, "seed": SEED, "violations": 0}
 
 
 @pytest.fixture
 def images(tmp_path):
-    """A loop device on memory syncs at once: ten times the cuts, and what a cut takes away is the same."""
+    """Put the images into memory: syncs are immediate, so there is time for ten times the cuts, and a cut loses the same data."""
     with in_memory(tmp_path) as folder:
         yield folder
 
@@ -59,7 +59,7 @@ def test_a_power_cut_loses_nothing_that_was_acknowledged(kind, cuts, tmp_path, i
 
 
 class Life:
-    """Of one ledger and its volumes, from cut to cut."""
+    """The life of one ledger and its volumes, from cut to cut."""
 
     def __init__(self, stack: Stack, volumes: list[Volume], status_server, rng: random.Random, where: str) -> None:
         self.stack, self.volumes, self.status_server, self.rng, self.where = stack, volumes, status_server, rng, where
@@ -69,17 +69,17 @@ class Life:
         self.described = 0
 
     def until_a_cut(self) -> None:
-        """One start, something to do, and the power fails; what is left is looked at."""
+        """Start, give it work, cut the power; then check what is left."""
         self.cuts += 1
         self.described = 0
         way = self.rng.choice(("traffic", "traffic", "alone", "recovering")) if self.cuts > 1 else "traffic"
-        if way == "recovering":  # again, before what the last cut interrupted is finished
+        if way == "recovering":  # again, before the work interrupted by the last cut is finished
             self.stack.start(ready=False)
             self.cut_within(self.rng.uniform(0.1, 0.5))
         else:
             self.stack.start()
             self.recovered()
-            # A single study and the cut as soon as it is told: nothing that comes after it carries its names to the disk by chance.
+            # A single study, and the cut as soon as its status is sent: no later sync can save its names by chance.
             mine = self.upload(1 if way == "alone" else 12)
             for study_id in mine if way == "alone" else [*mine, *self.rng.sample(mine, 4)]:
                 self.publish(study_id)
@@ -93,11 +93,11 @@ class Life:
         self.nothing_is_lost(f"after cut {self.cuts}, {way}, {self.where}")
 
     def to_its_end(self) -> None:
-        """Everything is archived, whatever was cut."""
+        """Check that everything is archived in the end."""
         self.stack.start()
         self.recovered()
         for study_id in self.digests:
-            if (self.stack.uploads / f"{study_id}.dcm").exists():  # no ledger ever heard of it: described again
+            if (self.stack.uploads / f"{study_id}.dcm").exists():  # never recorded: described again
                 self.publish(study_id)
         until(lambda: all(self.status_server.status(s) == "archived" for s in self.digests), 90, what="all to be archived and told")
         self.recovered()
@@ -105,7 +105,7 @@ class Life:
         assert self.stack.stop() == 0
 
     def recovered(self) -> None:
-        """What a restart finishes is finished, and nothing that was removed has come back."""
+        """Check that a restart finished its work, and that no removed upload has come back."""
         until(self.stack.idle, 60, what="recovery to finish")
         self.nothing_is_violated(settled=True, when=f"recovered from cut {self.cuts}, {self.where}")
 
@@ -124,7 +124,7 @@ class Life:
 
     def cut_within(self, seconds: float) -> None:
         def fail() -> None:
-            # Read before the cut: what is told afterwards was told by a process that is dead already, had the power really failed.
+            # Read before the cut: in a real power cut the process would be dead and could send nothing after it.
             self.told = {study_id for study_id in self.digests if self.status_server.status(study_id) == "archived"}
             cut_all(self.rng.sample(self.volumes, 3))
 

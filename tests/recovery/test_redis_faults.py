@@ -1,4 +1,4 @@
-"""Valkey is killed and restarted, connections are cut, a slow subscriber is dropped: what was recorded stays, the rest comes again."""
+"""Valkey is killed and restarted, connections are cut, a slow subscriber is dropped: nothing recorded is lost, the rest is redelivered."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FIGURES = {"points": 0, "of": 2 * FAULTS, "studies": 0, "seconds": 0.0, "seed": 
 def test_whatever_redis_does_every_described_study_is_archived_once(through, tmp_path, status_server, warm):
     if through == "stream" and "described_stream" not in Settings.model_fields:
         pytest.skip("this version has no stream as a source: its faults are not produced")
-    # What it acknowledges to a publisher of a stream it keeps; a subscriber that falls 4 MB behind is dropped.
+    # It keeps every stream entry that it has acknowledged; a subscriber 4 MB behind is dropped.
     keep = ["--appendonly", "yes", "--appendfsync", "always"] if through == "stream" else []
     (tmp_path / "valkey").mkdir()
     valkey = Valkey(tmp_path / "valkey", *keep, "--client-output-buffer-limit", "pubsub", "4mb", "2mb", "5")
@@ -62,7 +62,7 @@ def test_whatever_redis_does_every_described_study_is_archived_once(through, tmp
 
 
 class Trial:
-    """One service through one fault after the other."""
+    """One service, through one fault after another."""
 
     def __init__(self, stack: Stack, valkey: Valkey, status_server, through: str, rng: random.Random) -> None:
         self.stack, self.valkey, self.status_server, self.through, self.rng = stack, valkey, status_server, through, rng
@@ -95,7 +95,7 @@ class Trial:
         until(lambda: all(self.status_server.status(s) == "archived" for s in mine), 60, what=f"all to be archived {when}")
 
     def made_up_for(self, mine: dict[str, dict]) -> None:
-        # What pub/sub lost lies in uploads, and is published again here. With the reconciler this becomes: wait for it.
+        # Messages that pub/sub lost are published again here, since their files are still in uploads.
         until(self.stack.idle, 60)
         for study_id, message in mine.items():
             if (self.stack.uploads / f"{study_id}.dcm").exists():
@@ -125,7 +125,7 @@ class Trial:
         until(lambda: self.lost() > lost, 30, what="the loss to be noticed")
 
     def subscriber_overrun(self, messages: list[dict]) -> None:
-        """The service stands still, and more is published than the server keeps for it."""
+        """Stop the service and publish more than the server buffers for it."""
         lost = self.lost()
         os.kill(self.stack.process.pid, signal.SIGSTOP)
         try:
@@ -150,7 +150,7 @@ class Trial:
     def send(self, message: dict) -> None:
         data = json.dumps(message).encode()
         if self.through == "pubsub":
-            with contextlib.suppress(redis.RedisError):  # it was away: lost, as pub/sub loses
+            with contextlib.suppress(redis.RedisError):  # it was not connected: pub/sub loses these
                 self.stack.publish(data)
             return
 
@@ -171,9 +171,9 @@ class Trial:
             return int(group["pending"]) + int(group["lag"] or 0)
 
     def nothing_is_violated(self, *, settled: bool, when: str) -> None:
-        # The service goes on while we look: one snapshot of entries and work queue is taken, files come before their entries.
+        # The service is running during the check: entries and work queue are one snapshot, and files come before their entries.
         stack = self.stack
-        # The mirror goes on as well, beyond that snapshot: it is looked at when all is settled.
+        # The mirror advances beyond that snapshot, so it is checked only at the end.
         found = Checker(stack.uploads, stack.archive, stack.ledger, settled, mirror=settled).run()
         FIGURES["violations"] += len(found["violations"])
         assert found["violations"] == [], when

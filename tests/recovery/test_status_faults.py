@@ -1,4 +1,4 @@
-"""A Status Service that does everything wrong that it can: in the end it says `archived` of every study, and so does the ledger."""
+"""A Status Service with every possible fault: in the end it has `archived` for every study, and so does the ledger."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from tests.support.waiting import until
 STUDIES = int(os.environ.get("STORAGE_LEDGER_STATUS", "40"))
 SEED = int(os.environ.get("STORAGE_LEDGER_SEED", "19"))
 CHAPTERS = 5
-HANGS_EVERY = 25  # requests, until all that shall hang have hung
-NAMED = {  # what `met` counts them as
+HANGS_EVERY = 25  # requests, until the intended number has hung
+NAMED = {  # their name in `met`
     "5xx": Fault(code=500),
     "503": Fault(code=503, body=b"x" * 10_000),
     "429": Fault(code=429),
@@ -49,12 +49,12 @@ def test_a_status_service_that_fails_in_every_way_says_archived_of_every_study_i
             for i, study_id in enumerate(mine):
                 message, files[study_id] = upload(stack, study_id, seed=i)
                 stack.publish(message)
-                if rng.random() < 0.3:  # the descriptor is late, by however much
+                if rng.random() < 0.3:  # the descriptor is late, by any amount
                     threading.Timer(rng.random() * 0.5, status_server.late_described, (study_id, message["metadata"])).start()
-            if chapter == 0:  # what it knew is gone; nothing is older than the last read-back yet
+            if chapter == 0:  # it loses its data, before any status has had its last read-back
                 until(lambda: status_server.statuses, 30)
                 status_server.forget()
-            elif chapter == 1:  # away for everybody
+            elif chapter == 1:  # unavailable to all clients
                 status_server.always = Fault(code=503)
                 until(lambda: stack.metric('storage_ledger_outage{code="status-service-away",step="tell"}') == 1, 60, what="the outage")
                 status_server.always = faults
@@ -73,8 +73,8 @@ def test_a_status_service_that_fails_in_every_way_says_archived_of_every_study_i
         note("status", points=points, of=points, studies=STUDIES, seconds=round(time.monotonic() - began, 1), seed=SEED,
               violations=len(found["violations"]), met=dict(faults.met))  # fmt: skip
         assert found["violations"] == []
-        assert set(faults.met) == {*NAMED, "hangs"}  # each of them did happen
-        # The ledger says that all were told; of what all of them met together it has an entry or two, of each refusal one.
+        assert set(faults.met) == {*NAMED, "hangs"}  # each fault did happen
+        # The ledger has a sent status for each study, one or two entries for each outage, and one for each refusal.
         assert told(stack) == set(files)
         shared = [e for e in checker.entries if e["kind"] in {"failed", "recovered"} and e["study_id"] is None]
         assert 2 <= len(shared) <= 2 * CHAPTERS
@@ -88,7 +88,7 @@ def test_a_status_service_that_fails_in_every_way_says_archived_of_every_study_i
 
 
 class Faults:
-    """One request in three meets one, each kind in turn; a few hang until the client gives up."""
+    """Gives one request in three a fault, each kind in turn; a few hang until the client gives up."""
 
     def __init__(self, rng: random.Random, hangs: int) -> None:
         self._rng = rng
@@ -112,13 +112,13 @@ class Faults:
                 self._turn.extend(self._rng.sample(sorted(NAMED), len(NAMED)))
             name = self._turn[0]
             if call.method == "GET" and name in {"garbage", "4xx"}:
-                return None  # a read-back that is answered with nonsense counts as made: docs/reliability.md says so
+                return None  # a nonsensical answer to a read-back counts as read: see docs/reliability.md
             self.met[self._turn.popleft()] += 1
             return NAMED[name]
 
 
 def told(stack: Stack) -> set[str]:
-    """The studies of which the ledger says that `archived` was told."""
+    """Return the studies whose `archived` was sent, according to the ledger."""
     checker = Checker(stack.uploads, stack.archive, stack.ledger, settled=False)
     checker.read_ledger()
     return {e["study_id"] for e in checker.entries if e["kind"] == "status-sent" and e["data"]["status"] == "archived"}

@@ -1,4 +1,4 @@
-"""kill -9 between reading an entry, recording it and acknowledging it: every entry of the stream is in the ledger in the end."""
+"""kill -9 between reading, recording and acknowledging an entry: in the end every entry of the stream is in the ledger."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KILLS = int(os.environ.get("STORAGE_LEDGER_KILLS", "5"))
 
 
 def test_kill_9_of_the_service_loses_no_entry_of_the_stream(tmp_path, valkey, status_server):
-    """The service alone dies. Nobody publishes anything twice: what was cut short must come again by itself."""
+    """Kill only the service. Nothing is published twice: interrupted entries must be redelivered by the server."""
     rng = random.Random(5)
     stack = Stack(tmp_path, valkey, status_server.url, DESCRIBED_STREAM=valkey.channel())
     stream = stack.environment["DESCRIBED_STREAM"]
@@ -34,7 +34,7 @@ def test_kill_9_of_the_service_loses_no_entry_of_the_stream(tmp_path, valkey, st
                 for message in messages:
                     stack.add(message)
                 killer.join()
-            else:  # as soon as one was added: on a fast machine all may be recorded before the clock has run out
+            else:  # right after an entry was added: on a fast machine all might be recorded before a timer ends
                 last = rng.randrange(len(messages))
                 for number, message in enumerate(messages):
                     stack.add(message)
@@ -43,7 +43,7 @@ def test_kill_9_of_the_service_loses_no_entry_of_the_stream(tmp_path, valkey, st
             cut_short += valkey.unacknowledged(stream)
             found = stack.check(settled=False)
             assert found["violations"] == [], f"after kill {round_}"
-        assert cut_short > 0  # else it did not die where it should
+        assert cut_short > 0  # otherwise it did not die at the intended point
         stack.start()
         until(lambda: all(status_server.status(s) == "archived" for s in files), 120, what="all to be archived and told")
         until(stack.idle, 60)

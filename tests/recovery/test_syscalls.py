@@ -1,7 +1,7 @@
-"""Each system call of the file and ledger paths fails once, or is the last that the process ever makes.
+"""Each system call of the file and ledger paths fails once, or the process is killed at it.
 
-A run of the driver is traced once to see its calls; each one that touches uploads, archive or ledger is a place for a
-fault: SIGKILL instead of it, or EIO or ENOSPC from it. Then the service's parts go on, or start again, and everything is checked.
+A run of the driver is traced to list its calls. Each call that touches uploads, archive or ledger is a point for a fault: SIGKILL
+instead of it, or EIO or ENOSPC from it. Then the service's parts continue or restart, and everything is checked.
 
 STORAGE_LEDGER_POINTS: how many faults (45; 0: every one, and a third as many again in recoveries), STORAGE_LEDGER_SEED: which.
 """
@@ -32,16 +32,16 @@ from tests.support.waiting import until
 POINTS = int(os.environ.get("STORAGE_LEDGER_POINTS", "45"))
 SEED = int(os.environ.get("STORAGE_LEDGER_SEED", "5"))
 MORE = 10
-SERVED = 200 if POINTS == 0 else POINTS // 10 if POINTS >= 600 else 2  # of them on the whole service
+SERVED = 200 if POINTS == 0 else POINTS // 10 if POINTS >= 600 else 2  # points tried on the whole service
 HANDS = 2
 AREAS = ("uploads", "archive", "ledger")
-CUT_SHORT = 12  # killed runs whose recoveries meet faults as well
+CUT_SHORT = 12  # killed runs whose recoveries get faults, too
 NEVER_FSYNCED_AGAIN = frozenset({"file-fsynced-again", "folder-fsynced-again", "ledger-fsynced-again"})
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A fault: what happens to the call `name` number `number` of the run that begins at `start`."""
+    """A fault in the `number`-th call of `name` in the run that begins at `start`."""
 
     start: str
     name: str
@@ -51,13 +51,13 @@ class Point:
 
     @property
     def inject(self) -> str:
-        """For strace."""
+        """Return strace's option for this fault."""
         what = "signal=SIGKILL" if self.fault == "SIGKILL" else f"error={self.fault}"
         return f"{self.name}:{what}:when={self.number}"
 
 
 class Bench:
-    """The beginnings of runs, the calls of each, and as many hands as may work on trials at once."""
+    """The starting points of runs, the calls of each, and a pool of drivers for trials in parallel."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -70,7 +70,7 @@ class Bench:
         self.calls: dict[str, list[tracing.Call]] = {}
 
     def driver(self) -> Driver:
-        """This thread's own."""
+        """Return this thread's driver."""
         if not hasattr(self._mine, "driver"):
             with self._lock:
                 folder = self.folder / f"hand-{len(self.drivers)}"
@@ -81,19 +81,19 @@ class Bench:
         return found
 
     def close(self) -> None:
-        """End what runs."""
+        """End everything still running."""
         for driver in self.drivers:
             driver.close()
 
     def trial(self, start: str) -> Trial:
-        """A copy of that beginning."""
+        """Copy a starting point for one trial."""
         with self._lock:
             self._count += 1
             root = self.folder / f"trial-{self._count}"
         return copy_of(self.starts[start], self.driver(), root)
 
     def points(self, start: str) -> list[Point]:
-        """Every fault that a run from there can meet."""
+        """Return every possible fault in a run from this starting point."""
         trial = self.trial(start)
         ended = trial.run(traced=tracing.ALL)
         assert ended.code == 0, ended.why
@@ -111,7 +111,7 @@ class Bench:
         return found
 
     def cut_short(self, point: Point) -> str:
-        """A run that was killed at `point` is a beginning of its own. Returns its name."""
+        """Make a starting point from a run killed at `point`; return its name."""
         trial = self.trial(point.start)
         trial.run(inject=point.inject, traced=[point.name])
         assert trial.violations == [], point
@@ -120,15 +120,15 @@ class Bench:
         return name
 
     def meet(self, point: Point, again: Point | None = None) -> Violations:
-        """One trial: the fault, in a share of the trials another one in the recovery, and what is left then."""
+        """Run one trial: the fault, in some trials another one in the recovery, and the check of what is left."""
         trial = self.trial(point.start)
         of_error = point.fault != "SIGKILL"
         ended = trial.run(inject=point.inject, traced=tracing.FSYNCS if of_error and "sync" in point.name else [point.name])
         hit = any(call.injected for call in ended.trace) if of_error else ended.code is None
         if not hit and point.name == "mmap":
-            pass  # memory is mapped, too, and not the same number of times in each run
+            pass  # memory is mapped with it, too, a varying number of times
         elif not hit:
-            trial.bad("never-met")  # a run that is not the same each time: the fault fell elsewhere, or nowhere
+            trial.bad("never-met")  # the runs differ: the fault hit another call, or none
         elif of_error:
             trial.outlived(ended)
         trial.violations += tracing.fsynced_again(ended.trace, archive=trial.archive, ledger=trial.ledger)
@@ -147,7 +147,7 @@ class Bench:
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     tracing.needs_strace()
-    # Whether a disk is there makes no difference to what a call that failed, or a death, leaves; it makes one to the time.
+    # A failed call or a kill leaves the same state in memory as on a disk, and memory is faster.
     with in_memory(tmp_path_factory.mktemp("syscalls")) as folder:
         made = Bench(folder)
         yield made
@@ -155,7 +155,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
 
 
 def spread(points: list[Point], count: int, rng: random.Random) -> list[Point]:
-    """So many of them (0: all): one of each kind of call, area and fault, then another one of each, …"""
+    """Choose `count` of them (0: all): one for each combination of call, area and fault, then a second one, …"""
     kinds: dict[tuple[str, ...], list[Point]] = defaultdict(list)
     for point in points:
         kinds[point.start.partition(" ")[0], point.area, point.name, point.fault].append(point)
@@ -201,7 +201,7 @@ def test_an_upload_folder_that_cannot_be_closed_stops_nobody(bench: Bench) -> No
 
 
 def test_an_index_that_could_not_be_opened_for_writing_once_is_opened_again(bench: Bench) -> None:
-    """SQLite opens for reading what it cannot open for writing, and does not say so."""
+    """If SQLite cannot open a file for writing, it silently opens it for reading."""
     opened = [call for call in bench.trial("work").run(traced=tracing.ALL).trace if call.name == "openat" and "/index.db" in call.arguments]
     assert opened
     violations = [found for call in opened for found in bench.meet(Point("work", call.name, call.number, "EIO"))]
@@ -209,7 +209,7 @@ def test_an_index_that_could_not_be_opened_for_writing_once_is_opened_again(benc
 
 
 def test_a_lock_whose_file_cannot_be_closed_is_let_go_of(bench: Bench) -> None:
-    """strace closes nothing where it says so: whoever then asks for the lock once more waits for himself, unless it was unlocked."""
+    """With an injected error strace skips the close, so the next request for the lock would deadlock unless it was unlocked first."""
     closed = [call for call in bench.trial("work").run(traced=tracing.ALL).trace if call.name == "close" and ".lock" in call.arguments]
     assert closed
     violations = [found for call in closed for found in bench.meet(Point("work", call.name, call.number, "EIO"))]
@@ -246,7 +246,7 @@ MESSAGES = 6
 def served(
     root: Path, valkey: Valkey, status_server: StatusServer, name: str, inject: str | None, names: Sequence[str]
 ) -> tuple[Stack, bool, Violations]:
-    """The whole service under strace, with all its threads. Whether the fault was met, and what was wrong."""
+    """Run the whole service under strace, with all threads; return whether the fault was hit, and what was wrong."""
     stack = Stack(root, valkey, status_server.url)
     trace = root / "trace"
     violations: Violations = []
@@ -267,7 +267,7 @@ def served(
         return all(status_server.status(study_id) == "archived" for study_id in files) and stack.idle()
 
     try:
-        # With --seccomp-bpf strace (6.1) injects errors and results, and no signal.
+        # With --seccomp-bpf, strace 6.1 injects errors and results but no signals.
         faster = [] if inject and "signal" in inject else ["--seccomp-bpf"]
         stack.start(ready=False, under=["strace", "-f", *faster, "-qq", *tracing.options(trace, names, inject)])
         until(
@@ -307,7 +307,7 @@ def served(
 
 @pytest.mark.timeout(4 * 3600)
 def test_the_whole_service_outlives_a_system_call_that_fails(tmp_path: Path, valkey: Valkey, status_server: StatusServer) -> None:
-    """With all threads: which of them is hit, and when, is left to chance; a number counts for each thread by itself."""
+    """Use all threads: which one is hit, and when, is random, because strace counts calls per thread."""
     tracing.needs_strace()
     rng = random.Random(SEED)
     (tmp_path / "whole").mkdir()
@@ -335,7 +335,7 @@ def test_the_whole_service_outlives_a_system_call_that_fails(tmp_path: Path, val
     with ThreadPoolExecutor(HANDS) as pool:
         outcomes = pool.map(one, range(SERVED))
         while (outcome := next(outcomes, None)) is not None or (not met and done < SERVED + MORE):
-            hit, found = outcome or one(done)  # of a few points none may be met: then some more
+            hit, found = outcome or one(done)  # a few points may all be missed: then try more
             violations += found
             done += 1
             met += hit

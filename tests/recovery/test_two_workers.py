@@ -1,4 +1,4 @@
-"""Two processes on one work item, killed at random: nothing torn, nothing missing, no good file taken away. See two_workers.py.
+"""Two processes on one work item, killed at random: no torn, missing or removed good file. See two_workers.py.
 
 STORAGE_LEDGER_ROUNDS: how many work items (60), STORAGE_LEDGER_SEED: which.
 """

@@ -1,4 +1,4 @@
-"""strace as the hand that makes one system call fail, and what its trace tells."""
+"""Make one system call fail through strace, and read strace's trace."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ FSYNCS = (
     "fdatasync", "fsync", "ftruncate", "link", "linkat", "mkdir", "mkdirat", "open", "openat", "pwrite64", "rename", "renameat",
     "renameat2", "rmdir", "unlink", "unlinkat", "write",
 )  # fmt: skip
-"""What `fsynced_again` looks at."""
+"""The calls that `fsynced_again` needs."""
 
 TAKES_SPACE = frozenset({
     "fallocate", "fdatasync", "fsync", "ftruncate", "link", "linkat", "mkdir", "mkdirat", "open", "openat", "pwrite64", "rename",
     "renameat", "renameat2", "write",
 })  # fmt: skip
-"""What may say ENOSPC; an fsync does where space is taken late."""
+"""The calls that may return ENOSPC; fsync does with delayed allocation."""
 
 _LINE = re.compile(r"(?:(\d+) +)?(\w+)\((.*)\)\s+= (-?\w+|\?)(.*)$")
 _UNFINISHED = " <unfinished ...>"
@@ -43,7 +43,7 @@ _NAMED = frozenset({"openat", "newfstatat", "fchmodat", "unlinkat", "mkdirat", "
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One line of a trace. `number`: among the calls of that name in that process, beginning with 1, as `when=` counts."""
+    """One line of a trace. `number`: among that process's calls of this name, from 1, as in `when=`."""
 
     name: str
     number: int
@@ -53,7 +53,7 @@ class Call:
 
     @property
     def paths(self) -> list[str]:
-        """What its descriptors and names lead to."""
+        """Return the paths of its descriptors and names."""
         found = []
         for folder, name, plain in _PATH.findall(self.arguments):
             if plain.startswith("/"):
@@ -66,17 +66,17 @@ class Call:
 
     @property
     def may_fail(self) -> bool:
-        """Letting go of a lock or of a file of the ledger can't: that takes a network file system, where a ledger is refused."""
+        """Return whether it can fail: unlocking and closing a ledger file can fail only on network volumes, where `serve` will not run."""
         return not (self.name == "fcntl" or (self.name == "close" and "/ledger/" in self.arguments))
 
     @property
     def failed(self) -> bool:
-        """Whether it returned an error."""
+        """Return whether it returned an error."""
         return self.result == "-1"
 
 
 def needs_strace() -> None:
-    """Skip, saying so, where there is none, or none that may trace."""
+    """Skip the test if strace is missing or may not trace."""
     if shutil.which("strace") is None:
         pytest.skip("strace is not installed")
     if subprocess.run(["strace", "-o", "/dev/null", "true"], capture_output=True, check=False).returncode:
@@ -84,13 +84,13 @@ def needs_strace() -> None:
 
 
 def options(trace: Path, names: Iterable[str] = ALL, inject: str | None = None) -> list[str]:
-    """The arguments of strace; `inject` as `fsync:error=EIO:when=3`."""
+    """Return the arguments of strace; `inject`: like `fsync:error=EIO:when=3`."""
     wanted = ["-e", "trace=" + ",".join(f"?{name}" for name in names)]
     return ["-y", "-o", str(trace), "-e", "signal=none", *wanted, *(["-e", f"inject={inject}"] if inject else [])]
 
 
 def attach(pid: int, arguments: list[str]) -> subprocess.Popen[str]:
-    """Trace a process that waits; on return its next call is seen."""
+    """Trace a waiting process; from the return on, all its calls are traced."""
     tracer = subprocess.Popen(["strace", "-p", str(pid), *arguments], stderr=subprocess.PIPE, text=True)
     assert tracer.stderr is not None
     said = []
@@ -102,14 +102,14 @@ def attach(pid: int, arguments: list[str]) -> subprocess.Popen[str]:
 
 
 def calls(trace: Path) -> Iterator[Call]:
-    """Those of a trace, in the order in which they returned."""
+    """Return the calls of a trace in the order in which they returned."""
     counts: Counter[tuple[str, str]] = Counter()
-    begun: dict[str, tuple[str, int]] = {}  # of several threads one may be interrupted by the line of another
+    begun: dict[str, tuple[str, int]] = {}  # with several threads, another thread's line may interrupt a call
     for line in trace.read_text(encoding="utf-8", errors="replace").splitlines():
         if line.endswith(_UNFINISHED):
             match = _BEGUN.match(line)
             if match is None and " ???(" in line:
-                continue  # killed before strace knew which
+                continue  # killed before strace had read the call
             assert match is not None, line
             thread, start, name = match.groups()
             counts[thread, name] += 1
@@ -119,7 +119,7 @@ def calls(trace: Path) -> Iterator[Call]:
         if (match := _RESUMED.match(line)) is not None:
             thread, rest = match.groups()
             start, number = begun.pop(thread)
-            line = f"{thread} {start}{rest}"  # noqa: PLW2901 - whole again
+            line = f"{thread} {start}{rest}"  # noqa: PLW2901 - the two halves joined
         if (match := _LINE.match(line)) is not None:
             thread, name, arguments, result, rest = match.groups()
             if not number:
@@ -129,11 +129,11 @@ def calls(trace: Path) -> Iterator[Call]:
 
 
 def fsynced_again(made: Iterable[Call], *, archive: Path, ledger: Path) -> list[dict[str, str]]:
-    """What was trusted after an fsync of it had failed: the kernel may have dropped what it could not write.
+    """Return what was trusted after a failed fsync, although the kernel may have dropped the data that it could not write.
 
-    - `file-fsynced-again`: a file of the archive that was not made anew in between.
-    - `folder-fsynced-again`: a folder of the archive into which the names that were not durable then were not put anew.
-    - `ledger-fsynced-again`: a file of SQLite's that was not written in between; it writes the same pages once more.
+    - `file-fsynced-again`: a file of the archive that was not re-created in between.
+    - `folder-fsynced-again`: a folder of the archive whose names, not durable then, were not re-created.
+    - `ledger-fsynced-again`: a file of SQLite that was not written in between; SQLite writes the same pages again.
     """
     disk = _Disk(archive, ledger)
     for call in made:
@@ -144,7 +144,7 @@ def fsynced_again(made: Iterable[Call], *, archive: Path, ledger: Path) -> list[
 
 
 class _Disk:
-    """Which files and names an fsync has failed of, followed through the calls of a trace."""
+    """The files and names whose fsync failed, tracked through the calls of a trace."""
 
     def __init__(self, archive: Path, ledger: Path) -> None:
         self._archive, self._ledger = f"{archive}", f"{ledger}"
@@ -152,8 +152,8 @@ class _Disk:
         self._last = 0
         self._folders: set[str] = set()
         self._distrusted: set[int] = set()
-        self._new_names: dict[str, set[str]] = {}  # by folder: since its last good fsync
-        self._lost_names: dict[str, set[str]] = {}  # by folder: those of which an fsync failed
+        self._new_names: dict[str, set[str]] = {}  # by folder: names since its last successful fsync
+        self._lost_names: dict[str, set[str]] = {}  # by folder: names whose fsync failed
         self.found: list[dict[str, str]] = []
 
     def see(self, call: Call, paths: list[str]) -> None:
@@ -211,7 +211,7 @@ class _Disk:
         new, lost = self._new_names.pop(path, set()), self._lost_names.setdefault(path, set())
         if call.failed:
             lost |= new
-        elif lost and path.startswith(self._archive):  # in the ledger's SQLite ignores it: it does not ask again
+        elif lost and path.startswith(self._archive):  # in the ledger's folder SQLite ignores the error and does not retry
             self._bad("folder", call, path)
             lost.clear()
 

@@ -1,4 +1,4 @@
-"""One trial: the parts meet one fault, start again where they ended, and what they leave is checked from outside."""
+"""One trial: give the parts one fault, restart them if they ended, and check from outside what they leave."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.recovery.invariants import Checker
 from tests.support.dicom import make_file
 from tests.support.status_server import StatusServer
 
-SETTLED_AFTER = 4  # starts; one is enough unless it meets a fault itself
+SETTLED_AFTER = 4  # starts; one is enough unless it gets a fault itself
 
 FOLDERS = ("uploads", "archive", "ledger")
 Groups = Sequence[Sequence[bytes]]
@@ -30,7 +30,7 @@ Violations = list[dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """What lies in uploads, what is said about it in which groups, and what must be in the archive and told in the end."""
+    """The files in uploads, the groups of messages about them, and the expected archive and statuses in the end."""
 
     files: dict[str, bytes]
     groups: tuple[tuple[bytes, ...], ...]
@@ -40,17 +40,17 @@ class Scenario:
 
     @property
     def studies(self) -> int:
-        """How many."""
+        """Return the number of studies."""
         return len(self.archived)
 
 
 def message(study_id: str, path: str, **more: Any) -> bytes:
-    """A `described` message."""
+    """Make a `described` message."""
     return json.dumps({"study_id": study_id, "file_path": path, "metadata": {"patient_info": {"patient_id": study_id}}, **more}).encode()
 
 
 def first_study(folder: Path) -> Scenario:
-    """One study and what is no message: for a start on empty volumes."""
+    """Make one study and one invalid message, for a start on empty volumes."""
     make_file(folder / "first.dcm", seed=0)
     data = (folder / "first.dcm").read_bytes()
     (folder / "first.dcm").unlink()
@@ -58,8 +58,8 @@ def first_study(folder: Path) -> Scenario:
 
 
 def every_kind(folder: Path) -> Scenario:
-    """Follows `first_study`, whose archived file is damaged by now: a new file, several of one study, names that collide,
-    redeliveries of what is pending, archived and damaged, a file that is missing, messages that are none."""
+    """Make what follows `first_study`, whose archived file is damaged by now: a new file, several files of one study, colliding
+    names, redeliveries of pending, archived and damaged files, a missing file, invalid messages."""
     first = first_study(folder)
     make_file(folder / "new.dcm", seed=1)
     new = (folder / "new.dcm").read_bytes()
@@ -104,7 +104,7 @@ DAMAGED = b"no longer what it was"
 
 @dataclass(slots=True)
 class Ended:
-    """How a run of the driver ended. `code`: None when it was killed. `acknowledged`: groups that it said were recorded."""
+    """The end of a driver's run. `code`: None if it was killed. `acknowledged`: the groups it reported as recorded."""
 
     code: int | None
     acknowledged: set[int]
@@ -113,23 +113,23 @@ class Ended:
 
     @property
     def started(self) -> bool:
-        """Whether it came as far as its parts."""
+        """Return whether it got as far as starting its parts."""
         return any("started" in event for event in self.events)
 
     @property
     def stuck(self) -> bool:
-        """Whether it was given up, since it came no further and nobody could help."""
+        """Return whether it was given up because it made no progress."""
         return self.code is None and bool(self.events) and "stuck" in self.events[-1]
 
     @property
     def why(self) -> str:
-        """The code of the error that ended it, and where."""
+        """Return the code of the error that ended it, and where."""
         last = self.events[-1] if self.events else {}
         return f"{last.get('code')} at {last.get('at')}"
 
 
 class Driver:
-    """drive.py as a process, with a Status Service of its own."""
+    """drive.py as a process, with its own Status Service."""
 
     def __init__(self, folder: Path) -> None:
         self._socket = folder / "drive.sock"
@@ -164,7 +164,7 @@ class Driver:
         traced: Sequence[str] = (),
         when_stuck: Callable[[list[str]], None] | None = None,
     ) -> Ended:
-        """From the messages to the end, or to where it is killed. `traced`: the names of the calls that its trace shall hold."""
+        """Run from the messages to the end, or until it is killed. `traced`: the names of the calls to trace."""
         ended = Ended(None, set(), [])
         tracer = None
         trace = root / "trace"
@@ -190,7 +190,7 @@ class Driver:
                             ended.acknowledged.add(event["acknowledged"])
                         elif "stuck" in event:
                             if when_stuck is None:
-                                break  # it ends when it finds us gone
+                                break  # it ends when this process has ended
                             when_stuck(event["stuck"])
                             say("go on")
                         elif "done" in event:
@@ -206,7 +206,7 @@ class Driver:
 
 
 class Trial:
-    """The three folders of one trial, below `root` unless `elsewhere`, and what was promised about them so far."""
+    """The three folders of one trial, below `root` unless `elsewhere`, and the promises made so far."""
 
     def __init__(self, driver: Driver, root: Path, scenario: Scenario, elsewhere: Mapping[str, Path] | None = None) -> None:
         self.driver = driver
@@ -219,13 +219,13 @@ class Trial:
         self.uploads, self.archive, self.ledger = (self.folders[name] for name in FOLDERS)
 
     def put_uploads(self) -> None:
-        """Let the files appear."""
+        """Put the files into uploads."""
         for path, data in self.scenario.files.items():
             (self.uploads / path).parent.mkdir(parents=True, exist_ok=True)
             (self.uploads / path).write_bytes(data)
 
     def run(self, **how: Any) -> Ended:
-        """One start, with what was not yet acknowledged; then what must hold at any moment."""
+        """Start once, with the unacknowledged groups; then check what must hold at any moment."""
         first = next((n for n in range(len(self.scenario.groups)) if n not in self.acknowledged), len(self.scenario.groups))
         ended = self.driver.run(self.root, self.folders, self.scenario.groups[first:], **how)
         self.acknowledged |= {first + number for number in ended.acknowledged}
@@ -237,9 +237,9 @@ class Trial:
         return ended
 
     def outlived(self, ended: Ended) -> None:
-        """It did not die of an error. A service may end where it cannot start; one failed call while it works is no reason.
+        """Check that it did not end with an error. It may if it cannot start, but not for one failed call while it is working.
 
-        But for one: SQLite says SQLITE_CORRUPT of a page that it cannot read (vdbe.c), and of a damaged ledger nobody reads on.
+        One exception: SQLite reports an unreadable page as SQLITE_CORRUPT (vdbe.c), and the service stops at a damaged ledger.
         """
         unread = [call for call in ended.trace if call.injected and call.name == "pread64"]
         if unread and ended.code and ended.events[-1]["code"] == "ledger-damaged":
@@ -250,7 +250,7 @@ class Trial:
             self.bad("ended-by-an-error", why=ended.why)
 
     def settle(self, **how: Any) -> int:
-        """Start until it comes to its end; returns how many starts it took."""
+        """Start until it finishes; return how many starts it took."""
         for starts in range(1, SETTLED_AFTER + 1):
             ended = self.run(**how)
             if ended.code == 0:
@@ -259,11 +259,11 @@ class Trial:
         return SETTLED_AFTER
 
     def bad(self, code: str, **where: Any) -> None:
-        """A violation."""
+        """Add a violation."""
         self.violations.append({"code": code, **where})
 
     def check(self, *, settled: bool, made: bool = True) -> None:
-        """The independent checker, and that of every upload a complete copy is there."""
+        """Run the independent checker, and check that every upload has a complete copy."""
         copies = self._files(self.uploads) + self._files(self.archive)
         for path, data in self.scenario.files.items():
             if digest(data) not in copies:
@@ -285,7 +285,7 @@ class Trial:
             self.bad("acknowledged-not-recorded")
 
     def _is_known_damage(self, violation: dict[str, Any]) -> bool:
-        """The file that was damaged on purpose is so until its redelivery has been placed, and is set aside in between."""
+        """Return whether it is the file damaged on purpose, not yet repaired by its redelivery."""
         codes = {"archived-file-changed", "archived-file-missing"}
         return self.scenario.damaged and violation["code"] in codes and violation["study_id"] == "first"
 
@@ -307,7 +307,7 @@ class Trial:
 
 
 def template(driver: Driver, root: Path) -> Trial:
-    """Folders on which `every_kind` begins: `first_study` is archived, damaged since, and uploaded again."""
+    """Make the folders for `every_kind`: `first_study` was archived, then damaged, and uploaded again."""
     root.mkdir()
     before = Trial(driver, root, first_study(root))
     before.uploads.mkdir()
@@ -326,7 +326,7 @@ def template(driver: Driver, root: Path) -> Trial:
 
 
 def empty(driver: Driver, root: Path) -> Trial:
-    """Folders of a first start: no ledger, no archive."""
+    """Make the folders of a first start: no ledger, no archive."""
     root.mkdir()
     trial = Trial(driver, root, first_study(root))
     trial.uploads.mkdir()
@@ -335,7 +335,7 @@ def empty(driver: Driver, root: Path) -> Trial:
 
 
 def copy_of(trial: Trial, driver: Driver, root: Path, elsewhere: Mapping[str, Path] | None = None) -> Trial:
-    """The same at another place, to be spoilt there; the driver's Status Service knows what was told of it."""
+    """Copy a trial to another place; the driver's Status Service gets the statuses sent so far."""
     root.mkdir(exist_ok=True)
     copy = Trial(driver, root, trial.scenario, elsewhere)
     for name, folder in trial.folders.items():
@@ -347,12 +347,12 @@ def copy_of(trial: Trial, driver: Driver, root: Path, elsewhere: Mapping[str, Pa
 
 
 def digest(data: bytes) -> str:
-    """SHA-256 in hex."""
+    """Return the SHA-256 in hex."""
     return hashlib.sha256(data).hexdigest()
 
 
 def summary(violations: Violations) -> str:
-    """One line a kind of violation: how often, and the first of them."""
+    """Return one line for each kind of violation: how often, and the first one."""
     kinds: dict[str, Violations] = defaultdict(list)
     for violation in violations:
         kinds[f"{violation['code']} {violation.get('why', '')}"].append(violation)

@@ -1,15 +1,15 @@
-"""Several processes do the same work item at the same time, and some are killed: what is "placed" must be there, whole, from then on.
+"""Several processes do the same work item at the same time, and some are killed: a file once "placed" must stay, complete.
 
     python -m tests.recovery.two_workers FOLDER [--rounds 150] [--workers 2] [--seed 5] [--json FILE]
 
 Each round is one study in one archive. Real processes, forked from this one, place the same upload at the same position, put the
 same file back, or place two uploads of one name, and write metadata.json; the study is new, or its file is intact, damaged or missing.
-At the instant at which a process has its answer it reads the file back. Meanwhile this process looks at the name again and again:
-a good file must stay good. A killed process has a successor that begins the same work item again while the others go on.
-At the end a new process goes over it once more, and nothing may be left but the files, metadata.json and the evidence of the damage.
+As soon as a process has its result it reads the file back. Meanwhile this process keeps reading the name: a good file must stay
+good. A killed process is replaced by one that begins the same work item again while the others continue. At the end a new process
+does it once more, and nothing may be left but the files, metadata.json and the evidence of the damage.
 
-Ends with 0, or 1 where there were violations; prints the counts as JSON. It uses no name or constant of the package but the archive's
-and the uploads' classes, so that it can be run with an older version: PYTHONPATH=<its tree> python -P <this file> FOLDER.
+Exit code 0, or 1 for violations; prints the counts as JSON. From the package it uses only the archive's and the uploads' classes, so
+that it can be run with an older version: PYTHONPATH=<its tree> python -P <this file> FOLDER.
 """
 
 # ruff: noqa: T201 - its counts are its output
@@ -47,7 +47,7 @@ def digest(data: bytes) -> str:
 
 
 def read(path: Path) -> bytes | None:
-    """None where nothing has that name, or no regular file."""
+    """Read a file; None if there is none, or it is not a regular file."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
@@ -61,10 +61,10 @@ def read(path: Path) -> bytes | None:
 
 
 def work(archive: FilesystemArchive, uploads: Uploads, job: dict[str, Any]) -> dict[str, Any]:
-    """As the projector does it: place, metadata.json, settle; a cause that may pass is tried again."""
+    """Work like the place step: place, write metadata.json, finish; retry errors that may pass."""
     study, tries = job["study"], 0
     done: dict[str, Any] = {"codes": [], "metadata": []}
-    while True:  # of metadata.json there may be several wordings, one after the other
+    while True:  # metadata.json may have several valid contents, one after another
         try:
             if "name" not in done and job["upload"]:
                 with uploads.open(job["upload"]) as upload:
@@ -97,7 +97,7 @@ def work(archive: FilesystemArchive, uploads: Uploads, job: dict[str, Any]) -> d
 
 @dataclass(slots=True)
 class Worker:
-    """A process, and the two pipes to it."""
+    """A worker process and its two pipes."""
 
     pid: int
     jobs: BinaryIO
@@ -124,7 +124,7 @@ class Worker:
         return cls(pid, os.fdopen(jobs, "wb", buffering=0), os.fdopen(results, "rb"))
 
     def kill(self) -> None:
-        """At once; on return it is gone."""
+        """Kill it; on return it has ended."""
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
         self.jobs.close()
@@ -136,7 +136,7 @@ class Worker:
 
 @dataclass
 class Rounds:
-    """One archive, its workers, and what was found."""
+    """One archive, its workers, and the violations found."""
 
     folder: Path
     rng: random.Random
@@ -154,12 +154,12 @@ class Rounds:
             self.workers.append(self._worker())
 
     def close(self) -> None:
-        """No worker is left."""
+        """End all workers."""
         while self.workers:
             self.workers.pop().kill()
 
     def run(self, number: int) -> None:
-        """One study."""
+        """Run a round on one study."""
         rng, study, kind = self.rng, f"S{number}", self.rng.choice(KINDS)
         good = rng.randbytes(rng.choice(SIZES) + rng.randrange(100))
         other = rng.randbytes(len(good)) if kind == "two names" else good
@@ -201,7 +201,7 @@ class Rounds:
     def _let_them(
         self, jobs: list[dict[str, Any]], path: Path, good: bytes, *, exists: bool, number: int, kind: str
     ) -> list[dict[str, Any]]:
-        """All at once; one may be killed, and its successor does the same."""
+        """Let all workers run at the same time; one may be killed, and its successor repeats the work."""
         rng = self.rng
         victim = rng.randrange(self.how_many) if rng.random() < KILLED else None
         kill_at = time.monotonic() + rng.random() * (0.002 + len(good) / 150_000_000 + 0.01)
@@ -260,7 +260,7 @@ class Rounds:
             stood = read(self.archive / study / "f.dcm")
             first, second = (good, other) if stood == good else (other, good)
             names = {"f.dcm": digest(first), f"f~{digest(second)[:12]}.dcm": digest(second)}
-        for name, sha256 in names.items():  # before anything is put right
+        for name, sha256 in names.items():  # before anything is repaired
             there = read(self.archive / study / name)
             if there is None or digest(there) != sha256:
                 self._bad("missing-at-the-end" if there is None else "torn-at-the-end", number, kind)

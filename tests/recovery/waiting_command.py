@@ -1,6 +1,6 @@
-"""Says that it is there (it makes the file that is its first argument), waits for SIGUSR1, then is `storage-ledger` with the others.
+"""Create the file named by the first argument, wait for SIGUSR1, then become `storage-ledger` with the other arguments.
 
-So a tracer comes when nothing moves, and counts the same calls each time.
+This lets a tracer attach at a fixed point, so that it counts the same calls each time.
 """
 
 import signal

@@ -20,7 +20,7 @@ SHOWN_EVERY = 1_000
 
 
 def must_be_rewritten(mirror: Mirror, plan: ReplayPlan, say: Callable[[str], None]) -> bool:
-    """Return whether to rewrite the mirror unseen: the plan says so, or there is none.
+    """Return whether to rewrite the mirror whatever it holds: the plan says so, or there is none.
 
     Raises `LedgerUnusable` for a mirror that belongs to another ledger, is ahead of this one or contradicts it, unless the
     plan is to rewrite it.

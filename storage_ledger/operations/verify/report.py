@@ -21,7 +21,7 @@ class VerifyProgress:
 
 @dataclass(slots=True)
 class VerifyReport:
-    """The result. `up_to`: the ledger's position at the start, up to which everything was checked; `parts`: the finished parts.
+    """The result. `up_to`: the ledger's position at the start, up to which everything was checked; `parts`: what was checked.
 
     `recorded`: positions of the `verified` entries; `not_recorded`: why recording stopped. `interrupted`: it was stopped
     before everything was checked.
