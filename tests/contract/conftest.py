@@ -9,11 +9,11 @@ from tests.support.making import Clock, Ledgers
 
 @pytest.fixture(scope="session")
 def ledgers(tmp_path_factory: pytest.TempPathFactory) -> Ledgers:
-    """Makes ledgers from one migrated file."""
+    """Make ledgers from one migrated file."""
     return Ledgers(tmp_path_factory.mktemp("template"))
 
 
 @pytest.fixture
 def clock() -> Clock:
-    """Stands still at noon."""
+    """A clock that stands still at noon."""
     return Clock()

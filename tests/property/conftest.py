@@ -16,5 +16,5 @@ settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 @pytest.fixture(scope="session")
 def ledgers(tmp_path_factory: pytest.TempPathFactory) -> Ledgers:
-    """Makes ledgers from one migrated file."""
+    """Make ledgers from one migrated file."""
     return Ledgers(tmp_path_factory.mktemp("template"))

@@ -11,7 +11,7 @@ from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.domain.entries import Kind, faults
 from tests.support.pipeline import Pipeline, tree
 
-# study, path, content, metadata: no two of one study with the same name, so that the names do not depend on the order
+# study, path, content, metadata: file names are unique within a study, so that archive names do not depend on the order
 EVENTS = [
     ("S1", "one/a.dcm", b"a", {"n": 1}),
     ("S1", "one/b.dcm", b"b" * 5000, {"n": 2}),
@@ -21,7 +21,7 @@ EVENTS = [
     ("S3", "c.dcm", b"t", {"patient_info": {"patient_name": "DOE^JANE"}}),
 ]
 CLASHING = [("S1", f"{folder}/a.dcm", content, {"n": n}) for n, (folder, content) in enumerate([("x", b"1"), ("y", b"2"), ("z", b"1")])]
-# Several words about one upload: the last one counts.
+# Several messages about one upload: the last one counts.
 TALKING = [("S1", "a.dcm", b"a", {"n": n}) for n in (1, 2, 3)]
 
 steps = st.lists(
@@ -39,7 +39,7 @@ steps = st.lists(
 
 
 def run(pipeline: Pipeline, events, story) -> None:
-    """Play the story; then upload and say what was not yet, and let it come to rest. Files may come after their messages."""
+    """Play the story, then upload and publish the rest, and finish all work. Files may arrive after their messages."""
     said, missing = set(), {event[1]: event[2] for event in events}
     start = pipeline.clock.now.timestamp()
     for step, number in story:
@@ -52,13 +52,13 @@ def run(pipeline: Pipeline, events, story) -> None:
                 pipeline.place(studies=number, most=number)
             case "remove":
                 pipeline.remove(most=number)
-            case "judge and crash":  # the file is in the archive, and nobody wrote it down
+            case "judge and crash":  # the file is in the archive, and not recorded
                 for work_items in pipeline.due("place")[:number]:
                     pipeline.placer.place_batch(work_items)
                 pipeline.restart()
             case "restart":
                 pipeline.restart()
-            case "wait" if pipeline.clock.now.timestamp() - start < 200:  # within the grace
+            case "wait" if pipeline.clock.now.timestamp() - start < 200:  # within the grace period
                 pipeline.clock.move(number)
             case "upload":
                 path = events[number % len(events)][1]
@@ -73,7 +73,7 @@ def run(pipeline: Pipeline, events, story) -> None:
 
 
 def outcome(ledgers, events, story) -> tuple[dict[str, str], dict[str, dict]]:
-    """The archive's files and the parsed metadata of each study, after all that must hold was checked."""
+    """Check all invariants; return the archive's files and each study's parsed metadata."""
     with tempfile.TemporaryDirectory() as folder:
         pipeline = Pipeline(Path(folder), ledgers)
         try:
@@ -99,7 +99,7 @@ def outcome(ledgers, events, story) -> tuple[dict[str, str], dict[str, dict]]:
 
 
 def without_order(document: dict) -> list[tuple]:
-    """What metadata.json says of the files, but for the positions, which are of this run."""
+    """Return the files in metadata.json without their positions, which differ from run to run."""
     return sorted((file["name"], file["bytes"], file["sha256"]) for file in document["files"])
 
 

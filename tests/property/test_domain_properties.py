@@ -22,7 +22,7 @@ CODES = {
     "missing-field", "wrong-field", "unsafe-study-id", "unsafe-path",
 }  # fmt: skip
 
-any_text = st.text(st.characters(exclude_categories=()), max_size=30)  # surrogates too
+any_text = st.text(st.characters(exclude_categories=()), max_size=30)  # including surrogates
 pieces = st.sampled_from(
     ["", ".", "..", "...", "a", "a.dcm", "etc", "data", "uploads", "app", "\0", "~", "..\\", "%2e%2e", "\uff0e\uff0e", "x" * 300]
 )
@@ -61,7 +61,7 @@ messages = st.fixed_dictionaries(
 
 
 def judged(raw: bytes) -> Parsed | Rejected:
-    """What `parse` says; anything but these two fails the test."""
+    """Return the result of `parse`; any other exception fails the test."""
     try:
         return parse(raw, PATHS)
     except Rejected as rejected:
@@ -69,7 +69,7 @@ def judged(raw: bytes) -> Parsed | Rejected:
 
 
 def check(found: Parsed | Rejected) -> None:
-    """What intake relies on, whatever came."""
+    """Check what intake relies on for any input."""
     match found:
         case Rejected():
             assert found.code in CODES
@@ -181,7 +181,7 @@ def test_canonical_json_comes_back_and_has_one_form(value):
 
 
 def shuffled(value):
-    """The same value, its keys in another order."""
+    """Return the same value with its keys in another order."""
     if isinstance(value, dict):
         return {key: shuffled(value[key]) for key in reversed(list(value))}
     return [shuffled(item) for item in value] if isinstance(value, list) else value
@@ -221,7 +221,7 @@ def test_any_flipped_bit_of_an_entry_is_seen(data, value, of_a_study, encoded):
 
 
 def flips(stored):
-    """The same column with one bit flipped, as it would be read back; NULL turned into something."""
+    """Return the column with one bit flipped, as it would be read back; NULL becomes a value."""
     match stored:
         case None:
             return st.sampled_from([0, 1, "", "x"])

@@ -122,11 +122,11 @@ steps = st.one_of(
 
 
 def rows(path: Path) -> dict[str, list[tuple]]:
-    """All that the index holds, table by table; how a table lies in the file does not matter."""
+    """Return the contents of the index, table by table, independent of their layout in the file."""
     with closing(sqlite.connect(path)) as connection:
         names = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY 1")]
         assert {"studies", "uploads", "files", "dicom_studies", "series", "progress"} <= set(names)
-        shadows = ("_data", "_idx", "_docsize", "_config")  # of full-text search: how it happened to be written
+        shadows = ("_data", "_idx", "_docsize", "_config")  # of full-text search: depends on how it was written
         return {
             name: sorted(connection.execute(f'SELECT * FROM "{name}"').fetchall(), key=repr) for name in names if not name.endswith(shadows)
         }

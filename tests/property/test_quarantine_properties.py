@@ -31,7 +31,7 @@ steps = st.lists(
         st.tuples(st.sampled_from(["retry", "discard"]), which),
         st.tuples(st.sampled_from(["retry all", "discard all"]), st.sampled_from(["S1", "S2"])),
         st.tuples(st.sampled_from(["place", "remove", "tell", "judge and crash", "tell and crash", "restart"])),
-        # Somebody else does this between judgement and record.
+        # Another actor does this between the decision and its entry.
         st.tuples(st.just("meanwhile"), st.sampled_from(["say", "retry", "discard", "upload"]), which),
     ),
     max_size=30,
@@ -48,7 +48,7 @@ def neighbour():
 
 
 class Story:
-    """The service's parts, and persons who have a process of their own: another connection to the same ledger."""
+    """The service's parts, and operators with their own process: another connection to the same ledger."""
 
     def __init__(self, folder, ledgers, server, client):
         server.forget()
@@ -66,7 +66,7 @@ class Story:
         return self.pipeline.ledger.read(0, 10_000)
 
     def last_word(self, study, path):
-        """Kind and position, straight from the entries."""
+        """Return kind and position of the latest entry, straight from the entries."""
         words = [e for e in self.entries() if e.study_id == study and e.kind in LAST_WORDS and e.data["upload_path"] == path]
         return (words[-1].kind, words[-1].position) if words else (None, None)
 
@@ -83,7 +83,7 @@ class Story:
                 self.pipeline.upload(place[1], place[1].encode())
             case "link" if not file.exists() and not file.is_symlink():
                 file.symlink_to(self.folder)
-            case "take away":  # a person may: of what is not archived yet nothing can be promised then
+            case "take away":  # an operator may do this: nothing can be promised for files not archived yet
                 file.unlink(missing_ok=True)
             case "damage":
                 (self.pipeline.archive / place[0] / place[1]).unlink(missing_ok=True)
@@ -117,14 +117,14 @@ class Story:
                     self.pipeline.notifying.record(telling, fresh=True)
 
     def remove(self):
-        """Whatever goes from uploads is in the archive, whole."""
+        """Check that whatever is removed from uploads is in the archive, complete."""
         before = tree(self.pipeline.uploads)
         self.pipeline.remove()
         after = tree(self.pipeline.uploads)
         assert {digest for path, digest in before.items() if path not in after} <= set(self.pipeline.files().values())
 
     def hand_over_leftovers(self):
-        """What the reconciler does with a file that is archived, and appeared again without a message."""
+        """Do what reconciliation does with an archived file that appears again without a message."""
         for study, path in UPLOADS:
             kind, position = self.last_word(study, path)
             if kind == "archived" and (self.pipeline.uploads / path).exists():
@@ -163,10 +163,10 @@ def play(ledgers, neighbour, story):
         it = Story(folder, ledgers, *neighbour)
         names = [step[0] for step in story]
         if "judge and crash" in names and "take away" in names[names.index("judge and crash") :]:
-            # The file was placed, and nobody could write it down; then a person took the upload away. `verify` names the file.
+            # The file was placed but could not be recorded; then an operator removed the upload. `verify` reports the file.
             it.excused |= {"untracked-in-archive"}
         damaged = any("damage" in step for step in story)
-        if damaged:  # what a person removed from the archive is missing there until somebody tries it again
+        if damaged:  # a file that an operator removed from the archive is missing until it is retried
             it.excused |= {"archived-file-missing", "metadata-digest", "metadata-files"}
         try:
             for step in story:
@@ -209,7 +209,7 @@ def test_whatever_persons_redeliveries_and_crashes_do_in_any_order_the_ledger_an
 
 
 def test_such_stories_do_come_to_retries_discards_and_files(ledgers, neighbour):
-    """The property above would hold of a pipeline in which nothing ever happens."""
+    """The property above would also hold for a pipeline that never does anything."""
     story = [("say", 0, 1), ("place",), ("retry", 0), ("place",), ("discard", 0), ("tell",), ("say", 0, 2), ("upload", 0)]
     kinds, files = play(ledgers, neighbour, story)
     assert {"released", "discarded", "archived", "quarantined"} <= set(kinds)

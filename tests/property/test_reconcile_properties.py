@@ -22,7 +22,7 @@ names = st.one_of(
     st.binary(min_size=1, max_size=60).filter(lambda name: b"/" not in name and b"\0" not in name and name not in {b".", b".."}),
     st.from_regex(rb"\A[A-C](\.dcm|\.part|)\Z"),
 )
-texts = st.text(st.characters(exclude_categories=()), max_size=5)  # lone surrogates too
+texts = st.text(st.characters(exclude_categories=()), max_size=5)  # including lone surrogates
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | texts,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),

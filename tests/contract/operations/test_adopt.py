@@ -37,7 +37,7 @@ def adopt(pipeline: Pipeline, *, at_once: int = 256, **asked: bool) -> AdoptRepo
 
 
 def folded(pipeline: Pipeline, study_id: str) -> bytes:
-    """The bytes that the study's entries amount to."""
+    """Return the metadata.json computed from the study's entries."""
     study = Study.of(study_id, pipeline.ledger.study(study_id))
     assert study.speaker is not None
     return metadata_json(study, DescribedPayload.of(pipeline.ledger.get(study.speaker.position)))
@@ -76,7 +76,7 @@ def test_an_old_study_is_in_the_ledger_and_nothing_of_it_has_changed(pipeline):
     assert data["metadata_sha256"] == hashlib.sha256(old).hexdigest()
     assert (data["placement"], data["adopted"]) == ("already-there", True)
     assert folded(pipeline, "S1") == old
-    assert pipeline.ledger.queue() == []  # no upload to remove, and nobody to tell
+    assert pipeline.ledger.queue() == []  # no upload to remove, and no status to send
 
 
 def test_what_cannot_be_adopted_is_left_alone_and_listed_and_the_rest_is_adopted(pipeline):
@@ -177,7 +177,7 @@ def test_a_redelivery_of_an_adopted_study_finds_its_file_there(pipeline):
     pipeline.finish()
     assert pipeline.kinds() == ["described", "archived", "described", "archived"]
     assert pipeline.ledger.get(4).data["placement"] == "already-there"
-    assert (folder / "metadata.json").read_bytes() == old  # it says nothing newer
+    assert (folder / "metadata.json").read_bytes() == old  # it has nothing newer
     pipeline.upload("S1.dcm", (folder / "S1.dcm").read_bytes())
     pipeline.say("S1", "S1.dcm", {"patient_info": {"patient_id": "NEW"}})
     pipeline.finish()
@@ -198,7 +198,7 @@ def test_another_file_of_an_adopted_name_is_kept_beside_it(pipeline):
     assert len(pipeline.files()) == 2
     assert (folder / "metadata.json").read_bytes() == folded(pipeline, "S1")
     (folder / "third.dcm").write_bytes(before + b"\0")
-    assert noted(adopt(pipeline).left_alone) == {"S1/third.dcm": "study-known"}  # metadata.json would have to name it
+    assert noted(adopt(pipeline).left_alone) == {"S1/third.dcm": "study-known"}  # metadata.json would have to list it
 
 
 def test_a_study_of_ours_takes_in_its_other_files_only_where_metadata_may_be_rewritten(pipeline):

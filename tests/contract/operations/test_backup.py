@@ -67,7 +67,7 @@ class Scene:
         return done
 
     def lose(self) -> None:
-        """The ledger's volume is empty."""
+        """Empty the ledger's volume."""
         self.ledger.close()
         for path in self.file.parent.iterdir():
             path.unlink()
@@ -127,7 +127,7 @@ def test_a_backup_made_while_somebody_writes_is_the_ledger_as_it_was_at_one_mome
     writer.join()
     assert written
     copied = [done for step, done in steps if step == "copied"]
-    assert copied == sorted(set(copied))  # never begun anew
+    assert copied == sorted(set(copied))  # never restarted
     assert len(copied) > 1
     assert len(content(folder / "ledger.db")[0]) == manifest.position >= 3000
     assert scene.ledger.last().position == written[-1]
@@ -238,7 +238,7 @@ def test_an_old_backup_offers_what_the_mirror_has_beyond_it(scene):
     done = scene.restore(with_mirror=True)
     assert (done.entries, done.appended, done.not_restored) == (30, 20, ())
     assert scene.rows() == before
-    done = scene.restore(with_mirror=True)  # killed at its very end, it is run again
+    done = scene.restore(with_mirror=True)  # killed at its very end and run again
     assert (done.entries, done.appended, done.set_aside) == (30, 0, None)
     assert scene.rows() == before
 
@@ -316,7 +316,7 @@ def test_what_the_mirror_has_beyond_a_backup_that_tells_something_else_is_not_ta
 
 
 def damage_line(archive: Path, at: int | str, *, up_to: int) -> None:
-    """Flip a bit of the entry of this position, or of a segment's first line, or of a batch's end that goes no further than `up_to`."""
+    """Flip a bit in the entry at this position, in a segment's first line, or in a batch's end not beyond `up_to`."""
     for path in sorted((archive / ".ledger").glob("*.entries")):
         lines = path.read_bytes().splitlines(keepends=True)
         for n, line in enumerate(lines):
@@ -368,7 +368,7 @@ def test_a_ledger_that_the_backup_goes_on_from_is_set_aside_and_replaced(scene, 
     assert scene.rows() == before
     assert done.set_aside is not None
     assert done.set_aside.exists()
-    assert scene.restore().set_aside is None  # there was nothing more to do
+    assert scene.restore().set_aside is None  # nothing more to do
 
 
 def test_another_ledger_and_one_that_went_on_from_an_old_copy_stay_without_force(scene, tmp_path, ledgers):
@@ -444,7 +444,7 @@ def test_any_flipped_bit_of_a_backup_is_seen_and_nothing_is_touched(scene, victi
 
 
 def remade(folder: Path, statements: str, **says: object) -> None:
-    """Change a backup's ledger, with a manifest that knows: as another version, or somebody, would have made it."""
+    """Change a backup's ledger and its manifest, as another version of the program or a forger would make them."""
     if statements:
         with closing(sqlite.connect(folder / "ledger.db")) as connection:
             connection.executescript(statements)

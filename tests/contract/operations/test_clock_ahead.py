@@ -27,7 +27,7 @@ def append(ledger):
 
 
 def jump(ledger, clock, seconds):
-    """The clock is ahead for one entry."""
+    """Move the clock ahead for one entry."""
     clock.move(seconds)
     append(ledger)
     clock.move(-seconds)

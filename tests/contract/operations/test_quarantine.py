@@ -35,7 +35,7 @@ def pipeline(tmp_path, ledgers, status_server):
 
 
 def lose(pipeline, study_id="S1", path="a.dcm", metadata=None):
-    """Describe a file that is not there, and see it quarantined and told."""
+    """Describe a missing file, and let it be quarantined and its status sent."""
     pipeline.say(study_id, path, metadata)
     pipeline.finish()
 
@@ -160,7 +160,7 @@ def test_what_the_ledger_does_not_know_is_told(pipeline):
 
 
 def test_what_a_redelivery_is_trying_already_needs_no_word(pipeline):
-    """The redelivery came between the judgement and its record: the upload is quarantined, and somebody is at it."""
+    """A redelivery arrives between the decision to quarantine and its entry: the upload is quarantined, and being retried."""
     pipeline.say("S1", "a.dcm")
     [work_items] = pipeline.due(Stage.PLACE)
     judged = pipeline.placer.place_batch(work_items)
@@ -279,7 +279,7 @@ def test_a_redelivery_brings_a_discarded_file_back(pipeline, status_server):
     pipeline.check_metadata()
 
 
-# -- what is told
+# -- statuses sent
 
 
 def test_with_the_last_quarantined_file_discarded_a_study_with_archived_ones_is_archived(pipeline, status_server):
@@ -312,7 +312,7 @@ def test_an_archived_file_that_was_found_lost_and_then_discarded_is_not_told_as_
 
 @pytest.mark.parametrize("again", ["retry", "redelivery"])
 def test_nothing_is_told_as_archived_while_it_is_only_being_tried_again(pipeline, status_server, again):
-    """The Status Service was away when it was quarantined: the telling is still due when the new try begins."""
+    """The Status Service was away at the quarantine, so that status is still to be sent when the retry begins."""
     pipeline.say("S1", "a.dcm")
     pipeline.place()
     pipeline.say("S1", "a.dcm") if again == "redelivery" else word(pipeline, RETRY)

@@ -23,7 +23,7 @@ class Repairing(Pipeline):
     """A pipeline whose ledger lacks headers, as an earlier version left it."""
 
     def archived_before(self, study_id, *, seed=1, data=None, dicom=None, error="header-too-large", said=None):
-        """A file of the archive, with what a version that could not read its header recorded. Returns its header."""
+        """Archive a file with the entry of a version that could not read its header; return the header."""
         path = self.uploads / "made.dcm"
         make_file(path, seed=seed, study_uid="1.2.3")
         data = path.read_bytes() if data is None else data
@@ -59,7 +59,7 @@ class Repairing(Pipeline):
             return counts.mended
 
     def repair(self, *, every=False, chosen=None):
-        """As the command does; returns the counts, the problems as (code, path), and how many metadata.json were written."""
+        """Run what the command runs; return the counts, the problems as (code, path), and how many metadata.json were written."""
         counts = HeaderCounts()
         with closing(Problems()) as problems:
             if chosen is None:
@@ -177,7 +177,7 @@ def test_what_ends_it_early_keeps_what_was_recorded(pipeline):
 
 
 def test_the_header_that_counts_is_the_last_that_was_read(pipeline):
-    """Of a redelivery only where there was none before."""
+    """A redelivery's header counts only if there was none before."""
     first = pipeline.archived_before("S1", dicom={"SOPInstanceUID": "1.2"}, error=None)
     archived = pipeline.ledger.last()
     with pipeline.ledger.write() as tx:

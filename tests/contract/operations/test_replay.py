@@ -30,10 +30,10 @@ from tests.support.status_server import Fault
 
 
 class Replaying(Pipeline):
-    """A pipeline of which something is lost, and the parts of a replay on it."""
+    """A pipeline that has lost something, and the parts of a replay on it."""
 
     def files(self, *sources, chosen=None, archive=None, ledger=None, dry_run=False):
-        """Put files back; returns the counts, and the problems as (code, path)."""
+        """Put files back; return the counts, and the problems as (code, path)."""
         archive = archive or FilesystemArchive(self.archive)
         counts = ReplayCounts()
         problems = Problems()
@@ -55,7 +55,7 @@ class Replaying(Pipeline):
         return counts, found
 
     def metadata_again(self, archive=None, *, dry_run=False):
-        """Write what is not as it should be; returns the counts, and the problems as (code, path)."""
+        """Rewrite wrong metadata.json; return the counts, and the problems as (code, path)."""
         counts = ReplayCounts()
         problems = Problems()
         archive = archive or FilesystemArchive(self.archive)
@@ -66,7 +66,7 @@ class Replaying(Pipeline):
         return counts, found
 
     def statuses_again(self, client, dry_run=False, patience=None, chosen=None):
-        """Ask, and tell what is lost; returns the counts, and the problems as (code, study_id)."""
+        """Re-send lost statuses; return the counts, and the problems as (code, study_id)."""
         notifier = Notifier(
             self.ledger,
             client,
@@ -118,7 +118,7 @@ def pipeline(tmp_path, ledgers):
 
 @pytest.fixture
 def filled(pipeline):
-    """Four studies, the bytes of two of which are the same, and one of two files."""
+    """Make four studies: two with equal bytes, one with two files."""
     for study_id, path, content in (
         ("A", "a.dcm", b"first"),
         ("B", "b.dcm", b"other"),
@@ -134,7 +134,7 @@ def filled(pipeline):
 
 @pytest.fixture
 def source(filled, tmp_path):
-    """A copy of all files, under other names, deep down."""
+    """Make a copy of all files, under other names, in nested folders."""
     folder = tmp_path / "source" / "deep" / "down"
     folder.mkdir(parents=True)
     for number, path in enumerate(sorted(path for path in filled.archive.rglob("*.dcm"))):
@@ -223,7 +223,7 @@ def test_a_copy_that_could_not_be_put_back_leaves_the_next_one_a_chance(filled, 
 
 def test_what_lay_in_a_folder_that_could_not_be_made_durable_is_not_recorded(filled, source):
     class Failing(FilesystemArchive):
-        """As when an fsync of the root failed while another file was being placed: the folder is taken away."""
+        """Removes the folder, as if an fsync of the root had failed while another file was being placed."""
 
         def sync_new_folders(self, studies):
             assert studies
@@ -288,7 +288,7 @@ def test_a_source_is_not_read_when_nothing_is_wanted(filled, tmp_path):
 
 
 class Killed:
-    """A ledger at whose first write the process is killed."""
+    """A ledger whose first write kills the process."""
 
     def __init__(self, ledger):
         self._ledger = ledger
@@ -383,7 +383,7 @@ def test_a_study_that_was_quarantined_for_its_lost_file_goes_on_when_it_is_relea
 @pytest.mark.parametrize("damage", ["missing", "changed", "link", "no folder"])
 def test_metadata_is_written_again_with_the_same_bytes_and_no_other_is_touched(filled, damage):
     before = tree(filled.archive)
-    made = {path: os.stat(filled.archive / path).st_ctime_ns for path in before}  # a number of an inode is given again
+    made = {path: os.stat(filled.archive / path).st_ctime_ns for path in before}  # inode numbers are reused
     path = filled.archive / "D" / "metadata.json"
     if damage == "no folder":
         shutil.rmtree(path.parent)
@@ -430,7 +430,7 @@ def client(status_server):
 
 @pytest.fixture
 def told(pipeline, client):
-    """Archived, quarantined, rejected twice, and described just now; all but the last told and read back."""
+    """Make studies that are archived, quarantined, rejected twice and just described; all but the last sent and read back."""
     pipeline.client = client
     pipeline.restart()
     for study_id in ("A", "B"):
@@ -487,7 +487,7 @@ def test_a_dry_run_asks_and_tells_nothing(told, client, status_server):
 
 
 class Waiting:
-    """A clock that moves when somebody waits. `said`: what a person was told."""
+    """A clock that moves only by waiting. `said`: the messages shown."""
 
     def __init__(self):
         self.now, self.waits, self.said = 0.0, [], []
@@ -542,7 +542,7 @@ def test_a_status_that_cannot_be_asked_for_is_listed_and_not_taken_for_one_that_
 
 
 def test_a_study_that_was_never_told_anything_is_told_what_came_of_it(filled, client, status_server):
-    """As one that was adopted: its duty to tell was never made, or was dropped."""
+    """Such as an adopted study: its work item `tell` was never made, or was dropped."""
     with filled.ledger.write() as tx:
         for work_item in filled.ledger.pending_of("A"):
             tx.drop(work_item.entry.position, work_item.stage)
@@ -550,7 +550,7 @@ def test_a_study_that_was_never_told_anything_is_told_what_came_of_it(filled, cl
     assert words(status_server) == {"A": "archived"}
 
 
-# -- how it goes on
+# -- how it continues
 
 
 def test_the_pace_is_kept_by_all_threads_together():

@@ -39,7 +39,7 @@ from tests.support.pipeline import Pipeline
 
 
 class Scene:
-    """A pipeline, and what commands see of it."""
+    """A pipeline, and the reports that commands make of it."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self.pipeline = pipeline
@@ -50,7 +50,7 @@ class Scene:
         self.mirror.begin()
 
     def follow(self) -> None:
-        """Bring mirror and index up to the ledger."""
+        """Bring mirror and index up to date."""
         self.mirror.catch_up()
         index = Index(self.settings.index_file, self.pipeline.ledger)
         index.ensure()
@@ -66,7 +66,7 @@ class Scene:
         self.follow()
 
     def verified(self, *findings: dict[str, Any], unchecked: tuple[dict[str, Any], ...] = ()) -> None:
-        """Append what a run of `verify` would that found this."""
+        """Append the entry of a `verify` run with these findings."""
         last = self.pipeline.ledger.last()
         up_to = last.position if last else 0
         counts = {"files": 0, "intact": 0, "damaged": 0, "unchecked": 0, "bytes": 0, "findings": len(findings)}
@@ -80,7 +80,7 @@ class Scene:
         return look_at(self.pipeline.ledger, self.settings).to_json()
 
     def needs(self) -> list[str]:
-        """The codes; but nobody serves here, and the pipeline's clock stands still in the past."""
+        """Return the codes, without those caused by the missing service and the pipeline's clock, which is in the past."""
         return [item["code"] for item in self.status()["attention"] if item["code"] not in {"not-serving", "waiting-long"}]
 
     def study(self, study_id: str) -> dict[str, Any]:
@@ -116,7 +116,7 @@ def test_files_whose_header_cannot_be_read_are_counted_and_need_nobody(scene):
 
 
 def mixed_up(scene: Scene) -> None:
-    """A file of one patient, announced as another's."""
+    """Archive a file of one patient whose message names another."""
     made = make_file(scene.pipeline.uploads / "a.dcm", patient_name="MUELLER^KAETHE", patient_id="SGC-106969")
     metadata = described("a", "a.dcm", made)["metadata"]
     metadata["patient_info"] |= {"patient_name": "ROSSI^GIULIA", "patient_id": "SGC-122138"}
@@ -198,7 +198,7 @@ def test_a_rejected_message_of_a_study_is_in_its_story_however_many_others_came_
 
 
 def peak_of(call) -> int:
-    """Bytes that Python held at once, at most."""
+    """Return the peak of memory allocated by Python, in bytes."""
     gc.collect()
     tracemalloc.start()
     try:
@@ -323,7 +323,7 @@ def test_what_verify_found_and_could_not_record_is_said_until_a_run_is_recorded_
     assert pipeline.ledger.last().kind == Kind.VERIFIED
 
 
-# -- entries that hold what nobody would expect
+# -- entries with unexpected content
 
 
 ODD = [[], {}, "text", 7, None, {"code": 5, "by": [], "file": "x", "message": 3, "step": {}, "scope": [], "ledger_time": "zzz"}]
@@ -332,7 +332,7 @@ ODD = [[], {}, "text", 7, None, {"code": 5, "by": [], "file": "x", "message": 3,
 @pytest.mark.parametrize("kind", [kind.value for kind in Kind] + ["unheard-of"])
 @pytest.mark.parametrize("study_id", ["a", None])
 def test_whatever_an_entry_holds_people_are_told_of_the_rest(scene, kind, study_id):
-    """Their hashes hold: another program wrote them, or a bug, or somebody who knows how."""
+    """Their hashes are valid: written by another program, a bug or a forger."""
     scene.archive("a", "b")
     first = scene.pipeline.ledger.last().position + 1
     with closing(sqlite.connect(scene.pipeline.ledger.path)) as connection:

@@ -161,7 +161,7 @@ def test_an_index_made_anew_says_the_same_of_every_file(scene, tmp_path):
             damage(scene.path(names[0]))
         scene.clock.move(60)
         scene.verify(**({"study_id": "a"} if round_ == 2 else {}))
-    scene.archive("c")  # put there anew
+    scene.archive("c")  # replaced
     anew = Index(tmp_path / "anew.db", scene.ledger)
     anew.rebuild()
     assert scene.rows(anew.path) == scene.rows(scene.index.path)
@@ -268,7 +268,7 @@ def test_what_is_placed_and_not_recorded_yet_is_no_finding(scene):
     scene.pipeline.say("a", "a2.dcm")
     scene.mirror.catch_up()
     for group in scene.pipeline.due(Stage.PLACE):
-        scene.pipeline.placer.place_batch(group)  # and there it is killed
+        scene.pipeline.placer.place_batch(group)  # killed here
     for name in (".place-9.tmp", ".place-9-a1-2.tmp", ".metadata-a1-3.tmp", ".renew-a1-4.tmp"):
         (scene.pipeline.archive / "b" / name).write_bytes(b"half")
     report = scene.verify(record=False)
@@ -287,7 +287,7 @@ def test_a_mirror_that_lags_behind_is_told_unless_it_catches_up(scene):
 
 
 class Catching:
-    """`append` is what the verification waits with: meanwhile the service goes on."""
+    """`append` is the verification's wait: meanwhile the service mirrors."""
 
     def __init__(self, mirror: Mirror) -> None:
         self.mirror = mirror
@@ -314,14 +314,14 @@ def test_reading_keeps_to_its_rate():
     now += 100.0
     waits.clear()
     pace.spend(500_000)
-    assert waits == []  # but the time that nobody read in is not made up for
+    assert waits == []  # but idle time is not caught up
     for _ in range(10):
         pace.spend(500_000)
     assert sum(waits) > 4
 
 
 def test_a_study_is_folded_once_however_many_lie_between_its_files(scene):
-    """Else a study of n files costs n folds of n entries as soon as others are archived beside it."""
+    """Otherwise a study of n files, archived alongside others, costs n passes over n entries."""
     folds = []
 
     class Counting(UntrustingReader):
@@ -369,7 +369,7 @@ def test_the_scrub_reads_what_was_not_verified_for_longest_and_each_file_once_a_
     assert scrub.portion(scene.stop) > 0
     again = scene.scrub()
     scene.clock.move(86_401)
-    for _ in range(2):  # b and c, then a: each time from the oldest on
+    for _ in range(2):  # b and c, then a: always from the oldest on
         assert again.portion(scene.stop) == 0.0
         scene.follow()
     assert [(entry["counts"]["files"], entry["complete"]) for entry in scene.verified()[:2]] == [(1, True), (2, False)]
