@@ -142,7 +142,7 @@ def _ways(value: str) -> Iterable[str]:
 
 
 def _ends(text: str) -> Iterable[str]:
-    """Yield every ending of each run of unspaced letters, so that a prefix search finds words within the run."""
+    """Yield every ending of each run of letters in `UNSPACED`, so that a prefix search finds words within the run."""
     for run in _RUN.findall(text):
         yield from (run[at : at + LONGEST_RUN] for at in range(1, len(run)))
 
