@@ -1,4 +1,8 @@
-"""Builds `search_text`: the words that find a study besides those in its columns, for the full-text index. Pure."""
+"""Builds `search_text`: the words that find a study besides those in its columns, for the full-text index. Pure.
+
+SQLite's tokenizer only ignores Latin accents, splits names at punctuation and takes a run of ideographs for one word. A tokenizer
+of our own would have to be loaded by every program that opens index.db, so the extra words are stored instead.
+"""
 
 from __future__ import annotations
 

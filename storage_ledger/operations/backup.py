@@ -1,6 +1,7 @@
 """Back up the ledger while the service runs; check each backup when it is made and again before it is used.
 
 A backup is a folder with two files, `ledger.db` and `manifest.json`. It gets its final name once it is complete.
+The manifest shows damage, not tampering: whoever can write to the folder can write both files.
 """
 
 from __future__ import annotations

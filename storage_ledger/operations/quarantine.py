@@ -1,6 +1,7 @@
 """List quarantined uploads and record an operator's decision: `released` (retry) or `discarded` (nothing more is done).
 
 Works whether or not `serve` is running: a decision is an entry, and a retry is a work item in the queue of `serve`.
+A retry does not restart the grace period for a missing file, because the operator wants an answer now.
 """
 
 from __future__ import annotations

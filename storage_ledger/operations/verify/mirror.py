@@ -1,4 +1,7 @@
-"""Check the mirror byte by byte against the ledger: every line, every Merkle root, and where it ends."""
+"""Check the mirror byte by byte against the ledger: every line, every Merkle root, and where it ends.
+
+A whole `batch` line removed from the middle goes unnoticed: what is left could have been written so.
+"""
 
 from __future__ import annotations
 
