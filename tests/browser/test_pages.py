@@ -213,13 +213,13 @@ def test_what_needs_a_person_is_explained_with_its_command(reader: Visitor):
         expect(page.locator("main")).to_contain_text(text)
     expect(page.locator(".command code")).to_contain_text("storage-ledger quarantine retry gone-1 --by")
     page.get_by_role("link", name="gone-1", exact=True).click()
-    expect(page.locator("main")).to_contain_text("Waits for a person: upload-missing")
+    expect(page.locator("main")).to_contain_text("Needs manual review: upload-missing")
     expect(page.locator(".command code")).to_have_count(2)
 
 
 def test_flags_lead_to_the_other_file(reader: Visitor):
     page = reader.go(f"/dicom/{TWINS}")
-    expect(page.locator(".note-warn").first).to_contain_text("Same SOP Instance UID, other bytes")
+    expect(page.locator(".note-warn").first).to_contain_text("Same SOP Instance UID, different content")
     page.locator(".note-warn a").first.click()
     expect(page.get_by_role("heading", level=1)).to_have_text(re.compile("twin-"))
     expect(reader.go(f"/dicom/{FOUND}").locator(".note-alarm")).to_contain_text("Its message gives the study")

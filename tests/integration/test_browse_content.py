@@ -395,5 +395,5 @@ def test_files_whose_header_cannot_be_read_are_listed_where_somebody_looks(site:
     unread, no_dicom = (page.index(f'id="{name}"') for name in ("headers", "no-dicom"))
     assert unread < page.index("<code>header-cut</code>") < page.index('href="/studies/cut"') < no_dicom
     assert no_dicom < page.index("<code>not-dicom</code>") < page.index('href="/studies/text"')
-    assert "3 files without a complete header, or of no study" in site.get("/").body.decode()
+    assert "3 files without a complete header or study UID" in site.get("/").body.decode()
     assert "header-cut" in site.get("/studies/cut").body.decode()

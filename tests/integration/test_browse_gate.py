@@ -113,7 +113,7 @@ def test_a_machine_sees_what_its_token_is_for_and_nothing_else(stranger: Browse,
                 assert answer.status in {200, 503}, address  # 503: there is no archive here
             else:
                 assert answer.status in {403, 404}, address
-                assert answer.status == 404 or "_where" in address or "This token may not see that, but: " in answer.body, address
+                assert answer.status == 404 or "_where" in address or "This token does not allow that. It allows: " in answer.body, address
                 assert not [word for word in ("DOE", "THORAX") if word in answer.body]
 
 

@@ -92,7 +92,7 @@ class AccessMiddleware:
             return PlainTextResponse("No such address\n", 400)
         allowed = ("GET", "HEAD", "POST") if path in {LOGIN, LOGOUT} else ("GET", "HEAD")
         if method not in allowed:
-            return PlainTextResponse("Only looking is possible here\n", 405, {"Allow": ", ".join(allowed)})
+            return PlainTextResponse("Read-only: this method is not allowed\n", 405, {"Allow": ", ".join(allowed)})
         if path == HEALTH:
             return PlainTextResponse("ok")
         if method == "POST" and not 0 <= _length(scope) <= MAX_BODY_BYTES:

@@ -31,7 +31,7 @@ class Cell:
 
 
 def render(cell: Cell) -> Markup | None:
-    """HTML, or None where Datasette's own way will do."""
+    """Return HTML, or None to let Datasette render the value."""
     if cell.value is None or cell.value == "":
         return None
     if cell.table is not None and (count := _COUNTS.get((cell.table, cell.column))):
@@ -43,7 +43,7 @@ def render(cell: Cell) -> Markup | None:
 
 
 def size(count: float) -> str:
-    """`512 B`, `1.5 MB`."""
+    """Format bytes: `512 B`, `1.5 MB`."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -66,7 +66,7 @@ def _person(cell: Cell) -> Markup | None:
 
 def _dicom_study(cell: Cell) -> Markup | None:
     if cell.table == "studies" and cell.row.get("archived_at") is None:
-        return _code(cell)  # there is none yet
+        return _code(cell)  # no such entry yet
     return _link(f"/dicom/{_quoted(cell.value)}", cell.value, "long")
 
 
@@ -94,7 +94,7 @@ def _state(cell: Cell) -> Markup | None:
     study_id = cell.row.get("study_id")
     if cell.column != "state" or study_id is None:
         return badge
-    return Markup('<a href="/studies/{}" title="What happened">{}</a>').format(_quoted(study_id), badge)
+    return Markup('<a href="/studies/{}" title="History">{}</a>').format(_quoted(study_id), badge)
 
 
 def _moment(cell: Cell) -> Markup | None:
@@ -122,7 +122,7 @@ def _code(cell: Cell) -> Markup | None:
 
 
 def _payload(cell: Cell) -> Markup | None:
-    """Indented. Of a huge one the beginning: the rest is in the JSON of the row."""
+    """Indent a payload. Only the beginning of a huge one is shown; the row's JSON has the rest."""
     text = str(cell.value)
     if len(text) <= MAX_PAYLOAD_CHARACTERS:
         with contextlib.suppress(ValueError, RecursionError):
@@ -149,7 +149,7 @@ _COUNTS = {
     ("dicom_studies", "studies"): ("studies", "study_instance_uid"),
     ("series", "files"): ("files", "series_instance_uid"),
 }
-"""A count leads to what it counts: (table, column) → (table, its column)."""
+"""Counts link to the rows that they count: (table, column) → (table, its column)."""
 
 _SHOWN: tuple[tuple[re.Pattern[str], Callable[[Cell], Markup | None]], ...] = tuple(
     (re.compile(pattern), show)

@@ -1,4 +1,4 @@
-"""A database of Datasette whose file may be replaced while it is shown: `serve` discards an index.db that cannot be used."""
+"""A Datasette database whose file may be replaced while it is shown: `serve` replaces an unusable index.db."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from storage_ledger.system.sqlite import is_regular, sqlite
 
 
 class ReplaceableDatabase(Database):  # type: ignore[misc] # untyped, as above
-    """Each thread opens the file again when another one has taken its place; what is no file is an error, and never opened."""
+    """Each thread reopens the file after it was replaced. Anything but a regular file is an error and is never opened."""
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)

@@ -1,4 +1,4 @@
-"""Everything that is Datasette's: its settings, and our hooks. What Datasette 1.0 does otherwise is in this module and `routes`.
+"""Datasette's settings and our hooks. Whatever Datasette 1.0 changes is in this module and in `routes`.
 
 1.0 drops the hooks `get_metadata` and `permission_allowed`, and takes what `metadata=` holds here in two parts, `config=`
 (allow, queries, hidden, sort, facets) and metadata (titles, descriptions); the module name of `Request` and `await_me_maybe` stays.
@@ -49,8 +49,8 @@ SETTINGS = {
     "suggest_facets": False,  # would count every column of every page
     "truncate_cells_html": 200,
 }
-NOT_GRANTED = "This token may not see that, but: {}. What a token may see stands in BROWSE_TOKENS."
-NO_SQL = "You may look at all tables and ready-made queries, but not ask with SQL of your own: BROWSE_SQL_USERS says who may."
+NOT_GRANTED = "This token does not allow that. It allows: {}. BROWSE_TOKENS defines what a token allows."
+NO_SQL = "You can view all tables and saved queries, but not run your own SQL: BROWSE_SQL_USERS lists who can."
 _HERE = Path(__file__).resolve().parent.parent
 
 hookimpl = pluggy.HookimplMarker("datasette")
@@ -58,7 +58,7 @@ hookimpl = pluggy.HookimplMarker("datasette")
 
 @dataclass(frozen=True, slots=True)
 class ContentSources:
-    """Where pictures and downloads come from: the archive, the processes that render, and what they rendered before."""
+    """Where images and downloads come from: the archive, the rendering processes, and their cache."""
 
     archive: FilesystemArchive
     pool: Pool
@@ -67,24 +67,24 @@ class ContentSources:
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """What the login page needs: who failed how often, and the thread in which passwords are checked."""
+    """What the login page needs: failed attempts per address and user, and the thread that checks passwords."""
 
     attempts: Attempts
     passwords: OneAtATime
 
 
 class Browse(Datasette):  # type: ignore[misc] # untyped, as above
-    """Datasette with what our hooks need, which get nothing but it."""
+    """Datasette with what our hooks need, because a hook is given nothing else."""
 
     def __init__(self, access: Access, content: ContentSources, login: Login, **options: Any) -> None:
         self.access = access
         self.content = content
         self.login = login
-        super().__init__(**options)  # makes an app already, and asks the hooks
+        super().__init__(**options)  # builds an app, which calls the hooks
 
 
 def make_app(index: Path, ledger: Path, access: Access, content: ContentSources, login: Login) -> ASGIApp:
-    """The whole of it as one ASGI app; both files must exist. They are opened `mode=ro`, and never as immutable."""
+    """Build the ASGI app. Both files must exist; they are opened `mode=ro`, never as immutable."""
     if not pm.has_plugin("storage-ledger"):
         pm.register(sys.modules[__name__], "storage-ledger")
         pm.unregister(name="datasette.handle_exception")  # prints tracebacks with all local variables: patients' data in the log
@@ -105,14 +105,14 @@ def make_app(index: Path, ledger: Path, access: Access, content: ContentSources,
         datasette.add_database(ReplaceableDatabase(datasette, before.path, is_mutable=True), name=name)
     datasette.jinja_env.filters |= views.FILTERS
     for template in (_HERE / "templates").glob("*.html"):
-        datasette.jinja_env.get_template(template.name)  # compiled now: nobody has to wait for it
+        datasette.jinja_env.get_template(template.name)  # compiled now, so that no request waits for it
     app: ASGIApp = datasette.app()
     return app
 
 
 @hookimpl(trylast=True)  # the outermost of all wrappers
 def asgi_wrapper(datasette: Browse) -> Callable[[ASGIApp], ASGIApp]:
-    """Put the access check in front of everything, and the routes that are not Datasette's right behind it."""
+    """Put the access check before everything, and our own ASGI routes right behind it."""
     access = datasette.access
 
     async def who(scope: Scope) -> str | None:
@@ -145,7 +145,7 @@ def asgi_wrapper(datasette: Browse) -> Callable[[ASGIApp], ASGIApp]:
 
 @hookimpl
 def permission_allowed(datasette: Browse, actor: dict[str, str] | None, action: str, resource: Any) -> bool | None:
-    """A machine may do what its token is for. Of users the `allow` of the gate has decided already, but for SQL."""
+    """Decide what a token may do. For users, `allow` has decided already, except for SQL."""
     who = None if actor is None else str(actor["id"])
     grant = datasette.access.grant(who)
     if grant is not None:
@@ -157,7 +157,7 @@ def permission_allowed(datasette: Browse, actor: dict[str, str] | None, action: 
 
 @hookimpl(tryfirst=True)
 def forbidden(datasette: Browse, request: Any, message: str) -> Any:
-    """In words that help; `message` is the name of what was not allowed."""
+    """Say what is not allowed and what to do. `message` names the permission."""
     grant = datasette.access.grant((request.actor or {}).get("id"))
     why = NOT_GRANTED.format(grant) if grant else NO_SQL if message == "execute-sql" else message
 
@@ -174,7 +174,7 @@ def forbidden(datasette: Browse, request: Any, message: str) -> Any:
 
 @hookimpl(tryfirst=True)
 def actor_from_request(datasette: Browse, request: Any) -> dict[str, str] | None:
-    """A machine, by its token."""
+    """Return the actor that a bearer token stands for."""
     scheme, _, token = (request.headers.get("authorization") or "").partition(" ")
     actor = datasette.access.token(token.strip()) if scheme.lower() == "bearer" else None
     return None if actor is None else {"id": actor}
@@ -182,12 +182,12 @@ def actor_from_request(datasette: Browse, request: Any) -> dict[str, str] | None
 
 @hookimpl
 def register_routes() -> list[tuple[str, Callable[..., Any]]]:
-    """The login page, and our own; they come before Datasette's of the same address."""
+    """Register the login page and our pages; they take precedence over Datasette's."""
     return [(f"^{middleware.LOGIN}$", login), *routes.routes()]
 
 
 async def login(request: Any, datasette: Browse) -> Any:
-    """The form, and what comes of it: a cookie that ends and the page that was asked for, or a refusal, at some point a slow one."""
+    """Show the form and handle it: set a cookie that expires and redirect to the requested page, or refuse, ever more slowly."""
     if request.method != "POST":
         return await _login_page(datasette, request, {"next": request.args.get("next")})
     access, attempts, passwords = datasette.access, datasette.login.attempts, datasette.login.passwords
@@ -198,7 +198,7 @@ async def login(request: Any, datasette: Browse) -> Any:
     if wait_s > 0:
         text = f"Too many attempts: try again in {math.ceil(wait_s)} s."
         return await _login_page(datasette, request, told, text, 429, {"retry-after": str(math.ceil(wait_s))})
-    attempts.failed(address, user)  # until it turns out well: those at the same moment count, too
+    attempts.failed(address, user)  # counted before the check, so that parallel attempts count too
     if not await passwords.ask(lambda: access.password_is(user, password)):
         logs.get().warning("browse.login-refused", address=address, actor=user if user in access.users else None)
         return await _login_page(datasette, request, told, "Invalid username or password")
@@ -218,14 +218,14 @@ async def _login_page(
     status: int = 200,
     headers: dict[str, str] | None = None,
 ) -> Any:
-    """The form, filled with what was entered before, except the password."""
+    """Render the form with the earlier input, except the password."""
     context = {"error": error, "next": back_to(told.get("next")), "username": (told.get("username") or "")[:64]}
     page = await datasette.render_template("password_login.html", context, request=request)
     return Response.html(page, status=status, headers=headers or {})
 
 
 def _address(scope: Scope, proxies: frozenset[str]) -> str:
-    """The client's address: the connection's, or what a trusted proxy says."""
+    """Return the client's address: of the connection, or as a trusted proxy reports it."""
     address = str((scope.get("client") or ("",))[0])
     told = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for").decode("latin-1")
     for each in reversed([part.strip() for part in told.split(",") if part.strip()]):
@@ -237,41 +237,41 @@ def _address(scope: Scope, proxies: frozenset[str]) -> str:
 
 @hookimpl
 def menu_links(datasette: Browse, actor: dict[str, str] | None) -> list[dict[str, str]]:
-    """A way to the login page."""
+    """Add a link to the login page."""
     return [] if actor or datasette.access.open else [{"href": datasette.urls.path(middleware.LOGIN), "label": "Log in"}]
 
 
 @hookimpl
 def extra_css_urls() -> list[str]:
-    """Our style on every page."""
+    """Add our style sheet to every page."""
     return [middleware.STYLE]
 
 
 @hookimpl
 def extra_template_vars(datasette: Browse) -> dict[str, str]:
-    """For the login page, how to make logging in possible; for the foot of all other pages, who can see them."""
+    """Provide the login page's set-up advice, and the footer's notice about who can see the pages."""
     access = datasette.access
-    advice = "No login is needed: go to the start page." if access.open else "" if access.users else ADVICE
+    advice = "No login required: go to the start page." if access.open else "" if access.users else ADVICE
     return {"login_advice": advice, "notice": access.notice}
 
 
 @hookimpl
 def render_cell(row: Any, value: Any, column: str, table: str | None, database: str) -> Markup | None:
-    """Links, sizes, dates."""
+    """Render links, sizes and dates."""
     if database not in {"index", "ledger"}:
         return None
     return cells.render(cells.Cell(value, column, table, {name: row[name] for name in row.keys()}))  # noqa: SIM118 - sqlite3.Row iterates over values
 
 
-@hookimpl(trylast=True)  # after Datasette's own, which it replaces
+@hookimpl(trylast=True)  # runs after Datasette's own, and replaces it
 def prepare_connection(conn: Any) -> None:
-    """Searches of tables find what searches of studies find: `escape_fts` is what Datasette puts around the words of a search."""
+    """Make table searches find what study searches find: Datasette calls `escape_fts` on the words of a search."""
     conn.create_function("escape_fts", 1, expression)
 
 
 @hookimpl
 def handle_exception(datasette: Browse, request: Any, exception: Exception) -> Callable[[], Any]:
-    """An error page like Datasette's; the log gets the kind of error and the place, never its text."""
+    """Render an error page. The log gets the error's type and place, never its text."""
 
     async def answer() -> Any:
         info: dict[str, Any] = {}
@@ -281,7 +281,7 @@ def handle_exception(datasette: Browse, request: Any, exception: Exception) -> C
             status, info = exception.status, exception.error_dict
             message = Markup(exception.message) if exception.message_is_html else exception.message  # noqa: S704 - Datasette's own HTML
         else:
-            status, message = 500, "Something went wrong; the log of this process says where."
+            status, message = 500, "Something went wrong. Details are in the `browse` log."
             logs.get().error("browse.failed", error_type=type(exception).__name__, frames_at=logs.where(exception))
         info |= {"ok": False, "error": message, "status": status, "title": getattr(exception, "title", None)}
         if request.path.endswith(".json"):

@@ -1,4 +1,4 @@
-"""Our pages as Datasette's routes: guarded, within a time limit, rendered. The other module that knows Datasette."""
+"""Our pages as Datasette routes: access check, time limit, rendering. With `plugin`, the only module that imports Datasette."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from storage_ledger.system.locks import is_held
 from storage_ledger.web.pages import views
 
 TIME_LIMIT_MS = 1000
-"""For each query: a long read keeps the writer from its checkpoints, and the WAL grows."""
+"""Limit per query: a long read blocks the writer's checkpoints, and the WAL grows."""
 
 
 def routes() -> list[tuple[str, Callable[..., Any]]]:
-    """As the hook `register_routes` wants them."""
+    """Return the routes in the form that the hook `register_routes` takes."""
     return [(route, _guarded(view)) for route, view in views.ROUTES]
 
 
@@ -30,7 +30,7 @@ def _guarded(view: views.View) -> Callable[..., Any]:
 
     async def answer(request: Any, datasette: Any) -> Any:
         if request.method not in {"GET", "HEAD"}:
-            return Response.text("Only looking is possible here\n", status=405, headers={"Allow": "GET, HEAD"})
+            return Response.text("Read-only: this method is not allowed\n", status=405, headers={"Allow": "GET, HEAD"})
         for name in ("index", "ledger"):
             await datasette.ensure_permissions(request.actor, [("view-database", name), "view-instance"])
         may_sql = bool(await datasette.permission_allowed(request.actor, "execute-sql", resource="index", default=True))
@@ -55,7 +55,7 @@ def _databases(datasette: Any) -> views.Databases:
             return await datasette.get_database(database).execute_fn(within_time)
         except sqlite3.OperationalError as error:
             if error.args == ("interrupted",):
-                raise DatasetteError("That took too long. Narrow it down, or try again when less is going on.", status=503) from None
+                raise DatasetteError("This took too long. Narrow your search, or try again later.", status=503) from None
             raise
 
     return asking

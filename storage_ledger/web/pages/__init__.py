@@ -1,1 +1,1 @@
-"""Our pages: an address → a question to index and ledger → a template and its variables."""
+"""Our pages: an address → queries on index and ledger → a template and its variables."""

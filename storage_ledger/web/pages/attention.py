@@ -26,13 +26,13 @@ from storage_ledger.web.pages.pipeline_study import FIXITY
 from storage_ledger.web.pages.queries import QueryRow, ask
 
 MOST = 10
-"""The most, and the newest, that are listed of one code; their number is always shown."""
+"""Most rows listed per code, newest first; the total is always shown."""
 
 MOST_REJECTED = 200
 
 
 def of_index(connection: Any) -> QueryRow:
-    """What index.db knows: uploads that are not archived, files that are damaged, flagged, or whose header could not be read."""
+    """Read from index.db: unarchived uploads, and files that are damaged, flagged or have an unreadable header."""
     return {
         "uploads": [_uploads(connection, state, code, count) for state, code, count in _codes(connection)],
         "broken": ask(connection, "SELECT position, code FROM damaged ORDER BY position LIMIT ?", (MOST,)),
@@ -44,7 +44,7 @@ def of_index(connection: Any) -> QueryRow:
 
 
 def of_ledger(connection: Any) -> QueryRow:
-    """What ledger.db knows: outages, rejected messages."""
+    """Read from ledger.db: outages and rejected messages."""
     found: dict[str, list[QueryRow]] = {}
     entries = list(ledger_entries.of_no_study(connection, (Kind.REJECTED.value,), MOST_REJECTED))
     for each in entries:
@@ -70,12 +70,12 @@ def of_ledger(connection: Any) -> QueryRow:
 
 
 def unrecorded(what: Unrecorded) -> list[QueryRow]:
-    """The same of what could not be recorded: where each of it is, a new run says."""
+    """Group findings that could not be recorded; only a new run of `verify` says where they are."""
     return [{"code": code, **meaning(code, VERIFY)._asdict(), "count": count, "at": what.at} for code, count in what.counts.most_common()]
 
 
 def _found(connection: Any) -> list[QueryRow]:
-    """What was verified and is not as it should be, besides the files that the index calls damaged."""
+    """Group the open findings of `verify`, except those about files that the index lists as damaged."""
     groups: dict[str, list[OpenFinding]] = {}
     for each in found_besides_files(ledger_entries.verified(connection)):
         groups.setdefault(each.code, []).append(each)
@@ -110,7 +110,7 @@ WHERE u.state <> 'archived' AND u.state = ? AND coalesce(u.code, '') = ? ORDER B
 
 
 def _damaged(connection: Any, fixity: str) -> QueryRow:
-    where = "INDEXED BY files_damaged WHERE fixity IN ('missing', 'changed') AND fixity = ?"  # SQLite would count in a larger one
+    where = "INDEXED BY files_damaged WHERE fixity IN ('missing', 'changed') AND fixity = ?"  # SQLite would choose a larger index
     return {"code": fixity, "command": put_back(), **meaning(FIXITY[fixity], VERIFY)._asdict(), **_files(connection, where, (fixity,))}
 
 
@@ -122,7 +122,7 @@ def _flagged(connection: Any, flag: Flag) -> QueryRow:
 
 
 def _mixed_up(connection: Any) -> list[QueryRow]:
-    """The DICOM studies of several patients, each with its patients: those whose files came last."""
+    """Return the DICOM studies with several patients, each with its patients, latest files first."""
     sql = f"""
 SELECT study_instance_uid, count(*) AS files, max(archived_at) AS archived_at, max(study_description) AS study_description
 FROM files WHERE {FLAGGED} AND patient_differs GROUP BY 1 ORDER BY max(position) DESC LIMIT {MOST}"""  # noqa: S608 - names of ours
@@ -131,7 +131,7 @@ FROM files WHERE {FLAGGED} AND patient_differs GROUP BY 1 ORDER BY max(position)
 
 
 def _unread(connection: Any) -> list[QueryRow]:
-    """Files whose header could not be read, or only in part, by code; the most frequent code first."""
+    """Group files whose header could not be read completely by code, the most frequent code first."""
     unread = "INDEXED BY files_unread WHERE dicom_error IS NOT NULL"
     codes = ask(connection, f"SELECT dicom_error AS code, count(*) AS n FROM files {unread} GROUP BY 1 ORDER BY n DESC, 1")  # noqa: S608 - ours
     return [

@@ -15,7 +15,7 @@ HEIGHT = 100.0
 
 @dataclass(frozen=True, slots=True)
 class BarPart:
-    """One rectangle, in hundredths of the height from above. `colour`: its number among the kinds."""
+    """One rectangle; `y` and `height` in hundredths of the chart's height, from the top. `colour`: index of its kind."""
 
     kind: str
     count: int
@@ -35,7 +35,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """`top`: the number of files that the whole height means. `kinds`: each with its sum, the largest first."""
+    """`top`: number of files at full height. `kinds`: each with its total, largest first."""
 
     bars: tuple[Bar, ...]
     kinds: tuple[tuple[str, int], ...]
@@ -43,12 +43,12 @@ class Chart:
 
     @property
     def total(self) -> int:
-        """Of all days."""
+        """Return the number of files on all days."""
         return sum(bar.count for bar in self.bars)
 
 
 def stacked(days: Sequence[str], counts: Iterable[tuple[str, str, int]]) -> Chart:
-    """A bar for each of `days`; `counts` are (day, kind, count)."""
+    """Return a bar for each of `days`; `counts` are (day, kind, count)."""
     counts = list(counts)
     sums: Counter[str] = Counter()
     for _, kind, count in counts:
@@ -77,7 +77,7 @@ def _parts(found: Counter[str], kinds: Sequence[str], top: int) -> tuple[BarPart
 
 
 def _round_up(count: int) -> int:
-    """To 1, 2 or 5 followed by noughts."""
+    """Round up to 1, 2 or 5 times a power of ten."""
     step = 1
     while True:
         for digit in (1, 2, 5):

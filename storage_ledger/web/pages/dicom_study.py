@@ -16,19 +16,19 @@ from storage_ledger.web.pages.queries import QueryRow, ask, ask_one
 from storage_ledger.web.pages.study_list import with_condition
 
 A_PAGE = 500
-"""Files of a series at once."""
+"""Files of a series per page."""
 
 NO_FLAGS: QueryRow = {"flags": [], "more_flags": 0, "patients": [], "more_patients": 0}
 
 MOST_FLAGS = 3
-"""The most that are explained above the pictures; their number is always shown."""
+"""Most flags explained above the images; the total is always shown."""
 
 _NO_SERIES = ""
-"""In an address: the files that name no series."""
+"""In an address: files without a Series Instance UID."""
 
 
 def of_index(connection: Any, uid: str, series_uid: str | None, chosen: str | None, page: int) -> QueryRow | None:
-    """The study; None where there is none. `chosen`: `<study_id>/<name>` of the file to be shown first."""
+    """Return the study, or None if there is none. `chosen`: `<study_id>/<name>` of the file to show first."""
     study = ask_one(connection, "SELECT * FROM dicom_studies WHERE study_instance_uid = ?", (uid,))
     if study is None:
         return None
@@ -67,13 +67,13 @@ def of_index(connection: Any, uid: str, series_uid: str | None, chosen: str | No
 
 
 def waiting(connection: Any, uid: str) -> list[QueryRow]:
-    """Pipeline studies that are to become part of it, and are not in the archive yet."""
+    """Return the pipeline studies that belong to it and are not archived yet."""
     sql = "SELECT study_id, state, last_error FROM studies WHERE study_instance_uid = ? AND state IN ('pending', 'failed', 'quarantined')"
     return ask(connection, f"{sql} LIMIT 20", (uid,))
 
 
 def path(file: QueryRow) -> str:
-    """`<study_id>/<name>`, quoted for an address."""
+    """Return `<study_id>/<name>`, quoted for an address."""
     return f"{quote(file['study_id'], safe='')}/{quote(file['name'], safe='')}"
 
 
@@ -82,7 +82,7 @@ _OF_A_FILE = ", ".join((
     "verified_at", "dicom_error", "sha256", *PATIENT, *UIDS, "announced", *TABLE_FLAGS,
 ))  # fmt: skip
 _FILE = f"SELECT {_OF_A_FILE} FROM files"  # noqa: S608 - names of ours
-_ORDER = "ORDER BY series_instance_uid, instance_number, study_id, name"  # that of the index
+_ORDER = "ORDER BY series_instance_uid, instance_number, study_id, name"  # the order of an index
 
 
 def _series(connection: Any, uid: str) -> list[QueryRow]:
@@ -103,7 +103,7 @@ def _series(connection: Any, uid: str) -> list[QueryRow]:
 
 
 def _best(all_series: list[QueryRow]) -> QueryRow | None:
-    """The first that has pictures."""
+    """Return the first series that has images."""
     return next((each for each in all_series if each["cover"]), all_series[0] if all_series else None)
 
 
@@ -115,7 +115,7 @@ def _file(connection: Any, uid: str, chosen: str | None) -> QueryRow | None:
 
 
 def _place(connection: Any, uid: str, series_uid: str, file: QueryRow) -> int:
-    """How many files of the series come before it."""
+    """Return the number of files of the series that come before this one."""
     found = ask_one(
         connection,
         "SELECT count(*) AS n FROM files WHERE study_instance_uid = ? AND series_instance_uid IS ? "
@@ -132,7 +132,7 @@ def _files(connection: Any, uid: str, series_uid: str, offset: int) -> list[Quer
 
 
 def _flags(connection: Any, uid: str) -> QueryRow:
-    """The first files that are flagged, each with those that it is at odds with, which are not named again; and how many are left.
+    """Return the first flagged files, each with the files that it conflicts with (not listed again), and how many more there are.
 
     Those that differ in their patient alone are told of by `patients_of`: all files of a study may.
     """

@@ -1,4 +1,4 @@
-"""What each code means and what to do about it, as a page says it. The texts stand in domain/error_catalogue."""
+"""What each code means and what to do about it, from domain/error_catalogue, for pages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from storage_ledger.domain.error_catalogue.retries import RETRIES
 
 
 class Meaning(NamedTuple):
-    """For people, without markup. All of it is empty for a code that is not known: a newer program may have written it."""
+    """Texts without markup. All are empty for an unknown code, which a newer program may have written."""
 
     means: str
     meanwhile: str
@@ -32,17 +32,17 @@ _SECTIONS: Mapping[str, tuple[Section, ...]] = {
     "failed": (RETRIES, OUTAGES),
     "archived": (HEADERS,),
 }
-"""By the kind of an entry or the state of an upload. Entries that end something name its code as well: it does not explain them."""
+"""Sections by kind of entry or state of upload. Entries that end something name its code too, but it does not explain them."""
 
 
 def meaning(code: str | None, *sections: Section) -> Meaning:
-    """What a code means in the first of these sections that has it."""
+    """Return the meaning of a code from the first of these sections that has it."""
     found = explained(code, sections)
     return Meaning(_text(found.means), _text(found.meanwhile), _text(found.action), found.commands) if found else UNKNOWN
 
 
 def meaning_in(kind: str, code: str | None) -> Meaning:
-    """What a code in an entry of this kind means."""
+    """Return the meaning of a code in an entry of this kind."""
     return meaning(code, *_SECTIONS.get(kind, ()))
 
 

@@ -1,6 +1,6 @@
-"""Values of DICOM as people write them: names, dates, times, ages. Pure; what is not as it should be is shown as it is."""
+"""DICOM values as people write them: names, dates, times, ages. Pure; malformed values are returned unchanged."""
 
-# ruff: noqa: RUF001 - letters that look alike are what this is about
+# ruff: noqa: RUF001 - confusable letters are the point
 from __future__ import annotations
 
 import re
@@ -25,14 +25,14 @@ SEXES = {"F": "female", "M": "male", "O": "other"}
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """A person's. `other`: the same name in other writing (ideographic, phonetic), empty where there is none."""
+    """A person's name. `other`: the same name in another script (ideographic, phonetic), or empty."""
 
     text: str
     other: str = ""
 
 
 def person(value: str | None) -> Name:
-    """DICOM PS3.5 §6.2.1: up to three groups separated by `=`, each of up to five components separated by `^`; all that is there is shown.
+    """DICOM PS3.5 §6.2.1: up to three groups separated by `=`, each with up to five components separated by `^`; everything is shown.
 
     `DOE^JANE` → `Doe, Jane`. Only a name all in capitals is set in small letters.
     """
@@ -41,7 +41,7 @@ def person(value: str | None) -> Name:
 
 
 def identity(of: Mapping[str, str | None], differing: Collection[str] = ()) -> str:
-    """Whom and what a message or a file names, in one line: `Rossi, Giulia, SGC-122138`; and what else of it is `differing`."""
+    """Describe the patient of a message or file in one line, `Rossi, Giulia, SGC-122138`, followed by whatever else is `differing`."""
     name, patient_id = person(of.get("patient_name")).text, of.get("patient_id")
     texts = [name or "no name", patient_id or "no ID"]
     others = {
@@ -55,7 +55,7 @@ def identity(of: Mapping[str, str | None], differing: Collection[str] = ()) -> s
 
 
 def day(value: str | None) -> str:
-    """`20260131` → `31 Jan 2026`: unambiguous, whether one expects the day or the month first."""
+    """`20260131` → `31 Jan 2026`: unambiguous whichever order the reader expects."""
     found = _date(value)
     return f"{found.day} {_MONTHS[found.month - 1]} {found.year}" if found else value or ""
 
@@ -67,7 +67,7 @@ def time(value: str | None) -> str:
 
 
 def patient_age(born: str | None, on: str | None) -> str:
-    """A patient's age on a day, in years, or in months or days for small children; empty if unknown."""
+    """Return a patient's age on a day: years, or months or days for small children; empty if unknown."""
     first, last = _date(born), _date(on)
     if first is None or last is None or last < first:
         return ""
@@ -78,7 +78,7 @@ def patient_age(born: str | None, on: str | None) -> str:
 
 
 def modalities(value: str | None) -> list[tuple[str, str]]:
-    """`CT, SR` → each with what it means, empty where that is not known."""
+    """Split `CT, SR` into (code, meaning); the meaning is empty if unknown."""
     codes = [code for each in re.split(r"[,\\]", value or "") if (code := each.strip())]
     return [(code, MODALITIES.get(code, "")) for code in codes]
 
@@ -87,7 +87,7 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 
 
 _TURKISH = re.compile("[İŞĞ]")
-"""A name with one of these has an I without a dot, too."""
+"""A name with one of these letters also has a dotless I."""
 
 
 def _group(value: str) -> str:

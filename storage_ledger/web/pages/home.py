@@ -1,4 +1,4 @@
-"""The start page: what there is, what needs attention, what came in."""
+"""The start page: counts, what needs attention, latest arrivals."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NEWEST = 12
 
 
 def of_index(connection: Any, today: date) -> QueryRow:
-    """What index.db says. Everything from counters or covering indexes: some milliseconds, however much there is."""
+    """Read from index.db, using only counters and covering indexes: a few milliseconds at any size."""
     total = ask_one(connection, "SELECT coalesce(sum(files), 0) AS files, coalesce(sum(bytes), 0) AS bytes FROM arrivals")
     states = ask(connection, "SELECT state, count(*) AS n FROM studies WHERE state IN ('pending', 'failed', 'quarantined') GROUP BY state")
     flagged = ask_one(connection, f"SELECT count(*) AS n FROM files WHERE {FLAGGED}")  # noqa: S608 - names of ours
@@ -41,7 +41,7 @@ def of_index(connection: Any, today: date) -> QueryRow:
 
 
 def of_ledger(connection: Any) -> QueryRow:
-    """What ledger.db says: how far it is, what goes on, what was last verified."""
+    """Read from ledger.db: last position, work in progress, last verification."""
     last = ask_one(connection, "SELECT position, recorded_at FROM entries ORDER BY position DESC LIMIT 1")
     oldest = ask_one(
         connection,

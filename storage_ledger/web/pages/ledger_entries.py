@@ -1,4 +1,4 @@
-"""Facts from ledger.db for a page: an entry with its proof, outages that go on, when it was last verified."""
+"""Reads ledger.db for pages: an entry with its proof, ongoing outages, the last verification."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from storage_ledger.web.pages.error_codes import meaning
 from storage_ledger.web.pages.queries import QueryRow, ask, ask_one, marks
 
 SHOWN_CHARACTERS = 200_000
-"""Of a payload; the rest of a larger one is in the JSON of the row."""
+"""Characters of a payload that are shown; the row's JSON has the rest."""
 
 
 def entry(connection: Any, position: int) -> QueryRow | None:
-    """One entry, its cause, and the entries that it caused; None if there is no such entry."""
+    """Return one entry, its cause and the entries that it caused, or None."""
     found = entries(connection, "position = ?", (position,))
     if not found:
         return None
@@ -52,12 +52,12 @@ def entry(connection: Any, position: int) -> QueryRow | None:
 
 
 def entries(connection: Any, where: str, values: tuple[Any, ...]) -> list[Entry]:
-    """The entries that a condition admits, in order."""
+    """Return the entries that match a condition, in order."""
     return [Entry(*row) for row in connection.execute(f"SELECT {COLUMNS} FROM entries WHERE {where} ORDER BY position", values)]  # noqa: S608 - ours
 
 
 def pretty(payload: str) -> str:
-    """Indented, in its own order of keys. Of a huge one the beginning."""
+    """Indent a payload, keeping its order of keys; only the beginning of a huge one."""
     text = payload
     if len(text) <= SHOWN_CHARACTERS:
         try:
@@ -68,20 +68,20 @@ def pretty(payload: str) -> str:
 
 
 def outages(connection: Any) -> list[QueryRow]:
-    """The current outages, which stop all studies. A cause that stops several steps is listed once, since its beginning."""
+    """Return the current outages, which stop all studies. A cause that stops several steps is listed once, from its start."""
     failed = [each for each in entries(connection, OPEN_OUTAGES, ()) if not faults(each)]
     return [asdict(cause) | meaning(cause.code, OUTAGES)._asdict() for cause in by_code(going_on(failed))]
 
 
 def clock_ahead(connection: Any) -> ClockAhead | None:
-    """How far the ledger's last time is ahead of this machine's clock, unless a person has acknowledged it."""
+    """Return how far the ledger's last timestamp is ahead of this machine's clock, unless that was acknowledged."""
     last = next(iter(entries(connection, "position = (SELECT max(position) FROM entries)", ())), None)
     acknowledged = of_no_study(connection, (Kind.ACKNOWLEDGED.value,), ACKNOWLEDGED_READ)
     return ahead_of(last, acknowledged, datetime.now(UTC))
 
 
 def waiting_long(connection: Any) -> list[QueryRow]:
-    """By stage, what has waited for too long: how many rows, and since when the oldest."""
+    """Return overdue work items by stage: their number, and the time of the oldest."""
     sql = (
         "SELECT q.stage, q.n, e.recorded_at AS oldest FROM (SELECT stage, count(*) AS n, min(position) AS position FROM pending "
         "WHERE stage <> 'confirm' GROUP BY stage) q JOIN entries e USING (position) ORDER BY q.position"
@@ -90,11 +90,11 @@ def waiting_long(connection: Any) -> list[QueryRow]:
 
 
 def of_no_study(connection: Any, kinds: tuple[str, ...], limit: int) -> Iterator[Entry]:
-    """The newest entries of these kinds that belong to no study, the newest first, without those that are damaged."""
+    """Return the newest entries of these kinds without a study_id, newest first, leaving out damaged ones."""
     sql = f"SELECT {COLUMNS} FROM entries WHERE study_id IS NULL AND kind IN ({marks(kinds)}) ORDER BY position DESC"  # noqa: S608 - marks
     return islice((each for each in map(Entry._make, connection.execute(sql, kinds)) if not faults(each)), limit)
 
 
 def verified(connection: Any) -> Iterator[Entry]:
-    """What was verified, the newest first."""
+    """Return the `verified` entries, newest first."""
     return of_no_study(connection, (Kind.VERIFIED.value,), VERIFIED_READ)

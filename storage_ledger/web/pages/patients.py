@@ -1,4 +1,4 @@
-"""Whom files and messages name, where that is more than one patient: in one line each, for the pages."""
+"""Patients named by files and messages, one line each, wherever there is more than one."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from storage_ledger.web.pages.formatting import identity
 from storage_ledger.web.pages.queries import QueryRow, ask
 
 MOST_PATIENTS = 20
-"""Of a study of several, named."""
+"""Most patients named on a study's page."""
 
 MOST_OTHERS = 3
-"""Of these, in a list of studies."""
+"""Most patients named per study in a list."""
 
 
 def sides(file: QueryRow) -> QueryRow:
-    """What message and header of a file say, one line each, where they disagree: `message_says`, `file_says`; else nothing."""
+    """Return `message_says` and `file_says`, one line each, if message and header of a file disagree; otherwise nothing."""
     found = message_and_file(file)
     if not found["differences"]:
         return {}
@@ -28,7 +28,7 @@ def sides(file: QueryRow) -> QueryRow:
 
 
 def patients_of(connection: Any, uid: str) -> QueryRow:
-    """The patients whom the files of a DICOM study name, with the number of files, most first; empty unless they differ.
+    """Return the patients named by the files of a DICOM study, with file counts, most first; empty unless they differ.
 
     `patients`: the first of them, `more_patients`: how many more there are.
     """
@@ -43,7 +43,7 @@ def patients_of(connection: Any, uid: str) -> QueryRow:
 
 
 def with_other_patients(connection: Any, studies: Sequence[QueryRow]) -> list[QueryRow]:
-    """Each study with `others`: its patients besides the one under whom it is listed, so that a search hit is explained."""
+    """Add `others` to each study: its further patients, which explain a search hit."""
     return [{**study, "others": _others(connection, study) if study["flagged"] else []} for study in studies]
 
 

@@ -1,4 +1,4 @@
-"""A pipeline study: what the ledger says about one study_id, why it waits or failed, and what to do."""
+"""A pipeline study: its history in the ledger, why it is waiting or failed, and what to do."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from storage_ledger.web.pages.patients import sides
 from storage_ledger.web.pages.queries import QueryRow, ask, ask_one
 
 MOST_ENTRIES = 500
-"""Of a study described again and again the newest."""
+"""Most entries shown, the newest; a study may be described any number of times."""
 
 FIXITY = {"missing": "file-missing", "changed": "file-changed"}
-"""What the index calls it → the code of `verify`."""
+"""`fixity` in the index → the finding code of `verify`."""
 
 MOST_FILES = 200
-"""Shown with a picture each. A study of the pipeline has one, mostly."""
+"""Most files shown, each with an image. Most pipeline studies have one."""
 
 MOST_DAMAGED = 20
-"""The most that are named; their number is always shown."""
+"""Most damaged files named; the total is always shown."""
 
 MOST_FLAGGED = 5
-"""Shown at the top of the page; each file has its flags beside it."""
+"""Most flagged files shown at the top of the page; each file also shows its own flags."""
 
 MOST_PAYLOAD = 20_000
 """Characters."""
@@ -46,7 +46,7 @@ _NEXT = {stage.value: text for stage, text in NEXT.items()}
 
 
 def of_ledger(connection: Any, study_id: str) -> QueryRow:
-    """What happened to it; `entries` is empty where the ledger knows nothing."""
+    """Read its history from ledger.db; `entries` is empty if there is none."""
     entries = ledger_entries.entries(connection, "study_id = ?", (study_id,))
     study = Study.as_far_as_whole(study_id, entries)
     whole = [each for each in entries if not faults(each)]
@@ -74,7 +74,7 @@ def of_ledger(connection: Any, study_id: str) -> QueryRow:
 
 
 def of_index(connection: Any, study_id: str) -> QueryRow:
-    """What the index knows: whose it is, its files, the DICOM studies that they belong to."""
+    """Read from index.db: the patient, the files, and the DICOM studies that they belong to."""
     study = ask_one(connection, "SELECT * FROM studies WHERE study_id = ?", (study_id,))
     files = ask(connection, "SELECT * FROM files WHERE study_id = ? ORDER BY position, name LIMIT ?", (study_id, MOST_FILES))
     counts = {row["fixity"]: row["n"] for row in ask(connection, "SELECT fixity, count(*) AS n FROM files WHERE study_id = ? GROUP BY 1",
@@ -95,20 +95,20 @@ def of_index(connection: Any, study_id: str) -> QueryRow:
 
 
 def _flagged(connection: Any, study_id: str) -> list[QueryRow]:
-    """Its files that disagree with their messages, or with the other files of their DICOM study, about the patient: the first ones."""
+    """Return the first files that disagree about the patient with their message or with other files of their DICOM study."""
     sql = "SELECT * FROM files WHERE study_id = ? AND (message_differs OR patient_differs) ORDER BY position, name LIMIT ?"
     return [{**row, **sides(row)} for row in ask(connection, sql, (study_id, MOST_FLAGGED))]
 
 
 def _damaged(connection: Any, study_id: str, fixity: str, count: int) -> QueryRow:
-    """The files that are missing, or changed: the first of them, and how many there are."""
+    """Return the first missing or changed files, and their total."""
     sql = "SELECT name, verified_at FROM files WHERE study_id = ? AND fixity = ? ORDER BY position, name LIMIT ?"
     rows = ask(connection, sql, (study_id, fixity, MOST_DAMAGED))
     return {"fixity": fixity, "count": count, "rows": rows, **meaning(FIXITY[fixity], VERIFY)._asdict()}
 
 
 def _troubles(study: Study, entries: list[Entry]) -> list[QueryRow]:
-    """Each upload that is not in the archive, and why."""
+    """Return each unarchived upload and why."""
     by_position = {each.position: each for each in entries}
     found = []
     for upload_path, upload in study.uploads.items():
@@ -135,7 +135,7 @@ def _troubles(study: Study, entries: list[Entry]) -> list[QueryRow]:
 
 
 def _trouble(entries: list[Entry], work_item: QueryRow) -> QueryRow | None:
-    """Why a work item failed when it was last tried, as far as the ledger says."""
+    """Return why a work item's last attempt failed, if the ledger says."""
     if not work_item["attempts"] or work_item["stage"] == Stage.CONFIRM:
         return None
     failed = [each for each in entries if each.kind == Kind.FAILED and each.cause == work_item["position"]]
@@ -162,7 +162,7 @@ def _code(data: QueryRow) -> str:
 
 
 def _said(entry: Entry) -> str:
-    """What the badge with its kind does not say already."""
+    """Summarise an entry, without repeating its kind, which the badge shows."""
     if faults(entry):
         return summary(entry)
     if entry.kind in {Kind.RELEASED, Kind.DISCARDED}:
@@ -171,13 +171,13 @@ def _said(entry: Entry) -> str:
 
 
 def _took(entries: list[Entry]) -> float | None:
-    """From the first `described` to the first `archived`, in seconds."""
+    """Return the seconds from the first `described` to the first `archived`."""
     archived = next((each for each in entries if each.kind == Kind.ARCHIVED), None)
     return (instant(archived.recorded_at) - instant(entries[0].recorded_at)).total_seconds() if archived else None
 
 
 def _rejected(connection: Any, study_id: str) -> list[QueryRow]:
-    """Messages with this id that were no events, the newest first."""
+    """Return rejected messages that name this study_id, newest first."""
     where = f"{NAMING_STUDY} AND kind = 'rejected' AND position > ?"
     oldest = ask_one(connection, f"SELECT position FROM entries WHERE {NAMING_STUDY} AND kind = 'rejected' "  # noqa: S608 - ours
                      "ORDER BY position DESC LIMIT 1 OFFSET ?", (study_id, MOST_ENTRIES))  # fmt: skip

@@ -1,4 +1,4 @@
-"""Questions to one of the two databases, as plain dictionaries."""
+"""Query helpers: rows of either database as plain dictionaries."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ QueryRow = dict[str, Any]
 
 
 def ask(connection: Any, sql: str, values: Sequence[Any] | QueryRow = ()) -> list[QueryRow]:
-    """All rows that come of it, by column."""
+    """Return all rows, by column."""
     found = connection.execute(sql, values)
     columns = [each[0] for each in found.description]
     return [dict(zip(columns, row, strict=True)) for row in found]
 
 
 def ask_one(connection: Any, sql: str, values: Sequence[Any] | QueryRow = ()) -> QueryRow | None:
-    """The first row, None when there is none."""
+    """Return the first row, or None."""
     return next(iter(ask(connection, sql, values)), None)
 
 
 def marks(values: Sequence[Any]) -> str:
-    """As many question marks."""
+    """Return one question mark per value, for IN (…)."""
     return ", ".join("?" * len(values))

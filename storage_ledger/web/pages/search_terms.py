@@ -3,7 +3,7 @@
 A search has no syntax: whatever is typed finds something or nothing.
 """
 
-# ruff: noqa: RUF001 - letters that look alike are what this is about
+# ruff: noqa: RUF001 - confusable letters are the point
 from __future__ import annotations
 
 import re
@@ -16,17 +16,17 @@ from storage_ledger.domain.search_text import BIRTH_DATE, STUDY_DATE, compact
 from storage_ledger.domain.text_folding import fold, spelled
 
 NOTHING = '""'
-"""An expression of FTS5 that no row matches."""
+"""An FTS5 expression that matches no row."""
 
 LONGEST = 500
 MOST_JOINED = 4
-"""The most words that are also tried joined: `van den berg` finds VANDENBERG."""
+"""Most words that are also tried joined: `van den berg` finds VANDENBERG."""
 
 _MONTHS = (
     ("january", "januar"), ("february", "februar"), ("march", "marz", "maerz", "mrz"), ("april",), ("may", "mai"), ("june", "juni"),
     ("july", "juli"), ("august",), ("september",), ("october", "oktober"), ("november",), ("december", "dezember"),
 )  # fmt: skip
-"""In English and German, as they are folded; the first three letters are enough."""
+"""Month names in English and German, folded; the first three letters are enough."""
 
 _FORMS = tuple(
     re.compile(form.replace("YEAR", "(?P<y>[12][0-9]{3})").replace("MONTH", r"(?P<n>[^\W\d_]{3,9})\.?"), re.IGNORECASE)
@@ -41,7 +41,7 @@ _FORMS = tuple(
         r"YEAR ?年(?: ?(?P<m>[0-9]{1,2}) ?月(?: ?(?P<d>[0-9]{1,2}) ?日)?)?",
     )
 )
-"""Ways to write a day, a month or a year. In figures the day stands before the month."""
+"""Ways to write a day, month or year. In numeric dates the day comes before the month."""
 
 _BETWEEN = re.compile(r" ?(?:\.{2,}|[–—~]|/) ?| - | (?:to|and|until|till|bis|und) |-", re.IGNORECASE)
 _OPEN = re.compile(
@@ -50,23 +50,23 @@ _OPEN = re.compile(
 )
 _BEGINS_A_PERIOD = re.compile("(?:from|between|von|zwischen) ", re.IGNORECASE)
 _MOST_WORDS = 8
-"""Of a period: `from 3 Jun 2026 to 5 Jun 2026`."""
+"""Words around a period: `from 3 Jun 2026 to 5 Jun 2026`."""
 
 _BETWEEN_WORDS = re.compile(r"[\s^=,;\\]+")
 
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """A part of what was typed. `match`: an expression of FTS5 for it. A study has to have all of them."""
+    """A part of the search text. `match`: its FTS5 expression. A study must match all terms."""
 
     text: str
     match: str
     is_word: bool = True
-    """No date and no period."""
+    """Neither a date nor a period."""
 
 
 def terms(text: object) -> list[Term]:
-    """What is typed, in order. What has neither a letter nor a digit in it is left out."""
+    """Split the search text into terms, in order. Parts without a letter or digit are dropped."""
     words = re.sub('[\0"]', " ", unicodedata.normalize("NFKC", str(text or "")[:LONGEST])).split()
     found: list[Term] = []
     while words:
@@ -80,14 +80,14 @@ def terms(text: object) -> list[Term]:
 
 
 def all_of(some: Sequence[Term]) -> str:
-    """An expression for rows that have all of these."""
+    """Return an FTS5 expression for rows that match all terms."""
     if not some:
         return NOTHING
     every = " AND ".join(term.match for term in some)
     texts = [term.text for term in some]
     if not 1 < len(some) <= MOST_JOINED or not all(term.is_word for term in some):
         return every
-    if any(re.search(r"\d", text) for text in texts):  # a number that is grouped: it is one, or none of it is
+    if any(re.search(r"\d", text) for text in texts):  # a grouped number is joined as a whole, or not at all
         ways = [_of_word("".join(texts))]
     else:
         ways = [" AND ".join(map(_of_word, way)) for way in _joined(texts)]
@@ -95,12 +95,12 @@ def all_of(some: Sequence[Term]) -> str:
 
 
 def expression(text: object) -> str:
-    """An FTS5 expression for rows that have, for each word of `text`, a word that begins so. Nothing in it is syntax."""
+    """Return an FTS5 expression for rows that have, for each word of `text`, a word beginning with it. Everything is quoted."""
     return all_of(terms(text))
 
 
 def period(text: str) -> tuple[str, str] | None:
-    """The first and the last day of what is written, as `20260601` and `20260699`; None where it is no date and no period."""
+    """Return the first and last day of a date or period, as `20260601` and `20260699`, or None if it is neither."""
     if day := _day(text):
         return day
     for between in _BETWEEN.finditer(text):
@@ -137,7 +137,7 @@ def _month(name: str) -> int | None:
 
 
 def _dates_at_the_beginning(words: Sequence[str]) -> tuple[int, Term | None]:
-    """How many words are the longest date or period with which these begin, and the term of it."""
+    """Return the length in words of the longest date or period at the start of these words, and its term."""
     for length in range(min(_MOST_WORDS, len(words)), 0, -1):
         if term := _of_dates(" ".join(words[:length]).strip(",;")):
             return length, term
@@ -145,7 +145,7 @@ def _dates_at_the_beginning(words: Sequence[str]) -> tuple[int, Term | None]:
 
 
 def _of_dates(text: str) -> Term | None:
-    """A date or period, or an identifier that looks like one."""
+    """Return a term for a date or period, or for an identifier that looks like one."""
     if (found := period(text)) is None:
         return None
     first, last = found
@@ -160,7 +160,7 @@ def _of_dates(text: str) -> Term | None:
 
 
 def _prefixes(first: str, last: str, begin: str = "") -> Iterator[str]:
-    """Beginnings of numbers that all from `first` to `last`, and no others, have: both have as many digits."""
+    """Return the prefixes shared by exactly the numbers from `first` to `last`, which have equally many digits."""
     if not first.strip("0") and not last.strip("9"):
         yield begin
         return
@@ -179,15 +179,15 @@ def _term(word: str) -> Term | None:
 
 
 def _of_word(word: str) -> str:
-    """It, or how else people write it. Quoted, so that nothing in it is syntax, and the beginning of a word is enough."""
+    """Match it, or other spellings of it. Quoted, so that nothing is syntax; the beginning of a word is enough."""
     folded, other = fold(word), spelled(word)
     ways = (folded, other, compact(folded), compact(other), "" if word.isascii() else word)
     return _any(f'"{way}"*' for way in ways if compact(way))
 
 
 def _joined(words: Sequence[str]) -> Iterator[list[str]]:
-    """Each way to join some of them with their neighbours."""
-    for cuts in range(2 ** (len(words) - 1) - 1):  # a bit for each gap that stays; all of them stay in none of these
+    """Yield each way to join some of the words with their neighbours."""
+    for cuts in range(2 ** (len(words) - 1) - 1):  # one bit per gap that stays; the case where all stay is left out
         way = [words[0]]
         for gap, word in enumerate(words[1:]):
             if cuts >> gap & 1:

@@ -1,4 +1,4 @@
-"""The list of DICOM studies: search, facets, order, and a summary of each."""
+"""The list of DICOM studies: search, facets, order, and a summary of each study."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from storage_ledger.web.pages.search_terms import Term, all_of, terms
 
 A_PAGE = 50
 MOST_FOUND = 5000
-"""Of what a search finds the studies that came last: one letter finds half the archive."""
+"""Most studies that a search considers, the latest first: one letter matches half the archive."""
 
 MOST_PAGES = 2000
 FACET_VALUES = 12
@@ -29,17 +29,17 @@ SORTS = {
     "name": ("Patient", "patient_name", "asc"),
     "size": ("Size", "bytes", "desc"),
 }
-"""Name in the address → what it is called, column, the way that is meant without saying so."""
+"""Name in the address → title, column, default direction."""
 
 NOT_THERE = "state IN ('pending', 'failed', 'quarantined')"
 
 FACETS = {"modality": "Modality", "institution": "Institution", "year": "Year"}
 COLUMNS = {"modality": "modalities", "institution": "institution_name", "year": "year"}
 NONE = "-"
-"""In an address: has no such value."""
+"""In an address: no value."""
 
 PREFIX = 8
-"""As many characters of a study_id are enough to name it, as commands and pages abbreviate it."""
+"""Characters of a study_id that are enough to find it; commands and pages abbreviate it to as many."""
 
 MOST_NAMED = 500
 
@@ -54,7 +54,7 @@ UNION SELECT study_instance_uid FROM files WHERE study_id BETWEEN :first AND :la
 UNION SELECT f.study_instance_uid FROM studies s JOIN files f USING (study_id)
   WHERE s.study_instance_uid = :text AND f.study_instance_uid IS NOT NULL LIMIT :most"""
 
-# The few different values, each found by one step in the index: DISTINCT would read all of it.
+# The few distinct values, each found by one index lookup: DISTINCT would read the whole index.
 _ALL_MODALITIES = """
 WITH RECURSIVE each (m) AS (SELECT min(modalities) FROM dicom_studies UNION ALL
   SELECT (SELECT min(modalities) FROM dicom_studies WHERE modalities > m) FROM each WHERE m IS NOT NULL)
@@ -63,7 +63,7 @@ SELECT m FROM each WHERE m IS NOT NULL"""
 
 @dataclass(frozen=True, slots=True)
 class ListRequest:
-    """What an address asks for; everything in it may be nonsense."""
+    """The list that an address requests; every value may be invalid."""
 
     text: str = ""
     chosen: Mapping[str, str] = field(default_factory=dict)
@@ -74,7 +74,7 @@ class ListRequest:
 
     @classmethod
     def of(cls, arguments: Mapping[str, str]) -> ListRequest:
-        """From the arguments of an address."""
+        """Parse the arguments of an address."""
         sort = arguments.get("sort", "")
         sort = sort if sort in SORTS else "arrived"
         way = arguments.get("way", "")
@@ -90,11 +90,11 @@ class ListRequest:
 
     @property
     def terms(self) -> list[Term]:
-        """What of the text is searched for."""
+        """Return the search terms."""
         return terms(self.text)
 
     def address(self, **other: str | int | None) -> str:
-        """The same with something else in it, from its first page."""
+        """Return the address of the first page of this list with some arguments changed."""
         told: dict[str, Any] = {"q": self.text, **self.chosen, "flagged": "1" if self.flagged else ""}
         if self.sort != "arrived" or self.way != "desc":
             told |= {"sort": self.sort, "way": self.way}
@@ -103,12 +103,12 @@ class ListRequest:
         return "/dicom" + (f"?{urlencode(kept)}" if kept else "")
 
     def conditions(self, named: Mapping[str, Sequence[str]]) -> tuple[str, list[Any]]:
-        """As SQL. `named`: the studies that a term names by a UID or a study_id; see `named_by`."""
+        """Return the SQL condition and its values. `named`: studies that a term names by UID or study_id; see `named_by`."""
         parts: list[str] = []
         values: list[Any] = []
         words = [term for term in self.terms if term.text not in named]
         if words or (self.text and not named):
-            # Where a study is named all are searched: few are left.
+            # If a study is named, search without the limit: few remain.
             parts.append(f"first_position IN ({_WORDS})" if named else f"first_position IN ({_WORDS} ORDER BY rowid DESC LIMIT ?)")
             values += [all_of(words)] if named else [all_of(words), MOST_FOUND]
         for term in self.terms:
@@ -133,19 +133,19 @@ class ListRequest:
 
 
 def id_range(text: str) -> tuple[str, str]:
-    """The range of study_ids that begin with `text`; empty if the text is too short."""
+    """Return the range of study_ids that begin with `text`; empty if the text is too short."""
     return (text, text + "~") if len(text) >= PREFIX else ("~", "")
 
 
 def named_by(connection: Any, some: Sequence[Term]) -> dict[str, list[str]]:
-    """What of these names DICOM studies: its text → their Study Instance UIDs. Whether it is one more word as well, it does not say.
+    """Return, for each term that names DICOM studies by an id, its text → their Study Instance UIDs. Such a term may be a word as well.
 
     A UID of a study, a series or an instance, in any form that it has there; a study_id of the pipeline, whole or its beginning; the
     Study Instance UID that a message announced.
     """
     found = {}
     for term in some:
-        for text in dict.fromkeys((term.text, term.text.lower())):  # a UUID may come in capitals
+        for text in dict.fromkeys((term.text, term.text.lower())):  # a UUID may be in capitals
             first, last = id_range(text)
             values = {"text": text, "first": first, "last": last, "most": MOST_NAMED}
             if uids := [row[0] for row in connection.execute(_NAMED, values)]:
@@ -155,11 +155,11 @@ def named_by(connection: Any, some: Sequence[Term]) -> dict[str, list[str]]:
 
 
 def of_index(connection: Any, wanted: ListRequest) -> QueryRow:
-    """The page of the list that is wanted."""
+    """Return the requested page of the list."""
     named = named_by(connection, wanted.terms)
     where, values = wanted.conditions(named)
     column, way = SORTS[wanted.sort][1], wanted.way
-    # The inner one finds the page in an index alone; only its rows are read.
+    # The inner query finds the page in an index alone; only the page's rows are read.
     keys = f"SELECT study_instance_uid FROM dicom_studies WHERE {where} ORDER BY {column} {way} LIMIT ? OFFSET ?"  # noqa: S608 - ours
     sql = f"SELECT * FROM dicom_studies WHERE study_instance_uid IN ({keys}) ORDER BY {column} {way}"  # noqa: S608 - ours
     rows = ask(connection, sql, [*values, A_PAGE, (wanted.page - 1) * A_PAGE])
@@ -176,7 +176,7 @@ def of_index(connection: Any, wanted: ListRequest) -> QueryRow:
 
 
 def with_covers(connection: Any, rows: Sequence[QueryRow]) -> list[QueryRow]:
-    """Each study with `cover`: the file (study_id, name) whose picture represents it, None if none has one."""
+    """Add `cover` to each study: the file (study_id, name) whose image represents it, or None."""
     uids = [row["study_instance_uid"] for row in rows]
     sql = f"""
 SELECT study_instance_uid, study_id, name FROM (
@@ -190,7 +190,7 @@ SELECT study_instance_uid, study_id, name FROM (
 
 
 def with_condition(connection: Any, rows: Sequence[QueryRow]) -> list[QueryRow]:
-    """Each study with `fixity` (how many files are how) and `waiting` (how many pipeline studies are how, but archived)."""
+    """Add `fixity` (file counts by state) and `waiting` (counts of unarchived pipeline studies by state) to each study."""
     uids = [row["study_instance_uid"] for row in rows]
     sources = {"fixity": "fixity AS word FROM files", "waiting": "state AS word FROM studies"}
     found: dict[str, dict[str, dict[str, int]]] = {name: {} for name in sources}
@@ -211,7 +211,7 @@ def _said(row: QueryRow) -> QueryRow:
 
 
 def _facets(connection: Any, wanted: ListRequest, where: str, values: Sequence[Any]) -> tuple[int, list[QueryRow]]:
-    everything = where == "1"  # counted in the indexes that are there for it
+    everything = where == "1"  # covering indexes exist for these counts
     source = "dicom_studies" if everything else "hit"
     sql = " UNION ALL ".join(f"SELECT '{name}', {column}, count(*) FROM {source} GROUP BY 2" for name, column in COLUMNS.items())  # noqa: S608
     if not everything:

@@ -1,4 +1,4 @@
-"""The pipeline studies that a search finds and the list of DICOM studies does not show: quarantined, failed, pending and the like."""
+"""Pipeline studies that match a search but are not in the list of DICOM studies: quarantined, failed, pending, …"""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from storage_ledger.web.pages.search_terms import Term, all_of
 from storage_ledger.web.pages.study_list import id_range
 
 MOST = 20
-"""Shown, the newest."""
+"""Most rows shown, newest first."""
 
-SAID = "Found by what its message says; the file's header does not say so."
+SAID = "The message matches; the file's header does not."
 
-# Archived ones that no DICOM study shows under what was typed: nothing names their study, or the message says something else.
+# Archived studies that the list of DICOM studies cannot show: without a study UID, or whose message differs from the header.
 _DIFFERS = f"SELECT study_id FROM files WHERE {FLAGGED} AND message_differs"  # noqa: S608 - names of ours
 _UNSEEN = f"SELECT study_id FROM files WHERE study_instance_uid IS NULL UNION ALL {_DIFFERS}"  # noqa: S608 - the same
 _OUTSIDE = f"(state IN ('pending', 'failed', 'quarantined', 'discarded') OR study_id IN ({_UNSEEN}))"
@@ -27,14 +27,14 @@ _WORDS = "first_position IN (SELECT rowid FROM studies_fts WHERE studies_fts MAT
 
 
 def of_index(connection: Any, terms: Sequence[Term], *, archived: bool = False) -> QueryRow:
-    """`rows`: the newest of them, each with its state and why it is in it; `total`: how many there are.
+    """Return `rows`, the newest, each with its state and reason, and `total`.
 
-    `archived`: all archived ones, too, for when no DICOM study is found: the message may say what the header does not.
+    `archived`: include archived ones, for a search that finds no DICOM study: the message may match where the header does not.
     """
     if not terms:
         return {"rows": [], "total": 0}
     where, values = _conditions(connection, terms, "1" if archived else _OUTSIDE)
-    # Counted and found at once: the search for a short word takes nearly all of the time.
+    # One query counts and finds: for a short word, the search takes nearly all of the time.
     sql = f"SELECT study_id, count(*) OVER () AS total FROM studies WHERE {where} ORDER BY last_position DESC LIMIT ?"  # noqa: S608 - ours
     found = ask(connection, sql, [*values, MOST])
     rows = [ask(connection, "SELECT * FROM studies WHERE study_id = ?", (each["study_id"],))[0] for each in found]
@@ -46,7 +46,7 @@ def _conditions(connection: Any, terms: Sequence[Term], which: str) -> tuple[str
     values: list[Any] = []
     words: list[Term] = []
     for term in terms:
-        text, lower = term.text, term.text.lower()  # a UUID may come in capitals
+        text, lower = term.text, term.text.lower()  # a UUID may be in capitals
         named = [text, text, lower, *id_range(text), *id_range(lower)]
         if ask_one(connection, f"SELECT 1 FROM studies WHERE {_NAMED} LIMIT 1", named):  # noqa: S608 - ours
             parts.append(f"({_NAMED} OR {_WORDS})")
@@ -71,7 +71,7 @@ def _archived(connection: Any, study_id: str) -> tuple[str | None, str]:
         return None, ""
     if file["study_instance_uid"] is None:
         code = file["dicom_error"]
-        return code, meaning(code, HEADERS).means or "The header names no study."
+        return code, meaning(code, HEADERS).means or "The header has no Study Instance UID."
     return ("message-differs", meaning("message-differs", FLAGS).means) if file["message_differs"] else (None, SAID)
 
 

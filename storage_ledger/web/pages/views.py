@@ -1,6 +1,6 @@
-"""The pages that are ours: an address → what is asked of the two databases → a template and its variables.
+"""Our pages: an address → queries on both databases → a template and its variables.
 
-Nothing here knows Datasette: `plugin` routes, guards and renders.
+Nothing here depends on Datasette: `datasette/routes.py` checks access and renders.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from storage_ledger.web.pages.formatting import SEXES, day, time
 
 
 class Databases(Protocol):
-    """What a page asks."""
+    """Runs a page's queries."""
 
     async def __call__(self, database: str, question: Callable[[Any], Any]) -> Any:
-        """The answer of `question`, which is given a connection to that database, in another thread."""
+        """Run `question` with a connection to that database in another thread, and return its result."""
 
 
 @dataclass(frozen=True, slots=True)
 class PageRequest:
-    """One request: what stood in the address (decoded), and its arguments."""
+    """One request: the decoded parts of its path, and its arguments."""
 
     place: Mapping[str, str]
     arguments: Mapping[str, str]
@@ -37,12 +37,12 @@ class PageRequest:
     serving: bool = True
     """Whether `storage-ledger serve` runs on this ledger."""
     unrecorded: Unrecorded | None = None
-    """What `verify` found there and could not record."""
+    """What `verify` found and could not record in the ledger."""
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What to show. `name` is what the body is called, too: `home`, `study` …"""
+    """What to show. `name` is also the class of the page's body: `home`, `study` …"""
 
     name: str
     title: str
@@ -55,7 +55,7 @@ async def start(request: PageRequest) -> Page:
     index = await request.databases("index", partial(home.of_index, today=datetime.now(UTC).date()))
     book = await request.databases("ledger", home.of_ledger)
     states = index["states"]
-    # As `storage-ledger status` has it: what is tried again by itself, and what stays as it is, needs nobody.
+    # Counted as in `storage-ledger status`: automatic retries and flags need no person.
     needs = states.get("quarantined", 0) + index["damaged"] + index["broken"] + len(book["outages"])
     book["found"] += request.unrecorded.counts.total() if request.unrecorded else 0
     needs += book["found"] + book["waits_long"] + (book["ahead"] is not None) + (not request.serving)
@@ -89,7 +89,7 @@ async def studies(request: PageRequest) -> Page:
 
 
 def _exported(wanted: study_list.ListRequest, named: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """What was typed, as Datasette's tables take it: words, and the studies that all terms name which name any."""
+    """Return the search as arguments of Datasette's tables: words, and the studies named by every term that names any."""
     words = " ".join(term.text for term in wanted.terms if term.text not in named)
     uids = sorted(set[str].intersection(*map(set, named.values()))) if named else []
     return {"_search": words, "study_instance_uid" if len(uids) == 1 else "study_instance_uid__in": ",".join(uids)}
@@ -152,7 +152,7 @@ ROUTES: tuple[tuple[str, View], ...] = (
     (r"/attention$", needs_attention),
     (r"/ledger/entries/(?P<position>[0-9]{1,18})$", entry),
 )
-"""Addresses as they come, not decoded."""
+"""Paths as received, not decoded."""
 
 
 def lasting(seconds: float) -> str:
@@ -179,7 +179,7 @@ FILTERS: dict[str, Callable[..., str]] = {
     "lasting": lasting,
     "suffix": lambda name: os.path.splitext(name)[1],
 }
-"""For templates."""
+"""Template filters."""
 
 
 def _now() -> str:

@@ -1,4 +1,4 @@
-// On every page: times in the viewer's own zone, and buttons that copy.
+// On every page: times in the device's time zone, and copy buttons.
 "use strict";
 
 const MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];

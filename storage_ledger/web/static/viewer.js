@@ -1,4 +1,4 @@
-// A study's page: look through the images of a series, their frames and windows; header and metadata.json on demand.
+// The study page: step through images, frames and windows; load header and metadata.json on demand.
 "use strict";
 
 const byId = (id) => document.getElementById(id);
@@ -9,7 +9,7 @@ const frameAt = byId("frame-at");
 const windowChoice = byId("window");
 let at = Math.max(0, links.findIndex((link) => link.getAttribute("aria-current") === "true"));
 let asked = 0;
-let playing = 0; // milliseconds from frame to frame; 0: not
+let playing = 0; // milliseconds per frame; 0: stopped
 let pace = 66;
 
 function address(link, frame) {
@@ -19,7 +19,7 @@ function address(link, frame) {
   return text;
 }
 
-// The picture changes only once the next one is there: no flicker, and whoever is fast skips what comes too late.
+// Swap the image only once the next one has loaded: no flicker, and late answers are skipped.
 function show() {
   const link = links[at];
   const ours = ++asked;
@@ -98,7 +98,7 @@ function facts(link) {
   byId("download").href = "/file/" + data.path;
 }
 
-// Which windows the file brings, and why there is no picture.
+// The windows stored in the file, or why there is no image.
 async function about(link) {
   const why = byId("picture-why");
   why.textContent = "";
@@ -106,7 +106,7 @@ async function about(link) {
   try {
     const response = await fetch("/image/" + link.dataset.path + "/about");
     if (response.ok) answer = await response.json();
-  } catch { /* offline: the picture says so itself */ }
+  } catch { /* offline: the image reports it */ }
   if (!answer || links[at] !== link) return;
   if (answer.why) why.textContent = answer.text || answer.why;
   if (answer.frames && answer.frames !== Number(frameAt.max)) frames(answer.frames);
@@ -114,9 +114,9 @@ async function about(link) {
   const kept = windowChoice.value;
   windowChoice.length = 1;
   for (const each of answer.windows) {
-    windowChoice.add(new Option((each.name || "In the file") + " (" + each.center + " / " + each.width + ")", each.center + "," + each.width));
+    windowChoice.add(new Option((each.name || "Stored") + " (" + each.center + " / " + each.width + ")", each.center + "," + each.width));
   }
-  windowChoice.disabled = !answer.windows.length; // colours have none
+  windowChoice.disabled = !answer.windows.length; // colour images have none
   windowChoice.value = kept;
   if (windowChoice.selectedIndex < 0) windowChoice.selectedIndex = 0;
 }
@@ -148,7 +148,7 @@ class OnDemand {
       this.why.textContent = "";
     } catch {
       this.loaded = null;
-      this.why.textContent = "It cannot be read just now. The file itself can be downloaded.";
+      this.why.textContent = "It cannot be read right now. You can still download the file.";
     }
   }
 }
@@ -169,7 +169,7 @@ function drawHeader(answer) {
   narrow();
 }
 
-// However somebody writes a tag: 0010,0010, (0010,0010) or 00100010.
+// Accept any spelling of a tag: 0010,0010, (0010,0010) or 00100010.
 const bare = (tag) => tag.replace(/[(),\s]/g, "");
 
 function narrow() {
@@ -186,13 +186,13 @@ function narrow() {
 }
 
 const GROUPS = {
-  patient_info: "Patient", study_info: "Study", modality_info: "Equipment", exposure_info: "Exposure", location_info: "Place and people",
+  patient_info: "Patient", study_info: "Study", modality_info: "Equipment", exposure_info: "Exposure", location_info: "Location and staff",
   validation_details: "Validation",
 };
 const words = (key) => (key.charAt(0).toUpperCase() + key.slice(1)).replaceAll("_", " ");
 const isGroup = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
 
-// Dates and names as people write them; the exact value is in the title.
+// Format dates and names for people; the exact value is in the title.
 function readable(key, text) {
   const date = /_date$/.test(key) && text.match(/^(\d{4})(\d\d)(\d\d)$/);
   if (date && MONTHS[date[2] - 1]) return Number(date[3]) + " " + MONTHS[date[2] - 1] + " " + date[1];
@@ -213,7 +213,7 @@ function group(title, value) {
   if (!entries.length) {
     const none = document.createElement("p");
     none.className = "quiet";
-    none.textContent = "Nothing said.";
+    none.textContent = "Empty.";
     made.append(none);
   }
   const list = document.createElement("dl");
@@ -271,7 +271,7 @@ if (picture && links.length) {
     else choose(at + step);
   });
   byId("stage").addEventListener("wheel", (event) => {
-    if (document.activeElement !== byId("stage")) return; // only once it was clicked: otherwise the page scrolls
+    if (document.activeElement !== byId("stage")) return; // only when focused: otherwise the page scrolls
     event.preventDefault();
     if (links.length === 1) frame(Number(frameAt.value) + Math.sign(event.deltaY));
     else choose(at + Math.sign(event.deltaY));

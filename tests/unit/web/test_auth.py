@@ -145,7 +145,7 @@ def test_a_token_is_known_by_its_hash_and_is_no_user(tmp_path: Path):
     [
         ({"browse_tokens": "export"}, "BROWSE_TOKENS: is not name:hash"),
         ({"browse_tokens": f"a:everything:{'0' * 64}"}, "BROWSE_TOKENS: a: a machine may be granted index, ledger,"),
-        ({"browse_tokens": f"a:index/x:{'0' * 64}"}, "index has no table of that name, but dicom_studies,"),
+        ({"browse_tokens": f"a:index/x:{'0' * 64}"}, "index has no table of that name, but studies,"),
         ({"browse_tokens": f"a:sql,files:{'0' * 64}"}, "sql is of no use without"),
         ({"browse_password_hash": hash_password("x"), "browse_sql_users": "admin joe"}, "BROWSE_SQL_USERS: has no password: joe"),
         ({"browse_tokens": f"a:{'0' * 64} a:{'1' * 64}"}, "twice"),
