@@ -1,20 +1,19 @@
-"""Every error that is ours, and the codes that steer the program.
+"""The tree of the program's own errors, and the codes that the program compares.
 
     StorageLedgerError
     ├── Retryable            retryable: the same call may succeed later; nothing is lost by waiting
-    ├── Permanent            permanent: waits for a person or a redelivery
-    ├── Rejected             permanent: a message that is not a `described` event
-    ├── LedgerError          the ledger itself
-    │   ├── LedgerBusy       retryable: another process writes; the ledger's volume is full or cannot be read or written
-    │   ├── LedgerRefused    retryable: SQLite takes this statement for an error; another one may succeed
+    ├── Permanent            permanent: needs manual review or a redelivery
+    ├── Rejected             permanent: a message that is not a valid `described` event
+    ├── LedgerError          the ledger or its mirror
+    │   ├── LedgerBusy       retryable: another process writes, or the ledger's volume is full, unreadable or read-only
+    │   ├── LedgerRefused    retryable: SQLite rejected one statement; others may succeed
     │   └── LedgerUnusable   stop the service: the ledger or its mirror is damaged, foreign, missing, or newer than the program
-    ├── BackupError          a backup that could not be made, is none, or may not take the ledger's place
-    ├── Locked               another process holds a lock
-    └── BadSettings          the environment
+    ├── BackupError          permanent: a backup failed, is not a valid backup, or would discard newer entries
+    ├── Locked               permanent: another process holds a lock (serve.lock, index.lock, or that of a backup folder)
+    └── BadSettings          permanent: wrong settings
 
-Each carries a stable `code` that goes into the ledger, the metrics and the docs. A code is never renamed. What each code means, what
-happens meanwhile and what to do: domain/error_catalogue. Texts are for people and may name paths and positions, never a value from a
-message or a DICOM file.
+Each error carries a stable `code`, which the ledger, metrics and docs use and which is never renamed; domain/error_catalogue explains
+it. Texts are for people. They may name paths and positions, but never a value from a message or a DICOM file.
 """
 
 from __future__ import annotations
@@ -38,11 +37,11 @@ UPLOAD_MISSING = "upload-missing"
 UPLOAD_SETTLING = "upload-settling"
 UPLOAD_UNREADABLE = "upload-unreadable"
 UPLOADS_MISSING = "uploads-missing"
-# Whoever decides by a code compares with one of these names, so that a misspelt one does not pass unnoticed.
+# Code that compares error codes uses these names, so that mypy finds a misspelt one.
 
 
 class StorageLedgerError(Exception):
-    """Base of all; `code` is stable, `detail` is for people."""
+    """Base class. `code` is stable, `detail` is for people."""
 
     def __init__(self, code: str, detail: str = "", *, errno: int | None = None) -> None:
         super().__init__(f"{code}: {detail}" if detail else code)
@@ -52,7 +51,7 @@ class StorageLedgerError(Exception):
 
 
 class Retryable(StorageLedgerError):
-    """The same call may succeed later. `shared` marks a cause that is not this study's alone (a full volume)."""
+    """The same call may succeed later. `shared` marks a cause that affects other studies too, such as a full volume."""
 
     def __init__(self, code: str, detail: str = "", *, errno: int | None = None, shared: bool = False) -> None:
         super().__init__(code, detail, errno=errno)
@@ -64,7 +63,7 @@ class Permanent(StorageLedgerError):
 
 
 class Rejected(StorageLedgerError):
-    """A message that cannot become `described`; `study_id` is set when the message had a valid one."""
+    """A message is not a valid `described` event. `study_id` is set if the message has a valid one."""
 
     def __init__(self, code: str, detail: str, *, study_id: str | None = None) -> None:
         super().__init__(code, detail)
@@ -72,30 +71,30 @@ class Rejected(StorageLedgerError):
 
 
 class LedgerError(StorageLedgerError):
-    """Something about ledger.db, or about its mirror as a copy of it."""
+    """An error of ledger.db or its mirror."""
 
 
 class LedgerBusy(LedgerError):
-    """Nothing was committed; the same append may be tried again (`ledger-busy`, `ledger-full`, `ledger-io`)."""
+    """Nothing was committed; retry the same append (`ledger-busy`, `ledger-full`, `ledger-io`)."""
 
 
 class LedgerRefused(LedgerError):
-    """Nothing was committed, and SQLite does not say that it is full, busy or damaged (`ledger-refused`)."""
+    """Nothing was committed: SQLite rejected the statement (`ledger-refused`), usually because of a bug or a changed schema."""
 
 
 class LedgerUnusable(LedgerError):
-    """The service must not go on with this ledger."""
+    """The service must stop: it cannot safely use this ledger."""
 
 
 class BackupError(StorageLedgerError):
-    """Nothing was changed: no backup was left half made, no ledger was touched."""
+    """A backup or restore failed. No ledger was changed, and no partial backup was left behind."""
 
 
 class Locked(StorageLedgerError):
     """Another process holds a lock; the detail names it.
 
-    `serve.lock`: `serve` runs, or a command that needs it stopped. `index.lock`: the index is being rebuilt. A lock on the folder of
-    backups: a backup is being made there.
+    `serve.lock` is held by the service, and by commands that need it stopped; `index.lock` while the index is rebuilt; a lock on a
+    backup folder while a backup is written to it.
     """
 
 

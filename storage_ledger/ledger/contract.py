@@ -1,4 +1,4 @@
-"""What a ledger engine does. One suite of tests, tests/contract/ledger/test_ledger.py, holds every engine to it."""
+"""The interface of a ledger engine. Every engine must pass tests/contract/ledger/test_ledger.py."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from storage_ledger.domain.work_queue import Stage
 
 @dataclass(frozen=True, slots=True)
 class WorkItem:
-    """One row of the work queue with the entry that it belongs to. `attempts`: how many failed."""
+    """One row of the work queue, with its entry. `attempts` counts the failed ones; `not_before` is RFC 3339."""
 
     entry: Entry
     stage: Stage
@@ -24,7 +24,7 @@ class WorkItem:
 
 @dataclass(frozen=True, slots=True)
 class QueueLength:
-    """Of one stage: how many rows, when the oldest of their entries was recorded, and when the next is due (RFC 3339)."""
+    """The work queue of one stage: its rows, when the oldest of their entries was recorded, and when the next is due (RFC 3339)."""
 
     stage: Stage
     rows: int
@@ -34,167 +34,165 @@ class QueueLength:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """What one transaction has made durable: the kind of each entry it appended, and the stages that have work due now."""
+    """What one transaction made durable: the kinds of the appended entries, and the stages that now have work due."""
 
     kinds: tuple[str, ...]
     due: frozenset[Stage]
 
 
 class Transaction(Protocol):
-    """Appends and their effect on the work queue. All of it becomes durable, or none."""
+    """Appends entries and changes the work queue, atomically."""
 
     def append(self, new: NewEntry, *, due_in_s: float = 0.0, work_item: bool = True) -> Entry:
-        """Append one entry and apply its `work_queue.changes`. New work items are due after `due_in_s` seconds; no `work_item`, none."""
+        """Append one entry and apply its `work_queue.changes`. Work items are due in `due_in_s`; without `work_item` none are added."""
         ...
 
     def take_over(self, entry: Entry) -> None:
         """Append an entry exactly as it was recorded before, hashes included, and apply its `work_queue.changes`.
 
-        It must be the next one. Work items that end without an entry (`remove`, `confirm`) come back with it, so their effects may
-        be done twice; a status is read back only if it is less than a day old. Raises `LedgerUnusable` for an unknown kind.
+        It must have the next position. Work items that end without an entry (`remove`, `confirm`) are added again, so their effects may
+        happen twice; a status is read back only if it is less than a day old. Raises `LedgerUnusable` for an unknown kind.
         """
         ...
 
     def pending_repeats(self, study_id: str, described: DescribedUpload) -> list[int]:
-        """Positions of the pending(place) entries of this study that the outcome of `described` answers too: see `repeats_of`."""
+        """Return the positions of the study's pending(place) entries that `described` also completes: see `repeats_of`."""
         ...
 
     def make_due(self, *, beyond_s: float) -> None:
-        """Make everything that was postponed due now; read-backs only if they are due in more than `beyond_s` (the clock was set back)."""
+        """Make all postponed work due now. Read-backs only if due in more than `beyond_s`: then the clock was set back."""
         ...
 
     def study(self, study_id: str, *, after: int = 0) -> Iterator[Entry]:
-        """The entries of a study beyond version `after`, in order, including those of this transaction.
+        """Iterate over a study's entries beyond version `after`, in order, including those of this transaction.
 
-        They are read as they are taken. Take them all before the next call on this transaction.
+        Rows are read lazily: consume the iterator before the next call on this transaction.
         """
         ...
 
     def knows_study(self, study_id: str) -> bool:
-        """Whether the study has a `described` entry."""
+        """Return whether the study has a `described` entry."""
         ...
 
     def is_pending(self, position: int, stage: Stage) -> bool:
-        """Whether that work item still exists; another process may have finished it."""
+        """Return whether the work item still exists; another process may have finished it."""
         ...
 
     def drop(self, position: int, stage: Stage) -> None:
-        """Remove a work item whose effect is durable. Nothing happens if it is gone already."""
+        """Remove a work item whose effect is durable. Does nothing if it is gone."""
         ...
 
     def postpone(self, position: int, stage: Stage, *, due_in_s: float, attempts: int) -> None:
-        """Try a work item again in `due_in_s` seconds. Nothing happens if it is gone already."""
+        """Retry a work item in `due_in_s` seconds. Does nothing if it is gone."""
         ...
 
     def is_retrying(self, stage: Stage) -> bool:
-        """Whether any work item of that stage has failed at least once."""
+        """Return whether any work item of the stage has failed at least once."""
         ...
 
     def on_commit(self, then: Callable[[], None]) -> None:
-        """Call `then` once this transaction is durable. It is never called if the transaction fails."""
+        """Call `then` once this transaction is durable; never if it fails."""
         ...
 
     def add_work_item(self, position: int, stage: Stage) -> None:
-        """Have an entry placed or removed once more, due now. Nothing happens if that work item still exists."""
+        """Queue an entry to be placed or removed again, due now. Does nothing if the work item exists."""
         ...
 
     def is_settled(self, upload_path: str, position: int) -> bool:
-        """Whether `position` (0: none) is still the last entry that names this upload, and none of them has to be placed or removed."""
+        """Return whether `position` (0: none) is still the last entry for this upload, and no work is pending for it."""
         ...
 
 
 class IndexSource(Protocol):
-    """What an index is built from: a `Ledger`, or those entries of one that are whole."""
+    """The source of an index: a `Ledger`, or its undamaged entries."""
 
     ledger_id: str
 
     def last(self) -> Entry | None:
-        """The last entry; None for an empty ledger."""
+        """Return the last entry, or None for an empty ledger."""
         ...
 
     def get(self, position: int) -> Entry | None:
-        """The entry at this position, if there is one."""
+        """Return the entry at this position, or None."""
         ...
 
     def read(self, after: int, limit: int) -> list[Entry]:
-        """Up to `limit` entries beyond position `after`, in order."""
+        """Return up to `limit` entries beyond position `after`, in order."""
         ...
 
     def scan(self, after: int, up_to: int) -> Iterator[Entry]:
-        """The entries beyond position `after` up to `up_to`, in order, as of one moment.
+        """Iterate over the entries beyond position `after` up to `up_to`, in order, from one snapshot.
 
-        They are read as they are taken. Take them without a pause: until the last one is taken or the iterator is closed, a
-        connection is in use and SQLite's WAL cannot shrink.
+        Rows are read lazily. Consume or close the iterator soon: until then it keeps a connection and SQLite cannot shrink its WAL.
         """
         ...
 
     def study(self, study_id: str) -> Iterator[Entry]:
-        """All entries of a study, in order, as of one moment. Take them without a pause, as for `scan`."""
+        """Iterate over all entries of a study, in order, from one snapshot; lazily, as `scan` does."""
         ...
 
 
 class Ledger(IndexSource, Protocol):
-    """The log. Safe to use from several threads; several processes may append to the same one."""
+    """The ledger. Thread-safe; several processes may append to the same file."""
 
     def study(self, study_id: str, *, after: int = 0) -> Iterator[Entry]:
-        """The entries of a study beyond version `after`, in order, as of one moment. Take them without a pause, as for `scan`.
+        """Iterate over a study's entries beyond version `after`, in order, from one snapshot; lazily, as `scan` does.
 
-        Versions of a study follow each other without a gap, so whoever keeps its fold can read on from the last one it has.
+        A study's versions have no gaps, so a caller that keeps its fold can continue after the last version it has.
         """
         ...
 
     def write(self, *, within_s: float | None = None) -> AbstractContextManager[Transaction]:
-        """A transaction: durable when the `with` ends, rolled back when it raises.
+        """Open a transaction. It is durable when the `with` block ends, and rolled back if the block raises.
 
-        Raises `LedgerBusy` (nothing was committed, try again), `LedgerRefused` (nothing was committed, a bug or a changed schema)
-        or `LedgerUnusable` (stop the service). `within_s`: how long to wait for other writers before it raises `LedgerBusy`; the
-        engine's own timeout unless given.
+        Raises `LedgerBusy` (nothing was committed: retry), `LedgerRefused` (nothing was committed: a bug or a changed schema) or
+        `LedgerUnusable` (stop the service). It waits up to `within_s` for other writers, by default the engine's own timeout.
         """
         ...
 
     def naming_study(self, study_id: str) -> Iterator[Entry]:
-        """Entries without study_id whose payload names this study (a rejected message, its status), in order. Taken as for `scan`."""
+        """Iterate over entries without study_id whose payload names this study (a rejected message, its status), as `scan` does."""
         ...
 
     def open_outages(self) -> list[Entry]:
-        """The `failed` entries without study_id that are the cause of no `recovered`, in order. Damaged ones are left out."""
+        """Return the `failed` entries without study_id that no `recovered` has as its cause, in order, without damaged ones."""
         ...
 
     def of_upload(self, upload_path: str) -> list[Entry]:
-        """All entries that name this upload, of any study, in order."""
+        """Return all entries for this upload, of any study, in order."""
         ...
 
     def is_pending(self, position: int, stage: Stage) -> bool:
-        """Whether that work item exists."""
+        """Return whether the work item exists."""
         ...
 
     def is_upload_waiting(self, upload_path: str) -> bool:
-        """Whether an entry that names this upload, of whatever study, has a work item to place or to remove it; reads no payload."""
+        """Return whether work to place or remove this upload is pending, for any study. Reads no payload."""
         ...
 
     def has_kind(self, study_id: str, kind: str) -> bool:
-        """Whether the study has an entry of this kind. Reads no payload."""
+        """Return whether the study has an entry of this kind. Reads no payload."""
         ...
 
     def count_studies(self) -> int:
-        """How many studies the ledger knows."""
+        """Return the number of studies."""
         ...
 
     def studies_with_kind(self, kind: str, *, after: int = 0) -> list[str]:
-        """The studies that have an entry of this kind beyond position `after`, ordered by the first of them.
+        """Return the studies with an entry of this kind beyond position `after`, in the order of those entries.
 
         Reads every row beyond `after`.
         """
         ...
 
     def first_of_studies(self, after: int, limit: int) -> list[tuple[int, str]]:
-        """Up to `limit` studies whose first entry is beyond position `after`, with that position, in order. Reads no payload."""
+        """Return up to `limit` studies whose first entry is beyond `after`, each with that position, in order. Reads no payload."""
         ...
 
     def of_no_study(self, kinds: Sequence[str], limit: int, *, before: int | None = None) -> Iterator[Entry]:
-        """Up to `limit` entries without study_id of these kinds (below position `before`), newest first.
+        """Iterate over up to `limit` entries of these kinds without study_id, below position `before`, newest first.
 
-        Damaged ones are left out and do not count. Taken as for `scan`.
+        Damaged entries are skipped. Read lazily, as `scan` does.
         """
         ...
 
@@ -207,21 +205,21 @@ class Ledger(IndexSource, Protocol):
         busy_studies: Collection[str] = (),
         up_to: int | None = None,
     ) -> list[WorkItem]:
-        """Work items that are due now, longest due first, for positions up to `up_to`. `busy` positions and studies are left out."""
+        """Return due work items for positions up to `up_to`, longest due first, without `busy` positions and studies."""
         ...
 
     def queue(self) -> list[QueueLength]:
-        """The length of the work queue, stage by stage; a stage without work is left out."""
+        """Return the length of the work queue for each stage that has work."""
         ...
 
     def next_due(self, stages: Sequence[Stage]) -> str | None:
-        """When the next work item that is not due yet becomes due (RFC 3339)."""
+        """Return when the next postponed work item becomes due (RFC 3339), or None."""
         ...
 
     def pending_of(self, study_id: str) -> list[WorkItem]:
-        """The work items of one study."""
+        """Return the work items of one study."""
         ...
 
     def close(self) -> None:
-        """Release the files."""
+        """Close the files."""
         ...

@@ -1,4 +1,4 @@
-"""The rows of `entries` in SQLite: their columns, the conditions that an index answers, and an `Entry` of each row."""
+"""Reads rows of the SQLite table `entries`: columns, indexed conditions, and the `Entry` of a row."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ E = TypeVar("E", bound=Entry)
 
 COLUMNS = ", ".join(Entry._fields)
 UPLOAD_PATH = "CASE WHEN json_valid(payload) THEN json_extract(payload, '$.upload_path') END"
-"""The upload that an entry names. The very words of the index: SQLite takes it for no others."""
+"""The upload of an entry. SQLite uses its index only for exactly this expression."""
 NAMING_STUDY = "study_id IS NULL AND CASE WHEN json_valid(payload) THEN json_extract(payload, '$.study_id') END = ?"
-"""Which entries of no study are about one all the same. The very words of the index."""
+"""Condition: entries without study_id whose payload names this study. Exactly the expression of the index."""
 OPEN_OUTAGES = (
     "study_id IS NULL AND kind = 'failed' AND position NOT IN (SELECT cause FROM entries "
     "WHERE study_id IS NULL AND kind = 'recovered' AND cause IS NOT NULL)"
 )
-"""Which entries say that an outage began, without another one that says it ended."""
+"""Condition: entries that begin an outage which no entry ends."""
 
 OF_STUDY = f"SELECT {COLUMNS} FROM entries WHERE study_id = ? ORDER BY version"  # noqa: S608 - constants
 OF_STUDY_BEYOND = f"SELECT {COLUMNS} FROM entries WHERE study_id = ? AND version > ? ORDER BY version"  # noqa: S608 - constants
@@ -30,7 +30,7 @@ LAST_AND_WAITING = (
     "SELECT max(e.position), count(p.position) FROM entries e "  # noqa: S608 - constants
     f"LEFT JOIN pending p ON p.position = e.position AND p.stage IN ('place', 'remove') WHERE {UPLOAD_PATH} = ?"
 )
-"""Of the entries that name one upload: the last position, and the number of work items to place or to remove it."""
+"""For one upload: the last position that names it, and the number of work items to place or remove it."""
 _ENCODED = COLUMNS.replace(" payload,", " CASE typeof(payload) WHEN 'text' THEN CAST(payload AS BLOB) END,")
 _RANGE = "WHERE position > ? AND position <= ? ORDER BY position"
 SCAN = f"SELECT {COLUMNS} FROM entries {_RANGE}"  # noqa: S608 - constants
@@ -38,12 +38,12 @@ _SCAN_ENCODED = f"SELECT {_ENCODED} FROM entries {_RANGE}"  # noqa: S608 - const
 _STUDY_ENCODED = f"SELECT {_ENCODED} FROM entries WHERE study_id = ? ORDER BY version"  # noqa: S608 - constants
 
 as_entry: Callable[[Any], Entry] = partial(tuple.__new__, Entry)
-"""`Entry._make` in a third of the time."""
+"""Like `Entry._make`, in a third of the time."""
 _as_encoded: Callable[[Any], EncodedEntry] = partial(tuple.__new__, EncodedEntry)
 
 
 def scanned(connection: Any, sql: str, after: int, up_to: int, make: Callable[[Any], E]) -> Iterator[E]:
-    """The entries beyond `after` up to `up_to`, each made when it is taken. For texts that are not UTF-8 see `fetched`."""
+    """Iterate lazily over the entries beyond `after` up to `up_to`. For texts that are not UTF-8 see `fetched`."""
     reached = after
     try:
         for row in connection.execute(sql, (after, up_to)):
@@ -59,7 +59,7 @@ def scanned(connection: Any, sql: str, after: int, up_to: int, make: Callable[[A
 
 
 def one_by_one(connection: Any, sql: str, values: Sequence[object], make: Callable[[Any], E]) -> Iterator[E]:
-    """The entries that any other statement gives, each made when it is taken. For texts that are not UTF-8 see `fetched`."""
+    """Iterate lazily over the entries of another statement. For texts that are not UTF-8 see `fetched`."""
     taken = 0
     try:
         for row in connection.execute(sql, values):
@@ -75,29 +75,29 @@ def one_by_one(connection: Any, sql: str, values: Sequence[object], make: Callab
 
 
 def of_study(connection: Any, study_id: str, after: int) -> Iterator[Entry]:
-    """The entries of a study beyond version `after`; with 0 all, also one whose version is damaged."""
+    """Iterate over a study's entries beyond version `after`; with 0 all, even one whose version is damaged."""
     if after:
         return one_by_one(connection, OF_STUDY_BEYOND, (study_id, after), as_entry)
     return one_by_one(connection, OF_STUDY, (study_id,), as_entry)
 
 
 class Entries:
-    """What a rebuild of the index reads in a process of its own, with payloads in UTF-8. Raises the driver's errors.
+    """Reads entries for a worker process of the index rebuild, with payloads as UTF-8 bytes. Raises the driver's errors.
 
-    Decoding a million payloads, only to encode them again for their hashes, would take a fifteenth of the rebuild's time.
+    Decoding payloads and encoding them again for their hashes would take a fifteenth of the rebuild's time.
     """
 
     def __init__(self, path: Path) -> None:
         self._connection = sqlite.connect(f"file:{quoted(path)}?mode=ro", uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)
 
     def scan(self, after: int, up_to: int) -> Iterator[EncodedEntry]:
-        """The entries beyond position `after` up to `up_to`, in order."""
+        """Iterate over the entries beyond position `after` up to `up_to`, in order."""
         return scanned(self._connection, _SCAN_ENCODED, after, up_to, _as_encoded)
 
     def study(self, study_id: str) -> Iterator[EncodedEntry]:
-        """All entries of a study, in order."""
+        """Iterate over all entries of a study, in order."""
         return one_by_one(self._connection, _STUDY_ENCODED, (study_id,), _as_encoded)
 
     def close(self) -> None:
-        """Release the file."""
+        """Close the file."""
         self._connection.close()

@@ -1,4 +1,4 @@
-"""The loop of whatever follows the ledger in a thread of its own: the mirror and the index."""
+"""The loop of the threads that follow the ledger: mirror and index."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import assert_never
 
-LOOK_EVERY_S = 1.0  # what another process appends wakes nobody here
+LOOK_EVERY_S = 1.0  # another process's appends set no wakeup
 TRIES_ONCE_STOPPED = 3
 
 
 @dataclass(frozen=True, slots=True)
 class CaughtUp:
-    """Everything that the ledger had when the round began is applied. `moved`: whether anything was."""
+    """All entries present when the round began are applied. `moved`: whether there were any."""
 
     moved: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Behind:
-    """Something is applied, and there may be more: the next round begins after `pause_s`."""
+    """Some entries are applied, and there may be more: the next round begins after `pause_s`."""
 
     pause_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class RoundFailed:
-    """Nothing could be applied: the next round begins after `pause_s`, whatever is appended meanwhile."""
+    """Nothing could be applied: the next round begins after `pause_s`, even if entries are appended."""
 
     pause_s: float
 
@@ -36,14 +36,14 @@ Round = CaughtUp | Behind | RoundFailed
 
 
 def follow_until_stopped(apply_more: Callable[[], Round], wakeup: threading.Event, stop: threading.Event) -> None:
-    """Run one round after the other; `wakeup` says that there is more for one that has caught up.
+    """Run rounds; once caught up, wait for `wakeup`.
 
-    When `stop` is set it goes on until a round finds nothing new, so that all that was appended before is applied, or until
-    `TRIES_ONCE_STOPPED` rounds in a row have failed. Who sets `stop` sets the wakeup, too. What a round raises ends it.
+    After `stop`, continue until a round finds nothing new, so that earlier appends are applied, or until `TRIES_ONCE_STOPPED` rounds
+    in a row have failed. The caller sets `wakeup` together with `stop`. An exception from a round ends the loop.
     """
     failures = 0
     while True:
-        stopping = stop.is_set()  # asked before the round: it sees whatever was appended before the stop
+        stopping = stop.is_set()  # read first, so that this round sees everything appended before the stop
         wakeup.clear()
         done = apply_more()
         failures = failures + 1 if isinstance(done, RoundFailed) else 0

@@ -1,4 +1,4 @@
-"""A consistent copy of a ledger file that others may be writing to."""
+"""Copies a ledger file consistently while other processes write to it."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _FORMAT_VERSIONS = 18  # sqlite.org/fileformat.html §1.3.3: two bytes, 2 for WA
 
 
 def copy_to(ledger_file: Path, target: Path, on_progress: Callable[[int, int], None] = lambda _, __: None) -> None:
-    """Copy the ledger as it is at one moment, while others may append. `target` must not exist; it is fsynced on return.
+    """Copy one snapshot of the ledger while others may append. `target` must not exist; its bytes are durable on return.
 
-    One read transaction around SQLite's backup (sqlite.org/backup.html): in WAL mode nobody waits for it, and no step has to
-    start again; VACUUM INTO costs several times the CPU. The copy is in rollback mode: one file, readable on a read-only
-    volume. `on_progress` gets pages copied and in all.
+    One read transaction surrounds SQLite's backup (sqlite.org/backup.html), so in WAL mode it neither blocks writers nor restarts;
+    VACUUM INTO costs several times the CPU. The copy is in rollback mode: one file, readable on a read-only volume. `on_progress` gets
+    the pages copied and the total.
     """
     with files.opened(target, files.CREATE, mode=MODE):
         pass
-    # Nobody else knows the target: it needs no locks, which a backup's volume may not have, and no journal.
+    # No other process uses the target: it needs no journal, and no locks, which its volume may not support.
     with (
         errors_mapped(),
         closing(sqlite.connect(f"file:{quoted(ledger_file)}?mode=rw", uri=True, isolation_level=None, timeout=30)) as source,
@@ -37,7 +37,7 @@ def copy_to(ledger_file: Path, target: Path, on_progress: Callable[[int, int], N
         copy.execute("PRAGMA journal_mode = OFF")
         copy.execute("PRAGMA synchronous = OFF")
         source.execute("BEGIN")
-        source.execute("SELECT count(*) FROM sqlite_master").fetchone()  # the moment
+        source.execute("SELECT count(*) FROM sqlite_master").fetchone()  # starts the snapshot
         try:
             source.backup(copy, pages=PAGES_AT_ONCE, progress=lambda _, left, pages: on_progress(pages - left, pages))
         except sqlite.Error as error:

@@ -36,7 +36,7 @@ from storage_ledger.ledger.transaction import Randomness, SqliteTransaction
 from storage_ledger.system.clock import Clock, utc_now
 from storage_ledger.system.sqlite import BUSY_TIMEOUT_S, SqliteFile, fetched
 
-NOT_THERE = "does not exist: is LEDGER_PATH right, and its volume mounted? `storage-ledger migrate` makes a new, empty one"
+NOT_THERE = "does not exist: check LEDGER_PATH and its volume. `storage-ledger migrate` creates a new, empty ledger"
 _E_COLUMNS = ", ".join(f"e.{name}" for name in Entry._fields)
 
 _STAGES = frozenset(stage.value for stage in Stage)
@@ -44,9 +44,10 @@ _MAX_POSITION = 2**63 - 1
 
 
 class SqliteLedger(Ledger):
-    """The ledger in one SQLite file. `clock` gives UTC moments, `randomness(n)` n bytes; both are passed in for the tests.
+    """The ledger in one SQLite file, which must be migrated (`ledger.migrate`).
 
-    Opening needs a migrated file (`ledger.migrate`). `on_commit` gets each commit that appended an entry or made work due.
+    `clock` returns UTC, `randomness(n)` n bytes; tests pass others. `on_commit` gets each commit that appended an entry or made work
+    due.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class SqliteLedger(Ledger):
         self._reader = SqliteFile(path, writable=False)
         rows = self._rows("SELECT value FROM meta WHERE name = 'ledger_id'")
         if not rows:
-            raise LedgerUnusable("ledger-without-id", f"{path} holds no ledger_id: it was not made by `storage-ledger migrate`")
+            raise LedgerUnusable("ledger-without-id", f"{path} has no ledger_id: `storage-ledger migrate` did not create it")
         self.ledger_id: str = rows[0][0]
 
     @override
@@ -76,7 +77,7 @@ class SqliteLedger(Ledger):
     def write(self, *, within_s: float | None = None) -> Iterator[SqliteTransaction]:
         asked_at = time.monotonic()
         if not self._writing.acquire(timeout=-1 if within_s is None else within_s):
-            raise LedgerBusy("ledger-busy", "another process, or another thread of this one, has been writing for a long time")
+            raise LedgerBusy("ledger-busy", "another process, or another thread of this one, has held the write lock too long")
         try:
             left_s = BUSY_TIMEOUT_S if within_s is None else max(0.0, within_s - (time.monotonic() - asked_at))
             with self._writer.transaction(within_s=left_s) as connection:
@@ -103,7 +104,7 @@ class SqliteLedger(Ledger):
 
     @override
     def scan(self, after: int, up_to: int) -> Iterator[Entry]:
-        # Each is made when it is taken: a list of them would be out of the processor's cache again before it is used.
+        # Entries are created lazily: a list would leave the CPU cache before it is used.
         with self._reader.connection() as connection:
             yield from scanned(connection, SCAN, after, up_to, as_entry)
 
@@ -156,7 +157,7 @@ class SqliteLedger(Ledger):
 
     @override
     def of_no_study(self, kinds: Sequence[str], limit: int, *, before: int | None = None) -> Iterator[Entry]:
-        # Kind by kind, as the index has them: asked for several at once, SQLite would sort all that there are.
+        # One query for each kind, in index order: with several kinds, SQLite would sort all rows.
         where = "WHERE study_id IS NULL AND kind = ? AND position < ? ORDER BY position DESC"
         below = _MAX_POSITION if before is None else before
         newest = [self._one_by_one(where, kind, below) for kind in kinds]

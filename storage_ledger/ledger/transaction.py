@@ -1,4 +1,4 @@
-"""Appends to the ledger's SQLite file, and what they change in its work queue."""
+"""Appends to the ledger's SQLite file, with their changes to the work queue."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Randomness = Callable[[int], bytes]
 
 _row = attrgetter(*Entry._fields)
 _INSERT = f"INSERT INTO entries ({COLUMNS}) VALUES ({', '.join('?' * len(Entry._fields))})"  # noqa: S608 - constants
-# The + makes SQLite search by the upload, not by the study, which may have thousands of entries.
+# The + makes SQLite use the index on uploads: a study may have thousands of entries.
 _TO_PLACE = (
     "SELECT e.position, json_extract(e.payload, '$.raw_sha256') FROM entries e "  # noqa: S608 - constants
     "JOIN pending p ON p.position = e.position AND p.stage = 'place' "
@@ -40,7 +40,7 @@ _ANSWERED = (
 
 
 class SqliteTransaction(Transaction):
-    """One transaction. Position, version and time are read inside it, never cached: other processes append too."""
+    """One transaction. It reads position, version and time afresh, because other processes append too."""
 
     def __init__(self, connection: Any, clock: Clock, randomness: Randomness) -> None:
         self._connection = connection
@@ -49,11 +49,11 @@ class SqliteTransaction(Transaction):
         self._now_text = rfc3339(self._now)
         self._randomness = randomness
         last = self._one("ORDER BY position DESC LIMIT 1")
-        if last is not None and not has_whole_header(last):  # its time, for one, would be that of all to come
-            text = f"the last entry, at position {last.position}, is not what its hash says. {RESTORE}"
+        if last is not None and not has_whole_header(last):  # a damaged timestamp would be carried into every later entry
+            text = f"the last entry, at position {last.position}, does not match its hash. {RESTORE}"
             raise LedgerUnusable("ledger-damaged", text)
         self._position: int = last.position if last else 0
-        # A clock that was set back must not make the log run backwards.
+        # Times never decrease, even if the clock was set back.
         self._time: str = max(self._now_text, last.recorded_at if last else "")
         self.appended: list[Entry] = []
         self.due: set[Stage] = set()
@@ -74,7 +74,7 @@ class SqliteTransaction(Transaction):
             )
         new = NewEntry(Kind(entry.kind), entry.data, entry.study_id, entry.cause)
         if new.kind is Kind.ARCHIVED and entry.cause is not None and (described := self._get(entry.cause)) is not None:
-            # As the placer does in the commit of the first `archived`. Of an odd one nobody knows what it repeats.
+            # The placer did this in the commit of the first `archived`. An unreadable payload does not say what it repeats.
             with suppress(UnreadablePayload):
                 said = DescribedPayload.of(described)
                 upload = DescribedUpload(described.position, said.upload_path, said.raw_sha256)
@@ -84,7 +84,7 @@ class SqliteTransaction(Transaction):
         study_id = new.payload.get("study_id") if new.kind is Kind.REJECTED else None
         self._apply(new, entry.position, due_in_s=0.0, work_item=study_id is None or not self.knows_study(study_id))
         if new.kind is Kind.STATUS_SENT and entry.recorded_at < later(self._now_text, -READ_BACK_WITHIN_S):
-            self.drop(entry.position, Stage.CONFIRM)  # a million of them were read back long ago
+            self.drop(entry.position, Stage.CONFIRM)  # old statuses were read back long ago
 
     def _get(self, position: int) -> Entry | None:
         return self._one("WHERE position = ?", position)

@@ -1,4 +1,4 @@
-"""Looks at what may hang (a volume, the ledger's write lock) in a thread of its own, so that whoever asks gets an answer in time."""
+"""Runs checks that may hang (a volume, the ledger's write lock) in a thread, so that a caller gets an answer in time."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 FRESH_S = 5.0
-"""A result of the last few seconds is still worth telling while the next look takes its time."""
+"""A result is valid for this long while the next check is running."""
 
 
 class Hangs(Exception):
-    """The look has not come back in time, and no recent result is known. `after_s`: for how long it has been under way."""
+    """The check did not return in time, and there is no recent result. `after_s`: how long it has been running."""
 
     def __init__(self, after_s: float) -> None:
         super().__init__()
@@ -22,18 +22,18 @@ class Hangs(Exception):
 
 
 class Look(Generic[T]):
-    """One thing to look at. At most one thread is in `look` at a time; one that hangs is waited for by nobody."""
+    """One check. At most one thread runs `look` at a time; nothing waits for one that hangs."""
 
     def __init__(self, name: str, look: Callable[[], T]) -> None:
         self.name = name
         self._look = look
         self._changed = threading.Condition()
-        self._began_at: float | None = None  # of the look that is under way
-        self._ended_at: float | None = None  # of the last one
+        self._began_at: float | None = None  # of the running check
+        self._ended_at: float | None = None  # of the last check
         self._result: T | Exception | None = None
 
     def begin(self) -> None:
-        """Start looking, unless a look is under way. Returns at once."""
+        """Start the check, unless it is running. Returns at once."""
         with self._changed:
             if self._began_at is not None:
                 return
@@ -46,9 +46,9 @@ class Look(Generic[T]):
             raise
 
     def result(self, until: float) -> T:
-        """The result of the look that is under way, or of the last one. Waits until `until` (monotonic) at most.
+        """Return the result of the running check, or of the last one. Waits until `until` (monotonic) at most.
 
-        Raises what the look raised, and `Hangs`.
+        Raises what the check raised, and `Hangs`.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._began_at is None, max(0.0, until - time.monotonic()))
@@ -58,7 +58,7 @@ class Look(Generic[T]):
             result = self._result
         if isinstance(result, Exception):
             raise result
-        return result  # type: ignore[return-value] # a look that has ended has left one
+        return result  # type: ignore[return-value] # a check that has ended left a result
 
     def _run(self) -> None:
         try:

@@ -1,4 +1,4 @@
-"""The clock. Whatever needs the time gets it passed in; tests pass another one."""
+"""The clock. It is passed to what needs the time; tests pass another one."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 Clock = Callable[[], datetime]
-"""Gives the present moment in UTC."""
+"""Returns the current time in UTC."""
 
 
 def utc_now() -> datetime:
-    """The machine's clock."""
+    """Return the time of the machine's clock."""
     return datetime.now(UTC)

@@ -1,9 +1,9 @@
-"""Which processors the threads of the service run on; Linux only, elsewhere nothing happens.
+"""Chooses the processors for the service's threads, on Linux; elsewhere it does nothing.
 
-Python lets one thread run at a time. On several processors each of the many that come back from a system call wakes up on
-another one, only to wait there for the interpreter's lock: 250 switches a study instead of 30, and half of all CPU time
-(docs/adr/0003). So the threads share one processor, but for what works without that lock for long. The main thread, which only
-waits, keeps all that were given to the process: there they are read from.
+Python runs one thread at a time. On several processors, a thread that returns from a system call often wakes up on another one, only
+to wait for the interpreter's lock: 250 switches for each study instead of 30, and half of all CPU time
+(docs/adr/0003). So the threads share one processor, except while they work without that lock for long. The main thread, which
+only waits, keeps all processors of the process, so that others can read them there.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 LARGE_BYTES = 4 << 20
-"""Of a file: reading and hashing so many takes longer than a move to another processor is worth."""
+"""Reading and hashing a file of this size takes longer than moving to another processor."""
 
-_CHOICE = random.random()  # noqa: S311 - not by the process's number: that is the same in every container
+_CHOICE = random.random()  # noqa: S311 - not by process id, which is the same in every container
 _KNOWN = hasattr(os, "sched_setaffinity")
 
 
 def share_one() -> None:
-    """The calling thread, and those that it starts, run on the one processor that all threads of this process share."""
+    """Move the calling thread, and those that it starts, to the processor that all threads of this process share."""
     if _KNOWN:
         given = sorted(os.sched_getaffinity(os.getpid()))
         _take({given[int(_CHOICE * len(given))]})
@@ -29,7 +29,7 @@ def share_one() -> None:
 
 @contextmanager
 def any_of_them(*, when: bool = True) -> Iterator[None]:
-    """Meanwhile the calling thread, and what it starts, runs on any processor that was given to the process."""
+    """Let the calling thread, and those that it starts, use any processor of the process until the `with` block ends."""
     if not (when and _KNOWN):
         yield
         return
@@ -45,5 +45,5 @@ def any_of_them(*, when: bool = True) -> Iterator[None]:
 
 
 def _take(processors: set[int]) -> None:
-    with suppress(OSError):  # not allowed, or taken from the machine just now: it goes on as it is
+    with suppress(OSError):  # not allowed, or the processor was just removed: continue unchanged
         os.sched_setaffinity(0, processors)

@@ -1,7 +1,7 @@
-"""Files and folders by descriptor: how they are opened, written durably, handed to their owner, and what an errno means.
+"""Files and folders by descriptor: opening, durable writing, ownership, and the meaning of an errno.
 
-A name is always looked up in an open folder, so that nobody can put another folder in its place between two calls. "Durable"
-means: it survives a power cut. The bytes of a file are durable after an fsync of the file, its name after an fsync of the folder.
+Names are always looked up in an open folder, so that it cannot be replaced between two calls. "Durable" means: survives a power cut.
+A file's bytes are durable after an fsync of the file, its name after an fsync of the folder.
 Functions raise `OSError` unless they say otherwise.
 """
 
@@ -17,15 +17,15 @@ from typing import NamedTuple
 from storage_ledger.errors import Permanent, Retryable
 
 VOLUME = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-"""To open a folder that a setting names: it may be a symbolic link."""
+"""Flags to open the folder of a setting, which may be a symbolic link."""
 FOLDER = VOLUME | os.O_NOFOLLOW
-"""To open any other folder."""
+"""Flags to open any other folder."""
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-"""To open a file for reading; a FIFO in its place does not block."""
+"""Flags to open a file for reading; a FIFO does not block."""
 READ_WRITE = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-"""To change a file that is there."""
+"""Flags to change an existing file."""
 CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-"""To make a file that must not exist yet."""
+"""Flags to create a file that must not exist."""
 
 NO_SPACE = frozenset({errnos.ENOSPC, errnos.EDQUOT})
 NO_HARD_LINKS = frozenset({errnos.EPERM, errnos.EOPNOTSUPP, errnos.ENOTSUP, errnos.ENOSYS})
@@ -33,21 +33,21 @@ NO_FSYNC = frozenset({errnos.EINVAL, errnos.EOPNOTSUPP, errnos.ENOTSUP, errnos.E
 
 
 class FolderId(NamedTuple):
-    """Tells one folder from any other that is mounted or put at the same path."""
+    """Identifies a folder, to detect another one mounted or moved to the same path."""
 
     device: int
     inode: int
 
     @classmethod
     def of(cls, folder: int) -> FolderId:
-        """Of an open folder."""
+        """Return the id of an open folder."""
         status = os.fstat(folder)
         return cls(status.st_dev, status.st_ino)
 
 
 @contextmanager
 def opened(name: str | Path, flags: int, folder: int | None = None, *, mode: int = 0o600) -> Iterator[int]:
-    """A descriptor of what has this name (in the open `folder`), closed at the end. `mode` is for a file that `flags` make."""
+    """Open a name (in the open `folder`), and close it at the end. `mode` is for a file that `flags` create."""
     descriptor = os.open(name, flags, mode, dir_fd=folder)
     try:
         yield descriptor
@@ -59,8 +59,8 @@ def opened(name: str | Path, flags: int, folder: int | None = None, *, mode: int
 def opened_volume(path: Path, *, setting: str, code: str, same_as: FolderId | None = None) -> Iterator[int]:
     """Open the folder that `setting` names.
 
-    Raises `Retryable` with this `code` (shared) when it cannot be opened, or when it is another folder than `same_as`: a volume
-    that comes off leaves an empty folder at its path.
+    Raises `Retryable` with this `code` (shared) if it cannot be opened, or is not `same_as`: an unmounted volume leaves an empty folder
+    at its path.
     """
     try:
         descriptor = os.open(path, VOLUME)
@@ -87,7 +87,7 @@ def _cannot_be_opened(setting: str, code: str, error: OSError) -> Retryable:
 
 @contextmanager
 def opened_below(folder: int, *parts: str) -> Iterator[int]:
-    """Open the folder at `parts` below an open one, following no link on the way; at most one more is open at a time."""
+    """Open the folder at `parts` below an open one, following no links. At most one more folder is open at a time."""
     current = folder
     try:
         for part in parts:
@@ -102,13 +102,13 @@ def opened_below(folder: int, *parts: str) -> Iterator[int]:
 
 
 def close_after_reading(descriptor: int) -> None:
-    """Close what was not written to, or is fsynced: an error loses nothing, and is ignored."""
+    """Close what was only read, or is fsynced. Ignores errors, because nothing can be lost."""
     with suppress(OSError):
         os.close(descriptor)
 
 
 def exists(name: str, folder: int) -> bool:
-    """Whether anything has this name, a dangling link too."""
+    """Return whether anything has this name, even a dangling link."""
     try:
         os.stat(name, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
@@ -117,20 +117,20 @@ def exists(name: str, folder: int) -> bool:
 
 
 def read_file(name: str, folder: int, limit: int = -1) -> bytes:
-    """The bytes of a file, at most the first `limit` of them."""
-    with opened(name, READ, folder) as descriptor, os.fdopen(descriptor, "rb", closefd=False) as file:  # of a folder it raises
+    """Return the bytes of a file, at most the first `limit`."""
+    with opened(name, READ, folder) as descriptor, os.fdopen(descriptor, "rb", closefd=False) as file:  # raises for a folder
         return file.read(limit)
 
 
 def write_all(descriptor: int, data: bytes | memoryview) -> None:
-    """Write all of it: one write(2) may take less."""
+    """Write all bytes; one write(2) may take fewer."""
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
 
 
 def write_file(name: str, data: bytes, folder: int, mode: int, *, fsync: Callable[[int], None] = os.fsync) -> os.stat_result:
-    """Make a new file of these bytes; returns its state. The bytes are durable on return, the name is not: fsync the folder."""
+    """Create a file with these bytes, and return its state. The bytes are durable on return; for the name, fsync the folder."""
     with opened(name, CREATE, folder) as descriptor:
         write_all(descriptor, data)
         set_mode_and_owner(descriptor, folder, mode)
@@ -139,10 +139,10 @@ def write_file(name: str, data: bytes, folder: int, mode: int, *, fsync: Callabl
 
 
 def replace_file(name: str, data: bytes, folder: int, mode: int, *, temporary: str) -> os.stat_result:
-    """Put a file of these bytes under this name, whole or not at all, whatever file had it. Bytes and name are durable on return.
+    """Write or replace a file atomically. Bytes and name are durable on return.
 
-    Only one caller at a time may use the name `temporary`; what a killed one left under it is removed. Returns the file's state
-    before it got its name.
+    Only one caller at a time may use the name `temporary`; a file that a killed caller left there is removed. Returns the file's state
+    before the rename.
     """
     unlink_if_exists(temporary, folder)
     state = write_file(temporary, data, folder, mode)
@@ -152,7 +152,7 @@ def replace_file(name: str, data: bytes, folder: int, mode: int, *, temporary: s
 
 
 def make_folder(name: str, parent: int, mode: int) -> bool:
-    """Make a folder; False where something has that name. Its name is not durable: fsync the parent."""
+    """Create a folder; return False if the name exists. For a durable name, fsync the parent."""
     try:
         os.mkdir(name, mode, dir_fd=parent)
     except FileExistsError:
@@ -163,13 +163,13 @@ def make_folder(name: str, parent: int, mode: int) -> bool:
 
 
 def unlink_if_exists(name: str, folder: int) -> None:
-    """Remove a name. Not durable: fsync the folder."""
+    """Remove a name if it exists. For durability, fsync the folder."""
     with suppress(FileNotFoundError):
         os.unlink(name, dir_fd=folder)
 
 
 def fsync_path(path: Path) -> None:
-    """Fsync a file or folder. Not for a database that SQLite has open in this process: closing it would drop SQLite's locks."""
+    """Fsync a file or folder. Never use it on a database that SQLite has open in this process: closing drops SQLite's locks."""
     with opened(path, os.O_RDONLY | os.O_CLOEXEC) as descriptor:
         os.fsync(descriptor)
 
@@ -181,11 +181,11 @@ def set_mode_and_owner(descriptor: int, folder: int | Path, mode: int) -> None:
 
 
 def chown_like_folder(made: int | str | Path, folder: int | Path) -> None:
-    """If we are root, give what we just made to the owner and group of the `folder` that it lies in.
+    """If we are root, chown a new file or folder to the owner and group of its `folder`.
 
-    The service runs as a user of its own. A command that is run as root, by hand or from root's crontab, would otherwise leave
-    a segment of the mirror, a folder or a lock that the service cannot open. SQLite does the same with its own files
-    (sqlite.org/src/file/src/os_unix.c). Nothing happens where the file system has no owners or lets root give nothing away.
+    The service has its own user. A command run as root, by hand or from root's crontab, would otherwise leave a mirror segment, folder
+    or lock that the service cannot open. SQLite does the same with its files (sqlite.org/src/file/src/os_unix.c). Does nothing if the
+    file system has no owners or forbids the change.
     """
     if os.geteuid() != 0:
         return
@@ -201,7 +201,7 @@ def chown_like_folder(made: int | str | Path, folder: int | Path) -> None:
 
 
 class Failure(NamedTuple):
-    """The error code that an errno stands for on one volume. `text`: in place of what the C library says."""
+    """The error code for an errno on one volume. `text` replaces that of the C library."""
 
     code: str
     shared: bool = False
@@ -210,12 +210,12 @@ class Failure(NamedTuple):
 
 
 FailureTable = Mapping[int | None, Failure]
-"""By errno; the entry of None is for every other errno."""
+"""Failures by errno; None is for every other errno."""
 
 
 @contextmanager
 def translated(failures: FailureTable, about: str = "") -> Iterator[None]:
-    """Every `OSError` within comes out as the `Retryable` or `Permanent` that the table gives for it, its text after `about`."""
+    """Turn each `OSError` of the `with` block into the table's `Retryable` or `Permanent`, with `about` before its text."""
     try:
         yield
     except OSError as error:

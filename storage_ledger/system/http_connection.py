@@ -1,4 +1,4 @@
-"""One HTTP connection that is kept open, and whose every call has a deadline: httpx's transport without its client."""
+"""A kept-open HTTP connection with a deadline for each call: httpx's transport without its client."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ import httpcore
 import httpx
 
 KEEP_IDLE_S = 3.0
-"""Shorter than uvicorn's five seconds: who closes an idle connection first must be us, or a POST gets lost in it."""
+"""Shorter than uvicorn's five seconds: if the server closed an idle connection first, a POST could be lost."""
 
 
 class Connection:
-    """One connection, used by one call at a time; no httpx client, and so no redirects, cookies or proxies, at three quarters the price.
+    """One connection, used by one call at a time. Without an httpx client: no redirects, cookies or proxies, and a quarter less CPU.
 
-    One pool for all threads would do, were it not that it closes connections which it has just given to another thread
-    (httpcore 1.0.9, encode/httpcore#1110: with 8 threads on 4 connections 37 of 4,000 POSTs failed with EBADF or hung,
-    and each would count as an outage).
+    A pool for all threads would close connections that it has just given to another thread (httpcore 1.0.9, encode/httpcore#1110:
+    with 8 threads on 4 connections, 37 of 4,000 POSTs failed with EBADF or hung, and each would count as an outage).
     """
 
     def __init__(self, context: ssl.SSLContext) -> None:
@@ -28,9 +27,9 @@ class Connection:
 
 
 class _Transport(httpx.HTTPTransport):
-    """httpx's own transport, with a pool of one connection whose every step respects a deadline.
+    """httpx's transport, with a pool of one connection that respects a deadline at every step.
 
-    The pool is replaced because httpx takes no network backend (0.28); a test drips an answer and would notice.
+    It replaces the pool because httpx (0.28) accepts no network backend; a test with a slow answer would notice a change.
     """
 
     def __init__(self, context: ssl.SSLContext, deadline: Deadline) -> None:
@@ -45,7 +44,7 @@ class _Transport(httpx.HTTPTransport):
 
 
 class Deadline:
-    """When the call must be over. httpx's time-outs are for single reads: a slow drip outlasts them."""
+    """The end of a call. httpx's time-outs are for single reads, which a slow answer can outlast."""
 
     at: float = 0.0
 

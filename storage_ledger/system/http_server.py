@@ -1,4 +1,4 @@
-"""An HTTP server: an app on a port, in a thread, with limits on what strangers can take of it."""
+"""An HTTP server in a thread, with limits for its clients."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from storage_ledger.errors import BadSettings
 
 MOST_CONNECTIONS = 512
-"""More are closed unanswered: each takes a descriptor, of which a process often has 1024."""
+"""Further connections are closed: each takes a descriptor, and a process often has 1024."""
 
 MOST_OF_THE_SERVICE = 64
-"""The same of the service, which programs ask now and then: placing files takes descriptors, too."""
+"""The same limit for the service, which few programs query, and which needs descriptors to place files."""
 
 REQUEST_WITHIN_S = 10.0
-"""So long a connection may stay without a whole request on it; after an answer uvicorn's own time begins."""
+"""Closes a connection without a complete request for this long; after an answer, uvicorn's own limit applies."""
 
 
 class WebServer:
-    """An app on a port, in a thread of its own. `start` and `stop` once each; `stop` without `start` does nothing."""
+    """An app on a port, in its own thread. Call `start` and `stop` once each; `stop` without `start` does nothing."""
 
     def __init__(self, app: ASGIApp, host: str, port: int) -> None:
         self._app = app
@@ -40,14 +40,14 @@ class WebServer:
 
     @property
     def port(self) -> int:
-        """The port that it listens on; the wanted one (0: any) before `start`."""
+        """The port; before `start`, the requested one (0: any)."""
         return self._port
 
     def start(self, around: Callable[[Callable[[], None]], None] = lambda job: job()) -> None:
-        """Listen; on return a request is answered, or waits until the thread is up. `around` runs the thread's job.
+        """Listen; from then on requests are answered, or wait until the thread is up. `around` runs the thread's job.
 
-        `around` may run the job again after it has ended or raised: then it listens on the same port again. Raises
-        `BadSettings` naming HTTP_PORT or HTTP_HOST when nobody can listen there.
+        `around` may run the job again after it ended or raised; it then listens on the same port. Raises `BadSettings`, naming
+        HTTP_PORT or HTTP_HOST, if the address cannot be used.
         """
         self._listener = listen(self._host, self._port, "HTTP")
         self._port = port_of(self._listener)
@@ -55,7 +55,7 @@ class WebServer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Close the port, let running requests end (5 s at most), end the thread."""
+        """Close the port, let running requests finish (for up to 5 s), and end the thread."""
         self._stopped = True
         if self._server is not None:
             self._server.should_exit = True
@@ -72,10 +72,10 @@ class WebServer:
 
 
 class Server(uvicorn.Server):
-    """uvicorn without its habits: no set-up of logging, no access log (paths hold ids), no foreign event loop.
+    """uvicorn without its own logging, access log (paths contain ids) or event loop.
 
-    In the main thread it takes SIGTERM and SIGINT over while it runs and raises them again at its end; elsewhere it
-    leaves signals alone. More than `most_connections` at a time are closed, and so are those that send no request.
+    In the main thread it handles SIGTERM and SIGINT while it runs and raises them again at its end; elsewhere it leaves signals alone.
+    It closes connections beyond `most_connections`, and those that send no request.
     """
 
     def __init__(self, app: ASGIApp, *, most_connections: int = MOST_CONNECTIONS, request_within_s: float = REQUEST_WITHIN_S) -> None:
@@ -85,7 +85,7 @@ class Server(uvicorn.Server):
                 app,
                 loop="asyncio",
                 http=bounded,
-                backlog=most_connections,  # so many are accepted in one go, before the first of them can be refused
+                backlog=most_connections,  # accepted in one go, before the first of them can be refused
                 ws="none",
                 log_config=None,
                 access_log=False,
@@ -98,7 +98,7 @@ class Server(uvicorn.Server):
 
 
 class _Bounded(H11Protocol):
-    """uvicorn keeps as many connections as come, and waits for a request for ever; asyncio writes a line for each that it cannot accept."""
+    """Limits connections: uvicorn has no limit and waits for ever, and asyncio logs a line for each that it cannot accept."""
 
     most_connections: int
     request_within_s: float
@@ -138,25 +138,25 @@ class _Bounded(H11Protocol):
 
 
 def listen(host: str, port: int, name: str) -> socket.socket:
-    """Listen on a TCP port; 0 takes a free one.
+    """Listen on a TCP port; 0 chooses a free one.
 
-    Raises `BadSettings`; `name` is how the two settings begin (`HTTP` for HTTP_HOST and HTTP_PORT).
+    Raises `BadSettings`; `name` is the prefix of the two settings (`HTTP` for HTTP_HOST and HTTP_PORT).
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
         listener = socket.create_server((host, port), family=family, backlog=128)
-        # Inherited by what it accepts. asyncio sets it only where it knows the protocol's number, and without it an
-        # answer of two writes waits 40 ms for the other side's delayed ACK.
+        # Accepted connections inherit it. asyncio sets it only if it knows the protocol's number; without it, an answer in two writes
+        # waits 40 ms for the client's delayed ACK.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except UnicodeError as error:
-        raise BadSettings("bad-settings", f"{name}_HOST: is no host name") from error
+        raise BadSettings("bad-settings", f"{name}_HOST: is not a host name") from error
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             text = f"{name}_PORT: {port} is in use on {host}; stop what listens there, or choose another port"
         elif error.errno in {errno.EACCES, errno.EPERM}:
-            text = f"{name}_PORT: {port} needs rights that this process lacks; choose one above 1023"
+            text = f"{name}_PORT: {port} needs privileges that this process lacks; choose a port above 1023"
         else:
-            text = f"{name}_HOST: {host} is no address of this machine"
+            text = f"{name}_HOST: {host} is not an address of this machine"
         raise BadSettings("bad-settings", text, errno=error.errno) from error
     return listener
 

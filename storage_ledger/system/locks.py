@@ -1,4 +1,4 @@
-"""File locks: `serve.lock` for the one process that writes into the archive, `index.lock` for the one that rebuilds the index."""
+"""File locks, such as `serve.lock` for the process that writes into the archive, `index.lock` for the one that rebuilds the index."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from storage_ledger.errors import LedgerBusy, Locked
 from storage_ledger.system import files
 
 MOST_LOOKS = 10_000
-"""How many times in a row a process may be met that only looks whether the lock is held; each takes some microseconds."""
+"""Retries if `is_held` of other processes has the lock; each such probe takes some microseconds."""
 
 
 @contextmanager
 def held(path: Path, command: str, *, waits: Callable[[str], None] | None = None) -> Iterator[None]:
-    """Hold the lock while the `with` runs. The kernel releases it however the process ends.
+    """Hold the lock while the `with` block runs. The kernel releases it however the process ends.
 
-    With `waits` it waits for its turn, however long that takes, and calls that function first with the name of the holder; a signal
-    handler that raises ends the wait. Raises `Locked`, which names the holder, or `LedgerBusy` if the volume is full or fails.
-    The file stays: if it were removed, two processes could lock two files of the same name.
+    With `waits`, call that with the name of the holder, then wait without limit; a signal handler that raises ends the wait. Raises
+    `Locked`, which names the holder, or `LedgerBusy` if the volume is full or fails. The file stays: if it were removed, two processes
+    could lock two files of one name.
     """
     descriptor = _taken(path, command, waits)
     try:
@@ -33,7 +33,7 @@ def held(path: Path, command: str, *, waits: Callable[[str], None] | None = None
 
 
 def unlock_and_close(descriptor: int) -> None:
-    """Unlock, then close, so that nobody waits for ever if closing fails. Errors are ignored: no bytes can be lost."""
+    """Unlock, then close, so that no process waits for ever if closing fails. Ignores errors, because no bytes can be lost."""
     with suppress(OSError):
         fcntl.flock(descriptor, fcntl.LOCK_UN)
     with suppress(OSError):
@@ -58,17 +58,17 @@ def _taken(path: Path, command: str, waits: Callable[[str], None] | None) -> int
 def _take(descriptor: int, path: Path, command: str, waits: Callable[[str], None] | None) -> None:
     if not _is_taken_now(descriptor):
         if waits is None:
-            raise Locked("locked", f"{path} is held by {_holder(descriptor)}: stop that one first") from None
+            raise Locked("locked", f"{path} is held by {_holder(descriptor)}: stop that process first") from None
         waits(_holder(descriptor))
         fcntl.flock(descriptor, fcntl.LOCK_EX)
     note = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "command": command}).encode()
     os.ftruncate(descriptor, 0)
-    with suppress(OSError):  # on a full volume the holder is not named; the lock holds all the same
+    with suppress(OSError):  # on a full volume the file does not name the holder; the lock still works
         os.pwrite(descriptor, note, 0)
 
 
 def _is_taken_now(descriptor: int) -> bool:
-    """Take it if it is free. A process that only looks (`is_held`) shares it for a moment: that does not count as holding it."""
+    """Take the lock if it is free. `is_held` probes with a brief shared lock; that is not a holder, so retry."""
     for _ in range(MOST_LOOKS):
         with suppress(BlockingIOError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -82,9 +82,9 @@ def _is_taken_now(descriptor: int) -> bool:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process holds it just now."""
+    """Return whether a process holds the lock."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # opening a FIFO in its place would never return
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # opening a FIFO would never return
     except OSError:
         return False
     try:

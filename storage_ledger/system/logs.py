@@ -1,8 +1,8 @@
-"""Structured logs that cannot carry a patient: only the fields of an allow-list pass, foreign texts never do.
+"""Structured logs without patient data: only fields of an allow-list pass, and no third party's texts.
 
-A line is an event name with fields: `projection.failed position=41 code=no-space attempt=2`. Adding a field here is a
-decision: it must not be able to hold a value from a message, a DICOM file, a file name or somebody else's error text. `lost` is how many
-lines before this one could not be written.
+A line is an event name with fields: `projection.failed position=41 code=no-space attempt=2`. Add a field only if it can never hold a
+value from a message, a DICOM file, a file name or a third party's error text. `lost` is the number of lines before this one that could
+not be written.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ ALLOWED = frozenset({
 
 
 def configure(level: str, *, environment: str = "", stream: TextIO | None = None) -> None:
-    """Send all logs of this process to `stream` (standard error), one line an event.
+    """Send all logs of this process to `stream` (default: standard error), one line for each event.
 
-    Foreign loggers (redis, httpx, pydicom, uvicorn) come through as logger name and level alone: their texts quote what
-    they choke on. Python warnings likewise.
+    Third-party loggers (redis, httpx, pydicom, uvicorn) and Python warnings pass only as logger name and level: their texts quote the
+    offending value.
     """
     out = _Lossy(stream or sys.stderr)
     numeric = logging.getLevelNamesMapping()[level]
@@ -64,12 +64,12 @@ def configure(level: str, *, environment: str = "", stream: TextIO | None = None
 
 
 def get() -> Any:
-    """The logger of this process; call it where you log, so that `configure` always counts."""
+    """Return the logger. Call it where you log, so that `configure` takes effect."""
     return structlog.get_logger()
 
 
 def where(error: BaseException) -> str:
-    """File, line and function of each frame of an error, innermost last, without its text (which may quote a value)."""
+    """Return file, line and function of an error's frames, innermost last, without its text, which may quote a value."""
     frames = traceback.extract_tb(error.__traceback__)[-6:]
     return " > ".join(f"{f.filename.rsplit('/', 1)[-1]}:{f.lineno}:{f.name}" for f in frames)
 
@@ -93,7 +93,7 @@ def _lost(out: _Lossy) -> structlog.typing.Processor:
 
 
 def _allow_list(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Drop what is not allowed, and say how much was dropped: a lost field must be seen, not guessed at."""
+    """Drop fields that are not allowed, and add their number as `dropped`."""
     dropped = [key for key in event if key not in ALLOWED]
     for key in dropped:
         del event[key]
@@ -106,11 +106,10 @@ def _allow_list(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapp
 
 
 class _Lossy:
-    """Where lines go that may be lost: a log on a full disk, or that nobody reads, ends no thread and holds none up.
+    """A stream that may lose lines: a full disk or a stuck reader must not end or block a thread.
 
-    What reads a pipe may get stuck (a container's log driver, Ctrl-S) and a full pipe makes whoever writes into it wait: the
-    line waits for `PATIENCE_MS` at most, those after it not at all until there is room. `lost`: how many lines since the last
-    that was written.
+    The reader of a pipe may get stuck (a container's log driver, Ctrl-S), and a full pipe blocks its writers. A line waits for up to
+    `PATIENCE_MS`, later lines not at all until there is room. `lost`: lines lost since the last one written.
     """
 
     PATIENCE_MS = 1000
@@ -119,29 +118,29 @@ class _Lossy:
         self.lost = 0
         self._stream = stream
         self._descriptor = None
-        with suppress(OSError, ValueError, AttributeError):  # not each stream is a file
+        with suppress(OSError, ValueError, AttributeError):  # not every stream is a file
             self._descriptor = stream.fileno() if stream else None
 
     def write(self, text: str) -> None:
-        """Write a whole line, or lose it; of one longer than a pipe takes at once perhaps only the end."""
+        """Write a line or lose it; one longer than PIPE_BUF may lose only its end."""
         try:
             if self._descriptor is not None:
                 self._write(self._descriptor, text.encode("utf-8", "backslashreplace"))
             elif self._stream is not None:
                 self._stream.write(text)
-        except (OSError, ValueError):  # the latter: it was closed
+        except (OSError, ValueError):  # ValueError: it was closed
             self.lost += 1
         else:
             self.lost = 0
 
     def flush(self) -> None:
-        """Nothing: what was written is out."""
+        """Do nothing: `write` does not buffer."""
 
     def _write(self, descriptor: int, line: bytes) -> None:
-        """Raises `BlockingIOError` where nobody makes room."""
+        """Write to a descriptor; raises `BlockingIOError` if there is no room in time."""
         room = select.poll()
         room.register(descriptor, select.POLLOUT)
-        for start in range(0, len(line), select.PIPE_BUF):  # so much goes into a pipe with room without waiting
+        for start in range(0, len(line), select.PIPE_BUF):  # a pipe with room takes this much without waiting
             if not room.poll(0 if self.lost else self.PATIENCE_MS):
                 raise BlockingIOError
             os.write(descriptor, line[start : start + select.PIPE_BUF])

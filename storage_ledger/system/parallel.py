@@ -1,4 +1,4 @@
-"""Work on many items in threads, batch by batch, so that one that fails does not stop the others."""
+"""Works on many items in threads, batch by batch, so that one failure does not stop the others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ R = TypeVar("R")
 
 
 def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of up to `size` items."""
+    """Split into lists of up to `size` items."""
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
@@ -24,10 +24,10 @@ def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
 def each_batch(
     pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[Sequence[T]]
 ) -> Iterator[list[tuple[T, R | StorageLedgerError]]]:
-    """The outcomes of one batch after the other.
+    """Iterate over the outcomes of each batch.
 
-    What ends all of it (see `in_parallel`) is raised when the next batch is asked for: by then the caller has recorded
-    the outcomes of the last one.
+    The exception that stops the work (see `in_parallel`) is raised when the next batch is requested, after the caller has recorded the
+    last outcomes.
     """
     for batch in items:
         outcomes, stop = in_parallel(pool, work, batch)
@@ -39,10 +39,10 @@ def each_batch(
 def in_parallel(
     pool: ThreadPoolExecutor, work: Callable[[T], R], items: Sequence[T]
 ) -> tuple[list[tuple[T, R | StorageLedgerError]], BaseException | None]:
-    """The outcome of each item, in order, and the exception to raise once they are recorded: a shared cause, the ledger, Ctrl-C.
+    """Return each item's outcome, in order, and the exception to raise once they are recorded: a shared cause, the ledger, Ctrl-C.
 
-    Items that were not begun by then are left out. An error of one item is its outcome, and so is a bug: one study must
-    not stop the others.
+    Items that were not started by then are left out. An error of one item, or a bug, is its outcome: one study must not stop the
+    others.
     """
     futures: list[Future[R]] = [pool.submit(work, item) for item in items]
     stop: BaseException | None = None

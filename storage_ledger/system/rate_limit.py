@@ -1,4 +1,4 @@
-"""Limits a rate: bytes read or questions asked per second."""
+"""Limits a rate: bytes read or requests sent per second."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 
 class Pace:
-    """At most `rate` units a second, by all threads together; 0: no limit.
+    """At most `rate` units a second for all threads together; 0: no limit.
 
-    What was not used in the last `burst_s` seconds may be made up for, and nothing before that; it begins with as much unused.
+    Units unused in the last `burst_s` seconds may be used later; at the start, that many are available.
     """
 
     def __init__(

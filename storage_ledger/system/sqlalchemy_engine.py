@@ -1,4 +1,4 @@
-"""SQLAlchemy on connections of ours: for the migrations."""
+"""Runs SQLAlchemy on our SQLite connections, for the migrations."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from storage_ledger.system.sqlite import as_ours, sqlite
 
 
 def engine_on(connection: Any) -> Engine:
-    """An engine on this one connection of the driver's, which it closes when it is disposed of.
+    """Return an engine on this one driver connection; disposing of the engine closes it.
 
-    Each transaction begins with the write lock. The driver's errors come out as ours, as from `system.sqlite.SqliteFile`.
+    Each transaction begins with the write lock. Driver errors are mapped to ours, as in `system.sqlite.SqliteFile`.
     """
     engine = create_engine("sqlite://", module=sqlite, creator=lambda: connection, poolclass=StaticPool, hide_parameters=True)
 

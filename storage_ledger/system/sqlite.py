@@ -1,6 +1,6 @@
-"""SQLite files, opened the one safe way; ledger and index both come through here, and so do the driver's errors.
+"""Opens SQLite files safely and maps the driver's errors, for ledger and index.
 
-One library for all files of the process: two SQLite libraries on one file drop each other's POSIX locks
+The process uses one SQLite library for all files: two libraries on one file drop each other's POSIX locks
 (sqlite.org/howtocorrupt.html §2.2.1).
 """
 
@@ -20,24 +20,24 @@ from storage_ledger.errors import LedgerBusy, LedgerError, LedgerRefused, Ledger
 sqlite: ModuleType
 try:
     sqlite = importlib.import_module("pysqlite3.dbapi2")
-except ImportError:  # no wheel for this platform: the standard library's, in the safe mode if it needs that
+except ImportError:  # no wheel for this platform: use the standard library's, in the safe mode if needed
     sqlite = importlib.import_module("sqlite3")
 
-# Without an adapter of its own each None that is bound is asked whether it could adapt itself, which fails twice: 1 µs each, where
-# a row of 37 texts takes 2. This one is a function in C that gives None for None.
+# Without an adapter, the driver asks each bound None twice to adapt itself: 1 µs each, where a row of 37 texts takes 2 µs. This adapter
+# is a C function that returns None for None.
 sqlite.register_adapter(type(None), {}.get)
 
 BUSY_TIMEOUT_S = 30.0
 KEEP_IDLE = 6
 OLDEST_SUPPORTED = (3, 35, 0)
-RESTORE = "Look at the disk, then make the ledger again: `storage-ledger restore --from-mirror --force`"
+RESTORE = "Check the disk, then restore the ledger: `storage-ledger restore --from-mirror --force`"
 
 
 class SqliteFile:
-    """One SQLite file, for any number of threads; every error of the driver comes out as one of ours (`errors_mapped`).
+    """One SQLite file, for any number of threads. Maps every driver error to ours (`errors_mapped`).
 
-    It is opened when it is first needed, and must exist unless `writable`. A thread has a connection to itself while its `with`
-    runs; up to `keep` connections are kept for the next one. For `durable` and `page_bytes` see `connect`.
+    The file is opened on first use, and must exist unless `writable`. A thread has a connection to itself during its `with` block; up
+    to `keep` idle connections are kept. For `durable` and `page_bytes` see `connect`.
     """
 
     def __init__(self, path: Path, *, writable: bool, durable: bool = True, page_bytes: int | None = None, keep: int = KEEP_IDLE) -> None:
@@ -46,11 +46,11 @@ class SqliteFile:
         self._durable = durable
         self._page_bytes = page_bytes
         self._keep = keep
-        self._idle: list[Any] = []  # append and pop are atomic; the last one that was used is taken first
+        self._idle: list[Any] = []  # append and pop are atomic; the last used one is taken first
 
     @contextmanager
     def connection(self) -> Iterator[Any]:
-        """A connection outside of any transaction: each statement is one by itself, and each read one snapshot."""
+        """Lend a connection without a transaction: each statement is its own transaction, and each read one snapshot."""
         with errors_mapped():
             connection = self._take()
             try:
@@ -60,10 +60,10 @@ class SqliteFile:
 
     @contextmanager
     def transaction(self, *, within_s: float = BUSY_TIMEOUT_S) -> Iterator[Any]:
-        """A connection inside a transaction: committed when the `with` ends, rolled back when it raises.
+        """Lend a connection in a transaction, committed when the `with` block ends and rolled back if it raises.
 
-        A writable file's holds the write lock from the beginning, so that what it reads is still so when it writes; it waits
-        `within_s` for other writers before it raises `LedgerBusy`. A reader's is one snapshot.
+        On a writable file it holds the write lock from the beginning, so that what it read is still true when it writes; it waits
+        `within_s` for other writers, then raises `LedgerBusy`. On others it is one snapshot.
         """
         with self.connection() as connection:
             if within_s != BUSY_TIMEOUT_S:
@@ -79,7 +79,7 @@ class SqliteFile:
                     _set_busy_timeout(connection, BUSY_TIMEOUT_S)
 
     def close(self) -> None:
-        """Close what is idle now, and what is in use as soon as it is given back."""
+        """Close idle connections now, and those in use when they are returned."""
         self._keep = 0
         while self._idle:
             self._idle.pop().close()
@@ -91,18 +91,18 @@ class SqliteFile:
             return connect(self.path, writable=self._writable, durable=self._durable, page_bytes=self._page_bytes)
 
     def _give_back(self, connection: Any) -> None:
-        if len(self._idle) < self._keep and not connection.in_transaction:  # one that could not be rolled back is of no more use
+        if len(self._idle) < self._keep and not connection.in_transaction:  # one that could not be rolled back is useless
             self._idle.append(connection)
         else:
             connection.close()
 
 
 def connect(path: Path, *, writable: bool = False, durable: bool = True, page_bytes: int | None = None) -> Any:
-    """A connection of the driver's, which begins no transaction by itself and may be handed from thread to thread.
+    """Open a driver connection, which begins no transaction by itself and may move between threads.
 
-    With `durable`, a commit that returned survives a power cut: WAL with synchronous=FULL, or, on a library with the WAL-reset
-    bug, a rollback journal with synchronous=EXTRA. Both are read back; `LedgerUnusable` if they did not take. One that is not
-    `writable` cannot write. `page_bytes`: of a file that is still empty; SQLite's own default otherwise. Raises the driver's errors.
+    With `durable`, a commit survives a power cut once it returns: WAL with synchronous=FULL, or, on a library with the WAL-reset bug, a
+    rollback journal with synchronous=EXTRA. Raises `LedgerUnusable` if either did not take effect, and the driver's errors. A
+    connection that is not `writable` cannot write. `page_bytes` sets the page size of an empty file; the default is SQLite's.
     """
     version = tuple(sqlite.sqlite_version_info)
     if version < OLDEST_SUPPORTED:
@@ -132,7 +132,7 @@ def _make_safe(connection: Any, *, wal: bool, durable: bool, page_bytes: int | N
         connection.execute(f"PRAGMA page_size = {page_bytes}")
     wanted = "wal" if wal else "delete"
     if one("PRAGMA journal_mode") != wanted and (got := one(f"PRAGMA journal_mode = {wanted}")) != wanted:
-        raise LedgerUnusable("sqlite-journal-mode", f"journal_mode is {got!r}, {wanted!r} is needed; another process may hold the file")
+        raise LedgerUnusable("sqlite-journal-mode", f"journal_mode is {got!r}, {wanted!r} is needed; another process may have it open")
     level = (2 if wal else 3) if durable else 1
     connection.execute(f"PRAGMA synchronous = {level}")
     if one("PRAGMA synchronous") != level:
@@ -140,10 +140,10 @@ def _make_safe(connection: Any, *, wal: bool, durable: bool, page_bytes: int | N
     connection.execute("PRAGMA fullfsync = ON")  # macOS: a plain fsync does not reach the disk
     connection.execute("PRAGMA checkpoint_fullfsync = ON")
     connection.execute("PRAGMA journal_size_limit = 67108864")
-    # A file that could not be opened for writing, if only this once, SQLite opens for reading and says nothing: such a
-    # connection would be kept, and would refuse every write from now on.
+    # If SQLite cannot open a file for writing, even once, it silently opens it for reading: such a connection would be kept and would
+    # refuse every later write.
     connection.execute("BEGIN IMMEDIATE")
-    connection.execute("PRAGMA user_version = 0")  # the beginning alone succeeds; this is refused, or taken back
+    connection.execute("PRAGMA user_version = 0")  # BEGIN alone succeeds; this is refused, or rolled back
     connection.execute("ROLLBACK")
 
 
@@ -152,12 +152,12 @@ def _set_busy_timeout(connection: Any, seconds: float) -> None:
 
 
 def wal_is_safe(version: tuple[int, ...]) -> bool:
-    """Whether this SQLite is free of the WAL-reset bug (sqlite.org/wal.html: fixed in 3.51.3, 3.50.7, 3.44.6)."""
+    """Return whether this SQLite is free of the WAL-reset bug (sqlite.org/wal.html: fixed in 3.51.3, 3.50.7, 3.44.6)."""
     return version >= (3, 51, 3) or (version[:2] == (3, 50) and version >= (3, 50, 7)) or (version[:2] == (3, 44) and version >= (3, 44, 6))
 
 
 def _takes_json_for_harmless() -> bool:
-    """Whether an untrusted schema may use JSON functions, as the ledger's index over uploads does. SQLite 3.40 forbids it."""
+    """Return whether an untrusted schema may use JSON functions, as the ledger's index on uploads does. SQLite 3.40 forbids it."""
     with closing(sqlite.connect(":memory:")) as connection:
         connection.execute("PRAGMA trusted_schema = OFF")
         try:
@@ -169,12 +169,12 @@ def _takes_json_for_harmless() -> bool:
 
 
 TRUSTED_SCHEMA = "OFF" if _takes_json_for_harmless() else "ON"
-"""OFF: a file's own schema may call harmless functions only. ON for a library that does not count JSON's among them."""
+"""OFF: a file's schema may only call harmless functions. ON for a library that does not count JSON functions as harmless."""
 
 
 @contextmanager
 def errors_mapped() -> Iterator[None]:
-    """Every error of the driver inside comes out as one of ours: see `as_ours`."""
+    """Map every driver error of the `with` block to ours: see `as_ours`."""
     try:
         yield
     except sqlite.Error as error:
@@ -182,40 +182,40 @@ def errors_mapped() -> Iterator[None]:
 
 
 def as_ours(error: Exception) -> LedgerError:
-    """What a driver's error means here. This is the only place that says so.
+    """Map a driver error to ours. No other place does.
 
-    Full, busy and I/O are worth another try (`LedgerBusy`); damage and foreign files are not (`LedgerUnusable`). The rest is a
-    trigger or constraint that did its duty, a table that is gone, or a bug (`LedgerRefused`).
+    Full, busy and I/O errors can be retried (`LedgerBusy`); damage and foreign files cannot (`LedgerUnusable`). The rest is a trigger
+    or constraint that fired, a missing table, or a bug (`LedgerRefused`).
     """
     name = getattr(error, "sqlite_errorname", None) or type(error).__name__
     if name.startswith("SQLITE_FULL"):
         return LedgerBusy("ledger-full", "the ledger's volume is full: nothing was recorded", errno=errnos.ENOSPC)
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL")):
-        return LedgerBusy("ledger-busy", f"another process has been writing for a long time ({name})")
+        return LedgerBusy("ledger-busy", f"another process has held the write lock too long ({name})")
     if name.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM")):
-        return LedgerBusy("ledger-io", f"the ledger cannot be written ({name})", errno=errnos.EIO)
+        return LedgerBusy("ledger-io", f"the ledger cannot be read or written ({name})", errno=errnos.EIO)
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
         return LedgerUnusable("ledger-damaged", f"SQLite says {name}. {RESTORE}")
     return LedgerRefused("ledger-refused", f"SQLite refuses a statement ({name})")
 
 
 def quoted(path: Path) -> str:
-    """The path as it stands in an SQLite URI."""
+    """Return the path quoted for an SQLite URI."""
     return os.fspath(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
 
 
 def is_regular(path: Path) -> bool:
-    """Whether there is a file that SQLite may open. Opening a FIFO in its place, or in that of its WAL, would never return."""
+    """Return whether SQLite may open the file. Opening a FIFO, also one with the name of its WAL, would never return."""
     return path.is_file() and all(beside.is_file() or not os.path.lexists(beside) for beside in beside_of(path))
 
 
 def beside_of(path: Path) -> list[Path]:
-    """What SQLite keeps beside a file while it is open, or after a crash."""
+    """Return the paths of SQLite's own files beside a database, while it is open or after a crash."""
     return [Path(f"{path}{suffix}") for suffix in ("-wal", "-shm", "-journal")]
 
 
 def fetched(connection: Any, sql: str, values: Sequence[object] = ()) -> list[Any]:
-    """All rows. Bytes that are not UTF-8 come as lone surrogates: one flipped bit must not hide all other rows."""
+    """Return all rows. Bytes that are not UTF-8 become lone surrogates: one flipped bit must not hide the other rows."""
     try:
         rows: list[Any] = connection.execute(sql, values).fetchall()
     except sqlite.OperationalError as error:
@@ -227,7 +227,7 @@ def fetched(connection: Any, sql: str, values: Sequence[object] = ()) -> list[An
 
 
 def is_undecodable(error: Exception) -> bool:
-    """Whether the driver has met a text that is not UTF-8. That error has no code of its own."""
+    """Return whether the driver met a text that is not UTF-8. That error has no code."""
     return isinstance(error, sqlite.OperationalError) and str(error).startswith("Could not decode to UTF-8")
 
 
@@ -238,7 +238,7 @@ def as_it_is(raw: bytes) -> str:
 
 @contextmanager
 def texts_as_they_are(connection: Any) -> Iterator[None]:
-    """Read texts by `as_it_is`. Costs a call of Python for each."""
+    """Decode texts with `as_it_is`, at the cost of a Python call for each."""
     before = connection.text_factory
     connection.text_factory = as_it_is
     try:

@@ -1,4 +1,4 @@
-"""Which file system a folder lies on, and whether SQLite is safe there."""
+"""Refuses file systems on which SQLite is not safe."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ NETWORK_FILE_SYSTEMS = frozenset({
 
 
 def require_local(folder: Path) -> None:
-    """Refuse a file system on which SQLite's locks or its shared memory do not hold. Linux only; elsewhere unknown."""
+    """Raise `LedgerUnusable` on a file system where SQLite's locks or shared memory do not work. Checks on Linux only."""
     kind = _kind(folder)
     if kind in NETWORK_FILE_SYSTEMS:
         raise LedgerUnusable(
             "ledger-on-network-file-system",
-            f"{folder} lies on {kind}: SQLite is not safe there. Set LEDGER_PATH to a folder on a local disk.",
+            f"{folder} is on {kind}: SQLite is not safe there. Set LEDGER_PATH to a folder on a local disk.",
         )
 
 

@@ -1,4 +1,4 @@
-"""Folders for patients' data that nobody needs afterwards, not even after a kill."""
+"""Temporary folders for patient data, removed even after a kill."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from storage_ledger.system import files
 
 @contextmanager
 def scratch(prefix: str, parent: Path) -> Iterator[Path]:
-    """A folder of mode 0700 in `parent`, removed at the end; what a killed process of this user left there is removed now.
+    """Create a folder of mode 0700 in `parent`, and remove it at the end. Removes folders that killed processes of this user left.
 
-    Whoever uses one holds a lock on it, and the kernel lets go of that however the process ends.
+    A process holds a lock on its folder, which the kernel releases however the process ends.
     """
     for old in parent.glob(f"{prefix}*"):
         with suppress(OSError), _locked(old):
             shutil.rmtree(old, ignore_errors=True)
-    made = Path(tempfile.mkdtemp(prefix=f".{prefix}", dir=parent))  # under a name that nobody clears away until it is locked
+    made = Path(tempfile.mkdtemp(prefix=f".{prefix}", dir=parent))  # a name that no process removes, until it is locked
     folder = made.with_name(made.name[1:])
     with _locked(made):
         made.rename(folder)

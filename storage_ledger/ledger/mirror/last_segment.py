@@ -1,7 +1,7 @@
-"""The mirror's last segment: what the ledger says it should be, and its repair.
+"""Surveys and repairs the mirror's last segment.
 
-Whoever wrote it may have been killed, or its fsync have failed. So before anything is appended it is written once more from the
-ledger, under another name first.
+Its writer may have been killed, or its fsync may have failed. So before the first append it is rewritten from the ledger, under a
+temporary name first.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ _TEMPORARY = ".segment.tmp"
 
 @dataclass(frozen=True, slots=True)
 class LastSegment:
-    """`data`: its bytes as the ledger has them, up to the last batch; `tree`: over all entries so far; `entries`: how many it holds.
+    """The last segment as composed from the ledger.
 
-    `whole`: what is on disk agrees with that; `torn`: how many bytes follow of a batch that was not completed.
+    `data`: its bytes up to the last batch; `tree`: over all entries so far; `entries`: the number in the segment. `whole`: the file on
+    disk agrees; `torn`: bytes of an incomplete batch that follow.
     """
 
     name: str
@@ -42,9 +43,9 @@ class LastSegment:
 
 
 def survey(folder: int, ledger: Ledger) -> LastSegment:
-    """Read the last segment, and compose it from the ledger. Changes nothing.
+    """Read the last segment and compose it from the ledger. Changes nothing.
 
-    Raises `LedgerUnusable` (see `refusals`) if there is none, or mirror and ledger contradict each other.
+    Raises `LedgerUnusable` (see `refusals`) if there is no segment, or mirror and ledger contradict each other.
     """
     names = segment_names(folder)
     if not names:
@@ -83,14 +84,14 @@ def survey(folder: int, ledger: Ledger) -> LastSegment:
             composed.append(segments.batch_bytes(ledger.ledger_id, tree, batch))
             count += len(batch)
     right = b"".join(composed)
-    # After the last batch there may be entries of one that was not completed, and a torn line: no more than that.
+    # Only entries of an incomplete batch and a torn line may follow the last batch.
     rest = data[len(right) :]
     whole = right.startswith(data) or (data.startswith(right) and all(isinstance(line, Entry) for _, line in segments.lines(rest)))
     return LastSegment(name, right, tree, count, whole=whole, torn=len(rest) if whole else 0)
 
 
 def repair(folder: int, last: LastSegment) -> os.stat_result:
-    """Write the segment as the ledger has it, durable on return. A damaged one is kept in `damaged/`. Returns the new file's state."""
+    """Rewrite the segment from the ledger, durable on return. A damaged one is kept in `damaged/`. Returns the new file's state."""
     if not last.whole:
         set_aside(folder, last.name, keep_name=True)
         logs.get().error("mirror.damaged", position=last.tree.size)
@@ -100,12 +101,12 @@ def repair(folder: int, last: LastSegment) -> os.stat_result:
 
 
 def write_segment(folder: int, name: str, data: bytes) -> os.stat_result:
-    """Put a segment of these bytes under this name, whoever had it; durable on return. Returns its state."""
+    """Write or replace a segment, durable on return. Returns its state."""
     return replace_file(name, data, folder, FILE_MODE, temporary=_TEMPORARY)
 
 
 def set_aside(folder: int, name: str, *, keep_name: bool) -> None:
-    """Move a segment to `damaged/`: it is evidence. With `keep_name` the name stays too, until a right one takes it over."""
+    """Move a segment to `damaged/` as evidence. With `keep_name` the old name stays until it is replaced."""
     make_mirror_folder(DAMAGED_FOLDER, folder)
     with opened(DAMAGED_FOLDER, FOLDER, folder) as damaged:
         if keep_name:
@@ -118,13 +119,13 @@ def set_aside(folder: int, name: str, *, keep_name: bool) -> None:
 
 
 def make_mirror_folder(name: str, parent: int) -> None:
-    """Make a folder if it is missing; its name is durable on return."""
+    """Create a folder if it is missing; its name is durable on return."""
     if make_folder(name, parent, FOLDER_MODE):
         os.fsync(parent)
 
 
 def _as_recorded(ledger: Ledger, mirrored: list[Entry], after: int, up_to: int) -> dict[int, Entry]:
-    """The ledger's entries by position. A damaged one is taken from the mirror, which may hold the only whole copy."""
+    """Return the ledger's entries by position. A damaged one is taken from the mirror, which may have the only intact copy."""
     recorded: dict[int, Entry] = {}
     while after < up_to:
         some = ledger.read(after, min(READ_ENTRIES, up_to - after))
@@ -140,7 +141,7 @@ def _as_recorded(ledger: Ledger, mirrored: list[Entry], after: int, up_to: int) 
 
 
 def _tree_before(ledger: Ledger, folder: int, names: list[str], header: SegmentHeader | None, before: int) -> Tree:
-    """The tree over the earlier segments: from the two lines that tell it, or from the ledger if they do not agree."""
+    """Return the tree over earlier segments: from the two lines that state it, or from the ledger if they disagree."""
     if before == 0:
         return Tree()
     if header is not None and header.before.size == before and len(names) > 1:

@@ -1,4 +1,4 @@
-"""Reads the mirror: how far it goes and whose it is, all of its entries with proof, or those at some positions."""
+"""Reads the mirror: its end and ledger, all entries with proof, or entries at some positions."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ FAILURES: FailureTable = {
     None: Failure("mirror-io", shared=True),
 }
 NOT_A_FILE = frozenset({errnos.ELOOP, errnos.ENOENT, errnos.EISDIR, errnos.ENXIO})
-"""What opening or reading a segment says when something else has its name."""
+"""The errno of opening or reading a segment if something else has its name."""
 
 
 @dataclass(frozen=True, slots=True)
 class MirrorEnd:
-    """What the last segments say. `ledger_id`: None when no line does; `position`: up to where the batches go.
+    """The end of the mirror. `ledger_id`: None if no line has it; `position`: that of the last complete batch.
 
-    `segments`: how many there are; `tail`: something follows the last batch, which may be being written just now.
+    `segments`: their number; `tail`: something follows the last batch, perhaps a batch that is being written.
     """
 
     ledger_id: str | None
@@ -44,10 +44,10 @@ class MirrorEnd:
 
 
 def look(archive_root: Path) -> MirrorEnd:
-    """What the mirror says of itself, from its last segments.
+    """Return the end of the mirror, from its last segments.
 
-    Raises `OSError` if it cannot be read, `FileNotFoundError` if there is no folder or no segment. A segment that is no regular
-    file is passed over.
+    Raises `OSError` if it cannot be read, `FileNotFoundError` if there is no folder or no segment. Skips a segment that is not a
+    regular file.
     """
     with opened(archive_root / LEDGER_FOLDER, FOLDER) as folder:
         end = _end_of(folder)
@@ -57,7 +57,7 @@ def look(archive_root: Path) -> MirrorEnd:
 
 
 def mirror_position(archive_root: Path) -> int | None:
-    """Up to which position the mirror says to go; None if there is none, or it cannot be read."""
+    """Return the mirror's last position; None if there is no mirror, or it cannot be read."""
     with suppress(OSError):
         end = look(archive_root)
         if end.ledger_id is not None:
@@ -66,16 +66,19 @@ def mirror_position(archive_root: Path) -> int | None:
 
 
 def ledger_id_of(archive_root: Path) -> str:
-    """Whose mirror it is. Raises `LedgerUnusable` (`mirror-missing`, `mirror-damaged`), and `Retryable` when the volume fails."""
+    """Return the ledger_id of the mirror.
+
+    Raises `LedgerUnusable` (`mirror-missing`, `mirror-damaged`), and `Retryable` if the volume fails.
+    """
     with translated(FAILURES, ABOUT), _opened_mirror(archive_root) as folder:
         end = _end_of(folder)
     if end.ledger_id is None:
-        raise LedgerUnusable("mirror-damaged", f"no line of {end.segments} segments in {LEDGER_FOLDER}/ says whose mirror it is")
+        raise LedgerUnusable("mirror-damaged", f"none of {end.segments} segments in {LEDGER_FOLDER}/ has a ledger_id")
     return end.ledger_id
 
 
 def entries_at(archive_root: Path, positions: Iterable[int]) -> dict[int, Entry]:
-    """The entries at these positions whose line is whole. Reads only the segments in question; raises `OSError`."""
+    """Return the entries at these positions whose lines are intact. Reads only their segments; raises `OSError`."""
     wanted = set(positions)
     found: dict[int, Entry] = {}
     with opened(archive_root / LEDGER_FOLDER, FOLDER) as folder:
@@ -92,14 +95,13 @@ def entries_at(archive_root: Path, positions: Iterable[int]) -> dict[int, Entry]
 def entries(
     archive_root: Path, ledger_id: str, known: Tree | None = None, *, on_proved: Callable[[int], None] = lambda _: None
 ) -> Iterator[Entry]:
-    """All entries of the mirror in order, each checked: hashes, positions, the tree's root after every batch.
+    """Iterate over the mirror's entries in order, checking hashes, positions and the tree's root after every batch.
 
-    Of a last batch that a crash cut short the whole entries are given: they were in the ledger before they came here. Raises
-    `LedgerUnusable`: `mirror-damaged` naming segment and line, after all entries before it were given.
+    The intact entries of a last batch that a crash cut short are included: they were in the ledger first. Raises `LedgerUnusable`
+    (`mirror-damaged`, with segment and line) after all entries before the damage.
 
-    With `known`, the tree over what is known already, it begins with the segment that holds the last entry of that, and damage up
-    to there is passed over: the root of the first batch beyond proves that all of it was the same. `on_proved` gets the position
-    up to which a root has proved it.
+    With `known`, the tree over entries known already, it starts at the segment with the last of them and ignores damage up to there:
+    the root of the next batch proves all of it. `on_proved` gets the position that a root has proved.
     """
     tree = known.copy() if known is not None else Tree()
     passing = tree.size > 0
@@ -108,7 +110,7 @@ def entries(
         begun = sum(1 for name in names if (segments.first_position(name) or 0) <= tree.size)
         for name in names[max(0, begun - 1) :]:
             if not passing and segments.first_position(name) != tree.size + 1:
-                raise _damaged(name, 1, f"it should begin at position {tree.size + 1}: is a segment missing?")
+                raise _damaged(name, 1, f"it should begin at position {tree.size + 1}; a segment may be missing")
             data = read_file(name, folder)
             number = 0
             for number, (_, line) in enumerate(segments.lines(data), 1):
@@ -130,12 +132,12 @@ def entries(
 
 
 def segment_names(folder: int) -> list[str]:
-    """The segments in an open folder, in order. Files of other names are not the mirror's; `verify` reports them."""
+    """Return the segments in an open folder, in order. Ignores other files, which `verify` reports."""
     return sorted(name for name in os.listdir(folder) if segments.first_position(name) is not None)
 
 
 def read_segment(folder: int, name: str) -> bytes:
-    """The bytes of a segment. Raises `OSError`, with an errno of `NOT_A_FILE` if it is no regular file."""
+    """Return the bytes of a segment. Raises `OSError`, with an errno of `NOT_A_FILE` if it is not a regular file."""
     with opened(name, READ, folder) as descriptor:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errnos.EISDIR, "not a regular file", name)
@@ -170,7 +172,7 @@ def _opened_mirror(archive_root: Path) -> Iterator[int]:
     try:
         descriptor = os.open(archive_root / LEDGER_FOLDER, FOLDER)
     except OSError as error:
-        text = f"{archive_root / LEDGER_FOLDER} cannot be opened: {os.strerror(error.errno or 0)}. Is the archive's volume mounted?"
+        text = f"{archive_root / LEDGER_FOLDER} cannot be opened: {os.strerror(error.errno or 0)}. Check that the archive volume is mounted"
         raise LedgerUnusable("mirror-missing", text, errno=error.errno) from error
     try:
         yield descriptor
@@ -191,10 +193,10 @@ def _goes_no_further(line: segments.MirrorLine | None, known: Tree) -> bool:
 
 
 def _contradiction(line: segments.MirrorLine | None, number: int, tree: Tree, ledger_id: str) -> str | None:
-    """What is wrong with a line, after all before it; None when nothing is."""
+    """Return what is wrong with a line, given those before it; None if nothing is."""
     match line:
         case None:
-            return "it is not as it was written"
+            return "it is damaged"
         case Entry() if number > 1 and line.position == tree.size + 1:
             return None
         case SegmentHeader() if number == 1 and (line.ledger_id, line.before) == (ledger_id, tree):
@@ -202,7 +204,7 @@ def _contradiction(line: segments.MirrorLine | None, number: int, tree: Tree, le
         case BatchSeal() if number > 1 and (line.ledger_id, line.size, line.root) == (ledger_id, tree.size, tree.root()):
             return None
         case _:
-            return "it does not follow from those before it"
+            return "it does not follow from the lines before it"
 
 
 def _damaged(name: str, line: int, text: str) -> LedgerUnusable:

@@ -1,4 +1,4 @@
-"""Why a mirror may not be followed or appended to: each refusal names the command that puts it right."""
+"""Errors for a mirror that may not be read or appended to; each names the command that repairs it."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ def missing(ledger: Ledger) -> LedgerUnusable:
     return LedgerUnusable(
         "mirror-missing",
         f"the ledger has {last.position if last else 0} entries, but ARCHIVE_PATH holds no mirror of it ({LEDGER_FOLDER}/). "
-        "Is the archive's volume mounted, and is it the right one? If the archive is new on purpose: `storage-ledger replay --mirror`",
+        "Check that the right archive volume is mounted. If the archive is new on purpose, run `storage-ledger replay --mirror`",
     )
 
 
 def foreign(ledger: Ledger, other: str, position: int) -> LedgerUnusable:
-    """The mirror is that of the ledger `other`."""
+    """The mirror belongs to ledger `other`."""
     return LedgerUnusable(
         "mirror-foreign",
-        f"the archive's mirror is that of ledger {other}; LEDGER_PATH holds ledger {ledger.ledger_id} with {position} entries. "
-        "If the ledger's volume is new or was lost: `storage-ledger restore --from-mirror`. "
-        "Else the wrong volume is mounted at ARCHIVE_PATH or LEDGER_PATH",
+        f"the archive's mirror belongs to ledger {other}; LEDGER_PATH holds ledger {ledger.ledger_id} with {position} entries. "
+        "If the ledger's volume is new or was lost, run `storage-ledger restore --from-mirror`. "
+        "Otherwise the wrong volume is mounted at ARCHIVE_PATH or LEDGER_PATH",
     )
 
 
 def ahead(claimed: int, position: int) -> LedgerUnusable:
-    """The mirror goes up to `claimed`, the ledger only to `position`."""
+    """The mirror ends at position `claimed`, the ledger already at `position`."""
     return LedgerUnusable(
         "mirror-ahead",
-        f"the archive's mirror goes up to position {claimed}, the ledger only to {position}: an old backup of the ledger? "
-        "`storage-ledger restore --from-mirror` takes over what it lacks",
+        f"the archive's mirror ends at position {claimed}, the ledger at {position}: the ledger may be an old backup. "
+        "`storage-ledger restore --from-mirror` adds the missing entries",
     )
 
 
 def disagrees(position: int) -> LedgerUnusable:
-    """Ledger and mirror have different entries at this position, each whole."""
+    """Ledger and mirror have different, intact entries at this position."""
     return LedgerUnusable(
         "mirror-disagrees",
-        f"ledger and mirror tell different things at position {position}: one of them went on from an old copy. "
-        "Keep both as they are; `storage-ledger restore --from-mirror` tells how to make the mirror's ledger again beside it",
+        f"ledger and mirror diverge at position {position}: one was continued from an older copy. "
+        "Keep both; `storage-ledger restore --from-mirror` says how to restore the mirror's ledger beside this one",
     )
 
 
@@ -49,6 +49,6 @@ def not_whole(position: int) -> LedgerUnusable:
     """The ledger's entry is damaged, and the mirror does not have it yet."""
     return LedgerUnusable(
         "ledger-damaged",
-        f"the entry at position {position} is not what its hashes say, and the mirror does not have it yet. Restore a backup: "
-        "`storage-ledger restore --from-backup`. Without one, `storage-ledger replay --mirror` makes a mirror of what is there",
+        f"the entry at position {position} does not match its hashes, and the mirror does not have it yet. Restore a backup: "
+        "`storage-ledger restore --from-backup`. Without one, `storage-ledger replay --mirror` writes the mirror with the damaged entry",
     )

@@ -1,11 +1,11 @@
-"""The lines of the mirror: a fixed, plain format, meant to be read without this program. See docs/reference/mirror.md.
+"""The line format of the mirror, which can be read without this program: docs/reference/mirror.md.
 
     storage-ledger-mirror ⇥ 1 ⇥ ledger_id ⇥ entries before this segment ⇥ their tree's peaks ⇥ SHA-256 of the line so far
     entry ⇥ leaf_hash ⇥ salt ⇥ header ⇥ payload
     batch ⇥ ledger_id ⇥ entries so far ⇥ root of their tree ⇥ SHA-256 of the line so far
 
-Bytes in lower-case hex, header and payload as canonical JSON, which holds neither a tab nor a line feed. So each line
-shows by itself whether it is whole.
+Bytes are in lower-case hex; header and payload are canonical JSON, which has no tab or line feed. So each line shows by itself
+whether it is intact.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from storage_ledger.domain.merkle_tree import Tree
 FORMAT = "storage-ledger-mirror\t1"
 SEGMENT_ENTRIES = 4096
 SEGMENT_BYTES = 8 << 20
-"""A segment is full when it has reached either of them; the next batch begins another one."""
+"""A segment is full when it reaches either limit; the next batch begins another one."""
 NAME = re.compile(r"([0-9]{12})\.entries", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class SegmentHeader:
-    """The first line of a segment. `before`: the tree over all entries in earlier segments."""
+    """The first line of a segment. `before` is the tree over the entries of earlier segments."""
 
     ledger_id: str
     before: Tree
@@ -37,7 +37,7 @@ class SegmentHeader:
 
 @dataclass(frozen=True, slots=True)
 class BatchSeal:
-    """The last line of a batch that was made durable together. `size`: entries from position 1 on; `root`: of their tree."""
+    """The last line of a batch, which is fsynced as a whole. `size` counts entries from position 1; `root` is that of their tree."""
 
     ledger_id: str
     size: int
@@ -48,37 +48,37 @@ MirrorLine = SegmentHeader | Entry | BatchSeal
 
 
 def segment_name(first: int) -> str:
-    """The file whose first entry is at position `first`."""
+    """Return the name of the segment whose first entry is at position `first`."""
     return f"{first:012d}.entries"
 
 
 def first_position(name: str) -> int | None:
-    """The position of a segment's first entry, from its name; None if it is not a segment's name."""
+    """Return the position of a segment's first entry, from its name; None if it is not a segment's name."""
     found = NAME.fullmatch(name)
     return int(found[1]) if found and int(found[1]) > 0 else None
 
 
 def header_line(ledger_id: str, before: Tree) -> bytes:
-    """The first line of a segment."""
+    """Return the first line of a segment."""
     return _with_digest(f"{FORMAT}\t{ledger_id}\t{before.size}\t{','.join(peak.hex() for peak in before.peaks)}")
 
 
 def entry_line(entry: Entry) -> bytes:
-    """One entry. The line of a damaged entry is one that `parse` takes for damaged too."""
+    """Return the line of an entry. `parse` finds the line of a damaged entry damaged too."""
     try:
         line = f"entry\t{entry.leaf_hash.hex()}\t{entry.salt.hex()}\t{header(entry).decode()}\t{entry.payload}\n"
-    except (TypeError, ValueError, AttributeError):  # a column of another type, or a text that is no UTF-8
+    except (TypeError, ValueError, AttributeError):  # a column has another type, or its text is not UTF-8
         line = f"entry\t{json.dumps(entry, default=repr)}\n"
     return line.encode("utf-8", "surrogateescape")
 
 
 def batch_line(ledger_id: str, size: int, root: bytes) -> bytes:
-    """The seal of all entries so far."""
+    """Return the line that seals all entries so far."""
     return _with_digest(f"batch\t{ledger_id}\t{size}\t{root.hex()}")
 
 
 def batch_bytes(ledger_id: str, tree: Tree, entries: Iterable[Entry]) -> bytes:
-    """Entries and their seal. The entries are added to `tree`."""
+    """Return the lines of a batch and its seal. Adds the entries to `tree`."""
     lines = []
     for entry in entries:
         tree.append(entry.leaf_hash)
@@ -87,10 +87,10 @@ def batch_bytes(ledger_id: str, tree: Tree, entries: Iterable[Entry]) -> bytes:
 
 
 def parse(line: bytes) -> MirrorLine | None:
-    """One line without its line feed; None unless it is, byte for byte, a line that this module writes.
+    """Parse a line without its line feed; None unless it is, byte for byte, a line that this module writes.
 
-    An entry comes back only if payload and header fit their hashes. Whether it is the *right* one, and whether a batch's
-    root is, only who reads all of them can tell.
+    Returns an entry only if payload and header match their hashes. Whether it is the right entry, or a batch has the right root, only
+    a reader of all lines can check.
     """
     try:
         kind, *fields = line.decode("utf-8").split("\t")
@@ -111,7 +111,7 @@ def parse(line: bytes) -> MirrorLine | None:
 
 
 def lines(data: bytes) -> Iterator[tuple[int, MirrorLine | None]]:
-    """Every line that ends in a line feed, with the offset of its first byte. A torn last line is left out."""
+    """Iterate over the complete lines, each with its offset. A torn last line is left out."""
     offset = 0
     while (end := data.find(b"\n", offset)) >= 0:
         yield offset, parse(data[offset:end])

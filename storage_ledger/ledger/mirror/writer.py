@@ -1,7 +1,7 @@
-"""Writes the ledger's copy on the archive volume (`ARCHIVE_PATH/.ledger/`). No status is sent and no upload removed before it.
+"""Writes the mirror, the ledger's copy on the archive volume (`ARCHIVE_PATH/.ledger/`).
 
-It follows the ledger by position, as the index does. Each append is a batch of entries and the root of the tree over all entries
-so far, fsynced. The ledger can be re-created from it alone.
+An entry is mirrored before its status is sent or its upload removed. Each append is a batch of entries and the root of the tree over
+all entries so far, fsynced. The ledger can be restored from the mirror alone.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _APPEND = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class _FileState(NamedTuple):
-    """Tells whether a file is still the one that we left, and as long."""
+    """Identifies a file and its size, to detect a change."""
 
     device: int
     inode: int
@@ -56,7 +56,7 @@ class _FileState(NamedTuple):
 
 @dataclass(slots=True)
 class _Tail:
-    """The segment that is appended to. `state`: as we left it; `entries`: how many it holds; `tree`: over all so far."""
+    """The segment to append to. `state`: after our last write; `entries`: their number; `tree`: over all entries so far."""
 
     name: str
     root: FolderId
@@ -66,10 +66,10 @@ class _Tail:
 
 
 class Mirror:
-    """Appends to the mirror; safe from several threads, and several processes may do it for one ledger.
+    """Appends to the mirror. Thread-safe; several processes may append for one ledger.
 
-    `lock_file` is on the ledger's volume: the archive may be a network file system, where locks do not hold. `on_recognised` gets
-    the archive's root folder whenever the mirror in it was found to be this ledger's.
+    `lock_file` is on the ledger's volume, because locks may not work on a network archive. `on_recognised` gets the archive's root
+    folder whenever its mirror was found to belong to this ledger.
     """
 
     def __init__(
@@ -90,14 +90,14 @@ class Mirror:
 
     @property
     def position(self) -> int:
-        """Up to which position this process has made the mirror durable."""
+        """The last position that this process has made durable in the mirror."""
         return self._position
 
     def begin(self) -> None:
-        """Make the mirror of a ledger that has no entries yet. Nothing happens if there is a mirror, or if there are entries.
+        """Create the mirror of an empty ledger. Does nothing if there is a mirror, or the ledger has entries.
 
-        Nothing may be appended to the ledger before this has succeeded: a ledger with entries, and an archive without a mirror, do
-        not belong together. Raises `Retryable` when the volume fails.
+        Call it before the first append: a ledger with entries and an archive without a mirror do not belong together. Raises
+        `Retryable` if the volume fails.
         """
         with self._alone():
             if self._ledger.last() is not None:
@@ -107,21 +107,21 @@ class Mirror:
                     write_segment(folder, segments.segment_name(1), segments.header_line(self._ledger.ledger_id, Tree()))
 
     def check(self) -> None:
-        """Check by its last segment that the mirror is this ledger's and not ahead of it. Changes nothing.
+        """Check, by its last segment, that the mirror belongs to this ledger and is not ahead of it. Changes nothing.
 
         Raises `LedgerUnusable` (`mirror-missing`, `mirror-foreign`, `mirror-ahead`, `mirror-disagrees`), each with the command that
-        puts it right, and `Retryable` when the volume fails.
+        repairs it, and `Retryable` if the volume fails.
         """
         with self._alone(), self._folder() as (root, folder):
             survey(folder, self._ledger)
         self._on_recognised(root)
 
     def catch_up(self) -> int:
-        """Append what the ledger has beyond the mirror. It is durable on return, up to `position`. Returns the number of entries.
+        """Append the ledger's new entries, durable on return up to `position`. Returns their number.
 
-        May be called twice. After a write or fsync that failed, the last segment is written once more from the ledger, under
-        another name first: what the kernel dropped cannot be synced again. Raises as `check` does, but a volume that is no longer
-        mounted (`archive-missing`) is `Retryable`.
+        May be called again. After a failed write or fsync, the last segment is rewritten from the ledger under a temporary name: pages
+        that the kernel dropped cannot be synced again. Raises as `check` does, but a volume that is no longer mounted
+        (`archive-missing`) is `Retryable`.
         """
         try:
             with self._alone():
@@ -131,20 +131,19 @@ class Mirror:
                     count += len(entries)
                 return count
         except LedgerUnusable as error:
-            if error.code == MIRROR_MISSING:  # it was there at the start
-                raise Retryable("archive-missing", "ARCHIVE_PATH holds no mirror any more", shared=True) from error
+            if error.code == MIRROR_MISSING:  # `check` found it at the start
+                raise Retryable("archive-missing", "ARCHIVE_PATH no longer holds the mirror", shared=True) from error
             raise
 
     def rewrite(self, on_progress: Callable[[int], None] = lambda _: None) -> int:
-        """Write the whole mirror from the ledger. An old one is moved to `damaged/` first.
+        """Rebuild the mirror from the ledger, after moving an old one to `damaged/`. Returns the number of entries.
 
-        A damaged entry is written as it is, and readers of the mirror take it for damaged too. Returns the number of entries. May be
-        called again after it was interrupted.
+        A damaged entry is written so that readers find it damaged too. May be called again after an interruption.
         """
         with self._alone():
             with self._folder(make=True) as (_, folder):
                 self._tail = None
-                for name in reversed(segment_names(folder)):  # cut short, it leaves a mirror that only ends earlier
+                for name in reversed(segment_names(folder)):  # if interrupted, the mirror only ends earlier
                     set_aside(folder, name, keep_name=False)
                 write_segment(folder, segments.segment_name(1), segments.header_line(self._ledger.ledger_id, Tree()))
             while entries := self._more():
@@ -153,7 +152,7 @@ class Mirror:
             return self._position
 
     def _more(self) -> list[Entry]:
-        """The next batch: no more than a segment takes, and no more than a segment's bytes in memory."""
+        """Return the next batch, at most one segment in entries and bytes."""
         if self._tail is None or not self._untouched(self._tail):
             self._open()
         found: list[Entry] = []
@@ -170,10 +169,10 @@ class Mirror:
     def _append(self, entries: list[Entry], *, as_they_are: bool = False) -> None:
         tail = self._tail
         if tail is None:
-            raise RuntimeError("the mirror is opened before it is appended to")
+            raise RuntimeError("the mirror must be opened before an append")
         if not as_they_are and (damaged := next(filter(faults, entries), None)):
             raise refusals.not_whole(damaged.position)
-        self._tail = None  # until it is durable nobody knows what the file holds
+        self._tail = None  # until the append is durable, the file's contents are unknown
         tree = tail.tree.copy()
         full = tail.entries >= segments.SEGMENT_ENTRIES or tail.state.size >= segments.SEGMENT_BYTES
         head = segments.header_line(self._ledger.ledger_id, tree) if full else b""
@@ -181,14 +180,14 @@ class Mirror:
         data = head + segments.batch_bytes(self._ledger.ledger_id, tree, entries)
         with self._folder() as (root, folder):
             if root != tail.root:
-                raise Retryable("mirror-moved", "another volume has been mounted at ARCHIVE_PATH meanwhile", shared=True)
+                raise Retryable("mirror-moved", "another volume was mounted at ARCHIVE_PATH", shared=True)
             if full:
-                unlink_if_exists(name, folder)  # left by somebody who was interrupted
+                unlink_if_exists(name, folder)  # left by an interrupted writer
             with opened(name, CREATE if full else _APPEND, folder) as descriptor:
                 if full:
                     set_mode_and_owner(descriptor, folder, FILE_MODE)
                 elif _FileState.of(os.fstat(descriptor)) != tail.state:
-                    raise Retryable("mirror-moved", "the mirror's last segment has been changed meanwhile", shared=True)
+                    raise Retryable("mirror-moved", "another process changed the mirror's last segment", shared=True)
                 write_all(descriptor, data)
                 os.fsync(descriptor)
                 state = _FileState.of(os.fstat(descriptor))
@@ -217,7 +216,7 @@ class Mirror:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """One thread of one process at a time."""
+        """Let one thread of one process in at a time."""
         with self._mutex:
             descriptor = self._locked()
             try:
@@ -227,7 +226,7 @@ class Mirror:
                 locks.unlock_and_close(descriptor)
 
     def _locked(self) -> int:
-        """A descriptor that holds the lock."""
+        """Return a descriptor that holds the lock."""
         try:
             descriptor = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
             chown_like_folder(descriptor, self._lock_file.parent)
@@ -242,7 +241,7 @@ class Mirror:
 
     @contextmanager
     def _folder(self, *, make: bool = False) -> Iterator[tuple[FolderId, int]]:
-        """The mirror's folder, open, and the archive's root folder that it lies in."""
+        """Open the mirror's folder, and identify the archive's root folder."""
         with opened_volume(self._root, setting="ARCHIVE_PATH", code="archive-missing") as root:
             if make:
                 make_mirror_folder(LEDGER_FOLDER, root)
@@ -257,7 +256,7 @@ class Mirror:
 
 
 def _take(descriptor: int) -> None:
-    """Take the lock. A writer holds it for one batch, but a process that hangs may hold it for ever."""
+    """Take the lock. A writer holds it for one batch; a process that hangs may hold it for ever."""
     until = time.monotonic() + LOCK_WITHIN_S
     while True:
         try:

@@ -250,7 +250,7 @@ def test_which_sqlites_have_the_wal_reset_bug(version, safe):
 
 
 def test_a_ledger_that_does_not_exist_is_not_made_by_opening_it(tmp_path):
-    with pytest.raises(LedgerUnusable, match=r"ledger-missing: .* is LEDGER_PATH right"):
+    with pytest.raises(LedgerUnusable, match=r"ledger-missing: .* check LEDGER_PATH"):
         SqliteLedger(tmp_path / "ledger.db")
     assert list(tmp_path.iterdir()) == []
 
