@@ -1,1 +1,1 @@
-"""The process: its threads, each supervised, one way to stop, and the health endpoint."""
+"""The service process: its supervised threads, how it stops, and the health endpoint."""

@@ -1,4 +1,4 @@
-"""Notices that the machine's clock was set while the service runs: what waits by the clock would wait, or give up, at the wrong time."""
+"""Detects that the machine's clock was set while the service runs: retries and grace periods depend on the clock."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from storage_ledger.system import logs
 
 LOOK_EVERY_S = 1.0
 SET_BY_S = 5.0
-"""Less is what time servers do all day, and what a machine under load loses between two readings."""
+"""A smaller difference is a routine time correction, or the delay between two readings on a busy machine."""
 
 
 class ClockWatch:
-    """Compares the clock with one that nobody can set. `on_set` is called when they have parted, and again while it raises `LedgerBusy`.
+    """Compares the clock with the monotonic clock. Calls `on_set` when the clock was set, and again as long as that raises `LedgerBusy`.
 
-    A machine that was asleep looks like a clock that was set forward: the other one stands still meanwhile.
+    A machine that was suspended looks like one whose clock was set forward: the monotonic clock stops meanwhile.
     """
 
     def __init__(
@@ -32,12 +32,12 @@ class ClockWatch:
         self._difference_s = self._now_s()
 
     def run(self, stop: threading.Event) -> None:
-        """Look every second, until `stop` is set."""
+        """Compare every second until `stop` is set."""
         while not stop.wait(LOOK_EVERY_S):
             self.look()
 
     def look(self) -> None:
-        """Once; from any thread. On return `on_set` has been called if the clock was set before."""
+        """Compare once, from any thread. On return, `on_set` has been called if the clock was set before."""
         with self._looking:
             difference_s = self._now_s()
             set_by_s = difference_s - self._difference_s
@@ -52,7 +52,7 @@ class ClockWatch:
             self._difference_s = difference_s
 
     def steady_since(self) -> datetime:
-        """When it was last set, as far as can be told now; when this watch began where it never was. From any thread."""
+        """Return when the clock was last set, or when this watch began. Call it from any thread."""
         self.look()
         return self._steady_since
 

@@ -1,4 +1,4 @@
-"""The health endpoint of the service: does it live, is it ready, what are its numbers."""
+"""The health endpoint of the service: liveness, readiness and metrics."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ _NEVER_CACHED = {"Cache-Control": "no-store"}
 
 
 def make_app(reasons: Callable[[], list[Reason]], render_metrics: Callable[[], bytes]) -> Starlette:
-    """Make the app of `/healthz`, `/readyz` and `/metrics` (GET and HEAD only, 405 otherwise).
+    """Return the app with `/healthz`, `/readyz` and `/metrics` (GET and HEAD; 405 otherwise).
 
-    `reasons` says why the service is not ready, and nothing when it is; it and
-    `render_metrics` may block: they are called in threads of their own, while `/healthz` needs none and answers even
-    when those are stuck.
+    `reasons` returns why the service is not ready, or nothing. It and `render_metrics` may block: each call gets a thread.
+    `/healthz` needs no thread and answers even if the others are stuck.
     """
 
     async def healthz(_: Request) -> Response:
@@ -34,7 +33,7 @@ def make_app(reasons: Callable[[], list[Reason]], render_metrics: Callable[[], b
         return JSONResponse({"status": "ready"}, headers=_NEVER_CACHED)
 
     def metrics(_: Request) -> Response:
-        # generate_latest writes 0.0.4; CONTENT_TYPE_LATEST says 1.0.0, which is another escaping of names.
+        # generate_latest writes format 0.0.4; CONTENT_TYPE_LATEST is for 1.0.0, which escapes names differently.
         return Response(render_metrics(), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4, **_NEVER_CACHED})
 
     app = Starlette(routes=[Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)])

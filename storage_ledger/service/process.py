@@ -1,4 +1,4 @@
-"""The running service: a few named threads, each supervised, and one way to stop."""
+"""The running service: its named, supervised threads, and how they stop."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ from storage_ledger.system.sqlite import sqlite
 STOP_WITHIN_S = 25.0
 SIGNALS_EVERY_S = 0.25
 ANSWER_WITHIN_S = 1.5
-"""For whoever asks for readiness or metrics: what is not known by then is said to hang."""
+"""A request for readiness or metrics is answered within this time; a check without a result is reported as hanging."""
 WRITE_WITHIN_S = 1.0
-"""A write lock on the ledger that cannot be had within this is somebody else's."""
+"""If the ledger's write lock is not free within this time, another process holds it."""
 
 
 @dataclass(slots=True)
 class Parts:
-    """What the service runs; wired in `app`."""
+    """What the service runs; wired in `storage_ledger.wiring.serve`."""
 
     ledger: Ledger
     archive: Archive
@@ -76,7 +76,7 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class _Figures:
-    """Of the ledger, for the metrics."""
+    """The ledger's figures for the metrics."""
 
     queue: dict[Stage, QueueLength]
     position: int
@@ -85,7 +85,7 @@ class _Figures:
 
 @dataclass(frozen=True, slots=True)
 class _Follower:
-    """A thread that applies what the others append: it is stopped once they have ended."""
+    """A thread that follows the entries of the other threads, and is stopped after them."""
 
     thread: threading.Thread
     stop: threading.Event
@@ -93,7 +93,7 @@ class _Follower:
 
 
 class Service:
-    """Runs the parts until a signal comes, or the ledger cannot be used any more. A part that fails is started again."""
+    """Runs the parts until a signal arrives or the ledger becomes unusable. A part that fails is restarted."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
@@ -116,18 +116,18 @@ class Service:
         ]
 
     def stop(self) -> None:
-        """Finish what was begun, begin nothing more."""
+        """Begin no new work, and end when the current work is finished."""
         self._stop.set()
         self._parts.wakeups.ring_all()
 
     def run(self, web: WebServer) -> int:
-        """Until stopped; 0, or 2 when the ledger cannot be used. Installs handlers for SIGTERM and SIGINT: call it in the main thread."""
+        """Run until stopped; return 0, or 2 on failure. Handles SIGTERM and SIGINT: call it in the main thread."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         parts = self._parts
         parts.metrics.info.labels(__version__, sqlite.sqlite_version).set(1)
-        gc.freeze()  # what is there by now stays: walking through it would be a fourteenth of all work
-        last = parts.ledger.last()  # what fails here ends the process before anything has begun
+        gc.freeze()  # these objects stay: scanning them again and again took a fourteenth of all processor time
+        last = parts.ledger.last()  # an error here ends the process before any thread starts
         web.start(lambda job: self._in_thread("web", job, self._stop))
         source, placing = parts.source, parts.placing
         threads = [
@@ -142,7 +142,7 @@ class Service:
             self._thread("source", lambda: source.run(parts.intake.deliver, self._stop), at_end=self._reading_ended.set),
         ]
         mirrors, indexes = parts.wakeups.of(Sleeper.REPLICATE), parts.wakeups.of(Sleeper.INDEX)
-        followers = [  # in the order in which they end: the mirror may append that it works again, and the index applies that
+        followers = [  # in the order in which they stop: the mirror may append a `recovered` entry, and the index follows it
             _Follower(self._thread("mirror", lambda: parts.replicator.run(self._appended), self._appended), self._appended, mirrors),
             _Follower(
                 self._thread("index", lambda: parts.index.run(self._mirror_done, indexes), self._mirror_done), self._mirror_done, indexes
@@ -153,7 +153,7 @@ class Service:
         return self._wind_down(threads, followers, web, failed=failed)
 
     def _watch(self, threads: list[threading.Thread], **started: int) -> bool:
-        """Start them, and wait for a signal or `stop`. Returns whether they could not be started."""
+        """Start the threads and wait for a signal or `stop`. Returns whether this failed."""
         try:
             for thread in threads:
                 thread.start()
@@ -170,30 +170,30 @@ class Service:
         return False
 
     def reasons(self) -> list[Reason]:
-        """Why the service is not ready; empty when it is. Answers within two seconds, whatever hangs."""
+        """Return why the service is not ready; empty if it is ready. Answers within two seconds, whatever hangs."""
         parts = self._parts
         until = time.monotonic() + ANSWER_WITHIN_S
         for check in self._checks:
             check.begin()
         found: list[Reason] = [
-            Reason("internal-error", f"thread {name} fails and is started again: see `thread.failed` in the log")
+            Reason("internal-error", f"thread {name} failed and is restarted: see `thread.failed` in the log")
             for name in self._supervisor.failing()
         ]
         if not parts.source.subscribed:
-            why = parts.source.trouble or "not asked yet"
-            found.append(Reason("redis-not-subscribed", f"nothing is heard from Redis: {why}"))
+            why = parts.source.trouble or "not connected yet"
+            found.append(Reason("redis-not-subscribed", f"not receiving from Redis: {why}"))
         if parts.intake.trouble is not None:
-            found.append(Reason(parts.intake.trouble, "what arrives cannot be recorded"))
+            found.append(Reason(parts.intake.trouble, "messages cannot be recorded"))
         if parts.index.trouble is not None:
-            found.append(Reason("index-failing", f"index.db cannot be written or rebuilt ({parts.index.trouble}); archiving goes on"))
+            found.append(Reason("index-failing", f"index.db cannot be written or rebuilt ({parts.index.trouble}); archiving continues"))
         for check in self._checks:
             found += _checked(check, until)
         steps: dict[str, list[str]] = {}
         for step, code in parts.outages.current():
             steps.setdefault(code, []).append(step)
-        found += [Reason(code, f"going on at step {' and '.join(each)}") for code, each in steps.items()]
+        found += [Reason(code, f"step {' and '.join(each)}") for code, each in steps.items()]
         found += [
-            Reason("hangs", f"{pool.hanging} calls of step {pool.policy.step} have not come back for minutes")
+            Reason("hangs", f"{pool.hanging} calls of step {pool.policy.step} have not returned for minutes")
             for pool in self._pools()
             if pool.hanging
         ]
@@ -212,12 +212,12 @@ class Service:
     def _look_at_uploads(self) -> list[Reason]:
         if self._parts.uploads_root.is_dir():
             return []
-        return [Reason("uploads-missing", "UPLOADS_PATH is not there: is the volume mounted?")]
+        return [Reason("uploads-missing", "UPLOADS_PATH does not exist: is the volume mounted?")]
 
     def render_metrics(self) -> bytes:
-        """The metrics, with those that are looked up now. Answers within two seconds: what hangs keeps its last value.
+        """Update and return the metrics. Answers within two seconds: a figure whose check hangs keeps its last value.
 
-        Of a volume that hangs the free bytes are not known (NaN).
+        The free bytes of a volume that hangs are NaN.
         """
         parts, metrics = self._parts, self._parts.metrics
         until = time.monotonic() + ANSWER_WITHIN_S
@@ -233,7 +233,7 @@ class Service:
             self._set_figures(self._figures.result(until))
         except (Hangs, LedgerError):
             pass
-        except Exception as error:  # noqa: BLE001 - one figure that cannot be had does not cost the others
+        except Exception as error:  # noqa: BLE001 - one missing figure does not cost the others
             logs.get().error("metrics.failed", error_type=type(error).__name__, frames_at=logs.where(error))
         for volume in self._free:
             try:
@@ -261,7 +261,7 @@ class Service:
         metrics.clock_ahead.set(figures.ahead_s)
 
     def _pools(self) -> tuple[WorkerPool[Any], ...]:
-        """Those that call into volumes, where a call may hang."""
+        """Return the pools that access volumes, where a call may hang."""
         return self._parts.placing, self._parts.removing
 
     def _place(self, pool: WorkerPool[Any]) -> None:
@@ -269,13 +269,13 @@ class Service:
         self._parts.replicator.follow()
 
     def _have_placed(self) -> None:
-        self._placed.set()  # now the uploads of what it placed last are removed as well
+        self._placed.set()  # the remover stops only now, so that it also removes the uploads of the last files placed
         self._parts.wakeups.of(Sleeper.REMOVE).set()
 
     def _thread(
         self, name: str, job: Callable[[], None], stop: threading.Event | None = None, *, at_end: Callable[[], None] = lambda: None
     ) -> threading.Thread:
-        """`stop`: after which `job` ends; the service's own unless given."""
+        """Return a thread for `job`, which ends after `stop` is set (default: the service's own event)."""
         return threading.Thread(
             target=self._in_thread, args=(name, job, stop or self._stop), kwargs={"at_end": at_end}, name=name, daemon=True
         )
@@ -285,7 +285,7 @@ class Service:
         self._supervisor.run(name, job, stop, at_end=at_end)
 
     def _wind_down(self, threads: list[threading.Thread], followers: list[_Follower], web: WebServer, *, failed: bool) -> int:
-        """Wait for the threads, which `stop` has told to end; then for one follower after the other."""
+        """Wait for the threads, which are stopping, then stop the followers one after the other. Returns the exit code."""
         deadline = time.monotonic() + STOP_WITHIN_S
         for thread in threads:
             _join(thread, deadline)
@@ -296,7 +296,7 @@ class Service:
         stuck = [thread.name for thread in (*threads, *(each.thread for each in followers)) if thread.is_alive()]
         code = 2 if failed else self._supervisor.exit_code
         if stuck:
-            # A file that hangs holds its thread for ever; all that was recorded is durable, the rest is still pending.
+            # A hanging file blocks its thread for ever. Everything recorded is durable; the rest is still pending.
             logs.get().error("service.stuck", thread=",".join(stuck), exit_code=code)
             os._exit(code)
         web.stop()
@@ -306,7 +306,7 @@ class Service:
         return code
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
-        # Nothing else: it runs in the middle of whatever the main thread does, which may hold the lock that a call would want.
+        # Nothing else: the handler interrupts the main thread, which may hold a lock that a call here would need.
         self._signal = signal.Signals(number)
 
 
@@ -319,10 +319,10 @@ def _checked(check: Look[list[Reason]], until: float) -> list[Reason]:
     try:
         return check.result(until)
     except Hangs as hangs:
-        return [Reason("hangs", f"the check of {check.name} has not come back for {hangs.after_s:.0f} s")]
-    except Exception as error:  # noqa: BLE001 - said where it is asked for
+        return [Reason("hangs", f"the check of {check.name} has not returned for {hangs.after_s:.0f} s")]
+    except Exception as error:  # noqa: BLE001 - reported in the answer
         logs.get().error("check.failed", reason=check.name, error_type=type(error).__name__, frames_at=logs.where(error))
-        return [Reason("internal-error", f"the check of {check.name} fails: see `check.failed` in the log")]
+        return [Reason("internal-error", f"the check of {check.name} failed: see `check.failed` in the log")]
 
 
 def _free_bytes(path: Path) -> float:

@@ -1,6 +1,6 @@
-"""Starts a failed job of the service again, so that one bug, or one odd thing that is stored, never stops the rest.
+"""Restarts a failed job of the service, so that one bug, or one unexpected value in the ledger, never stops the others.
 
-Only `LedgerUnusable` ends the process: without its ledger the service must not go on.
+Only `LedgerUnusable` ends the process: the service must not run without its ledger.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from storage_ledger.system.metrics import Metrics
 FIRST_S = 0.5
 MOST_S = 30.0
 CALM_S = 60.0
-"""A job that has run for this long since its last failure counts as well again."""
+"""A job counts as recovered when it has run for this long since its last failure."""
 TRIES_ONCE_STOPPED = 3
-"""A job that still fails after it was told to stop is tried this often, then left unfinished."""
+"""How often a job that fails after the stop is tried before it is left unfinished."""
 
 
 @dataclass(slots=True)
 class _Failing:
-    """`times`: failures in a row, with less than `CALM_S` between them. `last_at`: time of the last one (monotonic)."""
+    """`times`: failures in a row, less than `CALM_S` apart. `last_at`: monotonic time of the last one."""
 
     times: int
     last_at: float
 
 
 class Supervisor:
-    """Runs jobs in the threads of whoever calls `run`. `on_unusable` is called once, when a job finds the ledger unusable.
+    """Runs jobs in the calling threads. Calls `on_unusable` once, when a job finds the ledger unusable.
 
-    A job must be able to run again after it has raised: whatever it had in hand is still there, or is read again.
+    A job must be able to run again after it has raised: it keeps its unfinished work, or reads it again.
     """
 
     def __init__(
@@ -53,12 +53,12 @@ class Supervisor:
         self._lock = threading.Lock()
         self._failing: dict[str, _Failing] = {}
         self.exit_code = 0
-        """2 once the ledger was found unusable, or a job could not finish after it was told to stop."""
+        """2 after the ledger was found unusable or a job could not finish after the stop; otherwise 0."""
 
     def run(self, name: str, job: Callable[[], None], stop: threading.Event, *, at_end: Callable[[], None] = lambda: None) -> None:
-        """Run `job` until it returns after `stop` was set; start it again, with growing pauses, when it raises or ends before.
+        """Run `job` until it returns after `stop` was set. If it raises or returns earlier, restart it after a growing pause.
 
-        `at_end` is called once, when the job has ended for good. Returns at once after `LedgerUnusable`.
+        `at_end` is called once, when the job has ended for good. After `LedgerUnusable` the job is not restarted.
         """
         tries = TRIES_ONCE_STOPPED
         try:
@@ -74,7 +74,7 @@ class Supervisor:
                     )
                     self._end()
                     return
-                except BaseException as caught:  # noqa: BLE001 - logged, counted, shown in /readyz, and the job is started again
+                except BaseException as caught:  # noqa: BLE001 - logged, counted, shown in /readyz, and the job is restarted
                     error = caught
                 tries -= stop.is_set()
                 if not tries:
@@ -83,19 +83,19 @@ class Supervisor:
                     return
                 pause_s = self._failed(name)
                 self._log(name, error, pause_s)
-                del error  # its frames keep alive whatever the job had in hand
+                del error  # its frames would keep the job's objects in memory
                 stop.wait(pause_s)
         finally:
             at_end()
 
     def failing(self) -> list[str]:
-        """Names of the jobs that failed within the last minute."""
+        """Return the names of the jobs that failed within the last minute."""
         with self._lock:
             now = self._monotonic()
             return sorted(name for name, failing in self._failing.items() if now - failing.last_at < CALM_S)
 
     def _failed(self, name: str) -> float:
-        """Count it; returns after how many seconds to start the job again."""
+        """Count the failure, and return the seconds until the restart."""
         self._metrics.thread_failures.labels(name).inc()
         with self._lock:
             now = self._monotonic()

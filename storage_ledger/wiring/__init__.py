@@ -1,4 +1,4 @@
-"""Settings → wired objects, one module for each command: the only place that knows the concrete engines.
+"""Settings → wired objects, one module for each command. Only this package knows the concrete engines.
 
-What they share is `stores`, and no more: a look at the ledger does not wait for the imports of what places files.
+The modules share only `stores`, so that a command that reads the ledger does not import what places files.
 """

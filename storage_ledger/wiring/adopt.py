@@ -26,7 +26,7 @@ def adopt(
     on_progress: Callable[[int], None],
     on_noted: Callable[[AdoptNote, bool], None] = lambda _, __: None,
 ) -> AdoptReport:
-    """Take the archive into the ledger, which is made if there is none; holds `serve.lock`. A dry run changes nothing.
+    """Adopt the archive into the ledger, which is created if missing. Holds `serve.lock`, except in a dry run.
 
     Raises `Locked`, `LedgerUnusable`, `Retryable`.
     """
@@ -36,26 +36,26 @@ def adopt(
         with reading(settings) if settings.ledger_file.exists() else nullcontext() as ledger:
             return Adoption(ledger, archive, plan, clock=utc_now, on_progress=on_progress, on_noted=on_noted).run()
     with serve_lock_held(settings, "adopt"):
-        archive.sync_new_folders(())  # before a ledger is made for an archive that is not there
+        archive.sync_new_folders(())  # fails before a ledger is created for a missing archive
         migrate(settings.ledger_file)
         with reading(settings) as ledger:
             mirror = joined_mirror(settings, ledger, archive)
 
             def follow() -> None:
-                with suppress(Retryable, LedgerBusy):  # `serve` brings it up before anything is done because of these entries
+                with suppress(Retryable, LedgerBusy):  # `serve` brings the mirror up to date before it acts on these entries
                     mirror.catch_up()
 
             adoption = Adoption(ledger, archive, plan, clock=utc_now, on_progress=on_progress, on_committed=follow, on_noted=on_noted)
             try:
                 return adoption.run()
             finally:
-                follow()  # an earlier run may have been killed before it did
+                follow()  # an earlier run may have been killed before this
 
 
 def bring_up_index(settings: Settings, begin: StartProgress) -> None:
-    """Rebuild the index, as `replay --index` does, unless it is up to date: what was adopted can then be found at once.
+    """Rebuild the index unless it is up to date, so that adopted studies can be found before `serve` starts.
 
-    Raises `Locked` where another process is at it, `LedgerError` and `Retryable` as that does; `serve` makes up for it then.
+    Raises `Locked` if another process rebuilds it, `LedgerError` and `Retryable`; `serve` then rebuilds it when it starts.
     """
     with reading(settings) as ledger:
         last = ledger.last()

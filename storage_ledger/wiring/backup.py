@@ -14,7 +14,7 @@ from storage_ledger.wiring.stores import UMASK
 
 
 def back_up(settings: Settings, dest: Path, on_progress: backup.BackupProgress) -> tuple[Path, backup.Manifest]:
-    """A new backup of the ledger in `dest`, whether `serve` runs or not. Raises `BackupError`, `LedgerError`, `Locked`."""
+    """Back up the ledger into `dest`, whether `serve` runs or not. Raises `BackupError`, `LedgerError`, `Locked`."""
     os.umask(UMASK)
     require_writable(settings.ledger_file)
     real = Path(os.path.realpath(dest))
@@ -24,5 +24,5 @@ def back_up(settings: Settings, dest: Path, on_progress: backup.BackupProgress) 
         ("LEDGER_PATH", settings.ledger_path),
     ):
         if real.is_relative_to(os.path.realpath(path)):
-            raise BackupError("backup-folder", f"{dest} lies in {name}: a backup belongs somewhere else, best on another disk")
+            raise BackupError("backup-folder", f"{dest} is inside {name}: back up to another folder, preferably on another disk")
     return backup.back_up(settings.ledger_file, real, now=utc_now(), on_progress=on_progress)

@@ -1,4 +1,4 @@
-"""Settings → one sweep over the uploads."""
+"""Settings → one reconciliation pass."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from storage_ledger.wiring.stores import UMASK, mirror_caught_up, reading
 
 
 def reconcile(settings: Settings, on_progress: Callable[[Sweep], None]) -> Sweep:
-    """One sweep over all of uploads, whether `serve` runs or not; the service then works on what the sweep appended."""
+    """Search all of uploads once, whether `serve` runs or not. `serve` then processes the entries and work items that this appends."""
     os.umask(UMASK)
     logs.configure(settings.log_level, environment=settings.environment)
     client = StatusClient(settings.status_service_url)

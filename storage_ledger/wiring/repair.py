@@ -22,7 +22,7 @@ from storage_ledger.wiring.stores import appending, reading, serve_lock_held
 
 @dataclass(frozen=True, slots=True)
 class RepairPlan:
-    """Which headers are read: `study`: only this one's; `every`: complete ones too; `dry_run`: change nothing."""
+    """What to read and do. `study`: only this study; `every`: complete headers, too; `dry_run`: change nothing."""
 
     study: str | None = None
     every: bool = False
@@ -31,7 +31,7 @@ class RepairPlan:
 
 @dataclass(slots=True)
 class RepairReport:
-    """The result; the caller closes `problems`. `error`: what ended it early."""
+    """The result; the caller closes `problems`. `error`: the error that ended the repair early."""
 
     problems: Problems
     headers: HeaderCounts = field(default_factory=HeaderCounts)
@@ -40,9 +40,9 @@ class RepairReport:
 
 
 def headers(settings: Settings, plan: RepairPlan, begin: StartProgress) -> RepairReport:
-    """Read headers again, append what is new, and bring metadata.json up to date; the index follows when `serve` starts.
+    """Read headers again, append those that differ, and update metadata.json. The index follows when `serve` starts.
 
-    Holds `serve.lock`, but for a dry run. Raises `Locked`, and `LedgerUnusable` where ledger and archive do not belong together.
+    Holds `serve.lock`, except in a dry run. Raises `Locked`, and `LedgerUnusable` if ledger and archive do not belong together.
     """
     logs.configure(settings.log_level, environment=settings.environment)
     with ExitStack() as stack:
@@ -50,7 +50,7 @@ def headers(settings: Settings, plan: RepairPlan, begin: StartProgress) -> Repai
             stack.enter_context(serve_lock_held(settings, "repair"))
         ledger = stack.enter_context(reading(settings) if plan.dry_run else appending(settings))
         if plan.study is not None and next(ledger.study(plan.study), None) is None:
-            raise StorageLedgerError("study-unknown", "the ledger knows nothing of this study_id")
+            raise StorageLedgerError("study-unknown", "the ledger has no entry for this study_id")
         archive = FilesystemArchive(settings.archive_path)
         report = RepairReport(Problems())
         try:

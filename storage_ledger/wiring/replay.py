@@ -39,10 +39,10 @@ WRITE_INTO_THE_ARCHIVE = frozenset({ReplayPart.MIRROR, ReplayPart.FILES, ReplayP
 
 
 def replay(settings: Settings, plan: ReplayPlan, begin: StartProgress, say: Callable[[str], None]) -> ReplayReport:
-    """Re-create from the ledger what the plan names. The report has the result of each part; the caller closes its problems.
+    """Rebuild the plan's parts from the ledger. The report has the result of each part; the caller closes its problems.
 
-    `say` gets what a person who waits should know, one line each.
-    Raises `Locked`, and `LedgerUnusable` where ledger and archive do not belong together: then nothing has been done.
+    `say` gets messages for a user who is waiting, one line each. Raises `Locked`, and `LedgerUnusable` if ledger and archive do
+    not belong together; nothing has been changed then.
     """
     os.umask(UMASK)
     logs.configure(settings.log_level, environment=settings.environment)
@@ -54,7 +54,7 @@ def replay(settings: Settings, plan: ReplayPlan, begin: StartProgress, say: Call
         ledger = stack.enter_context(reading(settings))
         last = ledger.last()
         if plan.study is not None and next(ledger.study(plan.study), None) is None:
-            raise StorageLedgerError("study-unknown", "the ledger knows nothing of this study_id")
+            raise StorageLedgerError("study-unknown", "the ledger has no entry for this study_id")
         archive = FilesystemArchive(settings.archive_path)
         mirror = Mirror(
             settings.archive_path,
@@ -71,7 +71,7 @@ def replay(settings: Settings, plan: ReplayPlan, begin: StartProgress, say: Call
 
 @dataclass(frozen=True, slots=True)
 class _Replay:
-    """Calls each part with its collaborators: the real ones, or in a dry run those that change nothing."""
+    """Calls each part with its collaborators: the real ones, or for a dry run ones that change nothing."""
 
     settings: Settings
     plan: ReplayPlan
@@ -83,7 +83,7 @@ class _Replay:
     report: ReplayReport
 
     def run(self, *, mirror_anew: bool) -> None:
-        """All parts in order; the report has the error that ends it early. New entries go into the mirror too, if that can be."""
+        """Run all parts in order; the report gets an error that ends them early. New entries are mirrored, if possible."""
         parts = {
             ReplayPart.MIRROR: self._rewrite_mirror if mirror_anew else self._check_mirror,
             ReplayPart.FILES: self._files,
@@ -203,7 +203,7 @@ class _Replay:
         return 1 if self.plan.study is not None else self.ledger.count_studies()
 
     def _say_waits_for_index(self, holder: str) -> None:
-        self.say(f"the index is being made anew by {holder} just now: waiting until that is done")
+        self.say(f"{holder} is rebuilding the index: waiting for it to finish")
 
     def _say_waits_for_status_service(self, error: Retryable) -> None:
-        self.say(f"the Status Service does not answer ({error.detail}): waiting for {AWAY_S:.0f} s")
+        self.say(f"the Status Service does not answer ({error.detail}): waiting up to {AWAY_S:.0f} s")

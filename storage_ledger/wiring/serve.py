@@ -43,9 +43,9 @@ from storage_ledger.wiring.stores import joined_mirror, reading, serve_lock_held
 
 
 def serve(settings: Settings) -> int:
-    """Run the service until it is stopped. Returns the exit code.
+    """Run the service until it is stopped, and return the exit code.
 
-    Raises `Locked` when another one runs, `LedgerUnusable`, `BadSettings`.
+    Raises `Locked` if another `serve` runs on this ledger, `LedgerUnusable`, `BadSettings`.
     """
     logs.configure(settings.log_level, environment=settings.environment)
     with serve_lock_held(settings, "serve"):
@@ -63,7 +63,7 @@ def serve(settings: Settings) -> int:
 
 
 def _make_archive(settings: Settings) -> None:
-    """A first start makes the archive's folder. Once there are entries a missing one is not mounted, and is not made up."""
+    """Create the archive's folder at the first start. Once there are entries, a missing folder is a volume that is not mounted."""
     if settings.archive_path.exists():
         return
     with reading(settings) as ledger:
@@ -71,7 +71,7 @@ def _make_archive(settings: Settings) -> None:
             try:
                 settings.archive_path.mkdir(mode=0o750, parents=True, exist_ok=True)
             except OSError as error:
-                text = f"ARCHIVE_PATH: {settings.archive_path} is not there, and cannot be made: {os.strerror(error.errno or 0)}"
+                text = f"ARCHIVE_PATH: {settings.archive_path} does not exist and cannot be created: {os.strerror(error.errno or 0)}"
                 raise BadSettings("bad-settings", text, errno=error.errno) from error
             logs.get().info("archive.made")
 
@@ -79,7 +79,7 @@ def _make_archive(settings: Settings) -> None:
 def _source(settings: Settings, ledger_id: str, metrics: Metrics, on_subscribed: Callable[[], None]) -> Source:
     if settings.described_stream is None:
         return PubSub(settings.redis_url, settings.described_channel, metrics, on_subscribed=on_subscribed)
-    # The ledger's id stays whatever becomes of the container and the machine, and one process at a time holds a ledger.
+    # The ledger's id survives a new container or machine, and only one process at a time uses a ledger.
     return Stream(settings.redis_url, settings.described_stream, metrics, consumer=ledger_id)
 
 
@@ -88,7 +88,7 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
     wakeups = Wakeups()
     ledger = SqliteLedger(settings.ledger_file, on_commit=partial(_committed, metrics, wakeups))
     clock_watch = ClockWatch(utc_now, on_set=partial(_make_due, ledger, settings))
-    _make_due(ledger, settings)  # recovery: what an earlier process put off is due
+    _make_due(ledger, settings)  # recovery: work items that an earlier process postponed are due now
     archive = FilesystemArchive(settings.archive_path)
     mirror = joined_mirror(settings, ledger, archive)
     uploads = Uploads(settings.uploads_path, ledger_id=ledger.ledger_id)

@@ -1,4 +1,4 @@
-"""Ledger and mirror, opened for a command that reads or appends."""
+"""Opens ledger and mirror for a command that reads or appends."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from storage_ledger.settings import Settings
 from storage_ledger.system import locks, logs
 from storage_ledger.system.files import FolderId
 
-UMASK = 0o027  # nothing that this process makes is for everybody: patients' data
+UMASK = 0o027  # new files are not readable for others: they hold patient data
 
 
 @contextmanager
 def reading(settings: Settings) -> Iterator[SqliteLedger]:
-    """The ledger, for a command that reads it, or appends while the service runs."""
+    """Open the ledger for a command that reads it, or appends while the service runs."""
     ledger = SqliteLedger(settings.ledger_file)
     try:
         yield ledger
@@ -30,10 +30,10 @@ def reading(settings: Settings) -> Iterator[SqliteLedger]:
 
 @contextmanager
 def appending(settings: Settings) -> Iterator[SqliteLedger]:
-    """The ledger, for a command that appends a person's decision; `serve` may run meanwhile.
+    """Open the ledger for a command that appends; `serve` may run.
 
-    Raises `LedgerUnusable`, before anything is opened, for a user who could not write: what SQLite puts beside the file
-    would be that user's, and would lock the service out.
+    Raises `LedgerUnusable`, before it opens anything, if this user may not write the ledger: SQLite would create files beside
+    it that belong to this user and lock the service out.
     """
     require_writable(settings.ledger_file)
     with reading(settings) as ledger, mirror_caught_up(settings, ledger):
@@ -42,9 +42,9 @@ def appending(settings: Settings) -> Iterator[SqliteLedger]:
 
 @contextmanager
 def mirror_caught_up(settings: Settings, ledger: SqliteLedger) -> Iterator[None]:
-    """Around appends: check that the mirror is this ledger's, and bring it up to date afterwards. Raises `LedgerUnusable`.
+    """Check that the mirror belongs to this ledger; after the block, append the new entries to it. Raises `LedgerUnusable`.
 
-    Where the archive cannot be reached the entries stand in the ledger alone, until `serve` follows.
+    If the archive is not accessible, the entries are in the ledger alone until `serve` mirrors them.
     """
     mirror = mirror_of(settings, ledger)
     mirror.begin()
@@ -59,7 +59,7 @@ def mirror_caught_up(settings: Settings, ledger: SqliteLedger) -> Iterator[None]
 
 @contextmanager
 def serve_lock_held(settings: Settings, command: str) -> Iterator[None]:
-    """Hold `serve.lock`, for a command that writes what `serve` writes. Raises `Locked`."""
+    """Hold `serve.lock` for a command that must not run beside `serve`. Raises `Locked`."""
     os.umask(UMASK)
     make_folder(settings.ledger_path)
     with locks.held(settings.lock_file, command):
@@ -67,12 +67,12 @@ def serve_lock_held(settings: Settings, command: str) -> Iterator[None]:
 
 
 def mirror_of(settings: Settings, ledger: SqliteLedger) -> Mirror:
-    """The mirror, not yet opened or checked."""
+    """Return the mirror, not yet opened or checked."""
     return Mirror(settings.archive_path, settings.mirror_lock_file, ledger)
 
 
 def joined_mirror(settings: Settings, ledger: SqliteLedger, archive: FilesystemArchive) -> Mirror:
-    """The mirror, checked to be this ledger's. Raises `LedgerUnusable` if it is another's, ahead, contradicts it, or is missing."""
+    """Open and check the mirror. Raises `LedgerUnusable` if it is missing, another ledger's, ahead of this one, or contradicts it."""
     mirror = Mirror(
         settings.archive_path,
         settings.mirror_lock_file,
@@ -83,7 +83,7 @@ def joined_mirror(settings: Settings, ledger: SqliteLedger, archive: FilesystemA
     try:
         mirror.check()
     except Retryable as error:
-        if error.code == ARCHIVE_MISSING:  # not mounted, and we know it before anything is done
+        if error.code == ARCHIVE_MISSING:  # not mounted, and nothing has been changed yet
             raise LedgerUnusable("mirror-missing", f"{error.detail}. Is the archive's volume mounted?", errno=error.errno) from error
-        logs.get().error("mirror.failed", code=error.code, errno=error.errno)  # an outage: it goes on when the volume does
+        logs.get().error("mirror.failed", code=error.code, errno=error.errno)  # an outage: mirroring continues when the volume is back
     return mirror

@@ -27,12 +27,12 @@ def verify(
     stop: threading.Event,
     on_progress: Callable[[VerifyProgress], None] = lambda _: None,
 ) -> VerifyReport:
-    """Check whether everything is as the ledger says, whether `serve` runs or not; with `record`, append `verified` entries.
+    """Verify ledger, mirror, archive and index, whether `serve` runs or not; with `record`, append `verified` entries.
 
-    Ends soon after `stop` is set, and keeps what was seen until then. Raises `LedgerUnusable`.
+    Ends soon after `stop` is set, with the result so far. Raises `LedgerUnusable`.
     """
     os.umask(UMASK)
-    logs.configure("WARNING", environment=settings.environment)  # that an index is made to compare with is nobody's news
+    logs.configure("WARNING", environment=settings.environment)  # the index that is built for comparison needs no log lines
     if record:
         require_owner(settings.ledger_file)
 

@@ -97,7 +97,7 @@ def test_a_backup_does_not_go_where_the_service_keeps_its_own(tmp_path):
     migrate(made.ledger_file)
     for variable in ("UPLOADS_PATH", "ARCHIVE_PATH", "LEDGER_PATH"):
         dest = getattr(made, variable.lower()) / "backups"
-        with pytest.raises(BackupError, match=f"backup-folder: {dest} lies in {variable}"):
+        with pytest.raises(BackupError, match=f"backup-folder: {dest} is inside {variable}"):
             backup.back_up(made, dest, lambda *_: None)
 
 
