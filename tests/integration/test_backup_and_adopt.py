@@ -28,10 +28,10 @@ from tests.support.waiting import until
 
 
 class Commanded(Stack):
-    """Commands are forks, too."""
+    """A stack whose commands are forked, too."""
 
     def run(self, *arguments: str) -> tuple[int, str]:
-        """Run a command; its exit code, and all that it wrote."""
+        """Run a command; return its exit code and its output."""
         assert self.warm is not None
         log = self.root / "command.log"
         log.write_bytes(b"")
@@ -61,7 +61,7 @@ def test_a_backup_of_the_running_service_brings_back_a_lost_ledger_with_what_the
     code, said = stack.run("restore", "--from-backup", backups)
     assert (code, said.split(": ")[1]) == (2, "backup-older")
     shutil.rmtree(stack.ledger)
-    code, said = stack.run("restore", "--from-backup", backups)  # no terminal: it does not ask, and says what is missing
+    code, said = stack.run("restore", "--from-backup", backups)  # without a terminal it does not ask, and reports what is missing
     assert code == 1, said
     assert f"continues to position {len(before)}: `storage-ledger restore --from-mirror`" in said
     assert entries(stack) == before[: made["position"]]
@@ -85,7 +85,7 @@ def settings(tmp_path) -> Settings:
 
 @pytest.fixture
 def umask():
-    """The commands set it for their process."""
+    """Restore the umask, which commands set for their process."""
     before = os.umask(0o022)
     yield
     os.umask(before)
@@ -161,7 +161,7 @@ def test_an_old_archive_is_adopted_and_the_service_goes_on_from_there(stack, sta
     assert len(entries(stack)) == position
     stack.start()
     until(stack.idle, 30)
-    assert len(entries(stack)) == position  # nobody was told anew, nothing was placed
+    assert len(entries(stack)) == position  # no status was re-sent, nothing was placed
     assert stack.stop() == 0
 
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def volumes(tmp_path: Path) -> Path:
-    """Of a stack whose ledger is empty."""
+    """Make the volumes of a stack with an empty ledger."""
     Ledgers(tmp_path).file(tmp_path / "ledger")
     (tmp_path / "archive" / ".ledger").mkdir(parents=True)
     return tmp_path

@@ -60,7 +60,7 @@ class Answer:
 
 
 class Browse:
-    """`storage-ledger browse` as a process of its own, forked from a warm one, on a port that it chooses."""
+    """`storage-ledger browse` in its own process, forked from a warm one, on a free port."""
 
     def __init__(self, ledger: Path, log: Path, *arguments: str, **environment: str) -> None:
         self.log = log
@@ -76,7 +76,7 @@ class Browse:
         try:
             until(lambda: "Browse on http" in self.said() or self.process.poll() is not None, 60, what="browse to listen")
         except AssertionError:
-            self.stop()  # left behind it would be a warning, and with that an error, of some test that comes later
+            self.stop()  # left open it would become a warning, hence an error, in some later test
             raise
         found = re.search(r"Browse on http://127\.0\.0\.1:(\d+)/", self.said())
         assert found, self.said()
@@ -113,7 +113,7 @@ class Browse:
         return self.ask(path, Accept="text/html,*/*")
 
     def log_in(self, user: str, password: str, *, at: str = "/-/login", **headers: str) -> Answer:
-        """With the form of the page `at`, and all that stands in it."""
+        """Log in through the form on the page `at`, with all its fields."""
         form = self.page(at)
         self.cookies |= form.cookies
         fields = dict(re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)"', form.body))
@@ -210,13 +210,13 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Br
 
 @pytest.fixture(scope="module")
 def guarded(start: Callable[..., Browse], ledger: Path, password_hash: str) -> Browse:
-    """Where jane may log in."""
+    """Web pages where jane may log in."""
     return start(ledger, BROWSE_USER="jane", BROWSE_PASSWORD_HASH=password_hash).ready()
 
 
 @pytest.fixture(scope="module")
 def opened(start: Callable[..., Browse], ledger: Path) -> Browse:
-    """Where everybody may look."""
+    """Web pages open to everyone."""
     return start(ledger, "--no-login").ready()
 
 
@@ -448,7 +448,7 @@ def test_search_follows_what_a_study_is_called_now(tmp_path: Path):
 
 
 def found(folder: Path, text: str) -> tuple[set[str], set[str]]:
-    """Of studies and dicom_studies; looks also whether the search agrees with the tables that it is made of."""
+    """Return the matches in studies and dicom_studies, and check that the search agrees with its tables."""
     connection = sqlite.connect(folder / "index.db")
     answer = []
     for table, key in (("studies", "study_id"), ("dicom_studies", "study_instance_uid")):

@@ -49,7 +49,7 @@ class Answer:
 
 
 class Site:
-    """An archive, a ledger that knows it, and the process that shows both."""
+    """An archive, its ledger, and the process that shows both."""
 
     def __init__(self, folder: Path) -> None:
         self.archive, self.ledger = folder / "archive", folder / "ledger"
@@ -116,7 +116,7 @@ def with_pixels(data: bytes, **changes: Any) -> bytes:
 
 
 def nested(data: bytes, depth: int) -> bytes:
-    """A sequence in a sequence …, of undefined lengths, in front of the pixels (group 0011 is private, explicit little endian)."""
+    """Nest sequences of undefined length before the pixels (group 0011 is private; explicit little endian)."""
     opened = struct.pack("<HH2sHI", 0x0011, 0x1010, b"SQ", 0, 0xFFFFFFFF) + struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF)
     closed = struct.pack("<HHI", 0xFFFE, 0xE00D, 0) + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
     at = data.index(struct.pack("<HH", 0x0020, 0x000D) + b"UI")
@@ -163,7 +163,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 def bomb(data: bytes) -> bytes:
-    """A deflated data set that grows to more than a worker may have (PS3.5 §A.5)."""
+    """Make a deflated data set that inflates beyond a worker's memory limit (PS3.5 §A.5)."""
     meta = pydicom.dcmread(io.BytesIO(data)).file_meta
     meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
     head = io.BytesIO()
@@ -198,7 +198,7 @@ def test_a_wrong_question_is_refused(site: Site, query: str):
 
 
 LIMITS = {"picture-too-large", "picture-too-slow"}
-"""Which of the two a bomb meets first depends on the machine."""
+"""The limit that a bomb reaches first depends on the machine."""
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_what_has_no_picture_gets_a_quiet_one_and_says_why(site: Site, study_id:
     assert about["why"] in (LIMITS if study_id == "bomb" else {why})
     assert about["text"].endswith(".")
     assert ("12-bit lossy JPEG" in about["text"]) == (why == "syntax-unsupported")
-    assert site.get("/image/small/x.dcm").headers["content-type"] == "image/jpeg"  # the site goes on
+    assert site.get("/image/small/x.dcm").headers["content-type"] == "image/jpeg"  # the site continues
 
 
 def test_about_tells_frames_and_windows(site: Site):

@@ -19,7 +19,7 @@ PASSWORD = "correct horse"  # noqa: S105 - of these tests only
 
 
 def machine(name: str, may: str) -> str:
-    """A line for BROWSE_TOKENS; the token is its name."""
+    """Return a line for BROWSE_TOKENS; the token is its name."""
     return f"{name}:{may}{hashlib.sha256(name.encode()).hexdigest()}"
 
 
@@ -28,7 +28,7 @@ LIMITED = (machine("usual", ""), machine("board", "index/arrivals:"), machine("v
 
 @pytest.fixture(scope="module")
 def token() -> tuple[str, str]:
-    """The token, and the line for BROWSE_TOKENS, as the command prints them."""
+    """Return the token and the line for BROWSE_TOKENS that the command prints."""
     command = [sys.executable, "-m", "storage_ledger", "browse", "--new-token", "export", "--may", "index,ledger,files,sql"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
     return done.stderr.split()[-1], done.stdout.strip()

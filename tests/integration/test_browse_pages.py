@@ -137,7 +137,7 @@ def test_a_study_shows_a_series_from_the_middle_or_the_file_that_is_asked_for(in
 def test_a_flag_says_what_is_the_matter(index: Any):
     told = dicom_study.of_index(index, TWINS, None, None, 1)
     assert told
-    assert [(flag["name"], flag["others"][0]["name"]) for flag in told["flags"]] == [("twin-a.dcm", "twin-b.dcm")]  # told once
+    assert [(flag["name"], flag["others"][0]["name"]) for flag in told["flags"]] == [("twin-a.dcm", "twin-b.dcm")]  # sent once
     assert told["more_flags"] == 0
     told = dicom_study.of_index(index, FOUND, None, None, 1)
     assert told
@@ -199,7 +199,7 @@ def test_attention_lists_each_kind_with_its_meaning(index: Any, book: Any):
 
 
 def asked(archive: Path, *, serving: bool) -> PageRequest:
-    """A request for a page without anything in its address."""
+    """Make a request for a page without parameters."""
 
     async def databases(name: str, question: Any) -> Any:
         connection = sqlite.connect(f"file:{archive / 'ledger' / f'{name}.db'}?mode=ro", uri=True)
@@ -212,7 +212,7 @@ def asked(archive: Path, *, serving: bool) -> PageRequest:
 
 
 def test_home_counts_what_status_counts(archive: Path):
-    """Flagged files stay flagged for ever: whoever is alarmed by them is always alarmed."""
+    """Flags are permanent: an alarm on them would never end."""
     settings = Settings(uploads_path=archive / "uploads", archive_path=archive / "archive", ledger_path=archive / "ledger")
     (archive / "uploads").mkdir(exist_ok=True)
     page = asyncio.run(views.start(asked(archive, serving=True)))
@@ -293,7 +293,7 @@ def test_what_waits_for_long_is_on_the_pages_too(tmp_path: Path):
     (waiting,) = attention.of_ledger(connection)["waiting"]
     assert (waiting["stage"], waiting["n"], home.of_ledger(connection)["waits_long"]) == ("place", 1, True)
     for step in ("tell", "place"):
-        assert pipeline_study.of_ledger(connection, "S1")["outages"] == []  # nobody is held up by what another step waits for
+        assert pipeline_study.of_ledger(connection, "S1")["outages"] == []  # an outage of another step blocks nothing here
         with pipeline.ledger.write() as tx:
             tx.append(NewEntry(Kind.FAILED, {"step": step, "code": "x", "detail": "", "errno": 2, "attempt": 1, "retry_at": None}))
     assert [each["steps"] for each in pipeline_study.of_ledger(connection, "S1")["outages"]] == [["place", "tell"]]
@@ -431,7 +431,7 @@ def test_outages_and_the_last_verification_are_told(tmp_path: Path):
     assert (outage["code"], outage["position"]) == ("archive-full", 3)
     assert "No space" in outage["means"]
     assert home.of_ledger(connection)["verified"] is None
-    for payload in ('{"findings":[]}', "[]", "no JSON"):  # not what its hash says: it tells nothing, and stops no page
+    for payload in ('{"findings":[]}', "[]", "no JSON"):  # it does not match its hash: it is ignored and breaks no page
         connection.execute(
             "INSERT INTO entries SELECT max(position) + 1, hex(randomblob(16)), NULL, NULL, 'verified', 1, max(recorded_at), NULL, ?, "
             "payload_sha256, salt, leaf_hash FROM entries",
@@ -486,7 +486,7 @@ def arrivals(folder: Path) -> list[Any]:
 
 
 def shown(index: Any, text: str) -> list[tuple[str, str, str | None]]:
-    """Above the DICOM studies: study_id, state and reason."""
+    """Return the rows above the DICOM studies: study_id, state and reason."""
     return [(row["study_id"], row["state"], row["code"]) for row in unarchived.of_index(index, terms(text))["rows"]]
 
 

@@ -19,13 +19,13 @@ ARGUMENTS = {
     "replay": ["--mirror"],
     "backup": ["backups"],
 }
-SERVERS = {"serve", "browse", "demo", "status-service"}  # started like this in tests of their own
+SERVERS = {"serve", "browse", "demo", "status-service"}  # started cold in their own tests
 COMMANDS = sorted(set(typer.main.get_command(app).commands) - SERVERS)  # type: ignore[attr-defined] # it is a group
 
 
 @pytest.fixture(scope="module")
 def ledger(tmp_path_factory):
-    """One that is empty; each command gets a copy."""
+    """Make an empty ledger; each command gets a copy."""
     folder = tmp_path_factory.mktemp("empty")
     Ledgers(folder).file(folder / "ledger")
     return folder / "ledger"

@@ -32,7 +32,7 @@ def test_the_study_that_is_proposed_has_one_whole_file_of_its_name():
 
 
 class Demo:
-    """One demo with a folder for temporary files of its own: what is left in there, or runs in there, was left behind."""
+    """One demo with its own folder for temporary files, so that leftover files and processes are found."""
 
     def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
         self.folder = folder
@@ -49,7 +49,7 @@ class Demo:
         self._reader.start()
 
     def says(self, text: str) -> None:
-        """Wait until it has."""
+        """Wait until it has printed this."""
         until(lambda: text in self.output or self.process.poll() is not None, ENDS_WITHIN_S, what=f"{text!r} in: {self.output}")
         assert text in self.output, self.output
 
@@ -58,7 +58,7 @@ class Demo:
         return until(lambda: next(iter(self.folder.glob(pattern)), None), ENDS_WITHIN_S, what=pattern)
 
     def interrupt(self, number: signal.Signals = signal.SIGINT) -> None:
-        """What a terminal does: the whole process group gets it."""
+        """Press Ctrl-C as on a terminal: the whole process group gets the signal."""
         os.killpg(self.process.pid, number)
 
     def ends(self) -> int:
@@ -99,7 +99,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Demo]]:
 
 
 def test_it_ends_by_itself_with_everything_archived_and_nothing_left(start):
-    # Whose shell is set up for a real pipeline must not have the demo write there.
+    # In a shell set up for a real pipeline the demo must not write there.
     real = {"REDIS_URL": "redis://127.0.0.1:1", "status_service_url": "http://127.0.0.1:1", "HTTP_PORT": "no port"}
     demo = start("--exit", HTTP_PROXY="http://127.0.0.1:1", **real)
     assert demo.ends() == 0, demo.output
@@ -171,13 +171,13 @@ def test_a_folder_that_is_not_empty_is_left_alone(start, tmp_path_factory):
 
 
 def fresh_shell(script: str) -> subprocess.CompletedProcess[str]:
-    """As in another terminal: nothing of our environment."""
+    """Run in a shell without our environment, like another terminal."""
     command = f"exec env -i PATH=/usr/bin:/bin sh -c {shlex.quote(script)}"
     return subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60, check=False)
 
 
 def running_below(folder: Path) -> list[int]:
-    """Processes whose working directory lies in there; seen on Linux only."""
+    """Return the processes whose working directory is below this folder; on Linux only."""
     found = []
     for link in Path("/proc").glob("[0-9]*/cwd"):
         try:

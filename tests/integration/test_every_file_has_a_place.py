@@ -14,7 +14,7 @@ from tests.support.dicom import described, testdata_files
 from tests.support.stack import Stack
 from tests.support.waiting import until
 
-# In an order of pages that a person would try: among the studies, or listed with the reason why it is not.
+# The pages in the order a user would try: among the studies, or listed with the reason why not.
 PLACES = """
 SELECT f.study_id, d.study_instance_uid IS NOT NULL, f.dicom_error
 FROM files f LEFT JOIN dicom_studies d USING (study_instance_uid)"""
@@ -28,7 +28,7 @@ def stack(tmp_path, valkey, status_server):
 
 
 def message(study_id, path):
-    """As the descriptor makes it: empty groups and an error where pydicom reads nothing."""
+    """Make the message as the descriptor does: empty groups and an error if pydicom reads nothing."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with contextlib.suppress(Exception):

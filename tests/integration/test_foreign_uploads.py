@@ -35,7 +35,7 @@ def stack(valkey, status_server):
 
 
 def archived(stack, study_id):
-    """SHA-256 of each file of a study but metadata.json, by name."""
+    """Return the SHA-256 of each file of a study, by name, without metadata.json."""
     with contextlib.suppress(FileNotFoundError):
         paths = [path for path in (stack.archive / study_id).iterdir() if path.suffix == ".dcm"]
         return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
@@ -48,7 +48,7 @@ def test_a_file_that_is_described_while_root_still_writes_it_loses_no_byte(stack
         path.chmod(0o644)
         writer.write(CONTENT[:100_000])
         stack.publish({"study_id": "S1", "file_path": "S1.dcm"})
-        until(lambda: status_server.status("S1") == "archived", 30)  # at once: the writer cannot be seen
+        until(lambda: status_server.status("S1") == "archived", 30)  # immediately: the writer is not visible
         for begin in range(100_000, len(CONTENT), 50_000):
             writer.write(CONTENT[begin : begin + 50_000])
     until(lambda: not path.exists(), 60)

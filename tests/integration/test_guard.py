@@ -32,7 +32,7 @@ RUN = textwrap.dedent("""
 
 
 def start(then: str) -> tuple[subprocess.Popen[str], int]:
-    """The run, and the pid of what its lane has left behind."""
+    """Start a run; return it and the pid of what its lane has left behind."""
     run = subprocess.Popen([sys.executable, "-c", RUN.format(then=then)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert run.stdout is not None
     orphan = int(run.stdout.readline())

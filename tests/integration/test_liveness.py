@@ -40,7 +40,7 @@ def archive(stack: Stack, status_server, *study_ids: str) -> None:
 
 
 def ready(stack: Stack) -> dict:
-    """What it says, asked as whoever does not want to wait."""
+    """Return the answer of /readyz and how long it took."""
     began = time.monotonic()
     answer = json.loads(stack.get("/readyz")[1])
     return {**answer, "took_s": time.monotonic() - began}
@@ -88,7 +88,7 @@ def test_what_lies_in_the_place_of_the_index_keeps_nobody_from_starting_and_comm
     assert "index-missing" not in stack.command("status").stdout, "an empty ledger needs no index"
     stack.start(ready=what != "lock")
     until(lambda: stack.get("/healthz")[0] == 200, 30)
-    until(lambda: "redis-not-subscribed" not in codes(stack), 30)  # what is published before that comes to nobody
+    until(lambda: "redis-not-subscribed" not in codes(stack), 30)  # nobody receives what is published before that
     archive(stack, status_server, "s1")
     if what == "lock":
         until(lambda: codes(stack) == {"index-failing"}, 60)
@@ -153,7 +153,7 @@ def test_a_clock_that_was_ahead_is_said_until_a_person_acknowledges_it(stack, st
 
 
 def append_in_2100(stack: Stack) -> None:
-    """What a service does whose clock is wrong for a moment."""
+    """Append like a service whose clock is wrong for a moment."""
     code = """
 import sys
 from datetime import UTC, datetime

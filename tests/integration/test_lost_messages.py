@@ -20,21 +20,21 @@ from tests.support.waiting import until
 
 @pytest.fixture
 def stack(tmp_path, valkey, status_server):
-    """Sweeps at the start and when it subscribes; a file is old after a second."""
+    """A service that reconciles at the start and when it subscribes; a file is old after a second."""
     made = Stack(tmp_path, valkey, status_server.url, RECONCILE_SECONDS=3600, RECONCILE_GRACE_SECONDS=1)
     yield made
     made.close()
 
 
 def lose(stack: Stack, status_server, study_id: str, *, seed: int = 0) -> bytes:
-    """What a file leaves whose message nobody heard."""
+    """Leave a file whose message nobody received."""
     message, data = upload(stack, study_id, seed=seed)
     status_server.late_described(study_id, message["metadata"])
     return data
 
 
 def sources(stack: Stack) -> Counter:
-    """How the `described` entries came."""
+    """Return the sources of the `described` entries."""
     with closing(sqlite.connect(f"file:{stack.ledger / 'ledger.db'}?mode=ro", uri=True)) as connection:
         return Counter(row[0] for row in connection.execute("SELECT payload ->> '$.source' FROM entries WHERE kind = 'described'"))
 
@@ -50,7 +50,7 @@ def test_messages_published_while_the_service_is_down_are_made_up_for_after_its_
     until(lambda: status_server.status("before") == "archived" and settled(stack), 30)
     assert stack.stop() == 0
     files = {"before": first_data} | {f"lost-{i}": lose(stack, status_server, f"lost-{i}", seed=i) for i in range(30)}
-    assert stack.publish({"study_id": "lost-0", "file_path": "lost-0.dcm"}) == 0  # nobody heard it
+    assert stack.publish({"study_id": "lost-0", "file_path": "lost-0.dcm"}) == 0  # nobody received it
     (stack.uploads / "before.dcm").write_bytes(first_data)  # a leftover
     stack.start()
     until(lambda: all(status_server.status(s) == "archived" for s in files), 60, what="all to be archived")
@@ -166,7 +166,7 @@ def test_many_commands_beside_the_service_make_up_for_each_message_once(tmp_path
             files |= {f"r{round_}-{i}": lose(stack, status_server, f"r{round_}-{i}", seed=i) for i in range(15)}
             said = stack.root / "said"
             commands = [stack.warm.start(stack.environment, said, stack.root, "storage-ledger", "reconcile", "--json") for _ in range(3)]
-            for command in commands:  # what is archived in the middle of its look is explained, too
+            for command in commands:  # files archived during the pass are explained, too
                 assert command.wait(60) == 0, said.read_text()
         until(lambda: all(status_server.status(s) == "archived" for s in files), 60)
         until(lambda: settled(stack), 30)
@@ -213,7 +213,7 @@ def test_kill_9_among_nothing_but_lost_messages_loses_and_doubles_nothing(tmp_pa
         for round_ in range(4):
             files |= {f"k{round_}-{i}": lose(stack, status_server, f"k{round_}-{i}", seed=i) for i in range(20)}
             stack.start()
-            killer = threading.Timer(1.5 + rng.random(), stack.kill)  # the first sweep looks twice, two seconds apart
+            killer = threading.Timer(1.5 + rng.random(), stack.kill)  # the first pass looks twice, two seconds apart
             killer.start()
             killer.join()
             assert stack.check(settled=False)["violations"] == []

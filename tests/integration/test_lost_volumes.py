@@ -43,7 +43,7 @@ def entries(stack: Stack) -> list[tuple]:
 
 
 def refused(stack: Stack, code: str) -> str:
-    """`serve` ends with 2 at once; returns what it says."""
+    """Assert that `serve` exits with 2 immediately; return its output."""
     done = stack.command("serve")
     assert done.returncode == 2
     assert f"storage-ledger: {code}: " in done.stderr
@@ -60,7 +60,7 @@ def test_a_lost_ledger_volume_is_refused_and_restored_from_the_mirror(stack, sta
     shutil.rmtree(stack.ledger)
     stack.ledger.mkdir()
     assert "restore --from-mirror" in refused(stack, "mirror-foreign")
-    assert "restore --from-mirror" in refused(stack, "mirror-foreign")  # the empty ledger that the first one made is no ledger
+    assert "restore --from-mirror" in refused(stack, "mirror-foreign")  # the empty ledger made by the first start does not count
     done = stack.command("restore", "--from-mirror")
     assert done.returncode == 0, done.stderr
     assert f"{len(before)} entries" in done.stdout
@@ -282,7 +282,7 @@ def test_an_archive_that_comes_off_is_waited_for_and_nothing_is_written_where_it
         stack.start()
         files = archive(stack, status_server, "a", 3)
         subprocess.run(["umount", "--lazy", volume.mount_point], check=True)
-        stack.archive.mkdir()  # somebody has made the folder on the disk below
+        stack.archive.mkdir()  # the folder exists on the disk below the mount point
         for i in range(3):
             message, files[f"b-{i}"] = upload(stack, f"b-{i}", seed=i)
             stack.publish(message)

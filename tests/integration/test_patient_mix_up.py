@@ -71,7 +71,7 @@ def browse(folder: Path) -> Iterator[Browse]:
 
 
 def page(browse: Browse, path: str) -> str:
-    """The text that people see, in one line."""
+    """Return the visible text of a page in one line."""
     with urllib.request.urlopen(browse.url + path, timeout=30) as answer:  # noqa: S310 - of the test's own server
         body = answer.read().decode()
     return " ".join(html.unescape(re.sub(r"<[^>]*>", "", body)).split())

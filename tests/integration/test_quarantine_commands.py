@@ -29,14 +29,14 @@ def stack(tmp_path, valkey, status_server):
 
 
 def quarantine(stack, *arguments):
-    """Run the command; returns its exit code and its JSON."""
+    """Run the command; return its exit code and its JSON."""
     done = stack.command("quarantine", *arguments, "--json")
     assert done.returncode in {0, 1}, done.stderr
     return done.returncode, json.loads(done.stdout)
 
 
 def lose(stack, status_server, *study_ids):
-    """Describe files that are not there; they are quarantined, and that is told."""
+    """Describe missing files; wait until they are quarantined and the status is sent."""
     for study_id in study_ids:
         stack.publish({"study_id": study_id, "file_path": f"{study_id}.dcm"})
     until(lambda: all(status_server.status(study_id) == "failed" for study_id in study_ids), 30)
@@ -119,12 +119,12 @@ def test_a_discard_is_told_and_leaves_the_upload_where_it_is(stack, status_serve
     until(lambda: status_server.status("two") == "archived" and stack.idle(), 30)
     assert (stack.uploads / "link.dcm").is_symlink()
     assert stack.stop() == 0
-    stack.start()  # nobody comes back to it
+    stack.start()  # it is not retried
     until(stack.idle, 30)
     assert (stack.uploads / "link.dcm").is_symlink()
     assert "released" not in found(stack, "two")
     assert stack.check()["violations"] == []
-    # But who sends it again is heard.
+    # But a redelivery is accepted.
     (stack.uploads / "link.dcm").unlink()
     (stack.uploads / "link.dcm").write_bytes(b"a file now")
     stack.publish({"study_id": "two", "file_path": "link.dcm"})
@@ -258,7 +258,7 @@ with stores.appending(settings) as ledger:
 
 @pytest.fixture
 def ledger_of_the_service(stack):
-    """A ledger with one quarantined study that belongs to the service's user, in a folder that others may pass through."""
+    """Make a ledger with one quarantined study, owned by the service's user, in a folder that others may enter."""
     if os.geteuid() != 0:
         pytest.skip("other users take root")
     stack.start()

@@ -27,7 +27,7 @@ def stack(tmp_path, valkey, status_server, warm):
 
 
 def without_header(stack):
-    """A file that an earlier version archived, without its header."""
+    """Archive a file as an earlier version did, without its header."""
     folder = stack.archive / UNREAD
     folder.mkdir()
     name = f"{UNREAD}.dcm"

@@ -41,9 +41,9 @@ SETTINGS = {"MISSING_FILE_GRACE_SECONDS": 0, "STATUS_CONFIRM_SECONDS": 0.02}
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory, valkey_server, warm):
-    """Folders of a service that was stopped, and what its Status Service knew; studies of every kind.
+    """Make the folders of a stopped service and the statuses of its Status Service, with studies of every kind.
 
-    Several files, other files of the same name, redelivered, quarantined, rejected.
+    Studies with several files, different files with equal names, redelivered, quarantined and rejected ones.
     """
     status_server = StatusServer()
     valkey_server.start()
@@ -58,7 +58,7 @@ def template(tmp_path_factory, valkey_server, warm):
 
 @pytest.fixture
 def stack(template, tmp_path, valkey, status_server, warm):
-    """The same on a copy, with neighbours of its own."""
+    """A copy of the template with its own neighbours."""
     root, statuses = template
     shutil.copytree(root, tmp_path / "stack", symlinks=True)
     made = Stack(tmp_path / "stack", valkey, status_server.url, warm=warm, **SETTINGS)
@@ -90,21 +90,21 @@ def fill(stack, status_server):
 
 
 def replay(stack, *arguments, code=0):
-    """Run it; returns its JSON, which what it logs may precede."""
+    """Run it; return its JSON, which log lines may precede."""
     ended, said = command(stack, *arguments, "--json")
     assert ended == code, said
     return json.loads(said[said.index('{\n  "dry_run"') :])
 
 
 def command(stack, *arguments) -> tuple[int, str]:
-    """Run it; returns its exit code, and all that it said."""
+    """Run it; return its exit code and its output."""
     said = stack.root / "replay.said"
     said.unlink(missing_ok=True)
     return stack.warm.start(stack.environment, said, stack.root, "storage-ledger", "replay", *arguments).wait(60), said.read_text()
 
 
 def archived(stack) -> dict[str, str]:
-    """Every file of the archive but the mirror: path → SHA-256."""
+    """Return every file of the archive except the mirror: path → SHA-256."""
     return {path: digest for path, digest in tree(stack.archive).items() if not path.startswith(".ledger/")}
 
 
@@ -159,7 +159,7 @@ def test_everything_comes_back_from_the_ledger_and_a_copy_of_the_files(stack, st
     last = {row[0]: row[21] for row in now["studies"]}
     assert {row[:21] for row in now["studies"]} == {row[:21] for row in index["studies"]}
     assert last != {row[0]: row[21] for row in index["studies"]}, "the entries that say what was done"
-    follows = {"studies", "files", "progress"}  # of a file: that it was looked at when it was put back
+    follows = {"studies", "files", "progress"}  # of a file: that it was checked when it was put back
     assert {name: now[name] for name in now if name not in follows} == {name: index[name] for name in index if name not in follows}
     assert {row[:17] + row[20:] for row in now["files"]} == {row[:17] + row[20:] for row in index["files"]}
 
@@ -313,7 +313,7 @@ def test_an_archive_without_a_mirror_is_taken_for_one_that_is_not_mounted(stack)
 
 @pytest.fixture
 def segments(stack, monkeypatch):
-    """The mirror in several segments, as that of a larger ledger is."""
+    """Split the mirror into several segments, like that of a larger ledger."""
     monkeypatch.setattr("storage_ledger.ledger.mirror.segments.SEGMENT_ENTRIES", 20)
     with closing(SqliteLedger(stack.ledger / "ledger.db")) as ledger:
         Mirror(stack.archive, stack.ledger / "mirror.lock", ledger).rewrite()
@@ -389,7 +389,7 @@ def test_statuses_that_stand_are_not_told_again_and_a_neighbours_word_stays(stac
 
 
 def damage(stack, names: list[str], number: int) -> int:
-    """Remove some studies, remove or overwrite files of others; returns how many files are no longer what they were."""
+    """Remove some studies, and remove or overwrite files of others; return how many files are damaged or missing."""
     gone = {path.split("/")[0] for path in names[number % 4 :: 4]}
     for study_id in gone:
         shutil.rmtree(stack.archive / study_id)
@@ -419,7 +419,7 @@ def test_a_replay_that_was_killed_or_met_an_error_is_run_again(stack, tmp_path):
         number += 1
         lost = damage(stack, names, number)
         told = len(restored(stack))
-        for fault in some:  # strace counts the calls of each thread by themselves
+        for fault in some:  # strace counts the calls of each thread separately
             looked_at = f"trace={fault.partition(':')[0]}"
             under = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", looked_at, "-e", f"inject={fault}"]
             arguments = [*under, sys.executable, "-m", "storage_ledger", "replay", *source]

@@ -31,7 +31,7 @@ def client(status_server: StatusServer) -> Iterator[StatusClient]:
 
 @pytest.fixture
 def hasty(status_server: StatusServer) -> Iterator[StatusClient]:
-    """A client with little patience, for what takes its whole time-out."""
+    """A client with a short time-out, for tests that use all of it."""
     client = StatusClient(status_server.url, timeout_s=1.0)
     yield client
     client.close()
@@ -179,11 +179,11 @@ def test_an_endless_answer_is_left(status_server, client):
     status_server.next(Fault(chunks=lambda: (b"x" * 65536 for _ in sent)))
     refused("status-unreadable", lambda: client.read("s1"), shared=False)
     status_server.next(Fault(chunks=lambda: (b"x" * 65536 for _ in sent)))
-    assert client.tell("s1", "archived", {}) == 200  # what matters of it is the code
+    assert client.tell("s1", "archived", {}) == 200  # only its code matters
 
 
 def dripping(first: bytes, drop: bytes) -> Callable[[], Iterator[bytes]]:
-    """Drops that each come well within the time-out of a read, without end."""
+    """Yield bytes endlessly, each well within the read time-out."""
 
     def drip() -> Iterator[bytes]:
         yield first

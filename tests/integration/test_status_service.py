@@ -166,7 +166,7 @@ def test_without_its_redis_it_answers_500_in_json_and_recovers(tmp_path):
                 assert answer.json() == {"detail": "Redis is away"}
             assert client.get("/health").status_code == 200
             valkey.start()
-            assert client.get("/status/s1").status_code == 404  # at once, with what was lost
+            assert client.get("/status/s1").status_code == 404  # immediately, with what was lost
     server.stop()
     valkey.stop()
 

@@ -42,7 +42,7 @@ def client(own_valkey):
 
 @pytest.fixture
 def durable(tmp_path) -> Iterator[Valkey]:
-    """A server that keeps what it has confirmed when it is killed."""
+    """A server that keeps confirmed data when it is killed."""
     server = Valkey(tmp_path, "--appendonly", "yes", "--appendfsync", "always")
     server.start()
     yield server
@@ -62,7 +62,7 @@ def raws(deliveries: list[Delivery]) -> list[bytes]:
 
 
 def no_more(listener: Listener, server: Valkey, mark: bytes) -> None:
-    """Fail if anything comes before an entry that is added now."""
+    """Fail if anything arrives before an entry that is added now."""
     server.add(S, mark)
     assert listener.next() == mark
 
@@ -141,12 +141,12 @@ def test_an_acknowledgement_that_the_server_could_not_take_is_made_up_for(durabl
     durable.start()
     listener.subscribed(2)
     until(lambda: durable.unacknowledged(S) == 1, what="made up for")
-    no_more(listener, durable, b"x")  # the fifth is still in our hands: it does not come again
+    no_more(listener, durable, b"x")  # the fifth is still being processed: it is not redelivered
     listener.source.acknowledge(deliveries[4:])
 
 
 def test_acknowledging_and_delivering_do_not_wait_for_each_other(own_valkey, listen):
-    """The receiver is full: nothing is read, and what it commits is acknowledged as soon as it has room."""
+    """The receiver is full: nothing is read, and what it commits is acknowledged as soon as it has space."""
     gate = threading.Semaphore(0)
     seen: list[Delivery] = []
 
@@ -188,7 +188,7 @@ def test_an_entry_whose_receiver_failed_is_in_nobodys_hands(own_valkey):
 
 
 def test_connections_cut_in_the_middle_lose_and_repeat_nothing(durable, listen):
-    """What was given out in an answer that never came is read again; what came, and is in our hands, is not."""
+    """Entries in an answer that never arrived are read again; entries that arrived and are being processed are not."""
     with contextlib.closing(Proxy(durable.port)) as proxy:
         listener = listen(f"redis://127.0.0.1:{proxy.port}", S).subscribed()
         sent = numbered(0, 3000)
@@ -332,7 +332,7 @@ def test_an_hour_is_how_long_another_consumer_may_take():
 
 
 class Redis62(threading.Thread):
-    """Answers as Redis 6.2 does: XAUTOCLAIM with two items, deleted entries as None among them."""
+    """Answers like Redis 6.2: XAUTOCLAIM returns two items, with deleted entries as None."""
 
     CLAIMED = b"*2\r\n$3\r\n0-0\r\n*2\r\n*-1\r\n*2\r\n$3\r\n7-0\r\n*2\r\n$4\r\ndata\r\n$5\r\nstale\r\n"
     NOTHING = b"*2\r\n$3\r\n0-0\r\n*0\r\n"
@@ -378,7 +378,7 @@ def test_the_answer_of_redis_6_2_to_taking_over_is_understood(listen):
     server.join(30)
 
 
-# -- entries that are no events, and entries that are gone
+# -- invalid and deleted entries
 
 
 def test_an_entry_of_any_other_shape_is_delivered_as_what_the_intake_rejects(own_valkey, client, listen):

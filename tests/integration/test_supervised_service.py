@@ -26,7 +26,7 @@ FAILURES = 2
 
 
 class Running:
-    """A service on folders of its own; `with_job` changes one of its jobs before it starts."""
+    """A service on its own folders; `with_job` changes one of its jobs before it starts."""
 
     def __init__(self, root: Path, valkey, status_server) -> None:
         self.valkey = valkey
@@ -45,7 +45,7 @@ class Running:
         self.web = WebServer(make_app(self.service.reasons, self.service.render_metrics), "127.0.0.1", 0)
 
     def run(self, meanwhile: Callable[[], None]) -> int:
-        """Run it in this thread, for its signals, and `meanwhile` in another one, after which it stops. Returns the exit code."""
+        """Run it in this thread, for its signals, and `meanwhile` in another; stop after that and return the exit code."""
         raised: list[BaseException] = []
 
         def watch() -> None:
@@ -87,7 +87,7 @@ def running(tmp_path, valkey, status_server) -> Running:
 
 
 def runner(parts: Any, job: str) -> Any:
-    """What has the `run` of a job."""
+    """Return the object whose `run` is this job."""
     lanes = {"place": parts.placing, "remove": parts.removing, "notify": parts.notifying}
     others = {"mirror": parts.replicator, "reconcile": parts.reconciler, "clock": parts.clock_watch}
     return {**lanes, **others}.get(job) or getattr(parts, job)

@@ -44,7 +44,7 @@ def upload(stack: Stack, study_id: str, data: bytes | None = None, *, seed: int 
 
 
 def bad_messages(rng: random.Random, count: int) -> list[bytes]:
-    """Every kind that is rejected, and random bytes."""
+    """Make every kind of rejected message, and random bytes."""
     good = {"study_id": "s", "file_path": "x.dcm"}
     kinds = [
         lambda: b"{not json",
@@ -98,7 +98,7 @@ def test_500_studies_among_1000_bad_messages_with_the_neighbours_late_described(
         return told
 
     def neighbour() -> bool:
-        """Overwrites each as soon as it was told: before its last read-back, however slow all of this is."""
+        """Overwrite each status as soon as it was sent, before its last read-back, on machines of any speed."""
         untold.difference_update([study_id for study_id in untold if overwrite(study_id)])
         return not untold
 
@@ -120,7 +120,7 @@ def test_500_studies_among_1000_bad_messages_with_the_neighbours_late_described(
     )
     assert peak_kb < 200_000
     assert stack.stop() == 0
-    found = stack.check()  # it has ended: a read-back may make it tell again at any time, and the mirror follows that within a second
+    found = stack.check()  # it has ended: a read-back may cause a re-send at any time, which is mirrored within a second
     assert found["violations"] == []
     assert found["counts"]["described"] == found["counts"]["archived"] == 500
     assert found["counts"]["rejected"] == 1000
@@ -129,7 +129,7 @@ def test_500_studies_among_1000_bad_messages_with_the_neighbours_late_described(
 
 
 def tree(stack: Stack) -> dict[str, bytes]:
-    """Every file of the archive but the mirror, which grows with the ledger."""
+    """Return every file of the archive except the mirror, which grows with the ledger."""
     files = (path for path in stack.archive.rglob("*") if path.is_file())
     return {str(path): path.read_bytes() for path in files if path.suffix != ".entries"}
 
@@ -234,7 +234,7 @@ def test_special_files_end_quarantined_and_nothing_outside_is_opened(stack, stat
     stack.publish(inside)
     until(lambda: status_server.status("real") == "archived", 30)
     assert (stack.archive / "real" / "real.dcm").read_bytes() == data
-    # A redelivery mends: the missing file has come.
+    # A redelivery repairs it: the missing file has arrived.
     message, data = upload(stack, "missing")
     stack.publish(message)
     until(lambda: status_server.status("missing") == "archived", 30)
@@ -243,7 +243,7 @@ def test_special_files_end_quarantined_and_nothing_outside_is_opened(stack, stat
     if strace is None:
         pytest.skip("no strace: what was opened was not looked at; all else passed")
     assert stack.stop() == 0
-    # The reconciler looks into folders; a folder is nothing that could be read by mistake.
+    # Reconciliation reads folders; a folder cannot be read as a file by mistake.
     calls = "\n".join(line for line in opened.read_text().splitlines() if not ('"folder.dcm", ' in line and "O_DIRECTORY" in line))
     assert '"real.dcm"' in calls  # the trace does see what is opened
     for name, _ in special.values():
@@ -307,7 +307,7 @@ def test_several_files_of_one_study_and_the_same_name_with_other_bytes(stack, st
         f"{digest[b'fifth']}.json": b"fifth",
     }
     assert stack.check()["violations"] == []
-    # One more that never comes: the study is `failed` as long as it is quarantined, whatever else is archived.
+    # One more file that never arrives: the study is `failed` while it is quarantined, whatever else is archived.
     stack.publish({"study_id": "many", "file_path": "three.dcm"})
     until(lambda: status_server.status("many") == "failed", 30)
     (stack.uploads / "three.dcm").write_bytes(b"sixth")
@@ -376,7 +376,7 @@ def test_a_status_service_that_is_away_leaves_one_entry_and_one_when_it_is_back(
     assert status.returncode == 1
     assert "status-service-away" in [item["code"] for item in json.loads(status.stdout)["attention"]]
     stack.kill()
-    stack.start(ready=False)  # it remembers, and does not say it twice
+    stack.start(ready=False)  # it remembers, and does not report it twice
     until(lambda: stack.metric('storage_ledger_outage{code="status-service-away",step="tell"}') == 1, 60)
     status_server.always = None
     until(lambda: all(status_server.status(s) == "archived" for s in files), 90)
@@ -400,9 +400,9 @@ def test_failed_is_told_for_a_rejected_message_only_where_the_ledger_knows_no_be
     until(lambda: stack.metric('storage_ledger_messages_rejected_total{reason="unsafe-study-id"}') == 1, 20)
     until(stack.idle, 20)
     assert status_server.posted("known") == ["archived"]
-    status_server.late_described("unknown", {})  # read back, and told again
+    status_server.late_described("unknown", {})  # read back, and re-sent
     until(lambda: status_server.status("unknown") == "failed", 20)
-    # Its real message comes after all.
+    # Its real message arrives after all.
     message, _ = upload(stack, "unknown")
     stack.publish(message)
     until(lambda: status_server.status("unknown") == "archived", 20)
@@ -432,7 +432,7 @@ def test_a_full_archive_pauses_the_projector_and_quarantines_nothing(tmp_path, v
             found = stack.check()
             assert found["violations"] == []
             assert "quarantined" not in found["counts"]
-            # A copy may have taken the very last page just when the mirror needed one: then that has said so, too.
+            # A copy may have taken the last page just when the mirror needed one: then the mirror has reported it, too.
             sql = "SELECT kind, json_extract(payload, '$.step') FROM entries WHERE kind IN ('failed', 'recovered') ORDER BY position"
             with closing(sqlite3.connect(stack.ledger / "ledger.db")) as connection:
                 said = connection.execute(sql).fetchall()
@@ -532,7 +532,7 @@ def test_valkey_restarted_under_the_service_is_subscribed_to_again(stack, valkey
 
 
 def test_no_patient_reaches_logs_metrics_or_status_bodies_on_any_failure(stack, status_server):
-    """A canary name in every value that a message or a file can carry, through every failure that can be made here."""
+    """Put a canary name into every value of a message and a file, and run it through every failure that can be produced here."""
     canary = "CANARY^SECRET"
     stack.environment["LOG_LEVEL"] = "DEBUG"
     status_server.next(

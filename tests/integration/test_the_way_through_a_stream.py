@@ -93,7 +93,7 @@ def test_as_long_as_the_ledger_is_full_nothing_is_acknowledged(tmp_path, valkey,
             waiting = valkey.unacknowledged(stream)
             recorded = stack.check(settled=False)["counts"].get("described", 0)
             assert recorded + waiting >= 100
-            stack.kill()  # what it had read and not recorded is nowhere but in Redis now
+            stack.kill()  # what it had read and not recorded is only in Redis now
             (folder / "filler").unlink()
             stack.start()
             until(lambda: all(status_server.status(s) == "archived" for s in files), 60)

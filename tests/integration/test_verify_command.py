@@ -48,7 +48,7 @@ def send(stack: Stack, *study_ids: str) -> None:
 
 
 def test_beside_a_service_under_traffic_there_is_nothing_to_find(stack, status_server):
-    stack.environment["SCRUB_RATE_MB_S"] = "0"  # `status` shows the newest verification, whoever made it
+    stack.environment["SCRUB_RATE_MB_S"] = "0"  # `status` shows the newest verification of any kind
     stack.start()
     send(stack, *(f"s{n}" for n in range(40)))
     with ThreadPoolExecutor(1) as another:
@@ -69,7 +69,7 @@ def test_beside_a_service_under_traffic_there_is_nothing_to_find(stack, status_s
     looks: list[dict] = []
 
     def only_the_damage_is_left() -> bool:
-        """What a busy machine makes pass by (a neighbour that was slow stays in /readyz for half a minute) does pass."""
+        """Return whether only the damage is reported: on a busy machine a slow neighbour stays in /readyz for half a minute."""
         done = stack.command("status", "--json")
         looks.append(json.loads(done.stdout))
         return (done.returncode, codes(looks[-1])) == (1, ["damaged-files"])
@@ -88,7 +88,7 @@ def test_beside_a_service_under_traffic_there_is_nothing_to_find(stack, status_s
 def test_the_scrub_of_the_service_finds_damage_and_the_service_stops_promptly(stack, status_server):
     stack.start()
     send(stack, "a", "b", "c")
-    # It may have looked before the index had any of them, and looks again after a minute.
+    # It may have looked before the index had any of them; it looks again after a minute.
     until(lambda: stack.metric('storage_ledger_scrub_files_total{outcome="intact"}') == 3, 90, what="the scrub to have read all")
     until(lambda: stack.metric("storage_ledger_last_scrub_timestamp_seconds") > 0, what="the round to be recorded")
     assert stack.metric('storage_ledger_entries_total{kind="verified"}') >= 1
@@ -115,7 +115,7 @@ def test_ctrl_c_ends_it_and_what_was_read_is_recorded(stack, status_server):
 
 
 def _open_files(pid: int) -> set[str]:
-    """Archived files that a process has open just now."""
+    """Return the archived files that a process has open now."""
     found = set()
     for link in os.listdir(f"/proc/{pid}/fd"):
         with contextlib.suppress(FileNotFoundError):

@@ -21,7 +21,7 @@ from tests.support.waiting import until
 
 
 class Face:
-    """A running web server with what it asks of the service."""
+    """A running web server, with the values that it asks the service for."""
 
     def __init__(self) -> None:
         self.reasons: list[Reason] = []

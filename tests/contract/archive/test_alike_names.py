@@ -38,7 +38,7 @@ def test_a_file_whose_name_is_taken_for_metadata_json_is_not_replaced_by_it(plac
 
 def test_what_a_crash_left_under_such_a_name_is_not_taken_for_the_file(place, archive):
     place(b"first", "a.dcm", study_id="S1")
-    (archive.root / "S1" / "METADATA.JSON").write_bytes(b"an image")  # linked, and then came the crash
+    (archive.root / "S1" / "METADATA.JSON").write_bytes(b"an image")  # linked just before the crash
     placed = place(b"an image", "METADATA.JSON")
     with archive.study("S1", is_ours=lambda _: False) as folder:
         folder.write_metadata(b"{}")
@@ -47,7 +47,7 @@ def test_what_a_crash_left_under_such_a_name_is_not_taken_for_the_file(place, ar
 
 
 def test_a_file_that_the_ledger_has_under_such_a_name_waits_for_a_person(place, archive):
-    """It was archived elsewhere, and the archive was moved here."""
+    """The study was archived elsewhere, and the archive was then moved here."""
     archive.write_metadata("S1", b"{}")
     with pytest.raises(Permanent) as caught:
         place(b"an image", "METADATA.JSON", owned={"METADATA.JSON": digest(b"an image")})

@@ -35,7 +35,7 @@ def archive(request, tmp_path):
 
 
 class Placing:
-    """Uploads something and has it placed; remembers what the ledger would own."""
+    """Uploads a file and places it; keeps what the ledger would have."""
 
     def __init__(self, uploads, archive):
         self.uploads, self.archive = uploads, archive
@@ -56,7 +56,7 @@ class Placing:
 
 
 def place_in(archive, upload, name, *, study_id="S1", known=None, position=1):
-    """In a batch of its own."""
+    """Place it in its own batch."""
     with archive.study(study_id, known=known) as folder:
         return folder.place(upload, name, position=position)
 
@@ -85,7 +85,7 @@ def tree(root: Path) -> dict[str, bytes]:
 
 
 def put(path: Path, content: bytes) -> None:
-    """As something else than the service would: over whatever lies there."""
+    """Write a file as another program would, over any existing one."""
     path.parent.mkdir(exist_ok=True)
     path.unlink(missing_ok=True)
     path.write_bytes(content)
@@ -118,7 +118,7 @@ def test_the_same_bytes_again_are_already_there_and_are_not_touched(place, archi
 
 
 def test_the_same_bytes_are_already_there_even_if_the_ledger_does_not_know_yet(place, archive):
-    """A crash between placing and recording."""
+    """The process crashed between placing and recording."""
     place(b"x")
     assert place(b"x", owned={}).placement == "already-there"
 
@@ -376,7 +376,7 @@ def test_a_study_folder_that_we_may_not_write_into_is_that_studys_trouble_alone(
 
 
 class immutable:  # noqa: N801 - reads as what it does
-    """While this lasts even root may not change the folder."""
+    """Make the folder immutable, even for root, during the `with` block."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -458,12 +458,12 @@ def test_a_batch_opens_its_study_folder_once_and_the_archive_twice(uploads, arch
 
 
 def synced_by(program, folder, *arguments) -> list[str]:
-    """What a program fsyncs."""
+    """Return what a program fsyncs."""
     return re.findall(r"fsync\(\d+<([^>]*)>\)\s+= 0", trace_of("fsync", program, folder, *arguments))
 
 
 def trace_of(calls, program, folder, *arguments) -> str:
-    """The system calls of a program, by strace."""
+    """Return the system calls of a program, from strace."""
     if shutil.which("strace") is None:
         pytest.skip("strace is not installed")
     trace = folder / "trace"
@@ -482,7 +482,7 @@ def trace_of(calls, program, folder, *arguments) -> str:
 
 
 def put_back(uploads, archive, content, *, name="a.dcm", wanted=None, time=0, study_id="S1"):
-    """A copy lies in some folder; `wanted`: the bytes that the ledger says, where the copy has others."""
+    """Put back a copy from some folder; `wanted`: the bytes in the ledger, if the copy differs."""
     (uploads.root / "copy").write_bytes(content)
     with uploads.open("copy") as copy:
         sha256 = digest(content if wanted is None else wanted)
@@ -527,7 +527,7 @@ def test_what_was_put_back_is_marked_until_that_is_taken_away(uploads, archive):
     assert not archive.is_marked("S1", "a.dcm", 1), "another time"
     assert not archive.is_marked("S1", "b.dcm", 0)
     assert not archive.is_marked("S2", "a.dcm", 0)
-    put_back(uploads, archive, b"good")  # once more, by who found the mark
+    put_back(uploads, archive, b"good")  # again, by a run that found the marker
     for _ in range(2):
         archive.unmark("S1", "a.dcm", 0)
     assert not archive.is_marked("S1", "a.dcm", 0)
@@ -652,7 +652,7 @@ def test_what_is_no_regular_file_waits_for_a_person_and_is_not_opened(uploads, t
     path = uploads.root / "odd.dcm"
     (uploads.root / "good.dcm").write_bytes(b"x")
     (tmp_path / "outside").write_bytes(b"x")
-    monkeypatch.chdir(uploads.root)  # a socket's path is short or it is none
+    monkeypatch.chdir(uploads.root)  # the path of a socket must be short
     with socket.socket(socket.AF_UNIX) as listener:
         try:
             {

@@ -77,7 +77,7 @@ def test_a_worker_whose_name_cannot_stand_in_a_file_name_is_refused(root, upload
 
 
 def test_a_copy_whose_file_another_process_took_away_is_tried_again_and_never_linked(one, two, uploads, root):
-    """The other process takes the file for a killed process's. What the first one links then is its own whole file, or nothing."""
+    """The other process mistakes the file for a killed process's. The first one then links its own complete file, or nothing."""
     others = []
 
     def at_once():
@@ -92,7 +92,7 @@ def test_a_copy_whose_file_another_process_took_away_is_tried_again_and_never_li
 
 
 def test_a_process_leaves_its_own_files_alone_that_another_thread_writes(one, uploads, root):
-    """As where a thread that hung goes on."""
+    """As when a hung thread continues."""
     others = []
 
     def at_once():
@@ -110,7 +110,7 @@ LEFT = [".place-7.tmp", ".place-7-dead-3.tmp", ".metadata.json.tmp", ".metadata-
 @pytest.mark.parametrize("name", LEFT)
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_what_a_killed_process_left_goes_when_the_study_is_next_written(one, uploads, root, name, when):
-    """`after`: this process had been in the folder before the other one was killed in it, and takes its work over."""
+    """`after`: this process used the folder before the other one was killed in it, and takes over its work."""
     if when == "after":
         place(one, uploads, b"earlier", name="e.dcm")
     put(root / "S1" / name, b"half")
@@ -198,7 +198,7 @@ def test_a_damaged_file_keeps_its_name_and_its_evidence_whichever_call_is_the_la
 
 
 def test_what_turns_out_to_be_good_is_no_evidence(one, root, tmp_path):
-    """Another process has written metadata.json between the look at it and the link that keeps it."""
+    """Another process writes metadata.json between its check and the link that keeps it."""
     put(root / "S1" / "metadata.json", b"a strangers")
     asked = []
 
@@ -237,7 +237,7 @@ def damaged_in(root, uploads):
 
 
 def test_another_users_file_that_may_not_be_linked_is_moved_as_evidence(uploads, root):
-    """As root puts one back from a backup: a kernel with protected_hardlinks lets nobody else link it."""
+    """As when root puts a file back from a backup: with protected_hardlinks the kernel lets no other user link it."""
     if os.geteuid() != 0:
         pytest.skip("a file of another user takes root")
     damaged_in(root, uploads)
@@ -404,7 +404,7 @@ root = Path(sys.argv[1])
 
 
 class Run:
-    """What a program printed, and its calls that touch the archive, in their order."""
+    """The output of a program, and its calls on the archive, in order."""
 
     def __init__(self, output: str, errors: str, trace: str, root: Path) -> None:
         self.output = output.splitlines()

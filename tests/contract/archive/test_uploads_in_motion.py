@@ -26,7 +26,7 @@ from tests.support.pipeline import Pipeline
 WHOLE = bytes(range(256)) * 400
 STOP = 255
 OWNER = hashlib.sha256(b"").hexdigest()[:8]
-"""Of uploads of which nobody says whose ledger's they are."""
+"""The owner in hidden names while no ledger is named."""
 
 
 def hidden(position):
@@ -44,7 +44,7 @@ def pipeline(tmp_path, ledgers):
 
 
 class OneLedger:
-    """Made by root, and given to the user that the service runs as."""
+    """A ledger made by root and given to the service's user."""
 
     def __init__(self, folder, ledgers):
         self.path = ledgers.file(folder / "service" / "ledger")
@@ -80,7 +80,7 @@ def test_a_foreign_file_that_is_described_too_early_loses_no_byte_and_its_first_
             become()
             pipeline = Pipeline(folder / "service", ledger, uploads=uploads)
             pipeline.say("S1", "a.dcm")
-            pipeline.place()  # at once: nobody can tell that it is not whole
+            pipeline.place()  # immediately: nothing shows that it is incomplete
             pipeline.remove()
             there = (uploads / "a.dcm").exists()
             pipeline.clock.move(1)
@@ -279,7 +279,7 @@ def test_another_file_that_a_crash_left_hidden_is_archived(pipeline):
     os.unlink(pipeline.uploads / "a.dcm")
     pipeline.restart()
     pipeline.say("S1", "a.dcm", {"n": 2})
-    pipeline.place()  # its own message is looked at before the remover comes by
+    pipeline.place()  # its own message is processed before the removal
     pipeline.finish()
     assert set(pipeline.files().values()) == {digest(WHOLE), digest(b"corrected")}
     assert os.listdir(pipeline.uploads) == []
@@ -392,7 +392,7 @@ def test_another_message_about_a_file_that_is_gone_is_about_its_last_state(pipel
 
 @contextmanager
 def replacing(root: Path):
-    """A process that puts `new` over `a.dcm` whenever it is let go, up to 120 microseconds later. Gives two functions: let go, wait."""
+    """Start a process that replaces `a.dcm` by `new` up to 120 microseconds after each signal. Return two functions: signal, wait."""
     shared = mmap.mmap(-1, 2)
     pid = os.fork()
     if pid == 0:
@@ -423,7 +423,7 @@ def replacing(root: Path):
 
 
 def test_files_that_are_replaced_at_the_moment_of_removal_are_never_lost(tmp_path):
-    """The name means another file between any two looks at it."""
+    """The name may refer to another file at each check."""
     uploads = Uploads(tmp_path)
     met = 0
     with replacing(tmp_path) as (let_go, wait):
@@ -439,7 +439,7 @@ def test_files_that_are_replaced_at_the_moment_of_removal_are_never_lost(tmp_pat
             wait()
             left = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
             assert left == {"a.dcm": b"%d" % number}
-    assert met > 0  # else the two never met
+    assert met > 0  # otherwise the two never met
 
 
 @pytest.mark.parametrize("as_link", [True, False])

@@ -28,7 +28,7 @@ NAMES = [index.split(" ON ")[0].split()[-1] for index in INDEXES]
 
 
 class Scene:
-    """A ledger with some studies, the index of it, and what a right index of it holds."""
+    """A ledger with some studies, its index, and the content of a correct index."""
 
     def __init__(self, folder: Path, ledgers) -> None:
         self.ledger = ledgers.open(folder)
@@ -48,7 +48,7 @@ class Scene:
 
     @contextmanager
     def serving(self) -> Iterator[Index]:
-        """Meanwhile an index follows in a thread, which must not have ended by then."""
+        """Let an index follow in a thread, which must still be alive at the end."""
         index = Index(self.path, self.ledger)
         stop = threading.Event()
         ended: list[BaseException | None] = []
@@ -73,7 +73,7 @@ class Scene:
         assert ended == [None]
 
     def is_right(self) -> bool:
-        """Whether it stands at the ledger's end and holds what an index that was made just now does."""
+        """Return whether it is up to date and equals a freshly built index."""
         if standing(self.path, self.ledger) != self.ledger.last().position:
             return False
         fresh = self.path.with_name("fresh.db")
@@ -83,7 +83,7 @@ class Scene:
         return schema(self.path) == schema(fresh) and rows(self.path) == rows(fresh)
 
     def look(self) -> None:
-        """What commands read; all of it has to come back, whatever it says."""
+        """Read all that commands read; every call must return, with any result."""
         assert look_at(self.ledger, self.settings).position == self.ledger.last().position
         assert timeline_of(self.ledger, self.settings, "S1").state == "archived"
         ask_files(self.path, self.ledger, "SELECT name FROM files")
@@ -105,7 +105,7 @@ def script(sql: str):
 
 
 def replaced(make):
-    """Something else lies in its place."""
+    """Replace it by something else."""
 
     def break_it(path: Path) -> None:
         for each in path.parent.glob("index.db*"):
@@ -134,7 +134,7 @@ def garbage(path: Path) -> None:
 
 
 def foreign(path: Path) -> None:
-    """Another program's database that happens to have our number."""
+    """Make another program's database with our version number."""
     with closing(sqlite.connect(path)) as connection:
         connection.executescript(f"CREATE TABLE studies (x); CREATE TABLE progress (x); PRAGMA user_version = {SCHEMA}")
 

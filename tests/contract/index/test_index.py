@@ -153,7 +153,7 @@ class Deliveries:
         return self._following.append(Kind.ARCHIVED, payload, study_id, cause)
 
     def flags(self, *columns):
-        """Of each file, by study_id and name; the same when the index is made again."""
+        """Return each file's flags by study_id and name; they must be the same in a rebuilt index."""
         sql = f"SELECT {', '.join(columns)} FROM files ORDER BY study_id, name"
         found, counts = self._following.rows(sql), self._following.rows("SELECT study_instance_uid, flagged FROM dicom_studies ORDER BY 1")
         self._following.index.rebuild()
@@ -306,7 +306,7 @@ def test_a_superseded_name_that_is_no_file_of_the_study_changes_nothing(deliver)
 
 
 class Counting:
-    """The driver's connection, and how many steps SQLite's machine took."""
+    """A connection that counts the steps of SQLite's virtual machine."""
 
     def __init__(self, path):
         self.connection = sqlite.connect(path)
@@ -320,7 +320,7 @@ class Counting:
 
 @pytest.mark.parametrize("how", ["one patient", "many patients", "several modalities", "no series"])
 def test_a_file_more_costs_the_same_however_many_files_its_study_has(following, how):
-    """Several in one transaction, as a follower gets them; also where a sender puts everybody into one study."""
+    """Several in one transaction, as a follower gets them; also if a sender puts all patients into one study."""
     work = []
     for size in (100, 1000):
         counting = Counting(following.index.path)
@@ -350,7 +350,7 @@ def test_a_file_more_costs_the_same_however_many_files_its_study_has(following, 
 
 
 def calls(work):
-    """How many functions Python calls, or goes on in, while it does the work."""
+    """Return how many functions Python enters or resumes during the work."""
     count = 0
 
     def count_one(*_):
@@ -432,7 +432,7 @@ def unread(error="header-too-large", dicom=None, path="a.dcm", **more):
 
 @pytest.fixture
 def the_same_anew(following):
-    """In the end an index that is made anew is the same, wherever the rebuild cuts the ledger."""
+    """Assert that a rebuilt index is the same, wherever the rebuild divides the ledger."""
     yield
     followed = rows(following.index.path)
     for partitions in (1, 2, 3):
@@ -444,7 +444,7 @@ def the_same_anew(following):
 
 @pytest.mark.usefixtures("the_same_anew")
 def test_the_message_stands_in_for_a_header_that_could_not_be_read(following):
-    """So that the study is listed and found; the code stays."""
+    """The study is then listed and found; the error code stays."""
     cause = following.append(Kind.DESCRIBED, described("a.dcm", SAID)).position
     following.append(Kind.ARCHIVED, unread(), cause=cause)
     assert following.rows(f"SELECT {FILE_SAYS} FROM files") == [
@@ -514,7 +514,7 @@ def test_two_patients_that_only_messages_name_are_flagged_as_such(following):
 
 @pytest.mark.usefixtures("the_same_anew")
 def test_a_header_that_was_read_again_takes_the_place_of_what_stood_in(following):
-    """And leaves no ghost of the study that the file was listed under."""
+    """It also leaves no trace of the study under which the file was listed before."""
     cause = following.append(Kind.DESCRIBED, described("a.dcm", SAID)).position
     first = following.append(Kind.ARCHIVED, unread(dicom={"SeriesInstanceUID": "1.7.1"}), cause=cause).position
     following.append(Kind.ARCHIVED, archived("b.dcm", dicom=header("9.2", PatientID="OTHER")), "S2")
@@ -601,7 +601,7 @@ def test_an_index_that_does_not_fit_is_made_anew(following, ledgers, tmp_path, d
 
 
 def anew(following):
-    """Another process's `replay --index`."""
+    """Open the index like another process's `replay --index`."""
     return Index(following.index.path, following.ledger, command="replay")
 
 
@@ -622,7 +622,7 @@ def test_a_follower_goes_on_from_where_another_process_has_made_the_index_anew(f
 
 def test_an_index_that_is_made_anew_has_what_was_followed_meanwhile(following):
     class Meanwhile:
-        """The ledger; once the rebuild has read all of it, one more comes and is followed."""
+        """A ledger that gets one more entry, which is followed, after the rebuild has read everything."""
 
         ledger_id = following.ledger.ledger_id
         last = following.ledger.last
@@ -764,7 +764,7 @@ def test_an_index_that_lacks_a_damaged_entry_is_made_anew_once_that_is_mended(fo
 
 
 class Broken(SqliteLedger):
-    """A ledger of which a page cannot be read."""
+    """A ledger with an unreadable page."""
 
     def scan(self, after, up_to):
         yield from super().scan(after, up_to)
@@ -804,7 +804,7 @@ def test_an_entry_that_this_program_cannot_read_is_left_out_and_named_and_the_re
         for study in ("S1", "S2"):
             tx.append(NewEntry(Kind.DESCRIBED, described("b.dcm"), study))
     if kind != "verified":
-        with pytest.raises(IndexUnreadable):  # the follower leaves it to a rebuild to find out whose fault it is
+        with pytest.raises(IndexUnreadable):  # the follower leaves it to a rebuild to find the cause
             following.index.follow()
     for take in (following.index.rebuild, following.index.follow):
         take()
@@ -815,7 +815,7 @@ def test_an_entry_that_this_program_cannot_read_is_left_out_and_named_and_the_re
 
 @pytest.fixture(scope="module")
 def stories(tmp_path_factory):
-    """A ledger of many kinds of stories with `verified` and `restored` in it, some of it damaged; and its index, made in one go."""
+    """Make a ledger of many kinds of stories, with `verified`, `restored` and damaged entries, and its index, built in one go."""
     folder = tmp_path_factory.mktemp("stories")
     make(folder / "ledger.db", 2_000)
     ledger = SqliteLedger(folder / "ledger.db")
@@ -935,7 +935,7 @@ def test_of_a_ledger_that_workers_cannot_read_the_error_is_the_ledgers(following
 
 
 def finds(following, typed, table="dicom_studies"):
-    """The keys of the rows that a search finds, in an index that followed."""
+    """Return the keys of the rows found by a search."""
     key = "study_id" if table == "studies" else "study_instance_uid"
     with closing(sqlite.connect(following.index.path)) as connection:
         connection.execute(f"INSERT INTO {table}_fts ({table}_fts, rank) VALUES ('integrity-check', 1)")

@@ -38,7 +38,7 @@ HURT = {
 
 
 class Hurt:
-    """Damages an entry, and mends it."""
+    """Damages an entry, and repairs it."""
 
     def __init__(self, pipeline: Pipeline, position: int) -> None:
         self.pipeline = pipeline
@@ -79,7 +79,7 @@ def pipeline(tmp_path, ledgers, status_server):
 
 
 def some_rounds(pipeline: Pipeline) -> None:
-    """As `finish`, but for what never comes to rest."""
+    """Like `finish`, for work that never ends."""
     for _ in range(6):
         pipeline.place()
         pipeline.remove()

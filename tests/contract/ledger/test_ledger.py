@@ -407,7 +407,7 @@ def test_an_upload_is_settled_when_its_last_entry_is_the_one_named_and_nothing_i
     assert not settled("a.dcm", 2)  # to be removed
     with ledger.write() as tx:
         tx.drop(2, Stage.REMOVE)
-    assert settled("a.dcm", 2)  # that it is still to be told is nothing of the upload's
+    assert settled("a.dcm", 2)  # a status still to be sent does not concern the upload
     assert not settled("a.dcm", 1)
     append(ledger, said("S2"))
     with ledger.write() as tx:
@@ -485,11 +485,11 @@ def test_a_message_that_only_mentions_the_digest_is_no_repeat(ledger):
 
 
 def test_what_was_contradicted_meanwhile_is_no_repeat(ledger):
-    """One, other, one: the last word is `one`, and it must not be lost."""
+    """Messages one, other, one: the last is `one`, and it must not be lost."""
     first, *_ = append(ledger, said(metadata={"n": 1}), said(metadata={"n": 2}), said(metadata={"n": 1}))
     with ledger.write() as tx:
         assert repeats(tx, first) == []
-        tx.drop(2, Stage.PLACE)  # answered already: what it said still stands between the two
+        tx.drop(2, Stage.PLACE)  # answered already, but still between the two
         assert repeats(tx, first) == []
 
 
@@ -617,7 +617,7 @@ def test_two_processes_append_without_gaps(tmp_path, ledgers):
 
 
 def append_until_busy(ledger, new) -> LedgerBusy:
-    """A few may fit into what SQLite holds already."""
+    """Append until the volume is full; a few entries may still fit into pages that SQLite already has."""
     for _ in range(1000):
         try:
             append(ledger, new)
@@ -683,7 +683,7 @@ def test_entries_that_are_taken_over_are_the_same_and_their_duties_come_back(tmp
 
 @pytest.mark.parametrize("changed", [{"source": None}, {"message": []}, {"upload_path": 5}])
 def test_an_odd_described_that_was_archived_is_taken_over(ledger, changed):
-    """Whoever can write an entry's hashes can write any payload; a restore brings it back as it was."""
+    """Valid hashes do not prove a valid payload; a restore takes it over unchanged."""
     odd = {name: value for name, value in {**described("a.dcm"), **changed}.items() if value is not None}
     with ledger.write() as tx:
         tx.take_over(made_entry(1, "described", odd))

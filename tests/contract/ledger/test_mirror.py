@@ -26,7 +26,7 @@ from tests.support.making import damage, described, fill, small_volume
 
 
 class Scene:
-    """A ledger, an archive folder, and as many mirrors as processes would have."""
+    """A ledger, an archive folder, and a mirror object for each process."""
 
     def __init__(self, root: Path, ledgers, archive: Path | None = None) -> None:
         self.root = root
@@ -58,7 +58,7 @@ class Scene:
         return b"".join((self.folder / name).read_bytes() for name in self.names())
 
     def assert_mirrors_the_ledger(self) -> None:
-        """Every line is whole, every segment begins where the one before ended, and all is as in the ledger."""
+        """Assert that every line is complete, every segment begins where the one before ended, and everything matches the ledger."""
         tree, found = Tree(), []
         for name in self.names():
             data = (self.folder / name).read_bytes()
@@ -284,7 +284,7 @@ def test_rewriting_that_is_cut_short_leaves_a_mirror_that_only_ends_earlier(scen
 
 @contextmanager
 def immovable(file: Path) -> Iterator[None]:
-    """A mount of its own, which nobody may rename. Skips where that cannot be."""
+    """Make a mount point, which cannot be renamed. Skips the test where that is impossible."""
     if os.geteuid() != 0 or shutil.which("mount") is None:
         pytest.skip("a file that cannot be renamed takes root and mount(8)")
     subprocess.run(["mount", "--bind", file, file], check=True)

@@ -80,7 +80,7 @@ def rows_of(path: Path) -> list[tuple]:
 
 @pytest.fixture
 def filled(tmp_path, ledgers):
-    """A ledger file with three entries of two studies, closed."""
+    """Make a closed ledger file with three entries of two studies."""
     ledger = ledgers.open(tmp_path)
     with ledger.write() as tx:
         for study_id in ("A", "B", "A"):
@@ -90,7 +90,7 @@ def filled(tmp_path, ledgers):
 
 
 def next_row(path: Path, **over) -> dict:
-    """What the fourth entry would be, of study A."""
+    """Return the row of a fourth entry, of study A."""
     row = dict(zip(COLUMNS.split(", "), rows_of(path)[2], strict=True))
     return {**row, "position": 4, "version": 3, "entry_id": "another", **over}
 
@@ -210,7 +210,7 @@ def test_a_table_that_is_gone_is_an_error_of_ours_for_reads_appends_and_migratio
     ledger = ledgers.open(tmp_path)
     with closing(sqlite.connect(ledger.path)) as connection:
         connection.execute("DROP TABLE pending")
-        connection.execute("UPDATE alembic_version SET version_num = '0001'")  # 0002 makes an index that is there already
+        connection.execute("UPDATE alembic_version SET version_num = '0001'")  # 0002 makes an index that already exists
         connection.commit()
     with pytest.raises(LedgerRefused):
         ledger.queue()
@@ -279,7 +279,7 @@ ADDED = {"0001": ("entries_of_upload", "entries_naming_study"), "0002": ("entrie
 
 
 def downgraded(path: Path, revision: str = "0001") -> None:
-    """What an earlier revision was."""
+    """Turn the file into one of an earlier revision."""
     with closing(sqlite.connect(path)) as connection:
         for name in ADDED[revision]:
             connection.execute(f"DROP INDEX {name}")

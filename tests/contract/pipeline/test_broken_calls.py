@@ -44,11 +44,11 @@ SHARED = {"archive": ("sync_new_folders",), "uploads": ("sync_folders",)}
 """Calls for several studies at once."""
 
 TIMES = 2
-"""The remover takes what was due together one by one when one of it raises: the second time it is that one's own failure."""
+"""If one of a batch raises, the remover repeats the batch one by one: the second time it is that item's own failure."""
 
 
 class Breaking:
-    """Hands every call on; raises instead the first times that one is made for a study that has exceptions waiting there."""
+    """Passes every call on, but raises a study's queued exceptions at its first calls."""
 
     def __init__(self, target, name, waiting, study=None):
         self._target = target
@@ -72,7 +72,7 @@ class Breaking:
 
 
 class BreakingArchive(Breaking):
-    """Of a study's folder, too, whose calls do not name the study."""
+    """An archive whose study folders raise, too, although their calls do not name the study."""
 
     @contextmanager
     def study(self, study_id, **more):
@@ -83,7 +83,7 @@ class BreakingArchive(Breaking):
 
 
 def named(arguments):
-    """The studies that a call is about."""
+    """Return the studies that a call is about."""
     for each in arguments:
         for text in each if isinstance(each, (list, set, tuple)) else [each]:
             if isinstance(text, str):
@@ -91,7 +91,7 @@ def named(arguments):
 
 
 class Lanes:
-    """The three pools in threads of their own, on a real ledger, real folders and a real Status Service."""
+    """The three worker pools in threads, on a real ledger, real folders and a real Status Service."""
 
     def __init__(self, folder, status_url):
         for name in ("uploads", "archive", "ledger"):

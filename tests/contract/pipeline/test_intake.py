@@ -26,7 +26,7 @@ def pipeline(tmp_path, ledgers: Ledgers):
 
 
 class Poisoned(SqliteLedger):
-    """Cannot append what names one of these uploads, or begins with these bytes (base64)."""
+    """A ledger that cannot append messages with one of these uploads or first bytes (base64)."""
 
     poison: dict[str, Exception]
 
@@ -60,7 +60,7 @@ WHERE = [
     pytest.param(at, error, id=f"{at} {type(error).__name__}")
     for at in ("judging", "appending")
     for error in UNEXPECTED
-    if at == "appending" or not isinstance(error, ValueError)  # of a path, that means that it is unsafe
+    if at == "appending" or not isinstance(error, ValueError)  # for a path, this means that it is unsafe
 ]
 
 
@@ -73,7 +73,7 @@ def test_a_message_that_cannot_be_processed_is_rejected_with_its_evidence_and_th
     if at == "judging":
         resolve = pipeline.intake._paths.resolve
         pipeline.intake._paths = Paths(resolve, error)
-    # None of them has anything to do with what is wrong with the fourth.
+    # None of them is related to the problem of the fourth.
     raws = [json.dumps({"study_id": f"S{n}", "file_path": f"{n}.dcm"}).encode() for n in range(6)]
     pipeline.deliver(*raws)
     found = pipeline.ledger.read(0, 100)
@@ -90,7 +90,7 @@ def test_a_message_that_cannot_be_processed_is_rejected_with_its_evidence_and_th
 
 
 class Paths:
-    """Fails over one path."""
+    """Raises for one path."""
 
     def __init__(self, resolve, error) -> None:
         self._resolve = resolve
@@ -143,7 +143,7 @@ def raising(error):
 
 
 def test_what_sqlite_refuses_stays_in_hand_and_nothing_is_acknowledged(pipeline):
-    """A trigger or table that was changed by hand is not the message's fault."""
+    """A trigger or table changed by hand is not the message's fault."""
     with closing(sqlite.connect(pipeline.ledger.path)) as connection:
         connection.execute("CREATE TRIGGER no BEFORE INSERT ON pending BEGIN SELECT RAISE(ABORT, 'no'); END")
         raw = json.dumps({"study_id": "S1", "file_path": "a.dcm"}).encode()

@@ -53,7 +53,7 @@ def ledger(ledgers, tmp_path):
 
 
 def wait(ledger) -> int:
-    """One file waits to be placed; returns its position."""
+    """Let one file wait to be placed; return its position."""
     with ledger.write() as tx:
         return tx.append(NewEntry(Kind.DESCRIBED, described("S1.dcm"), study_id="S1")).position
 
@@ -221,7 +221,7 @@ def test_a_restart_knows_what_goes_on_and_ends_it(ledger, time):
 
 
 def broken(pipeline, *studies):
-    """metadata.json cannot be written there: a folder has the name under which that is done."""
+    """Make metadata.json unwritable: a folder blocks the name of its temporary file."""
     for study_id in studies:
         (pipeline.archive / study_id / ".metadata.json.tmp" / "x").mkdir(parents=True)
 
@@ -246,7 +246,7 @@ def test_what_one_study_after_the_other_fails_with_is_said_once(pipeline):
     many = [f"S{n}" for n in range(40)]
     broken(pipeline, *many)
     describe(pipeline, *many)
-    for _ in range(len(many)):  # as the pool does it: one after the other
+    for _ in range(len(many)):  # like the pool: one after another
         pipeline.place(studies=1)
     each = [(study_id, "archive-error") for study_id in many[: COMMON_AFTER - 1]]
     assert failed(pipeline) == [*each, (None, "archive-error")]
@@ -273,7 +273,7 @@ def test_a_file_that_does_not_fit_into_a_nearly_full_archive_holds_up_no_smaller
         pipeline.say("large", "large.dcm")
         pipeline.place()
         describe(pipeline, "small")
-        for _ in range(2):  # as the pool does it in an outage: one after the other
+        for _ in range(2):  # like the pool in an outage: one after another
             pipeline.clock.move(1)
             pipeline.place(studies=1)
         assert "small/small.dcm" in pipeline.files()
@@ -307,7 +307,7 @@ def test_the_story_of_a_study_says_what_holds_it_up(pipeline):
 
 
 class Hung:
-    """A worker pool on a real ledger, whose work of some studies hangs until it is let go."""
+    """A worker pool on a real ledger; the work on some studies hangs until it is released."""
 
     def __init__(self, ledger, workers=2):
         self.ledger = ledger
@@ -348,7 +348,7 @@ class Hung:
 
     @property
     def hanging(self):
-        """The studies whose work is recorded as hanging."""
+        """Return the studies whose work is recorded as hanging."""
         entries = [entry for entry in self.ledger.read(0, 10_000) if entry.kind == Kind.FAILED]
         assert {entry.data["code"] for entry in entries} <= {"hangs"}
         return [entry.study_id for entry in entries]
@@ -384,7 +384,7 @@ def test_more_hanging_files_than_workers_stop_nobody_else(hung):
     hung.free.set()
     until(lambda: len(hung.done) == 42, 30)
     until(lambda: hung.pool.hanging == 0, 30)
-    assert len(hung.hanging) == len(stuck)  # said once
+    assert len(hung.hanging) == len(stuck)  # reported once
     hung.end()
 
 

@@ -32,7 +32,7 @@ OWNER = hashlib.sha256(b"").hexdigest()[:8]
 
 
 class Looking(Pipeline):
-    """A pipeline whose clock stands an hour after the real one, so that each file here is an hour old, and a reconciler."""
+    """A reconciler, and a pipeline whose clock is an hour ahead of the real one, so that each new file is an hour old."""
 
     def __init__(self, folder: Path, ledgers: Ledgers, status: StatusServer) -> None:
         super().__init__(folder, ledgers)
@@ -43,7 +43,7 @@ class Looking(Pipeline):
         self.reconciler = self.another()
 
     def another(self, **how) -> Reconciler:
-        """One more, as a command is beside the service."""
+        """Make a reconciler, like one in a command beside the service."""
         return Reconciler(
             self.ledger,
             Uploads(self.uploads),
@@ -59,7 +59,7 @@ class Looking(Pipeline):
         return self.reconciler.sweep(threading.Event(), **how)
 
     def lost(self, name: str = "S1.dcm", content: bytes = b"content", details: object = METADATA) -> None:
-        """A file was uploaded and described, and its message never arrived."""
+        """Upload and describe a file whose message never arrives."""
         self.upload(name, content)
         self.says(Path(name).stem, "described", details)
 
@@ -180,7 +180,7 @@ def test_a_file_below_a_folder_is_found(pipeline):
 
 
 class Writing(threading.Event):
-    """A stop event whose first wait is the moment at which somebody writes on."""
+    """A stop event during whose first wait more is written to the file."""
 
     def __init__(self, act) -> None:
         super().__init__()
@@ -294,7 +294,7 @@ def test_other_bytes_under_an_archived_name_are_no_leftover(pipeline, content):
     assert reasons(done) == {"S1.dcm": "not-described"}
     assert done.files[0].status == "archived"
     assert (pipeline.uploads / "S1.dcm").read_bytes() == content
-    pipeline.lost(content=content)  # now the descriptor has said something about it
+    pipeline.lost(content=content)  # now the descriptor has described it
     assert pipeline.sweep().described == 1
     pipeline.finish()
     beside = f"S1~{hashlib.sha256(content).hexdigest()[:12]}.dcm"
@@ -451,7 +451,7 @@ def test_a_folder_that_we_may_not_read_is_reported_but_for_lost_and_found(pipeli
 
 
 def test_a_second_file_with_a_studys_name_is_not_taken_for_it(pipeline):
-    """`S1.part` is not `S1.dcm`; which one the descriptor spoke of is known by the gateway's name, or from the ledger."""
+    """`S1.part` is not `S1.dcm`; the gateway's naming or the ledger shows which one the descriptor meant."""
     pipeline.lost()
     pipeline.upload("S1.part", b"cont")
     pipeline.upload("S1", b"c")
@@ -489,7 +489,7 @@ def test_an_upload_that_a_crash_left_hidden_gets_its_name_back_when_nobody_answe
     pipeline.place()
     hidden = pipeline.uploads / folder / f".remove-{OWNER}-2.tmp"
     (pipeline.uploads / folder / "S1.dcm").rename(hidden)
-    assert (pipeline.sweep().held, hidden.exists()) == (1, True)  # the remover will come for it
+    assert (pipeline.sweep().held, hidden.exists()) == (1, True)  # the remover will remove it
     with pipeline.ledger.write() as tx:
         tx.drop(2, Stage.REMOVE)
     assert pipeline.sweep().changing == 1
@@ -557,11 +557,11 @@ def test_a_ledger_that_another_holds_is_a_trouble_and_nothing_is_lost(tmp_path, 
 
 
 def reconcile_beside(pipeline):
-    """The same ledger, as another process has it open."""
+    """Open a second connection to the same ledger, like another process."""
     return SqliteLedger(pipeline.ledger.path, clock=pipeline.clock)
 
 
-# -- much, and much at once
+# -- large amounts, and concurrency
 
 
 def test_a_sweep_goes_on_where_the_last_one_ended_after_fruitless_requests(pipeline, monkeypatch):
@@ -581,7 +581,7 @@ def test_a_sweep_goes_on_where_the_last_one_ended_after_fruitless_requests(pipel
 
 
 class CountingLedger(SqliteLedger):
-    """Counts the rows that it reads."""
+    """A ledger that counts the rows it reads."""
 
     read_rows = 0
 
@@ -649,7 +649,7 @@ def test_a_stop_ends_a_sweep_between_two_files(pipeline):
 
 
 def test_two_sweeps_at_once_make_up_for_each_message_once(tmp_path, ledgers, status_server):
-    """Two connections of their own, as two processes have them; many rounds."""
+    """Two connections, as in two processes; many rounds."""
     pipeline = Looking(tmp_path, ledgers, status_server)
     other = reconcile_beside(pipeline)
     second = Reconciler(
@@ -688,7 +688,7 @@ def test_two_sweeps_at_once_make_up_for_each_message_once(tmp_path, ledgers, sta
 
 
 def test_what_is_said_of_an_upload_while_it_is_judged_wins(pipeline):
-    """The very moment between judging and appending: its message arrives; or one about its study, with another file."""
+    """Between judging and appending, its message arrives, or one about its study with another file."""
     pipeline.lost()
     pipeline.lost("S2.dcm")
 
@@ -725,7 +725,7 @@ def test_a_message_about_other_bytes_that_arrives_while_they_are_judged_is_the_o
 
 def test_a_file_that_is_explained_while_it_is_judged_is_not_reported(pipeline):
     pipeline.upload("S1.dcm", b"x")
-    pipeline.says("S1", "archived")  # told already, and its upload not yet removed
+    pipeline.says("S1", "archived")  # status already sent, upload not yet removed
     pipeline.status.always = lambda _: pipeline.say("S1", "S1.dcm")
     done = pipeline.sweep()
     assert (done.held, done.unexplained) == (1, 0)
@@ -735,7 +735,7 @@ def test_a_file_that_is_explained_while_it_is_judged_is_not_reported(pipeline):
 
 
 class Counting(Reconciler):
-    """Takes note of its sweeps."""
+    """A reconciler that counts its passes."""
 
     def __init__(self, *args, **how) -> None:
         super().__init__(*args, **how)
@@ -819,7 +819,7 @@ def test_a_file_of_which_a_damaged_entry_tells_is_left_to_people(pipeline):
 
 
 def test_a_file_that_an_entry_of_a_newer_program_names_is_left_to_people(pipeline):
-    """After a downgrade, say. It must not end the service at each start."""
+    """For example after a downgrade. It must not end the service at every start."""
     pipeline.upload("S1.dcm", b"content")
     pipeline.say("S1", "/app/uploads/S1.dcm")
     pipeline.place()

@@ -18,7 +18,7 @@ def pipeline(tmp_path, ledgers):
 
 
 class Counting:
-    """The ledger, and how many entries of studies were read from it."""
+    """A ledger that counts the entries of studies read from it."""
 
     def __init__(self, ledger):
         self.ledger = ledger

@@ -322,7 +322,7 @@ def test_a_redelivery_that_comes_while_the_first_is_being_quarantined_is_not_los
     pipeline.say("S1", "a.dcm")
     pipeline.clock.move(301)
     [work_items] = pipeline.due(Stage.PLACE)
-    judged = pipeline.placer.place_batch(work_items)  # still nothing there …
+    judged = pipeline.placer.place_batch(work_items)  # still no file …
     pipeline.upload("a.dcm", b"x")  # … but now
     pipeline.say("S1", "a.dcm")
     pipeline.placing.record([judged], fresh=True)
@@ -331,7 +331,7 @@ def test_a_redelivery_that_comes_while_the_first_is_being_quarantined_is_not_los
 
 
 def test_the_last_word_on_a_pending_file_is_the_one_in_its_metadata(pipeline):
-    """One, other, one again: if each were placed before the next came, `one` would stand."""
+    """Messages one, other, one again: had each been placed before the next arrived, `one` would count."""
     pipeline.upload("a.dcm", b"x")
     for number in (1, 2, 1):
         pipeline.say("S1", "a.dcm", {"n": number})
@@ -341,7 +341,7 @@ def test_the_last_word_on_a_pending_file_is_the_one_in_its_metadata(pipeline):
 
 def test_an_older_word_that_had_to_wait_does_not_take_over_the_newer_one(pipeline):
     pipeline.say("S1", "a.dcm", {"n": 1})
-    pipeline.place()  # nothing there yet: it is put off
+    pipeline.place()  # no file yet: postponed
     pipeline.upload("a.dcm", b"x")
     pipeline.say("S1", "a.dcm", {"n": 2})
     pipeline.finish()
@@ -545,7 +545,7 @@ def test_one_archived_file_that_cannot_be_read_costs_its_neighbours_nothing(pipe
 
 
 def test_a_removal_that_no_archived_entry_explains_is_dropped(pipeline):
-    """A row of a damaged work queue: nothing was archived, so nothing is to be removed, and nothing is to be recorded."""
+    """A row of a damaged work queue: nothing was archived, so there is nothing to remove or record."""
     pipeline.upload("a.dcm", b"a")
     pipeline.say("S1", "a.dcm")
     with pipeline.ledger.write() as tx:
@@ -556,7 +556,7 @@ def test_a_removal_that_no_archived_entry_explains_is_dropped(pipeline):
 
 
 def test_a_new_folder_that_was_lost_is_not_recorded_by_the_second_try_of_its_group(pipeline, monkeypatch):
-    """The archive's fsync fails, so the folder of S is given up; then the outcome of T cannot be recorded, and each is tried by itself."""
+    """The archive's fsync fails, so the folder of S is abandoned; then the outcome of T cannot be recorded, and each is retried alone."""
     for study in "ST":
         pipeline.upload(f"{study}.dcm", study.encode())
         pipeline.say(study, f"{study}.dcm")

@@ -26,7 +26,7 @@ from tests.support.waiting import until
 
 
 class Turns:
-    """A worker pool whose work takes note of whose turn it is; `breaks` raises in `work`, `spoils` in `record`."""
+    """A worker pool that records whose turn it is; `breaks` raises in `work`, `spoils` in `record`."""
 
     def __init__(self, ledger, *, workers=3, breaks=None, spoils=None):
         self.ledger = ledger
@@ -85,7 +85,7 @@ def ledger(tmp_path, ledgers):
 
 
 def add(ledger, *studies):
-    """A described file for each; returns their positions."""
+    """Add a described file for each; return their positions."""
     with ledger.write() as tx:
         return [tx.append(NewEntry(Kind.DESCRIBED, described(f"{number}.dcm"), study)).position for number, study in enumerate(studies)]
 
@@ -117,7 +117,7 @@ def test_several_large_studies_side_by_side_are_all_worked_on(ledger):
 
 
 def of_every_class():
-    """One exception of each class that Python has, and of ours."""
+    """Make one exception of each class of Python's and of ours."""
     made = [sqlite3.OperationalError("no such table"), json.JSONDecodeError("x", "y", 0), UnicodeEncodeError("a", "b", 0, 1, "c")]
     made += [Retryable("archive-io", "x"), Permanent("upload-is-link", "x"), Rejected("x", "y"), BackupError("x")]
     made += [LedgerUnusable("ledger-newer")]
@@ -132,7 +132,7 @@ CLASSES = of_every_class()
 
 @pytest.mark.parametrize("where", ["breaks", "spoils"])
 def test_whatever_one_item_raises_is_its_own_failure_and_the_others_go_on(ledger, where):
-    """In a study of its own, and in one with others; all classes of exceptions that there are, at once."""
+    """In its own study and in a shared one; all classes of exceptions together."""
     alone = add(ledger, *(f"alone{number}" for number in range(len(CLASSES))))
     among = []
     for number in range(0, len(CLASSES), 4):
@@ -153,7 +153,7 @@ def test_whatever_one_item_raises_is_its_own_failure_and_the_others_go_on(ledger
 
 @pytest.mark.parametrize("payload", ["[]", '"text"', "null"])
 def test_an_entry_of_which_not_even_a_failure_can_be_recorded_leaves_the_others_their_turn(ledger, payload):
-    """Whole by its hashes, and no object: `data.get` raises where the failure is recorded, too."""
+    """Its hashes are valid but its payload is not an object: `data.get` raises even when the failure is recorded."""
     with closing(sqlite.connect(ledger.path)) as connection:
         connection.execute(
             f"INSERT INTO entries VALUES ({', '.join('?' * 12)})", made_entry(1, "described", json.loads(payload), study_id="odd")
