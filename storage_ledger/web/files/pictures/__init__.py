@@ -49,7 +49,7 @@ class Unavailable(Exception):
 class RenderRequest:
     """What is wanted of a file.
 
-    `picture`: frame number `frame` (from 0) within `size` by `size` pixels, with a window (center, width; in the values that
+    `picture`: frame number `frame` (from 0) within `size` by `size` pixels, with a window (centre, width; in the values that
     the modality LUT gives, Hounsfield units for CT) or the file's own. `about`: what can be asked of it. `header`: its elements.
     """
 

@@ -44,7 +44,7 @@ MAX_WINDOWS = 16
 CT_WINDOWS = (
     ("Soft tissue", 40.0, 400.0), ("Lung", -600.0, 1500.0), ("Bone", 480.0, 2500.0), ("Brain", 40.0, 80.0), ("Liver", 60.0, 160.0),
 )  # fmt: skip
-"""Usual ones, in Hounsfield units: name, center, width."""
+"""Usual ones, in Hounsfield units: name, centre, width."""
 
 _PADDED = (0.5, 99.5)
 _MAX_VALUES = 1 << 16
@@ -68,7 +68,7 @@ def picture(file: BinaryIO, request: RenderRequest) -> Rendered:
 
 
 def about(file: BinaryIO, request: RenderRequest) -> dict[str, Any]:
-    """What a viewer needs to know: `frames`, `rows`, `columns`, `frame_ms` (0: no film), `windows` (name, center, width).
+    """What a viewer needs to know: `frames`, `rows`, `columns`, `frame_ms` (0: no film), `windows` (name, centre, width).
 
     The first window is what a picture without one shows. Raises `Unavailable` when the frame cannot be shown.
     """
@@ -257,7 +257,7 @@ def _windows(dataset: Dataset, frame: int) -> list[tuple[str, float, float]]:
 
 
 def _own_windows(about: Dataset) -> list[tuple[str, float, float]]:
-    """Those that the file brings: name, center, width."""
+    """The windows in the file: name, centre, width."""
     names = [str(name) for name in _list(about.get("WindowCenterWidthExplanation"))]
     found: list[tuple[str, float, float]] = []
     pairs = zip(_list(about.get("WindowCenter")), _list(about.get("WindowWidth")), strict=False)
