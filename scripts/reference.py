@@ -12,13 +12,14 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from reference_pages import commands, entry_kinds, error_codes, metrics, settings, tables
+from reference_pages import commands, entry_kinds, error_codes, metrics, outages, settings, tables
 
 from storage_ledger.settings import Settings
 from storage_ledger.web.auth.credentials import BrowseSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES: dict[str, Callable[[], str]] = {
+    "../how-to/outages.md": outages.page,
     "commands.md": commands.page,
     "entry-kinds.md": entry_kinds.page,
     "error-codes.md": error_codes.page,

@@ -80,7 +80,7 @@ def _distinct(found: list[tuple[Section, Explanation]]) -> list[tuple[str, Expla
 
 def _once(action: str, code: str, first: dict[str, str]) -> str:
     known = first.get(action, code)
-    return action if known == code or len(action.split()) <= LONG else f"Do as for [`{known}`](#{known})."
+    return action if known == code or len(action.split()) <= LONG else f"See [`{known}`](#{known})."
 
 
 def _action(explanation: Explanation) -> str:

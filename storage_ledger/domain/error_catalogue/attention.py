@@ -23,7 +23,7 @@ Its flagged, unreadable, retried and rejected items do not block: `status` exits
         Explanation(
             "waiting-long",
             means="A work item has waited for more than 15 minutes.",
-            action="End the outage, if there is one. Otherwise check the log, and run `storage-ledger show` for the study.",
+            action="End the outage, if there is one; otherwise check the log, and run `storage-ledger show` for the study.",
         ),
         Explanation(
             "not-serving",
@@ -51,7 +51,7 @@ Its flagged, unreadable, retried and rejected items do not block: `status` exits
         Explanation(
             "damaged-files",
             means="Archived files were missing or changed when last read; the detail names the first.",
-            action="Run `storage-ledger show` for the study; it names the command that [puts files back](../how-to/files-damaged-or-deleted.md).",
+            action="Run `storage-ledger show` for the study; it says how to [put files back](../how-to/files-damaged-or-deleted.md).",
         ),
         Explanation(
             "verify-findings",

@@ -5,15 +5,14 @@
 from __future__ import annotations
 
 from storage_ledger.domain.error_catalogue.explanation import Explanation, Section
-from storage_ledger.domain.error_catalogue.shared import INDEX_MISSING, MIRROR_MISSING, RESTORE
+from storage_ledger.domain.error_catalogue.shared import INDEX_MISSING, LEDGER_BUSY, LEDGER_DAMAGED, MIRROR_MISSING
 
-_STOPS = "Exit code 2."
 _RETRIED = "Nothing is recorded or acknowledged; the append is retried."
 _READ_ONLY = "If it is mounted read-only, check the kernel log and the disk, then remount it writable."
 
 LEDGER = Section(
     "The ledger",
-    intro="Errors of `ledger.db`, and of opening it.",
+    intro="Errors of `ledger.db`, and of opening it: exit code 2, unless the append is retried.",
     explanations=(
         Explanation(
             "ledger-full",
@@ -21,12 +20,7 @@ LEDGER = Section(
             meanwhile=f"{_RETRIED} Redis is not read; missed messages are recovered later.",
             action="Make room on the ledger's volume: [what may be deleted](../how-to/look-after-it.md#disk-space).",
         ),
-        Explanation(
-            "ledger-busy",
-            means="Another process has held the ledger's write lock for 30 seconds.",
-            meanwhile=_RETRIED,
-            action="Find the program that has `ledger.db` open, such as a `sqlite3` shell, and end it.",
-        ),
+        LEDGER_BUSY,
         Explanation(
             "ledger-refused",
             means="SQLite refuses to read or append, usually because a table or trigger was changed by hand.",
@@ -42,75 +36,58 @@ LEDGER = Section(
         Explanation(
             "ledger-missing",
             means="There is no `ledger.db`.",
-            meanwhile=_STOPS,
             action="Check LEDGER_PATH. For a new ledger, run `storage-ledger migrate` or start the service.",
         ),
         Explanation(
             "ledger-not-writable",
             means="This user may not write to LEDGER_PATH, or it is mounted read-only. Nothing was opened.",
-            meanwhile=_STOPS,
             action=f"Run it as the user named in the text: in compose, `docker compose exec storage-service storage-ledger …`. {_READ_ONLY}",
         ),
         INDEX_MISSING,
         Explanation(
             "ledger-folder",
             means="The ledger's folder or file cannot be created or written; the text says why.",
-            meanwhile=_STOPS,
             action=f"Give the folder to the service's user. {_READ_ONLY}",
         ),
         Explanation(
             "ledger-on-network-file-system",
             means="LEDGER_PATH is on NFS, SMB, 9p, virtiofs or similar, where SQLite is not safe.",
-            meanwhile=_STOPS,
             action="Move the ledger to a local disk.",
         ),
         Explanation(
             "ledger-foreign",
             means="The SQLite database is not a ledger.",
-            meanwhile=_STOPS,
             action="Check LEDGER_PATH.",
         ),
         Explanation(
             "ledger-without-id",
             means="The table `meta` has no ledger_id: `migrate` did not create this file.",
-            meanwhile=_STOPS,
             action="Restore a backup.",
         ),
         Explanation(
             "migrations-missing",
             means="The program's own migrations are missing or unreadable.",
-            meanwhile=_STOPS,
             action="Reinstall the program.",
         ),
         Explanation(
             "ledger-newer",
             means="A newer version of the program wrote the ledger.",
-            meanwhile=_STOPS,
             action="Run that version, or restore the backup that the migration made.",
         ),
-        Explanation(
-            "ledger-damaged",
-            means="SQLite reports damage, the last entry does not match its hash, or a damaged entry is not in the mirror yet.",
-            meanwhile=_STOPS,
-            action="Stop the service, copy LEDGER_PATH away, and check its disk. Unless the file is readable again, [restore the ledger](../how-to/ledger-volume-lost.md) from its mirror or a backup.",
-            commands=(RESTORE,),
-        ),
+        LEDGER_DAMAGED,
         Explanation(
             "sqlite-too-old",
             means="The SQLite library is older than 3.35.",
-            meanwhile=_STOPS,
             action="Install `pysqlite3`, or a newer Python.",
         ),
         Explanation(
             "sqlite-journal-mode",
             means="SQLite rejected the journal mode that makes commits durable.",
-            meanwhile=_STOPS,
             action="End the other process that has the file open.",
         ),
         Explanation(
             "sqlite-synchronous",
             means="SQLite rejected the `synchronous` setting that makes commits durable.",
-            meanwhile=_STOPS,
             action="Report it: a bug, or an unusual build of SQLite.",
         ),
     ),

@@ -13,6 +13,31 @@ from storage_ledger.domain.error_catalogue.shared import ENTRY_DAMAGED, OWNER
 _NOT_MIRRORED = "Archiving continues, but no status is sent and no upload removed."
 _NOT_REMOVED = "Files are archived and statuses sent; uploads fills up."
 
+ARCHIVE_MISSING = Explanation(
+    "archive-missing",
+    means="ARCHIVE_PATH is not mounted, does not hold the mirror, or may not be entered.",
+    meanwhile="Nothing is written below the empty mount point.",
+    action="Mount the archive volume; check its owner and mode.",
+)
+MIRROR_IO = Explanation(
+    "mirror-io",
+    means="The mirror in `.ledger/` cannot be read or written; errno says why.",
+    meanwhile=_NOT_MIRRORED,
+    action="Check the archive's disk and the kernel log.",
+)
+UPLOADS_MISSING = Explanation(
+    "uploads-missing",
+    means="UPLOADS_PATH cannot be opened, or became empty after the service saw files in it.",
+    meanwhile="If the service has seen no file since its start, an empty mount point looks like uploads, and files are quarantined as `upload-missing`.",
+    action="Mount the uploads volume; check its owner and mode. Then retry quarantined files (`storage-ledger quarantine retry --all`). If the volume is new and empty, its first file ends the outage.",
+)
+STATUS_SERVICE_AWAY = Explanation(
+    "status-service-away",
+    means="The Status Service cannot be reached, is too slow, or keeps answering 5xx, 408 or 429.",
+    meanwhile="Files are archived and uploads removed; missed statuses are sent later, oldest first.",
+    action="Start the Status Service. If it lost its data, [re-send](../how-to/rebuild-what-is-derived.md#statuses) statuses older than ten minutes with `storage-ledger replay --statuses`.",
+)
+
 OUTAGES = Section(
     "Outages",
     intro="""\
@@ -34,20 +59,8 @@ An outage that returns must stay away for longer to end: 15 seconds, then 1, 4, 
         replace(UPLOAD_IO, steps=("place",)),
         replace(ENTRY_DAMAGED, steps=("place",)),
         replace(INTERNAL_ERROR, steps=("place",)),
-        Explanation(
-            "archive-missing",
-            steps=("place", "remove", "mirror"),
-            means="ARCHIVE_PATH is not mounted, does not hold the mirror, or may not be entered.",
-            meanwhile="Nothing is written below the empty mount point.",
-            action="Mount the archive volume; check its owner and mode.",
-        ),
-        Explanation(
-            "mirror-io",
-            steps=("mirror",),
-            means="The mirror in `.ledger/` cannot be read or written; errno says why.",
-            meanwhile=_NOT_MIRRORED,
-            action="Check the archive's disk and the kernel log.",
-        ),
+        replace(ARCHIVE_MISSING, steps=("place", "remove", "mirror")),
+        replace(MIRROR_IO, steps=("mirror",)),
         Explanation(
             "ledger-io",
             steps=("mirror",),
@@ -94,13 +107,7 @@ An outage that returns must stay away for longer to end: 15 seconds, then 1, 4, 
             meanwhile="Nothing is recorded as archived; uploads stay.",
             action="Mount it with other options, or move the archive. The entry `failed` has the errno.",
         ),
-        Explanation(
-            "uploads-missing",
-            steps=("place", "remove"),
-            means="UPLOADS_PATH cannot be opened, or became empty after the service saw files in it.",
-            meanwhile="If the service has seen no file since its start, an empty mount point looks like uploads, and files are quarantined as `upload-missing`.",
-            action="Mount the uploads volume; check its owner and mode. Then retry quarantined files (`storage-ledger quarantine retry --all`). If the volume is new and empty, its first file ends the outage.",
-        ),
+        replace(UPLOADS_MISSING, steps=("place", "remove")),
         Explanation(
             "uploads-read-only",
             steps=("remove",),
@@ -115,12 +122,6 @@ An outage that returns must stay away for longer to end: 15 seconds, then 1, 4, 
             meanwhile=_NOT_REMOVED,
             action="Let the service's user write into the folder ([match UID and GID](../how-to/match-uids.md)).",
         ),
-        Explanation(
-            "status-service-away",
-            steps=("tell",),
-            means="The Status Service cannot be reached, is too slow, or keeps answering 5xx, 408 or 429.",
-            meanwhile="Files are archived and uploads removed; missed statuses are sent later, oldest first.",
-            action="Start the Status Service. If it lost its data, [re-send](../how-to/rebuild-what-is-derived.md#statuses) statuses older than ten minutes with `storage-ledger replay --statuses`.",
-        ),
+        replace(STATUS_SERVICE_AWAY, steps=("tell",)),
     ),
 )

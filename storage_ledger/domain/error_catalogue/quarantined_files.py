@@ -21,8 +21,8 @@ _STILL = "after MISSING_FILE_GRACE_SECONDS"
 QUARANTINED_FILES = Section(
     "Quarantined files",
     intro="""\
-The code of an entry `quarantined`: a described file could not be archived, and waiting will not help.
-Until it is, the study's status is `failed` with the code as `error`.
+A described file could not be archived, and waiting will not help: the code of an entry `quarantined`.
+Meanwhile the study's status is `failed` with the code as `error`.
 
 Once the cause is fixed, retry, or publish the message again.
 Discard a file that will never come: the status becomes `archived` if the study has another archived file.""",
@@ -32,7 +32,7 @@ Discard a file that will never come: the status becomes `archived` if the study 
         Explanation(
             "upload-missing",
             means=f"No such file in uploads {_STILL}.",
-            action="Put the file back into uploads, then retry. If `storage-ledger quarantine show` names another study with the same file, nothing is lost: discard this one. If files are often late, raise MISSING_FILE_GRACE_SECONDS.",
+            action="Put the file back into uploads, then retry. If `storage-ledger quarantine show` names another study with the same file, discard this one. If files are often late, raise MISSING_FILE_GRACE_SECONDS.",
         ),
         Explanation(
             "upload-unreadable",

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from storage_ledger.domain.error_catalogue.explanation import BY, REASON, Explanation, Section
 from storage_ledger.domain.error_catalogue.retries import INTERNAL_ERROR
-from storage_ledger.domain.error_catalogue.shared import HUNG_VOLUME
+from storage_ledger.domain.error_catalogue.shared import HANGS, LEDGER_BUSY
 
 READINESS = Section(
     "Readiness",
@@ -22,17 +22,8 @@ It lists an outage of several steps once.""",
             meanwhile="It reconnects at least every 5 seconds. Missed events of a channel are [recovered from uploads](../how-to/make-up-for-lost-messages.md); a stream keeps them.",
             action="Check that Redis runs at REDIS_URL; explain the code in the detail.",
         ),
-        Explanation(
-            "hangs",
-            means="A call into uploads or the archive hangs, or a check of `/readyz` took longer than 1.5 seconds; the detail names it.",
-            action=HUNG_VOLUME,
-        ),
-        Explanation(
-            "ledger-busy",
-            means="Another process or thread has held the ledger's write lock for more than a second.",
-            meanwhile="Nothing is recorded; the append is retried.",
-            action="Find the program that has `ledger.db` open, such as a `sqlite3` shell, and end it.",
-        ),
+        HANGS,
+        LEDGER_BUSY,
         replace(INTERNAL_ERROR, steps=()),
         Explanation(
             "index-failing",

@@ -7,8 +7,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 from storage_ledger.domain.error_catalogue.explanation import Explanation, Section
+from storage_ledger.domain.error_catalogue.outages import STATUS_SERVICE_AWAY, UPLOADS_MISSING
 from storage_ledger.domain.error_catalogue.retries import UPLOAD_IO
-from storage_ledger.domain.error_catalogue.shared import ENTRY_DAMAGED, OWNER, REPLACE, STATUS_REFUSED, STATUS_UNREADABLE
+from storage_ledger.domain.error_catalogue.shared import (
+    ENTRY_DAMAGED,
+    FOLDER_UNREADABLE,
+    REPLACE,
+    STATUS_REFUSED,
+    STATUS_UNREADABLE,
+    UPLOAD_UNREADABLE,
+)
 
 SWEEPS = Section(
     "Reconciliation",
@@ -17,17 +25,8 @@ A reconciliation pass did not check every file in uploads: `storage_ledger_sweep
 `ledger-full`, `ledger-busy` and `ledger-io` occur too.""",
     meanwhile="The next pass starts from the beginning; nothing is lost.",
     explanations=(
-        Explanation(
-            "uploads-missing",
-            means="UPLOADS_PATH cannot be opened.",
-            action="Mount the uploads volume; check its owner and mode.",
-        ),
-        Explanation(
-            "status-service-away",
-            means="The Status Service did not answer.",
-            meanwhile="Leftover uploads were handled all the same.",
-            action="Start the Status Service.",
-        ),
+        UPLOADS_MISSING,
+        STATUS_SERVICE_AWAY,
     ),
 )
 
@@ -87,7 +86,7 @@ A file in uploads that is older than RECONCILE_GRACE_SECONDS and belongs to no m
             for what in ("FIFO", "socket", "device")
         ),
         Explanation("upload-is-link", means="The path is or contains a symbolic link; it was not opened.", action=REPLACE),
-        Explanation("upload-unreadable", means="The service may not read the file.", action=f"{OWNER}."),
+        UPLOAD_UNREADABLE,
         replace(UPLOAD_IO, steps=()),
         ENTRY_DAMAGED,
         Explanation(
@@ -95,11 +94,7 @@ A file in uploads that is older than RECONCILE_GRACE_SECONDS and belongs to no m
             means="The path is longer than the file system allows.",
             action="Rename the file.",
         ),
-        Explanation(
-            "folder-unreadable",
-            means="The folder cannot be read: no permission, or a disk error.",
-            action=f"{OWNER}, or check the kernel log.",
-        ),
+        FOLDER_UNREADABLE,
         Explanation(
             "folder-too-deep",
             means="More than 32 folders are nested; deeper ones are not searched.",

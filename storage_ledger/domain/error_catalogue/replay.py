@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from storage_ledger.domain.error_catalogue.explanation import Explanation, Section
-from storage_ledger.domain.error_catalogue.shared import NAME_TAKEN, STUDY_UNKNOWN
+from storage_ledger.domain.error_catalogue.retries import UPLOAD_IO
+from storage_ledger.domain.error_catalogue.shared import FOLDER_UNREADABLE, NAME_TAKEN, STUDY_UNKNOWN, UPLOAD_UNREADABLE
 
 _MORE_SOURCES = "Name more sources: backups, old archives, uploads, the modality's export."
-_READABLE = "Fix that, or name a folder below it as another source."
 _PUT_BACK_LATER = "The file is put back when the study is sent again."
 
 REPLAY = Section(
@@ -29,11 +31,11 @@ An [outage](#outages) ends it with 2: fix the cause, then run it again.""",
             action=_MORE_SOURCES,
         ),
         NAME_TAKEN,
-        Explanation("folder-unreadable", means="A folder in a source cannot be read.", action=_READABLE),
-        Explanation("folder-too-deep", means="More than 32 folders are nested in a source.", action=_READABLE),
-        Explanation("upload-unreadable", means="A file in a source may not be read.", action=_READABLE),
-        Explanation("upload-changing", means="A file in a source is changing.", action=_READABLE),
-        Explanation("upload-io", means="The disk cannot read a file in a source.", action=_READABLE),
+        FOLDER_UNREADABLE,
+        Explanation("folder-too-deep", means="More than 32 folders are nested in a source.", action="Name one of them as another source."),
+        UPLOAD_UNREADABLE,
+        Explanation("upload-changing", means="A file in a source is changing.", action="Run it again later."),
+        replace(UPLOAD_IO, steps=()),
         Explanation(
             "source-empty",
             means="A source is an empty folder.",

@@ -7,13 +7,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from storage_ledger.domain.error_catalogue.explanation import Explanation, Section
-from storage_ledger.domain.error_catalogue.shared import ENTRY_DAMAGED, HUNG_VOLUME, OWNER, STATUS_REFUSED, STATUS_UNREADABLE
+from storage_ledger.domain.error_catalogue.shared import ENTRY_DAMAGED, HANGS, OWNER, STATUS_REFUSED, STATUS_UNREADABLE
 
 UPLOAD_IO = Explanation(
     "upload-io",
     steps=("place", "remove"),
     means="The disk cannot read the upload; errno says why.",
-    action="Check the uploads disk and the kernel log; copy what is readable to another disk.",
+    action="Check the uploads disk and the kernel log. Copy what is readable to another disk.",
 )
 ARCHIVE_IO = Explanation(
     "archive-io",
@@ -31,9 +31,9 @@ ARCHIVE_ERROR = Explanation(
 INTERNAL_ERROR = Explanation(
     "internal-error",
     steps=("place", "remove", "tell"),
-    means="A bug in the program. The log line `place.internal-error`, `remove.internal-error`, `tell.internal-error`, `thread.failed` or `check.failed` says where.",
+    means="A bug in the program. The log line `….internal-error`, `thread.failed` or `check.failed` says where.",
     meanwhile="A thread that failed is restarted; files are safe in uploads.",
-    action="Report it with that line.",
+    action="Report it with that log line.",
 )
 
 RETRIES = Section(
@@ -96,13 +96,7 @@ A code that stops five studies in a row from being placed becomes an [outage](#o
             action="Correct owner and mode of the folder; another user created it.",
         ),
         ARCHIVE_ERROR,
-        Explanation(
-            "hangs",
-            steps=("place", "remove"),
-            means="A call into uploads or the archive made no progress for two minutes: a lost file server, a dying disk, or a huge file.",
-            meanwhile="Up to 32 other workers take over. It shows in `/readyz` and `storage_ledger_hanging`, not as a retry.",
-            action=HUNG_VOLUME,
-        ),
+        replace(HANGS, steps=("place", "remove")),
         replace(STATUS_REFUSED, steps=("tell",)),
         replace(STATUS_UNREADABLE, steps=("confirm",)),
         replace(ENTRY_DAMAGED, steps=("place", "remove", "tell")),

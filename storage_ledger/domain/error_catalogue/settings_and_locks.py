@@ -12,7 +12,7 @@ SETTINGS_AND_LOCKS = Section(
             "bad-settings",
             means="[Settings](settings.md) are wrong, or a port or address cannot be used. All of them are named.",
             meanwhile="Exit code 2.",
-            action="Correct them.",
+            action="Correct the settings that it names.",
         ),
         Explanation(
             "os-error",

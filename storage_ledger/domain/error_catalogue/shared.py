@@ -13,14 +13,24 @@ REPLACE = "Replace it by the file itself."
 RESTORE_LEDGER = (
     "Check the disk of LEDGER_PATH, stop the service, then [restore the ledger from its mirror](../how-to/ledger-volume-lost.md)."
 )
-HUNG_VOLUME = "Check the volume and the kernel log. If it never answers, unmount it by force (`umount -f`), then restart the service."
 
 ENTRY_DAMAGED = Explanation(
     "entry-damaged",
-    means="An entry is missing or does not match its hashes: something changed the ledger's file. The log may have `place.entry-damaged`, `remove.entry-damaged`, `tell.entry-damaged` or `index.entry-damaged`.",
+    means="An entry is missing or does not match its hashes: something changed the ledger's file. The log has a line `….entry-damaged`.",
     meanwhile="Nothing is placed, removed or sent for its study; files are safe in uploads. The index continues without the entry.",
     action=RESTORE_LEDGER,
     commands=(RESTORE,),
+)
+FOLDER_UNREADABLE = Explanation(
+    "folder-unreadable",
+    means="The folder cannot be read: no permission, or a disk error.",
+    action=f"{OWNER}, or check the kernel log.",
+)
+HANGS = Explanation(
+    "hangs",
+    means="A call into uploads or the archive made no progress for two minutes, or a check of `/readyz` for 1.5 seconds: a lost file server, a dying disk, or a huge file.",
+    meanwhile="Up to 32 other workers take over. It shows in `/readyz` and `storage_ledger_hanging`, not as a retry.",
+    action="Check the volume and the kernel log; if it never answers, unmount it by force (`umount -f`), then restart the service.",
 )
 INDEX_MISSING = Explanation(
     "index-missing",
@@ -28,6 +38,18 @@ INDEX_MISSING = Explanation(
     meanwhile="The service rebuilds it by itself.",
     action="Start the service with the same LEDGER_PATH. If that does not help, rebuild the index.",
     commands=("storage-ledger replay --index",),
+)
+LEDGER_BUSY = Explanation(
+    "ledger-busy",
+    means="Another process or thread holds the ledger's write lock: for 1 second in `/readyz`, for 30 elsewhere.",
+    meanwhile="Nothing is recorded or acknowledged; the append is retried.",
+    action="Find the program that has `ledger.db` open, such as a `sqlite3` shell, and end it.",
+)
+LEDGER_DAMAGED = Explanation(
+    "ledger-damaged",
+    means="SQLite reports damage, the last entry does not match its hash, or a damaged entry is not in the mirror.",
+    action="Stop the service, copy LEDGER_PATH away, and check its disk. Unless the file is readable again, [restore the ledger](../how-to/ledger-volume-lost.md) from its mirror or a backup.",
+    commands=(RESTORE,),
 )
 MIRROR_LAGS = Explanation(
     "mirror-lags",
@@ -61,3 +83,4 @@ STUDY_UNKNOWN = Explanation(
     meanwhile="Exit code 2.",
     action="Check the spelling; it is the pipeline's study_id.",
 )
+UPLOAD_UNREADABLE = Explanation("upload-unreadable", means="The service may not read the file.", action=f"{OWNER}.")

@@ -4,9 +4,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from storage_ledger.domain.error_catalogue.explanation import Explanation, Section
 from storage_ledger.domain.error_catalogue.ledger_and_mirror import MIRROR
-from storage_ledger.domain.error_catalogue.shared import INDEX_MISSING, MIRROR_LAGS, RESTORE, STUDY_UNKNOWN
+from storage_ledger.domain.error_catalogue.outages import ARCHIVE_MISSING, MIRROR_IO
+from storage_ledger.domain.error_catalogue.retries import ARCHIVE_IO
+from storage_ledger.domain.error_catalogue.shared import INDEX_MISSING, LEDGER_DAMAGED, MIRROR_LAGS, RESTORE, STUDY_UNKNOWN
 
 _RESTORE_LEDGER = "Stop the service, keep the file, then [restore the ledger from its mirror](../how-to/ledger-volume-lost.md)."
 _PUT_BACK = "storage-ledger replay --files --source FOLDER"
@@ -41,7 +45,7 @@ Before you repair anything, find out *why*: a failing disk, or another program t
             Explanation(
                 code,
                 means=means,
-                action=f"Find out who opened the file for writing. {_RESTORE_LEDGER}",
+                action=_RESTORE_LEDGER,
                 commands=(RESTORE,),
             )
             for code, means in (
@@ -52,12 +56,7 @@ Before you repair anything, find out *why*: a failing disk, or another program t
                 ("meta-changed", "ledger_id is missing or changed, or `meta` has extra rows."),
             )
         ),
-        Explanation(
-            "ledger-damaged",
-            means="SQLite's integrity check failed, or entries are damaged that the mirror lacks.",
-            action=_RESTORE_LEDGER,
-            commands=(RESTORE,),
-        ),
+        LEDGER_DAMAGED,
         Explanation(
             "duty-missing",
             means="A study needs a file placed or a status sent, but the work queue (`pending`) has no row for it.",
@@ -120,19 +119,10 @@ Before you repair anything, find out *why*: a failing disk, or another program t
             commands=(_INDEX,),
         ),
         INDEX_MISSING,
-        Explanation(
-            "archive-missing",
-            means="ARCHIVE_PATH is missing, empty, or became another folder.",
-            action="Mount the archive volume.",
-        ),
-        *(
-            Explanation(
-                code,
-                means=f"The disk cannot read {what}.",
-                action="Check the kernel log. Restore a file that stays unreadable.",
-            )
-            for code, what in (("archive-io", "a file of the archive"), ("mirror-io", "the mirror"), ("ledger-io", "the ledger"))
-        ),
+        ARCHIVE_MISSING,
+        replace(ARCHIVE_IO, steps=()),
+        replace(MIRROR_IO, steps=()),
+        Explanation("ledger-io", means="The disk cannot read the ledger.", action="Check the disk of LEDGER_PATH and the kernel log."),
         Explanation(
             "archive-not-readable",
             means="This user may not read it.",

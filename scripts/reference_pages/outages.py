@@ -1,0 +1,93 @@
+"""how-to/outages.md: the runbook by symptom, with the actions of storage_ledger/domain/error_catalogue."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from storage_ledger.domain.error_catalogue.attention import ATTENTION
+from storage_ledger.domain.error_catalogue.catalogue import explained
+from storage_ledger.domain.error_catalogue.ledger_and_mirror import LEDGER, MIRROR
+from storage_ledger.domain.error_catalogue.outages import OUTAGES
+from storage_ledger.domain.error_catalogue.readiness import READINESS
+from storage_ledger.domain.error_catalogue.settings_and_locks import SETTINGS_AND_LOCKS
+
+CODES = "../reference/error-codes.md"
+
+HEAD = """\
+# When something is away, full or broken
+
+<!-- scripts/reference writes this page. -->
+
+Fix the cause: the service then continues by itself, without restart or `replay`.
+Meanwhile messages are recorded and files wait in uploads; nothing is lost.
+If data is gone: [when something is lost](look-after-it.md#when-something-is-lost). Other codes: [error codes](../reference/error-codes.md).
+
+1. `storage-ledger status` lists what needs attention and what to do; `/readyz` has the same codes.
+2. `storage-ledger explain CODE` says what a code means.
+3. `storage-ledger show STUDY_ID` says what holds up one study; the log has `outage.begins`.
+"""
+
+SYMPTOMS = {
+    "The archive": {
+        "Full, or nearly": "archive-full",
+        "Not mounted": "archive-missing",
+        "Read-only": "archive-read-only",
+        "No permission": "archive-not-writable",
+        "Disk errors": "archive-io",
+        "Unsuitable file system": "archive-no-links archive-no-fsync",
+        "Mirror not written": "mirror-io mirror-busy mirror-moved",
+    },
+    "Uploads": {
+        "Not mounted": "uploads-missing",
+        "Not removed": "upload-not-removable uploads-read-only",
+        "Disk errors": "upload-io",
+    },
+    "The ledger's volume": {
+        "Full": "ledger-full",
+        "Read-only, or no permission": "ledger-io",
+        "Locked": "ledger-busy",
+        "Index not updated": "index-failing",
+    },
+    "Elsewhere": {
+        "Status Service away": "status-service-away",
+        "Redis away": "redis-not-subscribed",
+        "File server hangs": "hangs",
+        "Clock was ahead": "clock-ahead",
+    },
+    "The service": {
+        "Not running": "not-serving",
+        "Not answering": "not-answering",
+        "Does not start, or exits with 2": "bad-settings locked ledger-damaged ledger-newer mirror-foreign mirror-ahead",
+    },
+    "Files and entries": {
+        "Quarantined": "quarantined",
+        "Not archived": "waiting-long",
+        "Damaged or missing": "damaged-files",
+        "Ledger damaged": "entry-damaged ledger-damaged",
+        "Mirror damaged": "mirror-damaged",
+    },
+}
+"""By place and symptom, the codes; the page shows the first sentence of the first one's action."""
+
+
+def page() -> str:
+    """Return the page: the symptoms by place."""
+    return "\n".join([HEAD, *_symptoms()])
+
+
+def _symptoms() -> Iterator[str]:
+    for place, symptoms in SYMPTOMS.items():
+        yield f"## {place}"
+        for symptom, codes in symptoms.items():
+            links = ", ".join(f"[`{code}`]({CODES}#{code})" for code in codes.split())
+            yield f"- **{symptom}** ({links}): {_first_step(codes.split()[0])}"
+        yield ""
+
+
+def _first_step(code: str) -> str:
+    found = explained(code, (OUTAGES, READINESS, ATTENTION, LEDGER, MIRROR, SETTINGS_AND_LOCKS))
+    if found is None:
+        raise ValueError(code)
+    first = re.split(r"(?<=\.)\s", found.action, maxsplit=1)[0]
+    return re.sub(r"\]\((?!\.\./)", "](../reference/", first).replace("](../how-to/", "](")
