@@ -11,7 +11,7 @@ import prose
 INSTEAD = {
     r"anew": "again; or say rebuilt, re-created",
     r"so (many|much|fast|long)\b(?! that)": "up to, at this rate, for this long",
-    r"(for|of|to|by|from|with|than|is|tells|shows) who": "name the reader: an operator, a program",
+    r"(for|to|by|from|with|than) who": "name the reader: an operator, a program",
     r"who (only )?looks?": "name the reader: an operator, a program",
     r"what (lies|lie|lay|hangs|stands)": "what is",
     r"(?<!to )(lies|lie|lay) (in|there|below|beside|beyond|under|on|at|outside|idle)": "is",

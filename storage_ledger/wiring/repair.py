@@ -42,7 +42,8 @@ class RepairReport:
 def headers(settings: Settings, plan: RepairPlan, begin: StartProgress) -> RepairReport:
     """Read headers again, append those that differ, and update metadata.json. The index follows when `serve` starts.
 
-    Holds `serve.lock`, except in a dry run. Raises `Locked`, and `LedgerUnusable` if ledger and archive do not belong together.
+    Holds `serve.lock`, except in a dry run: both write metadata.json, and the older version could win.
+    Raises `Locked`, and `LedgerUnusable` if ledger and archive do not belong together.
     """
     logs.configure(settings.log_level, environment=settings.environment)
     with ExitStack() as stack:

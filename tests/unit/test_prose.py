@@ -79,6 +79,7 @@ def test_a_phrase_with_a_plainer_one_is_found(text):
         "make-up-for-lost-messages.md",
         "so many that it stops",
         "an ongoing outage",
+        "the record of who decided",
         "The layout lays no claim to this.",
     ],
 )

@@ -19,7 +19,7 @@ ARCHIVE_IO = Explanation(
     "archive-io",
     steps=("place", "remove"),
     means="The archive's disk reported an I/O error (EIO).",
-    meanwhile="Failed copies are deleted and made again.",
+    meanwhile="Failed copies are deleted and the file is copied again.",
     action="Check the archive's disk and the kernel log. Move the archive off a failing disk, then [verify it](../how-to/verify.md).",
 )
 ARCHIVE_ERROR = Explanation(
