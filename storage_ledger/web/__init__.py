@@ -1,8 +1,8 @@
-"""The web page: our own pages and Datasette's, on `index` and `ledger`, read only, behind a login.
+"""The web page: our own pages and Datasette's, on `index` and `ledger`, read-only, behind a login.
 
-server      the process
-auth/       who may enter and what a machine may see; slows down guessing; logs who looked at what
-pages/      our pages: `views` maps an address to one of them
-files/      downloads, ZIP files, DICOM headers and pictures, straight from the archive
-datasette/  everything that knows Datasette
+server      the `storage-ledger browse` process
+auth/       logins, API tokens, slowing down password guesses, the access log
+pages/      our own pages: `views` maps addresses to them
+files/      downloads, ZIP files, DICOM headers and images, read from the archive
+datasette/  everything that depends on Datasette
 """

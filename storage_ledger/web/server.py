@@ -1,4 +1,4 @@
-"""The process: wait for the files, listen, end on a signal."""
+"""The `storage-ledger browse` process: wait for the databases, serve, end on a signal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from storage_ledger.web.files.pictures.cache import Cache
 from storage_ledger.web.files.pictures.pool import Pool
 
 PASSWORDS_WAITING = 20
-"""Logins that may wait for their password to be checked; more are asked to come back later."""
+"""Logins that may wait for their password check; further ones are asked to try again later."""
 
 
 def run(
@@ -38,11 +38,11 @@ def run(
     port: int,
     say: Callable[[str], None],
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then return; port 0 takes a free one. For the main thread.
+    """Serve until SIGTERM or SIGINT, then return. Call it in the main thread. Port 0 takes a free port.
 
-    `archive` is ARCHIVE_PATH: without it there are no pictures and no downloads, and all the rest.
-    Waits for a while for the two files; `say` is told what a person should know. Raises `LedgerUnusable` when they do
-    not come, `BadSettings` when nobody can listen there.
+    `archive` is ARCHIVE_PATH; if it is missing, only images and downloads do not work. Waits up to BROWSE_WAIT_SECONDS for the
+    two databases. `say` takes messages for the user. Raises `LedgerUnusable` if a database does not appear, `BadSettings` if
+    the address cannot be used.
     """
     with _signals() as ending:
         if not _wait_for(index, ledger, settings.browse_wait_seconds, ending.asked, say):
@@ -61,9 +61,9 @@ def run(
             server = ending.server = Server(app)
             server.should_exit = ending.asked.is_set()
             if access.open and not _is_loopback(host):
-                say(f"WARNING: no login, and not only this machine: whoever reaches {host} sees patients' data.")
+                say(f"WARNING: no login, and other machines have access: anyone who can reach {host} sees patient data.")
             say(f"Browse on http://{_in_url(host)}:{port_of(listener)}/")
-            # Datasette writes there what somebody searched for when a query fails; the log is bound to the real one already.
+            # When a query fails, Datasette writes the search text to stderr. Our log already holds the real stderr.
             with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stderr(nowhere):
                 server.run([listener])
 
@@ -73,7 +73,7 @@ def _cache(settings: BrowseSettings, archive: Path) -> Iterator[Cache]:
     size = settings.browse_cache_mb * 1_000_000
     if settings.browse_cache_path is not None:
         if settings.browse_cache_path.resolve().is_relative_to(archive.resolve()):
-            raise BadSettings("bad-settings", "BROWSE_CACHE_PATH: must not lie in ARCHIVE_PATH, where nothing is written by browsing")
+            raise BadSettings("bad-settings", "BROWSE_CACHE_PATH: must not be inside ARCHIVE_PATH, to which the web page never writes")
         try:
             settings.browse_cache_path.mkdir(mode=0o750, parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=settings.browse_cache_path):
@@ -88,7 +88,7 @@ def _cache(settings: BrowseSettings, archive: Path) -> Iterator[Cache]:
 
 
 class _Ending:
-    """What a signal ends: the wait, or the server once there is one."""
+    """Signal handler: ends the wait, or the server once it runs."""
 
     def __init__(self) -> None:
         self.asked = threading.Event()
@@ -112,7 +112,7 @@ def _signals() -> Iterator[_Ending]:
 
 
 def _wait_for(index: Path, ledger: Path, wait_s: float, stop: threading.Event, say: Callable[[str], None]) -> bool:
-    """Whether to go on; False when it was asked to end."""
+    """Wait for both databases. Returns False if a signal came."""
     until = time.monotonic() + wait_s
     told = False
     while missing := [path for path in (ledger, index) if not is_regular(path)]:
@@ -120,10 +120,10 @@ def _wait_for(index: Path, ledger: Path, wait_s: float, stop: threading.Event, s
         if time.monotonic() >= until:
             code = "ledger-missing" if ledger in missing else "index-missing"
             raise LedgerUnusable(
-                code, f"after {wait_s:g} s there is no {names}: start `storage-ledger serve`, which makes it, with the same LEDGER_PATH"
+                code, f"{names} not found after {wait_s:g} s: start `storage-ledger serve` with the same LEDGER_PATH, which creates it"
             )
         if not told:
-            say(f"Waiting for {names}, which `storage-ledger serve` makes …")
+            say(f"Waiting for {names}, created by `storage-ledger serve` …")
             told = True
         if stop.wait(0.1):
             return False

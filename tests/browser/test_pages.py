@@ -49,7 +49,7 @@ AXE_DARK = {"runOnly": ["color-contrast", "scrollable-region-focusable"], "resul
 def test_from_the_start_page_by_search_to_a_picture_and_its_file(visitor: Visitor):
     page = visitor.go("/")
     expect(page.get_by_text("DICOM studies")).to_be_visible()
-    expect(page.get_by_role("contentinfo")).to_contain_text("No login is asked for here")
+    expect(page.get_by_role("contentinfo")).to_contain_text("No login required")
     page.get_by_label("Find a study").fill("jan do")
     page.keyboard.press("Enter")
     expect(page).to_have_url(re.compile(r"/dicom\?q=jan\+do$"))

@@ -598,11 +598,11 @@ def test_while_it_waits_a_signal_ends_it_well(start: Callable[..., Browse], tmp_
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"browse_password_hash": "secret"}, "BROWSE_PASSWORD_HASH: is no hash"),
+        ({"browse_password_hash": "secret"}, "BROWSE_PASSWORD_HASH: not a hash"),
         ({"browse_password_hash": "pbkdf2_sha256"}, "single quotes"),
-        ({"browse_password_hash": "jane:{hash} jane:{hash}"}, "BROWSE_PASSWORD_HASH: names a user twice"),
+        ({"browse_password_hash": "jane:{hash} jane:{hash}"}, "BROWSE_PASSWORD_HASH: contains the user jane twice"),
         ({"browse_password_hash": "{hash}", "browse_user": "a b"}, "BROWSE_USER: a user name"),
-        ({"browse_password_hash": "{hash}", "browse_password_hash_file": "/dev/null"}, "set one of the two"),
+        ({"browse_password_hash": "{hash}", "browse_password_hash_file": "/dev/null"}, "set only one of them"),
         ({"browse_password_hash_file": "/nowhere"}, "BROWSE_PASSWORD_HASH_FILE: /nowhere cannot be read"),
     ],
 )

@@ -1,1 +1,1 @@
-"""Who may log in, what a token may see, and the log of who saw which study."""
+"""Logins, API tokens, and the log of who viewed which study."""

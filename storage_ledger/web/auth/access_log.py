@@ -1,7 +1,8 @@
-"""A log of who saw which study, without a patient in it.
+"""A log of who viewed which study, without patient data.
 
-A pipeline study is named by its study_id, a DICOM study by the ledger position with which it begins: its UID would name it to
-everybody who has it. Of searches, filters and SQL only the route is logged, since the query itself may hold a patient's name.
+A pipeline study is logged by its study_id, a DICOM study by the position of its first ledger entry: its UID would identify it
+to anyone who knows that UID. For searches, filters and SQL only the route is logged, since the query may contain a patient's
+name.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from storage_ledger.system import logs
 from storage_ledger.web.files.lookup import FileLookup
 
 ONCE_IN_S = 60.0
-"""Paging through one study is logged once, not three hundred times."""
+"""Repeated requests within this time are logged once, so that paging through a study does not write 300 lines."""
 
 REMEMBERED = 10_000
 _KEY = "storage_ledger.looked"
@@ -35,12 +36,12 @@ _ROUTES = re.compile(
 
 
 def looked_at(scope: Scope, *, study_id: str | None = None, position: int | None = None) -> None:
-    """A route says which study its answer shows. `position` is where a DICOM study begins."""
+    """Record which study the response shows. `position`: that of the first entry of a DICOM study."""
     scope[_KEY].update(study_id=study_id, position=position)
 
 
 class AccessLog:
-    """Writes the log. `lookup` knows which studies there are; `clock` counts seconds."""
+    """Writes the access log. `lookup` finds studies in the index; `clock` returns seconds."""
 
     def __init__(self, lookup: FileLookup, clock: Callable[[], float] = time.monotonic) -> None:
         self._lookup = lookup
@@ -48,18 +49,18 @@ class AccessLog:
         self._last: OrderedDict[tuple[Any, ...], float] = OrderedDict()
 
     def begin(self, scope: Scope) -> None:
-        """Before the routes: there is room for what they have to say."""
+        """Prepare the scope for `looked_at`. Call it before the routes run."""
         scope[_KEY] = {}
 
     async def end(self, scope: Scope, path: str, actor: str, status: int) -> None:
-        """After an answer has begun. Only requests that showed data are logged."""
+        """Log a request that showed data. Call it when the response starts."""
         found = _ROUTES.match(path)
         if found is None and path not in {"/", "/.json"}:
             return
         route = found[1] if found else "home"
         told: dict[str, Any] = scope[_KEY] or await self._judged(scope, path)
         if route == "image" and not told:
-            return  # a thumbnail: the page on which it stands is told
+            return  # a thumbnail: the page that contains it is logged
         what = (actor, route, told.get("study_id"), told.get("position"), status)
         if route in {"image", "header", "home"} and self._just_told(what):
             return
@@ -67,7 +68,7 @@ class AccessLog:
         logs.get().info("browse.looked", actor=actor, route=route, http_status=status, **fields)
 
     async def _judged(self, scope: Scope, path: str) -> dict[str, Any]:
-        """By the address, for the pages that are Datasette's."""
+        """Return the study that an address names, for Datasette's own pages."""
         if found := _STUDY.fullmatch(path) or _FILE.fullmatch(path):
             return await self._if_known(_plain(found[1]))
         if found := _DICOM_STUDY.fullmatch(path):
@@ -84,7 +85,7 @@ class AccessLog:
         return {}
 
     async def _if_known(self, study_id: str) -> dict[str, Any]:
-        """A typed text may be a patient's name: only the id of a known study is logged."""
+        """Return the study_id if the index has it. Text that a user typed may be a patient's name and is not logged."""
         return {"study_id": study_id} if valid_study_id(study_id) and await self._lookup.knows(study_id) else {}
 
     def _just_told(self, what: tuple[Any, ...]) -> bool:

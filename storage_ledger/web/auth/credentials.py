@@ -1,4 +1,4 @@
-"""Who may log in: users with their password hashes, machines with their tokens, and the secret that signs cookies."""
+"""Users with password hashes, programs with API tokens, and the secret that signs login cookies."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from storage_ledger.errors import BadSettings
 from storage_ledger.web.auth.token_scopes import USUAL, Grant
 
 ADVICE = (
-    "Nobody can log in yet: set BROWSE_PASSWORD_HASH (or BROWSE_PASSWORD_HASH_FILE) to what "
-    "`storage-ledger browse --hash-password` prints, and start it again."
+    "Login is not set up yet: set BROWSE_PASSWORD_HASH (or BROWSE_PASSWORD_HASH_FILE) to the output of "
+    "`storage-ledger browse --hash-password`, then restart `storage-ledger browse`."
 )
 _HASH = re.compile(r"pbkdf2_sha256\$[1-9][0-9]{0,8}\$[^$\s]+\$[A-Za-z0-9+/]+=*")
 _USER = re.compile(r"[A-Za-z0-9._@-]{1,64}")
@@ -30,11 +30,11 @@ _TOKEN_HASH = re.compile(r"[0-9a-f]{64}")
 _MACHINE = "token:"
 ROUNDS = 480_000
 NOBODY = f"pbkdf2_sha256${ROUNDS}$nobody$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
-"""A hash that no password has: checking an unknown user takes as long as a known one."""
+"""A hash that matches no password, so that checking an unknown user takes as long as checking a known one."""
 
 
 class BrowseSettings(BaseSettings):
-    """What the environment says of browsing. Every field is the environment variable of the same name in capitals."""
+    """Settings of the web page. Each field is read from the environment variable of the same name in capitals."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True)
 
@@ -85,7 +85,7 @@ class BrowseSettings(BaseSettings):
 
     @classmethod
     def load(cls) -> Self:
-        """Read the environment. Raises `BadSettings` naming every wrong variable at once, never its value."""
+        """Read the environment. Raises `BadSettings`, which names every invalid variable but never its value."""
         try:
             return cls()
         except ValidationError as error:
@@ -95,10 +95,10 @@ class BrowseSettings(BaseSettings):
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """`open`: everybody may enter. Otherwise only `users` (name → hash) and `tokens` (hash → name); there may be none.
+    """Access rules. `open`: no login needed; otherwise only `users` (name → hash) and `tokens` (hash → name) have access.
 
-    `grants`: what each machine may see, by the name of its token. `sql_users`: who may ask with SQL, None is all users.
-    `notice` stands at the foot of every page.
+    `grants`: what each program may see, by the name of its token. `sql_users`: users who may run SQL; None means all.
+    `notice`: text at the foot of every page.
     """
 
     users: Mapping[str, str]
@@ -113,44 +113,44 @@ class Access:
 
     @property
     def allow(self) -> dict[str, list[str]] | None:
-        """A Datasette `allow` block: it also refuses a user who was removed, but whose cookie is still valid."""
+        """A Datasette `allow` block. It also refuses a user who has been removed but still has a valid cookie."""
         return None if self.open else {"id": sorted([*self.users, *map(actor_of_token, self.tokens.values())])}
 
     def token(self, text: str) -> str | None:
-        """The name that belongs to this token; None if there is none."""
+        """Return the actor of this token; None if the token is unknown."""
         name = self.tokens.get(hashlib.sha256(text.encode("utf-8", "replace")).hexdigest())
         return None if name is None else actor_of_token(name)
 
     def grant(self, actor: str | None) -> Grant | None:
-        """What a machine may see; None for a user."""
+        """Return what a program may see; None for a user."""
         return self.grants.get(actor.removeprefix(_MACHINE)) if actor is not None and actor.startswith(_MACHINE) else None
 
     def may_sql(self, user: str) -> bool:
-        """Whether a user may ask with SQL."""
+        """Return whether a user may run SQL."""
         return self.sql_users is None or user in self.sql_users
 
     def password_is(self, user: str, password: str) -> bool:
-        """Whether it is this user's. Takes 0.1 s of CPU, also for one whom there is not; for a thread."""
+        """Return whether the password is correct. Call it in a thread: it takes 0.1 s of CPU, for unknown users too."""
         return password_matches(password, self.users.get(user, NOBODY)) and user in self.users
 
 
 def is_user_name(text: str) -> bool:
-    """1 to 64 of A-Z a-z 0-9 . _ @ -"""
+    """Return whether the text is a valid user name: 1 to 64 of A-Z a-z 0-9 . _ @ -"""
     return _USER.fullmatch(text) is not None
 
 
 def actor_of_token(name: str) -> str:
-    """No user's name has a colon."""
+    """Return the actor id of a token. It contains a colon, which no user name does."""
     return f"{_MACHINE}{name}"
 
 
 def hash_password(password: str) -> str:
-    """PBKDF2 with SHA-256, in Django's notation."""
+    """Hash a password with PBKDF2 and SHA-256, in Django's format."""
     return _hashed(password, ROUNDS, secrets.token_hex(16))
 
 
 def password_matches(password: str, hashed: str) -> bool:
-    """Whether `hashed` was made of it."""
+    """Return whether `hashed` is a hash of the password."""
     _, rounds, salt, _ = hashed.split("$")
     return hmac.compare_digest(_hashed(password, int(rounds), salt), hashed)
 
@@ -161,18 +161,18 @@ def _hashed(password: str, rounds: int, salt: str) -> str:
 
 
 def new_token() -> tuple[str, str]:
-    """A token of 256 random bits, and its hash: the one cannot be guessed, nor derived from the other."""
+    """Create a token of 256 random bits. Returns the token and its SHA-256, from which it cannot be derived."""
     token = f"slt_{secrets.token_urlsafe(32)}"
     return token, hashlib.sha256(token.encode()).hexdigest()
 
 
 def read_access(settings: BrowseSettings, folder: Path, *, is_open: bool) -> Access:
-    """Put it together from the settings. Raises `BadSettings`; `folder` is where the secret is kept."""
-    notice = "No login is asked for here: whoever reaches this address may look." if is_open else ""
+    """Build the access rules from the settings. `folder` keeps the secret. Raises `BadSettings`."""
+    notice = "No login required: anyone who can reach this address can view it." if is_open else ""
     users = {} if is_open else _users(settings)
     kept = settings.browse_secret or (_kept_secret(folder / "browse-secret") if users else secrets.token_hex(32))
     tokens, grants = ({}, {}) if is_open else _tokens(settings)
-    # Another password, another secret: whoever changes one wants the old cookies to end.
+    # Changing a password changes the secret, which ends all earlier logins.
     told = "\n".join(f"{name}:{users[name]}" for name in sorted(users))
     return Access(
         users,
@@ -196,19 +196,21 @@ def _users(settings: BrowseSettings) -> dict[str, str]:
         if not _HASH.fullmatch(hashed):
             raise BadSettings(
                 "bad-settings",
-                f"{name}: is no hash as `storage-ledger browse --hash-password` makes it: pbkdf2_sha256$480000$… "
-                "(in a shell, .env or compose file it stands in single quotes: a $ would begin a variable)",
+                f"{name}: not a hash from `storage-ledger browse --hash-password`, which begins with pbkdf2_sha256$480000$ "
+                "(put it in single quotes in a shell, .env or compose file, because it contains $)",
             )
         if not _USER.fullmatch(user):
-            raise BadSettings("bad-settings", f"{name if colon else 'BROWSE_USER'}: a user name is 1 to 64 of A-Z a-z 0-9 . _ @ -")
+            raise BadSettings(
+                "bad-settings", f"{name if colon else 'BROWSE_USER'}: a user name has 1 to 64 characters of A-Z a-z 0-9 . _ @ -"
+            )
         if user in users:
-            raise BadSettings("bad-settings", f"{name}: names a user twice")
+            raise BadSettings("bad-settings", f"{name}: contains the user {user} twice")
         users[user] = hashed
     return users
 
 
 def _tokens(settings: BrowseSettings) -> tuple[dict[str, str], dict[str, Grant]]:
-    """Hash → name, and name → what it may see."""
+    """Return the tokens (hash → name) and their grants (name → grant)."""
     name, text = _text("BROWSE_TOKENS", settings.browse_tokens, settings.browse_tokens_file)
     tokens: dict[str, str] = {}
     grants: dict[str, Grant] = {}
@@ -216,9 +218,7 @@ def _tokens(settings: BrowseSettings) -> tuple[dict[str, str], dict[str, Grant]]
         about, _, hashed = word.rpartition(":")
         owner, _, granted = about.partition(":")
         if not _USER.fullmatch(owner) or not _TOKEN_HASH.fullmatch(hashed):
-            raise BadSettings(
-                "bad-settings", f"{name}: is not name:hash or name:what-it-may:hash as `storage-ledger browse --new-token` prints it"
-            )
+            raise BadSettings("bad-settings", f"{name}: not a line from `storage-ledger browse --new-token`: name:hash or name:may:hash")
         if owner in grants or hashed in tokens:
             raise BadSettings("bad-settings", f"{name}: names a machine, or a token, twice")
         try:
@@ -234,7 +234,7 @@ def _sql_users(settings: BrowseSettings, users: Mapping[str, str]) -> frozenset[
         return None
     named = frozenset(settings.browse_sql_users.split()) - {"-"}
     if users and (unknown := sorted(named - users.keys())):
-        raise BadSettings("bad-settings", f"BROWSE_SQL_USERS: has no password: {', '.join(unknown)}")
+        raise BadSettings("bad-settings", f"BROWSE_SQL_USERS: no password is set for {', '.join(unknown)}")
     return named
 
 
@@ -242,15 +242,15 @@ def _proxies(settings: BrowseSettings) -> frozenset[str]:
     try:
         return frozenset(str(ipaddress.ip_address(word)) for word in (settings.browse_trusted_proxies or "").split())
     except ValueError:
-        raise BadSettings("bad-settings", "BROWSE_TRUSTED_PROXIES: is no list of IP addresses") from None
+        raise BadSettings("bad-settings", "BROWSE_TRUSTED_PROXIES: not a list of IP addresses separated by spaces") from None
 
 
 def _text(name: str, given: str | None, file: Path | None) -> tuple[str, str]:
-    """The name of the setting that was set, and what it says; a file may say it in its place."""
+    """Return the name of the setting that is set, and its text, which may come from a file."""
     if file is None:
         return name, given or ""
     if given is not None:
-        raise BadSettings("bad-settings", f"{name} and {name}_FILE: set one of the two")
+        raise BadSettings("bad-settings", f"{name} and {name}_FILE: set only one of them")
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -260,20 +260,20 @@ def _text(name: str, given: str | None, file: Path | None) -> tuple[str, str]:
 
 
 def _kept_secret(file: Path) -> str:
-    """The secret of this ledger, made at the first start. With it one can log in as anybody, hence 0600."""
+    """Return this ledger's secret, created at the first start. Its mode is 0600: it allows a login as any user."""
     try:
         _make(file)
         kept = file.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         why = os.strerror(error.errno or 0) if isinstance(error, OSError) else "it is not text"
-        raise BadSettings("bad-settings", f"BROWSE_SECRET: is not set, and {file} cannot be used: {why}") from error
+        raise BadSettings("bad-settings", f"BROWSE_SECRET: not set, and {file} cannot be used: {why}") from error
     if len(kept) < 32:
-        raise BadSettings("bad-settings", f"BROWSE_SECRET: is not set, and {file} is too short: remove it, and start again")
+        raise BadSettings("bad-settings", f"BROWSE_SECRET: not set, and {file} is too short: remove it and restart")
     return kept
 
 
 def _make(file: Path) -> None:
-    """Complete or not at all, and never over another's: a second process may be starting, too."""
+    """Create the file, whole or not at all. Keeps an existing one: another process may be starting at the same time."""
     if file.exists():
         return
     file.parent.mkdir(mode=0o750, parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""The one door in front of Datasette: what does not pass here reaches no route, whatever that route checks by itself.
+"""Access check for every request, in front of all routes.
 
-Datasette's own permissions stand behind it, but plugin routes, static files and some `/-/` pages ask nobody.
+Datasette checks its own permissions too, but plugin routes, static files and some `/-/` pages check nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LOGOUT = "/-/logout"
 HEALTH = "/-/health"
 STYLE = "/-/ledger/browse.css"
 OPEN = frozenset({LOGIN, HEALTH, STYLE, "/-/static/app.css", "/favicon.ico"})
-"""What may be seen without a login: nothing of it holds data."""
+"""Addresses that need no login. None of them shows data."""
 
 MAX_BODY_BYTES = 64 << 10
 
@@ -29,7 +29,7 @@ _HEADERS = {
     "referrer-policy": "same-origin",
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
-    # Nothing comes from elsewhere, nor goes there; no script or style stands in line, in our pages or Datasette's as we show them.
+    # Nothing is loaded from or sent to another site. Neither our pages nor Datasette's have inline scripts or styles.
     "content-security-policy": (
         "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
     ),
@@ -38,10 +38,10 @@ _NAMES = re.compile(r"/(?:image|file|header|dicom|zip)/")
 
 
 class AccessMiddleware:
-    """Lets requests through or refuses them. `who` names the actor by the scope alone, None if unknown; `advice` goes to the refused.
+    """Allows or refuses requests, and logs to `log` what the allowed ones viewed.
 
-    `refused` says what somebody who may enter may not see of an address, None is nothing. What those who enter have looked at goes
-    to `log`.
+    `who` returns the actor of a scope, None if unknown. `advice` is the text for a request without an actor. `refused` takes
+    an actor and a path and returns why the actor may not see it, None if it may.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class AccessMiddleware:
         self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Handle one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -86,17 +86,17 @@ class AccessMiddleware:
         return sending
 
     def _refusal(self, scope: Scope) -> Response | None:
-        """The answer to a request that is refused, or answered here, whoever sent it; None for all others."""
+        """Return the response to a request that needs no actor: a refusal or the health check. None for all others."""
         path, method = _path(scope), scope["method"]
         if _hostile(path) or _has_another_address(path):
-            return PlainTextResponse("No such address\n", 400)
+            return PlainTextResponse("Invalid address\n", 400)
         allowed = ("GET", "HEAD", "POST") if path in {LOGIN, LOGOUT} else ("GET", "HEAD")
         if method not in allowed:
             return PlainTextResponse("Read-only: this method is not allowed\n", 405, {"Allow": ", ".join(allowed)})
         if path == HEALTH:
             return PlainTextResponse("ok")
         if method == "POST" and not 0 <= _length(scope) <= MAX_BODY_BYTES:
-            return PlainTextResponse("A form with a Content-Length, and not so long\n", 413)
+            return PlainTextResponse(f"A form needs a Content-Length of at most {MAX_BODY_BYTES} bytes\n", 413)
         return None
 
     def _turned_away(self, scope: Scope) -> Response:
@@ -107,41 +107,41 @@ class AccessMiddleware:
 
 
 def forbidden(path: str, why: str) -> Response:
-    """403 without a page."""
+    """Return a plain 403 response."""
     if ".json" in path:
         return JSONResponse({"ok": False, "status": 403, "error": why}, 403)
     return PlainTextResponse(why + "\n", 403)
 
 
 def _path(scope: Scope) -> str:
-    """As Datasette routes it: not decoded."""
+    """Return the path as Datasette routes it: not decoded."""
     raw: bytes | None = scope.get("raw_path")
     path = scope["path"] if raw is None else raw.decode("latin-1")
     return str(path).partition("?")[0]
 
 
 def _hostile(path: str) -> bool:
-    r"""Whether a redirect to it could lead off this site: browsers read `/\host` and `//host` as another one."""
-    escaped = "%5c" in path.lower() and not _NAMES.match(path)  # a file, or a UID of two values, may be so, and nothing redirects there
+    r"""Return whether a redirect to this path could leave the site: browsers read `/\host` and `//host` as another host."""
+    escaped = "%5c" in path.lower() and not _NAMES.match(path)  # file names and UIDs may contain it; these routes never redirect
     return "\\" in path or escaped or not path.startswith("/") or path.startswith("//") or not path.isprintable()
 
 
 def _has_another_address(path: str) -> bool:
-    """Whether what names a route, a database or a table is encoded: grants and the access log know it by its plain name."""
+    """Return whether a route, database or table name is encoded: grants and the access log compare plain names."""
     steps = path.split("/")
     names = steps[1:3] if steps[1] in {"index", "ledger"} else steps[1:2]
     return any("%" in name or "~" in name for name in names)
 
 
 def _sane(scope: Scope) -> Scope:
-    """Trust a proxy about TLS, which does no harm if it is wrong; drop Basic credentials, which cost 0.1 s of CPU each."""
+    """Trust a proxy about TLS, which is harmless if wrong. Drop Basic credentials, which would cost 0.1 s of CPU each."""
     headers = [(k, v) for k, v in scope["headers"] if not (k == b"authorization" and not v.lower().startswith(b"bearer "))]
     behind_tls = _header(scope, b"x-forwarded-proto").strip().lower() == b"https"
     return {**scope, "headers": headers, "scheme": "https" if behind_tls else scope["scheme"]}
 
 
 def _careful(send: Send, ours: dict[str, str], *, path: str, tls: bool) -> Send:
-    """Every answer with our headers; patients' data stays in no cache, cookies out of reach of scripts."""
+    """Add our headers to every response, keep patient data out of caches and cookies away from scripts."""
 
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":

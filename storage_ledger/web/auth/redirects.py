@@ -1,4 +1,4 @@
-"""Where a login leads to: the page that was asked for, and never another site. Pure; what it is given may be anybody's."""
+"""Redirects after a login: to the requested page, never to another site. Pure; the input is untrusted."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ _DECODED_TIMES = 4
 
 
 def asked_for(path: str, query: str) -> str:
-    """What the login page's address gets behind it, empty where it leads to the start page anyway. Both as they came, not decoded."""
+    """Return the query string for the login page; empty for the start page. Pass path and query undecoded."""
     wanted = back_to(path + (f"?{query}" if query else ""))
     return "" if wanted == HOME else f"?next={quote(wanted, safe='/')}"
 
 
 def back_to(address: str | None) -> str:
-    r"""`address` if it is a page of this site, or else the start page.
+    r"""Return `address` if it is a page of this site, otherwise the start page.
 
-    Browsers take `//host`, `/\host` and `/<tab>/host` for other sites, and a server may decode a path once more than its
-    neighbour: so it is judged as it stands, and decoded again and again until nothing changes any more. Nothing below `/-/` is a
-    page to come back to; among it are login and logout, which would go in circles.
+    Browsers read `//host`, `/\host` and `/<tab>/host` as other sites, and a proxy may decode a path once more than the server
+    does. So the address is checked as given, then decoded and checked again until it no longer changes. Addresses below `/-/`
+    are refused: login and logout would loop.
     """
     address = address or ""
     if not (address.isascii() and len(address) <= LONGEST):
@@ -43,7 +43,7 @@ def _is_ours(text: str) -> bool:
         and text.isprintable()  # no control characters
         and "\\" not in text
         and " " not in path
-        and "" not in steps[1:-1]  # no `//` anywhere: what begins with it names a host
+        and "" not in steps[1:-1]  # no `//` anywhere: at the start it names a host
         and not {".", ".."} & set(steps)
         and steps[1] != "-"
     )

@@ -1,6 +1,7 @@
-"""Guessing passwords is made slow: a pause that grows with each failure, for where it comes from and for whom it is.
+"""Slows down password guessing: a pause that grows with each failure, per address and per user.
 
-Nobody is locked out for ever, and nobody by somebody else's guesses from where he has logged in before. Memory is bounded.
+No user is locked out for ever. At an address where a user has logged in before, wrong guesses from elsewhere do not delay
+that user. Memory is bounded.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 FREE = 5
-"""The number of failures in a row without a delay: people mistype."""
+"""Consecutive failures without a delay, because people mistype."""
 
 LONGEST_S = 60.0
 FORGOTTEN_S = 900.0
@@ -29,7 +30,7 @@ class _Failures:
 
 
 class Attempts:
-    """Failures by address, by user, and by both together. `clock` counts seconds and never goes back."""
+    """Counts failures by address, by user, and by both together. `clock` returns seconds and never goes back."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -37,7 +38,7 @@ class Attempts:
         self._known: dict[str, OrderedDict[str, None]] = {}
 
     def wait_s(self, address: str, user: str) -> float:
-        """How long until another attempt is heard; 0: now."""
+        """Return the seconds until the next attempt is accepted; 0 means now."""
         now = self._clock()
         pauses = [0.0]
         for key in self._keys(address, user):
@@ -47,7 +48,7 @@ class Attempts:
         return max(pauses)
 
     def failed(self, address: str, user: str) -> None:
-        """A wrong password, no such user, or a password that is not checked yet: `succeeded` then takes this back."""
+        """Count a failure: a wrong password, an unknown user, or a password not yet checked; `succeeded` takes it back."""
         now = self._clock()
         for key in self._keys(address, user):
             failures = self._failed.pop(key, None)
@@ -57,12 +58,12 @@ class Attempts:
             self._failed.popitem(last=False)
 
     def succeeded(self, address: str, user: str) -> None:
-        """The right one: this user is known at this place from now on."""
+        """Record a login: from now on this user is known at this address."""
         for key in (("both", f"{_place(address)} {user}"), ("address", _place(address))):
             self._failed.pop(key, None)
         places = self._known.setdefault(user, OrderedDict())
         others = self._failed.get(("user", user[:64]))
-        if others is not None and _place(address) not in places:  # what `failed` has just counted
+        if others is not None and _place(address) not in places:  # `failed` has just counted it
             others.count -= 1
         places[_place(address)] = None
         places.move_to_end(_place(address))
@@ -73,13 +74,13 @@ class Attempts:
         place = _place(address)
         yield "both", f"{place} {user[:64]}"
         if place in self._known.get(user, ()):
-            return  # somebody who has shown that he knows it does not suffer for what others do
+            return  # a user who has logged in from here is not delayed by the guesses of others
         yield "address", place
         yield "user", user[:64]
 
 
 class OneAtATime:
-    """One thread for work that takes CPU: any number of guesses takes no more than one processor, and no other thread."""
+    """One thread for CPU-bound work, so that password guessing takes at most one processor."""
 
     def __init__(self, name: str, *, waiting: int) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
@@ -87,11 +88,11 @@ class OneAtATime:
         self._waiting = 0
 
     def full(self) -> bool:
-        """Whether too many wait already."""
+        """Return whether the queue is full."""
         return self._waiting >= self._most
 
     async def ask(self, question: Callable[[], bool]) -> bool:
-        """Its answer, when it is its turn."""
+        """Run the function in the thread when its turn comes, and return its result."""
         self._waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, question)
@@ -99,7 +100,7 @@ class OneAtATime:
             self._waiting -= 1
 
     def close(self) -> None:
-        """End the thread, once the question in hand is answered; the others get no answer."""
+        """End the thread after the current call; cancel the waiting ones."""
         self._thread.shutdown(cancel_futures=True)
 
 
@@ -108,7 +109,7 @@ def _pause_s(failures: int) -> float:
 
 
 def _place(address: str) -> str:
-    """An IPv6 user has a whole /64 of addresses."""
+    """Return the address to count failures by: for IPv6 its /64 network, since one user has all of it."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a machine may see: the words between its name and its hash in BROWSE_TOKENS. Pure."""
+"""What a program may see: the middle part of `name:may:hash` in BROWSE_TOKENS. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from storage_ledger.web.datasette.table_metadata import COLUMNS
 FILES = "files"
 SQL = "sql"
 USUAL = "index,ledger"
-"""Where nothing is said: all tables, none of the files."""
+"""The default grant: all tables, no files."""
 
 WORDS = "index, ledger, index/TABLE, ledger/TABLE, files, sql"
 _FILE_ROUTES = frozenset({"image", "header", "metadata", "file", "zip", "zip-study"})
@@ -18,32 +18,33 @@ _FILE_ROUTES = frozenset({"image", "header", "metadata", "file", "zip", "zip-stu
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What is said: databases and tables (`index`, `index/arrivals`), `files`, `sql`; nothing else can be seen.
+    """The grant of one token: databases and tables (`index`, `index/arrivals`), `files`, `sql`. Everything else is refused.
 
-    A whole database brings its ready-made queries, both together our own pages. `sql` is for the databases that are granted whole.
+    A whole database includes its saved queries; both databases together include our own pages. `sql` applies only to whole
+    databases.
     """
 
     words: frozenset[str]
 
     @classmethod
     def of(cls, text: str) -> Grant:
-        """From words with commas between them. Raises `ValueError` that says what is wrong with them."""
+        """Parse words separated by commas. Raises `ValueError` with a message for the user."""
         words = frozenset(text.split(","))
         for word in sorted(words - _KNOWN):
             database, _, table = word.partition("/")
             if table and database in COLUMNS:
-                raise ValueError(f"{database} has no table of that name, but {', '.join(COLUMNS[database])}")
-            raise ValueError(f"a machine may be granted {WORDS}")
+                raise ValueError(f"unknown table; {database} has {', '.join(COLUMNS[database])}")
+            raise ValueError(f"unknown grant; a token may be granted {WORDS}")
         if SQL in words and not words & COLUMNS.keys():
-            raise ValueError("sql is of no use without index or ledger as a whole")
+            raise ValueError("sql needs all of index or ledger")
         return cls(words)
 
     def path(self, path: str) -> bool:
-        """Whether an address is not refused by itself. Of tables and pages `action` decides."""
+        """Return whether the path is allowed. `action` decides about tables and pages."""
         return path.split("/")[1] not in _FILE_ROUTES or FILES in self.words
 
     def action(self, action: str, resource: str | Collection[str] | None) -> bool:
-        """Whether it may do what Datasette calls so."""
+        """Return whether the grant allows a Datasette action."""
         match action, resource:
             case "view-database", str(database):
                 return database in self.words
@@ -57,7 +58,7 @@ class Grant:
                 return False
 
     def __str__(self) -> str:
-        """As it is written."""
+        """Return the words, sorted and separated by commas."""
         return ",".join(sorted(self.words))
 
 

@@ -1,1 +1,1 @@
-"""Files of the archive for the browser: downloads, ZIP files, headers, pictures."""
+"""Archived files for the browser: downloads, ZIP files, headers and images."""

@@ -1,4 +1,4 @@
-"""Archived files for the web page: found through the index's rows alone, opened without following a link, and never written."""
+"""Archived files for the web page: found only through index rows, opened without following links, never written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from storage_ledger.errors import ARCHIVE_MISSING, Permanent, Retryable
 from storage_ledger.web.files.pictures import Unavailable
 
 Query = Callable[[str, Mapping[str, Any]], Awaitable[Sequence[Mapping[str, Any]]]]
-"""Asks the index: SQL and its parameters → rows."""
+"""Runs a query on the index: SQL and its parameters → rows."""
 
 MAX_METADATA_BYTES = 16 << 20
 
@@ -26,7 +26,7 @@ _FILES = (
 
 @dataclass(frozen=True, slots=True)
 class IndexedFile:
-    """A file as the index knows it. `sha256` and `bytes` are what the ledger says of it."""
+    """A file's row in the index. `sha256` and `bytes` come from the ledger."""
 
     study_id: str
     name: str
@@ -41,37 +41,37 @@ class IndexedFile:
 
 
 class FileLookup:
-    """Finds files with `query`, and opens them in `archive`. The methods that open a file may block: call them in a thread."""
+    """Finds files with `query` and opens them in `archive`. Methods that open a file may block: call them in a thread."""
 
     def __init__(self, query: Query, archive: FilesystemArchive) -> None:
         self._query = query
         self._archive = archive
 
     async def file(self, study_id: str, name: str) -> IndexedFile | None:
-        """The file of that name, or None."""
+        """Return the file with this name, or None."""
         rows = await self._query(f"{_FILES} WHERE study_id = :study_id AND name = :name", {"study_id": study_id, "name": name})
         return IndexedFile(**rows[0]) if rows else None
 
     async def of_study(self, study_id: str) -> list[IndexedFile]:
-        """All files of a pipeline study."""
+        """Return all files of a pipeline study, in the order in which they were archived."""
         return [IndexedFile(**row) for row in await self._query(f"{_FILES} WHERE study_id = :key ORDER BY position", {"key": study_id})]
 
     async def of_dicom_study(self, uid: str) -> list[IndexedFile]:
-        """All files of a DICOM study, in the order of its series and images."""
+        """Return all files of a DICOM study, by series number and instance number."""
         order = "series_number, series_instance_uid, instance_number, position"
         return [IndexedFile(**row) for row in await self._query(f"{_FILES} WHERE study_instance_uid = :key ORDER BY {order}", {"key": uid})]
 
     async def knows(self, study_id: str) -> bool:
-        """Whether there is such a pipeline study."""
+        """Return whether the index has this pipeline study."""
         return bool(await self._query("SELECT 1 AS one FROM studies WHERE study_id = :key", {"key": study_id}))
 
     async def first_position(self, uid: str) -> int | None:
-        """Where in the ledger a DICOM study begins: a name for it that says nothing of the patient."""
+        """Return the position of a DICOM study's first entry, which identifies the study without patient data."""
         rows = await self._query("SELECT first_position FROM dicom_studies WHERE study_instance_uid = :key", {"key": uid})
         return int(rows[0]["first_position"]) if rows else None
 
     def open(self, file: IndexedFile) -> int:
-        """A descriptor of the file, as long as the ledger says. Raises `Unavailable`."""
+        """Open the file and return its descriptor. Raises `Unavailable`, also if the size differs from the ledger's."""
         if file.fixity == "changed":
             raise Unavailable("file-changed")
         descriptor, size = self._open(file.study_id, file.name)
@@ -81,7 +81,7 @@ class FileLookup:
         return descriptor
 
     def metadata(self, study_id: str) -> bytes:
-        """metadata.json of a study, as it is. Raises `Unavailable`."""
+        """Return the bytes of a study's metadata.json. Raises `Unavailable`."""
         descriptor, size = self._open(study_id, METADATA)
         with os.fdopen(descriptor, "rb") as file:
             if size > MAX_METADATA_BYTES:
@@ -89,7 +89,7 @@ class FileLookup:
             return file.read(MAX_METADATA_BYTES)
 
     def _open(self, study_id: str, name: str) -> tuple[int, int]:
-        """A descriptor and the size of a regular file; of no other may anybody read."""
+        """Open a regular file and return its descriptor and size. Anything else is refused."""
         if not valid_study_id(study_id) or not _is_name(name):
             raise Unavailable("file-missing")
         try:

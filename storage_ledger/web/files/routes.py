@@ -1,7 +1,7 @@
-"""What pages show of the archive itself: pictures, headers, metadata.json, files and ZIPs. Behind the access check, before Datasette.
+"""Routes that read the archive: images, headers, metadata.json, files and ZIP files. Behind the access check, before Datasette.
 
-/image/<study_id>/<name>?size=128&frame=0&window=<center>,<width>      a picture, or one that says that there is none
-/image/<study_id>/<name>/about                                         what can be asked of it, or why there is none
+/image/<study_id>/<name>?size=128&frame=0&window=<centre>,<width>      an image, or a placeholder
+/image/<study_id>/<name>/about                                         frames and windows, or why there is no image
 /header/<study_id>/<name>     /metadata/<study_id>                     JSON
 /file/<study_id>/<name>       /zip/<study_instance_uid>     /zip-study/<study_id>
 """
@@ -34,10 +34,10 @@ from storage_ledger.web.files.pictures.pool import Pool
 from storage_ledger.web.files.zip_stream import PIECE, paths, safe_name, zipped
 
 THUMBNAIL = 256
-"""Pictures up to this size belong to a page that is logged itself; larger ones are logged."""
+"""Images up to this size are thumbnails of a page that is logged itself; larger ones are logged."""
 
 PRIVATE = "private, max-age=3600"
-"""For the user's own browser, while logged in: see `Vary`."""
+"""Caching in the user's own browser only; `Vary` ends it with the login."""
 
 _TYPES = {"png": "image/png", "jpeg": "image/jpeg", "json": "application/json"}
 _FAILED_FOR_S = 600.0
@@ -47,7 +47,7 @@ _PASSING = frozenset({"pictures-busy", "archive-missing", "file-missing", "file-
 
 
 class ContentRoutes:
-    """The routes; `close` ends what they started."""
+    """The routes, in front of the Datasette app."""
 
     def __init__(self, lookup: FileLookup, pool: Pool, cache: Cache) -> None:
         self._lookup = lookup
@@ -56,7 +56,7 @@ class ContentRoutes:
         self._failed: dict[tuple[str, bool, int], tuple[float, str]] = {}
 
     def before(self, app: ASGIApp) -> Router:
-        """These routes, and `app` for all else."""
+        """Return a router with these routes; all other addresses go to `app`."""
         return Router(
             [
                 Route("/image/{study_id}/{name}", self.image),
@@ -73,7 +73,7 @@ class ContentRoutes:
         )
 
     async def image(self, request: Request) -> Response:
-        """A picture; 200 with one that says so where there is none, its code in X-Picture-Why."""
+        """Return an image. If there is none: 200 with a placeholder, and the reason's code in X-Picture-Why."""
         try:
             wanted = _wanted(request)
         except ValueError as error:
@@ -97,7 +97,7 @@ class ContentRoutes:
         return Response(made.data, media_type=_TYPES[made.kind], headers={**_private(), "ETag": f'"{key}"'})
 
     async def about(self, request: Request) -> Response:
-        """What a viewer needs to know; `why` is a code, and `text` says it in words, where there is no picture."""
+        """Return what a viewer needs to know. If there is no image, `why` is the reason's code and `text` its text."""
         file = await self._file(request)
         if file is None:
             return _not_there()
@@ -112,7 +112,7 @@ class ContentRoutes:
         return JSONResponse({**json.loads(made.data), "why": None, "text": ""})
 
     async def header(self, request: Request) -> Response:
-        """The elements of a file; where that cannot be had, no rows, and `why` and `text`."""
+        """Return a file's header elements. If they cannot be read: no rows, and the reason in `why` and `text`."""
         file = await self._file(request)
         if file is None:
             return _not_there()
@@ -124,7 +124,7 @@ class ContentRoutes:
         return Response(made.data, media_type="application/json")
 
     async def metadata(self, request: Request) -> Response:
-        """metadata.json as it is in the archive."""
+        """Return metadata.json exactly as archived."""
         study_id = request.path_params["study_id"]
         if not await self._lookup.knows(study_id):
             return _not_there()
@@ -136,7 +136,7 @@ class ContentRoutes:
         return Response(data, media_type="application/json")
 
     async def file(self, request: Request) -> Response:
-        """The archived bytes (RFC 9110 §14: one range). Where they turn out to be others, the answer breaks off before its end."""
+        """Return the archived bytes, or one range of them. If the checksum does not match, the response ends early."""
         file = await self._file(request)
         if file is None:
             return _not_there()
@@ -147,7 +147,7 @@ class ContentRoutes:
             return Response(status_code=304, headers=headers)
         span = requested_range(request.method, request.headers, file.bytes, etag)
         if span is None:
-            return PlainTextResponse("No such range\n", 416, {"Content-Range": f"bytes */{file.bytes}"})
+            return PlainTextResponse(f"The file has only {file.bytes} bytes\n", 416, {"Content-Range": f"bytes */{file.bytes}"})
         try:
             descriptor = await asyncio.to_thread(self._lookup.open, file)
         except Unavailable as error:
@@ -163,7 +163,7 @@ class ContentRoutes:
         return _Streamed(pieces, 206 if span.is_partial else 200, headers, "application/dicom", opened.close)
 
     async def zip_of_dicom_study(self, request: Request) -> Response:
-        """All files of a DICOM study, by series."""
+        """Return a ZIP file of a DICOM study, with one folder per series."""
         uid = request.path_params["uid"]
         files = await self._lookup.of_dicom_study(uid)
         if not files:
@@ -175,7 +175,7 @@ class ContentRoutes:
         return self._zip(request, name, paths(files, series=True), [])
 
     async def zip_of_study(self, request: Request) -> Response:
-        """All files of a pipeline study, and its metadata.json."""
+        """Return a ZIP file of a pipeline study, with its metadata.json."""
         study_id = request.path_params["study_id"]
         files = await self._lookup.of_study(study_id)
         if not files:
@@ -189,7 +189,7 @@ class ContentRoutes:
         return self._zip(request, safe_name(study_id), paths(files, series=False), extra)
 
     async def nothing(self, _: Request) -> Response:
-        """404 for an address below ours that has no route; Datasette would redirect it to another one."""
+        """Return 404 for an unknown address below our routes, which Datasette would redirect."""
         return _not_there()
 
     def _zip(self, request: Request, name: str, files: list[tuple[str, IndexedFile]], extra: list[tuple[str, bytes]]) -> Response:
@@ -202,11 +202,11 @@ class ContentRoutes:
         return await self._lookup.file(request.path_params["study_id"], request.path_params["name"])
 
     async def _made(self, key: str, file: IndexedFile, wanted: RenderRequest) -> Rendered:
-        """From the cache, or made now and kept there. Raises `Unavailable`."""
+        """Return the result from the cache, or render it and cache it. Raises `Unavailable`."""
         if (made := await asyncio.to_thread(self._cache.get, key)) is not None:
             return made
         now = asyncio.get_running_loop().time()
-        question = (file.sha256, wanted.what == "header", wanted.frame)  # whichever size or window is asked for
+        question = (file.sha256, wanted.what == "header", wanted.frame)  # whatever the size or window
         if (failed := self._failed.get(question)) is not None and now < failed[0]:
             raise Unavailable(failed[1])
         descriptor = await asyncio.to_thread(self._lookup.open, file)
@@ -223,7 +223,7 @@ class ContentRoutes:
         return made
 
     def _remember(self, question: tuple[str, bool, int], until: float, code: str) -> None:
-        """A file that crashes a worker is tried again only after a while, not at each request."""
+        """Remember a failure, so that a file that crashes a worker is not tried again at every request."""
         self._failed.pop(question, None)
         self._failed[question] = (until, code)
         while len(self._failed) > _FAILED_AT_MOST:
@@ -231,14 +231,14 @@ class ContentRoutes:
 
 
 def attachment(name: str) -> str:
-    """A Content-Disposition that names a file, whatever its name is made of (RFC 6266 §4.3, RFC 8187)."""
+    """Return a Content-Disposition for any file name (RFC 6266 §4.3, RFC 8187)."""
     sound = name.encode("utf-8", "replace").decode()
     plain = "".join(c if c.isascii() and c.isprintable() and c not in '"\\%;' else "_" for c in sound)
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(sound, safe='')}"
 
 
 class _Streamed(StreamingResponse):
-    """Pieces of a generator that may block; it is closed however the answer ends, and then `done` is called."""
+    """Streams a blocking generator. However the response ends, the generator is closed and `done` is called."""
 
     def __init__(
         self, pieces: Generator[bytes], status: int, headers: dict[str, str], kind: str, done: Callable[[], None] = lambda: None
@@ -256,7 +256,7 @@ class _Streamed(StreamingResponse):
 
 
 def _pieces(file: BinaryIO, span: ByteRange, sha256: str | None) -> Generator[bytes]:
-    """The bytes of the range. With a digest the last piece is sent only if the whole has it; otherwise the client gets too short a file."""
+    """Yield the bytes of the range. With `sha256`, the last piece is sent only if the checksum of the whole matches."""
     digest = hashlib.sha256()
     file.seek(span.first)
     count = span.count
@@ -275,7 +275,7 @@ def _none() -> Generator[bytes]:
 
 
 def _wanted(request: Request) -> RenderRequest:
-    """Raises `ValueError` saying what is wrong."""
+    """Parse the parameters of an image. Raises `ValueError` with a message for the user."""
     wanted = _whole(request, "size", SIZES[0], 1 << 16)
     size = next((size for size in SIZES if size >= wanted), SIZES[-1])
     return RenderRequest("picture", _whole(request, "frame", 0, MAX_FRAME), size, _window(request.query_params.get("window")))
@@ -284,7 +284,7 @@ def _wanted(request: Request) -> RenderRequest:
 def _whole(request: Request, name: str, default: int, most: int) -> int:
     text = request.query_params.get(name) or str(default)
     if not re.fullmatch("[0-9]{1,9}", text, re.ASCII) or int(text) > most:
-        raise ValueError(f"{name} is a whole number from 0 to {most}")
+        raise ValueError(f"{name} must be a whole number from 0 to {most}")
     return int(text)
 
 
@@ -296,7 +296,7 @@ def _window(text: str | None) -> tuple[float, float] | None:
     except ValueError:
         center, width = math.nan, math.nan
     if not (math.isfinite(center) and math.isfinite(width) and abs(center) <= 1e9 and 0 < width <= 1e9):
-        raise ValueError("window is center,width: two numbers, the second above 0")
+        raise ValueError("window must be two numbers, centre and width, such as 40,400; the width must be greater than 0")
     return center, width
 
 
@@ -305,7 +305,7 @@ def _private() -> dict[str, str]:
 
 
 def _not_there() -> Response:
-    return _refusal(404, "The archive has nothing of that name.")
+    return _refusal(404, "No such file or study in the index.")
 
 
 def _refusal(status: int, text: str, why: str | None = None) -> Response:
@@ -317,7 +317,7 @@ def _digits(text: str | None) -> str:
 
 
 def _placeholder(text: str) -> str:
-    """Quiet, and legible in light and dark; the text is ours."""
+    """Return a grey SVG, legible on light and dark pages. `text` must be trusted: it is not escaped."""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 128 128" width="128" height="128" role="img"><title>{text}</title>'
         '<rect width="128" height="128" fill="#808080" fill-opacity=".12"/>'

@@ -1,6 +1,6 @@
-"""A study as a ZIP file, made while it is sent: stored, of any size, in memory for one piece of one file.
+"""A study as a ZIP file, created while it is sent: uncompressed, of any size, with one piece of one file in memory.
 
-What is missing or damaged does not shorten it silently: it ends with a text that names it.
+If files are missing or damaged, the ZIP file ends with a text file that lists them.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..
 def zipped(
     kept: Sequence[tuple[str, IndexedFile]], opened: Callable[[IndexedFile], int], extra: Sequence[tuple[str, bytes]] = ()
 ) -> Generator[bytes]:
-    """The pieces of a ZIP file of these files, each under its path (`paths` makes good ones), and of some short texts.
+    """Yield a ZIP file of these files, each under its path (see `paths`), and of some short texts.
 
-    `opened` gives a descriptor, or raises `Unavailable`. SHA256SUMS.txt says what the ledger says of each: `sha256sum -c` reads
-    it. A file that is not to be had, or whose bytes are others by now, stands in MISSING-OR-DAMAGED.txt.
+    `opened` returns a descriptor or raises `Unavailable`. SHA256SUMS.txt has the checksums from the ledger, for `sha256sum -c`.
+    MISSING-OR-DAMAGED.txt lists files that could not be read or whose checksum does not match.
     """
     out = _Out()
     problems: list[str] = []
@@ -67,7 +67,7 @@ def zipped(
 
 
 def paths(kept: Sequence[IndexedFile], *, series: bool) -> list[tuple[str, IndexedFile]]:
-    """A path for each that every system can unpack, no two alike even where case does not count; with a folder a series."""
+    """Return a path for each file, valid on every system and unique even if case is ignored. `series`: one folder per series."""
     taken = {DIGESTS.casefold(), PROBLEMS.casefold(), "metadata.json"}
     found = []
     for one in kept:
@@ -85,7 +85,7 @@ def paths(kept: Sequence[IndexedFile], *, series: bool) -> list[tuple[str, Index
 
 
 def safe_name(text: str) -> str:
-    """A file name that means nothing to any system, nor in a terminal."""
+    """Return a file name without special meaning on any system or in a terminal."""
     name = unicodedata.normalize("NFC", _FORBIDDEN.sub("_", text.encode("utf-8", "replace").decode())).strip(" .")
     stem, suffix = os.path.splitext(name)
     while len((stem + suffix).encode()) > MAX_NAME_BYTES:
@@ -105,7 +105,7 @@ def _info(path: str) -> zipfile.ZipInfo:
 
 
 class _Out(io.RawIOBase):
-    """Takes what the ZIP file writes until it is fetched. It cannot seek, so sizes follow the bytes."""
+    """Buffers what the ZIP file writes. It cannot seek, so sizes follow the data."""
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []

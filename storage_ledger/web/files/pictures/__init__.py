@@ -1,7 +1,7 @@
-"""Pictures and headers of DICOM files, made in processes of their own: a file is hostile until shown otherwise.
+"""Images and headers of DICOM files, rendered in separate processes because a file may be malicious.
 
-`render` makes a picture of one frame, `header` a table of elements, `worker` is the process in which both happen, `pool` keeps
-a few of these and ends the ones that take too long, `cache` keeps what they made. `serve` loads none of it.
+`render` renders one frame as an image, `header_table` lists the header's elements; both run in a `worker` process. `pool` runs
+the workers and ends those that take too long, `cache` keeps the results. `serve` loads none of this.
 """
 
 from __future__ import annotations
@@ -13,31 +13,31 @@ from typing import Any, Literal
 MediaKind = Literal["png", "jpeg", "json"]
 
 SIZES = (128, 256, 512, 1024, 2048)
-"""The sides of the squares, in pixels, into which pictures are made to fit."""
+"""Image sizes in pixels: width and height are at most this."""
 
 MAX_FRAME = 1 << 24
 
 WHY = {
-    "no-pixels": "There is no picture in this file.",
+    "no-pixels": "This file contains no image.",
     "not-dicom": "This file is not DICOM.",
     "header-unreadable": "The header of this file cannot be read.",
-    "no-such-frame": "The file has no such frame.",
-    "syntax-unsupported": "Nothing here decodes this transfer syntax: 12-bit lossy JPEG, video, or a rare one. The file can be downloaded.",
-    "pixels-unreadable": "The pixels cannot be decoded: they are damaged, or not as the header says.",
-    "picture-too-large": "Making the picture takes more memory than it may.",
-    "picture-too-slow": "Making the picture takes longer than it may.",
+    "no-such-frame": "This file has fewer frames.",
+    "syntax-unsupported": "No decoder for this transfer syntax (12-bit lossy JPEG, video or a rare one). You can download the file.",
+    "pixels-unreadable": "The pixels cannot be decoded: they are damaged or do not match the header.",
+    "picture-too-large": "Rendering this image needs too much memory.",
+    "picture-too-slow": "Rendering this image takes too long.",
     "picture-crashed": "The decoder crashed on this file.",
-    "pictures-busy": "Too many pictures are asked for just now: try again.",
-    "archive-missing": "The archive cannot be reached just now.",
-    "file-missing": "The archive does not have this file.",
-    "file-changed": "The file in the archive is not the one that was archived.",
-    "file-unreadable": "The file in the archive cannot be read.",
+    "pictures-busy": "Too many images are being rendered. Try again in a moment.",
+    "archive-missing": "The archive is not available. Try again later.",
+    "file-missing": "This file is missing from the archive.",
+    "file-changed": "This file is no longer the one that was archived: it does not match the ledger.",
+    "file-unreadable": "This file cannot be read from the archive.",
 }
-"""Why there is no picture: code → the text shown."""
+"""Why there is no image, header or file: code → text for the user."""
 
 
 class Unavailable(Exception):
-    """There is none to be had; `code` is a key of `WHY`. `where` names the place in the program, never a value."""
+    """An image, header or file is not available. `code` is a key of `WHY`; `where` is a place in the code, never a value."""
 
     def __init__(self, code: str, where: str = "") -> None:
         super().__init__(code)
@@ -47,10 +47,11 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RenderRequest:
-    """What is wanted of a file.
+    """A request to a worker, about one file.
 
-    `picture`: frame number `frame` (from 0) within `size` by `size` pixels, with a window (centre, width; in the values that
-    the modality LUT gives, Hounsfield units for CT) or the file's own. `about`: what can be asked of it. `header`: its elements.
+    `picture`: render frame `frame` (from 0), at most `size` by `size` pixels, with a window (centre, width) or the file's own. The
+    window is in values after the modality LUT: Hounsfield units for CT. `about`: return frames and windows. `header`: list the
+    header's elements.
     """
 
     what: Literal["picture", "about", "header"]
@@ -59,25 +60,25 @@ class RenderRequest:
     window: tuple[float, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """For a worker."""
+        """Return the request as JSON for a worker."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> RenderRequest:
-        """The reverse."""
+        """Parse the JSON of `to_json`."""
         window = document.pop("window")
         return cls(**document, window=None if window is None else (float(window[0]), float(window[1])))
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A rendered picture or document: its bytes, and their type."""
+    """A rendered image or JSON document: its type and bytes."""
 
     kind: MediaKind
     data: bytes
 
 
 LENGTHS = struct.Struct("!II")
-"""Before what a worker says: the length of its JSON, and of the bytes behind that."""
+"""Header of a worker's answer: the length of its JSON, and of the data that follows it."""
 
 MAX_REQUEST_BYTES = 4096

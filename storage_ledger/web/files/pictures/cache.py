@@ -1,7 +1,7 @@
-"""What was made once, on disk, up to a size; the longest unseen goes first.
+"""Disk cache of rendered images and headers, limited in size; the least recently used are removed first.
 
-Patients' data: files 0640, folders 0750. It may be emptied or deleted at any time. Nothing waits for the disk: what a power cut
-leaves half written is shorter than it says, and is made again.
+It contains patient data: files 0640, folders 0750. It may be emptied or deleted at any time. Nothing is fsynced: a file that a
+power cut left incomplete is shorter than its first line says, and is rendered again.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from storage_ledger.system.files import READ
 from storage_ledger.web.files.pictures import MediaKind, Rendered
 
 VERSION = "1"
-"""Changes when the same question gets another answer than before."""
+"""Change this when the same request gives a different result than before."""
 
 KEEP = 0.9
-"""So much of the size is left when room is made."""
+"""When the cache is full, it is reduced to this fraction of its size."""
 
 SEEN_S = 600
-"""A file's time says when it was last asked for, as exactly as this."""
+"""Precision of the last use, which is a file's modification time."""
 
 FILE_MODE = 0o640
 FOLDER_MODE = 0o750
@@ -37,12 +37,12 @@ _HEAD = re.compile(rb"(%s) ([0-9]{1,10})\n" % "|".join(get_args(MediaKind)).enco
 
 
 def key_of(sha256: str, *parts: object) -> str:
-    """The name under which the answer to a question about a file of these bytes is kept."""
+    """Return the cache key for a request (`parts`) about a file with this checksum."""
     return hashlib.sha256("|".join((VERSION, sha256, *map(str, parts))).encode()).hexdigest()
 
 
 class Cache:
-    """Files below `folder`, which is made; at most `size` bytes, 0 keeps nothing. Thread-safe; errors are not passed on."""
+    """A cache in `folder`, which is created; at most `size` bytes, 0 disables it. Thread-safe. I/O errors are ignored."""
 
     def __init__(self, folder: Path, size: int) -> None:
         self._folder = folder
@@ -51,7 +51,7 @@ class Cache:
         self._used: int | None = None
 
     def get(self, key: str) -> Rendered | None:
-        """What was put there; None when it is not there, or not whole."""
+        """Return the cached result; None if it is missing or incomplete."""
         if self._size == 0:
             return None
         try:
@@ -68,10 +68,10 @@ class Cache:
                 with contextlib.suppress(OSError):
                     os.utime(descriptor)
             kind = head[1].decode()
-            return Rendered(kind, data)  # type: ignore[arg-type] # one of the three, says the pattern
+            return Rendered(kind, data)  # type: ignore[arg-type] # the pattern allows only these
 
     def put(self, key: str, made: Rendered) -> None:
-        """Keep it, and make room. Where that cannot be done (a full disk), it is not kept."""
+        """Cache a result and make room for it. Does nothing if that fails, for example on a full disk."""
         if self._size == 0:
             return
         whole = f"{made.kind} {len(made.data)}\n".encode() + made.data
@@ -99,7 +99,7 @@ class Cache:
             if self._used is not None and self._used + more <= self._size:
                 self._used += more
                 return
-            # At the first time, and whenever it seems full: what others did is seen, too.
+            # Count at first use and whenever the cache seems full: other processes may have changed it.
             found = sorted(self._files())
             self._used = sum(size for _, size, _ in found)
             limit = self._size if self._used <= self._size else int(self._size * KEEP)
@@ -111,7 +111,7 @@ class Cache:
                 self._used -= size
 
     def _files(self) -> Iterator[tuple[float, int, str]]:
-        """When last seen, size, path."""
+        """Yield the last use, size and path of each cached file."""
         with os.scandir(self._folder) as folders:
             for folder in folders:
                 if not (re.fullmatch("[0-9a-f]{2}", folder.name) and folder.is_dir(follow_symlinks=False)):
@@ -124,7 +124,7 @@ class Cache:
 
 
 def _make_folder(folder: Path) -> None:
-    """With its mode, whatever the umask, and the cache's own folder above it."""
+    """Create the folder and its parent, the cache's own, with this mode whatever the umask is."""
     for each in (folder.parent, folder):
         with contextlib.suppress(FileExistsError):
             each.mkdir(FOLDER_MODE)

@@ -1,4 +1,4 @@
-"""All elements of a DICOM file's header as a table: for a worker only, like `render`."""
+"""All elements of a DICOM file's header as a table. Only for worker processes, like `render`."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _BINARY = frozenset({"OB", "OW", "OF", "OD", "OL", "OV", "UN", "OB or OW"})
 
 
 def table(file: BinaryIO) -> dict[str, Any]:
-    """`rows`, in the file's order, and `cut`, whether there would be more of them. Raises `Unavailable`.
+    """Return `rows` in the file's order, and `cut`: whether there are more than fit. Raises `Unavailable`.
 
-    Each has `tag`, `name`, `vr`, `value` (a text for people; of binary values the size) and `depth`, 0 at the top; the items of
-    a sequence stand one deeper than it, their elements another one. The pixel data and what follows it are left out.
+    Each row has `tag`, `name`, `vr`, `value` (text for people; for binary values the size) and `depth`, 0 at the top. The items
+    of a sequence are one level deeper than it, their elements two. Pixel data and everything after it are left out.
     """
     dataset = _read(file)
     rows: list[dict[str, Any]] = []
@@ -47,7 +47,7 @@ def _read(file: BinaryIO) -> Dataset:
 
 
 def _add(rows: list[dict[str, Any]], dataset: Dataset, depth: int) -> bool:
-    """Whether all of it has found room."""
+    """Add rows for a dataset. Returns whether all of it fitted."""
     whole = True
     for tag in sorted(dataset.keys()):
         if len(rows) >= MAX_ROWS:
@@ -60,7 +60,7 @@ def _add(rows: list[dict[str, Any]], dataset: Dataset, depth: int) -> bool:
             element: Any = dataset[tag]
             sequence = bool(element.VR == "SQ")
             value = f"{len(element.value or []):,} items" if sequence else _text(element)
-        except Exception:  # noqa: BLE001 - pydicom raises whatever a broken value makes it stumble over; the row says so
+        except Exception:  # noqa: BLE001 - for a corrupt value pydicom raises any exception; the row says so
             rows.append(_row(tag, _name(tag), str(getattr(raw, "VR", "") or ""), "(cannot be read)", depth))
             continue
         rows.append(_row(tag, _safe(element.name), str(element.VR), value, depth))

@@ -1,4 +1,4 @@
-"""A few workers, and an end for those that take too long, take too much or crash: the site goes on."""
+"""Runs the worker processes, and replaces those that crash, hang or use too much memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from storage_ledger.web.files.pictures import LENGTHS, Rendered, RenderRequest, 
 Result = TypeVar("Result")
 
 PATIENCE_S = 10.0
-"""For one file, from when a worker has it."""
+"""Time limit for one request, counted from when a worker has it."""
 
 START_S = 60.0
 MAX_WAITING = 256
@@ -29,11 +29,11 @@ MAX_ANSWER_BYTES = 64 << 20
 
 _ENVIRONMENT = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR") if name in os.environ}
 _ENVIRONMENT |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "LC_ALL": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"}
-"""Of a worker: no password hash, no token, no secret; and no threads, each of which reserves memory."""
+"""A worker's environment: no password hash, token or secret, and no threads, because each reserves memory."""
 
 
 class Pool:
-    """Up to `workers` processes. They start with the first question, or with `warm`, and end with `close`."""
+    """Up to `workers` processes. They start with the first request or with `warm`, and end with `close`."""
 
     def __init__(self, workers: int, *, patience_s: float = PATIENCE_S) -> None:
         self._patience_s = patience_s
@@ -45,15 +45,15 @@ class Pool:
         self._room = threading.Semaphore(MAX_WAITING)
 
     def warm(self) -> None:
-        """Have the workers ready before anybody asks; returns at once."""
+        """Start the workers ahead of the first request. Returns immediately."""
         for _ in self._workers:
             self._threads.submit(self._warm)
 
     async def make(self, descriptor: int, request: RenderRequest) -> Rendered:
-        """Do what is requested with the open file, which stays the caller's. Raises `Unavailable`."""
+        """Run a request on an open file, which the caller still has to close. Raises `Unavailable`."""
         if not self._room.acquire(blocking=False):
             raise Unavailable("pictures-busy")
-        mine = os.dup(descriptor)  # who asked may be gone, and its file closed, before a worker is free
+        mine = os.dup(descriptor)  # the caller may be gone, and its file closed, before a worker is free
 
         def done(_: Future[Rendered]) -> None:
             os.close(mine)
@@ -61,7 +61,7 @@ class Pool:
 
         try:
             future = self._threads.submit(self._make, mine, request)
-        except RuntimeError:  # it is closed
+        except RuntimeError:  # the pool is closed
             os.close(mine)
             raise Unavailable("pictures-busy") from None
         future.add_done_callback(done)
@@ -69,11 +69,11 @@ class Pool:
 
     @property
     def pids(self) -> list[int]:
-        """Of the workers that run just now."""
+        """The process ids of the running workers."""
         return [worker.process.pid for worker in self._workers if worker.process is not None]
 
     def close(self) -> None:
-        """End all of them at once; what is being made is not finished."""
+        """Kill all workers. Unfinished requests raise `Unavailable`."""
         for worker in self._workers:
             worker.retire()
         self._threads.shutdown(wait=True, cancel_futures=True)
@@ -96,7 +96,7 @@ class Pool:
 
 
 class _Worker:
-    """A process and our end of its socket; started when it is needed, and again after it had to go."""
+    """A worker process and our end of its socket. Started when needed, and again after it ended."""
 
     def __init__(self) -> None:
         self.process: subprocess.Popen[bytes] | None = None
@@ -115,14 +115,14 @@ class _Worker:
         except (OSError, ValueError):
             self.end()
             raise Unavailable("pictures-busy" if self._retired else "picture-crashed") from None
-        if told.get("last"):  # it ends by itself; the next one shall not meet it on its way out
+        if told.get("last"):  # it is about to exit: do not give it the next request
             self.end()
         if "code" in told:
             raise Unavailable(told["code"], str(told.get("where", "")))
         return Rendered(told["kind"], data)
 
     def start(self) -> socket.socket:
-        """Our end of the line. Raises `Unavailable` when no process can be had."""
+        """Start the process unless it runs. Returns our end of the socket. Raises `Unavailable` if it does not start."""
         if self._line is not None and self.process is not None and self.process.poll() is None:
             return self._line
         self.end()
@@ -139,11 +139,11 @@ class _Worker:
             _heard(ours, time.monotonic() + START_S)
         except (OSError, ValueError):
             self.end()
-            raise Unavailable("picture-crashed", "a worker does not start") from None
+            raise Unavailable("picture-crashed", "worker did not start") from None
         return ours
 
     def retire(self) -> None:
-        """End the process, so that waiting callers get no answer; it is not started again."""
+        """Kill the process for good, so that waiting callers return with an error."""
         self._retired = True
         if (process := self.process) is not None:
             process.kill()
@@ -159,10 +159,10 @@ class _Worker:
 
 
 def _heard(line: socket.socket, until: float) -> tuple[dict[str, Any], bytes]:
-    """What it says: JSON, and bytes. Raises `TimeoutError`, `OSError` when it has gone, `ValueError` for nonsense."""
+    """Receive an answer: JSON and data. Raises `TimeoutError`, `OSError` if the worker ended, `ValueError` if invalid."""
     first, second = LENGTHS.unpack(_exactly(line, LENGTHS.size, until))
     if first + second > MAX_ANSWER_BYTES:
-        raise ValueError("too long an answer")
+        raise ValueError("answer too long")
     told = json.loads(_exactly(line, first, until))
     return told, _exactly(line, second, until)
 
@@ -174,6 +174,6 @@ def _exactly(line: socket.socket, count: int, until: float) -> bytes:
         line.settimeout(max(0.001, until - time.monotonic()))
         got = line.recv_into(view)
         if got == 0:
-            raise ConnectionResetError("it has gone")
+            raise ConnectionResetError("the worker has ended")
         view = view[got:]
     return bytes(buffer)

@@ -1,7 +1,7 @@
-"""One frame of a DICOM file as a picture: for a worker only, since what it reads may be made to kill.
+"""One frame of a DICOM file as an image. Only for worker processes, because a malicious file may crash the decoder.
 
-The way of a grey value (DICOM PS3.3 §C.11, PS3.4 §N.2): stored value → modality LUT → VOI LUT or window → inverted where white
-stands for little. All of it is done to each value that occurs, not to each pixel: at most 65,536, and the frame is looked up.
+Grey values go through (DICOM PS3.3 §C.11, PS3.4 §N.2): stored value → modality LUT → VOI LUT or window → inversion if white
+means low. These steps run once per possible value, at most 65,536, and the pixels are then looked up in the result.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ TAGS = (
 )  # fmt: skip
 
 JPEG_UP_TO = 256
-"""Up to this size a picture is JPEG, which is small; larger ones, by which somebody may judge, keep each grey value."""
+"""Images up to this size are JPEG, which is small. Larger ones, which a user may examine, are PNG: every grey value is kept."""
 
 MAX_WINDOWS = 16
 CT_WINDOWS = (
     ("Soft tissue", 40.0, 400.0), ("Lung", -600.0, 1500.0), ("Bone", 480.0, 2500.0), ("Brain", 40.0, 80.0), ("Liver", 60.0, 160.0),
 )  # fmt: skip
-"""Usual ones, in Hounsfield units: name, centre, width."""
+"""Common windows in Hounsfield units: name, centre, width."""
 
 _PADDED = (0.5, 99.5)
 _MAX_VALUES = 1 << 16
@@ -54,7 +54,7 @@ Pixels: TypeAlias = NDArray[Any]
 
 
 def picture(file: BinaryIO, request: RenderRequest) -> Rendered:
-    """The frame as PNG, or as JPEG when small; never enlarged. Raises `Unavailable`."""
+    """Render the frame as PNG, or as JPEG if small; it is never enlarged. Raises `Unavailable`."""
     dataset = read(file)
     pixels = _decode(file, dataset, request.frame)
     image = _image(pixels, dataset, request.frame, request.window)
@@ -68,9 +68,9 @@ def picture(file: BinaryIO, request: RenderRequest) -> Rendered:
 
 
 def about(file: BinaryIO, request: RenderRequest) -> dict[str, Any]:
-    """What a viewer needs to know: `frames`, `rows`, `columns`, `frame_ms` (0: no film), `windows` (name, centre, width).
+    """Return `frames`, `rows`, `columns`, `frame_ms` (0: not a cine loop) and `windows` (name, centre, width) for a viewer.
 
-    The first window is what a picture without one shows. Raises `Unavailable` when the frame cannot be shown.
+    The first window is the one used if a request names none. Raises `Unavailable` if the frame cannot be shown.
     """
     dataset = read(file)
     pixels = _decode(file, dataset, request.frame)
@@ -89,7 +89,7 @@ def about(file: BinaryIO, request: RenderRequest) -> dict[str, Any]:
 
 
 def read(file: BinaryIO) -> Dataset:
-    """What the header says of the picture. Raises `Unavailable`."""
+    """Read the header elements that describe the image (`TAGS`). Raises `Unavailable`."""
     try:
         return _dcmread(file, force=False)
     except InvalidDicomError:
@@ -117,7 +117,7 @@ def _frame_ms(dataset: Dataset) -> int:
 
 
 def _decode(file: BinaryIO, dataset: Dataset, frame: int) -> Pixels:
-    """One frame of rows and columns, and samples if in colour: RGB where it was YBR; no more of the file is read."""
+    """Decode one frame, reading no more of the file. Returns rows, columns and, for colour, samples; YBR becomes RGB."""
     if not dataset.get("Rows") or not dataset.get("Columns"):
         raise Unavailable("no-pixels")
     if not 0 <= frame < _frames(dataset):
@@ -127,7 +127,7 @@ def _decode(file: BinaryIO, dataset: Dataset, frame: int) -> Pixels:
     except NotImplementedError:
         raise Unavailable("syntax-unsupported") from None
     except AttributeError as error:
-        # pydicom says so of a file without pixel data, and of one whose header lacks what describes it.
+        # pydicom raises it for a file without pixel data and for a header without the elements that describe it.
         raise Unavailable("no-pixels" if "no 'Pixel Data'" in str(error) else "pixels-unreadable") from error
     except RuntimeError as error:
         unsupported = "plugins are missing" in str(error) or "does not support" in str(error)  # such as 12-bit JPEG: docs/adr/0011
@@ -140,7 +140,7 @@ def _decode(file: BinaryIO, dataset: Dataset, frame: int) -> Pixels:
 def _pixels(file: BinaryIO, dataset: Dataset, frame: int) -> Pixels:
     file.seek(0)
     syntax = dataset.file_meta.get("TransferSyntaxUID") if hasattr(dataset, "file_meta") else None
-    if syntax == DeflatedExplicitVRLittleEndian:  # there is no way to a frame but through all that is before it
+    if syntax == DeflatedExplicitVRLittleEndian:  # a frame can only be reached by decompressing everything before it
         return pixel_array(pydicom.dcmread(file), index=frame)
     options: dict[str, Any] = {} if syntax else {"transfer_syntax_uid": _guessed_syntax(dataset)}
     return pixel_array(file, index=frame, **options)
@@ -174,7 +174,7 @@ def _eight_bits(pixels: Pixels, bits: int) -> NDArray[np.uint8]:
 
 
 class _Values:
-    """The values of a grey frame after the modality LUT: `ramp`, of which `at` says which one a pixel has."""
+    """A grey frame after the modality LUT. `ramp`: its possible values. `at`: each pixel's place in `ramp`."""
 
     def __init__(self, pixels: Pixels, dataset: Dataset, frame: int) -> None:
         self.about = _of_frame(dataset, frame)
@@ -188,7 +188,7 @@ class _Values:
             stored = np.arange(low, int(pixels.max()) + 1, dtype=np.int32 if pixels.dtype.itemsize <= 2 else np.int64)
             self.counts: Pixels = np.bincount(self.at, minlength=len(stored))
         else:
-            # Floats and 32 bits (doses, parametric maps): as many steps as an eye could tell apart, and many more.
+            # Floats and 32-bit values (doses, parametric maps): far more steps than an eye can tell apart.
             finite = pixels[np.isfinite(pixels)] if pixels.dtype.kind == "f" else pixels
             low_, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
             step = (high - low_) / (_MAX_VALUES - 1) or 1.0
@@ -200,7 +200,7 @@ class _Values:
         self.ramp = np.asarray(apply_modality_lut(stored, self.about), dtype=np.float64)
 
     def _leave_out_padding(self, stored: Pixels) -> None:
-        """Padding around the image does not count for the window (PS3.3 §C.7.5.1.1.2)."""
+        """Ignore the padding around the image when choosing a window (PS3.3 §C.7.5.1.1.2)."""
         first = self.about.get("PixelPaddingValue")
         if isinstance(first, int):
             last = self.about.get("PixelPaddingRangeLimit", first)
@@ -232,7 +232,7 @@ def _grey(values: _Values, window: tuple[float, float] | None) -> NDArray[np.uin
 
 
 def _windowed(values: Pixels, center: float, width: float, function: str) -> Pixels:
-    """0 to 1 within the window (PS3.3 §C.11.2.1.2 and .3)."""
+    """Map the window to 0 to 1 (PS3.3 §C.11.2.1.2 and .3). Values outside may be below 0 or above 1."""
     match function:
         case "SIGMOID":
             return np.asarray(1.0 / (1.0 + np.exp((-4.0 * (values - center) / width).clip(-700, 700))))
@@ -245,7 +245,7 @@ def _windowed(values: Pixels, center: float, width: float, function: str) -> Pix
 
 
 def _automatic(values: _Values) -> tuple[float, float]:
-    """A window from nearly the darkest to nearly the brightest value that occurs."""
+    """Return a window (centre, width) over the middle 99 % of the frame's values."""
     total = np.cumsum(values.counts)
     low, high = (float(values.ramp[int(np.searchsorted(total, share / 100 * total[-1]))]) for share in _PADDED)
     low, high = min(low, high), max(low, high)
@@ -257,7 +257,7 @@ def _windows(dataset: Dataset, frame: int) -> list[tuple[str, float, float]]:
 
 
 def _own_windows(about: Dataset) -> list[tuple[str, float, float]]:
-    """The windows in the file: name, centre, width."""
+    """Return the windows in the file: name, centre, width."""
     names = [str(name) for name in _list(about.get("WindowCenterWidthExplanation"))]
     found: list[tuple[str, float, float]] = []
     pairs = zip(_list(about.get("WindowCenter")), _list(about.get("WindowWidth")), strict=False)
@@ -274,11 +274,11 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
     "FrameVOILUTSequence": ("WindowCenter", "WindowWidth", "WindowCenterWidthExplanation", "VOILUTFunction"),
     "PixelMeasuresSequence": ("PixelSpacing",),
 }
-"""What an enhanced image says once for all its frames, or for each (PS3.3 §C.7.6.16.2)."""
+"""Attributes that an enhanced image has once for all frames or once per frame (PS3.3 §C.7.6.16.2)."""
 
 
 def _of_frame(dataset: Dataset, frame: int) -> Dataset:
-    """What holds for this frame, as an image of one frame would say it."""
+    """Return the attributes of one frame as if it were a single-frame image."""
     if "SharedFunctionalGroupsSequence" not in dataset and "PerFrameFunctionalGroupsSequence" not in dataset:
         return dataset
     found = Dataset()
@@ -295,7 +295,7 @@ def _of_frame(dataset: Dataset, frame: int) -> Dataset:
 
 
 def _aspect(dataset: Dataset, frame: int) -> float:
-    """Height of a pixel by its width (PS3.3 §C.7.6.3.1.7, §10.7.1)."""
+    """Return a pixel's height divided by its width (PS3.3 §C.7.6.3.1.7, §10.7.1)."""
     about = _of_frame(dataset, frame)
     for keyword in ("PixelSpacing", "ImagerPixelSpacing", "PixelAspectRatio"):
         pair = [_number(value) for value in _list(about.get(keyword))]

@@ -1,7 +1,7 @@
-"""The process in which pictures are made: one file at a time, within limits, until its owner hangs up.
+"""The process that renders images: one file at a time, within limits, until its parent closes the socket.
 
-It is given open files, never names; it can write none; and what it has to say goes back through the one socket that is its
-standard input. Run as `python -m storage_ledger.web.files.pictures.worker`; only `pool` does.
+It receives open files, never names, and cannot write files. Requests and answers go through one socket, its standard input.
+`pool` runs it as `python -m storage_ledger.web.files.pictures.worker`.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from storage_ledger.system.logs import where
 from storage_ledger.web.files.pictures import LENGTHS, MAX_REQUEST_BYTES, Rendered, RenderRequest, Unavailable, header_table, render
 
 MAX_MEMORY_BYTES = 768 << 20
-"""So much address space on top of what the libraries take."""
+"""Address space limit, on top of what the libraries take."""
 
 MAX_CPU_S = 30
-"""Only for a worker whose owner was killed meanwhile: the owner's own patience ends sooner."""
+"""CPU limit in case the parent was killed; a living parent ends the worker sooner (`PATIENCE_S`)."""
 
 _LIMITS = {
-    resource.RLIMIT_CORE: 0,  # a core dump would hold a patient's data
+    resource.RLIMIT_CORE: 0,  # a core dump would contain patient data
     resource.RLIMIT_FSIZE: 0,
     resource.RLIMIT_NOFILE: 32,
 }
 
 
 def main() -> None:
-    """Answer until the other end closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is its owner's business, who then hangs up
-    warnings.simplefilter("ignore")  # they quote values
+    """Answer requests until the parent closes the socket."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and then closes the socket
+    warnings.simplefilter("ignore")  # warnings quote values
     config.settings.reading_validation_mode = config.IGNORE
     _limit()
     line = socket.socket(fileno=os.dup(0))
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def _answer(line: socket.socket, request: RenderRequest, file: BinaryIO) -> bool:
-    """Whether to go on: what ran out of memory, or of stack, does not."""
+    """Answer one request. Returns False if the process must end because it ran out of memory or stack."""
     try:
         made = _make(request, file)
     except Unavailable as error:
@@ -63,7 +63,7 @@ def _answer(line: socket.socket, request: RenderRequest, file: BinaryIO) -> bool
     except RecursionError:
         _send(line, {"code": "header-unreadable", "last": True})
         return False
-    except Exception as error:  # noqa: BLE001 - decoders raise whatever a broken file makes them stumble over; its owner logs where
+    except Exception as error:  # noqa: BLE001 - for a corrupt file decoders raise any exception; the parent logs where
         _send(line, {"code": "header-unreadable" if request.what == "header" else "pixels-unreadable", "where": where(error)})
     else:
         _send(line, {"kind": made.kind}, made.data)
@@ -88,13 +88,13 @@ def _send(line: socket.socket, told: dict[str, Any], data: bytes = b"") -> None:
 def _limit() -> None:
     for which, most in _LIMITS.items():
         resource.setrlimit(which, (most, most))
-    with contextlib.suppress(OSError, ValueError):  # Linux has these; elsewhere the owner's clock has to do
+    with contextlib.suppress(OSError, ValueError):  # only Linux has these; elsewhere the parent's time limit has to do
         with open("/proc/self/statm", encoding="ascii") as file:
             most = int(file.read().split()[0]) * resource.getpagesize() + MAX_MEMORY_BYTES
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-        file.write("1000")  # where memory is short for all, this process goes first (a write to /proc has no size)
-    os.nice(5)  # pages, and whoever writes the archive, come first
+        file.write("1000")  # if the machine runs out of memory, end this process first (RLIMIT_FSIZE does not apply to /proc)
+    os.nice(5)  # pages and the storage service come first
 
 
 def _cpu_s() -> float:
