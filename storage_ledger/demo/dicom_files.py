@@ -1,6 +1,6 @@
-"""The demo's DICOM files: made from pydicom's test files, with made-up patients, dates and places.
+"""The demo's DICOM files: pydicom's test files with made-up patients, dates and hospitals.
 
-The pictures, waveforms and reports are those of the test files; who they are said to be of is invented here.
+Images, waveforms and reports come from the test files; everything that identifies a patient is invented here.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from pydicom.uid import generate_uid
 
 
 class Case(StrEnum):
-    """What is special about an upload."""
+    """How an upload behaves in the demo."""
 
     ORDINARY = "ordinary"
     SEVERAL = "several"  # one of several files of one pipeline study
-    BROKEN = "broken"  # cut off: no header can be read
-    TWICE = "twice"  # its message comes again once it is archived
-    MISSING = "missing"  # described, but its file never comes
+    BROKEN = "broken"  # truncated: its header cannot be read
+    TWICE = "twice"  # its message is delivered again after it is archived
+    MISSING = "missing"  # described, but its file never arrives
 
 
 @dataclass(frozen=True, slots=True)
 class DemoUpload:
-    """One file on its way. `study_id`: the pipeline's; `dicom_study`: the Study Instance UID, None where none can be read."""
+    """One file to send. `study_id`: the pipeline study. `dicom_study`: the Study Instance UID, None if it cannot be read."""
 
     study_id: str
     name: str
@@ -49,7 +49,7 @@ class DemoUpload:
 
     @property
     def sha256(self) -> str:
-        """Of its bytes, in lower-case hex."""
+        """The SHA-256 of its bytes, in lower-case hex."""
         return hashlib.sha256(self.data).hexdigest()
 
 
@@ -71,7 +71,7 @@ class _Place:
 
 @dataclass(frozen=True, slots=True)
 class _Series:
-    """`source`: the test file. `slices`: how many images to make of it. `flipped`: left and right swapped, to tell the images apart."""
+    """One series. `source`: the test file. `slices`: number of images to create. `flipped`: mirror the image, so that it differs."""
 
     source: str
     description: str
@@ -193,9 +193,9 @@ _MAKERS = {
 
 
 def make(today: date, between: Callable[[], None] = lambda: None) -> list[DemoUpload]:
-    """All uploads, in the order in which they are sent; some 8 MB. `between` is called between two files.
+    """Return all uploads in the order to send them, about 8 MB. `between` is called after each file.
 
-    Study, series and instance UIDs are the same each time; the pipeline's study_ids are new ones, as the gateway's are.
+    Study, series and instance UIDs are the same in every run. Pipeline study_ids are new each time, as from the gateway.
     """
     config.settings.reading_validation_mode = config.IGNORE
     config.settings.writing_validation_mode = config.IGNORE
@@ -235,7 +235,7 @@ def _uploads(exam: _Exam, number: int, today: date) -> Iterator[DemoUpload]:
 
 
 def _sign(dataset: FileDataset, exam: _Exam, number: int, today: date) -> None:
-    """Say whose study it is, and where and when it was made."""
+    """Set the patient, the hospital and the date."""
     person, place = _PEOPLE[exam.person], _PLACES[exam.place]
     day = today - timedelta(days=(number * 37) % 540 + 1)
     for keyword in _WHO_IT_WAS:
@@ -264,7 +264,7 @@ def _sign(dataset: FileDataset, exam: _Exam, number: int, today: date) -> None:
 
 
 def _place_in_study(dataset: FileDataset, series: _Series, numbers: tuple[int, int, int]) -> None:
-    """Give it its UIDs and its place; make its picture one of its own where the pixels are not compressed."""
+    """Set UIDs, numbers and slice position. If the series needs it, change the pixels, which must be uncompressed."""
     exam_number, series_number, slice_number = numbers
     dataset.StudyInstanceUID = _uid("study", exam_number)
     dataset.SeriesInstanceUID = _uid("series", exam_number, series_number)
@@ -286,7 +286,7 @@ def _place_in_study(dataset: FileDataset, series: _Series, numbers: tuple[int, i
 
 
 def _zoomed(pixels: bytes, rows: int, columns: int, zoom: float, *, flipped: bool) -> bytes:
-    """The middle of a picture of 16-bit pixels, magnified to the whole of it."""
+    """Magnify the middle of a 16-bit image to its full size."""
     xs = [int((column - columns / 2) / zoom + columns / 2) for column in range(columns)]
     pick = itemgetter(*(xs[::-1] if flipped else xs))
     source = memoryview(pixels)[: 2 * rows * columns].cast("H")

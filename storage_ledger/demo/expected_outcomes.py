@@ -1,4 +1,4 @@
-"""What became of each upload, read from the ledger as anybody could; and whether that is what should have become of it."""
+"""Reads from the ledger what happened to each upload, and compares it with what should have happened."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ QUARANTINED_AS = "upload-missing"
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What was counted and measured. `seconds`: from the first `described` to the last new file."""
+    """The demo's results. `seconds`: from the first `described` entry to the last archived file."""
 
     studies: int
     files: int
@@ -46,7 +46,7 @@ class Figures:
 
 
 class Watch:
-    """Follows the ledger by position; call `look` repeatedly."""
+    """Follows the ledger by position. Call `look` repeatedly."""
 
     def __init__(self, ledger: Ledger, uploads: Sequence[DemoUpload]) -> None:
         self._ledger = ledger
@@ -67,36 +67,36 @@ class Watch:
 
     @property
     def outcomes(self) -> int:
-        """How many messages have come to their end: archived, quarantined or rejected. A redelivery is not counted."""
+        """The number of messages with an outcome: archived, quarantined or rejected. Redeliveries are not counted."""
         return len(self._copies) + len(self._quarantined) + len(self._rejected)
 
     @property
     def messages(self) -> int:
-        """How many there will be."""
+        """The number of messages that are sent, without redeliveries."""
         return len(self._uploads) + 1
 
     @property
     def settled(self) -> int:
-        """The number of studies whose status is right at the Status Service, and will not be overwritten any more."""
+        """The number of studies with the expected status at the Status Service that will not be overwritten again."""
         return len(self._settled)
 
     @property
     def studies(self) -> int:
-        """How many pipeline studies there will be."""
+        """The number of pipeline studies that are sent."""
         return len(self._expected)
 
     @property
     def troubles(self) -> str:
-        """What fails, in a few words."""
+        """Counts of rejected and quarantined messages and retries, as text."""
         found = [("rejected", len(self._rejected)), ("quarantined", len(self._quarantined)), ("retries", self.retries)]
         return ", ".join(f"{count} {name}" for name, count in found if count)
 
     def is_archived(self, study_id: str) -> bool:
-        """Whether a file of it is."""
+        """Return whether a file of the study is archived."""
         return any(copy == study_id for copy, _ in self._copies)
 
     def look(self) -> list[str]:
-        """Read what is new; returns sentences about what a person would want to know at once."""
+        """Read new entries. Returns a line of text for each one that the user should see immediately."""
         news: list[str] = []
         while entries := self._ledger.read(self.position, 500):
             for entry in entries:
@@ -105,7 +105,7 @@ class Watch:
         return news
 
     def judge_statuses(self, spoken: Collection[str], status_of: Callable[[str], str | None]) -> None:
-        """Ask the Status Service about the studies that nobody will report on any more; once after each `status-sent`."""
+        """Read back the status of studies in `spoken` from the Status Service, once after each `status-sent` entry."""
         for study_id, told in self._told.items():
             expected = self._expected.get(study_id)
             if study_id in spoken and study_id not in self._settled and self._asked.get(study_id) is not told:
@@ -115,7 +115,7 @@ class Watch:
 
     @property
     def is_done(self) -> bool:
-        """Whether everything has come to its end, the redelivery too."""
+        """Whether every message, including the redelivery, has its outcome and every status is as expected."""
         twice = [upload.study_id for upload in self._uploads if upload.case is Case.TWICE]
         return (
             self.outcomes >= self.messages
@@ -124,28 +124,28 @@ class Watch:
         )
 
     def differences(self, archive: Path) -> list[str]:
-        """What is not as it should be, a sentence each; compares the archive's files byte for byte."""
+        """Return a sentence for each difference from the expected result. Compares the checksums of all archived files."""
         found = []
         for upload in self._uploads:
             if upload.case is not Case.MISSING:
                 found += self._differs(upload, archive)
             elif self._quarantined.get(upload.study_id) != QUARANTINED_AS:
-                found.append(f"{upload.study_id}: its file never came, and it is not quarantined")
+                found.append(f"{upload.study_id}: its file never arrived, but it is not quarantined")
             if upload.case is Case.TWICE and not self._already_there[upload.study_id]:
-                found.append(f"{upload.study_id}: its second message left no entry `already-there`")
+                found.append(f"{upload.study_id}: its second message left no `already-there` entry")
         missing = {upload.study_id for upload in self._uploads if upload.case is Case.MISSING}
         found += [f"{study_id}: quarantined ({code})" for study_id, code in self._quarantined.items() if study_id not in missing]
         found += [
-            f"{study_id}: the Status Service does not say `{expected}`"
+            f"{study_id}: its status at the Status Service is not `{expected}`"
             for study_id, expected in self._expected.items()
             if study_id not in self._settled
         ]
         if self._rejected != [REJECTED_AS]:
-            found.append(f"rejected messages: {', '.join(self._rejected) or 'none'}; there should be one, {REJECTED_AS}")
+            found.append(f"rejected messages: {', '.join(self._rejected) or 'none'}; expected one, {REJECTED_AS}")
         return found
 
     def figures(self) -> Figures:
-        """To be asked when it is done."""
+        """Return the results. Call it once the demo is done."""
         there = [upload for upload in self._uploads if (upload.study_id, upload.name) in self._copies]
         took_s = (self._last_archived_at - self._first_at).total_seconds() if self._first_at and self._last_archived_at else 0.0
 
@@ -178,7 +178,7 @@ class Watch:
         except OSError as error:
             return [f"{upload.study_id}: {upload.name} cannot be read in the archive: {error.strerror}"]
         if not there == upload.sha256 == hashlib.sha256(data).hexdigest():
-            return [f"{upload.study_id}: {upload.name} is archived with other bytes"]
+            return [f"{upload.study_id}: {upload.name} does not match what was sent"]
         return []
 
     def _apply(self, entry: Entry) -> list[str]:
@@ -193,22 +193,22 @@ class Watch:
                 return [f"quarantined  {study_id[:8]}: {data['code']}"]
             case Kind.REJECTED:
                 self._rejected.append(data["reason"])
-                return [f"rejected     a message: {data['detail']}"]
+                return [f"rejected     message: {data['detail']}"]
             case Kind.STATUS_SENT:
                 self._told[study_id] = entry
                 if data.get("reason") == "overwritten":
                     self.told_again[study_id] = None
             case Kind.FAILED:
                 self.retries += 1
-                return [f"to retry     step {data['step']}: {data['code']}"]
+                return [f"retry        step {data['step']}: {data['code']}"]
         return []
 
     def _apply_archived(self, entry: Entry, study_id: str, data: dict[str, Any]) -> list[str]:
         if data["placement"] == "already-there":
             self._already_there[study_id] += 1
-            return [f"redelivered  {study_id[:8]}: archived already, no second file"]
+            return [f"redelivered  {study_id[:8]}: already archived, no second file"]
         self._copies[study_id, data["file"]["name"]] = data["file"]["sha256"]
         self._last_archived_at = instant(entry.recorded_at)
         if data["dicom"] is None:
-            return [f"broken file  {study_id[:8]}: {data.get('dicom_error')}, archived as it came"]
+            return [f"broken file  {study_id[:8]}: {data.get('dicom_error')}, archived as received"]
         return []

@@ -1,7 +1,7 @@
-"""The neighbours of the pipeline, played: the gateway puts a file into uploads, the descriptor publishes and speaks late.
+"""Simulates the gateway, which writes files to uploads, and the descriptor, which publishes messages and sends statuses.
 
-What they send, and in which order, is the pipeline's wire contract: the descriptor publishes first and sets its status
-afterwards, and now and then so late that it overwrites the archiver's word.
+Content and order follow the pipeline's wire contract: the descriptor publishes first and sends its status afterwards,
+sometimes so late that it overwrites the storage service's status.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from storage_ledger.pipeline.status_client import StatusClient
 
 CHANNEL = "described"
 MALFORMED = b'{"study_id": "5d1f0c52-77a4-4f0e-9c39-0b6f5a2b7c11", "file_path": "/app/upl'
-"""A message that breaks off: nothing in it can be trusted, its study_id neither."""
+"""A truncated message: nothing in it can be trusted, not even its study_id."""
 
 LATE_S = 0.5
 EVERY_LATE = 6
@@ -55,9 +55,9 @@ _GROUPS: Mapping[str, Mapping[str, str]] = {
 
 
 class Neighbours:
-    """Sends all uploads from a thread of its own.
+    """Sends all uploads in its own thread.
 
-    `spoken`: the studies about which the descriptor says nothing more. `failure`: what ended it early, if anything did.
+    `spoken`: studies for which the descriptor will send no further status. `failure`: the error that ended the thread, if any.
     """
 
     def __init__(self, uploads: Sequence[DemoUpload], folder: Path, redis_url: str, client: StatusClient) -> None:
@@ -74,18 +74,18 @@ class Neighbours:
         self.failure: Exception | None = None
 
     def start(self) -> None:
-        """Begin; returns at once."""
+        """Start the thread. Returns immediately."""
         self._thread.start()
 
     def close(self) -> None:
-        """End, wherever it is. May be called twice, and without `start`."""
+        """Stop the thread. May be called twice, and without `start`."""
         self._stop.set()
         if self._thread.ident is not None:
             self._thread.join()
         self._redis.close()
 
     def deliver_again(self, study_id: str) -> None:
-        """Publish the same message once more, byte for byte."""
+        """Publish the study's message again, byte for byte."""
         self._publish(self._messages[study_id])
 
     def _run(self) -> None:
@@ -99,7 +99,7 @@ class Neighbours:
                 self._speak(time.monotonic())
             while self._last_words and not self._stop.wait(0.02):
                 self._speak(time.monotonic())
-        except Exception as error:  # noqa: BLE001 - shown by who waits for us, and the demo ends
+        except Exception as error:  # noqa: BLE001 - the main thread shows it and ends the demo
             self.failure = error
 
     def _send(self, upload: DemoUpload, *, late_s: float) -> None:
@@ -108,7 +108,7 @@ class Neighbours:
         metadata = _describe(upload.data)
         message = {
             "study_id": upload.study_id,
-            "file_path": f"/app/uploads/{upload.name}",  # as the neighbours see the volume, in their containers
+            "file_path": f"/app/uploads/{upload.name}",  # the volume's path in the neighbours' containers
             "metadata": metadata,
             "validation_details": {"is_valid": True},
         }
@@ -119,7 +119,7 @@ class Neighbours:
 
     def _publish(self, data: bytes) -> None:
         if not self._redis.publish(CHANNEL, data):
-            raise ConnectionError("nobody was subscribed to the channel")
+            raise ConnectionError("the channel has no subscriber")
 
     def _speak(self, now: float) -> None:
         for _ in range(len(self._last_words)):
@@ -134,11 +134,11 @@ class Neighbours:
 
 
 def _describe(data: bytes) -> dict[str, Any]:
-    """The five groups; empty ones and an `error` when the file cannot be read."""
+    """Return the five metadata groups. If the file cannot be read they are empty, and `error` says why."""
     try:
         dataset = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True)
         return {group: _texts(dataset, names) for group, names in _GROUPS.items()}
-    except Exception as error:  # noqa: BLE001 - pydicom raises whatever a broken file makes it stumble over
+    except Exception as error:  # noqa: BLE001 - for a corrupt file pydicom raises any exception
         return {**{group: {} for group in _GROUPS}, "error": f"Failed to extract metadata: {error}"}
 
 

@@ -1,4 +1,4 @@
-"""What the demo prints: which server runs where, the progress, what happened, what to try next."""
+"""What the demo prints: the servers' addresses, the progress, the results, and what to try next."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from rich.text import Text
 from storage_ledger.demo.expected_outcomes import Figures, Watch
 
 EVERY_S = 1.0
-"""How often a line is printed where there is no terminal to draw bars on."""
+"""Seconds between progress lines if the output is not a terminal."""
 
 
 def header(out: Console) -> None:
-    """The first line: what this is."""
+    """Print the title."""
     out.print("[bold]storage-ledger demo[/bold]: the real service on this machine, with made-up patients")
     out.print()
 
 
 @contextmanager
 def starting(out: Console) -> Iterator[None]:
-    """Something moves while the servers start."""
+    """Show a spinner while the servers start."""
     if out.is_terminal:
-        with out.status("Starting the servers, making DICOM files", spinner="line"):
+        with out.status("Starting the servers, creating DICOM files", spinner="line"):
             yield
     else:
         yield
 
 
 def places(out: Console, rows: Mapping[str, str]) -> None:
-    """Which server runs where."""
+    """Print the address of each server, and the folder."""
     grid = Table.grid(padding=(0, 2))
     for name, place in rows.items():
         grid.add_row(Text(name, style="bold"), Text(place, overflow="fold"))
@@ -45,7 +45,7 @@ def places(out: Console, rows: Mapping[str, str]) -> None:
 
 
 class Archiving:
-    """The progress: two bars on a terminal, a line a second elsewhere. What fails is said at once."""
+    """Shows the progress: two bars on a terminal, otherwise a line per second. Failures are printed immediately."""
 
     def __init__(self, out: Console, watch: Watch) -> None:
         self._out = out
@@ -67,7 +67,7 @@ class Archiving:
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Draw while the `with` runs."""
+        """Show the bars while the `with` block runs."""
         if not self._out.is_terminal:
             yield
             return
@@ -77,11 +77,11 @@ class Archiving:
             yield
 
     def update(self, news: Sequence[str]) -> None:
-        """Show the progress after each look at the ledger."""
+        """Print the new lines and update the progress."""
         for line in news:
             self._progress.console.print(Text(f"  {line}", style="yellow", overflow="fold"))
         watch, now = self._watch, time.monotonic()
-        if watch.outcomes < watch.messages - 1:  # the one whose file never comes would spoil the rate
+        if watch.outcomes < watch.messages - 1:  # waiting for the missing file would distort the rate
             self._rate = watch.outcomes / (now - self._began)
         rate = f"{self._rate:3.0f}/s" if self._rate else ""
         if self._files is not None and self._statuses is not None:
@@ -98,39 +98,39 @@ class Archiving:
 
 
 def happened(out: Console, figures: Figures, grace_s: float) -> None:
-    """What became of it all, by outcome, with an explanation each."""
+    """Print the number of studies for each outcome, with an explanation."""
     rows = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     rows.add_column("What happened", no_wrap=True)
-    rows.add_column("Studies", justify="right")
+    rows.add_column("Count", justify="right")
     rows.add_column("What it means")
     for style, name, count, meaning in (
         ("green", "archived", figures.archived,
-         "Each file byte for byte, metadata.json beside it; the upload removed, the Status Service told."),
-        ("", "  of several files", figures.several, "4 files under one study_id: one folder."),
-        ("", "  a broken file", figures.broken, "Cut off, the descriptor could not read it: kept as it came."),
+         "File archived and verified, upload removed, status sent."),
+        ("", "  of several files", figures.several, "Four files with one study_id: one folder."),
+        ("", "  a broken file", figures.broken, "Truncated, header unreadable: archived as received."),
         ("", "  delivered twice", figures.twice, "The same message again: recorded, no second file."),
-        ("", "  told again", figures.told_again,
-         "The descriptor's late `described` had overwritten it: read back, told again."),
+        ("", "  status re-sent", figures.told_again,
+         "The descriptor had overwritten it with `described`."),
         ("yellow", "quarantined", figures.quarantined,
-         f"Its file did not come within {grace_s:g} s: told as `failed`, waits for a person."),
-        ("yellow", "rejected", figures.rejected, "A message that is no JSON: recorded with its bytes."),
+         f"File missing after {grace_s:g} s: `failed`, needs manual review."),
+        ("yellow", "rejected", figures.rejected, "The message is not JSON: recorded with its bytes."),
     ):  # fmt: skip
         rows.add_row(Text(name, style=style), str(count), Text(meaning))
     out.print()
     out.print(rows)
     out.print()
     out.print(
-        f"{figures.files} files, {figures.bytes / 1e6:.1f} MB: {figures.dicom_studies} DICOM studies of {figures.patients} patients, "
-        f"{figures.modalities} modalities; archived in {figures.seconds:.1f} s, {figures.files_per_s:.0f} files a second."
+        f"{figures.dicom_studies} DICOM studies, {figures.patients} patients, {figures.modalities} modalities.\n"
+        f"{figures.files} files ({figures.bytes / 1e6:.1f} MB) archived in {figures.seconds:.1f} s: {figures.files_per_s:.0f} per second."
     )
 
 
 def verdict(out: Console, differences: Sequence[str]) -> None:
-    """Whether that is what should have happened."""
+    """Print whether the results are as expected."""
     if not differences:
-        out.print("[green]All as it should be: every archived file was compared with what was sent.[/green]")
+        out.print("[green]All as expected: every archived file matches what was sent.[/green]")
         return
-    out.print("[bold red]Not as it should be:[/bold red]")
+    out.print("[bold red]Not as expected:[/bold red]")
     for line in differences[:20]:
         out.print(Text(f"  {line}", overflow="fold"))
     if len(differences) > 20:
@@ -138,12 +138,12 @@ def verdict(out: Console, differences: Sequence[str]) -> None:
 
 
 def next_steps(out: Console, *, page: str | None, environment: Path, study_id: str) -> None:
-    """The address of the page, and commands that work as they are printed. `page`: None when it is not served any more."""
+    """Print the web page's address, and commands to copy and run. `page`: None if it is no longer served."""
     out.print()
     if page:
-        out.print(Text.assemble("Web page  ", (page, "bold cyan underline"), "  no login, for this machine only"))
+        out.print(Text.assemble("Web page  ", (page, "bold cyan underline"), "  no login, this machine only"))
         out.print()
-    out.print("Try next, in another terminal; the first line says where the demo's ledger is:" if page else "To look at what is left:")
+    out.print("Try these in another terminal (the first line sets the demo's paths):" if page else "To inspect the data that was kept:")
     for command in (
         f". {shlex.quote(str(environment))}",
         f"storage-ledger show {study_id}",
@@ -155,4 +155,4 @@ def next_steps(out: Console, *, page: str | None, environment: Path, study_id: s
 
 
 def _again(watch: Watch) -> str:
-    return f"{len(watch.told_again)} told again" if watch.told_again else ""
+    return f"{len(watch.told_again)} status re-sent" if watch.told_again else ""

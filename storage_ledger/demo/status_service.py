@@ -1,6 +1,6 @@
-"""The reference Status Service: the neighbour's wire contract, for compose, the demo and the tests.
+"""The reference Status Service: it implements the neighbour's wire contract for compose, the demo and the tests.
 
-The last POST wins; `status:<study_id>` in Redis holds `{"status", "timestamp", "details"}` without expiry.
+The last POST wins. `status:<study_id>` in Redis holds `{"status", "timestamp", "details"}` without expiry.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _STUDY_ID = re.compile(r"[A-Za-z0-9._~:@!$&'()*+,;=-]{1,128}")
 
 
 def make_app(redis_url: str) -> Starlette:
-    """Make the app; it connects when the first request needs it, and is used in one event loop only.
+    """Create the app. It connects to Redis at the first request and belongs to one event loop.
 
-    Every answer is a JSON object; errors are `{"detail": …}` with 400, 404, 405, 413, or 500 while Redis is away.
+    Every response is a JSON object; errors are `{"detail": …}` with 400, 404, 405, 413, or 500 if Redis is unavailable.
     """
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        # No retries: who asks gets an answer now and comes again. The pool itself replaces connections that were closed.
+        # No retries: clients get an immediate answer and retry themselves. The pool replaces closed connections.
         pool = BlockingConnectionPool.from_url(
             redis_url, max_connections=32, timeout=5, protocol=2,
             socket_connect_timeout=2, socket_timeout=5, retry=Retry(NoBackoff(), 0),
@@ -59,10 +59,9 @@ def make_app(redis_url: str) -> Starlette:
 
 
 def run(redis_url: str, host: str, port: int) -> None:
-    """Serve until SIGTERM or SIGINT, then return; port 0 takes a free one, which the log names.
+    """Serve until SIGTERM or SIGINT, then return. Call it in the main thread. Port 0 takes a free port, which is logged.
 
-    For the main thread: `web.WebServer` runs the app beside something else. Raises `BadSettings` when nobody can listen
-    there.
+    Raises `BadSettings` if the address cannot be used.
     """
     server = Server(make_app(redis_url))
     with _ended_by_signals(server), contextlib.closing(listen(host, port, "STATUS_SERVICE")) as listener:
@@ -114,23 +113,23 @@ async def _body(request: Request) -> bytes:
         async for part in request.stream():
             taken += len(part)
             if taken > MAX_BODY_BYTES:
-                raise HTTPException(413, f"a body has at most {MAX_BODY_BYTES} bytes", {"Connection": "close"})
+                raise HTTPException(413, f"the body must have at most {MAX_BODY_BYTES} bytes", {"Connection": "close"})
             parts.append(part)
     except ClientDisconnect:
-        raise HTTPException(400, "the body ended early") from None
+        raise HTTPException(400, "the body is incomplete") from None
     return b"".join(parts)
 
 
 def _checked(body: bytes) -> dict[str, Any]:
     try:
         value = json.loads(body)
-        _dumps(value)  # NaN, infinities and nests that can be read but not written would fail at every GET
+        _dumps(value)  # NaN, infinities and deep nesting can be read but not written: every GET would fail
     except (ValueError, RecursionError):
         raise HTTPException(400, "the body must be JSON") from None
     if not isinstance(value, dict):
         raise HTTPException(400, "the body must be a JSON object")
     if not isinstance(value.get("status"), str) or not value["status"]:
-        raise HTTPException(400, "status must be a string that is not empty")
+        raise HTTPException(400, "status must be a non-empty string")
     if not isinstance(value.get("details"), (dict, type(None))):
         raise HTTPException(400, "details must be an object or null")
     return value
@@ -141,7 +140,7 @@ def _key(study_id: str) -> str:
 
 
 def _dumps(value: object) -> str:
-    """JSON in ASCII: a lone surrogate in a detail stays an escape, where UTF-8 could not hold it."""
+    """Return ASCII JSON, in which a lone surrogate stays an escape: UTF-8 could not encode it."""
     return json.dumps(value, allow_nan=False)
 
 
@@ -150,19 +149,19 @@ def _json(value: object, code: int = 200, headers: dict[str, str] | None = None)
 
 
 async def _http_error(_: Request, error: Exception) -> Response:
-    if not isinstance(error, HTTPException):  # never: Starlette hands over what the handler is registered for
+    if not isinstance(error, HTTPException):  # never: Starlette passes only the registered type
         raise error
     return _json({"detail": error.detail}, error.status_code, dict(error.headers or {}))
 
 
 async def _redis_away(_: Request, error: Exception) -> Response:
     logs.get().warning("status_service.redis_away", error_type=type(error).__name__)
-    return _json({"detail": "Redis is away"}, 500)
+    return _json({"detail": "Redis is unavailable"}, 500)
 
 
 @contextlib.contextmanager
 def _ended_by_signals(server: Server) -> Iterator[None]:
-    """Let SIGTERM and SIGINT end the server and nothing else: uvicorn raises them again, which would kill the process."""
+    """Let SIGTERM and SIGINT only stop the server: uvicorn would raise them again, which would kill the process."""
 
     def end(_: int, __: FrameType | None) -> None:
         server.should_exit = True

