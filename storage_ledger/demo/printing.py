@@ -105,14 +105,14 @@ def happened(out: Console, figures: Figures, grace_s: float) -> None:
     rows.add_column("What it means")
     for style, name, count, meaning in (
         ("green", "archived", figures.archived,
-         "File archived and verified, upload removed, status sent."),
+         "Archived and verified, upload removed, status sent."),
         ("", "  of several files", figures.several, "Four files with one study_id: one folder."),
         ("", "  a broken file", figures.broken, "Truncated, header unreadable: archived as received."),
         ("", "  delivered twice", figures.twice, "The same message again: recorded, no second file."),
         ("", "  status re-sent", figures.told_again,
          "The descriptor had overwritten it with `described`."),
         ("yellow", "quarantined", figures.quarantined,
-         f"File missing after {grace_s:g} s: `failed`, needs manual review."),
+         f"No file within {grace_s:g} s: `failed`, needs manual review."),
         ("yellow", "rejected", figures.rejected, "The message is not JSON: recorded with its bytes."),
     ):  # fmt: skip
         rows.add_row(Text(name, style=style), str(count), Text(meaning))
@@ -155,4 +155,4 @@ def next_steps(out: Console, *, page: str | None, environment: Path, study_id: s
 
 
 def _again(watch: Watch) -> str:
-    return f"{len(watch.told_again)} status re-sent" if watch.told_again else ""
+    return f"{len(watch.told_again)} statuses re-sent" if watch.told_again else ""
