@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import assert_never
+from typing import Literal, assert_never
 
 from storage_ledger.domain.entries import ADOPT, Kind, NewEntry
 
@@ -28,6 +28,10 @@ class Stage(StrEnum):
     REMOVE = "remove"
     TELL = "tell"
     CONFIRM = "confirm"
+
+
+StepName = Literal["place", "remove", "mirror", "tell"]
+"""The steps that record failed attempts and outages. Stored names, and labels of metrics."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from storage_ledger.domain.backoff import INTERNAL_ERROR_AGAIN, calm_s, worth_an
 from storage_ledger.domain.entries import Entry, faults
 from storage_ledger.domain.outages import going_on
 from storage_ledger.domain.payloads import FailedPayload, RecoveredPayload
-from storage_ledger.domain.work_queue import Stage
+from storage_ledger.domain.work_queue import Stage, StepName
 from storage_ledger.errors import (
     INTERNAL_ERROR,
     UPLOAD_CHANGING,
@@ -49,14 +49,17 @@ LOOK_EVERY_S = 1.0
 REMEMBERED_S = 86_400.0
 READY_AFTER_S = 30.0
 
-WAITS = {"place": [Stage.PLACE], "remove": [Stage.REMOVE], "tell": [Stage.TELL, Stage.CONFIRM]}
+WAITS: dict[StepName, list[Stage]] = {"place": [Stage.PLACE], "remove": [Stage.REMOVE], "tell": [Stage.TELL, Stage.CONFIRM]}
 """What waits while a step fails. The mirror is tried all the time."""
+
+STEPS: dict[Stage, StepName] = {stage: step for step, stages in WAITS.items() for stage in stages}
+"""The step that works on each stage."""
 
 Key = tuple[str, str]
 
 
 def append_failed(
-    tx: Transaction, step: str, work_item: WorkItem, error: Retryable, *, attempt: int, retry_at: str | None, of_upload: bool = True
+    tx: Transaction, step: StepName, work_item: WorkItem, error: Retryable, *, attempt: int, retry_at: str | None, of_upload: bool = True
 ) -> Entry | None:
     """Record an attempt that failed; `retry_at` is None where nobody knows when there will be another.
 
@@ -98,7 +101,7 @@ def record_internal_error(ledger: Ledger, metrics: Metrics, work_item: WorkItem,
         tx.postpone(position, stage, due_in_s=wait_s, attempts=attempt)
         if worth_an_entry(attempt):
             what = Retryable(INTERNAL_ERROR, type(error).__name__)
-            append_failed(tx, stage.value, work_item, what, attempt=attempt, retry_at=None, of_upload=stage is not Stage.TELL)
+            append_failed(tx, STEPS[stage], work_item, what, attempt=attempt, retry_at=None, of_upload=stage is not Stage.TELL)
 
 
 def postpone_unsaid(ledger: Ledger, work_item: WorkItem) -> None:
@@ -109,7 +112,7 @@ def postpone_unsaid(ledger: Ledger, work_item: WorkItem) -> None:
             tx.postpone(work_item.entry.position, work_item.stage, due_in_s=UNSAID_AGAIN_S, attempts=attempts)
 
 
-def record_hanging(ledger: Ledger, step: str, work_items: Sequence[WorkItem]) -> None:
+def record_hanging(ledger: Ledger, step: StepName, work_items: Sequence[WorkItem]) -> None:
     """A call has not come back for minutes: say so, for each of these. What comes of it is recorded when it does."""
     error = Retryable("hangs", "a call into uploads or the archive has not come back")
     with ledger.write() as tx:
@@ -146,12 +149,12 @@ class Outages:
             now = self._monotonic()
             return sorted(key for key, o in self._open.items() if o.well_since is None or now - o.well_since < READY_AFTER_S)
 
-    def goes_on(self, step: str) -> bool:
+    def goes_on(self, step: StepName) -> bool:
         """Whether something of that step is met, and was not seen to work since."""
         with self._lock:
             return any(key[0] == step and outage.well_since is None for key, outage in self._open.items())
 
-    def begin(self, tx: Transaction, step: str, error: Retryable, *, attempt: int, retry_at: str) -> None:
+    def begin(self, tx: Transaction, step: StepName, error: Retryable, *, attempt: int, retry_at: str) -> None:
         """It is met: append `failed`, unless it is going on already."""
         with self._lock:
             outage = self._open.get((step, error.code))
@@ -169,7 +172,7 @@ class Outages:
 
         tx.on_commit(opened)
 
-    def end(self, tx: Transaction, step: str) -> None:
+    def end(self, tx: Transaction, step: StepName) -> None:
         """The step works again. Appends `recovered` for what has been gone long enough; `run` sees to the rest."""
         with self._lock:
             now = self._monotonic()
@@ -199,7 +202,9 @@ class Outages:
         with self._lock:
             steps = {step for (step, _), outage in self._open.items() if outage.well_since is None}
         idle = {
-            step for step in steps & WAITS.keys() if not self._ledger.due(WAITS[step], limit=1) and not self._ledger.next_due(WAITS[step])
+            step
+            for step, stages in WAITS.items()
+            if step in steps and not self._ledger.due(stages, limit=1) and not self._ledger.next_due(stages)
         }
         with self._lock:
             for (step, _), outage in self._open.items():

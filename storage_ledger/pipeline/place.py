@@ -26,7 +26,7 @@ from storage_ledger.domain.payloads import ArchivedFileFields, ArchivedPayload, 
 from storage_ledger.domain.redeliveries import with_repeats
 from storage_ledger.domain.study import ArchivedFile, DescribedEvent, Study
 from storage_ledger.domain.work_queue import Stage
-from storage_ledger.errors import UPLOAD_CHANGING, Permanent, Retryable
+from storage_ledger.errors import ENTRY_DAMAGED, UPLOAD_CHANGING, Permanent, Retryable
 from storage_ledger.ledger.contract import Ledger, Transaction, WorkItem
 from storage_ledger.pipeline.failures import NOT_WHOLE, QUIET, WAITS_FOR_THE_FILE, append_failed
 from storage_ledger.pipeline.study_folds import StudyFolds
@@ -137,7 +137,10 @@ class Placer:
 
         What is `Archived` on return is durable but for a new study folder's own name: see `sync_new_folders`.
         """
-        study_id = work_items[0].entry.study_id or ""  # one of no study is damaged: a `described` has one
+        study_id = work_items[0].entry.study_id
+        if study_id is None:  # every `described` has one
+            damaged = Retryable(ENTRY_DAMAGED, "a `described` entry without study_id")
+            return [Retry(work_item, damaged) for work_item in work_items]
         try:
             study = self._folds.lend(study_id, [work_item.entry for work_item in work_items])
         except Retryable as error:
@@ -346,8 +349,8 @@ class Placer:
         )
 
     def _count(self, recorded: list[tuple[Entry, Outcome]], outcomes: list[Outcome]) -> None:
-        for study_id in {outcome.work_item.entry.study_id for outcome in outcomes}:
-            self._folds.keep(study_id or "")
+        for study_id in {study_id for outcome in outcomes if (study_id := outcome.work_item.entry.study_id) is not None}:
+            self._folds.keep(study_id)
         log = logs.get()
         for outcome in outcomes:
             if isinstance(outcome, Retry):

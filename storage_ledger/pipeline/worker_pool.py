@@ -19,7 +19,7 @@ from typing import Generic
 
 from storage_ledger.domain.backoff import LEDGER_BUSY, Backoff
 from storage_ledger.domain.ids import instant, later, rfc3339
-from storage_ledger.domain.work_queue import Stage
+from storage_ledger.domain.work_queue import Stage, StepName
 from storage_ledger.errors import LedgerBusy, LedgerUnusable, Retryable
 from storage_ledger.ledger.contract import Ledger, Transaction, WorkItem
 from storage_ledger.pipeline.failures import Outages, postpone_unsaid, record_hanging, record_internal_error
@@ -49,7 +49,7 @@ class Policy:
     hangs_after_s: without a sign of life (`beat`) a call is given up on. Where a step calls `into_volumes`, that is recorded as `failed`.
     """
 
-    step: str
+    step: StepName
     thread: str
     stages: tuple[Stage, ...]
     workers: int
