@@ -1,4 +1,4 @@
-"""A real browser on the real process: Debian's chromium, driven by playwright. Where there is none, these tests are skipped."""
+"""A real browser on the real process: Debian's chromium with playwright. Without chromium these tests are skipped."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ expect.set_options(timeout=20_000)  # a machine may be busy
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """Started once for the module, and ended with it: playwright keeps an event loop running in this thread."""
+    """Chromium, once per module: playwright keeps an event loop running in this thread."""
     found = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
     if found is None:
         pytest.skip("no chromium: apt-get install chromium")
@@ -42,7 +42,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def opened(chromium: Browser, archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browse]:
-    """Where everybody may look."""
+    """Web pages open to everyone."""
     browse = Browse(archive, tmp_path_factory.mktemp("log") / "log", "--no-login")
     yield browse
     browse.stop()
@@ -50,14 +50,14 @@ def opened(chromium: Browser, archive: Path, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture(scope="module")
 def guarded(chromium: Browser, archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browse]:
-    """Where jane may log in."""
+    """Web pages where jane may log in."""
     browse = Browse(archive, tmp_path_factory.mktemp("log") / "log", BROWSE_USER="jane", BROWSE_PASSWORD_HASH=hash_of(PASSWORD))
     yield browse
     browse.stop()
 
 
 class Visitor:
-    """A page that writes down everything that the browser complains about."""
+    """A page that records every complaint of the browser."""
 
     def __init__(self, context: BrowserContext, url: str) -> None:
         self.page: Page = context.new_page()
@@ -73,16 +73,16 @@ class Visitor:
         return self.page
 
     def shoot(self, name: str) -> None:
-        """Leave a screenshot for people."""
-        self.page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)  # it makes the folder
+        """Save a screenshot for people to look at."""
+        self.page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)  # playwright creates the folder
 
     def _heard(self, message: ConsoleMessage) -> None:
         if message.type in {"error", "warning"}:
             where = message.location.get("url", "")
             if "404" in message.text and os.path.dirname(where).startswith((f"{self.url}/image/",)) and not pictures(self.page, self.url):
-                return  # this version has no pictures
+                return  # this version has no images
             if where == self.page.url and ("400" in message.text or "404" in message.text):
-                return  # the page itself, which was to be one of these
+                return  # the page itself, which is expected to have one of these status codes
             self.complaints.append(f"{message.type}: {message.text} {where}")
 
 
@@ -90,7 +90,7 @@ _pictures: dict[str, bool] = {}
 
 
 def pictures(page: Page, url: str) -> bool:
-    """Whether this version serves pictures."""
+    """Return whether this version serves images."""
     if url not in _pictures:
         _pictures[url] = page.request.get(f"{url}/image/ct-1/ct-1.dcm?size=128").status != 404
     return _pictures[url]
@@ -106,7 +106,7 @@ def one_page(chromium: Browser, opened: Browse) -> Iterator[Visitor]:
 
 @pytest.fixture
 def reader(one_page: Visitor) -> Iterator[Visitor]:
-    """On the open site, in the browser's page that the reader before had: who only looks leaves nothing in it."""
+    """A visitor of the open site who only reads, and so can reuse one browser page in many tests."""
     one_page.complaints.clear()
     one_page.page.set_viewport_size(WIDE)
     one_page.page.emulate_media(color_scheme="light")
@@ -116,7 +116,7 @@ def reader(one_page: Visitor) -> Iterator[Visitor]:
 
 @pytest.fixture
 def visitor(chromium: Browser, opened: Browse) -> Iterator[Visitor]:
-    """On the open site, in India."""
+    """A visitor of the open site, in India, with a new browser context."""
     context = chromium.new_context(viewport=WIDE, timezone_id="Asia/Kolkata", color_scheme="light")
     context.set_default_timeout(20_000)
     made = Visitor(context, opened.url)
@@ -127,7 +127,7 @@ def visitor(chromium: Browser, opened: Browse) -> Iterator[Visitor]:
 
 @pytest.fixture
 def stranger(chromium: Browser, guarded: Browse) -> Iterator[Visitor]:
-    """On the site with a login."""
+    """A visitor of the site with a login, not logged in."""
     context = chromium.new_context(viewport=WIDE)
     made = Visitor(context, guarded.url)
     yield made

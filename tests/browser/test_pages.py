@@ -1,4 +1,4 @@
-"""What people see: the pages in a real browser."""
+"""The pages in a real browser, as users see them."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ PAGES = {
 }
 
 SHOWN = ("home", "studies", "study", "quarantined", "attention", "entry", "ledger", "table", "row", "sql")
-"""Of these screenshots are left."""
+"""Pages whose screenshots are saved."""
 
 AXE = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"], "resultTypes": ["violations"]}
-"""All that it judges by a standard, and its advice; of what is good it need not tell every place."""
+"""The axe rules to check: all standards and best practices. Only violations are reported."""
 
 AXE_DARK = {"runOnly": ["color-contrast", "scrollable-region-focusable"], "resultTypes": ["violations"]}
 
@@ -132,7 +132,7 @@ def test_axe_finds_nothing_in_light_or_dark_wide_or_on_a_phone(reader: Visitor, 
 
 
 def test_no_page_brings_script_or_style_in_line(reader: Visitor):
-    """So that a strict Content-Security-Policy can forbid them."""
+    """A strict Content-Security-Policy can then forbid them."""
     for path in (*PAGES.values(), "/index/nothing", "/-/login"):
         text = reader.page.request.get(reader.url + path, headers={"Accept": "text/html"}).text()
         assert not re.findall(r"<script(?![^>]*\ssrc=)|<style|\sstyle=|\son[a-z]+=|javascript:", re.sub(r"&lt;.*?&gt;", "", text)), path

@@ -1,4 +1,4 @@
-"""Guessing is slow, tokens and passwords are what they are said to be, and the access log holds no patient."""
+"""Password guessing is slow, tokens and passwords are checked, and the access log contains no patient data."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_pauses_grow_to_a_minute_and_no_further():
         fail(attempts, 1)
         pauses.append(attempts.wait_s("192.0.2.1", "jane"))
         clock.now += pauses[-1]
-        assert attempts.wait_s("192.0.2.1", "jane") == 0  # nobody is locked out
+        assert attempts.wait_s("192.0.2.1", "jane") == 0  # no user is locked out
     assert pauses[FREE - 1 : FREE + 3] == [1, 2, 4, 8]
     assert max(pauses) == pauses[-1] == LONGEST_S
 
@@ -71,7 +71,7 @@ def test_who_has_logged_in_from_there_before_is_not_slowed_down_by_others():
     assert attempts.wait_s("192.0.2.7", "jane") == 0
     assert attempts.wait_s("192.0.2.8", "jane") > 0
     fail(attempts, FREE, "192.0.2.7")
-    assert attempts.wait_s("192.0.2.7", "jane") > 0  # but by his own failures
+    assert attempts.wait_s("192.0.2.7", "jane") > 0  # but his own failures still count
 
 
 def test_a_success_ends_the_pauses_of_that_place_and_time_those_of_all():
@@ -229,7 +229,7 @@ class FakeShelf:
 
 
 def told(*looks: tuple[str, str, dict[str, Any]], clock: Clock | None = None) -> list[str]:
-    """What the log says of looks: path, query string, what the route said."""
+    """Return the log lines for requests: path, query string, what the route recorded."""
     stream = io.StringIO()
     logs.configure("INFO", stream=stream)
     log = AccessLog(FakeShelf(), clock or Clock())  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""How browsing puts things for people: names, dates, codes, charts."""
+"""How the web page formats names, dates, codes and charts."""
 
 # ruff: noqa: RUF001 - letters that look alike are what this is about
 from __future__ import annotations
@@ -114,7 +114,7 @@ def test_a_time_between_is_told_in_a_fitting_unit(seconds: float, text: str):
 
 
 class Asked:
-    """A request, as far as a route looks at it."""
+    """A request with only what a route reads."""
 
     actor = None
     url_vars: ClassVar[dict[str, str]] = {}
@@ -125,7 +125,7 @@ class Asked:
 
 
 class Closed:
-    """A Datasette that lets nobody in."""
+    """A Datasette that refuses every actor."""
 
     async def ensure_permissions(self, *_: object) -> None:
         raise PermissionError

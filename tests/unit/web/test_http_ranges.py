@@ -1,4 +1,4 @@
-"""Which bytes of a file a request asks for (RFC 9110 §13, §14)."""
+"""Conditional and range requests (RFC 9110 §13, §14)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a frame becomes a picture, what a table of a header shows, and what is kept of both."""
+"""How a frame is rendered, what the header table shows, and what the cache keeps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.dicom import make_file, testdata_files
 
 
 def dataset(pixels: Any, **elements: Any) -> io.BytesIO:
-    """A CT file of these stored values."""
+    """Return a CT file with these stored values."""
     values = np.asarray(pixels)
     buffer = io.BytesIO()
     made = make_file("/dev/null", rows=1, columns=1)
@@ -73,7 +73,7 @@ def test_without_a_window_all_but_the_rarest_values_are_shown_and_padding_does_n
     padded[:, :10] = -2000
     picture = shown(dataset(padded, PixelPaddingValue=-2000))
     assert (picture[0, 40], picture[49, 40], picture[0, 0]) == (255, 0, 0)
-    assert (shown(dataset(np.full((4, 4), 7, dtype=np.int16))) <= 255).all()  # one value alone is no division by zero
+    assert (shown(dataset(np.full((4, 4), 7, dtype=np.int16))) <= 255).all()  # a single value causes no division by zero
 
 
 def test_where_white_stands_for_little_it_is_inverted():
@@ -212,7 +212,7 @@ def test_the_longest_unseen_goes_when_there_is_no_room(tmp_path: Path):
     for age, key in enumerate(keys[:9]):
         cache.put(key, Rendered("jpeg", bytes(1000)))
         os.utime(folder / key[:2] / key[2:], (1e9 + age, 1e9 + age))
-    assert cache.get(keys[0]) is not None  # and so it is seen now
+    assert cache.get(keys[0]) is not None  # this counts as its last use
     cache.put(keys[9], Rendered("jpeg", bytes(1000)))
     assert [key for key in keys[:10] if cache.get(key) is None] == keys[1:3]
     for key in keys[10:]:

@@ -1,4 +1,4 @@
-"""ZIPs of a study: what is in them, what is said of what is not, and names that no system stumbles over."""
+"""ZIP files of a study: their contents, the list of missing or damaged files, and names that are valid everywhere."""
 
 from __future__ import annotations
 
