@@ -22,8 +22,8 @@ def acknowledge(
 ) -> None:
     """Acknowledge a problem that cannot be undone, so that it is no longer reported.
 
-    `clock-ahead`: the ledger's latest time is ahead of the clock. Set the clock first; times in the ledger stay as they
-    are, and a later jump is reported again. Works whether `serve` runs or not.
+    `clock-ahead`: the ledger's latest time is ahead of the clock. Set the clock first. Recorded times do not change, and a
+    later jump is reported again. Works whether `serve` runs or not.
 
     Exit code 1 if there is nothing to acknowledge.
     """

@@ -38,7 +38,7 @@ def adopt(
         typer.Option(
             "--report",
             metavar="FILE",
-            help="Write every file left alone or remarked on to this new file, one JSON object a line: path, code, adopted.",
+            help="List every file left alone or adopted with a remark in this new file, one JSON object per line: path, code, adopted.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

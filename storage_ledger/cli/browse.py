@@ -38,7 +38,7 @@ def browse(
 ) -> None:
     """Serve the web page: studies, images and the ledger, read-only.
 
-    As long as BROWSE_PASSWORD_HASH and BROWSE_TOKENS (or their _FILE twins) are not set, it starts but admits nobody. Run it as
+    Until BROWSE_PASSWORD_HASH or BROWSE_TOKENS (or its _FILE variant) is set, it starts but admits nobody. Run it as
     the same user as `serve`, which creates ledger.db and index.db: it waits BROWSE_WAIT_SECONDS for them.
 
     Exit code 2 if a setting is wrong or the files do not appear in time.

@@ -60,18 +60,18 @@ def replay(
         typer.Option("--study", help="Only this study. Not with --index or --mirror; --all skips these two.", metavar="STUDY_ID"),
     ] = None,
     rate: Annotated[
-        float, typer.Option("--rate", help="With --statuses: requests per second, at most.", min=0.01, max=100_000, metavar="NUMBER")
+        float, typer.Option("--rate", help="With --statuses: most requests per second.", min=0.01, max=100_000, metavar="NUMBER")
     ] = 100.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done; change nothing. `serve` may run.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Rebuild from the ledger what was lost or damaged.
 
-    Runs the parts that you name, in the order mirror, files, metadata.json, index, statuses. Whatever matches the ledger is
+    Runs the parts that you name, in the order mirror, files, metadata.json, index, statuses. Anything that matches the ledger is
     left alone. --metadata, --files, --mirror and --all need `serve` stopped. May be interrupted and run again.
 
     Exit code 1 if something could not be repaired: it is listed. 2 if the command ended early, for example because the
-    Status Service did not answer for 15 seconds: what was done stays done.
+    Status Service did not answer for 15 seconds: completed work is kept.
     """
     from contextlib import closing
 

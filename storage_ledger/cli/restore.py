@@ -44,7 +44,7 @@ def restore(
 
     All hashes are checked before anything is changed. A ledger without entries is replaced. An older ledger gets the
     missing entries from the mirror, or is replaced by the backup. Without --force, a ledger that cannot be read, or that has
-    entries which the mirror or backup lacks, is left as it is.
+    entries missing from the mirror or backup, is not changed.
 
     Nothing is deleted: a replaced ledger is kept as `ledger.db.before-restore-<time>`. Afterwards `serve` removes leftover
     uploads, reads back the statuses of the last day, and rebuilds the index.

@@ -35,12 +35,12 @@ def verify(
     older_than: Annotated[
         str | None, typer.Option(help="Read only files not verified for this long, or never: 30d, 12h, 2w, 90min, 45s.", metavar="AGE")
     ] = None,
-    rate: Annotated[float, typer.Option(help="Read files at this rate at most, in MB/s; 0: no limit.", min=0, metavar="MB_S")] = 0.0,
+    rate: Annotated[float, typer.Option(help="Most MB/s to read files at; 0: no limit.", min=0, metavar="MB_S")] = 0.0,
     no_record: Annotated[
         bool,
         typer.Option(
             "--no-record",
-            help="Do not append the result to the ledger; for a read-only user, or a copy. LEDGER_PATH must be writable all the same.",
+            help="Do not append the result to the ledger; for a read-only user, or a copy. LEDGER_PATH must still be writable.",
         ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

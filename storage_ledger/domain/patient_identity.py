@@ -141,7 +141,7 @@ def _disagree(a: dict[str, str], b: dict[str, str]) -> bool:
 
 @lru_cache(maxsize=4096)
 def _parts(attribute: str, text: str) -> dict[str, str]:
-    """Return what counts when a value is compared, by part (a name has several). The result is cached: do not change it."""
+    """Return the normalised parts of a value to compare (a name has several). The result is cached: do not modify it."""
     if attribute == "patient_name":
         return _name_parts(text)
     if attribute == "patient_birth_date" and (date := _DATE.match(text)):
@@ -156,11 +156,13 @@ def _parts(attribute: str, text: str) -> dict[str, str]:
 
 
 def _name_parts(text: str) -> dict[str, str]:
-    """DICOM PS3.5 §6.2.1: up to three groups (alphabetic, ideographic, phonetic) of family^given^middle^prefix^suffix.
+    """Split a name into the parts to compare (DICOM PS3.5 §6.2.1).
+
+    A name has up to three groups (alphabetic, ideographic, phonetic) of family^given^middle^prefix^suffix.
 
     Each group is compared with the same group. If the first group has no alphabetic letters, it counts as ideographic or phonetic by its
-    script. A prefix does not count (`DR` comes and goes); a suffix counts if both names have one (`JR` is not `SR`).
-    Case, width, spaces and punctuation do not count; accents do.
+    script. Prefixes are ignored (`DR` is often omitted); a suffix counts if both names have one (`JR` is not `SR`).
+    Case, width, spaces and punctuation are ignored; accents are not.
     """
     parts: dict[str, str] = {}
     for number, group in enumerate(text.split("=")[:3]):

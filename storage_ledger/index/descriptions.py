@@ -132,7 +132,7 @@ COLUMNS: dict[str, dict[str, str]] = {
     "series": _FILES,
     "patients": {
         "files": "Number of files that name this patient.",
-        "first_position": "`archived` entry of the first of them.",
+        "first_position": "`archived` entry of the first of these files.",
     },
     "damaged": {
         "position": "The entry.",

@@ -1,4 +1,4 @@
-"""Sets `files.patient_differs`: files of one DICOM study that name different patients, in whatever order they came."""
+"""Sets `files.patient_differs`: files of one DICOM study that name different patients, in whatever order they arrived."""
 
 from __future__ import annotations
 

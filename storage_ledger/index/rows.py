@@ -48,7 +48,7 @@ class OtherUploads(Protocol):
     """The uploads of a study that are in the table but not in memory."""
 
     def any_in(self, state: State) -> bool:
-        """Return whether one of them is in this state."""
+        """Return whether an upload is in this state."""
 
 
 @dataclass(slots=True)
@@ -58,7 +58,7 @@ class StudyRows:
     `changed_files`, `changed_uploads`: keys of rows that are new or different.
     `said`: patient and UIDs according to each message that is known here, by the position of its `described` entry.
     `stale`: study UID and position of files whose flags have changed, which makes tables derived from `files` out of date.
-    `before`: by name, rows of `files` before another header or message changed them.
+    `before`: by name, rows of `files` as they were before another header or message changed them.
     `others`: set if not all of the study's uploads and files are in memory; then `files` must have those in `names` before `apply`.
     """
 
@@ -220,10 +220,10 @@ class StudyRows:
         self._read_again(name, header, data.get("dicom_error"))
 
     def _read_again(self, name: str, header: dict[str, Any], error: str | None) -> None:
-        """Replace what was known from a file's header."""
+        """Replace the values from a file's header with those of a new read."""
         row = self._about_to_change(name)
         self._take(row, header, error)
-        row[FILE.sop_conflict] = 0  # to be decided again for its present SOP Instance UID
+        row[FILE.sop_conflict] = 0  # decided again for the new SOP Instance UID
         if _lacks_something(row):
             self._stand_in(name)
         self._name_patient(row)
@@ -236,7 +236,7 @@ class StudyRows:
         return row
 
     def _stand_in(self, name: str) -> None:
-        """Take patient and study from the file's message if its header cannot be read or does not name them.
+        """Fill in patient and study from the file's message if its header cannot be read or does not name them.
 
         Name, ID, birth date and sex all come from the header or all from the message: a patient is never composed of two sources.
         """
@@ -270,8 +270,8 @@ class StudyRows:
     def _identify(self, identity: Mapping[str, str | None], *, instead: bool = False) -> None:
         """Set the study's patient: name, ID, birth date and sex all come from one message or one file.
 
-        The source is the last message with a name or an ID (`instead`), or else the first file with one, or else the first message or
-        file with a birth date or a sex.
+        The last message with a name or an ID takes precedence, then the first file with one, then the first message or file with a
+        birth date or a sex. `instead`: a name or an ID replaces the present one.
         """
         study = self.study
         if names_a_patient(identity):
@@ -283,14 +283,14 @@ class StudyRows:
             study[place] = identity.get(name)
 
     def _spoken_for(self, name: str, entry: Entry, data: dict[str, Any]) -> None:
-        """Flag a file according to the message it was archived for; the last one described, if there are several."""
+        """Flag a file according to its message; of several messages, the one described last counts."""
         replaced = data.get("supersedes")
         if isinstance(replaced, str) and replaced in self.files and replaced != name:
             self._flag(replaced, FILE.superseded, is_set=True)
             self._flag(name, FILE.superseded, is_set=False)
         row = self.files[name]
         if (row[FILE.described] or 0) > (entry.cause or 0):
-            return  # it was delayed, and a newer message came first
+            return  # delayed: a newer message was archived first
         row[FILE.described] = entry.cause
         self.changed_files.add(name)
         if (unconfirmed := data.get("unconfirmed") is True) or row[FILE.unconfirmed]:
@@ -300,7 +300,7 @@ class StudyRows:
         self._compare(name)
 
     def _compare(self, name: str) -> None:
-        """Set the flags that follow from comparing a file's header with its message (in `said`)."""
+        """Compare a file's header with its message (in `said`) and set the flags accordingly."""
         row = self.files[name]
         said = self.said.get(row[FILE.described], _NOTHING)
         for attribute, value in said.items():

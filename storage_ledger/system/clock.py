@@ -1,4 +1,4 @@
-"""The clock. It is passed to what needs the time; tests pass another one."""
+"""The clock. Code that needs the time gets it as an argument, so that tests can pass another one."""
 
 from __future__ import annotations
 

@@ -182,7 +182,7 @@ def errors_mapped() -> Iterator[None]:
 
 
 def as_ours(error: Exception) -> LedgerError:
-    """Map a driver error to ours. No other place does.
+    """Map a driver error to one of ours; the only place that does.
 
     Full, busy and I/O errors can be retried (`LedgerBusy`); damage and foreign files cannot (`LedgerUnusable`). The rest is a trigger
     or constraint that fired, a missing table, or a bug (`LedgerRefused`).

@@ -1,4 +1,4 @@
-"""`storage-ledger adopt`: what it did not take in, and its remarks on what it did."""
+"""Files that `storage-ledger adopt` did not adopt, and its remarks on those it did."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`storage-ledger backup` and `restore --from-backup`."""
+"""Failures of `storage-ledger backup` and `restore --from-backup`."""
 
 # ruff: noqa: E501 - a sentence is one line
 

@@ -43,8 +43,8 @@ class Explanation:
 class Section:
     """The codes that one part of the program reports.
 
-    `title` is the heading on the reference page, `intro` the Markdown lines below it. `meanwhile` is true for all its codes; `commands`
-    are for those without commands of their own.
+    `title` is the heading on the reference page, `intro` the Markdown lines below it. `meanwhile` applies to all its codes,
+    `commands` to those without their own.
     """
 
     title: str

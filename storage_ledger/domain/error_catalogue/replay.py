@@ -9,7 +9,7 @@ from storage_ledger.domain.error_catalogue.retries import UPLOAD_IO
 from storage_ledger.domain.error_catalogue.shared import FOLDER_UNREADABLE, NAME_TAKEN, STUDY_UNKNOWN, UPLOAD_UNREADABLE
 
 _MORE_SOURCES = "Name more sources: backups, old archives, uploads, the modality's export."
-_PUT_BACK_LATER = "The file is put back when the study is sent again."
+_PUT_BACK_LATER = "The file is restored when the study is sent again."
 
 REPLAY = Section(
     "Replay",

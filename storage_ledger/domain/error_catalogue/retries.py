@@ -77,7 +77,7 @@ A code that stops five studies in a row from being placed becomes an [outage](#o
             "upload-changing",
             steps=("place", "remove"),
             means="The file is changing, or open for writing.",
-            meanwhile="A file open for longer than MISSING_FILE_GRACE_SECONDS is placed as it is, and again if it changes.",
+            meanwhile="A file open for longer than MISSING_FILE_GRACE_SECONDS is archived in its present state, and again if it changes.",
             action="Wait; if it lasts, find out what writes to the file.",
         ),
         Explanation(

@@ -1,4 +1,4 @@
-"""What any command may end with: bad settings, an error of the operating system, a lock, a bug."""
+"""Failures of any command: wrong settings, an operating system error, a lock, a bug."""
 
 from __future__ import annotations
 

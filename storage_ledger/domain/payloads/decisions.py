@@ -1,4 +1,4 @@
-"""Payloads of what people decide: `released`, `discarded` and `acknowledged`."""
+"""Payloads of manual decisions: `released`, `discarded` and `acknowledged`."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from storage_ledger.ledger.contract import Ledger
 
 
 def missing(ledger: Ledger) -> LedgerUnusable:
-    """The archive has no mirror, but the ledger has entries."""
+    """Return the error for an archive without a mirror, although the ledger has entries."""
     last = ledger.last()
     return LedgerUnusable(
         "mirror-missing",
@@ -18,7 +18,7 @@ def missing(ledger: Ledger) -> LedgerUnusable:
 
 
 def foreign(ledger: Ledger, other: str, position: int) -> LedgerUnusable:
-    """The mirror belongs to ledger `other`."""
+    """Return the error for a mirror that belongs to ledger `other`."""
     return LedgerUnusable(
         "mirror-foreign",
         f"the archive's mirror belongs to ledger {other}; LEDGER_PATH holds ledger {ledger.ledger_id} with {position} entries. "
@@ -28,7 +28,7 @@ def foreign(ledger: Ledger, other: str, position: int) -> LedgerUnusable:
 
 
 def ahead(claimed: int, position: int) -> LedgerUnusable:
-    """The mirror ends at position `claimed`, the ledger already at `position`."""
+    """Return the error for a mirror that ends at `claimed`, beyond the ledger's last `position`."""
     return LedgerUnusable(
         "mirror-ahead",
         f"the archive's mirror ends at position {claimed}, the ledger at {position}: the ledger may be an old backup. "
@@ -37,7 +37,7 @@ def ahead(claimed: int, position: int) -> LedgerUnusable:
 
 
 def disagrees(position: int) -> LedgerUnusable:
-    """Ledger and mirror have different, intact entries at this position."""
+    """Return the error for different, intact entries of ledger and mirror at this position."""
     return LedgerUnusable(
         "mirror-disagrees",
         f"ledger and mirror diverge at position {position}: one was continued from an older copy. "
@@ -46,7 +46,7 @@ def disagrees(position: int) -> LedgerUnusable:
 
 
 def not_whole(position: int) -> LedgerUnusable:
-    """The ledger's entry is damaged, and the mirror does not have it yet."""
+    """Return the error for a damaged ledger entry that the mirror does not have yet."""
     return LedgerUnusable(
         "ledger-damaged",
         f"the entry at position {position} does not match its hashes, and the mirror does not have it yet. Restore a backup: "

@@ -66,9 +66,9 @@ class AdoptPlan:
 
 
 class Adoption:
-    """One walk through the archive. The caller holds `serve.lock`; in a dry run `ledger` may be None, for an empty one.
+    """One walk through the archive. The caller holds `serve.lock`; in a dry run without a ledger, `ledger` is None.
 
-    Each commit is complete by itself: after a kill, run the adoption again and it continues. `on_committed` is called after
+    Each commit is complete in itself: if the process is killed, the next run continues from there. `on_committed` is called after
     each commit.
     """
 

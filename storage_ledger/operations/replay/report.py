@@ -24,7 +24,7 @@ class ReplayPart(StrEnum):
 class ReplayPlan:
     """The options of a replay.
 
-    `mirror_anew`: rewrite the mirror even if it is good; `study`: only this one; `rate`: statuses per second.
+    `mirror_anew`: rewrite the mirror even if it is good; `study`: restrict the replay to this study; `rate`: statuses per second.
     """
 
     parts: frozenset[ReplayPart]

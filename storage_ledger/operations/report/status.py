@@ -183,7 +183,7 @@ def waits_long(oldest: str, now: datetime) -> bool:
 
 
 def _damage(ledger: Ledger, settings: Settings) -> list[Reason]:
-    where = "FROM files INDEXED BY files_damaged WHERE fixity IN ('missing', 'changed')"  # SQLite would count in a larger one
+    where = "FROM files INDEXED BY files_damaged WHERE fixity IN ('missing', 'changed')"  # otherwise SQLite uses a larger index
     sql = f"SELECT archive_path, fixity, (SELECT count(*) {where}) {where} ORDER BY position LIMIT 1"
     rows = ask_files(settings.index_file, ledger, sql)
     found = []

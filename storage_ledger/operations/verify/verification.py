@@ -169,7 +169,7 @@ class Verification:
             self._report.found.report("mirror-ahead", "ledger", position=last + 1, path=ledger.FILE, detail=text)
 
     def _mirror(self) -> bool:
-        """Check the mirror; return whether there is one of this ledger."""
+        """Check the mirror. Return whether this ledger has one."""
         found, root = self._report.found, self._paths.archive_root
         before = self._reader.last()
         while before in self._reader.repaired:  # an entry missing from the end of the ledger cannot be mirrored

@@ -1,4 +1,4 @@
-"""How a value looks on a page: links between studies, files and entries; sizes, dates and states for people.
+"""Renders values on a page: links between studies, files and entries; readable sizes, dates and states.
 
 Pure. The exact value is always there: in the title, on the row's own page, in CSV and JSON.
 """
@@ -122,7 +122,7 @@ def _code(cell: Cell) -> Markup | None:
 
 
 def _payload(cell: Cell) -> Markup | None:
-    """Indent a payload. Only the beginning of a huge one is shown; the row's JSON has the rest."""
+    """Indent a payload. A huge one is cut short; the row's JSON has all of it."""
     text = str(cell.value)
     if len(text) <= MAX_PAYLOAD_CHARACTERS:
         with contextlib.suppress(ValueError, RecursionError):

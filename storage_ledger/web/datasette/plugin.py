@@ -1,7 +1,7 @@
-"""Datasette's settings and our hooks. Whatever Datasette 1.0 changes is in this module and in `routes`.
+"""Datasette's settings and our hooks. An upgrade to Datasette 1.0 affects only this module and `routes`.
 
-1.0 drops the hooks `get_metadata` and `permission_allowed`, and takes what `metadata=` holds here in two parts, `config=`
-(allow, queries, hidden, sort, facets) and metadata (titles, descriptions); the module name of `Request` and `await_me_maybe` stays.
+1.0 drops the hooks `get_metadata` and `permission_allowed`, and splits what `metadata=` holds here into `config=` (allow, queries,
+hidden, sort, facets) and metadata (titles, descriptions). `Request` and `await_me_maybe` keep their modules.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Login:
 
 
 class Browse(Datasette):  # type: ignore[misc] # untyped, as above
-    """Datasette with what our hooks need, because a hook is given nothing else."""
+    """Datasette plus the objects that our hooks need: a hook receives only the Datasette instance."""
 
     def __init__(self, access: Access, content: ContentSources, login: Login, **options: Any) -> None:
         self.access = access
@@ -112,7 +112,7 @@ def make_app(index: Path, ledger: Path, access: Access, content: ContentSources,
 
 @hookimpl(trylast=True)  # the outermost of all wrappers
 def asgi_wrapper(datasette: Browse) -> Callable[[ASGIApp], ASGIApp]:
-    """Put the access check before everything, and our own ASGI routes right behind it."""
+    """Run the access check first, then our own ASGI routes, then Datasette."""
     access = datasette.access
 
     async def who(scope: Scope) -> str | None:
@@ -174,7 +174,7 @@ def forbidden(datasette: Browse, request: Any, message: str) -> Any:
 
 @hookimpl(tryfirst=True)
 def actor_from_request(datasette: Browse, request: Any) -> dict[str, str] | None:
-    """Return the actor that a bearer token stands for."""
+    """Return the actor that a bearer token identifies."""
     scheme, _, token = (request.headers.get("authorization") or "").partition(" ")
     actor = datasette.access.token(token.strip()) if scheme.lower() == "bearer" else None
     return None if actor is None else {"id": actor}
@@ -187,7 +187,7 @@ def register_routes() -> list[tuple[str, Callable[..., Any]]]:
 
 
 async def login(request: Any, datasette: Browse) -> Any:
-    """Show the form and handle it: set a cookie that expires and redirect to the requested page, or refuse, ever more slowly."""
+    """Show and handle the login form: set an expiring cookie and redirect to the requested page, or refuse, more slowly each time."""
     if request.method != "POST":
         return await _login_page(datasette, request, {"next": request.args.get("next")})
     access, attempts, passwords = datasette.access, datasette.login.attempts, datasette.login.passwords
@@ -225,7 +225,7 @@ async def _login_page(
 
 
 def _address(scope: Scope, proxies: frozenset[str]) -> str:
-    """Return the client's address: of the connection, or as a trusted proxy reports it."""
+    """Return the client's address, from the connection or from a trusted proxy's header."""
     address = str((scope.get("client") or ("",))[0])
     told = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for").decode("latin-1")
     for each in reversed([part.strip() for part in told.split(",") if part.strip()]):

@@ -1,4 +1,4 @@
-"""What the data pages say: titles, the meaning of each column, facets, order, saved queries.
+"""Texts and options of the data pages: titles, column descriptions, facets, order, saved queries.
 
 Columns keep the order of the tables (`index/schema.py`), so that pages, CSV, JSON and `select *` agree.
 """
@@ -155,7 +155,7 @@ _DATABASES = {
 
 
 def table_metadata(allow: dict[str, list[str]] | None) -> dict[str, Any]:
-    """Return Datasette's metadata. `allow` names who may see it; None is everybody."""
+    """Return Datasette's metadata. `allow`: the users admitted; None admits everyone."""
     databases = {
         name: {
             "description": text,

@@ -67,7 +67,7 @@ def of_index(connection: Any, uid: str, series_uid: str | None, chosen: str | No
 
 
 def waiting(connection: Any, uid: str) -> list[QueryRow]:
-    """Return the pipeline studies that belong to it and are not archived yet."""
+    """Return the pipeline studies of this DICOM study that are not archived yet."""
     sql = "SELECT study_id, state, last_error FROM studies WHERE study_instance_uid = ? AND state IN ('pending', 'failed', 'quarantined')"
     return ask(connection, f"{sql} LIMIT 20", (uid,))
 
@@ -134,7 +134,7 @@ def _files(connection: Any, uid: str, series_uid: str, offset: int) -> list[Quer
 def _flags(connection: Any, uid: str) -> QueryRow:
     """Return the first flagged files, each with the files that it conflicts with (not listed again), and how many more there are.
 
-    Those that differ in their patient alone are told of by `patients_of`: all files of a study may.
+    Files that differ only in the patient are left to `patients_of`, because that may be every file of the study.
     """
     flagged = f"study_instance_uid = ? AND ({' OR '.join(_EXPLAINED)})"
     rows = ask(connection, f"{_FILE} WHERE {flagged} LIMIT 20", (uid,))

@@ -28,9 +28,9 @@ def sides(file: QueryRow) -> QueryRow:
 
 
 def patients_of(connection: Any, uid: str) -> QueryRow:
-    """Return the patients named by the files of a DICOM study, with file counts, most first; empty unless they differ.
+    """Return the patients named by the files of a DICOM study, with file counts, largest first; empty unless they differ.
 
-    `patients`: the first of them, `more_patients`: how many more there are.
+    `patients`: the first few; `more_patients`: the number left out.
     """
     rows = ask(connection, "SELECT * FROM patients WHERE study_instance_uid = ?", (uid,))
     parts = disputed(rows)
@@ -43,7 +43,7 @@ def patients_of(connection: Any, uid: str) -> QueryRow:
 
 
 def with_other_patients(connection: Any, studies: Sequence[QueryRow]) -> list[QueryRow]:
-    """Add `others` to each study: its further patients, which explain a search hit."""
+    """Add `others` to each study: its other patients, so that a search hit on one of them makes sense."""
     return [{**study, "others": _others(connection, study) if study["flagged"] else []} for study in studies]
 
 

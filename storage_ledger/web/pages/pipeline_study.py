@@ -46,7 +46,7 @@ _NEXT = {stage.value: text for stage, text in NEXT.items()}
 
 
 def of_ledger(connection: Any, study_id: str) -> QueryRow:
-    """Read its history from ledger.db; `entries` is empty if there is none."""
+    """Read the study's history from ledger.db; `entries` is empty if there is none."""
     entries = ledger_entries.entries(connection, "study_id = ?", (study_id,))
     study = Study.as_far_as_whole(study_id, entries)
     whole = [each for each in entries if not faults(each)]

@@ -179,7 +179,7 @@ def _term(word: str) -> Term | None:
 
 
 def _of_word(word: str) -> str:
-    """Match it, or other spellings of it. Quoted, so that nothing is syntax; the beginning of a word is enough."""
+    """Return an FTS5 expression for words that begin with this one, in any spelling. Quoted, so that nothing is syntax."""
     folded, other = fold(word), spelled(word)
     ways = (folded, other, compact(folded), compact(other), "" if word.isascii() else word)
     return _any(f'"{way}"*' for way in ways if compact(way))

@@ -39,7 +39,7 @@ NONE = "-"
 """In an address: no value."""
 
 PREFIX = 8
-"""Characters of a study_id that are enough to find it; commands and pages abbreviate it to as many."""
+"""Characters of a study_id that are enough to find it; commands and pages abbreviate it to this length."""
 
 MOST_NAMED = 500
 
@@ -63,7 +63,7 @@ SELECT m FROM each WHERE m IS NOT NULL"""
 
 @dataclass(frozen=True, slots=True)
 class ListRequest:
-    """The list that an address requests; every value may be invalid."""
+    """The list that a URL requests. Values are taken as sent, so any of them may be invalid."""
 
     text: str = ""
     chosen: Mapping[str, str] = field(default_factory=dict)
@@ -108,7 +108,7 @@ class ListRequest:
         values: list[Any] = []
         words = [term for term in self.terms if term.text not in named]
         if words or (self.text and not named):
-            # If a study is named, search without the limit: few remain.
+            # No limit if the search names a study: few rows match.
             parts.append(f"first_position IN ({_WORDS})" if named else f"first_position IN ({_WORDS} ORDER BY rowid DESC LIMIT ?)")
             values += [all_of(words)] if named else [all_of(words), MOST_FOUND]
         for term in self.terms:
@@ -138,10 +138,10 @@ def id_range(text: str) -> tuple[str, str]:
 
 
 def named_by(connection: Any, some: Sequence[Term]) -> dict[str, list[str]]:
-    """Return, for each term that names DICOM studies by an id, its text → their Study Instance UIDs. Such a term may be a word as well.
+    """Map the text of each term that is an identifier to the Study Instance UIDs it names. Such a term may also match as a word.
 
-    A UID of a study, a series or an instance, in any form that it has there; a study_id of the pipeline, whole or its beginning; the
-    Study Instance UID that a message announced.
+    Identifiers are the UID of a study, series or instance, a pipeline study_id or the beginning of one, and the Study Instance UID
+    announced in a message.
     """
     found = {}
     for term in some:

@@ -51,11 +51,11 @@ class Page:
 
 
 async def start(request: PageRequest) -> Page:
-    """`/`."""
+    """Home page, `/`."""
     index = await request.databases("index", partial(home.of_index, today=datetime.now(UTC).date()))
     book = await request.databases("ledger", home.of_ledger)
     states = index["states"]
-    # Counted as in `storage-ledger status`: automatic retries and flags need no person.
+    # Counted as in `storage-ledger status`: automatic retries and flags need no manual review.
     needs = states.get("quarantined", 0) + index["damaged"] + index["broken"] + len(book["outages"])
     book["found"] += request.unrecorded.counts.total() if request.unrecorded else 0
     needs += book["found"] + book["waits_long"] + (book["ahead"] is not None) + (not request.serving)
@@ -64,7 +64,7 @@ async def start(request: PageRequest) -> Page:
 
 
 async def studies(request: PageRequest) -> Page:
-    """`/dicom`."""
+    """List of DICOM studies, `/dicom`."""
     wanted = study_list.ListRequest.of(request.arguments)
     found = await request.databases("index", partial(study_list.of_index, wanted=wanted))
     narrowed = found["total"] or wanted.chosen or wanted.flagged
@@ -89,14 +89,14 @@ async def studies(request: PageRequest) -> Page:
 
 
 def _exported(wanted: study_list.ListRequest, named: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Return the search as arguments of Datasette's tables: words, and the studies named by every term that names any."""
+    """Return the search as arguments for Datasette's tables: its words, and the studies that match every term naming one."""
     words = " ".join(term.text for term in wanted.terms if term.text not in named)
     uids = sorted(set[str].intersection(*map(set, named.values()))) if named else []
     return {"_search": words, "study_instance_uid" if len(uids) == 1 else "study_instance_uid__in": ",".join(uids)}
 
 
 async def dicom(request: PageRequest) -> Page:
-    """`/dicom/<study_instance_uid>`."""
+    """One DICOM study, `/dicom/<study_instance_uid>`."""
     uid = request.place["uid"]
     page = request.arguments.get("page", "")
     number = int(page) if page.isascii() and page.isdigit() and 0 < len(page) < 6 else 1
@@ -112,7 +112,7 @@ async def dicom(request: PageRequest) -> Page:
 
 
 async def pipeline(request: PageRequest) -> Page:
-    """`/studies/<study_id>`."""
+    """One pipeline study, `/studies/<study_id>`."""
     study_id = request.place["study_id"]
     told = await request.databases("ledger", partial(pipeline_study.of_ledger, study_id=study_id))
     if not told["entries"] and not told["rejected"]:
@@ -126,7 +126,7 @@ async def pipeline(request: PageRequest) -> Page:
 
 
 async def needs_attention(request: PageRequest) -> Page:
-    """`/attention`."""
+    """Everything that needs attention, `/attention`."""
     index = await request.databases("index", attention.of_index)
     book = await request.databases("ledger", attention.of_ledger)
     unrecorded = attention.unrecorded(request.unrecorded) if request.unrecorded else []
@@ -134,7 +134,7 @@ async def needs_attention(request: PageRequest) -> Page:
 
 
 async def entry(request: PageRequest) -> Page:
-    """`/ledger/entries/<position>`."""
+    """One ledger entry, `/ledger/entries/<position>`."""
     position = int(request.place["position"])
     found = await request.databases("ledger", partial(ledger_entries.entry, position=position))
     if found is None:
@@ -156,7 +156,7 @@ ROUTES: tuple[tuple[str, View], ...] = (
 
 
 def lasting(seconds: float) -> str:
-    """`0.031 s`, `4.2 s`, `12 min`, `3 h`, `5 d`."""
+    """Format a duration: `0.031 s`, `4.2 s`, `12 min`, `3 h`, `5 d`."""
     for most, unit in ((120, "s"), (7200, "min"), (172_800, "h")):
         if seconds < most:
             return (
