@@ -126,7 +126,7 @@ def _amount(done: int, total: int | None, unit: str, seconds: float, words: Call
 
 
 def left(step: Step, seconds: float) -> str:
-    """Return the time left, such as `, 0:12:30 left`, or nothing if it is unknown."""
+    """Return the time left as text to append, such as `, 0:12:30 left`; empty if it is unknown."""
     done, total = _measure(step)
     if not total or not 0 < done <= total or seconds < UNTIL_A_RATE_S:
         return ""

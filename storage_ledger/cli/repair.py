@@ -32,9 +32,9 @@ def headers(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change; change nothing. `serve` may run.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Read DICOM headers again that are missing or incomplete in the ledger.
+    """Re-read DICOM headers that are missing or incomplete in the ledger.
 
-    For files that an earlier version could not read, or that were damaged and have been put back. Where a header differs
+    For files that an earlier version could not read, or that were damaged and have been restored. Where a header differs
     from the ledger, a `header-read` entry is appended and metadata.json is updated; the index follows when `serve` starts.
     Archived files are not changed.
 

@@ -28,7 +28,7 @@ def replay(
         bool,
         typer.Option(
             "--files",
-            help="Read all archived files; put missing or damaged ones back from --source. Damaged ones are set aside in .ledger/damaged/.",
+            help="Read all archived files; restore missing or damaged ones from --source. Damaged ones are set aside in .ledger/damaged/.",
         ),
     ] = False,
     statuses: Annotated[
@@ -168,7 +168,7 @@ def _line(part: ReplayPart, counts: ReplayCounts, *, dry_run: bool) -> str:
         case ReplayPart.INDEX:
             return f"Index: {counts.mended:,} entries {done} rebuilt."
         case ReplayPart.FILES:
-            return f"Files: {counts.looked_at:,} read, {counts.mended:,} ({size(counts.bytes)}) {done} put back{left}."
+            return f"Files: {counts.looked_at:,} read, {counts.mended:,} ({size(counts.bytes)}) {done} restored{left}."
         case ReplayPart.METADATA:
             return f"metadata.json: {counts.looked_at:,} read, {counts.mended:,} ({size(counts.bytes)}) {done} written{left}."
         case ReplayPart.STATUSES:

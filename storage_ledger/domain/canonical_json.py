@@ -1,7 +1,7 @@
 """Canonical JSON and the two hashes of an entry.
 
-These formats are fixed: the ledger, the mirror and every proof depend on each byte. docs/reference/hashes.md has an example with all
-hashes, which the tests check.
+These formats are fixed: the ledger, the mirror and every proof depend on each byte. docs/reference/hashes.md has a worked example,
+which the tests check.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def header_of(
     study_id: object,
     version: object,
 ) -> bytes:
-    """Return the same from values in the order of `HEADER`: the bytes that `dumps` would write, seven times as fast.
+    """Like `header`, from values in the order of `HEADER`: the same bytes, seven times as fast.
 
     A rebuild of the index checks millions of headers.
     """

@@ -129,7 +129,7 @@ def has_whole_header(entry: Entry) -> bool:
 
 
 def require_whole(entries: Iterable[Entry]) -> None:
-    """Check that all entries match their hashes. Nothing may be done on the word of a damaged one: no file placed, no status sent.
+    """Check that all entries match their hashes. A damaged one must have no effect: no file is placed, no status is sent.
 
     Raises `Retryable` (`entry-damaged`) naming the first damaged entry. It affects this study alone, and the entry may be repaired.
     """

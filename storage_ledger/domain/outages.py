@@ -1,4 +1,4 @@
-"""Ongoing outages, from the ledger's entries: what stops a step for all studies at the moment."""
+"""Ongoing outages, from the ledger's entries: causes that stop a step for all studies."""
 
 from __future__ import annotations
 

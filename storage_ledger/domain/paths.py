@@ -1,4 +1,4 @@
-"""Which names are safe, where a message's path points, and what files are called in the archive.
+"""Rules for paths: which names are safe, where a message's path points, how files are named in the archive.
 
 Paths are only checked as text here. The code that opens a file checks what it is (a link, a FIFO, missing).
 """

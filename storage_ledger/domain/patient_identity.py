@@ -67,7 +67,7 @@ def found_in(header: Mapping[str, Any]) -> dict[str, str]:
 
 
 def differences(said: Identity, found: Identity) -> list[Difference]:
-    """Return where a message and a file disagree, in the order of `PATIENT` and `UIDS`. A value on one side only is no difference."""
+    """Return where a message and a file disagree, in the order of `PATIENT` and `UIDS`; values that only one gives are ignored."""
     return [
         Difference(name, a, b)
         for name in (*PATIENT, *UIDS)
@@ -90,7 +90,7 @@ def disputed(patients: Iterable[Identity], among: AbstractSet[str] | None = None
 
 
 def parts_of(patient: Identity) -> AbstractSet[str]:
-    """Return the parts that this patient has a value for: of name, ID, birth date and sex."""
+    """Return the parts of name, ID, birth date and sex that this patient has a value for."""
     return _patient(patient).keys()
 
 

@@ -1,7 +1,7 @@
 """Which `described` entries share one outcome: a message may be delivered several times before its upload is placed.
 
 A repeat is a message with the same bytes about the same upload. An outcome covers all earlier repeats, and later ones up to the next
-different message about that upload: a repeat after it needs an outcome of its own.
+different message about that upload: a repeat after that needs its own outcome.
 
     A  A  B  A        the outcome of the first A covers the second A, not the last; that of B covers B alone
 """

@@ -53,7 +53,7 @@ def search_text(shown: Sequence[str | None], more: Sequence[Iterable[str]] = ())
 
 
 def search_text_with(text: str | None, shown: Sequence[str | None], more: Sequence[Iterable[str | None]]) -> str | None:
-    """Return the same, by adding the values `more` of new files to the study's previous text; `shown` is unchanged."""
+    """Like `search_text`, but add the values `more` of new files to the study's previous text; `shown` is unchanged."""
     found = [
         words
         for words_of, own, values in zip(_WORDS, shown, more, strict=bool(more))

@@ -91,14 +91,14 @@ class DescribedEvent:
 
     @classmethod
     def of(cls, entry: Entry, payload: DescribedPayload) -> DescribedEvent:
-        """Create it from a `described` entry and its payload."""
+        """Create an event from a `described` entry and its payload."""
         said = canonical_json.dumps([metadata_of(payload.message), validation_details_of(payload.message)])
         digest = hashlib.sha256(said.encode("utf-8")).digest()
         return cls(entry.position, entry.recorded_at, payload.upload_path, payload.raw_sha256, digest)
 
     @property
     def upload(self) -> DescribedUpload:
-        """The values that decide whether it repeats another one."""
+        """The values that decide whether this message repeats another one."""
         return DescribedUpload(self.position, self.upload_path, self.raw_sha256)
 
 
@@ -169,7 +169,7 @@ class Study:
         return study
 
     def follow(self, entries: Iterable[Entry]) -> None:
-        """Fold the entries after `version`, in order. Raises as `of`; this fold must not be used any more then."""
+        """Fold the entries after `version`, in order. Raises as `of`; do not use this fold after an error."""
         for version, entry in enumerate(entries, self.version + 1):
             require_whole([entry])
             if entry.version != version:
@@ -259,7 +259,7 @@ class Study:
             self.speaker = by
 
     def _header_read(self, payload: HeaderReadPayload) -> None:
-        """Take the result of reading a header again, if it was read from this very file."""
+        """Apply the result of re-reading a header, if it was read from this very file."""
         known = self.files.get(payload.file.name)
         if known is not None and known.sha256 == payload.file.sha256:
             self.files[known.name] = replace(known, sop_instance_uid=(payload.dicom or {}).get("SOPInstanceUID"))
@@ -274,7 +274,7 @@ class Study:
         """The code of the study's `failed` status; None if its status is `archived`.
 
         Only outcomes count, so a retry changes nothing until it has one. The status is `failed` while any upload is quarantined, or if the
-        study has no file or has lost all of them.
+        study has no file, or has lost all its files.
         """
         for upload in self.outcomes.values():
             if upload.state is State.QUARANTINED:

@@ -24,7 +24,7 @@ from storage_ledger.index.search import (
 
 
 def refresh(connection: Any, first: int, changed: Sequence[FileRow], before: Sequence[tuple[FileRow, FileRow]], stale: set[str]) -> None:
-    """Update everything derived from `files` after rows of it were written.
+    """Update everything derived from `files` after some of its rows were written.
 
     `changed`: these rows; new files have positions from `first` on. `before`: old and new row of each file whose header or message was
     read again, and which may therefore have moved to another DICOM study or instance. `stale`: UIDs of studies whose flags changed.

@@ -1,4 +1,4 @@
-"""Queries on index.db for the rest of the program. They read only, and return nothing if the index does not match the ledger."""
+"""Queries on index.db for the rest of the program. They only read, and return nothing if the index does not match the ledger."""
 
 from __future__ import annotations
 

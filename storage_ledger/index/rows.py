@@ -190,7 +190,7 @@ class StudyRows:
         study[STUDY.bytes] += file["bytes"]
 
     def _take(self, row: FileRow, header: dict[str, Any], error: str | None) -> None:
-        """Set the columns that come from the header, from the header alone."""
+        """Set the columns that come from the header; values from the message are not used here."""
         row[FILE.dicom_error] = error
         get = header.get
         for column, keyword in TEXTS_FROM_HEADER:

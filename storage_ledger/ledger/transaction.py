@@ -40,7 +40,7 @@ _ANSWERED = (
 
 
 class SqliteTransaction(Transaction):
-    """One transaction. It reads position, version and time afresh, because other processes append too."""
+    """One transaction. It always re-reads position, version and time, because other processes append, too."""
 
     def __init__(self, connection: Any, clock: Clock, randomness: Randomness) -> None:
         self._connection = connection

@@ -1,4 +1,4 @@
-"""Back up the ledger while the service runs; check each backup when it is made and again before it is used.
+"""Back up the ledger while the service runs; check each backup when it is created and again before it is used.
 
 A backup is a folder with two files, `ledger.db` and `manifest.json`. It gets its final name once it is complete.
 The manifest shows damage, not tampering: whoever can write to the folder can write both files.
@@ -182,7 +182,7 @@ def _manifest(folder: Path) -> Manifest:
 
 @contextmanager
 def _alone(dest: Path) -> Iterator[None]:
-    """Allow one backup at a time, and remove what a killed one left. On a volume without flock there is no lock."""
+    """Allow one backup at a time, and remove leftovers of a killed one. On a volume without flock there is no lock."""
     if not dest.exists():
         dest.mkdir(FOLDER_MODE)
         files.chown_like_folder(dest, dest.parent)

@@ -1,6 +1,6 @@
 """Re-read the headers of archived files that have none in the ledger, or only part of one.
 
-Either the header was too large for an earlier version of this program, or the file was damaged and has been put back.
+Either the header was too large for an earlier version of this program, or the file was damaged and has been restored.
 """
 
 from __future__ import annotations

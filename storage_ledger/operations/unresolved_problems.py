@@ -1,4 +1,4 @@
-"""The problems that a long command could not fix, kept on disk so that any number of them takes no memory."""
+"""The problems that a long command could not fix, kept on disk so that memory does not grow with their number."""
 
 from __future__ import annotations
 

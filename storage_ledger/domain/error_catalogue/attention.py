@@ -51,7 +51,7 @@ Its flagged, unreadable, retried and rejected items do not block: `status` exits
         Explanation(
             "damaged-files",
             means="Archived files were missing or changed when last read; the detail names the first.",
-            action="Run `storage-ledger show` for the study; it says how to [put files back](../how-to/files-damaged-or-deleted.md).",
+            action="Run `storage-ledger show` for the study; it says how to [restore files](../how-to/files-damaged-or-deleted.md).",
         ),
         Explanation(
             "verify-findings",

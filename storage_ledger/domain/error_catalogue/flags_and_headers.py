@@ -56,7 +56,7 @@ NOT_DICOM = Explanation(
     means="It is not a DICOM file (PS3.10).",
     action="Find out who sent it. Search finds the file by its message.",
 )
-HEADER_UNREADABLE = Explanation("header-unreadable", means="The header is corrupt, or nested without end.", action=_SEND_AGAIN)
+HEADER_UNREADABLE = Explanation("header-unreadable", means="The header is corrupt, or nested too deeply.", action=_SEND_AGAIN)
 
 HEADERS = Section(
     "Headers",

@@ -15,7 +15,7 @@ NAMED_TWICE = (
 )
 """What to do about `upload-missing` if a file of the same path was archived for another study."""
 
-_PUT_BACK = "[Put the archived file back](../how-to/files-damaged-or-deleted.md), or put the file into uploads."
+_PUT_BACK = "[Restore the archived file](../how-to/files-damaged-or-deleted.md), or put the file into uploads."
 _STILL = "after MISSING_FILE_GRACE_SECONDS"
 
 QUARANTINED_FILES = Section(

@@ -91,7 +91,7 @@ class RestoredPayload(Payload):
     file: RestoredFileFields
     """The restored file."""
     found: str
-    """`missing`, `changed` (other bytes), or `unrecorded` (the right bytes, put back by a run that was killed before it could record
+    """`missing`, `changed` (other bytes), or `unrecorded` (the right bytes, restored by a run that was killed before it could record
     this)."""
     source: str | None
     """Path of the copy that was used, bytes that are not UTF-8 as `\\xff`; null if no longer known."""

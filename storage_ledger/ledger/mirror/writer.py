@@ -256,7 +256,7 @@ class Mirror:
 
 
 def _take(descriptor: int) -> None:
-    """Take the lock. A writer holds it for one batch; a process that hangs may hold it for ever."""
+    """Take the lock. A writer holds it for one batch; a process that hangs may never release it."""
     until = time.monotonic() + LOCK_WITHIN_S
     while True:
         try:

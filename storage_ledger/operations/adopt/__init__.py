@@ -1,1 +1,1 @@
-"""Adopt an archive that another service made: record its files in the ledger, in place."""
+"""Adopt an archive created by another service: record its files in the ledger, in place."""

@@ -80,7 +80,7 @@ class LegacyMetadata:
 
     @classmethod
     def of_described(cls, described: DescribedPayload) -> LegacyMetadata:
-        """Read it back from a payload that `described` returned."""
+        """Reconstruct the metadata from a payload that `described` returned."""
         data = None if described.raw is None else base64.b64decode(described.raw)
         return cls(described.message, data, described.processing_time, described.rewritten)
 
@@ -94,7 +94,7 @@ def _document(data: bytes) -> dict[str, Any] | None:
 
 
 def _as_message(said: dict[str, Any]) -> dict[str, Any]:
-    """Validate it like any message, so that the ledger can hold it. Lone surrogates become JSON escapes first."""
+    """Validate old metadata like any message, so that the ledger can store it. Lone surrogates become JSON escapes first."""
     text = json.dumps(said, ensure_ascii=False)
     return parse(text.encode("utf-8", "backslashreplace"), UploadPaths("/")).message
 

@@ -1,4 +1,4 @@
-"""Put back archived files that are missing or damaged, from copies in other folders that have the same SHA-256."""
+"""Restore archived files that are missing or damaged, from copies in other folders that have the same SHA-256."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _COLUMNS = "study_id, name, sha256, bytes, position, time, found"
 class MissingFile:
     """An archived file that does not match the ledger. `time`: the number of its earlier `restored` entries.
 
-    `found`: `missing`, `changed`, or `unrecorded`: put back by a run that was killed before it could record that.
+    `found`: `missing`, `changed`, or `unrecorded`: restored by a run that was killed before it could record this.
     """
 
     study_id: str
@@ -77,8 +77,8 @@ def put_back(
 ) -> None:
     """Read every archived file of these studies, and replace each one that is not intact with the first copy that matches.
 
-    Sources are only read. Each file put back is durable, then recorded as `restored` (not in a `dry_run`). A file that no
-    source has becomes a problem. Raises `LedgerError`, and `Retryable` for a cause that affects all studies; files put back
+    Sources are only read. Each restored file is durable, then recorded as `restored` (not in a `dry_run`). A file that no
+    source has becomes a problem. Raises `LedgerError`, and `Retryable` for a cause that affects all studies; files restored
     until then are recorded.
     """
     recorder = None if dry_run else ledger
@@ -181,7 +181,7 @@ def _check_study(
 
 
 def _unrecorded(wanted: MissingFile, source: str | None) -> PutBack:
-    """Return a file that a killed run put back. It was fsynced when read just now; its marker stays until it is recorded."""
+    """Return a file that a killed run restored. It was fsynced when read just now; its marker stays until it is recorded."""
     return PutBack(wanted, Placed(wanted.name, wanted.bytes, wanted.sha256, "already-there"), source)
 
 
@@ -284,7 +284,7 @@ class _Search:
 
 
 class _MissingFiles:
-    """The files to put back, in a temporary database: a lost archive may have millions of them."""
+    """The files to restore, in a temporary database: a lost archive may have millions of them."""
 
     def __init__(self) -> None:
         self._database = sqlite.connect("", isolation_level=None)
@@ -317,11 +317,11 @@ class _MissingFiles:
         self.left += 1
 
     def unrecorded(self) -> Iterator[MissingFile]:
-        """Yield the files that an earlier run put back and that no source has."""
+        """Yield the files that an earlier run restored and that no source has."""
         yield from (MissingFile(*row) for row in self._rows(f"SELECT {_COLUMNS} FROM missing WHERE NOT taken AND found = ?", UNRECORDED))  # noqa: S608
 
     def unfound(self) -> Iterator[tuple[MissingFile, str]]:
-        """Yield the files that are still missing or damaged; if a copy was found, with why it could not be put back."""
+        """Yield the files that are still missing or damaged, each with the reason if a copy was found but could not be restored."""
         rows = self._rows(f"SELECT {_COLUMNS}, why FROM missing WHERE NOT taken AND found <> ? ORDER BY rowid", UNRECORDED)  # noqa: S608
         yield from ((MissingFile(*row[:-1]), row[-1]) for row in rows)
 

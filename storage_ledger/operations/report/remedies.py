@@ -15,7 +15,7 @@ from storage_ledger.domain.error_catalogue.rejected_messages import REJECTED_MES
 from storage_ledger.domain.error_catalogue.retries import RETRIES
 
 DAMAGED_FILES = (
-    "A file of this study is missing or changed in the archive. Check the disk for errors, stop `serve`, and put the file back from a "
+    "A file of this study is missing or changed in the archive. Check the disk for errors, stop `serve`, and restore the file from a "
     "folder with copies."
 )
 CONTINUES = "The service then continues by itself."
@@ -65,7 +65,7 @@ def commands(study_id: str, code: str | None) -> list[str]:
 
 
 def put_back(study_id: str | None = None) -> str:
-    """Return the command that puts lost files back from a folder, for one study or all."""
+    """Return the command that restores lost files from a folder of copies, for one study or all."""
     only = "" if study_id is None else f" --study {shlex.quote(study_id)}"
     return f"storage-ledger replay --files{only} --source FOLDER"
 

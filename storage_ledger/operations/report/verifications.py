@@ -81,7 +81,7 @@ def found_besides_files(newest_first: Iterable[Entry]) -> list[OpenFinding]:
     """Return the open findings other than missing or changed files (the index has those), newest first.
 
     They come from the last complete `verify` run and later ones, and from the scrub's last round. A scrub reads only files, and
-    an interrupted run or one about a single study does not see the rest, so none of these clears earlier findings.
+    an interrupted run or one about a single study does not check the rest, so none of these clears earlier findings.
     """
     found: dict[tuple[Any, ...], OpenFinding] = {}
     whole: str | None = None

@@ -1,6 +1,6 @@
 """Check the mirror byte by byte against the ledger: every line, every Merkle root, and where it ends.
 
-A whole `batch` line removed from the middle goes unnoticed: what is left could have been written so.
+A whole `batch` line removed from the middle goes unnoticed, because the remaining lines are valid without it.
 """
 
 from __future__ import annotations

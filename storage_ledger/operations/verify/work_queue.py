@@ -160,7 +160,7 @@ class WorkQueueCheck:
         return None if fine else f"{stage} is not needed"
 
     def _was_archived(self, described: Entry) -> bool:
-        """Return whether it was archived: it may then be placed again, if the upload had changed when it was to be removed."""
+        """Return whether the upload was archived. If it had changed by the time it was to be removed, it may be placed again."""
         return bool(
             self._reader.sql(
                 "SELECT 1 FROM entries WHERE study_id = ? AND kind = ? AND cause = ? LIMIT 1",
