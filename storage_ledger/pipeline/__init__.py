@@ -2,26 +2,26 @@
 
     Redis: pub/sub or a stream
        │
-    receive/       source and pubsub, stream: messages come in; intake: each is judged, and appended
+    receive/       source, pubsub, stream: read messages; intake: validates and appends each
        │
-    (ledger)       `described`, or `rejected`: durable before anything is done, and before it is acknowledged
+    (ledger)       `described` or `rejected`: durable before anything is done and before the message is acknowledged
        │
-    place          the file and metadata.json, durably in the archive; then `archived`, or `quarantined`
+    place          makes the file and metadata.json durable in the archive; then `archived` or `quarantined`
        │
-    replicate      the new entries, in the mirror on the archive volume
+    replicate      copies new entries to the mirror on the archive volume
        ├───────────────────┐
-    remove              notify         status_client: the status, to the Status Service; `status-sent`; read back later
-    the upload goes
-                        (index)        follows the ledger by itself: see storage_ledger/index
+    remove              notify         status_client: sends the status; then `status-sent`; reads it back later
+    removes the upload
+                        (index)        follows the ledger independently: see storage_ledger/index
 
-    reconcile/     sweep and verdict: a file that waits in uploads though its message was lost is `described` here
+    reconcile/     sweep, verdict: append `described` for files in uploads whose message was lost
 
-The steps know nothing of each other. Each finds its work in the ledger's work queue (domain/work_queue draws it), and they share:
+No step imports another. Each takes its work from the ledger's work queue (drawn in domain/work_queue). They share:
 
-    worker_pool      claims work items, records what came of them, pauses a step for a shared cause; worker_threads: its threads
-    failures         what goes wrong, as entries: with one work item, and with a whole step (an outage)
-    wakeups          who is woken by what: one table
-    study_folds      the folds of the studies in hand; study_metadata: metadata.json from a fold
+    worker_pool      claims work items, records their outcomes, pauses a step on a shared cause; worker_threads: its threads
+    failures         records failures: of one work item, and of a whole step (an outage)
+    wakeups          which event wakes which part: one table
+    study_folds      caches the folds of studies in progress; study_metadata: metadata.json from a fold
 
-The order of effects is what the promise rests on; docs/explanation/how-a-move-survives-a-power-cut.md says why.
+The promise depends on the order of effects; docs/explanation/how-a-move-survives-a-power-cut.md explains it.
 """

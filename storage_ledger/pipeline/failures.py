@@ -1,11 +1,11 @@
-"""What goes wrong, as entries: with one work item, and with a whole step.
+"""Failures as entries: of one work item, and of a whole step (an outage).
 
-A shared cause (a full disk, an absent neighbour) is one `failed` entry when it begins and one `recovered` when it ends.
-A cause that comes and goes (small files fit on a nearly full volume, large ones don't) would fill the ledger with pairs of
-these. So each time that it came back, it must have been gone for longer before it counts as ended.
+A shared cause (a full disk, an unreachable service) is one `failed` entry when it begins and one `recovered` when it ends.
+An intermittent cause (small files fit on a nearly full volume, large ones don't) would fill the ledger with such pairs.
+So each time it returns, it must stay away for longer before it counts as ended.
 
-An outage for which nothing waits any more has ended, too: what did wait is archived, quarantined or given up, and nothing will
-try that step before the next file comes. That is also how the end of an outage is seen that a crash kept from being recorded.
+An outage also ends when its step has no work left: everything is archived, quarantined or discarded, and nothing will try the
+step until the next file arrives. The same rule ends an outage whose end a crash kept from being recorded.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from storage_ledger.system import logs
 from storage_ledger.system.metrics import Metrics
 
 NOT_WHOLE = frozenset({UPLOAD_EMPTY, UPLOAD_HARD_LINKED})
-"""What is there, and is no upload yet."""
+"""The file exists but is not a complete upload yet."""
 WAITS_FOR_THE_FILE = frozenset({UPLOAD_MISSING, UPLOAD_UNREADABLE}) | NOT_WHOLE
-"""What may still become a whole file within the grace; after it the upload is quarantined under the same code."""
+"""May become a complete file within the grace period; after that, the upload is quarantined with the same code."""
 QUIET = WAITS_FOR_THE_FILE | {UPLOAD_CHANGING, UPLOAD_SETTLING}
-"""What may pass by itself, and says nothing in the ledger before the grace is over."""
+"""May pass by itself, and is not recorded before the grace period ends."""
 CONFIRM_AGAIN_S = 60.0
 UNSAID_AGAIN_S = 300.0
 
@@ -50,7 +50,7 @@ REMEMBERED_S = 86_400.0
 READY_AFTER_S = 30.0
 
 WAITS: dict[StepName, list[Stage]] = {"place": [Stage.PLACE], "remove": [Stage.REMOVE], "tell": [Stage.TELL, Stage.CONFIRM]}
-"""What waits while a step fails. The mirror is tried all the time."""
+"""The stages that wait while a step fails. The mirror is retried continuously."""
 
 STEPS: dict[Stage, StepName] = {stage: step for step, stages in WAITS.items() for stage in stages}
 """The step that works on each stage."""
@@ -61,9 +61,9 @@ Key = tuple[str, str]
 def append_failed(
     tx: Transaction, step: StepName, work_item: WorkItem, error: Retryable, *, attempt: int, retry_at: str | None, of_upload: bool = True
 ) -> Entry | None:
-    """Record an attempt that failed; `retry_at` is None where nobody knows when there will be another.
+    """Append `failed` for one attempt; `retry_at` is None if the next attempt is not scheduled.
 
-    Nothing is appended of a work item whose own entry is damaged: nobody knows whose it is. The log says so.
+    If the work item's own entry is damaged, its study is unknown: nothing is appended, and the log says so.
     """
     if found := faults(work_item.entry):
         logs.get().error(f"{step}.entry-damaged", position=work_item.entry.position, code=found[0], attempt=attempt)
@@ -74,10 +74,10 @@ def append_failed(
 
 
 def record_internal_error(ledger: Ledger, metrics: Metrics, work_item: WorkItem, error: BaseException) -> None:
-    """Put off a work item whose work raised something that nobody foresaw, and record it as `failed`.
+    """Postpone a work item whose work raised an unexpected exception, and record it as `failed`.
 
-    Durable on return. The log has the type and the place; the text, which may quote a patient's data, is kept nowhere.
-    Raises `LedgerError`, and whatever that very work item makes the append raise.
+    Durable on return. The log gets the exception's type and place; its text may quote patient data and is kept nowhere.
+    Raises `LedgerError`, and anything that this work item makes the append raise.
     """
     stage, position = work_item.stage, work_item.entry.position
     attempts = work_item.attempts if isinstance(work_item.attempts, int) else 0
@@ -105,7 +105,7 @@ def record_internal_error(ledger: Ledger, metrics: Metrics, work_item: WorkItem,
 
 
 def postpone_unsaid(ledger: Ledger, work_item: WorkItem) -> None:
-    """Put off a work item whose own entry keeps its failure from being recorded. It waits longest at once: that entry stays as it is."""
+    """Postpone a work item whose failure cannot be recorded because of its own entry, by the longest time: the entry will not change."""
     with ledger.write() as tx:
         if tx.is_pending(work_item.entry.position, work_item.stage):
             attempts = work_item.attempts if isinstance(work_item.attempts, int) else 0
@@ -113,7 +113,7 @@ def postpone_unsaid(ledger: Ledger, work_item: WorkItem) -> None:
 
 
 def record_hanging(ledger: Ledger, step: StepName, work_items: Sequence[WorkItem]) -> None:
-    """A call has not come back for minutes: say so, for each of these. What comes of it is recorded when it does."""
+    """Append `failed` (`hangs`) for each of these work items: a call has not returned for minutes. Its outcome is recorded later."""
     error = Retryable("hangs", "a call into uploads or the archive has not come back")
     with ledger.write() as tx:
         for work_item in work_items:
@@ -123,14 +123,14 @@ def record_hanging(ledger: Ledger, step: StepName, work_items: Sequence[WorkItem
 
 @dataclass(slots=True)
 class _Open:
-    """`positions`: of its `failed` (one, unless an earlier process forgot one). `well_since`: last met then; None while it is met."""
+    """`positions`: of its `failed` entries (usually one). `well_since`: when the step worked again; None until then."""
 
     positions: list[int]
     well_since: float | None = None
 
 
 class Outages:
-    """What goes on just now, by step and code; what the ledger tells of before this process counts."""
+    """The current outages by step and code, including those in the ledger from before this process."""
 
     def __init__(self, ledger: Ledger, metrics: Metrics, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._ledger = ledger
@@ -144,18 +144,18 @@ class Outages:
             self._metrics.outage.labels(outage.step, outage.code).set(1)
 
     def current(self) -> list[Key]:
-        """(step, code) of each that keeps us from being ready: met within the last half minute, or not seen to be over."""
+        """Return (step, code) of each outage that makes the service not ready: met within the last half minute, or not known to be over."""
         with self._lock:
             now = self._monotonic()
             return sorted(key for key, o in self._open.items() if o.well_since is None or now - o.well_since < READY_AFTER_S)
 
     def goes_on(self, step: StepName) -> bool:
-        """Whether something of that step is met, and was not seen to work since."""
+        """Return whether the step has an outage and has not worked since."""
         with self._lock:
             return any(key[0] == step and outage.well_since is None for key, outage in self._open.items())
 
     def begin(self, tx: Transaction, step: StepName, error: Retryable, *, attempt: int, retry_at: str) -> None:
-        """It is met: append `failed`, unless it is going on already."""
+        """Append `failed`, unless this outage is open already."""
         with self._lock:
             outage = self._open.get((step, error.code))
             if outage is not None:
@@ -173,7 +173,7 @@ class Outages:
         tx.on_commit(opened)
 
     def end(self, tx: Transaction, step: StepName) -> None:
-        """The step works again. Appends `recovered` for what has been gone long enough; `run` sees to the rest."""
+        """Note that the step works again. Appends `recovered` for outages over for long enough; `run` handles the others later."""
         with self._lock:
             now = self._monotonic()
             for key, outage in self._open.items():
@@ -182,12 +182,12 @@ class Outages:
         self._append_ended(tx)
 
     def run(self, stop: threading.Event) -> None:
-        """Append `recovered` for what nobody has met for long enough, until `stop` is set."""
+        """Append `recovered` for outages that have been over long enough, until `stop` is set."""
         while not stop.wait(LOOK_EVERY_S):
             self.look()
 
     def look(self) -> None:
-        """Once."""
+        """Do one round of `run`."""
         try:
             self._let_go()
             if not self._due():
@@ -198,7 +198,7 @@ class Outages:
             logs.get().warning("ledger.busy", thread="outages", code=error.code)
 
     def _let_go(self) -> None:
-        """Of what nothing waits for."""
+        """Start the end of outages whose step has no work left."""
         with self._lock:
             steps = {step for (step, _), outage in self._open.items() if outage.well_since is None}
         idle = {

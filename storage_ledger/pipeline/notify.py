@@ -1,7 +1,7 @@
-"""Outcomes → the Status Service: at least once, and so that it stays.
+"""Outcomes → the Status Service: sent at least once, read back, and re-sent if overwritten.
 
-The descriptor publishes first and posts its own `described` afterwards, which may land on top of our `archived`. So each
-status is read back after 1, 6 and 60 times STATUS_CONFIRM_SECONDS, and told again where it was overwritten or lost.
+The descriptor publishes its message before it posts its own `described`, which may overwrite our `archived`. So each status
+is read back after 1, 6 and 60 times STATUS_CONFIRM_SECONDS, and re-sent if it was overwritten or lost.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from storage_ledger.pipeline.status_client import Statuses
 from storage_ledger.pipeline.worker_pool import Policy, Report
 from storage_ledger.system.metrics import Metrics
 
-CONFIRM_AFTER = (1, 6, 60)  # times STATUS_CONFIRM_SECONDS, after the telling
+CONFIRM_AFTER = (1, 6, 60)  # times STATUS_CONFIRM_SECONDS, after the status was sent
 LOST_WORDS = frozenset({None, "described"})
 POLICY = Policy(
     "tell",
@@ -35,17 +35,17 @@ POLICY = Policy(
     (Stage.TELL, Stage.CONFIRM),
     workers=4,
     pauses=TELL_PAUSES,
-    pause_after=3,  # until then each is retried by itself
+    pause_after=3,  # until then each is retried on its own
     outage_after=5,
     into_volumes=False,
-    resumes_unless_met=False,  # what needs no answer of the Status Service does not show that it is back
+    resumes_unless_met=False,  # work that needs no answer from the Status Service does not prove that it is back
 )
-"""A study's statuses are told in order, studies in parallel, several work items of one study with one call."""
+"""Statuses of one study are sent in order, studies in parallel; one call serves several work items of a study."""
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """The Status Service accepted it. `tells`: the work items that this discharges; `overwritten`: the read-back that found it lost.
+    """The Status Service accepted a status. `tells`: the work items that this completes; `overwritten`: the read-back that caused it.
 
     `rejected`: why a message was rejected, if it is about one.
     """
@@ -60,7 +60,7 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Stays:
-    """A read-back that found nothing to mend. `error`: the answer was of no use, so that nobody knows."""
+    """A read-back that found nothing to re-send. `error`: the answer was unusable, so the result is unknown."""
 
     work_item: WorkItem
     error: Retryable | None = None
@@ -68,14 +68,14 @@ class Stays:
 
 @dataclass(frozen=True, slots=True)
 class Moot:
-    """`failed` for a rejected message need not be told: the ledger knows its study by a good one."""
+    """`failed` for a rejected message need not be sent: the ledger has a valid message for its study."""
 
     tells: list[WorkItem]
 
 
 @dataclass(frozen=True, slots=True)
 class NotTold:
-    """Later again."""
+    """To be tried again later."""
 
     work_items: list[WorkItem]
     error: Retryable
@@ -85,7 +85,7 @@ TellOutcome = Told | Stays | Moot | NotTold
 
 
 class Notifier:
-    """Tells statuses, reads them back, and records what came of it: the work of a `WorkerPool`."""
+    """Sends statuses, reads them back and records the outcomes: the work of a `WorkerPool`."""
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class Notifier:
         self._random = random.Random()  # noqa: S311 - spreads retries, guards nothing
 
     def tell(self, work_items: list[WorkItem]) -> TellOutcome:
-        """Tell, or read back, what is due of one study. Raises `LedgerError`."""
+        """Send or read back what is due for one study. Raises `LedgerError`."""
         try:
             require_whole(work_item.entry for work_item in work_items)
             tells = [work_item for work_item in work_items if work_item.stage is Stage.TELL]
@@ -128,7 +128,7 @@ class Notifier:
         except Retryable as error:
             if error.shared:
                 raise
-            return Stays(work_item, error)  # it answers, but not this: there is nothing to be learnt
+            return Stays(work_item, error)  # it answers, but not this request: nothing can be learnt
         if word not in LOST_WORDS or any(d.stage in {Stage.PLACE, Stage.TELL} for d in self._ledger.pending_of(study_id)):
             return Stays(work_item)
         if rejected is not None and self._ledger.has_kind(study_id, Kind.DESCRIBED.value):
@@ -137,7 +137,7 @@ class Notifier:
         return Told(study_id, [], status, self._client.tell(study_id, status, details), rejected, overwritten=work_item)
 
     def _status(self, study_id: str, rejected: str | None) -> tuple[str, dict[str, Any]]:
-        """What to say of a study now: see `Study.failure`."""
+        """Return the status and details to send for a study now: see `Study.failure`."""
         if rejected is not None:
             return "failed", {"error": rejected}
         if self._ledger.has_kind(study_id, Kind.QUARANTINED.value):
@@ -148,7 +148,7 @@ class Notifier:
         return "archived", {"archive_path": folder, "metadata_file": archive_path(folder, METADATA)}
 
     def record(self, tx: Transaction, outcomes: list[TellOutcome], _fresh: bool) -> Report:
-        """Append `status-sent` for what was accepted; put off what was not."""
+        """Append `status-sent` for what was accepted, and postpone the rest."""
         for outcome in outcomes:
             match outcome:
                 case Told():
@@ -165,7 +165,7 @@ class Notifier:
         return Report(met, works, on_commit=partial(self._count, outcomes))
 
     def append_told(self, tx: Transaction, told: Told) -> None:
-        """Append `status-sent`, and have it read back later."""
+        """Append `status-sent`, and schedule its read-back."""
         cause = told.overwritten or told.tells[-1]
         of_no_study = cause.entry.study_id is None
         sent = StatusSentPayload(
@@ -181,7 +181,7 @@ class Notifier:
         if self._confirm_s == 0:
             tx.drop(entry.position, Stage.CONFIRM)
             return
-        # After an overwriting, go on with the next longer wait: a neighbour that overwrites for ever must not fill the ledger.
+        # After an overwrite, use the next longer wait: a service that keeps overwriting must not fill the ledger.
         step = 0 if told.overwritten is None else min(told.overwritten.attempts + 1, len(CONFIRM_AFTER) - 1)
         tx.postpone(entry.position, Stage.CONFIRM, due_in_s=CONFIRM_AFTER[step] * self._confirm_s, attempts=step)
 
@@ -222,7 +222,7 @@ class Notifier:
 
 
 def _about(entry: Entry) -> tuple[str, str | None]:
-    """The study that a status is about, and why its message was rejected, if it is about that: such an entry is of no study."""
+    """Return the study that a status is about, and why its message was rejected, if it was: a `rejected` entry has no study_id."""
     if entry.kind == Kind.REJECTED:
         rejected = RejectedPayload.of(entry)
         return entry.study_id or _named(rejected.study_id), rejected.reason

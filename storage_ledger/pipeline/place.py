@@ -1,6 +1,6 @@
-"""Entries → effects on the archive: place the file, write metadata.json, record the outcome. Removing the upload is the remover's.
+"""Entries → effects on the archive: place the file, write metadata.json, record the outcome. `remove` takes the upload away.
 
-The order is what the promise rests on; docs/explanation/how-a-move-survives-a-power-cut.md tells why.
+The promise depends on this order; docs/explanation/how-a-move-survives-a-power-cut.md explains why.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ from storage_ledger.pipeline.worker_threads import beat
 from storage_ledger.system import logs
 from storage_ledger.system.metrics import Metrics
 
-MOST_EARLIER = 8  # states of one upload that a new one is compared with
-COMMON_AFTER = 5  # studies in a row with one and the same trouble: then it is not theirs
+MOST_EARLIER = 8  # earlier states of an upload that a new one is compared with
+COMMON_AFTER = 5  # studies in a row with the same failure: then the cause is shared
 POLICY = Policy("place", "place", (Stage.PLACE,), workers=6, pauses=PLACE_PAUSES)
 
 
 @dataclass(frozen=True, slots=True)
 class PlacedUpload:
-    """The file lies durably in the archive, and its study's fold knows it. `identity`: of the upload it was copied from.
+    """The file is durable in the archive and in its study's fold. `identity`: of the upload from which it was copied.
 
     `supersedes`: the name of an earlier, incomplete state of the same upload. `unconfirmed`: the upload is gone, and this message says
-    something of it that was never said while it was there.
+    something about it that no message said while it existed.
     """
 
     study_id: str
@@ -63,20 +63,20 @@ class PlacedUpload:
 
 @dataclass(frozen=True, slots=True)
 class Archived:
-    """The same once metadata.json, with that digest, lies there durably as well."""
+    """A placed upload whose metadata.json, with this SHA-256, is durable too."""
 
     upload: PlacedUpload
     metadata_sha256: str
 
     @property
     def work_item(self) -> WorkItem:
-        """The work item that this ends."""
+        """Return the work item that this completes."""
         return self.upload.work_item
 
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:
-    """Only a person or a redelivery can help. `repeats`: of its event, those that were at hand when it was judged; a later one may."""
+    """Only a person or a redelivery can help. `repeats`: the redeliveries of its event that were due at the same time."""
 
     study_id: str
     work_item: WorkItem
@@ -88,7 +88,7 @@ class Quarantined:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Later again. `due_in_s`: None for the usual backoff. `common`: many fail with it just now, which is said once for all."""
+    """To be tried again. `due_in_s`: None for the usual backoff. `common`: many fail with this now; it is recorded once for all."""
 
     work_item: WorkItem
     error: Retryable
@@ -101,10 +101,10 @@ Outcome = Archived | Quarantined | Retry
 
 
 class Placer:
-    """Places files, several studies at the same time, and records what came of it: the work of a `WorkerPool`.
+    """Places files, several studies in parallel, and records the outcomes: the work of a `WorkerPool`.
 
-    `on_copied`: from which state of its upload the file of an `archived` entry was copied.
-    `steady_since`: when the service started or, later, when the clock was last set. No file has been waited for before that.
+    `on_copied`: is called with the position of an `archived` entry and the identity of the upload from which its file was copied.
+    `steady_since`: when the service started or the clock was last set. Waiting for a missing file counts from then at the earliest.
     """
 
     def __init__(
@@ -133,9 +133,9 @@ class Placer:
         self._in_a_row: dict[str, set[str | None]] = {}
 
     def place_batch(self, work_items: list[WorkItem]) -> list[Outcome]:
-        """Place the files of these work items, all of one study, in order; then its metadata.json, once. Raises `LedgerError`.
+        """Place the files of these work items, all of one study, in order; then write its metadata.json once. Raises `LedgerError`.
 
-        What is `Archived` on return is durable but for a new study folder's own name: see `sync_new_folders`.
+        On return, `Archived` outcomes are durable, except for the name of a new study folder: see `sync_new_folders`.
         """
         study_id = work_items[0].entry.study_id
         if study_id is None:  # every `described` has one
@@ -146,7 +146,7 @@ class Placer:
         except Retryable as error:
             return [Retry(work_item, error) for work_item in work_items]
         by_position = {work_item.entry.position: work_item for work_item in work_items}
-        # A redelivery of what is pending adds nothing but its `described`: the first one's outcome answers it.
+        # A redelivery of a pending event adds only its `described`: the outcome of the first one answers it.
         to_place = with_repeats((study.described[position].upload for position in by_position), study.deliveries)
         known = {file.name: file.sha256 for file in study.files.values()}
         with self._archive.study(study_id, known=known, is_ours=may_overwrite(study)) as folder:
@@ -160,7 +160,7 @@ class Placer:
         except (Retryable, Permanent) as error:
             try:
                 outcome = self._not_placed(folder, study, described, work_item, error)
-            except Retryable as another:  # the archive cannot be read: this file's trouble, not that of its neighbours
+            except Retryable as another:  # the archive cannot be read: this file fails, the others of the batch do not
                 return Retry(work_item, another)
         return replace(outcome, repeats=tuple(repeats)) if isinstance(outcome, Quarantined) else outcome
 
@@ -187,7 +187,7 @@ class Placer:
         folder.discard_attempts(described.position)
         damage: Fixity | None = None
         if error.code not in NOT_WHOLE:
-            # Nothing in uploads: a redelivery of what is archived already looks like that.
+            # Nothing in uploads: this may be a redelivery of an archived file.
             if self._recover(study, described):
                 return Retry(work_item, error, due_in_s=0.0)
             try:
@@ -209,8 +209,8 @@ class Placer:
         return NOT_WHOLE_YET.wait_s(work_item.attempts + 1, chance=self._random.random())
 
     def _recover(self, study: Study, described: DescribedEvent) -> bool:
-        """Whether the upload was there, but hidden by a removal that a crash has cut short; now it has its name again."""
-        if described.upload_path not in study.sources:  # nothing of it is archived, so nothing of it is removed
+        """Give an upload its name again that an interrupted removal had hidden. Returns whether there was one."""
+        if described.upload_path not in study.sources:  # nothing of it is archived, so nothing of it was being removed
             return False
         return any(
             self._uploads.recover(described.upload_path, work_item.entry.position)
@@ -219,7 +219,7 @@ class Placer:
         )
 
     def _waited_s(self, described: DescribedEvent) -> float:
-        """Since it was recorded, or since we started: a volume may be mounted after us. A clock may have been set since."""
+        """Return the seconds since it was recorded or since `steady_since`: a volume may be mounted late, or the clock set."""
         steady_since, now, recorded = self._steady_since(), self._clock(), instant(described.recorded_at)
         since = max(recorded, steady_since) if recorded <= now else steady_since
         return (now - since).total_seconds()
@@ -248,7 +248,7 @@ class Placer:
         )
 
     def _with_metadata(self, folder: StudyFolder, study: Study, outcomes: list[BeforeMetadata], at_hand: dict[int, Entry]) -> list[Outcome]:
-        """Write metadata.json if it has something new to say. What was placed is `Archived` with it, and a `Retry` without."""
+        """Write metadata.json if its content changes. Placed uploads become `Archived`, or `Retry` if it cannot be written."""
         sha256, error = "", None
         if any(isinstance(outcome, PlacedUpload) for outcome in outcomes):
             try:
@@ -263,7 +263,7 @@ class Placer:
         ]
 
     def sync_new_folders(self, batches: list[list[Outcome]]) -> list[list[Outcome]]:
-        """Sync the names of new study folders, for all batches with one call. What could not be synced is a `Retry`."""
+        """Sync the names of new study folders, one call for all batches. Uploads in folders that could not be synced become `Retry`."""
         studies = {o.upload.study_id for batch in batches for o in batch if isinstance(o, Archived)}
         try:
             lost = self._archive.sync_new_folders(studies)
@@ -277,7 +277,7 @@ class Placer:
         ]
 
     def record(self, tx: Transaction, batches: list[list[Outcome]], fresh: bool) -> Report:
-        """Append what came of it. Only with this commit is it true that the files are archived."""
+        """Append the outcomes. Only this commit makes it true that the files are archived."""
         outcomes = self._with_common_causes([outcome for batch in batches for outcome in batch], fresh)
         recorded: list[tuple[Entry, Outcome]] = []
         for outcome in sorted(outcomes, key=lambda o: o.work_item.entry.position):
@@ -285,16 +285,16 @@ class Placer:
                 entry = self._append(tx, outcome)
                 if entry is not None:
                     recorded.append((entry, outcome))
-            elif isinstance(outcome, Archived):  # another process has ended it meanwhile
+            elif isinstance(outcome, Archived):  # another process has completed it meanwhile
                 self._folds.forget(outcome.upload.study_id)
         met = [o.error for o in outcomes if isinstance(o, Retry) and (o.error.shared or o.common)][:1]
         works = not met and any(isinstance(o, Archived) for o in outcomes)
         return Report(met, works, on_commit=partial(self._count, recorded, outcomes))
 
     def _with_common_causes(self, outcomes: list[Outcome], fresh: bool) -> list[Outcome]:
-        """Mark what fails for one study after the other, with no success between: a dying disk, say.
+        """Mark failures that hit one study after the other with no success between, as on a dying disk.
 
-        Each of them is still put off by itself, so that one bad file at the head of the queue holds up nobody.
+        Each is still postponed on its own, so that one bad file at the head of the queue delays no other.
         """
         if fresh and any(isinstance(o, Archived) for o in outcomes):
             self._in_a_row.clear()
@@ -319,7 +319,7 @@ class Placer:
                 return tx.append(quarantined.entry(outcome.study_id, described=position))
             case Retry():
                 if outcome.error.shared:
-                    # The pool waits, not each of its work items. But another one is tried next: a smaller file may fit.
+                    # The pool waits, not each work item. Another one is tried next: a smaller file may fit.
                     tx.postpone(position, Stage.PLACE, due_in_s=0, attempts=outcome.work_item.attempts)
                     return None
                 attempt = outcome.work_item.attempts + 1
@@ -374,7 +374,7 @@ class Placer:
 
 
 def _in_archive(folder: StudyFolder, study: Study, described: DescribedEvent) -> Placed | Fixity | None:
-    """What this upload once brought: the last of its files if all are intact, else what is wrong with one; None if it brought nothing."""
+    """Return the last file archived from this upload if all are intact, otherwise what is wrong with one; None if there are none."""
     for name in sorted(study.sources.get(described.upload_path, ())):
         file = study.files[name]
         fixity = folder.check(name, file.sha256, file.bytes)
@@ -385,10 +385,10 @@ def _in_archive(folder: StudyFolder, study: Study, described: DescribedEvent) ->
 
 
 def _superseded(file: BinaryIO, sop: str | None, size: int, by: DescribedEvent, earlier: list[ArchivedFile]) -> str | None:
-    """The name of an earlier, incomplete state of the same upload, which this file takes the place of; None where there is none.
+    """Return the name of an earlier, incomplete state of the same upload that this file supersedes, or None.
 
-    The earlier file is what this one begins with: a writer went on. Or the same event has brought both, and they do not say that they are
-    different instances: a writer went back. One that was replaced by a file of its own is whole, and stays so.
+    Either this file begins with the earlier one (the writer continued), or the same event brought both and they are not known to be
+    different instances (the writer started over). A file that was replaced by an unrelated one is complete and stays.
     """
     for each in earlier[:MOST_EARLIER]:
         other_instance = sop is not None and each.sop_instance_uid is not None and sop != each.sop_instance_uid

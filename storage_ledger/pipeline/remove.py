@@ -1,6 +1,6 @@
-"""Archived → the upload removed: durably, and never anything but what the archive holds.
+"""Archived → the upload removed: durably, and only if the archive has exactly its bytes.
 
-The last effect of a move; docs/explanation/how-a-move-survives-a-power-cut.md tells why it comes last.
+The last effect of a move; docs/explanation/how-a-move-survives-a-power-cut.md explains why.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ from storage_ledger.pipeline.worker_pool import Policy, Report
 from storage_ledger.system.metrics import Metrics
 
 POLICY = Policy("remove", "remove", (Stage.REMOVE,), workers=1, pauses=REMOVE_PAUSES, by_study=False, most=256, gather_s=0.05, drain=True)
-"""One batch for all studies, so that one fsync serves a whole folder."""
+"""One batch for all studies, so that one fsync covers a whole folder."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """Nothing keeps the upload any more."""
+    """The upload is gone, or was none."""
 
     work_item: WorkItem
 
 
 @dataclass(frozen=True, slots=True)
 class PlaceAgain:
-    """Something else lies there now, or the archive's file is not intact."""
+    """The upload now has other bytes, or the archive's file is not intact: place it again."""
 
     work_item: WorkItem
 
 
 @dataclass(frozen=True, slots=True)
 class Settling:
-    """It may still be being written; look again after `due_in_s`."""
+    """It may still be being written: try again after `due_in_s`."""
 
     work_item: WorkItem
     due_in_s: float
@@ -55,7 +55,7 @@ class Settling:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Later again."""
+    """To be tried again later."""
 
     work_item: WorkItem
     error: Retryable
@@ -66,14 +66,14 @@ Removal = Gone | PlaceAgain | Settling | Failed
 
 @dataclass(frozen=True, slots=True)
 class _Copied:
-    """The state of an upload that the archive's file was copied from, or compared with, and since when we know it (monotonic)."""
+    """The state of an upload from which the archive's file was copied or verified, and since when it is known (monotonic)."""
 
     identity: FileIdentity
     since: float
 
 
 class Remover:
-    """Removes uploads, and records what came of it: the work of a `WorkerPool`."""
+    """Removes uploads and records the outcomes: the work of a `WorkerPool`."""
 
     def __init__(
         self,
@@ -95,15 +95,15 @@ class Remover:
         self._copied: dict[int, _Copied] = {}
 
     def remember(self, position: int, identity: FileIdentity) -> None:
-        """The file of the `archived` entry there was copied from this very state of the upload: it need not be read again."""
+        """Note that the file of the `archived` entry at this position was copied from this state of the upload: no need to read it."""
         self._copied[position] = _Copied(identity, self._monotonic())
 
     def remove_batch(self, work_items: list[WorkItem]) -> list[Removal]:
         """Remove the uploads of archived files, then fsync their folders.
 
-        An upload goes only if it is, byte for byte, what the archive holds: the very file that was copied and nobody
-        touched since, or (after a restart) one whose digest is the ledger's while the archive's file is read and intact.
-        And only where nobody writes to it: the kernel says so, or it has not changed for UPLOAD_SETTLE_SECONDS.
+        An upload is removed only if the archive has exactly its bytes: it is the file that was copied, unchanged since, or (after a
+        restart) its SHA-256 is the ledger's and the archive's file was read and is intact. And only if nobody is writing to it:
+        the kernel says so, or it has not changed for UPLOAD_SETTLE_SECONDS.
         """
         removals = [self._remove(work_item) for work_item in work_items]
         failed = self._uploads.sync_folders(path for path, removal in removals if path is not None and isinstance(removal, Gone))
@@ -115,18 +115,18 @@ class Remover:
         ]
 
     def _remove(self, work_item: WorkItem) -> tuple[str | None, Removal]:
-        """With the path of the upload, once that is known."""
+        """Remove one upload whose path is known."""
         path = None
         try:
             require_whole([work_item.entry])
-            if work_item.entry.kind != Kind.ARCHIVED:  # a row that nothing explains; there is no upload to remove
+            if work_item.entry.kind != Kind.ARCHIVED:  # an unexplained row; there is no upload to remove
                 return path, Gone(work_item)
             archived = ArchivedPayload.of(work_item.entry)
             path = archived.upload_path
             return path, self._removed(work_item, archived)
         except Retryable as error:
             return path, Failed(work_item, error)
-        except Permanent:  # no longer a regular file: not what we archived, not ours to remove
+        except Permanent:  # no longer a regular file, so not what was archived
             return path, Gone(work_item)
 
     def _removed(self, work_item: WorkItem, archived: ArchivedPayload) -> Removal:
@@ -159,11 +159,11 @@ class Remover:
             return False
         try:
             return self._archive.check(study_id, file.name, file.sha256, file.bytes) is Fixity.INTACT
-        except Permanent:  # the study's folder is a link or a file: who places it again says so
+        except Permanent:  # the study's folder is a link or a file: placing it again reports that
             return False
 
     def record(self, tx: Transaction, batches: list[list[Removal]], _fresh: bool) -> Report:
-        """Drop the work items whose upload is durably gone; nobody has to care any more."""
+        """Delete the work items whose upload is durably gone."""
         removals = [removal for batch in batches for removal in batch]
         for removal in removals:
             position = removal.work_item.entry.position

@@ -1,4 +1,4 @@
-"""Keeps the mirror up with the ledger while the service runs: what waits for it, waits for one fsync of a whole batch."""
+"""Keeps the mirror up to date while the service runs. One fsync covers a whole batch, and other steps wait for it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from storage_ledger.system.metrics import Metrics
 
 
 class Replicator:
-    """One follower of the ledger."""
+    """Follows the ledger with the mirror."""
 
     def __init__(
         self,
@@ -41,11 +41,11 @@ class Replicator:
         self._failures = 0
 
     def run(self, stop: threading.Event) -> None:
-        """Follow until `stop` is set and all is mirrored. Raises `LedgerUnusable` when the mirror is not this ledger's any more."""
+        """Follow until `stop` is set and everything is mirrored. Raises `LedgerUnusable` if the mirror no longer belongs to this ledger."""
         follow_until_stopped(self.follow, self._wakeup, stop)
 
     def follow(self) -> Round:
-        """Bring the mirror up to the ledger. What it cannot write is logged, and recorded as an outage of `mirror`."""
+        """Bring the mirror up to date. A failure to write is logged and recorded as an outage of `mirror`."""
         before = self._mirror.position
         error = self._try()
         moved = self._mirror.position > before
@@ -79,5 +79,5 @@ class Replicator:
                 else:
                     retry_at = later(rfc3339(self._clock()), wait_s)
                     self._outages.begin(tx, "mirror", error, attempt=self._failures, retry_at=retry_at)
-        except LedgerBusy as busy:  # then it is told with the next failure; an end that is not told stands until the next one
+        except LedgerBusy as busy:  # then it is recorded with the next failure; an unrecorded end waits for the next one
             logs.get().warning("ledger.busy", thread="mirror", code=busy.code)

@@ -1,4 +1,4 @@
-"""The client of the Status Service: tell a study's status, read it back."""
+"""The client of the Status Service: sends a study's status and reads it back."""
 
 from __future__ import annotations
 
@@ -17,47 +17,47 @@ from storage_ledger.errors import BadSettings, Retryable
 from storage_ledger.system.http_connection import Connection, Deadline
 
 MAX_ANSWER_BYTES = 4 << 20
-"""A status carries the whole metadata of its study in `details`; more than this is not a status."""
+"""A status may carry the whole metadata of its study in `details`; anything larger is not a status."""
 
 MAX_IGNORED_BYTES = 64 << 10
-"""What is read of an answer whose body does not matter, so that its connection can be kept."""
+"""How much is read of a body that does not matter, so that its connection can be kept."""
 
 IGNORED_WITHIN_S = 1.0
-"""A service that gives its code at once and its body byte by byte keeps nobody waiting for longer."""
+"""Longest wait for the body of an answer whose code has arrived."""
 
 _AWAY_CODES = frozenset({408, 429})
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What the Status Service says of a study. `details` is whatever JSON somebody posted; a patient's data, mostly."""
+    """The Status Service's record of a study. `details` is any JSON that was posted, usually patient data."""
 
     word: str
     details: Any
 
 
 class Statuses(Protocol):
-    """What the notifier asks of a Status Service; `StatusClient` says what each call may raise."""
+    """The notifier's view of a Status Service; see `StatusClient` for what each call raises."""
 
     def tell(self, study_id: str, status: str, details: Mapping[str, object]) -> int:
         """POST a status."""
         ...
 
     def read(self, study_id: str) -> str | None:
-        """GET the status word, None for a study that is not known there."""
+        """GET the status word, or None for an unknown study."""
         ...
 
 
 class StatusClient:
-    """Kept connections, at most `connections` of them, shared by any number of threads; more calls wait for their turn.
+    """Keeps at most `connections` connections open, shared by any number of threads; further calls wait for one.
 
-    `timeout_s` is for a whole call, from its turn to the last byte of the answer (not for looking up the host's name).
-    Raises `BadSettings` when `base_url` is no URL. What the calls raise is `Retryable`; the detail holds a number or
-    the name of an error class, never a text of the service:
+    `timeout_s` covers a whole call, from getting a connection to the last byte of the answer (but not the DNS lookup).
+    Raises `BadSettings` if `base_url` is not a URL. The calls raise `Retryable`; the detail holds a number or the name of
+    an error class, never text from the service:
 
     - `status-service-away`, shared: not reached, too slow, 5xx, 408 or 429;
-    - `status-refused`: any other answer but 2xx, redirects too, and a web page where a status was told;
-    - `status-unreadable` (reading only): not a JSON object with a string `status`, over 4 MiB, or without end.
+    - `status-refused`: any answer but 2xx, including redirects, and a web page in answer to a status;
+    - `status-unreadable` (reading only): not a JSON object with a string `status`, over 4 MiB, or endless.
     """
 
     def __init__(self, base_url: str, *, timeout_s: float = 10.0, connections: int = 8) -> None:
@@ -71,30 +71,32 @@ class StatusClient:
         self._headers = _headers(url)
         context = httpx.create_ssl_context()
         self._connections = [Connection(context) for _ in range(connections)]
-        self._free: queue.LifoQueue[Connection] = queue.LifoQueue()  # the last used first: its connection is still open
+        self._free: queue.LifoQueue[Connection] = queue.LifoQueue()  # the last used first, because its connection is still open
         for connection in self._connections:
             self._free.put(connection)
 
     def tell(self, study_id: str, status: str, details: Mapping[str, object]) -> int:
         """POST a status; return the HTTP status that accepted it (2xx). May be called twice: the last one wins.
 
-        When it raises, the service may have stored the status all the same.
+        If it raises, the service may still have stored the status.
         """
         body = json.dumps({"status": status, "details": dict(details)}, allow_nan=False).encode("ascii")
         with self._call("POST", study_id, body) as (answer, deadline):
             _ignore_body(answer, deadline)
             _check_code(answer.status_code)
             if answer.headers.get("Content-Type", "").lower().startswith("text/html"):
-                raise Retryable("status-refused", f"HTTP {answer.status_code} with a web page")  # of a login, a proxy, another port
+                raise Retryable(
+                    "status-refused", f"HTTP {answer.status_code} with a web page"
+                )  # from a login page, a proxy or another port
             return answer.status_code
 
     def read(self, study_id: str) -> str | None:
-        """GET the status word, None when the service knows no such study (404)."""
+        """GET the status word, or None if the service does not know the study (404)."""
         found = self.look_up(study_id)
         return None if found is None else found.word
 
     def look_up(self, study_id: str) -> Status | None:
-        """GET the status with its details, None when the service knows no such study (404)."""
+        """GET the status with its details, or None if the service does not know the study (404)."""
         with self._call("GET", study_id) as (answer, deadline):
             if answer.status_code == 404:
                 _ignore_body(answer, deadline)
@@ -105,7 +107,7 @@ class StatusClient:
             return _status(_body(answer))
 
     def close(self) -> None:
-        """Close the kept connections. No call may run or come after it."""
+        """Close the kept connections. No call may be running or follow."""
         for connection in self._connections:
             connection.transport.close()
 
@@ -126,7 +128,7 @@ class StatusClient:
 
 
 def _headers(url: httpx.URL) -> dict[str, str]:
-    """Of every request: with the name and password of the URL, where it has them."""
+    """Return the headers of every request, with the URL's user name and password, if it has them."""
     found = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "storage-ledger"}
     if url.username or url.password:
         signed = next(httpx.BasicAuth(url.username, url.password).sync_auth_flow(httpx.Request("GET", url)))
@@ -142,9 +144,9 @@ def _check_code(code: int) -> None:
 
 
 def _ignore_body(answer: httpx.Response, deadline: Deadline) -> None:
-    """Read a small body to its end, so that the connection is kept; leave a large, slow or broken one, which closes it.
+    """Read a small body to its end, so that the connection is kept; abandon a large, slow or broken one, which closes it.
 
-    The code has been given: what happens to the body can't take it back.
+    The status code has arrived; nothing in the body changes it.
     """
     taken = 0
     deadline.at = min(deadline.at, time.monotonic() + IGNORED_WITHIN_S)
@@ -165,7 +167,7 @@ def _body(answer: httpx.Response) -> bytes:
                 raise Retryable("status-unreadable", f"more than {MAX_ANSWER_BYTES} bytes")
             parts.append(chunk)
     except httpx.TimeoutException as error:
-        # The service is there, this answer has no end: that is no reason to let all the others wait.
+        # The service works, but this answer has no end: the other studies need not wait.
         raise Retryable("status-unreadable", type(error).__name__) from error
     return b"".join(parts)
 

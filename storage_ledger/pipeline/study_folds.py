@@ -1,4 +1,4 @@
-"""The folds of the studies in hand: a study of ten thousand files is not folded anew for each batch of them."""
+"""A cache of study folds, so that a study of ten thousand files is not folded again for each batch."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from storage_ledger.domain.study import Study
 from storage_ledger.ledger.contract import Ledger
 
 MOST = 8
-MOST_LENT = 64  # more are in nobody's hands any more: work on them raised
-MOST_FILES = 50_000  # of all that are kept: some 2 KiB each
+MOST_LENT = 64  # any more belong to work that raised
+MOST_FILES = 50_000  # in all kept folds: about 2 KiB each
 
 
 class StudyFolds:
-    """Lends the fold of a study, brought up to the ledger. Safe to use from several threads; one study is in one pair of hands.
+    """Lends the fold of a study, brought up to date with the ledger. Thread-safe; only one worker has a study at a time.
 
-    Whoever has a fold may feed it outcomes that are about to be appended. It is kept only if they were: see `keep`.
+    The borrower may feed it outcomes that are about to be appended. The fold is kept only if they were: see `keep`.
     """
 
     def __init__(self, ledger: Ledger) -> None:
@@ -28,7 +28,7 @@ class StudyFolds:
         self._kept: OrderedDict[str, Study] = OrderedDict()
 
     def lend(self, study_id: str, at_hand: Sequence[Entry]) -> Study:
-        """The study as all its entries tell it. Each entry is checked when it is first folded, and those at hand in any case.
+        """Return the study folded from all its entries. Each entry is verified when it is first folded, and those in `at_hand` always.
 
         Raises as `Study.of` does.
         """
@@ -46,12 +46,12 @@ class StudyFolds:
         return study
 
     def forget(self, study_id: str) -> None:
-        """The fold was fed something that did not come about, or is not known to have."""
+        """Drop a lent fold that was fed something that was not, or may not have been, appended."""
         with self._lock:
             self._lent.pop(study_id, None)
 
     def keep(self, study_id: str) -> None:
-        """All that the lent fold was fed is in the ledger. Does nothing if it was forgotten."""
+        """Keep a lent fold: everything it was fed is in the ledger. Does nothing if it was forgotten."""
         with self._lock:
             study = self._lent.pop(study_id, None)
             if study is None:
@@ -62,7 +62,7 @@ class StudyFolds:
 
 
 def _noting(entries: Iterable[Entry], at_hand: Mapping[int, Entry], checked: set[int]) -> Iterator[Entry]:
-    """The entries as they are; what is the same as one at hand is checked with it."""
+    """Yield the entries unchanged, noting which of those at hand are verified by being equal."""
     for entry in entries:
         if at_hand.get(entry.position) == entry:
             checked.add(entry.position)

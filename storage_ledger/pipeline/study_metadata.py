@@ -1,4 +1,4 @@
-"""metadata.json of a study, from its fold and the ledger."""
+"""Computes a study's metadata.json from its fold and the ledger."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from storage_ledger.ledger.contract import Ledger
 
 
 def metadata_bytes(study: Study, ledger: Ledger, at_hand: Mapping[int, Entry] = MappingProxyType({})) -> bytes:
-    """The file's bytes; the study has at least one archived file. `at_hand`: whole entries that need not be read again.
+    """Return the metadata.json of a study with at least one archived file. `at_hand`: verified entries that need not be read again.
 
     Raises `LedgerError`, and `Retryable` (`entry-damaged`).
     """
@@ -29,10 +29,10 @@ def metadata_bytes(study: Study, ledger: Ledger, at_hand: Mapping[int, Entry] = 
 
 
 def may_overwrite(study: Study) -> Callable[[bytes], bool]:
-    """Whether a metadata.json in the study's folder may be overwritten, by its bytes.
+    """Return a function that decides from its bytes whether a metadata.json in the study's folder may be overwritten.
 
-    Where the ledger has no file of the study it may be what the old service left; or it is what we made before a crash, and then it
-    speaks of an event of ours.
+    If the ledger has no file of the study, it may be from the old service; or we wrote it before a crash, and then it names an
+    event of ours.
     """
     if study.files:
         return lambda _: True

@@ -1,6 +1,6 @@
-"""Who wakes up when something happens: one table.
+"""Which event wakes which part of the service: one table.
 
-What another process appends wakes nobody here: each part also looks by itself, once a second.
+Entries appended by another process wake no part; so each part also checks once a second.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from storage_ledger.ledger.contract import Commit
 
 
 class Sleeper(Enum):
-    """A part of the service that sleeps between two looks at the ledger."""
+    """A part of the service that sleeps between two checks of the ledger."""
 
     PLACE = auto()
     REPLICATE = auto()
@@ -25,21 +25,21 @@ class Sleeper(Enum):
 
 
 class Signal(Enum):
-    """What happens and is no work item."""
+    """Events that are not work items."""
 
     APPENDED = auto()
     """This process appended an entry."""
     MIRRORED = auto()
     """The mirror has more entries than before."""
     SUBSCRIBED = auto()
-    """Redis is heard again. What was published before is lost."""
+    """Redis is subscribed again. Messages published before are lost."""
     CAUGHT_UP = auto()
-    """The ledger could not be written for a while; by now all messages that were kept meanwhile are recorded."""
+    """The ledger was not writable for a while; all messages kept meanwhile are now recorded."""
 
 
 WAKES: Mapping[Stage | Signal, tuple[Sleeper, ...]] = {
     Stage.PLACE: (Sleeper.PLACE,),
-    Stage.REMOVE: (Sleeper.REPLICATE, Sleeper.REMOVE),  # its `archived` may be in the mirror already: a leftover
+    Stage.REMOVE: (Sleeper.REPLICATE, Sleeper.REMOVE),  # a leftover, whose `archived` may be in the mirror already
     Stage.TELL: (Sleeper.REPLICATE,),
     Stage.CONFIRM: (),  # due seconds later: the pool sleeps until then
     Signal.APPENDED: (Sleeper.INDEX,),
@@ -47,31 +47,31 @@ WAKES: Mapping[Stage | Signal, tuple[Sleeper, ...]] = {
     Signal.SUBSCRIBED: (Sleeper.RECONCILE,),
     Signal.CAUGHT_UP: (Sleeper.RECONCILE,),
 }
-"""A stage stands for work of that stage that has become due."""
+"""A stage means: work of that stage has become due."""
 
 
 class Wakeups:
-    """One event for each sleeper. Safe to use from several threads."""
+    """One event for each sleeper. Thread-safe."""
 
     def __init__(self) -> None:
         self._wakeups = {sleeper: threading.Event() for sleeper in Sleeper}
 
     def of(self, sleeper: Sleeper) -> threading.Event:
-        """Set when there may be something to do; the sleeper clears it before it looks."""
+        """Set when there may be something to do; the sleeper clears it before it checks."""
         return self._wakeups[sleeper]
 
     def ring(self, happened: Stage | Signal) -> None:
-        """Wake whoever the table names."""
+        """Wake the sleepers that the table names for an event."""
         for sleeper in WAKES[happened]:
             self._wakeups[sleeper].set()
 
     def ring_all(self) -> None:
-        """Wake everybody: a stop was asked for."""
+        """Wake all sleepers, for a stop."""
         for wakeup in self._wakeups.values():
             wakeup.set()
 
     def committed(self, commit: Commit) -> None:
-        """Wake whoever waits for what this commit has brought."""
+        """Wake the sleepers that wait for what a commit added."""
         for stage in commit.due:
             self.ring(stage)
         if commit.kinds:

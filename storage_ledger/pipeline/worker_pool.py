@@ -1,9 +1,9 @@
-"""Workers on some stages of the work queue: claim what is due, work on it in a few threads, record the outcomes in groups.
+"""Workers for some stages of the work queue: claim due work items, process them in a few threads, record the outcomes in groups.
 
-Whatever one work item raises is that item's own failure: it is recorded, tried again later, and stops nobody else. Only a ledger
-that cannot be used ends a pool.
+An exception from one work item is a failure of that item only: it is recorded and retried later, and stops no other. Only an
+unusable ledger ends a pool.
 
-A cause that all work items share (a full disk, an absent neighbour) pauses the whole pool. A step only says that it met one.
+A cause that all work items share (a full disk, an unreachable service) pauses the whole pool; the step only reports it.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ from storage_ledger.pipeline.worker_threads import Outcome, WorkerTask, WorkerTh
 from storage_ledger.system import logs
 from storage_ledger.system.metrics import Metrics
 
-AHEAD = 4  # studies that are claimed for each worker
+AHEAD = 4  # groups claimed ahead per worker
 GATHER_S = 0.01
-CALM_S = 60.0  # so long without a shared cause, and the pauses begin small again
-LOOK_EVERY_S = 1.0  # another process may append; nobody tells us
+CALM_S = 60.0  # after this time without a shared cause, pauses start short again
+LOOK_EVERY_S = 1.0  # another process may append without waking us
 HANGS_AFTER_S = 120.0
-SCAN_SHARE = 5  # a look past the studies in hand that took long and found nothing is repeated after this many times as long
+SCAN_SHARE = 5  # after a scan that found no other study, wait this many times its duration before the next one
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How the work items of one step are worked on.
+    """How a pool processes the work items of one step.
 
     step: its name in entries and metrics. thread: in the log.
-    by_study: one study is in at most one pair of hands, and its work items go in order; without it all that is due is one group.
-    most: work items of one group.
-    gather_s: how long to wait for company: fewer and larger groups cost less.
-    drain: on a stop, do what is due before ending.
-    pauses: after a shared cause, when it was met `pause_after` times in a row; recorded as an outage after `outage_after` times.
-    resumes_unless_met: work that met no shared cause ends the pauses; without it only work that came through does.
-    hangs_after_s: without a sign of life (`beat`) a call is given up on. Where a step calls `into_volumes`, that is recorded as `failed`.
+    by_study: at most one worker has a study at a time, and its work items are done in order; without it, everything due is one group.
+    most: most work items in one group.
+    gather_s: how long to wait for more work: fewer and larger groups cost less.
+    drain: at a stop, finish what is due.
+    pauses: the waits after a shared cause was met `pause_after` times in a row; after `outage_after` times it is recorded as an outage.
+    resumes_unless_met: work that met no shared cause ends the pauses; without it, only successful work does.
+    hangs_after_s: a call without a sign of life (`beat`) for this long is given up. With `into_volumes`, that is recorded as `failed`.
     """
 
     step: StepName
@@ -67,10 +67,10 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a step has recorded of a group of outcomes.
+    """What a step recorded for a group of outcomes.
 
-    met: the shared causes, in order. works: something came through that shows that there is no such cause any more.
-    on_commit: called once all of it is durable.
+    met: the shared causes, in order. works: a success shows that no shared cause remains.
+    on_commit: called once everything is durable.
     """
 
     met: Sequence[Retryable]
@@ -81,16 +81,16 @@ class Report:
 class WorkerPool(Generic[Outcome]):
     """The worker threads of one step.
 
-    `work` gets the due work items of one study (without `Policy.by_study`: of all) and returns an outcome.
+    `work` gets the due work items of one study (without `Policy.by_study`: all of them) and returns an outcome.
     `before_commit` makes durable what several outcomes share, and may change them.
-    `record` appends what came of them, in one commit for all that are there: the slower the disk, the larger the groups. Its last
-    argument says whether all of them were begun after the last pause: only then does a success say that a shared cause has gone.
+    `record` appends the outcomes, in one commit for all that are ready: the slower the disk, the larger the groups. Its last
+    argument says whether all of them began after the last pause: only then does a success show that a shared cause is gone.
 
-    What could not be committed (`LedgerBusy`) is simply done again: every effect may be done twice. When any of the three raises
-    something else, the work items are taken one by one, and the one that raises is recorded as `failed` (`internal-error`) and tried
-    again with backoff.
+    Work that could not be committed (`LedgerBusy`) is done again: every effect may be done twice. If any of the three raises
+    something else, the work items are taken one by one, and the one that raises is recorded as `failed` (`internal-error`) and
+    retried with backoff.
 
-    `wakeup` rings when there may be something to do. `up_to`: only entries up to that position count.
+    `wakeup` is set when there may be something to do. `up_to`: only work items of entries up to this position are claimed.
     """
 
     def __init__(
@@ -128,17 +128,17 @@ class WorkerPool(Generic[Outcome]):
 
     @property
     def hanging(self) -> int:
-        """How many `work`s have given no sign of life for too long, and have not come back."""
+        """Return the number of calls that have given no sign of life for too long and have not returned."""
         return self._threads.hanging
 
     def run(self, stop: threading.Event) -> None:
-        """Until `stop` is set and what was begun is recorded, but for what hangs. May be called again after it has raised."""
+        """Run until `stop` is set and all started work is recorded, except hanging calls. May be called again after it raised."""
         self._threads.hire(self.policy.workers)
         self._go_round(stop)
         self._threads.dismiss()
 
     def record(self, outcomes: list[Outcome], *, fresh: bool) -> None:
-        """Record what came of some work, in one commit. `fresh`: it was begun after the last pause. Raises `LedgerError`, and any bug."""
+        """Record outcomes in one commit. `fresh`: the work began after the last pause. Raises `LedgerError`, and bugs."""
         self._commit(self._before_commit(outcomes), fresh=fresh)
 
     def _commit(self, outcomes: list[Outcome], *, fresh: bool) -> None:
@@ -150,7 +150,7 @@ class WorkerPool(Generic[Outcome]):
         report.on_commit()
 
     def _account(self, tx: Transaction, report: Report, *, works: bool) -> None:
-        """Pause, begin or end an outage, because of what was met."""
+        """Pause, and begin or end an outage, according to the report."""
         policy = self.policy
         self._met_in_a_row = 0 if works else self._met_in_a_row + len(report.met)
         pause_s = self._pause(policy.pauses) if report.met and self._met_in_a_row >= policy.pause_after else 0.0
@@ -161,7 +161,7 @@ class WorkerPool(Generic[Outcome]):
             self._outages.end(tx, policy.step)
 
     def _pause(self, pauses: Backoff) -> float:
-        """Claim nothing for a while, longer each time, then try one at a time. Returns the seconds."""
+        """Claim nothing for a while, longer each time, then one group at a time. Returns the seconds."""
         if not self._probing and time.monotonic() - self._resumed_at > CALM_S:
             self._pauses = 0
         self._pauses += 1
@@ -172,7 +172,7 @@ class WorkerPool(Generic[Outcome]):
         return seconds
 
     def _resume(self) -> None:
-        """The shared cause has gone. If it comes back soon, the next pause is longer than the last one all the same."""
+        """Note that the shared cause is gone. If it returns soon, the next pause is still longer than the last one."""
         if self._probing:
             self._resumed_at = time.monotonic()
         self._paused_until = 0.0
@@ -183,7 +183,7 @@ class WorkerPool(Generic[Outcome]):
             if self.policy.gather_s and not stop.is_set():
                 stop.wait(self.policy.gather_s)
             elif self._threads.at_work() > 1:
-                stop.wait(GATHER_S)  # others are about to end: one commit for all of them
+                stop.wait(GATHER_S)  # others are about to finish: one commit for all of them
             self._wakeup.clear()
             self._collect()
             self._give_up_on_hanging()
@@ -209,11 +209,11 @@ class WorkerPool(Generic[Outcome]):
             self._stumbled(error)
 
     def _claim(self) -> float:
-        """Hand out what is due; returns after how many seconds to look again."""
+        """Hand out due work; return the seconds until the next check."""
         paused_s = self._paused_until - time.monotonic()
         if paused_s > 0:
             return min(paused_s, LOOK_EVERY_S)
-        # Some wait in the pool already, so that a worker that is done need not wait for the ledger.
+        # Some groups wait in the pool, so that a free worker need not wait for the ledger.
         room = 1 if self._probing else self.policy.workers * AHEAD
         at_work = self._threads.at_work()
         free = room - at_work
@@ -228,10 +228,10 @@ class WorkerPool(Generic[Outcome]):
             return self._stumbled(error)
 
     def _hand_out(self, free: int) -> int:
-        """Hand out up to `free` groups of work items. Returns how many.
+        """Hand out up to `free` groups of work items. Returns their number.
 
-        A page may be full of one study's work items, of which only one group goes out at a time: then the next page is asked for
-        without that study, so that the others get their turn.
+        A page may be full of one study's work items, but only one group of a study is handed out at a time. The next page is then
+        read without that study, so that the others get their turn.
         """
         in_hand = self._threads.in_hand()
         studies = {entry.study_id for entry in in_hand if entry.study_id} if self.policy.by_study else set()
@@ -244,7 +244,7 @@ class WorkerPool(Generic[Outcome]):
                 break
             up_to = self._up_to() if self._up_to else None
             due = self._ledger.due(self.policy.stages, limit=limit, busy=busy, busy_studies=studies, up_to=up_to)
-            if not due and studies:  # it had to read all their work items: with a hundred thousand of them not at each wake-up
+            if not due and studies:  # the scan read all their work items: with a hundred thousand of them, not at each wake-up
                 self._scan_at = time.monotonic() + SCAN_SHARE * (time.monotonic() - began)
             groups = self._groups(due)[: free - handed_out]
             for group in groups:
@@ -279,7 +279,7 @@ class WorkerPool(Generic[Outcome]):
             self._threads.put_away(done)
 
     def _take(self, done: list[WorkerTask[Outcome]]) -> None:
-        """Record what came of these tasks. What raised `LedgerBusy` is claimed again; `LedgerUnusable` is raised."""
+        """Record the outcomes of these tasks. Work that raised `LedgerBusy` is claimed again; `LedgerUnusable` is raised."""
         fresh = all(task.begun == self._round for task in done)
         results = [result for task in done for result in task.future.result()]
         for result in results:
@@ -302,7 +302,7 @@ class WorkerPool(Generic[Outcome]):
                 self._begin(rest, singly=True)
 
     def _prepared(self, results: list[WorkResult[Outcome]]) -> list[WorkResult[Outcome]]:
-        """With what `before_commit` makes of the outcomes: it is called once for each, since it may undo what came of one."""
+        """Apply `before_commit` to the outcomes, once for each, because it may change one."""
         if not results:
             return []
         try:
@@ -314,13 +314,13 @@ class WorkerPool(Generic[Outcome]):
                 self._put_off(results[0].work_items, error)
                 return []
             logs.get().error(f"{self.policy.thread}.record-failed", error_type=type(error).__name__, frames_at=logs.where(error))
-            for result in results:  # nobody knows what it has undone: each by itself, from the start
+            for result in results:  # it may have undone any of them: each on its own, from the start
                 self._begin(result.work_items, singly=True)
             return []
         return [replace(result, outcome=outcome) for result, outcome in zip(results, outcomes, strict=True)]
 
     def _recorded(self, results: list[WorkResult[Outcome]], fresh: bool) -> bool:
-        """Whether these outcomes could be recorded. Raises `LedgerError` where the ledger is the reason; nothing is committed then."""
+        """Return whether these outcomes could be recorded. Raises `LedgerError` if the ledger is the cause; then nothing was committed."""
         try:
             self._commit([result.outcome for result in results if result.outcome is not None], fresh=fresh)
         except BaseException as error:
@@ -345,7 +345,7 @@ class WorkerPool(Generic[Outcome]):
                 self._put_off_unsaid(work_item)
 
     def _put_off_unsaid(self, work_item: WorkItem) -> None:
-        """Not even that could be recorded. It must not be claimed again at once, and the others must not wait for it."""
+        """Postpone a work item whose failure could not be recorded: it must not be claimed again at once, nor delay the others."""
         try:
             postpone_unsaid(self._ledger, work_item)
         except BaseException as error:
@@ -360,6 +360,6 @@ class WorkerPool(Generic[Outcome]):
 
     def _next_due_s(self) -> float:
         due = self._ledger.next_due(self.policy.stages)
-        with suppress(ValueError):  # no time at all stands in that row
+        with suppress(ValueError):  # that row holds no valid time
             return LOOK_EVERY_S if due is None else min(LOOK_EVERY_S, max(0.005, instant(due).timestamp() - time.time()))
         return LOOK_EVERY_S

@@ -1,7 +1,7 @@
-"""The threads of a worker pool, and what is in their hands.
+"""The threads of a worker pool, and the work they have.
 
-A call into a volume that hangs (a network file system whose server is gone) comes back when it likes, and no thread can be
-called away from it. So one that hangs is given up on, not waited for: another worker takes its place.
+A call into a hanging volume (a network file system whose server is gone) may never return, and its thread cannot be
+interrupted. So it is given up, not waited for: another worker takes its place.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from storage_ledger.errors import LEDGER_NEWER, LedgerBusy, LedgerUnusable
 from storage_ledger.ledger.contract import WorkItem
 
 Outcome = TypeVar("Outcome")
-MOST_HANGING = 32  # threads that are given up on; beyond that the pool is as stuck as its volume
+MOST_HANGING = 32  # most threads given up; beyond that, the pool is as stuck as its volume
 
 _hands = threading.local()
 
 
 def beat() -> None:
-    """A sign of life of the work that calls it: for what may take long, but goes on. Does nothing outside a worker's thread."""
+    """Give a sign of life, from work that takes long but makes progress. Does nothing outside a worker's thread."""
     task: WorkerTask[object] | None = getattr(_hands, "task", None)
     if task is not None:
         task.alive_at = time.monotonic()
@@ -33,7 +33,7 @@ def beat() -> None:
 
 @dataclass(frozen=True, slots=True)
 class WorkResult(Generic[Outcome]):
-    """What came of these work items: an outcome, or what was raised instead."""
+    """The result of these work items: an outcome, or the exception raised instead."""
 
     work_items: list[WorkItem]
     outcome: Outcome | None = None
@@ -42,9 +42,9 @@ class WorkResult(Generic[Outcome]):
 
 @dataclass(slots=True, eq=False)
 class WorkerTask(Generic[Outcome]):
-    """Work items in somebody's hands. `begun`: in which round it was handed out; `alive_at`: the last sign of life, None before it runs.
+    """Work items that are handed out. `begun`: the round in which they were; `alive_at`: the last sign of life, None before the start.
 
-    `singly`: one of its work items broke `work` or `record` for all of them, so each is worked on and recorded by itself, before the next.
+    `singly`: one of its work items made `work` or `record` fail for all, so each is done and recorded on its own, before the next.
     """
 
     work_items: list[WorkItem]
@@ -56,7 +56,7 @@ class WorkerTask(Generic[Outcome]):
 
 
 class WorkerThreads(Generic[Outcome]):
-    """Owned by one thread, which hands out work and takes the results. `wakeup` rings when one is done."""
+    """Owned by one thread, which hands out work and takes the results. `wakeup` is set when a task is done."""
 
     def __init__(self, name: str, work: Callable[[list[WorkItem]], Outcome], wakeup: threading.Event) -> None:
         self._name = name
@@ -68,42 +68,42 @@ class WorkerThreads(Generic[Outcome]):
         self.hanging = 0
 
     def hire(self, count: int) -> None:
-        """See that this many are there, besides those that hang."""
+        """Ensure that this many threads run, besides the hanging ones."""
         while self._there < count:
             self._hire_one()
 
     def dismiss(self) -> None:
-        """Let each end when it has nothing in hand."""
+        """Let each thread end when it is idle."""
         for _ in range(self._there):
             self._waiting.put(None)
 
     def hand_out(self, work_items: list[WorkItem], *, begun: int, singly: bool) -> None:
-        """Give these work items to the next who is free."""
+        """Give these work items to the next free thread."""
         task = WorkerTask(work_items, begun, singly, Future[list[WorkResult[Outcome]]]())
         task.future.add_done_callback(lambda _: self._wakeup.set())
         self._running.append(task)
         self._waiting.put(task)
 
     def at_work(self) -> int:
-        """How many tasks are in hand, besides those that hang."""
+        """Return the number of tasks handed out, without the hanging ones."""
         return sum(not task.hangs for task in self._running)
 
     def in_hand(self) -> list[Entry]:
-        """The entries of all work items that are in hand."""
+        """Return the entries of all work items handed out."""
         return [work_item.entry for task in self._running for work_item in task.work_items]
 
     def done(self) -> list[WorkerTask[Outcome]]:
-        """The tasks that have come back; they are in hand until `put_away`."""
+        """Return the finished tasks; they count as handed out until `put_away`."""
         return [task for task in self._running if task.future.done()]
 
     def put_away(self, done: list[WorkerTask[Outcome]]) -> None:
-        """Their results were taken."""
+        """Forget these tasks: their results were taken."""
         for task in done:
             self._running.remove(task)
             self.hanging -= task.hangs
 
     def give_up_on_hanging(self, after_s: float) -> list[list[WorkItem]]:
-        """The work items of each task that has newly been without a sign of life for `after_s`; another worker takes its place."""
+        """Yield the work items of each task that has now been without a sign of life for `after_s`; another worker takes its place."""
         now = time.monotonic()
         found = []
         for task in self._running:
@@ -125,16 +125,16 @@ class WorkerThreads(Generic[Outcome]):
             _hands.task = task
             beat()
             task.future.set_result(self._results(task))
-            if task.hangs:  # another one has taken this one's place
+            if task.hangs:  # another thread has taken this one's place
                 return
 
     def _results(self, task: WorkerTask[Outcome]) -> list[WorkResult[Outcome]]:
-        """Never raises."""
+        """Do the work, and never raise: an exception becomes the result's error."""
         if not task.singly:
             together = self._try(task.work_items)
             if together.error is None or len(task.work_items) == 1 or is_of_the_ledger(together.error):
                 return [together]
-        return [self._try(task.work_items[:1])]  # the others when this one is recorded: they build on it (one metadata.json)
+        return [self._try(task.work_items[:1])]  # the others follow once this one is recorded: they build on it (one metadata.json)
 
     def _try(self, work_items: list[WorkItem]) -> WorkResult[Outcome]:
         try:
@@ -144,5 +144,5 @@ class WorkerThreads(Generic[Outcome]):
 
 
 def is_of_the_ledger(error: BaseException) -> bool:
-    """Whether the ledger itself is the reason, and not one of its entries (which another program may have written: `ledger-newer`)."""
+    """Return whether the ledger itself is the cause, not one of its entries (which another program may have written: `ledger-newer`)."""
     return isinstance(error, LedgerBusy) or (isinstance(error, LedgerUnusable) and error.code != LEDGER_NEWER)

@@ -1,1 +1,1 @@
-"""Messages come in: a source reads them from Redis, the intake judges them and appends entries."""
+"""Receives messages: a source reads them from Redis, the intake validates them and appends entries."""

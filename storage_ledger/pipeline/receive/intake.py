@@ -1,4 +1,4 @@
-"""What the source delivers → entries. Nothing that arrived is dropped: what is not an event becomes `rejected`."""
+"""Messages → entries. No message is dropped: an invalid one becomes `rejected`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from storage_ledger.system.metrics import Metrics
 MAX_WAITING = 10_000
 MAX_WAITING_BYTES = 16 << 20
 MAX_GROUP = 500
-MAX_GROUP_BYTES = 2 << 20  # a megabyte of brackets is fifty as objects
+MAX_GROUP_BYTES = 2 << 20  # a megabyte of brackets is fifty megabytes of objects
 REJECTED_RAW_BYTES = 4096
 NOT_PROCESSABLE = "not-processable"
 
@@ -51,7 +51,7 @@ class Intake:
         self._clock = clock
         self._rejected_per_hour = rejected_per_hour
         self._wakeups = wakeups
-        self._group: list[Delivery] = []  # in hand: taken from the queue, and not recorded yet
+        self._group: list[Delivery] = []  # in hand: taken from the queue, not recorded yet
         self._waiting: deque[Delivery] = deque()
         self._bytes = 0
         self._changed = threading.Condition()
@@ -61,11 +61,11 @@ class Intake:
 
     @property
     def trouble(self) -> str | None:
-        """The code of what keeps the ledger from being written; None while it is written."""
+        """Return the code of what prevents writing to the ledger, or None."""
         return self._full
 
     def deliver(self, delivery: Delivery) -> None:
-        """Take one message. Blocks while the queue is full: then the source is not read, and says so to its server."""
+        """Take one message. Blocks while the queue is full, so that the source stops reading (backpressure)."""
         with self._changed:
             while (
                 self._waiting
@@ -80,7 +80,7 @@ class Intake:
     def run(self, stop: threading.Event, reading_ended: threading.Event) -> None:
         """Append until `stop` is set, the source has ended, and the queue is empty.
 
-        May be called again after it has raised: the messages that were in hand come first.
+        May be called again after it raised: messages already taken from the queue come first.
         """
         attempt = 0
         behind = False
@@ -89,14 +89,14 @@ class Intake:
             if not group:
                 if stop.is_set() and reading_ended.is_set():
                     return
-                if behind:  # all that was kept is recorded; what Redis dropped meanwhile is not
+                if behind:  # all queued messages are recorded; those that Redis dropped meanwhile are not
                     behind = False
                     self._wakeups.ring(Signal.CAUGHT_UP)
                 continue
             try:
                 self.append(group)
             except (LedgerBusy, LedgerRefused) as error:
-                # Nothing was recorded: keep the messages, stop reading, try again. What Redis drops meanwhile is still in uploads.
+                # Nothing was recorded: keep the messages, stop reading, retry. Messages that Redis drops can be recovered from uploads.
                 attempt += 1
                 behind = True
                 self._full = error.code
@@ -112,8 +112,8 @@ class Intake:
     def append(self, deliveries: list[Delivery]) -> list[Entry]:
         """Append the entries of these messages in one commit, then acknowledge them.
 
-        Raises `LedgerBusy` or `LedgerRefused`: nothing was done, the messages stay in hand. Where anything else goes wrong each message
-        is tried alone, so that one that cannot be processed is rejected, with all of its bytes, and the others go on.
+        Raises `LedgerBusy` or `LedgerRefused`: nothing was done, and the messages are kept. On any other failure, each message is
+        tried alone, so that one that cannot be processed is rejected with all its bytes and the others continue.
         """
         judged = [self._judge(delivery) for delivery in deliveries]
         try:
@@ -135,19 +135,19 @@ class Intake:
         return [entry for entry in entries if entry is not None]
 
     def close(self) -> None:
-        """Nothing is recorded any more: whoever waits in `deliver` for room goes on."""
+        """Stop recording, and release the callers that wait for room in `deliver`."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     def _record(self, judged: list[NewEntry]) -> list[Entry | None]:
-        """One commit; None for a rejected message that is only counted."""
+        """Append the entries in one commit; None for a rejected message that is only counted."""
         hour = self._hour
         try:
             with self._ledger.write() as tx:
                 return [self._append(tx, new) for new in judged]
         except BaseException:
-            self._hour = hour  # what was not recorded does not count
+            self._hour = hour  # unrecorded messages do not count towards the limit
             raise
 
     def _take(self) -> list[Delivery]:
@@ -188,9 +188,9 @@ class Intake:
         hour = int(self._clock().timestamp() // 3600)
         count = self._hour[1] if self._hour[0] == hour else 0
         self._hour = (hour, count + 1)
-        if count >= self._rejected_per_hour and new.payload["reason"] != NOT_PROCESSABLE:  # that may have been an event
+        if count >= self._rejected_per_hour and new.payload["reason"] != NOT_PROCESSABLE:  # one that may have been a valid event
             return None
-        # `failed` is told only where the study has no better word: see the notifier, which looks again.
+        # `failed` is sent only if the study has no valid message: the notifier checks that again.
         study_id = new.payload.get("study_id")
         return tx.append(new, work_item=study_id is not None and not tx.knows_study(study_id))
 

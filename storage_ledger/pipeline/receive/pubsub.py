@@ -1,4 +1,4 @@
-"""Redis pub/sub as a source: at most once, so what is published while we are away is the reconciler's work."""
+"""Redis pub/sub as a source: at most once. Messages published while the service is away are recovered by the reconciler."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from storage_ledger.pipeline.receive.source import Delivery
 
 
 class PubSub(RedisSource):
-    """Subscribes to one channel, and again whenever that is lost: nothing is missed from each subscription to the next loss.
+    """Subscribes to one channel, and again after each loss. Between a subscription and its loss, no message is missed.
 
     For its arguments see `RedisSource`.
     """
@@ -21,7 +21,7 @@ class PubSub(RedisSource):
     name = "pubsub"
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
-        """Nothing to do: pub/sub forgets a message when it has sent it."""
+        """Do nothing: pub/sub forgets a message once it is sent."""
 
     def _session(self, stop: threading.Event) -> Iterator[Delivery | None]:
         self._connection.send_command("SUBSCRIBE", self._channel, check_health=False)
@@ -46,5 +46,5 @@ class PubSub(RedisSource):
                 case [b"unsubscribe", _, _]:
                     raise redis.ConnectionError
                 case _:
-                    pass  # a PONG, or what a later server may say
-            heard = time.monotonic()  # after the delivery: while that blocks, we don't listen
+                    pass  # a PONG, or something that a later server sends
+            heard = time.monotonic()  # after the delivery, because nothing is read while that blocks

@@ -1,4 +1,4 @@
-"""What every source on a Redis server has in common: one bare connection, and one session after another on it, for ever."""
+"""Base of the sources on a Redis server: one plain connection, and one session after another on it."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from storage_ledger.system import logs
 from storage_ledger.system.metrics import Metrics
 
 POLL_S = 0.25
-"""How long one read waits: what a stop has to wait for at most."""
+"""Longest wait of one read, and so the longest that a stop waits for it."""
 
 CONNECT_S = 5.0
-"""How long connecting, each step of the handshake and each write may take; a stop waits for it."""
+"""Longest time for connecting, for each step of the handshake and for each write; a stop waits for it."""
 
 SILENCE_S = 25.0
-"""A server that says nothing for so long, though it was asked, is gone, whatever TCP believes."""
+"""A server that does not answer a request for this long is gone, whatever TCP reports."""
 
 SAID_ALL = 3
-"""So many attempts in a row are logged each; then the 4th, 8th, 16th …, and whatever has another cause."""
+"""The first failed attempts in a row that are all logged; then only the 4th, 8th, 16th … and any with another cause."""
 BACKOFF_FIRST_S = 0.2
 BACKOFF_MOST_S = 5.0
 
 
 class RedisSource(Source):
-    """Begins a session again whenever one is lost. What a session does, each kind says in `_session`.
+    """Starts a new session whenever one is lost. Subclasses implement `_session`.
 
-    `on_subscribed` is called in the thread of `run` whenever a session has begun, the first one too. Raises `BadSettings`
-    for options in the URL that cannot be read; whether the server can be reached, and takes us, shows in `run` only, which
-    then waits 0.2 to 5 s (doubling, full jitter) between attempts. A stop takes at most about half a second, and 5 s while
-    a server neither accepts nor refuses a connection.
+    `on_subscribed` is called in the thread of `run` when each session begins, including the first. Raises `BadSettings`
+    for unreadable options in the URL. Only `run` finds out whether the server can be reached and accepts the login; it
+    waits 0.2 to 5 s (doubling, full jitter) between attempts. A stop takes at most about half a second, or 5 s while a
+    server neither accepts nor refuses a connection.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class RedisSource(Source):
 
     @property
     def subscribed(self) -> bool:
-        """True from the server's confirmation until the loss of that connection is noticed (25 s at most)."""
+        """Return True from the server's confirmation until the loss of the connection is noticed (at most 25 s later)."""
         return self._subscribed.is_set()
 
     @property
@@ -85,17 +85,17 @@ class RedisSource(Source):
 
     @abstractmethod
     def _session(self, stop: threading.Event) -> Iterator[Delivery | None]:
-        """What comes over the connection, which is fresh, until `stop` or the error that ends it; `self._begin()` once."""
+        """Yield the deliveries of a new connection until `stop` or the error that ends it. Calls `self._begin()` once."""
 
     def _begin(self) -> None:
-        """The server has confirmed it: what is published from now on reaches us, until the next loss."""
+        """Note that the server has confirmed the subscription: messages published from now on arrive, until the next loss."""
         self._trouble = None
         self._subscribed.set()
         self._metrics.subscribed.set(1)
         logs.get().info("source.subscribed", source=self.name, channel=self._channel)
 
     def _deliveries(self, stop: threading.Event) -> Generator[Delivery | None, None, None]:
-        """All sessions' deliveries, one after the other; None where a session has begun."""
+        """Yield the deliveries of all sessions in turn, and None when a session begins."""
         failures = 0
         try:
             while not stop.is_set():
@@ -117,7 +117,7 @@ class RedisSource(Source):
         before, self._trouble = self._trouble, trouble(error)
         self._close()
         wait_s = self._rng.uniform(0, min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2 ** min(failures - 1, 16)))
-        # An outage of a weekend is a dozen lines. Never the error's text: it may quote the URL, and with it a password.
+        # A weekend's outage is a dozen lines. Never log the error's text: it may quote the URL and its password.
         if self._trouble != before or failures <= SAID_ALL or failures.bit_count() == 1:
             word = {"code": self._trouble, "error_type": type(error).__name__, "attempt": failures, "after_s": round(wait_s, 3)}
             logs.get().warning("source.lost", address=_address(self._connection), **word)
@@ -130,12 +130,12 @@ class RedisSource(Source):
 
 
 def _address(connection: Any) -> str:
-    """Where the server is looked for, without user and password."""
+    """Return the server's address without user and password."""
     return str(getattr(connection, "path", None) or f"{connection.host}:{connection.port}")
 
 
 def trouble(error: Exception) -> str:
-    """The stable code of what the server refuses, or of what is in the way to it."""
+    """Return the stable code for what the server refuses, or for why it cannot be reached."""
     by_word = {
         "LOADING": "redis-loading",
         "NOAUTH": "redis-login-refused",
@@ -161,7 +161,7 @@ def trouble(error: Exception) -> str:
     )
     if "unknown command" in str(error):
         return "redis-too-old"
-    # Redis begins an error with a word; redis-py keeps that apart where it has a class for it.
+    # Redis begins an error with a code word; redis-py removes it if it has a class for it.
     word = getattr(error, "status_code", None) or str(error).partition(" ")[0]
     if word in by_word:
         return by_word[word]
@@ -169,13 +169,13 @@ def trouble(error: Exception) -> str:
 
 
 def read(connection: _Connection) -> object:
-    """One answer. Raises `redis.TimeoutError` when none is complete within POLL_S; the part that came stays for the next read."""
+    """Read one answer. Raises `redis.TimeoutError` if none is complete within POLL_S; a partial answer is kept for the next read."""
     with parsing():
         return connection.read_response(disable_decoding=True, disconnect_on_error=False, timeout=POLL_S)
 
 
 def ask(connection: _Connection, *command: str, within_s: float, stop: threading.Event | None = None) -> object:
-    """One command's answer. Raises what the server refuses, and `redis.TimeoutError` after `within_s`, or soon after `stop`."""
+    """Return one command's answer. Raises the server's refusal, and `redis.TimeoutError` after `within_s` or soon after `stop`."""
     connection.send_command(*command, check_health=False)
     asked = time.monotonic()
     while True:
@@ -187,7 +187,7 @@ def ask(connection: _Connection, *command: str, within_s: float, stop: threading
 
 
 class _Connection(Protocol):
-    """What we use of a redis-py connection, which has hardly any types of its own."""
+    """The parts of a redis-py connection that we use; redis-py has hardly any types."""
 
     def connect(self) -> None: ...
     def disconnect(self) -> None: ...
@@ -197,7 +197,7 @@ class _Connection(Protocol):
 
 @contextlib.contextmanager
 def parsing() -> Iterator[None]:
-    """Translate what redis-py's parser raises on bytes that are not RESP: something else listens on that port."""
+    """Translate what redis-py's parser raises for bytes that are not RESP: another kind of server is on that port."""
     try:
         yield
     except (ValueError, RecursionError) as error:
@@ -205,11 +205,11 @@ def parsing() -> Iterator[None]:
 
 
 def bare_connection(redis_url: str) -> _Connection:
-    """Make a connection that is not connected yet.
+    """Return a connection object that is not connected yet.
 
-    redis-py's own clients are not for us: they connect again by themselves (PubSub even with no retries allowed: its
-    failure callback reconnects before the retries are counted), so that nobody learns of the gap; and a health check of
-    its PubSub sends PINGs but never looks for the answers, so that a peer that is gone without a FIN goes unnoticed
+    redis-py's own clients are unsuitable. They reconnect silently (PubSub even with no retries allowed: its failure
+    callback reconnects before the retries are counted), so the gap goes unnoticed. And the health check of PubSub sends
+    PINGs but never checks for the answers, so a peer that is gone without a FIN goes unnoticed
     (redis/client.py 8.1.0, PubSub._execute and check_health; redis/redis-py#2417).
     """
     try:
@@ -217,7 +217,7 @@ def bare_connection(redis_url: str) -> _Connection:
         options = {name: value for name, value in pool.connection_kwargs.items() if name not in _POOL_ONLY}
         connection: _Connection = pool.connection_class(**{**options, **_OURS})
     except (ValueError, TypeError, redis.RedisError):
-        # Not the error's text: it quotes the URL.
+        # Not the error's text, which quotes the URL.
         raise BadSettings("bad-settings", "REDIS_URL: has an option that is unknown or cannot be read") from None
     return connection
 
@@ -225,7 +225,7 @@ def bare_connection(redis_url: str) -> _Connection:
 _POOL_ONLY = frozenset({"timeout", "max_connections"})
 
 _OURS = {
-    "protocol": 2,  # one shape for every answer, and it needs no HELLO, which restricted users may lack
+    "protocol": 2,  # one form of answer, and no need for HELLO, which restricted users may not be allowed
     "decode_responses": False,
     "socket_connect_timeout": CONNECT_S,
     "socket_timeout": CONNECT_S,

@@ -1,4 +1,4 @@
-"""What every source of messages promises to the intake."""
+"""The contract of a source of messages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One message as it came, of any bytes whatever; `token` is what the source needs to acknowledge it."""
+    """One message as received, with any bytes; the source needs `token` to acknowledge it."""
 
     raw: bytes
     source: str
@@ -18,24 +18,24 @@ class Delivery:
 
 
 class Source(Protocol):
-    """Brings messages. `name` goes into the ledger as the `source` of a `described` entry and is never renamed."""
+    """Delivers messages. `name` is stored as the `source` of `described` entries and is never renamed."""
 
     name: str
 
     @property
     def subscribed(self) -> bool:
-        """Whether what is published now will reach us. May be asked from any thread."""
+        """Return whether a message published now will arrive. Thread-safe."""
 
     @property
     def trouble(self) -> str | None:
-        """The stable code of why we are not subscribed; None while we are, and before the first attempt. From any thread."""
+        """Return the stable code of why it is not subscribed; None while it is, and before the first attempt. Thread-safe."""
 
     def run(self, deliver: Callable[[Delivery], None], stop: threading.Event) -> None:
         """Deliver one message after another, in the order of the server, until `stop` is set; call it from one thread.
 
-        Reconnects by itself, for ever: an unreachable server never ends it. `deliver` may block, and nothing more is
-        read meanwhile (backpressure); what it raises ends the run and comes out of here.
+        Reconnects by itself, for ever: an unreachable server never ends it. `deliver` may block, and nothing more is read
+        meanwhile (backpressure). An exception from `deliver` ends the run and is raised here.
         """
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
-        """Tell the server that these need not come again: only after the ledger's commit; twice does no harm."""
+        """Tell the server not to deliver these again. Call it only after the ledger's commit; calling it twice is harmless."""

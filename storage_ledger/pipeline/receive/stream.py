@@ -1,9 +1,8 @@
-"""A Redis stream as a source, read through a consumer group: at least once. What is not acknowledged comes again.
+"""A Redis stream as a source, read through a consumer group: at least once. Unacknowledged entries are delivered again.
 
-The server remembers for each consumer of the group what it was given and has not acknowledged. So nothing is remembered
-here that a crash could lose, and whatever a crash, a stop or a lost answer leaves unacknowledged is read again: by the same
-consumer at its next session, by another one when it has lain idle for long. What had been recorded already, and only its
-acknowledgement was lost, becomes a redelivery.
+The server keeps, for each consumer of the group, the entries that it was given and has not acknowledged. So a crash loses
+nothing here: whatever a crash, a stop or a lost answer leaves unacknowledged is read again, by the same consumer in its next
+session or by another one after a long idle time. If only the acknowledgement was lost, the message becomes a redelivery.
 """
 
 from __future__ import annotations
@@ -27,21 +26,21 @@ GROUP = "storage-ledger"
 FIELD = b"data"
 
 TAKE_OVER_AFTER_S = 3600.0
-"""An entry that another consumer was given so long ago, and has not acknowledged, becomes ours. Long, because a living one
-whose ledger is full does not acknowledge either, and would record it as well."""
+"""Unacknowledged entries of another consumer are claimed after this time. It is long, because a live consumer whose ledger is full
+does not acknowledge either, and would record them too."""
 
 TAKE_OVER_EVERY_S = 60.0
-"""How often we look for such entries; also when a session begins."""
+"""How often such entries are looked for; also when a session begins."""
 
 BLOCK_MS = 250
-"""How long the server keeps an empty read waiting."""
+"""How long the server holds a read that has no entries."""
 
 BLOCK_HOLDING_MS = 20
-"""The same while the ledger works on what we delivered: acknowledgements go out between two reads."""
+"""The same while delivered messages are being recorded: acknowledgements are sent between two reads."""
 
 BATCH_MOST = 128
 BATCH_BYTES = 1 << 20
-"""One read brings about so much, once it is known how large the entries are."""
+"""Approximate size of one read, once the size of the entries is known."""
 
 ACKNOWLEDGED_AT_ONCE = 1000
 
@@ -49,17 +48,17 @@ _FIRST = "0-0"
 _BEYOND_ALL = f"{2**64 - 1}-{2**64 - 2}"
 
 _Entry = tuple[str, list[bytes] | None]
-"""An entry's id and its fields and values in turn; None where the entry was deleted before it was acknowledged."""
+"""An entry's id and its fields and values in turn; None if the entry was deleted before it was acknowledged."""
 
 
 class Stream(RedisSource):
-    """Reads one stream as `consumer` of the group `storage-ledger`, which it makes, from the stream's beginning.
+    """Reads one stream as `consumer` of the group `storage-ledger`, which it creates at the stream's beginning.
 
-    `consumer` is a name that stays when the process or the machine changes, and that no two living processes share: it
-    finds its own unacknowledged entries again. For the other arguments see `RedisSource`. Takes Redis 6.2 or newer.
+    `consumer` must stay the same when the process or machine changes, so that it finds its own unacknowledged entries, and
+    no two running processes may share it. For the other arguments see `RedisSource`. Needs Redis 6.2 or newer.
 
-    All of it, acknowledgements too, goes over one connection in the thread of `run`: `acknowledge` only says what is owed,
-    as long as that runs.
+    Everything, including acknowledgements, uses one connection in the thread of `run`; while that runs, `acknowledge` only
+    queues.
     """
 
     name = "stream"
@@ -81,10 +80,10 @@ class Stream(RedisSource):
         self._consumer = consumer
         self._take_over_after_ms = int(take_over_after_s * 1000)
         self._batch = 1
-        self._lock = threading.Lock()  # over all that follows
+        self._lock = threading.Lock()  # guards everything below
         self._reading = False
         self._times_made = 0
-        self._held: set[str] = set()  # delivered, and not acknowledged yet
+        self._held: set[str] = set()  # delivered, not acknowledged yet
         self._owed: dict[str, None] = {}  # to be acknowledged, in order
         self._gave_up = False
 
@@ -100,11 +99,11 @@ class Stream(RedisSource):
             self._acknowledge_afterwards()
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
-        """See `Source.acknowledge`. Returns at once while `run` runs, which then tells the server, and tries until it has."""
+        """See `Source.acknowledge`. Returns at once while `run` is running, which then acknowledges, retrying until it succeeds."""
         with self._lock:
             for delivery in deliveries:
                 made, _, entry_id = (delivery.token or "").partition(" ")
-                if made == str(self._times_made):  # else of a group that is gone: a new one may use the id for another entry
+                if made == str(self._times_made):  # otherwise from a group that is gone: a new one may use the id for another entry
                     self._owed[entry_id] = None
             if self._reading:
                 return
@@ -117,7 +116,7 @@ class Stream(RedisSource):
         self._open(call)
         self._begin()
         yield None
-        self._batch = 1  # nobody knows yet how large they are
+        self._batch = 1  # their size is not known yet
         yield from self._own(call, stop)
         looked_at = None
         while not stop.is_set():
@@ -127,18 +126,18 @@ class Stream(RedisSource):
                 looked_at = time.monotonic()
             block_ms = BLOCK_HOLDING_MS if self._held else BLOCK_MS
             answer = call(*self._read_group("BLOCK", str(block_ms)), ">")
-            # Delivered even if we hold one of that id: the server gave it out anew, so it has lost what it knew of it.
+            # Delivered even if we hold one with that id: the server delivered it again, so it has lost its state.
             yield from self._hand_over(_entries_of(answer), stop)
 
     def _open(self, call: Callable[..., object]) -> None:
-        """Make sure of the group, and of all commands that a session takes: what we lack shows now, not in its midst."""
+        """Create the group if needed, and try every command that a session uses, so that a missing permission shows now."""
         try:
             call("XGROUP", "CREATE", self._channel, GROUP, _FIRST, "MKSTREAM")
         except redis.ResponseError as error:
             if not str(error).startswith("BUSYGROUP"):
                 raise
         else:
-            with self._lock:  # the one before, if there was one, took with it whatever was not acknowledged
+            with self._lock:  # an earlier group, if any, is gone with everything unacknowledged
                 self._times_made += 1
                 self._held.clear()
                 self._owed.clear()
@@ -148,7 +147,7 @@ class Stream(RedisSource):
         call("XACK", self._channel, GROUP, _FIRST)
 
     def _own(self, call: Callable[..., object], stop: threading.Event) -> Iterator[Delivery]:
-        """What was given to us before and is not acknowledged: of an earlier run, or in an answer that was lost."""
+        """Yield our own unacknowledged entries: from an earlier run, or from an answer that was lost."""
         after = _FIRST
         while not stop.is_set():
             self._acknowledge_owed(call)
@@ -159,14 +158,14 @@ class Stream(RedisSource):
             yield from self._hand_over(self._not_held(entries), stop)
 
     def _stale(self, call: Callable[..., object], stop: threading.Event) -> Iterator[Delivery]:
-        """What other consumers were given long ago and have not acknowledged; from now on it is ours."""
+        """Claim entries that other consumers were given long ago and have not acknowledged."""
         after = _FIRST
         while not stop.is_set():
             self._acknowledge_owed(call)
             match call(*self._claim(after)):
                 case [bytes(cursor), list(found), list(deleted)]:
                     pass
-                case [bytes(cursor), list(found)]:  # Redis 6.2: a deleted entry is None, and shows up among our own later
+                case [bytes(cursor), list(found)]:  # Redis 6.2: a deleted entry is None, and appears among our own later
                     deleted = []
                 case _:
                     raise redis.InvalidResponse
@@ -184,11 +183,11 @@ class Stream(RedisSource):
         return [entry for entry in entries if entry[0] not in self._held]
 
     def _hand_over(self, entries: list[_Entry], stop: threading.Event) -> Iterator[Delivery]:
-        """Deliver; what a stop leaves stays ours, unacknowledged, and comes again."""
+        """Deliver entries. Those left at a stop stay unacknowledged and are delivered again."""
         missed = [entry_id for entry_id, fields in entries if fields is None]
         self._miss(len(missed))
         with self._lock:
-            self._owed.update(dict.fromkeys(missed))  # there is nothing that could come again
+            self._owed.update(dict.fromkeys(missed))  # nothing to deliver again
         for entry_id, fields in entries:
             if stop.is_set():
                 return
@@ -207,7 +206,7 @@ class Stream(RedisSource):
             logs.get().error("source.entries-missed", channel=self._channel, count=count)
 
     def _acknowledge_owed(self, call: Callable[..., object]) -> None:
-        """Acknowledge what is owed; what an error interrupts is still owed."""
+        """Send the queued acknowledgements; an error leaves the rest queued."""
         while True:
             with self._lock:
                 ids = [*self._owed][:ACKNOWLEDGED_AT_ONCE]
@@ -221,7 +220,7 @@ class Stream(RedisSource):
             self._metrics.stream_pending.set(len(self._held))
 
     def _acknowledge_afterwards(self) -> None:
-        """The same once nobody reads any more. If it cannot be, the next start has these as redeliveries."""
+        """Send them after reading has ended. If that fails, the next start receives these as redeliveries."""
         if not self._owed or self._gave_up:
             return
         connection = bare_connection(self._redis_url)
@@ -274,7 +273,7 @@ def _id(raw: bytes) -> str:
 
 
 def _raw(fields: list[bytes]) -> bytes:
-    """What the intake judges: the value of `data`. An entry of any other shape becomes a JSON list, which no event is."""
+    """Return what the intake validates: the value of `data`. An entry of any other shape becomes a JSON list, which is never an event."""
     if len(fields) == 2 and fields[0] == FIELD:
         return fields[1]
     return json.dumps([part.decode("utf-8", "backslashreplace") for part in fields], ensure_ascii=False).encode()

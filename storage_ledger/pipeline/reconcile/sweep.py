@@ -1,8 +1,8 @@
-"""Files that lie in uploads although no message for them is waiting: what pub/sub lost, and what was left over.
+"""Reconciliation: files in uploads without a pending message, because pub/sub lost it or because an upload was left over.
 
-The sweep walks through uploads at a gentle pace and has each file judged (`verdict`). It touches no file itself, and asks for nothing
-that the pipeline does not do anyway: a lost message becomes `described`, with the source `reconcile`; a leftover gets a work item to
-remove it once more. The placer and the remover look at the real bytes again.
+A pass walks through uploads at a gentle pace and judges each file (`verdict`). It changes no file. It only starts what the pipeline
+does anyway: a lost message becomes `described` with the source `reconcile`, and a leftover gets another work item for its removal.
+The steps place and remove check the real bytes again.
 """
 
 from __future__ import annotations
@@ -28,33 +28,33 @@ from storage_ledger.system import logs
 from storage_ledger.system.metrics import Metrics
 
 AT_ONCE = 500
-"""Files that are taken from the walk together. Then the sweep rests for as long as the work took."""
+"""Files per batch. After each batch, the pass rests for as long as the batch took."""
 
 BYTES_AT_ONCE = 1 << 30
-"""Bytes that are read of files that may be leftovers before the sweep rests. A single larger file is read to its end."""
+"""Bytes of possible leftovers that are read before the pass rests. A larger file is still read to its end."""
 
 MESSAGES_AT_ONCE = 2 << 20
-"""Bytes of messages that one commit takes."""
+"""Most bytes of messages in one commit."""
 
 FRUITLESS_REQUESTS = 1000
-"""After this number of requests that explained nothing the sweep ends, and the next one goes on from there: a folder full of unknown
-files must not keep the Status Service busy."""
+"""After this many requests that explained nothing, the pass ends and the next one continues from there, so that a folder full of
+unknown files does not keep the Status Service busy."""
 
 LISTED = 1000
 REST_S = 1.0
 START_S = 2.0
-"""A source usually subscribes within this time after the start, so that one sweep serves both occasions."""
+"""A source usually subscribes within this time after the start, so that one pass covers both."""
 
 SECOND_LOOK_S = 2.0
-"""Time between two looks at a file that only its modification time says is old: anybody who is writing to it changes it meanwhile."""
+"""Time between two checks of a file that is old only by its modification time: a writer would change it in between."""
 
 
 @dataclass(slots=True)
 class Sweep:
-    """What was found so far, in numbers of files. `files`: the first `LISTED` of the `unexplained`.
+    """The result so far, in numbers of files. `files`: the first `LISTED` unexplained ones.
 
-    `young`: not older than the grace. `changing`, `held` and `unasked`: see `verdict.Other`. `complete`: the walk reached the end of
-    uploads. `trouble`: code of what kept it from judging all.
+    `young`: within the grace period. `changing`, `held` and `unasked`: see `verdict.Other`. `complete`: the pass reached the end of
+    uploads. `trouble`: code of what prevented judging all files.
     """
 
     looked_at: int = 0
@@ -72,9 +72,9 @@ class Sweep:
 
 
 class Reconciler:
-    """`sweep` looks once through uploads; `run` does so again and again. Several may work on one ledger at a time.
+    """`sweep` does one pass through uploads; `run` repeats it. Several may work on one ledger at the same time.
 
-    `wakeup` rings when messages may have been missed, or when it is to stop.
+    `wakeup` is set when messages may have been missed, or to stop.
     """
 
     def __init__(
@@ -103,11 +103,11 @@ class Reconciler:
         self._done = Sweep()
 
     def run(self, stop: threading.Event) -> None:
-        """Sweep at the start, each time it is woken, and every `every_s`, until `stop` is set. With `every_s` 0 not at all.
+        """Do a pass at the start, at each wake-up and every `every_s` seconds, until `stop` is set. With `every_s` 0, never.
 
-        The start waits `START_S` at most for the first ring.
-        A file whose message was missed was there before the ring, but may be younger than the grace: so there is one more
-        sweep when the grace is over.
+        The first pass waits at most `START_S` for the first wake-up.
+        A file whose message was missed existed before the wake-up but may still be within the grace period, so another pass
+        follows after it.
         """
         if self._every_s == 0:
             stop.wait()
@@ -133,10 +133,10 @@ class Reconciler:
     def sweep(
         self, stop: threading.Event, *, most_fruitless: float = FRUITLESS_REQUESTS, on_progress: Callable[[Sweep], None] = lambda _: None
     ) -> Sweep:
-        """Look through uploads, or go on where the last sweep ended because of `most_fruitless` requests that explained nothing.
+        """Do one pass through uploads, or continue where the last one ended after `most_fruitless` requests that explained nothing.
 
-        What it handed over (`described`, `leftovers`) is durable on return. An absent neighbour or volume, or a ledger that
-        cannot be written, is its `trouble`; raises `LedgerUnusable` only.
+        What it started (`described`, `leftovers`) is durable on return. An unreachable service or volume, or a ledger that cannot
+        be written, is reported as `trouble`. Raises only `LedgerUnusable`.
         """
         if self._walk is None:
             self._walk, self._done = self._uploads.walk(), Sweep()
@@ -172,10 +172,10 @@ class Reconciler:
             stop.wait(min(REST_S, time.monotonic() - began))
 
     def _ripe(self, found: list[FoundUpload], done: Sweep, stop: threading.Event) -> list[FoundUpload]:
-        """Those that are older than the grace; each is looked at once more when it is judged.
+        """Return the files older than the grace period; each is checked once more when it is judged.
 
-        The kernel's own time of the last change cannot be set by anybody. Where that is old as well, nothing was written for
-        so long. Where it is not (a copy that kept the original's time), only a second look tells whether somebody still writes.
+        Nobody can set the kernel's change time (ctime). If it is old too, nothing was written in that time. If it is not (a copy that
+        kept the original's time), only a second check shows whether somebody is still writing.
         """
         now_s = self._clock().timestamp()
         ripe = [each for each in found if each.identity is None or age_s(each.identity, now_s) >= self._grace_s]
@@ -187,7 +187,7 @@ class Reconciler:
         return ripe
 
     def _judge_some(self, ripe: deque[FoundUpload], done: Sweep, stop: threading.Event) -> None:
-        """Judge as many as go into one commit, and commit."""
+        """Judge a commit's worth of files, and commit."""
         size = self._judge.bytes_read = 0
         handed_over: list[Missed | Leftover] = []
         while ripe and size < MESSAGES_AT_ONCE and self._judge.bytes_read < BYTES_AT_ONCE and not stop.is_set():
@@ -213,7 +213,7 @@ class Reconciler:
             self._hand_over(handed_over, done)
 
     def _hand_over(self, verdicts: list[Missed | Leftover], done: Sweep) -> None:
-        """One commit. What somebody else has recorded about an upload since it was judged wins."""
+        """Commit once. Whatever another process recorded about an upload since it was judged takes precedence."""
         described: list[Entry] = []
         leftovers = held = 0
         with self._ledger.write() as tx:

@@ -1,9 +1,9 @@
-"""What one file in uploads is, as the reconciler sees it.
+"""The reconciler's verdict on one file in uploads.
 
 in uploads, written longer ago than the grace, and not growing
 ├─ waiting, failing or quarantined in the ledger         `HELD`: the pipeline or a person takes care of it
-├─ archived, and the same bytes                          `Leftover`: to be removed once more
-├─ hidden by a removal that a crash cut short            `CHANGING`: it gets its own name back, and the next sweep judges it
+├─ archived, and the same bytes                          `Leftover`: to be removed
+├─ hidden by a removal that a crash interrupted           `CHANGING`: it gets its name back, and the next pass judges it
 ├─ the Status Service says `described`, with metadata    `Missed`: its message was lost
 └─ anything else                                         `Unexplained`: reported, untouched
 """
@@ -35,14 +35,14 @@ from storage_ledger.pipeline.status_client import StatusClient
 from storage_ledger.system import logs
 
 AWAY_AFTER = 3
-"""After this number of consecutive failures of the Status Service, this sweep does not ask it any more."""
+"""After this many consecutive failures of the Status Service, this pass stops asking it."""
 
 STATUSES = frozenset({"uploaded", "validating", "validated", "validation_failed", "processing", "described", "archived", "failed"})
 
 
 @dataclass(frozen=True, slots=True)
 class Unexplained:
-    """A file that stays as it is. `path`: below UPLOADS_PATH, made printable as UTF-8; `status`: what the Status Service says."""
+    """A file that is left unchanged. `path`: below UPLOADS_PATH, made printable as UTF-8; `status`: from the Status Service."""
 
     path: str
     bytes: int | None
@@ -53,9 +53,9 @@ class Unexplained:
 
 @dataclass(frozen=True, slots=True)
 class Missed:
-    """Its message was lost, and `payload` stands in for it.
+    """Its message was lost; `payload` replaces it.
 
-    `last`: position of the last entry that names this upload; `new`: none of these entries is of this study; `size`: the message's bytes.
+    `last`: position of the last entry that names this upload; `new`: none of these belongs to this study; `size`: the message's bytes.
     """
 
     path: str
@@ -78,8 +78,8 @@ class Leftover:
 class Other(Enum):
     """Nothing to do, nothing to report.
 
-    HELD: the ledger knows what becomes of it. CHANGING: written to, or taken away, while it was being judged. UNASKED: the Status
-    Service would have had to say, and does not answer.
+    HELD: the ledger is handling it. CHANGING: written to or removed while it was being judged. UNASKED: only the Status Service
+    could say, and it does not answer.
     """
 
     HELD = auto()
@@ -92,7 +92,7 @@ Verdict = Missed | Leftover | Unexplained | Other
 
 @dataclass(frozen=True, slots=True)
 class UploadHistory:
-    """What the entries that name one upload say together.
+    """Summary of the entries that name one upload.
 
     `last`: position of the last one, 0 if there is none. `archived`: position of each `archived` entry, with the file's bytes and sha256.
     """
@@ -104,7 +104,7 @@ class UploadHistory:
 
     @classmethod
     def of(cls, entries: Sequence[Entry]) -> UploadHistory:
-        """From all entries that name it, in order. Raises `Retryable` (`entry-damaged`) where one is damaged or unreadable."""
+        """Summarise all entries that name it, in order. Raises `Retryable` (`entry-damaged`) if one is damaged or unreadable."""
         require_whole(entries)
         states: dict[str | None, State] = {}
         archived: list[tuple[int, int, str]] = []
@@ -113,7 +113,7 @@ class UploadHistory:
                 continue
             try:
                 payload = payloads.of(entry)
-            except (UnreadablePayload, LedgerUnusable) as error:  # `ledger-newer`: of this entry alone
+            except (UnreadablePayload, LedgerUnusable) as error:  # `ledger-newer`, caused by this entry alone
                 raise Retryable("entry-damaged", str(error)) from error
             state = upload_state(entry.kind, payload.step if isinstance(payload, FailedPayload) else None)
             if state is not None:
@@ -125,14 +125,14 @@ class UploadHistory:
 
     @property
     def is_held(self) -> bool:
-        """Whether it waits to be placed, or for a person's decision."""
+        """Return whether it is waiting to be placed, or quarantined."""
         return bool(self.states & {State.PENDING, State.FAILED, State.QUARANTINED})
 
 
 class Judge:
-    """Judges files one by one. It counts what it has cost since `begin`, for the sweep to keep the pace.
+    """Judges files one by one, and counts the cost since `begin`, by which the pass sets its pace.
 
-    `fruitless`: requests to the Status Service that explained nothing; `bytes_read`: of files that may be leftovers.
+    `fruitless`: requests to the Status Service that explained nothing; `bytes_read`: of possible leftovers.
     """
 
     def __init__(self, ledger: Ledger, uploads: Uploads, client: StatusClient, clock: Callable[[], datetime]) -> None:
@@ -146,17 +146,17 @@ class Judge:
         self.bytes_read = 0
 
     def begin(self) -> None:
-        """A sweep begins: the Status Service may answer again."""
+        """Start a pass: the Status Service may answer again."""
         self._failures = self.fruitless = self.bytes_read = 0
 
     def verdict(self, found: FoundUpload) -> Verdict:
-        """Judge one file, and see that it has not changed meanwhile. Raises `Retryable` for a shared cause only, and `LedgerError`."""
+        """Judge one file, and check that it has not changed meanwhile. Raises `Retryable` only for a shared cause, and `LedgerError`."""
         try:
             verdict = self._by_ledger(found)
-            # The second look: has anybody written to it, or taken it away, since the walk came by?
+            # The second check: has it been written to or removed since the walk found it?
             changed = found.code is None and verdict is not Other.HELD and self._uploads.identity_of(found.path) != found.identity
         except Permanent:
-            return Other.CHANGING  # no regular file any more
+            return Other.CHANGING  # no longer a regular file
         except Retryable as error:
             if error.shared:
                 raise
@@ -181,16 +181,16 @@ class Judge:
         if position is not None:
             return Leftover(found.path, history.last, position)
         if State.DISCARDED in history.states:
-            return Other.HELD  # a person's word
+            return Other.HELD  # a person's decision
         verdict = self._ask(found, history)
         if isinstance(verdict, Unexplained) and UploadHistory.of(self._ledger.of_upload(found.path)).last != history.last:
-            return Other.HELD  # explained meanwhile
+            return Other.HELD  # explained in the meantime
         return verdict
 
     def _cut_short(self, found: FoundUpload) -> Other | None:
-        """Of an upload under the hidden name of its removal; None for any other file, and where its entry names another folder.
+        """Judge an upload that has the hidden name of its removal. None for any other file, or if its entry names another folder.
 
-        While a work item to remove it waits, the remover takes care of it. Otherwise it gets its own name back.
+        If a work item for its removal is pending, the step remove handles it. Otherwise it gets its own name back.
         """
         position = self._uploads.hidden_position(found.path)
         entry = None if position is None else self._ledger.get(position)
@@ -205,7 +205,7 @@ class Judge:
         return Other.HELD if waits else Other.CHANGING
 
     def _same_bytes(self, history: UploadHistory, path: str, identity: FileIdentity) -> int | None:
-        """Position of the last `archived` of this upload that has the bytes which lie there now."""
+        """Return the position of the last `archived` of this upload whose bytes are those of the file now."""
         alike = [(position, sha256) for position, size, sha256 in history.archived if size == identity.size]
         if not alike:
             return None
@@ -216,7 +216,7 @@ class Judge:
         return max((position for position, known in alike if known == sha256), default=None)
 
     def _ask(self, found: FoundUpload, history: UploadHistory) -> Verdict:
-        """What the Status Service says of the study whose id is the file's name without its suffix."""
+        """Ask the Status Service about the study whose id is the file's name without suffix."""
         folder, _, name = found.path.rpartition("/")
         study_id = os.path.splitext(name)[0]
         if not valid_study_id(study_id):
@@ -249,7 +249,7 @@ class Judge:
         return verdict
 
     def _is_of_another(self, study_id: str, folder: str, name: str) -> bool:
-        """Whether that study's message was about another file, or (its own not being read yet) would be: `<study_id>.dcm` beside it."""
+        """Return whether that study's message was, or (if not read yet) would be, about another file: `<study_id>.dcm` beside it."""
         if self._ledger.has_kind(study_id, Kind.DESCRIBED.value):
             return True
         usual = f"{study_id}.dcm"
@@ -258,7 +258,7 @@ class Judge:
     def _missed(
         self, found: FoundUpload, history: UploadHistory, study_id: str, metadata: dict[str, Any], *, new: bool
     ) -> Missed | Unexplained:
-        """The message that the descriptor would have sent, as near as can be known, judged as any message is."""
+        """Reconstruct the message that the descriptor would have sent, and validate it like any message."""
         try:
             text = json.dumps({"study_id": study_id, "file_path": found.path, "metadata": metadata}, ensure_ascii=False)
             parsed = parse(text.encode("utf-8", "backslashreplace"), self._paths)  # a lone surrogate becomes its JSON escape
@@ -284,7 +284,7 @@ class Judge:
 
 
 def age_s(identity: FileIdentity, now_s: float) -> float:
-    """Seconds since it was written. A time that is still to come says nothing: then since its last change, or infinitely long."""
+    """Return the seconds since it was written. A time in the future says nothing: then since its last change, or infinity."""
     for moment_ns in (identity.modified_ns, identity.changed_ns):
         if moment_ns / 1e9 <= now_s:
             return now_s - moment_ns / 1e9
