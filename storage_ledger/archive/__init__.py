@@ -1,1 +1,1 @@
-"""Where files come from and where they are kept."""
+"""Where files come from (uploads) and where they are kept (the archive)."""

@@ -1,8 +1,8 @@
-"""What an archive does, by who needs it: the place step, whoever reads, and whoever repairs.
+"""The contract of an archive, by caller: the step place, readers, and repairs.
 
-One suite of tests, tests/contract/archive/test_archive.py, holds every archive to it. Every call may be made twice, and by several
-processes at once, for one work item too. `OSError`s come as `Retryable` or `Permanent`. Nothing intact is ever replaced, except
-by a durable copy of the same bytes, and no name under which a file was reported as placed is ever without one.
+One suite of tests, tests/contract/archive/test_archive.py, tests every implementation. Every call may be made twice, and by several
+processes at the same time, even for one work item. `OSError`s are raised as `Retryable` or `Permanent`. Nothing intact is replaced,
+except by a durable copy of the same bytes, and a name under which a file was reported as placed is never without a file.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from storage_ledger.domain.reason import Reason
 
 
 class Fixity(StrEnum):
-    """Does the file still have the bytes that the ledger says?
+    """Whether the file still has the bytes recorded in the ledger.
 
-    `REPLACED`: a link, a folder or a device has its name. Only `fixity.FixityReader` tells that apart; the archive itself, which
-    sets it aside like other bytes, calls it `CHANGED`.
+    `REPLACED`: a link, a folder or a device has its name. Only `fixity.FixityReader` distinguishes this; the archive itself
+    reports `CHANGED`, because it sets both aside.
     """
 
     INTACT = "intact"
@@ -35,7 +35,7 @@ Placement = Literal["copied", "already-there"]
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A file that is durably in the archive. `set_aside`: where the damaged file is kept whose place it took."""
+    """A file that is durable in the archive. `set_aside`: where the damaged file that it replaced is kept."""
 
     name: str
     bytes: int
@@ -45,41 +45,41 @@ class Placed:
 
 
 class StudyFolder(Protocol):
-    """The files of one study, from `Archive.study`. For one thread, and only until that `with` ends."""
+    """The files of one study, from `Archive.study`. For one thread, until that `with` ends."""
 
     def place(self, upload: OpenUpload, original_name: str, *, position: int) -> Placed:
-        """Put the upload's bytes under their final name.
+        """Store the upload's bytes under their final name.
 
-        On return the bytes and the name survive a power cut, but for the name of a study folder that is new: see
-        `Archive.sync_new_folders`. If the same bytes are there already, whoever put them, they are `already-there`. Other bytes
-        under a name that the ledger gives to these are kept as evidence first, and then replaced in one step. `position`: of the
-        entry that is being placed; temporary files and evidence carry it in their names. Raises `Retryable` where another process
-        took this attempt's temporary file for a killed process's.
+        On return the bytes and the name survive a power cut, except the name of a new study folder: see
+        `Archive.sync_new_folders`. If the same bytes are there already, whoever wrote them, the result is `already-there`. Other
+        bytes under a name that the ledger assigns to these are first kept as evidence, then replaced in one step. `position`: of
+        the entry being placed; temporary files and evidence have it in their names. Raises `Retryable` if another process
+        removed this attempt's temporary file as left over from a killed process.
         """
         ...
 
     def check(self, name: str, sha256: str, size: int) -> Fixity:
-        """Read the file and compare; an intact one is durable on return."""
+        """Read and compare the file. If it is intact, it is durable on return."""
         ...
 
     def open(self, name: str) -> AbstractContextManager[BinaryIO]:
-        """The archived bytes, for reading. Any `OSError` within the `with` is taken for one of the archive."""
+        """Open the archived file for reading. Any `OSError` within the `with` is treated as an error of the archive."""
         ...
 
     def write_metadata(self, data: bytes) -> None:
-        """Make `data` the study's metadata.json, whole or not at all, durable on return as with `place`.
+        """Replace the study's metadata.json with `data` atomically; durable on return as in `place`.
 
-        A file that is not ours (see `Archive.study`), or a folder, is set aside.
+        A file that we did not write (see `Archive.study`), or a folder, is set aside.
         """
         ...
 
     def discard_attempts(self, position: int) -> None:
-        """Remove what interrupted attempts at `position` left, of whichever process, and a study folder that is empty then."""
+        """Remove the temporary files of interrupted attempts at `position`, of any process, and the study folder if it is then empty."""
         ...
 
 
 class ArchiveReader(Protocol):
-    """For whoever wants one file."""
+    """Reads single files."""
 
     def check(self, study_id: str, name: str, sha256: str, size: int) -> Fixity:
         """See `StudyFolder.check`."""
@@ -90,54 +90,54 @@ class ArchiveReader(Protocol):
         ...
 
     def is_marked(self, study_id: str, name: str, time: int) -> bool:
-        """Whether putting this file back was begun and may not have been recorded: see `ArchiveRepair.put_back`."""
+        """Return whether a restore of this file was begun and may not be recorded: see `ArchiveRepair.put_back`."""
         ...
 
 
 class Archive(ArchiveReader, Protocol):
-    """For the place step, and for whoever watches over it."""
+    """For the step place, and for readiness checks."""
 
     def study(
         self, study_id: str, *, known: Mapping[str, str] | None = None, is_ours: Callable[[bytes], bool] = lambda _: True
     ) -> AbstractContextManager[StudyFolder]:
-        """Open a study for a batch of calls. Nothing is made in the archive before the first file or metadata.json is written.
+        """Open a study for a batch of calls. Nothing is created before the first file or metadata.json is written.
 
-        `known`: name → sha256 of the study's files in the ledger; what is placed meanwhile is added by itself. `is_ours`: whether
-        we may have written a metadata.json that begins like this, so that it may be overwritten.
+        `known`: name → SHA-256 of the study's files in the ledger; files placed in this batch are added. `is_ours`: decides
+        from its bytes whether we may have written a metadata.json, so that it may be overwritten.
         """
         ...
 
     def sync_new_folders(self, studies: Collection[str]) -> set[str]:
-        """Make the names of new study folders durable, also of those that a killed process made.
+        """Make the names of new study folders durable, including those created by a killed process.
 
-        Of these studies, whose new files no other batch has in hand and no entry knows yet, it returns those that must be placed
-        again, since an earlier attempt failed when their folders were new; nothing of them is left in the archive, unless another
-        process has put a file there.
+        No other batch may be working on these studies, and no entry may name their new files yet. Returns the studies that must be
+        placed again because an earlier fsync failed when their folders were new; their new files have been removed, unless
+        another process has stored a file there.
         """
         ...
 
     def trouble(self) -> Reason | None:
-        """Why nothing can be written into the archive just now; None if it can."""
+        """Return why nothing can be written to the archive now, or None."""
         ...
 
 
 class ArchiveRepair(Protocol):
-    """For replay and repairs, which write again what the ledger says. A dry run has one that writes nothing."""
+    """For replay and repairs, which write again what the ledger records. A dry run uses one that writes nothing."""
 
     def put_back(self, copy: OpenUpload, study_id: str, *, name: str, sha256: str, position: int, time: int) -> Placed:
-        """Put an archived file's bytes back under its name; a file there that is not intact is set aside. Durable as with `place`.
+        """Restore an archived file's bytes under its name, and set aside a damaged file there. Durable as in `place`.
 
-        A mark of this `time` (how often the file was put back before) stays beside it until `unmark`: a run that is killed before
-        the ledger has the entry finds it again. Raises `Retryable` (`upload-changing`) when the copy has other bytes.
+        A mark for this `time` (the number of earlier restores of the file) stays beside it until `unmark`, so that a run after a kill
+        knows that the ledger may lack the entry. Raises `Retryable` (`upload-changing`) if the copy has other bytes.
         """
         ...
 
     def unmark(self, study_id: str, name: str, time: int) -> None:
-        """Remove the mark, durably, now that the ledger has the entry. Nothing happens if it is gone."""
+        """Remove the mark, durably, once the ledger has the entry. Does nothing if it is gone."""
         ...
 
     def write_metadata(self, study_id: str, data: bytes) -> None:
-        """See `StudyFolder.write_metadata`; whatever file is there is overwritten."""
+        """Write metadata.json as `StudyFolder.write_metadata` does, but overwrite any file there."""
         ...
 
     def sync_new_folders(self, studies: Collection[str]) -> set[str]:

@@ -1,7 +1,7 @@
-"""Walks over the top-level elements of a DICOM data set without reading what nobody asks for.
+"""Walks over the top-level elements of a DICOM data set and reads only the requested values.
 
-A file is hostile until shown otherwise: sequences nested without end, elements of 4 GB, deflated bombs. So nothing here
-recurses, a value is read only when it is asked for, and both bytes and elements are counted.
+Files may be hostile: endless nesting, elements of 4 GB, deflate bombs. So nothing here recurses, a value is read only on
+request, and both bytes and elements are limited. (pydicom reads up to the pixels, recurses, and returns nothing at a limit.)
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, STANDARD_VR
 MAX_READ_BYTES = 64 << 20
 MAX_INFLATED_BYTES = 64 << 20
 MAX_ELEMENTS = 500_000
-"""Of one file, those within sequences too: less than a second of one processor."""
+"""Most elements read of one file, including those in sequences: under a second of one processor."""
 WINDOW_BYTES = 16 << 10
 MAX_UID_BYTES = 256
 
@@ -33,7 +33,7 @@ _VRS = {vr.value.encode(): (vr.value, vr in EXPLICIT_VR_LENGTH_32) for vr in STA
 
 
 class Unreadable(Exception):
-    """The data set cannot be read any further; what came before is good. `code`: why."""
+    """The data set cannot be read any further; everything before is valid. `code`: why."""
 
     def __init__(self, code: str) -> None:
         super().__init__(code)
@@ -41,19 +41,19 @@ class Unreadable(Exception):
 
 
 class ByteSource(Protocol):
-    """Bytes by position, which only ever goes forward."""
+    """Bytes by position; positions only increase."""
 
     def at(self, position: int, count: int) -> bytes:
-        """Up to `count` bytes; fewer only at the end. Raises `Unreadable` (`header-too-large`, `header-unreadable`)."""
+        """Return up to `count` bytes; fewer only at the end. Raises `Unreadable` (`header-too-large`, `header-unreadable`)."""
         ...
 
     def require(self, position: int) -> None:
-        """Raises `Unreadable` (`header-cut`) where the file ends before `position`."""
+        """Check that the file reaches `position`. Raises `Unreadable` (`header-cut`) otherwise."""
         ...
 
 
 class Element(NamedTuple):
-    """Where one element is: its header at `at`, its value at `value_at`. `vr` is None where the file does not say it."""
+    """The location of one element: its header at `at`, its value at `value_at`. `vr` is None if the file does not give it."""
 
     tag: int
     vr: str | None
@@ -64,7 +64,7 @@ class Element(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class DataSet:
-    """A data set, ready to be walked over once. `has_prefix`: the file begins as PS3.10 §7.1 says."""
+    """A data set that can be walked once. `has_prefix`: the file has the preamble and prefix of PS3.10 §7.1."""
 
     source: ByteSource
     position: int
@@ -74,11 +74,11 @@ class DataSet:
     has_prefix: bool
 
     def elements(self) -> Iterator[Element]:
-        """Those of the top level in the order of the file. Raises `Unreadable`."""
+        """Yield the top-level elements in file order. Raises `Unreadable`."""
         return _walk(self.source, self.position, is_implicit=self.is_implicit, is_little_endian=self.is_little_endian)
 
     def value(self, element: Element) -> bytes:
-        """The bytes of the element that `elements` gave last, if its length is defined. Raises `Unreadable`."""
+        """Return the value of the element that `elements` yielded last; its length must be defined. Raises `Unreadable`."""
         value = self.source.at(element.value_at, element.length)
         if len(value) < element.length:
             raise Unreadable("header-cut")
@@ -86,9 +86,9 @@ class DataSet:
 
 
 def data_set(file: BinaryIO) -> DataSet | None:
-    """The data set of a file, also of one without preamble or file meta information; None where the file is no DICOM.
+    """Return the data set of a file, even without preamble or file meta information; None if it is not DICOM.
 
-    Byte order and VR encoding are those of the first element, whatever the transfer syntax says. Raises `Unreadable`.
+    Byte order and VR encoding are detected from the first element, whatever the transfer syntax says. Raises `Unreadable`.
     """
     source: ByteSource = _File(file)
     has_prefix = source.at(0, 132)[128:] == b"DICM"
@@ -113,7 +113,7 @@ _FIRST_GROUPS = frozenset(struct.pack(order, group) for group in (0, 2, 4, 8) fo
 
 
 def _meta(source: ByteSource, position: int) -> tuple[int, str | None]:
-    """Where the data set begins, and the transfer syntax that group 2 names; the group's length is not relied on."""
+    """Return where the data set begins, and the transfer syntax in group 2. The group length is not trusted."""
     syntax = None
     for element in _walk(source, position, is_implicit=False, is_little_endian=True):
         if element.tag >> 16 != 2:
@@ -125,7 +125,7 @@ def _meta(source: ByteSource, position: int) -> tuple[int, str | None]:
 
 
 def _after_command_set(source: ByteSource, position: int) -> int:
-    """Where the data set begins: some files have elements of a DICOM message before it (PS3.7 §6.3)."""
+    """Return where the data set begins: some files have elements of a DICOM message before it (PS3.7 §6.3)."""
     for element in _walk(source, position, is_implicit=True, is_little_endian=True):
         if element.tag >> 16 != 0:
             return element.at
@@ -138,9 +138,9 @@ def _walk(source: ByteSource, position: int, *, is_implicit: bool, is_little_end
     while source.at(position, 1):
         element = read(position)
         if element.tag == 0 and element.length == 0:
-            raise Unreadable("header-cut")  # room that was made for the file, and never filled
+            raise Unreadable("header-cut")  # preallocated space that was never filled
         yield element
-        if is_delimiter(element.tag):  # a delimiter too many
+        if is_delimiter(element.tag):  # a surplus delimiter
             position = element.value_at
         elif element.length == UNDEFINED:
             position = _end_of_undefined(element.value_at, read)
@@ -172,7 +172,7 @@ def _reader(source: ByteSource, *, is_implicit: bool, is_little_endian: bool) ->
         if not is_implicit:
             group, number, vr, length = explicit(head)
             if group == _DELIMITERS:
-                vr = b""  # what stands there is a length, and some lengths look like a VR
+                vr = b""  # these bytes are a length, and some lengths look like a VR
             known = vrs(vr)
             if known is not None and known[1]:
                 if len(head) < 12:
@@ -180,7 +180,7 @@ def _reader(source: ByteSource, *, is_implicit: bool, is_little_endian: bool) ->
                 return Element(group << 16 | number, known[0], length_of(head, 8)[0], position, position + 12)
             if known is not None:
                 return Element(group << 16 | number, known[0], length, position, position + 8)
-            # A VR that is damaged or not known; within sequences rather the length of an element in implicit VR, such as 66 or 90.
+            # A damaged or unknown VR; in sequences, more likely the length of an implicit VR element, such as 66 or 90.
             if _is_vr(vr) or (not is_nested and b"AA" <= vr <= b"ZZ"):
                 return Element(group << 16 | number, vr.decode("latin-1"), length, position, position + 8)
         # Items and delimiters have no VR, and some writers change to implicit VR within sequences.
@@ -191,7 +191,7 @@ def _reader(source: ByteSource, *, is_implicit: bool, is_little_endian: bool) ->
 
 
 def _end_of_undefined(position: int, read: _Read) -> int:
-    """Behind the delimiter of a value of undefined length (PS3.5 §7.5): what is open is counted, however deep it goes."""
+    """Return the position after the delimiter of a value of undefined length (PS3.5 §7.5), counting open levels instead of recursing."""
     if read(position, is_nested=True).tag not in {_ITEM, _SEQUENCE_END}:
         raise Unreadable("header-unreadable")
     depth = 1
@@ -207,7 +207,7 @@ def _end_of_undefined(position: int, read: _Read) -> int:
 
 
 def is_delimiter(tag: int) -> bool:
-    """Of a sequence or its items (PS3.5 §7.5): it has no VR."""
+    """Return whether the tag is of an item or delimiter (PS3.5 §7.5), which has no VR."""
     return tag >> 16 == _DELIMITERS
 
 
@@ -216,7 +216,7 @@ def _is_vr(text: bytes) -> bool:
 
 
 class _File:
-    """A file, a window of it at a time."""
+    """A file, read one window at a time."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -242,7 +242,7 @@ class _File:
 
 
 class _Inflated:
-    """What a file holds from `position` on, inflated as far as it is asked for."""
+    """The inflated content of a file from `position` on, inflated only as far as requested."""
 
     def __init__(self, file: BinaryIO, position: int) -> None:
         self._file = file
@@ -262,7 +262,7 @@ class _Inflated:
             raise Unreadable("header-cut")
 
     def _fill(self, start: int, end: int) -> int:
-        """Inflate up to `end` if there is as much, and forget what is before `start`. Returns how much there is now."""
+        """Inflate up to `end`, if there is that much, and forget what is before `start`. Returns how much is inflated now."""
         there = self._window_at + len(self._window)
         while there < end and not self._inflater.eof:
             packed = self._inflater.unconsumed_tail or self._file.read(WINDOW_BYTES)

@@ -1,4 +1,4 @@
-"""What a DICOM file's header says, for the index: read within limits, and never fatal."""
+"""Reads a DICOM file's header for the index, within limits; never fatal."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR
 
 from storage_ledger.archive.dicom_elements import UNDEFINED, DataSet, Unreadable, data_set, is_delimiter
 
-# Values are taken as they are: a wrong one is the sender's word, and pydicom's warnings would quote it in the logs.
+# Values are kept as they are, even invalid ones. pydicom's warnings would quote them in the logs.
 config.settings.reading_validation_mode = config.IGNORE
 
-# The QIDO-RS attributes of DICOM PS3.18 §10.6.3 at study, series and instance level, and what people look for besides.
+# The QIDO-RS attributes of DICOM PS3.18 §10.6.3 at study, series and instance level, and other attributes that people search for.
 ATTRIBUTES = (
     "SpecificCharacterSet",
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID",
@@ -32,20 +32,20 @@ _LAST = max(_KEYWORDS)
 _CHARACTER_SET = Tag("SpecificCharacterSet")
 _PIXELS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 _ENOUGH = frozenset(int(Tag(keyword)) for keyword in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"))
-"""Once these have been seen, no sequence beyond `_LAST` is walked through: only in a file out of order would more come behind it."""
+"""Once these are read, no sequence beyond `_LAST` is walked: only a file out of order could have more after it."""
 
 MAX_VALUE_CHARACTERS = 1024
 MAX_VALUE_BYTES = 64 << 10
-"""A longer value is left out, not decoded: as objects of pydicom's, names of one letter each take a hundred times their bytes."""
+"""A longer value is left out, not decoded: as pydicom objects, one-letter names take a hundred times their size."""
 
 
 def read_header(file: BinaryIO) -> tuple[dict[str, Any] | None, str | None]:
-    """The attributes by keyword, and None; or None and a stable code for why not; or both, where only some could be read.
+    """Return the attributes by keyword and None, or None and a stable error code, or both if only some could be read.
 
     Values are texts, whole numbers, or lists of these; person names with `^` and `=` as in the file. A missing or empty
-    attribute is left out. `TransferSyntaxUID` comes from the file meta information (PS3.10 §7.1). What stands behind the
-    last of the attributes is not read: contours, functional groups of each frame, pixels. Codes: `not-dicom`, and with
-    what was read until then `header-cut`, `header-too-large`, `header-unreadable`, `some-attributes-unreadable`.
+    attribute is left out. `TransferSyntaxUID` comes from the file meta information (PS3.10 §7.1). Nothing after the last
+    of the attributes is read: contours, functional groups of each frame, pixels. Codes: `not-dicom`, and, with
+    what was read before, `header-cut`, `header-too-large`, `header-unreadable`, `some-attributes-unreadable`.
     """
     try:
         found = data_set(file)
@@ -55,7 +55,7 @@ def read_header(file: BinaryIO) -> tuple[dict[str, Any] | None, str | None]:
         return None, "not-dicom"
     raw, left_out, code = _wanted(found)
     header, undecoded = _decoded(raw, is_implicit=found.is_implicit, is_little_endian=found.is_little_endian)
-    # Without the prefix of PS3.10 §7.1: taken for DICOM only if it names what it is.
+    # Without the prefix of PS3.10 §7.1, it counts as DICOM only if it has a SOP Class UID.
     if not (found.has_prefix or {"SOPClassUID", "SOPInstanceUID"} <= header.keys()):
         return None, "not-dicom"
     if code is not None and not header:
@@ -86,7 +86,7 @@ def _wanted(found: DataSet) -> tuple[dict[BaseTag, RawDataElement], bool, str | 
                 value = found.value(element)
                 raw[BaseTag(tag)] = RawDataElement(BaseTag(tag), vr, length, value, value_at, vr is None, found.is_little_endian)
     except Unreadable as error:
-        if element is None or element.tag <= _LAST or not raw.keys() >= _ENOUGH:  # what looks like a later element may be anything
+        if element is None or element.tag <= _LAST or not raw.keys() >= _ENOUGH:  # a later element may be anything
             return raw, left_out, error.code
     return raw, left_out, None if element is not None else "header-cut"
 
@@ -100,13 +100,13 @@ def _decoded(raw: dict[BaseTag, RawDataElement], *, is_implicit: bool, is_little
         try:
             element = dataset[tag]
             found = element.value
-            undecoded = undecoded or (isinstance(found, bytes) and bool(found.strip(b"\0 ")))  # of a VR that is no text
+            undecoded = undecoded or (isinstance(found, bytes) and bool(found.strip(b"\0 ")))  # of a VR that is not text
             value = _plain(found)
         except Exception:  # noqa: BLE001 - pydicom raises whatever a broken value makes it stumble over; it does not cost the others
             undecoded = True
             continue
         if element.VR in CUSTOMIZABLE_CHARSET_VR and not _is_text(value):
-            undecoded = True  # the character set's codec failed, and pydicom made numbers of the text's bytes
+            undecoded = True  # the character set's codec failed, and pydicom returned the text's bytes as numbers
             continue
         if value not in (None, "", []):
             header[_KEYWORDS[tag]] = value
@@ -137,5 +137,5 @@ def _is_text(value: Any) -> bool:
 
 
 def _text(value: Any) -> str:
-    """Storable text: no lone surrogates, bounded length."""
+    """Return storable text: without lone surrogates, of limited length."""
     return str(value)[:MAX_VALUE_CHARACTERS].encode("utf-8", "replace").decode("utf-8").strip("\0 ")

@@ -1,4 +1,4 @@
-"""One file at a time, by its name in an open folder: copy it, compare it, link it, fsync it."""
+"""Operations on one file by its name in an open folder: copy, compare, link, fsync."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def copy(upload: OpenUpload, name: str, folder: int, mode: int) -> str:
 
 
 def fsync(descriptor: int) -> None:
-    """Fsync a file or folder. Raises `OSError` where it failed, `Retryable` (`archive-no-fsync`) where the file system has no fsync."""
+    """Fsync a file or folder. Raises `OSError` if it fails, `Retryable` (`archive-no-fsync`) if the file system has no fsync."""
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -62,7 +62,7 @@ def fsync(descriptor: int) -> None:
 
 
 def sync_file(name: str, folder: int) -> bool:
-    """Fsync a file whose writer may have been killed before it did. False: the fsync failed, and the file has to be copied again."""
+    """Fsync a file whose writer may have been killed before it did. False: the fsync failed, and the file must be copied again."""
     with files.opened(name, files.READ, folder) as descriptor:
         try:
             fsync(descriptor)
@@ -72,7 +72,7 @@ def sync_file(name: str, folder: int) -> bool:
 
 
 def check(name: str, folder: int, sha256: str, size: int) -> Fixity:
-    """Whether `name` is a regular file with these bytes."""
+    """Return whether `name` is a regular file with these bytes."""
     try:
         if not stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
             return Fixity.CHANGED
@@ -85,12 +85,12 @@ def check(name: str, folder: int, sha256: str, size: int) -> Fixity:
 
 
 def is_changed(name: str, folder: int, *, sha256: str, size: int) -> bool:
-    """Whether something has this name that is not the file with these bytes."""
+    """Return whether the name exists and is not a file with these bytes."""
     return check(name, folder, sha256, size) is Fixity.CHANGED
 
 
 def digest_of(descriptor: int, size: int | None = None) -> str:
-    """SHA-256 in hex of all bytes of an open file, or of its first `size`; memory for one chunk."""
+    """Return the SHA-256 in hex of an open file, or of its first `size` bytes, using the memory of one chunk."""
     digest = hashlib.sha256()
     buffer = memoryview(bytearray(_CHUNK))
     offset = 0
@@ -102,7 +102,7 @@ def digest_of(descriptor: int, size: int | None = None) -> str:
 
 
 def first_bytes(name: str, folder: int) -> bytes:
-    """A file's bytes, at most as many as a metadata.json may have; none if it is not a regular file."""
+    """Return a file's bytes, at most as many as a metadata.json may have; none if it is not a regular file."""
     if not stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
         return b""
     return files.read_file(name, folder, METADATA_BYTES)
@@ -111,8 +111,8 @@ def first_bytes(name: str, folder: int) -> bytes:
 def link_as(name: str, temporary: str, folder: int, *, sure: bool = False) -> bool:
     """Give a file the name too, unless the file system takes that name for metadata.json's; then False.
 
-    `sure`: the name has a digest in it, so it is not metadata.json's. Asking would mislead: a client of a network file system
-    remembers a name for a second.
+    `sure`: the name contains a checksum, so it cannot be metadata.json. Asking could mislead: a network file system's client
+    caches names for a second.
     """
     try:
         os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
@@ -130,7 +130,7 @@ def link_as(name: str, temporary: str, folder: int, *, sure: bool = False) -> bo
 
 
 def rename_over(temporary: str, name: str, folder: int) -> None:
-    """Move this attempt's durable file to `name`, in one step, over whatever file has it."""
+    """Rename this attempt's durable file to `name` in one step, replacing any file there."""
     try:
         os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
     except FileNotFoundError as error:
@@ -138,19 +138,19 @@ def rename_over(temporary: str, name: str, folder: int) -> None:
 
 
 def is_metadata(name: str, folder: int) -> bool:
-    """Whether the file system takes `name` for that of metadata.json (METADATA.JSON, say), and so would have one replace the other."""
+    """Return whether the file system treats `name` (METADATA.JSON, say) as metadata.json, so that one would replace the other."""
     try:
-        metadata, own = (os.stat(each, dir_fd=folder, follow_symlinks=False) for each in (METADATA, name))  # mostly there is none yet
+        metadata, own = (os.stat(each, dir_fd=folder, follow_symlinks=False) for each in (METADATA, name))  # usually there is none yet
     except FileNotFoundError:
         return False
-    # A client of a network file system may make up a number for each name that it sees.
+    # A network file system's client may invent an inode number for each name.
     return os.path.samestat(own, metadata) or (own.st_size, own.st_mtime_ns) == (metadata.st_size, metadata.st_mtime_ns)
 
 
 def keep_evidence(name: str, folder: int, aside: int, wanted: str) -> tuple[str, bool]:
-    """Give what has `name` a free name like `wanted` in the folder `aside` too. Returns that, and whether it had to be moved there.
+    """Link what has `name` to a free name like `wanted` in the folder `aside`. Returns that name, and whether it had to be moved there.
 
-    It is moved where the file system makes no such link: of a folder, or of another user's file. Not durable yet.
+    It is moved if it cannot be linked: a folder, or another user's file. Not durable yet.
     """
     for number in itertools.count():
         kept = f"{wanted}.{number}" if number else wanted
@@ -170,7 +170,7 @@ def keep_evidence(name: str, folder: int, aside: int, wanted: str) -> tuple[str,
 
 
 def same_file(name: str, folder: int, other: str, others_folder: int) -> bool:
-    """Whether two names lead to one file. False if one of them is gone."""
+    """Return whether two names are links to the same file. False if one of them is gone."""
     try:
         return os.path.samestat(
             os.stat(name, dir_fd=folder, follow_symlinks=False), os.stat(other, dir_fd=others_folder, follow_symlinks=False)

@@ -1,4 +1,4 @@
-"""The archive as folders and files: the calls of the contract. How a file is placed is in `study_folder`, step by step."""
+"""The archive as folders and files: implements the contract. `study_folder` shows step by step how a file is placed."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ LOW_FILES = 64
 
 
 class FilesystemArchive:
-    """See `contract.Archive` and `contract.ArchiveRepair`. `root` (ARCHIVE_PATH) must exist: a missing volume is not made up.
+    """See `contract.Archive` and `contract.ArchiveRepair`. `root` (ARCHIVE_PATH) must exist; it is never created.
 
-    Several processes may work in one archive, and even on one work item: each writes to temporary names of its own, which carry
-    `worker`, links what is whole, and replaces a file only by one rename over it. A final name is never unlinked or renamed
-    away where another process may rely on it.
+    Several processes may work in one archive, even on one work item: each writes to its own temporary names, which contain
+    `worker`, links only complete files, and replaces a file only by one rename over it. A final name that another process
+    may rely on is never unlinked or renamed away.
 
-    After an fsync that failed the kernel may have dropped what it could not write, and the next one says that all is well
-    (PostgreSQL's "fsyncgate"). So nothing is fsynced a second time: a new copy is made, and the name is put again.
+    After a failed fsync the kernel may have dropped what it could not write, and the next fsync reports success
+    (PostgreSQL's "fsyncgate"). So a failed fsync is never repeated: a new copy is made, and the name is linked again.
     """
 
     def __init__(self, root: Path, *, worker: str | None = None) -> None:
@@ -38,7 +38,7 @@ class FilesystemArchive:
         self._folders = ArchiveFolders(root, worker or os.urandom(6).hex())
 
     def recognise(self, root: FolderId) -> None:
-        """From now on only this root folder is the archive: a volume that comes off leaves an empty folder of the same name."""
+        """Accept only this root folder as the archive from now on: an unmounted volume leaves an empty folder of the same name."""
         self._folders.recognised = root
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""Reads the archive's files and changes nothing: does each have its bytes, and which other files are there?"""
+"""Verifies the archive's files without changing anything: their bytes, and which other files exist."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class FixityReport:
-    """What was found of one file. `exposed`: anybody on the machine may write to it; `bytes`: its size."""
+    """The result for one file. `exposed`: anybody on the machine may write to it; `bytes`: its size."""
 
     fixity: Fixity
     detail: str = ""
@@ -30,17 +30,17 @@ class FixityReport:
 
 @dataclass(frozen=True, slots=True)
 class FolderEntry:
-    """A name in a folder; `is_folder`: whether it is a folder now, and no link to one."""
+    """A name in a folder; `is_folder`: whether it is a folder itself, not a link to one."""
 
     name: str
     is_folder: bool
 
 
 class FixityReader:
-    """Reads below `root`. It remembers which folder that was: a volume that comes off is no archive whose files are gone.
+    """Reads below `root`, and remembers which folder that was: an unmounted volume must not look like an archive without files.
 
-    `on_bytes` gets the number of bytes just read, a megabyte at most; it may raise to end the reading. `OSError`s other than
-    "there is none" come through: they say nothing of the file.
+    `on_bytes` gets the number of bytes just read, at most a megabyte; it may raise to end the reading. `OSError`s other than
+    "no such file" are raised: they say nothing about the file.
     """
 
     def __init__(self, root: Path, on_bytes: Callable[[int], None] = lambda _: None) -> None:
@@ -50,7 +50,7 @@ class FixityReader:
             self._identity = FolderId.of(folder)
 
     def read(self, study_id: str, name: str, sha256: str, size: int) -> FixityReport:
-        """Read the whole file, from the disk where the kernel lets us, and compare."""
+        """Read the whole file, from the disk if the kernel allows it, and compare."""
         try:
             with self._folder(study_id) as folder:
                 return self._read(folder, name, sha256, size)
@@ -63,7 +63,7 @@ class FixityReader:
             raise
 
     def names(self, *parts: str) -> Iterator[FolderEntry]:
-        """What lies in a folder, one by one, in no order. Raises `FileNotFoundError`, `NotADirectoryError` and the like."""
+        """Yield the names in a folder, in no order. Raises `FileNotFoundError`, `NotADirectoryError` and the like."""
         with self._folder(*parts) as folder, os.scandir(folder) as entries:
             for entry in entries:
                 try:
@@ -73,7 +73,7 @@ class FixityReader:
                 yield FolderEntry(entry.name, is_folder)
 
     def require_root(self) -> None:
-        """Raises `Retryable` (`archive-missing`) when another folder, or none, lies at ARCHIVE_PATH by now."""
+        """Check that ARCHIVE_PATH is still the same folder. Raises `Retryable` (`archive-missing`) otherwise."""
         with self._opened_root(same_as=self._identity):
             pass
 
@@ -112,7 +112,7 @@ class FixityReader:
 
 
 def _drop_from_memory(descriptor: int) -> None:
-    """Have the kernel drop what it holds of a file: memory may be right where the disk is not, and others need it more."""
+    """Drop a file from the page cache: memory may be right where the disk is not, and other data needs it more."""
     if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 

@@ -1,4 +1,4 @@
-"""The folders of an archive: opened only on the right volume, made, cleared of interrupted attempts, and made durable."""
+"""The folders of an archive: opens them only on the right volume, creates them, clears interrupted attempts, makes them durable."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ KNOWN_FOLDERS = 1024
 
 
 class ArchiveFolders:
-    """What one process knows of ARCHIVE_PATH and the folders in it. Safe from several threads.
+    """What one process knows about ARCHIVE_PATH and the folders in it. Thread-safe.
 
-    `recognised`: the only root folder that is the archive; None: any. `lost_names`: (study_id, name) of files whose folder could
-    not be fsynced and that could not be put again either.
+    `recognised`: the only root folder accepted as the archive; None: any. `lost_names`: (study_id, name) of files whose folder
+    could not be fsynced and that could not be linked again either.
     """
 
     def __init__(self, root: Path, worker: str) -> None:
@@ -35,43 +35,47 @@ class ArchiveFolders:
         self._worker = worker
         self._epochs = itertools.count(1)
         self._in_use: set[str] = set()  # temporary names of this process
-        self._left: OrderedDict[str, tuple[int, bool]] = OrderedDict()  # study → its folder's mtime_ns as we left it; left in order?
+        self._left: OrderedDict[str, tuple[int, bool]] = (
+            OrderedDict()
+        )  # study → its folder's mtime_ns after our last change, and whether that left no temporary file
         self._lock = threading.Lock()
-        self._new: dict[str, set[int]] = {}  # study → inodes that we put there; made since the last good fsync of the root
-        self._lost: dict[str, set[int]] = {}  # an fsync of the root failed when they were new
-        self._root_before: int | None = None  # the root, open since before the first of the new folders was made
+        self._new: dict[
+            str, set[int]
+        ] = {}  # study → inodes that we stored there; folders created since the last successful fsync of the root
+        self._lost: dict[str, set[int]] = {}  # folders that were new when an fsync of the root failed
+        self._root_before: int | None = None  # the root, opened before the first new folder was created
 
     @contextmanager
     def opened(self, *parts: str) -> Iterator[int]:
-        """ARCHIVE_PATH, or a folder below it. Raises `Retryable` (`archive-missing`) where another volume, or none, is mounted."""
+        """Open ARCHIVE_PATH or a folder below it. Raises `Retryable` (`archive-missing`) if another volume, or none, is mounted."""
         opened_root = files.opened_volume(self.root, setting="ARCHIVE_PATH", code="archive-missing", same_as=self.recognised)
         with opened_root as root, files.opened_below(root, *parts) as folder:
             yield folder
 
     def make(self, root: int, *parts: str) -> bool:
-        """Make what is missing of these folders; whether that was the last of them. See `sync_root` for the first one's name."""
+        """Create the missing ones of these folders; return whether the last was new. `sync_root` makes the first one's name durable."""
         made = False
         for depth, part in enumerate(parts):
             with files.opened_below(root, *parts[:depth]) as parent:
                 try:
                     made = files.make_folder(part, parent, FOLDER_MODE)
                 except PermissionError as error:
-                    shared = depth == 0  # no study can be made; further down only this one folder cannot
+                    shared = depth == 0  # no study can be created; below the root, only this folder fails
                     text = os.strerror(error.errno or 0)
                     raise Retryable("archive-not-writable", text, errno=error.errno, shared=shared) from error
                 if made and depth == 0 and part != LEDGER_FOLDER:
                     self._note_new(part, root)
-                if depth > 0:  # also one that was there: whoever made it may have been killed before this
+                if depth > 0:  # even if it existed: its creator may have been killed before the fsync
                     _sync_parent(parent, part)
         return made
 
     def require_own(self, root: int, study_id: str) -> None:
-        """Raise `Permanent` if the folder of a study with no file yet is another study's, whose name the file system takes for the same.
+        """Raise `Permanent` if the folder of a study without files is another study's, because the file system treats their names as equal.
 
-        SMB, APFS and NTFS do not tell upper from lower case, some of them forget a dot at the end.
+        SMB, APFS and NTFS ignore case; some of them drop a trailing dot.
         """
         with self._lock:
-            if study_id in self._new:  # nothing answered to its name
+            if study_id in self._new:  # no folder had its name
                 return
         others = {study_id.swapcase(), study_id.rstrip("."), f"{study_id}."} - {study_id}
         if any(os.path.lexists(self.root / other) for other in others) and study_id not in os.listdir(root):
@@ -80,7 +84,7 @@ class ArchiveFolders:
 
     @contextmanager
     def temporary(self, what: str, folder: int) -> Iterator[str]:
-        """A name for a new file that no other attempt has, of this process or of another; gone at the end."""
+        """Yield a temporary name that no other attempt of any process has; the file is removed at the end."""
         name = temporary_name(what, self._worker, next(self._epochs))
         self._in_use.add(name)
         try:
@@ -92,10 +96,10 @@ class ArchiveFolders:
                 self._in_use.discard(name)
 
     def sweep(self, study_id: str, folder: int, *, alone: bool) -> None:
-        """Remove what killed processes left of their attempts. Lists only a folder that changed since we left it.
+        """Remove the temporary files of killed processes. Lists a folder only if it changed since our last change.
 
-        A live process whose temporary file this takes away cannot link it any more, and tries again. `alone`: no other thread of
-        ours works in the folder, so any change is another process's.
+        A live process whose temporary file is removed cannot link it and tries again. `alone`: no other thread of this process
+        works in the folder, so any change is another process's.
         """
         changed, in_order = self._left.get(study_id, (0, False))
         if in_order and (not alone or changed == os.fstat(folder).st_mtime_ns):
@@ -105,7 +109,7 @@ class ArchiveFolders:
                 files.unlink_if_exists(name, folder)
 
     def leave(self, study_id: str, folder: int, *, in_order: bool) -> None:
-        """Remember the folder's state after a change of ours; `in_order`: the change succeeded, so it left no temporary file."""
+        """Remember the folder's state after our change; `in_order`: the change succeeded, so it left no temporary file."""
         changed = os.fstat(folder).st_mtime_ns
         with self._lock:
             self._left[study_id] = changed, in_order
@@ -114,16 +118,16 @@ class ArchiveFolders:
                 self._left.popitem(last=False)
 
     def note_ours(self, study_id: str, temporary: str, folder: int) -> None:
-        """Remember which files this process puts into a folder that is not durable yet. See `discard_lost`."""
+        """Remember which files this process stored in a folder that is not durable yet. See `discard_lost`."""
         with self._lock:
             ours = self._new.get(study_id, self._lost.get(study_id))
         if ours is not None:
             ours.add(os.stat(temporary, dir_fd=folder, follow_symlinks=False).st_ino)
 
     def sync_root(self) -> None:
-        """Fsync ARCHIVE_PATH, by a descriptor that is older than the new folders.
+        """Fsync ARCHIVE_PATH, through a descriptor opened before the new folders were created.
 
-        The kernel tells each open descriptor of an error once: one opened later may not hear of it when another process has.
+        The kernel reports an error once to each open descriptor: one opened later may miss it if another process has seen it.
         """
         with self._lock:
             new, before, self._root_before = set(self._new), self._root_before, None
@@ -143,10 +147,10 @@ class ArchiveFolders:
                 self._new.pop(study_id, None)
 
     def discard_lost(self, studies: Collection[str]) -> set[str]:
-        """Remove those whose folders are not known to be durable: no entry knows of them, and the uploads are still there.
+        """Remove the new files whose folders are not known to be durable: no entry names them, and their uploads still exist.
 
-        Only if this process put everything there, and nobody else has been in the folder since: another process may have recorded
-        a file there, its own or one of ours. Returns the studies that have to be placed again.
+        Only if this process stored everything there and no other has changed the folder since: another process may have recorded
+        a file there, its own or one of ours. Returns the studies that must be placed again.
         """
         with self._lock:
             lost = {study_id: self._lost[study_id] for study_id in studies if study_id in self._lost}
@@ -170,7 +174,7 @@ class ArchiveFolders:
 
 
 def remove_if_empty(study_id: str, root: int) -> None:
-    """Remove a study's folder, unless another process uses it or removed it before."""
+    """Remove a study's folder, unless another process uses it or has removed it."""
     try:
         os.rmdir(study_id, dir_fd=root)
     except OSError as error:
@@ -182,6 +186,6 @@ def _sync_parent(parent: int, made: str) -> None:
     try:
         durable_copy.fsync(parent)
     except OSError:
-        with suppress(OSError):  # it stays if another process has put something in it
+        with suppress(OSError):  # it stays if another process has stored something in it
             os.rmdir(made, dir_fd=parent)
         raise

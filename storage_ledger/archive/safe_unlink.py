@@ -1,6 +1,6 @@
-"""What it takes to unlink one certain file and no other: a lease against writers, and a hidden name on the way.
+"""Unlinks one particular file and no other: with a lease against writers, and a hidden name in between.
 
-Every call works on a name in an open folder. Nothing here ever replaces a file.
+Every call works on a name in an open folder. Nothing here replaces a file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _NAMES_BESIDE = 1000
 
 
 class Lease(Enum):
-    """`GIVEN`: nobody has the file open for writing, or can until it is released. `WRITER`: somebody has. `UNKNOWN`: see `take_lease`."""
+    """`GIVEN`: nobody has the file open for writing, nor can until it is released. `WRITER`: somebody has. `UNKNOWN`: see `take_lease`."""
 
     GIVEN = auto()
     WRITER = auto()
@@ -35,12 +35,12 @@ class Lease(Enum):
 def take_lease(descriptor: int) -> Lease:
     """Ask for a read lease (fcntl(2), F_SETLEASE; Linux) on a file that is open for reading.
 
-    `UNKNOWN` where the kernel gives none: on a file of another user (without CAP_LEASE), on most network file systems, not on Linux.
+    `UNKNOWN` if the kernel gives none: on another user's file (without CAP_LEASE), on most network file systems, not on Linux.
     """
     if not hasattr(fcntl, "F_SETLEASE"):
         return Lease.UNKNOWN
     with suppress(OSError):
-        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)  # who waits for us to let go announces itself; SIGIO would end us
+        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)  # a process that waits for the lease triggers a signal; SIGIO would end us
     try:
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
     except OSError as error:
@@ -49,16 +49,16 @@ def take_lease(descriptor: int) -> Lease:
 
 
 def release_lease(descriptor: int) -> None:
-    """End the lease, if there is one. Closing the descriptor does the same."""
+    """Release the lease, if there is one. Closing the descriptor does the same."""
     with suppress(OSError, AttributeError):
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
 
 
 @contextmanager
 def leased(name: str, folder: int) -> Iterator[tuple[Lease, os.stat_result | None]]:
-    """Nobody can begin to write to the file within the `with`, if the lease is given: bytes that go into an unlinked file are lost.
+    """Hold a lease, if possible, so that nobody can start writing to the file: bytes written to an unlinked file are lost.
 
-    Yields the lease and the state of the very file that it is on; None for a file that we may remove, but not read.
+    Yields the lease and the status of the file that it is on; None for a file that we may remove but not read.
     """
     try:
         descriptor = os.open(name, files.READ, dir_fd=folder)
@@ -73,24 +73,24 @@ def leased(name: str, folder: int) -> Iterator[tuple[Lease, os.stat_result | Non
 
 
 def hidden_name(owner: str, position: int) -> str:
-    """The name of an upload between the last comparison and its unlink.
+    """Return the name of an upload between its last check and its unlink.
 
-    `position`: of its `archived` entry. `owner`: eight hex digits that tell this ledger from another, which has the same positions.
+    `position`: of its `archived` entry. `owner`: eight hex digits that distinguish this ledger from others with the same positions.
     """
     return f".remove-{owner}-{position}.tmp"
 
 
 def hidden_position(owner: str, name: str) -> int | None:
-    """The position in a hidden name; None for any other name, or one of another owner."""
+    """Return the position in a hidden name, or None for any other name or another owner's."""
     found = _HIDDEN.fullmatch(name)
     return int(found[2]) if found and found[1] == owner else None
 
 
 def recover(folder: int, name: str, hidden: str) -> bool:
-    """Give the file that is called `hidden` its own `name` back, durably; False if there is none.
+    """Give the file `hidden` its own `name` again, durably; return False if there is none.
 
-    If another file has the name by now, it gets a visible one beside it: `<name>~remove-<owner>-<position>.tmp`. A sender's own
-    file may be called `hidden`: then nothing is hidden. Raises `OSError`, and may then be called again.
+    If another file has that name, it gets a visible name beside it: `<name>~remove-<owner>-<position>.tmp`. If a sender's own
+    file is called `hidden`, nothing is hidden. Raises `OSError`, and may then be called again.
     """
     if name == hidden:
         return False
@@ -101,7 +101,7 @@ def recover(folder: int, name: str, hidden: str) -> bool:
     beside = f"{name.encode(errors='surrogateescape')[:200].decode(errors='ignore')}~{hidden.strip('.')}"
     for new in (name, beside, *(f"{beside}.{number}" for number in range(1, _NAMES_BESIDE))):
         try:
-            if os.path.samestat(os.stat(new, dir_fd=folder, follow_symlinks=False), there):  # a crash came between link and unlink
+            if os.path.samestat(os.stat(new, dir_fd=folder, follow_symlinks=False), there):  # a crash between link and unlink
                 os.fsync(folder)
                 os.unlink(hidden, dir_fd=folder)
                 return True
@@ -116,17 +116,17 @@ def recover(folder: int, name: str, hidden: str) -> bool:
                 if error.errno in _NO_LINKS:
                     continue
                 raise
-            os.rename(hidden, new, src_dir_fd=folder, dst_dir_fd=folder)  # nobody else makes such names
+            os.rename(hidden, new, src_dir_fd=folder, dst_dir_fd=folder)  # nobody else creates such names
         os.fsync(folder)
         return True
     raise Retryable("upload-io", "an upload that was hidden for its removal cannot be given a name back")
 
 
 def rename_to_new(folder: int, old: str, new: str) -> None:
-    """Rename within a folder, never over what exists: `FileExistsError` then. Raises `OSError`.
+    """Rename within a folder, never over an existing file: raises `FileExistsError` then, and other `OSError`s.
 
-    By renameat2 where the file system knows it; else by a hard link, fsynced before the old name goes. That is refused on a file
-    of another user that we may not write (fs.protected_hardlinks), and on a file system without hard links.
+    Uses renameat2 if the file system supports it, otherwise a hard link that is fsynced before the old name is removed. The link
+    is refused for another user's file that we may not write (fs.protected_hardlinks), and without hard links.
     """
     try:
         _rename_noreplace(folder, old, new)
@@ -137,7 +137,7 @@ def rename_to_new(folder: int, old: str, new: str) -> None:
 
 
 def link_to_new(folder: int, old: str, new: str) -> None:
-    """As `rename_to_new`, by a hard link that is fsynced before the old name goes."""
+    """Rename as `rename_to_new` does, with a hard link that is fsynced before the old name is removed."""
     os.link(old, new, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
     os.fsync(folder)
     os.unlink(old, dir_fd=folder)

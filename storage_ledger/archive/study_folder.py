@@ -1,4 +1,4 @@
-"""One study's folder: how a file gets its name for good, and how what is damaged or foreign is kept as evidence.
+"""One study's folder: how a file gets its final name, and how damaged or foreign files are kept as evidence.
 
 `place` reads top to bottom: temporary file, copy, length check, fsync, link to the final name, unlink the temporary, fsync of the
 folder. `durable_copy` has each of these steps.
@@ -32,14 +32,14 @@ from storage_ledger.errors import Permanent, Retryable
 from storage_ledger.system import files
 from storage_ledger.system.cpu_affinity import LARGE_BYTES, any_of_them
 
-ROUNDS = 16  # in which other processes may change a file under our hands before we leave it to the next attempt
+ROUNDS = 16  # while other processes keep changing the file, before it is left to the next attempt
 
 
 class FilesystemStudyFolder:
-    """See `contract.StudyFolder`. The folder is opened, with ARCHIVE_PATH, by the first call that needs it, and stays open until `close`.
+    """See `contract.StudyFolder`. The first call that needs the folder opens it and ARCHIVE_PATH; they stay open until `close`.
 
-    After a call that failed the next one opens both again: another process may have removed the folder while it was empty, or
-    the volume may have come off.
+    After a failed call the next one opens both again: another process may have removed the empty folder, or the volume may
+    have been unmounted.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class FilesystemStudyFolder:
         self._made = False
 
     def place(self, upload: OpenUpload, original_name: str, *, position: int) -> Placed:
-        """See `contract.StudyFolder.place`. Where an fsync fails, the next attempt makes a new copy."""
+        """See `contract.StudyFolder.place`. After a failed fsync, the next attempt makes a new copy."""
         with files.translated(FAILURES), self._written() as folder:
             if not self._known:
                 self._folders.require_own(self._opened_root(), self._study_id)
@@ -70,7 +70,7 @@ class FilesystemStudyFolder:
             return placed
 
     def put_back(self, copy: OpenUpload, *, name: str, sha256: str, position: int, time: int) -> Placed:
-        """As `place`, but to a name that is known. A second hidden name stays as the mark. See `contract.ArchiveRepair.put_back`."""
+        """Store the copy as `place` does, under a given name. A second hidden name stays as the mark. See `contract.ArchiveRepair`."""
         with files.translated(FAILURES), self._written() as folder:
             mark = putting_back_name(name, time)
             placed: Placed | None = None
@@ -79,12 +79,12 @@ class FilesystemStudyFolder:
                     if durable_copy.copy(copy, temporary, folder, FILE_MODE) != sha256:
                         raise Retryable("upload-changing", "the copy no longer has the bytes for which it was chosen")  # noqa: TRY301 - undone like any other
                     self._folders.note_ours(self._study_id, temporary, folder)
-                    durable_copy.rename_over(temporary, mark, folder)  # whole, whoever else renames one over it
-                durable_copy.fsync(folder)  # the mark first: from here on it says what was begun
+                    durable_copy.rename_over(temporary, mark, folder)  # complete, even if another process renames its own over it
+                durable_copy.fsync(folder)  # the mark first: from now on it shows that a restore was begun
                 placed = self._link_known(folder, mark, name, sha256, copy.size, position)
                 self._sync_name(folder, name, sha256)
             except (OSError, Retryable, Permanent):
-                if placed is None:  # else it was put back, and the mark says that no entry says so yet
+                if placed is None:  # otherwise it is restored, and the mark shows that no entry says so yet
                     files.unlink_if_exists(mark, folder)
                 raise
             return placed
@@ -139,7 +139,7 @@ class FilesystemStudyFolder:
                 return changed and not self._is_ours(durable_copy.first_bytes(name, folder))
 
             lost_name = (self._study_id, METADATA)
-            lost = lost_name in self._folders.lost_names  # then it is ours, whatever it holds
+            lost = lost_name in self._folders.lost_names  # then we wrote it, whatever it contains
             found = durable_copy.check(METADATA, folder, sha256, len(data))
             if lost or found is not Fixity.INTACT or not durable_copy.sync_file(METADATA, folder):
                 self._replace_metadata(folder, data, (lambda *_: False) if lost else foreign)
@@ -154,7 +154,7 @@ class FilesystemStudyFolder:
             self._require_name(folder)
 
     def _require_name(self, folder: int) -> None:
-        """Raise `Retryable` if the folder that the whole batch went to does not have the study's name any more."""
+        """Raise `Retryable` if the folder that the batch was written to no longer has the study's name."""
         try:
             named = os.stat(self._study_id, dir_fd=self._opened_root(), follow_symlinks=False)
         except FileNotFoundError:
@@ -170,7 +170,7 @@ class FilesystemStudyFolder:
             ours = [name for name in names if is_attempt(name, position)]
             for name in ours:
                 files.unlink_if_exists(name, folder)
-            if len(ours) == len(names):  # an attempt that came to nothing leaves nothing
+            if len(ours) == len(names):  # a failed attempt leaves nothing
                 remove_if_empty(self._study_id, self._opened_root())
                 self.close()
 
@@ -184,10 +184,10 @@ class FilesystemStudyFolder:
 
     @contextmanager
     def _written(self) -> Iterator[int]:
-        """The folder, made where it is missing, and swept of what killed processes left in it."""
+        """Return the folder, created if missing, and cleared of temporary files of killed processes."""
         if not self._made:
             if self._folders.make(self._opened_root(), self._study_id):
-                self._folder = None  # what was open before has been removed
+                self._folder = None  # the folder opened before has been removed
             self._made = True
         folder = self._opened()
         self._folders.sweep(self._study_id, folder, alone=self._alone)
@@ -201,7 +201,7 @@ class FilesystemStudyFolder:
                 self.close()
 
     def _opened(self) -> int:
-        """The folder. Raises `FileNotFoundError` where there is none, `Permanent` where it is a link or a file."""
+        """Return the folder. Raises `FileNotFoundError` if there is none, `Permanent` if it is a link or a file."""
         if self._folder is None:
             root = self._opened_root()
             try:
@@ -218,10 +218,10 @@ class FilesystemStudyFolder:
     # -- names
 
     def _link(self, folder: int, temporary: str, original_name: str, sha256: str, size: int, position: int) -> Placed:
-        """Find the name that these bytes have or get, and see that they lie there.
+        """Find the name that these bytes have or get, and make sure that they are stored under it.
 
-        The ledger decides first: a name that it gives to these bytes is theirs, even if something else lies there now
-        (that is damage: set aside); one that it gives to other bytes is taken, even if nothing lies there now.
+        The ledger decides first: a name that it assigns to these bytes is theirs, even if something else has it now (damage, which
+        is set aside); a name that it assigns to other bytes is taken, even if no file has it now.
         """
         plain = archive_name(original_name, sha256)
         beside = beside_name(plain, sha256)
@@ -236,13 +236,13 @@ class FilesystemStudyFolder:
                     return Placed(name, size, sha256, "copied")
             except FileExistsError:
                 if durable_copy.check(name, folder, sha256, size) is Fixity.INTACT and not durable_copy.is_metadata(name, folder):
-                    # No entry knows it, so nobody knows whether whoever linked it made it durable. Ours is.
+                    # No entry names it, so it may not be durable. Ours is.
                     self._put_over(folder, temporary, name, position)
                     return Placed(name, size, sha256, "already-there")
         raise Permanent("archive-name-taken", "both names that this file could have are taken by other bytes")
 
     def _link_known(self, folder: int, source: str, name: str, sha256: str, size: int, position: int) -> Placed:
-        """Under a name that the ledger gives to these bytes: other bytes there are damage, and are set aside."""
+        """Store the bytes under a name that the ledger assigns to them: other bytes there are damage, and are set aside."""
         for _ in range(ROUNDS):
             if durable_copy.is_metadata(name, folder):
                 break
@@ -267,13 +267,13 @@ class FilesystemStudyFolder:
         raise Permanent("archive-name-taken", "the archive's file system takes the file's name for that of metadata.json")
 
     def _put_over(self, folder: int, source: str, name: str, position: int) -> None:
-        """Give `source`'s durable file the name too, in one step, over whatever file has it."""
+        """Give the durable file `source` this name too, in one step, replacing any file there."""
         with self._folders.temporary(f"place-{position}", folder) as spare:
             durable_copy.link_as(spare, source, folder, sure=True)
             durable_copy.rename_over(spare, name, folder)
 
     def _replace_metadata(self, folder: int, data: bytes, foreign: Callable[[str, int], bool]) -> None:
-        """A new, durable file takes the name; the folder is not fsynced yet. A `foreign` file, or a folder, is set aside."""
+        """Rename a new, durable file to the name; the folder is not fsynced yet. A `foreign` file, or a folder, is set aside."""
         with self._folders.temporary("metadata", folder) as temporary:
             files.write_file(temporary, data, folder, METADATA_MODE, fsync=durable_copy.fsync)
             self._folders.note_ours(self._study_id, temporary, folder)
@@ -286,10 +286,10 @@ class FilesystemStudyFolder:
                 self._set_aside(folder, METADATA, 0, lambda *_: True, put)
 
     def _set_aside(self, folder: int, name: str, position: int, damaged: Callable[[str, int], bool], put: Callable[[], None]) -> str | None:
-        """Keep what has `name` as evidence in .ledger/damaged/<study_id>/, durably; only then `put` the right file over the name.
+        """Keep what has `name` as evidence in .ledger/damaged/<study_id>/, durably, before `put` replaces it with the right file.
 
-        The evidence is a second link, so that the name is never without a file. A folder, or a file that we may not link
-        (another user's), is moved. None, and nothing is put: another process was faster, the name has another file by now.
+        The evidence is a second link, so that the name is never without a file. A folder, or a file that we may not link (another
+        user's), is moved. Returns None without calling `put` if another process was faster and the name has another file now.
         """
         parts = (LEDGER_FOLDER, DAMAGED_FOLDER, self._study_id)
         root = self._opened_root()
@@ -306,7 +306,7 @@ class FilesystemStudyFolder:
                     if not durable_copy.same_file(name, folder, kept, aside):
                         return None
                 put()
-            except BaseException:  # the next attempt begins from the start: no evidence is kept twice
+            except BaseException:  # the next attempt starts again: no evidence is kept twice
                 if moved and not files.exists(name, folder):
                     os.rename(kept, name, src_dir_fd=aside, dst_dir_fd=folder)
                 elif not moved and durable_copy.same_file(name, folder, kept, aside):
@@ -314,16 +314,16 @@ class FilesystemStudyFolder:
                 raise
         return "/".join((*parts, kept))
 
-    # -- an fsync that failed
+    # -- after a failed fsync
 
     def _is_durable(self, name: str, folder: int) -> bool:
-        """Fsync the file. False if that fails, or an fsync of its name had failed: then the file has to be put again."""
+        """Fsync the file. False if that fails, or an fsync of its name had failed: then the file must be stored again."""
         return (self._study_id, name) not in self._folders.lost_names and durable_copy.sync_file(name, folder)
 
     def _sync_name(self, folder: int, name: str, sha256: str) -> None:
-        """Fsync the study's folder. Where that fails, a new copy takes the name at once, so that the next fsync means something again.
+        """Fsync the study's folder. If that fails, a new copy takes the name at once, so that the next fsync is meaningful.
 
-        The name is not unlinked: another process may have found the file, and have recorded it.
+        The name is not unlinked: another process may have found the file and recorded it.
         """
         try:
             durable_copy.fsync(folder)
@@ -335,7 +335,7 @@ class FilesystemStudyFolder:
         self._folders.lost_names.discard((self._study_id, name))
 
     def _renew(self, name: str, folder: int, sha256: str) -> Fixity:
-        """Put a durable copy over a file of which an fsync failed, in one step: what has the name is what the ledger says."""
+        """Rename a durable copy over a file whose fsync failed. What has the name must be what the ledger records."""
         with self._folders.temporary("renew", folder) as temporary:
             with files.opened(name, files.READ, folder) as source:
                 status = os.fstat(source)
@@ -343,7 +343,7 @@ class FilesystemStudyFolder:
                 if durable_copy.copy(OpenUpload(source, FileIdentity.of(status)), temporary, folder, mode) != sha256:
                     return Fixity.CHANGED
             if not os.path.samestat(status, os.stat(name, dir_fd=folder, follow_symlinks=False)):
-                return durable_copy.check(name, folder, sha256, status.st_size)  # another process has put its own there, durably
+                return durable_copy.check(name, folder, sha256, status.st_size)  # another process has stored its own there, durably
             self._folders.note_ours(self._study_id, temporary, folder)
             durable_copy.rename_over(temporary, name, folder)
             return Fixity.INTACT

@@ -1,8 +1,8 @@
-"""The uploads folder: open what was described, never anything else, and remove it once it is archived.
+"""The uploads folder: opens described files, never anything else, and removes them once they are archived.
 
-An upload is removed in two steps, since unlink(2) cannot be told to do so only if the name still means one certain file: it is
-renamed to a hidden name, compared once more under that, and only then unlinked. If it turns out to be another file it gets its
-name back. A hidden name that a crash leaves behind is found by the work item that made it, or by the reconciler.
+unlink(2) cannot check that a name still belongs to a particular file, so an upload is removed in steps: it is renamed to a hidden
+name, compared again, and only then unlinked. If it turns out to be another file, it gets its name back. A hidden name left by a
+crash is found by the work item that made it, or by the reconciler.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from storage_ledger.system import files
 from storage_ledger.system.files import Failure, FolderId
 
 MAX_DEPTH = 32
-"""Folders in each other that a walk goes into; each is open meanwhile."""
+"""Deepest nesting of folders that a walk enters; each is open meanwhile."""
 
 _READING: files.FailureTable = {
     errnos.ENOENT: Failure("upload-missing", text="no such file"),
@@ -43,7 +43,7 @@ _REMOVING: files.FailureTable = {
 
 @dataclass(frozen=True, slots=True)
 class FileIdentity:
-    """Tells one state of one file from any other: a write or a replacement changes it."""
+    """Identifies one state of one file: a write or a replacement changes it."""
 
     device: int
     inode: int
@@ -53,19 +53,19 @@ class FileIdentity:
 
     @classmethod
     def of(cls, status: os.stat_result) -> FileIdentity:
-        """From fstat or lstat."""
+        """Return the identity from the result of fstat or lstat."""
         return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
     def is_but_for_its_name(self, other: FileIdentity) -> bool:
-        """The same, whatever the time of the last change: a rename sets that."""
+        """Compare, ignoring the change time (ctime), which a rename sets."""
         return replace(self, changed_ns=0) == replace(other, changed_ns=0)
 
 
 @dataclass(frozen=True, slots=True)
 class OpenUpload:
-    """A regular file below UPLOADS_PATH, open for reading. Whoever reads it calls `beat` before each megabyte.
+    """A regular file below UPLOADS_PATH, open for reading. Its reader calls `beat` before each megabyte.
 
-    `identity`: as it was opened; `links`: how many names (hard links) it had then.
+    `identity` and `links` (the number of names, or hard links) are from when it was opened.
     """
 
     descriptor: int
@@ -75,21 +75,21 @@ class OpenUpload:
 
     @property
     def size(self) -> int:
-        """In bytes, as it was opened."""
+        """Return its size in bytes when it was opened."""
         return self.identity.size
 
     @property
     def is_being_written(self) -> bool:
-        """Whether somebody has it open for writing, as far as the kernel tells us: see `unlink.take_lease`."""
+        """Return whether somebody has it open for writing, if the kernel tells: see `safe_unlink.take_lease`."""
         writer = take_lease(self.descriptor) is Lease.WRITER
-        release_lease(self.descriptor)  # a writer that comes now does not have to wait for us
+        release_lease(self.descriptor)  # a writer that comes now need not wait
         return writer
 
     def check_complete(self) -> None:
-        """Raise `Retryable` for what cannot be a whole upload yet, and may become one.
+        """Raise `Retryable` for a file that is not a complete upload but may become one.
 
-        `upload-empty`: it has no bytes. `upload-hard-linked`: it has another name as well. A writer that publishes by link and
-        unlink leaves it like that for a moment; for good it may be anybody's file, within uploads or elsewhere on the volume.
+        `upload-empty`: it has no bytes. `upload-hard-linked`: it has another name too. A writer that publishes by link and unlink
+        causes that for a moment; if it stays, it may be anybody's file, in uploads or elsewhere on the volume.
         """
         if self.size == 0:
             raise Retryable("upload-empty", "the file is empty")
@@ -97,16 +97,16 @@ class OpenUpload:
             raise Retryable("upload-hard-linked", f"the file has {self.links} names (hard links); an upload has one")
 
     def check_unchanged(self) -> None:
-        """Raise `Retryable` if somebody wrote to it since it was opened: the bytes that were read may never have been one file."""
+        """Raise `Retryable` if somebody wrote to it since it was opened: the bytes read may never have existed as one file."""
         if FileIdentity.of(os.fstat(self.descriptor)) != self.identity:
             raise Retryable("upload-changing", "the file changed while it was read")
 
 
 @dataclass(frozen=True, slots=True)
 class FoundUpload:
-    """What a walk found under `path`. `code`: why it is no upload (a link, say) or cannot be read; then `identity` may be None.
+    """What a walk found at `path`. `code`: why it is not an upload (a link, say) or is unreadable; then `identity` may be None.
 
-    `path` is as `os.fsdecode` gives it: bytes that are not UTF-8 are lone surrogates in it.
+    `path` is decoded by `os.fsdecode`: bytes that are not UTF-8 are lone surrogates in it.
     """
 
     path: str
@@ -115,10 +115,10 @@ class FoundUpload:
 
 
 class Uploads:
-    """UPLOADS_PATH. Links are followed in that path itself and nowhere below it.
+    """UPLOADS_PATH. Links in that path itself are followed, but none below it.
 
-    A volume that comes off mostly leaves an empty folder in its place. So if the folder at that path is another one than files
-    were found in before, and it is empty, a missing file is reported as `uploads-missing`.
+    An unmounted volume usually leaves an empty folder. So if the path is an empty folder, and not the one in which files were
+    found before, a missing file is reported as `uploads-missing`.
     """
 
     def __init__(self, root: Path, *, ledger_id: str = "") -> None:
@@ -128,24 +128,24 @@ class Uploads:
 
     @contextmanager
     def open(self, path: str, beat: Callable[[], None] = lambda: None) -> Iterator[OpenUpload]:
-        """The file at `path` (relative, as `domain.paths` resolved it).
+        """Open the file at `path` (relative, as resolved by `domain.paths`).
 
         Raises `Permanent` for a link, FIFO, device, socket or directory, without opening it; `Retryable` for what may
-        yet come: `upload-missing`, `upload-unreadable`, `uploads-missing` (the whole folder; shared), `upload-io`.
+        still appear: `upload-missing`, `upload-unreadable`, `uploads-missing` (the whole folder; shared), `upload-io`.
         """
         with self._parent(path) as (folder, name, root), files.translated(_READING):
             _refuse_special(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
             descriptor = os.open(name, files.READ, dir_fd=folder)
             try:
                 status = os.fstat(descriptor)
-                _refuse_special(status.st_mode)  # it may have been replaced since the look before
+                _refuse_special(status.st_mode)  # it may have been replaced since the check above
                 self._found_in = root
                 yield OpenUpload(descriptor, FileIdentity.of(status), beat, status.st_nlink)
             finally:
                 files.close_after_reading(descriptor)
 
     def identity_of(self, path: str) -> FileIdentity | None:
-        """The file at this path now; None if there is none, or nothing that could be an upload. Raises `Retryable` as `open`."""
+        """Return the identity of the file at this path, or None if it cannot be an upload. Raises `Retryable` as `open` does."""
         try:
             with self._parent(path) as (folder, name, root), files.translated(_READING):
                 status = os.stat(name, dir_fd=folder, follow_symlinks=False)
@@ -157,22 +157,22 @@ class Uploads:
         return FileIdentity.of(status) if stat.S_ISREG(status.st_mode) else None
 
     def walk(self) -> Generator[FoundUpload]:
-        """Everything below UPLOADS_PATH but readable folders, one by one, in no order; opens folders only, and follows no link.
+        """Yield everything below UPLOADS_PATH except readable folders, in no order. Opens only folders and follows no link.
 
-        Memory does not grow with the number of files; a folder is open while it is walked. A file that comes or goes meanwhile
-        may be found or not. Raises `Retryable` (`uploads-missing`) when it begins.
+        Memory does not grow with the number of files; a folder is open while it is walked. A file that appears or disappears meanwhile
+        may be found or not. Raises `Retryable` (`uploads-missing`) at the start.
         """
         with self._parent("_") as (root, _, _):
             yield from _walk(root, "", 1)
 
     def remove(self, path: str, identity: FileIdentity, position: int, *, settled: bool) -> None:
-        """Unlink the file if it still is `identity`; not durable before `sync_folders`. Nothing happens if it is gone.
+        """Unlink the file if it still has this identity; not durable before `sync_folders`. Does nothing if it is gone.
 
-        `position`: of the `archived` entry; the hidden name carries it. `settled`: it has not changed for long enough to be taken
-        for complete where the kernel cannot tell whether somebody writes to it.
-        Raises `Retryable`: `upload-changing` if it is another file by now (which keeps its name) or somebody has it open for
-        writing; `upload-settling` if nobody can tell and it is not `settled`; shared if we may not remove it: foreign owner,
-        read-only file system.
+        `position`: of the `archived` entry; the hidden name contains it. `settled`: it has not changed for long enough to count as
+        complete if the kernel cannot tell whether somebody is writing to it.
+        Raises `Retryable`: `upload-changing` if it is another file now (which keeps its name) or somebody has it open for writing;
+        `upload-settling` if that is unknown and it is not `settled`; a shared cause if we may not remove it: foreign owner, read-only
+        file system.
         """
         hidden = hidden_name(self._owner, position)
         with self._parent(path) as (folder, name, _), files.translated(_REMOVING):
@@ -195,14 +195,14 @@ class Uploads:
             raise Retryable("upload-changing", "another file took its name since it was looked at")
 
     def hidden_position(self, path: str) -> int | None:
-        """The `archived` entry's position in the hidden name of an upload that is being removed; None for any other path."""
+        """Return the position of the `archived` entry in the hidden name of an upload being removed, or None for any other path."""
         return hidden_position(self._owner, path.rpartition("/")[2])
 
     def recover(self, path: str, position: int) -> bool:
-        """Give an upload its name back that a crash left under the hidden name of `position`; False if there was none.
+        """Give an upload its name again that a crash left under the hidden name of `position`; return False if there was none.
 
-        Durable on return. If another file has the name by now, the hidden one gets a visible name beside it.
-        Raises `Retryable` as `remove` does; `Permanent` where a folder on the way is a link.
+        Durable on return. If another file has the name now, the hidden one gets a visible name beside it.
+        Raises `Retryable` as `remove` does; `Permanent` if a folder on the way is a link.
         """
         try:
             with self._parent(path) as (folder, name, _), files.translated(_REMOVING):
@@ -210,13 +210,13 @@ class Uploads:
         except Retryable as error:
             if error.code != UPLOAD_MISSING:
                 raise
-            return False  # the folder is gone, with all that was in it
+            return False  # the folder is gone with everything in it
 
     def sync_folders(self, paths: Iterable[str]) -> dict[str, Retryable]:
-        """Fsync the folders of these paths, each once: without it an unlinked file comes back after a power cut.
+        """Fsync the folders of these paths, each once: without that, an unlinked file may return after a power cut.
 
-        Returns the error of each folder that could not be synced. A folder that is gone, or a link by now, needs no fsync: its
-        files are below UPLOADS_PATH no more, or under another name, where the reconciler finds them.
+        Returns the error of each folder that could not be synced. A folder that is gone, or has become a link, needs no
+        fsync: its files are no longer below UPLOADS_PATH, or have another name, under which the reconciler finds them.
         """
         failed: dict[str, Retryable] = {}
         for folder_path in sorted({folder_of(path) for path in paths}):
@@ -232,7 +232,7 @@ class Uploads:
 
     @contextmanager
     def _parent(self, path: str) -> Iterator[tuple[int, str, FolderId]]:
-        """Descriptor of the folder, the name in it, and which folder UPLOADS_PATH is now."""
+        """Yield the folder's descriptor, the name in it, and the identity of UPLOADS_PATH."""
         *folders, name = path.split("/")
         with files.opened_volume(self.root, setting="UPLOADS_PATH", code="uploads-missing") as root:
             with files.translated(_READING):
@@ -266,7 +266,7 @@ def _opened_below(root: int, folders: list[str]) -> Iterator[int]:
 
 
 def folder_of(path: str) -> str:
-    """The folder of an upload, relative to UPLOADS_PATH; empty for that itself."""
+    """Return the folder of an upload, relative to UPLOADS_PATH; empty for UPLOADS_PATH itself."""
     return path.rpartition("/")[0]
 
 
@@ -317,8 +317,8 @@ def _found(entry: os.DirEntry[str], folder: int, prefix: str, depth: int) -> Gen
     try:
         below = os.open(entry.name, files.FOLDER, dir_fd=folder)
     except OSError as error:
-        gone = error.errno in {errnos.ENOENT, errnos.ENOTDIR, errnos.ELOOP}  # or no folder any more: the next walk sees what it is
-        if not gone and path != "lost+found":  # fsck's own, of root: on an ext4 volume it is always there
+        gone = error.errno in {errnos.ENOENT, errnos.ENOTDIR, errnos.ELOOP}  # or no longer a folder: the next walk sees what it is
+        if not gone and path != "lost+found":  # created by ext4 for fsck, owned by root
             yield FoundUpload(path, identity, "folder-unreadable")
         return
     try:

@@ -63,7 +63,7 @@ def run(
             if access.open and not _is_loopback(host):
                 say(f"WARNING: no login, and other machines have access: anyone who can reach {host} sees patient data.")
             say(f"Browse on http://{_in_url(host)}:{port_of(listener)}/")
-            # When a query fails, Datasette writes the search text to stderr. Our log already holds the real stderr.
+            # When a query fails, Datasette writes the search text to `stderr`. Our log already holds the real one.
             with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stderr(nowhere):
                 server.run([listener])
 

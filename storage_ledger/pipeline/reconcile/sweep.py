@@ -174,7 +174,7 @@ class Reconciler:
     def _ripe(self, found: list[FoundUpload], done: Sweep, stop: threading.Event) -> list[FoundUpload]:
         """Return the files older than the grace period; each is checked once more when it is judged.
 
-        Nobody can set the kernel's change time (ctime). If it is old too, nothing was written in that time. If it is not (a copy that
+        Nobody can set the kernel's change time (`ctime`). If it is old too, nothing was written in that time. If it is not (a copy that
         kept the original's time), only a second check shows whether somebody is still writing.
         """
         now_s = self._clock().timestamp()

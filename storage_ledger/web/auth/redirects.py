@@ -10,7 +10,7 @@ _DECODED_TIMES = 4
 
 
 def asked_for(path: str, query: str) -> str:
-    """Return the query string for the login page; empty for the start page. Pass path and query undecoded."""
+    """Return the query string for the login page; empty for the start page. Pass the raw path and query."""
     wanted = back_to(path + (f"?{query}" if query else ""))
     return "" if wanted == HOME else f"?next={quote(wanted, safe='/')}"
 
