@@ -57,7 +57,7 @@ class FileIdentity:
         return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
     def is_but_for_its_name(self, other: FileIdentity) -> bool:
-        """Compare, ignoring the change time (ctime), which a rename sets."""
+        """Compare, ignoring the change time (`ctime`), which a rename sets."""
         return replace(self, changed_ns=0) == replace(other, changed_ns=0)
 
 
