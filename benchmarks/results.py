@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -36,6 +37,7 @@ def main() -> int:
     argparse.ArgumentParser(prog="scripts/bench --write", description=__doc__).parse_args()
     measured = conditions()
     parts = [measured]
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else every start of a command would compile the package again
     with tempfile.TemporaryDirectory() as folder:
         for name in BENCHMARKS:
             print(f"== {name}", flush=True)
