@@ -93,9 +93,10 @@ def _wanted(found: DataSet) -> tuple[dict[BaseTag, RawDataElement], bool, str | 
 
 def _decoded(raw: dict[BaseTag, RawDataElement], *, is_implicit: bool, is_little_endian: bool) -> tuple[dict[str, Any], bool]:
     dataset = Dataset({**raw})
-    dataset.set_original_encoding(is_implicit, is_little_endian, _encodings(raw.get(_CHARACTER_SET)))
+    encodings = _encodings(raw.get(_CHARACTER_SET))
+    dataset.set_original_encoding(is_implicit, is_little_endian, encodings or default_encoding)
     header: dict[str, Any] = {}
-    undecoded = False
+    undecoded = encodings is None  # texts may have been read in the wrong character set
     for tag in raw:
         try:
             element = dataset[tag]
@@ -114,12 +115,13 @@ def _decoded(raw: dict[BaseTag, RawDataElement], *, is_implicit: bool, is_little
 
 
 def _encodings(character_set: RawDataElement | None) -> Any:
+    """Return the encodings of text for pydicom, or None if the character set cannot be read."""
     if character_set is None:
         return default_encoding
     try:
         return convert_encodings(convert_raw_data_element(character_set).value)
-    except Exception:  # noqa: BLE001 - the same
-        return default_encoding
+    except Exception:  # noqa: BLE001 - the same: the caller reports it
+        return None
 
 
 def _plain(value: Any) -> Any:

@@ -412,6 +412,12 @@ def test_a_character_set_whose_codec_fails_makes_no_numbers_of_a_name(charset, n
     assert ("PatientName" in found, code) == (False, "some-attributes-unreadable")
 
 
+@pytest.mark.parametrize(("vr", "value"), [(b"US", b"\x64\x00"), (b"AT", b"\x08\x00\x05\x00")])
+def test_a_character_set_that_cannot_be_read_is_reported_because_names_may_be_wrong(vr, value):
+    found, code = read_header(io.BytesIO(part10(short(8, 5, vr, value) + SOP + rest())))
+    assert (found["PatientName"], code) == ("DOE^JANE", "some-attributes-unreadable")
+
+
 @pytest.mark.parametrize("value", [b"\xff\xfe\x00\xd8", b"\x1b$B\x1b(J\x80\x81", b"\xed\xa0\x80"])
 @pytest.mark.parametrize("charset", [b"ISO_IR 192", b"ISO 2022 IR 87", b"ISO_IR 100", b"NONSENSE"])
 def test_text_that_cannot_be_decoded_costs_nothing_but_itself(charset, value):
