@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import threading
 from collections import Counter
 from contextlib import contextmanager
@@ -176,7 +177,7 @@ def test_whatever_a_call_raises_for_one_study_stops_nobody_and_is_recorded(tmp_p
                 lanes.waiting[part, call, study] = [error] * TIMES
     others = [f"whole{number}" for number in range(200)]
     everybody = [*broken, *others]
-    everybody.sort(key=hash)
+    random.Random(1).shuffle(everybody)  # many in a row with the same failure would have a common cause, which pauses the pool
     with lanes:
         for begin in range(0, len(everybody), 100):
             lanes.describe(everybody[begin : begin + 100])
@@ -190,8 +191,12 @@ def test_whatever_a_call_raises_for_one_study_stops_nobody_and_is_recorded(tmp_p
     ledger.close()
     archived = Counter(entry.study_id for entry in entries if entry.kind == Kind.ARCHIVED)
     assert archived.keys() == set(everybody)
-    failed = {entry.study_id for entry in entries if entry.kind == Kind.FAILED}
+    failures = [entry for entry in entries if entry.kind == Kind.FAILED]
+    failed = {entry.study_id for entry in failures}
+    for_all = {f"{entry.data['step']} {entry.data['code']}" for entry in failures if entry.study_id is None}
     unseen = {study: what for study, what in broken.items() if study not in failed and what[2] != "LedgerBusy"}
+    if "place upload-io" in for_all:  # five studies in a row had it: from then on, it is recorded once for all
+        unseen = {study: what for study, what in unseen.items() if what[1] != "place" or not isinstance(errors[what[2]], OSError)}
     assert unseen == {}
     assert all(status_server.status(study) == "archived" for study in everybody)
 
