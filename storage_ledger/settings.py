@@ -95,7 +95,7 @@ class Settings(_Folders):
     rejected_per_hour: int = Field(
         20_000,
         ge=0,
-        description="Most rejected messages recorded per clock hour; the rest are only counted, in "
+        description="Maximum number of rejected messages recorded per clock hour; the rest are only counted, in "
         "`storage_ledger_messages_rejected_unlogged_total`. A restart resets the count.",
     )
     missing_file_grace_seconds: Seconds = Field(

@@ -20,7 +20,7 @@ How to scrape, query and alert on them: [read the metrics](../how-to/read-metric
 - Counters start at 0 with each start of the service: use `rate` or `increase`.
 - A series appears with its first event: an alert on a counter with labels must work without an initial 0.
 - The Prometheus client adds a `_created` gauge (start time, seconds since 1970) to each counter and histogram; these are not listed here.
-- `code` and `reason` are [error codes](error-codes.md), so is an `outcome` not explained here; `kind` is an [entry kind](entry-kinds.md).
+- `code` and `reason` are [error codes](error-codes.md), as is an `outcome` not explained here; `kind` is an [entry kind](entry-kinds.md).
 """
 
 

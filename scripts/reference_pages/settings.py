@@ -44,7 +44,7 @@ SERVICE = """\
 ## The service
 `serve` uses all of these; the other commands read the same ones.
 UPLOADS_PATH, ARCHIVE_PATH and LEDGER_PATH must be separate folders, none inside another.
-A relative path starts at the working directory.
+Relative paths start from the working directory.
 More: [streams](../how-to/publish-through-a-stream.md), [lost messages](../how-to/make-up-for-lost-messages.md),
 [verify](../how-to/verify.md).
 

@@ -60,7 +60,7 @@ def replay(
         typer.Option("--study", help="Only this study. Not with --index or --mirror; --all skips these two.", metavar="STUDY_ID"),
     ] = None,
     rate: Annotated[
-        float, typer.Option("--rate", help="With --statuses: most requests per second.", min=0.01, max=100_000, metavar="NUMBER")
+        float, typer.Option("--rate", help="With --statuses: maximum requests per second.", min=0.01, max=100_000, metavar="NUMBER")
     ] = 100.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done; change nothing. `serve` may run.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

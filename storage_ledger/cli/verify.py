@@ -35,7 +35,7 @@ def verify(
     older_than: Annotated[
         str | None, typer.Option(help="Read only files not verified for this long, or never: 30d, 12h, 2w, 90min, 45s.", metavar="AGE")
     ] = None,
-    rate: Annotated[float, typer.Option(help="Most MB/s to read files at; 0: no limit.", min=0, metavar="MB_S")] = 0.0,
+    rate: Annotated[float, typer.Option(help="Maximum read rate in MB/s; 0: no limit.", min=0, metavar="MB_S")] = 0.0,
     no_record: Annotated[
         bool,
         typer.Option(

@@ -138,7 +138,7 @@ class Metrics:
         self.position = Gauge(p + "ledger_position", "Last position in the ledger.", registry=r)
         self.mirror_position = Gauge(
             p + "mirror_position",
-            "Last position in the mirror, durably. No status is sent and no upload removed for later entries.",
+            "Last position durably in the mirror. No status is sent and no upload removed for later entries.",
             registry=r,
         )
         self.index_position = Gauge(p + "index_position", "Last position in the index.", registry=r)

@@ -9,7 +9,7 @@ _UNREADABLE = f"{OWNER}, or check the kernel log."
 
 LEFT_ALONE = Section(
     "Left alone by adopt",
-    intro="Why `storage-ledger adopt` did not take something in.",
+    intro="Why `storage-ledger adopt` did not adopt something.",
     meanwhile="It is left alone. Once the cause is fixed, run `adopt` again for the rest.",
     explanations=(
         Explanation(
@@ -28,7 +28,7 @@ LEFT_ALONE = Section(
             "is-folder", means="It is a folder inside a study; it was not opened.", action="Move its files up into the study's folder."
         ),
         Explanation(
-            "is-hidden", means="Its name begins with a dot, like another program's files.", action="If it is a study's, rename it."
+            "is-hidden", means="Its name begins with a dot, like another program's files.", action="If it belongs to a study, rename it."
         ),
         Explanation("unsafe-name", means="Its name is not UTF-8.", action="Rename it."),
         Explanation("name-too-long", means="Its name is longer than 200 bytes.", action="Rename it."),
@@ -40,7 +40,7 @@ LEFT_ALONE = Section(
         Explanation(
             "not-dicom",
             means="It is not a DICOM file, nor named like one (`.dcm`, `.dicom`, `.dic`, or the study's id).",
-            action="Do nothing, or take it in with `--any-file`.",
+            action="Do nothing, or adopt it with `--any-file`.",
         ),
         Explanation(
             "no-file",
@@ -50,7 +50,7 @@ LEFT_ALONE = Section(
         Explanation(
             "metadata-missing",
             means="The study has no metadata.json. As a remark: one was written.",
-            action="Run it with `--rewrite-metadata`, which writes the list of files with empty groups.",
+            action="Run it with `--rewrite-metadata`: it writes one with empty groups.",
         ),
         Explanation(
             "metadata-too-large",
@@ -58,7 +58,7 @@ LEFT_ALONE = Section(
             action="Check its contents. Keep a copy, then shorten it.",
         ),
         *(
-            Explanation(f"{what}-not-regular", means=f"A link, FIFO or folder has the name of {name}.", action=REPLACE)
+            Explanation(f"{what}-not-regular", means=f"A link, FIFO or folder is in place of {name}.", action=REPLACE)
             for what, name in (("metadata", "metadata.json"), ("file", "a file"))
         ),
         *(
@@ -69,12 +69,12 @@ LEFT_ALONE = Section(
         Explanation(
             "study-known",
             means="The service already archived other files of the study.",
-            action="Run it with `--rewrite-metadata`, which takes the file in.",
+            action="Run it with `--rewrite-metadata`, which adopts the file.",
         ),
         ENTRY_DAMAGED,
         Explanation(
             "study-waits",
-            means="A file of the study is still to be placed.",
+            means="A file of the study is still waiting to be placed.",
             action="Run the service until it is archived or quarantined, then run `adopt` again.",
         ),
     ),
@@ -82,7 +82,7 @@ LEFT_ALONE = Section(
 
 REMARKS = Section(
     "Remarks of adopt",
-    intro="`storage-ledger adopt` took these files in, with a remark.",
+    intro="`storage-ledger adopt` adopted these files, with a remark.",
     explanations=(
         Explanation(
             "metadata-not-understood",
@@ -92,7 +92,7 @@ REMARKS = Section(
         ),
         Explanation(
             "study-id-differs",
-            means="metadata.json names another study_id than its folder, which counts.",
+            means="metadata.json has a different study_id from its folder; the folder's is used.",
             action="Find out which one is right.",
         ),
     ),

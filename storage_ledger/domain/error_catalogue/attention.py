@@ -12,7 +12,7 @@ ATTENTION = Section(
     intro="""\
 `storage-ledger status` lists these under "Needs attention", with [outages](#outages) and [readiness](#readiness).
 The web page lists the same, except readiness, volumes and mirror.
-Its flagged, unreadable, retried and rejected items do not block: `status` exits with 0.""",
+It adds flagged files, unreadable headers, retries and rejected messages, with which `status` exits with 0.""",
     explanations=(
         Explanation(
             "quarantined",
@@ -55,7 +55,7 @@ Its flagged, unreadable, retried and rejected items do not block: `status` exits
         ),
         Explanation(
             "verify-findings",
-            means="`verify` or the scrub found something else, and no complete run since was clean. Unrecorded findings are in `verify-not-recorded.json` in LEDGER_PATH.",
+            means="`verify` or the scrub found something else, and no complete run since has been clean. Unrecorded findings are in `verify-not-recorded.json` in LEDGER_PATH.",
             action="Run it again; it says what to do.",
             commands=("storage-ledger verify",),
         ),

@@ -9,7 +9,7 @@ from storage_ledger.domain.error_catalogue.explanation import Explanation, Secti
 BACKUPS = Section(
     "Backups",
     intro="Errors of `storage-ledger backup` and `restore --from-backup`.",
-    meanwhile="Exit code 2; no ledger was changed, no partial backup left behind.",
+    meanwhile="Exit code 2; no ledger was changed, and no partial backup left behind.",
     explanations=(
         Explanation(
             "backup-full",
@@ -38,7 +38,7 @@ BACKUPS = Section(
         ),
         Explanation(
             "backup-damaged",
-            means="The backup is damaged; from `backup`: the ledger is.",
+            means="The backup is damaged; if `backup` reports this, the ledger is.",
             action="Restore an older backup, then run `storage-ledger restore --from-mirror` for the rest. For the ledger: stop the service, copy LEDGER_PATH away, then restore it.",
         ),
         Explanation(

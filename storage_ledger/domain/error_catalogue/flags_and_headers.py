@@ -7,7 +7,7 @@ from __future__ import annotations
 from storage_ledger.domain.error_catalogue.explanation import Explanation, Section
 
 _MIX_UP = (
-    "Ask the sender which is right: patient mix-ups begin like this. Publish a message that agrees with the file; that removes the flag."
+    "Ask the sender which is right: this is how patient mix-ups begin. Publish a message that agrees with the file: that removes the flag."
 )
 
 FLAGS = Section(
@@ -24,12 +24,12 @@ See [who the patient is](tables.md#who-the-patient-is) and [patient mix-ups](../
         ),
         Explanation(
             "message-differs",
-            means="The message names another patient, study, series or instance than the file's header. Pipeline studies are listed by message, DICOM studies by header.",
+            means="The message names a different patient, study, series or instance from the file's header. Pipeline studies are listed by message, DICOM studies by header.",
             action=_MIX_UP,
         ),
         Explanation(
             "study-uid-differs",
-            means="The message has another Study Instance UID than the file's header, by which the file is listed.",
+            means="The message has a different Study Instance UID from the file's header, by which the file is listed.",
             action=_MIX_UP,
         ),
         Explanation(
@@ -44,7 +44,7 @@ See [who the patient is](tables.md#who-the-patient-is) and [patient mix-ups](../
         ),
         Explanation(
             "unconfirmed",
-            means="A message with other metadata came after the upload was removed: the two were never seen together.",
+            means="A message with different metadata arrived after the upload was removed: message and file were never seen together.",
             action="Compare the message with the header. If they do not belong together, have the other file uploaded and its message published again.",
         ),
     ),
@@ -80,7 +80,7 @@ It is read up to (0040,0245): no per-frame groups, contours or pixels.""",
         Explanation(
             "no-study-uid",
             means="Neither header nor message has a Study Instance UID, as with a DICOMDIR. Only the index has this code.",
-            action="Do nothing. Attention and the pipeline study list the file.",
+            action="Do nothing. The web page lists it under Attention.",
         ),
         Explanation(
             "some-attributes-unreadable",

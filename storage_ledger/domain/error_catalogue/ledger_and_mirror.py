@@ -40,7 +40,7 @@ LEDGER = Section(
         ),
         Explanation(
             "ledger-not-writable",
-            means="This user may not write to LEDGER_PATH, or it is mounted read-only. Nothing was opened.",
+            means="This user lacks permission to write to LEDGER_PATH, or it is mounted read-only. Nothing was opened.",
             action=f"Run it as the user named in the text: in compose, `docker compose exec storage-service storage-ledger …`. {_READ_ONLY}",
         ),
         INDEX_MISSING,
@@ -100,7 +100,7 @@ MIRROR = Section(
     explanations=(
         Explanation(
             "mirror-foreign",
-            means="The mirror is of another ledger than LEDGER_PATH (often a new, empty volume) or than the backup.",
+            means="The mirror does not belong to the ledger in LEDGER_PATH (often a new, empty volume) or in the backup.",
             action="Mount the right volumes, or name the right backup. If LEDGER_PATH is new, run `storage-ledger restore --from-mirror`.",
         ),
         Explanation(

@@ -15,7 +15,7 @@ _NOT_REMOVED = "Files are archived and statuses sent; uploads fills up."
 
 ARCHIVE_MISSING = Explanation(
     "archive-missing",
-    means="ARCHIVE_PATH is not mounted, does not hold the mirror, or may not be entered.",
+    means="ARCHIVE_PATH is not mounted, does not hold the mirror, or denies access.",
     meanwhile="Nothing is written below the empty mount point.",
     action="Mount the archive volume; check its owner and mode.",
 )
@@ -44,13 +44,13 @@ OUTAGES = Section(
 One cause stops a step for all studies.
 An entry `failed` without study_id marks the beginning, `recovered` the end.
 Meanwhile `storage_ledger_outage` is 1, `/readyz` answers 503, and `storage-ledger status` exits with 1.
-An outage that returns must stay away for longer to end: 15 seconds, then 1, 4, 16, 60 minutes.""",
+If it keeps returning, its cause must be gone for longer before it ends: 15 seconds, then 1, 4, 16, 60 minutes.""",
     meanwhile="Messages are recorded and work waits. The step tries one work item at a time (to place: at least every 30 seconds). Nothing is lost or quarantined, and the service continues by itself, without restart or replay.",
     explanations=(
         Explanation(
             "archive-full",
             steps=("place", "mirror"),
-            means="No space, inodes or quota left on the archive volume. `/readyz` says so shortly before.",
+            means="No space, inodes or quota left on the archive volume. `/readyz` reports this shortly before.",
             meanwhile="Files that still fit are archived.",
             action="Make room, or enlarge the volume. In the archive, only `.ledger/damaged/` may be deleted.",
         ),
@@ -91,7 +91,7 @@ An outage that returns must stay away for longer to end: 15 seconds, then 1, 4, 
         Explanation(
             "archive-not-writable",
             steps=("place", "mirror"),
-            means="The service may not create folders in ARCHIVE_PATH.",
+            means="The service lacks permission to create folders in ARCHIVE_PATH.",
             action=f"{OWNER}.",
         ),
         Explanation(
@@ -118,7 +118,7 @@ An outage that returns must stay away for longer to end: 15 seconds, then 1, 4, 
         Explanation(
             "upload-not-removable",
             steps=("remove",),
-            means="The service may not remove files from uploads.",
+            means="The service lacks permission to remove files from uploads.",
             meanwhile=_NOT_REMOVED,
             action="Let the service's user write into the folder ([match UID and GID](../how-to/match-uids.md)).",
         ),

@@ -34,7 +34,7 @@ PICTURES = Section(
         ),
         Explanation(
             "picture-too-large",
-            means="The image needs more memory than a worker may use, or a deflated file grows without end.",
+            means="The image needs more memory than a worker may use, or a deflated file inflates without limit.",
             action="Download the file.",
         ),
         Explanation(
@@ -46,7 +46,7 @@ PICTURES = Section(
         Explanation(
             "picture-crashed",
             means="The decoder's process crashed or could not start. Nothing else is affected.",
-            action="Report it if it is one file. If it is all of them, check the container's memory.",
+            action="If only one file is affected, report it; if all are, check the container's memory.",
         ),
         Explanation(
             "pictures-busy",

@@ -36,7 +36,7 @@ Discard a file that will never come: the status becomes `archived` if the study 
         ),
         Explanation(
             "upload-unreadable",
-            means=f"The service still may not read the file {_STILL}.",
+            means=f"The service still lacks permission to read the file {_STILL}.",
             action=f"{OWNER}, then retry.",
         ),
         Explanation(
@@ -47,7 +47,7 @@ Discard a file that will never come: the status becomes `archived` if the study 
         Explanation(
             "upload-hard-linked",
             means=f"The file still has a second name (hard link) {_STILL}, through which its contents could change.",
-            action="Remove the other name, or replace the file by a copy (`cp a.dcm b && mv b a.dcm`); then retry.",
+            action="Remove the other name, or replace the file with a copy (`cp a.dcm b && mv b a.dcm`); then retry.",
         ),
         *(
             Explanation(f"upload-is-{what.lower()}", means=f"The path is a {what}; it was not opened.", action=REPLACE)
@@ -73,7 +73,7 @@ Discard a file that will never come: the status becomes `archived` if the study 
         NAME_TAKEN,
         Explanation(
             "archive-folder-taken",
-            means="The archive's file system ignores case or a trailing dot (SMB, APFS, NTFS), and another study has the folder.",
+            means="The archive's file system ignores case or a trailing dot (SMB, APFS, NTFS), and another study uses the folder.",
             action="Have the file published under another study_id, then discard this one; or move the archive to another file system, then retry.",
             commands=(DISCARD, RETRY),
         ),

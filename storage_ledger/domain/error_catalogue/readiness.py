@@ -13,12 +13,12 @@ from storage_ledger.domain.error_catalogue.shared import HANGS, LEDGER_BUSY
 READINESS = Section(
     "Readiness",
     intro="""\
-`/readyz` also reports [outages](#outages), volumes before the outage begins, `ledger-full`, `ledger-io` and `ledger-damaged`.
-It lists an outage of several steps once.""",
+`/readyz` also reports [outages](#outages) (failing volumes even before the outage begins), `ledger-full`, `ledger-io` and `ledger-damaged`.
+An outage that stops several steps is listed once.""",
     explanations=(
         Explanation(
             "redis-not-subscribed",
-            means="The service hears no events; the detail has the [Redis](#redis) code.",
+            means="The service receives no events; the detail has the [Redis](#redis) code.",
             meanwhile="It reconnects at least every 5 seconds. Missed events of a channel are [recovered from uploads](../how-to/make-up-for-lost-messages.md); a stream keeps them.",
             action="Check that Redis runs at REDIS_URL; explain the code in the detail.",
         ),
@@ -44,8 +44,8 @@ It lists an outage of several steps once.""",
 REDIS = Section(
     "Redis",
     intro="""\
-Why the service hears no events: the detail of `redis-not-subscribed`, and `source.lost` in the log.
-The log has attempts 1, 2, 3, 4, 8, 16 and so on, and each new code, with the `address`.""",
+Why the service receives no events: the detail of `redis-not-subscribed`, and `source.lost` in the log.
+The log has attempts 1, 2, 3, 4, 8, 16 and so on, and each change of code, with the `address`.""",
     meanwhile="The service reconnects at least every 5 seconds.",
     explanations=(
         Explanation(
@@ -65,7 +65,7 @@ The log has attempts 1, 2, 3, 4, 8, 16 and so on, and each new code, with the `a
         ),
         Explanation(
             "redis-no-permission",
-            means="The user may not use the channel, the key or a command.",
+            means="The user has no permission for the channel, the key or a command.",
             action="[Grant the rights](../how-to/publish-through-a-stream.md#read).",
         ),
         Explanation(
@@ -80,8 +80,8 @@ The log has attempts 1, 2, 3, 4, 8, 16 and so on, and each new code, with the `a
         ),
         Explanation(
             "redis-not-writable",
-            means="The server refuses writes: no memory, or its disk fails.",
-            action="Give it memory or disk; check its log.",
+            means="The server refuses writes: it is out of memory, or its disk is failing.",
+            action="Give it more memory or disk space; check its log.",
         ),
         Explanation(
             "redis-cluster",

@@ -43,7 +43,7 @@ A file in uploads that is older than RECONCILE_GRACE_SECONDS and belongs to no m
     explanations=(
         Explanation(
             "not-described",
-            means="The study's status is not `described` but the one beside the code. With `archived`, the ledger knows another file or other bytes; `other` is not the pipeline's.",
+            means="The study's status is not `described` but the one shown beside the code. `archived`: the ledger has another file or other bytes for it; `other`: no status of the pipeline.",
             action=_FIND_OUT,
         ),
         Explanation(

@@ -10,7 +10,7 @@ REJECTED_MESSAGES = Section(
     "Rejected messages",
     intro="""\
 The `reason` of an entry `rejected`: a message is not a valid `described` event.
-The entry keeps its first 4 KiB (`raw`).
+The entry keeps the message's first 4 KiB (`raw`).
 If the study_id is valid and not yet described, the Status Service is sent `failed` with the code as `error`.
 The sender must publish a corrected message.""",
     meanwhile="Nothing is archived, and the message is not retried.",
@@ -32,7 +32,7 @@ The sender must publish a corrected message.""",
         ),
         Explanation(
             "not-an-object",
-            means="The message is JSON but not an object, or a stream entry has other fields than `data`.",
+            means="The message is JSON but not an object, or a stream entry has fields other than `data`.",
             action="Publish one JSON object per message, in a stream [as the field `data`](../how-to/publish-through-a-stream.md#publish).",
         ),
         Explanation(

@@ -15,8 +15,8 @@ REPLAY = Section(
     "Replay",
     intro="""\
 `storage-ledger replay` lists what it could not repair, and exits with 1.
-Faults of a source are listed only if files are still missing; it also uses codes of [retries](#retries).
-An [outage](#outages) ends it with 2: fix the cause, then run it again.""",
+Problems with a source are listed only if files are still missing; codes of [retries](#retries) occur too.
+An [outage](#outages) ends the command with 2: fix the cause, then run it again.""",
     explanations=(
         Explanation(
             "archive-copy-missing",

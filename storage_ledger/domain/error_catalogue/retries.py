@@ -41,8 +41,8 @@ RETRIES = Section(
     intro="""\
 One file or study failed.
 An entry `failed` is appended at attempt 1, 10, 100 and so on, but not for uploads that are missing, unreadable, empty, hard-linked, changing or settling.
-Retries count in `storage_ledger_retries_total`; alert on `storage_ledger_oldest_pending_seconds`.
-A code that stops five studies in a row from being placed becomes an [outage](#outages).""",
+`storage_ledger_retries_total` counts retries; alert on `storage_ledger_oldest_pending_seconds`.
+A code that prevents five studies in a row from being placed becomes an [outage](#outages).""",
     meanwhile="The work item is retried until it succeeds, at least every 5 minutes to place, 10 to remove, 15 to send a status. Nothing is lost.",
     explanations=(
         Explanation(
@@ -55,7 +55,7 @@ A code that stops five studies in a row from being placed becomes an [outage](#o
         Explanation(
             "upload-unreadable",
             steps=("place", "remove"),
-            means="The service may not read the file.",
+            means="The service lacks permission to read the file.",
             meanwhile="A file to be placed is quarantined after MISSING_FILE_GRACE_SECONDS.",
             action=f"{OWNER}.",
         ),
@@ -92,7 +92,7 @@ A code that stops five studies in a row from being placed becomes an [outage](#o
         Explanation(
             "archive-not-writable",
             steps=("place", "remove"),
-            means="The service may not read or write this study's folder in the archive.",
+            means="The service lacks permission to read or write this study's folder in the archive.",
             action="Correct owner and mode of the folder; another user created it.",
         ),
         ARCHIVE_ERROR,

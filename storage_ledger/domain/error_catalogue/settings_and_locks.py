@@ -10,9 +10,9 @@ SETTINGS_AND_LOCKS = Section(
     explanations=(
         Explanation(
             "bad-settings",
-            means="[Settings](settings.md) are wrong, or a port or address cannot be used. All of them are named.",
+            means="[Settings](settings.md) are wrong, or a port or address cannot be used.",
             meanwhile="Exit code 2.",
-            action="Correct the settings that it names.",
+            action="Correct all settings that the text names.",
         ),
         Explanation(
             "os-error",

@@ -9,7 +9,7 @@ from storage_ledger.domain.error_catalogue.explanation import Explanation
 RESTORE = "storage-ledger restore --from-mirror --force"
 
 OWNER = "Correct its owner or mode ([match UID and GID](../how-to/match-uids.md))"
-REPLACE = "Replace it by the file itself."
+REPLACE = "Replace it with the file itself."
 RESTORE_LEDGER = (
     "Check the disk of LEDGER_PATH, stop the service, then [restore the ledger from its mirror](../how-to/ledger-volume-lost.md)."
 )
@@ -55,7 +55,7 @@ MIRROR_LAGS = Explanation(
     "mirror-lags",
     means="The mirror lacks entries of the ledger.",
     meanwhile="Until an entry is mirrored, its status is not sent and its upload not removed.",
-    action="Start the service, or check its log and outages. If it caught up after no crash, the mirror's end was cut off.",
+    action="Start the service, or check its log and outages. If it lagged without a crash, the mirror's end was cut off.",
 )
 MIRROR_MISSING = Explanation(
     "mirror-missing",
@@ -65,7 +65,7 @@ MIRROR_MISSING = Explanation(
 NAME_TAKEN = Explanation(
     "archive-name-taken",
     means="Something unknown to the ledger has the file's name or its study's folder in the archive, or the file system confuses the name with metadata.json.",
-    action="Move away what another program left there, then try again.",
+    action="Move what another program left there, then try again.",
 )
 STATUS_REFUSED = Explanation(
     "status-refused",
@@ -83,4 +83,4 @@ STUDY_UNKNOWN = Explanation(
     meanwhile="Exit code 2.",
     action="Check the spelling; it is the pipeline's study_id.",
 )
-UPLOAD_UNREADABLE = Explanation("upload-unreadable", means="The service may not read the file.", action=f"{OWNER}.")
+UPLOAD_UNREADABLE = Explanation("upload-unreadable", means="The service lacks permission to read the file.", action=f"{OWNER}.")

@@ -34,7 +34,7 @@ Before you repair anything, find out *why*: a failing disk, or another program t
         *(
             Explanation(code, means=means, action=_RESTORE_LEDGER, commands=(RESTORE,))
             for code, means in (
-                ("entry-missing", "An entry is missing between others."),
+                ("entry-missing", "There is a gap in the positions."),
                 ("version-wrong", "The entry's version does not follow the study's previous one."),
                 ("entry-id-twice", "Two entries have the same entry_id."),
                 ("recorded-at-decreases", "The entry is dated earlier than the one before."),
@@ -65,7 +65,7 @@ Before you repair anything, find out *why*: a failing disk, or another program t
         ),
         Explanation(
             "duty-unexplained",
-            means="No entry explains a row of the work queue (`pending`), or it never becomes due.",
+            means="A row of the work queue (`pending`) follows from no entry, or never becomes due.",
             action="Restart the service. If the row stays, stop it and restore the ledger from its mirror.",
             commands=(RESTORE,),
         ),
@@ -75,7 +75,7 @@ Before you repair anything, find out *why*: a failing disk, or another program t
         FILE_CHANGED,
         Explanation(
             "file-replaced",
-            means="A link, folder or FIFO is in the place of an archived file or its folder.",
+            means="A link, folder or FIFO is in place of an archived file or its folder.",
             action=_SOURCE,
             commands=(_PUT_BACK,),
         ),
@@ -87,23 +87,23 @@ Before you repair anything, find out *why*: a failing disk, or another program t
         Explanation(
             "metadata-missing",
             means="A study has no metadata.json.",
-            action="Stop the service and write it again.",
+            action="Stop the service and rebuild it.",
             commands=(_METADATA,),
         ),
         Explanation(
             "metadata-changed",
             means="A study's metadata.json does not match the ledger.",
-            action="Keep a copy if you want to find out who changed it, then stop the service and write it again.",
+            action="Keep a copy if you want to find out who changed it, then stop the service and rebuild it.",
             commands=(_METADATA,),
         ),
         Explanation(
             "untracked-file",
-            means="The ledger does not know a file in the archive.",
+            means="The archive has a file that the ledger does not know.",
             action="Find out whose it is, and move it away. You may remove `.place-….tmp`, `.metadata….tmp` and `.renew….tmp` while the service is stopped.",
         ),
         Explanation(
             "untracked-folder",
-            means="The ledger knows no archived file in a folder of the archive.",
+            means="The archive has a folder in which the ledger knows no file.",
             action="Find out whose it is, and move it away. If it is a study of the old service, run `storage-ledger adopt`.",
         ),
         Explanation(
@@ -125,7 +125,7 @@ Before you repair anything, find out *why*: a failing disk, or another program t
         Explanation("ledger-io", means="The disk cannot read the ledger.", action="Check the disk of LEDGER_PATH and the kernel log."),
         Explanation(
             "archive-not-readable",
-            means="This user may not read it.",
+            means="This user lacks permission to read it.",
             action="Run `verify` as the service's user.",
         ),
         STUDY_UNKNOWN,

@@ -14,7 +14,7 @@ class FailedPayload(Payload):
     """An attempt failed and will be retried, or an outage begins.
 
     Appended by the steps place, remove and notify (stage `tell`). For one work item: at the 1st, 10th, 100th … attempt, and once if it
-    [hangs](error-codes.md#retries). Cause: the entry of the work item; `study_id` is NULL where the status of a
+    [hangs](error-codes.md#retries). Cause: the entry of the work item; `study_id` is NULL if the status of a
     rejected message could not be sent. For an [outage](error-codes.md#outages): once when it begins, without `study_id` and cause.
     """
 

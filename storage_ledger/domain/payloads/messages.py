@@ -60,7 +60,7 @@ class RejectedPayload(Payload):
     raw_sha256: str
     """Of the whole message."""
     raw: str
-    """Base64 of its first 4 KiB."""
+    """Base64 of its first 4 KiB; with `not-processable`, of all of it."""
     study_id: str | None = None
     """The message's `study_id`, if it has a valid one."""
 

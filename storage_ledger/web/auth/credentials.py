@@ -60,7 +60,7 @@ class BrowseSettings(BaseSettings):
         None, description="Users who may write their own SQL, separated by spaces; `-`: nobody. If not set, all users may."
     )
     browse_notice: str | None = Field(
-        None, max_length=500, description="Text at the foot of every page, also of the login page: `Test system, not for diagnosis`."
+        None, max_length=500, description="Text at the foot of every page, including the login page: `Test system, not for diagnosis`."
     )
     browse_login_hours: Annotated[float, Field(gt=0, le=8760, allow_inf_nan=False)] = Field(12, description="How long a login lasts.")
     browse_trusted_proxies: str | None = Field(
@@ -70,11 +70,11 @@ class BrowseSettings(BaseSettings):
     )
     browse_cache_path: Path | None = Field(
         None,
-        description="Folder for rendered images; if not set, a temporary one. It shows patients: give it to the service's user alone "
-        "(0750), and not on the ledger's volume. It may be emptied at any time.",
+        description="Folder for rendered images; if not set, a temporary one. It holds patients' images: give access to the service's "
+        "user only (0750), and keep it off the ledger's volume. It may be emptied at any time.",
     )
     browse_cache_mb: int = Field(
-        512, ge=0, le=1_000_000, description="Space for rendered images; those not seen for longest are removed first. 0: keep none."
+        512, ge=0, le=1_000_000, description="Space for rendered images; the least recently used are removed first. 0: keep none."
     )
     browse_workers: int = Field(
         2, ge=1, le=32, description="Number of processes that render images. Each takes about 90 MB, and up to 768 MB more for one file."
