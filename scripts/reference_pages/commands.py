@@ -37,7 +37,7 @@ READ_ON = {
     "status": "[needs attention](error-codes.md#attention), [flags](error-codes.md#flags), [headers](error-codes.md#headers)",
     "show": "[flags](error-codes.md#flags)",
     "explain": "[all error codes](error-codes.md)",
-    "quarantine list": "[when something is quarantined](../how-to/look-after-it.md)",
+    "quarantine list": "[when something is quarantined](../how-to/look-after-it.md#when-something-is-quarantined)",
     "acknowledge": "[the clock is ahead](../how-to/clock-ahead.md), [`acknowledged`](entry-kinds.md#acknowledged)",
     "browse": "[settings](settings.md#browse), [HTTP](http.md#browse), [what a token may see](http.md#what-a-token-may-see)",
     "backup": "[back up](../how-to/look-after-it.md#back-up), [codes](error-codes.md#backups)",

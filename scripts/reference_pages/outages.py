@@ -15,17 +15,17 @@ from storage_ledger.domain.error_catalogue.settings_and_locks import SETTINGS_AN
 CODES = "../reference/error-codes.md"
 
 HEAD = """\
-# When something is away, full or broken
+# When something is down, full or broken
 
 <!-- scripts/reference writes this page. -->
 
 Fix the cause: the service then continues by itself, without restart or `replay`.
-Meanwhile messages are recorded and files wait in uploads; nothing is lost.
+Meanwhile files wait in uploads; messages that the service could not record are [recovered](make-up-for-lost-messages.md).
 If data is gone: [when something is lost](look-after-it.md#when-something-is-lost). Other codes: [error codes](../reference/error-codes.md).
 
 1. `storage-ledger status` lists what needs attention and what to do; `/readyz` has the same codes.
 2. `storage-ledger explain CODE` says what a code means.
-3. `storage-ledger show STUDY_ID` says what holds up one study; the log has `outage.begins`.
+3. `storage-ledger show STUDY_ID` says what is holding up one study; in the log, look for `outage.begins`.
 """
 
 SYMPTOMS = {
@@ -40,7 +40,7 @@ SYMPTOMS = {
     },
     "Uploads": {
         "Not mounted": "uploads-missing",
-        "Not removed": "upload-not-removable uploads-read-only",
+        "Files not removed": "upload-not-removable uploads-read-only",
         "Disk errors": "upload-io",
     },
     "The ledger's volume": {
@@ -50,8 +50,8 @@ SYMPTOMS = {
         "Index not updated": "index-failing",
     },
     "Elsewhere": {
-        "Status Service away": "status-service-away",
-        "Redis away": "redis-not-subscribed",
+        "Status Service down": "status-service-away",
+        "Redis down": "redis-not-subscribed",
         "File server hangs": "hangs",
         "Clock was ahead": "clock-ahead",
     },
@@ -62,13 +62,16 @@ SYMPTOMS = {
     },
     "Files and entries": {
         "Quarantined": "quarantined",
-        "Not archived": "waiting-long",
+        "Waiting too long": "waiting-long",
         "Damaged or missing": "damaged-files",
         "Ledger damaged": "entry-damaged ledger-damaged",
         "Mirror damaged": "mirror-damaged",
     },
 }
-"""By place and symptom, the codes; the page shows the first sentence of the first one's action."""
+"""By place and symptom, the codes; the page shows the first sentence of the first one's action, unless `INSTEAD` has another."""
+
+INSTEAD = {"bad-settings": "Its last log lines say why: [the service does not start](look-after-it.md#if-the-service-does-not-start)."}
+"""For a symptom whose codes need different actions: what to do first, by its first code."""
 
 
 def page() -> str:
@@ -86,6 +89,8 @@ def _symptoms() -> Iterator[str]:
 
 
 def _first_step(code: str) -> str:
+    if code in INSTEAD:
+        return INSTEAD[code]
     found = explained(code, (OUTAGES, READINESS, ATTENTION, LEDGER, MIRROR, SETTINGS_AND_LOCKS))
     if found is None:
         raise ValueError(code)

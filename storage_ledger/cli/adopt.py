@@ -38,7 +38,7 @@ def adopt(
         typer.Option(
             "--report",
             metavar="FILE",
-            help="List every file left alone or adopted with a remark in this new file, one JSON object per line: path, code, adopted.",
+            help="New file for a list of every file left alone, or adopted with a remark; one JSON object per line: path, code, adopted.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

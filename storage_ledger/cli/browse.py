@@ -38,8 +38,8 @@ def browse(
 ) -> None:
     """Serve the web page: studies, images and the ledger, read-only.
 
-    Until BROWSE_PASSWORD_HASH or BROWSE_TOKENS (or its _FILE variant) is set, it starts but admits nobody. Run it as
-    the same user as `serve`, which creates ledger.db and index.db: it waits BROWSE_WAIT_SECONDS for them.
+    Nobody can log in until BROWSE_PASSWORD_HASH or BROWSE_TOKENS (or its _FILE variant) is set. Run it as the same user as
+    `serve`. It waits up to BROWSE_WAIT_SECONDS for `serve` to create ledger.db and index.db.
 
     Exit code 2 if a setting is wrong or the files do not appear in time.
     """

@@ -18,7 +18,7 @@ def replay(
         bool,
         typer.Option(
             "--index",
-            help="Rebuild the index (default). `serve` and `browse` may run; they use the old one until then.",
+            help="Rebuild the index (default). `serve` and `browse` may run; they use the old index until the new one is complete.",
         ),
     ] = False,
     metadata: Annotated[

@@ -19,6 +19,7 @@ _PARTS = {
     "strangers": ("Archive folders", "folders"),
     "index": ("Index", "entries"),
 }
+_WORDS = {"pending": "work queue", "strangers": "unexpected files"}
 
 
 def verify(
@@ -133,7 +134,10 @@ def _print(report: VerifyReport, document: dict[str, Any]) -> None:
 
     out = console()
     out.print(f"[bold]Up to[/bold]     position {report.up_to}")
-    out.print(f"[bold]Checked[/bold]   {', '.join(report.parts) or 'nothing'}" + (" (interrupted)" if report.interrupted else ""))
+    out.print(
+        f"[bold]Checked[/bold]   {', '.join(_WORDS.get(part, part) for part in report.parts) or 'nothing'}"
+        + (" (interrupted)" if report.interrupted else "")
+    )
     out.print(
         f"[bold]Files[/bold]     {report.counts.files} read, {report.counts.intact} intact ({size(report.counts.bytes)}), "
         f"{report.counts.damaged} damaged, {report.counts.unchecked} could not be checked"

@@ -17,13 +17,13 @@ It adds flagged files, unreadable headers, retries and rejected messages, with w
         Explanation(
             "quarantined",
             means="Files need manual review; the detail says how many.",
-            action="List them, each with its remedy.",
+            action="List them, then [retry or discard](../how-to/look-after-it.md#when-something-is-quarantined) each.",
             commands=("storage-ledger quarantine list",),
         ),
         Explanation(
             "waiting-long",
             means="A work item has waited for more than 15 minutes.",
-            action="End the outage, if there is one; otherwise check the log, and run `storage-ledger show` for the study.",
+            action="If there is an outage, fix its cause; otherwise check the log, and run `storage-ledger show` for the study.",
         ),
         Explanation(
             "not-serving",

@@ -52,7 +52,7 @@ If it keeps returning, its cause must be gone for longer before it ends: 15 seco
             steps=("place", "mirror"),
             means="No space, inodes or quota left on the archive volume. `/readyz` reports this shortly before.",
             meanwhile="Files that still fit are archived.",
-            action="Make room, or enlarge the volume. In the archive, only `.ledger/damaged/` may be deleted.",
+            action="Free up space or enlarge the volume; in the archive, delete only `.ledger/damaged/`.",
         ),
         replace(ARCHIVE_IO, steps=("place",)),
         replace(ARCHIVE_ERROR, steps=("place",)),
