@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def adopt(
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would be adopted, reading headers only; change nothing. `serve` may run.")
+        bool, typer.Option("--dry-run", help="Show what would be adopted, reading headers only; change nothing. `serve` may be running.")
     ] = False,
     rewrite_metadata: Annotated[
         bool,
@@ -49,7 +49,7 @@ def adopt(
     entries `described` and `archived`. No file is moved, renamed or, without --rewrite-metadata, changed. Files that cannot
     be adopted are left alone and listed with a code.
 
-    Needs `serve` stopped. May be interrupted and run again: nothing is adopted twice. Rebuilds the index at the end; if
+    Stop `serve` first. May be interrupted and run again: nothing is adopted twice. Rebuilds the index at the end; if
     that fails, `serve` does it when it starts.
 
     Exit code 1 if something was left alone, 2 if the archive or the ledger failed: run it again.

@@ -21,7 +21,7 @@ class Command(TyperCommand):
         return [each.strip("{}") for each in super().collect_usage_pieces(ctx)]
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """Return all parameters, `--help` too."""
+        """Return all parameters, including `--help`."""
         return _flags_without_type(super().get_params(ctx))
 
 
@@ -33,7 +33,7 @@ class Group(TyperGroup):
         self.help = _flowing(self.help)
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """Return all parameters, `--help` too."""
+        """Return all parameters, including `--help`."""
         return _flags_without_type(super().get_params(ctx))
 
 

@@ -178,7 +178,7 @@ def _decide(decision: Decision, study_id: str | None, upload: str | None, code: 
             ]
         try:
             for result in quarantine.decide(ledger, decision, targets):
-                results.append(result)  # noqa: PERF402 - those before an error are recorded, and printed, too
+                results.append(result)  # noqa: PERF402 - those before an error are recorded, so they are printed as well
         finally:
             _print(decision, results, as_json=as_json)
     raise typer.Exit(0 if results and all(result.position for result in results) else 1)

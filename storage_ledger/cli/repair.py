@@ -29,7 +29,7 @@ def _root() -> None:
 def headers(
     study: Annotated[str | None, typer.Option("--study", help="Only files of this study.", metavar="STUDY_ID")] = None,
     every: Annotated[bool, typer.Option("--all", help="Also read headers that are already complete.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change; change nothing. `serve` may run.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change; change nothing. `serve` may be running.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Re-read DICOM headers that are missing or incomplete in the ledger.
@@ -38,7 +38,7 @@ def headers(
     from the ledger, a `header-read` entry is appended and metadata.json is updated; the index follows when `serve` starts.
     Archived files are not changed.
 
-    Needs `serve` stopped. May be interrupted and run again.
+    Stop `serve` first. May be interrupted and run again.
 
     Exit code 1 if a file is missing, changed or cannot be read: it is listed. 2 if the command ended early.
     """

@@ -35,7 +35,7 @@ def replay(
         bool,
         typer.Option(
             "--statuses",
-            help="Re-send the last status of each study for which the Status Service has none, or `described`. `serve` may run.",
+            help="Re-send the last status of each study for which the Status Service has none, or `described`. `serve` may be running.",
         ),
     ] = False,
     mirror: Annotated[
@@ -62,13 +62,13 @@ def replay(
     rate: Annotated[
         float, typer.Option("--rate", help="With --statuses: maximum requests per second.", min=0.01, max=100_000, metavar="NUMBER")
     ] = 100.0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done; change nothing. `serve` may run.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done; change nothing. `serve` may be running.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Rebuild from the ledger what was lost or damaged.
 
     Runs the parts that you name, in the order mirror, files, metadata.json, index, statuses. Anything that matches the ledger is
-    left alone. --metadata, --files, --mirror and --all need `serve` stopped. May be interrupted and run again.
+    left alone. --metadata, --files, --mirror and --all need `serve` to be stopped. May be interrupted and run again.
 
     Exit code 1 if something could not be repaired: it is listed. 2 if the command ended early, for example because the
     Status Service did not answer for 15 seconds: completed work is kept.

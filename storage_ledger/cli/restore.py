@@ -49,7 +49,7 @@ def restore(
     Nothing is deleted: a replaced ledger is kept as `ledger.db.before-restore-<time>`. Afterwards `serve` removes leftover
     uploads, reads back the statuses of the last day, and rebuilds the index.
 
-    Needs `serve` stopped; stop `browse`, too. May be interrupted and run again.
+    Stop `serve` first, and `browse` as well. May be interrupted and run again.
 
     Exit code 1 if not everything was restored: the mirror has later entries (`serve` does not start until `restore
     --from-mirror` has added them) or is damaged, or the ledger that was kept has a damaged entry (--force replaces it).

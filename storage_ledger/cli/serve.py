@@ -13,7 +13,7 @@ def serve() -> None:
     Migrates the ledger if needed, finishes work left by an earlier run, and listens for messages. SIGTERM or Ctrl-C stops
     it within 25 seconds: work in progress is finished and recorded. Killing it loses nothing that was recorded.
 
-    Exit code 2 if it cannot continue, or a thread could not finish; 11 if another `serve` runs on this ledger.
+    Exit code 2 if it cannot continue, or a thread could not finish; 11 if another `serve` is already running on this ledger.
     """
     _without_pictures()
     from storage_ledger.settings import Settings

@@ -16,7 +16,7 @@ def status(
 ) -> None:
     """Show the work queue, free space, and everything that needs attention.
 
-    Works whether `serve` runs or not; if it runs, its /readyz and /metrics are queried, too.
+    Works whether or not `serve` is running; if it is, its /readyz and /metrics are queried as well.
 
     Exit code 1 if something needs attention. Flagged files, files with unreadable headers and unexplained files in uploads
     are shown, but do not count.
@@ -41,8 +41,8 @@ def _print(look: StatusReport) -> None:
     from storage_ledger.cli.output import age, console, counted, safe, size, table
 
     out = console()
-    runs = "runs" if look.serving else "does not run"
-    out.print(f"[bold]Entries[/bold]    position {look.position}, {counted(look.studies, 'study', 'studies')}; serve {runs}")
+    serve = "is running" if look.serving else "is not running"
+    out.print(f"[bold]Entries[/bold]    position {look.position}, {counted(look.studies, 'study', 'studies')}; serve {serve}")
     out.print(f"[bold]Index[/bold]      position {look.index_position if look.index_position is not None else 'none'}")
     out.print(f"[bold]Mirror[/bold]     position {look.mirror_position if look.mirror_position is not None else 'none'}")
     out.print(f"[bold]Verified[/bold]   {_verified(look.last_verify)}")

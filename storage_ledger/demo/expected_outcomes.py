@@ -61,7 +61,7 @@ class Watch:
         self._told: dict[str, Entry] = {}
         self._asked: dict[str, Entry] = {}
         self._settled: set[str] = set()
-        self.told_again: dict[str, None] = {}  # a set that keeps the order
+        self.resent: dict[str, None] = {}  # a set that keeps the order
         self.retries = 0
         self.position = 0
 
@@ -164,7 +164,7 @@ class Watch:
             several=studies_of(Case.SEVERAL),
             broken=studies_of(Case.BROKEN),
             twice=sum(1 for count in self._already_there.values() if count),
-            told_again=len(self.told_again),
+            told_again=len(self.resent),
             quarantined=len(self._quarantined),
             rejected=len(self._rejected),
         )
@@ -197,7 +197,7 @@ class Watch:
             case Kind.STATUS_SENT:
                 self._told[study_id] = entry
                 if data.get("reason") == "overwritten":
-                    self.told_again[study_id] = None
+                    self.resent[study_id] = None
             case Kind.FAILED:
                 self.retries += 1
                 return [f"retry        step {data['step']}: {data['code']}"]

@@ -155,4 +155,4 @@ def next_steps(out: Console, *, page: str | None, environment: Path, study_id: s
 
 
 def _again(watch: Watch) -> str:
-    return f"{len(watch.told_again)} statuses re-sent" if watch.told_again else ""
+    return f"{len(watch.resent)} statuses re-sent" if watch.resent else ""

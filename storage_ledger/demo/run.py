@@ -122,7 +122,7 @@ class _Demo:
         printing.verdict(out, differences)
         document = {"as_expected": not differences, "differences": differences, **dataclasses.asdict(figures)}
         self._tell({**document, "folder": str(self._folder), "page": None if options.exit_when_done else page})
-        study_id = to_show(watch.told_again, uploads)
+        study_id = to_show(watch.resent, uploads)
         if not options.exit_when_done:
             printing.next_steps(out, page=page, environment=self._environment, study_id=study_id)
             self._wait()
@@ -217,11 +217,11 @@ class _Demo:
             self._out.print("\nStopping.")
 
 
-def to_show(told_again: Iterable[str], uploads: list[DemoUpload]) -> str:
+def to_show(resent: Iterable[str], uploads: list[DemoUpload]) -> str:
     """Return a study for `show`: with a re-sent status if possible, and one intact file, which the tutorial copies."""
     by_case = {upload.study_id: upload.case for upload in uploads}
-    told_again = (study_id for study_id in told_again if by_case[study_id] is Case.ORDINARY)
-    return next(told_again, None) or next(upload.study_id for upload in uploads if upload.case is Case.TWICE)
+    ordinary = (study_id for study_id in resent if by_case[study_id] is Case.ORDINARY)
+    return next(ordinary, None) or next(upload.study_id for upload in uploads if upload.case is Case.TWICE)
 
 
 _PATHS = ("UPLOADS_PATH", "ARCHIVE_PATH", "LEDGER_PATH")

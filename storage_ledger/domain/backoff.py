@@ -49,7 +49,7 @@ def worth_an_entry(attempt: int) -> bool:
 
 
 def calm_s(times: int) -> float:
-    """Return how long a cause must be gone before its outage counts as ended, if it has ended `times` times recently.
+    """Return how long a cause must be gone before its outage counts as over, if it has recently ended `times` times.
 
     0 at first, then 15 s, 1 min, 4 min …, at most an hour, so a cause that comes and goes all day leaves only a few entries.
     """

@@ -49,7 +49,10 @@ HEADER = ("cause", "entry_id", "kind", "payload_sha256", "position", "recorded_a
 
 
 def header(fields: Mapping[str, object]) -> bytes:
-    """Return the canonical JSON of exactly the nine header fields, in UTF-8. Raises as `dumps`, and `TypeError` for a wrong type."""
+    """Return the canonical JSON of exactly the nine header fields, in UTF-8.
+
+    Raises what `dumps` raises, and `TypeError` for a wrong type.
+    """
     return header_of(*(fields[name] for name in HEADER))
 
 
@@ -97,7 +100,7 @@ _begun_leaf = hashlib.sha256(b"\x00").copy
 
 
 def leaf_hash(fields: Mapping[str, object]) -> bytes:
-    """Return the leaf hash of exactly the nine header fields. Raises as `header`."""
+    """Return the leaf hash of exactly the nine header fields. Raises the same errors as `header`."""
     return leaf_hash_of(header(fields))
 
 

@@ -69,7 +69,7 @@ def archive_name(original: str, sha256: str) -> str:
 
 
 def beside_name(name: str, sha256: str) -> str:
-    """Return the name of a file whose own name is taken by other bytes: `<stem>~<first 12 of sha256><suffix>`."""
+    """Return the name for a file whose own name is taken by a file with different bytes: `<stem>~<first 12 of sha256><suffix>`."""
     stem, suffix = _split(name)
     return f"{stem}~{sha256[:12]}{suffix}"
 

@@ -114,7 +114,7 @@ def validation_details_of(message: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class ArchivedFile:
-    """One file of a study in the archive. `position`: of the `described` entry that first brought it.
+    """One file of a study in the archive. `position`: of the first `described` entry of the file.
 
     `sop_instance_uid`: as in the ledger: a list if the header names several.
     """
@@ -142,9 +142,9 @@ class Study:
 
     `version`: of the last entry that `follow` took. `speaker`: the event that metadata.json describes.
 
-    By upload path: `uploads`, the current state; `outcomes`, the last outcome, even if the upload is being retried; `sources`, the names of
-    the files that it brought; `latest`, the last of these; `deliveries`, its `described` entries; `lost`, the uploads with a file that was
-    found missing or changed in the archive.
+    By upload path: `uploads`, the current state; `outcomes`, the last outcome, even if the upload is being retried; `sources`, the
+    names of the files archived from it; `latest`, the last of these; `deliveries`, its `described` entries; `lost`, the uploads
+    with a file that was found missing or changed in the archive.
     """
 
     study_id: str
@@ -163,13 +163,13 @@ class Study:
 
     @classmethod
     def of(cls, study_id: str, entries: Iterable[Entry]) -> Study:
-        """Fold all entries of a study, in order. Raises as `require_whole`, and the same error if an entry is missing."""
+        """Fold all entries of a study, in order. Raises what `require_whole` raises, also if an entry is missing."""
         study = cls(study_id)
         study.follow(entries)
         return study
 
     def follow(self, entries: Iterable[Entry]) -> None:
-        """Fold the entries after `version`, in order. Raises as `of`; do not use this fold after an error."""
+        """Fold the entries after `version`, in order. Raises the same errors as `of`; do not use this fold after an error."""
         for version, entry in enumerate(entries, self.version + 1):
             require_whole([entry])
             if entry.version != version:
@@ -233,12 +233,12 @@ class Study:
         return any(by.said in self._confirmed.get(name, ()) for name in self.sources.get(by.upload_path, ()))
 
     def earlier_states(self, by: DescribedEvent, name: str) -> list[ArchivedFile]:
-        """Return the other files that the upload of `by` has brought, latest first."""
+        """Return the other files archived from the upload of `by`, latest first."""
         brought = self.sources.get(by.upload_path, set()) - {name}
         return [file for each, file in reversed(self.files.items()) if each in brought] if brought else []
 
     def archive(self, by: DescribedEvent, file: ArchivedFile, *, confirmed: bool = True) -> None:
-        """Record that `by` archived a file. The event that last brought a new file or different metadata speaks for the study.
+        """Record that `by` archived a file. metadata.json describes the last event that added a file or changed the metadata.
 
         Metadata are compared with the last event for the same file: if several files came with their own metadata, a redelivery of one of
         them changes nothing. `confirmed`: the upload was there when `by` was placed.

@@ -1,7 +1,7 @@
 """Where each column is in a row that is held in memory: `row[FILE.sha256]`.
 
 A row is a plain list of values in the order of its table's columns, and a column is an index into it: a rebuild reads millions of
-them. Only mypy sees more: which columns a table has, and the type of each value.
+them. The column classes are for mypy: they tell it which columns a table has, and the type of each value.
 """
 
 from __future__ import annotations

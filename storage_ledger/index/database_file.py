@@ -68,7 +68,7 @@ class IndexFile:
         self._open()
 
     def discard(self) -> None:
-        """Replace a file that SQLite cannot use by a new empty one. Processes that have the old file open keep it."""
+        """Replace a file that SQLite cannot use with a new, empty one. Processes that have the old file open keep using it."""
         if not self.is_replaced() or self.path.is_file():
             self.close()
             _remove(self.path, *beside_of(self.path))
@@ -107,7 +107,7 @@ def judged() -> Iterator[None]:
         raise
     except _OfTheLedger as error:
         raise error.__cause__ or error from None
-    except (OSError, MemoryError):  # a problem of the machine: a rebuild would not help
+    except (OSError, MemoryError):  # a problem with the machine: a rebuild would not help
         raise
     except LedgerBusy as error:
         raise IndexUnwritable(error.code, f"index.db: {error.detail}", errno=error.errno) from error

@@ -26,9 +26,9 @@ from storage_ledger.index.search import (
 def refresh(connection: Any, first: int, changed: Sequence[FileRow], before: Sequence[tuple[FileRow, FileRow]], stale: set[str]) -> None:
     """Update everything derived from `files` after some of its rows were written.
 
-    `changed`: these rows; new files have positions from `first` on. `before`: old and new row of each file whose header or message was
-    read again, and which may therefore have moved to another DICOM study or instance. `stale`: UIDs of studies whose flags changed.
-    New files are added to their study; a study is recomputed from all its files only if an earlier file has changed.
+    `changed`: these rows; new files have positions from `first` on. `before`: old and new row of each file whose header or message
+    was re-read, and which may therefore have moved to another DICOM study or instance. `stale`: UIDs of studies whose flags
+    changed. New files are added to their study; a study is recomputed from all its files only if an earlier file has changed.
     """
     sops = {uid for row in changed if (uid := row[FILE.sop_instance_uid])}
     new = {uid for row in changed if (uid := row[FILE.study_instance_uid]) and row[FILE.position] >= first}
@@ -95,7 +95,7 @@ def add_files(chosen: str, first: int = 1) -> tuple[str, ...]:
 
     The cost does not depend on how many files a study already has.
     """
-    return _add_studies(chosen, first), _add_series(chosen, first)  # in this order: the first asks which series exist already
+    return _add_studies(chosen, first), _add_series(chosen, first)  # in this order: the first statement checks which series already exist
 
 
 def add_patients(chosen: str, first: int = 1) -> str:
@@ -184,7 +184,7 @@ WHERE true ON CONFLICT DO UPDATE SET {whole}, {_kept(OF_A_STUDY)}, modalities = 
 
 
 def flag_conflicts(chosen: str) -> str:
-    """Return SQL that flags files with the same SOP Instance UID (in `chosen`) but other bytes; it returns study UIDs and positions."""
+    """Return SQL that flags files with the same SOP Instance UID (in `chosen`) but different bytes; it returns study UIDs and positions."""
     shared = f"SELECT sop_instance_uid FROM files WHERE sop_instance_uid {chosen} GROUP BY 1 HAVING count(*) > 1"  # noqa: S608 - placeholders
     differing = f"SELECT sop_instance_uid FROM files WHERE sop_instance_uid IN ({shared}) GROUP BY 1 HAVING count(DISTINCT sha256) > 1"  # noqa: S608 - as above
     found = f"sop_conflict = 0 AND sop_instance_uid IN ({differing})"

@@ -67,7 +67,7 @@ class Index:
     def run(self, stop: threading.Event, wakeup: threading.Event) -> None:
         """Follow the ledger until `stop` is set and everything is applied; `wakeup` is set when there is more. Rebuilds a broken index.
 
-        Raises `LedgerUnusable` and nothing else: problems with the index are logged, retried with growing pauses, and reported in
+        Raises `LedgerUnusable` and nothing else: problems with the index are logged, retried with increasing delays, and reported in
         `trouble` from the second failure on.
         """
         follow_until_stopped(self._round, wakeup, stop)
@@ -123,10 +123,10 @@ class Index:
         on_indexed: Callable[[int, int], None] = lambda _, __: None,
         waits: Callable[[str], None] | None = None,
     ) -> int:
-        """Rebuild the index, whatever is in it; a file that SQLite cannot read is discarded. Returns its position.
+        """Rebuild the index, whatever its contents; a file that SQLite cannot read is discarded. Returns its position.
 
-        Other processes may read and follow meanwhile. If another process is rebuilding, it waits with `waits` (see `locks.held`) and
-        raises `Locked` without. For the other arguments and errors see `rebuild.rebuild`.
+        Other processes may read and follow meanwhile. If another process is rebuilding, this waits if `waits` is given (see
+        `locks.held`), otherwise it raises `Locked`. For the other arguments and errors see `rebuild.rebuild`.
         """
         with locks.held(self.path.with_suffix(".lock"), self._command, waits=waits), cpu_affinity.any_of_them():
             if self._file.is_replaced():  # by the previous holder of the lock
@@ -167,7 +167,7 @@ class Index:
         return Behind() if applied == BATCH else Behind(GATHER_S)
 
     def _cure_for(self, error: Exception) -> Callable[[], object] | None:
-        """Return what to do before the next attempt. A file that SQLite repeatedly cannot write is replaced by a new one."""
+        """Return what to do before the next attempt. A file that SQLite repeatedly cannot write is replaced with a new one."""
         if isinstance(error, IndexUnreadable):
             return self.rebuild
         if isinstance(error, IndexUnwritable) and error.code == LEDGER_IO and self._failures % GIVE_UP_EACH == 0:

@@ -19,7 +19,7 @@ def flag(connection: Any, uids: Iterable[str], first: int = 1) -> set[str]:
     """Flag the files of these DICOM studies by the table `patients`. Files before position `first` are already flagged.
 
     Every file that names a disputed patient is flagged, because it is unknown which patient is right. Returns the studies in which files
-    before `first` may have gained or lost the flag. Earlier files are read only if other patients are disputed than before.
+    before `first` may have gained or lost the flag. Earlier files are read only if the set of disputed patients has changed.
     """
     changed = set()
     for uid in sorted(uids):

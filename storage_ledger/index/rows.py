@@ -307,7 +307,7 @@ class StudyRows:
             if row[_COLUMN_OF[attribute]] != value:
                 break
         else:
-            if row[FILE.announced] is None:  # the usual case: both agree, as before
+            if row[FILE.announced] is None:  # the usual case: both agree, and did so before
                 return
         attributes = {each.attribute for each in differences(said, _header_of(row))}
         row[FILE.announced] = canonical_json.dumps(said) if attributes else None

@@ -26,7 +26,7 @@ NOT_UNDERSTOOD = "entry-not-understood"
 WRITE_STUDIES = 2_000
 WRITE_ENTRIES = 10_000
 KEEP_STUDIES = 2_000
-KEEP_ROWS = 20  # of one study: a larger one is read again when needed
+KEEP_ROWS = 20  # of one study; a larger study is re-read when needed
 
 
 class IndexWriter(ABC):
@@ -87,7 +87,7 @@ class IndexWriter(ABC):
 
     @abstractmethod
     def _refresh(self, files: list[FileRow], before: list[tuple[FileRow, FileRow]]) -> None:
-        """Update what is derived from `files`. `before`: old and new row of each file whose header was read again."""
+        """Update what is derived from `files`. `before`: old and new row of each file whose header was re-read."""
 
     @abstractmethod
     def _count_arrivals(self, first: int) -> None:
@@ -262,7 +262,7 @@ class PartitionWriter(IndexWriter):
         whole = [each for each in earlier if each.position < entry.position and not faults(each)]
         rows = _new_rows(study_id, whole[0].position if whole else entry.position)
         for each in whole:
-            with suppress(Exception):  # it was left out and reported when it was its turn
+            with suppress(Exception):  # it was already left out and reported when it was first applied
                 rows.apply(each)
         rows.forget_changes()
         return rows

@@ -1,7 +1,7 @@
 """Detect that the ledger's last timestamp is ahead of the clock, and record that an operator acknowledged it.
 
-An entry is never dated earlier than the one before it. If the clock is wrong and ahead just once, all later entries get that
-wrong time until the real time has caught up.
+An entry is never dated earlier than the one before it. If the clock jumps ahead even once, all later entries carry that wrong time
+until real time has caught up.
 """
 
 from __future__ import annotations

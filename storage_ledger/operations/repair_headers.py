@@ -129,7 +129,7 @@ def read_again(
 ) -> None:
     """Re-read the incomplete headers of these studies' files (`every`: all), and append `header-read` for those that differ.
 
-    One commit a batch; none in a `dry_run`. A missing or changed file becomes a problem, and its header is not read.
+    Commits once per batch; a `dry_run` commits nothing. A missing or changed file is reported as a problem, and its header is not read.
     Raises `LedgerError`, and `Retryable` for a cause that affects all studies.
     """
 

@@ -34,14 +34,14 @@ class MirrorGoesOn:
 
 @dataclass(frozen=True, slots=True)
 class EntryDamaged:
-    """The ledger was kept, but its entry at `position` (the first, perhaps not the only one) does not match its hashes."""
+    """The ledger was not replaced, but its entry at `position` (the first, perhaps not the only one) does not match its hashes."""
 
     position: int
 
 
 @dataclass(frozen=True, slots=True)
 class MirrorDamaged:
-    """The mirror is damaged (`detail` says where); what it has after that was not restored."""
+    """The mirror is damaged (`detail` says where); nothing after that point was restored."""
 
     detail: str
 
@@ -109,7 +109,7 @@ def from_mirror(
         try:
             mirror_damaged = _make_whole(archive_root, ledger_id, new, on_progress, up_to_damage)
         except BaseException:
-            _remove(new)  # it may be what filled the volume
+            _remove(new)  # this file may be what filled the volume
             raise
         set_aside = _take_the_place_of(ledger_file)
         ledger = SqliteLedger(ledger_file)
@@ -149,7 +149,7 @@ def from_backup(
     """Restore `ledger_file` from the backup at `place` (see `backup.find`); the caller holds `serve.lock`.
 
     The whole backup is checked before anything is changed. An existing ledger is set aside, never deleted. `force` is needed
-    if that ledger has entries missing from the backup or cannot be read, or if the archive's mirror belongs to a different
+    if that ledger cannot be read or has entries that the backup lacks, or if the archive's mirror belongs to a different
     ledger than the backup. If the mirror continues the backup, `with_mirror(backup's position, mirror's position)` decides
     whether to restore the rest from it (`up_to_damage`: as for `from_mirror`). May be called again after a kill at any point.
     Raises `BackupError`, `LedgerUnusable`.
@@ -331,7 +331,7 @@ def _take_the_place_of(ledger_file: Path) -> Path | None:
 def _append_the_rest(
     archive_root: Path, ledger: SqliteLedger, on_progress: Callable[[int], None], known: Tree | None = None, *, up_to_damage: bool
 ) -> tuple[int, str | None]:
-    """Append what the mirror has beyond the ledger, `up_to_damage` up to the last valid root; return the count and the damage."""
+    """Append the mirror's later entries, with `up_to_damage` up to the last valid root. Return their number and the damage."""
     last = ledger.last()
     position = last.position if last else 0
     appended = 0

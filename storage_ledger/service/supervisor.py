@@ -21,7 +21,7 @@ MOST_S = 30.0
 CALM_S = 60.0
 """A job counts as recovered when it has run for this long since its last failure."""
 TRIES_ONCE_STOPPED = 3
-"""How often a job that fails after the stop is tried before it is left unfinished."""
+"""How many times a job may fail after the stop before it is left unfinished."""
 
 
 @dataclass(slots=True)
@@ -35,7 +35,7 @@ class _Failing:
 class Supervisor:
     """Runs jobs in the calling threads. Calls `on_unusable` once, when a job finds the ledger unusable.
 
-    A job must be able to run again after it has raised: it keeps its unfinished work, or reads it again.
+    A job must be able to run again after it has raised: it keeps its unfinished work, or re-reads it.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Supervisor:
         """2 after the ledger was found unusable or a job could not finish after the stop; otherwise 0."""
 
     def run(self, name: str, job: Callable[[], None], stop: threading.Event, *, at_end: Callable[[], None] = lambda: None) -> None:
-        """Run `job` until it returns after `stop` was set. If it raises or returns earlier, restart it after a growing pause.
+        """Run `job` until it returns after `stop` was set. If it raises or returns earlier, restart it after an increasing delay.
 
         `at_end` is called once, when the job has ended for good. After `LedgerUnusable` the job is not restarted.
         """

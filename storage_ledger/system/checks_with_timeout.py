@@ -63,7 +63,7 @@ class Look(Generic[T]):
     def _run(self) -> None:
         try:
             result: T | Exception = self._look()
-        except Exception as error:  # noqa: BLE001 - raised again by whoever asks for the result
+        except Exception as error:  # noqa: BLE001 - `result` raises it in the caller's thread
             result = error
         with self._changed:
             self._result, self._began_at, self._ended_at = result, None, time.monotonic()

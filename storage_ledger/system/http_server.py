@@ -17,13 +17,13 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from storage_ledger.errors import BadSettings
 
 MOST_CONNECTIONS = 512
-"""Further connections are closed: each takes a descriptor, and a process often has 1024."""
+"""Further connections are closed: each takes a descriptor, and a process is often limited to 1024."""
 
 MOST_OF_THE_SERVICE = 64
 """The same limit for the service, which few programs query, and which needs descriptors to place files."""
 
 REQUEST_WITHIN_S = 10.0
-"""Closes a connection without a complete request for this long; after an answer, uvicorn's own limit applies."""
+"""A connection that sends no complete request for this long is closed; after a response, uvicorn's own limit applies."""
 
 
 class WebServer:
@@ -46,8 +46,8 @@ class WebServer:
     def start(self, around: Callable[[Callable[[], None]], None] = lambda job: job()) -> None:
         """Listen; from then on requests are answered, or wait until the thread is up. `around` runs the thread's job.
 
-        `around` may run the job again after it ended or raised; it then listens on the same port. Raises `BadSettings`, naming
-        HTTP_PORT or HTTP_HOST, if the address cannot be used.
+        `around` may run the job again after the job has returned or raised; it then listens on the same port. Raises `BadSettings`,
+        naming HTTP_PORT or HTTP_HOST, if the address cannot be used.
         """
         self._listener = listen(self._host, self._port, "HTTP")
         self._port = port_of(self._listener)

@@ -14,14 +14,14 @@ from storage_ledger.errors import LedgerBusy, Locked
 from storage_ledger.system import files
 
 MOST_LOOKS = 10_000
-"""Retries if `is_held` of other processes has the lock; each such probe takes some microseconds."""
+"""Retries while other processes probe the lock with `is_held`, which takes a few microseconds each time."""
 
 
 @contextmanager
 def held(path: Path, command: str, *, waits: Callable[[str], None] | None = None) -> Iterator[None]:
     """Hold the lock while the `with` block runs. The kernel releases it however the process ends.
 
-    With `waits`, call that with the name of the holder, then wait without limit; a signal handler that raises ends the wait. Raises
+    If `waits` is given, call it with the name of the holder, then wait without limit; a signal handler that raises ends the wait. Raises
     `Locked`, which names the holder, or `LedgerBusy` if the volume is full or fails. The file stays: if it were removed, two processes
     could lock two files of one name.
     """

@@ -50,7 +50,7 @@ class SqliteFile:
 
     @contextmanager
     def connection(self) -> Iterator[Any]:
-        """Lend a connection without a transaction: each statement is its own transaction, and each read one snapshot."""
+        """Lend a connection outside any transaction: each statement is its own transaction, and each read sees one snapshot."""
         with errors_mapped():
             connection = self._take()
             try:
@@ -62,8 +62,8 @@ class SqliteFile:
     def transaction(self, *, within_s: float = BUSY_TIMEOUT_S) -> Iterator[Any]:
         """Lend a connection in a transaction, committed when the `with` block ends and rolled back if it raises.
 
-        On a writable file it holds the write lock from the beginning, so that what it read is still true when it writes; it waits
-        `within_s` for other writers, then raises `LedgerBusy`. On others it is one snapshot.
+        On a writable file it holds the write lock from the beginning, so that what it has read is still true when it writes; it waits
+        `within_s` for other writers, then raises `LedgerBusy`. On a read-only file, the transaction sees one snapshot.
         """
         with self.connection() as connection:
             if within_s != BUSY_TIMEOUT_S:

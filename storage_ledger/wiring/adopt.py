@@ -1,4 +1,4 @@
-"""Settings → an adoption."""
+"""Wires `storage-ledger adopt` from the settings."""
 
 from __future__ import annotations
 

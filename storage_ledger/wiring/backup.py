@@ -1,4 +1,4 @@
-"""Settings → a backup."""
+"""Wires `storage-ledger backup` from the settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from storage_ledger.wiring.stores import UMASK
 
 
 def back_up(settings: Settings, dest: Path, on_progress: backup.BackupProgress) -> tuple[Path, backup.Manifest]:
-    """Back up the ledger into `dest`, whether `serve` runs or not. Raises `BackupError`, `LedgerError`, `Locked`."""
+    """Back up the ledger into `dest`, whether or not `serve` is running. Raises `BackupError`, `LedgerError`, `Locked`."""
     os.umask(UMASK)
     require_writable(settings.ledger_file)
     real = Path(os.path.realpath(dest))

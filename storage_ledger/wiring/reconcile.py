@@ -1,4 +1,4 @@
-"""Settings → one reconciliation pass."""
+"""Wires `storage-ledger reconcile` from the settings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from storage_ledger.wiring.stores import UMASK, mirror_caught_up, reading
 
 
 def reconcile(settings: Settings, on_progress: Callable[[Sweep], None]) -> Sweep:
-    """Search all of uploads once, whether `serve` runs or not. `serve` then processes the entries and work items that this appends."""
+    """Search all of uploads once, whether or not `serve` is running.
+
+    `serve` then processes the entries and work items that this appends.
+    """
     os.umask(UMASK)
     logs.configure(settings.log_level, environment=settings.environment)
     client = StatusClient(settings.status_service_url)

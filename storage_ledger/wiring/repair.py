@@ -1,4 +1,4 @@
-"""Settings → a repair."""
+"""Wires `storage-ledger repair` from the settings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from storage_ledger.wiring.stores import appending, reading, serve_lock_held
 
 @dataclass(frozen=True, slots=True)
 class RepairPlan:
-    """What to read and do. `study`: only this study; `every`: complete headers, too; `dry_run`: change nothing."""
+    """What to read and do. `study`: only this study; `every`: complete headers as well; `dry_run`: change nothing."""
 
     study: str | None = None
     every: bool = False
@@ -40,7 +40,7 @@ class RepairReport:
 
 
 def headers(settings: Settings, plan: RepairPlan, begin: StartProgress) -> RepairReport:
-    """Read headers again, append those that differ, and update metadata.json. The index follows when `serve` starts.
+    """Re-read headers, append those that differ, and update metadata.json. The index follows when `serve` starts.
 
     Holds `serve.lock`, except in a dry run: both write metadata.json, and the older version could win.
     Raises `Locked`, and `LedgerUnusable` if ledger and archive do not belong together.

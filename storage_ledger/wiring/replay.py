@@ -1,4 +1,4 @@
-"""Settings → a wired replay: each part with its collaborators, the real ones or those of a dry run."""
+"""Wires `storage-ledger replay` from the settings: each part gets its real collaborators, or those of a dry run."""
 
 from __future__ import annotations
 

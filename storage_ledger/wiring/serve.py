@@ -1,4 +1,4 @@
-"""Settings → the running service."""
+"""Wires `storage-ledger serve`, the running service, from the settings."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from storage_ledger.wiring.stores import joined_mirror, reading, serve_lock_held
 def serve(settings: Settings) -> int:
     """Run the service until it is stopped, and return the exit code.
 
-    Raises `Locked` if another `serve` runs on this ledger, `LedgerUnusable`, `BadSettings`.
+    Raises `Locked` if another `serve` is running on this ledger, `LedgerUnusable`, `BadSettings`.
     """
     logs.configure(settings.log_level, environment=settings.environment)
     with serve_lock_held(settings, "serve"):

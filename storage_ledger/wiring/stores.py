@@ -30,7 +30,7 @@ def reading(settings: Settings) -> Iterator[SqliteLedger]:
 
 @contextmanager
 def appending(settings: Settings) -> Iterator[SqliteLedger]:
-    """Open the ledger for a command that appends; `serve` may run.
+    """Open the ledger for a command that appends; `serve` may be running.
 
     Raises `LedgerUnusable`, before it opens anything, if this user may not write the ledger: SQLite would create files beside
     it that belong to this user and lock the service out.

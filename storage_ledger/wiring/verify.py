@@ -1,4 +1,4 @@
-"""Settings → a verification."""
+"""Wires `storage-ledger verify` from the settings."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def verify(
     stop: threading.Event,
     on_progress: Callable[[VerifyProgress], None] = lambda _: None,
 ) -> VerifyReport:
-    """Verify ledger, mirror, archive and index, whether `serve` runs or not; with `record`, append `verified` entries.
+    """Verify ledger, mirror, archive and index, whether or not `serve` is running; with `record`, append `verified` entries.
 
     Ends soon after `stop` is set, with the result so far. Raises `LedgerUnusable`.
     """

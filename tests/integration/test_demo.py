@@ -128,7 +128,7 @@ def test_while_it_waits_page_and_printed_commands_work_and_ctrl_c_ends_everythin
     assert show.returncode == 0, show.stderr
     assert "archived" in show.stdout
     assert (status.returncode, quarantine.returncode) == (1, 1)  # something needs attention: what is quarantined
-    assert "90 studies; serve runs" in status.stdout
+    assert "90 studies; serve is running" in status.stdout
     assert "upload-missing" in quarantine.stdout
     assert len(running_below(demo.folder)) == 4 or not Path("/proc/self/cwd").exists()
     demo.interrupt()

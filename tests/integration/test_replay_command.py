@@ -353,7 +353,7 @@ def test_a_damaged_mirror_stays_where_the_ledger_is_damaged_as_well(stack, segme
     assert code == 1, said
     assert "The mirror is damaged and was left unchanged." in said
     assert f"mirror-damaged: .ledger (.ledger/{segments[1].name}, line" in said
-    assert "the ledger's entry at position 3 is damaged, too" in said
+    assert "the ledger's entry at position 3 is also damaged" in said
     assert tree(stack.archive / ".ledger") == before
 
 

@@ -44,7 +44,7 @@ LEFT_ALONE = Section(
         ),
         Explanation(
             "no-file",
-            means="The study's folder holds at most metadata.json.",
+            means="The study's folder holds no file other than metadata.json.",
             action="Restore the file, or remove the folder.",
         ),
         Explanation(

@@ -27,7 +27,7 @@ It adds flagged files, unreadable headers, retries and rejected messages, with w
         ),
         Explanation(
             "not-serving",
-            means="No `storage-ledger serve` runs on this ledger: nothing holds `serve.lock`.",
+            means="No `storage-ledger serve` is running on this ledger: nothing holds `serve.lock`.",
             meanwhile="Nothing is archived, sent or removed; missed messages are recovered later.",
             action="Start the service; its log says why it ended.",
         ),

@@ -15,7 +15,7 @@ _LINK = re.compile(r"\[([^\]]+)\]\([^)]*\)")
 class Explanation:
     """What one code means in one section.
 
-    Texts are Markdown of one line: code in backticks, links relative to the reference page. `means` begins with a sentence that can
+    Texts are one-line Markdown: code in backticks, links relative to the reference page. `means` begins with a sentence that can
     stand alone. `meanwhile` adds to the section's `meanwhile`. `action` is an imperative that can be followed without its links: an
     image has no documentation. `steps` are the steps of the pipeline at which the code occurs, if the section distinguishes them.
     `commands` can be copied; words in capitals are placeholders.

@@ -34,7 +34,7 @@ See [who the patient is](tables.md#who-the-patient-is) and [patient mix-ups](../
         ),
         Explanation(
             "sop-conflict",
-            means="Another file has the same SOP Instance UID but other bytes. Both are kept.",
+            means="Another file has the same SOP Instance UID but different bytes. Both are kept.",
             action="Compare them, and ask the sender which one counts. Often one is a correction.",
         ),
         Explanation(

@@ -80,7 +80,7 @@ If it keeps returning, its cause must be gone for longer before it ends: 15 seco
             steps=("mirror",),
             means="The mirror changed while in use: another volume was mounted, or another program wrote to it.",
             meanwhile=_NOT_MIRRORED,
-            action="Wait. If it lasts, check which volume is mounted and what writes into `.ledger/`.",
+            action="Wait. If it persists, check which volume is mounted and what writes into `.ledger/`.",
         ),
         Explanation(
             "archive-read-only",

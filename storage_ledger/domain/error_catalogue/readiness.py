@@ -60,7 +60,7 @@ The log has attempts 1, 2, 3, 4, 8, 16 and so on, and each change of code, with 
         ),
         Explanation(
             "redis-login-refused",
-            means="User or password is wrong or missing.",
+            means="The user or password is wrong or missing.",
             action="Correct REDIS_URL, or the server's users.",
         ),
         Explanation(
@@ -75,7 +75,7 @@ The log has attempts 1, 2, 3, 4, 8, 16 and so on, and each change of code, with 
         ),
         Explanation(
             "redis-read-only",
-            means="The server is a replica, and a consumer group must write.",
+            means="The server is a replica, but a consumer group needs to write.",
             action="Name the primary in REDIS_URL.",
         ),
         Explanation(
@@ -86,7 +86,7 @@ The log has attempts 1, 2, 3, 4, 8, 16 and so on, and each change of code, with 
         Explanation(
             "redis-cluster",
             means="The server is a cluster node without the key, or without slots.",
-            action="Name the right node in REDIS_URL; redirections are not followed.",
+            action="Name the right node in REDIS_URL; redirects are not followed.",
         ),
         Explanation(
             "redis-wrong-type",

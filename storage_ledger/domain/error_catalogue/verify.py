@@ -17,7 +17,7 @@ _PUT_BACK = "storage-ledger replay --files --source FOLDER"
 _METADATA = "storage-ledger replay --metadata"
 _INDEX = "storage-ledger replay --index"
 _SOURCE = "Check the disk. Stop the service, then [restore the file](../how-to/files-damaged-or-deleted.md) from any folder of copies. Or put it into uploads and publish its message again."
-_REBUILD = "Rebuild the index; the service may run."
+_REBUILD = "Rebuild the index; the service may be running."
 
 FILE_MISSING = Explanation("file-missing", means="An archived file is not in the archive.", action=_SOURCE, commands=(_PUT_BACK,))
 FILE_CHANGED = Explanation(

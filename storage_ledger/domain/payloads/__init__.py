@@ -43,7 +43,7 @@ AnyPayload = (
 
 
 def of(entry: Entry) -> AnyPayload:
-    """Decode the payload of an entry of any kind. Raises as `Payload.of` does; a kind that this program does not know is unreadable."""
+    """Decode the payload of an entry of any kind. Raises what `Payload.of` raises; an unknown kind counts as unreadable."""
     kind = _BY_KIND.get(entry.kind)
     if kind is None:
         raise UnreadablePayload(f"the entry at position {entry.position} is of kind {entry.kind!r}, unknown to this program")

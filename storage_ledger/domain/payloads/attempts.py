@@ -24,7 +24,7 @@ class FailedPayload(Payload):
     code: str
     """An error code of [retries](error-codes.md#retries) or [outages](error-codes.md#outages)."""
     detail: str
-    """For people."""
+    """Human-readable."""
     errno: int | None
     """Of the system call that failed."""
     attempt: int
@@ -35,7 +35,7 @@ class FailedPayload(Payload):
     """For one work item of `place` or `remove`."""
 
     def entry(self, study_id: str | None, *, cause: int) -> NewEntry:
-        """Return the entry to append for one work item: that of the entry at `cause`, which has no study if it is `rejected`."""
+        """Return the entry to append for one work item, the one that the entry at `cause` added. `study_id`: None if that is `rejected`."""
         return NewEntry(self.KIND, self.stored(), study_id, cause)
 
     def entry_of_outage(self) -> NewEntry:
@@ -73,7 +73,7 @@ class QuarantinedPayload(Payload):
     code: str
     """An [error code](error-codes.md#quarantined-files)."""
     detail: str
-    """For people."""
+    """Human-readable."""
     upload_path: str
     """As in the `described` entry."""
     by: str

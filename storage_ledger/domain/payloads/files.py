@@ -84,14 +84,14 @@ class RestoredFileFields:
 class RestoredPayload(Payload):
     """An archived file that was missing or damaged is in the archive again, durably, with the bytes that the ledger recorded.
 
-    Appended by `storage-ledger replay`. Cause: the `described` entry that first brought the file.
+    Appended by `storage-ledger replay`. Cause: the first `described` entry of the file.
     """
 
     KIND: ClassVar = Kind.RESTORED
     file: RestoredFileFields
     """The restored file."""
     found: str
-    """`missing`, `changed` (other bytes), or `unrecorded` (the right bytes, restored by a run that was killed before it could record
+    """`missing`, `changed` (different bytes), or `unrecorded` (the right bytes, restored by a run that was killed before it could record
     this)."""
     source: str | None
     """Path of the copy that was used, bytes that are not UTF-8 as `\\xff`; null if no longer known."""
@@ -103,7 +103,7 @@ class RestoredPayload(Payload):
     """Where the file found there was moved, relative to ARCHIVE_PATH: `.ledger/damaged/…`."""
 
     def entry(self, study_id: str, *, described: int) -> NewEntry:
-        """Return the entry to append. `described`: position of the `described` entry that first brought the file."""
+        """Return the entry to append. `described`: position of the first `described` entry of the file."""
         return NewEntry(self.KIND, self.stored(), study_id, described)
 
 
@@ -119,10 +119,10 @@ class HeaderReadFileFields:
 
 @dataclass(frozen=True, slots=True)
 class HeaderReadPayload(Payload):
-    """The DICOM header of an archived file was read again, and differs from what the ledger had.
+    """The DICOM header of an archived file was re-read, and differs from what the ledger had.
 
     The new values replace those of the `archived` entry in the index, and `sop_instance_uid` in metadata.json, only for a file with this
-    name and SHA-256. Appended by `storage-ledger repair headers`. Cause: the `archived` entry that brought the file.
+    name and SHA-256. Appended by `storage-ledger repair headers`. Cause: the `archived` entry of the file.
     """
 
     KIND: ClassVar = Kind.HEADER_READ
@@ -136,5 +136,5 @@ class HeaderReadPayload(Payload):
     """As in `archived`."""
 
     def entry(self, study_id: str, *, archived: int) -> NewEntry:
-        """Return the entry to append. `archived`: position of the `archived` entry that brought the file."""
+        """Return the entry to append. `archived`: position of the `archived` entry of the file."""
         return NewEntry(self.KIND, self.stored(), study_id, archived)

@@ -52,7 +52,7 @@ class RejectedPayload(Payload):
     reason: str
     """An [error code](error-codes.md#rejected-messages)."""
     detail: str
-    """For people; quotes nothing from the message."""
+    """Human-readable; quotes nothing from the message."""
     source: str
     """`pubsub` or `stream`."""
     bytes: int

@@ -18,7 +18,7 @@ def merge(connection: Any, prefix: str, files: Iterable[Path]) -> list[int]:
     """Merge these partition files, in order, into the tables with this prefix; if several have a row, the last one wins.
 
     DICOM studies with files in several partitions are noted in the table `temp.recompute`, for `derive_again`. Each table of a partition
-    is a transaction of its own, so a process that follows waits for one table at most. A file is deleted once merged.
+    is a transaction of its own, so a process that follows the ledger waits for one table at most. A file is deleted once merged.
     Returns the positions of the `verified` entries, ascending.
     """
     connection.execute("DROP TABLE IF EXISTS temp.recompute")
@@ -44,7 +44,7 @@ def merge(connection: Any, prefix: str, files: Iterable[Path]) -> list[int]:
 def _note_studies_of_several(connection: Any, prefix: str) -> None:
     several = f"SELECT study_instance_uid FROM partition.dicom_studies JOIN {prefix}dicom_studies USING (study_instance_uid)"  # noqa: S608 - our own names
     connection.execute(f"INSERT OR IGNORE INTO recompute {several}")
-    # A header that was read again may have moved a file to another DICOM study.
+    # A re-read header may have moved a file to another DICOM study.
     moved = f"SELECT old.study_instance_uid FROM partition.files new JOIN {prefix}files old ON old.rowid = new.position"  # noqa: S608 - as above
     left = "old.study_instance_uid IS NOT NULL AND old.study_instance_uid IS NOT new.study_instance_uid"
     connection.execute(f"INSERT OR IGNORE INTO recompute {moved} WHERE {left}")

@@ -52,7 +52,7 @@ class RebuildProcesses:
         return cls(ledger_file, min(usable, MOST_PROCESSES))
 
     def are_worth_it(self, entries: int) -> bool:
-        """Return whether a ledger of this size is rebuilt faster with them."""
+        """Return whether worker processes would rebuild a ledger of this size faster."""
         return self.processes > 1 and entries >= self.least
 
     def fold(self, partitions: Sequence[Partition], on_progress: Callable[[int], None]) -> Iterator[Partition]:

@@ -66,7 +66,7 @@ class AdoptPlan:
 
 
 class Adoption:
-    """One walk through the archive. The caller holds `serve.lock`; in a dry run without a ledger, `ledger` is None.
+    """One pass over the archive. The caller holds `serve.lock`; in a dry run without a ledger, `ledger` is None.
 
     Each commit is complete in itself: if the process is killed, the next run continues from there. `on_committed` is called after
     each commit.
@@ -144,7 +144,7 @@ class Adoption:
         if self._seen() == seen:
             self._leave(study_id, "no-file")
         if said is not None and not self._plan.dry_run:
-            os.fsync(folder)  # before the commit: it holds the names that this very listing showed
+            os.fsync(folder)  # before the commit, so that the names just listed are durable
 
     def _seen(self) -> int:
         return self._done.files + self._done.known + sum(self._done.left_alone_by_code.values())
@@ -252,9 +252,9 @@ class Adoption:
 class _Known:
     """What the ledger already has about a study.
 
-    `adopted`, `begun`: from `described` entries of an earlier adoption that rewrote metadata.json, the first one's metadata,
-    and all such entries by file name. `ours`: the positions of all `described` that an adoption appended. `told`: whether a
-    status of the study was sent; `continued`: whether this adoption has appended to the study.
+    `adopted`: the metadata in the first `described` entry of an earlier adoption that rewrote metadata.json; `begun`: all such
+    entries by file name. `ours`: the positions of all `described` entries that an adoption appended. `told`: whether a status of
+    the study was sent; `continued`: whether this adoption has appended to the study.
     """
 
     study: Study

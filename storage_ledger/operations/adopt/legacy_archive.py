@@ -44,7 +44,7 @@ class LegacyFile:
 
 
 def study_folders(root: Path, left_alone: LeftAlone) -> Iterator[str]:
-    """Yield the study_ids that have a folder, in no order. Raises `OSError` if the root cannot be read."""
+    """Yield the study_ids that have a folder, in arbitrary order. Raises `OSError` if the root cannot be read."""
     with os.scandir(root) as found:
         for entry in found:
             if entry.name in OF_THE_VOLUME:
@@ -80,7 +80,7 @@ def open_study_folder(root: Path, study_id: str) -> Iterator[int]:
 
 
 def file_names(study_id: str, folder: int, left_alone: LeftAlone, *, rewriting: bool = False) -> Iterator[str]:
-    """Yield the names of regular files in a study's folder except metadata.json, in no order; `left_alone` gets the rest.
+    """Yield the names of regular files in a study's folder except metadata.json, in arbitrary order. Calls `left_alone` for the rest.
 
     When `rewriting` metadata.json, temporary files of an interrupted attempt are ignored, because they will be removed.
     """

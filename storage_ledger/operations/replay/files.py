@@ -55,7 +55,7 @@ class MissingFile:
 
 @dataclass(frozen=True, slots=True)
 class PutBack:
-    """A file that is in the archive again, durably. `source`: the path of the copy; None if no longer known."""
+    """A file that was restored to the archive, durably. `source`: the path of the copy; None if no longer known."""
 
     wanted: MissingFile
     placed: Placed
@@ -77,9 +77,9 @@ def put_back(
 ) -> None:
     """Read every archived file of these studies, and replace each one that is not intact with the first copy that matches.
 
-    Sources are only read. Each restored file is durable, then recorded as `restored` (not in a `dry_run`). A file that no
-    source has becomes a problem. Raises `LedgerError`, and `Retryable` for a cause that affects all studies; files restored
-    until then are recorded.
+    Sources are only read. Each restored file is durable, then recorded as `restored` (not in a `dry_run`). A file that no source
+    has is reported as a problem. Raises `LedgerError`, and `Retryable` for a cause that affects all studies; files restored before
+    that are recorded.
     """
     recorder = None if dry_run else ledger
     with closing(_MissingFiles()) as missing, ThreadPoolExecutor(WORKERS, thread_name_prefix="files") as pool:
@@ -300,11 +300,11 @@ class _MissingFiles:
         self.left += 1
 
     def has_bytes(self, count: int) -> bool:
-        """Whether a file of this length is still wanted."""
+        """Whether a file of this length is still missing."""
         return self._database.execute("SELECT 1 FROM missing WHERE bytes = ? AND NOT taken LIMIT 1", (count,)).fetchone() is not None
 
     def take(self, count: int, sha256: str) -> list[MissingFile]:
-        """Return the next wanted files with these bytes, each only once."""
+        """Return a batch of missing files with this size and checksum, and mark them as taken, so that none is returned twice."""
         some = "SELECT rowid FROM missing WHERE bytes = ? AND sha256 = ? AND NOT taken LIMIT ?"
         sql = f"UPDATE missing SET taken = 1 WHERE rowid IN ({some}) RETURNING {_COLUMNS}"  # noqa: S608 - constants
         rows = self._database.execute(sql, (count, sha256, BATCH)).fetchall()
@@ -312,7 +312,7 @@ class _MissingFiles:
         return [MissingFile(*row) for row in rows]
 
     def give_back(self, wanted: MissingFile, why: str) -> None:
-        """Make the file wanted again after a failure: another copy may work."""
+        """Put the file back on the list of missing files after a failure, because another copy may work."""
         self._database.execute("UPDATE missing SET taken = 0, why = ? WHERE study_id = ? AND name = ?", (why, wanted.study_id, wanted.name))
         self.left += 1
 
@@ -334,5 +334,5 @@ class _MissingFiles:
 
 
 def _text(path: Path) -> str:
-    """Return a path, whatever bytes it has, as text that the ledger can hold."""
+    """Return a path as text that the ledger can store, even if it is not valid UTF-8."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -1,6 +1,6 @@
 """Rewrite each study's metadata.json where it does not match the ledger.
 
-The code of the place step makes the bytes; a dry run passes an `ArchiveRepair` that writes nothing (`dry_run.py`).
+The place step's code builds the bytes; a dry run passes an `ArchiveRepair` that writes nothing (`dry_run.py`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def rewrite_metadata(
 ) -> None:
     """Rewrite metadata.json of each study with an archived file, unless its bytes match the ledger's entries exactly.
 
-    Durable on return. A failure of one study becomes a problem. Raises `LedgerError`, and `Retryable` for a cause that affects
+    Durable on return. If one study fails, that is reported as a problem. Raises `LedgerError`, and `Retryable` for a cause that affects
     all studies.
     """
 

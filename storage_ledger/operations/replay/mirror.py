@@ -20,7 +20,7 @@ SHOWN_EVERY = 1_000
 
 
 def must_be_rewritten(mirror: Mirror, plan: ReplayPlan, say: Callable[[str], None]) -> bool:
-    """Return whether to rewrite the mirror whatever it holds: the plan says so, or there is none.
+    """Return whether to rewrite the mirror whatever its contents: because the plan requires it, or because there is no mirror.
 
     Raises `LedgerUnusable` for a mirror that belongs to another ledger, is ahead of this one or contradicts it, unless the
     plan is to rewrite it.
@@ -74,7 +74,7 @@ def rewrite_if_damaged(
         _say_set_aside(damage, plan, say)
         rewrite(mirror, position, plan, counts=counts, begin=begin)
     else:
-        text = f"the ledger's entry at position {broken} is damaged, too: run `storage-ledger verify` to compare them"
+        text = f"the ledger's entry at position {broken} is also damaged: run `storage-ledger verify` to compare them"
         problems.add(Problem(damage.code, path=LEDGER_FOLDER, position=broken, detail=f"{damage.detail}; {text}"))
         counts.left = 1
 

@@ -43,9 +43,9 @@ def resend_statuses(
 ) -> None:
     """Read each study's status back from the Status Service, and re-send it if the answer is `described` or there is none.
 
-    With `rejected`, also the statuses of rejected messages. Studies with a file still to be placed or a status still to be sent
-    are left to the service. Each status sent is recorded as `status-sent` (not in a `dry_run`). Raises `Retryable` if the
-    Status Service is away for longer than `patience` allows.
+    With `rejected`, do the same for the statuses of rejected messages. Studies with a file still to be placed or a status still to
+    be sent are left to the service. Each status sent is recorded as `status-sent` (not in a `dry_run`). Raises `Retryable` if the
+    Status Service is unavailable for longer than `patience` allows.
     """
 
     def send(last: tuple[str, WorkItem]) -> Told | None:

@@ -1,4 +1,4 @@
-"""Iterate over the studies for a long command."""
+"""Pages through all studies, for commands that take a long time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ STUDIES_A_PAGE = 1000
 
 
 def described_studies(ledger: Ledger, only: str | None = None) -> Iterator[str]:
-    """Yield every study that was ever described, or `only` this one, by first entry; holds one page in memory."""
+    """Yield every study that was ever described (or `only` one study), in order of first entry. Holds one page in memory."""
     if only is not None:
         yield only
         return

@@ -44,7 +44,7 @@ class Patience:
             raise self._over
 
     def wait(self, error: Retryable) -> None:
-        """Wait before the next try after an unanswered call. Raises `error` once the budget is exhausted."""
+        """Wait before the next attempt after an unanswered call. Raises `error` once the budget is exhausted."""
         with self._lock:
             now = self._clock()
             if self._since is None:

@@ -112,7 +112,7 @@ def look_at(ledger: Ledger, settings: Settings) -> StatusReport:
         *_damaged_entries(ledger, settings),
         *_missing_volumes(volumes, outages),
         *_waiting_long(queue),
-        *(_mirror_lag(ledger, mirror_at) if volumes[1].free_bytes is not None else []),  # else the missing volume is reported
+        *(_mirror_lag(ledger, mirror_at) if volumes[1].free_bytes is not None else []),  # otherwise the missing volume is reported instead
         *([Reason("index-missing", NO_INDEX)] if followed is None and last is not None else []),
         *_damage(ledger, settings),
     ]

@@ -56,7 +56,7 @@ WAITS_FOR = {
 }
 """At which steps an outage holds up a work item of that stage."""
 _INDEXED = ("fixity", "verified_at", "sop_conflict", "patient_differs")
-"""What only the index knows of a file: it takes the files of other studies, or a run of `verify`."""
+"""What only the index knows about a file, because it depends on other studies or on a run of `verify`."""
 
 
 @dataclass(frozen=True, slots=True)

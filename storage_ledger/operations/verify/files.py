@@ -107,9 +107,9 @@ class Files:
         return report
 
     def _metadata(self, study_id: str) -> tuple[FixityReport, int] | None:
-        """Check the file; return also the position of the message it is made from.
+        """Check the file, and also return the position of the message that it is built from.
 
-        Return None if it cannot be judged, or may be ahead of the ledger because a file of the study is being placed.
+        Return None if it cannot be checked, or may be ahead of the ledger because a file of the study is being placed.
         """
         found: tuple[FixityReport, int] | None = None
         for _ in range(LOOKS):
@@ -134,7 +134,7 @@ class Files:
 class _KnownFiles:
     """A cache of the archived files of recently used studies, by study and name.
 
-    A study's entries are read at the first request and not again: do not ask about later entries.
+    A study's entries are read on first use and never re-read, so it cannot answer questions about later entries.
     """
 
     def __init__(self, reader: UntrustingReader) -> None:

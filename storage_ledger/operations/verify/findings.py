@@ -70,7 +70,7 @@ class Findings:
         self.on_found(found, True)
 
     def unseen(self, code: str, part: str, **where: Unpack[Where]) -> None:
-        """Add something that could not be checked, so may be damaged or not."""
+        """Add something that could not be checked; it may or may not be damaged."""
         found = _finding(code, part, **where)
         self.unchecked_counts[code] += 1
         if len(self.unchecked) < LISTED:

@@ -37,7 +37,7 @@ class VerifyOptions:
     """What to check. `study_id`: only this study.
 
     `sample`: a number of files or, below 1, a fraction of them; `older_than`: only files not verified since (RFC 3339).
-    `rate`: most bytes read per second (0: no limit). `settle_s`: how long to wait for a running service to finish what
+    `rate`: maximum bytes read per second (0: no limit). `settle_s`: how long to wait for a running service to finish what
     would look like damage.
     """
 

@@ -116,7 +116,7 @@ class UntrustingReader:
         )]  # fmt: skip
 
     def get(self, position: int) -> Entry | None:
-        """Return one entry, from the mirror if it is damaged here; None if neither has it undamaged."""
+        """Return one entry; if it is damaged in the ledger, the mirror's copy. None if both are damaged or missing."""
         if position in self.repaired:
             return self.repaired[position]
         found = self.sql(f"SELECT {COLUMNS} FROM entries WHERE position = ?", position)  # noqa: S608 - constants

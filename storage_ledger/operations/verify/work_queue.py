@@ -20,7 +20,7 @@ from storage_ledger.operations.verify.untrusting_reader import UntrustingReader
 PART = "ledger"
 FILE = "ledger.db"
 FAR_S = 86_400.0
-"""No backoff is this long: a row with a later time is wrong."""
+"""No backoff lasts this long, so a row with a later time is wrong."""
 
 
 class WorkQueueCheck:
@@ -110,7 +110,7 @@ class WorkQueueCheck:
                 self._perhaps.add(position)  # a message recorded by then was answered together with the first; a later one was not
 
     def _repeats(self, cause: int, known: tuple[str, str, str], before: int) -> list[int]:
-        """Return the waiting messages that this outcome may answer, too."""
+        """Return the other pending messages that this outcome may also cover."""
         _, path, raw_sha256 = known
         waiting = takewhile(lambda position: position < before, self._by_upload.get(known[:2], []))
         others = (DescribedUpload(position, path, self._place[position][2]) for position in waiting)

@@ -80,7 +80,7 @@ class BrowseSettings(BaseSettings):
         2, ge=1, le=32, description="Number of processes that render images. Each takes about 90 MB, and up to 768 MB more for one file."
     )
     browse_wait_seconds: Annotated[float, Field(ge=0, le=86400, allow_inf_nan=False)] = Field(
-        60, description="How long to wait at the start for ledger.db and index.db, which `serve` creates."
+        60, description="How long to wait at startup for ledger.db and index.db, which `serve` creates."
     )
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Slows down password guessing: a pause that grows with each failure, per address and per user.
+"""Slows down password guessing: a delay that grows with each failure, per address and per user.
 
 No user is locked out for ever. At an address where a user has logged in before, wrong guesses from elsewhere do not delay
 that user. Memory is bounded.

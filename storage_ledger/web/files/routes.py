@@ -206,7 +206,7 @@ class ContentRoutes:
         if (made := await asyncio.to_thread(self._cache.get, key)) is not None:
             return made
         now = asyncio.get_running_loop().time()
-        question = (file.sha256, wanted.what == "header", wanted.frame)  # whatever the size or window
+        question = (file.sha256, wanted.what == "header", wanted.frame)  # independent of size and window
         if (failed := self._failed.get(question)) is not None and now < failed[0]:
             raise Unavailable(failed[1])
         descriptor = await asyncio.to_thread(self._lookup.open, file)

@@ -26,7 +26,7 @@ from storage_ledger.web.pages.pipeline_study import FIXITY
 from storage_ledger.web.pages.queries import QueryRow, ask
 
 MOST = 10
-"""Most rows listed per code, newest first; the total is always shown."""
+"""Maximum number of rows listed per code, newest first; the total is always shown."""
 
 MOST_REJECTED = 200
 

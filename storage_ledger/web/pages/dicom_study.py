@@ -21,7 +21,7 @@ A_PAGE = 500
 NO_FLAGS: QueryRow = {"flags": [], "more_flags": 0, "patients": [], "more_patients": 0}
 
 MOST_FLAGS = 3
-"""Most flags explained above the images; the total is always shown."""
+"""Maximum number of flags explained above the images; the total is always shown."""
 
 _NO_SERIES = ""
 """In an address: files without a Series Instance UID."""

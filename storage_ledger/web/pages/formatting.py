@@ -32,9 +32,9 @@ class Name:
 
 
 def person(value: str | None) -> Name:
-    """DICOM PS3.5 §6.2.1: up to three groups separated by `=`, each with up to five components separated by `^`; everything is shown.
+    """Format a person's name (DICOM PS3.5 §6.2.1): three groups separated by `=`, each of five components separated by `^`.
 
-    `DOE^JANE` → `Doe, Jane`. Only a name all in capitals is set in small letters.
+    `DOE^JANE` → `Doe, Jane`. Only a name written entirely in capitals is changed to mixed case.
     """
     groups = [text for group in (value or "").split("=") if (text := _group(group))]
     return Name(groups[0], " ".join(groups[1:])) if groups else Name("")

@@ -12,10 +12,10 @@ from storage_ledger.web.pages.formatting import identity
 from storage_ledger.web.pages.queries import QueryRow, ask
 
 MOST_PATIENTS = 20
-"""Most patients named on a study's page."""
+"""Maximum number of patients named on a study's page."""
 
 MOST_OTHERS = 3
-"""Most patients named per study in a list."""
+"""Maximum number of patients named per study in a list."""
 
 
 def sides(file: QueryRow) -> QueryRow:

@@ -25,19 +25,19 @@ from storage_ledger.web.pages.patients import sides
 from storage_ledger.web.pages.queries import QueryRow, ask, ask_one
 
 MOST_ENTRIES = 500
-"""Most entries shown, the newest; a study may be described any number of times."""
+"""Maximum number of entries shown, newest first; a study may be described any number of times."""
 
 FIXITY = {"missing": "file-missing", "changed": "file-changed"}
 """`fixity` in the index → the finding code of `verify`."""
 
 MOST_FILES = 200
-"""Most files shown, each with an image. Most pipeline studies have one."""
+"""Maximum number of files shown, each with an image. Most pipeline studies have one."""
 
 MOST_DAMAGED = 20
-"""Most damaged files named; the total is always shown."""
+"""Maximum number of damaged files named; the total is always shown."""
 
 MOST_FLAGGED = 5
-"""Most flagged files shown at the top of the page; each file also shows its own flags."""
+"""Maximum number of flagged files shown at the top of the page; each file also shows its own flags."""
 
 MOST_PAYLOAD = 20_000
 """Characters."""

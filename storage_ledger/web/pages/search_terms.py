@@ -20,7 +20,7 @@ NOTHING = '""'
 
 LONGEST = 500
 MOST_JOINED = 4
-"""Most words that are also tried joined: `van den berg` finds VANDENBERG."""
+"""Maximum number of words that are also searched for as one word: `van den berg` finds VANDENBERG."""
 
 _MONTHS = (
     ("january", "januar"), ("february", "februar"), ("march", "marz", "maerz", "mrz"), ("april",), ("may", "mai"), ("june", "juni"),

@@ -16,7 +16,7 @@ from storage_ledger.web.pages.search_terms import Term, all_of, terms
 
 A_PAGE = 50
 MOST_FOUND = 5000
-"""Most studies that a search considers, the latest first: one letter matches half the archive."""
+"""Maximum number of studies that a search considers, newest first: one letter matches half the archive."""
 
 MOST_PAGES = 2000
 FACET_VALUES = 12

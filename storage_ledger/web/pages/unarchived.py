@@ -14,7 +14,7 @@ from storage_ledger.web.pages.search_terms import Term, all_of
 from storage_ledger.web.pages.study_list import id_range
 
 MOST = 20
-"""Most rows shown, newest first."""
+"""Maximum number of rows shown, newest first."""
 
 SAID = "The message matches; the file's header does not."
 

@@ -35,7 +35,7 @@ class PageRequest:
     databases: Databases
     may_sql: bool = False
     serving: bool = True
-    """Whether `storage-ledger serve` runs on this ledger."""
+    """Whether `storage-ledger serve` is running on this ledger."""
     unrecorded: Unrecorded | None = None
     """What `verify` found and could not record in the ledger."""
 

@@ -109,7 +109,7 @@ def _frames(dataset: Dataset) -> int:
 
 
 def _frame_ms(dataset: Dataset) -> int:
-    """How long a frame of a film stands, in milliseconds (PS3.3 §C.7.6.5)."""
+    """Return how long each frame of a cine loop is shown, in milliseconds (PS3.3 §C.7.6.5)."""
     if time := _number(dataset.get("FrameTime")):
         return round(min(max(time, 10), 10_000))
     rate = _number(dataset.get("RecommendedDisplayFrameRate")) or _number(dataset.get("CineRate"))

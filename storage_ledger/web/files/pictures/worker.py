@@ -88,7 +88,7 @@ def _send(line: socket.socket, told: dict[str, Any], data: bytes = b"") -> None:
 def _limit() -> None:
     for which, most in _LIMITS.items():
         resource.setrlimit(which, (most, most))
-    with contextlib.suppress(OSError, ValueError):  # only Linux has these; elsewhere the parent's time limit has to do
+    with contextlib.suppress(OSError, ValueError):  # Linux only; elsewhere the parent's time limit has to suffice
         with open("/proc/self/statm", encoding="ascii") as file:
             most = int(file.read().split()[0]) * resource.getpagesize() + MAX_MEMORY_BYTES
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
