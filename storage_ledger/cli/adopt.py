@@ -68,7 +68,7 @@ def adopt(
         done = adopt.adopt(settings, plan, on_progress=show, on_noted=noted)
     if not dry_run:
         try:
-            adopt.bring_up_index(settings, progress)
+            adopt.update_index(settings, progress)
         except (LedgerError, Retryable, Locked) as error:
             print(f"storage-ledger: {error}. The files are adopted; `serve` rebuilds the index when it starts.", file=sys.stderr)
     if as_json:

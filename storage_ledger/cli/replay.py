@@ -105,7 +105,7 @@ def replay(
         study=study,
         dry_run=dry_run,
         rate=rate,
-        mirror_anew=mirror,
+        force_mirror=mirror,
     )
     report = replay.replay(Settings.load(), plan, progress, lambda text: print(f"storage-ledger: {text}", file=sys.stderr, flush=True))
     with closing(report.problems):

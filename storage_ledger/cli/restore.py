@@ -109,7 +109,7 @@ def _backup(settings: Settings, place: Path, with_mirror: bool | None, force: bo
 
 
 def _print(done: RestoreReport) -> None:
-    from storage_ledger.operations.restore import EntryDamaged, MirrorDamaged, MirrorGoesOn
+    from storage_ledger.operations.restore import EntryDamaged, MirrorDamaged, MirrorContinues
 
     print(f"Ledger {done.ledger_id} now has {done.entries} entries; {done.appended} were added from the mirror.")
     if done.set_aside:
@@ -124,6 +124,6 @@ def _print(done: RestoreReport) -> None:
         case (EntryDamaged(position), *_):
             print(f"Entry {position} of the ledger is damaged and was kept: only missing entries were added at the end.")
             print("`storage-ledger restore --from-mirror --force` restores all entries, and keeps this ledger under another name.")
-        case (MirrorGoesOn(position), *_):
+        case (MirrorContinues(position), *_):
             print(f"The archive's mirror continues to position {position}: `storage-ledger restore --from-mirror` adds the rest.")
             print("`storage-ledger serve` does not start until then.")

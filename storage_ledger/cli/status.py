@@ -21,13 +21,13 @@ def status(
     Exit code 1 if something needs attention. Flagged files, files with unreadable headers and unexplained files in uploads
     are shown, but do not count.
     """
-    from storage_ledger.operations.report.status import look_at
+    from storage_ledger.operations.report.status import current_status
     from storage_ledger.settings import Settings
     from storage_ledger.wiring.stores import reading
 
     settings = Settings.load()
     with reading(settings) as ledger:
-        look = look_at(ledger, settings)
+        look = current_status(ledger, settings)
     if as_json:
         from storage_ledger.cli.output import print_json
 

@@ -84,7 +84,7 @@ class Neighbours:
             self._thread.join()
         self._redis.close()
 
-    def deliver_again(self, study_id: str) -> None:
+    def redeliver(self, study_id: str) -> None:
         """Publish the study's message again, byte for byte."""
         self._publish(self._messages[study_id])
 

@@ -27,7 +27,7 @@ from storage_ledger.demo.neighbours import CHANNEL, Neighbours
 from storage_ledger.demo.servers import LOOPBACK, CannotRun, DemoServer, DemoServers, answers, find_valkey, free_ports, this_or_free
 from storage_ledger.errors import Retryable
 from storage_ledger.ledger.contract import Ledger
-from storage_ledger.operations.report.status import look_at
+from storage_ledger.operations.report.status import current_status
 from storage_ledger.pipeline.status_client import StatusClient
 from storage_ledger.settings import Settings
 from storage_ledger.wiring.stores import reading
@@ -177,13 +177,13 @@ class _Demo:
         neighbours.start()
         changed_at, before = time.monotonic(), (0, 0)
         with progress.shown():
-            while not (watch.is_done and look_at(ledger, settings).index_position == watch.position):
+            while not (watch.is_done and current_status(ledger, settings).index_position == watch.position):
                 self._servers.check()
                 if neighbours.failure is not None:
                     raise self._why(neighbours.failure) from neighbours.failure
                 progress.update(watch.look())
                 for study_id in [study_id for study_id in to_redeliver if watch.is_archived(study_id)]:
-                    neighbours.deliver_again(study_id)
+                    neighbours.redeliver(study_id)
                     to_redeliver.remove(study_id)
                 try:
                     watch.judge_statuses(neighbours.spoken, self._client.read)

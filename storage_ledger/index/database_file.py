@@ -43,13 +43,13 @@ class IndexFile:
     @contextmanager
     def transaction(self) -> Iterator[Any]:
         """Yield a connection in a transaction that holds the write lock from the start."""
-        with judged(), self._open_file().transaction() as connection:
+        with errors_translated(), self._open_file().transaction() as connection:
             yield connection
 
     @contextmanager
     def connection(self) -> Iterator[Any]:
         """Yield a connection outside any transaction: always the same one, so temporary tables and the cache size persist."""
-        with judged(), self._open_file().connection() as connection:
+        with errors_translated(), self._open_file().connection() as connection:
             yield connection
 
     def is_replaced(self) -> bool:
@@ -99,7 +99,7 @@ class IndexFile:
 
 
 @contextmanager
-def judged() -> Iterator[None]:
+def errors_translated() -> Iterator[None]:
     """Translate exceptions as documented in `IndexFile`."""
     try:
         yield
@@ -116,7 +116,7 @@ def judged() -> Iterator[None]:
 
 
 def of_ledger(read: Callable[[], T]) -> T:
-    """Return what `read` returns. If it fails while the index is being written, `judged` passes the ledger's error on unchanged.
+    """Return what `read` returns. If it fails while the index is being written, `errors_translated` passes the ledger's error on unchanged.
 
     Errors of the driver or the machine are not the ledger's: the ledger maps its own to `StorageLedgerError`.
     """

@@ -157,7 +157,7 @@ class Index:
             return RoundFailed(BUSY_PAUSE_S)
         except Exception as error:  # noqa: BLE001 - the index is disposable: the service continues
             self._failures += 1
-            self._cure = self._cure_for(error) or self._cure
+            self._cure = self._recovery_for(error) or self._cure
             self._log_failure(error)
             return RoundFailed(min(PAUSE_MOST_S, 0.5 * 2.0 ** min(self._failures, 10)))
         self.trouble = None
@@ -166,7 +166,7 @@ class Index:
             return CaughtUp(moved=False)
         return Behind() if applied == BATCH else Behind(GATHER_S)
 
-    def _cure_for(self, error: Exception) -> Callable[[], object] | None:
+    def _recovery_for(self, error: Exception) -> Callable[[], object] | None:
         """Return what to do before the next attempt. A file that SQLite repeatedly cannot write is replaced with a new one."""
         if isinstance(error, IndexUnreadable):
             return self.rebuild

@@ -15,21 +15,21 @@ READ_WITHIN_S = 2.0
 """How long a reader waits while another process has locked the whole file."""
 
 
-def standing(path: Path, ledger: Ledger) -> int | None:
+def followed_position(path: Path, ledger: Ledger) -> int | None:
     """Return the position up to which the index follows this ledger; None without a readable, matching index."""
     found = _ask(path, ledger, "SELECT 1", ())
     return None if found is None else found[0]
 
 
 def studies_with_upload(path: Path, ledger: Ledger, state: str) -> tuple[int, list[str]] | None:
-    """Return the index's position, and the studies with an upload in `state` (any but `archived`). None as in `standing`."""
+    """Return the index's position, and the studies with an upload in `state` (any but `archived`). None as in `followed_position`."""
     sql = "SELECT DISTINCT study_id FROM uploads WHERE state = ? AND state <> 'archived'"  # phrased to match the partial index
     found = _ask(path, ledger, sql, (state,))
     return None if found is None else (found[0], [row[0] for row in found[1]])
 
 
 def ask_files(path: Path, ledger: Ledger, sql: str, *values: object) -> list[Any] | None:
-    """Return the rows that `sql` selects; None as in `standing`."""
+    """Return the rows that `sql` selects; None as in `followed_position`."""
     found = _ask(path, ledger, sql, values)
     return None if found is None else list(found[1])
 

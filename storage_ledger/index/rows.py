@@ -127,13 +127,13 @@ class StudyRows:
         self.stale.clear()
 
     def needs(self, entry: Entry) -> int | None:
-        """Return the position of the `described` entry that `apply` needs for this entry's file: pass it to `hear`. None if known."""
+        """Return the position of the `described` entry that `apply` needs for this entry's file: pass it to `add_message`. None if known."""
         position = entry.cause if entry.kind == Kind.ARCHIVED else None
         if entry.kind == Kind.HEADER_READ and (row := self.files.get(entry.data["file"]["name"])) is not None:
             position = row[FILE.described]
         return None if position in self.said else position
 
-    def hear(self, position: int, described: Entry | None) -> None:
+    def add_message(self, position: int, described: Entry | None) -> None:
         """Remember patient and UIDs of the message at this position. `described`: the entry; None if it is damaged or missing."""
         ours = described is not None and described.kind == Kind.DESCRIBED and described.study_id == self.study[STUDY.study_id]
         self.said[position] = said_by(metadata_of(described.data["message"])) if described is not None and ours else {}
@@ -167,8 +167,8 @@ class StudyRows:
             if data.get("placement") == "copied":  # its bytes were placed again: earlier verification no longer counts
                 self._placed_again(name, placed=entry.position, fixity="unverified", verified_at=None)
             if header and self.files[name][FILE.dicom_error] is not None:
-                self._read_again(name, header, data.get("dicom_error"))
-            self._spoken_for(name, entry, data)
+                self._reread_header(name, header, data.get("dicom_error"))
+            self._flag_by_message(name, entry, data)
             return
         study_id = study[STUDY.study_id]
         row = _NEW_FILE.copy()
@@ -184,7 +184,7 @@ class StudyRows:
         self.files[name] = row
         self.changed_files.add(name)
         self._name_patient(row)
-        self._spoken_for(name, entry, data)
+        self._flag_by_message(name, entry, data)
         self.before.pop(name, None)  # it is new: nothing was derived from it yet
         study[STUDY.files] += 1
         study[STUDY.bytes] += file["bytes"]
@@ -217,9 +217,9 @@ class StudyRows:
         for column, keyword in STUDY_FROM_HEADER:
             if self.study[column] is None:
                 self.study[column] = _text(header.get(keyword))
-        self._read_again(name, header, data.get("dicom_error"))
+        self._reread_header(name, header, data.get("dicom_error"))
 
-    def _read_again(self, name: str, header: dict[str, Any], error: str | None) -> None:
+    def _reread_header(self, name: str, header: dict[str, Any], error: str | None) -> None:
         """Replace the values from a file's header with those of a new read."""
         row = self._about_to_change(name)
         self._take(row, header, error)
@@ -282,7 +282,7 @@ class StudyRows:
         for name, place in _STUDY_IDENTITY:
             study[place] = identity.get(name)
 
-    def _spoken_for(self, name: str, entry: Entry, data: dict[str, Any]) -> None:
+    def _flag_by_message(self, name: str, entry: Entry, data: dict[str, Any]) -> None:
         """Flag a file according to its message; of several messages, the one described last counts."""
         replaced = data.get("supersedes")
         if isinstance(replaced, str) and replaced in self.files and replaced != name:

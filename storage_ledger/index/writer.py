@@ -156,7 +156,7 @@ class FollowingWriter(IndexWriter):
             self._read_files(rows, study_id, entry)
         if (position := rows.needs(entry)) is not None:
             described = self._get(position) if position < entry.position else None
-            rows.hear(position, None if described is None or faults(described) else described)
+            rows.add_message(position, None if described is None or faults(described) else described)
         rows.apply(entry)
 
     def _load(self, entry: Entry, study_id: str) -> StudyRows:
@@ -251,7 +251,7 @@ class PartitionWriter(IndexWriter):
         self._studies[study_id] = self._changed[study_id] = rows
         try:
             if (position := rows.needs(entry)) is not None:
-                rows.hear(position, None)
+                rows.add_message(position, None)
             rows.apply(entry)
         except Exception as error:  # noqa: BLE001 - earlier entries were fine, so this one is at fault
             self.damaged.append((entry.position, error.code if isinstance(error, LedgerUnusable) else NOT_UNDERSTOOD))

@@ -47,7 +47,7 @@ class KnownHeader:
 
 
 @dataclass(frozen=True, slots=True)
-class ReadAgain:
+class ChangedHeader:
     """A header that was read and differs from the ledger."""
 
     known: KnownHeader
@@ -77,7 +77,7 @@ def headers_of(study_id: str, entries: Iterable[Entry]) -> list[KnownHeader]:
     """Return the headers of a study's files according to its entries. Raises `Retryable` (`entry-damaged`) as `Study.of` does."""
     telling: list[tuple[int, ArchivedPayload | HeaderReadPayload]] = []
 
-    def keeping_those() -> Iterator[Entry]:
+    def keep_header_entries() -> Iterator[Entry]:
         for entry in entries:
             yield entry
             if entry.kind == Kind.ARCHIVED:
@@ -85,7 +85,7 @@ def headers_of(study_id: str, entries: Iterable[Entry]) -> list[KnownHeader]:
             elif entry.kind == Kind.HEADER_READ:
                 telling.append((entry.position, HeaderReadPayload.of(entry)))
 
-    files = Study.of(study_id, keeping_those()).files
+    files = Study.of(study_id, keep_header_entries()).files
     found: dict[str, KnownHeader] = {}
     for position, said in telling:
         name = said.file.name
@@ -104,19 +104,19 @@ def studies_to_read(ledger: Ledger, up_to: int, show: ShowProgress) -> list[str]
     after = 0
     while after < up_to and (page := ledger.read(after, ENTRIES_A_PAGE)):
         for entry in page:
-            if entry.study_id is not None and entry.kind in {Kind.ARCHIVED, Kind.HEADER_READ} and _may_lack(entry.payload):
+            if entry.study_id is not None and entry.kind in {Kind.ARCHIVED, Kind.HEADER_READ} and _may_lack_header(entry.payload):
                 found[entry.study_id] = None
         after = page[-1].position
         show(after)
     return list(found)
 
 
-def _may_lack(payload: str) -> bool:
+def _may_lack_header(payload: str) -> bool:
     """Guess from the text, which is not parsed because this runs for every entry: at worst a study is read needlessly."""
     return '"dicom":null' in payload or '"dicom_error":' in payload
 
 
-def read_again(
+def reread_headers(
     ledger: Ledger,
     archive: ArchiveReader,
     studies: Iterable[str],
@@ -133,20 +133,20 @@ def read_again(
     Raises `LedgerError`, and `Retryable` for a cause that affects all studies.
     """
 
-    def look(study_id: str) -> list[tuple[KnownHeader, ReadAgain | Fixity | StorageLedgerError | None]]:
+    def look(study_id: str) -> list[tuple[KnownHeader, ChangedHeader | Fixity | StorageLedgerError | None]]:
         return [(known, _read(archive, known)) for known in headers_of(study_id, ledger.study(study_id)) if every or not known.is_whole]
 
     done = 0
     with ThreadPoolExecutor(WORKERS, thread_name_prefix="headers") as pool:
         for outcomes in each_batch(pool, look, batches(studies, BATCH)):
-            new: list[ReadAgain] = []
+            new: list[ChangedHeader] = []
             for study_id, outcome in outcomes:
                 if isinstance(outcome, StorageLedgerError):
                     problems.add(Problem(outcome.code, study_id, detail=outcome.detail))
                     continue
                 for known, found in outcome:
                     _count(known, found, problems, counts)
-                    new += [found] if isinstance(found, ReadAgain) else []
+                    new += [found] if isinstance(found, ChangedHeader) else []
             if new and not dry_run:
                 with ledger.write() as tx:
                     for each in new:
@@ -155,7 +155,7 @@ def read_again(
             show(done)
 
 
-def _read(archive: ArchiveReader, known: KnownHeader) -> ReadAgain | Fixity | StorageLedgerError | None:
+def _read(archive: ArchiveReader, known: KnownHeader) -> ChangedHeader | Fixity | StorageLedgerError | None:
     """Return None if the header matches the ledger."""
     try:
         fixity = archive.check(known.study_id, known.name, known.sha256, known.bytes)
@@ -169,10 +169,10 @@ def _read(archive: ArchiveReader, known: KnownHeader) -> ReadAgain | Fixity | St
         return failed
     if dicom is None and known.dicom is not None:
         return None  # keep the known header rather than replace it with none
-    return None if (dicom, error) == (known.dicom, known.error) else ReadAgain(known, dicom, error)
+    return None if (dicom, error) == (known.dicom, known.error) else ChangedHeader(known, dicom, error)
 
 
-def _count(known: KnownHeader, found: ReadAgain | Fixity | StorageLedgerError | None, problems: Problems, counts: HeaderCounts) -> None:
+def _count(known: KnownHeader, found: ChangedHeader | Fixity | StorageLedgerError | None, problems: Problems, counts: HeaderCounts) -> None:
     path = archive_path(known.study_id, known.name)
     match found:
         case Fixity():
@@ -180,7 +180,7 @@ def _count(known: KnownHeader, found: ReadAgain | Fixity | StorageLedgerError | 
             problems.add(Problem(code, known.study_id, path, known.position, "its header was not read"))
         case StorageLedgerError():
             problems.add(Problem(found.code, known.study_id, path, known.position, found.detail))
-        case ReadAgain():
+        case ChangedHeader():
             counts.looked_at += 1
             counts.changed += 1
             counts.left += found.dicom is None or found.error is not None
@@ -189,7 +189,7 @@ def _count(known: KnownHeader, found: ReadAgain | Fixity | StorageLedgerError | 
             counts.left += not known.is_whole
 
 
-def studies_read_again(ledger: Ledger, only: str | None) -> Iterator[str]:
+def studies_with_reread_headers(ledger: Ledger, only: str | None) -> Iterator[str]:
     """Yield the studies with a `header-read` entry: a killed run may not have rewritten their metadata.json."""
     if only is None:
         yield from ledger.studies_with_kind(Kind.HEADER_READ.value)

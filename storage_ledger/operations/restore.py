@@ -26,7 +26,7 @@ _PARTS = ("", "-wal", "-shm", "-journal")
 
 
 @dataclass(frozen=True, slots=True)
-class MirrorGoesOn:
+class MirrorContinues:
     """The mirror has further entries, up to `position`, that were not restored."""
 
     position: int
@@ -46,7 +46,7 @@ class MirrorDamaged:
     detail: str
 
 
-NotRestored = MirrorGoesOn | EntryDamaged | MirrorDamaged
+NotRestored = MirrorContinues | EntryDamaged | MirrorDamaged
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class RestoreReport:
         }
         for each in self.not_restored:
             match each:
-                case MirrorGoesOn(position):
+                case MirrorContinues(position):
                     document["mirror_beyond"] = position
                 case EntryDamaged(position):
                     document["damaged"] = position
@@ -107,11 +107,11 @@ def from_mirror(
     if force or not _holds_entries(ledger_file):
         new = _beside(ledger_file)
         try:
-            mirror_damaged = _make_whole(archive_root, ledger_id, new, on_progress, up_to_damage)
+            mirror_damaged = _build_from_mirror(archive_root, ledger_id, new, on_progress, up_to_damage)
         except BaseException:
             _remove(new)  # this file may be what filled the volume
             raise
-        set_aside = _take_the_place_of(ledger_file)
+        set_aside = _replace_ledger(ledger_file)
         ledger = SqliteLedger(ledger_file)
         last = ledger.last()
         ledger.close()
@@ -163,14 +163,14 @@ def from_backup(
     try:
         backup.take_out(folder, manifest, new, on_progress)
         if not force:
-            _refuse_the_backup_of_another(archive_root, folder, manifest)
-            position = _refuse_what_would_be_lost(ledger_file, manifest, new, beyond if beyond is not None and add else 0)
+            _refuse_foreign_backup(archive_root, folder, manifest)
+            position = _refuse_to_lose_entries(ledger_file, manifest, new, beyond if beyond is not None and add else 0)
             if position >= manifest.position:  # already restored by a run that was then killed, or never needed
                 _remove(new)
                 if add:
-                    tell = partial(_tell_restored, on_progress, beyond)
+                    tell = partial(_show_restored, on_progress, beyond)
                     return from_mirror(archive_root, ledger_file, tell, up_to_damage=up_to_damage)
-                return RestoreReport(manifest.ledger_id, position, 0, None, _goes_on(beyond))
+                return RestoreReport(manifest.ledger_id, position, 0, None, _mirror_continues(beyond))
         if (migration := migrate(new)).backup is not None:
             migration.backup.unlink()
         ledger = SqliteLedger(new)
@@ -178,7 +178,7 @@ def from_backup(
             appended, mirror_damaged = 0, None
             if add:
                 known = Tree().extend(entry.leaf_hash for entry in ledger.scan(0, manifest.position))  # `take_out` has just checked them
-                tell = partial(_tell_restored, on_progress, beyond)
+                tell = partial(_show_restored, on_progress, beyond)
                 appended, mirror_damaged = _append_the_rest(archive_root, ledger, tell, known, up_to_damage=up_to_damage)
             last = ledger.last()
         finally:
@@ -187,9 +187,9 @@ def from_backup(
     except BaseException:
         _remove(new)
         raise
-    set_aside = _take_the_place_of(ledger_file)
+    set_aside = _replace_ledger(ledger_file)
     count = last.position if last else 0
-    not_restored = _damage(mirror_damaged) if add else _goes_on(beyond)
+    not_restored = _damage(mirror_damaged) if add else _mirror_continues(beyond)
     return RestoreReport(manifest.ledger_id, count, appended, set_aside, not_restored)
 
 
@@ -197,15 +197,15 @@ def _damage(mirror_damaged: str | None) -> tuple[NotRestored, ...]:
     return () if mirror_damaged is None else (MirrorDamaged(mirror_damaged),)
 
 
-def _goes_on(beyond: int | None) -> tuple[NotRestored, ...]:
-    return () if beyond is None else (MirrorGoesOn(beyond),)
+def _mirror_continues(beyond: int | None) -> tuple[NotRestored, ...]:
+    return () if beyond is None else (MirrorContinues(beyond),)
 
 
-def _tell_restored(on_progress: backup.BackupProgress, beyond: int | None, position: int) -> None:
+def _show_restored(on_progress: backup.BackupProgress, beyond: int | None, position: int) -> None:
     on_progress("restored", position, beyond or position)
 
 
-def _refuse_what_would_be_lost(ledger_file: Path, manifest: Manifest, new: Path, up_to: int) -> int:
+def _refuse_to_lose_entries(ledger_file: Path, manifest: Manifest, new: Path, up_to: int) -> int:
     """Raise if the ledger has entries that neither the backup nor the mirror, which adds entries `up_to` a position, would restore.
 
     Returns the ledger's last position, or 0.
@@ -248,7 +248,7 @@ def _refuse_what_would_be_lost(ledger_file: Path, manifest: Manifest, new: Path,
         ledger.close()
 
 
-def _refuse_the_backup_of_another(archive_root: Path, folder: Path, manifest: Manifest) -> None:
+def _refuse_foreign_backup(archive_root: Path, folder: Path, manifest: Manifest) -> None:
     """Raise if the archive belongs to another ledger, since `serve` would refuse to start. Without a mirror this is unknown."""
     try:
         other = reader.ledger_id_of(archive_root)
@@ -284,7 +284,9 @@ def _holds_entries(ledger_file: Path) -> bool:
         ledger.close()
 
 
-def _make_whole(archive_root: Path, ledger_id: str, file: Path, on_progress: Callable[[int], None], up_to_damage: bool) -> str | None:
+def _build_from_mirror(
+    archive_root: Path, ledger_id: str, file: Path, on_progress: Callable[[int], None], up_to_damage: bool
+) -> str | None:
     _remove(file)
     make_again(file, ledger_id)
     ledger = SqliteLedger(file)
@@ -314,7 +316,7 @@ def _checkpointed(file: Path) -> None:
     files.fsync_path(file)
 
 
-def _take_the_place_of(ledger_file: Path) -> Path | None:
+def _replace_ledger(ledger_file: Path) -> Path | None:
     """Rename the new file to the ledger's name. Existing files of that name, including a leftover WAL, are renamed first."""
     stamp = utc_now().strftime("%Y%m%dT%H%M%S%fZ")
     set_aside = None
@@ -335,11 +337,11 @@ def _append_the_rest(
     last = ledger.last()
     position = last.position if last else 0
     appended = 0
-    proved, damage = _proved(archive_root, ledger.ledger_id, known) if up_to_damage else (0, None)
+    proved, damage = _last_proved(archive_root, ledger.ledger_id, known) if up_to_damage else (0, None)
     stream = reader.entries(archive_root, ledger.ledger_id, known)
     if damage is not None:
         if proved <= position:
-            return _nothing_to_be_had(position, damage)
+            return _nothing_to_append(position, damage)
         stream = _up_to(proved, stream)
     beyond = None
     for entry in stream:
@@ -367,7 +369,7 @@ def _append_the_rest(
     return appended, damage.detail if damage is not None else None
 
 
-def _proved(archive_root: Path, ledger_id: str, known: Tree | None) -> tuple[int, LedgerUnusable | None]:
+def _last_proved(archive_root: Path, ledger_id: str, known: Tree | None) -> tuple[int, LedgerUnusable | None]:
     """Return the last position that a valid root of the mirror covers, and the damage after it, or None if there is none."""
     proved = 0
 
@@ -392,7 +394,7 @@ def _up_to(position: int, stream: Iterator[Entry]) -> Iterator[Entry]:
             return
 
 
-def _nothing_to_be_had(position: int, damage: LedgerUnusable) -> tuple[int, str]:
+def _nothing_to_append(position: int, damage: LedgerUnusable) -> tuple[int, str]:
     if not position:
         raise damage
     return 0, damage.detail

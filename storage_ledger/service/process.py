@@ -36,7 +36,7 @@ from storage_ledger.pipeline.worker_pool import WorkerPool
 from storage_ledger.service.clock_watch import ClockWatch
 from storage_ledger.service.supervisor import Supervisor
 from storage_ledger.system import cpu_affinity, logs
-from storage_ledger.system.checks_with_timeout import Hangs, Look
+from storage_ledger.system.checks_with_timeout import Hangs, TimedCheck
 from storage_ledger.system.http_server import WebServer
 from storage_ledger.system.metrics import Metrics
 from storage_ledger.system.sqlite import sqlite
@@ -104,14 +104,14 @@ class Service:
         self._mirror_done = threading.Event()
         self._supervisor = Supervisor(parts.metrics, on_unusable=self.stop)
         self._signal: signal.Signals | None = None
-        self._checks: list[Look[list[Reason]]] = [
-            Look("ledger", self._look_at_ledger),
-            Look("archive", lambda: [trouble] if (trouble := parts.archive.trouble()) else []),
-            Look("uploads", self._look_at_uploads),
+        self._checks: list[TimedCheck[list[Reason]]] = [
+            TimedCheck("ledger", self._check_ledger),
+            TimedCheck("archive", lambda: [trouble] if (trouble := parts.archive.trouble()) else []),
+            TimedCheck("uploads", self._check_uploads),
         ]
-        self._figures = Look("ledger's figures", self._look_up_figures)
+        self._figures = TimedCheck("ledger's figures", self._look_up_figures)
         self._free = [
-            Look(name, partial(_free_bytes, path))
+            TimedCheck(name, partial(_free_bytes, path))
             for name, path in (("uploads", parts.uploads_root), ("archive", parts.archive_root), ("ledger", parts.ledger_root))
         ]
 
@@ -199,7 +199,7 @@ class Service:
         ]
         return list(dict.fromkeys(found))
 
-    def _look_at_ledger(self) -> list[Reason]:
+    def _check_ledger(self) -> list[Reason]:
         ledger = self._parts.ledger
         try:
             with ledger.write(within_s=WRITE_WITHIN_S):
@@ -209,7 +209,7 @@ class Service:
             return [Reason(error.code, error.detail)]
         return [] if found is None else [Reason("clock-ahead", found.detail)]
 
-    def _look_at_uploads(self) -> list[Reason]:
+    def _check_uploads(self) -> list[Reason]:
         if self._parts.uploads_root.is_dir():
             return []
         return [Reason("uploads-missing", "UPLOADS_PATH does not exist: is the volume mounted?")]
@@ -315,7 +315,7 @@ def _join(thread: threading.Thread, deadline: float) -> None:
         thread.join(max(0.0, deadline - time.monotonic()))
 
 
-def _checked(check: Look[list[Reason]], until: float) -> list[Reason]:
+def _checked(check: TimedCheck[list[Reason]], until: float) -> list[Reason]:
     try:
         return check.result(until)
     except Hangs as hangs:

@@ -21,7 +21,7 @@ class Hangs(Exception):
         self.after_s = after_s
 
 
-class Look(Generic[T]):
+class TimedCheck(Generic[T]):
     """One check. At most one thread runs `look` at a time; nothing waits for one that hangs."""
 
     def __init__(self, name: str, look: Callable[[], T]) -> None:

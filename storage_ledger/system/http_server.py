@@ -103,7 +103,7 @@ class _Bounded(H11Protocol):
     most_connections: int
     request_within_s: float
     _refused = False
-    _patience: asyncio.TimerHandle | None = None
+    _idle_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         connection = cast("asyncio.Transport", transport)
@@ -112,28 +112,28 @@ class _Bounded(H11Protocol):
             connection.abort()
             return
         super().connection_made(connection)
-        self._wait_for_a_request()
+        self._start_idle_timer()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        self._wait_for_a_request()
+        self._start_idle_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._patience is not None:
-            self._patience.cancel()
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
         if not self._refused:
             super().connection_lost(exc)
 
-    def _wait_for_a_request(self) -> None:
-        if self._patience is None and not self._at_work():
-            self._patience = self.loop.call_later(self.request_within_s, self._lose_patience)
+    def _start_idle_timer(self) -> None:
+        if self._idle_timer is None and not self._is_busy():
+            self._idle_timer = self.loop.call_later(self.request_within_s, self._close_if_idle)
 
-    def _lose_patience(self) -> None:
-        self._patience = None
-        if not self._at_work() and self.timeout_keep_alive_task is None:
+    def _close_if_idle(self) -> None:
+        self._idle_timer = None
+        if not self._is_busy() and self.timeout_keep_alive_task is None:
             self.transport.close()
 
-    def _at_work(self) -> bool:
+    def _is_busy(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
 

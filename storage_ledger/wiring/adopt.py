@@ -8,7 +8,7 @@ from contextlib import closing, nullcontext, suppress
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.errors import LedgerBusy, Retryable
 from storage_ledger.index.follower import Index
-from storage_ledger.index.queries import standing
+from storage_ledger.index.queries import followed_position
 from storage_ledger.index.rebuild.processes import RebuildProcesses
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.operations.adopt.adoption import Adoption, AdoptNote, AdoptPlan, AdoptReport
@@ -52,14 +52,14 @@ def adopt(
                 follow()  # an earlier run may have been killed before this
 
 
-def bring_up_index(settings: Settings, begin: StartProgress) -> None:
+def update_index(settings: Settings, begin: StartProgress) -> None:
     """Rebuild the index unless it is up to date, so that adopted studies can be found before `serve` starts.
 
     Raises `Locked` if another process rebuilds it, `LedgerError` and `Retryable`; `serve` then rebuilds it when it starts.
     """
     with reading(settings) as ledger:
         last = ledger.last()
-        if last is None or standing(settings.index_file, ledger) == last.position:
+        if last is None or followed_position(settings.index_file, ledger) == last.position:
             return
         index = Index(settings.index_file, ledger, command="adopt", processes=RebuildProcesses.of(settings.ledger_file))
         with closing(index), begin("Index", last.position, "entries") as show:

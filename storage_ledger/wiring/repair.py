@@ -10,7 +10,7 @@ from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.errors import Locked, StorageLedgerError
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.operations.progress import StartProgress
-from storage_ledger.operations.repair_headers import HeaderCounts, read_again, studies_read_again, studies_to_read
+from storage_ledger.operations.repair_headers import HeaderCounts, reread_headers, studies_with_reread_headers, studies_to_read
 from storage_ledger.operations.replay.metadata import rewrite_metadata
 from storage_ledger.operations.replay.report import ReplayCounts
 from storage_ledger.operations.replay.studies import described_studies
@@ -67,7 +67,7 @@ def headers(settings: Settings, plan: RepairPlan, begin: StartProgress) -> Repai
 def _headers(ledger: Ledger, archive: FilesystemArchive, plan: RepairPlan, begin: StartProgress, report: RepairReport) -> None:
     chosen, count = _chosen(ledger, plan, begin)
     with begin("Headers", count, "studies") as show:
-        read_again(
+        reread_headers(
             ledger,
             archive,
             chosen,
@@ -79,7 +79,7 @@ def _headers(ledger: Ledger, archive: FilesystemArchive, plan: RepairPlan, begin
         )
     if not plan.dry_run:
         with begin("metadata.json", None, "studies") as show:
-            again = studies_read_again(ledger, plan.study)
+            again = studies_with_reread_headers(ledger, plan.study)
             rewrite_metadata(ledger, archive, archive, again, problems=report.problems, counts=report.metadata, show=show)
 
 

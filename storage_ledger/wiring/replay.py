@@ -23,7 +23,7 @@ from storage_ledger.operations.replay.metadata import rewrite_metadata
 from storage_ledger.operations.replay.report import ReplayCounts, ReplayPart, ReplayPlan, ReplayReport
 from storage_ledger.operations.replay.statuses import resend_statuses
 from storage_ledger.operations.replay.studies import described_studies
-from storage_ledger.operations.replay.time_budget import AWAY_S, Patience
+from storage_ledger.operations.replay.time_budget import AWAY_S, RetryBudget
 from storage_ledger.operations.unresolved_problems import Problems
 from storage_ledger.pipeline.notify import Notifier
 from storage_ledger.pipeline.status_client import StatusClient
@@ -62,10 +62,10 @@ def replay(settings: Settings, plan: ReplayPlan, begin: StartProgress, say: Call
             ledger,
             on_recognised=lambda root: archive.recognise(FolderId(root.device, root.inode)),
         )
-        mirror_anew = plan.parts != {ReplayPart.INDEX} and mirror_part.must_be_rewritten(mirror, plan, say)
+        rewrite_mirror = plan.parts != {ReplayPart.INDEX} and mirror_part.must_be_rewritten(mirror, plan, say)
         counts = {part: ReplayCounts() for part in ReplayPart if part in plan.parts}
         report = ReplayReport(Problems(), last.position if last else 0, counts)
-        _Replay(settings, plan, begin, say, ledger, archive, mirror, report).run(mirror_anew=mirror_anew)
+        _Replay(settings, plan, begin, say, ledger, archive, mirror, report).run(rewrite_mirror=rewrite_mirror)
         return report
 
 
@@ -82,10 +82,10 @@ class _Replay:
     mirror: Mirror
     report: ReplayReport
 
-    def run(self, *, mirror_anew: bool) -> None:
+    def run(self, *, rewrite_mirror: bool) -> None:
         """Run all parts in order; the report gets an error that ends them early. New entries are mirrored, if possible."""
         parts = {
-            ReplayPart.MIRROR: self._rewrite_mirror if mirror_anew else self._check_mirror,
+            ReplayPart.MIRROR: self._rewrite_mirror if rewrite_mirror else self._check_mirror,
             ReplayPart.FILES: self._files,
             ReplayPart.METADATA: self._metadata,
             ReplayPart.INDEX: self._index,
@@ -157,7 +157,7 @@ class _Replay:
                         show = shown.enter_context(self.begin("Indexes and search", of, "made"))
                     show(done)
 
-                counts.looked_at = counts.mended = index.rebuild(show, on_indexed=made, waits=self._say_waits_for_index)
+                counts.looked_at = counts.mended = index.rebuild(show, on_indexed=made, waits=self._report_waiting_for_index)
         finally:
             index.close()
 
@@ -181,7 +181,7 @@ class _Replay:
                     rejected=self.plan.study is None,
                     dry_run=self.plan.dry_run,
                     pace=Pace(self.plan.rate, burst_s=1 / self.plan.rate),
-                    patience=Patience(say=self._say_waits_for_status_service),
+                    budget=RetryBudget(say=self._report_waiting_for_status_service),
                     problems=self.report.problems,
                     counts=counts,
                     show=show,
@@ -202,8 +202,8 @@ class _Replay:
     def _count(self) -> int:
         return 1 if self.plan.study is not None else self.ledger.count_studies()
 
-    def _say_waits_for_index(self, holder: str) -> None:
+    def _report_waiting_for_index(self, holder: str) -> None:
         self.say(f"{holder} is rebuilding the index: waiting for it to finish")
 
-    def _say_waits_for_status_service(self, error: Retryable) -> None:
+    def _report_waiting_for_status_service(self, error: Retryable) -> None:
         self.say(f"the Status Service does not answer ({error.detail}): waiting up to {AWAY_S:.0f} s")

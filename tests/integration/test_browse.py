@@ -30,7 +30,7 @@ from storage_ledger.settings import SERVE_LOCK
 from storage_ledger.system.locks import held
 from storage_ledger.system.sqlite import sqlite
 from storage_ledger.web.auth.credentials import BrowseSettings, read_access
-from storage_ledger.web.auth.redirects import back_to
+from storage_ledger.web.auth.redirects import safe_target
 from storage_ledger.web.datasette.table_metadata import COLUMNS, HIDDEN, QUERIES
 from tests.support.waiting import until
 from tests.support.warm import shared
@@ -248,7 +248,7 @@ def test_nobody_gets_in_without_login(stranger: Browse, path: str):
     for accept in ("text/html", "*/*"):
         answer = stranger.ask(path, Accept=accept)
         assert answer.status in {302, 400, 403}, path
-        wanted = back_to(path)
+        wanted = safe_target(path)
         assert answer.status != 302 or answer.header("location") == "/-/login" + ("" if wanted == "/" else f"?next={quote(wanted)}")
         assert not [canary for canary in CANARIES if canary in answer.body]
         assert answer.header("cache-control") == "no-store"

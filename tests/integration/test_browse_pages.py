@@ -19,7 +19,7 @@ from storage_ledger.domain.work_queue import Stage
 from storage_ledger.index.follower import Index
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.operations.clock_ahead import acknowledge_ahead
-from storage_ledger.operations.report.status import look_at
+from storage_ledger.operations.report.status import current_status
 from storage_ledger.settings import Settings
 from storage_ledger.system.sqlite import sqlite
 from storage_ledger.web.datasette.table_metadata import QUERIES
@@ -217,7 +217,7 @@ def test_home_counts_what_status_counts(archive: Path):
     (archive / "uploads").mkdir(exist_ok=True)
     page = asyncio.run(views.start(asked(archive, serving=True)))
     ledger = SqliteLedger(settings.ledger_file)
-    told = look_at(ledger, settings)
+    told = current_status(ledger, settings)
     ledger.close()
     codes = {item.code for item in told.attention} - {"mirror-missing", "not-serving"}  # this archive was made without
     assert (page.context["needs"], codes) == (1, {"quarantined"})

@@ -17,7 +17,7 @@ from storage_ledger.system.sqlite import quoted
 def merge(connection: Any, prefix: str, files: Iterable[Path]) -> list[int]:
     """Merge these partition files, in order, into the tables with this prefix; if several have a row, the last one wins.
 
-    DICOM studies with files in several partitions are noted in the table `temp.recompute`, for `derive_again`. Each table of a partition
+    DICOM studies with files in several partitions are noted in the table `temp.recompute`, for `recompute_noted`. Each table of a partition
     is a transaction of its own, so a process that follows the ledger waits for one table at most. A file is deleted once merged.
     Returns the positions of the `verified` entries, ascending.
     """
@@ -50,7 +50,7 @@ def _note_studies_of_several(connection: Any, prefix: str) -> None:
     connection.execute(f"INSERT OR IGNORE INTO recompute {moved} WHERE {left}")
 
 
-def derive_again(connection: Any) -> None:
+def recompute_noted(connection: Any) -> None:
     """Recompute what no partition could know alone: conflicts, and the studies that `merge` noted.
 
     Call it in a transaction, once the indexes exist.

@@ -36,7 +36,7 @@ def folded(
     processes and delete the files.
     """
     remove(left_over(index_file))
-    processes = options.processes if options.processes is not None and options.processes.are_worth_it(up_to) else None
+    processes = options.processes if options.processes is not None and options.processes.are_worthwhile_for(up_to) else None
     planned = _planned(index_file, up_to, options.partitions if processes is None else processes.partitions)
     try:
         given = 0

@@ -51,7 +51,7 @@ class RebuildProcesses:
         usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return cls(ledger_file, min(usable, MOST_PROCESSES))
 
-    def are_worth_it(self, entries: int) -> bool:
+    def are_worthwhile_for(self, entries: int) -> bool:
         """Return whether worker processes would rebuild a ledger of this size faster."""
         return self.processes > 1 and entries >= self.least
 

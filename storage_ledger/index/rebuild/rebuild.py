@@ -12,7 +12,7 @@ from typing import Any
 from storage_ledger.domain.entries import Entry
 from storage_ledger.index import fixity
 from storage_ledger.index.database_file import IndexFile, of_ledger
-from storage_ledger.index.rebuild.merge import derive_again, merge
+from storage_ledger.index.rebuild.merge import recompute_noted, merge
 from storage_ledger.index.rebuild.partitions import RebuildOptions, folded, left_over, remove
 from storage_ledger.index.schema import INDEXES, SCHEMA, SEARCH, SHADOW, TABLES, schema_version, set_progress
 from storage_ledger.index.writer import FollowingWriter
@@ -119,11 +119,11 @@ def _replace_tables(connection: Any, on_indexed: Callable[[int, int], None]) -> 
             sql(f'DROP {kind} IF EXISTS "{name.replace(chr(34), chr(34) * 2)}"')
     for name in TABLES:
         sql(f"ALTER TABLE {SHADOW}{name} RENAME TO {name}")
-    late = [index for index in INDEXES if " ON dicom_studies " in index]  # after `derive_again` has written the final rows
+    late = [index for index in INDEXES if " ON dicom_studies " in index]  # after `recompute_noted` has written the final rows
     steps: list[Callable[[], object]] = [
         *(partial(sql, index) for index in INDEXES if index not in late),
         partial(_make_search, connection, "studies"),
-        partial(derive_again, connection),
+        partial(recompute_noted, connection),
         *(partial(sql, index) for index in late),
         partial(_make_search, connection, "dicom_studies"),
     ]

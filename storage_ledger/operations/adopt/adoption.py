@@ -116,7 +116,7 @@ class Adoption:
     def _study(self, study_id: str, folder: int) -> None:
         known = _Known.of(study_id, self._ledger)
         refusal = known.refusal(rewrite=self._plan.rewrite)
-        seen = self._seen()
+        seen = self._count_seen()
         said: LegacyMetadata | None = None
         names = legacy_archive.file_names(study_id, folder, self._leave, rewriting=self._plan.rewrite)
         for name in list(names) if self._plan.rewrite else names:  # rewriting changes the folder that is being listed
@@ -134,22 +134,22 @@ class Adoption:
                 continue
             if said is None:
                 try:
-                    said = self._said(study_id, folder, known)
+                    said = self._read_legacy_metadata(study_id, folder, known)
                 except NotAdoptable as unfit:
                     self._leave(f"{study_id}/metadata.json", unfit.code)
                     return
                 self._done.studies += 1
                 self._waiting.append(_Finds(study_id, known, said))
             self._take(folder, found)
-        if self._seen() == seen:
+        if self._count_seen() == seen:
             self._leave(study_id, "no-file")
         if said is not None and not self._plan.dry_run:
             os.fsync(folder)  # before the commit, so that the names just listed are durable
 
-    def _seen(self) -> int:
+    def _count_seen(self) -> int:
         return self._done.files + self._done.known + sum(self._done.left_alone_by_code.values())
 
-    def _said(self, study_id: str, folder: int, known: _Known) -> LegacyMetadata:
+    def _read_legacy_metadata(self, study_id: str, folder: int, known: _Known) -> LegacyMetadata:
         if self._plan.rewrite and known.adopted is not None:
             return known.adopted  # an earlier run may have rewritten metadata.json
         data = legacy_archive.read_metadata(folder, MAX_BYTES)

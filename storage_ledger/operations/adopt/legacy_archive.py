@@ -88,14 +88,14 @@ def file_names(study_id: str, folder: int, left_alone: LeftAlone, *, rewriting: 
         for entry in found:
             if entry.name == METADATA or (rewriting and is_attempt(entry.name)):
                 continue
-            code = _unfit(entry)
+            code = _why_not_adoptable(entry)
             if code is None:
                 yield entry.name
             else:
                 left_alone(f"{study_id}/{entry.name}", code)
 
 
-def _unfit(entry: os.DirEntry[str]) -> str | None:
+def _why_not_adoptable(entry: os.DirEntry[str]) -> str | None:
     if entry.is_symlink():
         return "is-link"
     if entry.is_dir(follow_symlinks=False):
@@ -137,7 +137,7 @@ def examine(folder: int, study_id: str, name: str, *, any_file: bool, whole: boo
                 raise NotAdoptable("empty-file")
             with os.fdopen(os.dup(descriptor), "rb") as file:
                 dicom, dicom_error = read_header(file)
-            if dicom_error == NOT_DICOM and not any_file and not _called_like_dicom(name, study_id):
+            if dicom_error == NOT_DICOM and not any_file and not _has_dicom_name(name, study_id):
                 raise NotAdoptable("not-dicom")
             sha256 = ""
             if whole:
@@ -150,7 +150,7 @@ def examine(folder: int, study_id: str, name: str, *, any_file: bool, whole: boo
         raise NotAdoptable("file-unreadable") from None
 
 
-def _called_like_dicom(name: str, study_id: str) -> bool:
+def _has_dicom_name(name: str, study_id: str) -> bool:
     stem, dot, _ = name.rpartition(".")
     return name.lower().endswith(DICOM_SUFFIXES) or study_id in {name, stem if dot else name}
 

@@ -32,14 +32,14 @@ def must_be_rewritten(mirror: Mirror, plan: ReplayPlan, say: Callable[[str], Non
     except LedgerUnusable as error:
         if error.code == MIRROR_MISSING and ReplayPart.MIRROR in plan.parts:
             return True
-        if plan.mirror_anew:
-            _say_set_aside(error, plan, say)
+        if plan.force_mirror:
+            _report_set_aside(error, plan, say)
             return True
         raise
     except Retryable:
         if plan.parts & {ReplayPart.MIRROR, ReplayPart.FILES, ReplayPart.METADATA}:
             raise
-    return plan.mirror_anew
+    return plan.force_mirror
 
 
 def rewrite(mirror: Mirror, position: int, plan: ReplayPlan, *, counts: ReplayCounts, begin: StartProgress) -> None:
@@ -71,7 +71,7 @@ def rewrite_if_damaged(
         return
     broken = next((each.position for each in ledger.scan(0, position) if faults(each)), None)
     if broken is None:
-        _say_set_aside(damage, plan, say)
+        _report_set_aside(damage, plan, say)
         rewrite(mirror, position, plan, counts=counts, begin=begin)
     else:
         text = f"the ledger's entry at position {broken} is also damaged: run `storage-ledger verify` to compare them"
@@ -98,5 +98,5 @@ def _damage(archive_root: Path, ledger_id: str, position: int, counts: ReplayCou
     return None
 
 
-def _say_set_aside(why: LedgerUnusable, plan: ReplayPlan, say: Callable[[str], None]) -> None:
+def _report_set_aside(why: LedgerUnusable, plan: ReplayPlan, say: Callable[[str], None]) -> None:
     say(f"{why.code}: {why.detail}. The old mirror {'would be' if plan.dry_run else 'is'} set aside in .ledger/damaged/")

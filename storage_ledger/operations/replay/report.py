@@ -24,7 +24,7 @@ class ReplayPart(StrEnum):
 class ReplayPlan:
     """The options of a replay.
 
-    `mirror_anew`: rewrite the mirror even if it is good; `study`: restrict the replay to this study; `rate`: statuses per second.
+    `force_mirror`: rewrite the mirror even if it is good; `study`: restrict the replay to this study; `rate`: statuses per second.
     """
 
     parts: frozenset[ReplayPart]
@@ -32,7 +32,7 @@ class ReplayPlan:
     study: str | None = None
     dry_run: bool = False
     rate: float = 100.0
-    mirror_anew: bool = False
+    force_mirror: bool = False
 
 
 @dataclass(slots=True)

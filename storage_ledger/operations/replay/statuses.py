@@ -16,7 +16,7 @@ from storage_ledger.errors import StorageLedgerError
 from storage_ledger.ledger.contract import Ledger, WorkItem
 from storage_ledger.operations.progress import ShowProgress
 from storage_ledger.operations.replay.report import ReplayCounts
-from storage_ledger.operations.replay.time_budget import Patience
+from storage_ledger.operations.replay.time_budget import RetryBudget
 from storage_ledger.operations.unresolved_problems import Problem, Problems
 from storage_ledger.pipeline.notify import CONFIRM_AFTER, Notifier, NotTold, Stays, Told
 from storage_ledger.system.parallel import batches, each_batch
@@ -36,7 +36,7 @@ def resend_statuses(
     rejected: bool,
     dry_run: bool,
     pace: Pace,
-    patience: Patience,
+    budget: RetryBudget,
     problems: Problems,
     counts: ReplayCounts,
     show: ShowProgress,
@@ -45,11 +45,11 @@ def resend_statuses(
 
     With `rejected`, do the same for the statuses of rejected messages. Studies with a file still to be placed or a status still to
     be sent are left to the service. Each status sent is recorded as `status-sent` (not in a `dry_run`). Raises `Retryable` if the
-    Status Service is unavailable for longer than `patience` allows.
+    Status Service is unavailable for longer than `budget` allows.
     """
 
     def send(last: tuple[str, WorkItem]) -> Told | None:
-        return _send_if_lost(notifier, last[1], pace, patience)
+        return _send_if_lost(notifier, last[1], pace, budget)
 
     last_sent = chain(_last_of_each(ledger, studies), _of_rejected(ledger) if rejected else ())
     done = 0
@@ -101,19 +101,19 @@ def _first_of_each_study(batch: list[tuple[str, WorkItem]]) -> list[tuple[str, W
     return list({study_id: (study_id, work_item) for study_id, work_item in reversed(batch)}.values())
 
 
-def _send_if_lost(notifier: Notifier, last: WorkItem, pace: Pace, patience: Patience) -> Told | None:
+def _send_if_lost(notifier: Notifier, last: WorkItem, pace: Pace, budget: RetryBudget) -> Told | None:
     """Return what was sent; None if the status is there or the service will send it.
 
-    Raises the error that refused this status, or the one that exhausted `patience`.
+    Raises the error that refused this status, or the one that exhausted `budget`.
     """
     while True:
-        patience.require()
+        budget.require()
         pace.spend()
         outcome = notifier.tell([last])
         if isinstance(outcome, NotTold) and outcome.error.shared:
-            patience.wait(outcome.error)
+            budget.wait(outcome.error)
             continue
-        patience.renew()
+        budget.renew()
         if isinstance(outcome, (NotTold, Stays)) and outcome.error is not None:
             raise outcome.error
         return outcome if isinstance(outcome, Told) else None

@@ -13,7 +13,7 @@ from storage_ledger.errors import Retryable
 AWAY_S = 15.0  # long enough for a restart of the Status Service; a longer outage is reported
 
 
-class Patience:
+class RetryBudget:
     """A time budget of `lasts_s` from the first unanswered call, shared by all threads; an answer resets it.
 
     `say` is called once, when a thread first waits.

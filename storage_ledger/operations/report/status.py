@@ -18,7 +18,7 @@ from storage_ledger.domain.ids import instant
 from storage_ledger.domain.outages import by_code, going_on
 from storage_ledger.domain.reason import Reason
 from storage_ledger.domain.work_queue import Stage
-from storage_ledger.index.queries import ask_files, damaged, standing
+from storage_ledger.index.queries import ask_files, damaged, followed_position
 from storage_ledger.index.schema import FLAGGED
 from storage_ledger.ledger.contract import Ledger, QueueLength
 from storage_ledger.ledger.mirror.reader import mirror_position
@@ -87,7 +87,7 @@ class StatusReport:
         return asdict(self)
 
 
-def look_at(ledger: Ledger, settings: Settings) -> StatusReport:
+def current_status(ledger: Ledger, settings: Settings) -> StatusReport:
     """Report the current state of ledger, index, mirror, volumes and the running service."""
     last = ledger.last()
     queue = ledger.queue()
@@ -102,12 +102,12 @@ def look_at(ledger: Ledger, settings: Settings) -> StatusReport:
     ]
     serving = locks.is_held(settings.lock_file)
     mirror_at = mirror_position(settings.archive_path)
-    followed = standing(settings.index_file, ledger)
+    followed = followed_position(settings.index_file, ledger)
     outages = [
         Reason(cause.code, f"step {' and '.join(cause.steps)}, since {cause.since}") for cause in by_code(going_on(ledger.open_outages()))
     ]
     noticed = [
-        *_waiting_for_a_person(quarantine),
+        *_in_quarantine(quarantine),
         *_clock(ledger),
         *_damaged_entries(ledger, settings),
         *_missing_volumes(volumes, outages),
@@ -116,7 +116,7 @@ def look_at(ledger: Ledger, settings: Settings) -> StatusReport:
         *([Reason("index-missing", NO_INDEX)] if followed is None and last is not None else []),
         *_damage(ledger, settings),
     ]
-    not_ready, unexplained = _asked(settings) if serving else ([Reason("not-serving", NOT_SERVING)], None)
+    not_ready, unexplained = _ask_service(settings) if serving else ([Reason("not-serving", NOT_SERVING)], None)
     return StatusReport(
         position=last.position if last else 0,
         recorded_at=last.recorded_at if last else None,
@@ -147,7 +147,7 @@ def _attention(outages: list[Reason], noticed: list[Reason], not_ready: list[Rea
     ]
 
 
-def _waiting_for_a_person(quarantine: list[QuarantinedFile]) -> list[Reason]:
+def _in_quarantine(quarantine: list[QuarantinedFile]) -> list[Reason]:
     count = "1 file" if len(quarantine) == 1 else f"{len(quarantine)} files"
     return [Reason("quarantined", count)] if quarantine else []
 
@@ -237,7 +237,7 @@ def _volume(name: str, path: Path) -> Volume:
     return Volume(name, str(path), usage.free, usage.total)
 
 
-def _asked(settings: Settings) -> tuple[list[Reason], int | None]:
+def _ask_service(settings: Settings) -> tuple[list[Reason], int | None]:
     """Ask `serve` why it is not ready, and how many files in uploads are unexplained (None: no answer).
 
     Only `serve` knows whether it is connected to Redis, and the result of its last reconciliation pass.

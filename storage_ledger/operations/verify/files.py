@@ -78,7 +78,7 @@ class Files:
             else:
                 counts.damaged += 1
                 self._found.report(code_of(report.fixity), PART, **where, detail=report.detail)
-            self._tell_exposed(report, where)
+            self._report_exposed(report, where)
         if self._known.is_first(file):
             self.check_metadata(file.study_id)
 
@@ -96,7 +96,7 @@ class Files:
         if report.fixity is not Fixity.INTACT:
             code = "metadata-missing" if report.fixity is Fixity.MISSING else "metadata-changed"
             self._found.report(code, PART, **where, position=position, detail=report.detail)
-        self._tell_exposed(report, {**where, "position": position})
+        self._report_exposed(report, {**where, "position": position})
 
     def _read(self, file: BelievedFile) -> FixityReport:
         report = self._archive.read(file.study_id, file.name, file.sha256, file.bytes)
@@ -126,7 +126,7 @@ class Files:
                 return None
         return found
 
-    def _tell_exposed(self, report: FixityReport, where: dict[str, Any]) -> None:
+    def _report_exposed(self, report: FixityReport, where: dict[str, Any]) -> None:
         if report.exposed:
             self._found.report("file-exposed", PART, **where, detail="anyone on this machine may write to it")
 

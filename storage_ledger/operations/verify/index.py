@@ -84,7 +84,7 @@ def check_index(
         return
     with closing(live):
         try:
-            position = _standing(reader, live, found)
+            position = _followed_position(reader, live, found)
             if position is None:
                 return
             ledger = BelievedLedger(reader, ledger_id, position, stopped)
@@ -100,7 +100,7 @@ def check_index(
             found.report("index-unreadable", PART, path=FILE, detail="SQLite cannot read all of it")
 
 
-def _standing(reader: UntrustingReader, live: _Rows, found: Findings) -> int | None:
+def _followed_position(reader: UntrustingReader, live: _Rows, found: Findings) -> int | None:
     """Return the position of the index; if it is not one of this ledger, report that and return None."""
     if live.version != SCHEMA:
         found.report("index-differs", PART, path=FILE, detail="made by another version: `storage-ledger serve` rebuilds it")

@@ -35,7 +35,7 @@ _ROUTES = re.compile(
 )
 
 
-def looked_at(scope: Scope, *, study_id: str | None = None, position: int | None = None) -> None:
+def record_view(scope: Scope, *, study_id: str | None = None, position: int | None = None) -> None:
     """Record which study the response shows. `position`: that of the first entry of a DICOM study."""
     scope[_KEY].update(study_id=study_id, position=position)
 
@@ -49,7 +49,7 @@ class AccessLog:
         self._last: OrderedDict[tuple[Any, ...], float] = OrderedDict()
 
     def begin(self, scope: Scope) -> None:
-        """Prepare the scope for `looked_at`. Call it before the routes run."""
+        """Prepare the scope for `record_view`. Call it before the routes run."""
         scope[_KEY] = {}
 
     async def end(self, scope: Scope, path: str, actor: str, status: int) -> None:
@@ -58,16 +58,16 @@ class AccessLog:
         if found is None and path not in {"/", "/.json"}:
             return
         route = found[1] if found else "home"
-        told: dict[str, Any] = scope[_KEY] or await self._judged(scope, path)
+        told: dict[str, Any] = scope[_KEY] or await self._study_at(scope, path)
         if route == "image" and not told:
             return  # a thumbnail: the page that contains it is logged
         what = (actor, route, told.get("study_id"), told.get("position"), status)
-        if route in {"image", "header", "home"} and self._just_told(what):
+        if route in {"image", "header", "home"} and self._logged_recently(what):
             return
         fields = {name: value for name, value in told.items() if value is not None}
         logs.get().info("browse.looked", actor=actor, route=route, http_status=status, **fields)
 
-    async def _judged(self, scope: Scope, path: str) -> dict[str, Any]:
+    async def _study_at(self, scope: Scope, path: str) -> dict[str, Any]:
         """Return the study that an address names, for Datasette's own pages."""
         if found := _STUDY.fullmatch(path) or _FILE.fullmatch(path):
             return await self._if_known(_plain(found[1]))
@@ -88,7 +88,7 @@ class AccessLog:
         """Return the study_id if the index has it. Text that a user typed may be a patient's name and is not logged."""
         return {"study_id": study_id} if valid_study_id(study_id) and await self._lookup.knows(study_id) else {}
 
-    def _just_told(self, what: tuple[Any, ...]) -> bool:
+    def _logged_recently(self, what: tuple[Any, ...]) -> bool:
         now = self._clock()
         last = self._last.get(what)
         if last is not None and now - last < ONCE_IN_S:

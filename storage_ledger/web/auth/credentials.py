@@ -170,7 +170,7 @@ def read_access(settings: BrowseSettings, folder: Path, *, is_open: bool) -> Acc
     """Build the access rules from the settings. `folder` keeps the secret. Raises `BadSettings`."""
     notice = "No login required: anyone who can reach this address can view it." if is_open else ""
     users = {} if is_open else _users(settings)
-    kept = settings.browse_secret or (_kept_secret(folder / "browse-secret") if users else secrets.token_hex(32))
+    kept = settings.browse_secret or (_stored_secret(folder / "browse-secret") if users else secrets.token_hex(32))
     tokens, grants = ({}, {}) if is_open else _tokens(settings)
     # Changing a password changes the secret, which ends all earlier logins.
     told = "\n".join(f"{name}:{users[name]}" for name in sorted(users))
@@ -259,7 +259,7 @@ def _text(name: str, given: str | None, file: Path | None) -> tuple[str, str]:
     return f"{name}_FILE", text
 
 
-def _kept_secret(file: Path) -> str:
+def _stored_secret(file: Path) -> str:
     """Return this ledger's secret, created at the first start. Its mode is 0600: it allows a login as any user."""
     try:
         _make(file)

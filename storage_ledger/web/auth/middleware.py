@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, RedirectRespons
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from storage_ledger.web.auth.access_log import AccessLog
-from storage_ledger.web.auth.redirects import asked_for
+from storage_ledger.web.auth.redirects import login_query
 
 LOGIN = "/-/login"
 LOGOUT = "/-/logout"
@@ -63,21 +63,21 @@ class AccessMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        scope = _sane(scope)
-        send = _careful(send, _HEADERS, path=_path(scope), tls=scope["scheme"] == "https")
+        scope = _sanitized(scope)
+        send = _with_security_headers(send, _HEADERS, path=_path(scope), tls=scope["scheme"] == "https")
         answer = self._refusal(scope)
         if answer is None and _path(scope) not in OPEN:
             actor = await self._who(scope)
             if actor is None:
-                answer = self._turned_away(scope)
+                answer = self._login_required(scope)
             elif (why := self._refused(actor, _path(scope))) is not None:
                 answer = forbidden(_path(scope), why)
             else:
                 self._log.begin(scope)
-                send = self._looking(send, scope, actor)
+                send = self._log_view(send, scope, actor)
         await (answer or self._app)(scope, receive, send)
 
-    def _looking(self, send: Send, scope: Scope, actor: str) -> Send:
+    def _log_view(self, send: Send, scope: Scope, actor: str) -> Send:
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start" and message["status"] < 300:
                 await self._log.end(scope, _path(scope), actor, message["status"])
@@ -99,9 +99,9 @@ class AccessMiddleware:
             return PlainTextResponse(f"A form needs a Content-Length of at most {MAX_BODY_BYTES} bytes\n", 413)
         return None
 
-    def _turned_away(self, scope: Scope) -> Response:
+    def _login_required(self, scope: Scope) -> Response:
         if b"text/html" in _header(scope, b"accept"):
-            back = asked_for(_path(scope), scope.get("query_string", b"").decode("latin-1")) if scope["method"] == "GET" else ""
+            back = login_query(_path(scope), scope.get("query_string", b"").decode("latin-1")) if scope["method"] == "GET" else ""
             return RedirectResponse(LOGIN + back, 302)
         return forbidden(_path(scope), self._advice)
 
@@ -133,14 +133,14 @@ def _has_another_address(path: str) -> bool:
     return any("%" in name or "~" in name for name in names)
 
 
-def _sane(scope: Scope) -> Scope:
+def _sanitized(scope: Scope) -> Scope:
     """Trust a proxy about TLS, which is harmless if wrong. Drop Basic credentials, which would cost 0.1 s of CPU each."""
     headers = [(k, v) for k, v in scope["headers"] if not (k == b"authorization" and not v.lower().startswith(b"bearer "))]
     behind_tls = _header(scope, b"x-forwarded-proto").strip().lower() == b"https"
     return {**scope, "headers": headers, "scheme": "https" if behind_tls else scope["scheme"]}
 
 
-def _careful(send: Send, ours: dict[str, str], *, path: str, tls: bool) -> Send:
+def _with_security_headers(send: Send, ours: dict[str, str], *, path: str, tls: bool) -> Send:
     """Add our headers to every response, keep patient data out of caches and cookies away from scripts."""
 
     async def sending(message: Message) -> None:

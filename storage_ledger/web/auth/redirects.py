@@ -9,13 +9,13 @@ LONGEST = 2000
 _DECODED_TIMES = 4
 
 
-def asked_for(path: str, query: str) -> str:
+def login_query(path: str, query: str) -> str:
     """Return the query string for the login page; empty for the start page. Pass the raw path and query."""
-    wanted = back_to(path + (f"?{query}" if query else ""))
+    wanted = safe_target(path + (f"?{query}" if query else ""))
     return "" if wanted == HOME else f"?next={quote(wanted, safe='/')}"
 
 
-def back_to(address: str | None) -> str:
+def safe_target(address: str | None) -> str:
     r"""Return `address` if it is a page of this site, otherwise the start page.
 
     Browsers read `//host`, `/\host` and `/<tab>/host` as other sites, and a proxy may decode a path once more than the server

@@ -28,7 +28,7 @@ from storage_ledger.system import logs
 from storage_ledger.web.auth import middleware
 from storage_ledger.web.auth.access_log import AccessLog
 from storage_ledger.web.auth.credentials import ADVICE, Access
-from storage_ledger.web.auth.redirects import back_to
+from storage_ledger.web.auth.redirects import safe_target
 from storage_ledger.web.auth.throttle import Attempts, OneAtATime
 from storage_ledger.web.datasette import cells, routes
 from storage_ledger.web.datasette.database import ReplaceableDatabase
@@ -204,7 +204,7 @@ async def login(request: Any, datasette: Browse) -> Any:
         return await _login_page(datasette, request, told, "Invalid username or password")
     attempts.succeeded(address, user)
     logs.get().info("browse.login", address=address, actor=user)
-    response = Response.redirect(back_to(told.get("next")))
+    response = Response.redirect(safe_target(told.get("next")))
     ends = baseconv.base62.encode(int(time.time()) + access.login_s)
     response.set_cookie("ds_actor", datasette.sign({"a": {"id": user}, "e": ends}, "actor"))
     return response
@@ -219,7 +219,7 @@ async def _login_page(
     headers: dict[str, str] | None = None,
 ) -> Any:
     """Render the form with the earlier input, except the password."""
-    context = {"error": error, "next": back_to(told.get("next")), "username": (told.get("username") or "")[:64]}
+    context = {"error": error, "next": safe_target(told.get("next")), "username": (told.get("username") or "")[:64]}
     page = await datasette.render_template("password_login.html", context, request=request)
     return Response.html(page, status=status, headers=headers or {})
 

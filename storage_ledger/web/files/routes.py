@@ -25,7 +25,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from storage_ledger.system import logs
-from storage_ledger.web.auth.access_log import looked_at
+from storage_ledger.web.auth.access_log import record_view
 from storage_ledger.web.files.http_ranges import ByteRange, is_current, requested_range
 from storage_ledger.web.files.lookup import FileLookup, IndexedFile
 from storage_ledger.web.files.pictures import MAX_FRAME, SIZES, WHY, Rendered, RenderRequest, Unavailable
@@ -82,7 +82,7 @@ class ContentRoutes:
         if file is None:
             return _not_there()
         if wanted.size > THUMBNAIL:
-            looked_at(request.scope, study_id=file.study_id)
+            record_view(request.scope, study_id=file.study_id)
         key = key_of(file.sha256, wanted.what, wanted.frame, wanted.size, wanted.window)
         if is_current(request.headers, key):
             return Response(status_code=304, headers={**_private(), "ETag": f'"{key}"'})
@@ -116,7 +116,7 @@ class ContentRoutes:
         file = await self._file(request)
         if file is None:
             return _not_there()
-        looked_at(request.scope, study_id=file.study_id)
+        record_view(request.scope, study_id=file.study_id)
         try:
             made = await self._made(key_of(file.sha256, "header"), file, RenderRequest("header"))
         except Unavailable as error:
@@ -128,7 +128,7 @@ class ContentRoutes:
         study_id = request.path_params["study_id"]
         if not await self._lookup.knows(study_id):
             return _not_there()
-        looked_at(request.scope, study_id=study_id)
+        record_view(request.scope, study_id=study_id)
         try:
             data = await asyncio.to_thread(self._lookup.metadata, study_id)
         except Unavailable as error:
@@ -140,7 +140,7 @@ class ContentRoutes:
         file = await self._file(request)
         if file is None:
             return _not_there()
-        looked_at(request.scope, study_id=file.study_id)
+        record_view(request.scope, study_id=file.study_id)
         etag = f'"{file.sha256}"'
         headers = {**_private(), "ETag": etag, "Accept-Ranges": "bytes", "Content-Disposition": attachment(file.name)}
         if is_current(request.headers, file.sha256):
@@ -168,7 +168,7 @@ class ContentRoutes:
         files = await self._lookup.of_dicom_study(uid)
         if not files:
             return _not_there()
-        looked_at(request.scope, position=await self._lookup.first_position(uid))
+        record_view(request.scope, position=await self._lookup.first_position(uid))
         name = "-".join(
             filter(None, ("study", _digits(files[0].study_date), safe_name(files[0].modality or ""), safe_name(uid)[-12:].strip(".")))
         )
@@ -180,7 +180,7 @@ class ContentRoutes:
         files = await self._lookup.of_study(study_id)
         if not files:
             return _not_there()
-        looked_at(request.scope, study_id=study_id)
+        record_view(request.scope, study_id=study_id)
         extra = []
         try:
             extra.append(("metadata.json", await asyncio.to_thread(self._lookup.metadata, study_id)))

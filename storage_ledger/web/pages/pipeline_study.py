@@ -124,7 +124,7 @@ def _troubles(study: Study, entries: list[Entry]) -> list[QueryRow]:
             "code": code,
             "position": upload.position,
             "recorded_at": at.recorded_at,
-            "detail": _said(at) if at.kind == Kind.DISCARDED else str(at.data.get("detail") or at.data.get("reason") or ""),
+            "detail": _summarised(at) if at.kind == Kind.DISCARDED else str(at.data.get("detail") or at.data.get("reason") or ""),
             "means": means.means,
             "action": "" if upload.state is State.DISCARDED else means.action,
             "commands": commands(study.study_id, code) if waits else [],
@@ -149,7 +149,7 @@ def _timeline(entries: list[Entry]) -> list[QueryRow]:
     return [
         asdict(timeline_entry(entry, earlier))
         | {
-            "summary": _said(entry),
+            "summary": _summarised(entry),
             "meaning": UNKNOWN if faults(entry) else meaning_in(entry.kind, _code(entry.data)),
             "payload": ledger_entries.pretty(str(entry.payload)) if len(str(entry.payload)) <= MOST_PAYLOAD else None,
         }
@@ -161,7 +161,7 @@ def _code(data: QueryRow) -> str:
     return str(data.get("code") or data.get("dicom_error") or "")
 
 
-def _said(entry: Entry) -> str:
+def _summarised(entry: Entry) -> str:
     """Summarise an entry, without repeating its kind, which the badge shows."""
     if faults(entry):
         return summary(entry)

@@ -155,7 +155,7 @@ ROUTES: tuple[tuple[str, View], ...] = (
 """Paths as received, not decoded."""
 
 
-def lasting(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Format a duration: `0.031 s`, `4.2 s`, `12 min`, `3 h`, `5 d`."""
     for most, unit in ((120, "s"), (7200, "min"), (172_800, "h")):
         if seconds < most:
@@ -176,7 +176,7 @@ FILTERS: dict[str, Callable[..., str]] = {
     "sex": lambda value: SEXES.get(value or "", value or ""),
     "segment": lambda value: quote(str(value), safe=""),
     "count": lambda value: f"{value:,}",
-    "lasting": lasting,
+    "duration": duration,
     "suffix": lambda name: os.path.splitext(name)[1],
 }
 """Template filters."""

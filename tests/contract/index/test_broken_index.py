@@ -14,9 +14,9 @@ import pytest
 
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.index.follower import Index
-from storage_ledger.index.queries import ask_files, damaged, standing, studies_with_upload
+from storage_ledger.index.queries import ask_files, damaged, followed_position, studies_with_upload
 from storage_ledger.index.schema import INDEXES, SCHEMA, TABLES
-from storage_ledger.operations.report.status import look_at
+from storage_ledger.operations.report.status import current_status
 from storage_ledger.operations.report.timeline import timeline_of
 from storage_ledger.settings import Settings
 from storage_ledger.system.sqlite import sqlite
@@ -74,7 +74,7 @@ class Scene:
 
     def is_right(self) -> bool:
         """Return whether it is up to date and equals a freshly built index."""
-        if standing(self.path, self.ledger) != self.ledger.last().position:
+        if followed_position(self.path, self.ledger) != self.ledger.last().position:
             return False
         fresh = self.path.with_name("fresh.db")
         fresh.unlink(missing_ok=True)
@@ -84,7 +84,7 @@ class Scene:
 
     def look(self) -> None:
         """Read all that commands read; every call must return, with any result."""
-        assert look_at(self.ledger, self.settings).position == self.ledger.last().position
+        assert current_status(self.ledger, self.settings).position == self.ledger.last().position
         assert timeline_of(self.ledger, self.settings, "S1").state == "archived"
         ask_files(self.path, self.ledger, "SELECT name FROM files")
         damaged(self.path, self.ledger, 1)
@@ -219,7 +219,7 @@ def test_rows_of_garbage_end_nothing(scene, table):
         scene.look()
         for study_id in ("S0", "S1", "S2", "S8"):
             scene.append(study_id)
-        until(lambda: standing(scene.path, scene.ledger) == scene.ledger.last().position, 30)
+        until(lambda: followed_position(scene.path, scene.ledger) == scene.ledger.last().position, 30)
 
 
 def columns_of(path: Path, table: str):

@@ -10,7 +10,7 @@ import pytest
 from storage_ledger.domain.entries import Kind
 from storage_ledger.errors import LedgerUnusable
 from storage_ledger.operations.quarantine import Decision, DecisionTarget, decide, in_quarantine
-from storage_ledger.operations.report.status import look_at
+from storage_ledger.operations.report.status import current_status
 from storage_ledger.operations.report.timeline import timeline_of
 from storage_ledger.pipeline.status_client import StatusClient
 from storage_ledger.settings import Settings
@@ -182,7 +182,7 @@ def test_people_are_shown_what_is_whole_and_what_is_not(pipeline, how, position)
     hurt.by(how)
     settings = Settings(uploads_path=pipeline.uploads, archive_path=pipeline.archive, ledger_path=pipeline.ledger.path.parent)
     shown = timeline_of(pipeline.ledger, settings, "S1").to_json()
-    assert look_at(pipeline.ledger, settings).position == pipeline.ledger.last().position
+    assert current_status(pipeline.ledger, settings).position == pipeline.ledger.last().position
     with closing(sqlite.connect(pipeline.ledger.path)) as connection:
         connection.text_factory = lambda raw: raw.decode("utf-8", "replace")  # as Datasette reads
         page = pipeline_study.of_ledger(connection, "S1")

@@ -24,7 +24,7 @@ from storage_ledger.ledger.mirror.segments import BatchSeal, SegmentHeader
 from storage_ledger.ledger.mirror.writer import Mirror
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.operations import backup
-from storage_ledger.operations.restore import MirrorDamaged, MirrorGoesOn, RestoreReport, from_backup, from_mirror
+from storage_ledger.operations.restore import MirrorDamaged, MirrorContinues, RestoreReport, from_backup, from_mirror
 from storage_ledger.system.sqlite import sqlite
 from tests.support.making import Ledgers, described, fill, small_volume
 
@@ -232,7 +232,7 @@ def test_an_old_backup_offers_what_the_mirror_has_beyond_it(scene):
     before = scene.rows()
     scene.lose()
     done = scene.restore()
-    assert (scene.asked, done.entries, done.not_restored) == ([(10, 30)], 10, (MirrorGoesOn(30),))
+    assert (scene.asked, done.entries, done.not_restored) == ([(10, 30)], 10, (MirrorContinues(30),))
     with pytest.raises(LedgerUnusable, match=r"mirror-ahead.*restore --from-mirror"):
         Mirror(scene.archive, scene.file.with_name("mirror.lock"), scene.ledger).check()
     done = scene.restore(with_mirror=True)

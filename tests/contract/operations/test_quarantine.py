@@ -14,7 +14,7 @@ from storage_ledger.index.queries import archived_from, studies_with_upload
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.operations.quarantine import MAX_BY, MAX_REASON, STUDIES_A_COMMIT, Decision, DecisionTarget, decide, in_quarantine
 from storage_ledger.operations.report.quarantine import quarantined
-from storage_ledger.operations.report.status import look_at
+from storage_ledger.operations.report.status import current_status
 from storage_ledger.pipeline.status_client import StatusClient
 from storage_ledger.settings import Settings
 from tests.support.making import described
@@ -447,4 +447,4 @@ def test_what_is_quarantined_is_listed_whatever_the_index_is_like(pipeline, kind
         word(pipeline, DISCARD, DecisionTarget("S1"))
     expected = ["S2", "S3"] if kind == "behind" else ["S1", "S2"]
     assert [each.study_id for each in quarantined(pipeline.ledger, settings)] == expected
-    assert look_at(pipeline.ledger, settings).quarantined == 2
+    assert current_status(pipeline.ledger, settings).quarantined == 2

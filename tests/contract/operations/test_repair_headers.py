@@ -9,7 +9,7 @@ from storage_ledger.archive.dicom_header import read_header
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.errors import Retryable
-from storage_ledger.operations.repair_headers import HeaderCounts, headers_of, read_again, studies_read_again, studies_to_read
+from storage_ledger.operations.repair_headers import HeaderCounts, headers_of, reread_headers, studies_with_reread_headers, studies_to_read
 from storage_ledger.operations.replay.metadata import rewrite_metadata
 from storage_ledger.operations.replay.report import ReplayCounts
 from storage_ledger.operations.replay.studies import described_studies
@@ -65,7 +65,7 @@ class Repairing(Pipeline):
             if chosen is None:
                 chosen = list(described_studies(self.ledger)) if every else studies_to_read(self.ledger, self.ledger.last().position, show)
             archive = FilesystemArchive(self.archive)
-            read_again(
+            reread_headers(
                 self.ledger,
                 archive,
                 chosen,
@@ -76,7 +76,7 @@ class Repairing(Pipeline):
                 show=show,
             )
             found = [(each.code, each.path) for each in problems]
-        return counts, found, self.write_metadata(studies_read_again(self.ledger, None))
+        return counts, found, self.write_metadata(studies_with_reread_headers(self.ledger, None))
 
     def headers_read(self):
         return [entry for entry in self.ledger.read(0, 10_000) if entry.kind == Kind.HEADER_READ]
@@ -161,7 +161,7 @@ def test_a_run_that_is_killed_before_it_wrote_metadata_is_made_up_for_by_the_nex
     counts = HeaderCounts()
     with closing(Problems()) as problems:
         archive = FilesystemArchive(pipeline.archive)
-        read_again(pipeline.ledger, archive, ["S1"], every=False, dry_run=False, problems=problems, counts=counts, show=show)
+        reread_headers(pipeline.ledger, archive, ["S1"], every=False, dry_run=False, problems=problems, counts=counts, show=show)
     assert pipeline.metadata("S1")["files"][0]["sop_instance_uid"] is None
     assert pipeline.repair() == (HeaderCounts(), [], 1)
     assert pipeline.metadata("S1")["files"][0]["sop_instance_uid"] == header["SOPInstanceUID"]

@@ -18,7 +18,7 @@ from storage_ledger.operations.replay.metadata import rewrite_metadata
 from storage_ledger.operations.replay.report import ReplayCounts
 from storage_ledger.operations.replay.statuses import resend_statuses
 from storage_ledger.operations.replay.studies import described_studies
-from storage_ledger.operations.replay.time_budget import Patience
+from storage_ledger.operations.replay.time_budget import RetryBudget
 from storage_ledger.operations.unresolved_problems import Problems
 from storage_ledger.pipeline.notify import Notifier
 from storage_ledger.pipeline.status_client import StatusClient
@@ -65,7 +65,7 @@ class Replaying(Pipeline):
         problems.close()
         return counts, found
 
-    def statuses_again(self, client, dry_run=False, patience=None, chosen=None):
+    def statuses_again(self, client, dry_run=False, budget=None, chosen=None):
         """Re-send lost statuses; return the counts, and the problems as (code, study_id)."""
         notifier = Notifier(
             self.ledger,
@@ -84,7 +84,7 @@ class Replaying(Pipeline):
             rejected=chosen is None,
             dry_run=dry_run,
             pace=Pace(0, burst_s=0),
-            patience=patience or Patience(),
+            budget=budget or RetryBudget(),
             problems=problems,
             counts=counts,
             show=show,
@@ -491,7 +491,7 @@ class Waiting:
 
     def __init__(self):
         self.now, self.waits, self.said = 0.0, [], []
-        self.patience = Patience(15, say=lambda error: self.said.append(error.code), clock=lambda: self.now, pause=self.pause)
+        self.budget = RetryBudget(15, say=lambda error: self.said.append(error.code), clock=lambda: self.now, pause=self.pause)
 
     def pause(self, seconds):
         self.now += seconds
@@ -502,7 +502,7 @@ def test_a_status_service_that_is_away_for_a_moment_is_waited_for(told, client, 
     status_server.forget()
     status_server.next(*[Fault(code=503)] * 2)
     waiting = Waiting()
-    assert told.statuses_again(client, patience=waiting.patience)[0].mended == 4
+    assert told.statuses_again(client, budget=waiting.budget)[0].mended == 4
     assert (len(waiting.waits), waiting.said) == (2, ["status-service-away"])
 
 
@@ -512,7 +512,7 @@ def test_a_status_service_that_stays_away_is_given_up_for_all_studies_at_once(to
     last = told.ledger.last().position
     waiting = Waiting()
     with pytest.raises(Retryable) as raised:
-        told.statuses_again(client, patience=waiting.patience)
+        told.statuses_again(client, budget=waiting.budget)
     assert raised.value.code == "status-service-away"
     assert {entry.study_id for entry in told.ledger.read(last, 100)} == {"A", "B", None}, "what was told by then is recorded"
     assert waiting.now >= 15
@@ -520,7 +520,7 @@ def test_a_status_service_that_stays_away_is_given_up_for_all_studies_at_once(to
     status_server.always = Fault(code=503)
     calls = len(status_server.reads)
     with pytest.raises(Retryable):
-        told.statuses_again(client, patience=waiting.patience)
+        told.statuses_again(client, budget=waiting.budget)
     assert len(status_server.reads) == calls, "nobody is patient any more"
 
 

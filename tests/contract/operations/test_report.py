@@ -20,7 +20,7 @@ from storage_ledger.ledger.mirror.writer import Mirror
 from storage_ledger.operations.clock_ahead import ahead
 from storage_ledger.operations.quarantine import Decision
 from storage_ledger.operations.report.quarantine import quarantined
-from storage_ledger.operations.report.status import look_at
+from storage_ledger.operations.report.status import current_status
 from storage_ledger.operations.report.timeline import timeline_of
 from storage_ledger.operations.report.verifications import last_verify
 from storage_ledger.operations.verify import unrecorded_result
@@ -77,7 +77,7 @@ class Scene:
         self.follow()
 
     def status(self) -> dict[str, Any]:
-        return look_at(self.pipeline.ledger, self.settings).to_json()
+        return current_status(self.pipeline.ledger, self.settings).to_json()
 
     def needs(self) -> list[str]:
         """Return the codes, without those caused by the missing service and the pipeline's clock, which is in the past."""

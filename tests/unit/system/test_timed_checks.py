@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from storage_ledger.system.checks_with_timeout import Hangs, Look
+from storage_ledger.system.checks_with_timeout import Hangs, TimedCheck
 from tests.support.waiting import until
 
 
@@ -16,7 +16,7 @@ def soon() -> float:
 
 
 def test_a_look_that_comes_back_is_waited_for():
-    look = Look("x", lambda: ["found"])
+    look = TimedCheck("x", lambda: ["found"])
     look.begin()
     assert look.result(soon()) == ["found"]
 
@@ -30,7 +30,7 @@ def test_one_that_hangs_is_not_and_only_one_thread_is_in_it():
         gate.wait(30)
         return "at last"
 
-    look = Look("hanging", wait)
+    look = TimedCheck("hanging", wait)
     for _ in range(5):
         look.begin()
         with pytest.raises(Hangs):
@@ -51,7 +51,7 @@ def test_while_it_hangs_a_result_of_the_last_seconds_is_told():
             gate.wait(30)
         return result
 
-    look = Look("x", wait)
+    look = TimedCheck("x", wait)
     look.begin()
     assert look.result(soon()) == "first"
     look.begin()
@@ -69,7 +69,7 @@ def test_what_it_raises_is_raised_by_whoever_asks_and_the_next_look_is_a_new_one
             raise answer
         return answer
 
-    look = Look("x", look_up)
+    look = TimedCheck("x", look_up)
     look.begin()
     with pytest.raises(LookupError):
         look.result(soon())

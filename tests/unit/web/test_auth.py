@@ -17,7 +17,7 @@ from storage_ledger.errors import BadSettings
 from storage_ledger.system import logs
 from storage_ledger.web.auth.access_log import AccessLog, looked_at
 from storage_ledger.web.auth.credentials import BrowseSettings, hash_password, new_token, read_access
-from storage_ledger.web.auth.redirects import LONGEST, asked_for, back_to
+from storage_ledger.web.auth.redirects import LONGEST, login_query, safe_target
 from storage_ledger.web.auth.throttle import FREE, LONGEST_S, REMEMBERED, Attempts, OneAtATime
 from storage_ledger.web.auth.token_scopes import Grant
 
@@ -197,21 +197,21 @@ ELSEWHERE = (
 
 @pytest.mark.parametrize("address", PAGES)
 def test_a_login_leads_back_to_a_page_of_ours(address: str):
-    assert back_to(address) == address
+    assert safe_target(address) == address
     path, _, query = address.partition("?")
-    assert parse_qs(asked_for(path, query).removeprefix("?")) == {"next": [address]}
+    assert parse_qs(login_query(path, query).removeprefix("?")) == {"next": [address]}
 
 
 @pytest.mark.parametrize("address", ELSEWHERE)
 def test_a_login_leads_nowhere_else(address: str | None):
-    assert back_to(address) == "/"
-    assert asked_for(*(address or "/").partition("?")[::2]) == ""
+    assert safe_target(address) == "/"
+    assert login_query(*(address or "/").partition("?")[::2]) == ""
 
 
 @given(st.text(alphabet="/\\%25CcFf09.~-:@?#&=a \t\r\né", max_size=24))
 @settings(max_examples=500)
 def test_whatever_is_asked_for_stays_on_this_site_however_often_it_is_decoded(text: str):
-    address = back_to(text)
+    address = safe_target(text)
     for _ in range(6):
         as_a_browser = re.sub(r"[\t\r\n]", "", address).replace("\\", "/")
         assert re.match(r"/(?!/)", as_a_browser)

@@ -13,7 +13,7 @@ from storage_ledger.web.pages import formatting
 from storage_ledger.web.pages.chart import REST, stacked
 from storage_ledger.web.pages.search_terms import expression
 from storage_ledger.web.pages.study_list import ListRequest
-from storage_ledger.web.pages.views import ROUTES, lasting
+from storage_ledger.web.pages.views import ROUTES, duration
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_search_has_no_syntax():
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.0312, "0.031 s"), (4.21, "4.2 s"), (720, "12 min"), (7201, "2 h"), (400_000, "5 d")])
 def test_a_time_between_is_told_in_a_fitting_unit(seconds: float, text: str):
-    assert lasting(seconds) == text
+    assert duration(seconds) == text
 
 
 class Asked:

@@ -108,7 +108,7 @@ class _Worker:
         until = time.monotonic() + patience_s
         try:
             socket.send_fds(line, [json.dumps(request.to_json()).encode()], [descriptor])
-            told, data = _heard(line, until)
+            told, data = _receive(line, until)
         except TimeoutError:
             self.end()
             raise Unavailable("picture-too-slow") from None
@@ -136,7 +136,7 @@ class _Worker:
                 self.process = subprocess.Popen(
                     command, stdin=its.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=_ENVIRONMENT, cwd="/"
                 )
-            _heard(ours, time.monotonic() + START_S)
+            _receive(ours, time.monotonic() + START_S)
         except (OSError, ValueError):
             self.end()
             raise Unavailable("picture-crashed", "worker did not start") from None
@@ -158,7 +158,7 @@ class _Worker:
             self.process = None
 
 
-def _heard(line: socket.socket, until: float) -> tuple[dict[str, Any], bytes]:
+def _receive(line: socket.socket, until: float) -> tuple[dict[str, Any], bytes]:
     """Receive an answer: JSON and data. Raises `TimeoutError`, `OSError` if the worker ended, `ValueError` if invalid."""
     first, second = LENGTHS.unpack(_exactly(line, LENGTHS.size, until))
     if first + second > MAX_ANSWER_BYTES:
