@@ -109,7 +109,7 @@ def _backup(settings: Settings, place: Path, with_mirror: bool | None, force: bo
 
 
 def _print(done: RestoreReport) -> None:
-    from storage_ledger.operations.restore import EntryDamaged, MirrorDamaged, MirrorContinues
+    from storage_ledger.operations.restore import EntryDamaged, MirrorContinues, MirrorDamaged
 
     print(f"Ledger {done.ledger_id} now has {done.entries} entries; {done.appended} were added from the mirror.")
     if done.set_aside:

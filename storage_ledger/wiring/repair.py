@@ -10,7 +10,7 @@ from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.errors import Locked, StorageLedgerError
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.operations.progress import StartProgress
-from storage_ledger.operations.repair_headers import HeaderCounts, reread_headers, studies_with_reread_headers, studies_to_read
+from storage_ledger.operations.repair_headers import HeaderCounts, reread_headers, studies_to_read, studies_with_reread_headers
 from storage_ledger.operations.replay.metadata import rewrite_metadata
 from storage_ledger.operations.replay.report import ReplayCounts
 from storage_ledger.operations.replay.studies import described_studies

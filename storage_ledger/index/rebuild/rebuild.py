@@ -12,7 +12,7 @@ from typing import Any
 from storage_ledger.domain.entries import Entry
 from storage_ledger.index import fixity
 from storage_ledger.index.database_file import IndexFile, of_ledger
-from storage_ledger.index.rebuild.merge import recompute_noted, merge
+from storage_ledger.index.rebuild.merge import merge, recompute_noted
 from storage_ledger.index.rebuild.partitions import RebuildOptions, folded, left_over, remove
 from storage_ledger.index.schema import INDEXES, SCHEMA, SEARCH, SHADOW, TABLES, schema_version, set_progress
 from storage_ledger.index.writer import FollowingWriter

@@ -209,7 +209,7 @@ def test_an_index_that_breaks_while_it_is_followed_is_rebuilt(scene, how):
 
 
 @pytest.mark.parametrize("table", ["studies", "uploads", "files"])
-def test_rows_of_garbage_end_nothing(scene, table):
+def test_garbage_rows_stop_nothing(scene, table):
     columns = [row[1] for row in columns_of(scene.path, table)]
     values = {name: "CAST(x'ff00fe' AS TEXT)" if n % 3 == 0 else "x'ff'" if n % 3 == 1 else "-1.5e300" for n, name in enumerate(columns)}
     assignments = ", ".join(f"{name} = {value}" for name, value in values.items() if name not in {"study_id", "name", "upload_path"})
@@ -230,7 +230,7 @@ def columns_of(path: Path, table: str):
 @pytest.mark.parametrize(
     "make", [lambda path: path.mkdir(), os.mkfifo, lambda path: path.symlink_to("nowhere")], ids=["folder", "fifo", "link"]
 )
-def test_a_lock_that_cannot_be_had_is_said_and_the_index_is_rebuilt_once_it_can(scene, log, make):
+def test_an_unavailable_lock_is_reported_and_the_index_is_rebuilt_once_it_is_free(scene, log, make):
     script("DROP TABLE files")(scene.path)
     lock = scene.path.with_suffix(".lock")
     lock.unlink(missing_ok=True)
@@ -254,7 +254,7 @@ def test_an_entry_that_says_nothing_of_use_costs_one_rebuild_and_is_left_out(sce
         assert log.getvalue().count("index.rebuild") < 4
 
 
-def test_a_copy_of_an_index_under_the_name_of_its_log_is_no_harm(scene):
+def test_a_copy_of_an_index_under_the_name_of_its_journal_does_no_harm(scene):
     shutil.copy(scene.path, f"{scene.path}-journal")
     with scene.serving():
         scene.append("S8")

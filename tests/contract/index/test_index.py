@@ -96,7 +96,7 @@ def test_a_study_is_described_when_it_first_was_and_archived_when_it_last_was(fo
     assert following.rows("SELECT described_at, archived_at, files, bytes, last_position FROM studies") == [(times[0], times[3], 1, 5, 4)]
 
 
-def test_the_state_follows_what_becomes_of_the_uploads(following):
+def test_the_studys_state_follows_the_outcomes_of_its_uploads(following):
     states = []
     for kind, payload in [
         (Kind.DESCRIBED, described()),
@@ -167,7 +167,7 @@ def deliver(following):
     return Deliveries(following)
 
 
-def test_what_the_message_says_goes_before_what_the_header_says(following, deliver):
+def test_values_from_the_message_take_precedence_over_the_header(following, deliver):
     deliver("S1", metadata={"study_info": {"study_date": "20260101"}}, dicom=header("9.1", StudyDate="20250101", StudyTime="1200"))
     assert following.rows("SELECT study_date, study_time FROM studies") == [("20260101", "1200")]
     assert following.rows("SELECT study_date, study_time FROM files") == [("20250101", "1200")]
@@ -246,7 +246,7 @@ def test_every_file_that_names_another_patient_than_a_file_of_its_study_is_flagg
     assert following.rows("SELECT study_instance_uid, flagged FROM dicom_studies ORDER BY 1") == [("1.2", sum(differs)), ("1.3", 0)]
 
 
-def test_the_same_patient_written_otherwise_is_not_flagged(deliver):
+def test_the_same_patient_in_another_spelling_is_not_flagged(deliver):
     for number, each in enumerate([patient("DOE^JANE", "p1", "19700101", "F"), patient("Doe^Jane^^", "P1 ", "1970.01.01", "f"), patient()]):
         deliver(f"S{number}", dicom=header(f"9.{number}", **each))
     assert deliver.flags("patient_differs") == [(0,), (0,), (0,)]
@@ -319,7 +319,7 @@ class Counting:
 
 
 @pytest.mark.parametrize("how", ["one patient", "many patients", "several modalities", "no series"])
-def test_a_file_more_costs_the_same_however_many_files_its_study_has(following, how):
+def test_adding_a_file_costs_the_same_for_any_number_of_files_in_its_study(following, how):
     """Several in one transaction, as a follower gets them; also if a sender puts all patients into one study."""
     work = []
     for size in (100, 1000):
@@ -366,7 +366,7 @@ def calls(work):
 
 
 @pytest.mark.parametrize("described_first", [True, False])
-def test_a_file_more_costs_the_same_however_many_its_pipeline_study_has(following, described_first):
+def test_adding_a_file_costs_the_same_for_any_size_of_pipeline_study(following, described_first):
     work = []
     for size in (100, 1000):
         counting = Counting(following.index.path)
@@ -513,7 +513,7 @@ def test_two_patients_that_only_messages_name_are_flagged_as_such(following):
 
 
 @pytest.mark.usefixtures("the_same_anew")
-def test_a_header_that_was_read_again_takes_the_place_of_what_stood_in(following):
+def test_a_reread_header_replaces_the_values_from_the_message(following):
     """It also leaves no trace of the study under which the file was listed before."""
     cause = following.append(Kind.DESCRIBED, described("a.dcm", SAID)).position
     first = following.append(Kind.ARCHIVED, unread(dicom={"SeriesInstanceUID": "1.7.1"}), cause=cause).position
@@ -576,7 +576,7 @@ def test_files_whose_header_could_not_be_read_are_counted_by_an_index_of_their_o
 
 
 @pytest.mark.parametrize("damage", ["garbage", "missing", "other ledger", "other schema", "other leaf"])
-def test_an_index_that_does_not_fit_is_made_anew(following, ledgers, tmp_path, damage):
+def test_an_index_that_does_not_match_is_rebuilt(following, ledgers, tmp_path, damage):
     following.append(Kind.ARCHIVED, archived(dicom=header("9.1")))
     before = following.rows("SELECT * FROM files")
     following.index.close()
@@ -605,7 +605,7 @@ def anew(following):
     return Index(following.index.path, following.ledger, command="replay")
 
 
-def test_a_follower_goes_on_from_where_another_process_has_made_the_index_anew(following, ledgers, tmp_path):
+def test_a_follower_continues_from_where_another_process_rebuilt_the_index(following, ledgers, tmp_path):
     following.append(Kind.ARCHIVED, archived("a.dcm", dicom=header("9.1")), "A")
     with following.ledger.write() as tx:
         tx.append(NewEntry(Kind.ARCHIVED, archived("b.dcm", dicom=header("9.2")), "A"), work_item=False)
@@ -620,7 +620,7 @@ def test_a_follower_goes_on_from_where_another_process_has_made_the_index_anew(f
     assert following.rows("SELECT files FROM dicom_studies") == [(3,)]
 
 
-def test_an_index_that_is_made_anew_has_what_was_followed_meanwhile(following):
+def test_a_rebuilt_index_has_the_entries_followed_meanwhile(following):
     class Meanwhile:
         """A ledger that gets one more entry, which is followed, after the rebuild has read everything."""
 
@@ -646,7 +646,7 @@ def test_an_index_that_is_made_anew_has_what_was_followed_meanwhile(following):
 
 
 @pytest.mark.parametrize("by_another", [False, True])
-def test_an_index_that_is_removed_is_made_anew_and_not_followed_in_the_file_that_is_gone(following, by_another):
+def test_a_removed_index_is_rebuilt_and_the_deleted_file_is_not_followed(following, by_another):
     following.append(Kind.ARCHIVED, archived("a.dcm", dicom=header("9.1")), "A")
     for file in following.index.path.parent.glob("index.db*"):
         file.unlink()
@@ -658,7 +658,7 @@ def test_an_index_that_is_removed_is_made_anew_and_not_followed_in_the_file_that
     assert following.rows("SELECT study_id FROM studies ORDER BY 1") == [("A",), ("B",)]
 
 
-def test_an_index_that_cannot_be_read_is_made_anew_by_a_command(following):
+def test_an_unreadable_index_is_rebuilt_by_a_command(following):
     following.append(Kind.ARCHIVED, archived("a.dcm", dicom=header("9.1")), "A")
     following.index.close()
     following.index.path.write_bytes(b"garbage " * 4096)
@@ -667,7 +667,7 @@ def test_an_index_that_cannot_be_read_is_made_anew_by_a_command(following):
     assert following.rows("SELECT study_id FROM studies") == [("A",)]
 
 
-def test_one_at_a_time_makes_the_index_anew(following):
+def test_only_one_process_at_a_time_rebuilds_the_index(following):
     following.append(Kind.ARCHIVED, archived("a.dcm", dicom=header("9.1")), "A")
     with locks.held(following.index.path.with_suffix(".lock"), "replay"):
         with pytest.raises(Locked, match="storage-ledger replay"):
@@ -687,7 +687,7 @@ with locks.held(Path(sys.argv[1]), "serve"):
 """
 
 
-def test_a_command_waits_for_whoever_makes_the_index_anew_and_does_not_write_into_the_file_that_this_one_replaced(following):
+def test_a_command_waits_for_a_running_rebuild_and_does_not_write_to_the_replaced_file(following):
     following.append(Kind.ARCHIVED, archived("a.dcm", dicom=header("9.1")), "A")
     path = following.index.path
     other = anew(following)
@@ -710,7 +710,7 @@ def test_a_command_waits_for_whoever_makes_the_index_anew_and_does_not_write_int
         assert connection.execute("SELECT study_id FROM studies").fetchall() == [("A",)]
 
 
-def test_an_index_that_fits_goes_on_where_it_was(following):
+def test_a_matching_index_continues_from_its_position(following):
     following.append(Kind.DESCRIBED, described())
     following.index.close()
     following.index = Index(following.index.path, following.ledger)
@@ -748,7 +748,7 @@ def test_a_damaged_entry_is_left_out_of_the_index_and_named(following, log, code
     assert log.getvalue().count(f"event=index.entry-damaged position=2 code={code} count=1") == 3
 
 
-def test_an_index_that_lacks_a_damaged_entry_is_made_anew_once_that_is_mended(following):
+def test_an_index_without_a_damaged_entry_is_rebuilt_once_the_entry_is_repaired(following):
     following.append(Kind.DESCRIBED, described())
     following.append(Kind.ARCHIVED, archived())
     whole = rows(following.index.path)
@@ -877,7 +877,7 @@ def test_a_study_is_the_same_wherever_a_rebuild_cuts_it(following, tmp_path, par
     assert rows(index.path) == rows(following.index.path)
 
 
-def test_a_rebuild_tells_of_every_entry_and_then_of_every_index(following):
+def test_a_rebuild_reports_progress_for_every_entry_and_then_every_index(following):
     following.append(Kind.ARCHIVED, archived(dicom=header("9.1")))
     told: list[int | tuple[int, int]] = []
     following.index.rebuild(told.append, on_indexed=lambda done, of: told.append((done, of)))
@@ -894,7 +894,7 @@ def test_a_rebuild_whose_workers_are_lost_is_done_by_one_process(stories, tmp_pa
     index.close()
 
 
-def test_a_worker_to_which_nobody_listens_ends_before_it_is_done(stories, tmp_path):
+def test_a_worker_whose_reader_is_gone_ends_early(stories, tmp_path):
     ledger, _ = stories
     file = tmp_path / "share"
     file.touch()
@@ -908,7 +908,7 @@ def test_a_worker_to_which_nobody_listens_ends_before_it_is_done(stories, tmp_pa
 
 
 @pytest.mark.parametrize("shares", [True, False])
-def test_what_a_killed_rebuild_left_behind_goes_at_the_next_start(following, shares):
+def test_leftovers_of_a_killed_rebuild_are_removed_at_the_next_start(following, shares):
     left = following.index.path.with_name("index.db-share-7-0")
     if shares:
         left.touch()
@@ -923,7 +923,7 @@ def test_what_a_killed_rebuild_left_behind_goes_at_the_next_start(following, sha
     assert not any(name.startswith("rebuild_") for name in rows(following.index.path))
 
 
-def test_of_a_ledger_that_workers_cannot_read_the_error_is_the_ledgers(following, log):
+def test_a_ledger_that_workers_cannot_read_raises_the_ledgers_error(following, log):
     following.append(Kind.DESCRIBED, described())
     broken = Broken(following.ledger.path)
     index = Index(following.index.path, broken, processes=RebuildProcesses(following.ledger.path.with_name("no-ledger.db"), 2, least=0))

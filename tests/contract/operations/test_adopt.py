@@ -47,7 +47,7 @@ def noted(listed) -> dict[str, str]:
     return {each.path: each.code for each in listed}
 
 
-def test_an_old_study_is_in_the_ledger_and_nothing_of_it_has_changed(pipeline):
+def test_an_adopted_study_is_in_the_ledger_and_its_files_are_unchanged(pipeline):
     folder = add_study(pipeline.archive, "S1")
     before = picture(pipeline.archive)
     done = adopt(pipeline)
@@ -104,7 +104,7 @@ def test_a_dry_run_says_the_same_and_does_nothing(pipeline):
     assert (looked.left_alone, looked.remarks) == (done.left_alone, done.remarks)
 
 
-def test_adopting_again_adds_nothing_and_takes_what_came_meanwhile(pipeline):
+def test_adopting_again_adds_only_files_that_arrived_since(pipeline):
     folder = add_study(pipeline.archive, "S1")
     old = (folder / "metadata.json").read_bytes()
     adopt(pipeline)
@@ -158,7 +158,7 @@ def test_the_index_shows_an_adopted_study_as_if_it_had_always_been_ours(pipeline
         ("0001-01-01T00:00:00+23:00", None),
     ],
 )
-def test_when_it_was_archived_is_taken_from_the_old_file_where_that_can_be(pipeline, text, expected):
+def test_the_time_of_archiving_comes_from_the_old_metadata_where_possible(pipeline, text, expected):
     add_study(pipeline.archive, "S1", metadata=old_metadata("S1", processing_time=text))
     adopt(pipeline)
     assert pipeline.ledger.get(1).data.get("processing_time") == pipeline.ledger.get(2).data.get("processing_time") == expected
@@ -256,7 +256,7 @@ def test_metadata_is_rewritten_when_asked_and_the_old_bytes_stay_in_the_ledger(p
 
 
 @pytest.mark.parametrize("again", [True, False])
-def test_rewriting_that_was_cut_short_goes_on(pipeline, again):
+def test_an_interrupted_rewrite_is_continued(pipeline, again):
     folder = add_study(pipeline.archive, "S1")
     old = (folder / "metadata.json").read_bytes()
 
@@ -283,7 +283,7 @@ def test_rewriting_that_was_cut_short_goes_on(pipeline, again):
     assert adopt(pipeline).known == 1
 
 
-def test_files_that_are_no_dicom_are_adopted_when_asked_or_when_called_like_one(pipeline):
+def test_non_dicom_files_are_adopted_on_request_or_if_named_like_dicom(pipeline):
     folder = add_study(pipeline.archive, "S1", "a.dcm")
     for name in ("notes.txt", "broken.dcm", "S1"):
         (folder / name).write_bytes(b"no dicom")
@@ -292,13 +292,13 @@ def test_files_that_are_no_dicom_are_adopted_when_asked_or_when_called_like_one(
     assert adopt(pipeline, any_file=True).files == 1
 
 
-def test_statuses_are_told_only_when_asked(pipeline):
+def test_statuses_are_sent_only_on_request(pipeline):
     add_study(pipeline.archive, "S1", "one.dcm", "two.dcm")
     adopt(pipeline, tell=True)
     assert [(length.stage, length.rows) for length in pipeline.ledger.queue()] == [("tell", 2)]
 
 
-def test_a_ledger_made_again_from_the_mirror_has_no_duties_of_adopted_studies(pipeline, tmp_path):
+def test_a_ledger_restored_from_the_mirror_has_no_work_items_for_adopted_studies(pipeline, tmp_path):
     add_broken(pipeline.archive)
     mirror = Mirror(pipeline.archive, tmp_path / "mirror.lock", pipeline.ledger)
     mirror.begin()
@@ -312,7 +312,7 @@ def test_a_ledger_made_again_from_the_mirror_has_no_duties_of_adopted_studies(pi
 
 
 @pytest.mark.parametrize("rewrite", [False, True])
-def test_an_adoption_of_which_a_torn_mirror_kept_but_the_first_half_is_done_again(pipeline, tmp_path, rewrite):
+def test_an_adoption_half_lost_with_a_torn_mirror_is_repeated(pipeline, tmp_path, rewrite):
     folder = add_study(pipeline.archive, "S1")
     old = (folder / "metadata.json").read_bytes()
     mirror = Mirror(pipeline.archive, tmp_path / "mirror.lock", pipeline.ledger)
@@ -333,7 +333,7 @@ def test_an_adoption_of_which_a_torn_mirror_kept_but_the_first_half_is_done_agai
     assert pipeline.ledger.queue() == []
 
 
-def test_a_study_of_which_the_ledger_is_damaged_is_left_alone_and_the_others_are_adopted(pipeline):
+def test_a_study_with_damaged_entries_is_left_alone_and_the_others_are_adopted(pipeline):
     add_study(pipeline.archive, "S1")
     adopt(pipeline)
     damage(pipeline.ledger, "UPDATE entries SET payload = replace(payload, 'S1', 'S9') WHERE position = 1")

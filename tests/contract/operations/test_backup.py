@@ -24,7 +24,7 @@ from storage_ledger.ledger.mirror.segments import BatchSeal, SegmentHeader
 from storage_ledger.ledger.mirror.writer import Mirror
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.operations import backup
-from storage_ledger.operations.restore import MirrorDamaged, MirrorContinues, RestoreReport, from_backup, from_mirror
+from storage_ledger.operations.restore import MirrorContinues, MirrorDamaged, RestoreReport, from_backup, from_mirror
 from storage_ledger.system.sqlite import sqlite
 from tests.support.making import Ledgers, described, fill, small_volume
 
@@ -91,7 +91,7 @@ def content(file: Path) -> list[tuple]:
     return found
 
 
-def test_a_backup_is_one_file_with_all_of_the_ledger_and_a_manifest_that_says_so(scene):
+def test_a_backup_is_one_file_with_the_whole_ledger_and_a_manifest(scene):
     scene.append(30)
     folder = scene.back_up()
     assert sorted(os.listdir(scene.dest)) == [folder.name] == ["ledger-20260102T030406000006Z"]
@@ -108,7 +108,7 @@ def test_a_backup_is_one_file_with_all_of_the_ledger_and_a_manifest_that_says_so
     assert scene.rows() == before
 
 
-def test_a_backup_made_while_somebody_writes_is_the_ledger_as_it_was_at_one_moment(scene):
+def test_a_backup_made_during_writes_is_a_consistent_snapshot(scene):
     scene.append(3000, "x" * 3000)
     stop, written = threading.Event(), []
 
@@ -139,7 +139,7 @@ def test_an_empty_ledger_can_be_backed_up_and_restored(scene):
     assert scene.restore().entries == 0
 
 
-def test_backups_stand_beside_each_other_and_the_newest_is_taken(scene):
+def test_several_backups_share_a_folder_and_the_newest_is_used(scene):
     for count in (1, 2, 3):
         scene.append(count)
         scene.back_up()
@@ -151,7 +151,7 @@ def test_backups_stand_beside_each_other_and_the_newest_is_taken(scene):
     assert len(os.listdir(scene.dest)) == 3
 
 
-def test_what_a_backup_that_was_killed_has_left_is_no_backup_and_goes_with_the_next(scene):
+def test_leftovers_of_a_killed_backup_do_not_count_and_the_next_backup_removes_them(scene):
     scene.append(1)
     left = scene.dest / ".ledger-20200101T000000000000Z.part"
     left.mkdir(parents=True)
@@ -164,7 +164,7 @@ def test_what_a_backup_that_was_killed_has_left_is_no_backup_and_goes_with_the_n
     assert (scene.dest / "notes.txt").exists()
 
 
-def test_two_backups_at_once_into_one_folder_are_one_too_many(scene):
+def test_a_second_simultaneous_backup_into_one_folder_is_refused(scene):
     scene.dest.mkdir()
     descriptor = os.open(scene.dest, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -187,20 +187,20 @@ def test_a_full_volume_leaves_nothing_behind_and_says_so(scene, tmp_path):
 
 
 @pytest.mark.parametrize("dest", ["no/such/parent", "a-file"])
-def test_a_folder_that_cannot_be_made_is_named(scene, tmp_path, dest):
+def test_a_folder_that_cannot_be_created_is_named_in_the_error(scene, tmp_path, dest):
     (tmp_path / "a-file").write_text("")
     with pytest.raises(BackupError, match=rf"backup-folder: .*{dest}"):
         scene.back_up(tmp_path / dest)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_is_not_ours_is_named_with_the_user_who_may_not_write_there(scene, tmp_path):
+def test_an_unwritable_folder_is_named_in_the_error_with_the_user(scene, tmp_path):
     (tmp_path / "theirs").mkdir(0o555)
     with pytest.raises(BackupError, match=rf"backup-folder: {tmp_path / 'theirs'}: user {os.geteuid()} may not write there"):
         scene.back_up(tmp_path / "theirs")
 
 
-def test_a_damaged_ledger_makes_no_backup_and_is_named_by_its_position(scene):
+def test_a_damaged_ledger_is_not_backed_up_and_the_error_names_the_position(scene):
     scene.append(5)
     scene.ledger.close()
     connection = sqlite.connect(scene.file)
@@ -212,7 +212,7 @@ def test_a_damaged_ledger_makes_no_backup_and_is_named_by_its_position(scene):
     scene.ledger = SqliteLedger(scene.file)
 
 
-def test_a_lost_ledger_is_restored_entry_for_entry_with_its_duties(scene):
+def test_a_lost_ledger_is_restored_entry_for_entry_with_its_work_queue(scene):
     scene.append(30)
     scene.back_up()
     before = scene.rows()
@@ -225,7 +225,7 @@ def test_a_lost_ledger_is_restored_entry_for_entry_with_its_duties(scene):
     assert sorted(path.name for path in scene.file.parent.iterdir() if "restor" in path.name) == []
 
 
-def test_an_old_backup_offers_what_the_mirror_has_beyond_it(scene):
+def test_restoring_an_old_backup_offers_the_later_entries_of_the_mirror(scene):
     scene.append(10)
     scene.back_up()
     scene.append(20)
@@ -271,7 +271,7 @@ def test_a_mirror_that_is_damaged_beyond_the_end_of_the_backup_does_not_give_the
 
 
 @pytest.mark.parametrize("at", [3, 24, 30, 35, "batch"])
-def test_what_a_damaged_mirror_has_before_its_damage_is_taken_where_it_is_asked_for(scene, at):
+def test_entries_before_the_damage_in_a_mirror_are_restored_on_request(scene, at):
     scene.append(12)
     scene.append(11)
     scene.back_up()
@@ -299,7 +299,7 @@ def test_what_a_damaged_mirror_has_before_its_damage_is_taken_where_it_is_asked_
     assert scene.ledger.read(0, 1000) == before[: done.entries]
 
 
-def test_what_the_mirror_has_beyond_a_backup_that_tells_something_else_is_not_taken_over(scene, tmp_path, ledgers):
+def test_later_entries_of_a_mirror_that_diverges_from_the_backup_are_not_restored(scene, tmp_path, ledgers):
     scene.append(10)
     scene.back_up()
     other = Scene(tmp_path / "other", ledgers)
@@ -354,7 +354,7 @@ def test_a_ledger_with_entries_that_the_backup_lacks_stays_without_force(scene):
     kept.close()
 
 
-def test_a_ledger_that_the_backup_goes_on_from_is_set_aside_and_replaced(scene, tmp_path):
+def test_a_ledger_that_the_backup_continues_is_set_aside_and_replaced(scene, tmp_path):
     scene.append(10)
     scene.ledger.close()
     shutil.copy(scene.file, tmp_path / "old")
@@ -371,7 +371,7 @@ def test_a_ledger_that_the_backup_goes_on_from_is_set_aside_and_replaced(scene, 
     assert scene.restore().set_aside is None  # nothing more to do
 
 
-def test_another_ledger_and_one_that_went_on_from_an_old_copy_stay_without_force(scene, tmp_path, ledgers):
+def test_a_foreign_or_diverged_ledger_is_kept_without_force(scene, tmp_path, ledgers):
     scene.append(10)
     scene.back_up()
     other = Scene(tmp_path / "other", ledgers)
@@ -393,7 +393,7 @@ def test_another_ledger_and_one_that_went_on_from_an_old_copy_stay_without_force
     assert other.restore(scene.dest, force=True).entries == 10
 
 
-def test_a_backup_of_another_ledger_than_the_archives_is_refused_where_no_ledger_is_left_to_say_so(scene):
+def test_a_backup_of_a_different_ledger_from_the_mirrors_is_refused_even_without_a_ledger(scene):
     scene.append(5)
     ours, newest = scene.back_up(), scene.back_up()
     remade(newest, "UPDATE meta SET value = 'another' WHERE name = 'ledger_id'", ledger_id="another")
@@ -421,7 +421,7 @@ def test_a_ledger_that_cannot_be_read_stays_without_force(scene):
 
 
 @pytest.mark.parametrize("victim", ["ledger.db", "manifest.json"])
-def test_any_flipped_bit_of_a_backup_is_seen_and_nothing_is_touched(scene, victim):
+def test_any_flipped_bit_in_a_backup_is_detected_and_nothing_is_changed(scene, victim):
     scene.append(5)
     folder = scene.back_up()
     scene.lose()
@@ -454,7 +454,7 @@ def remade(folder: Path, statements: str, **says: object) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
-def test_a_backup_of_a_newer_version_is_told_as_such_whatever_else_is_new_in_it(scene):
+def test_a_backup_made_by_a_newer_version_is_reported_as_newer(scene):
     scene.append(3)
     folder = scene.back_up()
     remade(folder, "UPDATE alembic_version SET version_num = '9999'; ALTER TABLE entries RENAME COLUMN salt TO pepper", revision="9999")
@@ -468,7 +468,7 @@ def test_a_backup_of_a_newer_version_is_told_as_such_whatever_else_is_new_in_it(
 
 
 @pytest.mark.parametrize("content", ["another", "empty", "none"])
-def test_a_backup_whose_ledger_is_none_is_damaged(scene, content):
+def test_a_backup_whose_ledger_file_is_not_a_ledger_is_damaged(scene, content):
     scene.append(3)
     folder = scene.back_up()
     (folder / "ledger.db").write_bytes(b"no database" * 1000 if content == "none" else b"")
@@ -495,7 +495,7 @@ def test_a_backup_of_an_older_schema_is_migrated_when_it_is_restored(scene):
     assert scene.ledger.of_upload("1.dcm")
 
 
-def test_where_there_is_no_backup_it_is_said(scene, tmp_path):
+def test_a_folder_without_a_backup_is_reported(scene, tmp_path):
     with pytest.raises(BackupError, match="backup-folder"):
         scene.restore(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()

@@ -33,7 +33,7 @@ def jump(ledger, clock, seconds):
     clock.move(-seconds)
 
 
-def test_a_ledger_that_is_ahead_is_said_with_both_times_and_stays_so_with_later_entries(ledger, clock):
+def test_a_ledger_ahead_of_the_clock_is_reported_with_both_times_even_after_later_entries(ledger, clock):
     assert ahead(ledger, clock()) is None
     append(ledger)
     assert ahead(ledger, clock()) is None
@@ -46,13 +46,13 @@ def test_a_ledger_that_is_ahead_is_said_with_both_times_and_stays_so_with_later_
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(AHEAD_S, False), (AHEAD_S + 1, True), (-86_400, False)])
-def test_from_a_minute_on(ledger, clock, seconds, said):
+def test_a_difference_is_reported_from_one_minute(ledger, clock, seconds, said):
     append(ledger)
     jump(ledger, clock, seconds)
     assert (ahead(ledger, clock()) is not None) is said
 
 
-def test_it_is_over_once_the_clock_has_caught_up(ledger, clock):
+def test_nothing_is_reported_once_the_clock_has_caught_up(ledger, clock):
     append(ledger)
     jump(ledger, clock, 3600)
     clock.move(3600 - AHEAD_S)
@@ -76,7 +76,7 @@ def test_a_persons_acknowledgement_is_an_entry_and_ends_it_until_the_next_jump(l
     assert ahead(ledger, clock()) is None
 
 
-def test_where_it_is_not_ahead_or_acknowledged_already_nothing_is_appended(ledger, clock):
+def test_nothing_is_appended_if_the_ledger_is_not_ahead_or_was_acknowledged(ledger, clock):
     append(ledger)
     assert acknowledge_ahead(ledger, clock, by="Ada", reason="why not") is None
     jump(ledger, clock, 3600)

@@ -86,7 +86,7 @@ def test_a_retry_archives_the_file_and_the_status_follows(pipeline, status_serve
     pipeline.check_metadata()
 
 
-def test_a_retry_of_what_is_still_not_there_is_quarantined_again_at_once(pipeline, status_server):
+def test_a_retry_of_a_file_that_is_still_missing_is_quarantined_again_immediately(pipeline, status_server):
     lose(pipeline)
     word(pipeline, RETRY)
     pipeline.place()
@@ -99,7 +99,7 @@ def test_a_retry_of_what_is_still_not_there_is_quarantined_again_at_once(pipelin
     assert status_server.status("S1") == "archived"
 
 
-def test_a_retry_goes_by_the_last_word_about_the_upload_whichever_was_judged_last(pipeline):
+def test_a_retry_uses_the_last_message_about_the_upload_whichever_was_processed_last(pipeline):
     pipeline.say("S1", "a.dcm", {"n": 1})
     with pipeline.ledger.write() as tx:
         tx.postpone(1, Stage.PLACE, due_in_s=60, attempts=1)
@@ -128,7 +128,7 @@ def test_one_retry_is_enough_for_a_message_that_came_twice(pipeline):
 
 @pytest.mark.parametrize("path", [None, "a.dcm"])
 @pytest.mark.parametrize("said", [RETRY, DISCARD])
-def test_of_two_persons_the_second_is_told_how_it_stands_and_nothing_is_appended(pipeline, path, said):
+def test_the_second_of_two_decisions_sees_the_current_state_and_appends_nothing(pipeline, path, said):
     lose(pipeline)
     for first, found in ((RETRY, State.PENDING), (DISCARD, State.DISCARDED)):
         assert word(pipeline, first)[0].position is not None
@@ -139,7 +139,7 @@ def test_of_two_persons_the_second_is_told_how_it_stands_and_nothing_is_appended
         pipeline.finish()  # the retry ends in quarantine again
 
 
-def test_a_word_on_what_was_tried_since_it_was_chosen_is_not_appended(pipeline):
+def test_a_decision_about_an_upload_that_was_retried_meanwhile_is_not_appended(pipeline):
     lose(pipeline)
     [chosen] = in_quarantine(pipeline.ledger, ["S1"])
     word(pipeline, RETRY)
@@ -150,7 +150,7 @@ def test_a_word_on_what_was_tried_since_it_was_chosen_is_not_appended(pipeline):
     assert positions(word(pipeline, DISCARD, DecisionTarget("S1", "a.dcm", chosen.position))) != [None]
 
 
-def test_what_the_ledger_does_not_know_is_told(pipeline):
+def test_an_upload_unknown_to_the_ledger_is_reported(pipeline):
     lose(pipeline)
     answers = word(pipeline, RETRY, DecisionTarget("S1", "b.dcm"), DecisionTarget("S2"))
     assert [(answer.study_id, answer.upload_path, answer.found, answer.position) for answer in answers] == [
@@ -159,7 +159,7 @@ def test_what_the_ledger_does_not_know_is_told(pipeline):
     ]
 
 
-def test_what_a_redelivery_is_trying_already_needs_no_word(pipeline):
+def test_an_upload_that_a_redelivery_is_already_retrying_needs_no_decision(pipeline):
     """A redelivery arrives between the decision to quarantine and its entry: the upload is quarantined, and being retried."""
     pipeline.say("S1", "a.dcm")
     [work_items] = pipeline.due(Stage.PLACE)
@@ -175,7 +175,7 @@ def test_what_a_redelivery_is_trying_already_needs_no_word(pipeline):
     assert list(pipeline.files()) == ["S1/a.dcm"]
 
 
-def test_a_word_on_a_study_is_about_each_of_its_quarantined_files_and_no_other(pipeline):
+def test_a_decision_on_a_study_covers_each_of_its_quarantined_files_and_no_others(pipeline):
     for name in ("a", "b", "c"):
         pipeline.say("S1", f"{name}.dcm")
     pipeline.upload("b.dcm", b"x")
@@ -185,7 +185,7 @@ def test_a_word_on_a_study_is_about_each_of_its_quarantined_files_and_no_other(p
     assert [answer.upload_path for answer in word(pipeline, DISCARD)] == ["a.dcm", "c.dcm"]
 
 
-def test_so_many_that_it_takes_several_commits(pipeline):
+def test_many_decisions_take_several_commits(pipeline):
     count = 2 * STUDIES_A_COMMIT + 1
     with pipeline.ledger.write() as tx:
         for number in range(count):
@@ -203,7 +203,7 @@ def test_so_many_that_it_takes_several_commits(pipeline):
     assert pipeline.ledger.queue()[0].rows == count
 
 
-def test_many_persons_at_once_release_it_once(pipeline):
+def test_many_simultaneous_retries_release_an_upload_once(pipeline):
     lose(pipeline)
     ledgers = [SqliteLedger(pipeline.ledger.path, clock=pipeline.clock) for _ in range(6)]
     start = threading.Barrier(len(ledgers))
@@ -241,7 +241,7 @@ def test_a_retry_while_another_study_is_being_placed_changes_nothing_of_that(pip
 # -- discard
 
 
-def test_what_is_discarded_is_waited_for_by_nobody_and_its_upload_stays(pipeline, status_server, tmp_path):
+def test_nothing_waits_for_a_discarded_file_and_its_upload_stays(pipeline, status_server, tmp_path):
     (tmp_path / "elsewhere").write_bytes(b"x")
     (pipeline.uploads / "a.dcm").symlink_to(tmp_path / "elsewhere")
     lose(pipeline)
@@ -295,7 +295,7 @@ def test_with_the_last_quarantined_file_discarded_a_study_with_archived_ones_is_
     assert heard == ["failed", "failed", "archived"]
 
 
-def test_an_archived_file_that_was_found_lost_and_then_discarded_is_not_told_as_archived(pipeline, status_server):
+def test_no_archived_status_is_sent_for_a_lost_file_that_was_discarded(pipeline, status_server):
     pipeline.upload("a.dcm", b"x")
     pipeline.say("S1", "a.dcm")
     pipeline.finish()
@@ -311,7 +311,7 @@ def test_an_archived_file_that_was_found_lost_and_then_discarded_is_not_told_as_
 
 
 @pytest.mark.parametrize("again", ["retry", "redelivery"])
-def test_nothing_is_told_as_archived_while_it_is_only_being_tried_again(pipeline, status_server, again):
+def test_no_archived_status_is_sent_while_a_file_is_only_being_retried(pipeline, status_server, again):
     """The Status Service was away at the quarantine, so that status is still to be sent when the retry begins."""
     pipeline.say("S1", "a.dcm")
     pipeline.place()
@@ -323,7 +323,7 @@ def test_nothing_is_told_as_archived_while_it_is_only_being_tried_again(pipeline
     assert status_server.posted("S1") == ["failed", "archived"]
 
 
-def test_another_file_that_is_archived_meanwhile_does_not_make_up_for_the_one_that_is_tried_again(pipeline, status_server):
+def test_archiving_another_file_does_not_replace_the_outcome_of_a_retried_file(pipeline, status_server):
     lose(pipeline)
     word(pipeline, RETRY)
     pipeline.upload("b.dcm", b"y")
@@ -383,7 +383,7 @@ def test_texts_have_a_limit_and_may_be_in_any_script(pipeline):
         (["retry", "s", "--by", "\udcff", "--reason", "x"], "invisible characters"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(arguments, why):
+def test_contradictory_arguments_are_refused(arguments, why):
     with pytest.raises(_UsageError) as refused:
         typer.main.get_command(app).main(["quarantine", *arguments], standalone_mode=False)
     assert refused.value.exit_code == 2
@@ -432,7 +432,7 @@ def test_an_index_of_another_ledger_or_none_at_all_is_not_asked(pipeline, ledger
 
 
 @pytest.mark.parametrize("kind", ["there", "behind", "missing", "garbage"])
-def test_what_is_quarantined_is_listed_whatever_the_index_is_like(pipeline, kind):
+def test_quarantined_files_are_listed_whatever_the_state_of_the_index(pipeline, kind):
     settings = Settings(uploads_path=pipeline.uploads, archive_path=pipeline.archive, ledger_path=pipeline.ledger.path.parent)
     lose(pipeline, "S1", "a.dcm")
     lose(pipeline, "S2", "b.dcm")

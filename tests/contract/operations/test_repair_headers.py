@@ -9,7 +9,7 @@ from storage_ledger.archive.dicom_header import read_header
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.errors import Retryable
-from storage_ledger.operations.repair_headers import HeaderCounts, headers_of, reread_headers, studies_with_reread_headers, studies_to_read
+from storage_ledger.operations.repair_headers import HeaderCounts, headers_of, reread_headers, studies_to_read, studies_with_reread_headers
 from storage_ledger.operations.replay.metadata import rewrite_metadata
 from storage_ledger.operations.replay.report import ReplayCounts
 from storage_ledger.operations.replay.studies import described_studies
@@ -97,7 +97,7 @@ def pipeline(tmp_path, ledgers):
 @pytest.mark.parametrize(
     ("dicom", "error"), [(None, "header-too-large"), ({"SOPInstanceUID": "1.2"}, "some-attributes-unreadable"), (None, None)]
 )
-def test_a_header_that_the_ledger_lacks_is_read_again_and_recorded_once(pipeline, dicom, error):
+def test_a_header_missing_from_the_ledger_is_reread_and_recorded_once(pipeline, dicom, error):
     header = pipeline.archived_before("S1", dicom=dicom, error=error)
     assert pipeline.repair() == (HeaderCounts(looked_at=1, changed=1), [], 1)
     [entry] = pipeline.headers_read()
@@ -113,7 +113,7 @@ def test_a_header_that_the_ledger_lacks_is_read_again_and_recorded_once(pipeline
     assert len(pipeline.headers_read()) == 1
 
 
-def test_a_header_that_is_whole_is_not_read_again_unless_all_are_asked_for(pipeline):
+def test_a_complete_header_is_not_reread_unless_every_header_is_requested(pipeline):
     header = pipeline.archived_before("S1", dicom={"SOPInstanceUID": "1.2"}, error=None)
     assert pipeline.repair() == (HeaderCounts(), [], 0)
     assert pipeline.repair(every=True) == (HeaderCounts(looked_at=1, changed=1), [], 1)
@@ -136,7 +136,7 @@ def test_another_reason_is_recorded_once(pipeline):
 
 
 @pytest.mark.parametrize("how", ["changed", "missing"])
-def test_the_header_of_a_file_that_is_not_the_ledgers_is_not_taken(pipeline, how):
+def test_the_header_of_a_file_that_does_not_match_the_ledger_is_not_recorded(pipeline, how):
     pipeline.archived_before("S1")
     pipeline.archived_before("S2", seed=2)
     file = pipeline.archive / "S1" / "S1.dcm"
@@ -148,7 +148,7 @@ def test_the_header_of_a_file_that_is_not_the_ledgers_is_not_taken(pipeline, how
     assert [entry.study_id for entry in pipeline.headers_read()] == ["S2"]
 
 
-def test_a_damaged_entry_is_a_finding_and_stops_nobody_else(pipeline):
+def test_a_damaged_entry_is_a_finding_and_does_not_stop_other_studies(pipeline):
     pipeline.archived_before("S1")
     pipeline.archived_before("S2", seed=2)
     damage(pipeline.ledger, "UPDATE entries SET payload = payload || ' ' WHERE position = 2")
@@ -156,7 +156,7 @@ def test_a_damaged_entry_is_a_finding_and_stops_nobody_else(pipeline):
     assert (counts, found) == (HeaderCounts(looked_at=1, changed=1), [("entry-damaged", None)])
 
 
-def test_a_run_that_is_killed_before_it_wrote_metadata_is_made_up_for_by_the_next(pipeline):
+def test_metadata_left_unwritten_by_a_killed_run_is_written_by_the_next_run(pipeline):
     header = pipeline.archived_before("S1")
     counts = HeaderCounts()
     with closing(Problems()) as problems:
@@ -167,7 +167,7 @@ def test_a_run_that_is_killed_before_it_wrote_metadata_is_made_up_for_by_the_nex
     assert pipeline.metadata("S1")["files"][0]["sop_instance_uid"] == header["SOPInstanceUID"]
 
 
-def test_what_ends_it_early_keeps_what_was_recorded(pipeline):
+def test_an_error_that_ends_a_repair_early_keeps_what_was_recorded(pipeline):
     for number in range(3):
         pipeline.archived_before(f"S{number}", seed=number)
     pipeline.archive.rename(pipeline.archive.with_name("elsewhere"))
@@ -176,7 +176,7 @@ def test_what_ends_it_early_keeps_what_was_recorded(pipeline):
     assert pipeline.headers_read() == []
 
 
-def test_the_header_that_counts_is_the_last_that_was_read(pipeline):
+def test_the_most_recently_read_header_counts(pipeline):
     """A redelivery's header counts only if there was none before."""
     first = pipeline.archived_before("S1", dicom={"SOPInstanceUID": "1.2"}, error=None)
     archived = pipeline.ledger.last()

@@ -150,7 +150,7 @@ def lose(pipeline, *paths):
 # -- files
 
 
-def test_lost_files_are_found_by_their_digest_whatever_they_are_called(filled, source):
+def test_lost_files_are_found_by_checksum_under_any_name(filled, source):
     before, copies = tree(filled.archive), tree(source)
     lose(filled, "A/a.dcm", "B/b.dcm", "C/c.dcm")
     counts, found = filled.files(source)
@@ -164,7 +164,7 @@ def test_lost_files_are_found_by_their_digest_whatever_they_are_called(filled, s
     assert filled.files(source)[0].mended == 0
 
 
-def test_what_no_source_has_is_listed_and_the_damaged_file_stays_as_it_is(filled, source):
+def test_a_file_that_no_source_has_is_listed_and_left_unchanged(filled, source):
     lose(filled, "A/a.dcm", "B/b.dcm")
     os.chmod(filled.archive / "D" / "d.dcm", 0o640)
     (filled.archive / "D" / "d.dcm").write_bytes(b"LONGER than these")
@@ -182,7 +182,7 @@ def test_what_no_source_has_is_listed_and_the_damaged_file_stays_as_it_is(filled
     assert (counts.mended, counts.left, [path for _, path in found]) == (1, 2, ["A/a.dcm", "B/b.dcm"])
 
 
-def test_one_study_alone(filled, source):
+def test_only_the_requested_study_is_restored(filled, source):
     lose(filled, "A/a.dcm", "B/b.dcm")
     counts, found = filled.files(source, chosen="B")
     assert (counts.looked_at, counts.mended, found) == (1, 1, [])
@@ -197,14 +197,14 @@ def test_the_archive_itself_may_be_a_source(filled):
     assert tree(filled.archive) == {**before, "moved away": before["A/a.dcm"]}
 
 
-def test_a_second_source_is_asked_for_what_the_first_one_lacks(filled, source, tmp_path):
+def test_a_second_source_provides_files_that_the_first_lacks(filled, source, tmp_path):
     lose(filled, "A/a.dcm", "D/d.dcm")
     (tmp_path / "other").mkdir()
     (source / "deep" / "down" / "0.bin").rename(tmp_path / "other" / "x")
     assert filled.files(source, tmp_path / "other")[0].mended == 2
 
 
-def test_a_copy_that_could_not_be_put_back_leaves_the_next_one_a_chance(filled, source, tmp_path):
+def test_after_a_copy_cannot_be_restored_the_next_copy_is_tried(filled, source, tmp_path):
     class Failing(FilesystemArchive):
         left = 1
 
@@ -221,7 +221,7 @@ def test_a_copy_that_could_not_be_put_back_leaves_the_next_one_a_chance(filled, 
     assert filled.restored()[0]["source"].startswith(str(tmp_path / "second"))
 
 
-def test_what_lay_in_a_folder_that_could_not_be_made_durable_is_not_recorded(filled, source):
+def test_files_in_a_folder_that_could_not_be_made_durable_are_not_recorded(filled, source):
     class Failing(FilesystemArchive):
         """Removes the folder, as if an fsync of the root had failed while another file was being placed."""
 
@@ -268,7 +268,7 @@ def test_a_hostile_source_leads_nowhere_and_blocks_nothing(filled, source, tmp_p
     assert filled.restored()[-1]["source"].endswith("/\\xff\n\x1b[2J")
 
 
-def test_a_source_that_is_not_there_is_said(filled, tmp_path):
+def test_a_missing_source_is_reported(filled, tmp_path):
     lose(filled, "A/a.dcm")
     with pytest.raises(Retryable) as raised:
         filled.files(tmp_path / "nowhere")
@@ -276,7 +276,7 @@ def test_a_source_that_is_not_there_is_said(filled, tmp_path):
     assert filled.files()[1] == [("archive-copy-missing", "A/a.dcm")]
 
 
-def test_a_source_in_which_nothing_lies_is_named_since_a_mount_with_a_typing_error_looks_like_that(filled, source, tmp_path):
+def test_an_empty_source_is_reported_because_a_mistyped_mount_is_empty(filled, source, tmp_path):
     lose(filled, "A/a.dcm")
     (tmp_path / "nothing").mkdir()
     assert filled.files(tmp_path / "nothing")[1] == [("archive-copy-missing", "A/a.dcm"), ("source-empty", str(tmp_path / "nothing"))]
@@ -300,7 +300,7 @@ class Killed:
         raise KeyboardInterrupt
 
 
-def test_a_run_that_was_killed_before_its_entry_is_made_up_for_once(filled, source):
+def test_files_restored_by_a_run_killed_before_recording_are_recorded_once(filled, source):
     lose(filled, "A/a.dcm", "B/b.dcm")
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
@@ -315,7 +315,7 @@ def test_a_run_that_was_killed_before_its_entry_is_made_up_for_once(filled, sour
     assert not list(filled.archive.rglob(".restore-*"))
 
 
-def test_what_was_put_back_and_not_recorded_stays_marked_whatever_happens_next(filled, source):
+def test_a_restored_but_unrecorded_file_stays_marked(filled, source):
     class Refusing(FilesystemArchive):
         def put_back(self, *_, **__):
             raise AssertionError("it lies there already")
@@ -329,7 +329,7 @@ def test_what_was_put_back_and_not_recorded_stays_marked_whatever_happens_next(f
     assert len(filled.restored()) == 1
 
 
-def test_what_was_put_back_and_not_recorded_is_recorded_without_its_source_too(filled, source):
+def test_a_restored_but_unrecorded_file_is_recorded_even_without_its_source(filled, source):
     lose(filled, "A/a.dcm")
     with pytest.raises(KeyboardInterrupt):
         filled.files(source, ledger=Killed(filled.ledger))
@@ -338,7 +338,7 @@ def test_what_was_put_back_and_not_recorded_is_recorded_without_its_source_too(f
     assert [each["source"] for each in filled.restored()] == [None]
 
 
-def test_a_run_that_was_killed_after_its_entry_records_it_no_second_time(filled, source):
+def test_a_run_killed_after_recording_does_not_record_twice(filled, source):
     class KilledArchive(FilesystemArchive):
         def unmark(self, *_):
             raise KeyboardInterrupt
@@ -364,7 +364,7 @@ def test_a_dry_run_says_the_same_and_changes_nothing(filled, source):
     assert (tree(filled.archive), filled.ledger.last()) == (before, last)
 
 
-def test_a_study_that_was_quarantined_for_its_lost_file_goes_on_when_it_is_released(filled, source):
+def test_a_study_quarantined_for_a_lost_file_continues_once_released(filled, source):
     lose(filled, "A/a.dcm")
     filled.say("A", "a.dcm", {"patient_info": {"patient_id": "A"}})
     filled.finish()
@@ -381,7 +381,7 @@ def test_a_study_that_was_quarantined_for_its_lost_file_goes_on_when_it_is_relea
 
 
 @pytest.mark.parametrize("damage", ["missing", "changed", "link", "no folder"])
-def test_metadata_is_written_again_with_the_same_bytes_and_no_other_is_touched(filled, damage):
+def test_metadata_is_rewritten_with_the_same_bytes_and_nothing_else_is_changed(filled, damage):
     before = tree(filled.archive)
     made = {path: os.stat(filled.archive / path).st_ctime_ns for path in before}  # inode numbers are reused
     path = filled.archive / "D" / "metadata.json"
@@ -452,7 +452,7 @@ def words(status_server):
     return {study_id: value["status"] for study_id, value in status_server.statuses.items()}
 
 
-def test_an_emptied_status_service_hears_all_again(told, client, status_server):
+def test_all_statuses_are_resent_to_an_emptied_status_service(told, client, status_server):
     before = {study_id: value["details"] for study_id, value in status_server.statuses.items()}
     assert words(status_server) == WORDS
     status_server.forget()
@@ -468,7 +468,7 @@ def test_an_emptied_status_service_hears_all_again(told, client, status_server):
     assert told.statuses_again(client)[0].mended == 0
 
 
-def test_what_stands_is_not_told_and_what_is_waiting_is_the_services(told, client, status_server):
+def test_existing_statuses_are_not_resent_and_pending_ones_are_left_to_the_service(told, client, status_server):
     status_server.late_described("A", {})
     status_server.statuses["B"] = {"status": "validated", "timestamp": "", "details": None}
     posts = len(status_server.posts)
@@ -478,7 +478,7 @@ def test_what_stands_is_not_told_and_what_is_waiting_is_the_services(told, clien
     assert "new" not in words(status_server)
 
 
-def test_a_dry_run_asks_and_tells_nothing(told, client, status_server):
+def test_a_dry_run_reads_statuses_and_sends_none(told, client, status_server):
     status_server.forget()
     last = told.ledger.last()
     counts, _ = told.statuses_again(DryRunStatuses(client), dry_run=True)
@@ -498,7 +498,7 @@ class Waiting:
         self.waits.append(seconds)
 
 
-def test_a_status_service_that_is_away_for_a_moment_is_waited_for(told, client, status_server):
+def test_a_short_outage_of_the_status_service_is_waited_out(told, client, status_server):
     status_server.forget()
     status_server.next(*[Fault(code=503)] * 2)
     waiting = Waiting()
@@ -506,7 +506,7 @@ def test_a_status_service_that_is_away_for_a_moment_is_waited_for(told, client, 
     assert (len(waiting.waits), waiting.said) == (2, ["status-service-away"])
 
 
-def test_a_status_service_that_stays_away_is_given_up_for_all_studies_at_once(told, client, status_server):
+def test_a_long_outage_of_the_status_service_ends_the_replay_for_all_studies(told, client, status_server):
     status_server.forget()
     status_server.always = lambda call: Fault(code=503) if call.study_id == "gone" else None
     last = told.ledger.last().position
@@ -524,7 +524,7 @@ def test_a_status_service_that_stays_away_is_given_up_for_all_studies_at_once(to
     assert len(status_server.reads) == calls, "nobody is patient any more"
 
 
-def test_a_status_that_is_refused_is_listed_and_the_others_are_told(told, client, status_server):
+def test_a_refused_status_is_listed_and_the_others_are_sent(told, client, status_server):
     status_server.forget()
     status_server.always = lambda call: Fault(code=422) if (call.method, call.study_id) == ("POST", "A") else None
     counts, found = told.statuses_again(client)
@@ -535,13 +535,13 @@ def test_a_status_that_is_refused_is_listed_and_the_others_are_told(told, client
     ("fault", "code"),
     [(Fault(code=301), "status-refused"), (Fault(code=403), "status-refused"), (Fault(body=b"<html>"), "status-unreadable")],
 )
-def test_a_status_that_cannot_be_asked_for_is_listed_and_not_taken_for_one_that_stands(told, client, status_server, fault, code):
+def test_a_status_that_cannot_be_read_back_is_listed_and_not_assumed_to_exist(told, client, status_server, fault, code):
     status_server.always = lambda call: fault if call.study_id == "A" else None
     counts, found = told.statuses_again(client)
     assert (counts.looked_at, counts.mended, counts.left, found) == (3, 0, 1, [(code, "A")])
 
 
-def test_a_study_that_was_never_told_anything_is_told_what_came_of_it(filled, client, status_server):
+def test_a_study_without_a_sent_status_is_sent_its_last_outcome(filled, client, status_server):
     """Such as an adopted study: its work item `tell` was never made, or was dropped."""
     with filled.ledger.write() as tx:
         for work_item in filled.ledger.pending_of("A"):
@@ -553,7 +553,7 @@ def test_a_study_that_was_never_told_anything_is_told_what_came_of_it(filled, cl
 # -- how it continues
 
 
-def test_the_pace_is_kept_by_all_threads_together():
+def test_all_threads_together_respect_the_rate_limit():
     now = [100.0]
     waits = []
     pace = Pace(4, burst_s=0.25, wait=waits.append, monotonic=lambda: now[0])
@@ -565,7 +565,7 @@ def test_the_pace_is_kept_by_all_threads_together():
     assert len(waits) == 2
 
 
-def test_one_that_fails_stops_no_other_and_a_shared_cause_stops_after_what_was_begun():
+def test_one_failure_stops_no_other_item_and_a_shared_cause_stops_after_items_in_progress():
     def work(item):
         if isinstance(item, Exception):
             raise item

@@ -92,7 +92,7 @@ def scene(tmp_path, ledgers):
     return Scene(Pipeline(tmp_path / "run", ledgers, grace_s=0))
 
 
-def test_flagged_files_are_counted_and_need_nobody(scene):
+def test_flagged_files_are_counted_but_need_no_attention(scene):
     for twin in ("a", "b"):
         made = make_file(scene.pipeline.uploads / f"{twin}.dcm", study_uid="1.2.3", sop_uid="1.2.3.4", seed=ord(twin))
         scene.pipeline.say(twin, f"{twin}.dcm", described(twin, f"{twin}.dcm", made)["metadata"])
@@ -101,7 +101,7 @@ def test_flagged_files_are_counted_and_need_nobody(scene):
     assert (scene.status()["flagged"], scene.needs()) == (2, [])
 
 
-def test_files_whose_header_cannot_be_read_are_counted_and_need_nobody(scene):
+def test_files_with_unreadable_headers_are_counted_but_need_no_attention(scene):
     assert scene.status()["headers_unreadable"] is None, "there is no index yet"
     make_file(scene.pipeline.uploads / "cut.dcm")
     whole = (scene.pipeline.uploads / "cut.dcm").read_bytes()
@@ -124,7 +124,7 @@ def mixed_up(scene: Scene) -> None:
     scene.pipeline.finish()
 
 
-def test_a_study_tells_of_a_message_about_another_patient_even_without_an_index(scene):
+def test_a_study_reports_a_message_about_another_patient_even_without_an_index(scene):
     mixed_up(scene)
     [without_index] = scene.study("a")["files"]
     scene.follow()
@@ -148,7 +148,7 @@ def test_files_of_different_patients_are_counted_as_flagged(scene):
     assert [file["flags"] for name in "bc" for file in scene.study(name)["files"]] == [["patient-differs"], ["patient-differs"]]
 
 
-def test_an_archive_that_is_away_is_said_once_whatever_stands_still_for_it(scene):
+def test_an_unavailable_archive_is_reported_once_for_all_blocked_steps(scene):
     scene.archive("S1")
     scene.pipeline.archive.rename(scene.pipeline.archive.with_name("away"))
     assert scene.needs() == ["archive-missing"]
@@ -161,13 +161,13 @@ def test_an_archive_that_is_away_is_said_once_whatever_stands_still_for_it(scene
     assert "mirror-missing" not in scene.needs()
 
 
-def test_an_archive_that_is_there_without_its_mirror_is_told_apart(scene):
+def test_an_available_archive_without_a_mirror_is_distinguished(scene):
     scene.archive("S1")
     (scene.pipeline.archive / ".ledger").rename(scene.pipeline.archive.with_name("mirror"))
     assert scene.needs() == ["mirror-missing"]
 
 
-def test_an_outage_is_said_as_long_as_it_goes_on_however_much_came_after_it(scene):
+def test_an_outage_is_reported_while_it_lasts_however_many_entries_follow(scene):
     scene.archive("S1")
     with scene.pipeline.ledger.write() as tx:
         tx.append(NewEntry(Kind.FAILED, {"step": "place", "code": "archive-full"}))
@@ -185,7 +185,7 @@ def reject(scene: Scene, study_id: str, size: int) -> NewEntry:
     return NewEntry(Kind.REJECTED, {**payload, "study_id": study_id})
 
 
-def test_a_rejected_message_of_a_study_is_in_its_story_however_many_others_came_after_it(scene):
+def test_a_rejected_message_is_in_its_studys_timeline_however_many_others_follow(scene):
     with scene.pipeline.ledger.write() as tx:
         tx.append(reject(scene, "S1", 10), work_item=False)
         for _ in range(1100):
@@ -208,7 +208,7 @@ def peak_of(call) -> int:
         tracemalloc.stop()
 
 
-def test_the_story_of_a_study_takes_no_more_memory_for_larger_messages(scene):
+def test_a_studys_timeline_takes_no_more_memory_for_larger_messages(scene):
     with scene.pipeline.ledger.write() as tx:
         for n in range(200):
             tx.append(NewEntry(Kind.DESCRIBED, making.described("a.dcm", {"n": n}, pad="x" * 200_000), "large"), work_item=False)
@@ -222,7 +222,7 @@ def test_the_story_of_a_study_takes_no_more_memory_for_larger_messages(scene):
     assert peak_of(lambda: Study.of("large", scene.pipeline.ledger.study("large"))) < 10 * 200_000
 
 
-def test_without_an_index_damage_is_not_known_and_that_is_said(scene):
+def test_without_an_index_damage_is_reported_as_unknown(scene):
     assert scene.needs() == [], "a ledger without entries needs no index"
     scene.archive("S1")
     scene.verified({"code": "file-changed", "position": 2, "study_id": "S1", "path": "S1/S1.dcm"})
@@ -234,7 +234,7 @@ def test_without_an_index_damage_is_not_known_and_that_is_said(scene):
     assert scene.needs() == ["index-missing"]
 
 
-def test_what_verify_found_is_named(scene):
+def test_findings_of_verify_are_reported(scene):
     scene.archive("S1", "S2")
     first = {"code": "file-missing", "position": 3, "study_id": "S1", "path": "S1/S1.dcm"}
     second = {"code": "file-changed", "position": 4, "study_id": "S2", "path": "S2/S2.dcm"}
@@ -245,13 +245,13 @@ def test_what_verify_found_is_named(scene):
     assert told["verify-findings"].startswith("2 untracked-file, 1 metadata-missing; the latest at ")
 
 
-def test_a_run_of_verify_that_could_look_at_nothing_does_not_pass_for_one_that_found_nothing(scene):
+def test_a_verify_run_that_checked_nothing_does_not_count_as_clean(scene):
     scene.archive("S1")
     scene.verified(unchecked=({"code": "archive-missing", "position": None, "study_id": None, "path": None},))
     assert (scene.status()["last_verify"]["findings"], scene.status()["last_verify"]["unseen"]) == (0, 1)
 
 
-def test_the_story_of_a_study_says_that_its_file_is_damaged_and_what_puts_it_back(scene):
+def test_a_studys_timeline_reports_a_damaged_file_and_how_to_restore_it(scene):
     scene.archive("S1", "S2")
     scene.verified({"code": "file-missing", "position": 3, "study_id": "S1", "path": "S1/S1.dcm"})
     told = scene.study("S1")
@@ -264,7 +264,7 @@ def test_the_story_of_a_study_says_that_its_file_is_damaged_and_what_puts_it_bac
     assert ([file["fixity"] for file in told["files"]], told["advice"], told["commands"]) == (["intact"], None, [])
 
 
-def test_what_is_quarantined_comes_with_its_commands_whole(scene):
+def test_a_quarantined_file_is_listed_with_complete_commands(scene):
     scene.pipeline.say("S1", "gone.dcm")
     scene.pipeline.place()
     told = scene.study("S1")
@@ -276,12 +276,12 @@ def test_what_is_quarantined_comes_with_its_commands_whole(scene):
 
 
 @pytest.mark.parametrize(("by", "reason"), [("YOUR NAME", "it is there now"), ("Jane Doe", "WHY")])
-def test_the_words_that_stand_for_a_persons_own_do_not_get_into_the_ledger(by, reason):
+def test_placeholders_for_name_and_reason_are_refused(by, reason):
     with pytest.raises(ValueError, match="is a placeholder"):
         Decision(Kind.RELEASED, by, reason)
 
 
-def test_what_fails_by_itself_comes_with_what_to_do(scene):
+def test_a_failing_work_item_is_reported_with_its_remedy(scene):
     scene.pipeline.say("S1", "S1.dcm")
     [work_item] = scene.pipeline.ledger.pending_of("S1")
     payload = {"step": "place", "code": "archive-not-writable", "detail": "", "errno": 13, "attempt": 1, "retry_at": work_item.not_before}
@@ -293,7 +293,7 @@ def test_what_fails_by_itself_comes_with_what_to_do(scene):
     assert (step["failed_with"]["code"], "owner and mode" in step["failed_with"]["action"]) == ("archive-not-writable", True)
 
 
-def test_a_rejected_message_says_who_has_to_do_something(scene):
+def test_a_rejected_message_says_who_must_act(scene):
     scene.pipeline.say("S1", "/elsewhere/a.dcm")
     told = scene.study("S1")
     assert told["state"] == "rejected"
@@ -301,7 +301,7 @@ def test_a_rejected_message_says_who_has_to_do_something(scene):
     assert scene.study("unknown")["advice"] is None
 
 
-def test_what_verify_found_and_could_not_record_is_said_until_a_run_is_recorded_again(scene):
+def test_unrecorded_findings_are_reported_until_a_later_run_is_recorded(scene):
     scene.archive("S1")
     pipeline, settings = scene.pipeline, scene.settings
     mirror = next((settings.archive_path / ".ledger").glob("*.entries"))
@@ -331,7 +331,7 @@ ODD = [[], {}, "text", 7, None, {"code": 5, "by": [], "file": "x", "message": 3,
 
 @pytest.mark.parametrize("kind", [kind.value for kind in Kind] + ["unheard-of"])
 @pytest.mark.parametrize("study_id", ["a", None])
-def test_whatever_an_entry_holds_people_are_told_of_the_rest(scene, kind, study_id):
+def test_an_entry_with_any_content_does_not_hide_the_rest_of_the_report(scene, kind, study_id):
     """Their hashes are valid: written by another program, a bug or a forger."""
     scene.archive("a", "b")
     first = scene.pipeline.ledger.last().position + 1

@@ -143,7 +143,7 @@ def test_a_verification_is_an_entry_and_the_index_says_which_files_are_intact(sc
     assert scene.fixity() == {"a.dcm": ("intact", True), "b.dcm": ("changed", True), "c.dcm": ("missing", True)}
 
 
-def test_a_damaged_file_that_a_redelivery_replaced_is_unverified_until_it_is_read_again(scene):
+def test_a_damaged_file_replaced_by_a_redelivery_is_unverified_until_it_is_reread(scene):
     scene.archive("a")
     damage(scene.path("a"))
     scene.verify()
@@ -154,7 +154,7 @@ def test_a_damaged_file_that_a_redelivery_replaced_is_unverified_until_it_is_rea
     assert scene.fixity() == {"a.dcm": ("intact", True)}
 
 
-def test_an_index_made_anew_says_the_same_of_every_file(scene, tmp_path):
+def test_a_rebuilt_index_has_the_same_fixity_for_every_file(scene, tmp_path):
     for round_, names in enumerate([("a", "b"), ("c", "d"), ("e",)]):
         scene.archive(*names)
         if round_:
@@ -169,7 +169,7 @@ def test_an_index_made_anew_says_the_same_of_every_file(scene, tmp_path):
     assert {fixity for fixity, _ in scene.fixity().values()} == {"intact", "unverified"}
 
 
-def test_a_long_run_is_recorded_in_portions_and_what_was_read_before_the_end_stays(scene, monkeypatch):
+def test_a_long_run_is_recorded_in_portions_that_survive_an_interruption(scene, monkeypatch):
     monkeypatch.setattr(module, "PORTION_FILES", 2)
     scene.archive("a", "b", "c", "d", "e")
     seen = 0
@@ -191,7 +191,7 @@ def test_a_long_run_is_recorded_in_portions_and_what_was_read_before_the_end_sta
     assert scene.verified()[0]["complete"] is True
 
 
-def test_who_stops_it_in_the_ledger_gets_no_entry_that_says_nothing(scene):
+def test_a_verification_stopped_during_the_ledger_part_appends_no_empty_entry(scene):
     scene.archive("a")
     scene.stop.set()
     report = scene.verify()
@@ -208,7 +208,7 @@ def test_a_sample_is_exactly_as_large_as_asked_for(scene):
     assert scene.verify(sample=0.25).counts.files == 1
 
 
-def test_a_study_by_itself(scene):
+def test_a_single_study_is_verified(scene):
     scene.archive("a", "b")
     damage(scene.path("a"))
     (scene.pipeline.archive / "b" / "stranger").write_bytes(b"")
@@ -245,7 +245,7 @@ def test_what_cannot_be_read_is_neither_intact_nor_damaged(scene, monkeypatch):
     assert scene.fixity() == {"a.dcm": ("unverified", False), "b.dcm": ("intact", True)}
 
 
-def test_an_archive_that_is_not_mounted_is_not_taken_for_one_whose_files_are_gone(scene):
+def test_an_unmounted_archive_is_not_mistaken_for_missing_files(scene):
     scene.archive("a")
     scene.pipeline.archive.rename(scene.pipeline.archive.with_name("elsewhere"))
     report = scene.verify(record=False)
@@ -260,7 +260,7 @@ def test_an_archive_that_is_not_mounted_is_not_taken_for_one_whose_files_are_gon
 # -- beside a service that works
 
 
-def test_what_is_placed_and_not_recorded_yet_is_no_finding(scene):
+def test_a_file_placed_but_not_yet_recorded_is_not_a_finding(scene):
     scene.archive("a")
     scene.pipeline.upload("b.dcm", b"b")
     scene.pipeline.say("b", "b.dcm")
@@ -275,7 +275,7 @@ def test_what_is_placed_and_not_recorded_yet_is_no_finding(scene):
     assert codes(report) == []
 
 
-def test_a_mirror_that_lags_behind_is_told_unless_it_catches_up(scene):
+def test_a_lagging_mirror_is_reported_unless_it_catches_up(scene):
     scene.archive("a")
     scene.pipeline.say("b", "b.dcm")
     report = scene.verify(record=False)
@@ -298,7 +298,7 @@ class Catching:
         self.mirror.catch_up()
 
 
-def test_reading_keeps_to_its_rate():
+def test_reading_respects_the_rate_limit():
     waits: list[float] = []
     now = 0.0
 
@@ -320,7 +320,7 @@ def test_reading_keeps_to_its_rate():
     assert sum(waits) > 4
 
 
-def test_a_study_is_folded_once_however_many_lie_between_its_files(scene):
+def test_a_study_whose_files_are_far_apart_is_folded_once(scene):
     """Otherwise a study of n files, archived alongside others, costs n passes over n entries."""
     folds = []
 
@@ -350,7 +350,7 @@ def test_a_study_is_folded_once_however_many_lie_between_its_files(scene):
 # -- the scrub
 
 
-def test_the_scrub_reads_what_was_not_verified_for_longest_and_each_file_once_a_day(scene):
+def test_the_scrub_reads_the_longest_unverified_files_first_and_each_once_a_day(scene):
     scene.archive("a", "b", "c")
     scene.verify(study_id="a")
     scrub = scene.scrub()
@@ -375,7 +375,7 @@ def test_the_scrub_reads_what_was_not_verified_for_longest_and_each_file_once_a_
     assert [(entry["counts"]["files"], entry["complete"]) for entry in scene.verified()[:2]] == [(1, True), (2, False)]
 
 
-def test_the_scrub_tells_of_damage_and_repairs_nothing(scene, log):
+def test_the_scrub_reports_damage_and_repairs_nothing(scene, log):
     scene.archive("a", "b")
     damage(scene.path("a"))
     before = scene.path("a").read_bytes()

@@ -35,7 +35,7 @@ def test_no_character_of_an_id_of_any_length_is_left_out():
     assert all(text.count(letter) >= 32 for letter in "abcdefgh"), text  # in the id, and in the file's name
 
 
-def test_one_is_not_told_as_many():
+def test_a_count_of_one_uses_the_singular():
     assert [counted(n, "file") for n in (0, 1, 2)] == ["0 files", "1 file", "2 files"]
     assert [counted(n, "study", "studies") for n in (1, 2)] == ["1 study", "2 studies"]
     time = "2026-11-25T03:33:00.000000Z"

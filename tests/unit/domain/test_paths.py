@@ -124,7 +124,7 @@ def test_a_name_that_hides_clashes_or_is_too_long_becomes_the_digest_with_the_su
         (" .dcm", f" ~{SHA[:12]}.dcm"),
     ],
 )
-def test_other_bytes_of_the_same_name_lie_beside_with_the_digest_before_the_suffix(name, beside):
+def test_different_bytes_of_the_same_name_get_a_name_with_the_digest_before_the_suffix(name, beside):
     assert beside_name(name, SHA) == beside
 
 
@@ -174,5 +174,5 @@ def test_a_workers_name_is_letters_and_digits(worker):
         temporary_name("place-7", worker, 1)
 
 
-def test_the_study_folder_is_told_without_a_doubled_slash():
+def test_the_study_folder_sent_to_the_status_service_has_no_double_slash():
     assert study_folder("/app/archive/", "S1") == study_folder("/app/archive", "S1") == "/app/archive/S1"

@@ -43,7 +43,7 @@ OTHER_NAMES = [
 
 
 @pytest.mark.parametrize(("one", "other"), SAME_NAMES)
-def test_a_name_that_is_only_written_otherwise_is_no_difference(one, other):
+def test_another_spelling_of_a_name_is_not_a_difference(one, other):
     assert differences({"patient_name": one}, {"patient_name": other}) == []
     assert differences({"patient_name": other}, {"patient_name": one}) == []
     assert disputed([{"patient_name": one}, {"patient_name": other}]) == set()
@@ -82,7 +82,7 @@ def test_ids_dates_sexes_and_uids_are_compared_by_what_they_mean(attribute, one,
     assert bool(differences({attribute: one}, {attribute: other})) is differ
 
 
-def test_a_message_and_a_header_are_read_whatever_stands_in_them():
+def test_a_message_and_a_header_with_any_content_are_read():
     message = {"patient_info": {"patient_name": " DOE^JANE\0", "patient_id": 4711, "patient_sex": None}, "study_info": None}
     assert said_by(message) == {"patient_name": "DOE^JANE", "patient_id": "4711"}
     assert said_by({"patient_info": ["x"], "study_info": "y"}) == said_by({}) == {}

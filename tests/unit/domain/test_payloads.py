@@ -99,7 +99,7 @@ def test_a_row_that_is_not_what_its_kind_demands_is_unreadable_and_nothing_else(
     assert payloads.readable(entry) is None
 
 
-def test_a_field_of_a_later_version_is_let_be():
+def test_a_field_of_a_later_version_is_ignored():
     assert DescribedPayload.of(stored("described", canonical_json.dumps({**DESCRIBED, "later": 1}))).stored() == DESCRIBED
 
 

@@ -40,18 +40,18 @@ def test_what_an_entry_does_to_the_work_queue(kind):
     assert changes(entry) == expected
 
 
-def test_what_is_adopted_owes_nobody_anything_but_a_status_when_asked():
+def test_an_adopted_file_adds_no_work_item_but_a_status_on_request():
     assert changes(NewEntry(Kind.DESCRIBED, {"source": "adopt"}, "S1")) == Changes()
     drop = ((7, Stage.PLACE),)
     assert changes(NewEntry(Kind.ARCHIVED, {"adopted": True}, "S1", cause=7)) == Changes(drop=drop)
     assert changes(NewEntry(Kind.ARCHIVED, {"adopted": True, "tell": True}, "S1", cause=7)) == Changes(add=(Stage.TELL,), drop=drop)
 
 
-def test_a_rejected_message_without_a_valid_study_is_told_to_nobody():
+def test_no_status_is_sent_for_a_rejected_message_without_a_valid_study():
     assert changes(NewEntry(Kind.REJECTED, {"reason": "not-json"})) == Changes()
 
 
-def test_no_kind_leaves_a_described_study_without_somebody_responsible():
+def test_no_kind_of_entry_leaves_a_described_study_without_a_next_step():
     ended_by = [kind for kind, (_, made) in CHANGES.items() if any(stage is Stage.PLACE for _, stage in made.drop)]
     assert ended_by == [Kind.ARCHIVED, Kind.QUARANTINED]
     assert all(Stage.TELL in CHANGES[kind][1].add for kind in ended_by)

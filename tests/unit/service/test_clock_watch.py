@@ -51,7 +51,7 @@ def test_time_that_passes_and_a_clock_that_is_slewed_are_not(watched):
     assert watched.noticed == 0
 
 
-def test_it_is_tried_again_while_the_ledger_cannot_be_written(watched):
+def test_on_set_is_retried_while_the_ledger_cannot_be_written(watched):
     watched.busy = 2
     watched.pass_time(1, set_by_s=-60)
     watched.pass_time(1)

@@ -65,7 +65,7 @@ ERRORS = [
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-def test_a_job_that_raises_anything_is_started_again_and_nobody_else_is_stopped(watched, log, error):
+def test_a_job_that_raises_is_restarted_and_no_other_job_is_stopped(watched, log, error):
     ran = []
 
     def job() -> None:
@@ -84,7 +84,7 @@ def test_a_job_that_raises_anything_is_started_again_and_nobody_else_is_stopped(
     assert "canary" not in log.getvalue()
 
 
-def test_a_job_that_ends_by_itself_is_started_again(watched, log):
+def test_a_job_that_returns_early_is_restarted(watched, log):
     ran = []
 
     def job() -> None:
@@ -126,7 +126,7 @@ def test_it_counts_as_failing_until_it_has_run_well_for_a_while(watched):
     assert watched.supervisor.failing() == []
 
 
-def test_its_end_is_told_once_and_only_when_it_has_ended_for_good(watched):
+def test_at_end_is_called_once_and_only_when_the_job_has_ended_for_good(watched):
     order = []
 
     def job() -> None:
@@ -153,7 +153,7 @@ def test_a_job_that_still_fails_after_the_stop_is_left_after_a_few_tries_and_the
     assert "thread.gave-up" in log.getvalue()
 
 
-def test_what_a_failed_job_had_in_hand_is_let_go(watched):
+def test_objects_of_a_failed_job_are_released(watched):
     class Large:
         pass
 

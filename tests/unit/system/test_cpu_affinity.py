@@ -38,7 +38,7 @@ def test_a_thread_and_those_that_it_starts_share_one_processor_and_the_main_thre
     assert mine() == given
 
 
-def test_what_takes_long_may_use_all_that_were_given_and_goes_back():
+def test_long_work_may_use_every_processor_and_then_returns_to_the_shared_one():
     given = mine()
 
     def job():
@@ -55,7 +55,7 @@ def test_what_takes_long_may_use_all_that_were_given_and_goes_back():
     assert small == after
 
 
-def test_whoever_shares_nothing_goes_on_as_it_is():
+def test_without_a_shared_processor_nothing_changes():
     given = mine()
     with any_of_them():
         assert mine() == given

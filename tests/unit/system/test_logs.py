@@ -41,14 +41,14 @@ def test_an_exception_is_a_dropped_field_too():
     assert len(lines) == 1
 
 
-def test_a_value_that_is_no_plain_value_is_told_by_its_type_only():
+def test_only_the_type_of_a_complex_value_is_logged():
     [line] = logged("logs.get().info('x', reason=[CANARY], code=ValueError(CANARY), kind={'a': CANARY})")
     assert CANARY not in line
     assert "reason=list" in line
     assert "code=ValueError" in line
 
 
-def test_what_lies_in_a_context_passes_the_list_too():
+def test_fields_bound_to_a_context_pass_the_allow_list_as_well():
     [line] = logged("import structlog\nstructlog.contextvars.bind_contextvars(patient=CANARY, thread='t')\nlogs.get().info('x')")
     assert CANARY not in line
     assert "thread=t" in line
@@ -97,7 +97,7 @@ def test_where_names_places_and_no_text():
     assert "<module>" in line
 
 
-def test_a_log_that_nobody_reads_holds_nobody_up_and_says_later_how_much_was_lost():
+def test_a_log_without_a_reader_blocks_nothing_and_later_reports_the_lines_lost():
     ours, theirs = os.pipe()
     code = (
         "from storage_ledger.system import logs\nlogs.configure('INFO')\nfor n in range(5000):\n    logs.get().info('x', position=n)\n"

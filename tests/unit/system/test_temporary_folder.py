@@ -34,7 +34,7 @@ def test_what_a_killed_process_left_is_removed_and_what_another_one_uses_is_not(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a folder away")
-def test_what_is_another_users_is_left_alone(tmp_path):
+def test_folders_of_other_users_are_left_alone(tmp_path):
     theirs = tmp_path / "pictures-theirs"
     theirs.mkdir()
     os.chown(theirs, 12345, 12345)

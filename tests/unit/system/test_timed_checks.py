@@ -15,13 +15,13 @@ def soon() -> float:
     return time.monotonic() + 30
 
 
-def test_a_look_that_comes_back_is_waited_for():
+def test_a_check_that_returns_in_time_is_waited_for():
     look = TimedCheck("x", lambda: ["found"])
     look.begin()
     assert look.result(soon()) == ["found"]
 
 
-def test_one_that_hangs_is_not_and_only_one_thread_is_in_it():
+def test_a_hanging_check_is_not_waited_for_and_occupies_only_one_thread():
     gate = threading.Event()
     began = []
 
@@ -41,7 +41,7 @@ def test_one_that_hangs_is_not_and_only_one_thread_is_in_it():
     assert began == [1]
 
 
-def test_while_it_hangs_a_result_of_the_last_seconds_is_told():
+def test_while_a_check_hangs_a_recent_result_is_returned():
     gate = threading.Event()
     results = iter(["first", "second"])
 
@@ -60,7 +60,7 @@ def test_while_it_hangs_a_result_of_the_last_seconds_is_told():
     until(lambda: look.result(soon()) == "second")
 
 
-def test_what_it_raises_is_raised_by_whoever_asks_and_the_next_look_is_a_new_one():
+def test_an_error_of_a_check_is_raised_by_result_and_the_next_check_starts_afresh():
     answers = [LookupError(), "well"]
 
     def look_up() -> str:

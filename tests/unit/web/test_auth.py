@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from storage_ledger.errors import BadSettings
 from storage_ledger.system import logs
-from storage_ledger.web.auth.access_log import AccessLog, looked_at
+from storage_ledger.web.auth.access_log import AccessLog, record_view
 from storage_ledger.web.auth.credentials import BrowseSettings, hash_password, new_token, read_access
 from storage_ledger.web.auth.redirects import LONGEST, login_query, safe_target
 from storage_ledger.web.auth.throttle import FREE, LONGEST_S, REMEMBERED, Attempts, OneAtATime
@@ -35,13 +35,13 @@ def fail(attempts: Attempts, times: int, address: str = "192.0.2.1", user: str =
         attempts.failed(address, user)
 
 
-def test_mistyping_a_few_times_costs_nothing():
+def test_a_few_mistyped_passwords_cause_no_delay():
     attempts = Attempts(Clock())
     fail(attempts, FREE - 1)
     assert attempts.wait_s("192.0.2.1", "jane") == 0
 
 
-def test_pauses_grow_to_a_minute_and_no_further():
+def test_delays_grow_to_at_most_a_minute():
     clock = Clock()
     attempts = Attempts(clock)
     pauses = []
@@ -64,7 +64,7 @@ def test_failures_count_by_address_whoever_is_guessed_and_by_user_wherever_from(
     assert attempts.wait_s("203.0.113.9", "jane") == 0
 
 
-def test_who_has_logged_in_from_there_before_is_not_slowed_down_by_others():
+def test_a_user_known_at_an_address_is_not_delayed_by_guesses_from_elsewhere():
     attempts = Attempts(Clock())
     attempts.succeeded("192.0.2.7", "jane")
     fail(attempts, 100, "198.51.100.1")
@@ -87,7 +87,7 @@ def test_a_success_ends_the_pauses_of_that_place_and_time_those_of_all():
     assert attempts.wait_s("192.0.2.1", "jane") == 0
 
 
-def test_who_logs_in_everywhere_has_not_failed_anywhere():
+def test_successful_logins_anywhere_do_not_count_as_failures():
     attempts = Attempts(Clock())
     for number in range(20):
         assert attempts.wait_s(f"192.0.2.{number}", "jane") == 0
@@ -111,7 +111,7 @@ def test_memory_is_bounded_whoever_tries_what():
     assert len(attempts._failed) == REMEMBERED
 
 
-def test_only_so_many_passwords_wait_to_be_looked_at():
+def test_the_queue_of_password_checks_is_limited():
     async def three() -> tuple[bool, bool, list[bool]]:
         line = OneAtATime("test", waiting=3)
         asked = [asyncio.ensure_future(line.ask(lambda: True)) for _ in range(3)]
@@ -160,7 +160,7 @@ def test_wrong_tokens_are_named_and_not_repeated(tmp_path: Path, settings: dict[
     assert named in str(caught.value)
 
 
-def test_a_token_of_which_nothing_is_said_is_for_tables_alone(tmp_path: Path):
+def test_a_token_without_a_grant_allows_tables_only(tmp_path: Path):
     access = read_access(BrowseSettings(browse_tokens=f"export:{'0' * 64} board:index/arrivals,files:{'1' * 64}"), tmp_path, is_open=False)
     assert str(access.grant("token:export")) == "index,ledger"
     assert str(access.grant("token:board")) == "files,index/arrivals"
@@ -237,7 +237,7 @@ def told(*looks: tuple[str, str, dict[str, Any]], clock: Clock | None = None) ->
         scope: Any = {"query_string": query.encode()}
         log.begin(scope)
         if said:
-            looked_at(scope, **said)
+            record_view(scope, **said)
         asyncio.run(log.end(scope, path, "jane", 200))
     return [line.partition("event=browse.looked ")[2] or line for line in stream.getvalue().splitlines()]
 
@@ -260,7 +260,7 @@ def told(*looks: tuple[str, str, dict[str, Any]], clock: Clock | None = None) ->
         ("/", "", "route=home http_status=200"),
     ],
 )
-def test_a_look_is_told_by_what_identifies_no_patient(path: str, query: str, fields: str):
+def test_a_view_is_logged_without_identifying_the_patient(path: str, query: str, fields: str):
     (line,) = told((path, query, {}))
     assert fields in line
     assert "actor=jane" in line
@@ -268,7 +268,7 @@ def test_a_look_is_told_by_what_identifies_no_patient(path: str, query: str, fie
     assert "1.2.3" not in line
 
 
-def test_thumbnails_are_told_with_their_page_and_the_pictures_of_a_study_once_a_minute():
+def test_thumbnails_are_logged_with_their_page_and_images_once_a_minute():
     clock = Clock()
     picture = ("/image/s1/x.dcm", "size=1024", {"study_id": "s1"})
     assert told(("/image/s1/x.dcm", "size=128", {})) == []

@@ -109,7 +109,7 @@ def test_a_search_has_no_syntax():
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.0312, "0.031 s"), (4.21, "4.2 s"), (720, "12 min"), (7201, "2 h"), (400_000, "5 d")])
-def test_a_time_between_is_told_in_a_fitting_unit(seconds: float, text: str):
+def test_a_duration_is_shown_in_a_suitable_unit(seconds: float, text: str):
     assert duration(seconds) == text
 
 

@@ -76,7 +76,7 @@ def test_without_a_window_all_but_the_rarest_values_are_shown_and_padding_does_n
     assert (shown(dataset(np.full((4, 4), 7, dtype=np.int16))) <= 255).all()  # a single value causes no division by zero
 
 
-def test_where_white_stands_for_little_it_is_inverted():
+def test_an_image_whose_low_values_are_white_is_inverted():
     plain = shown(dataset(RAMP, WindowCenter=100, WindowWidth=100))
     for told in ({"PhotometricInterpretation": "MONOCHROME1"}, {"PresentationLUTShape": "INVERSE"}):
         assert (plain + shown(dataset(RAMP, WindowCenter=100, WindowWidth=100, **told)) == 255).all()
@@ -192,7 +192,7 @@ def test_a_broken_element_costs_only_itself():
     assert (len(told["rows"]), told["cut"]) == (header_table.MAX_ROWS, True)
 
 
-def test_what_was_kept_is_found_again_and_what_is_not_whole_is_not(tmp_path: Path):
+def test_cached_results_are_found_and_incomplete_ones_are_not(tmp_path: Path):
     cache, key = Cache(tmp_path / "cache", 10_000), key_of("a" * 64, "picture", 0, 128, None)
     assert cache.get(key) is None
     cache.put(key, Rendered("png", b"\x89PNG"))
@@ -205,7 +205,7 @@ def test_what_was_kept_is_found_again_and_what_is_not_whole_is_not(tmp_path: Pat
     assert cache.get(key) is None
 
 
-def test_the_longest_unseen_goes_when_there_is_no_room(tmp_path: Path):
+def test_the_least_recently_used_is_removed_when_space_runs_out(tmp_path: Path):
     folder = tmp_path / "cache"
     cache = Cache(folder, 10_000)
     keys = [key_of("a" * 64, number) for number in range(20)]
@@ -220,7 +220,7 @@ def test_the_longest_unseen_goes_when_there_is_no_room(tmp_path: Path):
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 10_000
 
 
-def test_a_cache_of_nothing_or_that_cannot_be_written_hurts_nobody(tmp_path: Path):
+def test_a_disabled_or_unwritable_cache_does_no_harm(tmp_path: Path):
     for cache in (Cache(tmp_path / "none", 0), Cache(Path("/dev/null/x"), 1000)):
         cache.put("a" * 64, Rendered("png", b"x"))
         assert cache.get("a" * 64) is None
