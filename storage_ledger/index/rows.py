@@ -127,7 +127,7 @@ class StudyRows:
         self.stale.clear()
 
     def needs(self, entry: Entry) -> int | None:
-        """Return the position of the `described` entry that `apply` needs for this entry's file: pass it to `add_message`. None if known."""
+        """Return the position of the `described` entry that `apply` needs for this file: pass it to `add_message`. None if known."""
         position = entry.cause if entry.kind == Kind.ARCHIVED else None
         if entry.kind == Kind.HEADER_READ and (row := self.files.get(entry.data["file"]["name"])) is not None:
             position = row[FILE.described]
