@@ -25,8 +25,8 @@ An entry is a fact and never changes.
 New fields may be added; a changed or removed field gets a new `schema` number.
 
 Unless a section says otherwise, `study_id` is the study's.
-*Optional* fields are left out where they do not apply; all others are always there.
-A field without a type is a string.
+*Optional* fields are left out where they do not apply; all others are always present.
+A field listed without a type is a string.
 Times are RFC 3339 in UTC with microseconds, sizes are in bytes, SHA-256 is in hex.
 """
 

@@ -17,7 +17,7 @@ Codes never change: the ledger, logs, metrics, `/readyz` and commands use them.
 Texts may change; they never quote a message, a DICOM file or another service.
 
 The [runbook](../how-to/outages.md) finds a code by symptom; `storage-ledger explain CODE` prints its texts.
-Below each code: what it means and what the service does meanwhile; on a new line, what to do.
+Below each code: its meaning and effects; on a new line, what to do.
 """
 
 LONG = 6

@@ -54,11 +54,11 @@ Name, ID, birth date and sex of a row always come from one source:
 
 - in `files`, the file's header;
 - in `dicom_studies`, the first file that has a name or an ID, or else the first file;
-- in `studies`, the last message that has a name or an ID; else the first file that has one; else the first of them that has a birth date or a sex.
+- in `studies`, the last message that has a name or an ID; else the first file that has one; else the first message or file with a birth date or a sex.
 
 The flags compare each of the four, if both sides have it.
-Spelling makes no difference: case, spaces, punctuation, trailing `^`, full and half width, composed and decomposed letters, a name's prefix, hyphens in a date.
-Accents, digits and other letters do.
+These differences are ignored: case, spaces, punctuation, trailing `^`, full and half width, composed and decomposed letters, a name's prefix, hyphens in a date.
+Accents, digits and other letters count.
 The alphabetic, ideographic and phonetic groups of a name are each compared with the same group, and a suffix (`JR`) if both names have one.
 
 `patient_differs` is set on every file that names one of the patients in question, whichever came first: the index cannot know which one is right.

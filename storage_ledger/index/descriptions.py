@@ -8,7 +8,7 @@ from __future__ import annotations
 from storage_ledger.index.schema import FLAGS
 
 _STUDY_ID = "The pipeline's study_id."
-_SEARCH_TEXT = "More words by which [the search](#studies_fts) finds this row."
+_SEARCH_TEXT = "Additional words by which [the search](#studies_fts) finds this row."
 _FILES = {"files": "Number of archived files.", "bytes": "Their size."}
 
 TABLES = {

@@ -1,4 +1,4 @@
-"""The way of one event, from the message to the study's status.
+"""The path of an event, from the message to the study's status.
 
     Redis: pub/sub or a stream
        │

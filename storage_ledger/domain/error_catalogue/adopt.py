@@ -14,7 +14,7 @@ LEFT_ALONE = Section(
     explanations=(
         Explanation(
             "not-a-folder",
-            means="It is in ARCHIVE_PATH itself, but not a folder.",
+            means="It is directly in ARCHIVE_PATH, but not a folder.",
             action="Move it away if it does not belong there.",
         ),
         Explanation(
@@ -50,7 +50,7 @@ LEFT_ALONE = Section(
         Explanation(
             "metadata-missing",
             means="The study has no metadata.json. As a remark: one was written.",
-            action="Run it with `--rewrite-metadata`: it writes one with empty groups.",
+            action="Run `adopt` with `--rewrite-metadata`, which writes one with empty groups.",
         ),
         Explanation(
             "metadata-too-large",
@@ -69,7 +69,7 @@ LEFT_ALONE = Section(
         Explanation(
             "study-known",
             means="The service already archived other files of the study.",
-            action="Run it with `--rewrite-metadata`, which adopts the file.",
+            action="Run `adopt` with `--rewrite-metadata`, which adopts the file.",
         ),
         ENTRY_DAMAGED,
         Explanation(

@@ -12,7 +12,7 @@ ATTENTION = Section(
     intro="""\
 `storage-ledger status` lists these under "Needs attention", with [outages](#outages) and [readiness](#readiness).
 The web page lists the same, except readiness, volumes and mirror.
-It adds flagged files, unreadable headers, retries and rejected messages, with which `status` exits with 0.""",
+It adds flagged files, unreadable headers, retries and rejected messages; these do not affect the exit code of `status`.""",
     explanations=(
         Explanation(
             "quarantined",
@@ -55,8 +55,8 @@ It adds flagged files, unreadable headers, retries and rejected messages, with w
         ),
         Explanation(
             "verify-findings",
-            means="`verify` or the scrub found something else, and no complete run since has been clean. Unrecorded findings are in `verify-not-recorded.json` in LEDGER_PATH.",
-            action="Run it again; it says what to do.",
+            means="`verify` or the scrub found something other than damaged files, and no complete run since has been clean. Unrecorded findings are in `verify-not-recorded.json` in LEDGER_PATH.",
+            action="Follow the advice that a new run prints.",
             commands=("storage-ledger verify",),
         ),
     ),

@@ -23,7 +23,7 @@ BACKUPS = Section(
         ),
         Explanation(
             "backup-io",
-            means="The disk failed; the text has its reason.",
+            means="The disk failed; the text says why.",
             action="Check the kernel log.",
         ),
         Explanation(
@@ -53,7 +53,7 @@ BACKUPS = Section(
         ),
         Explanation(
             "backup-disagrees",
-            means="Ledger and backup have different entries at one position: one was continued from an older copy.",
+            means="Ledger and backup have different entries at the same position: one of them was continued from an older copy.",
             action="Find out which one agrees with the archive's mirror. To restore the backup, add `--force`.",
         ),
     ),

@@ -74,7 +74,7 @@ It is read up to (0040,0245): no per-frame groups, contours or pixels.""",
         Explanation(
             "header-too-large",
             means="The header has more than 64 MiB (inflated) or 500,000 elements.",
-            action="Ask the sender what wrote the file; no ordinary object is like this.",
+            action="Ask the sender what wrote the file; no ordinary object is this large.",
         ),
         HEADER_UNREADABLE,
         Explanation(

@@ -111,7 +111,7 @@ MIRROR = Section(
         ),
         Explanation(
             "mirror-disagrees",
-            means="Ledger and mirror have different entries at one position: one was continued from an older copy.",
+            means="Ledger and mirror have different entries at the same position: one of them was continued from an older copy.",
             action="Keep both. Run `storage-ledger restore --from-mirror` with another LEDGER_PATH, and [compare them](../how-to/old-backup-restored.md).",
         ),
         MIRROR_MISSING,
@@ -127,11 +127,11 @@ _CHANGED = "Find out what changed the file. Keep it, and restore a backup beside
 
 ENTRIES = Section(
     "Entries",
-    intro="Faults of a single entry, found by `storage-ledger verify`.",
+    intro="What is wrong with a single entry, found by `storage-ledger verify`.",
     explanations=(
         Explanation("payload-changed", means="Payload and salt do not match `payload_sha256`.", action=_CHANGED),
         Explanation("header-changed", means="The header does not match `leaf_hash`.", action=_CHANGED),
-        Explanation("entry-unreadable", means="The columns cannot be hashed.", action=_CHANGED),
+        Explanation("entry-unreadable", means="Its columns cannot be hashed.", action=_CHANGED),
         *(
             Explanation(
                 code,

@@ -11,7 +11,7 @@ from storage_ledger.domain.error_catalogue.retries import ARCHIVE_ERROR, ARCHIVE
 from storage_ledger.domain.error_catalogue.shared import ENTRY_DAMAGED, OWNER
 
 _NOT_MIRRORED = "Archiving continues, but no status is sent and no upload removed."
-_NOT_REMOVED = "Files are archived and statuses sent; uploads fills up."
+_NOT_REMOVED = "Files are archived and statuses sent; the uploads volume fills up."
 
 ARCHIVE_MISSING = Explanation(
     "archive-missing",
@@ -44,7 +44,7 @@ OUTAGES = Section(
 One cause stops a step for all studies.
 An entry `failed` without study_id marks the beginning, `recovered` the end.
 Meanwhile `storage_ledger_outage` is 1, `/readyz` answers 503, and `storage-ledger status` exits with 1.
-If it keeps returning, its cause must be gone for longer before it ends: 15 seconds, then 1, 4, 16, 60 minutes.""",
+If an outage keeps returning, its cause must be gone for longer before it ends: 15 seconds, then 1, 4, 16, 60 minutes.""",
     meanwhile="Messages are recorded and work waits. The step tries one work item at a time (to place: at least every 30 seconds). Nothing is lost or quarantined, and the service continues by itself, without restart or replay.",
     explanations=(
         Explanation(
@@ -111,9 +111,9 @@ If it keeps returning, its cause must be gone for longer before it ends: 15 seco
         Explanation(
             "uploads-read-only",
             steps=("remove",),
-            means="Uploads are mounted read-only.",
+            means="The uploads volume is mounted read-only.",
             meanwhile=_NOT_REMOVED,
-            action="Remount uploads writable.",
+            action="Remount it writable.",
         ),
         Explanation(
             "upload-not-removable",

@@ -46,7 +46,7 @@ Discard a file that will never come: the status becomes `archived` if the study 
         ),
         Explanation(
             "upload-hard-linked",
-            means=f"The file still has a second name (hard link) {_STILL}, through which its contents could change.",
+            means=f"The file still has a second name (hard link) {_STILL}: its contents could change through it.",
             action="Remove the other name, or replace the file with a copy (`cp a.dcm b && mv b a.dcm`); then retry.",
         ),
         *(

@@ -19,7 +19,7 @@ An outage that stops several steps is listed once.""",
         Explanation(
             "redis-not-subscribed",
             means="The service receives no events; the detail has the [Redis](#redis) code.",
-            meanwhile="It reconnects at least every 5 seconds. Missed events of a channel are [recovered from uploads](../how-to/make-up-for-lost-messages.md); a stream keeps them.",
+            meanwhile="It tries to reconnect at least every 5 seconds. Missed events of a channel are [recovered from uploads](../how-to/make-up-for-lost-messages.md); a stream keeps them.",
             action="Check that Redis runs at REDIS_URL; explain the code in the detail.",
         ),
         HANGS,
@@ -46,7 +46,7 @@ REDIS = Section(
     intro="""\
 Why the service receives no events: the detail of `redis-not-subscribed`, and `source.lost` in the log.
 The log has attempts 1, 2, 3, 4, 8, 16 and so on, and each change of code, with the `address`.""",
-    meanwhile="The service reconnects at least every 5 seconds.",
+    meanwhile="The service tries to reconnect at least every 5 seconds.",
     explanations=(
         Explanation(
             "redis-unreachable",
@@ -85,7 +85,7 @@ The log has attempts 1, 2, 3, 4, 8, 16 and so on, and each change of code, with 
         ),
         Explanation(
             "redis-cluster",
-            means="The server is a cluster node without the key, or without slots.",
+            means="The server is a cluster node that does not hold the key, or has no slots.",
             action="Name the right node in REDIS_URL; redirects are not followed.",
         ),
         Explanation(

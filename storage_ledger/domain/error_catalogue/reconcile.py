@@ -38,12 +38,12 @@ UNEXPLAINED_FILES = Section(
     intro="""\
 A file in uploads that is older than RECONCILE_GRACE_SECONDS and belongs to no message or work item.
 `storage-ledger reconcile` lists such files, `storage_ledger_unexplained_files` counts them.
-"The study" is the one named like the file, without suffix.""",
+"The study" is the one whose study_id is the file's name without its suffix.""",
     meanwhile="The file is left alone.",
     explanations=(
         Explanation(
             "not-described",
-            means="The study's status is not `described` but the one shown beside the code. `archived`: the ledger has another file or other bytes for it; `other`: no status of the pipeline.",
+            means="The study's status is not `described` but the one shown beside the code. `archived`: the ledger has a different file or different bytes for it; `other`: a word unknown to the pipeline.",
             action=_FIND_OUT,
         ),
         Explanation(

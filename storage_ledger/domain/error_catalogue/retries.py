@@ -43,13 +43,13 @@ One file or study failed.
 An entry `failed` is appended at attempt 1, 10, 100 and so on, but not for uploads that are missing, unreadable, empty, hard-linked, changing or settling.
 `storage_ledger_retries_total` counts retries; alert on `storage_ledger_oldest_pending_seconds`.
 A code that prevents five studies in a row from being placed becomes an [outage](#outages).""",
-    meanwhile="The work item is retried until it succeeds, at least every 5 minutes to place, 10 to remove, 15 to send a status. Nothing is lost.",
+    meanwhile="The work item is retried until it succeeds, at least every 5 minutes (place), 10 (remove) or 15 (tell). Nothing is lost.",
     explanations=(
         Explanation(
             "upload-missing",
             steps=("place",),
             means="The file is not there yet.",
-            meanwhile="The service looks at least every 15 seconds, and quarantines it after MISSING_FILE_GRACE_SECONDS.",
+            meanwhile="The service checks at least every 15 seconds, and quarantines it after MISSING_FILE_GRACE_SECONDS.",
             action="Put the file back into uploads, or wait.",
         ),
         Explanation(
@@ -83,7 +83,7 @@ A code that prevents five studies in a row from being placed becomes an [outage]
         Explanation(
             "upload-settling",
             steps=("remove",),
-            means="The upload may still be written.",
+            means="A program may still be writing the file.",
             meanwhile="It is removed once unchanged for UPLOAD_SETTLE_SECONDS.",
             action="Do nothing.",
         ),

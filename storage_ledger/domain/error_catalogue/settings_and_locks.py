@@ -16,7 +16,7 @@ SETTINGS_AND_LOCKS = Section(
         ),
         Explanation(
             "os-error",
-            means="The operating system refused something; the text has its reason and the file.",
+            means="The operating system refused something; the text names the reason and the file.",
             meanwhile="Exit code 2.",
             action="Fix what the text names.",
         ),

@@ -28,7 +28,7 @@ VERIFY = Section(
     "Verify",
     intro="""\
 Findings of `storage-ledger verify` and the scrub; single entries have the codes of [entries](#entries).
-Before you repair anything, find out *why*: a failing disk, or another program that writes there.""",
+Before you repair anything, find out *why* it happened: a failing disk, or another program that writes there.""",
     meanwhile="Nothing is repaired.",
     explanations=(
         *(
@@ -125,7 +125,7 @@ Before you repair anything, find out *why*: a failing disk, or another program t
         Explanation("ledger-io", means="The disk cannot read the ledger.", action="Check the disk of LEDGER_PATH and the kernel log."),
         Explanation(
             "archive-not-readable",
-            means="This user lacks permission to read it.",
+            means="This user lacks permission to read a file or folder.",
             action="Run `verify` as the service's user.",
         ),
         STUDY_UNKNOWN,
