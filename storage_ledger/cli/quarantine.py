@@ -213,7 +213,7 @@ def _print(decision: Decision, results: list[DecisionResult], *, as_json: bool) 
     out = console()
     out.print(rows)
     if decision.kind is Kind.RELEASED and any(result.position for result in results):
-        out.print("\n`serve` retries them within seconds, or when it next starts.", markup=False)
+        out.print("\n`serve` retries within seconds, or when it next starts.", markup=False)
 
 
 def _is_text(text: str) -> bool:
