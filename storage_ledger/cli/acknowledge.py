@@ -23,7 +23,7 @@ def acknowledge(
     """Acknowledge a problem that cannot be undone, so that it is no longer reported.
 
     `clock-ahead`: the ledger's latest time is ahead of the clock. Set the clock first. Recorded times do not change, and a
-    later jump is reported again. Works whether or not `serve` is running.
+    later jump is reported again. `serve` may be running.
 
     Exit code 1 if there is nothing to acknowledge.
     """

@@ -16,7 +16,7 @@ def status(
 ) -> None:
     """Show the work queue, free space, and everything that needs attention.
 
-    Works whether or not `serve` is running; if it is, its /readyz and /metrics are queried as well.
+    If `serve` is running, its /readyz and /metrics are queried as well.
 
     Exit code 1 if something needs attention. Flagged files, files with unreadable headers and unexplained files in uploads
     are shown, but do not count.

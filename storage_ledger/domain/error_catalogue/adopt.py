@@ -44,7 +44,7 @@ LEFT_ALONE = Section(
         ),
         Explanation(
             "no-file",
-            means="The study's folder holds no file other than metadata.json.",
+            means="The study's folder holds nothing but metadata.json.",
             action="Restore the file, or remove the folder.",
         ),
         Explanation(
