@@ -14,7 +14,7 @@ def backup(
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Back up the ledger to a new folder in DEST; `serve` may run.
+    """Back up the ledger to a new folder in DEST; `serve` may be running.
 
     Creates `DEST/ledger-<time in UTC>/` with a consistent copy of ledger.db and a manifest.json. All hashes of the copy are
     checked before the folder gets this name: a folder named `ledger-…` is complete. Earlier backups are never changed or

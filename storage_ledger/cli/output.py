@@ -95,7 +95,7 @@ def end(error: StorageLedgerError | None, problems: Problems) -> NoReturn:
 
 
 def age(recorded_at: str, now: datetime | None = None) -> str:
-    """Return the time since then, such as `3 min` or `2 d`."""
+    """Format the time since then, such as `3 min` or `2 d`."""
     seconds = max(0.0, ((now or datetime.now(UTC)) - instant(recorded_at)).total_seconds())
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:
@@ -104,12 +104,12 @@ def age(recorded_at: str, now: datetime | None = None) -> str:
 
 
 def counted(number: int, one: str, many: str = "") -> str:
-    """Return the number with its noun: `1 file`, `2 files`. `many` is an irregular plural."""
+    """Format a number with its noun: `1 file`, `2 files`. `many` is an irregular plural."""
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def size(count: float) -> str:
-    """Return a size, such as `512 B` or `1.5 MB`."""
+    """Format a size, such as `512 B` or `1.5 MB`."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if count < 1000 or unit == "TB":
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

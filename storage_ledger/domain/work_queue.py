@@ -22,7 +22,7 @@ from storage_ledger.domain.entries import ADOPT, Kind, NewEntry
 
 
 class Stage(StrEnum):
-    """The stages of the work queue: what is still to be done because of an entry. Stored names."""
+    """The stages of the work queue: the work that an entry still requires. Stored names."""
 
     PLACE = "place"
     REMOVE = "remove"

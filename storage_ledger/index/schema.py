@@ -164,7 +164,7 @@ def schema_version(connection: Any) -> int:
 
 
 def progress_of(connection: Any) -> tuple[int, str, bytes] | None:
-    """Return position, ledger_id and leaf_hash up to which the index follows; None if it has another schema or is garbage."""
+    """Return the position that the index has reached, with ledger_id and leaf_hash; None if it has another schema or is garbage."""
     if connection.execute("PRAGMA user_version").fetchone()[0] != SCHEMA:
         return None
     rows = connection.execute("SELECT position, ledger_id, leaf_hash FROM progress").fetchall()

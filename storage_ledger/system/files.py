@@ -102,7 +102,7 @@ def opened_below(folder: int, *parts: str) -> Iterator[int]:
 
 
 def close_after_reading(descriptor: int) -> None:
-    """Close what was only read, or is fsynced. Ignores errors, because nothing can be lost."""
+    """Close a descriptor that was only read from, or whose file is already fsynced. Ignores errors, because nothing can be lost."""
     with suppress(OSError):
         os.close(descriptor)
 

@@ -227,7 +227,7 @@ def fetched(connection: Any, sql: str, values: Sequence[object] = ()) -> list[An
 
 
 def is_undecodable(error: Exception) -> bool:
-    """Return whether the driver met a text that is not UTF-8. That error has no code."""
+    """Return whether the driver encountered text that is not UTF-8. That error has no code."""
     return isinstance(error, sqlite.OperationalError) and str(error).startswith("Could not decode to UTF-8")
 
 

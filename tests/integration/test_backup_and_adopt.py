@@ -114,7 +114,7 @@ def test_restore_wants_to_know_from_what(arguments):
         command_line(["restore", *arguments], standalone_mode=False)
 
 
-def test_an_old_archive_is_adopted_and_the_service_goes_on_from_there(stack, status_server, tmp_path):
+def test_an_old_archive_is_adopted_and_the_service_continues_from_there(stack, status_server, tmp_path):
     for n in range(20):
         add_study(stack.archive, f"old-{n}")
     add_broken(stack.archive)

@@ -244,7 +244,7 @@ EVERYWHERE = [
 
 
 @pytest.mark.parametrize("path", EVERYWHERE)
-def test_nobody_gets_in_without_login(stranger: Browse, path: str):
+def test_no_page_is_served_without_a_login(stranger: Browse, path: str):
     for accept in ("text/html", "*/*"):
         answer = stranger.ask(path, Accept=accept)
         assert answer.status in {302, 400, 403}, path
@@ -317,7 +317,7 @@ def test_a_login_leads_to_the_page_that_was_asked_for_also_at_the_second_try(str
         '/"><x>\r\nSet-Cookie: a=b',
     ],
 )
-def test_a_login_leads_nowhere_else_whatever_address_or_form_say(stranger: Browse, wanted: str):
+def test_a_login_never_redirects_to_another_site_whatever_the_address_or_form(stranger: Browse, wanted: str):
     at = f"/-/login?next={quote(wanted, safe='')}"
     assert 'name="next"' not in stranger.page(at).body
     stranger.cookies = stranger.page(at).cookies
@@ -355,7 +355,7 @@ def test_a_login_form_from_another_site_is_refused(stranger: Browse):
     assert stranger.ask("/-/login", "POST", body).status == 403
 
 
-def test_hashes_are_not_shown_to_whoever_is_logged_in(stranger: Browse, password_hash: str):
+def test_password_hashes_are_not_shown_to_logged_in_users(stranger: Browse, password_hash: str):
     stranger.log_in("jane", PASSWORD)
     for path in ("/-/metadata.json", "/-/settings.json", "/-/plugins.json", "/.json"):
         answer = stranger.ask(path)
@@ -384,7 +384,7 @@ def test_a_login_survives_a_restart_but_not_the_user(start: Callable[..., Browse
     assert third.ask("/index/studies.json").status == 403
 
 
-def test_without_a_password_it_starts_lets_nobody_in_and_says_what_to_set(start: Callable[..., Browse], ledger: Path):
+def test_without_a_password_it_starts_admits_nobody_and_says_what_to_set(start: Callable[..., Browse], ledger: Path):
     browse = start(ledger).ready()
     page = browse.page("/index/studies")
     assert page.status == 302
@@ -512,7 +512,7 @@ def test_ready_made_queries_run(opened: Browse, database: str, query: str):
     assert answer["rows"] or query == "outages"  # there was none
 
 
-def test_what_happened_to_a_study_is_told_in_order(opened: Browse):
+def test_a_studys_events_are_shown_in_order(opened: Browse):
     told = opened.ask("/ledger/what_happened.json?_shape=array&study_id=s1").json()
     assert [(one["kind"], one["what"]) for one in told] == [("described", "s1.dcm (pubsub)"), ("archived", "s1.dcm, copied")]
     assert opened.ask("/ledger/what_happened.json?_shape=array&study_id=nobody").json() == []

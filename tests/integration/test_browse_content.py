@@ -243,7 +243,7 @@ def test_a_header_is_a_table_and_a_hostile_one_does_no_harm(site: Site):
     assert site.get("/header/sr/x.dcm").json()["rows"]
 
 
-def test_metadata_is_told_as_it_lies_there(site: Site):
+def test_metadata_is_returned_exactly_as_archived(site: Site):
     assert site.get("/metadata/ct").body == (site.archive / "ct" / "metadata.json").read_bytes()
     assert site.get("/metadata/nobody").status == 404
     assert site.get("/metadata/.ledger").status == 404

@@ -59,7 +59,7 @@ PATHS = [
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_nobody_sees_the_archive_without_login(stranger: Browse, path: str):
+def test_the_archive_is_not_served_without_a_login(stranger: Browse, path: str):
     answer = stranger.ask(path)
     assert answer.status == 403
     assert answer.header("cache-control") == "no-store"
@@ -68,7 +68,7 @@ def test_nobody_sees_the_archive_without_login(stranger: Browse, path: str):
         assert stranger.ask(path, method, "x=y").status == 405
 
 
-def test_a_machine_enters_with_its_token_and_no_other(stranger: Browse, token: tuple[str, str]):
+def test_only_a_valid_token_admits_a_program(stranger: Browse, token: tuple[str, str]):
     answer = stranger.ask("/index/studies.json?_shape=array", Authorization=f"Bearer {token[0]}")
     assert (answer.status, len(answer.json())) == (200, 4)
     assert stranger.ask("/file/s1/s1.dcm", Authorization=f"bearer {token[0]}").status == 503  # it may ask; there is no archive here
@@ -138,7 +138,7 @@ def test_nothing_has_a_second_address_by_which_grants_and_the_access_log_would_n
         assert stranger.ask(path, Authorization=f"Bearer {who}").status == 400
 
 
-def test_a_notice_stands_at_the_foot_of_every_page(stranger: Browse, token: tuple[str, str]):
+def test_a_notice_is_shown_at_the_foot_of_every_page(stranger: Browse, token: tuple[str, str]):
     for path in ("/-/login", "/", "/index/studies", "/nothing"):
         page = stranger.ask(path, Authorization=f"Bearer {token[0]}", Accept="text/html").body
         assert "Not for &lt;b&gt;diagnosis&lt;/b&gt;." in page.partition("<footer")[2]

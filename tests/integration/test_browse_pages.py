@@ -106,7 +106,7 @@ def test_the_order_can_be_chosen(index: Any):
     assert found(index, page="2") == []
 
 
-def test_a_row_of_the_list_says_how_it_stands(index: Any):
+def test_a_row_of_the_list_shows_the_studys_condition(index: Any):
     rows = {row["study_instance_uid"]: row for row in study_list.of_index(index, ListRequest())["rows"]}
     assert (rows[CT]["fixity"], rows[CT]["waiting"], rows[CT]["cover"]["name"]) == ({"unverified": 6}, {}, "ct-3.dcm")
     assert rows[TWINS]["flagged"] == 2
@@ -225,7 +225,7 @@ def test_home_counts_what_status_counts(archive: Path):
     assert asyncio.run(views.start(asked(archive, serving=False))).context["needs"] == 2
 
 
-def test_a_cause_that_stops_several_steps_is_told_once(tmp_path: Path):
+def test_a_cause_that_stops_several_steps_is_reported_once(tmp_path: Path):
     store = Ledgers(tmp_path).open(tmp_path / "ledger")
     for step in ("place", "mirror"):
         payload = {"step": step, "code": "archive-missing", "detail": "", "errno": 2, "attempt": 1, "retry_at": None}
@@ -257,7 +257,7 @@ def test_what_happened_between_two_times_is_found_by_halving(tmp_path: Path):
     connection.close()
 
 
-def test_outages_are_told_from_beginning_to_end(tmp_path: Path):
+def test_outages_are_listed_with_start_and_end(tmp_path: Path):
     store = Ledgers(tmp_path).open(tmp_path / "ledger")
     for code, ends in (("archive-full", True), ("status-service-away", False)):
         with store.write() as tx:
@@ -305,7 +305,7 @@ def test_what_waits_for_long_is_on_the_pages_too(tmp_path: Path):
     connection.close()
 
 
-def test_damage_is_told_of_all_files_of_a_pipeline_study_however_many_it_has(archive: Path, tmp_path: Path):
+def test_damage_to_any_file_of_a_large_pipeline_study_is_reported(archive: Path, tmp_path: Path):
     shutil.copy(archive / "ledger" / "index.db", tmp_path / "index.db")
     connection = sqlite.connect(tmp_path / "index.db")
     columns = [row[1] for row in connection.execute("PRAGMA table_info(files)")]
@@ -419,7 +419,7 @@ def test_an_entry_leads_to_its_cause_and_what_it_caused_and_its_hashes_are_looke
     assert ledger_entries.entry(book, 10_000) is None
 
 
-def test_outages_and_the_last_verification_are_told(tmp_path: Path):
+def test_outages_and_the_last_verification_are_reported(tmp_path: Path):
     made = Ledgers(tmp_path).open(tmp_path / "ledger")
     failed = {"step": "place", "code": "archive-full", "detail": "", "errno": 28, "attempt": 1, "retry_at": "2026-01-01T12:00:00.000000Z"}
     with made.write() as tx:
@@ -442,7 +442,7 @@ def test_outages_and_the_last_verification_are_told(tmp_path: Path):
     made.close()
 
 
-def test_arrivals_are_the_same_when_followed_and_when_made_anew(tmp_path: Path):
+def test_arrivals_are_the_same_when_followed_and_when_rebuilt(tmp_path: Path):
     folder = make_archive(tmp_path) / "ledger"
     book = SqliteLedger(folder / "ledger.db")
     anew = arrivals(folder)

@@ -60,7 +60,7 @@ def test_a_file_that_is_described_while_root_still_writes_it_loses_no_byte(stack
     assert stack.stop() == 0
 
 
-def test_a_whole_file_of_root_is_archived_told_and_removed(stack, status_server):
+def test_a_complete_file_owned_by_root_is_archived_reported_and_removed(stack, status_server):
     for number in range(20):
         (stack.uploads / f"S{number}.dcm").write_bytes(CONTENT[number:])
         (stack.uploads / f"S{number}.dcm").chmod(0o644)

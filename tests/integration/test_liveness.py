@@ -124,7 +124,7 @@ def test_who_asks_whether_it_is_ready_gets_an_answer_while_another_process_write
     assert stack.stop() == 0
 
 
-def test_a_clock_that_was_ahead_is_said_until_a_person_acknowledges_it(stack, status_server):
+def test_a_clock_that_was_ahead_is_reported_until_acknowledged(stack, status_server):
     assert stack.command("migrate").returncode == 0
     refused = stack.command("acknowledge", "clock-ahead", "--by", "Ada", "--reason", "nothing is wrong")
     assert (refused.returncode, "not ahead" in refused.stdout) == (1, True)

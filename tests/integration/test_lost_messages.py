@@ -43,7 +43,7 @@ def settled(stack: Stack) -> bool:
     return stack.idle() and not any(path.is_file() for path in stack.uploads.rglob("*"))
 
 
-def test_messages_published_while_the_service_is_down_are_made_up_for_after_its_start(stack, status_server):
+def test_messages_published_while_the_service_is_down_are_recovered_at_startup(stack, status_server):
     stack.start()
     first, first_data = upload(stack, "before")
     stack.publish(first)
@@ -68,7 +68,7 @@ def test_messages_published_while_the_service_is_down_are_made_up_for_after_its_
     assert (done.returncode, "Unexplained   0 files" in done.stdout) == (0, True), done.stderr
 
 
-def test_messages_published_while_redis_is_cut_off_are_made_up_for_when_it_is_back(stack, valkey, status_server):
+def test_messages_published_while_redis_is_cut_off_are_recovered_after_reconnection(stack, valkey, status_server):
     stack.start()
     until(lambda: stack.metric('storage_ledger_sweeps_total{outcome="complete"}') >= 2, 30)
     valkey.kill()

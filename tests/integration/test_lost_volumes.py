@@ -97,7 +97,7 @@ def test_an_old_backup_of_the_ledger_is_refused_and_gets_what_it_lacks(stack, st
     assert stack.stop() == 0
 
 
-def test_nothing_is_told_or_removed_before_it_is_mirrored(stack, status_server):
+def test_no_status_is_sent_and_no_upload_removed_before_its_entry_is_mirrored(stack, status_server):
     stack.start()
     files = archive(stack, status_server, "a", 1)
     segment = stack.archive / ".ledger" / "000000000001.entries"

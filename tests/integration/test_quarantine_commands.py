@@ -73,7 +73,7 @@ def test_a_retry_is_picked_up_by_the_running_service(stack, status_server):
     assert (code, answers[0]["found"], answers[0]["position"]) == (1, "archived", None)
 
 
-def test_what_is_said_while_no_service_runs_is_done_at_its_next_start(stack, status_server):
+def test_a_decision_made_while_the_service_is_stopped_is_carried_out_at_its_next_start(stack, status_server):
     stack.start()
     lose(stack, status_server, "back", "never")
     assert stack.stop() == 0
@@ -106,7 +106,7 @@ def test_the_commands_are_right_as_they_are_printed_once_the_words_are_ones_own(
     assert found(stack, "two")[3] == "discarded"
 
 
-def test_a_discard_is_told_and_leaves_the_upload_where_it_is(stack, status_server, tmp_path):
+def test_a_discard_is_reported_and_leaves_the_upload_in_place(stack, status_server, tmp_path):
     stack.start()
     (stack.uploads / "link.dcm").symlink_to(tmp_path)
     stack.publish({"study_id": "two", "file_path": "link.dcm"})
@@ -185,7 +185,7 @@ def test_a_command_killed_on_the_way_has_said_all_or_nothing(stack, status_serve
     assert found(stack, "gone").count("released") == 1
 
 
-def test_two_studies_that_name_one_upload_are_told_of_each_other(stack, status_server):
+def test_two_studies_that_name_one_upload_refer_to_each_other(stack, status_server):
     stack.start()
     message, _ = upload(stack, "first")
     stack.publish(message)
@@ -213,7 +213,7 @@ def test_without_a_ledger_nothing_is_made(stack):
     assert list(stack.ledger.iterdir()) == []
 
 
-def test_a_study_that_nobody_knows_is_told_with_1(stack):
+def test_an_unknown_study_exits_with_1(stack):
     stack.start()
     done = stack.command("quarantine", "retry", "nobody", *WHO)
     assert done.returncode == 1
@@ -301,7 +301,7 @@ def test_the_services_own_user_appends(stack, ledger_of_the_service):
 
 
 @pytest.mark.parametrize("folder_mode", [0o750, 0o755, 0o777])
-def test_another_user_is_told_whom_to_be_and_leaves_no_file_behind(stack, ledger_of_the_service, folder_mode):
+def test_the_wrong_user_is_named_the_right_one_and_creates_no_file(stack, ledger_of_the_service, folder_mode):
     ledger_of_the_service.chmod(folder_mode)
     before = sorted(path.name for path in ledger_of_the_service.iterdir())
     done = run(stack, WARM_THEN_AS, "12345", stack.environment["WARM"], "quarantine", "retry", "gone", *WHO)

@@ -206,7 +206,7 @@ def test_damaged_files_are_set_aside_and_intact_ones_left_alone(stack, tmp_path)
     assert stack.stop() == 0
 
 
-def test_an_index_is_made_anew_beside_a_service_that_appends(stack, status_server):
+def test_an_index_is_rebuilt_while_the_service_appends(stack, status_server):
     stack.start()
     stop = threading.Event()
     sent: list[str] = []
@@ -239,7 +239,7 @@ def test_an_index_is_made_anew_beside_a_service_that_appends(stack, status_serve
     assert {row[0] for row in followed["studies"]} >= set(sent)
 
 
-def test_an_index_that_is_removed_under_the_service_is_made_anew_by_itself(stack):
+def test_an_index_removed_while_the_service_runs_is_rebuilt_automatically(stack):
     stack.start()
     until(stack.idle, 30)
     before = rows(stack.ledger / "index.db")
@@ -330,7 +330,7 @@ def flip_a_bit(file: Path) -> None:
 
 
 @pytest.mark.parametrize(("number", "how"), [(0, Path.unlink), (1, Path.unlink), (0, flip_a_bit), (2, flip_a_bit)])
-def test_all_reads_the_mirror_and_makes_a_damaged_one_anew(stack, segments, number, how):
+def test_all_reads_the_mirror_and_rebuilds_a_damaged_one(stack, segments, number, how):
     count = len(entries(stack))
     assert replay(stack, "--all")["parts"]["mirror"] == {"looked_at": count, "mended": 0, "left": 0, "bytes": 0}
     how(segments[number])
@@ -357,7 +357,7 @@ def test_a_damaged_mirror_stays_where_the_ledger_is_damaged_as_well(stack, segme
     assert tree(stack.archive / ".ledger") == before
 
 
-def test_what_ended_early_is_not_told_as_done(stack):
+def test_a_part_that_ended_early_is_not_reported_as_done(stack):
     shutil.rmtree(stack.archive)
     with small_volume(stack.archive, "1m"):
         fill_up(stack.archive / "ballast")
@@ -367,7 +367,7 @@ def test_what_ended_early_is_not_told_as_done(stack):
         assert lines == ["The mirror was not rebuilt.", "Not started: files, metadata, index, statuses."]
 
 
-def test_statuses_that_stand_are_not_told_again_and_a_neighbours_word_stays(stack, status_server):
+def test_existing_statuses_are_not_resent_and_a_neighbours_status_is_kept(stack, status_server):
     stack.start()
     told = {study_id: value["status"] for study_id, value in status_server.statuses.items()}
     posts = len(status_server.posts)

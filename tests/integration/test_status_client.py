@@ -46,7 +46,7 @@ def refused(code: str, call: Callable[[], object], *, shared: bool) -> Retryable
     return caught.value
 
 
-def test_a_told_status_is_read_back(status_server, client):
+def test_a_sent_status_is_read_back(status_server, client):
     assert client.tell("s1", "archived", DETAILS) == 200
     assert client.read("s1") == "archived"
     assert status_server.posts == [Call("POST", "s1", {"status": "archived", "details": DETAILS})]
@@ -208,7 +208,7 @@ def test_a_body_that_drips_without_end_is_given_up_on(status_server, hasty):
     assert hasty.tell("s1", "archived", {}) == 200
 
 
-def test_a_told_status_does_not_wait_for_a_body_that_drips(status_server):
+def test_sending_a_status_does_not_wait_for_a_slow_body(status_server):
     client = StatusClient(status_server.url, timeout_s=3600)
     status_server.next(Fault(chunks=dripping(b"{", b" ")))
     assert client.tell("s1", "archived", {}) == 200
@@ -221,7 +221,7 @@ def test_a_web_page_is_no_acceptance_whatever_its_code(kind, status_server, clie
     refused("status-refused", lambda: client.tell("s1", "archived", {}), shared=False)
 
 
-def test_a_body_that_breaks_off_is_a_shared_cause_for_a_read_and_none_for_a_told_status(status_server, client):
+def test_a_truncated_body_is_a_shared_cause_for_a_read_but_not_for_a_sent_status(status_server, client):
     broken = Fault(raw=lambda: [b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"])
     status_server.next(broken, broken)
     refused("status-service-away", lambda: client.read("s1"), shared=True)

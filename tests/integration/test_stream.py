@@ -96,7 +96,7 @@ def test_what_was_not_acknowledged_comes_again_at_the_next_start_before_what_is_
     no_more(second, own_valkey, b"end")
 
 
-def test_nothing_is_acknowledged_before_it_is_said_so(own_valkey, listen):
+def test_nothing_is_acknowledged_before_acknowledge_is_called(own_valkey, listen):
     listener = listen(own_valkey.url, S).subscribed()
     for raw in numbered(0, 3):
         own_valkey.add(S, raw)
@@ -118,7 +118,7 @@ def test_what_is_committed_after_reading_has_ended_is_acknowledged_all_the_same(
     assert own_valkey.unacknowledged(S) == 0
 
 
-def test_acknowledging_after_the_end_while_the_server_is_away_is_tried_once_and_logged(own_valkey, listen, log):
+def test_a_final_acknowledgement_to_an_unavailable_server_is_tried_once_and_logged(own_valkey, listen, log):
     listener = listen(own_valkey.url, S).subscribed()
     for raw in numbered(0, 2):
         own_valkey.add(S, raw)

@@ -152,7 +152,7 @@ def test_a_job_that_never_works_keeps_nothing_from_ending(running):
     assert running.run(lambda: running.archive("s1")) == 2
 
 
-def test_reasons_with_one_code_and_different_details_are_all_told_and_the_steps_of_an_outage_are_joined(running):
+def test_reasons_with_one_code_but_different_details_are_all_reported_and_the_steps_of_an_outage_joined(running):
     outages = running.parts.outages
     with running.parts.ledger.write() as tx:
         for step, code in (("place", "archive-full"), ("mirror", "archive-full"), ("tell", "status-service-away")):

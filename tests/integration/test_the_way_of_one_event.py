@@ -331,7 +331,7 @@ def test_a_redelivery_replaces_a_damaged_file_and_keeps_the_evidence(stack, stat
     assert stack.check()["violations"] == []
 
 
-def test_a_status_service_that_misbehaves_hears_everything_in_the_end(stack, status_server):
+def test_a_misbehaving_status_service_receives_every_status_in_the_end(stack, status_server):
     rng = random.Random(3)
     faults = [
         Fault(code=500),
@@ -359,7 +359,7 @@ def test_a_status_service_that_misbehaves_hears_everything_in_the_end(stack, sta
     assert stack.check()["violations"] == []
 
 
-def test_a_status_service_that_is_away_leaves_one_entry_and_one_when_it_is_back(stack, status_server):
+def test_an_outage_of_the_status_service_adds_one_entry_and_another_when_it_ends(stack, status_server):
     status_server.always = Fault(code=500)
     stack.start()
     files = {}
@@ -387,7 +387,7 @@ def test_a_status_service_that_is_away_leaves_one_entry_and_one_when_it_is_back(
     assert stack.get("/readyz")[0] == 200
 
 
-def test_failed_is_told_for_a_rejected_message_only_where_the_ledger_knows_no_better(stack, status_server):
+def test_failed_is_sent_for_a_rejected_message_only_if_the_study_was_not_described(stack, status_server):
     stack.start()
     stack.publish({"study_id": "unknown", "file_path": "../escape"})
     until(lambda: status_server.status("unknown") == "failed", 20)

@@ -66,7 +66,7 @@ def test_the_channel_is_not_listened_to_when_a_stream_is_set(stack):
     assert stack.publish(b"{}") == 0
 
 
-def test_what_keeps_the_stream_from_being_read_stands_in_readyz(stack, valkey):
+def test_readyz_says_why_the_stream_cannot_be_read(stack, valkey):
     with contextlib.closing(valkey.client()) as client:
         client.set(stack.environment["DESCRIBED_STREAM"], "text")
     stack.start(ready=False)

@@ -107,7 +107,7 @@ def test_a_stuck_check_does_not_keep_healthz_from_answering(face):
     assert "web" not in face.threads
 
 
-def test_a_check_that_fails_is_500_and_the_next_one_is_asked_again(log):
+def test_a_failing_check_returns_500_and_is_run_again_by_the_next_request(log):
     def reasons() -> list[dict[str, str]]:
         raise RuntimeError("canary-DOE^JANE")
 

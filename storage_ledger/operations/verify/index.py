@@ -233,7 +233,7 @@ class _Rows:
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
-        """Read everything inside from one snapshot."""
+        """Read everything in the `with` block from one snapshot."""
         list(self.rows("BEGIN"))
         try:
             yield

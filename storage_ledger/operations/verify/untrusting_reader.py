@@ -78,7 +78,7 @@ class UntrustingReader:
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
-        """Read everything inside from one snapshot. Keep it short: the WAL grows meanwhile."""
+        """Read everything in the `with` block from one snapshot. Keep the block short: the WAL grows meanwhile."""
         with errors_mapped():
             self._connection.execute("BEGIN")
         try:
@@ -88,7 +88,7 @@ class UntrustingReader:
 
     @contextmanager
     def interruptible(self, stopped: Any) -> Iterator[None]:
-        """Abort long statements inside (with a `ledger-…` error) soon after `stopped()` returns true."""
+        """Abort long statements in the `with` block (with a `ledger-…` error) soon after `stopped()` returns true."""
         self._connection.set_progress_handler(lambda: int(stopped()), 100_000)
         try:
             yield
@@ -167,7 +167,7 @@ class UntrustingReader:
         return BelievedStudy(study, files, said, whole)
 
     def names(self, study_id: str) -> set[str] | None:
-        """Return the names of the study's archived files, quickly; None if that needs `study`, because of damaged entries."""
+        """Return the names of the study's archived files without folding it; None if damaged entries require `study` instead."""
         sql = (
             "SELECT CASE WHEN json_valid(payload) THEN json_extract(payload, '$.file.name') END FROM entries "
             "WHERE study_id = ? AND kind = ?"

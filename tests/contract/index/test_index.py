@@ -443,7 +443,7 @@ def the_same_anew(following):
 
 
 @pytest.mark.usefixtures("the_same_anew")
-def test_the_message_stands_in_for_a_header_that_could_not_be_read(following):
+def test_the_message_supplies_values_for_an_unreadable_header(following):
     """The study is then listed and found; the error code stays."""
     cause = following.append(Kind.DESCRIBED, described("a.dcm", SAID)).position
     following.append(Kind.ARCHIVED, unread(), cause=cause)
@@ -473,7 +473,7 @@ def test_a_patient_is_of_the_header_or_of_the_message_and_never_of_both(followin
 
 
 @pytest.mark.usefixtures("the_same_anew")
-def test_a_later_message_stands_in_instead_of_the_earlier_one_and_is_not_taken_for_a_mix_up(following):
+def test_a_later_message_replaces_the_earlier_ones_values_and_is_not_flagged_as_a_mix_up(following):
     for number, patient in enumerate(("ONE^A", "TWO^B"), 1):
         said = {"patient_info": {"patient_name": patient, "patient_id": f"P{number}"}, "study_info": {"study_instance_uid": f"1.{number}"}}
         cause = following.append(Kind.DESCRIBED, described("a.dcm", said)).position
@@ -495,7 +495,7 @@ def test_a_file_of_no_study_is_listed_until_a_message_or_a_header_names_one(foll
 
 
 @pytest.mark.usefixtures("the_same_anew")
-def test_a_whole_header_that_names_nobody_takes_the_patient_of_its_message_and_nothing_else(following):
+def test_a_complete_header_without_a_patient_takes_only_the_patient_from_its_message(following):
     cause = following.append(Kind.DESCRIBED, described("a.dcm", SAID)).position
     following.append(Kind.ARCHIVED, archived("a.dcm", dicom=header("9.1")), cause=cause)
     assert following.rows(f"SELECT {FILE_SAYS} FROM files") == [("SAID", "SAID^JANE", "19700101", "1.2", None, None, "CT", None)]
@@ -843,7 +843,7 @@ def stories(tmp_path_factory):
 
 
 @pytest.mark.parametrize("how", ["in partitions", "keeping little", "2 processes", "3 processes"])
-def test_an_index_is_the_same_however_it_is_made(stories, tmp_path, log, how):
+def test_following_and_rebuilding_produce_the_same_index(stories, tmp_path, log, how):
     ledger, expected = stories
     more = {"in partitions": {"rebuild_partitions": 7}, "keeping little": {"rebuild_partitions": 3, "rebuild_keep": 5}}.get(
         how, {"processes": RebuildProcesses(ledger.path, int(how[0]) if how[0].isdigit() else 1, least=0)}

@@ -175,7 +175,7 @@ def test_a_segmentation_that_refers_to_thousands_of_images_is_read(defined):
 
 @pytest.mark.parametrize("vr", [b"SQ", b"UN"])
 @pytest.mark.parametrize("depth", [50, 3000, 20_000])
-def test_what_stands_behind_deeply_nested_private_sequences_is_found(depth, vr):
+def test_elements_after_deeply_nested_private_sequences_are_found(depth, vr):
     item = struct.pack("<HH", 0xFFFE, 0xE000) + FOREVER
     ends = struct.pack("<HHI", 0xFFFE, 0xE00D, 0) + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
     nest = (long(9, 0x1010, vr, 0xFFFFFFFF) + item) * depth + ends * depth

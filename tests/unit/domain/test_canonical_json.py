@@ -43,7 +43,7 @@ def test_the_golden_payload_has_this_salted_digest():
     assert hashlib.sha256(SALT + STORED.encode()).hexdigest() == FIELDS["payload_sha256"]
 
 
-def test_the_golden_header_is_these_bytes_in_whatever_order_its_fields_come():
+def test_the_golden_header_has_these_bytes_in_any_order_of_fields():
     assert canonical_json.header(FIELDS) == HEADER
     assert canonical_json.header(dict(reversed(FIELDS.items()))) == HEADER
 
@@ -64,13 +64,13 @@ def test_each_field_of_the_header_changes_the_leaf():
 
 
 @pytest.mark.parametrize("missing", sorted(FIELDS))
-def test_a_header_with_a_missing_field_is_no_header(missing):
+def test_a_header_with_a_missing_field_is_refused(missing):
     with pytest.raises(KeyError):
         canonical_json.header({name: value for name, value in FIELDS.items() if name != missing})
 
 
 @pytest.mark.parametrize("wrong", [{"kind": b"x"}, {"position": "1"}, {"version": 1.0}, {"study_id": 1}])
-def test_a_header_with_a_value_of_another_type_is_no_header(wrong):
+def test_a_header_with_a_value_of_the_wrong_type_is_refused(wrong):
     with pytest.raises(TypeError):
         canonical_json.header({**FIELDS, **wrong})
 

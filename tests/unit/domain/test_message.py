@@ -165,12 +165,12 @@ def test_of_a_field_that_comes_twice_the_last_counts():
         (raw(file_path="a\ud800b"), "unsafe-path"),
     ],
 )
-def test_what_is_no_event_is_rejected_with_its_code(data, code):
+def test_an_invalid_event_is_rejected_with_its_code(data, code):
     assert rejected(data).code == code
 
 
 @pytest.mark.parametrize("bracket", ["[]", "{}"])
-def test_sixty_four_levels_are_the_most(bracket):
+def test_nesting_is_limited_to_sixty_four_levels(bracket):
     if bracket == "{}":
         deep = [('{"a":' * (n - 2) + "1" + "}" * (n - 2)) for n in (64, 65)]
         good, bad = with_metadata(deep[0]), with_metadata(deep[1])

@@ -109,7 +109,7 @@ def test_a_file_keeps_its_name(name):
         (".place-7.tmp", SHA[:12] + ".tmp"),
     ],
 )
-def test_a_name_that_hides_clashes_or_is_too_long_becomes_the_digest_with_the_suffix(name, kept):
+def test_a_hidden_reserved_or_too_long_name_is_replaced_with_the_digest_and_suffix(name, kept):
     assert archive_name(name, SHA) == kept
 
 

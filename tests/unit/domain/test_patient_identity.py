@@ -92,7 +92,7 @@ def test_a_message_and_a_header_with_any_content_are_read():
     }
 
 
-def test_only_whoever_has_what_is_disputed_differs_from_another():
+def test_only_patients_with_a_disputed_part_differ():
     files = [
         {"patient_name": "DOE^JANE", "patient_id": "1"},
         {"patient_name": "DOE^JANE"},

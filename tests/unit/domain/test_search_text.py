@@ -189,7 +189,7 @@ def test_a_name_is_found_by_each_of_its_words_in_any_case(parts: list[str], numb
 
 
 @given(st.text() | st.text("0123456789.-/ ^=,\"'()*:+~–年月日 toANDNEARunilsce"))
-def test_whatever_is_typed_is_an_expression_that_sqlite_takes(typed: str):
+def test_any_typed_text_gives_a_valid_fts_expression(typed: str):
     finds(NOBODY._replace(patient_name="DOE^JANE", study_date="20260603"), typed)
 
 
@@ -198,7 +198,7 @@ def test_a_very_long_text_is_cut():
     finds(NOBODY, "a^" * 5000)
 
 
-def test_what_is_no_date_is_no_period():
+def test_text_without_a_date_is_not_a_period():
     assert [
         text
         for text in (

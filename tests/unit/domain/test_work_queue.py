@@ -35,7 +35,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("kind", CHANGES)
-def test_what_an_entry_does_to_the_work_queue(kind):
+def test_each_kind_of_entry_changes_the_work_queue_as_expected(kind):
     entry, expected = CHANGES[kind]
     assert changes(entry) == expected
 

@@ -62,7 +62,7 @@ def test_after_a_failure_only_a_stop_cuts_the_pause_short(scene):
     assert notes == [0, ("stop", 7.0), 1, ("wakeup", LOOK_EVERY_S), 2]
 
 
-def test_once_stopped_it_goes_on_until_there_is_nothing_new(scene):
+def test_after_the_stop_it_continues_until_there_is_nothing_new(scene):
     notes = scene.run(Behind(), Behind(), CaughtUp(moved=True), CaughtUp(moved=False), stop_in=0)
     assert [each for each in notes if isinstance(each, int)] == [0, 1, 2, 3]
 

@@ -54,7 +54,7 @@ def test_delays_grow_to_at_most_a_minute():
     assert max(pauses) == pauses[-1] == LONGEST_S
 
 
-def test_failures_count_by_address_whoever_is_guessed_and_by_user_wherever_from():
+def test_failures_count_per_address_for_any_user_and_per_user_from_any_address():
     attempts = Attempts(Clock())
     for number in range(FREE + 2):
         attempts.failed("192.0.2.1", f"user{number}")
@@ -104,7 +104,7 @@ def test_a_network_of_ipv6_is_one_place():
     assert attempts.wait_s("2001:db8:0:1::1", "other") == 0
 
 
-def test_memory_is_bounded_whoever_tries_what():
+def test_memory_is_bounded_for_any_attempts():
     attempts = Attempts(Clock())
     for number in range(REMEMBERED):
         attempts.failed(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", f"{number}" * 100)
@@ -196,21 +196,21 @@ ELSEWHERE = (
 
 
 @pytest.mark.parametrize("address", PAGES)
-def test_a_login_leads_back_to_a_page_of_ours(address: str):
+def test_a_login_redirects_back_to_the_requested_page(address: str):
     assert safe_target(address) == address
     path, _, query = address.partition("?")
     assert parse_qs(login_query(path, query).removeprefix("?")) == {"next": [address]}
 
 
 @pytest.mark.parametrize("address", ELSEWHERE)
-def test_a_login_leads_nowhere_else(address: str | None):
+def test_an_address_outside_the_site_redirects_to_the_start_page(address: str | None):
     assert safe_target(address) == "/"
     assert login_query(*(address or "/").partition("?")[::2]) == ""
 
 
 @given(st.text(alphabet="/\\%25CcFf09.~-:@?#&=a \t\r\né", max_size=24))
 @settings(max_examples=500)
-def test_whatever_is_asked_for_stays_on_this_site_however_often_it_is_decoded(text: str):
+def test_any_redirect_target_stays_on_this_site_however_often_it_is_decoded(text: str):
     address = safe_target(text)
     for _ in range(6):
         as_a_browser = re.sub(r"[\t\r\n]", "", address).replace("\\", "/")

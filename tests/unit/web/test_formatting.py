@@ -43,11 +43,11 @@ from storage_ledger.web.pages.views import ROUTES, duration
         ("<b>X</b>^Y", "<b>X</b>, Y", ""),
     ],
 )
-def test_a_person_is_called_as_people_write_it(value: str | None, text: str, other: str):
+def test_a_persons_name_is_formatted_as_people_write_it(value: str | None, text: str, other: str):
     assert formatting.person(value) == formatting.Name(text, other)
 
 
-def test_dates_and_times_that_are_none_stay_as_they_are():
+def test_invalid_dates_and_times_are_unchanged():
     assert [formatting.day(each) for each in ("20260131", "2026-01-31", "20260231", "1990", "", None)] == [
         "31 Jan 2026", "31 Jan 2026", "20260231", "1990", "", "",
     ]  # fmt: skip
@@ -84,11 +84,11 @@ def test_a_chart_has_every_day_and_loses_no_file():
         assert all(part.y >= 0 for part in bar.parts)
 
 
-def test_a_chart_of_nothing_is_one_too():
+def test_a_chart_without_data_is_valid():
     assert stacked(["2026-01-01"], []).total == 0
 
 
-def test_whatever_stands_in_an_address_is_a_list_that_can_be_shown():
+def test_any_address_gives_a_list_that_can_be_shown():
     wanted = ListRequest.of(
         {"q": " x" * 500, "sort": "'; drop table", "way": "up", "page": "-1", "year": "x", "modality": "'", "flagged": "yes"}
     )

@@ -31,7 +31,7 @@ def test_a_range_that_is_understood_is_kept_to_and_any_other_means_the_whole_fil
 
 
 @pytest.mark.parametrize("text", ["bytes=10-", "bytes=10-20", "bytes=-0"])
-def test_a_range_beyond_the_file_cannot_be_had(text: str):
+def test_a_range_beyond_the_end_of_the_file_is_refused(text: str):
     assert requested_range("GET", {"range": text}, 10, ETAG) is None
 
 
@@ -54,5 +54,5 @@ def test_a_range_says_whether_it_is_part_of_the_file_and_which():
     ("text", "current"),
     [('"abc"', True), ('W/"abc"', True), ('"x", "abc"', True), ("*", True), ('"x"', False), ("", False)],
 )
-def test_a_client_says_what_it_has(text: str, current: bool):
+def test_a_client_names_the_content_that_it_has(text: str, current: bool):
     assert is_current({"if-none-match": text}, "abc") is current

@@ -115,7 +115,7 @@ def test_compressed_and_odd_transfer_syntaxes_are_decoded(name: str):
     assert shown(bundled(name), size=256).std() > 1
 
 
-def test_32_bits_and_floats_have_a_picture_too():
+def test_32_bit_and_float_pixels_are_rendered():
     assert shown(bundled("rtdose.dcm"), frame=3).std() > 1
     values = np.array([[0, 1 << 30, (1 << 31) - 1]], dtype=np.int32)
     assert shown(dataset(values))[0].tolist() == [0, 127, 255]
@@ -152,7 +152,7 @@ def test_each_frame_of_an_enhanced_image_has_its_own_values():
 @pytest.mark.parametrize(
     ("name", "code"), [("JPEG-lossy.dcm", "syntax-unsupported"), ("rtplan.dcm", "no-pixels"), ("test-SR.dcm", "no-pixels")]
 )
-def test_what_cannot_be_shown_has_a_code(name: str, code: str):
+def test_a_file_that_cannot_be_shown_has_a_reason_code(name: str, code: str):
     with pytest.raises(Unavailable) as caught:
         render.picture(bundled(name), RenderRequest("picture"))
     assert caught.value.code == code

@@ -64,7 +64,7 @@ def test_names_differ_where_case_and_composition_do_not_count():
         ("日本.dcm", "日本.dcm"), ("\ud800", "_"),
     ],
 )  # fmt: skip
-def test_a_name_means_nothing_to_any_system(name: str, wanted: str):
+def test_a_safe_name_has_no_special_meaning_on_any_system(name: str, wanted: str):
     assert safe_name(name) == wanted
 
 
