@@ -20,7 +20,6 @@ HEAD = """\
 <!-- scripts/reference writes this page from storage_ledger/domain/payloads: edit it there. -->
 
 The kinds of rows in [`entries`](tables.md#entries).
-An entry is a fact and never changes.
 `payload` is canonical JSON ([hashes](hashes.md)); all kinds are at `schema` 1.
 New fields may be added; a changed or removed field gets a new `schema` number.
 

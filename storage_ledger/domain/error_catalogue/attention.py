@@ -12,7 +12,7 @@ ATTENTION = Section(
     intro="""\
 `storage-ledger status` lists these under "Needs attention", with [outages](#outages) and [readiness](#readiness).
 The web page lists the same, except readiness, volumes and mirror.
-It adds flagged files, unreadable headers, retries and rejected messages; these do not affect the exit code of `status`.""",
+It adds flagged files, unreadable headers, retries and rejected messages.""",
     explanations=(
         Explanation(
             "quarantined",

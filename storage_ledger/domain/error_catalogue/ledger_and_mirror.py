@@ -8,7 +8,7 @@ from storage_ledger.domain.error_catalogue.explanation import Explanation, Secti
 from storage_ledger.domain.error_catalogue.shared import INDEX_MISSING, LEDGER_BUSY, LEDGER_DAMAGED, MIRROR_MISSING
 
 _RETRIED = "Nothing is recorded or acknowledged; the append is retried."
-_READ_ONLY = "If it is mounted read-only, check the kernel log and the disk, then remount it writable."
+_READ_ONLY = "If it is mounted read-only, check the kernel log, then remount it."
 
 LEDGER = Section(
     "The ledger",

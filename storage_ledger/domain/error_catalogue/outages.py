@@ -10,7 +10,7 @@ from storage_ledger.domain.error_catalogue.explanation import Explanation, Secti
 from storage_ledger.domain.error_catalogue.retries import ARCHIVE_ERROR, ARCHIVE_IO, INTERNAL_ERROR, UPLOAD_IO
 from storage_ledger.domain.error_catalogue.shared import ENTRY_DAMAGED, OWNER
 
-_NOT_MIRRORED = "Archiving continues, but no status is sent and no upload removed."
+_NOT_MIRRORED = "Archiving continues, but statuses and removals wait."
 _NOT_REMOVED = "Files are archived and statuses sent; the uploads volume fills up."
 
 ARCHIVE_MISSING = Explanation(

@@ -37,7 +37,7 @@ UNEXPLAINED_FILES = Section(
     "Unexplained files",
     intro="""\
 A file in uploads that is older than RECONCILE_GRACE_SECONDS and belongs to no message or work item.
-`storage-ledger reconcile` lists such files, `storage_ledger_unexplained_files` counts them.
+`storage-ledger reconcile` lists such files.
 "The study" is the one whose study_id is the file's name without its suffix.""",
     meanwhile="The file is left alone.",
     explanations=(

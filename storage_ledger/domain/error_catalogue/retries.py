@@ -41,7 +41,6 @@ RETRIES = Section(
     intro="""\
 One file or study failed.
 An entry `failed` is appended at attempt 1, 10, 100 and so on, but not for uploads that are missing, unreadable, empty, hard-linked, changing or settling.
-`storage_ledger_retries_total` counts retries; alert on `storage_ledger_oldest_pending_seconds`.
 A code that prevents five studies in a row from being placed becomes an [outage](#outages).""",
     meanwhile="The work item is retried until it succeeds, at least every 5 minutes (place), 10 (remove) or 15 (tell). Nothing is lost.",
     explanations=(

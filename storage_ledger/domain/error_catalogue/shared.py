@@ -29,7 +29,7 @@ FOLDER_UNREADABLE = Explanation(
 HANGS = Explanation(
     "hangs",
     means="A call into uploads or the archive made no progress for two minutes, or a check of `/readyz` for 1.5 seconds: a lost file server, a dying disk, or a huge file.",
-    meanwhile="Up to 32 other workers take over. `/readyz` and `storage_ledger_hanging` show it; it is not counted as a retry.",
+    meanwhile="Up to 32 other workers take over. `/readyz` and `storage_ledger_hanging` show it.",
     action="Check the volume and the kernel log; if it never answers, unmount it by force (`umount -f`), then restart the service.",
 )
 INDEX_MISSING = Explanation(
