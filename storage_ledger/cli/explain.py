@@ -27,7 +27,7 @@ def explain(
 
     if code is None:
         if as_json:
-            print_json([{"code": each, "meanings": [_told(*one) for one in meanings(each)]} for each in codes()])
+            print_json([{"code": each, "meanings": [_meaning_document(*one) for one in meanings(each)]} for each in codes()])
         else:
             _print_all()
         return
@@ -35,7 +35,7 @@ def explain(
     if not found:
         raise typer.BadParameter(_unknown(code))
     if as_json:
-        print_json({"code": code, "meanings": [_told(*one) for one in found]})
+        print_json({"code": code, "meanings": [_meaning_document(*one) for one in found]})
     else:
         _print(code, found)
 
@@ -73,7 +73,7 @@ def _print_all() -> None:
         out.print(f"[bold]{code:{width}}[/bold]  ", safe(first + more), sep="", soft_wrap=True)
 
 
-def _told(section: Section, explanation: Explanation) -> dict[str, Any]:
+def _meaning_document(section: Section, explanation: Explanation) -> dict[str, Any]:
     from storage_ledger.domain.error_catalogue.explanation import plain
 
     return {

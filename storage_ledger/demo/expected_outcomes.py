@@ -58,8 +58,8 @@ class Watch:
         self._already_there: Counter[str] = Counter()
         self._quarantined: dict[str, str] = {}
         self._rejected: list[str] = []
-        self._told: dict[str, Entry] = {}
-        self._asked: dict[str, Entry] = {}
+        self._last_sent: dict[str, Entry] = {}
+        self._read_back: dict[str, Entry] = {}
         self._settled: set[str] = set()
         self.resent: dict[str, None] = {}  # a set that keeps the order
         self.retries = 0
@@ -104,13 +104,13 @@ class Watch:
             self.position = entries[-1].position
         return news
 
-    def judge_statuses(self, spoken: Collection[str], status_of: Callable[[str], str | None]) -> None:
+    def check_statuses(self, spoken: Collection[str], status_of: Callable[[str], str | None]) -> None:
         """Read back the status of studies in `spoken` from the Status Service, once after each `status-sent` entry."""
-        for study_id, told in self._told.items():
+        for study_id, sent in self._last_sent.items():
             expected = self._expected.get(study_id)
-            if study_id in spoken and study_id not in self._settled and self._asked.get(study_id) is not told:
-                self._asked[study_id] = told
-                if told.data["status"] == expected == status_of(study_id):
+            if study_id in spoken and study_id not in self._settled and self._read_back.get(study_id) is not sent:
+                self._read_back[study_id] = sent
+                if sent.data["status"] == expected == status_of(study_id):
                     self._settled.add(study_id)
 
     @property
@@ -195,7 +195,7 @@ class Watch:
                 self._rejected.append(data["reason"])
                 return [f"rejected     message: {data['detail']}"]
             case Kind.STATUS_SENT:
-                self._told[study_id] = entry
+                self._last_sent[study_id] = entry
                 if data.get("reason") == "overwritten":
                     self.resent[study_id] = None
             case Kind.FAILED:

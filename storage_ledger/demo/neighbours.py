@@ -96,9 +96,9 @@ class Neighbours:
                 if number == 8:
                     self._publish(MALFORMED)
                 self._send(upload, late_s=LATE_S if number % EVERY_LATE == 3 else 0.0)
-                self._speak(time.monotonic())
+                self._send_due_statuses(time.monotonic())
             while self._last_words and not self._stop.wait(0.02):
-                self._speak(time.monotonic())
+                self._send_due_statuses(time.monotonic())
         except Exception as error:  # noqa: BLE001 - the main thread shows it and ends the demo
             self.failure = error
 
@@ -121,7 +121,7 @@ class Neighbours:
         if not self._redis.publish(CHANNEL, data):
             raise ConnectionError("the channel has no subscriber")
 
-    def _speak(self, now: float) -> None:
+    def _send_due_statuses(self, now: float) -> None:
         for _ in range(len(self._last_words)):
             due, study_id, metadata = word = self._last_words.popleft()
             if due > now:

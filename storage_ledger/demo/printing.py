@@ -53,7 +53,7 @@ class Archiving:
         self._began = time.monotonic()
         self._next_line = self._began + EVERY_S
         self._rate = 0.0
-        self._said_all = False
+        self._printed_last = False
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None, complete_style="green", finished_style="green"),
@@ -86,11 +86,11 @@ class Archiving:
         rate = f"{self._rate:3.0f}/s" if self._rate else ""
         if self._files is not None and self._statuses is not None:
             self._progress.update(self._files, completed=watch.outcomes, note=f" {rate}  [yellow]{watch.troubles}[/yellow]")
-            self._progress.update(self._statuses, completed=watch.settled, note=f" {_again(watch)}")
-        elif now >= self._next_line or (watch.is_done and not self._said_all):
+            self._progress.update(self._statuses, completed=watch.settled, note=f" {_resent_note(watch)}")
+        elif now >= self._next_line or (watch.is_done and not self._printed_last):
             self._next_line = now + EVERY_S
-            self._said_all = watch.is_done
-            notes = "; ".join(part for part in (rate.strip(), watch.troubles, _again(watch)) if part)
+            self._printed_last = watch.is_done
+            notes = "; ".join(part for part in (rate.strip(), watch.troubles, _resent_note(watch)) if part)
             self._out.print(
                 f"{watch.outcomes}/{watch.messages} messages, {watch.settled}/{watch.studies} statuses" + (f"; {notes}" if notes else ""),
                 soft_wrap=True,
@@ -154,5 +154,5 @@ def next_steps(out: Console, *, page: str | None, environment: Path, study_id: s
     out.print()
 
 
-def _again(watch: Watch) -> str:
+def _resent_note(watch: Watch) -> str:
     return f"{len(watch.resent)} statuses re-sent" if watch.resent else ""

@@ -186,7 +186,7 @@ class _Demo:
                     neighbours.redeliver(study_id)
                     to_redeliver.remove(study_id)
                 try:
-                    watch.judge_statuses(neighbours.spoken, self._client.read)
+                    watch.check_statuses(neighbours.spoken, self._client.read)
                 except Retryable as error:
                     raise self._why(error) from error
                 if before != (before := (watch.position, watch.settled)):

@@ -21,7 +21,7 @@ Range = tuple[int, int]
 def is_understood(entry: Entry) -> bool:
     """Return whether the entry has everything that `apply` needs."""
     try:
-        positions = [*_unseen(entry), *(each["position"] for each in entry.data["findings"] if each["code"] in FIXITY)]
+        positions = [*_unchecked(entry), *(each["position"] for each in entry.data["findings"] if each["code"] in FIXITY)]
         numbers = [_up_to(entry), *positions, *(number for each in _ranges(entry) for number in each)]
     except (KeyError, TypeError, ValueError, AttributeError, LedgerUnusable):
         return False
@@ -45,13 +45,13 @@ def apply_all(sql: Callable[..., Any], newest_first: Iterable[Entry | None]) -> 
         ranges = _without(_ranges(entry), done)
         if ranges:
             _write(sql, entry, ranges)
-            done = _joined(done + _without(ranges, _points(_unseen(entry) | _placed_later(sql, entry, ranges))))
+            done = _joined(done + _without(ranges, _points(_unchecked(entry) | _placed_later(sql, entry, ranges))))
 
 
 def _write(sql: Callable[..., Any], entry: Entry, ranges: list[Range]) -> None:
     data = entry.data
     up_to = _up_to(entry)
-    for first, last in _without(ranges, _points(_unseen(entry))):
+    for first, last in _without(ranges, _points(_unchecked(entry))):
         sql(
             "UPDATE files SET fixity = 'intact', verified_at = ? WHERE position BETWEEN ? AND ? AND placed <= ?",
             (entry.recorded_at, first, last, up_to),
@@ -69,14 +69,14 @@ def _placed_later(sql: Callable[..., Any], entry: Entry, ranges: list[Range]) ->
 
 
 def _up_to(entry: Entry) -> int:
-    return min(int(entry.data["scope"]["up_to"]), entry.position)  # an entry cannot speak about later ones
+    return min(int(entry.data["scope"]["up_to"]), entry.position)  # an entry says nothing about later ones
 
 
 def _ranges(entry: Entry) -> list[Range]:
     return [(first, last) for first, last in entry.data["scope"].get("ranges", [])]
 
 
-def _unseen(entry: Entry) -> set[int]:
+def _unchecked(entry: Entry) -> set[int]:
     return {each["position"] for each in entry.data["unchecked"] if isinstance(each["position"], int)}
 
 

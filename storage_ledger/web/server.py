@@ -114,7 +114,7 @@ def _signals() -> Iterator[_Ending]:
 def _wait_for(index: Path, ledger: Path, wait_s: float, stop: threading.Event, say: Callable[[str], None]) -> bool:
     """Wait for both databases. Returns False if a signal came."""
     until = time.monotonic() + wait_s
-    told = False
+    announced = False
     while missing := [path for path in (ledger, index) if not is_regular(path)]:
         names = " and ".join(str(path) for path in missing)
         if time.monotonic() >= until:
@@ -122,9 +122,9 @@ def _wait_for(index: Path, ledger: Path, wait_s: float, stop: threading.Event, s
             raise LedgerUnusable(
                 code, f"{names} not found after {wait_s:g} s: start `storage-ledger serve` with the same LEDGER_PATH, which creates it"
             )
-        if not told:
+        if not announced:
             say(f"Waiting for {names}, created by `storage-ledger serve` …")
-            told = True
+            announced = True
         if stop.wait(0.1):
             return False
     return not stop.is_set()

@@ -232,7 +232,7 @@ class Adoption:
                 host=self._host,
                 dicom_error=file.dicom_error or None,
                 adopted=True,
-                tell=self._plan.tell or finds.known.told,
+                tell=self._plan.tell or finds.known.status_sent,
                 processing_time=finds.said.processing_time or None,
             )
             tx.append(archived.entry(finds.study_id, described=described.position))
@@ -253,7 +253,7 @@ class _Known:
     """What the ledger already has about a study.
 
     `adopted`: the metadata in the first `described` entry of an earlier adoption that rewrote metadata.json; `begun`: all such
-    entries by file name. `ours`: the positions of all `described` entries that an adoption appended. `told`: whether a status of
+    entries by file name. `ours`: the positions of all `described` entries that an adoption appended. `status_sent`: whether a status of
     the study was sent; `continued`: whether this adoption has appended to the study.
     """
 
@@ -262,19 +262,19 @@ class _Known:
     adopted: LegacyMetadata | None
     begun: dict[str, Entry]
     ours: set[int]
-    told: bool
+    status_sent: bool
     continued: bool = False
 
     @classmethod
     def of(cls, study_id: str, ledger: Ledger | None) -> _Known:
         """Read a study's entries; without a ledger there are none."""
         study = Study.of(study_id, ledger.study(study_id) if ledger else ())
-        told = False
+        status_sent = False
         source = adopted = None
         begun: dict[str, Entry] = {}
         ours: set[int] = set()
         for entry in ledger.study(study_id) if ledger else ():
-            told = told or entry.kind == Kind.STATUS_SENT
+            status_sent = status_sent or entry.kind == Kind.STATUS_SENT
             if entry.kind == Kind.DESCRIBED:
                 described = DescribedPayload.of(entry)
                 if described.source == ADOPT:
@@ -284,7 +284,7 @@ class _Known:
                 if described.source == ADOPT and described.rewritten:
                     begun[described.upload_path] = entry
                     adopted = adopted or LegacyMetadata.of_described(described)
-        return cls(study, source, adopted, begun, ours, told)
+        return cls(study, source, adopted, begun, ours, status_sent)
 
     def refusal(self, *, rewrite: bool) -> str | None:
         """Return why a file of this study that is not in the ledger may not be adopted; None if it may.

@@ -189,7 +189,7 @@ class Verification:
                 stopped=self._check_stop,
                 on_progress=self._progress_of("mirror", before),
             )
-            self._judge_end_of_mirror(check.run(quiet_tail=True), before)
+            self._check_end_of_mirror(check.run(quiet_tail=True), before)
         except (FileNotFoundError, NotADirectoryError):
             if before and root.is_dir():
                 found.report("mirror-missing", mirror.PART, path=LEDGER_FOLDER, detail="there is no mirror. Is this the right volume?")
@@ -202,7 +202,7 @@ class Verification:
         self._report.parts.append("mirror")
         return True
 
-    def _judge_end_of_mirror(self, state: mirror.CheckedMirror, before: int) -> None:
+    def _check_end_of_mirror(self, state: mirror.CheckedMirror, before: int) -> None:
         """Report an incomplete end only after waiting: `serve` may be mirroring entries now."""
         now: mirror.CheckedMirror | MirrorEnd = state
         waited = 0.0

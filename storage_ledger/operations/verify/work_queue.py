@@ -39,7 +39,7 @@ class WorkQueueCheck:
             case Kind.DESCRIBED:
                 self._described(entry)
             case Kind.ARCHIVED | Kind.QUARANTINED:
-                self._judged(entry)
+                self._apply_outcome(entry)
             case Kind.RELEASED:
                 described = self._reader.get(entry.data["described"])
                 if described is not None:
@@ -61,10 +61,10 @@ class WorkQueueCheck:
             if (position, Stage.PLACE.value) not in there and position not in self._perhaps:
                 _missing(found, position, study_id, Stage.PLACE)
         for position, known in self._tell.items():
-            if (position, Stage.TELL.value) not in there and not self._moot(position, known):
+            if (position, Stage.TELL.value) not in there and not self._is_unneeded(position, known):
                 _missing(found, position, known, Stage.TELL)
         for position, stage, not_before, attempts in rows:
-            text = self._trouble(position, stage) or _odd(stage, not_before, attempts, now)
+            text = self._why_impossible(position, stage) or _why_invalid(stage, not_before, attempts, now)
             if text:
                 entry = self._reader.get(position)
                 found.report(
@@ -90,7 +90,7 @@ class WorkQueueCheck:
             waiting.sort()
         self._perhaps.discard(described.position)
 
-    def _judged(self, entry: Entry) -> None:
+    def _apply_outcome(self, entry: Entry) -> None:
         cause = entry.cause or 0
         data = entry.data
         if not data.get("adopted") or data.get("tell"):
@@ -107,7 +107,7 @@ class WorkQueueCheck:
             if entry.kind == Kind.ARCHIVED and not self._contradicted(cause, known, position):
                 self._close(position)
             else:
-                self._perhaps.add(position)  # a message recorded by then was answered together with the first; a later one was not
+                self._perhaps.add(position)  # the outcome covers a message recorded by then, but not a later one
 
     def _repeats(self, cause: int, known: tuple[str, str, str], before: int) -> list[int]:
         """Return the other pending messages that this outcome may also cover."""
@@ -141,7 +141,7 @@ class WorkQueueCheck:
             if not waiting:
                 del self._by_upload[known[:2]]
 
-    def _trouble(self, position: int, stage: str) -> str | None:
+    def _why_impossible(self, position: int, stage: str) -> str | None:
         """Return why such a row is impossible; None if it is possible."""
         entry = self._reader.get(position)
         if entry is None:
@@ -170,13 +170,13 @@ class WorkQueueCheck:
             )
         )
 
-    def _is_newest(self, told: Entry) -> bool:
-        if told.study_id is None:
+    def _is_newest(self, sent: Entry) -> bool:
+        if sent.study_id is None:
             return True
         sql = "SELECT 1 FROM entries WHERE study_id = ? AND kind = ? AND position > ? LIMIT 1"
-        return not self._reader.sql(sql, told.study_id, Kind.STATUS_SENT.value, told.position)
+        return not self._reader.sql(sql, sent.study_id, Kind.STATUS_SENT.value, sent.position)
 
-    def _moot(self, position: int, study_id: str | None) -> bool:
+    def _is_unneeded(self, position: int, study_id: str | None) -> bool:
         """Return whether a rejected message's status need not be sent, because its study was described after all."""
         entry = self._reader.get(position)
         return entry is not None and entry.kind == Kind.REJECTED and study_id is not None and self._knows(study_id, None)
@@ -191,7 +191,7 @@ def _missing(found: Findings, position: int, study_id: str | None, stage: Stage)
     found.report("duty-missing", PART, position=position, study_id=study_id, path=FILE, detail=text)
 
 
-def _odd(stage: str, not_before: object, attempts: object, now: datetime) -> str | None:
+def _why_invalid(stage: str, not_before: object, attempts: object, now: datetime) -> str | None:
     if not isinstance(attempts, int) or attempts < 0:
         return "attempts is not a count"
     try:

@@ -58,13 +58,13 @@ class AccessLog:
         if found is None and path not in {"/", "/.json"}:
             return
         route = found[1] if found else "home"
-        told: dict[str, Any] = scope[_KEY] or await self._study_at(scope, path)
-        if route == "image" and not told:
+        viewed: dict[str, Any] = scope[_KEY] or await self._study_at(scope, path)
+        if route == "image" and not viewed:
             return  # a thumbnail: the page that contains it is logged
-        what = (actor, route, told.get("study_id"), told.get("position"), status)
+        what = (actor, route, viewed.get("study_id"), viewed.get("position"), status)
         if route in {"image", "header", "home"} and self._logged_recently(what):
             return
-        fields = {name: value for name, value in told.items() if value is not None}
+        fields = {name: value for name, value in viewed.items() if value is not None}
         logs.get().info("browse.looked", actor=actor, route=route, http_status=status, **fields)
 
     async def _study_at(self, scope: Scope, path: str) -> dict[str, Any]:

@@ -173,10 +173,10 @@ def read_access(settings: BrowseSettings, folder: Path, *, is_open: bool) -> Acc
     kept = settings.browse_secret or (_stored_secret(folder / "browse-secret") if users else secrets.token_hex(32))
     tokens, grants = ({}, {}) if is_open else _tokens(settings)
     # Changing a password changes the secret, which ends all earlier logins.
-    told = "\n".join(f"{name}:{users[name]}" for name in sorted(users))
+    hashes = "\n".join(f"{name}:{users[name]}" for name in sorted(users))
     return Access(
         users,
-        hmac.digest(kept.encode(), told.encode(), hashlib.sha256).hex(),
+        hmac.digest(kept.encode(), hashes.encode(), hashlib.sha256).hex(),
         is_open,
         tokens=tokens,
         login_s=round(settings.browse_login_hours * 3600),

@@ -191,20 +191,20 @@ async def login(request: Any, datasette: Browse) -> Any:
     if request.method != "POST":
         return await _login_page(datasette, request, {"next": request.args.get("next")})
     access, attempts, passwords = datasette.access, datasette.login.attempts, datasette.login.passwords
-    told = await request.post_vars()
-    user, password = told.get("username") or "", told.get("password") or ""
+    form = await request.post_vars()
+    user, password = form.get("username") or "", form.get("password") or ""
     address = _address(request.scope, access.proxies)
     wait_s = max(attempts.wait_s(address, user), 1.0 if passwords.full() else 0.0)
     if wait_s > 0:
         text = f"Too many attempts: try again in {math.ceil(wait_s)} s."
-        return await _login_page(datasette, request, told, text, 429, {"retry-after": str(math.ceil(wait_s))})
+        return await _login_page(datasette, request, form, text, 429, {"retry-after": str(math.ceil(wait_s))})
     attempts.failed(address, user)  # counted before the check, so that parallel attempts count too
     if not await passwords.ask(lambda: access.password_is(user, password)):
         logs.get().warning("browse.login-refused", address=address, actor=user if user in access.users else None)
-        return await _login_page(datasette, request, told, "Invalid username or password")
+        return await _login_page(datasette, request, form, "Invalid username or password")
     attempts.succeeded(address, user)
     logs.get().info("browse.login", address=address, actor=user)
-    response = Response.redirect(safe_target(told.get("next")))
+    response = Response.redirect(safe_target(form.get("next")))
     ends = baseconv.base62.encode(int(time.time()) + access.login_s)
     response.set_cookie("ds_actor", datasette.sign({"a": {"id": user}, "e": ends}, "actor"))
     return response
@@ -213,13 +213,13 @@ async def login(request: Any, datasette: Browse) -> Any:
 async def _login_page(
     datasette: Browse,
     request: Any,
-    told: Mapping[str, Any],
+    form: Mapping[str, Any],
     error: str | None = None,
     status: int = 200,
     headers: dict[str, str] | None = None,
 ) -> Any:
     """Render the form with the earlier input, except the password."""
-    context = {"error": error, "next": safe_target(told.get("next")), "username": (told.get("username") or "")[:64]}
+    context = {"error": error, "next": safe_target(form.get("next")), "username": (form.get("username") or "")[:64]}
     page = await datasette.render_template("password_login.html", context, request=request)
     return Response.html(page, status=status, headers=headers or {})
 
@@ -227,8 +227,8 @@ async def _login_page(
 def _address(scope: Scope, proxies: frozenset[str]) -> str:
     """Return the client's address, from the connection or from a trusted proxy's header."""
     address = str((scope.get("client") or ("",))[0])
-    told = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for").decode("latin-1")
-    for each in reversed([part.strip() for part in told.split(",") if part.strip()]):
+    forwarded = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for").decode("latin-1")
+    for each in reversed([part.strip() for part in forwarded.split(",") if part.strip()]):
         if address not in proxies:
             break
         address = each

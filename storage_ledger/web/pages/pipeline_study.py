@@ -65,8 +65,8 @@ def of_ledger(connection: Any, study_id: str) -> QueryRow:
         "took_s": _took(whole),
         "entries": _timeline(entries),
         "left_out": max(0, len(entries) - MOST_ENTRIES),
-        "next": [{**each, "text": _NEXT.get(each["stage"], each["stage"]), "trouble": _trouble(whole, each)} for each in pending],
-        "troubles": _troubles(study, whole),
+        "next": [{**each, "text": _NEXT.get(each["stage"], each["stage"]), "trouble": _last_failure(whole, each)} for each in pending],
+        "troubles": _unarchived_uploads(study, whole),
         "rejected": [] if entries else _rejected(connection, study_id),
         "entry_damaged": meaning("entry-damaged", ATTENTION).action if len(whole) < len(entries) else "",
         "outages": [each for each in ledger_entries.outages(connection) if waits_for.intersection(each["steps"])] if waits_for else [],
@@ -107,7 +107,7 @@ def _damaged(connection: Any, study_id: str, fixity: str, count: int) -> QueryRo
     return {"fixity": fixity, "count": count, "rows": rows, **meaning(FIXITY[fixity], VERIFY)._asdict()}
 
 
-def _troubles(study: Study, entries: list[Entry]) -> list[QueryRow]:
+def _unarchived_uploads(study: Study, entries: list[Entry]) -> list[QueryRow]:
     """Return each unarchived upload and why."""
     by_position = {each.position: each for each in entries}
     found = []
@@ -134,7 +134,7 @@ def _troubles(study: Study, entries: list[Entry]) -> list[QueryRow]:
     return found
 
 
-def _trouble(entries: list[Entry], work_item: QueryRow) -> QueryRow | None:
+def _last_failure(entries: list[Entry], work_item: QueryRow) -> QueryRow | None:
     """Return why a work item's last attempt failed, if the ledger says."""
     if not work_item["attempts"] or work_item["stage"] == Stage.CONFIRM:
         return None

@@ -95,11 +95,11 @@ class ListRequest:
 
     def address(self, **other: str | int | None) -> str:
         """Return the address of the first page of this list with some arguments changed."""
-        told: dict[str, Any] = {"q": self.text, **self.chosen, "flagged": "1" if self.flagged else ""}
+        arguments: dict[str, Any] = {"q": self.text, **self.chosen, "flagged": "1" if self.flagged else ""}
         if self.sort != "arrived" or self.way != "desc":
-            told |= {"sort": self.sort, "way": self.way}
-        told |= other
-        kept = {name: value for name, value in told.items() if value not in {None, ""}}
+            arguments |= {"sort": self.sort, "way": self.way}
+        arguments |= other
+        kept = {name: value for name, value in arguments.items() if value not in {None, ""}}
         return "/dicom" + (f"?{urlencode(kept)}" if kept else "")
 
     def conditions(self, named: Mapping[str, Sequence[str]]) -> tuple[str, list[Any]]:

@@ -114,14 +114,14 @@ async def dicom(request: PageRequest) -> Page:
 async def pipeline(request: PageRequest) -> Page:
     """One pipeline study, `/studies/<study_id>`."""
     study_id = request.place["study_id"]
-    told = await request.databases("ledger", partial(pipeline_study.of_ledger, study_id=study_id))
-    if not told["entries"] and not told["rejected"]:
+    history = await request.databases("ledger", partial(pipeline_study.of_ledger, study_id=study_id))
+    if not history["entries"] and not history["rejected"]:
         return Page("nothing", "No such study", {"what": "pipeline study", "name": study_id, "waiting": []}, 404)
     known = await request.databases("index", partial(pipeline_study.of_index, study_id=study_id))
     return Page(
         "pipeline",
         f"Pipeline study {study_id}",
-        {**told, **known, "study_id": study_id, "zip_href": f"/zip-study/{quote(study_id, safe='')}"},
+        {**history, **known, "study_id": study_id, "zip_href": f"/zip-study/{quote(study_id, safe='')}"},
     )
 
 

@@ -108,18 +108,18 @@ class _Worker:
         until = time.monotonic() + patience_s
         try:
             socket.send_fds(line, [json.dumps(request.to_json()).encode()], [descriptor])
-            told, data = _receive(line, until)
+            reply, data = _receive(line, until)
         except TimeoutError:
             self.end()
             raise Unavailable("picture-too-slow") from None
         except (OSError, ValueError):
             self.end()
             raise Unavailable("pictures-busy" if self._retired else "picture-crashed") from None
-        if told.get("last"):  # it is about to exit: do not give it the next request
+        if reply.get("last"):  # it is about to exit: do not give it the next request
             self.end()
-        if "code" in told:
-            raise Unavailable(told["code"], str(told.get("where", "")))
-        return Rendered(told["kind"], data)
+        if "code" in reply:
+            raise Unavailable(reply["code"], str(reply.get("where", "")))
+        return Rendered(reply["kind"], data)
 
     def start(self) -> socket.socket:
         """Start the process unless it runs. Returns our end of the socket. Raises `Unavailable` if it does not start."""
@@ -163,8 +163,8 @@ def _receive(line: socket.socket, until: float) -> tuple[dict[str, Any], bytes]:
     first, second = LENGTHS.unpack(_exactly(line, LENGTHS.size, until))
     if first + second > MAX_ANSWER_BYTES:
         raise ValueError("answer too long")
-    told = json.loads(_exactly(line, first, until))
-    return told, _exactly(line, second, until)
+    reply = json.loads(_exactly(line, first, until))
+    return reply, _exactly(line, second, until)
 
 
 def _exactly(line: socket.socket, count: int, until: float) -> bytes:

@@ -80,8 +80,8 @@ def _make(request: RenderRequest, file: BinaryIO) -> Rendered:
             return Rendered("json", json.dumps(header_table.table(file)).encode())
 
 
-def _send(line: socket.socket, told: dict[str, Any], data: bytes = b"") -> None:
-    head = json.dumps(told).encode()
+def _send(line: socket.socket, reply: dict[str, Any], data: bytes = b"") -> None:
+    head = json.dumps(reply).encode()
     line.sendall(LENGTHS.pack(len(head), len(data)) + head + data)
 
 
