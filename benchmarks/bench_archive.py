@@ -1,310 +1,326 @@
-"""Archiving rate: the service beside a naive loop and beside a durable loop without a ledger, in one run, as paired ratios.
+"""Archiving: the service beside Orthanc, a naive loop and a durable loop, on the same files, in turns, in one run, as paired ratios.
 
-    scripts/bench archive [--studies 300] [--rounds 3] [--sizes 32,512] [--across DIR]
+    scripts/bench archive            about six minutes
+    scripts/bench archive --full     more files, sizes and rates: about half an hour
+    scripts/bench archive --parts latency,idle --workers 0,1,2
 
-ours   `storage-ledger serve` as a process, from the first PUBLISH to the last status sent, everything durable
-naive  one thread: copy2, json.dump, a new HTTP connection for each status; nothing durable
-floor  the same files written with SHA-256 and metadata.json, one syncfs per batch of 64, the statuses over one kept
-       connection, by a bare loop: no ledger, no messages, no index
+ours     `storage-ledger serve` with all its processes, from the first PUBLISH until all is archived, told and removed; everything durable
+Orthanc  Debian's package, POST /instances over four kept connections, files synced (index and folders are not); SKIPPED where it is not
+         installed, unless --install is given
+naive    one thread: copy2, json.dump, a new HTTP connection for each status; nothing durable
+floor    one thread: the same files made durable (SHA-256, metadata.json, one syncfs for 64 files), statuses over one kept raw connection;
+         no ledger, no messages, no index
 
-The Status Service and Valkey run on the same machine in all three. Traffic stays on loopback, files in a temporary folder.
-Absolute rates depend on the machine: compare ratios.
+Parts: rates (files/s, CPU, memory), latency (from PUBLISH, at given rates), idle (CPU and memory without events). CPU is user and system
+time of all processes of each; Valkey, the Status Service (a lean one) and the clients run on the same machine and count for nobody.
+Traffic stays on loopback. Absolute rates depend on the machine: compare ratios and CPU.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
-import hashlib
-import http.client
+import itertools
 import json
 import os
 import platform
 import shutil
-import signal
-import sqlite3
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
-import httpx
+from kept_connection import KeptConnection, answers
+from opponents import Floor, Naive, Opponent, Orthanc, Run, orthanc
+from ours import Ours
+from processes import cpu_s, pss_mb
+from results import Table, save
+from study_files import Stock, Work
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from results import Table, save  # noqa: E402
-
-from tests.support.dicom import described, make_file  # noqa: E402
+from tests.support.as_user import SERVICE  # noqa: E402
 from tests.support.valkey import Valkey, free_port  # noqa: E402
+from tests.support.waiting import until  # noqa: E402
 
-TARGET_OF_FLOOR = 0.4
-
-libc = ctypes.CDLL(None, use_errno=True)
+SAME, ACROSS = "same device", "across devices"
+RATIO_TARGETS = {
+    (32, SAME, "Orthanc"): 0.6, (32, ACROSS, "Orthanc"): 0.9, (512, SAME, "Orthanc"): 1.0, (512, ACROSS, "Orthanc"): 1.0,
+    (32, SAME, "floor"): 0.35, (32, ACROSS, "floor"): 0.35, (512, SAME, "floor"): 0.6, (512, ACROSS, "floor"): 0.6,
+}  # fmt: skip
+"""At least so many times the other's files/s, with one file a study."""
+CPU_TARGETS_MS = {32: 2.2, 512: 3.5}
+WORKERS_TARGET = 1.6
+MEMORY_TARGET_MB, IDLE_TARGET_PERCENT = 250, 1.0
+LATENCY_TARGET_RATE, P50_TARGET_MS, P99_TARGET_MS = 100, 15, 60
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--studies", type=int, default=300)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--sizes", default="32,512", help="kilobytes")
-    parser.add_argument("--across", default="/dev/shm", help="a folder on another device, for uploads")
-    parser.add_argument("--latency-events", type=int, default=100)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="save the tables for scripts/bench --write")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="storage-ledger-bench-") as folder:
-        bench = Bench(Path(folder), options)
-        try:
-            tables = bench.run()
-        finally:
-            bench.close()
+    options = parsed()
+    with tempfile.TemporaryDirectory(prefix="storage-ledger-bench-", dir=options.folder) as folder:
+        Path(folder).chmod(0o755)  # for a service that runs as another user
+        with neighbours(Path(folder)) as (valkey, status_port):
+            tables = Bench(Path(folder), options, valkey, status_port).run()
     if options.json:
         save(options.json, tables)
 
 
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--full", action="store_true", help="raise the defaults of the following options to the second value shown")
+    parser.add_argument("--parts", default="rates,latency,idle")
+    parser.add_argument("--opponents", default="Orthanc,naive,floor")
+    parser.add_argument("--install", action="store_true", help="install Debian's package `orthanc` if it is not there (as root)")
+    parser.add_argument("--workers", help="run ours once with each of these values of WORKERS, such as 0,1,2; default: the setting's own")
+    parser.add_argument("--pairs", type=int, help="rounds, in each of which everybody runs once (5; 7)")
+    parser.add_argument("--files", help="files a study (1; 1,20)")
+    parser.add_argument("--total", type=int, help="files a run (300; 1000)")
+    parser.add_argument("--sizes", default="32,512", help="kilobytes (32,512)")
+    parser.add_argument("--places", default="same,across")
+    parser.add_argument("--across", default="/dev/shm", help="a folder on another device, for uploads")
+    parser.add_argument("--folder", help="where everything else is made, on the device to measure; default: the temporary folder")
+    parser.add_argument("--rates", help="events/s for the latency (10,100; 10,100,300)")
+    parser.add_argument("--seconds", type=float, help="how long each of them lasts (10; 30)")
+    parser.add_argument("--latency-kb", type=int, default=32)
+    parser.add_argument("--idle-seconds", type=float, default=20)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="save the tables for scripts/bench --write")
+    options = parser.parse_args()
+    for name, short, full in (
+        ("pairs", 5, 7),
+        ("files", "1", "1,20"),
+        ("total", 300, 1000),
+        ("rates", "10,100", "10,100,300"),
+        ("seconds", 10, 30),
+    ):
+        if getattr(options, name) is None:
+            setattr(options, name, full if options.full else short)
+    return options
+
+
+@contextlib.contextmanager
+def neighbours(folder: Path) -> Iterator[tuple[Valkey, int]]:
+    """A Valkey and a lean Status Service, both processes on this machine."""
+    (folder / "valkey").mkdir()
+    valkey = Valkey(folder / "valkey")
+    valkey.start()
+    port = free_port()
+    status = subprocess.Popen([sys.executable, str(Path(__file__).with_name("lean_status.py")), str(port)])
+    try:
+        until(lambda: answers(status, port, "/health"), what="the Status Service is up")
+        yield valkey, port
+    finally:
+        status.kill()
+        status.wait()
+        valkey.stop()
+
+
 class Bench:
-    def __init__(self, root: Path, options: argparse.Namespace) -> None:
+    def __init__(self, root: Path, options: argparse.Namespace, valkey: Valkey, status_port: int) -> None:
         self.root = root
         self.options = options
-        (root / "valkey").mkdir()
-        self.valkey = Valkey(root / "valkey")
-        self.valkey.start()
-        self.status_port = free_port()
-        self.status = subprocess.Popen(
-            [sys.executable, "-m", "storage_ledger", "status-service", "--port", str(self.status_port)],
-            env={**os.environ, "REDIS_URL": self.valkey.url},
-            stderr=subprocess.DEVNULL,
-        )
-        self.url = f"http://127.0.0.1:{self.status_port}"
-        wait(lambda: healthy(self.url + "/health"))
-
-    def close(self) -> None:
-        self.status.terminate()
-        self.status.wait()
-        self.valkey.stop()
+        self.status_port = status_port
+        workers: list[str | None] = options.workers.split(",") if options.workers else [None]
+        self.ours = [Ours(valkey, status_port, each) for each in workers]
+        self.targets = Table("archive: targets", ("what", "measured", "target", "reached"))
+        self.memory_mb = 0.0
+        self._runs = itertools.count()
 
     def run(self) -> list[Table]:
-        print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}")
-        rates = Table(
-            "archive: studies/s, each a pipeline study of one file",
-            (
-                "files",
-                "ours",
-                "naive",
-                "floor",
-                "ours / naive (lowest to highest)",
-                "ours / floor (lowest to highest)",
-                "target",
-                "reached",
-            ),
-        )
-        across = Path(self.options.across)
-        places = {"same device": None}
-        if across.is_dir() and across.stat().st_dev != self.root.stat().st_dev:
-            places["across devices"] = across
-        else:
-            print(f"SKIPPED across devices: {across} is not on another one")
-        for kilobytes in map(int, self.options.sizes.split(",")):
-            for where, uploads in places.items():
-                rates.rows.append(self.compare(kilobytes, where, uploads))
-        rates.notes.append(self.latency())
-        return [rates]
-
-    def compare(self, kilobytes: int, where: str, uploads: Path | None) -> tuple[str, ...]:
-        rates: dict[str, list[float]] = {"ours": [], "naive": [], "floor": []}
-        peak = 0
-        for round_ in range(self.options.rounds):
-            order = ["ours", "naive", "floor"]
-            for name in order[round_ % 3 :] + order[: round_ % 3]:
-                work = Work(self.root / f"{name}-{round_}", uploads, self.options.studies, kilobytes)
-                try:
-                    seconds, kb = getattr(self, name)(work)
-                    rates[name].append(self.options.studies / seconds)
-                    peak = max(peak, kb)
-                finally:
-                    work.remove()
-        ratios = {other: [a / b for a, b in zip(rates["ours"], rates[other], strict=True)] for other in ("naive", "floor")}
-        rate = {name: f"{statistics.median(values):.0f}" for name, values in rates.items()}
+        parts = self.options.parts.split(",")
         print(
-            f"{kilobytes:4} KB {where:14}  ours {rate['ours']}/s  naive {rate['naive']}/s  floor {rate['floor']}/s   "
-            f"ours/floor {spread(ratios['floor'])}  ours/naive {spread(ratios['naive'])}   peak {peak / 1024:.0f} MB",
-            flush=True,
+            f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}", flush=True
         )
-        reached = "yes" if statistics.median(ratios["floor"]) >= TARGET_OF_FLOOR else "**no**"
-        return (
-            f"{kilobytes} KB, {where}", rate["ours"], rate["naive"], rate["floor"], spread(ratios["naive"]), spread(ratios["floor"]),
-            f"{TARGET_OF_FLOOR} of the floor", reached,
-        )  # fmt: skip
-
-    def serve(self, work: Work) -> tuple[subprocess.Popen[bytes], str]:
-        port = free_port()
-        channel = f"bench-{port}"
-        environment = {
-            **os.environ,
-            "REDIS_URL": self.valkey.url,
-            "DESCRIBED_CHANNEL": channel,
-            "STATUS_SERVICE_URL": self.url,
-            "UPLOADS_PATH": str(work.uploads),
-            "ARCHIVE_PATH": str(work.archive),
-            "LEDGER_PATH": str(work.ledger),
-            "HTTP_HOST": "127.0.0.1",
-            "HTTP_PORT": str(port),
-            "LOG_LEVEL": "WARNING",
-        }
-        process = subprocess.Popen([sys.executable, "-m", "storage_ledger", "serve"], env=environment)
-        wait(lambda: healthy(f"http://127.0.0.1:{port}/readyz"))
-        return process, channel
-
-    def ours(self, work: Work) -> tuple[float, int]:
-        process, channel = self.serve(work)
-        try:
-            client = self.valkey.client()
-            began = time.perf_counter()
-            for message in work.messages:
-                client.publish(channel, json.dumps(message))
-            wait(lambda: work.sent() >= len(work.messages) and not any(work.uploads.iterdir()), every_s=0.02)
-            seconds = time.perf_counter() - began
-            client.close()
-            return seconds, peak_kb(process.pid)
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(60)
-
-    def naive(self, work: Work) -> tuple[float, int]:
-        began = time.perf_counter()
-        for message in work.messages:
-            source = work.uploads / Path(message["file_path"]).name
-            folder = work.archive / message["study_id"]
-            folder.mkdir()
-            shutil.copy2(source, folder / source.name)
-            with (folder / "metadata.json").open("w") as out:
-                json.dump({**message["metadata"], "study_id": message["study_id"]}, out, indent=2)
-            source.unlink()
-            with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.status_port)) as connection:
-                post_archived(connection, message["study_id"], folder)
-        return time.perf_counter() - began, 0
-
-    def floor(self, work: Work) -> tuple[float, int]:
-        began = time.perf_counter()
-        device = os.open(work.archive, os.O_RDONLY)
-        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.status_port)) as connection:
-            for i in range(0, len(work.messages), 64):
-                batch = work.messages[i : i + 64]
-                for message in batch:
-                    source = work.uploads / Path(message["file_path"]).name
-                    folder = work.archive / message["study_id"]
-                    folder.mkdir()
-                    data = source.read_bytes()
-                    digest = hashlib.sha256(data).hexdigest()
-                    (folder / source.name).write_bytes(data)
-                    (folder / "metadata.json").write_text(json.dumps({**message["metadata"], "sha256": digest}))
-                if libc.syncfs(device) != 0:
-                    raise OSError(ctypes.get_errno(), "syncfs")
-                for message in batch:
-                    (work.uploads / Path(message["file_path"]).name).unlink()
-                for message in batch:
-                    post_archived(connection, message["study_id"], work.archive / message["study_id"])
-        os.close(device)
-        return time.perf_counter() - began, 0
-
-    def latency(self) -> str:
-        """Measure the time from PUBLISH to the status sent, at ten events a second."""
-        work = Work(self.root / "latency", None, self.options.latency_events, 512)
-        process, channel = self.serve(work)
-        try:
-            client = self.valkey.client()
-            published = {}
-            for message in work.messages:
-                published[message["study_id"]] = time.time()
-                client.publish(channel, json.dumps(message))
-                time.sleep(0.1)
-            wait(lambda: work.sent() >= len(work.messages))
-            client.close()
-            rows = work.query("SELECT study_id, recorded_at FROM entries WHERE kind = 'status-sent'")
-            delays = sorted(1000 * (datetime.fromisoformat(at).timestamp() - published[study]) for study, at in rows)
-            at = lambda part: delays[min(len(delays) - 1, int(part * len(delays)))]  # noqa: E731
-            text = f"median {at(0.5):.0f} ms, 95th percentile {at(0.95):.0f} ms, longest {delays[-1]:.0f} ms"
-            print(f"latency at 10 events/s, 512 KB: {text}")
-            return (
-                f"Latency from PUBLISH to the status sent, at 10 events/s of 512 KB: {text}. "
-                f"Peak memory of `serve`: {peak_kb(process.pid) / 1024:.0f} MB."
+        tables: list[Table] = []
+        if "rates" in parts:
+            tables += self.rates()
+        if "latency" in parts:
+            tables.append(self.latency())
+        if "idle" in parts:
+            self.idle()
+        if self.memory_mb:
+            self.target("memory of all processes", self.memory_mb, f"{self.memory_mb:.0f} MB", "<", MEMORY_TARGET_MB, "MB")
+        if len(self.ours) > 1:
+            self.targets.notes.append(
+                f"Targets are those of the last of {', '.join(each.name.removeprefix('ours, ') for each in self.ours)}."
             )
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(60)
+        return [*tables, self.targets]
 
+    # rates
 
-class Work:
-    """Uploads full of fresh files, an empty archive, an empty ledger, and the messages."""
+    def rates(self) -> list[Table]:
+        others = self.others()
+        names = [each.name for each in others]
+        heads = [f"ours / {name}" for name in names]
+        rates = Table("archive: files/s and ratios, medians (lowest to highest)", ("files", "ours", *names, *heads))
+        heads = [f"{name}, MB" for name in ("ours", "Orthanc") if name in ("ours", *names)]
+        cpu = Table("archive: CPU of all processes, ms a file, and their memory", ("files", "ours", *names, *heads))
+        for files in map(int, self.options.files.split(",")):
+            for kilobytes in map(int, self.options.sizes.split(",")):
+                stock = Stock(self.root / "stock", max(1, self.options.total // files), files, kilobytes)
+                for where, uploads in self.places().items():
+                    self.case(stock, where, uploads, others, rates, cpu)
+                stock.remove()
+        rates.notes.append(f"{self.options.pairs} pairs, {self.options.total} files a run.")
+        if "Orthanc" not in names:
+            rates.notes.append("Orthanc did not take part.")
+        return [rates, cpu]
 
-    def __init__(self, root: Path, uploads: Path | None, studies: int, kilobytes: int) -> None:
-        self.root = root
-        self.uploads = (uploads / f"storage-ledger-bench-{os.getpid()}") if uploads else root / "uploads"
-        self.archive = root / "archive"
-        self.ledger = root / "ledger"
-        for folder in (self.uploads, self.archive, self.ledger):
-            folder.mkdir(parents=True)
-        side = int((kilobytes * 1024 / 2) ** 0.5)
+    def others(self) -> list[Opponent]:
+        asked = self.options.opponents.split(",")
+        found: list[Opponent] = []
+        if "Orthanc" in asked:
+            match orthanc(install=self.options.install):
+                case Orthanc() as it:
+                    found.append(it)
+                case reason:
+                    print(f"SKIPPED Orthanc: {reason}", flush=True)
+        return found + [kind(self.status_port) for kind in (Naive, Floor) if kind.name in asked]
 
-        def one(i: int) -> dict:
-            study_id = f"study-{i:05d}"
-            path = self.uploads / f"{study_id}.dcm"
-            return described(study_id, f"/app/uploads/{path.name}", make_file(path, rows=side, columns=side, seed=i))
+    def places(self) -> dict[str, Path | None]:
+        """Where the uploads are made: None for the device of all else."""
+        across = Path(self.options.across)
+        found: dict[str, Path | None] = {SAME: None} if "same" in self.options.places else {}
+        if "across" in self.options.places:
+            if across.is_dir() and across.stat().st_dev != self.root.stat().st_dev:
+                found[ACROSS] = across
+            else:
+                print(f"SKIPPED across devices: {across} is not on another one", flush=True)
+        return found
 
-        with ThreadPoolExecutor(2) as pool:
-            self.messages = list(pool.map(one, range(studies)))
-        os.sync()  # what was made is not what is measured
+    def case(self, stock: Stock, where: str, uploads: Path | None, others: list[Opponent], rates: Table, cpu: Table) -> None:
+        """Everybody in turns, beginning with another one in each round."""
+        everybody = [*self.ours, *others]
+        runs: dict[str, list[Run]] = {each.name: [] for each in everybody}
+        for round_ in range(self.options.pairs):
+            for each in everybody[round_ % len(everybody) :] + everybody[: round_ % len(everybody)]:
+                with self.work(stock, uploads) as work:
+                    runs[each.name].append(each.run(work))
+        total = len(stock.events)
+        a_second = {name: [total / run.seconds for run in each] for name, each in runs.items()}
+        ms = {name: statistics.median(1000 * run.cpu_s / total for run in each) for name, each in runs.items()}
+        label = f"{stock.kilobytes} KB, {where}" + (f", {stock.files} a study" if stock.files > 1 else "")
+        for mine in self.ours:
+            row, shown = label + mine.name.removeprefix("ours"), [mine, *others]
+            ratios = {each.name: paired(a_second[mine.name], a_second[each.name]) for each in others}
+            speeds = [f"{statistics.median(a_second[each.name]):.0f}" for each in shown]
+            costs = [f"{ms[each.name]:.2f}" for each in shown]
+            memory = [f"{max(run.pss_mb for run in runs[each.name]):.0f}" for each in shown if isinstance(each, Ours | Orthanc)]
+            rates.rows.append((row, *speeds, *(spread(each) for each in ratios.values())))
+            cpu.rows.append((row, *costs, *memory))
+            figures = (f"{each.name.split(',')[0]} {speed}/s {cost} ms" for each, speed, cost in zip(shown, speeds, costs, strict=True))
+            print(f"{row:42}", *figures, sep="  ")
+            print(" " * 42, *(f"ours/{name} {spread(each)}" for name, each in ratios.items()), sep="  ", flush=True)
+        self.memory_mb = max(self.memory_mb, *(run.pss_mb for run in runs[mine.name]))
+        if stock.files == 1:
+            self.rate_targets(stock.kilobytes, where, ratios, ms[mine.name])
+            if {"ours, WORKERS=1", "ours, WORKERS=2"} <= runs.keys():
+                gain = paired(a_second["ours, WORKERS=2"], a_second["ours, WORKERS=1"])
+                self.target(f"{label}: two workers / one", statistics.median(gain), spread(gain), "≥", WORKERS_TARGET)
 
-    def query(self, sql: str) -> list[tuple]:
-        connection = sqlite3.connect(f"file:{self.ledger / 'ledger.db'}?mode=ro", uri=True, timeout=30)
+    def rate_targets(self, kilobytes: int, where: str, ratios: dict[str, list[float]], cpu_ms: float) -> None:
+        for name, values in ratios.items():
+            if target := RATIO_TARGETS.get((kilobytes, where, name)):
+                self.target(f"{kilobytes} KB, {where}: ours / {name}", statistics.median(values), spread(values), "≥", target)
+        if kilobytes in CPU_TARGETS_MS:
+            self.target(f"{kilobytes} KB, {where}: CPU a study", cpu_ms, f"{cpu_ms:.2f} ms", "≤", CPU_TARGETS_MS[kilobytes], "ms")
+
+    # latency and idle
+
+    def latency(self) -> Table:
+        table = Table(
+            f"archive: latency from PUBLISH, ms, files of {self.options.latency_kb} KB",
+            ("events", "archived: median", "95 %", "99 %", "longest", "status received: median", "95 %", "99 %"),
+        )
+        mine = self.ours[-1]
+        for rate in map(int, self.options.rates.split(",")):
+            self.latency_at(rate, f"{rate}/s", mine, None, table)
+        if LATENCY_TARGET_RATE in map(int, self.options.rates.split(",")):
+            if os.geteuid() == 0 and shutil.which("setpriv"):
+                self.latency_at(LATENCY_TARGET_RATE, f"{LATENCY_TARGET_RATE}/s as uid {SERVICE}", mine, SERVICE, table)
+            else:
+                print("SKIPPED latency as another user: it takes root and setpriv", flush=True)
+        table.notes.append(
+            "*Archived*: the time in the entry, taken just before its commit. *Status received*: when the Status Service had it, after the "
+            f"commit. *As uid {SERVICE}*: `serve` runs as that user, the uploads belong to root."
+        )
+        return table
+
+    def latency_at(self, rate: int, label: str, mine: Ours, uid: int | None, table: Table) -> None:
+        stock = Stock(self.root / "stock", int(rate * self.options.seconds), 1, self.options.latency_kb)
+        with self.work(stock, None) as work:
+            if uid is not None:
+                for folder in (work.archive, work.ledger):
+                    os.chown(folder, uid, uid)
+                work.uploads.chmod(0o777)
+            with mine.serve(work, uid=uid) as served:
+                published = served.publish_evenly(stock.events, rate)
+                if uid is None:
+                    served.wait_until_done()
+                else:  # the kernel does not say who writes another user's file, so that it is removed later
+                    until(lambda: not served.query("SELECT 1 FROM pending WHERE stage IN ('place', 'tell') LIMIT 1"), 300)
+                recorded = served.query("SELECT study_id, recorded_at FROM entries WHERE kind = 'archived'")
+                self.memory_mb = max(self.memory_mb, pss_mb(served.pid))
+            with contextlib.closing(KeptConnection(self.status_port)) as connection:
+                arrived: dict[str, float] = json.loads(connection.get("/arrivals"))
+        stock.remove()
+        at = {study: datetime.fromisoformat(text).timestamp() for study, text in recorded}
+        archived = [1000 * (at[study] - published[study]) for study in published]
+        told = [1000 * (arrived[study] - published[study]) for study in published]
+        table.rows.append((label, *(f"{of(archived, part):.1f}" for part in (0.5, 0.95, 0.99, 1)),
+                           *(f"{of(told, part):.1f}" for part in (0.5, 0.95, 0.99))))  # fmt: skip
+        print(f"latency at {label}: archived {of(archived, 0.5):.1f}, {of(archived, 0.95):.1f}, {of(archived, 0.99):.1f} ms; "
+              f"status {of(told, 0.5):.1f}, {of(told, 0.95):.1f}, {of(told, 0.99):.1f} ms (50, 95, 99 %)", flush=True)  # fmt: skip
+        if rate == LATENCY_TARGET_RATE:
+            for part, target in ((0.5, P50_TARGET_MS), (0.99, P99_TARGET_MS)):
+                found = of(archived, part)
+                self.target(f"from PUBLISH to archived at {label}: {100 * part:.0f} %", found, f"{found:.1f} ms", "<", target, "ms")
+
+    def idle(self) -> None:
+        stock = Stock(self.root / "stock", 0, 1, 32)
+        for mine in self.ours:
+            with self.work(stock, None) as work, mine.serve(work) as served:
+                time.sleep(2)
+                before, began = cpu_s(served.pid), time.perf_counter()
+                time.sleep(self.options.idle_seconds)
+                percent = 100 * (cpu_s(served.pid) - before) / (time.perf_counter() - began)
+                print(
+                    f"idle for {self.options.idle_seconds:.0f} s, {mine.name}: {percent:.2f} % of a processor, {pss_mb(served.pid):.0f} MB",
+                    flush=True,
+                )
+        stock.remove()
+        self.target("idle: CPU of all processes", percent, f"{percent:.2f} %", "<", IDLE_TARGET_PERCENT, "% of a processor")
+
+    # both
+
+    @contextlib.contextmanager
+    def work(self, stock: Stock, uploads: Path | None) -> Iterator[Work]:
+        root = self.root / f"run-{next(self._runs)}"
+        work = Work(stock, root, root / "uploads" if uploads is None else uploads / f"storage-ledger-bench-{os.getpid()}")
         try:
-            return connection.execute(sql).fetchall()
+            yield work
         finally:
-            connection.close()
+            work.remove()
 
-    def sent(self) -> int:
-        return self.query("SELECT count(*) FROM entries WHERE kind = 'status-sent'")[0][0]
-
-    def remove(self) -> None:
-        shutil.rmtree(self.uploads)
-        shutil.rmtree(self.root)
+    def target(self, what: str, found: float, text: str, sign: str, target: float, unit: str = "") -> None:
+        reached = {"≥": found >= target, "≤": found <= target, "<": found < target}[sign]
+        self.targets.rows.append((what, text, f"{sign} {target:g} {unit}".rstrip(), "yes" if reached else "**no**"))
 
 
-def post_archived(connection: http.client.HTTPConnection, study_id: str, folder: Path) -> None:
-    details = {"archive_path": str(folder), "metadata_file": str(folder / "metadata.json")}
-    body = json.dumps({"status": "archived", "details": details})
-    connection.request("POST", f"/status/{study_id}", body, {"Content-Type": "application/json"})
-    answer = connection.getresponse()
-    answer.read()
-    assert answer.status == 200, answer.status
+def paired(mine: list[float], theirs: list[float]) -> list[float]:
+    return [a / b for a, b in zip(mine, theirs, strict=True)]
 
 
 def spread(values: list[float]) -> str:
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
-def peak_kb(pid: int) -> int:
-    rows = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next((int(row.split()[1]) for row in rows if row.startswith("VmHWM")), 0)
-
-
-def healthy(url: str) -> bool:
-    try:
-        return httpx.get(url).status_code == 200
-    except httpx.HTTPError:
-        return False
-
-
-def wait(predicate, limit_s: float = 300, every_s: float = 0.05) -> None:
-    deadline = time.monotonic() + limit_s
-    while not predicate():
-        if time.monotonic() > deadline:
-            raise TimeoutError
-        time.sleep(every_s)
+def of(values: list[float], part: float) -> float:
+    """That quantile, as the value of an element."""
+    return sorted(values)[min(len(values) - 1, int(part * len(values)))]
 
 
 if __name__ == "__main__":
