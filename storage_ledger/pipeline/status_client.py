@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import quote
 
+import httpcore
 import httpx
 
 from storage_ledger.errors import BadSettings, Retryable
-from storage_ledger.system.http_connection import Connection, Deadline
+from storage_ledger.system.http_connection import BROKEN, Answer, Connection
 
 MAX_ANSWER_BYTES = 4 << 20
 """A status may carry the whole metadata of its study in `details`; anything larger is not a status."""
@@ -25,6 +26,7 @@ MAX_IGNORED_BYTES = 64 << 10
 IGNORED_WITHIN_S = 1.0
 """Longest wait for the body of an answer whose code has arrived."""
 
+_HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "storage-ledger"}
 _AWAY_CODES = frozenset({408, 429})
 
 
@@ -62,15 +64,20 @@ class StatusClient:
 
     def __init__(self, base_url: str, *, timeout_s: float = 10.0, connections: int = 8) -> None:
         self._timeout_s = timeout_s
-        self._timeout = {"timeout": httpx.Timeout(timeout_s).as_dict()}
         try:
-            url = httpx.URL(base_url)
+            request = httpx.Request("GET", f"{base_url.rstrip('/')}/status/", headers=_HEADERS)
         except httpx.InvalidURL:
-            raise BadSettings("bad-settings", "STATUS_SERVICE_URL: is not a URL") from None
-        self._base_url = str(url).rstrip("/")
-        self._headers = _headers(url)
+            request = None
+        if request is None or request.url.scheme not in {"http", "https"} or not request.url.host:
+            raise BadSettings("bad-settings", "STATUS_SERVICE_URL: is not a URL")
+        url = request.url
+        if url.username or url.password:
+            next(httpx.BasicAuth(url.username, url.password).sync_auth_flow(request))
+        self._path = url.raw_path
+        self._headers = b"".join(b"%s: %s\r\n" % header for header in request.headers.raw)
         context = httpx.create_ssl_context()
-        self._connections = [Connection(context) for _ in range(connections)]
+        context.set_alpn_protocols(["http/1.1"])
+        self._connections = [Connection(url, context) for _ in range(connections)]
         self._free: queue.LifoQueue[Connection] = queue.LifoQueue()  # the last used first, because its connection is still open
         for connection in self._connections:
             self._free.put(connection)
@@ -81,14 +88,12 @@ class StatusClient:
         If it raises, the service may still have stored the status.
         """
         body = json.dumps({"status": status, "details": dict(details)}, allow_nan=False).encode("ascii")
-        with self._call("POST", study_id, body) as (answer, deadline):
-            _ignore_body(answer, deadline)
-            _check_code(answer.status_code)
-            if answer.headers.get("Content-Type", "").lower().startswith("text/html"):
-                raise Retryable(
-                    "status-refused", f"HTTP {answer.status_code} with a web page"
-                )  # from a login page, a proxy or another port
-            return answer.status_code
+        with self._call(b"POST", study_id, b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)) as answer:
+            _ignore_body(answer)
+            _check_code(answer.code)
+            if answer.content_type.lower().startswith("text/html"):  # from a login page, a proxy or another port
+                raise Retryable("status-refused", f"HTTP {answer.code} with a web page")
+            return answer.code
 
     def read(self, study_id: str) -> str | None:
         """GET the status word, or None if the service does not know the study (404)."""
@@ -97,43 +102,33 @@ class StatusClient:
 
     def look_up(self, study_id: str) -> Status | None:
         """GET the status with its details, or None if the service does not know the study (404)."""
-        with self._call("GET", study_id) as (answer, deadline):
-            if answer.status_code == 404:
-                _ignore_body(answer, deadline)
+        with self._call(b"GET", study_id, b"\r\n") as answer:
+            if answer.code == 404:
+                _ignore_body(answer)
                 return None
-            if not answer.is_success:
-                _ignore_body(answer, deadline)
-                _check_code(answer.status_code)
+            if not 200 <= answer.code < 300:
+                _ignore_body(answer)
+                _check_code(answer.code)
             return _status(_body(answer))
 
     def close(self) -> None:
         """Close the kept connections. No call may be running or follow."""
         for connection in self._connections:
-            connection.transport.close()
+            connection.close()
 
     @contextlib.contextmanager
-    def _call(self, method: str, study_id: str, body: bytes | None = None) -> Iterator[tuple[httpx.Response, Deadline]]:
-        url = f"{self._base_url}/status/{quote(study_id, safe='')}"
-        headers = self._headers | ({"Content-Type": "application/json"} if body is not None else {})
-        request = httpx.Request(method, url, content=body, headers=headers, extensions=self._timeout)
+    def _call(self, method: bytes, study_id: str, rest: bytes) -> Iterator[Answer]:
+        """Send a request and yield its answer. `rest`: what follows the headers of every request."""
+        path = self._path + quote(study_id, safe="").encode("ascii")
         connection = self._free.get()
         try:
-            connection.deadline.at = time.monotonic() + self._timeout_s
-            with contextlib.closing(connection.transport.handle_request(request)) as answer:
-                yield answer, connection.deadline
-        except httpx.HTTPError as error:
+            request = b"%s %s HTTP/1.1\r\n%s%s" % (method, path, self._headers, rest)
+            with contextlib.closing(connection.call(request, time.monotonic() + self._timeout_s)) as answer:
+                yield answer
+        except BROKEN as error:
             raise Retryable("status-service-away", type(error).__name__, shared=True) from error
         finally:
             self._free.put(connection)
-
-
-def _headers(url: httpx.URL) -> dict[str, str]:
-    """Return the headers of every request, with the URL's user name and password, if it has them."""
-    found = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "storage-ledger"}
-    if url.username or url.password:
-        signed = next(httpx.BasicAuth(url.username, url.password).sync_auth_flow(httpx.Request("GET", url)))
-        found["Authorization"] = signed.headers["Authorization"]
-    return found
 
 
 def _check_code(code: int) -> None:
@@ -143,30 +138,30 @@ def _check_code(code: int) -> None:
         raise Retryable("status-refused", f"HTTP {code}")
 
 
-def _ignore_body(answer: httpx.Response, deadline: Deadline) -> None:
+def _ignore_body(answer: Answer) -> None:
     """Read a small body to its end, so that the connection is kept; abandon a large, slow or broken one, which closes it.
 
     The status code has arrived; nothing in the body changes it.
     """
     taken = 0
-    deadline.at = min(deadline.at, time.monotonic() + IGNORED_WITHIN_S)
-    with contextlib.suppress(httpx.HTTPError):
-        for chunk in answer.iter_raw():
+    answer.until = min(answer.until, time.monotonic() + IGNORED_WITHIN_S)
+    with contextlib.suppress(*BROKEN):
+        for chunk in answer.body():
             taken += len(chunk)
             if taken > MAX_IGNORED_BYTES:
                 return
 
 
-def _body(answer: httpx.Response) -> bytes:
+def _body(answer: Answer) -> bytes:
     parts: list[bytes] = []
     taken = 0
     try:
-        for chunk in answer.iter_raw():
+        for chunk in answer.body():
             taken += len(chunk)
             if taken > MAX_ANSWER_BYTES:
                 raise Retryable("status-unreadable", f"more than {MAX_ANSWER_BYTES} bytes")
             parts.append(chunk)
-    except httpx.TimeoutException as error:
+    except httpcore.TimeoutException as error:
         # The service works, but this answer has no end: the other studies need not wait.
         raise Retryable("status-unreadable", type(error).__name__) from error
     return b"".join(parts)

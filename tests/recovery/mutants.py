@@ -231,8 +231,8 @@ MUTANTS = {
         (
             Edit(
                 STATUS,
-                "            _check_code(answer.status_code)\n            if answer.headers",
-                "            if answer.headers",
+                "            _check_code(answer.code)\n            if answer.content_type",
+                "            if answer.content_type",
             ),
         ),
         ("status-client",),
