@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import BinaryIO
 
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, STANDARD_VR
 
@@ -29,6 +30,8 @@ _TRANSFER_SYNTAX = 0x00020010
 _DEFLATED = frozenset({"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"})
 """Deflated Explicit VR Little Endian (PS3.5 §A.5), and the two JPIP Referenced Deflate syntaxes (§A.7, §A.11)."""
 
+_HEADER_BYTES = 12
+"""The longest header of an element: of a VR with a length of 32 bits (PS3.5 §7.1.2)."""
 _VRS = {vr.value.encode(): (vr.value, vr in EXPLICIT_VR_LENGTH_32) for vr in STANDARD_VR}
 
 
@@ -40,26 +43,37 @@ class Unreadable(Exception):
         self.code = code
 
 
-class ByteSource(Protocol):
-    """Bytes by position; positions only increase."""
+Element = tuple[int, str | None, int, int, int]
+"""The tag, VR and length of one element, and the positions of its header and value. The VR is None if the file does not give it."""
 
-    def at(self, position: int, count: int) -> bytes:
-        """Return up to `count` bytes; fewer only at the end. Raises `Unreadable` (`header-too-large`, `header-unreadable`)."""
-        ...
+_END: Element = (-1, None, 0, 0, 0)
 
+
+class ByteSource(ABC):
+    """Bytes by position, held one window at a time; positions only increase."""
+
+    def __init__(self) -> None:
+        self.window = b""
+        self.window_at = 0
+
+    @abstractmethod
+    def load(self, position: int, count: int) -> None:
+        """Have `count` bytes from `position` in the window; fewer only at the end.
+
+        Raises `Unreadable` (`header-too-large`, `header-unreadable`).
+        """
+
+    @abstractmethod
     def require(self, position: int) -> None:
         """Check that the file reaches `position`. Raises `Unreadable` (`header-cut`) otherwise."""
-        ...
 
-
-class Element(NamedTuple):
-    """The location of one element: its header at `at`, its value at `value_at`. `vr` is None if the file does not give it."""
-
-    tag: int
-    vr: str | None
-    length: int
-    at: int
-    value_at: int
+    def at(self, position: int, count: int) -> bytes:
+        """Return up to `count` bytes; fewer only at the end. Raises `Unreadable` like `load`."""
+        begin = position - self.window_at
+        if not 0 <= begin <= len(self.window) - count:
+            self.load(position, count)
+            begin = position - self.window_at
+        return self.window[begin : begin + count]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +91,10 @@ class DataSet:
         """Yield the top-level elements in file order. Raises `Unreadable`."""
         return _walk(self.source, self.position, is_implicit=self.is_implicit, is_little_endian=self.is_little_endian)
 
-    def value(self, element: Element) -> bytes:
+    def value(self, value_at: int, length: int) -> bytes:
         """Return the value of the element that `elements` yielded last; its length must be defined. Raises `Unreadable`."""
-        value = self.source.at(element.value_at, element.length)
-        if len(value) < element.length:
+        value = self.source.at(value_at, length)
+        if len(value) < length:
             raise Unreadable("header-cut")
         return value
 
@@ -115,88 +129,97 @@ _FIRST_GROUPS = frozenset(struct.pack(order, group) for group in (0, 2, 4, 8) fo
 def _meta(source: ByteSource, position: int) -> tuple[int, str | None]:
     """Return where the data set begins, and the transfer syntax in group 2. The group length is not trusted."""
     syntax = None
-    for element in _walk(source, position, is_implicit=False, is_little_endian=True):
-        if element.tag >> 16 != 2:
-            return element.at, syntax
-        if element.tag == _TRANSFER_SYNTAX and element.length <= MAX_UID_BYTES:
-            syntax = source.at(element.value_at, element.length).decode("ascii", "replace").strip("\0 ") or None
-        position = element.value_at + element.length
+    for tag, _, length, at, value_at in _walk(source, position, is_implicit=False, is_little_endian=True):
+        if tag >> 16 != 2:
+            return at, syntax
+        if tag == _TRANSFER_SYNTAX and length <= MAX_UID_BYTES:
+            syntax = source.at(value_at, length).decode("ascii", "replace").strip("\0 ") or None
+        position = value_at + length
     return position, syntax
 
 
 def _after_command_set(source: ByteSource, position: int) -> int:
     """Return where the data set begins: some files have elements of a DICOM message before it (PS3.7 §6.3)."""
-    for element in _walk(source, position, is_implicit=True, is_little_endian=True):
-        if element.tag >> 16 != 0:
-            return element.at
-        position = element.value_at + element.length
+    for tag, _, length, at, value_at in _walk(source, position, is_implicit=True, is_little_endian=True):
+        if tag >> 16 != 0:
+            return at
+        position = value_at + length
     return position
 
 
 def _walk(source: ByteSource, position: int, *, is_implicit: bool, is_little_endian: bool) -> Iterator[Element]:
     read = _reader(source, is_implicit=is_implicit, is_little_endian=is_little_endian)
-    while source.at(position, 1):
-        element = read(position)
-        if element.tag == 0 and element.length == 0:
+    while (element := read(position, False)) is not _END:
+        tag, _, length, _, position = element
+        if tag == 0 and length == 0:
             raise Unreadable("header-cut")  # preallocated space that was never filled
         yield element
-        if is_delimiter(element.tag):  # a surplus delimiter
-            position = element.value_at
-        elif element.length == UNDEFINED:
-            position = _end_of_undefined(element.value_at, read)
+        if tag >> 16 == _DELIMITERS:
+            continue  # a surplus delimiter
+        if length == UNDEFINED:
+            position = _end_of_undefined(position, read)
         else:
-            position = element.value_at + element.length
+            position += length
             source.require(position)
     source.require(position)
 
 
-class _Read(Protocol):
-    def __call__(self, position: int, *, is_nested: bool = False) -> Element: ...
+_Read = Callable[[int, bool], Element]
 
 
 def _reader(source: ByteSource, *, is_implicit: bool, is_little_endian: bool) -> _Read:
-    order = "<" if is_little_endian else ">"
-    implicit = struct.Struct(order + "HHL").unpack_from
-    explicit = struct.Struct(order + "HH2sH").unpack_from
-    length_of = struct.Struct(order + "L").unpack_from
-    at, vrs, left = source.at, _VRS.get, MAX_ELEMENTS
+    implicit, explicit, length_of = _UNPACK[is_little_endian]
+    vrs, left = _VRS.get, MAX_ELEMENTS
 
-    def read(position: int, *, is_nested: bool = False) -> Element:
+    def read(position: int, is_nested: bool) -> Element:
+        """Read the header of one element. Returns `_END` at the end, unless in a sequence. Raises `Unreadable`."""
         nonlocal left
+        window, begin = source.window, position - source.window_at
+        there = len(window) - begin
+        if there < _HEADER_BYTES or begin < 0:
+            source.load(position, _HEADER_BYTES)
+            window, begin = source.window, position - source.window_at
+            there = len(window) - begin
+            if there <= 0 and not is_nested:
+                return _END
         left -= 1
         if left < 0:
             raise Unreadable("header-too-large")
-        head = at(position, 12)
-        if len(head) < 8:
+        if there < 8:
             raise Unreadable("header-cut")
         if not is_implicit:
-            group, number, vr, length = explicit(head)
-            if group == _DELIMITERS:
-                vr = b""  # these bytes are a length, and some lengths look like a VR
-            known = vrs(vr)
-            if known is not None and known[1]:
-                if len(head) < 12:
-                    raise Unreadable("header-cut")
-                return Element(group << 16 | number, known[0], length_of(head, 8)[0], position, position + 12)
-            if known is not None:
-                return Element(group << 16 | number, known[0], length, position, position + 8)
-            # A damaged or unknown VR; in sequences, more likely the length of an implicit VR element, such as 66 or 90.
-            if _is_vr(vr) or (not is_nested and b"AA" <= vr <= b"ZZ"):
-                return Element(group << 16 | number, vr.decode("latin-1"), length, position, position + 8)
+            group, number, vr, length = explicit(window, begin)
+            if group != _DELIMITERS:  # in which these bytes are a length, and some lengths look like a VR
+                known = vrs(vr)
+                if known is not None and known[1]:
+                    if there < _HEADER_BYTES:
+                        raise Unreadable("header-cut")
+                    return group << 16 | number, known[0], length_of(window, begin + 8)[0], position, position + 12
+                if known is not None:
+                    return group << 16 | number, known[0], length, position, position + 8
+                # A damaged or unknown VR; in sequences, more likely the length of an implicit VR element, such as 66 or 90.
+                if _is_vr(vr) or (not is_nested and b"AA" <= vr <= b"ZZ"):
+                    return group << 16 | number, vr.decode("latin-1"), length, position, position + 8
         # Items and delimiters have no VR, and some writers change to implicit VR within sequences.
-        group, number, length = implicit(head)
-        return Element(group << 16 | number, None, length, position, position + 8)
+        group, number, length = implicit(window, begin)
+        return group << 16 | number, None, length, position, position + 8
 
     return read
 
 
+_UNPACK = {
+    is_little_endian: tuple(struct.Struct(order + fields).unpack_from for fields in ("HHL", "HH2sH", "L"))
+    for is_little_endian, order in ((True, "<"), (False, ">"))
+}
+
+
 def _end_of_undefined(position: int, read: _Read) -> int:
     """Return the position after the delimiter of a value of undefined length (PS3.5 §7.5), counting open levels instead of recursing."""
-    if read(position, is_nested=True).tag not in {_ITEM, _SEQUENCE_END}:
+    if read(position, True)[0] not in {_ITEM, _SEQUENCE_END}:
         raise Unreadable("header-unreadable")
     depth = 1
     while depth:
-        tag, _, length, _, position = read(position, is_nested=True)
+        tag, _, length, _, position = read(position, True)
         if tag in {_ITEM_END, _SEQUENCE_END}:
             depth -= 1
         elif length == UNDEFINED:
@@ -215,55 +238,48 @@ def _is_vr(text: bytes) -> bool:
     return len(text) == 2 and text.isalpha() and text.isupper()  # bytes: ASCII letters alone
 
 
-class _File:
-    """A file, read one window at a time."""
+class _File(ByteSource):
+    """A file."""
 
     def __init__(self, file: BinaryIO) -> None:
+        super().__init__()
         self._file = file
         self._size = file.seek(0, os.SEEK_END)
-        self._window = b""
-        self._window_at = 0
         self._left = MAX_READ_BYTES
 
-    def at(self, position: int, count: int) -> bytes:
-        begin = position - self._window_at
-        if not 0 <= begin <= len(self._window) - count:
-            wanted = min(max(count, WINDOW_BYTES), max(0, self._size - position))
-            self._left -= wanted
-            if self._left < 0:
-                raise Unreadable("header-too-large")
-            self._file.seek(position)
-            self._window, self._window_at, begin = self._file.read(wanted), position, 0
-        return self._window[begin : begin + count]
+    def load(self, position: int, count: int) -> None:
+        wanted = min(max(count, WINDOW_BYTES), max(0, self._size - position))
+        self._left -= wanted
+        if self._left < 0:
+            raise Unreadable("header-too-large")
+        self._file.seek(position)
+        self.window, self.window_at = self._file.read(wanted), position
 
     def require(self, position: int) -> None:
         if position > self._size:
             raise Unreadable("header-cut")
 
 
-class _Inflated:
+class _Inflated(ByteSource):
     """The inflated content of a file from `position` on, inflated only as far as requested."""
 
     def __init__(self, file: BinaryIO, position: int) -> None:
+        super().__init__()
         self._file = file
         self._file.seek(position)
         self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-        self._window = b""
-        self._window_at = 0
 
-    def at(self, position: int, count: int) -> bytes:
-        self._fill(position, position + count)
-        begin = position - self._window_at
-        return self._window[begin : begin + count] if begin >= 0 else b""
+    def load(self, position: int, count: int) -> None:
+        self._inflate(position, position + count)
 
     def require(self, position: int) -> None:
-        end = self._fill(position, position + 1)
+        end = self._inflate(position, position + 1)
         if end < position or (end == position and not self._inflater.eof):
             raise Unreadable("header-cut")
 
-    def _fill(self, start: int, end: int) -> int:
+    def _inflate(self, start: int, end: int) -> int:
         """Inflate up to `end`, if there is that much, and forget what is before `start`. Returns how much is inflated now."""
-        there = self._window_at + len(self._window)
+        there = self.window_at + len(self.window)
         while there < end and not self._inflater.eof:
             packed = self._inflater.unconsumed_tail or self._file.read(WINDOW_BYTES)
             if not packed:
@@ -274,8 +290,8 @@ class _Inflated:
                 more = self._inflater.decompress(packed, WINDOW_BYTES)
             except zlib.error:
                 raise Unreadable("header-unreadable") from None
-            past = max(0, min(start, there) - self._window_at)
-            self._window = self._window[past:] + more
-            self._window_at += past
+            past = max(0, min(start, there) - self.window_at)
+            self.window = self.window[past:] + more
+            self.window_at += past
             there += len(more)
         return there

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, BinaryIO
 
 from pydicom import config
 from pydicom.charset import convert_encodings, default_encoding
-from pydicom.dataelem import RawDataElement, convert_raw_data_element
-from pydicom.dataset import Dataset
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
+from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag, Tag
 from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR
+from pydicom.values import convert_value
 
 from storage_ledger.archive.dicom_elements import UNDEFINED, DataSet, Unreadable, data_set, is_delimiter
 
@@ -29,7 +32,8 @@ ATTRIBUTES = (
 
 _KEYWORDS = {int(Tag(keyword)): keyword for keyword in ATTRIBUTES}
 _LAST = max(_KEYWORDS)
-_CHARACTER_SET = Tag("SpecificCharacterSet")
+_DICTIONARY_VRS = {tag: str(dictionary_VR(tag)) for tag in _KEYWORDS}
+_CHARACTER_SET = int(Tag("SpecificCharacterSet"))
 _PIXELS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 _ENOUGH = frozenset(int(Tag(keyword)) for keyword in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"))
 """Once these are read, no sequence beyond `_LAST` is walked: only a file out of order could have more after it."""
@@ -54,7 +58,7 @@ def read_header(file: BinaryIO) -> tuple[dict[str, Any] | None, str | None]:
     if found is None:
         return None, "not-dicom"
     raw, left_out, code = _wanted(found)
-    header, undecoded = _decoded(raw, is_implicit=found.is_implicit, is_little_endian=found.is_little_endian)
+    header, undecoded = _decoded(raw, is_little_endian=found.is_little_endian)
     # Without the prefix of PS3.10 §7.1, it counts as DICOM only if it has a SOP Class UID.
     if not (found.has_prefix or {"SOPClassUID", "SOPInstanceUID"} <= header.keys()):
         return None, "not-dicom"
@@ -67,13 +71,17 @@ def read_header(file: BinaryIO) -> tuple[dict[str, Any] | None, str | None]:
     return header, code or ("some-attributes-unreadable" if left_out or undecoded else None)
 
 
-def _wanted(found: DataSet) -> tuple[dict[BaseTag, RawDataElement], bool, str | None]:
+_Raw = dict[int, tuple[str, bytes]]
+"""By tag: the VR, and the value as in the file."""
+
+
+def _wanted(found: DataSet) -> tuple[_Raw, bool, str | None]:
     """The elements of `ATTRIBUTES` with their values, whether one had to be left out, and a code where it ended too early."""
-    raw: dict[BaseTag, RawDataElement] = {}
-    left_out, element = False, None
+    raw: _Raw = {}
+    left_out = False
+    tag: int | None = None
     try:
-        for element in found.elements():
-            tag, vr, length, _, value_at = element
+        for tag, vr, length, _, value_at in found.elements():
             if tag > _LAST:
                 if vr is None and not (found.is_implicit or is_delimiter(tag)):
                     return raw, left_out, "header-unreadable"
@@ -83,43 +91,68 @@ def _wanted(found: DataSet) -> tuple[dict[BaseTag, RawDataElement], bool, str | 
                 if length > MAX_VALUE_BYTES:
                     left_out = True
                     continue
-                value = found.value(element)
-                raw[BaseTag(tag)] = RawDataElement(BaseTag(tag), vr, length, value, value_at, vr is None, found.is_little_endian)
+                value = found.value(value_at, length)
+                raw[tag] = _known_vr(tag, vr, length), value
     except Unreadable as error:
-        if element is None or element.tag <= _LAST or not raw.keys() >= _ENOUGH:  # a later element may be anything
+        if tag is None or tag <= _LAST or not raw.keys() >= _ENOUGH:  # a later element may be anything
             return raw, left_out, error.code
-    return raw, left_out, None if element is not None else "header-cut"
+    return raw, left_out, None if tag is not None else "header-cut"
 
 
-def _decoded(raw: dict[BaseTag, RawDataElement], *, is_implicit: bool, is_little_endian: bool) -> tuple[dict[str, Any], bool]:
-    dataset = Dataset({**raw})
-    encodings = _encodings(raw.get(_CHARACTER_SET))
-    dataset.set_original_encoding(is_implicit, is_little_endian, encodings or default_encoding)
-    header: dict[str, Any] = {}
+def _known_vr(tag: int, vr: str | None, length: int) -> str:
+    """Return the VR of the file, or the dictionary's if the file gives none or UN, which only a long value needs (PS3.5 §6.2.2)."""
+    return _DICTIONARY_VRS[tag] if vr is None or (vr == "UN" and length < 0xFFFF) else vr
+
+
+def _decoded(raw: _Raw, *, is_little_endian: bool) -> tuple[dict[str, Any], bool]:
+    encodings = _encodings(raw.get(_CHARACTER_SET), is_little_endian=is_little_endian)
     undecoded = encodings is None  # texts may have been read in the wrong character set
-    for tag in raw:
-        try:
-            element = dataset[tag]
-            found = element.value
-            undecoded = undecoded or (isinstance(found, bytes) and bool(found.strip(b"\0 ")))  # of a VR that is not text
-            value = _plain(found)
-        except Exception:  # noqa: BLE001 - pydicom raises whatever a broken value makes it stumble over; it does not cost the others
-            undecoded = True
-            continue
-        if element.VR in CUSTOMIZABLE_CHARSET_VR and not _is_text(value):
-            undecoded = True  # the character set's codec failed, and pydicom returned the text's bytes as numbers
-            continue
+    encodings = encodings or [default_encoding]
+    ascii_vrs = _ASCII_VRS if encodings[0] in _ASCII_ENCODINGS else _DEFAULT_REPERTOIRE_VRS
+    header: dict[str, Any] = {}
+    for tag, (vr, data) in raw.items():
+        value: Any
+        if vr in ascii_vrs and len(data) <= MAX_VALUE_CHARACTERS and _ascii(data):
+            value = data.decode("ascii").strip("\0 ")
+        elif vr == "US" and len(data) == 2:
+            value = int.from_bytes(data, "little" if is_little_endian else "big")
+        else:
+            try:
+                found = _converted(tag, vr, data, encodings if tag != _CHARACTER_SET else None, is_little_endian=is_little_endian)
+                undecoded = undecoded or (isinstance(found, bytes) and bool(found.strip(b"\0 ")))  # of a VR that is not text
+                value = _plain(found)
+            except Exception:  # noqa: BLE001 - pydicom raises whatever a broken value makes it stumble over; it does not cost the others
+                undecoded = True
+                continue
+            if vr in CUSTOMIZABLE_CHARSET_VR and not _is_text(value):
+                undecoded = True  # the character set's codec failed, and pydicom returned the text's bytes as numbers
+                continue
         if value not in (None, "", []):
             header[_KEYWORDS[tag]] = value
     return header, undecoded
 
 
-def _encodings(character_set: RawDataElement | None) -> Any:
+_DEFAULT_REPERTOIRE_VRS = frozenset({"AE", "AS", "CS", "DA", "DT", "TM", "UI"})
+_ASCII_VRS = _DEFAULT_REPERTOIRE_VRS | {"LO", "PN", "SH"}
+_ASCII_ENCODINGS = frozenset({default_encoding, "latin_1", "UTF8"})
+_ascii = re.compile(rb"[ -<>-\[\]-~]*+[\0 ]*+").fullmatch
+"""Whether a value of these VRs and encodings is one printable ASCII text, without a backslash (further values) or an equals sign
+(further components of a name). Most values are, and pydicom would return the same text at ten times the cost."""
+
+
+def _converted(tag: int, vr: str, data: bytes, encodings: list[str] | None, *, is_little_endian: bool) -> Any:
+    """Return the value as pydicom's `Dataset` would."""
+    raw = RawDataElement(BaseTag(tag), vr, len(data), data, 0, False, is_little_endian)
+    value = convert_value(vr, raw, encodings)
+    return Sequence(value) if vr == "SQ" else value
+
+
+def _encodings(character_set: tuple[str, bytes] | None, *, is_little_endian: bool) -> list[str] | None:
     """Return the encodings of text for pydicom, or None if the character set cannot be read."""
     if character_set is None:
-        return default_encoding
+        return [default_encoding]
     try:
-        return convert_encodings(convert_raw_data_element(character_set).value)
+        return convert_encodings(_converted(_CHARACTER_SET, *character_set, None, is_little_endian=is_little_endian))
     except Exception:  # noqa: BLE001 - the same: the caller reports it
         return None
 
