@@ -8,7 +8,7 @@ import socket
 import threading
 from collections.abc import Callable
 from contextlib import closing
-from typing import cast
+from typing import Any, cast
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -75,11 +75,18 @@ class Server(uvicorn.Server):
     """uvicorn without its own logging, access log (paths contain ids) or event loop.
 
     In the main thread it handles SIGTERM and SIGINT while it runs and raises them again at its end; elsewhere it leaves signals alone.
-    It closes connections beyond `most_connections`, and those that send no request.
+    It closes connections beyond `most_connections`, and those that send no request. `protocol` is uvicorn's HTTP implementation.
     """
 
-    def __init__(self, app: ASGIApp, *, most_connections: int = MOST_CONNECTIONS, request_within_s: float = REQUEST_WITHIN_S) -> None:
-        bounded = type("Bounded", (_Bounded,), {"most_connections": most_connections, "request_within_s": request_within_s})
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        protocol: type[asyncio.Protocol] = H11Protocol,
+        most_connections: int = MOST_CONNECTIONS,
+        request_within_s: float = REQUEST_WITHIN_S,
+    ) -> None:
+        bounded = type("Bounded", (_Bounded, protocol), {"most_connections": most_connections, "request_within_s": request_within_s})
         super().__init__(
             uvicorn.Config(
                 app,
@@ -97,11 +104,16 @@ class Server(uvicorn.Server):
         )
 
 
-class _Bounded(H11Protocol):
+class _Bounded(asyncio.Protocol):
     """Limits connections: uvicorn has no limit and waits for ever, and asyncio logs a line for each that it cannot accept."""
 
     most_connections: int
     request_within_s: float
+    connections: set[Any]
+    cycle: Any
+    loop: asyncio.AbstractEventLoop
+    timeout_keep_alive_task: asyncio.TimerHandle | None
+    transport: asyncio.Transport
     _refused = False
     _idle_timer: asyncio.TimerHandle | None = None
 

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -17,25 +18,36 @@ from pathlib import Path
 import httpx
 import pytest
 
-from storage_ledger.demo.status_service import MAX_BODY_BYTES, make_app, run
+from storage_ledger.demo.status_service import MAX_BODY_BYTES, make_server, run
 from storage_ledger.errors import BadSettings
 from storage_ledger.pipeline.status_client import StatusClient
-from storage_ledger.system.http_server import WebServer
+from storage_ledger.system.http_server import listen, port_of
 from tests.support.valkey import Valkey
 from tests.support.waiting import until
 
 
-@pytest.fixture
-def service(valkey: Valkey) -> Iterator[WebServer]:
-    server = WebServer(make_app(valkey.url), "127.0.0.1", 0)
-    server.start()
-    yield server
-    server.stop()
+@contextlib.contextmanager
+def running(redis_url: str) -> Iterator[int]:
+    """Run the service in a thread; yields its port."""
+    server = make_server(redis_url)
+    with contextlib.closing(listen("127.0.0.1", 0, "STATUS_SERVICE")) as listener:
+        port = port_of(listener)
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        yield port
+        server.should_exit = True
+        thread.join()
 
 
 @pytest.fixture
-def http_client(service: WebServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=f"http://127.0.0.1:{service.port}", trust_env=False, timeout=20) as client:
+def port(valkey: Valkey) -> Iterator[int]:
+    with running(valkey.url) as port:
+        yield port
+
+
+@pytest.fixture
+def http_client(port: int) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=20) as client:
         yield client
 
 
@@ -101,8 +113,8 @@ def test_a_body_of_one_mebibyte_is_taken_and_a_larger_one_is_413(http_client):
     assert isinstance(answer.json()["detail"], str)
 
 
-def test_an_endless_body_is_413_before_it_ends(service):
-    with socket.create_connection(("127.0.0.1", service.port)) as connection:
+def test_an_endless_body_is_413_before_it_ends(port):
+    with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.sendall(b"POST /status/s1 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
         with contextlib.suppress(ConnectionError):
             for _ in range(200):
@@ -111,6 +123,31 @@ def test_an_endless_body_is_413_before_it_ends(service):
         with contextlib.suppress(ConnectionError):
             answer = connection.recv(4096)
     assert answer == b"" or b" 413 " in answer  # the answer may be lost where we were still sending
+
+
+def test_an_endless_head_is_refused_before_it_ends(port):
+    head = b"GET /status/s1 HTTP/1.1\r\nHost: x\r\n" + b"long: %b\r\n" % (b"x" * 65536) * 500
+    with socket.create_connection(("127.0.0.1", port)) as connection, pytest.raises(ConnectionError):
+        connection.sendall(head)
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+def test_a_long_body_that_nobody_reads_is_no_head(method, http_client):
+    for _ in range(3):
+        assert http_client.request(method, "/nothing-here", content=b"x" * 1_000_000).status_code == 404
+        assert http_client.get("/health").status_code == 200
+
+
+def test_requests_sent_at_once_are_answered_in_order(port):
+    one = b"POST /status/s%d HTTP/1.1\r\nHost: x\r\nContent-Length: 15\r\n\r\n" + b'{"status": "a"}'
+    with socket.create_connection(("127.0.0.1", port)) as connection, connection.makefile("rb") as answers:
+        connection.sendall(
+            b"".join(one % number for number in range(20)) + b"HEAD /status/s7 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        )
+        text = answers.read()
+    assert text.count(b"HTTP/1.1 200 OK") == 21
+    assert re.findall(rb'"study_id": "s(\d+)"', text) == [b"%d" % number for number in range(20)]
+    assert text.endswith(b"\r\n\r\n")  # HEAD has no body
 
 
 def test_a_lone_surrogate_in_the_details_comes_back_as_it_was(http_client):
@@ -125,9 +162,9 @@ def test_any_id_that_is_safe_in_a_path_is_taken(study_id, http_client):
 
 
 @pytest.mark.parametrize("study_id", ["x" * 129, "a%20b", "%00", "a%0Ab", "%C3%A4", "%FF", "a%5Cb", "%2E%2E", "a%3Cb"])
-def test_any_other_id_is_400(study_id, service):
+def test_any_other_id_is_400(study_id, port):
     for method in ("GET", "POST"):
-        connection = http.client.HTTPConnection("127.0.0.1", service.port)  # sends the path as it is
+        connection = http.client.HTTPConnection("127.0.0.1", port)  # sends the path as it is
         connection.request(method, f"/status/{study_id}", body=b'{"status": "a"}')
         answer = connection.getresponse()
         assert answer.status == 400
@@ -155,9 +192,7 @@ def test_other_paths_are_404_in_json(path, http_client):
 def test_without_its_redis_it_answers_500_in_json_and_recovers(tmp_path):
     valkey = Valkey(tmp_path)
     valkey.start()
-    server = WebServer(make_app(valkey.url), "127.0.0.1", 0)
-    server.start()
-    with httpx.Client(base_url=f"http://127.0.0.1:{server.port}", trust_env=False, timeout=20) as client:
+    with running(valkey.url) as port, httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=20) as client:
         for end in (valkey.kill, valkey.stop):
             assert client.post("/status/s1", json={"status": "archived"}).status_code == 200
             end()
@@ -167,12 +202,11 @@ def test_without_its_redis_it_answers_500_in_json_and_recovers(tmp_path):
             assert client.get("/health").status_code == 200
             valkey.start()
             assert client.get("/status/s1").status_code == 404  # immediately, with what was lost
-    server.stop()
     valkey.stop()
 
 
-def test_our_client_and_the_service_understand_each_other(service):
-    client = StatusClient(f"http://127.0.0.1:{service.port}")
+def test_our_client_and_the_service_understand_each_other(port):
+    client = StatusClient(f"http://127.0.0.1:{port}")
     assert client.read("s1") is None
     assert client.tell("s1", "archived", {"archive_path": "/app/archive/s1"}) == 200
     assert client.read("s1") == "archived"
