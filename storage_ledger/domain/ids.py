@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from uuid import UUID
 
 
 def uuid7(unix_ms: int, random_bytes: bytes) -> str:
     """Return a UUID version 7 (RFC 9562 §5.7) from milliseconds since 1970 and 10 random bytes."""
     rand = int.from_bytes(random_bytes[:10], "big")
     value = (unix_ms & (1 << 48) - 1) << 80 | 0x7 << 76 | (rand >> 64 & 0xFFF) << 64 | 0b10 << 62 | rand & (1 << 62) - 1
-    return str(UUID(int=value))
+    text = f"{value:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 def rfc3339(moment: datetime) -> str:

@@ -7,13 +7,19 @@ one file a study, some with several; redeliveries within seconds and weeks later
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import heapq
+import marshal
+import multiprocessing
 import random
-from collections.abc import Generator, Iterator
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator
 from datetime import UTC, datetime, timedelta
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from storage_ledger import __version__
 from storage_ledger.domain import canonical_json, work_queue
@@ -24,7 +30,10 @@ from storage_ledger.ledger.migrate import migrate
 from storage_ledger.system.sqlite import sqlite
 
 BATCH = 20_000
+CACHE_KIB = 2 << 20
 SECONDS_A_STUDY = 60.0
+YEAR_S = 365 * 86_400.0
+ENTRIES_A_STUDY = 3.4
 BEGAN = datetime(2025, 10, 1, tzinfo=UTC)
 FAMILIES = ("MÜLLER", "SMITH", "GARCIA", "NOVÁK", "ØSTERGAARD", "TANAKA", "ROSSI", "DUBOIS", "O'BRIEN", "YILMAZ", "ΠΑΠΑΔΟΠΟΥΛΟΣ")
 GIVEN = ("ANNA", "JOSÉ", "LI", "MARIA", "PAUL", "SOFIA", "TOM", "EVA", "ŁUKASZ", "ZOË")
@@ -36,84 +45,127 @@ SORTS = {
     "US": ("1.2.840.10008.5.1.4.1.1.6.1", ["ABDOMEN"], 600, 8),
 }
 
+ENTRIES = f"INSERT INTO entries VALUES ({', '.join('?' * 12)})"
+PENDING = "INSERT INTO pending VALUES (?, ?, ?, ?)"
+
+Row = tuple[Any, ...]
+Insert = Callable[[str, list[Row]], None]
 Story = Generator[tuple[float, NewEntry], int]
 
 
-def make(path: Path, count: int, seed: int = 0) -> None:
-    """Write `count` entries into a new ledger; only the read-backs of the last statuses are still pending."""
+def make(path: Path, count: int, seed: int = 0, batch: int = BATCH) -> int:
+    """Write `count` entries into a new ledger, and return of how many studies; only read-backs of the last statuses are still pending.
+
+    Above one batch, a second process inserts them. There is no journal until the end: if this is interrupted, delete the file.
+    """
     migrate(path)
-    with closing(sqlite.connect(path, isolation_level=None)) as connection:
-        connection.execute("PRAGMA synchronous = OFF")
-        connection.execute("PRAGMA cache_size = -262144")
-        rows: list[tuple] = []
-        pending: set[tuple[int, str]] = set()
-        for row, changes in _rows(count, seed):
-            rows.append(row)
-            pending.difference_update((position, stage.value) for position, stage in changes.drop)
-            pending.update((row[0], stage.value) for stage in changes.add)
-            if row[4] == Kind.ARCHIVED:
-                pending.discard((row[0], Stage.REMOVE.value))
-            pending.discard((row[0] - 1000, Stage.CONFIRM.value))
-            if len(rows) == BATCH:
-                _insert(connection, rows)
-        _insert(connection, rows)
-        connection.execute("BEGIN")
-        connection.executemany("INSERT INTO pending VALUES (?, ?, ?, 0)", [(*each, rfc3339(BEGAN)) for each in sorted(pending)])
-        connection.execute("COMMIT")
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    studies = 0
+    with contextlib.ExitStack() as stack:
+        insert = stack.enter_context(_inserting(path) if count <= batch else _inserting_in_a_process(path))
+        for sql, rows in _batches(count, seed, batch):
+            insert(sql, rows)
+            studies += sum(row[3] == 1 for row in rows)
+    return studies
 
 
-def _insert(connection, rows: list[tuple]) -> None:
-    connection.execute("BEGIN")
-    connection.executemany(f"INSERT INTO entries VALUES ({', '.join('?' * 12)})", rows)
-    connection.execute("COMMIT")
-    rows.clear()
+def _batches(count: int, seed: int, batch: int) -> Iterator[tuple[str, list[Row]]]:
+    """Yield statements and their rows: those of the entries first, then those of the work queue."""
+    rows: list[Row] = []
+    pending: dict[int, Stage] = {}  # an entry has one work item at most, but for the removal of its upload, which is done
+    for row, changes in _rows(count, seed):
+        position = row[0]
+        rows.append(row)
+        for done, _ in changes.drop:
+            pending.pop(done, None)
+        for stage in changes.add:
+            if stage is not Stage.REMOVE:
+                pending[position] = stage
+        if pending.get(position - 1000) is Stage.CONFIRM:
+            del pending[position - 1000]
+        if len(rows) == batch:
+            yield ENTRIES, rows
+            rows = []
+    yield ENTRIES, rows
+    yield PENDING, [(position, stage.value, rfc3339(BEGAN), 0) for position, stage in pending.items()]
 
 
-def _rows(count: int, seed: int) -> Iterator[tuple[tuple, work_queue.Changes]]:
+@contextlib.contextmanager
+def _inserting(path: Path) -> Iterator[Insert]:
+    """Yield what inserts rows, in one transaction a call."""
+    with contextlib.closing(sqlite.connect(path, isolation_level=None)) as connection:
+        [(mode,)] = connection.execute("PRAGMA journal_mode").fetchall()
+        for pragma in ("synchronous = OFF", "journal_mode = OFF", f"cache_size = -{CACHE_KIB}"):
+            connection.execute(f"PRAGMA {pragma}")
+
+        def insert(sql: str, rows: list[Row]) -> None:
+            connection.execute("BEGIN")
+            connection.executemany(sql, rows)
+            connection.execute("COMMIT")
+
+        yield insert
+        connection.execute(f"PRAGMA journal_mode = {mode}")
+
+
+@contextlib.contextmanager
+def _inserting_in_a_process(path: Path) -> Iterator[Insert]:
+    """Yield what sends rows to a process that inserts them, while the caller makes the next ones."""
+    spawning = multiprocessing.get_context("spawn")
+    there, here = spawning.Pipe(duplex=False)
+    process = spawning.Process(target=_insert_received, args=(path, there))
+    process.start()
+    there.close()
+    with contextlib.closing(here):
+        yield lambda sql, rows: here.send_bytes(marshal.dumps((sql, rows)))
+    process.join()
+    assert process.exitcode == 0, "the process that inserts failed"
+
+
+def _insert_received(path: Path, batches: Connection) -> None:
+    with _inserting(path) as insert, contextlib.suppress(EOFError):
+        while True:
+            insert(*marshal.loads(batches.recv_bytes()))  # noqa: S302 - from the process that started this one
+
+
+def _rows(count: int, seed: int) -> Iterator[tuple[Row, work_queue.Changes]]:
     """Yield the rows of overlapping stories, ordered by time; each story is sent the positions of its entries."""
     chance = random.Random(seed)
     hospital = Hospital(chance)
-    versions: dict[str, int] = {}
-    running: list[tuple[float, int, Story, NewEntry]] = []
+    running: list[tuple[float, int, int, Story, NewEntry]] = []
     began, number, position = 0.0, 0, 0
+    apart_s = min(SECONDS_A_STUDY, YEAR_S * ENTRIES_A_STUDY / count)  # no entry may be newer than today
     while position < count:
         if not running or running[0][0] > began:
             story = hospital.story()
             after, new = next(story)
-            heapq.heappush(running, (began + after, number, story, new))
+            heapq.heappush(running, (began + after, number, 1, story, new))
             number += 1
-            began += chance.expovariate(1 / SECONDS_A_STUDY)
+            began += chance.expovariate(1 / apart_s)
             continue
-        at, key, story, new = heapq.heappop(running)
+        at, key, version, story, new = running[0]
         position += 1
-        version = None
-        if new.study_id is not None:
-            version = versions[new.study_id] = versions.get(new.study_id, 0) + 1
-        yield _sealed(new, position, version, BEGAN + timedelta(seconds=at), chance), work_queue.changes(new)
+        yield _sealed(new, position, None if new.study_id is None else version, at, chance), work_queue.changes(new)
         try:
             after, new = story.send(position)
         except StopIteration:
-            continue
-        heapq.heappush(running, (at + after, key, story, new))
+            heapq.heappop(running)
+        else:
+            heapq.heapreplace(running, (at + after, key, version + 1, story, new))
 
 
-def _sealed(new: NewEntry, position: int, version: int | None, moment: datetime, chance: random.Random) -> tuple:
-    payload = canonical_json.dumps(new.payload)
-    salt = chance.randbytes(16)
-    fields = {
-        "position": position,
-        "entry_id": uuid7(int(moment.timestamp() * 1000), chance.randbytes(10)),
-        "study_id": new.study_id,
-        "version": version,
-        "kind": new.kind.value,
-        "schema": CURRENT_SCHEMA,
-        "recorded_at": rfc3339(moment),
-        "cause": new.cause,
-        "payload_sha256": canonical_json.payload_sha256(salt, payload),
-    }
-    leaf_hash = canonical_json.leaf_hash(fields)
-    return (*list(fields.values())[:8], payload, fields["payload_sha256"], salt, leaf_hash)
+def _sealed(new: NewEntry, position: int, version: int | None, at: float, chance: random.Random) -> Row:
+    payload = _encode(new.payload)
+    noise = chance.randbytes(26)
+    salt = noise[10:]
+    moment = BEGAN + timedelta(seconds=at)
+    entry_id = uuid7(int(moment.timestamp() * 1000), noise)
+    recorded_at, kind, study_id, cause = rfc3339(moment), new.kind.value, new.study_id, new.cause
+    digest = canonical_json.payload_sha256(salt, payload)
+    header = canonical_json.header_of(cause, entry_id, kind, digest, position, recorded_at, CURRENT_SCHEMA, study_id, version)
+    return (position, entry_id, study_id, version, kind, CURRENT_SCHEMA, recorded_at, cause, payload.decode(), digest, salt,
+            canonical_json.leaf_hash_of(header))  # fmt: skip
+
+
+_encode = msgspec.json.Encoder(order="sorted").encode  # for these payloads the same bytes as `canonical_json.dumps`, in a fifth of the time
 
 
 class Hospital:
@@ -124,7 +176,7 @@ class Hospital:
         self._left = 0
         self._uid = ""
         self._header: dict = {}
-        self._message: dict = {}
+        self._message = msgspec.Raw(b"{}")
         self._instance = 0
 
     def story(self) -> Story:
@@ -224,7 +276,7 @@ class Hospital:
             "PhotometricInterpretation": "MONOCHROME2", "ImageType": ["ORIGINAL", "PRIMARY", "AXIAL"],
             "TransferSyntaxUID": "1.2.840.10008.1.2.1",
         }  # fmt: skip
-        self._message = {
+        groups = {
             "patient_info": {"patient_id": h["PatientID"], "patient_name": h["PatientName"], "patient_birth_date": h["PatientBirthDate"],
                              "patient_sex": h["PatientSex"], "patient_age": h["PatientAge"]},
             "study_info": {"study_instance_uid": self._uid, "study_date": day, "study_time": h["StudyTime"],
@@ -236,6 +288,7 @@ class Hospital:
             "location_info": {"institution_name": h["InstitutionName"], "institution_address": "1 Main Street",
                               "department_name": "Radiology"},
         }  # fmt: skip
+        self._message = msgspec.Raw(_encode(groups))
 
 
 def _failed(attempt: int) -> dict:
