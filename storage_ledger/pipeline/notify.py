@@ -177,13 +177,13 @@ class Notifier:
             study_id=told.study_id if of_no_study else None,
             error=told.rejected if of_no_study else None,
         )
-        entry = tx.append(sent.entry(cause.entry.study_id, cause=cause.entry.position))
-        if self._confirm_s == 0:
-            tx.drop(entry.position, Stage.CONFIRM)
-            return
         # After an overwrite, use the next longer wait: a service that keeps overwriting must not fill the ledger.
         step = 0 if told.overwritten is None else min(told.overwritten.attempts + 1, len(CONFIRM_AFTER) - 1)
-        tx.postpone(entry.position, Stage.CONFIRM, due_in_s=CONFIRM_AFTER[step] * self._confirm_s, attempts=step)
+        due_in_s = CONFIRM_AFTER[step] * self._confirm_s
+        new = sent.entry(cause.entry.study_id, cause=cause.entry.position)
+        entry = tx.append(new, due_in_s=due_in_s, work_item=self._confirm_s > 0)
+        if step > 0:
+            tx.postpone(entry.position, Stage.CONFIRM, due_in_s=due_in_s, attempts=step)
 
     def _next_read_back(self, tx: Transaction, work_item: WorkItem) -> None:
         step = work_item.attempts + 1

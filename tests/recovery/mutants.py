@@ -239,7 +239,7 @@ MUTANTS = {
     ),
     "never-read-back": Mutant(
         "a status is told once and never read back",
-        (Edit(NOTIFIER, "if self._confirm_s == 0:\n            tx.drop(entry", "if True:\n            tx.drop(entry"),),
+        (Edit(NOTIFIER, "work_item=self._confirm_s > 0", "work_item=False"),),
         ("status",),
     ),
     "position-read-outside-the-transaction": Mutant(
