@@ -111,10 +111,12 @@ class Server(uvicorn.Server):
         end = asyncio.Event()
         loop = asyncio.get_running_loop()
         self._ending = lambda: loop.call_soon_threadsafe(end.set)
-        while not await self.on_tick(0):  # 0: it also renews the Date header
-            with suppress(TimeoutError):
-                await asyncio.wait_for(end.wait(), 1)
-        self._ending = None
+        try:
+            while not await self.on_tick(0):  # 0: it also renews the Date header
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(end.wait(), 1)
+        finally:
+            self._ending = None  # the loop will be closed
 
     @property
     def should_exit(self) -> bool:
@@ -124,8 +126,9 @@ class Server(uvicorn.Server):
     @should_exit.setter
     def should_exit(self, value: bool) -> None:
         self._should_exit = value
-        if value and self._ending is not None:
-            self._ending()
+        ending = self._ending  # read once: the server's thread may clear it meanwhile
+        if value and ending is not None:
+            ending()
 
 
 class _Bounded(asyncio.Protocol):
