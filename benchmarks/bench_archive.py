@@ -258,10 +258,7 @@ class Bench:
                 work.uploads.chmod(0o777)
             with mine.serve(work, uid=uid) as served:
                 published = served.publish_evenly(stock.events, rate)
-                if uid is None:
-                    served.wait_until_done()
-                else:  # the kernel does not say who writes another user's file, so that it is removed later
-                    until(lambda: not served.query("SELECT 1 FROM pending WHERE stage IN ('place', 'tell') LIMIT 1"), 300)
+                served.wait_until_done()
                 recorded = served.query("SELECT study_id, recorded_at FROM entries WHERE kind = 'archived'")
                 self.memory_mb = max(self.memory_mb, pss_mb(served.pid))
             with contextlib.closing(KeptConnection(self.status_port)) as connection:
