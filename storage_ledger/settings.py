@@ -122,6 +122,14 @@ class Settings(_Folders):
         60, description="Reconciliation ignores files written less than this ago: their message may still be on its way."
     )
 
+    workers: int | None = Field(
+        None,
+        ge=0,
+        le=64,
+        description="Processes that archive: each places, removes and reports its share of the studies. Unset: as many as the service "
+        "has processors, at most 4. 0: everything in one process.",
+    )
+
     scrub_rate_mb_s: float = Field(
         0,
         ge=0,

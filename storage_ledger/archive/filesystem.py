@@ -37,6 +37,11 @@ class FilesystemArchive:
         self.root = root
         self._folders = ArchiveFolders(root, worker or os.urandom(6).hex())
 
+    @property
+    def recognised(self) -> FolderId | None:
+        """Return the only root folder that is accepted as the archive; None: any."""
+        return self._folders.recognised
+
     def recognise(self, root: FolderId) -> None:
         """Accept only this root folder as the archive from now on: an unmounted volume leaves an empty folder of the same name."""
         self._folders.recognised = root

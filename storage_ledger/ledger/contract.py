@@ -9,6 +9,7 @@ from typing import Protocol
 
 from storage_ledger.domain.entries import Entry, NewEntry
 from storage_ledger.domain.redeliveries import DescribedUpload
+from storage_ledger.domain.share import Share
 from storage_ledger.domain.work_queue import Stage
 
 
@@ -204,16 +205,20 @@ class Ledger(IndexSource, Protocol):
         busy: Collection[int] = (),
         busy_studies: Collection[str] = (),
         up_to: int | None = None,
+        share: Share | None = None,
     ) -> list[WorkItem]:
-        """Return due work items for positions up to `up_to`, longest due first, without `busy` positions and studies."""
+        """Return due work items for positions up to `up_to`, longest due first, without `busy` positions and studies.
+
+        `share`: only those of the studies in it.
+        """
         ...
 
     def queue(self) -> list[QueueLength]:
         """Return the length of the work queue for each stage that has work."""
         ...
 
-    def next_due(self, stages: Sequence[Stage]) -> str | None:
-        """Return when the next postponed work item becomes due (RFC 3339), or None."""
+    def next_due(self, stages: Sequence[Stage], *, share: Share | None = None) -> str | None:
+        """Return when the next postponed work item becomes due (RFC 3339), or None. `share`: only of the studies in it."""
         ...
 
     def pending_of(self, study_id: str) -> list[WorkItem]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
@@ -17,6 +18,7 @@ from typing_extensions import override
 
 from storage_ledger.domain.entries import Entry, faults, understood
 from storage_ledger.domain.ids import rfc3339
+from storage_ledger.domain.share import Share, belongs
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerBusy, LedgerUnusable
 from storage_ledger.ledger.contract import Commit, Ledger, QueueLength, WorkItem
@@ -38,6 +40,9 @@ from storage_ledger.system.sqlite import BUSY_TIMEOUT_S, SqliteFile, fetched
 
 NOT_THERE = "does not exist: check LEDGER_PATH and its volume. `storage-ledger migrate` creates a new, empty ledger"
 _E_COLUMNS = ", ".join(f"e.{name}" for name in Entry._fields)
+
+_FUNCTIONS = {"belongs_to_share": belongs}
+_OF_SHARE = " AND belongs_to_share(CAST(e.study_id AS BLOB), ?, ?)"
 
 _STAGES = frozenset(stage.value for stage in Stage)
 _MAX_POSITION = 2**63 - 1
@@ -66,7 +71,7 @@ class SqliteLedger(Ledger):
         if not path.exists():
             raise LedgerUnusable("ledger-missing", f"{path} {NOT_THERE}")
         self._writer = SqliteFile(path, writable=True)
-        self._reader = SqliteFile(path, writable=False)
+        self._reader = SqliteFile(path, writable=False, functions=_FUNCTIONS)
         rows = self._rows("SELECT value FROM meta WHERE name = 'ledger_id'")
         if not rows:
             raise LedgerUnusable("ledger-without-id", f"{path} has no ledger_id: `storage-ledger migrate` did not create it")
@@ -173,14 +178,11 @@ class SqliteLedger(Ledger):
         busy: Collection[int] = (),
         busy_studies: Collection[str] = (),
         up_to: int | None = None,
+        share: Share | None = None,
     ) -> list[WorkItem]:
-        sql = f"""SELECT p.stage, p.not_before, p.attempts, {_E_COLUMNS} FROM pending p JOIN entries e ON e.position = p.position
-            WHERE p.stage IN ({", ".join("?" * len(stages))}) AND p.not_before <= ? AND p.position <= ?
-              AND p.position NOT IN ({", ".join("?" * len(busy))})
-              AND (e.study_id IS NULL OR e.study_id NOT IN ({", ".join("?" * len(busy_studies))}))
-            ORDER BY p.not_before, p.position LIMIT ?"""  # noqa: S608 - only marks are put in
         most = _MAX_POSITION if up_to is None else up_to
-        rows = self._rows(sql, *stages, rfc3339(self._clock()), most, *busy, *busy_studies, limit)
+        values = (*stages, rfc3339(self._clock()), most, json.dumps(list(busy)), json.dumps(list(busy_studies)))
+        rows = self._rows(_due(len(stages), share), *values, *_values(share), limit)
         return [WorkItem(Entry(*row[3:]), Stage(row[0]), row[1], row[2]) for row in rows if row[0] in _STAGES]
 
     @override
@@ -192,10 +194,10 @@ class SqliteLedger(Ledger):
         return [QueueLength(Stage(row[0]), *row[1:]) for row in rows if row[0] in _STAGES]
 
     @override
-    def next_due(self, stages: Sequence[Stage]) -> str | None:
+    def next_due(self, stages: Sequence[Stage], *, share: Share | None = None) -> str | None:
         now = rfc3339(self._clock())
-        sql = "SELECT min(not_before) FROM pending WHERE stage = ? AND not_before > ?"
-        return min((row[0] for stage in stages for row in self._rows(sql, stage.value, now) if row[0]), default=None)
+        sql = _next_due(share)
+        return min((row[0] for stage in stages for row in self._rows(sql, stage.value, now, *_values(share))), default=None)
 
     @override
     def pending_of(self, study_id: str) -> list[WorkItem]:
@@ -225,3 +227,21 @@ class SqliteLedger(Ledger):
     def _one_by_one(self, where: str, *values: object) -> Iterator[Entry]:
         with self._reader.connection() as connection:
             yield from one_by_one(connection, f"SELECT {COLUMNS} FROM entries {where}", values, as_entry)  # noqa: S608 - constants
+
+
+def _due(stages: int, share: Share | None) -> str:
+    # The lists are JSON, so that the statement is always the same and is prepared once.
+    return f"""SELECT p.stage, p.not_before, p.attempts, {_E_COLUMNS} FROM pending p JOIN entries e ON e.position = p.position
+        WHERE p.stage IN ({", ".join("?" * stages)}) AND p.not_before <= ? AND p.position <= ?
+          AND p.position NOT IN (SELECT value FROM json_each(?))
+          AND (e.study_id IS NULL OR e.study_id NOT IN (SELECT value FROM json_each(?))){_OF_SHARE if share else ""}
+        ORDER BY p.not_before, p.position LIMIT ?"""  # noqa: S608 - only marks and constants are put in
+
+
+def _next_due(share: Share | None) -> str:
+    sql = "SELECT p.not_before FROM pending p JOIN entries e ON e.position = p.position WHERE p.stage = ? AND p.not_before > ?"
+    return f"{sql}{_OF_SHARE if share else ''} ORDER BY p.not_before LIMIT 1"
+
+
+def _values(share: Share | None) -> tuple[int, ...]:
+    return () if share is None else (share.number, share.of)

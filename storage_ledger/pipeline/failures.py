@@ -13,7 +13,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from storage_ledger.domain.backoff import INTERNAL_ERROR_AGAIN, calm_s, worth_an_entry
@@ -130,18 +130,30 @@ class _Open:
 
 
 class Outages:
-    """The current outages by step and code, including those in the ledger from before this process."""
+    """The current outages by step and code, including those in the ledger from before this process, `but_not` those of other processes.
 
-    def __init__(self, ledger: Ledger, metrics: Metrics, monotonic: Callable[[], float] = time.monotonic) -> None:
+    Other processes may work on the same steps. The ledger says which outages are open: whoever meets the cause first begins one, and
+    whoever first has worked well for long enough ends it.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        metrics: Metrics,
+        monotonic: Callable[[], float] = time.monotonic,
+        *,
+        but_not: Collection[StepName] = (),
+    ) -> None:
         self._ledger = ledger
         self._metrics = metrics
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._open: dict[Key, _Open] = {}
         self._ended: dict[Key, list[float]] = {}
-        for outage in going_on(ledger.open_outages()):
-            self._open[outage.step, outage.code] = _Open(list(outage.positions))
-            self._metrics.outage.labels(outage.step, outage.code).set(1)
+        for (step, code), positions in self._recorded().items():
+            if step not in but_not:
+                self._open[step, code] = _Open(positions)
+                self._metrics.outage.labels(step, code).set(1)
 
     def current(self) -> list[Key]:
         """Return (step, code) of each outage that makes the service not ready: met within the last half minute, or not known to be over."""
@@ -161,12 +173,14 @@ class Outages:
             if outage is not None:
                 outage.well_since = None
                 return
-        failed = FailedPayload(step, error.code, error.detail, error.errno, attempt, retry_at)
-        position = tx.append(failed.entry_of_outage()).position
+        positions = self._recorded().get((step, error.code))  # of another process
+        if positions is None:
+            failed = FailedPayload(step, error.code, error.detail, error.errno, attempt, retry_at)
+            positions = [tx.append(failed.entry_of_outage()).position]
 
         def opened() -> None:
             with self._lock:
-                self._open[step, error.code] = _Open([position])
+                self._open[step, error.code] = _Open(positions)
             self._metrics.outage.labels(step, error.code).set(1)
             logs.get().error("outage.begins", step=step, code=error.code, errno=error.errno)
 
@@ -189,6 +203,7 @@ class Outages:
     def look(self) -> None:
         """Do one round of `run`."""
         try:
+            self._forget_ended()
             self._let_go()
             if not self._due():
                 return
@@ -196,6 +211,28 @@ class Outages:
                 self._append_ended(tx)
         except LedgerBusy as error:
             logs.get().warning("ledger.busy", thread="outages", code=error.code)
+
+    def _recorded(self) -> dict[Key, list[int]]:
+        """Return the positions of the `failed` entries of each outage that is open in the ledger. In a transaction, that is final."""
+        return {(outage.step, outage.code): list(outage.positions) for outage in going_on(self._ledger.open_outages())}
+
+    def _forget_ended(self) -> None:
+        """Forget outages that another process has ended."""
+        with self._lock:
+            known = dict(self._open)
+        if not known:
+            return
+        recorded = self._recorded()
+        with self._lock:
+            ended = [key for key, outage in known.items() if key not in recorded and self._open.get(key) is outage]
+            for key in ended:
+                self._close(key)
+        for step, code in ended:
+            self._metrics.outage.labels(step, code).set(0)
+
+    def _close(self, key: Key) -> None:
+        del self._open[key]
+        self._ended.setdefault(key, []).append(self._monotonic())
 
     def _let_go(self) -> None:
         """Start the end of outages whose step has no work left."""
@@ -227,18 +264,19 @@ class Outages:
 
     def _append_ended(self, tx: Transaction) -> None:
         over = self._due()
-        for (step, code), positions in over.items():
-            for position in positions:
+        if not over:
+            return
+        recorded = self._recorded()
+        for step, code in over:
+            for position in recorded.get((step, code), ()):  # none: another process was faster
                 tx.append(RecoveredPayload(step, code).entry(failed=position))
 
         def closed() -> None:
             with self._lock:
                 for key in over:
-                    del self._open[key]
-                    self._ended.setdefault(key, []).append(self._monotonic())
+                    self._close(key)
             for step, code in over:
                 self._metrics.outage.labels(step, code).set(0)
                 logs.get().info("outage.ends", step=step, code=code)
 
-        if over:
-            tx.on_commit(closed)
+        tx.on_commit(closed)

@@ -1,12 +1,12 @@
 """Which event wakes which part of the service: one table.
 
-Entries appended by another process wake no part; so each part also checks once a second.
+Entries appended by a command wake no part; so each part also checks once a second.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from enum import Enum, auto
 
 from storage_ledger.domain.work_queue import Stage
@@ -51,28 +51,36 @@ WAKES: Mapping[Stage | Signal, tuple[Sleeper, ...]] = {
 
 
 class Wakeups:
-    """One event for each sleeper. Thread-safe."""
+    """One event for each sleeper of this process. Thread-safe."""
 
     def __init__(self) -> None:
         self._wakeups = {sleeper: threading.Event() for sleeper in Sleeper}
+        self._elsewhere: frozenset[Sleeper] = frozenset()
+        self._pass_on: Callable[[frozenset[Sleeper]], None] = lambda _: None
+
+    def pass_on(self, elsewhere: frozenset[Sleeper], to: Callable[[frozenset[Sleeper]], None]) -> None:
+        """Let `to` wake the sleepers that are in other processes, several at once. Call it before any thread starts."""
+        self._elsewhere, self._pass_on = elsewhere, to
 
     def of(self, sleeper: Sleeper) -> threading.Event:
         """Set when there may be something to do; the sleeper clears it before it checks."""
         return self._wakeups[sleeper]
 
-    def ring(self, happened: Stage | Signal) -> None:
-        """Wake the sleepers that the table names for an event."""
-        for sleeper in WAKES[happened]:
+    def ring(self, *happened: Stage | Signal) -> None:
+        """Wake the sleepers that the table names for these events."""
+        self.wake({sleeper for each in happened for sleeper in WAKES[each]})
+
+    def wake(self, sleepers: Collection[Sleeper]) -> None:
+        """Wake these sleepers, wherever they are."""
+        for sleeper in sleepers:
             self._wakeups[sleeper].set()
+        if elsewhere := self._elsewhere.intersection(sleepers):
+            self._pass_on(elsewhere)
 
     def ring_all(self) -> None:
         """Wake all sleepers, for a stop."""
-        for wakeup in self._wakeups.values():
-            wakeup.set()
+        self.wake(frozenset(Sleeper))
 
     def committed(self, commit: Commit) -> None:
         """Wake the sleepers that wait for what a commit added."""
-        for stage in commit.due:
-            self.ring(stage)
-        if commit.kinds:
-            self.ring(Signal.APPENDED)
+        self.ring(*commit.due, *([Signal.APPENDED] if commit.kinds else []))

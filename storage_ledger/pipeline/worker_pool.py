@@ -19,6 +19,7 @@ from typing import Generic
 
 from storage_ledger.domain.backoff import LEDGER_BUSY, Backoff
 from storage_ledger.domain.ids import instant, later, rfc3339
+from storage_ledger.domain.share import Share
 from storage_ledger.domain.work_queue import Stage, StepName
 from storage_ledger.errors import LedgerBusy, LedgerUnusable, Retryable
 from storage_ledger.ledger.contract import Ledger, Transaction, WorkItem
@@ -91,6 +92,7 @@ class WorkerPool(Generic[Outcome]):
     retried with backoff.
 
     `wakeup` is set when there may be something to do. `up_to`: only work items of entries up to this position are claimed.
+    `share`: only those of the studies in it; other processes work on the rest.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class WorkerPool(Generic[Outcome]):
         clock: Callable[[], datetime],
         wakeup: threading.Event,
         up_to: Callable[[], int] | None = None,
+        share: Share | None = None,
     ) -> None:
         self.policy = policy
         self._ledger = ledger
@@ -116,6 +119,7 @@ class WorkerPool(Generic[Outcome]):
         self._clock = clock
         self._wakeup = wakeup
         self._up_to = up_to
+        self._share = share
         self._threads: WorkerThreads[Outcome] = WorkerThreads(policy.thread, work, wakeup)
         self._met_in_a_row = 0
         self._paused_until = 0.0
@@ -243,7 +247,7 @@ class WorkerPool(Generic[Outcome]):
             if studies and began < self._scan_at:
                 break
             up_to = self._up_to() if self._up_to else None
-            due = self._ledger.due(self.policy.stages, limit=limit, busy=busy, busy_studies=studies, up_to=up_to)
+            due = self._ledger.due(self.policy.stages, limit=limit, busy=busy, busy_studies=studies, up_to=up_to, share=self._share)
             if not due and studies:  # the scan read all their work items: with a hundred thousand of them, not at each wake-up
                 self._scan_at = time.monotonic() + SCAN_SHARE * (time.monotonic() - began)
             groups = self._groups(due)[: free - handed_out]
@@ -359,7 +363,7 @@ class WorkerPool(Generic[Outcome]):
         return seconds
 
     def _next_due_s(self) -> float:
-        due = self._ledger.next_due(self.policy.stages)
+        due = self._ledger.next_due(self.policy.stages, share=self._share)
         with suppress(ValueError):  # that row holds no valid time
             return LOOK_EVERY_S if due is None else min(LOOK_EVERY_S, max(0.005, instant(due).timestamp() - time.time()))
         return LOOK_EVERY_S

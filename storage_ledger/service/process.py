@@ -14,7 +14,6 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from storage_ledger import __version__
 from storage_ledger.archive.contract import Archive
@@ -32,9 +31,10 @@ from storage_ledger.pipeline.receive.source import Source
 from storage_ledger.pipeline.reconcile.sweep import Reconciler
 from storage_ledger.pipeline.replicate import Replicator
 from storage_ledger.pipeline.wakeups import Sleeper, Wakeups
-from storage_ledger.pipeline.worker_pool import WorkerPool
 from storage_ledger.service.clock_watch import ClockWatch
+from storage_ledger.service.steps import Steps
 from storage_ledger.service.supervisor import Supervisor
+from storage_ledger.service.threads import service_thread
 from storage_ledger.system import cpu_affinity, logs
 from storage_ledger.system.checks_with_timeout import Hangs, TimedCheck
 from storage_ledger.system.http_server import WebServer
@@ -60,9 +60,7 @@ class Parts:
     ledger_root: Path
     source: Source
     intake: Intake
-    placing: WorkerPool[Any]
-    removing: WorkerPool[Any]
-    notifying: WorkerPool[Any]
+    steps: Steps
     replicator: Replicator
     reconciler: Reconciler
     scrub: Scrub
@@ -99,7 +97,6 @@ class Service:
         self._parts = parts
         self._stop = threading.Event()
         self._reading_ended = threading.Event()
-        self._placed = threading.Event()
         self._appended = threading.Event()
         self._mirror_done = threading.Event()
         self._supervisor = Supervisor(parts.metrics, on_unusable=self.stop)
@@ -128,13 +125,11 @@ class Service:
         parts.metrics.info.labels(__version__, sqlite.sqlite_version).set(1)
         gc.freeze()  # these objects live as long as the process; scanning them repeatedly took 7% of all CPU time
         last = parts.ledger.last()  # an error here ends the process before any thread starts
-        web.start(lambda job: self._in_thread("web", job, self._stop))
-        source, placing = parts.source, parts.placing
+        web.start(self._in_web_thread)
+        source = parts.source
         threads = [
             self._thread("intake", lambda: parts.intake.run(self._stop, self._reading_ended), at_end=parts.intake.close),
-            self._thread("place", lambda: self._place(placing), at_end=self._have_placed),
-            self._thread("remove", lambda: parts.removing.run(self._placed), self._placed),
-            self._thread("notify", lambda: parts.notifying.run(self._stop)),
+            *parts.steps.threads(self._supervisor, self._stop),
             self._thread("reconcile", lambda: parts.reconciler.run(self._stop)),
             self._thread("outages", lambda: parts.outages.run(self._stop)),
             self._thread("clock", lambda: parts.clock_watch.run(self._stop)),
@@ -188,14 +183,16 @@ class Service:
             found.append(Reason("index-failing", f"index.db cannot be written or rebuilt ({parts.index.trouble}); archiving continues"))
         for check in self._checks:
             found += _checked(check, until)
+        report = parts.steps.report(until)
         steps: dict[str, list[str]] = {}
-        for step, code in parts.outages.current():
+        for step, code in sorted({*parts.outages.current(), *report.outages}):
             steps.setdefault(code, []).append(step)
         found += [Reason(code, f"step {' and '.join(each)}") for code, each in steps.items()]
+        found += report.reasons
         found += [
-            Reason("hangs", f"{pool.hanging} calls of step {pool.policy.step} have not returned for minutes")
-            for pool in self._pools()
-            if pool.hanging
+            Reason("hangs", f"{calls} calls of step {step} have not returned for minutes")
+            for step, calls in report.hanging.items()
+            if calls
         ]
         return list(dict.fromkeys(found))
 
@@ -224,8 +221,9 @@ class Service:
         self._figures.begin()
         for volume in self._free:
             volume.begin()
-        for pool in self._pools():
-            metrics.hanging.labels(pool.policy.step).set(pool.hanging)
+        report = parts.steps.report(until)
+        for step, calls in report.hanging.items():
+            metrics.hanging.labels(step).set(calls)
         metrics.index_position.set(parts.index.position)
         metrics.index_failing.set(parts.index.trouble is not None)
         metrics.damaged_entries.set(parts.index.damaged)
@@ -241,7 +239,7 @@ class Service:
             except Hangs:
                 free = float("nan")
             metrics.free_bytes.labels(volume.name).set(free)
-        return metrics.render()
+        return metrics.render(report.metrics)
 
     def _look_up_figures(self) -> _Figures:
         ledger = self._parts.ledger
@@ -260,29 +258,15 @@ class Service:
         metrics.position.set(figures.position)
         metrics.clock_ahead.set(figures.ahead_s)
 
-    def _pools(self) -> tuple[WorkerPool[Any], ...]:
-        """Return the pools that access volumes, where a call may hang."""
-        return self._parts.placing, self._parts.removing
-
-    def _place(self, pool: WorkerPool[Any]) -> None:
-        pool.run(self._stop)
-        self._parts.replicator.follow()
-
-    def _have_placed(self) -> None:
-        self._placed.set()  # the remover stops only now, so that it also removes the uploads of the last files placed
-        self._parts.wakeups.of(Sleeper.REMOVE).set()
-
     def _thread(
         self, name: str, job: Callable[[], None], stop: threading.Event | None = None, *, at_end: Callable[[], None] = lambda: None
     ) -> threading.Thread:
         """Return a thread for `job`, which ends after `stop` is set (default: the service's own event)."""
-        return threading.Thread(
-            target=self._in_thread, args=(name, job, stop or self._stop), kwargs={"at_end": at_end}, name=name, daemon=True
-        )
+        return service_thread(self._supervisor, name, job, stop or self._stop, at_end=at_end)
 
-    def _in_thread(self, name: str, job: Callable[[], None], stop: threading.Event, *, at_end: Callable[[], None] = lambda: None) -> None:
+    def _in_web_thread(self, job: Callable[[], None]) -> None:
         cpu_affinity.share_one()
-        self._supervisor.run(name, job, stop, at_end=at_end)
+        self._supervisor.run("web", job, self._stop)
 
     def _wind_down(self, threads: list[threading.Thread], followers: list[_Follower], web: WebServer, *, failed: bool) -> int:
         """Wait for the threads, which are stopping, then stop the followers one after the other. Returns the exit code."""

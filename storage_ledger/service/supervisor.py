@@ -54,6 +54,8 @@ class Supervisor:
         self._failing: dict[str, _Failing] = {}
         self.exit_code = 0
         """2 after the ledger was found unusable or a job could not finish after the stop; otherwise 0."""
+        self.unusable: tuple[str, str] | None = None
+        """Code and detail of the error that found the ledger unusable."""
 
     def run(self, name: str, job: Callable[[], None], stop: threading.Event, *, at_end: Callable[[], None] = lambda: None) -> None:
         """Run `job` until it returns after `stop` was set. If it raises or returns earlier, restart it after an increasing delay.
@@ -72,7 +74,7 @@ class Supervisor:
                     logs.get().critical(
                         "thread.died", thread=name, code=unusable.code, error_type=type(unusable).__name__, frames_at=logs.where(unusable)
                     )
-                    self._end()
+                    self._end(unusable)
                     return
                 except BaseException as caught:  # noqa: BLE001 - logged, counted, shown in /readyz, and the job is restarted
                     error = caught
@@ -104,9 +106,10 @@ class Supervisor:
             self._failing[name] = _Failing(times, now)
         return Backoff(self._first_s, MOST_S).wait_s(times, chance=random.random())  # noqa: S311 - spreads retries
 
-    def _end(self) -> None:
+    def _end(self, error: LedgerUnusable) -> None:
         with self._lock:
-            first, self.exit_code = self.exit_code == 0, 2
+            first, self.exit_code = self.unusable is None, 2
+            self.unusable = self.unusable or (error.code, error.detail)
         if first:
             self._on_unusable()
 

@@ -6,20 +6,26 @@ import fcntl
 import json
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from storage_ledger.errors import LedgerBusy, Locked
 from storage_ledger.system import files
 
+CHILDREN_END_WITHIN_S = 10.0
+LOOK_EVERY_S = 0.02
 MOST_LOOKS = 10_000
 """Retries while other processes probe the lock with `is_held`, which takes a few microseconds each time."""
 
 
 @contextmanager
-def held(path: Path, command: str, *, waits: Callable[[str], None] | None = None) -> Iterator[None]:
+def held(path: Path, command: str, *, waits: Callable[[str], None] | None = None) -> Iterator[int]:
     """Hold the lock while the `with` block runs. The kernel releases it however the process ends.
+
+    Yields the lock's descriptor: a child process that inherits it holds the lock, too, for as long as it lives.
 
     If `waits` is given, call it with the name of the holder, then wait without limit; a signal handler that raises ends the wait. Raises
     `Locked`, which names the holder, or `LedgerBusy` if the volume is full or fails. The file stays: if it were removed, two processes
@@ -27,7 +33,7 @@ def held(path: Path, command: str, *, waits: Callable[[str], None] | None = None
     """
     descriptor = _taken(path, command, waits)
     try:
-        yield
+        yield descriptor
     finally:
         unlock_and_close(descriptor)
 
@@ -56,7 +62,7 @@ def _taken(path: Path, command: str, waits: Callable[[str], None] | None) -> int
 
 
 def _take(descriptor: int, path: Path, command: str, waits: Callable[[str], None] | None) -> None:
-    if not _is_taken_now(descriptor):
+    if not (_is_taken_now(descriptor) or _is_left_to_us(descriptor)):
         if waits is None:
             raise Locked("locked", f"{path} is held by {_holder(descriptor)}: stop that process first") from None
         waits(_holder(descriptor))
@@ -81,6 +87,27 @@ def _is_taken_now(descriptor: int) -> bool:
     return False
 
 
+def _is_left_to_us(descriptor: int) -> bool:
+    """Take the lock of a holder that has ended, when the child processes that inherited it have, too; wait some seconds for them."""
+    until = time.monotonic() + CHILDREN_END_WITHIN_S
+    while _has_ended(_note(descriptor)) and time.monotonic() < until:
+        if _is_taken_now(descriptor):
+            return True
+        time.sleep(LOOK_EVERY_S)
+    return False
+
+
+def _has_ended(note: dict[str, Any]) -> bool:
+    try:
+        if note["host"] == socket.gethostname():
+            os.kill(int(note["pid"]), 0)
+    except ProcessLookupError:
+        return True
+    except (KeyError, TypeError, ValueError, OSError):
+        pass
+    return False
+
+
 def is_held(path: Path) -> bool:
     """Return whether a process holds the lock."""
     try:
@@ -97,8 +124,17 @@ def is_held(path: Path) -> bool:
 
 
 def _holder(descriptor: int) -> str:
+    note = _note(descriptor)
     try:
-        note = json.loads(os.pread(descriptor, 4096, 0))
-        return f"`storage-ledger {note['command']}` (process {int(note['pid'])} on {note['host']})"
+        which = "a worker process of " if _has_ended(note) else ""
+        return f"{which}`storage-ledger {note['command']}` (process {int(note['pid'])} on {note['host']})"
     except (ValueError, KeyError, TypeError):
         return "another process"
+
+
+def _note(descriptor: int) -> dict[str, Any]:
+    with suppress(ValueError):
+        note = json.loads(os.pread(descriptor, 4096, 0))
+        if isinstance(note, dict):
+            return note
+    return {}

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
+from prometheus_client.samples import Sample
+
+Snapshot = dict[str, tuple[str, list[tuple[str, dict[str, str], float]]]]
+"""Values by family: its type, and name, labels and value of each sample."""
 
 
 class Metrics:
@@ -177,6 +184,53 @@ class Metrics:
             p + "info", "Always 1; the labels are the versions of the program and of SQLite.", ["version", "sqlite"], registry=r
         )
 
-    def render(self) -> bytes:
-        """Return all metrics in the Prometheus text format, version 0.0.4."""
-        return generate_latest(self.registry)
+    def snapshot(self) -> Snapshot:
+        """Return all values, for another process."""
+        return {
+            family.name: (family.type, [(sample.name, sample.labels, sample.value) for sample in family.samples])
+            for family in self.registry.collect()
+        }
+
+    def render(self, others: Iterable[Snapshot] = ()) -> bytes:
+        """Return all metrics in the Prometheus text format, version 0.0.4, with those of other processes."""
+        return generate_latest(_Together(self.registry, list(others)))
+
+
+class _Together:
+    """A registry's metrics with those of other processes: counters are added, of gauges the largest counts."""
+
+    def __init__(self, registry: CollectorRegistry, others: list[Snapshot]) -> None:
+        self._registry = registry
+        self._others = others
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self._registry.collect():
+            values = {(sample.name, *sorted(sample.labels.items())): sample for sample in family.samples}
+            for other in self._others:
+                for name, labels, value in other.get(family.name, ("", []))[1]:
+                    key = (name, *sorted(labels.items()))
+                    before = values.get(key)
+                    together = value if before is None else _joined(family.type, name, before.value, value)
+                    values[key] = Sample(name, labels, together)
+            family.samples = list(values.values())
+            yield family
+
+
+def counted(*snapshots: Snapshot) -> Snapshot:
+    """Return the sums of what the snapshots counted, without gauges: what remains of a process that has ended."""
+    found: dict[str, tuple[str, dict[tuple[Any, ...], tuple[str, dict[str, str], float]]]] = {}
+    for snapshot in snapshots:
+        for family, (kind, samples) in snapshot.items():
+            if kind == "gauge":
+                continue
+            values = found.setdefault(family, (kind, {}))[1]
+            for name, labels, value in samples:
+                key = (name, *sorted(labels.items()))
+                values[key] = (name, labels, _joined(kind, name, values[key][2], value) if key in values else value)
+    return {family: (kind, list(values.values())) for family, (kind, values) in found.items()}
+
+
+def _joined(kind: str, name: str, one: float, other: float) -> float:
+    if name.endswith("_created"):
+        return min(one, other)
+    return max(one, other) if kind == "gauge" else one + other

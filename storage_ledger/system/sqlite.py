@@ -9,10 +9,10 @@ from __future__ import annotations
 import errno as errnos
 import importlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 from storage_ledger.errors import LedgerBusy, LedgerError, LedgerRefused, LedgerUnusable
@@ -37,15 +37,26 @@ class SqliteFile:
     """One SQLite file, for any number of threads. Maps every driver error to ours (`errors_mapped`).
 
     The file is opened on first use, and must exist unless `writable`. A thread has a connection to itself during its `with` block; up
-    to `keep` idle connections are kept. For `durable` and `page_bytes` see `connect`.
+    to `keep` idle connections are kept. `functions`: Python functions for its statements, by name; their result depends only on their
+    arguments. For `durable` and `page_bytes` see `connect`.
     """
 
-    def __init__(self, path: Path, *, writable: bool, durable: bool = True, page_bytes: int | None = None, keep: int = KEEP_IDLE) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        writable: bool,
+        durable: bool = True,
+        page_bytes: int | None = None,
+        keep: int = KEEP_IDLE,
+        functions: Mapping[str, Callable[..., object]] = MappingProxyType({}),
+    ) -> None:
         self.path = path
         self._writable = writable
         self._durable = durable
         self._page_bytes = page_bytes
         self._keep = keep
+        self._functions = functions
         self._idle: list[Any] = []  # append and pop are atomic; the last used one is taken first
 
     @contextmanager
@@ -88,7 +99,10 @@ class SqliteFile:
         try:
             return self._idle.pop()
         except IndexError:
-            return connect(self.path, writable=self._writable, durable=self._durable, page_bytes=self._page_bytes)
+            connection = connect(self.path, writable=self._writable, durable=self._durable, page_bytes=self._page_bytes)
+            for name, function in self._functions.items():
+                connection.create_function(name, -1, function, deterministic=True)
+            return connection
 
     def _give_back(self, connection: Any) -> None:
         if len(self._idle) < self._keep and not connection.in_transaction:  # one that could not be rolled back is useless

@@ -39,7 +39,7 @@ def adopt(
         archive.sync_new_folders(())  # fails before a ledger is created for a missing archive
         migrate(settings.ledger_file)
         with reading(settings) as ledger:
-            mirror = joined_mirror(settings, ledger, archive)
+            mirror = joined_mirror(settings, ledger, archive.recognise)
 
             def follow() -> None:
                 with suppress(Retryable, LedgerBusy):  # `serve` brings the mirror up to date before it acts on these entries

@@ -12,33 +12,33 @@ from storage_ledger.domain.paths import UploadPaths
 from storage_ledger.errors import BadSettings
 from storage_ledger.index.follower import Index
 from storage_ledger.index.rebuild.processes import RebuildProcesses
-from storage_ledger.ledger.contract import Commit, Ledger
+from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.operations.verify.scrub import Scrub
 from storage_ledger.operations.verify.selection import VerifyPaths
-from storage_ledger.pipeline import notify, place, remove
-from storage_ledger.pipeline.failures import Outages
-from storage_ledger.pipeline.notify import CONFIRM_AFTER, Notifier
-from storage_ledger.pipeline.place import Placer
+from storage_ledger.pipeline.failures import WAITS, Outages
+from storage_ledger.pipeline.notify import CONFIRM_AFTER
 from storage_ledger.pipeline.receive.intake import Intake
 from storage_ledger.pipeline.receive.pubsub import PubSub
 from storage_ledger.pipeline.receive.source import Source
 from storage_ledger.pipeline.receive.stream import Stream
 from storage_ledger.pipeline.reconcile.sweep import Reconciler
-from storage_ledger.pipeline.remove import Remover
 from storage_ledger.pipeline.replicate import Replicator
 from storage_ledger.pipeline.status_client import StatusClient
 from storage_ledger.pipeline.wakeups import Signal, Sleeper, Wakeups
-from storage_ledger.pipeline.worker_pool import WorkerPool
 from storage_ledger.service.clock_watch import ClockWatch
 from storage_ledger.service.health import make_app
 from storage_ledger.service.process import Parts, Service
+from storage_ledger.service.steps import Steps, StepsHere
+from storage_ledger.service.worker_processes import WorkerProcesses
 from storage_ledger.settings import Settings
 from storage_ledger.system import logs
 from storage_ledger.system.clock import utc_now
 from storage_ledger.system.http_server import WebServer
 from storage_ledger.system.metrics import Metrics
+from storage_ledger.wiring import worker
+from storage_ledger.wiring.steps import count_commits, pools
 from storage_ledger.wiring.stores import joined_mirror, reading, serve_lock_held
 
 
@@ -48,14 +48,14 @@ def serve(settings: Settings) -> int:
     Raises `Locked` if another `serve` is running on this ledger, `LedgerUnusable`, `BadSettings`.
     """
     logs.configure(settings.log_level, environment=settings.environment)
-    with serve_lock_held(settings, "serve"):
+    with serve_lock_held(settings, "serve") as lock:
         done = migrate(settings.ledger_file)
         if done.changed:
             logs.get().info("ledger.migrated", from_revision=done.before, to_revision=done.after)
         _make_archive(settings)
         client = StatusClient(settings.status_service_url)
         try:
-            service = Service(_parts(settings, client))
+            service = Service(_parts(settings, client, lock))
             web = WebServer(make_app(service.reasons, service.render_metrics), settings.http_host, settings.http_port)
             return service.run(web)
         finally:
@@ -83,16 +83,17 @@ def _source(settings: Settings, ledger_id: str, metrics: Metrics, on_subscribed:
     return Stream(settings.redis_url, settings.described_stream, metrics, consumer=ledger_id)
 
 
-def _parts(settings: Settings, client: StatusClient) -> Parts:
+def _parts(settings: Settings, client: StatusClient, lock: int) -> Parts:
     metrics = Metrics()
     wakeups = Wakeups()
-    ledger = SqliteLedger(settings.ledger_file, on_commit=partial(_committed, metrics, wakeups))
+    ledger = SqliteLedger(settings.ledger_file, on_commit=count_commits(metrics, wakeups))
     clock_watch = ClockWatch(utc_now, on_set=partial(_make_due, ledger, settings))
     _make_due(ledger, settings)  # recovery: work items that an earlier process postponed are due now
     archive = FilesystemArchive(settings.archive_path)
-    mirror = joined_mirror(settings, ledger, archive)
+    mirror = joined_mirror(settings, ledger, archive.recognise)
     uploads = Uploads(settings.uploads_path, ledger_id=ledger.ledger_id)
-    outages = Outages(ledger, metrics)
+    count = worker.processes(settings)
+    outages = Outages(ledger, metrics, but_not=WAITS if count else ())
     reconciler = Reconciler(
         ledger,
         uploads,
@@ -113,59 +114,30 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
         rejected_per_hour=settings.rejected_per_hour,
         wakeups=wakeups,
     )
-    remover = Remover(uploads, archive, metrics=metrics, clock=utc_now, settle_s=settings.upload_settle_seconds)
-    placer = Placer(
-        ledger,
-        uploads,
-        archive,
-        metrics=metrics,
-        clock=utc_now,
-        grace_s=settings.missing_file_grace_seconds,
-        steady_since=clock_watch.steady_since,
-        on_copied=remover.remember,
-    )
     replicator = Replicator(ledger, mirror, outages=outages, metrics=metrics, clock=utc_now, wakeups=wakeups)
-    notifier = Notifier(
-        ledger,
-        client,
-        archive_root=str(settings.archive_path),
-        metrics=metrics,
-        clock=utc_now,
-        confirm_s=settings.status_confirm_seconds,
-    )
-    placing = WorkerPool(
-        place.POLICY,
-        ledger,
-        work=placer.place_batch,
-        before_commit=placer.sync_new_folders,
-        record=placer.record,
-        outages=outages,
-        metrics=metrics,
-        clock=utc_now,
-        wakeup=wakeups.of(Sleeper.PLACE),
-    )
-    removing = WorkerPool(
-        remove.POLICY,
-        ledger,
-        work=remover.remove_batch,
-        record=remover.record,
-        outages=outages,
-        metrics=metrics,
-        clock=utc_now,
-        wakeup=wakeups.of(Sleeper.REMOVE),
-        up_to=lambda: mirror.position,
-    )
-    notifying = WorkerPool(
-        notify.POLICY,
-        ledger,
-        work=notifier.tell,
-        record=notifier.record,
-        outages=outages,
-        metrics=metrics,
-        clock=utc_now,
-        wakeup=wakeups.of(Sleeper.NOTIFY),
-        up_to=lambda: mirror.position,
-    )
+    steps: Steps
+    if count:
+        steps = WorkerProcesses(
+            worker.commands(count),
+            lock=lock,
+            known=lambda: {"mirrored": mirror.position, "archive": archive.recognised},
+            wakeups=wakeups,
+        )
+    else:
+        here = pools(
+            settings,
+            ledger=ledger,
+            archive=archive,
+            uploads=uploads,
+            client=client,
+            outages=outages,
+            metrics=metrics,
+            wakeups=wakeups,
+            steady_since=clock_watch.steady_since,
+            mirrored=lambda: mirror.position,
+            share=None,
+        )
+        steps = StepsHere(here, wakeups, replicator.follow)
     index = Index(settings.index_file, ledger, processes=RebuildProcesses.of(settings.ledger_file))
     scrub = Scrub(
         ledger,
@@ -183,9 +155,7 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
         ledger_root=settings.ledger_path,
         source=source,
         intake=intake,
-        placing=placing,
-        removing=removing,
-        notifying=notifying,
+        steps=steps,
         replicator=replicator,
         reconciler=reconciler,
         scrub=scrub,
@@ -196,12 +166,6 @@ def _parts(settings: Settings, client: StatusClient) -> Parts:
         clock=utc_now,
         clock_watch=clock_watch,
     )
-
-
-def _committed(metrics: Metrics, wakeups: Wakeups, commit: Commit) -> None:
-    for kind in commit.kinds:
-        metrics.entries.labels(kind).inc()
-    wakeups.committed(commit)
 
 
 def _make_due(ledger: Ledger, settings: Settings) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.errors import ARCHIVE_MISSING, LedgerBusy, LedgerUnusable, Retryable
 from storage_ledger.ledger.migrate import make_folder, require_writable
 from storage_ledger.ledger.mirror.writer import Mirror
@@ -58,12 +57,12 @@ def mirror_caught_up(settings: Settings, ledger: SqliteLedger) -> Iterator[None]
 
 
 @contextmanager
-def serve_lock_held(settings: Settings, command: str) -> Iterator[None]:
-    """Hold `serve.lock` for a command that must not run beside `serve`. Raises `Locked`."""
+def serve_lock_held(settings: Settings, command: str) -> Iterator[int]:
+    """Hold `serve.lock` for a command that must not run beside `serve`; yield its descriptor. Raises `Locked`."""
     os.umask(UMASK)
     make_folder(settings.ledger_path)
-    with locks.held(settings.lock_file, command):
-        yield
+    with locks.held(settings.lock_file, command) as descriptor:
+        yield descriptor
 
 
 def mirror_of(settings: Settings, ledger: SqliteLedger) -> Mirror:
@@ -71,13 +70,16 @@ def mirror_of(settings: Settings, ledger: SqliteLedger) -> Mirror:
     return Mirror(settings.archive_path, settings.mirror_lock_file, ledger)
 
 
-def joined_mirror(settings: Settings, ledger: SqliteLedger, archive: FilesystemArchive) -> Mirror:
-    """Open and check the mirror. Raises `LedgerUnusable` if it is missing, another ledger's, ahead of this one, or contradicts it."""
+def joined_mirror(settings: Settings, ledger: SqliteLedger, on_recognised: Callable[[FolderId], None]) -> Mirror:
+    """Open and check the mirror. `on_recognised` gets the folder that is the archive, each time it is found.
+
+    Raises `LedgerUnusable` if the mirror is missing, another ledger's, ahead of this one, or contradicts it.
+    """
     mirror = Mirror(
         settings.archive_path,
         settings.mirror_lock_file,
         ledger,
-        on_recognised=lambda root: archive.recognise(FolderId(root.device, root.inode)),
+        on_recognised=lambda root: on_recognised(FolderId(root.device, root.inode)),
     )
     mirror.begin()
     try:

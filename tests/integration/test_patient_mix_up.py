@@ -135,6 +135,6 @@ def test_show_names_the_other_flags(folder: Path):
     assert "patient-differs: Files of one DICOM study name different patients" in show(folder, "mixed-1")
     text = show(folder, "half-1")
     assert "superseded: The file is incomplete" in text
-    assert "unconfirmed: A message with other metadata" in text
+    assert "unconfirmed: A message with different metadata" in text
     [file] = json.loads(show(folder, "plain-1", "--json"))["files"]
     assert (file["flags"], file["differences"], file["message"]) == ([], [], {})

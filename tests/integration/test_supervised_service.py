@@ -37,10 +37,11 @@ class Running:
         self.settings = Settings(
             redis_url=valkey.url, described_channel=self.channel, status_service_url=status_server.url, uploads_path=root / "uploads",
             archive_path=root / "archive", ledger_path=root / "ledger", http_host="127.0.0.1", http_port=0,
+            workers=0,
         )  # fmt: skip
         migrate(self.settings.ledger_file)
         self.client = StatusClient(status_server.url)
-        self.parts = serve._parts(self.settings, self.client)
+        self.parts = serve._parts(self.settings, self.client, lock=-1)
         self.service = Service(self.parts)
         self.web = WebServer(make_app(self.service.reasons, self.service.render_metrics), "127.0.0.1", 0)
 
@@ -88,7 +89,8 @@ def running(tmp_path, valkey, status_server) -> Running:
 
 def runner(parts: Any, job: str) -> Any:
     """Return the object whose `run` is this job."""
-    lanes = {"place": parts.placing, "remove": parts.removing, "notify": parts.notifying}
+    pools = parts.steps._pools
+    lanes = {"place": pools.placing, "remove": pools.removing, "notify": pools.notifying}
     others = {"mirror": parts.replicator, "reconcile": parts.reconciler, "clock": parts.clock_watch}
     return {**lanes, **others}.get(job) or getattr(parts, job)
 

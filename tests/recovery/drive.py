@@ -34,6 +34,7 @@ from storage_ledger.pipeline.receive.source import Delivery
 from storage_ledger.pipeline.status_client import StatusClient
 from storage_ledger.pipeline.worker_pool import WorkerPool
 from storage_ledger.service.process import Parts
+from storage_ledger.service.steps import StepsHere
 from storage_ledger.settings import Settings
 from storage_ledger.system import locks, logs
 from storage_ledger.wiring import serve as wiring
@@ -61,10 +62,10 @@ def run(settings: Settings, client: StatusClient, groups: list[list[bytes]], tel
     """Run like `wiring.serve.serve`, but in one thread and only until nothing is left to do."""
     os.umask(UMASK)
     migrations.make_folder(settings.ledger_path)
-    with locks.held(settings.lock_file, "drive"):
+    with locks.held(settings.lock_file, "drive") as lock:
         migrations.migrate(settings.ledger_file)
         wiring._make_archive(settings)
-        parts = wiring._parts(settings, client)
+        parts = wiring._parts(settings, client, lock)
         tell({"started": True})
         Drive(parts, groups, tell, wait).to_the_end()
         parts.index.close()
@@ -75,7 +76,8 @@ class Drive:
     """Each round does the work of all lanes, one after another, and survives exactly the errors that a lane survives."""
 
     def __init__(self, parts: Parts, groups: list[list[bytes]], tell: Tell, wait: Callable[[], None]) -> None:
-        self.parts = parts
+        assert isinstance(parts.steps, StepsHere)
+        self.parts, self.pools = parts, parts.steps._pools
         self.waiting = deque(enumerate(groups))
         self.tell = tell
         self.wait = wait
@@ -88,10 +90,10 @@ class Drive:
         for _ in range(ROUNDS):
             self.trouble = []
             self.deliver()
-            self.work(self.parts.placing)
+            self.work(self.pools.placing)
             self.parts.replicator.follow()
-            self.work(self.parts.removing)
-            self.work(self.parts.notifying)
+            self.work(self.pools.removing)
+            self.work(self.pools.notifying)
             self.parts.replicator.follow()
             self.parts.index.run(Always(), Always())
             now = self.state()
@@ -194,6 +196,7 @@ def child(connection: socket.socket, client: StatusClient, status_url: str) -> N
             status_service_url=status_url,
             missing_file_grace_seconds=0,
             status_confirm_seconds=0,
+            workers=0,
         )
         logs.configure(settings.log_level, environment="drive")
         # Where only a parent may trace (yama), allow the tracer, which is not the parent.

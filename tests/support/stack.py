@@ -61,6 +61,7 @@ class Stack:
             "LEDGER_PATH": str(self.ledger),
             "HTTP_HOST": "127.0.0.1",
             "HTTP_PORT": str(self.port),
+            "WORKERS": os.environ.get("WORKERS", "0"),  # they start cold: tests that are about them, and the faults, ask for them
             "STATUS_CONFIRM_SECONDS": "0.3",
             "MISSING_FILE_GRACE_SECONDS": "1",
             **{name: str(value) for name, value in settings.items()},

@@ -26,6 +26,12 @@ An outage that stops several steps is listed once.""",
         LEDGER_BUSY,
         replace(INTERNAL_ERROR, steps=()),
         Explanation(
+            "worker-missing",
+            means="A worker process is starting, or has ended and will be restarted; the detail says which.",
+            meanwhile="The other workers continue. The studies of this one wait.",
+            action="If it lasts, look for `thread.failed` with its name in the log, and for the kernel's out-of-memory messages.",
+        ),
+        Explanation(
             "index-failing",
             means="index.db can be neither written nor rebuilt; the detail has the code.",
             meanwhile="Archiving continues; the web page shows old data or none. The index is retried every minute.",

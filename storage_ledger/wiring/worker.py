@@ -1,0 +1,75 @@
+"""A worker process of `serve`: `python -m storage_ledger.wiring.worker NUMBER OF`, with the service's socket as standard input."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+
+from storage_ledger.archive.filesystem import FilesystemArchive
+from storage_ledger.archive.uploads import Uploads
+from storage_ledger.domain.share import Share
+from storage_ledger.ledger.sqlite import SqliteLedger
+from storage_ledger.pipeline.failures import Outages
+from storage_ledger.pipeline.status_client import StatusClient
+from storage_ledger.pipeline.wakeups import Wakeups
+from storage_ledger.service.channel import Channel
+from storage_ledger.service.clock_watch import ClockWatch
+from storage_ledger.service.worker import Known, Worker, WorkerParts
+from storage_ledger.settings import Settings
+from storage_ledger.system import cpu_affinity, logs
+from storage_ledger.system.clock import utc_now
+from storage_ledger.system.metrics import Metrics
+from storage_ledger.wiring.steps import count_commits, pools
+
+MOST_UNASKED = 4
+
+
+def processes(settings: Settings) -> int:
+    """Return the number of worker processes: as set, or one for each processor, at most four."""
+    return min(cpu_affinity.usable(), MOST_UNASKED) if settings.workers is None else settings.workers
+
+
+def commands(count: int) -> list[list[str]]:
+    """Return the command line of each of `count` workers."""
+    return [[sys.executable, "-P", "-m", __spec__.name, str(number), str(count)] for number in range(count)]
+
+
+def work(settings: Settings, share: Share, channel: Channel) -> int:
+    """Run a worker until the service stops it, and return the exit code. Raises `LedgerUnusable`."""
+    logs.configure(settings.log_level, environment=settings.environment)
+    cpu_affinity.choose(share.number, share.of)
+    known = Known()
+    metrics = Metrics()
+    wakeups = Wakeups()
+    ledger = SqliteLedger(settings.ledger_file, on_commit=count_commits(metrics, wakeups))
+    archive = FilesystemArchive(settings.archive_path)
+    clock_watch = ClockWatch(utc_now, on_set=lambda: None)  # the service makes all work items due
+    outages = Outages(ledger, metrics, but_not={"mirror"})
+    client = StatusClient(settings.status_service_url)
+    try:
+        steps = pools(
+            settings,
+            ledger=ledger,
+            archive=archive,
+            uploads=Uploads(settings.uploads_path, ledger_id=ledger.ledger_id),
+            client=client,
+            outages=outages,
+            metrics=metrics,
+            wakeups=wakeups,
+            steady_since=clock_watch.steady_since,
+            mirrored=lambda: known.mirrored,
+            share=share,
+        )
+        parts = WorkerParts(ledger, steps, wakeups, outages, metrics, clock_watch, archive.recognise, known)
+        return Worker(parts, channel).run()
+    finally:
+        client.close()
+
+
+if __name__ == "__main__":
+    number, of = map(int, sys.argv[1:])
+    end = socket.socket(fileno=os.dup(0))
+    code = work(Settings.load(), Share(number, of), Channel(end))
+    sys.stdout.flush()
+    os._exit(code)  # not waiting for a thread in a call that never returns
