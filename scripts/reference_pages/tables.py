@@ -27,10 +27,10 @@ HEAD = """\
 
 Two SQLite files in LEDGER_PATH.
 Read them as the service's user and read-only (`sqlite3 -readonly`, `mode=ro`), never on a network file system, and never with `immutable`.
-Both are in WAL mode, or in rollback mode if the SQLite library has the WAL-reset bug.
+Both are in [WAL or rollback mode](../explanation/the-ledger.md#wal-and-full).
 
 - Times are RFC 3339 in UTC with microseconds and `Z`, such as `2026-01-01T12:00:00.000001Z`; they sort as text.
-- DICOM dates and times are text as in the file: `20260101`, `120000`.
+- DICOM dates and times are text as in the file: `20260101`, `120000`. The tags of DICOM columns: see [files](#files).
 - Sizes are in bytes.
 """
 
@@ -44,8 +44,7 @@ INDEX = """\
 ## index.db
 The index: the ledger folded into tables, for searching.
 Do not write to it.
-It may be deleted while `serve` is stopped, and is rebuilt at the next start.
-It has no migrations: if it has another schema, belongs to another ledger or does not match the ledger's last leaf hash, it is rebuilt automatically.
+It has no migrations: if it is missing, has another schema, belongs to another ledger or does not match the ledger's last leaf hash, it is rebuilt automatically.
 """  # noqa: E501
 
 PATIENT = """\
@@ -120,12 +119,12 @@ def _sections(tables: Mapping[str, Columns], texts: Mapping[str, str], meanings:
         if name not in meanings:
             yield f"Columns: {', '.join(f'`{column}`' for column in tables[name])}.\n"
             continue
-        yield from _rows(tables[name], meanings[name])
+        yield from _rows(tables[name], meanings[name], tags=name == "files")
         yield ""
 
 
-def _rows(columns: Columns, meanings: Mapping[str, str]) -> Iterator[str]:
-    """Yield a row for each column with a description, then one for the DICOM attributes of each type."""
+def _rows(columns: Columns, meanings: Mapping[str, str], *, tags: bool) -> Iterator[str]:
+    """Yield a row for each column with a description, then one for the DICOM attributes of each type, with their tags if asked for."""
     attributes: dict[str, list[str]] = {}
     for name, type_ in columns.items():
         if name in meanings:
@@ -134,7 +133,7 @@ def _rows(columns: Columns, meanings: Mapping[str, str]) -> Iterator[str]:
             if name not in FROM_HEADER:
                 raise KeyError(f"column {name} has no description")
             tag = Tag(tag_for_keyword(FROM_HEADER[name]))
-            attributes.setdefault(type_, []).append(f"`{name}` ({tag.group:04X},{tag.element:04X})")
+            attributes.setdefault(type_, []).append(f"`{name}` ({tag.group:04X},{tag.element:04X})" if tags else f"`{name}`")
     for type_, names in attributes.items():
         yield f"- DICOM, {type_}: {', '.join(names)}."
     _require(columns.keys() & meanings, meanings)
