@@ -50,11 +50,10 @@ class StudyFolder(Protocol):
     def place(self, upload: OpenUpload, original_name: str, *, position: int) -> Placed:
         """Store the upload's bytes under their final name.
 
-        On return the bytes and the name survive a power cut, except the name of a new study folder: see
-        `Archive.sync_new_folders`. If the same bytes are there already, whoever wrote them, the result is `already-there`. Other
-        bytes under a name that the ledger assigns to these are first kept as evidence, then replaced in one step. `position`: of
-        the entry being placed; temporary files and evidence have it in their names. Raises `Retryable` if another process
-        removed this attempt's temporary file as left over from a killed process.
+        On return the bytes survive a power cut, and after `sync` the name. If the same bytes are there already, whoever wrote them, the
+        result is `already-there`. Other bytes under a name that the ledger assigns to these are first kept as evidence, then replaced in
+        one step. `position`: of the entry being placed; temporary files and evidence have it in their names. Raises `Retryable` if
+        another process removed this attempt's temporary file as left over from a killed process.
         """
         ...
 
@@ -67,10 +66,15 @@ class StudyFolder(Protocol):
         ...
 
     def write_metadata(self, data: bytes) -> None:
-        """Replace the study's metadata.json with `data` atomically; durable on return as in `place`.
+        """Replace the study's metadata.json with `data` atomically.
 
-        A file that we did not write (see `Archive.study`), or a folder, is set aside.
+        After `sync` its name survives a power cut; its bytes only after `Archive.sync_metadata`, if the archive leaves them to it. A
+        file that we did not write (see `Archive.study`), or a folder, is set aside.
         """
+        ...
+
+    def sync(self) -> None:
+        """Make the names of all files that were placed durable, except the name of a new study folder: see `Archive.sync_new_folders`."""
         ...
 
     def discard_attempts(self, position: int) -> None:
@@ -114,6 +118,10 @@ class Archive(ArchiveReader, Protocol):
         placed again because an earlier fsync failed when their folders were new; their new files have been removed, unless
         another process has stored a file there.
         """
+        ...
+
+    def sync_metadata(self) -> None:
+        """Make every metadata.json durable that was written before, by any process. Raises `Retryable`; then none is known to be."""
         ...
 
     def trouble(self) -> Reason | None:

@@ -61,6 +61,10 @@ def fsync(descriptor: int) -> None:
         raise Retryable("archive-no-fsync", text, errno=error.errno, shared=True) from error
 
 
+def no_fsync(descriptor: int) -> None:
+    """Leave it to `FilesystemArchive.sync_metadata`."""
+
+
 def sync_file(name: str, folder: int) -> bool:
     """Fsync a file whose writer may have been killed before it did. False: the fsync failed, and the file must be copied again."""
     with files.opened(name, files.READ, folder) as descriptor:

@@ -31,11 +31,15 @@ class FilesystemArchive:
 
     After a failed fsync the kernel may have dropped what it could not write, and the next fsync reports success
     (PostgreSQL's "fsyncgate"). So a failed fsync is never repeated: a new copy is made, and the name is linked again.
+
+    `metadata_later`: a study folder leaves the bytes of metadata.json to `sync_metadata`, for a service that writes it again after a
+    power cut. Ignored if the kernel cannot sync a whole file system.
     """
 
-    def __init__(self, root: Path, *, worker: str | None = None) -> None:
+    def __init__(self, root: Path, *, worker: str | None = None, metadata_later: bool = False) -> None:
         self.root = root
         self._folders = ArchiveFolders(root, worker or os.urandom(6).hex())
+        self._metadata_later = metadata_later and files.can_sync_file_system()
 
     @property
     def recognised(self) -> FolderId | None:
@@ -56,7 +60,14 @@ class FilesystemArchive:
         alone: bool = True,
     ) -> Iterator[FilesystemStudyFolder]:
         """See `contract.Archive.study`. `alone`: no other thread of this process writes into the study's folder."""
-        folder = FilesystemStudyFolder(self._folders, study_id, known or {}, is_ours, alone=alone)
+        with self._study(study_id, known or {}, is_ours, alone=alone, metadata_later=self._metadata_later) as folder:
+            yield folder
+
+    @contextmanager
+    def _study(
+        self, study_id: str, known: Mapping[str, str], is_ours: Callable[[bytes], bool], *, alone: bool, metadata_later: bool
+    ) -> Iterator[FilesystemStudyFolder]:
+        folder = FilesystemStudyFolder(self._folders, study_id, known, is_ours, alone=alone, metadata_later=metadata_later)
         try:
             yield folder
         finally:
@@ -72,6 +83,12 @@ class FilesystemArchive:
                 self._folders.discard_lost(studies)
                 raise
             return lost
+
+    def sync_metadata(self) -> None:
+        """See `contract.Archive.sync_metadata`."""
+        if files.can_sync_file_system():
+            with files.translated(FAILURES), self._folders.opened() as root:
+                files.sync_file_system(root)
 
     def check(self, study_id: str, name: str, sha256: str, size: int) -> Fixity:
         """See `contract.StudyFolder.check`."""
@@ -101,8 +118,9 @@ class FilesystemArchive:
 
     def write_metadata(self, study_id: str, data: bytes) -> None:
         """See `contract.ArchiveRepair.write_metadata`."""
-        with self.study(study_id) as folder:
+        with self._study(study_id, {}, lambda _: True, alone=True, metadata_later=False) as folder:
             folder.write_metadata(data)
+            folder.sync()
 
     def trouble(self) -> Reason | None:
         """See `contract.Archive.trouble`."""

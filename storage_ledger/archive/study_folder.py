@@ -1,7 +1,7 @@
 """One study's folder: how a file gets its final name, and how damaged or foreign files are kept as evidence.
 
-`place` reads top to bottom: temporary file, copy, length check, fsync, link to the final name, unlink the temporary, fsync of the
-folder. `durable_copy` has each of these steps.
+`place` reads top to bottom: temporary file, copy, length check, fsync, link to the final name, unlink the temporary. `sync` fsyncs the
+folder, once for all files of a batch and metadata.json. `durable_copy` has each of these steps.
 """
 
 from __future__ import annotations
@@ -43,17 +43,27 @@ class FilesystemStudyFolder:
     """
 
     def __init__(
-        self, folders: ArchiveFolders, study_id: str, known: Mapping[str, str], is_ours: Callable[[bytes], bool], *, alone: bool
+        self,
+        folders: ArchiveFolders,
+        study_id: str,
+        known: Mapping[str, str],
+        is_ours: Callable[[bytes], bool],
+        *,
+        alone: bool,
+        metadata_later: bool,
     ) -> None:
         self._folders = folders
         self._study_id = study_id
         self._known = dict(known)
         self._is_ours = is_ours
         self._alone = alone
+        self._metadata_later = metadata_later
         self._stack = ExitStack()
         self._root: int | None = None
         self._folder: int | None = None
         self._made = False
+        self._unsynced: dict[str, str] = {}
+        self._metadata_unsynced = False
 
     def place(self, upload: OpenUpload, original_name: str, *, position: int) -> Placed:
         """See `contract.StudyFolder.place`. After a failed fsync, the next attempt makes a new copy."""
@@ -65,8 +75,7 @@ class FilesystemStudyFolder:
                     sha256 = durable_copy.copy(upload, temporary, folder, FILE_MODE)
                 self._folders.note_ours(self._study_id, temporary, folder)
                 placed = self._link(folder, temporary, original_name, sha256, upload.size, position)
-            self._sync_name(folder, placed.name, sha256)
-            self._known[placed.name] = sha256
+            self._known[placed.name] = self._unsynced[placed.name] = sha256
             return placed
 
     def put_back(self, copy: OpenUpload, *, name: str, sha256: str, position: int, time: int) -> Placed:
@@ -130,7 +139,7 @@ class FilesystemStudyFolder:
             yield file
 
     def write_metadata(self, data: bytes) -> None:
-        """Write to a temporary name, fsync, rename, fsync the folder. See `contract.StudyFolder.write_metadata`."""
+        """Write to a temporary name, rename. See `contract.StudyFolder.write_metadata`."""
         with files.translated(FAILURES), self._written() as folder:
             sha256 = hashlib.sha256(data).hexdigest()
 
@@ -138,19 +147,36 @@ class FilesystemStudyFolder:
                 changed = durable_copy.check(name, folder, sha256, len(data)) is Fixity.CHANGED
                 return changed and not self._is_ours(durable_copy.first_bytes(name, folder))
 
-            lost_name = (self._study_id, METADATA)
-            lost = lost_name in self._folders.lost_names  # then we wrote it, whatever it contains
+            lost = (self._study_id, METADATA) in self._folders.lost_names  # then we wrote it, whatever it contains
             found = durable_copy.check(METADATA, folder, sha256, len(data))
-            if lost or found is not Fixity.INTACT or not durable_copy.sync_file(METADATA, folder):
+            if lost or found is not Fixity.INTACT or not (self._metadata_later or durable_copy.sync_file(METADATA, folder)):
                 self._replace_metadata(folder, data, (lambda *_: False) if lost else foreign)
+            self._metadata_unsynced = True
+
+    def sync(self) -> None:
+        """Fsync the folder. See `contract.StudyFolder.sync`.
+
+        If that fails, new copies take the names, so that the next fsync is meaningful.
+        """
+        if not (self._unsynced or self._metadata_unsynced):
+            return
+        with files.translated(FAILURES):
+            folder = self._opened()
             try:
                 durable_copy.fsync(folder)
             except OSError:
-                self._folders.lost_names.add(lost_name)
-                self._replace_metadata(folder, data, lambda *_: False)
-                self._folders.lost_names.discard(lost_name)
+                for name, sha256 in self._unsynced.items():
+                    self._renew_lost(folder, name, sha256)
+                if self._metadata_unsynced:
+                    self._folders.lost_names.add((self._study_id, METADATA))  # the next attempt writes it again
                 raise
-            self._folders.lost_names.discard(lost_name)
+            if not all(files.exists(name, folder) for name in self._unsynced):
+                raise Retryable("archive-error", "another process removed a file that was just placed")
+            self._folders.lost_names.difference_update((self._study_id, name) for name in self._unsynced)
+            if self._metadata_unsynced:
+                self._folders.lost_names.discard((self._study_id, METADATA))
+            self._unsynced.clear()
+            self._metadata_unsynced = False
             self._require_name(folder)
 
     def _require_name(self, folder: int) -> None:
@@ -273,9 +299,10 @@ class FilesystemStudyFolder:
             durable_copy.rename_over(spare, name, folder)
 
     def _replace_metadata(self, folder: int, data: bytes, foreign: Callable[[str, int], bool]) -> None:
-        """Rename a new, durable file to the name; the folder is not fsynced yet. A `foreign` file, or a folder, is set aside."""
+        """Rename a new file to the name; the folder is not fsynced yet. A `foreign` file, or a folder, is set aside."""
         with self._folders.temporary("metadata", folder) as temporary:
-            files.write_file(temporary, data, folder, METADATA_MODE, fsync=durable_copy.fsync)
+            fsync = durable_copy.no_fsync if self._metadata_later else durable_copy.fsync
+            files.write_file(temporary, data, folder, METADATA_MODE, fsync=fsync)
             self._folders.note_ours(self._study_id, temporary, folder)
             put = partial(durable_copy.rename_over, temporary, METADATA, folder)
             if foreign(METADATA, folder) and self._set_aside(folder, METADATA, 0, foreign, put) is not None:
@@ -328,11 +355,14 @@ class FilesystemStudyFolder:
         try:
             durable_copy.fsync(folder)
         except OSError:
-            self._folders.lost_names.add((self._study_id, name))
-            if self._renew(name, folder, sha256) is Fixity.INTACT:
-                self._folders.lost_names.discard((self._study_id, name))
+            self._renew_lost(folder, name, sha256)
             raise
         self._folders.lost_names.discard((self._study_id, name))
+
+    def _renew_lost(self, folder: int, name: str, sha256: str) -> None:
+        self._folders.lost_names.add((self._study_id, name))
+        if self._renew(name, folder, sha256) is Fixity.INTACT:
+            self._folders.lost_names.discard((self._study_id, name))
 
     def _renew(self, name: str, folder: int, sha256: str) -> Fixity:
         """Rename a durable copy over a file whose fsync failed. What has the name must be what the ledger records."""

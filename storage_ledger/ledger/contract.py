@@ -225,6 +225,21 @@ class Ledger(IndexSource, Protocol):
         """Return the work items of one study."""
         ...
 
+    def metadata_synced(self) -> int:
+        """Return the position up to which every metadata.json is known to be durable; 0 if that is unknown."""
+        ...
+
+    def studies_with_unsynced_metadata(self) -> list[str]:
+        """Return the studies whose metadata.json a power cut may have damaged.
+
+        They have a file that was archived beyond that position, or an earlier one and now another to place. Reads every row beyond it.
+        """
+        ...
+
+    def note_metadata_synced(self, position: int) -> None:
+        """Record that position. Durable on return. Raises as `write` does."""
+        ...
+
     def close(self) -> None:
         """Close the files."""
         ...

@@ -40,8 +40,8 @@ COLUMNS = {
         "attempts": "Failed attempts; for `confirm`, read-backs so far.",
     },
     "meta": {
-        "name": "`ledger_id`.",
-        "value": "A UUID, created once with the ledger.",
+        "name": "`ledger_id` or `metadata_synced`.",
+        "value": "A UUID, created once with the ledger; the position up to which every metadata.json is durable (0: unknown).",
     },
     "alembic_version": {
         "version_num": "Revision of the schema.",

@@ -16,7 +16,7 @@ from storage_ledger.system import files, locks
 from storage_ledger.system.sqlite import SqliteFile, connect, errors_mapped, sqlite
 from storage_ledger.system.sqlite_file_systems import require_local
 
-HEAD = "0003"
+HEAD = "0004"
 """The schema revision that this program needs; alembic/versions/ has the schema."""
 SCHEMA_SQL = "SELECT type, name, coalesce(sql, '') FROM sqlite_master WHERE name NOT LIKE 'sqlite!_stat%' ESCAPE '!'"
 """Reads the schema, without SQLite's own statistics tables."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from storage_ledger.domain.entries import Entry, faults, understood
+from storage_ledger.domain.entries import Entry, Kind, faults, understood
 from storage_ledger.domain.ids import rfc3339
 from storage_ledger.domain.share import Share, belongs
 from storage_ledger.domain.work_queue import Stage
@@ -40,6 +40,9 @@ from storage_ledger.system.sqlite import BUSY_TIMEOUT_S, SqliteFile, fetched
 
 NOT_THERE = "does not exist: check LEDGER_PATH and its volume. `storage-ledger migrate` creates a new, empty ledger"
 _E_COLUMNS = ", ".join(f"e.{name}" for name in Entry._fields)
+
+METADATA_SYNCED = "metadata_synced"
+"""The row of `meta` with the position up to which every metadata.json is durable."""
 
 _FUNCTIONS = {"belongs_to_share": belongs}
 _OF_SHARE = " AND belongs_to_share(CAST(e.study_id AS BLOB), ?, ?)"
@@ -207,6 +210,25 @@ class SqliteLedger(Ledger):
             study_id,
         )
         return [WorkItem(Entry(*row[3:]), Stage(row[0]), row[1], row[2]) for row in rows if row[0] in _STAGES]
+
+    @override
+    def metadata_synced(self) -> int:
+        rows = self._rows("SELECT CAST(value AS INTEGER) FROM meta WHERE name = ?", METADATA_SYNCED)
+        return rows[0][0] if rows else 0
+
+    @override
+    def studies_with_unsynced_metadata(self) -> list[str]:
+        archived = self.studies_with_kind(Kind.ARCHIVED, after=self.metadata_synced())
+        sql = (
+            "SELECT DISTINCT e.study_id FROM pending p JOIN entries e ON e.position = p.position WHERE p.stage = 'place' "
+            "AND EXISTS (SELECT 1 FROM entries a WHERE a.study_id = e.study_id AND a.kind = 'archived')"
+        )
+        return list(dict.fromkeys([*archived, *(row[0] for row in self._rows(sql))]))
+
+    @override
+    def note_metadata_synced(self, position: int) -> None:
+        with self._writing, self._writer.transaction() as connection:
+            connection.execute("INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)", (METADATA_SYNCED, str(position)))
 
     @override
     def close(self) -> None:

@@ -181,6 +181,7 @@ def from_backup(
                 tell = partial(_show_restored, on_progress, beyond)
                 appended, mirror_damaged = _append_the_rest(archive_root, ledger, tell, known, up_to_damage=up_to_damage)
             last = ledger.last()
+            ledger.note_metadata_synced(0)  # what the backup knew of the archive may no longer be true
         finally:
             ledger.close()
         _checkpointed(new)

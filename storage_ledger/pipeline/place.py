@@ -254,6 +254,7 @@ class Placer:
             try:
                 data = metadata_bytes(study, self._ledger, at_hand)
                 folder.write_metadata(data)
+                folder.sync()
                 sha256 = hashlib.sha256(data).hexdigest()
             except Retryable as raised:
                 self._folds.forget(study.study_id)

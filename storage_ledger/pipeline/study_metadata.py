@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from types import MappingProxyType
 
 from storage_ledger.domain.entries import Entry, require_whole
@@ -32,8 +31,9 @@ def may_overwrite(study: Study) -> Callable[[bytes], bool]:
     """Return a function that decides from its bytes whether a metadata.json in the study's folder may be overwritten.
 
     If the ledger has no file of the study, it may be from the old service; or we wrote it before a crash, and then it names an
-    event of ours.
+    event of ours, or a power cut left only its name.
     """
     if study.files:
         return lambda _: True
-    return partial(speaks_of, recorded={each.recorded_at for each in study.described.values()})
+    recorded = {each.recorded_at for each in study.described.values()}
+    return lambda data: not data.strip(b"\0") or speaks_of(data, recorded=recorded)

@@ -32,6 +32,7 @@ from storage_ledger.pipeline.reconcile.sweep import Reconciler
 from storage_ledger.pipeline.replicate import Replicator
 from storage_ledger.pipeline.wakeups import Sleeper, Wakeups
 from storage_ledger.service.clock_watch import ClockWatch
+from storage_ledger.service.metadata_sync import MetadataSync
 from storage_ledger.service.steps import Steps
 from storage_ledger.service.supervisor import Supervisor
 from storage_ledger.service.threads import service_thread
@@ -61,6 +62,7 @@ class Parts:
     source: Source
     intake: Intake
     steps: Steps
+    metadata_sync: MetadataSync
     replicator: Replicator
     reconciler: Reconciler
     scrub: Scrub
@@ -129,7 +131,7 @@ class Service:
         source = parts.source
         threads = [
             self._thread("intake", lambda: parts.intake.run(self._stop, self._reading_ended), at_end=parts.intake.close),
-            *parts.steps.threads(self._supervisor, self._stop),
+            *parts.steps.threads(self._supervisor, self._stop, parts.metadata_sync.recovered),
             self._thread("reconcile", lambda: parts.reconciler.run(self._stop)),
             self._thread("outages", lambda: parts.outages.run(self._stop)),
             self._thread("clock", lambda: parts.clock_watch.run(self._stop)),
@@ -137,7 +139,9 @@ class Service:
             self._thread("source", lambda: source.run(parts.intake.deliver, self._stop), at_end=self._reading_ended.set),
         ]
         mirrors, indexes = parts.wakeups.of(Sleeper.REPLICATE), parts.wakeups.of(Sleeper.INDEX)
+        synced = threading.Event()
         followers = [  # in the order in which they stop: the mirror may append a `recovered` entry, and the index follows it
+            _Follower(self._thread("metadata", lambda: parts.metadata_sync.run(synced), synced), synced, threading.Event()),
             _Follower(self._thread("mirror", lambda: parts.replicator.run(self._appended), self._appended), self._appended, mirrors),
             _Follower(
                 self._thread("index", lambda: parts.index.run(self._mirror_done, indexes), self._mirror_done), self._mirror_done, indexes
@@ -183,6 +187,8 @@ class Service:
             found.append(Reason("index-failing", f"index.db cannot be written or rebuilt ({parts.index.trouble}); archiving continues"))
         for check in self._checks:
             found += _checked(check, until)
+        if not parts.metadata_sync.recovered.is_set():
+            found.append(Reason("metadata-unchecked", "each metadata.json written before the last start is compared with the ledger"))
         report = parts.steps.report(until)
         steps: dict[str, list[str]] = {}
         for step, code in sorted({*parts.outages.current(), *report.outages}):

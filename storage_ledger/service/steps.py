@@ -14,6 +14,8 @@ from storage_ledger.service.supervisor import Supervisor
 from storage_ledger.service.threads import service_thread
 from storage_ledger.system.metrics import Snapshot
 
+LOOK_EVERY_S = 0.25
+
 
 @dataclass(frozen=True, slots=True)
 class Pools:
@@ -41,8 +43,11 @@ class StepsReport:
 class Steps(Protocol):
     """The three steps, wherever they run."""
 
-    def threads(self, supervisor: Supervisor, stop: threading.Event) -> list[threading.Thread]:
-        """Return the threads that run the steps, not started. They end after `stop` is set and started work is recorded."""
+    def threads(self, supervisor: Supervisor, stop: threading.Event, begin: threading.Event) -> list[threading.Thread]:
+        """Return the threads that run the steps, not started. They end after `stop` is set and started work is recorded.
+
+        No file is placed before `begin` is set.
+        """
         ...
 
     def report(self, until: float) -> StepsReport:
@@ -59,11 +64,11 @@ class StepsHere:
         self._mirror_now = mirror_now
         self._placed = threading.Event()
 
-    def threads(self, supervisor: Supervisor, stop: threading.Event) -> list[threading.Thread]:
+    def threads(self, supervisor: Supervisor, stop: threading.Event, begin: threading.Event) -> list[threading.Thread]:
         """See `Steps.threads`. The remover stops last, so that it also removes the uploads of the last files placed."""
         pools = self._pools
         return [
-            service_thread(supervisor, "place", lambda: self._place(stop), stop, at_end=self._have_placed),
+            service_thread(supervisor, "place", lambda: self._place(stop, begin), stop, at_end=self._have_placed),
             service_thread(supervisor, "remove", lambda: pools.removing.run(self._placed), self._placed),
             service_thread(supervisor, "notify", lambda: pools.notifying.run(stop), stop),
         ]
@@ -72,10 +77,17 @@ class StepsHere:
         """See `Steps.report`."""
         return StepsReport(self._pools.hanging())
 
-    def _place(self, stop: threading.Event) -> None:
+    def _place(self, stop: threading.Event, begin: threading.Event) -> None:
+        wait_to_begin(begin, stop)
         self._pools.placing.run(stop)
         self._mirror_now()
 
     def _have_placed(self) -> None:
         self._placed.set()
         self._wakeups.of(Sleeper.REMOVE).set()
+
+
+def wait_to_begin(begin: threading.Event, stop: threading.Event) -> None:
+    """Return when one of them is set."""
+    while not begin.wait(LOOK_EVERY_S) and not stop.is_set():
+        pass

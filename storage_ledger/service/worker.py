@@ -62,6 +62,8 @@ class Worker:
         self._service = service
         self._stop = threading.Event()
         self._supervisor = Supervisor(parts.metrics, on_unusable=self._end)
+        self._begin = threading.Event()
+        self._begin.set()  # otherwise the service would not have started this process
         self._steps = StepsHere(parts.pools, parts.wakeups, self._mirror_now)
         parts.wakeups.pass_on(frozenset(Sleeper) - STEPS, self._wake)
 
@@ -71,7 +73,7 @@ class Worker:
         parts = self._parts
         gc.freeze()  # as the service does
         threads = [
-            *self._steps.threads(self._supervisor, self._stop),
+            *self._steps.threads(self._supervisor, self._stop, self._begin),
             service_thread(self._supervisor, "outages", lambda: parts.outages.run(self._stop), self._stop),
             service_thread(self._supervisor, "clock", lambda: parts.clock_watch.run(self._stop), self._stop),
         ]

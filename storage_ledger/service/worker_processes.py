@@ -14,7 +14,7 @@ from storage_ledger.domain.reason import Reason
 from storage_ledger.errors import LedgerUnusable
 from storage_ledger.pipeline.wakeups import Sleeper, Wakeups
 from storage_ledger.service.channel import Channel
-from storage_ledger.service.steps import StepsReport
+from storage_ledger.service.steps import StepsReport, wait_to_begin
 from storage_ledger.service.supervisor import Supervisor
 from storage_ledger.service.threads import service_thread
 from storage_ledger.service.worker import STEPS
@@ -48,9 +48,9 @@ class WorkerProcesses:
     def _wake(self, sleepers: frozenset[Sleeper]) -> None:
         self._tell({"wake": [sleeper.name for sleeper in sleepers]})
 
-    def threads(self, supervisor: Supervisor, stop: threading.Event) -> list[threading.Thread]:
+    def threads(self, supervisor: Supervisor, stop: threading.Event, begin: threading.Event) -> list[threading.Thread]:
         """See `Steps.threads`: one thread for each process. A process that ended is started again, later each time."""
-        jobs = {f"worker-{worker.number}": partial(worker.run, stop) for worker in self._workers}
+        jobs = {f"worker-{worker.number}": partial(worker.run, stop, begin) for worker in self._workers}
         jobs["workers"] = partial(self._look_after, stop)
         return [service_thread(supervisor, name, job, stop) for name, job in jobs.items()]
 
@@ -121,8 +121,14 @@ class _Worker:
         self._pid = 0
         self._heard_at = time.monotonic()
 
-    def run(self, stop: threading.Event) -> None:
-        """Start the process and listen to it until it ends. Raises `WorkerEnded`, and `LedgerUnusable` if that is why it ended."""
+    def run(self, stop: threading.Event, begin: threading.Event) -> None:
+        """Start the process after `begin` is set, and listen to it until it ends.
+
+        Raises `WorkerEnded`, and `LedgerUnusable` if that is why it ended.
+        """
+        wait_to_begin(begin, stop)
+        if stop.is_set():
+            return
         ours, theirs = socket.socketpair()
         with theirs:
             # In its own session: Ctrl-C in the terminal reaches only this process, which then stops the worker.

@@ -7,8 +7,12 @@ Functions raise `OSError` unless they say otherwise.
 
 from __future__ import annotations
 
+import ctypes
 import errno as errnos
 import os
+import platform
+import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -224,3 +228,16 @@ def translated(failures: FailureTable, about: str = "") -> Iterator[None]:
         if failure.permanent:
             raise Permanent(failure.code, text, errno=error.errno) from error
         raise Retryable(failure.code, text, errno=error.errno, shared=failure.shared) from error
+
+
+def can_sync_file_system() -> bool:
+    """Return whether the kernel can sync a file system, and reports its errors then: syncfs(2) does since Linux 5.8."""
+    version = re.match(r"(\d+)\.(\d+)", platform.release())
+    return sys.platform == "linux" and version is not None and (int(version[1]), int(version[2])) >= (5, 8)
+
+
+def sync_file_system(descriptor: int) -> None:
+    """Make everything durable that was written to the file system of an open file before (syncfs(2)). Raises `OSError`."""
+    if ctypes.CDLL(None, use_errno=True).syncfs(descriptor) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

@@ -29,6 +29,7 @@ from storage_ledger.pipeline.status_client import StatusClient
 from storage_ledger.pipeline.wakeups import Signal, Sleeper, Wakeups
 from storage_ledger.service.clock_watch import ClockWatch
 from storage_ledger.service.health import make_app
+from storage_ledger.service.metadata_sync import MetadataSync
 from storage_ledger.service.process import Parts, Service
 from storage_ledger.service.steps import Steps, StepsHere
 from storage_ledger.service.worker_processes import WorkerProcesses
@@ -89,7 +90,7 @@ def _parts(settings: Settings, client: StatusClient, lock: int) -> Parts:
     ledger = SqliteLedger(settings.ledger_file, on_commit=count_commits(metrics, wakeups))
     clock_watch = ClockWatch(utc_now, on_set=partial(_make_due, ledger, settings))
     _make_due(ledger, settings)  # recovery: work items that an earlier process postponed are due now
-    archive = FilesystemArchive(settings.archive_path)
+    archive = FilesystemArchive(settings.archive_path, metadata_later=True)
     mirror = joined_mirror(settings, ledger, archive.recognise)
     uploads = Uploads(settings.uploads_path, ledger_id=ledger.ledger_id)
     count = worker.processes(settings)
@@ -156,6 +157,7 @@ def _parts(settings: Settings, client: StatusClient, lock: int) -> Parts:
         source=source,
         intake=intake,
         steps=steps,
+        metadata_sync=MetadataSync(ledger, archive),
         replicator=replicator,
         reconciler=reconciler,
         scrub=scrub,

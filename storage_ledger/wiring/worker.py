@@ -43,7 +43,7 @@ def work(settings: Settings, share: Share, channel: Channel) -> int:
     metrics = Metrics()
     wakeups = Wakeups()
     ledger = SqliteLedger(settings.ledger_file, on_commit=count_commits(metrics, wakeups))
-    archive = FilesystemArchive(settings.archive_path)
+    archive = FilesystemArchive(settings.archive_path, metadata_later=True)
     clock_watch = ClockWatch(utc_now, on_set=lambda: None)  # the service makes all work items due
     outages = Outages(ledger, metrics, but_not={"mirror"})
     client = StatusClient(settings.status_service_url)

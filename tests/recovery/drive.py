@@ -85,6 +85,7 @@ class Drive:
 
     def to_the_end(self) -> None:
         """Run until everything is recorded, placed, removed, sent and indexed."""
+        self.parts.metadata_sync.run(Always())
         before: object = None
         still = 0
         for _ in range(ROUNDS):
@@ -98,6 +99,7 @@ class Drive:
             self.parts.index.run(Always(), Always())
             now = self.state()
             if now == (0, {}, 0, 0):
+                self.parts.metadata_sync.run(Always())
                 return
             still = still + 1 if now == before else 0
             before = now

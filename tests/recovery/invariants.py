@@ -89,10 +89,13 @@ class Checker:
         self.entries = [dict(row) for row in connection.execute("SELECT * FROM entries ORDER BY position")]
         self.pending = [dict(row) for row in connection.execute("SELECT * FROM pending")]
         self.ledger_id = connection.execute("SELECT value FROM meta WHERE name = 'ledger_id'").fetchone()[0]
+        noted = connection.execute("SELECT CAST(value AS INTEGER) FROM meta WHERE name = 'metadata_synced'").fetchone()
+        self.metadata_synced = noted[0] if noted else 0
         connection.close()
         for entry in self.entries:
             entry["data"] = json.loads(entry["payload"])
         self.by_position = {e["position"]: e for e in self.entries}
+        self.to_place = {self.by_position[row["position"]]["study_id"] for row in self.pending if row["stage"] == "place"}
 
     def check_entries(self):
         versions = Counter()
@@ -130,6 +133,7 @@ class Checker:
         files = defaultdict(dict)  # study → name → (sha256, bytes)
         origins = Counter()
         last_metadata = {}
+        positions = {}
         adopted = set()  # adopted files keep the modes of the old service
         for e in self.entries:
             if e["kind"] != "archived":
@@ -142,6 +146,7 @@ class Checker:
                 origins[e["study_id"], f["original_name"], f["sha256"]] += 1
             files[e["study_id"]][f["name"]] = (f["sha256"], f["bytes"])
             last_metadata[e["study_id"]] = e["data"]["metadata_sha256"]
+            positions[e["study_id"]] = e["position"]
             if e["data"].get("adopted"):
                 adopted.add((e["study_id"], f["name"]))
         for key, count in origins.items():
@@ -157,7 +162,7 @@ class Checker:
                     self.bad("archived-file-changed", study_id=study, name=name)
                 elif stat.S_IMODE((folder / name).stat().st_mode) != 0o440 and (study, name) not in adopted:
                     self.bad("archived-file-mode", study_id=study, name=name)
-            self.check_metadata(study, folder, names, last_metadata[study])
+            self.check_metadata(study, folder, names, last_metadata[study], synced=positions[study] <= self.metadata_synced)
         for folder in self.archive.iterdir():
             if folder.name in {".ledger", "lost+found"}:
                 continue
@@ -169,7 +174,7 @@ class Checker:
                 if not tracked and self.settled:
                     self.bad("leftover-in-archive", path=f"{folder.name}/{path.name}")
 
-    def check_metadata(self, study, folder, names, expected):
+    def check_metadata(self, study, folder, names, expected, *, synced):
         data = self.read(folder / "metadata.json")
         if data is None:
             self.bad("metadata-missing", study_id=study)
@@ -179,8 +184,9 @@ class Checker:
         try:
             document = json.loads(data)
         except ValueError:
-            self.bad("metadata-torn", study_id=study)
-            return
+            if self.settled or (synced and study not in self.to_place):
+                self.bad("metadata-torn", study_id=study)
+            return  # otherwise the next start writes it again
         if document.get("study_id") != study or any(not isinstance(document.get(group), dict) for group in GROUPS):
             self.bad("metadata-content", study_id=study)
         if not isinstance(document.get("validation_details"), dict) or not RFC3339.fullmatch(document.get("processing_time", "")):

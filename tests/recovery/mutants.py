@@ -33,6 +33,7 @@ SQLITE = "storage_ledger/system/sqlite.py"
 STATUS = "storage_ledger/pipeline/status_client.py"
 ENTRIES = "storage_ledger/domain/entries.py"
 STUDY = "storage_ledger/domain/study.py"
+METADATA_SYNC = "storage_ledger/service/metadata_sync.py"
 MIRROR = "storage_ledger/ledger/mirror/writer.py"
 LAST_SEGMENT = "storage_ledger/ledger/mirror/last_segment.py"
 LEDGER = "storage_ledger/ledger/transaction.py"
@@ -59,18 +60,16 @@ class Mutant:
 
 PLACE_FOLDER = Edit(
     STUDY_FOLDER,
-    "            durable_copy.fsync(folder)\n        except OSError:\n            self._folders.lost_names.add((self._study_id, name))",
-    "            pass\n        except OSError:\n            self._folders.lost_names.add((self._study_id, name))",
+    "                durable_copy.fsync(folder)\n            except OSError:\n                for name, sha256 in self._unsynced",
+    "                pass\n            except OSError:\n                for name, sha256 in self._unsynced",
 )
-METADATA_FOLDER = Edit(
-    STUDY_FOLDER,
-    "                durable_copy.fsync(folder)\n            except OSError:\n                self._folders.lost_names.add(lost_name)",
-    "                pass\n            except OSError:\n                self._folders.lost_names.add(lost_name)",
+METADATA_RECOVERED = Edit(
+    METADATA_SYNC, "            studies = self._ledger.studies_with_unsynced_metadata()\n", "            studies: list[str] = []\n"
 )
+METADATA_SYNCED = Edit(METADATA_SYNC, "            self._archive.sync_metadata()\n", "")
 ARCHIVE_ROOT = Edit(FOLDERS, "                durable_copy.fsync(root if before is None else before)\n", "                pass\n")
 UPLOADS_FOLDER = Edit(UPLOADS, "                    os.fsync(folder)\n", "                    pass\n")
 COPY = Edit(DURABLE_COPY, "        fsync(descriptor)\n        return digest.hexdigest()\n", "        return digest.hexdigest()\n")
-METADATA = Edit(STUDY_FOLDER, "METADATA_MODE, fsync=durable_copy.fsync)", "METADATA_MODE, fsync=lambda _: None)")
 CHECKED_FILE = Edit(
     DURABLE_COPY,
     "        try:\n            fsync(descriptor)\n        except OSError:\n            return False",
@@ -91,12 +90,9 @@ DAMAGED_PARENTS = Edit(FOLDERS, "        durable_copy.fsync(parent)\n", "       
 
 MUTANTS = {
     "no-fsync-of-the-copied-file": Mutant("the copied file is not fsynced before it is linked", (COPY,), ("cuts", "order")),
-    "no-fsync-of-metadata": Mutant("metadata.json is not fsynced before it is renamed", (METADATA,), ("cuts", "order")),
-    "no-fsync-of-the-study-folder": Mutant(
-        "the study's folder is not fsynced, neither after the link nor after metadata.json", (PLACE_FOLDER, METADATA_FOLDER)
-    ),
-    "no-fsync-after-the-link": Mutant("the study's folder is not fsynced after the link", (PLACE_FOLDER,), ("archive-contract",)),
-    "no-fsync-after-metadata": Mutant("the study's folder is not fsynced after metadata.json was renamed", (METADATA_FOLDER,)),
+    "metadata-not-recovered": Mutant("metadata.json is not compared with the ledger after a power cut", (METADATA_RECOVERED,), ("cuts",)),
+    "metadata-noted-unsynced": Mutant("the ledger notes that metadata.json is durable, but nothing was synced", (METADATA_SYNCED,)),
+    "no-fsync-of-the-study-folder": Mutant("the study's folder is not fsynced after the link and metadata.json", (PLACE_FOLDER,)),
     "no-fsync-of-the-archive": Mutant("ARCHIVE_PATH is not fsynced after a study's folder was made", (ARCHIVE_ROOT,)),
     "no-fsync-of-uploads": Mutant("the uploads folder is not fsynced after the upload was unlinked", (UPLOADS_FOLDER,)),
     "no-fsync-of-a-checked-file": Mutant("a file that is found in the archive is not fsynced", (CHECKED_FILE,)),
@@ -115,7 +111,7 @@ MUTANTS = {
     ),
     "no-fsync-of-any-folder": Mutant(
         "no folder is fsynced",
-        (PLACE_FOLDER, METADATA_FOLDER, ARCHIVE_ROOT, UPLOADS_FOLDER, CHECKED_FOLDER, DAMAGED, DAMAGED_PARENTS),
+        (PLACE_FOLDER, ARCHIVE_ROOT, UPLOADS_FOLDER, CHECKED_FOLDER, DAMAGED, DAMAGED_PARENTS),
         ("cuts", "order"),
     ),
     "fsync-of-the-archive-after-the-commit": Mutant(

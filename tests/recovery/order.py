@@ -23,7 +23,7 @@ from pathlib import Path
 from tests.support.memory import in_memory
 
 CALLS = (
-    "openat,write,pwrite64,ftruncate,fchmod,fsync,fdatasync,link,linkat,unlink,unlinkat,rename,renameat,renameat2,"
+    "openat,write,pwrite64,ftruncate,fchmod,fsync,fdatasync,syncfs,link,linkat,unlink,unlinkat,rename,renameat,renameat2,"
     "mkdir,mkdirat,rmdir,sendto,recvfrom"
 )
 STRACE = ["strace", "-f", "-y", "-qq", "-x", "-s", "8300", "--seccomp-bpf", "-e", f"trace={CALLS}", "-o"]
@@ -108,6 +108,7 @@ class Disk:
         self._posts: dict[str, str] = {}
         self._answers: Counter[str] = Counter()
         self._commit_follows = False
+        self._metadata: dict[int, tuple] = {}
         self._may = State()
         self._must = State()
 
@@ -234,6 +235,19 @@ class Disk:
         if self._is_ledger(path) or node is self.ledger:
             self._look()
             self._settled()
+
+    def _syncfs(self, call: Call) -> None:
+        node, _ = self._descriptor(call)
+        if not isinstance(node, Folder):
+            return
+        if call.result is None:
+            self._syncing[call.thread] = (node, self._clock, [(each, each.version) for each in _files_below(node)])
+            return
+        begun = self._syncing.pop(call.thread, None)
+        if call.result == 0 and begun is not None:  # names, too, in truth: the rules here count them only by their folder's fsync
+            for each, version in begun[2]:
+                each.durable = max(each.durable, version)
+            self.saw["syncfs"] += 1
 
     def _link(self, call: Call) -> None:
         self._linkat(call)
@@ -376,6 +390,7 @@ class Disk:
             return  # another thread's fsync ended during the write of a commit that was checked at its beginning
         for entry in state.entries[len(self._may.entries) :]:
             self._entry(entry)
+        self._metadata_noted(state.metadata_synced)
         for position, stage in self._may.work_items - state.work_items:
             self._duty_gone(state, position, stage)
         self._may = state
@@ -388,9 +403,13 @@ class Disk:
         data, position, study_id = entry["data"], entry["position"], entry["study_id"]
         self.saw[entry["kind"]] += 1
         if entry["kind"] == "archived":
-            for name in (data["file"]["name"], "metadata.json"):
-                if (lacking := self._lacking(f"{study_id}/{name}")) is not None:
-                    self.bad("archived-too-early", position=position, name=name, not_durable=lacking)
+            if (lacking := self._lacking(f"{study_id}/{data['file']['name']}")) is not None:
+                self.bad("archived-too-early", position=position, name=data["file"]["name"], not_durable=lacking)
+            # Its bytes follow from the ledger: see `_metadata_noted`.
+            if (lacking := self._lacking(f"{study_id}/metadata.json")) not in {None, "its bytes"}:
+                self.bad("archived-too-early", position=position, name="metadata.json", not_durable=lacking)
+            node = self.archive.names[study_id].names["metadata.json"] if lacking in {None, "its bytes"} else None
+            self._metadata[position] = (study_id, node, node.version if node else 0)
             # Only the name of a file set aside must be durable: whatever damaged it may not have synced its bytes.
             if "set_aside" in data and (lacking := self._lacking(data["set_aside"])) not in {None, "its bytes"}:
                 self.bad("set-aside-not-durable", position=position, not_durable=lacking)
@@ -399,6 +418,13 @@ class Disk:
             if self._answers[study_id] == 0:
                 self.bad("status-sent-too-early", position=position)
             self._answers[study_id] -= 1
+
+    def _metadata_noted(self, up_to: int) -> None:
+        """Check what the ledger says of metadata.json: that of each entry up to there is durable, or was replaced by a later one."""
+        for position in [each for each in self._metadata if each <= up_to]:
+            study_id, node, version = self._metadata.pop(position)
+            if node is not None and node.durable < version and node in self.archive.names[study_id].names.values():
+                self.bad("metadata-noted-too-early", position=position, noted=up_to)
 
     def _duty_gone(self, state: State, position: int, stage: str) -> None:
         entry = state.entries[position - 1]
@@ -513,12 +539,21 @@ class Disk:
         return f"{before[-1][2]}/{text}" if before else None
 
 
+def _files_below(folder: Folder) -> Iterator[File]:
+    for node in folder.names.values():
+        if isinstance(node, Folder):
+            yield from _files_below(node)
+        else:
+            yield node
+
+
 @dataclass
 class State:
     """The ledger as SQLite reads it."""
 
     entries: list[dict] = field(default_factory=list)
     work_items: set[tuple[int, str]] = field(default_factory=set)
+    metadata_synced: int = 0
 
     @classmethod
     def of(cls, files: dict[str, bytes]) -> State:
@@ -533,9 +568,10 @@ class State:
                     return cls()
                 entries = [dict(row) for row in connection.execute("SELECT position, study_id, kind, cause, payload FROM entries")]
                 work_items = {(row[0], row[1]) for row in connection.execute("SELECT position, stage FROM pending")}
+                noted = connection.execute("SELECT CAST(value AS INTEGER) FROM meta WHERE name = 'metadata_synced'").fetchone()
         for entry in entries:
             entry["data"] = json.loads(entry["payload"])
-        return cls(entries, work_items)
+        return cls(entries, work_items, noted[0] if noted else 0)
 
     @property
     def archived(self) -> set[str]:

@@ -75,6 +75,7 @@ def work(archive: FilesystemArchive, uploads: Uploads, job: dict[str, Any]) -> d
                     else:
                         with archive.study(study, known=job["owned"]) as folder:
                             placed = folder.place(upload, job["name"], position=job["position"])
+                            folder.sync()
                 there = read(archive.root / study / placed.name)
                 done |= {"name": placed.name, "placement": placed.placement, "set_aside": placed.set_aside}
                 done |= {"sha256": placed.sha256, "there": None if there is None else digest(there)}

@@ -26,6 +26,12 @@ An outage that stops several steps is listed once.""",
         LEDGER_BUSY,
         replace(INTERNAL_ERROR, steps=()),
         Explanation(
+            "metadata-unchecked",
+            means="After a start, each metadata.json that a power cut may have damaged is compared with the ledger. This takes longer after a restore, when all are compared.",
+            meanwhile="Messages are recorded; no file is archived yet.",
+            action="Wait. If it lasts, look for `metadata.not-recovered` in the log.",
+        ),
+        Explanation(
             "worker-missing",
             means="A worker process is starting, or has ended and will be restarted; the detail says which.",
             meanwhile="The other workers continue. The studies of this one wait.",

@@ -58,7 +58,9 @@ class Placing:
 def place_in(archive, upload, name, *, study_id="S1", known=None, position=1):
     """Place it in its own batch."""
     with archive.study(study_id, known=known) as folder:
-        return folder.place(upload, name, position=position)
+        placed = folder.place(upload, name, position=position)
+        folder.sync()
+        return placed
 
 
 def discard_attempts(archive, study_id, position):
@@ -405,6 +407,7 @@ archive, uploads = FilesystemArchive(Path(sys.argv[1])), Uploads(Path(sys.argv[2
 with uploads.open("a.dcm") as upload:
     with archive.study("S1") as folder:
         folder.place(upload, "a.dcm", position=1)
+        folder.sync()
 archive.sync_new_folders(())
 """
 

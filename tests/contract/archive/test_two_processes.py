@@ -144,6 +144,7 @@ for n in range(40):
     with uploads.open("a.dcm") as upload:
         with archive.study("S1") as folder:
             folder.place(upload, f"{n}.dcm", position=n + 1)
+            folder.sync()
     archive.write_metadata("S1", b"%d" % n)
 """
 
@@ -225,6 +226,7 @@ owned = {"a.dcm": hashlib.sha256(b"good").hexdigest()}
 with uploads.open("good") as upload:
     with archive.study("S1", known=owned) as folder:
         placed = folder.place(upload, "a.dcm", position=41)
+        folder.sync()
 print(placed.placement, placed.set_aside)
 """
 )
@@ -265,7 +267,9 @@ for attempt in range(4):
     try:
         with uploads.open("good") as upload:
             with archive.study("S1", known=%s) as folder:
-                print(folder.place(upload, "a.dcm", position=41).placement)
+                placed = folder.place(upload, "a.dcm", position=41)
+                folder.sync()
+                print(placed.placement)
         break
     except Retryable as error:
         print(error.code, error.shared, os.path.exists(root / "S1" / "a.dcm"))
@@ -296,7 +300,9 @@ one, two, uploads = FilesystemArchive(root), FilesystemArchive(root), Uploads(ro
 def place(archive, position, owned):
     with uploads.open("good") as upload:
         with archive.study("S1", known=owned) as folder:
-            return folder.place(upload, "a.dcm", position=position)
+            placed = folder.place(upload, "a.dcm", position=position)
+            folder.sync()
+            return placed
 place(one, 1, {})
 one.write_metadata("S1", b"{}")
 if %(others)s is not None:

@@ -380,7 +380,7 @@ def test_several_processes_may_migrate_at_once(tmp_path):
     assert [(error, code) for error, code in ended if code] == []
     assert schema_of(path) == SCHEMA
     with closing(sqlite.connect(path)) as connection:
-        assert connection.execute("SELECT count(*) FROM meta").fetchone() == (1,)
+        assert connection.execute("SELECT count(*) FROM meta").fetchone() == (2,)
 
 
 def test_a_foreign_database_is_refused_and_left_as_it_is(tmp_path):

@@ -100,7 +100,7 @@ def test_a_backup_is_one_file_with_the_whole_ledger_and_a_manifest(scene):
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["ledger_id"] == scene.ledger.ledger_id
     assert (manifest["position"], manifest["leaf_hash"]) == (30, scene.ledger.last().leaf_hash.hex())
-    assert (manifest["revision"], manifest["created"]) == ("0003", "2026-01-02T03:04:06.000006Z")
+    assert (manifest["revision"], manifest["created"]) == ("0004", "2026-01-02T03:04:06.000006Z")
     assert backup.find(folder) == backup.find(scene.dest)
     before = scene.rows()
     found = content(folder / "ledger.db")
