@@ -180,7 +180,7 @@ def from_backup(
                 known = Tree().extend(entry.leaf_hash for entry in ledger.scan(0, manifest.position))  # `take_out` has just checked them
                 tell = partial(_show_restored, on_progress, beyond)
                 appended, mirror_damaged = _append_the_rest(archive_root, ledger, tell, known, up_to_damage=up_to_damage)
-            last = ledger.last()
+            count = last.position if (last := ledger.last()) else 0
             ledger.note_metadata_synced(0)  # what the backup knew of the archive may no longer be true
         finally:
             ledger.close()
@@ -189,7 +189,6 @@ def from_backup(
         _remove(new)
         raise
     set_aside = _replace_ledger(ledger_file)
-    count = last.position if last else 0
     not_restored = _damage(mirror_damaged) if add else _mirror_continues(beyond)
     return RestoreReport(manifest.ledger_id, count, appended, set_aside, not_restored)
 

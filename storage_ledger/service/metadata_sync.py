@@ -18,6 +18,7 @@ from storage_ledger.system import logs
 
 SYNC_EVERY_S = 5.0
 AGAIN_AFTER_S = 1.0
+TRIES_AT_THE_END = 2  # the first one may find the ledger busy
 
 
 class MetadataSync:
@@ -37,7 +38,8 @@ class MetadataSync:
                 return
         while not stop.wait(SYNC_EVERY_S):
             self._sync()
-        self._sync()
+        for _ in range(TRIES_AT_THE_END):
+            self._sync()
 
     def _sync(self) -> None:
         """Sync what was written since the last time. After a failure, nothing is noted any more: the next start compares the rest."""

@@ -58,6 +58,7 @@ def index_sql(stack: Stack, statement: str) -> None:
 def test_each_table_of_the_index_may_be_lost_while_the_service_runs_and_before_it_starts(stack, status_server):
     stack.start()
     archive(stack, status_server, "before")
+    until(stack.idle, 30)
     for number, table in enumerate(TABLES):
         index_sql(stack, f"DROP TABLE {table}")
         archive(stack, status_server, f"while-{number}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
@@ -21,24 +20,9 @@ from tests.support.waiting import until
 def stack(tmp_path, valkey, status_server):
     stack = Stack(tmp_path, valkey, status_server.url, WORKERS=2)
     yield stack
-    for pid in workers(stack):  # stopped ones would wait for ever
+    for pid in stack.workers():  # stopped ones would wait for ever
         os.kill(pid, signal.SIGCONT)
     stack.close()
-
-
-def workers(stack: Stack) -> list[int]:
-    """Return the process ids of this stack's workers, by their number."""
-    found = {}
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                command = (folder / "cmdline").read_bytes().split(b"\0")
-                environment = (folder / "environ").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if b"storage_ledger.wiring.worker" in command and f"LEDGER_PATH={stack.ledger}".encode() in environment:
-                found[int(command[-3])] = int(folder.name)
-    return [found[number] for number in sorted(found)]
 
 
 def share_of(study_id: str) -> int:
@@ -71,7 +55,7 @@ def archived_once(stack: Stack, files: dict[str, bytes]) -> None:
 
 def test_two_workers_share_the_studies_and_metrics_are_their_sum(stack, status_server):
     stack.start()
-    assert len(workers(stack)) == 2
+    assert len(stack.workers()) == 2
     files = publish(stack, "a", 40)
     archived_once(stack, files)
     assert {share_of(study_id) for study_id in files} == {0, 1}
@@ -81,18 +65,18 @@ def test_two_workers_share_the_studies_and_metrics_are_their_sum(stack, status_s
     assert stack.metric("storage_ledger_archive_seconds_count") == 40
     assert all(status_server.status(study_id) == "archived" for study_id in files)
     assert stack.stop() == 0
-    assert workers(stack) == []
+    assert stack.workers() == []
 
 
 def test_a_worker_that_is_killed_is_restarted_and_its_studies_are_archived_once(stack):
     stack.start()
     files = publish(stack, "a", 30)
-    before = workers(stack)
+    before = stack.workers()
     os.kill(before[0], signal.SIGKILL)
     files |= publish(stack, "b", 30)
-    until(lambda: len(found := workers(stack)) == 2 and found[0] != before[0], 30, what="a new worker")
+    until(lambda: len(found := stack.workers()) == 2 and found[0] != before[0], 30, what="a new worker")
     archived_once(stack, files)
-    assert workers(stack)[1] == before[1]
+    assert stack.workers()[1] == before[1]
     assert "worker-0" in stack.log.read_text()
     assert stack.metric('storage_ledger_thread_failures_total{thread="worker-0"}') == 1
     assert stack.stop() == 0
@@ -100,7 +84,7 @@ def test_a_worker_that_is_killed_is_restarted_and_its_studies_are_archived_once(
 
 def test_a_stopped_worker_delays_only_its_share_and_is_reported(stack, status_server):
     stack.start()
-    [first, _] = workers(stack)
+    [first, _] = stack.workers()
     os.kill(first, signal.SIGSTOP)
     files = publish(stack, "a", 60)
     its, others = ([study_id for study_id in files if share_of(study_id) == number] for number in (0, 1))
@@ -117,25 +101,25 @@ def test_a_stopped_worker_delays_only_its_share_and_is_reported(stack, status_se
 def test_workers_end_with_a_killed_service_and_the_next_one_goes_on(stack):
     stack.start()
     files = publish(stack, "a", 50)
-    before = workers(stack)
+    before = stack.workers()
     until(lambda: len(kinds(stack, Kind.DESCRIBED)) == len(files), 30)
     stack.kill()
     stack.start()
     archived_once(stack, files)
-    assert not set(before) & set(workers(stack))
+    assert not set(before) & set(stack.workers())
     assert stack.stop() == 0
 
 
 def test_no_service_starts_while_a_worker_of_a_dead_one_lives(stack):
     stack.start()
-    [first, _] = workers(stack)
+    [first, _] = stack.workers()
     os.kill(first, signal.SIGSTOP)
-    stack.kill()
+    stack.kill(workers_end=False)
     done = stack.command("serve")
     assert done.returncode == 11, done.stderr
     assert "a worker process of `storage-ledger serve`" in done.stderr
     os.kill(first, signal.SIGCONT)
-    until(lambda: not workers(stack), 30, what="the worker to notice that the service has ended")
+    until(lambda: not stack.workers(), 30, what="the worker to notice that the service has ended")
     stack.start()
     assert stack.stop() == 0
 

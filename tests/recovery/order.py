@@ -103,7 +103,6 @@ class Disk:
         self.violations: list[dict] = []
         self.saw: Counter[str] = Counter()
         self._clock = 0
-        self._open: dict[int, File | Folder] = {}
         self._syncing: dict[str, tuple] = {}
         self._posts: dict[str, str] = {}
         self._answers: Counter[str] = Counter()
@@ -126,7 +125,6 @@ class Disk:
 
     def feed(self, log: Path) -> None:
         """Read the log of one process from start to end. Call it before the next one starts."""
-        self._open.clear()
         self._syncing.clear()
         self._posts.clear()
         self._commit_follows = False
@@ -160,12 +158,10 @@ class Disk:
     def _openat(self, call: Call) -> None:
         if call.result is None or call.result < 0:
             return
-        self._open.pop(call.result, None)
         path = self._joined(call.arguments, 0)
         if path is None or not self._ours(path):
             return
         if path in self.roots:
-            self._open[call.result] = self.roots[path]
             return
         folder, name = self._place(path)
         if name not in folder.names:
@@ -176,7 +172,6 @@ class Disk:
         if "O_TRUNC" in call.arguments and isinstance(node, File):
             self._changed(node, path)
             node.content.clear()
-        self._open[call.result] = node
 
     def _write(self, call: Call) -> None:
         self._pwrite64(call)
@@ -518,7 +513,8 @@ class Disk:
             return None, ""
         if found[2] in self.roots:  # perhaps through a duplicated descriptor, which this log does not show
             return self.roots[found[2]], found[2]
-        return self._open.get(int(found[1])), found[2]
+        folder, name = self._place(found[2])  # as strace found it at that moment: several processes use the same numbers
+        return folder.names.get(name), found[2]
 
     def _two(self, call: Call) -> tuple[str, str]:
         source, target = self._joined(call.arguments, 0), self._joined(call.arguments, 1)

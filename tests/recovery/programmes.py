@@ -50,6 +50,9 @@ PROGRAMMES = (
     Programme("hangs", "hangs", "test_hanging.py", "STORAGE_LEDGER_HANGS", 12, "file systems that are frozen for a while"),
     Programme("kills", "kills", "test_kill.py", "STORAGE_LEDGER_KILLS", 500, "kill -9 under traffic"),
     Programme("workers", "rounds", "test_two_workers.py", "STORAGE_LEDGER_ROUNDS", 10_000, "work items that two processes do at once"),
+    Programme(
+        "worker-faults", "worker-faults", "test_worker_faults.py", "STORAGE_LEDGER_WORKER_FAULTS", 120, "worker processes killed or stopped"
+    ),
     Programme("redis", "redis", "test_redis_faults.py", "STORAGE_LEDGER_REDIS", 100, "faults of Redis"),
     Programme("status", "status", "test_status_faults.py", "STORAGE_LEDGER_STATUS", 500, "studies told to a Status Service that fails"),
     Programme(

@@ -19,7 +19,8 @@ from tests.support.waiting import until
 
 KILLS = int(os.environ.get("STORAGE_LEDGER_KILLS", "14"))
 SEED = int(os.environ.get("STORAGE_LEDGER_SEED", "11"))
-KILLS_OF_A_LEDGER = 20  # then a new one, to keep the check after each kill short
+KILLS_OF_A_LEDGER = min(20, -(-KILLS // 2))  # then a new one, to keep the check after each kill short
+WORKERS = (0, 2)  # in turns
 APPENDER = str(Path(__file__).with_name("appender.py"))
 
 
@@ -31,7 +32,7 @@ def test_kill_9_under_traffic_loses_nothing_and_doubles_nothing(tmp_path, valkey
     for number, first in enumerate(range(0, KILLS, KILLS_OF_A_LEDGER)):
         root = tmp_path / str(number)
         root.mkdir()
-        stack = Stack(root, valkey, status_server.url, warm=warm, STATUS_CONFIRM_SECONDS=0.05)
+        stack = Stack(root, valkey, status_server.url, warm=warm, STATUS_CONFIRM_SECONDS=0.05, WORKERS=WORKERS[number % 2])
         status_server.forget()
         life = Life(stack, status_server, rng, number)
         try:

@@ -98,12 +98,26 @@ class Stack:
         assert self.process is not None  # a fault injected by strace prevented the note; strace has one child
         return int(Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()[0])
 
-    def kill(self) -> None:
-        """SIGKILL; it may have ended by itself."""
+    def kill(self, *, workers_end: bool = True) -> None:
+        """SIGKILL; it may have ended by itself. Its workers end then; with `workers_end`, wait for that."""
         assert self.process is not None
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)  # including whatever it runs under
         self.process.wait(60)
+        if workers_end and self.environment["WORKERS"] != "0":
+            until(lambda: not self.workers(), 30, what="the workers to end")
+
+    def workers(self) -> list[int]:
+        """Return the process ids of the worker processes, by their number."""
+        found = {}
+        for folder in Path("/proc").iterdir():
+            if folder.name.isdigit():
+                with contextlib.suppress(OSError):
+                    command = (folder / "cmdline").read_bytes().split(b"\0")
+                    environment = (folder / "environ").read_bytes().split(b"\0")
+                    if b"storage_ledger.wiring.worker" in command and f"LEDGER_PATH={self.ledger}".encode() in environment:
+                        found[int(command[-3])] = int(folder.name)
+        return [found[number] for number in sorted(found)]
 
     def close(self) -> None:
         """End every process that is still running."""

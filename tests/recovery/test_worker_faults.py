@@ -1,0 +1,90 @@
+"""Worker processes that are killed, or stopped and let go later, and a service that is killed beside them: nothing lost or doubled."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter
+
+import pytest
+
+from tests.integration.test_the_way_of_one_event import assert_archived, upload
+from tests.recovery.invariants import Checker
+from tests.support.figures import note
+from tests.support.stack import Stack
+from tests.support.waiting import until
+
+FAULTS = int(os.environ.get("STORAGE_LEDGER_WORKER_FAULTS", "8"))
+SEED = int(os.environ.get("STORAGE_LEDGER_SEED", "23"))
+STUDIES = 30
+KINDS = ("kill a worker", "stop a worker", "kill the service", "stop a worker and kill the service")
+
+
+@pytest.mark.timeout(7200)
+def test_workers_that_are_killed_or_stopped_lose_nothing_and_double_nothing(tmp_path, valkey, status_server, warm):
+    rng = random.Random(SEED)
+    began = time.monotonic()
+    stack = Stack(tmp_path, valkey, status_server.url, warm=warm, WORKERS=2)
+    files: dict[str, bytes] = {}
+    figures = {"points": 0, "of": FAULTS, "studies": 0, "seconds": 0.0, "seed": SEED, "violations": 0}
+    try:
+        stack.start()
+        for number in range(FAULTS):
+            what = KINDS[number % len(KINDS)]
+            mine = {}
+            for i in range(STUDIES):
+                study_id = f"s{number:03d}-{i:02d}"
+                message, mine[study_id] = upload(stack, study_id, seed=number * 100 + i)
+                stack.publish(message)
+            until(lambda mine=mine: described(stack, mine), 30, what="all to be recorded")
+            time.sleep(rng.uniform(0, 0.15))  # into the work
+            fault(stack, what, rng)
+            files |= mine
+            until(stack.idle, 90, what=f"all to be done after: {what}, seed {SEED}")
+            found = Checker(stack.uploads, stack.archive, stack.ledger, True)
+            violations = found.run()["violations"]
+            archived = Counter(e["study_id"] for e in found.entries if e["kind"] == "archived")
+            figures |= {"points": number + 1, "studies": len(files), "violations": figures["violations"] + len(violations)}
+            note("worker-faults", **{**figures, "seconds": round(time.monotonic() - began, 1)})
+            assert violations == [], what
+            assert archived == dict.fromkeys(files, 1), what
+            assert all(status_server.status(study_id) == "archived" for study_id in files), what
+        assert_archived(stack, files)
+        assert stack.stop() == 0
+    finally:
+        for pid in stack.workers():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+        stack.close()
+
+
+def described(stack: Stack, studies: dict[str, bytes]) -> bool:
+    checker = Checker(stack.uploads, stack.archive, stack.ledger, False)
+    checker.read_ledger()
+    return studies.keys() <= {e["study_id"] for e in checker.entries if e["kind"] == "described"}
+
+
+def fault(stack: Stack, what: str, rng: random.Random) -> None:
+    """Do it, and let everything run again."""
+    victim = rng.choice(until(lambda: stack.workers() if len(stack.workers()) == 2 else None, 30))
+    if what == "kill a worker":
+        os.kill(victim, signal.SIGKILL)
+        return
+    if what != "kill the service":
+        os.kill(victim, signal.SIGSTOP)
+    if what.endswith("kill the service"):
+        stack.kill(workers_end=False)
+    later = threading.Timer(rng.uniform(0.05, 1.0), wake, (victim,))
+    later.start()
+    if what.endswith("kill the service"):
+        stack.start()
+    later.join()
+
+
+def wake(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGCONT)
