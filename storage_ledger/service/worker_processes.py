@@ -18,7 +18,7 @@ from storage_ledger.service.steps import StepsReport, wait_to_begin
 from storage_ledger.service.supervisor import Supervisor
 from storage_ledger.service.threads import service_thread
 from storage_ledger.service.worker import STEPS
-from storage_ledger.system import logs
+from storage_ledger.system import cpu_affinity, logs
 from storage_ledger.system.metrics import Snapshot, counted
 
 ASKED_EVERY_S = 5.0
@@ -130,7 +130,7 @@ class _Worker:
         if stop.is_set():
             return
         ours, theirs = socket.socketpair()
-        with theirs:
+        with theirs, cpu_affinity.any_of_them():  # inherited
             # In its own session: Ctrl-C in the terminal reaches only this process, which then stops the worker.
             process = subprocess.Popen(self._command, stdin=theirs.fileno(), pass_fds=(self._lock,), start_new_session=True)
         self._pid, self._heard_at = process.pid, time.monotonic()

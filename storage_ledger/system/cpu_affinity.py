@@ -20,14 +20,19 @@ _CPU_V1 = Path("/sys/fs/cgroup/cpu")
 LARGE_BYTES = 4 << 20
 """Reading and hashing a file of this size takes longer than moving to another processor."""
 
-_choice = random.random()  # noqa: S311 - not by process id, which is the same in every container
+_number = random.randrange(1 << 16)  # noqa: S311 - not by process id, which is the same in every container
 _KNOWN = hasattr(os, "sched_setaffinity")
 
 
-def choose(number: int, of: int) -> None:
-    """Let `share_one` take another processor in each of several processes, as far as there are enough. Call it before any thread starts."""
-    global _choice  # noqa: PLW0603 - it is one for the process
-    _choice = number / of
+def number() -> int:
+    """Return the number of the processor that the threads share, counted round and round the usable ones."""
+    return _number
+
+
+def choose(number: int) -> None:
+    """Let the threads share this processor: several processes take numbers in a row. Call it before any thread starts."""
+    global _number  # noqa: PLW0603 - it is one for the process
+    _number = number
 
 
 def usable() -> int:
@@ -47,7 +52,7 @@ def share_one() -> None:
     """Move the calling thread, and those that it starts, to the processor that all threads of this process share."""
     if _KNOWN:
         given = sorted(os.sched_getaffinity(os.getpid()))
-        _take({given[int(_choice * len(given))]})
+        _take({given[_number % len(given)]})
 
 
 @contextmanager

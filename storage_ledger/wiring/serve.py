@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 from storage_ledger.archive.filesystem import FilesystemArchive
+from storage_ledger.archive.no_pixels import without_image_libraries
 from storage_ledger.archive.uploads import Uploads
 from storage_ledger.domain.paths import UploadPaths
 from storage_ledger.errors import BadSettings
@@ -38,8 +39,8 @@ from storage_ledger.system import logs
 from storage_ledger.system.clock import utc_now
 from storage_ledger.system.http_server import WebServer
 from storage_ledger.system.metrics import Metrics
-from storage_ledger.wiring import worker
-from storage_ledger.wiring.steps import count_commits, pools
+from storage_ledger.wiring import worker_commands
+from storage_ledger.wiring.commits import count_commits
 from storage_ledger.wiring.stores import joined_mirror, reading, serve_lock_held
 
 
@@ -93,7 +94,7 @@ def _parts(settings: Settings, client: StatusClient, lock: int) -> Parts:
     archive = FilesystemArchive(settings.archive_path, metadata_later=True)
     mirror = joined_mirror(settings, ledger, archive.recognise)
     uploads = Uploads(settings.uploads_path, ledger_id=ledger.ledger_id)
-    count = worker.processes(settings)
+    count = worker_commands.processes(settings)
     outages = Outages(ledger, metrics, but_not=WAITS if count else ())
     reconciler = Reconciler(
         ledger,
@@ -119,12 +120,14 @@ def _parts(settings: Settings, client: StatusClient, lock: int) -> Parts:
     steps: Steps
     if count:
         steps = WorkerProcesses(
-            worker.commands(count),
+            worker_commands.commands(count),
             lock=lock,
             known=lambda: {"mirrored": mirror.position, "archive": archive.recognised},
             wakeups=wakeups,
         )
     else:
+        with without_image_libraries():
+            from storage_ledger.wiring.steps import pools  # noqa: PLC0415 - with workers, this process reads no DICOM file
         here = pools(
             settings,
             ledger=ledger,

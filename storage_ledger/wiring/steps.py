@@ -8,7 +8,6 @@ from datetime import datetime
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.archive.uploads import Uploads
 from storage_ledger.domain.share import Share
-from storage_ledger.ledger.contract import Commit
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.pipeline import notify, place, remove
 from storage_ledger.pipeline.failures import Outages
@@ -95,14 +94,3 @@ def pools(
         share=share,
     )
     return Pools(placing, removing, notifying)
-
-
-def count_commits(metrics: Metrics, wakeups: Wakeups) -> Callable[[Commit], None]:
-    """Return what a ledger calls after each commit: it counts the entries and wakes those who wait for them."""
-
-    def committed(commit: Commit) -> None:
-        for kind in commit.kinds:
-            metrics.entries.labels(kind).inc()
-        wakeups.committed(commit)
-
-    return committed

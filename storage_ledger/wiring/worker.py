@@ -1,10 +1,6 @@
-"""A worker process of `serve`: `python -m storage_ledger.wiring.worker NUMBER OF`, with the service's socket as standard input."""
+"""Wires a worker process of `serve` from the settings."""
 
 from __future__ import annotations
-
-import os
-import socket
-import sys
 
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.archive.uploads import Uploads
@@ -17,28 +13,16 @@ from storage_ledger.service.channel import Channel
 from storage_ledger.service.clock_watch import ClockWatch
 from storage_ledger.service.worker import Known, Worker, WorkerParts
 from storage_ledger.settings import Settings
-from storage_ledger.system import cpu_affinity, logs
+from storage_ledger.system import logs
 from storage_ledger.system.clock import utc_now
 from storage_ledger.system.metrics import Metrics
-from storage_ledger.wiring.steps import count_commits, pools
-
-MOST_UNASKED = 4
-
-
-def processes(settings: Settings) -> int:
-    """Return the number of worker processes: as set, or one for each processor, at most four."""
-    return min(cpu_affinity.usable(), MOST_UNASKED) if settings.workers is None else settings.workers
-
-
-def commands(count: int) -> list[list[str]]:
-    """Return the command line of each of `count` workers."""
-    return [[sys.executable, "-P", "-m", __spec__.name, str(number), str(count)] for number in range(count)]
+from storage_ledger.wiring.commits import count_commits
+from storage_ledger.wiring.steps import pools
 
 
 def work(settings: Settings, share: Share, channel: Channel) -> int:
     """Run a worker until the service stops it, and return the exit code. Raises `LedgerUnusable`."""
     logs.configure(settings.log_level, environment=settings.environment)
-    cpu_affinity.choose(share.number, share.of)
     known = Known()
     metrics = Metrics()
     wakeups = Wakeups()
@@ -65,11 +49,3 @@ def work(settings: Settings, share: Share, channel: Channel) -> int:
         return Worker(parts, channel).run()
     finally:
         client.close()
-
-
-if __name__ == "__main__":
-    number, of = map(int, sys.argv[1:])
-    end = socket.socket(fileno=os.dup(0))
-    code = work(Settings.load(), Share(number, of), Channel(end))
-    sys.stdout.flush()
-    os._exit(code)  # not waiting for a thread in a call that never returns

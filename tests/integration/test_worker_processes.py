@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -66,6 +67,22 @@ def test_two_workers_share_the_studies_and_metrics_are_their_sum(stack, status_s
     assert all(status_server.status(study_id) == "archived" for study_id in files)
     assert stack.stop() == 0
     assert stack.workers() == []
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one processor")
+def test_each_worker_has_a_processor_of_its_own_and_no_image_library(stack):
+    stack.start()
+    files = publish(stack, "a", 10)
+    archived_once(stack, files)
+    used = [{tuple(os.sched_getaffinity(int(task))) for task in os.listdir(f"/proc/{pid}/task")} for pid in stack.workers()]
+    first, second = ({processors for processors in each if len(processors) == 1} for each in used)
+    assert (len(first), len(second), first & second) == (1, 1, set())
+    for pid in stack.workers():
+        maps = Path(f"/proc/{pid}/maps").read_text()
+        assert "pysqlite3" in maps or "_sqlite3" in maps
+        assert "numpy" not in maps
+        assert "_imaging" not in maps
+    assert stack.stop() == 0
 
 
 def test_a_worker_that_is_killed_is_restarted_and_its_studies_are_archived_once(stack):

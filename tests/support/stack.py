@@ -115,7 +115,7 @@ class Stack:
                 with contextlib.suppress(OSError):
                     command = (folder / "cmdline").read_bytes().split(b"\0")
                     environment = (folder / "environ").read_bytes().split(b"\0")
-                    if b"storage_ledger.wiring.worker" in command and f"LEDGER_PATH={self.ledger}".encode() in environment:
+                    if b"storage_ledger.wiring.worker_commands" in command and f"LEDGER_PATH={self.ledger}".encode() in environment:
                         found[int(command[-3])] = int(folder.name)
         return [found[number] for number in sorted(found)]
 

@@ -1,0 +1,40 @@
+"""How many worker processes `serve` starts, and how each begins.
+
+    python -P -m storage_ledger.wiring.worker_commands PROCESSOR NUMBER OF
+
+Standard input is the socket to the service.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+
+from storage_ledger.archive.no_pixels import without_image_libraries
+from storage_ledger.domain.share import Share
+from storage_ledger.service.channel import Channel
+from storage_ledger.settings import Settings
+from storage_ledger.system import cpu_affinity
+
+MOST_UNASKED = 4
+
+
+def processes(settings: Settings) -> int:
+    """Return the number of worker processes: as set, or one for each processor, at most four."""
+    return min(cpu_affinity.usable(), MOST_UNASKED) if settings.workers is None else settings.workers
+
+
+def commands(count: int) -> list[list[str]]:
+    """Return the command line of each of `count` workers. Their processors are those after this process's."""
+    python = [sys.executable, "-P", "-m", __spec__.name]
+    return [[*python, str(cpu_affinity.number() + 1 + number), str(number), str(count)] for number in range(count)]
+
+
+if __name__ == "__main__":
+    with without_image_libraries():
+        from storage_ledger.wiring.worker import work
+    processor, number, of = map(int, sys.argv[1:])
+    cpu_affinity.choose(processor)
+    code = work(Settings.load(), Share(number, of), Channel(socket.socket(fileno=os.dup(0))))
+    os._exit(code)  # not waiting for a thread in a call that never returns
