@@ -213,8 +213,8 @@ class SqliteLedger(Ledger):
 
     @override
     def metadata_synced(self) -> int:
-        rows = self._rows("SELECT CAST(value AS INTEGER) FROM meta WHERE name = ?", METADATA_SYNCED)
-        return rows[0][0] if rows else 0
+        rows = self._rows("SELECT CAST(value AS INTEGER), (SELECT max(position) FROM entries) FROM meta WHERE name = ?", METADATA_SYNCED)
+        return rows[0][0] if rows and 0 < rows[0][0] <= (rows[0][1] or 0) else 0
 
     @override
     def studies_with_unsynced_metadata(self) -> list[str]:

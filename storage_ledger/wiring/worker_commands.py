@@ -15,7 +15,7 @@ from storage_ledger.archive.no_pixels import without_image_libraries
 from storage_ledger.domain.share import Share
 from storage_ledger.service.channel import Channel
 from storage_ledger.settings import Settings
-from storage_ledger.system import cpu_affinity
+from storage_ledger.system import cpu_affinity, logs
 
 MOST_UNASKED = 4
 
@@ -31,10 +31,18 @@ def commands(count: int) -> list[list[str]]:
     return [[*python, str(cpu_affinity.number() + 1 + number), str(number), str(count)] for number in range(count)]
 
 
-if __name__ == "__main__":
-    with without_image_libraries():
-        from storage_ledger.wiring.worker import work
+def main() -> int:
+    """Run a worker and return its exit code. What it cannot survive is logged without texts, which may quote patient data."""
     processor, number, of = map(int, sys.argv[1:])
     cpu_affinity.choose(processor)
-    code = work(Settings.load(), Share(number, of), Channel(socket.socket(fileno=os.dup(0))))
-    os._exit(code)  # not waiting for a thread in a call that never returns
+    try:
+        with without_image_libraries():
+            from storage_ledger.wiring.worker import work  # noqa: PLC0415 - pydicom is loaded only here
+        return work(Settings.load(), Share(number, of), Channel(socket.socket(fileno=os.dup(0))))
+    except BaseException as error:  # noqa: BLE001 - the service restarts the process
+        logs.get().critical("worker.died", error_type=type(error).__name__, frames_at=logs.where(error))
+        return 1
+
+
+if __name__ == "__main__":
+    os._exit(main())  # not waiting for a thread in a call that never returns

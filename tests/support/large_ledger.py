@@ -47,6 +47,7 @@ SORTS = {
 
 ENTRIES = f"INSERT INTO entries VALUES ({', '.join('?' * 12)})"
 PENDING = "INSERT INTO pending VALUES (?, ?, ?, ?)"
+METADATA_SYNCED = "UPDATE meta SET value = ? WHERE name = 'metadata_synced'"
 
 Row = tuple[Any, ...]
 Insert = Callable[[str, list[Row]], None]
@@ -64,12 +65,12 @@ def make(path: Path, count: int, seed: int = 0, batch: int = BATCH) -> int:
         insert = stack.enter_context(_inserting(path) if count <= batch else _inserting_in_a_process(path))
         for sql, rows in _batches(count, seed, batch):
             insert(sql, rows)
-            studies += sum(row[3] == 1 for row in rows)
+            studies += sum(row[3] == 1 for row in rows) if sql == ENTRIES else 0
     return studies
 
 
 def _batches(count: int, seed: int, batch: int) -> Iterator[tuple[str, list[Row]]]:
-    """Yield statements and their rows: those of the entries first, then those of the work queue."""
+    """Yield statements and their rows: those of the entries first, then those of the work queue and of what is known of the archive."""
     rows: list[Row] = []
     pending: dict[int, Stage] = {}  # an entry has one work item at most, but for the removal of its upload, which is done
     for row, changes in _rows(count, seed):
@@ -87,6 +88,7 @@ def _batches(count: int, seed: int, batch: int) -> Iterator[tuple[str, list[Row]
             rows = []
     yield ENTRIES, rows
     yield PENDING, [(position, stage.value, rfc3339(BEGAN), 0) for position, stage in pending.items()]
+    yield METADATA_SYNCED, [(str(count),)]
 
 
 @contextlib.contextmanager

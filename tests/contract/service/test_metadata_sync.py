@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from contextlib import closing
 
 import pytest
 
@@ -12,6 +13,7 @@ from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import Retryable
 from storage_ledger.service.metadata_sync import MetadataSync
+from storage_ledger.system.sqlite import sqlite
 from tests.support.pipeline import Pipeline
 
 
@@ -125,3 +127,13 @@ def test_the_name_without_bytes_that_a_power_cut_left_is_no_evidence(pipeline):
     pipeline.place()
     assert not (pipeline.archive / ".ledger").exists()
     assert pipeline.due(Stage.PLACE) == []
+
+
+@pytest.mark.parametrize("noted", ["999999", "-1", "no number", ""])
+def test_a_noted_position_that_cannot_be_right_counts_as_unknown(pipeline, noted):
+    archive(pipeline, "a")
+    started(pipeline)
+    with closing(sqlite.connect(pipeline.ledger.path)) as connection:
+        connection.execute("UPDATE meta SET value = ? WHERE name = 'metadata_synced'", (noted,))
+        connection.commit()
+    assert started(pipeline).compared == {"a"}
