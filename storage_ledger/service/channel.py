@@ -22,6 +22,7 @@ class Channel:
         self._end = end
         self._sending = threading.Lock()
         self._unsent = b""
+        self._unread = b""
 
     def send(self, message: dict[str, Any]) -> None:
         """Send a message, or drop it if the other end does not read or has gone."""
@@ -31,18 +32,24 @@ class Channel:
                 self._unsent = json.dumps(message).encode() + b"\n"
                 self._flush()
 
+    def wait_for_message(self) -> None:
+        """Wait until there is something to receive, or raise `EOFError` if the other end is closed."""
+        self._unread = self._end.recv(_CHUNK)
+        if not self._unread:
+            raise EOFError
+
     def received(self) -> Iterator[dict[str, Any]]:
         """Yield each message, and end when the other end is closed."""
-        unread = b""
         while True:
+            *lines, self._unread = self._unread.split(b"\n")
+            yield from map(json.loads, lines)
             try:
                 chunk = self._end.recv(_CHUNK)
             except ConnectionError:
                 return
             if not chunk:
                 return
-            *lines, unread = (unread + chunk).split(b"\n")
-            yield from map(json.loads, lines)
+            self._unread += chunk
 
     def close(self) -> None:
         """Close this end. The iterator of `received` at the other one ends."""

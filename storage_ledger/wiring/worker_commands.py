@@ -38,7 +38,11 @@ def main() -> int:
     try:
         with without_image_libraries():
             from storage_ledger.wiring.worker import work  # noqa: PLC0415 - pydicom is loaded only here
-        return work(Settings.load(), Share(number, of), Channel(socket.socket(fileno=os.dup(0))))
+        service = Channel(socket.socket(fileno=os.dup(0)))
+        service.wait_for_message()  # if the service has ended meanwhile, no file is opened
+        return work(Settings.load(), Share(number, of), service)
+    except EOFError:
+        return 1
     except BaseException as error:  # noqa: BLE001 - the service restarts the process
         logs.get().critical("worker.died", error_type=type(error).__name__, frames_at=logs.where(error))
         return 1

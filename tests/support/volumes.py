@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.waiting import until
+
 SHUTDOWN = 0x8004587D  # EXT4_IOC_SHUTDOWN, the same number as XFS_IOC_GOINGDOWN
 NO_LOG_FLUSH = 2
 
@@ -48,8 +50,8 @@ class Volume:
             os.close(descriptor)
 
     def unplug(self) -> None:
-        """Unmount it."""
-        subprocess.run(["umount", self.mount_point], check=True, capture_output=True)
+        """Unmount it. A killed process may still be closing its files."""
+        until(lambda: subprocess.run(["umount", self.mount_point], check=False, capture_output=True).returncode == 0, 10, every_s=0.02)
 
 
 def replug(volumes: Iterable[Volume]) -> None:
