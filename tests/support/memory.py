@@ -24,7 +24,7 @@ def in_memory(otherwise: Path | None = None) -> Iterator[Path]:
 
 def sweep() -> None:
     """Remove folders left by processes that have ended: their memory is not freed otherwise."""
-    for path in MEMORY.glob("storage-ledger-tests-*"):
-        found = _NAME.fullmatch(path.name)
+    for name in os.listdir(MEMORY):  # at once: other processes remove some meanwhile
+        found = _NAME.fullmatch(name)
         if found and not Path(f"/proc/{found[1]}").exists():
-            shutil.rmtree(path, ignore_errors=True)
+            shutil.rmtree(MEMORY / name, ignore_errors=True)
