@@ -100,7 +100,7 @@ def main() -> int:
     try:
         for programme in PROGRAMMES:
             if programme.name in names:
-                result = _run(programme, getattr(given, programme.option), given.seed)
+                result = _run(programme, getattr(given, programme.option.replace("-", "_")), given.seed)
                 results.append(result)
                 code = {"violated": 1, "failed": code or 2}.get(result.outcome, code)
     except KeyboardInterrupt:
