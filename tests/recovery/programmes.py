@@ -220,9 +220,9 @@ def _judge(result: Result, exit_code: int, counts: dict[str, int], output: str) 
 
 
 def _show(results: list[Result]) -> None:
-    print(f"\n{'programme':<10}{'outcome':<10}{'points':>9}{'studies':>9}{'seconds':>9}{'seed':>7}{'violations':>12}")
+    print(f"\n{'programme':<14}{'outcome':<10}{'points':>9}{'studies':>9}{'seconds':>9}{'seed':>7}{'violations':>12}")
     for r in results:
-        print(f"{r.programme:<10}{r.outcome:<10}{r.points:>9}{r.studies:>9}{r.seconds:>9.0f}{r.seed:>7}{r.violations:>12}")
+        print(f"{r.programme:<14}{r.outcome:<10}{r.points:>9}{r.studies:>9}{r.seconds:>9.0f}{r.seed:>7}{r.violations:>12}")
 
 
 def _say(text: str) -> None:
