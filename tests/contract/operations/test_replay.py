@@ -27,6 +27,7 @@ from storage_ledger.system.parallel import in_parallel
 from storage_ledger.system.rate_limit import Pace
 from tests.support.pipeline import Pipeline, tree
 from tests.support.status_server import Fault
+from tests.support.waiting import until
 
 
 class Replaying(Pipeline):
@@ -487,13 +488,14 @@ def test_a_dry_run_reads_statuses_and_sends_none(told, client, status_server):
 
 
 class Waiting:
-    """A clock that moves only by waiting. `said`: the messages shown."""
+    """A clock that moves only by waiting, after `others`. `said`: the messages shown."""
 
-    def __init__(self):
-        self.now, self.waits, self.said = 0.0, [], []
+    def __init__(self, others=lambda: None):
+        self.now, self.waits, self.said, self.others = 0.0, [], [], others
         self.budget = RetryBudget(15, say=lambda error: self.said.append(error.code), clock=lambda: self.now, pause=self.pause)
 
     def pause(self, seconds):
+        self.others()
         self.now += seconds
         self.waits.append(seconds)
 
@@ -510,7 +512,7 @@ def test_a_long_outage_of_the_status_service_ends_the_replay_for_all_studies(tol
     status_server.forget()
     status_server.always = lambda call: Fault(code=503) if call.study_id == "gone" else None
     last = told.ledger.last().position
-    waiting = Waiting()
+    waiting = Waiting(others=lambda: until(lambda: WORDS.keys() - status_server.statuses.keys() == {"gone"}, 20))
     with pytest.raises(Retryable) as raised:
         told.statuses_again(client, budget=waiting.budget)
     assert raised.value.code == "status-service-away"
