@@ -37,7 +37,6 @@ def start(then: str) -> tuple[subprocess.Popen[str], int]:
     assert run.stdout is not None
     orphan = int(run.stdout.readline())
     assert run.stdout.readline() == "the lane has ended\n"
-    assert Path(f"/proc/{orphan}").exists()
     return run, orphan
 
 

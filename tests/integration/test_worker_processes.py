@@ -48,6 +48,7 @@ def kinds(stack: Stack, kind: Kind) -> list:
 
 
 def archived_once(stack: Stack, files: dict[str, bytes]) -> None:
+    until(lambda: files.keys() <= {entry.study_id for entry in kinds(stack, Kind.DESCRIBED)}, 30, what="all to be recorded")
     until(stack.idle, 60, what="nothing to be pending")
     assert_archived(stack, files)
     assert Counter(entry.study_id for entry in kinds(stack, Kind.ARCHIVED)) == dict.fromkeys(files, 1)
