@@ -7,6 +7,7 @@ After a power cut, the studies beyond that entry are compared with the ledger, a
 from __future__ import annotations
 
 import threading
+from contextlib import closing
 
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.errors import LedgerBusy, Retryable
@@ -17,7 +18,6 @@ from storage_ledger.operations.unresolved_problems import Problems
 from storage_ledger.system import logs
 
 SYNC_EVERY_S = 5.0
-AGAIN_AFTER_S = 1.0
 TRIES_AT_THE_END = 2  # the first one may find the ledger busy
 
 
@@ -34,7 +34,7 @@ class MetadataSync:
     def run(self, stop: threading.Event) -> None:
         """Recover, then sync every few seconds until `stop` is set."""
         while not self.recovered.is_set():
-            if not self._recover() and stop.wait(AGAIN_AFTER_S):
+            if not self._recover() and stop.wait(SYNC_EVERY_S):
                 return
         while not stop.wait(SYNC_EVERY_S):
             self._sync()
@@ -59,11 +59,13 @@ class MetadataSync:
 
     def _recover(self) -> bool:
         """Write again what differs, durably. Returns False if the archive or the ledger cannot be used now."""
-        problems = Problems()
         counts = ReplayCounts()
         try:
             studies = self._ledger.studies_with_unsynced_metadata()
-            rewrite_metadata(self._ledger, self._archive, self._archive, studies, problems=problems, counts=counts, show=lambda *_: None)
+            with closing(Problems()) as problems:
+                rewrite_metadata(
+                    self._ledger, self._archive, self._archive, studies, problems=problems, counts=counts, show=lambda *_: None
+                )
         except (Retryable, LedgerBusy) as error:
             logs.get().error("metadata.not-recovered", code=error.code, errno=error.errno)
             return False

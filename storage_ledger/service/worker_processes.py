@@ -130,14 +130,19 @@ class _Worker:
         if stop.is_set():
             return
         ours, theirs = socket.socketpair()
-        with theirs, cpu_affinity.any_of_them():  # inherited
-            # In its own session: Ctrl-C in the terminal reaches only this process, which then stops the worker.
-            process = subprocess.Popen(self._command, stdin=theirs.fileno(), pass_fds=(self._lock,), start_new_session=True)
-        self._pid, self._heard_at = process.pid, time.monotonic()
         channel = Channel(ours)
-        channel.send(self._processes.message({"report": True}))
+        try:
+            with theirs, cpu_affinity.any_of_them():  # inherited
+                # In its own session: Ctrl-C in the terminal reaches only this process, which then stops the worker.
+                process = subprocess.Popen(self._command, stdin=theirs.fileno(), pass_fds=(self._lock,), start_new_session=True)
+        except BaseException:
+            channel.close()
+            raise
+        self._pid, self._heard_at = process.pid, time.monotonic()
         self.channel = channel
         try:
+            # `_look_after` may have ended before there was a channel: then nobody else says stop.
+            channel.send(self._processes.message({"report": True, "stop": stop.is_set()}))
             for message in channel.received():
                 self._heard_at = time.monotonic()
                 self._processes.heard(self, message)
