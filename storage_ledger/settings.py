@@ -159,7 +159,7 @@ class Settings(_Folders):
     @field_validator("status_service_url")
     @classmethod
     def _http(cls, value: str) -> str:
-        checked = _checked_url(value, ("http", "https"))
+        checked = checked_url(value, ("http", "https"))
         if "?" in checked or "#" in checked:  # /status/<study_id> would become part of it, and the root path would answer
             raise ValueError("must have neither a query nor a fragment")
         return checked.rstrip("/")
@@ -167,7 +167,7 @@ class Settings(_Folders):
     @field_validator("redis_url")
     @classmethod
     def _redis(cls, value: str) -> str:
-        checked = _checked_url(value, ("redis", "rediss", "unix"))
+        checked = checked_url(value, ("redis", "rediss", "unix"))
         parts = urlsplit(checked)
         if parts.scheme != "unix" and not (parts.path.strip("/") or "0").isdecimal():
             raise ValueError("must end with the host or a database number, such as redis://host:6379/0")
@@ -209,7 +209,8 @@ class Settings(_Folders):
         return settings
 
 
-def _checked_url(value: str, schemes: tuple[str, ...]) -> str:
+def checked_url(value: str, schemes: tuple[str, ...]) -> str:
+    """Return a URL with one of these schemes and a host. Raises `ValueError` with a message that does not show the value."""
     if not value.isprintable() or " " in value:
         raise ValueError("must not contain a space or a control character")
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import shutil
 import signal
@@ -109,8 +110,8 @@ class Service:
             TimedCheck("uploads", self._check_uploads),
         ]
         self._figures = TimedCheck("ledger's figures", self._look_up_figures)
-        self._free = [
-            TimedCheck(name, partial(_free_bytes, path))
+        self._space = [
+            TimedCheck(name, partial(_free_and_total_bytes, path))
             for name, path in (("uploads", parts.uploads_root), ("archive", parts.archive_root), ("ledger", parts.ledger_root))
         ]
 
@@ -220,12 +221,12 @@ class Service:
     def render_metrics(self) -> bytes:
         """Update and return the metrics. Answers within two seconds: a figure whose check hangs keeps its last value.
 
-        The free bytes of a volume that hangs are NaN.
+        The free and total bytes of a volume that hangs are NaN.
         """
         parts, metrics = self._parts, self._parts.metrics
         until = time.monotonic() + ANSWER_WITHIN_S
         self._figures.begin()
-        for volume in self._free:
+        for volume in self._space:
             volume.begin()
         report = parts.steps.report(until)
         for step, calls in report.hanging.items():
@@ -239,12 +240,13 @@ class Service:
             pass
         except Exception as error:  # noqa: BLE001 - one missing figure must not hide the others
             logs.get().error("metrics.failed", error_type=type(error).__name__, frames_at=logs.where(error))
-        for volume in self._free:
+        for volume in self._space:
             try:
-                free = volume.result(until)
+                free, total = volume.result(until)
             except Hangs:
-                free = float("nan")
+                free = total = math.nan
             metrics.free_bytes.labels(volume.name).set(free)
+            metrics.total_bytes.labels(volume.name).set(total)
         return metrics.render(report.metrics)
 
     def _look_up_figures(self) -> _Figures:
@@ -315,8 +317,9 @@ def _checked(check: TimedCheck[list[Reason]], until: float) -> list[Reason]:
         return [Reason("internal-error", f"the check of {check.name} failed: see `check.failed` in the log")]
 
 
-def _free_bytes(path: Path) -> float:
+def _free_and_total_bytes(path: Path) -> tuple[float, float]:
     try:
-        return float(shutil.disk_usage(path).free)
+        usage = shutil.disk_usage(path)
     except OSError:
-        return float("nan")
+        return math.nan, math.nan
+    return float(usage.free), float(usage.total)

@@ -176,6 +176,12 @@ class Metrics:
             ["volume"],
             registry=r,
         )
+        self.total_bytes = Gauge(
+            p + "total_bytes",
+            "Size of these file systems in bytes; NaN if the folder cannot be accessed or hangs.",
+            ["volume"],
+            registry=r,
+        )
         self.archive_seconds = Histogram(
             p + "archive_seconds", "Seconds from `described` in the ledger to `archived` in the ledger.", registry=r,
             buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600),

@@ -22,6 +22,7 @@ from storage_ledger.web.auth.credentials import Access, BrowseSettings
 from storage_ledger.web.auth.throttle import Attempts, OneAtATime
 from storage_ledger.web.files.pictures.cache import Cache
 from storage_ledger.web.files.pictures.pool import Pool
+from storage_ledger.web.service_watch import ServiceWatch
 
 PASSWORDS_WAITING = 20
 """Logins that may wait for their password check; further ones are asked to try again later."""
@@ -52,12 +53,13 @@ def run(
             contextlib.closing(Pool(settings.browse_workers)) as pool,
             _cache(settings, archive) as cache,
             contextlib.closing(OneAtATime("passwords", waiting=PASSWORDS_WAITING)) as passwords,
+            contextlib.closing(ServiceWatch(settings.browse_service_url)) as service,
         ):
             pool.warm()
             from storage_ledger.web.datasette.plugin import ContentSources, Login, make_app  # noqa: PLC0415 - takes as long to load as the workers
 
             content = ContentSources(FilesystemArchive(archive), pool, cache)
-            app = make_app(index, ledger, access, content, Login(Attempts(), passwords))
+            app = make_app(index, ledger, access, content, Login(Attempts(), passwords), service)
             server = ending.server = Server(app)
             server.should_exit = ending.asked.is_set()
             if access.open and not _is_loopback(host):

@@ -217,6 +217,33 @@ def test_what_needs_a_person_is_explained_with_its_command(reader: Visitor):
     expect(page.locator(".command code")).to_have_count(2)
 
 
+def test_the_state_in_the_head_is_refreshed_and_announced_only_when_it_changes(reader: Visitor):
+    page = reader.go("/attention")
+    said, count = page.locator("#live [role=status]"), page.locator("#needs")
+    expect(said).to_contain_text("Service not running")
+    look = "document.dispatchEvent(new Event('visibilitychange'))"  # what also happens every 15 seconds
+    state = page.request.get(f"{reader.url}/state").text()
+    changed = state.replace("Service not running", "Service ready").replace('data-needs="2"', 'data-needs="1"').replace("Entry ", "Entry 9")
+    assert changed.count("Service ready") == changed.count('data-needs="1"') == 1
+    expect(count).to_have_text("2")
+    page.route("**/state", lambda route: route.fulfill(body=changed, content_type="text/html"))
+    page.evaluate(look)
+    expect(said).to_contain_text("Service ready")
+    expect(count).to_have_text("1")
+    expect(page.locator("#live .position")).to_contain_text("Entry 9")
+    page.evaluate("document.querySelector('#live [role=status]').firstElementChild.id = 'kept'")
+    page.evaluate(look)
+    expect(page.locator("#kept")).to_have_count(1)
+    page.unroute("**/state")
+    page.route("**/state", lambda route: route.fulfill(status=403, body="Log in"))
+    page.evaluate(look)
+    expect(said).to_have_text("State unknown: reload the page")
+    page.unroute("**/state")
+    page.evaluate(look)
+    expect(said).to_contain_text("Service not running")
+    reader.complaints.clear()  # the 403
+
+
 def test_flags_lead_to_the_other_file(reader: Visitor):
     page = reader.go(f"/dicom/{TWINS}")
     expect(page.locator(".note-warn").first).to_contain_text("Same SOP Instance UID, different content")

@@ -25,6 +25,7 @@ from storage_ledger.system.sqlite import sqlite
 from storage_ledger.web.datasette.table_metadata import QUERIES
 from storage_ledger.web.pages import attention, dicom_study, home, ledger_entries, pipeline_study, study_list, unarchived, views
 from storage_ledger.web.pages.search_terms import terms
+from storage_ledger.web.pages.service_state import ServiceState
 from storage_ledger.web.pages.study_list import ListRequest
 from storage_ledger.web.pages.views import PageRequest
 from tests.support.browsing import ANNOUNCED, CT, EVIL, FOUND, JAPANESE, MR, TWINS, make_archive
@@ -208,7 +209,7 @@ def asked(archive: Path, *, serving: bool) -> PageRequest:
         finally:
             connection.close()
 
-    return PageRequest({}, {}, databases, serving=serving)
+    return PageRequest({}, {}, databases, service=ServiceState(serving))
 
 
 def test_home_counts_what_status_counts(archive: Path):

@@ -11,7 +11,7 @@ ATTENTION = Section(
     "Attention",
     intro="""\
 `storage-ledger status` lists these under "Needs attention", with [outages](#outages) and [readiness](#readiness).
-The web page lists the same, except readiness, volumes and mirror.
+The web page lists the same, except volumes and mirror; readiness only if `BROWSE_SERVICE_URL` is set.
 It adds flagged files, unreadable headers, retries and rejected messages.""",
     explanations=(
         Explanation(

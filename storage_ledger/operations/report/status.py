@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import http.client
 import ipaddress
-import json
-import re
 import shutil
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -25,6 +22,7 @@ from storage_ledger.ledger.mirror.reader import mirror_position
 from storage_ledger.operations.clock_ahead import CLOCK_AHEAD, ahead
 from storage_ledger.operations.report import remedies
 from storage_ledger.operations.report.quarantine import QuarantinedFile, quarantined
+from storage_ledger.operations.report.service_answer import ask
 from storage_ledger.operations.report.verifications import VERIFIED_READ, VerificationSummary, found_besides_files, last_verify
 from storage_ledger.operations.verify import unrecorded_result
 from storage_ledger.settings import Settings
@@ -34,7 +32,6 @@ from storage_ledger.system.clock import utc_now
 WAITING_LONG_S = 900
 MIRROR_LAGS_S = 60
 READY_WITHIN_S = 10.0
-UNEXPLAINED = "storage_ledger_unexplained_files"
 NOT_SERVING = "`storage-ledger serve` is not running (serve.lock is free)"
 NO_INDEX = "index.db is missing, unreadable or not of this ledger, so damaged files are not known"
 
@@ -245,23 +242,12 @@ def _ask_service(settings: Settings) -> tuple[list[Reason], int | None]:
     if settings.http_port == 0:
         return [], None  # it listens on a random free port that we do not know
     host = "127.0.0.1" if _is_any(settings.http_host) else settings.http_host
-    connection = http.client.HTTPConnection(host, settings.http_port, timeout=READY_WITHIN_S)
-    try:
-        reasons = json.loads(_read(connection, "/readyz")).get("reasons", [])
-        not_ready = [Reason(str(reason["code"]), str(reason["detail"])) for reason in reasons]
-        found = re.search(rf"^{UNEXPLAINED} (\S+)$", _read(connection, "/metrics").decode(), re.MULTILINE)
-        return not_ready, None if found is None else int(float(found[1]))
-    except (OSError, http.client.HTTPException, ValueError, OverflowError, KeyError, TypeError, AttributeError):
-        where = f"http://{host}:{settings.http_port}"
+    where = f"http://{f'[{host}]' if ':' in host else host}:{settings.http_port}"
+    answer = ask(where, READY_WITHIN_S)
+    if answer is None:
         text = f"`serve` holds serve.lock but gave no valid answer at {where} within {READY_WITHIN_S:.0f} s"
         return [Reason("not-answering", text)], None
-    finally:
-        connection.close()
-
-
-def _read(connection: http.client.HTTPConnection, path: str) -> bytes:
-    connection.request("GET", path)
-    return connection.getresponse().read(1 << 20)
+    return answer.not_ready, answer.unexplained
 
 
 def _is_any(host: str) -> bool:

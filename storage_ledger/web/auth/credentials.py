@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from storage_ledger.errors import BadSettings
+from storage_ledger.settings import checked_url
 from storage_ledger.web.auth.token_scopes import USUAL, Grant
 
 ADVICE = (
@@ -59,6 +60,11 @@ class BrowseSettings(BaseSettings):
     browse_sql_users: str | None = Field(
         None, description="Users who may write their own SQL, separated by spaces; `-`: nobody. If not set, all users may."
     )
+    browse_service_url: str | None = Field(
+        None,
+        description="Base URL of `serve`, such as `http://storage-service:8004`. The pages then show what its `/readyz` and `/metrics` "
+        "say: Redis, volumes, free space, unexplained uploads. If not set, they show that they do not know.",
+    )
     browse_notice: str | None = Field(
         None, max_length=500, description="Text at the foot of every page, including the login page: `Test system, not for diagnosis`."
     )
@@ -82,6 +88,11 @@ class BrowseSettings(BaseSettings):
     browse_wait_seconds: Annotated[float, Field(ge=0, le=86400, allow_inf_nan=False)] = Field(
         60, description="How long to wait at startup for ledger.db and index.db, which `serve` creates."
     )
+
+    @field_validator("browse_service_url")
+    @classmethod
+    def _http(cls, value: str | None) -> str | None:
+        return None if value is None else checked_url(value, ("http",)).rstrip("/")
 
     @classmethod
     def load(cls) -> Self:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,9 @@ from storage_ledger.web.files.pictures.cache import Cache
 from storage_ledger.web.files.pictures.pool import Pool
 from storage_ledger.web.files.routes import ContentRoutes
 from storage_ledger.web.pages import views
+from storage_ledger.web.pages.live_state import LiveState
 from storage_ledger.web.pages.search_terms import expression
+from storage_ledger.web.service_watch import ServiceWatch
 
 SETTINGS = {
     "allow_download": False,  # the whole database in one request; backups have a command of their own
@@ -76,14 +78,16 @@ class Login:
 class Browse(Datasette):  # type: ignore[misc] # untyped, as above
     """Datasette plus the objects that our hooks need: a hook receives only the Datasette instance."""
 
-    def __init__(self, access: Access, content: ContentSources, login: Login, **options: Any) -> None:
+    def __init__(self, access: Access, content: ContentSources, login: Login, service: ServiceWatch, **options: Any) -> None:
         self.access = access
         self.content = content
         self.login = login
+        self.service = service
+        self.live: tuple[float, LiveState] | None = None
         super().__init__(**options)  # builds an app, which calls the hooks
 
 
-def make_app(index: Path, ledger: Path, access: Access, content: ContentSources, login: Login) -> ASGIApp:
+def make_app(index: Path, ledger: Path, access: Access, content: ContentSources, login: Login, service: ServiceWatch) -> ASGIApp:
     """Build the ASGI app. Both files must exist; they are opened `mode=ro`, never as immutable."""
     if not pm.has_plugin("storage-ledger"):
         pm.register(sys.modules[__name__], "storage-ledger")
@@ -92,6 +96,7 @@ def make_app(index: Path, ledger: Path, access: Access, content: ContentSources,
         access,
         content,
         login,
+        service,
         files=[str(index), str(ledger)],
         metadata=table_metadata(access.allow),
         settings=SETTINGS,
@@ -248,11 +253,22 @@ def extra_css_urls() -> list[str]:
 
 
 @hookimpl
-def extra_template_vars(datasette: Browse) -> dict[str, str]:
-    """Provide the login page's set-up advice, and the footer's notice about who can see the pages."""
+def extra_template_vars(datasette: Browse, request: Any) -> Callable[[], Awaitable[dict[str, Any]]]:
+    """Provide the login page's set-up advice, the footer's notice about who can see the pages, and the state for the head.
+
+    Only those who may see both databases get the state.
+    """
     access = datasette.access
+    actor = request.actor if request is not None else None
     advice = "No login required: go to the start page." if access.open else "" if access.users else ADVICE
-    return {"login_advice": advice, "notice": access.notice}
+
+    async def variables() -> dict[str, Any]:
+        allowed = access.open or actor is not None
+        for name in ("index", "ledger"):
+            allowed = allowed and await datasette.permission_allowed(actor, "view-database", resource=name, default=True)
+        return {"login_advice": advice, "notice": access.notice, "live": await routes.live_state(datasette) if allowed else None}
+
+    return variables
 
 
 @hookimpl

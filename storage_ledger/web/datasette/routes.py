@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,15 @@ from datasette.views.base import DatasetteError  # type: ignore[import-untyped]
 from storage_ledger.operations.verify.unrecorded_result import kept
 from storage_ledger.settings import SERVE_LOCK
 from storage_ledger.system.locks import is_held
-from storage_ledger.web.pages import views
+from storage_ledger.web.pages import needs, views
+from storage_ledger.web.pages.live_state import LiveState
+from storage_ledger.web.pages.live_state import live_state as make_live_state
+from storage_ledger.web.pages.service_state import ServiceState
 
 TIME_LIMIT_MS = 1000
 """Limit per query: a long read blocks the writer's checkpoints, and the WAL grows."""
+
+LIVE_FOR_S = 1.0
 
 
 def routes() -> list[tuple[str, Callable[..., Any]]]:
@@ -37,12 +43,36 @@ def _guarded(view: views.View) -> Callable[..., Any]:
         place = {name: unquote(value) for name, value in request.url_vars.items()}
         arguments = {name: request.args.get(name) for name in request.args}
         folder = Path(datasette.get_database("ledger").path).parent
-        asked = views.PageRequest(place, arguments, _databases(datasette), may_sql, is_held(folder / SERVE_LOCK), kept(folder))
+        asked = views.PageRequest(place, arguments, _databases(datasette), may_sql, service_state(datasette), kept(folder))
         page = await view(asked)
         context = {**page.context, "page_name": page.name, "page_title": page.title}
         return Response.html(await datasette.render_template([f"ledger_{page.name}.html"], context, request=request), status=page.status)
 
     return answer
+
+
+def service_state(datasette: Any) -> ServiceState:
+    """Return whether `serve` works, as far as is known now."""
+    folder = Path(datasette.get_database("ledger").path).parent
+    state: ServiceState = datasette.service.state(serving=is_held(folder / SERVE_LOCK))
+    return state
+
+
+async def live_state(datasette: Any) -> LiveState:
+    """Return the state for the head of a page, at most a second old. A database that cannot be read leaves a gap in it."""
+    if datasette.live is not None and time.monotonic() - datasette.live[0] < LIVE_FOR_S:
+        kept_state: LiveState = datasette.live[1]
+        return kept_state
+    found: dict[str, Any] = {}
+    for name, question in (("index", needs.of_index), ("ledger", needs.of_ledger)):
+        try:
+            found[name] = await _databases(datasette)(name, question)
+        except (sqlite3.Error, DatasetteError):
+            found[name] = None
+    unrecorded = kept(Path(datasette.get_database("ledger").path).parent)
+    state = make_live_state(found["index"], found["ledger"], service_state(datasette), unrecorded)
+    datasette.live = time.monotonic(), state
+    return state
 
 
 def _databases(datasette: Any) -> views.Databases:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from storage_ledger.domain.entries import Kind
 from storage_ledger.domain.error_catalogue.attention import ATTENTION
 from storage_ledger.domain.error_catalogue.flags_and_headers import FLAGS as FLAG_MEANINGS
 from storage_ledger.domain.error_catalogue.flags_and_headers import HEADERS
+from storage_ledger.domain.error_catalogue.ledger_and_mirror import LEDGER
+from storage_ledger.domain.error_catalogue.outages import OUTAGES
 from storage_ledger.domain.error_catalogue.quarantined_files import RETRY_ALL
 from storage_ledger.domain.error_catalogue.readiness import READINESS
 from storage_ledger.domain.error_catalogue.verify import VERIFY
@@ -24,6 +26,7 @@ from storage_ledger.web.pages.formatting import person
 from storage_ledger.web.pages.patients import patients_of, sides
 from storage_ledger.web.pages.pipeline_study import FIXITY
 from storage_ledger.web.pages.queries import QueryRow, ask
+from storage_ledger.web.pages.service_state import ServiceState
 
 MOST = 10
 """Maximum number of rows listed per code, newest first; the total is always shown."""
@@ -62,11 +65,16 @@ def of_ledger(connection: Any) -> QueryRow:
         "ahead_means": meaning("clock-ahead", READINESS),
         "waiting": ledger_entries.waiting_long(connection),
         "waiting_means": meaning("waiting-long", ATTENTION),
-        "not_serving_means": meaning("not-serving", ATTENTION),
         "rejected": rejected,
         "all_rejected": len(entries) < MOST_REJECTED,
         "found": _found(connection),
     }
+
+
+def of_service(service: ServiceState, known: Collection[str]) -> list[QueryRow]:
+    """Return why the service needs attention, each reason with its meaning; `known`: codes that are listed anyway."""
+    sections = (READINESS, OUTAGES, LEDGER, ATTENTION)
+    return [{"code": each.code, "detail": each.detail, **meaning(each.code, *sections)._asdict()} for each in service.reasons(known)]
 
 
 def unrecorded(what: Unrecorded) -> list[QueryRow]:

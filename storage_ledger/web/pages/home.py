@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from typing import Any
 
 from storage_ledger.index.schema import FLAGGED
-from storage_ledger.operations.report.status import waits_long
-from storage_ledger.operations.report.verifications import found_besides_files, verification
+from storage_ledger.operations.report.verifications import verification
+from storage_ledger.web.pages import needs
 from storage_ledger.web.pages.chart import Chart, stacked
-from storage_ledger.web.pages.ledger_entries import clock_ahead, outages, verified
+from storage_ledger.web.pages.ledger_entries import verified
 from storage_ledger.web.pages.queries import QueryRow, ask, ask_one
 from storage_ledger.web.pages.study_list import LATEST, with_covers
 
@@ -20,21 +20,14 @@ NEWEST = 12
 def of_index(connection: Any, today: date) -> QueryRow:
     """Read from index.db, using only counters and covering indexes: a few milliseconds at any size."""
     total = ask_one(connection, "SELECT coalesce(sum(files), 0) AS files, coalesce(sum(bytes), 0) AS bytes FROM arrivals")
-    states = ask(connection, "SELECT state, count(*) AS n FROM studies WHERE state IN ('pending', 'failed', 'quarantined') GROUP BY state")
     flagged = ask_one(connection, f"SELECT count(*) AS n FROM files WHERE {FLAGGED}")  # noqa: S608 - names of ours
     unread = ask_one(connection, "SELECT count(*) AS n FROM files INDEXED BY files_unread WHERE dicom_error IS NOT NULL")
-    damaged = ask_one(connection, "SELECT count(*) AS n FROM files INDEXED BY files_damaged WHERE fixity IN ('missing', 'changed')")
-    broken = ask_one(connection, "SELECT count(*) AS n FROM damaged")
-    progress = ask_one(connection, "SELECT position FROM progress")
     return {
         **(total or {}),
+        **needs.of_index(connection),
         "dicom_studies": (ask_one(connection, "SELECT count(*) AS n FROM dicom_studies") or {"n": 0})["n"],
-        "states": {row["state"]: row["n"] for row in states},
         "flagged": (flagged or {"n": 0})["n"],
         "unread": (unread or {"n": 0})["n"],
-        "damaged": (damaged or {"n": 0})["n"],
-        "broken": (broken or {"n": 0})["n"],
-        "followed": progress["position"] if progress else 0,
         "chart": _chart(connection, today),
         "latest": with_covers(connection, ask(connection, f"{LATEST} LIMIT {NEWEST}")),
     }
@@ -42,23 +35,12 @@ def of_index(connection: Any, today: date) -> QueryRow:
 
 def of_ledger(connection: Any) -> QueryRow:
     """Read from ledger.db: last position, work in progress, last verification."""
-    last = ask_one(connection, "SELECT position, recorded_at FROM entries ORDER BY position DESC LIMIT 1")
-    oldest = ask_one(
-        connection,
-        "SELECT e.recorded_at, p.stage FROM pending p JOIN entries e ON e.position = p.position "
-        "WHERE p.stage <> 'confirm' ORDER BY p.position LIMIT 1",
-    )
     rejected = ask_one(connection, "SELECT count(*) AS n, max(recorded_at) AS last FROM (SELECT recorded_at FROM entries "
                        "WHERE kind = 'rejected' AND study_id IS NULL ORDER BY position DESC LIMIT 1000)")  # fmt: skip
     return {
-        "last": last,
-        "oldest": oldest,
-        "waits_long": oldest is not None and waits_long(oldest["recorded_at"], datetime.now(UTC)),
+        **needs.of_ledger(connection),
         "rejected": rejected,
-        "outages": outages(connection),
-        "ahead": clock_ahead(connection),
         "verified": verification(verified(connection)),
-        "found": len(found_besides_files(verified(connection))),
     }
 
 

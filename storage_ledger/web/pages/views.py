@@ -15,8 +15,9 @@ from urllib.parse import quote, urlencode
 
 from storage_ledger.operations.verify.unrecorded_result import Unrecorded
 from storage_ledger.web.datasette.cells import size
-from storage_ledger.web.pages import attention, dicom_study, home, ledger_entries, pipeline_study, study_list, unarchived
+from storage_ledger.web.pages import attention, dicom_study, home, ledger_entries, needs, pipeline_study, study_list, unarchived
 from storage_ledger.web.pages.formatting import SEXES, day, time
+from storage_ledger.web.pages.service_state import ServiceState
 
 
 class Databases(Protocol):
@@ -34,8 +35,8 @@ class PageRequest:
     arguments: Mapping[str, str]
     databases: Databases
     may_sql: bool = False
-    serving: bool = True
-    """Whether `storage-ledger serve` is running on this ledger."""
+    service: ServiceState = field(default_factory=ServiceState)
+    """Whether `storage-ledger serve` works."""
     unrecorded: Unrecorded | None = None
     """What `verify` found and could not record in the ledger."""
 
@@ -54,13 +55,15 @@ async def start(request: PageRequest) -> Page:
     """Home page, `/`."""
     index = await request.databases("index", partial(home.of_index, today=datetime.now(UTC).date()))
     book = await request.databases("ledger", home.of_ledger)
-    states = index["states"]
-    # Counted as in `storage-ledger status`: automatic retries and flags need no manual review.
-    needs = states.get("quarantined", 0) + index["damaged"] + index["broken"] + len(book["outages"])
+    service = {"service": request.service, "reasons": attention.of_service(request.service, needs.known(book))}
+    count = needs.count(index, book, request.service, request.unrecorded)
     book["found"] += request.unrecorded.counts.total() if request.unrecorded else 0
-    needs += book["found"] + book["waits_long"] + (book["ahead"] is not None) + (not request.serving)
-    behind = max(0, (book["last"] or {"position": 0})["position"] - index["followed"])
-    return Page("home", "Home", {**index, **book, "serving": request.serving, "needs": needs, "behind": behind, "now": _now()})
+    return Page("home", "Home", {**index, **book, **service, "needs": count})
+
+
+async def state(_: PageRequest) -> Page:
+    """The state in the head of every page alone, `/state`: a script fetches it every 15 seconds."""
+    return Page("state", "State")
 
 
 async def studies(request: PageRequest) -> Page:
@@ -130,7 +133,8 @@ async def needs_attention(request: PageRequest) -> Page:
     index = await request.databases("index", attention.of_index)
     book = await request.databases("ledger", attention.of_ledger)
     unrecorded = attention.unrecorded(request.unrecorded) if request.unrecorded else []
-    return Page("attention", "Needs attention", {**index, **book, "unrecorded": unrecorded, "serving": request.serving})
+    service = {"service": request.service, "reasons": attention.of_service(request.service, needs.known(book))}
+    return Page("attention", "Needs attention", {**index, **book, **service, "unrecorded": unrecorded})
 
 
 async def entry(request: PageRequest) -> Page:
@@ -146,6 +150,7 @@ View = Callable[[PageRequest], Awaitable[Page]]
 
 ROUTES: tuple[tuple[str, View], ...] = (
     (r"/$", start),
+    (r"/state$", state),
     (r"/dicom$", studies),
     (r"/dicom/(?P<uid>[^/]+)$", dicom),
     (r"/studies/(?P<study_id>[^/]+)$", pipeline),
@@ -180,7 +185,3 @@ FILTERS: dict[str, Callable[..., str]] = {
     "suffix": lambda name: os.path.splitext(name)[1],
 }
 """Template filters."""
-
-
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

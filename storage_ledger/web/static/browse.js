@@ -41,5 +41,33 @@ function copying(root) {
   }
 }
 
+// The state in the head, every 15 seconds while the page is seen. Only its text is announced, and only when it changes.
+const EVERY_MS = 15000;
+
+async function refresh() {
+  localTimes(document);
+  const live = document.getElementById("live");
+  if (!live || document.hidden) return;
+  let text = null;
+  try {
+    const response = await fetch("/state");
+    if (response.ok && !response.redirected) text = await response.text();
+  } catch { /* the page's server does not answer */ }
+  const made = text === null ? null : new DOMParser().parseFromString(text, "text/html").getElementById("live");
+  if (!made) {
+    live.querySelector("[role=status]").textContent = "State unknown: reload the page";
+    return;
+  }
+  const said = (of) => of.querySelector("[role=status]");
+  if (said(live).textContent !== said(made).textContent) said(live).replaceChildren(...said(made).childNodes);
+  const [at, now] = [live, made].map((of) => of.querySelector(".position"));
+  if (at && now) at.textContent = now.textContent;
+  const count = document.getElementById("needs");
+  count.textContent = Number(made.dataset.needs).toLocaleString("en-GB");
+  count.hidden = made.dataset.needs === "0";
+}
+
 localTimes(document);
 copying(document);
+setInterval(refresh, EVERY_MS);
+document.addEventListener("visibilitychange", refresh);
