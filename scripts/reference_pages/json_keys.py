@@ -34,6 +34,9 @@ JSON_KEYS = {
             "unexplained": "these three: files, or null if not known",
             "last_verify": "null, or `by`, `began`, `recorded_at`, `complete`, `selection`, `files`, `intact`, `damaged`, `unchecked`, "
             "`bytes`, `findings`, `unseen`",
+            "last_complete_verify": "the same, of the last run over the whole archive",
+            "coverage": "`files`, `recent` (read in the last 30 days), `never`, `oldest`",
+            "last_backup": "null, or `position`, `created`",
             "volumes": "",
             "attention": "",
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -35,7 +36,10 @@ def backup(
     settings = Settings.load()
     titles = {"copied": ("Copying", "pages"), "checked": ("Checking", "entries")}
     with steps() as show:
-        folder, manifest = backup.back_up(settings, dest, lambda step, done, total: show(Step(*titles[step], done, total)))
+        folder, manifest, not_noted = backup.back_up(settings, dest, lambda step, done, total: show(Step(*titles[step], done, total)))
+    if not_noted is not None:
+        text = f"{not_noted.code}: the backup is complete, but was not noted in the ledger: `status` names the one before."
+        print(text, file=sys.stderr)
     if as_json:
         print_json({"backup": str(folder)} | asdict(manifest))
     else:

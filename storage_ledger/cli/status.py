@@ -8,7 +8,7 @@ import typer
 
 if TYPE_CHECKING:
     from storage_ledger.operations.report.status import StatusReport
-    from storage_ledger.operations.report.verifications import VerificationSummary
+    from storage_ledger.operations.report.verifications import Coverage, VerificationSummary
 
 
 def status(
@@ -45,7 +45,14 @@ def _print(look: StatusReport) -> None:
     out.print(f"[bold]Entries[/bold]    position {look.position}, {counted(look.studies, 'study', 'studies')}; serve {serve}")
     out.print(f"[bold]Index[/bold]      position {look.index_position if look.index_position is not None else 'none'}")
     out.print(f"[bold]Mirror[/bold]     position {look.mirror_position if look.mirror_position is not None else 'none'}")
-    out.print(f"[bold]Verified[/bold]   {_verified(look.last_verify)}")
+    out.print(f"[bold]Verified[/bold]   {_verified(look.last_complete_verify)}")
+    if look.coverage is not None and look.coverage.files:
+        out.print(f"           {_covered(look.coverage)}")
+    if look.last_verify is not None and look.last_verify != look.last_complete_verify:
+        out.print(f"           last run: {_verified(look.last_verify)}")
+    last = look.last_backup
+    backed_up = "none is known" if last is None else f"{age(last.created)} ago, to position {last.position}"
+    out.print(f"[bold]Backup[/bold]     {backed_up}")
     if look.flagged:
         out.print(f"[bold]Flagged[/bold]    {counted(look.flagged, 'file')} to review when convenient; nothing is held up")
     if look.headers_unreadable:
@@ -73,11 +80,19 @@ def _print(look: StatusReport) -> None:
         out.print("\nAll is well.")
 
 
+def _covered(coverage: Coverage) -> str:
+    from storage_ledger.cli.output import age, counted
+
+    oldest = f", oldest read {age(coverage.oldest)} ago" if coverage.oldest else ""
+    never = f", {coverage.never} not read yet" if coverage.never else ""
+    return f"{coverage.recent} of {counted(coverage.files, 'file')} read in the last 30 days{oldest}{never}"
+
+
 def _verified(last: VerificationSummary | None) -> str:
     from storage_ledger.cli.output import age, counted, size
 
     if last is None:
-        return "never"
+        return "not yet"
     what = "scrub" if last.by == "scrub" else "verify"
     whole = "" if last.complete else (", not complete yet" if what == "scrub" else ", interrupted")
     files, findings = counted(last.files, "file"), counted(last.findings, "finding")

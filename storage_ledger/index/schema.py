@@ -93,6 +93,8 @@ INDEXES = (
     # The last two columns let a list of studies find cover images and fixity in the index alone.
     'CREATE INDEX files_by_uid ON files (study_instance_uid, series_instance_uid, instance_number, fixity, "rows")',
     "CREATE INDEX files_damaged ON files (position) WHERE fixity IN ('missing', 'changed')",
+    # Only files that were read: archiving a file does not touch it.
+    "CREATE INDEX files_verified ON files (verified_at) WHERE verified_at IS NOT NULL",
     "CREATE INDEX files_unread ON files (dicom_error, position) WHERE dicom_error IS NOT NULL",
     f"CREATE INDEX files_flagged ON files (position) WHERE {FLAGGED}",
     "CREATE INDEX files_by_sop ON files (sop_instance_uid)",

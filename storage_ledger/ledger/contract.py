@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from storage_ledger.domain.entries import Entry, NewEntry
+from storage_ledger.domain.last_backup import LastBackup
 from storage_ledger.domain.redeliveries import DescribedUpload
 from storage_ledger.domain.share import Share
 from storage_ledger.domain.work_queue import Stage
@@ -238,6 +239,14 @@ class Ledger(IndexSource, Protocol):
 
     def note_metadata_synced(self, position: int) -> None:
         """Record that position. Durable on return. Raises as `write` does."""
+        ...
+
+    def last_backup(self) -> LastBackup | None:
+        """Return the last backup that was noted; None if there is none."""
+        ...
+
+    def note_backup(self, backup: LastBackup) -> None:
+        """Record a backup, in place of the one before. Durable on return. Raises as `write` does."""
         ...
 
     def close(self) -> None:

@@ -40,8 +40,9 @@ COLUMNS = {
         "attempts": "Failed attempts; for `confirm`, read-backs so far.",
     },
     "meta": {
-        "name": "`ledger_id` or `metadata_synced`.",
-        "value": "A UUID, created once with the ledger; the position up to which every metadata.json is durable (0: unknown).",
+        "name": "`ledger_id`, `metadata_synced` or `last_backup`.",
+        "value": "A UUID, created once with the ledger; the position up to which every metadata.json is durable (0: unknown); when the "
+        "last backup was made, and its last position.",
     },
     "alembic_version": {
         "version_num": "Revision of the schema.",

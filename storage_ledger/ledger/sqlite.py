@@ -18,6 +18,8 @@ from typing_extensions import override
 
 from storage_ledger.domain.entries import Entry, Kind, faults, understood
 from storage_ledger.domain.ids import rfc3339
+from storage_ledger.domain.last_backup import NAME as LAST_BACKUP
+from storage_ledger.domain.last_backup import LastBackup
 from storage_ledger.domain.share import Share, belongs
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerBusy, LedgerUnusable
@@ -227,8 +229,20 @@ class SqliteLedger(Ledger):
 
     @override
     def note_metadata_synced(self, position: int) -> None:
+        self._note(METADATA_SYNCED, str(position))
+
+    @override
+    def last_backup(self) -> LastBackup | None:
+        rows = self._rows("SELECT value FROM meta WHERE name = ?", LAST_BACKUP)
+        return LastBackup.of(rows[0][0]) if rows else None
+
+    @override
+    def note_backup(self, backup: LastBackup) -> None:
+        self._note(LAST_BACKUP, backup.stored())
+
+    def _note(self, name: str, value: str) -> None:
         with self._writing, self._writer.transaction() as connection:
-            connection.execute("INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)", (METADATA_SYNCED, str(position)))
+            connection.execute("INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)", (name, value))
 
     @override
     def close(self) -> None:

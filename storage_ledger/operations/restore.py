@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, assert_never
 
 from storage_ledger.domain.entries import Entry, faults
+from storage_ledger.domain.last_backup import LastBackup
 from storage_ledger.domain.merkle_tree import Tree
 from storage_ledger.errors import MIRROR_DAMAGED, BackupError, LedgerUnusable, Retryable
 from storage_ledger.ledger.migrate import make_again, make_folder, migrate
@@ -113,9 +114,8 @@ def from_mirror(
             raise
         set_aside = _replace_ledger(ledger_file)
         ledger = SqliteLedger(ledger_file)
-        last = ledger.last()
+        count = last.position if (last := ledger.last()) else 0
         ledger.close()
-        count = last.position if last else 0
         return RestoreReport(ledger_id, count, count, set_aside, _damage(mirror_damaged))
     migrate(ledger_file)
     ledger = SqliteLedger(ledger_file)
@@ -158,6 +158,7 @@ def from_backup(
     folder, manifest = backup.find(place)
     beyond = _beyond(archive_root, manifest)
     add = beyond is not None and with_mirror(manifest.position, beyond)
+    tell = partial(_show_restored, on_progress, beyond)
     new = _beside(ledger_file)
     _remove(new)
     try:
@@ -168,7 +169,6 @@ def from_backup(
             if position >= manifest.position:  # already restored by a run that was then killed, or never needed
                 _remove(new)
                 if add:
-                    tell = partial(_show_restored, on_progress, beyond)
                     return from_mirror(archive_root, ledger_file, tell, up_to_damage=up_to_damage)
                 return RestoreReport(manifest.ledger_id, position, 0, None, _mirror_continues(beyond))
         if (migration := migrate(new)).backup is not None:
@@ -178,10 +178,10 @@ def from_backup(
             appended, mirror_damaged = 0, None
             if add:
                 known = Tree().extend(entry.leaf_hash for entry in ledger.scan(0, manifest.position))  # `take_out` has just checked them
-                tell = partial(_show_restored, on_progress, beyond)
                 appended, mirror_damaged = _append_the_rest(archive_root, ledger, tell, known, up_to_damage=up_to_damage)
             count = last.position if (last := ledger.last()) else 0
             ledger.note_metadata_synced(0)  # what the backup knew of the archive may no longer be true
+            ledger.note_backup(LastBackup(manifest.position, manifest.created))  # the copy knows only of the one before
         finally:
             ledger.close()
         _checkpointed(new)

@@ -19,6 +19,7 @@ from types import FrameType
 from storage_ledger import __version__
 from storage_ledger.archive.contract import Archive
 from storage_ledger.domain.ids import instant
+from storage_ledger.domain.last_backup import LastBackup
 from storage_ledger.domain.reason import Reason
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerError
@@ -82,6 +83,7 @@ class _Figures:
     queue: dict[Stage, QueueLength]
     position: int
     ahead_s: float
+    backed_up: LastBackup | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +256,7 @@ class Service:
         last = ledger.last()
         found = ahead(ledger, self._parts.clock())
         queue = {length.stage: length for length in ledger.queue()}
-        return _Figures(queue, last.position if last else 0, 0.0 if found is None else found.seconds)
+        return _Figures(queue, last.position if last else 0, 0.0 if found is None else found.seconds, ledger.last_backup())
 
     def _set_figures(self, figures: _Figures) -> None:
         metrics = self._parts.metrics
@@ -265,6 +267,7 @@ class Service:
             metrics.oldest_pending.labels(stage.value).set(max(0.0, age_s))
         metrics.position.set(figures.position)
         metrics.clock_ahead.set(figures.ahead_s)
+        metrics.backed_up.set(0 if figures.backed_up is None else instant(figures.backed_up.created).timestamp())
 
     def _thread(
         self, name: str, job: Callable[[], None], stop: threading.Event | None = None, *, at_end: Callable[[], None] = lambda: None

@@ -182,6 +182,11 @@ class Metrics:
             ["volume"],
             registry=r,
         )
+        self.backed_up = Gauge(
+            p + "last_backup_timestamp_seconds",
+            "When the last backup of the ledger was made, in seconds since 1970; 0 if none is known.",
+            registry=r,
+        )
         self.archive_seconds = Histogram(
             p + "archive_seconds", "Seconds from `described` in the ledger to `archived` in the ledger.", registry=r,
             buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600),

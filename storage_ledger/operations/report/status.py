@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from storage_ledger.domain.entries import Kind
-from storage_ledger.domain.ids import instant
+from storage_ledger.domain.ids import instant, later, rfc3339
+from storage_ledger.domain.last_backup import LastBackup
 from storage_ledger.domain.outages import by_code, going_on
 from storage_ledger.domain.reason import Reason
 from storage_ledger.domain.work_queue import Stage
@@ -23,7 +24,17 @@ from storage_ledger.operations.clock_ahead import CLOCK_AHEAD, ahead
 from storage_ledger.operations.report import remedies
 from storage_ledger.operations.report.quarantine import QuarantinedFile, quarantined
 from storage_ledger.operations.report.service_answer import ask
-from storage_ledger.operations.report.verifications import VERIFIED_READ, VerificationSummary, found_besides_files, last_verify
+from storage_ledger.operations.report.verifications import (
+    COVERAGE,
+    COVERAGE_DAYS,
+    VERIFIED_READ,
+    Coverage,
+    VerificationSummary,
+    coverage,
+    found_besides_files,
+    last_complete,
+    last_verify,
+)
 from storage_ledger.operations.verify import unrecorded_result
 from storage_ledger.settings import Settings
 from storage_ledger.system import locks
@@ -60,7 +71,7 @@ class StatusReport:
     """The state of every part. `attention`: empty when all is well.
 
     A field is None if it has no value: `recorded_at` of an empty ledger, the position of a missing index or mirror, a figure
-    that needs the index or a running service, `last_verify` before the first verification.
+    that needs the index or a running service, the verifications and the backup before the first one.
     """
 
     position: int
@@ -76,6 +87,9 @@ class StatusReport:
     headers_unreadable: int | None
     unexplained: int | None
     last_verify: VerificationSummary | None
+    last_complete_verify: VerificationSummary | None
+    coverage: Coverage | None
+    last_backup: LastBackup | None
     volumes: list[Volume]
     attention: list[NeedsAttention]
 
@@ -128,6 +142,9 @@ def current_status(ledger: Ledger, settings: Settings) -> StatusReport:
         headers_unreadable=_headers_unreadable(ledger, settings),
         unexplained=unexplained,
         last_verify=last_verify(ledger),
+        last_complete_verify=last_complete(ledger.of_no_study((Kind.VERIFIED.value,), VERIFIED_READ)),
+        coverage=coverage(ask_files(settings.index_file, ledger, COVERAGE, later(rfc3339(utc_now()), -COVERAGE_DAYS * 86_400))),
+        last_backup=ledger.last_backup(),
         volumes=volumes,
         attention=_attention(outages, noticed, not_ready),
     )

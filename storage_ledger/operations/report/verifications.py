@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,9 @@ from storage_ledger.index.fixity import FIXITY, is_understood
 from storage_ledger.ledger.contract import Ledger
 
 COUNTED = ("files", "intact", "damaged", "unchecked", "bytes", "findings")
+WHOLE = frozenset({"all", "oldest"})
+"""Selections that end with every file read."""
+
 VERIFIED_READ = 1000
 """How many of the newest `verified` entries are read."""
 
@@ -38,6 +41,28 @@ class VerificationSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class Coverage:
+    """How much of the archive was read. `recent`: files read in the last 30 days; `oldest`: when the longest-unread one was read.
+
+    `never`: files not read since they were archived. `oldest` is None if no file was ever read.
+    """
+
+    files: int
+    recent: int
+    never: int
+    oldest: str | None
+
+
+COVERAGE_DAYS = 30
+
+COVERAGE = """
+SELECT files, (SELECT count(*) FROM files INDEXED BY files_verified WHERE verified_at >= ?), files - ever, oldest
+FROM (SELECT coalesce(sum(files), 0) AS files FROM arrivals),
+  (SELECT count(*) AS ever, min(verified_at) AS oldest FROM files INDEXED BY files_verified WHERE verified_at IS NOT NULL)"""
+"""SQL on the index for a `Coverage`; its parameter is the time 30 days ago, RFC 3339."""
+
+
+@dataclass(frozen=True, slots=True)
 class OpenFinding:
     """A finding other than a missing or changed file. `entry`: position of the `verified` entry."""
 
@@ -54,6 +79,29 @@ def last_verify(ledger: Ledger) -> VerificationSummary | None:
     return verification(ledger.of_no_study((Kind.VERIFIED.value,), VERIFIED_READ))
 
 
+def last_complete(newest_first: Iterable[Entry]) -> VerificationSummary | None:
+    """Return the last finished `verify` run or scrub round over the whole archive, from the newest `verified` entries.
+
+    A run about one study, a sample or the longest-unverified files says nothing about the rest.
+    """
+    run: list[Entry] = []
+    for entry in filter(_is_understood, newest_first):
+        data = entry.data
+        if not run:
+            if data["complete"] and data["scope"]["selection"] in WHOLE:
+                run.append(entry)
+        elif entry.recorded_at < run[0].data["began"]:
+            break
+        elif (data["by"], data["began"]) == (run[0].data["by"], run[0].data["began"]):
+            run.append(entry)
+    return _summed(run)
+
+
+def coverage(rows: Sequence[Sequence[Any]] | None) -> Coverage | None:
+    """Return the coverage from the result of `COVERAGE`; None if there is none."""
+    return None if not rows else Coverage(*rows[0])
+
+
 def verification(newest_first: Iterable[Entry]) -> VerificationSummary | None:
     """Like `last_verify`, from the newest `verified` entries."""
     run: list[Entry] = []
@@ -62,6 +110,11 @@ def verification(newest_first: Iterable[Entry]) -> VerificationSummary | None:
         if run and (data["by"], data["began"]) != (run[0].data["by"], run[0].data["began"]):
             break
         run.append(entry)
+    return _summed(run)
+
+
+def _summed(run: Sequence[Entry]) -> VerificationSummary | None:
+    """Return the totals of a run, from its entries, newest first."""
     if not run:
         return None
     payloads = [entry.data for entry in run]

@@ -5,8 +5,10 @@ from __future__ import annotations
 from datetime import date, timedelta
 from typing import Any
 
+from storage_ledger.domain import last_backup
+from storage_ledger.domain.last_backup import LastBackup
 from storage_ledger.index.schema import FLAGGED
-from storage_ledger.operations.report.verifications import verification
+from storage_ledger.operations.report.verifications import COVERAGE, COVERAGE_DAYS, coverage, last_complete, verification
 from storage_ledger.web.pages import needs
 from storage_ledger.web.pages.chart import Chart, stacked
 from storage_ledger.web.pages.ledger_entries import verified
@@ -28,6 +30,7 @@ def of_index(connection: Any, today: date) -> QueryRow:
         "dicom_studies": (ask_one(connection, "SELECT count(*) AS n FROM dicom_studies") or {"n": 0})["n"],
         "flagged": (flagged or {"n": 0})["n"],
         "unread": (unread or {"n": 0})["n"],
+        "coverage": coverage(connection.execute(COVERAGE, ((today - timedelta(days=COVERAGE_DAYS)).isoformat(),)).fetchall()),
         "chart": _chart(connection, today),
         "latest": with_covers(connection, ask(connection, f"{LATEST} LIMIT {NEWEST}")),
     }
@@ -35,12 +38,15 @@ def of_index(connection: Any, today: date) -> QueryRow:
 
 def of_ledger(connection: Any) -> QueryRow:
     """Read from ledger.db: last position, work in progress, last verification."""
+    backup = ask_one(connection, "SELECT value FROM meta WHERE name = ?", (last_backup.NAME,))
     rejected = ask_one(connection, "SELECT count(*) AS n, max(recorded_at) AS last FROM (SELECT recorded_at FROM entries "
                        "WHERE kind = 'rejected' AND study_id IS NULL ORDER BY position DESC LIMIT 1000)")  # fmt: skip
     return {
         **needs.of_ledger(connection),
         "rejected": rejected,
         "verified": verification(verified(connection)),
+        "complete": last_complete(verified(connection)),
+        "backup": LastBackup.of(backup["value"]) if backup else None,
     }
 
 

@@ -39,7 +39,7 @@ OTHER_NAMES = {
     "referrer-policy", "retry-after", "same-origin", "x-content-type-options", "x-frame-options",  # headers of HTTP, and values
     "latin-1", "utf-8", "utf-8-sig",  # encodings
     "browse-secret", "redis-server", "status-service", "storage-ledger", "storage-ledger-mirror", "valkey-server",  # files, programs
-    "0-0", "not-ready",  # an id of a stream, a state of the health endpoint
+    "0-0", "not-ready", "not-asked", "service-watch",  # an id of a stream, states of the service, a thread
 }  # fmt: skip
 """Texts of the program in kebab case that are no error codes."""
 
