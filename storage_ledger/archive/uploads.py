@@ -13,7 +13,7 @@ import os
 import stat
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from storage_ledger.archive.safe_unlink import Lease, hidden_name, hidden_position, leased, recover, release_lease, take_lease
@@ -58,7 +58,7 @@ class FileIdentity:
 
     def is_but_for_its_name(self, other: FileIdentity) -> bool:
         """Compare, ignoring the change time (`ctime`), which a rename sets."""
-        return replace(self, changed_ns=0) == replace(other, changed_ns=0)
+        return (self.device, self.inode, self.size, self.modified_ns) == (other.device, other.inode, other.size, other.modified_ns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +114,29 @@ class FoundUpload:
     code: str | None = None
 
 
+class KeptFolder:
+    """The last folder of uploads that a batch used: it stays open, so that a folder with many uploads is opened once. For one thread.
+
+    Another folder may take its path meanwhile, so `close` it before anything that takes long.
+    """
+
+    def __init__(self) -> None:
+        self.path: str | None = None
+        self.descriptor = -1
+        self.root = FolderId(0, 0)
+
+    def keep(self, path: str, folder: int, root: FolderId) -> None:
+        """Keep this open folder instead of the last one, until `close`; the caller may close its own descriptor."""
+        self.close()
+        self.path, self.descriptor, self.root = path, os.dup(folder), root
+
+    def close(self) -> None:
+        """Close the folder. It may be followed by `keep`."""
+        if self.path is not None:
+            self.path = None
+            files.close_after_reading(self.descriptor)
+
+
 class Uploads:
     """UPLOADS_PATH. Links in that path itself are followed, but none below it.
 
@@ -144,10 +167,10 @@ class Uploads:
             finally:
                 files.close_after_reading(descriptor)
 
-    def identity_of(self, path: str) -> FileIdentity | None:
+    def identity_of(self, path: str, kept: KeptFolder | None = None) -> FileIdentity | None:
         """Return the identity of the file at this path, or None if it cannot be an upload. Raises `Retryable` as `open` does."""
         try:
-            with self._parent(path) as (folder, name, root), files.translated(_READING):
+            with self._parent(path, kept) as (folder, name, root), files.translated(_READING):
                 status = os.stat(name, dir_fd=folder, follow_symlinks=False)
                 self._found_in = root
         except (Permanent, Retryable) as error:
@@ -165,7 +188,7 @@ class Uploads:
         with self._parent("_") as (root, _, _):
             yield from _walk(root, "", 1)
 
-    def remove(self, path: str, identity: FileIdentity, position: int, *, settled: bool) -> None:
+    def remove(self, path: str, identity: FileIdentity, position: int, *, settled: bool, kept: KeptFolder | None = None) -> None:
         """Unlink the file if it still has this identity; not durable before `sync_folders`. Does nothing if it is gone.
 
         `position`: of the `archived` entry; the hidden name contains it. `settled`: it has not changed for long enough to count as
@@ -175,7 +198,7 @@ class Uploads:
         file system.
         """
         hidden = hidden_name(self._owner, position)
-        with self._parent(path) as (folder, name, _), files.translated(_REMOVING):
+        with self._parent(path, kept) as (folder, name, _), files.translated(_REMOVING):
             recover(folder, name, hidden)
             try:
                 with leased(name, folder) as (given, now):
@@ -212,7 +235,7 @@ class Uploads:
                 raise
             return False  # the folder is gone with everything in it
 
-    def sync_folders(self, paths: Iterable[str]) -> dict[str, Retryable]:
+    def sync_folders(self, paths: Iterable[str], kept: KeptFolder | None = None) -> dict[str, Retryable]:
         """Fsync the folders of these paths, each once: without that, an unlinked file may return after a power cut.
 
         Returns the error of each folder that could not be synced. A folder that is gone, or has become a link, needs no
@@ -221,7 +244,7 @@ class Uploads:
         failed: dict[str, Retryable] = {}
         for folder_path in sorted({folder_of(path) for path in paths}):
             try:
-                with self._parent(f"{folder_path}/_" if folder_path else "_") as (folder, _, _), files.translated(_READING):
+                with self._parent(f"{folder_path}/_" if folder_path else "_", kept) as (folder, _, _), files.translated(_READING):
                     os.fsync(folder)
             except Permanent:
                 continue
@@ -231,15 +254,21 @@ class Uploads:
         return failed
 
     @contextmanager
-    def _parent(self, path: str) -> Iterator[tuple[int, str, FolderId]]:
-        """Yield the folder's descriptor, the name in it, and the identity of UPLOADS_PATH."""
+    def _parent(self, path: str, kept: KeptFolder | None = None) -> Iterator[tuple[int, str, FolderId]]:
+        """Yield the folder's descriptor, the name in it, and the identity of UPLOADS_PATH. A newly opened folder is kept."""
         *folders, name = path.split("/")
+        if kept is not None and kept.path == folder_of(path):
+            yield kept.descriptor, name, kept.root
+            return
         with files.opened_volume(self.root, setting="UPLOADS_PATH", code="uploads-missing") as root:
             with files.translated(_READING):
                 root_id = FolderId.of(root)
                 other_and_empty = self._found_in not in {None, root_id} and _is_empty(root)
             try:
                 with _opened_below(root, folders) as folder:
+                    if kept is not None:
+                        with files.translated(_READING):
+                            kept.keep(folder_of(path), folder, root_id)
                     yield folder, name, root_id
             except Retryable as error:
                 if error.code == UPLOAD_MISSING and other_and_empty:

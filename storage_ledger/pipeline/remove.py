@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -15,7 +16,7 @@ from typing import assert_never
 
 from storage_ledger.archive.contract import ArchiveReader, Fixity
 from storage_ledger.archive.durable_copy import digest_of
-from storage_ledger.archive.uploads import FileIdentity, Uploads, folder_of
+from storage_ledger.archive.uploads import FileIdentity, KeptFolder, Uploads, folder_of
 from storage_ledger.domain.backoff import REMOVE_AGAIN, REMOVE_PAUSES, worth_an_entry
 from storage_ledger.domain.entries import Kind, require_whole
 from storage_ledger.domain.ids import later, rfc3339
@@ -105,8 +106,10 @@ class Remover:
         restart) its SHA-256 is the ledger's and the archive's file was read and is intact. And only if nobody is writing to it:
         the kernel says so, or it has not changed for UPLOAD_SETTLE_SECONDS.
         """
-        removals = [self._remove(work_item) for work_item in work_items]
-        failed = self._uploads.sync_folders(path for path, removal in removals if path is not None and isinstance(removal, Gone))
+        with closing(KeptFolder()) as kept:
+            removals = [self._remove(work_item, kept) for work_item in work_items]
+            gone = [path for path, removal in removals if path is not None and isinstance(removal, Gone)]
+            failed = self._uploads.sync_folders(gone, kept)
         return [
             Failed(removal.work_item, failed[folder_of(path)])
             if path is not None and isinstance(removal, Gone) and folder_of(path) in failed
@@ -114,7 +117,7 @@ class Remover:
             for path, removal in removals
         ]
 
-    def _remove(self, work_item: WorkItem) -> tuple[str | None, Removal]:
+    def _remove(self, work_item: WorkItem, kept: KeptFolder) -> tuple[str | None, Removal]:
         """Remove one upload whose path is known."""
         path = None
         try:
@@ -123,27 +126,28 @@ class Remover:
                 return path, Gone(work_item)
             archived = ArchivedPayload.of(work_item.entry)
             path = archived.upload_path
-            return path, self._removed(work_item, archived)
+            return path, self._removed(work_item, archived, kept)
         except Retryable as error:
             return path, Failed(work_item, error)
         except Permanent:  # no longer a regular file, so not what was archived
             return path, Gone(work_item)
 
-    def _removed(self, work_item: WorkItem, archived: ArchivedPayload) -> Removal:
+    def _removed(self, work_item: WorkItem, archived: ArchivedPayload, kept: KeptFolder) -> Removal:
         path, position = archived.upload_path, work_item.entry.position
-        now = self._uploads.identity_of(path)
+        now = self._uploads.identity_of(path, kept)
         if now is None and self._uploads.recover(path, position):
             now = self._uploads.identity_of(path)
         if now is None:
             return Gone(work_item)
         copied = self._copied.get(position)
         if copied is None or now != copied.identity:
+            kept.close()  # reading may take minutes
             if not self._is_archived(work_item.entry.study_id, archived):
                 return PlaceAgain(work_item)
             copied = self._copied[position] = _Copied(now, self._monotonic())
         settles_in_s = copied.since + self._settle_s - self._monotonic()
         try:
-            self._uploads.remove(path, now, position, settled=settles_in_s <= 0)
+            self._uploads.remove(path, now, position, settled=settles_in_s <= 0, kept=kept)
         except Retryable as error:
             if error.code != UPLOAD_SETTLING:
                 raise

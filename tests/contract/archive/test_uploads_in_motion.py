@@ -7,6 +7,8 @@ import mmap
 import os
 import random
 import shutil
+import subprocess
+import sys
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,10 +16,12 @@ from pathlib import Path
 import pytest
 
 from storage_ledger.archive import safe_unlink
+from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.archive.uploads import FileIdentity, Uploads
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import Permanent, Retryable
 from storage_ledger.ledger.sqlite import SqliteLedger
+from storage_ledger.pipeline.remove import Remover
 from tests.support.as_user import SERVICE, as_user, open_folder
 from tests.support.dicom import make_file
 from tests.support.making import seeded
@@ -457,6 +461,57 @@ def test_a_folder_of_uploads_that_is_moved_away_stops_nobody(pipeline, tmp_path,
     assert os.listdir(pipeline.uploads / "day1") == []
     assert len(os.listdir(tmp_path / "day0.real")) == 3
     assert pipeline.ledger.due([Stage.REMOVE], limit=9) == []
+
+
+class MovesUploadsWhileReading:
+    """An archive whose second check takes so long that somebody moves `day0` away meanwhile and puts a link in its place."""
+
+    def __init__(self, pipeline, to):
+        self.archive = FilesystemArchive(pipeline.archive)
+        self.uploads = pipeline.uploads
+        self.to = to
+        self.checks = 0
+
+    def check(self, *file):
+        self.checks += 1
+        if self.checks == 2:
+            os.rename(self.uploads / "day0", self.to)
+            (self.uploads / "day0").symlink_to(self.to)
+        return self.archive.check(*file)
+
+
+def test_nothing_is_removed_from_a_folder_that_was_moved_away_while_files_were_read(pipeline, tmp_path):
+    for number in range(2):
+        pipeline.upload(f"day0/{number}.dcm", b"%d" % number)
+        pipeline.say(f"S{number}", f"day0/{number}.dcm")
+    pipeline.place()
+    moving = MovesUploadsWhileReading(pipeline, tmp_path / "day0.real")
+    remover = Remover(Uploads(pipeline.uploads), moving, metrics=pipeline.metrics, clock=pipeline.clock, settle_s=5)
+    remover.remove_batch(pipeline.ledger.due([Stage.REMOVE], limit=9))
+    assert (moving.checks, os.listdir(tmp_path / "day0.real")) == (2, ["1.dcm"])
+
+
+FOLDERS_OPENED = """
+import sys
+from pathlib import Path
+from tests.support.making import Ledgers
+from tests.support.pipeline import Pipeline
+folder = Path(sys.argv[1])
+pipeline = Pipeline(folder / "service", Ledgers(folder))
+for number in range(5):
+    pipeline.upload(f"sub/{number}.dcm", b"%d" % number)
+    pipeline.say(f"S{number}", f"sub/{number}.dcm")
+pipeline.place()
+opened = []
+sys.addaudithook(lambda event, details: opened.append(str(details[0])) if event == "open" else None)
+pipeline.remove()
+print(opened.count("sub"), opened.count(str(pipeline.uploads)), len(list((pipeline.uploads / "sub").iterdir())))
+"""
+
+
+def test_a_batch_opens_a_folder_of_uploads_once(tmp_path):
+    done = subprocess.run([sys.executable, "-c", FOLDERS_OPENED, tmp_path], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1:] == ["1 1 0"], done.stderr
 
 
 def test_a_folder_that_becomes_a_link_before_it_is_synced_needs_no_sync(tmp_path):
