@@ -51,6 +51,9 @@ Usually empty.
     "arrivals": """\
 One row per day and modality, for quick counts; derived from `files`.
 """,
+    "facets": """\
+For each modality, institution and year, how many rows of `dicom_studies` have it, so that a page need not count them.
+""",
     "progress": """\
 One row: how far the index has followed the ledger.
 """,
@@ -141,6 +144,11 @@ COLUMNS: dict[str, dict[str, str]] = {
     "arrivals": _FILES | {
         "day": "Date of `files.archived_at` (UTC): `2026-01-31`.",
         "modality": "(0008,0060); empty for files without one.",
+    },
+    "facets": {
+        "name": "`modality`, `institution` or `year`.",
+        "value": "As in `dicom_studies` (`modalities`, `institution_name`, `year`); empty for none.",
+        "studies": "Number of DICOM studies with it.",
     },
     "progress": {
         "position": "Last entry in the index.",

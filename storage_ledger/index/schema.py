@@ -62,6 +62,7 @@ TABLES = {
 ) WITHOUT ROWID""",
     "damaged": "(position INTEGER PRIMARY KEY, code TEXT NOT NULL)",
     "arrivals": "(day TEXT NOT NULL, modality TEXT NOT NULL, files INTEGER NOT NULL, bytes INTEGER NOT NULL, PRIMARY KEY (day, modality)) WITHOUT ROWID",  # noqa: E501
+    "facets": "(name TEXT NOT NULL, value TEXT NOT NULL, studies INTEGER NOT NULL, PRIMARY KEY (name, value)) WITHOUT ROWID",
     "progress": "(position INTEGER NOT NULL, ledger_id TEXT NOT NULL, leaf_hash BLOB NOT NULL)",
 }
 
@@ -119,6 +120,33 @@ INDEXES = (
     "CREATE INDEX dicom_studies_flagged ON dicom_studies (last_archived_at) WHERE flagged > 0",
 )
 
+FACETS = {"modality": "modalities", "institution": "institution_name", "year": "year"}
+"""The names in the table `facets`, and the column of `dicom_studies` whose values each counts."""
+
+
+def _of(row: str, more: str = "") -> str:
+    return ", ".join(f"('{name}', CAST(coalesce({row}.{column}, '') AS TEXT){more})" for name, column in FACETS.items())
+
+
+_MORE = f"INSERT INTO facets VALUES {_of('NEW', ', 1')} ON CONFLICT DO UPDATE SET studies = studies + 1;"  # noqa: S608 - names of ours
+_LESS = f"UPDATE facets SET studies = studies - 1 WHERE (name, value) IN (VALUES {_of('OLD')});"  # noqa: S608 - as above
+_NO_ZEROS = f"DELETE FROM facets WHERE studies = 0 AND (name, value) IN (VALUES {_of('OLD')});"  # noqa: S608 - as above
+_UPDATED = f"UPDATE OF {', '.join(FACETS.values())}"
+_CHANGED = " OR ".join(f"OLD.{column} IS NOT NEW.{column}" for column in FACETS.values())
+
+TRIGGERS = (
+    f"CREATE TRIGGER facets_of_new AFTER INSERT ON dicom_studies BEGIN {_MORE} END",
+    f"CREATE TRIGGER facets_of_removed AFTER DELETE ON dicom_studies BEGIN {_LESS} {_NO_ZEROS} END",
+    f"CREATE TRIGGER facets_of_changed AFTER {_UPDATED} ON dicom_studies WHEN {_CHANGED} BEGIN {_LESS} {_MORE} {_NO_ZEROS} END",
+)
+"""Keep `facets`, whatever statement writes `dicom_studies`: counting millions of rows would take longer than a page may."""
+
+FILL_FACETS = tuple(
+    f"INSERT INTO facets SELECT '{name}', CAST(coalesce({column}, '') AS TEXT), count(*) FROM dicom_studies GROUP BY 2"  # noqa: S608 - as above
+    for name, column in FACETS.items()
+)
+"""SQL that counts them all, for a new index."""
+
 KEYS = {"studies": "study_id", "dicom_studies": "study_instance_uid"}
 SEARCHED = ("patient_name", "patient_id", "accession_number", "study_description", "search_text")
 _TEXT = ", ".join(SEARCHED)
@@ -134,7 +162,7 @@ SEARCH = {
     for table in KEYS
 }
 
-SCHEMA = zlib.crc32(repr((TABLES, INDEXES, SEARCH, "rows 6")).encode()) & 0x7FFFFFFF
+SCHEMA = zlib.crc32(repr((TABLES, INDEXES, SEARCH, TRIGGERS, "rows 6")).encode()) & 0x7FFFFFFF
 """PRAGMA user_version of an index with this schema. Change "rows 6" when existing columns change their meaning."""
 
 SHADOW = "rebuild_"
@@ -155,7 +183,7 @@ def right_schema() -> frozenset[tuple[str, str, str]]:
             connection.execute(f"CREATE TABLE {SHADOW}{name} {columns}")
         for name in TABLES:
             connection.execute(f"ALTER TABLE {SHADOW}{name} RENAME TO {name}")
-        for statement in (*INDEXES, *SEARCH.values()):
+        for statement in (*INDEXES, *SEARCH.values(), *TRIGGERS):
             connection.execute(statement)
         return frozenset(schema(connection))
 

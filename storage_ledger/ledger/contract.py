@@ -176,8 +176,8 @@ class Ledger(IndexSource, Protocol):
         """Return whether the study has an entry of this kind. Reads no payload."""
         ...
 
-    def count_studies(self) -> int:
-        """Return the number of studies."""
+    def count_studies(self, *, after: int = 0) -> int:
+        """Return the number of studies whose first entry is beyond position `after`. Reads every row beyond it."""
         ...
 
     def studies_with_kind(self, kind: str, *, after: int = 0) -> list[str]:

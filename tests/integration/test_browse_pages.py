@@ -226,6 +226,30 @@ def test_home_counts_what_status_counts(archive: Path):
     assert asyncio.run(views.start(asked(archive, serving=False))).context["needs"] == 2
 
 
+def test_status_counts_the_studies_of_the_index_and_those_beyond_it(tmp_path: Path):
+    settings = Settings(uploads_path=tmp_path / "uploads", archive_path=tmp_path / "archive", ledger_path=tmp_path / "ledger")
+    store = Ledgers(tmp_path).open(settings.ledger_path)
+    index = Index(settings.index_file, store)
+
+    def described(study_id: str) -> int:
+        with store.write() as tx:
+            tx.append(NewEntry(Kind.DESCRIBED, described_payload(f"{study_id}.dcm"), study_id))
+        return current_status(store, settings).studies
+
+    assert [described("A"), described("B")] == [1, 2]
+    index.ensure()
+    assert [described("A"), described("C")] == [2, 3]
+    with closing(sqlite.connect(settings.index_file)) as connection:
+        connection.execute("DELETE FROM studies")
+        connection.commit()
+        assert described("D") == 2, "the index is not asked"
+        connection.execute("INSERT INTO damaged VALUES (1, 'payload-hash')")
+        connection.commit()
+        assert described("E") == 5
+    index.close()
+    store.close()
+
+
 def test_a_cause_that_stops_several_steps_is_reported_once(tmp_path: Path):
     store = Ledgers(tmp_path).open(tmp_path / "ledger")
     for step in ("place", "mirror"):

@@ -14,7 +14,7 @@ from storage_ledger.index import fixity
 from storage_ledger.index.database_file import IndexFile, of_ledger
 from storage_ledger.index.rebuild.merge import merge, recompute_noted
 from storage_ledger.index.rebuild.partitions import RebuildOptions, folded, left_over, remove
-from storage_ledger.index.schema import INDEXES, SCHEMA, SEARCH, SHADOW, TABLES, schema_version, set_progress
+from storage_ledger.index.schema import FILL_FACETS, INDEXES, SCHEMA, SEARCH, SHADOW, TABLES, TRIGGERS, schema_version, set_progress
 from storage_ledger.index.writer import FollowingWriter
 from storage_ledger.ledger.contract import IndexSource
 from storage_ledger.system import logs
@@ -126,12 +126,18 @@ def _replace_tables(connection: Any, on_indexed: Callable[[int, int], None]) -> 
         partial(recompute_noted, connection),
         *(partial(sql, index) for index in late),
         partial(_make_search, connection, "dicom_studies"),
+        partial(_count_facets, connection),
     ]
     on_indexed(0, len(steps))
     for number, step in enumerate(steps, 1):
         step()
         on_indexed(number, len(steps))
     sql(f"PRAGMA user_version = {SCHEMA}")
+
+
+def _count_facets(connection: Any) -> None:
+    for statement in (*FILL_FACETS, *TRIGGERS):
+        connection.execute(statement)
 
 
 def _make_search(connection: Any, table: str) -> None:

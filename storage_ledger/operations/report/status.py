@@ -132,7 +132,7 @@ def current_status(ledger: Ledger, settings: Settings) -> StatusReport:
         position=last.position if last else 0,
         recorded_at=last.recorded_at if last else None,
         ledger_id=ledger.ledger_id,
-        studies=ledger.count_studies(),
+        studies=_studies(ledger, settings),
         index_position=followed,
         mirror_position=mirror_at,
         serving=serving,
@@ -241,6 +241,14 @@ def _headers_unreadable(ledger: Ledger, settings: Settings) -> int | None:
     sql = "SELECT count(*) FROM files INDEXED BY files_unread WHERE dicom_error IS NOT NULL"
     rows = ask_files(settings.index_file, ledger, sql)
     return int(rows[0][0]) if rows else None
+
+
+def _studies(ledger: Ledger, settings: Settings) -> int:
+    """Return the number of studies: those of the index, if it lacks no entry, and those that came later."""
+    sql = "SELECT position, (SELECT count(*) FROM studies) FROM progress WHERE NOT EXISTS (SELECT 1 FROM damaged)"
+    rows = ask_files(settings.index_file, ledger, sql)
+    position, studies = rows[0] if rows else (0, 0)
+    return int(studies) + ledger.count_studies(after=position)
 
 
 def _volume(name: str, path: Path) -> Volume:

@@ -38,6 +38,7 @@ HIDDEN = {
         "patients",
         "uploads",
         "arrivals",
+        "facets",
         "damaged",
         "progress",
         *(f"{table}_fts" for table in KEYS),
@@ -65,6 +66,7 @@ _TABLES: dict[str, dict[str, dict[str, Any]]] = {
         "uploads": {"title": "Uploads", "description": "The state of each upload."},
         "damaged": {"title": "Damaged entries", "description": "Entries that do not match their hashes; the index leaves them out."},
         "arrivals": {"title": "Arrivals", "description": "Archived files per day and modality."},
+        "facets": {"title": "Facets", "description": "DICOM studies per modality, institution and year."},
         "progress": {"title": "Progress", "description": "How far the index has followed the ledger."},
     },
     "ledger": {

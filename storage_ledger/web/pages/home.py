@@ -27,7 +27,7 @@ def of_index(connection: Any, today: date) -> QueryRow:
     return {
         **(total or {}),
         **needs.of_index(connection),
-        "dicom_studies": (ask_one(connection, "SELECT count(*) AS n FROM dicom_studies") or {"n": 0})["n"],
+        "dicom_studies": (ask_one(connection, "SELECT coalesce(sum(studies), 0) AS n FROM facets WHERE name = 'year'") or {"n": 0})["n"],
         "flagged": (flagged or {"n": 0})["n"],
         "unread": (unread or {"n": 0})["n"],
         "coverage": coverage(connection.execute(COVERAGE, ((today - timedelta(days=COVERAGE_DAYS)).isoformat(),)).fetchall()),

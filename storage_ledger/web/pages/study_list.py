@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from storage_ledger.index.schema import FACETS as COLUMNS
 from storage_ledger.web.pages.formatting import modalities, person
 from storage_ledger.web.pages.patients import with_other_patients
 from storage_ledger.web.pages.queries import QueryRow, ask, ask_one, marks
@@ -34,7 +35,6 @@ SORTS = {
 NOT_THERE = "state IN ('pending', 'failed', 'quarantined')"
 
 FACETS = {"modality": "Modality", "institution": "Institution", "year": "Year"}
-COLUMNS = {"modality": "modalities", "institution": "institution_name", "year": "year"}
 NONE = "-"
 """In an address: no value."""
 
@@ -211,11 +211,10 @@ def _said(row: QueryRow) -> QueryRow:
 
 
 def _facets(connection: Any, wanted: ListRequest, where: str, values: Sequence[Any]) -> tuple[int, list[QueryRow]]:
-    everything = where == "1"  # covering indexes exist for these counts
-    source = "dicom_studies" if everything else "hit"
-    sql = " UNION ALL ".join(f"SELECT '{name}', {column}, count(*) FROM {source} GROUP BY 2" for name, column in COLUMNS.items())  # noqa: S608
-    if not everything:
-        sql = f"WITH hit AS MATERIALIZED (SELECT {', '.join(COLUMNS.values())} FROM dicom_studies WHERE {where}) {sql}"  # noqa: S608 - ours
+    sql = "SELECT name, value, studies FROM facets"
+    if where != "1":  # then the studies themselves are counted
+        each = " UNION ALL ".join(f"SELECT '{name}', {column}, count(*) FROM hit GROUP BY 2" for name, column in COLUMNS.items())  # noqa: S608
+        sql = f"WITH hit AS MATERIALIZED (SELECT {', '.join(COLUMNS.values())} FROM dicom_studies WHERE {where}) {each}"  # noqa: S608 - ours
     rows = list(connection.execute(sql, list(values)))
     counts: dict[str, Counter[str]] = {name: Counter() for name in COLUMNS}
     total = 0

@@ -134,7 +134,7 @@ def test_kinds_of_studies(ledger):
     assert ledger.studies_with_kind("described") == ["A", "B"]
     assert ledger.studies_with_kind("rejected") == []
     assert (ledger.studies_with_kind("described", after=1), ledger.studies_with_kind("quarantined", after=3)) == (["B", "A"], [])
-    assert ledger.count_studies() == 2
+    assert [ledger.count_studies(after=position) for position in range(4)] == [2, 1, 0, 0]
 
 
 def test_studies_come_page_by_page_in_the_order_of_their_first_entry(ledger):
