@@ -26,7 +26,6 @@ import os
 import platform
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -34,18 +33,19 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
-from kept_connection import KeptConnection, answers
+import model
+from kept_connection import KeptConnection
+from neighbours import Neighbours, neighbours
 from opponents import Floor, Naive, Opponent, Orthanc, Run, orthanc
 from ours import Ours
 from processes import cpu_s, pss_mb
 from results import Table, save
 from study_files import Stock, Work
+from svg import Panel, svg
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from tests.support.as_user import SERVICE  # noqa: E402
-from tests.support.valkey import Valkey, free_port  # noqa: E402
-from tests.support.waiting import until  # noqa: E402
 
 SAME, ACROSS = "same device", "across devices"
 RATIO_TARGETS = {
@@ -63,8 +63,8 @@ def main() -> None:
     options = parsed()
     with tempfile.TemporaryDirectory(prefix="storage-ledger-bench-", dir=options.folder) as folder:
         Path(folder).chmod(0o755)  # for a service that runs as another user
-        with neighbours(Path(folder)) as (valkey, status_port):
-            tables = Bench(Path(folder), options, valkey, status_port).run()
+        with neighbours(Path(folder)) as there:
+            tables = Bench(Path(folder), options, there).run()
     if options.json:
         save(options.json, tables)
 
@@ -87,6 +87,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="how long each of them lasts (10; 30)")
     parser.add_argument("--latency-kb", type=int, default=32)
     parser.add_argument("--idle-seconds", type=float, default=20)
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw files/s against the values of --workers, as SVG")
     parser.add_argument("--json", type=Path, metavar="FILE", help="save the tables for scripts/bench --write")
     options = parser.parse_args()
     for name, short, full in (
@@ -101,32 +102,17 @@ def parsed() -> argparse.Namespace:
     return options
 
 
-@contextlib.contextmanager
-def neighbours(folder: Path) -> Iterator[tuple[Valkey, int]]:
-    """A Valkey and a lean Status Service, both processes on this machine."""
-    (folder / "valkey").mkdir()
-    valkey = Valkey(folder / "valkey")
-    valkey.start()
-    port = free_port()
-    status = subprocess.Popen([sys.executable, str(Path(__file__).with_name("lean_status.py")), str(port)])
-    try:
-        until(lambda: answers(status, port, "/health"), what="the Status Service is up")
-        yield valkey, port
-    finally:
-        status.kill()
-        status.wait()
-        valkey.stop()
-
-
 class Bench:
-    def __init__(self, root: Path, options: argparse.Namespace, valkey: Valkey, status_port: int) -> None:
+    def __init__(self, root: Path, options: argparse.Namespace, there: Neighbours) -> None:
         self.root = root
         self.options = options
-        self.status_port = status_port
-        workers: list[str | None] = options.workers.split(",") if options.workers else [None]
-        self.ours = [Ours(valkey, status_port, each) for each in workers]
+        self.status_port = there.status.port
+        workers: list[int | None] = [*map(int, options.workers.split(","))] if options.workers else [None]
+        self.ours = [Ours(there, each) for each in workers]
         self.targets = Table("archive: targets", ("what", "measured", "target", "reached"))
         self.memory_mb = 0.0
+        self.parts: list[tuple[str, model.Parts, float]] = []
+        self.panels: list[Panel] = []
         self._runs = itertools.count()
 
     def run(self) -> list[Table]:
@@ -143,6 +129,11 @@ class Bench:
             self.idle()
         if self.memory_mb:
             self.target("memory of all processes", self.memory_mb, f"{self.memory_mb:.0f} MB", "<", MEMORY_TARGET_MB, "MB")
+        if self.parts:
+            tables.append(model.table(self.parts))
+            if self.options.plot and self.panels:
+                self.options.plot.write_text(svg(self.panels, "WORKERS"))
+                tables[-1].notes.append(f"![Files/s with 0, 1 and 2 workers](images/{self.options.plot.name})")
         if len(self.ours) > 1:
             self.targets.notes.append(f"Measured with {self.ours[-1].name.removeprefix('ours, ')}, but for two workers / one.")
         return [*tables, self.targets]
@@ -159,7 +150,7 @@ class Bench:
         for files in map(int, self.options.files.split(",")):
             for kilobytes in map(int, self.options.sizes.split(",")):
                 stock = Stock(self.root / "stock", max(1, self.options.total // files), files, kilobytes)
-                for where, uploads in self.places().items():
+                for where, uploads in self.places().items() if files == 1 else [(SAME, None)]:
                     self.case(stock, where, uploads, others, rates, cpu)
                 stock.remove()
         rates.notes.append(f"{self.options.pairs} pairs, {self.options.total} files a run.")
@@ -190,8 +181,9 @@ class Bench:
         return found
 
     def case(self, stock: Stock, where: str, uploads: Path | None, others: list[Opponent], rates: Table, cpu: Table) -> None:
-        """Everybody in turns, beginning with another one in each round."""
-        everybody = [*self.ours, *others]
+        """Everybody in turns, beginning with another one in each round. With many files a study, only the last of `ours`."""
+        ours = self.ours if stock.files == 1 else self.ours[-1:]
+        everybody = [*ours, *others]
         runs: dict[str, list[Run]] = {each.name: [] for each in everybody}
         for round_ in range(self.options.pairs):
             for each in everybody[round_ % len(everybody) :] + everybody[: round_ % len(everybody)]:
@@ -201,7 +193,7 @@ class Bench:
         a_second = {name: [total / run.seconds for run in each] for name, each in runs.items()}
         ms = {name: statistics.median(1000 * run.cpu_s / total for run in each) for name, each in runs.items()}
         label = f"{stock.kilobytes} KB, {where}" + (f", {stock.files} a study" if stock.files > 1 else "")
-        for mine in self.ours:
+        for mine in ours:
             row, shown = label + mine.name.removeprefix("ours"), [mine, *others]
             ratios = {each.name: paired(a_second[mine.name], a_second[each.name]) for each in others}
             speeds = [f"{statistics.median(a_second[each.name]):.0f}" for each in shown]
@@ -214,6 +206,14 @@ class Bench:
             print(" " * 42, *(f"ours/{name} {spread(each)}" for name, each in ratios.items()), sep="  ", flush=True)
         self.memory_mb = max(self.memory_mb, *(run.pss_mb for run in runs[mine.name]))
         if stock.files == 1:
+            if mine.workers not in {None, 0}:
+                self.parts.append(
+                    (f"{label}, WORKERS={mine.workers}", model.Parts.of(runs[mine.name], total), statistics.median(a_second[mine.name]))
+                )
+            if where == SAME and len(ours) > 1:
+                self.panels.append(
+                    panel(label, {each.workers: a_second[each.name] for each in ours}, {each.name: a_second[each.name] for each in others})
+                )
             self.rate_targets(stock.kilobytes, where, ratios, ms[mine.name])
             if {"ours, WORKERS=1", "ours, WORKERS=2"} <= runs.keys():
                 gain = paired(a_second["ours, WORKERS=2"], a_second["ours, WORKERS=1"])
@@ -303,6 +303,12 @@ class Bench:
     def target(self, what: str, found: float, text: str, sign: str, target: float, unit: str = "") -> None:
         reached = {"≥": found >= target, "≤": found <= target, "<": found < target}[sign]
         self.targets.rows.append((what, text, f"{sign} {target:g} {unit}".rstrip(), "yes" if reached else "**no**"))
+
+
+def panel(label: str, ours: dict[int, list[float]], others: dict[str, list[float]]) -> Panel:
+    """Files/s against workers; the others as level lines."""
+    lines = {name: [(workers, statistics.median(rates)) for workers in (0, max(ours))] for name, rates in others.items()}
+    return Panel(f"Files/s: {label}", {"ours": [(workers, statistics.median(rates)) for workers, rates in ours.items()], **lines})
 
 
 def paired(mine: list[float], theirs: list[float]) -> list[float]:

@@ -39,11 +39,16 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What one run took. `cpu_s`: user and system time of all the opponent's processes; `pss_mb`: their memory at its end."""
+    """What one run took. `cpu_s`: user and system time of all the opponent's processes; `pss_mb`: their memory at its end.
+
+    Of `serve` only: `first_cpu_s` of the process that starts the workers; `lock_s`, how long the ledger's write lock was held.
+    """
 
     seconds: float
     cpu_s: float
     pss_mb: float = 0.0
+    first_cpu_s: float = 0.0
+    lock_s: float = 0.0
 
 
 class Opponent(Protocol):

@@ -7,14 +7,16 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from kept_connection import answers
+from neighbours import Neighbours
 from opponents import SETTLE_S, Run
-from processes import cpu_s, pss_mb
+from processes import cpu_s, own_cpu_s, pss_mb
 from study_files import Event, Work
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,20 +35,21 @@ class Ours:
     `workers` is passed on as WORKERS; None leaves the default.
     """
 
-    def __init__(self, valkey: Valkey, status_port: int, workers: str | None = None) -> None:
+    def __init__(self, there: Neighbours, workers: int | None = None) -> None:
         self.name = "ours" if workers is None else f"ours, WORKERS={workers}"
-        self._valkey = valkey
-        self._status_port = status_port
-        self._workers = workers
+        self._there = there
+        self.workers = workers
 
     def run(self, work: Work) -> Run:
         with self.serve(work) as served:
-            before, began = cpu_s(served.pid), time.perf_counter()
-            served.publish(work.stock.events)
-            served.wait_until_done()
-            seconds = time.perf_counter() - began
+            before, own_before, began = cpu_s(served.pid), own_cpu_s(served.pid), time.perf_counter()
+            with WriteLock(work.ledger / "ledger.db") as lock:
+                served.publish(work.stock.events)
+                served.wait_until_done()
+                seconds = time.perf_counter() - began
             time.sleep(SETTLE_S)
-            run = Run(seconds, cpu_s(served.pid) - before, pss_mb(served.pid))
+            cpu, own = cpu_s(served.pid) - before, own_cpu_s(served.pid) - own_before
+            run = Run(seconds, cpu, pss_mb(served.pid), own, seconds * lock.share)
             assert not any(work.uploads.iterdir())
             return run
 
@@ -60,16 +63,16 @@ class Ours:
         environment = {
             **os.environ,
             "PYTHONPATH": str(ROOT),
-            "REDIS_URL": self._valkey.url,
+            "REDIS_URL": self._there.valkey.url,
             "DESCRIBED_CHANNEL": (channel := f"bench-{port}"),
-            "STATUS_SERVICE_URL": f"http://127.0.0.1:{self._status_port}",
+            "STATUS_SERVICE_URL": f"http://127.0.0.1:{self._there.status.port}",
             "UPLOADS_PATH": str(work.uploads),
             "ARCHIVE_PATH": str(work.archive),
             "LEDGER_PATH": str(work.ledger),
             "HTTP_HOST": "127.0.0.1",
             "HTTP_PORT": str(port),
             "LOG_LEVEL": "WARNING",
-            **({} if self._workers is None else {"WORKERS": self._workers}),
+            **({} if self.workers is None else {"WORKERS": str(self.workers)}),
         }
         environment.pop("PYTHONDONTWRITEBYTECODE", None)  # else every start would compile the package again
         command = [sys.executable, "-m", "storage_ledger", "serve"]
@@ -78,7 +81,7 @@ class Ours:
         process = subprocess.Popen(command, env=environment, cwd=ROOT)
         try:
             until(lambda: answers(process, port, "/readyz"), 60, what="serve is ready", every_s=0.05)
-            with contextlib.closing(Served(process.pid, self._valkey, channel, work)) as served:
+            with contextlib.closing(Served(process.pid, self._there.valkey, channel, work)) as served:
                 served.publish(work.stock.warm_up)
                 served.wait_until_done()
                 time.sleep(SETTLE_S)
@@ -137,3 +140,33 @@ class Served:
     def close(self) -> None:
         self._ledger.close()
         self._client.close()
+
+
+class WriteLock:
+    """Samples for which share of the time anybody holds the write lock of a database in WAL mode: byte 120 of its -shm, as the kernel lists
+    it (sqlite.org/walformat.html#wal_locks).
+    """
+
+    EVERY_S = 0.005
+
+    def __init__(self, database: Path) -> None:
+        self._line = f":{Path(f'{database}-shm').stat().st_ino} 120 "
+        self._held: list[bool] = []
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._sample)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    @property
+    def share(self) -> float:
+        return sum(self._held) / len(self._held)
+
+    def _sample(self) -> None:
+        while not self._end.wait(self.EVERY_S) or not self._held:
+            self._held.append(self._line in Path("/proc/locks").read_text())

@@ -73,7 +73,7 @@ class Valkey:
              "--dir", str(self._folder), *self._arguments],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        until(self._answers, what="the server answers PING")
+        until(self._answers, 120, what="the server answers PING")  # it may load a large stream
 
     def stop(self) -> None:
         """Stop it as an operator would (SIGTERM)."""
