@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from operator import itemgetter
 from typing import Any
 
@@ -13,9 +14,9 @@ from storage_ledger.index import patient_conflicts
 from storage_ledger.index.columns import FILE, FileRow
 from storage_ledger.index.schema import FLAGGED, OF_A_SERIES, OF_A_STUDY
 from storage_ledger.index.search import (
+    CHOSEN,
     add_search_text,
-    chunks,
-    in_list,
+    json_list,
     put_into_search,
     shown_of,
     take_out_of_search,
@@ -30,27 +31,33 @@ def refresh(connection: Any, first: int, changed: Sequence[FileRow], before: Seq
     was re-read, and which may therefore have moved to another DICOM study or instance. `stale`: UIDs of studies whose flags
     changed. New files are added to their study; a study is recomputed from all its files only if an earlier file has changed.
     """
+
+    def run(uids: AbstractSet[str], *statements: str) -> list[Any]:
+        """Run the statements for these UIDs, and return all rows that they return."""
+        values = {"chosen": json_list(uids), "first": first}
+        return [row for each in statements for row in connection.execute(each, values)] if uids else []
+
     sops = {uid for row in changed if (uid := row[FILE.sop_instance_uid])}
     new = {uid for row in changed if (uid := row[FILE.study_instance_uid]) and row[FILE.position] >= first}
     if before:
         sops |= {uid for row, _ in before if (uid := row[FILE.sop_instance_uid])}
         earlier = [row for pair in before if pair[0][FILE.position] < first for row in pair]
         stale |= {uid for row in earlier if (uid := row[FILE.study_instance_uid])}
-        stale |= {row[0] for row in _each(connection, sops, lambda chosen: (unflag_conflicts(chosen),)) if row[0]}
-    flagged = _each(connection, sops, lambda chosen: (flag_conflicts(chosen),))
+        stale |= {row[0] for row in run(sops, unflag_conflicts(CHOSEN)) if row[0]}
+    flagged = run(sops, flag_conflicts(CHOSEN))
     stale |= {uid for uid, position in flagged if uid and position < first}
-    _each(connection, stale, recompute_patients)
-    _each(connection, new - stale, lambda chosen: (add_patients(chosen, first),))
+    run(stale, *recompute_patients(CHOSEN))
+    run(new - stale, add_patients(CHOSEN, only_new=True))
     patient_conflicts.flag(connection, stale)
     stale |= patient_conflicts.flag(connection, new - stale, first)
-    shown = {row[0]: row[1:] for row in _each(connection, new - stale, lambda chosen: (shown_of(chosen),))}
+    shown = {row[0]: row[1:] for row in run(new - stale, shown_of(CHOSEN))}
     says = _new_words(shown, [row for row in changed if row[FILE.study_instance_uid] in shown])
     whole = (stale | new) - shown.keys() | {uid for uid, files in says.items() if _fills_a_gap(shown[uid][1:], files)}
     take_out_of_search(connection, "dicom_studies", whole | says.keys())
-    _each(connection, stale, recompute_studies)
-    _each(connection, new - stale, lambda chosen: add_files(chosen, first))
-    for some in chunks(whole):
-        write_search_text(connection, in_list(some), some)
+    run(stale, *recompute_studies(CHOSEN))
+    run(new - stale, *add_files(CHOSEN, only_new=True))
+    if whole:
+        write_search_text(connection, CHOSEN, {"chosen": json_list(whole)})
     for uid in says.keys() - whole:
         add_search_text(connection, uid, shown[uid][0], shown[uid][1:], says[uid])
     put_into_search(connection, "dicom_studies", whole | says.keys())
@@ -71,15 +78,6 @@ def _fills_a_gap(shown: Sequence[Any], files: Iterable[Sequence[Any]]) -> bool:
     return any(value is not None and other is None for says in files for value, other in zip(says, shown, strict=True))
 
 
-def _each(connection: Any, uids: Iterable[str], statements: Callable[[str], Iterable[str]]) -> list[Any]:
-    """Run the statements for all UIDs, in groups, and return all rows that they return."""
-    found: list[Any] = []
-    for some in chunks(uids):
-        for statement in statements(in_list(some)):
-            found += connection.execute(statement, some).fetchall()
-    return found
-
-
 def recompute_studies(chosen: str) -> tuple[str, ...]:
     """Return SQL that recomputes `series` and `dicom_studies` from `files` and `patients` for the UIDs that `chosen` selects."""
     return tuple(f"DELETE FROM {table} WHERE study_instance_uid {chosen}" for table in ("series", "dicom_studies")) + add_files(chosen)  # noqa: S608 - our own names and placeholders
@@ -90,19 +88,21 @@ def recompute_patients(chosen: str) -> tuple[str, ...]:
     return f"DELETE FROM patients WHERE study_instance_uid {chosen}", add_patients(chosen)  # noqa: S608 - as above
 
 
-def add_files(chosen: str, first: int = 1) -> tuple[str, ...]:
-    """Return SQL that adds the files with `position` ≥ `first` to `dicom_studies` and `series`, which have the earlier ones already.
+def add_files(chosen: str, *, only_new: bool = False) -> tuple[str, ...]:
+    """Return SQL that adds files to `dicom_studies` and `series`.
 
-    The cost does not depend on how many files a study already has.
+    `only_new`: those with `position` ≥ `:first`; the tables have the earlier ones already. The cost does not depend on how many files
+    a study already has.
     """
-    return _add_studies(chosen, first), _add_series(chosen, first)  # in this order: the first statement checks which series already exist
+    # In this order: the first statement checks which series already exist.
+    return _add_studies(chosen, only_new), _add_series(chosen, only_new)
 
 
-def add_patients(chosen: str, first: int = 1) -> str:
-    """Return SQL that adds these files to `patients`: one row for each patient named by the files of a study."""
+def add_patients(chosen: str, *, only_new: bool = False) -> str:
+    """Return SQL that adds files to `patients`: one row for each patient named by the files of a study. `only_new`: as in `add_files`."""
     names = ", ".join(f"coalesce({name}, '')" for name in PATIENT)
     return f"""
-INSERT INTO patients SELECT study_instance_uid, {names}, count(*), min(position) FROM {_files(chosen, first)} GROUP BY 1, 2, 3, 4, 5
+INSERT INTO patients SELECT study_instance_uid, {names}, count(*), min(position) FROM {_files(chosen, only_new)} GROUP BY 1, 2, 3, 4, 5
 ON CONFLICT DO UPDATE SET files = files + excluded.files, first_position = min(first_position, excluded.first_position)"""  # noqa: S608 - our own names and placeholders
 
 
@@ -110,11 +110,11 @@ _NO_PATIENT = 1 << 60
 """Added to the position of a file with neither name nor ID, so that it sorts after all others."""
 
 
-def _files(chosen: str, first: int) -> str:
-    """Return the FROM clause. It forces the index by position: SQLite would otherwise read the whole study or table."""
-    if first == 1:
+def _files(chosen: str, only_new: bool) -> str:
+    """Return the FROM clause. For new files it forces the index by position: SQLite would otherwise read the whole study or table."""
+    if not only_new:
         return f"files n WHERE study_instance_uid {chosen}"
-    return f"files n INDEXED BY files_by_position WHERE position >= {first} AND +study_instance_uid {chosen}"
+    return f"files n INDEXED BY files_by_position WHERE position >= :first AND +study_instance_uid {chosen}"
 
 
 def _firsts(columns: Sequence[str]) -> str:
@@ -130,28 +130,28 @@ def _kept(columns: Sequence[str]) -> str:
     return ", ".join(f"{column} = coalesce({column}, excluded.{column})" for column in columns)
 
 
-def _add_series(chosen: str, first: int) -> str:
+def _add_series(chosen: str, only_new: bool) -> str:
     return f"""
 INSERT INTO series
 SELECT {", ".join(map(_value, OF_A_SERIES))}, a.files, a.bytes, a.study_instance_uid, a.series_instance_uid
 FROM (SELECT study_instance_uid, series_instance_uid, {_firsts(OF_A_SERIES)}, count(*) AS files, sum(bytes) AS bytes
-      FROM {_files(chosen, first)} AND series_instance_uid IS NOT NULL GROUP BY 1, 2) a
+      FROM {_files(chosen, only_new)} AND series_instance_uid IS NOT NULL GROUP BY 1, 2) a
 WHERE true ON CONFLICT DO UPDATE SET {_kept(OF_A_SERIES)}, files = files + excluded.files, bytes = bytes + excluded.bytes"""  # noqa: S608 - our own names and placeholders
 
 
-def _add_studies(chosen: str, first: int) -> str:
+def _add_studies(chosen: str, only_new: bool) -> str:
     known_study = known_series = known_modality = ""
-    if first > 1:
+    if only_new:
         of_series = (
             "SELECT 1 FROM series s WHERE s.study_instance_uid = n.study_instance_uid AND s.series_instance_uid = n.series_instance_uid"
         )
-        known_study = f"""WHEN EXISTS (SELECT 1 FROM files e WHERE e.study_id = n.study_id
-               AND +e.study_instance_uid = n.study_instance_uid AND +e.position < {first}) THEN NULL"""  # noqa: S608 - a number
+        known_study = """WHEN EXISTS (SELECT 1 FROM files e WHERE e.study_id = n.study_id
+               AND +e.study_instance_uid = n.study_instance_uid AND +e.position < :first) THEN NULL"""
         known_series = f"WHEN EXISTS ({of_series}) THEN NULL"
         # `series` has only its first file's modality, so files are checked too; among several modalities a match is found soon.
         known_modality = f"""AND NOT EXISTS ({of_series} AND s.modality = n.modality)
              AND NOT EXISTS (SELECT 1 FROM files e WHERE e.study_instance_uid = n.study_instance_uid
-               AND e.modality = n.modality AND +e.position < {first})"""  # noqa: S608 - a number
+               AND e.modality = n.modality AND +e.position < :first)"""  # noqa: S608 - a constant
     whole = ", ".join(f"{name} = CASE WHEN patient_name IS NULL AND patient_id IS NULL AND "
                       f"(excluded.patient_name IS NOT NULL OR excluded.patient_id IS NOT NULL) THEN excluded.{name} ELSE {name} END"
                       for name in PATIENT)  # fmt: skip
@@ -174,7 +174,7 @@ FROM (SELECT study_instance_uid, min(position) AS first, count(*) AS files, sum(
              count(DISTINCT CASE {known_series} WHEN true THEN series_instance_uid END) AS series, sum({FLAGGED}) AS flagged,
              min(archived_at) AS first_at, max(archived_at) AS last_at, max(modality IS NOT NULL {known_modality}) AS another_modality,
              {_firsts(OF_A_STUDY)}
-      FROM {_files(chosen, first)} GROUP BY 1) a
+      FROM {_files(chosen, only_new)} GROUP BY 1) a
 JOIN files p ON p.position = a.identity)
 WHERE true ON CONFLICT DO UPDATE SET {whole}, {_kept(OF_A_STUDY)}, modalities = coalesce(excluded.modalities, modalities),
   series = series + excluded.series, files = files + excluded.files, bytes = bytes + excluded.bytes, studies = studies + excluded.studies,
@@ -196,15 +196,13 @@ def unflag_conflicts(chosen: str) -> str:
     return f"UPDATE files SET sop_conflict = 0 WHERE sop_conflict = 1 AND sop_instance_uid {chosen} RETURNING study_instance_uid"  # noqa: S608 - placeholders
 
 
-def count_arrivals(first: int = 1) -> str:
-    """Return SQL that adds the files whose `archived` entry is at position `first` or later to `arrivals`."""
-    return f"""
-INSERT INTO arrivals
-SELECT substr(archived_at, 1, 10), coalesce(modality, ''), count(*), sum(bytes) FROM files WHERE position >= {first} GROUP BY 1, 2
-{ADD_TO_ARRIVALS}"""  # noqa: S608 - a number
-
-
 ADD_TO_ARRIVALS = "ON CONFLICT (day, modality) DO UPDATE SET files = files + excluded.files, bytes = bytes + excluded.bytes"
+
+COUNT_ARRIVALS = f"""
+INSERT INTO arrivals
+SELECT substr(archived_at, 1, 10), coalesce(modality, ''), count(*), sum(bytes) FROM files WHERE position >= :first GROUP BY 1, 2
+{ADD_TO_ARRIVALS}"""  # noqa: S608 - constants
+"""Adds the files whose `archived` entry is at position `:first` or later to `arrivals`."""
 
 COUNT_ARRIVAL = f"INSERT INTO arrivals VALUES (?, ?, ?, ?) {ADD_TO_ARRIVALS}"  # noqa: S608 - a constant
 """For a counted file whose modality has changed: run it with negative numbers for the old one, then for the new one."""

@@ -26,6 +26,8 @@ from storage_ledger.system import cpu_affinity, locks, logs
 
 BATCH = 500
 GATHER_S = 0.1  # a study's entries follow each other closely: wait, to apply them in one batch
+BUSY = 10
+BUSY_GATHER_S = 0.5  # most of a small batch's cost is the transaction itself: while many entries arrive, make batches large
 RECHECKED = 100
 GIVE_UP_EACH = 3  # discard the file after this many failed writes: a new one may help
 BUSY_PAUSE_S = 5.0
@@ -164,7 +166,7 @@ class Index:
         self._failures = 0
         if applied == 0:
             return CaughtUp(moved=False)
-        return Behind() if applied == BATCH else Behind(GATHER_S)
+        return Behind(_gather_s(applied))
 
     def _recovery_for(self, error: Exception) -> Callable[[], object] | None:
         """Return what to do before the next attempt. A file that SQLite repeatedly cannot write is replaced with a new one."""
@@ -222,6 +224,13 @@ class Index:
     def _discard(self) -> None:
         self._file.discard()
         self.position = 0
+
+
+def _gather_s(applied: int) -> float:
+    """Return how long to wait for further entries after a batch of this many."""
+    if applied == BATCH:
+        return 0.0
+    return BUSY_GATHER_S if applied >= BUSY else GATHER_S
 
 
 def _log_damaged(damaged: Sequence[tuple[int, str]]) -> None:

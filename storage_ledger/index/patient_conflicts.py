@@ -7,11 +7,17 @@ from collections.abc import Set as AbstractSet
 from typing import Any
 
 from storage_ledger.domain.patient_identity import PATIENT, disputed, names_any, parts_of
+from storage_ledger.index.search import json_list
 
 _NAMES = ", ".join(PATIENT)
 _FILES = f"SELECT position, patient_differs, {_NAMES} FROM files"  # noqa: S608 - our own names
 _OF_A_STUDY = f"{_FILES} WHERE study_instance_uid = ?"
 _NEW = f"{_FILES} INDEXED BY files_by_position WHERE position >= ? AND +study_instance_uid = ?"
+_OF_SEVERAL = (
+    "SELECT value FROM json_each(:chosen) "
+    "WHERE (SELECT count(*) FROM (SELECT 1 FROM patients WHERE study_instance_uid = value LIMIT 2)) > 1"
+)
+"""The chosen studies with more than one patient. It counts no further than two: a study may have thousands."""
 _EVERYTHING = 1 << 62
 
 
@@ -21,11 +27,13 @@ def flag(connection: Any, uids: Iterable[str], first: int = 1) -> set[str]:
     Every file that names a disputed patient is flagged, because it is unknown which patient is right. Returns the studies in which files
     before `first` may have gained or lost the flag. Earlier files are read only if the set of disputed patients has changed.
     """
-    changed = set()
-    for uid in sorted(uids):
-        if first == 1:
+    if first == 1:
+        for uid in sorted(uids):
             _set(connection, connection.execute(_OF_A_STUDY, (uid,)).fetchall(), _disputed(connection, uid))
-        elif len(connection.execute("SELECT 1 FROM patients WHERE study_instance_uid = ? LIMIT 2", (uid,)).fetchall()) > 1:
+        return set()
+    changed = set()
+    if values := json_list(uids):
+        for (uid,) in connection.execute(_OF_SEVERAL, {"chosen": values}).fetchall():
             new = connection.execute(_NEW, (first, uid)).fetchall()
             named = frozenset[str]().union(*(parts_of(_patient(row)) for row in new))
             before = _disputed(connection, uid, named, first)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from storage_ledger.domain.search_text import Described, search_text, search_text_with
@@ -14,21 +16,24 @@ _ALL = " || char(31) || ".join(f"ifnull({name}, '')" for name in _COLUMNS)
 
 _TEXTS = ", ".join(SEARCHED)
 _AT_ONCE = 1_000
-_IN_A_STATEMENT = 500
+
+CHOSEN = "IN (SELECT value FROM json_each(:chosen))"
+"""SQL condition: one of the keys in the JSON list `chosen`. SQLite compiles it once, unlike a list of placeholders of changing length."""
 
 
 def take_out_of_search(connection: Any, table: str, keys: Iterable[str]) -> None:
     """Remove these rows of `table` from the search; call it before they change. Reads no other row."""
-    columns = f"{table}_fts ({table}_fts, rowid, {_TEXTS}) SELECT 'delete', first_position, {_TEXTS}"
-    for some in chunks(keys):
-        connection.execute(f"INSERT INTO {columns} FROM {table} WHERE {KEYS[table]} {in_list(some)}", some)
+    _for_rows(connection, table, f"INSERT INTO {table}_fts ({table}_fts, rowid, {_TEXTS}) SELECT 'delete', first_position, {_TEXTS}", keys)
 
 
 def put_into_search(connection: Any, table: str, keys: Iterable[str]) -> None:
     """Add these rows to the search with their current words. Reads no other row."""
-    columns = f"{table}_fts (rowid, {_TEXTS}) SELECT first_position, {_TEXTS}"
-    for some in chunks(keys):
-        connection.execute(f"INSERT INTO {columns} FROM {table} WHERE {KEYS[table]} {in_list(some)}", some)
+    _for_rows(connection, table, f"INSERT INTO {table}_fts (rowid, {_TEXTS}) SELECT first_position, {_TEXTS}", keys)
+
+
+def _for_rows(connection: Any, table: str, insert: str, keys: Iterable[str]) -> None:
+    if values := json_list(keys):
+        connection.execute(f"{insert} FROM {table} WHERE {KEYS[table]} {CHOSEN}", {"chosen": values})
 
 
 def shown_of(chosen: str) -> str:
@@ -44,13 +49,13 @@ def add_search_text(
     connection.execute("UPDATE dicom_studies SET search_text = ? WHERE study_instance_uid = ?", (text, uid))
 
 
-def write_search_text(connection: Any, chosen: str, values: Sequence[str] = ()) -> None:
+def write_search_text(connection: Any, chosen: str, values: Mapping[str, object] = MappingProxyType({})) -> None:
     """Fill `search_text` of the DICOM studies that `chosen` (a condition, with `values`) selects; their rows must exist."""
     rows = connection.execute(
         f"SELECT dicom_studies.rowid, study_instance_uid, least = most AND least = {_ALL}, {', '.join(_COLUMNS)} "  # noqa: S608 - our own names
         f"FROM (SELECT study_instance_uid, min({_ALL}) AS least, max({_ALL}) AS most FROM files "
         f"WHERE study_instance_uid {chosen} GROUP BY 1) JOIN dicom_studies USING (study_instance_uid)",
-        tuple(values),
+        dict(values),
     )
     while some := rows.fetchmany(_AT_ONCE):
         found = [
@@ -65,12 +70,7 @@ def _values(connection: Any, uid: str, column: str) -> list[str]:
     return [row[0] for row in connection.execute(sql, (uid,))]
 
 
-def in_list(values: Sequence[str]) -> str:
-    """Return an `IN (…)` condition with a placeholder for each value."""
-    return f"IN ({', '.join('?' * len(values))})"
-
-
-def chunks(values: Iterable[str]) -> Iterator[tuple[str, ...]]:
-    """Yield the values in order, in groups small enough for one statement."""
-    ordered = tuple(sorted(values))
-    return (ordered[i : i + _IN_A_STATEMENT] for i in range(0, len(ordered), _IN_A_STATEMENT))
+def json_list(keys: Iterable[str]) -> str | None:
+    """Return the keys in order, as JSON; None if there are none."""
+    ordered = sorted(keys)
+    return json.dumps(ordered) if ordered else None

@@ -17,7 +17,7 @@ from storage_ledger.domain.study import State
 from storage_ledger.errors import LedgerUnusable
 from storage_ledger.index import fixity
 from storage_ledger.index.columns import FILE, STUDY, FileRow, Row, StudyRow, UploadRow
-from storage_ledger.index.derived_tables import COUNT_ARRIVAL, DROP_EMPTY_ARRIVALS, count_arrivals, refresh, year
+from storage_ledger.index.derived_tables import COUNT_ARRIVAL, COUNT_ARRIVALS, DROP_EMPTY_ARRIVALS, refresh, year
 from storage_ledger.index.rows import StudyRows
 from storage_ledger.index.schema import COLUMNS, ROWID, SEARCHED
 from storage_ledger.index.search import put_into_search, take_out_of_search
@@ -196,7 +196,7 @@ class FollowingWriter(IndexWriter):
     def _count_arrivals(self, first: int) -> None:
         if self._count_other_modalities(first):
             self._connection.execute(DROP_EMPTY_ARRIVALS)
-        self._connection.execute(count_arrivals(first))
+        self._connection.execute(COUNT_ARRIVALS, {"first": first})
 
 
 class _UploadsInTable:

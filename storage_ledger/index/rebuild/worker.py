@@ -21,7 +21,7 @@ from typing import Any
 from storage_ledger.domain.entries import Entry
 from storage_ledger.domain.patient_identity import PATIENT
 from storage_ledger.domain.search_text import Described
-from storage_ledger.index.derived_tables import add_files, add_patients, count_arrivals
+from storage_ledger.index.derived_tables import COUNT_ARRIVALS, add_files, add_patients
 from storage_ledger.index.schema import COLUMNS, FLAGS, OF_A_SERIES, OF_A_STUDY, ROWID, TABLES
 from storage_ledger.index.search import write_search_text
 from storage_ledger.index.writer import KEEP_STUDIES, PartitionWriter
@@ -64,8 +64,9 @@ def fold(
         writer.apply(_entries(ledger, after, up_to, on_progress))
         connection.executemany("INSERT INTO verified VALUES (?)", ((position,) for position in writer.verified))
         connection.execute(f"CREATE INDEX by_uid ON files ({', '.join(READ_BY_DERIVED)})")
-        for statement in (*add_files("IS NOT NULL"), add_patients("IS NOT NULL"), count_arrivals(after + 1)):
+        for statement in (*add_files("IS NOT NULL"), add_patients("IS NOT NULL")):
             connection.execute(statement)
+        connection.execute(COUNT_ARRIVALS, {"first": after + 1})
         write_search_text(connection, "IS NOT NULL")
 
 

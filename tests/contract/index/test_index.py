@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 from contextlib import closing
 from functools import partial
 
@@ -15,7 +16,7 @@ from storage_ledger.domain.entries import Kind, NewEntry, faults
 from storage_ledger.domain.entries import header as header_of
 from storage_ledger.errors import LedgerUnusable, Locked
 from storage_ledger.index.database_file import IndexUnreadable
-from storage_ledger.index.follower import Index
+from storage_ledger.index.follower import BATCH, BUSY, BUSY_GATHER_S, GATHER_S, Index
 from storage_ledger.index.rebuild import worker
 from storage_ledger.index.rebuild.processes import RebuildProcesses
 from storage_ledger.index.schema import INDEXES, SEARCH
@@ -568,6 +569,80 @@ def test_the_header_of_a_redelivery_counts_where_there_was_none(following):
     following.append(Kind.ARCHIVED, archived(dicom=header("9.9", "1.9")) | {"placement": "already-there"}, cause=again)
     assert following.rows("SELECT study_instance_uid, sop_instance_uid FROM files") == [("1.2", "9.1")]
     assert following.rows("SELECT study_instance_uid FROM dicom_studies") == [("1.2",)]
+
+
+class Pauses(threading.Event):
+    """A stop that waits for nobody, and notes how long it would have."""
+
+    def __init__(self):
+        super().__init__()
+        self.noted = []
+
+    def wait(self, timeout=None):
+        self.noted.append(timeout)
+        return self.is_set()
+
+
+class UntilCaughtUp(threading.Event):
+    """A wakeup that stops whoever waits for it."""
+
+    def __init__(self, stop):
+        super().__init__()
+        self._stop = stop
+
+    def wait(self, _timeout=None):
+        self._stop.set()
+        return True
+
+
+@pytest.mark.parametrize(
+    ("entries", "pauses"),
+    [(1, [GATHER_S]), (BUSY - 1, [GATHER_S]), (BUSY, [BUSY_GATHER_S]), (BATCH + 1, [0.0, GATHER_S])],
+)
+def test_while_many_entries_arrive_the_index_gathers_them_for_longer(following, entries, pauses):
+    with following.ledger.write() as tx:
+        for number in range(entries):
+            tx.append(NewEntry(Kind.DESCRIBED, described(), f"S{number}"), work_item=False)
+    stop = Pauses()
+    following.index.run(stop, UntilCaughtUp(stop))
+    assert stop.noted == pauses
+    assert following.rows("SELECT count(*) FROM studies") == [(entries,)]
+
+
+class Noting:
+    """A connection that notes its statements."""
+
+    def __init__(self, connection):
+        self._connection = connection
+        self.noted = set()
+
+    def execute(self, sql, *values):
+        self.noted.add(sql)
+        return self._connection.execute(sql, *values)
+
+    def executemany(self, sql, rows):
+        self.noted.add(sql)
+        return self._connection.executemany(sql, rows)
+
+
+def test_batches_of_any_size_run_the_same_statements(following):
+    """SQLite would otherwise compile them again for each batch."""
+    noted = []
+    following.append(Kind.DESCRIBED, described("first.dcm"), "first")
+    with closing(sqlite.connect(following.index.path, isolation_level=None)) as connection:
+        for size in (1, 2, 7):
+            after = following.ledger.last().position
+            with following.ledger.write() as tx:
+                for number in range(size):
+                    name = f"{size}-{number}.dcm"
+                    cause = tx.append(NewEntry(Kind.DESCRIBED, described(name), name), work_item=False).position
+                    dicom = header(f"9.{size}.{number}", f"1.{size}.{number}")
+                    tx.append(NewEntry(Kind.ARCHIVED, archived(name, dicom=dicom), name, cause), work_item=False)
+            noting = Noting(connection)
+            FollowingWriter(noting, get=following.ledger.get).apply(following.ledger.read(after, 100))
+            noted.append(noting.noted)
+        assert connection.execute("SELECT count(*) FROM dicom_studies").fetchone() == (10,)
+    assert noted[0] == noted[1] == noted[2]
 
 
 def test_files_whose_header_could_not_be_read_are_counted_by_an_index_of_their_own(following):
