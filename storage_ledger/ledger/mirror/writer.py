@@ -125,10 +125,10 @@ class Mirror:
         """
         try:
             with self._alone():
-                count = 0
-                while entries := self._more():
-                    self._append(entries)
-                    count += len(entries)
+                count, at_end = 0, False
+                while not at_end:
+                    more, at_end = self._append_more()
+                    count += more
                 return count
         except LedgerUnusable as error:
             if error.code == MIRROR_MISSING:  # `check` found it at the start
@@ -146,25 +146,28 @@ class Mirror:
                 for name in reversed(segment_names(folder)):  # if interrupted, the mirror only ends earlier
                     set_aside(folder, name, keep_name=False)
                 write_segment(folder, segments.segment_name(1), segments.header_line(self._ledger.ledger_id, Tree()))
-            while entries := self._more():
-                self._append(entries, as_they_are=True)
+            at_end = False
+            while not at_end:
+                _, at_end = self._append_more(as_they_are=True)
                 on_progress(self._position)
             return self._position
 
-    def _more(self) -> list[Entry]:
-        """Return the next batch, at most one segment in entries and bytes."""
+    def _append_more(self, *, as_they_are: bool = False) -> tuple[int, bool]:
+        """Append the next batch, at most one segment in entries and bytes. Returns its length, and whether it reached the ledger's end."""
         if self._tail is None or not self._untouched(self._tail):
             self._open()
         found: list[Entry] = []
-        size = 0
+        size, at_end = 0, False
         while len(found) < segments.SEGMENT_ENTRIES and size < segments.SEGMENT_BYTES:
             wanted = min(READ_ENTRIES, segments.SEGMENT_ENTRIES - len(found))
             some = self._ledger.read(self._position + len(found), wanted)
             found += some
             size += sum(len(entry.payload) for entry in some)
-            if len(some) < wanted:
+            if at_end := len(some) < wanted:
                 break
-        return found
+        if found:
+            self._append(found, as_they_are=as_they_are)
+        return len(found), at_end
 
     def _append(self, entries: list[Entry], *, as_they_are: bool = False) -> None:
         tail = self._tail

@@ -93,6 +93,15 @@ def test_every_entry_is_mirrored_as_it_is_in_the_ledger(scene):
     assert oct(scene.folder.stat().st_mode)[-3:] == "750"
 
 
+def test_a_batch_that_reaches_the_ledgers_end_is_read_once(scene, monkeypatch):
+    mirror = scene.begun()
+    scene.append(3)
+    asked, read = [], scene.ledger.read
+    monkeypatch.setattr(scene.ledger, "read", lambda after, limit: asked.append(after) or read(after, limit))
+    assert (mirror.catch_up(), asked) == (3, [0])
+    assert (mirror.catch_up(), asked) == (0, [0, 3])
+
+
 def test_a_new_segment_begins_when_one_is_full(scene, monkeypatch):
     monkeypatch.setattr(segments, "SEGMENT_ENTRIES", 10)
     mirror = scene.begun()
