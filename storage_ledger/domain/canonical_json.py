@@ -21,9 +21,12 @@ def dumps(value: object) -> str:
 
     Raises `ValueError` for NaN and infinities and `UnicodeEncodeError` for lone surrogates, which cannot be stored.
     """
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    text = _encode_text(value)
     text.encode("utf-8")
     return text
+
+
+_encode_text = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 
 
 def loads(text: str | bytes) -> Any:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, StrictStr, ValidationError
+from pydantic import BaseModel, StrictStr, ValidationError
 
 from storage_ledger.domain.paths import UploadPaths, valid_study_id
 from storage_ledger.errors import Rejected
@@ -26,11 +26,10 @@ _ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class _Group(BaseModel):
-    model_config = ConfigDict(extra="allow")
+    """Any object; its keys are not checked."""
 
 
 class _Metadata(BaseModel):
-    model_config = ConfigDict(extra="allow")
     patient_info: _Group | None = None
     study_info: _Group | None = None
     modality_info: _Group | None = None
@@ -39,7 +38,8 @@ class _Metadata(BaseModel):
 
 
 class _Message(BaseModel):
-    model_config = ConfigDict(extra="allow")
+    """What is checked; other keys are allowed, and stored as they are."""
+
     study_id: StrictStr
     file_path: StrictStr
     metadata: _Metadata | None = None
@@ -69,7 +69,8 @@ def parse(raw: bytes, paths: UploadPaths) -> Parsed:
         raise Rejected("not-an-object", f"a JSON {_json_type(value)}; an event is a JSON object")
     stated = value.get("study_id")
     study_id = stated if valid_study_id(stated) else None
-    if _deeper_than(value, MAX_DEPTH):
+    brackets = text.count("{") + text.count("[")  # at least as many as levels: the usual message needs no closer look
+    if brackets > MAX_DEPTH and _deeper_than(value, MAX_DEPTH):
         raise Rejected("nested-too-deep", f"nested deeper than {MAX_DEPTH} levels", study_id=study_id)
     if (path := value.get("file_path")) is not None and isinstance(path, str) and _SURROGATE.search(path):
         raise Rejected("unsafe-path", "file_path cannot be encoded as UTF-8", study_id=study_id)

@@ -52,9 +52,15 @@ def _decoder(payload: type[Payload]) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(payload)
 
 
+@cache
+def _defaults(record: type[Any]) -> tuple[tuple[str, object], ...]:
+    """Return each field with its default. That of a required field is MISSING, which is never a value."""
+    return tuple((each.name, each.default) for each in fields(record))
+
+
 def _stored(record: Any) -> dict[str, Any]:
-    # The default of a required field is MISSING, which is never a value.
-    return {each.name: _plain(value) for each in fields(record) if (value := getattr(record, each.name)) is not each.default}
+    defaults = _defaults(type(record))  # type: ignore[arg-type]  # mypy doubts that classes are hashable
+    return {name: _plain(value) for name, default in defaults if (value := getattr(record, name)) is not default}
 
 
 def _plain(value: Any) -> Any:
