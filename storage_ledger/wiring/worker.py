@@ -16,12 +16,14 @@ from storage_ledger.settings import Settings
 from storage_ledger.system import logs
 from storage_ledger.system.clock import utc_now
 from storage_ledger.system.metrics import Metrics
+from storage_ledger.system.sandbox import hide_memory
 from storage_ledger.wiring.commits import count_commits
 from storage_ledger.wiring.steps import pools
 
 
 def work(settings: Settings, share: Share, channel: Channel) -> int:
     """Run a worker until the service stops it, and return the exit code. Raises `LedgerUnusable`."""
+    hide_memory()
     logs.configure(settings.log_level, environment=settings.environment)
     known = Known()
     metrics = Metrics()

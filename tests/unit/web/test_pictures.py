@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 from pathlib import Path
@@ -12,7 +13,9 @@ import pydicom
 import pytest
 from PIL import Image
 from pydicom.dataset import Dataset
+from pydicom.pixels import get_decoder
 from pydicom.sequence import Sequence
+from pydicom.uid import UID, AllTransferSyntaxes
 
 from storage_ledger.web.files.pictures import Rendered, RenderRequest, Unavailable, header_table, render
 from storage_ledger.web.files.pictures.cache import Cache, key_of
@@ -225,3 +228,24 @@ def test_a_disabled_or_unwritable_cache_does_no_harm(tmp_path: Path):
         cache.put("a" * 64, Rendered("png", b"x"))
         assert cache.get("a" * 64) is None
     assert not (tmp_path / "none").exists()
+
+
+def test_every_compressed_syntax_has_its_decoder_and_gdcm_only_where_nothing_else_decodes():
+    known = {}
+    for uid in filter(lambda uid: uid.is_encapsulated, AllTransferSyntaxes):
+        with contextlib.suppress(NotImplementedError):
+            known[uid] = get_decoder(uid)
+    assert render.DECODERS.keys() == {uid for uid, decoder in known.items() if decoder.is_available}
+    for uid, chosen in render.DECODERS.items():
+        available = set(known[UID(uid)].available_plugins)
+        assert chosen in available, uid
+        assert (chosen == "gdcm") == (available == {"gdcm"}), uid
+
+
+def test_the_chosen_decoder_is_the_one_that_decodes(monkeypatch: pytest.MonkeyPatch):
+    asked = []
+    monkeypatch.setattr(render, "pixel_array", lambda *_, **options: asked.append(options.get("decoding_plugin")) or np.zeros((1, 1)))
+    for name in ("JPEG2000.dcm", "SC_jpeg_no_color_transform.dcm", "MR_small_RLE.dcm", "SC_rgb_jpeg_gdcm.dcm", "CT_small.dcm"):
+        with contextlib.suppress(Unavailable):
+            render.about(bundled(name), RenderRequest("about"))
+    assert asked == ["pylibjpeg", "pillow", "pydicom", "gdcm", ""]

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import queue
+import re
 import socket
 import subprocess
 import sys
@@ -14,9 +15,11 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
-from storage_ledger.web.files.pictures import LENGTHS, Rendered, RenderRequest, Unavailable
+from storage_ledger.system import logs
+from storage_ledger.system.sandbox import LANDLOCK, SECCOMP
+from storage_ledger.web.files.pictures import LENGTHS, WHY, MediaKind, Rendered, RenderRequest, Unavailable
 
 Result = TypeVar("Result")
 
@@ -27,6 +30,7 @@ START_S = 60.0
 MAX_WAITING = 256
 MAX_ANSWER_BYTES = 64 << 20
 
+_PLACE = re.compile(r"[\w.: <>-]{1,500}", re.ASCII)
 _ENVIRONMENT = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR") if name in os.environ}
 _ENVIRONMENT |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "LC_ALL": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"}
 """A worker's environment: no password hash, token or secret, and no threads, because each reserves memory."""
@@ -37,12 +41,13 @@ class Pool:
 
     def __init__(self, workers: int, *, patience_s: float = PATIENCE_S) -> None:
         self._patience_s = patience_s
-        self._workers = [_Worker() for _ in range(workers)]
+        self._workers = [_Worker(self._announce) for _ in range(workers)]
         self._idle: queue.LifoQueue[_Worker] = queue.LifoQueue()
         for worker in self._workers:
             self._idle.put(worker)
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="pictures")
         self._room = threading.Semaphore(MAX_WAITING)
+        self._announced = threading.Lock()
 
     def warm(self) -> None:
         """Start the workers ahead of the first request. Returns immediately."""
@@ -87,6 +92,15 @@ class Pool:
     def _make(self, descriptor: int, request: RenderRequest) -> Rendered:
         return self._with(lambda worker: worker.make(descriptor, request, self._patience_s))
 
+    def _announce(self, sandbox: frozenset[str]) -> None:
+        """Log once what confines the workers: the kernel may be too old, or a container's seccomp profile may forbid it."""
+        if self._announced.acquire(blocking=False):
+            missing = sorted({LANDLOCK, SECCOMP} - sandbox)
+            if missing:
+                logs.get().warning("browse.image-workers-not-confined", reason=f"this system has no {' and no '.join(missing)}")
+            else:
+                logs.get().info("browse.image-workers-confined", reason=" and ".join(sorted(sandbox)))
+
     def _with(self, use: Callable[[_Worker], Result]) -> Result:
         worker = self._idle.get()
         try:
@@ -98,7 +112,8 @@ class Pool:
 class _Worker:
     """A worker process and our end of its socket. Started when needed, and again after it ended."""
 
-    def __init__(self) -> None:
+    def __init__(self, announce: Callable[[frozenset[str]], None]) -> None:
+        self._announce = announce
         self.process: subprocess.Popen[bytes] | None = None
         self._line: socket.socket | None = None
         self._retired = False
@@ -112,14 +127,20 @@ class _Worker:
         except TimeoutError:
             self.end()
             raise Unavailable("picture-too-slow") from None
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             self.end()
             raise Unavailable("pictures-busy" if self._retired else "picture-crashed") from None
         if reply.get("last"):  # it is about to exit: do not give it the next request
             self.end()
-        if "code" in reply:
-            raise Unavailable(reply["code"], str(reply.get("where", "")))
-        return Rendered(reply["kind"], data)
+        # A file may have taken the worker over: its answer is as untrusted as the file.
+        if (code := str(reply.get("code"))) in WHY:
+            where = str(reply.get("where"))
+            raise Unavailable(code, where if _PLACE.fullmatch(where) else "")
+        kind = next((kind for kind in get_args(MediaKind) if kind == reply.get("kind")), None)
+        if kind is None:
+            self.end()
+            raise Unavailable("picture-crashed")
+        return Rendered(kind, data)
 
     def start(self) -> socket.socket:
         """Start the process unless it runs. Returns our end of the socket. Raises `Unavailable` if it does not start."""
@@ -136,10 +157,11 @@ class _Worker:
                 self.process = subprocess.Popen(
                     command, stdin=its.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=_ENVIRONMENT, cwd="/"
                 )
-            _receive(ours, time.monotonic() + START_S)
+            reply, _ = _receive(ours, time.monotonic() + START_S)
         except (OSError, ValueError):
             self.end()
             raise Unavailable("picture-crashed", "worker did not start") from None
+        self._announce(frozenset(reply["sandbox"]))
         return ours
 
     def retire(self) -> None:
@@ -164,6 +186,8 @@ def _receive(line: socket.socket, until: float) -> tuple[dict[str, Any], bytes]:
     if first + second > MAX_ANSWER_BYTES:
         raise ValueError("answer too long")
     reply = json.loads(_exactly(line, first, until))
+    if not isinstance(reply, dict):
+        raise ValueError("no answer")  # noqa: TRY004 - like any other invalid answer
     return reply, _exactly(line, second, until)
 
 

@@ -19,7 +19,22 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi
 from pydicom.pixels.utils import pixel_array
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
 
 from storage_ledger.web.files.pictures import Rendered, RenderRequest, Unavailable
 
@@ -45,6 +60,15 @@ CT_WINDOWS = (
     ("Soft tissue", 40.0, 400.0), ("Lung", -600.0, 1500.0), ("Bone", 480.0, 2500.0), ("Brain", 40.0, 80.0), ("Liver", 60.0, 160.0),
 )  # fmt: skip
 """Common windows in Hounsfield units: name, centre, width."""
+
+DECODERS: Mapping[str, str] = {
+    JPEGBaseline8Bit: "pillow", JPEGExtended12Bit: "pillow",
+    JPEG2000Lossless: "pylibjpeg", JPEG2000: "pylibjpeg",
+    HTJ2KLossless: "pylibjpeg", HTJ2KLosslessRPCL: "pylibjpeg", HTJ2K: "pylibjpeg",
+    RLELossless: "pydicom",
+    JPEGLossless: "gdcm", JPEGLosslessSV1: "gdcm", JPEGLSLossless: "gdcm", JPEGLSNearLossless: "gdcm",
+}  # fmt: skip
+"""The decoder for each compressed syntax. pydicom would ask GDCM first, whose bundled libraries are of 1998 to 2017."""
 
 _PADDED = (0.5, 99.5)
 _MAX_VALUES = 1 << 16
@@ -142,7 +166,7 @@ def _pixels(file: BinaryIO, dataset: Dataset, frame: int) -> Pixels:
     syntax = dataset.file_meta.get("TransferSyntaxUID") if hasattr(dataset, "file_meta") else None
     if syntax == DeflatedExplicitVRLittleEndian:  # a frame can only be reached by decompressing everything before it
         return pixel_array(pydicom.dcmread(file), index=frame)
-    options: dict[str, Any] = {} if syntax else {"transfer_syntax_uid": _guessed_syntax(dataset)}
+    options: dict[str, Any] = {"decoding_plugin": DECODERS.get(syntax, "")} if syntax else {"transfer_syntax_uid": _guessed_syntax(dataset)}
     return pixel_array(file, index=frame, **options)
 
 

@@ -1,12 +1,15 @@
 """The process that renders images: one file at a time, within limits, until its parent closes the socket.
 
-It receives open files, never names, and cannot write files. Requests and answers go through one socket, its standard input.
+A hostile file may take it over. It then holds one socket, its standard input, and the files that it is sent, open for reading.
+`sandbox.seal` takes the rest away once everything is imported: it can open no file, connect to nothing and start no program.
 `pool` runs it as `python -m storage_ledger.web.files.pictures.worker`.
 """
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import importlib
 import json
 import os
 import resource
@@ -15,8 +18,10 @@ import socket
 import warnings
 from typing import Any, BinaryIO
 
-from pydicom import config
+from PIL import Image
+from pydicom import charset, config
 
+from storage_ledger.system import sandbox
 from storage_ledger.system.logs import where
 from storage_ledger.web.files.pictures import LENGTHS, MAX_REQUEST_BYTES, Rendered, RenderRequest, Unavailable, header_table, render
 
@@ -30,7 +35,11 @@ _LIMITS = {
     resource.RLIMIT_CORE: 0,  # a core dump would contain patient data
     resource.RLIMIT_FSIZE: 0,
     resource.RLIMIT_NOFILE: 32,
+    resource.RLIMIT_NPROC: 0,  # no processes or threads; root is exempt
 }
+
+_LOADED_LATE = ("pydicom.pixels.decoders", "PIL.Jpeg2KImagePlugin", "PIL.MpoImagePlugin")
+"""Modules that pydicom and Pillow import when they first need them."""
 
 
 def main() -> None:
@@ -38,9 +47,10 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and then closes the socket
     warnings.simplefilter("ignore")  # warnings quote values
     config.settings.reading_validation_mode = config.IGNORE
+    _load()
     _limit()
     line = socket.socket(fileno=os.dup(0))
-    _send(line, {"ready": True})
+    _send(line, {"sandbox": sorted(sandbox.seal())})
     as_good_as_before = True
     while as_good_as_before:
         request, files, _, _ = socket.recv_fds(line, MAX_REQUEST_BYTES, 1)
@@ -83,6 +93,15 @@ def _make(request: RenderRequest, file: BinaryIO) -> Rendered:
 def _send(line: socket.socket, reply: dict[str, Any], data: bytes = b"") -> None:
     head = json.dumps(reply).encode()
     line.sendall(LENGTHS.pack(len(head), len(data)) + head + data)
+
+
+def _load() -> None:
+    """Import now what would be imported at first use: in the sandbox no file can be opened."""
+    for module in _LOADED_LATE:
+        importlib.import_module(module)
+    for encoding in charset.python_encoding.values():
+        codecs.lookup(encoding)
+    Image.preinit()
 
 
 def _limit() -> None:
