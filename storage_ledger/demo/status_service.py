@@ -35,7 +35,7 @@ _ENCODER = json.JSONEncoder(allow_nan=False)
 def make_server(redis_url: str) -> Server:
     """Create the server, to run once. It connects to Redis at the first request.
 
-    Every response is a JSON object; errors are `{"detail": …}` with 400, 404, 405, 413, or 500 if Redis is unavailable.
+    Every response is a JSON object; errors are `{"detail": …}` with 400, 404, 405, 413, 415, or 500 if Redis is unavailable.
     """
     # No retries: clients get an immediate answer and retry themselves. The pool replaces closed connections.
     pool = BlockingConnectionPool.from_url(
@@ -61,7 +61,7 @@ def make_server(redis_url: str) -> Server:
             await _send(send, 200, value)
 
     # A plain ASGI function on the parser in C: with Starlette and h11, a request takes nearly twice the CPU.
-    return Server(app, protocol=_Protocol)
+    return Server(app, health=["/health"], protocol=_Protocol)
 
 
 def run(redis_url: str, host: str, port: int) -> None:
@@ -100,6 +100,8 @@ async def _answer(scope: Scope, receive: Receive, redis: Redis) -> dict[str, Any
     if not _STUDY_ID.fullmatch(study_id) or study_id in {".", ".."}:
         raise _Refused(400, "study_id must be 1 to 128 characters that are safe in a path")
     if method == "POST":
+        if _media_type(scope) != b"application/json":  # a page of another site can send anything else without being asked
+            raise _Refused(415, "Content-Type must be application/json")
         return await _write(study_id, await _body(receive), redis)
     return await _read(study_id, redis)
 
@@ -134,6 +136,11 @@ async def _body(receive: Receive) -> bytes:
             raise _Refused(413, f"the body must have at most {MAX_BODY_BYTES} bytes", (b"connection", b"close"))
         more = message.get("more_body", False)
     return bytes(body)
+
+
+def _media_type(scope: Scope) -> bytes:
+    value = next((bytes(value) for name, value in scope["headers"] if name == b"content-type"), b"")
+    return value.partition(b";")[0].strip().lower()
 
 
 def _checked(body: bytes) -> dict[str, Any]:

@@ -13,6 +13,9 @@ from starlette.routing import Route
 from storage_ledger import __version__
 from storage_ledger.domain.reason import Reason
 
+HEALTH = frozenset({"/healthz", "/readyz"})
+"""What is answered even when others take up all connections."""
+
 _NEVER_CACHED = {"Cache-Control": "no-store"}
 
 

@@ -6,15 +6,17 @@ import asyncio
 import errno
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import closing, suppress
 from typing import Any, cast
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from storage_ledger.errors import BadSettings
+from storage_ledger.system.addresses import network_of
 
 MOST_CONNECTIONS = 512
 """Further connections are closed: each takes a descriptor, and a process is often limited to 1024."""
@@ -22,15 +24,22 @@ MOST_CONNECTIONS = 512
 MOST_OF_THE_SERVICE = 64
 """The same limit for the service, which few programs query, and which needs descriptors to place files."""
 
+SHARE_OF_NETWORK = 3 / 4
+"""What one client may have of these. It is large, because a reverse proxy is one client, too."""
+
+RESERVE = 8
+"""Connections beyond these limits, which may only ask whether the server lives."""
+
 REQUEST_WITHIN_S = 10.0
-"""A connection that sends no complete request for this long is closed; after a response, uvicorn's own limit applies."""
+"""A request that is not complete within this time, body included, is cut off; after a response, uvicorn's own limit applies."""
 
 
 class WebServer:
     """An app on a port, in its own thread. Call `start` and `stop` once each; `stop` without `start` does nothing."""
 
-    def __init__(self, app: ASGIApp, host: str, port: int) -> None:
+    def __init__(self, app: ASGIApp, host: str, port: int, *, health: Collection[str] = ()) -> None:
         self._app = app
+        self._health = health
         self._host = host
         self._port = port
         self._server: Server | None = None
@@ -66,7 +75,7 @@ class WebServer:
         listener = self._listener or listen(self._host, self._port, "HTTP")
         self._listener = None  # the server closes it when it ends
         with closing(listener):
-            self._server = server = Server(self._app, most_connections=MOST_OF_THE_SERVICE)
+            self._server = server = Server(self._app, health=self._health, most_connections=MOST_OF_THE_SERVICE)
             server.should_exit = self._stopped
             server.run([listener])
 
@@ -75,7 +84,8 @@ class Server(uvicorn.Server):
     """uvicorn without its own logging, access log (paths contain ids) or event loop.
 
     In the main thread it handles SIGTERM and SIGINT while it runs and raises them again at its end; elsewhere it leaves signals alone.
-    It closes connections beyond `most_connections`, and those that send no request. `protocol` is uvicorn's HTTP implementation.
+    It closes connections beyond `most_connections`, and those that send no request. Of those beyond, a few may ask for the paths in
+    `health`. `protocol` is uvicorn's HTTP implementation.
     """
 
     _ending: Callable[[], object] | None = None
@@ -85,17 +95,19 @@ class Server(uvicorn.Server):
         self,
         app: ASGIApp,
         *,
+        health: Collection[str] = (),
         protocol: type[asyncio.Protocol] = H11Protocol,
         most_connections: int = MOST_CONNECTIONS,
         request_within_s: float = REQUEST_WITHIN_S,
     ) -> None:
-        bounded = type("Bounded", (_Bounded, protocol), {"most_connections": most_connections, "request_within_s": request_within_s})
+        limits = {"most_connections": most_connections, "request_within_s": request_within_s, "health": frozenset(health)}
+        bounded = type("Bounded", (_Bounded, protocol), limits)
         super().__init__(
             uvicorn.Config(
                 app,
                 loop="asyncio",
                 http=bounded,
-                backlog=most_connections,  # accepted in one go, before the first of them can be refused
+                backlog=most_connections + RESERVE,  # accepted in one go, before the first of them can be refused
                 ws="none",
                 log_config=None,
                 access_log=False,
@@ -136,44 +148,86 @@ class _Bounded(asyncio.Protocol):
 
     most_connections: int
     request_within_s: float
+    health: frozenset[str]
+    app: ASGIApp
     connections: set[Any]
     cycle: Any
     loop: asyncio.AbstractEventLoop
-    timeout_keep_alive_task: asyncio.TimerHandle | None
     transport: asyncio.Transport
+    network = ""
+    since = 0.0
+    in_reserve = False
     _refused = False
-    _idle_timer: asyncio.TimerHandle | None = None
+    _request_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         connection = cast("asyncio.Transport", transport)
-        self._refused = len(self.connections) >= self.most_connections
+        self.since = self.loop.time()
+        self.network = network_of(str((connection.get_extra_info("peername") or ("",))[0]))
+        self.in_reserve = self._is_beyond_limits()
+        self._refused = self.in_reserve and not self._has_room_in_reserve()
         if self._refused:
             connection.abort()
             return
+        if self.in_reserve:
+            self.app = _only(self.health, self.app)
         super().connection_made(connection)
-        self._start_idle_timer()
+        self._watch_request()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        self._start_idle_timer()
+        self._watch_request()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()  # type: ignore[misc] # both of uvicorn's protocols have it
+        if not self.cycle.response_complete:  # the next request was sent along with this one, perhaps not all of it
+            self._watch_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._idle_timer is not None:
-            self._idle_timer.cancel()
+        self._stop_timer()
         if not self._refused:
             super().connection_lost(exc)
 
-    def _start_idle_timer(self) -> None:
-        if self._idle_timer is None and not self._is_busy():
-            self._idle_timer = self.loop.call_later(self.request_within_s, self._close_if_idle)
+    def is_answering(self) -> bool:
+        """Return whether a request has come, with its whole body, and is not yet answered."""
+        return self.cycle is not None and not self.cycle.more_body and not self.cycle.response_complete
 
-    def _close_if_idle(self) -> None:
-        self._idle_timer = None
-        if not self._is_busy() and self.timeout_keep_alive_task is None:
-            self.transport.close()
+    def _is_beyond_limits(self) -> bool:
+        of_network = sum(each.network == self.network for each in self.connections)
+        return len(self.connections) >= self.most_connections or of_network >= self.most_connections * SHARE_OF_NETWORK
 
-    def _is_busy(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
+    def _has_room_in_reserve(self) -> bool:
+        """Make room if need be: a connection of the reserve that asks nothing gives way to the next one."""
+        reserve = [each for each in self.connections if each.in_reserve]
+        if len(reserve) < RESERVE:
+            return True
+        silent = min((each for each in reserve if not each.is_answering()), key=lambda each: each.since, default=None)
+        if silent is not None:
+            silent.transport.abort()
+            self.connections.discard(silent)  # its end is reported later
+        return silent is not None
+
+    def _watch_request(self) -> None:
+        """Time a request from its beginning until the whole of it has come."""
+        if self.is_answering():
+            self._stop_timer()
+        elif self._request_timer is None:
+            self._request_timer = self.loop.call_later(self.request_within_s, self.transport.abort)
+
+    def _stop_timer(self) -> None:
+        if self._request_timer is not None:
+            self._request_timer.cancel()
+            self._request_timer = None
+
+
+def _only(paths: Collection[str], app: ASGIApp) -> ASGIApp:
+    """Return an app that answers these paths alone, and closes the connection after anything else."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        known = scope["path"] in paths
+        await (app if known else PlainTextResponse("Too many connections\n", 503, {"Connection": "close"}))(scope, receive, send)
+
+    return answer
 
 
 def listen(host: str, port: int, name: str) -> socket.socket:

@@ -29,7 +29,7 @@ from storage_ledger.pipeline.replicate import Replicator
 from storage_ledger.pipeline.status_client import StatusClient
 from storage_ledger.pipeline.wakeups import Signal, Sleeper, Wakeups
 from storage_ledger.service.clock_watch import ClockWatch
-from storage_ledger.service.health import make_app
+from storage_ledger.service.health import HEALTH, make_app
 from storage_ledger.service.metadata_sync import MetadataSync
 from storage_ledger.service.process import Parts, Service
 from storage_ledger.service.steps import Steps, StepsHere
@@ -39,6 +39,7 @@ from storage_ledger.system import logs
 from storage_ledger.system.clock import utc_now
 from storage_ledger.system.http_server import WebServer
 from storage_ledger.system.metrics import Metrics
+from storage_ledger.system.sandbox import hide_memory
 from storage_ledger.wiring import worker_commands
 from storage_ledger.wiring.commits import count_commits
 from storage_ledger.wiring.stores import joined_mirror, reading, serve_lock_held
@@ -49,6 +50,7 @@ def serve(settings: Settings) -> int:
 
     Raises `Locked` if another `serve` is running on this ledger, `LedgerUnusable`, `BadSettings`.
     """
+    hide_memory()
     logs.configure(settings.log_level, environment=settings.environment)
     with serve_lock_held(settings, "serve") as lock:
         done = migrate(settings.ledger_file)
@@ -58,7 +60,7 @@ def serve(settings: Settings) -> int:
         client = StatusClient(settings.status_service_url)
         try:
             service = Service(_parts(settings, client, lock))
-            web = WebServer(make_app(service.reasons, service.render_metrics), settings.http_host, settings.http_port)
+            web = WebServer(make_app(service.reasons, service.render_metrics), settings.http_host, settings.http_port, health=HEALTH)
             return service.run(web)
         finally:
             client.close()

@@ -25,6 +25,8 @@ from storage_ledger.system.http_server import listen, port_of
 from tests.support.valkey import Valkey
 from tests.support.waiting import until
 
+JSON = {"Content-Type": "application/json; charset=utf-8"}
+
 
 @contextlib.contextmanager
 def running(redis_url: str) -> Iterator[int]:
@@ -96,10 +98,23 @@ def test_health_answers_in_the_words_of_the_contract(http_client):
      b'{"status": "a", "details": {"n": 1e400}}', b"[" * 50_000, b'{"status": "a", "details": {"n": ' + b"9" * 5000 + b"}}"],
 )  # fmt: skip
 def test_a_body_that_is_no_status_is_400_in_json(body, http_client):
-    answer = http_client.post("/status/s1", content=body)
+    answer = http_client.post("/status/s1", headers=JSON, content=body)
     assert answer.status_code == 400
     assert isinstance(answer.json()["detail"], str)
     assert http_client.get("/status/s1").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "text/plain; application/json", "application/x-www-form-urlencoded", "multipart/form-data", "", None]
+)
+def test_what_a_page_of_another_site_can_send_without_being_asked_is_415(kind, http_client):
+    headers = {"Origin": "http://evil.example"} | ({} if kind is None else {"Content-Type": kind})
+    answer = http_client.post("/status/s1", content=b'{"status": "archived"}', headers=headers)
+    assert answer.status_code == 415
+    assert "application/json" in answer.json()["detail"]
+    assert http_client.get("/status/s1").status_code == 404
+    asked = http_client.options("/status/s1", headers={**headers, "Access-Control-Request-Method": "POST"})
+    assert (asked.status_code, [name for name in asked.headers if name.startswith("access-control")]) == (405, [])
 
 
 def test_a_body_of_one_mebibyte_is_taken_and_a_larger_one_is_413(http_client):
@@ -107,15 +122,15 @@ def test_a_body_of_one_mebibyte_is_taken_and_a_larger_one_is_413(http_client):
         frame = b'{"status": "a", "details": {"x": ""}}'
         return frame.replace(b'""', b'"%s"' % (b"x" * (size - len(frame))))
 
-    assert http_client.post("/status/s1", content=body(MAX_BODY_BYTES)).status_code == 200
-    answer = http_client.post("/status/s1", content=body(MAX_BODY_BYTES + 1))
+    assert http_client.post("/status/s1", headers=JSON, content=body(MAX_BODY_BYTES)).status_code == 200
+    answer = http_client.post("/status/s1", headers=JSON, content=body(MAX_BODY_BYTES + 1))
     assert answer.status_code == 413
     assert isinstance(answer.json()["detail"], str)
 
 
 def test_an_endless_body_is_413_before_it_ends(port):
     with socket.create_connection(("127.0.0.1", port)) as connection:
-        connection.sendall(b"POST /status/s1 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        connection.sendall(b"POST /status/s1 HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")
         with contextlib.suppress(ConnectionError):
             for _ in range(200):
                 connection.sendall(b"10000\r\n" + b"x" * 65536 + b"\r\n")
@@ -139,7 +154,7 @@ def test_a_long_body_that_nobody_reads_is_no_head(method, http_client):
 
 
 def test_requests_sent_at_once_are_answered_in_order(port):
-    one = b"POST /status/s%d HTTP/1.1\r\nHost: x\r\nContent-Length: 15\r\n\r\n" + b'{"status": "a"}'
+    one = b"POST /status/s%d HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 15\r\n\r\n" + b'{"status": "a"}'
     with socket.create_connection(("127.0.0.1", port)) as connection, connection.makefile("rb") as answers:
         connection.sendall(
             b"".join(one % number for number in range(20)) + b"HEAD /status/s7 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
@@ -151,7 +166,7 @@ def test_requests_sent_at_once_are_answered_in_order(port):
 
 
 def test_a_lone_surrogate_in_the_details_comes_back_as_it_was(http_client):
-    http_client.post("/status/s1", content=rb'{"status": "a", "details": {"name": "\ud800"}}')
+    http_client.post("/status/s1", headers=JSON, content=rb'{"status": "a", "details": {"name": "\ud800"}}')
     assert http_client.get("/status/s1").json()["details"] == {"name": "\ud800"}
 
 

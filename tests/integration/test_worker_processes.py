@@ -78,6 +78,8 @@ def test_each_worker_has_a_processor_of_its_own_and_no_image_library(stack):
     used = [{tuple(os.sched_getaffinity(int(task))) for task in os.listdir(f"/proc/{pid}/task")} for pid in stack.workers()]
     first, second = ({processors for processors in each if len(processors) == 1} for each in used)
     assert (len(first), len(second), first & second) == (1, 1, set())
+    for pid in [stack._pid(), *stack.workers()]:
+        assert Path(f"/proc/{pid}/limits").read_text().partition("Max core file size")[2].split()[:2] == ["0", "0"]  # no core dump
     for pid in stack.workers():
         maps = Path(f"/proc/{pid}/maps").read_text()
         assert "pysqlite3" in maps or "_sqlite3" in maps

@@ -7,12 +7,13 @@ that user. Memory is bounded.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+
+from storage_ledger.system.addresses import network_of
 
 FREE = 5
 """Consecutive failures without a delay, because people mistype."""
@@ -59,19 +60,19 @@ class Attempts:
 
     def succeeded(self, address: str, user: str) -> None:
         """Record a login: from now on this user is known at this address."""
-        for key in (("both", f"{_place(address)} {user}"), ("address", _place(address))):
+        for key in (("both", f"{network_of(address)} {user}"), ("address", network_of(address))):
             self._failed.pop(key, None)
         places = self._known.setdefault(user, OrderedDict())
         others = self._failed.get(("user", user[:64]))
-        if others is not None and _place(address) not in places:  # `failed` has just counted it
+        if others is not None and network_of(address) not in places:  # `failed` has just counted it
             others.count -= 1
-        places[_place(address)] = None
-        places.move_to_end(_place(address))
+        places[network_of(address)] = None
+        places.move_to_end(network_of(address))
         if len(places) > KNOWN_PLACES:
             places.popitem(last=False)
 
     def _keys(self, address: str, user: str) -> Iterator[tuple[str, str]]:
-        place = _place(address)
+        place = network_of(address)
         yield "both", f"{place} {user[:64]}"
         if place in self._known.get(user, ()):
             return  # a user who has logged in from here is not delayed by the guesses of others
@@ -106,16 +107,3 @@ class OneAtATime:
 
 def _pause_s(failures: int) -> float:
     return 0.0 if failures < FREE else min(LONGEST_S, 2.0 ** min(failures - FREE, 10))
-
-
-def _place(address: str) -> str:
-    """Return the address to count failures by: for IPv6 its /64 network, since one user has all of it."""
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return "elsewhere"
-    if isinstance(parsed, ipaddress.IPv6Address):
-        if parsed.ipv4_mapped is not None:
-            return str(parsed.ipv4_mapped)
-        return str(ipaddress.ip_network((int(parsed) >> 64 << 64, 64)))
-    return str(parsed)
