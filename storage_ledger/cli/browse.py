@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+SHORTEST_PASSWORD = 12
+"""For new passwords. Guesses against the login page are slowed down, but not against a stolen hash."""
+
 
 def browse(
     host: Annotated[str, typer.Option(help="Address to listen on.", envvar="BROWSE_HOST", metavar="ADDRESS")] = "127.0.0.1",
@@ -53,8 +56,10 @@ def browse(
 
     from storage_ledger.settings import Settings
     from storage_ledger.system import logs
+    from storage_ledger.system.sandbox import hide_memory
     from storage_ledger.web.auth.credentials import ADVICE, BrowseSettings, read_access
 
+    hide_memory()
     settings, ours = Settings.load(), BrowseSettings.load()
     os.umask(0o027)  # files that SQLite creates beside the databases are not readable for others
     logs.configure(settings.log_level, environment=settings.environment)
@@ -99,8 +104,8 @@ def _new_password() -> str:
         if password != getpass.getpass("Repeat: "):
             _say("The passwords differ.")
             raise typer.Exit(2)
-    if not password.strip() or "\n" in password:
-        _say("A password must be one line, and not empty.")
+    if len(password.strip()) < SHORTEST_PASSWORD or "\n" in password:
+        _say(f"A password must be one line of at least {SHORTEST_PASSWORD} characters.")
         raise typer.Exit(2)
     return password
 

@@ -19,6 +19,8 @@ from storage_ledger.system.http_server import Server, listen, port_of
 from storage_ledger.system.sqlite import is_regular
 from storage_ledger.system.temporary_folder import scratch
 from storage_ledger.web.auth.credentials import Access, BrowseSettings
+from storage_ledger.web.auth.middleware import HEALTH
+from storage_ledger.web.auth.sessions import FILE, Sessions
 from storage_ledger.web.auth.throttle import Attempts, OneAtATime
 from storage_ledger.web.files.pictures.cache import Cache
 from storage_ledger.web.files.pictures.pool import Pool
@@ -58,9 +60,10 @@ def run(
             pool.warm()
             from storage_ledger.web.datasette.plugin import ContentSources, Login, make_app  # noqa: PLC0415 - takes as long to load as the workers
 
+            sessions = Sessions(ledger.with_name(FILE), access.login_s)
             content = ContentSources(FilesystemArchive(archive), pool, cache)
-            app = make_app(index, ledger, access, content, Login(Attempts(), passwords), service)
-            server = ending.server = Server(app)
+            app = make_app(index, ledger, access, content, Login(Attempts(), passwords, sessions), service)
+            server = ending.server = Server(app, health=[HEALTH])
             server.should_exit = ending.asked.is_set()
             if access.open and not _is_loopback(host):
                 say(f"WARNING: no login, and other machines have access: anyone who can reach {host} sees patient data.")

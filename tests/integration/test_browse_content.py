@@ -7,6 +7,7 @@ import http.client
 import io
 import json
 import os
+import signal
 import socket
 import struct
 import zipfile
@@ -364,9 +365,32 @@ def test_who_hangs_up_leaves_nothing_open(site: Site):
     before = len(list(descriptors.iterdir()))
     for _ in range(5):
         with socket.create_connection(("127.0.0.1", site.browse.port)) as connection:
-            connection.sendall(f"GET /zip/{STUDY} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-            connection.recv(100)
+            connection.sendall(f"GET /zip/{STUDY} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            assert b" 200 " in connection.recv(100)
     until(lambda: len(list(descriptors.iterdir())) <= before + 1, 10, what="descriptors to be closed")
+
+
+def test_a_picture_whose_asker_hangs_up_is_not_made(site: Site):
+    """Nor the descriptor of its file kept: a page of thumbnails that is left at once would be rendered for nobody."""
+    descriptors = Path(f"/proc/{site.browse.process.pid}/fd")
+    workers = [path for path in Path("/proc").glob("[0-9]*") if _is_worker(path, site.browse.process.pid)]
+    if not workers:
+        pytest.skip("no /proc here")
+    site.get("/image/ct/0.dcm?frame=0")
+    before = len(list(descriptors.iterdir()))
+    os.kill(int(workers[0].name), signal.SIGSTOP)
+    try:
+        hung_up = []
+        for number in range(10):
+            connection = socket.create_connection(("127.0.0.1", site.browse.port))
+            connection.sendall(f"GET /image/ct/1.dcm?window={number},7 HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            hung_up.append(connection)
+        until(lambda: len(list(descriptors.iterdir())) > before + 20, 10, what="all of them to wait")
+        for connection in hung_up:
+            connection.close()
+        until(lambda: len(list(descriptors.iterdir())) <= before + 2, 10, what="all but the one in the worker to be forgotten")
+    finally:
+        os.kill(int(workers[0].name), signal.SIGCONT)
 
 
 def test_what_is_kept_is_for_its_owner(site: Site):
@@ -381,6 +405,8 @@ def test_worker_and_secrets_are_apart(site: Site):
     if not workers:
         pytest.skip("no /proc here")
     assert b"BROWSE" not in (workers[0] / "environ").read_bytes()
+    limits = Path(f"/proc/{site.browse.process.pid}/limits").read_text()
+    assert limits.partition("Max core file size")[2].split()[:2] == ["0", "0"]
 
 
 def _is_worker(path: Path, parent: int) -> bool:

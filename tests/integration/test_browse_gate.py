@@ -160,7 +160,7 @@ def test_guessing_becomes_slow_and_only_for_who_guesses(stranger: Browse):
     for number in range(5, 10):  # on a busy machine the second may be over before the sixth try comes
         address = f"192.0.2.{number}"
         for guess in range(5):
-            assert stranger.log_in("jane", f"wrong {guess}", X_Forwarded_For=address).status == 200
+            assert stranger.log_in("jane", f"wrong {guess}", X_Forwarded_For=address).status in {200, 429}
         stranger.cookies = {}
         answer = stranger.log_in("jane", PASSWORD, X_Forwarded_For=f"10.0.0.1, {address}")
         if answer.status != 302:
@@ -181,6 +181,136 @@ def test_a_login_ends(tmp_path: Path):
         assert browse.log_in("jane", PASSWORD).status == 302
         assert "ds_actor" in browse.cookies
         until(lambda: browse.ask("/index/studies.json").status == 403, 10, what="the login to end")
+    finally:
+        browse.stop()
+
+
+def test_a_logout_ends_the_login_for_every_copy_of_its_cookie_also_across_a_restart(tmp_path: Path):
+    folder = make_ledger(tmp_path)
+    environment = {"BROWSE_PASSWORD_HASH": f"jane:{hash_password(PASSWORD)}"}
+    browse = Browse(folder, tmp_path / "log", **environment).ready()
+    try:
+        logins = []
+        for _ in range(2):
+            browse.cookies = {}
+            assert browse.log_in("jane", PASSWORD).status == 302
+            logins.append(browse.cookies)
+        first, second = logins
+        browse.cookies = dict(first)
+        form = browse.page("/-/logout")
+        assert form.status == 200
+        token = re.search(r'name="csrftoken" value="([^"]+)"', form.body)
+        assert token
+        assert browse.ask("/-/logout", "POST", "csrftoken=wrong").status == 403
+        assert browse.ask("/index/studies.json").status == 200
+        assert browse.ask("/-/logout", "POST", f"csrftoken={token[1]}").status == 302
+        browse.cookies = dict(first)
+        assert browse.ask("/index/studies.json").status == 403
+        assert browse.ask("/-/logout", "POST", f"csrftoken={token[1]}").status == 403
+        browse.cookies = dict(second)
+        assert browse.ask("/index/studies.json").status == 200
+    finally:
+        browse.stop()
+    again = Browse(folder, tmp_path / "second log", **environment).ready()
+    try:
+        for cookies, status in ((first, 403), (second, 200)):
+            again.cookies = dict(cookies)
+            assert again.ask("/index/studies.json").status == status
+    finally:
+        again.stop()
+    kept = folder / "browse-ended-logins"
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert len(kept.read_text().splitlines()) == 1
+    assert "event=browse.logout actor=jane" in browse.said()
+
+
+ELSEWHERE = [
+    {"Origin": "http://evil.example"},
+    {"Origin": "null"},
+    {"Origin": "https://127.0.0.1:1"},
+    {"Sec-Fetch-Site": "cross-site"},
+    {"Sec-Fetch-Site": "same-site"},
+    {"Sec-Fetch-Site": "cross-site", "Origin": "http://{host}"},
+]
+
+
+@pytest.mark.parametrize("headers", ELSEWHERE)
+def test_a_form_that_another_site_sends_logs_nobody_in(stranger: Browse, headers: dict[str, str]):
+    """With no cookie at all, a form needs no token of ours."""
+    host = f"127.0.0.1:{stranger.port}"
+    sent = {name: value.format(host=host) for name, value in headers.items()}
+    answer = stranger.ask(
+        "/-/login", "POST", f"username=jane&password={PASSWORD.replace(' ', '+')}", **sent, X_Forwarded_For="203.0.113.77"
+    )
+    assert answer.status == 403
+    assert answer.cookies == {}
+    for own in ({"Origin": f"http://{host}"}, {"Sec-Fetch-Site": "same-origin", "Origin": "http://behind.a.proxy"}, {}):
+        stranger.cookies = {}
+        assert stranger.log_in("jane", PASSWORD, X_Forwarded_For="203.0.113.78", **own).status == 302
+
+
+def test_over_tls_cookies_are_of_this_host_alone_and_tls_stays(stranger: Browse):
+    tls = {"X_Forwarded_Proto": "https", "X_Forwarded_For": "203.0.113.79"}
+    form = stranger.ask("/-/login", Accept="text/html", **tls)
+    assert form.header("strict-transport-security") == "max-age=31536000"
+    fields = dict(re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)"', form.body))
+    stranger.cookies = form.cookies
+    answer = stranger.ask("/-/login", "POST", f"username=jane&password={PASSWORD.replace(' ', '+')}&csrftoken={fields['csrftoken']}", **tls)
+    assert answer.status == 302
+    for line in [value for name, value in (*form.headers, *answer.headers) if name == "set-cookie"]:
+        assert line.startswith("__Host-")
+        assert {"Path=/", "Secure", "HttpOnly"} <= {part.strip() for part in line.split(";")}
+        assert "omain" not in line
+    login = answer.cookies["__Host-ds_actor"]
+    stranger.cookies = {"__Host-ds_actor": login}
+    assert stranger.ask("/index/studies.json", **tls).status == 200
+    assert "/-/logout" in stranger.ask("/", Accept="text/html", **tls).body
+    stranger.cookies = {"ds_actor": login}  # another host of the domain may have set it
+    assert stranger.ask("/index/studies.json", **tls).status == 403
+    plain = stranger.page("/-/login")
+    assert plain.header("strict-transport-security") is None
+    assert not [name for name in plain.cookies if name.startswith("__Host-")]
+
+
+HOSTS = [
+    "rebind.evil.example",
+    "rebind.evil.example:8001",
+    "127.0.0.1.evil.example",
+    "localhost.evil.example",
+    "evil.example.",
+    "[::1",
+    "x y",
+    "2130706433",
+]
+OURS = ["localhost", "localhost:8001", "LOCALHOST.", "127.0.0.1:1", "[::1]:8001", "127.8.9.10", "192.0.2.7"]
+
+
+def test_without_a_login_only_names_that_no_other_site_can_have_are_answered(tmp_path: Path):
+    browse = Browse(make_ledger(tmp_path), tmp_path / "log", "--no-login").ready()
+    try:
+        for host in HOSTS:
+            for path in ("/", "/index/studies.json", "/file/s1/s1.dcm", "/-/health", "/-/login"):
+                answer = browse.ask(path, Host=host)
+                assert (answer.status, "DOE" in answer.body) == (421, False), (host, path)
+        for host in OURS:
+            assert browse.ask("/index/studies.json", Host=host).status == 200, host
+    finally:
+        browse.stop()
+
+
+def test_the_names_of_the_page_can_be_set(tmp_path: Path):
+    environment = {"BROWSE_HOSTS": "Archive.example other", "BROWSE_TOKENS": LIMITED[0]}
+    browse = Browse(make_ledger(tmp_path), tmp_path / "log", **environment).ready()
+    try:
+        for host, status in {
+            "archive.example": 200,
+            "archive.example:443": 200,
+            "OTHER": 200,
+            "localhost": 200,
+            "evil.example": 421,
+            "192.0.2.7": 421,
+        }.items():
+            assert browse.ask("/index/studies.json", Host=host, Authorization="Bearer usual").status == status, host
     finally:
         browse.stop()
 

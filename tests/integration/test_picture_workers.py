@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from storage_ledger.web.files.pictures import Rendered, RenderRequest, Unavailable
-from storage_ledger.web.files.pictures.pool import Pool
+from storage_ledger.web.files.pictures.pool import MAX_WAITING, MAX_WAITING_OF_ONE, Pool
 from tests.support.dicom import make_file
 from tests.support.waiting import until
 
@@ -74,6 +74,51 @@ def test_many_at_once_are_answered_each_with_its_own(pool: Pool, file: int):
 
     made = asyncio.run(many())
     assert len({one.data for one in made}) > 10
+
+
+def test_a_second_asker_does_not_wait_for_all_requests_of_the_first(pool: Pool, file: int):
+    order: list[str] = []
+
+    async def ask(asker: str) -> None:
+        await pool.make(file, RenderRequest("picture"), asker)
+        order.append(asker)
+
+    async def scenario() -> None:
+        await pool.make(file, RenderRequest("picture"))
+        os.kill(pool.pids[0], signal.SIGSTOP)
+        first = [asyncio.ensure_future(ask("first")) for _ in range(20)]
+        await asyncio.sleep(0)
+        second = asyncio.ensure_future(ask("second"))
+        await asyncio.sleep(0)
+        os.kill(pool.pids[0], signal.SIGCONT)
+        await asyncio.gather(*first, second)
+
+    asyncio.run(scenario())
+    assert order.index("second") <= 2
+
+
+def test_one_asker_leaves_room_for_others_and_who_hangs_up_makes_room(pool: Pool, file: int):
+    async def scenario() -> tuple[int, str, str]:
+        await pool.make(file, RenderRequest("picture"))
+        (pid,) = pool.pids
+        os.kill(pid, signal.SIGSTOP)
+        asked = [asyncio.ensure_future(pool.make(file, RenderRequest("picture"), "first")) for _ in range(MAX_WAITING)]
+        await asyncio.sleep(0)
+        refused = [each for each in asked if each.done()]
+        for each in asked:
+            if not each.done():
+                each.cancel()
+        again = [asyncio.ensure_future(pool.make(file, RenderRequest("picture"), asker)) for asker in ("first", "second")]
+        await asyncio.sleep(0)
+        assert pool._turns.waiting() == 2  # the others were taken out of the queue, or have begun
+        os.kill(pid, signal.SIGCONT)
+        first, second = await asyncio.gather(*again)
+        await asyncio.gather(*asked, return_exceptions=True)
+        return len(refused), first.kind, second.kind
+
+    refused, first, second = asyncio.run(scenario())
+    assert refused in {MAX_WAITING - MAX_WAITING_OF_ONE, MAX_WAITING - MAX_WAITING_OF_ONE - 1}  # one may be in the worker already
+    assert (first, second) == ("jpeg", "jpeg")
 
 
 def test_after_its_end_nothing_is_made_and_nothing_runs(file: int):

@@ -19,6 +19,7 @@ from starlette.types import Scope
 
 from storage_ledger.domain.paths import valid_study_id
 from storage_ledger.system import logs
+from storage_ledger.system.addresses import network_of
 from storage_ledger.web.files.lookup import FileLookup
 
 ONCE_IN_S = 60.0
@@ -26,10 +27,15 @@ ONCE_IN_S = 60.0
 
 REMEMBERED = 10_000
 _KEY = "storage_ledger.looked"
-_STUDY = re.compile(r"/(?:studies|index/studies)/([^/]+?)(?:\.json)?/?")
-_FILE = re.compile(r"/index/files/([^/,]+),[^/]+?(?:\.json)?/?")
-_DICOM_STUDY = re.compile(r"/(?:dicom|index/dicom_studies)/([^/]+?)(?:\.json)?/?")
-_ENTRY = re.compile(r"/ledger/entries/([0-9]{1,18})(?:\.json)?/?")
+_ASKER = "storage_ledger.asker"
+_FORMAT = r"(?:\.\w+)?/?"  # `.json`, `.csv`, `.blob`: Datasette's rows have several
+_STUDIES = (
+    re.compile(r"/studies/([^/]+?)(?:\.json)?/?"),
+    re.compile(rf"/index/studies/([^/]+?){_FORMAT}"),
+    re.compile(rf"/index/files/([^/,]+),[^/]+?{_FORMAT}"),
+)
+_DICOM_STUDIES = (re.compile(r"/dicom/([^/]+?)(?:\.json)?/?"), re.compile(rf"/index/dicom_studies/([^/]+?){_FORMAT}"))
+_ENTRY = re.compile(rf"/ledger/entries/([0-9]{{1,18}}){_FORMAT}")
 _ROUTES = re.compile(
     r"/(image|header|metadata|file|zip|zip-study|studies|dicom|attention|index/[a-z_]+|ledger/[a-z_]+|index|ledger)(?=[/.]|$)"
 )
@@ -40,6 +46,11 @@ def record_view(scope: Scope, *, study_id: str | None = None, position: int | No
     scope[_KEY].update(study_id=study_id, position=position)
 
 
+def asker_of(scope: Scope) -> str:
+    """Return who asks: the actor and the address, since several people may share either."""
+    return str(scope[_ASKER])
+
+
 class AccessLog:
     """Writes the access log. `lookup` finds studies in the index; `clock` returns seconds."""
 
@@ -48,9 +59,10 @@ class AccessLog:
         self._clock = clock
         self._last: OrderedDict[tuple[Any, ...], float] = OrderedDict()
 
-    def begin(self, scope: Scope) -> None:
-        """Prepare the scope for `record_view`. Call it before the routes run."""
+    def begin(self, scope: Scope, actor: str) -> None:
+        """Prepare the scope for `record_view` and `asker_of`. Call it before the routes run."""
         scope[_KEY] = {}
+        scope[_ASKER] = f"{actor} {network_of(str((scope.get('client') or ('',))[0]))}"
 
     async def end(self, scope: Scope, path: str, actor: str, status: int) -> None:
         """Log a request that showed data. Call it when the response starts."""
@@ -59,8 +71,6 @@ class AccessLog:
             return
         route = found[1] if found else "home"
         viewed: dict[str, Any] = scope[_KEY] or await self._study_at(scope, path)
-        if route == "image" and not viewed:
-            return  # a thumbnail: the page that contains it is logged
         what = (actor, route, viewed.get("study_id"), viewed.get("position"), status)
         if route in {"image", "header", "home"} and self._logged_recently(what):
             return
@@ -69,10 +79,10 @@ class AccessLog:
 
     async def _study_at(self, scope: Scope, path: str) -> dict[str, Any]:
         """Return the study that an address names, for Datasette's own pages."""
-        if found := _STUDY.fullmatch(path) or _FILE.fullmatch(path):
-            return await self._if_known(_plain(found[1]))
-        if found := _DICOM_STUDY.fullmatch(path):
-            return {"position": await self._lookup.first_position(_plain(found[1]))}
+        if study_id := _named(_STUDIES, path):
+            return await self._if_known(study_id)
+        if uid := _named(_DICOM_STUDIES, path):
+            return {"position": await self._lookup.first_position(uid)}
         if found := _ENTRY.fullmatch(path):
             return {"position": int(found[1])}
         query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
@@ -100,5 +110,7 @@ class AccessLog:
         return False
 
 
-def _plain(text: str) -> str:
-    return unquote(tilde_decode(text))
+def _named(addresses: tuple[re.Pattern[str], ...], path: str) -> str | None:
+    """Return the name in an address of one of these forms, decoded."""
+    found = next((match for address in addresses if (match := address.fullmatch(path))), None)
+    return None if found is None else unquote(tilde_decode(found[1]))

@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from storage_ledger.errors import BadSettings
 from storage_ledger.settings import checked_url
+from storage_ledger.web.auth.hosts import Hosts
 from storage_ledger.web.auth.token_scopes import USUAL, Grant
 
 ADVICE = (
@@ -29,7 +30,7 @@ _HASH = re.compile(r"pbkdf2_sha256\$[1-9][0-9]{0,8}\$[^$\s]+\$[A-Za-z0-9+/]+=*")
 _USER = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 _TOKEN_HASH = re.compile(r"[0-9a-f]{64}")
 _MACHINE = "token:"
-ROUNDS = 480_000
+ROUNDS = 600_000
 NOBODY = f"pbkdf2_sha256${ROUNDS}$nobody$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
 """A hash that matches no password, so that checking an unknown user takes as long as checking a known one."""
 
@@ -69,6 +70,11 @@ class BrowseSettings(BaseSettings):
         None, max_length=500, description="Text at the foot of every page, including the login page: `Test system, not for diagnosis`."
     )
     browse_login_hours: Annotated[float, Field(gt=0, le=8760, allow_inf_nan=False)] = Field(12, description="How long a login lasts.")
+    browse_hosts: str | None = Field(
+        None,
+        description="Host names of the page, without ports, separated by spaces; requests for another are refused, loopback excepted. "
+        "`*`: any. If not set: any, but with `--no-login` only `localhost` and IP addresses.",
+    )
     browse_trusted_proxies: str | None = Field(
         None,
         description="IP addresses of proxies whose `X-Forwarded-For` is trusted, separated by spaces. If not set, wrong passwords "
@@ -121,6 +127,7 @@ class Access:
     grants: Mapping[str, Grant] = field(default_factory=dict)
     sql_users: frozenset[str] | None = None
     notice: str = ""
+    hosts: Hosts = Hosts(None, open=False)  # noqa: RUF009 - it is frozen
 
     @property
     def allow(self) -> dict[str, list[str]] | None:
@@ -141,8 +148,11 @@ class Access:
         return self.sql_users is None or user in self.sql_users
 
     def password_is(self, user: str, password: str) -> bool:
-        """Return whether the password is correct. Call it in a thread: it takes 0.1 s of CPU, for unknown users too."""
-        return password_matches(password, self.users.get(user, NOBODY)) and user in self.users
+        """Return whether the password is correct. Call it in a thread: it takes 0.2 s of CPU, for unknown users and old hashes too."""
+        hashed = self.users.get(user, NOBODY)
+        if (missing := max(map(_rounds, (NOBODY, *self.users.values()))) - _rounds(hashed)) > 0:
+            _hashed(password, missing, "")  # a short time would tell who has an old hash, or none
+        return password_matches(password, hashed) and user in self.users
 
 
 def is_user_name(text: str) -> bool:
@@ -162,8 +172,12 @@ def hash_password(password: str) -> str:
 
 def password_matches(password: str, hashed: str) -> bool:
     """Return whether `hashed` is a hash of the password."""
-    _, rounds, salt, _ = hashed.split("$")
-    return hmac.compare_digest(_hashed(password, int(rounds), salt), hashed)
+    _, _, salt, _ = hashed.split("$")
+    return hmac.compare_digest(_hashed(password, _rounds(hashed), salt), hashed)
+
+
+def _rounds(hashed: str) -> int:
+    return int(hashed.split("$")[1])
 
 
 def _hashed(password: str, rounds: int, salt: str) -> str:
@@ -194,6 +208,7 @@ def read_access(settings: BrowseSettings, folder: Path, *, is_open: bool) -> Acc
         proxies=_proxies(settings),
         grants=grants,
         sql_users=_sql_users(settings, users),
+        hosts=Hosts.of(settings.browse_hosts, is_open=is_open),
         notice=f"{notice} {settings.browse_notice or ''}".strip(),
     )
 
@@ -207,7 +222,7 @@ def _users(settings: BrowseSettings) -> dict[str, str]:
         if not _HASH.fullmatch(hashed):
             raise BadSettings(
                 "bad-settings",
-                f"{name}: not a hash from `storage-ledger browse --hash-password`, which begins with pbkdf2_sha256$480000$ "
+                f"{name}: not a hash from `storage-ledger browse --hash-password`, which begins with pbkdf2_sha256$600000$ "
                 "(put it in single quotes in a shell, .env or compose file, because it contains $)",
             )
         if not _USER.fullmatch(user):

@@ -34,6 +34,12 @@ _HEADERS = {
         "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
     ),
 }
+_TLS_HEADERS = {"strict-transport-security": "max-age=31536000"}
+"""A browser that was here over TLS comes by TLS only, for a year."""
+
+_PREFIX = b"__Host-"
+"""Over TLS our cookies have it: browsers then take them from this host only, over TLS only (RFC 6265bis §4.1.3.2)."""
+
 _NAMES = re.compile(r"/(?:image|file|header|dicom|zip)/")
 
 
@@ -41,7 +47,7 @@ class AccessMiddleware:
     """Allows or refuses requests, and logs to `log` what the allowed ones viewed.
 
     `who` returns the actor of a scope, None if unknown. `advice` is the text for a request without an actor. `refused` takes
-    an actor and a path and returns why the actor may not see it, None if it may.
+    an actor and a path and returns why the actor may not see it, None if it may. `is_our_host` decides on the Host header.
     """
 
     def __init__(
@@ -50,12 +56,14 @@ class AccessMiddleware:
         who: Callable[[Scope], Awaitable[str | None]],
         advice: str,
         refused: Callable[[str, str], str | None],
+        is_our_host: Callable[[str], bool],
         log: AccessLog,
     ) -> None:
         self._app = app
         self._who = who
         self._advice = advice
         self._refused = refused
+        self._is_our_host = is_our_host
         self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -64,7 +72,7 @@ class AccessMiddleware:
             await self._app(scope, receive, send)
             return
         scope = _sanitized(scope)
-        send = _with_security_headers(send, _HEADERS, path=_path(scope), tls=scope["scheme"] == "https")
+        send = _with_security_headers(send, path=_path(scope), tls=scope["scheme"] == "https")
         answer = self._refusal(scope)
         if answer is None and _path(scope) not in OPEN:
             actor = await self._who(scope)
@@ -73,7 +81,7 @@ class AccessMiddleware:
             elif (why := self._refused(actor, _path(scope))) is not None:
                 answer = forbidden(_path(scope), why)
             else:
-                self._log.begin(scope)
+                self._log.begin(scope, actor)
                 send = self._log_view(send, scope, actor)
         await (answer or self._app)(scope, receive, send)
 
@@ -88,6 +96,8 @@ class AccessMiddleware:
     def _refusal(self, scope: Scope) -> Response | None:
         """Return the response to a request that needs no actor: a refusal or the health check. None for all others."""
         path, method = _path(scope), scope["method"]
+        if not self._is_our_host(_header(scope, b"host").decode("latin-1")):
+            return PlainTextResponse("Unknown host name: BROWSE_HOSTS lists the names of this page\n", 421)
         if _hostile(path) or _has_another_address(path):
             return PlainTextResponse("Invalid address\n", 400)
         allowed = ("GET", "HEAD", "POST") if path in {LOGIN, LOGOUT} else ("GET", "HEAD")
@@ -95,6 +105,8 @@ class AccessMiddleware:
             return PlainTextResponse("Read-only: this method is not allowed\n", 405, {"Allow": ", ".join(allowed)})
         if path == HEALTH:
             return PlainTextResponse("ok")
+        if method == "POST" and _is_from_another_site(scope):
+            return PlainTextResponse("This form was sent by another site\n", 403)
         if method == "POST" and not 0 <= _length(scope) <= MAX_BODY_BYTES:
             return PlainTextResponse(f"A form needs a Content-Length of at most {MAX_BODY_BYTES} bytes\n", 413)
         return None
@@ -133,15 +145,34 @@ def _has_another_address(path: str) -> bool:
     return any("%" in name or "~" in name for name in names)
 
 
+def _is_from_another_site(scope: Scope) -> bool:
+    """Return whether a browser says that a page of another site sends this form. A program says neither."""
+    if site := _header(scope, b"sec-fetch-site"):
+        return site not in {b"same-origin", b"none"}
+    origin = _header(scope, b"origin")  # older browsers, and all browsers without TLS
+    return bool(origin) and origin.partition(b"://")[2] != _header(scope, b"host")
+
+
 def _sanitized(scope: Scope) -> Scope:
     """Trust a proxy about TLS, which is harmless if wrong. Drop Basic credentials, which would cost 0.1 s of CPU each."""
-    headers = [(k, v) for k, v in scope["headers"] if not (k == b"authorization" and not v.lower().startswith(b"bearer "))]
-    behind_tls = _header(scope, b"x-forwarded-proto").strip().lower() == b"https"
-    return {**scope, "headers": headers, "scheme": "https" if behind_tls else scope["scheme"]}
+    tls = scope["scheme"] == "https" or _header(scope, b"x-forwarded-proto").strip().lower() == b"https"
+    headers = [
+        (k, _plain_cookies(v) if tls and k == b"cookie" else v)
+        for k, v in scope["headers"]
+        if not (k == b"authorization" and not v.lower().startswith(b"bearer "))
+    ]
+    return {**scope, "headers": headers, "scheme": "https" if tls else scope["scheme"]}
 
 
-def _with_security_headers(send: Send, ours: dict[str, str], *, path: str, tls: bool) -> Send:
+def _plain_cookies(cookies: bytes) -> bytes:
+    """Return our cookies without their prefix; others may have been set by another host of the domain."""
+    ours = [part.strip().removeprefix(_PREFIX) for part in cookies.split(b";") if part.strip().startswith(_PREFIX)]
+    return b"; ".join(ours)
+
+
+def _with_security_headers(send: Send, *, path: str, tls: bool) -> Send:
     """Add our headers to every response, keep patient data out of caches and cookies away from scripts."""
+    ours = _HEADERS | _TLS_HEADERS if tls else _HEADERS
 
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -160,8 +191,9 @@ def _with_security_headers(send: Send, ours: dict[str, str], *, path: str, tls: 
 
 def _cookie(value: bytes, *, tls: bool) -> bytes:
     first, *attributes = [part.strip() for part in value.split(b";")]
-    kept = [a for a in attributes if a.partition(b"=")[0].lower() not in {b"httponly", b"samesite", b"secure"}]
-    return b"; ".join([first, *kept, b"HttpOnly", b"SameSite=Lax", *([b"Secure"] if tls else [])])
+    kept = [a for a in attributes if a.partition(b"=")[0].lower() in {b"expires", b"max-age"}]
+    ours = [b"Path=/", b"HttpOnly", b"SameSite=Lax", *([b"Secure"] if tls else [])]
+    return b"; ".join([_PREFIX + first if tls else first, *kept, *ours])
 
 
 def _header(scope: Scope, name: bytes) -> bytes:

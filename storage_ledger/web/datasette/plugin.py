@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import math
 import sys
-import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 import pluggy
 from datasette.app import Datasette  # type: ignore[import-untyped] # it ships no types
 from datasette.plugins import pm  # type: ignore[import-untyped]
-from datasette.utils import actor_matches_allow, await_me_maybe, baseconv  # type: ignore[import-untyped]
+from datasette.utils import actor_matches_allow, await_me_maybe  # type: ignore[import-untyped]
 from datasette.utils.asgi import Base400, Request, Response  # type: ignore[import-untyped]
 from datasette.views.base import DatasetteError  # type: ignore[import-untyped]
+from itsdangerous import BadSignature
 from markupsafe import Markup
 from starlette.types import ASGIApp, Scope
 
@@ -29,6 +29,7 @@ from storage_ledger.web.auth import middleware
 from storage_ledger.web.auth.access_log import AccessLog
 from storage_ledger.web.auth.credentials import ADVICE, Access
 from storage_ledger.web.auth.redirects import safe_target
+from storage_ledger.web.auth.sessions import Session, Sessions
 from storage_ledger.web.auth.throttle import Attempts, OneAtATime
 from storage_ledger.web.datasette import cells, routes
 from storage_ledger.web.datasette.database import ReplaceableDatabase
@@ -53,6 +54,9 @@ SETTINGS = {
 }
 NOT_GRANTED = "This token does not allow that. It allows: {}. BROWSE_TOKENS defines what a token allows."
 NO_SQL = "You can view all tables and saved queries, but not run your own SQL: BROWSE_SQL_USERS lists who can."
+COOKIE = "ds_actor"
+"""The login's cookie. Datasette shows its logout link if there is one of this name."""
+
 _HERE = Path(__file__).resolve().parent.parent
 
 hookimpl = pluggy.HookimplMarker("datasette")
@@ -69,10 +73,11 @@ class ContentSources:
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """What the login page needs: failed attempts per address and user, and the thread that checks passwords."""
+    """What login and logout need: failed attempts per address and user, the thread that checks passwords, and the logins."""
 
     attempts: Attempts
     passwords: OneAtATime
+    sessions: Sessions
 
 
 class Browse(Datasette):  # type: ignore[misc] # untyped, as above
@@ -91,6 +96,7 @@ def make_app(index: Path, ledger: Path, access: Access, content: ContentSources,
     """Build the ASGI app. Both files must exist; they are opened `mode=ro`, never as immutable."""
     if not pm.has_plugin("storage-ledger"):
         pm.register(sys.modules[__name__], "storage-ledger")
+        pm.unregister(name="datasette.actor_auth_cookie")  # knows nothing of a logout
         pm.unregister(name="datasette.handle_exception")  # prints tracebacks with all local variables: patients' data in the log
     datasette = Browse(
         access,
@@ -145,7 +151,7 @@ def asgi_wrapper(datasette: Browse) -> Callable[[ASGIApp], ASGIApp]:
         grant = access.grant(actor)
         return None if grant is None or grant.path(path) else NOT_GRANTED.format(grant)
 
-    return lambda app: middleware.AccessMiddleware(content.before(app), who, advice, refused, AccessLog(lookup))
+    return lambda app: middleware.AccessMiddleware(content.before(app), who, advice, refused, access.hosts.include, AccessLog(lookup))
 
 
 @hookimpl
@@ -179,16 +185,28 @@ def forbidden(datasette: Browse, request: Any, message: str) -> Any:
 
 @hookimpl(tryfirst=True)
 def actor_from_request(datasette: Browse, request: Any) -> dict[str, str] | None:
-    """Return the actor that a bearer token identifies."""
+    """Return the actor that a bearer token or a login identifies."""
     scheme, _, token = (request.headers.get("authorization") or "").partition(" ")
-    actor = datasette.access.token(token.strip()) if scheme.lower() == "bearer" else None
-    return None if actor is None else {"id": actor}
+    if scheme.lower() == "bearer" and (actor := datasette.access.token(token.strip())) is not None:
+        return {"id": actor}
+    session = _session(datasette, request)
+    return None if session is None else {"id": session.user}
+
+
+def _session(datasette: Browse, request: Any) -> Session | None:
+    """Return the login that the request's cookie is of, if it is still valid."""
+    try:
+        signed = datasette.unsign(request.cookies.get(COOKIE, ""), "login")
+    except BadSignature:
+        return None
+    session = Session(*signed)
+    return session if datasette.login.sessions.is_valid(session) else None
 
 
 @hookimpl
 def register_routes() -> list[tuple[str, Callable[..., Any]]]:
     """Register the login page and our pages; they take precedence over Datasette's."""
-    return [(f"^{middleware.LOGIN}$", login), *routes.routes()]
+    return [(f"^{middleware.LOGIN}$", login), (f"^{middleware.LOGOUT}$", logout), *routes.routes()]
 
 
 async def login(request: Any, datasette: Browse) -> Any:
@@ -210,8 +228,21 @@ async def login(request: Any, datasette: Browse) -> Any:
     attempts.succeeded(address, user)
     logs.get().info("browse.login", address=address, actor=user)
     response = Response.redirect(safe_target(form.get("next")))
-    ends = baseconv.base62.encode(int(time.time()) + access.login_s)
-    response.set_cookie("ds_actor", datasette.sign({"a": {"id": user}, "e": ends}, "actor"))
+    response.set_cookie(COOKIE, datasette.sign(astuple(datasette.login.sessions.begin(user)), "login"))
+    return response
+
+
+async def logout(request: Any, datasette: Browse) -> Any:
+    """Show and handle the logout form: end the login, for every copy of its cookie."""
+    session = _session(datasette, request)
+    if session is not None and request.method != "POST":
+        return Response.html(await datasette.render_template("logout.html", {"actor": {"id": session.user}}, request=request))
+    response = Response.redirect("/")
+    if session is not None:
+        datasette.login.sessions.end(session)
+        logs.get().info("browse.logout", actor=session.user)
+        datasette.add_message(request, "You are now logged out", datasette.WARNING)
+        response.set_cookie(COOKIE, "", expires=0, max_age=0)
     return response
 
 

@@ -14,7 +14,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from typing import BinaryIO
 from urllib.parse import quote
 
@@ -25,16 +25,13 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from storage_ledger.system import logs
-from storage_ledger.web.auth.access_log import record_view
+from storage_ledger.web.auth.access_log import asker_of, record_view
 from storage_ledger.web.files.http_ranges import ByteRange, is_current, requested_range
 from storage_ledger.web.files.lookup import FileLookup, IndexedFile
 from storage_ledger.web.files.pictures import MAX_FRAME, SIZES, WHY, Rendered, RenderRequest, Unavailable
 from storage_ledger.web.files.pictures.cache import Cache, key_of
 from storage_ledger.web.files.pictures.pool import Pool
 from storage_ledger.web.files.zip_stream import PIECE, paths, safe_name, zipped
-
-THUMBNAIL = 256
-"""Images up to this size are thumbnails of a page that is logged itself; larger ones are logged."""
 
 PRIVATE = "private, max-age=3600"
 """Caching in the user's own browser only; `Vary` ends it with the login."""
@@ -64,9 +61,9 @@ class ContentRoutes:
                 Route("/header/{study_id}/{name}", self.header),
                 Route("/metadata/{study_id}", self.metadata),
                 Route("/file/{study_id}/{name}", self.file),
-                Route("/zip/{uid}", self.zip_of_dicom_study),
+                Route("/zip/{uid:path}", self.zip_of_dicom_study),
                 Route("/zip-study/{study_id}", self.zip_of_study),
-                *(Route(f"/{name}/{{rest:path}}", self.nothing) for name in ("image", "header", "metadata", "file", "zip", "zip-study")),
+                *(Route(f"/{name}/{{rest:path}}", self.nothing) for name in ("image", "header", "metadata", "file", "zip-study")),
             ],
             redirect_slashes=False,
             default=app,
@@ -81,13 +78,12 @@ class ContentRoutes:
         file = await self._file(request)
         if file is None:
             return _not_there()
-        if wanted.size > THUMBNAIL:
-            record_view(request.scope, study_id=file.study_id)
+        record_view(request.scope, study_id=file.study_id)
         key = key_of(file.sha256, wanted.what, wanted.frame, wanted.size, wanted.window)
         if is_current(request.headers, key):
             return Response(status_code=304, headers={**_private(), "ETag": f'"{key}"'})
         try:
-            made = await self._made(key, file, wanted)
+            made = await self._made(key, file, wanted, request)
         except Unavailable as error:
             return Response(
                 _placeholder(WHY[error.code]),
@@ -105,8 +101,9 @@ class ContentRoutes:
             frame = _whole(request, "frame", 0, MAX_FRAME)
         except ValueError as error:
             return _refusal(400, str(error))
+        record_view(request.scope, study_id=file.study_id)
         try:
-            made = await self._made(key_of(file.sha256, "about", frame), file, RenderRequest("about", frame))
+            made = await self._made(key_of(file.sha256, "about", frame), file, RenderRequest("about", frame), request)
         except Unavailable as error:
             return JSONResponse({"frames": 0, "windows": [], "why": error.code, "text": WHY[error.code]})
         return JSONResponse({**json.loads(made.data), "why": None, "text": ""})
@@ -118,7 +115,7 @@ class ContentRoutes:
             return _not_there()
         record_view(request.scope, study_id=file.study_id)
         try:
-            made = await self._made(key_of(file.sha256, "header"), file, RenderRequest("header"))
+            made = await self._made(key_of(file.sha256, "header"), file, RenderRequest("header"), request)
         except Unavailable as error:
             return JSONResponse({"rows": [], "cut": False, "why": error.code, "text": WHY[error.code]})
         return Response(made.data, media_type="application/json")
@@ -201,7 +198,7 @@ class ContentRoutes:
     async def _file(self, request: Request) -> IndexedFile | None:
         return await self._lookup.file(request.path_params["study_id"], request.path_params["name"])
 
-    async def _made(self, key: str, file: IndexedFile, wanted: RenderRequest) -> Rendered:
+    async def _made(self, key: str, file: IndexedFile, wanted: RenderRequest, request: Request) -> Rendered:
         """Return the result from the cache, or render it and cache it. Raises `Unavailable`."""
         if (made := await asyncio.to_thread(self._cache.get, key)) is not None:
             return made
@@ -211,7 +208,7 @@ class ContentRoutes:
             raise Unavailable(failed[1])
         descriptor = await asyncio.to_thread(self._lookup.open, file)
         try:
-            made = await self._pool.make(descriptor, wanted)
+            made = await _unless_gone(request, self._pool.make(descriptor, wanted, asker_of(request.scope)))
         except Unavailable as error:
             if error.code not in _PASSING:
                 self._remember(question, now + _FAILED_FOR_S, error.code)
@@ -228,6 +225,24 @@ class ContentRoutes:
         self._failed[question] = (until, code)
         while len(self._failed) > _FAILED_AT_MOST:
             del self._failed[next(iter(self._failed))]
+
+
+async def _unless_gone(request: Request, making: Awaitable[Rendered]) -> Rendered:
+    """Await `making`; cancel it if the client hangs up first."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    tasks = making_, leaving = asyncio.ensure_future(making), asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if not making_.done():
+            raise Unavailable("pictures-busy")  # nobody will read it
+        return making_.result()
+    finally:
+        making_.cancel()
+        leaving.cancel()
 
 
 def attachment(name: str) -> str:

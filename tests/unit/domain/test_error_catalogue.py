@@ -36,9 +36,11 @@ OTHER_NAMES = {
     "already-there", "header-read", "older-than", "status-sent", "to-be-continued",  # placement, kinds, a selection, an outcome
     "execute-sql", "view-database", "view-instance", "view-query", "view-table", "zip-study",  # permissions of Datasette, a token's scope
     "content-security-policy", "cross-origin-opener-policy", "cross-origin-resource-policy", "if-none-match", "if-range", "no-store",
-    "referrer-policy", "retry-after", "same-origin", "x-content-type-options", "x-frame-options",  # headers of HTTP, and values
+    "referrer-policy", "retry-after", "same-origin", "strict-transport-security",
+    "x-content-type-options", "x-frame-options",  # headers of HTTP, and values
     "latin-1", "utf-8", "utf-8-sig",  # encodings
-    "browse-secret", "redis-server", "status-service", "storage-ledger", "storage-ledger-mirror", "valkey-server",  # files, programs
+    "browse-ended-logins", "browse-secret",  # files
+    "redis-server", "status-service", "storage-ledger", "storage-ledger-mirror", "valkey-server",  # programs
     "0-0", "not-ready", "not-asked", "service-watch",  # an id of a stream, states of the service, a thread
 }  # fmt: skip
 """Texts of the program in kebab case that are no error codes."""

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from storage_ledger.errors import BadSettings
 from storage_ledger.system import logs
+from storage_ledger.web.auth import credentials
 from storage_ledger.web.auth.access_log import AccessLog, record_view
 from storage_ledger.web.auth.credentials import BrowseSettings, hash_password, new_token, read_access
 from storage_ledger.web.auth.redirects import LONGEST, login_query, safe_target
@@ -130,6 +131,21 @@ def test_a_hash_is_of_its_password_alone(tmp_path: Path):
     assert not access.password_is("joe", "größe")
 
 
+def test_an_older_hash_is_accepted_and_takes_no_less_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    old = "pbkdf2_sha256$480000$5b6bd8a9e0f1$%s" % credentials._hashed("correct horse", 480_000, "5b6bd8a9e0f1").rpartition("$")[2]  # noqa: UP031
+    settings = BrowseSettings(browse_password_hash=f"old:{old} new:{hash_password('battery staple')}")
+    access = read_access(settings, tmp_path, is_open=False)
+    assert access.password_is("old", "correct horse")
+    assert not access.password_is("old", "battery staple")
+    assert access.password_is("new", "battery staple")
+    rounds: list[int] = []
+    monkeypatch.setattr(credentials, "_hashed", lambda _password, count, _salt: rounds.append(count) or "x$1$x$x")
+    for user in ("old", "new", "nobody"):
+        access.password_is(user, "x")
+        assert sum(rounds) == 600_000
+        rounds.clear()
+
+
 def test_a_token_is_known_by_its_hash_and_is_no_user(tmp_path: Path):
     token, hashed = new_token()
     access = read_access(BrowseSettings(browse_tokens=f"export:{hashed}"), tmp_path, is_open=False)
@@ -152,6 +168,7 @@ def test_a_token_is_known_by_its_hash_and_is_no_user(tmp_path: Path):
         ({"browse_tokens": "x", "browse_tokens_file": "/dev/null"}, "set only one of them"),
         ({"browse_tokens_file": "/nowhere"}, "BROWSE_TOKENS_FILE: /nowhere cannot be read"),
         ({"browse_trusted_proxies": "proxy"}, "BROWSE_TRUSTED_PROXIES"),
+        ({"browse_hosts": "https://archive.example"}, "BROWSE_HOSTS: not a list of host names"),
     ],
 )
 def test_wrong_tokens_are_named_and_not_repeated(tmp_path: Path, settings: dict[str, Any], named: str):
@@ -235,7 +252,7 @@ def told(*looks: tuple[str, str, dict[str, Any]], clock: Clock | None = None) ->
     log = AccessLog(FakeShelf(), clock or Clock())  # type: ignore[arg-type]
     for path, query, said in looks:
         scope: Any = {"query_string": query.encode()}
-        log.begin(scope)
+        log.begin(scope, "jane")
         if said:
             record_view(scope, **said)
         asyncio.run(log.end(scope, path, "jane", 200))
@@ -257,6 +274,10 @@ def told(*looks: tuple[str, str, dict[str, Any]], clock: Clock | None = None) ->
         ("/studies/DOE", "", "route=studies http_status=200"),
         ("/ledger", "sql=select+DOE", "route=ledger http_status=200"),
         ("/ledger/entries/12", "", "route=ledger/entries http_status=200 position=12"),
+        ("/ledger/entries/12.blob", "_blob_column=payload", "route=ledger/entries http_status=200 position=12"),
+        ("/index/studies/s1.blob", "_blob_column=study_id", "route=index/studies http_status=200 study_id=s1"),
+        ("/index/files/s1,x~2Edcm.csv", "", "route=index/files http_status=200 study_id=s1"),
+        ("/index/dicom_studies/1~2E2~2E3.blob", "", "route=index/dicom_studies http_status=200 position=7"),
         ("/", "", "route=home http_status=200"),
     ],
 )
@@ -268,10 +289,10 @@ def test_a_view_is_logged_without_identifying_the_patient(path: str, query: str,
     assert "1.2.3" not in line
 
 
-def test_thumbnails_are_logged_with_their_page_and_images_once_a_minute():
+def test_images_are_logged_once_a_minute_for_each_study():
     clock = Clock()
-    picture = ("/image/s1/x.dcm", "size=1024", {"study_id": "s1"})
-    assert told(("/image/s1/x.dcm", "size=128", {})) == []
-    assert len(told(picture, picture, picture, clock=clock)) == 1
+    picture = ("/image/s1/x.dcm", "size=128", {"study_id": "s1"})
+    about = ("/image/s1/x.dcm/about", "", {"study_id": "s1"})
+    assert len(told(picture, picture, about, picture, clock=clock)) == 1
     assert len(told(picture, ("/image/s2/x.dcm", "", {"study_id": "s2"}), clock=clock)) == 2
     assert told(("/-/static/app.css", "", {}), ("/-/login", "", {})) == []

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import io
 import os
 import zipfile
 from pathlib import Path
+from urllib.parse import quote
 
+import httpx
 import pytest
 
 from storage_ledger.web.files.lookup import IndexedFile
 from storage_ledger.web.files.pictures import Unavailable
-from storage_ledger.web.files.routes import attachment
+from storage_ledger.web.files.routes import ContentRoutes, attachment
 from storage_ledger.web.files.zip_stream import MAX_NAME_BYTES, PROBLEMS, paths, safe_name, zipped
 
 
@@ -81,3 +84,21 @@ def test_a_disposition_is_one_header_with_one_quoted_name(name: str):
     assert text.isprintable()
     assert text.count('"') == 2
     assert text.startswith("attachment; filename=")
+
+
+@pytest.mark.parametrize("uid", ["1.2.3", "1.2/3", "a/b/../c", "/", "%2F"])
+def test_a_study_has_a_zip_whatever_its_uid_is(uid: str):
+    asked = []
+
+    class Lookup:
+        async def of_dicom_study(self, uid: str) -> list[IndexedFile]:
+            asked.append(uid)
+            return []
+
+    async def get() -> int:
+        app = ContentRoutes(Lookup(), None, None).before(lambda *_: None)  # type: ignore[arg-type]
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
+            return (await client.get(f"/zip/{quote(uid, safe='')}")).status_code
+
+    assert asyncio.run(get()) == 404
+    assert asked == [uid]

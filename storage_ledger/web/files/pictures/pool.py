@@ -14,12 +14,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar, get_args
 
 from storage_ledger.system import logs
 from storage_ledger.system.sandbox import LANDLOCK, SECCOMP
 from storage_ledger.web.files.pictures import LENGTHS, WHY, MediaKind, Rendered, RenderRequest, Unavailable
+from storage_ledger.web.files.pictures.turns import TooMany, Turns
 
 Result = TypeVar("Result")
 
@@ -28,6 +28,9 @@ PATIENCE_S = 10.0
 
 START_S = 60.0
 MAX_WAITING = 256
+MAX_WAITING_OF_ONE = 64
+"""Requests of one asker that may wait: a page of thumbnails, and a few more pages."""
+
 MAX_ANSWER_BYTES = 64 << 20
 
 _PLACE = re.compile(r"[\w.: <>-]{1,500}", re.ASCII)
@@ -45,31 +48,26 @@ class Pool:
         self._idle: queue.LifoQueue[_Worker] = queue.LifoQueue()
         for worker in self._workers:
             self._idle.put(worker)
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="pictures")
-        self._room = threading.Semaphore(MAX_WAITING)
+        self._turns: Turns[Any] = Turns(workers, waiting=MAX_WAITING, waiting_of_one=MAX_WAITING_OF_ONE)
         self._announced = threading.Lock()
 
     def warm(self) -> None:
         """Start the workers ahead of the first request. Returns immediately."""
         for _ in self._workers:
-            self._threads.submit(self._warm)
+            self._turns.submit("", self._warm)
 
-    async def make(self, descriptor: int, request: RenderRequest) -> Rendered:
-        """Run a request on an open file, which the caller still has to close. Raises `Unavailable`."""
-        if not self._room.acquire(blocking=False):
-            raise Unavailable("pictures-busy")
+    async def make(self, descriptor: int, request: RenderRequest, asker: str = "") -> Rendered:
+        """Run a request on an open file, which the caller still has to close. Raises `Unavailable`.
+
+        Askers take turns. If the caller is cancelled before its turn, nothing is rendered.
+        """
         mine = os.dup(descriptor)  # the caller may be gone, and its file closed, before a worker is free
-
-        def done(_: Future[Rendered]) -> None:
-            os.close(mine)
-            self._room.release()
-
         try:
-            future = self._threads.submit(self._make, mine, request)
-        except RuntimeError:  # the pool is closed
+            future = self._turns.submit(asker, lambda: self._make(mine, request))
+        except TooMany:
             os.close(mine)
             raise Unavailable("pictures-busy") from None
-        future.add_done_callback(done)
+        future.add_done_callback(lambda _: os.close(mine))
         return await asyncio.wrap_future(future)
 
     @property
@@ -81,7 +79,7 @@ class Pool:
         """Kill all workers. Unfinished requests raise `Unavailable`."""
         for worker in self._workers:
             worker.retire()
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        self._turns.close()
         for worker in self._workers:
             worker.end()
 
