@@ -95,13 +95,16 @@ class Publisher(threading.Thread):
 
 
 class Sampler:
-    """Looks at `serve` and at its ledger."""
+    """Looks at `serve` and at its ledger; `path` gets each sample at once, so that a run that fails leaves them."""
 
-    def __init__(self, pid: int, ledger: sqlite.Connection, published: dict[str, float]) -> None:
+    def __init__(self, pid: int, ledger: sqlite.Connection, published: dict[str, float], path: Path) -> None:
         self.samples: list[Sample] = []
         self.archived = 0
         self._pid, self._ledger, self._published = pid, ledger, published
         self._position = 0
+        path.parent.mkdir(exist_ok=True)
+        self._csv = csv.writer(path.open("w", newline="", buffering=1))  # closed when the program ends
+        self._csv.writerow([field.name for field in fields(Sample)])
         self._began = self._before = time.monotonic()
         self._cpu_s = cpu_s(pid)
 
@@ -118,6 +121,7 @@ class Sampler:
             100 * (spent - self._cpu_s) / (now - self._before),
         ))  # fmt: skip
         self._before, self._cpu_s = now, spent
+        self._csv.writerow(astuple(self.samples[-1]))
         print(
             "  ".join(f"{field.name} {value:.0f}" for field, value in zip(fields(Sample), astuple(self.samples[-1]), strict=True)),
             flush=True,
@@ -144,18 +148,17 @@ def main() -> None:
                     sqlite.connect(f"file:{folder / 'ledger' / 'ledger.db'}?mode=ro", uri=True, timeout=30, isolation_level=None)
                 ) as ledger,
             ):
-                sampler = Sampler(process.pid, ledger, publisher.published)
+                sampler = Sampler(process.pid, ledger, publisher.published, options.csv)
                 publisher.start()
                 try:
                     restarts = run(sampler, [there.valkey, there.status], options)
                 finally:
                     publisher.stop.set()
                     publisher.join()
-                until(lambda: is_done(ledger, len(publisher.published)), 300, what="all is archived and told", every_s=0.2)
+                until(lambda: is_done(ledger, len(publisher.published)), 1800, what="all is archived and told", every_s=0.2)
                 sampler.sample()
                 once = archived_once(ledger, publisher.published)
         left = sum(1 for _ in (folder / "uploads").iterdir())
-        save(sampler.samples, options.csv)
         command = [sys.executable, "-m", "storage_ledger", "verify", "--sample", "5%", "--no-record"]
         verified = subprocess.run(command, env=environment, check=False).returncode
     table = verdict(sampler.samples, restarts, options)
@@ -243,14 +246,6 @@ def verdict(samples: Sequence[Sample], restarts: Sequence[float], options: argpa
 
 def said(reached: bool) -> str:
     return "yes" if reached else "**no**"
-
-
-def save(samples: Sequence[Sample], path: Path) -> None:
-    path.parent.mkdir(exist_ok=True)
-    with path.open("w", newline="") as file:
-        out = csv.writer(file)
-        out.writerow([field.name for field in fields(Sample)])
-        out.writerows(astuple(each) for each in samples)
 
 
 def plot(samples: Sequence[Sample], restarts: Sequence[float]) -> str:
