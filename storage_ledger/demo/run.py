@@ -240,6 +240,7 @@ def _settings(folder: Path) -> dict[str, str]:
         "HTTP_PORT": str(http_port),
         "ENVIRONMENT": "demo",
         "BROWSE_SERVICE_URL": f"http://{LOOPBACK}:{http_port}",
+        "BROWSE_SQL_USERS": "*",
         "BROWSE_NOTICE": "This is a demo: its patients are made up.",
         "MISSING_FILE_GRACE_SECONDS": f"{GRACE_S:g}",
         "STATUS_CONFIRM_SECONDS": f"{CONFIRM_S:g}",

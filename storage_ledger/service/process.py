@@ -84,6 +84,7 @@ class _Figures:
     position: int
     ahead_s: float
     backed_up: LastBackup | None
+    wal_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +257,8 @@ class Service:
         last = ledger.last()
         found = ahead(ledger, self._parts.clock())
         queue = {length.stage: length for length in ledger.queue()}
-        return _Figures(queue, last.position if last else 0, 0.0 if found is None else found.seconds, ledger.last_backup())
+        ahead_s = 0.0 if found is None else found.seconds
+        return _Figures(queue, last.position if last else 0, ahead_s, ledger.last_backup(), _wal_bytes(self._parts.ledger_root))
 
     def _set_figures(self, figures: _Figures) -> None:
         metrics = self._parts.metrics
@@ -268,6 +270,7 @@ class Service:
         metrics.position.set(figures.position)
         metrics.clock_ahead.set(figures.ahead_s)
         metrics.backed_up.set(0 if figures.backed_up is None else instant(figures.backed_up.created).timestamp())
+        metrics.wal_bytes.set(figures.wal_bytes)
 
     def _thread(
         self, name: str, job: Callable[[], None], stop: threading.Event | None = None, *, at_end: Callable[[], None] = lambda: None
@@ -318,6 +321,13 @@ def _checked(check: TimedCheck[list[Reason]], until: float) -> list[Reason]:
     except Exception as error:  # noqa: BLE001 - reported in the answer
         logs.get().error("check.failed", reason=check.name, error_type=type(error).__name__, frames_at=logs.where(error))
         return [Reason("internal-error", f"the check of {check.name} failed: see `check.failed` in the log")]
+
+
+def _wal_bytes(folder: Path) -> int:
+    try:
+        return (folder / "ledger.db-wal").stat().st_size
+    except OSError:
+        return 0  # a rollback journal, or no ledger yet
 
 
 def _free_and_total_bytes(path: Path) -> tuple[float, float]:

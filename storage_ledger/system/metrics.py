@@ -187,6 +187,11 @@ class Metrics:
             "When the last backup of the ledger was made, in seconds since 1970; 0 if none is known.",
             registry=r,
         )
+        self.wal_bytes = Gauge(
+            p + "wal_bytes",
+            "Size of ledger.db-wal in bytes: usually below 64 MB. It grows while a program reads ledger.db and does not finish.",
+            registry=r,
+        )
         self.archive_seconds = Histogram(
             p + "archive_seconds", "Seconds from `described` in the ledger to `archived` in the ledger.", registry=r,
             buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600),

@@ -22,6 +22,7 @@ from storage_ledger.web.auth.credentials import Access, BrowseSettings
 from storage_ledger.web.auth.middleware import HEALTH
 from storage_ledger.web.auth.sessions import FILE, Sessions
 from storage_ledger.web.auth.throttle import Attempts, OneAtATime
+from storage_ledger.web.datasette.query_pool import QueryPool
 from storage_ledger.web.files.pictures.cache import Cache
 from storage_ledger.web.files.pictures.pool import Pool
 from storage_ledger.web.service_watch import ServiceWatch
@@ -56,13 +57,14 @@ def run(
             _cache(settings, archive) as cache,
             contextlib.closing(OneAtATime("passwords", waiting=PASSWORDS_WAITING)) as passwords,
             contextlib.closing(ServiceWatch(settings.browse_service_url)) as service,
+            contextlib.closing(QueryPool()) as queries,
         ):
             pool.warm()
             from storage_ledger.web.datasette.plugin import ContentSources, Login, make_app  # noqa: PLC0415 - takes as long to load as the workers
 
             sessions = Sessions(ledger.with_name(FILE), access.login_s)
             content = ContentSources(FilesystemArchive(archive), pool, cache)
-            app = make_app(index, ledger, access, content, Login(Attempts(), passwords, sessions), service)
+            app = make_app(index, ledger, access, content, Login(Attempts(), passwords, sessions), service, queries)
             server = ending.server = Server(app, health=[HEALTH])
             server.should_exit = ending.asked.is_set()
             if access.open and not _is_loopback(host):

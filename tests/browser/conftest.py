@@ -43,7 +43,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def opened(chromium: Browser, archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browse]:
     """Web pages open to everyone."""
-    browse = Browse(archive, tmp_path_factory.mktemp("log") / "log", "--no-login")
+    browse = Browse(archive, tmp_path_factory.mktemp("log") / "log", "--no-login", BROWSE_SQL_USERS="*")
     yield browse
     browse.stop()
 

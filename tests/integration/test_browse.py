@@ -217,7 +217,7 @@ def guarded(start: Callable[..., Browse], ledger: Path, password_hash: str) -> B
 @pytest.fixture(scope="module")
 def opened(start: Callable[..., Browse], ledger: Path) -> Browse:
     """Web pages open to everyone."""
-    return start(ledger, "--no-login").ready()
+    return start(ledger, "--no-login", BROWSE_SQL_USERS="*").ready()
 
 
 @pytest.fixture

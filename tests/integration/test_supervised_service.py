@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.domain.reason import Reason
 from storage_ledger.errors import LedgerUnusable, Retryable
 from storage_ledger.ledger.migrate import migrate
@@ -18,6 +21,7 @@ from storage_ledger.service.health import make_app
 from storage_ledger.service.process import Service
 from storage_ledger.settings import Settings
 from storage_ledger.system.http_server import WebServer
+from storage_ledger.system.sqlite import sqlite
 from storage_ledger.wiring import serve
 from tests.support.dicom import described, make_file
 from tests.support.waiting import until
@@ -165,6 +169,25 @@ def test_reasons_with_one_code_but_different_details_are_all_reported_and_the_st
         "archive-full step mirror and place",
         "status-service-away step tell",
     }
+    running.parts.index.close()
+    running.parts.ledger.close()
+    running.client.close()
+
+
+def test_a_wal_that_a_reader_keeps_is_a_metric(running):
+    wal = Path(f"{running.settings.ledger_file}-wal")
+    sizes = []
+    with closing(sqlite.connect(running.settings.ledger_file, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM entries").fetchone()
+        for _ in range(2):
+            with running.parts.ledger.write() as tx:
+                tx.append(NewEntry(Kind.REJECTED, {"reason": "not-json", "raw": "x" * 100_000, "raw_bytes": 100_000, "source": "pubsub"}))
+            sizes.append(wal.stat().st_size)
+            found = re.search(rb"^storage_ledger_wal_bytes (\S+)$", running.service.render_metrics(), re.MULTILINE)
+            assert found
+            assert float(found[1]) == sizes[-1]
+    assert sizes[1] > sizes[0] > 0
     running.parts.index.close()
     running.parts.ledger.close()
     running.client.close()

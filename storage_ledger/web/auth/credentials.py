@@ -30,6 +30,9 @@ _HASH = re.compile(r"pbkdf2_sha256\$[1-9][0-9]{0,8}\$[^$\s]+\$[A-Za-z0-9+/]+=*")
 _USER = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 _TOKEN_HASH = re.compile(r"[0-9a-f]{64}")
 _MACHINE = "token:"
+EVERYONE = "*"
+"""In BROWSE_SQL_USERS."""
+
 ROUNDS = 600_000
 NOBODY = f"pbkdf2_sha256${ROUNDS}$nobody$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
 """A hash that matches no password, so that checking an unknown user takes as long as checking a known one."""
@@ -59,7 +62,8 @@ class BrowseSettings(BaseSettings):
     )
     browse_tokens_file: Path | None = Field(None, description="File with the API tokens, one per line, instead of BROWSE_TOKENS.")
     browse_sql_users: str | None = Field(
-        None, description="Users who may write their own SQL, separated by spaces; `-`: nobody. If not set, all users may."
+        None,
+        description="Users who may write their own SQL, separated by spaces; `*`: everyone, also with --no-login. If not set, nobody.",
     )
     browse_service_url: str | None = Field(
         None,
@@ -114,7 +118,7 @@ class BrowseSettings(BaseSettings):
 class Access:
     """Access rules. `open`: no login needed; otherwise only `users` (name → hash) and `tokens` (hash → name) have access.
 
-    `grants`: what each program may see, by the name of its token. `sql_users`: users who may run SQL; None means all.
+    `grants`: what each program may see, by the name of its token. `sql_users`: users who may run SQL; `*` means everyone.
     `notice`: text at the foot of every page.
     """
 
@@ -125,7 +129,7 @@ class Access:
     login_s: int = 12 * 3600
     proxies: frozenset[str] = frozenset()
     grants: Mapping[str, Grant] = field(default_factory=dict)
-    sql_users: frozenset[str] | None = None
+    sql_users: frozenset[str] = frozenset()
     notice: str = ""
     hosts: Hosts = Hosts(None, open=False)  # noqa: RUF009 - it is frozen
 
@@ -143,9 +147,9 @@ class Access:
         """Return what a program may see; None for a user."""
         return self.grants.get(actor.removeprefix(_MACHINE)) if actor is not None and actor.startswith(_MACHINE) else None
 
-    def may_sql(self, user: str) -> bool:
-        """Return whether a user may run SQL."""
-        return self.sql_users is None or user in self.sql_users
+    def may_sql(self, user: str | None) -> bool:
+        """Return whether a user may run SQL; None: whoever comes without a login."""
+        return EVERYONE in self.sql_users or user in self.sql_users
 
     def password_is(self, user: str, password: str) -> bool:
         """Return whether the password is correct. Call it in a thread: it takes 0.2 s of CPU, for unknown users and old hashes too."""
@@ -255,11 +259,9 @@ def _tokens(settings: BrowseSettings) -> tuple[dict[str, str], dict[str, Grant]]
     return tokens, grants
 
 
-def _sql_users(settings: BrowseSettings, users: Mapping[str, str]) -> frozenset[str] | None:
-    if settings.browse_sql_users is None:
-        return None
-    named = frozenset(settings.browse_sql_users.split()) - {"-"}
-    if users and (unknown := sorted(named - users.keys())):
+def _sql_users(settings: BrowseSettings, users: Mapping[str, str]) -> frozenset[str]:
+    named = frozenset((settings.browse_sql_users or "").split()) - {"-"}  # `-` is what once meant nobody
+    if users and (unknown := sorted(named - users.keys() - {EVERYONE})):
         raise BadSettings("bad-settings", f"BROWSE_SQL_USERS: no password is set for {', '.join(unknown)}")
     return named
 

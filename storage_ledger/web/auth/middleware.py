@@ -21,6 +21,9 @@ STYLE = "/-/ledger/browse.css"
 OPEN = frozenset({LOGIN, HEALTH, STYLE, "/-/static/app.css", "/favicon.ico"})
 """Addresses that need no login. None of them shows data."""
 
+ACTOR = "storage_ledger.actor"
+"""Who asks, in the scope of a request that was let in."""
+
 MAX_BODY_BYTES = 64 << 10
 
 _HEADERS = {
@@ -47,7 +50,8 @@ class AccessMiddleware:
     """Allows or refuses requests, and logs to `log` what the allowed ones viewed.
 
     `who` returns the actor of a scope, None if unknown. `advice` is the text for a request without an actor. `refused` takes
-    an actor and a path and returns why the actor may not see it, None if it may. `is_our_host` decides on the Host header.
+    an actor and a path and returns why the actor may not see it, None if it may. `is_our_host` decides on the Host
+    header. `healthy` returns whether the databases answer.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class AccessMiddleware:
         advice: str,
         refused: Callable[[str, str], str | None],
         is_our_host: Callable[[str], bool],
+        healthy: Callable[[], Awaitable[bool]],
         log: AccessLog,
     ) -> None:
         self._app = app
@@ -64,6 +69,7 @@ class AccessMiddleware:
         self._advice = advice
         self._refused = refused
         self._is_our_host = is_our_host
+        self._healthy = healthy
         self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -74,6 +80,8 @@ class AccessMiddleware:
         scope = _sanitized(scope)
         send = _with_security_headers(send, path=_path(scope), tls=scope["scheme"] == "https")
         answer = self._refusal(scope)
+        if answer is None and _path(scope) == HEALTH:
+            answer = PlainTextResponse("ok") if await self._healthy() else PlainTextResponse("The databases do not answer\n", 503)
         if answer is None and _path(scope) not in OPEN:
             actor = await self._who(scope)
             if actor is None:
@@ -81,6 +89,7 @@ class AccessMiddleware:
             elif (why := self._refused(actor, _path(scope))) is not None:
                 answer = forbidden(_path(scope), why)
             else:
+                scope[ACTOR] = actor
                 self._log.begin(scope, actor)
                 send = self._log_view(send, scope, actor)
         await (answer or self._app)(scope, receive, send)
@@ -94,7 +103,7 @@ class AccessMiddleware:
         return sending
 
     def _refusal(self, scope: Scope) -> Response | None:
-        """Return the response to a request that needs no actor: a refusal or the health check. None for all others."""
+        """Return the response to a request that needs no actor: a refusal. None for all others."""
         path, method = _path(scope), scope["method"]
         if not self._is_our_host(_header(scope, b"host").decode("latin-1")):
             return PlainTextResponse("Unknown host name: BROWSE_HOSTS lists the names of this page\n", 421)
@@ -103,8 +112,6 @@ class AccessMiddleware:
         allowed = ("GET", "HEAD", "POST") if path in {LOGIN, LOGOUT} else ("GET", "HEAD")
         if method not in allowed:
             return PlainTextResponse("Read-only: this method is not allowed\n", 405, {"Allow": ", ".join(allowed)})
-        if path == HEALTH:
-            return PlainTextResponse("ok")
         if method == "POST" and _is_from_another_site(scope):
             return PlainTextResponse("This form was sent by another site\n", 403)
         if method == "POST" and not 0 <= _length(scope) <= MAX_BODY_BYTES:

@@ -10,6 +10,7 @@ import math
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import astuple, dataclass
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,10 @@ from storage_ledger.web.auth.credentials import ADVICE, Access
 from storage_ledger.web.auth.redirects import safe_target
 from storage_ledger.web.auth.sessions import Session, Sessions
 from storage_ledger.web.auth.throttle import Attempts, OneAtATime
-from storage_ledger.web.datasette import cells, routes
-from storage_ledger.web.datasette.database import ReplaceableDatabase
+from storage_ledger.web.datasette import cells, parameters, routes
+from storage_ledger.web.datasette.database import SafeDatabase
+from storage_ledger.web.datasette.health import Health
+from storage_ledger.web.datasette.query_pool import QueryPool
 from storage_ledger.web.datasette.table_metadata import table_metadata
 from storage_ledger.web.files.lookup import FileLookup
 from storage_ledger.web.files.pictures.cache import Cache
@@ -53,7 +56,7 @@ SETTINGS = {
     "truncate_cells_html": 200,
 }
 NOT_GRANTED = "This token does not allow that. It allows: {}. BROWSE_TOKENS defines what a token allows."
-NO_SQL = "You can view all tables and saved queries, but not run your own SQL: BROWSE_SQL_USERS lists who can."
+NO_SQL = "You can view all tables and saved queries, but not run your own SQL: only users named in the setting BROWSE_SQL_USERS can."
 COOKIE = "ds_actor"
 """The login's cookie. Datasette shows its logout link if there is one of this name."""
 
@@ -91,9 +94,31 @@ class Browse(Datasette):  # type: ignore[misc] # untyped, as above
         self.live: tuple[float, LiveState] | None = None
         super().__init__(**options)  # builds an app, which calls the hooks
 
+    def _routes(self) -> list[tuple[Any, Any]]:
+        return [(address, self._checked(view)) for address, view in super()._routes()]
 
-def make_app(index: Path, ledger: Path, access: Access, content: ContentSources, login: Login, service: ServiceWatch) -> ASGIApp:
-    """Build the ASGI app. Both files must exist; they are opened `mode=ro`, never as immutable."""
+    def _checked(self, view: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
+        """Refuse parameters that Datasette's pages should not get (see `parameters`), and SQL that the asker may not run."""
+
+        @wraps(view)
+        async def check(request: Any, send: Any) -> Any:
+            database = request.path.split("/")[1].partition(".")[0]
+            if {"sql", "_where"} & set(request.args) and database in {"index", "ledger"}:
+                await self.ensure_permissions(request.actor, [("execute-sql", database)])
+            grant = self.access.grant((request.actor or {}).get("id"))
+            only_tables = grant is not None and database not in grant.words
+            given = [(name, value) for name in request.args for value in request.args.getlist(name)]
+            if (why := parameters.problem(request.path, given, only_tables=only_tables)) is not None:
+                raise DatasetteError(why, title="Invalid address", status=400)
+            return await view(request, send)
+
+        return check
+
+
+def make_app(
+    index: Path, ledger: Path, access: Access, content: ContentSources, login: Login, service: ServiceWatch, queries: QueryPool
+) -> ASGIApp:
+    """Build the ASGI app. Both files must exist; they are opened `mode=ro`, never as immutable. `queries` runs the statements."""
     if not pm.has_plugin("storage-ledger"):
         pm.register(sys.modules[__name__], "storage-ledger")
         pm.unregister(name="datasette.actor_auth_cookie")  # knows nothing of a logout
@@ -113,7 +138,7 @@ def make_app(index: Path, ledger: Path, access: Access, content: ContentSources,
     for name in ("index", "ledger"):
         before = datasette.databases[name]
         datasette.remove_database(name)
-        datasette.add_database(ReplaceableDatabase(datasette, before.path, is_mutable=True), name=name)
+        datasette.add_database(SafeDatabase(queries, datasette, before.path, is_mutable=True), name=name)
     datasette.jinja_env.filters |= views.FILTERS
     for template in (_HERE / "templates").glob("*.html"):
         datasette.jinja_env.get_template(template.name)  # compiled now, so that no request waits for it
@@ -151,7 +176,8 @@ def asgi_wrapper(datasette: Browse) -> Callable[[ASGIApp], ASGIApp]:
         grant = access.grant(actor)
         return None if grant is None or grant.path(path) else NOT_GRANTED.format(grant)
 
-    return lambda app: middleware.AccessMiddleware(content.before(app), who, advice, refused, access.hosts.include, AccessLog(lookup))
+    health = Health(lambda: datasette.get_database("ledger").execute("SELECT 1"))
+    return lambda app: middleware.AccessMiddleware(content.before(app), who, advice, refused, access.hosts.include, health.answers, AccessLog(lookup))
 
 
 @hookimpl
@@ -161,7 +187,7 @@ def permission_allowed(datasette: Browse, actor: dict[str, str] | None, action: 
     grant = datasette.access.grant(who)
     if grant is not None:
         return grant.action(action, resource)
-    if action == "execute-sql" and who is not None and not datasette.access.may_sql(who):
+    if action == "execute-sql" and not datasette.access.may_sql(who):
         return False
     return None
 

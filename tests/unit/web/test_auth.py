@@ -157,6 +157,16 @@ def test_a_token_is_known_by_its_hash_and_is_no_user(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
+    ("given", "who"),
+    [(None, set()), ("-", set()), ("jane", {"jane"}), ("jane -", {"jane"}), ("*", {"jane", "joe", None})],
+)
+def test_only_named_users_may_run_sql(tmp_path: Path, given: str | None, who: set[str | None]):
+    hashes = " ".join(f"{user}:{hash_password('x')}" for user in ("jane", "joe"))
+    access = read_access(BrowseSettings(browse_password_hash=hashes, browse_sql_users=given), tmp_path, is_open=False)
+    assert {user for user in ("jane", "joe", None) if access.may_sql(user)} == who
+
+
+@pytest.mark.parametrize(
     ("settings", "named"),
     [
         ({"browse_tokens": "export"}, "BROWSE_TOKENS: not a line from `storage-ledger browse --new-token`"),
