@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from urllib.parse import quote
 
 import datasette
 import pytest
@@ -66,3 +69,99 @@ def test_every_parameter_that_datasette_reads_is_allowed_or_refused_on_purpose()
     assert found - OF_WHOLE_DATABASES <= REFUSED
     assert not OF_WHOLE_DATABASES & {"_fts_table", "_fts_pk", "_searchmode", "_through"}
     assert OF_ONE_TABLE < OF_WHOLE_DATABASES
+
+
+WAYS = ("exact", "not", "contains", "gt", "lte", "glob", "in", "notin", "arraycontains", "date", "isnull", "nothing")
+NONSENSE = ("", "x", "-1", "99999999999999999999", "\u00b2", "%00", "{{", "[1,{}]", "[" * 2000)
+PAGES = {
+    "/index/files": sorted(OF_ONE_TABLE | {"_label", "_labels", "_extras", "_show_sql", "_where", *(f"rows__{way}" for way in WAYS)}),
+    "/ledger/pending.json": ["_next", "_sort", "_sort_desc", "_size", "_shape", "_facet", "_search", *(f"position__{way}" for way in WAYS)],
+    "/ledger/entries.csv": ["_stream", "_next", "_size", "_col", "_dl", "_header", "payload__arraycontains", "payload__date"],
+    "/ledger/entries/1.blob": ["_blob_column", "_blob_hash"],
+    "/index.json": ["sql", "_size", "_timelimit", "_shape"],
+    "/ledger/what_happened": ["study_id", "_size", "_timelimit", "_show_sql"],
+    "/ledger/what_happened_between.json": ["since", "until"],
+    "/dicom": ["q", "page", "year", "modality", "institution", "sort", "way", "flagged"],
+    "/dicom/1.2.3.1": ["page", "series", "file"],
+    "/image/s1/s1.dcm": ["size", "frame", "window"],
+    "/image/s1/s1.dcm/about": ["frame"],
+}
+ROWS = (
+    "/index/files/x",
+    "/index/files/x,y,z",
+    "/index/arrivals/x",
+    "/ledger/pending/1",
+    "/ledger/pending/1.json",
+    "/index/series/x",
+    "/index/uploads/~",
+    "/index/progress/x",
+    "/ledger/entries/1,2",
+    "/ledger/entries/x",
+    "/ledger/entries/99999999999999999999",
+    "/ledger/meta/x,y",
+    "/index/studies_fts/1",
+    "/studies/%00",
+    "/dicom/%00",
+    "/studies/%ff",
+    "/file/%00/%00",
+    "/zip/%00",
+    "/metadata/%ff",
+    "/index/x",
+    "/index/x.json",
+    "/x",
+    "/index/files/x.csv",
+    "/index/files/x.blob",
+    "/index/files.blob",
+    "/index/files.nothing",
+    "/index.nothing",
+    "/-/nothing",
+    "/index/files?_through=x",
+    "/index/files?_where=1%00",
+)
+
+
+def is_answer(status: int) -> bool:
+    return status in {200, 302, 400, 403, 404, 416, 503}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_nonsense_in_a_parameter_is_no_error_of_the_page(browse: Browse, page: str):
+    wrong = []
+    for name in PAGES[page]:
+        for value in NONSENSE:
+            path = f"{page}?{name}={quote(value, safe='%')}"
+            if not is_answer(found := status(browse, "sql", path)):
+                wrong.append((found, path[:200]))
+    assert wrong == []
+    assert "browse.failed" not in browse.said()
+
+
+def test_a_row_that_cannot_be_is_not_found(browse: Browse):
+    wrong = [(path, found) for path in ROWS if not is_answer(found := status(browse, "sql", path))]
+    assert wrong == []
+    for path in ("/index/files/x", "/index/arrivals/x", "/ledger/pending/1"):
+        assert status(browse, "sql", path) == 404
+
+
+@pytest.mark.parametrize(
+    "query", ["nothing=1", "study_id__nothing=1", "_nothing=1", "_sort=nothing", "_col=nothing", "_sort=study_id&_sort_desc=study_id"]
+)
+def test_a_misspelt_filter_is_refused_and_not_left_out(browse: Browse, query: str):
+    for form in ("", ".json", ".csv"):
+        assert status(browse, "usual", f"/index/studies{form}?{query}") == 400
+
+
+def test_no_page_repeats_the_host_that_the_asker_named(browse: Browse):
+    for path in (
+        "/index/studies?_size=1&_facet=modality",
+        "/index/studies.json?_size=1&_facet=modality",
+        "/ledger/entries.csv",
+        "/ledger/entries",
+    ):
+        with closing(socket.create_connection(("127.0.0.1", browse.port), timeout=60)) as asker:
+            head = ["Host: evil.example", "Authorization: Bearer usual", "Accept: text/html", "Connection: close"]
+            asker.sendall("\r\n".join([f"GET {path} HTTP/1.1", *head, "", ""]).encode())
+            with asker.makefile() as file:
+                answer = file.read()
+        assert answer.startswith("HTTP/1.1 200 ")
+        assert "evil.example" not in answer

@@ -18,6 +18,7 @@ from markupsafe import Markup
 from storage_ledger.web.pages.formatting import person
 
 MAX_PAYLOAD_CHARACTERS = 20_000
+_ADDRESS = re.compile(r"\s*https?://", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +35,16 @@ def render(cell: Cell) -> Markup | None:
     """Return HTML, or None to let Datasette render the value."""
     if cell.value is None or cell.value == "":
         return None
+    shown = _shown(cell)
+    if shown is None and isinstance(cell.value, str) and _ADDRESS.match(cell.value):
+        return _code(cell)  # Datasette would make a link of it, to wherever the sender of a file wants
+    return shown
+
+
+def _shown(cell: Cell) -> Markup | None:
     if cell.table is not None and (count := _COUNTS.get((cell.table, cell.column))):
         return _filter_link(cell, *count)
-    for of_these, show in _SHOWN:
-        if of_these.fullmatch(cell.column):
-            return show(cell)
-    return None
+    return next((show(cell) for of_these, show in _SHOWN if of_these.fullmatch(cell.column)), None)
 
 
 def size(count: float) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pluggy
 from datasette.app import Datasette  # type: ignore[import-untyped] # it ships no types
+from datasette.database import QueryInterrupted  # type: ignore[import-untyped]
 from datasette.plugins import pm  # type: ignore[import-untyped]
 from datasette.utils import actor_matches_allow, await_me_maybe  # type: ignore[import-untyped]
 from datasette.utils.asgi import Base400, Request, Response  # type: ignore[import-untyped]
@@ -33,6 +34,7 @@ from storage_ledger.web.auth.redirects import safe_target
 from storage_ledger.web.auth.sessions import Session, Sessions
 from storage_ledger.web.auth.throttle import Attempts, OneAtATime
 from storage_ledger.web.datasette import cells, parameters, routes
+from storage_ledger.web.datasette.csv_cells import without_formulas
 from storage_ledger.web.datasette.database import SafeDatabase
 from storage_ledger.web.datasette.health import Health
 from storage_ledger.web.datasette.query_pool import QueryPool
@@ -57,6 +59,7 @@ SETTINGS = {
 }
 NOT_GRANTED = "This token does not allow that. It allows: {}. BROWSE_TOKENS defines what a token allows."
 NO_SQL = "You can view all tables and saved queries, but not run your own SQL: only users named in the setting BROWSE_SQL_USERS can."
+TOO_SLOW = "This took too long: a query is stopped after one second. Ask for less, or for rows that an index finds."
 COOKIE = "ds_actor"
 """The login's cookie. Datasette shows its logout link if there is one of this name."""
 
@@ -93,6 +96,10 @@ class Browse(Datasette):  # type: ignore[misc] # untyped, as above
         self.service = service
         self.live: tuple[float, LiveState] | None = None
         super().__init__(**options)  # builds an app, which calls the hooks
+
+    def absolute_url(self, request: Any, path: str) -> str:  # noqa: ARG002 - Datasette's
+        """Return the address without a host: the asker chooses the header Host, and a cache or a proxy may show the page to others."""
+        return path
 
     def _routes(self) -> list[tuple[Any, Any]]:
         return [(address, self._checked(view)) for address, view in super()._routes()]
@@ -177,7 +184,9 @@ def asgi_wrapper(datasette: Browse) -> Callable[[ASGIApp], ASGIApp]:
         return None if grant is None or grant.path(path) else NOT_GRANTED.format(grant)
 
     health = Health(lambda: datasette.get_database("ledger").execute("SELECT 1"))
-    return lambda app: middleware.AccessMiddleware(content.before(app), who, advice, refused, access.hosts.include, health.answers, AccessLog(lookup))
+    return lambda app: middleware.AccessMiddleware(
+        content.before(without_formulas(app)), who, advice, refused, access.hosts.include, health.answers, AccessLog(lookup)
+    )
 
 
 @hookimpl
@@ -350,16 +359,21 @@ def handle_exception(datasette: Browse, request: Any, exception: Exception) -> C
         info: dict[str, Any] = {}
         if isinstance(exception, Base400):
             status, message = exception.status, exception.args[0]
+        elif isinstance(exception, QueryInterrupted) or (isinstance(exception, DatasetteError) and exception.message_is_html):
+            status, message = 400, TOO_SLOW  # the only message in HTML is Datasette's for this
         elif isinstance(exception, DatasetteError):
-            status, info = exception.status, exception.error_dict
-            message = Markup(exception.message) if exception.message_is_html else exception.message  # noqa: S704 - Datasette's own HTML
+            # What Datasette says itself is the asker's mistake; 500 is only the default of that class.
+            status, info, message = 400 if exception.status == 500 else exception.status, exception.error_dict, exception.message
         else:
             status, message = 500, "Something went wrong. Details are in the `browse` log."
             logs.get().error("browse.failed", error_type=type(exception).__name__, frames_at=logs.where(exception))
+        if status == 400 and "pks" in request.url_vars:
+            status, message = 404, "No such row."  # its key has other parts than the table's
+        typed = request.args.get("sql") if status == 400 else None
         info |= {"ok": False, "error": message, "status": status, "title": getattr(exception, "title", None)}
         if request.path.endswith(".json"):
             return Response.json(info, status=status)
         templates = [f"{status}.html", "error.html"]
-        return Response.html(await datasette.render_template(templates, info, request=request), status=status)
+        return Response.html(await datasette.render_template(templates, {**info, "sql": typed}, request=request), status=status)
 
     return answer

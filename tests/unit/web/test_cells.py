@@ -1,0 +1,23 @@
+"""Cells of Datasette's tables."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from storage_ledger.web.datasette.cells import Cell, render
+from storage_ledger.web.datasette.table_metadata import COLUMNS
+
+
+@pytest.mark.parametrize(
+    "value", ["http://evil.example/x", "https://evil.example", " http://evil.example", "HTTPS://EVIL.EXAMPLE/\U0001f600"]
+)
+def test_no_value_of_a_sender_becomes_a_link_to_another_site(value: str):
+    for tables in COLUMNS.values():
+        for table, columns in tables.items():
+            for column in (*columns, "anything"):
+                for place in (table, None):
+                    shown = render(Cell(value, column, place, {"study_id": value, "study_instance_uid": value}))
+                    assert shown is not None, (table, column)  # Datasette would render it
+                    assert not re.search("href=[\"']?\\s*https?:", shown, re.IGNORECASE), (table, column)
