@@ -12,7 +12,8 @@ from datasette.database import Database, QueryInterrupted, Results  # type: igno
 
 from storage_ledger.system.sqlite import sqlite
 from storage_ledger.web.datasette.query_pool import QueryPool, TooSlowError
-from storage_ledger.web.datasette.query_process import Failed, Question
+from storage_ledger.web.datasette.query_process import Failed, Found, Question
+from storage_ledger.web.datasette.read_pauses import ReadPauses
 from storage_ledger.web.datasette.replaceable_file import ReplaceableFile
 
 
@@ -51,6 +52,7 @@ class SafeDatabase(Database):  # type: ignore[misc] # untyped, as above
         super().__init__(*arguments, **more)
         self._pool = pool
         self._mine = threading.local()
+        self._pauses = ReadPauses(Path(self.path))
 
     async def execute(
         self,
@@ -71,8 +73,13 @@ class SafeDatabase(Database):  # type: ignore[misc] # untyped, as above
         if most == (page_size or self.ds.page_size):
             most += 1  # the one more shows that there is a next page
         question = Question(str(self.path), sql, params or (), limit_ms / 1000, most if truncate else 0)
+
+        def in_thread() -> Found | Failed:
+            with self._pauses.reading():
+                return self._pool.run(question)
+
         try:
-            answer = await asyncio.get_running_loop().run_in_executor(self.ds.executor, self._pool.run, question)
+            answer = await asyncio.get_running_loop().run_in_executor(self.ds.executor, in_thread)
         except TooSlowError as error:
             raise QueryInterrupted(error, sql, params) from None
         if isinstance(answer, Failed):
@@ -85,7 +92,8 @@ class SafeDatabase(Database):  # type: ignore[misc] # untyped, as above
         def in_thread() -> Any:
             if (file := getattr(self._mine, "file", None)) is None:
                 file = self._mine.file = ReplaceableFile(Path(self.path), self._connect)
-            return fn(file.connection())
+            with self._pauses.reading():
+                return fn(file.connection())
 
         return await asyncio.get_running_loop().run_in_executor(self.ds.executor, in_thread)
 
