@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 MOST_BYTES = 64 << 20
-"""SQLite cuts a WAL to this size when it begins anew (`journal_size_limit` in `system/sqlite.py`)."""
+"""SQLite cuts a WAL to this size when it starts it again (`journal_size_limit` in `system/sqlite.py`)."""
 
 PAUSE_S = 1.0
 """How long a pause lasts if the WAL does not become shorter: its writer may have nothing to write."""
@@ -47,7 +47,7 @@ class ReadPauses:
                 self._changed.notify_all()
 
     def _pause(self) -> None:
-        """Wait until those who read have ended, and then until the writer has begun its WAL anew."""
+        """Wait until those who read have ended, and then until the writer has started its WAL again."""
         self._pausing = True
         try:
             self._changed.wait_for(lambda: self._reading == 0)
