@@ -34,6 +34,10 @@ REQUEST_WITHIN_S = 10.0
 """A request that is not complete within this time, body included, is cut off; after a response, uvicorn's own limit applies."""
 
 
+WRITE_WITHIN_S = 30.0
+"""A connection is closed if its client takes nothing of an answer for this long."""
+
+
 class WebServer:
     """An app on a port, in its own thread. Call `start` and `stop` once each; `stop` without `start` does nothing."""
 
@@ -99,8 +103,14 @@ class Server(uvicorn.Server):
         protocol: type[asyncio.Protocol] = H11Protocol,
         most_connections: int = MOST_CONNECTIONS,
         request_within_s: float = REQUEST_WITHIN_S,
+        write_within_s: float = WRITE_WITHIN_S,
     ) -> None:
-        limits = {"most_connections": most_connections, "request_within_s": request_within_s, "health": frozenset(health)}
+        limits = {
+            "most_connections": most_connections,
+            "request_within_s": request_within_s,
+            "write_within_s": write_within_s,
+            "health": frozenset(health),
+        }
         bounded = type("Bounded", (_Bounded, protocol), limits)
         super().__init__(
             uvicorn.Config(
@@ -148,6 +158,7 @@ class _Bounded(asyncio.Protocol):
 
     most_connections: int
     request_within_s: float
+    write_within_s: float
     health: frozenset[str]
     app: ASGIApp
     connections: set[Any]
@@ -159,6 +170,8 @@ class _Bounded(asyncio.Protocol):
     in_reserve = False
     _refused = False
     _request_timer: asyncio.TimerHandle | None = None
+    _write_timer: asyncio.TimerHandle | None = None
+    _has_taken = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         connection = cast("asyncio.Transport", transport)
@@ -173,6 +186,7 @@ class _Bounded(asyncio.Protocol):
             self.app = _only(self.health, self.app)
         super().connection_made(connection)
         self._watch_request()
+        self._watch_writing(0)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -184,9 +198,15 @@ class _Bounded(asyncio.Protocol):
             self._watch_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
         self._stop_timer()
         if not self._refused:
             super().connection_lost(exc)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._has_taken = True
 
     def is_answering(self) -> bool:
         """Return whether a request has come, with its whole body, and is not yet answered."""
@@ -213,6 +233,15 @@ class _Bounded(asyncio.Protocol):
             self._stop_timer()
         elif self._request_timer is None:
             self._request_timer = self.loop.call_later(self.request_within_s, self.transport.abort)
+
+    def _watch_writing(self, before: int) -> None:
+        """Abort if nothing has been taken since the last look. Closing would not do: it waits until all is taken."""
+        left = self.transport.get_write_buffer_size()
+        if left >= before > 0 and not self._has_taken:
+            self.transport.abort()
+            return
+        self._has_taken = False
+        self._write_timer = self.loop.call_later(self.write_within_s, self._watch_writing, left)
 
     def _stop_timer(self) -> None:
         if self._request_timer is not None:

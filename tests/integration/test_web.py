@@ -6,6 +6,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -260,6 +261,31 @@ def test_a_connection_without_a_whole_request_is_closed_after_a_while(before, se
                 connection.setblocking(True)
                 while connection.recv(4096):  # an answer to what it has got; then the end
                     pass
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def test_a_connection_whose_client_takes_nothing_is_closed_and_one_that_reads_is_not():
+    body = b"x" * (20 << 20)
+
+    async def large(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", str(len(body)).encode())]})
+        await send({"type": "http.response.body", "body": body})
+
+    with contextlib.closing(listen("127.0.0.1", 0, "HTTP")) as listener:
+        server = Server(large, write_within_s=1)
+        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+        thread.start()
+        try:
+            with (
+                socket.create_connection(listener.getsockname(), 30) as deaf,
+                socket.create_connection(listener.getsockname(), 30) as other,
+            ):
+                deaf.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+                other.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+                assert sum(map(len, iter(lambda: other.recv(1 << 16), b""))) > len(body)
+                until(lambda: not server.server_state.connections, 30, what="the connection to be closed")
         finally:
             server.should_exit = True
             thread.join()

@@ -18,7 +18,9 @@ from typing import IO, Any, cast
 from storage_ledger.web.files.lookup import IndexedFile
 from storage_ledger.web.files.pictures import WHY, Unavailable
 
-PIECE = 1 << 20
+PIECE = 64 << 10
+"""The server keeps one or two of them for each reader, however slow."""
+
 DIGESTS = "SHA256SUMS.txt"
 PROBLEMS = "MISSING-OR-DAMAGED.txt"
 MAX_NAME_BYTES = 120
