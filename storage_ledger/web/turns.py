@@ -28,11 +28,11 @@ TURNS = (
 def in_turn(app: ASGIApp) -> ASGIApp:
     """Return the app with all these limits."""
     for most, path in TURNS:
-        app = Turns(app, most, path)
+        app = TurnTaking(app, most, path)
     return app
 
 
-class Turns:
+class TurnTaking:
     """At most `most` requests for a `path` at a time, half of them of one user. Others wait, then get 503.
 
     A turn lasts until the reader has the answer, all but a piece: large bodies are sent in pieces.

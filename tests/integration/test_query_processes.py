@@ -15,7 +15,7 @@ import pytest
 
 from storage_ledger.system.sqlite import sqlite
 from storage_ledger.web.datasette.query_pool import QueryPool, TooSlowError
-from storage_ledger.web.datasette.query_process import TOO_LARGE, TOO_MUCH_MEMORY, Failed, Found, Question
+from storage_ledger.web.datasette.query_process import TOO_LARGE, TOO_MUCH_MEMORY, Found, NoAnswer, Question
 from tests.support.waiting import until
 
 FOR_HOURS = "instr(zeroblob(60000000), zeroblob(30000000) || x'01')"
@@ -39,7 +39,7 @@ def pool() -> Iterator[QueryPool]:
         yield pool
 
 
-def ask(pool: QueryPool, file: Path, sql: str, *values: object, limit_s: float = 60, most: int = 0) -> Found | Failed:
+def ask(pool: QueryPool, file: Path, sql: str, *values: object, limit_s: float = 60, most: int = 0) -> Found | NoAnswer:
     return pool.run(Question(str(file), sql, values, limit_s, most))
 
 
@@ -85,7 +85,7 @@ def test_a_reader_that_was_killed_no_longer_keeps_its_snapshot(pool: QueryPool, 
 )
 def test_an_answer_that_is_too_large_is_none(pool: QueryPool, file: Path, sql: str, why: str):
     answer = ask(pool, file, sql)
-    assert isinstance(answer, Failed)
+    assert isinstance(answer, NoAnswer)
     assert answer.message == why
     assert isinstance(ask(pool, file, "SELECT 1"), Found)
 
@@ -102,7 +102,7 @@ def test_what_sqlite_refuses_is_an_answer_and_changes_nothing(pool: QueryPool, f
     before = file.read_bytes()
     for values in ((), (10**30,), ("\ud800",), ([1],)):
         answer = ask(pool, file, sql, *values)
-        assert isinstance(answer, Failed), (values, answer)
+        assert isinstance(answer, NoAnswer), (values, answer)
         assert not answer.damaged
     assert file.read_bytes() == before
 
@@ -112,12 +112,12 @@ def test_a_damaged_file_is_told_apart_and_one_that_replaces_it_is_read(pool: Que
     (tmp_path / "bad").write_bytes(b"\xff" * 5000)
     (tmp_path / "bad").replace(file)
     answer = ask(pool, file, "SELECT * FROM t")
-    assert isinstance(answer, Failed)
+    assert isinstance(answer, NoAnswer)
     assert answer.damaged
     file.unlink()
     Path(f"{file}-wal").unlink(missing_ok=True)
     Path(f"{file}-shm").unlink(missing_ok=True)
-    assert ask(pool, file, "SELECT * FROM t") == Failed("unable to open database file")
+    assert ask(pool, file, "SELECT * FROM t") == NoAnswer("unable to open database file")
     with closing(sqlite.connect(file)) as connection:
         connection.executescript("CREATE TABLE t (c); INSERT INTO t VALUES ('new')")
     assert ask(pool, file, "SELECT * FROM t") == Found(["c"], [("new",)], cut=False)
@@ -138,8 +138,8 @@ def test_close_ends_all_processes_and_their_statements(file: Path):
         until(lambda: asked.running() and len(pool.pids) == 1, 30)
         (pid,) = pool.pids
         pool.close()
-        assert isinstance(asked.result(20), Failed)
-    assert isinstance(ask(pool, file, "SELECT 1"), Failed)
+        assert isinstance(asked.result(20), NoAnswer)
+    assert isinstance(ask(pool, file, "SELECT 1"), NoAnswer)
     until(lambda: not Path(f"/proc/{pid}").exists(), 20)
 
 

@@ -12,7 +12,7 @@ from datasette.database import Database, QueryInterrupted, Results  # type: igno
 
 from storage_ledger.system.sqlite import sqlite
 from storage_ledger.web.datasette.query_pool import QueryPool, TooSlowError
-from storage_ledger.web.datasette.query_process import Failed, Found, Question
+from storage_ledger.web.datasette.query_process import Found, NoAnswer, Question
 from storage_ledger.web.datasette.read_pauses import ReadPauses
 from storage_ledger.web.datasette.replaceable_file import ReplaceableFile
 
@@ -74,7 +74,7 @@ class SafeDatabase(Database):  # type: ignore[misc] # untyped, as above
             most += 1  # the one more shows that there is a next page
         question = Question(str(self.path), sql, params or (), limit_ms / 1000, most if truncate else 0)
 
-        def in_thread() -> Found | Failed:
+        def in_thread() -> Found | NoAnswer:
             with self._pauses.reading():
                 return self._pool.run(question)
 
@@ -82,7 +82,7 @@ class SafeDatabase(Database):  # type: ignore[misc] # untyped, as above
             answer = await asyncio.get_running_loop().run_in_executor(self.ds.executor, in_thread)
         except TooSlowError as error:
             raise QueryInterrupted(error, sql, params) from None
-        if isinstance(answer, Failed):
+        if isinstance(answer, NoAnswer):
             raise (sqlite.DatabaseError if answer.damaged else sqlite.OperationalError)(answer.message)
         return Results(Row.all(answer.columns, answer.rows), answer.cut, [(name,) for name in answer.columns])
 

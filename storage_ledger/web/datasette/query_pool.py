@@ -9,7 +9,7 @@ import subprocess
 import sys
 from multiprocessing.connection import Connection
 
-from storage_ledger.web.datasette.query_process import INTERRUPTED, KILL_AFTER_S, MAX_ANSWER_BYTES, Failed, Found, Question, unpacked
+from storage_ledger.web.datasette.query_process import INTERRUPTED, KILL_AFTER_S, MAX_ANSWER_BYTES, Found, NoAnswer, Question, unpacked
 
 START_S = 60.0
 _MAX_PACKED_BYTES = 8 * MAX_ANSWER_BYTES
@@ -35,7 +35,7 @@ class QueryPool:
         self._all: list[_Process] = []
         self._closed = False
 
-    def run(self, question: Question) -> Found | Failed:
+    def run(self, question: Question) -> Found | NoAnswer:
         """Run a statement and wait for its answer. Call it in a thread. Raises `TooSlowError`."""
         try:
             process = self._idle.pop()
@@ -43,7 +43,7 @@ class QueryPool:
             process = _Process()
             self._all.append(process)
         try:
-            return Failed("The web page is stopping.") if self._closed else process.ask(question, self._kill_after_s)
+            return NoAnswer("The web page is stopping.") if self._closed else process.ask(question, self._kill_after_s)
         finally:
             self._idle.append(process)
 
@@ -66,15 +66,15 @@ class _Process:
         self.popen: subprocess.Popen[bytes] | None = None
         self._line: Connection | None = None
 
-    def ask(self, question: Question, kill_after_s: float) -> Found | Failed:
+    def ask(self, question: Question, kill_after_s: float) -> Found | NoAnswer:
         """Ask the process. Kills it and raises `TooSlowError` if it does not answer in time."""
         try:
             line = self._started()
             line.send_bytes(question.packed())
             answer = unpacked(line.recv_bytes(_MAX_PACKED_BYTES)) if line.poll(question.limit_s + kill_after_s) else None
         except (EOFError, OSError):
-            answer = Failed("The process that ran this statement has ended.", last=True)
-        if answer is None or (isinstance(answer, Failed) and answer.last):
+            answer = NoAnswer("The process that ran this statement has ended.", last=True)
+        if answer is None or (isinstance(answer, NoAnswer) and answer.last):
             self.end()
         if answer is None or answer == INTERRUPTED:
             raise TooSlowError

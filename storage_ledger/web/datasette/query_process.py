@@ -67,7 +67,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class NoAnswer:
     """Why there is no answer. `damaged`: it is the file, not the statement. `last`: the process ends."""
 
     message: str
@@ -75,14 +75,14 @@ class Failed:
     last: bool = False
 
 
-INTERRUPTED = Failed("interrupted")
+INTERRUPTED = NoAnswer("interrupted")
 """SQLite's own word for a statement that its progress handler has stopped."""
 
 
-def unpacked(data: bytes) -> Found | Failed:
+def unpacked(data: bytes) -> Found | NoAnswer:
     """Return the answer that the bytes of a process hold. Not pickle: a process that was taken over could run code here."""
     found, *values = marshal.loads(data)  # noqa: S302 - only values
-    return Found(*values) if found else Failed(*values)
+    return Found(*values) if found else NoAnswer(*values)
 
 
 def main() -> None:
@@ -116,7 +116,7 @@ def _connect(path: str) -> Any:
     return connection
 
 
-def _answer(file: ReplaceableFile, asked: Question) -> Found | Failed:
+def _answer(file: ReplaceableFile, asked: Question) -> Found | NoAnswer:
     try:
         connection = file.connection()
         until = time.monotonic() + asked.limit_s
@@ -124,12 +124,12 @@ def _answer(file: ReplaceableFile, asked: Question) -> Found | Failed:
         with contextlib.closing(connection.cursor()) as cursor:
             return _fetched(cursor.execute(asked.sql, asked.parameters), asked.most_rows)
     except MemoryError:
-        return Failed(TOO_MUCH_MEMORY, last=True)
+        return NoAnswer(TOO_MUCH_MEMORY, last=True)
     except (sqlite.Error, sqlite.Warning, ValueError, OverflowError, TypeError) as error:  # not only SQLite refuses statements and values
-        return Failed(str(error), damaged=getattr(error, "sqlite_errorname", "").startswith(_DAMAGE))
+        return NoAnswer(str(error), damaged=getattr(error, "sqlite_errorname", "").startswith(_DAMAGE))
 
 
-def _fetched(cursor: Any, most_rows: int) -> Found | Failed:
+def _fetched(cursor: Any, most_rows: int) -> Found | NoAnswer:
     rows: list[tuple[Any, ...]] = []
     size = 0
     for row in cursor:
@@ -137,7 +137,7 @@ def _fetched(cursor: Any, most_rows: int) -> Found | Failed:
             return Found([each[0] for each in cursor.description], rows, cut=True)
         size += sum(map(sys.getsizeof, row))
         if size > MAX_ANSWER_BYTES:
-            return Failed(TOO_LARGE)
+            return NoAnswer(TOO_LARGE)
         rows.append(row)
     return Found([each[0] for each in cursor.description or ()], rows, cut=False)
 
