@@ -7,7 +7,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,47 @@ def test_facets_count_what_is_found_and_narrow_it(index: Any):
     chosen = study_list.of_index(index, ListRequest.of({"modality": "US"}))
     assert [entry["count"] for facet in chosen["facets"] for entry in facet["entries"] if entry["chosen"]] == [0]
     assert chosen["known"]
+
+
+def test_a_period_of_study_dates_can_be_chosen(index: Any):
+    everything = {CT, MR, JAPANESE, EVIL, TWINS, FOUND}  # of 1 January 2026
+    for arguments in (
+        {"from": "2026-01-01", "to": "2026-01-01"}, {"from": "2026-01-01"}, {"to": "2026-01-01"}, {"from": "1 Jan"}, {"to": "2026-13-01"},
+        {"days": "8"}, {"days": "x"},
+    ):  # fmt: skip
+        assert set(found(index, **arguments)) == everything, arguments
+    assert found(index, **{"from": "2026-01-02"}) == found(index, to="2025-12-31") == []
+    assert found(index, q="doe", to="2026-01-01") == [CT]
+    for days, last, is_in in ((1, 1, True), (1, 2, False), (7, 7, True), (7, 8, False), (30, 30, True), (30, 31, False)):
+        wanted = ListRequest.of({"days": str(days), "to": "2025-01-01"}, date(2026, 1, last))
+        assert bool(study_list.of_index(index, wanted)["rows"]) == is_in, (days, last)
+        assert wanted.address() == f"/dicom?days={days}"
+    assert ListRequest.of({"from": "2026-01-01"}).address(sort="name", way="asc") == "/dicom?from=2026-01-01&sort=name&way=asc"
+
+
+def test_studies_can_be_narrowed_to_a_condition(archive: Path, tmp_path: Path):
+    shutil.copy(archive / "ledger" / "index.db", tmp_path / "index.db")
+    with closing(sqlite.connect(tmp_path / "index.db")) as connection:
+        connection.execute("UPDATE files SET fixity = 'intact', verified_at = '2026-01-01T00:00:00.000000Z'")
+        assert [entry["value"] for entry in conditions(connection)] == ["Flagged", "Not verified"]
+        connection.execute("UPDATE files SET fixity = 'missing' WHERE name = 'ct-2.dcm'")
+        connection.execute("UPDATE files SET fixity = 'unverified' WHERE name = 'mr-1.dcm'")
+        connection.execute("UPDATE files SET dicom_error = 'header-cut' WHERE name = 'jp-1.dcm'")
+        connection.execute("UPDATE studies SET study_instance_uid = ? WHERE study_id = 'gone-1'", (EVIL,))
+        wanted = {"damaged": {CT}, "incomplete": {EVIL}, "flagged": {TWINS, FOUND}, "unread": {JAPANESE}, "unverified": {MR}}
+        assert {name: set(found(connection, condition=name)) for name in wanted} == wanted
+        assert [(entry["value"], entry["count"]) for entry in conditions(connection)] == [
+            ("Damaged", 1), ("Incomplete", 1), ("Flagged", 2), ("Header not readable", 1), ("Not verified", None),
+        ]  # fmt: skip
+        assert [entry["value"] for entry in conditions(connection, q="doe")] == ["Damaged", "Not verified"]
+        chosen = conditions(connection, condition="damaged", q="yamada")
+        assert [(entry["value"], entry["chosen"], entry["href"]) for entry in chosen][:1] == [("Damaged", True, "/dicom?q=yamada")]
+        assert len(found(connection, condition="x")) == 6
+
+
+def conditions(index: Any, **arguments: str) -> list[dict[str, Any]]:
+    facets = study_list.of_index(index, ListRequest.of(arguments))["facets"]
+    return next(facet["entries"] for facet in facets if facet["name"] == "condition")
 
 
 def test_the_order_can_be_chosen(index: Any):
@@ -353,7 +394,7 @@ def test_what_is_damaged_is_shown_wherever_the_study_is(archive: Path, tmp_path:
     connection.execute("UPDATE files SET fixity = 'intact', verified_at = '2026-01-01T00:00:00.000000Z' WHERE name = 'ct-1.dcm'")
     assert home.of_index(connection, datetime.now(UTC).date())["damaged"] == 1
     (group,) = attention.of_index(connection)["damaged"]
-    assert (group["code"], group["count"], group["rows"][0]["name"]) == ("changed", 1, "ct-2.dcm")
+    assert (group["code"], group["count"], group["rows"][0]["name"]) == ("file-changed", 1, "ct-2.dcm")
     rows = {row["study_instance_uid"]: row for row in study_list.of_index(connection, ListRequest())["rows"]}
     assert rows[CT]["fixity"] == {"changed": 1, "intact": 1, "unverified": 4}
     told = dicom_study.of_index(connection, CT, None, None, 1)

@@ -119,7 +119,8 @@ WHERE u.state <> 'archived' AND u.state = ? AND coalesce(u.code, '') = ? ORDER B
 
 def _damaged(connection: Any, fixity: str) -> QueryRow:
     where = "INDEXED BY files_damaged WHERE fixity IN ('missing', 'changed') AND fixity = ?"  # otherwise SQLite chooses a larger index
-    return {"code": fixity, "command": put_back(), **meaning(FIXITY[fixity], VERIFY)._asdict(), **_files(connection, where, (fixity,))}
+    found = {**meaning(FIXITY[fixity], VERIFY)._asdict(), **_files(connection, where, (fixity,))}
+    return {"code": FIXITY[fixity], "fixity": fixity, "command": put_back(), **found}
 
 
 def _flagged(connection: Any, flag: Flag) -> QueryRow:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import date, timedelta
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -28,11 +30,31 @@ SORTS = {
     "arrived": ("Archived", "last_archived_at", "desc"),
     "date": ("Study date", "study_date", "desc"),
     "name": ("Patient", "patient_name", "asc"),
+    "institution": ("Institution", "institution_name", "asc"),
     "size": ("Size", "bytes", "desc"),
 }
 """Name in the address → title, column, default direction."""
 
 NOT_THERE = "state IN ('pending', 'failed', 'quarantined')"
+
+PRESETS = {1: "Today", 7: "Last 7 days", 30: "Last 30 days"}
+"""Periods of study dates that end today, in days."""
+
+_OF_FILES = "study_instance_uid IN (SELECT study_instance_uid FROM files"
+CONDITIONS = {
+    "damaged": ("Damaged", f"{_OF_FILES} INDEXED BY files_damaged WHERE fixity IN ('missing', 'changed'))"),
+    "incomplete": ("Incomplete", f"study_instance_uid IN (SELECT study_instance_uid FROM studies WHERE {NOT_THERE})"),  # noqa: S608 - ours
+    "flagged": ("Flagged", "flagged > 0"),
+    "unread": ("Header not readable", f"{_OF_FILES} INDEXED BY files_unread WHERE dicom_error IS NOT NULL)"),
+    "unverified": (
+        "Not verified",
+        "EXISTS (SELECT 1 FROM files f WHERE f.study_instance_uid = dicom_studies.study_instance_uid AND f.fixity = 'unverified')",
+    ),
+}
+"""Name in the address → title, SQL condition on `dicom_studies`."""
+
+COUNTED = ("damaged", "incomplete", "flagged", "unread")
+"""Conditions whose studies are counted: few rows have them, and an index lists these."""
 
 FACETS = {"modality": "Modality", "institution": "Institution", "year": "Year"}
 NONE = "-"
@@ -67,22 +89,32 @@ class ListRequest:
 
     text: str = ""
     chosen: Mapping[str, str] = field(default_factory=dict)
-    flagged: bool = False
+    condition: str = ""
+    first_day: str = ""
+    last_day: str = ""
+    """First and last study date, `2026-01-31`, or empty."""
+    days: int = 0
+    """A preset: the studies of this many days up to today; 0: none."""
     sort: str = "arrived"
     way: str = "desc"
     page: int = 1
 
     @classmethod
-    def of(cls, arguments: Mapping[str, str]) -> ListRequest:
-        """Parse the arguments of an address."""
+    def of(cls, arguments: Mapping[str, str], today: date | None = None) -> ListRequest:
+        """Parse the arguments of an address. `today`: the last day of the presets."""
         sort = arguments.get("sort", "")
         sort = sort if sort in SORTS else "arrived"
         way = arguments.get("way", "")
         page = arguments.get("page", "")
+        condition = arguments.get("condition", "") or ("flagged" if arguments.get("flagged") == "1" else "")
+        days = next((each for each in PRESETS if arguments.get("days") == str(each)), 0)
         return cls(
             text=arguments.get("q", "").strip()[:200],
             chosen={name: arguments[name][:200] for name in FACETS if arguments.get(name)},
-            flagged=arguments.get("flagged") == "1",
+            condition=condition if condition in CONDITIONS else "",
+            first_day=_iso((today or date.min) - timedelta(days=days - 1)) if days and today else _day(arguments.get("from")),
+            last_day="" if days else _day(arguments.get("to")),
+            days=days,
             sort=sort,
             way=way if way in {"asc", "desc"} else SORTS[sort][2],
             page=min(max(int(page), 1), MOST_PAGES) if page.isascii() and page.isdigit() and len(page) < 9 else 1,
@@ -93,12 +125,21 @@ class ListRequest:
         """Return the search terms."""
         return terms(self.text)
 
+    @property
+    def filters(self) -> int:
+        """Return how many filters are set, apart from the search text."""
+        return len(self.chosen) + bool(self.condition) + bool(self.first_day or self.last_day)
+
+    @property
+    def arguments(self) -> dict[str, str]:
+        """Return the filters and the order as arguments of an address, without the search text."""
+        dates = {"days": str(self.days)} if self.days else {"from": self.first_day, "to": self.last_day}
+        order = {"sort": self.sort, "way": self.way} if self.sort != "arrived" or self.way != "desc" else {}
+        return {name: value for name, value in {**self.chosen, "condition": self.condition, **dates, **order}.items() if value}
+
     def address(self, **other: str | int | None) -> str:
         """Return the address of the first page of this list with some arguments changed."""
-        arguments: dict[str, Any] = {"q": self.text, **self.chosen, "flagged": "1" if self.flagged else ""}
-        if self.sort != "arrived" or self.way != "desc":
-            arguments |= {"sort": self.sort, "way": self.way}
-        arguments |= other
+        arguments: dict[str, Any] = {"q": self.text, **self.arguments, **other}
         kept = {name: value for name, value in arguments.items() if value not in {None, ""}}
         return "/dicom" + (f"?{urlencode(kept)}" if kept else "")
 
@@ -127,8 +168,12 @@ class ListRequest:
             else:
                 parts.append(f"{column} = ?")
                 values.append(int(value) if name == "year" and re.fullmatch("[0-9]{1,4}", value) else value)
-        if self.flagged:
-            parts.append("flagged > 0")
+        for way, day in ((">=", self.first_day), ("<=", self.last_day)):
+            if day:
+                parts.append(f"study_date {way} ?")
+                values.append(day.replace("-", ""))
+        if self.condition:
+            parts.append(CONDITIONS[self.condition][1])
         return " AND ".join(parts) or "1", values
 
 
@@ -201,6 +246,18 @@ def with_condition(connection: Any, rows: Sequence[QueryRow]) -> list[QueryRow]:
     return [{**row, **{name: each.get(row["study_instance_uid"], {}) for name, each in found.items()}} for row in rows]
 
 
+def _iso(day: date) -> str:
+    return day.isoformat()
+
+
+def _day(text: str | None) -> str:
+    """Return a day as `<input type="date">` sends it, or "" for anything else."""
+    with suppress(ValueError):
+        if text and re.fullmatch("[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
+            return _iso(date.fromisoformat(text))
+    return ""
+
+
 def _said(row: QueryRow) -> QueryRow:
     return {
         **row,
@@ -211,18 +268,44 @@ def _said(row: QueryRow) -> QueryRow:
 
 
 def _facets(connection: Any, wanted: ListRequest, where: str, values: Sequence[Any]) -> tuple[int, list[QueryRow]]:
-    sql = "SELECT name, value, studies FROM facets"
-    if where != "1":  # then the studies themselves are counted
-        each = " UNION ALL ".join(f"SELECT '{name}', {column}, count(*) FROM hit GROUP BY 2" for name, column in COLUMNS.items())  # noqa: S608
-        sql = f"WITH hit AS MATERIALIZED (SELECT {', '.join(COLUMNS.values())} FROM dicom_studies WHERE {where}) {each}"  # noqa: S608 - ours
+    everything = where == "1"
+    source = "dicom_studies" if everything else "hit"
+    counted = [f"SELECT 'condition', '{name}', count(*) FROM {source} WHERE {CONDITIONS[name][1]}" for name in COUNTED]  # noqa: S608 - ours
+    if everything:
+        sql = " UNION ALL ".join(["SELECT name, value, studies FROM facets", *counted])
+    else:  # then the studies themselves are counted
+        each = " UNION ALL ".join(
+            [f"SELECT '{name}', {column}, count(*) FROM hit GROUP BY 2" for name, column in COLUMNS.items()] + counted
+        )  # noqa: S608
+        columns = ", ".join(["study_instance_uid", "flagged", *COLUMNS.values()])
+        sql = f"WITH hit AS MATERIALIZED (SELECT {columns} FROM dicom_studies WHERE {where}) {each}"  # noqa: S608 - ours
     rows = list(connection.execute(sql, list(values)))
     counts: dict[str, Counter[str]] = {name: Counter() for name in COLUMNS}
+    conditions = {value: count for name, value, count in rows if name == "condition"}
     total = 0
     for name, value, count in rows:
+        if name == "condition":
+            continue
         total += count if name == "year" else 0
         for each in [code for code, _ in modalities(value)] or [""] if name == "modality" else [value]:
             counts[name][NONE if each in {None, ""} else str(each)] += count
-    return total, [_facet(wanted, name, counts[name]) for name in COLUMNS]
+    return total, [*(_facet(wanted, name, counts[name]) for name in COLUMNS), _condition_facet(wanted, conditions)]
+
+
+def _condition_facet(wanted: ListRequest, counts: Mapping[str, int]) -> QueryRow:
+    """Return the conditions that some study has, the chosen one, and those that are not counted."""
+    entries = [
+        {
+            "value": title,
+            "means": "",
+            "count": counts.get(name),
+            "chosen": name == wanted.condition,
+            "href": wanted.address(condition=None if name == wanted.condition else name),
+        }
+        for name, (title, _) in CONDITIONS.items()
+        if name == wanted.condition or counts.get(name, 1)
+    ]
+    return {"name": "condition", "title": "Condition", "entries": entries, "more": False}
 
 
 def _facet(wanted: ListRequest, name: str, counts: Counter[str]) -> QueryRow:

@@ -68,9 +68,9 @@ async def state(_: PageRequest) -> Page:
 
 async def studies(request: PageRequest) -> Page:
     """List of DICOM studies, `/dicom`."""
-    wanted = study_list.ListRequest.of(request.arguments)
+    wanted = study_list.ListRequest.of(request.arguments, datetime.now(UTC).date())
     found = await request.databases("index", partial(study_list.of_index, wanted=wanted))
-    narrowed = found["total"] or wanted.chosen or wanted.flagged
+    narrowed = found["total"] or wanted.filters
     outside = {"rows": [], "total": 0}
     if wanted.page == 1:
         outside = await request.databases("index", partial(unarchived.of_index, terms=wanted.terms, archived=not narrowed))
@@ -79,15 +79,18 @@ async def studies(request: PageRequest) -> Page:
         "institution_name": wanted.chosen.get("institution"),
         "year": wanted.chosen.get("year"),
         "modalities__contains": wanted.chosen.get("modality"),
-        "flagged__gt": "0" if wanted.flagged else "",
+        "flagged__gt": "0" if wanted.condition == "flagged" else "",
+        "study_date__gte": wanted.first_day.replace("-", ""),
+        "study_date__lte": wanted.last_day.replace("-", ""),
     }
     query = urlencode({name: value for name, value in exported.items() if value and value != study_list.NONE})
-    sorts = [
-        {"name": name, "title": title, "chosen": name == wanted.sort, "way": wanted.way,
-         "href": wanted.address(sort=name, way=("asc" if wanted.way == "desc" else "desc") if name == wanted.sort else way)}
+    sorts = {
+        name: {"title": title, "chosen": name == wanted.sort, "way": wanted.way,
+               "href": wanted.address(sort=name, way=("asc" if wanted.way == "desc" else "desc") if name == wanted.sort else way)}
         for name, (title, _, way) in study_list.SORTS.items()
-    ]  # fmt: skip
+    }  # fmt: skip
     context = {**found, "outside": outside, "wanted": wanted, "sorts": sorts, "export": query, "may_sql": request.may_sql}
+    context |= {"presets": study_list.PRESETS, "exportable": wanted.condition in {"", "flagged"}}
     return Page("studies", "Studies", context)
 
 

@@ -67,6 +67,48 @@ async function refresh() {
   count.hidden = made.dataset.needs === "0";
 }
 
+// What is printed is all of the page: images below the fold, too, and what is folded.
+addEventListener("beforeprint", () => {
+  for (const image of document.querySelectorAll("img[loading=lazy]")) image.loading = "eager";
+  for (const each of document.querySelectorAll(".timeline details:not([open]), details.as-table:not([open])")) {
+    each.open = true;
+    each.dataset.printed = "";
+  }
+});
+addEventListener("afterprint", () => {
+  for (const each of document.querySelectorAll("details[data-printed]")) {
+    each.open = false;
+    delete each.dataset.printed;
+  }
+});
+
+// The zone of all times, at the foot of every page, printed ones included.
+const zone = document.getElementById("zone");
+if (zone) {
+  const minutes = -new Date().getTimezoneOffset();
+  const offset = (minutes < 0 ? "−" : "+") + two(Math.trunc(Math.abs(minutes) / 60)) + ":" + two(Math.abs(minutes) % 60);
+  zone.textContent = "Times: " + Intl.DateTimeFormat().resolvedOptions().timeZone + " (now UTC" + offset + "); hover for UTC.";
+}
+
+// `/` goes to the search; in a list of studies, `j` and `k` go from row to row. Enter opens the study, as its link has the focus.
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName)) return;
+  if (event.key === "/") {
+    const search = document.querySelector("input[type=search][name=q]");
+    if (!search) return;
+    event.preventDefault();
+    search.focus();
+    search.select();
+  }
+  const step = { j: 1, k: -1 }[event.key];
+  const rows = [...document.querySelectorAll("table.studies .row-link")];
+  if (!step || !rows.length) return;
+  const at = rows.indexOf(document.activeElement);
+  const next = rows[at < 0 ? (step > 0 ? 0 : rows.length - 1) : Math.min(Math.max(at + step, 0), rows.length - 1)];
+  next.focus();
+  next.scrollIntoView({ block: "nearest" });
+});
+
 localTimes(document);
 copying(document);
 setInterval(refresh, EVERY_MS);

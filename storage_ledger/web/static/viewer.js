@@ -82,20 +82,31 @@ function facts(link) {
   told("shape").textContent = data.shape;
   told("size").textContent = data.size;
   told("sha256").textContent = data.sha256;
+  told("sha256").parentElement.querySelector(".copy").dataset.copy = data.sha256;
   const badge = document.createElement("span");
   badge.className = "badge badge-" + data.fixity;
-  badge.textContent = data.fixity;
-  told("fixity").replaceChildren(badge);
-  const time = document.createElement("time");
-  time.className = "moment";
-  time.dateTime = data.archived;
-  told("archived").replaceChildren(time);
-  localTimes(told("archived"));
+  badge.textContent = data.fixity === "unverified" ? "not verified" : data.fixity;
+  told("fixity").replaceChildren(badge, ...(data.verified ? [" ", moment(data.verified)] : []));
+  told("archived").replaceChildren(moment(data.archived));
+  localTimes(byId("file-facts"));
+  downloadable(!/^(missing|changed)$/.test(data.fixity));
   told("entry").textContent = "entry " + data.position;
   told("entry").href = "/ledger/entries/" + data.position;
   told("pipeline").textContent = data.study;
   told("pipeline").href = "/studies/" + encodeURIComponent(data.study);
   byId("download").href = "/file/" + data.path;
+}
+
+function moment(at) {
+  const time = document.createElement("time");
+  time.className = "moment";
+  time.dateTime = at;
+  return time;
+}
+
+function downloadable(yes) {
+  byId("download").hidden = !yes;
+  byId("no-download").hidden = yes;
 }
 
 // The windows stored in the file, or why there is no image.
@@ -109,6 +120,7 @@ async function about(link) {
   } catch { /* offline: the image reports it */ }
   if (!answer || links[at] !== link) return;
   if (answer.why) why.textContent = answer.text || answer.why;
+  if (!answer.downloadable) downloadable(false);
   if (answer.frames && answer.frames !== Number(frameAt.max)) frames(answer.frames);
   pace = answer.frame_ms || 66;
   const kept = windowChoice.value;
@@ -116,7 +128,8 @@ async function about(link) {
   for (const each of answer.windows) {
     windowChoice.add(new Option((each.name || "Stored") + " (" + each.center + " / " + each.width + ")", each.center + "," + each.width));
   }
-  windowChoice.disabled = !answer.windows.length; // colour images have none
+  byId("windows").hidden = !answer.windows.length; // colour images have none
+  byId("stage").classList.toggle("none", !!answer.why);
   windowChoice.value = kept;
   if (windowChoice.selectedIndex < 0) windowChoice.selectedIndex = 0;
 }
@@ -189,7 +202,14 @@ const GROUPS = {
   patient_info: "Patient", study_info: "Study", modality_info: "Equipment", exposure_info: "Exposure", location_info: "Location and staff",
   validation_details: "Validation",
 };
-const words = (key) => (key.charAt(0).toUpperCase() + key.slice(1)).replaceAll("_", " ");
+const SPELLED = { id: "ID", uid: "UID", sop: "SOP", sha256: "SHA-256", kvp: "kVp", mas: "mAs" };
+const TITLES = { study_id: "Pipeline study_id", position: "Entry" };
+
+function words(key) {
+  const said = key.split("_").map((each) => SPELLED[each] || each).join(" ");
+  return TITLES[key] || said.charAt(0).toUpperCase() + said.slice(1);
+}
+
 const isGroup = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
 
 // Format dates and names for people; the exact value is in the title.

@@ -90,9 +90,29 @@ def test_a_chart_without_data_is_valid():
 
 def test_any_address_gives_a_list_that_can_be_shown():
     wanted = ListRequest.of(
-        {"q": " x" * 500, "sort": "'; drop table", "way": "up", "page": "-1", "year": "x", "modality": "'", "flagged": "yes"}
+        {
+            "q": " x" * 500,
+            "sort": "'; drop table",
+            "way": "up",
+            "page": "-1",
+            "year": "x",
+            "modality": "'",
+            "flagged": "yes",
+            "condition": "x",
+            "from": "x",
+            "to": "-",
+            "days": "-1",
+        }
     )
-    assert (wanted.sort, wanted.way, wanted.page, wanted.flagged) == ("arrived", "desc", 1, False)
+    assert (wanted.sort, wanted.way, wanted.page, wanted.condition, wanted.first_day, wanted.last_day, wanted.days) == (
+        "arrived",
+        "desc",
+        1,
+        "",
+        "",
+        "",
+        0,
+    )
     assert len(wanted.text) <= 200
     for page in ("0", "999999999999", "\uff11", "1e3", ""):
         assert 1 <= ListRequest.of({"page": page}).page <= 2000
