@@ -67,7 +67,8 @@ def test_from_the_start_page_by_search_to_a_picture_and_its_file(visitor: Visito
     expect(page.locator("#download")).to_have_attribute("href", "/file/ct-4/ct-4.dcm")
     expect(page.get_by_role("link", name="Download as ZIP")).to_have_attribute("href", f"/zip/{CT}")
     page.locator("[data-fact=pipeline]").click()
-    expect(page.get_by_role("heading", level=1)).to_have_text("ct-4")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Doe, Jane")
+    expect(page.locator("#study-id")).to_have_text("ct-4")
     expect(page.get_by_role("link", name="Download as ZIP")).to_have_attribute("href", "/zip-study/ct-4")
     expect(page.locator(".timeline li")).to_have_count(2)
     page.get_by_role("link", name=CT).click()
@@ -122,6 +123,9 @@ def test_axe_finds_nothing_in_light_or_dark_wide_or_on_a_phone(reader: Visitor, 
     found = Axe().run(page, options=AXE)
     assert found.violations_count == 0, found.generate_report()
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    for width in (768, 1024, 1920, 360):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), width
     page.set_viewport_size(PHONE)
     page.emulate_media(color_scheme="dark")
     if name in SHOWN:
@@ -188,6 +192,54 @@ def test_facets_and_order_can_be_chosen_and_taken_back(reader: Visitor):
     )
 
 
+def test_the_keyboard_finds_and_opens_a_study(reader: Visitor):
+    page = reader.go("/dicom?sort=name&way=asc")
+    rows = page.locator("table.studies .row-link")
+    page.keyboard.press("j")
+    expect(rows.nth(0)).to_be_focused()
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    page.keyboard.press("k")
+    expect(rows.nth(1)).to_be_focused()
+    page.keyboard.press("/")
+    expect(page.locator("#q")).to_be_focused()
+    page.keyboard.type("j/k doe")
+    expect(page.locator("#q")).to_have_value("j/k doe")
+    page.locator("#q").blur()
+    page.keyboard.press("k")
+    expect(rows.last).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile("/dicom/1"))
+    page.keyboard.press("/")
+    expect(page.get_by_label("Find a study")).to_be_focused()
+
+
+def test_a_period_and_a_filter_are_kept_when_the_list_is_sorted_and_searched(reader: Visitor):
+    page = reader.go("/dicom")
+    page.get_by_label("From").fill("2026-01-01")
+    page.get_by_label("To", exact=True).fill("2026-01-01")
+    page.get_by_role("button", name="Apply").click()
+    page.get_by_role("complementary").get_by_role("link", name=re.compile("^CT")).click()
+    page.get_by_role("columnheader", name="Patient").get_by_role("link").click()
+    expect(page.locator("th[aria-sort=ascending]")).to_contain_text("Patient")
+    page.locator("#q").fill("doe")
+    page.keyboard.press("Enter")
+    expect(page.locator("table.studies tbody tr")).to_have_count(1)
+    for part in ("from=2026-01-01", "to=2026-01-01", "modality=CT", "sort=name", "q=doe"):
+        assert part in page.url
+    page.get_by_role("link", name="Today").click()
+    expect(page.locator("main")).to_contain_text("No study matches")
+
+
+def test_on_a_tablet_studies_are_cards_and_the_filters_unfold(reader: Visitor):
+    page = reader.go("/dicom")
+    page.set_viewport_size({"width": 820, "height": 1180})
+    expect(page.locator("table.studies thead")).to_be_hidden()
+    expect(page.locator(".facets")).to_be_hidden()
+    page.get_by_text("Filter", exact=True).click()
+    expect(page.locator(".facets")).to_be_visible()
+
+
 def test_a_search_for_a_date_is_exported_as_it_is_shown(reader: Visitor):
     page = reader.go("/dicom?q=2026-01-01+doe")
     expect(page.locator("table.studies tbody tr")).to_have_count(1)
@@ -195,6 +247,55 @@ def test_a_search_for_a_date_is_exported_as_it_is_shown(reader: Visitor):
     assert exported["filtered_table_rows_count"] == 1
     exported = page.request.get(reader.url + "/index/dicom_studies.json?study_date=20260102").json()
     assert exported["filtered_table_rows_count"] == 0, "the filter is one that filters"
+
+
+def test_paging_keeps_when_a_file_was_verified_and_says_what_cannot_be_downloaded(reader: Visitor):
+    page = reader.go(f"/dicom/{CT}?file=ct-4%2Fct-4.dcm")
+    expect(page.locator("#download")).to_be_visible()
+    page.evaluate("""() => {
+      const at = (name) => document.querySelector(`#images a[data-name="${name}"]`).dataset;
+      Object.assign(at("ct-5.dcm"), { fixity: "intact", verified: "2026-01-02T03:04:05.000000Z" });
+      Object.assign(at("ct-6.dcm"), { fixity: "missing" });
+    }""")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("[data-fact=fixity] time")).to_have_attribute("datetime", "2026-01-02T03:04:05.000000Z")
+    expect(page.locator("[data-fact=fixity]")).to_contain_text("2 Jan 2026")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#download")).to_be_hidden()
+    expect(page.locator("#no-download")).to_be_visible()
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator("#download")).to_be_visible()
+    gone = {"frames": 0, "windows": [], "why": "file-missing", "text": "This file is missing from the archive.", "downloadable": False}
+    page.route("**/about", lambda route: route.fulfill(json=gone))
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator("#download")).to_be_hidden()
+    expect(page.locator("#picture-why")).to_have_text(gone["text"])
+    page.unroute("**/about")
+
+
+def test_what_is_printed_has_all_images_the_payloads_and_the_time_zone(visitor: Visitor):
+    page = visitor.go(f"/dicom/{CT}")
+    page.emulate_media(media="print")
+    grid = page.locator("#images")
+    assert grid.evaluate("each => each.scrollHeight <= each.clientHeight")
+    assert grid.evaluate("each => getComputedStyle(each).maxHeight") == "none"
+    expect(page.locator("#zone")).to_contain_text("Asia/Calcutta (now UTC+05:30)")
+    expect(page.locator("#zone")).to_be_visible()
+    expect(page.locator("#download")).to_be_hidden()
+    visitor.go("/studies/ct-1")
+    expect(page.locator(".timeline pre").first).to_be_visible()
+    page.emulate_media(media="screen")
+    expect(page.locator(".timeline pre").first).to_be_hidden()
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    expect(page.locator(".timeline pre").first).to_be_visible()
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    expect(page.locator(".timeline pre").first).to_be_hidden()
+
+
+def test_figures_for_zero_are_quiet(reader: Visitor):
+    page = reader.go("/")
+    figures = {each.inner_text().split("\n")[0]: each.locator("dd").get_attribute("class") for each in page.locator(".figures > div").all()}
+    assert (figures["Damaged"], figures["Failed"], figures["Quarantined"], figures["Files"]) == ("zero", "zero", "bad", "")
 
 
 def test_series_can_be_changed(reader: Visitor):
@@ -248,7 +349,7 @@ def test_flags_lead_to_the_other_file(reader: Visitor):
     page = reader.go(f"/dicom/{TWINS}")
     expect(page.locator(".note-warn").first).to_contain_text("Same SOP Instance UID, different content")
     page.locator(".note-warn a").first.click()
-    expect(page.get_by_role("heading", level=1)).to_have_text(re.compile("twin-"))
+    expect(page.locator("#study-id")).to_have_text(re.compile("twin-"))
     expect(reader.go(f"/dicom/{FOUND}").locator(".note-alarm")).to_contain_text("Its message gives the study")
 
 

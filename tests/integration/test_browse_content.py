@@ -146,6 +146,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     site.add("gone", "x.dcm", made(folder, 14))
     site.add("other", "x.dcm", made(folder, 15))
     site.add("short", "x.dcm", made(folder, 16))
+    site.add("lost", "x.dcm", made(folder, 18))
+    site.add("lost-lossy", "x.dcm", bundled("JPEG-lossy.dcm"))
     cut = made(folder, 17)
     site.add("cut", "x.dcm", cut[: cut.index(b"CANARY^NAME") + 4])
     site.record()
@@ -220,6 +222,16 @@ def test_what_has_no_picture_gets_a_quiet_one_and_says_why(site: Site, study_id:
     assert about["text"].endswith(".")
     assert ("12-bit lossy JPEG" in about["text"]) == (why == "syntax-unsupported")
     assert site.get("/image/small/x.dcm").headers["content-type"] == "image/jpeg"  # the site continues
+
+
+def test_a_file_that_is_lost_is_not_said_to_be_downloadable_whatever_was_said_of_its_image(site: Site):
+    for study_id, why in (("lost", None), ("lost-lossy", "syntax-unsupported")):
+        about = site.get(f"/image/{study_id}/x.dcm/about").json()
+        assert (about["why"], about["downloadable"]) == (why, True)
+        os.unlink(site.archive / study_id / "x.dcm")
+        about = site.get(f"/image/{study_id}/x.dcm/about").json()
+        assert (about["why"], about["downloadable"], "download" in about["text"]) == ("file-missing", False, False)
+    assert site.get("/image/lost-lossy/x.dcm").headers["x-picture-why"] == "file-missing"
 
 
 def test_about_tells_frames_and_windows(site: Site):

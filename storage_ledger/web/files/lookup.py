@@ -80,6 +80,10 @@ class FileLookup:
             raise Unavailable("file-changed")
         return descriptor
 
+    def check(self, file: IndexedFile) -> None:
+        """Raise `Unavailable` if `open` would."""
+        os.close(self.open(file))
+
     def metadata(self, study_id: str) -> bytes:
         """Return the bytes of a study's metadata.json. Raises `Unavailable`."""
         descriptor, size = self._open(study_id, METADATA)

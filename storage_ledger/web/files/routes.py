@@ -40,7 +40,10 @@ _TYPES = {"png": "image/png", "jpeg": "image/jpeg", "json": "application/json"}
 _FAILED_FOR_S = 600.0
 _FAILED_AT_MOST = 10_000
 _STATUS = {"file-missing": 404, "archive-missing": 503, "file-unreadable": 503}
-_PASSING = frozenset({"pictures-busy", "archive-missing", "file-missing", "file-changed", "file-unreadable"})
+_NO_FILE = frozenset({"archive-missing", "file-missing", "file-changed", "file-unreadable"})
+"""Reasons for which the file cannot be downloaded either."""
+
+_PASSING = _NO_FILE | {"pictures-busy"}
 
 
 class ContentRoutes:
@@ -93,7 +96,10 @@ class ContentRoutes:
         return Response(made.data, media_type=_TYPES[made.kind], headers={**_private(), "ETag": f'"{key}"'})
 
     async def about(self, request: Request) -> Response:
-        """Return what a viewer needs to know. If there is no image, `why` is the reason's code and `text` its text."""
+        """Return what a viewer needs to know. If there is no image, `why` is the reason's code and `text` its text.
+
+        `downloadable`: whether the file itself is there. It is opened even if the rest of the answer is cached.
+        """
         file = await self._file(request)
         if file is None:
             return _not_there()
@@ -105,8 +111,9 @@ class ContentRoutes:
         try:
             made = await self._made(key_of(file.sha256, "about", frame), file, RenderRequest("about", frame), request)
         except Unavailable as error:
-            return JSONResponse({"frames": 0, "windows": [], "why": error.code, "text": WHY[error.code]})
-        return JSONResponse({**json.loads(made.data), "why": None, "text": ""})
+            downloadable = error.code not in _NO_FILE
+            return JSONResponse({"frames": 0, "windows": [], "why": error.code, "text": WHY[error.code], "downloadable": downloadable})
+        return JSONResponse({**json.loads(made.data), "why": None, "text": "", "downloadable": True})
 
     async def header(self, request: Request) -> Response:
         """Return a file's header elements. If they cannot be read: no rows, and the reason in `why` and `text`."""
@@ -200,11 +207,14 @@ class ContentRoutes:
 
     async def _made(self, key: str, file: IndexedFile, wanted: RenderRequest, request: Request) -> Rendered:
         """Return the result from the cache, or render it and cache it. Raises `Unavailable`."""
+        if wanted.what == "about":  # it says whether the file can be downloaded, so a cached answer is not enough
+            await asyncio.to_thread(self._lookup.check, file)
         if (made := await asyncio.to_thread(self._cache.get, key)) is not None:
             return made
         now = asyncio.get_running_loop().time()
         question = (file.sha256, wanted.what == "header", wanted.frame)  # independent of size and window
         if (failed := self._failed.get(question)) is not None and now < failed[0]:
+            await asyncio.to_thread(self._lookup.check, file)  # one that is gone meanwhile is missing, whatever was wrong with it
             raise Unavailable(failed[1])
         descriptor = await asyncio.to_thread(self._lookup.open, file)
         try:

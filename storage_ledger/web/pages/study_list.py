@@ -274,9 +274,8 @@ def _facets(connection: Any, wanted: ListRequest, where: str, values: Sequence[A
     if everything:
         sql = " UNION ALL ".join(["SELECT name, value, studies FROM facets", *counted])
     else:  # then the studies themselves are counted
-        each = " UNION ALL ".join(
-            [f"SELECT '{name}', {column}, count(*) FROM hit GROUP BY 2" for name, column in COLUMNS.items()] + counted
-        )  # noqa: S608
+        facets = [f"SELECT '{name}', {column}, count(*) FROM hit GROUP BY 2" for name, column in COLUMNS.items()]  # noqa: S608 - ours
+        each = " UNION ALL ".join([*facets, *counted])
         columns = ", ".join(["study_instance_uid", "flagged", *COLUMNS.values()])
         sql = f"WITH hit AS MATERIALIZED (SELECT {columns} FROM dicom_studies WHERE {where}) {each}"  # noqa: S608 - ours
     rows = list(connection.execute(sql, list(values)))

@@ -90,6 +90,7 @@ function facts(link) {
   told("archived").replaceChildren(moment(data.archived));
   localTimes(byId("file-facts"));
   downloadable(!/^(missing|changed)$/.test(data.fixity));
+  byId("stage").classList.toggle("none", data.shape === "no image");
   told("entry").textContent = "entry " + data.position;
   told("entry").href = "/ledger/entries/" + data.position;
   told("pipeline").textContent = data.study;
@@ -129,7 +130,6 @@ async function about(link) {
     windowChoice.add(new Option((each.name || "Stored") + " (" + each.center + " / " + each.width + ")", each.center + "," + each.width));
   }
   byId("windows").hidden = !answer.windows.length; // colour images have none
-  byId("stage").classList.toggle("none", !!answer.why);
   windowChoice.value = kept;
   if (windowChoice.selectedIndex < 0) windowChoice.selectedIndex = 0;
 }
