@@ -121,9 +121,10 @@ def _reading(path: Path) -> Iterator[sqlite.Connection]:
 
 
 def settle(folder: Path, environment: Mapping[str, str], *, mirror: bool) -> None:
-    """Has a generated ledger be what `serve` starts on: nobody waits to be told of it, and where `mirror`, the archive has one."""
+    """Make a generated ledger ready for `serve`: nothing pending, no metadata.json to write; if `mirror`, with a mirror."""
     with contextlib.closing(sqlite.connect(folder / "ledger" / "ledger.db")) as connection:
         connection.execute("DELETE FROM pending")
+        connection.execute("UPDATE meta SET value = (SELECT max(position) FROM entries) WHERE name = 'metadata_synced'")
         connection.commit()
     if mirror:
         command = [sys.executable, "-m", "storage_ledger", "replay", "--mirror"]

@@ -15,6 +15,7 @@ from typing import BinaryIO, Literal, Protocol
 
 from storage_ledger.archive.uploads import OpenUpload
 from storage_ledger.domain.reason import Reason
+from storage_ledger.errors import Retryable
 
 
 class Fixity(StrEnum):
@@ -44,16 +45,32 @@ class Placed:
     set_aside: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """A complete copy under a temporary name, until it is linked or its study's batch ends."""
+
+    temporary: str
+    bytes: int
+    sha256: str
+    position: int
+
+
 class StudyFolder(Protocol):
-    """The files of one study, from `Archive.study`. For one thread, until that `with` ends."""
+    """The files of one study in a `Batch`. For one thread, until the batch ends."""
 
-    def place(self, upload: OpenUpload, original_name: str, *, position: int) -> Placed:
-        """Store the upload's bytes under their final name.
+    def copy(self, upload: OpenUpload, *, position: int) -> Copied:
+        """Copy the upload's bytes into the folder. They are durable after `Batch.sync_copies`.
 
-        On return the bytes survive a power cut, and after `sync` the name. If the same bytes are there already, whoever wrote them, the
-        result is `already-there`. Other bytes under a name that the ledger assigns to these are first kept as evidence, then replaced in
-        one step. `position`: of the entry being placed; temporary files and evidence have it in their names. Raises `Retryable` if
-        another process removed this attempt's temporary file as left over from a killed process.
+        `position`: of the entry being placed; temporary files and evidence have it in their names.
+        """
+        ...
+
+    def link(self, copied: Copied, original_name: str) -> Placed:
+        """Give durable bytes their final name, which is durable after `Batch.sync_names`.
+
+        If the same bytes are there already, whoever wrote them, the result is `already-there`. Other bytes under a name that the ledger
+        assigns to these are first kept as evidence, then replaced in one step. Raises `Retryable` if another process removed this
+        attempt's temporary file as left over from a killed process.
         """
         ...
 
@@ -68,17 +85,37 @@ class StudyFolder(Protocol):
     def write_metadata(self, data: bytes) -> None:
         """Replace the study's metadata.json with `data` atomically.
 
-        After `sync` its name survives a power cut; its bytes only after `Archive.sync_metadata`, if the archive leaves them to it. A
-        file that we did not write (see `Archive.study`), or a folder, is set aside.
+        After `Batch.sync_names` its name survives a power cut; its bytes only after `Archive.sync_metadata`, if the archive leaves them
+        to it. A file that we did not write (see `Batch.study`), or a folder, is set aside.
         """
-        ...
-
-    def sync(self) -> None:
-        """Make the names of all files that were placed durable, except the name of a new study folder: see `Archive.sync_new_folders`."""
         ...
 
     def discard_attempts(self, position: int) -> None:
         """Remove the temporary files of interrupted attempts at `position`, of any process, and the study folder if it is then empty."""
+        ...
+
+
+class Batch(Protocol):
+    """Studies whose files become durable together. For one thread."""
+
+    def study(self, study_id: str, *, known: Mapping[str, str], is_ours: Callable[[bytes], bool]) -> StudyFolder:
+        """Open a study. Nothing is created before the first file or metadata.json is written.
+
+        `known`: name → SHA-256 of the study's files in the ledger; files placed in this batch are added. `is_ours`: decides
+        from its bytes whether we may have written a metadata.json, so that it may be overwritten.
+        """
+        ...
+
+    def sync_copies(self) -> Retryable | None:
+        """Make the bytes of all copies durable. Returns why that failed, if it did: then none may be linked."""
+        ...
+
+    def sync_names(self) -> tuple[dict[str, Retryable], bool]:
+        """Make the names of all files that were linked durable.
+
+        Returns the studies for which that failed, and why: they must be placed again. The second value says whether the
+        names of new study folders are durable as well; if not, see `Archive.sync_new_folders`.
+        """
         ...
 
 
@@ -101,14 +138,8 @@ class ArchiveReader(Protocol):
 class Archive(ArchiveReader, Protocol):
     """For the step place, and for readiness checks."""
 
-    def study(
-        self, study_id: str, *, known: Mapping[str, str] | None = None, is_ours: Callable[[bytes], bool] = lambda _: True
-    ) -> AbstractContextManager[StudyFolder]:
-        """Open a study for a batch of calls. Nothing is created before the first file or metadata.json is written.
-
-        `known`: name → SHA-256 of the study's files in the ledger; files placed in this batch are added. `is_ours`: decides
-        from its bytes whether we may have written a metadata.json, so that it may be overwritten.
-        """
+    def batch(self, studies: int) -> AbstractContextManager[Batch]:
+        """Begin a batch of that many studies. Raises `Retryable`."""
         ...
 
     def sync_new_folders(self, studies: Collection[str]) -> set[str]:

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import os
 import stat
+from collections.abc import Callable
 
 from storage_ledger.archive.contract import Fixity
 from storage_ledger.archive.uploads import OpenUpload
@@ -30,8 +31,23 @@ FAILURES: files.FailureTable = {
 }
 
 
-def copy(upload: OpenUpload, name: str, folder: int, mode: int) -> str:
-    """Copy the upload's bytes into a new file, durable on return. Returns their SHA-256 in hex."""
+def fsync(descriptor: int) -> None:
+    """Fsync a file or folder. Raises `OSError` if it fails, `Retryable` (`archive-no-fsync`) if the file system has no fsync."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in files.NO_FSYNC:
+            raise
+        text = "the archive's file system cannot fsync, so nothing on it is known to survive a power cut"
+        raise Retryable("archive-no-fsync", text, errno=error.errno, shared=True) from error
+
+
+def no_fsync(descriptor: int) -> None:
+    """Leave it to a sync of the whole file system."""
+
+
+def copy(upload: OpenUpload, name: str, folder: int, mode: int, *, fsync: Callable[[int], None] = fsync) -> str:
+    """Copy the upload's bytes into a new file, and `fsync` it: then they are durable. Returns their SHA-256 in hex."""
     with files.opened(name, files.CREATE, folder) as descriptor:
         digest = hashlib.sha256()
         buffer = memoryview(bytearray(min(_CHUNK, upload.size + 1)))
@@ -48,21 +64,6 @@ def copy(upload: OpenUpload, name: str, folder: int, mode: int) -> str:
         files.set_mode_and_owner(descriptor, folder, mode)
         fsync(descriptor)
         return digest.hexdigest()
-
-
-def fsync(descriptor: int) -> None:
-    """Fsync a file or folder. Raises `OSError` if it fails, `Retryable` (`archive-no-fsync`) if the file system has no fsync."""
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in files.NO_FSYNC:
-            raise
-        text = "the archive's file system cannot fsync, so nothing on it is known to survive a power cut"
-        raise Retryable("archive-no-fsync", text, errno=error.errno, shared=True) from error
-
-
-def no_fsync(descriptor: int) -> None:
-    """Leave it to `FilesystemArchive.sync_metadata`."""
 
 
 def sync_file(name: str, folder: int) -> bool:

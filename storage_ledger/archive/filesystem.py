@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from storage_ledger.archive.batch import FilesystemBatch, SyncChoice
 from storage_ledger.archive.contract import Fixity, Placed
 from storage_ledger.archive.durable_copy import FAILURES
 from storage_ledger.archive.folders import ArchiveFolders
@@ -32,14 +33,16 @@ class FilesystemArchive:
     After a failed fsync the kernel may have dropped what it could not write, and the next fsync reports success
     (PostgreSQL's "fsyncgate"). So a failed fsync is never repeated: a new copy is made, and the name is linked again.
 
-    `metadata_later`: a study folder leaves the bytes of metadata.json to `sync_metadata`, for a service that writes it again after a
-    power cut. Ignored if the kernel cannot sync a whole file system.
+    `metadata_later`: a batch leaves the bytes of metadata.json to `sync_metadata`, for a service that writes it again after a
+    power cut. Ignored if the file system cannot be synced as a whole.
     """
 
     def __init__(self, root: Path, *, worker: str | None = None, metadata_later: bool = False) -> None:
         self.root = root
         self._folders = ArchiveFolders(root, worker or os.urandom(6).hex())
-        self._metadata_later = metadata_later and files.can_sync_file_system()
+        self._metadata_later = metadata_later
+        self._choice = SyncChoice()
+        self._root_before: int | None = None  # opened before the last `sync_metadata`
 
     @property
     def recognised(self) -> FolderId | None:
@@ -51,23 +54,19 @@ class FilesystemArchive:
         self._folders.recognised = root
 
     @contextmanager
-    def study(
-        self,
-        study_id: str,
-        *,
-        known: Mapping[str, str] | None = None,
-        is_ours: Callable[[bytes], bool] = lambda _: True,
-        alone: bool = True,
-    ) -> Iterator[FilesystemStudyFolder]:
-        """See `contract.Archive.study`. `alone`: no other thread of this process writes into the study's folder."""
-        with self._study(study_id, known or {}, is_ours, alone=alone, metadata_later=self._metadata_later) as folder:
-            yield folder
+    def batch(self, studies: int) -> Iterator[FilesystemBatch]:
+        """See `contract.Archive.batch`."""
+        with ExitStack() as stack:
+            with files.translated(FAILURES):
+                root = stack.enter_context(self._folders.opened())
+                batch = FilesystemBatch(self._folders, self._choice, root, studies, metadata_later=self._metadata_later)
+            stack.callback(batch.close)
+            yield batch
 
     @contextmanager
-    def _study(
-        self, study_id: str, known: Mapping[str, str], is_ours: Callable[[bytes], bool], *, alone: bool, metadata_later: bool
-    ) -> Iterator[FilesystemStudyFolder]:
-        folder = FilesystemStudyFolder(self._folders, study_id, known, is_ours, alone=alone, metadata_later=metadata_later)
+    def _study(self, study_id: str, *, alone: bool = True) -> Iterator[FilesystemStudyFolder]:
+        """Open a study for one call. `alone`: no other thread of this process writes into its folder."""
+        folder = FilesystemStudyFolder(self._folders, study_id, {}, lambda _: True, alone=alone, metadata_later=False)
         try:
             yield folder
         finally:
@@ -85,40 +84,46 @@ class FilesystemArchive:
             return lost
 
     def sync_metadata(self) -> None:
-        """See `contract.Archive.sync_metadata`."""
-        if files.can_sync_file_system():
-            with files.translated(FAILURES), self._folders.opened() as root:
-                files.sync_file_system(root)
+        """See `contract.Archive.sync_metadata`. The kernel reports an error to ARCHIVE_PATH as it was opened before the last call."""
+        with files.translated(FAILURES), self._folders.opened() as root:
+            if not files.can_sync_file_system(root):
+                return  # each was synced when it was written
+            before, self._root_before = self._root_before, os.dup(root)
+            try:
+                files.sync_file_system(root if before is None else before)
+            finally:
+                if before is not None:
+                    os.close(before)
 
     def check(self, study_id: str, name: str, sha256: str, size: int) -> Fixity:
         """See `contract.StudyFolder.check`."""
-        with self.study(study_id) as folder:
+        with self._study(study_id) as folder:
             return folder.check(name, sha256, size)
 
     @contextmanager
     def open(self, study_id: str, name: str) -> Iterator[BinaryIO]:
         """See `contract.StudyFolder.open`."""
-        with self.study(study_id) as folder, folder.open(name) as file:
+        with self._study(study_id) as folder, folder.open(name) as file:
             yield file
 
     def put_back(self, copy: OpenUpload, study_id: str, *, name: str, sha256: str, position: int, time: int) -> Placed:
         """See `contract.ArchiveRepair.put_back`."""
-        with self.study(study_id, alone=False) as folder:
+        with self._study(study_id, alone=False) as folder:
             return folder.put_back(copy, name=name, sha256=sha256, position=position, time=time)
 
     def is_marked(self, study_id: str, name: str, time: int) -> bool:
         """See `contract.ArchiveReader.is_marked`."""
-        with self.study(study_id) as folder:
+        with self._study(study_id) as folder:
             return folder.is_marked(name, time)
 
     def unmark(self, study_id: str, name: str, time: int) -> None:
         """See `contract.ArchiveRepair.unmark`."""
-        with self.study(study_id) as folder:
+        with self._study(study_id) as folder:
             folder.unmark(name, time)
 
     def write_metadata(self, study_id: str, data: bytes) -> None:
         """See `contract.ArchiveRepair.write_metadata`."""
-        with self._study(study_id, {}, lambda _: True, alone=True, metadata_later=False) as folder:
+        with self._study(study_id) as folder:
             folder.write_metadata(data)
             folder.sync()
 

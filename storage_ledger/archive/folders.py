@@ -146,6 +146,24 @@ class ArchiveFolders:
             for study_id in new:
                 self._new.pop(study_id, None)
 
+    def sync_whole(self, root: int) -> None:
+        """Sync the whole file system: all that any process wrote to it, new folders too. Raises `OSError`.
+
+        `root` must have been opened before anything was written that matters: errors from before it was opened may not be reported.
+        """
+        with self._lock:
+            new = set(self._new)
+        try:
+            files.sync_file_system(root)
+        except OSError:
+            with self._lock:
+                self._lost |= self._new
+                self._new.clear()
+            raise
+        with self._lock:
+            for study_id in new:
+                self._new.pop(study_id, None)
+
     def discard_lost(self, studies: Collection[str]) -> set[str]:
         """Remove the new files whose folders are not known to be durable: no entry names them, and their uploads still exist.
 

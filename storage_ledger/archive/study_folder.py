@@ -1,7 +1,8 @@
 """One study's folder: how a file gets its final name, and how damaged or foreign files are kept as evidence.
 
-`place` reads top to bottom: temporary file, copy, length check, fsync, link to the final name, unlink the temporary. `sync` fsyncs the
-folder, once for all files of a batch and metadata.json. `durable_copy` has each of these steps.
+`copy` and `link` read top to bottom: temporary file, copy, length check, fsync; link to the final name, unlink the temporary. `sync` fsyncs
+the folder, once for all files of a batch and metadata.json. Of many studies, `batch` syncs the whole file system instead. `durable_copy`
+has each of these steps.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from functools import partial
 from typing import BinaryIO
 
 from storage_ledger.archive import durable_copy
-from storage_ledger.archive.contract import Fixity, Placed
+from storage_ledger.archive.contract import Copied, Fixity, Placed
 from storage_ledger.archive.durable_copy import FAILURES, FILE_MODE, METADATA_MODE
 from storage_ledger.archive.folders import ArchiveFolders, remove_if_empty
 from storage_ledger.archive.uploads import FileIdentity, OpenUpload
@@ -39,7 +40,7 @@ class FilesystemStudyFolder:
     """See `contract.StudyFolder`. The first call that needs the folder opens it and ARCHIVE_PATH; they stay open until `close`.
 
     After a failed call the next one opens both again: another process may have removed the empty folder, or the volume may
-    have been unmounted.
+    have been unmounted. In a batch, `root` is its ARCHIVE_PATH, and the only one. `fsync`: for the bytes of copies.
     """
 
     def __init__(
@@ -51,6 +52,8 @@ class FilesystemStudyFolder:
         *,
         alone: bool,
         metadata_later: bool,
+        root: int | None = None,
+        fsync: Callable[[int], None] = durable_copy.fsync,
     ) -> None:
         self._folders = folders
         self._study_id = study_id
@@ -58,24 +61,33 @@ class FilesystemStudyFolder:
         self._is_ours = is_ours
         self._alone = alone
         self._metadata_later = metadata_later
+        self._root_of_batch = root
+        self._fsync = fsync
         self._stack = ExitStack()
         self._root: int | None = None
         self._folder: int | None = None
         self._made = False
+        self._copies: dict[str, ExitStack] = {}
         self._unsynced: dict[str, str] = {}
         self._metadata_unsynced = False
 
-    def place(self, upload: OpenUpload, original_name: str, *, position: int) -> Placed:
-        """See `contract.StudyFolder.place`. After a failed fsync, the next attempt makes a new copy."""
-        with files.translated(FAILURES), self._written() as folder:
+    def copy(self, upload: OpenUpload, *, position: int) -> Copied:
+        """See `contract.StudyFolder.copy`. After a failed fsync, the next attempt makes a new copy."""
+        with files.translated(FAILURES), self._written() as folder, ExitStack() as stack:
             if not self._known:
                 self._folders.require_own(self._opened_root(), self._study_id)
-            with self._folders.temporary(f"place-{position}", folder) as temporary:
-                with any_of_them(when=upload.size >= LARGE_BYTES):
-                    sha256 = durable_copy.copy(upload, temporary, folder, FILE_MODE)
-                self._folders.note_ours(self._study_id, temporary, folder)
-                placed = self._link(folder, temporary, original_name, sha256, upload.size, position)
-            self._known[placed.name] = self._unsynced[placed.name] = sha256
+            temporary = stack.enter_context(self._folders.temporary(f"place-{position}", folder))
+            with any_of_them(when=upload.size >= LARGE_BYTES):
+                sha256 = durable_copy.copy(upload, temporary, folder, FILE_MODE, fsync=self._fsync)
+            self._folders.note_ours(self._study_id, temporary, folder)
+            self._copies[temporary] = stack.pop_all()
+            return Copied(temporary, upload.size, sha256, position)
+
+    def link(self, copied: Copied, original_name: str) -> Placed:
+        """See `contract.StudyFolder.link`."""
+        with files.translated(FAILURES), self._written() as folder, self._copies.pop(copied.temporary):
+            placed = self._link(folder, copied.temporary, original_name, copied.sha256, copied.bytes, copied.position)
+            self._known[placed.name] = self._unsynced[placed.name] = copied.sha256
             return placed
 
     def put_back(self, copy: OpenUpload, *, name: str, sha256: str, position: int, time: int) -> Placed:
@@ -154,7 +166,7 @@ class FilesystemStudyFolder:
             self._metadata_unsynced = True
 
     def sync(self) -> None:
-        """Fsync the folder. See `contract.StudyFolder.sync`.
+        """Make the names of all files that were linked durable, except the name of a new study folder. Raises `Retryable`.
 
         If that fails, new copies take the names, so that the next fsync is meaningful.
         """
@@ -170,6 +182,14 @@ class FilesystemStudyFolder:
                 if self._metadata_unsynced:
                     self._folders.lost_names.add((self._study_id, METADATA))  # the next attempt writes it again
                 raise
+        self.synced()
+
+    def synced(self) -> None:
+        """Note that all names are durable. Raises `Retryable` if another process has removed one meanwhile."""
+        if not (self._unsynced or self._metadata_unsynced):
+            return
+        with files.translated(FAILURES):
+            folder = self._opened()
             if not all(files.exists(name, folder) for name in self._unsynced):
                 raise Retryable("archive-error", "another process removed a file that was just placed")
             self._folders.lost_names.difference_update((self._study_id, name) for name in self._unsynced)
@@ -178,6 +198,12 @@ class FilesystemStudyFolder:
             self._unsynced.clear()
             self._metadata_unsynced = False
             self._require_name(folder)
+
+    def lost(self) -> None:
+        """Note that a sync failed: what was linked or written must be stored again by the next attempt."""
+        self._folders.lost_names.update((self._study_id, name) for name in self._unsynced)
+        if self._metadata_unsynced:
+            self._folders.lost_names.add((self._study_id, METADATA))
 
     def _require_name(self, folder: int) -> None:
         """Raise `Retryable` if the folder that the batch was written to no longer has the study's name."""
@@ -201,7 +227,10 @@ class FilesystemStudyFolder:
                 self.close()
 
     def close(self) -> None:
-        """Close the folder and ARCHIVE_PATH; a later call opens them again."""
+        """Remove copies that were not linked, close the folder and ARCHIVE_PATH; a later call opens them again."""
+        for name in list(self._copies):
+            with suppress(OSError):
+                self._copies.pop(name).close()
         self._root = self._folder = None
         self._made = False
         self._stack.close()
@@ -223,7 +252,7 @@ class FilesystemStudyFolder:
             in_order = True
         finally:
             self._folders.leave(self._study_id, folder, in_order=in_order)
-            if not in_order:
+            if not in_order and not self._copies:
                 self.close()
 
     def _opened(self) -> int:
@@ -237,6 +266,8 @@ class FilesystemStudyFolder:
         return self._folder
 
     def _opened_root(self) -> int:
+        if self._root_of_batch is not None:
+            return self._root_of_batch
         if self._root is None:
             self._root = self._stack.enter_context(self._folders.opened())
         return self._root

@@ -28,7 +28,8 @@ from storage_ledger.pipeline.worker_threads import Outcome, WorkerTask, WorkerTh
 from storage_ledger.system import logs
 from storage_ledger.system.metrics import Metrics
 
-AHEAD = 4  # groups claimed ahead per worker
+AHEAD = 4  # groups claimed per worker
+TOGETHER_FROM = 3  # studies that are due: fewer are done in parallel
 GATHER_S = 0.01
 CALM_S = 60.0  # after this time without a shared cause, pauses start short again
 LOOK_EVERY_S = 1.0  # another process may append without waking us
@@ -42,7 +43,9 @@ class Policy:
 
     step: its name in entries and metrics. thread: in the log.
     by_study: at most one worker has a study at a time, and its work items are done in order; without it, everything due is one group.
+    studies: most studies in one group, if more are due than a few.
     most: most work items in one group.
+    room: most groups claimed, those in work included; None: four per worker.
     gather_s: how long to wait for more work: fewer and larger groups cost less.
     drain: at a stop, finish what is due.
     pauses: the waits after a shared cause was met `pause_after` times in a row; after `outage_after` times it is recorded as an outage.
@@ -58,7 +61,9 @@ class Policy:
     pause_after: int = 1
     outage_after: int = 1
     by_study: bool = True
+    studies: int = 1
     most: int = 64
+    room: int | None = None
     gather_s: float = 0.0
     drain: bool = False
     into_volumes: bool = True
@@ -201,8 +206,10 @@ class WorkerPool(Generic[Outcome]):
             self._wakeup.wait(self._claim())
 
     def _give_up_on_hanging(self) -> None:
-        for work_items in self._threads.give_up_on_hanging(self.policy.hangs_after_s):
+        for work_items, others in self._threads.give_up_on_hanging(self.policy.hangs_after_s):
             logs.get().error(f"{self.policy.thread}.hangs", position=work_items[0].entry.position, count=len(work_items))
+            for study in self._by_study(others):  # each on its own: more of them may hang
+                self._begin(study)
             if self.policy.into_volumes:
                 self._record_hanging(work_items)
 
@@ -218,7 +225,7 @@ class WorkerPool(Generic[Outcome]):
         if paused_s > 0:
             return min(paused_s, LOOK_EVERY_S)
         # Some groups wait in the pool, so that a free worker need not wait for the ledger.
-        room = 1 if self._probing else self.policy.workers * AHEAD
+        room = 1 if self._probing else self.policy.room or self.policy.workers * AHEAD
         at_work = self._threads.at_work()
         free = room - at_work
         if free <= 0 or (free < room / 2 and at_work > self.policy.workers):
@@ -266,10 +273,25 @@ class WorkerPool(Generic[Outcome]):
     def _groups(self, due: list[WorkItem]) -> list[list[WorkItem]]:
         if not self.policy.by_study:
             return [due] if due else []
+        found = self._by_study(due)
+        return found if self._probing or len(found) < TOGETHER_FROM else self._merged(found)
+
+    def _by_study(self, work_items: list[WorkItem]) -> list[list[WorkItem]]:
         groups: dict[str | int, list[WorkItem]] = {}
-        for work_item in due:
+        for work_item in work_items:
             groups.setdefault(work_item.entry.study_id or work_item.entry.position, []).append(work_item)
         return [sorted(group[: self.policy.most], key=lambda work_item: work_item.entry.position) for group in groups.values()]
+
+    def _merged(self, studies: list[list[WorkItem]]) -> list[list[WorkItem]]:
+        merged: list[list[WorkItem]] = []
+        count = 0
+        for work_items in studies:
+            if not merged or count == self.policy.studies or len(merged[-1]) + len(work_items) > self.policy.most:
+                merged.append([])
+                count = 0
+            merged[-1].extend(work_items)
+            count += 1
+        return merged
 
     def _collect(self) -> None:
         done = self._threads.done()
@@ -303,7 +325,7 @@ class WorkerPool(Generic[Outcome]):
                         self._begin(result.work_items, singly=True)
         for task in done:
             if rest := task.work_items[sum(len(result.work_items) for result in task.future.result()) :]:
-                self._begin(rest, singly=True)
+                self._begin(rest, singly=not task.handed_back)
 
     def _prepared(self, results: list[WorkResult[Outcome]]) -> list[WorkResult[Outcome]]:
         """Apply `before_commit` to the outcomes, once for each, because it may change one."""

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 from storage_ledger.domain.entries import Entry
@@ -24,11 +24,36 @@ MOST_HANGING = 32  # most threads given up; beyond that, the pool is as stuck as
 _hands = threading.local()
 
 
+class GivenUp(Exception):
+    """Another thread has taken over the rest of this task while this one hung."""
+
+
 def beat() -> None:
     """Give a sign of life, from work that takes long but makes progress. Does nothing outside a worker's thread."""
     task: WorkerTask[object] | None = getattr(_hands, "task", None)
     if task is not None:
         task.alive_at = time.monotonic()
+
+
+def turn_to(study_id: str | None) -> None:
+    """Say which of the task's studies the work is for now; None: for all of them. Raises `GivenUp`; let it pass.
+
+    If this thread then hangs, another one takes over the other studies.
+    """
+    task: WorkerTask[object] | None = getattr(_hands, "task", None)
+    if task is not None:
+        with task.lock:
+            if task.is_split:
+                raise GivenUp
+            task.study_id = study_id
+            task.alive_at = time.monotonic()
+
+
+def hand_back(work_items: list[WorkItem]) -> None:
+    """Leave the last work items of the task to another one: it would take too long to do all at once."""
+    task: WorkerTask[object] | None = getattr(_hands, "task", None)
+    if task is not None:
+        task.handed_back = len(work_items)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +70,8 @@ class WorkerTask(Generic[Outcome]):
     """Work items that are handed out. `begun`: the round in which they were; `alive_at`: the last sign of life, None before the start.
 
     `singly`: one of its work items made `work` or `record` fail for all, so each is done and recorded on its own, before the next.
+    `study_id`: see `turn_to`. `is_split`: it hung in one study, and the others were taken from it. `handed_back`: see `hand_back`.
+    `lock`: for these, between its thread and the one that may give it up.
     """
 
     work_items: list[WorkItem]
@@ -53,6 +80,11 @@ class WorkerTask(Generic[Outcome]):
     future: Future[list[WorkResult[Outcome]]]
     alive_at: float | None = None
     hangs: bool = False
+    study_id: str | None = None
+    is_split: bool = False
+    is_done: bool = False
+    handed_back: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class WorkerThreads(Generic[Outcome]):
@@ -102,18 +134,26 @@ class WorkerThreads(Generic[Outcome]):
             self._running.remove(task)
             self.hanging -= task.hangs
 
-    def give_up_on_hanging(self, after_s: float) -> list[list[WorkItem]]:
-        """Yield the work items of each task that has now been without a sign of life for `after_s`; another worker takes its place."""
+    def give_up_on_hanging(self, after_s: float) -> list[tuple[list[WorkItem], list[WorkItem]]]:
+        """Return the work items of each task that has now been without a sign of life for `after_s`; another worker takes its place.
+
+        With each come the work items of the task's other studies, which are no longer its own.
+        """
         now = time.monotonic()
         found = []
         for task in self._running:
-            silent_s = 0.0 if task.alive_at is None or task.future.done() else now - task.alive_at
-            if task.hangs or silent_s < after_s or self.hanging == MOST_HANGING:
-                continue
-            task.hangs = True
+            with task.lock:
+                silent_s = 0.0 if task.alive_at is None or task.is_done else now - task.alive_at
+                if task.hangs or silent_s < after_s or self.hanging == MOST_HANGING:
+                    continue
+                task.hangs = True
+                others = [] if task.study_id is None else [each for each in task.work_items if each.entry.study_id != task.study_id]
+                if others:
+                    task.is_split = True
+                    task.work_items = [each for each in task.work_items if each.entry.study_id == task.study_id]
             self.hanging += 1
             self._hire_one()
-            found.append(task.work_items)
+            found.append((task.work_items, others))
         return found
 
     def _hire_one(self) -> None:
@@ -124,15 +164,23 @@ class WorkerThreads(Generic[Outcome]):
         while (task := self._waiting.get()) is not None:
             _hands.task = task
             beat()
-            task.future.set_result(self._results(task))
+            results = self._results(task)
+            with task.lock:
+                task.is_done = True
+                if task.is_split:
+                    results = []  # its one study is taken again, on its own
+            task.future.set_result(results)
             if task.hangs:  # another thread has taken this one's place
                 return
 
     def _results(self, task: WorkerTask[Outcome]) -> list[WorkResult[Outcome]]:
         """Do the work, and never raise: an exception becomes the result's error."""
         if not task.singly:
-            together = self._try(task.work_items)
-            if together.error is None or len(task.work_items) == 1 or is_of_the_ledger(together.error):
+            work_items = task.work_items
+            together = self._try(work_items)
+            if together.error is None and task.handed_back:
+                return [replace(together, work_items=work_items[: -task.handed_back])]
+            if together.error is None or len(work_items) == 1 or is_of_the_ledger(together.error) or task.is_split:
                 return [together]
         return [self._try(task.work_items[:1])]  # the others follow once this one is recorded: they build on it (one metadata.json)
 

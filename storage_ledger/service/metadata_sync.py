@@ -66,6 +66,7 @@ class MetadataSync:
                 rewrite_metadata(
                     self._ledger, self._archive, self._archive, studies, problems=problems, counts=counts, show=lambda *_: None
                 )
+            self._archive.sync_metadata()  # from now on the kernel reports to it
         except (Retryable, LedgerBusy) as error:
             logs.get().error("metadata.not-recovered", code=error.code, errno=error.errno)
             return False

@@ -15,10 +15,14 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 from storage_ledger.errors import Permanent, Retryable
+from storage_ledger.system.file_system_kind import kind_of
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 VOLUME = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 """Flags to open the folder of a setting, which may be a symbolic link."""
@@ -33,6 +37,8 @@ CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 NO_SPACE = frozenset({errnos.ENOSPC, errnos.EDQUOT})
 NO_HARD_LINKS = frozenset({errnos.EPERM, errnos.EOPNOTSUPP, errnos.ENOTSUP, errnos.ENOSYS})
+SYNCED_AS_A_WHOLE = frozenset({"ext4", "xfs", "btrfs", "tmpfs"})
+"""Kinds of file systems whose syncfs is known to make everything durable."""
 NO_FSYNC = frozenset({errnos.EINVAL, errnos.EOPNOTSUPP, errnos.ENOTSUP, errnos.ENOSYS})
 
 
@@ -230,14 +236,29 @@ def translated(failures: FailureTable, about: str = "") -> Iterator[None]:
         raise Retryable(failure.code, text, errno=error.errno, shared=failure.shared) from error
 
 
-def can_sync_file_system() -> bool:
-    """Return whether the kernel can sync a file system, and reports its errors then: syncfs(2) does since Linux 5.8."""
+def can_sync_file_system(folder: int) -> bool:
+    """Return whether syncfs(2) makes everything durable on the file system of an open folder, and reports errors.
+
+    The kernel reports errors of writing since Linux 5.8, and those of the file system's journal since 5.17. A network file system or FUSE
+    may write to its server without making it sync.
+    """
     version = re.match(r"(\d+)\.(\d+)", platform.release())
-    return sys.platform == "linux" and version is not None and (int(version[1]), int(version[2])) >= (5, 8)
+    if sys.platform != "linux" or version is None or (int(version[1]), int(version[2])) < (5, 17):
+        return False
+    return _kind_of(os.fstat(folder).st_dev, os.fstatvfs(folder).f_fsid, os.readlink(f"/proc/self/fd/{folder}")) in SYNCED_AS_A_WHOLE
+
+
+@lru_cache(maxsize=16)
+def _kind_of(_device: int, _id: int, path: str) -> str | None:
+    """Look up the kind of a file system once; device and id change when another one is mounted."""
+    return kind_of(Path(path))
 
 
 def sync_file_system(descriptor: int) -> None:
-    """Make everything durable that was written to the file system of an open file before (syncfs(2)). Raises `OSError`."""
-    if ctypes.CDLL(None, use_errno=True).syncfs(descriptor) != 0:
+    """Make everything durable that was written to the file system of an open file before (syncfs(2)). Raises `OSError`.
+
+    An error is reported once to each open descriptor: one opened later may miss it.
+    """
+    if _libc.syncfs(descriptor) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from storage_ledger.errors import LedgerUnusable
+from storage_ledger.system.file_system_kind import kind_of
 
 NETWORK_FILE_SYSTEMS = frozenset({
     "9p", "afs", "beegfs", "ceph", "cifs", "coda", "fuse.ceph-fuse", "fuse.glusterfs", "fuse.s3fs", "fuse.rclone", "fuse.sshfs",
@@ -15,24 +15,9 @@ NETWORK_FILE_SYSTEMS = frozenset({
 
 def require_local(folder: Path) -> None:
     """Raise `LedgerUnusable` on a file system where SQLite's locks or shared memory do not work. Checks on Linux only."""
-    kind = _kind(folder)
+    kind = kind_of(folder)
     if kind in NETWORK_FILE_SYSTEMS:
         raise LedgerUnusable(
             "ledger-on-network-file-system",
             f"{folder} is on {kind}: SQLite is not safe there. Set LEDGER_PATH to a folder on a local disk.",
         )
-
-
-def _kind(folder: Path) -> str | None:
-    try:
-        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return None
-    real = os.path.realpath(folder)
-    best, kind = "", None
-    for line in mounts:
-        left, _, right = line.partition(" - ")
-        point = left.split()[4].replace("\\040", " ")
-        if (real == point or real.startswith(point.rstrip("/") + "/")) and len(point) >= len(best):
-            best, kind = point, right.split()[0]
-    return kind

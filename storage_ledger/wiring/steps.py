@@ -9,10 +9,12 @@ from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.archive.uploads import Uploads
 from storage_ledger.domain.share import Share
 from storage_ledger.ledger.sqlite import SqliteLedger
-from storage_ledger.pipeline import notify, place, remove
+from storage_ledger.pipeline import notify, remove
 from storage_ledger.pipeline.failures import Outages
 from storage_ledger.pipeline.notify import Notifier
-from storage_ledger.pipeline.place import Placer
+from storage_ledger.pipeline.place.placer import POLICY as PLACE
+from storage_ledger.pipeline.place.placer import Placer
+from storage_ledger.pipeline.place.recorder import PlaceRecorder
 from storage_ledger.pipeline.remove import Remover
 from storage_ledger.pipeline.status_client import StatusClient
 from storage_ledger.pipeline.wakeups import Sleeper, Wakeups
@@ -43,12 +45,11 @@ def pools(
         ledger,
         uploads,
         archive,
-        metrics=metrics,
         clock=utc_now,
         grace_s=settings.missing_file_grace_seconds,
         steady_since=steady_since,
-        on_copied=remover.remember,
     )
+    recorder = PlaceRecorder(placer.folds, metrics=metrics, clock=utc_now, on_copied=remover.remember)
     notifier = Notifier(
         ledger,
         client,
@@ -58,11 +59,11 @@ def pools(
         confirm_s=settings.status_confirm_seconds,
     )
     placing = WorkerPool(
-        place.POLICY,
+        PLACE,
         ledger,
         work=placer.place_batch,
         before_commit=placer.sync_new_folders,
-        record=placer.record,
+        record=recorder.record,
         outages=outages,
         metrics=metrics,
         clock=utc_now,

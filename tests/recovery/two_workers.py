@@ -31,9 +31,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from storage_ledger.archive.batch import TOGETHER_FROM
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.archive.uploads import Uploads
 from storage_ledger.errors import Permanent, Retryable
+from tests.support.placing import place_in
 
 TRIES = 200
 KILLED = 0.3  # of the rounds
@@ -73,9 +75,15 @@ def work(archive: FilesystemArchive, uploads: Uploads, job: dict[str, Any]) -> d
                             upload, study, name=job["name"], sha256=job["owned"][job["name"]], position=job["position"], time=0
                         )
                     else:
-                        with archive.study(study, known=job["owned"]) as folder:
-                            placed = folder.place(upload, job["name"], position=job["position"])
-                            folder.sync()
+                        placed = place_in(
+                            archive,
+                            upload,
+                            job["name"],
+                            study_id=study,
+                            known=job["owned"],
+                            position=job["position"],
+                            studies=job["studies"],
+                        )
                 there = read(archive.root / study / placed.name)
                 done |= {"name": placed.name, "placement": placed.placement, "set_aside": placed.set_aside}
                 done |= {"sha256": placed.sha256, "there": None if there is None else digest(there)}
@@ -184,6 +192,7 @@ class Rounds:
                 "upload": "" if kind == "metadata" else "ab"[n % 2],
                 "name": "f.dcm",
                 "owned": owned,
+                "studies": rng.choice((1, TOGETHER_FROM)),
                 "position": number * 2 + (n % 2 if kind == "two names" else 0),
                 "metadata": [wordings[(n + time) % 2] for time in range(8)]
                 if kind == "metadata"

@@ -19,10 +19,12 @@ from storage_ledger.domain.payloads import DescribedPayload
 from storage_ledger.domain.study import Study
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.ledger.contract import WorkItem
-from storage_ledger.pipeline import notify, place, remove
+from storage_ledger.pipeline import notify, remove
 from storage_ledger.pipeline.failures import Outages
 from storage_ledger.pipeline.notify import Notifier
-from storage_ledger.pipeline.place import Placer
+from storage_ledger.pipeline.place import placer as place
+from storage_ledger.pipeline.place.placer import Placer
+from storage_ledger.pipeline.place.recorder import PlaceRecorder
 from storage_ledger.pipeline.receive.intake import Intake
 from storage_ledger.pipeline.receive.source import Delivery
 from storage_ledger.pipeline.remove import Remover
@@ -81,12 +83,11 @@ class Pipeline:
             self.ledger,
             uploads,
             archive,
-            metrics=self.metrics,
             clock=self.clock,
             grace_s=self.grace_s,
             steady_since=self.clock_watch.steady_since,
-            on_copied=self.remover.remember,
         )
+        self.recorder = PlaceRecorder(self.placer.folds, metrics=self.metrics, clock=self.clock, on_copied=self.remover.remember)
         self.notifier = self.client and Notifier(
             self.ledger, self.client, archive_root=str(self.archive), metrics=self.metrics, clock=self.clock, confirm_s=10
         )
@@ -101,7 +102,7 @@ class Pipeline:
             self.ledger,
             work=self.placer.place_batch,
             before_commit=self.placer.sync_new_folders,
-            record=self.placer.record,
+            record=self.recorder.record,
             **shared,
         )
         self.removing = WorkerPool(remove.POLICY, self.ledger, work=self.remover.remove_batch, record=self.remover.record, **shared)
@@ -199,7 +200,7 @@ class Pipeline:
         for study_id in self.ledger.studies_with_kind(Kind.ARCHIVED):
             entries = list(self.ledger.study(study_id))
             study = Study.of(study_id, entries)
-            assert self.placer._folds.lend(study_id, entries) == study, "the fold that is kept is that of the entries"
+            assert self.placer.folds.lend(study_id, entries) == study, "the fold that is kept is that of the entries"
             [described] = [DescribedPayload.of(entry) for entry in entries if entry.position == study.speaker.position]
             assert (self.archive / study_id / "metadata.json").read_bytes() == metadata_json(study, described)
 

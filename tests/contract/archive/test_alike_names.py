@@ -9,6 +9,7 @@ from storage_ledger.archive.uploads import Uploads
 from storage_ledger.errors import Permanent, Retryable
 from tests.contract.archive.test_archive import Placing, content_of, digest, discard_attempts, tree
 from tests.support.alike import alike
+from tests.support.placing import study_of
 
 
 @pytest.fixture(params=[("numbers",), ()], ids=["one number a file", "a number a name"])
@@ -40,7 +41,7 @@ def test_what_a_crash_left_under_such_a_name_is_not_taken_for_the_file(place, ar
     place(b"first", "a.dcm", study_id="S1")
     (archive.root / "S1" / "METADATA.JSON").write_bytes(b"an image")  # linked just before the crash
     placed = place(b"an image", "METADATA.JSON")
-    with archive.study("S1", is_ours=lambda _: False) as folder:
+    with study_of(archive, is_ours=lambda _: False) as folder:
         folder.write_metadata(b"{}")
     assert content_of(archive, "S1", placed.name) == b"an image"
     assert content_of(archive, "S1", "metadata.json") == b"{}"

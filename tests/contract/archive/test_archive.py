@@ -13,13 +13,23 @@ from pathlib import Path
 
 import pytest
 
+from storage_ledger.archive.batch import TOGETHER_FROM
 from storage_ledger.archive.contract import Fixity
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.archive.uploads import FileIdentity, Uploads
 from storage_ledger.errors import Permanent, Retryable
 from tests.support.making import small_volume
+from tests.support.placing import place_in, study_of
 
-ARCHIVES = [FilesystemArchive]
+
+class InLargeBatches(FilesystemArchive):
+    """The same archive, as it syncs many studies together."""
+
+    def batch(self, studies):
+        return super().batch(max(studies, TOGETHER_FROM))
+
+
+ARCHIVES = [FilesystemArchive, InLargeBatches]
 
 
 @pytest.fixture
@@ -55,16 +65,8 @@ class Placing:
         return placed
 
 
-def place_in(archive, upload, name, *, study_id="S1", known=None, position=1):
-    """Place it in its own batch."""
-    with archive.study(study_id, known=known) as folder:
-        placed = folder.place(upload, name, position=position)
-        folder.sync()
-        return placed
-
-
 def discard_attempts(archive, study_id, position):
-    with archive.study(study_id) as folder:
+    with study_of(archive, study_id) as folder:
         folder.discard_attempts(position)
 
 
@@ -403,11 +405,10 @@ import sys
 from pathlib import Path
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.archive.uploads import Uploads
+from tests.support.placing import place_in
 archive, uploads = FilesystemArchive(Path(sys.argv[1])), Uploads(Path(sys.argv[2]))
 with uploads.open("a.dcm") as upload:
-    with archive.study("S1") as folder:
-        folder.place(upload, "a.dcm", position=1)
-        folder.sync()
+    place_in(archive, upload, "a.dcm")
 archive.sync_new_folders(())
 """
 
@@ -442,14 +443,18 @@ import sys
 from pathlib import Path
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.archive.uploads import Uploads
+from tests.support.placing import place_in
 archive, uploads = FilesystemArchive(Path(sys.argv[1])), Uploads(Path(sys.argv[2]))
-with archive.study("S1") as folder:
+with archive.batch(1) as batch:
+    folder = batch.study("S1", known={}, is_ours=lambda _: True)
     for position in range(1, 4):
         with uploads.open("a.dcm") as upload:
-            placed = folder.place(upload, f"{position}.dcm", position=position)
+            copied = folder.copy(upload, position=position)
+        placed = folder.link(copied, f"{position}.dcm")
         with folder.open(placed.name) as file:
             assert file.read() == b"x"
     folder.write_metadata(b"{}")
+    batch.sync_names()
 archive.sync_new_folders(["S1"])
 """
 

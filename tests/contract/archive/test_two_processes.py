@@ -19,7 +19,8 @@ from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.archive.uploads import Uploads
 from storage_ledger.domain.paths import is_attempt
 from storage_ledger.errors import Retryable
-from tests.contract.archive.test_archive import digest, discard_attempts, place_in, put, tree
+from tests.contract.archive.test_archive import digest, discard_attempts, put, tree
+from tests.support.placing import place_in, study_of
 
 
 @pytest.fixture
@@ -142,9 +143,7 @@ MANY = """
 archive, uploads = FilesystemArchive(root), Uploads(root.parent / "uploads")
 for n in range(40):
     with uploads.open("a.dcm") as upload:
-        with archive.study("S1") as folder:
-            folder.place(upload, f"{n}.dcm", position=n + 1)
-            folder.sync()
+        place_in(archive, upload, f"{n}.dcm", position=n + 1)
     archive.write_metadata("S1", b"%d" % n)
 """
 
@@ -210,7 +209,7 @@ def test_what_turns_out_to_be_good_is_no_evidence(one, root, tmp_path):
             (tmp_path / "theirs").replace(root / "S1" / "metadata.json")
         return data == b"{}"
 
-    with one.study("S1", is_ours=ours) as folder:
+    with study_of(one, is_ours=ours) as folder:
         folder.write_metadata(b"{}")
     assert tree(root) == {"S1/metadata.json": b"{}"}
     assert asked[0] == b"a strangers"
@@ -224,9 +223,7 @@ os.setuid(65534)
 archive, uploads = FilesystemArchive(root), Uploads(root.parent / "uploads")
 owned = {"a.dcm": hashlib.sha256(b"good").hexdigest()}
 with uploads.open("good") as upload:
-    with archive.study("S1", known=owned) as folder:
-        placed = folder.place(upload, "a.dcm", position=41)
-        folder.sync()
+    placed = place_in(archive, upload, "a.dcm", known=owned, position=41)
 print(placed.placement, placed.set_aside)
 """
 )
@@ -266,10 +263,7 @@ archive, uploads = FilesystemArchive(root), Uploads(root.parent / "uploads")
 for attempt in range(4):
     try:
         with uploads.open("good") as upload:
-            with archive.study("S1", known=%s) as folder:
-                placed = folder.place(upload, "a.dcm", position=41)
-                folder.sync()
-                print(placed.placement)
+            print(place_in(archive, upload, "a.dcm", known=%s, position=41).placement)
         break
     except Retryable as error:
         print(error.code, error.shared, os.path.exists(root / "S1" / "a.dcm"))
@@ -299,10 +293,7 @@ LOST = """
 one, two, uploads = FilesystemArchive(root), FilesystemArchive(root), Uploads(root.parent / "uploads")
 def place(archive, position, owned):
     with uploads.open("good") as upload:
-        with archive.study("S1", known=owned) as folder:
-            placed = folder.place(upload, "a.dcm", position=position)
-            folder.sync()
-            return placed
+        return place_in(archive, upload, "a.dcm", known=owned, position=position)
 place(one, 1, {})
 one.write_metadata("S1", b"{}")
 if %(others)s is not None:
@@ -405,6 +396,7 @@ from pathlib import Path
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.archive.uploads import Uploads
 from storage_ledger.errors import Retryable
+from tests.support.placing import place_in
 root = Path(sys.argv[1])
 """
 

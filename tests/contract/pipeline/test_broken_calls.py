@@ -17,10 +17,12 @@ from storage_ledger.domain.paths import UploadPaths
 from storage_ledger.errors import LedgerBusy
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.sqlite import SqliteLedger
-from storage_ledger.pipeline import notify, place, remove
+from storage_ledger.pipeline import notify, remove
 from storage_ledger.pipeline.failures import Outages
 from storage_ledger.pipeline.notify import Notifier
-from storage_ledger.pipeline.place import Placer
+from storage_ledger.pipeline.place import placer as place
+from storage_ledger.pipeline.place.placer import Placer
+from storage_ledger.pipeline.place.recorder import PlaceRecorder
 from storage_ledger.pipeline.receive.intake import Intake
 from storage_ledger.pipeline.receive.source import Delivery
 from storage_ledger.pipeline.remove import Remover
@@ -37,11 +39,11 @@ from tests.support.waiting import until
 CALLS = {
     "ledger": ("study", "has_kind"),
     "uploads": ("open", "identity_of", "remove"),
-    "archive": ("study",),
-    "folder": ("place", "open", "write_metadata"),
+    "batch": ("study",),
+    "folder": ("copy", "link", "open", "write_metadata"),
     "client": ("tell",),
 }
-SHARED = {"archive": ("sync_new_folders",), "uploads": ("sync_folders",)}
+SHARED = {"archive": ("sync_new_folders",), "batch": ("sync_copies", "sync_names"), "uploads": ("sync_folders",)}
 """Calls for several studies at once."""
 
 TIMES = 2
@@ -73,14 +75,38 @@ class Breaking:
 
 
 class BreakingArchive(Breaking):
-    """An archive whose study folders raise, too, although their calls do not name the study."""
+    """An archive whose batches and study folders raise, too."""
 
     @contextmanager
+    def batch(self, studies):
+        with self._target.batch(studies) as batch:
+            yield BreakingBatch(batch, "batch", self._waiting)
+
+
+class BreakingBatch(Breaking):
+    """Its own calls and those of its folders name no study: these are the studies that it has begun."""
+
+    def __init__(self, target, name, waiting):
+        super().__init__(target, name, waiting)
+        self._begun = []
+
     def study(self, study_id, **more):
+        self._begun.append(study_id)
         if errors := self._waiting.get((self._name, "study", study_id)):
             raise errors.pop()
-        with self._target.study(study_id, **more) as folder:
-            yield Breaking(folder, "folder", self._waiting, study_id)
+        return Breaking(self._target.study(study_id, **more), "folder", self._waiting, study_id)
+
+    def sync_copies(self):
+        return self._of_all("sync_copies")
+
+    def sync_names(self):
+        return self._of_all("sync_names")
+
+    def _of_all(self, called):
+        for study in self._begun:
+            if errors := self._waiting.get((self._name, called, study)):
+                raise errors.pop()
+        return getattr(self._target, called)()
 
 
 def named(arguments):
@@ -111,12 +137,13 @@ class Lanes:
         outages = Outages(self.real, self.metrics)
         common = {"metrics": self.metrics, "clock": utc_now}
         remover = Remover(uploads, archive, settle_s=0, **common)
-        placer = Placer(ledger, uploads, archive, grace_s=300, steady_since=utc_now, on_copied=remover.remember, **common)
+        placer = Placer(ledger, uploads, archive, grace_s=300, steady_since=utc_now, clock=utc_now)
+        recorder = PlaceRecorder(placer.folds, on_copied=remover.remember, **common)
         notifier = Notifier(ledger, client, archive_root=str(folder / "archive"), confirm_s=0, **common)
         shared = {"outages": outages, **common}
         self.pools = [
             WorkerPool(
-                place.POLICY, ledger, work=placer.place_batch, before_commit=placer.sync_new_folders, record=placer.record,
+                place.POLICY, ledger, work=placer.place_batch, before_commit=placer.sync_new_folders, record=recorder.record,
                 wakeup=self.wakeups.of(Sleeper.PLACE), **shared,
             ),
             WorkerPool(

@@ -13,11 +13,11 @@ from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerUnusable, Retryable
 from storage_ledger.operations.report.timeline import timeline_of
-from storage_ledger.pipeline import place
 from storage_ledger.pipeline.failures import READY_AFTER_S, Outages, record_hanging
-from storage_ledger.pipeline.place import COMMON_AFTER
+from storage_ledger.pipeline.place import placer as place
+from storage_ledger.pipeline.place.recorder import COMMON_AFTER
 from storage_ledger.pipeline.worker_pool import Report, WorkerPool
-from storage_ledger.pipeline.worker_threads import MOST_HANGING, beat
+from storage_ledger.pipeline.worker_threads import MOST_HANGING, beat, turn_to
 from storage_ledger.settings import Settings
 from storage_ledger.system.clock import utc_now
 from storage_ledger.system.metrics import Metrics
@@ -309,16 +309,17 @@ def test_the_story_of_a_study_says_what_holds_it_up(pipeline):
 class Hung:
     """A worker pool on a real ledger; the work on some studies hangs until it is released."""
 
-    def __init__(self, ledger, workers=2):
+    def __init__(self, ledger, workers=2, studies=1):
         self.ledger = ledger
         self.free = threading.Event()
         self.stop = threading.Event()
         self.wakeup = threading.Event()
         self.done = []
+        self.groups = []
         self.died = []
         metrics = Metrics()
         self.pool = WorkerPool(
-            replace(place.POLICY, workers=workers, hangs_after_s=0.5), ledger, work=self.work, record=self.record,
+            replace(place.POLICY, workers=workers, studies=studies, hangs_after_s=0.5), ledger, work=self.work, record=self.record,
             outages=Outages(ledger, metrics), metrics=metrics, clock=utc_now, wakeup=self.wakeup,
         )  # fmt: skip
         self.thread = threading.Thread(target=self.run)
@@ -330,14 +331,18 @@ class Hung:
             self.died.append(error.code)
 
     def work(self, work_items):
-        if work_items[0].entry.study_id.startswith("hangs"):
-            self.free.wait()
-        if work_items[0].entry.study_id.startswith("slow"):
-            for _ in range(60):
-                beat()
-                self.free.wait(0.02)
-        if work_items[0].entry.study_id.startswith("fatal"):
-            raise LedgerUnusable("ledger-damaged", "")
+        self.groups.append(len(work_items))
+        for study_id in [work_item.entry.study_id for work_item in work_items]:
+            turn_to(study_id)
+            if study_id.startswith("hangs"):
+                self.free.wait()
+            if study_id.startswith("slow"):
+                for _ in range(60):
+                    beat()
+                    self.free.wait(0.02)
+            if study_id.startswith("fatal"):
+                raise LedgerUnusable("ledger-damaged", "")
+        turn_to(None)
         return work_items
 
     def record(self, tx, outcomes, _fresh):
@@ -366,9 +371,9 @@ class Hung:
         assert not self.thread.is_alive()
 
 
-@pytest.fixture
-def hung(ledgers, tmp_path):
-    made = Hung(ledgers.open(tmp_path / "lane"), workers=8)
+@pytest.fixture(params=[1, 32], ids=["a study at a time", "many studies at a time"])
+def hung(request, ledgers, tmp_path):
+    made = Hung(ledgers.open(tmp_path / "lane"), workers=8, studies=request.param)
     yield made
     made.free.set()
     made.stop.set()
@@ -385,6 +390,17 @@ def test_more_hanging_files_than_workers_stop_nobody_else(hung):
     until(lambda: len(hung.done) == 42, 30)
     until(lambda: hung.pool.hanging == 0, 30)
     assert len(hung.hanging) == len(stuck)  # reported once
+    hung.end()
+
+
+def test_when_one_study_hangs_the_others_of_its_group_are_done_by_another_thread(hung):
+    hung.describe("S0", "hangs", *(f"S{n}" for n in range(1, 8)))
+    hung.thread.start()
+    until(lambda: len(hung.done) == 8 and hung.hanging == ["hangs"], 30)
+    hung.free.set()
+    until(lambda: sorted(hung.done) == sorted(["hangs", *(f"S{n}" for n in range(8))]), 30)
+    until(lambda: hung.pool.hanging == 0, 30)
+    assert max(hung.groups) == (1 if hung.pool.policy.studies == 1 else 9)
     hung.end()
 
 

@@ -15,8 +15,8 @@ import pytest
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import BackupError, LedgerUnusable, Permanent, Rejected, Retryable
-from storage_ledger.pipeline import place
 from storage_ledger.pipeline.failures import Outages
+from storage_ledger.pipeline.place import placer as place
 from storage_ledger.pipeline.worker_pool import Report, WorkerPool
 from storage_ledger.system.clock import utc_now
 from storage_ledger.system.metrics import Metrics
@@ -39,7 +39,7 @@ class Turns:
         self.wakeup = threading.Event()
         self.metrics = Metrics()
         self.pool = WorkerPool(
-            replace(place.POLICY, workers=workers), ledger, work=self.work, record=self.record,
+            replace(place.POLICY, workers=workers, studies=1, room=None), ledger, work=self.work, record=self.record,
             outages=Outages(ledger, self.metrics), metrics=self.metrics, clock=utc_now, wakeup=self.wakeup,
         )  # fmt: skip
         self.thread = threading.Thread(target=self.run)
