@@ -26,7 +26,9 @@ FOLDERS = "storage_ledger/archive/folders.py"
 STUDY_FOLDER = "storage_ledger/archive/study_folder.py"
 LAYOUT = "storage_ledger/domain/paths.py"
 UPLOADS = "storage_ledger/archive/uploads.py"
-PROJECTOR = "storage_ledger/pipeline/place.py"
+PLACER = "storage_ledger/pipeline/place/placer.py"
+RECORDER = "storage_ledger/pipeline/place/recorder.py"
+BATCH = "storage_ledger/archive/batch.py"
 POOL = "storage_ledger/pipeline/worker_pool.py"
 NOTIFIER = "storage_ledger/pipeline/notify.py"
 SQLITE = "storage_ledger/system/sqlite.py"
@@ -69,6 +71,8 @@ METADATA_RECOVERED = Edit(
 METADATA_SYNCED = Edit(METADATA_SYNC, "            self._archive.sync_metadata()\n", "")
 ARCHIVE_ROOT = Edit(FOLDERS, "                durable_copy.fsync(root if before is None else before)\n", "                pass\n")
 UPLOADS_FOLDER = Edit(UPLOADS, "                    os.fsync(folder)\n", "                    pass\n")
+COPIES_TOGETHER = Edit(BATCH, "        return self._sync_whole() if self._together else None\n", "        return None\n")
+NAMES_TOGETHER = Edit(BATCH, "        error = self._sync_whole() if self._together else None\n", "        error = None\n")
 COPY = Edit(DURABLE_COPY, "        fsync(descriptor)\n        return digest.hexdigest()\n", "        return digest.hexdigest()\n")
 CHECKED_FILE = Edit(
     DURABLE_COPY,
@@ -90,6 +94,10 @@ DAMAGED_PARENTS = Edit(FOLDERS, "        durable_copy.fsync(parent)\n", "       
 
 MUTANTS = {
     "no-fsync-of-the-copied-file": Mutant("the copied file is not fsynced before it is linked", (COPY,), ("cuts", "order")),
+    "no-sync-of-copies-together": Mutant(
+        "the copies of many studies are not synced before they are linked", (COPIES_TOGETHER,), ("cuts", "order")
+    ),
+    "no-sync-of-names-together": Mutant("the names of many studies are not synced before they are recorded", (NAMES_TOGETHER,)),
     "metadata-not-recovered": Mutant("metadata.json is not compared with the ledger after a power cut", (METADATA_RECOVERED,), ("cuts",)),
     "metadata-noted-unsynced": Mutant("the ledger notes that metadata.json is durable, but nothing was synced", (METADATA_SYNCED,)),
     "no-fsync-of-the-study-folder": Mutant("the study's folder is not fsynced after the link and metadata.json", (PLACE_FOLDER,)),
@@ -111,19 +119,20 @@ MUTANTS = {
     ),
     "no-fsync-of-any-folder": Mutant(
         "no folder is fsynced",
-        (PLACE_FOLDER, ARCHIVE_ROOT, UPLOADS_FOLDER, CHECKED_FOLDER, DAMAGED, DAMAGED_PARENTS),
+        (PLACE_FOLDER, NAMES_TOGETHER, ARCHIVE_ROOT, UPLOADS_FOLDER, CHECKED_FOLDER, DAMAGED, DAMAGED_PARENTS),
         ("cuts", "order"),
     ),
     "fsync-of-the-archive-after-the-commit": Mutant(
         "ARCHIVE_PATH is fsynced, but after `archived` is committed",
         (
-            Edit(PROJECTOR, "            lost = self._archive.sync_new_folders(studies)\n", "            lost = set()\n"),
+            Edit(PLACER, "            lost = self._archive.sync_new_folders(studies)\n", "            lost = set()\n"),
             Edit(
-                PROJECTOR,
+                RECORDER,
                 "        log = logs.get()\n        for outcome in outcomes:\n",
-                "        self._archive.sync_new_folders({str(o.work_item.entry.study_id) for o in outcomes})\n"
+                "        self._folds.archive.sync_new_folders({str(o.work_item.entry.study_id) for o in outcomes})\n"
                 "        log = logs.get()\n        for outcome in outcomes:\n",
             ),
+            Edit(PLACER, "        self._archive = archive\n", "        self._archive = self.folds.archive = archive\n"),
         ),
     ),
     "synchronous-normal": Mutant(
@@ -135,9 +144,10 @@ MUTANTS = {
         "the upload is removed before `archived` is committed",
         (
             Edit(
-                PROJECTOR,
-                "            identity = upload.identity\n",
-                "            identity = upload.identity\n        self._uploads.remove(described.upload_path, identity, 1, settled=True)\n",
+                PLACER,
+                "            return folder.copy(upload, position=described.position), upload.identity\n",
+                "            copied = folder.copy(upload, position=described.position), upload.identity\n"
+                "        self._uploads.remove(described.upload_path, copied[1], 1, settled=True)\n        return copied\n",
             ),
         ),
         ("kills", "cuts", "order"),

@@ -236,12 +236,17 @@ class Disk:
         if not isinstance(node, Folder):
             return
         if call.result is None:
-            self._syncing[call.thread] = (node, self._clock, [(each, each.version) for each in _files_below(node)])
+            folders = [(each, dict(each.names)) for each in _folders(node)]
+            self._syncing[call.thread] = (folders, self._clock, [(each, each.version) for each in _files_below(node)])
             return
         begun = self._syncing.pop(call.thread, None)
-        if call.result == 0 and begun is not None:  # names, too, in truth: the rules here count them only by their folder's fsync
-            for each, version in begun[2]:
+        if call.result == 0 and begun is not None:
+            folders, at, below = begun
+            for each, version in below:
                 each.durable = max(each.durable, version)
+            for folder, names in folders:
+                if at > folder.synced_at:
+                    folder.synced_at, folder.durable = at, names
             self.saw["syncfs"] += 1
 
     def _link(self, call: Call) -> None:
@@ -541,6 +546,13 @@ def _files_below(folder: Folder) -> Iterator[File]:
             yield from _files_below(node)
         else:
             yield node
+
+
+def _folders(folder: Folder) -> Iterator[Folder]:
+    yield folder
+    for node in folder.names.values():
+        if isinstance(node, Folder):
+            yield from _folders(node)
 
 
 @dataclass
