@@ -7,7 +7,7 @@ import json
 import os
 import threading
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 import pytest
 
@@ -514,31 +514,22 @@ def test_a_file_that_somebody_still_writes_waits_and_is_archived_once_whole(pipe
     assert pipeline.kinds() == ["described", "archived"]
 
 
-def test_one_archived_file_that_cannot_be_read_costs_its_neighbours_nothing(pipeline):
+def test_one_archived_file_that_cannot_be_read_costs_its_neighbours_nothing(pipeline, monkeypatch):
     for number in range(5):
         pipeline.upload(f"{number}.dcm", b"%d" % number)
         pipeline.say("S1", f"{number}.dcm")
-    archive = pipeline.placer._archive
-    really = archive.study
+    really = FilesystemStudyFolder.open
 
-    @contextmanager
-    def failing(study_id, **more):
-        with really(study_id, **more) as folder:
-            opened = folder.open
+    def failing(folder, name):
+        if name == "2.dcm":
+            raise Retryable("archive-io", "EIO")
+        return really(folder, name)
 
-            def open_file(name):
-                if name == "2.dcm":
-                    raise Retryable("archive-io", "EIO")
-                return opened(name)
-
-            folder.open = open_file
-            yield folder
-
-    archive.study = failing
+    monkeypatch.setattr(FilesystemStudyFolder, "open", failing)
     pipeline.place()
     assert sorted(entry.data["file"]["name"] for entry in entries(pipeline, "archived")) == ["0.dcm", "1.dcm", "3.dcm", "4.dcm"]
     assert [entry.data["code"] for entry in entries(pipeline, "failed")] == ["archive-io"]
-    archive.study = really
+    monkeypatch.undo()
     pipeline.finish()
     assert len(pipeline.files()) == 5
     pipeline.check_metadata()
@@ -565,7 +556,7 @@ def test_a_new_folder_that_was_lost_is_not_recorded_by_the_second_try_of_its_gro
         done: Future = Future()
         done.set_result([WorkResult(work_items, outcome=pipeline.placer.place_batch(work_items))])
         tasks.append(WorkerTask(work_items, 0, False, done))
-    root, fsync, append = pipeline.archive.stat().st_ino, os.fsync, pipeline.placer._append
+    root, fsync, append = pipeline.archive.stat().st_ino, os.fsync, pipeline.recorder._append
     failures = [OSError(errno.EIO, "I/O error")]
 
     def failing_once(descriptor):
@@ -580,7 +571,7 @@ def test_a_new_folder_that_was_lost_is_not_recorded_by_the_second_try_of_its_gro
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", failing_once)
-        patched.setattr(pipeline.placer, "_append", breaking)
+        patched.setattr(pipeline.recorder, "_append", breaking)
         pipeline.placing._take(tasks)
     assert failures == []
     assert "archived" not in pipeline.kinds()
@@ -592,16 +583,16 @@ def test_a_folder_that_is_renamed_while_files_are_placed_in_it_brings_nothing_th
     for name in "ab":
         pipeline.upload(f"{name}.dcm", name.encode())
         pipeline.say("S", f"{name}.dcm")
-    place = FilesystemStudyFolder.place
+    link = FilesystemStudyFolder.link
 
-    def then_renamed(self, upload, name, *, position):
-        placed = place(self, upload, name, position=position)
+    def then_renamed(self, copied, name):
+        placed = link(self, copied, name)
         if name == "a.dcm":
             (pipeline.archive / "S").rename(pipeline.archive / "S.moved")
         return placed
 
     with monkeypatch.context() as patched:
-        patched.setattr(FilesystemStudyFolder, "place", then_renamed)
+        patched.setattr(FilesystemStudyFolder, "link", then_renamed)
         pipeline.place()
     assert "archived" not in pipeline.kinds()
     pipeline.finish()
