@@ -30,6 +30,7 @@ from storage_ledger.system.metrics import Metrics
 
 AHEAD = 4  # groups claimed per worker
 TOGETHER_FROM = 3  # studies that are due: fewer are done in parallel
+LARGE_SHARE, MOST_OF_LARGE = 16, 4096  # of a study with many entries, a sixteenth of their number is done at a time
 GATHER_S = 0.01
 CALM_S = 60.0  # after this time without a shared cause, pauses start short again
 LOOK_EVERY_S = 1.0  # another process may append without waking us
@@ -44,7 +45,7 @@ class Policy:
     step: its name in entries and metrics. thread: in the log.
     by_study: at most one worker has a study at a time, and its work items are done in order; without it, everything due is one group.
     studies: most studies in one group, if more are due than a few.
-    most: most work items in one group.
+    most: most work items in one group; more in a large study, because each group costs what the study's length is (one metadata.json).
     room: most groups claimed, those in work included; None: four per worker.
     gather_s: how long to wait for more work: fewer and larger groups cost less.
     drain: at a stop, finish what is due.
@@ -133,6 +134,7 @@ class WorkerPool(Generic[Outcome]):
         self._round = 0
         self._resumed_at = 0.0
         self._scan_at = 0.0
+        self._page = policy.most
         self._random = random.Random()  # noqa: S311 - spreads retries, guards nothing
 
     @property
@@ -247,7 +249,7 @@ class WorkerPool(Generic[Outcome]):
         in_hand = self._threads.in_hand()
         studies = {entry.study_id for entry in in_hand if entry.study_id} if self.policy.by_study else set()
         busy = [entry.position for entry in in_hand if entry.study_id not in studies]
-        limit = max(self.policy.most, free)
+        limit = max(self._page, free)
         handed_out = 0
         while handed_out < free:
             began = time.monotonic()
@@ -255,6 +257,7 @@ class WorkerPool(Generic[Outcome]):
                 break
             up_to = self._up_to() if self._up_to else None
             due = self._ledger.due(self.policy.stages, limit=limit, busy=busy, busy_studies=studies, up_to=up_to, share=self._share)
+            self._page = max([self.policy.most, *(_at_once(work_item, self.policy.most) for work_item in due)])
             if not due and studies:  # the scan read all their work items: with a hundred thousand of them, not at each wake-up
                 self._scan_at = time.monotonic() + SCAN_SHARE * (time.monotonic() - began)
             groups = self._groups(due)[: free - handed_out]
@@ -280,7 +283,8 @@ class WorkerPool(Generic[Outcome]):
         groups: dict[str | int, list[WorkItem]] = {}
         for work_item in work_items:
             groups.setdefault(work_item.entry.study_id or work_item.entry.position, []).append(work_item)
-        return [sorted(group[: self.policy.most], key=lambda work_item: work_item.entry.position) for group in groups.values()]
+        most = self.policy.most
+        return [sorted(group[: _at_once(group[0], most)], key=lambda work_item: work_item.entry.position) for group in groups.values()]
 
     def _merged(self, studies: list[list[WorkItem]]) -> list[list[WorkItem]]:
         merged: list[list[WorkItem]] = []
@@ -389,3 +393,7 @@ class WorkerPool(Generic[Outcome]):
         with suppress(ValueError):  # that row holds no valid time
             return LOOK_EVERY_S if due is None else min(LOOK_EVERY_S, max(0.005, instant(due).timestamp() - time.time()))
         return LOOK_EVERY_S
+
+
+def _at_once(work_item: WorkItem, most: int) -> int:
+    return max(most, min(MOST_OF_LARGE, (work_item.entry.version or 0) // LARGE_SHARE))

@@ -49,11 +49,11 @@ def turn_to(study_id: str | None) -> None:
             task.alive_at = time.monotonic()
 
 
-def hand_back(work_items: list[WorkItem]) -> None:
-    """Leave the last work items of the task to another one: it would take too long to do all at once."""
+def hand_back(count: int) -> None:
+    """Leave that many last work items of the task to another one: it would take too long to do all at once."""
     task: WorkerTask[object] | None = getattr(_hands, "task", None)
     if task is not None:
-        task.handed_back = len(work_items)
+        task.handed_back = count
 
 
 @dataclass(frozen=True, slots=True)

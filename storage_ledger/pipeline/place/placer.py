@@ -33,7 +33,7 @@ from storage_ledger.pipeline.worker_pool import Policy
 from storage_ledger.pipeline.worker_threads import beat, hand_back, turn_to
 
 MOST_EARLIER = 8  # earlier states of an upload that a new one is compared with
-MOST_BYTES = 64 << 20  # copied for one batch of studies: the others wait no longer than this takes
+MOST_BYTES = 64 << 20  # copied in one batch: the other files wait no longer than this takes
 POLICY = Policy("place", "place", (Stage.PLACE,), workers=6, pauses=PLACE_PAUSES, studies=32, room=8)
 
 
@@ -45,6 +45,10 @@ class _StudyInHand:
     work_items: dict[int, WorkItem]
     repeats: dict[int, list[int]]
     copied: dict[int, tuple[Copied, FileIdentity] | Retryable | Permanent] = field(default_factory=dict)
+
+    def taken(self) -> list[int]:
+        """Return the positions that are done: all, or those up to the last copy."""
+        return list(self.work_items) if len(self.copied) == len(self.repeats) else [p for p in self.work_items if p <= max(self.copied)]
 
 
 class Placer:
@@ -75,7 +79,7 @@ class Placer:
     def place_batch(self, work_items: list[WorkItem]) -> list[Outcome]:
         """Place the files of these work items, those of each study in order; then write its metadata.json once. Raises `LedgerError`.
 
-        The work items of a study must follow each other. If there are several studies, the last ones may be handed back. On return,
+        The work items of a study must follow each other. If they are many, the last ones are handed back. On return,
         `Archived` outcomes are durable, except for the names of new study folders: see `sync_new_folders`.
         """
         outcomes: list[Outcome] = []
@@ -104,16 +108,17 @@ class Placer:
     def _placed(self, batch: Batch, in_hand: list[_StudyInHand]) -> list[Outcome]:
         """Copy all files, then sync them; then give them their names and write metadata.json, and sync these."""
         begun: list[tuple[_StudyInHand, StudyFolder]] = []
-        size = 0
+        room = MOST_BYTES
         for each in in_hand:
-            if size > MOST_BYTES:
-                hand_back([work_item for rest in in_hand[len(begun) :] for work_item in rest.work_items.values()])
+            if room < 0:
                 break
             turn_to(each.study.study_id)
             known = {file.name: file.sha256 for file in each.study.files.values()}
             folder = batch.study(each.study.study_id, known=known, is_ours=may_overwrite(each.study))
             begun.append((each, folder))
-            size += self._copy(folder, each)
+            room -= self._copy(folder, each, room)
+        last = begun[-1][0]
+        hand_back(len(last.work_items) - len(last.taken()) + sum(len(rest.work_items) for rest in in_hand[len(begun) :]))
         turn_to(None)
         lost = batch.sync_copies()
         outcomes: list[Outcome] = []
@@ -123,21 +128,25 @@ class Placer:
         turn_to(None)
         return self._synced(batch, outcomes)
 
-    def _copy(self, folder: StudyFolder, each: _StudyInHand) -> int:
-        """Copy the uploads of a study, or note why it is not possible. Returns their length in bytes."""
+    def _copy(self, folder: StudyFolder, each: _StudyInHand, most: int) -> int:
+        """Copy the uploads of a study until they have more than `most` bytes, or note why one cannot be. Returns their bytes."""
+        size = 0
         for position in each.repeats:
+            if size > most:
+                break
             described = each.study.described[position]
             try:
-                each.copied[position] = self._copied(folder, described)
+                copied = each.copied[position] = self._copied(folder, described)
+                size += copied[0].bytes
             except (Retryable, Permanent) as error:
                 each.copied[position] = error
-        return sum(copied[0].bytes for copied in each.copied.values() if isinstance(copied, tuple))
+        return size
 
     def _named(self, folder: StudyFolder, each: _StudyInHand, lost: Retryable | None) -> list[Outcome]:
         """Give the copies of a study their names, decide about the others, and write metadata.json. `lost`: the copies are not durable."""
         outcomes = [
-            self._place(folder, each.study, each.work_items[position], repeats, lost or each.copied[position])
-            for position, repeats in each.repeats.items()
+            self._place(folder, each.study, each.work_items[position], each.repeats[position], lost or copied)
+            for position, copied in each.copied.items()
         ]
         return self._with_metadata(folder, each.study, outcomes, {position: item.entry for position, item in each.work_items.items()})
 

@@ -188,6 +188,27 @@ def test_a_batch_ends_after_many_bytes_and_hands_the_other_studies_back(pipeline
     assert task.handed_back == 3
 
 
+def test_a_batch_of_one_study_ends_after_many_bytes_too(pipeline, monkeypatch):
+    monkeypatch.setattr("storage_ledger.pipeline.place.placer.MOST_BYTES", 3)
+    for name in "abcd":
+        pipeline.upload(f"{name}.dcm", b"xy")
+        pipeline.say("S1", f"{name}.dcm")
+    pipeline.say("S1", "a.dcm")  # a redelivery: the outcome of the first answers it
+    [work_items] = pipeline.due(Stage.PLACE)
+    threads = WorkerThreads("test", pipeline.placer.place_batch, pipeline.placing._wakeup)
+    threads.hire(1)
+    threads.hand_out(work_items, begun=0, singly=False)
+    [task] = threads._running
+    [result] = task.future.result(30)
+    threads.dismiss()
+    assert (result.work_items, task.handed_back) == (work_items[:2], 3)
+    pipeline.placing.record([result.outcome], fresh=True)
+    assert pipeline.kinds().count(Kind.ARCHIVED) == 2
+    pipeline.finish()
+    pipeline.check_metadata()
+    assert len(pipeline.files()) == 4
+
+
 def test_copies_that_were_not_linked_leave_nothing(root):
     archive, uploads = FilesystemArchive(root), Uploads(root.parent / "uploads")
     with archive.batch(3) as batch, uploads.open("a.dcm") as upload:

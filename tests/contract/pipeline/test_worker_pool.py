@@ -98,6 +98,15 @@ def failed(ledger):
     return [(entry.cause, entry.data["code"], entry.data["detail"]) for entry in ledger.read(0, 10_000) if entry.kind == Kind.FAILED]
 
 
+def test_the_larger_a_study_the_more_of_it_is_done_at_once(ledger):
+    """Each group rewrites metadata.json, which is as long as the study has files."""
+    add(ledger, *["large"] * 4_000)
+    with Turns(ledger, workers=1) as pool:
+        until(lambda: not pending(ledger), 60)
+    assert sorted(pool.recorded) == list(range(1, 4_001))
+    assert len(pool.turns) < 45, "4,000 / 64 are 63"
+
+
 def test_one_large_study_leaves_the_others_their_turn(ledger):
     add(ledger, *["large"] * 1_920, *(f"small{number}" for number in range(30)))
     with Turns(ledger) as pool:
