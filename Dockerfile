@@ -1,9 +1,12 @@
 # One image for all commands: `serve` (the default), `status-service`, `browse`, …
 #     docker build -t storage-ledger:local .
 #     docker run --rm storage-ledger:local --help
-# Both stages have the same base: the virtual environment of the first runs on the Python of the second.
+# Both stages have the same base: the virtual environment of the first runs on the Python of the second. PYTHON_IMAGE may name it
+# with its digest.
 
-FROM python:3.13-slim AS build
+ARG PYTHON_IMAGE=python:3.13-slim
+# hadolint ignore=DL3006 # the argument has the tag
+FROM ${PYTHON_IMAGE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_NO_CACHE_DIR=1 \
     PIP_ROOT_USER_ACTION=ignore
@@ -20,9 +23,18 @@ COPY storage_ledger/ storage_ledger/
 RUN python -m hatchling build --target wheel --directory dist \
     && pip --python /opt/storage-ledger/bin/python install --no-deps dist/*.whl \
     && pip --python /opt/storage-ledger/bin/python check
+# The packages inside, as CycloneDX, and their licences. C libraries that a wheel bundles are not in the former.
+RUN python -m venv --without-pip /opt/notices \
+    && pip --python /opt/notices/bin/python install --only-binary :all: --require-hashes -r locks/image.txt \
+    && install -d /opt/storage-ledger/share/doc/storage-ledger \
+    && cd /opt/storage-ledger/share/doc/storage-ledger \
+    && /opt/notices/bin/cyclonedx-py environment --output-file sbom.cdx.json /opt/storage-ledger/bin/python \
+    && /opt/notices/bin/pip-licenses --python /opt/storage-ledger/bin/python --format plain-vertical --with-urls --with-license-file \
+       --with-notice-file --no-license-path --output-file THIRD-PARTY-NOTICES.txt
 
 
-FROM python:3.13-slim
+# hadolint ignore=DL3006 # as above
+FROM ${PYTHON_IMAGE}
 # The user of the process and owner of the data folders below; a new named volume gets its owner from them.
 ARG STORAGE_UID=10001
 ARG STORAGE_GID=10001

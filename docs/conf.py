@@ -17,7 +17,7 @@ author = "The storage-ledger developers"
 version = release = re.findall(r'^__version__ = "(.+)"$', (ROOT / "storage_ledger" / "__init__.py").read_text(), flags=re.MULTILINE)[0]
 language = "en_GB"
 root_doc = FRONT
-include_patterns = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/RESULTS.md", "docs/*.md", "docs/**/*.md"]
+include_patterns = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "benchmarks/RESULTS.md", "docs/*.md", "docs/**/*.md"]
 extensions = ["myst_parser"]
 myst_heading_anchors = 6  # the anchors that GitHub gives to headings
 myst_links_external_new_tab = False

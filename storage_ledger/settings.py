@@ -11,7 +11,7 @@ from contextlib import suppress
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -67,6 +67,10 @@ class Settings(_Folders):
         description="Redis or Valkey server that carries the messages. `redis://`, `rediss://` (TLS) or `unix://`, with user, "
         "password and database if needed: `redis://user:secret@redis:6379/0`.",
     )
+    redis_password: str | None = Field(
+        None, description="Password of that server, if REDIS_URL has none: letters and digits, or any character but quotes and backslashes."
+    )
+    redis_password_file: Path | None = Field(None, description="File with the password of Redis, instead of REDIS_PASSWORD.")
     status_service_url: str = Field(
         "http://status-service:8003",
         description="Base URL of the Status Service. A path is kept: with `http://gateway/pipeline`, requests go to "
@@ -172,6 +176,23 @@ class Settings(_Folders):
         if parts.scheme != "unix" and not (parts.path.strip("/") or "0").isdecimal():
             raise ValueError("must end with the host or a database number, such as redis://host:6379/0")
         return checked
+
+    @property
+    def redis_address(self) -> str:
+        """Return REDIS_URL with the password, if that is set by itself. Raises `BadSettings` if its file cannot be read."""
+        password = self.redis_password
+        if password and self.redis_password_file is not None:
+            raise BadSettings("bad-settings", "REDIS_PASSWORD and REDIS_PASSWORD_FILE: set only one of them")
+        if self.redis_password_file is not None:
+            try:
+                password = self.redis_password_file.read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                raise BadSettings("bad-settings", f"REDIS_PASSWORD_FILE: {self.redis_password_file} cannot be read") from error
+        scheme, _, rest = self.redis_url.partition("://")
+        parts = urlsplit(self.redis_url)
+        if not password or parts.password is not None:
+            return self.redis_url
+        return f"{scheme}://{parts.username or ''}:{quote(password, safe='')}@{rest.rpartition('@')[2]}"
 
     @property
     def ledger_file(self) -> Path:

@@ -24,4 +24,4 @@ def status_service(
 
     settings = Settings.load()
     logs.configure(settings.log_level, environment=settings.environment)
-    service.run(settings.redis_url, host, port)
+    service.run(settings.redis_address, host, port)

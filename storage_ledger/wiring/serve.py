@@ -82,9 +82,9 @@ def _make_archive(settings: Settings) -> None:
 
 def _source(settings: Settings, ledger_id: str, metrics: Metrics, on_subscribed: Callable[[], None]) -> Source:
     if settings.described_stream is None:
-        return PubSub(settings.redis_url, settings.described_channel, metrics, on_subscribed=on_subscribed)
+        return PubSub(settings.redis_address, settings.described_channel, metrics, on_subscribed=on_subscribed)
     # The ledger's id survives a new container or machine, and only one process at a time uses a ledger.
-    return Stream(settings.redis_url, settings.described_stream, metrics, consumer=ledger_id)
+    return Stream(settings.redis_address, settings.described_stream, metrics, consumer=ledger_id)
 
 
 def _parts(settings: Settings, client: StatusClient, lock: int) -> Parts:

@@ -12,7 +12,7 @@ from packaging.version import Version
 import storage_ledger
 
 ROOT = Path(__file__).resolve().parents[2]
-LOCKS = ["run.txt", "dev.txt", "docs.txt"]
+LOCKS = ["run.txt", "dev.txt", "docs.txt", "image.txt"]
 PIN = re.compile(r"(?P<name>[A-Za-z0-9._-]+)==(?P<version>\S+)( ; .+?)?( --hash=sha256:[0-9a-f]{64})+")
 
 
@@ -66,9 +66,10 @@ def test_every_extra_is_in_the_development_lock_at_a_version_that_it_allows():
     assert unmet([text for text in extras if Requirement(text).name != project()["name"]], "dev.txt") == []
 
 
-def test_the_tools_for_the_docs_are_in_their_lock_at_a_version_that_is_allowed():
+def test_the_tools_for_docs_and_image_are_in_their_locks_at_a_version_that_is_allowed():
     document = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert unmet(document["dependency-groups"]["docs"], "docs.txt") == []
+    assert unmet(document["dependency-groups"]["image"], "image.txt") == []
 
 
 def test_development_uses_the_versions_that_run():

@@ -1,6 +1,9 @@
 """The environment: all that is wrong named at once, and no value shown."""
 
+from pathlib import Path
+
 import pytest
+import redis
 
 from storage_ledger.errors import BadSettings
 from storage_ledger.settings import Settings
@@ -150,3 +153,26 @@ def test_a_level_may_be_written_small_and_a_url_with_a_slash_at_its_end(monkeypa
 def test_every_setting_is_described_in_sentences(name, field):
     assert len(field.description) > 20
     assert field.description.endswith("."), name
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("redis://redis:6379", "redis://:p%40ss%2F%20w@redis:6379"),
+        ("rediss://redis/2", "rediss://:p%40ss%2F%20w@redis/2"),
+        ("redis://jane@redis", "redis://jane:p%40ss%2F%20w@redis"),
+        ("redis://jane:own@redis", "redis://jane:own@redis"),
+        ("unix:///run/redis.sock", "unix://:p%40ss%2F%20w@/run/redis.sock"),
+    ],
+)
+def test_the_password_of_redis_may_be_set_by_itself_or_in_a_file(url: str, address: str, tmp_path: Path):
+    (tmp_path / "password").write_text("p@ss/ w\n")
+    for how in ({"redis_password": "p@ss/ w"}, {"redis_password_file": tmp_path / "password"}):
+        settings = Settings(redis_url=url, **how)
+        assert settings.redis_address == address
+        assert redis.ConnectionPool.from_url(settings.redis_address).connection_kwargs["password"] == ("own" if "own" in url else "p@ss/ w")
+    assert Settings(redis_url=url).redis_address == url
+    assert Settings(redis_url=url, redis_password_file="/dev/null").redis_address == url  # noqa: S106 - no password
+    for wrong in ({"redis_password": "a", "redis_password_file": "/dev/null"}, {"redis_password_file": "/nowhere"}):
+        with pytest.raises(BadSettings, match="REDIS_PASSWORD_FILE"):
+            _ = Settings(redis_url=url, **wrong).redis_address
