@@ -184,6 +184,14 @@ def same_file(name: str, folder: int, other: str, others_folder: int) -> bool:
         return False
 
 
+def is_named(name: str, folder: int, descriptor: int) -> bool:
+    """Return whether the name is that of an open file or folder."""
+    try:
+        return os.path.samestat(os.stat(name, dir_fd=folder, follow_symlinks=False), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
 def _taken_away(error: FileNotFoundError) -> Retryable:
     return Retryable("archive-error", "another process removed the temporary file of this attempt", errno=error.errno)
 

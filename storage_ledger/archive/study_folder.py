@@ -1,8 +1,7 @@
 """One study's folder: how a file gets its final name, and how damaged or foreign files are kept as evidence.
 
 `copy` and `link` read top to bottom: temporary file, copy, length check, fsync; link to the final name, unlink the temporary. `sync` fsyncs
-the folder, once for all files of a batch and metadata.json. Of many studies, `batch` syncs the whole file system instead. `durable_copy`
-has each of these steps.
+the folder once for all of them. For many studies, `batch` syncs the whole file system instead. `durable_copy` has each of these steps.
 """
 
 from __future__ import annotations
@@ -177,15 +176,14 @@ class FilesystemStudyFolder:
             try:
                 durable_copy.fsync(folder)
             except OSError:
+                self.lost()
                 for name, sha256 in self._unsynced.items():
                     self._renew_lost(folder, name, sha256)
-                if self._metadata_unsynced:
-                    self._folders.lost_names.add((self._study_id, METADATA))  # the next attempt writes it again
                 raise
         self.synced()
 
     def synced(self) -> None:
-        """Note that all names are durable. Raises `Retryable` if another process has removed one meanwhile."""
+        """Note that all names are durable. Raises `Retryable` if another process has removed one, or renamed the folder, meanwhile."""
         if not (self._unsynced or self._metadata_unsynced):
             return
         with files.translated(FAILURES):
@@ -197,22 +195,14 @@ class FilesystemStudyFolder:
                 self._folders.lost_names.discard((self._study_id, METADATA))
             self._unsynced.clear()
             self._metadata_unsynced = False
-            self._require_name(folder)
+            if not durable_copy.is_named(self._study_id, self._opened_root(), folder):
+                raise Retryable("archive-error", "the study's folder was renamed or replaced while files were placed in it")
 
     def lost(self) -> None:
-        """Note that a sync failed: what was linked or written must be stored again by the next attempt."""
+        """Note that a sync failed: the next attempt must store again what was linked or written."""
         self._folders.lost_names.update((self._study_id, name) for name in self._unsynced)
         if self._metadata_unsynced:
             self._folders.lost_names.add((self._study_id, METADATA))
-
-    def _require_name(self, folder: int) -> None:
-        """Raise `Retryable` if the folder that the batch was written to no longer has the study's name."""
-        try:
-            named = os.stat(self._study_id, dir_fd=self._opened_root(), follow_symlinks=False)
-        except FileNotFoundError:
-            named = None
-        if named is None or not os.path.samestat(named, os.fstat(folder)):
-            raise Retryable("archive-error", "the study's folder was renamed or replaced while files were placed in it")
 
     def discard_attempts(self, position: int) -> None:
         """See `contract.StudyFolder.discard_attempts`."""

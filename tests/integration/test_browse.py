@@ -625,7 +625,7 @@ def test_bad_settings_end_it_with_2(start: Callable[..., Browse], ledger: Path):
 def test_sigterm_ends_it_with_0_though_a_browser_keeps_its_connection(start: Callable[..., Browse], ledger: Path):
     browse = start(ledger, "--no-login").ready()
     with socket.create_connection(("127.0.0.1", browse.port)) as kept:
-        kept.sendall(b"GET /-/health HTTP/1.1\r\nHost: x\r\n\r\n")
+        kept.sendall(b"GET /-/health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert kept.recv(4096).startswith(b"HTTP/1.1 200")
         assert browse.stop() == 0
     assert "Traceback" not in browse.said()

@@ -62,8 +62,8 @@ class Mutant:
 
 PLACE_FOLDER = Edit(
     STUDY_FOLDER,
-    "                durable_copy.fsync(folder)\n            except OSError:\n                for name, sha256 in self._unsynced",
-    "                pass\n            except OSError:\n                for name, sha256 in self._unsynced",
+    "                durable_copy.fsync(folder)\n            except OSError:\n                self.lost()\n",
+    "                pass\n            except OSError:\n                self.lost()\n",
 )
 METADATA_RECOVERED = Edit(
     METADATA_SYNC, "            studies = self._ledger.studies_with_unsynced_metadata()\n", "            studies: list[str] = []\n"

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from storage_ledger.domain.entries import CURRENT_SCHEMA, Entry, Kind, faults
+from storage_ledger.domain.last_backup import NAME as LAST_BACKUP
 from storage_ledger.errors import LedgerError, LedgerUnusable
 from storage_ledger.ledger.migrate import SCHEMA_SQL, known_revisions, schema_as_migrated, schema_of
 from storage_ledger.ledger.sqlite import METADATA_SYNCED
@@ -154,5 +155,5 @@ def _meta(reader: UntrustingReader, found: Findings) -> None:
     names = [row[0] for row in reader.sql("SELECT name FROM meta")]
     if "ledger_id" not in names:
         found.report("meta-changed", PART, path=FILE, detail="meta has no ledger_id")
-    if len(names) != len(set(names)) or not set(names) <= {"ledger_id", METADATA_SYNCED}:
+    if len(names) != len(set(names)) or not set(names) <= {"ledger_id", METADATA_SYNCED, LAST_BACKUP}:
         found.report("meta-changed", PART, path=FILE, detail="meta has rows that no version of this program writes")

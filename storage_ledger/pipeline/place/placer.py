@@ -89,6 +89,8 @@ class Placer:
                 in_hand.append(self._in_hand(study_id, items))
             except Retryable as error:
                 outcomes += [Retry(work_item, error) for work_item in items]
+        if not in_hand:
+            return outcomes
         with ExitStack() as stack:
             try:
                 batch = stack.enter_context(self._archive.batch(len(in_hand)))

@@ -76,7 +76,7 @@ def test_the_start_page_and_the_whole_list_cost_the_same_for_any_number_of_studi
             connection.execute("DELETE FROM dicom_studies")
             connection.execute(STUDIES, (studies,))
             steps = []
-            connection.set_progress_handler(lambda steps=steps: steps.append(1), 100)
+            connection.set_progress_handler(lambda steps=steps: steps.append(1), 10)
             shown = page(connection)
             connection.set_progress_handler(None, 0)
             work.append(len(steps))
