@@ -160,9 +160,14 @@ class ArchiveFolders:
                 self._lost |= self._new
                 self._new.clear()
             raise
-        with self._lock:
-            for study_id in new:
-                self._new.pop(study_id, None)
+        finally:
+            with self._lock:
+                for study_id in new:
+                    self._new.pop(study_id, None)
+                before = None if self._new else self._root_before
+                if before is not None:  # kept longer, it might be that of a volume that is no longer mounted
+                    self._root_before = None
+                    os.close(before)
 
     def discard_lost(self, studies: Collection[str]) -> set[str]:
         """Remove the new files whose folders are not known to be durable: no entry names them, and their uploads still exist.

@@ -59,6 +59,13 @@ def test_many_studies_are_synced_twice_and_few_one_by_one(root, tmp_path):
     assert [call for call in run.calls if call.startswith("fsync") and str(root / "E>") in call]
 
 
+def test_no_descriptor_of_the_root_outlives_a_batch(root, tmp_path):
+    """It would be that of another volume once that is mounted, and an fsync of it would say nothing of a new folder."""
+    there = "print(sorted(os.path.realpath(f'/proc/self/fd/{n}') for n in os.listdir('/proc/self/fd')).count(str(root)))"
+    run = under_strace(FIVE + f"print(placed(['A', 'B', 'C']))\n{there}", tmp_path, root, CALLS)
+    assert run.output == ["(None, [], True)", "0"]
+
+
 def test_the_root_that_is_synced_was_opened_before_anything_was_written(root, tmp_path):
     run = under_strace(FIVE + "placed(['A', 'B', 'C'])", tmp_path, root, CALLS)
     opened = next(n for n, call in enumerate(run.calls) if call.startswith("openat") and call.endswith(f"<{root}>"))
