@@ -28,10 +28,12 @@ class SyncChoice:
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
         self._alone_until = 0.0
+        self.possible = True  # as far as the last batch knew
 
     def together(self, root: int, studies: int) -> bool:
         """Return whether to sync the whole file system of `root` for this number of studies."""
-        return studies >= TOGETHER_FROM and self._monotonic() >= self._alone_until and files.can_sync_file_system(root)
+        self.possible = self._monotonic() >= self._alone_until and files.can_sync_file_system(root)
+        return self.possible and studies >= TOGETHER_FROM
 
     def took(self, seconds: float, *, failed: bool) -> None:
         """Note the duration of such a sync."""
@@ -79,8 +81,13 @@ class FilesystemBatch:
             except Retryable as raised:
                 failed[study_id] = raised
         if self._together:
-            lost = self._folders.discard_lost(self._studies)
-            failed |= dict.fromkeys(lost - failed.keys(), Retryable("archive-io", "the study's folder was not durable when it was new"))
+            lost, why = set(self._studies), Retryable("archive-io", "the study's folder was not durable when it was new")
+            try:
+                with files.translated(FAILURES):
+                    lost = self._folders.discard_lost(self._studies)
+            except Retryable as raised:
+                why = raised
+            failed |= dict.fromkeys(lost - failed.keys(), why)
         return failed, self._together
 
     def close(self) -> None:

@@ -53,6 +53,11 @@ class FilesystemArchive:
         """Accept only this root folder as the archive from now on: an unmounted volume leaves an empty folder of the same name."""
         self._folders.recognised = root
 
+    @property
+    def syncs_together(self) -> bool:
+        """Return whether the last batch could have synced many studies together; if not, they are better placed in parallel."""
+        return self._choice.possible
+
     @contextmanager
     def batch(self, studies: int) -> Iterator[FilesystemBatch]:
         """See `contract.Archive.batch`."""

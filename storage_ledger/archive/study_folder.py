@@ -71,7 +71,7 @@ class FilesystemStudyFolder:
         self._metadata_unsynced = False
 
     def copy(self, upload: OpenUpload, *, position: int) -> Copied:
-        """See `contract.StudyFolder.copy`. After a failed fsync, the next attempt makes a new copy."""
+        """See `contract.StudyFolder.copy`."""
         with files.translated(FAILURES), self._written() as folder, ExitStack() as stack:
             if not self._known:
                 self._folders.require_own(self._opened_root(), self._study_id)
@@ -84,7 +84,9 @@ class FilesystemStudyFolder:
 
     def link(self, copied: Copied, original_name: str) -> Placed:
         """See `contract.StudyFolder.link`."""
-        with files.translated(FAILURES), self._written() as folder, self._copies.pop(copied.temporary):
+        if copied.temporary not in self._copies:  # `close` has removed it
+            raise Retryable("archive-error", "the study's folder changed while files were placed in it")
+        with self._copies.pop(copied.temporary), files.translated(FAILURES), self._written() as folder:
             placed = self._link(folder, copied.temporary, original_name, copied.sha256, copied.bytes, copied.position)
             self._known[placed.name] = self._unsynced[placed.name] = copied.sha256
             return placed
@@ -165,10 +167,7 @@ class FilesystemStudyFolder:
             self._metadata_unsynced = True
 
     def sync(self) -> None:
-        """Make the names of all files that were linked durable, except the name of a new study folder. Raises `Retryable`.
-
-        If that fails, new copies take the names, so that the next fsync is meaningful.
-        """
+        """Fsync the folder, which makes all names in it durable. Raises `Retryable`: then new copies take the names."""
         if not (self._unsynced or self._metadata_unsynced):
             return
         with files.translated(FAILURES):

@@ -10,8 +10,8 @@ from storage_ledger.domain.entries import Entry, require_whole
 from storage_ledger.domain.study import Study
 from storage_ledger.ledger.contract import Ledger
 
-MOST = 8
-MOST_LENT = 64  # any more belong to work that raised
+MOST = 64
+MOST_LENT = 512  # any more belong to work that raised
 MOST_FILES = 50_000  # in all kept folds: about 2 KiB each
 
 

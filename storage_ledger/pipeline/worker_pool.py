@@ -2,7 +2,6 @@
 
 An exception from one work item is a failure of that item only: it is recorded and retried later, and stops no other. Only an
 unusable ledger ends a pool.
-
 A cause that all work items share (a full disk, an unreachable service) pauses the whole pool; the step only reports it.
 """
 
@@ -45,7 +44,7 @@ class Policy:
     step: its name in entries and metrics. thread: in the log.
     by_study: at most one worker has a study at a time, and its work items are done in order; without it, everything due is one group.
     studies: most studies in one group, if more are due than a few.
-    most: most work items in one group; more in a large study, because each group costs what the study's length is (one metadata.json).
+    most: most work items in one group. With `studies`, more of a large study: each group rewrites its metadata.json.
     room: most groups claimed, those in work included; None: four per worker.
     gather_s: how long to wait for more work: fewer and larger groups cost less.
     drain: at a stop, finish what is due.
@@ -98,7 +97,7 @@ class WorkerPool(Generic[Outcome]):
     retried with backoff.
 
     `wakeup` is set when there may be something to do. `up_to`: only work items of entries up to this position are claimed.
-    `share`: only those of the studies in it; other processes work on the rest.
+    `share`: only those of the studies in it; other processes work on the rest. `together`: whether groups of several studies pay now.
     """
 
     def __init__(
@@ -115,6 +114,7 @@ class WorkerPool(Generic[Outcome]):
         wakeup: threading.Event,
         up_to: Callable[[], int] | None = None,
         share: Share | None = None,
+        together: Callable[[], bool] = lambda: True,
     ) -> None:
         self.policy = policy
         self._ledger = ledger
@@ -135,6 +135,8 @@ class WorkerPool(Generic[Outcome]):
         self._resumed_at = 0.0
         self._scan_at = 0.0
         self._page = policy.most
+        self._too_long = False
+        self._together = together
         self._random = random.Random()  # noqa: S311 - spreads retries, guards nothing
 
     @property
@@ -257,7 +259,7 @@ class WorkerPool(Generic[Outcome]):
                 break
             up_to = self._up_to() if self._up_to else None
             due = self._ledger.due(self.policy.stages, limit=limit, busy=busy, busy_studies=studies, up_to=up_to, share=self._share)
-            self._page = max([self.policy.most, *(_at_once(work_item, self.policy.most) for work_item in due)])
+            self._page = max([self.policy.most, *(_at_once(work_item, self.policy) for work_item in due)])
             if not due and studies:  # the scan read all their work items: with a hundred thousand of them, not at each wake-up
                 self._scan_at = time.monotonic() + SCAN_SHARE * (time.monotonic() - began)
             groups = self._groups(due)[: free - handed_out]
@@ -277,25 +279,22 @@ class WorkerPool(Generic[Outcome]):
         if not self.policy.by_study:
             return [due] if due else []
         found = self._by_study(due)
-        return found if self._probing or len(found) < TOGETHER_FROM else self._merged(found)
+        apart = self._probing or self._too_long or not self._together()
+        return found if apart or len(found) < TOGETHER_FROM else self._merged(found)
 
     def _by_study(self, work_items: list[WorkItem]) -> list[list[WorkItem]]:
         groups: dict[str | int, list[WorkItem]] = {}
         for work_item in work_items:
             groups.setdefault(work_item.entry.study_id or work_item.entry.position, []).append(work_item)
-        most = self.policy.most
-        return [sorted(group[: _at_once(group[0], most)], key=lambda work_item: work_item.entry.position) for group in groups.values()]
+        return [sorted(group[: _at_once(group[0], self.policy)], key=lambda each: each.entry.position) for group in groups.values()]
 
     def _merged(self, studies: list[list[WorkItem]]) -> list[list[WorkItem]]:
-        merged: list[list[WorkItem]] = []
-        count = 0
+        merged: list[list[list[WorkItem]]] = [[]]
         for work_items in studies:
-            if not merged or count == self.policy.studies or len(merged[-1]) + len(work_items) > self.policy.most:
+            if len(merged[-1]) == self.policy.studies or sum(map(len, merged[-1])) + len(work_items) > self.policy.most:
                 merged.append([])
-                count = 0
-            merged[-1].extend(work_items)
-            count += 1
-        return merged
+            merged[-1].append(work_items)
+        return [[work_item for study in group for work_item in study] for group in merged if group]
 
     def _collect(self) -> None:
         done = self._threads.done()
@@ -327,9 +326,10 @@ class WorkerPool(Generic[Outcome]):
                 for result in good:
                     if len(good) == 1 or not self._recorded([result], fresh):
                         self._begin(result.work_items, singly=True)
+        self._too_long = any(task.handed_back for task in done)
         for task in done:
-            if rest := task.work_items[sum(len(result.work_items) for result in task.future.result()) :]:
-                self._begin(rest, singly=not task.handed_back)
+            if (rest := task.work_items[sum(len(result.work_items) for result in task.future.result()) :]) and not task.handed_back:
+                self._begin(rest, singly=True)
 
     def _prepared(self, results: list[WorkResult[Outcome]]) -> list[WorkResult[Outcome]]:
         """Apply `before_commit` to the outcomes, once for each, because it may change one."""
@@ -395,5 +395,5 @@ class WorkerPool(Generic[Outcome]):
         return LOOK_EVERY_S
 
 
-def _at_once(work_item: WorkItem, most: int) -> int:
-    return max(most, min(MOST_OF_LARGE, (work_item.entry.version or 0) // LARGE_SHARE))
+def _at_once(work_item: WorkItem, policy: Policy) -> int:
+    return policy.most if policy.studies == 1 else max(policy.most, min(MOST_OF_LARGE, (work_item.entry.version or 0) // LARGE_SHARE))

@@ -50,7 +50,7 @@ def turn_to(study_id: str | None) -> None:
 
 
 def hand_back(count: int) -> None:
-    """Leave that many last work items of the task to another one: it would take too long to do all at once."""
+    """Leave that many last work items of the task undone: it would take too long to do all at once. They are claimed again."""
     task: WorkerTask[object] | None = getattr(_hands, "task", None)
     if task is not None:
         task.handed_back = count

@@ -245,7 +245,11 @@ def can_sync_file_system(folder: int) -> bool:
     version = re.match(r"(\d+)\.(\d+)", platform.release())
     if sys.platform != "linux" or version is None or (int(version[1]), int(version[2])) < (5, 17):
         return False
-    return _kind_of(os.fstat(folder).st_dev, os.fstatvfs(folder).f_fsid, os.readlink(f"/proc/self/fd/{folder}")) in SYNCED_AS_A_WHOLE
+    try:
+        path = os.readlink(f"/proc/self/fd/{folder}")
+    except OSError:  # no /proc
+        return False
+    return _kind_of(os.fstat(folder).st_dev, os.fstatvfs(folder).f_fsid, path) in SYNCED_AS_A_WHOLE
 
 
 @lru_cache(maxsize=16)
@@ -255,10 +259,12 @@ def _kind_of(_device: int, _id: int, path: str) -> str | None:
 
 
 def sync_file_system(descriptor: int) -> None:
-    """Make everything durable that was written to the file system of an open file before (syncfs(2)). Raises `OSError`.
+    """Make everything durable that was written to the file system of an open folder before (syncfs(2)). Raises `OSError`.
 
-    An error is reported once to each open descriptor: one opened later may miss it.
+    An error is reported once to each open descriptor: one opened later may miss it. syncfs succeeds on a file system that an error has
+    made read-only; fsync does not, and costs nothing when there is nothing left to write.
     """
     if _libc.syncfs(descriptor) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
+    os.fsync(descriptor)

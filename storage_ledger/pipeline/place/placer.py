@@ -33,7 +33,7 @@ from storage_ledger.pipeline.worker_pool import Policy
 from storage_ledger.pipeline.worker_threads import beat, hand_back, turn_to
 
 MOST_EARLIER = 8  # earlier states of an upload that a new one is compared with
-MOST_BYTES = 64 << 20  # copied in one batch: the other files wait no longer than this takes
+MOST_BYTES = 64 << 20  # once so many are copied, the other files are left to other batches
 POLICY = Policy("place", "place", (Stage.PLACE,), workers=6, pauses=PLACE_PAUSES, studies=32, room=8)
 
 
@@ -79,7 +79,7 @@ class Placer:
     def place_batch(self, work_items: list[WorkItem]) -> list[Outcome]:
         """Place the files of these work items, those of each study in order; then write its metadata.json once. Raises `LedgerError`.
 
-        The work items of a study must follow each other. If they are many, the last ones are handed back. On return,
+        The work items of a study must follow each other. If they have many bytes, the last ones are handed back. On return,
         `Archived` outcomes are durable, except for the names of new study folders: see `sync_new_folders`.
         """
         outcomes: list[Outcome] = []

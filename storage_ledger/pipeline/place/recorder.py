@@ -65,11 +65,12 @@ class PlaceRecorder:
 
         Each is still postponed on its own, so that one bad file at the head of the queue delays no other.
         """
-        if any(isinstance(o, Archived) for o in outcomes):
-            if fresh:
-                self._in_a_row.clear()
-            return outcomes
         alike = [o for o in outcomes if isinstance(o, Retry) and not o.error.shared and o.error.code not in QUIET]
+        archived = sum(isinstance(o, Archived) for o in outcomes)
+        if archived and fresh:
+            self._in_a_row.clear()
+        if archived >= len(alike):  # all began at the same time, so these do not follow each other
+            return outcomes
         for outcome in alike:
             self._in_a_row.setdefault(outcome.error.code, set()).add(outcome.work_item.entry.study_id)
         common = {code for code, studies in self._in_a_row.items() if len(studies) >= COMMON_AFTER}

@@ -54,7 +54,7 @@ def test_many_studies_are_synced_twice_and_few_one_by_one(root, tmp_path):
     run = under_strace(FIVE + "print(placed(['A', 'B', 'C', 'D']))\nprint(placed(['E', 'F']))", tmp_path, root, CALLS)
     assert run.output == ["(None, [], True)", "(None, [], False)"]
     calls = [call.split("(")[0] for call in run.calls if not call.startswith("openat")]
-    assert calls[: 1 + 4 * 2 + 1] == ["syncfs", *["linkat", "renameat"] * 4, "syncfs"]
+    assert calls[: 2 + 4 * 2 + 2] == ["syncfs", "fsync", *["linkat", "renameat"] * 4, "syncfs", "fsync"]
     assert calls.count("syncfs") == 2
     assert [call for call in run.calls if call.startswith("fsync") and str(root / "E>") in call]
 
@@ -89,6 +89,11 @@ def test_after_a_failed_sync_all_is_stored_again_and_synced_one_by_one(root, tmp
     assert sum(call.startswith("syncfs") for call in run.calls) == 2
     expected = {f"{study}/{name}": data for study in "ABC" for name, data in (("a.dcm", b"x"), ("metadata.json", b"{}"))}
     assert tree(root) == expected
+
+
+def test_a_file_system_that_an_error_made_read_only_is_noticed_though_syncfs_succeeds(root, tmp_path):
+    run = under_strace(FIVE + "print(placed(['A', 'B', 'C']))", tmp_path, root, CALLS, inject="fsync:error=EROFS:when=2")
+    assert run.output == ["(None, ['A', 'B', 'C'], True)"]
 
 
 def test_a_name_of_a_known_file_whose_sync_failed_is_put_again(root, tmp_path):

@@ -18,6 +18,7 @@ from storage_ledger.errors import BackupError, LedgerUnusable, Permanent, Reject
 from storage_ledger.pipeline.failures import Outages
 from storage_ledger.pipeline.place import placer as place
 from storage_ledger.pipeline.worker_pool import Report, WorkerPool
+from storage_ledger.pipeline.worker_threads import hand_back
 from storage_ledger.system.clock import utc_now
 from storage_ledger.system.metrics import Metrics
 from storage_ledger.system.sqlite import sqlite
@@ -28,7 +29,7 @@ from tests.support.waiting import until
 class Turns:
     """A worker pool that records whose turn it is; `breaks` raises in `work`, `spoils` in `record`."""
 
-    def __init__(self, ledger, *, workers=3, breaks=None, spoils=None):
+    def __init__(self, ledger, *, workers=3, studies=1, together=True, breaks=None, spoils=None):
         self.ledger = ledger
         self.breaks = breaks or {}
         self.spoils = spoils or {}
@@ -39,8 +40,9 @@ class Turns:
         self.wakeup = threading.Event()
         self.metrics = Metrics()
         self.pool = WorkerPool(
-            replace(place.POLICY, workers=workers, studies=1, room=None), ledger, work=self.work, record=self.record,
+            replace(place.POLICY, workers=workers, studies=studies, room=None), ledger, work=self.work, record=self.record,
             outages=Outages(ledger, self.metrics), metrics=self.metrics, clock=utc_now, wakeup=self.wakeup,
+            together=lambda: together,
         )  # fmt: skip
         self.thread = threading.Thread(target=self.run)
 
@@ -101,10 +103,34 @@ def failed(ledger):
 def test_the_larger_a_study_the_more_of_it_is_done_at_once(ledger):
     """Each group rewrites metadata.json, which is as long as the study has files."""
     add(ledger, *["large"] * 6_000)
-    with Turns(ledger, workers=1) as pool:
+    with Turns(ledger, workers=1, studies=2) as pool:
         until(lambda: not pending(ledger), 60)
     assert sorted(pool.recorded) == list(range(1, 6_001))
     assert len(pool.turns) < 75, "6,000 / 64 are 94"
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_several_studies_are_one_group_where_that_pays(ledger, together):
+    add(ledger, *(f"S{number}" for number in range(20)))
+    with Turns(ledger, studies=32, together=together) as pool:
+        until(lambda: not pending(ledger), 60)
+    assert len(pool.turns) == (1 if together else 20)
+
+
+def test_what_was_handed_back_is_claimed_again_by_itself(ledger):
+    positions = add(ledger, *(f"S{number}" for number in range(20)))
+    pool = Turns(ledger, studies=32)
+    work = pool.pool._threads._work
+
+    def two_of_them(work_items):
+        hand_back(max(0, len(work_items) - 2))
+        return work(work_items[:2])
+
+    pool.pool._threads._work = two_of_them
+    with pool:
+        until(lambda: not pending(ledger), 60)
+    assert sorted(pool.recorded) == positions
+    assert len(pool.turns) > 10, "after a group that was too long each study is a group of its own"
 
 
 def test_one_large_study_leaves_the_others_their_turn(ledger):
