@@ -86,7 +86,7 @@ class FilesystemStudyFolder:
         """See `contract.StudyFolder.link`."""
         if copied.temporary not in self._copies:  # `close` has removed it
             raise Retryable("archive-error", "the study's folder changed while files were placed in it")
-        with self._copies.pop(copied.temporary), files.translated(FAILURES), self._written() as folder:
+        with files.translated(FAILURES), self._written() as folder, self._copies.pop(copied.temporary):
             placed = self._link(folder, copied.temporary, original_name, copied.sha256, copied.bytes, copied.position)
             self._known[placed.name] = self._unsynced[placed.name] = copied.sha256
             return placed

@@ -33,7 +33,7 @@ from storage_ledger.pipeline.worker_pool import Policy
 from storage_ledger.pipeline.worker_threads import beat, hand_back, turn_to
 
 MOST_EARLIER = 8  # earlier states of an upload that a new one is compared with
-MOST_BYTES = 64 << 20  # once so many are copied, the other files are left to other batches
+MOST_BYTES = 64 << 20  # once this much is copied, the other files are left to other batches
 POLICY = Policy("place", "place", (Stage.PLACE,), workers=6, pauses=PLACE_PAUSES, studies=32, room=8)
 
 
