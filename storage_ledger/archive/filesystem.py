@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from storage_ledger.archive.batch import FilesystemBatch, SyncChoice
+from storage_ledger.archive.batch import TOGETHER_FROM, FilesystemBatch, SyncChoice
 from storage_ledger.archive.contract import Fixity, Placed
 from storage_ledger.archive.durable_copy import FAILURES
 from storage_ledger.archive.folders import ArchiveFolders
@@ -53,10 +53,9 @@ class FilesystemArchive:
         """Accept only this root folder as the archive from now on: an unmounted volume leaves an empty folder of the same name."""
         self._folders.recognised = root
 
-    @property
-    def syncs_together(self) -> bool:
-        """Return whether the last batch could have synced many studies together; if not, they are better placed in parallel."""
-        return self._choice.possible
+    def syncs_together(self, studies: int) -> bool:
+        """Return whether a batch of that many studies syncs them together, as far as the last batch knew; if not, parallel is better."""
+        return self._choice.possible and studies >= TOGETHER_FROM
 
     @contextmanager
     def batch(self, studies: int) -> Iterator[FilesystemBatch]:

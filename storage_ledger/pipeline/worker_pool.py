@@ -28,7 +28,6 @@ from storage_ledger.system import logs
 from storage_ledger.system.metrics import Metrics
 
 AHEAD = 4  # groups claimed per worker
-TOGETHER_FROM = 3  # studies that are due: fewer are done in parallel
 LARGE_SHARE, MOST_OF_LARGE = 16, 4096  # of a study with many entries, a sixteenth of their number is done at a time
 GATHER_S = 0.01
 CALM_S = 60.0  # after this time without a shared cause, pauses start short again
@@ -43,7 +42,7 @@ class Policy:
 
     step: its name in entries and metrics. thread: in the log.
     by_study: at most one worker has a study at a time, and its work items are done in order; without it, everything due is one group.
-    studies: most studies in one group, if more are due than a few.
+    studies: most studies in one group.
     most: most work items in one group. With `studies`, more of a large study: each group rewrites its metadata.json.
     room: most groups claimed, those in work included; None: four per worker.
     gather_s: how long to wait for more work: fewer and larger groups cost less.
@@ -97,7 +96,7 @@ class WorkerPool(Generic[Outcome]):
     retried with backoff.
 
     `wakeup` is set when there may be something to do. `up_to`: only work items of entries up to this position are claimed.
-    `share`: only those of the studies in it; other processes work on the rest. `together`: whether groups of several studies pay now.
+    `share`: only those of the studies in it; other processes work on the rest. `together`: whether that many studies are best one group.
     """
 
     def __init__(
@@ -114,7 +113,7 @@ class WorkerPool(Generic[Outcome]):
         wakeup: threading.Event,
         up_to: Callable[[], int] | None = None,
         share: Share | None = None,
-        together: Callable[[], bool] = lambda: True,
+        together: Callable[[int], bool] = lambda _: True,
     ) -> None:
         self.policy = policy
         self._ledger = ledger
@@ -279,8 +278,8 @@ class WorkerPool(Generic[Outcome]):
         if not self.policy.by_study:
             return [due] if due else []
         found = self._by_study(due)
-        apart = self._probing or self._too_long or not self._together()
-        return found if apart or len(found) < TOGETHER_FROM else self._merged(found)
+        apart = self._probing or self._too_long or not self._together(len(found))
+        return found if apart else self._merged(found)
 
     def _by_study(self, work_items: list[WorkItem]) -> list[list[WorkItem]]:
         groups: dict[str | int, list[WorkItem]] = {}

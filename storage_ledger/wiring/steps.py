@@ -69,7 +69,7 @@ def pools(
         clock=utc_now,
         wakeup=wakeups.of(Sleeper.PLACE),
         share=share,
-        together=lambda: archive.syncs_together,
+        together=archive.syncs_together,
     )
     removing = WorkerPool(
         remove.POLICY,

@@ -94,7 +94,7 @@ class Folders:
 
 def rows(file: Path) -> list[list[tuple]]:
     connection = sqlite3.connect(f"file:{file}?mode=ro", uri=True)
-    tables = ("entries", "meta WHERE name != 'last_backup'")  # a backup does not know itself
+    tables = ("entries", "meta WHERE name != 'last_backup'")  # the restore notes the backup, which the ledger in it cannot know
     found = [connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2").fetchall() for table in tables]
     found.append(connection.execute("SELECT position, stage FROM pending ORDER BY 1, 2").fetchall())
     connection.close()

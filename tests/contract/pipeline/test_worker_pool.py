@@ -42,7 +42,7 @@ class Turns:
         self.pool = WorkerPool(
             replace(place.POLICY, workers=workers, studies=studies, room=None), ledger, work=self.work, record=self.record,
             outages=Outages(ledger, self.metrics), metrics=self.metrics, clock=utc_now, wakeup=self.wakeup,
-            together=lambda: together,
+            together=lambda _: together,
         )  # fmt: skip
         self.thread = threading.Thread(target=self.run)
 
