@@ -8,6 +8,7 @@ import itertools
 import os
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 
 from storage_ledger.archive.contract import Fixity
 from storage_ledger.archive.uploads import OpenUpload
@@ -152,26 +153,29 @@ def is_metadata(name: str, folder: int) -> bool:
     return os.path.samestat(own, metadata) or (own.st_size, own.st_mtime_ns) == (metadata.st_size, metadata.st_mtime_ns)
 
 
-def keep_evidence(name: str, folder: int, aside: int, wanted: str) -> tuple[str, bool]:
-    """Link what has `name` to a free name like `wanted` in the folder `aside`. Returns that name, and whether it had to be moved there.
+def can_link(name: str, spare: str, folder: int) -> bool:
+    """Give what has `name` the name `spare` too. False if it cannot be linked: a folder, or another user's file."""
+    try:
+        os.link(name, spare, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in files.NO_HARD_LINKS:
+            raise
+        return False
+    return True
 
-    It is moved if it cannot be linked: a folder, or another user's file. Not durable yet.
-    """
-    for number in itertools.count():
-        kept = f"{wanted}.{number}" if number else wanted
-        try:
+
+def keep_evidence(name: str, folder: int, aside: int, wanted: str, *, move: bool) -> str:
+    """Link or move what has `name` to a free name like `wanted` in the folder `aside`, and return that name. Not durable yet."""
+    names = (f"{wanted}.{number}" if number else wanted for number in itertools.count())
+    if move:
+        kept = next(each for each in names if not files.exists(each, aside))
+        os.rename(name, kept, src_dir_fd=folder, dst_dir_fd=aside)
+        return kept
+    while True:
+        kept = next(names)
+        with suppress(FileExistsError):
             os.link(name, kept, src_dir_fd=folder, dst_dir_fd=aside, follow_symlinks=False)
-        except FileExistsError:
-            continue
-        except OSError as error:
-            if error.errno not in files.NO_HARD_LINKS:
-                raise
-            break
-        return kept, False
-    taken = set(os.listdir(aside))
-    kept = next(new for number in itertools.count() if (new := f"{wanted}.{number}" if number else wanted) not in taken)
-    os.rename(name, kept, src_dir_fd=folder, dst_dir_fd=aside)
-    return kept, True
+            return kept
 
 
 def same_file(name: str, folder: int, other: str, others_folder: int) -> bool:

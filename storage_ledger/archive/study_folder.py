@@ -340,25 +340,26 @@ class FilesystemStudyFolder:
         """
         parts = (LEDGER_FOLDER, DAMAGED_FOLDER, self._study_id)
         root = self._opened_root()
-        self._folders.make(root, *parts)
-        self._folders.sync_root()
-        with files.opened_below(root, *parts) as aside:
-            kept, moved = durable_copy.keep_evidence(name, folder, aside, damaged_name(position, name))
-            try:
-                durable_copy.fsync(aside)
-                if not moved:
-                    if not damaged(kept, aside):
+        with self._folders.temporary(f"place-{position}", folder) as spare:  # judged under this name, which a killed process may leave
+            moved = not durable_copy.can_link(name, spare, folder)
+            if not moved and not damaged(spare, folder):
+                return None
+            self._folders.make(root, *parts)
+            self._folders.sync_root()
+            with files.opened_below(root, *parts) as aside:
+                source = name if moved else spare
+                kept = durable_copy.keep_evidence(source, folder, aside, damaged_name(position, name), move=moved)
+                try:
+                    durable_copy.fsync(aside)
+                    if not moved and not durable_copy.same_file(name, folder, kept, aside):
+                        return None
+                    put()
+                except BaseException:  # the next attempt starts again: no evidence is kept twice
+                    if moved and not files.exists(name, folder):
+                        os.rename(kept, name, src_dir_fd=aside, dst_dir_fd=folder)
+                    elif not moved and durable_copy.same_file(name, folder, kept, aside):
                         files.unlink_if_exists(kept, aside)
-                        return None
-                    if not durable_copy.same_file(name, folder, kept, aside):
-                        return None
-                put()
-            except BaseException:  # the next attempt starts again: no evidence is kept twice
-                if moved and not files.exists(name, folder):
-                    os.rename(kept, name, src_dir_fd=aside, dst_dir_fd=folder)
-                elif not moved and durable_copy.same_file(name, folder, kept, aside):
-                    files.unlink_if_exists(kept, aside)
-                raise
+                    raise
         return "/".join((*parts, kept))
 
     # -- after a failed fsync

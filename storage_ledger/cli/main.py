@@ -5,6 +5,7 @@ Each command imports what it needs when it runs, so that `serve` does not load t
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
 from collections.abc import Callable
@@ -88,6 +89,8 @@ _add("Demo and testing", demo.demo, status_service.status_service)
 
 def main() -> None:
     """Run the command line, and end the process with one of `EXIT_CODES`."""
+    if sys.stderr is not None:
+        faulthandler.enable()  # a crash in native code (SQLite, say) then leaves the Python frames, without values
     try:
         code = app(standalone_mode=False)
     except Locked as error:

@@ -7,6 +7,7 @@ Standard input is the socket to the service.
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import socket
 import sys
@@ -33,6 +34,7 @@ def commands(count: int) -> list[list[str]]:
 
 def main() -> int:
     """Run a worker and return its exit code. What it cannot survive is logged without texts, which may quote patient data."""
+    faulthandler.enable()  # a crash in native code then leaves the Python frames, without values
     processor, number, of = map(int, sys.argv[1:])
     cpu_affinity.choose(processor)
     try:

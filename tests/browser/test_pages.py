@@ -210,6 +210,7 @@ def test_the_keyboard_finds_and_opens_a_study(reader: Visitor):
     expect(rows.last).to_be_focused()
     page.keyboard.press("Enter")
     expect(page).to_have_url(re.compile("/dicom/1"))
+    page.wait_for_load_state()  # its script listens
     page.keyboard.press("/")
     expect(page.get_by_label("Find a study")).to_be_focused()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 
 import pytest
 import typer.main
@@ -10,6 +12,7 @@ import typer.main
 from storage_ledger.cli.main import app
 from tests.support.making import Ledgers
 from tests.support.stack import Stack
+from tests.support.waiting import until
 
 ARGUMENTS = {
     "acknowledge": ["clock-ahead", "--by", "Ada", "--reason", "to see what it says"],
@@ -40,3 +43,18 @@ def test_a_command_imports_all_that_it_needs(command, ledger, tmp_path, valkey, 
     assert "Usage:" not in done.stderr, "give it the arguments that it needs to begin, in ARGUMENTS"
     assert "internal-error" not in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_crash_in_native_code_leaves_the_frames_in_the_log(tmp_path, valkey, status_server):
+    stack = Stack(tmp_path, valkey, status_server.url, cold=True, WORKERS=1)
+    try:
+        stack.start()
+        crashed = stack.workers()
+        os.kill(crashed[0], signal.SIGSEGV)
+        until(lambda: stack.workers() not in ([], crashed), 30, what="a new worker")
+        assert stack.log.read_text().count("Fatal Python error: Segmentation fault") == 1
+        os.kill(stack.process.pid, signal.SIGSEGV)
+        assert stack.process.wait(30) == -signal.SIGSEGV
+        assert stack.log.read_text().count("Fatal Python error: Segmentation fault") == 2
+    finally:
+        stack.close()

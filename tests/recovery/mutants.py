@@ -84,11 +84,11 @@ CHECKED_FOLDER = Edit(
     "                    self._sync_name(folder, name, sha256)\n            except FileNotFoundError:\n",
     "                    pass\n            except FileNotFoundError:\n",
 )
-DAMAGED = Edit(STUDY_FOLDER, "                durable_copy.fsync(aside)\n", "                pass\n")
+DAMAGED = Edit(STUDY_FOLDER, "                    durable_copy.fsync(aside)\n", "                    pass\n")
 EVIDENCE_FIRST = Edit(
     STUDY_FOLDER,
-    "            kept, moved = durable_copy.keep_evidence(name, folder, aside, damaged_name(position, name))\n",
-    "            put()\n            kept, moved = durable_copy.keep_evidence(name, folder, aside, damaged_name(position, name))\n",
+    "                kept = durable_copy.keep_evidence(source,",
+    "                put()\n                kept = durable_copy.keep_evidence(source,",
 )
 DAMAGED_PARENTS = Edit(FOLDERS, "        durable_copy.fsync(parent)\n", "        pass\n")
 

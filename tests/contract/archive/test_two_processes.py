@@ -161,10 +161,11 @@ def test_a_study_of_many_files_is_listed_once_and_not_for_each_file(uploads, roo
 def test_evidence_is_kept_before_the_good_file_takes_the_name_in_one_step(uploads, root, tmp_path):
     run = under_strace(DAMAGED, tmp_path, damaged_in(root, uploads), "link,linkat,rename,renameat,renameat2,unlink,unlinkat,fsync")
     final, aside = str(root / "S1"), str(root / ".ledger/damaged/S1")
-    steps = [call for call in run.calls if '"a.dcm"' in call or (aside in call and "fsync" in call)]
+    steps = [call for call in run.calls if '"a.dcm"' in call or (aside in call and ("link" in call or "fsync" in call))]
     kinds = ["evidence" if aside in call and "link" in call else "fsync" if "fsync" in call else call.split("(")[0] for call in steps]
-    assert [kind.removesuffix("2") for kind in kinds] == ["linkat", "evidence", "fsync", "renameat"], steps
+    assert [kind.removesuffix("2") for kind in kinds] == ["linkat", "linkat", "evidence", "fsync", "renameat"], steps
     assert steps[0].endswith("= -1 EEXIST (File exists)")
+    assert "place-41-" in steps[1].split(",")[3], "judged under a temporary name, which the next attempt removes if this one is killed"
     assert steps[-1].count(final) == 2, "from a temporary name in the same folder"
     assert '"a.dcm"' not in steps[-1].split(",")[1], "the name itself is not moved"
     assert tree(root) == {"S1/a.dcm": b"good", ".ledger/damaged/S1/41-a.dcm": b"damaged"}
@@ -204,6 +205,7 @@ def test_what_turns_out_to_be_good_is_no_evidence(one, root, tmp_path):
 
     def ours(data):
         asked.append(data)
+        assert not (root / ".ledger" / "damaged" / "S1").exists(), "killed now, this one would leave it"
         if len(asked) == 1:
             (tmp_path / "theirs").write_bytes(b"{}")
             (tmp_path / "theirs").replace(root / "S1" / "metadata.json")
