@@ -63,8 +63,6 @@ class IndexFile:
     def reopen(self) -> None:
         """Open the file that is at the path now, or a new empty one."""
         self.close()
-        if not self.path.exists():
-            _remove(*beside_of(self.path))  # they belong to the deleted file
         self._open()
 
     def discard(self) -> None:
@@ -83,8 +81,10 @@ class IndexFile:
         return self._sqlite or self._open()
 
     def _open(self) -> SqliteFile:
-        for path in (self.path, *beside_of(self.path)):
-            if not path.is_file() and os.path.lexists(path):  # not ours, and opening a FIFO would block
+        if not self.path.is_file():
+            _remove(self.path, *beside_of(self.path))  # the logs belong to a deleted file; with them, SQLite could not use a new one
+        for path in beside_of(self.path):
+            if not path.is_file():  # not ours, and opening a FIFO would block
                 _remove(path)
         try:
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640))

@@ -29,14 +29,15 @@ PAGES = [
 ]
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return make_archive(tmp_path / "archive")
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_archive(tmp_path_factory.mktemp("archive"))
 
 
-@pytest.fixture
-def pages(folder: Path, tmp_path: Path) -> Iterator[httpx.Client]:
-    browse = Browse(folder, tmp_path / "log", "--no-login")
+@pytest.fixture(scope="module")
+def pages(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """The same process for all tests: it outlives one broken index after the other."""
+    browse = Browse(folder, tmp_path_factory.mktemp("log") / "log", "--no-login")
     try:
         with httpx.Client(base_url=browse.url, trust_env=False, timeout=15) as client:
             yield client

@@ -28,7 +28,7 @@ from tests.support.making import Clock, Ledgers
 from tests.support.pipeline import Pipeline
 from tests.support.status_server import StatusServer
 
-COUNT = int(os.environ.get("STORAGE_LEDGER_DAMAGES", "40"))
+COUNT = int(os.environ.get("STORAGE_LEDGER_DAMAGES", "24"))
 SEED = int(os.environ.get("STORAGE_LEDGER_SEED", "5"))
 SEGMENT = 40
 STUDIES = 24

@@ -10,7 +10,7 @@ import pytest
 from tests.recovery.drill import DISASTERS, Drill
 from tests.support.valkey import Valkey
 
-STUDIES = int(os.environ.get("STORAGE_LEDGER_DRILL", "24"))
+STUDIES = int(os.environ.get("STORAGE_LEDGER_DRILL", "16"))
 SEED = int(os.environ.get("STORAGE_LEDGER_SEED", "5"))
 
 

@@ -21,7 +21,7 @@ from tests.support.status_server import StatusServer
 from tests.support.valkey import Valkey
 from tests.support.waiting import until
 
-MESSAGES = int(os.environ.get("STORAGE_LEDGER_MESSAGES", "1000"))
+MESSAGES = int(os.environ.get("STORAGE_LEDGER_MESSAGES", "500"))
 SEED = int(os.environ.get("STORAGE_LEDGER_SEED", "5"))
 VALID_EVERY = 25
 AT_ONCE = 200  # keeps the server's buffer for slow subscribers out of this

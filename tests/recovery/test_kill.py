@@ -17,7 +17,7 @@ from tests.support.figures import note
 from tests.support.stack import Stack
 from tests.support.waiting import until
 
-KILLS = int(os.environ.get("STORAGE_LEDGER_KILLS", "14"))
+KILLS = int(os.environ.get("STORAGE_LEDGER_KILLS", "8"))
 SEED = int(os.environ.get("STORAGE_LEDGER_SEED", "11"))
 KILLS_OF_A_LEDGER = min(20, -(-KILLS // 2))  # then a new one, to keep the check after each kill short
 WORKERS = (0, 2)  # in turns

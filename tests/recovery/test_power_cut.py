@@ -17,7 +17,7 @@ from tests.support.stack import Stack
 from tests.support.volumes import Volume, cut_all, replug, write_durably
 from tests.support.waiting import until
 
-CUTS = int(os.environ.get("STORAGE_LEDGER_CUTS", "10"))
+CUTS = int(os.environ.get("STORAGE_LEDGER_CUTS", "6"))
 SEED = int(os.environ.get("STORAGE_LEDGER_SEED", "5"))
 CUTS_OF_A_LEDGER = 15  # then new volumes, to keep the check after each cut short
 FIGURES = {"points": 0, "of": CUTS, "studies": 0, "seconds": 0.0, "seed": SEED, "violations": 0}

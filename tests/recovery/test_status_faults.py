@@ -18,7 +18,7 @@ from tests.support.stack import Stack
 from tests.support.status_server import Call, Fault
 from tests.support.waiting import until
 
-STUDIES = int(os.environ.get("STORAGE_LEDGER_STATUS", "40"))
+STUDIES = int(os.environ.get("STORAGE_LEDGER_STATUS", "24"))
 SEED = int(os.environ.get("STORAGE_LEDGER_SEED", "19"))
 CHAPTERS = 5
 HANGS_EVERY = 25  # requests, until the intended number has hung

@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.figures import note
 
-ROUNDS = int(os.environ.get("STORAGE_LEDGER_ROUNDS", "60"))
+ROUNDS = int(os.environ.get("STORAGE_LEDGER_ROUNDS", "40"))
 SEED = int(os.environ.get("STORAGE_LEDGER_SEED", "5"))
 
 

@@ -18,7 +18,7 @@ from tests.support.figures import note
 from tests.support.stack import Stack
 from tests.support.waiting import until
 
-FAULTS = int(os.environ.get("STORAGE_LEDGER_WORKER_FAULTS", "8"))
+FAULTS = int(os.environ.get("STORAGE_LEDGER_WORKER_FAULTS", "5"))
 SEED = int(os.environ.get("STORAGE_LEDGER_SEED", "23"))
 STUDIES = 30
 KINDS = ("kill a worker", "stop a worker", "kill the service", "stop a worker and kill the service")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from tests.support.dicom import described, make_file
 from tests.support.making import Ledgers
 from tests.support.pipeline import Pipeline
 from tests.support.waiting import until
+from tests.support.warm import shared
 
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">^EVE"
 CT, MR, JAPANESE, EVIL, TWINS, FOUND, ANNOUNCED = (f"1.2.826.0.1.3680043.8.498.{number}" for number in range(1, 8))
@@ -80,19 +82,16 @@ def make_archive(folder: Path) -> Path:
 
 
 class Browse:
-    """`storage-ledger browse` on an archive of `make_archive`, on a free port; ready once constructed."""
+    """`storage-ledger browse` on an archive of `make_archive`, on a free port, forked from a warm process; ready once constructed."""
 
     def __init__(self, folder: Path, log: Path, *arguments: str, **environment: str) -> None:
         self._log = log
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("BROWSE_")}
-        ours = {"LEDGER_PATH": str(folder / "ledger"), "ARCHIVE_PATH": str(folder / "archive")}
-        with log.open("wb") as out:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "storage_ledger", "browse", "--port", "0", *arguments],
-                env={**inherited, **ours, **environment},
-                stdout=out,
-                stderr=out,
-            )
+        ours = {"LEDGER_PATH": str(folder / "ledger"), "ARCHIVE_PATH": str(folder / "archive"), "BROWSE_WORKERS": "1"}
+        log.write_bytes(b"")
+        self._process = shared("browse").start(
+            {**inherited, **ours, **environment}, log, log.parent, "storage-ledger", "browse", "--port", "0", *arguments
+        )
         try:
             until(lambda: "Browse on http" in self.said() or self._process.poll() is not None, 60, what="browse to listen")
         except AssertionError:
@@ -113,6 +112,7 @@ class Browse:
         self._process.wait(20)
 
 
+@functools.cache
 def hash_of(password: str) -> str:
     """Return what `browse --hash-password` prints."""
     command = [sys.executable, "-m", "storage_ledger", "browse", "--hash-password"]

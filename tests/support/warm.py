@@ -1,7 +1,7 @@
 """Start commands without the second that their imports take: a process that has imported everything forks them on demand.
 
 The forked process has no threads, open files or state of the service, and runs the same `storage-ledger serve` or other command.
-Cold starts are tested by test_cold_starts, the demo, the tests under strace and the browser tests.
+Cold starts are tested by test_cold_starts, the demo and the tests under strace.
 """
 
 from __future__ import annotations
