@@ -340,7 +340,8 @@ class FilesystemStudyFolder:
         """
         parts = (LEDGER_FOLDER, DAMAGED_FOLDER, self._study_id)
         root = self._opened_root()
-        with self._folders.temporary(f"place-{position}", folder) as spare:  # judged under this name, which a killed process may leave
+        with ExitStack() as judged:
+            spare = judged.enter_context(self._folders.temporary(f"place-{position}", folder))  # not evidence, if it is killed now
             moved = not durable_copy.can_link(name, spare, folder)
             if not moved and not damaged(spare, folder):
                 return None
@@ -350,6 +351,7 @@ class FilesystemStudyFolder:
                 source = name if moved else spare
                 kept = durable_copy.keep_evidence(source, folder, aside, damaged_name(position, name), move=moved)
                 try:
+                    judged.close()  # before `put`, after which nobody may have a reason to look for it
                     durable_copy.fsync(aside)
                     if not moved and not durable_copy.same_file(name, folder, kept, aside):
                         return None
