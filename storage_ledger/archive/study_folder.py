@@ -339,17 +339,15 @@ class FilesystemStudyFolder:
         user's), is moved. Returns None without calling `put` if another process was faster and the name has another file now.
         """
         parts = (LEDGER_FOLDER, DAMAGED_FOLDER, self._study_id)
-        root = self._opened_root()
         with ExitStack() as judged:
             spare = judged.enter_context(self._folders.temporary(f"place-{position}", folder))  # not evidence, if it is killed now
             moved = not durable_copy.can_link(name, spare, folder)
             if not moved and not damaged(spare, folder):
                 return None
-            self._folders.make(root, *parts)
+            self._folders.make(self._opened_root(), *parts)
             self._folders.sync_root()
-            with files.opened_below(root, *parts) as aside:
-                source = name if moved else spare
-                kept = durable_copy.keep_evidence(source, folder, aside, damaged_name(position, name), move=moved)
+            with files.opened_below(self._opened_root(), *parts) as aside:
+                kept = durable_copy.keep_evidence(name if moved else spare, folder, aside, damaged_name(position, name), move=moved)
                 try:
                     judged.close()  # before `put`, after which nobody may have a reason to look for it
                     durable_copy.fsync(aside)

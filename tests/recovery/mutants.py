@@ -87,8 +87,8 @@ CHECKED_FOLDER = Edit(
 DAMAGED = Edit(STUDY_FOLDER, "                    durable_copy.fsync(aside)\n", "                    pass\n")
 EVIDENCE_FIRST = Edit(
     STUDY_FOLDER,
-    "                kept = durable_copy.keep_evidence(source,",
-    "                put()\n                kept = durable_copy.keep_evidence(source,",
+    "                kept = durable_copy.keep_evidence(name if moved else spare,",
+    "                put()\n                kept = durable_copy.keep_evidence(name if moved else spare,",
 )
 DAMAGED_PARENTS = Edit(FOLDERS, "        durable_copy.fsync(parent)\n", "        pass\n")
 
