@@ -210,6 +210,11 @@ class Settings(_Folders):
         return self.ledger_path / SERVE_LOCK
 
     @property
+    def repair_lock_file(self) -> Path:
+        """The file that a command holds while it writes into the archive: one at a time."""
+        return self.ledger_path / "repair.lock"
+
+    @property
     def mirror_lock_file(self) -> Path:
         """Return `LEDGER_PATH/mirror.lock`."""
         return self.ledger_path / "mirror.lock"

@@ -84,6 +84,8 @@ JSON_KEYS = {
             "found": "state before, or null",
             "code": "",
             "position": "of the new entry, or null",
+            "outcome": "with --wait: state, or null if it still waits",
+            "outcome_code": "why it was quarantined again, or null",
         },
         listed=True,
     ),
@@ -126,14 +128,16 @@ JSON_KEYS = {
             "dry_run": "",
             "position": "",
             "parts": "each with `looked_at`, `mended` (repaired), `left`, `bytes`",
-            "mirrored": "entries, with `--mirror` or `--all`",
             "trouble": "",
             "detail": "what ended the command early, or null",
-            "findings": "`code`, `study_id`, `path`, `position`, `detail`",
+            "findings": "`code`, `study_id`, `path`, `position`, `detail`; with `--mirror` or `--all` also `mirrored`, entries",
         }
     ),
+    "repair mirror": Json({"mirrored": "entries"}, like="replay"),
+    **dict.fromkeys(("repair index", "repair files", "repair metadata", "repair statuses"), Json({}, like="replay")),
     "restore": Json(
         {
+            "dry_run": "",
             "ledger_id": "",
             "entries": "",
             "appended": "entries taken from the mirror",
@@ -155,6 +159,7 @@ JSON_KEYS = {
     ),
     "reconcile": Json(
         {
+            "dry_run": "",
             "looked_at": "",
             "young": "newer than RECONCILE_GRACE_SECONDS",
             "changing": "",

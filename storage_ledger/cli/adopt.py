@@ -93,7 +93,7 @@ def _reporting(report: Path | None) -> Iterator[Callable[[AdoptNote, bool], None
 
 
 def _print(done: AdoptReport) -> None:
-    from storage_ledger.cli.output import console, counted, print_advice, safe, size, table
+    from storage_ledger.cli.output import console, counted, print_advice, print_table, size
     from storage_ledger.domain.error_catalogue.adopt import LEFT_ALONE, REMARKS
 
     out = console()
@@ -107,10 +107,7 @@ def _print(done: AdoptReport) -> None:
         if not by_code:
             continue
         out.print(f"\n[bold]{title}[/bold]  " + ", ".join(f"{count} {code}" for code, count in sorted(by_code.items())))
-        rows = table("Path in the archive", "Code")
-        for noted in listed:
-            rows.add_row(safe(noted.path), noted.code)
-        out.print(rows)
+        print_table(out, ("Path in the archive", "Code"), [(noted.path, noted.code) for noted in listed], wraps="")
         more = sum(by_code.values()) - len(listed)
         if more:
             out.print(f"… and {more} more: --report FILE lists all of them.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NoReturn
@@ -23,9 +23,14 @@ if TYPE_CHECKING:
     from storage_ledger.operations.unresolved_problems import Problems
 
 
+UNFOLDED = 100_000
+NARROWEST_TEXT = 24
+"""Columns of text that wraps are at least this wide, or as wide as the longest text."""
+
+
 def console() -> Console:
-    """Return a console on standard output: plain, and 120 characters wide, unless that is a terminal."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    """Return a console on standard output. If that is no terminal, it is plain and never folds a line."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else UNFOLDED)
 
 
 def print_json(document: object) -> None:
@@ -39,12 +44,36 @@ def safe(value: object) -> Text:
     return Text("".join(char if char.isprintable() else "�" for char in text))
 
 
-def table(*columns: str) -> Table:
-    """Return an empty table with these headings."""
+def print_table(out: Console, headings: Sequence[str], rows: Sequence[Sequence[object]], *, wraps: str) -> None:
+    """Print the rows, each cell made `safe`; without rows, nothing. Columns that are empty in all rows are left out.
+
+    Only the column `wraps` takes several lines, between words. So that no code, id or time is broken, each row becomes a block of
+    lines, one for each cell, where the console is too narrow for that.
+    """
+    if not rows:
+        return
+    cells = [[safe(cell) for cell in row] for row in rows]
+    shown = [number for number in range(len(headings)) if any(row[number].cell_len for row in cells)]
     made = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
-    for column in columns:
-        made.add_column(column, overflow="fold")
-    return made
+    narrowest = 2 * (len(shown) - 1)
+    for number in shown:
+        heading, column = headings[number], [row[number] for row in cells]
+        made.add_column(heading, no_wrap=heading != wraps)
+        whole = max(len(heading), *(each.cell_len for each in column))
+        longest_word = max(len(word) for each in (heading, *(each.plain for each in column)) for word in each.split() or [""])
+        narrowest += whole if heading != wraps else max(longest_word, min(whole, NARROWEST_TEXT))
+    if narrowest <= out.width:
+        for row in cells:
+            made.add_row(*(row[number] for number in shown))
+        out.print(made)
+        return
+    width = max(len(headings[number]) for number in shown)
+    for at, row in enumerate(cells):
+        if at:
+            out.print()
+        for number in shown:
+            if row[number].cell_len:
+                out.print(Text(f"{headings[number]:{width}}  ", "bold"), row[number], sep="", soft_wrap=True)
 
 
 def print_commands(out: Console, commands: list[str]) -> None:
@@ -56,11 +85,16 @@ def print_commands(out: Console, commands: list[str]) -> None:
 def print_advice(out: Console, codes: Iterable[str], *sections: Section) -> None:
     """Print what to do about each code that one of the sections explains, once each."""
     found = [each for code in dict.fromkeys(codes) if (each := explained(code, sections))]
-    if not found:
-        return
-    out.print("\n[bold]What to do[/bold]")
-    for each in found:
-        out.print("  ", safe(f"{each.code}: {plain(each.advice)}"), sep="", soft_wrap=True)
+    print_actions(out, [(each.code, plain(each.advice)) for each in found])
+
+
+def print_actions(out: Console, actions: Iterable[tuple[str, str]]) -> None:
+    """Print under "What to do" each code with its advice, once each; without any, nothing."""
+    found = list(dict.fromkeys(actions))
+    if found:
+        out.print("\n[bold]What to do[/bold]")
+    for code, advice in found:
+        out.print("  ", safe(f"{code}: {advice}"), sep="", soft_wrap=True)
 
 
 def print_problems(title: str, problems: Problems, *sections: Section) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,10 +10,15 @@ import typer
 from storage_ledger.cli.help_format import Command, Group
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from collections.abc import Sequence
 
+    from storage_ledger.domain.study import State
+    from storage_ledger.ledger.contract import Ledger
     from storage_ledger.operations.quarantine import Decision, DecisionResult
     from storage_ledger.operations.report.quarantine import QuarantinedFile
+
+WAIT_S = 60.0
+LOOK_EVERY_S = 0.2
 
 app = typer.Typer(
     cls=Group,
@@ -20,8 +26,6 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-LENGTH_OF_A_UUID = 36
 
 _Upload = Annotated[
     str | None, typer.Option("--upload", metavar="PATH", help="Only this upload: its path below UPLOADS_PATH, as `list` shows it.")
@@ -37,7 +41,7 @@ def list_(as_json: _Json = False) -> None:
 
     Exit code 1 if there are any.
     """
-    from storage_ledger.cli.output import console, print_json
+    from storage_ledger.cli.output import console, print_json, print_table
     from storage_ledger.operations.report.quarantine import quarantined
     from storage_ledger.settings import Settings
     from storage_ledger.wiring import stores
@@ -50,14 +54,14 @@ def list_(as_json: _Json = False) -> None:
     elif not items:
         print("Nothing is quarantined.")
     else:
-        console().print(_listed(items))
+        print_table(console(), *_listed(items), wraps="")
         print("\nWhat to do: storage-ledger quarantine show STUDY_ID")
     raise typer.Exit(1 if items else 0)
 
 
 @app.command("show", cls=Command)
 def show(
-    study_id: Annotated[str, typer.Argument(metavar="STUDY_ID", help="The pipeline's study_id.")],
+    study_id: Annotated[str, typer.Argument(metavar="STUDY_ID", help="The pipeline's study_id, or its first 8 or more characters.")],
     as_json: _Json = False,
 ) -> None:
     """Show why files of a study are quarantined, since when, and what to do.
@@ -65,13 +69,14 @@ def show(
     Exit code 1 if no file of the study is quarantined.
     """
     from storage_ledger.cli.output import age, console, print_commands, print_json, safe
+    from storage_ledger.cli.study_prefix import meant
     from storage_ledger.operations.report.quarantine import quarantined
     from storage_ledger.settings import Settings
     from storage_ledger.wiring import stores
 
     settings = Settings.load()
     with stores.reading(settings) as ledger:
-        items = quarantined(ledger, settings, study_id)
+        items = quarantined(ledger, settings, meant(ledger, study_id))
     if as_json:
         print_json([item.to_json() for item in items])
     elif not items:
@@ -97,6 +102,9 @@ def retry(
     upload: _Upload = None,
     every: Annotated[bool, typer.Option("--all", help="Retry all quarantined files.")] = False,
     code: Annotated[str | None, typer.Option("--code", metavar="CODE", help="With --all: only files quarantined with this code.")] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait until `serve` has archived the files or quarantined them again; at most 60 seconds.")
+    ] = False,
     as_json: _Json = False,
 ) -> None:
     """Retry quarantined files, once you have fixed the cause.
@@ -105,7 +113,8 @@ def retry(
     There is no new grace period: a file that is still missing is quarantined again immediately.
 
     Exit code 1 if there was nothing to retry, or a file was no longer quarantined: a redelivery or another decision came
-    first. 2 if the ledger could not be written; decisions printed before are recorded, and you may run it again.
+    first; with --wait also if a file was not archived. 2 if the ledger could not be written; decisions printed before are
+    recorded, and you may run it again.
     """
     from storage_ledger.domain.entries import Kind
     from storage_ledger.operations.quarantine import Decision
@@ -116,7 +125,7 @@ def retry(
         decision = Decision(Kind.RELEASED, by, reason)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    _decide(decision, study_id, upload, code, as_json=as_json)
+    _decide(decision, study_id, upload, code, wait=wait, as_json=as_json)
 
 
 @app.command("discard", cls=Command)
@@ -141,21 +150,23 @@ def discard(
         decision = Decision(Kind.DISCARDED, by, reason)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    _decide(decision, study_id, upload, None, as_json=as_json)
+    _decide(decision, study_id, upload, None, wait=False, as_json=as_json)
 
 
-def _listed(items: list[QuarantinedFile]) -> Table:
-    from storage_ledger.cli.output import age, safe, table
+def _listed(items: list[QuarantinedFile]) -> tuple[Sequence[str], list[Sequence[object]]]:
+    """Return headings and rows."""
+    from storage_ledger.cli.output import age
 
-    rows = table("Position", "Age", "Study", "Upload", "Code")
-    # A study_id is not wrapped, so that it can be copied; there is no room for the longest possible ones.
-    rows.columns[2].no_wrap = all(len(item.study_id) <= LENGTH_OF_A_UUID for item in items)
-    for item in items:
-        rows.add_row(str(item.position), age(item.recorded_at), safe(item.study_id), safe(item.upload_path), safe(item.code))
-    return rows
+    rows: list[Sequence[object]] = [(item.position, age(item.recorded_at), item.code, item.study_id, _own_upload(item)) for item in items]
+    return ("Position", "Age", "Code", "Study", "Upload"), rows
 
 
-def _decide(decision: Decision, study_id: str | None, upload: str | None, code: str | None, *, as_json: bool) -> None:
+def _own_upload(item: QuarantinedFile) -> str:
+    """Return the upload's path; "" if it says no more than the study_id."""
+    return "" if item.upload_path == f"{item.study_id}.dcm" else item.upload_path
+
+
+def _decide(decision: Decision, study_id: str | None, upload: str | None, code: str | None, *, wait: bool, as_json: bool) -> None:
     from storage_ledger.domain.entries import Kind
     from storage_ledger.domain.paths import valid_study_id
     from storage_ledger.operations import quarantine
@@ -168,6 +179,7 @@ def _decide(decision: Decision, study_id: str | None, upload: str | None, code: 
         raise typer.BadParameter("--upload must be UTF-8, like every path in the ledger")
     settings = Settings.load()
     results: list[DecisionResult] = []
+    outcomes: dict[int, tuple[State, str | None]] = {}
     with stores.appending(settings) as ledger:
         if study_id is not None:
             targets = [quarantine.DecisionTarget(study_id, upload)]
@@ -179,13 +191,36 @@ def _decide(decision: Decision, study_id: str | None, upload: str | None, code: 
         try:
             for result in quarantine.decide(ledger, decision, targets):
                 results.append(result)  # noqa: PERF402 - those before an error are recorded, so they are printed as well
+            if wait:
+                outcomes = _outcomes(ledger, results)
         finally:
-            _print(decision, results, as_json=as_json)
-    raise typer.Exit(0 if results and all(result.position for result in results) else 1)
+            _print(decision, results, outcomes if wait else None, as_json=as_json)
+    done = bool(results) and all(result.position for result in results)
+    archived = all(outcomes.get(result.position or 0, ("", None))[0] == "archived" for result in results)
+    raise typer.Exit(0 if done and (archived or not wait) else 1)
 
 
-def _print(decision: Decision, results: list[DecisionResult], *, as_json: bool) -> None:
-    from storage_ledger.cli.output import console, print_json, safe, table
+def _outcomes(ledger: Ledger, results: list[DecisionResult]) -> dict[int, tuple[State, str | None]]:
+    """Wait for `serve`, and return by position what became of the files that were released; those without an outcome are left out."""
+    from storage_ledger.operations.quarantine import outcome
+
+    found: dict[int, tuple[State, str | None]] = {}
+    waiting = [result for result in results if result.position]
+    until = time.monotonic() + WAIT_S
+    while waiting:
+        found |= {result.position: known for result in waiting if result.position and (known := outcome(ledger, result))}
+        waiting = [result for result in waiting if result.position not in found]
+        if time.monotonic() > until:
+            break
+        if waiting:
+            time.sleep(LOOK_EVERY_S)
+    return found
+
+
+def _print(
+    decision: Decision, results: list[DecisionResult], outcomes: dict[int, tuple[State, str | None]] | None, *, as_json: bool
+) -> None:
+    from storage_ledger.cli.output import console, print_json, print_table
     from storage_ledger.domain.entries import Kind
 
     if as_json:
@@ -197,22 +232,28 @@ def _print(decision: Decision, results: list[DecisionResult], *, as_json: bool) 
                     "found": result.found,
                     "code": result.code,
                     "position": result.position,
+                    "outcome": outcome[0],
+                    "outcome_code": outcome[1],
                 }
                 for result in results
+                for outcome in [(outcomes or {}).get(result.position or 0, (None, None))]
             ]
         )
         return
     if not results:
         print("No quarantined file matches.")
         return
-    rows = table("Study", "Upload", "Before", "Now")
+    rows = []
     for result in results:
         was = result.code or result.found or "not in the ledger"
         now = f"{decision.kind.value}, position {result.position}" if result.position else "unchanged"
-        rows.add_row(safe(result.study_id), safe(result.upload_path), safe(was), now)
+        if result.position and outcomes is not None:
+            state, code = outcomes.get(result.position, ("still waiting: is `serve` running?", None))
+            now = f"{state} again: {code}" if state == "quarantined" else str(state)
+        rows.append((result.study_id, result.upload_path or "", was, now))
     out = console()
-    out.print(rows)
-    if decision.kind is Kind.RELEASED and any(result.position for result in results):
+    print_table(out, ("Study", "Upload", "Before", "Now"), rows, wraps="")
+    if outcomes is None and decision.kind is Kind.RELEASED and any(result.position for result in results):
         out.print("\n`serve` retries within seconds, or when it next starts.", markup=False)
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 
 def reconcile(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be queued; change nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Search uploads once for files whose message was lost, and for leftover uploads.
@@ -29,10 +30,12 @@ def reconcile(
 
     settings = Settings.load()
     with progress("Searching uploads", None, "files") as show:
-        done = reconcile.reconcile(settings, lambda sweep: show(sweep.looked_at))
+        done = reconcile.reconcile(settings, lambda sweep: show(sweep.looked_at), dry_run=dry_run)
     if as_json:
-        print_json(asdict(done))
+        print_json({"dry_run": dry_run} | asdict(done))
     else:
+        if dry_run:
+            print("Dry run: nothing was changed.")
         _print(done)
     if done.trouble is not None:
         print(f"storage-ledger: {done.trouble}: {done.detail}", file=sys.stderr)
@@ -41,7 +44,7 @@ def reconcile(
 
 
 def _print(done: Sweep) -> None:
-    from storage_ledger.cli.output import console, counted, print_advice, safe, size, table
+    from storage_ledger.cli.output import console, counted, print_advice, print_table, size
     from storage_ledger.domain.error_catalogue.reconcile import UNEXPLAINED_FILES
 
     out = console()
@@ -52,11 +55,17 @@ def _print(done: Sweep) -> None:
     out.print(f"[bold]Unexplained[/bold]   {counted(done.unexplained, 'file')}")
     if done.files:
         out.print()
-        rows = table("Upload", "Size", "Age", "Code", "Status")
-        for file in done.files:
-            age = "" if file.age_s is None else f"{file.age_s} s"
-            rows.add_row(safe(file.path), "" if file.bytes is None else size(file.bytes), age, safe(file.code), safe(file.status))
-        out.print(rows)
+        rows = [
+            (
+                file.path,
+                "" if file.bytes is None else size(file.bytes),
+                "" if file.age_s is None else f"{file.age_s} s",
+                file.code,
+                file.status,
+            )
+            for file in done.files
+        ]
+        print_table(out, ("Upload", "Size", "Age", "Code", "Status"), rows, wraps="")
     if done.unexplained > len(done.files):
         out.print(f"\n… and {done.unexplained - len(done.files)} more.")
     print_advice(out, (file.code for file in done.files), UNEXPLAINED_FILES)

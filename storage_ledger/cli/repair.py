@@ -1,28 +1,97 @@
-"""`storage-ledger repair headers`."""
+"""`storage-ledger repair index | files | metadata | statuses | mirror | headers`. All but `headers` are parts of `replay`."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from storage_ledger.cli.help_format import Command, Group
+from storage_ledger.cli.replay import replay
 
 if TYPE_CHECKING:
     from storage_ledger.wiring.repair import RepairPlan, RepairReport
 
 app = typer.Typer(
     cls=Group,
-    help="Repair what the ledger records about archived files.",
+    help="Repair one part of the archive from the ledger; `replay` repairs several at once.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
-@app.callback()
-def _root() -> None:
-    """Keep `headers` a subcommand: typer would turn a group with one command into that command."""
+_Study = Annotated[str | None, typer.Option("--study", help="Only this study.", metavar="STUDY_ID")]
+_DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done; change nothing. `serve` may be running.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command("index", cls=Command)
+def index(dry_run: _DryRun = False, as_json: _Json = False) -> None:
+    """Rebuild the index, which pages and searches read, from the ledger.
+
+    `serve` and `browse` may run; they use the old index until the new one is complete. The same as `replay --index`.
+    """
+    replay(index=True, dry_run=dry_run, as_json=as_json)
+
+
+@app.command("files", cls=Command)
+def files(
+    source: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--source",
+            help="Search this folder and its subfolders for copies, whatever their names. Repeatable.",
+            metavar="DIR",
+            exists=True,
+            file_okay=False,
+            resolve_path=True,
+        ),
+    ] = None,
+    study: _Study = None,
+    dry_run: _DryRun = False,
+    as_json: _Json = False,
+) -> None:
+    """Restore archived files that are missing or damaged from copies with the same SHA-256.
+
+    Reads all archived files. Damaged ones are set aside in .ledger/damaged/. `serve` may be running. The same as `replay --files`.
+
+    Exit code 1 if a file could not be restored: it is listed.
+    """
+    replay(files=True, source=source, study=study, dry_run=dry_run, as_json=as_json)
+
+
+@app.command("metadata", cls=Command)
+def metadata(study: _Study = None, dry_run: _DryRun = False, as_json: _Json = False) -> None:
+    """Write each metadata.json that is missing or differs from the ledger.
+
+    Stop `serve` first. The same as `replay --metadata`.
+    """
+    replay(metadata=True, study=study, dry_run=dry_run, as_json=as_json)
+
+
+@app.command("statuses", cls=Command)
+def statuses(
+    study: _Study = None,
+    rate: Annotated[float, typer.Option("--rate", help="Maximum requests per second.", min=0.01, max=100_000, metavar="NUMBER")] = 100.0,
+    dry_run: _DryRun = False,
+    as_json: _Json = False,
+) -> None:
+    """Re-send the last status of each study for which the Status Service has none, or `described`.
+
+    `serve` may be running. The same as `replay --statuses`.
+    """
+    replay(statuses=True, study=study, rate=rate, dry_run=dry_run, as_json=as_json)
+
+
+@app.command("mirror", cls=Command)
+def mirror(dry_run: _DryRun = False, as_json: _Json = False) -> None:
+    """Rebuild the mirror, the ledger's copy on the archive volume.
+
+    An old one is set aside in .ledger/damaged/. Stop `serve` first. The same as `replay --mirror`.
+    """
+    replay(mirror=True, dry_run=dry_run, as_json=as_json)
 
 
 @app.command("headers", cls=Command)

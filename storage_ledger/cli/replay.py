@@ -28,7 +28,8 @@ def replay(
         bool,
         typer.Option(
             "--files",
-            help="Read all archived files; restore missing or damaged ones from --source. Damaged ones are set aside in .ledger/damaged/.",
+            help="Read all archived files; restore missing or damaged ones from --source. Damaged ones are set aside in .ledger/damaged/. "
+            "`serve` may be running.",
         ),
     ] = False,
     statuses: Annotated[
@@ -68,7 +69,7 @@ def replay(
     """Rebuild from the ledger what was lost or damaged.
 
     Runs the parts that you name, in the order mirror, files, metadata.json, index, statuses. Anything that matches the ledger is
-    left alone. --metadata, --files, --mirror and --all need `serve` to be stopped. May be interrupted and run again.
+    left alone. --metadata, --mirror and --all need `serve` to be stopped. May be interrupted and run again.
 
     Exit code 1 if something could not be repaired: it is listed. 2 if the command ended early, for example because the
     Status Service did not answer for 15 seconds: completed work is kept.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from storage_ledger.operations.restore import RestoreReport
+    from storage_ledger.operations.restore_report import RestoreReport
     from storage_ledger.settings import Settings
 
 
@@ -38,6 +38,7 @@ def restore(
         bool,
         typer.Option("--up-to-damage", help="If the mirror is damaged: restore the entries before the damage, and none after it."),
     ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and show what would be done; change nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Restore the ledger in LEDGER_PATH from its mirror or from a backup.
@@ -64,30 +65,30 @@ def restore(
         raise typer.BadParameter("--with-mirror and --without-mirror need --from-backup")
     settings = Settings.load()
     if from_backup is None:
-        done = _mirror(settings, force, up_to_damage)
+        done = _mirror(settings, force, up_to_damage, dry_run)
     else:
-        done = _backup(settings, from_backup, with_mirror, force, up_to_damage)
+        done = _backup(settings, from_backup, with_mirror, force, up_to_damage, dry_run)
     if as_json:
-        print_json(done.to_json())
+        print_json({"dry_run": dry_run} | done.to_json())
     else:
-        _print(done)
+        _print(done, dry_run=dry_run)
     raise typer.Exit(1 if done.not_restored else 0)
 
 
-def _mirror(settings: Settings, force: bool, up_to_damage: bool) -> RestoreReport:
+def _mirror(settings: Settings, force: bool, up_to_damage: bool, dry_run: bool) -> RestoreReport:
     from storage_ledger.cli.progress import progress
     from storage_ledger.ledger.mirror.reader import mirror_position
     from storage_ledger.operations import restore as work
-    from storage_ledger.wiring.stores import serve_lock_held
+    from storage_ledger.wiring.stores import repair_lock_held
 
-    with serve_lock_held(settings, "restore"), progress("Restoring", mirror_position(settings.archive_path), "entries") as show:
-        return work.from_mirror(settings.archive_path, settings.ledger_file, show, force=force, up_to_damage=up_to_damage)
+    with repair_lock_held(settings, "restore"), progress("Restoring", mirror_position(settings.archive_path), "entries") as show:
+        return work.from_mirror(settings.archive_path, settings.ledger_file, show, force=force, up_to_damage=up_to_damage, dry_run=dry_run)
 
 
-def _backup(settings: Settings, place: Path, with_mirror: bool | None, force: bool, up_to_damage: bool) -> RestoreReport:
+def _backup(settings: Settings, place: Path, with_mirror: bool | None, force: bool, up_to_damage: bool, dry_run: bool) -> RestoreReport:
     from storage_ledger.cli.progress import Step, steps
     from storage_ledger.operations import restore as work
-    from storage_ledger.wiring.stores import serve_lock_held
+    from storage_ledger.wiring.stores import repair_lock_held
 
     def ask(backed_up: int, up_to: int) -> bool:
         if with_mirror is not None or not sys.stdin.isatty():
@@ -96,7 +97,7 @@ def _backup(settings: Settings, place: Path, with_mirror: bool | None, force: bo
         return typer.confirm(question, default=True, err=True)
 
     titles = {"copied": ("Copying", "bytes"), "checked": ("Checking", "entries"), "restored": ("From the mirror", "entries")}
-    with serve_lock_held(settings, "restore"), steps() as show:
+    with repair_lock_held(settings, "restore"), steps() as show:
         return work.from_backup(
             place,
             settings.archive_path,
@@ -105,12 +106,15 @@ def _backup(settings: Settings, place: Path, with_mirror: bool | None, force: bo
             with_mirror=ask,
             on_progress=lambda step, done, total: show(Step(*titles[step], done, total)),
             up_to_damage=up_to_damage,
+            dry_run=dry_run,
         )
 
 
-def _print(done: RestoreReport) -> None:
-    from storage_ledger.operations.restore import EntryDamaged, MirrorContinues, MirrorDamaged
+def _print(done: RestoreReport, *, dry_run: bool) -> None:
+    from storage_ledger.operations.restore_report import EntryDamaged, MirrorContinues, MirrorDamaged
 
+    if dry_run:
+        print("Dry run: nothing was changed. Without --dry-run, this would be the result:")
     print(f"Ledger {done.ledger_id} now has {done.entries} entries; {done.appended} were added from the mirror.")
     if done.set_aside:
         print(f"The previous ledger is kept as {done.set_aside}")

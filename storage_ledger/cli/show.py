@@ -14,7 +14,12 @@ MESSAGE_DIFFERS = frozenset({"message-differs", "study-uid-differs"})
 
 
 def show(
-    study_id: Annotated[str, typer.Argument(metavar="STUDY_ID", help="The pipeline's study_id, not the DICOM Study Instance UID.")],
+    study_id: Annotated[
+        str,
+        typer.Argument(
+            metavar="STUDY_ID", help="The pipeline's study_id, or its first 8 or more characters; not the DICOM Study Instance UID."
+        ),
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show one study: its state, its history, and what happens next.
@@ -23,13 +28,14 @@ def show(
 
     Exit code 1 if the ledger has no entry for the study.
     """
+    from storage_ledger.cli.study_prefix import meant
     from storage_ledger.operations.report.timeline import timeline_of
     from storage_ledger.settings import Settings
     from storage_ledger.wiring.stores import reading
 
     settings = Settings.load()
     with reading(settings) as ledger:
-        timeline = timeline_of(ledger, settings, study_id)
+        timeline = timeline_of(ledger, settings, meant(ledger, study_id))
     if as_json:
         from storage_ledger.cli.output import print_json
 
@@ -40,7 +46,7 @@ def show(
 
 
 def _print(timeline: StudyTimeline) -> None:
-    from storage_ledger.cli.output import age, console, counted, print_commands, safe, size, table
+    from storage_ledger.cli.output import age, console, counted, print_commands, print_table, safe, size
 
     out = console()
     if not timeline.entries:
@@ -49,12 +55,8 @@ def _print(timeline: StudyTimeline) -> None:
     out.print("[bold]Study[/bold]  ", safe(timeline.study_id), sep="")
     out.print(f"[bold]State[/bold]  {timeline.state}; last status sent: {timeline.status_sent or 'none'}")
     for file in timeline.files:
-        out.print(
-            "[bold]File[/bold]   ",
-            safe(file.archive_path),
-            f"  {size(file.bytes)}  sha256 {file.sha256}",
-            sep="",
-        )
+        out.print("[bold]File[/bold]   ", safe(file.archive_path), f"  {size(file.bytes)}", sep="", soft_wrap=True)
+        out.print(f"       sha256 {file.sha256}", soft_wrap=True)
         if file.fixity in {"missing", "changed"}:
             out.print(f"       [bold]{file.fixity}[/bold] in the archive, when last read {file.verified_at}")
         for flag in file.flags:
@@ -62,11 +64,17 @@ def _print(timeline: StudyTimeline) -> None:
     if any(file.flags for file in timeline.files):
         out.print("\nThese files are archived unchanged. What to do: storage-ledger explain FLAG")
     out.print()
-    line = table("Position", "Recorded at (UTC)", "After", "What happened", "Caused by")
-    for entry in timeline.entries:
-        after = "" if entry.after_s is None else f"+{entry.after_s:.3f} s"
-        line.add_row(str(entry.position), entry.recorded_at, after, safe(entry.summary), str(entry.cause or ""))
-    out.print(line)
+    rows = [
+        (
+            entry.position,
+            entry.recorded_at[:19].replace("T", " "),
+            "" if entry.after_s is None else f"+{entry.after_s:.3f} s",
+            entry.summary,
+            entry.cause or "",
+        )
+        for entry in timeline.entries
+    ]
+    print_table(out, ("Position", "Recorded at (UTC)", "After", "What happened", "Cause"), rows, wraps="What happened")
     if timeline.next:
         out.print()
         for step in timeline.next:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from storage_ledger.operations.report.status import StatusReport
     from storage_ledger.operations.report.verifications import Coverage, VerificationSummary
 
 
+EVERY_S = 2.0
+
+
 def status(
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again every 2 seconds, until Ctrl-C.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show the work queue, free space, and everything that needs attention.
@@ -25,9 +32,16 @@ def status(
     from storage_ledger.settings import Settings
     from storage_ledger.wiring.stores import reading
 
+    if watch and as_json:
+        raise typer.BadParameter("--watch and --json cannot be combined")
     settings = Settings.load()
-    with reading(settings) as ledger:
-        look = current_status(ledger, settings)
+    while True:
+        with reading(settings) as ledger:
+            look = current_status(ledger, settings)
+        if not watch:
+            break
+        _print_over(look)
+        time.sleep(EVERY_S)
     if as_json:
         from storage_ledger.cli.output import print_json
 
@@ -37,10 +51,22 @@ def status(
     raise typer.Exit(1 if look.attention else 0)
 
 
-def _print(look: StatusReport) -> None:
-    from storage_ledger.cli.output import age, console, counted, safe, size, table
+def _print_over(look: StatusReport) -> None:
+    """Print in place of what the terminal shows."""
+    from storage_ledger.cli.output import console
 
     out = console()
+    with out.capture() as text:
+        _print(look, out)
+    out.clear()
+    out.file.write(text.get())
+    out.file.flush()
+
+
+def _print(look: StatusReport, on: Console | None = None) -> None:
+    from storage_ledger.cli.output import age, console, counted, print_actions, print_table, safe, size
+
+    out = on or console()
     serve = "is running" if look.serving else "is not running"
     out.print(f"[bold]Entries[/bold]    position {look.position}, {counted(look.studies, 'study', 'studies')}; serve {serve}")
     out.print(f"[bold]Index[/bold]      position {look.index_position if look.index_position is not None else 'none'}")
@@ -66,16 +92,12 @@ def _print(look: StatusReport) -> None:
             out.print(f"           {left} unexplained: `storage-ledger reconcile` lists them")
     if look.queue:
         out.print()
-        waiting = table("Queue", "Items", "Oldest")
-        for stage in look.queue:
-            waiting.add_row(stage.stage, str(stage.rows), age(stage.oldest))
-        out.print(waiting)
+        print_table(out, ("Queue", "Items", "Oldest"), [(each.stage, each.rows, age(each.oldest)) for each in look.queue], wraps="")
     if look.attention:
         out.print()
-        wrong = table("Needs attention", "Details", "What to do")
-        for item in look.attention:
-            wrong.add_row(safe(item.code), safe(item.detail), safe(item.action))
-        out.print(wrong)
+        rows = [(item.code, item.detail) for item in look.attention]
+        print_table(out, ("Needs attention", "Details"), rows, wraps="Details")
+        print_actions(out, [(item.code, item.action) for item in look.attention])
     else:
         out.print("\nAll is well.")
 

@@ -128,7 +128,7 @@ def _document(report: VerifyReport) -> dict[str, Any]:
 
 
 def _print(report: VerifyReport, document: dict[str, Any]) -> None:
-    from storage_ledger.cli.output import console, print_advice, safe, size, table
+    from storage_ledger.cli.output import console, print_advice, print_table, safe, size
     from storage_ledger.domain.error_catalogue.ledger_and_mirror import ENTRIES
     from storage_ledger.domain.error_catalogue.verify import VERIFY
 
@@ -153,10 +153,8 @@ def _print(report: VerifyReport, document: dict[str, Any]) -> None:
         if not counts:
             continue
         out.print()
-        rows = table(title, "Position", "Where", "Details")
-        for each in listed[:SHOWN]:
-            rows.add_row(safe(each["code"]), str(each["position"] or ""), safe(each["path"] or each["study_id"]), safe(each["detail"]))
-        out.print(rows)
+        rows = [(each["code"], each["position"] or "", each["path"] or each["study_id"], each["detail"]) for each in listed[:SHOWN]]
+        print_table(out, (title, "Position", "Where", "Details"), rows, wraps="Details")
         if counts.total() > SHOWN:
             out.print(f"… and {counts.total() - SHOWN} more: see --json.")
     if report.found.counts or report.found.unchecked_counts:

@@ -123,6 +123,9 @@ class _Demo:
         document = {"as_expected": not differences, "differences": differences, **dataclasses.asdict(figures)}
         self._tell({**document, "folder": str(self._folder), "page": None if options.exit_when_done else page})
         study_id = to_show(watch.resent, uploads)
+        missing = next(upload.study_id for upload in uploads if upload.case is Case.MISSING)
+        with self._environment.open("a", encoding="utf-8") as file:
+            file.write(f"export A_STUDY={study_id}\nexport QUARANTINED={missing}\n")
         if not options.exit_when_done:
             printing.next_steps(out, page=page, environment=self._environment, study_id=study_id)
             self._wait()

@@ -187,6 +187,10 @@ class Ledger(IndexSource, Protocol):
         """
         ...
 
+    def studies_beginning(self, prefix: str, limit: int) -> list[str]:
+        """Return up to `limit` studies whose study_id begins with this non-empty prefix, in alphabetical order. Reads no payload."""
+        ...
+
     def first_of_studies(self, after: int, limit: int) -> list[tuple[int, str]]:
         """Return up to `limit` studies whose first entry is beyond `after`, each with that position, in order. Reads no payload."""
         ...

@@ -162,6 +162,11 @@ class SqliteLedger(Ledger):
         return [row[0] for row in self._rows(sql, after, kind)]
 
     @override
+    def studies_beginning(self, prefix: str, limit: int) -> list[str]:
+        sql = "SELECT study_id FROM entries WHERE study_id >= ? AND study_id < ? AND version = 1 ORDER BY study_id LIMIT ?"
+        return [row[0] for row in self._rows(sql, prefix, prefix[:-1] + chr(ord(prefix[-1]) + 1), limit)]
+
+    @override
     def first_of_studies(self, after: int, limit: int) -> list[tuple[int, str]]:
         sql = "SELECT position, study_id FROM entries WHERE position > ? AND version = 1 ORDER BY position LIMIT ?"
         return [(row[0], row[1]) for row in self._rows(sql, after, limit)]

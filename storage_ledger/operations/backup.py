@@ -221,7 +221,17 @@ def _translated(place: Path) -> Iterator[None]:
             raise _full(place) from error
         if error.errno in {errnos.EIO, errnos.ESTALE}:
             raise BackupError("backup-io", f"{place}: {text}", errno=error.errno) from error
+        if error.errno == errnos.ENOENT:
+            raise BackupError("backup-folder", _missing(Path(error.filename or place)), errno=error.errno) from error
         raise BackupError("backup-folder", f"{error.filename or place}: {text}", errno=error.errno) from error
+
+
+def _missing(path: Path) -> str:
+    """Return which folder on the way to the path is missing, and whether a volume may not be mounted."""
+    there = next(each for each in path.parents if each.exists())
+    own = there.stat().st_dev == Path("/").stat().st_dev
+    asked = f", and {there} is on the system's own volume: is the volume for backups mounted?" if own else ""
+    return f"{path}: {there / path.relative_to(there).parts[0]} does not exist{asked}"
 
 
 def _full(place: Path) -> BackupError:

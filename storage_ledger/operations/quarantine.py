@@ -13,7 +13,7 @@ from typing import Literal
 from storage_ledger.domain.entries import Entry, Kind
 from storage_ledger.domain.error_catalogue.explanation import BY, REASON
 from storage_ledger.domain.payloads import DiscardedPayload, QuarantinedPayload, ReleasedPayload
-from storage_ledger.domain.study import State, Study
+from storage_ledger.domain.study import OUTCOMES, State, Study
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import Retryable
 from storage_ledger.ledger.contract import Ledger, Transaction
@@ -138,6 +138,14 @@ def _decide_one(tx: Transaction, decision: Decision, study: Study, path: str, po
         else DiscardedPayload(path, code, decision.by, decision.reason).entry(study.study_id, quarantined=upload.position)
     )
     return DecisionResult(study.study_id, path, upload.state, upload.code, tx.append(new).position)
+
+
+def outcome(ledger: Ledger, released: DecisionResult) -> tuple[State, str | None] | None:
+    """Return what became of an upload that was released: archived, quarantined again or discarded, and the code. None: not known yet."""
+    upload = Study.as_far_as_whole(released.study_id, ledger.study(released.study_id)).uploads.get(released.upload_path or "")
+    if upload is None or released.position is None or upload.position <= released.position or upload.state not in OUTCOMES:
+        return None
+    return upload.state, upload.code
 
 
 def check_words(by: str, reason: str) -> None:

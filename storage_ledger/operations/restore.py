@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import closing
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, assert_never
 
 from storage_ledger.domain.entries import Entry, faults
 from storage_ledger.domain.last_backup import LastBackup
@@ -18,73 +17,13 @@ from storage_ledger.ledger.mirror import reader
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.operations import backup
 from storage_ledger.operations.backup import Manifest
+from storage_ledger.operations.restore_report import EntryDamaged, MirrorContinues, MirrorDamaged, NotRestored, RestoreReport
 from storage_ledger.system import files
 from storage_ledger.system.clock import utc_now
 from storage_ledger.system.sqlite import connect, errors_mapped
 
 BATCH = 1000
 _PARTS = ("", "-wal", "-shm", "-journal")
-
-
-@dataclass(frozen=True, slots=True)
-class MirrorContinues:
-    """The mirror has further entries, up to `position`, that were not restored."""
-
-    position: int
-
-
-@dataclass(frozen=True, slots=True)
-class EntryDamaged:
-    """The ledger was not replaced, but its entry at `position` (the first, perhaps not the only one) does not match its hashes."""
-
-    position: int
-
-
-@dataclass(frozen=True, slots=True)
-class MirrorDamaged:
-    """The mirror is damaged (`detail` says where); nothing after that point was restored."""
-
-    detail: str
-
-
-NotRestored = MirrorContinues | EntryDamaged | MirrorDamaged
-
-
-@dataclass(frozen=True, slots=True)
-class RestoreReport:
-    """The result. `entries`: how many the ledger has now; `appended`: how many of them were just taken from the mirror.
-
-    `set_aside`: where the old file is now; `not_restored`: empty if the ledger has everything that the mirror has.
-    """
-
-    ledger_id: str
-    entries: int
-    appended: int
-    set_aside: Path | None
-    not_restored: tuple[NotRestored, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what `restore --json` prints."""
-        document: dict[str, Any] = {
-            "ledger_id": self.ledger_id,
-            "entries": self.entries,
-            "appended": self.appended,
-            "set_aside": str(self.set_aside) if self.set_aside else None,
-            "mirror_beyond": None,
-            "damaged": None,
-            "mirror_damaged": None,
-        }
-        for each in self.not_restored:
-            match each:
-                case MirrorContinues(position):
-                    document["mirror_beyond"] = position
-                case EntryDamaged(position):
-                    document["damaged"] = position
-                case MirrorDamaged(detail):
-                    document["mirror_damaged"] = detail
-                case _:
-                    assert_never(each)
-        return document
 
 
 def from_mirror(
@@ -94,8 +33,9 @@ def from_mirror(
     *,
     force: bool = False,
     up_to_damage: bool = False,
+    dry_run: bool = False,
 ) -> RestoreReport:
-    """Restore `ledger_file` from the mirror; the caller holds `serve.lock`.
+    """Restore `ledger_file` from the mirror; the caller holds `serve.lock`. A `dry_run` checks the same and changes no ledger.
 
     A missing or empty ledger is replaced by a complete one (the old file is set aside). A ledger that the mirror continues (an
     old copy) gets the missing entries. Any other ledger is refused and left unchanged; with `force` it is set aside, even if it
@@ -104,20 +44,17 @@ def from_mirror(
     """
     make_folder(ledger_file.parent)
     ledger_id = reader.ledger_id_of(archive_root)
-    set_aside = None
-    if force or not _holds_entries(ledger_file):
+    if force or not _holds_entries(ledger_file, dry_run=dry_run):
         new = _beside(ledger_file)
         try:
             mirror_damaged = _build_from_mirror(archive_root, ledger_id, new, on_progress, up_to_damage)
         except BaseException:
             _remove(new)  # this file may be what filled the volume
             raise
-        set_aside = _replace_ledger(ledger_file)
-        ledger = SqliteLedger(ledger_file)
-        count = last.position if (last := ledger.last()) else 0
-        ledger.close()
+        with closing(SqliteLedger(new)) as ledger:
+            count = last.position if (last := ledger.last()) else 0
+        set_aside = _replace_ledger(ledger_file, dry_run=dry_run)
         return RestoreReport(ledger_id, count, count, set_aside, _damage(mirror_damaged))
-    migrate(ledger_file)
     ledger = SqliteLedger(ledger_file)
     try:
         if ledger.ledger_id != ledger_id:
@@ -126,12 +63,13 @@ def from_mirror(
                 f"{ledger_file} is a different ledger ({ledger.ledger_id}) and has entries; the mirror belongs to {ledger_id}. "
                 "With --force that ledger is set aside",
             )
-        appended, mirror_damaged = _append_the_rest(archive_root, ledger, on_progress, up_to_damage=up_to_damage)
+        appended, mirror_damaged = _append_the_rest(archive_root, ledger, on_progress, up_to_damage=up_to_damage, dry_run=dry_run)
         last = ledger.last()
         position = last.position if last else 0
         damaged = next((entry.position for entry in ledger.scan(0, position) if faults(entry)), None)
         own = () if damaged is None else (EntryDamaged(damaged),)
-        return RestoreReport(ledger_id, position, appended, None, (*_damage(mirror_damaged), *own))
+        count = position + appended if dry_run else position
+        return RestoreReport(ledger_id, count, appended, None, (*_damage(mirror_damaged), *own))
     finally:
         ledger.close()
 
@@ -145,13 +83,14 @@ def from_backup(
     with_mirror: Callable[[int, int], bool],
     on_progress: backup.BackupProgress = lambda *_: None,
     up_to_damage: bool = False,
+    dry_run: bool = False,
 ) -> RestoreReport:
     """Restore `ledger_file` from the backup at `place` (see `backup.find`); the caller holds `serve.lock`.
 
     The whole backup is checked before anything is changed. An existing ledger is set aside, never deleted. `force` is needed
     if that ledger cannot be read or has entries that the backup lacks, or if the archive's mirror belongs to a different
     ledger than the backup. If the mirror continues the backup, `with_mirror(backup's position, mirror's position)` decides
-    whether to restore the rest from it (`up_to_damage`: as for `from_mirror`). May be called again after a kill at any point.
+    whether to restore the rest from it (`up_to_damage`, `dry_run`: as for `from_mirror`). May be called again after a kill at any point.
     Raises `BackupError`, `LedgerUnusable`.
     """
     make_folder(ledger_file.parent)
@@ -165,11 +104,11 @@ def from_backup(
         backup.take_out(folder, manifest, new, on_progress)
         if not force:
             _refuse_foreign_backup(archive_root, folder, manifest)
-            position = _refuse_to_lose_entries(ledger_file, manifest, new, beyond if beyond is not None and add else 0)
+            position = _refuse_to_lose_entries(ledger_file, manifest, new, beyond if beyond is not None and add else 0, dry_run=dry_run)
             if position >= manifest.position:  # already restored by a run that was then killed, or never needed
                 _remove(new)
                 if add:
-                    return from_mirror(archive_root, ledger_file, tell, up_to_damage=up_to_damage)
+                    return from_mirror(archive_root, ledger_file, tell, up_to_damage=up_to_damage, dry_run=dry_run)
                 return RestoreReport(manifest.ledger_id, position, 0, None, _mirror_continues(beyond))
         if (migration := migrate(new)).backup is not None:
             migration.backup.unlink()
@@ -188,7 +127,7 @@ def from_backup(
     except BaseException:
         _remove(new)
         raise
-    set_aside = _replace_ledger(ledger_file)
+    set_aside = _replace_ledger(ledger_file, dry_run=dry_run)
     not_restored = _damage(mirror_damaged) if add else _mirror_continues(beyond)
     return RestoreReport(manifest.ledger_id, count, appended, set_aside, not_restored)
 
@@ -205,13 +144,13 @@ def _show_restored(on_progress: backup.BackupProgress, beyond: int | None, posit
     on_progress("restored", position, beyond or position)
 
 
-def _refuse_to_lose_entries(ledger_file: Path, manifest: Manifest, new: Path, up_to: int) -> int:
+def _refuse_to_lose_entries(ledger_file: Path, manifest: Manifest, new: Path, up_to: int, *, dry_run: bool) -> int:
     """Raise if the ledger has entries that neither the backup nor the mirror, which adds entries `up_to` a position, would restore.
 
     Returns the ledger's last position, or 0.
     """
     try:
-        if not _holds_entries(ledger_file):
+        if not _holds_entries(ledger_file, dry_run=dry_run):
             return 0
         ledger = SqliteLedger(ledger_file)
     except LedgerUnusable as error:
@@ -273,10 +212,12 @@ def _beyond(archive_root: Path, manifest: Manifest) -> int | None:
     return position if position is not None and position > manifest.position else None
 
 
-def _holds_entries(ledger_file: Path) -> bool:
+def _holds_entries(ledger_file: Path, *, dry_run: bool) -> bool:
+    """Return whether there is a ledger with entries. One of an earlier schema is migrated; in a dry run it is refused."""
     if not ledger_file.exists() or not ledger_file.stat().st_size:
         return False
-    migrate(ledger_file)
+    if not dry_run:
+        migrate(ledger_file)
     ledger = SqliteLedger(ledger_file)
     try:
         return ledger.last() is not None
@@ -316,24 +257,39 @@ def _checkpointed(file: Path) -> None:
     files.fsync_path(file)
 
 
-def _replace_ledger(ledger_file: Path) -> Path | None:
-    """Rename the new file to the ledger's name. Existing files of that name, including a leftover WAL, are renamed first."""
+def _replace_ledger(ledger_file: Path, *, dry_run: bool) -> Path | None:
+    """Rename the new file to the ledger's name. Existing files of that name, including a leftover WAL, are renamed first.
+
+    A dry run removes the new file, and returns the name that an existing one would get.
+    """
     stamp = utc_now().strftime("%Y%m%dT%H%M%S%fZ")
     set_aside = None
     for part in reversed(_PARTS):
         old = Path(f"{ledger_file}{part}")
-        if old.exists():
+        if old.exists() and not dry_run:
             old.rename(f"{ledger_file}.before-restore-{stamp}{part}")
             set_aside = Path(f"{ledger_file}.before-restore-{stamp}")
+    if dry_run:
+        _remove(_beside(ledger_file))
+        return Path(f"{ledger_file}.before-restore-{stamp}") if ledger_file.exists() else None
     _beside(ledger_file).rename(ledger_file)
     files.fsync_path(ledger_file.parent)
     return set_aside
 
 
 def _append_the_rest(
-    archive_root: Path, ledger: SqliteLedger, on_progress: Callable[[int], None], known: Tree | None = None, *, up_to_damage: bool
+    archive_root: Path,
+    ledger: SqliteLedger,
+    on_progress: Callable[[int], None],
+    known: Tree | None = None,
+    *,
+    up_to_damage: bool,
+    dry_run: bool = False,
 ) -> tuple[int, str | None]:
-    """Append the mirror's later entries, with `up_to_damage` up to the last valid root. Return their number and the damage."""
+    """Append the mirror's later entries, with `up_to_damage` up to the last valid root. Return their number and the damage.
+
+    A dry run only counts them.
+    """
     last = ledger.last()
     position = last.position if last else 0
     appended = 0
@@ -357,9 +313,10 @@ def _append_the_rest(
     rest = stream if beyond is None else chain((beyond,), stream)
     try:
         while batch := list(islice(rest, BATCH)):
-            with ledger.write() as tx:
-                for entry in batch:
-                    tx.take_over(entry)
+            if not dry_run:
+                with ledger.write() as tx:
+                    for entry in batch:
+                        tx.take_over(entry)
             appended += len(batch)
             on_progress(batch[-1].position)
     except LedgerUnusable as error:

@@ -16,7 +16,7 @@ from storage_ledger.operations.progress import StartProgress
 from storage_ledger.settings import Settings
 from storage_ledger.system import logs
 from storage_ledger.system.clock import utc_now
-from storage_ledger.wiring.stores import joined_mirror, reading, serve_lock_held
+from storage_ledger.wiring.stores import joined_mirror, reading, repair_lock_held
 
 
 def adopt(
@@ -35,7 +35,7 @@ def adopt(
     if plan.dry_run:
         with reading(settings) if settings.ledger_file.exists() else nullcontext() as ledger:
             return Adoption(ledger, archive, plan, clock=utc_now, on_progress=on_progress, on_noted=on_noted).run()
-    with serve_lock_held(settings, "adopt"):
+    with repair_lock_held(settings, "adopt"):
         archive.sync_new_folders(())  # fails before a ledger is created for a missing archive
         migrate(settings.ledger_file)
         with reading(settings) as ledger:

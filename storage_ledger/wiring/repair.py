@@ -17,7 +17,7 @@ from storage_ledger.operations.replay.studies import described_studies
 from storage_ledger.operations.unresolved_problems import Problems
 from storage_ledger.settings import Settings
 from storage_ledger.system import logs
-from storage_ledger.wiring.stores import appending, reading, serve_lock_held
+from storage_ledger.wiring.stores import appending, reading, repair_lock_held
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def headers(settings: Settings, plan: RepairPlan, begin: StartProgress) -> Repai
     logs.configure(settings.log_level, environment=settings.environment)
     with ExitStack() as stack:
         if not plan.dry_run:
-            stack.enter_context(serve_lock_held(settings, "repair"))
+            stack.enter_context(repair_lock_held(settings, "repair"))
         ledger = stack.enter_context(reading(settings) if plan.dry_run else appending(settings))
         if plan.study is not None and next(ledger.study(plan.study), None) is None:
             raise StorageLedgerError("study-unknown", "the ledger has no entry for this study_id")

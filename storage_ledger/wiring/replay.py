@@ -33,9 +33,11 @@ from storage_ledger.system.clock import utc_now
 from storage_ledger.system.files import FolderId
 from storage_ledger.system.metrics import Metrics
 from storage_ledger.system.rate_limit import Pace
-from storage_ledger.wiring.stores import UMASK, reading, serve_lock_held
+from storage_ledger.wiring.stores import UMASK, reading, repair_lock_held
 
 WRITE_INTO_THE_ARCHIVE = frozenset({ReplayPart.MIRROR, ReplayPart.FILES, ReplayPart.METADATA})
+NEED_SERVE_STOPPED = frozenset({ReplayPart.MIRROR, ReplayPart.METADATA})
+"""`serve` writes these itself, and the older version could win. A file that is put back has only one right content."""
 
 
 def replay(settings: Settings, plan: ReplayPlan, begin: StartProgress, say: Callable[[str], None]) -> ReplayReport:
@@ -50,7 +52,8 @@ def replay(settings: Settings, plan: ReplayPlan, begin: StartProgress, say: Call
         require_writable(settings.ledger_file)
     with ExitStack() as stack:
         if plan.parts & WRITE_INTO_THE_ARCHIVE and not plan.dry_run:
-            stack.enter_context(serve_lock_held(settings, "replay"))
+            beside_serve = not plan.parts & NEED_SERVE_STOPPED
+            stack.enter_context(repair_lock_held(settings, "replay", beside_serve=beside_serve))
         ledger = stack.enter_context(reading(settings))
         last = ledger.last()
         if plan.study is not None and next(ledger.study(plan.study), None) is None:

@@ -52,7 +52,7 @@ def serve(settings: Settings) -> int:
     """
     hide_memory()
     logs.configure(settings.log_level, environment=settings.environment)
-    with serve_lock_held(settings, "serve") as lock:
+    with serve_lock_held(settings) as lock:
         done = migrate(settings.ledger_file)
         if done.changed:
             logs.get().info("ledger.migrated", from_revision=done.before, to_revision=done.after)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 from storage_ledger.errors import ARCHIVE_MISSING, LedgerBusy, LedgerUnusable, Retryable
 from storage_ledger.ledger.migrate import make_folder, require_writable
@@ -57,12 +57,27 @@ def mirror_caught_up(settings: Settings, ledger: SqliteLedger) -> Iterator[None]
 
 
 @contextmanager
-def serve_lock_held(settings: Settings, command: str) -> Iterator[int]:
-    """Hold `serve.lock` for a command that must not run beside `serve`; yield its descriptor. Raises `Locked`."""
+def serve_lock_held(settings: Settings) -> Iterator[int]:
+    """Hold `serve.lock` for `serve`; yield its descriptor. Raises `Locked`."""
     os.umask(UMASK)
     make_folder(settings.ledger_path)
-    with locks.held(settings.lock_file, command) as descriptor:
+    with locks.held(settings.lock_file, "serve") as descriptor:
         yield descriptor
+
+
+@contextmanager
+def repair_lock_held(settings: Settings, command: str, *, beside_serve: bool = False) -> Iterator[None]:
+    """Hold `repair.lock` for a command that writes into the archive, and `serve.lock` unless it may run `beside_serve`.
+
+    Raises `Locked`.
+    """
+    os.umask(UMASK)
+    make_folder(settings.ledger_path)
+    with ExitStack() as stack:
+        stack.enter_context(locks.held(settings.repair_lock_file, command))
+        if not beside_serve:
+            stack.enter_context(locks.held(settings.lock_file, command))
+        yield
 
 
 def mirror_of(settings: Settings, ledger: SqliteLedger) -> Mirror:

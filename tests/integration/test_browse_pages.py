@@ -404,7 +404,7 @@ def test_what_is_damaged_is_shown_wherever_the_study_is(archive: Path, tmp_path:
     assert [(group["fixity"], group["count"], [row["name"] for row in group["rows"]]) for group in alone["damaged"]] == [
         ("changed", 1, ["ct-2.dcm"])
     ]
-    assert alone["put_back"] == "storage-ledger replay --files --study ct-2 --source FOLDER"
+    assert alone["put_back"] == "storage-ledger repair files --study ct-2 --source FOLDER"
     assert pipeline_study.of_index(connection, "ct-1")["damaged"] == []
     assert attention.of_index(connection)["broken"] == []
     connection.execute("INSERT INTO damaged (position, code) VALUES (7, 'payload-changed')")

@@ -23,10 +23,10 @@ CALLS = {
     "quarantine retry": ["quarantine", "retry", "lost", *WHO],
     "quarantine discard": ["quarantine", "discard", "lost", *WHO],
     "verify": ["verify"],
-    "replay": ["replay", "--all"],
+    "replay": ["replay", "--metadata"],
     "backup": ["backup", "backups"],
     "restore": ["restore", "--from-mirror"],
-    "repair headers": ["repair", "headers"],
+    **{f"repair {part}": ["repair", part] for part in ("index", "files", "metadata", "statuses", "mirror", "headers")},
     "reconcile": ["reconcile"],
     "adopt": ["adopt", "--dry-run"],
 }

@@ -197,7 +197,7 @@ class Rounds:
                 "metadata": [wordings[(n + time) % 2] for time in range(8)]
                 if kind == "metadata"
                 else [wordings[n % 2 if number % 2 else 0]],
-                "put_back": kind.startswith("put back"),
+                "put_back": kind.startswith("put back") and (number % 2 == 0 or n % 2 == 0),  # in turns beside one that places it
             }
             for n in range(self.how_many)
         ]

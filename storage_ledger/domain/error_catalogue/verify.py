@@ -13,10 +13,10 @@ from storage_ledger.domain.error_catalogue.retries import ARCHIVE_IO
 from storage_ledger.domain.error_catalogue.shared import INDEX_MISSING, LEDGER_DAMAGED, MIRROR_LAGS, RESTORE, STUDY_UNKNOWN
 
 _RESTORE_LEDGER = "Stop the service, keep the file, then [restore the ledger from its mirror](../how-to/ledger-volume-lost.md)."
-_PUT_BACK = "storage-ledger replay --files --source FOLDER"
+_PUT_BACK = "storage-ledger repair files --source FOLDER"
 _METADATA = "storage-ledger replay --metadata"
 _INDEX = "storage-ledger replay --index"
-_SOURCE = "Check the disk. Stop the service, then [restore the file](../how-to/files-damaged-or-deleted.md) from any folder of copies. Or put it into uploads and publish its message again."
+_SOURCE = "Check the disk. [Restore the file](../how-to/files-damaged-or-deleted.md) from any folder of copies. Or put it into uploads and publish its message again."
 _REBUILD = "Rebuild the index; the service may be running."
 
 FILE_MISSING = Explanation("file-missing", means="An archived file is not in the archive.", action=_SOURCE, commands=(_PUT_BACK,))

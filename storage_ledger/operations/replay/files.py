@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections import Counter
@@ -30,6 +31,8 @@ from storage_ledger.system.sqlite import errors_mapped, sqlite
 
 WORKERS = 6
 BATCH = 64
+TRIES = 5
+"""`serve` takes the temporary file in a study's folder for that of a killed process, if it places a file there at the same time."""
 UNRECORDED = "unrecorded"
 LOST = "archive-io: the study's new folder could not be fsynced and was removed again"
 UNSEARCHABLE = frozenset({"folder-unreadable", "folder-too-deep", "upload-io"})
@@ -255,11 +258,17 @@ class _Search:
             wanted, path = job
             if wanted.found == UNRECORDED:
                 return _unrecorded(wanted, _text(copies.root / path))
-            with copies.open(path) as copy:
-                placed = self._repair.put_back(
-                    copy, wanted.study_id, name=wanted.name, sha256=wanted.sha256, position=wanted.position, time=wanted.time
-                )
-            return PutBack(wanted, placed, _text(copies.root / path))
+            for attempt in range(TRIES):
+                try:
+                    with copies.open(path) as copy:
+                        placed = self._repair.put_back(
+                            copy, wanted.study_id, name=wanted.name, sha256=wanted.sha256, position=wanted.position, time=wanted.time
+                        )
+                    return PutBack(wanted, placed, _text(copies.root / path))
+                except Retryable as error:
+                    if error.shared or error.errno != errno.ENOENT or attempt + 1 == TRIES:
+                        raise
+            raise AssertionError("unreachable")
 
         outcomes, stop = in_parallel(self._pool, put, jobs)
         done = [outcome for _, outcome in outcomes if isinstance(outcome, PutBack)]

@@ -67,7 +67,7 @@ def commands(study_id: str, code: str | None) -> list[str]:
 def put_back(study_id: str | None = None) -> str:
     """Return the command that restores lost files from a folder of copies, for one study or all."""
     only = "" if study_id is None else f" --study {shlex.quote(study_id)}"
-    return f"storage-ledger replay --files{only} --source FOLDER"
+    return f"storage-ledger repair files{only} --source FOLDER"
 
 
 def advice(code: str, *sections: Section) -> str:

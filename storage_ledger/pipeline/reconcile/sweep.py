@@ -74,7 +74,7 @@ class Sweep:
 class Reconciler:
     """`sweep` does one pass through uploads; `run` repeats it. Several may work on one ledger at the same time.
 
-    `wakeup` is set when messages may have been missed, or to stop.
+    With `dry_run`, nothing is appended. `wakeup` is set when messages may have been missed, or to stop.
     """
 
     def __init__(
@@ -89,6 +89,7 @@ class Reconciler:
         every_s: float = 0.0,
         second_look_s: float = SECOND_LOOK_S,
         wakeup: threading.Event,
+        dry_run: bool = False,
     ) -> None:
         self._ledger = ledger
         self._uploads = uploads
@@ -99,6 +100,7 @@ class Reconciler:
         self._second_look_s = second_look_s
         self._judge = Judge(ledger, uploads, client, clock)
         self._wakeup = wakeup
+        self._dry_run = dry_run
         self._walk: Generator[FoundUpload] | None = None
         self._done = Sweep()
 
@@ -213,7 +215,11 @@ class Reconciler:
             self._hand_over(handed_over, done)
 
     def _hand_over(self, verdicts: list[Missed | Leftover], done: Sweep) -> None:
-        """Commit once. Whatever another process recorded about an upload since it was judged takes precedence."""
+        """Commit once. Whatever another process recorded about an upload since it was judged takes precedence. A dry run only counts."""
+        if self._dry_run:
+            done.leftovers += sum(isinstance(verdict, Leftover) for verdict in verdicts)
+            done.described += sum(isinstance(verdict, Missed) for verdict in verdicts)
+            return
         described: list[Entry] = []
         leftovers = held = 0
         with self._ledger.write() as tx:

@@ -137,6 +137,13 @@ def test_kinds_of_studies(ledger):
     assert [ledger.count_studies(after=position) for position in range(4)] == [2, 1, 0, 0]
 
 
+def test_studies_are_found_by_the_beginning_of_their_id(ledger):
+    append(ledger, said("abc-2"), said("abc-1"), said("abc-1"), said("abd"), said("ab"), said("z"), NewEntry(Kind.REJECTED, {}))
+    assert ledger.studies_beginning("abc", 9) == ["abc-1", "abc-2"]
+    assert ledger.studies_beginning("ab", 3) == ["ab", "abc-1", "abc-2"]
+    assert (ledger.studies_beginning("z", 9), ledger.studies_beginning("y", 9)) == (["z"], [])
+
+
 def test_studies_come_page_by_page_in_the_order_of_their_first_entry(ledger):
     append(ledger, said("B"), NewEntry(Kind.REJECTED, {"reason": "not-json"}), said("A"), said("B"), said("C"))
     assert ledger.first_of_studies(0, 2) == [(1, "B"), (3, "A")]

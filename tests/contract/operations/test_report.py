@@ -257,7 +257,7 @@ def test_a_studys_timeline_reports_a_damaged_file_and_how_to_restore_it(scene):
     told = scene.study("S1")
     assert ([file["fixity"] for file in told["files"]], told["commands"]) == (
         ["missing"],
-        ["storage-ledger replay --files --study S1 --source FOLDER"],
+        ["storage-ledger repair files --study S1 --source FOLDER"],
     )
     assert "missing or changed" in told["advice"]
     told = scene.study("S2")
