@@ -27,6 +27,7 @@ from starlette.types import ASGIApp, Scope
 
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.system import logs
+from storage_ledger.web.answer_limits import with_limits
 from storage_ledger.web.auth import middleware
 from storage_ledger.web.auth.access_log import AccessLog
 from storage_ledger.web.auth.credentials import ADVICE, Access
@@ -47,7 +48,6 @@ from storage_ledger.web.pages import views
 from storage_ledger.web.pages.live_state import LiveState
 from storage_ledger.web.pages.search_terms import expression
 from storage_ledger.web.service_watch import ServiceWatch
-from storage_ledger.web.turns import in_turn
 
 SETTINGS = {
     "allow_download": False,  # the whole database in one request; backups have a command of their own
@@ -186,7 +186,7 @@ def asgi_wrapper(datasette: Browse) -> Callable[[ASGIApp], ASGIApp]:
 
     health = Health(lambda: datasette.get_database("ledger").execute("SELECT 1"))
     return lambda app: middleware.AccessMiddleware(
-        in_turn(content.before(without_formulas(app))), who, advice, refused, access.hosts.include, health.answers, AccessLog(lookup)
+        with_limits(content.before(without_formulas(app))), who, advice, refused, access.hosts.include, health.answers, AccessLog(lookup)
     )
 
 

@@ -19,7 +19,7 @@ from typing import Any, TypeVar, get_args
 from storage_ledger.system import logs
 from storage_ledger.system.sandbox import LANDLOCK, SECCOMP
 from storage_ledger.web.files.pictures import LENGTHS, WHY, MediaKind, Rendered, RenderRequest, Unavailable
-from storage_ledger.web.files.pictures.turns import TooMany, Turns
+from storage_ledger.web.files.pictures.fair_queue import FairQueue, TooMany
 
 Result = TypeVar("Result")
 
@@ -48,13 +48,13 @@ class Pool:
         self._idle: queue.LifoQueue[_Worker] = queue.LifoQueue()
         for worker in self._workers:
             self._idle.put(worker)
-        self._turns: Turns[Any] = Turns(workers, waiting=MAX_WAITING, waiting_of_one=MAX_WAITING_OF_ONE)
+        self._queue: FairQueue[Any] = FairQueue(workers, waiting=MAX_WAITING, waiting_of_one=MAX_WAITING_OF_ONE)
         self._announced = threading.Lock()
 
     def warm(self) -> None:
         """Start the workers ahead of the first request. Returns immediately."""
         for _ in self._workers:
-            self._turns.submit("", self._warm)
+            self._queue.submit("", self._warm)
 
     async def make(self, descriptor: int, request: RenderRequest, asker: str = "") -> Rendered:
         """Run a request on an open file, which the caller still has to close. Raises `Unavailable`.
@@ -63,7 +63,7 @@ class Pool:
         """
         mine = os.dup(descriptor)  # the caller may be gone, and its file closed, before a worker is free
         try:
-            future = self._turns.submit(asker, lambda: self._make(mine, request))
+            future = self._queue.submit(asker, lambda: self._make(mine, request))
         except TooMany:
             os.close(mine)
             raise Unavailable("pictures-busy") from None
@@ -79,7 +79,7 @@ class Pool:
         """Kill all workers. Unfinished requests raise `Unavailable`."""
         for worker in self._workers:
             worker.retire()
-        self._turns.close()
+        self._queue.close()
         for worker in self._workers:
             worker.end()
 

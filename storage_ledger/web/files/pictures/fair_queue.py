@@ -22,7 +22,7 @@ class _Job(Generic[Result]):
     future: Future[Result] = field(default_factory=Future)
 
 
-class Turns(Generic[Result]):
+class FairQueue(Generic[Result]):
     """Runs jobs in `threads` threads, so that somebody with many slow jobs delays others by at most one job for each thread.
 
     At most `waiting` jobs wait, and `waiting_of_one` of the same asker. Thread-safe.

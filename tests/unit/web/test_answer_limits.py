@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from storage_ledger.web.answer_limits import LIMITS, PIECE, LimitedAnswers
 from storage_ledger.web.auth.middleware import ACTOR
-from storage_ledger.web.turns import PIECE, TURNS, TurnTaking
 
 PATH = "/file/s1/s1.dcm"
 Send = Callable[[Any], Awaitable[None]]
@@ -30,7 +30,7 @@ class Slow:
         await send({"type": "http.response.body", "body": b"x" * (3 * PIECE + 1)})
 
 
-async def ask(app: TurnTaking, actor: str, path: str = PATH) -> list[Any]:
+async def ask(app: LimitedAnswers, actor: str, path: str = PATH) -> list[Any]:
     """Return the messages of the answer."""
     sent: list[Any] = []
 
@@ -44,7 +44,7 @@ async def ask(app: TurnTaking, actor: str, path: str = PATH) -> list[Any]:
 def test_one_user_takes_half_of_the_turns_and_who_gets_none_is_told_to_try_again():
     async def run() -> None:
         slow = Slow()
-        app = TurnTaking(slow, 4, re.compile("/file/"), wait_s=0.01)
+        app = LimitedAnswers(slow, 4, re.compile("/file/"), wait_s=0.01)
         tasks = [asyncio.ensure_future(ask(app, "jane")) for _ in range(2)]
         await asyncio.sleep(0)
         refused = await ask(app, "jane")
@@ -64,7 +64,7 @@ def test_one_user_takes_half_of_the_turns_and_who_gets_none_is_told_to_try_again
 def test_a_request_waits_for_its_turn():
     async def run() -> None:
         slow = Slow()
-        app = TurnTaking(slow, 2, re.compile("/file/"), wait_s=600)
+        app = LimitedAnswers(slow, 2, re.compile("/file/"), wait_s=600)
         tasks = [asyncio.ensure_future(ask(app, "jane")) for _ in range(3)]
         await asyncio.sleep(0)
         slow.go.set()
@@ -77,7 +77,7 @@ def test_a_turn_lasts_until_the_reader_has_the_answer_all_but_a_piece():
     async def run() -> None:
         slow = Slow()
         slow.go.set()
-        sent = await ask(TurnTaking(slow, 2, re.compile("/file/")), "jane")
+        sent = await ask(LimitedAnswers(slow, 2, re.compile("/file/")), "jane")
         assert [len(message["body"]) for message in sent[1:]] == [PIECE, PIECE, PIECE, 1]
         assert [message["more_body"] for message in sent[1:]] == [True, True, True, False]
 
@@ -90,4 +90,4 @@ def test_a_turn_lasts_until_the_reader_has_the_answer_all_but_a_piece():
      "/index", "/index.json", "/index/files.csv", "/ledger/x/1.blob"],
 )  # fmt: skip
 def test_what_may_be_large_is_limited(path: str):
-    assert [each for _, each in TURNS if each.match(path)]
+    assert [each for _, each in LIMITS if each.match(path)]

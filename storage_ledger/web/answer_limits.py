@@ -17,7 +17,7 @@ PIECE = 64 << 10
 WAIT_S = 5.0
 """How long a request waits for its turn."""
 
-TURNS = (
+LIMITS = (
     (32, re.compile("/(?:file|zip|zip-study)/")),  # an open file and two pieces each
     (32, re.compile("/(?:image|header|metadata)/")),  # up to 16 MB each
     (8, re.compile("/(?:index|ledger)(?:[/.]|$)")),  # up to 16 MB of rows, and what is made of them
@@ -25,14 +25,14 @@ TURNS = (
 """How many requests at a time, by the beginning of their path."""
 
 
-def in_turn(app: ASGIApp) -> ASGIApp:
+def with_limits(app: ASGIApp) -> ASGIApp:
     """Return the app with all these limits."""
-    for most, path in TURNS:
-        app = TurnTaking(app, most, path)
+    for most, path in LIMITS:
+        app = LimitedAnswers(app, most, path)
     return app
 
 
-class TurnTaking:
+class LimitedAnswers:
     """At most `most` requests for a `path` at a time, half of them of one user. Others wait, then get 503.
 
     A turn lasts until the reader has the answer, all but a piece: large bodies are sent in pieces.
