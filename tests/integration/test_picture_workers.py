@@ -110,7 +110,7 @@ def test_one_asker_leaves_room_for_others_and_who_hangs_up_makes_room(pool: Pool
                 each.cancel()
         again = [asyncio.ensure_future(pool.make(file, RenderRequest("picture"), asker)) for asker in ("first", "second")]
         await asyncio.sleep(0)
-        assert pool._turns.waiting() == 2  # the others were taken out of the queue, or have begun
+        assert pool._queue.waiting() == 2  # the others were taken out of the queue, or have begun
         os.kill(pid, signal.SIGCONT)
         first, second = await asyncio.gather(*again)
         await asyncio.gather(*asked, return_exceptions=True)
