@@ -32,9 +32,10 @@ IMPORTS = {
 
 # An order is one message with three descriptors: one on which its process reports, standard output and standard error.
 SERVER = """
-import atexit, gc, json, os, runpy, signal, socket, sys, threading, traceback
+import atexit, faulthandler, gc, json, os, runpy, signal, socket, sys, threading, traceback
 from storage_ledger.cli import main
 
+faulthandler.enable()  # on descriptor 2, which will be that of the command
 control = socket.socket(fileno=int(sys.argv[1]))
 children = {}
 gc.freeze()
