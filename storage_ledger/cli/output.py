@@ -73,7 +73,17 @@ def print_table(out: Console, headings: Sequence[str], rows: Sequence[Sequence[o
             out.print()
         for number in shown:
             if row[number].cell_len:
-                out.print(Text(f"{headings[number]:{width}}  ", "bold"), row[number], sep="", soft_wrap=True)
+                title = Text(f"{headings[number]:{width}}  ", "bold")
+                if headings[number] == wraps:
+                    print_text(out, row[number], title)
+                else:
+                    out.print(title, row[number], sep="", soft_wrap=True)
+
+
+def print_text(out: Console, text: Text, title: Text) -> None:
+    """Print text after its title, in lines that end between words and begin below each other."""
+    for number, line in enumerate(text.wrap(out, max(NARROWEST_TEXT, out.width - title.cell_len))):
+        out.print(" " * title.cell_len if number else title, line, sep="", soft_wrap=True)
 
 
 def print_commands(out: Console, commands: list[str]) -> None:
@@ -94,7 +104,7 @@ def print_actions(out: Console, actions: Iterable[tuple[str, str]]) -> None:
     if found:
         out.print("\n[bold]What to do[/bold]")
     for code, advice in found:
-        out.print("  ", safe(f"{code}: {advice}"), sep="", soft_wrap=True)
+        print_text(out, safe(f"{code}: {advice}"), Text("  "))
 
 
 def print_problems(title: str, problems: Problems, *sections: Section) -> None:

@@ -46,7 +46,9 @@ def show(
 
 
 def _print(timeline: StudyTimeline) -> None:
-    from storage_ledger.cli.output import age, console, counted, print_commands, print_table, safe, size
+    from rich.text import Text
+
+    from storage_ledger.cli.output import age, console, counted, print_commands, print_table, print_text, safe, size
 
     out = console()
     if not timeline.entries:
@@ -55,12 +57,12 @@ def _print(timeline: StudyTimeline) -> None:
     out.print("[bold]Study[/bold]  ", safe(timeline.study_id), sep="")
     out.print(f"[bold]State[/bold]  {timeline.state}; last status sent: {timeline.status_sent or 'none'}")
     for file in timeline.files:
-        out.print("[bold]File[/bold]   ", safe(file.archive_path), f"  {size(file.bytes)}", sep="", soft_wrap=True)
+        out.print("[bold]File[/bold]   ", safe(file.archive_path.partition("/")[2]), f"  {size(file.bytes)}", sep="", soft_wrap=True)
         out.print(f"       sha256 {file.sha256}", soft_wrap=True)
         if file.fixity in {"missing", "changed"}:
             out.print(f"       [bold]{file.fixity}[/bold] in the archive, when last read {file.verified_at}")
         for flag in file.flags:
-            out.print(f"       [bold red]{flag}[/bold red]", safe(_explained(flag, file)), sep="", soft_wrap=True)
+            print_text(out, Text(flag, "bold red").append_text(safe(_explained(flag, file))), Text(" " * 7))
     if any(file.flags for file in timeline.files):
         out.print("\nThese files are archived unchanged. What to do: storage-ledger explain FLAG")
     out.print()

@@ -52,7 +52,8 @@ def test_only_text_is_wrapped_between_words_and_a_table_too_wide_for_that_become
     assert max(map(len, made[60])) <= 60
     assert len(made[60]) > 3
     assert len(made[200]) == 3
-    assert [line.split()[0] for line in made[50] if line.strip()] == ["Code", "Position", "Details"] * 2
+    assert [line.split()[0] for line in made[50] if line.strip()] == ["Code", "Position", "Details", "two", "Code", "Position", "Details"]
+    assert made[50][3].startswith(" " * 10), "below the text's beginning"
     out = Console(file=io.StringIO(), width=60)
     print_table(out, ("Code", "Details"), [], wraps="Details")
     assert out.file.getvalue() == ""  # type: ignore[attr-defined] # it is ours
