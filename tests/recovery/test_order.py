@@ -50,13 +50,16 @@ def test_every_effect_waits_for_the_fsync_that_it_relies_on(tmp_path, valkey, st
         # New studies, a folder below uploads, redeliveries of pending messages, the same name with other bytes, an invalid message.
         messages = [put(f"s{i}.dcm", rng.randbytes(rng.choice((10, 5_000, 1_500_000)))) for i in range(8)]
         messages += [put("below/b0.dcm", b"b0"), put("one/twice.dcm", b"first"), put("two/twice.dcm", b"second")]
+        messages.append(put("last.dcm", b"last"))
         live()
         stack.publish(messages[0])  # on its own: it is synced by itself, the others together
         until(lambda: status_server.status(messages[0]["study_id"]) == "archived", 60)
-        for message in [*messages[1:], *messages[:3], {"study_id": "wrong", "file_path": "../x"}]:
+        for message in [*messages[1:-1], *messages[:3], {"study_id": "wrong", "file_path": "../x"}]:
             stack.publish(message)
-        told = [message["study_id"] for message in messages]
+        told = [message["study_id"] for message in messages[:-1]]
         until(lambda: all(status_server.status(s) == "archived" for s in told) and status_server.status("wrong") == "failed", 60)
+        stack.publish(messages[-1])  # on its own: its metadata.json is synced by what comes after
+        until(lambda: status_server.status("last") == "archived", 60)
         until(stack.idle, 30)
         assert stack.stop() == 0
         died()
@@ -72,9 +75,9 @@ def test_every_effect_waits_for_the_fsync_that_it_relies_on(tmp_path, valkey, st
         before = stack.check()["counts"]["archived"]
         later = [put(f"t{i}.dcm", rng.randbytes(5_000)) for i in range(20)]
         live()
-        for message in again:
+        for number, message in enumerate(again, 1):  # each on its own: together, the whole file system is synced
             stack.publish(message)
-        until(lambda: stack.check(settled=False)["counts"]["archived"] == before + len(again), 30)
+            until(lambda: stack.check(settled=False)["counts"]["archived"] == before + number, 30)  # noqa: B023 - called at once
         pid = json.loads((stack.ledger / "serve.lock").read_text())["pid"]
         killer = threading.Timer(rng.random() * 0.3, os.kill, (pid, signal.SIGKILL))
         killer.start()

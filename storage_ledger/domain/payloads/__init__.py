@@ -59,3 +59,5 @@ def readable(entry: Entry) -> AnyPayload | None:
 
 
 _BY_KIND: dict[str, type[AnyPayload]] = {each.KIND: each for each in get_args(AnyPayload)}
+for _kind in _BY_KIND.values():
+    _kind.prepare()

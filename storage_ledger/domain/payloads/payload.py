@@ -42,6 +42,15 @@ class Payload:
             raise UnreadablePayload(text) from error
         return decoded
 
+    @classmethod
+    def prepare(cls) -> None:
+        """Make the decoder, once, in the thread that imports the class.
+
+        msgspec (0.22) builds what it knows of a class at its first use and takes no lock: two threads that are the first at the same
+        time crash the process.
+        """
+        _decoder(cls)  # type: ignore[arg-type]  # mypy doubts that classes are hashable
+
     def stored(self) -> dict[str, Any]:
         """Return the JSON object that the ledger stores."""
         return _stored(self)
