@@ -99,7 +99,7 @@ class Sampler:
 
     def __init__(self, pid: int, ledger: sqlite.Connection, published: dict[str, float], path: Path) -> None:
         self.samples: list[Sample] = []
-        self.archived = 0
+        self._archived: set[str] = set()  # a message that Redis took before it went down is added twice, and archived once
         self._pid, self._ledger, self._published = pid, ledger, published
         self._position = 0
         path.parent.mkdir(exist_ok=True)
@@ -113,10 +113,11 @@ class Sampler:
             "SELECT position, study_id, recorded_at FROM entries WHERE position > ? AND kind = 'archived'", (self._position,)
         ).fetchall()
         took = [1000 * (datetime.fromisoformat(at).timestamp() - self._published.get(study, 0)) for _, study, at in rows]
-        self._position, self.archived = max((row[0] for row in rows), default=self._position), self.archived + len(rows)
-        now, spent, published, pid = time.monotonic(), cpu_s(self._pid), len(self._published), self._pid
+        self._position = max((row[0] for row in rows), default=self._position)
+        self._archived.update(row[1] for row in rows)
+        now, spent, published, archived, pid = time.monotonic(), cpu_s(self._pid), len(self._published), len(self._archived), self._pid
         self.samples.append(Sample(
-            (now - self._began) / 60, published, self.archived, published - self.archived, of(took, 0.5) if took else 0.0,
+            (now - self._began) / 60, published, archived, published - archived, of(took, 0.5) if took else 0.0,
             of(took, 0.99) if took else 0.0, pss_mb(pid), rss_mb(pid), descriptors(pid), threads(pid),
             100 * (spent - self._cpu_s) / (now - self._before),
         ))  # fmt: skip

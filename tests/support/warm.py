@@ -32,7 +32,7 @@ IMPORTS = {
 
 # An order is one message with three descriptors: one on which its process reports, standard output and standard error.
 SERVER = """
-import atexit, faulthandler, gc, json, os, runpy, signal, socket, sys, threading, traceback
+import atexit, faulthandler, gc, json, os, runpy, select, signal, socket, sys, threading, traceback
 from storage_ledger.cli import main
 
 faulthandler.enable()  # on descriptor 2, which will be that of the command
@@ -57,6 +57,10 @@ def ended(*_):
 
 def next_order():
     while True:
+        # A signal that comes right before a blocking call does not interrupt it: its byte in the pipe does.
+        if told in select.select([control, told], [], [])[0]:
+            os.read(told, 4096)
+            continue
         data, descriptors, _, _ = socket.recv_fds(control, 1 << 18, 3)
         if not data:
             return None
@@ -69,12 +73,16 @@ def next_order():
         os.close(descriptors[2])
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
 
+told, tells = os.pipe()
+os.set_blocking(tells, False)
+signal.set_wakeup_fd(tells, warn_on_full_buffer=False)
 signal.signal(signal.SIGCHLD, ended)
 interrupted = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is our owner's business: it ends what runs, then us
 found = next_order()
 if found is not None:  # from here on it is the command's own process
     order, (teller, out, err) = found
     control.detach()
+    signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, interrupted)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
