@@ -108,16 +108,21 @@ class Disk:
         self._answers: Counter[str] = Counter()
         self._commit_follows = False
         self._metadata: dict[int, tuple] = {}
+        self._outside: dict[int, Path] = {}
         self._may = State()
         self._must = State()
 
     def bad(self, code: str, **where: object) -> None:
         self.violations.append({"code": code, **where})
 
-    def outside(self, path: Path) -> None:
-        """Record that another program created or replaced this file without any fsync."""
-        folder, name = self._place(str(path))
-        folder.names[name] = File(names=1)
+    def outside(self, path: Path, *, described: int) -> None:
+        """Record that another program replaced this file without any fsync, before that one of the next `described` entries (from 1)."""
+        self._outside[self.saw["described"] + described] = path
+
+    def _replaced_outside(self, described: int) -> None:
+        if path := self._outside.pop(described, None):
+            folder, name = self._place(str(path))
+            folder.names[name] = File(names=1)
 
     def uploaded(self, name: str) -> None:
         """Record that a neighbour put this into uploads, durably. Call it before the run that removes it."""
@@ -402,6 +407,8 @@ class Disk:
     def _entry(self, entry: dict) -> None:
         data, position, study_id = entry["data"], entry["position"], entry["study_id"]
         self.saw[entry["kind"]] += 1
+        if entry["kind"] == "described":
+            self._replaced_outside(self.saw["described"])
         if entry["kind"] == "archived":
             if (lacking := self._lacking(f"{study_id}/{data['file']['name']}")) is not None:
                 self.bad("archived-too-early", position=position, name=data["file"]["name"], not_durable=lacking)

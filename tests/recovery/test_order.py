@@ -66,16 +66,17 @@ def test_every_effect_waits_for_the_fsync_that_it_relies_on(tmp_path, valkey, st
         # Redeliveries: with the upload; without; without, and the archive's file was put back from a backup, unsynced;
         # with the upload, and the archive's file is damaged. And new studies, until the process is killed.
         again = [put("s0.dcm", (stack.archive / "s0" / "s0.dcm").read_bytes()), messages[1], messages[2]]
-        archived = stack.archive / "s2" / "s2.dcm"
-        archived.write_bytes(archived.read_bytes())
-        disk.outside(archived)
-        again.append(put("s3.dcm", (damaged := stack.archive / "s3" / "s3.dcm").read_bytes()))
-        damaged.write_bytes(bytes(damaged.stat().st_size))  # of the same length
-        disk.outside(damaged)
+        archived, damaged = (stack.archive / name / f"{name}.dcm" for name in ("s2", "s3"))
+        again.append(put("s3.dcm", damaged.read_bytes()))
+        disk.outside(archived, described=3)
+        disk.outside(damaged, described=4)
         before = stack.check()["counts"]["archived"]
         later = [put(f"t{i}.dcm", rng.randbytes(5_000)) for i in range(20)]
         live()
-        for number, message in enumerate(again, 1):  # each on its own: together, the whole file system is synced
+        for number, message in enumerate(again, 1):  # each on its own, and after the start: both may sync the whole file system
+            if number == 3:
+                archived.write_bytes(archived.read_bytes())
+                damaged.write_bytes(bytes(damaged.stat().st_size))  # of the same length
             stack.publish(message)
             until(lambda: stack.check(settled=False)["counts"]["archived"] == before + number, 30)  # noqa: B023 - called at once
         pid = json.loads((stack.ledger / "serve.lock").read_text())["pid"]

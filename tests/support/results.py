@@ -53,11 +53,13 @@ def conditions() -> str:
 
 
 def commit() -> str:
-    """The short id of HEAD; says so when tracked files differ from it, or when this is no checkout."""
+    """The short id of HEAD; says so when tracked files differ from it (pages of results do not count), or when this is no checkout."""
     git = ["git", "-C", str(ROOT)]
     try:
         head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, check=True).stdout
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no", "--", ":!*.md", ":!*.svg"], capture_output=True, text=True, check=True
+        ).stdout
     except (OSError, subprocess.CalledProcessError):
         return "unknown (not a git checkout)"
     return f"{head} with uncommitted changes" if changed.strip() else head
