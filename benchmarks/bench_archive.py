@@ -238,12 +238,12 @@ class Bench:
             self.latency_at(rate, f"{rate}/s", mine, None, table)
         if LATENCY_TARGET_RATE in map(int, self.options.rates.split(",")):
             if os.geteuid() == 0 and shutil.which("setpriv"):
-                self.latency_at(LATENCY_TARGET_RATE, f"{LATENCY_TARGET_RATE}/s as uid {SERVICE}", mine, SERVICE, table)
+                self.latency_at(LATENCY_TARGET_RATE, f"{LATENCY_TARGET_RATE}/s as user {SERVICE}", mine, SERVICE, table)
             else:
                 print("SKIPPED latency as another user: it takes root and setpriv", flush=True)
         table.notes.append(
             "*Archived*: the time in the entry, taken just before its commit. *Status received*: when the Status Service had it, after the "
-            f"commit. *As uid {SERVICE}*: `serve` runs as that user, the uploads belong to root."
+            f"commit. *As user {SERVICE}*: `serve` runs as that user, the uploads belong to root."
         )
         return table
 
