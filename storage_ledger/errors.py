@@ -94,8 +94,7 @@ class Locked(StorageLedgerError):
     """Another process holds a lock; the detail names it.
 
     `serve.lock` is held by the service, and by commands that need it stopped; `repair.lock` by each command that writes into the
-    archive; `index.lock` while the index is rebuilt; a lock on a
-    backup folder while a backup is written to it.
+    archive; `index.lock` while the index is rebuilt; a lock on a backup folder while a backup is written to it.
     """
 
 

@@ -153,7 +153,7 @@ def is_metadata(name: str, folder: int) -> bool:
     return os.path.samestat(own, metadata) or (own.st_size, own.st_mtime_ns) == (metadata.st_size, metadata.st_mtime_ns)
 
 
-def can_link(name: str, spare: str, folder: int) -> bool:
+def link_if_possible(name: str, spare: str, folder: int) -> bool:
     """Give what has `name` the name `spare` too. False if it cannot be linked: a folder, or another user's file."""
     try:
         os.link(name, spare, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)

@@ -341,7 +341,7 @@ class FilesystemStudyFolder:
         parts = (LEDGER_FOLDER, DAMAGED_FOLDER, self._study_id)
         with ExitStack() as judged:
             spare = judged.enter_context(self._folders.temporary(f"place-{position}", folder))  # not evidence, if it is killed now
-            moved = not durable_copy.can_link(name, spare, folder)
+            moved = not durable_copy.link_if_possible(name, spare, folder)
             if not moved and not damaged(spare, folder):
                 return None
             self._folders.make(self._opened_root(), *parts)

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NoReturn
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -60,7 +61,7 @@ def print_table(out: Console, headings: Sequence[str], rows: Sequence[Sequence[o
         heading, column = headings[number], [row[number] for row in cells]
         made.add_column(heading, no_wrap=heading != wraps)
         whole = max(len(heading), *(each.cell_len for each in column))
-        longest_word = max(len(word) for each in (heading, *(each.plain for each in column)) for word in each.split() or [""])
+        longest_word = max(cell_len(word) for each in (heading, *(each.plain for each in column)) for word in each.split() or [""])
         narrowest += whole if heading != wraps else max(longest_word, min(whole, NARROWEST_TEXT))
     if narrowest <= out.width:
         for row in cells:
@@ -81,8 +82,9 @@ def print_table(out: Console, headings: Sequence[str], rows: Sequence[Sequence[o
 
 
 def print_text(out: Console, text: Text, title: Text) -> None:
-    """Print text after its title, in lines that end between words and begin below each other."""
-    for number, line in enumerate(text.wrap(out, max(NARROWEST_TEXT, out.width - title.cell_len))):
+    """Print text after its title, in lines that end between words and begin below each other. A longer word is not broken."""
+    longest_word = max(map(cell_len, text.plain.split()), default=0)
+    for number, line in enumerate(text.wrap(out, max(NARROWEST_TEXT, out.width - title.cell_len, longest_word))):
         out.print(" " * title.cell_len if number else title, line, sep="", soft_wrap=True)
 
 

@@ -171,6 +171,7 @@ def _decide(decision: Decision, study_id: str | None, upload: str | None, code: 
     from storage_ledger.domain.paths import valid_study_id
     from storage_ledger.operations import quarantine
     from storage_ledger.settings import Settings
+    from storage_ledger.system.locks import is_held
     from storage_ledger.wiring import stores
 
     if study_id is not None and not valid_study_id(study_id):
@@ -191,7 +192,7 @@ def _decide(decision: Decision, study_id: str | None, upload: str | None, code: 
         try:
             for result in quarantine.decide(ledger, decision, targets):
                 results.append(result)  # noqa: PERF402 - those before an error are recorded, so they are printed as well
-            if wait:
+            if wait and is_held(settings.lock_file):  # without `serve` nothing would happen
                 outcomes = _outcomes(ledger, results)
         finally:
             _print(decision, results, outcomes if wait else None, as_json=as_json)

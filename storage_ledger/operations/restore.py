@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -47,12 +46,10 @@ def from_mirror(
     if force or not _holds_entries(ledger_file, dry_run=dry_run):
         new = _beside(ledger_file)
         try:
-            mirror_damaged = _build_from_mirror(archive_root, ledger_id, new, on_progress, up_to_damage)
+            count, mirror_damaged = _build_from_mirror(archive_root, ledger_id, new, on_progress, up_to_damage)
         except BaseException:
             _remove(new)  # this file may be what filled the volume
             raise
-        with closing(SqliteLedger(new)) as ledger:
-            count = last.position if (last := ledger.last()) else 0
         set_aside = _replace_ledger(ledger_file, dry_run=dry_run)
         return RestoreReport(ledger_id, count, count, set_aside, _damage(mirror_damaged))
     ledger = SqliteLedger(ledger_file)
@@ -227,16 +224,17 @@ def _holds_entries(ledger_file: Path, *, dry_run: bool) -> bool:
 
 def _build_from_mirror(
     archive_root: Path, ledger_id: str, file: Path, on_progress: Callable[[int], None], up_to_damage: bool
-) -> str | None:
+) -> tuple[int, str | None]:
+    """Return the number of entries and the mirror's damage."""
     _remove(file)
     make_again(file, ledger_id)
     ledger = SqliteLedger(file)
     try:
-        _, mirror_damaged = _append_the_rest(archive_root, ledger, on_progress, up_to_damage=up_to_damage)
+        found = _append_the_rest(archive_root, ledger, on_progress, up_to_damage=up_to_damage)
     finally:
         ledger.close()
     _checkpointed(file)
-    return mirror_damaged
+    return found
 
 
 def _beside(ledger_file: Path) -> Path:

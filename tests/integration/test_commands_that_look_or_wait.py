@@ -57,6 +57,10 @@ def test_a_retry_waits_until_it_is_known_what_became_of_the_file(stack, status_s
     done = stack.command("quarantine", "retry", "gone", *WHO, "--wait", "--json")
     assert done.returncode == 0
     assert [(each["outcome"], each["outcome_code"]) for each in json.loads(done.stdout)] == [("archived", None)]
+    lose(stack, status_server, "later")
+    assert stack.stop() == 0
+    stopped = stack.command("quarantine", "retry", "later", *WHO, "--wait")
+    assert (stopped.returncode, "is `serve` running?" in stopped.stdout) == (1, True)
 
 
 def test_status_is_shown_again_until_it_is_interrupted(stack, tmp_path):
@@ -94,6 +98,9 @@ def test_dry_runs_of_reconcile_and_restore_change_nothing(stack, status_server):
     assert (forced.returncode, "before-restore" in forced.stdout) == (0, True)
     assert (stack.ledger / "ledger.db").read_bytes() == kept[: len(kept) // 2]
     assert not list(stack.ledger.glob("*restor*"))
+    (stack.ledger / "ledger.db").unlink()
+    assert stack.command("restore", "--from-mirror").returncode == 0
+    assert not list(stack.ledger.glob("*restoring*")), "nor does a real one leave a part of the new file"
 
 
 def test_a_file_is_put_back_while_the_service_archives(stack, status_server, tmp_path):

@@ -55,6 +55,9 @@ def test_only_text_is_wrapped_between_words_and_a_table_too_wide_for_that_become
     assert [line.split()[0] for line in made[50] if line.strip()] == ["Code", "Position", "Details", "two", "Code", "Position", "Details"]
     assert made[50][3].startswith(" " * 10), "below the text's beginning"
     out = Console(file=io.StringIO(), width=60)
+    print_table(out, ("Code", "Details"), [("c" * 40, f"see {'9' * 64} there")], wraps="Details")
+    assert "9" * 64 in out.file.getvalue(), "a UID is longer than what is left of the line"  # type: ignore[attr-defined] # it is ours
+    out = Console(file=io.StringIO(), width=60)
     print_table(out, ("Code", "Details"), [], wraps="Details")
     assert out.file.getvalue() == ""  # type: ignore[attr-defined] # it is ours
 
