@@ -144,19 +144,19 @@ class Bench:
         others = self.others()
         names = [each.name for each in others]
         heads = [f"ours / {name}" for name in names]
-        rates = Table("archive: files/s and ratios, medians (lowest to highest)", ("files", "ours", *names, *heads))
-        heads = [f"{name}, MB" for name in ("ours", "Orthanc") if name in ("ours", *names)]
-        cpu = Table("archive: CPU of all processes, ms a file, and their memory", ("files", "ours", *names, *heads))
+        heads += [f"{name}, ms" for name in ("ours", *names)] + [f"{name}, MB" for name in ("ours", "Orthanc") if name in ("ours", *names)]
+        title = "archive: files/s and their ratios, medians (lowest to highest); ms of CPU a file, and memory, of all processes"
+        rates = Table(title, ("files", "ours", *names, *heads))
         for files in map(int, self.options.files.split(",")):
             for kilobytes in map(int, self.options.sizes.split(",")):
                 stock = Stock(self.root / "stock", max(1, self.options.total // files), files, kilobytes)
                 for where, uploads in self.places().items() if files == 1 else [(SAME, None)]:
-                    self.case(stock, where, uploads, others, rates, cpu)
+                    self.case(stock, where, uploads, others, rates)
                 stock.remove()
         rates.notes.append(f"{self.options.pairs} pairs, {self.options.total} files a run.")
         if "Orthanc" not in names:
             rates.notes.append("Orthanc did not take part.")
-        return [rates, cpu]
+        return [rates]
 
     def others(self) -> list[Opponent]:
         asked = self.options.opponents.split(",")
@@ -180,7 +180,7 @@ class Bench:
                 print(f"SKIPPED across devices: {across} is not on another one", flush=True)
         return found
 
-    def case(self, stock: Stock, where: str, uploads: Path | None, others: list[Opponent], rates: Table, cpu: Table) -> None:
+    def case(self, stock: Stock, where: str, uploads: Path | None, others: list[Opponent], rates: Table) -> None:
         """Everybody in turns, beginning with another one in each round. With many files a study, only the last of `ours`."""
         ours = self.ours if stock.files == 1 else self.ours[-1:]
         everybody = [*ours, *others]
@@ -199,8 +199,7 @@ class Bench:
             speeds = [f"{statistics.median(a_second[each.name]):.0f}" for each in shown]
             costs = [f"{ms[each.name]:.2f}" for each in shown]
             memory = [f"{max(run.pss_mb for run in runs[each.name]):.0f}" for each in shown if isinstance(each, Ours | Orthanc)]
-            rates.rows.append((row, *speeds, *(spread(each) for each in ratios.values())))
-            cpu.rows.append((row, *costs, *memory))
+            rates.rows.append((row, *speeds, *(spread(each) for each in ratios.values()), *costs, *memory))
             figures = (f"{each.name.split(',')[0]} {speed}/s {cost} ms" for each, speed, cost in zip(shown, speeds, costs, strict=True))
             print(f"{row:42}", *figures, sep="  ")
             print(" " * 42, *(f"ours/{name} {spread(each)}" for name, each in ratios.items()), sep="  ", flush=True)

@@ -40,8 +40,8 @@ def markdown(tables: list[Table]) -> str:
     """The tables, each with its heading, if it has one, and its notes."""
     parts = []
     for each in tables:
-        heading = [f"### {each.title[:1].upper()}{each.title[1:]}"] if each.title else []
-        parts += [*heading, table(tuple(each.head), each.rows), *each.notes]
+        heading = f"### {each.title[:1].upper()}{each.title[1:]}\n" if each.title else ""
+        parts += [heading + table(tuple(each.head), each.rows), *each.notes]
     return "\n\n".join(parts)
 
 
