@@ -42,6 +42,10 @@ FROM_HEADER = {
     "series_number": "SeriesNumber",
     "series_description": "SeriesDescription",
     "body_part": "BodyPartExamined",
+    "referring_physician_name": "ReferringPhysicianName",
+    "dicom_study_id": "StudyID",
+    "performed_date": "PerformedProcedureStepStartDate",
+    "performed_time": "PerformedProcedureStepStartTime",
 }
 WHOLE_NUMBERS = frozenset({"instance_number", "rows", "columns", "frames", "series_number"})
 

@@ -159,15 +159,15 @@ def _add_studies(chosen: str, only_new: bool) -> str:
     return f"""
 INSERT INTO dicom_studies (
   study_instance_uid, patient_name, patient_id, study_date, modalities, study_description, series, files, bytes, institution_name,
-  accession_number, patient_birth_date, patient_sex, study_time, manufacturer, studies, flagged, first_archived_at, last_archived_at,
-  first_position, year)
+  accession_number, patient_birth_date, patient_sex, study_time, manufacturer, referring_physician_name, dicom_study_id, studies, flagged,
+  first_archived_at, last_archived_at, first_position, year)
 SELECT *, CASE WHEN study_date GLOB '[12][0-9][0-9][0-9]*' THEN CAST(substr(study_date, 1, 4) AS INTEGER) END FROM (
 SELECT a.study_instance_uid, p.patient_name, p.patient_id, {value["study_date"]},
        CASE WHEN a.another_modality THEN (SELECT group_concat(modality, ', ') FROM (SELECT DISTINCT modality FROM files m
           WHERE m.study_instance_uid = a.study_instance_uid AND modality IS NOT NULL ORDER BY modality)) END AS modalities,
        {value["study_description"]}, a.series, a.files, a.bytes, {value["institution_name"]},
        {value["accession_number"]}, p.patient_birth_date, p.patient_sex,
-       {value["study_time"]}, {value["manufacturer"]}, a.studies, a.flagged, a.first_at, a.last_at, a.first
+       {value["study_time"]}, {value["manufacturer"]}, {value["referring_physician_name"]}, {value["dicom_study_id"]}, a.studies, a.flagged, a.first_at, a.last_at, a.first
 FROM (SELECT study_instance_uid, min(position) AS first, count(*) AS files, sum(bytes) AS bytes,
              min(position + {_NO_PATIENT} * (patient_name IS NULL AND patient_id IS NULL)) % {_NO_PATIENT} AS identity,
              count(DISTINCT CASE {known_study} WHEN true THEN study_id END) AS studies,

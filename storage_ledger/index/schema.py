@@ -38,6 +38,7 @@ TABLES = {
   patient_differs INTEGER NOT NULL, message_differs INTEGER NOT NULL, superseded INTEGER NOT NULL, unconfirmed INTEGER NOT NULL,
   described INTEGER, announced TEXT, from_message TEXT,
   institution_name TEXT, accession_number TEXT, patient_birth_date TEXT, patient_sex TEXT, study_time TEXT, manufacturer TEXT,
+  referring_physician_name TEXT, dicom_study_id TEXT, performed_date TEXT, performed_time TEXT,
   original_name TEXT NOT NULL, archive_path TEXT NOT NULL, sha256 TEXT NOT NULL, study_instance_uid TEXT, series_instance_uid TEXT,
   sop_instance_uid TEXT, sop_class_uid TEXT, transfer_syntax_uid TEXT,
   PRIMARY KEY (study_id, name)
@@ -46,12 +47,13 @@ TABLES = {
   study_instance_uid TEXT PRIMARY KEY NOT NULL, patient_name TEXT, patient_id TEXT, study_date TEXT, modalities TEXT,
   study_description TEXT, series INTEGER NOT NULL, files INTEGER NOT NULL, bytes INTEGER NOT NULL,
   institution_name TEXT, accession_number TEXT, patient_birth_date TEXT, patient_sex TEXT, study_time TEXT, manufacturer TEXT,
+  referring_physician_name TEXT, dicom_study_id TEXT,
   studies INTEGER NOT NULL, flagged INTEGER NOT NULL,
   first_archived_at TEXT NOT NULL, last_archived_at TEXT NOT NULL, first_position INTEGER NOT NULL, year INTEGER,
   search_text TEXT
 )""",
     "series": """(
-  series_number INTEGER, modality TEXT, series_description TEXT, body_part TEXT, files INTEGER NOT NULL, bytes INTEGER NOT NULL,
+  series_number INTEGER, modality TEXT, series_description TEXT, body_part TEXT, performed_date TEXT, performed_time TEXT, files INTEGER NOT NULL, bytes INTEGER NOT NULL,
   study_instance_uid TEXT NOT NULL, series_instance_uid TEXT NOT NULL,
   PRIMARY KEY (study_instance_uid, series_instance_uid)
 ) WITHOUT ROWID""",
@@ -76,8 +78,11 @@ FLAGS = ("sop_conflict", "study_uid_differs", "patient_differs", "message_differ
 FLAGGED = f"({' OR '.join(FLAGS)})"
 """SQL condition for files with any flag. The partial index `files_flagged` is used for exactly this text."""
 
-OF_A_SERIES = ("series_number", "modality", "series_description", "body_part")
-OF_A_STUDY = ("study_date", "study_description", "institution_name", "accession_number", "study_time", "manufacturer")
+OF_A_SERIES = ("series_number", "modality", "series_description", "body_part", "performed_date", "performed_time")
+OF_A_STUDY = (
+    "study_date", "study_description", "institution_name", "accession_number", "study_time", "manufacturer", "referring_physician_name",
+    "dicom_study_id",
+)  # fmt: skip
 """Columns of `series` and of `dicom_studies` that take their value from the first file that has one."""
 
 ROWID = {"studies": "first_position", "files": "position"}
