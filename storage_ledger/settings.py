@@ -64,8 +64,8 @@ class Settings(_Folders):
 
     redis_url: str = Field(
         "redis://localhost:6379",
-        description="Redis or Valkey server that carries the messages. `redis://`, `rediss://` (TLS) or `unix://`, with user, "
-        "password and database if needed: `redis://user:secret@redis:6379/0`.",
+        description="Redis or Valkey server that carries the messages. `redis://`, `rediss://` (TLS) or `unix://`, if needed with user, "
+        "password and database: `redis://user:secret@redis:6379/0`.",
     )
     redis_password: str | None = Field(
         None, description="Password of that server, if REDIS_URL has none: letters and digits, or any character but quotes and backslashes."
@@ -110,8 +110,8 @@ class Settings(_Folders):
     upload_settle_seconds: Seconds = Field(
         5,
         description="How long an archived upload must stay unchanged before it is removed. It is removed immediately if the kernel "
-        "reports that no process has it open for writing (local file system, same user). Raise this if a program of "
-        "another user publishes files before it has finished writing them. 0: no waiting.",
+        "reports that no process has it open for writing (local file system, same user). Raise this if another user's program "
+        "publishes files before it has finished writing them. 0: no waiting.",
     )
     status_confirm_seconds: Seconds = Field(
         10, description="A status is read back after 1, 6 and 60 times this, and re-sent if it was overwritten. 0: never read back."
@@ -119,8 +119,8 @@ class Settings(_Folders):
 
     reconcile_seconds: Seconds = Field(
         300,
-        description="How often uploads are searched for files whose message was lost (reconciliation). This also happens at each "
-        "start, after each subscription to Redis, and after the ledger could not be written. 0: never automatically.",
+        description="How often uploads are searched for [files whose message was lost](../how-to/make-up-for-lost-messages.md). 0: never "
+        "automatically.",
     )
     reconcile_grace_seconds: Seconds = Field(
         60, description="Reconciliation ignores files written less than this ago: their message may still be on its way."
@@ -130,8 +130,7 @@ class Settings(_Folders):
         None,
         ge=0,
         le=64,
-        description="Processes that archive: each places, removes and reports its share of the studies. Unset: as many as the service "
-        "has processors, at most 4. 0: everything in one process.",
+        description="Number of processes that archive. If not set: one for each processor, at most 4. 0: everything in one process.",
     )
 
     scrub_rate_mb_s: float = Field(
@@ -139,7 +138,7 @@ class Settings(_Folders):
         ge=0,
         le=100_000,
         allow_inf_nan=False,
-        description="Background verification rate. Longest-unverified files first, each at most once a day. 0: off.",
+        description="Rate of background [verification](../how-to/verify.md#continuously). 0: off.",
     )
 
     @field_validator("log_level", mode="before")

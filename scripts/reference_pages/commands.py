@@ -12,6 +12,8 @@ from storage_ledger.cli.exit_codes import EXIT_CODES
 from storage_ledger.cli.main import app
 
 NAME = "storage-ledger"
+SHORT = 4
+"""An option that several commands have is described once, unless its description has no more words than this."""
 
 HEAD = """\
 # Commands
@@ -20,15 +22,13 @@ HEAD = """\
 
 `storage-ledger COMMAND [OPTIONS]`, or `python -m storage_ledger COMMAND [OPTIONS]`.
 With compose: `docker compose exec storage-service storage-ledger status`.
-Every command takes `--help` (`-h`).
+Every command takes `--help` (`-h`); `storage-ledger --version` (`-V`) prints the version.
 
-Settings are [environment variables](settings.md); every command reads the same ones as `serve`.
-Results go to standard output; logs, progress and errors to standard error.
-Progress is a bar on a terminal, and elsewhere a line every ten seconds.
+Every command reads the same [settings](settings.md) as `serve`.
+Results go to standard output; logs, errors and progress (a bar, or a line every ten seconds) to standard error.
 
 ## Exit codes
 The sections below say what 1 and 2 mean for a command.
-The CODE of an error is [stable](error-codes.md).
 
 """
 
@@ -58,7 +58,8 @@ READ_ON = {
 def page() -> str:
     """Return the text of commands.md."""
     exits = _table({"code": [f"`{code}`" for code in EXIT_CODES], "means": list(EXIT_CODES.values())})
-    return HEAD + "\n".join([*exits, "", *(line for name, command in commands().items() for line in _section(name, command))])
+    known: dict[str, str] = {}
+    return HEAD + "\n".join([*exits, "", *(line for name, command in commands().items() for line in _section(name, command, known))])
 
 
 def readme_table() -> str:
@@ -88,7 +89,8 @@ def commands() -> dict[str, Any]:
     return found
 
 
-def _section(name: str, command: Any) -> Iterator[str]:
+def _section(name: str, command: Any, known: dict[str, str]) -> Iterator[str]:
+    """`known`: by the line of an option, the first command that has it. Other commands only name the option."""
     params = [each for each in command.params if not (name in JSON_KEYS and "--json" in each.opts)]
     params.sort(key=_is_option)
     yield f"## {NAME} {name}"
@@ -98,11 +100,23 @@ def _section(name: str, command: Any) -> Iterator[str]:
     for paragraph in command.help.split("\n\n"):
         yield paragraph.replace(". ", ".\n") + "\n"
     if params:
-        yield "\n".join(f"- {_spelled(each)}: {_does(each)}" for each in params) + "\n"
+        yield "\n".join(_parameters(name, params, known)) + "\n"
     if name in JSON_KEYS:
         yield f"`--json` prints {_keys(JSON_KEYS[name])}.\n"
     if name in READ_ON:
         yield f"More: {READ_ON[name]}.\n"
+
+
+def _parameters(name: str, params: list[Any], known: dict[str, str]) -> Iterator[str]:
+    elsewhere: dict[str, list[str]] = {}
+    for each in params:
+        line = f"- {_spelled(each)}: {_does(each)}"
+        if (first := known.setdefault(line, name)) == name or len(_does(each).split()) <= SHORT:
+            yield line
+        else:
+            elsewhere.setdefault(first, []).append(_spelled(each))
+    for first, spelled in elsewhere.items():
+        yield f"- {', '.join(spelled)}: as for [`{first}`](#{NAME}-{first.replace(' ', '-')})."
 
 
 def _is_option(param: Any) -> bool:

@@ -13,13 +13,12 @@ HEAD = """\
 
 <!-- scripts/reference writes this page from storage_ledger/system/metrics.py: edit it there. -->
 
-`/metrics` shows these.
-Names and labels are stable.
-How to scrape, query and alert on them: [read the metrics](../how-to/read-metrics.md).
+`/metrics` shows these; names and labels are stable.
+How to scrape, query and alert on them: [metrics and alerts](../how-to/read-metrics.md).
 
 - Counters start at 0 with each start of the service: use `rate` or `increase`.
 - A series appears with its first event: an alert on a counter with labels must work without an initial 0.
-- The Prometheus client adds a `_created` gauge (start time, seconds since 1970) to each counter and histogram; these are not listed here.
+- Each counter and histogram also has a `_created` gauge (start time, seconds since 1970).
 - `code` and `reason` are [error codes](error-codes.md), as is an `outcome` not explained here; `kind` is an [entry kind](entry-kinds.md).
 """
 

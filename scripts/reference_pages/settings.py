@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 from reference_pages.commands import commands
 
+from storage_ledger.domain.error_catalogue.explanation import plain
 from storage_ledger.settings import Settings
 from storage_ledger.web.auth.credentials import BrowseSettings
 
@@ -34,19 +35,15 @@ HEAD = """\
 
 All settings are environment variables, read once when a command starts.
 An empty variable counts as not set.
-If any are wrong, the command names them all, without their values, and ends with exit code 2.
-The code is [`bad-settings`](error-codes.md#settings-and-the-lock).
-For compose, copy `.env.example` to `.env`; it also has the ports, volumes and users of the containers.
+If any are wrong, the command names them all, without their values, and ends with 2 ([`bad-settings`](error-codes.md#bad-settings)).
+For compose, copy `.env.example` to `.env`; it also has the containers' ports, volumes and users.
 
 """
 
 SERVICE = """\
 ## The service
-`serve` uses all of these; the other commands read the same ones.
 UPLOADS_PATH, ARCHIVE_PATH and LEDGER_PATH must be separate folders, none inside another.
 Relative paths start from the working directory.
-More: [streams](../how-to/publish-through-a-stream.md), [lost messages](../how-to/make-up-for-lost-messages.md),
-[verify](../how-to/verify.md).
 
 """
 
@@ -65,7 +62,7 @@ storage-ledger serve
 ```
 
 `SQLITE_TMPDIR` is SQLite's own setting: its folder for temporary files.
-Set it to a folder with free space if `/tmp` is small: rebuilding a large index sorts there.
+If `/tmp` is small, name a folder with free space: rebuilding a large index sorts there.
 
 """
 
@@ -95,7 +92,7 @@ class Setting:
     @property
     def summary(self) -> str:
         """The first sentence of the description."""
-        return self.description.partition(". ")[0].removesuffix(".") + "."
+        return plain(self.description).partition(". ")[0].removesuffix(".") + "."
 
 
 def page() -> str:
@@ -127,7 +124,7 @@ def env_example(model: type[BaseSettings]) -> str:
     lines: list[str] = []
     for each in settings(model):
         if each.name in given:
-            lines += textwrap.wrap(each.description, 110, initial_indent="# ", subsequent_indent="# ")
+            lines += textwrap.wrap(plain(each.description), 110, initial_indent="# ", subsequent_indent="# ")
             lines.append(f"#{each.name}={given[each.name]}")
     return "\n".join(lines)
 

@@ -25,11 +25,10 @@ HEAD = """\
 
 <!-- scripts/reference writes this page from storage_ledger/{ledger,index}/descriptions.py and the schemas: edit it there. -->
 
-Two SQLite files in LEDGER_PATH.
+Two SQLite files in LEDGER_PATH, in [WAL or rollback mode](../explanation/the-ledger.md#wal-and-full).
 Read them as the service's user and read-only (`sqlite3 -readonly`, `mode=ro`), never on a network file system, and never with `immutable`.
-Both are in [WAL or rollback mode](../explanation/the-ledger.md#wal-and-full).
 
-- Times are RFC 3339 in UTC with microseconds and `Z`, such as `2026-01-01T12:00:00.000001Z`; they sort as text.
+- Times are RFC 3339 in UTC, such as `2026-01-01T12:00:00.000001Z`; they sort as text.
 - DICOM dates and times are text as in the file: `20260101`, `120000`. The tags of DICOM columns: see [files](#files).
 - Sizes are in bytes.
 """
@@ -44,8 +43,8 @@ INDEX = """\
 ## index.db
 The index: the ledger folded into tables, for searching.
 Do not write to it.
-It has no migrations: if it is missing, has another schema, belongs to another ledger or does not match the ledger's last leaf hash, it is rebuilt automatically.
-"""  # noqa: E501
+It has no migrations: if it is missing, or does not match the schema or the ledger, it is rebuilt automatically.
+"""
 
 PATIENT = """\
 ## Who the patient is
@@ -60,7 +59,7 @@ These differences are ignored: case, spaces, punctuation, trailing `^`, full and
 Accents, digits and other letters count.
 The alphabetic, ideographic and phonetic groups of a name are each compared with the same group, and a suffix (`JR`) if both names have one.
 
-`patient_differs` is set on every file that names one of the patients in question, whichever came first: the index cannot know which one is right.
+`patient_differs` is set on every file that names one of the patients in question: the index cannot know which one is right.
 """  # noqa: E501
 
 

@@ -30,15 +30,13 @@ def adopt(
         ),
     ] = False,
     any_file: Annotated[bool, typer.Option("--any-file", help="Also adopt files that are not DICOM and have no DICOM-like name.")] = False,
-    tell: Annotated[
-        bool, typer.Option("--tell", help="Have `serve` send the status `archived` for these studies, even if it never sent one before.")
-    ] = False,
+    tell: Annotated[bool, typer.Option("--tell", help="Have `serve` send the status `archived` for these studies.")] = False,
     report: Annotated[
         Path | None,
         typer.Option(
             "--report",
             metavar="FILE",
-            help="New file for a list of every file left alone, or adopted with a remark; one JSON object per line: path, code, adopted.",
+            help="New file that lists all files left alone or adopted with a remark; one JSON object per line: path, code, adopted.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -46,8 +44,8 @@ def adopt(
     """Adopt an archive of the old storage-service into the ledger, in place.
 
     The archive is `ARCHIVE_PATH/<study_id>/<file>` with metadata.json. Each file is read, hashed and fsynced, and gets
-    entries `described` and `archived`. No file is moved, renamed or, without --rewrite-metadata, changed. Files that cannot
-    be adopted are left alone and listed with a code.
+    entries `described` and `archived`. No file is moved, renamed or, without --rewrite-metadata, changed. What cannot be
+    adopted is left alone and listed with a code.
 
     Stop `serve` first. May be interrupted and run again: nothing is adopted twice. Rebuilds the index at the end; if
     that fails, `serve` does it when it starts.

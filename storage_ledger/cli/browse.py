@@ -27,7 +27,7 @@ def browse(
         typer.Option(
             "--new-token",
             metavar="NAME",
-            help="Create an API token: print its entry for BROWSE_TOKENS to standard output and the token, once, to standard error; exit.",
+            help="Create an API token: print its entry for BROWSE_TOKENS to standard output and the token to standard error, and exit.",
         ),
     ] = None,
     may: Annotated[

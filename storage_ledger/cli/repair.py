@@ -31,7 +31,7 @@ _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def index(dry_run: _DryRun = False, as_json: _Json = False) -> None:
     """Rebuild the index, which pages and searches read, from the ledger.
 
-    `serve` and `browse` may run; they use the old index until the new one is complete. The same as `replay --index`.
+    `serve` and `browse` may be running; they use the old index until the new one is complete. The same as `replay --index`.
     """
     replay(index=True, dry_run=dry_run, as_json=as_json)
 
@@ -74,7 +74,9 @@ def metadata(study: _Study = None, dry_run: _DryRun = False, as_json: _Json = Fa
 @app.command("statuses", cls=Command)
 def statuses(
     study: _Study = None,
-    rate: Annotated[float, typer.Option("--rate", help="Maximum requests per second.", min=0.01, max=100_000, metavar="NUMBER")] = 100.0,
+    rate: Annotated[
+        float, typer.Option("--rate", help="Maximum requests per second to the Status Service.", min=0.01, max=100_000, metavar="NUMBER")
+    ] = 100.0,
     dry_run: _DryRun = False,
     as_json: _Json = False,
 ) -> None:
@@ -105,7 +107,6 @@ def headers(
 
     For files that an earlier version could not read, or that were damaged and have been restored. Where a header differs
     from the ledger, a `header-read` entry is appended and metadata.json is updated; the index follows when `serve` starts.
-    Archived files are not changed.
 
     Stop `serve` first. May be interrupted and run again.
 

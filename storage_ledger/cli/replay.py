@@ -14,34 +14,11 @@ if TYPE_CHECKING:
 
 
 def replay(
-    index: Annotated[
-        bool,
-        typer.Option(
-            "--index",
-            help="Rebuild the index (default). `serve` and `browse` may run; they use the old index until the new one is complete.",
-        ),
-    ] = False,
-    metadata: Annotated[
-        bool, typer.Option("--metadata", help="Write each metadata.json that is missing or differs from the ledger.")
-    ] = False,
-    files: Annotated[
-        bool,
-        typer.Option(
-            "--files",
-            help="Read all archived files; restore missing or damaged ones from --source. Damaged ones are set aside in .ledger/damaged/. "
-            "`serve` may be running.",
-        ),
-    ] = False,
-    statuses: Annotated[
-        bool,
-        typer.Option(
-            "--statuses",
-            help="Re-send the last status of each study for which the Status Service has none, or `described`. `serve` may be running.",
-        ),
-    ] = False,
-    mirror: Annotated[
-        bool, typer.Option("--mirror", help="Rebuild the mirror on the archive volume. An old one is set aside in .ledger/damaged/.")
-    ] = False,
+    index: Annotated[bool, typer.Option("--index", help="Rebuild the index (default).")] = False,
+    metadata: Annotated[bool, typer.Option("--metadata", help="Write each metadata.json that is missing or wrong.")] = False,
+    files: Annotated[bool, typer.Option("--files", help="Restore missing and damaged files from --source.")] = False,
+    statuses: Annotated[bool, typer.Option("--statuses", help="Re-send statuses that the Status Service lost.")] = False,
+    mirror: Annotated[bool, typer.Option("--mirror", help="Rebuild the mirror.")] = False,
     every: Annotated[
         bool, typer.Option("--all", help="All parts. The mirror is rebuilt only if it is missing, or damaged while the ledger is intact.")
     ] = False,
@@ -49,7 +26,7 @@ def replay(
         list[Path] | None,
         typer.Option(
             "--source",
-            help="With --files or --all: search this folder and its subfolders for copies, whatever their names. Repeatable.",
+            help="Search this folder and its subfolders for copies, whatever their names. Repeatable.",
             metavar="DIR",
             exists=True,
             file_okay=False,
@@ -61,15 +38,16 @@ def replay(
         typer.Option("--study", help="Only this study. Not with --index or --mirror; --all skips these two.", metavar="STUDY_ID"),
     ] = None,
     rate: Annotated[
-        float, typer.Option("--rate", help="With --statuses: maximum requests per second.", min=0.01, max=100_000, metavar="NUMBER")
+        float, typer.Option("--rate", help="Maximum requests per second to the Status Service.", min=0.01, max=100_000, metavar="NUMBER")
     ] = 100.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done; change nothing. `serve` may be running.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Rebuild from the ledger what was lost or damaged.
 
-    Runs the parts that you name, in the order mirror, files, metadata.json, index, statuses. Anything that matches the ledger is
-    left alone. --metadata, --mirror and --all need `serve` to be stopped. May be interrupted and run again.
+    Runs the parts that you name, in the order mirror, files, metadata.json, index, statuses; `repair PART --help` says more
+    about each. Anything that matches the ledger is left alone. Stop `serve` first for --metadata, --mirror and --all. May be
+    interrupted and run again.
 
     Exit code 1 if something could not be repaired: it is listed. 2 if the command ended early, for example because the
     Status Service did not answer for 15 seconds: completed work is kept.

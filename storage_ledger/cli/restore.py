@@ -24,14 +24,14 @@ def restore(
         bool | None,
         typer.Option(
             "--with-mirror/--without-mirror",
-            help="With --from-backup: whether to add the mirror's later entries. Default: ask on a terminal, otherwise do not add them.",
+            help="With --from-backup: whether to add the mirror's later entries. Default: ask on a terminal, otherwise no.",
         ),
     ] = None,
     force: Annotated[
         bool,
         typer.Option(
             "--force",
-            help="Replace the current ledger even if it is damaged, foreign or newer, or if the backup is not of the mirror's ledger.",
+            help="Replace the current ledger even if it is damaged, foreign or newer, or if backup and mirror are of different ledgers.",
         ),
     ] = False,
     up_to_damage: Annotated[
@@ -50,7 +50,7 @@ def restore(
     Nothing is deleted: a replaced ledger is kept as `ledger.db.before-restore-<time>`. Afterwards `serve` removes leftover
     uploads, reads back the statuses of the last day, and rebuilds the index.
 
-    Stop `serve` first, and `browse` as well. May be interrupted and run again.
+    Stop `serve` and `browse` first. May be interrupted and run again.
 
     Exit code 1 if not everything was restored: the mirror has later entries (`serve` does not start until `restore
     --from-mirror` has added them) or is damaged, or the ledger that was kept has a damaged entry (--force replaces it).

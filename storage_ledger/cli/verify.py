@@ -41,7 +41,7 @@ def verify(
         bool,
         typer.Option(
             "--no-record",
-            help="Do not append the result to the ledger; for a read-only user, or a copy. LEDGER_PATH must still be writable.",
+            help="Do not append the result to the ledger. LEDGER_PATH must still be writable.",
         ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -49,11 +49,10 @@ def verify(
     """Verify that the ledger, its mirror, the archive and the index are intact and agree.
 
     Reads every entry, the mirror, the work queue, the index, and every archived file and metadata.json; looks for unexpected files
-    in the archive. Repairs nothing. Appends the result as a `verified` entry, even after Ctrl-C. `serve` may be running. --study,
-    --sample and --older-than cannot be combined.
+    in the archive. Repairs nothing. Appends the result as a `verified` entry, even after Ctrl-C; a second Ctrl-C ends it
+    immediately. `serve` may be running. --study, --sample and --older-than cannot be combined.
 
-    Exit code 1 if something is damaged, 2 if nothing is damaged but something could not be checked or recorded, 130 if it
-    was interrupted. A second Ctrl-C ends it immediately.
+    Exit code 1 if something is damaged, 2 if nothing is damaged but something could not be checked or recorded.
     """
     import signal
     import threading

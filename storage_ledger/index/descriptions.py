@@ -24,14 +24,13 @@ One row per upload of a study; `studies.state` is derived from these.
     "files": """\
 One row per archived file, with the attributes of its own header, as last read.
 
-If the header has no Study Instance UID, names no patient or is incomplete (`dicom_error`), the file's message fills the gaps:
+If the header has no Study Instance UID, names no patient or is incomplete (`dicom_error`), the file's message fills the gaps with its
 
-- its Study Instance UID, and with it any missing study date, time, description, accession number, modality, manufacturer and institution;
-- its name, ID, birth date and sex, all four of them, if the header has neither name nor ID.
+- Study Instance UID, and any missing study date, time, description, accession number, modality, manufacturer and institution;
+- name, ID, birth date and sex, all four, if the header has neither name nor ID.
 """,
     "dicom_studies": """\
-One row per Study Instance UID: what people call a study.
-A CT of many slices is many rows in `studies` and one here.
+One row per Study Instance UID: a CT of many slices is many rows in `studies` and one here.
 
 Derived from `files`: the patient as described [below](#who-the-patient-is), other attributes from the first file that has them.
 """,
@@ -40,35 +39,32 @@ One row per series of a DICOM study, derived from `files`; files without a Serie
 Attributes come from the first file that has them.
 """,
     "patients": """\
-One row per patient named by the files of a DICOM study, as their headers write it; derived from `files`.
+One row per patient named by the headers of a DICOM study's files; derived from `files`.
 Several rows mean several patients, or one patient written in several ways.
 Missing values are empty.
 """,
     "damaged": """\
-Entries left out of the index because they do not match their [hashes](hashes.md): what was recorded is unknown.
-Usually empty.
+Entries left out of the index because they do not match their [hashes](hashes.md).
 """,
     "arrivals": """\
 One row per day and modality, for quick counts; derived from `files`.
 """,
     "facets": """\
-For each modality, institution and year, how many rows of `dicom_studies` have it, so that a page need not count them.
+For each modality, institution and year, the number of rows of `dicom_studies` that have it.
 """,
     "progress": """\
 One row: how far the index has followed the ledger.
 """,
     "studies_fts": """\
-Full-text search over `studies` (SQLite FTS5, external content; SQLite adds tables of its own such as `studies_fts_data`).
+Full-text search over `studies` (SQLite FTS5, external content; SQLite adds tables such as `studies_fts_data`).
 The tokenizer, `unicode61`, ignores case and the accents of Latin letters.
-`search_text` has the same words as people type them:
+`search_text` has the words as people type them; fold those of your own queries in the same way:
 
 - folded as [the search](http.md#what-a-search-finds) folds what is typed, so `weiss` and `weiß` find Weiß;
 - the parts of a name joined (`doejane`, `janedoe`), and numbers and hyphenated words without punctuation;
 - in scripts without spaces between words, every ending of a run, so `太郎` finds 山田太郎;
-- dates as `ᴅ20260131` (study) and `ʙ19440506` (birth), however they were written;
-- for a DICOM study, the values of all its files, including those that its row does not show.
-
-Fold the words of your own queries in the same way.
+- dates as `ᴅ20260131` (study) and `ʙ19440506` (birth);
+- for a DICOM study, the values of all its files.
 """,
     "dicom_studies_fts": """\
 The same for `dicom_studies`.
@@ -81,7 +77,7 @@ COLUMNS: dict[str, dict[str, str]] = {
         "state": "`pending`, `archived`, `failed` (will be retried), `quarantined` or `discarded` (given up). "
                  "With several files, the state that most needs attention.",
         "status_sent": "Last status that the Status Service accepted.",
-        "archived_at": "Time of the last `archived` entry; for an adopted file, when the old service archived it, if known.",
+        "archived_at": "Time of the last `archived` entry; for an adopted file, of its archiving by the old service, if known.",
         "last_error": "[Code](error-codes.md) of the last `failed` or `quarantined` since the last `archived` entry.",
         "described_at": "Time of the first `described` entry; for an adopted file, as in `archived_at`.",
         "first_position": "Its first entry.",
@@ -102,16 +98,16 @@ COLUMNS: dict[str, dict[str, str]] = {
         "bytes": "Size.",
         "frames": "(0028,0008); NULL if the header has none: then one, if there are pixels.",
         "archived_at": "When it was first archived, by this service or the old one.",
-        "position": "Its first `archived` entry. (In metadata.json, `position` is that of its `described`.)",
+        "position": "Its first `archived` entry; in metadata.json, its `described` entry.",
         "placed": "Last entry that recorded its bytes.",
-        "fixity": "Integrity, as [verification](../how-to/verify.md) last found it: `unverified`, `intact`, `missing`, `changed`.",
-        "verified_at": "When it was last read for that.",
+        "fixity": "As last [verified](../how-to/verify.md): `unverified`, `intact`, `missing`, `changed`.",
+        "verified_at": "When it was last verified.",
         "dicom_error": "Why header attributes are missing: a [code](error-codes.md#headers).",
         "sop_conflict": "1 if another file has the same SOP Instance UID but different bytes.",
         "study_uid_differs": "1 if message and header name different Study Instance UIDs.",
         "patient_differs": "1 if another file of the same DICOM study names [another patient](#who-the-patient-is).",
         "message_differs": "1 if message and header name different patients, or different Study, Series or SOP Instance UIDs.",
-        "superseded": "1 if this is an earlier, incomplete copy of an upload (`supersedes` in an [`archived`](entry-kinds.md#archived)).",
+        "superseded": "1 if this is an earlier, incomplete copy of an upload ([`supersedes`](entry-kinds.md#archived)).",
         "unconfirmed": "1 if the last message about this file was [never seen together with it](entry-kinds.md#archived).",
         "described": "`described` entry whose message the file came with; the last, if several.",
         "announced": 'Patient and UIDs in that message, as JSON, if any differ from the header: `{"patient_id":"SGC-122138",…}`.',

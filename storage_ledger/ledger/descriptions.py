@@ -7,7 +7,7 @@ TABLES = {
 One row per entry, in order.
 Append-only: triggers refuse everything else.
 
-The index `entries_of_upload` finds the entries that name an upload (`upload_path` in the payload), whatever their study.
+The index `entries_of_upload` finds the entries of an upload (`upload_path` in the payload).
 `entries_naming_study` finds those without study_id whose payload names one: rejected messages, and the statuses sent for them.
 """,
     "pending": """\
@@ -41,8 +41,8 @@ COLUMNS = {
     },
     "meta": {
         "name": "`ledger_id`, `metadata_synced` or `last_backup`.",
-        "value": "A UUID, created once with the ledger; the position up to which every metadata.json is durable (0: unknown); when the "
-        "last backup was made, and its last position.",
+        "value": "A UUID, created with the ledger; the position up to which every metadata.json is durable (0: unknown); the time and "
+        "last position of the last backup.",
     },
     "alembic_version": {
         "version_num": "Revision of the schema.",

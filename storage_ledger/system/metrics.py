@@ -31,18 +31,17 @@ class Metrics:
         )
         self.subscribed = Gauge(
             p + "source_subscribed",
-            "1 while subscribed to the channel or reading the stream. A server that disappears silently is noticed within 25 seconds.",
+            "1 while subscribed to the channel or reading the stream. A silent loss is noticed within 25 seconds.",
             registry=r,
         )
         self.reconnects = Counter(
             p + "source_reconnects",
-            "Subscribed connections to Redis that were lost. Messages published to a channel during the gap never arrive; "
-            "entries added to a stream do.",
+            "Subscribed connections to Redis that were lost. Messages published to a channel in the meantime never arrive.",
             registry=r,
         )
         self.stream_pending = Gauge(
             p + "stream_pending",
-            "Stream entries delivered to this process and not acknowledged yet. Grows while the ledger cannot be written; 0 with pub/sub.",
+            "Stream entries delivered to this process and not yet acknowledged. Grows while the ledger cannot be written.",
             registry=r,
         )
         self.stream_taken_over = Counter(
@@ -52,20 +51,20 @@ class Metrics:
         )
         self.stream_missed = Counter(
             p + "stream_missed",
-            "Stream entries that were delivered once, then deleted from the stream before they were acknowledged: it is trimmed too early. "
+            "Stream entries that were deleted before they were acknowledged: the stream is trimmed too early. "
             "Their events may be lost; look for their uploads.",
             registry=r,
         )
         self.files = Counter(
             p + "files_archived",
-            "Files archived: copied, or already-there (a redelivery, or an attempt that a crash interrupted after the copy).",
+            "Files archived: copied, or already-there (a redelivery, or an interrupted attempt).",
             ["placement"],
             registry=r,
         )
         self.bytes = Counter(p + "bytes_archived", "Bytes copied into the archive.", registry=r)
         self.quarantined = Counter(
             p + "files_quarantined",
-            "Files quarantined by this process. `storage-ledger status` shows how many are in quarantine now.",
+            "Files quarantined by this process. `storage-ledger status` shows how many there are now.",
             ["code"],
             registry=r,
         )
@@ -78,12 +77,12 @@ class Metrics:
         self.told = Counter(p + "statuses_told", "Statuses accepted by the Status Service.", ["status"], registry=r)
         self.overwritten = Counter(
             p + "statuses_overwritten",
-            "Statuses re-sent because a read-back found them overwritten or missing; statuses_told counts them too.",
+            "Statuses re-sent because they were overwritten or missing when read back; statuses_told counts them too.",
             registry=r,
         )
         self.outage = Gauge(
             p + "outage",
-            "1 while a cause that all studies share blocks a step. Restored from the ledger after a restart.",
+            "1 during an outage: a cause that all studies share blocks a step. Restored from the ledger after a restart.",
             ["step", "code"],
             registry=r,
         )
@@ -99,8 +98,8 @@ class Metrics:
         )
         self.sweeps = Counter(
             p + "sweeps",
-            "Reconciliation passes: complete; to-be-continued (stopped after 1,000 requests to the Status Service that found nothing; "
-            "the next pass continues there); or the code of what stopped it.",
+            "Reconciliation passes: complete; to-be-continued (stopped after 1,000 requests to the Status Service that found nothing); "
+            "or the code of what stopped it.",
             ["outcome"],
             registry=r,
         )
@@ -111,7 +110,7 @@ class Metrics:
         )
         self.hanging = Gauge(
             p + "hanging",
-            "Calls into uploads or the archive (place, remove) that have made no progress for two minutes and have not returned.",
+            "Calls into uploads or the archive (place, remove) that have made no progress for two minutes.",
             ["stage"],
             registry=r,
         )
@@ -125,14 +124,13 @@ class Metrics:
         self.scrub_findings = Counter(p + "scrub_findings", "Problems found by the scrub.", ["code"], registry=r)
         self.scrubbed = Gauge(
             p + "last_scrub_timestamp_seconds",
-            "When the scrub last finished a round of the whole archive, in seconds since 1970; 0 until then. "
-            "Restored from the ledger after a restart.",
+            "When the scrub last finished a round of the whole archive, in seconds since 1970; 0 if never.",
             registry=r,
         )
         self.pending = Gauge(
             p + "pending",
-            "Work items in the queue: place, remove, tell, confirm. Do not alert on confirm: each status is read back "
-            "for 60 times STATUS_CONFIRM_SECONDS after it was sent.",
+            "Work items in the queue: place, remove, tell, confirm. Do not alert on confirm: a status is read back "
+            "for 60 times STATUS_CONFIRM_SECONDS.",
             ["stage"],
             registry=r,
         )
@@ -145,22 +143,20 @@ class Metrics:
         self.position = Gauge(p + "ledger_position", "Last position in the ledger.", registry=r)
         self.mirror_position = Gauge(
             p + "mirror_position",
-            "Last position durably in the mirror. No status is sent and no upload removed for later entries.",
+            "Last position durably in the mirror.",
             registry=r,
         )
         self.index_position = Gauge(p + "index_position", "Last position in the index.", registry=r)
         self.damaged_entries = Gauge(
             p + "damaged_entries",
             "Entries left out of the index because they do not match their hashes. New entries are checked as they arrive, "
-            "all of them when the index is rebuilt.",
+            "all when the index is rebuilt.",
             registry=r,
         )
-        self.index_failing = Gauge(
-            p + "index_failing", "1 while index.db can be neither written nor rebuilt. Archiving continues.", registry=r
-        )
+        self.index_failing = Gauge(p + "index_failing", "1 while index.db can be neither written nor rebuilt.", registry=r)
         self.thread_failures = Counter(
             p + "thread_failures",
-            "Unexpected errors that ended a thread of the service; the thread was restarted.",
+            "Unexpected errors that ended a thread, which was restarted.",
             ["thread"],
             registry=r,
         )
@@ -171,14 +167,14 @@ class Metrics:
         )
         self.free_bytes = Gauge(
             p + "free_bytes",
-            "Bytes free for unprivileged users on the file systems of uploads, archive and ledger; "
+            "Bytes free for unprivileged users on the volumes of uploads, archive and ledger; "
             "NaN if the folder cannot be accessed or hangs.",
             ["volume"],
             registry=r,
         )
         self.total_bytes = Gauge(
             p + "total_bytes",
-            "Size of these file systems in bytes; NaN if the folder cannot be accessed or hangs.",
+            "Size of these volumes in bytes; NaN likewise.",
             ["volume"],
             registry=r,
         )
@@ -189,11 +185,11 @@ class Metrics:
         )
         self.wal_bytes = Gauge(
             p + "wal_bytes",
-            "Size of ledger.db-wal in bytes: usually below 64 MB. It grows while a program reads ledger.db and does not finish.",
+            "Size of ledger.db-wal in bytes: usually below 64 MB. It grows while a program reads ledger.db without end.",
             registry=r,
         )
         self.archive_seconds = Histogram(
-            p + "archive_seconds", "Seconds from `described` in the ledger to `archived` in the ledger.", registry=r,
+            p + "archive_seconds", "Seconds from `described` to `archived` in the ledger.", registry=r,
             buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600),
         )  # fmt: skip
         self.info = Gauge(

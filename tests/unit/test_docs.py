@@ -141,6 +141,16 @@ def literal(text: str) -> list[str]:
     return blocks + re.findall(r"`(storage-ledger [^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
 
 
+def test_the_section_of_a_command_names_each_of_its_options_and_an_option_is_described_once():
+    shown = {name: text for name, text in sections("commands.md").items() if name in commands()}
+    for name, option in options():
+        if name in shown and option.opts[0].startswith("--") and option.opts[0] != "--json":
+            assert f"`{option.opts[0]}" in shown[name], name
+    described = [line for text in shown.values() for line in re.findall(r"^- `--.*: (.*)$", text, flags=re.MULTILINE)]
+    long = [text for text in described if len(text.split()) > 4]
+    assert sorted(set(long)) == sorted(long)
+
+
 # -- entry kinds
 
 

@@ -9,7 +9,7 @@ _UNREADABLE = f"{OWNER}, or check the kernel log."
 
 LEFT_ALONE = Section(
     "Left alone by adopt",
-    intro="Why `storage-ledger adopt` did not adopt something.",
+    intro="What `storage-ledger adopt` did not adopt.",
     meanwhile="It is left alone. Once the cause is fixed, run `adopt` again for the rest.",
     explanations=(
         Explanation(
@@ -22,20 +22,18 @@ LEFT_ALONE = Section(
             means="The folder's name cannot be a study_id.",
             action="If it is a study, rename the folder.",
         ),
-        Explanation("is-link", means="It is a symbolic link; it was not opened.", action=REPLACE),
-        Explanation("is-special", means="It is a FIFO, socket or device; it was not opened.", action=REPLACE),
+        Explanation("is-link", means="It is a symbolic link.", action=REPLACE),
+        Explanation("is-special", means="It is a FIFO, socket or device.", action=REPLACE),
         Explanation(
-            "is-folder", means="It is a folder inside a study; it was not opened.", action="Move its files up into the study's folder."
+            "is-folder", means="It is a folder inside a study; its files were not read.", action="Move them up into the study's folder."
         ),
-        Explanation(
-            "is-hidden", means="Its name begins with a dot, like another program's files.", action="If it belongs to a study, rename it."
-        ),
+        Explanation("is-hidden", means="Its name begins with a dot.", action="If it belongs to a study, rename it."),
         Explanation("unsafe-name", means="Its name is not UTF-8.", action="Rename it."),
         Explanation("name-too-long", means="Its name is longer than 200 bytes.", action="Rename it."),
         Explanation(
             "empty-file",
             means="The file is empty: the old service or its disk failed.",
-            action="Restore it from another copy, if there is one.",
+            action="Restore it from another copy.",
         ),
         Explanation(
             "not-dicom",
@@ -86,8 +84,8 @@ REMARKS = Section(
     explanations=(
         Explanation(
             "metadata-not-understood",
-            means="metadata.json is not UTF-8 or JSON, or not in the form of the service's messages.",
-            meanwhile="Its bytes are kept, in place and in the ledger; the index uses the file's header.",
+            means="metadata.json is not UTF-8 or JSON, or does not have the form of the service's messages.",
+            meanwhile="It is kept, in place and in the ledger; the index uses the file's header.",
             action="Check it if you need its contents.",
         ),
         Explanation(

@@ -11,7 +11,7 @@ ATTENTION = Section(
     "Attention",
     intro="""\
 `storage-ledger status` lists these under "Needs attention", with [outages](#outages) and [readiness](#readiness).
-The web page lists the same, except volumes and mirror; readiness only if `BROWSE_SERVICE_URL` is set.
+The web page lists the same, except volumes and mirror; readiness only with `BROWSE_SERVICE_URL`.
 It adds flagged files, unreadable headers, retries and rejected messages.""",
     explanations=(
         Explanation(
@@ -55,7 +55,7 @@ It adds flagged files, unreadable headers, retries and rejected messages.""",
         ),
         Explanation(
             "verify-findings",
-            means="`verify` or the scrub found something other than damaged files, and no complete run since has been clean. Unrecorded findings are in `verify-not-recorded.json` in LEDGER_PATH.",
+            means="`verify` or the scrub found something other than damaged files, and no complete run since was clean. Findings that could not be recorded are in `LEDGER_PATH/verify-not-recorded.json`.",
             action="Follow the advice that a new run prints.",
             commands=("storage-ledger verify",),
         ),

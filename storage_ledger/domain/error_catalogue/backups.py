@@ -18,8 +18,8 @@ BACKUPS = Section(
         ),
         Explanation(
             "backup-folder",
-            means="DEST cannot be created, read or written, or is inside the service's own folders; the text says which.",
-            action="Mount its volume; give it to the service's user (`chown 10001:10001`, on the host).",
+            means="DEST cannot be created, read or written, or is inside the service's folders; the text says which.",
+            action="Mount its volume; give it to the service's user (on the host: `chown 10001:10001`).",
         ),
         Explanation(
             "backup-io",
@@ -53,7 +53,7 @@ BACKUPS = Section(
         ),
         Explanation(
             "backup-disagrees",
-            means="Ledger and backup have different entries at the same position: one of them was continued from an older copy.",
+            means="Ledger and backup have different entries at one position: one of them was continued from an older copy.",
             action="Find out which one agrees with the archive's mirror. To restore the backup, add `--force`.",
         ),
     ),

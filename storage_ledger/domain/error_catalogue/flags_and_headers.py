@@ -6,20 +6,18 @@ from __future__ import annotations
 
 from storage_ledger.domain.error_catalogue.explanation import Explanation, Section
 
-_MIX_UP = (
-    "Ask the sender which is right: this is how patient mix-ups begin. Publish a message that agrees with the file: that removes the flag."
-)
+_MIX_UP = "Ask the sender which is right: this may be a patient mix-up. A new message that agrees with the file removes the flag."
 
 FLAGS = Section(
     "Flags",
     intro="""\
 Columns of [`files`](tables.md#files), shown by `status`, `show` and the web page's "Attention".
-See [who the patient is](tables.md#who-the-patient-is) and [patient mix-ups](../how-to/patient-mix-up.md).""",
+See [patient mix-ups](../how-to/patient-mix-up.md).""",
     meanwhile="The file is archived; the flag blocks nothing.",
     explanations=(
         Explanation(
             "patient-differs",
-            means="Files of one DICOM study name different patients. All are archived and flagged.",
+            means="Files of one DICOM study name different patients; all are flagged.",
             action="Find out from order and modality whose images these are. Have the wrong files sent again with a corrected header or another Study Instance UID.",
         ),
         Explanation(
@@ -45,7 +43,7 @@ See [who the patient is](tables.md#who-the-patient-is) and [patient mix-ups](../
         Explanation(
             "unconfirmed",
             means="A message with different metadata arrived after the upload was removed: message and file were never seen together.",
-            action="Compare the message with the header. If they do not belong together, have the other file uploaded and its message published again.",
+            action="Compare the message with the header. If they do not match, have the right file uploaded and its message published again.",
         ),
     ),
 )
@@ -74,13 +72,13 @@ It is read up to (0040,0245): no per-frame groups, contours or pixels.""",
         Explanation(
             "header-too-large",
             means="The header has more than 64 MiB (inflated) or 500,000 elements.",
-            action="Ask the sender what wrote the file; no ordinary object is this large.",
+            action="Ask the sender what wrote the file.",
         ),
         HEADER_UNREADABLE,
         Explanation(
             "no-study-uid",
             means="Neither header nor message has a Study Instance UID, as with a DICOMDIR. Only the index has this code.",
-            action="Do nothing. The web page lists it under Attention.",
+            action="Do nothing.",
         ),
         Explanation(
             "some-attributes-unreadable",

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from storage_ledger.domain.error_catalogue.explanation import Explanation, Section
-from storage_ledger.domain.error_catalogue.shared import INDEX_MISSING, LEDGER_BUSY, LEDGER_DAMAGED, MIRROR_MISSING
+from storage_ledger.domain.error_catalogue.shared import INDEX_MISSING, LEDGER_BUSY, LEDGER_DAMAGED, MIRROR_MISSING, RESTORE, RESTORE_LEDGER
 
 _RETRIED = "Nothing is recorded or acknowledged; the append is retried."
 _READ_ONLY = "If it is mounted read-only, check the kernel log, then remount it."
@@ -40,8 +40,8 @@ LEDGER = Section(
         ),
         Explanation(
             "ledger-not-writable",
-            means="This user lacks permission to write to LEDGER_PATH, or it is mounted read-only. Nothing was opened.",
-            action=f"Run it as the user named in the text: in compose, `docker compose exec storage-service storage-ledger …`. {_READ_ONLY}",
+            means="This user lacks permission to write to LEDGER_PATH, or it is mounted read-only.",
+            action=f"Run it as the user named in the text (compose: `docker compose exec storage-service storage-ledger …`). {_READ_ONLY}",
         ),
         INDEX_MISSING,
         Explanation(
@@ -101,7 +101,7 @@ MIRROR = Section(
         Explanation(
             "mirror-foreign",
             means="The mirror does not belong to the ledger in LEDGER_PATH (often a new, empty volume) or in the backup.",
-            action="Mount the right volumes, or name the right backup. If LEDGER_PATH is new, run `storage-ledger restore --from-mirror`.",
+            action="Mount the right volumes, or name the right backup. If the ledger is lost, run `storage-ledger restore --from-mirror`.",
         ),
         Explanation(
             "mirror-ahead",
@@ -111,7 +111,7 @@ MIRROR = Section(
         ),
         Explanation(
             "mirror-disagrees",
-            means="Ledger and mirror have different entries at the same position: one of them was continued from an older copy.",
+            means="Ledger and mirror have different entries at one position: one of them was continued from an older copy.",
             action="Keep both. Run `storage-ledger restore --from-mirror` with another LEDGER_PATH, and [compare them](../how-to/old-backup-restored.md).",
         ),
         MIRROR_MISSING,
@@ -123,15 +123,19 @@ MIRROR = Section(
     ),
 )
 
-_CHANGED = "Find out what changed the file. Keep it, and restore a backup beside it."
 
 ENTRIES = Section(
     "Entries",
     intro="What is wrong with a single entry, found by `storage-ledger verify`.",
     explanations=(
-        Explanation("payload-changed", means="Payload and salt do not match `payload_sha256`.", action=_CHANGED),
-        Explanation("header-changed", means="The header does not match `leaf_hash`.", action=_CHANGED),
-        Explanation("entry-unreadable", means="Its columns cannot be hashed.", action=_CHANGED),
+        *(
+            Explanation(code, means=means, action=RESTORE_LEDGER, commands=(RESTORE,))
+            for code, means in (
+                ("payload-changed", "Payload and salt do not match `payload_sha256`."),
+                ("header-changed", "The header does not match `leaf_hash`."),
+                ("entry-unreadable", "Its columns cannot be hashed."),
+            )
+        ),
         *(
             Explanation(
                 code,

@@ -28,7 +28,7 @@ MIRROR_IO = Explanation(
 UPLOADS_MISSING = Explanation(
     "uploads-missing",
     means="UPLOADS_PATH cannot be opened, or became empty after the service saw files in it.",
-    meanwhile="If the service has seen no file since its start, an empty mount point looks like uploads, and files are quarantined as `upload-missing`.",
+    meanwhile="If the service has seen no file since its start, it takes an empty mount point for uploads and quarantines files as `upload-missing`.",
     action="Mount the uploads volume; check its owner and mode. Then retry quarantined files (`storage-ledger quarantine retry --all`). If the volume is new and empty, its first file ends the outage.",
 )
 STATUS_SERVICE_AWAY = Explanation(
@@ -42,7 +42,7 @@ OUTAGES = Section(
     "Outages",
     intro="""\
 One cause stops a step for all studies.
-An entry `failed` without study_id marks the beginning, `recovered` the end.
+A `failed` entry without study_id marks the beginning, `recovered` the end.
 Meanwhile `storage_ledger_outage` is 1, `/readyz` answers 503, and `storage-ledger status` exits with 1.
 If an outage keeps returning, its cause must be gone for longer before it ends: 15 seconds, then 1, 4, 16, 60 minutes.""",
     meanwhile="Messages are recorded and work waits. The step tries one work item at a time (to place: at least every 30 seconds). Nothing is lost or quarantined, and the service continues by itself, without restart or replay.",
@@ -104,8 +104,8 @@ If an outage keeps returning, its cause must be gone for longer before it ends: 
             "archive-no-fsync",
             steps=("place",),
             means="The archive's file system lacks fsync (some FUSE and CIFS mounts), so files may not survive a power cut.",
-            meanwhile="Nothing is recorded as archived; uploads stay.",
-            action="Mount it with other options, or move the archive. The entry `failed` has the errno.",
+            meanwhile="Nothing is recorded as archived; uploads stay. The `failed` entry has the errno.",
+            action="Mount it with other options, or move the archive.",
         ),
         replace(UPLOADS_MISSING, steps=("place", "remove")),
         Explanation(

@@ -8,7 +8,7 @@ from storage_ledger.domain.error_catalogue.verify import FILE_CHANGED, FILE_MISS
 
 PICTURES = Section(
     "Images and downloads",
-    intro="The web page shows no image, header or file: `X-Picture-Why`, `why`, `browse.no-picture` in the log.",
+    intro="Why the web page shows no image, header or file: `X-Picture-Why`, `why`, `browse.no-picture` in the log.",
     explanations=(
         Explanation(
             "no-pixels",
@@ -34,18 +34,18 @@ PICTURES = Section(
         ),
         Explanation(
             "picture-too-large",
-            means="The image needs more memory than a worker may use, or a deflated file inflates without limit.",
+            means="The image, or a deflated file, needs more memory than a worker may use.",
             action="Download the file.",
         ),
         Explanation(
             "picture-too-slow",
             means="Rendering the image takes longer than 10 seconds.",
-            meanwhile="The worker was ended; the same request gets this answer for ten minutes.",
+            meanwhile="The same request gets this answer for ten minutes.",
             action="Download the file.",
         ),
         Explanation(
             "picture-crashed",
-            means="The decoder's process crashed or could not start. Nothing else is affected.",
+            means="The decoder's process crashed or could not start.",
             action="If only one file is affected, report it; if all are, check the container's memory.",
         ),
         Explanation(

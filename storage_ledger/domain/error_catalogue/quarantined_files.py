@@ -21,18 +21,18 @@ _STILL = "after MISSING_FILE_GRACE_SECONDS"
 QUARANTINED_FILES = Section(
     "Quarantined files",
     intro="""\
-A described file could not be archived, and waiting will not help: the code of an entry `quarantined`.
+A described file could not be archived, and waiting will not help: the `code` in a `quarantined` entry.
 Meanwhile the study's status is `failed` with the code as `error`.
 
 Once the cause is fixed, retry, or publish the message again.
-Discard a file that will never come: the status becomes `archived` if the study has another archived file.""",
+Discard a file that will never come.""",
     meanwhile="The file needs manual review; nothing is removed from uploads.",
     commands=(RETRY, DISCARD),
     explanations=(
         Explanation(
             "upload-missing",
             means=f"No such file in uploads {_STILL}.",
-            action="Put the file back into uploads, then retry. If `storage-ledger quarantine show` names another study with the same file, discard this one. If files are often late, raise MISSING_FILE_GRACE_SECONDS.",
+            action="Put the file back into uploads, then retry. If `quarantine show` names another study with the same file, discard this one. If files are often late, raise MISSING_FILE_GRACE_SECONDS.",
         ),
         Explanation(
             "upload-unreadable",
@@ -50,12 +50,12 @@ Discard a file that will never come: the status becomes `archived` if the study 
             action="Remove the other name, or replace the file with a copy (`cp a.dcm b && mv b a.dcm`); then retry.",
         ),
         *(
-            Explanation(f"upload-is-{what.lower()}", means=f"The path is a {what}; it was not opened.", action=REPLACE)
+            Explanation(f"upload-is-{what.lower()}", means=f"The path is a {what}.", action=REPLACE)
             for what in ("FIFO", "socket", "device")
         ),
         Explanation(
             "upload-is-link",
-            means="The path is or contains a symbolic link; it was not opened.",
+            means="The path is or contains a symbolic link.",
             action=REPLACE,
         ),
         Explanation(
@@ -73,18 +73,18 @@ Discard a file that will never come: the status becomes `archived` if the study 
         NAME_TAKEN,
         Explanation(
             "archive-folder-taken",
-            means="The archive's file system ignores case or a trailing dot (SMB, APFS, NTFS), and another study uses the folder.",
-            action="Have the file published under another study_id, then discard this one; or move the archive to another file system, then retry.",
+            means="Another study uses the folder: the archive's file system ignores case or a trailing dot (SMB, APFS, NTFS).",
+            action="Publish the file under another study_id, then discard this one; or move the archive to another file system, then retry.",
             commands=(DISCARD, RETRY),
         ),
         Explanation(
             "archive-copy-missing",
-            means="The study was described again, but its file is neither in uploads nor in the archive.",
+            means="The study was described again, but its file is in neither uploads nor the archive.",
             action=f"{_PUT_BACK} Then retry.",
         ),
         Explanation(
             "archive-copy-changed",
-            means="The study was described again without an upload, and the archived file no longer matches its checksum.",
+            means="The study was described again without an upload, and the archived file does not match its checksum.",
             action=f"{_PUT_BACK} Then retry.",
         ),
     ),

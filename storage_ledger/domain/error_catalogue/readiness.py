@@ -13,13 +13,12 @@ from storage_ledger.domain.error_catalogue.shared import HANGS, LEDGER_BUSY
 READINESS = Section(
     "Readiness",
     intro="""\
-`/readyz` also reports [outages](#outages) (failing volumes even before the outage begins), `ledger-full`, `ledger-io` and `ledger-damaged`.
-An outage that stops several steps is listed once.""",
+`/readyz` also reports [outages](#outages) (a failing volume even before the outage begins), `ledger-full`, `ledger-io` and `ledger-damaged`.""",
     explanations=(
         Explanation(
             "redis-not-subscribed",
             means="The service receives no events; the detail has the [Redis](#redis) code.",
-            meanwhile="It tries to reconnect at least every 5 seconds. Missed events of a channel are [recovered from uploads](../how-to/make-up-for-lost-messages.md); a stream keeps them.",
+            meanwhile="It tries to reconnect at least every 5 seconds. Events missed on a channel are [recovered from uploads](../how-to/make-up-for-lost-messages.md); a stream keeps them.",
             action="Check that Redis runs at REDIS_URL; look up the code in the detail.",
         ),
         HANGS,
@@ -27,20 +26,20 @@ An outage that stops several steps is listed once.""",
         replace(INTERNAL_ERROR, steps=()),
         Explanation(
             "metadata-unchecked",
-            means="After a start, each metadata.json that a power cut may have damaged is compared with the ledger. This takes longer after a restore, when all are compared.",
+            means="After a start, each metadata.json that a power cut may have damaged is compared with the ledger; after a restore, every one.",
             meanwhile="Messages are recorded; no file is archived yet.",
             action="Wait. If it lasts, look for `metadata.not-recovered` in the log.",
         ),
         Explanation(
             "worker-missing",
             means="A worker process is starting, or has ended and will be restarted; the detail says which.",
-            meanwhile="The other workers continue. The studies of this one wait.",
+            meanwhile="Its studies wait; the other workers continue.",
             action="If it lasts, look for `thread.failed` with its name in the log, and for the kernel's out-of-memory messages.",
         ),
         Explanation(
             "index-failing",
             means="index.db can be neither written nor rebuilt; the detail has the code.",
-            meanwhile="Archiving continues; the web page shows old data or none. The index is retried every minute.",
+            meanwhile="Archiving continues; the web page shows old data or none. The service retries every minute.",
             action="Check owner and mode of LEDGER_PATH, then its disk.",
         ),
         Explanation(
@@ -56,8 +55,7 @@ An outage that stops several steps is listed once.""",
 REDIS = Section(
     "Redis",
     intro="""\
-Why the service receives no events: the detail of `redis-not-subscribed`, and `source.lost` in the log.
-The log has attempts 1, 2, 3, 4, 8, 16 and so on, and each change of code, with the `address`.""",
+The detail of [`redis-not-subscribed`](#redis-not-subscribed), and of `source.lost` in the log: attempts 1, 2, 3, 4, 8, 16 and so on, and each change of code, with the `address`.""",
     meanwhile="The service tries to reconnect at least every 5 seconds.",
     explanations=(
         Explanation(

@@ -21,7 +21,7 @@ from storage_ledger.domain.error_catalogue.shared import (
 SWEEPS = Section(
     "Reconciliation",
     intro="""\
-A reconciliation pass did not check every file in uploads: `storage_ledger_sweeps_total`, `reconcile.stopped-short` in the log, exit code 2 of `storage-ledger reconcile`.
+A pass stopped before it had checked every file: `storage_ledger_sweeps_total`, `reconcile.stopped-short` in the log, exit code 2 of `reconcile`.
 `ledger-full`, `ledger-busy` and `ledger-io` occur too.""",
     meanwhile="The next pass starts from the beginning; nothing is lost.",
     explanations=(
@@ -36,14 +36,13 @@ _FIND_OUT = f"Find out where the pipeline stopped. {_PUBLISH_OR_REMOVE}"
 UNEXPLAINED_FILES = Section(
     "Unexplained files",
     intro="""\
-A file in uploads that is older than RECONCILE_GRACE_SECONDS and belongs to no message or work item.
-`storage-ledger reconcile` lists such files.
+`storage-ledger reconcile` lists files in uploads that are older than RECONCILE_GRACE_SECONDS and belong to no message or work item.
 "The study" is the one whose study_id is the file's name without its suffix.""",
     meanwhile="The file is left alone.",
     explanations=(
         Explanation(
             "not-described",
-            means="The study's status is not `described` but the one shown beside the code. `archived`: the ledger has a different file or different bytes for it; `other`: a word unknown to the pipeline.",
+            means="The study's status is not `described` but the one shown. `archived`: the ledger has a different file for it; `other`: a word unknown to the pipeline.",
             action=_FIND_OUT,
         ),
         Explanation(
@@ -75,17 +74,17 @@ A file in uploads that is older than RECONCILE_GRACE_SECONDS and belongs to no m
             Explanation(
                 code,
                 means="The Status Service's `details` would be [rejected](#rejected-messages).",
-                action="Check the descriptor service, then publish a correct message.",
+                action="Check the descriptor, then publish a correct message.",
             )
             for code in ("too-large", "nested-too-deep", "wrong-field")
         ),
         STATUS_REFUSED,
         STATUS_UNREADABLE,
         *(
-            Explanation(f"upload-is-{what.lower()}", means=f"The path is a {what}; it was not opened.", action=REPLACE)
+            Explanation(f"upload-is-{what.lower()}", means=f"The path is a {what}.", action=REPLACE)
             for what in ("FIFO", "socket", "device")
         ),
-        Explanation("upload-is-link", means="The path is or contains a symbolic link; it was not opened.", action=REPLACE),
+        Explanation("upload-is-link", means="The path is or contains a symbolic link.", action=REPLACE),
         UPLOAD_UNREADABLE,
         replace(UPLOAD_IO, steps=()),
         ENTRY_DAMAGED,

@@ -1,6 +1,6 @@
 """Rejected messages, by the `reason` of the entry `rejected`."""
 
-# ruff: noqa: E501, RUF001 - a sentence is one line, with its own dashes
+# ruff: noqa: RUF001 - a sentence is one line, with its own dashes
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from storage_ledger.domain.error_catalogue.explanation import Explanation, Secti
 REJECTED_MESSAGES = Section(
     "Rejected messages",
     intro="""\
-The `reason` of an entry `rejected`: a message is not a valid `described` event.
-The entry keeps the message's first 4 KiB (`raw`).
-If the study_id is valid and not yet described, the Status Service is sent `failed` with the code as `error`.
+The `reason` in a [`rejected`](entry-kinds.md#rejected) entry: a message is not a valid `described` event.
+If its study_id is valid and not yet described, the status `failed` is sent, with the code as `error`.
 The sender must publish a corrected message.""",
     meanwhile="Nothing is archived, and the message is not retried.",
     explanations=(
@@ -28,16 +27,16 @@ The sender must publish a corrected message.""",
         Explanation(
             "not-json",
             means="The message is not JSON; the detail gives line and column.",
-            action="Find out what else publishes to the channel, or fix the sender.",
+            action="Correct the sender, or find out what else publishes to the channel.",
         ),
         Explanation(
             "not-an-object",
-            means="The message is JSON but not an object, or a stream entry has fields other than `data`.",
+            means="The message is not a JSON object, or a stream entry has fields other than `data`.",
             action="Publish one JSON object per message, in a stream [as the field `data`](../how-to/publish-through-a-stream.md#publish).",
         ),
         Explanation(
             "nested-too-deep",
-            means="Objects or lists are nested more than 64 levels deep.",
+            means="The message is nested more than 64 levels deep.",
             action="Publish flatter metadata.",
         ),
         Explanation(
@@ -59,7 +58,7 @@ The sender must publish a corrected message.""",
         Explanation(
             "unsafe-path",
             means="`file_path` is not a path inside uploads; the detail says why.",
-            action="Correct the path, or add the sender's mount point of uploads to NEIGHBOUR_UPLOADS_PATHS; then publish the message again.",
+            action="Correct the path, or add the sender's mount point of uploads to NEIGHBOUR_UPLOADS_PATHS.",
         ),
         Explanation(
             "not-processable",

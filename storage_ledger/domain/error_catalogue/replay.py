@@ -14,7 +14,7 @@ _PUT_BACK_LATER = "The file is restored when the study is sent again."
 REPLAY = Section(
     "Replay",
     intro="""\
-`storage-ledger replay` lists what it could not repair, and exits with 1.
+What `replay` and `repair` could not repair: exit code 1.
 Problems with a source are listed only if files are still missing; codes of [retries](#retries) occur too.
 An [outage](#outages) ends the command with 2: fix the cause, then run it again.""",
     explanations=(
@@ -45,7 +45,7 @@ An [outage](#outages) ends the command with 2: fix the cause, then run it again.
             "source-missing",
             means="A source can no longer be opened.",
             meanwhile="Exit code 2.",
-            action="Mount it, then run the command again.",
+            action="Mount it, then run it again.",
         ),
         STUDY_UNKNOWN,
     ),

@@ -40,7 +40,7 @@ RETRIES = Section(
     "Retries",
     intro="""\
 One file or study failed.
-An entry `failed` is appended at attempt 1, 10, 100 and so on, but not for uploads that are missing, unreadable, empty, hard-linked, changing or settling.
+A [`failed`](entry-kinds.md#failed) entry records it, except for uploads that are missing, unreadable, empty, hard-linked, changing or settling.
 A code that prevents five studies in a row from being placed becomes an [outage](#outages).""",
     meanwhile="The work item is retried until it succeeds, at least every 5 minutes (place), 10 (remove) or 15 (tell). Nothing is lost.",
     explanations=(
@@ -76,7 +76,7 @@ A code that prevents five studies in a row from being placed becomes an [outage]
             "upload-changing",
             steps=("place", "remove"),
             means="The file is changing, or open for writing.",
-            meanwhile="A file open for longer than MISSING_FILE_GRACE_SECONDS is archived in its present state, and again if it changes.",
+            meanwhile="A file open for longer than MISSING_FILE_GRACE_SECONDS is archived as it is, and again if it changes.",
             action="Wait; if it persists, find out what writes to the file.",
         ),
         Explanation(

@@ -16,7 +16,7 @@ SETTINGS_AND_LOCKS = Section(
         ),
         Explanation(
             "os-error",
-            means="The operating system refused something; the text names the reason and the file.",
+            means="The operating system refused something; the text names the file and the reason.",
             meanwhile="Exit code 2.",
             action="Fix what the text names.",
         ),
@@ -30,7 +30,7 @@ SETTINGS_AND_LOCKS = Section(
             "locked",
             means="Another process holds a lock such as `serve.lock`; the text names it.",
             meanwhile="Exit code 11. For `index.lock` (index rebuild), `replay` waits and the service retries.",
-            action="Stop that process. Do not delete the lock file: the lock ends with the process.",
+            action="Wait for that process, or stop it; do not delete the lock file.",
         ),
     ),
 )

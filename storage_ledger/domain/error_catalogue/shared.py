@@ -29,7 +29,7 @@ FOLDER_UNREADABLE = Explanation(
 HANGS = Explanation(
     "hangs",
     means="A call into uploads or the archive made no progress for two minutes, or a check of `/readyz` for 1.5 seconds: a lost file server, a dying disk, or a huge file.",
-    meanwhile="Up to 32 other workers take over. `/readyz` and `storage_ledger_hanging` show it.",
+    meanwhile="Up to 32 other threads take over. `/readyz` and `storage_ledger_hanging` show it.",
     action="Check the volume and the kernel log; if it never answers, unmount it by force (`umount -f`), then restart the service.",
 )
 INDEX_MISSING = Explanation(
@@ -64,7 +64,7 @@ MIRROR_MISSING = Explanation(
 )
 NAME_TAKEN = Explanation(
     "archive-name-taken",
-    means="Something unknown to the ledger has the file's name or its study's folder in the archive, or the file system confuses the name with metadata.json.",
+    means="Something that the ledger does not know has the file's name or its study's folder in the archive, or the file system confuses the name with metadata.json.",
     action="Move what another program left there, then try again.",
 )
 STATUS_REFUSED = Explanation(
@@ -81,6 +81,6 @@ STUDY_UNKNOWN = Explanation(
     "study-unknown",
     means="The ledger has no entry for the study_id of `--study`.",
     meanwhile="Exit code 2.",
-    action="Check the spelling; it is the pipeline's study_id.",
+    action="Check the spelling.",
 )
 UPLOAD_UNREADABLE = Explanation("upload-unreadable", means="The service lacks permission to read the file.", action=f"{OWNER}.")

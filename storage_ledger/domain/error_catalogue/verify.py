@@ -10,13 +10,12 @@ from storage_ledger.domain.error_catalogue.explanation import Explanation, Secti
 from storage_ledger.domain.error_catalogue.ledger_and_mirror import MIRROR
 from storage_ledger.domain.error_catalogue.outages import ARCHIVE_MISSING, MIRROR_IO
 from storage_ledger.domain.error_catalogue.retries import ARCHIVE_IO
-from storage_ledger.domain.error_catalogue.shared import INDEX_MISSING, LEDGER_DAMAGED, MIRROR_LAGS, RESTORE, STUDY_UNKNOWN
+from storage_ledger.domain.error_catalogue.shared import INDEX_MISSING, LEDGER_DAMAGED, MIRROR_LAGS, RESTORE, RESTORE_LEDGER, STUDY_UNKNOWN
 
-_RESTORE_LEDGER = "Stop the service, keep the file, then [restore the ledger from its mirror](../how-to/ledger-volume-lost.md)."
 _PUT_BACK = "storage-ledger repair files --source FOLDER"
 _METADATA = "storage-ledger replay --metadata"
 _INDEX = "storage-ledger replay --index"
-_SOURCE = "Check the disk. [Restore the file](../how-to/files-damaged-or-deleted.md) from any folder of copies. Or put it into uploads and publish its message again."
+_SOURCE = "Check the disk. [Restore the file](../how-to/files-damaged-or-deleted.md) from any folder of copies, or put it into uploads and publish its message again."
 _REBUILD = "Rebuild the index; the service may be running."
 
 FILE_MISSING = Explanation("file-missing", means="An archived file is not in the archive.", action=_SOURCE, commands=(_PUT_BACK,))
@@ -28,31 +27,19 @@ VERIFY = Section(
     "Verify",
     intro="""\
 Findings of `storage-ledger verify` and the scrub; single entries have the codes of [entries](#entries).
-Before you repair anything, find out *why* it happened: a failing disk, or another program that writes there.""",
+Before you repair anything, find out *why* it happened: a failing disk, or another program that writes there.
+Repair [the ledger first](../how-to/verify.md#when-something-is-damaged).""",
     meanwhile="Nothing is repaired.",
     explanations=(
         *(
-            Explanation(code, means=means, action=_RESTORE_LEDGER, commands=(RESTORE,))
+            Explanation(code, means=means, action=RESTORE_LEDGER, commands=(RESTORE,))
             for code, means in (
                 ("entry-missing", "There is a gap in the positions."),
                 ("version-wrong", "The entry's version does not follow the study's previous one."),
                 ("entry-id-twice", "Two entries have the same entry_id."),
                 ("recorded-at-decreases", "The entry is dated earlier than the one before."),
                 ("cause-invalid", "The entry's cause is not an earlier entry."),
-            )
-        ),
-        *(
-            Explanation(
-                code,
-                means=means,
-                action=_RESTORE_LEDGER,
-                commands=(RESTORE,),
-            )
-            for code, means in (
-                (
-                    "schema-changed",
-                    "A table, index, trigger or the revision differs from the migrations; the detail names it.",
-                ),
+                ("schema-changed", "A table, index, trigger or the revision differs from the migrations; the detail names it."),
                 ("meta-changed", "ledger_id is missing or changed, or `meta` has extra rows."),
             )
         ),
@@ -66,7 +53,7 @@ Before you repair anything, find out *why* it happened: a failing disk, or anoth
         Explanation(
             "duty-unexplained",
             means="A row of the work queue (`pending`) follows from no entry, or never becomes due.",
-            action="Restart the service. If the row stays, stop it and restore the ledger from its mirror.",
+            action="Restart the service. If that does not help, stop it and restore the ledger from its mirror.",
             commands=(RESTORE,),
         ),
         *MIRROR.explanations,
@@ -93,13 +80,13 @@ Before you repair anything, find out *why* it happened: a failing disk, or anoth
         Explanation(
             "metadata-changed",
             means="A study's metadata.json does not match the ledger.",
-            action="Keep a copy if you want to find out who changed it, then stop the service and rebuild it.",
+            action="Keep a copy to find out who changed it, then stop the service and rebuild it.",
             commands=(_METADATA,),
         ),
         Explanation(
             "untracked-file",
             means="The archive has a file that the ledger does not know.",
-            action="Find out whose it is, and move it away. You may remove `.place-….tmp`, `.metadata….tmp` and `.renew….tmp` while the service is stopped.",
+            action="Find out whose it is, and move it away. While the service is stopped, you may remove `.place-….tmp`, `.metadata….tmp` and `.renew….tmp`.",
         ),
         Explanation(
             "untracked-folder",

@@ -13,7 +13,7 @@ from storage_ledger.domain.payloads.payload import Payload
 class FailedPayload(Payload):
     """An attempt failed and will be retried, or an outage begins.
 
-    Appended by the steps place, remove and notify (stage `tell`). For one work item: at the 1st, 10th, 100th … attempt, and once if it
+    Appended by the steps place, remove and notify (stage `tell`). For one work item: at attempt 1, 10, 100 …, and once if it
     [hangs](error-codes.md#retries). Cause: the entry of the work item; `study_id` is NULL if the status of a
     rejected message could not be sent. For an [outage](error-codes.md#outages): once when it begins, without `study_id` and cause.
     """
@@ -26,11 +26,11 @@ class FailedPayload(Payload):
     detail: str
     """Human-readable."""
     errno: int | None
-    """Of the system call that failed."""
+    """Of the failed system call."""
     attempt: int
-    """Number of the attempt, from 1."""
+    """From 1."""
     retry_at: str | None
-    """When the next attempt is due; null if this one has not returned yet (`hangs`)."""
+    """When the next attempt is due; null if this one has not returned (`hangs`)."""
     upload_path: str | None = None
     """For one work item of `place` or `remove`."""
 
@@ -47,15 +47,15 @@ class FailedPayload(Payload):
 class RecoveredPayload(Payload):
     """An outage has ended.
 
-    Appended by the step that had stopped: at its first success, once the cause has been gone for long enough, or when the step has no work
-    left. `study_id`: NULL. Cause: the `failed` entry that began the outage.
+    Appended by the step that had stopped, once the cause has been gone for long enough or no work is left. `study_id`: NULL. Cause: the
+    `failed` entry that began the outage.
     """
 
     KIND: ClassVar = Kind.RECOVERED
     step: str
-    """As in the `failed` entry."""
+    """As in `failed`."""
     code: str
-    """As in the `failed` entry."""
+    """As in `failed`."""
 
     def entry(self, *, failed: int) -> NewEntry:
         """Return the entry to append. `failed`: position of the entry that began the outage."""
@@ -75,7 +75,7 @@ class QuarantinedPayload(Payload):
     detail: str
     """Human-readable."""
     upload_path: str
-    """As in the `described` entry."""
+    """As in `described`."""
     by: str
     """`projector`."""
 
@@ -100,13 +100,13 @@ class StatusSentPayload(Payload):
     attempts: int
     """Number of calls, including this one."""
     tells: list[int]
-    """Positions of the outcomes that this status reports: several if they were due together, empty if it was re-sent."""
+    """Positions of the outcomes that this status reports; empty if it was re-sent."""
     reason: str | None = None
     """`overwritten`: re-sent, because the status read back was `described` or missing."""
     study_id: str | None = None
-    """For a rejected message: its `study_id`."""
+    """Of a rejected message."""
     error: str | None = None
-    """For a rejected message: the reason that was sent."""
+    """Of a rejected message: the reason that was sent."""
 
     def entry(self, study_id: str | None, *, cause: int) -> NewEntry:
         """Return the entry to append. `study_id`: None for a rejected message; `cause`: the last entry that the status is about."""

@@ -13,20 +13,20 @@ from storage_ledger.domain.payloads.payload import Payload
 class ReleasedPayload(Payload):
     """A person decided to retry a quarantined file.
 
-    Appended by `storage-ledger quarantine retry`. Cause: the `quarantined` entry. The file goes back into the queue of the place step.
+    Appended by `storage-ledger quarantine retry`. Cause: the `quarantined` entry.
     """
 
     KIND: ClassVar = Kind.RELEASED
     upload_path: str
-    """As in the `quarantined` entry."""
+    """As in `quarantined`."""
     code: str
-    """As in the `quarantined` entry."""
+    """As in `quarantined`."""
     by: str
-    """Who decided, up to 100 characters."""
+    """Who decided; up to 100 characters."""
     reason: str
-    """Why: one line of up to 1000 characters."""
+    """Why; one line of up to 1000 characters."""
     described: int
-    """Position of the last `described` entry of this upload, which is retried."""
+    """Position of the upload's last `described` entry, which is retried."""
 
     def entry(self, study_id: str, *, quarantined: int) -> NewEntry:
         """Return the entry to append. `quarantined`: position of the entry that this answers."""
@@ -42,13 +42,13 @@ class DiscardedPayload(Payload):
 
     KIND: ClassVar = Kind.DISCARDED
     upload_path: str
-    """As in the `quarantined` entry."""
+    """As in `quarantined`."""
     code: str
-    """As in the `quarantined` entry."""
+    """As in `quarantined`."""
     by: str
-    """Who decided, up to 100 characters."""
+    """As in `released`."""
     reason: str
-    """Why: one line of up to 1000 characters."""
+    """As in `released`."""
 
     def entry(self, study_id: str, *, quarantined: int) -> NewEntry:
         """Return the entry to append. `quarantined`: position of the entry that this answers."""
@@ -66,11 +66,11 @@ class AcknowledgedPayload(Payload):
     code: str
     """What was acknowledged: `clock-ahead`."""
     by: str
-    """Who acknowledged it."""
+    """As in `released`."""
     reason: str
-    """Why it happened, or what was done."""
+    """As in `released`: why it happened, or what was done."""
     ledger_time: str
-    """The ledger's last time. A later one that is ahead of the clock is reported again."""
+    """The ledger's last time. A later one ahead of the clock is reported again."""
     clock: str
     """The time on the clock."""
 

@@ -35,14 +35,13 @@ class ArchivedPayload(Payload):
     file: ArchivedFileFields
     """The archived file."""
     placement: str
-    """`copied`, or `already-there`: the archive had these bytes under this name (a redelivery, or an attempt interrupted after the
-    copy)."""
+    """`copied`, or `already-there`: the archive had these bytes under this name, after a redelivery or an interrupted attempt."""
     metadata_sha256: str
-    """Of metadata.json after the batch of this entry."""
+    """Of metadata.json after this entry's batch."""
     dicom: dict[str, Any] | None
     """Header attributes by DICOM keyword: strings, integers, or lists of these."""
     upload_path: str
-    """As in the `described` entry."""
+    """As in `described`."""
     software: str
     """Program version."""
     host: str
@@ -50,10 +49,10 @@ class ArchivedPayload(Payload):
     dicom_error: str | None = None
     """Why `dicom` is null or incomplete: an [error code](error-codes.md#headers)."""
     set_aside: str | None = None
-    """Where a damaged file of this name was moved, relative to ARCHIVE_PATH: `.ledger/damaged/…`."""
+    """Where a damaged file of this name was moved: `.ledger/damaged/…` in ARCHIVE_PATH."""
     supersedes: str | None = None
-    """An earlier, incomplete copy of the upload, made while it was still being written; both are kept. This file begins with all of the
-    earlier one's bytes, or the same event brought both and they do not name different instances."""
+    """An earlier, incomplete copy of the upload, made while it was still being written; both are kept. This file begins with the earlier
+    one's bytes, or the same event brought both and they do not name different instances."""
     unconfirmed: bool = False
     """The event differs from earlier ones and its upload was already gone, so its metadata was never seen together with the file."""
     adopted: bool = False
@@ -61,7 +60,7 @@ class ArchivedPayload(Payload):
     tell: bool = False
     """By `adopt`: send a status, because of `--tell` or because one was sent for this study before."""
     processing_time: str | None = None
-    """By `adopt`: as in the `described` entry."""
+    """By `adopt`: as in `described`."""
 
     def entry(self, study_id: str, *, described: int) -> NewEntry:
         """Return the entry to append. `described`: position of the `described` entry for which the file was placed."""
@@ -92,15 +91,15 @@ class RestoredPayload(Payload):
     """The restored file."""
     found: str
     """`missing`, `changed` (different bytes), or `unrecorded` (the right bytes, restored by a run that was killed before it could record
-    this)."""
+    them)."""
     source: str | None
-    """Path of the copy that was used, bytes that are not UTF-8 as `\\xff`; null if no longer known."""
+    """Path of the copy that was used, with bytes that are not UTF-8 as `\\xff`; null if not known."""
     software: str
     """Program version."""
     host: str
     """Machine or container."""
     set_aside: str | None = None
-    """Where the file found there was moved, relative to ARCHIVE_PATH: `.ledger/damaged/…`."""
+    """As in `archived`."""
 
     def entry(self, study_id: str, *, described: int) -> NewEntry:
         """Return the entry to append. `described`: position of the first `described` entry of the file."""
@@ -121,8 +120,8 @@ class HeaderReadFileFields:
 class HeaderReadPayload(Payload):
     """The DICOM header of an archived file was re-read, and differs from what the ledger had.
 
-    The new values replace those of the `archived` entry in the index, and `sop_instance_uid` in metadata.json, only for a file with this
-    name and SHA-256. Appended by `storage-ledger repair headers`. Cause: the `archived` entry of the file.
+    In the index, and for `sop_instance_uid` in metadata.json, the new values replace those of the `archived` entry, if name and SHA-256
+    match. Appended by `storage-ledger repair headers`. Cause: the `archived` entry of the file.
     """
 
     KIND: ClassVar = Kind.HEADER_READ

@@ -14,23 +14,23 @@ class DescribedPayload(Payload):
     """A message says that a file is waiting in uploads.
 
     Appended by intake, once per message, before anything else is done; by the reconciler for a file whose message was lost; or by `adopt`
-    for a file that the old service left in the archive. Cause: none.
+    for a file of the old service. Cause: none.
     """
 
     KIND: ClassVar = Kind.DESCRIBED
     message: dict[str, Any]
-    """As received, extra keys included; what canonical JSON cannot hold is replaced (see `raw`). From the reconciler only `study_id`,
-    `file_path` (relative to UPLOADS_PATH) and `metadata` (the Status Service's `details`). From `adopt` what the old metadata.json implies,
-    with the folder's name as `study_id` and the file's as `file_path`."""
+    """As received, with extra keys; what canonical JSON cannot hold is replaced (see `raw`). From the reconciler: only `study_id`,
+    `file_path` (relative to UPLOADS_PATH) and `metadata` (the Status Service's `details`). From `adopt`: what the old metadata.json
+    implies, with the folder's name as `study_id` and the file's as `file_path`."""
     source: str
     """`pubsub`, `stream`, `reconcile` or `adopt`."""
     raw_sha256: str
-    """SHA-256 of the message's bytes; from `adopt`, of the old metadata.json. Without either, of the canonical JSON of `message`."""
+    """SHA-256 of the message's bytes; from `adopt`, of the old metadata.json; otherwise, of the canonical JSON of `message`."""
     upload_path: str
     """`file_path`, relative to UPLOADS_PATH."""
     raw: str | None = None
     """Base64 of the message's bytes if they are not plain I-JSON (RFC 7493): duplicate keys, numbers beyond a double, lone surrogates, a
-    byte order mark. From `adopt`: of the old metadata.json, which stays as it is until something newer arrives."""
+    byte order mark. From `adopt`: of the old metadata.json."""
     processing_time: str | None = None
     """From `adopt`: when the old service archived the file; UTC if its metadata.json gives no offset."""
     rewritten: bool = False
@@ -45,7 +45,7 @@ class DescribedPayload(Payload):
 class RejectedPayload(Payload):
     """A message that is not a valid event.
 
-    Appended by intake, once per message, up to REJECTED_PER_HOUR. The entry has no `study_id` and no cause.
+    Appended by intake, once per message, up to REJECTED_PER_HOUR. `study_id` and cause: NULL.
     """
 
     KIND: ClassVar = Kind.REJECTED
