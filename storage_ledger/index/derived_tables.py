@@ -167,7 +167,8 @@ SELECT a.study_instance_uid, p.patient_name, p.patient_id, {value["study_date"]}
           WHERE m.study_instance_uid = a.study_instance_uid AND modality IS NOT NULL ORDER BY modality)) END AS modalities,
        {value["study_description"]}, a.series, a.files, a.bytes, {value["institution_name"]},
        {value["accession_number"]}, p.patient_birth_date, p.patient_sex,
-       {value["study_time"]}, {value["manufacturer"]}, {value["referring_physician_name"]}, {value["dicom_study_id"]}, a.studies, a.flagged, a.first_at, a.last_at, a.first
+       {value["study_time"]}, {value["manufacturer"]}, {value["referring_physician_name"]}, {value["dicom_study_id"]},
+       a.studies, a.flagged, a.first_at, a.last_at, a.first
 FROM (SELECT study_instance_uid, min(position) AS first, count(*) AS files, sum(bytes) AS bytes,
              min(position + {_NO_PATIENT} * (patient_name IS NULL AND patient_id IS NULL)) % {_NO_PATIENT} AS identity,
              count(DISTINCT CASE {known_study} WHEN true THEN study_id END) AS studies,

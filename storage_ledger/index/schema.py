@@ -53,7 +53,8 @@ TABLES = {
   search_text TEXT
 )""",
     "series": """(
-  series_number INTEGER, modality TEXT, series_description TEXT, body_part TEXT, performed_date TEXT, performed_time TEXT, files INTEGER NOT NULL, bytes INTEGER NOT NULL,
+  series_number INTEGER, modality TEXT, series_description TEXT, body_part TEXT, performed_date TEXT, performed_time TEXT,
+  files INTEGER NOT NULL, bytes INTEGER NOT NULL,
   study_instance_uid TEXT NOT NULL, series_instance_uid TEXT NOT NULL,
   PRIMARY KEY (study_instance_uid, series_instance_uid)
 ) WITHOUT ROWID""",
