@@ -37,6 +37,7 @@ All settings are environment variables, read once when a command starts.
 An empty variable counts as not set.
 If any are wrong, the command names them all, without their values, and ends with 2 ([`bad-settings`](error-codes.md#bad-settings)).
 For compose, copy `.env.example` to `.env`; it also has the containers' ports, volumes and users.
+In brackets below: default; unit or range.
 
 """
 
@@ -100,12 +101,12 @@ def page() -> str:
     return "\n".join(
         [
             *(HEAD + SERVICE).split("\n")[:-1],
-            *_table(settings(Settings)),
+            *_list(settings(Settings)),
             *EXAMPLE.split("\n")[:-1],
             *SINGLE.split("\n")[:-1],
-            *_table(options()),
+            *_list(options()),
             *BROWSE.split("\n")[:-1],
-            *_table(settings(BrowseSettings)),
+            *_list(settings(BrowseSettings)),
             "",
         ]
     )
@@ -114,7 +115,7 @@ def page() -> str:
 def readme_table() -> str:
     """Return the README's table: the common settings, each with the first sentence of its description."""
     known = {each.name: each for each in settings(Settings)}
-    rows = [f"| `{name}` | {_default(known[name])} | {known[name].summary} |" for name in COMMON]
+    rows = [f"| `{name}` | {_default(known[name].default)} | {known[name].summary} |" for name in COMMON]
     return "\n".join(["| variable | default | meaning |", "|---|---|---|", *rows])
 
 
@@ -140,7 +141,7 @@ def settings(model: type[BaseSettings]) -> list[Setting]:
 def options() -> list[Setting]:
     """Return the settings that single options of commands take their values from."""
     return [
-        Setting(param.envvar, _written(param.default), "", f"`{name} {param.opts[0]}`. {param.help}")
+        Setting(param.envvar, _written(param.default), "", f"`{name} {param.opts[0]}`.")
         for name, command in commands().items()
         for param in command.params
         if param.envvar
@@ -149,10 +150,6 @@ def options() -> list[Setting]:
 
 def _written(default: object) -> str | None:
     return None if default is None else ":".join(default) if isinstance(default, tuple) else str(default)
-
-
-def _default(setting: Setting) -> str:
-    return "not set" if setting.default is None else f"`{setting.default}`"
 
 
 def _value(name: str, field: FieldInfo) -> str:
@@ -176,10 +173,10 @@ def _bounds(metadata: list[Any]) -> str:
     return f"{low} or more" if low else ""
 
 
-def _table(rows: list[Setting]) -> Iterator[str]:
-    valued = any(each.value for each in rows)
-    yield "| variable | default | value | meaning |" if valued else "| variable | default | meaning |"
-    yield "|---|---|---|---|" if valued else "|---|---|---|"
+def _default(default: str | None) -> str:
+    return "not set" if default is None else f"`{default}`"
+
+
+def _list(rows: list[Setting]) -> Iterator[str]:
     for each in rows:
-        value = [each.value] if valued else []
-        yield f"| {' | '.join([f'`{each.name}`', _default(each), *value, each.description])} |"
+        yield f"- `{each.name}` ({'; '.join(filter(None, [_default(each.default), each.value]))}): {each.description}"
