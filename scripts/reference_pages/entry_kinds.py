@@ -6,6 +6,7 @@ import ast
 import inspect
 import re
 import textwrap
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import MISSING, fields, is_dataclass
 from types import UnionType
@@ -97,16 +98,22 @@ PLURALS = {str: "strings", int: "integers", list: "pairs"}
 def page() -> str:
     """Return the page: a section for each kind, with its fields and an example."""
     examples = {example.KIND: example for example in EXAMPLES}
-    return "\n".join([HEAD, *(line for kind in Kind for line in _section(examples[kind]))])
+    known: dict[str, str] = {}
+    return "\n".join([HEAD, *(line for kind in Kind for line in _section(examples[kind], known))])
 
 
-def _section(example: payloads.AnyPayload) -> Iterator[str]:
+def _section(example: payloads.AnyPayload, known: dict[str, str]) -> Iterator[str]:
+    """`known`: by the line of a field, the first kind that has it. A kind that shares several fields with it only names them."""
     payload = type(example)
     yield f"## {payload.KIND.value}"
     yield "\n\n".join(map(_sentences, inspect.getdoc(payload).split("\n\n")))
     yield ""
-    for name, type_, meaning in fields_of(payload):
-        yield f"- `{name}`{type_ and f' ({type_})'}: {meaning}"
+    lines = {f"- `{name}`{type_ and f' ({type_})'}: {meaning}": f"`{name}`" for name, type_, meaning in fields_of(payload)}
+    first = {line: known.setdefault(line, payload.KIND.value) for line in lines}
+    shared = {kind for kind, count in Counter(first.values()).items() if count > 1 and kind != payload.KIND.value}
+    yield from (line for line in lines if first[line] not in shared)
+    for kind in sorted(shared):
+        yield f"- {', '.join(name for line, name in lines.items() if first[line] == kind)}: As in `{kind}`."
     yield ""
     yield f"```json\n{canonical_json.dumps(example.stored())}\n```"
     yield ""

@@ -13,11 +13,8 @@ HEAD = """\
 
 <!-- scripts/reference writes this page from storage_ledger/domain/error_catalogue: change it there. -->
 
-Codes never change: the ledger, logs, metrics, `/readyz` and commands use them.
-Texts may change; they never quote a message, a DICOM file or another service.
-
+The ledger, logs, metrics, `/readyz` and commands use these codes, which never change.
 The [runbook](../how-to/outages.md) finds a code by symptom; `storage-ledger explain CODE` prints its texts.
-Below each code: its meaning and effects; on a new line, what to do.
 """
 
 LONG = 6
@@ -67,15 +64,11 @@ def _code(code: str, first: dict[str, str]) -> Iterator[str]:
 
 
 def _distinct(found: list[tuple[Section, Explanation]]) -> list[tuple[str, Explanation]]:
-    """The meanings of a code; several that differ only in section and step are one."""
+    """The meanings of a code, each with its sections if there are several; those that differ only in section and step are one."""
     where: dict[Explanation, list[str]] = {}
     for section, explanation in found:
-        steps = f" ({', '.join(explanation.steps)})" if explanation.steps else ""
-        where.setdefault(replace(explanation, steps=()), []).append(section.title + steps)
-    if len(where) == 1:
-        [(explanation, _)] = where.items()
-        return [(f"*{', '.join(found[0][1].steps)}:* " if found[0][1].steps else "", explanation)]
-    return [(f"*{', '.join(titles)}:* ", explanation) for explanation, titles in where.items()]
+        where.setdefault(replace(explanation, steps=()), []).append(section.title)
+    return [(f"*{', '.join(titles)}:* " if len(where) > 1 else "", explanation) for explanation, titles in where.items()]
 
 
 def _once(action: str, code: str, first: dict[str, str]) -> str:

@@ -23,7 +23,7 @@ Fix the cause: the service then continues by itself, without restart or `replay`
 Meanwhile files wait in uploads; messages that the service could not record are [recovered](make-up-for-lost-messages.md).
 If data is gone: [when something is lost](look-after-it.md#when-something-is-lost). Other codes: [error codes](../reference/error-codes.md).
 
-1. `storage-ledger status` lists what needs attention and what to do; `/readyz` has the same codes.
+1. `storage-ledger status` lists what needs attention and what to do.
 2. `storage-ledger explain CODE` says what a code means.
 3. `storage-ledger show STUDY_ID` says what is holding up one study; in the log, look for `outage.begins`.
 """
@@ -39,6 +39,7 @@ SYMPTOMS = {
         "Mirror not written": "mirror-io mirror-busy mirror-moved",
     },
     "Uploads": {
+        "Full": "archive-full upload-not-removable uploads-read-only",
         "Not mounted": "uploads-missing",
         "Files not removed": "upload-not-removable uploads-read-only",
         "Disk errors": "upload-io",
@@ -56,6 +57,7 @@ SYMPTOMS = {
         "Clock was ahead": "clock-ahead",
     },
     "The service": {
+        "The web page shows red": "not-serving not-answering redis-not-subscribed index-failing",
         "Not running": "not-serving",
         "Not answering": "not-answering",
         "Does not start, or exits with 2": "bad-settings locked ledger-damaged ledger-newer mirror-foreign mirror-ahead",
@@ -70,8 +72,14 @@ SYMPTOMS = {
 }
 """By place and symptom, the codes; the page shows the first sentence of the first one's action, unless `INSTEAD` has another."""
 
-INSTEAD = {"bad-settings": "Its last log lines say why: [the service does not start](look-after-it.md#if-the-service-does-not-start)."}
-"""For a symptom whose codes need different actions: what to do first, by its first code."""
+INSTEAD = {
+    ("Uploads", "Full"): "Files wait here during an outage of the archive, or if they cannot be removed. `storage-ledger reconcile` lists "
+    "files that belong to no message.",
+    ("The service", "The web page shows red"): 'Open "Attention": it lists the reasons and what to do.',
+    ("The service", "Does not start, or exits with 2"): "Its last log lines say why: [the service does not "
+    "start](look-after-it.md#if-the-service-does-not-start).",
+}
+"""For a symptom whose codes need different actions: what to do first, by place and symptom."""
 
 
 def page() -> str:
@@ -84,13 +92,11 @@ def _symptoms() -> Iterator[str]:
         yield f"## {place}"
         for symptom, codes in symptoms.items():
             links = ", ".join(f"[`{code}`]({CODES}#{code})" for code in codes.split())
-            yield f"- **{symptom}** ({links}): {_first_step(codes.split()[0])}"
+            yield f"- **{symptom}** ({links}): {INSTEAD.get((place, symptom)) or _first_step(codes.split()[0])}"
         yield ""
 
 
 def _first_step(code: str) -> str:
-    if code in INSTEAD:
-        return INSTEAD[code]
     found = explained(code, (OUTAGES, READINESS, ATTENTION, LEDGER, MIRROR, SETTINGS_AND_LOCKS))
     if found is None:
         raise ValueError(code)

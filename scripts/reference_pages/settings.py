@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
@@ -25,9 +25,6 @@ COMMON = (
 )  # fmt: skip
 """The settings that the README shows."""
 
-UNITS = {"_seconds": "seconds", "_hours": "hours", "_mb": "MB", "_mb_s": "MB/s", "_url": "URL", "_path": "folder", "_file": "file"}
-"""What a name's end says of the value; a longer end goes before a shorter one."""
-
 HEAD = """\
 # Settings
 
@@ -37,7 +34,7 @@ All settings are environment variables, read once when a command starts.
 An empty variable counts as not set.
 If any are wrong, the command names them all, without their values, and ends with 2 ([`bad-settings`](error-codes.md#bad-settings)).
 For compose, copy `.env.example` to `.env`; it also has the containers' ports, volumes and users.
-In brackets below: default; unit or range.
+In brackets below: default; range.
 
 """
 
@@ -83,7 +80,7 @@ More: [users and tokens](../how-to/let-people-look.md), [what a token may see](h
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One row. `value`: its unit or kind, and its bounds."""
+    """One line. `value`: what it may be, if that is limited; units are in the names."""
 
     name: str
     default: str | None
@@ -133,8 +130,7 @@ def env_example(model: type[BaseSettings]) -> str:
 def settings(model: type[BaseSettings]) -> list[Setting]:
     """Return the settings of a model, in its order."""
     return [
-        Setting(name.upper(), _written(field.default), _value(name, field), field.description or "")
-        for name, field in model.model_fields.items()
+        Setting(name.upper(), _written(field.default), _value(field), field.description or "") for name, field in model.model_fields.items()
     ]
 
 
@@ -152,17 +148,11 @@ def _written(default: object) -> str | None:
     return None if default is None else ":".join(default) if isinstance(default, tuple) else str(default)
 
 
-def _value(name: str, field: FieldInfo) -> str:
+def _value(field: FieldInfo) -> str:
     if get_origin(field.annotation) is Literal:
         return ", ".join(f"`{each}`" for each in get_args(field.annotation))
-    unit = next((unit for end, unit in sorted(UNITS.items(), key=lambda each: -len(each[0])) if name.endswith(end)), "")
-    return " ".join(filter(None, [_bounds(field.metadata), unit]))
-
-
-def _bounds(metadata: list[Any]) -> str:
-    found = {
-        kind: getattr(each, kind) for each in metadata for kind in ("ge", "gt", "le", "min_length", "max_length") if hasattr(each, kind)
-    }
+    bounds = ("ge", "gt", "le", "min_length", "max_length")
+    found = {kind: getattr(each, kind) for each in field.metadata for kind in bounds if hasattr(each, kind)}
     low = f"{found['ge']:,}" if "ge" in found else f"above {found['gt']:,}" if "gt" in found else ""
     if "le" in found:
         return f"{low} to {found['le']:,}"

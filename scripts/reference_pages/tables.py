@@ -123,16 +123,18 @@ def _sections(tables: Mapping[str, Columns], texts: Mapping[str, str], meanings:
 
 
 def _rows(columns: Columns, meanings: Mapping[str, str], *, tags: bool) -> Iterator[str]:
-    """Yield a row for each column with a description, then one for the DICOM attributes of each type, with their tags if asked for."""
+    """Yield a line for each description, with its columns, then one for the DICOM attributes of each type, with their tags if asked for."""
     attributes: dict[str, list[str]] = {}
+    described: dict[str, list[str]] = {}
     for name, type_ in columns.items():
         if name in meanings:
-            yield f"- `{name}` {type_}: {meanings[name]}"
+            described.setdefault(f"{type_}: {meanings[name]}", []).append(f"`{name}`")
         else:
             if name not in FROM_HEADER:
                 raise KeyError(f"column {name} has no description")
             tag = Tag(tag_for_keyword(FROM_HEADER[name]))
             attributes.setdefault(type_, []).append(f"`{name}` ({tag.group:04X},{tag.element:04X})" if tags else f"`{name}`")
+    yield from (f"- {', '.join(names)} {meaning}" for meaning, names in described.items())
     for type_, names in attributes.items():
         yield f"- DICOM, {type_}: {', '.join(names)}."
     _require(columns.keys() & meanings, meanings)

@@ -10,24 +10,18 @@ import typer
 
 
 def demo(
-    exit_when_done: Annotated[
-        bool, typer.Option("--exit", help="Exit when all studies are archived, instead of waiting for Ctrl-C.")
-    ] = False,
-    port: Annotated[
-        int, typer.Option(help="Port of the web page; if it is taken, a free one is used.", min=1, max=65535, metavar="PORT")
-    ] = 8001,
-    folder: Annotated[
-        Path | None, typer.Option(help="Keep all data in this new or empty folder, instead of in a temporary one.", metavar="DIR")
-    ] = None,
+    exit_when_done: Annotated[bool, typer.Option("--exit", help="Exit when all studies are archived. Default: wait for Ctrl-C.")] = False,
+    port: Annotated[int, typer.Option(help="Port of the web page, if it is free.", min=1, max=65535, metavar="PORT")] = 8001,
+    folder: Annotated[Path | None, typer.Option(help="Keep all data in this new or empty folder.", metavar="DIR")] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the temporary folder.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON; everything else goes to standard error.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, and all else to standard error.")] = False,
 ) -> None:
     """Run a complete pipeline with made-up patients on this machine, without Docker, network or root.
 
     Starts Valkey, the reference Status Service, `serve` and the web page on loopback, sends about 90 studies, some faulty
-    on purpose, reports the results, and waits for Ctrl-C. Ignores the settings in the environment.
+    on purpose, and reports the results. Ignores the settings in the environment.
 
-    Exit code 1 if a study did not end as expected: it is listed. 2 if the demo could not run, for example without Valkey.
+    Exit code 1 if a study did not end as expected, 2 if the demo could not run, for example without Valkey.
     """
     from rich.console import Console
 

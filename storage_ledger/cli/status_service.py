@@ -15,8 +15,8 @@ def status_service(
 ) -> None:
     """Run the reference Status Service.
 
-    Keeps the latest status of each study in Redis (REDIS_URL), as `status:<study_id>`. For demos, tests, and pipelines that
-    have no Status Service. It has no authentication: keep it on a private network.
+    Keeps the latest status of each study in Redis (REDIS_URL), as `status:<study_id>`. For demos, tests, and pipelines
+    without one. It has no login: keep it on a private network.
     """
     from storage_ledger.demo import status_service as service
     from storage_ledger.settings import Settings

@@ -151,7 +151,9 @@ def test_the_example_of_a_kind_is_canonical_and_its_fields_are_described(kind):
     example = re.findall(r"^```json\n(.*?)\n```", text, flags=re.MULTILINE | re.DOTALL)[0]
     entry = Entry(1, "", None, None, kind, 1, "", None, example, "", b"", b"")
     assert canonical_json.dumps(payloads.of(entry).stored()) == example
-    described = {name.split(".")[0] for name in re.findall(r"^- `([^`]+)`", text, flags=re.MULTILINE)}
+    described = {
+        name.split(".")[0] for line in re.findall(r"^- (`.*?):", text, flags=re.MULTILINE) for name in re.findall(r"`([^`]+)`", line)
+    }
     assert entry.data.keys() <= described
 
 

@@ -45,7 +45,7 @@ One cause stops a step for all studies.
 A `failed` entry without study_id marks the beginning, `recovered` the end.
 Meanwhile `storage_ledger_outage` is 1, `/readyz` answers 503, and `storage-ledger status` exits with 1.
 If an outage keeps returning, its cause must be gone for longer before it ends: 15 seconds, then 1, 4, 16, 60 minutes.""",
-    meanwhile="Messages are recorded and work waits. The step tries one work item at a time (to place: at least every 30 seconds). Nothing is lost or quarantined, and the service continues by itself, without restart or replay.",
+    meanwhile="Messages are recorded and work waits; the step tries one work item at a time. Nothing is lost or quarantined, and the service continues by itself, without restart or replay.",
     explanations=(
         Explanation(
             "archive-full",

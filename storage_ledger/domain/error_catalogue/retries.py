@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from storage_ledger.domain.error_catalogue.explanation import Explanation, Section
-from storage_ledger.domain.error_catalogue.shared import ENTRY_DAMAGED, HANGS, OWNER, STATUS_REFUSED, STATUS_UNREADABLE
+from storage_ledger.domain.error_catalogue.shared import ENTRY_DAMAGED, HANGS, STATUS_REFUSED, STATUS_UNREADABLE, UPLOAD_UNREADABLE
 
 UPLOAD_IO = Explanation(
     "upload-io",
@@ -19,7 +19,7 @@ ARCHIVE_IO = Explanation(
     "archive-io",
     steps=("place", "remove"),
     means="The archive's disk reported an I/O error (EIO).",
-    meanwhile="Failed copies are deleted and the file is copied again.",
+    meanwhile="Failed copies are deleted; the file is copied again.",
     action="Check the archive's disk and the kernel log. Move the archive off a failing disk, then [verify it](../how-to/verify.md).",
 )
 ARCHIVE_ERROR = Explanation(
@@ -54,9 +54,8 @@ A code that prevents five studies in a row from being placed becomes an [outage]
         Explanation(
             "upload-unreadable",
             steps=("place", "remove"),
-            means="The service lacks permission to read the file.",
-            meanwhile="A file to be placed is quarantined after MISSING_FILE_GRACE_SECONDS.",
-            action=f"{OWNER}.",
+            means=UPLOAD_UNREADABLE.means,
+            action=UPLOAD_UNREADABLE.action,
         ),
         Explanation(
             "upload-empty",

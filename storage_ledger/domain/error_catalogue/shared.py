@@ -16,7 +16,7 @@ RESTORE_LEDGER = (
 
 ENTRY_DAMAGED = Explanation(
     "entry-damaged",
-    means="An entry is missing or does not match its hashes: something changed the ledger's file. The log has a line `….entry-damaged`.",
+    means="An entry is missing or does not match its hashes: something changed the ledger's file.",
     meanwhile="Nothing is placed, removed or sent for its study; files are safe in uploads. The index continues without the entry.",
     action=RESTORE_LEDGER,
     commands=(RESTORE,),
@@ -29,7 +29,7 @@ FOLDER_UNREADABLE = Explanation(
 HANGS = Explanation(
     "hangs",
     means="A call into uploads or the archive made no progress for two minutes, or a check of `/readyz` for 1.5 seconds: a lost file server, a dying disk, or a huge file.",
-    meanwhile="Up to 32 other threads take over. `/readyz` and `storage_ledger_hanging` show it.",
+    meanwhile="Up to 32 other threads take over.",
     action="Check the volume and the kernel log; if it never answers, unmount it by force (`umount -f`), then restart the service.",
 )
 INDEX_MISSING = Explanation(
@@ -64,7 +64,7 @@ MIRROR_MISSING = Explanation(
 )
 NAME_TAKEN = Explanation(
     "archive-name-taken",
-    means="Something that the ledger does not know has the file's name or its study's folder in the archive, or the file system confuses the name with metadata.json.",
+    means="Something unknown has the file's name or its study's folder in the archive, or the file system confuses the name with metadata.json.",
     action="Move what another program left there, then try again.",
 )
 STATUS_REFUSED = Explanation(
