@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import re
 import subprocess
 import sys
@@ -360,3 +361,15 @@ def test_a_cache_that_cannot_be_written_ends_it_with_2(tmp_path: Path):
     browse = Browse(tmp_path, tmp_path / "log", "--no-login", BROWSE_CACHE_PATH="/proc/cache")
     assert browse.process.wait(20) == 2
     assert "BROWSE_CACHE_PATH: /proc/cache cannot be written to" in browse.said()
+
+
+def test_a_form_in_chunks_is_refused_whatever_length_it_announces(stranger: Browse):
+    for headers in ({}, {"Content-Length": "3"}):
+        for path in ("/-/login", "/-/logout"):
+            connection = http.client.HTTPConnection("127.0.0.1", stranger.port, timeout=10)
+            connection.putrequest("POST", path)
+            for name, value in {"Transfer-Encoding": "chunked", **headers}.items():
+                connection.putheader(name, value)
+            connection.endheaders(iter([b"x=1"]), encode_chunked=True)
+            assert connection.getresponse().status == 413
+            connection.close()

@@ -208,5 +208,6 @@ def _header(scope: Scope, name: bytes) -> bytes:
 
 
 def _length(scope: Scope) -> int:
-    length = _header(scope, b"content-length")
+    """Return the announced length of the body, or -1. Content-Length means nothing beside Transfer-Encoding (RFC 9112 §6.3)."""
+    length = b"" if _header(scope, b"transfer-encoding") else _header(scope, b"content-length")
     return int(length) if length.isdigit() else -1
