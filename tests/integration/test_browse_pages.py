@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -201,6 +202,44 @@ def test_a_timeline_tells_the_time_between(book: Any, index: Any):
     assert [each["kind"] for each in told["entries"]] == ["described", "archived"]
     assert told["entries"][1]["after_s"] == told["took_s"] == 0
     assert pipeline_study.of_index(index, "ct-1")["dicom"] == [{"uid": CT, "href": f"/dicom/{CT}"}]
+
+
+BRACKETS = "[" * 50 + ",".join(["[]"] * 6000) + "]" * 50
+"""JSON of 18 kB that has 700 kB when it is indented."""
+
+
+def test_a_study_with_endless_messages_is_shown_with_its_newest_entries_and_the_state_of_the_index(tmp_path: Path):
+    pipeline = Pipeline(tmp_path, Ledgers(tmp_path), grace_s=0)
+    pipeline.say("S1", "gone.dcm")
+    pipeline.place()
+    with pipeline.ledger.write() as tx:
+        for _ in range(40):
+            payload = described_payload("b.dcm", {"patient_info": {"x": json.loads(BRACKETS)}, "more": "x" * 100_000})
+            tx.append(NewEntry(Kind.DESCRIBED, payload, "S1"))
+    index = Index(tmp_path / "ledger" / "index.db", pipeline.ledger)
+    index.ensure()
+    index.close()
+    pipeline.ledger.close()
+    page = asyncio.run(views.pipeline(replace(asked(tmp_path, serving=True), place={"study_id": "S1"}))).context
+    assert page["is_cut"]
+    assert len(page["entries"]) <= pipeline_study.MOST_READ // 100_000
+    assert [each["position"] for each in page["entries"]][-1] == 42
+    assert len(page["entries"]) + page["left_out"] == 42
+    assert page["state"] == "quarantined", "the entry that says so was not read"
+
+
+def test_payloads_on_the_page_of_a_study_have_a_limit_together(tmp_path: Path):
+    store = Ledgers(tmp_path).open(tmp_path / "ledger")
+    with store.write() as tx:
+        for _ in range(40):
+            tx.append(NewEntry(Kind.DESCRIBED, described_payload("a.dcm", {"a": json.loads(BRACKETS)}), "S1"))
+    store.close()
+    with closing(sqlite.connect(f"file:{tmp_path / 'ledger' / 'ledger.db'}?mode=ro", uri=True)) as connection:
+        told = pipeline_study.of_ledger(connection, "S1")
+    shown = [each["payload"] for each in told["entries"]]
+    assert (len(shown), told["is_cut"]) == (40, False)
+    assert shown[-1]
+    assert sum(len(each or "") for each in shown) < 1_300_000
 
 
 def test_only_what_quarantined_a_file_is_explained_beside_it_in_the_timeline(tmp_path: Path):

@@ -56,6 +56,20 @@ def entries(connection: Any, where: str, values: tuple[Any, ...]) -> list[Entry]
     return [Entry(*row) for row in connection.execute(f"SELECT {COLUMNS} FROM entries WHERE {where} ORDER BY position", values)]  # noqa: S608 - ours
 
 
+def newest_of_study(connection: Any, study_id: str, most_characters: int) -> list[Entry]:
+    """Return the entries of a study, in order; only the newest if all of their payloads together are longer than this."""
+    found: list[Entry] = []
+    left = most_characters
+    sql = f"SELECT {COLUMNS} FROM entries WHERE study_id = ? ORDER BY version DESC"  # noqa: S608 - ours
+    for row in connection.execute(sql, (study_id,)):
+        each = Entry(*row)
+        left -= len(str(each.payload))
+        if found and left < 0:
+            break
+        found.append(each)
+    return sorted(found, key=lambda each: each.position)
+
+
 def pretty(payload: str) -> str:
     """Indent a payload, keeping its order of keys; only the beginning of a huge one."""
     text = payload

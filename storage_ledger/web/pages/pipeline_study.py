@@ -40,16 +40,24 @@ MOST_FLAGGED = 5
 """Maximum number of flagged files shown at the top of the page; each file also shows its own flags."""
 
 MOST_PAYLOAD = 20_000
-"""Characters."""
+"""Characters of one payload."""
+
+MOST_PAYLOADS = 1_000_000
+"""Characters of all payloads on a page. The newest are shown, and the others on the pages of their entries."""
+
+MOST_READ = 3_000_000
+"""Characters of all payloads that are read: some 500 files of a usual study. Without a limit, a sender could fill the memory."""
 
 _NEXT = {stage.value: text for stage, text in NEXT.items()}
 
 
 def of_ledger(connection: Any, study_id: str) -> QueryRow:
-    """Read the study's history from ledger.db; `entries` is empty if there is none."""
-    entries = ledger_entries.entries(connection, "study_id = ?", (study_id,))
-    study = Study.as_far_as_whole(study_id, entries)
-    whole = [each for each in entries if not faults(each)]
+    """Read the study's history from ledger.db; `entries` is empty if there is none.
+
+    `is_cut`: only the newest entries were read, because all are too long (`MOST_READ`). State and status are then only theirs.
+    """
+    entries = ledger_entries.newest_of_study(connection, study_id, MOST_READ)
+    count = (ask_one(connection, "SELECT count(*) AS n FROM entries WHERE study_id = ?", (study_id,)) or {"n": 0})["n"]
     pending = ask(
         connection,
         "SELECT p.position, p.stage, p.not_before, p.attempts, e.recorded_at FROM pending p JOIN entries e ON e.position = p.position "
@@ -57,6 +65,11 @@ def of_ledger(connection: Any, study_id: str) -> QueryRow:
         (study_id,),
     )
     waits_for = {step for each in pending if each["stage"] != Stage.CONFIRM for step in WAITS_FOR[Stage(each["stage"])]}
+    outages = [each for each in ledger_entries.outages(connection) if waits_for.intersection(each["steps"])] if waits_for else []
+    rejected = [] if entries else _rejected(connection, study_id)
+    # All has been read; what follows takes long for hostile messages, but no longer counts towards the time limit of queries.
+    study = Study.as_far_as_whole(study_id, entries)
+    whole = [each for each in entries if not faults(each)]
     told = [each.data["status"] for each in whole if each.kind == Kind.STATUS_SENT]
     return {
         "state": study.state.value if study.uploads else None,
@@ -64,12 +77,13 @@ def of_ledger(connection: Any, study_id: str) -> QueryRow:
         "began": whole[0].recorded_at if whole else None,
         "took_s": _took(whole),
         "entries": _timeline(entries),
-        "left_out": max(0, len(entries) - MOST_ENTRIES),
+        "left_out": count - min(len(entries), MOST_ENTRIES),
+        "is_cut": len(entries) < count,
         "next": [{**each, "text": _NEXT.get(each["stage"], each["stage"]), "trouble": _last_failure(whole, each)} for each in pending],
         "troubles": _unarchived_uploads(study, whole),
-        "rejected": [] if entries else _rejected(connection, study_id),
+        "rejected": rejected,
         "entry_damaged": meaning("entry-damaged", ATTENTION).action if len(whole) < len(entries) else "",
-        "outages": [each for each in ledger_entries.outages(connection) if waits_for.intersection(each["steps"])] if waits_for else [],
+        "outages": outages,
     }
 
 
@@ -146,15 +160,28 @@ def _last_failure(entries: list[Entry], work_item: QueryRow) -> QueryRow | None:
 
 def _timeline(entries: list[Entry]) -> list[QueryRow]:
     shown = list(zip(entries, [None, *entries], strict=False))[-MOST_ENTRIES:]
+    payloads = _payloads([entry for entry, _ in shown])
     return [
         asdict(timeline_entry(entry, earlier))
         | {
             "summary": _summarised(entry),
             "meaning": UNKNOWN if faults(entry) else meaning_in(entry.kind, _code(entry.data)),
-            "payload": ledger_entries.pretty(str(entry.payload)) if len(str(entry.payload)) <= MOST_PAYLOAD else None,
+            "payload": payloads.get(entry.position),
         }
         for entry, earlier in shown
     ]
+
+
+def _payloads(entries: list[Entry]) -> dict[int, str]:
+    """Return the payloads to show, by position."""
+    found: dict[int, str] = {}
+    left = MOST_PAYLOADS
+    for entry in reversed(entries):
+        if left > 0 and len(str(entry.payload)) <= MOST_PAYLOAD:
+            text = ledger_entries.pretty(str(entry.payload))  # indented, it may be much longer
+            left -= len(text)
+            found[entry.position] = text
+    return found
 
 
 def _code(data: QueryRow) -> str:

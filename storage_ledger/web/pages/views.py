@@ -124,6 +124,8 @@ async def pipeline(request: PageRequest) -> Page:
     if not history["entries"] and not history["rejected"]:
         return Page("nothing", "No such study", {"what": "pipeline study", "name": study_id, "waiting": []}, 404)
     known = await request.databases("index", partial(pipeline_study.of_index, study_id=study_id))
+    if history["is_cut"] and known["study"]:
+        history |= {"state": known["study"]["state"], "told": known["study"]["status_sent"]}
     return Page(
         "pipeline",
         f"Pipeline study {study_id}",

@@ -21,3 +21,9 @@ def test_no_value_of_a_sender_becomes_a_link_to_another_site(value: str):
                     shown = render(Cell(value, column, place, {"study_id": value, "study_instance_uid": value}))
                     assert shown is not None, (table, column)  # Datasette would render it
                     assert not re.search("href=[\"']?\\s*https?:", shown, re.IGNORECASE), (table, column)
+
+
+def test_a_payload_that_would_grow_to_thousands_of_lines_is_not_indented():
+    nested = "[" * 50 + ",".join(["[]"] * 2000) + "]" * 50
+    assert render(Cell(nested, "payload", "entries", {})) == f'<pre class="payload" tabindex="0">{nested}</pre>'
+    assert str(render(Cell('{"a":[1,2]}', "payload", "entries", {}))).count("\n") == 5
