@@ -34,22 +34,19 @@ The sections below say what 1 and 2 mean for a command.
 
 READ_ON = {
     "serve": "[its HTTP endpoints](http.md)",
-    "status": "[needs attention](error-codes.md#attention), [flags](error-codes.md#flags), [headers](error-codes.md#headers)",
-    "show": "[flags](error-codes.md#flags)",
+    "status": "[needs attention](error-codes.md#attention), [flags](error-codes.md#flags)",
     "explain": "[all error codes](error-codes.md)",
     "quarantine list": "[when something is quarantined](../how-to/look-after-it.md#when-something-is-quarantined)",
     "acknowledge": "[the clock is ahead](../how-to/clock-ahead.md), [`acknowledged`](entry-kinds.md#acknowledged)",
     "browse": "[settings](settings.md#browse), [HTTP](http.md#browse), [what a token may see](http.md#what-a-token-may-see)",
-    "backup": "[back up](../how-to/look-after-it.md#back-up), [codes](error-codes.md#backups)",
-    "verify": "[verify](../how-to/verify.md), [codes](error-codes.md#verify), [`verified`](entry-kinds.md#verified)",
+    "backup": "[back up](../how-to/look-after-it.md#back-up)",
+    "verify": "[verify](../how-to/verify.md), [`verified`](entry-kinds.md#verified)",
     "replay": "[rebuild what is derived](../how-to/rebuild-what-is-derived.md), [files damaged or "
-    "deleted](../how-to/files-damaged-or-deleted.md), [archive volume lost](../how-to/archive-volume-lost.md), "
-    "[codes](error-codes.md#replay)",
+    "deleted](../how-to/files-damaged-or-deleted.md), [archive volume lost](../how-to/archive-volume-lost.md)",
     "restore": "[ledger volume lost](../how-to/ledger-volume-lost.md), [old backup restored](../how-to/old-backup-restored.md)",
     "repair headers": "[DICOM headers](../how-to/rebuild-what-is-derived.md#dicom-headers), [`header-read`](entry-kinds.md#header-read)",
-    "reconcile": "[lost messages](../how-to/make-up-for-lost-messages.md), [unexplained files](error-codes.md#unexplained-files), "
-    "[codes](error-codes.md#reconciliation)",
-    "adopt": "[adopt an old archive](../how-to/adopt-an-old-archive.md), [codes](error-codes.md#left-alone-by-adopt)",
+    "reconcile": "[lost messages](../how-to/make-up-for-lost-messages.md), [unexplained files](error-codes.md#unexplained-files)",
+    "adopt": "[adopt an old archive](../how-to/adopt-an-old-archive.md)",
     "demo": "[tutorial](../tutorial.md)",
 }
 """Where the page says more of a command."""
@@ -57,7 +54,7 @@ READ_ON = {
 
 def page() -> str:
     """Return the text of commands.md."""
-    exits = _table({"code": [f"`{code}`" for code in EXIT_CODES], "means": list(EXIT_CODES.values())})
+    exits = (f"- `{code}`: {meaning}" for code, meaning in EXIT_CODES.items())
     known: dict[str, str] = {}
     return HEAD + "\n".join([*exits, "", *(line for name, command in commands().items() for line in _section(name, command, known))])
 

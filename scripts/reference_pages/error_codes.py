@@ -32,10 +32,6 @@ def _section(section: Section, first: dict[str, str]) -> Iterator[str]:
     yield section.intro
     if section.meanwhile:
         yield f"\n{section.meanwhile}"
-    if section.commands:
-        yield "\n```sh"
-        yield from section.commands
-        yield "```"
     yield ""
     elsewhere = [each.code for each in section.explanations if meanings(each.code)[0][0] is not section]
     if elsewhere:
@@ -77,5 +73,5 @@ def _once(action: str, code: str, first: dict[str, str]) -> str:
 
 
 def _action(explanation: Explanation) -> str:
-    """The commands of a quarantined file are in the section's introduction."""
+    """The how-to of quarantined files has their commands."""
     return explanation.action if any("quarantine retry" in each for each in explanation.commands) else explanation.advice

@@ -18,8 +18,8 @@ def backup(
     """Back up the ledger to a new folder in DEST; `serve` may be running.
 
     Creates `DEST/ledger-<time in UTC>/` with a consistent copy of ledger.db and a manifest.json. All hashes of the copy are
-    checked before the folder gets this name: a folder named `ledger-…` is complete. Earlier backups are never changed or
-    removed, only leftovers of killed ones (`.ledger-….part`).
+    checked before the folder gets this name. Earlier backups are never changed or removed, only leftovers of killed ones
+    (`.ledger-….part`).
 
     Run it as the service's user. DEST may be on a network file system, but not inside UPLOADS_PATH, ARCHIVE_PATH or
     LEDGER_PATH. Backups hold patient data.

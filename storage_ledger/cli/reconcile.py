@@ -18,8 +18,8 @@ def reconcile(
 ) -> None:
     """Search uploads once for files whose message was lost, and for leftover uploads.
 
-    `serve` does the same every RECONCILE_SECONDS. This command moves and removes nothing itself: what it finds is queued
-    for `serve`. Files that it cannot explain are listed and left unchanged. `serve` may be running.
+    `serve` does the same every RECONCILE_SECONDS. This command only queues what it finds for `serve`. Files that it cannot
+    explain are listed and left unchanged. `serve` may be running.
 
     Exit code 1 if there are unexplained files, 2 if some files could not be checked; the result so far is printed.
     """

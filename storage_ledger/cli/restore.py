@@ -47,8 +47,8 @@ def restore(
     missing entries from the mirror, or is replaced by the backup. Without --force, a ledger that cannot be read, or that has
     entries missing from the mirror or backup, is not changed.
 
-    Nothing is deleted: a replaced ledger is kept as `ledger.db.before-restore-<time>`. Afterwards `serve` removes leftover
-    uploads, reads back the statuses of the last day, and rebuilds the index.
+    A replaced ledger is kept as `ledger.db.before-restore-<time>`. Afterwards `serve` removes leftover uploads, reads back
+    the statuses of the last day, and rebuilds the index.
 
     Stop `serve` and `browse` first. May be interrupted and run again.
 

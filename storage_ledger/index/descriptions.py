@@ -16,7 +16,7 @@ TABLES = {
 One row per study_id: one job of the pipeline, usually one file.
 
 Name, ID, birth date and sex come from [one source](#who-the-patient-is).
-The other attributes come from the last message that had a value, or from the file's header if none had.
+Other attributes come from the last message that had a value, or else from the file's header.
 """,
     "uploads": """\
 One row per upload of a study; `studies.state` is derived from these.
@@ -32,7 +32,7 @@ If the header has no Study Instance UID, names no patient or is incomplete (`dic
     "dicom_studies": """\
 One row per Study Instance UID: a CT of many slices is many rows in `studies` and one here.
 
-Derived from `files`: the patient as described [below](#who-the-patient-is), other attributes from the first file that has them.
+Derived from `files`: the patient [as below](#who-the-patient-is), other attributes from the first file that has them.
 """,
     "series": """\
 One row per series of a DICOM study, derived from `files`; files without a Series Instance UID are left out.

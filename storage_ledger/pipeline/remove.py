@@ -34,7 +34,7 @@ POLICY = Policy("remove", "remove", (Stage.REMOVE,), workers=1, pauses=REMOVE_PA
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """The upload is gone, or was none."""
+    """The upload is gone, or never existed."""
 
     work_item: WorkItem
 

@@ -49,7 +49,7 @@ class WorkerParts:
 
 @dataclass(slots=True)
 class Known:
-    """What the service has said. `mirrored`: the mirror's last position."""
+    """What the service has reported. `mirrored`: the mirror's last position."""
 
     mirrored: int = 0
 

@@ -25,7 +25,7 @@ _KNOWN = hasattr(os, "sched_setaffinity")
 
 
 def number() -> int:
-    """Return the number of the processor that the threads share, counted round and round the usable ones."""
+    """Return the number of the processor that the threads share, counted modulo the usable ones."""
     return _number
 
 

@@ -209,7 +209,7 @@ class _Bounded(asyncio.Protocol):
         self._has_taken = True
 
     def is_answering(self) -> bool:
-        """Return whether a request has come, with its whole body, and is not yet answered."""
+        """Return whether a complete request has arrived and is not answered yet."""
         return self.cycle is not None and not self.cycle.more_body and not self.cycle.response_complete
 
     def _is_beyond_limits(self) -> bool:
@@ -217,7 +217,7 @@ class _Bounded(asyncio.Protocol):
         return len(self.connections) >= self.most_connections or of_network >= self.most_connections * SHARE_OF_NETWORK
 
     def _has_room_in_reserve(self) -> bool:
-        """Make room if need be: a connection of the reserve that asks nothing gives way to the next one."""
+        """Make room if necessary: a connection of the reserve that has sent no request gives way to the next one."""
         reserve = [each for each in self.connections if each.in_reserve]
         if len(reserve) < RESERVE:
             return True

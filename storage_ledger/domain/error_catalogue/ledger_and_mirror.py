@@ -7,7 +7,7 @@ from __future__ import annotations
 from storage_ledger.domain.error_catalogue.explanation import Explanation, Section
 from storage_ledger.domain.error_catalogue.shared import INDEX_MISSING, LEDGER_BUSY, LEDGER_DAMAGED, MIRROR_MISSING, RESTORE, RESTORE_LEDGER
 
-_RETRIED = "Nothing is recorded or acknowledged; the append is retried."
+_RETRIED = "Nothing is recorded; the append is retried."
 _READ_ONLY = "If it is mounted read-only, check the kernel log, then remount it."
 
 LEDGER = Section(

@@ -24,8 +24,7 @@ QUARANTINED_FILES = Section(
 A described file could not be archived, and waiting will not help: the `code` in a `quarantined` entry.
 Meanwhile the study's status is `failed` with the code as `error`.
 
-Once the cause is fixed, retry, or publish the message again.
-Discard a file that will never come.""",
+Once the cause is fixed, [retry](../how-to/look-after-it.md#when-something-is-quarantined), or publish the message again; discard a file that will never come.""",
     meanwhile="The file needs manual review; nothing is removed from uploads.",
     commands=(RETRY, DISCARD),
     explanations=(

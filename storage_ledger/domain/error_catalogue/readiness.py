@@ -55,7 +55,7 @@ READINESS = Section(
 REDIS = Section(
     "Redis",
     intro="""\
-The detail of [`redis-not-subscribed`](#redis-not-subscribed), and of `source.lost` in the log: attempts 1, 2, 3, 4, 8, 16 and so on, and each change of code, with the `address`.""",
+The detail of [`redis-not-subscribed`](#redis-not-subscribed), and of `source.lost` in the log, which has the `address`.""",
     meanwhile="The service tries to reconnect at least every 5 seconds.",
     explanations=(
         Explanation(

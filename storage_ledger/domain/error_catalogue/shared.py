@@ -42,7 +42,7 @@ INDEX_MISSING = Explanation(
 LEDGER_BUSY = Explanation(
     "ledger-busy",
     means="Another process or thread holds the ledger's write lock: for 1 second in `/readyz`, for 30 elsewhere.",
-    meanwhile="Nothing is recorded or acknowledged; the append is retried.",
+    meanwhile="Nothing is recorded; the append is retried.",
     action="Find the program that has `ledger.db` open, such as a `sqlite3` shell, and end it.",
 )
 LEDGER_DAMAGED = Explanation(

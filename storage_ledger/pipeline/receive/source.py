@@ -28,7 +28,7 @@ class Source(Protocol):
 
     @property
     def trouble(self) -> str | None:
-        """Return the stable code of why it is not subscribed; None while it is, and before the first attempt. Thread-safe."""
+        """Return the code that says why it is not subscribed; None while it is, and before the first attempt. Thread-safe."""
 
     def run(self, deliver: Callable[[Delivery], None], stop: threading.Event) -> None:
         """Deliver one message after another, in the order of the server, until `stop` is set; call it from one thread.

@@ -14,7 +14,7 @@ _NAME = re.compile(r"\*|[a-z0-9_](?:[a-z0-9_.-]{0,252})")
 
 @dataclass(frozen=True, slots=True)
 class Hosts:
-    """`names`: those of BROWSE_HOSTS; None if not set. Without a login the browser's own address bar is all that admits somebody."""
+    """`names`: those of BROWSE_HOSTS; None if not set. `open`: there is no login, so only the name keeps other sites' scripts out."""
 
     names: frozenset[str] | None
     open: bool
@@ -28,7 +28,7 @@ class Hosts:
         return cls(names, is_open)
 
     def include(self, header: str) -> bool:
-        """Return whether a Host header is one of ours. An address is no name, so no site can make it lead here."""
+        """Return whether a Host header names this page. IP addresses pass: no site can make one lead here."""
         if not header:
             return True  # not a browser
         found = _HEADER.fullmatch(header.lower())

@@ -1,4 +1,4 @@
-"""The state in the head of every page: whether the service is ready, how far the index is, and what needs attention."""
+"""The state in the head of every page: whether the service is ready, how far behind the index is, and how much needs attention."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ class Cache:
 
 
 def _make_folder(folder: Path) -> None:
-    """Create the folder and its parent, the cache's own, with this mode whatever the umask is."""
+    """Create the folder and its parent, which belongs to the cache, with this mode, whatever the umask."""
     for each in (folder.parent, folder):
         with contextlib.suppress(FileExistsError):
             each.mkdir(FOLDER_MODE)
