@@ -20,7 +20,7 @@ HEAD = """\
 
 <!-- scripts/reference writes this page from storage_ledger/cli: change it there. -->
 
-`storage-ledger COMMAND [OPTIONS]`, or `python -m storage_ledger COMMAND [OPTIONS]`.
+`storage-ledger COMMAND [ARGUMENT] [OPTIONS]`, or `python -m storage_ledger COMMAND …`.
 With compose: `docker compose exec storage-service storage-ledger status`.
 Every command takes `--help` (`-h`); `storage-ledger --version` (`-V`) prints the version.
 
@@ -91,9 +91,6 @@ def _section(name: str, command: Any, known: dict[str, str]) -> Iterator[str]:
     params = [each for each in command.params if not (name in JSON_KEYS and "--json" in each.opts)]
     params.sort(key=_is_option)
     yield f"## {NAME} {name}"
-    arguments = [each.metavar if each.required else f"[{each.metavar}]" for each in params if not _is_option(each)]
-    if arguments:
-        yield f"`{' '.join([NAME, name, *arguments, '[OPTIONS]'])}`\n"
     for paragraph in command.help.split("\n\n"):
         yield paragraph.replace(". ", ".\n") + "\n"
     if params:
