@@ -39,8 +39,12 @@ _ENOUGH = frozenset(int(Tag(keyword)) for keyword in ("SOPInstanceUID", "StudyIn
 """Once these are read, no sequence beyond `_LAST` is walked: only a file out of order could have more after it."""
 
 MAX_VALUE_CHARACTERS = 1024
-MAX_VALUE_BYTES = 64 << 10
-"""A longer value is left out, not decoded: as pydicom objects, one-letter names take a hundred times their size."""
+MAX_VALUE_BYTES = 8 << 10
+"""A longer value is left out, not decoded: as pydicom objects, one-letter names take a hundred times their size, and some codecs take
+time that grows with the square of the length."""
+
+MAX_CHARACTER_SET_BYTES = 256
+"""The same for the character set, whose encodings pydicom tries for each part of each name: all of DICOM's together are shorter."""
 
 
 def read_header(file: BinaryIO) -> tuple[dict[str, Any] | None, str | None]:
@@ -88,20 +92,20 @@ def _wanted(found: DataSet) -> tuple[_Raw, bool, str | None]:
                 if tag in _PIXELS or (length == UNDEFINED and raw.keys() >= _ENOUGH):
                     break
             elif tag in _KEYWORDS:
-                if length > MAX_VALUE_BYTES:
+                if length > (MAX_CHARACTER_SET_BYTES if tag == _CHARACTER_SET else MAX_VALUE_BYTES):
                     left_out = True
                     continue
                 value = found.value(value_at, length)
-                raw[tag] = _known_vr(tag, vr, length), value
+                raw[tag] = _known_vr(tag, vr), value
     except Unreadable as error:
         if tag is None or tag <= _LAST or not raw.keys() >= _ENOUGH:  # a later element may be anything
             return raw, left_out, error.code
     return raw, left_out, None if tag is not None else "header-cut"
 
 
-def _known_vr(tag: int, vr: str | None, length: int) -> str:
-    """Return the VR of the file, or the dictionary's if the file gives none or UN, which only a long value needs (PS3.5 §6.2.2)."""
-    return _DICTIONARY_VRS[tag] if vr is None or (vr == "UN" and length < 0xFFFF) else vr
+def _known_vr(tag: int, vr: str | None) -> str:
+    """Return the VR of the file, or the dictionary's if the file gives none or UN, which only values of 64 kB need (PS3.5 §6.2.2)."""
+    return _DICTIONARY_VRS[tag] if vr is None or vr == "UN" else vr
 
 
 def _decoded(raw: _Raw, *, is_little_endian: bool) -> tuple[dict[str, Any], bool]:
