@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import ipaddress
 import os
 import signal
@@ -65,6 +66,7 @@ def run(
             sessions = Sessions(ledger.with_name(FILE), access.login_s)
             content = ContentSources(FilesystemArchive(archive), pool, cache)
             app = make_app(index, ledger, access, content, Login(Attempts(), passwords, sessions), service, queries)
+            gc.freeze()  # scanning what lives as long as the process takes longer than most of what a page's JSON makes
             server = ending.server = Server(app, health=[HEALTH])
             server.should_exit = ending.asked.is_set()
             if access.open and not _is_loopback(host):

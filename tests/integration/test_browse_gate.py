@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import os
 import re
 import subprocess
 import sys
@@ -373,3 +374,15 @@ def test_a_form_in_chunks_is_refused_whatever_length_it_announces(stranger: Brow
             connection.endheaders(iter([b"x=1"]), encode_chunked=True)
             assert connection.getresponse().status == 413
             connection.close()
+
+
+def test_what_lives_as_long_as_the_process_is_not_scanned_while_pages_are_made(tmp_path: Path):
+    make_ledger(tmp_path)
+    program = (
+        "import gc, runpy, sys; from storage_ledger.web import server;"
+        "server.Server.run = lambda *_: print('kept', gc.get_freeze_count());"
+        "sys.argv = ['storage-ledger', 'browse', '--no-login', '--port', '0']; runpy.run_module('storage_ledger', run_name='__main__')"
+    )
+    environment = {**os.environ, "LEDGER_PATH": str(tmp_path), "ARCHIVE_PATH": "/nowhere/archive", "BROWSE_WORKERS": "1"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert int(done.stdout.split()[-1]) > 10_000
