@@ -31,7 +31,7 @@ If data is gone: [when something is lost](look-after-it.md#when-something-is-los
 SYMPTOMS = {
     "The archive": {
         "Full, or nearly": "archive-full",
-        "Not mounted": "archive-missing",
+        "Not mounted": "archive-missing mirror-missing",
         "Read-only": "archive-read-only",
         "No permission": "archive-not-writable",
         "Disk errors": "archive-io",
@@ -60,12 +60,13 @@ SYMPTOMS = {
         "The web page shows red": "not-serving not-answering redis-not-subscribed index-failing",
         "Not running": "not-serving",
         "Not answering": "not-answering",
-        "Does not start, or exits with 2": "bad-settings locked ledger-damaged ledger-newer mirror-foreign mirror-ahead",
+        "Does not start, or exits with 2": "bad-settings locked ledger-damaged ledger-newer mirror-missing mirror-foreign mirror-ahead",
     },
     "Files and entries": {
         "Quarantined": "quarantined",
         "Waiting too long": "waiting-long",
         "Damaged or missing": "damaged-files",
+        "Verification finds damage": "verify-findings",
         "Ledger damaged": "entry-damaged ledger-damaged",
         "Mirror damaged": "mirror-damaged",
     },
@@ -78,6 +79,8 @@ INSTEAD = {
     ("The service", "The web page shows red"): 'Open "Attention": it lists the reasons and what to do.',
     ("The service", "Does not start, or exits with 2"): "Its last log lines say why: [the service does not "
     "start](look-after-it.md#if-the-service-does-not-start).",
+    ("Files and entries", "Verification finds damage"): "[Repair the ledger first](verify.md#when-something-is-damaged), then files, then "
+    "the rest.",
 }
 """For a symptom whose codes need different actions: what to do first, by place and symptom."""
 

@@ -24,10 +24,9 @@ One row per upload of a study; `studies.state` is derived from these.
     "files": """\
 One row per archived file, with the attributes of its own header, as last read.
 
-If the header has no Study Instance UID, names no patient or is incomplete (`dicom_error`), the file's message fills the gaps with its
-
-- Study Instance UID, and any missing study date, time, description, accession number, modality, manufacturer and institution;
-- name, ID, birth date and sex, all four, if the header has neither name nor ID.
+If the header has no Study Instance UID, names no patient or is incomplete (`dicom_error`), the file's message fills the gaps.
+It gives its Study Instance UID and any missing study date, time, description, accession number, modality, manufacturer and institution.
+If the header has neither name nor ID, the message gives name, ID, birth date and sex, all four.
 """,
     "dicom_studies": """\
 One row per Study Instance UID: a CT of many slices is many rows in `studies` and one here.
