@@ -75,6 +75,7 @@ WAYS = ("exact", "not", "contains", "gt", "lte", "glob", "in", "notin", "arrayco
 NONSENSE = ("", "x", "-1", "99999999999999999999", "\u00b2", "%00", "{{", "[1,{}]", "[" * 2000)
 PAGES = {
     "/index/files": sorted(OF_ONE_TABLE | {"_label", "_labels", "_extras", "_show_sql", "_where", *(f"rows__{way}" for way in WAYS)}),
+    "/index/archived_per_day.json": ["_json", "_json_infinity", "_nl", "_shape", "_size"],
     "/ledger/pending.json": ["_next", "_sort", "_sort_desc", "_size", "_shape", "_facet", "_search", *(f"position__{way}" for way in WAYS)],
     "/ledger/entries.csv": ["_stream", "_next", "_size", "_col", "_dl", "_header", "payload__arraycontains", "payload__date"],
     "/ledger/entries/1.blob": ["_blob_column", "_blob_hash"],

@@ -91,6 +91,8 @@ def _of_page(name: str, value: str, known: frozenset[str], columns: dict[str, st
         return f"{name[:40]} is not a parameter of this page."
     if name in _NUMBER and not re.fullmatch("|max|[0-9]{1,6}", value, re.ASCII):
         return f"{name} must be a whole number."
+    if name == "_json_infinity" and value.lower() not in {"on", "off", "true", "false", "1", "0"}:
+        return f"{name} must be on or off."
     if name in _COLUMN and columns is not None and value and value not in columns:
         return f"{name} must be a column of this table."
     return None

@@ -343,7 +343,7 @@ def render_cell(row: Any, value: Any, column: str, table: str | None, database: 
     """Render links, sizes and dates."""
     if database not in {"index", "ledger"}:
         return None
-    return cells.render(cells.Cell(value, column, table, {name: row[name] for name in row.keys()}))  # noqa: SIM118 - sqlite3.Row iterates over values
+    return cells.render(cells.Cell(value, column, table, dict(zip(row.keys(), row, strict=True))))
 
 
 @hookimpl(trylast=True)  # runs after Datasette's own, and replaces it

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 
+from storage_ledger.web.datasette import plugin
 from storage_ledger.web.datasette.cells import Cell, render
+from storage_ledger.web.datasette.database import Row
 from storage_ledger.web.datasette.table_metadata import COLUMNS
 
 
@@ -27,3 +30,14 @@ def test_a_payload_that_would_grow_to_thousands_of_lines_is_not_indented():
     nested = "[" * 50 + ",".join(["[]"] * 2000) + "]" * 50
     assert render(Cell(nested, "payload", "entries", {})) == f'<pre class="payload" tabindex="0">{nested}</pre>'
     assert str(render(Cell('{"a":[1,2]}', "payload", "entries", {}))).count("\n") == 5
+
+
+def test_a_cell_costs_no_look_up_of_each_column_of_its_row():
+    """A page may have a thousand rows of fifty columns."""
+
+    class NoLookUp(Row):
+        def __getitem__(self, key: Any) -> Any:
+            raise AssertionError(key)
+
+    (row,) = NoLookUp.all(["study_id", "state"], [("S1", "archived")])
+    assert 'href="/studies/S1"' in str(plugin.render_cell(row, "archived", "state", "studies", "index"))
