@@ -527,6 +527,14 @@ def test_a_hostile_name_is_text(opened: Browse, path: str):
     assert "<script>alert" not in body
 
 
+def test_the_list_of_entries_has_a_sentence_for_each_in_place_of_its_json(opened: Browse):
+    said = re.findall(r"<summary>(.*?)</summary>", opened.page("/ledger/entries?study_id=s1&_sort=position").body)
+    assert said[:2] == ["s1.dcm (pubsub)", "s1.dcm, 1234567 bytes, copied"]
+    without_kind = opened.page("/ledger/entries?study_id=s1&_nocol=kind")
+    assert without_kind.status == 200
+    assert "<summary>Payload</summary>" in without_kind.body
+
+
 def test_studies_files_and_entries_lead_to_each_other(opened: Browse):
     studies, entries = opened.page("/index/studies").body, opened.page("/ledger/entries").body
     for link in ("/studies/s1", "/index/files?study_id=s1", "/dicom/1.2.3.1", "/ledger/entries/1"):

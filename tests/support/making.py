@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
@@ -16,11 +17,18 @@ from typing import Any
 import pytest
 
 from storage_ledger.domain import canonical_json
-from storage_ledger.domain.entries import Entry
+from storage_ledger.domain.entries import Entry, Kind
 from storage_ledger.domain.ids import rfc3339, uuid7
 from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.system.sqlite import sqlite
+
+_KINDS = Path(__file__).parents[2] / "docs" / "reference" / "entry-kinds.md"
+EXAMPLES = {
+    Kind(kind): example
+    for kind, example in re.findall(r"^## ([a-z-]+)\n.*?^```json\n(.*?)\n```", _KINDS.read_text(), re.DOTALL | re.MULTILINE)
+}
+"""The payload of each kind in the reference: canonical JSON, as it was stored."""
 
 
 class Clock:

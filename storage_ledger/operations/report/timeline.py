@@ -290,6 +290,14 @@ def summary(entry: Entry) -> str:
     return f"{entry.kind}: this version cannot read its content" if payload is None else _summary(payload)
 
 
+def summary_beside_kind(entry: Entry) -> str:
+    """Return the summary without the entry's kind, which stands beside it, on a badge or in a column."""
+    text = summary(entry)
+    for kind in ("released (retry)", "status sent", "header re-read", entry.kind):
+        text = text.removeprefix(kind)
+    return text.removeprefix(":").strip()
+
+
 def _summary(payload: AnyPayload) -> str:  # noqa: C901, PLR0912 - one line for each kind
     match payload:
         case DescribedPayload():
@@ -316,8 +324,11 @@ def _summary(payload: AnyPayload) -> str:  # noqa: C901, PLR0912 - one line for 
         case FailedPayload():
             then = f"next retry at {payload.retry_at}" if payload.retry_at else "still hanging"
             return f"{payload.step} failed: {payload.code}, attempt {payload.attempt}, {then}"
-        case RecoveredPayload() | VerifiedPayload():
-            return payload.KIND.value
+        case RecoveredPayload():
+            return f"recovered: {payload.step} works again after {payload.code}"
+        case VerifiedPayload():
+            counts = payload.counts
+            return f"verified: {counts.intact} of {counts.files} files intact, findings: {counts.findings}, by {payload.by}"
         case _:
             assert_never(payload)
 

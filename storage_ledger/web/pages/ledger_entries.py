@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from itertools import islice
@@ -15,12 +15,16 @@ from storage_ledger.domain.outages import by_code, going_on
 from storage_ledger.ledger.entry_rows import COLUMNS, OPEN_OUTAGES
 from storage_ledger.operations.clock_ahead import ACKNOWLEDGED_READ, ClockAhead, ahead_of
 from storage_ledger.operations.report.status import waits_long
+from storage_ledger.operations.report.timeline import summary_beside_kind
 from storage_ledger.operations.report.verifications import VERIFIED_READ
 from storage_ledger.web.pages.error_codes import meaning
 from storage_ledger.web.pages.queries import QueryRow, ask, ask_one, marks
 
 SHOWN_CHARACTERS = 200_000
 """Characters of a payload that are shown; the row's JSON has the rest."""
+
+SUMMARISED_CHARACTERS = 20_000
+"""Characters of a payload that is summarised in a table, which may have 1,000 of them: the event loop waits for it."""
 
 
 def entry(connection: Any, position: int) -> QueryRow | None:
@@ -68,6 +72,17 @@ def newest_of_study(connection: Any, study_id: str, most_characters: int) -> lis
             break
         found.append(each)
     return sorted(found, key=lambda each: each.position)
+
+
+def summary_of_row(row: Mapping[str, Any]) -> str:
+    """Return the summary of a row of the table `entries`; empty if its payload is long or the page was asked to leave columns out."""
+    try:
+        entry = Entry(*(row[column] for column in Entry._fields))
+        if len(str(entry.payload)) > SUMMARISED_CHARACTERS:
+            return ""
+        return summary_beside_kind(entry._replace(position=int(row["position"])))  # Datasette makes text of a primary key
+    except KeyError:
+        return ""
 
 
 def pretty(payload: str) -> str:

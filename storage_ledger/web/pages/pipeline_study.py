@@ -16,7 +16,7 @@ from storage_ledger.domain.work_queue import Stage
 from storage_ledger.ledger.entry_rows import NAMING_STUDY
 from storage_ledger.operations.report.flags import flags_of
 from storage_ledger.operations.report.remedies import commands, put_back
-from storage_ledger.operations.report.timeline import NEXT, WAITS_FOR, summary, timeline_entry
+from storage_ledger.operations.report.timeline import NEXT, WAITS_FOR, summary_beside_kind, timeline_entry
 from storage_ledger.web.pages import ledger_entries
 from storage_ledger.web.pages.dicom_study import path
 from storage_ledger.web.pages.error_codes import UNKNOWN, meaning, meaning_in
@@ -138,7 +138,7 @@ def _unarchived_uploads(study: Study, entries: list[Entry]) -> list[QueryRow]:
             "code": code,
             "position": upload.position,
             "recorded_at": at.recorded_at,
-            "detail": _summarised(at) if at.kind == Kind.DISCARDED else str(at.data.get("detail") or at.data.get("reason") or ""),
+            "detail": summary_beside_kind(at) if at.kind == Kind.DISCARDED else str(at.data.get("detail") or at.data.get("reason") or ""),
             "means": means.means,
             "action": "" if upload.state is State.DISCARDED else means.action,
             "commands": commands(study.study_id, code) if waits else [],
@@ -164,7 +164,7 @@ def _timeline(entries: list[Entry]) -> list[QueryRow]:
     return [
         asdict(timeline_entry(entry, earlier))
         | {
-            "summary": _summarised(entry),
+            "summary": summary_beside_kind(entry),
             "meaning": UNKNOWN if faults(entry) else meaning_in(entry.kind, _code(entry.data)),
             "payload": payloads.get(entry.position),
         }
@@ -186,15 +186,6 @@ def _payloads(entries: list[Entry]) -> dict[int, str]:
 
 def _code(data: QueryRow) -> str:
     return str(data.get("code") or data.get("dicom_error") or "")
-
-
-def _summarised(entry: Entry) -> str:
-    """Summarise an entry, without repeating its kind, which the badge shows."""
-    if faults(entry):
-        return summary(entry)
-    if entry.kind in {Kind.RELEASED, Kind.DISCARDED}:
-        return f"by {entry.data['by']}: {entry.data['reason']}"
-    return summary(entry).partition(": ")[2] or summary(entry)
 
 
 def _took(entries: list[Entry]) -> float | None:

@@ -187,6 +187,7 @@ FILTERS: dict[str, Callable[..., str]] = {
     "segment": lambda value: quote(str(value), safe=""),
     "count": lambda value: f"{value:,}",
     "duration": duration,
+    "entry_summary": ledger_entries.summary_of_row,
     "suffix": lambda name: os.path.splitext(name)[1],
 }
 """Template filters."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import shlex
 import threading
@@ -21,7 +22,7 @@ from storage_ledger.operations.clock_ahead import ahead
 from storage_ledger.operations.quarantine import Decision
 from storage_ledger.operations.report.quarantine import quarantined
 from storage_ledger.operations.report.status import current_status
-from storage_ledger.operations.report.timeline import timeline_of
+from storage_ledger.operations.report.timeline import summary_beside_kind, timeline_of
 from storage_ledger.operations.report.verifications import last_verify
 from storage_ledger.operations.verify import unrecorded_result
 from storage_ledger.operations.verify.selection import VerifyOptions
@@ -34,7 +35,7 @@ from storage_ledger.web.pages import pipeline_study
 from storage_ledger.wiring import verify
 from tests.support import making
 from tests.support.dicom import described, make_file
-from tests.support.making import made_entry
+from tests.support.making import EXAMPLES, made_entry
 from tests.support.pipeline import Pipeline
 
 
@@ -321,6 +322,38 @@ def test_unrecorded_findings_are_reported_until_a_later_run_is_recorded(scene):
     assert scene.needs() == ["verify-findings"], "whatever it said"
     assert (len(verified()), scene.needs()) == (1, [])
     assert pipeline.ledger.last().kind == Kind.VERIFIED
+
+
+# -- entries in one line
+
+
+SUMMARIES = {
+    Kind.DESCRIBED: "a.dcm (pubsub)",
+    Kind.REJECTED: "unsafe-path, file_path has a '..' component",
+    Kind.ARCHIVED: "a.dcm, 2958 bytes, copied",
+    Kind.FAILED: "tell failed: status-service-away, attempt 5, next retry at 2026-11-23T21:54:09.072947Z",
+    Kind.RECOVERED: "tell works again after status-service-away",
+    Kind.QUARANTINED: "upload-missing, no such file",
+    Kind.RELEASED: "by Jane Doe: the gateway has sent it again",
+    Kind.DISCARDED: "by Jane Doe: a test of the sender, no study",
+    Kind.STATUS_SENT: "archived",
+    Kind.RESTORED: "a.dcm (was changed), from /srv/backup/archive/a/a.dcm",
+    Kind.VERIFIED: "1 of 2 files intact, findings: 1, by verify",
+    Kind.ACKNOWLEDGED: "clock-ahead by A. Lovelace: BIOS battery empty; clock set, battery replaced",
+    Kind.HEADER_READ: "a.dcm, complete",
+}
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_an_entry_of_each_kind_has_a_summary_to_stand_beside_its_kind(kind):
+    payload = json.loads(EXAMPLES[kind].replace("123e4567-e89b-12d3-a456-426614174000", "a"))
+    assert summary_beside_kind(made_entry(1, kind.value, payload)) == SUMMARIES[kind]
+
+
+def test_an_entry_that_cannot_be_read_says_so_beside_its_kind():
+    entry = made_entry(1, Kind.ARCHIVED.value, {"file": 7})
+    assert summary_beside_kind(entry) == "this version cannot read its content"
+    assert summary_beside_kind(entry._replace(payload="{}")).startswith("damaged (")
 
 
 # -- entries with unexpected content

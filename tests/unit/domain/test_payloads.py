@@ -22,14 +22,9 @@ from storage_ledger.domain.payloads import (
     UnreadablePayload,
 )
 from storage_ledger.errors import LedgerUnusable
+from tests.support.making import EXAMPLES
 
 PACKAGE = Path(storage_ledger.__file__).parent
-PAGE = Path(__file__).parents[3] / "docs" / "reference" / "entry-kinds.md"
-EXAMPLES = {
-    Kind(kind): example
-    for kind, example in re.findall(r"^## ([a-z-]+)\n.*?^```json\n(.*?)\n```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
-}
-"""The example of each kind in the reference: canonical JSON, as it was stored."""
 
 DESCRIBED = json.loads(EXAMPLES[Kind.DESCRIBED])
 
