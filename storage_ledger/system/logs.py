@@ -23,8 +23,8 @@ ALLOWED = frozenset({
     "action", "actor", "address", "after_s", "attempt", "attempts", "bytes", "channel", "code", "count", "dropped", "due_in_s", "entries",
     "environment", "errno", "error_type", "event", "exit_code", "files", "frames_at", "from_revision", "holder_pid", "host",
     "http_status", "journal_mode", "kind", "ledger_id", "level", "library", "logger", "lost", "pending", "pid", "port", "position",
-    "positions", "reason", "route", "rows", "schema", "seconds", "signal", "source", "sqlite", "stage", "status", "step", "study_id",
-    "thread", "timestamp", "to_revision", "version",
+    "positions", "reason", "reference", "route", "rows", "schema", "seconds", "signal", "source", "sqlite", "stage", "status", "step",
+    "study_id", "thread", "timestamp", "to_revision", "version",
 })  # fmt: skip
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
 
+from storage_ledger.system.sqlite import sqlite
 from tests.support.browsing import PASSWORD, Browse, hash_of, make_archive
 
 FLAGS = (
@@ -17,8 +19,13 @@ FLAGS = (
     "--disable-sync",
 )  # fmt: skip
 SCREENSHOTS = Path(__file__).parent / "screenshots"
+ALL_SCREENSHOTS = os.environ.get("SCREENSHOTS") == "all"
+"""Save each page that is shown in both colour schemes at all widths, instead of twice: it takes minutes."""
+
+WIDTHS = (360, 768, 1024, 1400, 1920)
 WIDE = {"width": 1360, "height": 900}
 PHONE = {"width": 390, "height": 844}
+TITLE, CONTACT = "City Hospital, a test installation", "PACS team <pacs@city.example>, phone 1234"
 
 expect.set_options(timeout=20_000)  # a machine may be busy
 
@@ -51,7 +58,19 @@ def opened(chromium: Browser, archive: Path, tmp_path_factory: pytest.TempPathFa
 @pytest.fixture(scope="module")
 def guarded(chromium: Browser, archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browse]:
     """Web pages where jane may log in."""
-    browse = Browse(archive, tmp_path_factory.mktemp("log") / "log", BROWSE_USER="jane", BROWSE_PASSWORD_HASH=hash_of(PASSWORD))
+    login = {"BROWSE_USER": "jane", "BROWSE_PASSWORD_HASH": hash_of(PASSWORD)}
+    browse = Browse(archive, tmp_path_factory.mktemp("log") / "log", BROWSE_TITLE=TITLE, BROWSE_CONTACT=CONTACT, **login)
+    yield browse
+    browse.stop()
+
+
+@pytest.fixture
+def broken(chromium: Browser, archive: Path, tmp_path: Path) -> Iterator[Browse]:
+    """Web pages on an index without studies."""
+    folder = shutil.copytree(archive, tmp_path / "archive")
+    with closing(sqlite.connect(folder / "ledger" / "index.db")) as index:
+        index.execute("DROP TABLE dicom_studies")
+    browse = Browse(folder, tmp_path / "log", "--no-login", BROWSE_CONTACT=CONTACT)
     yield browse
     browse.stop()
 
@@ -81,7 +100,7 @@ class Visitor:
             where = message.location.get("url", "")
             if "404" in message.text and os.path.dirname(where).startswith((f"{self.url}/image/",)) and not pictures(self.page, self.url):
                 return  # this version has no images
-            if where == self.page.url and ("400" in message.text or "404" in message.text):
+            if where == self.page.url and any(status in message.text for status in ("400", "403", "404", "500")):
                 return  # the page itself, which is expected to have one of these status codes
             self.complaints.append(f"{message.type}: {message.text} {where}")
 

@@ -12,8 +12,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
-from tests.browser.conftest import PHONE, Visitor, pictures
-from tests.support.browsing import CT, EVIL, FOUND, JAPANESE, MR, PASSWORD, TWINS
+from tests.browser.conftest import ALL_SCREENSHOTS, CONTACT, PHONE, TITLE, WIDE, WIDTHS, Visitor, pictures
+from tests.support.browsing import CT, EVIL, FOUND, JAPANESE, MR, PASSWORD, TWINS, Browse
 
 PAGES = {
     "home": "/",
@@ -37,7 +37,7 @@ PAGES = {
     "unknown": "/studies/nobody",
 }
 
-SHOWN = ("home", "studies", "study", "quarantined", "attention", "entry", "ledger", "table", "row", "sql")
+SHOWN = ("home", "studies", "study", "pipeline", "quarantined", "attention", "entry", "ledger", "table", "row", "sql", "unknown")
 """Pages whose screenshots are saved."""
 
 AXE = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"], "resultTypes": ["violations"]}
@@ -117,22 +117,50 @@ def test_picture_window_header_metadata_and_downloads(visitor: Visitor):
 
 @pytest.mark.parametrize("name", PAGES)
 def test_axe_finds_nothing_in_light_or_dark_wide_or_on_a_phone(reader: Visitor, name: str):
-    page = reader.go(PAGES[name])
-    if name in SHOWN:
-        reader.shoot(name)
-    found = Axe().run(page, options=AXE)
-    assert found.violations_count == 0, found.generate_report()
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    for width in (768, 1024, 1920, 360):
-        page.set_viewport_size({"width": width, "height": 900})
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), width
-    page.set_viewport_size(PHONE)
-    page.emulate_media(color_scheme="dark")
-    if name in SHOWN:
-        reader.shoot(f"{name}-dark-phone")
-    found = Axe().run(page, options=AXE_DARK)
-    assert found.violations_count == 0, found.generate_report()
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    reader.go(PAGES[name])
+    look_at(reader, name, shown=name in SHOWN)
+
+
+def look_at(visitor: Visitor, name: str, *, shown: bool = True) -> None:
+    """Check the page that is open with axe, wide and light, then on a phone and dark; it never scrolls sideways. Save screenshots."""
+    page = visitor.page
+    page.set_viewport_size(WIDE)
+    for scheme, rules in (("light", AXE), ("dark", AXE_DARK)):
+        page.emulate_media(color_scheme=scheme)
+        if shown and not ALL_SCREENSHOTS:
+            visitor.shoot(f"{name}-{scheme}")
+        found = Axe().run(page, options=rules)
+        assert found.violations_count == 0, found.generate_report()
+        for width in WIDTHS if ALL_SCREENSHOTS or scheme == "light" else ():
+            page.set_viewport_size({"width": width, "height": 900})
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), width
+            if shown and ALL_SCREENSHOTS:
+                visitor.shoot(f"{name}-{scheme}-{width}")
+        page.set_viewport_size(PHONE)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_a_page_that_fails_is_in_the_middle_and_has_a_search_and_a_reference_that_the_log_has(chromium, broken: Browse):
+    visitor = Visitor(chromium.new_context(), broken.url)
+    page = visitor.go("/dicom")
+    look_at(visitor, "failed")
+    reference = re.search(r"under reference ([0-9a-f]{8})\.$", page.locator("main h1 + p").inner_text())
+    assert reference
+    assert f"event=browse.failed reference={reference[1]} " in broken.said()
+    is_in_the_middle(visitor)
+    assert visitor.complaints == []
+    page.context.close()
+
+
+def is_in_the_middle(visitor: Visitor) -> None:
+    page = visitor.page
+    page.set_viewport_size(WIDE)
+    box = page.locator("main .card").bounding_box()
+    assert box
+    assert abs(box["x"] + box["width"] / 2 - WIDE["width"] / 2) < 10
+    assert box["y"] > 100
+    expect(page.get_by_role("search")).to_have_count(1)
+    page.get_by_label("Find a study").fill("doe")
 
 
 def test_no_page_brings_script_or_style_in_line(reader: Visitor):
@@ -239,6 +267,61 @@ def test_on_a_tablet_studies_are_cards_and_the_filters_unfold(reader: Visitor):
     expect(page.locator(".facets")).to_be_hidden()
     page.get_by_text("Filter", exact=True).click()
     expect(page.locator(".facets")).to_be_visible()
+
+
+def test_on_a_phone_one_button_holds_the_filters_and_dates_have_labels(reader: Visitor):
+    reader.page.set_viewport_size({"width": 360, "height": 800})
+    page = reader.go("/dicom?modality=CT&from=2026-01-01&condition=flagged")
+    expect(page.locator(".facets")).to_be_hidden()
+    card = page.locator("table.studies tbody tr").first
+    box = card.bounding_box()
+    assert box
+    assert box["y"] < 400, "the first study is above the fold"
+    for text in ("DOB 1 Jan 1970", "12:00"):
+        expect(card).to_contain_text(text)
+    labels = card.locator("td[data-label]").evaluate_all("all => all.map(each => getComputedStyle(each, '::before').content)")
+    assert {'"Study date "', '"Archived "'} <= set(labels), labels
+    page.get_by_text("Filter (3)", exact=True).click()
+    expect(page.locator(".facets")).to_be_visible()
+    page.get_by_role("link", name="Show all").click()
+    expect(page.get_by_text("Filter", exact=True)).to_be_visible()
+    tops = page.locator(".top nav a").evaluate_all("all => all.map(each => each.getBoundingClientRect().top)")
+    assert len(set(tops)) == 1, "the navigation is one line"
+
+
+def test_a_checksum_is_short_and_copied_whole_and_no_name_stands_twice(chromium, opened):
+    context = chromium.new_context(viewport=WIDE, permissions=["clipboard-read", "clipboard-write"])
+    page = context.new_page()
+    page.goto(f"{opened.url}/dicom/{CT}?file=ct-4%2Fct-4.dcm")
+    for name in ("ct-4", "ct-5"):
+        checksum = page.locator("[data-fact=sha256]")
+        whole = checksum.inner_text()
+        assert re.fullmatch("[0-9a-f]{64}", whole)
+        box = checksum.bounding_box()
+        assert box
+        assert (box["width"], box["height"]) < (140, 30), "it is on one line, cut off"
+        page.locator("#file-facts .copy").click()
+        expect(page.locator("#file-facts .copy")).to_have_text("Copied")
+        assert page.evaluate("navigator.clipboard.readText()") == checksum.get_attribute("title") == whole
+        expect(page.locator("[data-fact=name]")).to_have_text(f"{name}.dcm")
+        expect(page.locator("[data-fact=pipeline]")).to_have_text("of the same name")
+        expect(page.locator("[data-fact=pipeline]")).to_have_attribute("href", f"/studies/{name}")
+        page.keyboard.press("ArrowRight")
+    context.close()
+
+
+def test_on_a_phone_entries_are_cards_with_their_summaries(reader: Visitor):
+    reader.page.set_viewport_size({"width": 360, "height": 800})
+    page = reader.go("/ledger/entries?_sort=position&kind=archived")
+    summary = page.locator(".entries summary").first
+    expect(summary).to_have_text(re.compile(r"^ct-1\.dcm, \d+ bytes, copied$"))
+    box = summary.bounding_box()
+    assert box
+    assert box["x"] + box["width"] <= 360
+    assert box["height"] < 50
+    expect(page.locator(".entries pre").first).to_be_hidden()
+    summary.click()
+    expect(page.locator(".entries pre").first).to_contain_text('"placement": "copied"')
 
 
 def test_a_search_for_a_date_is_exported_as_it_is_shown(reader: Visitor):
@@ -379,9 +462,10 @@ def test_who_is_not_logged_in_sees_the_login_and_who_is_gets_in_and_out(stranger
     page = stranger.go(f"/dicom/{CT}?file=ct-4%2Fct-4.dcm")
     expect(page).to_have_url(re.compile(r"/-/login\?next="))
     assert "DOE" not in page.content()
-    found = Axe().run(page, options=AXE)
-    assert found.violations_count == 0, found.generate_report()
-    stranger.shoot("login")
+    look_at(stranger, "login")
+    expect(page.get_by_role("heading", level=1)).to_have_text(TITLE)
+    expect(page).to_have_title(f"Log in · {TITLE}")
+    expect(page.locator("main")).to_contain_text(f"Help: {CONTACT}")
     page.get_by_label("User").fill("jane")
     page.get_by_label("Password").fill("wrong")
     page.get_by_role("button", name="Log in").click()
@@ -394,6 +478,12 @@ def test_who_is_not_logged_in_sees_the_login_and_who_is_gets_in_and_out(stranger
     expect(page).to_have_url(wanted)
     expect(page.locator(".actor")).to_have_text("jane")
     expect(page.locator("#image-told")).to_have_text("4 / 6")
+    stranger.go("/index?sql=select+1")
+    look_at(stranger, "not-allowed")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Not allowed")
+    expect(page.locator("main")).to_contain_text(f"Help: {CONTACT}")
+    expect(page.locator(".brand")).to_have_text(TITLE)
+    is_in_the_middle(stranger)
     page.get_by_role("button", name="Log out").click()
     expect(page.get_by_label("User")).to_be_visible()
     page.goto(stranger.url)

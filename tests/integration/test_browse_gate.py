@@ -41,7 +41,8 @@ def browse(tmp_path_factory: pytest.TempPathFactory, token: tuple[str, str]) -> 
     folder = tmp_path_factory.mktemp("guard")
     hashed = hash_password(PASSWORD)
     environment = {"BROWSE_PASSWORD_HASH": f"jane:{hashed} sql:{hashed}", "BROWSE_TOKENS": " ".join([token[1], *LIMITED]),
-                   "BROWSE_SQL_USERS": "sql", "BROWSE_NOTICE": "Not for <b>diagnosis</b>.", "ARCHIVE_PATH": "/nowhere/archive"}  # fmt: skip
+                   "BROWSE_SQL_USERS": "sql", "BROWSE_NOTICE": "Not for <b>diagnosis</b>.", "ARCHIVE_PATH": "/nowhere/archive",
+                   "BROWSE_TITLE": "City <i>Hospital</i>", "BROWSE_CONTACT": "The <b>PACS</b> team"}  # fmt: skip
     browse = Browse(make_ledger(folder), folder / "log", BROWSE_TRUSTED_PROXIES="127.0.0.1", **environment).ready()
     yield browse
     browse.process.kill()
@@ -144,6 +145,13 @@ def test_a_notice_is_shown_at_the_foot_of_every_page(stranger: Browse, token: tu
     for path in ("/-/login", "/", "/index/studies", "/nothing"):
         page = stranger.ask(path, Authorization=f"Bearer {token[0]}", Accept="text/html").body
         assert "Not for &lt;b&gt;diagnosis&lt;/b&gt;." in page.partition("<footer")[2]
+
+
+def test_the_title_is_on_every_page_and_the_contact_where_somebody_may_need_it(stranger: Browse, token: tuple[str, str]):
+    for path, helps in {"/-/login": True, "/": False, "/index/studies": False, "/nothing": True, "/studies/nobody": True}.items():
+        page = stranger.ask(path, Authorization=f"Bearer {token[0]}", Accept="text/html").body
+        assert page.count("City &lt;i&gt;Hospital&lt;/i&gt;") == 2, path
+        assert ("Help: The &lt;b&gt;PACS&lt;/b&gt; team" in page) == helps, path
 
 
 def test_sql_is_for_who_may(stranger: Browse):

@@ -149,6 +149,15 @@ def test_a_level_may_be_written_small_and_a_url_with_a_slash_at_its_end(monkeypa
     assert (settings.log_level, settings.status_service_url) == ("DEBUG", "http://host:1")
 
 
+@pytest.mark.parametrize(("name", "most"), [("BROWSE_TITLE", 60), ("BROWSE_CONTACT", 200), ("BROWSE_NOTICE", 500)])
+def test_what_pages_show_of_the_installation_has_a_bounded_length(monkeypatch, name, most):
+    monkeypatch.setenv(name, "x" * most)
+    assert getattr(BrowseSettings.load(), name.lower()) == "x" * most
+    monkeypatch.setenv(name, "x" * (most + 1))
+    with pytest.raises(BadSettings, match=name):
+        BrowseSettings.load()
+
+
 @pytest.mark.parametrize(("name", "field"), [*Settings.model_fields.items(), *BrowseSettings.model_fields.items()])
 def test_every_setting_is_described_in_sentences(name, field):
     assert len(field.description) > 20

@@ -291,7 +291,7 @@ def summary(entry: Entry) -> str:
 
 
 def summary_beside_kind(entry: Entry) -> str:
-    """Return the summary without the entry's kind, which stands beside it, on a badge or in a column."""
+    """Return the summary without the entry's kind, which the reader sees beside it, on a badge or in a column."""
     text = summary(entry)
     for kind in ("released (retry)", "status sent", "header re-read", entry.kind):
         text = text.removeprefix(kind)

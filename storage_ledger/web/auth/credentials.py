@@ -73,6 +73,15 @@ class BrowseSettings(BaseSettings):
     browse_notice: str | None = Field(
         None, max_length=500, description="Text at the foot of every page, including the login page: `Test system, not for diagnosis`."
     )
+    browse_title: str | None = Field(
+        None,
+        max_length=60,
+        description="Name of this installation, shown in place of `storage-ledger` at the head of every page and on the login page: "
+        "`City Hospital, test`.",
+    )
+    browse_contact: str | None = Field(
+        None, max_length=200, description="Whom to ask for help, on the login page and on error pages: `PACS team, phone 1234`."
+    )
     browse_login_hours: Annotated[float, Field(gt=0, le=8760, allow_inf_nan=False)] = Field(12, description="How long a login lasts.")
     browse_hosts: str | None = Field(
         None,
@@ -119,7 +128,7 @@ class Access:
     """Access rules. `open`: no login needed; otherwise only `users` (name → hash) and `tokens` (hash → name) have access.
 
     `grants`: what each program may see, by the name of its token. `sql_users`: users who may run SQL; `*` means everyone.
-    `notice`: text at the foot of every page.
+    `title`: name of the installation. `notice`: text at the foot of every page. `contact`: whom to ask for help; all may be empty.
     """
 
     users: Mapping[str, str]
@@ -130,7 +139,9 @@ class Access:
     proxies: frozenset[str] = frozenset()
     grants: Mapping[str, Grant] = field(default_factory=dict)
     sql_users: frozenset[str] = frozenset()
+    title: str = ""
     notice: str = ""
+    contact: str = ""
     hosts: Hosts = Hosts(None, open=False)  # noqa: RUF009 - it is frozen
 
     @property
@@ -213,6 +224,8 @@ def read_access(settings: BrowseSettings, folder: Path, *, is_open: bool) -> Acc
         grants=grants,
         sql_users=_sql_users(settings, users),
         hosts=Hosts.of(settings.browse_hosts, is_open=is_open),
+        title=(settings.browse_title or "").strip(),
+        contact=(settings.browse_contact or "").strip(),
         notice=f"{notice} {settings.browse_notice or ''}".strip(),
     )
 

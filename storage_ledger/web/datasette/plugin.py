@@ -7,6 +7,7 @@ hidden, sort, facets) and metadata (titles, descriptions). `Request` and `await_
 from __future__ import annotations
 
 import math
+import secrets
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import astuple, dataclass
@@ -321,7 +322,7 @@ def extra_css_urls() -> list[str]:
 
 @hookimpl
 def extra_template_vars(datasette: Browse, request: Any) -> Callable[[], Awaitable[dict[str, Any]]]:
-    """Provide the login page's set-up advice, the footer's notice about who can see the pages, and the state for the head.
+    """Provide the installation's name, whom to ask for help, the login page's set-up advice, the footer's notice, and the head's state.
 
     Only those who may see both databases get the state.
     """
@@ -333,7 +334,13 @@ def extra_template_vars(datasette: Browse, request: Any) -> Callable[[], Awaitab
         allowed = access.open or actor is not None
         for name in ("index", "ledger"):
             allowed = allowed and await datasette.permission_allowed(actor, "view-database", resource=name, default=True)
-        return {"login_advice": advice, "notice": access.notice, "live": await routes.live_state(datasette) if allowed else None}
+        return {
+            "brand": access.title or "storage-ledger",
+            "contact": access.contact,
+            "login_advice": advice,
+            "notice": access.notice,
+            "live": await routes.live_state(datasette) if allowed else None,
+        }
 
     return variables
 
@@ -366,8 +373,10 @@ def handle_exception(datasette: Browse, request: Any, exception: Exception) -> C
             # What Datasette says itself is the asker's mistake; 500 is only the default of that class.
             status, info, message = 400 if exception.status == 500 else exception.status, exception.error_dict, exception.message
         else:
-            status, message = 500, "Something went wrong. Details are in the `browse` log."
-            logs.get().error("browse.failed", error_type=type(exception).__name__, frames_at=logs.where(exception))
+            reference = secrets.token_hex(4)
+            status, message = 500, f"This page cannot be shown. The log of storage-ledger browse says why, under reference {reference}."
+            frames = logs.where(exception)
+            logs.get().error("browse.failed", reference=reference, error_type=type(exception).__name__, frames_at=frames)
         if status == 400 and "pks" in request.url_vars:
             status, message = 404, "No such row."  # its key has other parts than the table's
         typed = request.args.get("sql") if status == 400 else None

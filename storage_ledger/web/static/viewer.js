@@ -81,7 +81,7 @@ function facts(link) {
   told("name").textContent = data.name;
   told("shape").textContent = data.shape;
   told("size").textContent = data.size;
-  told("sha256").textContent = data.sha256;
+  told("sha256").textContent = told("sha256").title = data.sha256;
   told("sha256").parentElement.querySelector(".copy").dataset.copy = data.sha256;
   const badge = document.createElement("span");
   badge.className = "badge badge-" + data.fixity;
@@ -93,7 +93,7 @@ function facts(link) {
   byId("stage").classList.toggle("none", data.shape === "no image");
   told("entry").textContent = "entry " + data.position;
   told("entry").href = "/ledger/entries/" + data.position;
-  told("pipeline").textContent = data.study;
+  told("pipeline").textContent = data.name.startsWith(data.study + ".") ? "of the same name" : data.study;
   told("pipeline").href = "/studies/" + encodeURIComponent(data.study);
   byId("download").href = "/file/" + data.path;
 }
