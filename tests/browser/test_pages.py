@@ -285,6 +285,7 @@ def test_on_a_phone_one_button_holds_the_filters_and_dates_have_labels(reader: V
     expect(page.locator(".facets")).to_be_visible()
     page.get_by_role("link", name="Show all").click()
     expect(page.get_by_text("Filter", exact=True)).to_be_visible()
+    page.goto(f"{reader.url}/attention")  # its name is the longest, and bold here
     tops = page.locator(".top nav a").evaluate_all("all => all.map(each => each.getBoundingClientRect().top)")
     assert len(set(tops)) == 1, "the navigation is one line"
 
@@ -307,6 +308,9 @@ def test_a_checksum_is_short_and_copied_whole_and_no_name_stands_twice(chromium,
         expect(page.locator("[data-fact=pipeline]")).to_have_text("of the same name")
         expect(page.locator("[data-fact=pipeline]")).to_have_attribute("href", f"/studies/{name}")
         page.keyboard.press("ArrowRight")
+    page.goto(f"{opened.url}/studies/ct-5")
+    page.locator(".file-list .copy").click()
+    assert page.evaluate("navigator.clipboard.readText()") == page.locator(".file-list .hash").inner_text() == whole
     context.close()
 
 

@@ -30,7 +30,7 @@ from storage_ledger.web.pages.service_state import ServiceState
 from storage_ledger.web.pages.study_list import ListRequest
 from storage_ledger.web.pages.views import PageRequest
 from tests.support.browsing import ANNOUNCED, CT, EVIL, FOUND, JAPANESE, MR, TWINS, make_archive
-from tests.support.making import Clock, Ledgers, archived
+from tests.support.making import Clock, Ledgers, archived, made_entry
 from tests.support.making import described as described_payload
 from tests.support.pipeline import Pipeline
 
@@ -261,6 +261,12 @@ def test_only_what_quarantined_a_file_is_explained_beside_it_in_the_timeline(tmp
         ("discarded", "by me", False),
     ]
     assert told["troubles"][0]["means"].startswith("No such file in uploads"), "what was given up is explained above"
+
+
+def test_a_table_does_not_read_a_long_payload_to_summarise_it():
+    for length, summary in ((100, "a.dcm (pubsub)"), (ledger_entries.SUMMARISED_CHARACTERS, "")):
+        entry = made_entry(1, "described", described_payload("a.dcm", {"study_info": {"study_description": "x" * length}}))
+        assert ledger_entries.summary_of_row({**entry._asdict(), "position": "1"}) == summary
 
 
 def test_a_command_is_safe_to_paste_whatever_the_study_is_called():
