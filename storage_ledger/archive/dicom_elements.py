@@ -24,10 +24,10 @@ WINDOW_BYTES = 16 << 10
 MAX_UID_BYTES = 256
 
 UNDEFINED = 0xFFFFFFFF
-_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _DELIMITERS = 0xFFFE
 _TRANSFER_SYNTAX = 0x00020010
-_DEFLATED = frozenset({"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"})
+DEFLATED = frozenset({"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"})
 """Deflated Explicit VR Little Endian (PS3.5 §A.5), and the two JPIP Referenced Deflate syntaxes (§A.7, §A.11)."""
 
 _HEADER_BYTES = 12
@@ -46,7 +46,7 @@ class Unreadable(Exception):
 Element = tuple[int, str | None, int, int, int]
 """The tag, VR and length of one element, and the positions of its header and value. The VR is None if the file does not give it."""
 
-_END: Element = (-1, None, 0, 0, 0)
+END: Element = (-1, None, 0, 0, 0)
 
 
 class ByteSource(ABC):
@@ -110,7 +110,7 @@ def data_set(file: BinaryIO) -> DataSet | None:
         return None
     try:
         position, syntax = _meta(source, 132 if has_prefix else 0)
-        if syntax in _DEFLATED:
+        if syntax in DEFLATED:
             source, position = _Inflated(file, position), 0
         position = _after_command_set(source, position)
         head = source.at(position, 6)
@@ -120,7 +120,7 @@ def data_set(file: BinaryIO) -> DataSet | None:
         return None
     group = int.from_bytes(head[:2], "little")
     big_endian = group != 0 and group & 0xFF == 0  # 0008 reads as 0800
-    return DataSet(source, position, not _is_vr(head[4:6]), not big_endian, syntax, has_prefix)
+    return DataSet(source, position, not is_vr(head[4:6]), not big_endian, syntax, has_prefix)
 
 
 _FIRST_GROUPS = frozenset(struct.pack(order, group) for group in (0, 2, 4, 8) for order in ("<H", ">H"))
@@ -148,8 +148,8 @@ def _after_command_set(source: ByteSource, position: int) -> int:
 
 
 def _walk(source: ByteSource, position: int, *, is_implicit: bool, is_little_endian: bool) -> Iterator[Element]:
-    read = _reader(source, is_implicit=is_implicit, is_little_endian=is_little_endian)
-    while (element := read(position, False)) is not _END:
+    read = reader(source, is_implicit=is_implicit, is_little_endian=is_little_endian)
+    while (element := read(position, False)) is not END:
         tag, _, length, _, position = element
         if tag == 0 and length == 0:
             raise Unreadable("header-cut")  # preallocated space that was never filled
@@ -164,15 +164,16 @@ def _walk(source: ByteSource, position: int, *, is_implicit: bool, is_little_end
     source.require(position)
 
 
-_Read = Callable[[int, bool], Element]
+Read = Callable[[int, bool], Element]
 
 
-def _reader(source: ByteSource, *, is_implicit: bool, is_little_endian: bool) -> _Read:
+def reader(source: ByteSource, *, is_implicit: bool, is_little_endian: bool) -> Read:
+    """Return a function that reads the header of the element at a position."""
     implicit, explicit, length_of = _UNPACK[is_little_endian]
     vrs, left = _VRS.get, MAX_ELEMENTS
 
     def read(position: int, is_nested: bool) -> Element:
-        """Read the header of one element. Returns `_END` at the end, unless in a sequence. Raises `Unreadable`."""
+        """Read the header of one element. Returns `END` at the end, unless in a sequence. Raises `Unreadable`."""
         nonlocal left
         window, begin = source.window, position - source.window_at
         there = len(window) - begin
@@ -181,7 +182,7 @@ def _reader(source: ByteSource, *, is_implicit: bool, is_little_endian: bool) ->
             window, begin = source.window, position - source.window_at
             there = len(window) - begin
             if there <= 0 and not is_nested:
-                return _END
+                return END
         left -= 1
         if left < 0:
             raise Unreadable("header-too-large")
@@ -198,7 +199,7 @@ def _reader(source: ByteSource, *, is_implicit: bool, is_little_endian: bool) ->
                 if known is not None:
                     return group << 16 | number, known[0], length, position, position + 8
                 # A damaged or unknown VR; in sequences, more likely the length of an implicit VR element, such as 66 or 90.
-                if _is_vr(vr) or (not is_nested and b"AA" <= vr <= b"ZZ"):
+                if is_vr(vr) or (not is_nested and b"AA" <= vr <= b"ZZ"):
                     return group << 16 | number, vr.decode("latin-1"), length, position, position + 8
         # Items and delimiters have no VR, and some writers change to implicit VR within sequences.
         group, number, length = implicit(window, begin)
@@ -213,14 +214,14 @@ _UNPACK = {
 }
 
 
-def _end_of_undefined(position: int, read: _Read) -> int:
+def _end_of_undefined(position: int, read: Read) -> int:
     """Return the position after the delimiter of a value of undefined length (PS3.5 §7.5), counting open levels instead of recursing."""
-    if read(position, True)[0] not in {_ITEM, _SEQUENCE_END}:
+    if read(position, True)[0] not in {ITEM, SEQUENCE_END}:
         raise Unreadable("header-unreadable")
     depth = 1
     while depth:
         tag, _, length, _, position = read(position, True)
-        if tag in {_ITEM_END, _SEQUENCE_END}:
+        if tag in {ITEM_END, SEQUENCE_END}:
             depth -= 1
         elif length == UNDEFINED:
             depth += 1
@@ -234,7 +235,8 @@ def is_delimiter(tag: int) -> bool:
     return tag >> 16 == _DELIMITERS
 
 
-def _is_vr(text: bytes) -> bool:
+def is_vr(text: bytes) -> bool:
+    """Return whether the bytes look like a VR, even one that the standard does not have."""
     return len(text) == 2 and text.isalpha() and text.isupper()  # bytes: ASCII letters alone
 
 

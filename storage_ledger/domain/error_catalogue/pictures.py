@@ -23,6 +23,16 @@ PICTURES = Section(
             action="Request another frame.",
         ),
         Explanation(
+            "no-such-element",
+            means="The file has no value at this address of bulk data.",
+            action="Take the address from the metadata of the same instance.",
+        ),
+        Explanation(
+            "no-such-region",
+            means="The source region of the viewport is outside the image.",
+            action="Request a region within its rows and columns.",
+        ),
+        Explanation(
             "syntax-unsupported",
             means="The program has no decoder for this transfer syntax: 12-bit lossy JPEG (JPEG Extended) or video.",
             action="Download the file, and use a viewer that supports it.",

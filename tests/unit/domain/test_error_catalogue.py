@@ -41,6 +41,7 @@ OTHER_NAMES = {
     "latin-1", "utf-8", "utf-8-sig",  # encodings
     "browse-ended-logins", "browse-secret",  # files
     "redis-server", "status-service", "storage-ledger", "storage-ledger-mirror", "valkey-server",  # programs
+    "dicom-json", "linear-exact",  # requests to an image worker
     "0-0", "not-ready", "not-asked", "service-watch",  # an id of a stream, states of the service, a thread
 }  # fmt: skip
 """Texts of the program in kebab case that are no error codes."""

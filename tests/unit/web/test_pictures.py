@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -249,3 +250,42 @@ def test_the_chosen_decoder_is_the_one_that_decodes(monkeypatch: pytest.MonkeyPa
         with contextlib.suppress(Unavailable):
             render.about(bundled(name), RenderRequest("about"))
     assert asked == ["pylibjpeg", "pillow", "pydicom", "gdcm", ""]
+
+
+def test_a_viewport_fits_the_image_or_its_source_and_may_flip_it():
+    values = np.array([[0, 0, 255, 255], [0, 0, 255, 255], [100, 100, 200, 200], [100, 100, 200, 200]], dtype=np.uint8)
+    window = {"window": (127.5, 255.0), "function": "linear-exact", "media": "png"}
+    whole = shown(dataset(values), viewport=(2, 2), **window)
+    assert whole.tolist() == [[0, 255], [100, 200]]
+    assert shown(dataset(values), viewport=(2, 2, 0, 0, -4, 4), **window).tolist() == [[255, 0], [200, 100]]
+    assert shown(dataset(values), viewport=(2, 2, None, None, None, -4), **window).tolist() == [[100, 200], [0, 255]]
+    assert shown(dataset(values), viewport=(2, 2, 2, 2, 2, 2), **window).tolist() == [[200, 200], [200, 200]]
+    assert shown(dataset(values), viewport=(40, 20), **window).shape == (20, 20)
+    with pytest.raises(Unavailable, match="no-such-region"):
+        shown(dataset(values), viewport=(2, 2, 4, 0, 2, 2), **window)
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"), [("linear", [0, 0, 129, 255]), ("linear-exact", [0, 0, 128, 255]), ("sigmoid", [5, 30, 128, 225])]
+)
+def test_a_window_may_come_with_its_function(function: str, expected: list[int]):
+    file = dataset(RAMP[:, :4], VOILUTFunction="SIGMOID")
+    assert shown(file, window=(100.0, 100.0), function=function)[0].tolist() == expected
+
+
+def test_format_and_quality_may_be_chosen():
+    noise = np.random.default_rng(1).integers(0, 255, (64, 64), dtype=np.uint8)
+    made = {media: render.picture(dataset(noise), RenderRequest("picture", media=media, quality=50)) for media in ("jpeg", "png", "gif")}
+    assert {kind: Image.open(io.BytesIO(one.data)).format for kind, one in made.items()} == {"jpeg": "JPEG", "png": "PNG", "gif": "GIF"}
+    assert [one.kind for one in made.values()] == ["jpeg", "png", "gif"]
+    worst = render.picture(dataset(noise), RenderRequest("picture", media="jpeg", quality=5))
+    assert len(worst.data) < len(made["jpeg"].data)
+
+
+def test_a_request_survives_the_way_to_a_worker():
+    for request in (
+        RenderRequest("picture", window=(1.0, 2.0), viewport=(10, 10, None, 0, -5, 5), media="gif", quality=1, function="sigmoid"),
+        RenderRequest("bulk", path="54000100/1/54001010"),
+        RenderRequest("frame", frame=3, stored=True),
+    ):
+        assert RenderRequest.from_json(json.loads(json.dumps(request.to_json()))) == request

@@ -18,7 +18,7 @@ from typing import Any, TypeVar, get_args
 
 from storage_ledger.system import logs
 from storage_ledger.system.sandbox import LANDLOCK, SECCOMP
-from storage_ledger.web.files.pictures import LENGTHS, WHY, MediaKind, Rendered, RenderRequest, Unavailable
+from storage_ledger.web.files.pictures import LENGTHS, MAX_ANSWER_BYTES, WHY, MediaKind, Rendered, RenderRequest, Unavailable
 from storage_ledger.web.files.pictures.fair_queue import FairQueue, TooMany
 
 Result = TypeVar("Result")
@@ -31,7 +31,8 @@ MAX_WAITING = 256
 MAX_WAITING_OF_ONE = 64
 """Requests of one asker that may wait: a page of thumbnails, and a few more pages."""
 
-MAX_ANSWER_BYTES = 64 << 20
+FIRST_BYTES = 32 << 10
+"""Received at once: most answers are no longer."""
 
 _PLACE = re.compile(r"[\w.: <>-]{1,500}", re.ASCII)
 _ENVIRONMENT = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR") if name in os.environ}
@@ -59,6 +60,7 @@ class Pool:
     async def make(self, descriptor: int, request: RenderRequest, asker: str = "") -> Rendered:
         """Run a request on an open file, which the caller still has to close. Raises `Unavailable`.
 
+        Requests that run at the same time each need a file that was opened for them: workers move its position.
         Askers take turns. If the caller is cancelled before its turn, nothing is rendered.
         """
         mine = os.dup(descriptor)  # the caller may be gone, and its file closed, before a worker is free
@@ -138,7 +140,8 @@ class _Worker:
         if kind is None:
             self.end()
             raise Unavailable("picture-crashed")
-        return Rendered(kind, data)
+        about = reply.get("about")
+        return Rendered(kind, data, about if isinstance(about, dict) else {})
 
     def start(self) -> socket.socket:
         """Start the process unless it runs. Returns our end of the socket. Raises `Unavailable` if it does not start."""
@@ -180,22 +183,27 @@ class _Worker:
 
 def _receive(line: socket.socket, until: float) -> tuple[dict[str, Any], bytes]:
     """Receive an answer: JSON and data. Raises `TimeoutError`, `OSError` if the worker ended, `ValueError` if invalid."""
-    first, second = LENGTHS.unpack(_exactly(line, LENGTHS.size, until))
+    beginning = _some(line, memoryview(bytearray(FIRST_BYTES)), LENGTHS.size, until)
+    first, second = LENGTHS.unpack_from(beginning)
     if first + second > MAX_ANSWER_BYTES:
         raise ValueError("answer too long")
-    reply = json.loads(_exactly(line, first, until))
-    if not isinstance(reply, dict):
-        raise ValueError("no answer")  # noqa: TRY004 - like any other invalid answer
-    return reply, _exactly(line, second, until)
+    answer = bytearray(max(first + second, len(beginning) - LENGTHS.size))
+    there = len(beginning) - LENGTHS.size
+    answer[:there] = beginning[LENGTHS.size :]
+    _some(line, memoryview(answer)[there:], len(answer) - there, until)
+    reply = json.loads(answer[:first])
+    if not isinstance(reply, dict) or len(answer) > first + second:
+        raise ValueError("no answer")
+    return reply, bytes(memoryview(answer)[first:])
 
 
-def _exactly(line: socket.socket, count: int, until: float) -> bytes:
-    buffer = bytearray(count)
-    view = memoryview(buffer)
-    while view:
+def _some(line: socket.socket, buffer: memoryview, least: int, until: float) -> memoryview:
+    """Receive at least `least` bytes into the buffer. Returns the part of it that is filled."""
+    count = 0
+    while count < least:
         line.settimeout(max(0.001, until - time.monotonic()))
-        got = line.recv_into(view)
+        got = line.recv_into(buffer[count:])
         if got == 0:
             raise ConnectionResetError("the worker has ended")
-        view = view[got:]
-    return bytes(buffer)
+        count += got
+    return buffer[:count]

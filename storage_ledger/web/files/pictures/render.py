@@ -6,9 +6,9 @@ means low. These steps run once per possible value, at most 65,536, and the pixe
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
@@ -37,6 +37,7 @@ from pydicom.uid import (
 )
 
 from storage_ledger.web.files.pictures import Rendered, RenderRequest, Unavailable
+from storage_ledger.web.files.pictures.viewport import encoded, sized
 
 TAGS = (
     "SOPClassUID", "Modality", "Rows", "Columns", "NumberOfFrames", "PixelSpacing", "ImagerPixelSpacing", "PixelAspectRatio",
@@ -51,9 +52,6 @@ TAGS = (
     "FrameTime", "CineRate", "RecommendedDisplayFrameRate",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 )  # fmt: skip
-
-JPEG_UP_TO = 256
-"""Images up to this size are JPEG, which is small. Larger ones, which a user may examine, are PNG: every grey value is kept."""
 
 MAX_WINDOWS = 16
 CT_WINDOWS = (
@@ -78,17 +76,11 @@ Pixels: TypeAlias = NDArray[Any]
 
 
 def picture(file: BinaryIO, request: RenderRequest) -> Rendered:
-    """Render the frame as PNG, or as JPEG if small; it is never enlarged. Raises `Unavailable`."""
+    """Render the frame as PNG, or as JPEG if small, unless the request says otherwise. Raises `Unavailable`."""
     dataset = read(file)
     pixels = _decode(file, dataset, request.frame)
-    image = _image(pixels, dataset, request.frame, request.window)
-    image = image.resize(_fitting(image.size, _aspect(dataset, request.frame), request.size), Image.Resampling.BOX, reducing_gap=None)
-    buffer = io.BytesIO()
-    if request.size <= JPEG_UP_TO:
-        image.save(buffer, "JPEG", quality=88)
-        return Rendered("jpeg", buffer.getvalue())
-    image.save(buffer, "PNG", compress_level=1)
-    return Rendered("png", buffer.getvalue())
+    image = _image(pixels, dataset, request)
+    return encoded(sized(image, _aspect(dataset, request.frame), request), request)
 
 
 def about(file: BinaryIO, request: RenderRequest) -> dict[str, Any]:
@@ -146,19 +138,28 @@ def _decode(file: BinaryIO, dataset: Dataset, frame: int) -> Pixels:
         raise Unavailable("no-pixels")
     if not 0 <= frame < _frames(dataset):
         raise Unavailable("no-such-frame")
-    try:
+    with decoding():
         pixels: Pixels = _pixels(file, dataset, frame)
+    if pixels.ndim not in {2, 3} or (pixels.ndim == 3 and pixels.shape[2] not in {3, 4}):
+        raise Unavailable("pixels-unreadable")
+    return pixels
+
+
+@contextmanager
+def decoding() -> Iterator[None]:
+    """Turn pydicom's errors about pixel data into `Unavailable`."""
+    try:
+        yield
     except NotImplementedError:
         raise Unavailable("syntax-unsupported") from None
+    except ValueError as error:
+        raise Unavailable("pixels-unreadable") from error
     except AttributeError as error:
         # pydicom raises it for a file without pixel data and for a header without the elements that describe it.
         raise Unavailable("no-pixels" if "no 'Pixel Data'" in str(error) else "pixels-unreadable") from error
     except RuntimeError as error:
         unsupported = "plugins are missing" in str(error) or "does not support" in str(error)  # such as 12-bit JPEG: docs/adr/0011
         raise Unavailable("syntax-unsupported" if unsupported else "pixels-unreadable") from error
-    if pixels.ndim not in {2, 3} or (pixels.ndim == 3 and pixels.shape[2] not in {3, 4}):
-        raise Unavailable("pixels-unreadable")
-    return pixels
 
 
 def _pixels(file: BinaryIO, dataset: Dataset, frame: int) -> Pixels:
@@ -181,14 +182,14 @@ def _is_colour(pixels: Pixels, dataset: Dataset) -> bool:
     return pixels.ndim == 3 or str(dataset.get("PhotometricInterpretation", "")) == "PALETTE COLOR"
 
 
-def _image(pixels: Pixels, dataset: Dataset, frame: int, window: tuple[float, float] | None) -> Image.Image:
+def _image(pixels: Pixels, dataset: Dataset, request: RenderRequest) -> Image.Image:
     if pixels.ndim == 3:
         return Image.fromarray(_eight_bits(pixels[..., :3], int(dataset.get("BitsStored") or 8)))
     if str(dataset.get("PhotometricInterpretation", "")) == "PALETTE COLOR":
         colours = apply_color_lut(pixels, dataset)
         bits = int(dataset.RedPaletteColorLookupTableDescriptor[2])
         return Image.fromarray(_eight_bits(colours[..., :3], 16 if colours.dtype.itemsize == 2 else bits))
-    return Image.fromarray(_grey(_Values(pixels, dataset, frame), window))
+    return Image.fromarray(_grey(_Values(pixels, dataset, request.frame), request))
 
 
 def _eight_bits(pixels: Pixels, bits: int) -> NDArray[np.uint8]:
@@ -234,11 +235,12 @@ class _Values:
                 self.counts = np.where(padded, 0, self.counts)
 
 
-def _grey(values: _Values, window: tuple[float, float] | None) -> NDArray[np.uint8]:
+def _grey(values: _Values, request: RenderRequest) -> NDArray[np.uint8]:
     about = values.about
     function = str(about.get("VOILUTFunction") or "LINEAR")
-    if window is not None:
-        shown = _windowed(values.ramp, *window, function)
+    if request.window is not None:
+        asked = request.function.upper().replace("-", "_") if request.function else function
+        shown = _windowed(values.ramp, *request.window, asked)
     elif about.get("VOILUTSequence"):
         table = about.VOILUTSequence[0]
         top = max(1, (1 << int(table.LUTDescriptor[2])) - 1)
@@ -327,12 +329,6 @@ def _aspect(dataset: Dataset, frame: int) -> float:
             aspect = pair[0] / pair[1]
             return aspect if 1 / _MAX_ASPECT <= aspect <= _MAX_ASPECT else 1.0
     return 1.0
-
-
-def _fitting(size: tuple[int, int], aspect: float, limit: int) -> tuple[int, int]:
-    width, height = (size[0], size[1] * aspect) if aspect >= 1 else (size[0] / aspect, size[1])
-    scale = min(1.0, limit / width, limit / height)
-    return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def _list(value: Any) -> list[Any]:

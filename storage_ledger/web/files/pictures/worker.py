@@ -23,7 +23,20 @@ from pydicom import charset, config
 
 from storage_ledger.system import sandbox
 from storage_ledger.system.logs import where
-from storage_ledger.web.files.pictures import LENGTHS, MAX_REQUEST_BYTES, Rendered, RenderRequest, Unavailable, header_table, render
+from storage_ledger.web.files.pictures import (
+    LENGTHS,
+    MAX_ANSWER_BYTES,
+    MAX_REQUEST_BYTES,
+    Rendered,
+    RenderRequest,
+    Unavailable,
+    bulk_data,
+    dicom_json,
+    explicit,
+    frames,
+    header_table,
+    render,
+)
 
 MAX_MEMORY_BYTES = 768 << 20
 """Address space limit, on top of what the libraries take."""
@@ -38,7 +51,7 @@ _LIMITS = {
     resource.RLIMIT_NPROC: 0,  # no processes or threads; root is exempt
 }
 
-_LOADED_LATE = ("pydicom.pixels.decoders", "PIL.Jpeg2KImagePlugin", "PIL.MpoImagePlugin")
+_LOADED_LATE = ("pydicom.pixels.decoders", "PIL.Jpeg2KImagePlugin", "PIL.MpoImagePlugin", "PIL.GifImagePlugin")
 """Modules that pydicom and Pillow import when they first need them."""
 
 
@@ -74,9 +87,13 @@ def _answer(line: socket.socket, request: RenderRequest, file: BinaryIO) -> bool
         _send(line, {"code": "header-unreadable", "last": True})
         return False
     except Exception as error:  # noqa: BLE001 - for a corrupt file decoders raise any exception; the parent logs where
-        _send(line, {"code": "header-unreadable" if request.what == "header" else "pixels-unreadable", "where": where(error)})
+        header = request.what in {"header", "dicom-json", "bulk", "explicit"}
+        _send(line, {"code": "header-unreadable" if header else "pixels-unreadable", "where": where(error)})
     else:
-        _send(line, {"kind": made.kind}, made.data)
+        if len(made.data) > MAX_ANSWER_BYTES - MAX_REQUEST_BYTES:
+            _send(line, {"code": "picture-too-large"})
+        else:
+            _send(line, {"kind": made.kind} | ({"about": made.about} if made.about else {}), made.data)
     return True
 
 
@@ -88,6 +105,14 @@ def _make(request: RenderRequest, file: BinaryIO) -> Rendered:
             return Rendered("json", json.dumps(render.about(file, request)).encode())
         case "header":
             return Rendered("json", json.dumps(header_table.table(file)).encode())
+        case "dicom-json":
+            return Rendered("json", dicom_json.document(file))
+        case "bulk":
+            return bulk_data.bulk(file, request.path)
+        case "frame":
+            return frames.frame(file, request)
+        case "explicit":
+            return explicit.recipe(file)
 
 
 def _send(line: socket.socket, reply: dict[str, Any], data: bytes = b"") -> None:
