@@ -35,7 +35,8 @@ def browse(
         typer.Option(
             "--may",
             metavar="WORDS",
-            help="With --new-token: what the token may read, comma-separated: index, ledger, index/TABLE, ledger/TABLE, files, sql.",
+            help="With --new-token: what the token may read, comma-separated: index, ledger, index/TABLE, ledger/TABLE, files, "
+            "dicomweb, sql.",
         ),
     ] = "index,ledger",
 ) -> None:

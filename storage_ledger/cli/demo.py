@@ -14,6 +14,9 @@ def demo(
     port: Annotated[int, typer.Option(help="Port of the web page, if it is free.", min=1, max=65535, metavar="PORT")] = 8001,
     folder: Annotated[Path | None, typer.Option(help="Keep all data in this new or empty folder.", metavar="DIR")] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the temporary folder.")] = False,
+    viewer: Annotated[
+        Path | None, typer.Option("--viewer-path", help="Open studies in the viewer that `scripts/viewer` prepared here.", metavar="DIR")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, and all else to standard error.")] = False,
 ) -> None:
     """Run a complete pipeline with made-up patients on this machine, without Docker, network or root.
@@ -29,7 +32,7 @@ def demo(
     from storage_ledger.demo.run import DemoOptions, run
     from storage_ledger.demo.servers import CannotRun
 
-    options = DemoOptions(exit_when_done=exit_when_done, port=port, folder=folder, keep=keep)
+    options = DemoOptions(exit_when_done=exit_when_done, port=port, folder=folder, keep=keep, viewer=viewer)
     try:
         code = run(options, Console(stderr=True, highlight=False), print_json) if as_json else run(options, console())
     except CannotRun as error:

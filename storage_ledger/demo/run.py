@@ -48,6 +48,8 @@ class DemoOptions:
     port: int = 8001
     folder: Path | None = None
     keep: bool = False
+    viewer: Path | None = None
+    """A folder that scripts/viewer has prepared."""
 
 
 def run(options: DemoOptions, out: Console, tell: Callable[[dict[str, Any]], None] = lambda _: None) -> int:
@@ -97,7 +99,7 @@ class _Demo:
         self._tell = tell
         self._folder = folder
         self._signals = signals
-        self._settings = _settings(folder)
+        self._settings = _settings(folder, options.viewer)
         self._environment = folder / "env"
         self._servers = DemoServers(folder, self._settings, signals.check)
         self._client = StatusClient(self._settings["STATUS_SERVICE_URL"])
@@ -230,7 +232,7 @@ def to_show(resent: Iterable[str], uploads: list[DemoUpload]) -> str:
 _PATHS = ("UPLOADS_PATH", "ARCHIVE_PATH", "LEDGER_PATH")
 
 
-def _settings(folder: Path) -> dict[str, str]:
+def _settings(folder: Path, viewer: Path | None) -> dict[str, str]:
     redis_port, status_port, http_port = free_ports(3)
     return {
         "REDIS_URL": f"redis://{LOOPBACK}:{redis_port}",
@@ -244,6 +246,7 @@ def _settings(folder: Path) -> dict[str, str]:
         "ENVIRONMENT": "demo",
         "BROWSE_SERVICE_URL": f"http://{LOOPBACK}:{http_port}",
         "BROWSE_SQL_USERS": "*",
+        "BROWSE_VIEWER_PATH": str(viewer.resolve()) if viewer is not None else "",
         "BROWSE_NOTICE": "This is a demo: its patients are made up.",
         "MISSING_FILE_GRACE_SECONDS": f"{GRACE_S:g}",
         "STATUS_CONFIRM_SECONDS": f"{CONFIRM_S:g}",

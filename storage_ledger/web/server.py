@@ -27,6 +27,8 @@ from storage_ledger.web.datasette.query_pool import QueryPool
 from storage_ledger.web.files.pictures.cache import Cache
 from storage_ledger.web.files.pictures.pool import Pool
 from storage_ledger.web.service_watch import ServiceWatch
+from storage_ledger.web.viewer.files import checked_folder
+from storage_ledger.web.viewer.links import Viewer
 
 PASSWORDS_WAITING = 20
 """Logins that may wait for their password check; further ones are asked to try again later."""
@@ -49,6 +51,7 @@ def run(
     two databases. `say` takes messages for the user. Raises `LedgerUnusable` if a database does not appear, `BadSettings` if
     the address cannot be used.
     """
+    viewer = Viewer(settings.browse_viewer_path and checked_folder(settings.browse_viewer_path), settings.browse_viewer_url)
     with _signals() as ending:
         if not _wait_for(index, ledger, settings.browse_wait_seconds, ending.asked, say):
             return
@@ -64,7 +67,7 @@ def run(
             from storage_ledger.web.datasette.plugin import ContentSources, Login, make_app  # noqa: PLC0415 - takes as long to load as the workers
 
             sessions = Sessions(ledger.with_name(FILE), access.login_s)
-            content = ContentSources(FilesystemArchive(archive), pool, cache)
+            content = ContentSources(FilesystemArchive(archive), pool, cache, viewer)
             app = make_app(index, ledger, access, content, Login(Attempts(), passwords, sessions), service, queries)
             gc.freeze()  # scanning what lives as long as the process takes longer than most of what a page's JSON makes
             server = ending.server = Server(app, health=[HEALTH])

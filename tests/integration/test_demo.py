@@ -114,15 +114,18 @@ def test_it_ends_by_itself_with_everything_archived_and_nothing_left(start):
     assert "33 DICOM studies" in demo.output
 
 
-def test_while_it_waits_page_and_printed_commands_work_and_ctrl_c_ends_everything(start):
+def test_while_it_waits_page_and_printed_commands_work_and_ctrl_c_ends_everything(start, tmp_path_factory):
+    viewer = tmp_path_factory.mktemp("viewer")
+    (viewer / "index.html").write_text("the viewer")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        demo = start("--port", str(port), WORKERS="2")
+        demo = start("--port", str(port), "--viewer-path", str(viewer), WORKERS="2")
         demo.says("Ctrl-C")
         assert f"Port {port} is taken" in demo.output
     page = re.search(r"^Web page +(\S+)", demo.output, re.MULTILINE)
     assert page is not None
     assert httpx.get(page[1], trust_env=False, timeout=20).status_code == 200
+    assert httpx.get(f"{page[1]}ohif/", trust_env=False, timeout=20).text == "the viewer"
     source, *commands = re.findall(r"^  (\. \S+/env|storage-ledger \S.*)$", demo.output, re.MULTILINE)
     show, status, quarantine = [fresh_shell(f"{source}\n{command}") for command in commands]
     assert show.returncode == 0, show.stderr

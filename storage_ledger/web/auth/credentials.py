@@ -21,6 +21,7 @@ from storage_ledger.errors import BadSettings
 from storage_ledger.settings import checked_url
 from storage_ledger.web.auth.hosts import Hosts
 from storage_ledger.web.auth.token_scopes import USUAL, Grant
+from storage_ledger.web.viewer.links import checked_template
 
 ADVICE = (
     "Login is not set up yet: set BROWSE_PASSWORD_HASH (or BROWSE_PASSWORD_HASH_FILE) to the output of "
@@ -107,6 +108,22 @@ class BrowseSettings(BaseSettings):
     browse_wait_seconds: Annotated[float, Field(ge=0, le=86400, allow_inf_nan=False)] = Field(
         60, description="How long to wait at startup for ledger.db and index.db, which `serve` creates."
     )
+
+    browse_viewer_path: Path | None = Field(
+        None,
+        description="Folder with the image viewer OHIF as `scripts/viewer` prepares it. The page then serves it at `/ohif/`, and each "
+        "DICOM study has a link to it.",
+    )
+    browse_viewer_url: str | None = Field(
+        None,
+        description="Link of each DICOM study to another viewer: an address with `{StudyInstanceUID}` in it, such as "
+        "`https://viewer.example/open?study={StudyInstanceUID}`. It goes before BROWSE_VIEWER_PATH.",
+    )
+
+    @field_validator("browse_viewer_url")
+    @classmethod
+    def _template(cls, value: str | None) -> str | None:
+        return None if value is None else checked_template(value)
 
     @field_validator("browse_service_url")
     @classmethod

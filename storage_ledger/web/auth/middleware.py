@@ -21,6 +21,9 @@ STYLE = "/-/ledger/browse.css"
 OPEN = frozenset({LOGIN, HEALTH, STYLE, "/-/static/app.css", "/favicon.ico"})
 """Addresses that need no login. None of them shows data."""
 
+VIEWER = "/ohif/"
+"""The viewer's files: programs, no data. They are for those who may read DICOMweb."""
+
 ACTOR = "storage_ledger.actor"
 """Who asks, in the scope of a request that was let in."""
 
@@ -37,6 +40,12 @@ _HEADERS = {
         "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
     ),
 }
+_WORKER_POLICY = "default-src 'self'; script-src 'self' 'unsafe-eval'; object-src 'none'; base-uri 'none'"
+"""For the viewer's workers, which have no document: their decoders of JPEG-LS and JPEG 2000 make functions from text."""
+
+_CACHED = ("/image/", VIEWER)
+"""What a browser may keep if its route says so."""
+
 _TLS_HEADERS = {"strict-transport-security": "max-age=31536000"}
 """A browser that was here over TLS comes by TLS only, for a year."""
 
@@ -78,7 +87,7 @@ class AccessMiddleware:
             await self._app(scope, receive, send)
             return
         scope = _sanitized(scope)
-        send = _with_security_headers(send, path=_path(scope), tls=scope["scheme"] == "https")
+        send = _with_security_headers(send, scope)
         answer = self._refusal(scope)
         if answer is None and _path(scope) == HEALTH:
             answer = PlainTextResponse("ok") if await self._healthy() else PlainTextResponse("The databases do not answer\n", 503)
@@ -177,15 +186,18 @@ def _plain_cookies(cookies: bytes) -> bytes:
     return b"; ".join(ours)
 
 
-def _with_security_headers(send: Send, *, path: str, tls: bool) -> Send:
+def _with_security_headers(send: Send, scope: Scope) -> Send:
     """Add our headers to every response, keep patient data out of caches and cookies away from scripts."""
+    path, tls = _path(scope), scope["scheme"] == "https"
     ours = _HEADERS | _TLS_HEADERS if tls else _HEADERS
+    if path.startswith(VIEWER) and _header(scope, b"sec-fetch-dest") == b"worker":
+        ours = ours | {"content-security-policy": _WORKER_POLICY}
 
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
             headers = [(k.lower(), v) for k, v in message.get("headers", [])]
             headers = [(k, _cookie(v, tls=tls) if k == b"set-cookie" else v) for k, v in headers if k.decode("latin-1") not in ours]
-            kept = path.startswith("/image/") and any(k == b"cache-control" and v.startswith(b"private,") for k, v in headers)
+            kept = path.startswith(_CACHED) and any(k == b"cache-control" and v.startswith(b"private,") for k, v in headers)
             if not kept and not (path in OPEN and path.endswith((".css", ".ico"))):
                 headers = [(k, v) for k, v in headers if k != b"cache-control"]
                 headers.append((b"cache-control", b"no-store"))

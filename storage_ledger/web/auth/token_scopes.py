@@ -8,17 +8,19 @@ from dataclasses import dataclass
 from storage_ledger.web.datasette.table_metadata import COLUMNS
 
 FILES = "files"
+DICOMWEB = "dicomweb"
 SQL = "sql"
 USUAL = "index,ledger"
 """The default grant: all tables, no files."""
 
-WORDS = "index, ledger, index/TABLE, ledger/TABLE, files, sql"
+WORDS = "index, ledger, index/TABLE, ledger/TABLE, files, dicomweb, sql"
 _FILE_ROUTES = frozenset({"image", "header", "metadata", "file", "zip", "zip-study"})
+_DICOMWEB_ROUTES = frozenset({"dicom-web", "ohif"})
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """The grant of one token: databases and tables (`index`, `index/arrivals`), `files`, `sql`. Everything else is refused.
+    """The grant of one token: databases and tables (`index`, `index/arrivals`), `files`, `dicomweb`, `sql`. Everything else is refused.
 
     A whole database includes its saved queries; both databases together include our own pages. `sql` applies only to whole
     databases.
@@ -41,7 +43,10 @@ class Grant:
 
     def path(self, path: str) -> bool:
         """Return whether the path is allowed. `action` decides about tables and pages."""
-        return path.split("/")[1] not in _FILE_ROUTES or FILES in self.words
+        first = path.split("/")[1]
+        if first in _DICOMWEB_ROUTES:
+            return DICOMWEB in self.words
+        return first not in _FILE_ROUTES or FILES in self.words
 
     def action(self, action: str, resource: str | Collection[str] | None) -> bool:
         """Return whether the grant allows a Datasette action."""
@@ -62,4 +67,4 @@ class Grant:
         return ",".join(sorted(self.words))
 
 
-_KNOWN = {FILES, SQL, *COLUMNS, *(f"{database}/{table}" for database, tables in COLUMNS.items() for table in tables)}
+_KNOWN = {FILES, DICOMWEB, SQL, *COLUMNS, *(f"{database}/{table}" for database, tables in COLUMNS.items() for table in tables)}

@@ -49,6 +49,8 @@ from storage_ledger.web.pages import views
 from storage_ledger.web.pages.live_state import LiveState
 from storage_ledger.web.pages.search_terms import expression
 from storage_ledger.web.service_watch import ServiceWatch
+from storage_ledger.web.viewer.links import Viewer
+from storage_ledger.web.viewer.routes import with_viewer
 
 SETTINGS = {
     "allow_download": False,  # the whole database in one request; backups have a command of their own
@@ -72,11 +74,12 @@ hookimpl = pluggy.HookimplMarker("datasette")
 
 @dataclass(frozen=True, slots=True)
 class ContentSources:
-    """Where images and downloads come from: the archive, the rendering processes, and their cache."""
+    """Where images and downloads come from: the archive, the rendering processes, and their cache; and the viewer of studies."""
 
     archive: FilesystemArchive
     pool: Pool
     cache: Cache
+    viewer: Viewer
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,9 +188,12 @@ def asgi_wrapper(datasette: Browse) -> Callable[[ASGIApp], ASGIApp]:
         grant = access.grant(actor)
         return None if grant is None or grant.path(path) else NOT_GRANTED.format(grant)
 
+    def before(app: ASGIApp) -> ASGIApp:
+        return with_limits(content.before(with_viewer(without_formulas(app), datasette.content.viewer.folder, access.title)))
+
     health = Health(lambda: datasette.get_database("ledger").execute("SELECT 1"))
     return lambda app: middleware.AccessMiddleware(
-        with_limits(content.before(without_formulas(app))), who, advice, refused, access.hosts.include, health.answers, AccessLog(lookup)
+        before(app), who, advice, refused, access.hosts.include, health.answers, AccessLog(lookup)
     )
 
 
@@ -322,7 +328,7 @@ def extra_css_urls() -> list[str]:
 
 @hookimpl
 def extra_template_vars(datasette: Browse, request: Any) -> Callable[[], Awaitable[dict[str, Any]]]:
-    """Provide the installation's name, whom to ask for help, the login page's set-up advice, the footer's notice, and the head's state.
+    """Provide the installation's name, whom to ask for help, the viewer, the login's set-up advice, the footer's notice, the head's state.
 
     Only those who may see both databases get the state.
     """
@@ -339,6 +345,7 @@ def extra_template_vars(datasette: Browse, request: Any) -> Callable[[], Awaitab
             "contact": access.contact,
             "login_advice": advice,
             "notice": access.notice,
+            "viewer": datasette.content.viewer,
             "live": await routes.live_state(datasette) if allowed else None,
         }
 

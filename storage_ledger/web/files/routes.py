@@ -164,7 +164,7 @@ class ContentRoutes:
             return Response(headers=headers, media_type="application/dicom")
         opened = os.fdopen(descriptor, "rb", buffering=0)
         pieces = _pieces(opened, span, None if span.is_partial else file.sha256)
-        return _Streamed(pieces, 206 if span.is_partial else 200, headers, "application/dicom", opened.close)
+        return Streamed(pieces, 206 if span.is_partial else 200, headers, "application/dicom", opened.close)
 
     async def zip_of_dicom_study(self, request: Request) -> Response:
         """Return a ZIP file of a DICOM study, with one folder per series."""
@@ -199,8 +199,8 @@ class ContentRoutes:
     def _zip(self, request: Request, name: str, files: list[tuple[str, IndexedFile]], extra: list[tuple[str, bytes]]) -> Response:
         headers = {"Content-Disposition": attachment(f"{name}.zip")}
         if request.method == "HEAD":
-            return _Streamed(_none(), 200, headers, "application/zip")
-        return _Streamed(zipped(files, self._lookup.open, extra), 200, headers, "application/zip")
+            return Streamed(_none(), 200, headers, "application/zip")
+        return Streamed(zipped(files, self._lookup.open, extra), 200, headers, "application/zip")
 
     async def _file(self, request: Request) -> IndexedFile | None:
         return await self._lookup.file(request.path_params["study_id"], request.path_params["name"])
@@ -262,7 +262,7 @@ def attachment(name: str) -> str:
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(sound, safe='')}"
 
 
-class _Streamed(StreamingResponse):
+class Streamed(StreamingResponse):
     """Streams a blocking generator. However the response ends, the generator is closed and `done` is called."""
 
     def __init__(
@@ -273,6 +273,7 @@ class _Streamed(StreamingResponse):
         super().__init__(iterate_in_threadpool(pieces), status, headers, kind)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the response."""
         try:
             await super().__call__(scope, receive, send)
         finally:

@@ -34,7 +34,8 @@ PUT_TOGETHER = {
 
 OTHER_NAMES = {
     "already-there", "header-read", "older-than", "status-sent", "to-be-continued",  # placement, kinds, a selection, an outcome
-    "execute-sql", "view-database", "view-instance", "view-query", "view-table", "zip-study",  # permissions of Datasette, a token's scope
+    "execute-sql", "view-database", "view-instance", "view-query", "view-table",  # permissions of Datasette
+    "dicom-web", "zip-study",  # routes
     "content-security-policy", "cross-origin-opener-policy", "cross-origin-resource-policy", "if-none-match", "if-range", "no-store",
     "referrer-policy", "retry-after", "same-origin", "strict-transport-security",
     "x-content-type-options", "x-frame-options",  # headers of HTTP, and values
