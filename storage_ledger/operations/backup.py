@@ -12,11 +12,13 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import BinaryIO
 
 from storage_ledger import __version__
 from storage_ledger.domain.entries import Entry, faults
@@ -121,7 +123,7 @@ def take_out(folder: Path, manifest: Manifest, target: Path, on_progress: Backup
 
 
 def _take_out(folder: Path, manifest: Manifest, target: Path, on_progress: BackupProgress) -> None:
-    digest, size = _copy(folder / LEDGER, target, lambda done: on_progress("copied", done, manifest.bytes))
+    digest, size = _copy(folder / LEDGER, target, manifest.bytes, lambda done: on_progress("copied", done, manifest.bytes))
     if (digest, size) != (manifest.sha256, manifest.bytes):
         raise BackupError("backup-damaged", f"{folder / LEDGER} does not have the SHA-256 given in {MANIFEST}")
     revision = _revision_of(target, folder)  # before any entry: a newer schema may have other columns
@@ -168,7 +170,7 @@ def check_copy(file: Path, on_progress: BackupProgress = lambda *_: None) -> tup
 
 def _manifest(folder: Path) -> Manifest:
     try:
-        with (folder / MANIFEST).open("rb") as file:
+        with _regular(folder / MANIFEST) as file:
             said = json.loads(file.read(MAX_MANIFEST_BYTES))
         if isinstance(said, dict) and said.get("format") != FORMAT and "format" in said:  # its other fields may differ, too
             raise BackupError("backup-newer", f"{folder / MANIFEST} has a newer format than this program knows: run a newer version")
@@ -243,11 +245,20 @@ def _digest(path: Path) -> tuple[str, int]:
         return hashlib.file_digest(file, "sha256").hexdigest(), os.fstat(file.fileno()).st_size
 
 
-def _copy(source: Path, target: Path, on_progress: Callable[[int], None]) -> tuple[str, int]:
-    """Copy and fsync; return the SHA-256 of what was read, and its length."""
+@contextmanager
+def _regular(path: Path) -> Iterator[BinaryIO]:
+    """Open a file of a backup. A FIFO would block, and a device may be endless: they raise `BackupError`."""
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise BackupError("backup-damaged", f"{path} is not a regular file: use another backup")
+        yield file
+
+
+def _copy(source: Path, target: Path, most: int, on_progress: Callable[[int], None]) -> tuple[str, int]:
+    """Copy and fsync; return the SHA-256 of what was read, and its length. Reads little more than `most` bytes."""
     digest, size = hashlib.sha256(), 0
-    with source.open("rb") as read, files.opened(target, files.CREATE) as descriptor:
-        while chunk := read.read(_CHUNK):
+    with _regular(source) as read, files.opened(target, files.CREATE) as descriptor:
+        while size <= most and (chunk := read.read(_CHUNK)):
             digest.update(chunk)
             files.write_all(descriptor, chunk)
             size += len(chunk)

@@ -454,6 +454,32 @@ def remade(folder: Path, statements: str, **says: object) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
+@pytest.mark.parametrize("victim", ["ledger.db", "manifest.json"])
+@pytest.mark.parametrize("kind", ["fifo", "endless"])
+def test_a_backup_with_a_fifo_or_a_device_in_place_of_a_file_is_damaged(scene, victim, kind):
+    scene.append(3)
+    folder = scene.back_up()
+    scene.lose()
+    (folder / victim).unlink()
+    if kind == "fifo":
+        os.mkfifo(folder / victim)
+    else:
+        (folder / victim).symlink_to("/dev/zero")
+    with pytest.raises(BackupError, match=f"backup-damaged: .*{victim} is not a regular file"):
+        from_backup(folder, scene.archive, scene.file, force=False, with_mirror=lambda *_: False)
+    assert list(scene.file.parent.iterdir()) == []
+
+
+def test_no_more_of_a_backup_is_copied_than_its_manifest_says(scene):
+    scene.append(3)
+    folder, manifest = backup.find(scene.back_up())
+    os.truncate(folder / "ledger.db", 64 << 20)
+    copied: list[int] = []
+    with pytest.raises(BackupError, match="backup-damaged"):
+        backup.take_out(folder, manifest, scene.file.with_name("copy"), lambda _, done, __: copied.append(done))
+    assert manifest.bytes < max(copied) < 4 << 20
+
+
 def test_a_backup_made_by_a_newer_version_is_reported_as_newer(scene):
     scene.append(3)
     folder = scene.back_up()
