@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -232,6 +233,36 @@ def test_a_logout_ends_the_login_for_every_copy_of_its_cookie_also_across_a_rest
     assert kept.stat().st_mode & 0o777 == 0o600
     assert len(kept.read_text().splitlines()) == 1
     assert "event=browse.logout actor=jane" in browse.said()
+
+
+FORM = "application/x-www-form-urlencoded"
+NO_FORMS: list[tuple[bytes, dict[str, str]]] = [
+    (b"username=\xff\xfe\xfd", {}),
+    (b"csrftoken=\xff", {"Cookie": "ds_csrftoken=x"}),
+    (b"csrftoken=%C3%A9", {"Cookie": "ds_csrftoken=x"}),
+    (b"abc", {"Content-Type": "multipart/form-data", "Cookie": "ds_csrftoken=x"}),
+    (b"abc", {"Content-Type": "text/plain"}),
+    (b"abc", {"Content-Type": ""}),
+]
+
+
+@pytest.mark.parametrize(("body", "headers"), NO_FORMS)
+def test_a_form_that_nothing_can_decode_is_refused(stranger: Browse, body: bytes, headers: dict[str, str]):
+    assert post(stranger, body, headers) == 400
+    assert "error" not in stranger.said()
+
+
+@pytest.mark.parametrize("name", ["x-csrftoken", "Cookie"])
+def test_headers_that_nothing_can_decode_are_ignored(stranger: Browse, name: str):
+    assert post(stranger, b"username=%ED%A0%80&password=%FF", {name: "\xff"}) == 200
+    assert "error" not in stranger.said()
+
+
+def post(browse: Browse, body: bytes, headers: dict[str, str]) -> int:
+    """Send the login form, from an address that no other test guesses from."""
+    with closing(http.client.HTTPConnection("127.0.0.1", browse.port, timeout=10)) as connection:
+        connection.request("POST", "/-/login", body, {"Content-Type": FORM, "X-Forwarded-For": "198.51.100.7", **headers})
+        return connection.getresponse().status
 
 
 ELSEWHERE = [

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from storage_ledger.web.auth import forms
 from storage_ledger.web.auth.access_log import AccessLog
 from storage_ledger.web.auth.redirects import login_query
 
@@ -28,6 +29,7 @@ ACTOR = "storage_ledger.actor"
 """Who asks, in the scope of a request that was let in."""
 
 MAX_BODY_BYTES = 64 << 10
+NO_FORM = f"A form is {forms.FORM.decode()} and ASCII\n"
 
 _HEADERS = {
     "x-content-type-options": "nosniff",
@@ -101,6 +103,9 @@ class AccessMiddleware:
                 scope[ACTOR] = actor
                 self._log.begin(scope, actor)
                 send = self._log_view(send, scope, actor)
+        if answer is None and scope["method"] == "POST":
+            form = await forms.received(scope, receive)
+            answer, receive = (PlainTextResponse(NO_FORM, 400), receive) if form is None else (None, form)
         await (answer or self._app)(scope, receive, send)
 
     def _log_view(self, send: Send, scope: Scope, actor: str) -> Send:
@@ -170,14 +175,24 @@ def _is_from_another_site(scope: Scope) -> bool:
 
 
 def _sanitized(scope: Scope) -> Scope:
-    """Trust a proxy about TLS, which is harmless if wrong. Drop Basic credentials, which would cost 0.1 s of CPU each."""
+    """Trust a proxy about TLS, which is harmless if wrong.
+
+    Drop Basic credentials, which would cost 0.1 s of CPU each, and what `asgi_csrf` cannot decode or compare: cookies that are not
+    ASCII, and a header that our forms do not use.
+    """
     tls = scope["scheme"] == "https" or _header(scope, b"x-forwarded-proto").strip().lower() == b"https"
-    headers = [
-        (k, _plain_cookies(v) if tls and k == b"cookie" else v)
-        for k, v in scope["headers"]
-        if not (k == b"authorization" and not v.lower().startswith(b"bearer "))
-    ]
+    headers = [(k, _plain_cookies(v) if tls and k == b"cookie" else v) for k, v in scope["headers"] if _is_kept(k, v)]
     return {**scope, "headers": headers, "scheme": "https" if tls else scope["scheme"]}
+
+
+def _is_kept(name: bytes, value: bytes) -> bool:
+    match name:
+        case b"authorization":
+            return value.lower().startswith(b"bearer ")
+        case b"cookie":
+            return value.isascii()
+        case _:
+            return name != b"x-csrftoken"
 
 
 def _plain_cookies(cookies: bytes) -> bytes:
