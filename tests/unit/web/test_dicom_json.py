@@ -21,6 +21,7 @@ from pydicom.data import get_charset_files
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from storage_ledger.web.files.pictures import Unavailable
 from storage_ledger.web.files.pictures.bulk_data import bulk
@@ -255,6 +256,20 @@ def test_a_long_value_is_not_copied_if_it_is_in_the_file_as_it_is_wanted():
     assert (made.data, made.about) == (b"", {"at": file.getbuffer().nbytes - len(value), "length": len(value)})
 
 
+def test_a_long_value_that_has_to_be_turned_is_copied():
+    header = bytes(128) + b"DICM" + struct.pack("<HH2sH", 2, 16, b"UI", 20) + b"1.2.840.10008.1.2.2\0"
+    body = struct.pack(">HH2sHH", 0x28, 0x10, b"US", 2, 1) + struct.pack(">HH2sHL", 0x7FE0, 0x10, b"OW", 0, 2 << 20) + b"\1\2" * (1 << 20)
+    made = bulk(io.BytesIO(header + body), "7FE00010")
+    assert (made.data, made.about) == (b"\2\1" * (1 << 20), {})
+
+
+def test_a_long_value_in_a_deflated_file_is_copied():
+    made = make_file("/dev/null", EncapsulatedDocument=b"pdf!" * (1 << 19))
+    made.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    found = bulk(saved(made), "00420011")
+    assert (found.data, found.about) == (b"pdf!" * (1 << 19), {})
+
+
 def test_big_endian_values_are_turned():
     file = io.BytesIO(
         bytes(128) + b"DICM" + struct.pack("<HH2sH", 2, 16, b"UI", 20) + b"1.2.840.10008.1.2.2\0"
@@ -274,6 +289,14 @@ def test_sequences_in_un_without_a_length_are_read_and_those_with_one_stay_bytes
     made = of(part10(element(0x29, 0x1010, "UN", items) + open_ended))
     assert made["00291010"] == {"vr": "UN", "InlineBinary": base64.b64encode(items).decode()}
     assert made["00291020"] == {"vr": "SQ", "Value": [{"00080060": {"vr": "CS", "Value": ["CT"]}}]}
+
+
+def test_a_length_in_such_a_sequence_may_look_like_a_vr():
+    inner = struct.pack("<HHL", 0x8, 0x60, 2) + b"CT" + struct.pack("<HHL", 0x10, 0x4000, 0x4144) + b"x" * 0x4144  # DA
+    item = struct.pack("<HHL", 0xFFFE, 0xE000, len(inner)) + inner
+    body = struct.pack("<HH2sHL", 0x29, 0x1020, b"UN", 0, 0xFFFFFFFF) + item + struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
+    (read,) = of(part10(body))["00291020"]["Value"]
+    assert read["00104000"] == {"vr": "LT", "Value": ["x" * 0x4144]}
 
 
 def test_broken_elements_cost_no_other():

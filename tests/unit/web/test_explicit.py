@@ -13,6 +13,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels import get_decoder
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
@@ -201,3 +202,27 @@ def test_a_file_without_meta_information_gets_it():
     new = pydicom.dcmread(io.BytesIO(rewritten(bare)))
     assert new.file_meta.MediaStorageSOPInstanceUID == made.SOPInstanceUID
     assert new.PixelData == made.PixelData
+
+
+def test_colours_by_plane_are_by_pixel_when_decoded_and_the_header_says_so():
+    pixels = np.random.default_rng(1).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    made = make_file("/dev/null", rows=8, columns=8, BitsAllocated=8, BitsStored=8, HighBit=7, SamplesPerPixel=3, PlanarConfiguration=0)
+    made.PhotometricInterpretation = "RGB"
+    made.PixelData = pixels.tobytes()
+    made.compress(RLELossless, encoding_plugin="pydicom", generate_instance_uid=False)
+    made.PlanarConfiguration = 1
+    new = pydicom.dcmread(io.BytesIO(rewritten(saved(made, RLELossless))))
+    assert (new.PlanarConfiguration, new.PixelData) == (0, pixels.tobytes())
+
+
+def test_a_film_that_lacks_its_last_frame_is_refused_before_anything_is_written():
+    made = make_file("/dev/null", rows=3, columns=3, NumberOfFrames=2, BitsAllocated=8, BitsStored=8, HighBit=7)
+    made.PixelData = bytes(18)
+    made.compress(RLELossless, encoding_plugin="pydicom", generate_instance_uid=False)
+    *frames, last = generate_frames(made.PixelData, number_of_frames=2)
+    whole = encapsulate([*frames, last], has_bot=True)
+    made.PixelData = whole[: -len(last) - 8]
+    file = saved(made, RLELossless)
+    assert frame(file, RenderRequest("frame")).data == bytes(9)
+    with pytest.raises(Unavailable, match="pixels-unreadable"):
+        recipe(file)

@@ -195,6 +195,8 @@ def test_what_cannot_be_told_apart_is_refused():
     assert code(saved(two_of_four, RLELossless), 1) == "pixels-unreadable"
     too_few = film(b"ab", b"cd", b"ef", pixel_data=in_items(b"", b"ab", b"cd"))
     assert code(saved(too_few, RLELossless), 2) == "pixels-unreadable"
+    video = film(b"ab", b"cd", pixel_data=in_items(b"", b"all of them!"))
+    assert code(saved(video, UID("1.2.840.10008.1.2.4.102")), 1) == "syntax-unsupported"
     no_items = film(b"ab")
     file = saved(no_items, RLELossless).getvalue()
     broken = file.replace(b"\xfe\xff\x00\xe0", b"\xfe\xff\x00\xe1")
@@ -223,3 +225,27 @@ def test_pixel_arrays_are_what_the_pages_show():
     file = io.BytesIO(next(path for path in testdata_files() if path.name == "JPEG2000.dcm").read_bytes())
     shown = pixel_array(file, decoding_plugin="pylibjpeg")
     assert np.frombuffer(asked(file, stored=False)[0], shown.dtype).reshape(shown.shape).tolist() == shown.tolist()
+
+
+def colour(photometric: str) -> tuple[Dataset, Any]:
+    pixels = np.random.default_rng(1).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    made = make_file("/dev/null", rows=8, columns=8, BitsAllocated=8, BitsStored=8, HighBit=7, SamplesPerPixel=3, PlanarConfiguration=0)
+    made.PhotometricInterpretation = photometric
+    made.PixelData = pixels.tobytes()
+    made.compress(RLELossless, encoding_plugin="pydicom", generate_instance_uid=False)
+    made.PlanarConfiguration = 1  # as in the code stream
+    return made, pixels
+
+
+@pytest.mark.parametrize("photometric", ["RGB", "YBR_FULL"])
+def test_colours_without_loss_stay_what_they_are_by_pixel(photometric: str):
+    made, pixels = colour(photometric)
+    file = saved(made, RLELossless)
+    about = {"syntax": EXPLICIT, "photometric": photometric, "bits_allocated": 8, "samples": 3, "planar": 0}
+    assert asked(file, stored=False) == (pixels.tobytes(), about)
+
+
+def test_subsampled_colours_of_jpeg_become_rgb():
+    file = io.BytesIO(next(path for path in testdata_files() if path.name == "examples_ybr_color.dcm").read_bytes())
+    assert asked(file, stored=False)[1]["photometric"] == "RGB"
+    assert pydicom.dcmread(io.BytesIO(file.getvalue())).PhotometricInterpretation == "YBR_FULL_422"

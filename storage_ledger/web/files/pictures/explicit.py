@@ -11,7 +11,7 @@ from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
 from storage_ledger.archive.dicom_elements import ITEM, UNDEFINED, Unreadable
 from storage_ledger.web.files.pictures import Rendered, Unavailable
-from storage_ledger.web.files.pictures.frames import IN_PLACE_BYTES, StoredPixels, code_stream, decoded, stored_pixels
+from storage_ledger.web.files.pictures.frames import IN_PLACE_BYTES, StoredPixels, code_stream, decoded, places, stored_pixels
 from storage_ledger.web.files.pictures.levels import EXPLICIT, PIXELS, Level, OpenFile, Span, items, opened, vr_of
 
 MAX_HEAD_BYTES = 32 << 20
@@ -44,6 +44,7 @@ def recipe(file: BinaryIO) -> Rendered:
     if outside is not None and pixels is not None and outside.tag == pixels.span.tag:
         if pixels.encapsulated:
             data, described = decoded(code_stream(found, pixels, 0), pixels, found.syntax)
+            places(found, pixels, pixels.frames - 1)  # the caller cannot turn back half-way
             changed = _changed(pixels, described)
             about.update(frames=pixels.frames, frame_bytes=len(data))
         elif not (found.in_file and top.unit(outside, pixels.vr) == 1):
@@ -80,6 +81,8 @@ def _outside(found: OpenFile, pixels: StoredPixels | None) -> Span | None:
         return None
     if pixels.frame_bits % 8:
         raise Unavailable("picture-too-large")
+    if pixels.frame_bits == 0 or pixels.frames * pixels.frame_bits > (span.end - span.value_at) * 8:
+        raise Unavailable("pixels-unreadable")
     return span
 
 

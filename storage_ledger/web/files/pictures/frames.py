@@ -159,12 +159,20 @@ def decoded(code: bytes, pixels: StoredPixels, syntax: str) -> tuple[bytes, dict
 def code_stream(found: OpenFile, pixels: StoredPixels, number: int) -> bytes:
     """Return the fragments of one frame, joined. Raises `Unavailable`."""
     source = found.top.data.source
+    return b"".join(source.at(at, length) for at, length in places(found, pixels, number))
+
+
+def places(found: OpenFile, pixels: StoredPixels, number: int) -> list[tuple[int, int]]:
+    """Return the places and lengths of a frame's fragments. Raises `Unavailable`; a video cannot be divided into frames."""
+    source = found.top.data.source
     table = next(fragments(source, pixels.span.value_at), None)
     if table is None:
         raise Unavailable("pixels-unreadable")
     begin = sum(table)
-    places = _by_table(found, pixels, number, source.at(*table), begin) or _by_count(source, begin, pixels.frames, number)
-    return b"".join(source.at(at, length) for at, length in places)
+    there = _by_table(found, pixels, number, source.at(*table), begin) or _by_count(source, begin, pixels.frames, number)
+    if not there:
+        raise Unavailable("pixels-unreadable" if found.syntax in DECODERS else "syntax-unsupported")
+    return there
 
 
 def _by_table(found: OpenFile, pixels: StoredPixels, number: int, table: bytes, begin: int) -> list[tuple[int, int]] | None:
@@ -175,31 +183,30 @@ def _by_table(found: OpenFile, pixels: StoredPixels, number: int, table: bytes, 
         return None
     offset, *following = struct.unpack_from(f"<{min(2, pixels.frames - number)}{'Q' if size == 8 else 'L'}", table, number * size)
     until = begin + following[0] if following else None
-    places: list[tuple[int, int]] = []
+    there: list[tuple[int, int]] = []
     try:
         for at, length in fragments(found.top.data.source, begin + offset):
-            places.append((at, length))
+            there.append((at, length))
             if until is not None and at + length >= until:
                 break
     except Unavailable:
         return None
-    return places if places and until in {None, sum(places[-1])} else None
+    return there if there and until in {None, sum(there[-1])} else None
 
 
-def _by_count(source: ByteSource, begin: int, frames: int, number: int) -> list[tuple[int, int]]:
-    places = list(fragments(source, begin))
+def _by_count(source: ByteSource, begin: int, frames: int, number: int) -> list[tuple[int, int]] | None:
+    """Return the places of a frame's fragments if each frame has one, or ends with the marker of JPEG; otherwise None."""
+    there = list(fragments(source, begin))
     if frames == 1:
-        return places
-    if len(places) == frames:
-        return [places[number]]
+        return there
+    if len(there) == frames:
+        return [there[number]]
     found: list[list[tuple[int, int]]] = [[]]
-    for at, length in places:
+    for at, length in there:
         found[-1].append((at, length))
         if _END_OF_IMAGE in source.at(at + max(0, length - 10), min(length, 10)):
             found.append([])
-    if len(found) - (not found[-1]) < frames:
-        raise Unavailable("pixels-unreadable")
-    return found[number]
+    return found[number] if len(found) - (not found[-1]) >= frames else None
 
 
 def fragments(source: ByteSource, position: int) -> Iterator[tuple[int, int]]:
