@@ -37,7 +37,7 @@ _STUDIES = (
 _DICOM_STUDIES = (re.compile(r"/dicom/([^/]+?)(?:\.json)?/?"), re.compile(rf"/index/dicom_studies/([^/]+?){_FORMAT}"))
 _ENTRY = re.compile(rf"/ledger/entries/([0-9]{{1,18}}){_FORMAT}")
 _ROUTES = re.compile(
-    r"/(image|header|metadata|file|zip|zip-study|studies|dicom|attention|index/[a-z_]+|ledger/[a-z_]+|index|ledger)(?=[/.]|$)"
+    r"/(dicom-web|image|header|metadata|file|zip|zip-study|studies|dicom|attention|index/[a-z_]+|ledger/[a-z_]+|index|ledger)(?=[/.]|$)"
 )
 
 
@@ -72,7 +72,7 @@ class AccessLog:
         route = found[1] if found else "home"
         viewed: dict[str, Any] = scope[_KEY] or await self._study_at(scope, path)
         what = (actor, route, viewed.get("study_id"), viewed.get("position"), status)
-        if route in {"image", "header", "home"} and self._logged_recently(what):
+        if route in {"image", "header", "home", "dicom-web"} and self._logged_recently(what):
             return
         fields = {name: value for name, value in viewed.items() if value is not None}
         logs.get().info("browse.looked", actor=actor, route=route, http_status=status, **fields)

@@ -30,6 +30,7 @@ ADVICE = (
 _HASH = re.compile(r"pbkdf2_sha256\$[1-9][0-9]{0,8}\$[^$\s]+\$[A-Za-z0-9+/]+=*")
 _USER = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 _TOKEN_HASH = re.compile(r"[0-9a-f]{64}")
+_ORIGIN = re.compile(r"https?://(?:[a-z0-9.-]{1,253}|\[[0-9a-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _MACHINE = "token:"
 EVERYONE = "*"
 """In BROWSE_SQL_USERS."""
@@ -89,6 +90,16 @@ class BrowseSettings(BaseSettings):
         description="Host names of the page, without ports, separated by spaces; requests for another are refused, loopback excepted. "
         "`*`: any. If not set: any, but with `--no-login` only `localhost` and IP addresses.",
     )
+    browse_public_url: str | None = Field(
+        None,
+        description="Address of the page as its users know it, such as `https://images.example.org/archive`: DICOMweb answers contain it. "
+        "If not set, it is taken from each request (`X-Forwarded-Host`, `X-Forwarded-Proto`, `Host`).",
+    )
+    browse_cors_origins: str | None = Field(
+        None,
+        description="Other sites whose pages may read DICOMweb with a token, separated by spaces: `https://viewer.example.org`. "
+        "If not set, none.",
+    )
     browse_trusted_proxies: str | None = Field(
         None,
         description="IP addresses of proxies whose `X-Forwarded-For` is trusted, separated by spaces. If not set, wrong passwords "
@@ -130,6 +141,11 @@ class BrowseSettings(BaseSettings):
     def _http(cls, value: str | None) -> str | None:
         return None if value is None else checked_url(value, ("http",)).rstrip("/")
 
+    @field_validator("browse_public_url")
+    @classmethod
+    def _http_or_https(cls, value: str | None) -> str | None:
+        return None if value is None else checked_url(value, ("http", "https")).rstrip("/")
+
     @classmethod
     def load(cls) -> Self:
         """Read the environment. Raises `BadSettings`, which names every invalid variable but never its value."""
@@ -146,6 +162,8 @@ class Access:
 
     `grants`: what each program may see, by the name of its token. `sql_users`: users who may run SQL; `*` means everyone.
     `title`: name of the installation. `notice`: text at the foot of every page. `contact`: whom to ask for help; all may be empty.
+    `notice`: text at the foot of every page. `public_url`: the page's address as clients know it. `cors_origins`: sites
+    whose pages may read DICOMweb.
     """
 
     users: Mapping[str, str]
@@ -160,6 +178,8 @@ class Access:
     notice: str = ""
     contact: str = ""
     hosts: Hosts = Hosts(None, open=False)  # noqa: RUF009 - it is frozen
+    public_url: str | None = None
+    cors_origins: tuple[str, ...] = ()
 
     @property
     def allow(self) -> dict[str, list[str]] | None:
@@ -243,6 +263,8 @@ def read_access(settings: BrowseSettings, folder: Path, *, is_open: bool) -> Acc
         hosts=Hosts.of(settings.browse_hosts, is_open=is_open),
         title=(settings.browse_title or "").strip(),
         contact=(settings.browse_contact or "").strip(),
+        public_url=settings.browse_public_url,
+        cors_origins=_origins(settings),
         notice=f"{notice} {settings.browse_notice or ''}".strip(),
     )
 
@@ -301,6 +323,15 @@ def _proxies(settings: BrowseSettings) -> frozenset[str]:
         return frozenset(str(ipaddress.ip_address(word)) for word in (settings.browse_trusted_proxies or "").split())
     except ValueError:
         raise BadSettings("bad-settings", "BROWSE_TRUSTED_PROXIES: not a list of IP addresses separated by spaces") from None
+
+
+def _origins(settings: BrowseSettings) -> tuple[str, ...]:
+    origins = tuple((settings.browse_cors_origins or "").split())
+    if not all(map(_ORIGIN.fullmatch, origins)):
+        raise BadSettings(
+            "bad-settings", "BROWSE_CORS_ORIGINS: not a list of origins separated by spaces, such as https://viewer.example.org"
+        )
+    return origins
 
 
 def _text(name: str, given: str | None, file: Path | None) -> tuple[str, str]:

@@ -54,7 +54,7 @@ _TLS_HEADERS = {"strict-transport-security": "max-age=31536000"}
 _PREFIX = b"__Host-"
 """Over TLS our cookies have it: browsers then take them from this host only, over TLS only (RFC 6265bis §4.1.3.2)."""
 
-_NAMES = re.compile(r"/(?:image|file|header|dicom|zip)/")
+_NAMES = re.compile(r"/(?:image|file|header|dicom|zip|dicom-web)/")
 
 
 class AccessMiddleware:
@@ -136,6 +136,8 @@ class AccessMiddleware:
         if b"text/html" in _header(scope, b"accept"):
             back = login_query(_path(scope), scope.get("query_string", b"").decode("latin-1")) if scope["method"] == "GET" else ""
             return RedirectResponse(LOGIN + back, 302)
+        if _path(scope).startswith("/dicom-web/"):
+            return PlainTextResponse(self._advice + "\n", 401, {"WWW-Authenticate": "Bearer"})
         return forbidden(_path(scope), self._advice)
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 import secrets
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +41,18 @@ from storage_ledger.web.datasette.database import SafeDatabase
 from storage_ledger.web.datasette.health import Health
 from storage_ledger.web.datasette.query_pool import QueryPool
 from storage_ledger.web.datasette.table_metadata import table_metadata
-from storage_ledger.web.files.lookup import FileLookup
+from storage_ledger.web.dicomweb.answers import Refused
+from storage_ledger.web.dicomweb.cross_origin import with_cors
+from storage_ledger.web.dicomweb.instances import Instances
+from storage_ledger.web.dicomweb.public_url import service_url
+from storage_ledger.web.dicomweb.retrieve import Sources
+from storage_ledger.web.dicomweb.routes import DicomWeb
+from storage_ledger.web.dicomweb.search import Search
+from storage_ledger.web.files.checked import CheckedFiles
+from storage_ledger.web.files.lookup import FileLookup, Query
 from storage_ledger.web.files.pictures.cache import Cache
 from storage_ledger.web.files.pictures.pool import Pool
+from storage_ledger.web.files.renderings import Renderings
 from storage_ledger.web.files.routes import ContentRoutes
 from storage_ledger.web.pages import views
 from storage_ledger.web.pages.live_state import LiveState
@@ -171,11 +180,9 @@ def asgi_wrapper(datasette: Browse) -> Callable[[ASGIApp], ASGIApp]:
                 return str(actor["id"]) if actor_matches_allow(actor, access.allow) else None
         return None
 
-    async def query(sql: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
-        return [dict(row) for row in (await datasette.get_database("index").execute(sql, dict(parameters))).rows]
-
-    lookup = FileLookup(query, datasette.content.archive)
+    lookup = FileLookup(_queries(datasette, "index"), datasette.content.archive)
     content = ContentRoutes(lookup, datasette.content.pool, datasette.content.cache)
+    dicomweb = _dicomweb(datasette, lookup)
     advice = (
         f"Log in at {middleware.LOGIN} first."
         if access.users
@@ -188,13 +195,41 @@ def asgi_wrapper(datasette: Browse) -> Callable[[ASGIApp], ASGIApp]:
         grant = access.grant(actor)
         return None if grant is None or grant.path(path) else NOT_GRANTED.format(grant)
 
-    def before(app: ASGIApp) -> ASGIApp:
-        return with_limits(content.before(with_viewer(without_formulas(app), datasette.content.viewer.folder, access.title)))
-
     health = Health(lambda: datasette.get_database("ledger").execute("SELECT 1"))
-    return lambda app: middleware.AccessMiddleware(
-        before(app), who, advice, refused, access.hosts.include, health.answers, AccessLog(lookup)
-    )
+    log = AccessLog(lookup)
+
+    def wrapped(app: ASGIApp) -> ASGIApp:
+        viewer = with_viewer(without_formulas(app), datasette.content.viewer.folder, access.title)
+        routes = with_limits(content.before(dicomweb.before(viewer)))
+        checked = middleware.AccessMiddleware(routes, who, advice, refused, access.hosts.include, health.answers, log)
+        return with_cors(access.cors_origins, checked)
+
+    return wrapped
+
+
+def _queries(datasette: Browse, database: str) -> Query:
+    async def query(sql: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+        return [dict(row) for row in (await datasette.get_database(database).execute(sql, dict(parameters))).rows]
+
+    return query
+
+
+def _dicomweb(datasette: Browse, lookup: FileLookup) -> DicomWeb:
+    def searching(database: str) -> Query:
+        query = _queries(datasette, database)
+
+        async def search(sql: str, parameters: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+            try:
+                return await query(sql, parameters)
+            except QueryInterrupted:
+                raise Refused(503, TOO_SLOW) from None
+
+        return search
+
+    checked = CheckedFiles(lookup)
+    sources = Sources(checked, Renderings(checked.open, datasette.content.pool, datasette.content.cache))
+    search = Search(searching("index"), searching("ledger"))
+    return DicomWeb(search, Instances(searching("index")), sources, partial(service_url, datasette.access))
 
 
 @hookimpl

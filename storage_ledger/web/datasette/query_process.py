@@ -22,7 +22,7 @@ from typing import Any
 
 from storage_ledger.system.sqlite import quoted, sqlite
 from storage_ledger.web.datasette.replaceable_file import ReplaceableFile
-from storage_ledger.web.pages.search_terms import expression
+from storage_ledger.web.pages.search_terms import expression, names_person
 
 MAX_ANSWER_BYTES = 16 << 20
 """Memory for the values of one answer. The web page holds them several times over while it makes JSON of them."""
@@ -112,6 +112,7 @@ def _connect(path: str) -> Any:
     connection.execute("PRAGMA query_only = ON")
     connection.text_factory = lambda data: str(data, "utf-8", "replace")
     connection.create_function("escape_fts", 1, expression)
+    connection.create_function("names_person", 2, names_person)
     connection.set_authorizer(lambda action, *_: sqlite.SQLITE_OK if action in _READING else sqlite.SQLITE_DENY)
     return connection
 

@@ -24,26 +24,20 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from storage_ledger.system import logs
 from storage_ledger.web.auth.access_log import asker_of, record_view
 from storage_ledger.web.files.http_ranges import ByteRange, is_current, requested_range
 from storage_ledger.web.files.lookup import FileLookup, IndexedFile
 from storage_ledger.web.files.pictures import MAX_FRAME, SIZES, WHY, Rendered, RenderRequest, Unavailable
-from storage_ledger.web.files.pictures.cache import Cache, key_of
+from storage_ledger.web.files.pictures.cache import Cache
 from storage_ledger.web.files.pictures.pool import Pool
+from storage_ledger.web.files.renderings import NO_FILE, Renderings, cache_key
 from storage_ledger.web.files.zip_stream import PIECE, paths, safe_name, zipped
 
 PRIVATE = "private, max-age=3600"
 """Caching in the user's own browser only; `Vary` ends it with the login."""
 
 _TYPES = {"png": "image/png", "jpeg": "image/jpeg", "json": "application/json"}
-_FAILED_FOR_S = 600.0
-_FAILED_AT_MOST = 10_000
 _STATUS = {"file-missing": 404, "archive-missing": 503, "file-unreadable": 503}
-_NO_FILE = frozenset({"archive-missing", "file-missing", "file-changed", "file-unreadable"})
-"""Reasons for which the file cannot be downloaded either."""
-
-_PASSING = _NO_FILE | {"pictures-busy"}
 
 
 class ContentRoutes:
@@ -51,9 +45,7 @@ class ContentRoutes:
 
     def __init__(self, lookup: FileLookup, pool: Pool, cache: Cache) -> None:
         self._lookup = lookup
-        self._pool = pool
-        self._cache = cache
-        self._failed: dict[tuple[str, bool, int], tuple[float, str]] = {}
+        self._renderings = Renderings(lookup.open, pool, cache)
 
     def before(self, app: ASGIApp) -> Router:
         """Return a router with these routes; all other addresses go to `app`."""
@@ -82,11 +74,11 @@ class ContentRoutes:
         if file is None:
             return _not_there()
         record_view(request.scope, study_id=file.study_id)
-        key = key_of(file.sha256, wanted.what, wanted.frame, wanted.size, wanted.window)
+        key = cache_key(file, wanted)
         if is_current(request.headers, key):
             return Response(status_code=304, headers={**_private(), "ETag": f'"{key}"'})
         try:
-            made = await self._made(key, file, wanted, request)
+            made = await self._made(file, wanted, request)
         except Unavailable as error:
             return Response(
                 _placeholder(WHY[error.code]),
@@ -109,9 +101,10 @@ class ContentRoutes:
             return _refusal(400, str(error))
         record_view(request.scope, study_id=file.study_id)
         try:
-            made = await self._made(key_of(file.sha256, "about", frame), file, RenderRequest("about", frame), request)
+            await asyncio.to_thread(self._lookup.check, file)  # it says whether the file can be downloaded: the cache cannot know
+            made = await self._made(file, RenderRequest("about", frame), request)
         except Unavailable as error:
-            downloadable = error.code not in _NO_FILE
+            downloadable = error.code not in NO_FILE
             return JSONResponse({"frames": 0, "windows": [], "why": error.code, "text": WHY[error.code], "downloadable": downloadable})
         return JSONResponse({**json.loads(made.data), "why": None, "text": "", "downloadable": True})
 
@@ -122,7 +115,7 @@ class ContentRoutes:
             return _not_there()
         record_view(request.scope, study_id=file.study_id)
         try:
-            made = await self._made(key_of(file.sha256, "header"), file, RenderRequest("header"), request)
+            made = await self._made(file, RenderRequest("header"), request)
         except Unavailable as error:
             return JSONResponse({"rows": [], "cut": False, "why": error.code, "text": WHY[error.code]})
         return Response(made.data, media_type="application/json")
@@ -202,42 +195,14 @@ class ContentRoutes:
             return Streamed(_none(), 200, headers, "application/zip")
         return Streamed(zipped(files, self._lookup.open, extra), 200, headers, "application/zip")
 
+    async def _made(self, file: IndexedFile, wanted: RenderRequest, request: Request) -> Rendered:
+        return await unless_gone(request, self._renderings.get(file, wanted, asker_of(request.scope)))
+
     async def _file(self, request: Request) -> IndexedFile | None:
         return await self._lookup.file(request.path_params["study_id"], request.path_params["name"])
 
-    async def _made(self, key: str, file: IndexedFile, wanted: RenderRequest, request: Request) -> Rendered:
-        """Return the result from the cache, or render it and cache it. Raises `Unavailable`."""
-        if wanted.what == "about":  # it says whether the file can be downloaded, so a cached answer is not enough
-            await asyncio.to_thread(self._lookup.check, file)
-        if (made := await asyncio.to_thread(self._cache.get, key)) is not None:
-            return made
-        now = asyncio.get_running_loop().time()
-        question = (file.sha256, wanted.what == "header", wanted.frame)  # independent of size and window
-        if (failed := self._failed.get(question)) is not None and now < failed[0]:
-            await asyncio.to_thread(self._lookup.check, file)  # one that is gone meanwhile is missing, whatever was wrong with it
-            raise Unavailable(failed[1])
-        descriptor = await asyncio.to_thread(self._lookup.open, file)
-        try:
-            made = await _unless_gone(request, self._pool.make(descriptor, wanted, asker_of(request.scope)))
-        except Unavailable as error:
-            if error.code not in _PASSING:
-                self._remember(question, now + _FAILED_FOR_S, error.code)
-                logs.get().info("browse.no-picture", code=error.code, frames_at=error.where, study_id=file.study_id)
-            raise
-        finally:
-            os.close(descriptor)
-        await asyncio.to_thread(self._cache.put, key, made)
-        return made
 
-    def _remember(self, question: tuple[str, bool, int], until: float, code: str) -> None:
-        """Remember a failure, so that a file that crashes a worker is not tried again at every request."""
-        self._failed.pop(question, None)
-        self._failed[question] = (until, code)
-        while len(self._failed) > _FAILED_AT_MOST:
-            del self._failed[next(iter(self._failed))]
-
-
-async def _unless_gone(request: Request, making: Awaitable[Rendered]) -> Rendered:
+async def unless_gone(request: Request, making: Awaitable[Rendered]) -> Rendered:
     """Await `making`; cancel it if the client hangs up first."""
 
     async def gone() -> None:

@@ -99,6 +99,20 @@ def expression(text: object) -> str:
     return all_of(terms(text))
 
 
+def names_person(name: str | None, text: str) -> bool:
+    """Return whether each word of `text` begins a word of this person's name, in any spelling and order."""
+    known = {compact(word) for form in (fold(name or ""), spelled(name or "")) for word in re.split(r"[\s^=,\\-]+", form)}
+    return all(
+        any(
+            word.startswith(way) or (not way.isascii() and way in word)
+            for word in known
+            for way in {compact(fold(each)), compact(spelled(each))}
+        )
+        for each in _BETWEEN_WORDS.split(text)
+        if compact(fold(each))
+    )
+
+
 def period(text: str) -> tuple[str, str] | None:
     """Return the first and last day of a date or period, as `20260601` and `20260699`, or None if it is neither."""
     if day := _day(text):
