@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,6 +18,18 @@ ROOT = "1.2.826.0.1.3680043.8.498.7"
 CT, MR, JAPANESE, UMLAUT, TWINS, COPIES = (f"{ROOT}.{number}" for number in range(1, 7))
 
 
+def _with_a_uid_of_its_own(data: bytes, number: int, seen: set[bytes]) -> bytes:
+    """Return the file; if another one has its SOP Instance UID, as many of pydicom's have, with other digits at the end of it."""
+    found = re.search(rb"\x08\x00\x18\x00(?:UI..|....)([0-9.]{8,64})", data, re.DOTALL)
+    if found is None:
+        return data
+    uid = found[1]
+    if uid in seen:
+        data = data.replace(uid, uid[:-4] + b"9%03d" % number)
+    seen.add(uid)
+    return data
+
+
 @dataclass
 class Archived:
     """Where it is, and the source of each instance, by its Study, Series and SOP Instance UID."""
@@ -27,11 +39,12 @@ class Archived:
 
 
 def make_dicom_archive(folder: Path) -> Archived:
-    """Make the archive: every file of pydicom's wheel, a CT of 12 slices, an MR of two series, names in other scripts, two different
-    files with one SOP Instance UID, and one file that was archived twice."""
+    """Make the archive: every file of pydicom's wheel (with different SOP Instance UIDs), a CT of 12 slices, an MR of two series,
+    names in other scripts, two different files with one SOP Instance UID, and one file that was archived twice."""
     pipeline = Pipeline(folder, Ledgers(folder), grace_s=0)
     pipeline.clock.now = datetime.now(UTC) - timedelta(minutes=5)
     archived = Archived(folder)
+    seen: set[bytes] = set()
 
     def deliver(study_id: str, path: Path) -> None:
         pipeline.deliver(json.dumps(described(study_id, path.name)).encode())
@@ -43,7 +56,7 @@ def make_dicom_archive(folder: Path) -> Archived:
 
     for number, source in enumerate(testdata_files()):
         path = pipeline.uploads / f"pydicom-{number}.dcm"
-        shutil.copy(source, path)
+        path.write_bytes(_with_a_uid_of_its_own(source.read_bytes(), number, seen))
         deliver(f"pydicom-{number}", path)
 
     def bring(study_id: str, study: str, series: int = 1, number: int = 1, **elements: str) -> None:

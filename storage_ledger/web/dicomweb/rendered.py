@@ -133,7 +133,7 @@ def _quality(text: str | None) -> int | None:
 
 
 def _viewport(text: str | None) -> tuple[float | None, ...] | None:
-    """Parse `width,height` or `width,height,x,y,width,height`, of which the last four may be empty (§8.3.5.1.3). Raises `Refused`."""
+    """Parse `width,height` or `width,height,x,y,width,height`; the last four may be empty (§8.3.5.1.3). Raises `Refused`."""
     if text is None:
         return None
     words = text.split(",")

@@ -172,7 +172,7 @@ def whole_number(about: Mapping[str, Any], name: str) -> int:
 
 
 async def begun(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Return the same pieces, the first of which is made already: what fails before it is a status. Raises `Refused`."""
+    """Make the first piece now, so that what fails before it is a status. Returns all pieces. Raises `Refused`."""
     try:
         first = await anext(pieces, None)
     except Unavailable as error:
