@@ -109,6 +109,7 @@ INDEXES = (
     "CREATE INDEX series_by_uid ON series (series_instance_uid)",
     "CREATE INDEX uploads_by_state ON uploads (state) WHERE state <> 'archived'",
     "CREATE INDEX dicom_studies_by_patient ON dicom_studies (patient_id)",
+    "CREATE INDEX dicom_studies_by_accession ON dicom_studies (accession_number)",
     "CREATE INDEX dicom_studies_by_date ON dicom_studies (study_date)",
     "CREATE INDEX dicom_studies_by_arrival ON dicom_studies (last_archived_at)",
     "CREATE INDEX dicom_studies_by_first ON dicom_studies (first_position, last_archived_at, modalities, institution_name, year)",

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 import secrets
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import astuple, dataclass
-from functools import partial, wraps
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -28,38 +28,23 @@ from starlette.types import ASGIApp, Scope
 
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.system import logs
-from storage_ledger.web.answer_limits import with_limits
 from storage_ledger.web.auth import middleware
-from storage_ledger.web.auth.access_log import AccessLog
 from storage_ledger.web.auth.credentials import ADVICE, Access
 from storage_ledger.web.auth.redirects import safe_target
 from storage_ledger.web.auth.sessions import Session, Sessions
 from storage_ledger.web.auth.throttle import Attempts, OneAtATime
 from storage_ledger.web.datasette import cells, parameters, routes
-from storage_ledger.web.datasette.csv_cells import without_formulas
+from storage_ledger.web.datasette.around import NOT_GRANTED, TOO_SLOW, around
 from storage_ledger.web.datasette.database import SafeDatabase
-from storage_ledger.web.datasette.health import Health
 from storage_ledger.web.datasette.query_pool import QueryPool
 from storage_ledger.web.datasette.table_metadata import table_metadata
-from storage_ledger.web.dicomweb.answers import Refused
-from storage_ledger.web.dicomweb.cross_origin import with_cors
-from storage_ledger.web.dicomweb.instances import Instances
-from storage_ledger.web.dicomweb.public_url import service_url
-from storage_ledger.web.dicomweb.retrieve import Sources
-from storage_ledger.web.dicomweb.routes import DicomWeb
-from storage_ledger.web.dicomweb.search import Search
-from storage_ledger.web.files.checked import CheckedFiles
-from storage_ledger.web.files.lookup import FileLookup, Query
 from storage_ledger.web.files.pictures.cache import Cache
 from storage_ledger.web.files.pictures.pool import Pool
-from storage_ledger.web.files.renderings import Renderings
-from storage_ledger.web.files.routes import ContentRoutes
 from storage_ledger.web.pages import views
 from storage_ledger.web.pages.live_state import LiveState
 from storage_ledger.web.pages.search_terms import expression
 from storage_ledger.web.service_watch import ServiceWatch
 from storage_ledger.web.viewer.links import Viewer
-from storage_ledger.web.viewer.routes import with_viewer
 
 SETTINGS = {
     "allow_download": False,  # the whole database in one request; backups have a command of their own
@@ -70,9 +55,7 @@ SETTINGS = {
     "suggest_facets": False,  # would count every column of every page
     "truncate_cells_html": 200,
 }
-NOT_GRANTED = "This token does not allow that. It allows: {}. BROWSE_TOKENS defines what a token allows."
 NO_SQL = "You can view all tables and saved queries, but not run your own SQL: only users named in the setting BROWSE_SQL_USERS can."
-TOO_SLOW = "This took too long: a query is stopped after one second. Ask for less, or for rows that an index finds."
 COOKIE = "ds_actor"
 """The login's cookie. Datasette shows its logout link if there is one of this name."""
 
@@ -180,56 +163,7 @@ def asgi_wrapper(datasette: Browse) -> Callable[[ASGIApp], ASGIApp]:
                 return str(actor["id"]) if actor_matches_allow(actor, access.allow) else None
         return None
 
-    lookup = FileLookup(_queries(datasette, "index"), datasette.content.archive)
-    content = ContentRoutes(lookup, datasette.content.pool, datasette.content.cache)
-    dicomweb = _dicomweb(datasette, lookup)
-    advice = (
-        f"Log in at {middleware.LOGIN} first."
-        if access.users
-        else "Send a token as `Authorization: Bearer …`."
-        if access.tokens
-        else ADVICE
-    )
-
-    def refused(actor: str, path: str) -> str | None:
-        grant = access.grant(actor)
-        return None if grant is None or grant.path(path) else NOT_GRANTED.format(grant)
-
-    health = Health(lambda: datasette.get_database("ledger").execute("SELECT 1"))
-    log = AccessLog(lookup)
-
-    def wrapped(app: ASGIApp) -> ASGIApp:
-        viewer = with_viewer(without_formulas(app), datasette.content.viewer.folder, access.title)
-        routes = with_limits(content.before(dicomweb.before(viewer)))
-        checked = middleware.AccessMiddleware(routes, who, advice, refused, access.hosts.include, health.answers, log)
-        return with_cors(access.cors_origins, checked)
-
-    return wrapped
-
-
-def _queries(datasette: Browse, database: str) -> Query:
-    async def query(sql: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
-        return [dict(row) for row in (await datasette.get_database(database).execute(sql, dict(parameters))).rows]
-
-    return query
-
-
-def _dicomweb(datasette: Browse, lookup: FileLookup) -> DicomWeb:
-    def searching(database: str) -> Query:
-        query = _queries(datasette, database)
-
-        async def search(sql: str, parameters: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-            try:
-                return await query(sql, parameters)
-            except QueryInterrupted:
-                raise Refused(503, TOO_SLOW) from None
-
-        return search
-
-    checked = CheckedFiles(lookup)
-    sources = Sources(checked, Renderings(checked.open, datasette.content.pool, datasette.content.cache))
-    search = Search(searching("index"), searching("ledger"))
-    return DicomWeb(search, Instances(searching("index")), sources, partial(service_url, datasette.access))
+    return around(datasette, who)
 
 
 @hookimpl

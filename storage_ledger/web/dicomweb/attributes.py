@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
 
-Kind = Literal["uid", "date", "time", "text", "person", "number", "modalities"]
-Level = Literal["studies", "series", "instances"]
+MatchKind = Literal["uid", "date", "time", "text", "person", "number", "modalities"]
+QueryLevel = Literal["studies", "series", "instances"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Matched:
     """Where an attribute is in the index, and how it is matched. `column` has its table's alias: s(tudy), e (series), f(ile)."""
 
     column: str
-    kind: Kind
+    kind: MatchKind
 
 
 OF_STUDY = {
@@ -56,7 +56,7 @@ OF_INSTANCE = {
     "NumberOfFrames": Matched("f.frames", "number"),
 }
 
-RETURNED: Mapping[Level, tuple[str, ...]] = {
+RETURNED: Mapping[QueryLevel, tuple[str, ...]] = {
     "studies": (
         "StudyDate", "StudyTime", "AccessionNumber", "InstanceAvailability", "ModalitiesInStudy", "ReferringPhysicianName",
         "TimezoneOffsetFromUTC", "StudyDescription", "RetrieveURL", "PatientName", "PatientID", "PatientBirthDate", "PatientSex",

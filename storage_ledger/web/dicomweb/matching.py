@@ -10,19 +10,34 @@ import json
 import re
 from typing import Any
 
-from storage_ledger.web.dicomweb.attributes import Level
+from storage_ledger.web.dicomweb.attributes import QueryLevel
 from storage_ledger.web.dicomweb.query import Condition, SearchRequest
 from storage_ledger.web.pages.search_terms import expression
 
 EMPTY = '""'
 """As a value: the attribute is empty (PS3.4 §C.2.2.2.6)."""
 
-FROM: dict[Level, str] = {
+_SERIES_OF_FILE = "LEFT JOIN series e ON e.study_instance_uid = f.study_instance_uid AND e.series_instance_uid = f.series_instance_uid"
+_FOUND: dict[QueryLevel, str] = {
     "studies": "dicom_studies s",
-    "series": "series e JOIN dicom_studies s USING (study_instance_uid)",
-    "instances": "files f JOIN dicom_studies s USING (study_instance_uid) "
-    "LEFT JOIN series e ON e.study_instance_uid = f.study_instance_uid AND e.series_instance_uid = f.series_instance_uid",
+    "series": "dicom_studies s {join} series e ON e.study_instance_uid = s.study_instance_uid",
+    "instances": f"dicom_studies s {{join}} files f ON f.study_instance_uid = s.study_instance_uid {_SERIES_OF_FILE}",
 }
+KEY: dict[QueryLevel, str] = {
+    "studies": "s.rowid AS id",
+    "series": "s.rowid AS id, e.series_instance_uid AS series_uid",
+    "instances": "f.rowid AS id",
+}
+"""SQL of what identifies a result."""
+
+BY_KEY: dict[QueryLevel, str] = {
+    "studies": "dicom_studies s ON s.rowid = id",
+    "series": "dicom_studies s ON s.rowid = id "
+    "JOIN series e ON e.study_instance_uid = s.study_instance_uid AND e.series_instance_uid = series_uid",
+    "instances": f"files f ON f.rowid = id JOIN dicom_studies s ON s.study_instance_uid = f.study_instance_uid {_SERIES_OF_FILE}",
+}
+"""SQL that joins the tables to a table of keys."""
+
 _OF_FILE = "f.sop_instance_uid IS NOT NULL AND f.series_instance_uid IS NOT NULL"
 
 ONE_OF_EACH = f"""{_OF_FILE} AND f.superseded = 0 AND NOT EXISTS (SELECT 1 FROM files g WHERE g.sop_instance_uid = f.sop_instance_uid
@@ -31,7 +46,13 @@ ONE_OF_EACH = f"""{_OF_FILE} AND f.superseded = 0 AND NOT EXISTS (SELECT 1 FROM 
 """SQL condition on a file `f`: it is an instance, and the first of several with the same UIDs."""
 
 
-def where(level: Level, request: SearchRequest) -> tuple[list[str], dict[str, Any]]:
+def tables(level: QueryLevel, request: SearchRequest, *, in_a_study: bool) -> str:
+    """Return SQL of the tables to search. Without a UID to begin at, the newest studies come first: most searches end with them."""
+    begins_anywhere = not in_a_study and not any(each.matched.kind == "uid" for each in request.conditions)
+    return _FOUND[level].format(join="CROSS JOIN" if begins_anywhere else "JOIN")
+
+
+def where(level: QueryLevel, request: SearchRequest) -> tuple[list[str], dict[str, Any]]:
     """Return the conditions and their parameters. A condition on a lower level means: one of the study's or series' own."""
     conditions: list[str] = []
     parameters: dict[str, Any] = {}
@@ -42,7 +63,7 @@ def where(level: Level, request: SearchRequest) -> tuple[list[str], dict[str, An
     return conditions, parameters
 
 
-def _at_level(level: Level, alias: str, text: str) -> str:
+def _at_level(level: QueryLevel, alias: str, text: str) -> str:
     match level, alias:
         case "studies", "e":
             return f"EXISTS (SELECT 1 FROM series e WHERE e.study_instance_uid = s.study_instance_uid AND {text})"
@@ -71,9 +92,9 @@ def _condition(each: Condition, name: str, parameters: dict[str, Any], *, fuzzy:
             return f"{column} = :{name}"
         case "modalities":
             parameters[name] = json.dumps([f"*, {_glob(value)}, *" for value in each.values])
-            # The few distinct values are matched instead of all studies.
+            # The few distinct values are matched instead of all studies. The plus sign: the newest studies first, not those of one value.
             return (
-                f"{column} IN (SELECT facets.value FROM facets, json_each(:{name}) AS wanted "
+                f"+{column} IN (SELECT facets.value FROM facets, json_each(:{name}) AS wanted "
                 "WHERE facets.name = 'modality' AND ', ' || facets.value || ', ' GLOB wanted.value)"
             )
         case "date":

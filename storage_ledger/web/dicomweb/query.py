@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from storage_ledger.web.dicomweb.attributes import OF_INSTANCE, OF_SERIES, OF_STUDY, Kind, Matched, keyword_of
+from storage_ledger.web.dicomweb.attributes import OF_INSTANCE, OF_SERIES, OF_STUDY, Matched, MatchKind, keyword_of
 
 MAX_RESULTS = 10_000
 """Results of one answer; a header Warning says that there are more (§8.3.4.4)."""
@@ -128,7 +128,7 @@ def _condition(keyword: str, matched: Matched, value: str) -> Condition | None:
             return Condition(keyword, matched, (text,))
 
 
-def _period(keyword: str, matched: Matched, kind: Kind, text: str) -> Condition:
+def _period(keyword: str, matched: Matched, kind: MatchKind, text: str) -> Condition:
     if text == '""':
         return Condition(keyword, matched, (text,))
     found = (_DATES if kind == "date" else _TIMES).fullmatch(text)

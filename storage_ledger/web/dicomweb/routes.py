@@ -20,7 +20,7 @@ from storage_ledger.web.auth.access_log import asker_of, record_view
 from storage_ledger.web.dicomweb import pixels, query
 from storage_ledger.web.dicomweb.accept import json_type
 from storage_ledger.web.dicomweb.answers import Address, Refused, accepted_by, not_acceptable, warning
-from storage_ledger.web.dicomweb.attributes import Level
+from storage_ledger.web.dicomweb.attributes import QueryLevel
 from storage_ledger.web.dicomweb.instances import Instance, Instances, Named
 from storage_ledger.web.dicomweb.metadata import metadata
 from storage_ledger.web.dicomweb.public_url import ROOT
@@ -35,7 +35,7 @@ _FRAMES = f"{_INSTANCE}/frames/{{frames}}"
 
 _UID = re.compile(r"[0-9.]{1,64}")
 
-Answer = Callable[[Request], Awaitable[Response]]
+Handler = Callable[[Request], Awaitable[Response]]
 
 
 class DicomWeb:
@@ -62,7 +62,7 @@ class DicomWeb:
         ]
         return Router([Route(ROOT + path, _answered(answer)) for path, answer in routes], redirect_slashes=False, default=app)
 
-    def _searched(self, level: Level) -> Answer:
+    def _searched(self, level: QueryLevel) -> Handler:
         async def search(request: Request) -> Response:
             media_type = json_type(accepted_by(request))
             if media_type is None:
@@ -125,7 +125,7 @@ class DicomWeb:
         return next(iter(await self._named(request)), None)
 
 
-_SEARCHES: tuple[tuple[str, Level], ...] = (
+_SEARCHES: tuple[tuple[str, QueryLevel], ...] = (
     ("/studies", "studies"),
     ("/series", "series"),
     (f"{_STUDY}/series", "series"),
@@ -143,7 +143,7 @@ def _uid(request: Request, name: str) -> str | None:
     return uid
 
 
-def _answered(answer: Answer) -> Answer:
+def _answered(answer: Handler) -> Handler:
     async def answered(request: Request) -> Response:
         try:
             return await answer(request)

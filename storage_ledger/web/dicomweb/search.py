@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections import OrderedDict
@@ -9,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from storage_ledger.web.dicomweb.attributes import OF_INSTANCE, OF_SERIES, OF_STUDY, RETURNED, Level, Matched, answer
-from storage_ledger.web.dicomweb.matching import FROM, ONE_OF_EACH, where
+from storage_ledger.web.dicomweb.attributes import OF_INSTANCE, OF_SERIES, OF_STUDY, RETURNED, Matched, QueryLevel, answer
+from storage_ledger.web.dicomweb.matching import BY_KEY, KEY, ONE_OF_EACH, tables, where
 from storage_ledger.web.dicomweb.query import MAX_RESULTS, SearchRequest
 from storage_ledger.web.files.lookup import Query
 
@@ -19,25 +20,25 @@ _PAGERS = 1_000
 
 _INSTANCES = "SELECT count(DISTINCT sop_instance_uid) FROM files f WHERE f.superseded = 0 AND f.series_instance_uid IS NOT NULL AND "
 
-_ORDER: Mapping[Level, str] = {
+_ORDER: Mapping[QueryLevel, str] = {
     "studies": "s.first_position DESC",
     "series": "s.first_position DESC, e.series_number, e.series_instance_uid",
     "instances": "s.first_position DESC, e.series_number, f.series_instance_uid, f.instance_number, f.position",
 }
 # What had not arrived when the first page was read is left out of the later ones, which would otherwise move.
-_UNTIL: Mapping[Level, str] = {
+_UNTIL: Mapping[QueryLevel, str] = {
     "studies": "s.first_position <= :until",
     "series": "EXISTS (SELECT 1 FROM files g WHERE g.study_instance_uid = e.study_instance_uid "
     "AND g.series_instance_uid = e.series_instance_uid AND g.position <= :until)",
     "instances": "f.position <= :until",
 }
-_FIRST_FILE: Mapping[Level, str] = {
+_FIRST_FILE: Mapping[QueryLevel, str] = {
     "studies": "s.first_position",
     "series": "(SELECT min(position) FROM files g WHERE g.study_instance_uid = e.study_instance_uid "
     "AND g.series_instance_uid = e.series_instance_uid)",
     "instances": "f.position",
 }
-_COUNTS: Mapping[Level, Mapping[str, str]] = {
+_COUNTS: Mapping[QueryLevel, Mapping[str, str]] = {
     "studies": {
         "NumberOfStudyRelatedSeries": "s.series",
         "NumberOfStudyRelatedInstances": f"({_INSTANCES} f.study_instance_uid = s.study_instance_uid)",
@@ -54,7 +55,7 @@ _COUNTS: Mapping[Level, Mapping[str, str]] = {
 class Scope:
     """Where a search looks. UIDs of the path; None: everywhere."""
 
-    level: Level
+    level: QueryLevel
     study: str | None = None
     series: str | None = None
 
@@ -92,13 +93,10 @@ class Search:
                 parameters[name] = uid
         if scope.level == "instances":
             conditions.append(ONE_OF_EACH)
-        selected = ", ".join(f"{sql} AS {name}" for name, sql in columns.items())
-        rows = await self._index(
-            f"SELECT {selected} FROM {FROM[scope.level]} WHERE {' AND '.join(conditions) or 'true'} "  # noqa: S608 - our own names
-            f"ORDER BY {_ORDER[scope.level]} LIMIT :most OFFSET :offset",
-            {**parameters, "most": most + 1, "offset": request.offset},
-        )
-        return SearchResult(await self._answers(scope, request, rows[:most], base), cut=request.limit != most and len(rows) > most)
+        rows = await self._index(_sql(scope, request, columns, conditions), {**parameters, "most": most + 1, "offset": request.offset})
+        headers = await self._headers([row["first_file"] for row in rows[:most]])
+        found = await asyncio.to_thread(_answers, scope, request, rows[:most], headers, base)  # up to a second for 10,000
+        return SearchResult(found, cut=request.limit != most and len(rows) > most)
 
     async def _until(self, scope: Scope, request: SearchRequest, asker: str) -> int | None:
         """Return the last file that the pages of this search may show; None if this is not a further page of a recent one."""
@@ -117,23 +115,6 @@ class Search:
             self._pagers.popitem(last=False)
         return last
 
-    async def _answers(self, scope: Scope, request: SearchRequest, rows: Sequence[Mapping[str, Any]], base: str) -> list[dict[str, Any]]:
-        headers = await self._headers([row["first_file"] for row in rows])
-        levels = _levels(scope)
-        keywords = [keyword for level in levels for keyword in RETURNED[level]]
-        found = []
-        for row in rows:
-            header = headers.get(row["first_file"], {})
-            values = {**header, **{name: value for name, value in row.items() if value is not None}}
-            values["RetrieveURL"] = _url(base, scope.level, values)
-            values["InstanceAvailability"] = "UNAVAILABLE" if row["fixity"] in {"missing", "changed"} else "ONLINE"
-            if values.get("ModalitiesInStudy"):
-                values["ModalitiesInStudy"] = str(values["ModalitiesInStudy"]).split(", ")
-            more = [each for each in header if each not in _NOT_RETURNED] if request.include_all else []
-            wanted = [each for each in request.include if each in values or each in _KNOWN]
-            found.append(answer(values, dict.fromkeys([*keywords, *wanted, *more])))
-        return found
-
     async def _headers(self, positions: list[int]) -> dict[int, dict[str, Any]]:
         """Return the header attributes that the ledger has of these files, by the position of their `archived` entry."""
         if not positions:
@@ -146,13 +127,43 @@ class Search:
         return {row["position"]: json.loads(row["header"]) for row in rows if row["header"]}
 
 
+def _sql(scope: Scope, request: SearchRequest, columns: Mapping[str, str], conditions: Sequence[str]) -> str:
+    """Return the query: first the keys of the page, then the columns of these results only, because some are counts."""
+    order = _ORDER[scope.level]
+    found = tables(scope.level, request, in_a_study=scope.study is not None)
+    selected = ", ".join(f"{sql} AS {name}" for name, sql in columns.items())
+    return (
+        f"WITH page AS MATERIALIZED (SELECT {KEY[scope.level]} FROM {found} WHERE {' AND '.join(conditions) or 'true'} "  # noqa: S608 - our own names
+        f"ORDER BY {order} LIMIT :most OFFSET :offset) SELECT {selected} FROM page CROSS JOIN {BY_KEY[scope.level]} ORDER BY {order}"
+    )
+
+
+def _answers(
+    scope: Scope, request: SearchRequest, rows: Sequence[Mapping[str, Any]], headers: Mapping[int, Mapping[str, Any]], base: str
+) -> list[dict[str, Any]]:
+    """Return the objects of an answer. `headers`: what the ledger has of each result's first file."""
+    keywords = [keyword for level in _levels(scope) for keyword in RETURNED[level]]
+    found = []
+    for row in rows:
+        header = headers.get(row["first_file"], {})
+        values = {**header, **{name: value for name, value in row.items() if value is not None}}
+        values["RetrieveURL"] = _url(base, scope.level, values)
+        values["InstanceAvailability"] = "UNAVAILABLE" if row["fixity"] in {"missing", "changed"} else "ONLINE"
+        if values.get("ModalitiesInStudy"):
+            values["ModalitiesInStudy"] = str(values["ModalitiesInStudy"]).split(", ")
+        more = [each for each in header if each not in _NOT_RETURNED] if request.include_all else []
+        wanted = [each for each in request.include if each in values or each in _KNOWN]
+        found.append(answer(values, dict.fromkeys([*keywords, *wanted, *more])))
+    return found
+
+
 _NOT_RETURNED = frozenset({"SpecificCharacterSet", "TransferSyntaxUID"})
 """Not of the data set, or of the file's own encoding."""
 
 _KNOWN = frozenset(OF_STUDY) | frozenset(OF_SERIES) | frozenset(OF_INSTANCE)
 
 
-def _levels(scope: Scope) -> list[Level]:
+def _levels(scope: Scope) -> list[QueryLevel]:
     """Return the levels whose attributes an answer has: those above only if the path does not name them (§10.6.3.3)."""
     match scope.level:
         case "studies":
@@ -160,7 +171,7 @@ def _levels(scope: Scope) -> list[Level]:
         case "series":
             return ["series"] if scope.study else ["studies", "series"]
         case "instances":
-            above: list[Level] = [] if scope.study else ["studies"]
+            above: list[QueryLevel] = [] if scope.study else ["studies"]
             return [*above, *([] if scope.series else ["series"]), "instances"]  # type: ignore[list-item] # mypy widens the literal
 
 
@@ -181,13 +192,13 @@ def _columns(scope: Scope) -> dict[str, str]:
     return found | {"first_file": _FIRST_FILE[scope.level], "fixity": "f.fixity" if scope.level == "instances" else "NULL"}
 
 
-def _column(level: Level, of: str) -> str:
+def _column(level: QueryLevel, of: str) -> str:
     if of == "study":
         return {"studies": "s.study_instance_uid", "series": "e.study_instance_uid", "instances": "f.study_instance_uid"}[level]
     return "e.series_instance_uid" if level == "series" else "f.series_instance_uid"
 
 
-def _url(base: str, level: Level, values: Mapping[str, Any]) -> str:
+def _url(base: str, level: QueryLevel, values: Mapping[str, Any]) -> str:
     url = f"{base}/studies/{values['StudyInstanceUID']}"
     if level != "studies":
         url += f"/series/{values['SeriesInstanceUID']}"

@@ -38,7 +38,8 @@ OTHER_NAMES = {
     "dicom-web", "zip-study",  # routes
     "content-security-policy", "cross-origin-opener-policy", "cross-origin-resource-policy", "if-none-match", "if-range", "no-store",
     "referrer-policy", "retry-after", "same-origin", "strict-transport-security",
-    "x-content-type-options", "x-frame-options",  # headers of HTTP, and values
+    "x-content-type-options", "x-frame-options",
+    "x-forwarded-host", "x-forwarded-port", "x-forwarded-prefix", "transfer-syntax",  # headers of HTTP, and values
     "latin-1", "utf-8", "utf-8-sig",  # encodings
     "browse-ended-logins", "browse-secret",  # files
     "redis-server", "status-service", "storage-ledger", "storage-ledger-mirror", "valkey-server",  # programs

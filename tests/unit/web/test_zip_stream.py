@@ -95,6 +95,9 @@ def test_a_study_has_a_zip_whatever_its_uid_is(uid: str):
             asked.append(uid)
             return []
 
+        def open(self, _: IndexedFile) -> int:
+            raise AssertionError
+
     async def get() -> int:
         app = ContentRoutes(Lookup(), None, None).before(lambda *_: None)  # type: ignore[arg-type]
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
