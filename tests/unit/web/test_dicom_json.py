@@ -203,6 +203,7 @@ def test_empty_values_have_no_value_and_those_among_others_are_null():
         (b"GB18030", "王^小东".encode("gb18030"), "王^小东"),
         (b"\\ISO 2022 IR 87", b"\x1b$B;3ED\x1b(B^\x1b$BB@O:\x1b(B", "山田^太郎"),
         (b"NO SUCH SET", b"M\xfcller", "Müller"),
+        (b"a\0b ", b"M\xfcller", "Müller"),
         (b"idna", b"M\xfcller", "Müller"),
         (b"unicode_escape", b"\xfc\\ud800", "ü\\ud800"),
     ],

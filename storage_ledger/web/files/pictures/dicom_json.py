@@ -174,7 +174,10 @@ def _encodings(level: Level, span: Span) -> list[str]:
     if span.end - span.value_at > MAX_CHARACTER_SET_BYTES:
         return [default_encoding]
     declared = level.value(span).decode("latin-1").rstrip("\0 ").split("\\")
-    encodings = convert_encodings([each.strip("\0 ") for each in declared])
+    try:
+        encodings = convert_encodings([each.strip("\0 ") for each in declared])
+    except Exception:  # noqa: BLE001 - for an unknown one pydicom asks Python, whose search raises what it likes
+        return [default_encoding]
     return encodings if _ENCODINGS.issuperset(encodings) else [default_encoding]
 
 
