@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.errors import BadSettings, LedgerUnusable
@@ -24,6 +25,7 @@ from storage_ledger.web.auth.middleware import HEALTH
 from storage_ledger.web.auth.sessions import FILE, Sessions
 from storage_ledger.web.auth.throttle import Attempts, OneAtATime
 from storage_ledger.web.datasette.query_pool import QueryPool
+from storage_ledger.web.fair_queue import FairQueue
 from storage_ledger.web.files.pictures.cache import Cache
 from storage_ledger.web.files.pictures.pool import Pool
 from storage_ledger.web.service_watch import ServiceWatch
@@ -32,6 +34,9 @@ from storage_ledger.web.viewer.links import Viewer
 
 PASSWORDS_WAITING = 20
 """Logins that may wait for their password check; further ones are asked to try again later."""
+
+READERS = 4
+"""Threads that read the databases: one more than somebody with slow statements may keep busy."""
 
 
 def run(
@@ -61,6 +66,7 @@ def run(
             _cache(settings, archive) as cache,
             contextlib.closing(OneAtATime("passwords", waiting=PASSWORDS_WAITING)) as passwords,
             contextlib.closing(ServiceWatch(settings.browse_service_url)) as service,
+            contextlib.closing(FairQueue[Any]("sql", READERS, waiting=512, waiting_of_one=128, running_of_one=READERS - 1)) as turns,
             contextlib.closing(QueryPool()) as queries,
         ):
             pool.warm()
@@ -68,7 +74,7 @@ def run(
 
             sessions = Sessions(ledger.with_name(FILE), access.login_s)
             content = ContentSources(FilesystemArchive(archive), pool, cache, viewer)
-            app = make_app(index, ledger, access, content, Login(Attempts(), passwords, sessions), service, queries)
+            app = make_app(index, ledger, access, content, Login(Attempts(), passwords, sessions), service, queries, turns)
             gc.freeze()  # scanning what lives as long as the process takes longer than most of what a page's JSON makes
             server = ending.server = Server(app, health=[HEALTH])
             server.should_exit = ending.asked.is_set()

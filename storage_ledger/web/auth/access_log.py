@@ -11,6 +11,7 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
@@ -26,6 +27,9 @@ ONCE_IN_S = 60.0
 """Repeated requests within this time are logged once, so that paging through a study does not write 300 lines."""
 
 REMEMBERED = 10_000
+ASKER: ContextVar[str] = ContextVar("asker", default="")
+"""Whose request this is, as `asker_of` says, for code that has no scope."""
+
 _KEY = "storage_ledger.looked"
 _ASKER = "storage_ledger.asker"
 _FORMAT = r"(?:\.\w+)?/?"  # `.json`, `.csv`, `.blob`: Datasette's rows have several
@@ -63,6 +67,7 @@ class AccessLog:
         """Prepare the scope for `record_view` and `asker_of`. Call it before the routes run."""
         scope[_KEY] = {}
         scope[_ASKER] = f"{actor} {network_of(str((scope.get('client') or ('',))[0]))}"
+        ASKER.set(scope[_ASKER])
 
     async def end(self, scope: Scope, path: str, actor: str, status: int) -> None:
         """Log a request that showed data. Call it when the response starts."""

@@ -53,7 +53,7 @@ def around(datasette: Browse, who: Callable[[Scope], Awaitable[str | None]]) -> 
         grant = access.grant(actor)
         return None if grant is None or grant.path(path) else NOT_GRANTED.format(grant)
 
-    health = Health(lambda: datasette.get_database("ledger").execute("SELECT 1"))
+    health = Health(lambda: datasette.get_database("ledger").answers())
     log = AccessLog(lookup)
 
     def wrapped(app: ASGIApp) -> ASGIApp:

@@ -38,6 +38,7 @@ from storage_ledger.web.datasette.around import NOT_GRANTED, TOO_SLOW, around
 from storage_ledger.web.datasette.database import SafeDatabase
 from storage_ledger.web.datasette.query_pool import QueryPool
 from storage_ledger.web.datasette.table_metadata import table_metadata
+from storage_ledger.web.fair_queue import FairQueue
 from storage_ledger.web.files.pictures.cache import Cache
 from storage_ledger.web.files.pictures.pool import Pool
 from storage_ledger.web.pages import views
@@ -120,9 +121,19 @@ class Browse(Datasette):  # type: ignore[misc] # untyped, as above
 
 
 def make_app(
-    index: Path, ledger: Path, access: Access, content: ContentSources, login: Login, service: ServiceWatch, queries: QueryPool
+    index: Path,
+    ledger: Path,
+    access: Access,
+    content: ContentSources,
+    login: Login,
+    service: ServiceWatch,
+    queries: QueryPool,
+    turns: FairQueue[Any],
 ) -> ASGIApp:
-    """Build the ASGI app. Both files must exist; they are opened `mode=ro`, never as immutable. `queries` runs the statements."""
+    """Build the ASGI app. Both files must exist; they are opened `mode=ro`, never as immutable.
+
+    `queries` runs the statements, in threads for which those who ask take `turns`.
+    """
     if not pm.has_plugin("storage-ledger"):
         pm.register(sys.modules[__name__], "storage-ledger")
         pm.unregister(name="datasette.actor_auth_cookie")  # knows nothing of a logout
@@ -142,7 +153,7 @@ def make_app(
     for name in ("index", "ledger"):
         before = datasette.databases[name]
         datasette.remove_database(name)
-        datasette.add_database(SafeDatabase(queries, datasette, before.path, is_mutable=True), name=name)
+        datasette.add_database(SafeDatabase(queries, turns, datasette, before.path, is_mutable=True), name=name)
     datasette.jinja_env.filters |= views.FILTERS
     for template in (_HERE / "templates").glob("*.html"):
         datasette.jinja_env.get_template(template.name)  # compiled now, so that no request waits for it

@@ -18,8 +18,8 @@ from typing import Any, TypeVar, get_args
 
 from storage_ledger.system import logs
 from storage_ledger.system.sandbox import LANDLOCK, SECCOMP
+from storage_ledger.web.fair_queue import FairQueue, TooMany
 from storage_ledger.web.files.pictures import LENGTHS, MAX_ANSWER_BYTES, WHY, MediaKind, Rendered, RenderRequest, Unavailable
-from storage_ledger.web.files.pictures.fair_queue import FairQueue, TooMany
 
 Result = TypeVar("Result")
 
@@ -49,7 +49,7 @@ class Pool:
         self._idle: queue.LifoQueue[_Worker] = queue.LifoQueue()
         for worker in self._workers:
             self._idle.put(worker)
-        self._queue: FairQueue[Any] = FairQueue(workers, waiting=MAX_WAITING, waiting_of_one=MAX_WAITING_OF_ONE)
+        self._queue: FairQueue[Any] = FairQueue("pictures", workers, waiting=MAX_WAITING, waiting_of_one=MAX_WAITING_OF_ONE)
         self._announced = threading.Lock()
 
     def warm(self) -> None:

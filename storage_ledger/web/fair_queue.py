@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -25,26 +25,31 @@ class _Job(Generic[Result]):
 class FairQueue(Generic[Result]):
     """Runs jobs in `threads` threads, so that somebody with many slow jobs delays others by at most one job for each thread.
 
-    At most `waiting` jobs wait, and `waiting_of_one` of the same asker. Thread-safe.
+    At most `waiting` jobs wait, and `waiting_of_one` of the same asker, of whom at most `running_of_one` run. `name`: of the threads.
+    Thread-safe.
     """
 
-    def __init__(self, threads: int, *, waiting: int, waiting_of_one: int) -> None:
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="pictures")
+    def __init__(self, name: str, threads: int, *, waiting: int, waiting_of_one: int, running_of_one: int | None = None) -> None:
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._most = waiting
         self._most_of_one = waiting_of_one
+        self._running_of_one = threads if running_of_one is None else running_of_one
         self._lock = threading.Lock()
         self._queues: OrderedDict[str, deque[_Job[Result]]] = OrderedDict()
+        self._running: Counter[str] = Counter()
 
-    def submit(self, asker: str, run: Callable[[], Result]) -> Future[Result]:
-        """Queue a job. Cancelling its future takes it out of the queue. Raises `TooMany`."""
+    def submit(self, asker: str, run: Callable[[], Result], *, first: bool = False) -> Future[Result]:
+        """Queue a job, with `first` before everybody's. Cancelling its future takes it out of the queue. Raises `TooMany`."""
         job = _Job(run)
         with self._lock:
             if self.waiting() >= self._most or len(self._queues.get(asker, ())) >= self._most_of_one:
                 raise TooMany
             self._queues.setdefault(asker, deque()).append(job)
+            if first:
+                self._queues.move_to_end(asker, last=False)
         job.future.add_done_callback(lambda future: self._remove(asker, job) if future.cancelled() else None)
         try:
-            self._threads.submit(self._next)
+            self._threads.submit(self._work)
         except RuntimeError:  # closed
             self._remove(asker, job)
             raise TooMany from None
@@ -56,31 +61,35 @@ class FairQueue(Generic[Result]):
 
     def close(self) -> None:
         """Wait for the running jobs, and cancel the waiting ones."""
-        self._threads.shutdown(wait=True, cancel_futures=True)
-        while (job := self._taken()) is not None:
+        with self._lock:
+            left = [job for queue in self._queues.values() for job in queue]
+            self._queues.clear()
+        for job in left:
             job.future.cancel()
+        self._threads.shutdown(wait=True, cancel_futures=True)
 
-    def _next(self) -> None:
-        job = self._taken()
-        if job is None or not job.future.set_running_or_notify_cancel():
-            return  # its asker has hung up
-        try:
-            result = job.run()
-        except BaseException as error:  # noqa: BLE001 - the asker gets it
-            job.future.set_exception(error)
-        else:
-            job.future.set_result(result)
+    def _work(self) -> None:
+        """Run jobs until none may run. A job that may not, because of others of its asker, runs after one of these, in its thread."""
+        while (taken := self._taken()) is not None:
+            asker, job = taken
+            try:
+                _run(job)
+            finally:
+                with self._lock:
+                    self._running[asker] -= 1
 
-    def _taken(self) -> _Job[Result] | None:
+    def _taken(self) -> tuple[str, _Job[Result]] | None:
         """Take the first job of the asker whose turn it is, who is the last one then."""
         with self._lock:
-            if not self._queues:
+            asker = next((each for each in self._queues if self._running[each] < self._running_of_one), None)
+            if asker is None:
                 return None
-            asker, queue = self._queues.popitem(last=False)
+            queue = self._queues.pop(asker)
             job = queue.popleft()
             if queue:
                 self._queues[asker] = queue
-            return job
+            self._running[asker] += 1
+            return asker, job
 
     def _remove(self, asker: str, job: _Job[Result]) -> None:
         with self._lock:
@@ -89,3 +98,14 @@ class FairQueue(Generic[Result]):
                 queue.remove(job)
                 if not queue:
                     del self._queues[asker]
+
+
+def _run(job: _Job[Result]) -> None:
+    if not job.future.set_running_or_notify_cancel():
+        return  # its asker has hung up
+    try:
+        result = job.run()
+    except BaseException as error:  # noqa: BLE001 - the asker gets it
+        job.future.set_exception(error)
+    else:
+        job.future.set_result(result)
