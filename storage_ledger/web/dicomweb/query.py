@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from storage_ledger.web.dicomweb.attributes import OF_INSTANCE, OF_SERIES, OF_STUDY, Matched, MatchKind, keyword_of
 
-MAX_RESULTS = 10_000
+MAX_RESULTS = 5_000
 """Results of one answer; a header Warning says that there are more (§8.3.4.4)."""
 
 MAX_OFFSET = 1 << 40
