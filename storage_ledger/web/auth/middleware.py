@@ -42,6 +42,8 @@ _HEADERS = {
         "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
     ),
 }
+_VIEWER_POLICY = _HEADERS["content-security-policy"].replace("object-src 'none'", "object-src 'self' blob:; frame-src blob:")
+"""For the viewer's page: it fetches an encapsulated PDF and hands it to the browser's reader as a `blob:`, which has this policy too."""
 _WORKER_POLICY = "default-src 'self'; script-src 'self' 'unsafe-eval'; object-src 'none'; base-uri 'none'"
 """For the viewer's workers, which have no document: their decoders of JPEG-LS and JPEG 2000 make functions from text."""
 
@@ -207,8 +209,9 @@ def _with_security_headers(send: Send, scope: Scope) -> Send:
     """Add our headers to every response, keep patient data out of caches and cookies away from scripts."""
     path, tls = _path(scope), scope["scheme"] == "https"
     ours = _HEADERS | _TLS_HEADERS if tls else _HEADERS
-    if path.startswith(VIEWER) and _header(scope, b"sec-fetch-dest") == b"worker":
-        ours = ours | {"content-security-policy": _WORKER_POLICY}
+    if path.startswith(VIEWER):
+        policy = _WORKER_POLICY if _header(scope, b"sec-fetch-dest") == b"worker" else _VIEWER_POLICY
+        ours = ours | {"content-security-policy": policy}
 
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":

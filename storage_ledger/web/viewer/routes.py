@@ -36,7 +36,7 @@ _DATA = {
     "imageRendering": "wadors",
     "thumbnailRendering": "wadors",  # from frames: `rendered` would need `blob:` in the page's policy
     "omitQuotationForMultipartRequest": True,
-    "singlepart": "bulkdata,pdf,video",
+    "singlepart": "bulkdata,video",  # a PDF is fetched and shown as a blob: our policy frames no address of this site
     "bulkDataURI": {"enabled": True, "relativeResolution": "studies"},
 }
 _OPTIONS = {
