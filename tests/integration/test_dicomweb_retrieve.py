@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 from pydicom.encaps import generate_frames
 
+from tests.support import annex_f
 from tests.support.browsing import Browse
 from tests.support.dicom_archive import CT, MR, Archived, make_dicom_archive
 
@@ -157,6 +158,7 @@ def test_the_data_set_of_every_instance(client: httpx.Client, archived: Archived
     for uids in archived.sources:
         answer = client.get(path_of(uids) + "/metadata", headers={"Accept": "application/dicom+json"})
         assert answer.status_code == 200, (uids, answer.text)
+        assert annex_f.faults(answer.content[1:-1]) == [], uids
         (data_set,) = json.loads(answer.content, parse_constant=pytest.fail)
         assert data_set["00080018"]["Value"] == [uids[2]]
         for url in bulk_data_urls(data_set):

@@ -18,6 +18,7 @@ _STATUS = {
     "no-pixels": 404,
     "no-such-element": 404,
     "no-such-frame": 404,
+    "no-such-region": 400,
     "picture-too-large": 413,
     "pictures-busy": 503,
     "syntax-unsupported": 406,

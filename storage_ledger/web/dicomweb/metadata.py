@@ -12,7 +12,7 @@ from storage_ledger.web.auth.access_log import asker_of
 from storage_ledger.web.dicomweb.accept import json_type
 from storage_ledger.web.dicomweb.answers import accepted_by, not_acceptable, nothing_found, refusal, warning
 from storage_ledger.web.dicomweb.instances import Instance
-from storage_ledger.web.dicomweb.retrieve import Sources
+from storage_ledger.web.dicomweb.retrieve import PIECE, Sources
 from storage_ledger.web.files.pictures import RenderRequest, Unavailable
 
 AT_A_TIME = 8
@@ -38,13 +38,18 @@ async def metadata(request: Request, found: Sequence[Instance], sources: Sources
         raise refusal(failed[0])
 
     async def pieces() -> AsyncIterator[bytes]:
-        before = b"["
+        piece = bytearray(b"[")
+        separator = b""
         for number, instance in enumerate(found):
-            if number not in failed:
-                data = held.pop(number, None) or (await sources.renderings.get(instance.file, WANTED, asker)).data
-                yield before + with_references(data, f"{base}{instance.path}/bulkdata/")
-                before = b","
-        yield b"]"
+            if number in failed:
+                continue
+            data = held.pop(number, None) or (await sources.renderings.get(instance.file, WANTED, asker)).data
+            piece += separator + with_references(data, f"{base}{instance.path}/bulkdata/")
+            separator = b","
+            if len(piece) > PIECE:
+                yield bytes(piece)
+                piece.clear()
+        yield bytes(piece) + b"]"
 
     texts = [f"{len(failed)} of {len(found)} instances are missing, damaged or cannot be read"] if failed else []
     return StreamingResponse(pieces(), 206 if failed else 200, warning(texts), media_type)
@@ -52,16 +57,16 @@ async def metadata(request: Request, found: Sequence[Instance], sources: Sources
 
 async def _made(found: Sequence[Instance], sources: Sources, asker: str) -> tuple[dict[int, bytes], dict[int, Unavailable]]:
     """Make all data sets. Returns those that are held, and why others cannot be made, by the number of the instance."""
-    held: dict[int, bytes] = {}
+    held = await asyncio.to_thread(_cached, found, sources)
     failed: dict[int, Unavailable] = {}
-    numbers = iter(range(len(found)))
-    room = MOST_HELD_BYTES
+    numbers = iter([number for number in range(len(found)) if number not in held])
+    room = MOST_HELD_BYTES - sum(map(len, held.values()))
 
     async def make() -> None:
         nonlocal room
         for number in numbers:  # each of several takes the next one
             try:
-                data = (await sources.renderings.get(found[number].file, WANTED, asker)).data
+                data = (await sources.renderings.make(found[number].file, WANTED, asker)).data
             except Unavailable as error:
                 failed[number] = error
             else:
@@ -73,6 +78,18 @@ async def _made(found: Sequence[Instance], sources: Sources, asker: str) -> tupl
         for _ in range(min(AT_A_TIME, len(found))):
             group.create_task(make())
     return held, failed
+
+
+def _cached(found: Sequence[Instance], sources: Sources) -> dict[int, bytes]:
+    """Return the data sets that the cache has, by the number of the instance, as many as may be held."""
+    held: dict[int, bytes] = {}
+    room = MOST_HELD_BYTES
+    for number, instance in enumerate(found):
+        made = sources.renderings.cached(instance.file, WANTED)
+        if made is not None and len(made.data) <= room:
+            held[number] = made.data
+            room -= len(made.data)
+    return held
 
 
 def with_references(data: bytes, url: str) -> bytes:

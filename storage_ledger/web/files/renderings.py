@@ -31,11 +31,18 @@ class Renderings:
         self._cache = cache
         self._failed: dict[tuple[object, ...], tuple[float, str]] = {}
 
+    def cached(self, file: IndexedFile, wanted: RenderRequest) -> Rendered | None:
+        """Return the result if the cache has it. Blocks: call it in a thread, for many files at once."""
+        return self._cache.get(cache_key(file, wanted))
+
     async def get(self, file: IndexedFile, wanted: RenderRequest, asker: str, *, keep: bool = True) -> Rendered:
         """Return the result. `keep`: look for it in the cache, and put it there. Raises `Unavailable`."""
-        key = cache_key(file, wanted)
-        if keep and (made := await asyncio.to_thread(self._cache.get, key)) is not None:
+        if keep and (made := await asyncio.to_thread(self.cached, file, wanted)) is not None:
             return made
+        return await self.make(file, wanted, asker, keep=keep)
+
+    async def make(self, file: IndexedFile, wanted: RenderRequest, asker: str, *, keep: bool = True) -> Rendered:
+        """Make the result, whatever the cache has. `keep`: put it into the cache. Raises `Unavailable`."""
         now = asyncio.get_running_loop().time()
         question = _question(file, wanted)
         if (failed := self._failed.get(question)) is not None and now < failed[0]:
@@ -52,7 +59,7 @@ class Renderings:
         finally:
             os.close(descriptor)
         if keep:
-            await asyncio.to_thread(self._cache.put, key, made)
+            await asyncio.to_thread(self._cache.put, cache_key(file, wanted), made)
         return made
 
     def _remember(self, question: tuple[object, ...], until: float, code: str) -> None:
