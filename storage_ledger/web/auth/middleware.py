@@ -42,10 +42,11 @@ _HEADERS = {
         "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
     ),
 }
-_VIEWER_POLICY = _HEADERS["content-security-policy"].replace("object-src 'none'", "object-src 'self' blob:; frame-src blob:")
-"""For the viewer's page: it fetches an encapsulated PDF and hands it to the browser's reader as a `blob:`, which has this policy too."""
-_WORKER_POLICY = "default-src 'self'; script-src 'self' 'unsafe-eval'; object-src 'none'; base-uri 'none'"
-"""For the viewer's workers, which have no document: their decoders of JPEG-LS and JPEG 2000 make functions from text."""
+_VIEWER_POLICY = _HEADERS["content-security-policy"].replace(
+    "object-src 'none'", "script-src 'self' 'unsafe-eval'; object-src 'self' blob:; frame-src blob:"
+)
+"""For the viewer's page and workers. They make functions from text, for segmentations, JPEG-LS and JPEG 2000; and an encapsulated PDF is
+handed to the browser's reader as a `blob:`, which has this policy too."""
 
 _CACHED = ("/image/", VIEWER)
 """What a browser may keep if its route says so."""
@@ -210,8 +211,7 @@ def _with_security_headers(send: Send, scope: Scope) -> Send:
     path, tls = _path(scope), scope["scheme"] == "https"
     ours = _HEADERS | _TLS_HEADERS if tls else _HEADERS
     if path.startswith(VIEWER):
-        policy = _WORKER_POLICY if _header(scope, b"sec-fetch-dest") == b"worker" else _VIEWER_POLICY
-        ours = ours | {"content-security-policy": policy}
+        ours = ours | {"content-security-policy": _VIEWER_POLICY}
 
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":

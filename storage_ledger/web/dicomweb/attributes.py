@@ -75,7 +75,7 @@ RETURNED: Mapping[QueryLevel, tuple[str, ...]] = {
 
 OPTIONAL = frozenset({
     "TimezoneOffsetFromUTC", "StudyDescription", "SeriesDescription", "Rows", "Columns", "BitsAllocated", "NumberOfFrames",
-    "PerformedProcedureStepStartDate", "PerformedProcedureStepStartTime",
+    "PerformedProcedureStepStartDate", "PerformedProcedureStepStartTime", "ModalitiesInStudy", "Modality",
 })  # fmt: skip
 """Left out if unknown; the others are then empty."""
 

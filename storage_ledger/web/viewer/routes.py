@@ -97,7 +97,7 @@ class ViewerRoutes:
             found = await asyncio.to_thread(files.open_file, self._folder, name, gzip=gzip)
         if found is None:
             return PlainTextResponse("The viewer has no such file\n", 404)
-        headers = {"Content-Length": str(found.size), "Vary": "Accept-Encoding, Sec-Fetch-Dest"}  # on the latter depends the policy
+        headers = {"Content-Length": str(found.size), "Vary": "Accept-Encoding"}
         if found.gzipped:
             headers["Content-Encoding"] = "gzip"
         if files.is_hashed(name):
