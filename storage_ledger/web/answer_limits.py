@@ -21,7 +21,7 @@ LIMITS = (
     (32, re.compile("/(?:file|zip|zip-study)/")),  # an open file and two pieces each
     (32, re.compile("/(?:image|header|metadata)/")),  # up to 16 MB each
     (128, re.compile("/ohif/")),  # an open file and two pieces each; a viewer loads 50 at once
-    (32, re.compile("/dicom-web/")),  # an open file, or 64 MB of data sets
+    (32, re.compile("/dicom-web/")),  # an open file, or a part of `retrieve.ROOM_BYTES`
     (8, re.compile("/(?:index|ledger)(?:[/.]|$)")),  # up to 16 MB of rows, and what is made of them
 )
 """How many requests at a time, by the beginning of their path."""

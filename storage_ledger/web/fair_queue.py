@@ -47,11 +47,12 @@ class FairQueue(Generic[Result]):
             self._queues.setdefault(asker, deque()).append(job)
             if first:
                 self._queues.move_to_end(asker, last=False)
-        job.future.add_done_callback(lambda future: self._remove(asker, job) if future.cancelled() else None)
+        # A callback that held the job would make a cycle, and the result would stay until the garbage collector's next full run.
+        job.future.add_done_callback(lambda future: self._remove(asker, future) if future.cancelled() else None)
         try:
             self._threads.submit(self._work)
         except RuntimeError:  # closed
-            self._remove(asker, job)
+            self._remove(asker, job.future)
             raise TooMany from None
         return job.future
 
@@ -91,10 +92,10 @@ class FairQueue(Generic[Result]):
             self._running[asker] += 1
             return asker, job
 
-    def _remove(self, asker: str, job: _Job[Result]) -> None:
+    def _remove(self, asker: str, future: Future[Result]) -> None:
         with self._lock:
-            queue = self._queues.get(asker)
-            if queue is not None and job in queue:
+            queue = self._queues.get(asker, deque())
+            for job in [each for each in queue if each.future is future]:
                 queue.remove(job)
                 if not queue:
                     del self._queues[asker]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from storage_ledger.web.files.lookup import IndexedFile, Query
 
 _AT_A_TIME = 10_000
+
+UID = re.compile("[0-9.]{1,64}")
 
 _COLUMNS = """position, study_id, name, sha256, bytes, fixity, modality, study_date, series_number, instance_number, study_instance_uid,
   series_instance_uid, sop_instance_uid, transfer_syntax_uid, frames, "rows" AS pixel_rows"""
@@ -50,6 +53,7 @@ class Instances:
     async def find(self, named: Named) -> list[Instance]:
         """Return the instances in the order of their series and instance numbers.
 
+        Files whose UIDs are none are left out: no address reaches them, and answers contain UIDs in headers and addresses.
         Of several files with the same UIDs, the first one counts that is neither damaged nor an incomplete copy.
         """
         conditions = "study_instance_uid = :study AND series_instance_uid IS NOT NULL AND sop_instance_uid IS NOT NULL"
@@ -66,6 +70,8 @@ class Instances:
             )
             for row in rows:
                 key = row["series_instance_uid"], row["sop_instance_uid"]
+                if not all(map(UID.fullmatch, key)):
+                    continue
                 if key not in best or _rank(row) < _rank(best[key]):
                     best[key] = row
             if len(rows) < _AT_A_TIME:
@@ -94,5 +100,5 @@ def _instance(row: Mapping[str, Any]) -> Instance:
     frames = max(1, row["frames"] or 1) if row["pixel_rows"] else 0
     return Instance(
         row["study_instance_uid"], row["series_instance_uid"], row["sop_instance_uid"], row["position"],
-        row["transfer_syntax_uid"] or "", frames, file,
+        syntax if UID.fullmatch(syntax := row["transfer_syntax_uid"] or "") else "", frames, file,
     )  # fmt: skip

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from storage_ledger.errors import PICTURES_BUSY
 from storage_ledger.web.auth.access_log import asker_of
 from storage_ledger.web.dicomweb.accept import json_type
 from storage_ledger.web.dicomweb.answers import accepted_by, not_acceptable, nothing_found, refusal, warning
 from storage_ledger.web.dicomweb.instances import Instance
-from storage_ledger.web.dicomweb.retrieve import PIECE, Sources
+from storage_ledger.web.dicomweb.retrieve import PIECE, Sources, begun
 from storage_ledger.web.files.pictures import RenderRequest, Unavailable
 
-AT_A_TIME = 8
+AT_A_TIME = 4
 """Data sets in the making for one request: others have their turn."""
 
-MOST_HELD_BYTES = 64 << 20
-"""Of data sets that are made and not sent yet. Those beyond it are made, or read from the cache, while the answer is sent."""
+MOST_CACHED_BYTES = 32 << 20
+"""Of data sets that are read from the cache at once. Those beyond it are read while the answer is sent."""
 
 WANTED = RenderRequest("dicom-json")
 _REFERENCE = b'"BulkDataURI":"'
@@ -32,47 +33,75 @@ async def metadata(request: Request, found: Sequence[Instance], sources: Sources
     media_type = json_type(accepted_by(request))
     if media_type is None:
         raise not_acceptable("metadata is application/dicom+json")
-    asker = asker_of(request.scope)
-    held, failed = await _made(found, sources, asker)
-    if len(failed) == len(found):
-        raise refusal(failed[0])
+    held, failed = await _made(request, found, sources)
+    busy = next((each for each in failed.values() if each.code == PICTURES_BUSY), None)
+    if busy is not None or len(failed) == len(found):
+        sources.room.give(_bytes(held))
+        raise refusal(busy or failed[0])
+
+    async def data_set(number: int) -> bytes:
+        if number in held:
+            return held.pop(number)
+        data = (await sources.renderings.get(found[number].file, WANTED, asker_of(request.scope))).data
+        if not sources.room.take(len(data)):
+            raise Unavailable(PICTURES_BUSY)
+        return data
 
     async def pieces() -> AsyncIterator[bytes]:
-        piece = bytearray(b"[")
-        separator = b""
-        for number, instance in enumerate(found):
-            if number in failed:
-                continue
-            data = held.pop(number, None) or (await sources.renderings.get(instance.file, WANTED, asker)).data
-            piece += separator + with_references(data, f"{base}{instance.path}/bulkdata/")
-            separator = b","
-            if len(piece) > PIECE:
-                yield bytes(piece)
-                piece.clear()
-        yield bytes(piece) + b"]"
+        piece, separator, taken = bytearray(b"["), b"", 0
+        try:
+            for number, instance in enumerate(found):
+                if number in failed:
+                    continue
+                data = await data_set(number)
+                taken += len(data)
+                piece += separator + with_references(data, f"{base}{instance.path}/bulkdata/")
+                del data
+                separator = b","
+                if len(piece) > PIECE:
+                    whole = bytes(piece)
+                    piece.clear()
+                    yield whole
+                    del whole
+                    sources.room.give(taken)
+                    taken = 0
+            yield bytes(piece) + b"]"
+        finally:
+            sources.room.give(taken + _bytes(held))
 
     texts = [f"{len(failed)} of {len(found)} instances are missing, damaged or cannot be read"] if failed else []
-    return StreamingResponse(pieces(), 206 if failed else 200, warning(texts), media_type)
+    return StreamingResponse(await begun(pieces()), 206 if failed else 200, warning(texts), media_type)
 
 
-async def _made(found: Sequence[Instance], sources: Sources, asker: str) -> tuple[dict[int, bytes], dict[int, Unavailable]]:
-    """Make all data sets. Returns those that are held, and why others cannot be made, by the number of the instance."""
-    held = await asyncio.to_thread(_cached, found, sources)
+async def _made(request: Request, found: Sequence[Instance], sources: Sources) -> tuple[dict[int, bytes], dict[int, Unavailable]]:
+    """Make all data sets. Returns those that are held, and why others cannot be made, by the number of the instance.
+
+    What is not held is read from the cache, or rendered once more, while the answer is sent. Most room is for what is being sent,
+    little for what waits for other data sets of its answer.
+    """
+    room = sources.room
+    leave = room.size * 3 // 4
+    share = max(0, min(MOST_CACHED_BYTES, room.left - leave))
+    room.take(share)
+    held, there = await asyncio.to_thread(_cached, found, sources, share)
+    room.give(share - _bytes(held))
     failed: dict[int, Unavailable] = {}
-    numbers = iter([number for number in range(len(found)) if number not in held])
-    room = MOST_HELD_BYTES - sum(map(len, held.values()))
+    numbers = iter([number for number in range(len(found)) if number not in there])
 
     async def make() -> None:
-        nonlocal room
         for number in numbers:  # each of several takes the next one
+            if await request.is_disconnected():
+                return
             try:
-                data = (await sources.renderings.make(found[number].file, WANTED, asker)).data
+                data = (await sources.renderings.make(found[number].file, WANTED, asker_of(request.scope))).data
             except Unavailable as error:
                 failed[number] = error
+                if error.code == PICTURES_BUSY:
+                    return
             else:
-                if len(data) <= room:
+                if room.take(len(data), leave=leave):
                     held[number] = data
-                    room -= len(data)
+                del data  # or it would be there until the next one is
 
     async with asyncio.TaskGroup() as group:
         for _ in range(min(AT_A_TIME, len(found))):
@@ -80,16 +109,22 @@ async def _made(found: Sequence[Instance], sources: Sources, asker: str) -> tupl
     return held, failed
 
 
-def _cached(found: Sequence[Instance], sources: Sources) -> dict[int, bytes]:
-    """Return the data sets that the cache has, by the number of the instance, as many as may be held."""
+def _cached(found: Sequence[Instance], sources: Sources, most_bytes: int) -> tuple[dict[int, bytes], set[int]]:
+    """Return data sets that the cache has, by the number of the instance, as many as may be held; and the numbers of all it has."""
     held: dict[int, bytes] = {}
-    room = MOST_HELD_BYTES
+    there: set[int] = set()
     for number, instance in enumerate(found):
         made = sources.renderings.cached(instance.file, WANTED)
-        if made is not None and len(made.data) <= room:
-            held[number] = made.data
-            room -= len(made.data)
-    return held
+        if made is not None:
+            there.add(number)
+            if len(made.data) <= most_bytes:
+                held[number] = made.data
+                most_bytes -= len(made.data)
+    return held, there
+
+
+def _bytes(held: Mapping[int, bytes]) -> int:
+    return sum(map(len, held.values()))
 
 
 def with_references(data: bytes, url: str) -> bytes:

@@ -115,7 +115,7 @@ def _condition(keyword: str, matched: Matched, value: str) -> Condition | None:
             values = tuple(dict.fromkeys(each.strip() for each in re.split(r"[,\\]", text) if each.strip()))
             if len(values) > MAX_UIDS or not all(map(_UID.fullmatch, values)):
                 raise ValueError(f"{keyword}: not a UID, or a list of at most {MAX_UIDS} UIDs")
-            return Condition(keyword, matched, values)
+            return Condition(keyword, matched, values) if values else None
         case "date" | "time" as kind:
             return _period(keyword, matched, kind, text)
         case "number":
@@ -123,7 +123,8 @@ def _condition(keyword: str, matched: Matched, value: str) -> Condition | None:
                 raise ValueError(f"{keyword}: not a whole number")
             return Condition(keyword, matched, (text,))
         case "modalities":
-            return Condition(keyword, matched, tuple(each.strip() for each in re.split(r"[,\\]", text) if each.strip()))
+            values = tuple(each.strip() for each in re.split(r"[,\\]", text) if each.strip())
+            return Condition(keyword, matched, values) if values else None
         case _:
             return Condition(keyword, matched, (text,))
 

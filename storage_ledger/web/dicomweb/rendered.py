@@ -42,7 +42,9 @@ async def rendered(request: Request, found: Sequence[Instance], sources: Sources
     asker = asker_of(request.scope)
 
     async def image(of: tuple[Instance, int]) -> AsyncIterator[bytes]:
-        yield (await sources.renderings.get(of[0].file, wanted[of], asker)).data
+        made = await sources.renderings.get(of[0].file, wanted[of], asker)
+        with sources.room.taken(len(made.data)):
+            yield made.data
 
     async def parts() -> AsyncIterator[Part]:
         for each in frames:

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.requests import Request
@@ -17,22 +17,29 @@ from storage_ledger.web.dicomweb.accept import Acceptable, syntax_for
 from storage_ledger.web.dicomweb.answers import Refused, accepted_by, not_acceptable, nothing_found, refusal, warning
 from storage_ledger.web.dicomweb.instances import Instance
 from storage_ledger.web.dicomweb.multipart import Multipart, Part
+from storage_ledger.web.dicomweb.room import Room
 from storage_ledger.web.dicomweb.syntaxes import DECODABLE
-from storage_ledger.web.files.checked import CheckedFiles
+from storage_ledger.web.files.checked import CheckedFiles, opened
 from storage_ledger.web.files.http_ranges import is_current
 from storage_ledger.web.files.pictures import Rendered, RenderRequest, Unavailable
 from storage_ledger.web.files.renderings import Renderings
 
 DICOM = "application/dicom"
 PIECE = 256 << 10
+ROOM_BYTES = 256 << 20
+"""Of all answers together: the web page may have a limit of 1 GB."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Where the bytes come from: `files` opens checked files, `renderings` makes what needs parsing."""
+    """Where the bytes come from: `files` opens checked files, `renderings` makes what needs parsing.
+
+    `room`: for what was made and is not sent yet.
+    """
 
     files: CheckedFiles
     renderings: Renderings
+    room: Room = field(default_factory=lambda: Room(ROOM_BYTES))
 
 
 async def instances(request: Request, found: Sequence[Instance], sources: Sources, base: str) -> Response:
@@ -95,7 +102,7 @@ def _headers(instance: Instance) -> Mapping[str, str]:
 
 async def _check(sources: Sources, instance: Instance) -> None:
     try:
-        os.close(await asyncio.to_thread(sources.files.open, instance.file))
+        os.close(await opened(sources.files.open, instance.file))
     except Unavailable as error:
         raise refusal(error) from None
 
@@ -116,18 +123,19 @@ async def _pieces(sources: Sources, instance: Instance, syntax: str, asker: str)
         return
     made = await sources.renderings.get(instance.file, RenderRequest("explicit"), asker, keep=False)
     head, frames = whole_number(made.about, "head"), whole_number(made.about, "frames")
-    yield made.data[:head]
-    match made.about.get("range"):
-        case [int(first), int(count)]:
-            async for piece in stretch(sources, instance, first, count):
-                yield piece
-        case _:
-            for frame in range(frames):
-                async for piece in frame_pieces(sources, instance, frame, stored=False, asker=asker):
+    with sources.room.taken(len(made.data)):
+        yield made.data[:head]
+        match made.about.get("range"):
+            case [int(first), int(count)]:
+                async for piece in stretch(sources, instance, first, count):
                     yield piece
-    if whole_number(made.about, "pad"):
-        yield b"\0"
-    yield made.data[head:]
+            case _:
+                for frame in range(frames):
+                    async for piece in frame_pieces(sources, instance, frame, stored=False, asker=asker):
+                        yield piece
+        if whole_number(made.about, "pad"):
+            yield b"\0"
+        yield made.data[head:]
 
 
 async def frame_pieces(sources: Sources, instance: Instance, frame: int, *, stored: bool, asker: str) -> AsyncIterator[bytes]:
@@ -140,7 +148,8 @@ async def frame_pieces(sources: Sources, instance: Instance, frame: int, *, stor
 async def rendered_pieces(sources: Sources, instance: Instance, made: Rendered) -> AsyncIterator[bytes]:
     """Yield what a worker made, or the part of the file to which it points."""
     if "at" not in made.about:
-        yield made.data
+        with sources.room.taken(len(made.data)):
+            yield made.data
         return
     async for piece in stretch(sources, instance, whole_number(made.about, "at"), whole_number(made.about, "length")):
         yield piece
@@ -148,7 +157,7 @@ async def rendered_pieces(sources: Sources, instance: Instance, made: Rendered) 
 
 async def stretch(sources: Sources, instance: Instance, first: int, count: int) -> AsyncIterator[bytes]:
     """Yield `count` bytes of the file from byte `first`, in pieces. Raises `Unavailable`, also if the file has fewer."""
-    descriptor = await asyncio.to_thread(sources.files.open, instance.file)
+    descriptor = await opened(sources.files.open, instance.file)
     try:
         if first + count > instance.file.bytes:
             raise Unavailable("picture-crashed", "beyond the end of the file")

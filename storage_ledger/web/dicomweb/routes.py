@@ -8,7 +8,6 @@ studies/ST/series/SE/instances/I/frames/1,2[/rendered | /thumbnail]       …/bu
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable, Sequence
 
 from starlette.requests import Request
@@ -21,7 +20,7 @@ from storage_ledger.web.dicomweb import pixels, query
 from storage_ledger.web.dicomweb.accept import json_type
 from storage_ledger.web.dicomweb.answers import Address, Refused, accepted_by, not_acceptable, warning
 from storage_ledger.web.dicomweb.attributes import QueryLevel
-from storage_ledger.web.dicomweb.instances import Instance, Instances, Named
+from storage_ledger.web.dicomweb.instances import UID, Instance, Instances, Named
 from storage_ledger.web.dicomweb.metadata import metadata
 from storage_ledger.web.dicomweb.public_url import ROOT
 from storage_ledger.web.dicomweb.rendered import rendered, thumbnail
@@ -32,8 +31,6 @@ _STUDY = "/studies/{study}"
 _SERIES = f"{_STUDY}/series/{{series}}"
 _INSTANCE = f"{_SERIES}/instances/{{instance}}"
 _FRAMES = f"{_INSTANCE}/frames/{{frames}}"
-
-_UID = re.compile(r"[0-9.]{1,64}")
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -138,7 +135,7 @@ _SEARCHES: tuple[tuple[str, QueryLevel], ...] = (
 def _uid(request: Request, name: str) -> str | None:
     """Return the UID that the path has there; None without one. Raises `Refused`."""
     uid: str | None = request.path_params.get(name)
-    if uid is not None and not _UID.fullmatch(uid):
+    if uid is not None and not UID.fullmatch(uid):
         raise Refused(400, f"The {name} of this address is not a UID.")
     return uid
 

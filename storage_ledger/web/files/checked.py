@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 
 from storage_ledger.web.files.lookup import FileLookup, IndexedFile
 from storage_ledger.web.files.pictures import Unavailable
@@ -66,6 +68,21 @@ class CheckedFiles:
             self._sound.move_to_end(sound)
             while len(self._sound) > REMEMBERED:
                 self._sound.popitem(last=False)
+
+
+async def opened(open_file: Callable[[IndexedFile], int], file: IndexedFile) -> int:
+    """Open a file in a thread. If the caller is cancelled meanwhile, because its client has hung up, the descriptor is closed."""
+    opening = asyncio.ensure_future(asyncio.to_thread(open_file, file))
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(_closed)
+        raise
+
+
+def _closed(opening: asyncio.Future[int]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        os.close(opening.result())
 
 
 def _version(descriptor: int) -> _Version:

@@ -7,7 +7,9 @@ import json
 import os
 from collections.abc import Callable
 
+from storage_ledger.errors import PICTURE_CRASHED
 from storage_ledger.system import logs
+from storage_ledger.web.files.checked import opened
 from storage_ledger.web.files.lookup import IndexedFile
 from storage_ledger.web.files.pictures import Rendered, RenderRequest, Unavailable
 from storage_ledger.web.files.pictures.cache import Cache, key_of
@@ -29,7 +31,7 @@ class Renderings:
         self._open = open_file
         self._pool = pool
         self._cache = cache
-        self._failed: dict[tuple[object, ...], tuple[float, str]] = {}
+        self._failed: dict[object, tuple[float, str]] = {}
 
     def cached(self, file: IndexedFile, wanted: RenderRequest) -> Rendered | None:
         """Return the result if the cache has it. Blocks: call it in a thread, for many files at once."""
@@ -43,26 +45,27 @@ class Renderings:
 
     async def make(self, file: IndexedFile, wanted: RenderRequest, asker: str, *, keep: bool = True) -> Rendered:
         """Make the result, whatever the cache has. `keep`: put it into the cache. Raises `Unavailable`."""
+        key = cache_key(file, wanted)
         now = asyncio.get_running_loop().time()
-        question = _question(file, wanted)
-        if (failed := self._failed.get(question)) is not None and now < failed[0]:
-            os.close(await asyncio.to_thread(self._open, file))  # one that is gone meanwhile is missing, whatever was wrong with it
-            raise Unavailable(failed[1])
-        descriptor = await asyncio.to_thread(self._open, file)
+        for question in (_of_file(file, wanted), key):
+            if (failed := self._failed.get(question)) is not None and now < failed[0]:
+                os.close(await opened(self._open, file))  # one that is gone meanwhile is missing, whatever was wrong with it
+                raise Unavailable(failed[1])
+        descriptor = await opened(self._open, file)
         try:
             made = await self._pool.make(descriptor, wanted, asker)
         except Unavailable as error:
             if error.code not in _PASSING:
-                self._remember(question, now + _FAILED_FOR_S, error.code)
+                self._remember(_of_file(file, wanted) if _is_of_file(wanted, error.code) else key, now + _FAILED_FOR_S, error.code)
                 logs.get().info("browse.no-picture", code=error.code, frames_at=error.where, study_id=file.study_id)
             raise
         finally:
             os.close(descriptor)
         if keep:
-            await asyncio.to_thread(self._cache.put, cache_key(file, wanted), made)
+            await asyncio.to_thread(self._cache.put, key, made)
         return made
 
-    def _remember(self, question: tuple[object, ...], until: float, code: str) -> None:
+    def _remember(self, question: object, until: float, code: str) -> None:
         """Remember a failure, so that a file that crashes a worker is not tried again at every request."""
         self._failed.pop(question, None)
         self._failed[question] = (until, code)
@@ -75,10 +78,17 @@ def cache_key(file: IndexedFile, wanted: RenderRequest) -> str:
     return key_of(file.sha256, json.dumps(wanted.to_json()))
 
 
-def _question(file: IndexedFile, wanted: RenderRequest) -> tuple[object, ...]:
-    """Return what a failure depends on: size and window do not matter."""
+def _of_file(file: IndexedFile, wanted: RenderRequest) -> tuple[object, ...]:
+    """Return what a failure depends on that is the file's: size and window do not matter."""
     match wanted.what:
         case "picture" | "about":
             return file.sha256, "picture", wanted.frame
         case _:
-            return file.sha256, wanted.what, wanted.frame
+            return file.sha256, wanted.what, wanted.frame, wanted.stored
+
+
+def _is_of_file(wanted: RenderRequest, code: str) -> bool:
+    """Return whether other requests fail likewise, too. One user's odd viewport or path must not hide the image from others."""
+    if code == PICTURE_CRASHED:
+        return True
+    return wanted.what != "bulk" and wanted.viewport is None and wanted.window is None

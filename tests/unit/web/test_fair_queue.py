@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 
@@ -73,3 +75,20 @@ def test_no_more_jobs_wait_than_allowed_and_closing_cancels_them(scene: Scene):
     assert all(each.done() for each in waiting)
     with pytest.raises(TooMany):
         scene.queue.submit("b", lambda: None)
+
+
+def test_a_result_goes_with_who_asked_for_it():
+    class Large:
+        """Something that can be watched."""
+
+    queue: FairQueue[Large] = FairQueue("test", 1, waiting=1, waiting_of_one=1)
+    with closing(queue):
+        gc.disable()
+        try:
+            future = queue.submit("a", Large)
+            seen = weakref.ref(future.result(30))
+            del future
+            queue.submit("a", Large).result(30)  # its thread has nothing of the first one now
+            assert seen() is None
+        finally:
+            gc.enable()

@@ -1,0 +1,161 @@
+"""What DICOMweb answers hold while their readers are slow or gone: memory within a limit, and no descriptor."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncGenerator
+from dataclasses import asdict, dataclass, field
+from typing import Any, cast
+
+import pytest
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+
+from storage_ledger.web.auth.access_log import AccessLog
+from storage_ledger.web.dicomweb.answers import Refused
+from storage_ledger.web.dicomweb.instances import Instance, Instances, Named
+from storage_ledger.web.dicomweb.metadata import metadata
+from storage_ledger.web.dicomweb.retrieve import Sources
+from storage_ledger.web.dicomweb.room import Room
+from storage_ledger.web.files.checked import opened
+from storage_ledger.web.files.lookup import IndexedFile
+from storage_ledger.web.files.pictures import Rendered, Unavailable
+
+STUDY = "1.2.3"
+
+
+@dataclass
+class Made:
+    """Data sets of 100 kB each, of which the first one `fails`, if there is a code."""
+
+    fails: str | None = None
+    asked: list[str] = field(default_factory=list)
+
+    def cached(self, *_: object) -> None:
+        return None
+
+    async def get(self, file: IndexedFile, *_: object) -> Rendered:
+        return await self.make(file)
+
+    async def make(self, file: IndexedFile, *_: object) -> Rendered:
+        self.asked.append(file.name)
+        if self.fails is not None and file.name == "1":
+            raise Unavailable(self.fails)
+        return Rendered("json", b"x" * 100_000)
+
+
+def instance(number: int) -> Instance:
+    file = IndexedFile("s", str(number), "", 1, "sound", None, None, None, None, None)
+    return Instance(STUDY, f"{STUDY}.1", f"{STUDY}.1.{number}", number, "", 1, file)
+
+
+FOUND = [instance(number) for number in range(1, 11)]
+
+
+def request(*, gone: bool = False) -> Request:
+    scope: dict[str, Any] = {"type": "http", "method": "GET", "headers": [], "query_string": b"", "path": "/"}
+    AccessLog(cast("Any", None)).begin(scope, "jane")
+
+    async def receive() -> dict[str, Any]:
+        return await asyncio.Future() if gone is False else {"type": "http.disconnect"}
+
+    return Request(scope, receive)
+
+
+def sources(made: Made, room: int) -> Sources:
+    return Sources(cast("Any", None), cast("Any", made), Room(room))
+
+
+async def begin(those: Sources) -> AsyncGenerator[bytes, None]:
+    """Ask, and return the body, which a client that hangs up closes."""
+    answer = await metadata(request(), FOUND, those, "http://x")
+    return cast("AsyncGenerator[bytes, None]", cast("StreamingResponse", answer).body_iterator)
+
+
+def test_answers_that_nobody_reads_take_no_more_than_the_room_and_give_it_back() -> None:
+    async def scene() -> None:
+        those = sources(Made(), 1_500_000)
+        slow = [await begin(those) for _ in range(3)]
+        for each in slow:
+            assert (await anext(each)).startswith(b"[")
+            assert those.room.left >= 0
+        for each in slow:
+            await each.aclose()
+        for _ in range(9):
+            assert those.room.left == 1_500_000
+            whole = b"".join([piece async for piece in await begin(those)])
+            assert len(whole) == 1_000_000 + 11
+
+    asyncio.run(scene())
+
+
+def test_when_there_is_no_room_the_answer_is_503() -> None:
+    async def scene() -> None:
+        with pytest.raises(Refused) as caught:
+            await metadata(request(), FOUND, sources(Made(), 50_000), "http://x")
+        assert (caught.value.status, caught.value.why) == (503, "pictures-busy")
+
+    asyncio.run(scene())
+
+
+def test_data_sets_that_have_no_turn_are_not_left_out_of_an_answer() -> None:
+    async def scene(code: str) -> int:
+        made = Made(code)
+        those = sources(made, 1 << 20)
+        try:
+            return (await metadata(request(), FOUND, those, "http://x")).status_code
+        except Refused as error:
+            assert those.room.left == 1 << 20
+            return error.status
+
+    assert asyncio.run(scene("file-missing")) == 206
+    assert asyncio.run(scene("pictures-busy")) == 503
+
+
+def test_nothing_is_made_for_a_client_that_has_hung_up() -> None:
+    made = Made()
+    answer = asyncio.run(metadata(request(gone=True), FOUND, sources(made, 1 << 20), "http://x"))
+    assert answer.status_code == 200
+    assert set(made.asked) <= {"1", "2", "3"}  # the first piece, for nobody
+
+
+def test_a_descriptor_is_closed_if_the_client_hangs_up_while_the_file_is_checked() -> None:
+    begun, go, made = threading.Event(), threading.Event(), []
+
+    def slow(_: IndexedFile) -> int:
+        begun.set()
+        go.wait(30)
+        made.append(os.open("/", os.O_RDONLY))
+        return made[0]
+
+    async def scene() -> None:
+        opening = asyncio.ensure_future(opened(slow, FOUND[0].file))
+        await asyncio.to_thread(begun.wait, 30)
+        opening.cancel()
+        await asyncio.wait([opening])
+        go.set()
+        await asyncio.get_running_loop().shutdown_default_executor()
+
+    asyncio.run(scene())
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(made[0])
+
+
+@pytest.mark.parametrize("uid", ["1.2\r\nX: 1\r\n\r\n", '1.2","x":"', "1.2.\u4e2d", "", "1" * 65])
+def test_files_whose_uids_are_none_are_left_out(uid: str) -> None:
+    good = {
+        **asdict(FOUND[0].file), "position": 1, "study_instance_uid": STUDY, "series_instance_uid": f"{STUDY}.1",
+        "sop_instance_uid": f"{STUDY}.1.1", "transfer_syntax_uid": "1.2.840.10008.1.2", "frames": 1, "pixel_rows": 1, "superseded": 0,
+    }  # fmt: skip
+    rows = [dict(good) for _ in range(4)]
+    rows[1] |= {"series_instance_uid": uid}
+    rows[2] |= {"sop_instance_uid": uid}
+    rows[3] |= {"sop_instance_uid": f"{STUDY}.1.2", "transfer_syntax_uid": uid}
+
+    async def query(*_: object) -> list[dict[str, Any]]:
+        return rows
+
+    found = asyncio.run(Instances(query).find(Named(STUDY)))
+    assert [(each.uid, each.syntax) for each in found] == [(f"{STUDY}.1.1", "1.2.840.10008.1.2"), (f"{STUDY}.1.2", "")]
