@@ -133,6 +133,7 @@ def test_an_answer_too_long_for_the_socket_is_a_reason_and_no_crash(pool: Pool, 
     made.add_new(0x00189810, "UC", "x" * (70 << 20))
     del made.PixelData
     made.save_as(path, enforce_file_format=True)
+    ask(pool, path, RenderRequest("header"))  # the worker has started
     pids = pool.pids
     assert ask(pool, path, RenderRequest("dicom-json")) == "picture-too-large"
     assert pool.pids == pids

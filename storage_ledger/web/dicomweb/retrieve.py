@@ -159,7 +159,7 @@ async def stretch(sources: Sources, instance: Instance, first: int, count: int) 
     """Yield `count` bytes of the file from byte `first`, in pieces. Raises `Unavailable`, also if the file has fewer."""
     descriptor = await opened(sources.files.open, instance.file)
     try:
-        if first + count > instance.file.bytes:
+        if min(first, count) < 0 or first + count > instance.file.bytes:
             raise Unavailable("picture-crashed", "beyond the end of the file")
         while count:
             piece = await asyncio.to_thread(os.pread, descriptor, min(PIECE, count), first)

@@ -142,7 +142,8 @@ def _answers(
     scope: Scope, request: SearchRequest, rows: Sequence[Mapping[str, Any]], headers: Mapping[int, Mapping[str, Any]], base: str
 ) -> list[dict[str, Any]]:
     """Return the objects of an answer. `headers`: what the ledger has of each result's first file."""
-    keywords = [keyword for level in _levels(scope) for keyword in RETURNED[level]]
+    others = {name for level in _COUNTS if level != scope.level for name in _COUNTS[level]}  # they would be counted for each result
+    keywords = [keyword for level in _levels(scope) for keyword in RETURNED[level] if keyword not in others]
     found = []
     for row in rows:
         header = headers.get(row["first_file"], {})
@@ -178,15 +179,11 @@ def _levels(scope: Scope) -> list[QueryLevel]:
 def _columns(scope: Scope) -> dict[str, str]:
     """Return keyword → SQL of what is selected."""
     of: dict[str, Matched] = dict(OF_STUDY)
-    counts = {} if scope.level == "instances" else dict(_COUNTS["studies"] if scope.level == "studies" or not scope.study else {})
     if scope.level != "studies":
         of |= OF_SERIES
-        if scope.level == "series" or not scope.series:
-            counts |= _COUNTS["series"]
     if scope.level == "instances":
         of |= OF_INSTANCE
-        counts |= {} if scope.study else _COUNTS["studies"]
-    found = {keyword: matched.column for keyword, matched in of.items()} | counts
+    found = {**{keyword: matched.column for keyword, matched in of.items()}, **_COUNTS[scope.level]}
     if scope.level == "instances":  # a file's own values, where its series has other ones
         found |= {"SeriesInstanceUID": "f.series_instance_uid", "Modality": "coalesce(f.modality, e.modality)"}
     return found | {"first_file": _FIRST_FILE[scope.level], "fixity": "f.fixity" if scope.level == "instances" else "NULL"}
