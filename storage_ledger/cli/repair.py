@@ -50,6 +50,8 @@ def files(
         ),
     ] = None,
     study: _Study = None,
+    by: Annotated[str | None, typer.Option("--by", help="Your name, recorded in the ledger with each file.", metavar="NAME")] = None,
+    reason: Annotated[str | None, typer.Option("--reason", help="The reason, recorded too.", metavar="TEXT")] = None,
     dry_run: _DryRun = False,
     as_json: _Json = False,
 ) -> None:
@@ -59,7 +61,7 @@ def files(
 
     Exit code 1 if a file could not be restored: it is listed.
     """
-    replay(files=True, source=source, study=study, dry_run=dry_run, as_json=as_json)
+    replay(files=True, source=source, study=study, by=by, reason=reason, dry_run=dry_run, as_json=as_json)
 
 
 @app.command("metadata", cls=Command)

@@ -40,6 +40,8 @@ def replay(
     rate: Annotated[
         float, typer.Option("--rate", help="Maximum requests per second to the Status Service.", min=0.01, max=100_000, metavar="NUMBER")
     ] = 100.0,
+    by: Annotated[str | None, typer.Option("--by", help="With --files: your name, recorded in the ledger.", metavar="NAME")] = None,
+    reason: Annotated[str | None, typer.Option("--reason", help="With --files: the reason, recorded too.", metavar="TEXT")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done; change nothing. `serve` may be running.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -57,6 +59,7 @@ def replay(
     from storage_ledger.cli.output import end, print_json_with_problems
     from storage_ledger.cli.progress import progress
     from storage_ledger.domain.paths import valid_study_id
+    from storage_ledger.operations.quarantine import check_words
     from storage_ledger.operations.replay.report import ReplayPart, ReplayPlan
     from storage_ledger.settings import Settings
     from storage_ledger.wiring import replay
@@ -78,6 +81,13 @@ def replay(
             raise typer.BadParameter("--study needs --metadata, --files, --statuses or --all: index and mirror are rebuilt as a whole")
     if source and ReplayPart.FILES not in parts:
         raise typer.BadParameter("--source needs --files or --all")
+    if by is not None or reason is not None:
+        if ReplayPart.FILES not in parts:
+            raise typer.BadParameter("--by and --reason need --files or --all")
+        try:
+            check_words(by or "", reason or "")
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
     plan = ReplayPlan(
         parts=frozenset(parts or {ReplayPart.INDEX}),
         sources=tuple(source or ()),
@@ -85,6 +95,8 @@ def replay(
         dry_run=dry_run,
         rate=rate,
         force_mirror=mirror,
+        by=by,
+        reason=reason,
     )
     report = replay.replay(Settings.load(), plan, progress, lambda text: print(f"storage-ledger: {text}", file=sys.stderr, flush=True))
     with closing(report.problems):

@@ -18,7 +18,7 @@ from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.operations.progress import StartProgress
 from storage_ledger.operations.replay import mirror as mirror_part
 from storage_ledger.operations.replay.dry_run import DryRunRepair, DryRunStatuses
-from storage_ledger.operations.replay.files import put_back
+from storage_ledger.operations.replay.files import AskedBy, put_back
 from storage_ledger.operations.replay.metadata import rewrite_metadata
 from storage_ledger.operations.replay.report import ReplayCounts, ReplayPart, ReplayPlan, ReplayReport
 from storage_ledger.operations.replay.statuses import resend_statuses
@@ -136,6 +136,7 @@ class _Replay:
             counts=counts,
             studies_count=self._count(),
             begin=self.begin,
+            asked=AskedBy(self.plan.by, self.plan.reason),
         )
 
     def _metadata(self, counts: ReplayCounts) -> None:

@@ -189,10 +189,14 @@ def test_damaged_files_are_set_aside_and_intact_ones_left_alone(stack, tmp_path)
     ]
     assert all(each["position"] for each in lost["findings"])
     assert damaged.read_bytes() == b"damaged"
-    done = replay(stack, "--files", "--metadata", "--source", str(tmp_path), "--source", str(tmp_path / "backup"))
+    for wrong in (("--by", "Jane"), ("--files", "--by", "Jane"), ("--files", "--by", "Jane", "--reason", " ")):
+        assert command(stack, *wrong)[0] == 2
+    asked = ("--by", "Jane Doe", "--reason", "the disk was replaced")
+    done = replay(stack, "--files", "--metadata", "--source", str(tmp_path), "--source", str(tmp_path / "backup"), *asked)
     assert (done["parts"]["files"]["mended"], done["parts"]["metadata"]["mended"]) == (4, 2)
     assert archived(stack) == before
     assert oct(damaged.stat().st_mode & 0o777) == "0o440"
+    assert {(each["by"], each["reason"]) for each in restored(stack)} == {("Jane Doe", "the disk was replaced")}
     asides = {each["file"]["name"]: each.get("set_aside") for each in restored(stack)}
     assert (stack.archive / asides[Path(first).name]).read_bytes() == b"damaged"
     assert os.readlink(stack.archive / asides[Path(third).name]) == "/etc/hostname"

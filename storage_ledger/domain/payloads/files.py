@@ -100,6 +100,10 @@ class RestoredPayload(Payload):
     """Machine or container."""
     set_aside: str | None = None
     """As in `archived`."""
+    by: str | None = None
+    """Who asked for it, if they said so (`--by`)."""
+    reason: str | None = None
+    """Why, in their words (`--reason`)."""
 
     def entry(self, study_id: str, *, described: int) -> NewEntry:
         """Return the entry to append. `described`: position of the first `described` entry of the file."""

@@ -6,10 +6,11 @@ import errno
 import os
 import socket
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import astuple, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,14 @@ class PutBack:
     source: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class AskedBy:
+    """Who asked for files to be restored, and why, in their own words; None if they did not say."""
+
+    by: str | None = None
+    reason: str | None = None
+
+
 def put_back(
     ledger: Ledger,
     archive: ArchiveReader,
@@ -77,6 +86,7 @@ def put_back(
     counts: ReplayCounts,
     studies_count: int,
     begin: StartProgress,
+    asked: AskedBy = AskedBy(),
 ) -> None:
     """Read every archived file of these studies, and replace each one that is not intact with the first copy that matches.
 
@@ -84,18 +94,18 @@ def put_back(
     has is reported as a problem. Raises `LedgerError`, and `Retryable` for a cause that affects all studies; files restored before
     that are recorded.
     """
-    recorder = None if dry_run else ledger
+    record = partial(_record, None if dry_run else ledger, repair, asked)
     with closing(_MissingFiles()) as missing, ThreadPoolExecutor(WORKERS, thread_name_prefix="files") as pool:
         with begin("Reading the archive", studies_count, "studies") as show:
             _check_archive(ledger, archive, repair, studies, pool, missing, problems, counts, show)
-        search = _Search(repair, pool, missing, recorder, counts)
+        search = _Search(repair, pool, missing, record, counts)
         for source in sources:
             if missing.left:
                 with begin(f"Searching {_text(source)}", None, "files") as show:
                     search.through(source, show)
         for some in batches(missing.unrecorded(), BATCH):
             repair.sync_new_folders({each.study_id for each in some})
-            _record(recorder, repair, [_unrecorded(each, None) for each in some])
+            record([_unrecorded(each, None) for each in some])
             counts.mended += len(some)
         for each, why in missing.unfound():
             counts.left += 1
@@ -136,18 +146,18 @@ def _check_archive(
         show(done, size)
 
 
-def _record(ledger: Ledger | None, repair: ArchiveRepair, put: Sequence[PutBack]) -> None:
+def _record(ledger: Ledger | None, repair: ArchiveRepair, asked: AskedBy, put: Sequence[PutBack]) -> None:
     """Append `restored` for each in one commit, then remove their markers. With `ledger` None (dry run) do neither."""
     if ledger is None:
         return
     with ledger.write() as tx:
         for each in put:
-            tx.append(_restored(each))
+            tx.append(_restored(each, asked))
     for each in put:
         repair.unmark(each.wanted.study_id, each.wanted.name, each.wanted.time)
 
 
-def _restored(put: PutBack) -> NewEntry:
+def _restored(put: PutBack, asked: AskedBy) -> NewEntry:
     return RestoredPayload(
         file=RestoredFileFields(put.wanted.name, put.wanted.bytes, put.wanted.sha256),
         found=put.wanted.found,
@@ -155,6 +165,8 @@ def _restored(put: PutBack) -> NewEntry:
         software=__version__,
         host=socket.gethostname(),
         set_aside=put.placed.set_aside or None,
+        by=asked.by,
+        reason=asked.reason,
     ).entry(put.wanted.study_id, described=put.wanted.position)
 
 
@@ -196,13 +208,13 @@ class _Search:
         repair: ArchiveRepair,
         pool: ThreadPoolExecutor,
         missing: _MissingFiles,
-        recorder: Ledger | None,
+        record: Callable[[Sequence[PutBack]], None],
         counts: ReplayCounts,
     ) -> None:
         self._repair = repair
         self._pool = pool
         self._missing = missing
-        self._recorder = recorder
+        self._record = record
         self._counts = counts
         self.unsearched: list[Problem] = []
 
@@ -278,7 +290,7 @@ class _Search:
                 if each.wanted.study_id in lost:
                     self._missing.give_back(each.wanted, LOST)
             done = [each for each in done if each.wanted.study_id not in lost]
-            _record(self._recorder, self._repair, done)
+            self._record(done)
             self._counts.mended += len(done)
             self._counts.bytes += sum(each.wanted.bytes for each in done)
         for (wanted, _), outcome in outcomes:

@@ -24,7 +24,8 @@ class ReplayPart(StrEnum):
 class ReplayPlan:
     """The options of a replay.
 
-    `force_mirror`: rewrite the mirror even if it is good; `study`: restrict the replay to this study; `rate`: statuses per second.
+    `force_mirror`: rewrite the mirror even if it is good; `study`: restrict the replay to this study; `rate`: statuses per second;
+    `by` and `reason`: who asked for files to be restored, and why.
     """
 
     parts: frozenset[ReplayPart]
@@ -33,6 +34,8 @@ class ReplayPlan:
     dry_run: bool = False
     rate: float = 100.0
     force_mirror: bool = False
+    by: str | None = None
+    reason: str | None = None
 
 
 @dataclass(slots=True)

@@ -313,7 +313,8 @@ def _summary(payload: AnyPayload) -> str:  # noqa: C901, PLR0912 - one line for 
         case DiscardedPayload():
             return f"discarded by {payload.by}: {payload.reason}"
         case RestoredPayload():
-            return f"restored: {payload.file.name} (was {payload.found}), from {payload.source or 'an unknown source'}"
+            asked = f", by {payload.by}: {payload.reason}" if payload.by else ""
+            return f"restored: {payload.file.name} (was {payload.found}), from {payload.source or 'an unknown source'}{asked}"
         case AcknowledgedPayload():
             return f"acknowledged {payload.code} by {payload.by}: {payload.reason}"
         case HeaderReadPayload():
