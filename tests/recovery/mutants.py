@@ -299,7 +299,7 @@ PROGRAMMES = {
     "status-client": ("tests/integration/test_status_client.py",),
     "damaged": ("tests/contract/ledger/test_damaged_entries.py", "tests/contract/ledger/test_mirror.py"),
 }
-COPIED = ("storage_ledger", "tests", "alembic", "migrations.ini", "pyproject.toml")
+COPIED = ("docs", "storage_ledger", "tests", "alembic", "migrations.ini", "pyproject.toml")
 
 
 def main() -> int:
