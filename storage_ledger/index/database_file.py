@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
 from storage_ledger.errors import LedgerBusy
-from storage_ledger.system import logs
+from storage_ledger.system import locks, logs
 from storage_ledger.system.files import chown_like_folder
 from storage_ledger.system.sqlite import SqliteFile, beside_of, is_regular, sqlite
 
@@ -67,9 +68,10 @@ class IndexFile:
 
     def discard(self) -> None:
         """Replace a file that SQLite cannot use with a new, empty one. Processes that have the old file open keep using it."""
-        if not self.is_replaced() or self.path.is_file():
-            self.close()
-            _remove(self.path, *beside_of(self.path))
+        with self._alone():
+            if not self.is_replaced() or self.path.is_file():
+                self.close()
+                _remove(self.path, *beside_of(self.path))
         self.reopen()
 
     def close(self) -> None:
@@ -77,21 +79,24 @@ class IndexFile:
         if self._sqlite is not None:
             self._sqlite.close()
 
+    def _alone(self) -> AbstractContextManager[int]:
+        """Hold a lock: of two processes that find no file, one could otherwise remove what the other has just created."""
+        return locks.held(self.path.with_name("index-file.lock"), "create index.db", waits=lambda _: None)
+
     def _open_file(self) -> SqliteFile:
         return self._sqlite or self._open()
 
     def _open(self) -> SqliteFile:
         if not self.path.is_file():
-            _remove(self.path, *beside_of(self.path))  # the logs belong to a deleted file; with them, SQLite could not use a new one
+            with self._alone():
+                if not self.path.is_file():
+                    _remove(self.path, *beside_of(self.path))  # logs of a deleted file: with them, SQLite could not use a new one
+                    os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640))
+                    self.path.chmod(0o640)
+                    chown_like_folder(self.path, self.path.parent)
         for path in beside_of(self.path):
-            if not path.is_file():  # not ours, and opening a FIFO would block
+            if _is_odd(path):  # not ours, and opening a FIFO would block
                 _remove(path)
-        try:
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640))
-            self.path.chmod(0o640)
-            chown_like_folder(self.path, self.path.parent)
-        except FileExistsError:
-            pass
         status = self.path.stat()
         self._opened = (status.st_dev, status.st_ino)
         self._sqlite = SqliteFile(self.path, writable=True, durable=False, page_bytes=PAGE_BYTES, keep=1)
@@ -130,6 +135,14 @@ def of_ledger(read: Callable[[], T]) -> T:
 
 class _OfTheLedger(Exception):
     """Reading the ledger failed; a rebuild would not help. `__cause__` says why."""
+
+
+def _is_odd(path: Path) -> bool:
+    """Return whether something other than a regular file is there. A missing one is not odd: SQLite may create it at any moment."""
+    try:
+        return not stat.S_ISREG(path.lstat().st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def _remove(*paths: Path) -> None:

@@ -933,7 +933,7 @@ def test_following_and_rebuilding_produce_the_same_index(stories, tmp_path, log,
     assert "index.worker-lost" not in log.getvalue()
     assert "event=index.entry-damaged position=1 code=payload-changed count=6" in log.getvalue()
     index.close()
-    assert {each.name for each in tmp_path.iterdir()} <= {"index.db", "index.db-wal", "index.db-shm", "index.lock"}
+    assert {each.name for each in tmp_path.iterdir()} <= {"index.db", "index.db-wal", "index.db-shm", "index.lock", "index-file.lock"}
 
 
 @pytest.mark.parametrize("partitions", [2, 3, 4, 5])
