@@ -26,7 +26,6 @@ from results import Table, save
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from storage_ledger.index.follower import Index  # noqa: E402
 from storage_ledger.system import logs  # noqa: E402
 from storage_ledger.system.sqlite import sqlite  # noqa: E402
 from tests.support.dicom import described, make_file  # noqa: E402
@@ -159,12 +158,7 @@ def archive(folder: Path, slices: int) -> None:
         data_set.PixelData = noise.tobytes()
         data_set.save_as(path, enforce_file_format=True)
         pipeline.deliver(json.dumps(described(f"slice-{number}", path.name)).encode())
-    while pipeline.place() + pipeline.remove():
-        pipeline.clock.move(1)
-    index = Index(folder / "ledger" / "index.db", pipeline.ledger)
-    index.ensure()
-    index.close()
-    pipeline.ledger.close()
+    pipeline.archive_all()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from storage_ledger.index.follower import Index
 from tests.support.dicom import described, make_file
 from tests.support.making import Ledgers
 from tests.support.pipeline import Pipeline
@@ -72,12 +71,7 @@ def make_archive(folder: Path) -> Path:
     pipeline.deliver(
         json.dumps(described("gone-1", "gone-1.dcm", {"PatientName": "GONE^GUS", "PatientID": "P-7"})).encode(), b"no JSON at all"
     )
-    while pipeline.place() + pipeline.remove():
-        pipeline.clock.move(1)
-    index = Index(folder / "ledger" / "index.db", pipeline.ledger)
-    index.ensure()
-    index.close()
-    pipeline.ledger.close()
+    pipeline.archive_all()
     return folder
 
 

@@ -9,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from storage_ledger.archive.dicom_header import read_header
-from storage_ledger.index.follower import Index
 from tests.support.dicom import described, make_file, testdata_files
 from tests.support.making import Ledgers
 from tests.support.pipeline import Pipeline
@@ -82,10 +81,5 @@ def make_dicom_archive(folder: Path) -> Archived:
         bring(f"twin-{twin}", TWINS, 1, twin, patient_name="TWIN^TOM", patient_id="P-5", sop_uid=f"{TWINS}.9")
     for copy in (1, 2):
         bring(f"copy-{copy}", COPIES, patient_name="COPY^CAT", patient_id="P-6")
-    while pipeline.place() + pipeline.remove():
-        pipeline.clock.move(1)
-    index = Index(folder / "ledger" / "index.db", pipeline.ledger)
-    index.ensure()
-    index.close()
-    pipeline.ledger.close()
+    pipeline.archive_all()
     return archived

@@ -18,6 +18,7 @@ from storage_ledger.domain.paths import UploadPaths
 from storage_ledger.domain.payloads import DescribedPayload
 from storage_ledger.domain.study import Study
 from storage_ledger.domain.work_queue import Stage
+from storage_ledger.index.follower import Index
 from storage_ledger.ledger.contract import WorkItem
 from storage_ledger.pipeline import notify, remove
 from storage_ledger.pipeline.failures import Outages
@@ -67,7 +68,8 @@ class Pipeline:
         self.clock_set_by_s = 0.0
         self.grace_s = grace_s
         self.client = client
-        self.ledger = ledgers.open(folder / "ledger", self.clock)
+        self.ledger_folder = folder / "ledger"
+        self.ledger = ledgers.open(self.ledger_folder, self.clock)
         self.source = Acknowledging()
         self.restart()
 
@@ -158,6 +160,15 @@ class Pipeline:
         if groups:
             self.placing.record([self.placer.place_batch(group) for group in groups], fresh=True)
         return len(groups)
+
+    def archive_all(self) -> None:
+        """Place and remove everything that is due, make the index, and close the ledger."""
+        while self.place() + self.remove():
+            self.clock.move(1)
+        index = Index(self.ledger_folder / "index.db", self.ledger)
+        index.ensure()
+        index.close()
+        self.ledger.close()
 
     def remove(self, most: int = 1000) -> int:
         """Remove up to this many due uploads and record that; return how many."""

@@ -77,7 +77,7 @@ def parse(pairs: Sequence[tuple[str, str]]) -> SearchRequest:
                     include.add(keyword)  # without a value it matches everything, and is returned (PS3.4 §C.2.2.2.3)
     return SearchRequest(
         tuple(conditions.values()),
-        frozenset(filter(None, map(_field, include - {"all"}))),
+        frozenset(filter(None, map(keyword_of, include - {"all"}))),  # an unknown one is ignored
         "all" in include,
         fuzzy,
         numbers.get("limit"),
@@ -95,11 +95,6 @@ def _number(name: str, value: str, numbers: Iterable[str]) -> int:
     if not re.fullmatch("[0-9]{1,18}", value, re.ASCII) or int(value) > MAX_OFFSET:
         raise ValueError(f"{name} is not a whole number from 0")
     return int(value)
-
-
-def _field(name: str) -> str | None:
-    """Return the keyword of a field to include. An unknown one is ignored, as is a field inside a sequence."""
-    return keyword_of(name)
 
 
 def _condition(keyword: str, matched: Matched, value: str) -> Condition | None:
