@@ -9,6 +9,7 @@
     │   ├── LedgerRefused    retryable: SQLite rejected one statement; others may succeed
     │   └── LedgerUnusable   stop the service: the ledger or its mirror is damaged, foreign, missing, or newer than the program
     ├── BackupError          permanent: a backup failed, is not a valid backup, or would discard newer entries
+    ├── CheckpointRefused    permanent: no checkpoint is signed; a person must decide
     ├── Locked               permanent: another process holds a lock (serve.lock, index.lock, or that of a backup folder)
     └── BadSettings          permanent: wrong settings
 
@@ -19,6 +20,7 @@ it. Texts are for people. They may name paths and positions, but never a value f
 from __future__ import annotations
 
 ARCHIVE_MISSING = "archive-missing"
+CHECKPOINT_FORKED = "checkpoint-forked"
 ENTRY_DAMAGED = "entry-damaged"
 INDEX_UNREADABLE = "index-unreadable"
 INTERNAL_ERROR = "internal-error"
@@ -90,6 +92,10 @@ class LedgerUnusable(LedgerError):
 
 class BackupError(StorageLedgerError):
     """A backup or restore failed. No ledger was changed, and no partial backup was left behind."""
+
+
+class CheckpointRefused(StorageLedgerError):
+    """No checkpoint is signed: the ledger does not continue its last one, or its key is missing, another one or unreadable."""
 
 
 class Locked(StorageLedgerError):

@@ -141,6 +141,21 @@ class Settings(_Folders):
         description="Rate of background [verification](../how-to/verify.md#continuously). 0: off.",
     )
 
+    checkpoint_seconds: Seconds = Field(
+        3600,
+        description="How often a [checkpoint](../explanation/what-a-proof-shows.md) is signed at most, if entries were appended. 0: never "
+        "automatically.",
+    )
+    checkpoint_origin: str = Field(
+        "storage-ledger",
+        pattern=r"^[A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*$",
+        max_length=200,
+        description="First part of the name under which checkpoints are signed, such as the hospital's domain. The ledger_id follows.",
+    )
+    checkpoint_key_file: Path | None = Field(
+        None, description="File with the private key that signs checkpoints; created at first use. If not set: LEDGER_PATH/checkpoint.key."
+    )
+
     @field_validator("log_level", mode="before")
     @classmethod
     def _upper(cls, value: object) -> object:
@@ -217,6 +232,11 @@ class Settings(_Folders):
     def mirror_lock_file(self) -> Path:
         """Return `LEDGER_PATH/mirror.lock`."""
         return self.ledger_path / "mirror.lock"
+
+    @property
+    def checkpoint_key(self) -> Path:
+        """Return CHECKPOINT_KEY_FILE, or `LEDGER_PATH/checkpoint.key`."""
+        return self.checkpoint_key_file or self.ledger_path / "checkpoint.key"
 
     @classmethod
     def load(cls) -> Self:

@@ -69,7 +69,13 @@ def readme_table() -> str:
 
 
 def _with_subcommands(name: str, command: Any) -> str:
-    return ", ".join(f"`{name} {each}`" for each in getattr(command, "commands", {})) or f"`{name}`"
+    names = [f"{name} {each}" for each in getattr(command, "commands", {})]
+    return ", ".join(f"`{each}`" for each in ([name, *names] if _acts(command) else names))
+
+
+def _acts(command: Any) -> bool:
+    """Return whether it can be called as it is; a group usually needs one of its commands."""
+    return not hasattr(command, "commands") or bool(command.invoke_without_command)
 
 
 def commands() -> dict[str, Any]:
@@ -77,10 +83,10 @@ def commands() -> dict[str, Any]:
     found: dict[str, Any] = {}
 
     def walk(name: str, command: Any) -> None:
+        if name and _acts(command):
+            found[name] = command
         for sub, each in getattr(command, "commands", {}).items():
             walk(f"{name} {sub}".strip(), each)
-        if not hasattr(command, "commands"):
-            found[name] = command
 
     walk("", typer.main.get_command(app))
     return found

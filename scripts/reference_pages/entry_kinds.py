@@ -32,6 +32,7 @@ Times are RFC 3339 in UTC with microseconds, sizes are in bytes, SHA-256 is in h
 
 STUDY = "123e4567-e89b-12d3-a456-426614174000"
 FILE = f"{STUDY}.dcm"
+ORIGIN = "storage-ledger/9d4ddd97-1a03-4bc2-a9fd-03ca72b70ef4"
 SHA256 = "0806b171514c484dc775086f5d468be7f8e5535bfe1791f9e9dac8dbec894162"
 CT = {
     "SOPClassUID": "1.2.840.10008.5.1.4.1.1.2", "TransferSyntaxUID": "1.2.840.10008.1.2.1", "StudyInstanceUID": "1.2.3",
@@ -89,6 +90,7 @@ EXAMPLES: tuple[payloads.AnyPayload, ...] = (
         CT | {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.4.1", "Modality": "MR", "NumberOfFrames": 340, "Rows": 256, "Columns": 256},
         software="0.1.0",
     ),
+    payloads.KeyPayload(f"{ORIGIN}+c5f80879+AdwoscKDipn7HnS1lhVODYzf+ymMYtOdrNpB6WOBB0xP"),
 )  # fmt: skip
 
 TYPES = {str: "", int: "integer", bool: "boolean", dict: "object", list: "list"}

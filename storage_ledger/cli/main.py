@@ -20,6 +20,7 @@ from storage_ledger.cli import (
     adopt,
     backup,
     browse,
+    checkpoint,
     demo,
     explain,
     migrate,
@@ -80,6 +81,7 @@ _add("Operations", serve.serve, status.status, show.show)
 app.add_typer(quarantine.app, name="quarantine", rich_help_panel="Operations")
 _add("Operations", explain.explain, acknowledge.acknowledge, browse.browse)
 _add("Backup and integrity", backup.backup, verify.verify)
+app.add_typer(checkpoint.app, name="checkpoint", rich_help_panel="Backup and integrity")
 _add("Recovery", replay.replay, restore.restore, reconcile.reconcile)
 app.add_typer(repair.app, name="repair", rich_help_panel="Recovery")
 _add("Setup", adopt.adopt, migrate.migrate)

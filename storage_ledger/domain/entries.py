@@ -32,6 +32,7 @@ class Kind(StrEnum):
     VERIFIED = "verified"
     ACKNOWLEDGED = "acknowledged"
     HEADER_READ = "header-read"
+    KEY = "key"
 
 
 CURRENT_SCHEMA = 1

@@ -15,6 +15,7 @@ MAX_NAME_BYTES = 200
 MAX_SUFFIX_BYTES = 16
 LEDGER_FOLDER = ".ledger"
 DAMAGED_FOLDER = "damaged"
+CHECKPOINTS_FOLDER = "checkpoints"
 _WORKER = re.compile(r"[A-Za-z0-9]{1,32}", re.ASCII)
 _ATTEMPT = re.compile(r"\.(?:place-([0-9]+)|metadata(?:\.json)?|renew)(?:-[A-Za-z0-9]+-[0-9]+)?\.tmp", re.ASCII)
 _MARK = re.compile(r"\.restore-[0-9]+-[0-9a-f]{16}\.tmp", re.ASCII)

@@ -70,7 +70,7 @@ def changes(entry: NewEntry) -> Changes:
         case Kind.STATUS_SENT:
             told = tuple((p, Stage.TELL) for p in entry.payload["tells"])
             return Changes(add=(Stage.CONFIRM,), drop=told + tuple((p, Stage.CONFIRM) for p in cause), drop_confirms=True)
-        case Kind.FAILED | Kind.RECOVERED | Kind.RESTORED | Kind.VERIFIED | Kind.ACKNOWLEDGED | Kind.HEADER_READ:
+        case Kind.FAILED | Kind.RECOVERED | Kind.RESTORED | Kind.VERIFIED | Kind.ACKNOWLEDGED | Kind.HEADER_READ | Kind.KEY:
             return Changes()
         case _:
             assert_never(entry.kind)

@@ -152,6 +152,10 @@ class Ledger(IndexSource, Protocol):
         """
         ...
 
+    def leaf_hashes(self, after: int, up_to: int) -> Iterator[bytes]:
+        """Iterate over the leaf hashes beyond position `after` up to `up_to`, in order, from one snapshot; lazily, as `scan` does."""
+        ...
+
     def naming_study(self, study_id: str) -> Iterator[Entry]:
         """Iterate over entries without study_id whose payload names this study (a rejected message, its status), as `scan` does."""
         ...

@@ -33,6 +33,7 @@ LAST_AND_WAITING = (
 """For one upload: the last position that names it, and the number of work items to place or remove it."""
 _ENCODED = COLUMNS.replace(" payload,", " CASE typeof(payload) WHEN 'text' THEN CAST(payload AS BLOB) END,")
 _RANGE = "WHERE position > ? AND position <= ? ORDER BY position"
+LEAF_HASHES = f"SELECT CAST(leaf_hash AS BLOB) FROM entries {_RANGE}"  # noqa: S608 - constants
 SCAN = f"SELECT {COLUMNS} FROM entries {_RANGE}"  # noqa: S608 - constants
 _SCAN_ENCODED = f"SELECT {_ENCODED} FROM entries {_RANGE}"  # noqa: S608 - constants
 _STUDY_ENCODED = f"SELECT {_ENCODED} FROM entries WHERE study_id = ? ORDER BY version"  # noqa: S608 - constants

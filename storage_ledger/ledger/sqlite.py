@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from heapq import merge
 from itertools import islice
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from storage_ledger.ledger.contract import Commit, Ledger, QueueLength, WorkItem
 from storage_ledger.ledger.entry_rows import (
     COLUMNS,
     LAST_AND_WAITING,
+    LEAF_HASHES,
     NAMING_STUDY,
     OPEN_OUTAGES,
     SCAN,
@@ -122,6 +123,11 @@ class SqliteLedger(Ledger):
     def study(self, study_id: str, *, after: int = 0) -> Iterator[Entry]:
         with self._reader.connection() as connection:
             yield from of_study(connection, study_id, after)
+
+    @override
+    def leaf_hashes(self, after: int, up_to: int) -> Iterator[bytes]:
+        with self._reader.connection() as connection:
+            yield from map(itemgetter(0), connection.execute(LEAF_HASHES, (after, up_to)))
 
     @override
     def naming_study(self, study_id: str) -> Iterator[Entry]:

@@ -24,6 +24,7 @@ from storage_ledger.domain.payloads.files import (
     RestoredFileFields,
     RestoredPayload,
 )
+from storage_ledger.domain.payloads.keys import KeyPayload
 from storage_ledger.domain.payloads.messages import DescribedPayload, RejectedPayload
 from storage_ledger.domain.payloads.payload import Payload, UnreadablePayload
 from storage_ledger.domain.payloads.verifications import VerifiedCounts, VerifiedFinding, VerifiedPayload, VerifiedScope
@@ -31,14 +32,15 @@ from storage_ledger.errors import LedgerUnusable
 
 __all__ = [
     "AcknowledgedPayload", "AnyPayload", "ArchivedFileFields", "ArchivedPayload", "DescribedPayload", "DiscardedPayload", "FailedPayload",
-    "HeaderReadFileFields", "HeaderReadPayload", "Payload", "QuarantinedPayload", "RecoveredPayload", "RejectedPayload", "ReleasedPayload",
+    "HeaderReadFileFields", "HeaderReadPayload", "KeyPayload", "Payload",
+    "QuarantinedPayload", "RecoveredPayload", "RejectedPayload", "ReleasedPayload",
     "RestoredFileFields", "RestoredPayload", "StatusSentPayload", "UnreadablePayload", "VerifiedCounts", "VerifiedFinding",
     "VerifiedPayload", "VerifiedScope", "of", "readable",
 ]  # fmt: skip
 
 AnyPayload = (
     DescribedPayload | RejectedPayload | ArchivedPayload | FailedPayload | RecoveredPayload | QuarantinedPayload | ReleasedPayload
-    | DiscardedPayload | StatusSentPayload | RestoredPayload | AcknowledgedPayload | HeaderReadPayload | VerifiedPayload
+    | DiscardedPayload | StatusSentPayload | RestoredPayload | AcknowledgedPayload | HeaderReadPayload | VerifiedPayload | KeyPayload
 )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from storage_ledger.domain.payloads import (
     DiscardedPayload,
     FailedPayload,
     HeaderReadPayload,
+    KeyPayload,
     QuarantinedPayload,
     RecoveredPayload,
     RejectedPayload,
@@ -327,6 +328,9 @@ def _summary(payload: AnyPayload) -> str:  # noqa: C901, PLR0912 - one line for 
             return f"{payload.step} failed: {payload.code}, attempt {payload.attempt}, {then}"
         case RecoveredPayload():
             return f"recovered: {payload.step} works again after {payload.code}"
+        case KeyPayload():
+            asked = f", by {payload.by}: {payload.reason}" if payload.by else ""
+            return f"key {(payload.vkey + '+').split('+')[1]} signs checkpoints{asked}"
         case VerifiedPayload():
             counts = payload.counts
             return f"verified: {counts.intact} of {counts.files} files intact, findings: {counts.findings}, by {payload.by}"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from storage_ledger.domain.entries import Entry
 from storage_ledger.domain.merkle_tree import Tree
-from storage_ledger.domain.paths import DAMAGED_FOLDER, LEDGER_FOLDER
+from storage_ledger.domain.paths import CHECKPOINTS_FOLDER, DAMAGED_FOLDER, LEDGER_FOLDER
 from storage_ledger.ledger.mirror import segments
 from storage_ledger.ledger.mirror.reader import NOT_A_FILE, read_segment
 from storage_ledger.ledger.mirror.segments import BatchSeal, SegmentHeader
@@ -102,7 +102,7 @@ class MirrorCheck:
         for name in sorted(os.listdir(folder)):
             if segments.first_position(name) is not None:
                 names.append(name)
-            elif name == DAMAGED_FOLDER and stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+            elif name in {DAMAGED_FOLDER, CHECKPOINTS_FOLDER} and stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
                 continue
             elif name != TEMPORARY:  # left by an interrupted write, which is redone first
                 self._found.report("untracked-file", PART, path=f"{LEDGER_FOLDER}/{name}", detail="not a file of the mirror")

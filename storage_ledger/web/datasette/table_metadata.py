@@ -88,6 +88,7 @@ _WHAT = """case kind
     when 'released' then 'by ' || (payload ->> '$.by') || ': ' || (payload ->> '$.reason')
     when 'discarded' then 'by ' || (payload ->> '$.by') || ': ' || (payload ->> '$.reason')
     when 'acknowledged' then (payload ->> '$.code') || ', by ' || (payload ->> '$.by') || ': ' || (payload ->> '$.reason')
+    when 'key' then payload ->> '$.vkey'
     when 'verified' then payload ->> '$.by' || ': ' || (payload ->> '$.counts.findings') || ' findings'
     else coalesce(payload ->> '$.code', payload ->> '$.reason', '')
   end"""

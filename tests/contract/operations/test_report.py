@@ -341,6 +341,7 @@ SUMMARIES = {
     Kind.VERIFIED: "1 of 2 files intact, findings: 1, by verify",
     Kind.ACKNOWLEDGED: "clock-ahead by A. Lovelace: BIOS battery empty; clock set, battery replaced",
     Kind.HEADER_READ: "a.dcm, complete",
+    Kind.KEY: "c5f80879 signs checkpoints",
 }
 
 

@@ -6,7 +6,7 @@ import hashlib
 
 import pytest
 
-from storage_ledger.domain.merkle_tree import Tree
+from storage_ledger.domain.merkle_tree import Tree, consistency_path, inclusion_path, is_consistent, root_by_inclusion
 
 # The inputs and heads that Certificate Transparency's implementations test RFC 6962 with.
 INPUTS = [
@@ -58,3 +58,57 @@ def test_a_copy_grows_by_itself():
     tree = Tree().extend([leaf(b"a")])
     tree.copy().append(leaf(b"b"))
     assert (tree.size, tree.root()) == (1, leaf(b"a"))
+
+
+LEAVES = [leaf(str(number).encode()) for number in range(70)]
+
+
+def of_range(begin: int, end: int) -> bytes:
+    return head(LEAVES[begin:end])
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 8, 9, 31, 64, 70])
+def test_inclusion_proof_leads_to_the_root_and_no_changed_one_does(size):
+    for index in range(size):
+        path = inclusion_path(index, size, of_range)
+        assert root_by_inclusion(LEAVES[index], index, size, path) == head(LEAVES[:size])
+        if path:
+            assert root_by_inclusion(LEAVES[index], index, size, [bytes(32), *path[1:]]) != head(LEAVES[:size])
+            with pytest.raises(ValueError, match="short"):
+                root_by_inclusion(LEAVES[index], index, size, path[:-1])
+        with pytest.raises(ValueError, match="long"):
+            root_by_inclusion(LEAVES[index], index, size, [*path, bytes(32)])
+    with pytest.raises(ValueError, match="outside"):
+        root_by_inclusion(LEAVES[0], size, size, [])
+
+
+@pytest.mark.parametrize("new", [1, 2, 3, 7, 8, 9, 31, 64, 70])
+def test_consistency_proof_is_valid_and_no_changed_one_is(new):
+    new_root = head(LEAVES[:new])
+    for old in range(1, new + 1):
+        path, old_root = consistency_path(old, new, of_range), head(LEAVES[:old])
+        assert is_consistent(old, old_root, new, new_root, path)
+        assert not is_consistent(old, bytes(32), new, new_root, path)
+        assert not is_consistent(old, old_root, new, bytes(32), path)
+        assert not is_consistent(old, old_root, new, new_root, [*path, bytes(32)])
+        if path:
+            assert not is_consistent(old, old_root, new, new_root, path[:-1])
+            assert not is_consistent(old, old_root, new, new_root, [*path[:-1], bytes(32)])
+    assert not is_consistent(new + 1, new_root, new, new_root, [])
+    assert is_consistent(0, b"", new, new_root, [])
+
+
+def test_proofs_of_the_tree_of_seven_leaves_are_those_of_the_standard():
+    """RFC 6962 §2.1.3: the tree of seven leaves, its nodes a to l."""
+    d = LEAVES[:7]
+    a, b, c, e, f, j = d[0], d[1], d[2], d[4], d[5], d[6]
+    g, h, i = head(d[:2]), head(d[2:4]), head(d[4:6])
+    k, m = head(d[:4]), head(d[4:7])
+    assert inclusion_path(0, 7, of_range) == [b, h, m]
+    assert inclusion_path(3, 7, of_range) == [c, g, m]
+    assert inclusion_path(4, 7, of_range) == [f, j, k]
+    assert inclusion_path(6, 7, of_range) == [i, k]
+    assert consistency_path(3, 7, of_range) == [c, d[3], g, m]
+    assert consistency_path(4, 7, of_range) == [m]
+    assert consistency_path(6, 7, of_range) == [i, j, k]
+    assert (a, e) == (d[0], d[4])

@@ -30,6 +30,7 @@ CHANGES = {
     Kind.ACKNOWLEDGED: (NewEntry(Kind.ACKNOWLEDGED, {}), Changes()),
     Kind.RECOVERED: (NewEntry(Kind.RECOVERED, {}, cause=7), Changes()),
     Kind.VERIFIED: (NewEntry(Kind.VERIFIED, {}), Changes()),
+    Kind.KEY: (NewEntry(Kind.KEY, {}), Changes()),
     Kind.HEADER_READ: (NewEntry(Kind.HEADER_READ, {}, "S1", cause=8), Changes()),
 }
 

@@ -1,0 +1,47 @@
+"""Why no checkpoint is signed."""
+
+# ruff: noqa: E501 - a sentence is one line
+
+from __future__ import annotations
+
+from storage_ledger.domain.error_catalogue.explanation import Explanation, Section
+
+CHECKPOINTS = Section(
+    "Checkpoints",
+    intro="Errors of `storage-ledger checkpoint`, and reasons in `/readyz` why `serve` signs no [checkpoint](../explanation/what-a-proof-shows.md).",
+    meanwhile="Nothing is signed; archiving continues.",
+    explanations=(
+        Explanation(
+            "checkpoint-forked",
+            means="The ledger does not continue its last checkpoint. It is an old copy, or entries were changed or removed.",
+            action="Compare it with backups and the checkpoints that others keep, before anything else is changed.",
+            commands=("storage-ledger verify",),
+        ),
+        Explanation(
+            "checkpoint-key-missing",
+            means="The private key is missing, although the ledger records one.",
+            action="Mount its volume, or restore the file from where you keep it. If it is lost, record a new key.",
+        ),
+        Explanation(
+            "checkpoint-key-wrong",
+            means="The private key is not the one that the ledger records.",
+            action="Put the right file in place: CHECKPOINT_KEY_FILE, or `checkpoint.key` in LEDGER_PATH.",
+        ),
+        Explanation(
+            "checkpoint-key-unreadable",
+            means="The private key cannot be read, or is not an Ed25519 key in PEM form.",
+            action="Check its owner and mode (the service's user, 0400), or restore the file.",
+        ),
+        Explanation(
+            "checkpoint-key-not-made",
+            means="The private key cannot be created or replaced.",
+            action="Make its folder writable for the service's user, or free space there.",
+        ),
+        Explanation(
+            "checkpoint-none",
+            means="No checkpoint was signed yet.",
+            action="Sign one.",
+            commands=("storage-ledger checkpoint",),
+        ),
+    ),
+)

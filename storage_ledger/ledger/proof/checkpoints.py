@@ -1,0 +1,151 @@
+"""The checkpoints on the archive volume: `ARCHIVE_PATH/.ledger/checkpoints/`.
+
+    <size>                  the note with the log's own signatures; never overwritten
+    <size>.cosig/<witness>  signature lines of a witness, whose name is percent-encoded
+    <size>.tsr              a time stamp of the note (RFC 3161)
+
+Whoever writes the archive writes here, too, so nothing read from here is believed without its signature.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from urllib.parse import quote
+
+from storage_ledger.domain.checkpoint import Checkpoint
+from storage_ledger.domain.paths import CHECKPOINTS_FOLDER, LEDGER_FOLDER
+from storage_ledger.domain.signed_note import MOST_BYTES, Signature, SignedNote
+from storage_ledger.errors import ARCHIVE_MISSING, Retryable
+from storage_ledger.ledger.mirror.reader import ABOUT, FAILURES
+from storage_ledger.system import files
+from storage_ledger.system.files import FOLDER, opened, opened_volume, translated
+
+FILE_MODE = 0o640
+FOLDER_MODE = 0o750
+WITNESSES_READ = 64
+_SIZE = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
+_TEMPORARY = ".checkpoint.tmp"
+
+
+class CheckpointFolder:
+    """The checkpoints of one archive. Reading is thread-safe; writers hold `LEDGER_PATH/checkpoint.lock`.
+
+    All methods raise `Retryable` if the volume fails or is not mounted.
+    """
+
+    def __init__(self, archive_root: Path) -> None:
+        self._root = archive_root
+
+    def sizes(self) -> list[int]:
+        """Return the sizes of all checkpoints, in order; empty if there are none, or there is no mirror."""
+        try:
+            with self._folder() as folder:
+                return sorted(int(name) for name in os.listdir(folder) if _SIZE.fullmatch(name))
+        except _Missing:
+            return []
+
+    def read(self, size: int) -> bytes | None:
+        """Return the note as it was signed, whether or not it is valid; None if there is none."""
+        return self._read(str(size))
+
+    def latest(self) -> bytes | None:
+        """Return the note of the largest size, with what witnesses have added; None if there is none."""
+        return self.joined(sizes[-1]) if (sizes := self.sizes()) else None
+
+    def joined(self, size: int) -> bytes | None:
+        """Return the note of this size with the witnesses' signatures that have the form of one; None if there is none."""
+        note = self.read(size)
+        return None if note is None else note + b"".join(each.line.encode() for each in self.cosignatures(size))
+
+    def cosignatures(self, size: int) -> list[Signature]:
+        """Return the signatures in `<size>.cosig/`, by name, without lines that are none."""
+        found = []
+        with suppress(_Missing), self._folder() as folder, opened(f"{size}.cosig", FOLDER, folder) as witnesses:
+            for name in sorted(os.listdir(witnesses))[:WITNESSES_READ]:
+                with suppress(FileNotFoundError, ValueError):
+                    text = files.read_file(name, witnesses, MOST_BYTES).decode("utf-8")
+                    found += [Signature.parse(line) for line in text.splitlines()]
+        return found
+
+    def time_stamp(self, size: int) -> bytes | None:
+        """Return `<size>.tsr`, or None."""
+        return self._read(f"{size}.tsr")
+
+    def publish(self, note: SignedNote) -> bytes:
+        """Write a note under its size, durable on return, and return the bytes that are there now: another's, if it was first.
+
+        A killed caller leaves a temporary file at most, which the next one removes.
+        """
+        name = str(Checkpoint.parse(note.text).size)
+        with self._writable() as folder:
+            files.unlink_if_exists(_TEMPORARY, folder)
+            files.write_file(_TEMPORARY, note.data, folder, FILE_MODE)
+            with suppress(FileExistsError):
+                os.link(_TEMPORARY, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+            os.unlink(_TEMPORARY, dir_fd=folder)
+            os.fsync(folder)
+            return files.read_file(name, folder, MOST_BYTES)
+
+    def add_cosignatures(self, size: int, witness: str, lines: str) -> None:
+        """Keep a witness's signature lines for the checkpoint of this size, in place of older ones. Durable on return."""
+        with self._writable() as folder:
+            name = f"{size}.cosig"
+            if files.make_folder(name, folder, FOLDER_MODE):
+                os.fsync(folder)
+            with opened(name, FOLDER, folder) as witnesses:
+                files.replace_file(witness_file(witness), lines.encode(), witnesses, FILE_MODE, temporary=_TEMPORARY)
+
+    def add_time_stamp(self, size: int, response: bytes) -> None:
+        """Keep the time stamp of the checkpoint of this size. Durable on return."""
+        with self._writable() as folder:
+            files.replace_file(f"{size}.tsr", response, folder, FILE_MODE, temporary=_TEMPORARY)
+
+    def _read(self, name: str) -> bytes | None:
+        try:
+            with self._folder() as folder:
+                return files.read_file(name, folder, MOST_BYTES + 1)
+        except _Missing:
+            return None
+
+    @contextmanager
+    def _writable(self) -> Iterator[int]:
+        try:
+            with self._folder(make=True) as folder:
+                yield folder
+        except _Missing as error:
+            raise Retryable(ARCHIVE_MISSING, "ARCHIVE_PATH holds no mirror", shared=True) from error
+
+    @contextmanager
+    def _folder(self, *, make: bool = False) -> Iterator[int]:
+        """Open the folder. Raises `_Missing` if it, or what is opened in it, is not there; only the mirror makes the folder above."""
+        with (
+            opened_volume(self._root, setting="ARCHIVE_PATH", code=ARCHIVE_MISSING) as root,
+            translated(FAILURES, ABOUT),
+            _apart_from_missing(),
+            opened(LEDGER_FOLDER, FOLDER, root) as parent,
+        ):
+            if make and files.make_folder(CHECKPOINTS_FOLDER, parent, FOLDER_MODE):
+                os.fsync(parent)
+            with opened(CHECKPOINTS_FOLDER, FOLDER, parent) as folder:
+                yield folder
+
+
+class _Missing(Exception):
+    """A file or folder is not there, which is no failure of the volume."""
+
+
+@contextmanager
+def _apart_from_missing() -> Iterator[None]:
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise _Missing from error
+
+
+def witness_file(name: str) -> str:
+    """Return the file name for a witness's name: percent-encoded, without a leading dot."""
+    return quote(name, safe="").replace(".", "%2E", 1 if name.startswith(".") else 0)[:200]

@@ -1,0 +1,262 @@
+"""Checkpoints of a ledger in real files: what is signed, what is refused, and which key signs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from storage_ledger.domain.checkpoint import Checkpoint
+from storage_ledger.domain.entries import Kind, NewEntry
+from storage_ledger.domain.merkle_tree import Tree
+from storage_ledger.domain.payloads import KeyPayload
+from storage_ledger.domain.signed_note import SignedNote, VerifierKey
+from storage_ledger.errors import CheckpointRefused, Retryable
+from storage_ledger.ledger.mirror.writer import Mirror
+from storage_ledger.ledger.proof import keys
+from storage_ledger.ledger.proof.checkpoints import CheckpointFolder
+from storage_ledger.ledger.proof.signer import ProofFiles, Signer
+from tests.support.making import damage, described
+
+
+class Scene:
+    """A ledger with a mirror and its checkpoints."""
+
+    def __init__(self, root: Path, ledgers, clock) -> None:
+        self.root = root
+        self.clock = clock
+        self.archive = root / "archive"
+        self.archive.mkdir()
+        self.ledger = ledgers.open(root / "ledger")
+        self.mirror = Mirror(self.archive, root / "mirror.lock", self.ledger)
+        self.mirror.begin()
+        self.folder = CheckpointFolder(self.archive)
+        self.notes = self.archive / ".ledger" / "checkpoints"
+        self.key = root / "checkpoint.key"
+
+    def append(self, count: int) -> None:
+        with self.ledger.write() as tx:
+            for i in range(count):
+                tx.append(NewEntry(Kind.DESCRIBED, described(f"{i}.dcm"), f"s{i}"))
+
+    def signer(self, origin: str = "hospital.example") -> Signer:
+        """A new process."""
+        root = self.root
+        return Signer(
+            self.ledger,
+            self.folder,
+            ProofFiles(self.key, root / "checkpoint.lock", root / "checkpoint.latest", root / "tree.cache", origin),
+            clock=self.clock,
+        )
+
+    def mirrored(self) -> int:
+        self.mirror.catch_up()
+        return self.mirror.position
+
+    def sign(self, signer: Signer | None = None) -> Checkpoint | None:
+        data = (signer or self.signer()).sign(self.mirrored)
+        return None if data is None else Checkpoint.parse(SignedNote.parse(data).text)
+
+    def refused(self, signer: Signer | None = None) -> str:
+        before = sorted(os.listdir(self.notes)) if self.notes.exists() else []
+        with pytest.raises(CheckpointRefused) as refused:
+            self.sign(signer)
+        assert (sorted(os.listdir(self.notes)) if self.notes.exists() else []) == before
+        return refused.value.code
+
+    def root_of(self, size: int) -> bytes:
+        return Tree().extend(entry.leaf_hash for entry in self.ledger.read(0, size)).root()
+
+
+@pytest.fixture
+def scene(tmp_path, ledgers, clock):
+    return Scene(tmp_path, ledgers, clock)
+
+
+def test_checkpoint_signs_the_tree_of_all_mirrored_entries(scene):
+    scene.append(300)
+    signed = scene.sign()
+    assert (signed.size, signed.root) == (301, scene.root_of(301)), "the key's own entry is signed, too"
+    assert signed.origin == f"hospital.example/{scene.ledger.ledger_id}"
+    note = SignedNote.parse((scene.notes / "301").read_bytes())
+    key = VerifierKey.parse(KeyPayload.of(scene.ledger.get(301)).vkey)
+    [signature] = note.signatures
+    assert signature.is_by(key)
+    assert keys.is_signed(note.text.encode(), signature.value, key)
+    assert not keys.is_signed(note.text.replace("301", "302").encode(), signature.value, key)
+    assert stat.S_IMODE(scene.key.stat().st_mode) == 0o400
+
+
+def test_only_entries_of_the_mirror_are_signed(scene):
+    scene.append(5)
+    scene.sign()
+    scene.append(5)
+    data = scene.signer().sign(lambda: 8)
+    assert Checkpoint.parse(SignedNote.parse(data).text).size == 8
+
+
+def test_a_ledger_without_new_entries_gets_no_second_checkpoint(scene):
+    scene.append(3)
+    first = scene.sign()
+    signer = scene.signer()
+    assert [scene.sign(signer), scene.sign(signer)] == [first, first]
+    assert os.listdir(scene.notes) == ["4"]
+    assert len(scene.ledger.read(0, 99)) == 4
+
+
+def test_empty_ledger_has_nothing_to_sign_and_gets_no_key(scene):
+    assert scene.sign() is None
+    assert not scene.key.exists()
+
+
+@pytest.mark.parametrize("restarted", [True, False], ids=["by a new process", "by the same process"])
+@pytest.mark.parametrize("sizes", [(3, 7), (300, 500), (255, 1)])
+def test_later_checkpoints_continue_the_earlier_ones(scene, sizes, restarted):
+    signer = scene.signer()
+    for size in sizes:
+        scene.append(size)
+        signed = scene.sign(None if restarted else signer)
+        assert signed.root == scene.root_of(signed.size)
+
+
+@pytest.mark.parametrize("at", [2, 299])
+def test_nothing_is_signed_once_an_earlier_entry_was_changed(scene, at):
+    scene.append(300)
+    scene.sign()
+    scene.append(1)
+    scene.mirrored()
+    damage(scene.ledger, f"UPDATE entries SET leaf_hash = randomblob(32) WHERE position = {at}")
+    assert scene.refused() == "checkpoint-forked"
+
+
+def test_a_shorter_ledger_is_never_signed_even_if_the_archive_is_as_old(scene, ledgers):
+    scene.append(3)
+    scene.sign()
+    shutil.rmtree(scene.notes)  # the archive is an old copy; only the ledger's volume has the last note
+    scene.append(5)
+    scene.sign()
+    shutil.rmtree(scene.notes)
+    damage(scene.ledger, "DROP TRIGGER entries_delete; DELETE FROM pending; DELETE FROM entries WHERE position > 6")
+    assert scene.refused() == "checkpoint-forked"
+    scene.append(5)
+    assert scene.refused() == "checkpoint-forked", "however long it grows"
+
+
+def test_a_note_by_a_foreign_key_still_forbids_another_history(scene):
+    scene.append(10)
+    other = keys.make(scene.root / "other.key", f"hospital.example/{scene.ledger.ledger_id}")
+    checkpoint = Checkpoint(other.name, 5, bytes(32))
+    scene.sign()
+    (scene.root / "checkpoint.latest").unlink()
+    shutil.rmtree(scene.notes)
+    scene.folder.publish(SignedNote(checkpoint.text, (other.sign(checkpoint.text),)))
+    assert scene.refused() == "checkpoint-forked"
+
+
+@pytest.mark.parametrize("spoil", [b"", b"\xff\n", b"x" * 70_000, "damaged"], ids=["empty", "no text", "large", "a wrong signature"])
+def test_damaged_note_is_skipped_and_the_copy_on_the_ledger_volume_still_counts(scene, spoil):
+    scene.append(3)
+    scene.sign()
+    note = scene.notes / "4"
+    data = note.read_bytes().replace(b"\n4\n", b"\n5\n") if spoil == "damaged" else spoil
+    note.unlink()
+    (scene.notes / "5").write_bytes(data)
+    scene.append(4)
+    assert scene.sign().size == 8
+    damage(scene.ledger, "UPDATE entries SET leaf_hash = randomblob(32) WHERE position = 1")
+    assert scene.refused() == "checkpoint-forked"
+
+
+def test_lost_notes_are_not_signed_again_but_the_last_one_is_put_back(scene):
+    scene.append(3)
+    first = scene.sign()
+    shutil.rmtree(scene.notes)
+    assert scene.sign() == first
+    assert os.listdir(scene.notes) == ["4"]
+
+
+def test_a_note_is_never_overwritten(scene):
+    scene.append(3)
+    scene.sign()
+    before = (scene.notes / "4").read_bytes()
+    other = SignedNote.parse(before.replace(b"hospital", b"hostile!"))
+    assert scene.folder.publish(other) == before
+    assert (scene.notes / "4").read_bytes() == before
+
+
+def test_missing_key_is_not_replaced_once_the_ledger_names_one(scene):
+    scene.append(3)
+    scene.sign()
+    scene.append(1)
+    scene.key.unlink()
+    assert scene.refused() == "checkpoint-key-missing"
+    assert not scene.key.exists()
+
+
+def test_another_key_does_not_sign(scene):
+    scene.append(3)
+    scene.sign()
+    scene.append(1)
+    scene.key.unlink()
+    keys.make(scene.key, "x")
+    assert scene.refused() == "checkpoint-key-wrong"
+
+
+@pytest.mark.parametrize("data", [b"", b"no key", "rsa"])
+def test_unreadable_key_does_not_sign(scene, data):
+    if data == "rsa":
+        data = ec.generate_private_key(ec.SECP256R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    scene.append(3)
+    scene.key.write_bytes(data)
+    assert scene.refused() == "checkpoint-key-unreadable"
+
+
+def test_a_key_that_was_made_but_not_recorded_is_used(scene):
+    made = keys.make(scene.key, "x")
+    scene.append(3)
+    scene.sign()
+    assert VerifierKey.parse(KeyPayload.of(scene.ledger.get(4)).vkey).public_key == made.verifier.public_key
+
+
+def test_changed_origin_is_recorded_as_another_name_of_the_same_key(scene):
+    scene.append(3)
+    scene.sign()
+    scene.append(1)
+    signed = scene.sign(scene.signer("other.example/pacs"))
+    assert signed.origin.startswith("other.example/pacs/")
+    entry = KeyPayload.of(scene.ledger.last())
+    assert (entry.vkey.split("+")[0], entry.replaces.split("+")[0].split("/")[0]) == (signed.origin, "hospital.example")
+
+
+def test_archive_that_is_not_mounted_signs_nothing(scene):
+    scene.append(3)
+    scene.archive.rename(scene.root / "elsewhere")
+    with pytest.raises(Retryable, match="archive-missing"):
+        scene.sign()
+
+
+def test_cosignatures_are_joined_and_garbage_beside_them_is_not(scene):
+    scene.append(3)
+    signed = scene.sign()
+    other = keys.make(scene.root / "w.key", "witness.example/w1").sign(signed.text)
+    scene.folder.add_cosignatures(4, "witness.example/w1", other.line)
+    (scene.notes / "4.cosig" / "x").write_bytes(b"\xff\xfe")
+    (scene.notes / "4.cosig" / "y").write_text("— a b\n")
+    note = SignedNote.parse(scene.folder.latest())
+    assert [each.name for each in note.signatures] == [signed.origin, "witness.example/w1"]
+    assert SignedNote.parse((scene.notes / "4").read_bytes()).signatures == note.signatures[:1], "the note itself stays as it was"
+
+
+@pytest.mark.parametrize("name", ["../../x", ".hidden", "a/b", "é", "x" * 300])
+def test_witness_with_an_odd_name_has_a_file_in_its_folder(scene, name):
+    scene.append(3)
+    scene.sign()
+    scene.folder.add_cosignatures(4, name, "")
+    [file] = os.listdir(scene.notes / "4.cosig")
+    assert "/" not in file
+    assert not file.startswith(".")
