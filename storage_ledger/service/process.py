@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import os
+import queue
 import shutil
 import signal
 import threading
@@ -45,7 +46,6 @@ from storage_ledger.system.metrics import Metrics
 from storage_ledger.system.sqlite import sqlite
 
 STOP_WITHIN_S = 25.0
-SIGNALS_EVERY_S = 0.25
 ANSWER_WITHIN_S = 1.5
 """A request for readiness or metrics is answered within this time; a check without a result is reported as hanging."""
 WRITE_WITHIN_S = 1.0
@@ -106,7 +106,7 @@ class Service:
         self._appended = threading.Event()
         self._mirror_done = threading.Event()
         self._supervisor = Supervisor(parts.metrics, on_unusable=self.stop)
-        self._signal: signal.Signals | None = None
+        self._endings: queue.SimpleQueue[signal.Signals | None] = queue.SimpleQueue()  # a signal handler may put into it
         self._checks: list[TimedCheck[list[Reason]]] = [
             TimedCheck("ledger", self._check_ledger),
             TimedCheck("archive", lambda: [trouble] if (trouble := parts.archive.trouble()) else []),
@@ -122,6 +122,7 @@ class Service:
         """Start no new work, and end once the current work is finished."""
         self._stop.set()
         self._parts.wakeups.ring_all()
+        self._endings.put(None)
 
     def run(self, web: WebServer) -> int:
         """Run until stopped; return 0, or 2 on failure. Handles SIGTERM and SIGINT: call it in the main thread."""
@@ -161,10 +162,8 @@ class Service:
             for thread in threads:
                 thread.start()
             logs.get().info("service.started", sqlite=sqlite.sqlite_version, version=__version__, **started)
-            while self._signal is None and not self._stop.wait(SIGNALS_EVERY_S):
-                pass
-            if self._signal is not None:
-                logs.get().info("service.stopping", signal=self._signal.name)
+            if (received := self._endings.get()) is not None:
+                logs.get().info("service.stopping", signal=received.name)
         except BaseException as error:  # noqa: BLE001 - recorded, and the process ends with 2
             logs.get().critical("thread.died", thread="main", error_type=type(error).__name__, frames_at=logs.where(error))
             return True
@@ -305,7 +304,7 @@ class Service:
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         # Nothing else: the handler interrupts the main thread, which may hold a lock that a call here would need.
-        self._signal = signal.Signals(number)
+        self._endings.put(signal.Signals(number))
 
 
 def _join(thread: threading.Thread, deadline: float) -> None:

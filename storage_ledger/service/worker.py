@@ -30,7 +30,6 @@ from storage_ledger.system.metrics import Metrics
 STEPS = frozenset({Sleeper.PLACE, Sleeper.REMOVE, Sleeper.NOTIFY})
 """The sleepers that are in the worker processes; all others are in the service's."""
 MIRRORED_WITHIN_S = 5.0
-SIGNALS_EVERY_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +80,7 @@ class Worker:
         for thread in threads:
             thread.start()
         for thread in threads:
-            while thread.is_alive():  # signals are handled between two waits
-                thread.join(SIGNALS_EVERY_S)
+            thread.join()
         self._report()
         parts.ledger.close()
         return self._supervisor.exit_code
