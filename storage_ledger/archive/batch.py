@@ -10,7 +10,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
+from typing_extensions import override
+
 from storage_ledger.archive import durable_copy
+from storage_ledger.archive.contract import Batch
 from storage_ledger.archive.durable_copy import FAILURES
 from storage_ledger.archive.folders import ArchiveFolders
 from storage_ledger.archive.study_folder import FilesystemStudyFolder
@@ -41,8 +44,8 @@ class SyncChoice:
             self._alone_until = self._monotonic() + ALONE_FOR_S
 
 
-class FilesystemBatch:
-    """See `contract.Batch`. `root`: ARCHIVE_PATH, opened before anything of the batch was written."""
+class FilesystemBatch(Batch):
+    """Studies as folders. `root`: ARCHIVE_PATH, opened before anything of the batch was written."""
 
     def __init__(self, folders: ArchiveFolders, choice: SyncChoice, root: int, studies: int, *, metadata_later: bool) -> None:
         self._folders = folders
@@ -52,20 +55,20 @@ class FilesystemBatch:
         self._metadata_later = self._together or (metadata_later and files.can_sync_file_system(root))
         self._studies: dict[str, FilesystemStudyFolder] = {}
 
+    @override
     def study(self, study_id: str, *, known: Mapping[str, str], is_ours: Callable[[bytes], bool]) -> FilesystemStudyFolder:
-        """See `contract.Batch.study`."""
         fsync = durable_copy.no_fsync if self._together else durable_copy.fsync
         folder = self._studies[study_id] = FilesystemStudyFolder(
             self._folders, study_id, known, is_ours, alone=True, metadata_later=self._metadata_later, root=self._root, fsync=fsync
         )
         return folder
 
+    @override
     def sync_copies(self) -> Retryable | None:
-        """See `contract.Batch.sync_copies`."""
         return self._sync_whole() if self._together else None
 
+    @override
     def sync_names(self) -> tuple[dict[str, Retryable], bool]:
-        """See `contract.Batch.sync_names`."""
         error = self._sync_whole() if self._together else None
         failed: dict[str, Retryable] = {}
         for study_id, folder in self._studies.items():

@@ -8,8 +8,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from typing_extensions import override
+
 from storage_ledger.archive.batch import TOGETHER_FROM, FilesystemBatch, SyncChoice
-from storage_ledger.archive.contract import Fixity, Placed
+from storage_ledger.archive.contract import Archive, ArchiveRepair, Fixity, Placed
 from storage_ledger.archive.durable_copy import FAILURES
 from storage_ledger.archive.folders import ArchiveFolders
 from storage_ledger.archive.study_folder import FilesystemStudyFolder
@@ -23,8 +25,8 @@ LOW_BYTES = 1 << 20
 LOW_FILES = 64
 
 
-class FilesystemArchive:
-    """See `contract.Archive` and `contract.ArchiveRepair`. `root` (ARCHIVE_PATH) must exist; it is never created.
+class FilesystemArchive(Archive, ArchiveRepair):
+    """A folder for each study below `root` (ARCHIVE_PATH), which must exist: it is never created.
 
     Several processes may work in one archive, even on one work item: each writes to its own temporary names, which contain
     `worker`, links only complete files, and replaces a file only by one rename over it. A final name that another process
@@ -57,9 +59,9 @@ class FilesystemArchive:
         """Return whether a batch of that many studies syncs them together, as far as the last batch knew; if not, parallel is better."""
         return self._choice.possible and studies >= TOGETHER_FROM
 
+    @override
     @contextmanager
     def batch(self, studies: int) -> Iterator[FilesystemBatch]:
-        """See `contract.Archive.batch`."""
         with ExitStack() as stack:
             with files.translated(FAILURES):
                 root = stack.enter_context(self._folders.opened())
@@ -76,8 +78,8 @@ class FilesystemArchive:
         finally:
             folder.close()
 
+    @override
     def sync_new_folders(self, studies: Collection[str]) -> set[str]:
-        """See `contract.Archive.sync_new_folders`."""
         with files.translated(FAILURES):
             lost = self._folders.discard_lost(studies)
             try:
@@ -87,8 +89,9 @@ class FilesystemArchive:
                 raise
             return lost
 
+    @override
     def sync_metadata(self) -> None:
-        """See `contract.Archive.sync_metadata`. The kernel reports an error to ARCHIVE_PATH as it was opened before the last call."""
+        # The kernel reports an error to ARCHIVE_PATH as it was opened before the last call.
         with files.translated(FAILURES), self._folders.opened() as root:
             if not files.can_sync_file_system(root):
                 return  # each was synced when it was written
@@ -99,40 +102,40 @@ class FilesystemArchive:
                 if before is not None:
                     os.close(before)
 
+    @override
     def check(self, study_id: str, name: str, sha256: str, size: int) -> Fixity:
-        """See `contract.StudyFolder.check`."""
         with self._study(study_id) as folder:
             return folder.check(name, sha256, size)
 
+    @override
     @contextmanager
     def open(self, study_id: str, name: str) -> Iterator[BinaryIO]:
-        """See `contract.StudyFolder.open`."""
         with self._study(study_id) as folder, folder.open(name) as file:
             yield file
 
+    @override
     def put_back(self, copy: OpenUpload, study_id: str, *, name: str, sha256: str, position: int, time: int) -> Placed:
-        """See `contract.ArchiveRepair.put_back`."""
         with self._study(study_id, alone=False) as folder:
             return folder.put_back(copy, name=name, sha256=sha256, position=position, time=time)
 
+    @override
     def is_marked(self, study_id: str, name: str, time: int) -> bool:
-        """See `contract.ArchiveReader.is_marked`."""
         with self._study(study_id) as folder:
             return folder.is_marked(name, time)
 
+    @override
     def unmark(self, study_id: str, name: str, time: int) -> None:
-        """See `contract.ArchiveRepair.unmark`."""
         with self._study(study_id) as folder:
             folder.unmark(name, time)
 
+    @override
     def write_metadata(self, study_id: str, data: bytes) -> None:
-        """See `contract.ArchiveRepair.write_metadata`."""
         with self._study(study_id) as folder:
             folder.write_metadata(data)
             folder.sync()
 
+    @override
     def trouble(self) -> Reason | None:
-        """See `contract.Archive.trouble`."""
         try:
             with files.translated(FAILURES), self._folders.opened() as root:
                 status = os.fstatvfs(root)

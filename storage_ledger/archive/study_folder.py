@@ -13,8 +13,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import BinaryIO
 
+from typing_extensions import override
+
 from storage_ledger.archive import durable_copy
-from storage_ledger.archive.contract import Copied, Fixity, Placed
+from storage_ledger.archive.contract import Copied, Fixity, Placed, StudyFolder
 from storage_ledger.archive.durable_copy import FAILURES, FILE_MODE, METADATA_MODE
 from storage_ledger.archive.folders import ArchiveFolders, remove_if_empty
 from storage_ledger.archive.uploads import FileIdentity, OpenUpload
@@ -35,8 +37,8 @@ from storage_ledger.system.cpu_affinity import LARGE_BYTES, any_of_them
 ROUNDS = 16  # while other processes keep changing the file, before it is left to the next attempt
 
 
-class FilesystemStudyFolder:
-    """See `contract.StudyFolder`. The first call that needs the folder opens it and ARCHIVE_PATH; they stay open until `close`.
+class FilesystemStudyFolder(StudyFolder):
+    """A study as a folder. The first call that needs it opens it and ARCHIVE_PATH; they stay open until `close`.
 
     After a failed call the next one opens both again: another process may have removed the empty folder, or the volume may
     have been unmounted. In a batch, `root` is its ARCHIVE_PATH, and the only one. `fsync`: for the bytes of copies.
@@ -70,8 +72,8 @@ class FilesystemStudyFolder:
         self._unsynced: dict[str, str] = {}
         self._metadata_unsynced = False
 
+    @override
     def copy(self, upload: OpenUpload, *, position: int) -> Copied:
-        """See `contract.StudyFolder.copy`."""
         with files.translated(FAILURES), self._written() as folder, ExitStack() as stack:
             if not self._known:
                 self._folders.require_own(self._opened_root(), self._study_id)
@@ -82,8 +84,8 @@ class FilesystemStudyFolder:
             self._copies[temporary] = stack.pop_all()
             return Copied(temporary, upload.size, sha256, position)
 
+    @override
     def link(self, copied: Copied, original_name: str) -> Placed:
-        """See `contract.StudyFolder.link`."""
         if copied.temporary not in self._copies:  # `close` has removed it
             raise Retryable("archive-error", "the study's folder changed while files were placed in it")
         with files.translated(FAILURES), self._written() as folder, self._copies.pop(copied.temporary):
@@ -92,7 +94,7 @@ class FilesystemStudyFolder:
             return placed
 
     def put_back(self, copy: OpenUpload, *, name: str, sha256: str, position: int, time: int) -> Placed:
-        """Store the copy as `place` does, under a given name. A second hidden name stays as the mark. See `contract.ArchiveRepair`."""
+        """Store the copy as `ArchiveRepair.put_back` says. A second hidden name stays as the mark."""
         with files.translated(FAILURES), self._written() as folder:
             mark = putting_back_name(name, time)
             placed: Placed | None = None
@@ -112,7 +114,7 @@ class FilesystemStudyFolder:
             return placed
 
     def is_marked(self, name: str, time: int) -> bool:
-        """See `contract.ArchiveReader.is_marked`."""
+        """Return whether the mark of this restore is there."""
         with files.translated(FAILURES):
             try:
                 return files.exists(putting_back_name(name, time), self._opened())
@@ -120,14 +122,14 @@ class FilesystemStudyFolder:
                 return False
 
     def unmark(self, name: str, time: int) -> None:
-        """See `contract.ArchiveRepair.unmark`."""
+        """Remove the mark, durably."""
         with files.translated(FAILURES), suppress(FileNotFoundError):
             folder = self._opened()
             os.unlink(putting_back_name(name, time), dir_fd=folder)
             durable_copy.fsync(folder)
 
+    @override
     def check(self, name: str, sha256: str, size: int) -> Fixity:
-        """See `contract.StudyFolder.check`."""
         with files.translated(FAILURES):
             try:
                 folder = self._opened()
@@ -141,9 +143,9 @@ class FilesystemStudyFolder:
                     return Fixity.MISSING
             return found
 
+    @override
     @contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
-        """See `contract.StudyFolder.open`."""
         with (
             files.translated(FAILURES),
             files.opened(name, files.READ, self._opened()) as descriptor,
@@ -151,8 +153,8 @@ class FilesystemStudyFolder:
         ):
             yield file
 
+    @override
     def write_metadata(self, data: bytes) -> None:
-        """Write to a temporary name, rename. See `contract.StudyFolder.write_metadata`."""
         with files.translated(FAILURES), self._written() as folder:
             sha256 = hashlib.sha256(data).hexdigest()
 
@@ -203,8 +205,8 @@ class FilesystemStudyFolder:
         if self._metadata_unsynced:
             self._folders.lost_names.add((self._study_id, METADATA))
 
+    @override
     def discard_attempts(self, position: int) -> None:
-        """See `contract.StudyFolder.discard_attempts`."""
         with files.translated(FAILURES), suppress(FileNotFoundError, Permanent):
             folder = self._opened()
             names = os.listdir(folder)

@@ -18,7 +18,7 @@ from storage_ledger.errors import LedgerUnusable
 from storage_ledger.index import fixity
 from storage_ledger.index.columns import FILE, STUDY, FileRow, Row, StudyRow, UploadRow
 from storage_ledger.index.derived_tables import COUNT_ARRIVAL, COUNT_ARRIVALS, DROP_EMPTY_ARRIVALS, refresh, year
-from storage_ledger.index.rows import StudyRows
+from storage_ledger.index.rows import OtherUploads, StudyRows
 from storage_ledger.index.schema import COLUMNS, ROWID, SEARCHED
 from storage_ledger.index.search import put_into_search, take_out_of_search
 
@@ -199,8 +199,8 @@ class FollowingWriter(IndexWriter):
         self._connection.execute(COUNT_ARRIVALS, {"first": first})
 
 
-class _UploadsInTable:
-    """Implements `rows.OtherUploads`. Reads as few uploads as possible: a study may have ten thousand."""
+class _UploadsInTable(OtherUploads):
+    """Reads as few uploads as possible: a study may have ten thousand."""
 
     def __init__(self, connection: Any, study_id: str, in_memory: Mapping[str, UploadRow]) -> None:
         self._connection = connection
@@ -208,6 +208,7 @@ class _UploadsInTable:
         self._in_memory = in_memory
         self._reached: dict[State, str | None] = {}  # by state: all uploads before this path are in memory; None: all of them are
 
+    @override
     def any_in(self, state: State) -> bool:
         reached = self._reached.get(state, "")
         if reached is None:

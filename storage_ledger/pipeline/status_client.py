@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import httpcore
 import httpx
+from typing_extensions import override
 
 from storage_ledger.errors import BadSettings, Retryable
 from storage_ledger.system.http_connection import BROKEN, Answer, Connection
@@ -50,7 +51,7 @@ class Statuses(Protocol):
         ...
 
 
-class StatusClient:
+class StatusClient(Statuses):
     """Keeps at most `connections` connections open, shared by any number of threads; further calls wait for one.
 
     `timeout_s` covers a whole call, from getting a connection to the last byte of the answer (but not the DNS lookup).
@@ -82,6 +83,7 @@ class StatusClient:
         for connection in self._connections:
             self._free.put(connection)
 
+    @override
     def tell(self, study_id: str, status: str, details: Mapping[str, object]) -> int:
         """POST a status; return the HTTP status that accepted it (2xx). May be called twice: the last one wins.
 
@@ -95,6 +97,7 @@ class StatusClient:
                 raise Retryable("status-refused", f"HTTP {answer.code} with a web page")
             return answer.code
 
+    @override
     def read(self, study_id: str) -> str | None:
         """GET the status word, or None if the service does not know the study (404)."""
         found = self.look_up(study_id)

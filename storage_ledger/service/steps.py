@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from typing_extensions import override
+
 from storage_ledger.domain.reason import Reason
 from storage_ledger.pipeline.wakeups import Sleeper, Wakeups
 from storage_ledger.pipeline.worker_pool import WorkerPool
@@ -55,7 +57,7 @@ class Steps(Protocol):
         ...
 
 
-class StepsHere:
+class StepsHere(Steps):
     """The steps as threads of this process. `mirror_now` returns once the last files placed are in the mirror, or after a few seconds."""
 
     def __init__(self, pools: Pools, wakeups: Wakeups, mirror_now: Callable[[], object]) -> None:
@@ -64,8 +66,9 @@ class StepsHere:
         self._mirror_now = mirror_now
         self._placed = threading.Event()
 
+    @override
     def threads(self, supervisor: Supervisor, stop: threading.Event, begin: threading.Event) -> list[threading.Thread]:
-        """See `Steps.threads`. The remover stops last, so that it also removes the uploads of the last files placed."""
+        # The remover stops last, so that it also removes the uploads of the last files placed.
         pools = self._pools
         return [
             service_thread(supervisor, "place", lambda: self._place(stop, begin), stop, at_end=self._have_placed),
@@ -73,8 +76,8 @@ class StepsHere:
             service_thread(supervisor, "notify", lambda: pools.notifying.run(stop), stop),
         ]
 
-    def report(self, until: float) -> StepsReport:  # noqa: ARG002 - nothing to wait for
-        """See `Steps.report`."""
+    @override
+    def report(self, until: float) -> StepsReport:
         return StepsReport(self._pools.hanging())
 
     def _place(self, stop: threading.Event, begin: threading.Event) -> None:

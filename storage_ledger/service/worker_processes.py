@@ -10,11 +10,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from typing_extensions import override
+
 from storage_ledger.domain.reason import Reason
 from storage_ledger.errors import LedgerUnusable
 from storage_ledger.pipeline.wakeups import Sleeper, Wakeups
 from storage_ledger.service.channel import Channel
-from storage_ledger.service.steps import StepsReport, wait_to_begin
+from storage_ledger.service.steps import Steps, StepsReport, wait_to_begin
 from storage_ledger.service.supervisor import Supervisor
 from storage_ledger.service.threads import service_thread
 from storage_ledger.service.worker import STEPS
@@ -30,8 +32,8 @@ class WorkerEnded(Exception):
     """A worker process ended although the service had not stopped it."""
 
 
-class WorkerProcesses:
-    """Implements `Steps` with processes, each for its share of the studies.
+class WorkerProcesses(Steps):
+    """The steps in processes, each for its share of the studies.
 
     `commands`: the command line of each. They inherit `lock`, the descriptor of `serve.lock`: no other `serve` can start while one of
     them lives, even in a call that never returns. `known` returns what each must know at any time (see `Worker`); it is in every
@@ -48,14 +50,16 @@ class WorkerProcesses:
     def _wake(self, sleepers: frozenset[Sleeper]) -> None:
         self._tell({"wake": [sleeper.name for sleeper in sleepers]})
 
+    @override
     def threads(self, supervisor: Supervisor, stop: threading.Event, begin: threading.Event) -> list[threading.Thread]:
-        """See `Steps.threads`: one thread for each process. A process that ended is started again, later each time."""
+        # One thread for each process, which starts it again whenever it ends, later each time.
         jobs = {f"worker-{worker.number}": partial(worker.run, stop, begin) for worker in self._workers}
         jobs["workers"] = partial(self._look_after, stop)
         return [service_thread(supervisor, name, job, stop) for name, job in jobs.items()]
 
+    @override
     def report(self, until: float) -> StepsReport:
-        """See `Steps.report`. A worker that does not answer in time is represented by its last answer."""
+        # For a worker that does not answer in time, its last answer counts.
         before = {worker.number: worker.reports for worker in self._workers if worker.channel is not None}
         self._tell({"report": True})
         with self._heard:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 import redis
+from typing_extensions import override
 
 from storage_ledger.pipeline.receive.redis_connection import RedisSource, read
 from storage_ledger.pipeline.receive.source import Delivery
@@ -20,6 +21,7 @@ class PubSub(RedisSource):
 
     name = "pubsub"
 
+    @override
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         """Do nothing: pub/sub forgets a message once it is sent."""
 

@@ -15,6 +15,7 @@ from redis.backoff import NoBackoff
 from redis.connection import ConnectionPool
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
+from typing_extensions import override
 
 from storage_ledger.errors import BadSettings
 from storage_ledger.pipeline.receive.source import Delivery, Source
@@ -65,17 +66,18 @@ class RedisSource(Source):
         self._trouble: str | None = None
 
     @property
+    @override
     def subscribed(self) -> bool:
         """Return True from the server's confirmation until the loss of the connection is noticed (at most 25 s later)."""
         return self._subscribed.is_set()
 
     @property
+    @override
     def trouble(self) -> str | None:
-        """See `Source.trouble`."""
         return self._trouble
 
+    @override
     def run(self, deliver: Callable[[Delivery], None], stop: threading.Event) -> None:
-        """See `Source.run`."""
         with contextlib.closing(self._deliveries(stop)) as deliveries:
             for delivery in deliveries:
                 if delivery is not None:

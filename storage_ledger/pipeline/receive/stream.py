@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 import redis
+from typing_extensions import override
 
 from storage_ledger.pipeline.receive.redis_connection import CONNECT_S, SILENCE_S, RedisSource, ask, bare_connection, parsing, trouble
 from storage_ledger.pipeline.receive.source import Delivery
@@ -87,8 +88,8 @@ class Stream(RedisSource):
         self._owed: dict[str, None] = {}  # to be acknowledged, in order
         self._gave_up = False
 
+    @override
     def run(self, deliver: Callable[[Delivery], None], stop: threading.Event) -> None:
-        """See `Source.run`."""
         with self._lock:
             self._reading, self._gave_up = True, False
         try:
@@ -98,8 +99,8 @@ class Stream(RedisSource):
                 self._reading = False
             self._acknowledge_afterwards()
 
+    @override
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
-        """See `Source.acknowledge`. Returns at once while `run` is running, which then acknowledges, retrying until it succeeds."""
         with self._lock:
             for delivery in deliveries:
                 made, _, entry_id = (delivery.token or "").partition(" ")
