@@ -94,9 +94,7 @@ DAMAGED_PARENTS = Edit(FOLDERS, "        durable_copy.fsync(parent)\n", "       
 
 MUTANTS = {
     "no-fsync-of-the-copied-file": Mutant("the copied file is not fsynced before it is linked", (COPY,), ("cuts", "order")),
-    "no-sync-of-copies-together": Mutant(
-        "the copies of many studies are not synced before they are linked", (COPIES_TOGETHER,), ("cuts", "order")
-    ),
+    "no-sync-of-copies-together": Mutant("the copies of many studies are not synced before they are linked", (COPIES_TOGETHER,)),
     "no-sync-of-names-together": Mutant("the names of many studies are not synced before they are recorded", (NAMES_TOGETHER,)),
     "metadata-not-recovered": Mutant("metadata.json is not compared with the ledger after a power cut", (METADATA_RECOVERED,), ("cuts",)),
     "metadata-noted-unsynced": Mutant("the ledger notes that metadata.json is durable, but nothing was synced", (METADATA_SYNCED,)),

@@ -247,6 +247,8 @@ class Disk:
         begun = self._syncing.pop(call.thread, None)
         if call.result == 0 and begun is not None:
             folders, at, below = begun
+            copies = sum(version > each.durable and not self._linked_finally(each) for each, version in below)
+            self.saw["copies-together"] += copies >= 3
             for each, version in below:
                 each.durable = max(each.durable, version)
             for folder, names in folders:
@@ -258,9 +260,11 @@ class Disk:
         self._linkat(call)
 
     def _linkat(self, call: Call) -> None:
+        source, target = self._two(call)
+        if call.result is None:
+            self._gets_its_name(source, target)
         if call.result != 0:
             return
-        source, target = self._two(call)
         folder, name = self._place(source)
         node = folder.names[name]
         to, new = self._place(target)
@@ -314,6 +318,7 @@ class Disk:
                     self._removes(source)
                 elif new in to.names:
                     self.bad("renamed-over", path=target)
+            self._gets_its_name(source, target)
             ours = new == "metadata.json" or new.endswith(".entries")  # rewritten completely and renamed over the old one
             if self._root(target) is self.archive and new in to.names and not ours and not self._may_be_replaced(source, target):
                 self.bad("renamed-over", path=target)
@@ -323,6 +328,15 @@ class Disk:
             if node is None:  # a neighbour's file, unknown to this model: it exists until the folder is synced
                 node = folder.durable[name] = File()
             to.names[new] = node
+
+    def _gets_its_name(self, source: str, target: str) -> None:
+        """Check that a file in the archive has all its bytes before it gets its final name. Those of metadata.json may follow."""
+        if self._root(target) is not self.archive or not self._is_final(target) or target.endswith("/metadata.json"):
+            return
+        folder, name = self._place(source)
+        node = folder.names.get(name)
+        if isinstance(node, File) and node.durable != node.version:
+            self.bad("named-too-early", path=target)
 
     def _removes(self, path: str) -> None:
         """Check the removal of an upload, by unlink or by a rename to a hidden name: it needs a work item."""

@@ -104,6 +104,7 @@ def test_every_effect_waits_for_the_fsync_that_it_relies_on(tmp_path, valkey, st
     assert disk.saw["link"] >= len(messages) + 1 + len(later)
     assert disk.saw["told"] >= found["counts"]["status-sent"]
     assert disk.saw["syncfs"] >= 2 + 2, "metadata.json at each stop, and twice for many studies"
+    assert disk.saw["copies-together"] >= 1, "the copies of several studies, before they are linked"
 
 
 def test_a_message_of_a_stream_is_acknowledged_after_the_commit_of_its_entry(tmp_path, valkey, status_server):
