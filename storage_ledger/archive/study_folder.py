@@ -115,11 +115,9 @@ class FilesystemStudyFolder(StudyFolder):
 
     def is_marked(self, name: str, time: int) -> bool:
         """Return whether the mark of this restore is there."""
-        with files.translated(FAILURES):
-            try:
-                return files.exists(putting_back_name(name, time), self._opened())
-            except FileNotFoundError:
-                return False
+        with files.translated(FAILURES), suppress(FileNotFoundError):
+            return files.exists(putting_back_name(name, time), self._opened())
+        return False
 
     def unmark(self, name: str, time: int) -> None:
         """Remove the mark, durably."""
