@@ -162,7 +162,7 @@ def _files(package: Path) -> Iterator[tuple[str, bytes]]:
                 assert file is not None  # noqa: S101 - isfile
                 yield name, file.read()
     except (tarfile.TarError, EOFError) as error:
-        raise CannotPrepare(f"{package.name} is no package of npm: {error}.") from error
+        raise CannotPrepare(f"{package.name} is not an npm package: {error}.") from error
 
 
 def _fetched(release: Release, folder: Path) -> Path:

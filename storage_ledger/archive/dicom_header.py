@@ -80,7 +80,7 @@ _Raw = dict[int, tuple[str, bytes]]
 
 
 def _wanted(found: DataSet) -> tuple[_Raw, bool, str | None]:
-    """The elements of `ATTRIBUTES` with their values, whether one had to be left out, and a code where it ended too early."""
+    """Return the elements of `ATTRIBUTES`, whether any was left out, and a code if the header ended too early."""
     raw: _Raw = {}
     left_out = False
     tag: int | None = None

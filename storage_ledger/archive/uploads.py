@@ -222,7 +222,7 @@ class Uploads:
         return hidden_position(self._owner, path.rpartition("/")[2])
 
     def recover(self, path: str, position: int) -> bool:
-        """Give an upload its name again that a crash left under the hidden name of `position`; return False if there was none.
+        """Rename an upload that a crash left under the hidden name of `position` back to its own name; return False if there was none.
 
         Durable on return. If another file has the name now, the hidden one gets a visible name beside it.
         Raises `Retryable` as `remove` does; `Permanent` if a folder on the way is a link.

@@ -30,7 +30,7 @@ NARROWEST_TEXT = 24
 
 
 def console() -> Console:
-    """Return a console on standard output. If that is no terminal, it is plain and never folds a line."""
+    """Return a console on standard output. Without a terminal, the output is plain and long lines are not wrapped."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else UNFOLDED)
 
 

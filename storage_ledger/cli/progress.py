@@ -25,7 +25,7 @@ UNTIL_A_RATE_S = 1.0  # an earlier rate would be a guess
 class Step:
     """The progress of one part of a command: `done` of `total` (None: unknown).
 
-    `bytes` is shown as well; where `total_bytes` is set, the time left follows from the bytes. Unit "bytes": bytes are counted.
+    `bytes` is shown as well; where `total_bytes` is set, the time left follows from the bytes. With the unit "bytes", `done` counts bytes.
     """
 
     title: str

@@ -67,7 +67,7 @@ class Watch:
 
     @property
     def outcomes(self) -> int:
-        """The number of messages with an outcome: archived, quarantined or rejected. Redeliveries are not counted."""
+        """How many messages were archived, quarantined or rejected. Redeliveries are not counted."""
         return len(self._copies) + len(self._quarantined) + len(self._rejected)
 
     @property

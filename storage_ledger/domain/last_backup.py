@@ -1,6 +1,6 @@
 """The last backup of a ledger, as its table `meta` notes it. Pure.
 
-It is no entry: each backup would then lack the entry about itself, so that restoring it onto its own ledger would lose an entry. A
+It is not an entry: each backup would then lack the entry about itself, so that restoring it onto its own ledger would lose an entry. A
 ledger restored from a backup notes that backup; one restored from the mirror knows of none, until the next one is made.
 """
 

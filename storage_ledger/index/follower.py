@@ -1,6 +1,6 @@
 """Keeps index.db up to date with the ledger, in its own transactions, and rebuilds it if it does not match or cannot be read.
 
-The index is disposable: no content of it, and no failure, may stop anything else.
+The index is disposable: neither its content nor a failure here may stop anything else.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ class IndexWriter(ABC):
 
     @abstractmethod
     def _apply_verified(self, entry: Entry) -> bool:
-        """Apply a `verified` entry. Returns whether this wrote everything before it."""
+        """Apply a `verified` entry. Returns whether this also wrote all earlier changes."""
 
     @abstractmethod
     def _fold(self, entry: Entry, study_id: str) -> None:

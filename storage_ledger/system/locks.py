@@ -1,4 +1,4 @@
-"""File locks, such as `serve.lock` for the process that writes into the archive, `index.lock` for the one that rebuilds the index."""
+"""File locks, such as `serve.lock` for the process that writes into the archive and `index.lock` for the one that rebuilds the index."""
 
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ class CheckpointFolder:
 
 
 class _Missing(Exception):
-    """A file or folder is not there, which is no failure of the volume."""
+    """A file or folder is missing, which is not a failure of the volume."""
 
 
 @contextmanager

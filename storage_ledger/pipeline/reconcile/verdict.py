@@ -53,9 +53,9 @@ class Unexplained:
 
 @dataclass(frozen=True, slots=True)
 class Missed:
-    """Its message was lost; `payload` replaces it.
+    """An upload whose message was lost; `payload` replaces it, and `size` is its length in bytes.
 
-    `last`: position of the last entry that names this upload; `new`: none of these belongs to this study; `size`: the message's bytes.
+    `last`: position of the last entry that names this upload; `new`: no such entry belongs to this study.
     """
 
     path: str
@@ -68,7 +68,7 @@ class Missed:
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """It has the bytes that the `archived` entry at `position` recorded. `last`: as for `Missed`."""
+    """An upload with the bytes that the `archived` entry at `position` recorded. `last`: as for `Missed`."""
 
     path: str
     last: int

@@ -172,7 +172,7 @@ def _has_another_address(path: str) -> bool:
 
 
 def _is_from_another_site(scope: Scope) -> bool:
-    """Return whether a browser says that a page of another site sends this form. A program says neither."""
+    """Return whether a browser says that another site's page sent this form. Programs send no such header."""
     if site := _header(scope, b"sec-fetch-site"):
         return site not in {b"same-origin", b"none"}
     origin = _header(scope, b"origin")  # older browsers, and all browsers without TLS

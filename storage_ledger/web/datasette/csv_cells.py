@@ -32,7 +32,7 @@ def without_formulas(app: ASGIApp) -> ASGIApp:
 
 
 def harmless(rows: str) -> str:
-    """Return whole rows of CSV with an apostrophe before each formula, which makes it a text. Numbers stay."""
+    """Return whole CSV rows with an apostrophe before each formula, so that a spreadsheet shows it as text. Numbers are unchanged."""
     return _CELL.sub(lambda cell: _text(cell[1]) + cell[2], rows) if _FORMULA.search(rows) else rows
 
 

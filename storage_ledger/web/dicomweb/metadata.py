@@ -74,10 +74,10 @@ async def metadata(request: Request, found: Sequence[Instance], sources: Sources
 
 
 async def _made(request: Request, found: Sequence[Instance], sources: Sources) -> tuple[dict[int, bytes], dict[int, Unavailable]]:
-    """Make all data sets. Returns those that are held, and why others cannot be made, by the number of the instance.
+    """Make all data sets. Returns those held in memory, and why others cannot be made, by the number of the instance.
 
-    What is not held is read from the cache, or rendered once more, while the answer is sent. Most room is for what is being sent,
-    little for what waits for other data sets of its answer.
+    The rest is read from the cache, or rendered again, while the answer is sent. Data sets that only wait for others of their answer get
+    a quarter of the room: most of it is kept for what is being sent.
     """
     room = sources.room
     leave = room.size * 3 // 4

@@ -34,7 +34,7 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class SearchRequest:
-    """What a search asks for. `unsupported`: names that are no attributes, or cannot be matched; they are ignored with a warning."""
+    """What a search asks for. `unsupported`: names that are not attributes or cannot be matched; they are ignored with a warning."""
 
     conditions: tuple[Condition, ...] = ()
     include: frozenset[str] = frozenset()

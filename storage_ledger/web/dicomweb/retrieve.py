@@ -173,15 +173,15 @@ async def stretch(sources: Sources, instance: Instance, first: int, count: int) 
 
 
 def whole_number(about: Mapping[str, Any], name: str) -> int:
-    """Return a number of a worker's answer, which may be hostile. Raises `Unavailable`."""
+    """Return a number from a worker's answer, which may be hostile. Raises `Unavailable`."""
     value = about.get(name)
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise Unavailable("picture-crashed", f"{name} is no number")
+        raise Unavailable("picture-crashed", f"{name} is not a number")
     return value
 
 
 async def begun(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Make the first piece now, so that what fails before it is a status. Returns all pieces. Raises `Refused`."""
+    """Make the first piece now, so that an earlier failure can be answered with a status. Returns all pieces. Raises `Refused`."""
     try:
         first = await anext(pieces, None)
     except Unavailable as error:

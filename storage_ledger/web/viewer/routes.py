@@ -88,7 +88,7 @@ class ViewerRoutes:
         return Response(self._config, media_type=files.TYPES[".js"])
 
     async def file(self, request: Request) -> Response:
-        """Return a file. The names of the viewer's own pages are no files: a browser gets index.html for them."""
+        """Return a file. The viewer's own pages are not files: a browser gets index.html for their names."""
         name = request.path_params["name"] or files.INDEX
         gzip = accepts_gzip(request.headers.get("Accept-Encoding", ""))
         found = await asyncio.to_thread(files.open_file, self._folder, name, gzip=gzip)

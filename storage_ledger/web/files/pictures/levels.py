@@ -196,7 +196,7 @@ class _Disk(ByteSource):
 
 
 def _level(data: DataSet, limit: int, *, parent: Level | None = None, group: int | None = None, up_to_pixels: bool = False) -> Level:
-    """Read one level up to `limit` or its item delimiter, or as long as tags are of this group, or up to the pixel data."""
+    """Read one level. It ends at `limit`, at its item delimiter, before a tag of another group, or before the pixel data."""
     read = reader(data.source, is_implicit=data.is_implicit, is_little_endian=data.is_little_endian)
     spans: dict[int, Span] = {}
     ends: dict[int, int | None] = {} if parent is None else parent.ends
