@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from storage_ledger.operations.verify.checkpoints import GivenNote
     from storage_ledger.operations.verify.report import VerifyReport
 
 SHOWN = 200
@@ -15,6 +16,7 @@ _UNITS_S = {"s": 1, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _PARTS = {
     "ledger": ("Ledger", "entries"),
     "mirror": ("Mirror", "entries"),
+    "checkpoints": ("Checkpoints", "entries"),
     "files": ("Files", "files"),
     "strangers": ("Archive folders", "folders"),
     "index": ("Index", "entries"),
@@ -36,6 +38,13 @@ def verify(
     older_than: Annotated[
         str | None, typer.Option(help="Read only files not verified for this long, or never: 30d, 12h, 2w, 90min, 45s.", metavar="AGE")
     ] = None,
+    checkpoint: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Also compare with this checkpoint, which was kept elsewhere: a file, or - for standard input. Can be repeated.",
+            metavar="FILE",
+        ),
+    ] = None,
     rate: Annotated[float, typer.Option(help="Maximum read rate in MB/s; 0: no limit.", min=0, metavar="MB_S")] = 0.0,
     no_record: Annotated[
         bool,
@@ -48,8 +57,8 @@ def verify(
 ) -> None:
     """Verify that the ledger, its mirror, the archive and the index are intact and agree.
 
-    Reads every entry, the mirror, the work queue, the index, and every archived file and metadata.json; looks for unexpected files
-    in the archive. Repairs nothing. Appends the result as a `verified` entry, even after Ctrl-C; a second Ctrl-C ends it
+    Reads every entry, the mirror, the checkpoints, the work queue, the index, and every archived file and metadata.json; looks for
+    unexpected files in the archive. Repairs nothing. Appends the result as a `verified` entry, even after Ctrl-C; a second Ctrl-C ends it
     immediately. `serve` may be running. --study, --sample and --older-than cannot be combined.
 
     Exit code 1 if something is damaged, 2 if nothing is damaged but something could not be checked or recorded.
@@ -69,7 +78,10 @@ def verify(
         raise typer.BadParameter("--study, --sample and --older-than cannot be combined")
     if study is not None and not valid_study_id(study):
         raise typer.BadParameter("not a valid study_id")
-    options = VerifyOptions(study_id=study, sample=_sample(sample), older_than=_since(older_than), rate=rate * 1e6)
+    if study is not None and checkpoint:
+        raise typer.BadParameter("--study and --checkpoint cannot be combined: a checkpoint is about all entries")
+    notes = tuple(map(_given, checkpoint or ()))
+    options = VerifyOptions(study_id=study, sample=_sample(sample), older_than=_since(older_than), rate=rate * 1e6, checkpoints=notes)
     settings = Settings.load()
     stop = threading.Event()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -117,6 +129,8 @@ def _document(report: VerifyReport) -> dict[str, Any]:
         "damaged": counts.damaged,
         "unchecked_files": counts.unchecked,
         "bytes": counts.bytes,
+        "checkpoints": report.checkpoints.count,
+        "checkpoints_up_to": report.checkpoints.size,
         "counts": dict(sorted(found.counts.items())),
         "findings": [each.to_json() for each in found.damaged],
         "unchecked": [each.to_json() for each in found.unchecked],
@@ -141,6 +155,8 @@ def _print(report: VerifyReport, document: dict[str, Any]) -> None:
         f"[bold]Files[/bold]     {report.counts.files} read, {report.counts.intact} intact ({size(report.counts.bytes)}), "
         f"{report.counts.damaged} damaged, {report.counts.unchecked} could not be checked"
     )
+    if agreeing := report.checkpoints.count:
+        out.print(f"[bold]Checkpoints[/bold]  {agreeing} agree, the largest of {report.checkpoints.size} entries")
     if report.recorded:
         out.print(f"[bold]Recorded[/bold]  position {', '.join(str(position) for position in report.recorded[-5:])}")
     if report.not_recorded:
@@ -160,6 +176,22 @@ def _print(report: VerifyReport, document: dict[str, Any]) -> None:
         print_advice(out, [*report.found.counts, *report.found.unchecked_counts], VERIFY, ENTRIES)
     elif not report.interrupted:
         out.print("\nAll is intact.")
+
+
+def _given(name: str) -> GivenNote:
+    """Read a checkpoint."""
+    import sys
+
+    from storage_ledger.domain.signed_note import MOST_BYTES
+    from storage_ledger.operations.verify.checkpoints import GivenNote
+
+    if name == "-":
+        return GivenNote("standard input", sys.stdin.buffer.read(MOST_BYTES + 1))
+    try:
+        with open(name, "rb") as file:
+            return GivenNote(name, file.read(MOST_BYTES + 1))
+    except OSError as error:
+        raise typer.BadParameter(f"--checkpoint: {name} cannot be read: {error.strerror}") from None
 
 
 def _sample(text: str | None) -> float | None:

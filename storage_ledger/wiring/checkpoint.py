@@ -7,7 +7,7 @@ import os
 from storage_ledger.errors import CheckpointRefused
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.migrate import require_writable
-from storage_ledger.ledger.proof.checkpoints import CheckpointFolder
+from storage_ledger.ledger.proof.checkpoints import LATEST, CheckpointFolder
 from storage_ledger.ledger.proof.keys import recorded_keys
 from storage_ledger.ledger.proof.signer import ProofFiles, Signer
 from storage_ledger.settings import Settings
@@ -20,7 +20,7 @@ def proof_files(settings: Settings) -> ProofFiles:
     return ProofFiles(
         key=settings.checkpoint_key,
         lock=settings.ledger_path / "checkpoint.lock",
-        latest=settings.ledger_path / "checkpoint.latest",
+        latest=settings.ledger_path / LATEST,
         blocks=settings.ledger_path / "tree.cache",
         origin_prefix=settings.checkpoint_origin,
     )

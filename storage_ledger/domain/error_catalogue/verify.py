@@ -23,6 +23,35 @@ FILE_CHANGED = Explanation(
     "file-changed", means="An archived file does not match its checksum or size.", action=_SOURCE, commands=(_PUT_BACK,)
 )
 
+CHECKPOINT_FINDINGS = (
+    Explanation(
+        "checkpoint-mismatch",
+        means="Today's entries do not lead to the root of a checkpoint: an entry was changed, removed or added at the position or later, up to the checkpoint's size.",
+        action="Treat it as tampering until you know better. Stop the service, copy both volumes, and [find out what was changed](../how-to/verify.md#when-a-checkpoint-does-not-fit).",
+    ),
+    Explanation(
+        "checkpoint-ahead",
+        means="A checkpoint is of more entries than the ledger has: the ledger is an old copy, or its end was cut off.",
+        action="If you have restored a backup, restore the newest one, or [the mirror](../how-to/ledger-volume-lost.md). Otherwise treat it as tampering.",
+        commands=(RESTORE,),
+    ),
+    Explanation(
+        "checkpoint-forked",
+        means="Two checkpoints state different roots for the same number of entries: somebody has signed two histories.",
+        action="Keep both as evidence. Unless one was made up, whoever has the private key signed both: [replace the key](../how-to/verify.md#when-a-checkpoint-does-not-fit).",
+    ),
+    Explanation(
+        "checkpoint-damaged",
+        means="A checkpoint cannot be read, was changed after it was signed, or is signed by no key that the ledger records.",
+        action="Compare it with other copies. If it is in `.ledger/checkpoints`, find out who wrote it, move it away, and check the disk of ARCHIVE_PATH.",
+    ),
+    Explanation(
+        "checkpoint-foreign",
+        means="A checkpoint names another ledger.",
+        action="Check which file you gave. If it is the right one, the ledger was replaced: find out when its ledger_id changed.",
+    ),
+)
+
 VERIFY = Section(
     "Verify",
     intro="""\
@@ -58,6 +87,7 @@ Repair [the ledger first](../how-to/verify.md#when-something-is-damaged).""",
         ),
         *MIRROR.explanations,
         MIRROR_LAGS,
+        *CHECKPOINT_FINDINGS,
         FILE_MISSING,
         FILE_CHANGED,
         Explanation(

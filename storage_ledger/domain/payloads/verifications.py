@@ -14,7 +14,7 @@ class VerifiedScope:
     """`scope` of a `verified` entry."""
 
     parts: list[str]
-    """Checked so far: `ledger`, `mirror`, `pending`, `files`, `strangers` (unexpected files), `index`."""
+    """Checked so far: `ledger`, `mirror`, `checkpoints`, `pending`, `files`, `strangers` (unexpected files), `index`."""
     selection: str
     """`all`, `sample`, `older-than`, `study`, or `oldest` (the scrub)."""
     up_to: int

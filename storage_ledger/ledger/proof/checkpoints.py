@@ -27,6 +27,9 @@ from storage_ledger.system.files import FOLDER, opened, opened_volume, translate
 FILE_MODE = 0o640
 FOLDER_MODE = 0o750
 WITNESSES_READ = 64
+LATEST = "checkpoint.latest"
+"""In LEDGER_PATH: a copy of the last checkpoint."""
+
 _SIZE = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
 _TEMPORARY = ".checkpoint.tmp"
 
@@ -47,6 +50,16 @@ class CheckpointFolder:
                 return sorted(int(name) for name in os.listdir(folder) if _SIZE.fullmatch(name))
         except _Missing:
             return []
+
+    def unexpected(self) -> list[str]:
+        """Return the names in the folder that are neither a checkpoint nor what belongs to one."""
+        try:
+            with self._folder() as folder:
+                names = set(os.listdir(folder))
+        except _Missing:
+            return []
+        known = {f"{name}{end}" for name in names if _SIZE.fullmatch(name) for end in ("", ".cosig", ".tsr")}
+        return sorted(names - known - {_TEMPORARY})
 
     def read(self, size: int) -> bytes | None:
         """Return the note as it was signed, whether or not it is valid; None if there is none."""

@@ -19,6 +19,8 @@ PORTION_RANGES = 1000
 ENTRY_FINDINGS = 1000
 """Limits for one `verified` entry: entries stay small, and a kill loses only the results since the last one."""
 
+_OTHER_HISTORY = frozenset({"checkpoint-mismatch", "checkpoint-ahead"})
+
 Append = Callable[[VerifiedPayload], int]
 """Appends a `verified` entry with this payload, and returns its position."""
 
@@ -84,12 +86,13 @@ class Recording:
             self._close(complete=False)
 
     def end_if_damaged(self) -> None:
-        """Stop recording if ledger or mirror is damaged: a new entry could make the damage worse."""
+        """Stop recording if ledger or mirror is damaged, or another history: a new entry could make the damage worse."""
+        found = self._report.found.damaged
         if self._append is not None and any(
-            each.part in {"ledger", "mirror"} and each.code != MIRROR_LAGS for each in self._report.found.damaged
+            (each.part in {"ledger", "mirror"} and each.code != MIRROR_LAGS) or each.code in _OTHER_HISTORY for each in found
         ):
             self._append = None
-            self._report.not_recorded = "ledger or mirror is damaged, so nothing is appended"
+            self._report.not_recorded = "ledger or mirror is damaged, or does not continue a checkpoint, so nothing is appended"
 
     def finish(self) -> None:
         """Append the last entry; after an interruption, only if there is anything to record."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from storage_ledger.operations.verify.checkpoints import Agreement
 from storage_ledger.operations.verify.files import FileCounts
 from storage_ledger.operations.verify.findings import Findings
 
@@ -23,14 +24,15 @@ class VerifyProgress:
 class VerifyReport:
     """The result. `up_to`: the ledger's position at the start, up to which everything was checked; `parts`: what was checked.
 
-    `recorded`: positions of the `verified` entries; `not_recorded`: why recording stopped. `interrupted`: it was stopped
-    before everything was checked.
+    `checkpoints`: those that today's entries continue. `recorded`: positions of the `verified` entries; `not_recorded`: why
+    recording stopped. `interrupted`: it was stopped before everything was checked.
     """
 
     began: str
     up_to: int = 0
     parts: list[str] = field(default_factory=list)
     counts: FileCounts = field(default_factory=FileCounts)
+    checkpoints: Agreement = field(default_factory=Agreement)
     found: Findings = field(default_factory=Findings)
     recorded: list[int] = field(default_factory=list)
     not_recorded: str | None = None

@@ -11,6 +11,8 @@ from typing import Any
 
 from storage_ledger.domain.entries import Kind
 from storage_ledger.errors import LedgerUnusable
+from storage_ledger.ledger.proof.checkpoints import LATEST
+from storage_ledger.operations.verify.checkpoints import GivenNote
 from storage_ledger.operations.verify.untrusting_reader import BelievedFile, UntrustingReader
 from storage_ledger.settings import Settings
 from storage_ledger.system import locks
@@ -26,6 +28,11 @@ class VerifyPaths:
     archive_root: Path
     serving: Callable[[], bool]
 
+    @property
+    def latest_checkpoint(self) -> Path:
+        """The copy of the last checkpoint on the ledger's volume."""
+        return self.ledger_file.with_name(LATEST)
+
     @classmethod
     def of(cls, settings: Settings) -> VerifyPaths:
         """Take the paths from the settings."""
@@ -38,7 +45,7 @@ class VerifyOptions:
 
     `sample`: a number of files or, below 1, a fraction of them; `older_than`: only files not verified since (RFC 3339).
     `rate`: maximum bytes read per second (0: no limit). `settle_s`: how long to wait for a running service to finish what
-    would look like damage.
+    would look like damage. `checkpoints`: from elsewhere, beside those in the archive.
     """
 
     study_id: str | None = None
@@ -46,6 +53,7 @@ class VerifyOptions:
     older_than: str | None = None
     rate: float = 0.0
     settle_s: float = 10.0
+    checkpoints: tuple[GivenNote, ...] = ()
 
     @property
     def selection(self) -> str:

@@ -2,6 +2,7 @@
 
     ledger      by itself: schema, meta, SQLite's integrity check, every entry
     mirror      every byte, against the ledger
+    checkpoints each signed root, against the entries
     pending     the work queue, against the entries
     files       each archived file, and metadata.json
     strangers   unexpected files and folders in the archive: not in the ledger
@@ -25,6 +26,7 @@ from storage_ledger.errors import LEDGER_DAMAGED, LedgerBusy, LedgerUnusable, Re
 from storage_ledger.ledger.mirror import reader
 from storage_ledger.ledger.mirror.reader import MirrorEnd
 from storage_ledger.operations.verify import index, ledger, mirror
+from storage_ledger.operations.verify.checkpoints import CheckpointsCheck
 from storage_ledger.operations.verify.files import FileCounts, Files, UntrackedFiles
 from storage_ledger.operations.verify.findings import Stopped
 from storage_ledger.operations.verify.record_result import Append, Recording
@@ -34,7 +36,7 @@ from storage_ledger.operations.verify.untrusting_reader import BelievedFile, Unt
 from storage_ledger.operations.verify.work_queue import WorkQueueCheck
 from storage_ledger.system.rate_limit import Pace
 
-PARTS = ("ledger", "mirror", "pending", "files", "strangers", "index")
+PARTS = ("ledger", "mirror", "checkpoints", "pending", "files", "strangers", "index")
 """The parts in their order, by their names in `verified` entries."""
 
 
@@ -108,6 +110,7 @@ class Verification:
         ledger.check_keys(self._reader, found, damage, report.up_to)
         report.parts.append("ledger")
         has_mirror = self._mirror()
+        self._checkpoints()
         self._pending()
         self._recording.end_if_damaged()
         self._archive(has_mirror=has_mirror)
@@ -220,6 +223,19 @@ class Verification:
         elif now.tail:
             text = "unexpected data after the last batch"
             self._report.found.report("mirror-damaged", mirror.PART, position=now.position + 1, path=state.path, detail=text)
+
+    def _checkpoints(self) -> None:
+        report, paths = self._report, self._paths
+        check = CheckpointsCheck(
+            self._reader,
+            paths.archive_root,
+            paths.latest_checkpoint,
+            self._ledger_id,
+            report.found,
+            on_progress=self._progress_of("checkpoints", report.up_to),
+        )
+        report.checkpoints = check.run(self._options.checkpoints, report.up_to)
+        report.parts.append("checkpoints")
 
     def _pending(self) -> None:
         if None in self._reader.repaired.values():
