@@ -90,12 +90,12 @@ def options(trace: Path, names: Iterable[str] = ALL, inject: str | None = None) 
 
 
 def attach(pid: int, arguments: list[str]) -> subprocess.Popen[str]:
-    """Trace a waiting process; from the return on, all its calls are traced."""
+    """Trace a process; from the return on, all its calls are traced. With `-f` among the arguments, those of all its threads are."""
     tracer = subprocess.Popen(["strace", "-p", str(pid), *arguments], stderr=subprocess.PIPE, text=True)
     assert tracer.stderr is not None
     said = []
     for line in tracer.stderr:
-        if line.rstrip().endswith(" attached"):
+        if " attached" in line:
             return tracer
         said.append(line)
     raise AssertionError(f"strace did not attach: {''.join(said)}")
