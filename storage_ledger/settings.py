@@ -80,11 +80,9 @@ class Settings(_Folders):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Lowest level that is logged.")
     http_host: str = Field(
         "0.0.0.0",  # noqa: S104 - it runs in a container
-        description="Address of /healthz, /readyz and /metrics. They need no login: publish the port only where it is needed.",
+        description="Address of /healthz, /readyz, /metrics and /checkpoint. They need no login: publish the port only where it is needed.",
     )
-    http_port: int = Field(
-        8004, ge=0, le=65535, description="Port of /healthz, /readyz and /metrics. 0 picks a free one, which the log names."
-    )
+    http_port: int = Field(8004, ge=0, le=65535, description="Port of these paths. 0 picks a free one, which the log names.")
     neighbour_uploads_paths: Annotated[tuple[str, ...], NoDecode] = Field(
         ("/app/uploads",),
         description="The uploads folder as other services name it in `file_path`; several are separated by colons. This prefix is "

@@ -37,6 +37,7 @@ JSON_KEYS = {
             "last_complete_verify": "the same, of the last run over the whole archive",
             "coverage": "`files`, `recent` (read in the last 30 days), `never`, `oldest`",
             "last_backup": "null, or `position`, `created`",
+            "last_checkpoint": "null, or `size`, `written_at`",
             "volumes": "",
             "attention": "",
         }
@@ -90,6 +91,7 @@ JSON_KEYS = {
         listed=True,
     ),
     "quarantine discard": Json({}, listed=True, like="quarantine retry"),
+    "checkpoint": Json({"origin": "", "size": "", "root": "in Base64", "note": ""}),
     "backup": Json(
         {
             "backup": "the new folder; the rest is manifest.json",

@@ -79,6 +79,9 @@ def _print(look: StatusReport, on: Console | None = None) -> None:
     last = look.last_backup
     backed_up = "none is known" if last is None else f"{age(last.created)} ago, to position {last.position}"
     out.print(f"[bold]Backup[/bold]     {backed_up}")
+    signed = look.last_checkpoint
+    if signed is not None:
+        out.print(f"[bold]Checkpoint[/bold] {age(signed.written_at)} ago, of {counted(signed.size, 'entry', 'entries')}")
     if look.flagged:
         out.print(f"[bold]Flagged[/bold]    {counted(look.flagged, 'file')} to review when convenient; nothing is held up")
     if look.headers_unreadable:

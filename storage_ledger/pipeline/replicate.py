@@ -38,6 +38,7 @@ class Replicator:
         self._clock = clock
         self._wakeups = wakeups
         self._wakeup = wakeups.of(Sleeper.REPLICATE)
+        self._told = mirror.position
         self._failures = 0
 
     def run(self, stop: threading.Event) -> None:
@@ -46,11 +47,12 @@ class Replicator:
 
     def follow(self) -> Round:
         """Bring the mirror up to date. A failure to write is logged and recorded as an outage of `mirror`."""
-        before = self._mirror.position
         error = self._try()
-        moved = self._mirror.position > before
+        position = self._mirror.position  # perhaps moved by another thread
+        moved = position > self._told
         if moved:
-            self._metrics.mirror_position.set(self._mirror.position)
+            self._told = position
+            self._metrics.mirror_position.set(position)
             self._wakeups.ring(Signal.MIRRORED)
         if error is None:
             if works_again := self._failures > 0 or self._outages.goes_on("mirror"):

@@ -34,6 +34,7 @@ from storage_ledger.pipeline.receive.source import Source
 from storage_ledger.pipeline.reconcile.sweep import Reconciler
 from storage_ledger.pipeline.replicate import Replicator
 from storage_ledger.pipeline.wakeups import Sleeper, Wakeups
+from storage_ledger.service.checkpoint_signing import CheckpointSigning
 from storage_ledger.service.clock_watch import ClockWatch
 from storage_ledger.service.metadata_sync import MetadataSync
 from storage_ledger.service.steps import Steps
@@ -68,6 +69,7 @@ class Parts:
     replicator: Replicator
     reconciler: Reconciler
     scrub: Scrub
+    checkpoints: CheckpointSigning
     index: Index
     wakeups: Wakeups
     outages: Outages
@@ -141,6 +143,7 @@ class Service:
             self._thread("outages", lambda: parts.outages.run(self._stop)),
             self._thread("clock", lambda: parts.clock_watch.run(self._stop)),
             self._thread("scrub", lambda: parts.scrub.run(self._stop)),
+            self._thread("checkpoints", lambda: parts.checkpoints.run(self._stop)),
             self._thread("source", lambda: source.run(parts.intake.deliver, self._stop), at_end=self._reading_ended.set),
         ]
         mirrors, indexes = parts.wakeups.of(Sleeper.REPLICATE), parts.wakeups.of(Sleeper.INDEX)
@@ -188,6 +191,8 @@ class Service:
             found.append(Reason(parts.intake.trouble, "messages cannot be recorded"))
         if parts.index.trouble is not None:
             found.append(Reason("index-failing", f"index.db cannot be written or rebuilt ({parts.index.trouble}); archiving continues"))
+        if parts.checkpoints.trouble is not None:
+            found.append(parts.checkpoints.trouble)
         for check in self._checks:
             found += _checked(check, until)
         if not parts.metadata_sync.recovered.is_set():

@@ -183,6 +183,17 @@ class Metrics:
             "When the last backup of the ledger was made, in seconds since 1970; 0 if none is known.",
             registry=r,
         )
+        self.checkpoint_size = Gauge(
+            p + "checkpoint_size", "Entries that the last signed checkpoint covers; 0 if there is none.", registry=r
+        )
+        self.checkpoint_signed = Gauge(
+            p + "last_checkpoint_timestamp_seconds",
+            "When the last checkpoint was signed, in seconds since 1970; 0 if there is none. None is signed while nothing is appended.",
+            registry=r,
+        )
+        self.checkpoint_failing = Gauge(
+            p + "checkpoint_failing", "1 while no checkpoint can be signed, or the service refuses to sign one.", registry=r
+        )
         self.wal_bytes = Gauge(
             p + "wal_bytes",
             "Size of ledger.db-wal in bytes: usually below 64 MB. It grows while a program reads ledger.db without end.",

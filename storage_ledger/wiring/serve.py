@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.archive.no_pixels import without_image_libraries
@@ -15,6 +16,7 @@ from storage_ledger.index.follower import Index
 from storage_ledger.index.rebuild.processes import RebuildProcesses
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.migrate import migrate
+from storage_ledger.ledger.proof.checkpoints import CheckpointFolder
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.operations.verify.scrub import Scrub
 from storage_ledger.operations.verify.selection import VerifyPaths
@@ -28,6 +30,7 @@ from storage_ledger.pipeline.reconcile.sweep import Reconciler
 from storage_ledger.pipeline.replicate import Replicator
 from storage_ledger.pipeline.status_client import StatusClient
 from storage_ledger.pipeline.wakeups import Signal, Sleeper, Wakeups
+from storage_ledger.service.checkpoint_signing import CheckpointSigning
 from storage_ledger.service.clock_watch import ClockWatch
 from storage_ledger.service.health import HEALTH, make_app
 from storage_ledger.service.metadata_sync import MetadataSync
@@ -43,6 +46,9 @@ from storage_ledger.system.sandbox import hide_memory
 from storage_ledger.wiring import worker_commands
 from storage_ledger.wiring.commits import count_commits
 from storage_ledger.wiring.stores import joined_mirror, reading, serve_lock_held
+
+if TYPE_CHECKING:
+    from storage_ledger.ledger.proof.signer import Signer
 
 
 def serve(settings: Settings) -> int:
@@ -60,8 +66,8 @@ def serve(settings: Settings) -> int:
         client = StatusClient(settings.status_service_url)
         try:
             service = Service(_parts(settings, client, lock))
-            web = WebServer(make_app(service.reasons, service.render_metrics), settings.http_host, settings.http_port, health=HEALTH)
-            return service.run(web)
+            app = make_app(service.reasons, service.render_metrics, CheckpointFolder(settings.archive_path).latest)
+            return service.run(WebServer(app, settings.http_host, settings.http_port, health=HEALTH))
         finally:
             client.close()
 
@@ -153,6 +159,14 @@ def _parts(settings: Settings, client: StatusClient, lock: int) -> Parts:
         clock=utc_now,
         index_position=lambda: index.position,
     )
+    checkpoints = CheckpointSigning(
+        partial(_signer, settings, ledger),
+        CheckpointFolder(settings.archive_path),
+        mirror,
+        every_s=settings.checkpoint_seconds,
+        metrics=metrics,
+        clock=utc_now,
+    )
     return Parts(
         ledger=ledger,
         archive=archive,
@@ -166,6 +180,7 @@ def _parts(settings: Settings, client: StatusClient, lock: int) -> Parts:
         replicator=replicator,
         reconciler=reconciler,
         scrub=scrub,
+        checkpoints=checkpoints,
         index=index,
         wakeups=wakeups,
         outages=outages,
@@ -173,6 +188,12 @@ def _parts(settings: Settings, client: StatusClient, lock: int) -> Parts:
         clock=utc_now,
         clock_watch=clock_watch,
     )
+
+
+def _signer(settings: Settings, ledger: Ledger) -> Signer:
+    from storage_ledger.wiring.checkpoint import signer_of  # noqa: PLC0415 - `cryptography` takes memory and time, and may never be needed
+
+    return signer_of(settings, ledger)
 
 
 def _make_due(ledger: Ledger, settings: Settings) -> None:

@@ -183,6 +183,21 @@ def bomb(data: bytes) -> bytes:
     return bytes(128) + b"DICM" + head.getvalue() + body.getvalue()
 
 
+def test_newest_checkpoint_is_a_text_that_caches_may_keep(site: Site):
+    assert (site.get("/checkpoint").status, site.get("/checkpoint").body) == (404, b"No checkpoint was signed yet\n")
+    notes = site.archive / ".ledger" / "checkpoints"
+    notes.mkdir()
+    (notes / "9").write_bytes(b"older\n")
+    (notes / "10").write_bytes(b"newer\n")
+    (notes / "10.cosig").mkdir()
+    (notes / "10.cosig" / "w").write_text("\u2014 w AAAAAAAA\n")
+    answer = site.get("/checkpoint")
+    assert (answer.status, answer.body.decode()) == (200, "newer\n\u2014 w AAAAAAAA\n")
+    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+    assert answer.headers["cache-control"] == "public, max-age=5"
+    assert (site.get("/checkpoint", "HEAD").status, site.get("/checkpoint", "HEAD").body) == (200, b"")
+
+
 def test_a_picture_is_small_private_and_known_again(site: Site):
     first = site.get("/image/small/x.dcm?size=128")
     assert (first.status, first.headers["content-type"], first.image().size) == (200, "image/jpeg", (128, 128))

@@ -72,6 +72,14 @@ def test_the_archive_is_not_served_without_a_login(stranger: Browse, path: str):
         assert stranger.ask(path, method, "x=y").status == 405
 
 
+def test_checkpoint_needs_no_login(stranger: Browse):
+    answer = stranger.ask("/checkpoint")
+    assert (answer.status, answer.body) == (503, "The archive is not available\n")
+    assert answer.header("cache-control") == "no-store"
+    assert stranger.page("/checkpoint").status == 503, "no redirect to the login"
+    assert stranger.ask("/checkpoint", "POST", "x=y").status == 405
+
+
 def test_only_a_valid_token_admits_a_program(stranger: Browse, token: tuple[str, str]):
     answer = stranger.ask("/index/studies.json?_shape=array", Authorization=f"Bearer {token[0]}")
     assert (answer.status, len(answer.json())) == (200, 4)

@@ -22,6 +22,7 @@ CALLS = {
     "quarantine show": ["quarantine", "show", "lost"],
     "quarantine retry": ["quarantine", "retry", "lost", *WHO],
     "quarantine discard": ["quarantine", "discard", "lost", *WHO],
+    "checkpoint": ["checkpoint"],
     "verify": ["verify"],
     "replay": ["replay", "--metadata"],
     "backup": ["backup", "backups"],

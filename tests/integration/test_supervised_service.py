@@ -110,7 +110,7 @@ def failing(run: Callable[..., None], error: BaseException, times: int) -> Calla
     return sometimes
 
 
-JOBS = ["intake", "place", "remove", "mirror", "notify", "reconcile", "outages", "clock", "scrub", "index", "source"]
+JOBS = ["intake", "place", "remove", "mirror", "notify", "reconcile", "outages", "clock", "scrub", "checkpoints", "index", "source"]
 
 
 @pytest.mark.parametrize("job", JOBS)

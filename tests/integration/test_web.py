@@ -18,7 +18,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from storage_ledger import __version__
 from storage_ledger.domain.reason import Reason
-from storage_ledger.errors import BadSettings
+from storage_ledger.errors import BadSettings, Retryable
 from storage_ledger.service.health import HEALTH, make_app
 from storage_ledger.system.http_server import MOST_OF_THE_SERVICE, RESERVE, SHARE_OF_NETWORK, Server, WebServer, listen
 from storage_ledger.system.metrics import Metrics
@@ -35,7 +35,10 @@ class Face:
         self.gate.set()
         self.asked = threading.Event()
         self.threads: set[str] = set()
-        self.server = WebServer(make_app(self._reasons, self.metrics.render), "127.0.0.1", 0, health=HEALTH)
+        self.note: bytes | None = None
+        self.read = threading.Event()
+        self.away: Exception | None = None
+        self.server = WebServer(make_app(self._reasons, self.metrics.render, self._note), "127.0.0.1", 0, health=HEALTH)
         self.server.start()
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.server.port}", trust_env=False, timeout=20)
 
@@ -44,6 +47,13 @@ class Face:
         self.asked.set()
         self.gate.wait(20)
         return self.reasons
+
+    def _note(self) -> bytes | None:
+        self.read.set()
+        self.gate.wait(20)
+        if self.away:
+            raise self.away
+        return self.note
 
     def close(self) -> None:
         self.http.close()
@@ -82,6 +92,33 @@ def test_metrics_are_prometheus_text_with_the_type_of_its_format(face):
     assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
     families = {family.name: family for family in text_string_to_metric_families(answer.text)}
     assert families["storage_ledger_messages_received"].samples[0].value == 3
+
+
+def test_checkpoint_is_a_text_that_caches_may_keep_for_seconds(face):
+    answer = face.http.get("/checkpoint")
+    assert (answer.status_code, answer.text) == (404, "No checkpoint was signed yet\n")
+    face.note = "a/b\n1\n\n— a/b x\n".encode()
+    for answer in (face.http.get("/checkpoint"), face.http.head("/checkpoint")):
+        assert answer.status_code == 200
+        assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+        assert answer.headers["cache-control"] == "public, max-age=5"
+    face.read.clear()
+    assert face.http.get("/checkpoint").content == face.note
+    assert not face.read.is_set(), "whoever asks often gets the same answer, and nothing is read"
+
+
+def test_checkpoint_of_an_archive_that_is_away_or_hangs_is_503_in_time(face):
+    face.away = Retryable("archive-missing", "/srv/archive")
+    answer = face.http.get("/checkpoint")
+    assert (answer.status_code, answer.text) == (503, "The archive is not available\n")
+    face.gate.clear()
+    face.read.clear()
+    assert face.http.get("/checkpoint").status_code == 503
+    assert face.read.is_set()
+    assert face.http.get("/healthz").status_code == 200
+    face.away, face.note = None, b"x"
+    face.gate.set()
+    until(lambda: face.http.get("/checkpoint").status_code == 200, 30)
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])

@@ -63,6 +63,7 @@ class Stack:
             "HTTP_PORT": str(self.port),
             "WORKERS": os.environ.get("WORKERS", "0"),  # they start cold: tests that are about them, and the faults, ask for them
             "STATUS_CONFIRM_SECONDS": "0.3",
+            "CHECKPOINT_SECONDS": "0",  # a checkpoint appends an entry at its own time: tests that are about them ask for them
             "MISSING_FILE_GRACE_SECONDS": "1",
             **{name: str(value) for name, value in settings.items()},
         }

@@ -38,6 +38,11 @@ CHECKPOINTS = Section(
             action="Make its folder writable for the service's user, or free space there.",
         ),
         Explanation(
+            "checkpoint-name-taken",
+            means="The file that the next checkpoint would be is there already, and is damaged or another ledger's.",
+            action="Keep it elsewhere, and find out who wrote it. With the next entry, a checkpoint is signed under another name.",
+        ),
+        Explanation(
             "checkpoint-none",
             means="No checkpoint was signed yet.",
             action="Sign one.",

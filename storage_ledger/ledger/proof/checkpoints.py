@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
@@ -32,6 +33,14 @@ LATEST = "checkpoint.latest"
 
 _SIZE = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
 _TEMPORARY = ".checkpoint.tmp"
+
+
+@dataclass(frozen=True, slots=True)
+class KeptCheckpoint:
+    """A note as its file's name and time say, unchecked. `written_at`: seconds since 1970."""
+
+    size: int
+    written_at: float
 
 
 class CheckpointFolder:
@@ -60,6 +69,15 @@ class CheckpointFolder:
             return []
         known = {f"{name}{end}" for name in names if _SIZE.fullmatch(name) for end in ("", ".cosig", ".tsr")}
         return sorted(names - known - {_TEMPORARY})
+
+    def newest(self) -> KeptCheckpoint | None:
+        """Return the checkpoint of the largest size; None if there is none."""
+        sizes = self.sizes()
+        try:
+            with self._folder() as folder:
+                return KeptCheckpoint(sizes[-1], os.stat(str(sizes[-1]), dir_fd=folder, follow_symlinks=False).st_mtime) if sizes else None
+        except _Missing:
+            return None
 
     def read(self, size: int) -> bytes | None:
         """Return the note as it was signed, whether or not it is valid; None if there is none."""

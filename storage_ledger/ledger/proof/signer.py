@@ -53,16 +53,16 @@ class Signer:
         self._hashes = TreeHashes(ledger.leaf_hashes)
         self._block_file = BlockFile(paths.blocks, ledger.ledger_id)
 
-    def sign(self, up_to: Callable[[], int]) -> bytes | None:
+    def sign(self, up_to: Callable[[], int], *, waits: bool = True) -> bytes | None:
         """Sign the tree of the entries up to a position, and return the note of that size as it is in the archive.
 
         `up_to` is called once the key is recorded; it returns the last mirrored position, so that what is signed can be restored. The
-        note is durable on return. It is the last one if nothing was appended since; None if the ledger is empty. Waits while another
-        process is signing.
+        note is durable on return. It is the last one if nothing was appended since; None if the ledger is empty. `waits`: while another
+        process is signing; otherwise this raises `Locked`.
 
         Raises `CheckpointRefused`; `Retryable` if a volume fails; `LedgerError`.
         """
-        with locks.held(self._paths.lock, "checkpoint", waits=lambda _: None):
+        with locks.held(self._paths.lock, "checkpoint", waits=(lambda _: None) if waits else None):
             last = self.last_signed()
             if self._ledger.last() is None and last is None:
                 return None
@@ -74,6 +74,9 @@ class Signer:
             checkpoint = Checkpoint(self.origin, size, self._root(size))
             note = SignedNote(checkpoint.text, tuple(key.sign(checkpoint.text) for key in keys))
             data = self._folder.publish(note)
+            if data != note.data:  # an intact note of this size would have been the last one
+                text = f".ledger/checkpoints/{size} has the name of this checkpoint, and is none of this ledger"
+                raise CheckpointRefused("checkpoint-name-taken", text)
             self._keep(data)
             return data
 
@@ -97,7 +100,7 @@ class Signer:
             found = self._checkpoint(self._folder.read(size))
             if found is not None:
                 return found
-            logs.get().error("checkpoint.unreadable", size=size)
+            logs.get().error("checkpoint.unreadable", entries=size)
         return None
 
     def _checkpoint(self, data: bytes | None) -> Checkpoint | None:

@@ -6,7 +6,7 @@ import ipaddress
 import shutil
 from collections import Counter
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ from storage_ledger.domain.last_backup import LastBackup
 from storage_ledger.domain.outages import by_code, going_on
 from storage_ledger.domain.reason import Reason
 from storage_ledger.domain.work_queue import Stage
+from storage_ledger.errors import Retryable
 from storage_ledger.index.queries import ask_files, damaged, followed_position
 from storage_ledger.index.schema import FLAGGED
 from storage_ledger.ledger.contract import Ledger, QueueLength
 from storage_ledger.ledger.mirror.reader import mirror_position
+from storage_ledger.ledger.proof.checkpoints import CheckpointFolder
 from storage_ledger.operations.clock_ahead import CLOCK_AHEAD, ahead
 from storage_ledger.operations.report import remedies
 from storage_ledger.operations.report.quarantine import QuarantinedFile, quarantined
@@ -67,11 +69,19 @@ class Volume:
 
 
 @dataclass(frozen=True, slots=True)
+class LastCheckpoint:
+    """The newest note in the archive, by its file. `size`: how many entries it covers; `written_at`: RFC 3339."""
+
+    size: int
+    written_at: str
+
+
+@dataclass(frozen=True, slots=True)
 class StatusReport:
     """The state of every part. `attention`: empty when all is well.
 
     A field is None if it has no value: `recorded_at` of an empty ledger, the position of a missing index or mirror, a figure
-    that needs the index or a running service, the verifications and the backup before the first one.
+    that needs the index or a running service, the verifications, the backup and the checkpoint before the first one.
     """
 
     position: int
@@ -90,6 +100,7 @@ class StatusReport:
     last_complete_verify: VerificationSummary | None
     coverage: Coverage | None
     last_backup: LastBackup | None
+    last_checkpoint: LastCheckpoint | None
     volumes: list[Volume]
     attention: list[NeedsAttention]
 
@@ -145,6 +156,7 @@ def current_status(ledger: Ledger, settings: Settings) -> StatusReport:
         last_complete_verify=last_complete(ledger.of_no_study((Kind.VERIFIED.value,), VERIFIED_READ)),
         coverage=coverage(ask_files(settings.index_file, ledger, COVERAGE, later(rfc3339(utc_now()), -COVERAGE_DAYS * 86_400))),
         last_backup=ledger.last_backup(),
+        last_checkpoint=_last_checkpoint(settings),
         volumes=volumes,
         attention=_attention(outages, noticed, not_ready),
     )
@@ -249,6 +261,14 @@ def _studies(ledger: Ledger, settings: Settings) -> int:
     rows = ask_files(settings.index_file, ledger, sql)
     position, studies = rows[0] if rows else (0, 0)
     return int(studies) + ledger.count_studies(after=position)
+
+
+def _last_checkpoint(settings: Settings) -> LastCheckpoint | None:
+    try:
+        found = CheckpointFolder(settings.archive_path).newest()
+    except Retryable:
+        return None  # the volume is reported
+    return None if found is None else LastCheckpoint(found.size, rfc3339(datetime.fromtimestamp(found.written_at, UTC)))
 
 
 def _volume(name: str, path: Path) -> Volume:

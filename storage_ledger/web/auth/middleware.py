@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from storage_ledger.service.checkpoint_answer import CHECKPOINT
 from storage_ledger.web.auth import forms
 from storage_ledger.web.auth.access_log import AccessLog
 from storage_ledger.web.auth.redirects import login_query
@@ -19,7 +20,7 @@ LOGIN = "/-/login"
 LOGOUT = "/-/logout"
 HEALTH = "/-/health"
 STYLE = "/-/ledger/browse.css"
-OPEN = frozenset({LOGIN, HEALTH, STYLE, "/-/static/app.css", "/favicon.ico"})
+OPEN = frozenset({LOGIN, HEALTH, STYLE, CHECKPOINT, "/-/static/app.css", "/favicon.ico"})
 """Addresses that need no login. None of them shows data."""
 
 VIEWER = "/ohif/"
@@ -218,7 +219,7 @@ def _with_security_headers(send: Send, scope: Scope) -> Send:
             headers = [(k.lower(), v) for k, v in message.get("headers", [])]
             headers = [(k, _cookie(v, tls=tls) if k == b"set-cookie" else v) for k, v in headers if k.decode("latin-1") not in ours]
             kept = path.startswith(_CACHED) and any(k == b"cache-control" and v.startswith(b"private,") for k, v in headers)
-            if not kept and not (path in OPEN and path.endswith((".css", ".ico"))):
+            if not kept and not (path in OPEN and path.endswith((".css", ".ico", CHECKPOINT))):
                 headers = [(k, v) for k, v in headers if k != b"cache-control"]
                 headers.append((b"cache-control", b"no-store"))
             headers += [(k.encode(), v.encode()) for k, v in ours.items()]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from datasette.database import QueryInterrupted  # type: ignore[import-untyped] # it ships no types
 from starlette.types import ASGIApp, Scope
 
+from storage_ledger.ledger.proof.checkpoints import CheckpointFolder
 from storage_ledger.web.answer_limits import with_limits
 from storage_ledger.web.auth import middleware
 from storage_ledger.web.auth.access_log import AccessLog
@@ -26,6 +27,7 @@ from storage_ledger.web.files.checked import CheckedFiles
 from storage_ledger.web.files.lookup import FileLookup, Query
 from storage_ledger.web.files.renderings import Renderings
 from storage_ledger.web.files.routes import ContentRoutes
+from storage_ledger.web.open_checkpoint import OpenCheckpoint
 from storage_ledger.web.viewer.routes import with_viewer
 
 if TYPE_CHECKING:
@@ -54,11 +56,12 @@ def around(datasette: Browse, who: Callable[[Scope], Awaitable[str | None]]) -> 
         return None if grant is None or grant.path(path) else NOT_GRANTED.format(grant)
 
     health = Health(lambda: datasette.get_database("ledger").answers())
+    checkpoint = OpenCheckpoint(CheckpointFolder(datasette.content.archive.root).latest)
     log = AccessLog(lookup)
 
     def wrapped(app: ASGIApp) -> ASGIApp:
         viewer = with_viewer(without_formulas(app), datasette.content.viewer.folder, access.title)
-        routes = with_limits(content.before(dicomweb.before(viewer)))
+        routes = checkpoint.before(with_limits(content.before(dicomweb.before(viewer))))
         checked = middleware.AccessMiddleware(routes, who, advice, refused, access.hosts.include, health.answers, log)
         return with_cors(access.cors_origins, checked)
 

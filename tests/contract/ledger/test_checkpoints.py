@@ -5,72 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from storage_ledger.domain.checkpoint import Checkpoint
-from storage_ledger.domain.entries import Kind, NewEntry
-from storage_ledger.domain.merkle_tree import Tree
 from storage_ledger.domain.payloads import KeyPayload
 from storage_ledger.domain.signed_note import SignedNote, VerifierKey
-from storage_ledger.errors import CheckpointRefused, Retryable
-from storage_ledger.ledger.mirror.writer import Mirror
+from storage_ledger.errors import Retryable
 from storage_ledger.ledger.proof import keys
-from storage_ledger.ledger.proof.checkpoints import CheckpointFolder
-from storage_ledger.ledger.proof.signer import ProofFiles, Signer
-from tests.support.making import damage, described
-
-
-class Scene:
-    """A ledger with a mirror and its checkpoints."""
-
-    def __init__(self, root: Path, ledgers, clock) -> None:
-        self.root = root
-        self.clock = clock
-        self.archive = root / "archive"
-        self.archive.mkdir()
-        self.ledger = ledgers.open(root / "ledger")
-        self.mirror = Mirror(self.archive, root / "mirror.lock", self.ledger)
-        self.mirror.begin()
-        self.folder = CheckpointFolder(self.archive)
-        self.notes = self.archive / ".ledger" / "checkpoints"
-        self.key = root / "checkpoint.key"
-
-    def append(self, count: int) -> None:
-        with self.ledger.write() as tx:
-            for i in range(count):
-                tx.append(NewEntry(Kind.DESCRIBED, described(f"{i}.dcm"), f"s{i}"))
-
-    def signer(self, origin: str = "hospital.example") -> Signer:
-        """A new process."""
-        root = self.root
-        return Signer(
-            self.ledger,
-            self.folder,
-            ProofFiles(self.key, root / "checkpoint.lock", root / "checkpoint.latest", root / "tree.cache", origin),
-            clock=self.clock,
-        )
-
-    def mirrored(self) -> int:
-        self.mirror.catch_up()
-        return self.mirror.position
-
-    def sign(self, signer: Signer | None = None) -> Checkpoint | None:
-        data = (signer or self.signer()).sign(self.mirrored)
-        return None if data is None else Checkpoint.parse(SignedNote.parse(data).text)
-
-    def refused(self, signer: Signer | None = None) -> str:
-        before = sorted(os.listdir(self.notes)) if self.notes.exists() else []
-        with pytest.raises(CheckpointRefused) as refused:
-            self.sign(signer)
-        assert (sorted(os.listdir(self.notes)) if self.notes.exists() else []) == before
-        return refused.value.code
-
-    def root_of(self, size: int) -> bytes:
-        return Tree().extend(entry.leaf_hash for entry in self.ledger.read(0, size)).root()
+from tests.support.checkpoint_scene import Scene
+from tests.support.making import damage
 
 
 @pytest.fixture
@@ -260,3 +206,14 @@ def test_witness_with_an_odd_name_has_a_file_in_its_folder(scene, name):
     [file] = os.listdir(scene.notes / "4.cosig")
     assert "/" not in file
     assert not file.startswith(".")
+
+
+def test_a_name_that_something_else_has_is_left_alone_and_the_next_checkpoint_is_signed(scene):
+    scene.append(3)
+    scene.sign()
+    scene.append(1)
+    (scene.notes / "5").write_bytes(b"no note\n")
+    assert scene.refused() == "checkpoint-name-taken"
+    scene.append(1)
+    assert scene.sign().size == 6
+    assert (scene.notes / "5").read_bytes() == b"no note\n"
