@@ -34,6 +34,7 @@ from storage_ledger.cli import (
     status,
     status_service,
     verify,
+    witness,
 )
 from storage_ledger.cli.exit_codes import EPILOGUE
 from storage_ledger.cli.help_format import Command, Group
@@ -82,6 +83,7 @@ app.add_typer(quarantine.app, name="quarantine", rich_help_panel="Operations")
 _add("Operations", explain.explain, acknowledge.acknowledge, browse.browse)
 _add("Backup and integrity", backup.backup, verify.verify)
 app.add_typer(checkpoint.app, name="checkpoint", rich_help_panel="Backup and integrity")
+_add("Backup and integrity", witness.witness)
 _add("Recovery", replay.replay, restore.restore, reconcile.reconcile)
 app.add_typer(repair.app, name="repair", rich_help_panel="Recovery")
 _add("Setup", adopt.adopt, migrate.migrate)

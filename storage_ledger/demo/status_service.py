@@ -9,10 +9,7 @@ import contextlib
 import json
 import math
 import re
-import signal
-from collections.abc import Iterator
 from datetime import UTC, datetime
-from types import FrameType
 from typing import Any
 
 from redis import RedisError
@@ -23,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from storage_ledger.system import logs
-from storage_ledger.system.http_server import Server, listen, port_of
+from storage_ledger.system.http_server import Server, ended_by_signals, listen, port_of
 
 MAX_BODY_BYTES = 1 << 20
 MAX_HEAD_BYTES = 1 << 16
@@ -70,7 +67,7 @@ def run(redis_url: str, host: str, port: int) -> None:
     Raises `BadSettings` if the address cannot be used.
     """
     server = make_server(redis_url)
-    with _ended_by_signals(server), contextlib.closing(listen(host, port, "STATUS_SERVICE")) as listener:
+    with ended_by_signals(server), contextlib.closing(listen(host, port, "STATUS_SERVICE")) as listener:
         logs.get().info("status_service.listening", host=host, port=port_of(listener))
         server.run([listener])
 
@@ -197,18 +194,3 @@ class _Protocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._head_bytes = 0.0
         super().on_message_complete()
-
-
-@contextlib.contextmanager
-def _ended_by_signals(server: Server) -> Iterator[None]:
-    """Let SIGTERM and SIGINT only stop the server: uvicorn would raise them again, which would kill the process."""
-
-    def end(_: int, __: FrameType | None) -> None:
-        server.should_exit = True
-
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

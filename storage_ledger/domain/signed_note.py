@@ -47,6 +47,11 @@ class VerifierKey:
         return hashlib.sha256(self.name.encode() + b"\n" + bytes([self.type]) + self.public_key).digest()[:4]
 
     @property
+    def origin_hash(self) -> str:
+        """The hash under which a witness shows the checkpoints of the log with this name (c2sp.org/tlog-witness)."""
+        return hashlib.sha256(self.name.encode()).hexdigest()
+
+    @property
     def text(self) -> str:
         """The form that policies and `parse` use."""
         return f"{self.name}+{self.key_id.hex()}+{encoded(bytes([self.type]) + self.public_key)}"

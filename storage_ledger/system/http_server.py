@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import signal
 import socket
 import threading
-from collections.abc import Callable, Collection
-from contextlib import closing, suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import closing, contextmanager, suppress
+from types import FrameType
 from typing import Any, cast
 
 import uvicorn
@@ -257,6 +259,21 @@ def _only(paths: Collection[str], app: ASGIApp) -> ASGIApp:
         await (app if known else PlainTextResponse("Too many connections\n", 503, {"Connection": "close"}))(scope, receive, send)
 
     return answer
+
+
+@contextmanager
+def ended_by_signals(server: Server) -> Iterator[None]:
+    """Let SIGTERM and SIGINT only stop the server: uvicorn would raise them again, which would kill the process."""
+
+    def end(_: int, __: FrameType | None) -> None:
+        server.should_exit = True
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def listen(host: str, port: int, name: str) -> socket.socket:
