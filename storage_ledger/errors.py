@@ -41,6 +41,7 @@ UPLOAD_MISSING = "upload-missing"
 UPLOAD_SETTLING = "upload-settling"
 UPLOAD_UNREADABLE = "upload-unreadable"
 UPLOADS_MISSING = "uploads-missing"
+WITNESS_SAW_FORK = "witness-saw-fork"
 # Code that compares error codes uses these names, so that mypy finds a misspelt one.
 
 

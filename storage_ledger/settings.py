@@ -7,6 +7,7 @@ each must make sense alone.
 from __future__ import annotations
 
 import os
+import shlex
 from contextlib import suppress
 from itertools import combinations
 from pathlib import Path
@@ -154,6 +155,23 @@ class Settings(_Folders):
         None, description="File with the private key that signs checkpoints; created at first use. If not set: LEDGER_PATH/checkpoint.key."
     )
 
+    checkpoint_witnesses: str = Field(
+        "",
+        description="[Witnesses](../how-to/keep-heads-elsewhere.md) that cosign each checkpoint: `<verifier key> <URL>`; several are "
+        "separated by commas.",
+    )
+    checkpoint_tsa: str | None = Field(None, description="URL of an authority that time-stamps each checkpoint (RFC 3161).")
+    checkpoint_tsa_certificates: Path | None = Field(
+        None,
+        description="PEM file with the root certificates that the authority's own certificate must lead to. If not set, its signature is "
+        "not checked.",
+    )
+    checkpoint_exec: str | None = Field(
+        None,
+        description="Command that gets each checkpoint on standard input, to mail or print it. Without a shell, for up to a minute, and "
+        "without the service's variables.",
+    )
+
     @field_validator("log_level", mode="before")
     @classmethod
     def _upper(cls, value: object) -> object:
@@ -179,6 +197,22 @@ class Settings(_Folders):
         if "?" in checked or "#" in checked:  # /status/<study_id> would become part of it, and the root path would answer
             raise ValueError("must have neither a query nor a fragment")
         return checked.rstrip("/")
+
+    @field_validator("checkpoint_tsa")
+    @classmethod
+    def _tsa(cls, value: str | None) -> str | None:
+        return None if value is None else checked_url(value, ("http", "https"))
+
+    @field_validator("checkpoint_exec")
+    @classmethod
+    def _command(cls, value: str | None) -> str | None:
+        try:
+            is_command = value is None or bool(shlex.split(value))
+        except ValueError:
+            is_command = False
+        if not is_command:
+            raise ValueError("is not a command: is a quote missing?")
+        return value
 
     @field_validator("redis_url")
     @classmethod

@@ -47,6 +47,7 @@ READ_ON = {
     "repair headers": "[DICOM headers](../how-to/rebuild-what-is-derived.md#dicom-headers), [`header-read`](entry-kinds.md#header-read)",
     "reconcile": "[lost messages](../how-to/make-up-for-lost-messages.md), [unexplained files](error-codes.md#unexplained-files)",
     "adopt": "[adopt an old archive](../how-to/adopt-an-old-archive.md)",
+    "witness": "[run a witness](../how-to/keep-heads-elsewhere.md#run-a-witness)",
     "demo": "[tutorial](../tutorial.md)",
 }
 """Where the page says more of a command."""

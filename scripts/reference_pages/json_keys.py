@@ -38,6 +38,7 @@ JSON_KEYS = {
             "coverage": "`files`, `recent` (read in the last 30 days), `never`, `oldest`",
             "last_backup": "null, or `position`, `created`",
             "last_checkpoint": "null, or `size`, `written_at`",
+            "outside": "`name`, `entries`, `waiting_s`: the places outside that get checkpoints",
             "volumes": "",
             "attention": "",
         }

@@ -142,7 +142,12 @@ def end(error: StorageLedgerError | None, problems: Problems) -> NoReturn:
 
 def age(recorded_at: str, now: datetime | None = None) -> str:
     """Format the time since then, such as `3 min` or `2 d`."""
-    seconds = max(0.0, ((now or datetime.now(UTC)) - instant(recorded_at)).total_seconds())
+    return lasting(((now or datetime.now(UTC)) - instant(recorded_at)).total_seconds())
+
+
+def lasting(seconds: float) -> str:
+    """Format a duration, such as `3 min` or `2 d`; a negative one as `0 s`."""
+    seconds = max(0.0, seconds)
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:
             return f"{seconds / size:.0f} {unit}"

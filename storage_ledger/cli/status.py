@@ -64,7 +64,7 @@ def _print_over(look: StatusReport) -> None:
 
 
 def _print(look: StatusReport, on: Console | None = None) -> None:
-    from storage_ledger.cli.output import age, console, counted, print_actions, print_table, safe, size
+    from storage_ledger.cli.output import age, console, counted, lasting, print_actions, print_table, safe, size
 
     out = on or console()
     serve = "is running" if look.serving else "is not running"
@@ -82,6 +82,9 @@ def _print(look: StatusReport, on: Console | None = None) -> None:
     signed = look.last_checkpoint
     if signed is not None:
         out.print(f"[bold]Checkpoint[/bold] {age(signed.written_at)} ago, of {counted(signed.size, 'entry', 'entries')}")
+    for place in look.outside:
+        lacks = f", and has lacked a newer one for {lasting(place.waiting_s)}" if place.waiting_s else ""
+        out.print(safe(f"           {place.name} has taken one of {counted(place.entries, 'entry', 'entries')}{lacks}"))
     if look.flagged:
         out.print(f"[bold]Flagged[/bold]    {counted(look.flagged, 'file')} to review when convenient; nothing is held up")
     if look.headers_unreadable:

@@ -38,6 +38,9 @@ MIRROR_PAUSES = Backoff(0.5, 15)
 LEDGER_BUSY = Backoff(0.5, 30)
 INTAKE_PAUSES = Backoff(0.2, 15)
 
+OUTSIDE_AGAIN = Backoff(2, 600)
+"""A checkpoint that a place outside has not taken."""
+
 REPLAY_STATUS_AWAY = Backoff(0.5, 4)
 
 

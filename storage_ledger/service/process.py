@@ -27,6 +27,7 @@ from storage_ledger.errors import LedgerError
 from storage_ledger.index.follower import Index
 from storage_ledger.ledger.contract import Ledger, QueueLength
 from storage_ledger.operations.clock_ahead import ahead
+from storage_ledger.operations.heads.heads import Heads
 from storage_ledger.operations.verify.scrub import Scrub
 from storage_ledger.pipeline.failures import Outages
 from storage_ledger.pipeline.receive.intake import Intake
@@ -70,6 +71,7 @@ class Parts:
     reconciler: Reconciler
     scrub: Scrub
     checkpoints: CheckpointSigning
+    heads: Heads | None
     index: Index
     wakeups: Wakeups
     outages: Outages
@@ -135,7 +137,7 @@ class Service:
         gc.freeze()  # these objects live as long as the process; scanning them repeatedly took 7% of all CPU time
         last = parts.ledger.last()  # an error here ends the process before any thread starts
         web.start(self._in_web_thread)
-        source = parts.source
+        source, heads = parts.source, parts.heads
         threads = [
             self._thread("intake", lambda: parts.intake.run(self._stop, self._reading_ended), at_end=parts.intake.close),
             *parts.steps.threads(self._supervisor, self._stop, parts.metadata_sync.recovered),
@@ -144,6 +146,7 @@ class Service:
             self._thread("clock", lambda: parts.clock_watch.run(self._stop)),
             self._thread("scrub", lambda: parts.scrub.run(self._stop)),
             self._thread("checkpoints", lambda: parts.checkpoints.run(self._stop)),
+            *([] if heads is None else [self._thread("heads", lambda: heads.run(self._stop))]),
             self._thread("source", lambda: source.run(parts.intake.deliver, self._stop), at_end=self._reading_ended.set),
         ]
         mirrors, indexes = parts.wakeups.of(Sleeper.REPLICATE), parts.wakeups.of(Sleeper.INDEX)
@@ -193,6 +196,8 @@ class Service:
             found.append(Reason("index-failing", f"index.db cannot be written or rebuilt ({parts.index.trouble}); archiving continues"))
         if parts.checkpoints.trouble is not None:
             found.append(parts.checkpoints.trouble)
+        if parts.heads is not None:
+            found += parts.heads.reasons()
         for check in self._checks:
             found += _checked(check, until)
         if not parts.metadata_sync.recovered.is_set():

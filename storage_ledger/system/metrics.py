@@ -199,6 +199,27 @@ class Metrics:
             "Size of ledger.db-wal in bytes: usually below 64 MB. It grows while a program reads ledger.db without end.",
             registry=r,
         )
+        self.outside_entries = Gauge(
+            p + "checkpoint_outside_entries",
+            "Entries in the newest checkpoint that a place outside has taken: `witness` and its name, `tsa`, or `exec`.",
+            ["place"],
+            registry=r,
+        )
+        self.outside_waiting = Gauge(
+            p + "checkpoint_outside_waiting_seconds",
+            "How long a place outside has lacked a checkpoint, in seconds; 0 if it has the newest.",
+            ["place"],
+            registry=r,
+        )
+        self.outside_failures = Counter(
+            p + "checkpoint_outside_failures", "Attempts to take a checkpoint outside that failed.", ["place", "code"], registry=r
+        )
+        self.witness_forked = Gauge(
+            p + "checkpoint_witness_forked",
+            "1 while a witness says that it has cosigned another history of this ledger.",
+            ["place"],
+            registry=r,
+        )
         self.archive_seconds = Histogram(
             p + "archive_seconds", "Seconds from `described` to `archived` in the ledger.", registry=r,
             buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from storage_ledger.domain.witnesses import quorum
 from storage_ledger.errors import CheckpointRefused
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.migrate import require_writable
@@ -12,6 +13,7 @@ from storage_ledger.ledger.proof.keys import recorded_keys
 from storage_ledger.ledger.proof.signer import ProofFiles, Signer
 from storage_ledger.settings import Settings
 from storage_ledger.system.clock import utc_now
+from storage_ledger.wiring.heads import witnesses_of
 from storage_ledger.wiring.stores import UMASK, mirror_of, reading
 
 
@@ -51,12 +53,13 @@ def sign(settings: Settings) -> bytes | None:
 
 
 def policy(settings: Settings) -> list[str]:
-    """Return the lines of a policy that trusts this ledger's keys, and asks for no witness (c2sp.org/tlog-policy).
+    """Return the lines of a policy that trusts this ledger's keys, and asks for one of its witnesses (c2sp.org/tlog-policy).
 
-    Raises `LedgerUnusable`, and `CheckpointRefused` (`checkpoint-none`) if no key is recorded yet.
+    Raises `LedgerUnusable`, `BadSettings`, and `CheckpointRefused` (`checkpoint-none`) if no key is recorded yet.
     """
+    witnesses = witnesses_of(settings)
     with reading(settings) as ledger:
         keys = [each.vkey for each in recorded_keys(ledger)]
     if not keys:
         raise CheckpointRefused("checkpoint-none", "no checkpoint was signed yet: run `storage-ledger checkpoint`")
-    return [*(f"log {vkey}" for vkey in keys), "quorum none"]
+    return [*(f"log {vkey}" for vkey in keys), *quorum(witnesses)]

@@ -45,6 +45,7 @@ from storage_ledger.system.metrics import Metrics
 from storage_ledger.system.sandbox import hide_memory
 from storage_ledger.wiring import worker_commands
 from storage_ledger.wiring.commits import count_commits
+from storage_ledger.wiring.heads import heads_of
 from storage_ledger.wiring.stores import joined_mirror, reading, serve_lock_held
 
 if TYPE_CHECKING:
@@ -181,6 +182,7 @@ def _parts(settings: Settings, client: StatusClient, lock: int) -> Parts:
         reconciler=reconciler,
         scrub=scrub,
         checkpoints=checkpoints,
+        heads=heads_of(settings, ledger, metrics),
         index=index,
         wakeups=wakeups,
         outages=outages,

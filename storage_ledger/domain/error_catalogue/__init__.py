@@ -10,7 +10,7 @@ A module holds a section of docs/reference/error-codes.md, or a few that belong 
     readiness.py             what /readyz reports; why the connection to Redis fails
     attention.py             what `storage-ledger status` lists
     ledger_and_mirror.py     ledger.db, its mirror, single entries
-    verify.py  replay.py  backups.py  checkpoints.py  adopt.py  settings_and_locks.py     what these commands report
+    verify.py  replay.py  backups.py  checkpoints.py  checkpoints_outside.py  adopt.py  settings_and_locks.py     what these commands report
     flags_and_headers.py     flags of archived files; headers that could not be read
     pictures.py              why the web page cannot show an image or file
 

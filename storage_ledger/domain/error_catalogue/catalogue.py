@@ -8,6 +8,7 @@ from storage_ledger.domain.error_catalogue.adopt import LEFT_ALONE, REMARKS
 from storage_ledger.domain.error_catalogue.attention import ATTENTION
 from storage_ledger.domain.error_catalogue.backups import BACKUPS
 from storage_ledger.domain.error_catalogue.checkpoints import CHECKPOINTS
+from storage_ledger.domain.error_catalogue.checkpoints_outside import OUTSIDE, WITNESS
 from storage_ledger.domain.error_catalogue.explanation import Explanation, Section
 from storage_ledger.domain.error_catalogue.flags_and_headers import FLAGS, HEADERS
 from storage_ledger.domain.error_catalogue.ledger_and_mirror import ENTRIES, LEDGER, MIRROR
@@ -34,6 +35,8 @@ SECTIONS = (
     MIRROR,
     BACKUPS,
     CHECKPOINTS,
+    OUTSIDE,
+    WITNESS,
     LEFT_ALONE,
     REMARKS,
     SETTINGS_AND_LOCKS,

@@ -7,6 +7,7 @@ import shlex
 from storage_ledger.domain.error_catalogue.attention import ATTENTION
 from storage_ledger.domain.error_catalogue.catalogue import explained
 from storage_ledger.domain.error_catalogue.checkpoints import CHECKPOINTS
+from storage_ledger.domain.error_catalogue.checkpoints_outside import OUTSIDE
 from storage_ledger.domain.error_catalogue.explanation import Section, plain
 from storage_ledger.domain.error_catalogue.ledger_and_mirror import LEDGER
 from storage_ledger.domain.error_catalogue.outages import OUTAGES
@@ -34,7 +35,7 @@ def outage(code: str) -> str:
 
 def not_ready(code: str) -> str:
     """Return what to do about a reason given by /readyz, or about a service that does not answer."""
-    return advice(code, READINESS, OUTAGES, LEDGER, CHECKPOINTS, ATTENTION)
+    return advice(code, READINESS, OUTAGES, LEDGER, CHECKPOINTS, OUTSIDE, ATTENTION)
 
 
 def failing(code: str) -> str:

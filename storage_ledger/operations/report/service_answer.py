@@ -15,7 +15,9 @@ UNEXPLAINED = "storage_ledger_unexplained_files"
 FREE = "storage_ledger_free_bytes"
 TOTAL = "storage_ledger_total_bytes"
 _MAX_BYTES = 1 << 20
-_SAMPLE = re.compile(r'^(\w+)(?:\{volume="(\w+)"\})? (\S+)$', re.MULTILINE)
+OUTSIDE_ENTRIES = "storage_ledger_checkpoint_outside_entries"
+OUTSIDE_WAITING = "storage_ledger_checkpoint_outside_waiting_seconds"
+_SAMPLE = re.compile(r'^(\w+)(?:\{(?:volume|place)="([^"]*)"\})? (\S+)$', re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +34,29 @@ class Space:
 
 
 @dataclass(frozen=True, slots=True)
+class PlaceOutside:
+    """A place that gets checkpoints. `entries`: of the newest that it has taken since `serve` started, or 0.
+
+    `waiting_s`: for how many seconds it has lacked a newer one.
+    """
+
+    name: str
+    entries: int
+    waiting_s: int
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceAnswer:
     """`not_ready`: why the service is not ready; empty if it is. `unexplained`: number of unexplained files in uploads.
 
-    `volumes`: the space of each volume by name, without those that `serve` cannot read. An older `serve` reports neither.
+    `volumes`: the space of each volume by name, without those that `serve` cannot read. `outside`: the places that get checkpoints.
+    An older `serve` reports none of these.
     """
 
     not_ready: list[Reason]
     unexplained: int | None
     volumes: dict[str, Space]
+    outside: tuple[PlaceOutside, ...] = ()
 
 
 def ask(url: str, within_s: float) -> ServiceAnswer | None:
@@ -61,14 +77,20 @@ def ask(url: str, within_s: float) -> ServiceAnswer | None:
 
 
 def _answer(not_ready: list[Reason], metrics: str) -> ServiceAnswer:
-    found = {(name, volume): float(value) for name, volume, value in _SAMPLE.findall(metrics) if name in {UNEXPLAINED, FREE, TOTAL}}
+    wanted = {UNEXPLAINED, FREE, TOTAL, OUTSIDE_ENTRIES, OUTSIDE_WAITING}
+    found = {(name, label): float(value) for name, label, value in _SAMPLE.findall(metrics) if name in wanted}
     unexplained = found.get((UNEXPLAINED, ""))
     volumes = {}
     for (name, volume), total in found.items():
         free = found.get((FREE, volume), math.nan)
         if name == TOTAL and math.isfinite(free) and math.isfinite(total) and total > 0:
             volumes[volume] = Space(int(free), int(total))
-    return ServiceAnswer(not_ready, None if unexplained is None else int(unexplained), volumes)
+    outside = tuple(
+        PlaceOutside(place, int(found.get((OUTSIDE_ENTRIES, place), 0)), int(waiting_s))
+        for (name, place), waiting_s in sorted(found.items())
+        if name == OUTSIDE_WAITING
+    )
+    return ServiceAnswer(not_ready, None if unexplained is None else int(unexplained), volumes, outside)
 
 
 def _read(connection: http.client.HTTPConnection, path: str) -> bytes:

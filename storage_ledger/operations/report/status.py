@@ -25,7 +25,7 @@ from storage_ledger.ledger.proof.checkpoints import CheckpointFolder
 from storage_ledger.operations.clock_ahead import CLOCK_AHEAD, ahead
 from storage_ledger.operations.report import remedies
 from storage_ledger.operations.report.quarantine import QuarantinedFile, quarantined
-from storage_ledger.operations.report.service_answer import ask
+from storage_ledger.operations.report.service_answer import PlaceOutside, ServiceAnswer, ask
 from storage_ledger.operations.report.verifications import (
     COVERAGE,
     COVERAGE_DAYS,
@@ -101,6 +101,7 @@ class StatusReport:
     coverage: Coverage | None
     last_backup: LastBackup | None
     last_checkpoint: LastCheckpoint | None
+    outside: list[PlaceOutside]
     volumes: list[Volume]
     attention: list[NeedsAttention]
 
@@ -138,7 +139,7 @@ def current_status(ledger: Ledger, settings: Settings) -> StatusReport:
         *([Reason("index-missing", NO_INDEX)] if followed is None and last is not None else []),
         *_damage(ledger, settings),
     ]
-    not_ready, unexplained = _ask_service(settings) if serving else ([Reason("not-serving", NOT_SERVING)], None)
+    answer = _ask_service(settings) if serving else ServiceAnswer([Reason("not-serving", NOT_SERVING)], None, {})
     return StatusReport(
         position=last.position if last else 0,
         recorded_at=last.recorded_at if last else None,
@@ -151,14 +152,15 @@ def current_status(ledger: Ledger, settings: Settings) -> StatusReport:
         quarantined=len(quarantine),
         flagged=_flagged(ledger, settings),
         headers_unreadable=_headers_unreadable(ledger, settings),
-        unexplained=unexplained,
+        unexplained=answer.unexplained,
         last_verify=last_verify(ledger),
         last_complete_verify=last_complete(ledger.of_no_study((Kind.VERIFIED.value,), VERIFIED_READ)),
         coverage=coverage(ask_files(settings.index_file, ledger, COVERAGE, later(rfc3339(utc_now()), -COVERAGE_DAYS * 86_400))),
         last_backup=ledger.last_backup(),
         last_checkpoint=_last_checkpoint(settings),
+        outside=list(answer.outside),
         volumes=volumes,
-        attention=_attention(outages, noticed, not_ready),
+        attention=_attention(outages, noticed, answer.not_ready),
     )
 
 
@@ -279,20 +281,17 @@ def _volume(name: str, path: Path) -> Volume:
     return Volume(name, str(path), usage.free, usage.total)
 
 
-def _ask_service(settings: Settings) -> tuple[list[Reason], int | None]:
-    """Ask `serve` why it is not ready, and how many files in uploads are unexplained (None: no answer).
-
-    Only `serve` knows whether it is connected to Redis, and the result of its last reconciliation pass.
-    """
+def _ask_service(settings: Settings) -> ServiceAnswer:
+    """Ask `serve` for what only it knows: whether it is connected to Redis, say, and the result of its last reconciliation pass."""
     if settings.http_port == 0:
-        return [], None  # it listens on a random free port that we do not know
+        return ServiceAnswer([], None, {})  # it listens on a random free port that we do not know
     host = "127.0.0.1" if _is_any(settings.http_host) else settings.http_host
     where = f"http://{f'[{host}]' if ':' in host else host}:{settings.http_port}"
     answer = ask(where, READY_WITHIN_S)
     if answer is None:
         text = f"`serve` holds serve.lock but gave no valid answer at {where} within {READY_WITHIN_S:.0f} s"
-        return [Reason("not-answering", text)], None
-    return answer.not_ready, answer.unexplained
+        return ServiceAnswer([Reason("not-answering", text)], None, {})
+    return answer
 
 
 def _is_any(host: str) -> bool:

@@ -1,0 +1,28 @@
+"""Reads the newest checkpoint, and believes it only with a signature of the ledger's own keys."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from storage_ledger.domain.checkpoint import Checkpoint
+from storage_ledger.domain.signed_note import SignedNote, VerifierKey
+from storage_ledger.ledger.contract import Ledger
+from storage_ledger.ledger.proof.keys import is_signed, recorded_keys
+from storage_ledger.operations.heads.place import Head
+
+
+def read_head(ledger: Ledger, data: bytes) -> Head | None:
+    """Return the checkpoint of a note; None if it is not of this ledger, or signed by none of the keys that the ledger records."""
+    try:
+        note = SignedNote.parse(data)
+        checkpoint = Checkpoint.parse(note.text)
+    except ValueError:
+        return None
+    keys = []
+    for each in recorded_keys(ledger):
+        with suppress(ValueError):  # of a kind that a newer program has made
+            keys.append(VerifierKey.parse(each.vkey))
+    signed = any(
+        signature.is_by(key) and is_signed(note.text.encode(), signature.value, key) for signature in note.signatures for key in keys
+    )
+    return Head(checkpoint, note.text, data) if signed and checkpoint.is_of(ledger.ledger_id) else None
