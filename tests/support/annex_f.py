@@ -32,7 +32,12 @@ def faults(document: bytes) -> list[str]:
         parsed = json.loads(document.decode("utf-8"), parse_constant=no_constants, object_pairs_hook=no_doubles)
     except ValueError as error:
         return [str(error)]
-    return list(_data_set(parsed, "")) if isinstance(parsed, dict) else ["no object"]
+    return faults_of(parsed) if isinstance(parsed, dict) else ["no object"]
+
+
+def faults_of(data_set: dict[str, Any]) -> list[str]:
+    """Return what is wrong with a data set."""
+    return list(_data_set(data_set, ""))
 
 
 def _data_set(level: dict[str, Any], where: str) -> Iterator[str]:

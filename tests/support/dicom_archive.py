@@ -7,6 +7,9 @@ import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
+
+from pydicom.dataset import Dataset
 
 from storage_ledger.archive.dicom_header import read_header
 from tests.support.dicom import described, make_file, testdata_files
@@ -14,7 +17,7 @@ from tests.support.making import Ledgers
 from tests.support.pipeline import Pipeline
 
 ROOT = "1.2.826.0.1.3680043.8.498.7"
-CT, MR, JAPANESE, UMLAUT, TWINS, COPIES = (f"{ROOT}.{number}" for number in range(1, 7))
+CT, MR, JAPANESE, UMLAUT, TWINS, COPIES, NO_NUMBER = (f"{ROOT}.{number}" for number in range(1, 8))
 
 
 def _with_a_uid_of_its_own(data: bytes, number: int, seen: set[bytes]) -> bytes:
@@ -39,7 +42,7 @@ class Archived:
 
 def make_dicom_archive(folder: Path) -> Archived:
     """Make the archive: every file of pydicom's wheel (with different SOP Instance UIDs), a CT of 12 slices, an MR of two series,
-    names in other scripts, two different files with one SOP Instance UID, and one file that was archived twice."""
+    names in other scripts, a number that is none, two different files with one SOP Instance UID, and one file that was archived twice."""
     pipeline = Pipeline(folder, Ledgers(folder), grace_s=0)
     pipeline.clock.now = datetime.now(UTC) - timedelta(minutes=5)
     archived = Archived(folder)
@@ -58,17 +61,21 @@ def make_dicom_archive(folder: Path) -> Archived:
         path.write_bytes(_with_a_uid_of_its_own(source.read_bytes(), number, seen))
         deliver(f"pydicom-{number}", path)
 
-    def bring(study_id: str, study: str, series: int = 1, number: int = 1, **elements: str) -> None:
+    def bring(study_id: str, study: str, series: int = 1, number: int = 1, **elements: Any) -> None:
         path = pipeline.uploads / f"{study_id}.dcm"
         uids = {"series_uid": f"{study}.{series}", "sop_uid": f"{study}.{series}.{number}"}
         about = {**uids, "rows": 64, "columns": 64, "seed": number, "SeriesNumber": series, "InstanceNumber": number, **elements}
-        make_file(path, study_uid=study, **about)  # type: ignore[arg-type] # texts for texts, numbers for numbers
+        make_file(path, study_uid=study, **about)
+        if study == NO_NUMBER:
+            path.write_bytes(path.read_bytes().replace(b"\x18\x00\x50\x11IS\x02\x0010", b"\x18\x00\x50\x11IS\x02\x001A"))
         deliver(study_id, path)
 
+    requested = Dataset()
+    requested.RequestedProcedureID, requested.ScheduledProcedureStepID = "RP-1", "SPS-1"
     of_ct = {
         "patient_name": "DOE^JANE", "patient_id": "P-1", "StudyDescription": "CT chest", "StudyDate": "20260301", "StudyTime": "101500",
         "RescaleSlope": "1", "RescaleIntercept": "-1024", "ReferringPhysicianName": "House^Gregory", "AccessionNumber": "ACC[1]",
-        "StudyID": "CT-7",
+        "StudyID": "CT-7", "RequestAttributesSequence": [requested],
     }  # fmt: skip
     for number in range(1, 13):
         bring(f"ct-{number}", CT, 1, number, **of_ct)
@@ -79,6 +86,7 @@ def make_dicom_archive(folder: Path) -> Archived:
     bring("um-1", UMLAUT, patient_name="MÜLLER^JÖRG", patient_id="P-4")
     for twin in (1, 2):
         bring(f"twin-{twin}", TWINS, 1, twin, patient_name="TWIN^TOM", patient_id="P-5", sop_uid=f"{TWINS}.9")
+    bring("no-number-1", NO_NUMBER, patient_name="ODD^OLE", patient_id="ODD", ExposureTime="10")
     for copy in (1, 2):
         bring(f"copy-{copy}", COPIES, patient_name="COPY^CAT", patient_id="P-6")
     pipeline.archive_all()

@@ -1,0 +1,50 @@
+"""Our DICOMweb passes the checks of tests/dicomweb; `python -m tests.dicomweb.conformance` holds another server against them, too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.dicomweb.checks import Check, File, Server
+from tests.dicomweb.conformance import GROUPS, files_of, rows, run, why
+from tests.dicomweb.servers import ours
+from tests.support.dicom_archive import make_dicom_archive
+
+LACKING = {"series by the procedure that was requested"}
+"""What docs/reference/dicomweb.md says is not there."""
+
+CHECKS = [(f"{group.name}: {check.name}", check) for group in GROUPS for check in group.checks]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("conformance")
+    archived = make_dicom_archive(folder / "archive")
+    with ours(archived.folder, files_of(archived), folder / "browse.log") as server:
+        yield server
+    log = (folder / "browse.log").read_text()
+    assert "DOE" not in log
+    assert "Traceback" not in log
+
+
+@pytest.mark.parametrize(("name", "check"), CHECKS, ids=[name for name, _ in CHECKS])
+def test_check(server: Server, name: str, check: Check) -> None:
+    if check.name in LACKING:
+        assert why(check, server) is not None
+    else:
+        check.run(server)
+
+
+def test_no_name_stands_twice() -> None:
+    assert len({name for name, _ in CHECKS}) == len(CHECKS)
+
+
+def test_a_server_that_has_nothing_fails_and_the_table_says_so(server: Server) -> None:
+    nothing = Server(server.client, (File("1", "2", "3", server.files[0].data),))
+    failures = run(nothing, GROUPS[5:6])
+    assert failures["Retrieve: instances", "every instance comes back byte for byte"]
+    (row, total) = rows(GROUPS[5:6], [failures])
+    assert row[0] == "Retrieve: instances"
+    assert row[1] != f"{len(failures)} of {len(failures)}"
+    assert total[0] == "**all**"
