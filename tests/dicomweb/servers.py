@@ -41,10 +41,11 @@ def program() -> str | None:
 
 def versions() -> str:
     """Return the versions of Orthanc and of its plugin, as the packages have them."""
-    done = subprocess.run(
-        ["dpkg-query", "--show", "--showformat=${Package} ${Version}\n", *PACKAGES.split()], capture_output=True, text=True, check=False
-    )
-    return ", ".join(re.sub(r" ([0-9.]+).*", r" \1", line) for line in done.stdout.splitlines())
+    names = {"orthanc": "Orthanc", "orthanc-dicomweb": "its DICOMweb plugin"}
+    shown = "--showformat=${Package} ${Version}\n"
+    done = subprocess.run(["dpkg-query", "--show", shown, *names], capture_output=True, text=True, check=False)
+    found = re.findall(r"^(\S+) ([0-9.]+)", done.stdout, re.MULTILINE)
+    return ", ".join(f"{names[package]} {version}" for package, version in found)
 
 
 class Orthanc:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
+import zipfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.dicomweb.checks import Check, File, Server
 from tests.dicomweb.conformance import GROUPS, files_of, rows, run, why
+from tests.dicomweb.odd_files import dicom_files, wrong
 from tests.dicomweb.servers import ours
 from tests.support.dicom_archive import make_dicom_archive
 
@@ -48,3 +52,23 @@ def test_a_server_that_has_nothing_fails_and_the_table_says_so(server: Server) -
     assert row[0] == "Retrieve: instances"
     assert row[1] != f"{len(failures)} of {len(failures)}"
     assert total[0] == "**all**"
+
+
+def test_an_odd_file_is_wrong_if_it_comes_back_as_another(server: Server) -> None:
+    file = server.files[0]
+    assert list(wrong(server, file)) == []
+    other = File(file.study, file.series, file.uid, file.data + b"x")
+    assert ["byte for byte" in text for text in wrong(server, other)] == [True]
+    missing = File(file.study, file.series, "1.2.3", file.data)
+    assert [text.split(":")[0] for text in wrong(server, missing)] == ["it does not come back byte for byte", "metadata"]
+
+
+def test_odd_files_are_found_in_zip_files_and_compressed(tmp_path: Path) -> None:
+    dicom = bytes(128) + b"DICM"
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("inside", dicom)
+        archive.writestr("text", b"text")
+    (tmp_path / "b.dcm.gz").write_bytes(gzip.compress(dicom))
+    (tmp_path / "c.IMA").write_bytes(b"says so")
+    (tmp_path / "d.txt").write_bytes(b"text")
+    assert dict(dicom_files(tmp_path)) == {"a.zip/inside": dicom, "b.dcm.gz": dicom, "c.IMA": b"says so"}

@@ -20,7 +20,7 @@ ROOT = "1.2.826.0.1.3680043.8.498.7"
 CT, MR, JAPANESE, UMLAUT, TWINS, COPIES, NO_NUMBER = (f"{ROOT}.{number}" for number in range(1, 8))
 
 
-def _with_a_uid_of_its_own(data: bytes, number: int, seen: set[bytes]) -> bytes:
+def with_a_uid_of_its_own(data: bytes, number: int, seen: set[bytes]) -> bytes:
     """Return the file; if another one has its SOP Instance UID, as many of pydicom's have, with other digits at the end of it."""
     found = re.search(rb"\x08\x00\x18\x00(?:UI..|....)([0-9.]{8,64})", data, re.DOTALL)
     if found is None:
@@ -58,7 +58,7 @@ def make_dicom_archive(folder: Path) -> Archived:
 
     for number, source in enumerate(testdata_files()):
         path = pipeline.uploads / f"pydicom-{number}.dcm"
-        path.write_bytes(_with_a_uid_of_its_own(source.read_bytes(), number, seen))
+        path.write_bytes(with_a_uid_of_its_own(source.read_bytes(), number, seen))
         deliver(f"pydicom-{number}", path)
 
     def bring(study_id: str, study: str, series: int = 1, number: int = 1, **elements: Any) -> None:
