@@ -21,7 +21,7 @@ import pytest
 
 from storage_ledger.system import sandbox
 from storage_ledger.system.sandbox import LANDLOCK, SECCOMP, hide_memory
-from storage_ledger.web.files.pictures import LENGTHS, RenderRequest, Unavailable, worker
+from storage_ledger.web.files.pictures import LENGTHS, MAX_ANSWER_BYTES, Rendered, RenderRequest, Unavailable, worker
 from storage_ledger.web.files.pictures.pool import Pool, _receive
 from tests.support.as_user import as_user
 from tests.support.dicom import make_file, testdata_files
@@ -182,10 +182,10 @@ def hostile_worker(folder: Path, *without: str) -> Iterator[tuple[frozenset[str]
             stdout=subprocess.DEVNULL,
         )
         try:
-            until = time.monotonic() + 60
-            ready, _ = _receive(ours, until)
-            socket.send_fds(ours, [json.dumps(RenderRequest("about").to_json()).encode()], [file.fileno()])
-            reply, data = _receive(ours, until)
+            until, received = time.monotonic() + 60, bytearray()
+            ready, _ = _receive(ours, until, received, MAX_ANSWER_BYTES)
+            socket.send_fds(ours, [RenderRequest("about").to_json().encode()], [file.fileno()])
+            reply, data = _receive(ours, until, received, MAX_ANSWER_BYTES)
             assert reply == {"kind": "json"}, reply
             yield frozenset(ready["sandbox"]), json.loads(data)
         finally:
@@ -288,9 +288,8 @@ HOSTILE_ANSWERS = [
 ]
 
 
-@pytest.mark.parametrize(("answer", "code"), HOSTILE_ANSWERS)
-def test_what_a_worker_answers_is_not_trusted(answer: bytes, code: str, tmp_path: Path):
-    """A file may have taken it over."""
+def answered(tmp_path: Path, sent: bytes, files: int) -> list[Rendered | Unavailable]:
+    """Return the results of so many files, if the worker sends these bytes."""
     make_file(tmp_path / "x.dcm")
     pool = Pool(1)
     ours, its = socket.socketpair()
@@ -300,14 +299,37 @@ def test_what_a_worker_answers_is_not_trusted(answer: bytes, code: str, tmp_path
         assert each._line is not None
         each._line.close()
         each._line = ours
-        its.sendall(LENGTHS.pack(len(answer), 0) + answer)
-        with open(tmp_path / "x.dcm", "rb") as file:
-            with pytest.raises(Unavailable) as caught:
-                asyncio.run(pool.make(file.fileno(), RenderRequest("picture")))
-            assert (caught.value.code, caught.value.where) == (code, "")
+        its.sendall(sent)
+        its.shutdown(socket.SHUT_WR)
+        return asyncio.run(pool.make_some([lambda: os.open(tmp_path / "x.dcm", os.O_RDONLY)] * files, RenderRequest("picture")))
     finally:
         its.close()
         pool.close()
+
+
+@pytest.mark.parametrize(("answer", "code"), HOSTILE_ANSWERS)
+def test_what_a_worker_answers_is_not_trusted(answer: bytes, code: str, tmp_path: Path):
+    """A file may have taken it over."""
+    (made,) = answered(tmp_path, LENGTHS.pack(len(answer), 0) + answer, 1)
+    assert isinstance(made, Unavailable)
+    assert (made.code, made.where) == (code, "")
+
+
+ANSWER = LENGTHS.pack(15, 4) + b'{"kind": "png"}data'
+
+
+def test_an_answer_too_many_is_no_answer(tmp_path: Path):
+    first, second = answered(tmp_path, ANSWER * 3, 2)
+    assert first == Rendered("png", b"data")
+    assert isinstance(second, Unavailable)
+    assert second.code == "picture-crashed"
+
+
+def test_a_file_that_fails_after_others_is_not_at_fault_yet(tmp_path: Path):
+    assert answered(tmp_path, ANSWER, 3) == [Rendered("png", b"data")]
+    (made,) = answered(tmp_path, b"", 3)
+    assert isinstance(made, Unavailable)
+    assert made.code == "picture-crashed"
 
 
 def test_a_process_that_hides_its_memory_shows_nobody_its_secrets():

@@ -7,17 +7,19 @@ import io
 import os
 import signal
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from storage_ledger.web.files.pictures import Rendered, RenderRequest, Unavailable
+from storage_ledger.web.files.pictures import MAX_FILES, Rendered, RenderRequest, Unavailable
 from storage_ledger.web.files.pictures.pool import MAX_WAITING, MAX_WAITING_OF_ONE, Pool
 from tests.support.dicom import make_file
 from tests.support.waiting import until
+
+PICTURE = RenderRequest("picture")
 
 
 @pytest.fixture
@@ -38,10 +40,10 @@ def pool() -> Iterator[Pool]:
 
 async def told(pool: Pool, file: int, before: Callable[[int], Any] = lambda _: None, during: Callable[[int], Any] = lambda _: None) -> str:
     """The kind of what is made, or the code of why not. `before` and `during` are done to the worker."""
-    await pool.make(file, RenderRequest("picture"))
+    await pool.make(file, PICTURE)
     (pid,) = pool.pids
     before(pid)
-    asked = asyncio.ensure_future(pool.make(file, RenderRequest("picture")))
+    asked = asyncio.ensure_future(pool.make(file, PICTURE))
     await asyncio.sleep(0)
     during(pid)
     try:
@@ -76,15 +78,48 @@ def test_many_at_once_are_answered_each_with_its_own(pool: Pool, file: int):
     assert len({one.data for one in made}) > 10
 
 
+def some(pool: Pool, files: Sequence[Callable[[], int]], request: RenderRequest = PICTURE) -> list[str]:
+    """Ask for several files, and return the kind or code of each result."""
+    made = asyncio.run(pool.make_some(files, request))
+    return [each.code if isinstance(each, Unavailable) else each.kind for each in made]
+
+
+def test_several_files_take_one_turn_and_each_has_its_own_result(pool: Pool, file: int):
+    def missing() -> int:
+        raise Unavailable("file-missing")
+
+    def no_dicom() -> int:
+        return os.open("/dev/null", os.O_RDONLY)
+
+    def sound() -> int:
+        return os.dup(file)
+
+    before = len(os.listdir("/dev/fd"))
+    files = [missing, sound, no_dicom, missing, sound]
+    assert some(pool, files) == ["file-missing", "jpeg", "not-dicom", "file-missing", "jpeg"]
+    assert some(pool, [missing]) == ["file-missing"]
+    assert len(some(pool, [sound] * 40)) == MAX_FILES
+    assert len(os.listdir("/dev/fd")) <= before + 8  # the worker's socket, and the pool's threads: none for each file
+
+
+def test_results_of_a_turn_take_no_more_memory_than_one_may(pool: Pool, tmp_path: Path):
+    made = make_file("/dev/null")
+    made.add_new(0x00189810, "UC", "x" * (40 << 20))
+    made.save_as(tmp_path / "long.dcm", enforce_file_format=True)
+    files = [lambda: os.open(tmp_path / "long.dcm", os.O_RDONLY)] * 2
+    assert some(pool, files, RenderRequest("dicom-json")) == ["json"]
+    assert some(pool, files[1:], RenderRequest("dicom-json")) == ["json"]
+
+
 def test_a_second_asker_does_not_wait_for_all_requests_of_the_first(pool: Pool, file: int):
     order: list[str] = []
 
     async def ask(asker: str) -> None:
-        await pool.make(file, RenderRequest("picture"), asker)
+        await pool.make(file, PICTURE, asker)
         order.append(asker)
 
     async def scenario() -> None:
-        await pool.make(file, RenderRequest("picture"))
+        await pool.make(file, PICTURE)
         os.kill(pool.pids[0], signal.SIGSTOP)
         first = [asyncio.ensure_future(ask("first")) for _ in range(20)]
         await asyncio.sleep(0)
@@ -99,16 +134,16 @@ def test_a_second_asker_does_not_wait_for_all_requests_of_the_first(pool: Pool, 
 
 def test_one_asker_leaves_room_for_others_and_who_hangs_up_makes_room(pool: Pool, file: int):
     async def scenario() -> tuple[int, str, str]:
-        await pool.make(file, RenderRequest("picture"))
+        await pool.make(file, PICTURE)
         (pid,) = pool.pids
         os.kill(pid, signal.SIGSTOP)
-        asked = [asyncio.ensure_future(pool.make(file, RenderRequest("picture"), "first")) for _ in range(MAX_WAITING)]
+        asked = [asyncio.ensure_future(pool.make(file, PICTURE, "first")) for _ in range(MAX_WAITING)]
         await asyncio.sleep(0)
         refused = [each for each in asked if each.done()]
         for each in asked:
             if not each.done():
                 each.cancel()
-        again = [asyncio.ensure_future(pool.make(file, RenderRequest("picture"), asker)) for asker in ("first", "second")]
+        again = [asyncio.ensure_future(pool.make(file, PICTURE, asker)) for asker in ("first", "second")]
         await asyncio.sleep(0)
         assert pool._queue.waiting() == 2  # the others were taken out of the queue, or have begun
         os.kill(pid, signal.SIGCONT)
@@ -129,7 +164,7 @@ def test_after_its_end_nothing_is_made_and_nothing_runs(file: int):
     pool.close()
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
     with pytest.raises(Unavailable) as caught:
-        asyncio.run(pool.make(file, RenderRequest("picture")))
+        asyncio.run(pool.make(file, PICTURE))
     assert caught.value.code == "pictures-busy"
 
 

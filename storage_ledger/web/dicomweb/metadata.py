@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -14,10 +14,14 @@ from storage_ledger.web.dicomweb.accept import json_type
 from storage_ledger.web.dicomweb.answers import accepted_by, not_acceptable, nothing_found, refusal, warning
 from storage_ledger.web.dicomweb.instances import Instance
 from storage_ledger.web.dicomweb.retrieve import PIECE, Sources, begun
-from storage_ledger.web.files.pictures import RenderRequest, Unavailable
+from storage_ledger.web.files.pictures import Rendered, RenderRequest, Unavailable
 
-AT_A_TIME = 4
-"""Data sets in the making for one request: others have their turn."""
+AT_A_TIME = 3
+"""Batches in the making for one request: others have their turn."""
+
+BATCH = 16
+BATCH_BYTES = 8 << 20
+"""Of the files of a batch, if there are several: their data sets are in memory together."""
 
 MOST_CACHED_BYTES = 32 << 20
 """Of data sets that are read from the cache at once. Those beyond it are read while the answer is sent."""
@@ -86,27 +90,42 @@ async def _made(request: Request, found: Sequence[Instance], sources: Sources) -
     held, there = await asyncio.to_thread(_cached, found, sources, share)
     room.give(share - _bytes(held))
     failed: dict[int, Unavailable] = {}
-    numbers = iter([number for number in range(len(found)) if number not in there])
+    batches = _batches(found, [number for number in range(len(found)) if number not in there])
 
     async def make() -> None:
-        for number in numbers:  # each of several takes the next one
-            if await request.is_disconnected():
-                return
-            try:
-                data = (await sources.renderings.make(found[number].file, WANTED, asker_of(request.scope))).data
-            except Unavailable as error:
-                failed[number] = error
-                if error.code == PICTURES_BUSY:
+        for numbers in batches:  # each of several takes the next one
+            while numbers:
+                if await request.is_disconnected():
                     return
-            else:
-                if room.take(len(data), leave=leave):
-                    held[number] = data
-                del data  # or it would be there until the next one is
+                made = await sources.renderings.make_some([found[number].file for number in numbers], WANTED, asker_of(request.scope))
+                while made:  # what is not held is not there any more when the next ones are made
+                    hold(numbers.pop(0), made.pop(0))
+                if any(error.code == PICTURES_BUSY for error in failed.values()):
+                    return
+
+    def hold(number: int, made: Rendered | Unavailable) -> None:
+        if isinstance(made, Unavailable):
+            failed[number] = made
+        elif room.take(len(made.data), leave=leave):
+            held[number] = made.data
 
     async with asyncio.TaskGroup() as group:
         for _ in range(min(AT_A_TIME, len(found))):
             group.create_task(make())
     return held, failed
+
+
+def _batches(found: Sequence[Instance], numbers: Iterable[int]) -> Iterator[list[int]]:
+    batch: list[int] = []
+    size = 0
+    for number in numbers:
+        size += found[number].file.bytes
+        if batch and (len(batch) == BATCH or size > BATCH_BYTES):
+            yield batch
+            batch, size = [], found[number].file.bytes
+        batch.append(number)
+    if batch:
+        yield batch
 
 
 def _cached(found: Sequence[Instance], sources: Sources, most_bytes: int) -> tuple[dict[int, bytes], set[int]]:

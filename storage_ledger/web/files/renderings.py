@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from storage_ledger.errors import PICTURE_CRASHED
 from storage_ledger.system import logs
@@ -45,37 +46,68 @@ class Renderings:
 
     async def make(self, file: IndexedFile, wanted: RenderRequest, asker: str, *, keep: bool = True) -> Rendered:
         """Make the result, whatever the cache has. `keep`: put it into the cache. Raises `Unavailable`."""
-        key = cache_key(file, wanted)
-        now = asyncio.get_running_loop().time()
-        for question in (_of_file(file, wanted), key):
-            if (failed := self._failed.get(question)) is not None and now < failed[0]:
-                os.close(await opened(self._open, file))  # one that is gone meanwhile is missing, whatever was wrong with it
-                raise Unavailable(failed[1])
-        descriptor = await opened(self._open, file)
+        failure = self._failure(file, wanted)
+        descriptor = await opened(self._open, file)  # one that is gone meanwhile is missing, whatever was wrong with it
         try:
-            made = await self._pool.make(descriptor, wanted, asker)
-        except Unavailable as error:
-            if error.code not in _PASSING:
-                self._remember(_of_file(file, wanted) if _is_of_file(wanted, error.code) else key, now + _FAILED_FOR_S, error.code)
-                logs.get().info("browse.no-picture", code=error.code, frames_at=error.where, study_id=file.study_id)
-            raise
+            if failure is not None:
+                raise failure
+            try:
+                made = await self._pool.make(descriptor, wanted, asker)
+            except Unavailable as error:
+                self._remember(file, wanted, error)
+                raise
         finally:
             os.close(descriptor)
         if keep:
-            await asyncio.to_thread(self._cache.put, key, made)
+            await asyncio.to_thread(self._cache.put, cache_key(file, wanted), made)
         return made
 
-    def _remember(self, question: object, until: float, code: str) -> None:
+    async def make_some(self, files: Sequence[IndexedFile], wanted: RenderRequest, asker: str) -> list[Rendered | Unavailable]:
+        """Make the same of the first of several files, of at least one, and put it into the cache. Returns their results.
+
+        Of small files, one by one, most of the time would be that of threads that wait for each other. Large ones should be alone:
+        a file that is not known to be sound is read while a worker waits for it.
+        """
+        together = list(itertools.takewhile(lambda file: self._failure(file, wanted) is None, files))
+        if len(together) < 2:
+            try:
+                return [await self.make(files[0], wanted, asker)]
+            except Unavailable as error:
+                return [error]
+        made = await self._pool.make_some([partial(self._open, file) for file in together], wanted, asker)
+        for file, result in zip(together, made, strict=False):
+            if isinstance(result, Unavailable):
+                self._remember(file, wanted, result)
+        await asyncio.to_thread(self._put, [(cache_key(file, wanted), result) for file, result in zip(together, made, strict=False)])
+        return made
+
+    def _put(self, results: Sequence[tuple[str, Rendered | Unavailable]]) -> None:
+        for key, made in results:
+            if isinstance(made, Rendered):
+                self._cache.put(key, made)
+
+    def _failure(self, file: IndexedFile, wanted: RenderRequest) -> Unavailable | None:
+        now = asyncio.get_running_loop().time()
+        for question in (_of_file(file, wanted), cache_key(file, wanted)):
+            if (failed := self._failed.get(question)) is not None and now < failed[0]:
+                return Unavailable(failed[1])
+        return None
+
+    def _remember(self, file: IndexedFile, wanted: RenderRequest, error: Unavailable) -> None:
         """Remember a failure, so that a file that crashes a worker is not tried again at every request."""
+        if error.code in _PASSING:
+            return
+        logs.get().info("browse.no-picture", code=error.code, frames_at=error.where, study_id=file.study_id)
+        question = _of_file(file, wanted) if _is_of_file(wanted, error.code) else cache_key(file, wanted)
         self._failed.pop(question, None)
-        self._failed[question] = (until, code)
+        self._failed[question] = (asyncio.get_running_loop().time() + _FAILED_FOR_S, error.code)
         while len(self._failed) > _FAILED_AT_MOST:
             del self._failed[next(iter(self._failed))]
 
 
 def cache_key(file: IndexedFile, wanted: RenderRequest) -> str:
     """Return the key under which the result is cached."""
-    return key_of(file.sha256, json.dumps(wanted.to_json()))
+    return key_of(file.sha256, wanted.to_json())
 
 
 def _of_file(file: IndexedFile, wanted: RenderRequest) -> tuple[object, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
@@ -32,22 +32,27 @@ class Made:
 
     fails: str | None = None
     asked: list[str] = field(default_factory=list)
+    batches: list[int] = field(default_factory=list)
 
     def cached(self, *_: object) -> None:
         return None
 
     async def get(self, file: IndexedFile, *_: object) -> Rendered:
-        return await self.make(file)
+        return cast("Rendered", self.made(file))
 
-    async def make(self, file: IndexedFile, *_: object) -> Rendered:
+    async def make_some(self, files: Sequence[IndexedFile], *_: object) -> list[Rendered | Unavailable]:
+        self.batches.append(len(files))
+        return [self.made(file) for file in files[:4]]
+
+    def made(self, file: IndexedFile) -> Rendered | Unavailable:
         self.asked.append(file.name)
         if self.fails is not None and file.name == "1":
-            raise Unavailable(self.fails)
+            return Unavailable(self.fails)
         return Rendered("json", b"x" * 100_000)
 
 
-def instance(number: int) -> Instance:
-    file = IndexedFile("s", str(number), "", 1, "sound", None, None, None, None, None)
+def instance(number: int, size: int = 1) -> Instance:
+    file = IndexedFile("s", str(number), "", size, "sound", None, None, None, None, None)
     return Instance(STUDY, f"{STUDY}.1", f"{STUDY}.1.{number}", number, "", 1, file)
 
 
@@ -112,6 +117,19 @@ def test_data_sets_that_have_no_turn_are_not_left_out_of_an_answer() -> None:
 
     assert asyncio.run(scene("file-missing")) == 206
     assert asyncio.run(scene("pictures-busy")) == 503
+
+
+def test_small_files_are_read_together_and_large_ones_alone() -> None:
+    made = Made()
+    found = [instance(number, size=9 << 20 if number in {20, 21} else 1) for number in range(1, 41)]
+
+    async def scene() -> bytes:
+        answer = await metadata(request(), found, sources(made, 1 << 30), "http://x")
+        return b"".join([cast("bytes", piece) async for piece in cast("StreamingResponse", answer).body_iterator])
+
+    assert len(asyncio.run(scene())) == 40 * 100_000 + 41
+    assert sorted(made.asked, key=int) == [each.file.name for each in found]
+    assert sorted(made.batches) == sorted([16, 12, 8, 4, 3, 1, 1, 16, 12, 8, 4, 3])  # four at a time are made
 
 
 def test_nothing_is_made_for_a_client_that_has_hung_up() -> None:

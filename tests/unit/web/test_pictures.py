@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -288,4 +287,4 @@ def test_a_request_survives_the_way_to_a_worker():
         RenderRequest("bulk", path="54000100/1/54001010"),
         RenderRequest("frame", frame=3, stored=True),
     ):
-        assert RenderRequest.from_json(json.loads(json.dumps(request.to_json()))) == request
+        assert RenderRequest.from_json(request.to_json()) == request

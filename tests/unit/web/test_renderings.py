@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -32,6 +33,13 @@ class Failing:
         if wanted == self.fails:
             raise Unavailable(self.code)
         return Rendered("bytes", b"made")
+
+    async def make_some(self, files: Sequence[Callable[[], int]], wanted: RenderRequest, _: str) -> list[Rendered | Unavailable]:
+        """Of three files at most: the second one fails."""
+        for open_file in files[:3]:
+            os.close(open_file())
+            self.asked.append(wanted)
+        return [Unavailable(self.code) if number == 1 else Rendered("bytes", b"made") for number in range(len(files[:3]))]
 
 
 def outcomes(first: RenderRequest, code: str, second: RenderRequest, folder: Path) -> tuple[list[str], int]:
@@ -77,3 +85,18 @@ def test_a_request_that_fails_does_not_hide_the_file_from_others(
 )
 def test_a_file_that_fails_is_not_tried_with_every_window(first: RenderRequest, code: str, second: RenderRequest, tmp_path: Path) -> None:
     assert outcomes(first, code, second, tmp_path) == ([code, code, code], 1)
+
+
+def test_a_file_that_failed_among_others_is_not_tried_again_and_the_others_are_cached(tmp_path: Path) -> None:
+    wanted = RenderRequest("dicom-json")
+    pool = Failing(wanted, "header-unreadable")
+    renderings = Renderings(lambda _: os.open("/", os.O_RDONLY), cast("Any", pool), Cache(tmp_path / "cache", 1_000_000))
+    files = [replace(FILE, sha256=str(number) * 64) for number in range(5)]
+
+    async def scene() -> list[list[str]]:
+        made = [await renderings.make_some(some, wanted, "jane") for some in (files, files[:2], files[1:])]
+        return [[each.code if isinstance(each, Unavailable) else each.data.decode() for each in some] for some in made]
+
+    assert asyncio.run(scene()) == [["made", "header-unreadable", "made"], [pool.code], ["header-unreadable"]]
+    assert len(pool.asked) == 4
+    assert [renderings.cached(file, wanted) is not None for file in files] == [True, False, True, False, False]

@@ -7,8 +7,10 @@ the results. `serve` loads none of this.
 
 from __future__ import annotations
 
+import json
 import struct
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from typing import Any, Literal
 
 MediaKind = Literal["png", "jpeg", "json", "gif", "bytes"]
@@ -50,7 +52,7 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RenderRequest:
-    """A request to a worker, about one file.
+    """A request to a worker, about a file, or the same about several.
 
     `picture`: render frame `frame` (from 0), at most `size` by `size` pixels, with a window (centre, width) or the file's own. The
     window is in values after the modality LUT: Hounsfield units for CT. `function` replaces the file's function for that window.
@@ -73,13 +75,15 @@ class RenderRequest:
     path: str = ""
     stored: bool = False
 
-    def to_json(self) -> dict[str, Any]:
+    @lru_cache(256)  # noqa: B019 - requests are small, and the same one is made of thousands of files
+    def to_json(self) -> str:
         """Return the request as JSON for a worker."""
-        return {each.name: getattr(self, each.name) for each in fields(self)}
+        return json.dumps({each.name: getattr(self, each.name) for each in fields(self)})
 
     @classmethod
-    def from_json(cls, document: dict[str, Any]) -> RenderRequest:
+    def from_json(cls, text: str | bytes) -> RenderRequest:
         """Parse the JSON of `to_json`."""
+        document = json.loads(text)
         window, viewport = document.pop("window"), document.pop("viewport")
         return cls(
             **document,
@@ -104,4 +108,6 @@ LENGTHS = struct.Struct("!II")
 """Header of a worker's answer: the length of its JSON, and of the data that follows it."""
 
 MAX_REQUEST_BYTES = 4096
+MAX_FILES = 16
+"""Of one request. A worker answers for each, in their order."""
 MAX_ANSWER_BYTES = 64 << 20

@@ -11,14 +11,13 @@ import hashlib
 import os
 import re
 import stat
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
-from storage_ledger.system.files import READ
+from storage_ledger.system.files import CREATE, READ, write_all
 from storage_ledger.web.files.pictures import MediaKind, Rendered
 
 VERSION = "1"
@@ -76,23 +75,36 @@ class Cache:
             return
         whole = f"{made.kind} {len(made.data)}\n".encode() + made.data
         path = self._path(key)
+        part = f"{os.path.dirname(path)}/.{os.urandom(8).hex()}"
         with contextlib.suppress(OSError):
-            _make_folder(path.parent)
-            descriptor, part = tempfile.mkstemp(prefix=".", dir=path.parent)
             try:
-                with os.fdopen(descriptor, "wb") as file:
+                descriptor = os.open(part, CREATE)
+            except FileNotFoundError:
+                self._make_folder(os.path.dirname(path))
+                descriptor = os.open(part, CREATE)
+            try:
+                try:
                     os.fchmod(descriptor, FILE_MODE)
-                    file.write(whole)
+                    write_all(descriptor, whole)
+                finally:
+                    os.close(descriptor)
                 os.replace(part, path)
             except OSError:
                 os.unlink(part)
                 raise
             self._make_room(len(whole))
 
-    def _path(self, key: str) -> Path:
+    def _path(self, key: str) -> str:
         if not _KEY.fullmatch(key):
             raise ValueError("no key")
-        return self._folder / key[:2] / key[2:]
+        return f"{self._folder}/{key[:2]}/{key[2:]}"
+
+    def _make_folder(self, path: str) -> None:
+        """Create the cache's folder and this one in it with the same mode, whatever the umask."""
+        for each in (self._folder, Path(path)):
+            with contextlib.suppress(FileExistsError):
+                each.mkdir(FOLDER_MODE)
+                each.chmod(FOLDER_MODE)
 
     def _make_room(self, more: int) -> None:
         with self._lock:
@@ -121,11 +133,3 @@ class Cache:
                         with contextlib.suppress(FileNotFoundError):
                             status = file.stat(follow_symlinks=False)
                             yield status.st_mtime, status.st_size, file.path
-
-
-def _make_folder(folder: Path) -> None:
-    """Create the folder and its parent, which belongs to the cache, with this mode, whatever the umask."""
-    for each in (folder.parent, folder):
-        with contextlib.suppress(FileExistsError):
-            each.mkdir(FOLDER_MODE)
-            each.chmod(FOLDER_MODE)

@@ -28,7 +28,6 @@ MAX_NUMBERS_BYTES = 1 << 20
 """Longer values of numbers are bulk data too (PS3.18 §F.2.2): as JSON they take several times their size."""
 
 BINARY = frozenset({"OB", "OW", "OD", "OF", "OL", "OV", "UN"})
-_USUAL_TEXT = frozenset({"AE", "AS", "CS", "DA", "DT", "LO", "SH", "TM", "UI"})
 _SINGLE_TEXT = frozenset({"LT", "ST", "UT", "UR"})
 _OWN_REPERTOIRE = frozenset({"LO", "LT", "SH", "ST", "UC", "UT", "PN"})
 NUMBERS = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "UV": "Q", "SV": "q", "FL": "f", "FD": "d"}
@@ -78,28 +77,23 @@ class _Writer:
             span = level.spans[tag]
             name = _name(tag)
             vr = vr_of(level, span)
-            members = self._readable(level, span, vr, encodings, path + name)
-            if members is not None:
-                written[name] = members
+            try:
+                written[name] = self._members(level, span, vr, encodings, path + name)
+            except (MemoryError, RecursionError):
+                raise
+            except Exception:  # noqa: BLE001, S112 - whatever a broken value makes a codec stumble over, it does not cost the others
+                continue
         if own is not None:
             written["00080005"] = _UTF8
         return written
-
-    def _readable(self, level: Level, span: Span, vr: str, encodings: list[str], path: str) -> dict[str, Any] | None:
-        try:
-            return self._members(level, span, vr, encodings, path)
-        except (MemoryError, RecursionError):
-            raise
-        except Exception:  # noqa: BLE001 - whatever a broken value makes a codec stumble over, it does not cost the others
-            return None
 
     def _members(self, level: Level, span: Span, vr: str, encodings: list[str], path: str) -> dict[str, Any]:
         length = span.end - span.value_at
         if length == 0:
             return {"vr": vr}
-        if vr in _USUAL_TEXT and (value := level.value(span)).isascii() and not _unusual(value):
-            text = value.decode("ascii").strip("\0 ")
-            return {"vr": vr, "Value": [text]} if text else {"vr": vr}
+        if (convert := _USUAL_TEXT.get(vr)) is not None and (value := level.value(span)).isascii() and not _unusual(value):
+            only = convert(value.decode("ascii"))
+            return {"vr": vr} if only is None else {"vr": vr, "Value": [only]}
         if vr in BINARY:
             if length > MAX_INLINE_BYTES or span.tag in PIXELS:
                 return {"vr": vr, "BulkDataURI": path}
@@ -127,7 +121,7 @@ class _Writer:
         if vr in _SINGLE_TEXT:
             return [text.rstrip("\0 ") or None]
         parts = text.rstrip("\0 ").split("\\") if "\\" in text else [text]
-        convert = _CONVERTED.get(vr, _stripped)
+        convert = _USUAL_TEXT.get(vr, _stripped)
         return [convert(part) for part in parts]
 
 
@@ -154,7 +148,13 @@ def _number(text: str) -> int | float | str | None:
     return number
 
 
-_CONVERTED: dict[str, Callable[[str], Any]] = {"PN": _person_name, "IS": _number, "DS": _number}
+_USUAL_TEXT: dict[str, Callable[[str], Any]] = {
+    **dict.fromkeys(("AE", "AS", "CS", "DA", "DT", "LO", "SH", "TM", "UI"), _stripped),
+    "PN": _person_name,
+    "IS": _number,
+    "DS": _number,
+}
+"""How one value becomes JSON."""
 
 
 def _numbers(value: bytes, vr: str, *, is_little_endian: bool) -> list[Any]:

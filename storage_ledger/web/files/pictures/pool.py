@@ -13,18 +13,28 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar, get_args
 
 from storage_ledger.system import logs
 from storage_ledger.system.sandbox import LANDLOCK, SECCOMP
 from storage_ledger.web.fair_queue import FairQueue, TooMany
-from storage_ledger.web.files.pictures import LENGTHS, MAX_ANSWER_BYTES, WHY, MediaKind, Rendered, RenderRequest, Unavailable
+from storage_ledger.web.files.pictures import (
+    LENGTHS,
+    MAX_ANSWER_BYTES,
+    MAX_FILES,
+    WHY,
+    MediaKind,
+    Rendered,
+    RenderRequest,
+    Unavailable,
+)
 
 Result = TypeVar("Result")
 
 PATIENCE_S = 10.0
-"""Time limit for one request, counted from when a worker has it."""
+"""Time limit for one turn, counted from when a worker has the file, or several."""
 
 START_S = 60.0
 MAX_WAITING = 256
@@ -65,11 +75,25 @@ class Pool:
         """
         mine = os.dup(descriptor)  # the caller may be gone, and its file closed, before a worker is free
         try:
-            future = self._queue.submit(asker, lambda: self._make(mine, request))
+            future = self._queue.submit(asker, partial(self._with, lambda worker: worker.make([mine], request, self._patience_s)))
         except TooMany:
             os.close(mine)
             raise Unavailable("pictures-busy") from None
         future.add_done_callback(lambda _: os.close(mine))
+        made: Rendered | Unavailable = (await asyncio.wrap_future(future))[0]
+        if isinstance(made, Unavailable):
+            raise made
+        return made
+
+    async def make_some(self, files: Sequence[Callable[[], int]], request: RenderRequest, asker: str = "") -> list[Rendered | Unavailable]:
+        """Run a request on the first of several files, on at least one. Returns their results, of `MAX_ANSWER_BYTES` together.
+
+        The functions open the files, in a thread, when a worker is free.
+        """
+        try:
+            future = self._queue.submit(asker, partial(self._with, partial(self._make_some, files[:MAX_FILES], request)))
+        except TooMany:
+            return [Unavailable("pictures-busy")]
         return await asyncio.wrap_future(future)
 
     @property
@@ -89,8 +113,26 @@ class Pool:
         with contextlib.suppress(Unavailable):
             self._with(lambda worker: worker.start())
 
-    def _make(self, descriptor: int, request: RenderRequest) -> Rendered:
-        return self._with(lambda worker: worker.make(descriptor, request, self._patience_s))
+    def _make_some(self, files: Sequence[Callable[[], int]], request: RenderRequest, worker: _Worker) -> list[Rendered | Unavailable]:
+        opened: list[int | Unavailable] = []
+        try:
+            for open_file in files:
+                try:
+                    opened.append(open_file())
+                except Unavailable as error:
+                    opened.append(error)
+            results = iter(worker.make([each for each in opened if isinstance(each, int)], request, self._patience_s))
+            made: list[Rendered | Unavailable] = []
+            for each in opened:
+                result = each if isinstance(each, Unavailable) else next(results, None)
+                if result is None:
+                    break
+                made.append(result)
+            return made
+        finally:
+            for each in opened:
+                if isinstance(each, int):
+                    os.close(each)
 
     def _announce(self, sandbox: frozenset[str]) -> None:
         """Log once what confines the workers: the kernel may be too old, or a container's seccomp profile may forbid it."""
@@ -118,28 +160,48 @@ class _Worker:
         self._line: socket.socket | None = None
         self._retired = False
 
-    def make(self, descriptor: int, request: RenderRequest, patience_s: float) -> Rendered:
-        line = self.start()
-        until = time.monotonic() + patience_s
+    def make(self, descriptors: Sequence[int], request: RenderRequest, patience_s: float) -> list[Rendered | Unavailable]:
+        """Return the results of the first files: of at least one, and of all if nothing fails.
+
+        A file that fails beside others may do so because of them. It is the first one of the next turn, and only then at fault.
+        """
+        made: list[Rendered | Unavailable] = []
+        if not descriptors:
+            return made
         try:
-            socket.send_fds(line, [json.dumps(request.to_json()).encode()], [descriptor])
-            reply, data = _receive(line, until)
-        except TimeoutError:
+            line = self.start()
+        except Unavailable as error:
+            return [error]
+        until, left = time.monotonic() + patience_s, MAX_ANSWER_BYTES
+        received = bytearray()
+        try:
+            socket.send_fds(line, [request.to_json().encode()], descriptors)
+            while len(made) < len(descriptors) and self._line is not None:
+                reply, data = _receive(line, until, received, left)
+                left -= len(data)
+                made.append(self._result(reply, data))
+        except (OSError, ValueError, RecursionError) as error:
             self.end()
-            raise Unavailable("picture-too-slow") from None
-        except (OSError, ValueError, RecursionError):
+            if not made:
+                crashed = "pictures-busy" if self._retired else "picture-crashed"
+                made.append(Unavailable("picture-too-slow" if isinstance(error, TimeoutError) else crashed))
+        else:
+            if received:  # more than it was asked for
+                self.end()
+                made[-1] = Unavailable("picture-crashed")
+        return made
+
+    def _result(self, reply: Mapping[str, Any], data: bytes) -> Rendered | Unavailable:
+        """Return the result that an answer says. A file may have taken the worker over: it is as untrusted as the file."""
+        if reply.get("last"):  # it is about to exit
             self.end()
-            raise Unavailable("pictures-busy" if self._retired else "picture-crashed") from None
-        if reply.get("last"):  # it is about to exit: do not give it the next request
-            self.end()
-        # A file may have taken the worker over: its answer is as untrusted as the file.
         if (code := str(reply.get("code"))) in WHY:
             where = str(reply.get("where"))
-            raise Unavailable(code, where if _PLACE.fullmatch(where) else "")
+            return Unavailable(code, where if _PLACE.fullmatch(where) else "")
         kind = next((kind for kind in get_args(MediaKind) if kind == reply.get("kind")), None)
         if kind is None:
             self.end()
-            raise Unavailable("picture-crashed")
+            return Unavailable("picture-crashed")
         about = reply.get("about")
         return Rendered(kind, data, about if isinstance(about, dict) else {})
 
@@ -158,7 +220,7 @@ class _Worker:
                 self.process = subprocess.Popen(
                     command, stdin=its.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=_ENVIRONMENT, cwd="/"
                 )
-            reply, _ = _receive(ours, time.monotonic() + START_S)
+            reply, _ = _receive(ours, time.monotonic() + START_S, bytearray(), MAX_ANSWER_BYTES)
         except (OSError, ValueError):
             self.end()
             raise Unavailable("picture-crashed", "worker did not start") from None
@@ -181,20 +243,28 @@ class _Worker:
             self.process = None
 
 
-def _receive(line: socket.socket, until: float) -> tuple[dict[str, Any], bytes]:
-    """Receive an answer: JSON and data. Raises `TimeoutError`, `OSError` if the worker ended, `ValueError` if invalid."""
-    beginning = _some(line, memoryview(bytearray(FIRST_BYTES)), LENGTHS.size, until)
-    first, second = LENGTHS.unpack_from(beginning)
-    if first + second > MAX_ANSWER_BYTES:
+def _receive(line: socket.socket, until: float, received: bytearray, most: int) -> tuple[dict[str, Any], bytes]:
+    """Receive an answer of up to `most` bytes: JSON and data.
+
+    Raises `TimeoutError`, `OSError` if the worker ended, `ValueError` if the answer is longer or invalid.
+    `received`: bytes that have been received already; afterwards, those of the next answer.
+    """
+    if len(received) < LENGTHS.size:
+        beginning = bytearray(FIRST_BYTES)
+        received += _some(line, memoryview(beginning), LENGTHS.size - len(received), until)
+    first, second = LENGTHS.unpack_from(received)
+    if first + second > most:
         raise ValueError("answer too long")
-    answer = bytearray(max(first + second, len(beginning) - LENGTHS.size))
-    there = len(beginning) - LENGTHS.size
-    answer[:there] = beginning[LENGTHS.size :]
+    answer = bytearray(LENGTHS.size + first + second)
+    there = min(len(received), len(answer))
+    answer[:there] = received[:there]
+    del received[:there]
     _some(line, memoryview(answer)[there:], len(answer) - there, until)
-    reply = json.loads(answer[:first])
-    if not isinstance(reply, dict) or len(answer) > first + second:
-        raise ValueError("no answer")
-    return reply, bytes(memoryview(answer)[first:])
+    end = LENGTHS.size + first
+    reply = json.loads(answer[LENGTHS.size : end])
+    if not isinstance(reply, dict):
+        raise ValueError("no answer")  # noqa: TRY004 - a worker's mistake, not ours
+    return reply, bytes(memoryview(answer)[end:])
 
 
 def _some(line: socket.socket, buffer: memoryview, least: int, until: float) -> memoryview:

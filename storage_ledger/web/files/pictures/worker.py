@@ -26,6 +26,7 @@ from storage_ledger.system.logs import where
 from storage_ledger.web.files.pictures import (
     LENGTHS,
     MAX_ANSWER_BYTES,
+    MAX_FILES,
     MAX_REQUEST_BYTES,
     Rendered,
     RenderRequest,
@@ -64,14 +65,16 @@ def main() -> None:
     _limit()
     line = socket.socket(fileno=os.dup(0))
     _send(line, {"sandbox": sorted(sandbox.seal())})
-    as_good_as_before = True
-    while as_good_as_before:
-        request, files, _, _ = socket.recv_fds(line, MAX_REQUEST_BYTES, 1)
-        if not request:
+    while True:
+        message, files, _, _ = socket.recv_fds(line, MAX_REQUEST_BYTES, MAX_FILES)
+        if not message:
             return
+        request = RenderRequest.from_json(message)
         resource.setrlimit(resource.RLIMIT_CPU, (int(_cpu_s()) + MAX_CPU_S, resource.RLIM_INFINITY))
-        with os.fdopen(files[0], "rb") as file:
-            as_good_as_before = _answer(line, RenderRequest.from_json(json.loads(request)), file)
+        for descriptor in files:
+            with os.fdopen(descriptor, "rb") as file:
+                if not _answer(line, request, file):
+                    return
 
 
 def _answer(line: socket.socket, request: RenderRequest, file: BinaryIO) -> bool:
