@@ -10,6 +10,7 @@
     │   └── LedgerUnusable   stop the service: the ledger or its mirror is damaged, foreign, missing, or newer than the program
     ├── BackupError          permanent: a backup failed, is not a valid backup, or would discard newer entries
     ├── CheckpointRefused    permanent: no checkpoint is signed; a person must decide
+    ├── ProofError           permanent: no proof is written: there is no checkpoint for it, or no place
     ├── Locked               permanent: another process holds a lock (serve.lock, index.lock, or that of a backup folder)
     └── BadSettings          permanent: wrong settings
 
@@ -97,6 +98,10 @@ class BackupError(StorageLedgerError):
 
 class CheckpointRefused(StorageLedgerError):
     """No checkpoint is signed: the ledger does not continue its last one, or its key is missing, another one or unreadable."""
+
+
+class ProofError(StorageLedgerError):
+    """No proof was written: no checkpoint covers the entries, the ledger contradicts it, or the output cannot be written."""
 
 
 class Locked(StorageLedgerError):

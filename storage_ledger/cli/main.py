@@ -24,6 +24,7 @@ from storage_ledger.cli import (
     demo,
     explain,
     migrate,
+    prove,
     quarantine,
     reconcile,
     repair,
@@ -83,7 +84,7 @@ app.add_typer(quarantine.app, name="quarantine", rich_help_panel="Operations")
 _add("Operations", explain.explain, acknowledge.acknowledge, browse.browse)
 _add("Backup and integrity", backup.backup, verify.verify)
 app.add_typer(checkpoint.app, name="checkpoint", rich_help_panel="Backup and integrity")
-_add("Backup and integrity", witness.witness)
+_add("Backup and integrity", prove.prove, prove.verify_proof, witness.witness)
 _add("Recovery", replay.replay, restore.restore, reconcile.reconcile)
 app.add_typer(repair.app, name="repair", rich_help_panel="Recovery")
 _add("Setup", adopt.adopt, migrate.migrate)

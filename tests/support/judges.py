@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import functools
+import hashlib
 import os
 import shutil
 import subprocess
@@ -15,6 +16,8 @@ import pytest
 
 FOLDER = Path(__file__).resolve().parents[2] / ".judges"
 INSTALL_WITHIN_S = 180
+GO_PATH = Path("/usr/share/gocode")
+"""Where Debian's packages put Go's libraries."""
 
 
 @functools.cache
@@ -51,6 +54,23 @@ def judge(requirement: str, *, oldest: tuple[int, int] = (3, 11)) -> Path:
                 pytest.skip(f"{requirement} cannot be installed: {error}")
             done.touch()
     return folder / "bin"
+
+
+@functools.cache
+def go_program(source: Path) -> Path:
+    """Return the program of one Go file that may use golang.org/x/mod, which is not downloaded. It is built at the first use, and kept."""
+    compiler = shutil.which("go")
+    if compiler is None or not (GO_PATH / "src" / "golang.org" / "x" / "mod" / "sumdb" / "tlog").is_dir():
+        pytest.skip("Go and golang.org/x/mod are not installed: apt-get install golang-go golang-golang-x-mod-dev")
+    folder = FOLDER / "go"
+    folder.mkdir(parents=True, exist_ok=True)
+    program = folder / f"{source.stem}-{hashlib.sha256(source.read_bytes()).hexdigest()[:12]}"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not program.exists():
+            environment = os.environ | {"GO111MODULE": "off", "GOPATH": str(GO_PATH), "GOCACHE": str(folder / "cache")}
+            subprocess.run([compiler, "build", "-o", program, source], check=True, timeout=INSTALL_WITHIN_S, env=environment)
+    return program
 
 
 def _pythons(oldest: tuple[int, int]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Why no checkpoint is signed."""
+"""Why no checkpoint is signed, or no proof is made."""
 
 # ruff: noqa: E501 - a sentence is one line
 
@@ -8,8 +8,8 @@ from storage_ledger.domain.error_catalogue.explanation import Explanation, Secti
 
 CHECKPOINTS = Section(
     "Checkpoints",
-    intro="Errors of `storage-ledger checkpoint`, and reasons in `/readyz` why `serve` signs no [checkpoint](../explanation/what-a-proof-shows.md).",
-    meanwhile="Nothing is signed; archiving continues.",
+    intro="Errors of `storage-ledger checkpoint` and `storage-ledger prove`, and reasons in `/readyz` why `serve` signs no [checkpoint](../explanation/what-a-proof-shows.md).",
+    meanwhile="Nothing is signed or proved; archiving continues.",
     explanations=(
         Explanation(
             "checkpoint-forked",
@@ -47,6 +47,22 @@ CHECKPOINTS = Section(
             means="No checkpoint was signed yet.",
             action="Sign one.",
             commands=("storage-ledger checkpoint",),
+        ),
+        Explanation(
+            "checkpoint-too-old",
+            means="The entries are newer than the last checkpoint, so nothing signed covers them yet.",
+            action="Sign a new one, or wait for the next (CHECKPOINT_SECONDS).",
+            commands=("storage-ledger checkpoint",),
+        ),
+        Explanation(
+            "proof-file",
+            means="The file given to `prove --file` cannot be read.",
+            action="Check its path and mode.",
+        ),
+        Explanation(
+            "proof-output",
+            means="A proof cannot be written where you asked for it.",
+            action="Name a folder or a `.zip` that does not exist yet, in a folder where you may write, outside the service's own folders.",
         ),
     ),
 )
