@@ -41,6 +41,8 @@ READ_ON = {
     "browse": "[settings](settings.md#browse), [HTTP](http.md#browse), [what a token may see](http.md#what-a-token-may-see)",
     "backup": "[back up](../how-to/look-after-it.md#back-up)",
     "verify": "[verify](../how-to/verify.md), [`verified`](entry-kinds.md#verified)",
+    "prove": "[prove a study](../how-to/prove-a-study.md), [format](hashes.md#proofs)",
+    "verify-proof": "[prove a study](../how-to/prove-a-study.md)",
     "replay": "[rebuild what is derived](../how-to/rebuild-what-is-derived.md), [files damaged or "
     "deleted](../how-to/files-damaged-or-deleted.md), [archive volume lost](../how-to/archive-volume-lost.md)",
     "restore": "[ledger volume lost](../how-to/ledger-volume-lost.md), [old backup restored](../how-to/old-backup-restored.md)",

@@ -28,10 +28,10 @@ def prove(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Prove to an auditor that a study's entries are in the ledger and were not changed since; `serve` may be running.
+    """Prove to an auditor that a study's entries are in the ledger, unchanged.
 
-    Writes a file `<position>.tlog-proof` for each entry, `verify.py`, which checks them with Python alone, and a README.txt that says
-    what they prove and what they do not. Each ends with the newest signed checkpoint; nothing is overwritten.
+    `serve` may be running. Writes a file `<position>.tlog-proof` for each entry, `verify.py`, which checks them with Python alone, and
+    a README.txt that says what they prove and what they do not. Each ends with the newest signed checkpoint; nothing is overwritten.
 
     Exit code 1 if there is no such study, entry or file; 2 if nothing was written, for instance because the entries are newer than the
     last checkpoint.
@@ -74,9 +74,9 @@ def verify_proof(
         typer.Argument(metavar="PROOF", help="Proofs (`*.tlog-proof`), and perhaps an archived file to prove."),
     ],
 ) -> None:
-    """Check proofs that `prove` made, and whether a file is the one that was archived. Needs no ledger and no settings.
+    """Check proofs that `prove` made, and whether a file is the one that was archived.
 
-    Runs the program `verify.py` that lies beside the proofs.
+    Needs no ledger and no settings. Runs the program `verify.py` that `prove` wrote beside them.
 
     Exit code 1 if something is not proved, and why; 2 if a file cannot be read.
     """

@@ -50,7 +50,7 @@ def test_study_is_proved_beside_the_service_and_an_auditor_checks_it(stack):
     assert (inside.returncode, "ARCHIVE_PATH" in inside.stderr) == (2, True)
 
     by_file = stack.command("prove", "--file", str(archived), "--no-payload", "--output", str(stack.root / "by-file.zip"), "--json")
-    assert json.loads(by_file.stdout)["study_ids"] == ["study-one"]
+    assert json.loads(by_file.stdout)["study_ids"] == ["study-one", "study-two"], "both have these bytes"
     [row] = json.loads(stack.command("show", "study-one", "--json").stdout)["files"]
     uid = row["patient"].get("study_instance_uid") or _study_uid(archived)
     by_uid = stack.command("prove", "--dicom-study", uid, "--output", str(stack.root / "by-uid"), "--json")

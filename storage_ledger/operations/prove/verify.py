@@ -1,4 +1,6 @@
-"""Check proofs of a storage-ledger, with Python 3.8 or newer alone: python3 verify.py POLICY PROOF... [FILE]
+"""Check proofs of a storage-ledger; needs Python 3.8 or newer, and nothing else.
+
+Usage: python3 verify.py POLICY PROOF... [FILE]
 
 POLICY: the keys that you trust, which you got another way than the proofs. PROOF: files whose names end in .tlog-proof.
 FILE: an archived file; one of the proofs must show that the ledger recorded its SHA-256.
@@ -22,7 +24,7 @@ PROOF = f"c2sp.org/tlog-proof@v1\nextra (.+)\nindex {NUMBER}\n((?:{LINE})*)\n((?
 NOTE = f"(({LINE}){NUMBER}\n({LINE})(?:{LINE})*)\n((?:\u2014 [^\\s\0-\x1f+]+ [^\\s]+\n)+)"
 
 
-class Policy:  # c2sp.org/tlog-policy
+class TrustPolicy:  # c2sp.org/tlog-policy
     def __init__(self, text: str) -> None:
         self.keys: dict[tuple[str, bytes], tuple[str, bytes]] = {}  # name and ID of a key -> its witness ("": it is a log's), the key
         self.groups: dict[str, tuple[int, list[str]]] = {"none": (0, [])}  # a witness is a group without members
@@ -132,7 +134,7 @@ def main(arguments: list[str]) -> int:
     proofs = [name for name in arguments[1:] if name.endswith(".tlog-proof")]
     try:
         require(proofs and len(arguments) - len(proofs) < 3, __doc__ or "")
-        policy, contents = Policy(Path(arguments[0]).read_bytes().decode()), {each: Path(each).read_bytes() for each in arguments[1:]}
+        policy, contents = TrustPolicy(Path(arguments[0]).read_bytes().decode()), {each: Path(each).read_bytes() for each in arguments[1:]}
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
