@@ -62,7 +62,7 @@ JSON_KEYS = {
             "meanings": "`section`, `steps`, `means`, `meanwhile`, `action`, `commands`, `reference`",
         }
     ),
-    "acknowledge": Json({"code": "", "position": "null: nothing recorded"}),
+    "acknowledge": Json({"code": "", "position": "null: nothing recorded", "checkpoints": "sizes of those that were moved away"}),
     "quarantine list": Json(
         {
             "position": "",
@@ -93,6 +93,7 @@ JSON_KEYS = {
     ),
     "quarantine discard": Json({}, listed=True, like="quarantine retry"),
     "checkpoint": Json({"origin": "", "size": "", "root": "in Base64", "note": ""}),
+    "checkpoint rotate-key": Json({"position": "", "vkey": "", "replaces": "", "both_until": "null: the key before signs nothing more"}),
     "backup": Json(
         {
             "backup": "the new folder; the rest is manifest.json",

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 
+from storage_ledger.domain.checkpoint import Checkpoint, origin_of
+from storage_ledger.domain.entries import Entry
+from storage_ledger.domain.payloads import KeyPayload
 from storage_ledger.domain.witnesses import quorum
 from storage_ledger.errors import CheckpointRefused
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.migrate import require_writable
+from storage_ledger.ledger.mirror.writer import Mirror
 from storage_ledger.ledger.proof.checkpoints import LATEST, CheckpointFolder
 from storage_ledger.ledger.proof.keys import recorded_keys
 from storage_ledger.ledger.proof.signer import ProofFiles, Signer
+from storage_ledger.ledger.sqlite import SqliteLedger
+from storage_ledger.operations.accept_fork import accept_fork
+from storage_ledger.operations.rotate_key import Rotation, rotate_key
 from storage_ledger.settings import Settings
+from storage_ledger.system import locks
 from storage_ledger.system.clock import utc_now
 from storage_ledger.wiring.heads import witnesses_of
 from storage_ledger.wiring.stores import UMASK, mirror_of, reading
@@ -38,12 +48,7 @@ def sign(settings: Settings) -> bytes | None:
 
     Raises what `Signer.sign` raises, and `LedgerUnusable` if the mirror does not belong to this ledger.
     """
-    os.umask(UMASK)
-    require_writable(settings.ledger_file)
-    with reading(settings) as ledger:
-        mirror = mirror_of(settings, ledger)
-        mirror.begin()
-        mirror.check()
+    with _opened(settings) as (ledger, mirror):
 
         def mirrored() -> int:
             mirror.catch_up()
@@ -52,14 +57,51 @@ def sign(settings: Settings) -> bytes | None:
         return signer_of(settings, ledger).sign(mirrored)
 
 
+def rotate(settings: Settings, rotation: Rotation, *, by: str, reason: str) -> tuple[int, KeyPayload]:
+    """Let a new key sign checkpoints, whether or not `serve` is running: see `rotate_key`."""
+    paths = proof_files(settings)
+    with _opened(settings) as (ledger, mirror), _turn(paths, "checkpoint rotate-key"):
+        origin = origin_of(paths.origin_prefix, ledger.ledger_id)
+        return rotate_key(ledger, mirror, paths.key, origin, utc_now, rotation, by=by, reason=reason)
+
+
+def acknowledge_fork(settings: Settings, *, by: str, reason: str) -> tuple[Entry, list[Checkpoint]] | None:
+    """Set aside the checkpoints that the ledger does not continue, whether or not `serve` is running: see `accept_fork`."""
+    with _opened(settings) as (ledger, mirror), _turn(proof_files(settings), "acknowledge"):
+        return accept_fork(ledger, mirror, signer_of(settings, ledger), utc_now, by=by, reason=reason)
+
+
+@contextmanager
+def _opened(settings: Settings) -> Iterator[tuple[SqliteLedger, Mirror]]:
+    """Open the ledger for a command that appends, and its mirror, which belongs to it."""
+    os.umask(UMASK)
+    require_writable(settings.ledger_file)
+    with reading(settings) as ledger:
+        mirror = mirror_of(settings, ledger)
+        mirror.begin()
+        mirror.check()
+        yield ledger, mirror
+
+
+def _turn(paths: ProofFiles, command: str) -> AbstractContextManager[int]:
+    """Wait while another process signs."""
+    return locks.held(paths.lock, command, waits=lambda _: None)
+
+
 def policy(settings: Settings) -> list[str]:
     """Return the lines of a policy that trusts this ledger's keys, and asks for one of its witnesses (c2sp.org/tlog-policy).
+
+    A key that was lost, or may have been stolen, is a comment: whoever has it can sign anything.
 
     Raises `LedgerUnusable`, `BadSettings`, and `CheckpointRefused` (`checkpoint-none`) if no key is recorded yet.
     """
     witnesses = witnesses_of(settings)
     with reading(settings) as ledger:
-        keys = [each.vkey for each in recorded_keys(ledger)]
-    if not keys:
+        recorded = recorded_keys(ledger)
+    if not recorded:
         raise CheckpointRefused("checkpoint-none", "no checkpoint was signed yet: run `storage-ledger checkpoint`")
-    return [*(f"log {vkey}" for vkey in keys), *quorum(witnesses)]
+    lines, trusted = [], True
+    for each in recorded:
+        lines.append(f"log {each.vkey}" if trusted else f"# replaced at once, signs nothing more: log {each.vkey}")
+        trusted &= each.by is None or each.both_until is not None
+    return [*lines, *quorum(witnesses)]

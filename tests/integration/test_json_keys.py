@@ -23,6 +23,7 @@ CALLS = {
     "quarantine retry": ["quarantine", "retry", "lost", *WHO],
     "quarantine discard": ["quarantine", "discard", "lost", *WHO],
     "checkpoint": ["checkpoint"],
+    "checkpoint rotate-key": ["checkpoint", "rotate-key", *WHO],
     "verify": ["verify"],
     "replay": ["replay", "--metadata"],
     "backup": ["backup", "backups"],

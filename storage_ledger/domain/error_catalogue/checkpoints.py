@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
-from storage_ledger.domain.error_catalogue.explanation import Explanation, Section
+from storage_ledger.domain.error_catalogue.explanation import BY, REASON, Explanation, Section
+
+LOST = f"storage-ledger checkpoint rotate-key --lost --by '{BY}' --reason '{REASON}'"
 
 CHECKPOINTS = Section(
     "Checkpoints",
@@ -14,23 +16,30 @@ CHECKPOINTS = Section(
         Explanation(
             "checkpoint-forked",
             means="The ledger does not continue its last checkpoint. It is an old copy, or entries were changed or removed.",
-            action="Compare it with backups and the checkpoints that others keep, before anything else is changed.",
-            commands=("storage-ledger verify",),
+            action="Find out [which history is the right one](../how-to/ledger-forked.md) before anything else is changed. If entries are lost for good, acknowledge it.",
+            commands=("storage-ledger verify", f"storage-ledger acknowledge checkpoint-forked --by '{BY}' --reason '{REASON}'"),
         ),
         Explanation(
             "checkpoint-key-missing",
             means="The private key is missing, although the ledger records one.",
-            action="Mount its volume, or restore the file from where you keep it. If it is lost, record a new key.",
+            action="Mount its volume, or restore the file from where you keep it. If it is lost, [record a new key](../how-to/checkpoint-key.md#the-key-is-lost).",
+            commands=(LOST,),
         ),
         Explanation(
             "checkpoint-key-wrong",
             means="The private key is not the one that the ledger records.",
-            action="Put the right file in place: CHECKPOINT_KEY_FILE, or `checkpoint.key` in LEDGER_PATH.",
+            action="Put the right file in place: CHECKPOINT_KEY_FILE, or `checkpoint.key` in LEDGER_PATH. If it is lost, [record a new key](../how-to/checkpoint-key.md#the-key-is-lost).",
+            commands=(LOST,),
         ),
         Explanation(
             "checkpoint-key-unreadable",
             means="The private key cannot be read, or is not an Ed25519 key in PEM form.",
             action="Check its owner and mode (the service's user, 0400), or restore the file.",
+        ),
+        Explanation(
+            "checkpoint-key-not-lost",
+            means="`rotate-key --lost` was refused: the private key is the one that the ledger records.",
+            action="Leave out `--lost`; if the key may have been stolen, use `--at-once` instead.",
         ),
         Explanation(
             "checkpoint-key-not-made",

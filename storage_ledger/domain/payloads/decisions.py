@@ -64,7 +64,7 @@ class AcknowledgedPayload(Payload):
 
     KIND: ClassVar = Kind.ACKNOWLEDGED
     code: str
-    """What was acknowledged: `clock-ahead`."""
+    """What was acknowledged: `clock-ahead`, or `checkpoint-forked`: the ledger does not continue `checkpoints`."""
     by: str
     """As in `released`."""
     reason: str
@@ -73,6 +73,8 @@ class AcknowledgedPayload(Payload):
     """The ledger's last time. A later one ahead of the clock is reported again."""
     clock: str
     """The time on the clock."""
+    checkpoints: list[str] | None = None
+    """With `checkpoint-forked`: the [texts](https://c2sp.org/tlog-checkpoint) of the contradicted checkpoints, the largest first."""
 
     def entry(self) -> NewEntry:
         """Return the entry to append."""

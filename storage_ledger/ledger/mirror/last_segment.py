@@ -110,9 +110,9 @@ def set_aside(folder: int, name: str, *, keep_name: bool) -> None:
     make_mirror_folder(DAMAGED_FOLDER, folder)
     with opened(DAMAGED_FOLDER, FOLDER, folder) as damaged:
         if keep_name:
-            os.link(name, _free_name(damaged, name), src_dir_fd=folder, dst_dir_fd=damaged, follow_symlinks=False)
+            os.link(name, free_name(damaged, name), src_dir_fd=folder, dst_dir_fd=damaged, follow_symlinks=False)
         else:
-            os.rename(name, _free_name(damaged, name), src_dir_fd=folder, dst_dir_fd=damaged)
+            os.rename(name, free_name(damaged, name), src_dir_fd=folder, dst_dir_fd=damaged)
         os.fsync(damaged)
     if not keep_name:
         os.fsync(folder)
@@ -161,6 +161,7 @@ def _last_line(folder: int, name: str) -> segments.MirrorLine | None:
     return segments.parse(end[:-1].rpartition(b"\n")[2]) if end.endswith(b"\n") else None
 
 
-def _free_name(damaged: int, name: str) -> str:
+def free_name(damaged: int, name: str) -> str:
+    """Return a name that nothing has in the open folder of evidence: this one, with the time."""
     taken = set(os.listdir(damaged))
     return next(n for i in range(len(taken) + 1) if (n := f"{name}.{time.time_ns() // 1_000_000}{f'.{i}' if i else ''}") not in taken)

@@ -18,9 +18,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 from storage_ledger.domain.checkpoint import Checkpoint
-from storage_ledger.domain.paths import CHECKPOINTS_FOLDER, LEDGER_FOLDER
+from storage_ledger.domain.paths import CHECKPOINTS_FOLDER, DAMAGED_FOLDER, LEDGER_FOLDER
 from storage_ledger.domain.signed_note import MOST_BYTES, Signature, SignedNote
 from storage_ledger.errors import ARCHIVE_MISSING, Retryable
+from storage_ledger.ledger.mirror.last_segment import free_name, make_mirror_folder
 from storage_ledger.ledger.mirror.reader import ABOUT, FAILURES
 from storage_ledger.system import files
 from storage_ledger.system.files import FOLDER, opened, opened_volume, translated
@@ -120,6 +121,23 @@ class CheckpointFolder:
             os.unlink(_TEMPORARY, dir_fd=folder)
             os.fsync(folder)
             return files.read_file(name, folder, MOST_BYTES)
+
+    def set_aside(self, size: int, note: bytes) -> None:
+        """Move a note, and what was added to it, to `.ledger/damaged/` as evidence. If it is not here, it is written there.
+
+        Durable on return. May be called again.
+        """
+        with self._writable() as folder, opened("..", FOLDER, folder) as parent:
+            make_mirror_folder(DAMAGED_FOLDER, parent)
+            with opened(DAMAGED_FOLDER, FOLDER, parent) as damaged:
+                if self.read(size) != note:
+                    files.write_file(free_name(damaged, f"checkpoint-{size}"), note, damaged, FILE_MODE)
+                else:
+                    for name in (f"{size}.cosig", f"{size}.tsr", str(size)):  # the note last: a killed caller comes again for it
+                        with suppress(FileNotFoundError):
+                            os.rename(name, free_name(damaged, f"checkpoint-{name}"), src_dir_fd=folder, dst_dir_fd=damaged)
+                os.fsync(damaged)
+            os.fsync(folder)
 
     def add_cosignatures(self, size: int, witness: str, lines: str) -> None:
         """Keep a witness's signature lines for the checkpoint of this size, in place of older ones. Durable on return."""

@@ -117,8 +117,8 @@ def load(path: Path, name: str) -> SigningKey | None:
     return SigningKey(name, private)
 
 
-def make(path: Path, name: str) -> SigningKey:
-    """Make a key. Bytes and name are durable on return. A file that is there is never replaced.
+def make(path: Path, name: str, *, replaces: bool = False) -> SigningKey:
+    """Make a key. Bytes and name are durable on return. A file that is there is not replaced, unless `replaces`.
 
     Raises `Retryable` (`checkpoint-key-not-made`) if the folder is missing, read-only or full.
     """
@@ -129,6 +129,8 @@ def make(path: Path, name: str) -> SigningKey:
         with opened(path.parent, files.VOLUME) as folder:
             files.unlink_if_exists(temporary, folder)
             files.write_file(temporary, data, folder, MODE)
+            if replaces:
+                files.unlink_if_exists(path.name, folder)
             os.link(temporary, path.name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
             os.unlink(temporary, dir_fd=folder)
             os.fsync(folder)

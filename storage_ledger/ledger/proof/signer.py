@@ -6,8 +6,9 @@ signs both histories.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -123,19 +124,46 @@ class Signer:
                 found.append(VerifierKey.parse(each.vkey))
         return found
 
+    def contradicted(self) -> list[tuple[Checkpoint, bytes]]:
+        """Return the notes that the ledger does not continue, largest first, down to the first one that it does continue.
+
+        The caller holds the lock of checkpoints.
+        """
+        found: dict[bytes, Checkpoint] = {}
+        latest = self._read_latest()
+        for data in (latest, *map(self._folder.read, reversed(self._folder.sizes()))):
+            checkpoint = self._checkpoint(data)
+            if data is None or checkpoint is None:
+                continue
+            if self._contradiction(checkpoint) is not None:
+                found[data] = checkpoint
+            elif data is not latest:
+                break
+        return sorted(((checkpoint, data) for data, checkpoint in found.items()), key=lambda each: -each[0].size)
+
+    def set_aside(self, checkpoint: Checkpoint, note: bytes) -> None:
+        """Keep a note as evidence and no longer as a head, durably. May be called again. The caller holds the lock of checkpoints."""
+        self._folder.set_aside(checkpoint.size, note)
+        if self._read_latest() == note:
+            with self._in_ledger_folder("cannot be removed") as folder:
+                files.unlink_if_exists(self._paths.latest.name, folder)
+                os.fsync(folder)
+
     def _require_continued(self, last: Checkpoint | None) -> None:
         """Raise `CheckpointRefused` if the ledger's tree does not begin with the tree of its last checkpoint."""
-        if last is None:
-            return
+        if last is not None and (why := self._contradiction(last)) is not None:
+            self._hashes = TreeHashes(self._ledger.leaf_hashes)  # read everything again the next time
+            raise CheckpointRefused(CHECKPOINT_FORKED, why)
+
+    def _contradiction(self, checkpoint: Checkpoint) -> str | None:
+        """Return why the ledger's tree does not begin with this one; None if it does."""
         entry = self._ledger.last()
         position = entry.position if entry else 0
-        if position < last.size:
-            text = f"the last checkpoint is of {last.size} entries, the ledger has {position}: it may be an old copy"
-            raise CheckpointRefused(CHECKPOINT_FORKED, text)
-        if self._root(last.size) != last.root:
-            self._hashes = TreeHashes(self._ledger.leaf_hashes)  # read everything again the next time
-            text = f"the first {last.size} entries are not those that the last checkpoint signed: some were changed"
-            raise CheckpointRefused(CHECKPOINT_FORKED, text)
+        if position < checkpoint.size:
+            return f"the last checkpoint is of {checkpoint.size} entries, the ledger has {position}: it may be an old copy"
+        if self._root(checkpoint.size) != checkpoint.root:
+            return f"the first {checkpoint.size} entries are not those that the last checkpoint signed: some were changed"
+        return None
 
     def _root(self, size: int) -> bytes:
         try:
@@ -146,25 +174,28 @@ class Signer:
             raise CheckpointRefused(CHECKPOINT_FORKED, text) from None
 
     def _read_latest(self) -> bytes | None:
-        try:
-            with opened(self._paths.latest.parent, files.VOLUME) as folder:
-                return files.read_file(self._paths.latest.name, folder, MOST_BYTES + 1)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise Retryable("ledger-io", f"{self._paths.latest.name} cannot be read", errno=error.errno, shared=True) from error
+        latest = self._paths.latest
+        with self._in_ledger_folder("cannot be read") as folder, suppress(FileNotFoundError):
+            return files.read_file(latest.name, folder, MOST_BYTES + 1)
+        return None
 
     def _keep(self, note: bytes) -> None:
         """Copy the note to the ledger's volume, durably, and keep the tree's blocks for proofs."""
         latest = self._paths.latest
-        try:
-            with opened(latest.parent, files.VOLUME) as folder:
-                files.replace_file(latest.name, note, folder, FILE_MODE, temporary=f".{latest.name}.tmp")
-        except OSError as error:
-            code = "ledger-full" if error.errno in files.NO_SPACE else "ledger-io"
-            raise Retryable(code, f"{latest.name} cannot be written", errno=error.errno, shared=True) from error
+        with self._in_ledger_folder("cannot be written") as folder:
+            files.replace_file(latest.name, note, folder, FILE_MODE, temporary=f".{latest.name}.tmp")
         with suppress(OSError):  # a cache
             self._block_file.write(self._hashes.blocks)
+
+    @contextmanager
+    def _in_ledger_folder(self, failed: str) -> Iterator[int]:
+        latest = self._paths.latest
+        try:
+            with opened(latest.parent, files.VOLUME) as folder:
+                yield folder
+        except OSError as error:
+            code = "ledger-full" if error.errno in files.NO_SPACE else "ledger-io"
+            raise Retryable(code, f"{latest.name} {failed}", errno=error.errno, shared=True) from error
 
 
 def has_valid_signatures(note: SignedNote, keys: list[VerifierKey]) -> bool:

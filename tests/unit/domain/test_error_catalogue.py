@@ -42,7 +42,7 @@ OTHER_NAMES = {
     "x-forwarded-host", "x-forwarded-port", "x-forwarded-prefix", "transfer-syntax",  # headers of HTTP, and values
     "latin-1", "utf-8", "utf-8-sig",  # encodings
     "browse-ended-logins", "browse-secret",  # files
-    "redis-server", "status-service", "storage-ledger", "storage-ledger-mirror", "valkey-server",  # programs
+    "redis-server", "rotate-key", "status-service", "storage-ledger", "storage-ledger-mirror", "valkey-server",  # programs and commands
     "dicom-json", "linear-exact",  # requests to an image worker
     "0-0", "not-ready", "not-asked", "service-watch",  # an id of a stream, states of the service, a thread
 }  # fmt: skip
