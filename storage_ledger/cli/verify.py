@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from storage_ledger.operations.verify.checkpoints import GivenNote
     from storage_ledger.operations.verify.report import VerifyReport
+    from storage_ledger.operations.verify.selection import GivenNote
 
 SHOWN = 200
 _UNITS_S = {"s": 1, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -183,7 +183,7 @@ def _given(name: str) -> GivenNote:
     import sys
 
     from storage_ledger.domain.signed_note import MOST_BYTES
-    from storage_ledger.operations.verify.checkpoints import GivenNote
+    from storage_ledger.operations.verify.selection import GivenNote
 
     if name == "-":
         return GivenNote("standard input", sys.stdin.buffer.read(MOST_BYTES + 1))

@@ -28,6 +28,8 @@ from storage_ledger.ledger.mirror.reader import NOT_A_FILE
 from storage_ledger.ledger.proof.checkpoints import CheckpointFolder
 from storage_ledger.ledger.proof.signer import has_valid_signatures
 from storage_ledger.operations.verify.findings import Findings
+from storage_ledger.operations.verify.report import Agreement
+from storage_ledger.operations.verify.selection import GivenNote
 from storage_ledger.operations.verify.untrusting_reader import UntrustingReader
 from storage_ledger.system import files
 from storage_ledger.system.files import opened
@@ -38,22 +40,6 @@ LEAVES = 4096
 OURS = "signed by a key that the ledger records"
 OTHER_KEY = "signed by no key that the ledger records"
 NO_SIGNATURE = "without a readable signature"
-
-
-@dataclass(frozen=True, slots=True)
-class GivenNote:
-    """A checkpoint from elsewhere. `name`: its file, for people; `data`: the note, or its first three lines as somebody typed them."""
-
-    name: str
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Agreement:
-    """`count`: how many checkpoints today's entries continue; `size`: of the largest of them, in entries."""
-
-    count: int = 0
-    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from storage_ledger.operations.verify.checkpoints import Agreement
 from storage_ledger.operations.verify.files import FileCounts
 from storage_ledger.operations.verify.findings import Findings
 
@@ -18,6 +17,14 @@ class VerifyProgress:
     total: int | None = None
     bytes: int = 0
     total_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """`count`: how many checkpoints today's entries continue; `size`: of the largest of them, in entries."""
+
+    count: int = 0
+    size: int = 0
 
 
 @dataclass(slots=True)

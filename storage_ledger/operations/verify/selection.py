@@ -12,11 +12,18 @@ from typing import Any
 from storage_ledger.domain.entries import Kind
 from storage_ledger.errors import LedgerUnusable
 from storage_ledger.ledger.proof.checkpoints import LATEST
-from storage_ledger.operations.verify.checkpoints import GivenNote
 from storage_ledger.operations.verify.untrusting_reader import BelievedFile, UntrustingReader
 from storage_ledger.settings import Settings
 from storage_ledger.system import locks
 from storage_ledger.system.sqlite import connect, is_regular, sqlite
+
+
+@dataclass(frozen=True, slots=True)
+class GivenNote:
+    """A checkpoint from elsewhere. `name`: its file, for people; `data`: the note, or its first three lines as somebody typed them."""
+
+    name: str
+    data: bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,8 @@ from storage_ledger.ledger.proof import keys
 from storage_ledger.ledger.proof.checkpoints import CheckpointFolder
 from storage_ledger.ledger.proof.signer import ProofFiles, Signer
 from storage_ledger.ledger.sqlite import SqliteLedger
-from storage_ledger.operations.verify.checkpoints import GivenNote
 from storage_ledger.operations.verify.report import VerifyReport
+from storage_ledger.operations.verify.selection import GivenNote
 from tests.contract.operations.test_verify import Scene
 from tests.support.dicom import described, make_file
 from tests.support.tampering import Copy, digest, put, renamed, rewrite

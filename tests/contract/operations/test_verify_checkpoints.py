@@ -13,8 +13,10 @@ from storage_ledger.domain.signed_note import SignedNote
 from storage_ledger.ledger.mirror import reader as mirror_reader
 from storage_ledger.ledger.proof import keys
 from storage_ledger.operations.verify import ledger as ledger_part
-from storage_ledger.operations.verify.checkpoints import Agreement, CheckpointsCheck, GivenNote
+from storage_ledger.operations.verify.checkpoints import CheckpointsCheck
 from storage_ledger.operations.verify.findings import Findings
+from storage_ledger.operations.verify.report import Agreement
+from storage_ledger.operations.verify.selection import GivenNote
 from storage_ledger.operations.verify.untrusting_reader import UntrustingReader
 from tests.contract.ledger.test_checkpoints import Scene
 from tests.support.making import damage
