@@ -51,6 +51,7 @@ COPY --from=build /opt/storage-ledger /opt/storage-ledger
 # Patient data: no access for other users. Files put into uploads get the folder's group (setgid). The how-tos mount a
 # folder or volume for ledger backups at /backup.
 RUN install -d -o "${STORAGE_UID}" -g "${STORAGE_GID}" -m 0750 /app/archive /app/ledger /app/cache /app/viewer /app/witness /backup \
+    && install -d -o "${STORAGE_UID}" -g "${STORAGE_GID}" -m 0700 /app/key \
     && install -d -o "${STORAGE_UID}" -g "${STORAGE_GID}" -m 2770 /app/uploads
 WORKDIR /app
 USER ${STORAGE_UID}:${STORAGE_GID}

@@ -149,6 +149,7 @@ JSON_KEYS = {
             "mirror_beyond": "last position of the mirror, or null",
             "damaged": "position of the first damaged entry, or null",
             "mirror_damaged": "where, or null",
+            "key_restored": "",
         }
     ),
     "repair headers": Json(

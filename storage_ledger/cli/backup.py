@@ -13,13 +13,17 @@ def backup(
     dest: Annotated[
         Path, typer.Argument(metavar="DEST", help="Folder for backups, preferably on another disk; created if its parent exists.")
     ],
+    with_key: Annotated[
+        bool,
+        typer.Option("--with-key", help="Copy the private key that signs checkpoints, too. Whoever has it can sign in this ledger's name."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Back up the ledger to a new folder in DEST; `serve` may be running.
 
-    Creates `DEST/ledger-<time in UTC>/` with a consistent copy of ledger.db and a manifest.json. All hashes of the copy are
-    checked before the folder gets this name. Earlier backups are never changed or removed, only leftovers of killed ones
-    (`.ledger-….part`).
+    Creates `DEST/ledger-<time in UTC>/` with a consistent copy of ledger.db, a manifest.json and the newest checkpoint, which
+    `verify --checkpoint` reads. All hashes of the copy are checked before the folder gets this name. Earlier backups are
+    never changed or removed, only leftovers of killed ones (`.ledger-….part`).
 
     Run it as the service's user. DEST may be on a network file system, but not inside UPLOADS_PATH, ARCHIVE_PATH or
     LEDGER_PATH. Backups hold patient data.
@@ -36,7 +40,9 @@ def backup(
     settings = Settings.load()
     titles = {"copied": ("Copying", "pages"), "checked": ("Checking", "entries")}
     with steps() as show:
-        folder, manifest, not_noted = backup.back_up(settings, dest, lambda step, done, total: show(Step(*titles[step], done, total)))
+        folder, manifest, not_noted = backup.back_up(
+            settings, dest, lambda step, done, total: show(Step(*titles[step], done, total)), with_key=with_key
+        )
     if not_noted is not None:
         text = f"{not_noted.code}: the backup is complete, but was not noted in the ledger: `status` names the one before."
         print(text, file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -47,6 +48,8 @@ def restore(
     missing entries from the mirror, or is replaced by the backup. Without --force, a ledger that cannot be read, or that has
     entries missing from the mirror or backup, is not changed.
 
+    A backup made with --with-key puts back the key that signs checkpoints, if none is in its place.
+
     A replaced ledger is kept as `ledger.db.before-restore-<time>`. Afterwards `serve` removes leftover uploads, reads back
     the statuses of the last day, and rebuilds the index.
 
@@ -88,6 +91,7 @@ def _mirror(settings: Settings, force: bool, up_to_damage: bool, dry_run: bool) 
 def _backup(settings: Settings, place: Path, with_mirror: bool | None, force: bool, up_to_damage: bool, dry_run: bool) -> RestoreReport:
     from storage_ledger.cli.progress import Step, steps
     from storage_ledger.operations import restore as work
+    from storage_ledger.operations.backup import find, put_back_key
     from storage_ledger.wiring.stores import repair_lock_held
 
     def ask(backed_up: int, up_to: int) -> bool:
@@ -98,7 +102,7 @@ def _backup(settings: Settings, place: Path, with_mirror: bool | None, force: bo
 
     titles = {"copied": ("Copying", "bytes"), "checked": ("Checking", "entries"), "restored": ("From the mirror", "entries")}
     with repair_lock_held(settings, "restore"), steps() as show:
-        return work.from_backup(
+        done = work.from_backup(
             place,
             settings.archive_path,
             settings.ledger_file,
@@ -108,6 +112,8 @@ def _backup(settings: Settings, place: Path, with_mirror: bool | None, force: bo
             up_to_damage=up_to_damage,
             dry_run=dry_run,
         )
+        key_restored = put_back_key(find(place)[0], settings.checkpoint_key, dry_run=dry_run)
+    return replace(done, key_restored=key_restored)
 
 
 def _print(done: RestoreReport, *, dry_run: bool) -> None:
@@ -118,6 +124,8 @@ def _print(done: RestoreReport, *, dry_run: bool) -> None:
     print(f"Ledger {done.ledger_id} now has {done.entries} entries; {done.appended} were added from the mirror.")
     if done.set_aside:
         print(f"The previous ledger is kept as {done.set_aside}")
+    if done.key_restored:
+        print("The key that signs checkpoints was put back.")
     match done.not_restored:
         case ():
             print("Start `storage-ledger serve`: it rebuilds the index and continues from here.")

@@ -1,6 +1,7 @@
 """Back up the ledger while the service runs; check each backup when it is created and again before it is used.
 
-A backup is a folder with two files, `ledger.db` and `manifest.json`. It gets its final name once it is complete.
+A backup is a folder with `ledger.db`, `manifest.json`, the newest signed `checkpoint` if there is one, and the private `checkpoint.key`
+that signs them if asked for. It gets its final name once it is complete.
 The manifest shows damage, not tampering: whoever can write to the folder can write both files.
 """
 
@@ -34,8 +35,12 @@ from storage_ledger.system.sqlite import errors_mapped, quoted, sqlite
 FORMAT = "storage-ledger-backup 1"
 LEDGER = "ledger.db"
 MANIFEST = "manifest.json"
+NOTE = "checkpoint"
+KEY = "checkpoint.key"
+KEY_MODE = 0o400
 FOLDER_MODE = 0o750
 MAX_MANIFEST_BYTES = 65_536
+MAX_KEY_BYTES = 16_384
 _PREFIX = "ledger-"
 _PART = ".part"
 _CHUNK = 1 << 20
@@ -64,8 +69,18 @@ class Manifest:
     created: str
 
 
-def back_up(ledger_file: Path, dest: Path, *, now: datetime, on_progress: BackupProgress = lambda *_: None) -> tuple[Path, Manifest]:
+def back_up(
+    ledger_file: Path,
+    dest: Path,
+    *,
+    now: datetime,
+    note: bytes | None = None,
+    key: bytes | None = None,
+    on_progress: BackupProgress = lambda *_: None,
+) -> tuple[Path, Manifest]:
     """Make a new backup in `dest`, a folder of backups, which is created if it is missing (its parent is not).
+
+    `note`, `key`: the newest checkpoint, read before this call so that it covers no more than the backup, and the key that signs.
 
     On return the backup is complete and durable, and every entry in it has been checked. Nothing in `dest` is overwritten.
     Raises `BackupError` (nothing is left behind), `LedgerError`, and `Locked` while another backup is being made there.
@@ -87,6 +102,9 @@ def back_up(ledger_file: Path, dest: Path, *, now: datetime, on_progress: Backup
             manifest = Manifest(FORMAT, *check_copy(part / LEDGER, on_progress), sha256, size, revision, __version__, rfc3339(now))
             with files.opened(part, files.FOLDER) as folder:
                 files.write_file(MANIFEST, (json.dumps(asdict(manifest), indent=2) + "\n").encode(), folder, MODE)
+                for beside, data, mode in ((NOTE, note, MODE), (KEY, key, KEY_MODE)):
+                    if data is not None:
+                        files.write_file(beside, data, folder, mode)
                 os.fsync(folder)
             part.rename(final)
             files.fsync_path(dest)
@@ -107,6 +125,20 @@ def find(place: Path) -> tuple[Path, Manifest]:
         if not names:
             raise BackupError("backup-missing", f"{place} is not a backup (it has no {MANIFEST}) and contains none ({_PREFIX}…/)")
         return place / names[-1], _manifest(place / names[-1])
+
+
+def put_back_key(folder: Path, path: Path, *, dry_run: bool = False) -> bool:
+    """Copy the backup's key to `path`, durably. Returns False, and does nothing, if the backup has none or anything is at `path`.
+
+    Raises `BackupError`.
+    """
+    with _translated(path.parent):
+        if not (folder / KEY).exists() or os.path.lexists(path):
+            return False
+        if not dry_run:
+            with _regular(folder / KEY) as file, files.opened(path.parent, files.VOLUME) as parent:
+                files.replace_file(path.name, file.read(MAX_KEY_BYTES), parent, KEY_MODE, temporary=f".{path.name}.tmp")
+        return True
 
 
 def take_out(folder: Path, manifest: Manifest, target: Path, on_progress: BackupProgress = lambda *_: None) -> None:

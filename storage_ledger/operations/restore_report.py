@@ -35,7 +35,8 @@ NotRestored = MirrorContinues | EntryDamaged | MirrorDamaged
 class RestoreReport:
     """The result. `entries`: how many the ledger has now; `appended`: how many of them were just taken from the mirror.
 
-    `set_aside`: where the old file is now; `not_restored`: empty if the ledger has everything that the mirror has.
+    `set_aside`: where the old file is now; `not_restored`: empty if the ledger has everything that the mirror has; `key_restored`: whether
+    the key that signs checkpoints was put back.
     """
 
     ledger_id: str
@@ -43,6 +44,7 @@ class RestoreReport:
     appended: int
     set_aside: Path | None
     not_restored: tuple[NotRestored, ...] = ()
+    key_restored: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return what `restore --json` prints."""
@@ -54,6 +56,7 @@ class RestoreReport:
             "mirror_beyond": None,
             "damaged": None,
             "mirror_damaged": None,
+            "key_restored": self.key_restored,
         }
         for each in self.not_restored:
             match each:

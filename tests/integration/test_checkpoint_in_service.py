@@ -36,7 +36,9 @@ def loaded(stack: Stack) -> bool:
 
 
 def test_service_signs_what_it_has_archived_and_anyone_may_ask_for_it(stack):
+    stack.cold = True  # a warm process may have loaded anything
     stack.start()
+    stack.cold = False
     assert stack.get("/checkpoint")[0] == 404
     assert not loaded(stack), "its memory is not taken before anything is signed"
     archive(stack, "s1")
@@ -51,6 +53,13 @@ def test_service_signs_what_it_has_archived_and_anyone_may_ask_for_it(stack):
     assert shown["last_checkpoint"]["size"] == signed.size
     assert f"of {signed.size} entries" in stack.command("status").stdout
     assert stack.stop() == 0
+    assert all(stack.command("backup", "backups", *options).returncode == 0 for options in ([], ["--with-key"]))
+    plain, with_key = sorted((stack.root / "backups").iterdir())
+    assert [(each / "checkpoint").read_bytes() for each in (plain, with_key)] == [note.data] * 2
+    assert [(each / "checkpoint.key").exists() for each in (plain, with_key)] == [False, True]
+    (stack.ledger / "checkpoint.key").unlink()
+    assert "was put back" in stack.command("restore", "--from-backup", str(with_key), "--force", "--with-mirror").stdout
+    assert (stack.ledger / "checkpoint.key").read_bytes() == (with_key / "checkpoint.key").read_bytes()
     names = [path.name for path in (stack.archive / ".ledger" / "checkpoints").iterdir()]
     assert names == [str(signed.size)], "the next one is due in an hour"
 

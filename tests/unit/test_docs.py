@@ -59,6 +59,18 @@ def compose_defaults() -> dict[str, str]:
     return dict(re.findall(r"\$\{([A-Z_]+):-([^}]*)\}", (ROOT / "compose.yaml").read_text()))
 
 
+def test_no_other_service_of_compose_sees_the_key_of_checkpoints():
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    key = services["storage-service"]["environment"]["CHECKPOINT_KEY_FILE"]
+    [volume] = [each for each in services["storage-service"]["volumes"] if key.startswith(each.rpartition(":")[2] + "/")]
+    for name, service in services.items():
+        seen = [each for each in service.get("volumes", []) if "/app/key" in each or volume.partition(":-")[0] in each]
+        assert seen == ([volume] if name == "storage-service" else [])
+        assert "CHECKPOINT_KEY_FILE" not in service["environment"] or name == "storage-service"
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    assert re.search(r"install -d -o .* -m 0700 /app/key ", dockerfile), "a new volume takes owner and mode from the image"
+
+
 def test_no_page_and_no_message_names_a_setting_that_does_not_exist():
     known = settings() | compose_defaults().keys()
     first_words = {name.partition("_")[0] for name in known} - {"STORAGE"}

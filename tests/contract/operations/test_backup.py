@@ -527,3 +527,31 @@ def test_a_folder_without_a_backup_is_reported(scene, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(BackupError, match="backup-missing"):
         scene.restore(tmp_path / "empty")
+
+
+def test_newest_checkpoint_and_the_key_lie_in_the_backup_only_if_they_are_given(scene):
+    scene.append(3)
+    plain = scene.back_up()
+    assert sorted(os.listdir(plain)) == ["ledger.db", "manifest.json"]
+    scene.now += timedelta(seconds=1)
+    folder, _ = backup.back_up(scene.file, scene.dest, now=scene.now, note=b"a note", key=b"a key")
+    assert ((folder / "checkpoint").read_bytes(), (folder / "checkpoint.key").read_bytes()) == (b"a note", b"a key")
+    assert stat.S_IMODE((folder / "checkpoint.key").stat().st_mode) == 0o400
+    assert backup.find(scene.dest)[0] == folder
+
+
+@pytest.mark.parametrize("there", [b"the present key", None])
+def test_key_is_put_back_only_where_nothing_is(scene, there):
+    scene.append(3)
+    folder, _ = backup.back_up(scene.file, scene.dest, now=NOW, key=b"a key")
+    path = scene.file.parent / "checkpoint.key"
+    if there is None:
+        assert backup.put_back_key(folder, path, dry_run=True)
+        assert not path.exists()
+        assert backup.put_back_key(folder, path)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o400
+    else:
+        path.write_bytes(there)
+    assert not backup.put_back_key(folder, path)
+    assert path.read_bytes() == (there or b"a key")
+    assert not backup.put_back_key(scene.back_up(), scene.file.parent / "other.key"), "a backup without a key has none to put back"
