@@ -19,8 +19,8 @@ FLAGS = (
     "--disable-sync",
 )  # fmt: skip
 SCREENSHOTS = Path(__file__).parent / "screenshots"
-ALL_SCREENSHOTS = os.environ.get("SCREENSHOTS") == "all"
-"""Save each page that is shown in both colour schemes at all widths, instead of twice: it takes minutes."""
+SAVED = os.environ.get("SCREENSHOTS")
+"""Which screenshots to save, for people to look at: None, `wide`, or `all` widths, which takes minutes. Each light and dark."""
 
 WIDTHS = (360, 768, 1024, 1400, 1920)
 WIDE = {"width": 1360, "height": 900}
@@ -92,32 +92,21 @@ class Visitor:
         return self.page
 
     def shoot(self, name: str) -> None:
-        """Save a screenshot for people to look at."""
-        self.page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)  # playwright creates the folder
+        """Save a screenshot if they are wanted."""
+        if SAVED:
+            self.page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)  # playwright creates the folder
 
     def _heard(self, message: ConsoleMessage) -> None:
         if message.type in {"error", "warning"}:
             where = message.location.get("url", "")
-            if "404" in message.text and os.path.dirname(where).startswith((f"{self.url}/image/",)) and not pictures(self.page, self.url):
-                return  # this version has no images
             if where == self.page.url and any(status in message.text for status in ("400", "403", "404", "500")):
                 return  # the page itself, which is expected to have one of these status codes
             self.complaints.append(f"{message.type}: {message.text} {where}")
 
 
-_pictures: dict[str, bool] = {}
-
-
-def pictures(page: Page, url: str) -> bool:
-    """Return whether this version serves images."""
-    if url not in _pictures:
-        _pictures[url] = page.request.get(f"{url}/image/ct-1/ct-1.dcm?size=128").status != 404
-    return _pictures[url]
-
-
 @pytest.fixture(scope="module")
 def one_page(chromium: Browser, opened: Browse) -> Iterator[Visitor]:
-    context = chromium.new_context()
+    context = chromium.new_context(timezone_id="Asia/Kolkata", permissions=["clipboard-read", "clipboard-write"])
     context.set_default_timeout(20_000)
     yield Visitor(context, opened.url)
     context.close()
@@ -125,29 +114,25 @@ def one_page(chromium: Browser, opened: Browse) -> Iterator[Visitor]:
 
 @pytest.fixture
 def reader(one_page: Visitor) -> Iterator[Visitor]:
-    """A visitor of the open site who only reads, and so can reuse one browser page in many tests."""
+    """A visitor of the open site, in India, who only reads, and so can reuse one browser page in many tests: a new one costs a second."""
     one_page.complaints.clear()
     one_page.page.set_viewport_size(WIDE)
-    one_page.page.emulate_media(color_scheme="light")
+    one_page.page.emulate_media(color_scheme="light", media="screen")
     yield one_page
     assert one_page.complaints == []
 
 
-@pytest.fixture
-def visitor(chromium: Browser, opened: Browse) -> Iterator[Visitor]:
-    """A visitor of the open site, in India, with a new browser context."""
-    context = chromium.new_context(viewport=WIDE, timezone_id="Asia/Kolkata", color_scheme="light")
-    context.set_default_timeout(20_000)
-    made = Visitor(context, opened.url)
-    yield made
-    context.close()
-    assert made.complaints == []
-
-
-@pytest.fixture
-def stranger(chromium: Browser, guarded: Browse) -> Iterator[Visitor]:
-    """A visitor of the site with a login, not logged in."""
+@pytest.fixture(scope="module")
+def page_with_login(chromium: Browser, guarded: Browse) -> Iterator[Visitor]:
     context = chromium.new_context(viewport=WIDE)
-    made = Visitor(context, guarded.url)
-    yield made
+    yield Visitor(context, guarded.url)
     context.close()
+
+
+@pytest.fixture
+def stranger(page_with_login: Visitor) -> Iterator[Visitor]:
+    """A visitor of the site with a login, not logged in."""
+    page_with_login.page.context.clear_cookies()
+    page_with_login.complaints.clear()
+    yield page_with_login
+    assert page_with_login.complaints == []

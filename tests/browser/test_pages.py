@@ -9,10 +9,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
+from axe_playwright_python.sync_playwright import Axe, AxeResults
 from playwright.sync_api import expect
 
-from tests.browser.conftest import ALL_SCREENSHOTS, CONTACT, PHONE, TITLE, WIDE, WIDTHS, Visitor, pictures
+from tests.browser.conftest import CONTACT, PHONE, SAVED, TITLE, WIDE, WIDTHS, Visitor
 from tests.support.browsing import CT, EVIL, FOUND, JAPANESE, MR, PASSWORD, TWINS, Browse
 
 PAGES = {
@@ -46,8 +46,8 @@ AXE = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"],
 AXE_DARK = {"runOnly": ["color-contrast", "scrollable-region-focusable"], "resultTypes": ["violations"]}
 
 
-def test_from_the_start_page_by_search_to_a_picture_and_its_file(visitor: Visitor):
-    page = visitor.go("/")
+def test_from_the_start_page_by_search_to_a_picture_and_its_file(reader: Visitor):
+    page = reader.go("/")
     expect(page.get_by_text("DICOM studies")).to_be_visible()
     expect(page.get_by_role("contentinfo")).to_contain_text("No login required")
     page.get_by_label("Find a study").fill("jan do")
@@ -75,11 +75,8 @@ def test_from_the_start_page_by_search_to_a_picture_and_its_file(visitor: Visito
     expect(page).to_have_url(re.compile(f"/dicom/{CT}$"))
 
 
-def test_picture_window_header_metadata_and_downloads(visitor: Visitor):
-    page = visitor.page
-    if not pictures(page, visitor.url):
-        pytest.skip("this version serves no pictures")
-    visitor.go(f"/dicom/{CT}?file=ct-4%2Fct-4.dcm")
+def test_picture_window_header_metadata_and_downloads(reader: Visitor):
+    page = reader.go(f"/dicom/{CT}?file=ct-4%2Fct-4.dcm")
     picture = page.locator("#picture")
     page.wait_for_function("document.getElementById('picture').naturalWidth > 0")
     page.get_by_label("Window").select_option(label="Bone (480 / 2500)")
@@ -99,7 +96,7 @@ def test_picture_window_header_metadata_and_downloads(visitor: Visitor):
     expect(page.locator("#metadata-groups")).to_contain_text("Validation")
     found = Axe().run(page, options=AXE)
     assert found.violations_count == 0, found.generate_report()
-    visitor.shoot("study-open")
+    reader.shoot("study-open")
     with page.expect_download() as download:
         page.locator("#download").click()
     told = page.locator("[data-fact=sha256]").inner_text()
@@ -107,7 +104,7 @@ def test_picture_window_header_metadata_and_downloads(visitor: Visitor):
     with page.expect_download() as download:
         page.get_by_role("link", name="Download as ZIP").click()
     assert zipfile.ZipFile(download.value.path()).testzip() is None
-    visitor.go(f"/dicom/{EVIL}")
+    reader.go(f"/dicom/{EVIL}")
     page.get_by_text("Header of this file").click()
     page.get_by_text("metadata.json of its pipeline study").click()
     expect(page.locator("#header-rows")).to_contain_text("<script>")
@@ -125,23 +122,24 @@ def look_at(visitor: Visitor, name: str, *, shown: bool = True) -> None:
     """Check the page that is open with axe, wide and light, then on a phone and dark; it never scrolls sideways. Save screenshots."""
     page = visitor.page
     page.set_viewport_size(WIDE)
+    page.evaluate(Axe().axe_script)  # once for both schemes: it is half a megabyte
     for scheme, rules in (("light", AXE), ("dark", AXE_DARK)):
         page.emulate_media(color_scheme=scheme)
-        if shown and not ALL_SCREENSHOTS:
+        if shown and SAVED != "all":
             visitor.shoot(f"{name}-{scheme}")
-        found = Axe().run(page, options=rules)
+        found = AxeResults(page.evaluate("rules => axe.run(rules)", rules))
         assert found.violations_count == 0, found.generate_report()
-        for width in WIDTHS if ALL_SCREENSHOTS or scheme == "light" else ():
+        for width in WIDTHS if SAVED == "all" or scheme == "light" else ():
             page.set_viewport_size({"width": width, "height": 900})
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), width
-            if shown and ALL_SCREENSHOTS:
+            if shown and SAVED == "all":
                 visitor.shoot(f"{name}-{scheme}-{width}")
         page.set_viewport_size(PHONE)
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_a_page_that_fails_is_in_the_middle_and_has_a_search_and_a_reference_that_the_log_has(chromium, broken: Browse):
-    visitor = Visitor(chromium.new_context(), broken.url)
+def test_a_page_that_fails_is_in_the_middle_and_has_a_search_and_a_reference_that_the_log_has(one_page: Visitor, broken: Browse):
+    visitor = Visitor(one_page.page.context, broken.url)
     page = visitor.go("/dicom")
     look_at(visitor, "failed")
     reference = re.search(r"under reference ([0-9a-f]{8})\.$", page.locator("main h1 + p").inner_text())
@@ -149,7 +147,7 @@ def test_a_page_that_fails_is_in_the_middle_and_has_a_search_and_a_reference_tha
     assert f"event=browse.failed reference={reference[1]} " in broken.said()
     is_in_the_middle(visitor)
     assert visitor.complaints == []
-    page.context.close()
+    page.close()
 
 
 def is_in_the_middle(visitor: Visitor) -> None:
@@ -190,8 +188,8 @@ def test_names_are_written_as_people_write_them(reader: Visitor):
     expect(page.locator("table.studies tbody tr")).to_have_count(1)
 
 
-def test_times_are_those_of_the_viewer_with_utc_on_hover(visitor: Visitor):
-    page = visitor.go("/ledger/entries/1")
+def test_times_are_those_of_the_viewer_with_utc_on_hover(reader: Visitor):
+    page = reader.go("/ledger/entries/1")
     time = page.locator("main time").first
     at = time.get_attribute("datetime") or ""
     said = page.evaluate("at => new Date(at).toLocaleTimeString('en-GB', {hour: '2-digit', minute: '2-digit'})", at[:23] + "Z")
@@ -290,10 +288,8 @@ def test_on_a_phone_one_button_holds_the_filters_and_dates_have_labels(reader: V
     assert len(set(tops)) == 1, "the navigation is one line"
 
 
-def test_a_checksum_is_short_and_copied_whole_and_no_name_stands_twice(chromium, opened):
-    context = chromium.new_context(viewport=WIDE, permissions=["clipboard-read", "clipboard-write"])
-    page = context.new_page()
-    page.goto(f"{opened.url}/dicom/{CT}?file=ct-4%2Fct-4.dcm")
+def test_a_checksum_is_short_and_copied_whole_and_no_name_stands_twice(reader: Visitor):
+    page = reader.go(f"/dicom/{CT}?file=ct-4%2Fct-4.dcm")
     for name in ("ct-4", "ct-5"):
         checksum = page.locator("[data-fact=sha256]")
         whole = checksum.inner_text()
@@ -308,10 +304,9 @@ def test_a_checksum_is_short_and_copied_whole_and_no_name_stands_twice(chromium,
         expect(page.locator("[data-fact=pipeline]")).to_have_text("of the same name")
         expect(page.locator("[data-fact=pipeline]")).to_have_attribute("href", f"/studies/{name}")
         page.keyboard.press("ArrowRight")
-    page.goto(f"{opened.url}/studies/ct-5")
+    reader.go("/studies/ct-5")
     page.locator(".file-list .copy").click()
     assert page.evaluate("navigator.clipboard.readText()") == page.locator(".file-list .hash").inner_text() == whole
-    context.close()
 
 
 def test_on_a_phone_entries_are_cards_with_their_summaries(reader: Visitor):
@@ -361,8 +356,8 @@ def test_paging_keeps_when_a_file_was_verified_and_says_what_cannot_be_downloade
     page.unroute("**/about")
 
 
-def test_what_is_printed_has_all_images_the_payloads_and_the_time_zone(visitor: Visitor):
-    page = visitor.go(f"/dicom/{CT}")
+def test_what_is_printed_has_all_images_the_payloads_and_the_time_zone(reader: Visitor):
+    page = reader.go(f"/dicom/{CT}")
     page.emulate_media(media="print")
     grid = page.locator("#images")
     assert grid.evaluate("each => each.scrollHeight <= each.clientHeight")
@@ -370,7 +365,7 @@ def test_what_is_printed_has_all_images_the_payloads_and_the_time_zone(visitor: 
     expect(page.locator("#zone")).to_contain_text("Asia/Calcutta (now UTC+05:30)")
     expect(page.locator("#zone")).to_be_visible()
     expect(page.locator("#download")).to_be_hidden()
-    visitor.go("/studies/ct-1")
+    reader.go("/studies/ct-1")
     expect(page.locator(".timeline pre").first).to_be_visible()
     page.emulate_media(media="screen")
     expect(page.locator(".timeline pre").first).to_be_hidden()
@@ -441,8 +436,8 @@ def test_flags_lead_to_the_other_file(reader: Visitor):
     expect(reader.go(f"/dicom/{FOUND}").locator(".note-alarm")).to_contain_text("Its message gives the study")
 
 
-def test_the_keyboard_gets_everywhere(visitor: Visitor):
-    page = visitor.go(f"/dicom/{CT}")
+def test_the_keyboard_gets_everywhere(reader: Visitor):
+    page = reader.go(f"/dicom/{CT}")
     page.keyboard.press("Tab")
     expect(page.locator(".skip")).to_be_focused()
     page.keyboard.press("Enter")
@@ -492,7 +487,6 @@ def test_who_is_not_logged_in_sees_the_login_and_who_is_gets_in_and_out(stranger
     expect(page.get_by_label("User")).to_be_visible()
     page.goto(stranger.url)
     expect(page).to_have_url(f"{stranger.url}/-/login")
-    assert stranger.complaints == []
 
 
 def test_a_login_never_redirects_to_another_site(stranger: Visitor):
@@ -503,4 +497,3 @@ def test_a_login_never_redirects_to_another_site(stranger: Visitor):
         page.get_by_role("button", name="Log in").click()
         expect(page).to_have_url(f"{stranger.url}/")
         expect(page.locator(".figures")).to_be_visible()
-    assert stranger.complaints == []

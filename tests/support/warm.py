@@ -33,11 +33,12 @@ IMPORTS = {
 # An order is one message with three descriptors: one on which its process reports, standard output and standard error.
 SERVER = """
 import atexit, faulthandler, gc, json, os, runpy, select, signal, socket, sys, threading, traceback
-from storage_ledger.cli import main
+from storage_ledger.cli.main import command_line, main
 
 faulthandler.enable()  # on descriptor 2, which will be that of the command
 control = socket.socket(fileno=int(sys.argv[1]))
 children = {}
+command_line()
 gc.freeze()
 
 def ended(*_):
