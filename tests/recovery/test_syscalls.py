@@ -15,7 +15,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -37,7 +37,8 @@ HANDS = 2
 TRIES = 3
 NEVER_MET = "never-met"
 AREAS = ("uploads", "archive", "ledger")
-CUT_SHORT = 12 if POINTS == 0 or POINTS > 100 else 4  # killed runs whose recoveries get faults, too
+LONG = POINTS == 0 or POINTS > 100
+CUT_SHORT = 12 if LONG else 4  # killed runs whose recoveries get faults, too
 NEVER_FSYNCED_AGAIN = frozenset({"file-fsynced-again", "folder-fsynced-again", "ledger-fsynced-again"})
 
 
@@ -69,7 +70,7 @@ class Bench:
         self._lock = threading.Lock()
         driver = self.driver()
         self.starts: dict[str, Trial] = {"first": empty(driver, folder / "first"), "work": template(driver, folder / "work")}
-        self.calls: dict[str, list[tracing.Call]] = {}
+        self._calls: dict[str, list[tuple[str, tracing.Call]]] = {}
 
     def driver(self) -> Driver:
         """Return this thread's driver."""
@@ -94,22 +95,29 @@ class Bench:
             root = self.folder / f"trial-{self._count}"
         return copy_of(self.starts[start], self.driver(), root)
 
+    def calls(self, start: str) -> list[tuple[str, tracing.Call]]:
+        """Return area and call of each that touches one, in a run from this starting point: the same in each. Paths begin at the area."""
+        if start not in self._calls:
+            trial = self.trial(start)
+            ended = trial.run(traced=tracing.ALL)
+            assert ended.code == 0, ended.why
+            trial.check(settled=True)
+            assert trial.violations == []
+            found = self._calls[start] = []
+            for call in ended.trace:
+                area = next((area for area in AREAS if f"{trial.root / area}" in call.arguments), None)
+                if area is not None:
+                    found.append((area, replace(call, arguments=call.arguments.replace(str(trial.root), ""))))
+            shutil.rmtree(trial.root)
+        return self._calls[start]
+
     def points(self, start: str) -> list[Point]:
         """Return every possible fault in a run from this starting point."""
-        trial = self.trial(start)
-        ended = trial.run(traced=tracing.ALL)
-        assert ended.code == 0, ended.why
-        trial.check(settled=True)
-        assert trial.violations == []
-        roots = {f"{trial.root / area}": area for area in AREAS}
         found = []
-        for call in ended.trace:
-            area = next((area for root, area in roots.items() if root in call.arguments), None)
-            if area is not None:
-                errors = ["EIO", "ENOSPC"] if call.name in tracing.TAKES_SPACE else ["EIO"]
-                faults = ["SIGKILL", *(errors if call.may_fail else [])]
-                found += [Point(start, call.name, call.number, fault, area) for fault in faults]
-        shutil.rmtree(trial.root)
+        for area, call in self.calls(start):
+            errors = ["EIO", "ENOSPC"] if call.name in tracing.TAKES_SPACE else ["EIO"]
+            faults = ["SIGKILL", *(errors if call.may_fail else [])]
+            found += [Point(start, call.name, call.number, fault, area) for fault in faults]
         return found
 
     def cut_short(self, point: Point) -> str:
@@ -214,7 +222,7 @@ def test_an_upload_folder_that_cannot_be_closed_stops_nobody(bench: Bench) -> No
 
 def test_an_index_that_could_not_be_opened_for_writing_once_is_opened_again(bench: Bench) -> None:
     """If SQLite cannot open a file for writing, it silently opens it for reading."""
-    opened = [call for call in bench.trial("work").run(traced=tracing.ALL).trace if call.name == "openat" and "/index.db" in call.arguments]
+    opened = [call for _, call in bench.calls("work") if call.name == "openat" and "/index.db" in call.arguments]
     assert opened
     violations = [found for call in opened for found in bench.meet(Point("work", call.name, call.number, "EIO"))]
     assert not violations, summary(violations)
@@ -222,7 +230,7 @@ def test_an_index_that_could_not_be_opened_for_writing_once_is_opened_again(benc
 
 def test_a_lock_whose_file_cannot_be_closed_is_let_go_of(bench: Bench) -> None:
     """With an injected error strace skips the close, so the next request for the lock would deadlock unless it was unlocked first."""
-    closed = [call for call in bench.trial("work").run(traced=tracing.ALL).trace if call.name == "close" and ".lock" in call.arguments]
+    closed = [call for _, call in bench.calls("work") if call.name == "close" and ".lock" in call.arguments]
     assert closed
     violations = [found for call in closed for found in bench.meet(Point("work", call.name, call.number, "EIO"))]
     assert not violations, summary(violations)
@@ -230,7 +238,13 @@ def test_a_lock_whose_file_cannot_be_closed_is_let_go_of(bench: Bench) -> None:
 
 @pytest.fixture(scope="module")
 def after_failed_fsyncs(bench: Bench) -> Violations:
-    points = [point for point in bench.points("work") if point.name in {"fsync", "fdatasync"} and point.fault == "EIO"]
+    """Each fsync fails once; in a short run, only the first and the last one of each file or folder."""
+    of_file: dict[str, list[tracing.Call]] = defaultdict(list)
+    for _, call in bench.calls("work"):
+        if call.name in {"fsync", "fdatasync"}:
+            of_file[call.paths[0]].append(call)
+    chosen = [call for calls in of_file.values() for n, call in enumerate(calls, 1) if LONG or n in {1, len(calls)}]
+    points = [Point("work", call.name, call.number, "EIO") for call in chosen]
     with ThreadPoolExecutor(HANDS) as pool:
         found = [found for violations in pool.map(bench.meet, points) for found in violations]
     assert not [other for other in found if other["code"] not in NEVER_FSYNCED_AGAIN]
