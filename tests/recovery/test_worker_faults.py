@@ -22,7 +22,7 @@ from tests.support.figures import note
 from tests.support.stack import Stack
 from tests.support.waiting import until
 
-FAULTS = int(os.environ.get("STORAGE_LEDGER_WORKER_FAULTS", "5"))
+FAULTS = int(os.environ.get("STORAGE_LEDGER_WORKER_FAULTS", "4"))
 SEED = int(os.environ.get("STORAGE_LEDGER_SEED", "23"))
 STUDIES = 30
 MORE = 10  # if none is met
@@ -68,7 +68,7 @@ def test_workers_that_are_killed_or_stopped_lose_nothing_and_double_nothing(tmp_
 
 
 AT_ONCE = 6
-KILLED = FAULTS if FAULTS > 5 else 2
+KILLED = FAULTS if FAULTS > 4 else 2
 
 
 @pytest.mark.timeout(7200)
