@@ -1,10 +1,11 @@
 """DICOMweb: searches of a large index, and the data sets, files and frames of a series of 1,000 slices.
 
-    scripts/bench dicomweb [--studies 100000] [--slices 1000] [--folder DIR]
+    scripts/bench dicomweb [--studies 100000] [--slices 1000] [--folder DIR] [--only searches|retrieves|orthanc]
 
 A ledger of made-up DICOM studies and its index; an archive of real CT files of 512 x 512 pixels and some 200 elements; the real `browse`
 over HTTP on kept connections. --folder keeps them in DIR and uses them again. A search's time is that of its answer: median and 95th
 percentile of 40. "Cold": the first request after the start, with an empty cache; every file is read and compared with its SHA-256.
+Last, the same files in Orthanc's DICOMweb plugin, if it is installed: both take turns, so that the ratio holds on a busy machine too.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 from bench_browse import browsing
+from beside_orthanc import CONNECTIONS, Site, beside_orthanc
 from many_studies import make
 from results import Table, save
 
@@ -35,7 +37,6 @@ from tests.support.pipeline import Pipeline  # noqa: E402
 SEARCH_MS = 50
 COLD_S, WARM_S = 1.0, 0.1
 STUDY = "1.2.826.0.1.3680043.8.498.9"
-CONNECTIONS = 4
 MISSED = "**no**"
 
 
@@ -44,12 +45,18 @@ def main() -> None:
     parser.add_argument("--studies", type=int, default=100_000)
     parser.add_argument("--slices", type=int, default=1_000)
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--only", choices=("searches", "retrieves", "orthanc"), help="one of the three tables")
     parser.add_argument("--json", type=Path, metavar="FILE", help="save the tables")
     options = parser.parse_args()
     logs.configure("ERROR")
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
-        tables = [searches(folder / "studies", options.studies), retrieves(folder / "series", options.slices)]
+        parts = {
+            "searches": lambda: searches(folder / "studies", options.studies),
+            "retrieves": lambda: retrieves(folder / "series", options.slices),
+            "orthanc": lambda: orthanc(folder / "series", options.slices, Path(temporary)),
+        }
+        tables = [run() for name, run in parts.items() if options.only in {None, name}]
     if options.json:
         save(options.json, tables)
     missed = [row[0] for table in tables for row in table.rows if row[-1] == MISSED]
@@ -116,6 +123,15 @@ def retrieves(folder: Path, slices: int) -> Table:
     for row in table.rows:
         print(*row, sep="  ", flush=True)
     return table
+
+
+def orthanc(folder: Path, slices: int, temporary: Path) -> Table:
+    if not (folder / "ledger" / "index.db").exists():
+        archive(folder, slices)
+    series = f"studies/{STUDY}/series/{STUDY}.1"
+    with browsing(folder) as (port, pid), httpx.Client(base_url=f"http://127.0.0.1:{port}/dicom-web", timeout=120) as client:
+        uids = [each["00080018"]["Value"][0] for each in client.get(f"{series}/instances").json()]
+        return beside_orthanc(Site(port, pid), series, uids, temporary / "orthanc", folder / "archive")
 
 
 def a_second(port: int, addresses: list[str], accept: str) -> float:
