@@ -21,11 +21,15 @@ from storage_ledger.web.dicomweb.room import Room
 from storage_ledger.web.dicomweb.syntaxes import DECODABLE
 from storage_ledger.web.files.checked import CheckedFiles, opened
 from storage_ledger.web.files.http_ranges import is_current
+from storage_ledger.web.files.lookup import IndexedFile
 from storage_ledger.web.files.pictures import Rendered, RenderRequest, Unavailable
 from storage_ledger.web.files.renderings import Renderings
 
 DICOM = "application/dicom"
 PIECE = 256 << 10
+READ = 1 << 20
+"""Of a file at a time: most images in one."""
+
 ROOM_BYTES = 256 << 20
 """Of all answers together: the web page may have a limit of 1 GB."""
 
@@ -56,7 +60,8 @@ async def instances(request: Request, found: Sequence[Instance], sources: Source
         headers = _headers(instance) if syntax == instance.syntax else {}
         if headers and is_current(request.headers, instance.file.sha256):
             return Response(status_code=304, headers=headers)
-        await _check(sources, instance)  # before the answer begins: damage is a status, not a broken body
+        if request.method != "GET":
+            await _check(sources, instance)  # a body is checked as it begins: damage is a status, not a broken answer
         pieces = _pieces(sources, instance, syntax, asker)
         if not multipart:
             length = {"Content-Length": str(instance.file.bytes)} if syntax == instance.syntax else {}
@@ -157,12 +162,23 @@ async def rendered_pieces(sources: Sources, instance: Instance, made: Rendered) 
 
 async def stretch(sources: Sources, instance: Instance, first: int, count: int) -> AsyncIterator[bytes]:
     """Yield `count` bytes of the file from byte `first`, in pieces. Raises `Unavailable`, also if the file has fewer."""
-    descriptor = await opened(sources.files.open, instance.file)
+    if min(first, count) < 0 or first + count > instance.file.bytes:
+        raise Unavailable("picture-crashed", "beyond the end of the file")
+    read: list[bytes] = []
+
+    def open_and_read(file: IndexedFile) -> int:
+        descriptor = sources.files.open(file)
+        try:
+            read.append(os.pread(descriptor, min(READ, count), first))
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    descriptor = await opened(open_and_read, instance.file)  # with the first piece: each change of threads costs as much as reading it
     try:
-        if min(first, count) < 0 or first + count > instance.file.bytes:
-            raise Unavailable("picture-crashed", "beyond the end of the file")
         while count:
-            piece = await asyncio.to_thread(os.pread, descriptor, min(PIECE, count), first)
+            piece = read.pop() if read else await asyncio.to_thread(os.pread, descriptor, min(READ, count), first)
             if not piece:
                 raise Unavailable("file-changed")
             first += len(piece)

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -17,7 +18,7 @@ from storage_ledger.web.auth.access_log import AccessLog
 from storage_ledger.web.dicomweb.answers import Refused
 from storage_ledger.web.dicomweb.instances import Instance, Instances, Named
 from storage_ledger.web.dicomweb.metadata import metadata
-from storage_ledger.web.dicomweb.retrieve import Sources
+from storage_ledger.web.dicomweb.retrieve import Sources, instances
 from storage_ledger.web.dicomweb.room import Room
 from storage_ledger.web.files.checked import opened
 from storage_ledger.web.files.lookup import IndexedFile
@@ -177,3 +178,39 @@ def test_files_whose_uids_are_none_are_left_out(uid: str) -> None:
 
     found = asyncio.run(Instances(query).find(Named(STUDY)))
     assert [(each.uid, each.syntax) for each in found] == [(f"{STUDY}.1.1", "1.2.840.10008.1.2"), (f"{STUDY}.1.2", "")]
+
+
+class Files:
+    """Checked files that are all the same one, or are all missing."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.opened = 0
+        self._path = path
+
+    def open(self, _: IndexedFile) -> int:
+        self.opened += 1
+        if self._path is None:
+            raise Unavailable("file-missing")
+        return os.open(self._path, os.O_RDONLY)
+
+
+async def stored(files: Files, size: int) -> list[bytes]:
+    those = Sources(cast("Any", files), cast("Any", None), Room(0))
+    asking = request()
+    asking.scope["headers"] = [(b"accept", b"application/dicom; transfer-syntax=*")]
+    answer = await instances(asking, [instance(1, size)], those, "http://x")
+    return [cast("bytes", piece) async for piece in cast("StreamingResponse", answer).body_iterator]
+
+
+def test_an_instance_is_opened_once_and_read_in_few_pieces(tmp_path: Path) -> None:
+    path = tmp_path / "x.dcm"
+    path.write_bytes(bytes((2 << 20) + 5))
+    files = Files(path)
+    assert [len(piece) for piece in asyncio.run(stored(files, (2 << 20) + 5))] == [1 << 20, 1 << 20, 5]
+    assert files.opened == 1
+    path.write_bytes(b"short")
+    with pytest.raises(Unavailable, match="file-changed"):  # after the beginning: the answer has no end
+        asyncio.run(stored(Files(path), 10))
+    with pytest.raises(Refused) as refused:
+        asyncio.run(stored(Files(None), 10))
+    assert refused.value.status == 404
