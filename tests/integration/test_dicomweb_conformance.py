@@ -12,8 +12,8 @@ import pytest
 from tests.dicomweb.checks import Check, File, Server
 from tests.dicomweb.conformance import GROUPS, files_of, rows, run, why
 from tests.dicomweb.odd_files import dicom_files, wrong
-from tests.dicomweb.servers import ours
-from tests.support.dicom_archive import make_dicom_archive
+from tests.dicomweb.servers import PACKAGES, Orthanc, ours, program, served
+from tests.support.dicom_archive import ROOT, make_dicom_archive
 
 LACKING = {"series by the procedure that was requested"}
 """What docs/reference/dicomweb.md says is not there."""
@@ -52,6 +52,21 @@ def test_a_server_that_has_nothing_fails_and_the_table_says_so(server: Server) -
     assert row[0] == "Retrieve: instances"
     assert row[1] != f"{len(failures)} of {len(failures)}"
     assert total[0] == "**all**"
+
+
+def test_another_server_passes_most_checks_of_searches(server: Server, tmp_path: Path) -> None:
+    if program() is None:
+        pytest.skip(f"Orthanc and its plugins are not installed: apt-get install {PACKAGES}")
+    orthanc = Orthanc(tmp_path / "orthanc")
+    try:
+        made = orthanc.store(each for each in server.files if each.study.startswith(ROOT))
+        with served(orthanc, made) as other:
+            failures = run(other, [GROUPS[0], GROUPS[3]])
+    finally:
+        orthanc.close()
+    assert len(made) > 15
+    passed = sum(reason is None for reason in failures.values())
+    assert passed > 0.6 * len(failures), failures
 
 
 def test_an_odd_file_is_wrong_if_it_comes_back_as_another(server: Server) -> None:
