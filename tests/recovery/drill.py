@@ -35,7 +35,7 @@ from tests.support.valkey import Valkey
 from tests.support.waiting import until
 from tests.support.warm import Warm
 
-ADDED_BY_RECOVERY = {"restored", "verified", "status-sent"}
+ADDED_BY_RECOVERY = {"restored", "verified", "status-sent", "key", "acknowledged"}
 """The kinds of entries that a recovery may add."""
 
 FOLLOWS_THEM = {"last_position", "placed", "fixity", "verified_at"}
@@ -47,12 +47,16 @@ SIDES = ((32, 60), (128, 30), (512, 10))
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Everything that must come back. `tree`: path → SHA-256 and mode, without `.ledger/`; `index`: table → rows, without FOLLOWS_THEM."""
+    """Everything that must come back. `tree`: path → SHA-256 and mode, without `.ledger/`; `index`: table → rows, without FOLLOWS_THEM.
+
+    `checkpoints`: of which the last one must come back, whatever is lost: the archive has it, and the ledger's volume a copy.
+    """
 
     entries: list[tuple[Any, ...]]
     tree: dict[str, tuple[str, int]]
     index: dict[str, list[dict[str, Any]]]
     statuses: dict[str, str]
+    checkpoints: dict[int, bytes]
 
 
 @dataclass(slots=True)
@@ -262,6 +266,46 @@ def wrong_archive_mounted(s: Scratch) -> None:
         raise Wrong("the wrong archive was written to")
 
 
+WHO = ("--by", "the drill", "--reason", "it was lost")
+
+
+def key_of_checkpoints_lost(s: Scratch) -> None:
+    empty(s.stack.root / "key")
+    s.run("verify")  # so that there is something to sign
+    refuses_to_sign(s, "checkpoint-key-missing")
+    s.run("checkpoint", "rotate-key", "--lost", *WHO)
+
+
+def ledger_forked(s: Scratch) -> None:
+    """Both volumes are lost, and the only copies are older than the last checkpoint, of which somebody else has a copy."""
+    old = s.stack.root / "old"
+    for volume in (s.stack.archive, s.stack.ledger):
+        shutil.copytree(volume, old / volume.name)
+    start(s)
+    path = s.stack.uploads / "too-late.dcm"
+    s.stack.publish({**described("too-late", path, make_file(path, seed=1)), "file_path": path.name})
+    until((s.stack.archive / "too-late" / path.name).exists, 60)
+    until(s.stack.idle, 60)
+    if s.stack.stop() != 0:
+        raise Wrong("`serve` did not end with 0")
+    head = s.stack.root / "head"
+    head.write_text(s.run("checkpoint"))
+    latest = (s.stack.ledger / "checkpoint.latest").read_bytes()
+    for volume in (s.stack.archive, s.stack.ledger):
+        shutil.rmtree(volume)
+        shutil.copytree(old / volume.name, volume)
+    if "checkpoint-ahead" not in s.run("verify", "--checkpoint", str(head), code=1):
+        raise Wrong("`verify` does not say checkpoint-ahead")
+    (s.stack.ledger / "checkpoint.latest").write_bytes(latest)  # as if only ledger.db had been an old copy
+    refuses_to_sign(s, "checkpoint-forked")
+    s.run("acknowledge", "checkpoint-forked", *WHO)
+
+
+def refuses_to_sign(s: Scratch, word: str) -> None:
+    if word not in s.run("checkpoint", code=2):
+        raise Wrong(f"`checkpoint` does not say {word}")
+
+
 DISASTERS: dict[str, Callable[[Scratch], None]] = {
     each.__name__.replace("_", "-"): each
     for each in (
@@ -284,6 +328,8 @@ DISASTERS: dict[str, Callable[[Scratch], None]] = {
         mirror_lost,
         both_but_the_mirror_lost,
         wrong_archive_mounted,
+        key_of_checkpoints_lost,
+        ledger_forked,
     )
 }
 
@@ -368,13 +414,21 @@ class Drill:
         until(stack.idle, 60, what="all to be done")
         if stack.stop() != 0:
             raise Wrong("`serve` did not end with 0")
+        scratch.run("checkpoint")
         found = differences(self.before, look(stack, self.statuses))
         scratch.run("verify")
         scratch.seconds = seconds
         return found
 
     def _stack(self, root: Path) -> Stack:
-        settings = {"STATUS_CONFIRM_SECONDS": 0, "RECONCILE_SECONDS": 0, "MISSING_FILE_GRACE_SECONDS": 0.5}
+        settings = {
+            "STATUS_CONFIRM_SECONDS": 0,
+            "RECONCILE_SECONDS": 0,
+            "MISSING_FILE_GRACE_SECONDS": 0.5,
+            "CHECKPOINT_SECONDS": 3600,
+            "CHECKPOINT_KEY_FILE": root / "key" / "checkpoint.key",
+        }
+        (root / "key").mkdir(parents=True, exist_ok=True)
         return Stack(root, self.valkey, self.statuses.url, warm=self.warm, **settings)
 
 
@@ -393,6 +447,7 @@ def populate(drill: Drill, studies: int) -> None:
     for each in waiting[::3]:
         stack.command("quarantine", "discard", each["study_id"], "--by", "the drill", "--reason", "nobody comes for it")
     settle(drill, failing)
+    assert stack.command("checkpoint").returncode == 0
     back_up(drill)
     until(stack.idle, 60)
     assert stack.stop() == 0
@@ -462,7 +517,9 @@ def look(stack: Stack, statuses: StatusServer) -> State:
             found = [dict(row) for row in connection.execute(f"SELECT * FROM {table}")]
             rows = [{name: value for name, value in row.items() if name not in FOLLOWS_THEM} for row in found]
             index[table] = sorted(rows, key=lambda row: [str(value) for value in row.values()])
-    return State(entries, tree, index, {study_id: str(said["status"]) for study_id, said in statuses.statuses.items()})
+    told = {study_id: str(said["status"]) for study_id, said in statuses.statuses.items()}
+    notes = {int(path.name): path.read_bytes() for path in (stack.archive / ".ledger" / "checkpoints").iterdir() if path.is_file()}
+    return State(entries, tree, index, told, notes)
 
 
 def differences(before: State, after: State) -> list[str]:
@@ -474,6 +531,9 @@ def differences(before: State, after: State) -> list[str]:
     added = {entry[4] for entry in after.entries[len(before.entries) :]}
     if added - ADDED_BY_RECOVERY:
         found.append(f"entries of kinds {sorted(added - ADDED_BY_RECOVERY)} were added")
+    last = max(before.checkpoints)
+    if after.checkpoints.get(last) != before.checkpoints[last]:
+        found.append(f"the checkpoint of {last} entries is not what it was")
     found += [
         f"archive: {path} is {after.tree.get(path)}, was {before.tree.get(path)}"
         for path in sorted(before.tree.keys() | after.tree.keys())

@@ -39,6 +39,8 @@ METADATA_SYNC = "storage_ledger/service/metadata_sync.py"
 MIRROR = "storage_ledger/ledger/mirror/writer.py"
 LAST_SEGMENT = "storage_ledger/ledger/mirror/last_segment.py"
 LEDGER = "storage_ledger/ledger/transaction.py"
+CHECKPOINTS = "storage_ledger/ledger/proof/checkpoints.py"
+SIGNER = "storage_ledger/ledger/proof/signer.py"
 
 
 @dataclass(frozen=True)
@@ -277,6 +279,22 @@ MUTANTS = {
         (Edit(MIRROR, "if not as_they_are and (damaged :=", "if False and (damaged :="),),
         ("damaged",),
     ),
+    "note-published-unsynced": Mutant(
+        "a checkpoint gets its name before its bytes are durable",
+        (
+            Edit(
+                CHECKPOINTS,
+                "            files.write_file(_TEMPORARY, note.data, folder, FILE_MODE)\n",
+                "            files.write_file(_TEMPORARY, note.data, folder, FILE_MODE, fsync=lambda _: None)\n",
+            ),
+        ),
+        ("signing",),
+    ),
+    "other-history-signed": Mutant(
+        "a ledger is signed that does not continue its last checkpoint",
+        (Edit(SIGNER, "            self._require_continued(last)\n", "            last = None\n"),),
+        ("checkpoints",),
+    ),
     "mirror-mended-from-damage": Mutant(
         "the mirror's last segment is rebuilt from what is damaged in the ledger",
         (Edit(LAST_SEGMENT, "        if own is not None and faults(own):\n", "        if False:\n"),),
@@ -295,6 +313,8 @@ PROGRAMMES = {
     "streams": ("tests/recovery/test_stream_kill.py",),
     "archive-contract": ("tests/contract/archive/test_archive.py", "tests/contract/archive/test_two_processes.py"),
     "status-client": ("tests/integration/test_status_client.py",),
+    "signing": ("tests/recovery/test_killed_signing.py",),
+    "checkpoints": ("tests/contract/ledger/test_checkpoints.py",),
     "damaged": ("tests/contract/ledger/test_damaged_entries.py", "tests/contract/ledger/test_mirror.py"),
 }
 COPIED = ("docs", "storage_ledger", "tests", "alembic", "migrations.ini", "pyproject.toml")

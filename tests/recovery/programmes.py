@@ -64,6 +64,14 @@ PROGRAMMES = (
         "kill -9 of backup, restore, adopt; 0: at every call",
     ),
     Programme(
+        "signing",
+        "signings",
+        "test_killed_signing.py",
+        "STORAGE_LEDGER_SIGNINGS",
+        0,
+        "kill -9 of a process that signs a checkpoint or replaces its key; 0: at every call",
+    ),
+    Programme(
         "rebuilds",
         "rebuilds",
         "test_killed_rebuild.py",

@@ -109,8 +109,10 @@ def whole(file: Path) -> None:
     backup.check_copy(file)
 
 
-def kill_everywhere(warm: Warm, beginning: Folders, arguments: list[str], check: Callable[[Folders, bool], None]) -> None:
-    """Run the command from `beginning`, killed at each point in turn, then again. `check(folders, run again)`."""
+def kill_everywhere(
+    warm: Warm, beginning: Folders, arguments: list[str], check: Callable[[Folders, bool], None], kills: int = KILLS
+) -> None:
+    """Run the command from `beginning`, killed at `kills` points in turn (0: all), then again. `check(folders, run again)`."""
     tracing.needs_strace()
     folder = beginning.root.parent
     traced = Folders(folder / "traced")
@@ -119,7 +121,7 @@ def kill_everywhere(warm: Warm, beginning: Folders, arguments: list[str], check:
     check(traced, True)
     found = [(call.name, call.number) for call in tracing.calls(folder / "trace") if str(traced.root) in call.arguments]
     rng = random.Random(SEED)
-    points = found if KILLS == 0 else rng.sample(found, min(KILLS, len(found)))
+    points = found if kills == 0 else rng.sample(found, min(kills, len(found)))
     met = 0
     for number, (name, nth) in enumerate(points):
         trial = Folders(folder / f"trial-{number}")

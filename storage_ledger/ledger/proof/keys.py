@@ -27,6 +27,7 @@ from storage_ledger.system.files import opened
 MODE = 0o400
 MOST_BYTES = 16_384
 KEYS_READ = 1000
+TEMPORARY = ".checkpoint.key.tmp"
 NEXT, PREVIOUS = ".next", ".previous"
 """Added to the name of the key's file: the key that a rotation has made, and the one that still signs beside the present one."""
 
@@ -124,15 +125,14 @@ def make(path: Path, name: str, *, replaces: bool = False) -> SigningKey:
     """
     private = Ed25519PrivateKey.generate()
     data = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    temporary = f".{path.name}.tmp"
     try:
         with opened(path.parent, files.VOLUME) as folder:
-            files.unlink_if_exists(temporary, folder)
-            files.write_file(temporary, data, folder, MODE)
+            files.unlink_if_exists(TEMPORARY, folder)  # a killed caller may have left another key
+            files.write_file(TEMPORARY, data, folder, MODE)
             if replaces:
                 files.unlink_if_exists(path.name, folder)
-            os.link(temporary, path.name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
-            os.unlink(temporary, dir_fd=folder)
+            os.link(TEMPORARY, path.name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+            os.unlink(TEMPORARY, dir_fd=folder)
             os.fsync(folder)
     except OSError as error:
         text = f"{path} cannot be created: {os.strerror(error.errno or 0)}"

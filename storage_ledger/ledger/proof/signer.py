@@ -69,9 +69,10 @@ class Signer:
                 return None
             self._require_continued(last)
             keys = signing_keys(self._ledger, self._paths.key, self.origin, self._clock())
+            kept = None if last is None else self._published(last)
             size = up_to()
             if last is not None and size <= last.size:
-                return self._published(last)
+                return kept
             checkpoint = Checkpoint(self.origin, size, self._root(size))
             note = SignedNote(checkpoint.text, tuple(key.sign(checkpoint.text) for key in keys))
             data = self._folder.publish(note)
@@ -82,10 +83,12 @@ class Signer:
             return data
 
     def _published(self, last: Checkpoint) -> bytes | None:
-        """Return the note of the last checkpoint; put it back if the archive has lost it."""
-        data = self._folder.read(last.size)
-        if data is None and (data := self._read_latest()) is not None:
-            data = self._folder.publish(SignedNote.parse(data))
+        """Return the note of the last checkpoint. Put it back if the archive has lost it, and its copy if a killed caller left none."""
+        data, latest = self._folder.read(last.size), self._read_latest()
+        if data is None and latest is not None:
+            data = self._folder.publish(SignedNote.parse(latest))
+        if data is not None and data != latest:
+            self._keep(data)
         return data
 
     def last_signed(self) -> Checkpoint | None:

@@ -124,6 +124,18 @@ def test_lost_notes_are_not_signed_again_but_the_last_one_is_put_back(scene):
     shutil.rmtree(scene.notes)
     assert scene.sign() == first
     assert os.listdir(scene.notes) == ["4"]
+    shutil.rmtree(scene.notes)
+    scene.append(1)
+    scene.sign()
+    assert sorted(os.listdir(scene.notes)) == ["4", "5"], "also if there is more to sign"
+
+
+def test_copy_of_the_last_note_that_a_killed_process_did_not_make_is_made(scene):
+    scene.append(3)
+    scene.sign()
+    (scene.root / "checkpoint.latest").unlink()
+    scene.sign()
+    assert (scene.root / "checkpoint.latest").read_bytes() == (scene.notes / "4").read_bytes()
 
 
 def test_a_note_is_never_overwritten(scene):
