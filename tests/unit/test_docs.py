@@ -54,9 +54,9 @@ def settings() -> set[str]:
     return fields | {option.envvar for _, option in options() if isinstance(getattr(option, "envvar", None), str)}
 
 
-def compose_defaults() -> dict[str, str]:
-    """The variables that compose.yaml takes from .env, with their defaults."""
-    return dict(re.findall(r"\$\{([A-Z_]+):-([^}]*)\}", (ROOT / "compose.yaml").read_text()))
+def compose_defaults(name: str = "compose.yaml") -> dict[str, str]:
+    """The variables that a compose file takes from .env, with their defaults."""
+    return dict(re.findall(r"\$\{([A-Z_]+):-([^}]*)\}", (ROOT / name).read_text()))
 
 
 def test_no_other_service_of_compose_sees_the_key_of_checkpoints():
@@ -72,7 +72,7 @@ def test_no_other_service_of_compose_sees_the_key_of_checkpoints():
 
 
 def test_no_page_and_no_message_names_a_setting_that_does_not_exist():
-    known = settings() | compose_defaults().keys()
+    known = settings() | compose_defaults().keys() | compose_defaults("compose.receive.yaml").keys()
     first_words = {name.partition("_")[0] for name in known} - {"STORAGE"}
     named = re.compile(rf"\b(?:{'|'.join(first_words)})_[A-Z_]*[A-Z]\b")
     wrong = [
