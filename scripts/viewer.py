@@ -1,8 +1,8 @@
 """Fetches OHIF's package with npm and prepares its files for BROWSE_VIEWER_PATH. Only the standard library: it may run without ours.
 
-What changes: files that are not needed are left out, addresses begin with /ohif/, inline scripts go (the page's policy would refuse
-them), and each file that shrinks gets a compressed copy. Preparing OHIF in another way needs another VERSION or FORM: browsers
-keep the files for a year.
+What changes: files that are not needed are left out, addresses lead below /ohif/ (which may have the page's prefix before it), inline
+scripts go (the page's policy would refuse them), and each file that shrinks gets a compressed copy. Preparing OHIF in another way needs
+another VERSION or FORM, and must suit a browser that still has files of the one before: it keeps them for a year.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 PREFIX = "/ohif/"
 MARKER = "storage-ledger-viewer.json"
-FORM = 1
+FORM = 2
 """Of a prepared folder. A folder of another form is prepared again."""
 
 FETCH_S = 900
@@ -37,6 +37,8 @@ LEFT_OUT = re.compile(
 COMPRESSED = {".js", ".css", ".html", ".json", ".svg", ".wasm", ".xml", ".webapp", ".ico"}
 INLINE = re.compile(rb"<script>[^<]*</script>")
 OWN_PATH = b'__webpack_require__.p = "/"'
+PLACE = b'__webpack_require__.p = (/^.*\\/ohif\\//.exec(self.location.pathname) || ["/ohif/"])[0]'
+"""Where the page's or the worker's own address says that the files are."""
 
 
 class Release(NamedTuple):
@@ -135,17 +137,19 @@ def prepare(package: Path, release: Release, folder: Path) -> None:
 
 
 def with_prefix(name: str, data: bytes) -> bytes:
-    """Return the file with its addresses below /ohif/ instead of /."""
-    prefix = PREFIX.encode()
+    """Return the file with its addresses below /ohif/ instead of /: relative ones, but for the page, which has many addresses itself."""
+    here = b"./" + b"../" * name.count("/")
     kind = PurePosixPath(name).suffix
     if kind == ".js":
-        return data.replace(OWN_PATH, OWN_PATH.replace(b"/", prefix))
+        return data.replace(OWN_PATH, PLACE)
     if kind == ".css":
-        return data.replace(b"url(/", b"url(" + prefix)
+        return data.replace(b"url(/", b"url(" + here)
     if kind == ".html":
-        return INLINE.sub(b"", data).replace(b'="/', b'="' + prefix)
-    if kind in {".json", ".webapp", ".xml"}:
-        return data.replace(b'"/', b'"' + prefix)
+        return INLINE.sub(b"", data).replace(b'="/', b'="' + PREFIX.encode())
+    if kind in {".json", ".webapp"}:
+        return data.replace(b'"/', b'"' + here)
+    if kind == ".xml":
+        return data.replace(b'="/', b'="' + here)
     return data
 
 

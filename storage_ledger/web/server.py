@@ -56,7 +56,8 @@ def run(
     two databases. `say` takes messages for the user. Raises `LedgerUnusable` if a database does not appear, `BadSettings` if
     the address cannot be used.
     """
-    viewer = Viewer(settings.browse_viewer_path and checked_folder(settings.browse_viewer_path), settings.browse_viewer_url)
+    folder = settings.browse_viewer_path and checked_folder(settings.browse_viewer_path, access.prefix)
+    viewer = Viewer(folder, settings.browse_viewer_url, access.prefix)
     with _signals() as ending:
         if not _wait_for(index, ledger, settings.browse_wait_seconds, ending.asked, say):
             return

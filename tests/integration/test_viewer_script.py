@@ -68,9 +68,9 @@ def test_what_is_not_needed_is_left_out_and_all_addresses_are_below_ohif(tmp_pat
     assert page == (
         '<!doctype html><script src="/ohif/app-config.js"></script><link href="/ohif/app.css" rel="stylesheet"><a href="https://ohif.org/">x</a>'
     )
-    assert (made / app).read_text().startswith('const other = "/";\n__webpack_require__.p = "/ohif/";\n')
-    assert (made / "app.css").read_text() == "@font-face { src: url(/ohif/a34f9d1faa5f3315.woff2) } b { background: url(data:,) }"
-    assert json.loads((made / "manifest.json").read_text()) == {"src": "/ohif/assets/logo.png", "start": "./index.html"}
+    assert (made / app).read_text().startswith(f'const other = "/";\n{viewer.PLACE.decode()};\n')
+    assert (made / "app.css").read_text() == "@font-face { src: url(./a34f9d1faa5f3315.woff2) } b { background: url(data:,) }"
+    assert json.loads((made / "manifest.json").read_text()) == {"src": "./assets/logo.png", "start": "./index.html"}
     for name in ("index.html", app):
         assert gzip.decompress((made / f"{name}.gz").read_bytes()) == (made / name).read_bytes()
     assert (made / "LICENSE").read_text() == "MIT"

@@ -21,6 +21,7 @@ from storage_ledger.errors import BadSettings
 from storage_ledger.settings import checked_url
 from storage_ledger.web.auth.hosts import Hosts
 from storage_ledger.web.auth.token_scopes import USUAL, Grant
+from storage_ledger.web.prefix import prefix_of
 from storage_ledger.web.viewer.links import checked_template
 
 ADVICE = (
@@ -92,8 +93,9 @@ class BrowseSettings(BaseSettings):
     )
     browse_public_url: str | None = Field(
         None,
-        description="Address of the page as its users know it, such as `https://images.example.org/archive`: DICOMweb answers contain it. "
-        "If not set, it is taken from each request (`X-Forwarded-Host`, `X-Forwarded-Proto`, `Host`).",
+        description="Address of the page as its users know it, such as `https://images.example.org/archive`: DICOMweb answers contain it, "
+        "and the page's links begin with its path. If not set, the page is at the root of its host, and the address is taken from each "
+        "request (`X-Forwarded-Host`, `X-Forwarded-Proto`, `Host`).",
     )
     browse_cors_origins: str | None = Field(
         None,
@@ -144,6 +146,7 @@ class BrowseSettings(BaseSettings):
     @field_validator("browse_public_url")
     @classmethod
     def _http_or_https(cls, value: str | None) -> str | None:
+        prefix_of(value)
         return None if value is None else checked_url(value, ("http", "https")).rstrip("/")
 
     @classmethod
@@ -180,6 +183,11 @@ class Access:
     hosts: Hosts = Hosts(None, open=False)  # noqa: RUF009 - it is frozen
     public_url: str | None = None
     cors_origins: tuple[str, ...] = ()
+
+    @property
+    def prefix(self) -> str:
+        """The path of the page's address, such as `/archive`; empty at the root of its host."""
+        return prefix_of(self.public_url)
 
     @property
     def allow(self) -> dict[str, list[str]] | None:

@@ -28,6 +28,7 @@ from storage_ledger.web.files.lookup import FileLookup, Query
 from storage_ledger.web.files.renderings import Renderings
 from storage_ledger.web.files.routes import ContentRoutes
 from storage_ledger.web.open_checkpoint import OpenCheckpoint
+from storage_ledger.web.prefix import with_prefix
 from storage_ledger.web.viewer.routes import with_viewer
 
 if TYPE_CHECKING:
@@ -60,10 +61,10 @@ def around(datasette: Browse, who: Callable[[Scope], Awaitable[str | None]]) -> 
     log = AccessLog(lookup)
 
     def wrapped(app: ASGIApp) -> ASGIApp:
-        viewer = with_viewer(without_formulas(app), datasette.content.viewer.folder, access.title)
+        viewer = with_viewer(without_formulas(app), datasette.content.viewer.folder, access.title, access.prefix)
         routes = checkpoint.before(with_limits(content.before(dicomweb.before(viewer))))
         checked = middleware.AccessMiddleware(routes, who, advice, refused, access.hosts.include, health.answers, log)
-        return with_cors(access.cors_origins, checked)
+        return with_prefix(access.prefix, with_cors(access.cors_origins, checked))
 
     return wrapped
 

@@ -26,12 +26,16 @@ _ADDRESS = re.compile(r"\s*https?://", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A value and its place in a table. `table` is None in the results of a query; `row` is the whole row by column."""
+    """A value and its place in a table.
+
+    `table` is None in the results of a query; `row` is the whole row by column. `root`: the prefix of our addresses.
+    """
 
     value: Any
     column: str
     table: str | None
     row: Mapping[str, Any]
+    root: str = ""
 
 
 def render(cell: Cell) -> Markup | None:
@@ -60,11 +64,11 @@ def size(count: float) -> str:
 
 
 def _entry(cell: Cell) -> Markup | None:
-    return _link(f"/ledger/entries/{cell.value}", cell.value) if isinstance(cell.value, int) else None
+    return _link(f"{cell.root}/ledger/entries/{cell.value}", cell.value) if isinstance(cell.value, int) else None
 
 
 def _study(cell: Cell) -> Markup | None:
-    return _link(f"/studies/{_quoted(cell.value)}", cell.value, "long")
+    return _link(f"{cell.root}/studies/{_quoted(cell.value)}", cell.value, "long")
 
 
 def _person(cell: Cell) -> Markup | None:
@@ -75,18 +79,18 @@ def _person(cell: Cell) -> Markup | None:
 def _dicom_study(cell: Cell) -> Markup | None:
     if cell.table == "studies" and cell.row.get("archived_at") is None:
         return _code(cell)  # no such entry yet
-    return _link(f"/dicom/{_quoted(cell.value)}", cell.value, "long")
+    return _link(f"{cell.root}/dicom/{_quoted(cell.value)}", cell.value, "long")
 
 
 def _series(cell: Cell) -> Markup | None:
-    return _link(f"/index/files?series_instance_uid={_quoted(cell.value)}", cell.value, "long")
+    return _link(f"{cell.root}/index/files?series_instance_uid={_quoted(cell.value)}", cell.value, "long")
 
 
 def _filter_link(cell: Cell, target: str, key: str) -> Markup | None:
     wanted = cell.row.get(key)
     if wanted is None or not cell.value:
         return None
-    return _link(f"/index/{target}?{key}={_quoted(wanted)}", cell.value)
+    return _link(f"{cell.root}/index/{target}?{key}={_quoted(wanted)}", cell.value)
 
 
 def _size(cell: Cell) -> Markup | None:
@@ -102,7 +106,7 @@ def _state(cell: Cell) -> Markup | None:
     study_id = cell.row.get("study_id")
     if cell.column != "state" or study_id is None:
         return badge
-    return Markup('<a href="/studies/{}" title="History">{}</a>').format(_quoted(study_id), badge)
+    return Markup('<a href="{}/studies/{}" title="History">{}</a>').format(cell.root, _quoted(study_id), badge)
 
 
 def _moment(cell: Cell) -> Markup | None:

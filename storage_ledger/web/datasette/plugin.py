@@ -145,7 +145,7 @@ def make_app(
         service,
         files=[str(index), str(ledger)],
         metadata=table_metadata(access.allow),
-        settings=SETTINGS,
+        settings=SETTINGS | {"base_url": f"{access.prefix}/"},
         secret=access.secret,
         template_dir=str(_HERE / "templates"),
         static_mounts=[(middleware.STYLE.strip("/").rpartition("/")[0], str(_HERE / "static"))],
@@ -155,6 +155,7 @@ def make_app(
         datasette.remove_database(name)
         datasette.add_database(SafeDatabase(queries, turns, datasette, before.path, is_mutable=True), name=name)
     datasette.jinja_env.filters |= views.FILTERS
+    datasette.jinja_env.globals["root"] = access.prefix
     for template in (_HERE / "templates").glob("*.html"):
         datasette.jinja_env.get_template(template.name)  # compiled now, so that no request waits for it
     app: ASGIApp = datasette.app()
@@ -333,11 +334,11 @@ def extra_template_vars(datasette: Browse, request: Any) -> Callable[[], Awaitab
 
 
 @hookimpl
-def render_cell(row: Any, value: Any, column: str, table: str | None, database: str) -> Markup | None:
+def render_cell(row: Any, value: Any, column: str, table: str | None, database: str, datasette: Browse) -> Markup | None:
     """Render links, sizes and dates."""
     if database not in {"index", "ledger"}:
         return None
-    return cells.render(cells.Cell(value, column, table, dict(zip(row.keys(), row, strict=True))))
+    return cells.render(cells.Cell(value, column, table, dict(zip(row.keys(), row, strict=True)), datasette.access.prefix))
 
 
 @hookimpl(trylast=True)  # runs after Datasette's own, and replaces it

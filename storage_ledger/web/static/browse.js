@@ -1,6 +1,7 @@
 // On every page: times in the device's time zone, and copy buttons.
 "use strict";
 
+const ROOT = document.documentElement.dataset.root; // all our addresses begin with it
 const MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 const two = (number) => String(number).padStart(2, "0");
 
@@ -50,7 +51,7 @@ async function refresh() {
   if (!live || document.hidden) return;
   let text = null;
   try {
-    const response = await fetch("/state");
+    const response = await fetch(ROOT + "/state");
     if (response.ok && !response.redirected) text = await response.text();
   } catch { /* the page's server does not answer */ }
   const made = text === null ? null : new DOMParser().parseFromString(text, "text/html").getElementById("live");

@@ -13,7 +13,7 @@ let playing = 0; // milliseconds per frame; 0: stopped
 let pace = 66;
 
 function address(link, frame) {
-  let text = "/image/" + link.dataset.path + "?size=1024";
+  let text = ROOT + "/image/" + link.dataset.path + "?size=1024";
   if (frame > 0) text += "&frame=" + frame;
   if (windowChoice.value) text += "&window=" + windowChoice.value;
   return text;
@@ -92,10 +92,10 @@ function facts(link) {
   downloadable(!/^(missing|changed)$/.test(data.fixity));
   byId("stage").classList.toggle("none", data.shape === "no image");
   told("entry").textContent = "entry " + data.position;
-  told("entry").href = "/ledger/entries/" + data.position;
+  told("entry").href = ROOT + "/ledger/entries/" + data.position;
   told("pipeline").textContent = data.name.startsWith(data.study + ".") ? "of the same name" : data.study;
-  told("pipeline").href = "/studies/" + encodeURIComponent(data.study);
-  byId("download").href = "/file/" + data.path;
+  told("pipeline").href = ROOT + "/studies/" + encodeURIComponent(data.study);
+  byId("download").href = ROOT + "/file/" + data.path;
 }
 
 function moment(at) {
@@ -116,7 +116,7 @@ async function about(link) {
   why.textContent = "";
   let answer = null;
   try {
-    const response = await fetch("/image/" + link.dataset.path + "/about");
+    const response = await fetch(ROOT + "/image/" + link.dataset.path + "/about");
     if (response.ok) answer = await response.json();
   } catch { /* offline: the image reports it */ }
   if (!answer || links[at] !== link) return;
@@ -267,8 +267,8 @@ function drawMetadata(answer) {
 
 const details = [];
 if (picture && links.length) {
-  details.push(new OnDemand("header", (data) => "/header/" + data.path, drawHeader));
-  details.push(new OnDemand("metadata", (data) => "/metadata/" + encodeURIComponent(data.study), drawMetadata));
+  details.push(new OnDemand("header", (data) => ROOT + "/header/" + data.path, drawHeader));
+  details.push(new OnDemand("metadata", (data) => ROOT + "/metadata/" + encodeURIComponent(data.study), drawMetadata));
   byId("header-find").addEventListener("input", narrow);
   for (const [number, link] of links.entries()) {
     link.addEventListener("click", (event) => {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
@@ -13,6 +14,7 @@ from storage_ledger.errors import BadSettings
 from storage_ledger.system import files
 
 INDEX = "index.html"
+MARKER = "storage-ledger-viewer.json"
 TYPES = {
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",
@@ -43,15 +45,32 @@ class ViewerFile:
     gzipped: bool
 
 
-def checked_folder(folder: Path) -> Path:
-    """Return the folder if it has a prepared viewer. Raises `BadSettings`."""
+def checked_folder(folder: Path, prefix: str = "") -> Path:
+    """Return the folder if it has a prepared viewer, which works below `prefix`. Raises `BadSettings`."""
     found = open_file(folder, INDEX, gzip=False)
     if found is None:
         raise BadSettings(
             "bad-settings", f"BROWSE_VIEWER_PATH: {folder} has no {INDEX} that can be read: run scripts/viewer for this folder"
         )
     found.opened.close()
+    if prefix and _form(folder) == 1:
+        raise BadSettings(
+            "bad-settings", f"BROWSE_VIEWER_PATH: what {folder} has works only at the root of a host: run scripts/viewer for it"
+        )
     return folder
+
+
+def _form(folder: Path) -> object:
+    """Return the form in which scripts/viewer has prepared the folder; None if it does not say."""
+    marker = open_file(folder, MARKER, gzip=False)
+    if marker is None:
+        return None
+    with marker.opened as file:
+        try:
+            said = json.loads(file.read(1 << 16))
+        except ValueError:
+            return None
+    return said.get("form") if isinstance(said, dict) else None
 
 
 def open_file(folder: Path, name: str, *, gzip: bool) -> ViewerFile | None:

@@ -31,12 +31,13 @@ def checked_template(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Viewer:
-    """The settings: `folder` of OHIF's prepared files, and `template` of another viewer's address."""
+    """The settings: `folder` of OHIF's prepared files, `template` of another viewer's address, and the `prefix` of ours."""
 
     folder: Path | None
     template: str | None
+    prefix: str = ""
 
     def link(self, study_instance_uid: str) -> str | None:
         """Return the address that opens this study; None without a viewer."""
-        template = self.template or (OURS if self.folder is not None else None)
+        template = self.template or (self.prefix + OURS if self.folder is not None else None)
         return None if template is None else template.replace(PLACE, quote(study_instance_uid, safe=""))

@@ -40,7 +40,6 @@ _DATA = {
     "bulkDataURI": {"enabled": True, "relativeResolution": "studies"},
 }
 _OPTIONS = {
-    "routerBasename": VIEWER.rstrip("/"),
     "extensions": [],
     "modes": [],
     "customizationService": {},
@@ -55,17 +54,21 @@ _OPTIONS = {
 """Nothing is loaded from another site, and nothing is sent to one."""
 
 
-def with_viewer(app: ASGIApp, folder: Path | None, title: str) -> ASGIApp:
-    """Return the app with these routes before it, if there is a folder that scripts/viewer has prepared. `title`: BROWSE_TITLE."""
-    return app if folder is None else ViewerRoutes(folder, title or "storage-ledger").before(app)
+def with_viewer(app: ASGIApp, folder: Path | None, title: str, prefix: str = "") -> ASGIApp:
+    """Return the app with these routes before it, if there is a folder that scripts/viewer has prepared.
+
+    `title`: BROWSE_TITLE. `prefix`: that of the page's addresses.
+    """
+    return app if folder is None else ViewerRoutes(folder, title or "storage-ledger", prefix).before(app)
 
 
 class ViewerRoutes:
     """The routes, for a prepared folder."""
 
-    def __init__(self, folder: Path, title: str) -> None:
+    def __init__(self, folder: Path, title: str, prefix: str) -> None:
         self._folder = folder
-        self._config = config_js(title)
+        self._page = prefixed_page(folder, prefix) if prefix else None
+        self._config = config_js(title, prefix)
 
     def before(self, app: ASGIApp) -> Router:
         """Return a router with these routes; all other addresses go to `app`."""
@@ -97,6 +100,9 @@ class ViewerRoutes:
             found = await asyncio.to_thread(files.open_file, self._folder, name, gzip=gzip)
         if found is None:
             return PlainTextResponse("The viewer has no such file\n", 404)
+        if name == files.INDEX and self._page is not None:
+            found.opened.close()
+            return Response(self._page, media_type=files.TYPES[".html"])
         headers = {"Content-Length": str(found.size), "Vary": "Accept-Encoding"}
         if found.gzipped:
             headers["Content-Encoding"] = "gzip"
@@ -106,15 +112,24 @@ class ViewerRoutes:
         return Streamed(pieces, 200, headers, found.media_type, found.opened.close)
 
 
-def config_js(title: str) -> str:
+def prefixed_page(folder: Path, prefix: str) -> bytes | None:
+    """Return the viewer's page with links that begin with the prefix. All other files find each other below any."""
+    found = files.open_file(folder, files.INDEX, gzip=False)
+    if found is None:
+        return None
+    with found.opened as file:
+        return file.read().replace(b'="' + VIEWER.encode(), b'="' + prefix.encode() + VIEWER.encode())
+
+
+def config_js(title: str, prefix: str) -> str:
     """Return the text of app-config.js."""
     data = {"friendlyName": title, "name": title, **_DATA}
     source = {"namespace": "@ohif/extension-default.dataSourcesModule.dicomweb", "sourceName": "archive", "configuration": data}
     return f"""\
-window.PUBLIC_URL = {json.dumps(VIEWER)};
-window.config = {json.dumps({"name": title, **_OPTIONS, "dataSources": [source]}, indent=1)};
+window.PUBLIC_URL = {json.dumps(prefix + VIEWER)};
+window.config = {json.dumps({"name": title, "routerBasename": prefix + VIEWER.rstrip("/"), **_OPTIONS, "dataSources": [source]}, indent=1)};
 (root => Object.assign(window.config.dataSources[0].configuration, {{ qidoRoot: root, wadoRoot: root, wadoUriRoot: root }}))(
-  window.location.origin + "/dicom-web"
+  window.location.origin + {json.dumps(prefix + "/dicom-web")}
 );
 """
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from storage_ledger.web.auth.credentials import Access
 from storage_ledger.web.datasette import plugin
 from storage_ledger.web.datasette.cells import Cell, render
 from storage_ledger.web.datasette.database import Row
@@ -39,5 +41,6 @@ def test_a_cell_costs_no_look_up_of_each_column_of_its_row():
         def __getitem__(self, key: Any) -> Any:
             raise AssertionError(key)
 
+    datasette = SimpleNamespace(access=Access({}, ""))
     (row,) = NoLookUp.all(["study_id", "state"], [("S1", "archived")])
-    assert 'href="/studies/S1"' in str(plugin.render_cell(row, "archived", "state", "studies", "index"))
+    assert 'href="/studies/S1"' in str(plugin.render_cell(row, "archived", "state", "studies", "index", datasette))

@@ -13,7 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from storage_ledger.errors import BadSettings
 from storage_ledger.web.auth.credentials import BrowseSettings
-from storage_ledger.web.viewer.files import INDEX, checked_folder, is_hashed, open_file
+from storage_ledger.web.viewer.files import INDEX, MARKER, checked_folder, is_hashed, open_file
 from storage_ledger.web.viewer.links import Viewer
 from storage_ledger.web.viewer.routes import accepts_gzip, with_viewer
 
@@ -159,6 +159,11 @@ def test_however_an_answer_ends_its_file_is_closed(folder: Path, method: str, le
 
 def test_a_folder_without_a_prepared_viewer_is_a_wrong_setting(folder: Path, tmp_path: Path):
     assert checked_folder(folder) == folder
+    for form, accepted in ((1, False), (2, True)):
+        (folder / MARKER).write_text(f'{{"form": {form}}}')
+        assert checked_folder(folder) == folder
+        with contextlib.nullcontext() if accepted else pytest.raises(BadSettings, match="only at the root"):
+            assert checked_folder(folder, "/archive") == folder
     for wrong in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(BadSettings, match="run scripts/viewer"):
             checked_folder(wrong)
