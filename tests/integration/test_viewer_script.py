@@ -190,5 +190,5 @@ def test_a_wrong_package_file_is_named(tmp_path: Path, file: str, why: str):
 def test_a_file_that_is_no_archive_is_named(tmp_path: Path, package: Path):
     package.write_text("text")
     digest = base64.b64encode(hashlib.sha512(b"text").digest()).decode()
-    with pytest.raises(viewer.CannotPrepare, match="no package of npm"):
+    with pytest.raises(viewer.CannotPrepare, match="not an npm package"):
         viewer.run(viewer.Release("x", "1", f"sha512-{digest}"), tmp_path / "viewer", package)
