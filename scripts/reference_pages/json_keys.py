@@ -119,6 +119,8 @@ JSON_KEYS = {
             "damaged": "",
             "unchecked_files": "",
             "bytes": "",
+            "checkpoints": "how many today's entries continue",
+            "checkpoints_up_to": "entries in the largest of these",
             "counts": "by code",
             "findings": "`code`, `part`, `position`, `study_id`, `path`, `detail`; the first 100,000",
             "unchecked": "likewise",

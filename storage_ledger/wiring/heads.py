@@ -11,7 +11,7 @@ from storage_ledger.domain.signed_note import MOST_BYTES
 from storage_ledger.domain.witnesses import Witness, read_witnesses
 from storage_ledger.errors import BadSettings
 from storage_ledger.ledger.contract import Ledger
-from storage_ledger.ledger.proof.checkpoints import CheckpointFolder
+from storage_ledger.ledger.proof.checkpoints import LATEST, CheckpointFolder
 from storage_ledger.operations.heads.heads import Heads
 from storage_ledger.operations.heads.keeper import Keeper
 from storage_ledger.operations.heads.place import Head, Place
@@ -38,7 +38,7 @@ def heads_of(settings: Settings, ledger: Ledger, metrics: Metrics) -> Heads | No
     if not (witnesses or settings.checkpoint_tsa or settings.checkpoint_exec):
         return None
     roots = _certificates(settings)
-    latest = settings.ledger_path / "checkpoint.latest"
+    latest = settings.ledger_path / LATEST
 
     def newest() -> bytes | None:
         with suppress(OSError), opened(latest.parent, files.VOLUME) as folder:
