@@ -75,9 +75,11 @@ def listening(folder: Path, logs: Sequence[VerifierKey], port: int = 0, name: st
     with contextlib.closing(opened.records), contextlib.closing(listen("127.0.0.1", port, "WITNESS")) as listener:
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
-        yield Witness(cosigner(opened.key), f"http://127.0.0.1:{port_of(listener)}")
-        server.should_exit = True
-        thread.join()
+        try:
+            yield Witness(cosigner(opened.key), f"http://127.0.0.1:{port_of(listener)}")
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 class OurWitness:
