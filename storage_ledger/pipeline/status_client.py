@@ -16,7 +16,7 @@ import httpx
 from typing_extensions import override
 
 from storage_ledger.errors import BadSettings, Retryable
-from storage_ledger.system.http_connection import BROKEN, Answer, Connection
+from storage_ledger.system.http_connection import BROKEN, Answer, Connection, client_context
 
 MAX_ANSWER_BYTES = 4 << 20
 """A status may carry the whole metadata of its study in `details`; anything larger is not a status."""
@@ -76,8 +76,7 @@ class StatusClient(Statuses):
             next(httpx.BasicAuth(url.username, url.password).sync_auth_flow(request))
         self._path = url.raw_path
         self._headers = b"".join(b"%s: %s\r\n" % header for header in request.headers.raw)
-        context = httpx.create_ssl_context()
-        context.set_alpn_protocols(["http/1.1"])
+        context = client_context()
         self._connections = [Connection(url, context) for _ in range(connections)]
         self._free: queue.LifoQueue[Connection] = queue.LifoQueue()  # the last used first, because its connection is still open
         for connection in self._connections:

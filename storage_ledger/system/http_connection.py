@@ -30,6 +30,13 @@ _PLAIN_HEAD = re.compile(
 _ANY_REQUEST = h11.Request(method="GET", target="/", headers=[("Host", "")])  # the end of an answer is the same for a POST
 
 
+def client_context() -> ssl.SSLContext:
+    """Return how a client speaks TLS: HTTP/1.1 alone, and with servers that the system trusts, or SSL_CERT_FILE."""
+    context = httpx.create_ssl_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
 class Connection:
     """One connection, used by one call at a time. No redirects, cookies, proxies or second attempts.
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import httpcore
 import httpx
 
-from storage_ledger.system.http_connection import Connection
+from storage_ledger.system.http_connection import Connection, client_context
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ def post(url: str, body: bytes, content_type: str, *, within_s: float, most_byte
     Raises one of `http_connection.BROKEN`; `httpcore.RemoteProtocolError` if the answer has more than `most_bytes`.
     """
     request = httpx.Request("POST", url, headers={"Content-Type": content_type, "User-Agent": "storage-ledger"}, content=body)
-    context = httpx.create_ssl_context() if request.url.scheme == "https" else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context = client_context() if request.url.scheme == "https" else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     head = b"".join(b"%s: %s\r\n" % header for header in request.headers.raw)
     connection = Connection(request.url, context)
     try:

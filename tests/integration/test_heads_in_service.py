@@ -61,6 +61,7 @@ def test_checkpoints_are_cosigned_and_a_ledger_that_was_rolled_back_is_found_out
         stack.environment["CHECKPOINT_WITNESSES"] = f"{ours.key.text} {ours.url}, {aics.key.text} {aics.url}/"
         policy = stack.command("checkpoint", "--policy").stdout.splitlines()
         names = f"{ours.key.name} {aics.key.name}"
+        unknown, other = (VerifierKey(each.name, each.type, bytes([n + 1] * 32)).text for n, each in enumerate((ours.key, aics.key)))
         assert policy[1:] == [
             f"witness {ours.key.name} {ours.key.text} {ours.url}",
             f"witness {aics.key.name} {aics.key.text} {aics.url}",
@@ -77,6 +78,12 @@ def test_checkpoints_are_cosigned_and_a_ledger_that_was_rolled_back_is_found_out
         mailed = (tmp_path / "mailed").read_text()
         assert newest(stack).text in mailed
         assert stack.get("/readyz")[0] == 200
+        (tmp_path / "policy").write_text(stack.command("checkpoint", "--policy").stdout)
+        assert stack.command("prove", "s1", "--output", str(tmp_path / "proof")).returncode == 0
+        [proof, *_] = map(str, (tmp_path / "proof").glob("*.tlog-proof"))
+        assert stack.command("verify-proof", str(tmp_path / "policy"), proof).returncode == 0
+        (tmp_path / "policy").write_text((tmp_path / "policy").read_text().replace(ours.key.text, unknown).replace(aics.key.text, other))
+        assert stack.command("verify-proof", str(tmp_path / "policy"), proof).returncode == 1, "no known witness has signed it"
         outside = json.loads(stack.command("status", "--json").stdout)["outside"]
         assert {each["name"]: each["waiting_s"] for each in outside} == {
             f"witness {ours.key.name}": 0,

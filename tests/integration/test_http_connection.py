@@ -16,6 +16,7 @@ import pytest
 from storage_ledger.errors import Retryable
 from storage_ledger.pipeline.status_client import StatusClient
 from storage_ledger.system.http_connection import BROKEN, Connection, plain_head
+from storage_ledger.system.http_post import post
 from tests.support.scripted_server import ScriptedServer
 
 STATUS = b'{"status": "archived"}'
@@ -171,7 +172,7 @@ def test_a_server_with_tls_is_reached_if_its_certificate_is_trusted(address, tmp
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(tmp_path / "cert", tmp_path / "key")
     tls.set_alpn_protocols(["h2", "http/1.1"])
-    with ScriptedServer([GOOD], [GOOD], host=address, tls=tls) as server:
+    with ScriptedServer([GOOD], [GOOD], [GOOD], host=address, tls=tls) as server:
         url = f"https://{'[::1]' if ':' in address else address}:{server.port}"
         with closing(StatusClient(url)) as stranger:
             with pytest.raises(Retryable) as caught:
@@ -182,7 +183,11 @@ def test_a_server_with_tls_is_reached_if_its_certificate_is_trusted(address, tmp
             assert client.tell("s1", "archived", {}) == 200
             assert client.read("s1") == "archived"
         assert [number for number, _ in server.requests] == [2, 2]
-        assert server.protocols == ["http/1.1"]
+        assert post(f"{url}/x", b"body", "text/plain", within_s=10, most_bytes=99).body == STATUS
+        monkeypatch.delenv("SSL_CERT_FILE")
+        with pytest.raises(httpcore.ConnectError):
+            post(f"{url}/x", b"body", "text/plain", within_s=10, most_bytes=99)
+        assert server.protocols == ["http/1.1", "http/1.1"]
 
 
 def test_the_names_of_errors_are_those_of_httpx():

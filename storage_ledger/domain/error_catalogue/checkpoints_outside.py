@@ -42,7 +42,7 @@ OUTSIDE = Section(
         Explanation(
             "witness-saw-fork",
             means="A witness has cosigned another history of this ledger, or a longer one: the ledger is an old copy, or entries were changed or removed. Also a reason in `/readyz`.",
-            action="Get the checkpoint that the witness has (its URL, `/`, the SHA-256 of the origin, `/checkpoint`), and compare: `storage-ledger verify --checkpoint FILE`. Change nothing before.",
+            action="Get the checkpoint that the witness has (its URL, `/`, the SHA-256 of the origin, `/checkpoint`), and compare: `storage-ledger verify --checkpoint FILE`. Then see [the ledger is forked](../how-to/ledger-forked.md).",
         ),
         Explanation(
             "witness-away",

@@ -157,6 +157,15 @@ def test_after_a_restart_the_witness_says_what_it_has(outside, tmp_path):
             assert outside.is_cosigned(size, witness)
 
 
+def test_a_cosignature_whose_answer_was_lost_is_asked_for_again(outside, tmp_path):
+    with listening(tmp_path / "w", [outside.log.key.verifier]) as witness:
+        body = Submission(0, (), outside.scene.folder.read(4)).data
+        assert post(f"{witness.url}/add-checkpoint", body, "text/plain", within_s=10, most_bytes=9999).code == 200
+        outside.begin(outside.client(witness))
+        outside.look()
+        assert outside.is_cosigned(4, witness)
+
+
 def test_a_witness_that_is_away_does_not_stop_the_others(outside, tmp_path):
     with listening(tmp_path / "w", [outside.log.key.verifier]) as witness:
         away = Witness(cosigner(SigningKey("away.example", outside.log.key.private)), f"http://127.0.0.1:{free_port()}")
