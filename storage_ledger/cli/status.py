@@ -84,7 +84,8 @@ def _print(look: StatusReport, on: Console | None = None) -> None:
         out.print(f"[bold]Checkpoint[/bold] {age(signed.written_at)} ago, of {counted(signed.size, 'entry', 'entries')}")
     for place in look.outside:
         lacks = f", and has lacked a newer one for {lasting(place.waiting_s)}" if place.waiting_s else ""
-        out.print(safe(f"           {place.name} has taken one of {counted(place.entries, 'entry', 'entries')}{lacks}"))
+        taken = f"one of {counted(place.entries, 'entry', 'entries')}" if place.entries else "none yet"
+        out.print(safe(f"           {place.name} has taken {taken}{lacks}"))
     if look.flagged:
         out.print(f"[bold]Flagged[/bold]    {counted(look.flagged, 'file')} to review when convenient; nothing is held up")
     if look.headers_unreadable:

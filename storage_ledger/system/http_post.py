@@ -22,12 +22,22 @@ class Reply:
     body: bytes
 
 
+def is_url(text: str) -> bool:
+    """Return whether `post` understands a URL."""
+    try:
+        return bool(httpx.URL(text).host)
+    except httpx.InvalidURL:
+        return False
+
+
 def post(url: str, body: bytes, content_type: str, *, within_s: float, most_bytes: int) -> Reply:
-    """Send a POST on a connection of its own. `within_s` covers all of it, except looking up the host's name.
+    """Send a POST on a connection of its own, with the URL's user and password. `within_s` covers all but looking up the host's name.
 
     Raises one of `http_connection.BROKEN`; `httpcore.RemoteProtocolError` if the answer has more than `most_bytes`.
     """
     request = httpx.Request("POST", url, headers={"Content-Type": content_type, "User-Agent": "storage-ledger"}, content=body)
+    if request.url.username or request.url.password:
+        next(httpx.BasicAuth(request.url.username, request.url.password).sync_auth_flow(request))
     context = client_context() if request.url.scheme == "https" else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     head = b"".join(b"%s: %s\r\n" % header for header in request.headers.raw)
     connection = Connection(request.url, context)

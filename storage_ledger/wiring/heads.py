@@ -6,6 +6,7 @@ import os
 import shlex
 from contextlib import suppress
 from functools import partial
+from urllib.parse import urlsplit
 
 from storage_ledger.domain.signed_note import MOST_BYTES
 from storage_ledger.domain.witnesses import Witness, read_witnesses
@@ -18,6 +19,7 @@ from storage_ledger.operations.heads.place import Head, Place
 from storage_ledger.settings import Settings, checked_url
 from storage_ledger.system import files
 from storage_ledger.system.files import opened
+from storage_ledger.system.http_post import is_url
 from storage_ledger.system.metrics import Metrics
 
 
@@ -26,10 +28,17 @@ def witnesses_of(settings: Settings) -> list[Witness]:
     try:
         found = read_witnesses(settings.checkpoint_witnesses)
         for each in found:
-            checked_url(each.url, ("http", "https"))
+            _require_prefix(each.url)
     except ValueError as error:
         raise BadSettings("bad-settings", f"CHECKPOINT_WITNESSES: {error}") from None
     return found
+
+
+def _require_prefix(url: str) -> None:
+    """Raise `ValueError` for a URL that cannot be continued by a path, or that must not be shown to others in a policy."""
+    parts = urlsplit(checked_url(url, ("http", "https")))
+    if parts.query or parts.fragment or parts.username or parts.password or not is_url(url):
+        raise ValueError("a URL must have neither user, password, query nor fragment")
 
 
 def heads_of(settings: Settings, ledger: Ledger, metrics: Metrics) -> Heads | None:
@@ -37,6 +46,8 @@ def heads_of(settings: Settings, ledger: Ledger, metrics: Metrics) -> Heads | No
     witnesses = witnesses_of(settings)
     if not (witnesses or settings.checkpoint_tsa or settings.checkpoint_exec):
         return None
+    if settings.checkpoint_tsa and not is_url(settings.checkpoint_tsa):
+        raise BadSettings("bad-settings", "CHECKPOINT_TSA: is not a URL")
     roots = _certificates(settings)
     latest = settings.ledger_path / LATEST
 

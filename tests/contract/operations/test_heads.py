@@ -421,6 +421,15 @@ def test_a_response_that_is_no_valid_time_stamp_is_not_kept(case, outside, autho
     assert os.listdir(outside.scene.notes) == ["4"]
 
 
+def test_an_authority_may_ask_for_user_and_password(outside):
+    with ScriptedServer(answer(401)) as server:
+        outside.begin(TimeStamps(f"http://user:pass@127.0.0.1:{server.port}/x", None, outside.keeper))
+        outside.look()
+        [(_, request)] = server.requests
+    assert b"\r\nAuthorization: Basic dXNlcjpwYXNz\r\n" in request
+    assert outside.failures("tsa") == {"tsa-refused": 1}
+
+
 def test_two_unsorted_certificates_have_a_message_of_their_own(outside, authority, tsa_url):
     authority.whole_chain = True
     head = read_head(outside.scene.ledger, outside.scene.folder.read(4))
