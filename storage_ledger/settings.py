@@ -22,6 +22,7 @@ from storage_ledger.errors import BadSettings
 Seconds = Annotated[float, Field(ge=0, le=31_536_000, allow_inf_nan=False)]
 
 SERVE_LOCK = "serve.lock"
+TREE_CACHE = "tree.cache"
 
 
 class _Folders(BaseSettings):

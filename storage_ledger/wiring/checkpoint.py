@@ -20,7 +20,7 @@ from storage_ledger.ledger.proof.signer import ProofFiles, Signer
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.operations.accept_fork import accept_fork
 from storage_ledger.operations.rotate_key import Rotation, rotate_key
-from storage_ledger.settings import Settings
+from storage_ledger.settings import TREE_CACHE, Settings
 from storage_ledger.system import locks
 from storage_ledger.system.clock import utc_now
 from storage_ledger.wiring.heads import witnesses_of
@@ -33,7 +33,7 @@ def proof_files(settings: Settings) -> ProofFiles:
         key=settings.checkpoint_key,
         lock=settings.ledger_path / "checkpoint.lock",
         latest=settings.ledger_path / LATEST,
-        blocks=settings.ledger_path / "tree.cache",
+        blocks=settings.ledger_path / TREE_CACHE,
         origin_prefix=settings.checkpoint_origin,
     )
 

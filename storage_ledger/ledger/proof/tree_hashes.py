@@ -29,7 +29,7 @@ class TreeHashes:
     `blocks`: the roots of the first blocks, as `BlockFile.read` returns them; the others are computed when they are needed, and kept.
     """
 
-    def __init__(self, leaf_hashes: LeafHashes, blocks: bytes = b"") -> None:
+    def __init__(self, leaf_hashes: LeafHashes, blocks: bytes | bytearray = b"") -> None:
         self._leaf_hashes = leaf_hashes
         self.blocks = bytearray(blocks)
 
@@ -40,9 +40,9 @@ class TreeHashes:
         """
         tree, first = Tree(), begin
         if begin % BLOCK == 0:
-            self._read_up_to(end // BLOCK)
+            self.read_blocks(end // BLOCK)
             first = end - end % BLOCK
-            tree.extend(self._block(number) for number in range(begin // BLOCK, first // BLOCK))
+            tree.extend(self.block(number) for number in range(begin // BLOCK, first // BLOCK))
         peaks = [*tree.peaks, *Tree().extend(self._leaves(first, end)).peaks]
         if not peaks:
             return tree.root()
@@ -63,18 +63,20 @@ class TreeHashes:
         first, each = number * BLOCK, BLOCK**level
         if level == 0:
             return b"".join(self._leaves(first, first + width))
+        if level == 1:
+            self.read_blocks(first + width)
+            return bytes(self.blocks[first * HASH_BYTES : (first + width) * HASH_BYTES])
         return b"".join(self.root_of_range(index * each, (index + 1) * each) for index in range(first, first + width))
 
-    def _block(self, number: int) -> bytes:
+    def block(self, number: int) -> bytes:
+        """Return the root of a block that is known."""
         return bytes(self.blocks[number * HASH_BYTES : (number + 1) * HASH_BYTES])
 
-    def _leaves(self, begin: int, end: int) -> list[bytes]:
-        found = list(self._leaf_hashes(begin, end)) if end > begin else []
-        if len(found) != end - begin:
-            raise IndexError("the ledger has fewer entries")
-        return found
+    def read_blocks(self, blocks: int) -> None:
+        """Compute the roots of the first blocks, as far as they are not known. Raises as `root_of_range` does.
 
-    def _read_up_to(self, blocks: int) -> None:
+        If reading fails, those computed so far are kept.
+        """
         known = len(self.blocks) // HASH_BYTES
         if blocks <= known:
             return
@@ -84,6 +86,12 @@ class TreeHashes:
             if len(block) != BLOCK:
                 raise IndexError("the ledger has fewer entries")
             self.blocks += Tree().extend(block).root()
+
+    def _leaves(self, begin: int, end: int) -> list[bytes]:
+        found = list(self._leaf_hashes(begin, end)) if end > begin else []
+        if len(found) != end - begin:
+            raise IndexError("the ledger has fewer entries")
+        return found
 
 
 class BlockFile:

@@ -107,6 +107,11 @@ class BrowseSettings(BaseSettings):
         description="IP addresses of proxies whose `X-Forwarded-For` is trusted, separated by spaces. If not set, wrong passwords "
         "slow down everyone behind a proxy.",
     )
+    tlog_public: bool = Field(
+        False,
+        description="Whether everybody who reaches the page may read [`/tlog/`](http.md#hash-tiles): checkpoints and hashes. They tell how "
+        "many entries there are, so how many studies arrive each hour, but nothing of any of them.",
+    )
     browse_cache_path: Path | None = Field(
         None,
         description="Folder for rendered images; if not set, a temporary one. It holds patients' images: give access to the service's "
@@ -164,9 +169,9 @@ class Access:
     """Access rules. `open`: no login needed; otherwise only `users` (name → hash) and `tokens` (hash → name) have access.
 
     `grants`: what each program may see, by the name of its token. `sql_users`: users who may run SQL; `*` means everyone.
+    `tlog_public`: whether `/tlog/` needs no login.
     `title`: name of the installation. `notice`: text at the foot of every page. `contact`: whom to ask for help; all may be empty.
-    `notice`: text at the foot of every page. `public_url`: the page's address as clients know it. `cors_origins`: sites
-    whose pages may read DICOMweb.
+    `public_url`: the page's address as clients know it. `cors_origins`: sites whose pages may read DICOMweb.
     """
 
     users: Mapping[str, str]
@@ -177,6 +182,7 @@ class Access:
     proxies: frozenset[str] = frozenset()
     grants: Mapping[str, Grant] = field(default_factory=dict)
     sql_users: frozenset[str] = frozenset()
+    tlog_public: bool = False
     title: str = ""
     notice: str = ""
     contact: str = ""
@@ -268,6 +274,7 @@ def read_access(settings: BrowseSettings, folder: Path, *, is_open: bool) -> Acc
         proxies=_proxies(settings),
         grants=grants,
         sql_users=_sql_users(settings, users),
+        tlog_public=settings.tlog_public,
         hosts=Hosts.of(settings.browse_hosts, is_open=is_open),
         title=(settings.browse_title or "").strip(),
         contact=(settings.browse_contact or "").strip(),

@@ -23,6 +23,9 @@ STYLE = "/-/ledger/browse.css"
 OPEN = frozenset({LOGIN, HEALTH, STYLE, CHECKPOINT, "/-/static/app.css", "/favicon.ico"})
 """Addresses that need no login. None of them shows data."""
 
+TLOG = "/tlog/"
+"""Hashes of the ledger, for whoever checks it. None of them tells what was hashed."""
+
 VIEWER = "/ohif/"
 """The viewer's files: programs, no data. They are for those who may read DICOMweb."""
 
@@ -49,8 +52,8 @@ _VIEWER_POLICY = _HEADERS["content-security-policy"].replace(
 """For the viewer's page and workers. They make functions from text, for segmentations, JPEG-LS and JPEG 2000; and an encapsulated PDF is
 handed to the browser's reader as a `blob:`, which has this policy too."""
 
-_CACHED = ("/image/", VIEWER)
-"""What a browser may keep if its route says so."""
+_CACHED = ("/image/", VIEWER, TLOG)
+"""What a browser or a cache may keep if its route says so."""
 
 _TLS_HEADERS = {"strict-transport-security": "max-age=31536000"}
 """A browser that was here over TLS comes by TLS only, for a year."""
@@ -218,7 +221,7 @@ def _with_security_headers(send: Send, scope: Scope) -> Send:
         if message["type"] == "http.response.start":
             headers = [(k.lower(), v) for k, v in message.get("headers", [])]
             headers = [(k, _cookie(v, tls=tls) if k == b"set-cookie" else v) for k, v in headers if k.decode("latin-1") not in ours]
-            kept = path.startswith(_CACHED) and any(k == b"cache-control" and v.startswith(b"private,") for k, v in headers)
+            kept = path.startswith(_CACHED) and any(k == b"cache-control" and v.startswith((b"private,", b"public,")) for k, v in headers)
             if not kept and not (path in OPEN and path.endswith((".css", ".ico", CHECKPOINT))):
                 headers = [(k, v) for k, v in headers if k != b"cache-control"]
                 headers.append((b"cache-control", b"no-store"))

@@ -14,6 +14,7 @@ from storage_ledger.web.answer_limits import with_limits
 from storage_ledger.web.auth import middleware
 from storage_ledger.web.auth.access_log import AccessLog
 from storage_ledger.web.auth.credentials import ADVICE
+from storage_ledger.web.datasette.checkpoint_routes import CheckpointRoutes
 from storage_ledger.web.datasette.csv_cells import without_formulas
 from storage_ledger.web.datasette.health import Health
 from storage_ledger.web.dicomweb.answers import Refused
@@ -57,7 +58,7 @@ def around(datasette: Browse, who: Callable[[Scope], Awaitable[str | None]]) -> 
         return None if grant is None or grant.path(path) else NOT_GRANTED.format(grant)
 
     health = Health(lambda: datasette.get_database("ledger").answers())
-    checkpoint = OpenCheckpoint(CheckpointFolder(datasette.content.archive.root).latest)
+    checkpoint = CheckpointRoutes(OpenCheckpoint(CheckpointFolder(datasette.content.archive.root).latest), datasette)
     log = AccessLog(lookup)
 
     def wrapped(app: ASGIApp) -> ASGIApp:

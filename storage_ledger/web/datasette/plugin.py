@@ -168,7 +168,7 @@ def asgi_wrapper(datasette: Browse) -> Callable[[ASGIApp], ASGIApp]:
     access = datasette.access
 
     async def who(scope: Scope) -> str | None:
-        if access.open:
+        if access.open or (access.tlog_public and scope["path"].startswith(middleware.TLOG)):
             return "anybody"
         for found in pm.hook.actor_from_request(datasette=datasette, request=Request(scope, None)):
             if actor := await await_me_maybe(found):
