@@ -27,7 +27,7 @@ CHECKPOINT_FINDINGS = (
     Explanation(
         "checkpoint-mismatch",
         means="Today's entries do not lead to the root of a checkpoint: an entry was changed, removed or added at the position or later, up to the checkpoint's size.",
-        action="Treat it as tampering until you know better. Stop the service, copy both volumes, and [find out what was changed](../how-to/verify.md#when-a-checkpoint-does-not-fit).",
+        action="Treat it as tampering until you know better. Stop the service, copy both volumes, and [find out what was changed](../how-to/ledger-forked.md).",
     ),
     Explanation(
         "checkpoint-ahead",
@@ -38,7 +38,7 @@ CHECKPOINT_FINDINGS = (
     Explanation(
         "checkpoint-forked",
         means="Two checkpoints state different roots for the same number of entries: somebody has signed two histories.",
-        action="Keep both as evidence. Unless one was made up, whoever has the private key signed both: [replace the key](../how-to/verify.md#when-a-checkpoint-does-not-fit).",
+        action="Keep both as evidence. Unless one was made up, whoever has the private key signed both: [replace the key](../how-to/checkpoint-key.md#the-key-may-have-been-stolen).",
     ),
     Explanation(
         "checkpoint-damaged",

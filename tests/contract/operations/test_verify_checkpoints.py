@@ -112,8 +112,9 @@ def test_a_note_that_was_changed_or_cannot_be_read_is_no_evidence(scene, tmp_pat
     (scene.notes / "600").rename(scene.notes / "599")
     (scene.notes / "600").symlink_to(scene.notes / "599")
     (scene.notes / "7").mkdir()
+    (scene.notes / "12").write_text(scene.text(12))
     os.mkfifo(scene.notes / "8")
-    damaged = [("checkpoint-damaged", None, f"{FOLDER}/{name}") for name in (7, 8, 11, 301, 599, 600)]
+    damaged = [("checkpoint-damaged", None, f"{FOLDER}/{name}") for name in (7, 8, 11, 12, 301, 599, 600)]
     assert scene.codes(changed, b"nothing", b"") == [("checkpoint-damaged", None, f"given/{n}") for n in range(3)] + damaged
     details = {each.path.rpartition("/")[2]: each.detail for each in scene.found.damaged}
     assert details["0"] == "its signature is wrong: it was changed after it was signed"
@@ -147,7 +148,7 @@ def test_what_else_lies_in_the_folder_is_reported(scene):
 def test_an_entry_that_is_damaged_in_the_ledger_alone_is_taken_from_the_mirror(scene):
     damage(scene.ledger, "UPDATE entries SET leaf_hash = zeroblob(32), kind = 'nothing' WHERE position IN (1, 300, 599)")
     [position] = [entry.position for entry in scene.ledger.read(0, 600) if entry.kind == "key"]
-    damage(scene.ledger, f"UPDATE entries SET payload = '{{}}' WHERE position = {position}")
+    damage(scene.ledger, f"UPDATE entries SET kind = 'nothing' WHERE position = {position}")
     assert scene.codes() == []
     assert scene.check().count == 4
 

@@ -100,6 +100,12 @@ def test_an_address_has_one_spelling():
 
 def test_a_cold_cache_is_filled_by_several_requests_and_a_warm_one_is_used(ledger, tmp_path):
     blocks = SIZE // 256
+    statements: list[str] = []
+    ledger.set_trace_callback(statements.append)
+    with pytest.raises(TilesUnavailable):
+        TreeSource(tmp_path / "none").make(checkpoint(SIZE), ledger)
+    ledger.set_trace_callback(None)
+    assert f"position <= {STEP_BLOCKS * 256} " in statements[-1]
     assert made(TreeSource(tmp_path / "none"), checkpoint(SIZE), ledger)[1] == -(-blocks // STEP_BLOCKS) == 2
     file = BlockFile(tmp_path / "tree.cache", ID)
     file.write(b"".join(levels()[1][:-5]))
