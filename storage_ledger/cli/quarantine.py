@@ -176,8 +176,6 @@ def _decide(decision: Decision, study_id: str | None, upload: str | None, code: 
 
     if study_id is not None and not valid_study_id(study_id):
         raise typer.BadParameter("not a valid study_id")
-    if upload is not None and not _is_text(upload):
-        raise typer.BadParameter("--upload must be UTF-8, like every path in the ledger")
     settings = Settings.load()
     results: list[DecisionResult] = []
     outcomes: dict[int, tuple[State, str | None]] = {}
@@ -256,11 +254,3 @@ def _print(
     print_table(out, ("Study", "Upload", "Before", "Now"), rows, wraps="")
     if outcomes is None and decision.kind is Kind.RELEASED and any(result.position for result in results):
         out.print("\n`serve` retries within seconds, or when it next starts.", markup=False)
-
-
-def _is_text(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -84,3 +85,20 @@ def test_the_help_explains_each_exit_code_that_the_code_uses_and_no_other():
     assert set(exits()) == EXIT_CODES.keys()
     shown = " ".join(help_of("").split())
     assert all(f"{code} {meaning}" in shown for code, meaning in EXIT_CODES.items())
+
+
+TEXTS = [
+    (name, param.name) for name, command in commands().items() for param in command.params if "str" in str(param.type_descriptor.annotation)
+]
+
+
+@pytest.mark.parametrize(("name", "text"), TEXTS)
+def test_a_text_that_is_not_utf_8_is_a_usage_error_of_every_command(name: str, text: str) -> None:
+    args = []
+    for param in commands()[name].params:
+        if param.required or param.name == text:
+            args += [*param.opts[:1] * (param.param_type_name == "option"), "\udcff" if param.name == text else "clock-ahead"]
+    assert args
+    shown = CliRunner().invoke(app, [*name.split(), *args])
+    assert shown.exit_code == 2
+    assert "not UTF-8" in re.sub(r"\s+", " ", shown.output)
