@@ -37,7 +37,8 @@ REQUEST_WITHIN_S = 10.0
 
 
 WRITE_WITHIN_S = 30.0
-"""A connection is closed if its client takes nothing of an answer for this long."""
+LEAST_TAKEN_BYTES = 32 << 10
+"""A connection is closed if its client does not take as much of an answer, or the rest, within this time: some 1 kB a second."""
 
 
 class WebServer:
@@ -237,9 +238,9 @@ class _Bounded(asyncio.Protocol):
             self._request_timer = self.loop.call_later(self.request_within_s, self.transport.abort)
 
     def _watch_writing(self, before: int) -> None:
-        """Abort if nothing has been taken since the last look. Closing would not do: it waits until all is taken."""
+        """Abort if too little has been taken since the last look. Closing would not do: it waits until all is taken."""
         left = self.transport.get_write_buffer_size()
-        if left >= before > 0 and not self._has_taken:
+        if before > 0 and left > max(0, before - LEAST_TAKEN_BYTES) and not self._has_taken:
             self.transport.abort()
             return
         self._has_taken = False
