@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import socket
 from collections.abc import Iterator
@@ -150,6 +151,32 @@ def test_a_row_that_cannot_be_is_not_found(browse: Browse):
 def test_a_misspelt_filter_is_refused_and_not_left_out(browse: Browse, query: str):
     for form in ("", ".json", ".csv"):
         assert status(browse, "usual", f"/index/studies{form}?{query}") == 400
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("'\u00e4'", "\u00e4"), ("7", "7"), ("1.5", "1.5"), ("null", ""), ("x'616263'", "abc"), ("'a' AS a UNION SELECT 'b'", "a")],
+)
+def test_a_value_of_any_type_is_sent_whole_as_a_file(browse: Browse, value: str, expected: str):
+    query = f"/index.blob?sql={quote(f'SELECT {value} AS a')}&_blob_column=a"
+    answer = browse.ask(query, Authorization="Bearer sql")
+    assert (answer.status, answer.body) == (200, expected)
+    digest = hashlib.sha256(expected.encode()).hexdigest()
+    assert browse.ask(f"{query}&_blob_hash={digest}", Authorization="Bearer sql").body == expected
+    assert status(browse, "sql", f"{query}&_blob_hash=abc") == 400
+
+
+def test_a_file_of_no_row_or_column_is_refused(browse: Browse):
+    assert status(browse, "usual", "/index/files.blob?_blob_column=name&name=nothing") == 400
+    assert status(browse, "sql", "/index.blob?sql=SELECT+1+AS+a&_blob_column=b") == 400
+    assert status(browse, "sql", "/index.blob?sql=SELECT+1+AS+a") == 400
+    assert status(browse, "usual", "/ledger/entries/1.blob?_blob_column=payload&_blob_hash=1") == 404
+
+
+@pytest.mark.parametrize("query", ["", "?actor=1&allow=2", "?actor=%22x%22&allow=%5B1%5D", "?actor=NaN", "?allow=%5B%5B"])
+def test_datasette_s_form_for_trying_rules_is_not_there(browse: Browse, query: str):
+    for who in ("board", "usual", "sql"):
+        assert status(browse, who, f"/-/allow-debug{query}") in {403, 404}
 
 
 def test_no_page_repeats_the_host_that_the_asker_named(browse: Browse):

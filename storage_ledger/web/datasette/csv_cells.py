@@ -7,7 +7,8 @@ import re
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _CELL = re.compile(r'("(?:[^"]|"")*"|[^,"\r\n]*)(,|\r\n|\n|$)')
-_FORMULA = re.compile('"?[=+\\-@\t\r\uff1d\uff0b\uff0d\uff20]')  # also in full width
+_UNSEEN = r"[\s\x00-\x20\x7f-\xa0\xad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]*"  # what a spreadsheet may drop first
+_FORMULA = re.compile(rf'"?(?:[\t\r\n]|{_UNSEEN}[=+\-@\uff1d\uff0b\uff0d\uff20])')  # also in full width
 _NUMBER = re.compile(r"[-+]?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")
 
 
@@ -33,7 +34,7 @@ def without_formulas(app: ASGIApp) -> ASGIApp:
 
 def harmless(rows: str) -> str:
     """Return whole CSV rows with an apostrophe before each formula, so that a spreadsheet shows it as text. Numbers are unchanged."""
-    return _CELL.sub(lambda cell: _text(cell[1]) + cell[2], rows) if _FORMULA.search(rows) else rows
+    return _CELL.sub(lambda cell: _text(cell[1]) + cell[2], rows)
 
 
 def _text(cell: str) -> str:

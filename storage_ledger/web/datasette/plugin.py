@@ -33,7 +33,7 @@ from storage_ledger.web.auth.credentials import ADVICE, Access
 from storage_ledger.web.auth.redirects import safe_target
 from storage_ledger.web.auth.sessions import Session, Sessions
 from storage_ledger.web.auth.throttle import Attempts, OneAtATime
-from storage_ledger.web.datasette import cells, parameters, routes
+from storage_ledger.web.datasette import blobs, cells, parameters, routes
 from storage_ledger.web.datasette.around import NOT_GRANTED, TOO_SLOW, around
 from storage_ledger.web.datasette.database import SafeDatabase
 from storage_ledger.web.datasette.query_pool import QueryPool
@@ -100,7 +100,7 @@ class Browse(Datasette):  # type: ignore[misc] # untyped, as above
         return path
 
     def _routes(self) -> list[tuple[Any, Any]]:
-        return [(address, self._checked(view)) for address, view in super()._routes()]
+        return [(address, self._checked(view)) for address, view in super()._routes() if "/-/allow-debug" not in address.pattern]
 
     def _checked(self, view: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
         """Refuse parameters that Datasette's pages should not get (see `parameters`), and SQL that the asker may not run."""
@@ -299,6 +299,12 @@ def _address(scope: Scope, proxies: frozenset[str]) -> str:
 def menu_links(datasette: Browse, actor: dict[str, str] | None) -> list[dict[str, str]]:
     """Add a link to the login page."""
     return [] if actor or datasette.access.open else [{"href": datasette.urls.path(middleware.LOGIN), "label": "Log in"}]
+
+
+@hookimpl(trylast=True)  # what is registered last replaces Datasette's own
+def register_output_renderer() -> dict[str, Any]:
+    """Send values that are not binary, too."""
+    return {"extension": "blob", "render": blobs.blob, "can_render": lambda: False}
 
 
 @hookimpl

@@ -23,7 +23,8 @@ def read(text: str) -> list[list[str]]:
 @pytest.mark.parametrize(
     "text",
     ["=cmd|' /C calc'!A0", "@SUM(1,2)", "+1+1", "-2+3", '=HYPERLINK("http://x","a")', "\t=1", "\r=1", "-",
-     "=1\n=2", "\uff1d1", "+", '=",'],
+     "=1\n=2", "\uff1d1", "+", '=",', "\n=1", "\n1", "\x00=1", "\x00\x01@x", " =1", "  -2+3",
+     "\u200b=1", "\u00a0+1", "\ufeff@x", "\u202e =1"],
 )  # fmt: skip
 def test_a_formula_becomes_a_text_wherever_it_stands(text: str):
     for row in ([text], [text, "a"], ["a", text], ["a", text, 'b"c'], ["", text, ""]):
