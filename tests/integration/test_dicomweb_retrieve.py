@@ -13,6 +13,7 @@ import pytest
 from tests.dicomweb.checks import AS_STORED, EXPLICIT, parts, read
 from tests.support.browsing import Browse
 from tests.support.dicom_archive import CT, MR, Archived, make_dicom_archive
+from tests.support.native_model import ATTRIBUTE, BULK_DATA, parsed
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +85,22 @@ def order_of(uid: str) -> list[int]:
     return [int(part) for part in uid.split(".")]
 
 
-def test_there_is_no_xml(client: httpx.Client) -> None:
-    assert client.get(f"studies/{CT}/metadata", headers={"Accept": 'multipart/related; type="application/dicom+xml"'}).status_code == 406
+@pytest.mark.filterwarnings("ignore")
+def test_metadata_as_xml_is_that_of_json(client: httpx.Client, archived: Archived) -> None:
+    xml = {"Accept": 'multipart/related; type="application/dicom+xml"'}
+    bulk = 0
+    for uids in archived.sources:
+        (of_json,) = client.get(f"{path_of(uids)}/metadata").json()
+        (part,) = parts(client.get(f"{path_of(uids)}/metadata", headers=xml))
+        found = parsed(part.body).findall(ATTRIBUTE)
+        assert [each.get("vr") for each in found] == [each["vr"] for each in of_json.values()], uids
+        urls = [each.get("uri") for each in found for each in each.findall(BULK_DATA)]
+        assert urls == [each["BulkDataURI"] for each in of_json.values() if "BulkDataURI" in each]
+        bulk += len(urls)
+    assert bulk > 100
+    of_series = parts(client.get(f"studies/{CT}/series/{CT}.1/metadata", headers=xml))
+    assert len(of_series) == 12
+    assert len({each.body for each in of_series}) == 12
 
 
 def test_frames_that_cannot_be(client: httpx.Client, archived: Archived) -> None:

@@ -10,8 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.dicomweb.checks import parts
 from tests.support.browsing import Browse
 from tests.support.dicom_archive import COPIES, CT, TWINS, Archived, make_dicom_archive
+from tests.support.native_model import ATTRIBUTE, VALUE, parsed
 
 PATIENT_NAME, PATIENT_ID, STUDY, SERIES, SOP = "00100010", "00100020", "0020000D", "0020000E", "00080018"
 
@@ -107,8 +109,17 @@ def test_what_is_accepted(client: httpx.Client) -> None:
         return answer.status_code, answer.headers["content-type"].partition(";")[0]
 
     assert get("application/json") == (200, "application/json")
-    assert get('multipart/related; type="application/dicom+xml"')[0] == 406
+    assert get("application/dicom+xml")[0] == 406  # only as parts
     assert get("nonsense")[0] == 400
+
+
+def test_results_as_xml_are_those_of_json(client: httpx.Client) -> None:
+    xml = {"Accept": 'multipart/related; type="application/dicom+xml"'}
+    results = [parsed(each.body) for each in parts(client.get("instances?limit=5", headers=xml))]
+    uid = f"{ATTRIBUTE}[@keyword='SOPInstanceUID']/{VALUE}"
+    assert [each.findtext(uid) for each in results] == [value(each, SOP) for each in found(client, "instances?limit=5")]
+    nothing = client.get("studies?PatientID=nobody", headers=xml)
+    assert (nothing.status_code, nothing.content) == (204, b"")
 
 
 def test_pages_together_are_everything(client: httpx.Client) -> None:

@@ -10,6 +10,7 @@ EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 AS_STORED = "*"
 """As a transfer syntax: whatever the file has."""
 
+XML = "application/dicom+xml"
 MAX_RANGES = 64
 
 _PIECE = re.compile(r'"(?:[^"\\]|\\.)*"|[^"]')
@@ -92,13 +93,12 @@ def _split(text: str, separator: str) -> list[str]:
     return parts
 
 
-def json_type(accepted: Sequence[Acceptable]) -> str | None:
-    """Return the media type of a DICOM JSON answer (§8.7.3.2), or None if the client takes none."""
+def data_set_type(accepted: Sequence[Acceptable]) -> str | None:
+    """Return the media type of data sets (§8.7.3.2): of DICOM JSON, or of each part if it is XML. None if the client takes neither."""
     for each in accepted:
-        if not each.multipart:
-            for kind in ("application/dicom+json", "application/json"):
-                if each.allows(kind):
-                    return kind
+        for kind in (XML,) if each.multipart else ("application/dicom+json", "application/json"):
+            if each.allows(kind):
+                return kind
     return None
 
 

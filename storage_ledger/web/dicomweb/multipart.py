@@ -28,6 +28,11 @@ class Multipart:
         """The Content-Type of the answer; `type` is that of its parts (RFC 2387 §3.1)."""
         return f'multipart/related; type="{self.part_type}"; boundary={self.boundary}'
 
+    def around(self) -> tuple[bytes, bytes, bytes]:
+        """Return what is before the first of several parts without headers of their own, between two, and after the last."""
+        head = f"--{self.boundary}\r\nContent-Type: {self.part_type}\r\n\r\n".encode()
+        return head, b"\r\n" + head, f"\r\n--{self.boundary}--\r\n".encode()
+
     async def body(self, parts: AsyncIterator[Part]) -> AsyncIterator[bytes]:
         """Yield the answer. If a part fails, so does this: without the last boundary the client knows that the answer is not whole."""
         async for part in parts:

@@ -8,7 +8,8 @@ studies/ST/series/SE/instances/I/frames/1,2[/rendered | /thumbnail]       …/bu
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -17,15 +18,17 @@ from starlette.types import ASGIApp
 
 from storage_ledger.web.auth.access_log import asker_of, record_view
 from storage_ledger.web.dicomweb import pixels, query
-from storage_ledger.web.dicomweb.accept import json_type
+from storage_ledger.web.dicomweb.accept import XML, data_set_type
 from storage_ledger.web.dicomweb.answers import Address, Refused, accepted_by, not_acceptable, warning
 from storage_ledger.web.dicomweb.attributes import QueryLevel
 from storage_ledger.web.dicomweb.instances import UID, Instance, Instances, Named
 from storage_ledger.web.dicomweb.metadata import metadata
+from storage_ledger.web.dicomweb.multipart import Multipart
 from storage_ledger.web.dicomweb.public_url import ROOT
 from storage_ledger.web.dicomweb.rendered import rendered, thumbnail
 from storage_ledger.web.dicomweb.retrieve import Sources, instances
 from storage_ledger.web.dicomweb.search import Scope, Search
+from storage_ledger.web.files.pictures.native_model import native_model
 
 _STUDY = "/studies/{study}"
 _SERIES = f"{_STUDY}/series/{{series}}"
@@ -61,9 +64,9 @@ class DicomWeb:
 
     def _searched(self, level: QueryLevel) -> Handler:
         async def search(request: Request) -> Response:
-            media_type = json_type(accepted_by(request))
+            media_type = data_set_type(accepted_by(request))
             if media_type is None:
-                raise not_acceptable("results are application/dicom+json")
+                raise not_acceptable("results are application/dicom+json or application/dicom+xml in parts")
             try:
                 asked = query.parse(request.query_params.multi_items())
             except ValueError as error:
@@ -73,6 +76,8 @@ class DicomWeb:
             texts = [f"Not supported, and ignored: {name}" for name in asked.unsupported]
             if result.cut:
                 texts.append(f"There are more results than the {query.MAX_RESULTS} of one answer: ask for the others with offset")
+            if media_type == XML:
+                return _in_parts(result.found, warning(texts))
             return JSONResponse(result.found, 200, warning(texts), media_type)
 
         return search
@@ -130,6 +135,15 @@ _SEARCHES: tuple[tuple[str, QueryLevel], ...] = (
     (f"{_STUDY}/instances", "instances"),
     (f"{_SERIES}/instances", "instances"),
 )
+
+
+def _in_parts(found: Sequence[Mapping[str, Any]], headers: Mapping[str, str]) -> Response:
+    """Return results as XML, each in a part; 204 without any (§8.6.1.2, §10.6.3)."""
+    if not found:
+        return Response(status_code=204, headers=headers)
+    whole = Multipart(XML)
+    first, between, last = whole.around()
+    return Response(first + between.join(map(native_model, found)) + last, 200, headers, whole.media_type)
 
 
 def _uid(request: Request, name: str) -> str | None:

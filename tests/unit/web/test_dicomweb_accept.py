@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from storage_ledger.web.dicomweb.accept import EXPLICIT_LITTLE_ENDIAN, Acceptable, acceptable, json_type, syntax_for
+from storage_ledger.web.dicomweb.accept import EXPLICIT_LITTLE_ENDIAN, Acceptable, acceptable, data_set_type, syntax_for
 from storage_ledger.web.dicomweb.syntaxes import DECODABLE, frame_form
 from storage_ledger.web.files.pictures.render import DECODERS
 
@@ -53,12 +53,16 @@ def test_an_invalid_header_is_refused(header: str) -> None:
         ("application/json", "application/json"),
         ("*/*", "application/dicom+json"),
         ("application/*", "application/dicom+json"),
-        ('multipart/related; type="application/dicom+xml"', None),
+        ('multipart/related; type="application/dicom+xml"', "application/dicom+xml"),
+        ('multipart/related; type="application/dicom+xml";q=0.5, application/dicom+json', "application/dicom+json"),
+        ("multipart/related", "application/dicom+xml"),
+        ("application/dicom+xml", None),
+        ('multipart/related; type="application/dicom"', None),
         ("text/html", None),
     ],
 )
-def test_the_type_of_json(header: str, expected: str | None) -> None:
-    assert json_type(acceptable(header, [])) == expected
+def test_the_type_of_data_sets(header: str, expected: str | None) -> None:
+    assert data_set_type(acceptable(header, [])) == expected
 
 
 def test_an_instance_is_sent_as_stored_or_explicit() -> None:

@@ -60,11 +60,12 @@ class RenderRequest:
     possibly x, y, width and height of the source, each None for all of it, negative to flip it (PS3.18 §8.3.5.1.3).
     `about`: return frames and windows. `header`: list the header's elements.
 
-    `dicom-json`: the data set as DICOM JSON (`dicom_json.document`). `bulk`: a value that this leaves out, by its `path`. `frame`: one
-    frame, as `stored` in the file or decoded. `explicit`: what is needed to write the file in Explicit VR Little Endian.
+    `dicom-json`, `dicom-xml`: the data set as DICOM JSON (`dicom_json.document`) or XML (`native_model`). `bulk`: a value that this
+    leaves out, by its `path`. `frame`: one frame, as `stored` in the file or decoded. `explicit`: what is needed to write the file in
+    Explicit VR Little Endian.
     """
 
-    what: Literal["picture", "about", "header", "dicom-json", "bulk", "frame", "explicit"]
+    what: Literal["picture", "about", "header", "dicom-json", "dicom-xml", "bulk", "frame", "explicit"]
     frame: int = 0
     size: int = SIZES[0]
     window: tuple[float, float] | None = None

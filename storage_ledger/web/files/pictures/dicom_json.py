@@ -42,8 +42,14 @@ _decimal = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII).fu
 
 
 def document(file: BinaryIO) -> bytes:
-    """Return the data set as JSON in UTF-8, without file meta information and group lengths, tags ascending. Raises `Unavailable`.
+    """Return the data set as JSON in UTF-8. Raises `Unavailable`."""
+    return msgspec.json.encode(data_set(file))
 
+
+def data_set(file: BinaryIO) -> dict[str, Any]:
+    """Return the data set as Python objects of DICOM JSON, tags ascending. Raises `Unavailable`.
+
+    File meta information and group lengths are not part of it.
     Long binary values and pixel data have a `BulkDataURI` that is a path for `bulk.bulk`: tags and item numbers, such as
     `54000100/1/54001010`. An element that cannot be read is left out.
     """
@@ -53,7 +59,7 @@ def document(file: BinaryIO) -> bytes:
     if writer.beyond_ascii:
         written["00080005"] = _UTF8
     written["00083002"] = {"vr": "UI", "Value": [found.syntax]}
-    return msgspec.json.encode(dict(sorted(written.items())))
+    return dict(sorted(written.items()))
 
 
 @lru_cache(1 << 16)

@@ -38,6 +38,7 @@ from storage_ledger.web.files.pictures import (
     header_table,
     render,
 )
+from storage_ledger.web.files.pictures.native_model import native_model
 
 MAX_MEMORY_BYTES = 768 << 20
 """Address space limit, on top of what the libraries take."""
@@ -90,7 +91,7 @@ def _answer(line: socket.socket, request: RenderRequest, file: BinaryIO) -> bool
         _send(line, {"code": "header-unreadable", "last": True})
         return False
     except Exception as error:  # noqa: BLE001 - for a corrupt file decoders raise any exception; the parent logs where
-        header = request.what in {"header", "dicom-json", "bulk", "explicit"}
+        header = request.what in {"header", "dicom-json", "dicom-xml", "bulk", "explicit"}
         _send(line, {"code": "header-unreadable" if header else "pixels-unreadable", "where": where(error)})
     else:
         if len(made.data) > MAX_ANSWER_BYTES - MAX_REQUEST_BYTES:
@@ -110,6 +111,8 @@ def _make(request: RenderRequest, file: BinaryIO) -> Rendered:
             return Rendered("json", json.dumps(header_table.table(file)).encode())
         case "dicom-json":
             return Rendered("json", dicom_json.document(file))
+        case "dicom-xml":
+            return Rendered("bytes", native_model(dicom_json.data_set(file)))
         case "bulk":
             return bulk_data.bulk(file, request.path)
         case "frame":
