@@ -387,6 +387,16 @@ def test_series_can_be_changed(reader: Visitor):
     expect(page.locator("#images a")).to_have_attribute("data-name", "mr-2.dcm")
 
 
+def test_a_long_word_in_the_name_of_a_series_is_not_broken(reader: Visitor):
+    page = reader.go(f"/dicom/{MR}")
+    name = page.locator("nav.rail strong").first
+    name.evaluate("name => name.textContent = 'Segmentation'")
+    assert (
+        name.evaluate("name => { const all = document.createRange(); all.selectNodeContents(name); return all.getClientRects().length }")
+        == 1
+    )
+
+
 def test_what_needs_a_person_is_explained_with_its_command(reader: Visitor):
     page = reader.go("/")
     expect(page.get_by_role("region", name="State")).to_contain_text("1 study quarantined")
