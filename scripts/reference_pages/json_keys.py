@@ -109,6 +109,15 @@ JSON_KEYS = {
             "created": "",
         }
     ),
+    "prove": Json(
+        {
+            "output": "",
+            "study_ids": "",
+            "positions": "",
+            "payloads": "whether the proofs say what the entries say",
+            "checkpoint": "`origin`, `size`, `root`",
+        }
+    ),
     "verify": Json(
         {
             "began": "",

@@ -28,7 +28,8 @@ def checkpoint(
 
     The note states the number of entries and one hash over all of them. Whoever keeps a copy elsewhere can prove later that no entry
     was changed or removed since: `storage-ledger verify --checkpoint FILE`. If nothing was appended since the last checkpoint, its note
-    is printed again. The notes are also kept in `ARCHIVE_PATH/.ledger/checkpoints/`.
+    is printed again. The notes are also kept in `ARCHIVE_PATH/.ledger/checkpoints/`; a running `serve` takes them to the places outside
+    that the settings name.
 
     Exit code 2 if nothing was signed, for instance because the ledger does not continue its last checkpoint.
     """

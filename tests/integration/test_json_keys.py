@@ -24,6 +24,7 @@ CALLS = {
     "quarantine discard": ["quarantine", "discard", "lost", *WHO],
     "checkpoint": ["checkpoint"],
     "checkpoint rotate-key": ["checkpoint", "rotate-key", *WHO],
+    "prove": ["prove", "kept", "--output", "proof"],
     "verify": ["verify"],
     "replay": ["replay", "--metadata"],
     "backup": ["backup", "backups"],

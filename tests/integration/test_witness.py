@@ -15,6 +15,7 @@ from storage_ledger.domain.merkle_tree import Tree
 from storage_ledger.domain.signed_note import SignedNote
 from storage_ledger.domain.witnesses import Submission
 from storage_ledger.ledger.proof.cosignatures import cosigned_at
+from tests.recovery.tracing import attach, needs_strace
 from tests.support.witnesses import AicsWitness, Log, OurWitness
 
 LOG = Log()
@@ -169,6 +170,22 @@ def test_it_remembers_after_a_stop_and_after_a_kill(witness, http_client):
         assert add(http_client, witness, LOG.fork(2).submission(size, 9)).status_code == 422
     assert witness.key == key
     assert witness.evidence().count("Refused:") == 2
+
+
+def test_killed_as_it_sends_the_cosignature_it_knows_what_it_has_cosigned(witness, http_client, tmp_path):
+    needs_strace()
+    add(http_client, witness, LOG.submission(0, 3))
+    kill = ["-f", "-o", str(tmp_path / "trace"), "-e", "signal=none", "-e", "trace=sendto", "-e", "inject=sendto:signal=SIGKILL:when=1"]
+    tracer = attach(witness.process.pid, kill)
+    with pytest.raises(httpx.TransportError):
+        add(http_client, witness, LOG.submission(3, 5))
+    assert witness.process.wait(30) == -9
+    tracer.wait(30)
+    tracer.stderr.close()
+    witness.start()
+    assert add(http_client, witness, LOG.submission(3, 5)).text == "5\n"
+    assert add(http_client, witness, LOG.fork(2).submission(5, 5)).status_code == 422
+    assert add(http_client, witness, LOG.submission(5, 5)).status_code == 200
 
 
 def test_killed_at_any_time_it_never_cosigns_what_it_then_forgets(witness, http_client):
