@@ -110,6 +110,9 @@ def test_checkpoints_are_cosigned_and_a_ledger_that_was_rolled_back_is_found_out
         assert "verify --checkpoint" in shown
         assert f"witness {ours.key.name} has taken one of" in shown
         assert not is_newest_cosigned(stack, ours.key)()
+        archive(stack, "s5")
+        until(lambda: log.name in aics.evidence(), 30, what="the evidence: only a checkpoint that is not shorter is sent", every_s=0.5)
+        until(lambda: "Refused:" in ours.evidence(), 30, every_s=0.5)
         assert stack.stop() == 0
 
 

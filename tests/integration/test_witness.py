@@ -192,7 +192,7 @@ def test_killed_at_any_time_it_never_cosigns_what_it_then_forgets(witness, http_
     """Kill it while it answers: whatever was cosigned, or could have been, is the least that it remembers."""
     size = 3
     add(http_client, witness, LOG.submission(0, size))
-    for after in range(6):
+    for after in range(4):
         sent = threading.Event()
 
         def ask(body: bytes, sent: threading.Event = sent) -> int:
