@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -19,21 +19,29 @@ from storage_ledger.system.metrics import Metrics
 if TYPE_CHECKING:
     from storage_ledger.ledger.mirror.writer import Mirror
     from storage_ledger.ledger.proof.signer import Signer
+    from storage_ledger.ledger.proof.tree_hashes import LeafHashes
 
 LOOK_EVERY_S = 1.0
+LEAVES = 4096
 AGAIN = Backoff(2, 300)
 """A ledger that does not continue its last checkpoint is read from its beginning at each attempt."""
+
+
+class _Stopped(Exception):
+    """The service stops while the ledger is read."""
 
 
 class CheckpointSigning:
     """The thread that signs. No failure stops anything else.
 
-    `make_signer` is called before the first signature; until then, no cryptography is loaded.
+    `make_signer` is called before the first signature; until then, no cryptography is loaded. It gets what reads the ledger's leaf hashes
+    (`leaf_hashes`) until the service stops: a large ledger takes longer than a stop may.
     """
 
     def __init__(
         self,
-        make_signer: Callable[[], Signer],
+        make_signer: Callable[[LeafHashes], Signer],
+        leaf_hashes: LeafHashes,
         folder: CheckpointFolder,
         mirror: Mirror,
         *,
@@ -44,6 +52,8 @@ class CheckpointSigning:
         self.trouble: Reason | None = None
         """Why nothing is signed: a refusal, or what has failed more than once."""
         self._make_signer = make_signer
+        self._read = leaf_hashes
+        self._stop = threading.Event()
         self._signer: Signer | None = None
         self._folder = folder
         self._mirror = mirror
@@ -59,6 +69,7 @@ class CheckpointSigning:
         if self._every_s <= 0:
             stop.wait()
             return
+        self._stop = stop
         while not stop.is_set():
             stop.wait(self.step())
 
@@ -72,6 +83,8 @@ class CheckpointSigning:
             return self._sign()
         except Locked:  # another process is signing
             return LOOK_EVERY_S
+        except _Stopped:
+            return 0.0
         except (CheckpointRefused, Retryable, LedgerError) as error:
             return self._failed(error)
 
@@ -90,7 +103,7 @@ class CheckpointSigning:
         return 0.0 if last.size > self._mirror.position else min(self._every_s, self._every_s - age_s)
 
     def _sign(self) -> float:
-        self._signer = self._signer or self._make_signer()
+        self._signer = self._signer or self._make_signer(self._until_stopped)
         note = self._signer.sign(self._mirrored, waits=False)
         self._failures, self.trouble = 0, None
         self._metrics.checkpoint_failing.set(0)
@@ -100,6 +113,12 @@ class CheckpointSigning:
             logs.get().info("checkpoint.signed", entries=size)
         self._size = size
         return self._every_s
+
+    def _until_stopped(self, after: int, up_to: int) -> Iterator[bytes]:
+        for number, leaf_hash in enumerate(self._read(after, up_to)):
+            if number % LEAVES == 0 and self._stop.is_set():
+                raise _Stopped
+            yield leaf_hash
 
     def _mirrored(self) -> int:
         self._mirror.catch_up()

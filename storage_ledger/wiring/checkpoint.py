@@ -17,6 +17,7 @@ from storage_ledger.ledger.mirror.writer import Mirror
 from storage_ledger.ledger.proof.checkpoints import LATEST, CheckpointFolder
 from storage_ledger.ledger.proof.keys import recorded_keys
 from storage_ledger.ledger.proof.signer import ProofFiles, Signer
+from storage_ledger.ledger.proof.tree_hashes import LeafHashes
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.operations.accept_fork import accept_fork
 from storage_ledger.operations.rotate_key import Rotation, rotate_key
@@ -38,9 +39,9 @@ def proof_files(settings: Settings) -> ProofFiles:
     )
 
 
-def signer_of(settings: Settings, ledger: Ledger) -> Signer:
+def signer_of(settings: Settings, ledger: Ledger, leaf_hashes: LeafHashes | None = None) -> Signer:
     """Return the signer of the ledger's checkpoints."""
-    return Signer(ledger, CheckpointFolder(settings.archive_path), proof_files(settings), clock=utc_now)
+    return Signer(ledger, CheckpointFolder(settings.archive_path), proof_files(settings), clock=utc_now, leaf_hashes=leaf_hashes)
 
 
 def sign(settings: Settings) -> bytes | None:

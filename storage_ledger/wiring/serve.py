@@ -50,6 +50,7 @@ from storage_ledger.wiring.stores import joined_mirror, reading, serve_lock_held
 
 if TYPE_CHECKING:
     from storage_ledger.ledger.proof.signer import Signer
+    from storage_ledger.ledger.proof.tree_hashes import LeafHashes
 
 
 def serve(settings: Settings) -> int:
@@ -162,6 +163,7 @@ def _parts(settings: Settings, client: StatusClient, lock: int) -> Parts:
     )
     checkpoints = CheckpointSigning(
         partial(_signer, settings, ledger),
+        ledger.leaf_hashes,
         CheckpointFolder(settings.archive_path),
         mirror,
         every_s=settings.checkpoint_seconds,
@@ -192,10 +194,10 @@ def _parts(settings: Settings, client: StatusClient, lock: int) -> Parts:
     )
 
 
-def _signer(settings: Settings, ledger: Ledger) -> Signer:
+def _signer(settings: Settings, ledger: Ledger, leaf_hashes: LeafHashes) -> Signer:
     from storage_ledger.wiring.checkpoint import signer_of  # noqa: PLC0415 - `cryptography` takes memory and time, and may never be needed
 
-    return signer_of(settings, ledger)
+    return signer_of(settings, ledger, leaf_hashes)
 
 
 def _make_due(ledger: Ledger, settings: Settings) -> None:

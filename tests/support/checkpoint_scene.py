@@ -15,6 +15,7 @@ from storage_ledger.errors import CheckpointRefused
 from storage_ledger.ledger.mirror.writer import Mirror
 from storage_ledger.ledger.proof.checkpoints import CheckpointFolder
 from storage_ledger.ledger.proof.signer import ProofFiles, Signer
+from storage_ledger.ledger.proof.tree_hashes import LeafHashes
 from tests.support.making import described
 
 
@@ -38,7 +39,7 @@ class Scene:
             for i in range(count):
                 tx.append(NewEntry(Kind.DESCRIBED, described(f"{i}.dcm"), f"s{i}"))
 
-    def signer(self, origin: str = "hospital.example") -> Signer:
+    def signer(self, origin: str = "hospital.example", leaf_hashes: LeafHashes | None = None) -> Signer:
         """A new process."""
         root = self.root
         return Signer(
@@ -46,6 +47,7 @@ class Scene:
             self.folder,
             ProofFiles(self.key, root / "checkpoint.lock", root / "checkpoint.latest", root / "tree.cache", origin),
             clock=self.clock,
+            leaf_hashes=leaf_hashes,
         )
 
     def mirrored(self) -> int:

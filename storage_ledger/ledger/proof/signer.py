@@ -19,7 +19,7 @@ from storage_ledger.errors import CHECKPOINT_FORKED, CheckpointRefused, Retryabl
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.proof.checkpoints import CheckpointFolder
 from storage_ledger.ledger.proof.keys import is_signed, recorded_keys, signing_keys
-from storage_ledger.ledger.proof.tree_hashes import BlockFile, TreeHashes
+from storage_ledger.ledger.proof.tree_hashes import BlockFile, LeafHashes, TreeHashes
 from storage_ledger.system import files, locks, logs
 from storage_ledger.system.files import opened
 
@@ -42,16 +42,26 @@ class ProofFiles:
 class Signer:
     """Signs checkpoints of one ledger. Not thread-safe; several processes may sign, one at a time.
 
-    The first call reads all leaf hashes, a second for each million entries; later ones read the new entries alone.
+    The first call reads all leaf hashes, two seconds for each million entries; later ones read the new entries alone. `leaf_hashes` reads
+    them, by default `Ledger.leaf_hashes`; what it raises ends the call.
     """
 
-    def __init__(self, ledger: Ledger, folder: CheckpointFolder, paths: ProofFiles, *, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        folder: CheckpointFolder,
+        paths: ProofFiles,
+        *,
+        clock: Callable[[], datetime],
+        leaf_hashes: LeafHashes | None = None,
+    ) -> None:
         self.origin = origin_of(paths.origin_prefix, ledger.ledger_id)
         self._ledger = ledger
         self._folder = folder
         self._paths = paths
         self._clock = clock
-        self._hashes = TreeHashes(ledger.leaf_hashes)
+        self._leaf_hashes = leaf_hashes or ledger.leaf_hashes
+        self._hashes = TreeHashes(self._leaf_hashes)
         self._block_file = BlockFile(paths.blocks, ledger.ledger_id)
 
     def sign(self, up_to: Callable[[], int], *, waits: bool = True) -> bytes | None:
@@ -155,7 +165,7 @@ class Signer:
     def _require_continued(self, last: Checkpoint | None) -> None:
         """Raise `CheckpointRefused` if the ledger's tree does not begin with the tree of its last checkpoint."""
         if last is not None and (why := self._contradiction(last)) is not None:
-            self._hashes = TreeHashes(self._ledger.leaf_hashes)  # read everything again the next time
+            self._hashes = TreeHashes(self._leaf_hashes)  # read everything again the next time
             raise CheckpointRefused(CHECKPOINT_FORKED, why)
 
     def _contradiction(self, checkpoint: Checkpoint) -> str | None:
@@ -172,7 +182,7 @@ class Signer:
         try:
             return self._hashes.root(size)
         except IndexError:
-            self._hashes = TreeHashes(self._ledger.leaf_hashes)
+            self._hashes = TreeHashes(self._leaf_hashes)
             text = f"the ledger does not have all of its first {size} entries: `storage-ledger verify` lists what is missing"
             raise CheckpointRefused(CHECKPOINT_FORKED, text) from None
 

@@ -28,18 +28,31 @@ class Service:
 
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
+        self.stops: threading.Event | None = None
         self.start()
 
     def start(self, every_s: float = EVERY_S) -> None:
         self.metrics = Metrics()
         self.signers = 0
         self.signing = CheckpointSigning(
-            self.signer, self.scene.folder, self.scene.mirror, every_s=every_s, metrics=self.metrics, clock=self.scene.clock
+            self.signer,
+            self.leaf_hashes,
+            self.scene.folder,
+            self.scene.mirror,
+            every_s=every_s,
+            metrics=self.metrics,
+            clock=self.scene.clock,
         )
 
-    def signer(self):
+    def signer(self, leaf_hashes):
         self.signers += 1
-        return self.scene.signer()
+        return self.scene.signer(leaf_hashes=leaf_hashes)
+
+    def leaf_hashes(self, after, up_to):
+        """Stop the service while it reads."""
+        if self.stops is not None:
+            self.stops.set()
+        return self.scene.ledger.leaf_hashes(after, up_to)
 
     def step(self) -> float:
         return self.signing.step()
@@ -182,3 +195,13 @@ def test_entries_that_signing_has_mirrored_are_announced_by_the_mirror_s_own_thr
     replicator.follow()
     assert metrics.registry.get_sample_value("storage_ledger_mirror_position") == 2
     assert wakeups.of(Sleeper.NOTIFY).is_set()
+
+
+def test_stop_ends_the_reading_of_a_ledger_of_any_size(service):
+    service.grow(300)
+    service.stops = threading.Event()
+    service.signing.run(service.stops)
+    assert (service.sizes(), service.signing.trouble) == ([], None)
+    service.stops = None
+    service.start()
+    assert (service.step(), service.sizes()) == (EVERY_S, [301]), "the next process signs"
