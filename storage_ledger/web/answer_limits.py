@@ -19,6 +19,7 @@ WAIT_S = 5.0
 
 LIMITS = (
     (32, re.compile("/(?:file|zip|zip-study)/")),  # an open file and two pieces each
+    (4, re.compile("/(?:proof|proof-study)/|/(?:studies|dicom)/[^/]+/report")),  # up to 60 MB each
     (32, re.compile("/(?:image|header|metadata)/")),  # up to 16 MB each
     (128, re.compile("/ohif/")),  # an open file and two pieces each; a viewer loads 50 at once
     (32, re.compile("/dicom-web/")),  # an open file, or a part of `retrieve.ROOM_BYTES`

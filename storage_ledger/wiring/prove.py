@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from storage_ledger.domain.checkpoint import Checkpoint
-from storage_ledger.domain.signed_note import VerifierKey
+from storage_ledger.domain.entries import Kind
 from storage_ledger.errors import ProofError
-from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.proof.checkpoints import CheckpointFolder
-from storage_ledger.ledger.proof.keys import recorded_keys
+from storage_ledger.ledger.proof.keys import KEYS_READ, verifier_keys
 from storage_ledger.ledger.proof.tree_hashes import BlockFile
 from storage_ledger.operations.prove.bundle import bundle
-from storage_ledger.operations.prove.covering import covering
+from storage_ledger.operations.prove.covering import newest, require_covered
 from storage_ledger.operations.prove.output import write
 from storage_ledger.operations.prove.proofs import proofs
 from storage_ledger.operations.prove.selection import Wanted, entries_of
@@ -46,21 +44,14 @@ def prove(settings: Settings, wanted: Wanted, output: Path, *, with_payload: boo
         entries = entries_of(wanted, ledger, settings.index_file)
         if not entries:
             return None
-        keys = _keys(ledger)
-        signed = covering(CheckpointFolder(settings.archive_path), ledger.ledger_id, keys, entries[-1].position)
+        keys = verifier_keys(ledger.of_no_study([Kind.KEY.value], KEYS_READ))
+        signed = newest(CheckpointFolder(settings.archive_path), ledger.ledger_id, keys)
+        require_covered(signed, entries[-1].position)
         blocks = BlockFile(proof_files(settings).blocks, ledger.ledger_id).read()
         made = proofs(entries, signed, ledger.leaf_hashes, blocks, with_payload=with_payload)
     write(bundle(made, signed, keys, with_payload=with_payload), output)
     studies = dict.fromkeys(entry.study_id for entry in entries if entry.study_id is not None)
     return Proved(output, list(studies), [entry.position for entry in entries], signed.checkpoint)
-
-
-def _keys(ledger: Ledger) -> list[VerifierKey]:
-    found = []
-    for each in recorded_keys(ledger):
-        with suppress(ValueError):
-            found.append(VerifierKey.parse(each.vkey))
-    return found
 
 
 def _require_outside(settings: Settings, output: Path) -> None:

@@ -58,6 +58,7 @@ def stranger(browse: Browse) -> Browse:
 
 PATHS = [
     "/image/s1/s1.dcm", "/image/s1/s1.dcm/about", "/header/s1/s1.dcm", "/metadata/s1", "/file/s1/s1.dcm", "/zip/1.2.3.1", "/zip-study/s1",
+    "/proof/1.2.3.1", "/proof-study/s1", "/studies/s1/report", "/dicom/1.2.3.1/report", "/proof/1.2%5C1.3",
     "/file/s1/%5c", "/dicom/1.2%5C1.3", "/zip/1.2%5C1.3", "/image/", "/studies/s1", "/dicom/1.2.3.1", "/attention", "/-/ledger/viewer.js",
 ]  # fmt: skip
 
@@ -96,7 +97,7 @@ ADDRESSES = {
     "files table": ("/index/files.json", "/index/files/s1,s1~2Edcm.json"),
     "patients": ("/index/studies.json", "/index/dicom_studies.csv?_search=doe", "/index.json", "/index/failed_by_code.json"),
     "entries": ("/ledger/entries.json", "/ledger.json", "/ledger/what_happened.json?study_id=s1"),
-    "pages": ("/", "/dicom", "/dicom/1.2.3.1", "/studies/s1", "/attention", "/ledger/entries/1"),
+    "pages": ("/", "/dicom", "/dicom/1.2.3.1", "/studies/s1", "/studies/s1/report", "/attention", "/ledger/entries/1"),
     "files": (
         "/file/s1/s1.dcm",
         "/image/s1/s1.dcm",
@@ -104,6 +105,8 @@ ADDRESSES = {
         "/metadata/s1",
         "/zip/1.2.3.1",
         "/zip-study/s1",
+        "/proof/1.2.3.1",
+        "/proof-study/s1",
         "/image/s1/s1.dcm/about",
     ),
     "sql": ("/index.json?sql=select+1", "/index.csv?sql=select+1", "/ledger?sql=select+1", "/index/arrivals.json?_where=1%3D1"),

@@ -18,7 +18,7 @@ from storage_ledger.ledger.proof.checkpoints import CheckpointFolder
 from storage_ledger.ledger.proof.keys import recorded_keys
 from storage_ledger.ledger.proof.signer import ProofFiles, Signer
 from storage_ledger.ledger.proof.tree_hashes import BlockFile
-from storage_ledger.operations.prove.covering import SignedCheckpoint, covering
+from storage_ledger.operations.prove.covering import SignedCheckpoint, newest, require_covered
 from storage_ledger.operations.prove.proofs import Proof, proofs
 from tests.support.making import archived, described
 
@@ -92,7 +92,9 @@ class Proving:
         return "".join(f"{line}\n" for line in [*(f"log {key.text}" for key in self.keys), *(lines or ["quorum none"])])
 
     def covering(self, position: int = 1) -> SignedCheckpoint:
-        return covering(self.folder, self.ledger.ledger_id, self.keys, position)
+        found = newest(self.folder, self.ledger.ledger_id, self.keys)
+        require_covered(found, position)
+        return found
 
     def proofs(self, study_id: str = STUDY, *, with_payload: bool = True) -> list[Proof]:
         entries = list(self.ledger.study(study_id))

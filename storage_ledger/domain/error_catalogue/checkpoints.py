@@ -69,6 +69,12 @@ CHECKPOINTS = Section(
             action="Check its path and mode.",
         ),
         Explanation(
+            "proof-too-large",
+            means="The web page does not make so large a bundle of proofs.",
+            action="Make it where the service runs.",
+            commands=("storage-ledger prove --dicom-study UID --output DIR",),
+        ),
+        Explanation(
             "proof-output",
             means="A proof cannot be written where you asked for it.",
             action="Name a folder or a `.zip` that does not exist yet, in a folder where you may write, outside the service's own folders.",

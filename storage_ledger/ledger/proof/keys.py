@@ -7,6 +7,8 @@ that, a missing key is never replaced without a person: whoever checks signature
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +17,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat, load_pem_private_key
 
-from storage_ledger.domain.entries import Kind, faults
+from storage_ledger.domain.entries import Entry, Kind, faults
 from storage_ledger.domain.ids import instant
 from storage_ledger.domain.payloads import KeyPayload, UnreadablePayload
 from storage_ledger.domain.signed_note import ED25519, Signature, VerifierKey
@@ -61,8 +63,21 @@ def is_signed(message: bytes, signature: bytes, key: VerifierKey) -> bool:
 
 def recorded_keys(ledger: Ledger) -> list[KeyPayload]:
     """Return the `key` entries, newest first, without damaged ones."""
+    return _payloads(ledger.of_no_study([Kind.KEY.value], KEYS_READ))
+
+
+def verifier_keys(entries: Iterable[Entry]) -> list[VerifierKey]:
+    """Return the keys that these `key` entries record, without damaged ones."""
     found = []
-    for entry in ledger.of_no_study([Kind.KEY.value], KEYS_READ):
+    for each in _payloads(entries):
+        with suppress(ValueError):
+            found.append(VerifierKey.parse(each.vkey))
+    return found
+
+
+def _payloads(entries: Iterable[Entry]) -> list[KeyPayload]:
+    found = []
+    for entry in entries:
         if not faults(entry):
             try:
                 found.append(KeyPayload.of(entry))

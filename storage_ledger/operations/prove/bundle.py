@@ -33,7 +33,8 @@ What it proves
 What it does not prove
 ----------------------
 - That there is no other entry about the same study. Only the whole ledger shows that.
-- That the clock was right: `recorded_at` is what the ledger says. {time}
+- That the clock was right: `recorded_at` is what the ledger says. A witness's signature or a time stamp, if there is one, shows
+  that the entries are not newer than its own time.
 - Who did something: names in entries are what was typed.
 - That the key's holder shows the same ledger to everybody. Compare the checkpoint with what others have: a witness, a print, a mail.
 
@@ -68,7 +69,6 @@ class File(NamedTuple):
 def bundle(proofs: Sequence[Proof], signed: SignedCheckpoint, keys: Sequence[VerifierKey], *, with_payload: bool) -> list[File]:
     """Return all files of a bundle. `keys`: those that the ledger records."""
     size = signed.checkpoint.size
-    stamped = signed.time_stamp is not None
     text = _TEXT.format(
         ledger=signed.checkpoint.origin,
         note="".join(f"    {line}\n" for line in signed.joined.decode().splitlines()),
@@ -77,12 +77,9 @@ def bundle(proofs: Sequence[Proof], signed: SignedCheckpoint, keys: Sequence[Ver
         if with_payload
         else "They do not hold the entries' payloads. A header can still name a study.",
         and_payload=" and its payload" if with_payload else "",
-        time="The time stamp limits it: these entries are not newer than it."
-        if stamped
-        else "Only a witness's signature or a time stamp would limit it.",
         policy=POLICY,
         program=PROGRAM,
-        stamp=_STAMP.format(size=size) if stamped else "",
+        stamp=_STAMP.format(size=size) if signed.time_stamp is not None else "",
     )
     found = [
         File(README, text.encode()),

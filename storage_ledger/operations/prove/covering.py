@@ -24,11 +24,11 @@ class SignedCheckpoint:
     time_stamp: bytes | None
 
 
-def covering(folder: CheckpointFolder, ledger_id: str, keys: Collection[VerifierKey], position: int) -> SignedCheckpoint:
-    """Return the newest checkpoint of the ledger that covers the entry at `position`.
+def newest(folder: CheckpointFolder, ledger_id: str, keys: Collection[VerifierKey]) -> SignedCheckpoint:
+    """Return the newest checkpoint of the ledger.
 
-    Notes that none of the ledger's `keys` has signed are passed over, as are damaged ones. Raises `ProofError` (`checkpoint-none`,
-    `checkpoint-too-old`, `checkpoint-forked` if no note has a valid signature), and `Retryable` if the archive's volume fails.
+    Notes that none of the ledger's `keys` has signed are passed over, as are damaged ones. Raises `ProofError` (`checkpoint-none`, and
+    `checkpoint-forked` if no note has a valid signature), and `Retryable` if the archive's volume fails.
     """
     sizes = folder.sizes()
     if not sizes:
@@ -36,10 +36,15 @@ def covering(folder: CheckpointFolder, ledger_id: str, keys: Collection[Verifier
     found = next((each for size in reversed(sizes) if (each := _signed(folder, size, ledger_id, keys)) is not None), None)
     if found is None:
         raise ProofError(CHECKPOINT_FORKED, "no key that the ledger records has signed any of the checkpoints in ARCHIVE_PATH")
-    if found.checkpoint.size < position:
-        text = f"the entry at position {position} is newer than the last checkpoint ({found.checkpoint.size} entries)"
-        raise ProofError("checkpoint-too-old", f"{text}: run `storage-ledger checkpoint` first, or wait for the next one")
     return found
+
+
+def require_covered(signed: SignedCheckpoint, position: int) -> None:
+    """Raise `ProofError` (`checkpoint-too-old`) if the entry at `position` is newer than the checkpoint."""
+    size = signed.checkpoint.size
+    if size < position:
+        text = f"the entry at position {position} is newer than the last checkpoint ({size} entries)"
+        raise ProofError("checkpoint-too-old", f"{text}: run `storage-ledger checkpoint` first, or wait for the next one")
 
 
 def _signed(folder: CheckpointFolder, size: int, ledger_id: str, keys: Collection[VerifierKey]) -> SignedCheckpoint | None:

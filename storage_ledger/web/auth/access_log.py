@@ -34,14 +34,15 @@ _KEY = "storage_ledger.looked"
 _ASKER = "storage_ledger.asker"
 _FORMAT = r"(?:\.\w+)?/?"  # `.json`, `.csv`, `.blob`: Datasette's rows have several
 _STUDIES = (
-    re.compile(r"/studies/([^/]+?)(?:\.json)?/?"),
+    re.compile(r"/studies/([^/]+?)(?:\.json|/report)?/?"),
     re.compile(rf"/index/studies/([^/]+?){_FORMAT}"),
     re.compile(rf"/index/files/([^/,]+),[^/]+?{_FORMAT}"),
 )
-_DICOM_STUDIES = (re.compile(r"/dicom/([^/]+?)(?:\.json)?/?"), re.compile(rf"/index/dicom_studies/([^/]+?){_FORMAT}"))
+_DICOM_STUDIES = (re.compile(r"/dicom/([^/]+?)(?:\.json|/report)?/?"), re.compile(rf"/index/dicom_studies/([^/]+?){_FORMAT}"))
 _ENTRY = re.compile(rf"/ledger/entries/([0-9]{{1,18}}){_FORMAT}")
 _ROUTES = re.compile(
-    r"/(dicom-web|image|header|metadata|file|zip|zip-study|studies|dicom|attention|index/[a-z_]+|ledger/[a-z_]+|index|ledger)(?=[/.]|$)"
+    r"/(dicom-web|image|header|metadata|file|zip|zip-study|proof|proof-study|studies|dicom|attention|index/[a-z_]+|ledger/[a-z_]+|"
+    r"index|ledger)(?=[/.]|$)"
 )
 
 

@@ -61,7 +61,7 @@ _TLS_HEADERS = {"strict-transport-security": "max-age=31536000"}
 _PREFIX = b"__Host-"
 """Over TLS our cookies have it: browsers then take them from this host only, over TLS only (RFC 6265bis §4.1.3.2)."""
 
-_NAMES = re.compile(r"/(?:image|file|header|dicom|zip|dicom-web)/")
+_NAMES = re.compile(r"/(?:image|file|header|dicom|zip|proof|dicom-web)/")
 
 
 class AccessMiddleware:

@@ -14,7 +14,7 @@ USUAL = "index,ledger"
 """The default grant: all tables, no files."""
 
 WORDS = "index, ledger, index/TABLE, ledger/TABLE, files, dicomweb, sql"
-_FILE_ROUTES = frozenset({"image", "header", "metadata", "file", "zip", "zip-study"})
+_FILE_ROUTES = frozenset({"image", "header", "metadata", "file", "zip", "zip-study", "proof", "proof-study"})
 _DICOMWEB_ROUTES = frozenset({"dicom-web", "ohif"})
 
 

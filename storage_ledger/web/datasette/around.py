@@ -17,6 +17,7 @@ from storage_ledger.web.auth.credentials import ADVICE
 from storage_ledger.web.datasette.checkpoint_routes import CheckpointRoutes
 from storage_ledger.web.datasette.csv_cells import without_formulas
 from storage_ledger.web.datasette.health import Health
+from storage_ledger.web.datasette.routes import study_proofs
 from storage_ledger.web.dicomweb.answers import Refused
 from storage_ledger.web.dicomweb.cross_origin import with_cors
 from storage_ledger.web.dicomweb.instances import Instances
@@ -43,7 +44,7 @@ def around(datasette: Browse, who: Callable[[Scope], Awaitable[str | None]]) -> 
     """Return what wraps Datasette's app. `who` returns the actor of a request that has access, else None."""
     access = datasette.access
     lookup = FileLookup(_queries(datasette, "index"), datasette.content.archive)
-    content = ContentRoutes(lookup, datasette.content.pool, datasette.content.cache)
+    content = ContentRoutes(lookup, datasette.content.pool, datasette.content.cache, study_proofs(datasette))
     dicomweb = _dicomweb(datasette, lookup)
     advice = (
         f"Log in at {middleware.LOGIN} first."

@@ -41,6 +41,7 @@ from storage_ledger.web.datasette.table_metadata import table_metadata
 from storage_ledger.web.fair_queue import FairQueue
 from storage_ledger.web.files.pictures.cache import Cache
 from storage_ledger.web.files.pictures.pool import Pool
+from storage_ledger.web.files.proofs import StudyProofs
 from storage_ledger.web.pages import views
 from storage_ledger.web.pages.live_state import LiveState
 from storage_ledger.web.pages.search_terms import expression
@@ -93,6 +94,7 @@ class Browse(Datasette):  # type: ignore[misc] # untyped, as above
         self.login = login
         self.service = service
         self.live: tuple[float, LiveState] | None = None
+        self.proofs: StudyProofs | None = None
         super().__init__(**options)  # builds an app, which calls the hooks
 
     def absolute_url(self, request: Any, path: str) -> str:  # noqa: ARG002 - Datasette's

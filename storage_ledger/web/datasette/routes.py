@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from datasette.database import QueryInterrupted  # type: ignore[import-untyped] # it ships no types
 from datasette.utils import sqlite3, sqlite_timelimit  # type: ignore[import-untyped] # it ships no types
 from datasette.utils.asgi import Response  # type: ignore[import-untyped]
 from datasette.views.base import DatasetteError  # type: ignore[import-untyped]
 
+from storage_ledger.errors import Retryable
 from storage_ledger.operations.verify.unrecorded_result import kept
-from storage_ledger.settings import SERVE_LOCK
+from storage_ledger.settings import SERVE_LOCK, TREE_CACHE
 from storage_ledger.system.locks import is_held
+from storage_ledger.web.files.proofs import StudyProofs
 from storage_ledger.web.pages import needs, views
 from storage_ledger.web.pages.live_state import LiveState
 from storage_ledger.web.pages.live_state import live_state as make_live_state
@@ -43,7 +46,9 @@ def _guarded(view: views.View) -> Callable[..., Any]:
         place = {name: unquote(value) for name, value in request.url_vars.items()}
         arguments = {name: request.args.get(name) for name in request.args}
         folder = Path(datasette.get_database("ledger").path).parent
-        asked = views.PageRequest(place, arguments, _databases(datasette), may_sql, service_state(datasette), kept(folder))
+        asked = views.PageRequest(
+            place, arguments, _databases(datasette), may_sql, service_state(datasette), kept(folder), study_proofs(datasette)
+        )
         page = await view(asked)
         context = {**page.context, "page_name": page.name, "page_title": page.title}
         return Response.html(await datasette.render_template([f"ledger_{page.name}.html"], context, request=request), status=page.status)
@@ -73,6 +78,23 @@ async def live_state(datasette: Any) -> LiveState:
     state = make_live_state(found["index"], found["ledger"], service_state(datasette), unrecorded)
     datasette.live = time.monotonic(), state
     return state
+
+
+def study_proofs(datasette: Any) -> StudyProofs:
+    """Return what makes proofs: one object for each app, which remembers the newest checkpoint."""
+    if datasette.proofs is None:
+        folder = Path(datasette.get_database("ledger").path).parent
+        ask = _databases(datasette)
+
+        async def asking(database: str, question: Callable[[Any], Any]) -> Any:
+            try:
+                return await ask(database, question)
+            except (DatasetteError, QueryInterrupted):  # downloads are answered before Datasette, which would handle it
+                raise Retryable("hangs", "this took too long: try again later") from None
+
+        datasette.proofs = StudyProofs(asking, datasette.content.archive.root, folder / TREE_CACHE)
+    made: StudyProofs = datasette.proofs
+    return made
 
 
 def _databases(datasette: Any) -> views.Databases:

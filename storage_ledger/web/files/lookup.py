@@ -61,6 +61,11 @@ class FileLookup:
         order = "series_number, series_instance_uid, instance_number, position"
         return [IndexedFile(**row) for row in await self._query(f"{_FILES} WHERE study_instance_uid = :key ORDER BY {order}", {"key": uid})]
 
+    async def studies_of_dicom_study(self, uid: str) -> list[str]:
+        """Return the pipeline studies with a file of this DICOM study."""
+        rows = await self._query("SELECT DISTINCT study_id FROM files WHERE study_instance_uid = :key", {"key": uid})
+        return [str(row["study_id"]) for row in rows]
+
     async def knows(self, study_id: str) -> bool:
         """Return whether the index has this pipeline study."""
         return bool(await self._query("SELECT 1 AS one FROM studies WHERE study_id = :key", {"key": study_id}))

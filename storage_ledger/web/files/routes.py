@@ -4,6 +4,7 @@
 /image/<study_id>/<name>/about                                         frames and windows, or why there is no image
 /header/<study_id>/<name>     /metadata/<study_id>                     JSON
 /file/<study_id>/<name>       /zip/<study_instance_uid>     /zip-study/<study_id>
+                              /proof/<study_instance_uid>   /proof-study/<study_id>
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from storage_ledger.errors import ProofError, Retryable
 from storage_ledger.web.auth.access_log import asker_of, record_view
 from storage_ledger.web.files.http_ranges import ByteRange, is_current, requested_range
 from storage_ledger.web.files.lookup import FileLookup, IndexedFile
 from storage_ledger.web.files.pictures import MAX_FRAME, SIZES, WHY, Rendered, RenderRequest, Unavailable
 from storage_ledger.web.files.pictures.cache import Cache
 from storage_ledger.web.files.pictures.pool import Pool
+from storage_ledger.web.files.proofs import StudyProofs, reason
 from storage_ledger.web.files.renderings import NO_FILE, Renderings, cache_key
 from storage_ledger.web.files.zip_stream import PIECE, paths, safe_name, zipped
 
@@ -37,14 +40,17 @@ PRIVATE = "private, max-age=3600"
 """Caching in the user's own browser only; `Vary` ends it with the login."""
 
 _TYPES = {"png": "image/png", "jpeg": "image/jpeg", "json": "application/json"}
+_WITHOUT_MORE = ("image", "header", "metadata", "file", "zip-study", "proof-study")
+"""Routes with one or two names: what follows them is no address."""
 _STATUS = {"file-missing": 404, "archive-missing": 503, "file-unreadable": 503}
 
 
 class ContentRoutes:
     """The routes, in front of the Datasette app."""
 
-    def __init__(self, lookup: FileLookup, pool: Pool, cache: Cache) -> None:
+    def __init__(self, lookup: FileLookup, pool: Pool, cache: Cache, proofs: StudyProofs) -> None:
         self._lookup = lookup
+        self._proofs = proofs
         self._renderings = Renderings(lookup.open, pool, cache)
 
     def before(self, app: ASGIApp) -> Router:
@@ -58,7 +64,9 @@ class ContentRoutes:
                 Route("/file/{study_id}/{name}", self.file),
                 Route("/zip/{uid:path}", self.zip_of_dicom_study),
                 Route("/zip-study/{study_id}", self.zip_of_study),
-                *(Route(f"/{name}/{{rest:path}}", self.nothing) for name in ("image", "header", "metadata", "file", "zip-study")),
+                Route("/proof/{uid:path}", self.proof_of_dicom_study),
+                Route("/proof-study/{study_id}", self.proof_of_study),
+                *(Route(f"/{name}/{{rest:path}}", self.nothing) for name in _WITHOUT_MORE),
             ],
             redirect_slashes=False,
             default=app,
@@ -184,6 +192,32 @@ class ContentRoutes:
         except Unavailable as error:
             extra.append(("metadata.json-IS-MISSING.txt", f"{WHY[error.code]}\n".encode()))
         return self._zip(request, safe_name(study_id), paths(files, series=False), extra)
+
+    async def proof_of_dicom_study(self, request: Request) -> Response:
+        """Return the proofs of all pipeline studies with a file of a DICOM study, as a ZIP file."""
+        uid = request.path_params["uid"]
+        studies = await self._lookup.studies_of_dicom_study(uid)
+        record_view(request.scope, position=await self._lookup.first_position(uid))
+        return await self._proof(request, studies, f"proof-{safe_name(uid)[-24:].strip('.')}")
+
+    async def proof_of_study(self, request: Request) -> Response:
+        """Return the proofs of a pipeline study, as a ZIP file."""
+        study_id = request.path_params["study_id"]
+        if await self._lookup.knows(study_id):
+            record_view(request.scope, study_id=study_id)
+        return await self._proof(request, [study_id], f"proof-{safe_name(study_id)}")
+
+    async def _proof(self, request: Request, studies: list[str], name: str) -> Response:
+        try:
+            data = await self._proofs.zip_of(studies, name)
+        except ProofError as error:
+            return _refusal(409, reason(error), error.code)
+        except Retryable as error:
+            return _refusal(503, reason(error), error.code)
+        if data is None:
+            return _not_there()
+        headers = {"Content-Disposition": attachment(f"{name}.zip"), "Cache-Control": "no-store"}
+        return Response(b"" if request.method == "HEAD" else data, media_type="application/zip", headers=headers)
 
     async def nothing(self, _: Request) -> Response:
         """Return 404 for an unknown address below our routes, which Datasette would redirect."""

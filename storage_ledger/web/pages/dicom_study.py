@@ -62,6 +62,7 @@ def of_index(connection: Any, uid: str, series_uid: str | None, chosen: str | No
         "damaged": ask(connection, f"{_FILE} WHERE study_instance_uid = ? AND fixity IN ('missing', 'changed') LIMIT 20", (uid,))
         if study["fixity"].keys() & {"missing", "changed"} else [],
         **(_flags(connection, uid) | patients_of(connection, uid) if study["flagged"] else NO_FLAGS),
+        "last_position": (ask_one(connection, _LAST, (uid,)) or {"n": None})["n"],
         "pipeline": ask(connection, "SELECT DISTINCT study_id FROM files WHERE study_instance_uid = ? LIMIT 2", (uid,)),
     }  # fmt: skip
 
@@ -82,6 +83,7 @@ _OF_A_FILE = ", ".join((
     "verified_at", "dicom_error", "sha256", *PATIENT, *UIDS, "announced", *TABLE_FLAGS,
 ))  # fmt: skip
 _FILE = f"SELECT {_OF_A_FILE} FROM files"  # noqa: S608 - names of ours
+_LAST = "SELECT max(last_position) AS n FROM studies WHERE study_id IN (SELECT study_id FROM files WHERE study_instance_uid = ?)"
 _ORDER = "ORDER BY series_instance_uid, instance_number, study_id, name"  # the order of an index
 
 

@@ -13,9 +13,11 @@ from functools import partial
 from typing import Any, Protocol
 from urllib.parse import quote, urlencode
 
+from storage_ledger.domain.ids import rfc3339
 from storage_ledger.operations.verify.unrecorded_result import Unrecorded
 from storage_ledger.web.datasette.cells import size
-from storage_ledger.web.pages import attention, dicom_study, home, ledger_entries, needs, pipeline_study, study_list, unarchived
+from storage_ledger.web.files.proofs import StudyProofs
+from storage_ledger.web.pages import attention, dicom_study, home, ledger_entries, needs, pipeline_study, report, study_list, unarchived
 from storage_ledger.web.pages.formatting import SEXES, day, time
 from storage_ledger.web.pages.service_state import ServiceState
 
@@ -39,6 +41,8 @@ class PageRequest:
     """Whether `storage-ledger serve` works."""
     unrecorded: Unrecorded | None = None
     """What `verify` found and could not record in the ledger."""
+    proofs: StudyProofs | None = None
+    """What makes proofs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +118,10 @@ async def dicom(request: PageRequest) -> Page:
     if found is None:
         return Page("nothing", "No such study", {"what": "DICOM study", "name": uid, "waiting": waiting}, 404)
     name = found["study"]["person"].text or "No name"
-    return Page("study", name, {**found, "uid": uid, "waiting": waiting, "zip_href": f"/zip/{quote(uid, safe='')}"})
+    segment = quote(uid, safe="")
+    hrefs = {"zip_href": f"/zip/{segment}", "proof_href": f"/proof/{segment}", "report_href": f"/dicom/{segment}/report"}
+    unproved = await _unproved(request, found["last_position"])
+    return Page("study", name, {**found, "uid": uid, "waiting": waiting, **hrefs, "unproved": unproved})
 
 
 async def pipeline(request: PageRequest) -> Page:
@@ -126,11 +133,38 @@ async def pipeline(request: PageRequest) -> Page:
     known = await request.databases("index", partial(pipeline_study.of_index, study_id=study_id))
     if history["is_cut"] and known["study"]:
         history |= {"state": known["study"]["state"], "told": known["study"]["status_sent"]}
-    return Page(
-        "pipeline",
-        f"Pipeline study {study_id}",
-        {**history, **known, "study_id": study_id, "zip_href": f"/zip-study/{quote(study_id, safe='')}"},
-    )
+    segment = quote(study_id, safe="")
+    hrefs = {"zip_href": f"/zip-study/{segment}", "proof_href": f"/proof-study/{segment}", "report_href": f"/studies/{segment}/report"}
+    unproved = await _unproved(request, history["entries"][-1]["position"] if history["entries"] else None)
+    return Page("pipeline", f"Pipeline study {study_id}", {**history, **known, "study_id": study_id, **hrefs, "unproved": unproved})
+
+
+async def _unproved(request: PageRequest, position: int | None) -> str:
+    """Return why the entries up to this position cannot be proved now; empty if they can."""
+    return "" if request.proofs is None else await request.proofs.refusal(position)
+
+
+async def pipeline_report(request: PageRequest) -> Page:
+    """The printable report about a pipeline study, `/studies/<study_id>/report`."""
+    study_id = request.place["study_id"]
+    known = await request.databases("index", partial(report.of_pipeline_study, study_id=study_id))
+    return await _report(request, f"Pipeline study {study_id}", [study_id], {**known, "study_href": f"/studies/{quote(study_id, safe='')}"})
+
+
+async def dicom_report(request: PageRequest) -> Page:
+    """The printable report about a DICOM study, `/dicom/<study_instance_uid>/report`."""
+    uid = request.place["uid"]
+    known = await request.databases("index", partial(report.of_dicom_study, uid=uid))
+    return await _report(request, f"DICOM study {uid}", known["studies"], {**known, "study_href": f"/dicom/{quote(uid, safe='')}"})
+
+
+async def _report(request: PageRequest, title: str, studies: Sequence[str], known: dict[str, Any]) -> Page:
+    if request.proofs is None:
+        raise RuntimeError("a report needs what makes proofs")
+    made = await report.of_studies(request.proofs, studies)
+    if made is None:
+        return Page("nothing", "No such study", {"what": "study", "name": title, "waiting": []}, 404)
+    return Page("report", f"Report: {title}", {**known, **made, "title": title, "made_at": rfc3339(datetime.now(UTC))})
 
 
 async def needs_attention(request: PageRequest) -> Page:
@@ -158,7 +192,9 @@ ROUTES: tuple[tuple[str, View], ...] = (
     (r"/state$", state),
     (r"/dicom$", studies),
     (r"/dicom/(?P<uid>[^/]+)$", dicom),
+    (r"/dicom/(?P<uid>[^/]+)/report$", dicom_report),
     (r"/studies/(?P<study_id>[^/]+)$", pipeline),
+    (r"/studies/(?P<study_id>[^/]+)/report$", pipeline_report),
     (r"/attention$", needs_attention),
     (r"/ledger/entries/(?P<position>[0-9]{1,18})$", entry),
 )

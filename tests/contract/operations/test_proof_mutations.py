@@ -12,8 +12,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from storage_ledger.domain.canonical_json import dumps
-from storage_ledger.domain.signed_note import ED25519, Signature, VerifierKey
+from storage_ledger.domain.canonical_json import dumps, leaf_hash_of
+from storage_ledger.domain.checkpoint import Checkpoint
+from storage_ledger.domain.signed_note import ED25519, Signature, SignedNote, VerifierKey
 from storage_ledger.operations.prove import verify
 from tests.support.proving import CONTENT, STUDY, Proving, Witness
 
@@ -132,6 +133,7 @@ def note_line(number: int, change: Callable[[str], str]) -> Callable[[str], str]
     return changed
 
 
+ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 PROOFS: dict[str, Callable[[str], str | bytes]] = {
     **{f"header: {name}": lambda proof, name=name, value=value: header(proof, name, value) for name, value in {
         "cause": 300, "entry_id": "019b7a5f-2c00-7000-8000-000000000001", "kind": "restored", "payload_sha256": "0" * 64,
@@ -148,12 +150,14 @@ PROOFS: dict[str, Callable[[str], str | bytes]] = {
     "salt in capitals": lambda proof: with_extra(proof, salt=extra_of(proof)["salt"].upper()),
     "extra: another field": lambda proof: with_extra(proof, more="1"),
     "extra: a key twice": lambda proof: in_extra(proof, dumps(extra_of(proof))[:-1] + ',"salt":"00"}'),
+    "extra: spaces": lambda proof: in_extra(proof, json.dumps(extra_of(proof), sort_keys=True, ensure_ascii=False)),
     "extra: no JSON": lambda proof: in_extra(proof, "{"),
     "extra: not canonical Base64": lambda proof: line(proof, 1, lambda text: text.rstrip("=") + "B" + "=" * text.count("=")),
     "extra missing": lambda proof: without(proof, 1),
     "index": lambda proof: line(proof, 2, lambda _: "index 300"),
     "index with a leading zero": lambda proof: line(proof, 2, lambda _: "index 0301"),
     "index beyond the tree": lambda proof: line(header(proof, "position", 405), 2, lambda _: "index 404"),
+    "hash in another spelling": lambda proof: line(proof, 3, lambda text: text[:-2] + ALPHABET[ALPHABET.index(text[-2]) + 1] + "="),
     "hash changed": lambda proof: line(proof, 3, flipped),
     "hashes swapped": swapped,
     "hash removed": lambda proof: without(proof, 3),
@@ -269,6 +273,22 @@ def test_two_checkpoints_in_one_bundle_are_both_checked(proving, proof, check, t
     assert verify.main(names) == 1
 
 
+def of_one_entry(position: int, origin: str = "log.example") -> tuple[str, str]:
+    """Return a policy, and a proof by its log: of a tree of one entry, whose position it may give wrongly, under any origin."""
+    private = Ed25519PrivateKey.generate()
+    key = VerifierKey("log.example", ED25519, private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw))
+    header = dumps({"position": position, "kind": "described", "recorded_at": ""})
+    text = Checkpoint(origin, 1, leaf_hash_of(header.encode())).text
+    note = SignedNote(text, (Signature(key.name, key.key_id, private.sign(text.encode())),)).data.decode()
+    return f"log {key.text}\nquorum none\n", in_extra(f"c2sp.org/tlog-proof@v1\n\nindex 0\n\n{note}", dumps({"header": header}))
+
+
+def test_log_that_signs_an_entry_at_another_position_or_under_another_name_is_not_believed(check):
+    assert check(*of_one_entry(1))[0] == 0
+    assert check(*of_one_entry(2))[0] == 1
+    assert check(*of_one_entry(1, "other.example"))[0] == 1
+
+
 def test_ed25519_agrees_with_openssl():
     for number in range(8):
         private = Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32)
@@ -277,11 +297,15 @@ def test_ed25519_agrees_with_openssl():
         signed = private.sign(message)
         assert verify.is_signed(public, message, signed)
         assert not verify.is_signed(public, message + b"y", signed)
+        assert not verify.is_signed(public, message, signed + b"\0")
         assert not verify.is_signed(public, message, signed[:32] + (int.from_bytes(signed[32:], "little") ^ 1).to_bytes(32, "little"))
         beyond = int.from_bytes(signed[32:], "little") + verify.ORDER
         assert not verify.is_signed(public, message, signed[:32] + beyond.to_bytes(32, "little")), "S must be below the order"
     with pytest.raises(ValueError, match="no point"):
         verify.is_signed(b"\x02" + bytes(31), b"", bytes(64))
+    assert verify.point((3).to_bytes(32, "little"))
+    with pytest.raises(ValueError, match="no point"):
+        verify.point((verify.P + 3).to_bytes(32, "little"))
 
 
 def test_program_is_short_and_needs_nothing_but_python():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import rfc3161_client
 
 from storage_ledger.domain.checkpoint import Checkpoint
 from storage_ledger.domain.entries import Kind, NewEntry
@@ -22,6 +24,7 @@ from storage_ledger.operations.prove.output import write
 from storage_ledger.operations.prove.proofs import proofs
 from tests.support.making import damage, described
 from tests.support.proving import CONTENT, STUDY, Proving, Witness
+from tests.support.time_stamping import Authority
 
 WITNESS = Witness("witness.example/w")
 
@@ -63,6 +66,20 @@ def test_bundle_proves_every_entry_and_a_stranger_needs_nothing_but_it_and_the_p
     readme = (tmp_path / "out" / "README.txt").read_text()
     assert "openssl ts -verify -data 404.checkpoint -in 404.tsr" in readme
     assert "no other entry" in readme
+
+
+def test_time_stamp_in_a_bundle_is_checked_with_the_command_in_its_readme(proving, tmp_path):
+    (tmp_path / "tsa").mkdir()
+    authority = Authority(tmp_path / "tsa")
+    proving.sign([WITNESS])
+    note = (proving.notes / "404").read_bytes()
+    query = rfc3161_client.TimestampRequestBuilder().data(note).hash_algorithm(rfc3161_client.HashAlgorithm.SHA256).build()
+    proving.folder.add_time_stamp(404, authority.stamp(query.as_bytes()))
+    write(bundle(proving.proofs(), proving.covering(), proving.keys, with_payload=True), tmp_path / "out")
+    [command] = re.findall(r"openssl ts .*", (tmp_path / "out" / "README.txt").read_text())
+    words = command.replace("CERTIFICATE-OF-THE-AUTHORITY.pem", str(tmp_path / "tsa" / "root.pem")).split()
+    done = subprocess.run(words, cwd=tmp_path / "out", capture_output=True, text=True, check=False)
+    assert (done.returncode, "Verification: OK" in done.stdout + done.stderr) == (0, True), done.stderr
 
 
 def test_without_payloads_nothing_of_what_entries_say_is_in_the_bundle(proving):
@@ -150,6 +167,8 @@ def test_what_is_written_is_private_and_nothing_is_overwritten(proving, tmp_path
     for output in ("out", "out.zip", "file", "missing/out", "missing/out.zip"):
         with pytest.raises(ProofError, match="proof-output"):
             write(made, tmp_path / output)
+    with pytest.raises(ProofError, match="proof-output"):
+        write([*made, made[0]], tmp_path / "half")
     assert {each: each.read_bytes() for each in tmp_path.rglob("*") if each.is_file()} == before, "and nothing is left behind"
 
 

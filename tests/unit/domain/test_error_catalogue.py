@@ -35,7 +35,7 @@ PUT_TOGETHER = {
 OTHER_NAMES = {
     "already-there", "header-read", "older-than", "status-sent", "to-be-continued",  # placement, kinds, a selection, an outcome
     "execute-sql", "view-database", "view-instance", "view-query", "view-table",  # permissions of Datasette
-    "dicom-web", "zip-study",  # routes
+    "dicom-web", "zip-study", "proof-study",  # routes
     "content-security-policy", "cross-origin-opener-policy", "cross-origin-resource-policy", "if-none-match", "if-range", "no-store",
     "referrer-policy", "retry-after", "same-origin", "strict-transport-security",
     "x-content-type-options", "x-frame-options",

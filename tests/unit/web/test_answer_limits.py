@@ -86,7 +86,8 @@ def test_a_turn_lasts_until_the_reader_has_the_answer_all_but_a_piece():
 
 @pytest.mark.parametrize(
     "path",
-    ["/file/s1/a", "/zip/1.2", "/zip-study/s1", "/image/s1/a", "/header/s1/a", "/metadata/s1",
+    ["/file/s1/a", "/zip/1.2", "/zip-study/s1", "/proof/1.2", "/proof-study/s1", "/studies/s1/report", "/dicom/1.2/report",
+     "/image/s1/a", "/header/s1/a", "/metadata/s1",
      "/index", "/index.json", "/index/files.csv", "/ledger/x/1.blob"],
 )  # fmt: skip
 def test_what_may_be_large_is_limited(path: str):

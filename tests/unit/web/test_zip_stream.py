@@ -99,7 +99,7 @@ def test_a_study_has_a_zip_whatever_its_uid_is(uid: str):
             raise AssertionError
 
     async def get() -> int:
-        app = ContentRoutes(Lookup(), None, None).before(lambda *_: None)  # type: ignore[arg-type]
+        app = ContentRoutes(Lookup(), None, None, None).before(lambda *_: None)  # type: ignore[arg-type]
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
             return (await client.get(f"/zip/{quote(uid, safe='')}")).status_code
 
