@@ -28,8 +28,8 @@ class Command(TyperCommand):
         return left
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """Return the parts of the usage line; typer would write `{STUDY_ID}` for STUDY_ID."""
-        return [each.strip("{}") for each in super().collect_usage_pieces(ctx)]
+        """Return the parts of the usage line; typer would write `{STUDY_ID}` for STUDY_ID, and `{PROOF}...` for several."""
+        return [each.replace("{", "").replace("}", "") for each in super().collect_usage_pieces(ctx)]
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Return all parameters, including `--help`."""

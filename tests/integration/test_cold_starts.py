@@ -21,8 +21,10 @@ ARGUMENTS = {
     "restore": ["--from-mirror"],
     "replay": ["--mirror"],
     "backup": ["backups"],
+    "prove": ["nobody", "--output", "proof"],
+    "verify-proof": ["policy", "1.tlog-proof"],
 }
-SERVERS = {"serve", "browse", "demo", "status-service"}  # started cold in their own tests
+SERVERS = {"serve", "browse", "demo", "status-service", "witness"}  # started cold in their own tests
 COMMANDS = sorted(set(typer.main.get_command(app).commands) - SERVERS)  # type: ignore[attr-defined] # it is a group
 
 

@@ -102,3 +102,7 @@ def test_a_text_that_is_not_utf_8_is_a_usage_error_of_every_command(name: str, t
     shown = CliRunner().invoke(app, [*name.split(), *args])
     assert shown.exit_code == 2
     assert "not UTF-8" in re.sub(r"\s+", " ", shown.output)
+
+
+def test_usage_line_names_arguments_without_braces():
+    assert "verify-proof [OPTIONS] POLICY PROOF..." in help_of("verify-proof")
