@@ -15,7 +15,7 @@ from storage_ledger.settings import TREE_CACHE
 from storage_ledger.system.sqlite import sqlite
 from storage_ledger.web.answer_limits import LimitedAnswers
 from storage_ledger.web.auth.middleware import TLOG
-from storage_ledger.web.datasette.routes import _databases
+from storage_ledger.web.datasette.routes import databases
 from storage_ledger.web.open_checkpoint import OpenCheckpoint
 from storage_ledger.web.tlog.routes import TlogRoutes
 from storage_ledger.web.tlog.tree import TilesUnavailable, TreeSource
@@ -36,7 +36,7 @@ class CheckpointRoutes:
 
         async def ask(question: Callable[[Any], Any]) -> Any:
             try:
-                return await _databases(datasette)("ledger", question)
+                return await databases(datasette)("ledger", question)
             except (DatasetteError, QueryInterrupted):
                 raise TilesUnavailable("Too many requests, or the ledger's disk is slow") from None
             except sqlite.Error:

@@ -47,7 +47,7 @@ def _guarded(view: views.View) -> Callable[..., Any]:
         arguments = {name: request.args.get(name) for name in request.args}
         folder = Path(datasette.get_database("ledger").path).parent
         asked = views.PageRequest(
-            place, arguments, _databases(datasette), may_sql, service_state(datasette), kept(folder), study_proofs(datasette)
+            place, arguments, databases(datasette), may_sql, service_state(datasette), kept(folder), study_proofs(datasette)
         )
         page = await view(asked)
         context = {**page.context, "page_name": page.name, "page_title": page.title}
@@ -71,7 +71,7 @@ async def live_state(datasette: Any) -> LiveState:
     found: dict[str, Any] = {}
     for name, question in (("index", needs.of_index), ("ledger", needs.of_ledger)):
         try:
-            found[name] = await _databases(datasette)(name, question)
+            found[name] = await databases(datasette)(name, question)
         except (sqlite3.Error, DatasetteError):
             found[name] = None
     unrecorded = kept(Path(datasette.get_database("ledger").path).parent)
@@ -84,7 +84,7 @@ def study_proofs(datasette: Any) -> StudyProofs:
     """Return what makes proofs: one object for each app, which remembers the newest checkpoint."""
     if datasette.proofs is None:
         folder = Path(datasette.get_database("ledger").path).parent
-        ask = _databases(datasette)
+        ask = databases(datasette)
 
         async def asking(database: str, question: Callable[[Any], Any]) -> Any:
             try:
@@ -97,7 +97,9 @@ def study_proofs(datasette: Any) -> StudyProofs:
     return made
 
 
-def _databases(datasette: Any) -> views.Databases:
+def databases(datasette: Any) -> views.Databases:
+    """Return what runs our own queries, within the time limit."""
+
     async def asking(database: str, question: Callable[[Any], Any]) -> Any:
         def within_time(connection: Any) -> Any:
             with sqlite_timelimit(connection, TIME_LIMIT_MS):
