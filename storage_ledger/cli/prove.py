@@ -71,14 +71,14 @@ def verify_proof(
     policy: Annotated[Path, typer.Argument(metavar="POLICY", help="File with the keys to trust: `storage-ledger checkpoint --policy`.")],
     files: Annotated[
         list[Path],
-        typer.Argument(metavar="PROOF", help="Proofs (`*.tlog-proof`), and perhaps an archived file to prove."),
+        typer.Argument(metavar="PROOF", help="Proofs (`*.tlog-proof`), and any archived files to prove."),
     ],
 ) -> None:
     """Check proofs that `prove` made, and whether a file is the one that was archived.
 
     Needs no ledger and no settings. Runs the program `verify.py` that `prove` wrote beside them.
 
-    Exit code 1 if something is not proved, and why; 2 if a file cannot be read.
+    Exit code 1 if something is not proved, 2 if a file cannot be read.
     """
     from storage_ledger.operations.prove import verify
 

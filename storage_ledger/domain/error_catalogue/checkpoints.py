@@ -49,7 +49,7 @@ CHECKPOINTS = Section(
         Explanation(
             "checkpoint-name-taken",
             means="The file that the next checkpoint would be is there already, and is damaged or another ledger's.",
-            action="Keep it elsewhere, and find out who wrote it. With the next entry, a checkpoint is signed under another name.",
+            action="Move it elsewhere, and find out who wrote it. The next checkpoint gets another name.",
         ),
         Explanation(
             "checkpoint-none",
@@ -70,7 +70,7 @@ CHECKPOINTS = Section(
         ),
         Explanation(
             "proof-too-large",
-            means="The web page does not make so large a bundle of proofs.",
+            means="The bundle of proofs is too large for the web page.",
             action="Make it where the service runs.",
             commands=("storage-ledger prove --dicom-study UID --output DIR",),
         ),

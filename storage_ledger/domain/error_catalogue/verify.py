@@ -31,7 +31,7 @@ CHECKPOINT_FINDINGS = (
     ),
     Explanation(
         "checkpoint-ahead",
-        means="A checkpoint is of more entries than the ledger has: the ledger is an old copy, or its end was cut off.",
+        means="A checkpoint has more entries than the ledger: the ledger is an old copy, or its end was cut off.",
         action="If you have restored a backup, restore the newest one, or [the mirror](../how-to/ledger-volume-lost.md). Otherwise treat it as tampering.",
         commands=(RESTORE,),
     ),
@@ -43,7 +43,7 @@ CHECKPOINT_FINDINGS = (
     Explanation(
         "checkpoint-damaged",
         means="A checkpoint cannot be read, was changed after it was signed, or is signed by no key that the ledger records.",
-        action="Compare it with other copies. If it is in `.ledger/checkpoints`, find out who wrote it, move it away, and check the disk of ARCHIVE_PATH.",
+        action="If it was typed, check for typing errors. Compare it with other copies. If it is in `.ledger/checkpoints`, find out who wrote it, move it away, and check the disk of ARCHIVE_PATH.",
     ),
     Explanation(
         "checkpoint-foreign",
