@@ -1,17 +1,12 @@
-"""Check proofs of a storage-ledger; needs Python 3.8 or newer, and nothing else.
+"""Check proofs of a storage-ledger with Python 3.8 or newer alone: python3 verify.py POLICY PROOF... [FILE]
 
-Usage: python3 verify.py POLICY PROOF... [FILE]
-
-POLICY: the keys that you trust, which you got another way than the proofs. PROOF: files whose names end in .tlog-proof.
-FILE: an archived file; one of the proofs must show that the ledger recorded its SHA-256.
+POLICY: the keys that you trust. PROOF: name.tlog-proof. FILE: an archived file; one of the proofs must show its SHA-256.
 Exit code 0: all is proved. 1: something is not, and why. 2: POLICY is wrong, a file cannot be read, or an argument is missing.
 """
 
 from __future__ import annotations
 
-import json
-import re
-import sys
+import json, re, sys
 from base64 import b64decode, b64encode
 from hashlib import sha256, sha512
 from pathlib import Path
@@ -37,8 +32,8 @@ class TrustPolicy:  # c2sp.org/tlog-policy
                 self.groups[name], used = (1, []), [*used, rest[0][-44:]]  # the key itself, under whatever name: it counts once
             elif word == "group" and len(rest) > 1 and name not in self.groups and {*rest[1:]} <= {*self.groups}:
                 least = {"all": len(rest) - 1, "any": 1}.get(rest[0]) or int(rest[0])
-                self.groups[name] = require(0 < least < len(rest) and least, f"group {name} has fewer members"), rest[1:]
-                used += rest[1:]
+                least = require(0 < least < len(rest) and least, f"group {name} has fewer members")
+                self.groups[name], used = (least, rest[1:]), used + rest[1:]
             else:
                 self.quorum = require([word, *rest, self.quorum] == ["quorum", ""] and name in self.groups and name, f"wrong line: {name}")
         require(self.quorum and len({*used}) == len(used), "the policy names no quorum, or a witness counts twice")
@@ -120,14 +115,12 @@ def require(value: Any, why: str) -> Any:
 
 
 def decoded(text: str) -> bytes:
-    data = b64decode(text, validate=True)
-    return require(b64encode(data).decode() == text and data, "Base64 is not canonical")
+    return require(b64encode(b64decode(text, validate=True)).decode() == text and b64decode(text), "Base64 is not canonical")
 
 
 def parsed(text: str) -> Any:
-    value = json.loads(text)
-    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return require(canonical == text and [value], "JSON is not canonical")[0]
+    canonical = json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return require(canonical == text and [json.loads(text)], "JSON is not canonical")[0]
 
 
 def main(arguments: list[str]) -> int:
