@@ -93,6 +93,7 @@ def _happen(pipeline: Pipeline, mirror: Mirror) -> None:
     with pipeline.ledger.write() as tx:
         tx.append(NewEntry(Kind.HEADER_READ, header, "S2", archived.position))
         tx.append(NewEntry(Kind.ACKNOWLEDGED, {"code": "clock-ahead", "by": "me", "reason": "why"} | times))
+        tx.append(NewEntry(Kind.KEY, {"vkey": "x+00000000+AQ=="}))
     pipeline.say("again", "again.dcm", {})
     pipeline.say("again", "again.dcm", {})  # two pending messages about one upload
     send("told", "told.dcm", 800)
@@ -120,7 +121,7 @@ def test_the_world_is_intact(world: World) -> None:
     report = verified(world)
     assert report.found.damaged == []
     assert report.found.unchecked == []
-    assert report.parts == ["ledger", "mirror", "pending", "files", "strangers", "index"]
+    assert report.parts == ["ledger", "mirror", "checkpoints", "pending", "files", "strangers", "index"]
     assert len(world.segments()) > 2
     assert {row[0] for row in world.ask("SELECT kind FROM entries")} >= set(Kind) - {
         Kind.VERIFIED,
