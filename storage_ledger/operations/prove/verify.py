@@ -1,4 +1,4 @@
-"""Check proofs of a storage-ledger with Python 3.8 or newer alone: python3 verify.py POLICY PROOF... [FILE]
+"""Check proofs of a storage-ledger with Python 3.8 or newer alone: python3 verify.py POLICY PROOF... [FILE].
 
 POLICY: the keys that you trust. PROOF: name.tlog-proof. FILE: an archived file; one of the proofs must show its SHA-256.
 Exit code 0: all is proved. 1: something is not, and why. 2: POLICY is wrong, a file cannot be read, or an argument is missing.
