@@ -71,7 +71,7 @@ def verify_proof(
     policy: Annotated[Path, typer.Argument(metavar="POLICY", help="File with the keys to trust: `storage-ledger checkpoint --policy`.")],
     files: Annotated[
         list[Path],
-        typer.Argument(metavar="PROOF", help="Proofs (`*.tlog-proof`), and any archived files to prove."),
+        typer.Argument(metavar="PROOF", help="Proofs (`*.tlog-proof`), and perhaps one archived file to check."),
     ],
 ) -> None:
     """Check proofs that `prove` made, and whether a file is the one that was archived.
