@@ -64,8 +64,8 @@ class TrustPolicy:  # c2sp.org/tlog-policy
         leaf, hashes = sha256(b"\0" + extra["header"].encode()).digest(), [decoded(line) for line in path.split("\n")[:-1]]
         require(root_of(leaf, int(index), size, hashes) == root, "the entry is not in the tree that was signed")
         if len(extra) > 1:
-            salt = require(len(extra) == 3 and re.fullmatch("([0-9a-f]{2})+", extra.get("salt", "")), "its extra data is wrong")[0]
-            hashed = sha256(bytes.fromhex(salt) + extra.get("payload", "").encode()).hexdigest()
+            whole = {*extra} == {"header", "payload", "salt"} and re.fullmatch("[0-9a-f]{32}", extra["salt"])
+            hashed = sha256(bytes.fromhex(require(whole, "its extra data is wrong")[0]) + extra["payload"].encode()).hexdigest()
             require(hashed == header["payload_sha256"], "the payload is not the entry's")
         return {**header, "payload": parsed(extra.get("payload", "null"))}
 
@@ -124,6 +124,7 @@ def parsed(text: str) -> Any:
 
 
 def main(arguments: list[str]) -> int:
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # names may have letters that it cannot print
     proofs = [name for name in arguments[1:] if name.endswith(".tlog-proof")]
     try:
         require(proofs and len(arguments) - len(proofs) < 3, __doc__ or "")

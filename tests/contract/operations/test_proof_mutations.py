@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -149,6 +152,9 @@ PROOFS: dict[str, Callable[[str], str | bytes]] = {
     "salt missing": lambda proof: with_extra(proof, salt=None),
     "salt in capitals": lambda proof: with_extra(proof, salt=extra_of(proof)["salt"].upper()),
     "extra: another field": lambda proof: with_extra(proof, more="1"),
+    "payload moved into the salt": lambda proof: with_extra(
+        proof, payload=None, salt=extra_of(proof)["salt"] + extra_of(proof)["payload"].encode().hex(), more="1"
+    ),
     "extra: a key twice": lambda proof: in_extra(proof, dumps(extra_of(proof))[:-1] + ',"salt":"00"}'),
     "extra: spaces": lambda proof: in_extra(proof, json.dumps(extra_of(proof), sort_keys=True, ensure_ascii=False)),
     "extra: no JSON": lambda proof: in_extra(proof, "{"),
@@ -261,6 +267,15 @@ def test_missing_file_and_missing_arguments_are_no_verdict(proving, proof, check
     for wrong in ([], names[:1], [names[0], names[0]], names[:3], [names[0], names[3]], [*names[:2], names[0], names[0]]):
         assert verify.main(wrong) == 2, wrong
     capsys.readouterr()
+
+
+def test_proof_is_accepted_whatever_letters_its_name_has_and_the_output_lacks(proving, proof, tmp_path):
+    (tmp_path / "policy").write_text(proving.policy())
+    (tmp_path / "Иванов\udcff.tlog-proof").write_text(proof)
+    command = [sys.executable, verify.__file__, "policy", "Иванов\udcff.tlog-proof"]
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONIOENCODING": "cp1252"}, capture_output=True, check=False)
+    assert done.returncode == 0, done
+    assert b"proved: \\u0418" in done.stdout
 
 
 def test_two_checkpoints_in_one_bundle_are_both_checked(proving, proof, check, tmp_path):
