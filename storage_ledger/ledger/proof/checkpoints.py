@@ -9,6 +9,7 @@ Whoever writes the archive writes here, too, so nothing read from here is believ
 
 from __future__ import annotations
 
+import errno as errnos
 import os
 import re
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from storage_ledger.domain.paths import CHECKPOINTS_FOLDER, DAMAGED_FOLDER, LEDG
 from storage_ledger.domain.signed_note import MOST_BYTES, Signature, SignedNote
 from storage_ledger.errors import ARCHIVE_MISSING, Retryable
 from storage_ledger.ledger.mirror.last_segment import free_name, make_mirror_folder
-from storage_ledger.ledger.mirror.reader import ABOUT, FAILURES
+from storage_ledger.ledger.mirror.reader import ABOUT, FAILURES, NOT_A_FILE
 from storage_ledger.system import files
 from storage_ledger.system.files import FOLDER, opened, opened_volume, translated
 
@@ -99,7 +100,7 @@ class CheckpointFolder:
         with suppress(_Missing), self._folder() as folder, opened(f"{size}.cosig", FOLDER, folder) as witnesses:
             for name in sorted(os.listdir(witnesses))[:WITNESSES_READ]:
                 with suppress(FileNotFoundError, ValueError):
-                    text = files.read_file(name, witnesses, MOST_BYTES).decode("utf-8")
+                    text = _bytes_of(name, witnesses, MOST_BYTES).decode("utf-8")
                     found += [Signature.parse(line) for line in text.splitlines()]
         return found
 
@@ -156,7 +157,7 @@ class CheckpointFolder:
     def _read(self, name: str) -> bytes | None:
         try:
             with self._folder() as folder:
-                return files.read_file(name, folder, MOST_BYTES + 1)
+                return _bytes_of(name, folder, MOST_BYTES + 1)
         except _Missing:
             return None
 
@@ -185,6 +186,16 @@ class CheckpointFolder:
 
 class _Missing(Exception):
     """A file or folder is missing, which is not a failure of the volume."""
+
+
+def _bytes_of(name: str, folder: int, limit: int) -> bytes:
+    """Return the first bytes of a file; none of a folder, link or socket, which must not stop what reads the others."""
+    try:
+        return files.read_file(name, folder, limit)
+    except OSError as error:
+        if error.errno in NOT_A_FILE - {errnos.ENOENT}:
+            return b""
+        raise
 
 
 @contextmanager

@@ -132,10 +132,10 @@ class CheckpointsCheck:
             try:
                 data = self._folder.read(size)
             except Retryable as error:
-                if error.errno in NOT_A_FILE:
-                    self._damaged(path, "it is not a regular file")
-                else:
-                    self._found.unseen(error.code, PART, path=path, detail=error.detail)
+                self._found.unseen(error.code, PART, path=path, detail=error.detail)
+                continue
+            if data == b"":
+                self._damaged(path, "it is empty, or not a regular file")
                 continue
             head = None if data is None else self._head(path, data, is_given=False)
             if head is not None and head.size != size:

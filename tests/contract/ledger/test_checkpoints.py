@@ -210,6 +210,20 @@ def test_cosignatures_are_joined_and_garbage_beside_them_is_not(scene):
     assert SignedNote.parse((scene.notes / "4").read_bytes()).signatures == note.signatures[:1], "the note itself stays as it was"
 
 
+def test_folders_links_and_sockets_among_the_checkpoints_do_not_stop_signing_or_reading(scene):
+    scene.append(3)
+    scene.sign()
+    (scene.notes / "4.cosig").mkdir()
+    for folder in (scene.notes / "4.cosig" / "@eaDir", scene.notes / "9000000000000000000"):
+        folder.mkdir()
+    for link in (scene.notes / "4.cosig" / "a", scene.notes / "8999999999999999999"):
+        link.symlink_to("4")
+    os.mkfifo(scene.notes / "8999999999999999998")
+    assert scene.folder.joined(4) == (scene.notes / "4").read_bytes()
+    scene.append(3)
+    assert scene.sign().size == 7
+
+
 @pytest.mark.parametrize("name", ["../../x", ".hidden", "a/b", "é", "x" * 300])
 def test_witness_with_an_odd_name_has_a_file_in_its_folder(scene, name):
     scene.append(3)

@@ -118,7 +118,7 @@ def test_a_note_that_was_changed_or_cannot_be_read_is_no_evidence(scene, tmp_pat
     assert scene.codes(changed, b"nothing", b"") == [("checkpoint-damaged", None, f"given/{n}") for n in range(3)] + damaged
     details = {each.path.rpartition("/")[2]: each.detail for each in scene.found.damaged}
     assert details["0"] == "its signature is wrong: it was changed after it was signed"
-    assert (details["599"], details["600"]) == ("it states 600 entries", "it is not a regular file")
+    assert (details["599"], details["600"]) == ("it states 600 entries", "it is empty, or not a regular file")
 
 
 def test_a_note_of_another_ledger_is_named_as_such(scene):
