@@ -64,9 +64,8 @@ class TrustPolicy:  # c2sp.org/tlog-policy
         leaf, hashes = sha256(b"\0" + extra["header"].encode()).digest(), [decoded(line) for line in path.split("\n")[:-1]]
         require(root_of(leaf, int(index), size, hashes) == root, "the entry is not in the tree that was signed")
         if len(extra) > 1:
-            whole = {*extra} == {"header", "payload", "salt"} and re.fullmatch("[0-9a-f]{32}", extra["salt"])
-            hashed = sha256(bytes.fromhex(require(whole, "its extra data is wrong")[0]) + extra["payload"].encode()).hexdigest()
-            require(hashed == header["payload_sha256"], "the payload is not the entry's")
+            hashed = sha256(bytes.fromhex(extra["salt"]) + extra["payload"].encode()).hexdigest()
+            require(len(extra) == 3 and re.fullmatch("[0-9a-f]{32}", extra["salt"]) and hashed == header["payload_sha256"], "wrong payload")
         return {**header, "payload": parsed(extra.get("payload", "null"))}
 
 
