@@ -141,7 +141,7 @@ def _document(report: VerifyReport) -> dict[str, Any]:
 
 
 def _print(report: VerifyReport, document: dict[str, Any]) -> None:
-    from storage_ledger.cli.output import console, print_advice, print_table, safe, size
+    from storage_ledger.cli.output import console, counted, print_advice, print_table, safe, size
     from storage_ledger.domain.error_catalogue.ledger_and_mirror import ENTRIES
     from storage_ledger.domain.error_catalogue.verify import VERIFY
 
@@ -156,7 +156,7 @@ def _print(report: VerifyReport, document: dict[str, Any]) -> None:
         f"{report.counts.damaged} damaged, {report.counts.unchecked} could not be checked"
     )
     if agreeing := report.checkpoints.count:
-        out.print(f"[bold]Checkpoints[/bold]  {agreeing} agree, the largest of {report.checkpoints.size} entries")
+        out.print(f"[bold]Signed[/bold]    {counted(agreeing, 'checkpoint')} agree, the largest of {report.checkpoints.size} entries")
     if report.recorded:
         out.print(f"[bold]Recorded[/bold]  position {', '.join(str(position) for position in report.recorded[-5:])}")
     if report.not_recorded:

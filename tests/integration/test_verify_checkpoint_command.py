@@ -58,7 +58,7 @@ def test_a_kept_checkpoint_finds_a_rewritten_history_which_is_not_signed(command
     size = int(signed.stdout.splitlines()[1])
     assert (code, found["findings"], found["checkpoints"], found["checkpoints_up_to"]) == (0, [], 3, size)
     assert "checkpoints" in found["parts"]
-    assert "3 agree" in commands.run("verify", "--no-record", "--checkpoint", "kept.txt").stdout
+    assert "3 checkpoints agree" in commands.run("verify", "--no-record", "--checkpoint", "kept.txt").stdout
 
     rewrite(commands.ledger, commands.archive, renamed(("DOE^JANE", "ROE^JANE")))
     code, found = commands.verify("--checkpoint", "kept.txt")

@@ -23,7 +23,7 @@ from storage_ledger.domain.payloads import KeyPayload, UnreadablePayload
 from storage_ledger.domain.signed_note import ED25519, Signature, VerifierKey
 from storage_ledger.errors import CheckpointRefused, LedgerUnusable, Retryable
 from storage_ledger.ledger.contract import Ledger
-from storage_ledger.system import files
+from storage_ledger.system import files, logs
 from storage_ledger.system.files import opened
 
 MODE = 0o400
@@ -110,7 +110,11 @@ def signing_keys(ledger: Ledger, path: Path, origin: str, now: datetime) -> list
         recorded = KeyPayload(key.verifier.text, replaces=recorded.vkey)  # CHECKPOINT_ORIGIN was changed
         _record(ledger, recorded)
     if recorded.both_until is not None and now < instant(recorded.both_until):
-        before_it = load(path.with_name(path.name + PREVIOUS), origin)
+        try:
+            before_it = load(path.with_name(path.name + PREVIOUS), origin)
+        except CheckpointRefused as error:  # the present key is what counts
+            logs.get().error("checkpoint.previous-key", code=error.code, errno=error.errno)
+            return [key]
         if before_it is not None and before_it.verifier.text == recorded.replaces:
             return [key, before_it]
     return [key]

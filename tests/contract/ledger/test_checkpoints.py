@@ -243,3 +243,21 @@ def test_a_name_that_something_else_has_is_left_alone_and_the_next_checkpoint_is
     scene.append(1)
     assert scene.sign().size == 6
     assert (scene.notes / "5").read_bytes() == b"no note\n"
+
+
+def test_unreadable_previous_key_does_not_keep_the_present_one_from_signing(scene):
+    scene.append(3)
+    scene.sign()
+    before = KeyPayload.of(scene.ledger.get(4)).vkey
+    scene.key.rename(scene.root / "checkpoint.key.previous")
+    made = keys.make(scene.key, f"hospital.example/{scene.ledger.ledger_id}").verifier
+    with scene.ledger.write() as tx:
+        tx.append(KeyPayload(made.text, replaces=before, both_until="2026-01-02T00:00:00.000000Z").entry())
+    scene.sign()
+    assert len(SignedNote.parse((scene.notes / "5").read_bytes()).signatures) == 2
+    (scene.root / "checkpoint.key.previous").unlink()
+    (scene.root / "checkpoint.key.previous").write_bytes(b"junk")
+    scene.append(1)
+    scene.sign()
+    [signature] = SignedNote.parse((scene.notes / "6").read_bytes()).signatures
+    assert signature.is_by(made)
