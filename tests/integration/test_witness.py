@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +18,7 @@ from storage_ledger.domain.signed_note import SignedNote
 from storage_ledger.domain.witnesses import Submission
 from storage_ledger.ledger.proof.cosignatures import cosigned_at
 from tests.recovery.tracing import attach, needs_strace
+from tests.support.judges import judge
 from tests.support.witnesses import AicsWitness, Log, OurWitness
 
 LOG = Log()
@@ -102,6 +105,36 @@ def test_each_answer_is_the_one_of_the_specification(case, shared_witness, http_
         assert log.key.name in shared_witness.evidence()
     if code != 200 and case != "proof from nothing":
         assert newest_size(http_client, shared_witness, log) == 3
+
+
+STRANGERS_CLIENT = """
+import json, sys
+from aics_witness.feeder import WitnessClient, WitnessRejected
+url, vkey, submissions = json.load(sys.stdin)
+client = WitnessClient(url, vkey)
+for note, proofs in submissions:
+    try:
+        print("cosigned", client.submit(note, lambda old, new: [bytes.fromhex(each) for each in proofs[str(old)]]).count(chr(8212)))
+    except WitnessRejected as error:
+        print("rejected", error.status)
+"""
+
+
+def test_a_strangers_client_has_its_checkpoints_cosigned_and_hears_of_another_history(witness, http_client):
+    """It verifies each cosignature and its time itself."""
+    python = judge("aics-witness==0.1.0", oldest=(3, 12)) / "python"
+
+    def submission(log: Log, old: int, new: int) -> tuple[str, dict[str, list[str]]]:
+        note = log.note(new).decode()
+        return note, {str(each): [hashed.hex() for hashed in log.proof(each, new)] for each in (0, old)}
+
+    log = Log()
+    assert add(http_client, witness, log.submission(0, 2)).status_code == 200, "it learns of this from a 409"
+    submissions = [submission(log, 2, 300), submission(log, 300, 300), submission(log, 300, 777), submission(log.fork(5), 777, 800)]
+    job = json.dumps([witness.url, witness.key.text, submissions])
+    heard = subprocess.run([python, "-I", "-c", STRANGERS_CLIENT], input=job, capture_output=True, text=True, timeout=60, check=False)
+    assert heard.stdout.splitlines() == ["cosigned 1", "cosigned 1", "cosigned 1", "rejected 422"], heard.stderr
+    assert newest_size(http_client, witness, log) == 777
 
 
 ODD = {
