@@ -447,10 +447,20 @@ def populate(drill: Drill, studies: int) -> None:
     for each in waiting[::3]:
         stack.command("quarantine", "discard", each["study_id"], "--by", "the drill", "--reason", "nobody comes for it")
     settle(drill, failing)
+    assert stack.stop() == 0  # a new process need not wait to see whether an outage returns: otherwise each disaster would add its end
+    stack.start()
+    until(lambda: not has_outage(stack), 60, what="the end of each outage to be recorded")
     assert stack.command("checkpoint").returncode == 0
     back_up(drill)
     until(stack.idle, 60)
     assert stack.stop() == 0
+
+
+def has_outage(stack: Stack) -> bool:
+    ended = "SELECT cause FROM entries WHERE kind = 'recovered' AND cause IS NOT NULL"
+    begun = f"SELECT 1 FROM entries WHERE study_id IS NULL AND kind = 'failed' AND position NOT IN ({ended})"
+    with closing(sqlite3.connect(f"file:{stack.ledger / 'ledger.db'}?mode=ro", uri=True)) as ledger:
+        return ledger.execute(begun).fetchone() is not None
 
 
 def back_up(drill: Drill) -> None:
