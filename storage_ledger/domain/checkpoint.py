@@ -10,7 +10,8 @@ from storage_ledger.domain.signed_note import decoded, encoded
 
 CONSISTENCY_HASHES = 63
 """The most hashes of a consistency proof."""
-_SIZE = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
+SIZE = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
+"""A size as text: no leading zero."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Checkpoint:
         if len(lines) < 4 or lines[-1]:
             raise ValueError("it has fewer than three lines")
         origin, size, root = lines[:3]
-        if not origin or _SIZE.fullmatch(size) is None:
+        if not origin or SIZE.fullmatch(size) is None:
             raise ValueError("its first two lines are not an origin and a size")
         found = cls(origin, int(size), decoded(root))
         if len(found.root) != 32:

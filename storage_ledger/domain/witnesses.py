@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
-from storage_ledger.domain.checkpoint import CONSISTENCY_HASHES
+from storage_ledger.domain.checkpoint import CONSISTENCY_HASHES, SIZE
 from storage_ledger.domain.signed_note import COSIGNATURE, VerifierKey, decoded, encoded
 
 SIZE_TYPE = "text/x.tlog.size"
 """Content type of the answer 409, whose body is the size that the witness has cosigned."""
 MOST_SIZE = (1 << 63) - 1
-_SIZE = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 _NO_NAME = "none"
 
 
@@ -79,7 +77,7 @@ class Submission:
         except UnicodeDecodeError:
             raise ValueError("the proof is not ASCII") from None
         old = first.removeprefix("old ")
-        if old == first or _SIZE.fullmatch(old) is None:
+        if old == first or SIZE.fullmatch(old) is None:
             raise ValueError("the first line is not `old` and a size")
         if len(lines) > CONSISTENCY_HASHES:
             raise ValueError(f"more than {CONSISTENCY_HASHES} hashes")
@@ -92,7 +90,7 @@ class Submission:
 def read_size(body: bytes) -> int | None:
     """Return the size in the answer 409; None if there is none."""
     text = body.decode("ascii", "replace").removesuffix("\n")
-    return int(text) if _SIZE.fullmatch(text) else None
+    return int(text) if SIZE.fullmatch(text) else None
 
 
 def read_logs(policy: str) -> list[str]:

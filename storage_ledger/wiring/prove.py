@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from storage_ledger.domain.checkpoint import Checkpoint
-from storage_ledger.domain.entries import Kind
 from storage_ledger.errors import ProofError
 from storage_ledger.ledger.proof.checkpoints import CheckpointFolder
-from storage_ledger.ledger.proof.keys import KEYS_READ, verifier_keys
+from storage_ledger.ledger.proof.keys import recorded_verifier_keys
 from storage_ledger.ledger.proof.tree_hashes import BlockFile
 from storage_ledger.operations.prove.bundle import bundle
 from storage_ledger.operations.prove.covering import newest, require_covered
@@ -44,7 +43,7 @@ def prove(settings: Settings, wanted: Wanted, output: Path, *, with_payload: boo
         entries = entries_of(wanted, ledger, settings.index_file)
         if not entries:
             return None
-        keys = verifier_keys(ledger.of_no_study([Kind.KEY.value], KEYS_READ))
+        keys = recorded_verifier_keys(ledger)
         signed = newest(CheckpointFolder(settings.archive_path), ledger.ledger_id, keys)
         require_covered(signed, entries[-1].position)
         blocks = BlockFile(proof_files(settings).blocks, ledger.ledger_id).read()

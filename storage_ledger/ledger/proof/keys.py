@@ -66,6 +66,11 @@ def recorded_keys(ledger: Ledger) -> list[KeyPayload]:
     return _payloads(ledger.of_no_study([Kind.KEY.value], KEYS_READ))
 
 
+def recorded_verifier_keys(ledger: Ledger) -> list[VerifierKey]:
+    """Return the keys that the ledger records, newest first, without damaged ones."""
+    return verifier_keys(ledger.of_no_study([Kind.KEY.value], KEYS_READ))
+
+
 def verifier_keys(entries: Iterable[Entry]) -> list[VerifierKey]:
     """Return the keys that these `key` entries record, without damaged ones."""
     found = []

@@ -18,7 +18,7 @@ from storage_ledger.domain.signed_note import MOST_BYTES, SignedNote, VerifierKe
 from storage_ledger.errors import CHECKPOINT_FORKED, CheckpointRefused, Retryable
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.proof.checkpoints import CheckpointFolder
-from storage_ledger.ledger.proof.keys import is_signed, recorded_keys, signing_keys
+from storage_ledger.ledger.proof.keys import is_signed, recorded_verifier_keys, signing_keys
 from storage_ledger.ledger.proof.tree_hashes import BlockFile, LeafHashes, TreeHashes
 from storage_ledger.system import files, locks, logs
 from storage_ledger.system.files import opened
@@ -126,15 +126,8 @@ class Signer:
             found = Checkpoint.parse(note.text)
         except ValueError:
             return None
-        if not found.is_of(self._ledger.ledger_id) or not has_valid_signatures(note, self._recorded()):
+        if not found.is_of(self._ledger.ledger_id) or not has_valid_signatures(note, recorded_verifier_keys(self._ledger)):
             return None
-        return found
-
-    def _recorded(self) -> list[VerifierKey]:
-        found = []
-        for each in recorded_keys(self._ledger):
-            with suppress(ValueError):
-                found.append(VerifierKey.parse(each.vkey))
         return found
 
     def contradicted(self) -> list[tuple[Checkpoint, bytes]]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 from storage_ledger.domain.checkpoint import Checkpoint
-from storage_ledger.domain.signed_note import SignedNote, VerifierKey
+from storage_ledger.domain.signed_note import SignedNote
 from storage_ledger.ledger.contract import Ledger
-from storage_ledger.ledger.proof.keys import is_signed, recorded_keys
+from storage_ledger.ledger.proof.keys import is_signed, recorded_verifier_keys
 from storage_ledger.operations.heads.place import Head
 
 
@@ -18,10 +16,7 @@ def read_head(ledger: Ledger, data: bytes) -> Head | None:
         checkpoint = Checkpoint.parse(note.text)
     except ValueError:
         return None
-    keys = []
-    for each in recorded_keys(ledger):
-        with suppress(ValueError):  # of a kind that a newer program has made
-            keys.append(VerifierKey.parse(each.vkey))
+    keys = recorded_verifier_keys(ledger)
     signed = any(
         signature.is_by(key) and is_signed(note.text.encode(), signature.value, key) for signature in note.signatures for key in keys
     )
