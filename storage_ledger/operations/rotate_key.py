@@ -41,6 +41,7 @@ def rotate_key(
     """
     if not keys.recorded_keys(ledger):
         raise CheckpointRefused("checkpoint-none", "no key is recorded yet: the first checkpoint makes one")
+    keys.require_no_folder(path)
     try:
         keys.signing_keys(ledger, path, origin, clock())  # also finishes a rotation that was interrupted
     except CheckpointRefused:

@@ -44,7 +44,7 @@ CHECKPOINTS = Section(
         Explanation(
             "checkpoint-key-not-made",
             means="The private key cannot be created or replaced.",
-            action="Make its folder writable for the service's user, or free space there.",
+            action="Make its folder writable for the service's user, free space there, or move away the folder that has the name of the key's file.",
         ),
         Explanation(
             "checkpoint-name-taken",

@@ -139,9 +139,9 @@ ENTRIES = Section(
         *(
             Explanation(
                 code,
-                means="The entry matches its hashes, but another version of the program wrote its payload.",
+                means="The entry matches its hashes, but this program cannot read its payload: another version wrote it, or somebody who computed the hashes.",
                 meanwhile="The index continues without it (table `damaged`).",
-                action="Update this program, then rebuild the index.",
+                action="Update this program, then rebuild the index. If it is the newest version already, find out who wrote the entry.",
                 commands=("storage-ledger replay --index",),
             )
             for code in ("entry-not-understood", "ledger-newer")

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from storage_ledger.domain.entries import Kind, NewEntry
+from storage_ledger.domain.ids import instant
 from storage_ledger.domain.payloads.payload import Payload
+from storage_ledger.domain.signed_note import VerifierKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,12 @@ class KeyPayload(Payload):
     """As in `released`; absent for the first key."""
     reason: str | None = None
     """As in `released`; absent for the first key."""
+
+    def __post_init__(self) -> None:
+        """Raise `ValueError` for what is no key or no time: whoever can compute hashes can store any text. `of` then raises its error."""
+        VerifierKey.parse(self.vkey)
+        if self.both_until is not None and instant(self.both_until).tzinfo is None:
+            raise ValueError("both_until has no time zone")
 
     def entry(self) -> NewEntry:
         """Return the entry to append."""

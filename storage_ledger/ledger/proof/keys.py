@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -73,11 +72,7 @@ def recorded_verifier_keys(ledger: Ledger) -> list[VerifierKey]:
 
 def verifier_keys(entries: Iterable[Entry]) -> list[VerifierKey]:
     """Return the keys that these `key` entries record, without damaged ones."""
-    found = []
-    for each in _payloads(entries):
-        with suppress(ValueError):
-            found.append(VerifierKey.parse(each.vkey))
-    return found
+    return [VerifierKey.parse(each.vkey) for each in _payloads(entries)]
 
 
 def _payloads(entries: Iterable[Entry]) -> list[KeyPayload]:
@@ -170,17 +165,31 @@ def _record(ledger: Ledger, payload: KeyPayload) -> None:
 
 
 def _finish_rotation(path: Path, origin: str, vkey: str) -> SigningKey | None:
-    """Put the next key in place if the ledger records it already: the rotation was interrupted after its entry."""
+    """Put the next key in place if the ledger records it already: the rotation was interrupted after its entry.
+
+    The name in `vkey` is another one if CHECKPOINT_ORIGIN was changed meanwhile.
+    """
     following = path.with_name(path.name + NEXT)
     key = load(following, origin)
-    if key is None or key.verifier.text != vkey:
+    if key is None or key.verifier.public_key != VerifierKey.parse(vkey).public_key:
         return None
     put_in_place(path)
     return key
 
 
+def require_no_folder(path: Path) -> None:
+    """Raise `Retryable` (`checkpoint-key-not-made`) if a folder has the name of one of the key's files.
+
+    Docker makes a folder in place of a file that is to be mounted and is missing.
+    """
+    for each in (path, *(path.with_name(path.name + end) for end in (NEXT, PREVIOUS)), path.with_name(TEMPORARY)):
+        if os.path.isdir(each):
+            raise Retryable("checkpoint-key-not-made", f"{each} is a folder: move it away")
+
+
 def put_in_place(path: Path) -> None:
     """Rename the present key to the previous one, and the next to the present. Durable on return; may be called again."""
+    require_no_folder(path)
     try:
         with opened(path.parent, files.VOLUME) as folder:
             if files.exists(path.name, folder):

@@ -10,7 +10,6 @@ authorities have signed is not checked: the ledger does not record their keys.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from heapq import merge
 from itertools import groupby
@@ -23,10 +22,11 @@ from storage_ledger.domain.merkle_tree import Tree
 from storage_ledger.domain.paths import CHECKPOINTS_FOLDER, LEDGER_FOLDER
 from storage_ledger.domain.payloads import KeyPayload, UnreadablePayload
 from storage_ledger.domain.signed_note import MOST_BYTES, SignedNote, VerifierKey
-from storage_ledger.errors import Retryable
+from storage_ledger.errors import LedgerUnusable, Retryable
 from storage_ledger.ledger.mirror.reader import NOT_A_FILE
 from storage_ledger.ledger.proof.checkpoints import CheckpointFolder
 from storage_ledger.ledger.proof.signer import has_valid_signatures
+from storage_ledger.operations.verify import ledger
 from storage_ledger.operations.verify.findings import Findings
 from storage_ledger.operations.verify.report import Agreement
 from storage_ledger.operations.verify.selection import GivenNote
@@ -165,8 +165,11 @@ class CheckpointsCheck:
             if entry is None:
                 self._knows_all_keys = False
             elif entry.kind == Kind.KEY:
-                with suppress(UnreadablePayload, ValueError):
+                try:
                     self._keys.append(VerifierKey.parse(KeyPayload.of(entry).vkey))
+                except (UnreadablePayload, LedgerUnusable):
+                    text = "its payload names no key that can sign checkpoints"
+                    self._found.report("entry-not-understood", PART, position=position, path=ledger.FILE, detail=text)
 
     def _head(self, path: str, data: bytes, *, is_given: bool) -> _Head | None:
         """Return what a note states. Report it if it is unreadable, wrongly signed or another ledger's."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from storage_ledger.domain.entries import Kind
+from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.domain.payloads import KeyPayload
 from storage_ledger.domain.signed_note import SignedNote, VerifierKey
 from storage_ledger.errors import CheckpointRefused, Retryable
@@ -118,3 +118,54 @@ def test_rotation_that_was_interrupted_is_finished_by_the_next_signature_or_begu
     assert again.vkey != new
     assert signers(scene)[0] == again.vkey
     assert [entry.kind for entry in scene.ledger.read(0, 99)].count(Kind.KEY) == (2 if point == "the key was made" else 3)
+
+
+@pytest.mark.parametrize("end", ["", keys.NEXT, keys.PREVIOUS])
+def test_folder_with_the_name_of_a_key_file_is_named_before_anything_is_recorded(scene, end):
+    scene.sign()
+    if not end:
+        scene.key.rename(scene.root / "elsewhere")
+    folder = Path(f"{scene.key}{end}")
+    folder.mkdir()
+    before = scene.ledger.last()
+    with pytest.raises(Retryable, match=f"checkpoint-key-not-made: {folder} is a folder: move it away"):
+        rotate(scene, Rotation.ROUTINE if end else Rotation.LOST)
+    assert scene.ledger.last() == before
+    folder.rmdir()
+    assert rotate(scene, Rotation.ROUTINE if end else Rotation.LOST).vkey in signers(scene)
+
+
+@pytest.mark.parametrize("old_was_renamed", [False, True])
+def test_rotation_that_was_interrupted_is_finished_under_an_origin_that_was_changed_meanwhile(scene, old_was_renamed):
+    scene.sign()
+    new = keys.make(Path(f"{scene.key}{keys.NEXT}"), scene.signer().origin).verifier
+    [old] = keys.recorded_keys(scene.ledger)
+    with scene.ledger.write() as tx:
+        tx.append(KeyPayload(new.text, replaces=old.vkey, by="x", reason="y").entry())
+    if old_was_renamed:
+        scene.key.rename(f"{scene.key}{keys.PREVIOUS}")
+    signed = scene.sign(scene.signer("other.example"))
+    assert signed.origin.startswith("other.example/")
+    renamed = keys.recorded_verifier_keys(scene.ledger)[0]
+    assert (renamed.name, renamed.public_key) == (signed.origin, new.public_key)
+    [signature] = SignedNote.parse(scene.folder.latest()).signatures
+    assert signature.is_by(renamed)
+    assert not Path(f"{scene.key}{keys.NEXT}").exists()
+
+
+HOSTILE = {
+    "no text": {"vkey": ""},
+    "no key": {"vkey": "x+12345678+AAAA"},
+    "no time": {"both_until": "soon"},
+    "no time zone": {"both_until": "2100-01-01T00:00:00"},
+}
+
+
+@pytest.mark.parametrize("wrong", HOSTILE.values(), ids=HOSTILE.keys())
+def test_key_entry_that_names_no_key_or_no_time_is_left_out(scene, wrong):
+    scene.sign()
+    [before] = signers(scene)
+    with scene.ledger.write() as tx:
+        tx.append(NewEntry(Kind.KEY, {"vkey": before, **wrong}))
+    assert signers(scene) == [before]
+    assert rotate(scene).replaces == before

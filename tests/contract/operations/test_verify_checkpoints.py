@@ -8,6 +8,7 @@ from contextlib import closing
 import pytest
 
 from storage_ledger.domain.checkpoint import Checkpoint
+from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.domain.merkle_tree import Tree
 from storage_ledger.domain.signed_note import SignedNote
 from storage_ledger.ledger.mirror import reader as mirror_reader
@@ -119,6 +120,14 @@ def test_a_note_that_was_changed_or_cannot_be_read_is_no_evidence(scene, tmp_pat
     details = {each.path.rpartition("/")[2]: each.detail for each in scene.found.damaged}
     assert details["0"] == "its signature is wrong: it was changed after it was signed"
     assert (details["599"], details["600"]) == ("it states 600 entries", "it is empty, or not a regular file")
+
+
+@pytest.mark.parametrize("payload", [{"vkey": "no key"}, {"vkey": 7}, {}])
+def test_an_entry_that_names_no_key_is_reported_and_checkpoints_are_still_compared(scene, payload):
+    with scene.ledger.write() as tx:
+        position = tx.append(NewEntry(Kind.KEY, payload)).position
+    assert scene.check() == Agreement(4, 600)
+    assert [(each.code, each.position, each.path) for each in scene.found.damaged] == [("entry-not-understood", position, "ledger.db")]
 
 
 def test_a_note_of_another_ledger_is_named_as_such(scene):
