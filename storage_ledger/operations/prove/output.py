@@ -26,10 +26,10 @@ def write(bundle: Sequence[File], output: Path) -> None:
     All is durable on return, and readable for user and group alone; the name appears when it is complete. Raises `ProofError`
     (`proof-output`): nothing is left behind.
     """
-    part = output.with_name(f".{output.name}.{os.getpid()}.part")
+    part = f".{output.name}.{os.getpid()}.part"
     with _translated(output):
         if output.suffix.lower() == ".zip":
-            _write_zip(bundle, output, part.name)
+            _write_zip(bundle, output, part)
         else:
             _write_folder(bundle, output, part)
 
@@ -46,21 +46,21 @@ def zipped(bundle: Sequence[File], folder: str) -> bytes:
     return out.getvalue()
 
 
-def _write_folder(bundle: Sequence[File], output: Path, part: Path) -> None:
+def _write_folder(bundle: Sequence[File], output: Path, part: str) -> None:
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ProofError("proof-output", f"{output} exists and is not an empty folder: nothing is overwritten")
     try:
         with files.opened(output.parent, files.VOLUME) as parent:
-            if not files.make_folder(part.name, parent, FOLDER_MODE):
-                raise FileExistsError(errnos.EEXIST, os.strerror(errnos.EEXIST), str(part))
-            with files.opened(part.name, files.FOLDER, parent) as folder:
+            if not files.make_folder(part, parent, FOLDER_MODE):
+                raise FileExistsError(errnos.EEXIST, os.strerror(errnos.EEXIST), part)
+            with files.opened(part, files.FOLDER, parent) as folder:
                 for each in bundle:
                     files.write_file(each.name, each.data, folder, FILE_MODE)
                 os.fsync(folder)
-            os.rename(part.name, output.name, src_dir_fd=parent, dst_dir_fd=parent)  # fails if it is no empty folder
+            os.rename(part, output.name, src_dir_fd=parent, dst_dir_fd=parent)  # fails if it is no empty folder
             os.fsync(parent)
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(output.parent / part, ignore_errors=True)
 
 
 def _write_zip(bundle: Sequence[File], output: Path, part: str) -> None:

@@ -164,7 +164,7 @@ def test_what_is_written_is_private_and_nothing_is_overwritten(proving, tmp_path
     assert stat.S_IMODE((tmp_path / "out.zip").stat().st_mode) == 0o640
     (tmp_path / "file").write_text("mine")
     before = {each: each.read_bytes() for each in tmp_path.rglob("*") if each.is_file()}
-    for output in ("out", "out.zip", "file", "missing/out", "missing/out.zip"):
+    for output in ("out", "out.zip", "file", "missing/out", "missing/out.zip", "/"):
         with pytest.raises(ProofError, match="proof-output"):
             write(made, tmp_path / output)
     with pytest.raises(ProofError, match="proof-output"):
