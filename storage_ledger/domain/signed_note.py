@@ -132,6 +132,6 @@ def decoded(text: str) -> bytes:
 
 
 def _name(text: str) -> str:
-    if not text or "+" in text or any(each.isspace() for each in text):
-        raise ValueError("a key's name must not be empty, nor have spaces or a plus sign")
+    if not text or "+" in text or any(each.isspace() or each < " " for each in text):
+        raise ValueError("a key's name must not be empty, nor have spaces, control characters or a plus sign")
     return text

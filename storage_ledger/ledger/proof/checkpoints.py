@@ -30,6 +30,8 @@ from storage_ledger.system.files import FOLDER, opened, opened_volume, translate
 FILE_MODE = 0o640
 FOLDER_MODE = 0o750
 WITNESSES_READ = 64
+SIGNATURES_SHOWN = 64
+"""Go's reader of notes refuses more than 100, those of the log included."""
 LATEST = "checkpoint.latest"
 """In LEDGER_PATH: a copy of the last checkpoint."""
 
@@ -90,19 +92,34 @@ class CheckpointFolder:
         return self.joined(sizes[-1]) if (sizes := self.sizes()) else None
 
     def joined(self, size: int) -> bytes | None:
-        """Return the note of this size with the witnesses' signatures that have the form of one; None if there is none."""
+        """Return the note of this size with the signatures of `cosignatures`, as many as a note may have; None if there is none."""
         note = self.read(size)
-        return None if note is None else note + b"".join(each.line.encode() for each in self.cosignatures(size))
+        if note is None:
+            return None
+        for each in self.cosignatures(size)[:SIGNATURES_SHOWN]:
+            line = each.line.encode()
+            if len(note) + len(line) <= MOST_BYTES:
+                note += line
+        return note
 
     def cosignatures(self, size: int) -> list[Signature]:
-        """Return the signatures in `<size>.cosig/`, by name, without lines that are none."""
-        found = []
+        """Return the signatures in `<size>.cosig/`, by name, without files that hold anything else."""
+        return [each for _, signatures in self._witness_files(size) for each in signatures or []]
+
+    def unreadable_cosignatures(self, size: int) -> list[str]:
+        """Return the names of the files that `cosignatures` leaves out."""
+        return [f"{size}.cosig/{name}" for name, signatures in self._witness_files(size) if signatures is None]
+
+    def _witness_files(self, size: int) -> Iterator[tuple[str, list[Signature] | None]]:
         with suppress(_Missing), self._folder() as folder, opened(f"{size}.cosig", FOLDER, folder) as witnesses:
-            for name in sorted(os.listdir(witnesses))[:WITNESSES_READ]:
-                with suppress(FileNotFoundError, ValueError):
+            for name in sorted(set(os.listdir(witnesses)) - {_TEMPORARY})[:WITNESSES_READ]:
+                try:
                     text = _bytes_of(name, witnesses, MOST_BYTES).decode("utf-8")
-                    found += [Signature.parse(line) for line in text.splitlines()]
-        return found
+                    yield name, [Signature.parse(line) for line in text.splitlines()]
+                except FileNotFoundError:
+                    continue
+                except ValueError:
+                    yield name, None
 
     def time_stamp(self, size: int) -> bytes | None:
         """Return `<size>.tsr`, or None."""

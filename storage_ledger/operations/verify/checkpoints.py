@@ -131,6 +131,8 @@ class CheckpointsCheck:
             path = f"{FOLDER}/{size}"
             try:
                 data = self._folder.read(size)
+                for name in self._folder.unreadable_cosignatures(size):
+                    self._damaged(f"{FOLDER}/{name}", "it holds something else than signatures, so it is not shown with the checkpoint")
             except Retryable as error:
                 self._found.unseen(error.code, PART, path=path, detail=error.detail)
                 continue

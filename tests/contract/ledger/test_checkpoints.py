@@ -205,9 +205,23 @@ def test_cosignatures_are_joined_and_garbage_beside_them_is_not(scene):
     scene.folder.add_cosignatures(4, "witness.example/w1", other.line)
     (scene.notes / "4.cosig" / "x").write_bytes(b"\xff\xfe")
     (scene.notes / "4.cosig" / "y").write_text("— a b\n")
+    for number, control in enumerate("\0\x01\x07\x1b\x1c"):
+        (scene.notes / "4.cosig" / f"z{number}").write_text(other.line.replace("w1", f"w{control}1"))
     note = SignedNote.parse(scene.folder.latest())
     assert [each.name for each in note.signatures] == [signed.origin, "witness.example/w1"]
     assert SignedNote.parse((scene.notes / "4").read_bytes()).signatures == note.signatures[:1], "the note itself stays as it was"
+
+
+def test_too_many_cosignatures_do_not_make_the_note_unreadable(scene):
+    scene.append(3)
+    signed = scene.sign()
+    line = keys.make(scene.root / "w.key", "witness.example/w1").sign(signed.text).line
+    (scene.notes / "4.cosig").mkdir()
+    (scene.notes / "4.cosig" / "a").write_text(line * 200)
+    assert len(SignedNote.parse(scene.folder.latest()).signatures) <= 100
+    (scene.notes / "4.cosig" / "a").write_text(line.replace("w1", "w" * 5000) * 12)
+    (scene.notes / "4.cosig" / "b").write_text(line.replace("w1", "w" * 5000) * 12 + line)
+    assert SignedNote.parse(scene.folder.latest()).signatures[-1].name == "witness.example/w1"
 
 
 def test_folders_links_and_sockets_among_the_checkpoints_do_not_stop_signing_or_reading(scene):

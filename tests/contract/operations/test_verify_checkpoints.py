@@ -154,6 +154,14 @@ def test_what_else_lies_in_the_folder_is_reported(scene):
     assert scene.codes() == [("untracked-file", None, f"{FOLDER}/{name}") for name in ("011", "12.tsr", "notes.txt")]
 
 
+def test_a_file_of_a_witness_that_holds_no_signature_is_reported(scene):
+    signature = keys.make(scene.root / "w.key", "north").sign(scene.text(11)).line
+    scene.folder.add_cosignatures(11, "north", signature)
+    for name in ("a", ".checkpoint.tmp"):
+        (scene.notes / "11.cosig" / name).write_text(signature.replace("north", "nor\x07th"))
+    assert scene.codes() == [("checkpoint-damaged", None, f"{FOLDER}/11.cosig/a")]
+
+
 def test_an_entry_that_is_damaged_in_the_ledger_alone_is_taken_from_the_mirror(scene):
     damage(scene.ledger, "UPDATE entries SET leaf_hash = zeroblob(32), kind = 'nothing' WHERE position IN (1, 300, 599)")
     [position] = [entry.position for entry in scene.ledger.read(0, 600) if entry.kind == "key"]
