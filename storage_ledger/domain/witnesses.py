@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from storage_ledger.domain.checkpoint import CONSISTENCY_HASHES, SIZE
@@ -43,6 +44,20 @@ def read_witnesses(text: str) -> list[Witness]:
             raise ValueError(f"number {number} has the name or the key of an earlier one")
         found.append(Witness(key, url.strip().rstrip("/")))
     return found
+
+
+def log_lines(keys: Iterable[VerifierKey]) -> list[str]:
+    """Return the lines of a policy that trusts the log's keys, given newest first.
+
+    A policy has each public key once. So its older names, from before a change of CHECKPOINT_ORIGIN, are comments.
+    """
+    lines, known = [], set[bytes]()
+    for key in keys:
+        lines.append(
+            f"# the same key before CHECKPOINT_ORIGIN was changed: log {key.text}" if key.public_key in known else f"log {key.text}"
+        )
+        known.add(key.public_key)
+    return lines
 
 
 def quorum(witnesses: list[Witness]) -> list[str]:

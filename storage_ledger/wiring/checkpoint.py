@@ -9,7 +9,8 @@ from contextlib import AbstractContextManager, contextmanager
 from storage_ledger.domain.checkpoint import Checkpoint, origin_of
 from storage_ledger.domain.entries import Entry
 from storage_ledger.domain.payloads import KeyPayload
-from storage_ledger.domain.witnesses import quorum
+from storage_ledger.domain.signed_note import VerifierKey
+from storage_ledger.domain.witnesses import log_lines, quorum
 from storage_ledger.errors import CheckpointRefused
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.migrate import require_writable
@@ -101,8 +102,10 @@ def policy(settings: Settings) -> list[str]:
         recorded = recorded_keys(ledger)
     if not recorded:
         raise CheckpointRefused("checkpoint-none", "no checkpoint was signed yet: run `storage-ledger checkpoint`")
-    lines, trusted = [], True
-    for each in recorded:
-        lines.append(f"log {each.vkey}" if trusted else f"# replaced at once, signs nothing more: log {each.vkey}")
-        trusted &= each.by is None or each.both_until is not None
-    return [*lines, *quorum(witnesses)]
+    replaced_at_once = (number for number, each in enumerate(recorded, 1) if each.by is not None and each.both_until is None)
+    trusted = next(replaced_at_once, len(recorded))
+    return [
+        *log_lines(VerifierKey.parse(each.vkey) for each in recorded[:trusted]),
+        *(f"# replaced at once, signs nothing more: log {each.vkey}" for each in recorded[trusted:]),
+        *quorum(witnesses),
+    ]

@@ -7,6 +7,7 @@ from importlib.resources import files
 from typing import NamedTuple
 
 from storage_ledger.domain.signed_note import VerifierKey
+from storage_ledger.domain.witnesses import log_lines
 from storage_ledger.operations.prove.covering import SignedCheckpoint
 from storage_ledger.operations.prove.proofs import Proof
 
@@ -67,7 +68,7 @@ class File(NamedTuple):
 
 
 def bundle(proofs: Sequence[Proof], signed: SignedCheckpoint, keys: Sequence[VerifierKey], *, with_payload: bool) -> list[File]:
-    """Return all files of a bundle. `keys`: those that the ledger records."""
+    """Return all files of a bundle. `keys`: those that the ledger records, newest first."""
     size = signed.checkpoint.size
     text = _TEXT.format(
         ledger=signed.checkpoint.origin,
@@ -101,7 +102,7 @@ def _policy(keys: Sequence[VerifierKey]) -> bytes:
     lines = [
         "# For orientation only: whoever can forge the proofs beside it can forge this file, too.",
         "# Get the policy another way from the operator, who prints it with: storage-ledger checkpoint --policy",
-        *(f"log {key.text}" for key in keys),
+        *log_lines(keys),
         "quorum none",
     ]
     return "".join(f"{line}\n" for line in lines).encode()

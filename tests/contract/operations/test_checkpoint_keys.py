@@ -13,6 +13,8 @@ from storage_ledger.errors import CheckpointRefused, Retryable
 from storage_ledger.ledger.mirror import reader
 from storage_ledger.ledger.proof import keys
 from storage_ledger.operations.rotate_key import BOTH_FOR_S, Rotation, rotate_key
+from storage_ledger.settings import Settings
+from storage_ledger.wiring import checkpoint as wiring
 from tests.support.checkpoint_scene import Scene
 
 
@@ -169,3 +171,32 @@ def test_key_entry_that_names_no_key_or_no_time_is_left_out(scene, wrong):
         tx.append(NewEntry(Kind.KEY, {"vkey": before, **wrong}))
     assert signers(scene) == [before]
     assert rotate(scene).replaces == before
+
+
+def policy(scene: Scene) -> list[str]:
+    return wiring.policy(Settings(uploads_path=scene.root, archive_path=scene.archive, ledger_path=scene.ledger.path.parent))
+
+
+def test_policy_names_a_key_once_under_its_newest_name(scene):
+    """Two lines with one key are not allowed, whatever their names: c2sp.org/tlog-policy, "Defining a log"."""
+    scene.sign()
+    [first] = signers(scene)
+    routine = rotate(scene).vkey
+    assert policy(scene) == [f"log {routine}", f"log {first}", "quorum none"]
+    scene.append(1)
+    scene.sign(scene.signer("other.example"))
+    renamed = keys.recorded_verifier_keys(scene.ledger)[0].text
+    before = f"# the same key before CHECKPOINT_ORIGIN was changed: log {routine}"
+    assert policy(scene) == [f"log {renamed}", before, f"log {first}", "quorum none"]
+
+
+def test_policy_names_a_key_that_was_replaced_at_once_in_a_comment(scene):
+    scene.sign()
+    [first] = signers(scene)
+    stolen = rotate(scene).vkey
+    new = rotate(scene, Rotation.AT_ONCE).vkey
+    assert policy(scene) == [
+        f"log {new}",
+        *(f"# replaced at once, signs nothing more: log {each}" for each in (stolen, first)),
+        "quorum none",
+    ]
