@@ -42,7 +42,7 @@ CHECKPOINT_FINDINGS = (
     ),
     Explanation(
         "checkpoint-damaged",
-        means="A checkpoint cannot be read, was changed after it was signed, or is signed by no key that the ledger records; or a file in its `.cosig` folder holds anything but signatures.",
+        means="A checkpoint cannot be read, was changed after it was signed, or is signed by no key that the ledger records. Or a file in its `.cosig` folder holds more than signatures.",
         action="If it was typed, check for typing errors. Compare it with other copies. If it is in `.ledger/checkpoints`, find out who wrote it, move it away, and check the disk of ARCHIVE_PATH.",
     ),
     Explanation(

@@ -42,7 +42,7 @@ class CheckpointRoutes:
             except sqlite.Error:
                 raise TilesUnavailable("The ledger cannot be read") from None
 
-        source = TreeSource(ledger.with_name(TREE_CACHE))
+        source = TreeSource(ledger.with_name(TREE_CACHE), ledger)
         self._tiles = TlogRoutes(ask, checkpoint.checkpoint, source, public=datasette.access.tlog_public)
 
     def before(self, app: ASGIApp) -> ASGIApp:

@@ -6,7 +6,9 @@ Nothing is shown before all of it has led to the checkpoint's root, so that ever
 
 from __future__ import annotations
 
+import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -87,6 +89,8 @@ class CheckedTree:
         return leaves
 
 
+AGAIN_AFTER_S = 60.0
+"""How long a mismatch is remembered at least, even if the ledger's file changes: all leaf hashes are then read again."""
 FORKED = "checkpoint-forked: the ledger does not lead to the root of its newest checkpoint, so no tile is shown"
 GROWING = "The hashes are being computed: ask again"
 
@@ -94,19 +98,23 @@ GROWING = "The hashes are being computed: ask again"
 class TreeSource:
     """Makes the checked tree of a checkpoint from the ledger, step by step. Not thread-safe.
 
-    Whatever strangers ask, all of it is computed once for each checkpoint at most, in the worst case twice.
+    Whatever strangers ask, all of it is computed once for each checkpoint at most, in the worst case twice. If the ledger does not lead to
+    the checkpoint's root, it is computed again once its file has changed: the right one may be back.
     """
 
-    def __init__(self, cache: Path) -> None:
+    def __init__(self, cache: Path, ledger: Path, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._cache = cache
+        self._ledger = ledger
+        self._monotonic = monotonic
         self._blocks: bytes | bytearray | None = None
         self._made: tuple[Checkpoint, CheckedTree] | None = None
-        self._recomputed: Checkpoint | None = None  # whose blocks are of no cache, after these had led to another root
-        self._refused: Checkpoint | None = None
+        self._recomputed: tuple[Checkpoint, _State] | None = None  # without the cache, after that had led to another root
+        self._refused: tuple[Checkpoint, _State] | None = None
+        self._refused_until = 0.0
 
     def known(self, checkpoint: Checkpoint) -> CheckedTree | None:
         """Return the tree if it is there. Raises `TilesUnavailable` if the ledger has another root than the checkpoint."""
-        if checkpoint == self._refused:
+        if self._is_refused(checkpoint):
             raise TilesUnavailable(FORKED)
         made = self._made
         return made[1] if made is not None and made[0] == checkpoint else None
@@ -115,6 +123,8 @@ class TreeSource:
         """Return the tree, through a connection to the ledger. Raises `TilesUnavailable` until it is there, and as `known` does."""
         found = self.known(checkpoint)
         if found is None:
+            if self._refused is not None and self._refused[0] == checkpoint:
+                self._begin_again(checkpoint)
             found = self._next(checkpoint, connection)
             self._made = checkpoint, found
         return found
@@ -146,11 +156,35 @@ class TreeSource:
 
     def _other_root(self, checkpoint: Checkpoint) -> NoReturn:
         """Begin again without the cache, which may be wrong; then refuse."""
-        if self._recomputed == checkpoint:
-            self._refused = checkpoint
+        if self._recomputed is not None and self._recomputed[0] == checkpoint:
+            self._refused, self._refused_until = self._recomputed, self._monotonic() + AGAIN_AFTER_S
             raise TilesUnavailable(FORKED)
-        self._blocks, self._recomputed = b"", checkpoint
+        self._begin_again(checkpoint)
         raise TilesUnavailable(GROWING, again=True)
+
+    def _is_refused(self, checkpoint: Checkpoint) -> bool:
+        if self._refused is None or self._refused[0] != checkpoint:
+            return False
+        return self._monotonic() < self._refused_until or self._refused[1] == _state(self._ledger)
+
+    def _begin_again(self, checkpoint: Checkpoint) -> None:
+        self._blocks, self._refused, self._recomputed = b"", None, (checkpoint, _state(self._ledger))
+
+
+_State = tuple[tuple[int, int, int, int] | None, ...]
+
+
+def _state(ledger: Path) -> _State:
+    """Return what changes when the ledger is written or replaced: that of its file, and that of its WAL."""
+    found: list[tuple[int, int, int, int] | None] = []
+    for path in (ledger, f"{ledger}-wal"):
+        try:
+            status = os.stat(path)
+        except OSError:
+            found.append(None)
+        else:
+            found.append((status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
+    return tuple(found)
 
 
 def leaf_hashes_of(connection: Any) -> Callable[[int, int], Iterator[bytes]]:

@@ -14,7 +14,16 @@ from storage_ledger.domain.checkpoint import Checkpoint
 from storage_ledger.domain.merkle_tree import Tree
 from storage_ledger.ledger.proof.tree_hashes import BlockFile
 from storage_ledger.system.sqlite import sqlite
-from storage_ledger.web.tlog.tree import FORKED, STEP_BLOCKS, CheckedTree, TileAddress, TilesUnavailable, TreeSource, leaf_hashes_of
+from storage_ledger.web.tlog.tree import (
+    AGAIN_AFTER_S,
+    FORKED,
+    STEP_BLOCKS,
+    CheckedTree,
+    TileAddress,
+    TilesUnavailable,
+    TreeSource,
+    leaf_hashes_of,
+)
 
 SIZE = 70_000
 ID = "an id"
@@ -68,7 +77,7 @@ def made(source: TreeSource, of: Checkpoint, ledger: Any, most: int = 10) -> tup
 
 @pytest.fixture(scope="module")
 def tree(ledger, tmp_path_factory) -> CheckedTree:
-    return made(TreeSource(tmp_path_factory.mktemp("empty") / "none"), checkpoint(SIZE), ledger)[0]
+    return made(TreeSource((folder := tmp_path_factory.mktemp("empty")) / "none", folder / "ledger.db"), checkpoint(SIZE), ledger)[0]
 
 
 def test_each_tile_has_the_hashes_of_its_level_as_far_as_the_tree_goes(tree, ledger):
@@ -103,13 +112,13 @@ def test_a_cold_cache_is_filled_by_several_requests_and_a_warm_one_is_used(ledge
     statements: list[str] = []
     ledger.set_trace_callback(statements.append)
     with pytest.raises(TilesUnavailable):
-        TreeSource(tmp_path / "none").make(checkpoint(SIZE), ledger)
+        TreeSource(tmp_path / "none", tmp_path / "ledger.db").make(checkpoint(SIZE), ledger)
     ledger.set_trace_callback(None)
     assert f"position <= {STEP_BLOCKS * 256} " in statements[-1]
-    assert made(TreeSource(tmp_path / "none"), checkpoint(SIZE), ledger)[1] == -(-blocks // STEP_BLOCKS) == 2
+    assert made(TreeSource(tmp_path / "none", tmp_path / "ledger.db"), checkpoint(SIZE), ledger)[1] == -(-blocks // STEP_BLOCKS) == 2
     file = BlockFile(tmp_path / "tree.cache", ID)
     file.write(b"".join(levels()[1][:-5]))
-    source = TreeSource(file.path)
+    source = TreeSource(file.path, tmp_path / "ledger.db")
     assert made(source, checkpoint(SIZE - 256), ledger)[1] == 1
     assert made(source, checkpoint(SIZE), ledger)[1] == 1
     assert source.known(checkpoint(SIZE)) is not None
@@ -120,19 +129,41 @@ def test_a_cold_cache_is_filled_by_several_requests_and_a_warm_one_is_used(ledge
 def test_a_cache_that_is_wrong_is_computed_again(ledger, tmp_path):
     file = BlockFile(tmp_path / "tree.cache", ID)
     file.write(b"".join([*levels()[1][:-1], bytes(32)]))
-    found, times = made(TreeSource(file.path), checkpoint(SIZE), ledger)
+    found, times = made(TreeSource(file.path, tmp_path / "ledger.db"), checkpoint(SIZE), ledger)
     assert (found.tile(TileAddress(1, 1, 17), leaf_hashes_of(ledger)), times) == (b"".join(levels()[1][256:]), 3)
 
 
 @pytest.mark.parametrize("size", [600, SIZE, SIZE + 1, SIZE + 256])
 def test_a_ledger_with_another_root_than_the_checkpoint_shows_no_tile(ledger, tmp_path, size: int):
-    source, of = TreeSource(tmp_path / "none"), checkpoint(size, bytes(32))
+    source, of = TreeSource(tmp_path / "none", tmp_path / "ledger.db"), checkpoint(size, bytes(32))
     with pytest.raises(TilesUnavailable, match=FORKED):
         made(source, of, ledger)
     for _ in range(3):
         with pytest.raises(TilesUnavailable, match=FORKED):
             source.make(of, None)  # it is not computed again
     assert made(source, checkpoint(500), ledger)[0].size == 500
+
+
+def test_a_mismatch_is_looked_at_again_when_the_ledger_has_changed_but_once_a_minute_at_most(ledger, tmp_path):
+    (file := tmp_path / "ledger.db").write_bytes(b"old")
+    now = [1000.0]
+    source, of = TreeSource(tmp_path / "none", file, monotonic=lambda: now[0]), checkpoint(600)
+    ledger.execute("UPDATE entries SET leaf_hash = zeroblob(32) WHERE position = 300")
+    try:
+        with pytest.raises(TilesUnavailable, match=FORKED):
+            made(source, of, ledger)
+    finally:
+        ledger.execute("UPDATE entries SET leaf_hash = ? WHERE position = 300", (levels()[0][299],))
+    now[0] += AGAIN_AFTER_S
+    with pytest.raises(TilesUnavailable, match=FORKED):
+        source.make(of, None)  # the file is the same
+    (tmp_path / "ledger.db-wal").write_bytes(b"new")
+    now[0] -= 1
+    with pytest.raises(TilesUnavailable, match=FORKED):
+        source.make(of, None)
+    now[0] += 1
+    assert made(source, of, ledger)[1] == 1
+    assert source.known(of) is not None
 
 
 def test_an_entry_that_is_changed_later_is_not_shown(ledger, tree):
@@ -149,7 +180,7 @@ def test_an_entry_that_is_changed_later_is_not_shown(ledger, tree):
 def test_a_disk_that_is_slow_loses_no_progress(ledger, tmp_path):
     """The time limit interrupts a read; what is known by then is kept."""
     stops = iter(range(10))
-    source, of = TreeSource(tmp_path / "none"), checkpoint(SIZE)
+    source, of = TreeSource(tmp_path / "none", tmp_path / "ledger.db"), checkpoint(SIZE)
     ledger.set_progress_handler(lambda: next(stops, 0) == 5, 10_000)
     try:
         with pytest.raises(TilesUnavailable) as error:
