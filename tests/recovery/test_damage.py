@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from storage_ledger.domain.entries import Kind, NewEntry
+from storage_ledger.domain.signed_note import ED25519, VerifierKey
 from storage_ledger.index.follower import Index
 from storage_ledger.ledger.mirror import segments
 from storage_ledger.ledger.mirror.writer import Mirror
@@ -93,7 +94,7 @@ def _happen(pipeline: Pipeline, mirror: Mirror) -> None:
     with pipeline.ledger.write() as tx:
         tx.append(NewEntry(Kind.HEADER_READ, header, "S2", archived.position))
         tx.append(NewEntry(Kind.ACKNOWLEDGED, {"code": "clock-ahead", "by": "me", "reason": "why"} | times))
-        tx.append(NewEntry(Kind.KEY, {"vkey": "x+00000000+AQ=="}))
+        tx.append(NewEntry(Kind.KEY, {"vkey": VerifierKey("x", ED25519, bytes(32)).text}))
     pipeline.say("again", "again.dcm", {})
     pipeline.say("again", "again.dcm", {})  # two pending messages about one upload
     send("told", "told.dcm", 800)
