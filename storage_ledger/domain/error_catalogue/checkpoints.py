@@ -8,17 +8,19 @@ from storage_ledger.domain.error_catalogue.explanation import BY, REASON, Explan
 
 LOST = f"storage-ledger checkpoint rotate-key --lost --by '{BY}' --reason '{REASON}'"
 
+FORKED = Explanation(
+    "checkpoint-forked",
+    means="The ledger does not continue its last checkpoint, or two checkpoints state different roots for the same number of entries. The ledger is an old copy, entries were changed or removed, or somebody signed two histories.",
+    action="Change nothing, and find out [what happened](../how-to/ledger-forked.md): compare the ledger with every checkpoint that you have (`storage-ledger verify --checkpoint FILE`). If entries are lost for good, acknowledge it.",
+    commands=(f"storage-ledger acknowledge checkpoint-forked --by '{BY}' --reason '{REASON}'",),
+)
+
 CHECKPOINTS = Section(
     "Checkpoints",
     intro="Errors of `storage-ledger checkpoint` and `storage-ledger prove`, and reasons in `/readyz` why `serve` signs no [checkpoint](../explanation/what-a-proof-shows.md).",
     meanwhile="Nothing is signed or proved; archiving continues.",
     explanations=(
-        Explanation(
-            "checkpoint-forked",
-            means="The ledger does not continue its last checkpoint. It is an old copy, or entries were changed or removed.",
-            action="Find out [which history is the right one](../how-to/ledger-forked.md) before anything else is changed. If entries are lost for good, acknowledge it.",
-            commands=("storage-ledger verify", f"storage-ledger acknowledge checkpoint-forked --by '{BY}' --reason '{REASON}'"),
-        ),
+        FORKED,
         Explanation(
             "checkpoint-key-missing",
             means="The private key is missing, although the ledger records one.",

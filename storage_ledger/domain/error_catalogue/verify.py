@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from storage_ledger.domain.error_catalogue.checkpoints import FORKED
 from storage_ledger.domain.error_catalogue.explanation import Explanation, Section
 from storage_ledger.domain.error_catalogue.ledger_and_mirror import MIRROR
 from storage_ledger.domain.error_catalogue.outages import ARCHIVE_MISSING, MIRROR_IO
@@ -35,10 +36,11 @@ CHECKPOINT_FINDINGS = (
         action="If you have restored a backup, restore the newest one, or [the mirror](../how-to/ledger-volume-lost.md). Otherwise treat it as tampering.",
         commands=(RESTORE,),
     ),
+    FORKED,
     Explanation(
-        "checkpoint-forked",
-        means="Two checkpoints state different roots for the same number of entries: somebody has signed two histories.",
-        action="Keep both as evidence. Unless one was made up, whoever has the private key signed both: [replace the key](../how-to/checkpoint-key.md#the-key-may-have-been-stolen).",
+        "checkpoint-missing",
+        means="A signed checkpoint is not in the archive, but its copy in LEDGER_PATH is, or its time stamp or cosignatures are.",
+        action="If you restored an older copy of the archive, that is why. Otherwise find out who removed it, and compare the ledger with checkpoints that others keep (`storage-ledger verify --checkpoint FILE`).",
     ),
     Explanation(
         "checkpoint-damaged",

@@ -36,6 +36,7 @@ LATEST = "checkpoint.latest"
 """In LEDGER_PATH: a copy of the last checkpoint."""
 
 _SIZE = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
+_BESIDE = re.compile(rf"({_SIZE.pattern})\.(?:cosig|tsr)", re.ASCII)
 _TEMPORARY = ".checkpoint.tmp"
 
 
@@ -58,21 +59,16 @@ class CheckpointFolder:
 
     def sizes(self) -> list[int]:
         """Return the sizes of all checkpoints, in order; empty if there are none, or there is no mirror."""
-        try:
-            with self._folder() as folder:
-                return sorted(int(name) for name in os.listdir(folder) if _SIZE.fullmatch(name))
-        except _Missing:
-            return []
+        return sorted(int(name) for name in self._names() if _SIZE.fullmatch(name))
+
+    def without_note(self) -> list[str]:
+        """Return the names of time stamps and cosignatures whose checkpoint is missing."""
+        names = self._names()
+        return sorted(name for name in names if (found := _BESIDE.fullmatch(name)) and found[1] not in names)
 
     def unexpected(self) -> list[str]:
         """Return the names in the folder that are neither a checkpoint nor what belongs to one."""
-        try:
-            with self._folder() as folder:
-                names = set(os.listdir(folder))
-        except _Missing:
-            return []
-        known = {f"{name}{end}" for name in names if _SIZE.fullmatch(name) for end in ("", ".cosig", ".tsr")}
-        return sorted(names - known - {_TEMPORARY})
+        return sorted(name for name in self._names() - {_TEMPORARY} if not _SIZE.fullmatch(name) and not _BESIDE.fullmatch(name))
 
     def newest(self) -> KeptCheckpoint | None:
         """Return the checkpoint of the largest size; None if there is none."""
@@ -170,6 +166,13 @@ class CheckpointFolder:
         """Keep the time stamp of the checkpoint of this size. Durable on return."""
         with self._writable() as folder:
             files.replace_file(f"{size}.tsr", response, folder, FILE_MODE, temporary=_TEMPORARY)
+
+    def _names(self) -> set[str]:
+        try:
+            with self._folder() as folder:
+                return set(os.listdir(folder))
+        except _Missing:
+            return set()
 
     def _read(self, name: str) -> bytes | None:
         try:

@@ -98,14 +98,15 @@ class CheckpointsCheck:
 
     def run(self, given: tuple[GivenNote, ...], up_to: int) -> Agreement:
         """Check all checkpoints, with the `given` ones. `up_to`: the last position of the ledger or, if it lost its end, the mirror."""
-        sizes = self._sizes()
         copies = self._read_latest()
+        sizes = self._sizes()  # read after the copy, which is written last
         self._read_keys()
         last = max(up_to, self._reader.last())  # read after the checkpoints were listed: `serve` may sign more
         from_elsewhere = [head for note in given if (head := self._head(note.name, note.data, is_given=True)) is not None]
         from_elsewhere.sort(key=attrgetter("size"))
         copy = [head for data in copies if (head := self._head(self._latest.name, data, is_given=False)) is not None]
-        heads = merge(from_elsewhere, self._in_folder(sizes), copy, key=attrgetter("size"))
+        self._require_notes_of(copy, sizes)
+        heads = merge(from_elsewhere, self._in_folder(sizes or []), copy, key=attrgetter("size"))
         agreeing = 0
         for size, some in groupby(heads, key=attrgetter("size")):
             agreeing += self._judge(list(some), self._root(size) if size <= last else None, last)
@@ -116,15 +117,24 @@ class CheckpointsCheck:
 
     # -- what is there
 
-    def _sizes(self) -> list[int]:
+    def _sizes(self) -> list[int] | None:
+        """Return the sizes of the checkpoints in the archive, after reporting what else is there; None if it cannot be read."""
         try:
             for name in self._folder.unexpected():
                 text = "no checkpoint, nor what belongs to one"
                 self._found.report("untracked-file", PART, path=f"{FOLDER}/{name}", detail=text)
+            for name in self._folder.without_note():
+                self._found.report("checkpoint-missing", PART, path=f"{FOLDER}/{name}", detail="it belongs to a checkpoint that is missing")
             return self._folder.sizes()
         except Retryable as error:
             self._found.unseen(error.code, PART, path=FOLDER, detail=error.detail)
-            return []
+            return None
+
+    def _require_notes_of(self, copies: list[_Head], sizes: list[int] | None) -> None:
+        for head in copies:
+            if sizes is not None and head.size not in sizes:
+                text = f"it is missing; {head.path} in LEDGER_PATH is its copy"
+                self._found.report("checkpoint-missing", PART, path=f"{FOLDER}/{head.size}", detail=text)
 
     def _in_folder(self, sizes: list[int]) -> Iterator[_Head]:
         for size in sizes:

@@ -151,7 +151,19 @@ def test_what_else_lies_in_the_folder_is_reported(scene):
     (scene.notes / "11.cosig").mkdir()
     for name in ("11.cosig/witness", "11.tsr", "12.tsr", "011", "notes.txt"):
         (scene.notes / name).write_bytes(b"")
-    assert scene.codes() == [("untracked-file", None, f"{FOLDER}/{name}") for name in ("011", "12.tsr", "notes.txt")]
+    (scene.notes / "13.cosig").mkdir()
+    untracked = [("untracked-file", None, f"{FOLDER}/{name}") for name in ("011", "notes.txt")]
+    assert scene.codes() == [*untracked, *(("checkpoint-missing", None, f"{FOLDER}/{name}") for name in ("12.tsr", "13.cosig"))]
+
+
+def test_a_deleted_note_whose_copy_is_on_the_ledger_s_volume_is_reported(scene):
+    (scene.notes / "301").unlink()
+    assert scene.codes() == [], "of an older one nothing is left that could be missed"
+    (scene.notes / "600").unlink()
+    assert scene.codes() == [("checkpoint-missing", None, f"{FOLDER}/600")]
+    assert scene.detail() == "it is missing; checkpoint.latest in LEDGER_PATH is its copy"
+    scene.notes.rename(scene.root / "elsewhere")
+    assert scene.codes() == [("checkpoint-missing", None, f"{FOLDER}/600")]
 
 
 def test_a_file_of_a_witness_that_holds_no_signature_is_reported(scene):
