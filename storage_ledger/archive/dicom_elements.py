@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -87,9 +88,12 @@ class DataSet:
     transfer_syntax: str | None
     has_prefix: bool
 
-    def elements(self) -> Iterator[Element]:
-        """Yield the top-level elements in file order. Raises `Unreadable`."""
-        return _walk(self.source, self.position, is_implicit=self.is_implicit, is_little_endian=self.is_little_endian)
+    def elements(self, opened: int | None = None) -> Iterator[Element]:
+        """Yield the top-level elements in file order. Raises `Unreadable`.
+
+        After the sequence `opened` come its items and their elements, not those of sequences in them, and always a `SEQUENCE_END`.
+        """
+        return _walk(self.source, self.position, is_implicit=self.is_implicit, is_little_endian=self.is_little_endian, opened=opened)
 
     def value(self, value_at: int, length: int) -> bytes:
         """Return the value of the element that `elements` yielded last; its length must be defined. Raises `Unreadable`."""
@@ -147,7 +151,7 @@ def _after_command_set(source: ByteSource, position: int) -> int:
     return position
 
 
-def _walk(source: ByteSource, position: int, *, is_implicit: bool, is_little_endian: bool) -> Iterator[Element]:
+def _walk(source: ByteSource, position: int, *, is_implicit: bool, is_little_endian: bool, opened: int | None = None) -> Iterator[Element]:
     read = reader(source, is_implicit=is_implicit, is_little_endian=is_little_endian)
     while (element := read(position, False)) is not END:
         tag, _, length, _, position = element
@@ -156,7 +160,11 @@ def _walk(source: ByteSource, position: int, *, is_implicit: bool, is_little_end
         yield element
         if tag >> 16 == _DELIMITERS:
             continue  # a surplus delimiter
-        if length == UNDEFINED:
+        if tag == opened:
+            position = yield from _in_sequence(position, length, read)
+            yield SEQUENCE_END, None, 0, position, position
+            source.require(position)
+        elif length == UNDEFINED:
             position = _end_of_undefined(position, read)
         else:
             position += length
@@ -212,6 +220,41 @@ _UNPACK = {
     is_little_endian: tuple(struct.Struct(order + fields).unpack_from for fields in ("HHL", "HH2sH", "L"))
     for is_little_endian, order in ((True, "<"), (False, ">"))
 }
+
+
+def _in_sequence(position: int, length: int, read: Read) -> Generator[Element, None, int]:
+    """Yield the items of a sequence and their elements (PS3.5 §7.5), and an element that is in no item. Returns where the sequence ends.
+
+    An element that is longer than its item is left out, so that no position is before one that was read.
+    """
+    end, end_of_item = _end(position, length), position
+    while position < end:
+        element = read(position, True)
+        tag, _, size, _, value_at = element
+        if tag == SEQUENCE_END:
+            position = value_at
+            break
+        if tag in {ITEM, ITEM_END}:
+            position = value_at
+            end_of_item = min(end, _end(value_at, size)) if tag == ITEM else value_at
+        elif position >= end_of_item:
+            if length == UNDEFINED:
+                raise Unreadable("header-unreadable")
+            yield element
+            break
+        elif size == UNDEFINED:
+            position = _end_of_undefined(value_at, read)
+        elif value_at + size > end_of_item:
+            position = end_of_item
+            continue
+        else:
+            position = value_at + size
+        yield element
+    return position if length == UNDEFINED else max(position, end)
+
+
+def _end(position: int, length: int) -> int:
+    return sys.maxsize if length == UNDEFINED else position + length
 
 
 def _end_of_undefined(position: int, read: Read) -> int:

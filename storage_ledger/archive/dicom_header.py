@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from pydicom import config
@@ -14,7 +16,7 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR
 from pydicom.values import convert_value
 
-from storage_ledger.archive.dicom_elements import UNDEFINED, DataSet, Unreadable, data_set, is_delimiter
+from storage_ledger.archive.dicom_elements import ITEM, SEQUENCE_END, UNDEFINED, DataSet, Element, Unreadable, data_set, is_delimiter
 
 # Values are kept as they are, even invalid ones. pydicom's warnings would quote them in the logs.
 config.settings.reading_validation_mode = config.IGNORE
@@ -30,9 +32,16 @@ ATTRIBUTES = (
     "InstanceNumber", "Rows", "Columns", "BitsAllocated", "NumberOfFrames", "PhotometricInterpretation", "ImageType",
 )  # fmt: skip
 
+REQUESTS = "RequestAttributesSequence"
+OF_A_REQUEST = ("ScheduledProcedureStepID", "RequestedProcedureID")
+"""What of this sequence's items is read. An item may have a character set of its own."""
+
 _KEYWORDS = {int(Tag(keyword)): keyword for keyword in ATTRIBUTES}
-_LAST = max(_KEYWORDS)
-_DICTIONARY_VRS = {tag: str(dictionary_VR(tag)) for tag in _KEYWORDS}
+_REQUESTS = int(Tag(REQUESTS))
+_KEYWORDS_IN_REQUESTS = {int(Tag(keyword)): keyword for keyword in ("SpecificCharacterSet", *OF_A_REQUEST)}
+_LAST = max(*_KEYWORDS, _REQUESTS)
+_ALL_KEYWORDS = _KEYWORDS | _KEYWORDS_IN_REQUESTS
+_DICTIONARY_VRS = {tag: str(dictionary_VR(tag)) for tag in _ALL_KEYWORDS}
 _CHARACTER_SET = int(Tag("SpecificCharacterSet"))
 _PIXELS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 _ENOUGH = frozenset(int(Tag(keyword)) for keyword in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"))
@@ -46,13 +55,18 @@ time that grows with the square of the length."""
 MAX_CHARACTER_SET_BYTES = 256
 """The same for the character set, whose encodings pydicom tries for each part of each name: all of DICOM's together are shorter."""
 
+MAX_REQUESTS = 64
+MAX_REQUEST_BYTES = 256
+"""Of one value of an item: an ID has at most 16 characters."""
+
 
 def read_header(file: BinaryIO) -> tuple[dict[str, Any] | None, str | None]:
     """Return the attributes by keyword and None, or None and a stable error code, or both if only some could be read.
 
-    Values are texts, whole numbers, or lists of these; person names with `^` and `=` as in the file. A missing or empty
-    attribute is left out. `TransferSyntaxUID` comes from the file meta information (PS3.10 §7.1). Nothing after the last
-    of the attributes is read: contours, functional groups of each frame, pixels. Codes: `not-dicom`, and, with
+    Values are texts, whole numbers, or lists of these; person names with `^` and `=` as in the file. `REQUESTS` is a list of such
+    dictionaries, whose JSON has at most `MAX_VALUE_CHARACTERS`. A missing or empty attribute is left out. `TransferSyntaxUID`
+    comes from the file meta information (PS3.10 §7.1). Nothing after the last of the attributes is read: contours,
+    functional groups of each frame, pixels. Codes: `not-dicom`, and, with
     what was read before, `header-cut`, `header-too-large`, `header-unreadable`, `some-attributes-unreadable`.
     """
     try:
@@ -61,8 +75,11 @@ def read_header(file: BinaryIO) -> tuple[dict[str, Any] | None, str | None]:
         return None, error.code
     if found is None:
         return None, "not-dicom"
-    raw, left_out, code = _wanted(found)
+    raw, requests, left_out, code = _wanted(found)
     header, undecoded = _decoded(raw, is_little_endian=found.is_little_endian)
+    items, some_undecoded = _decoded_requests(requests, raw.get(_CHARACTER_SET), is_little_endian=found.is_little_endian)
+    if items:
+        header[REQUESTS] = items
     # Without the prefix of PS3.10 §7.1, it counts as DICOM only if it has a SOP Class UID.
     if not (found.has_prefix or {"SOPClassUID", "SOPInstanceUID"} <= header.keys()):
         return None, "not-dicom"
@@ -72,23 +89,25 @@ def read_header(file: BinaryIO) -> tuple[dict[str, Any] | None, str | None]:
         header["TransferSyntaxUID"] = _text(found.transfer_syntax)
     if not header:
         return None, "not-dicom"
-    return header, code or ("some-attributes-unreadable" if left_out or undecoded else None)
+    return header, code or ("some-attributes-unreadable" if left_out or undecoded or some_undecoded else None)
 
 
 _Raw = dict[int, tuple[str, bytes]]
 """By tag: the VR, and the value as in the file."""
 
 
-def _wanted(found: DataSet) -> tuple[_Raw, bool, str | None]:
-    """Return the elements of `ATTRIBUTES`, whether any was left out, and a code if the header ended too early."""
+def _wanted(found: DataSet) -> tuple[_Raw, list[_Raw], bool, str | None]:
+    """Return the elements of `ATTRIBUTES`, those of each request, whether any was left out, and a code if the header ended too early."""
     raw: _Raw = {}
+    requests: list[_Raw] = []
     left_out = False
     tag: int | None = None
+    elements = found.elements(opened=_REQUESTS)
     try:
-        for tag, vr, length, _, value_at in found.elements():
+        for tag, vr, length, _, value_at in elements:
             if tag > _LAST:
                 if vr is None and not (found.is_implicit or is_delimiter(tag)):
-                    return raw, left_out, "header-unreadable"
+                    return raw, requests, left_out, "header-unreadable"
                 if tag in _PIXELS or (length == UNDEFINED and raw.keys() >= _ENOUGH):
                     break
             elif tag in _KEYWORDS:
@@ -97,10 +116,33 @@ def _wanted(found: DataSet) -> tuple[_Raw, bool, str | None]:
                     continue
                 value = found.value(value_at, length)
                 raw[tag] = _known_vr(tag, vr), value
+            elif tag == _REQUESTS:
+                requests, some_left_out = _in_requests(found, elements)
+                left_out = left_out or some_left_out
     except Unreadable as error:
         if tag is None or tag <= _LAST or not raw.keys() >= _ENOUGH:  # a later element may be anything
-            return raw, left_out, error.code
-    return raw, left_out, None if tag is not None else "header-cut"
+            return raw, requests, left_out, error.code
+    return raw, requests, left_out, None if tag is not None else "header-cut"
+
+
+def _in_requests(found: DataSet, elements: Iterator[Element]) -> tuple[list[_Raw], bool]:
+    """Return the wanted elements of each item of the sequence, up to whose end `elements` is read, and whether any was left out."""
+    requests: list[_Raw] = []
+    left_out = False
+    for tag, vr, length, _, value_at in elements:
+        if tag == SEQUENCE_END:
+            break
+        if tag == ITEM:
+            if len(requests) <= MAX_REQUESTS:
+                requests.append({})
+        elif not (requests or is_delimiter(tag)):
+            left_out = True  # no sequence at all
+        elif tag in _KEYWORDS_IN_REQUESTS:
+            if len(requests) > MAX_REQUESTS or length > MAX_REQUEST_BYTES:
+                left_out = True
+            else:
+                requests[-1][tag] = _known_vr(tag, vr), found.value(value_at, length)
+    return requests[:MAX_REQUESTS], left_out
 
 
 def _known_vr(tag: int, vr: str | None) -> str:
@@ -132,8 +174,27 @@ def _decoded(raw: _Raw, *, is_little_endian: bool) -> tuple[dict[str, Any], bool
                 undecoded = True  # the character set's codec failed, and pydicom returned the text's bytes as numbers
                 continue
         if value not in (None, "", []):
-            header[_KEYWORDS[tag]] = value
+            header[_ALL_KEYWORDS[tag]] = value
     return header, undecoded
+
+
+def _decoded_requests(
+    requests: list[_Raw], character_set: tuple[str, bytes] | None, *, is_little_endian: bool
+) -> tuple[list[dict[str, Any]], bool]:
+    """Return the items that have any of the attributes, as many as fit into a value, and whether any was lost."""
+    inherited: _Raw = {} if character_set is None else {_CHARACTER_SET: character_set}
+    found: list[dict[str, Any]] = []
+    lost = False
+    for each in requests:
+        item, undecoded = _decoded(inherited | each, is_little_endian=is_little_endian)
+        item.pop("SpecificCharacterSet", None)
+        lost = lost or undecoded
+        if item:
+            found.append(item)
+    while len(json.dumps(found, ensure_ascii=False)) > MAX_VALUE_CHARACTERS:
+        found.pop()
+        lost = True
+    return found, lost
 
 
 _DEFAULT_REPERTOIRE_VRS = frozenset({"AE", "AS", "CS", "DA", "DT", "TM", "UI"})

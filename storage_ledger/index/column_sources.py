@@ -46,6 +46,7 @@ FROM_HEADER = {
     "dicom_study_id": "StudyID",
     "performed_date": "PerformedProcedureStepStartDate",
     "performed_time": "PerformedProcedureStepStartTime",
+    "request_attributes": "RequestAttributesSequence",
 }
 WHOLE_NUMBERS = frozenset({"instance_number", "rows", "columns", "frames", "series_number"})
 

@@ -122,6 +122,7 @@ class FileColumns:
     dicom_study_id: FileColumn[str | None]
     performed_date: FileColumn[str | None]
     performed_time: FileColumn[str | None]
+    request_attributes: FileColumn[str | None]
     original_name: FileColumn[str]
     archive_path: FileColumn[str]
     sha256: FileColumn[str]

@@ -107,6 +107,7 @@ COLUMNS: dict[str, dict[str, str]] = {
         "announced": 'Patient and UIDs in that message, as JSON, if any differ from the header: `{"patient_id":"SGC-122138",…}`.',
         "from_message": "What comes from the message instead of the header: `patient` (name, ID, birth date, sex), "
                         "`study` (Study Instance UID), or both.",
+        "request_attributes": '(0040,0275), as JSON: `[{"ScheduledProcedureStepID": "S1", "RequestedProcedureID": "R1"}]`.',
         "original_name": "Name in uploads.",
         "archive_path": "Relative to ARCHIVE_PATH.",
         "sha256": "Hex.",
@@ -122,7 +123,7 @@ COLUMNS: dict[str, dict[str, str]] = {
         "year": "Of `study_date`.",
         "search_text": _SEARCH_TEXT,
     },
-    "series": _FILES,
+    "series": _FILES | {"request_attributes": "As in `files`."},
     "patients": {
         "files": "Number of files that name this patient.",
         "first_position": "`archived` entry of the first of these files.",

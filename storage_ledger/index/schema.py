@@ -39,6 +39,7 @@ TABLES = {
   described INTEGER, announced TEXT, from_message TEXT,
   institution_name TEXT, accession_number TEXT, patient_birth_date TEXT, patient_sex TEXT, study_time TEXT, manufacturer TEXT,
   referring_physician_name TEXT, dicom_study_id TEXT, performed_date TEXT, performed_time TEXT,
+  request_attributes TEXT,
   original_name TEXT NOT NULL, archive_path TEXT NOT NULL, sha256 TEXT NOT NULL, study_instance_uid TEXT, series_instance_uid TEXT,
   sop_instance_uid TEXT, sop_class_uid TEXT, transfer_syntax_uid TEXT,
   PRIMARY KEY (study_id, name)
@@ -54,7 +55,7 @@ TABLES = {
 )""",
     "series": """(
   series_number INTEGER, modality TEXT, series_description TEXT, body_part TEXT, performed_date TEXT, performed_time TEXT,
-  files INTEGER NOT NULL, bytes INTEGER NOT NULL,
+  request_attributes TEXT, files INTEGER NOT NULL, bytes INTEGER NOT NULL,
   study_instance_uid TEXT NOT NULL, series_instance_uid TEXT NOT NULL,
   PRIMARY KEY (study_instance_uid, series_instance_uid)
 ) WITHOUT ROWID""",
@@ -79,7 +80,9 @@ FLAGS = ("sop_conflict", "study_uid_differs", "patient_differs", "message_differ
 FLAGGED = f"({' OR '.join(FLAGS)})"
 """SQL condition for files with any flag. The partial index `files_flagged` is used for exactly this text."""
 
-OF_A_SERIES = ("series_number", "modality", "series_description", "body_part", "performed_date", "performed_time")
+OF_A_SERIES = (
+    "series_number", "modality", "series_description", "body_part", "performed_date", "performed_time", "request_attributes",
+)  # fmt: skip
 OF_A_STUDY = (
     "study_date", "study_description", "institution_name", "accession_number", "study_time", "manufacturer", "referring_physician_name",
     "dicom_study_id",

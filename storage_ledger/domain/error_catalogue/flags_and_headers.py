@@ -60,7 +60,7 @@ HEADERS = Section(
     "Headers",
     intro="""\
 Why a DICOM header is missing or incomplete in the `archived` entry (`dicom_error`) and the index.
-It is read up to (0040,0245): no per-frame groups, contours or pixels.""",
+It is read up to (0040,0275): no per-frame groups, contours or pixels.""",
     meanwhile="The file is archived unchanged; what could be read is in the index.",
     explanations=(
         NOT_DICOM,

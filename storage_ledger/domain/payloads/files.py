@@ -39,7 +39,7 @@ class ArchivedPayload(Payload):
     metadata_sha256: str
     """Of metadata.json after this entry's batch."""
     dicom: dict[str, Any] | None
-    """Header attributes by DICOM keyword: strings, integers, or lists of these."""
+    """Header attributes by DICOM keyword: strings, integers, or lists of these; of RequestAttributesSequence, a list of such objects."""
     upload_path: str
     """As in `described`."""
     software: str

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import json
 import os
 import random
 import subprocess
@@ -529,6 +530,19 @@ def test_a_reread_header_replaces_the_values_from_the_message(following):
     assert following.rows("SELECT series_instance_uid, files FROM series") == [("1.2.1", 2)]
     assert following.rows("SELECT modality, files, bytes FROM arrivals") == [("CT", 2, 10)]
     assert following.rows("SELECT count(*) FROM dicom_studies_fts WHERE dicom_studies_fts MATCH 'said'") == [(0,)]
+
+
+@pytest.mark.usefixtures("the_same_anew")
+def test_a_series_has_the_requests_of_its_first_file_that_names_any(following):
+    first = following.append(Kind.ARCHIVED, archived("a.dcm", dicom=header("9.1")), "S1").position
+    requests = [[{"RequestedProcedureID": f'"Ü"\\{number}'}, {"ScheduledProcedureStepID": "S"}] for number in range(3)]
+    for number in (1, 2):
+        dicom = header(f"9.{number + 1}", RequestAttributesSequence=requests[number])
+        following.append(Kind.ARCHIVED, archived(f"{number}.dcm", dicom=dicom), f"S{number + 1}")
+    of_series = "SELECT request_attributes FROM series"
+    assert [json.loads(row[0]) for row in following.rows(of_series)] == [requests[1]]
+    following.append(Kind.HEADER_READ, header_read(dicom=header("9.1", RequestAttributesSequence=requests[0])), "S1", cause=first)
+    assert [json.loads(row[0]) for row in following.rows(of_series)] == [requests[0]]
 
 
 @pytest.mark.usefixtures("the_same_anew")

@@ -3,6 +3,7 @@
 import io
 import random
 import struct
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -12,7 +13,14 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, STANDARD_VR
 
-from storage_ledger.archive.dicom_header import ATTRIBUTES, MAX_VALUE_BYTES, MAX_VALUE_CHARACTERS, read_header
+from storage_ledger.archive.dicom_header import (
+    ATTRIBUTES,
+    MAX_VALUE_BYTES,
+    MAX_VALUE_CHARACTERS,
+    OF_A_REQUEST,
+    REQUESTS,
+    read_header,
+)
 from tests.support.dicom import testdata_files
 
 # The service ignores pydicom's warnings (they quote values); here they would become errors inside of it.
@@ -50,8 +58,15 @@ def element(tag: int, vr: str, value: bytes, order: str = "<") -> bytes:
 
 def read_by_pydicom(dataset: Dataset) -> dict[str, Any]:
     """The attributes as `read_header` returns them, from pydicom's own data set."""
+    found = of_a_data_set(dataset, ATTRIBUTES)
+    if items := [item for each in dataset.get(REQUESTS) or [] if (item := of_a_data_set(each, OF_A_REQUEST))]:
+        found[REQUESTS] = items
+    return found
+
+
+def of_a_data_set(dataset: Dataset, keywords: Iterable[str]) -> dict[str, Any]:
     found = {}
-    for keyword in ATTRIBUTES:
+    for keyword in keywords:
         try:
             value = plain(dataset[keyword].value)
         except Exception:  # noqa: BLE001, S112 - not there, or pydicom cannot read it
