@@ -167,6 +167,27 @@ def series_by_the_procedure_that_was_requested(server: Server) -> None:
     assert values(item, "00401001", "00400009") == ["RP-1", "SPS-1"]
 
 
+@results.check("§8.3.4.1")
+def series_by_the_step_that_was_scheduled_by_tags(server: Server) -> None:
+    for name in ("00400275.00400009", "RequestAttributesSequence.00400009", "00400275.ScheduledProcedureStepID"):
+        assert [value(each, SERIES) for each in server.found(f"series?{name}=SPS-3")] == [f"{MR}.1"], name
+
+
+@results.check("PS3.4 §C.2.2.2.6")
+def one_item_of_a_sequence_has_to_match_all_that_is_asked_of_it(server: Server) -> None:
+    asked = f"studies/{MR}/series?00400275.00401001=RP-2&00400275.00400009="
+    assert [value(each, SERIES) for each in server.found(f"{asked}SPS-2")] == [f"{MR}.1"]
+    assert server.found(f"{asked}SPS-3") == []
+
+
+@results.check("Table 10.6.3-4")
+def series_have_the_requests_that_are_known(server: Server) -> None:
+    found = {value(each, SERIES): each for each in server.found(f"studies/{MR}/series")}
+    requests = [values(item, "00401001", "00400009") for item in found[f"{MR}.1"]["00400275"]["Value"]]
+    assert requests == [["RP-2", "SPS-2"], ["RP-3", "SPS-3"]]
+    assert not found[f"{MR}.2"].get("00400275", {}).get("Value")
+
+
 @results.check("§F.2")
 def every_object_is_valid_dicom_json(server: Server) -> None:
     for address in ("studies?limit=200", "series?limit=300", "instances?limit=500"):

@@ -12,8 +12,8 @@ import pytest
 
 from tests.dicomweb.checks import parts
 from tests.support.browsing import Browse
-from tests.support.dicom_archive import COPIES, CT, TWINS, Archived, make_dicom_archive
-from tests.support.native_model import ATTRIBUTE, VALUE, parsed
+from tests.support.dicom_archive import COPIES, CT, MR, TWINS, Archived, make_dicom_archive
+from tests.support.native_model import ATTRIBUTE, ITEM, VALUE, parsed
 
 PATIENT_NAME, PATIENT_ID, STUDY, SERIES, SOP = "00100010", "00100020", "0020000D", "0020000E", "00080018"
 
@@ -120,6 +120,52 @@ def test_results_as_xml_are_those_of_json(client: httpx.Client) -> None:
     assert [each.findtext(uid) for each in results] == [value(each, SOP) for each in found(client, "instances?limit=5")]
     nothing = client.get("studies?PatientID=nobody", headers=xml)
     assert (nothing.status_code, nothing.content) == (204, b"")
+
+
+REQUESTS, STEP, PROCEDURE = (
+    "00400275",
+    "RequestAttributesSequence.ScheduledProcedureStepID",
+    "RequestAttributesSequence.RequestedProcedureID",
+)
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        (f"{STEP}=SPS-*", {f"{CT}.1", f"{MR}.1"}),
+        (f"{STEP}=SPS-%3F&{PROCEDURE}=RP-3", {f"{MR}.1"}),
+        (f"{STEP}=&PatientID=P-2", {f"{MR}.1", f"{MR}.2", f"{MR}.3"}),
+        (f'{STEP}=""&PatientID=P-2', {f"{MR}.2", f"{MR}.3"}),
+        (f"{STEP}=S'PS&{PROCEDURE}=RP-3", set()),
+    ],
+)
+def test_series_are_found_by_what_was_requested(client: httpx.Client, query: str, expected: set[str]) -> None:
+    assert {value(each, SERIES) for each in found(client, f"series?{query}")} == expected
+
+
+def test_studies_and_instances_are_found_by_what_was_requested(client: httpx.Client) -> None:
+    assert [value(each, STUDY) for each in found(client, f"studies?{PROCEDURE}=RP-2")] == [MR]
+    (instance,) = found(client, f"instances?{PROCEDURE}=RP-2&{STEP}=SPS-2")
+    assert (value(instance, SERIES), len(instance[REQUESTS]["Value"])) == (f"{MR}.1", 2)
+    assert found(client, f"instances?{PROCEDURE}=RP-2&{STEP}=SPS-3") == []
+    in_a_series = f"studies/{MR}/series/{MR}.1/instances"
+    assert REQUESTS not in found(client, in_a_series)[0]
+    for field in (REQUESTS, f"{REQUESTS}.00401001", "all"):
+        assert found(client, f"{in_a_series}?includefield={field}")[0][REQUESTS] == instance[REQUESTS]
+
+
+def test_requests_are_items_in_xml_too(client: httpx.Client) -> None:
+    answer = client.get(f"studies/{MR}/series?limit=1", headers={"Accept": 'multipart/related; type="application/dicom+xml"'})
+    (series,) = [parsed(each.body) for each in parts(answer)]
+    items = f"{ATTRIBUTE}[@keyword='RequestAttributesSequence']/{ITEM}/{ATTRIBUTE}[@keyword='RequestedProcedureID']/{VALUE}"
+    assert [each.text for each in series.iterfind(items)] == ["RP-2", "RP-3"]
+
+
+def test_another_attribute_in_a_sequence_is_ignored_with_a_warning(client: httpx.Client) -> None:
+    answer = client.get(f"series?PatientID=P-1&{REQUESTS}.AccessionNumber=DOE&{REQUESTS}.nonsense=1")
+    assert len(answer.json()) == 1
+    assert "RequestAttributesSequence.AccessionNumber" in answer.headers["warning"]
+    assert "DOE" not in answer.headers["warning"]
 
 
 def test_pages_together_are_everything(client: httpx.Client) -> None:

@@ -32,6 +32,13 @@ def with_a_uid_of_its_own(data: bytes, number: int, seen: set[bytes]) -> bytes:
     return data
 
 
+def request(number: int) -> Dataset:
+    """Return an item of RequestAttributesSequence."""
+    item = Dataset()
+    item.RequestedProcedureID, item.ScheduledProcedureStepID = f"RP-{number}", f"SPS-{number}"
+    return item
+
+
 @dataclass
 class Archived:
     """Where it is, and the source of each instance, by its Study, Series and SOP Instance UID."""
@@ -70,17 +77,17 @@ def make_dicom_archive(folder: Path) -> Archived:
             path.write_bytes(path.read_bytes().replace(b"\x18\x00\x50\x11IS\x02\x0010", b"\x18\x00\x50\x11IS\x02\x001A"))
         deliver(study_id, path)
 
-    requested = Dataset()
-    requested.RequestedProcedureID, requested.ScheduledProcedureStepID = "RP-1", "SPS-1"
     of_ct = {
         "patient_name": "DOE^JANE", "patient_id": "P-1", "StudyDescription": "CT chest", "StudyDate": "20260301", "StudyTime": "101500",
         "RescaleSlope": "1", "RescaleIntercept": "-1024", "ReferringPhysicianName": "House^Gregory", "AccessionNumber": "ACC[1]",
-        "StudyID": "CT-7", "RequestAttributesSequence": [requested],
+        "StudyID": "CT-7", "RequestAttributesSequence": [request(1)],
     }  # fmt: skip
     for number in range(1, 13):
         bring(f"ct-{number}", CT, 1, number, **of_ct)
+    two = [request(2), request(3)]
     for series in (1, 2):
-        bring(f"mr-{series}", MR, series, patient_name="Doe^John^^Dr", patient_id="P-2", modality="MR", StudyDate="20260302")
+        about = {"patient_name": "Doe^John^^Dr", "patient_id": "P-2", "modality": "MR", "StudyDate": "20260302"}
+        bring(f"mr-{series}", MR, series, **about, RequestAttributesSequence=two if series == 1 else [])
     bring("mr-3", MR, 3, patient_name="Doe^John^^Dr", patient_id="P-2", modality="SR", StudyDate="20260302")
     bring("jp-1", JAPANESE, patient_name="Yamada^Tarou=山田^太郎=やまだ^たろう", patient_id="P-3")
     bring("um-1", UMLAUT, patient_name="MÜLLER^JÖRG", patient_id="P-4")

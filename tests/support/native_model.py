@@ -6,7 +6,7 @@ from xml.etree import ElementTree as ET
 
 from storage_ledger.web.files.pictures.native_model import NAMESPACE
 
-ATTRIBUTE, VALUE, BULK_DATA = (f"{{{NAMESPACE}}}{name}" for name in ("DicomAttribute", "Value", "BulkData"))
+ATTRIBUTE, ITEM, VALUE, BULK_DATA = (f"{{{NAMESPACE}}}{name}" for name in ("DicomAttribute", "Item", "Value", "BulkData"))
 
 
 def parsed(document: bytes) -> ET.Element:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Literal
 
 from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
@@ -16,7 +16,7 @@ QueryLevel = Literal["studies", "series", "instances"]
 
 @dataclass(frozen=True, slots=True)
 class Matched:
-    """Where an attribute is in the index, and how it is matched. `column` has its table's alias: s(tudy), e (series), f(ile)."""
+    """Where an attribute is in the index, and how it is matched. `column` has its table's alias: s(tudy), e (series), f(ile), r(equest)."""
 
     column: str
     kind: MatchKind
@@ -47,6 +47,8 @@ OF_SERIES = {
     "PerformedProcedureStepStartDate": Matched("e.performed_date", "date"),
     "PerformedProcedureStepStartTime": Matched("e.performed_time", "time"),
 }
+_OF_A_REQUEST = ("ScheduledProcedureStepID", "RequestedProcedureID")
+OF_A_REQUEST = {f"RequestAttributesSequence.{keyword}": Matched(f"r.value ->> '{keyword}'", "text") for keyword in _OF_A_REQUEST}
 OF_INSTANCE = {
     "SOPInstanceUID": Matched("f.sop_instance_uid", "uid"),
     "SOPClassUID": Matched("f.sop_class_uid", "uid"),
@@ -64,7 +66,8 @@ RETURNED: Mapping[QueryLevel, tuple[str, ...]] = {
     ),
     "series": (
         "Modality", "TimezoneOffsetFromUTC", "SeriesDescription", "RetrieveURL", "SeriesInstanceUID", "SeriesNumber",
-        "PerformedProcedureStepStartDate", "PerformedProcedureStepStartTime", "NumberOfSeriesRelatedInstances",
+        "PerformedProcedureStepStartDate", "PerformedProcedureStepStartTime", "RequestAttributesSequence",
+        "NumberOfSeriesRelatedInstances",
     ),
     "instances": (
         "SOPClassUID", "SOPInstanceUID", "InstanceAvailability", "TimezoneOffsetFromUTC", "RetrieveURL", "InstanceNumber", "Rows",
@@ -75,7 +78,7 @@ RETURNED: Mapping[QueryLevel, tuple[str, ...]] = {
 
 OPTIONAL = frozenset({
     "TimezoneOffsetFromUTC", "StudyDescription", "SeriesDescription", "Rows", "Columns", "BitsAllocated", "NumberOfFrames",
-    "PerformedProcedureStepStartDate", "PerformedProcedureStepStartTime", "ModalitiesInStudy", "Modality",
+    "PerformedProcedureStepStartDate", "PerformedProcedureStepStartTime", "RequestAttributesSequence", "ModalitiesInStudy", "Modality",
 })  # fmt: skip
 """Left out if unknown; the others are then empty."""
 
@@ -83,16 +86,22 @@ PERSON_GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
 _TAG = re.compile("[0-9A-Fa-f]{8}")
 
 
-@cache
+@lru_cache(4096)
 def keyword_of(name: str) -> str | None:
-    """Return the keyword of an attribute that is named by its keyword or by its tag, such as 00100020; None if it is neither."""
+    """Return the keyword of an attribute that is named by its keyword or by its tag, such as 00100020; None if it is neither.
+
+    An attribute in a sequence has the sequence's name and a point before its own (PS3.18 §8.3.4.1).
+    """
+    if "." in name:
+        keywords = [keyword_of(each) or "" for each in name.split(".")]
+        return ".".join(keywords) if all(keywords) else None
     if _TAG.fullmatch(name):
         return keyword_for_tag(int(name, 16)) or None
     return name if tag_for_keyword(name) is not None else None
 
 
 def element(keyword: str, value: Any) -> tuple[str, dict[str, Any]]:
-    """Return the tag and the DICOM JSON of an attribute. `value`: text, number, or a list of these, as in the ledger; None: empty."""
+    """Return the tag and the DICOM JSON of an attribute. `value`: text, number, item, or a list of these, as in the ledger; None: empty."""
     tag, vr = _tag_and_vr(keyword)
     values = [_value(vr, each) for each in (value if isinstance(value, list) else [value])]
     if all(each is None for each in values):
@@ -116,6 +125,8 @@ def _value(vr: str, value: Any) -> Any:
             return {name: text for name, text in groups if text} or None
         case "IS" | "DS" | "US" | "SS" | "UL" | "SL":
             return _number(value)
+        case "SQ":
+            return dict(element(keyword, value.get(keyword)) for keyword in _OF_A_REQUEST)
         case _:
             return str(value)
 

@@ -15,7 +15,7 @@ from storage_ledger.web.dicomweb.query import Condition, SearchRequest
 from storage_ledger.web.pages.search_terms import expression
 
 EMPTY = '""'
-"""As a value: the attribute is empty (PS3.4 §C.2.2.2.6)."""
+"""As a value: the attribute is empty (PS3.4 §C.2.2.2.7)."""
 
 _SERIES_OF_FILE = "LEFT JOIN series e ON e.study_instance_uid = f.study_instance_uid AND e.series_instance_uid = f.series_instance_uid"
 _FOUND: dict[QueryLevel, str] = {
@@ -61,11 +61,19 @@ def tables(level: QueryLevel, request: SearchRequest, *, in_a_study: bool) -> st
 def where(level: QueryLevel, request: SearchRequest) -> tuple[list[str], dict[str, Any]]:
     """Return the conditions and their parameters. A condition on a lower level means: one of the study's or series' own."""
     conditions: list[str] = []
+    of_a_request: list[str] = []
     parameters: dict[str, Any] = {}
     for number, each in enumerate(request.conditions):
         name = f"v{number}"
         text = _condition(each, name, parameters, fuzzy=request.fuzzy)
-        conditions.append(_at_level(level, each.matched.column[0], text))
+        if (alias := each.matched.column[0]) == "r":
+            of_a_request.append(text)
+        else:
+            conditions.append(_at_level(level, alias, text))
+    if of_a_request:
+        # One item has to match them all (PS3.4 §C.2.2.2.6). Without any, a series has one that is empty.
+        items = "json_each(ifnull(e.request_attributes, '[{}]')) AS r"
+        conditions.append(_at_level(level, "e", f"EXISTS (SELECT 1 FROM {items} WHERE {' AND '.join(of_a_request)})"))
     return conditions, parameters
 
 

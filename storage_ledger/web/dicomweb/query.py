@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from storage_ledger.web.dicomweb.attributes import OF_INSTANCE, OF_SERIES, OF_STUDY, Matched, MatchKind, keyword_of
+from storage_ledger.web.dicomweb.attributes import OF_A_REQUEST, OF_INSTANCE, OF_SERIES, OF_STUDY, Matched, MatchKind, keyword_of
 
 MAX_RESULTS = 5_000
 """Results of one answer; a header Warning says that there are more (§8.3.4.4)."""
@@ -77,7 +77,8 @@ def parse(pairs: Sequence[tuple[str, str]]) -> SearchRequest:
                     include.add(keyword)  # without a value it matches everything, and is returned (PS3.4 §C.2.2.2.3)
     return SearchRequest(
         tuple(conditions.values()),
-        frozenset(filter(None, map(keyword_of, include - {"all"}))),  # an unknown one is ignored
+        # An unknown one is ignored; of a sequence, all items are returned, with all that is known of them.
+        frozenset(filter(None, (keyword_of(each.split(".", 1)[0]) for each in include - {"all"}))),
         "all" in include,
         fuzzy,
         numbers.get("limit"),
@@ -86,7 +87,7 @@ def parse(pairs: Sequence[tuple[str, str]]) -> SearchRequest:
     )
 
 
-_MATCHED = OF_STUDY | OF_SERIES | OF_INSTANCE
+_MATCHED = OF_STUDY | OF_SERIES | OF_A_REQUEST | OF_INSTANCE
 
 
 def _number(name: str, value: str, numbers: Iterable[str]) -> int:

@@ -152,6 +152,8 @@ def _answers(
         values["InstanceAvailability"] = "UNAVAILABLE" if row["fixity"] in {"missing", "changed"} else "ONLINE"
         if values.get("ModalitiesInStudy"):
             values["ModalitiesInStudy"] = str(values["ModalitiesInStudy"]).split(", ")
+        if row.get("RequestAttributesSequence"):
+            values["RequestAttributesSequence"] = json.loads(row["RequestAttributesSequence"])
         more = [each for each in header if each not in _NOT_RETURNED] if request.include_all else []
         wanted = [each for each in request.include if each in values or each in _KNOWN]
         found.append(answer(values, dict.fromkeys([*keywords, *wanted, *more])))
@@ -184,6 +186,8 @@ def _columns(scope: Scope) -> dict[str, str]:
     if scope.level == "instances":
         of |= OF_INSTANCE
     found = {**{keyword: matched.column for keyword, matched in of.items()}, **_COUNTS[scope.level]}
+    if scope.level != "studies":
+        found["RequestAttributesSequence"] = "e.request_attributes"
     if scope.level == "instances":  # a file's own values, where its series has other ones
         found |= {"SeriesInstanceUID": "f.series_instance_uid", "Modality": "coalesce(f.modality, e.modality)"}
     return found | {"first_file": _FIRST_FILE[scope.level], "fixity": "f.fixity" if scope.level == "instances" else "NULL"}
