@@ -30,9 +30,7 @@ class _Folders(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True)
 
-    uploads_path: Path = Field(
-        Path("/app/uploads"), description="Folder from which described files are taken. Archived files are removed from it."
-    )
+    uploads_path: Path = Field(Path("/app/uploads"), description="Folder with the uploaded files. A file is removed once it is archived.")
     archive_path: Path = Field(
         Path("/app/archive"),
         description="Folder of the archive, with one folder per study_id. Created at the first start; once the ledger has entries, a "
@@ -70,7 +68,7 @@ class Settings(_Folders):
         "password and database: `redis://user:secret@redis:6379/0`.",
     )
     redis_password: str | None = Field(
-        None, description="Password of that server, if REDIS_URL has none: letters and digits, or any character but quotes and backslashes."
+        None, description="Password of Redis, if REDIS_URL has none; any characters except quotes and backslashes."
     )
     redis_password_file: Path | None = Field(None, description="File with the password of Redis, instead of REDIS_PASSWORD.")
     status_service_url: str = Field(
@@ -82,13 +80,14 @@ class Settings(_Folders):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Lowest level that is logged.")
     http_host: str = Field(
         "0.0.0.0",  # noqa: S104 - it runs in a container
-        description="Address of /healthz, /readyz, /metrics and /checkpoint. They need no login: publish the port only where it is needed.",
+        description="Address on which the service answers /healthz, /readyz, /metrics and /checkpoint. They need no login: publish the "
+        "port only where it is needed.",
     )
-    http_port: int = Field(8004, ge=0, le=65535, description="Port of these paths. 0 picks a free one, which the log names.")
+    http_port: int = Field(8004, ge=0, le=65535, description="Port of that address. 0 picks a free one, which is logged.")
     neighbour_uploads_paths: Annotated[tuple[str, ...], NoDecode] = Field(
         ("/app/uploads",),
-        description="The uploads folder as other services name it in `file_path`; several are separated by colons. This prefix is "
-        "replaced by UPLOADS_PATH.",
+        description="Path of the uploads folder as other services write it in `file_path`; several are separated by colons. It is replaced "
+        "by UPLOADS_PATH.",
     )
     described_channel: str = Field(
         "described", min_length=1, description="Redis pub/sub channel of the messages. Not used if DESCRIBED_STREAM is set."
@@ -114,7 +113,7 @@ class Settings(_Folders):
         "publishes files before it has finished writing them. 0: no waiting.",
     )
     status_confirm_seconds: Seconds = Field(
-        10, description="A status is read back after 1, 6 and 60 times this, and re-sent if it was overwritten. 0: never read back."
+        10, description="Each status is read back after 1, 6 and 60 times this, and re-sent if it was overwritten. 0: never read back."
     )
 
     reconcile_seconds: Seconds = Field(
@@ -123,7 +122,7 @@ class Settings(_Folders):
         "automatically.",
     )
     reconcile_grace_seconds: Seconds = Field(
-        60, description="Reconciliation ignores files written less than this ago: their message may still be on its way."
+        60, description="Reconciliation ignores files younger than this: their message may still be on its way."
     )
 
     workers: int | None = Field(
@@ -143,14 +142,15 @@ class Settings(_Folders):
 
     checkpoint_seconds: Seconds = Field(
         3600,
-        description="How often a [checkpoint](../explanation/what-a-proof-shows.md) is signed at most, if entries were appended. 0: never "
-        "automatically.",
+        description="Shortest time between two [checkpoints](../explanation/what-a-proof-shows.md). None is signed while no entries are "
+        "appended. 0: `serve` signs none.",
     )
     checkpoint_origin: str = Field(
         "storage-ledger",
         pattern=r"^[A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*$",
         max_length=200,
-        description="First part of the name under which checkpoints are signed, such as the hospital's domain. The ledger_id follows.",
+        description="First part of the name under which checkpoints are signed, such as the hospital's domain. The ledger_id is the "
+        "second.",
     )
     checkpoint_key_file: Path | None = Field(
         None, description="File with the private key that signs checkpoints; created at first use. If not set: LEDGER_PATH/checkpoint.key."
@@ -164,13 +164,13 @@ class Settings(_Folders):
     checkpoint_tsa: str | None = Field(None, description="URL of an authority that time-stamps each checkpoint (RFC 3161).")
     checkpoint_tsa_certificates: Path | None = Field(
         None,
-        description="PEM file with the root certificates that the authority's own certificate must lead to. If not set, its signature is "
-        "not checked.",
+        description="PEM file with the root certificates with which time stamps are verified. If not set, the authority's signature is not "
+        "verified.",
     )
     checkpoint_exec: str | None = Field(
         None,
-        description="Command that gets each checkpoint on standard input, to mail or print it. Without a shell, for up to a minute, and "
-        "without the service's variables.",
+        description="Command that gets each checkpoint on standard input, for example to mail or print it. It runs without a shell and "
+        "without the service's variables, for one minute at most.",
     )
 
     @field_validator("log_level", mode="before")

@@ -35,9 +35,8 @@ def acknowledge(
     `clock-ahead`: the ledger's latest time is ahead of the clock. Set the clock first. Recorded times do not change, and a
     later jump is reported again. `serve` may be running.
 
-    `checkpoint-forked`: the ledger does not continue its last checkpoints, because entries are lost for good. Those checkpoints are
-    recorded, and moved to `.ledger/damaged/`; then the present ledger can be signed. Whoever has kept one of them can still
-    prove that history was changed.
+    `checkpoint-forked`: the ledger does not continue its last checkpoints, because entries are lost for good. They are recorded and
+    moved to `.ledger/damaged/`, and the ledger can be signed again. Anyone who kept one of them can still prove that history was changed.
 
     Exit code 1 if there is nothing to acknowledge.
     """

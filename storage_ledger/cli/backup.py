@@ -15,7 +15,9 @@ def backup(
     ],
     with_key: Annotated[
         bool,
-        typer.Option("--with-key", help="Copy the private key that signs checkpoints, too. Whoever has it can sign in this ledger's name."),
+        typer.Option(
+            "--with-key", help="Also copy the private key that signs checkpoints. Anyone who has it can sign in this ledger's name."
+        ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

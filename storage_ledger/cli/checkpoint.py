@@ -20,18 +20,18 @@ app = typer.Typer(
 def checkpoint(
     context: typer.Context,
     policy: Annotated[
-        bool, typer.Option("--policy", help="Print what others need to check checkpoints and proofs: the public keys. Signs nothing.")
+        bool, typer.Option("--policy", help="Print the public keys that others need to check checkpoints and proofs; sign nothing.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Sign the ledger's present state, and print the signed note; `serve` may be running.
+    """Sign a checkpoint of the ledger and print it; `serve` may be running.
 
-    The note states the number of entries and one hash over all of them. Whoever keeps a copy elsewhere can prove later that no entry
-    was changed or removed since: `storage-ledger verify --checkpoint FILE`. If nothing was appended since the last checkpoint, its note
-    is printed again. The notes are also kept in `ARCHIVE_PATH/.ledger/checkpoints/`; a running `serve` takes them to the places outside
-    that the settings name.
+    A checkpoint states the number of entries and one hash over all of them. Anyone who keeps a copy elsewhere can later prove that no
+    entry has been changed or removed since: `storage-ledger verify --checkpoint FILE`. If nothing has been appended since the last
+    checkpoint, that checkpoint is printed again. Checkpoints are kept in `ARCHIVE_PATH/.ledger/checkpoints/`; a running `serve` also sends
+    them to the places outside that the settings name.
 
-    Exit code 2 if nothing was signed, for instance because the ledger does not continue its last checkpoint.
+    Exit code 2 if nothing was signed, for example because the ledger does not continue its last checkpoint.
     """
     if context.invoked_subcommand is not None:
         return
@@ -63,15 +63,17 @@ def rotate_key(
     by: Annotated[str, typer.Option("--by", help="Your name, recorded in the ledger; up to 100 characters.", metavar="NAME")],
     reason: Annotated[str, typer.Option("--reason", help="The reason, recorded in the ledger; up to 1000 characters.", metavar="TEXT")],
     at_once: Annotated[
-        bool, typer.Option("--at-once", help="The present key signs nothing more, for instance because it may have been stolen.")
+        bool, typer.Option("--at-once", help="Stop using the old key immediately, for example because it may have been stolen.")
     ] = False,
-    lost: Annotated[bool, typer.Option("--lost", help="The present key is lost: missing, unreadable, or another one.")] = False,
+    lost: Annotated[
+        bool, typer.Option("--lost", help="The old key is lost: its file is missing, unreadable, or holds another key.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Let a new key sign checkpoints; `serve` may be running.
+    """Replace the key that signs checkpoints; `serve` may be running.
 
-    The present key signs beside the new one for 30 days. Give others the new policy meanwhile (`storage-ledger checkpoint --policy`).
-    The present key's file is kept with `.previous` after its name.
+    For 30 days the old key signs as well. Meanwhile give others the new policy (`storage-ledger checkpoint --policy`). The old key's file
+    is kept under its name with `.previous` added.
 
     Exit code 2 if nothing was changed.
     """
@@ -94,5 +96,5 @@ def rotate_key(
         return
     print(f"The new key is recorded at position {position}: {recorded.vkey}")
     if recorded.both_until is not None:
-        print(f"The key before signs beside it until {recorded.both_until}.")
-    print("Give whoever checks checkpoints the new policy: `storage-ledger checkpoint --policy`")
+        print(f"The old key signs as well until {recorded.both_until}.")
+    print("Give the new policy to everyone who checks checkpoints: `storage-ledger checkpoint --policy`")

@@ -14,26 +14,27 @@ def prove(
     ] = None,
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", metavar="DIR", help="Where to write: a new or empty folder, or a ZIP file if it ends with `.zip`."),
+        typer.Option(
+            "--output", "-o", metavar="DIR", help="A new or empty folder to write to, or a new ZIP file if the name ends with `.zip`."
+        ),
     ] = ...,  # type: ignore[assignment] # typer's mark of a required option
     dicom_study: Annotated[
-        str | None, typer.Option("--dicom-study", metavar="UID", help="Prove all studies with a file of this Study Instance UID.")
+        str | None, typer.Option("--dicom-study", metavar="UID", help="Prove all studies that have a file with this Study Instance UID.")
     ] = None,
-    position: Annotated[int | None, typer.Option("--position", metavar="N", min=1, help="Prove this entry alone.")] = None,
+    position: Annotated[int | None, typer.Option("--position", metavar="N", min=1, help="Prove only this entry.")] = None,
     file: Annotated[
-        Path | None, typer.Option("--file", metavar="PATH", help="Prove all studies that have archived exactly this file.")
+        Path | None, typer.Option("--file", metavar="PATH", help="Prove all studies in which exactly this file was archived.")
     ] = None,
-    no_payload: Annotated[
-        bool, typer.Option("--no-payload", help="Leave out what the entries say, so that no patient's data is given away.")
-    ] = False,
+    no_payload: Annotated[bool, typer.Option("--no-payload", help="Leave out the entries' payloads, which hold patient data.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Prove to an auditor that a study's entries are in the ledger, unchanged.
 
-    `serve` may be running. Writes a file `<position>.tlog-proof` for each entry, `verify.py`, which checks them with Python alone, and
-    a README.txt that says what they prove and what they do not. Each ends with the newest signed checkpoint; nothing is overwritten.
+    Writes a proof for each entry (`<position>.tlog-proof`), a program that checks them and needs only Python (`verify.py`), and a
+    README.txt that says what they prove and what they do not. Each proof ends with the newest checkpoint. Nothing is overwritten;
+    `serve` may be running.
 
-    Exit code 1 if there is no such study, entry or file; 2 if nothing was written, for instance because the entries are newer than the
+    Exit code 1 if there is no such study, entry or file; 2 if nothing was written, for example because the entries are newer than the
     last checkpoint.
     """
     from storage_ledger.cli.study_prefix import meant
@@ -44,7 +45,7 @@ def prove(
     from storage_ledger.wiring.stores import reading
 
     if sum(each is not None for each in (study_id, dicom_study, position, file)) != 1:
-        raise typer.BadParameter("name one of STUDY_ID, --dicom-study, --position and --file")
+        raise typer.BadParameter("give exactly one of STUDY_ID, --dicom-study, --position and --file")
     settings = Settings.load()
     if study_id is not None:
         with reading(settings) as ledger:
@@ -68,17 +69,19 @@ def prove(
 
 
 def verify_proof(
-    policy: Annotated[Path, typer.Argument(metavar="POLICY", help="File with the keys to trust: `storage-ledger checkpoint --policy`.")],
+    policy: Annotated[
+        Path, typer.Argument(metavar="POLICY", help="File with the public keys to trust, from `storage-ledger checkpoint --policy`.")
+    ],
     files: Annotated[
         list[Path],
-        typer.Argument(metavar="PROOF", help="Proofs (`*.tlog-proof`), and perhaps one archived file to check."),
+        typer.Argument(metavar="PROOF", help="Proofs (`*.tlog-proof`), and optionally one archived file."),
     ],
 ) -> None:
-    """Check proofs that `prove` made, and whether a file is the one that was archived.
+    """Check proofs written by `prove` and, if given, that a file is the one that was archived.
 
-    Needs no ledger and no settings. Runs the program `verify.py` that `prove` wrote beside them.
+    Needs neither a ledger nor settings. Does the same as `verify.py`, which `prove` writes beside the proofs.
 
-    Exit code 1 if something is not proved, 2 if a file cannot be read.
+    Exit code 1 if something is not proved, 2 if the policy is wrong or a file cannot be read.
     """
     from storage_ledger.operations.prove import verify
 

@@ -42,7 +42,7 @@ def files(
         list[Path] | None,
         typer.Option(
             "--source",
-            help="Search this folder and its subfolders for copies, whatever their names. Repeatable.",
+            help="Search this folder and its subfolders for copies, whatever their names. Can be repeated.",
             metavar="DIR",
             exists=True,
             file_okay=False,

@@ -48,7 +48,7 @@ def restore(
     missing entries from the mirror, or is replaced by the backup. Without --force, a ledger that cannot be read, or that has
     entries missing from the mirror or backup, is not changed.
 
-    A backup made with --with-key puts back the key that signs checkpoints, if none is in its place.
+    From a backup made with --with-key, the key that signs checkpoints is restored too, if there is none.
 
     A replaced ledger is kept as `ledger.db.before-restore-<time>`. Afterwards `serve` removes leftover uploads, reads back
     the statuses of the last day, and rebuilds the index.

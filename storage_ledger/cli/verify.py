@@ -41,7 +41,7 @@ def verify(
     checkpoint: Annotated[
         list[str] | None,
         typer.Option(
-            help="Also compare with this checkpoint, which was kept elsewhere: a file, or - for standard input. Can be repeated.",
+            help="Also compare with this checkpoint, kept elsewhere: a file, or - for standard input. Can be repeated.",
             metavar="FILE",
         ),
     ] = None,

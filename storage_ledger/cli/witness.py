@@ -15,33 +15,34 @@ if TYPE_CHECKING:
 def witness(
     data: Annotated[
         Path,
-        typer.Option(help="Folder with the witness's key and records; created at the first start.", envvar="WITNESS_DATA", metavar="DIR"),
+        typer.Option(help="Folder for the witness's key and records; created at the first start.", envvar="WITNESS_DATA", metavar="DIR"),
     ],
     name: Annotated[
-        str, typer.Option(help="Name of the witness, such as hospital-b.example/witness. For good.", envvar="WITNESS_NAME", metavar="NAME")
+        str,
+        typer.Option(
+            help="Name of the witness, such as hospital-b.example/witness. It cannot be changed.", envvar="WITNESS_NAME", metavar="NAME"
+        ),
     ] = "",
     log: Annotated[
-        list[str] | None, typer.Option(help="Public key of a log to cosign for. May be repeated.", envvar="WITNESS_LOGS", metavar="VKEY")
+        list[str] | None, typer.Option(help="Public key of a log to cosign for. Can be repeated.", envvar="WITNESS_LOGS", metavar="VKEY")
     ] = None,
     policy: Annotated[
         Path | None,
-        typer.Option(
-            help="File with such keys, as `storage-ledger checkpoint --policy` prints it.", envvar="WITNESS_POLICY", metavar="FILE"
-        ),
+        typer.Option(help="File with such keys, from `storage-ledger checkpoint --policy`.", envvar="WITNESS_POLICY", metavar="FILE"),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.", envvar="WITNESS_HOST", metavar="ADDRESS")] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(help="Port to listen on; 0 picks a free one.", envvar="WITNESS_PORT", min=0, max=65535, metavar="PORT")
     ] = 8005,
-    evidence: Annotated[bool, typer.Option("--evidence", help="Print the checkpoints that contradict each other, and end.")] = False,
+    evidence: Annotated[bool, typer.Option("--evidence", help="Print checkpoints that contradict each other, and exit.")] = False,
 ) -> None:
-    """Run a witness, which cosigns the checkpoints of others' ledgers.
+    """Run a witness, which cosigns the checkpoints of other organisations' ledgers.
 
-    It cosigns a checkpoint only if the ledger has grown from the last one that it has cosigned, so nobody can be shown another history.
-    Prints its public key as a line of a policy. It speaks plain HTTP without a login, and gets no patient data. It takes checkpoints of
-    any log in the format of c2sp.org/tlog-witness.
+    It cosigns a checkpoint only if it continues the last one that it cosigned for the same ledger, so nobody can be shown a different
+    history. It prints its public key as a line for their policy. It speaks plain HTTP without a login, and receives no patient data. It
+    accepts checkpoints of any log that follows c2sp.org/tlog-witness.
 
-    Exit code 1 if `--evidence` prints something.
+    Exit code 1 if `--evidence` prints anything.
     """
     from storage_ledger.settings import Settings
     from storage_ledger.system import logs

@@ -66,12 +66,12 @@ class BrowseSettings(BaseSettings):
     browse_tokens_file: Path | None = Field(None, description="File with the API tokens, one per line, instead of BROWSE_TOKENS.")
     browse_sql_users: str | None = Field(
         None,
-        description="Users who may write their own SQL, separated by spaces; `*`: everyone, also with --no-login. If not set, nobody.",
+        description="Users who may write their own SQL, separated by spaces; `*`: everyone, even with --no-login. If not set, nobody.",
     )
     browse_service_url: str | None = Field(
         None,
         description="Base URL of `serve`, such as `http://storage-service:8004`. The pages then show what its `/readyz` and `/metrics` "
-        "say: Redis, volumes, free space, unexplained uploads. If not set, they show that they do not know.",
+        "report: Redis, volumes, free space, unexplained uploads. If not set, they say that this is not known.",
     )
     browse_notice: str | None = Field(
         None, max_length=500, description="Text at the foot of every page, including the login page: `Test system, not for diagnosis`."
@@ -109,8 +109,8 @@ class BrowseSettings(BaseSettings):
     )
     tlog_public: bool = Field(
         False,
-        description="Whether everybody who reaches the page may read [`/tlog/`](http.md#hash-tiles): checkpoints and hashes. They tell how "
-        "many entries there are, so how many studies arrive each hour, but nothing of any of them.",
+        description="Whether anyone who can reach the page may read [`/tlog/`](http.md#hash-tiles): checkpoints and hashes. They reveal "
+        "how many entries there are, and so how many studies arrive each hour, but nothing about any study.",
     )
     browse_cache_path: Path | None = Field(
         None,
@@ -135,7 +135,7 @@ class BrowseSettings(BaseSettings):
     browse_viewer_url: str | None = Field(
         None,
         description="Link of each DICOM study to another viewer: an address with `{StudyInstanceUID}` in it, such as "
-        "`https://viewer.example/open?study={StudyInstanceUID}`. It goes before BROWSE_VIEWER_PATH.",
+        "`https://viewer.example/open?study={StudyInstanceUID}`. It takes precedence over BROWSE_VIEWER_PATH.",
     )
 
     @field_validator("browse_viewer_url")
