@@ -151,7 +151,7 @@ def measure(
         size = round(statistics.mean(each[1] for each in found))
         table.rows.append(result(name, statistics.median(took), max(took), math.nan, size))
     visits = [*pages.values(), f"/dicom?q={quote('ta')}", f"/dicom/{big}?file=000000-0007%2F000000-0007.dcm"]
-    people = partial(browse_writers.People, port, visits, pictures, looks)
+    people = partial(browse_writers.People, port, browse_writers.a_page_and_thumbnails(visits, pictures, looks))
     beside = Table(
         "browse: a writer alone and beside four readers",
         ("writer", "alone", "beside four readers", "slower", "target", "reached"),

@@ -1,24 +1,31 @@
 """DICOMweb: searches of a large index, and the data sets, files and frames of a series of 1,000 slices.
 
-    scripts/bench dicomweb [--studies 100000] [--slices 1000] [--folder DIR] [--only searches|retrieves|orthanc]
+    scripts/bench dicomweb [--studies 100000] [--slices 1000] [--folder DIR] [--only searches|retrieves|viewers|orthanc]
+                           [--rounds 10] [--seconds 10]
 
 A ledger of made-up DICOM studies and its index; an archive of real CT files of 512 x 512 pixels and some 200 elements; the real `browse`
 over HTTP on kept connections. --folder keeps them in DIR and uses them again. A search's time is that of its answer: median and 95th
 percentile of 40. "Cold": the first request after the start, with an empty cache; every file is read and compared with its SHA-256.
+Then a real `serve` that is given 200 files of 32 KB a second (or 70 % of what it reaches), in turns alone and beside four viewers;
+each asks what OHIF asks to open a study: searches, the metadata of a series, and 100 frames. See `browse_writers.py`.
 Last, the same files in Orthanc's DICOMweb plugin, if it is installed: both take turns, so that the ratio holds on a busy machine too.
 """
 
 from __future__ import annotations
 
 import argparse
+import http.client
 import json
+import random
 import statistics
 import sys
 import tempfile
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
+import browse_writers
 import httpx
 import numpy as np
 from bench_browse import browsing
@@ -37,6 +44,10 @@ from tests.support.pipeline import Pipeline  # noqa: E402
 SEARCH_MS = 50
 COLD_S, WARM_S = 1.0, 0.1
 STUDY = "1.2.826.0.1.3680043.8.498.9"
+FRAMES = 100
+"""Of a series, at each visit of a viewer."""
+JSON = "application/dicom+json"
+FRAME = "multipart/related; type=application/octet-stream; transfer-syntax=*"
 MISSED = "**no**"
 
 
@@ -45,7 +56,9 @@ def main() -> None:
     parser.add_argument("--studies", type=int, default=100_000)
     parser.add_argument("--slices", type=int, default=1_000)
     parser.add_argument("--folder", type=Path)
-    parser.add_argument("--only", choices=("searches", "retrieves", "orthanc"), help="one of the three tables")
+    parser.add_argument("--only", choices=("searches", "retrieves", "viewers", "orthanc"), help="one of the four tables")
+    parser.add_argument("--rounds", type=int, default=10, help="of `serve`, half of them beside the viewers")
+    parser.add_argument("--seconds", type=float, default=10.0, help="per round")
     parser.add_argument("--json", type=Path, metavar="FILE", help="save the tables")
     options = parser.parse_args()
     logs.configure("ERROR")
@@ -54,6 +67,7 @@ def main() -> None:
         parts = {
             "searches": lambda: searches(folder / "studies", options.studies),
             "retrieves": lambda: retrieves(folder / "series", options.slices),
+            "viewers": lambda: viewers(folder / "viewed", options.slices, options.rounds, options.seconds),
             "orthanc": lambda: orthanc(folder / "series", options.slices, Path(temporary)),
         }
         tables = [run() for name, run in parts.items() if options.only in {None, name}]
@@ -123,6 +137,56 @@ def retrieves(folder: Path, slices: int) -> Table:
     for row in table.rows:
         print(*row, sep="  ", flush=True)
     return table
+
+
+def viewers(folder: Path, slices: int, rounds: int, seconds: float) -> Table:
+    """Measure `serve` alone and beside four viewers of a series, which they have opened once before."""
+    if not (folder / "ledger" / "index.db").exists():
+        archive(folder, slices)
+    table = Table(
+        f"DICOMweb: `serve` alone and beside four viewers of a series of {slices:,} slices",
+        ("writer", "alone", "beside four viewers", "slower", "target", "reached"),
+    )
+    with browsing(folder) as (port, _):
+        site = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+        instances = json.loads(get(site, f"studies/{STUDY}/series/{STUDY}.1/instances", JSON))
+        visit = a_study_in_ohif([each["00080018"]["Value"][0] for each in instances])
+        visit(site, random.Random(0))
+        people = partial(browse_writers.People, port, visit)
+        table.rows = browse_writers.serve(browse_writers.a_serve(folder), people, rounds, seconds)
+    return table
+
+
+def a_study_in_ohif(uids: list[str]) -> browse_writers.Visit:
+    """What OHIF asks when it opens the study: the list, the study, its series, their metadata, and the frames of neighbouring slices."""
+    listed = "studies?limit=101&offset=0&fuzzymatching=true&includefield=00081030%2C00080060%2C00080090%2C00100030"
+    series = f"studies/{STUDY}/series/{STUDY}.1"
+    data_sets = (
+        listed,
+        f"{listed}&StudyInstanceUID={STUDY}",
+        f"studies/{STUDY}/series?includefield=00080021%2C00080031%2C0008103E%2C00200011",
+        f"{series}/metadata",
+    )
+
+    def visit(site: http.client.HTTPConnection, rng: random.Random) -> int:
+        first = rng.randrange(max(1, len(uids) - FRAMES))
+        shown = uids[first : first + FRAMES]
+        for address in data_sets:
+            get(site, address, JSON)
+        for uid in shown:
+            get(site, f"{series}/instances/{uid}/frames/1", FRAME)
+        return len(data_sets) + len(shown)
+
+    return visit
+
+
+def get(site: http.client.HTTPConnection, address: str, accept: str) -> bytes:
+    """Return the whole answer. Raises if it is an error."""
+    site.request("GET", f"/dicom-web/{address}", headers={"Accept": accept})
+    answer = site.getresponse()
+    body = answer.read()
+    assert answer.status == 200, (address, answer.status)
+    return body
 
 
 def orthanc(folder: Path, slices: int, temporary: Path) -> Table:
