@@ -164,13 +164,13 @@ class Settings(_Folders):
     checkpoint_tsa: str | None = Field(None, description="URL of an authority that time-stamps each checkpoint (RFC 3161).")
     checkpoint_tsa_certificates: Path | None = Field(
         None,
-        description="PEM file with the root certificates with which time stamps are verified. If not set, the authority's signature is not "
+        description="PEM file with the root certificates with which [time stamps](../how-to/keep-heads-elsewhere.md#time-stamps) are "
         "verified.",
     )
     checkpoint_exec: str | None = Field(
         None,
-        description="Command that gets each checkpoint on standard input, for example to mail or print it. It runs without a shell and "
-        "without the service's variables, for one minute at most.",
+        description="Command that gets each checkpoint on standard input, for example to "
+        "[mail or print it](../how-to/keep-heads-elsewhere.md#mail-git-a-printer).",
     )
 
     @field_validator("log_level", mode="before")
