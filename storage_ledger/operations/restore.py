@@ -102,7 +102,7 @@ def from_backup(
         if not force:
             _refuse_foreign_backup(archive_root, folder, manifest)
             position = _refuse_to_lose_entries(ledger_file, manifest, new, beyond if beyond is not None and add else 0, dry_run=dry_run)
-            if position >= manifest.position:  # already restored by a run that was then killed, or never needed
+            if position and position >= manifest.position:  # already restored by a run that was then killed, or never needed
                 _remove(new)
                 if add:
                     return from_mirror(archive_root, ledger_file, tell, up_to_damage=up_to_damage, dry_run=dry_run)

@@ -371,6 +371,7 @@ class Drill:
         self.warm = Warm()
         self.original = self._stack(folder / "original")
         self.backups = folder / "backups"
+        self.sent = 0  # messages
         try:
             populate(self, studies)
         except BaseException:
@@ -456,6 +457,11 @@ def populate(drill: Drill, studies: int) -> None:
     assert stack.stop() == 0
 
 
+def recorded(stack: Stack) -> int:
+    with closing(sqlite3.connect(f"file:{stack.ledger / 'ledger.db'}?mode=ro", uri=True)) as ledger:
+        return int(ledger.execute("SELECT count(*) FROM entries WHERE kind IN ('described', 'rejected')").fetchone()[0])
+
+
 def has_outage(stack: Stack) -> bool:
     ended = "SELECT cause FROM entries WHERE kind = 'recovered' AND cause IS NOT NULL"
     begun = f"SELECT 1 FROM entries WHERE study_id IS NULL AND kind = 'failed' AND position NOT IN ({ended})"
@@ -489,6 +495,7 @@ def study(drill: Drill, study_id: str, rng: random.Random, failing: list[Path]) 
             message = {"study_id": study_id, "file_path": name}
         elif sort == "rejected":
             stack.publish(rng.choice((b"{", b"[]", b'{"study_id": "../x", "file_path": "a"}', rng.randbytes(200))))
+            drill.sent += 1
             return
         else:
             side = rng.choices(*zip(*SIDES, strict=True))[0]
@@ -499,11 +506,13 @@ def study(drill: Drill, study_id: str, rng: random.Random, failing: list[Path]) 
             failing.append(stack.archive / study_id / ".metadata.json.tmp")
         for _ in range(2 if sort == "twice" else 1):
             stack.publish(message)
+            drill.sent += 1
 
 
 def settle(drill: Drill, failing: list[Path]) -> None:
-    """Wait until nothing is pending: what is to fail has failed once and then succeeded."""
+    """Wait until every message is recorded and nothing is pending: what is to fail has failed once and then succeeded."""
     stack = drill.original
+    until(lambda: recorded(stack) >= drill.sent, 60, what=f"{drill.sent} messages to be recorded")
     until(lambda: stack.metric('storage_ledger_pending{stage="place"}') == len(failing), 600, what="all others to be placed")
     for path in failing:
         path.rmdir()

@@ -139,6 +139,15 @@ def test_an_empty_ledger_can_be_backed_up_and_restored(scene):
     assert scene.restore().entries == 0
 
 
+def test_backup_of_an_empty_ledger_is_restored_onto_an_empty_volume(scene):
+    scene.back_up()
+    ledger_id = scene.ledger.ledger_id
+    scene.append(3)
+    scene.lose()
+    assert scene.restore().not_restored == (MirrorContinues(3),)
+    assert scene.ledger.ledger_id == ledger_id
+
+
 def test_several_backups_share_a_folder_and_the_newest_is_used(scene):
     for count in (1, 2, 3):
         scene.append(count)
