@@ -10,6 +10,7 @@ from tests.support.dicom_archive import CT, MR
 
 ohif = Group("Requests of OHIF 3.13")
 dicomweb_client = Group("Requests of dicomweb-client 0.61")
+weasis = Group("Requests of Weasis 4.7")
 addresses = Group("Addresses in answers")
 
 BOTH = "application/dicom+json, application/json"
@@ -130,6 +131,55 @@ def bulk_data_with_a_host_without_a_port(server: Server) -> None:
     (url,) = bulk_data(answer.json()[0])
     assert url.startswith(f"{server.url}/"), url
     assert part(server.get(url, OCTETS)).body
+
+
+STUDY_FIELDS = (
+    "includefield=00080020,00080030,00080050,00080061,00080090,00081030,00100010,00100020,00100021,00100030,00100040,0020000D,00200010"
+)
+OF_JAVA = "text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2"
+"""What Java sends if a program names nothing, as those do that use its HttpURLConnection."""
+
+
+@weasis.check("§10.6.1")
+def a_study_by_its_uid(server: Server) -> None:
+    for accept in ("*/*", OF_JAVA):
+        answer = server.get(f"studies?0020000D={CT}&{STUDY_FIELDS}", accept)
+        assert answer.status_code == 200, (accept, answer.status_code, answer.text[:200])
+        assert [values(each, "00081030", "00100040", "00200010") for each in answer.json()] == [["CT chest", "F", "CT-7"]]
+
+
+@weasis.check("§10.6.1")
+def studies_without_a_condition_or_with_one(server: Server) -> None:
+    assert len(server.found(f"studies?&{STUDY_FIELDS}&limit=10&offset=0")) == 10
+    assert [value(each, "0020000D") for each in server.found(f"studies?00100020=P-1&&{STUDY_FIELDS}&limit=10&offset=0")] == [CT]
+
+
+@weasis.check("§10.6.3.3")
+def instances_at_the_address_of_their_series(server: Server) -> None:
+    (series,) = server.found(f"studies/{CT}/series?includefield=0008103E,00080060,0020000E,00200011,00081190")
+    address = value(series, RETRIEVE_URL)
+    found = server.found(f"{address}/instances?includefield=00080018,00200013,00081190")
+    assert {value(each, RETRIEVE_URL) for each in found} == {f"{address}/instances/{value(each, SOP)}" for each in found}
+    page = server.found(f"{address}/instances?includefield=00080016,00080018,00200013&offset=8&limit=6")
+    assert (len(found), len(page)) == (12, 4)
+
+
+@weasis.check("§10.6.3.3")
+def the_number_of_instances(server: Server) -> None:
+    (series,) = server.found(f"studies/{CT}/series?0020000E={CT}.1&includefield=00201209")
+    assert value(series, "00201209") == 12
+
+
+@weasis.check("§10.4.1.1.1")
+def an_instance_as_archived(server: Server) -> None:
+    film = max(server.of_syntax(JPEG_BASELINE), key=lambda each: each.frames)
+    assert part(server.get(film.path, 'multipart/related;type="application/dicom";transfer-syntax=*')).body == film.data
+
+
+@weasis.check("§10.4.1.1.4")
+def a_thumbnail_of_a_series(server: Server) -> None:
+    found = image(server, f"studies/{CT}/series/{CT}.1/thumbnail?viewport=256%2C256", "image/jpeg")
+    assert (found.format, max(found.size) <= 256) == ("JPEG", True)
 
 
 def has_address(server: Server, headers: dict[str, str], expected: str) -> None:

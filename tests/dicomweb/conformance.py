@@ -32,7 +32,7 @@ PAGE = ROOT / "docs" / "reference" / "dicomweb.md"
 GROUPS: tuple[Group, ...] = (
     search_checks.matching, search_checks.left_open, search_checks.results, search_checks.pages, search_checks.refusals,
     retrieve_checks.instances, retrieve_checks.metadata, retrieve_checks.bulk, pixel_checks.frames, pixel_checks.rendered,
-    client_checks.ohif, client_checks.dicomweb_client, client_checks.addresses,
+    client_checks.ohif, client_checks.dicomweb_client, client_checks.weasis, client_checks.addresses,
 )  # fmt: skip
 
 Failures = Mapping[tuple[str, str], str | None]

@@ -68,7 +68,7 @@ def _media_type(text: str) -> tuple[str, Mapping[str, str]]:
 
 
 def _quality(text: str) -> float:
-    if not re.fullmatch(r"[01](?:\.[0-9]{0,3})?", text):
+    if not re.fullmatch(r"[01](?:\.[0-9]{0,3})?|\.[0-9]{1,3}", text):  # Java's own clients send q=.2
         raise ValueError("Accept: q is not a number from 0 to 1")
     return float(text)
 

@@ -23,6 +23,7 @@ JPEG, JPEG_LS = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.80"
         ("application/octet-stream; transfer-syntax=*", Acceptable("application/octet-stream", multipart=False, syntax="*")),
         ("text/html;q=0.5, application/dicom+json", Acceptable("application/dicom+json", multipart=False)),
         ("*", Acceptable("*/*")),
+        ("text/html;q=.1, *;q=.2", Acceptable("*/*")),
     ],
 )
 def test_the_first_alternative(header: str, expected: Acceptable) -> None:
@@ -39,7 +40,16 @@ def test_the_parameter_comes_before_the_header() -> None:
 
 
 @pytest.mark.parametrize(
-    "header", ["nonsense", 'multipart/related; type="application/dicom', "image/png;q=2", ",".join(["a/b"] * 65), "a/b/c"]
+    "header",
+    [
+        "nonsense",
+        'multipart/related; type="application/dicom',
+        "image/png;q=2",
+        "image/png;q=.",
+        "image/png;q=",
+        ",".join(["a/b"] * 65),
+        "a/b/c",
+    ],
 )
 def test_an_invalid_header_is_refused(header: str) -> None:
     with pytest.raises(ValueError, match="Accept"):
