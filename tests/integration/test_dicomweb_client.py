@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom import dcmread
 from pydicom.encaps import generate_frames
 
 from storage_ledger.web.auth.credentials import new_token
@@ -18,6 +20,7 @@ from tests.support.browsing import Browse
 from tests.support.dicom_archive import CT, MR, make_dicom_archive
 from tests.support.judges import judge
 
+ROOT = Path(__file__).resolve().parents[2]
 CALLS = Path(__file__).resolve().parents[1] / "dicomweb" / "client_calls.py"
 
 
@@ -38,6 +41,28 @@ def film_and_answers(tmp_path_factory: pytest.TempPathFactory) -> tuple[File, li
         browse.stop()
     assert done.returncode == 0, done.stderr
     return film, list(files), json.loads(done.stdout)
+
+
+def test_the_example_of_the_documentation_saves_what_was_archived(tmp_path: Path) -> None:
+    python = judge("dicomweb-client==0.61.2") / "python"
+    found = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "reference" / "dicomweb.md").read_text(), re.DOTALL)
+    assert found is not None
+    archived = make_dicom_archive(tmp_path / "archive")
+    token, hashed = new_token()
+    browse = Browse(archived.folder, tmp_path / "browse.log", BROWSE_TOKENS=f"researcher:dicomweb:{hashed}")
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    try:
+        example = found[1].replace("https://archive.example", browse.url)
+        done = subprocess.run(
+            [python, "-I", "-c", example], cwd=saved, env={"TOKEN": token}, capture_output=True, text=True, check=False, timeout=60
+        )
+    finally:
+        browse.stop()
+    assert done.returncode == 0, done.stderr
+    of_ct = {f"{uid}.dcm" for study, _, uid in archived.sources if study == CT}
+    assert {path.name for path in saved.iterdir()} == of_ct
+    assert all(dcmread(path).PatientID == "P-1" for path in saved.iterdir())
 
 
 def test_its_searches(film_and_answers: tuple[File, list[File], dict[str, Any]]) -> None:
