@@ -39,7 +39,7 @@ READ_ON = {
     "quarantine list": "[when something is quarantined](../how-to/look-after-it.md#when-something-is-quarantined)",
     "acknowledge": "[the clock is ahead](../how-to/clock-ahead.md), [the ledger is forked](../how-to/ledger-forked.md), "
     "[`acknowledged`](entry-kinds.md#acknowledged)",
-    "checkpoint rotate-key": "[the key of checkpoints](../how-to/checkpoint-key.md), [`key`](entry-kinds.md#key)",
+    "checkpoint rotate-key": "[the key that signs checkpoints](../how-to/checkpoint-key.md), [`key`](entry-kinds.md#key)",
     "browse": "[settings](settings.md#browse), [HTTP](http.md#browse), [what a token may see](http.md#what-a-token-may-see)",
     "backup": "[back up](../how-to/look-after-it.md#back-up)",
     "verify": "[verify](../how-to/verify.md), [`verified`](entry-kinds.md#verified)",

@@ -16,7 +16,7 @@ KEPT_S = 5
 """A note is kept for this long, here and by caches, because anyone may ask, as often as they like."""
 
 _HEADERS = {"Cache-Control": f"public, max-age={KEPT_S}", "Content-Type": "text/plain; charset=utf-8"}
-_NONE = PlainTextResponse("No checkpoint was signed yet\n", 404, {"Cache-Control": "no-store"})
+_NONE = PlainTextResponse("No checkpoint has been signed yet\n", 404, {"Cache-Control": "no-store"})
 _AWAY = PlainTextResponse("The archive is not available\n", 503, {"Cache-Control": "no-store", "Retry-After": "60"})
 
 

@@ -101,7 +101,7 @@ def policy(settings: Settings) -> list[str]:
     with reading(settings) as ledger:
         recorded = recorded_keys(ledger)
     if not recorded:
-        raise CheckpointRefused("checkpoint-none", "no checkpoint was signed yet: run `storage-ledger checkpoint`")
+        raise CheckpointRefused("checkpoint-none", "no checkpoint has been signed yet: run `storage-ledger checkpoint`")
     replaced_at_once = (number for number, each in enumerate(recorded, 1) if each.by is not None and each.both_until is None)
     trusted = next(replaced_at_once, len(recorded))
     return [

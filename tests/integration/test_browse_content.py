@@ -184,7 +184,7 @@ def bomb(data: bytes) -> bytes:
 
 
 def test_newest_checkpoint_is_a_text_that_caches_may_keep(site: Site):
-    assert (site.get("/checkpoint").status, site.get("/checkpoint").body) == (404, b"No checkpoint was signed yet\n")
+    assert (site.get("/checkpoint").status, site.get("/checkpoint").body) == (404, b"No checkpoint has been signed yet\n")
     notes = site.archive / ".ledger" / "checkpoints"
     notes.mkdir()
     (notes / "9").write_bytes(b"older\n")

@@ -164,8 +164,8 @@ def test_button_says_why_there_is_no_proof_yet(unsigned, tmp_path):
             status, _, data = site.get(path)
             assert (status, json.loads(data)["why"]) == (409, "checkpoint-none")
             text = site.get(page)[2].decode()
-            assert 'id="no-proof">No checkpoint was signed yet.' in text
+            assert 'id="no-proof">No checkpoint has been signed yet.' in text
             assert f'href="{path}"' not in text
-        assert "<strong>Not proved:</strong> No checkpoint was signed yet." in site.get("/studies/ct-1/report")[2].decode()
+        assert "<strong>Not proved:</strong> No checkpoint has been signed yet." in site.get("/studies/ct-1/report")[2].decode()
     finally:
         site.browse.stop()

@@ -157,7 +157,7 @@ def test_an_archive_that_is_away_or_has_no_checkpoint_is_told_apart(tmp_path: Pa
         assert (answer.status_code, answer.text, "retry-after" in answer.headers) == (503, "The archive is not available\n", True)
         assert get(browse, "/tlog/tile/0/000").status_code == 503
         (tmp_path / "away").rename(tmp_path / "archive")
-        assert get(browse, "/tlog/checkpoint").text == "No checkpoint was signed yet\n"
+        assert get(browse, "/tlog/checkpoint").text == "No checkpoint has been signed yet\n"
         assert get(browse, "/tlog/tile/0/000").status_code == 404
     finally:
         browse.stop()

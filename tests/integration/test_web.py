@@ -96,7 +96,7 @@ def test_metrics_are_prometheus_text_with_the_type_of_its_format(face):
 
 def test_checkpoint_is_a_text_that_caches_may_keep_for_seconds(face):
     answer = face.http.get("/checkpoint")
-    assert (answer.status_code, answer.text) == (404, "No checkpoint was signed yet\n")
+    assert (answer.status_code, answer.text) == (404, "No checkpoint has been signed yet\n")
     face.note = "a/b\n1\n\n— a/b x\n".encode()
     for answer in (face.http.get("/checkpoint"), face.http.head("/checkpoint")):
         assert answer.status_code == 200

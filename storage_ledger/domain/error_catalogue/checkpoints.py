@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from storage_ledger.domain.error_catalogue.explanation import BY, REASON, Explanation, Section
 
+_KEY = "Mount its volume, or put the right file in place (CHECKPOINT_KEY_FILE, or `checkpoint.key` in LEDGER_PATH). If it is lost, [record a new key](../how-to/checkpoint-key.md#the-key-is-lost)."
 LOST = f"storage-ledger checkpoint rotate-key --lost --by '{BY}' --reason '{REASON}'"
 
 FORKED = Explanation(
@@ -24,13 +25,13 @@ CHECKPOINTS = Section(
         Explanation(
             "checkpoint-key-missing",
             means="The private key is missing, although the ledger records one.",
-            action="Mount its volume, or restore the file from where you keep it. If it is lost, [record a new key](../how-to/checkpoint-key.md#the-key-is-lost).",
+            action=_KEY,
             commands=(LOST,),
         ),
         Explanation(
             "checkpoint-key-wrong",
             means="The private key is not the one that the ledger records.",
-            action="Put the right file in place: CHECKPOINT_KEY_FILE, or `checkpoint.key` in LEDGER_PATH. If it is lost, [record a new key](../how-to/checkpoint-key.md#the-key-is-lost).",
+            action=_KEY,
             commands=(LOST,),
         ),
         Explanation(
@@ -46,16 +47,16 @@ CHECKPOINTS = Section(
         Explanation(
             "checkpoint-key-not-made",
             means="The private key cannot be created or replaced.",
-            action="Make its folder writable for the service's user, free space there, or move away the folder that has the name of the key's file.",
+            action="Do what the text says: make its folder writable for the service's user, free space there, or move away a folder that has the key's name.",
         ),
         Explanation(
             "checkpoint-name-taken",
-            means="The file that the next checkpoint would be is there already, and is damaged or another ledger's.",
-            action="Move it elsewhere, and find out who wrote it. The next checkpoint gets another name.",
+            means="A file already has the name of the next checkpoint, and is damaged or of another ledger.",
+            action="Move it elsewhere, and find out who wrote it. A checkpoint of more entries has another name, and is signed.",
         ),
         Explanation(
             "checkpoint-none",
-            means="No checkpoint was signed yet.",
+            means="No checkpoint has been signed yet.",
             action="Sign one.",
             commands=("storage-ledger checkpoint",),
         ),
@@ -73,13 +74,13 @@ CHECKPOINTS = Section(
         Explanation(
             "proof-too-large",
             means="The bundle of proofs is too large for the web page.",
-            action="Make it where the service runs.",
+            action="Run the command where the service runs.",
             commands=("storage-ledger prove --dicom-study UID --output DIR",),
         ),
         Explanation(
             "proof-output",
             means="A proof cannot be written where you asked for it.",
-            action="Name a folder or a `.zip` that does not exist yet, in a folder where you may write, outside the service's own folders.",
+            action="Name a new folder or `.zip` in a folder that you may write to, outside the service's own folders.",
         ),
     ),
 )

@@ -14,7 +14,7 @@ WITNESS = Section(
         Explanation(
             "witness-records-missing",
             means="The witness's key is there, but not `witness.db`, which records what it has cosigned: it could cosign a second history.",
-            action="Restore the file as it was last. If it is lost, move the key away and start a new witness, under another name.",
+            action="Restore its latest state, never an older one. If that is lost, move the key away and start a new witness, under another name.",
         ),
         Explanation(
             "witness-records-unusable",
@@ -51,7 +51,7 @@ OUTSIDE = Section(
         ),
         Explanation(
             "witness-refused",
-            means="A witness does not cosign: 404, it does not know this log; 403, it knows another key of it; or its signature is not of the configured key.",
+            means="A witness refused to cosign (404: it does not know this log; 403: it knows another key for it), or its signature does not match the configured key.",
             action="Give its operator the output of `storage-ledger checkpoint --policy`, or correct its key in CHECKPOINT_WITNESSES.",
         ),
         Explanation(
@@ -61,12 +61,12 @@ OUTSIDE = Section(
         ),
         Explanation(
             "tsa-refused",
-            means="The authority's answer is no valid time stamp of the checkpoint; the log has the reason.",
+            means="The authority's answer is not a valid time stamp of the checkpoint; the log has the reason.",
             action="If the certificate is the reason, correct CHECKPOINT_TSA_CERTIFICATES. If certificates are unsorted, have the authority send only its own (`openssl ts`: without `certs`).",
         ),
         Explanation(
             "exec-failed",
-            means="The command of CHECKPOINT_EXEC cannot be started, did not end with 0, or took more than a minute.",
+            means="The command of CHECKPOINT_EXEC cannot be started, failed, or took more than a minute.",
             action="Run it by hand as the service's user, with a checkpoint on standard input.",
         ),
     ),

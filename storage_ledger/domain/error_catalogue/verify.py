@@ -28,7 +28,7 @@ CHECKPOINT_FINDINGS = (
     Explanation(
         "checkpoint-mismatch",
         means="Today's entries do not lead to the root of a checkpoint: an entry was changed, removed or added at the position or later, up to the checkpoint's size.",
-        action="Treat it as tampering until you know better. Stop the service, copy both volumes, and [find out what was changed](../how-to/ledger-forked.md).",
+        action="Treat it as tampering until you know otherwise. Stop the service, copy both volumes, and [find out what was changed](../how-to/ledger-forked.md).",
     ),
     Explanation(
         "checkpoint-ahead",
@@ -44,7 +44,7 @@ CHECKPOINT_FINDINGS = (
     ),
     Explanation(
         "checkpoint-damaged",
-        means="A checkpoint cannot be read, was changed after it was signed, or is signed by no key that the ledger records. Or a file in its `.cosig` folder holds more than signatures.",
+        means="A checkpoint cannot be read, was changed after it was signed, or is signed by no key that the ledger records. Or a file in its `.cosig` folder is not a list of signatures.",
         action="If it was typed, check for typing errors. Compare it with other copies. If it is in `.ledger/checkpoints`, find out who wrote it, move it away, and check the disk of ARCHIVE_PATH.",
     ),
     Explanation(

@@ -22,9 +22,9 @@ class KeyPayload(Payload):
     vkey: str
     """The public key as [verifier key](https://c2sp.org/signed-note): `<origin>+<key ID>+<key>`."""
     replaces: str | None = None
-    """The verifier key before; absent for the first."""
+    """The previous verifier key; absent for the first."""
     both_until: str | None = None
-    """Until then the key before signs, too. Absent if it does not: it is lost, or may have been stolen."""
+    """Until then the previous key signs as well. Absent if it does not: it is lost, or may have been stolen."""
     by: str | None = None
     """As in `released`; absent for the first key."""
     reason: str | None = None

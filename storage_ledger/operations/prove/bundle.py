@@ -19,7 +19,7 @@ _TEXT = """\
 What this is
 ------------
 Proofs that entries are in the ledger {ledger}
-of a DICOM archive, as it was when this checkpoint was signed:
+of a DICOM archive, in the state that this checkpoint signs:
 
 {note}
 Each file NUMBER.tlog-proof proves one entry; NUMBER is its position.
@@ -28,21 +28,21 @@ Each file NUMBER.tlog-proof proves one entry; NUMBER is its position.
 What it proves
 --------------
 - Each of these entries, with every byte of its header{and_payload}, is one of the {size} entries that the checkpoint stands for.
-- Whoever holds the log's key signed that.
-- An archived file is the one that was recorded, if its SHA-256 is the one in the entry's payload (give FILE to the program).
+- The holder of the log's key signed that.
+- A file is the one that was archived, if its SHA-256 is in an entry's payload (the program compares FILE with them).
 
 What it does not prove
 ----------------------
 - That there is no other entry about the same study. Only the whole ledger shows that.
 - That the clock was right: `recorded_at` is what the ledger says. A witness's signature or a time stamp, if there is one, shows
   that the entries are not newer than its own time.
-- Who did something: names in entries are what was typed.
-- That the key's holder shows the same ledger to everybody. Compare the checkpoint with what others have: a witness, a print, a mail.
+- Who did something: names in entries are whatever was typed.
+- That the key's holder shows everybody the same ledger. Compare the checkpoint with one that others keep: a witness, a mail, a printout.
 
 How to check it
 ---------------
-1. Get the policy, which names the keys, from the archive's operator another way than these files: by post, telephone or in person.
-   {policy} shows what to expect. Whoever can forge the proofs can forge it, too.
+1. Get the policy, which lists the public keys, from the archive's operator by another route than these files: by post, by telephone
+   or in person. {policy} shows what to expect, but anyone who can forge the proofs can forge it too.
 2. With Python 3.8 or newer, in this folder:
 
        python3 {program} POLICY *.tlog-proof
@@ -100,8 +100,8 @@ def program() -> bytes:
 
 def _policy(keys: Sequence[VerifierKey]) -> bytes:
     lines = [
-        "# For orientation only: whoever can forge the proofs beside it can forge this file, too.",
-        "# Get the policy another way from the operator, who prints it with: storage-ledger checkpoint --policy",
+        "# For orientation only: anyone who can forge the proofs beside it can forge this file too.",
+        "# Get the policy from the operator by another route; this prints it: storage-ledger checkpoint --policy",
         *log_lines(keys),
         "quorum none",
     ]

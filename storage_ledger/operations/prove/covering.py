@@ -11,7 +11,7 @@ from storage_ledger.errors import CHECKPOINT_FORKED, ProofError
 from storage_ledger.ledger.proof.checkpoints import CheckpointFolder
 from storage_ledger.ledger.proof.keys import is_signed
 
-NONE_YET = "no checkpoint was signed yet: run `storage-ledger checkpoint` first"
+NONE_YET = "no checkpoint has been signed yet: run `storage-ledger checkpoint` first"
 
 
 @dataclass(frozen=True, slots=True)
