@@ -17,7 +17,7 @@ def demo(
     viewer: Annotated[
         Path | None, typer.Option("--viewer-path", help="Open studies in the viewer that `scripts/viewer` prepared here.", metavar="DIR")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, and all else to standard error.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, and everything else to standard error.")] = False,
 ) -> None:
     """Run a complete pipeline with made-up patients on this machine, without Docker, network or root.
 

@@ -18,7 +18,7 @@ def explain(
 ) -> None:
     """Explain an error code: what it means, what happens meanwhile, and what to do.
 
-    A code with several meanings is explained for each. Needs no ledger and no settings.
+    If a code has several meanings, each is explained. Needs neither a ledger nor settings.
 
     Exit code 2 if there is no such code; similar codes are suggested.
     """

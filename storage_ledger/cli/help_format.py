@@ -1,4 +1,4 @@
-"""What all commands have in common: help that flows to the terminal's width, flags without a type, and arguments that are text."""
+"""What all commands have in common: help that flows to the terminal's width, without Python's types, and arguments that are text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 
 class Command(TyperCommand):
@@ -33,7 +33,7 @@ class Command(TyperCommand):
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Return all parameters, including `--help`."""
-        return _flags_without_type(super().get_params(ctx))
+        return _without_types(super().get_params(ctx))
 
 
 class Group(TyperGroup):
@@ -45,7 +45,7 @@ class Group(TyperGroup):
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Return all parameters, including `--help`."""
-        return _flags_without_type(super().get_params(ctx))
+        return _without_types(super().get_params(ctx))
 
 
 def _is_utf8(text: str) -> bool:
@@ -61,9 +61,11 @@ def _flowing(text: str | None) -> str | None:
     return re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.cleandoc(text)) if text else text
 
 
-def _flags_without_type(params: list[Any]) -> list[Any]:
-    """Remove the type of flags: typer would show `--json <bool>`, as if a value followed."""
+def _without_types(params: list[Any]) -> list[Any]:
+    """Remove what is no name: typer would show `--json <bool>`, as if a value followed, and `PROOF <list[Path]>`."""
     for each in params:
         if getattr(each, "is_flag", False):
             each.metavar = ""
+        elif isinstance(each, TyperArgument):
+            each.display_type_rich = lambda **_: None  # type: ignore[method-assign]
     return params

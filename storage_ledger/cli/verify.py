@@ -57,9 +57,9 @@ def verify(
 ) -> None:
     """Verify that the ledger, its mirror, the archive and the index are intact and agree.
 
-    Reads every entry, the mirror, the checkpoints, the work queue, the index, and every archived file and metadata.json; looks for
-    unexpected files in the archive. Repairs nothing. Appends the result as a `verified` entry, even after Ctrl-C; a second Ctrl-C ends it
-    immediately. `serve` may be running. --study, --sample and --older-than cannot be combined.
+    Reads every entry, the mirror, the checkpoints, the work queue, the index, and every archived file and metadata.json, and looks for
+    unexpected files in the archive. Repairs nothing. Appends the result as a `verified` entry, even if Ctrl-C ends it early; a second
+    Ctrl-C ends it immediately. `serve` may be running. --study, --sample and --older-than cannot be combined.
 
     Exit code 1 if something is damaged, 2 if nothing is damaged but something could not be checked or recorded.
     """

@@ -53,6 +53,7 @@ def test_every_command_and_parameter_is_described_in_sentences(name):
 @pytest.mark.parametrize("name", commands())
 def test_a_value_has_a_name_and_a_flag_has_none(name):
     assert "bool" not in help_of(name), "as if a value followed"
+    assert not re.search(r"<(str|path|list)", help_of(name)), "a type of Python"
     for param in commands()[name].params:
         assert bool(param.metavar) != bool(getattr(param, "is_flag", False)), param.opts
 
