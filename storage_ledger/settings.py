@@ -62,6 +62,13 @@ class _Folders(BaseSettings):
 class Settings(_Folders):
     """The settings of the service and the commands. Each field is the environment variable of the same name in capitals."""
 
+    ledger_url: str | None = Field(
+        None,
+        description="PostgreSQL database that holds the ledger instead of LEDGER_PATH/ledger.db: "
+        "`postgresql+psycopg://user:secret@host/database`, with libpq's parameters, such as `?sslmode=verify-full`. Needs the extra "
+        "`postgres`.",
+    )
+    ledger_password_file: Path | None = Field(None, description="File with the password of that database, if LEDGER_URL has none.")
     redis_url: str = Field(
         "redis://localhost:6379",
         description="Redis or Valkey server that carries the messages. `redis://`, `rediss://` (TLS) or `unix://`, if needed with user, "
@@ -224,6 +231,20 @@ class Settings(_Folders):
             raise ValueError("must end with the host or a database number, such as redis://host:6379/0")
         return checked
 
+    @field_validator("ledger_url")
+    @classmethod
+    def _database(cls, value: str | None) -> str | None:
+        return None if value is None else checked_url(value, ("postgresql+psycopg", "postgresql"))
+
+    @property
+    def ledger_address(self) -> str:
+        """Return LEDGER_URL with the password, if that is in a file. Raises `BadSettings` if it cannot be read."""
+        url = self.ledger_url or ""
+        if self.ledger_password_file is None:
+            return url
+        password = _password_in("LEDGER_PASSWORD_FILE", self.ledger_password_file)
+        return _with_password(url, password)
+
     @property
     def redis_address(self) -> str:
         """Return REDIS_URL with the password, if that is set by itself. Raises `BadSettings` if its file cannot be read."""
@@ -231,15 +252,8 @@ class Settings(_Folders):
         if password and self.redis_password_file is not None:
             raise BadSettings("bad-settings", "REDIS_PASSWORD and REDIS_PASSWORD_FILE: set only one of them")
         if self.redis_password_file is not None:
-            try:
-                password = self.redis_password_file.read_text(encoding="utf-8").strip()
-            except (OSError, UnicodeDecodeError) as error:
-                raise BadSettings("bad-settings", f"REDIS_PASSWORD_FILE: {self.redis_password_file} cannot be read") from error
-        scheme, _, rest = self.redis_url.partition("://")
-        parts = urlsplit(self.redis_url)
-        if not password or parts.password is not None:
-            return self.redis_url
-        return f"{scheme}://{parts.username or ''}:{quote(password, safe='')}@{rest.rpartition('@')[2]}"
+            password = _password_in("REDIS_PASSWORD_FILE", self.redis_password_file)
+        return _with_password(self.redis_url, password) if password else self.redis_url
 
     @property
     def ledger_file(self) -> Path:
@@ -285,6 +299,22 @@ class Settings(_Folders):
         if wrong or settings is None:
             raise BadSettings("bad-settings", "\n".join(wrong)) from None
         return settings
+
+
+def _password_in(name: str, file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadSettings("bad-settings", f"{name}: {file} cannot be read") from error
+
+
+def _with_password(url: str, password: str) -> str:
+    """Return the URL with this password, unless it has one."""
+    parts = urlsplit(url)
+    if parts.password is not None:
+        return url
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{parts.username or ''}:{quote(password, safe='')}@{rest.rpartition('@')[2]}"
 
 
 def checked_url(value: str, schemes: tuple[str, ...]) -> str:

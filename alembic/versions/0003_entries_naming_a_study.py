@@ -7,6 +7,10 @@ down_revision = "0002"
 
 
 def upgrade() -> None:
+    if op.get_bind().dialect.name == "postgresql":
+        sql = "CREATE INDEX entries_naming_study ON entries USING hash (payload_text(payload, 'study_id')) WHERE study_id IS NULL"
+        op.get_bind().exec_driver_sql(sql)
+        return
     # json_valid: a payload that is no longer JSON (erased or damaged) is left out of the index, and can still be read and copied.
     op.get_bind().exec_driver_sql(
         "CREATE INDEX entries_naming_study ON entries (CASE WHEN json_valid(payload) THEN json_extract(payload, '$.study_id') END) "

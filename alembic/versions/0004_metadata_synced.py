@@ -9,6 +9,8 @@ down_revision = "0003"
 def upgrade() -> None:
     op.get_bind().exec_driver_sql(
         "INSERT OR IGNORE INTO meta (name, value) SELECT 'metadata_synced', coalesce(max(position), 0) FROM entries"
+        if op.get_bind().dialect.name == "sqlite"
+        else "INSERT INTO meta (name, value) VALUES ('metadata_synced', '0')"  # a new ledger: on PostgreSQL there was none before
     )
 
 

@@ -10,14 +10,16 @@ def migrate() -> None:
 
     Exit code 2 if the ledger is newer than this program, is another program's database, or is on a network file system.
     """
-    from storage_ledger.ledger.migrate import migrate as run
     from storage_ledger.settings import Settings
+    from storage_ledger.wiring.ledgers import migrated
 
     settings = Settings.load()
-    done = run(settings.ledger_file)
+    done = migrated(settings)
+    name = "The ledger in PostgreSQL" if settings.ledger_url else settings.ledger_file
     if not done.changed:
-        print(f"{settings.ledger_file} is already at revision {done.after}.")
+        print(f"{name} is already at revision {done.after}.")
     elif done.before is None:
-        print(f"Created {settings.ledger_file} at revision {done.after}.")
+        print(f"Created {name} at revision {done.after}.")
     else:
-        print(f"Migrated {settings.ledger_file} from revision {done.before} to {done.after}. Copy from before: {done.backup}")
+        copy = f" Copy from before: {done.backup}" if done.backup else ""
+        print(f"Migrated {name} from revision {done.before} to {done.after}.{copy}")

@@ -61,12 +61,14 @@ def restore(
     """
     from storage_ledger.cli.output import print_json
     from storage_ledger.settings import Settings
+    from storage_ledger.wiring.ledgers import require_sqlite
 
     if from_mirror == (from_backup is not None):
         raise typer.BadParameter("use either --from-mirror or --from-backup DEST")
     if from_mirror and with_mirror is not None:
         raise typer.BadParameter("--with-mirror and --without-mirror need --from-backup")
     settings = Settings.load()
+    require_sqlite(settings, "restore")
     if from_backup is None:
         done = _mirror(settings, force, up_to_damage, dry_run)
     else:

@@ -14,10 +14,6 @@ from storage_ledger.system.sqlite import BUSY_TIMEOUT_S, is_undecodable, quoted,
 E = TypeVar("E", bound=Entry)
 
 COLUMNS = ", ".join(Entry._fields)
-UPLOAD_PATH = "CASE WHEN json_valid(payload) THEN json_extract(payload, '$.upload_path') END"
-"""The upload of an entry. SQLite uses its index only for exactly this expression."""
-NAMING_STUDY = "study_id IS NULL AND CASE WHEN json_valid(payload) THEN json_extract(payload, '$.study_id') END = ?"
-"""Condition: entries without study_id whose payload names this study. Exactly the expression of the index."""
 OPEN_OUTAGES = (
     "study_id IS NULL AND kind = 'failed' AND position NOT IN (SELECT cause FROM entries "
     "WHERE study_id IS NULL AND kind = 'recovered' AND cause IS NOT NULL)"
@@ -26,11 +22,6 @@ OPEN_OUTAGES = (
 
 OF_STUDY = f"SELECT {COLUMNS} FROM entries WHERE study_id = ? ORDER BY version"  # noqa: S608 - constants
 OF_STUDY_BEYOND = f"SELECT {COLUMNS} FROM entries WHERE study_id = ? AND version > ? ORDER BY version"  # noqa: S608 - constants
-LAST_AND_WAITING = (
-    "SELECT max(e.position), count(p.position) FROM entries e "  # noqa: S608 - constants
-    f"LEFT JOIN pending p ON p.position = e.position AND p.stage IN ('place', 'remove') WHERE {UPLOAD_PATH} = ?"
-)
-"""For one upload: the last position that names it, and the number of work items to place or remove it."""
 _ENCODED = COLUMNS.replace(" payload,", " CASE typeof(payload) WHEN 'text' THEN CAST(payload AS BLOB) END,")
 _RANGE = "WHERE position > ? AND position <= ? ORDER BY position"
 LEAF_HASHES = f"SELECT CAST(leaf_hash AS BLOB) FROM entries {_RANGE}"  # noqa: S608 - constants

@@ -50,7 +50,7 @@ def migrate(ledger_file: Path) -> Migration:
         with errors_mapped(), closing(connect(ledger_file, writable=True)) as connection:
             if before == HEAD:
                 return Migration(before, HEAD, None)
-            _require_scripts()
+            require_scripts()
             backup = _backup(ledger_file, before) if before is not None else None
             _upgrade(connection)
             if revision_of(ledger_file) != HEAD:  # Alembic ignores scripts that it cannot list
@@ -186,7 +186,8 @@ def known_revisions() -> set[str]:
     return {path.name.partition("_")[0] for path in (script_folder() / "versions").glob("*.py")}
 
 
-def _require_scripts() -> None:
+def require_scripts() -> None:
+    """Check that the migrations are there. Raises `LedgerUnusable`."""
     if HEAD not in known_revisions():
         raise _without_scripts()
 
@@ -197,19 +198,24 @@ def _without_scripts() -> LedgerUnusable:
 
 
 def _upgrade(connection: Any, revision: str = "head") -> None:
-    """Run the migrations with Alembic on this driver connection."""
+    """Run the migrations on this driver connection."""
     # Imported here, so that a service with a current ledger does not pay for it.
+    from storage_ledger.system.sqlalchemy_engine import engine_on  # noqa: PLC0415
+
+    with engine_on(connection).connect() as bound:
+        run_scripts(bound, revision)
+
+
+def run_scripts(connection: Any, revision: str = "head") -> None:
+    """Run the migrations with Alembic on this connection of SQLAlchemy's."""
     from alembic import command  # noqa: PLC0415
     from alembic.config import Config  # noqa: PLC0415
-
-    from storage_ledger.system.sqlalchemy_engine import engine_on  # noqa: PLC0415
 
     config = Config()
     config.set_main_option("script_location", str(script_folder()).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
-    with engine_on(connection).connect() as bound:
-        config.attributes["connection"] = bound
-        command.upgrade(config, revision)
+    config.attributes["connection"] = connection
+    command.upgrade(config, revision)
 
 
 def _backup(ledger_file: Path, revision: str) -> Path:

@@ -2,64 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import os
-import threading
-import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
-from heapq import merge
-from itertools import islice
-from operator import attrgetter, itemgetter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from typing_extensions import override
 
-from storage_ledger.domain.entries import Entry, Kind, faults, understood
-from storage_ledger.domain.ids import rfc3339
-from storage_ledger.domain.last_backup import NAME as LAST_BACKUP
-from storage_ledger.domain.last_backup import LastBackup
-from storage_ledger.domain.share import Share, belongs
-from storage_ledger.domain.work_queue import Stage
-from storage_ledger.errors import LedgerBusy, LedgerUnusable
-from storage_ledger.ledger.contract import Commit, Ledger, QueueLength, WorkItem
-from storage_ledger.ledger.entry_rows import (
-    COLUMNS,
-    LAST_AND_WAITING,
-    LEAF_HASHES,
-    NAMING_STUDY,
-    OPEN_OUTAGES,
-    SCAN,
-    UPLOAD_PATH,
-    as_entry,
-    of_study,
-    one_by_one,
-    scanned,
-)
-from storage_ledger.ledger.transaction import Randomness, SqliteTransaction
+from storage_ledger.domain.entries import Entry
+from storage_ledger.domain.share import belongs
+from storage_ledger.errors import LedgerUnusable
+from storage_ledger.ledger.contract import Commit
+from storage_ledger.ledger.dialect import SQLITE
+from storage_ledger.ledger.entry_rows import COLUMNS, LEAF_HASHES, SCAN, as_entry, of_study, one_by_one, scanned
+from storage_ledger.ledger.sql_ledger import SqlLedger
+from storage_ledger.ledger.transaction import Randomness, SqlTransaction
 from storage_ledger.system.clock import Clock, utc_now
-from storage_ledger.system.sqlite import BUSY_TIMEOUT_S, SqliteFile, fetched
+from storage_ledger.system.sqlite import SqliteFile, fetched
 
 NOT_THERE = "does not exist: check LEDGER_PATH and its volume. `storage-ledger migrate` creates a new, empty ledger"
-_E_COLUMNS = ", ".join(f"e.{name}" for name in Entry._fields)
-
-METADATA_SYNCED = "metadata_synced"
-"""The row of `meta` with the position up to which every metadata.json is durable."""
-
 _FUNCTIONS = {"belongs_to_share": belongs}
-_OF_SHARE = " AND belongs_to_share(CAST(e.study_id AS BLOB), ?, ?)"
-
-_STAGES = frozenset(stage.value for stage in Stage)
-_MAX_POSITION = 2**63 - 1
 
 
-class SqliteLedger(Ledger):
-    """The ledger in one SQLite file, which must be migrated (`ledger.migrate`).
-
-    `clock` returns UTC, `randomness(n)` n bytes; tests pass others. `on_commit` gets each commit that appended an entry or made work
-    due.
-    """
+class SqliteLedger(SqlLedger):
+    """The ledger in one SQLite file, which must be migrated (`ledger.migrate`). For the other parameters see `SqlLedger`."""
 
     def __init__(
         self,
@@ -69,11 +37,8 @@ class SqliteLedger(Ledger):
         randomness: Randomness = os.urandom,
         on_commit: Callable[[Commit], None] = lambda _: None,
     ) -> None:
+        super().__init__(SQLITE, clock=clock, randomness=randomness, on_commit=on_commit)
         self.path = path
-        self._clock = clock
-        self._randomness = randomness
-        self._on_commit = on_commit
-        self._writing = threading.Lock()
         if not path.exists():
             raise LedgerUnusable("ledger-missing", f"{path} {NOT_THERE}")
         self._writer = SqliteFile(path, writable=True)
@@ -82,36 +47,6 @@ class SqliteLedger(Ledger):
         if not rows:
             raise LedgerUnusable("ledger-without-id", f"{path} has no ledger_id: `storage-ledger migrate` did not create it")
         self.ledger_id: str = rows[0][0]
-
-    @override
-    @contextmanager
-    def write(self, *, within_s: float | None = None) -> Iterator[SqliteTransaction]:
-        asked_at = time.monotonic()
-        if not self._writing.acquire(timeout=-1 if within_s is None else within_s):
-            raise LedgerBusy("ledger-busy", "another process, or another thread of this one, has held the write lock too long")
-        try:
-            left_s = BUSY_TIMEOUT_S if within_s is None else max(0.0, within_s - (time.monotonic() - asked_at))
-            with self._writer.transaction(within_s=left_s) as connection:
-                transaction = SqliteTransaction(connection, self._clock, self._randomness)
-                yield transaction
-            if transaction.appended or transaction.due:
-                self._on_commit(Commit(tuple(entry.kind for entry in transaction.appended), frozenset(transaction.due)))
-            for then in transaction.then:
-                then()
-        finally:
-            self._writing.release()
-
-    @override
-    def last(self) -> Entry | None:
-        return self._one("ORDER BY position DESC LIMIT 1")
-
-    @override
-    def get(self, position: int) -> Entry | None:
-        return self._one("WHERE position = ?", position)
-
-    @override
-    def read(self, after: int, limit: int) -> list[Entry]:
-        return self._entries("WHERE position > ? ORDER BY position LIMIT ?", after, limit)
 
     @override
     def scan(self, after: int, up_to: int) -> Iterator[Entry]:
@@ -130,166 +65,37 @@ class SqliteLedger(Ledger):
             yield from map(itemgetter(0), connection.execute(LEAF_HASHES, (after, up_to)))
 
     @override
-    def naming_study(self, study_id: str) -> Iterator[Entry]:
-        return self._one_by_one(f"WHERE {NAMING_STUDY} ORDER BY position", study_id)
-
-    @override
-    def open_outages(self) -> list[Entry]:
-        found = self._entries(f"WHERE {OPEN_OUTAGES} ORDER BY position")
-        return [entry for entry in found if not faults(entry) and understood(entry) is not None]
-
-    @override
-    def of_upload(self, upload_path: str) -> list[Entry]:
-        return self._entries(f"WHERE {UPLOAD_PATH} = ? ORDER BY position", upload_path)
-
-    @override
-    def is_pending(self, position: int, stage: Stage) -> bool:
-        return bool(self._rows("SELECT 1 FROM pending WHERE position = ? AND stage = ?", position, stage.value))
-
-    @override
-    def is_upload_waiting(self, upload_path: str) -> bool:
-        [(_, work_items)] = self._rows(LAST_AND_WAITING, upload_path)
-        return bool(work_items)
-
-    @override
-    def has_kind(self, study_id: str, kind: str) -> bool:
-        return bool(self._rows("SELECT 1 FROM entries WHERE study_id = ? AND kind = ? LIMIT 1", study_id, kind))
-
-    @override
-    def count_studies(self, *, after: int = 0) -> int:
-        position = "position" if after else "+position"  # with a plus, SQLite reads an index instead of all rows
-        return int(self._rows(f"SELECT count(*) FROM entries WHERE version = 1 AND {position} > ?", after)[0][0])  # noqa: S608 - constants
-
-    @override
-    def studies_with_kind(self, kind: str, *, after: int = 0) -> list[str]:
-        sql = (
-            "SELECT study_id FROM entries WHERE position > ? AND kind = ? AND study_id IS NOT NULL GROUP BY study_id ORDER BY min(position)"
-        )
-        return [row[0] for row in self._rows(sql, after, kind)]
-
-    @override
-    def studies_beginning(self, prefix: str, limit: int) -> list[str]:
-        sql = "SELECT study_id FROM entries WHERE study_id >= ? AND study_id < ? AND version = 1 ORDER BY study_id LIMIT ?"
-        return [row[0] for row in self._rows(sql, prefix, prefix[:-1] + chr(ord(prefix[-1]) + 1), limit)]
-
-    @override
-    def first_of_studies(self, after: int, limit: int) -> list[tuple[int, str]]:
-        sql = "SELECT position, study_id FROM entries WHERE position > ? AND version = 1 ORDER BY position LIMIT ?"
-        return [(row[0], row[1]) for row in self._rows(sql, after, limit)]
-
-    @override
-    def of_no_study(self, kinds: Sequence[str], limit: int, *, before: int | None = None) -> Iterator[Entry]:
-        # One query for each kind, in index order: with several kinds, SQLite would sort all rows.
-        where = "WHERE study_id IS NULL AND kind = ? AND position < ? ORDER BY position DESC"
-        below = _MAX_POSITION if before is None else before
-        newest = [self._one_by_one(where, kind, below) for kind in kinds]
-        merged = newest[0] if len(newest) == 1 else merge(*newest, key=attrgetter("position"), reverse=True)
-        yield from islice((each for each in merged if not faults(each)), limit)
-
-    @override
-    def due(
-        self,
-        stages: Sequence[Stage],
-        *,
-        limit: int,
-        busy: Collection[int] = (),
-        busy_studies: Collection[str] = (),
-        up_to: int | None = None,
-        share: Share | None = None,
-    ) -> list[WorkItem]:
-        most = _MAX_POSITION if up_to is None else up_to
-        values = (*stages, rfc3339(self._clock()), most, json.dumps(list(busy)), json.dumps(list(busy_studies)))
-        rows = self._rows(_due(len(stages), share), *values, *_values(share), limit)
-        return [WorkItem(Entry(*row[3:]), Stage(row[0]), row[1], row[2]) for row in rows if row[0] in _STAGES]
-
-    @override
-    def queue(self) -> list[QueueLength]:
-        rows = self._rows(
-            "SELECT q.stage, q.rows, e.recorded_at, q.next FROM (SELECT stage, count(*) AS rows, min(position) AS oldest, "
-            "min(not_before) AS next FROM pending GROUP BY stage) q JOIN entries e ON e.position = q.oldest ORDER BY q.stage"
-        )
-        return [QueueLength(Stage(row[0]), *row[1:]) for row in rows if row[0] in _STAGES]
-
-    @override
-    def next_due(self, stages: Sequence[Stage], *, share: Share | None = None) -> str | None:
-        now = rfc3339(self._clock())
-        sql = _next_due(share)
-        return min((row[0] for stage in stages for row in self._rows(sql, stage.value, now, *_values(share))), default=None)
-
-    @override
-    def pending_of(self, study_id: str) -> list[WorkItem]:
-        rows = self._rows(
-            f"SELECT p.stage, p.not_before, p.attempts, {_E_COLUMNS} FROM entries e JOIN pending p ON e.position = p.position "  # noqa: S608 - constants
-            "WHERE e.study_id = ? ORDER BY p.position",
-            study_id,
-        )
-        return [WorkItem(Entry(*row[3:]), Stage(row[0]), row[1], row[2]) for row in rows if row[0] in _STAGES]
-
-    @override
-    def metadata_synced(self) -> int:
-        rows = self._rows("SELECT CAST(value AS INTEGER), (SELECT max(position) FROM entries) FROM meta WHERE name = ?", METADATA_SYNCED)
-        return rows[0][0] if rows and 0 < rows[0][0] <= (rows[0][1] or 0) else 0
-
-    @override
-    def studies_with_unsynced_metadata(self) -> list[str]:
-        archived = self.studies_with_kind(Kind.ARCHIVED, after=self.metadata_synced())
-        sql = (
-            "SELECT DISTINCT e.study_id FROM pending p JOIN entries e ON e.position = p.position WHERE p.stage = 'place' "
-            "AND EXISTS (SELECT 1 FROM entries a WHERE a.study_id = e.study_id AND a.kind = 'archived')"
-        )
-        return list(dict.fromkeys([*archived, *(row[0] for row in self._rows(sql))]))
-
-    @override
-    def note_metadata_synced(self, position: int) -> None:
-        self._note(METADATA_SYNCED, str(position))
-
-    @override
-    def last_backup(self) -> LastBackup | None:
-        rows = self._rows("SELECT value FROM meta WHERE name = ?", LAST_BACKUP)
-        return LastBackup.of(rows[0][0]) if rows else None
-
-    @override
-    def note_backup(self, backup: LastBackup) -> None:
-        self._note(LAST_BACKUP, backup.stored())
-
-    def _note(self, name: str, value: str) -> None:
-        with self._writing, self._writer.transaction() as connection:
-            connection.execute("INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)", (name, value))
-
-    @override
     def close(self) -> None:
         self._reader.close()
         self._writer.close()
 
-    def _one(self, where: str, *values: object) -> Entry | None:
-        found = self._entries(where, *values)
-        return found[0] if found else None
+    @override
+    def _transaction(self, within_s: float) -> AbstractContextManager[Any]:
+        return self._writer.transaction(within_s=within_s)
 
-    def _entries(self, where: str, *values: object) -> list[Entry]:
-        return list(map(as_entry, self._rows(f"SELECT {COLUMNS} FROM entries {where}", *values)))  # noqa: S608 - constants
+    @override
+    def _begun(self, connection: Any) -> SqlTransaction:
+        return SqliteTransaction(connection, SQLITE, self._clock, self._randomness)
 
+    @override
     def _rows(self, sql: str, *values: object) -> Sequence[Any]:
         with self._reader.connection() as connection:
             return fetched(connection, sql, values)
 
-    def _one_by_one(self, where: str, *values: object) -> Iterator[Entry]:
+    @override
+    def _one_by_one(self, condition: str, *values: object, newest_first: bool = False) -> Iterator[Entry]:
+        sql = f"SELECT {COLUMNS} FROM entries WHERE {condition} ORDER BY position{' DESC' if newest_first else ''}"  # noqa: S608 - constants
         with self._reader.connection() as connection:
-            yield from one_by_one(connection, f"SELECT {COLUMNS} FROM entries {where}", values, as_entry)  # noqa: S608 - constants
+            yield from one_by_one(connection, sql, values, as_entry)
 
 
-def _due(stages: int, share: Share | None) -> str:
-    # The lists are JSON, so that the statement is always the same and is prepared once.
-    return f"""SELECT p.stage, p.not_before, p.attempts, {_E_COLUMNS} FROM pending p JOIN entries e ON e.position = p.position
-        WHERE p.stage IN ({", ".join("?" * stages)}) AND p.not_before <= ? AND p.position <= ?
-          AND p.position NOT IN (SELECT value FROM json_each(?))
-          AND (e.study_id IS NULL OR e.study_id NOT IN (SELECT value FROM json_each(?))){_OF_SHARE if share else ""}
-        ORDER BY p.not_before, p.position LIMIT ?"""  # noqa: S608 - only marks and constants are put in
+class SqliteTransaction(SqlTransaction):
+    """A transaction of the SQLite ledger."""
 
+    @override
+    def study(self, study_id: str, *, after: int = 0) -> Iterator[Entry]:
+        return of_study(self._connection, study_id, after)
 
-def _next_due(share: Share | None) -> str:
-    sql = "SELECT p.not_before FROM pending p JOIN entries e ON e.position = p.position WHERE p.stage = ? AND p.not_before > ?"
-    return f"{sql}{_OF_SHARE if share else ''} ORDER BY p.not_before LIMIT 1"
-
-
-def _values(share: Share | None) -> tuple[int, ...]:
-    return () if share is None else (share.number, share.of)
+    @override
+    def _all(self, sql: str, values: Sequence[object]) -> Sequence[Any]:
+        return fetched(self._connection, sql, values)

@@ -1,8 +1,8 @@
-"""Appends to the ledger's SQLite file, with their changes to the work queue."""
+"""Appends to the ledger's database, with their changes to the work queue."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from operator import attrgetter
 from typing import Any
@@ -17,34 +17,28 @@ from storage_ledger.domain.redeliveries import DescribedUpload, repeats_of
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerUnusable
 from storage_ledger.ledger.contract import Transaction
-from storage_ledger.ledger.entry_rows import COLUMNS, LAST_AND_WAITING, UPLOAD_PATH, as_entry, of_study
+from storage_ledger.ledger.dialect import Dialect
+from storage_ledger.ledger.entry_rows import COLUMNS, as_entry
 from storage_ledger.system.clock import Clock
-from storage_ledger.system.sqlite import RESTORE, fetched
+from storage_ledger.system.sqlite import RESTORE
 
 READ_BACK_WITHIN_S = 86_400.0
 Randomness = Callable[[int], bytes]
 
 _row = attrgetter(*Entry._fields)
 _INSERT = f"INSERT INTO entries ({COLUMNS}) VALUES ({', '.join('?' * len(Entry._fields))})"  # noqa: S608 - constants
-# The + makes SQLite use the index on uploads: a study may have thousands of entries.
-_TO_PLACE = (
-    "SELECT e.position, json_extract(e.payload, '$.raw_sha256') FROM entries e "  # noqa: S608 - constants
-    "JOIN pending p ON p.position = e.position AND p.stage = 'place' "
-    f"WHERE +e.study_id = ? AND {UPLOAD_PATH} = ? ORDER BY e.position"
-)
-_ANSWERED = (
-    "SELECT e.position, json_extract(e.payload, '$.raw_sha256') FROM entries e "  # noqa: S608 - constants
-    f"WHERE +e.study_id = ? AND +e.kind = 'described' AND {UPLOAD_PATH} = ? AND +e.position > ? AND +e.position < ? "
-    "AND NOT EXISTS (SELECT 1 FROM pending p WHERE p.position = e.position AND p.stage = 'place')"
-)
 
 
-class SqliteTransaction(Transaction):
-    """One transaction. It always re-reads position, version and time, because other processes append, too."""
+class SqlTransaction(Transaction):
+    """One transaction, whose connection holds the write lock. It always re-reads position, version and time: other processes append, too.
 
-    def __init__(self, connection: Any, clock: Clock, randomness: Randomness) -> None:
+    `connection.execute(statement, values)` takes a statement with `?` for each value, and returns a cursor.
+    """
+
+    def __init__(self, connection: Any, dialect: Dialect, clock: Clock, randomness: Randomness) -> None:
         self._connection = connection
         self._sql = connection.execute
+        self._dialect = dialect
         self._now = clock()
         self._now_text = rfc3339(self._now)
         self._randomness = randomness
@@ -86,6 +80,10 @@ class SqliteTransaction(Transaction):
         if new.kind is Kind.STATUS_SENT and entry.recorded_at < later(self._now_text, -READ_BACK_WITHIN_S):
             self.drop(entry.position, Stage.CONFIRM)  # old statuses were read back long ago
 
+    def _all(self, sql: str, values: Sequence[object]) -> Sequence[Any]:
+        rows: list[Any] = self._sql(sql, values).fetchall()
+        return rows
+
     def _get(self, position: int) -> Entry | None:
         return self._one("WHERE position = ?", position)
 
@@ -94,7 +92,7 @@ class SqliteTransaction(Transaction):
         return found[0] if found else None
 
     def _entries(self, where: str, *values: object) -> list[Entry]:
-        return list(map(as_entry, fetched(self._connection, f"SELECT {COLUMNS} FROM entries {where}", values)))  # noqa: S608 - constants
+        return list(map(as_entry, self._all(f"SELECT {COLUMNS} FROM entries {where}", values)))  # noqa: S608 - constants
 
     def _insert(self, entry: Entry) -> None:
         self._sql(_INSERT, _row(entry))
@@ -125,9 +123,11 @@ class SqliteTransaction(Transaction):
     @override
     def pending_repeats(self, study_id: str, described: DescribedUpload) -> list[int]:
         path = described.upload_path
-        waiting: dict[int, str] = dict(self._sql(_TO_PLACE, (study_id, path)).fetchall())
+        waiting: dict[int, str] = dict(self._sql(self._dialect.to_place, (study_id, path)).fetchall())
         between = (described.position, max(waiting, default=0))
-        answered: dict[int, str] = dict(self._sql(_ANSWERED, (study_id, path, *between)).fetchall()) if between[0] < between[1] else {}
+        answered: dict[int, str] = (
+            dict(self._sql(self._dialect.answered, (study_id, path, *between)).fetchall()) if between[0] < between[1] else {}
+        )
         others = (DescribedUpload(position, path, raw_sha256) for position, raw_sha256 in sorted((waiting | answered).items()))
         return [position for position in repeats_of(described, others) if position in waiting]
 
@@ -137,10 +137,6 @@ class SqliteTransaction(Transaction):
         self.due.update(Stage)
         self._sql("UPDATE pending SET not_before = ? WHERE stage <> 'confirm' AND not_before > ?", (now, now))
         self._sql("UPDATE pending SET not_before = ? WHERE stage = 'confirm' AND not_before > ?", (now, later(now, beyond_s)))
-
-    @override
-    def study(self, study_id: str, *, after: int = 0) -> Iterator[Entry]:
-        return of_study(self._connection, study_id, after)
 
     @override
     def knows_study(self, study_id: str) -> bool:
@@ -182,7 +178,7 @@ class SqliteTransaction(Transaction):
 
     @override
     def is_settled(self, upload_path: str, position: int) -> bool:
-        last, work_items = self._sql(LAST_AND_WAITING, (upload_path,)).fetchone()
+        last, work_items = self._sql(self._dialect.last_and_waiting, (upload_path,)).fetchone()
         return (last or 0) == position and work_items == 0
 
     def _seal(self, new: NewEntry) -> Entry:

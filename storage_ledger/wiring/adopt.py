@@ -9,13 +9,12 @@ from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.errors import LedgerBusy, Retryable
 from storage_ledger.index.follower import Index
 from storage_ledger.index.queries import followed_position
-from storage_ledger.index.rebuild.processes import RebuildProcesses
-from storage_ledger.ledger.migrate import migrate
 from storage_ledger.operations.adopt.adoption import Adoption, AdoptNote, AdoptPlan, AdoptReport
 from storage_ledger.operations.progress import StartProgress
 from storage_ledger.settings import Settings
 from storage_ledger.system import logs
 from storage_ledger.system.clock import utc_now
+from storage_ledger.wiring.ledgers import migrated, rebuild_processes
 from storage_ledger.wiring.stores import joined_mirror, reading, repair_lock_held
 
 
@@ -33,11 +32,11 @@ def adopt(
     logs.configure(settings.log_level, environment=settings.environment)
     archive = FilesystemArchive(settings.archive_path)
     if plan.dry_run:
-        with reading(settings) if settings.ledger_file.exists() else nullcontext() as ledger:
+        with reading(settings) if settings.ledger_url or settings.ledger_file.exists() else nullcontext() as ledger:
             return Adoption(ledger, archive, plan, clock=utc_now, on_progress=on_progress, on_noted=on_noted).run()
     with repair_lock_held(settings, "adopt"):
         archive.sync_new_folders(())  # fails before a ledger is created for a missing archive
-        migrate(settings.ledger_file)
+        migrated(settings)
         with reading(settings) as ledger:
             mirror = joined_mirror(settings, ledger, archive.recognise)
 
@@ -61,6 +60,6 @@ def update_index(settings: Settings, begin: StartProgress) -> None:
         last = ledger.last()
         if last is None or followed_position(settings.index_file, ledger) == last.position:
             return
-        index = Index(settings.index_file, ledger, command="adopt", processes=RebuildProcesses.of(settings.ledger_file))
+        index = Index(settings.index_file, ledger, command="adopt", processes=rebuild_processes(settings))
         with closing(index), begin("Index", last.position, "entries") as show:
             index.rebuild(show)

@@ -9,13 +9,13 @@ from pathlib import Path
 from storage_ledger.domain.last_backup import LastBackup
 from storage_ledger.domain.signed_note import MOST_BYTES
 from storage_ledger.errors import BackupError, CheckpointRefused, LedgerError
-from storage_ledger.ledger.migrate import require_writable
 from storage_ledger.ledger.proof.checkpoints import LATEST
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.operations import backup
 from storage_ledger.settings import Settings
 from storage_ledger.system import files
 from storage_ledger.system.clock import utc_now
+from storage_ledger.wiring.ledgers import require_sqlite, require_writable
 from storage_ledger.wiring.stores import UMASK
 
 
@@ -28,7 +28,8 @@ def back_up(
     and `CheckpointRefused` if there is no key, or this user may not read it.
     """
     os.umask(UMASK)
-    require_writable(settings.ledger_file)
+    require_sqlite(settings, "backup")
+    require_writable(settings)
     real = Path(os.path.realpath(dest))
     for name, path in (
         ("UPLOADS_PATH", settings.uploads_path),

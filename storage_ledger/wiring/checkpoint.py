@@ -13,19 +13,18 @@ from storage_ledger.domain.signed_note import VerifierKey
 from storage_ledger.domain.witnesses import log_lines, quorum
 from storage_ledger.errors import CheckpointRefused
 from storage_ledger.ledger.contract import Ledger
-from storage_ledger.ledger.migrate import require_writable
 from storage_ledger.ledger.mirror.writer import Mirror
 from storage_ledger.ledger.proof.checkpoints import LATEST, CheckpointFolder
 from storage_ledger.ledger.proof.keys import recorded_keys
 from storage_ledger.ledger.proof.signer import ProofFiles, Signer
 from storage_ledger.ledger.proof.tree_hashes import LeafHashes
-from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.operations.accept_fork import accept_fork
 from storage_ledger.operations.rotate_key import Rotation, rotate_key
 from storage_ledger.settings import TREE_CACHE, Settings
 from storage_ledger.system import locks
 from storage_ledger.system.clock import utc_now
 from storage_ledger.wiring.heads import witnesses_of
+from storage_ledger.wiring.ledgers import require_writable
 from storage_ledger.wiring.stores import UMASK, mirror_of, reading
 
 
@@ -74,10 +73,10 @@ def acknowledge_fork(settings: Settings, *, by: str, reason: str) -> tuple[Entry
 
 
 @contextmanager
-def _opened(settings: Settings) -> Iterator[tuple[SqliteLedger, Mirror]]:
+def _opened(settings: Settings) -> Iterator[tuple[Ledger, Mirror]]:
     """Open the ledger for a command that appends, and its mirror, which belongs to it."""
     os.umask(UMASK)
-    require_writable(settings.ledger_file)
+    require_writable(settings)
     with reading(settings) as ledger:
         mirror = mirror_of(settings, ledger)
         mirror.begin()

@@ -11,10 +11,8 @@ from storage_ledger.archive.contract import ArchiveRepair
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.errors import Locked, Retryable, StorageLedgerError
 from storage_ledger.index.follower import Index
-from storage_ledger.index.rebuild.processes import RebuildProcesses
-from storage_ledger.ledger.migrate import require_writable
+from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.mirror.writer import Mirror
-from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.operations.progress import StartProgress
 from storage_ledger.operations.replay import mirror as mirror_part
 from storage_ledger.operations.replay.dry_run import DryRunRepair, DryRunStatuses
@@ -33,6 +31,7 @@ from storage_ledger.system.clock import utc_now
 from storage_ledger.system.files import FolderId
 from storage_ledger.system.metrics import Metrics
 from storage_ledger.system.rate_limit import Pace
+from storage_ledger.wiring.ledgers import rebuild_processes, require_writable
 from storage_ledger.wiring.stores import UMASK, reading, repair_lock_held
 
 WRITE_INTO_THE_ARCHIVE = frozenset({ReplayPart.MIRROR, ReplayPart.FILES, ReplayPart.METADATA})
@@ -49,7 +48,7 @@ def replay(settings: Settings, plan: ReplayPlan, begin: StartProgress, say: Call
     os.umask(UMASK)
     logs.configure(settings.log_level, environment=settings.environment)
     if not plan.dry_run:
-        require_writable(settings.ledger_file)
+        require_writable(settings)
     with ExitStack() as stack:
         if plan.parts & WRITE_INTO_THE_ARCHIVE and not plan.dry_run:
             beside_serve = not plan.parts & NEED_SERVE_STOPPED
@@ -80,7 +79,7 @@ class _Replay:
     plan: ReplayPlan
     begin: StartProgress
     say: Callable[[str], None]
-    ledger: SqliteLedger
+    ledger: Ledger
     archive: FilesystemArchive
     mirror: Mirror
     report: ReplayReport
@@ -149,7 +148,7 @@ class _Replay:
         if self.plan.dry_run:
             counts.looked_at = counts.mended = self.report.position
             return
-        index = Index(self.settings.index_file, self.ledger, command="replay", processes=RebuildProcesses.of(self.settings.ledger_file))
+        index = Index(self.settings.index_file, self.ledger, command="replay", processes=rebuild_processes(self.settings))
         try:
             with ExitStack() as shown:
                 show = shown.enter_context(self.begin("Index", self.report.position, "entries"))

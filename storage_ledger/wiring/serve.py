@@ -13,11 +13,8 @@ from storage_ledger.archive.uploads import Uploads
 from storage_ledger.domain.paths import UploadPaths
 from storage_ledger.errors import BadSettings
 from storage_ledger.index.follower import Index
-from storage_ledger.index.rebuild.processes import RebuildProcesses
 from storage_ledger.ledger.contract import Ledger
-from storage_ledger.ledger.migrate import migrate
 from storage_ledger.ledger.proof.checkpoints import CheckpointFolder
-from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.operations.verify.scrub import Scrub
 from storage_ledger.operations.verify.selection import VerifyPaths
 from storage_ledger.pipeline.failures import WAITS, Outages
@@ -46,6 +43,7 @@ from storage_ledger.system.sandbox import hide_memory
 from storage_ledger.wiring import worker_commands
 from storage_ledger.wiring.commits import count_commits
 from storage_ledger.wiring.heads import heads_of
+from storage_ledger.wiring.ledgers import migrated, opened, rebuild_processes
 from storage_ledger.wiring.stores import joined_mirror, reading, serve_lock_held
 
 if TYPE_CHECKING:
@@ -61,7 +59,7 @@ def serve(settings: Settings) -> int:
     hide_memory()
     logs.configure(settings.log_level, environment=settings.environment)
     with serve_lock_held(settings) as lock:
-        done = migrate(settings.ledger_file)
+        done = migrated(settings)
         if done.changed:
             logs.get().info("ledger.migrated", from_revision=done.before, to_revision=done.after)
         _make_archive(settings)
@@ -98,7 +96,7 @@ def _source(settings: Settings, ledger_id: str, metrics: Metrics, on_subscribed:
 def _parts(settings: Settings, client: StatusClient, lock: int) -> Parts:
     metrics = Metrics()
     wakeups = Wakeups()
-    ledger = SqliteLedger(settings.ledger_file, on_commit=count_commits(metrics, wakeups))
+    ledger = opened(settings, count_commits(metrics, wakeups))
     clock_watch = ClockWatch(utc_now, on_set=partial(_make_due, ledger, settings))
     _make_due(ledger, settings)  # recovery: work items that an earlier process postponed are due now
     archive = FilesystemArchive(settings.archive_path, metadata_later=True)
@@ -152,7 +150,7 @@ def _parts(settings: Settings, client: StatusClient, lock: int) -> Parts:
             share=None,
         )
         steps = StepsHere(here, wakeups, replicator.follow)
-    index = Index(settings.index_file, ledger, processes=RebuildProcesses.of(settings.ledger_file))
+    index = Index(settings.index_file, ledger, processes=rebuild_processes(settings))
     scrub = Scrub(
         ledger,
         VerifyPaths.of(settings),

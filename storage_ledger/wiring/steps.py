@@ -8,7 +8,7 @@ from datetime import datetime
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.archive.uploads import Uploads
 from storage_ledger.domain.share import Share
-from storage_ledger.ledger.sqlite import SqliteLedger
+from storage_ledger.ledger.contract import Ledger
 from storage_ledger.pipeline import notify, remove
 from storage_ledger.pipeline.failures import Outages
 from storage_ledger.pipeline.notify import Notifier
@@ -28,7 +28,7 @@ from storage_ledger.system.metrics import Metrics
 def pools(
     settings: Settings,
     *,
-    ledger: SqliteLedger,
+    ledger: Ledger,
     archive: FilesystemArchive,
     uploads: Uploads,
     client: StatusClient,

@@ -7,20 +7,21 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 from storage_ledger.errors import ARCHIVE_MISSING, LedgerBusy, LedgerUnusable, Retryable
-from storage_ledger.ledger.migrate import make_folder, require_writable
+from storage_ledger.ledger.contract import Ledger
+from storage_ledger.ledger.migrate import make_folder
 from storage_ledger.ledger.mirror.writer import Mirror
-from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.settings import Settings
 from storage_ledger.system import locks, logs
 from storage_ledger.system.files import FolderId
+from storage_ledger.wiring.ledgers import opened, require_writable
 
 UMASK = 0o027  # new files are not readable for others: they hold patient data
 
 
 @contextmanager
-def reading(settings: Settings) -> Iterator[SqliteLedger]:
+def reading(settings: Settings) -> Iterator[Ledger]:
     """Open the ledger for a command that reads it, or appends while the service runs."""
-    ledger = SqliteLedger(settings.ledger_file)
+    ledger = opened(settings)
     try:
         yield ledger
     finally:
@@ -28,19 +29,19 @@ def reading(settings: Settings) -> Iterator[SqliteLedger]:
 
 
 @contextmanager
-def appending(settings: Settings) -> Iterator[SqliteLedger]:
+def appending(settings: Settings) -> Iterator[Ledger]:
     """Open the ledger for a command that appends; `serve` may be running.
 
     Raises `LedgerUnusable`, before it opens anything, if this user may not write the ledger: SQLite would create files beside
     it that belong to this user and lock the service out.
     """
-    require_writable(settings.ledger_file)
+    require_writable(settings)
     with reading(settings) as ledger, mirror_caught_up(settings, ledger):
         yield ledger
 
 
 @contextmanager
-def mirror_caught_up(settings: Settings, ledger: SqliteLedger) -> Iterator[None]:
+def mirror_caught_up(settings: Settings, ledger: Ledger) -> Iterator[None]:
     """Check that the mirror belongs to this ledger; after the block, append the new entries to it. Raises `LedgerUnusable`.
 
     If the archive is not accessible, the entries are in the ledger alone until `serve` mirrors them.
@@ -80,12 +81,12 @@ def repair_lock_held(settings: Settings, command: str, *, beside_serve: bool = F
         yield
 
 
-def mirror_of(settings: Settings, ledger: SqliteLedger) -> Mirror:
+def mirror_of(settings: Settings, ledger: Ledger) -> Mirror:
     """Return the mirror, not yet opened or checked."""
     return Mirror(settings.archive_path, settings.mirror_lock_file, ledger)
 
 
-def joined_mirror(settings: Settings, ledger: SqliteLedger, on_recognised: Callable[[FolderId], None]) -> Mirror:
+def joined_mirror(settings: Settings, ledger: Ledger, on_recognised: Callable[[FolderId], None]) -> Mirror:
     """Open and check the mirror. `on_recognised` gets the folder that is the archive, each time it is found.
 
     Raises `LedgerUnusable` if the mirror is missing, another ledger's, ahead of this one, or contradicts it.

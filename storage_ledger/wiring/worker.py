@@ -5,7 +5,6 @@ from __future__ import annotations
 from storage_ledger.archive.filesystem import FilesystemArchive
 from storage_ledger.archive.uploads import Uploads
 from storage_ledger.domain.share import Share
-from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.pipeline.failures import Outages
 from storage_ledger.pipeline.status_client import StatusClient
 from storage_ledger.pipeline.wakeups import Wakeups
@@ -18,6 +17,7 @@ from storage_ledger.system.clock import utc_now
 from storage_ledger.system.metrics import Metrics
 from storage_ledger.system.sandbox import hide_memory
 from storage_ledger.wiring.commits import count_commits
+from storage_ledger.wiring.ledgers import opened
 from storage_ledger.wiring.steps import pools
 
 
@@ -28,7 +28,7 @@ def work(settings: Settings, share: Share, channel: Channel) -> int:
     known = Known()
     metrics = Metrics()
     wakeups = Wakeups()
-    ledger = SqliteLedger(settings.ledger_file, on_commit=count_commits(metrics, wakeups))
+    ledger = opened(settings, count_commits(metrics, wakeups))
     archive = FilesystemArchive(settings.archive_path, metadata_later=True)
     clock_watch = ClockWatch(utc_now, on_set=lambda: None)  # the service makes all work items due
     outages = Outages(ledger, metrics, but_not={"mirror"})

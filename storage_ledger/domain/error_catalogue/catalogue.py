@@ -11,7 +11,7 @@ from storage_ledger.domain.error_catalogue.checkpoints import CHECKPOINTS
 from storage_ledger.domain.error_catalogue.checkpoints_outside import OUTSIDE, WITNESS
 from storage_ledger.domain.error_catalogue.explanation import Explanation, Section
 from storage_ledger.domain.error_catalogue.flags_and_headers import FLAGS, HEADERS
-from storage_ledger.domain.error_catalogue.ledger_and_mirror import ENTRIES, LEDGER, MIRROR
+from storage_ledger.domain.error_catalogue.ledger_and_mirror import ENTRIES, LEDGER, MIRROR, POSTGRES
 from storage_ledger.domain.error_catalogue.outages import OUTAGES
 from storage_ledger.domain.error_catalogue.pictures import PICTURES
 from storage_ledger.domain.error_catalogue.quarantined_files import QUARANTINED_FILES
@@ -32,6 +32,7 @@ SECTIONS = (
     UNEXPLAINED_FILES,
     REPLAY,
     LEDGER,
+    POSTGRES,
     MIRROR,
     BACKUPS,
     CHECKPOINTS,

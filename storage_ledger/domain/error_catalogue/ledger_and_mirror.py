@@ -93,6 +93,45 @@ LEDGER = Section(
     ),
 )
 
+POSTGRES = Section(
+    "The ledger in PostgreSQL",
+    intro="Errors that only a ledger in PostgreSQL can have.",
+    explanations=(
+        Explanation(
+            "ledger-away",
+            means="The server cannot be reached, ended the connection, refuses the login, or has become a standby.",
+            meanwhile=f"{_RETRIED} Nothing is lost: Redis is not read, and missed messages are recovered later.",
+            action="Check the server, its log and LEDGER_URL. The service continues by itself.",
+        ),
+        Explanation(
+            "ledger-standby",
+            means="A commit ended with a warning before the synchronous standby confirmed it, so a failover could lose it.",
+            meanwhile="It counts as not recorded, and is repeated.",
+            action="Check the standby. Do not cancel commits that wait for it.",
+        ),
+        Explanation(
+            "postgres-denied",
+            means="The database user lacks a right on the ledger's tables.",
+            action="Grant it, as the text says.",
+        ),
+        Explanation(
+            "postgres-not-durable",
+            means="The server has `fsync` off, or `synchronous_commit` is `off` or `local`: a power cut could lose commits.",
+            action="Set both to `on`, for the server, the database and the user.",
+        ),
+        Explanation(
+            "postgres-not-utf8",
+            means="The database's encoding is not UTF-8.",
+            action="Create a database with `ENCODING 'UTF8'`.",
+        ),
+        Explanation(
+            "postgres-too-old",
+            means="The server is older than PostgreSQL 15.",
+            action="Upgrade it.",
+        ),
+    ),
+)
+
 MIRROR = Section(
     "The mirror",
     intro="Errors of the [mirror](mirror.md), the ledger's copy on the archive volume.",

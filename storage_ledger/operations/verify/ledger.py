@@ -9,7 +9,7 @@ from storage_ledger.domain.entries import CURRENT_SCHEMA, Entry, Kind, faults
 from storage_ledger.domain.last_backup import NAME as LAST_BACKUP
 from storage_ledger.errors import LedgerError, LedgerUnusable
 from storage_ledger.ledger.migrate import SCHEMA_SQL, known_revisions, schema_as_migrated, schema_of
-from storage_ledger.ledger.sqlite import METADATA_SYNCED
+from storage_ledger.ledger.sql_ledger import METADATA_SYNCED
 from storage_ledger.operations.verify.findings import Findings, Stopped
 from storage_ledger.operations.verify.untrusting_reader import UntrustingReader
 

@@ -13,7 +13,7 @@ from storage_ledger.domain.error_catalogue.verify import VERIFY
 from storage_ledger.domain.ids import instant
 from storage_ledger.domain.study import State, Study
 from storage_ledger.domain.work_queue import Stage
-from storage_ledger.ledger.entry_rows import NAMING_STUDY
+from storage_ledger.ledger.dialect import SQLITE
 from storage_ledger.operations.report.flags import flags_of
 from storage_ledger.operations.report.remedies import commands, put_back
 from storage_ledger.operations.report.timeline import NEXT, WAITS_FOR, summary_beside_kind, timeline_entry
@@ -196,8 +196,8 @@ def _took(entries: list[Entry]) -> float | None:
 
 def _rejected(connection: Any, study_id: str) -> list[QueryRow]:
     """Return rejected messages that name this study_id, newest first."""
-    where = f"{NAMING_STUDY} AND kind = 'rejected' AND position > ?"
-    oldest = ask_one(connection, f"SELECT position FROM entries WHERE {NAMING_STUDY} AND kind = 'rejected' "  # noqa: S608 - ours
+    where = f"{SQLITE.naming_study} AND kind = 'rejected' AND position > ?"
+    oldest = ask_one(connection, f"SELECT position FROM entries WHERE {SQLITE.naming_study} AND kind = 'rejected' "  # noqa: S608 - ours
                      "ORDER BY position DESC LIMIT 1 OFFSET ?", (study_id, MOST_ENTRIES))  # fmt: skip
     entries = ledger_entries.entries(connection, where, (study_id, oldest["position"] if oldest else 0))
     found = [(each, each.data) for each in reversed(entries) if not faults(each)]

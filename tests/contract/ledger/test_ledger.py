@@ -1,4 +1,4 @@
-"""The contract of every ledger engine. Add an engine to `ENGINES` to run all of it."""
+"""The contract of every ledger engine. Add an engine to engines.py to run all of it."""
 
 import errno
 import hashlib
@@ -17,19 +17,18 @@ from storage_ledger.domain.redeliveries import DescribedUpload
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerBusy
 from storage_ledger.ledger.contract import Commit
-from storage_ledger.ledger.sqlite import SqliteLedger
+from tests.support.engines import ENGINES, PostgreSql, Sqlite, again
 from tests.support.making import Clock, archived, described, fill, made_entry, small_volume
-
-ENGINES = ["sqlite"]
+from tests.support.memory import in_memory
+from tests.support.postgres import Postgres
 
 APPEND_MANY = """
 import sys
-from pathlib import Path
 from storage_ledger.domain.entries import Kind, NewEntry
-from storage_ledger.ledger.sqlite import SqliteLedger
+from tests.support.engines import again
 
-path, name, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-ledger = SqliteLedger(path)
+name, count = sys.argv[2], int(sys.argv[3])
+ledger = again(sys.argv[1])
 for start in range(0, count, 10):
     print("ready", flush=True)
     sys.stdin.readline()
@@ -41,9 +40,28 @@ ledger.close()
 """
 
 
+@pytest.fixture(scope="module")
+def server():
+    """A PostgreSQL server, in memory: it syncs as it would on a disk."""
+    with in_memory() as folder:
+        folder.chmod(0o755)
+        made = Postgres(folder / "postgres")
+        made.start()
+        yield made
+        made.end()
+
+
 @pytest.fixture(params=ENGINES)
-def ledger(request, tmp_path, ledgers, clock):
-    opened = {"sqlite": ledgers.open}[request.param](tmp_path, clock)
+def engine(request, tmp_path):
+    sqlite = request.param == "sqlite"
+    made = Sqlite(tmp_path, request.getfixturevalue("ledgers")) if sqlite else PostgreSql(request.getfixturevalue("server"))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def ledger(engine, clock):
+    opened = engine.open(clock=clock)
     yield opened
     opened.close()
 
@@ -199,8 +217,8 @@ def test_entries_are_read_one_by_one_and_a_reader_that_stops_early_keeps_nothing
 # -- who else writes
 
 
-def test_whoever_does_not_want_to_wait_long_for_another_writer_is_told_that_it_is_busy(ledger, tmp_path):
-    other = SqliteLedger(tmp_path / "ledger.db")
+def test_whoever_does_not_want_to_wait_long_for_another_writer_is_told_that_it_is_busy(ledger, engine):
+    other = again(engine.address())
     append(ledger, said())
     with other.write(), pytest.raises(LedgerBusy, match="ledger-busy"), ledger.write(within_s=0.05):
         pass
@@ -575,9 +593,9 @@ def test_threads_append_without_gaps(ledger):
     assert [entry.version for entry in ledger.study("all")] == list(range(1, 101))
 
 
-def test_after_each_commit_the_ledger_says_what_it_brought(tmp_path, ledgers):
+def test_after_each_commit_the_ledger_says_what_it_brought(engine):
     told = []
-    ledger = ledgers.open(tmp_path, on_commit=told.append)
+    ledger = engine.open(on_commit=told.append)
     append(ledger, said(), said())
     with pytest.raises(Boom):
         append_and_fail(ledger, said())
@@ -596,10 +614,12 @@ def test_after_each_commit_the_ledger_says_what_it_brought(tmp_path, ledgers):
     ]
 
 
-def test_two_processes_append_without_gaps(tmp_path, ledgers):
-    path = ledgers.file(tmp_path)
+def test_two_processes_append_without_gaps(engine):
+    engine.open().close()
     writers = [
-        subprocess.Popen([sys.executable, "-c", APPEND_MANY, path, name, "300"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-c", APPEND_MANY, engine.address(), name, "300"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         for name in ("a", "b")
     ]
     for _ in range(30):  # ten at a time: SQLite is not fair, and one of them might be done before the other begins
@@ -611,7 +631,7 @@ def test_two_processes_append_without_gaps(tmp_path, ledgers):
     for writer in writers:
         writer.communicate()
         assert writer.returncode == 0
-    ledger = SqliteLedger(path)
+    ledger = again(engine.address())
     entries = ledger.read(0, 2000)
     both = list(ledger.study("both"))
     ledger.close()
@@ -658,9 +678,9 @@ def test_entry_ids_are_of_version_seven_and_hold_the_time(ledger, clock):
     assert int(entry.entry_id.replace("-", "")[:12], 16) == int(instant(entry.recorded_at).timestamp() * 1000)
 
 
-def test_the_clock_and_the_randomness_are_the_ones_passed_in(tmp_path, ledgers):
+def test_the_clock_and_the_randomness_are_the_ones_passed_in(engine):
     moment = Clock()
-    made = [ledgers.open(tmp_path / name, moment, randomness=bytes) for name in ("a", "b")]
+    made = [engine.open(name, moment, randomness=bytes) for name in ("a", "b")]
     first, second = (append(ledger, said())[0] for ledger in made)
     for ledger in made:
         ledger.close()
@@ -668,8 +688,8 @@ def test_the_clock_and_the_randomness_are_the_ones_passed_in(tmp_path, ledgers):
     assert first.salt == bytes(16)
 
 
-def test_entries_that_are_taken_over_are_the_same_and_their_duties_come_back(tmp_path, ledgers, clock):
-    old = ledgers.open(tmp_path / "old", clock)
+def test_entries_that_are_taken_over_are_the_same_and_their_duties_come_back(engine, clock):
+    old = engine.open("old", clock)
     with old.write() as tx:
         first = tx.append(NewEntry(Kind.DESCRIBED, described("a.dcm"), "S1"))
         repeat = tx.append(NewEntry(Kind.DESCRIBED, described("a.dcm"), "S1"))
@@ -679,7 +699,7 @@ def test_entries_that_are_taken_over_are_the_same_and_their_duties_come_back(tmp
         told = tx.append(NewEntry(Kind.STATUS_SENT, {"status": "archived", "tells": [done.position]}, "S1", done.position))
     for seconds, read_back in ((0, {(told.position, Stage.CONFIRM)}), (2 * 86_400, set())):
         clock.move(seconds)
-        new = ledgers.open(tmp_path / f"new-{seconds}", clock)
+        new = engine.open(f"new-{seconds}", clock)
         with new.write() as tx:
             for entry in old.read(0, 100):
                 tx.take_over(entry)

@@ -13,10 +13,10 @@ import pytest
 
 from storage_ledger.domain.entries import Kind, NewEntry
 from storage_ledger.errors import LedgerRefused, LedgerUnusable, Locked
-from storage_ledger.ledger.entry_rows import COLUMNS, LAST_AND_WAITING, NAMING_STUDY, OF_STUDY_BEYOND, OPEN_OUTAGES, UPLOAD_PATH
+from storage_ledger.ledger.dialect import SQLITE
+from storage_ledger.ledger.entry_rows import COLUMNS, OF_STUDY_BEYOND, OPEN_OUTAGES
 from storage_ledger.ledger.migrate import HEAD, _backup, migrate, require_owner, script_folder
 from storage_ledger.ledger.sqlite import SqliteLedger
-from storage_ledger.ledger.transaction import _TO_PLACE
 from storage_ledger.system import locks
 from storage_ledger.system.sqlite import sqlite, wal_is_safe
 from tests.support.making import described, small_volume
@@ -305,9 +305,9 @@ def test_a_ledger_of_an_earlier_revision_gets_the_indexes_that_it_lacks_and_keep
 def test_the_entries_of_an_upload_are_found_through_the_index(filled):
     with closing(sqlite.connect(filled)) as connection:
         plans = [
-            connection.execute(f"EXPLAIN QUERY PLAN SELECT {COLUMNS} FROM entries WHERE {UPLOAD_PATH} = 'a.dcm'").fetchall(),
-            connection.execute(f"EXPLAIN QUERY PLAN {LAST_AND_WAITING}", ("a.dcm",)).fetchall(),
-            connection.execute(f"EXPLAIN QUERY PLAN {_TO_PLACE}", ("S1", "a.dcm")).fetchall(),
+            connection.execute(f"EXPLAIN QUERY PLAN SELECT {COLUMNS} FROM entries WHERE {SQLITE.upload_path} = 'a.dcm'").fetchall(),
+            connection.execute(f"EXPLAIN QUERY PLAN {SQLITE.last_and_waiting}", ("a.dcm",)).fetchall(),
+            connection.execute(f"EXPLAIN QUERY PLAN {SQLITE.to_place}", ("S1", "a.dcm")).fetchall(),
         ]
     assert all("USING INDEX entries_of_upload" in plan[0][3] or "USING COVERING INDEX entries_of_upload" in plan[0][3] for plan in plans)
 
@@ -320,7 +320,9 @@ def test_what_a_study_has_beyond_a_version_is_found_through_the_index_and_needs_
 
 def test_the_entries_that_name_a_study_and_the_open_outages_are_found_through_indexes(filled):
     with closing(sqlite.connect(filled)) as connection:
-        naming = connection.execute(f"EXPLAIN QUERY PLAN SELECT {COLUMNS} FROM entries WHERE {NAMING_STUDY} ORDER BY position", ("S1",))
+        naming = connection.execute(
+            f"EXPLAIN QUERY PLAN SELECT {COLUMNS} FROM entries WHERE {SQLITE.naming_study} ORDER BY position", ("S1",)
+        )
         outages = connection.execute(f"EXPLAIN QUERY PLAN SELECT {COLUMNS} FROM entries WHERE {OPEN_OUTAGES} ORDER BY position")
         assert "USING INDEX entries_naming_study" in naming.fetchone()[3]
         steps = [step[3] for step in outages]
