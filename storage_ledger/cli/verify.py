@@ -79,7 +79,7 @@ def verify(
     if study is not None and not valid_study_id(study):
         raise typer.BadParameter("not a valid study_id")
     if study is not None and checkpoint:
-        raise typer.BadParameter("--study and --checkpoint cannot be combined: a checkpoint is about all entries")
+        raise typer.BadParameter("--study and --checkpoint cannot be combined: a checkpoint covers all entries")
     notes = tuple(map(_given, checkpoint or ()))
     options = VerifyOptions(study_id=study, sample=_sample(sample), older_than=_since(older_than), rate=rate * 1e6, checkpoints=notes)
     settings = Settings.load()

@@ -74,7 +74,7 @@ class Cosigner:
         """Return the signatures of the log's keys. Raises `_Refused` if there is none, or one is wrong."""
         keys = [each for each in self._keys if each.name == origin]
         if not keys:
-            raise _Refused(404, "The origin of the checkpoint is unknown here")
+            raise _Refused(404, "This witness does not know the origin of the checkpoint")
         found = []
         for signature in note.signatures:
             for key in keys:

@@ -65,7 +65,7 @@ def open_folder(folder: Path, name: str) -> WitnessFolder:
     if recorded is None:
         records.begin(vkey)
     elif recorded != vkey:
-        raise CheckpointRefused("witness-key-wrong", f"{records_file} belongs to {recorded}; key or name are others now")
+        raise CheckpointRefused("witness-key-wrong", f"{records_file} belongs to {recorded}; the key or the name is a different one now")
     return WitnessFolder(key, records)
 
 

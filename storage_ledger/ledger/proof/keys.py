@@ -101,12 +101,12 @@ def signing_keys(ledger: Ledger, path: Path, origin: str, now: datetime) -> list
     if key is None or key.verifier.text != recorded.vkey:
         key = _finish_rotation(path, origin, recorded.vkey) or key
     if key is None:
-        text = f"{path} is missing, and the ledger records a key since its first checkpoint"
+        text = f"{path} is missing, but the ledger records a key"
         raise CheckpointRefused("checkpoint-key-missing", text)
     if key.verifier.text != recorded.vkey:
         before = VerifierKey.parse(recorded.vkey)
         if before.public_key != key.verifier.public_key:
-            raise CheckpointRefused("checkpoint-key-wrong", f"{path} holds another key than the ledger's last `key` entry names")
+            raise CheckpointRefused("checkpoint-key-wrong", f"{path} holds a different key from the ledger's last `key` entry")
         recorded = KeyPayload(key.verifier.text, replaces=recorded.vkey)  # CHECKPOINT_ORIGIN was changed
         _record(ledger, recorded)
     if recorded.both_until is not None and now < instant(recorded.both_until):
@@ -133,7 +133,7 @@ def load(path: Path, name: str) -> SigningKey | None:
     except (ValueError, TypeError) as error:  # TypeError: it is encrypted
         raise CheckpointRefused("checkpoint-key-unreadable", f"{path} is not an unencrypted private key in PEM form") from error
     if not isinstance(private, Ed25519PrivateKey):
-        raise CheckpointRefused("checkpoint-key-unreadable", f"{path} holds a key of another kind than Ed25519")
+        raise CheckpointRefused("checkpoint-key-unreadable", f"{path} holds a key that is not Ed25519")
     return SigningKey(name, private)
 
 

@@ -87,7 +87,7 @@ class Signer:
             note = SignedNote(checkpoint.text, tuple(key.sign(checkpoint.text) for key in keys))
             data = self._folder.publish(note)
             if data != note.data:  # an intact note of this size would have been the last one
-                text = f".ledger/checkpoints/{size} has the name of this checkpoint, and is none of this ledger"
+                text = f".ledger/checkpoints/{size} exists, but is not a checkpoint of this ledger"
                 raise CheckpointRefused("checkpoint-name-taken", text)
             self._keep(data)
             return data
@@ -166,9 +166,9 @@ class Signer:
         entry = self._ledger.last()
         position = entry.position if entry else 0
         if position < checkpoint.size:
-            return f"the last checkpoint is of {checkpoint.size} entries, the ledger has {position}: it may be an old copy"
+            return f"the last checkpoint covers {checkpoint.size} entries, but the ledger has only {position}: it may be an old copy"
         if self._root(checkpoint.size) != checkpoint.root:
-            return f"the first {checkpoint.size} entries are not those that the last checkpoint signed: some were changed"
+            return f"the first {checkpoint.size} entries are not those that the last checkpoint covers: some were changed"
         return None
 
     def _root(self, size: int) -> bytes:

@@ -87,7 +87,7 @@ class Program(Place):
             process.communicate()
             raise
         if code:
-            raise Retryable("exec-failed", f"it ended with {code}" if code > 0 else f"signal {-code} ended it")
+            raise Retryable("exec-failed", f"its exit code was {code}" if code > 0 else f"signal {-code} ended it")
 
     def _wait(self, process: subprocess.Popen[bytes], note: bytes, stop: threading.Event) -> int:
         until = time.monotonic() + self._within_s
@@ -98,7 +98,7 @@ class Program(Place):
             except subprocess.TimeoutExpired:
                 rest = None  # the next call sends what is left
                 if stop.is_set():
-                    raise Retryable("exec-failed", "the service stops") from None
+                    raise Retryable("exec-failed", "the service is stopping") from None
                 if time.monotonic() > until:
                     raise Retryable("exec-failed", f"it did not end within {self._within_s:.0f} s") from None
             else:

@@ -72,7 +72,7 @@ class WitnessClient(Place):
         if code >= 500 or code in LATER:
             raise Retryable("witness-away", f"HTTP {code}")
         if self._seen and (code == 422 or (code == 409 and read_size(reply.body) == self._seen)):
-            text = f"it has cosigned another tree of {self._seen} entries than the one that {head.checkpoint.size} entries continue"
+            text = f"it has cosigned a tree of {self._seen} entries that this ledger's {head.checkpoint.size} entries do not continue"
             raise Retryable(WITNESS_SAW_FORK, text)
         raise Retryable("witness-refused", f"HTTP {code}")
 

@@ -35,7 +35,7 @@ def newest(folder: CheckpointFolder, ledger_id: str, keys: Collection[VerifierKe
         raise ProofError("checkpoint-none", NONE_YET)
     found = next((each for size in reversed(sizes) if (each := _signed(folder, size, ledger_id, keys)) is not None), None)
     if found is None:
-        raise ProofError(CHECKPOINT_FORKED, "no key that the ledger records has signed any of the checkpoints in ARCHIVE_PATH")
+        raise ProofError(CHECKPOINT_FORKED, "none of the checkpoints in ARCHIVE_PATH is signed by a key that the ledger records")
     return found
 
 

@@ -121,10 +121,12 @@ class CheckpointsCheck:
         """Return the sizes of the checkpoints in the archive, after reporting what else is there; None if it cannot be read."""
         try:
             for name in self._folder.unexpected():
-                text = "no checkpoint, nor what belongs to one"
+                text = "neither a checkpoint nor part of one"
                 self._found.report("untracked-file", PART, path=f"{FOLDER}/{name}", detail=text)
             for name in self._folder.without_note():
-                self._found.report("checkpoint-missing", PART, path=f"{FOLDER}/{name}", detail="it belongs to a checkpoint that is missing")
+                self._found.report(
+                    "checkpoint-missing", PART, path=f"{FOLDER}/{name}", detail="the checkpoint that it belongs to is missing"
+                )
             return self._folder.sizes()
         except Retryable as error:
             self._found.unseen(error.code, PART, path=FOLDER, detail=error.detail)
@@ -142,7 +144,7 @@ class CheckpointsCheck:
             try:
                 data = self._folder.read(size)
                 for name in self._folder.unreadable_cosignatures(size):
-                    self._damaged(f"{FOLDER}/{name}", "it holds something else than signatures, so it is not shown with the checkpoint")
+                    self._damaged(f"{FOLDER}/{name}", "it is not a list of signatures, so it is not shown with the checkpoint")
             except Retryable as error:
                 self._found.unseen(error.code, PART, path=path, detail=error.detail)
                 continue
@@ -198,7 +200,7 @@ class CheckpointsCheck:
             self._damaged(path, str(error))
             return None
         if not checkpoint.is_of(self._ledger_id):
-            text = f"it is of {checkpoint.origin[:200]!r}, this ledger is {self._ledger_id}"
+            text = f"it is a checkpoint of {checkpoint.origin[:200]!r}; this ledger is {self._ledger_id}"
             self._found.report("checkpoint-foreign", PART, path=path, detail=text)
             return None
         if note is not None and not has_valid_signatures(note, self._keys):
@@ -225,7 +227,7 @@ class CheckpointsCheck:
         agreeing = 0
         for head in heads:
             if size > last:
-                self._wrong("checkpoint-ahead", head, position, f"it is of {size} entries, {head.signed}; there are {last}")
+                self._wrong("checkpoint-ahead", head, position, f"it covers {size} entries; there are {last}; it is {head.signed}")
             elif root is None:
                 continue
             elif head.checkpoint.root != root:

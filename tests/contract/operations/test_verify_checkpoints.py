@@ -89,7 +89,7 @@ def test_a_checkpoint_that_does_not_fit_is_after_the_last_that_does(scene):
     assert scene.codes(scene.text(400, bytes(32)).encode()) == [("checkpoint-mismatch", 302, "given/0")]
     assert "without a readable signature" in scene.detail()
     assert scene.codes(scene.text(601, bytes(32)).encode()) == [("checkpoint-ahead", 601, "given/0")]
-    assert "it is of 601 entries" in scene.detail()
+    assert "it covers 601 entries" in scene.detail()
     assert "there are 600" in scene.detail()
 
 
