@@ -139,7 +139,7 @@ def _does(param: Any) -> str:
     text: str = param.help
     if param.required and _is_option(param):
         text += " Required."
-    if param.default is not None and not param.required and not param.is_flag:
+    if param.default not in {None, ""} and not param.required and not param.is_flag:
         text += f" Default: `{param.default:g}`." if isinstance(param.default, float) else f" Default: `{param.default}`."
     return text + (f" Environment: `{param.envvar}`." if param.envvar else "")
 

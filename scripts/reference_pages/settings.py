@@ -164,7 +164,7 @@ def _value(field: FieldInfo) -> str:
 
 
 def _default(default: str | None) -> str:
-    return "not set" if default is None else f"`{default}`"
+    return f"`{default}`" if default else "not set"
 
 
 def _list(rows: list[Setting]) -> Iterator[str]:
