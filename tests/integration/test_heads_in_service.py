@@ -103,6 +103,7 @@ def test_checkpoints_are_cosigned_and_a_ledger_that_was_rolled_back_is_found_out
             shutil.rmtree(folder)
             shutil.copytree(tmp_path / "old" / folder.name, folder)
         stack.start()
+        until(lambda: sum(each["entries"] > 0 for each in outside(stack)) == 3, 30, what="all places are known to have the old copy")
         archive(stack, "s4")
         until(lambda: stack.get("/readyz")[1].count("witness-saw-fork") == 2, 30, what="an alarm by each witness")
         assert stack.metric(f'storage_ledger_checkpoint_witness_forked{{place="witness {aics.key.name}"}}') == 1
