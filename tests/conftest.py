@@ -18,6 +18,8 @@ from hypothesis import HealthCheck, settings
 
 from storage_ledger.system import logs
 from tests.support.lanes import in_order
+from tests.support.memory import in_memory
+from tests.support.postgres import Postgres
 from tests.support.status_server import StatusServer
 from tests.support.valkey import Valkey
 from tests.support.warm import Warm, close_shared, shared
@@ -63,6 +65,17 @@ def valkey(valkey_server: Valkey) -> Valkey:
     valkey_server.start()
     valkey_server.flush()
     return valkey_server
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Postgres]:
+    """A PostgreSQL server for the whole run, in memory: it syncs as it would on a disk. Each test makes its own schema."""
+    with in_memory() as folder:
+        folder.chmod(0o755)  # it runs as another user, if this is root
+        server = Postgres(folder / "postgres")
+        server.start()
+        yield server
+        server.end(signal.SIGQUIT)
 
 
 @pytest.fixture

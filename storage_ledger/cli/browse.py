@@ -59,11 +59,9 @@ def browse(
     from storage_ledger.system import logs
     from storage_ledger.system.sandbox import hide_memory
     from storage_ledger.web.auth.credentials import ADVICE, BrowseSettings, read_access
-    from storage_ledger.wiring.ledgers import require_sqlite
 
     hide_memory()
     settings, ours = Settings.load(), BrowseSettings.load()
-    require_sqlite(settings, "browse")
     os.umask(0o027)  # files that SQLite creates beside the databases are not readable for others
     logs.configure(settings.log_level, environment=settings.environment)
     access = read_access(ours, settings.ledger_path, is_open=no_login)

@@ -22,6 +22,7 @@ from storage_ledger.cli import (
     backup,
     browse,
     checkpoint,
+    copy_ledger,
     demo,
     explain,
     migrate,
@@ -88,7 +89,7 @@ app.add_typer(checkpoint.app, name="checkpoint", rich_help_panel="Backup and int
 _add("Backup and integrity", prove.prove, prove.verify_proof, witness.witness)
 _add("Recovery", replay.replay, restore.restore, reconcile.reconcile)
 app.add_typer(repair.app, name="repair", rich_help_panel="Recovery")
-_add("Setup", adopt.adopt, migrate.migrate)
+_add("Setup", adopt.adopt, migrate.migrate, copy_ledger.copy_ledger, copy_ledger.follow)
 _add("Demo and testing", demo.demo, status_service.status_service)
 
 

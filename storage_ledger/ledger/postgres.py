@@ -22,6 +22,9 @@ from storage_ledger.system.clock import Clock, utc_now
 from storage_ledger.system.postgres import PostgresDatabase
 
 PAGE = 1000
+_COPY = f"COPY entries ({COLUMNS}) FROM STDIN (FORMAT BINARY)"
+_TYPES = ["int8", "text", "text", "int8", "text", "int8", "text", "int8", "text", "text", "bytea", "bytea"]
+"""The column types of `entries`, as migrated."""
 _LOCK = "SELECT value FROM meta WHERE name = 'ledger_id' FOR UPDATE"
 """The write lock. Its row is locked until the commit, so positions have no gaps."""
 
@@ -30,7 +33,7 @@ class PostgresLedger(SqlLedger):
     """The ledger in a PostgreSQL database, which must be migrated. For the other parameters see `SqlLedger`.
 
     Entries never change, so they are read page by page, each in its own statement: no long transaction keeps the server from cleaning
-    up the work queue.
+    up the work queue. With a `term`, it refuses to append (`ledger-taken-over`) once another `serve` has begun.
     """
 
     def __init__(
@@ -40,13 +43,16 @@ class PostgresLedger(SqlLedger):
         clock: Clock = utc_now,
         randomness: Randomness = os.urandom,
         on_commit: Callable[[Commit], None] = lambda _: None,
+        is_copy: bool = False,
+        term: str | None = None,
     ) -> None:
-        super().__init__(POSTGRES, clock=clock, randomness=randomness, on_commit=on_commit)
+        super().__init__(POSTGRES, clock=clock, randomness=randomness, on_commit=on_commit, is_copy=is_copy)
+        self._term = term
         self._database = PostgresDatabase(url)
         rows = self._rows("SELECT value FROM meta WHERE name = 'ledger_id'")
         if not rows:
             raise LedgerUnusable("ledger-without-id", "the database has no ledger_id: `storage-ledger migrate` did not create it")
-        self.ledger_id: str = rows[0][0]
+        self.ledger_id = rows[0][0]
 
     @override
     def scan(self, after: int, up_to: int) -> Iterator[Entry]:
@@ -105,6 +111,13 @@ class PostgresTransaction(SqlTransaction):
     def study(self, study_id: str, *, after: int = 0) -> Iterator[Entry]:
         return _of_study(lambda sql, *values: self._all(sql, values), study_id, after, 2**31)
 
+    @override
+    def _copy(self, entries: Sequence[Entry]) -> None:
+        with self._connection.cursor() as cursor, cursor.copy(_COPY) as copy:
+            copy.set_types(_TYPES)
+            for entry in entries:
+                copy.write_row(entry)
+
 
 class _Marked:
     """A connection whose statements have `?` for each value."""
@@ -114,6 +127,9 @@ class _Marked:
 
     def execute(self, sql: str, values: Sequence[object] = ()) -> psycopg.Cursor[Any]:
         return self._connection.execute(_marked(sql), values)
+
+    def cursor(self) -> psycopg.Cursor[Any]:
+        return self._connection.cursor()
 
 
 @cache

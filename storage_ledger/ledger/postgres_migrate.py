@@ -34,6 +34,13 @@ def migrate(url: str) -> Migration:
     return Migration(before, HEAD, None)
 
 
+def take_id(url: str, ledger_id: str) -> None:
+    """Give an empty ledger the id of the one that is to be copied into it. Changes nothing if it has entries."""
+    with errors_mapped(), closing(connect(url)) as connection:
+        sql = "UPDATE meta SET value = %s WHERE name = 'ledger_id' AND NOT EXISTS (SELECT 1 FROM entries)"
+        connection.execute(sql, (ledger_id,))
+
+
 def revision_of(connection: Any) -> str | None:
     """Return the ledger's schema revision; None if there is none yet. Raises `LedgerUnusable` if it is newer than this program."""
     sql = "SELECT table_name FROM information_schema.tables WHERE table_schema = current_schema()"

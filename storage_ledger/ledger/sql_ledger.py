@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from heapq import merge
 from itertools import islice
@@ -22,12 +21,12 @@ from storage_ledger.domain.last_backup import NAME as LAST_BACKUP
 from storage_ledger.domain.last_backup import LastBackup
 from storage_ledger.domain.share import Share
 from storage_ledger.domain.work_queue import Stage
-from storage_ledger.errors import LedgerBusy
+from storage_ledger.errors import LedgerBusy, LedgerUnusable
 from storage_ledger.ledger.contract import Commit, Ledger, QueueLength, WorkItem
 from storage_ledger.ledger.dialect import Dialect
 from storage_ledger.ledger.entry_rows import COLUMNS, OPEN_OUTAGES, as_entry
-from storage_ledger.ledger.transaction import Randomness, SqlTransaction
-from storage_ledger.system.clock import Clock, utc_now
+from storage_ledger.ledger.transaction import MOVED_TO, TERM, Randomness, SqlTransaction
+from storage_ledger.system.clock import Clock
 
 BUSY_TIMEOUT_S = 30.0
 E_COLUMNS = ", ".join(f"e.{name}" for name in Entry._fields)
@@ -43,13 +42,17 @@ class SqlLedger(Ledger):
     """A ledger in SQL. An engine adds how it opens transactions and how it reads.
 
     `clock` returns UTC, `randomness(n)` n bytes; tests pass others. `on_commit` gets each commit that appended an entry or made work
-    due.
+    due. `is_copy`: it may be written though it was moved, by what keeps a copy of it up to date.
     """
 
+    ledger_id: str
+
     def __init__(
-        self, dialect: Dialect, *, clock: Clock = utc_now, randomness: Randomness = os.urandom, on_commit: Callable[[Commit], None]
+        self, dialect: Dialect, *, clock: Clock, randomness: Randomness, on_commit: Callable[[Commit], None], is_copy: bool
     ) -> None:
         self._dialect = dialect
+        self._is_copy = is_copy
+        self._term: str | None = None
         self._clock = clock
         self._randomness = randomness
         self._on_commit = on_commit
@@ -84,6 +87,8 @@ class SqlLedger(Ledger):
             left_s = BUSY_TIMEOUT_S if within_s is None else max(0.0, within_s - (time.monotonic() - asked_at))
             with self._transaction(left_s) as connection:
                 transaction = self._begun(connection)
+                if not self._is_copy:
+                    self._require_in_use(transaction.marks())
                 yield transaction
             if transaction.appended or transaction.due:
                 self._on_commit(Commit(tuple(entry.kind for entry in transaction.appended), frozenset(transaction.due)))
@@ -91,6 +96,14 @@ class SqlLedger(Ledger):
                 then()
         finally:
             self._writing.release()
+
+    def _require_in_use(self, marks: Mapping[str, str]) -> None:
+        if (address := marks.get(MOVED_TO)) is not None:
+            text = f"this ledger was moved to {address}: set LEDGER_URL to it, or move it back with `storage-ledger copy-ledger`"
+            raise LedgerUnusable("ledger-moved", text)
+        if self._term is not None and marks.get(TERM) != self._term:
+            text = "another `serve` has taken over this ledger, while this one was cut off: this one stops"
+            raise LedgerUnusable("ledger-taken-over", text)
 
     @override
     def last(self) -> Entry | None:
@@ -226,6 +239,21 @@ class SqlLedger(Ledger):
     @override
     def note_backup(self, backup: LastBackup) -> None:
         self._note(LAST_BACKUP, backup.stored())
+
+    def work_queue(self, up_to: int) -> list[tuple[int, str, str, int]]:
+        """Return the rows of the work queue for entries up to this position, in order: position, stage, not_before, attempts."""
+        sql = "SELECT position, stage, not_before, attempts FROM pending WHERE position <= ? ORDER BY position, stage"
+        return [(row[0], row[1], row[2], row[3]) for row in self._rows(sql, up_to)]
+
+    def notes(self) -> dict[str, str]:
+        """Return what `meta` says about this ledger, but not its id and where it is."""
+        rows = self._rows("SELECT name, value FROM meta WHERE name NOT IN ('ledger_id', ?, ?)", MOVED_TO, TERM)
+        return {row[0]: row[1] for row in rows}
+
+    def set_notes(self, notes: Mapping[str, str]) -> None:
+        """Record what `notes` of another copy returned. Durable on return."""
+        for name, value in notes.items():
+            self._note(name, value)
 
     def _note(self, name: str, value: str) -> None:
         with self._writing, self._transaction(BUSY_TIMEOUT_S) as connection:

@@ -36,8 +36,9 @@ class SqliteLedger(SqlLedger):
         clock: Clock = utc_now,
         randomness: Randomness = os.urandom,
         on_commit: Callable[[Commit], None] = lambda _: None,
+        is_copy: bool = False,
     ) -> None:
-        super().__init__(SQLITE, clock=clock, randomness=randomness, on_commit=on_commit)
+        super().__init__(SQLITE, clock=clock, randomness=randomness, on_commit=on_commit, is_copy=is_copy)
         self.path = path
         if not path.exists():
             raise LedgerUnusable("ledger-missing", f"{path} {NOT_THERE}")
@@ -46,7 +47,7 @@ class SqliteLedger(SqlLedger):
         rows = self._rows("SELECT value FROM meta WHERE name = 'ledger_id'")
         if not rows:
             raise LedgerUnusable("ledger-without-id", f"{path} has no ledger_id: `storage-ledger migrate` did not create it")
-        self.ledger_id: str = rows[0][0]
+        self.ledger_id = rows[0][0]
 
     @override
     def scan(self, after: int, up_to: int) -> Iterator[Entry]:

@@ -22,6 +22,10 @@ from storage_ledger.ledger.entry_rows import COLUMNS, as_entry
 from storage_ledger.system.clock import Clock
 from storage_ledger.system.sqlite import RESTORE
 
+MOVED_TO = "moved_to"
+"""The row of `meta` of a ledger that continues elsewhere."""
+TERM = "term"
+"""The row of `meta` that changes with each start of `serve`, on an engine that several hosts can reach."""
 READ_BACK_WITHIN_S = 86_400.0
 Randomness = Callable[[int], bytes]
 
@@ -79,6 +83,35 @@ class SqlTransaction(Transaction):
         self._apply(new, entry.position, due_in_s=0.0, work_item=study_id is None or not self.knows_study(study_id))
         if new.kind is Kind.STATUS_SENT and entry.recorded_at < later(self._now_text, -READ_BACK_WITHIN_S):
             self.drop(entry.position, Stage.CONFIRM)  # old statuses were read back long ago
+
+    def copy(self, entries: Sequence[Entry]) -> None:
+        """Append entries as they are in another copy of this ledger; leave the work queue alone. They have the next positions."""
+        self._copy(entries)
+        self._position, self._time = entries[-1].position, entries[-1].recorded_at
+
+    def _copy(self, entries: Sequence[Entry]) -> None:
+        self._connection.executemany(_INSERT, map(_row, entries))
+
+    def set_work_queue(self, rows: Sequence[tuple[int, str, str, int]]) -> None:
+        """Replace the work queue with these rows: position, stage, not_before, attempts."""
+        self._sql("DELETE FROM pending")
+        for row in rows:
+            self._sql("INSERT INTO pending (position, stage, not_before, attempts) VALUES (?, ?, ?, ?)", row)
+
+    def note_moved(self, address: str | None) -> None:
+        """Mark this ledger as moved to `address`, so that nobody appends to it; None: it is in use again."""
+        self._sql("DELETE FROM meta WHERE name = ?", (MOVED_TO,))
+        if address is not None:
+            self._sql("INSERT INTO meta (name, value) VALUES (?, ?)", (MOVED_TO, address))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the ledger has no entries."""
+        return self._position == 0
+
+    def marks(self) -> dict[str, str]:
+        """Return what is noted of `MOVED_TO` and `TERM`."""
+        return dict(self._sql("SELECT name, value FROM meta WHERE name IN (?, ?)", (MOVED_TO, TERM)).fetchall())
 
     def _all(self, sql: str, values: Sequence[object]) -> Sequence[Any]:
         rows: list[Any] = self._sql(sql, values).fetchall()

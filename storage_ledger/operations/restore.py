@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -109,6 +110,8 @@ def from_backup(
                 return RestoreReport(manifest.ledger_id, position, 0, None, _mirror_continues(beyond))
         if (migration := migrate(new)).backup is not None:
             migration.backup.unlink()
+        with closing(SqliteLedger(new, is_copy=True)) as copy, copy.write() as tx:
+            tx.note_moved(None)  # what was restored is in use again, even if it was copied from PostgreSQL
         ledger = SqliteLedger(new)
         try:
             appended, mirror_damaged = 0, None

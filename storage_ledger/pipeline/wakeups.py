@@ -21,6 +21,7 @@ class Sleeper(Enum):
     REMOVE = auto()
     NOTIFY = auto()
     RECONCILE = auto()
+    COPY = auto()
     INDEX = auto()
 
 
@@ -29,6 +30,8 @@ class Signal(Enum):
 
     APPENDED = auto()
     """This process appended an entry."""
+    COPIED = auto()
+    """The local copy of a ledger in PostgreSQL, which the index follows, has more entries than before."""
     MIRRORED = auto()
     """The mirror has more entries than before."""
     SUBSCRIBED = auto()
@@ -42,7 +45,8 @@ WAKES: Mapping[Stage | Signal, tuple[Sleeper, ...]] = {
     Stage.REMOVE: (Sleeper.REPLICATE, Sleeper.REMOVE),  # a leftover, whose `archived` may be in the mirror already
     Stage.TELL: (Sleeper.REPLICATE,),
     Stage.CONFIRM: (),  # due seconds later: the pool sleeps until then
-    Signal.APPENDED: (Sleeper.INDEX,),
+    Signal.APPENDED: (Sleeper.COPY, Sleeper.INDEX),
+    Signal.COPIED: (Sleeper.INDEX,),
     Signal.MIRRORED: (Sleeper.REMOVE, Sleeper.NOTIFY),
     Signal.SUBSCRIBED: (Sleeper.RECONCILE,),
     Signal.CAUGHT_UP: (Sleeper.RECONCILE,),

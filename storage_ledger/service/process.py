@@ -26,6 +26,7 @@ from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerError
 from storage_ledger.index.follower import Index
 from storage_ledger.ledger.contract import Ledger, QueueLength
+from storage_ledger.ledger.local_copy import LocalCopy
 from storage_ledger.operations.clock_ahead import ahead
 from storage_ledger.operations.heads.heads import Heads
 from storage_ledger.operations.verify.scrub import Scrub
@@ -72,6 +73,7 @@ class Parts:
     scrub: Scrub
     checkpoints: CheckpointSigning
     heads: Heads | None
+    copy: LocalCopy | None
     index: Index
     wakeups: Wakeups
     outages: Outages
@@ -149,11 +151,12 @@ class Service:
             *([] if heads is None else [self._thread("heads", lambda: heads.run(self._stop))]),
             self._thread("source", lambda: source.run(parts.intake.deliver, self._stop), at_end=self._reading_ended.set),
         ]
-        mirrors, indexes = parts.wakeups.of(Sleeper.REPLICATE), parts.wakeups.of(Sleeper.INDEX)
-        synced = threading.Event()
+        mirrors, copies, indexes = (parts.wakeups.of(each) for each in (Sleeper.REPLICATE, Sleeper.COPY, Sleeper.INDEX))
+        synced, copied, copy = threading.Event(), threading.Event(), parts.copy
         followers = [  # in the order in which they stop: the mirror may append a `recovered` entry, and the index follows it
             _Follower(self._thread("metadata", lambda: parts.metadata_sync.run(synced), synced), synced, threading.Event()),
             _Follower(self._thread("mirror", lambda: parts.replicator.run(self._appended), self._appended), self._appended, mirrors),
+            *([] if copy is None else [_Follower(self._thread("copy", lambda: copy.run(copied, copies), copied), copied, copies)]),
             _Follower(
                 self._thread("index", lambda: parts.index.run(self._mirror_done, indexes), self._mirror_done), self._mirror_done, indexes
             ),
@@ -194,6 +197,8 @@ class Service:
             found.append(Reason(parts.intake.trouble, "messages cannot be recorded"))
         if parts.index.trouble is not None:
             found.append(Reason("index-failing", f"index.db cannot be written or rebuilt ({parts.index.trouble}); archiving continues"))
+        if parts.copy is not None and parts.copy.trouble is not None:
+            found.append(Reason(parts.copy.trouble.code, f"the local copy of the ledger does not follow: {parts.copy.trouble.detail}"))
         if parts.checkpoints.trouble is not None:
             found.append(parts.checkpoints.trouble)
         if parts.heads is not None:
@@ -308,6 +313,8 @@ class Service:
             os._exit(code)
         web.stop()
         self._parts.index.close()
+        if self._parts.copy is not None:
+            self._parts.copy.close()
         self._parts.ledger.close()
         logs.get().info("service.stopped", exit_code=code)
         return code

@@ -10,12 +10,12 @@ from storage_ledger.domain.last_backup import LastBackup
 from storage_ledger.domain.signed_note import MOST_BYTES
 from storage_ledger.errors import BackupError, CheckpointRefused, LedgerError
 from storage_ledger.ledger.proof.checkpoints import LATEST
-from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.operations import backup
 from storage_ledger.settings import Settings
 from storage_ledger.system import files
 from storage_ledger.system.clock import utc_now
-from storage_ledger.wiring.ledgers import require_sqlite, require_writable
+from storage_ledger.wiring.copy_ledger import catch_up
+from storage_ledger.wiring.ledgers import opened, require_writable
 from storage_ledger.wiring.stores import UMASK
 
 
@@ -28,7 +28,7 @@ def back_up(
     and `CheckpointRefused` if there is no key, or this user may not read it.
     """
     os.umask(UMASK)
-    require_sqlite(settings, "backup")
+    catch_up(settings)
     require_writable(settings)
     real = Path(os.path.realpath(dest))
     for name, path in (
@@ -62,7 +62,7 @@ def _key(path: Path) -> bytes:
 
 def _noted(settings: Settings, made: LastBackup) -> LedgerError | None:
     try:
-        with closing(SqliteLedger(settings.ledger_file)) as ledger:
+        with closing(opened(settings)) as ledger:
             ledger.note_backup(made)
     except LedgerError as error:
         return error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from storage_ledger.archive.uploads import Uploads
 from storage_ledger.domain.paths import UploadPaths
 from storage_ledger.errors import BadSettings
 from storage_ledger.index.follower import Index
+from storage_ledger.index.rebuild.processes import RebuildProcesses
 from storage_ledger.ledger.contract import Ledger
 from storage_ledger.ledger.proof.checkpoints import CheckpointFolder
 from storage_ledger.operations.verify.scrub import Scrub
@@ -42,8 +44,9 @@ from storage_ledger.system.metrics import Metrics
 from storage_ledger.system.sandbox import hide_memory
 from storage_ledger.wiring import worker_commands
 from storage_ledger.wiring.commits import count_commits
+from storage_ledger.wiring.copy_ledger import local_copy
 from storage_ledger.wiring.heads import heads_of
-from storage_ledger.wiring.ledgers import migrated, opened, rebuild_processes
+from storage_ledger.wiring.ledgers import migrated, opened, term_held
 from storage_ledger.wiring.stores import joined_mirror, reading, serve_lock_held
 
 if TYPE_CHECKING:
@@ -63,13 +66,10 @@ def serve(settings: Settings) -> int:
         if done.changed:
             logs.get().info("ledger.migrated", from_revision=done.before, to_revision=done.after)
         _make_archive(settings)
-        client = StatusClient(settings.status_service_url)
-        try:
-            service = Service(_parts(settings, client, lock))
+        with term_held(settings) as term, closing(StatusClient(settings.status_service_url)) as client:
+            service = Service(_parts(settings, client, lock, term))
             app = make_app(service.reasons, service.render_metrics, CheckpointFolder(settings.archive_path).latest)
             return service.run(WebServer(app, settings.http_host, settings.http_port, health=HEALTH))
-        finally:
-            client.close()
 
 
 def _make_archive(settings: Settings) -> None:
@@ -93,10 +93,10 @@ def _source(settings: Settings, ledger_id: str, metrics: Metrics, on_subscribed:
     return Stream(settings.redis_address, settings.described_stream, metrics, consumer=ledger_id)
 
 
-def _parts(settings: Settings, client: StatusClient, lock: int) -> Parts:
+def _parts(settings: Settings, client: StatusClient, lock: int, term: str | None) -> Parts:
     metrics = Metrics()
     wakeups = Wakeups()
-    ledger = opened(settings, count_commits(metrics, wakeups))
+    ledger = opened(settings, count_commits(metrics, wakeups), term=term)
     clock_watch = ClockWatch(utc_now, on_set=partial(_make_due, ledger, settings))
     _make_due(ledger, settings)  # recovery: work items that an earlier process postponed are due now
     archive = FilesystemArchive(settings.archive_path, metadata_later=True)
@@ -128,7 +128,7 @@ def _parts(settings: Settings, client: StatusClient, lock: int) -> Parts:
     steps: Steps
     if count:
         steps = WorkerProcesses(
-            worker_commands.commands(count),
+            worker_commands.commands(count, term),
             lock=lock,
             known=lambda: {"mirrored": mirror.position, "archive": archive.recognised},
             wakeups=wakeups,
@@ -150,7 +150,8 @@ def _parts(settings: Settings, client: StatusClient, lock: int) -> Parts:
             share=None,
         )
         steps = StepsHere(here, wakeups, replicator.follow)
-    index = Index(settings.index_file, ledger, processes=rebuild_processes(settings))
+    copy = None if settings.ledger_url is None else local_copy(settings, partial(wakeups.ring, Signal.COPIED))
+    index = Index(settings.index_file, ledger if copy is None else copy.ledger, processes=RebuildProcesses.of(settings.ledger_file))
     scrub = Scrub(
         ledger,
         VerifyPaths.of(settings),
@@ -183,6 +184,7 @@ def _parts(settings: Settings, client: StatusClient, lock: int) -> Parts:
         scrub=scrub,
         checkpoints=checkpoints,
         heads=heads_of(settings, ledger, metrics),
+        copy=copy,
         index=index,
         wakeups=wakeups,
         outages=outages,

@@ -16,7 +16,7 @@ from storage_ledger.operations.verify.verification import Verification
 from storage_ledger.settings import Settings
 from storage_ledger.system import logs
 from storage_ledger.system.clock import utc_now
-from storage_ledger.wiring.ledgers import require_sqlite
+from storage_ledger.wiring.copy_ledger import catch_up
 from storage_ledger.wiring.stores import UMASK, appending
 
 
@@ -32,7 +32,7 @@ def verify(
 
     Ends soon after `stop` is set, with the result so far. Raises `LedgerUnusable`.
     """
-    require_sqlite(settings, "verify")
+    catch_up(settings)
     os.umask(UMASK)
     logs.configure("WARNING", environment=settings.environment)  # the index that is built for comparison needs no log lines
     if record:

@@ -21,14 +21,14 @@ from storage_ledger.wiring.ledgers import opened
 from storage_ledger.wiring.steps import pools
 
 
-def work(settings: Settings, share: Share, channel: Channel) -> int:
+def work(settings: Settings, share: Share, channel: Channel, term: str | None) -> int:
     """Run a worker until the service stops it, and return the exit code. Raises `LedgerUnusable`."""
     hide_memory()
     logs.configure(settings.log_level, environment=settings.environment)
     known = Known()
     metrics = Metrics()
     wakeups = Wakeups()
-    ledger = opened(settings, count_commits(metrics, wakeups))
+    ledger = opened(settings, count_commits(metrics, wakeups), term=term)
     archive = FilesystemArchive(settings.archive_path, metadata_later=True)
     clock_watch = ClockWatch(utc_now, on_set=lambda: None)  # the service makes all work items due
     outages = Outages(ledger, metrics, but_not={"mirror"})

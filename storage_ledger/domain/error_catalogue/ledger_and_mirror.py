@@ -110,6 +110,22 @@ POSTGRES = Section(
             action="Check the standby. Do not cancel commits that wait for it.",
         ),
         Explanation(
+            "ledger-moved",
+            means="`copy-ledger` moved this ledger to another engine, or it is the local copy of a ledger in PostgreSQL.",
+            action="Set LEDGER_URL as the text says; unset it if the ledger was moved back to SQLite.",
+        ),
+        Explanation(
+            "ledger-taken-over",
+            means="Another `serve` has begun to use this ledger while this one was cut off from the server.",
+            meanwhile="This one stops, so that two never archive at once.",
+            action="Let only one run. Restart this one if the other was a mistake, and is stopped.",
+        ),
+        Explanation(
+            "copy-disagrees",
+            means="A copy of the ledger has other entries than the ledger: one of them was continued from an older copy.",
+            action="Compare both with the archive's mirror. A local copy can be removed (`ledger.db*`, while `serve` and `browse` are stopped): `serve` re-creates it.",
+        ),
+        Explanation(
             "postgres-denied",
             means="The database user lacks a right on the ledger's tables.",
             action="Grant it, as the text says.",

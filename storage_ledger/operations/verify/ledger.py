@@ -10,6 +10,7 @@ from storage_ledger.domain.last_backup import NAME as LAST_BACKUP
 from storage_ledger.errors import LedgerError, LedgerUnusable
 from storage_ledger.ledger.migrate import SCHEMA_SQL, known_revisions, schema_as_migrated, schema_of
 from storage_ledger.ledger.sql_ledger import METADATA_SYNCED
+from storage_ledger.ledger.transaction import MOVED_TO
 from storage_ledger.operations.verify.findings import Findings, Stopped
 from storage_ledger.operations.verify.untrusting_reader import UntrustingReader
 
@@ -155,5 +156,5 @@ def _meta(reader: UntrustingReader, found: Findings) -> None:
     names = [row[0] for row in reader.sql("SELECT name FROM meta")]
     if "ledger_id" not in names:
         found.report("meta-changed", PART, path=FILE, detail="meta has no ledger_id")
-    if len(names) != len(set(names)) or not set(names) <= {"ledger_id", METADATA_SYNCED, LAST_BACKUP}:
+    if len(names) != len(set(names)) or not set(names) <= {"ledger_id", METADATA_SYNCED, LAST_BACKUP, MOVED_TO}:
         found.report("meta-changed", PART, path=FILE, detail="meta has rows that no version of this program writes")

@@ -19,8 +19,6 @@ from storage_ledger.errors import LedgerBusy
 from storage_ledger.ledger.contract import Commit
 from tests.support.engines import ENGINES, PostgreSql, Sqlite, again
 from tests.support.making import Clock, archived, described, fill, made_entry, small_volume
-from tests.support.memory import in_memory
-from tests.support.postgres import Postgres
 
 APPEND_MANY = """
 import sys
@@ -40,21 +38,10 @@ ledger.close()
 """
 
 
-@pytest.fixture(scope="module")
-def server():
-    """A PostgreSQL server, in memory: it syncs as it would on a disk."""
-    with in_memory() as folder:
-        folder.chmod(0o755)
-        made = Postgres(folder / "postgres")
-        made.start()
-        yield made
-        made.end()
-
-
 @pytest.fixture(params=ENGINES)
 def engine(request, tmp_path):
     sqlite = request.param == "sqlite"
-    made = Sqlite(tmp_path, request.getfixturevalue("ledgers")) if sqlite else PostgreSql(request.getfixturevalue("server"))
+    made = Sqlite(tmp_path, request.getfixturevalue("ledgers")) if sqlite else PostgreSql(request.getfixturevalue("postgres_server"))
     yield made
     made.close()
 

@@ -42,6 +42,7 @@ OTHER_NAMES = {
     "x-forwarded-host", "x-forwarded-port", "x-forwarded-prefix", "transfer-syntax",  # headers of HTTP, and values
     "latin-1", "utf-8", "utf-8-sig",  # encodings
     "browse-ended-logins", "browse-secret",  # files
+    "copy-ledger",  # a command
     "redis-server", "rotate-key", "status-service", "storage-ledger", "storage-ledger-mirror", "valkey-server",  # programs and commands
     "dicom-json", "dicom-xml", "linear-exact",  # requests to an image worker
     "0-0", "not-ready", "not-asked", "service-watch",  # an id of a stream, states of the service, a thread
