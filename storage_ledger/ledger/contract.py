@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol
 
 from storage_ledger.domain.entries import Entry, NewEntry
@@ -47,6 +48,13 @@ class Transaction(Protocol):
 
     def append(self, new: NewEntry, *, due_in_s: float = 0.0, work_item: bool = True) -> Entry:
         """Append one entry and apply its `work_queue.changes`. Work items are due in `due_in_s`; without `work_item` none are added."""
+        ...
+
+    def expect(self, studies: Collection[str], placed: Mapping[int, str] = MappingProxyType({})) -> None:
+        """Say which studies the next calls are about: an engine that is far away then reads at once what it needs of them.
+
+        `placed`: positions of entries that were to be placed, each with its upload.
+        """
         ...
 
     def take_over(self, entry: Entry) -> None:

@@ -27,7 +27,7 @@ def opened_copy(file: Path, ledger_id: str, address: str) -> SqliteLedger:
     migrate(file)
     copy = SqliteLedger(file, is_copy=True)
     with copy.write() as tx:
-        moved = MOVED_TO in tx.marks()
+        moved = MOVED_TO in tx.marks
         if not moved and tx.is_empty:
             tx.note_moved(address)
             moved = True

@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 import psycopg
 from typing_extensions import override
 
 from storage_ledger.domain.entries import Entry
+from storage_ledger.domain.redeliveries import DescribedUpload
+from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerUnusable
 from storage_ledger.ledger.contract import Commit
-from storage_ledger.ledger.dialect import POSTGRES
+from storage_ledger.ledger.dialect import POSTGRES, Dialect
 from storage_ledger.ledger.entry_rows import COLUMNS, as_entry
 from storage_ledger.ledger.sql_ledger import MAX_POSITION, SqlLedger
-from storage_ledger.ledger.transaction import Randomness, SqlTransaction
+from storage_ledger.ledger.transaction import LAST, MARKS, MOVED_TO, TERM, Randomness, SqlTransaction
 from storage_ledger.system.clock import Clock, utc_now
 from storage_ledger.system.postgres import PostgresDatabase
 
 PAGE = 1000
-_COPY = f"COPY entries ({COLUMNS}) FROM STDIN (FORMAT BINARY)"
-_TYPES = ["int8", "text", "text", "int8", "text", "int8", "text", "int8", "text", "text", "bytea", "bytea"]
-"""The column types of `entries`, as migrated."""
+_VERSIONS = (
+    "SELECT s.study_id, coalesce((SELECT max(version) FROM entries e WHERE e.study_id = s.study_id), 0) FROM unnest(?::text[]) s (study_id)"
+)
+_STILL = "SELECT position FROM pending WHERE stage = 'place' AND position = ANY(?)"
+_WAITING = (
+    f"SELECT {POSTGRES.upload_path} FROM entries WHERE {POSTGRES.upload_path} = ANY(?) "  # noqa: S608 - constants
+    "AND EXISTS (SELECT 1 FROM pending p WHERE p.position = entries.position AND p.stage = 'place' OFFSET 0)"
+)
 _LOCK = "SELECT value FROM meta WHERE name = 'ledger_id' FOR UPDATE"
 """The write lock. Its row is locked until the commit, so positions have no gaps."""
 
@@ -82,8 +91,7 @@ class PostgresLedger(SqlLedger):
     @override
     @contextmanager
     def _transaction(self, within_s: float) -> Iterator[Any]:
-        with self._database.transaction(within_s=within_s) as connection:
-            connection.execute(_LOCK)
+        with self._database.transaction(within_s=within_s, pipelined=True) as connection:
             yield _Marked(connection)
 
     @override
@@ -105,18 +113,69 @@ class PostgresLedger(SqlLedger):
 
 
 class PostgresTransaction(SqlTransaction):
-    """A transaction of the PostgreSQL ledger."""
+    """A transaction of the PostgreSQL ledger, on a connection in pipeline mode: a write is sent and not waited for, only a read is.
+
+    What `expect` announces is read at once: the last version of each study, what is still to be placed, and how much waits for each
+    upload. Nobody else changes that: this transaction has the lock.
+    """
+
+    def __init__(self, connection: Any, dialect: Dialect, clock: Clock, randomness: Randomness) -> None:
+        self._versions: dict[str, int] = {}
+        self._to_place: set[int] = set()
+        self._repeated: Counter[str] = Counter()
+        super().__init__(connection, dialect, clock, randomness)
+
+    @override
+    def _first_read(self) -> Entry | None:
+        locked = self._sql(_LOCK)
+        marks = self._sql(MARKS, (MOVED_TO, TERM))
+        last = self._sql(f"SELECT {COLUMNS} FROM entries {LAST}")  # noqa: S608 - constants
+        locked.fetchone()
+        self.marks = dict(marks.fetchall())
+        row = last.fetchone()
+        return None if row is None else as_entry(row)
+
+    @override
+    def expect(self, studies: Collection[str], placed: Mapping[int, str] = MappingProxyType({})) -> None:
+        versions = self._sql(_VERSIONS, (list(studies),))
+        if placed:
+            uploads = list(set(placed.values()))
+            waiting, still = self._sql(_WAITING, (uploads,)), self._sql(_STILL, (list(placed),))
+            self._repeated = Counter(row[0] for row in waiting.fetchall())
+            self._to_place = {row[0] for row in still.fetchall()}
+        self._versions = dict(versions.fetchall())
+
+    @override
+    def _last_version(self, study_id: str) -> int:
+        if study_id not in self._versions:
+            self._versions[study_id] = super()._last_version(study_id)
+        return self._versions[study_id]
+
+    @override
+    def _insert(self, entry: Entry) -> None:
+        super()._insert(entry)
+        if entry.study_id is not None and entry.version is not None:
+            self._versions[entry.study_id] = entry.version
+
+    @override
+    def is_pending(self, position: int, stage: Stage) -> bool:
+        return (stage is Stage.PLACE and position in self._to_place) or super().is_pending(position, stage)
+
+    @override
+    def drop(self, position: int, stage: Stage) -> None:
+        super().drop(position, stage)
+        if stage is Stage.PLACE:
+            self._to_place.discard(position)
+
+    @override
+    def pending_repeats(self, study_id: str, described: DescribedUpload) -> list[int]:
+        if described.position in self._to_place and self._repeated[described.upload_path] == 1:
+            return []  # it alone waits for this upload
+        return super().pending_repeats(study_id, described)
 
     @override
     def study(self, study_id: str, *, after: int = 0) -> Iterator[Entry]:
         return _of_study(lambda sql, *values: self._all(sql, values), study_id, after, 2**31)
-
-    @override
-    def _copy(self, entries: Sequence[Entry]) -> None:
-        with self._connection.cursor() as cursor, cursor.copy(_COPY) as copy:
-            copy.set_types(_TYPES)
-            for entry in entries:
-                copy.write_row(entry)
 
 
 class _Marked:
@@ -127,9 +186,6 @@ class _Marked:
 
     def execute(self, sql: str, values: Sequence[object] = ()) -> psycopg.Cursor[Any]:
         return self._connection.execute(_marked(sql), values)
-
-    def cursor(self) -> psycopg.Cursor[Any]:
-        return self._connection.cursor()
 
 
 @cache

@@ -88,7 +88,7 @@ class SqlLedger(Ledger):
             with self._transaction(left_s) as connection:
                 transaction = self._begun(connection)
                 if not self._is_copy:
-                    self._require_in_use(transaction.marks())
+                    self._require_in_use(transaction.marks)
                 yield transaction
             if transaction.appended or transaction.due:
                 self._on_commit(Commit(tuple(entry.kind for entry in transaction.appended), frozenset(transaction.due)))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from operator import attrgetter
+from types import MappingProxyType
 from typing import Any
 
 from typing_extensions import override
@@ -26,6 +27,8 @@ MOVED_TO = "moved_to"
 """The row of `meta` of a ledger that continues elsewhere."""
 TERM = "term"
 """The row of `meta` that changes with each start of `serve`, on an engine that several hosts can reach."""
+MARKS = "SELECT name, value FROM meta WHERE name IN (?, ?)"
+LAST = "ORDER BY position DESC LIMIT 1"
 READ_BACK_WITHIN_S = 86_400.0
 Randomness = Callable[[int], bytes]
 
@@ -46,7 +49,9 @@ class SqlTransaction(Transaction):
         self._now = clock()
         self._now_text = rfc3339(self._now)
         self._randomness = randomness
-        last = self._one("ORDER BY position DESC LIMIT 1")
+        self.marks: dict[str, str] = {}
+        """What `meta` notes of `MOVED_TO` and `TERM`."""
+        last = self._first_read()
         if last is not None and not has_whole_header(last):  # a damaged timestamp would be carried into every later entry
             text = f"the last entry, at position {last.position}, does not match its hash. {RESTORE}"
             raise LedgerUnusable("ledger-damaged", text)
@@ -54,6 +59,7 @@ class SqlTransaction(Transaction):
         # Times never decrease, even if the clock was set back.
         self._time: str = max(self._now_text, last.recorded_at if last else "")
         self.appended: list[Entry] = []
+        """What this transaction has appended."""
         self.due: set[Stage] = set()
         self.then: list[Callable[[], None]] = []
 
@@ -63,6 +69,10 @@ class SqlTransaction(Transaction):
         self._insert(entry)
         self._apply(new, entry.position, due_in_s=due_in_s, work_item=work_item)
         return entry
+
+    @override
+    def expect(self, studies: Collection[str], placed: Mapping[int, str] = MappingProxyType({})) -> None:
+        pass
 
     @override
     def take_over(self, entry: Entry) -> None:
@@ -86,11 +96,9 @@ class SqlTransaction(Transaction):
 
     def copy(self, entries: Sequence[Entry]) -> None:
         """Append entries as they are in another copy of this ledger; leave the work queue alone. They have the next positions."""
-        self._copy(entries)
+        for entry in entries:
+            self._sql(_INSERT, _row(entry))
         self._position, self._time = entries[-1].position, entries[-1].recorded_at
-
-    def _copy(self, entries: Sequence[Entry]) -> None:
-        self._connection.executemany(_INSERT, map(_row, entries))
 
     def set_work_queue(self, rows: Sequence[tuple[int, str, str, int]]) -> None:
         """Replace the work queue with these rows: position, stage, not_before, attempts."""
@@ -109,9 +117,10 @@ class SqlTransaction(Transaction):
         """Whether the ledger has no entries."""
         return self._position == 0
 
-    def marks(self) -> dict[str, str]:
-        """Return what is noted of `MOVED_TO` and `TERM`."""
-        return dict(self._sql("SELECT name, value FROM meta WHERE name IN (?, ?)", (MOVED_TO, TERM)).fetchall())
+    def _first_read(self) -> Entry | None:
+        """Read `marks`, and return the last entry."""
+        self.marks = dict(self._sql(MARKS, (MOVED_TO, TERM)).fetchall())
+        return self._one(LAST)
 
     def _all(self, sql: str, values: Sequence[object]) -> Sequence[Any]:
         rows: list[Any] = self._sql(sql, values).fetchall()
@@ -214,10 +223,14 @@ class SqlTransaction(Transaction):
         last, work_items = self._sql(self._dialect.last_and_waiting, (upload_path,)).fetchone()
         return (last or 0) == position and work_items == 0
 
+    def _last_version(self, study_id: str) -> int:
+        version: int = self._sql("SELECT coalesce(max(version), 0) FROM entries WHERE study_id = ?", (study_id,)).fetchone()[0]
+        return version
+
     def _seal(self, new: NewEntry) -> Entry:
         version = None
         if new.study_id is not None:
-            version = self._sql("SELECT coalesce(max(version), 0) + 1 FROM entries WHERE study_id = ?", (new.study_id,)).fetchone()[0]
+            version = self._last_version(new.study_id) + 1
         payload = canonical_json.dumps(new.payload)
         salt = self._randomness(16)
         fields: dict[str, Any] = {

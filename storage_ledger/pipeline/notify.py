@@ -149,6 +149,7 @@ class Notifier:
 
     def record(self, tx: Transaction, outcomes: list[TellOutcome], _fresh: bool) -> Report:
         """Append `status-sent` for what was accepted, and postpone the rest."""
+        tx.expect({told.study_id for told in outcomes if isinstance(told, Told)})
         for outcome in outcomes:
             match outcome:
                 case Told():

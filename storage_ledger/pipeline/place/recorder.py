@@ -49,6 +49,8 @@ class PlaceRecorder:
         """Append the outcomes. Only this commit makes it true that the files are archived."""
         outcomes = self._with_common_causes([outcome for batch in batches for outcome in batch], fresh)
         recorded: list[tuple[Entry, Outcome]] = []
+        studies = {study_id for outcome in outcomes if (study_id := outcome.work_item.entry.study_id) is not None}
+        tx.expect(studies, {outcome.work_item.entry.position: _upload(outcome) for outcome in outcomes})
         for outcome in sorted(outcomes, key=lambda o: o.work_item.entry.position):
             if tx.is_pending(outcome.work_item.entry.position, Stage.PLACE):
                 entry = self._append(tx, outcome)
@@ -143,3 +145,13 @@ class PlaceRecorder:
                     log.warning("quarantined", study_id=entry.study_id, position=entry.position, code=outcome.code)
                 case Retry():
                     log.warning("place.failed", position=entry.cause, code=outcome.error.code, attempt=outcome.work_item.attempts + 1)
+
+
+def _upload(outcome: Outcome) -> str:
+    match outcome:
+        case Archived(upload):
+            return upload.described.upload_path
+        case Quarantined():
+            return outcome.described.upload_path
+        case Retry():
+            return ""

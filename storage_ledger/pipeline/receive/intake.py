@@ -145,6 +145,7 @@ class Intake:
         hour = self._hour
         try:
             with self._ledger.write() as tx:
+                tx.expect({new.study_id for new in judged if new.study_id is not None})
                 return [self._append(tx, new) for new in judged]
         except BaseException:
             self._hour = hour  # unrecorded messages do not count towards the limit

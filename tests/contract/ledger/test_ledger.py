@@ -505,6 +505,24 @@ def test_what_was_contradicted_meanwhile_is_no_repeat(ledger):
         assert repeats(tx, first) == []
 
 
+def test_what_a_transaction_is_told_to_expect_changes_no_answer(ledger):
+    append(ledger, said(), said(), said(path="b.dcm"), said("S2"), said())
+    first = ledger.get(1)
+    with ledger.write() as tx:
+        tx.expect({"S1", "S2", "new"}, {1: "a.dcm", 3: "b.dcm", 4: "a.dcm"})
+        assert [tx.is_pending(position, Stage.PLACE) for position in (1, 2, 3, 4, 99)] == [True, True, True, True, False]
+        assert not tx.is_pending(1, Stage.REMOVE)
+        assert repeats(tx, first) == [2, 5]
+        assert repeats(tx, ledger.get(3)) == []
+        tx.drop(2, Stage.PLACE)
+        tx.drop(3, Stage.PLACE)
+        assert (repeats(tx, first), tx.is_pending(3, Stage.PLACE)) == ([5], False)
+        assert [tx.append(said(study)).version for study in ("S1", "S1", "new", "S2", "new", "other")] == [5, 6, 1, 2, 2, 1]
+        assert tx.is_pending(6, Stage.PLACE)
+        assert repeats(tx, first) == [5, 6, 7]
+    assert [entry.version for entry in ledger.study("S1")] == [1, 2, 3, 4, 5, 6]
+
+
 # -- transactions
 
 
