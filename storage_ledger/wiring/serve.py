@@ -93,7 +93,7 @@ def _source(settings: Settings, ledger_id: str, metrics: Metrics, on_subscribed:
     return Stream(settings.redis_address, settings.described_stream, metrics, consumer=ledger_id)
 
 
-def _parts(settings: Settings, client: StatusClient, lock: int, term: str | None) -> Parts:
+def _parts(settings: Settings, client: StatusClient, lock: int, term: str | None = None) -> Parts:
     metrics = Metrics()
     wakeups = Wakeups()
     ledger = opened(settings, count_commits(metrics, wakeups), term=term)
