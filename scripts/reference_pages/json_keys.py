@@ -190,6 +190,7 @@ JSON_KEYS = {
             "detail": "",
         }
     ),
+    "copy-ledger": Json({"entries": "", "root": "of the tree over all entries of both", "moved": "false: `serve` was running"}),
     "adopt": Json(
         {
             "studies": "",

@@ -21,6 +21,7 @@ ARGUMENTS = {
     "restore": ["--from-mirror"],
     "replay": ["--mirror"],
     "backup": ["backups"],
+    "copy-ledger": ["--to", "postgresql+psycopg://nobody@127.0.0.1:1/none"],
     "prove": ["nobody", "--output", "proof"],
     "verify-proof": ["policy", "1.tlog-proof"],
 }

@@ -13,6 +13,7 @@ from tests.support.stack import Stack
 from tests.support.waiting import until
 
 WHO = ("--by", "Jane Doe", "--reason", "to see what it prints")
+POSTGRES = "a database"
 CALLS = {
     "status": ["status"],
     "show": ["show", "kept"],
@@ -32,10 +33,11 @@ CALLS = {
     **{f"repair {part}": ["repair", part] for part in ("index", "files", "metadata", "statuses", "mirror", "headers")},
     "reconcile": ["reconcile"],
     "adopt": ["adopt", "--dry-run"],
+    "copy-ledger": ["copy-ledger", "--to", POSTGRES],  # the last one: the ledger is moved
 }
 
 
-def test_each_command_prints_the_keys_that_its_reference_names(tmp_path, valkey, status_server, warm):
+def test_each_command_prints_the_keys_that_its_reference_names(tmp_path, valkey, status_server, postgres_server, warm):
     assert CALLS.keys() == JSON_KEYS.keys() == with_json() - {"demo"}
     stack = Stack(tmp_path, valkey, status_server.url, warm=warm, MISSING_FILE_GRACE_SECONDS=0)
     try:
@@ -45,13 +47,14 @@ def test_each_command_prints_the_keys_that_its_reference_names(tmp_path, valkey,
         until(lambda: (status_server.status("kept"), status_server.status("lost")) == ("archived", "failed"), 30)
         until(stack.idle, 30)
         assert stack.stop() == 0
-        assert {name: keys(stack, name) for name in CALLS} == {name: documented(name) for name in CALLS}
+        database = postgres_server.schema()
+        assert {name: keys(stack, name, database) for name in CALLS} == {name: documented(name) for name in CALLS}
     finally:
         stack.close()
 
 
-def keys(stack, name):
-    done = stack.command(*CALLS[name], "--json")
+def keys(stack, name, database):
+    done = stack.command(*(database if word == POSTGRES else word for word in CALLS[name]), "--json")
     printed = json.loads(done.stdout)
     if JSON_KEYS[name].listed:
         [printed] = printed

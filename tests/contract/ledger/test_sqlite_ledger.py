@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from storage_ledger.domain.entries import Kind, NewEntry
+from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerRefused, LedgerUnusable, Locked
 from storage_ledger.ledger.dialect import SQLITE
 from storage_ledger.ledger.entry_rows import COLUMNS, OF_STUDY_BEYOND, OPEN_OUTAGES
@@ -19,7 +20,7 @@ from storage_ledger.ledger.migrate import HEAD, _backup, migrate, require_owner,
 from storage_ledger.ledger.sqlite import SqliteLedger
 from storage_ledger.system import locks
 from storage_ledger.system.sqlite import sqlite, wal_is_safe
-from tests.support.making import described, small_volume
+from tests.support.making import archived, described, small_volume
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -316,6 +317,30 @@ def test_what_a_study_has_beyond_a_version_is_found_through_the_index_and_needs_
     with closing(sqlite.connect(filled)) as connection:
         steps = [step[3] for step in connection.execute(f"EXPLAIN QUERY PLAN {OF_STUDY_BEYOND}", ("A", 1))]
     assert steps == ["SEARCH entries USING INDEX sqlite_autoindex_entries_2 (study_id=? AND version>?)"]
+
+
+def test_due_work_is_read_in_the_order_of_the_index_however_much_is_due(tmp_path, ledgers):
+    """As after an outage of the Status Service: whoever sorts 100,000 rows for each claim tells 150 studies a second."""
+    ledger = ledgers.open(tmp_path)
+    with ledger.write() as tx:
+        for number in range(600):
+            described_at = tx.append(NewEntry(Kind.DESCRIBED, described(f"{number}.dcm"), f"S{number}")).position
+            tx.append(NewEntry(Kind.ARCHIVED, archived(f"{number}.dcm"), f"S{number}", described_at))
+    steps = 0
+
+    def count() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    with ledger._reader.connection() as connection:
+        connection.set_progress_handler(count, 1)
+    found = ledger.due([Stage.REMOVE, Stage.TELL, Stage.CONFIRM], limit=4)
+    assert [(work_item.entry.position, work_item.stage) for work_item in found] == [
+        (2, Stage.REMOVE), (2, Stage.TELL), (4, Stage.REMOVE), (4, Stage.TELL),
+    ]  # fmt: skip
+    assert 0 < steps < 1500  # of the SQLite machine; 40,000 if all 1,200 rows are read
+    ledger.close()
 
 
 def test_the_entries_that_name_a_study_and_the_open_outages_are_found_through_indexes(filled):
