@@ -59,9 +59,9 @@ def follow() -> None:
     import threading
 
     from storage_ledger.settings import Settings
+    from storage_ledger.system.signals import signals_heard
     from storage_ledger.wiring import copy_ledger as wiring
 
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    wiring.follow(Settings.load(), stop)
+    with signals_heard((signal.SIGTERM, signal.SIGINT), lambda _: stop.set()):
+        wiring.follow(Settings.load(), stop)

@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 from typing_extensions import override
 
-from storage_ledger.domain.entries import Entry
+from storage_ledger.domain.entries import Entry, Kind
 from storage_ledger.domain.redeliveries import DescribedUpload
 from storage_ledger.domain.work_queue import Stage
 from storage_ledger.errors import LedgerUnusable
@@ -156,6 +156,13 @@ class PostgresTransaction(SqlTransaction):
         super()._insert(entry)
         if entry.study_id is not None and entry.version is not None:
             self._versions[entry.study_id] = entry.version
+        if entry.kind == Kind.DESCRIBED:
+            self._repeated.clear()  # it may be one more for an upload that was counted
+
+    @override
+    def add_work_item(self, position: int, stage: Stage) -> None:
+        super().add_work_item(position, stage)
+        self._repeated.clear()
 
     @override
     def is_pending(self, position: int, stage: Stage) -> bool:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from types import FrameType
 
 from storage_ledger import __version__
 from storage_ledger.archive.contract import Archive
@@ -46,6 +45,7 @@ from storage_ledger.system import cpu_affinity, logs
 from storage_ledger.system.checks_with_timeout import Hangs, TimedCheck
 from storage_ledger.system.http_server import WebServer
 from storage_ledger.system.metrics import Metrics
+from storage_ledger.system.signals import signals_heard
 from storage_ledger.system.sqlite import sqlite
 
 STOP_WITHIN_S = 25.0
@@ -112,7 +112,7 @@ class Service:
         self._appended = threading.Event()
         self._mirror_done = threading.Event()
         self._supervisor = Supervisor(parts.metrics, on_unusable=self.stop)
-        self._endings: queue.SimpleQueue[signal.Signals | None] = queue.SimpleQueue()  # a signal handler may put into it
+        self._endings: queue.SimpleQueue[signal.Signals | None] = queue.SimpleQueue()
         self._checks: list[TimedCheck[list[Reason]]] = [
             TimedCheck("ledger", self._check_ledger),
             TimedCheck("archive", lambda: [trouble] if (trouble := parts.archive.trouble()) else []),
@@ -132,8 +132,10 @@ class Service:
 
     def run(self, web: WebServer) -> int:
         """Run until stopped; return 0, or 2 on failure. Handles SIGTERM and SIGINT: call it in the main thread."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
+        with signals_heard((signal.SIGTERM, signal.SIGINT), self._endings.put):
+            return self._run(web)
+
+    def _run(self, web: WebServer) -> int:
         parts = self._parts
         parts.metrics.info.labels(__version__, sqlite.sqlite_version).set(1)
         gc.freeze()  # these objects live as long as the process; scanning them repeatedly took 7% of all CPU time
@@ -318,10 +320,6 @@ class Service:
         self._parts.ledger.close()
         logs.get().info("service.stopped", exit_code=code)
         return code
-
-    def _on_signal(self, number: int, _: FrameType | None) -> None:
-        # Nothing else: the handler interrupts the main thread, which may hold a lock that a call here would need.
-        self._endings.put(signal.Signals(number))
 
 
 def _join(thread: threading.Thread, deadline: float) -> None:

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any
 
 from storage_ledger.ledger.contract import Ledger
@@ -26,6 +25,7 @@ from storage_ledger.service.threads import service_thread
 from storage_ledger.system import logs
 from storage_ledger.system.files import FolderId
 from storage_ledger.system.metrics import Metrics
+from storage_ledger.system.signals import signals_heard
 
 STEPS = frozenset({Sleeper.PLACE, Sleeper.REMOVE, Sleeper.NOTIFY})
 """The sleepers that are in the worker processes; all others are in the service's."""
@@ -68,7 +68,10 @@ class Worker:
 
     def run(self) -> int:
         """Run until stopped; return 0, or 2 if the ledger is unusable. Handles SIGTERM: call it in the main thread."""
-        signal.signal(signal.SIGTERM, self._on_signal)
+        with signals_heard((signal.SIGTERM,), self._on_signal):
+            return self._run()
+
+    def _run(self) -> int:
         parts = self._parts
         gc.freeze()  # as the service does
         threads = [
@@ -128,6 +131,6 @@ class Worker:
         self._stop.set()
         self._parts.wakeups.wake(STEPS)
 
-    def _on_signal(self, number: int, _: FrameType | None) -> None:
-        logs.get().info("worker.stopping", signal=signal.Signals(number).name)
-        threading.Thread(target=self._end).start()  # not here: the main thread may hold a lock that it needs
+    def _on_signal(self, number: signal.Signals) -> None:
+        logs.get().info("worker.stopping", signal=number.name)
+        self._end()

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import itertools
 import os
+import shutil
 import signal
 import subprocess
+import tempfile
+from functools import cache
 from pathlib import Path
 
 import psycopg
 import pytest
 
+from tests.support.memory import MEMORY
 from tests.support.valkey import free_port
 from tests.support.waiting import until
 
@@ -22,7 +27,7 @@ class Postgres:
     """One server. As root, it runs as `nobody`: PostgreSQL refuses root."""
 
     def __init__(self, folder: Path, **settings: str) -> None:
-        self._programs = programs()
+        self._programs = programs() if os.geteuid() else _programs_for_all()
         self.folder = folder
         self.port = free_port()
         self._settings = settings
@@ -79,6 +84,20 @@ class Postgres:
 
     def _run(self, program: str, *arguments: str) -> None:
         subprocess.run([self._programs / program, *arguments], check=True, capture_output=True, cwd=self.folder, **self._user)  # type: ignore[call-overload]
+
+
+@cache
+def _programs_for_all() -> Path:
+    """Return a folder that `nobody` can reach: the package's, or a copy of it for this process."""
+    found = programs()
+    probe = ["setpriv", "--reuid=65534", "--clear-groups", "test", "-x", str(found / "initdb")]
+    if subprocess.run(probe, check=False).returncode == 0:
+        return found
+    copy = Path(tempfile.mkdtemp(prefix=f"storage-ledger-tests-{os.getpid()}-", dir=MEMORY))
+    atexit.register(shutil.rmtree, copy, ignore_errors=True)
+    shutil.copytree(found.parent, copy / "pginstall", symlinks=True)
+    copy.chmod(0o755)
+    return copy / "pginstall" / found.name
 
 
 def programs() -> Path:

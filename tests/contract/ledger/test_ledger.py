@@ -520,6 +520,7 @@ def test_what_a_transaction_is_told_to_expect_changes_no_answer(ledger):
         assert [tx.append(said(study)).version for study in ("S1", "S1", "new", "S2", "new", "other")] == [5, 6, 1, 2, 2, 1]
         assert tx.is_pending(6, Stage.PLACE)
         assert repeats(tx, first) == [5, 6, 7]
+        assert repeats(tx, ledger.get(4)) == [9], "one came after it was counted"
     assert [entry.version for entry in ledger.study("S1")] == [1, 2, 3, 4, 5, 6]
 
 
