@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
+from storage_ledger.system import cpu_affinity
+
 
 @contextmanager
 def signals_heard(numbers: Collection[signal.Signals], take: Callable[[signal.Signals], None]) -> Iterator[None]:
@@ -33,6 +35,7 @@ def signals_heard(numbers: Collection[signal.Signals], take: Callable[[signal.Si
 
 
 def _listen(reads: int, numbers: frozenset[signal.Signals], take: Callable[[signal.Signals], None]) -> None:
+    cpu_affinity.share_one()
     while got := os.read(reads, 64):
         for number in got:
             if number in numbers:
