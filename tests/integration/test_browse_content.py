@@ -423,7 +423,8 @@ def test_a_picture_whose_asker_hangs_up_is_not_made(site: Site):
         until(lambda: in_use(site) > before + 20, 10, what="all of them to wait")
         for connection in hung_up:
             connection.close()
-        until(lambda: in_use(site) <= before + 2, 10, what="all but the one in the worker to be forgotten")
+        # The one in the worker has a connection and a file. A connection that was kept may have been counted before, or not.
+        until(lambda: in_use(site) <= before + 3, 8, what="all but the one in the worker to be forgotten")
     finally:
         os.kill(int(workers[0].name), signal.SIGCONT)
 
