@@ -1,10 +1,10 @@
-"""Runs migrations on the ledger: on the connection passed by `storage-ledger migrate`, or else on the ledger in LEDGER_PATH."""
+"""Runs migrations on the ledger: on the connection passed by `storage-ledger migrate`, or else on that of the settings."""
 
 from alembic import context
 
 from storage_ledger.ledger.migrate import make_private
 from storage_ledger.settings import Settings
-from storage_ledger.system.sqlalchemy_engine import engine_on
+from storage_ledger.system.sqlalchemy_engine import engine_on, postgres_engine
 from storage_ledger.system.sqlite import connect
 
 
@@ -20,9 +20,12 @@ if given is not None:
     run(given)
 else:
     settings = Settings.load()
-    settings.ledger_path.mkdir(mode=0o750, parents=True, exist_ok=True)
-    make_private(settings.ledger_file)
-    engine = engine_on(connect(settings.ledger_file, writable=True))
+    if settings.ledger_url is not None:
+        engine = postgres_engine(settings.ledger_address)
+    else:
+        settings.ledger_path.mkdir(mode=0o750, parents=True, exist_ok=True)
+        make_private(settings.ledger_file)
+        engine = engine_on(connect(settings.ledger_file, writable=True))
     with engine.connect() as own:
         run(own)
     engine.dispose()

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from storage_ledger.errors import LedgerBusy, LedgerUnusable
+from storage_ledger.errors import LedgerBusy, LedgerError, LedgerUnusable
 from storage_ledger.ledger.copying import LedgerCopy
 from storage_ledger.ledger.follower import Behind, CaughtUp, Round, RoundFailed, follow_until_stopped
 from storage_ledger.ledger.migrate import make_again, migrate
@@ -46,7 +46,7 @@ class LocalCopy:
 
     def __init__(self, source: SqlLedger, copy: SqliteLedger, on_moved: Callable[[], None] = lambda: None) -> None:
         self.ledger = copy
-        self.trouble: LedgerUnusable | None = None
+        self.trouble: LedgerError | None = None
         """Why the copy is not kept up to date, until a person decides; None while it follows."""
         self._source = source
         self._copy = LedgerCopy(source, copy)
@@ -82,10 +82,10 @@ class LocalCopy:
             elif time.monotonic() >= self._queue_at:
                 self._copy.copy_queue()
                 self._queue_at = time.monotonic() + QUEUE_EVERY_S
-        except (LedgerBusy, LedgerUnusable) as error:
+        except LedgerError as error:
             self._failures += 1
             logs.get().warning("copy.failed", code=error.code, attempt=self._failures)
-            self.trouble = error if isinstance(error, LedgerUnusable) else None
+            self.trouble = None if isinstance(error, LedgerBusy) else error
             return RoundFailed(PAUSE_S * min(self._failures, 60))
         self.trouble = None
         self._failures = 0

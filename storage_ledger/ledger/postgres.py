@@ -58,10 +58,17 @@ class PostgresLedger(SqlLedger):
         super().__init__(POSTGRES, clock=clock, randomness=randomness, on_commit=on_commit, is_copy=is_copy)
         self._term = term
         self._database = PostgresDatabase(url)
+        try:
+            self.ledger_id = self._id()
+        except BaseException:
+            self._database.close()
+            raise
+
+    def _id(self) -> str:
         rows = self._rows("SELECT value FROM meta WHERE name = 'ledger_id'")
         if not rows:
             raise LedgerUnusable("ledger-without-id", "the database has no ledger_id: `storage-ledger migrate` did not create it")
-        self.ledger_id = rows[0][0]
+        return str(rows[0][0])
 
     @override
     def scan(self, after: int, up_to: int) -> Iterator[Entry]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg
@@ -63,23 +63,14 @@ def _locked(connection: psycopg.Connection[Any]) -> bool:
 
 
 def _keep(url: str, connection: psycopg.Connection[Any], stop: threading.Event) -> None:
-    """Notice a lost connection, and take the lock again on a new one."""
-    with closing(_Replaceable(connection)) as held:
+    """Notice a lost connection, and take the lock again on a new one: at once, or when the server has noticed the loss, too."""
+    is_held = True
+    try:
         while not stop.wait(LOOK_EVERY_S):
             with suppress(psycopg.Error, LedgerError):
-                if held.connection.closed or held.connection.broken:
-                    held.replace(connect(url))
-                    _locked(held.connection)  # if another has it, its term tells us to stop
-                held.connection.execute("SELECT 1")
-
-
-class _Replaceable:
-    def __init__(self, connection: psycopg.Connection[Any]) -> None:
-        self.connection = connection
-
-    def replace(self, connection: psycopg.Connection[Any]) -> None:
-        self.connection.close()
-        self.connection = connection
-
-    def close(self) -> None:
-        self.connection.close()
+                if connection.closed or connection.broken:
+                    connection, is_held = connect(url), False
+                is_held = is_held or _locked(connection)  # if another `serve` has it, its term tells us to stop
+                connection.execute("SELECT 1")
+    finally:
+        connection.close()

@@ -27,8 +27,8 @@ from storage_ledger.ledger.dialect import Dialect
 from storage_ledger.ledger.entry_rows import COLUMNS, OPEN_OUTAGES, as_entry
 from storage_ledger.ledger.transaction import MOVED_TO, TERM, Randomness, SqlTransaction
 from storage_ledger.system.clock import Clock
+from storage_ledger.system.sqlite import BUSY_TIMEOUT_S
 
-BUSY_TIMEOUT_S = 30.0
 E_COLUMNS = ", ".join(f"e.{name}" for name in Entry._fields)
 
 METADATA_SYNCED = "metadata_synced"

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import errno as errnos
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
-from urllib.parse import urlsplit
 
 import psycopg
 from psycopg import errors, pq
 
 from storage_ledger.errors import LedgerBusy, LedgerError, LedgerRefused, LedgerUnusable
+from storage_ledger.system.sqlite import BUSY_TIMEOUT_S
 
 OLDEST_SUPPORTED = 15
-BUSY_TIMEOUT_S = 30.0
 CONNECT_TIMEOUT_S = 10
 IDLE_IN_TRANSACTION_S = 5
 KEPT = 8  # idle connections a database keeps
@@ -76,11 +75,13 @@ class PostgresDatabase:
                     yield connection
                     connection.add_notice_handler(handler)
                     connection.execute("COMMIT")
-                connection.remove_notice_handler(handler)
             except BaseException:
                 if connection.info.transaction_status in _IN_TRANSACTION:
                     connection.execute("ROLLBACK")
                 raise
+            finally:
+                with suppress(ValueError):  # not added: the block had raised
+                    connection.remove_notice_handler(handler)
         if warnings:
             raise LedgerBusy("ledger-standby", f"the commit was not confirmed by the standby ({warnings[0]})")
 
@@ -150,14 +151,6 @@ def _require_suitable(connection: psycopg.Connection[Any]) -> None:
 def driver_url(url: str) -> str:
     """Return the URL as libpq takes it, from one of the form `postgresql+psycopg://…` that SQLAlchemy takes."""
     return url.replace("postgresql+psycopg://", "postgresql://", 1)
-
-
-def without_password(url: str) -> str:
-    """Return the URL for messages and logs."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    user = f"{parts.username}@" if parts.username else ""
-    return f"{parts.scheme}://{user}{host}{parts.path}"
 
 
 @contextmanager
